@@ -1,0 +1,329 @@
+"""The one table of everything the index knows of a frame: the fields of `Frame`.
+
+Every field says its DICOM tag, its value representation, who needs it and, for enhanced multi-frame
+objects, the functional group it lives in. The `frames` table of an index has these columns and no
+others (plus what `scan(attributes=...)` adds), which makes the table an allow-list: what is not here is never
+kept. Absent text is "", absent numbers are None.
+
+The tags, VRs and functional group macros are those of PS3.6 and PS3.3 C.7.6.16; private ones name their creator.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Need = Literal["identity", "select", "grid", "pixels", "intensity", "split", "suv"]
+Kind = Literal["text", "integer", "real", "reals", "flag"]
+
+# Functional group macros (PS3.3 C.7.6.16.2 and the modality-specific ones of C.8).
+PIXEL_MEASURES: Final = 0x00289110
+PLANE_POSITION: Final = 0x00209113
+PLANE_ORIENTATION: Final = 0x00209116
+FRAME_CONTENT: Final = 0x00209111
+FRAME_VOI_LUT: Final = 0x00289132
+PIXEL_VALUE_TRANSFORMATION: Final = 0x00289145
+CARDIAC: Final = 0x00189118
+RESPIRATORY: Final = 0x00209253
+FRAME_ANATOMY: Final = 0x00209071
+MR_ECHO: Final = 0x00189114
+MR_MODIFIER: Final = 0x00189115
+MR_TIMING: Final = 0x00189112
+MR_DIFFUSION: Final = 0x00189117
+DIFFUSION_DIRECTION: Final = 0x00189076  # nested inside MR_DIFFUSION
+CT_RECONSTRUCTION: Final = 0x00189314
+CT_XRAY_DETAILS: Final = 0x00189325
+SEGMENT_IDENTIFICATION: Final = 0x0062000A
+FRAME_TYPES: Final = (0x00189226, 0x00189329, 0x00189751, 0x00189504)  # MR, CT, PET, X-Ray 3D image frame type
+RADIOPHARMACEUTICAL: Final = 0x00540016
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """Where one column of the `frames` table comes from and how it is stored.
+
+    `size` is the number of values: 1 a scalar, n > 1 exactly n, 0 any number (text of several values keeps
+    DICOM's backslash). `inside` is a top-level sequence whose first item holds the attribute. `groups` are
+    the functional group macros that hold it in an enhanced object, `group_tag` its tag there when it differs.
+    `per_frame` marks vectors with one value a frame (NM vectors, GridFrameOffsetVector). `required` ones, when
+    present but unreadable, make the file a problem instead of an absent value.
+    """
+
+    name: str
+    tag: int
+    vr: str
+    need: Need
+    size: int = 1
+    creator: str = ""
+    inside: int = 0
+    groups: tuple[int, ...] = ()
+    group_tag: int = 0
+    per_frame: bool = False
+    required: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """How the column is typed in memory and in Arrow."""
+        if self.vr == "SQ":
+            return "flag"
+        if self.vr in _TEXT_VRS:
+            return "text"
+        if self.per_frame or self.size == 1:
+            return "integer" if self.vr in _INTEGER_VRS else "real"
+        return "reals"
+
+
+_TEXT_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+_INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})  # XS: US or SS, by PixelRepresentation
+
+
+def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
+    """Declare one field of `Frame` that is a fact of the file's header."""
+    default: Any = "" if vr in _TEXT_VRS else False if vr == "SQ" else None
+    return dataclasses.field(default=default, metadata={"attribute": (tag, vr, need, size, more)})
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSource:
+    """Where one frame's bytes are and how they code its samples: all that reading stored values needs.
+
+    Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in (BitsAllocated 1 only).
+    Encapsulated frames: from the first fragment's item tag to the end of the last fragment, item headers inside.
+    `deflated`: the offset counts in the inflated data set. `file_bytes` and `file_mtime_ns` are what the scan saw.
+    """
+
+    path: str
+    frame_number: int
+    byte_offset: int
+    byte_length: int
+    bit_offset: int
+    deflated: bool
+    file_bytes: int
+    file_mtime_ns: int
+    transfer_syntax_uid: str
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    photometric_interpretation: str
+    planar_configuration: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    float_pixels: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One frame's header facts, frozen: a row of the `frames` table.
+
+    Units are DICOM's own (mm, ms, degrees, kV, s, Bq); positions are in the patient coordinate system (LPS, mm).
+    Text that is absent is "", a number that is absent is None.
+    """
+
+    # where the bytes are: filled from the walk of the file, not from an attribute
+    path: str
+    frame_number: int  # from 1, as DICOM counts
+    byte_offset: int
+    byte_length: int
+    bit_offset: int = 0
+    deflated: bool = False
+    float_pixels: bool = False  # Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25)
+    file_bytes: int
+    file_mtime_ns: int
+    position_in_stack: int = -1  # slice index in its stack, -1 in none
+
+    # identity
+    transfer_syntax_uid: str = _fact(0x00020010, "UI", "identity")
+    sop_class_uid: str = _fact(0x00080016, "UI", "identity")
+    sop_instance_uid: str = _fact(0x00080018, "UI", "identity")
+    patient_id: str = _fact(0x00100020, "LO", "identity")
+    study_instance_uid: str = _fact(0x0020000D, "UI", "identity")
+    series_instance_uid: str = _fact(0x0020000E, "UI", "identity")
+    frame_of_reference_uid: str = _fact(0x00200052, "UI", "identity")
+
+    # what people select by
+    modality: str = _fact(0x00080060, "CS", "select")
+    series_number: int | None = _fact(0x00200011, "IS", "select")
+    instance_number: int | None = _fact(0x00200013, "IS", "select")
+    image_type: str = _fact(0x00080008, "CS", "split", 0)
+    study_description: str = _fact(0x00081030, "LO", "select")
+    series_description: str = _fact(0x0008103E, "LO", "select")
+    protocol_name: str = _fact(0x00181030, "LO", "select")
+    manufacturer: str = _fact(0x00080070, "LO", "select")
+    manufacturer_model_name: str = _fact(0x00081090, "LO", "select")
+    body_part_examined: str = _fact(0x00180015, "CS", "select")
+    laterality: str = _fact(0x00200060, "CS", "select")
+    image_laterality: str = _fact(0x00200062, "CS", "select")
+    view_position: str = _fact(0x00185101, "CS", "select")
+    patient_position: str = _fact(0x00185100, "CS", "select")
+    presentation_intent_type: str = _fact(0x00080068, "CS", "select")
+    patient_sex: str = _fact(0x00100040, "CS", "suv")
+    patient_age: str = _fact(0x00101010, "AS", "select")
+    burned_in_annotation: str = _fact(0x00280301, "CS", "select")
+    lossy_image_compression: str = _fact(0x00282110, "CS", "select")
+    magnetic_field_strength: float | None = _fact(0x00180087, "DS", "select")
+    mr_acquisition_type: str = _fact(0x00180023, "CS", "select")
+    segmentation_type: str = _fact(0x00620001, "CS", "select")
+
+    # how the samples are coded
+    rows: int = _fact(0x00280010, "US", "pixels", required=True)
+    columns: int = _fact(0x00280011, "US", "pixels", required=True)
+    samples_per_pixel: int = _fact(0x00280002, "US", "pixels", required=True)
+    photometric_interpretation: str = _fact(0x00280004, "CS", "pixels")
+    planar_configuration: int = _fact(0x00280006, "US", "pixels")
+    bits_allocated: int = _fact(0x00280100, "US", "pixels", required=True)
+    bits_stored: int = _fact(0x00280101, "US", "pixels")
+    high_bit: int = _fact(0x00280102, "US", "pixels")
+    pixel_representation: int = _fact(0x00280103, "US", "pixels")
+    number_of_frames: int = _fact(0x00280008, "IS", "pixels", required=True)
+
+    # the grid
+    image_position_patient: tuple[float, ...] | None = _fact(0x00200032, "DS", "grid", 3, groups=(PLANE_POSITION,))
+    image_orientation_patient: tuple[float, ...] | None = _fact(0x00200037, "DS", "grid", 6, groups=(PLANE_ORIENTATION,))
+    pixel_spacing: tuple[float, ...] | None = _fact(0x00280030, "DS", "grid", 2, groups=(PIXEL_MEASURES,))
+    imager_pixel_spacing: tuple[float, ...] | None = _fact(0x00181164, "DS", "grid", 2)
+    slice_thickness: float | None = _fact(0x00180050, "DS", "split", groups=(PIXEL_MEASURES,))
+    spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
+    slice_location: float | None = _fact(0x00201041, "DS", "grid")
+    gantry_detector_tilt: float | None = _fact(0x00181120, "DS", "grid")
+    grid_frame_offset: float | None = _fact(0x3004000C, "DS", "grid", 0, per_frame=True)  # RTDOSE, PS3.3 C.8.8.3.2
+
+    # stored -> modality -> windowed values
+    rescale_slope: float | None = _fact(0x00281053, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True)
+    rescale_intercept: float | None = _fact(0x00281052, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True)
+    rescale_type: str = _fact(0x00281054, "LO", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,))
+    modality_lut_sequence: bool = _fact(0x00283000, "SQ", "intensity")
+    window_center: tuple[float, ...] | None = _fact(0x00281050, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
+    window_width: tuple[float, ...] | None = _fact(0x00281051, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
+    voi_lut_function: str = _fact(0x00281056, "CS", "intensity", groups=(FRAME_VOI_LUT,))
+    voi_lut_sequence: bool = _fact(0x00283010, "SQ", "intensity")
+    presentation_lut_shape: str = _fact(0x20500020, "CS", "intensity")
+    pixel_padding_value: int | None = _fact(0x00280120, "XS", "intensity")
+    pixel_padding_range_limit: int | None = _fact(0x00280121, "XS", "intensity")
+    philips_scale_slope: float | None = _fact(0x2005000E, "FL", "intensity", creator="Philips MR Imaging DD 001")
+    philips_scale_intercept: float | None = _fact(0x2005000D, "FL", "intensity", creator="Philips MR Imaging DD 001")
+    dose_grid_scaling: float | None = _fact(0x3004000E, "DS", "intensity", required=True)
+    dose_units: str = _fact(0x30040002, "CS", "intensity")
+
+    # what may tell frames at one position apart
+    acquisition_number: int | None = _fact(0x00200012, "IS", "split")
+    acquisition_date: str = _fact(0x00080022, "DA", "split")
+    acquisition_time: str = _fact(0x00080032, "TM", "split")
+    acquisition_date_time: str = _fact(0x0008002A, "DT", "split")
+    content_date: str = _fact(0x00080023, "DA", "split")
+    content_time: str = _fact(0x00080033, "TM", "split")
+    temporal_position_identifier: int | None = _fact(0x00200100, "IS", "split")
+    temporal_position_index: int | None = _fact(0x00209128, "UL", "split", groups=(FRAME_CONTENT,))
+    frame_acquisition_date_time: str = _fact(0x00189074, "DT", "split", groups=(FRAME_CONTENT,))
+    frame_reference_date_time: str = _fact(0x00189151, "DT", "split", groups=(FRAME_CONTENT,))
+    frame_acquisition_number: int | None = _fact(0x00209156, "US", "split", groups=(FRAME_CONTENT,))
+    stack_id: str = _fact(0x00209056, "SH", "split", groups=(FRAME_CONTENT,))
+    in_stack_position_number: int | None = _fact(0x00209057, "UL", "split", groups=(FRAME_CONTENT,))
+    dimension_index_values: tuple[float, ...] | None = _fact(0x00209157, "UL", "split", 0, groups=(FRAME_CONTENT,))
+    frame_type: str = _fact(0x00089007, "CS", "split", 0, groups=FRAME_TYPES)
+    complex_image_component: str = _fact(0x00089208, "CS", "split", groups=FRAME_TYPES)
+    trigger_time: float | None = _fact(0x00181060, "DS", "split")
+    nominal_cardiac_trigger_delay_time: float | None = _fact(0x00209153, "FD", "split", groups=(CARDIAC,))
+    actual_cardiac_trigger_delay_time: float | None = _fact(0x00209252, "FD", "split", groups=(CARDIAC,))
+    nominal_percentage_of_cardiac_phase: float | None = _fact(0x00209241, "FL", "split", groups=(CARDIAC,))
+    nominal_percentage_of_respiratory_phase: float | None = _fact(0x00209245, "FL", "split", groups=(RESPIRATORY,))
+    nominal_respiratory_trigger_delay_time: float | None = _fact(0x00209255, "FD", "split", groups=(RESPIRATORY,))
+    echo_time: float | None = _fact(0x00180081, "DS", "split")
+    effective_echo_time: float | None = _fact(0x00189082, "FD", "split", groups=(MR_ECHO,))
+    echo_numbers: tuple[float, ...] | None = _fact(0x00180086, "IS", "split", 0)
+    repetition_time: float | None = _fact(0x00180080, "DS", "split", groups=(MR_TIMING,))
+    inversion_time: float | None = _fact(0x00180082, "DS", "split")
+    inversion_times: tuple[float, ...] | None = _fact(0x00189079, "FD", "split", 0, groups=(MR_MODIFIER,))
+    flip_angle: float | None = _fact(0x00181314, "DS", "split", groups=(MR_TIMING,))
+    sequence_name: str = _fact(0x00180024, "SH", "split")
+    diffusion_b_value: float | None = _fact(0x00189087, "FD", "split", groups=(MR_DIFFUSION,))
+    diffusion_gradient_orientation: tuple[float, ...] | None = _fact(
+        0x00189089, "FD", "split", 3, groups=(MR_DIFFUSION, DIFFUSION_DIRECTION)
+    )
+    siemens_b_value: int | None = _fact(0x0019000C, "IS", "split", creator="SIEMENS MR HEADER")
+    siemens_diffusion_direction: tuple[float, ...] | None = _fact(0x0019000E, "FD", "split", 3, creator="SIEMENS MR HEADER")
+    siemens_images_in_mosaic: int | None = _fact(0x0019000A, "US", "split", creator="SIEMENS MR HEADER")
+    ge_b_value: tuple[float, ...] | None = _fact(0x00430039, "IS", "split", 0, creator="GEMS_PARM_01")
+    ge_diffusion_direction_x: float | None = _fact(0x001900BB, "DS", "split", creator="GEMS_ACQU_01")
+    ge_diffusion_direction_y: float | None = _fact(0x001900BC, "DS", "split", creator="GEMS_ACQU_01")
+    ge_diffusion_direction_z: float | None = _fact(0x001900BD, "DS", "split", creator="GEMS_ACQU_01")
+    philips_b_value: float | None = _fact(0x20010003, "FL", "split", creator="Philips Imaging DD 001")
+    philips_diffusion_direction_x: float | None = _fact(0x200500B0, "FL", "split", creator="Philips MR Imaging DD 001")
+    philips_diffusion_direction_y: float | None = _fact(0x200500B1, "FL", "split", creator="Philips MR Imaging DD 001")
+    philips_diffusion_direction_z: float | None = _fact(0x200500B2, "FL", "split", creator="Philips MR Imaging DD 001")
+    uih_b_value: float | None = _fact(0x00650009, "FD", "split", creator="Image Private Header")
+    uih_diffusion_direction: tuple[float, ...] | None = _fact(0x00650037, "FD", "split", 3, creator="Image Private Header")
+    convolution_kernel: str = _fact(0x00181210, "SH", "split", 0, groups=(CT_RECONSTRUCTION,))
+    kvp: float | None = _fact(0x00180060, "DS", "split", groups=(CT_XRAY_DETAILS,))
+    reconstruction_diameter: float | None = _fact(0x00181100, "DS", "split", groups=(CT_RECONSTRUCTION,))
+    reconstruction_algorithm: str = _fact(0x00189315, "CS", "split", groups=(CT_RECONSTRUCTION,))
+    image_index: int | None = _fact(0x00541330, "US", "split")
+    energy_window_vector: int | None = _fact(0x00540010, "US", "split", 0, per_frame=True)  # NM, PS3.3 C.8.4.8
+    detector_vector: int | None = _fact(0x00540020, "US", "split", 0, per_frame=True)
+    phase_vector: int | None = _fact(0x00540030, "US", "split", 0, per_frame=True)
+    rotation_vector: int | None = _fact(0x00540050, "US", "split", 0, per_frame=True)
+    rr_interval_vector: int | None = _fact(0x00540060, "US", "split", 0, per_frame=True)
+    time_slot_vector: int | None = _fact(0x00540070, "US", "split", 0, per_frame=True)
+    slice_vector: int | None = _fact(0x00540080, "US", "split", 0, per_frame=True)
+    time_slice_vector: int | None = _fact(0x00540100, "US", "split", 0, per_frame=True)
+    referenced_segment_number: int | None = _fact(0x0062000B, "US", "split", groups=(SEGMENT_IDENTIFICATION,))
+
+    # SUV
+    units: str = _fact(0x00541001, "CS", "suv")
+    suv_type: str = _fact(0x00541006, "CS", "suv")
+    counts_source: str = _fact(0x00541002, "CS", "suv")
+    series_type: str = _fact(0x00541000, "CS", "suv", 0)
+    corrected_image: str = _fact(0x00280051, "CS", "suv", 0)
+    decay_correction: str = _fact(0x00541102, "CS", "suv")
+    decay_factor: float | None = _fact(0x00541321, "DS", "suv")
+    dose_calibration_factor: float | None = _fact(0x00541322, "DS", "suv")
+    frame_reference_time: float | None = _fact(0x00541300, "DS", "suv")
+    actual_frame_duration: int | None = _fact(0x00181242, "IS", "suv")
+    series_date: str = _fact(0x00080021, "DA", "suv")
+    series_time: str = _fact(0x00080031, "TM", "suv")
+    patient_weight: float | None = _fact(0x00101030, "DS", "suv")
+    patient_size: float | None = _fact(0x00101020, "DS", "suv")
+    radiopharmaceutical_start_time: str = _fact(0x00181072, "TM", "suv", inside=RADIOPHARMACEUTICAL)
+    radiopharmaceutical_start_date_time: str = _fact(0x00181078, "DT", "suv", inside=RADIOPHARMACEUTICAL)
+    radionuclide_total_dose: float | None = _fact(0x00181074, "DS", "suv", inside=RADIOPHARMACEUTICAL)
+    radionuclide_half_life: float | None = _fact(0x00181075, "DS", "suv", inside=RADIOPHARMACEUTICAL)
+    ge_scan_date_time: str = _fact(0x0009000D, "DT", "suv", creator="GEMS_PETD_01")
+    philips_suv_factor: float | None = _fact(0x70530000, "DS", "suv", creator="Philips PET Private Group")
+    philips_activity_factor: float | None = _fact(0x70530009, "DS", "suv", creator="Philips PET Private Group")
+
+    extra: tuple[tuple[str, Any], ...] = ()  # the columns that scan(attributes=...) added, by name
+
+    @property
+    def source(self) -> FrameSource:
+        """Where this frame's bytes are and how they code its samples."""
+        return FrameSource(*(getattr(self, name) for name in SOURCE_FIELDS))
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{self.modality or '?'} {self.rows} x {self.columns}",
+            f"frame {self.frame_number} of {os.fspath(self.path)!r}",
+            f"SOPInstanceUID {self.sop_instance_uid or '(none)'}",
+        )
+        return f"Frame({', '.join(shown)})"
+
+
+SOURCE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FrameSource))
+
+
+@functools.cache
+def attributes() -> tuple[Attribute, ...]:
+    """The header attributes of the index, in the order of `Frame`'s fields."""
+    found = []
+    for field in dataclasses.fields(Frame):
+        if "attribute" in field.metadata:
+            tag, vr, need, size, more = field.metadata["attribute"]
+            found.append(Attribute(field.name, tag, vr, need, size, **more))
+    return tuple(found)
+
+
+def snake_case(keyword: str) -> str:
+    """A DICOM keyword as a column name: ``SOPInstanceUID`` -> ``sop_instance_uid``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", keyword).lower()

@@ -1,0 +1,293 @@
+"""Positions and orientations of slices -> their order, their affine, their verdict. Pure numpy, no files.
+
+``affine @ [slice, row, column, 1]`` is the centre of that voxel in the patient coordinate system (LPS, mm). Slices
+ascend along row direction x column direction, as in ITK; order comes from positions projected on that normal
+(PS3.3 C.7.6.2.1.1), never from instance numbers, names or z.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import GeometryError
+
+Floats = npt.NDArray[np.float64]
+Verdict = Literal["no_geometry", "single", "duplicates", "uneven_spacing", "missing_slices", "tilted", "regular"]
+VERDICTS: Final[tuple[Verdict, ...]] = (
+    "regular",
+    "tilted",
+    "single",
+    "missing_slices",
+    "uneven_spacing",
+    "duplicates",
+    "no_geometry",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """What still counts as equal; one frozen value that an index stores.
+
+    `spacing_fraction` and `spacing_mm` bound the error of a projected position against origin + k x spacing:
+    max(1 % of the spacing, min(0.1 mm, 10 % of the spacing)). It is the error of a position, not of a gap: a GE PET of
+    3.27 mm has gaps of 3.19 to 3.29 mm and positions off by 0.04 mm, and 0.625 mm CT is written with one decimal.
+    """
+
+    spacing_fraction: float = 0.01
+    spacing_mm: float = 0.1
+    spacing_mm_fraction: float = 0.1
+    in_plane_mm: float = 0.1
+    tilt: float = 1e-3  # sine of the angle between slice axis and normal; 0.06 degrees
+    cosines: float = 1e-3  # difference of direction cosines of one orientation
+    unit: float = 1e-2  # departure from unit length and right angle that is repaired
+    pixel_spacing: float = 1e-3  # relative difference of one in-plane grid
+    same_position_mm: float = 1e-2  # below this, and below 10 % of the spacing, two positions are one
+
+    def position(self, spacing: float) -> float:
+        """The largest error of a projected position that still is regular, in mm."""
+        return max(self.spacing_fraction * spacing, min(self.spacing_mm, self.spacing_mm_fraction * spacing))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Geometry:
+    """The grid of a volume: shape (slices, rows, columns) and affine.
+
+    `affine` is 4 x 4 float64, read-only, from (slice, row, column, 1) to LPS mm. Spacing, direction and origin are
+    derived from it, in the same axis order.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Floats
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine, dtype=np.float64)
+        if affine.shape != (4, 4):
+            raise GeometryError(f"an affine is 4 x 4, this one is {affine.shape}", shape=affine.shape)
+        affine.flags.writeable = False
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Geometry):
+            return NotImplemented
+        return self.shape == other.shape and np.array_equal(self.affine, other.affine, equal_nan=True)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine.tobytes()))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between neighbouring (slices, rows, columns), mm; NaN where unknown."""
+        lengths = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return (float(lengths[0]), float(lengths[1]), float(lengths[2]))
+
+    @property
+    def direction(self) -> Floats:
+        """3 x 3: its columns are the unit vectors along the slice, row and column index, LPS."""
+        return np.asarray(self.affine[:3, :3] / np.asarray(self.spacing))
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Centre of voxel (0, 0, 0) in LPS mm."""
+        return (float(self.affine[0, 3]), float(self.affine[1, 3]), float(self.affine[2, 3]))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether position and orientation are known at all."""
+        return bool(np.isfinite(self.affine).all())
+
+    @property
+    def shear(self) -> float:
+        """Largest cosine between two index axes: 0 for an orthogonal grid, sine of the gantry tilt for a tilted one."""
+        gram = self.direction.T @ self.direction
+        return float(np.abs(gram - np.diag(np.diag(gram))).max()) if self.is_known else math.nan
+
+    @property
+    def center(self) -> Floats:
+        """The middle of the grid in LPS mm."""
+        middle = (np.asarray(self.shape, dtype=np.float64) - 1) / 2
+        return np.asarray(self.affine[:3, :3] @ middle + self.affine[:3, 3])
+
+    def voxel_to_world(self, voxels: npt.ArrayLike) -> Floats:
+        """(..., 3) indices (slice, row, column) -> (..., 3) LPS mm."""
+        return np.asarray(np.asarray(voxels, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3])
+
+    def world_to_voxel(self, points: npt.ArrayLike) -> Floats:
+        """(..., 3) LPS mm -> (..., 3) fractional indices (slice, row, column)."""
+        inverse = np.linalg.inv(self.affine[:3, :3])
+        return np.asarray((np.asarray(points, dtype=np.float64) - self.affine[:3, 3]) @ inverse.T)
+
+    def __repr__(self) -> str:
+        shape, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.4g}" for s in self.spacing)
+        return f"Geometry({shape} voxels of {spacing} mm)"
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a set of slices makes: their order, the affine of the grid, the verdict and the numbers behind it."""
+
+    order: npt.NDArray[np.int64]
+    affine: Floats  # NaN where nothing is known
+    verdict: Verdict
+    detail: dict[str, Any]
+
+
+def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
+    """Unit row direction, column direction and normal as the rows of a 3 x 3, from ImageOrientationPatient.
+
+    Cosines that are off unit length or right angle within tolerance are repaired; None when they are not cosines.
+    """
+    if not np.isfinite(orientation).all():
+        return None
+    row, column = orientation[:3], orientation[3:]
+    lengths = np.sqrt([row @ row, column @ column])
+    if np.abs(lengths - 1).max() > tolerances.unit or abs(row @ column) > tolerances.unit:
+        return None
+    row = row / lengths[0]
+    column = column - (column @ row) * row
+    column = column / math.sqrt(column @ column)
+    return np.stack([row, column, np.cross(row, column)])
+
+
+def assess(
+    positions: Floats, orientation: Floats, pixel_spacing: Floats, tolerances: Tolerances, thickness: float = math.nan
+) -> Assessment:
+    """Judge slices of one orientation and one in-plane grid.
+
+    Parameters
+    ----------
+    positions
+        (n, 3) ImagePositionPatient, any order.
+    orientation
+        (6,) ImageOrientationPatient that they share.
+    pixel_spacing
+        (2,) PixelSpacing (between rows, between columns), mm.
+    thickness
+        SliceThickness, mm: the step of a single slice, which has no neighbour to measure; 1 mm when unknown.
+    """
+    count = len(positions)
+    axes = plane_axes(orientation, tolerances)
+    why = _why_no_geometry(positions, axes, pixel_spacing)
+    if axes is None or why:
+        return Assessment(np.arange(count), np.full((4, 4), math.nan), "no_geometry", {"why": why})
+    projected = positions @ axes[2]
+    order = np.argsort(projected, kind="stable")
+    projected, positions = projected[order], positions[order]
+    known = math.isfinite(thickness) and thickness > 0
+    alone = axes[2] * (thickness if known else 1.0)
+    if count == 1:
+        detail = {"step": "SliceThickness" if known else "unknown, 1 mm"}
+        return Assessment(order, _affine(positions[0], alone, axes, pixel_spacing), "single", detail)
+    verdict, detail, step = _judge(projected, positions, axes, alone, tolerances)
+    return Assessment(order, _affine(positions[0], step, axes, pixel_spacing), verdict, detail)
+
+
+def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floats) -> str:
+    if not np.isfinite(positions).all():
+        return "ImagePositionPatient is missing or not three finite numbers"
+    if np.abs(positions).max() > 1e6:
+        return "ImagePositionPatient is more than a kilometre away"
+    if axes is None:
+        return "ImageOrientationPatient is missing or not two perpendicular unit vectors"
+    if not (np.isfinite(pixel_spacing).all() and (pixel_spacing > 0).all() and (pixel_spacing < 1e4).all()):
+        return "PixelSpacing is missing or not two positive numbers"
+    return ""
+
+
+def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -> Floats:
+    affine = np.eye(4)
+    affine[:3, 0] = step
+    affine[:3, 1] = axes[1] * pixel_spacing[0]  # the row index moves along the column direction (PS3.3 C.7.6.2.1.1)
+    affine[:3, 2] = axes[0] * pixel_spacing[1]
+    affine[:3, 3] = origin
+    return affine
+
+
+def _judge(
+    projected: Floats, positions: Floats, axes: Floats, alone: Floats, tolerances: Tolerances
+) -> tuple[Verdict, dict[str, Any], Floats]:
+    """The verdict on two or more sorted slices, its numbers, and the step from slice to slice (LPS mm)."""
+    keep = _distinct(projected, tolerances)
+    detail: dict[str, Any] = {}
+    repeated = len(projected) - int(keep.sum())
+    if repeated:
+        detail |= {"repeated_positions": repeated, "pixels": "unchecked"}
+    projected, positions = projected[keep], positions[keep]
+    count = len(projected)
+    if count == 1:
+        return "duplicates", detail, alone
+    step = (positions[-1] - positions[0]) / (count - 1)
+    spacing = float((projected[-1] - projected[0]) / (count - 1))
+    gaps = np.diff(projected)
+    on_grid = projected[0] + np.arange(count) * spacing
+    error = float(np.abs(projected - on_grid).max())
+    line_error = _distance_from_line(positions, projected)
+    tilt = float(np.linalg.norm(step - spacing * axes[2]) / np.linalg.norm(step))
+    detail |= {
+        "spacing": round(spacing, 6),
+        "position_error": round(error, 6),
+        "uniform_slice_spacing": bool(gaps.max() - gaps.min() <= tolerances.spacing_fraction * float(np.median(gaps))),
+    }
+    if line_error > tolerances.in_plane_mm:
+        detail["in_plane_error"] = round(line_error, 6)
+    if tilt > tolerances.tilt:
+        detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)
+    if count == 2:
+        detail["unconfirmed"] = True  # two slices have one gap: nothing contradicts it, nothing confirms it
+    uneven = error > tolerances.position(spacing)
+    holes = _holes(projected, gaps, tolerances) if uneven else None
+    if uneven:
+        detail |= {"smallest_gap": round(float(gaps.min()), 6), "median_gap": round(float(np.median(gaps)), 6)}
+        detail["largest_gap"] = round(float(gaps.max()), 6)
+    if holes is not None and line_error <= tolerances.in_plane_mm:
+        true_spacing, missing = holes
+        detail |= {"spacing": round(true_spacing, 6), "missing": int(missing.sum())}
+        detail["missing_after"] = np.flatnonzero(missing).tolist()
+        step = step * (true_spacing / spacing)
+    if repeated:
+        return "duplicates", detail, step
+    if line_error > tolerances.in_plane_mm or (uneven and holes is None):
+        return "uneven_spacing", detail, step
+    if uneven:
+        return "missing_slices", detail, step
+    return ("tilted" if tilt > tolerances.tilt else "regular"), detail, step
+
+
+def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
+    """Which of the sorted positions are new, the others repeating their predecessor."""
+    gaps = np.diff(projected)
+    clear = gaps[gaps > tolerances.same_position_mm]
+    limit = min(tolerances.same_position_mm, 0.1 * float(np.median(clear))) if len(clear) else tolerances.same_position_mm
+    return np.concatenate([[True], gaps > limit])
+
+
+def _distance_from_line(positions: Floats, projected: Floats) -> float:
+    """How far positions leave the line from the first to the last one, measured in the slice plane, mm."""
+    fraction = (projected - projected[0]) / (projected[-1] - projected[0])
+    line = positions[0] + fraction[:, None] * (positions[-1] - positions[0])
+    return float(np.sqrt(((positions - line) ** 2).sum(axis=1)).max())
+
+
+def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[float, npt.NDArray[np.int64]] | None:
+    """(true spacing, slices missing after each slice) when every gap is a multiple of the smallest repeated gap.
+
+    None when the gaps are no such multiples, or when there would be as many holes as slices or more.
+    """
+    ordered = np.sort(gaps)
+    near = np.abs(np.diff(ordered)) <= 2 * tolerances.position(float(ordered[0]))
+    if len(ordered) == 1 or not near.any():
+        return None
+    smallest = float(ordered[int(np.argmax(near))])
+    if smallest > ordered[0] + 2 * tolerances.position(smallest):
+        return None  # a gap smaller than every repeated one cannot be a multiple of it
+    steps = np.rint(gaps / smallest)
+    total = float(steps.sum())
+    spacing = float((projected[-1] - projected[0]) / total)
+    steps = np.rint(gaps / spacing).astype(np.int64)
+    on_grid = projected[0] + spacing * np.concatenate([[0], np.cumsum(steps)])
+    missing = steps - 1
+    fits = (steps >= 1).all() and float(np.abs(projected - on_grid).max()) <= tolerances.position(spacing)
+    return (spacing, missing) if fits and 0 < missing.sum() < len(projected) else None

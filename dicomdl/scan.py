@@ -1,0 +1,538 @@
+"""Folders -> Index: walk, read headers in parallel, build stacks, publish; the second time only what changed.
+
+Files are told by content, never by name. Headers are read in processes that are started by dicomdl's own command, not by
+`multiprocessing`, so that notebooks, standard input and scripts without a main guard work. What an engine on
+a cluster would run is `read_chunk`: paths in, tables of rows out.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import queue
+import secrets
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dicomdl import storage
+from dicomdl.errors import IndexFolderError, StorageError, UsageError
+from dicomdl.frame import Attribute
+from dicomdl.geometry import Tolerances
+from dicomdl.header import HeaderReader, extra_attributes
+from dicomdl.index import Index, open_index
+from dicomdl.stacks import build_stacks
+from dicomdl.tables import (
+    FILES_SCHEMA,
+    PROBLEMS_SCHEMA,
+    STACKS_SCHEMA,
+    Table,
+    encoded,
+    frames_schema,
+    frames_table,
+    from_bytes,
+    joined,
+    map_table,
+    publish,
+    read_manifest,
+    table_of,
+    to_bytes,
+)
+
+CHUNK_FILES: Final = 1024  # files a worker reads before it answers
+IN_PROCESS_FILES: Final = 4000  # below this, starting workers (0.4 s) costs more than they save
+
+
+@dataclass
+class Walk:
+    """What a walk over the roots found: files in the order of their paths, and what was passed over."""
+
+    paths: list[bytes] = field(default_factory=list)
+    stats: list[tuple[int, int, int]] = field(default_factory=list)  # size, mtime_ns, ctime_ns
+    keys: list[tuple[int, int]] = field(default_factory=list)  # device, inode
+    may_repeat: bool = False  # some file may have been reached twice: by links, or by roots that overlap
+    hidden_folders: int = 0
+    linked_folders: int = 0
+    special_files: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def scan(
+    roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    follow_links: bool = False,
+    attributes: Sequence[str] = (),
+    allow_phi: bool = False,
+    patient_id: Literal["keep", "hash"] = "keep",
+    tolerances: Tolerances | None = None,
+) -> Index:
+    """Index every DICOM file below some folders.
+
+    Parameters
+    ----------
+    roots
+        A folder or file, or several. Hidden folders (".name") are passed over and counted. File links are followed,
+        folder links only with `follow_links`; each file is read once, however many ways lead to it.
+    out
+        The index folder; by default one in the user's cache folder that the next scan of the same roots updates.
+        When it exists, only new and changed files are read and deleted ones forgotten. The old index stays whole
+        until the new one is complete.
+    workers
+        Processes that read headers; by default one a core for large folders, none (this process reads) for small ones.
+    progress
+        Show a progress bar with files per second.
+    attributes
+        Further columns by DICOM keyword, e.g. ``["ContrastBolusAgent"]``; identifying ones need `allow_phi`.
+    patient_id
+        "keep" stores PatientID, because labels are joined by it; "hash" stores a hash with a key that stays in the
+        user's cache folder: the same patient has the same hash in all indexes of this user.
+    tolerances
+        What still counts as equal positions and orientations; stored with the index.
+
+    Returns
+    -------
+    Index
+        Files that could not be used are rows of its `problems`; nothing that a file contains stops the scan.
+
+    Raises
+    ------
+    UsageError
+        A root that does not exist, an unknown or identifying attribute, an `out` that is some other folder.
+    StorageError
+        The index cannot be written; the old one is untouched.
+    """
+    folders = _checked_roots(roots)
+    extra = extra_attributes(attributes, allow_phi=allow_phi)
+    if patient_id not in ("keep", "hash"):
+        raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
+    options = {
+        "roots": [os.fsdecode(folder) for folder in folders],
+        "follow_links": follow_links,
+        "attributes": list(attributes),
+        "patient_id": patient_id if patient_id == "keep" else f"hash:{_patient_key_name()}",
+        "tolerances": asdict(tolerances or Tolerances()),
+    }
+    target = _target(out, options)
+    found = walk(folders, follow_links=follow_links, avoid=target)
+    old = _reusable(target, options)
+    if old is not None and _unchanged(found, old.files):
+        return open_index(target)
+    kept, fresh = _divide(found, old)
+    reader = _read_all([found.paths[i] for i in fresh], extra, workers, progress=progress)
+    tables = _merge(old, kept, fresh, list(reader), extra)
+    if patient_id == "hash":
+        tables["frames"] = _hash_patients(tables["frames"], kept_files=len(kept))
+    tables |= _with_stacks(tables["frames"], tolerances or Tolerances())
+    passed_over = {
+        "hidden_folders": found.hidden_folders,
+        "linked_folders": found.linked_folders,
+        "special_files": found.special_files,
+        "unreadable_folders": found.unreadable,
+    }
+    publish(target, {name: encoded(table) for name, table in tables.items()}, {"options": options, "passed_over": passed_over})
+    return open_index(target)
+
+
+# --- what to scan, and where to ---------------------------------------------------------------------------------------
+
+
+def _checked_roots(roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[bytes]:
+    given = [roots] if isinstance(roots, str | os.PathLike) else list(roots)
+    if not given:
+        raise UsageError("no folder to scan was given")
+    folders = [os.path.abspath(os.fsencode(os.path.expanduser(os.fspath(root)))) for root in given]
+    for folder in folders:
+        if not os.path.exists(folder):
+            raise UsageError(f"{os.fsdecode(folder)!r} does not exist", path=os.fsdecode(folder))
+    return sorted(set(folders))
+
+
+def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> str:
+    if out is None:
+        name = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=12).hexdigest()
+        return storage.cache_folder("indexes", name)
+    target = os.path.abspath(os.path.expanduser(os.fspath(out)))
+    if os.path.isdir(target):
+        foreign = {entry for entry in os.listdir(target) if not entry.endswith(".tmp")} - {"manifest.json", "generations"}
+        if foreign:
+            raise UsageError(f"{target!r} holds other files: give the index a folder of its own", path=target)
+    elif os.path.exists(target):
+        raise UsageError(f"{target!r} is a file: give the index a folder of its own", path=target)
+    return target
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
+    """Every regular file below the roots, once, sorted by path; `avoid` (the index itself) is left out."""
+    found = Walk(may_repeat=len(roots) > 1)
+    avoided = os.fsencode(avoid)
+    seen_folders: set[tuple[int, int]] = set()
+    for root in roots:
+        if os.path.isdir(root):
+            _walk_folder(root, found, seen_folders, avoided, follow_links)
+        else:
+            _add_root_file(root, found)
+    if found.may_repeat:
+        _drop_repeats(found)
+    return found
+
+
+def _walk_folder(root: bytes, found: Walk, seen_folders: set[tuple[int, int]], avoided: bytes, follow_links: bool) -> None:
+    pending = [root]
+    paths, stats, keys = found.paths, found.stats, found.keys
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=_name)
+            if follow_links or found.may_repeat:
+                here = os.stat(folder)
+                if (here.st_dev, here.st_ino) in seen_folders:
+                    continue
+                seen_folders.add((here.st_dev, here.st_ino))
+        except OSError:
+            found.unreadable.append(os.fsdecode(folder))
+            continue
+        folders = []
+        for entry in listed:
+            try:
+                is_link = entry.is_symlink()
+                if entry.is_dir(follow_symlinks=True):
+                    if is_link and not follow_links:
+                        found.linked_folders += 1
+                    elif entry.name.startswith(b"."):
+                        found.hidden_folders += 1
+                    elif entry.path != avoided:
+                        folders.append(entry.path)
+                    continue
+                status = entry.stat()
+            except OSError:  # a dangling link, a file that vanished
+                if entry.is_symlink():
+                    found.special_files += 1
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                found.special_files += 1
+                continue
+            if is_link or status.st_nlink > 1:
+                found.may_repeat = True
+            paths.append(entry.path)
+            stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            keys.append((status.st_dev, status.st_ino))
+        pending.extend(reversed(folders))
+
+
+def _name(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
+
+
+def _add_root_file(path: bytes, found: Walk) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{os.fsdecode(path)!r} is neither a folder nor a file", path=os.fsdecode(path))
+    found.paths.append(path)
+    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.keys.append((status.st_dev, status.st_ino))
+
+
+def _drop_repeats(found: Walk) -> None:
+    """Keep the first path to each (device, inode); the order of paths decides, so it is the same every time."""
+    order = sorted(range(len(found.paths)), key=found.paths.__getitem__)
+    seen: set[tuple[int, int]] = set()
+    keep = []
+    for i in order:
+        if found.keys[i] not in seen:
+            seen.add(found.keys[i])
+            keep.append(i)
+    found.paths = [found.paths[i] for i in keep]
+    found.stats = [found.stats[i] for i in keep]
+    found.keys = [found.keys[i] for i in keep]
+
+
+# --- what is new ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Old:
+    """The tables of the index that a scan updates."""
+
+    files: Table
+    frames: Table
+    problems: Table
+
+
+def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
+    """The index at `target` when it was made with the same options; a damaged or older one is made anew."""
+    try:
+        manifest = read_manifest(target)
+        if manifest.get("options") != json.loads(json.dumps(options)):
+            return None
+        tables = {name: map_table(target, manifest["generation"], name) for name in ("files", "frames", "problems")}
+    except IndexFolderError:
+        return None
+    return _Old(**tables)
+
+
+def _unchanged(found: Walk, files: Table) -> bool:
+    if len(files) != len(found.paths):
+        return False
+    stats = np.array(found.stats, dtype=np.int64).reshape(-1, 3)
+    names = ("file_bytes", "file_mtime_ns", "file_ctime_ns")
+    same = all(np.array_equal(stats[:, i], files.numbers(name)) for i, name in enumerate(names))
+    return same and bool(files.column("path").equals(pa.array(found.paths, type=pa.large_binary())))
+
+
+def _divide(found: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
+    """({old file row: new file row} of files that are as they were, new rows of files to read)."""
+    if old is None:
+        return {}, list(range(len(found.paths)))
+    columns = [old.files.column("path").to_pylist()]
+    columns += [old.files.numbers(name).tolist() for name in ("file_bytes", "file_mtime_ns", "file_ctime_ns")]
+    known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
+    kept: dict[int, int] = {}
+    fresh: list[int] = []
+    for row, (path, status) in enumerate(zip(found.paths, found.stats, strict=True)):
+        old_row = known.get((path, *status))
+        if old_row is None:
+            fresh.append(row)
+        else:
+            kept[old_row] = row
+    return kept, fresh
+
+
+def _merge(
+    old: _Old | None, kept: Mapping[int, int], fresh: Sequence[int], chunks: Sequence[list[Table]], extra: Sequence[Attribute]
+) -> dict[str, Table]:
+    """The tables `files`, `frames` and `problems` of all files, kept rows first, file rows in the order of the walk."""
+    files = [_placed(chunk[0], "file", fresh) for chunk in chunks]
+    frames = [_placed(chunk[1], "file", fresh) for chunk in chunks]
+    problems = [_placed(chunk[2], "file", fresh) for chunk in chunks]
+    if old is not None and kept:
+        old_rows, new_rows = np.array(list(kept), dtype=np.int64), np.array(list(kept.values()), dtype=np.int64)
+        place = np.full(len(old.files), -1, dtype=np.int64)
+        place[old_rows] = new_rows
+        numbered = old.files.take(old_rows).plain().arrow.append_column("file", pa.array(new_rows, type=pa.int32()))
+        files.insert(0, Table(numbered))
+        frames.insert(0, _kept_rows(old.frames, place))
+        problems.insert(0, _kept_rows(old.problems, place))
+    numbered_schema = FILES_SCHEMA.append(pa.field("file", pa.int32()))
+    merged = joined(files, numbered_schema)
+    order = np.argsort(merged.numbers("file"), kind="stable")
+    return {
+        "files": Table(merged.take(order).arrow.drop_columns(["file"])),
+        "frames": joined(frames, frames_schema(extra)),
+        "problems": joined(problems, PROBLEMS_SCHEMA),
+    }
+
+
+def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
+    return table.with_column(name, np.asarray(rows, dtype=np.int64)[table.numbers(name)]) if len(table) else table
+
+
+def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
+    files = place[table.numbers("file")]
+    rows = np.flatnonzero(files >= 0)
+    return table.take(rows).plain().with_column("file", files[rows])
+
+
+def _with_stacks(frames: Table, tolerances: Tolerances) -> dict[str, Table]:
+    """`frames` sorted into stacks, and `stacks`."""
+    stacking = build_stacks(encoded(frames), tolerances)
+    rows = [asdict(stack) for stack in stacking.stacks]
+    stacks = table_of(STACKS_SCHEMA, {name: [row[name] for row in rows] for name in STACKS_SCHEMA.names})
+    lengths = stacks.numbers("slices") if len(stacks) else np.empty(0, dtype=np.int64)
+    within = np.arange(len(frames)) - np.repeat(stacks.numbers("frame_start") if len(stacks) else lengths, lengths)
+    return {"frames": frames.take(stacking.order).with_column("position_in_stack", within), "stacks": stacks}
+
+
+# --- patients ---------------------------------------------------------------------------------------------------------
+
+
+def _patient_key() -> bytes:
+    """The key of this user's patient hashes; made once, readable by its owner only."""
+    path = os.path.join(storage.cache_folder(), "patient_id.key")
+    if not os.path.exists(path):
+        storage.write_whole(path, secrets.token_bytes(32))
+    with storage.explained(f"{path!r} cannot be read"), open(path, "rb") as file:
+        return file.read()
+
+
+def _patient_key_name() -> str:
+    """Names the key without giving it away, so that an index knows whether its hashes are of this key."""
+    return hashlib.blake2b(_patient_key(), digest_size=8, person=b"key name").hexdigest()
+
+
+def _hash_patients(frames: Table, kept_files: int) -> Table:
+    """PatientID as a keyed hash of 128 bits; blank stays blank. Rows of an older generation are hashed already."""
+    key = _patient_key()
+    hashed = {"": ""}
+    values = []
+    for value in frames.column("patient_id").to_pylist():
+        if value not in hashed:
+            is_hash = kept_files and value.startswith("hash:")
+            hashed[value] = value if is_hash else "hash:" + hmac.new(key, value.encode(), hashlib.blake2b).hexdigest()[:32]
+        values.append(hashed[value])
+    return frames.with_column("patient_id", values)
+
+
+# --- reading headers --------------------------------------------------------------------------------------------------
+
+
+def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
+    """[files, frames, problems] of some files, numbered from `first`: the unit of work of every engine."""
+    headers = [reader.read(os.fsdecode(path)) for path in paths]
+    numbers = range(first, first + len(paths))
+    files = {
+        "path": list(paths),
+        "file_bytes": [h.file_bytes for h in headers],
+        "file_mtime_ns": [h.file_mtime_ns for h in headers],
+        "file_ctime_ns": [h.file_ctime_ns for h in headers],
+        "kind": [h.kind for h in headers],
+        "sop_class_uid": [h.sop_class_uid for h in headers],
+        "file": list(numbers),
+    }
+    bad = [(number, h) for number, h in zip(numbers, headers, strict=True) if h.kind == "problem"]
+    problems = {"file": [number for number, _ in bad], "reason": [h.reason for _, h in bad], "detail": [h.detail for _, h in bad]}
+    return [
+        table_of(FILES_SCHEMA.append(pa.field("file", pa.int32())), files),
+        _frame_rows(reader, [(number, h) for number, h in zip(numbers, headers, strict=True) if h.rows]),
+        table_of(PROBLEMS_SCHEMA, problems),
+    ]
+
+
+def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Table:
+    extra = reader.extra
+    rows = [row for _, header in headers for row in header.rows]
+    if not rows:
+        return Table(frames_schema(extra).empty_table())
+    places = {
+        "file": [number for number, header in headers for _ in header.rows],
+        "frame_number": [number for _, header in headers for number in range(1, len(header.rows) + 1)],
+        "byte_offset": [place.byte_offset for _, header in headers for place in header.places],
+        "byte_length": [place.byte_length for _, header in headers for place in header.places],
+        "bit_offset": [place.bit_offset for _, header in headers for place in header.places],
+        "deflated": [header.deflated for _, header in headers for _ in header.rows],
+        "float_pixels": [header.float_pixels for _, header in headers for _ in header.rows],
+    }
+    return frames_table(places, reader.convert(rows), extra)
+
+
+def _read_all(paths: Sequence[bytes], extra: Sequence[Attribute], workers: int | None, *, progress: bool) -> Iterator[list[Table]]:
+    """The tables of every chunk of files, in any order, with a progress bar."""
+    from tqdm.auto import tqdm
+
+    chunks = [(start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
+    if workers is None:
+        workers = 1 if len(paths) < IN_PROCESS_FILES else _cores()
+    if workers < 1:
+        raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
+    done = _in_process(chunks, extra) if workers == 1 or len(chunks) < 2 else _in_workers(chunks, extra, min(workers, len(chunks)))
+    with tqdm(total=len(paths), unit="file", desc="reading headers", disable=None if progress else True, leave=False) as bar:
+        for tables in done:
+            bar.update(len(tables[0]))
+            yield tables
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _in_process(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[Attribute]) -> Iterator[list[Table]]:
+    reader = HeaderReader(extra)
+    for first, paths in chunks:
+        yield read_chunk(reader, paths, first)
+
+
+# A message is its length and its bytes; a chunk's message is the number of its first file and its paths, NUL between them.
+_LENGTH: Final = struct.Struct("<QQ")
+
+
+def _in_workers(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[Attribute], workers: int) -> Iterator[list[Table]]:
+    """Chunks read by processes of our own; what a process that dies leaves undone, this process reads."""
+    waiting: queue.SimpleQueue[tuple[int, Sequence[bytes]] | None] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[tuple[int, Sequence[bytes]] | None, bytes]] = queue.SimpleQueue()
+    for chunk in chunks:
+        waiting.put(chunk)
+    processes = [_start_worker(extra) for _ in range(workers)]
+    for process in processes:
+        waiting.put(None)
+        threading.Thread(target=_serve_from, args=(process, waiting, answers), daemon=True).start()
+    try:
+        ended = 0
+        while ended < workers:
+            answered, answer = answers.get()
+            if answered is None:
+                ended += 1
+            elif answer:
+                yield from_bytes(answer, 3)
+            else:
+                yield from _in_process([answered], extra)
+        while not waiting.empty():  # every process died before the work was done
+            left = waiting.get()
+            if left is not None:
+                yield from _in_process([left], extra)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def _start_worker(extra: Sequence[Attribute]) -> "subprocess.Popen[bytes]":
+    setup = json.dumps({"path": sys.path, "extra": [asdict(attribute) for attribute in extra]})
+    command = "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; from dicomdl.scan import serve; serve(setup)"
+    try:
+        return subprocess.Popen([sys.executable, "-P", "-c", command, setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        raise StorageError(f"a worker cannot be started ({error.strerror}): pass workers=1") from error
+
+
+def _serve_from(process: "subprocess.Popen[bytes]", waiting: Any, answers: Any) -> None:
+    """Feed one worker chunk by chunk; an empty answer stands for a chunk that it could not read."""
+    while (chunk := waiting.get()) is not None:
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            message = b"\0".join(chunk[1])
+            process.stdin.write(_LENGTH.pack(len(message), chunk[0]) + message)
+            process.stdin.flush()
+            size, _ = _LENGTH.unpack(process.stdout.read(_LENGTH.size))
+            answer = process.stdout.read(size)
+        except (OSError, ValueError, struct.error):
+            answers.put((chunk, b""))
+            break
+        answers.put((chunk, answer if len(answer) == size else b""))
+    answers.put((None, b""))
+
+
+def serve(setup: Mapping[str, Any]) -> None:
+    """A worker process: chunks from standard input, tables to standard output, until the input ends."""
+    reader = HeaderReader([Attribute(**{**a, "groups": tuple(a["groups"])}) for a in setup["extra"]])
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing that prints may get between the messages
+    try:
+        while len(head := source.read(_LENGTH.size)) == _LENGTH.size:
+            size, first = _LENGTH.unpack(head)
+            answer = to_bytes(read_chunk(reader, source.read(size).split(b"\0"), first))
+            sink.write(_LENGTH.pack(len(answer), first) + answer)
+            sink.flush()
+    except (KeyboardInterrupt, BrokenPipeError):
+        return
+
+
+__all__ = ["Walk", "read_chunk", "scan", "serve", "walk"]

@@ -1,0 +1,441 @@
+"""The four tables of an index as memory-mapped Arrow files, and the folder of generations they live in.
+
+    lidc.index/
+      manifest.json                       which generation is current; replaced in one step, and only this
+      generations/<id>/files.arrow        path, size, times, kind, SOP class; one row a file
+      generations/<id>/frames.arrow       one row a frame, sorted by stack and slice
+      generations/<id>/stacks.arrow       one row a stack: its range of frames, verdict, affine
+      generations/<id>/problems.arrow     one row a file that could not be used
+
+A generation is never changed once it is named. Columns with few distinct values are dictionary-encoded with the
+narrowest index that holds them, so that a column costs a byte or two a frame. This module is the door to pyarrow.
+"""
+
+import datetime
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dicomdl import storage
+from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
+from dicomdl.frame import Attribute, attributes
+from dicomdl.header import Column, Constant
+from dicomdl.version import __version__
+
+FORMAT: Final = 1
+GRACE_S: Final = 24 * 3600.0  # a generation that was replaced stays this long for those who still have it open
+TABLES: Final = ("files", "frames", "stacks", "problems")
+_TEXT: Final = pa.large_string()
+_ARROW: Final[Mapping[str, pa.DataType]] = {"text": _TEXT, "integer": pa.int64(), "real": pa.float64(), "flag": pa.bool_()}
+
+# The columns of `frames` that come from where a frame is, not from an attribute.
+_PLACE_FIELDS: Final = (
+    ("file", pa.int32()),
+    ("frame_number", pa.int32()),
+    ("byte_offset", pa.int64()),
+    ("byte_length", pa.int64()),
+    ("bit_offset", pa.int8()),
+    ("deflated", pa.bool_()),
+    ("float_pixels", pa.bool_()),
+)
+FILES_SCHEMA: Final = pa.schema(
+    [
+        ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
+        ("file_bytes", pa.int64()),
+        ("file_mtime_ns", pa.int64()),
+        ("file_ctime_ns", pa.int64()),
+        ("kind", _TEXT),
+        ("sop_class_uid", _TEXT),
+    ]
+)
+PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", _TEXT), ("detail", _TEXT)])
+STACKS_SCHEMA: Final = pa.schema(
+    [
+        ("frame_start", pa.int64()),
+        ("slices", pa.int64()),
+        ("series", pa.int64()),
+        ("content", _TEXT),
+        ("verdict", _TEXT),
+        ("detail", _TEXT),
+        ("affine", pa.list_(pa.float64(), 16)),
+        ("spacing", pa.list_(pa.float64(), 3)),
+        ("slice_spacing", pa.float64()),  # the first of `spacing`, to select by
+    ]
+)
+
+
+def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
+    """The schema of `frames`: where the frame is, its attributes, its slice index, and the columns of `extra`."""
+    fields = [*_PLACE_FIELDS, *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)), ("position_in_stack", pa.int32())]
+    return pa.schema(fields)
+
+
+def _arrow_type(attribute: Attribute) -> pa.DataType:
+    if attribute.kind == "reals":
+        return pa.list_(pa.float64(), attribute.size) if attribute.size else pa.list_(pa.float64())
+    return _ARROW[attribute.kind]
+
+
+class Table:
+    """Columns of one table, read-only; values cross into numpy or Python here and nowhere else."""
+
+    def __init__(self, arrow: pa.Table) -> None:
+        self.arrow = arrow.combine_chunks()
+        self._ranks: dict[str, npt.NDArray[np.int64]] = {}
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.arrow.column_names)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds text."""
+        kind = self.arrow.schema.field(name).type
+        return bool(pa.types.is_large_string(kind.value_type if pa.types.is_dictionary(kind) else kind))
+
+    def is_list(self, name: str) -> bool:
+        """Whether a column holds several numbers a row."""
+        kind = self.arrow.schema.field(name).type
+        return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
+
+    def column(self, name: str) -> pa.Array:
+        """One column as an Arrow array; UsageError with the nearest names when there is no such column."""
+        if name not in self.arrow.schema.names:
+            import difflib
+
+            near = difflib.get_close_matches(name, self.arrow.schema.names, 3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"there is no column {name!r}{hint}", column=name)
+        chunked = self.arrow.column(name)
+        return chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+
+    def value(self, name: str, row: int) -> Any:
+        """One value as a Python object: str, int, float, bool, tuple of floats, bytes or None."""
+        value = self.column(name)[row].as_py()
+        return tuple(value) if isinstance(value, list) else value
+
+    def numbers(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows [start, stop) of a numeric column; a view where nothing is missing or encoded, else a copy with NaN."""
+        array = self.column(name)[start:stop]
+        if pa.types.is_dictionary(array.type):
+            values = array.dictionary.to_numpy(zero_copy_only=False)
+            return np.asarray(values[array.indices.to_numpy()])
+        return np.asarray(array.to_numpy(zero_copy_only=False))
+
+    def vectors(self, name: str, size: int) -> npt.NDArray[np.float64]:
+        """(n, size) floats of a column of fixed-size lists, NaN where absent."""
+        array = self.column(name)
+        if len(array) == 0:
+            return np.empty((0, size))
+        flat = np.asarray(array.values.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(-1, size)
+        flat = flat[array.offset : array.offset + len(array)]
+        if not array.null_count:
+            return flat
+        return np.where(np.asarray(array.is_valid())[:, None], flat, np.nan)
+
+    def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
+        """(codes, values) of a column: row i holds values[codes[i]]."""
+        array = self.column(name)
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode(null_encoding="encode")
+        return array.indices.to_numpy(), array.dictionary.to_pylist()
+
+    def ranks(self, name: str) -> npt.NDArray[np.int64]:
+        """(n,) integers that order and equal each other as the column's values do."""
+        codes, values = self.codes(name)
+        order = sorted(range(len(values)), key=lambda i: (values[i] is not None, values[i] if values[i] is not None else ""))
+        rank = np.empty(max(len(values), 1), dtype=np.int64)
+        rank[order] = np.arange(len(values))
+        return np.asarray(rank[codes])
+
+    def text(self, name: str, row: int) -> str:
+        """One value of a text column."""
+        return str(self.column(name)[row].as_py())
+
+    def listed(self, name: str, rows: npt.NDArray[np.int64] | slice) -> list[Any]:
+        """Some rows of a column as Python values, quickly."""
+        array = self.column(name)
+        if isinstance(rows, slice):
+            part = array[rows]
+            if pa.types.is_dictionary(array.type):
+                values = array.dictionary.to_pylist()
+                return [values[code] for code in part.indices.to_numpy().tolist()]
+            return list(part.to_pylist())
+        return list(array.take(pa.array(rows)).to_pylist())
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Table":
+        """The rows given, in the order given."""
+        return Table(self.arrow.take(pa.array(rows)))
+
+    def with_column(self, name: str, values: npt.NDArray[Any] | Sequence[Any]) -> "Table":
+        """The table with one column replaced."""
+        place = self.arrow.schema.get_field_index(name)
+        field = self.arrow.schema.field(place)
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        return Table(self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind)))
+
+    def plain(self) -> "Table":
+        """The table without dictionary encoding."""
+        fields = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in self.arrow.schema]
+        return Table(self.arrow.cast(pa.schema(fields)))
+
+    def to_parquet(self, path: str) -> None:
+        """Write the table as one Parquet file."""
+        with storage.explained(f"{path!r} cannot be written"):
+            pq.write_table(_readable(self.plain().arrow), path)
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas DataFrame (needs the extra `notebook`)."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            from dicomdl.errors import missing_extra
+
+            raise missing_extra("to_pandas()", "pandas", "notebook") from None
+        return _readable(self.arrow).to_pandas()
+
+
+def _readable(arrow: pa.Table) -> pa.Table:
+    """Paths as text: bytes that are no UTF-8 become \\x escapes, for people and other programs."""
+    if "path" not in arrow.schema.names:
+        return arrow
+    paths = [path.decode("utf-8", "backslashreplace") for path in arrow.column("path").to_pylist()]
+    return arrow.set_column(arrow.schema.get_field_index("path"), "path", pa.array(paths, type=_TEXT))
+
+
+def frames_table(places: Mapping[str, Sequence[Any]], columns: Mapping[str, Column], extra: Sequence[Attribute]) -> Table:
+    """The rows of `frames` for some files: `places` holds the columns of where, `columns` the typed attributes."""
+    count = len(places["file"])
+    schema = frames_schema(extra)
+    arrays = []
+    for field in schema:
+        if field.name in places:
+            arrays.append(pa.array(places[field.name], type=field.type))
+        elif field.name == "position_in_stack":
+            arrays.append(pa.array(np.full(count, -1, dtype=np.int32)))
+        else:
+            arrays.append(_array(columns[field.name], field.type))
+    return Table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _array(column: Column, kind: pa.DataType) -> pa.Array:
+    if not isinstance(column, Constant):
+        return pa.array(column, type=kind)
+    if column.value is None:
+        return pa.nulls(column.rows, kind)
+    if pa.types.is_fixed_size_list(kind):
+        flat = np.tile(np.asarray(column.value, dtype=np.float64), column.rows)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+    if pa.types.is_list(kind):
+        return pa.array([column.value] * column.rows, type=kind)
+    return pa.repeat(pa.scalar(column.value, type=kind), column.rows)
+
+
+def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
+    """A table of plain columns."""
+    return Table(pa.Table.from_arrays([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema))
+
+
+def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
+    """Tables one under the other, without dictionary encoding."""
+    return Table(pa.concat_tables([schema.empty_table(), *(t.plain().arrow for t in tables)]))
+
+
+def encoded(table: Table) -> Table:
+    """The table with every column of few distinct values dictionary-encoded, nulls as a value of the dictionary."""
+    arrays, fields = [], []
+    for field in table.arrow.schema:
+        array = table.column(field.name)
+        if not (pa.types.is_nested(field.type) or pa.types.is_boolean(field.type) or pa.types.is_large_binary(field.type)):
+            array = _narrow(array)
+        arrays.append(array)
+        fields.append(pa.field(field.name, array.type))
+    return Table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+
+
+def _narrow(array: pa.Array) -> pa.Array:
+    sample = array[:4096].dictionary_encode(null_encoding="encode")
+    if len(array) > 4096 and len(sample.dictionary) > 2048:
+        return array
+    coded = array.dictionary_encode(null_encoding="encode")
+    distinct = len(coded.dictionary)
+    if distinct > max(256, len(array) // 8):
+        return array
+    width = pa.int8() if distinct <= 127 else pa.int16() if distinct <= 32767 else pa.int32()
+    return pa.DictionaryArray.from_arrays(coded.indices.cast(width), coded.dictionary)
+
+
+def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
+    """(n,) which rows' value equals `wanted`, or is one of them when it is a list, tuple or set; None: absent."""
+    array = table.column(name)
+    if table.is_list(name):
+        raise UsageError(f"{name} holds several numbers a row: select by another column", column=name)
+    several = isinstance(wanted, list | tuple | set | frozenset)
+    choices = list(wanted) if several else [wanted]
+    if table.is_text(name):
+        choices = ["" if choice is None else choice for choice in choices]
+    values = array.dictionary if pa.types.is_dictionary(array.type) else array
+    try:
+        matches = pc.is_in(values, value_set=pa.array(choices, type=values.type))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        raise UsageError(f"{name} holds {values.type}, not values like {choices[0]!r}", column=name) from None
+    return _per_row(array, np.asarray(matches))
+
+
+def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
+    """(n,) which rows' value lies in [low, high]; absent values lie nowhere."""
+    array = table.column(name)
+    if table.is_list(name):
+        raise UsageError(f"{name} holds several numbers a row: select by another column", column=name)
+    values = array.dictionary if pa.types.is_dictionary(array.type) else array
+    inside = np.ones(len(values), dtype=bool)
+    try:
+        for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
+            if bound is not None:
+                inside &= np.asarray(compare(values, pa.scalar(bound)).fill_null(False))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        raise UsageError(f"{name} holds {values.type}: it has no such bounds", column=name) from None
+    return _per_row(array, inside)
+
+
+def _per_row(array: pa.Array, per_value: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    if pa.types.is_dictionary(array.type):
+        return np.asarray(per_value[array.indices.to_numpy()]) if len(per_value) else np.zeros(len(array), dtype=bool)
+    return per_value
+
+
+# --- between processes ----------------------------------------------------------------------------------------------
+
+
+def to_bytes(tables: Sequence[Table]) -> bytes:
+    """Tables as one block of bytes for a pipe."""
+    sink = io.BytesIO()
+    for table in tables:
+        with pa.ipc.new_stream(sink, table.arrow.schema) as writer:
+            writer.write_table(table.arrow)
+    return sink.getvalue()
+
+
+def from_bytes(block: bytes, count: int) -> list[Table]:
+    """The `count` tables of `to_bytes`."""
+    source = pa.BufferReader(block)
+    return [Table(pa.ipc.open_stream(source).read_all()) for _ in range(count)]
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """The manifest of an index folder.
+
+    Raises
+    ------
+    IndexFolderError
+        There is no index, it is damaged, or another version of dicomdl wrote it in another format.
+    """
+    path = os.path.join(folder, "manifest.json")
+    try:
+        with open(path, "rb") as file:
+            manifest = json.loads(file.read())
+        format_found = manifest["format"]
+        generation = manifest["generation"]
+    except FileNotFoundError:
+        raise IndexFolderError(f"there is no index at {folder!r}: make one with dicomdl.scan(folder, out=...)", path=folder) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IndexFolderError(f"the manifest of the index {folder!r} cannot be read: scan again", path=folder) from error
+    if format_found != FORMAT:
+        raise IndexFolderError(
+            f"the index {folder!r} has format {format_found}, this dicomdl {__version__} reads {FORMAT}: scan again",
+            found=format_found,
+            expected=FORMAT,
+        )
+    if not (isinstance(generation, str) and generation.isalnum()):
+        raise IndexFolderError(f"the manifest of the index {folder!r} names no generation: scan again", path=folder)
+    return dict(manifest)
+
+
+def map_table(folder: str, generation: str, name: str) -> Table:
+    """One table of a generation, memory-mapped: nothing is read until it is looked at.
+
+    Raises
+    ------
+    GenerationGone
+        A later scan has removed the generation.
+    IndexFolderError
+        The file is damaged.
+    """
+    path = os.path.join(folder, "generations", generation, f"{name}.arrow")
+    try:
+        with pa.memory_map(path) as source:
+            return Table(pa.ipc.open_file(source).read_all())
+    except FileNotFoundError:
+        raise GenerationGone(
+            f"generation {generation} of the index {folder!r} is gone: a later scan replaced it; open the index again, or scan",
+            path=folder,
+            generation=generation,
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IndexFolderError(f"the table {name} of the index {folder!r} is damaged: scan again", path=folder) from error
+
+
+def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any]) -> str:
+    """Write a new generation, make it the current one, and remove those whose grace period is over.
+
+    Until the manifest is replaced, in one step, readers see the old generation; whatever goes wrong before leaves
+    it untouched (StorageError).
+    """
+    storage.make_folder(os.path.join(folder, "generations"))
+    try:
+        superseded = read_manifest(folder)
+    except IndexFolderError:
+        superseded = {}
+    generation = secrets.token_hex(8)
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    with storage.new_folder(os.path.join(folder, "generations"), generation) as temporary:
+        for name in TABLES:
+            _write_table(os.path.join(temporary, f"{name}.arrow"), tables[name])
+    retired = dict(superseded.get("retired", {}))
+    if superseded:
+        retired[superseded["generation"]] = now
+    expired = [name for name, since in retired.items() if now - since > GRACE_S]
+    manifest = {
+        "format": FORMAT,
+        "dicomdl": __version__,
+        "generation": generation,
+        "rows": {name: len(tables[name]) for name in TABLES},
+        **facts,
+        "retired": {name: since for name, since in retired.items() if name not in expired},
+    }
+    storage.write_whole(os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode())
+    _remove_expired(folder, {generation, *manifest["retired"]}, now)
+    return generation
+
+
+def _write_table(path: str, table: Table) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as file:
+        with pa.ipc.new_file(file, table.arrow.schema) as writer:
+            writer.write_table(table.arrow)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove_expired(folder: str, keep: set[str], now: float) -> None:
+    """Remove generations nobody names any more, and what interrupted scans left, once they are old enough."""
+    generations = os.path.join(folder, "generations")
+    for entry in os.scandir(generations):
+        with_age = now - entry.stat(follow_symlinks=False).st_mtime > GRACE_S
+        if entry.name not in keep and with_age:
+            storage.remove_folder(entry.path)
