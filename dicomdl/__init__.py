@@ -1,1 +1,75 @@
-"""From a folder of DICOM to PyTorch batches: right, fast, and without a detour through another file format."""
+"""From a folder of DICOM to PyTorch batches: right, fast, and without a detour through another file format.
+
+The public names are loaded when first used: importing dicomdl imports neither torch nor SimpleITK nor pyarrow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dicomdl.version import __version__
+
+if TYPE_CHECKING:
+    from dicomdl.datasets import FrameDataset as FrameDataset
+    from dicomdl.datasets import VolumeDataset as VolumeDataset
+    from dicomdl.datasets import collate as collate
+    from dicomdl.errors import DicomdlError as DicomdlError
+    from dicomdl.frame import Frame as Frame
+    from dicomdl.geometry import Geometry as Geometry
+    from dicomdl.geometry import Tolerances as Tolerances
+    from dicomdl.index import Index as Index
+    from dicomdl.index import Series as Series
+    from dicomdl.index import Stack as Stack
+    from dicomdl.index import Study as Study
+    from dicomdl.index import open_index as open_index
+    from dicomdl.intensity import Percentile as Percentile
+    from dicomdl.intensity import Rescale as Rescale
+    from dicomdl.intensity import Window as Window
+    from dicomdl.intensity import by_modality as by_modality
+    from dicomdl.intensity import preset as preset
+    from dicomdl.intensity import presets as presets
+    from dicomdl.pixels import read_frame as read_frame
+    from dicomdl.scanner import scan as scan
+    from dicomdl.volume import Volume as Volume
+    from dicomdl.volume import read_volume as read_volume
+
+_HOMES = {
+    "DicomdlError": "errors",
+    "Frame": "frame",
+    "FrameDataset": "datasets",
+    "Geometry": "geometry",
+    "Index": "index",
+    "Percentile": "intensity",
+    "Rescale": "intensity",
+    "Series": "index",
+    "Stack": "index",
+    "Study": "index",
+    "Tolerances": "geometry",
+    "Volume": "volume",
+    "VolumeDataset": "datasets",
+    "Window": "intensity",
+    "by_modality": "intensity",
+    "collate": "datasets",
+    "open_index": "index",
+    "preset": "intensity",
+    "presets": "intensity",
+    "read_frame": "pixels",
+    "read_volume": "volume",
+    "scan": "scanner",
+}
+
+__all__ = [
+    "__version__",
+    *_HOMES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dicomdl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"dicomdl.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -67,20 +67,27 @@ class Generation:
         return np.append(starts, len(self.frames)).astype(np.int64)
 
     @functools.cached_property
-    def _source_columns(self) -> list[Callable[[int], Any]]:
-        by_file = {"path", "file_bytes", "file_mtime_ns"}
-        files = _cells(self.frames, "file")
-        readers = []
-        for name in SOURCE_FIELDS:
-            if name in by_file:
-                readers.append(_through(files, _cells(self.files, name), os.fsdecode if name == "path" else int))
+    def _cells(self) -> dict[str, Callable[[int], Any]]:
+        return {}
+
+    def cell(self, name: str) -> Callable[[int], Any]:
+        """A quick reader of one column: frame row -> value. `path`, `file_bytes` and `file_mtime_ns` are those of its file."""
+        if name not in self._cells:
+            if name in _FILE_COLUMNS:
+                convert: Callable[[Any], Any] = os.fsdecode if name == "path" else int
+                reader = _through(self.cell("file"), _cells(self.files, name), convert)
             else:
-                readers.append(_cells(self.frames, name))
-        return readers
+                reader = _cells(self.frames, name)
+            self._cells[name] = reader
+        return self._cells[name]
+
+    @functools.cached_property
+    def _source_cells(self) -> list[Callable[[int], Any]]:
+        return [self.cell(name) for name in SOURCE_FIELDS]
 
     def source(self, row: int) -> FrameSource:
         """Where the bytes of one frame row are."""
-        return FrameSource(*[column(row) for column in self._source_columns])
+        return FrameSource(*[cell(row) for cell in self._source_cells])
 
     def frame(self, row: int) -> Frame:
         """One frame row as a Frame."""
@@ -89,11 +96,12 @@ class Generation:
         known = {*own, "file"}
         extra = tuple((name, table.value(name, row)) for name in table.names if name not in known)
         path = os.fsdecode(self.files.value("path", file))
-        sizes = {name: self.files.value(name, file) for name in ("file_bytes", "file_mtime_ns")}
+        sizes = {name: self.files.value(name, file) for name in _FILE_COLUMNS[1:]}
         return Frame(path=path, extra=extra, **sizes, **own)
 
 
-_FRAME_COLUMNS: Final = tuple(f.name for f in fields(Frame) if f.name not in ("path", "file_bytes", "file_mtime_ns", "extra"))
+_FILE_COLUMNS: Final = ("path", "file_bytes", "file_mtime_ns")
+_FRAME_COLUMNS: Final = tuple(f.name for f in fields(Frame) if f.name not in (*_FILE_COLUMNS, "extra"))
 
 
 def _cells(table: Table, name: str) -> Callable[[int], Any]:
@@ -104,6 +112,8 @@ def _cells(table: Table, name: str) -> Callable[[int], Any]:
         return lambda row: values[codes[row]]
     if name == "path":
         return lambda row: array[row].as_py()
+    if table.is_list(name) or array.null_count:
+        return lambda row: table.value(name, row)
     numbers = table.numbers(name)
     return lambda row: numbers[row].item()
 
@@ -203,6 +213,10 @@ class Index:
     def source(self, number: int) -> FrameSource:
         """Where the bytes of frame `number` are and how they code its samples."""
         return self._generation.source(self.row(number))
+
+    def value(self, number: int, column: str) -> Any:
+        """One fact of frame `number`, by the name of its column."""
+        return self._generation.cell(column)(self.row(number))
 
     def stack_of(self, number: int) -> "Stack":
         """The stack that frame `number` belongs to, whole, whatever part of it this index selects."""
@@ -333,6 +347,10 @@ class Index:
             per_value = np.array([_unit_hash(f"{seed}\0{name}\0{value}") if value else np.nan for value in values] or [np.nan])
             place = np.where(np.isnan(place), per_value[codes], place)
         return np.where(np.isnan(place), _unit_hash(f"{seed}\0"), place)
+
+    def stack(self, number: int) -> "Stack":
+        """Stack `number` of the whole index, as `Stack.number` names it."""
+        return Stack(self._generation, range(len(self._generation.stacks))[number])
 
     # --- out of here ---
 
@@ -508,7 +526,7 @@ class Stack:
 
     def value(self, column: str) -> Any:
         """A fact of the first frame, by the name of its column."""
-        return self._generation.frames.value(column, self.rows.start)
+        return self._generation.cell(column)(self.rows.start)
 
     def values(self, column: str) -> list[Any]:
         """A fact of every frame, in slice order."""

@@ -621,7 +621,7 @@ def by_modality(frame: Frame) -> Intensity:
     NM                              percentiles 0 and 100 of the stack onto [0, 1]
     CR DX MG RG RF XA IO PX         the file's own window when it has a usable one, else percentiles 0.5 and
                                     99.5; then 1 - x for MONOCHROME1
-    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255
+    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255; palettes, too
     US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored allows onto [0, 1];
     other; CT not in HU             more: the file's own window, else percentiles 0.5 and 99.5
     SEG, RTDOSE                     as they are (`Identity`): labels, fractions, doses
@@ -649,10 +649,14 @@ def _rule(frame: Frame) -> Rule:
     if frame.sop_class_uid in _LABELS:
         return "values"
     few_bits = frame.bits_stored is not None and frame.bits_stored <= 8
-    if (frame.samples_per_pixel or 1) > 1 or (few_bits and _is_secondary_capture(frame)):
+    if (frame.samples_per_pixel or 1) > 1 or _has_palette(frame) or (few_bits and _is_secondary_capture(frame)):
         return "picture"
     rule = AUTO_RULES.get(frame.modality, "picture")
     return "picture" if rule == "ct" and units_of(frame) != "HU" else rule
+
+
+def _has_palette(frame: Frame) -> bool:
+    return frame.photometric_interpretation == "PALETTE COLOR"
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
@@ -670,6 +674,8 @@ def _own_window(frame: Frame) -> Window | None:
 
 def _stored_limits(frame: Frame) -> Limits | None:
     """The modality values of the range that Bits Stored allows, for colour and for up to 8 bits."""
+    if _has_palette(frame):
+        return Limits(0, 255)  # its indices become RGB of 8 bits before they are mapped
     bits = frame.bits_stored or frame.bits_allocated
     colour = (frame.samples_per_pixel or 1) > 1
     if frame.float_pixels or not bits or (bits > 8 and not colour):

@@ -25,6 +25,8 @@ Ints = npt.NDArray[np.int64]
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
 _EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "rows", "columns", "samples_per_pixel", "float_pixels")
+# What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
+_TIE_BREAKERS: Final = ("instance_number", "sop_instance_uid", "frame_number", "transfer_syntax_uid", "byte_length", "byte_offset")
 # Colour by palette and inverted grey scales are other kinds of samples than plain ones.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
 
@@ -85,7 +87,7 @@ def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
     positions = _positions(facts)
     orientations, pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
     imager_spacings, thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
-    tie_break = np.lexsort((facts.numbers("frame_number"), facts.ranks("sop_instance_uid"), facts.numbers("instance_number")))
+    tie_break = np.lexsort([facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
     rank_of_row = np.empty(len(facts), dtype=np.int64)
     rank_of_row[tie_break] = np.arange(len(facts))
     series, groups = _exact_groups(facts)

@@ -329,13 +329,17 @@ def _merge(
         frames.insert(0, _kept_rows(old.frames, place))
         problems.insert(0, _kept_rows(old.problems, place))
     numbered_schema = FILES_SCHEMA.append(pa.field("file", pa.int32()))
-    merged = joined(files, numbered_schema)
-    order = np.argsort(merged.numbers("file"), kind="stable")
+    merged = _by_file(joined(files, numbered_schema))
     return {
-        "files": Table(merged.take(order).arrow.drop_columns(["file"])),
-        "frames": joined(frames, frames_schema(extra)),
-        "problems": joined(problems, PROBLEMS_SCHEMA),
+        "files": Table(merged.arrow.drop_columns(["file"])),
+        "frames": _by_file(joined(frames, frames_schema(extra))),
+        "problems": _by_file(joined(problems, PROBLEMS_SCHEMA)),
     }
+
+
+def _by_file(table: Table) -> Table:
+    """In the order of the files, whichever process read them first."""
+    return table.take(np.argsort(table.numbers("file"), kind="stable"))
 
 
 def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
@@ -496,7 +500,7 @@ def _in_workers(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[A
 
 def _start_worker(extra: Sequence[Attribute]) -> "subprocess.Popen[bytes]":
     setup = json.dumps({"path": sys.path, "extra": [asdict(attribute) for attribute in extra]})
-    command = "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; from dicomdl.scan import serve; serve(setup)"
+    command = "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; from dicomdl.scanner import serve; serve(setup)"
     try:
         return subprocess.Popen([sys.executable, "-P", "-c", command, setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:

@@ -1,0 +1,255 @@
+"""The command `dicomdl`: the only place that prints.
+
+Exit codes: 0 fine, 1 done but problems were found, 2 wrong use or something that could not be done at all. Nothing
+heavy is imported until a command needs it: `dicomdl --help` takes 25 ms, not the seconds that torch takes.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from dicomdl.errors import DicomdlError, UsageError
+from dicomdl.version import __version__
+
+FINE: Final = 0
+PROBLEMS: Final = 1
+WRONG_USE: Final = 2
+DEMO_TILE: Final = 128  # pixels of one picture on the demo's contact sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help()
+        return WRONG_USE
+    try:
+        return int(given.run(given))
+    except DicomdlError as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"dicomdl: {_printable(str(error))}{_printable(notes)}", file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("dicomdl: interrupted; an index that existed before is untouched", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `dicomdl show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dicomdl",
+        description="From a folder of DICOM to PyTorch batches: right, fast, and without a detour through another file format.",
+        epilog="exit codes: 0 fine, 1 problems were found, 2 wrong use",
+    )
+    parser.add_argument("--version", action="version", version=f"dicomdl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    scan = commands.add_parser("scan", help="index every DICOM file below some folders; the second time only what changed")
+    scan.add_argument("roots", nargs="+", metavar="ROOT", help="folder or file")
+    scan.add_argument("-o", "--out", metavar="INDEX", help="index folder (default: one in the user's cache folder)")
+    scan.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
+    scan.add_argument("--follow-links", action="store_true", help="walk into folders that are symbolic links")
+    scan.add_argument("-a", "--attribute", action="append", default=[], metavar="KEYWORD", help="a further column, e.g. ContrastBolusAgent")
+    scan.add_argument("--allow-phi", action="store_true", help="let --attribute keep identifying attributes")
+    scan.add_argument("--patient-id", choices=("keep", "hash"), default="keep", help="store PatientID, or a keyed hash of it")
+    scan.add_argument("--json", action="store_true", help="print the result as JSON")
+    scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    scan.set_defaults(run=_scan)
+    show = commands.add_parser("show", help="what an index holds")
+    show.add_argument("index", metavar="INDEX", help="index folder")
+    show.add_argument("--stacks", action="store_true", help="list the stacks, a line each")
+    show.add_argument("--problems", action="store_true", help="list the files that could not be used, and why")
+    show.add_argument("--json", action="store_true", help="print everything as JSON")
+    show.set_defaults(run=_show)
+    demo = commands.add_parser("demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships")
+    demo.add_argument("-o", "--out", metavar="FOLDER", default="dicomdl-demo", help="where index and picture go (default: %(default)s)")
+    demo.add_argument("--json", action="store_true", help="print the result as JSON")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _scan(given: argparse.Namespace) -> int:
+    from dicomdl.scanner import scan
+
+    index = scan(
+        given.roots,
+        given.out,
+        workers=given.workers,
+        progress=not (given.quiet or given.json),
+        follow_links=given.follow_links,
+        attributes=given.attribute,
+        allow_phi=given.allow_phi,
+        patient_id=given.patient_id,
+    )
+    if given.json:
+        print(json.dumps(facts(index), indent=1))
+    else:
+        _print(repr(index))
+        if len(index.problems):
+            _print(f"  see them: dicomdl show --problems {index.path}")
+    return PROBLEMS if len(index.problems) else FINE
+
+
+def _show(given: argparse.Namespace) -> int:
+    from dicomdl.index import open_index
+
+    index = open_index(given.index)
+    if given.json:
+        print(json.dumps(facts(index) | {"stacks": [_stack_facts(stack) for stack in index.stacks]}, indent=1))
+    else:
+        _print(repr(index))
+        if given.stacks:
+            for stack in index.stacks:
+                _print(f"{stack.number:>6} {stack!r}")
+        if given.problems:
+            for problem in index.problems:
+                _print(f"{problem.reason:<20} {problem.path}")
+                _print(f"{'':<20} {problem.detail}")
+    return PROBLEMS if len(index.problems) else FINE
+
+
+def facts(index: Any) -> dict[str, Any]:
+    """What an index holds, for machines."""
+    from dicomdl.index import counts
+
+    verdicts = index.stacks.verdicts()
+    return {
+        "index": index.path,
+        "generation": index.generation,
+        "counts": counts(index),
+        "verdicts": dict(sorted(verdicts.items())),
+        "ledger": dict(index.ledger),
+        "passed_over": index.manifest.get("passed_over", {}),
+        "problems": [{"path": p.path, "reason": p.reason, "detail": p.detail} for p in index.problems],
+    }
+
+
+def _stack_facts(stack: Any) -> dict[str, Any]:
+    return {
+        "number": stack.number,
+        "series_instance_uid": stack.series_instance_uid,
+        "modality": stack.modality,
+        "content": stack.content,
+        "shape": stack.shape,
+        "spacing": [value if math.isfinite(value) else None for value in stack.spacing],
+        "verdict": stack.verdict,
+        "detail": stack.detail,
+    }
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+def _demo(given: argparse.Namespace) -> int:
+    """Scan, summary, a volume, an epoch, a picture."""
+    say = (lambda text: None) if given.json else _print
+    folder = os.path.abspath(given.out)
+    os.makedirs(folder, exist_ok=True)
+    source = _pydicom_files()
+    from dicomdl.scanner import scan
+
+    start = time.perf_counter()
+    index = scan(source, os.path.join(folder, "demo.index"), progress=False)
+    say(f"1. scan: {index.ledger['files']} files that pydicom ships, in {time.perf_counter() - start:.2f} s\n{index!r}")
+    volume = _demo_volume(index, say)
+    batches, frames, unreadable, tiles = _demo_epoch(index, say)
+    picture = os.path.join(folder, "frames.png")
+    _write_sheet(picture, tiles)
+    say(f"4. picture: one frame of each of {len(tiles)} stacks, windowed by modality, in {picture}")
+    say("next: dicomdl scan YOUR_FOLDER -o YOUR.index")
+    if given.json:
+        print(
+            json.dumps(
+                facts(index)
+                | {"volume": list(volume.shape), "batches": batches, "frames": frames, "unreadable": unreadable, "picture": picture},
+                indent=1,
+            )
+        )
+    return FINE
+
+
+def _pydicom_files() -> str:
+    """The folder of DICOM files inside the pydicom package, found without importing it."""
+    package = importlib.util.find_spec("pydicom")
+    if package is None or not package.submodule_search_locations:
+        raise UsageError("pydicom is not installed, and the demo runs on its files: pip install pydicom")
+    return os.path.join(package.submodule_search_locations[0], "data", "test_files")
+
+
+def _demo_volume(index: Any, say: Any) -> Any:
+    from dicomdl.volume import read_volume
+
+    stack = max(index.select(verdict="regular", content="image").stacks, key=lambda stack: stack.slices)
+    volume = read_volume(stack)
+    say(f"2. volume: {volume!r} from {stack.slices} files, values {volume.array.min()} to {volume.array.max()} {volume.units}")
+    return volume
+
+
+def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
+    """Every image frame once, through a DataLoader; a batch with a frame that cannot be decoded is told, not lost silently."""
+    import warnings
+
+    import torch
+
+    from dicomdl.datasets import FrameDataset, LeftOutWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeftOutWarning)  # the demo says below what it took
+        dataset = FrameDataset(index, size=(DEMO_TILE, DEMO_TILE), channels=3)
+    loader = iter(torch.utils.data.DataLoader(dataset, batch_size=1))
+    first_rows = {dataset.index.stack_of(row).rows.start: row for row in reversed(range(len(dataset)))}
+    wanted = set(first_rows.values())
+    batches, frames = 0, 0
+    unreadable: list[str] = []
+    tiles: list[Any] = []
+    start = time.perf_counter()
+    while True:
+        try:
+            batch = next(loader)
+        except StopIteration:
+            break
+        except DicomdlError as error:
+            unreadable.append(str(error))
+            continue
+        batches += 1
+        frames += len(batch["image"])
+        if int(batch["row"][0]) in wanted:
+            tiles.append(batch["image"][0].numpy())
+    seconds = time.perf_counter() - start
+    say(
+        f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {tuple(batch['image'].shape)} batches in {seconds:.2f} s"
+    )
+    for reason in unreadable:
+        say(f"   not decodable: {reason}")
+    return batches, frames, unreadable, tiles
+
+
+def _write_sheet(path: str, tiles: Sequence[Any]) -> None:
+    import numpy as np
+
+    from dicomdl.geometry import Geometry
+    from dicomdl.volume import Volume, montage, write_png
+
+    stacked = np.stack([np.moveaxis(tile, 0, -1) for tile in tiles])
+    write_png(path, montage(Volume(stacked, Geometry(stacked.shape[:3], np.eye(4)), "1"), len(tiles), None))
+
+
+def _print(text: str) -> None:
+    """Print text from files without what could command a terminal (escape sequences, other control characters)."""
+    print("\n".join(_printable(line) for line in text.split("\n")))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.encode("utf-8", "replace").decode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,406 @@
+"""PyTorch datasets of frames and volumes; the door to torch.
+
+A sample is a dict: `image` (float32 tensor, channel first), `affine` (4, 4) float64, `spacing`, `units`, identifiers as
+strings. What is unknown is NaN or "", never None, so that the default collate works. A sample depends on its number
+alone, never on the worker that makes it. A dataset holds an index and options, both of which pickle as a few
+hundred bytes; every start method of a DataLoader works.
+"""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from dicomdl.errors import DicomdlError, GeometryError, PixelError, UsageError
+from dicomdl.geometry import Geometry
+from dicomdl.index import Index, Stack
+from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, resolve
+from dicomdl.volume import (
+    READABLE,
+    RESCALE_COLUMNS,
+    Irregular,
+    Volume,
+    read_image,
+    read_volume,
+    rescale_of,
+    stack_intensity,
+)
+
+Transform = Callable[["Sample"], Any]
+Affine = npt.NDArray[np.float64]
+_LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
+_IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
+_FRAME_IDENTIFIERS: Final = (*_IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
+
+
+class Sample(dict[str, Any]):
+    """One sample: a dict. A type of its own only so that the default collate can say what to do about sizes."""
+
+
+def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
+    """What the default collate does with samples: as with any dict, once their images have one size."""
+    shapes = {tuple(sample["image"].shape) for sample in samples if "image" in sample}
+    if len(shapes) > 1:
+        found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+        raise UsageError(
+            f"a batch needs images of one size, found {found}: give the dataset size=..., use batch_size=1, "
+            "or DataLoader(collate_fn=dicomdl.collate), which keeps them in a list",
+            shapes=sorted(shapes),
+        )
+    return dict(torch.utils.data._utils.collate.collate([dict(sample) for sample in samples], collate_fn_map=collate_fn_map))
+
+
+default_collate_fn_map[Sample] = _collate_by_default  # the extension point that torch documents for default_collate
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
+
+    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``.
+    """
+    batch: dict[str, Any] = {}
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        shapes = {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
+        batch[key] = values if len(shapes) > 1 else torch.utils.data.default_collate(values)
+    return batch
+
+
+class LeftOutWarning(UserWarning):
+    """A dataset does not take everything that its index holds; the message is a table of what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Stacks that a dataset does not take, with the frames in them, and why."""
+
+    reason: str
+    stacks: int
+    frames: int
+
+
+class FrameDataset(torch.utils.data.Dataset[Any]):
+    """2D frames of an index, in its order.
+
+    Parameters
+    ----------
+    index
+        An Index or a part of one.
+    intensity
+        How modality values become network values: "auto" (by modality, see `intensity.by_modality`), "modality" (as
+        they are), "file" (the file's own window), a preset such as "ct.lung", (center, width), a Window, a Percentile or
+        any callable on arrays. It is resolved once a stack, so that all its frames are mapped alike; projection images
+        (CR, DX, MG, ...) and other frames without geometry are resolved each alone.
+    transform
+        Called with the sample; what it returns is delivered.
+    size, spacing
+        (rows, columns) and (row, column) mm or one number: `spacing` resamples to that, `size` alone resamples the whole
+        field of view to that many pixels, both together resample, then crop or pad about the centre. Bilinear, with
+        antialiasing, on modality values; `affine` follows.
+    channels
+        1 makes colour grey, 3 repeats grey; by default grey has 1 channel and colour 3.
+    content
+        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None everything.
+
+    Notes
+    -----
+    A sample has `image` (C, H, W) float32, `affine` (4, 4) and `spacing` (3,) float64 (NaN where unknown; the frame is
+    slice 0 of its own grid), `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
+    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample). Frames of different sizes need `size`,
+    batch_size=1 or ``collate_fn=dicomdl.collate``. An unreadable frame raises a PixelError that names its file.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        intensity: IntensityOption = "auto",
+        transform: Transform | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        spacing: Sequence[float] | float | None = None,
+        channels: int | None = None,
+        content: str | None = "image",
+    ) -> None:
+        self.index = index if content is None else index.select(content=content)
+        self.intensity = intensity
+        self.transform = transform
+        self.size = _checked_numbers(size, 2, "size")
+        self.spacing = _checked_numbers(spacing, 2, "spacing")
+        self.channels = _checked_channels(channels)
+        self.left_out = _left_out([(f"not content={content!r}", len(index.stacks) - len(self.index.stacks), len(index) - len(self.index))])
+        _tell(self.left_out)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, number: int) -> Any:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        index = self.index
+        with _explained():
+            stack = index.stack_of(number)
+            source = index.source(number)
+            rescale = rescale_of(tuple(index.value(number, name) for name in RESCALE_COLUMNS))
+            recipe = self._recipe(stack, number)
+            image = _channel_first(read_image(source, rescale), 2)
+            image, affine, spacing = _resized(image, *self._grid(stack, number), self.size, self.spacing)
+            facts = {name: index.value(number, name) for name in _FRAME_IDENTIFIERS}
+            sample = _sample(image, affine, spacing, recipe, self.channels, facts, number)
+        return self.transform(sample) if self.transform else sample
+
+    def _recipe(self, stack: Stack, number: int) -> Intensity:
+        if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or self.index.value(number, "number_of_frames") == 1):
+            return resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
+        return _stack_recipe(stack, self.intensity)
+
+    def _grid(self, stack: Stack, number: int) -> tuple[Affine, Affine]:
+        """The affine of the frame as slice 0 of its own grid, and (slice, row, column) spacing."""
+        affine, spacing = _stack_grid(stack)
+        affine = affine.copy()
+        position = self.index.value(number, "image_position_patient")
+        if position is not None and self.index.value(number, "grid_frame_offset") is None:
+            affine[:3, 3] = position
+        else:
+            affine[:3, 3] += affine[:3, 0] * self.index.value(number, "position_in_stack")
+        return affine, spacing
+
+    def __repr__(self) -> str:
+        return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
+
+
+class VolumeDataset(torch.utils.data.Dataset[Any]):
+    """3D volumes: the whole stacks of an index whose verdict allows a volume.
+
+    Parameters
+    ----------
+    index, intensity, transform, channels, content
+        As for `FrameDataset`; `intensity` is resolved once a stack.
+    size, spacing
+        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in three dimensions,
+        trilinear.
+    irregular
+        "raise" takes only stacks that are regular, single or tilted; "accept" takes others as they lie. What is left
+        out is told once, as a table (`left_out`).
+    min_slices
+        Stacks with fewer slices are left out.
+
+    Notes
+    -----
+    A sample has `image` (C, D, H, W) float32 in the order (slice, row, column), `affine` (4, 4) float64 from those indices
+    to LPS mm, `spacing` (3,), `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`, `verdict`,
+    `row`. Volumes of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        intensity: IntensityOption = "auto",
+        transform: Transform | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        spacing: Sequence[float] | float | None = None,
+        channels: int | None = None,
+        content: str | None = "image",
+        irregular: Irregular = "raise",
+        min_slices: int = 1,
+    ) -> None:
+        self.intensity = intensity
+        self.transform = transform
+        self.size = _checked_numbers(size, 3, "size")
+        self.spacing = _checked_numbers(spacing, 3, "spacing")
+        self.channels = _checked_channels(channels)
+        self.irregular = irregular
+        self.index, self.left_out = _usable(index, content, irregular, min_slices)
+        _tell(self.left_out)
+
+    def __len__(self) -> int:
+        return len(self._stacks)
+
+    @functools.cached_property
+    def _stacks(self) -> Sequence[Stack]:
+        return self.index.stacks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_stacks"}
+
+    def __getitem__(self, number: int) -> Any:
+        stack = self._stacks[number]
+        with _explained():
+            threads = None if torch.utils.data.get_worker_info() is None else 1
+            volume = _resampled(read_volume(stack, irregular=self.irregular, threads=threads), self.size, self.spacing)
+            recipe = _stack_recipe(stack, self.intensity)
+            spacing = np.where(np.isfinite(volume.spacing), volume.spacing, stack.spacing)
+            facts = {name: stack.value(name) for name in _IDENTIFIERS} | {"verdict": stack.verdict}
+            image = _channel_first(volume.array, 3)
+            sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
+        return self.transform(sample) if self.transform else sample
+
+    def __repr__(self) -> str:
+        return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"
+
+
+# --- what a dataset takes ---------------------------------------------------------------------------------------------
+
+
+def _usable(index: Index, content: str | None, irregular: Irregular, min_slices: int) -> tuple[Index, list[LeftOut]]:
+    """The stacks that may become volumes, and what is left out for which reason, each stack once."""
+    rest = index
+    rows: list[tuple[str, int, int]] = []
+
+    def narrow(reason: str, **conditions: Any) -> None:
+        nonlocal rest
+        kept = rest.select(**conditions)
+        rows.append((reason, len(rest.stacks) - len(kept.stacks), len(rest) - len(kept)))
+        rest = kept
+
+    if content is not None:
+        narrow(f"not content={content!r}", content=content)
+    if irregular == "raise":
+        for verdict in ("duplicates", "uneven_spacing", "missing_slices", "no_geometry"):
+            others = [v for v in (*READABLE, "duplicates", "uneven_spacing", "missing_slices", "no_geometry") if v != verdict]
+            narrow(verdict, verdict=others)
+    narrow(f"fewer than {min_slices} slices", min_slices=min_slices)
+    return rest, _left_out(rows)
+
+
+def _left_out(rows: Sequence[tuple[str, int, int]]) -> list[LeftOut]:
+    return [LeftOut(*row) for row in rows if row[2]]
+
+
+def _tell(left_out: Sequence[LeftOut]) -> None:
+    if left_out:
+        width = max(len(row.reason) for row in left_out)
+        table = "\n".join(f"  {row.reason:<{width}} {row.stacks:>8,} {row.frames:>10,}" for row in left_out)
+        warnings.warn(f"left out:\n  {'reason':<{width}} {'stacks':>8} {'frames':>10}\n{table}", LeftOutWarning, stacklevel=3)
+
+
+def _checked_numbers(given: Any, count: int, name: str) -> Any:
+    """A tuple of `count` positive numbers, or None."""
+    if given is None:
+        return None
+    try:
+        numbers = tuple([given] * count if isinstance(given, int | float) else given)
+        sound = len(numbers) == count and all(number > 0 for number in numbers)
+    except TypeError:
+        sound = False
+    if not sound:
+        raise UsageError(f"{name}={given!r}: expected {count} positive numbers")
+    return numbers
+
+
+def _checked_channels(channels: int | None) -> int | None:
+    if channels not in (None, 1, 3):
+        raise UsageError(f"channels={channels!r}: expected 1, 3 or None")
+    return channels
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Nothing but a DicomdlError leaves `__getitem__`: a StopIteration there would end an epoch without a word."""
+    try:
+        yield
+    except (DicomdlError, MemoryError):
+        raise
+    except (StopIteration, OSError, KeyError, IndexError) as error:
+        raise PixelError(f"the sample cannot be read: {type(error).__name__}: {error}") from error
+
+
+# --- how a sample is made ---------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def _stack_grid(stack: Stack) -> tuple[Affine, Affine]:
+    return stack.affine, np.asarray(stack.spacing, dtype=np.float64)
+
+
+def _stack_recipe(stack: Stack, option: IntensityOption) -> Intensity:
+    try:
+        return _known_recipe(stack, option)  # type: ignore[arg-type]
+    except TypeError:  # an option that cannot be hashed, such as a caller's own object
+        return stack_intensity(stack, option)
+
+
+@functools.lru_cache(maxsize=4096)
+def _known_recipe(stack: Stack, option: Any) -> Intensity:
+    return stack_intensity(stack, option)
+
+
+def _channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:
+    """(C, ...) from (...) or (..., C)."""
+    return values[None] if values.ndim == dimensions else np.moveaxis(values, -1, 0)
+
+
+def _sample(
+    image: npt.NDArray[Any], affine: Affine, spacing: Affine, recipe: Intensity, channels: int | None, facts: dict[str, Any], number: int
+) -> Sample:
+    mapped = torch.from_numpy(recipe(np.ascontiguousarray(image)))
+    if channels == 3 and mapped.shape[0] == 1:
+        mapped = mapped.expand(3, *mapped.shape[1:]).contiguous()
+    elif channels == 1 and mapped.shape[0] == 3:
+        mapped = torch.einsum("c...,c->...", mapped, torch.tensor(_LUMA))[None]
+    return Sample(
+        image=mapped,
+        affine=torch.from_numpy(np.array(affine)),
+        spacing=torch.from_numpy(np.array(spacing, dtype=np.float64)),
+        units=recipe.units,
+        row=number,
+        **facts,
+    )
+
+
+def _resized(
+    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any
+) -> tuple[npt.NDArray[Any], Affine, Affine]:
+    """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents."""
+    if size is None and new_spacing is None:
+        return image, affine, spacing
+    tensor = torch.from_numpy(image.astype(np.float32))[None]
+    if new_spacing is None:
+        scale = tuple(new / old for new, old in zip(size, tensor.shape[2:], strict=True))
+        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), mode="bilinear", antialias=True)
+    else:
+        if not np.isfinite(spacing[1:]).all():
+            raise GeometryError("the pixel spacing of this frame is not known: use size= without spacing=")
+        scale = tuple(float(old / new) for old, new in zip(spacing[1:], new_spacing, strict=True))
+        # With the scale given (not recomputed from the rounded size), pixels have exactly the spacing asked for.
+        tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False)
+    # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
+    shift = np.array([0.5 / s - 0.5 for s in scale])
+    image, offset = _crop_or_pad(tensor[0].numpy(), size)
+    shift += np.asarray(offset) / np.asarray(scale)
+    affine, spacing = affine.copy(), spacing.copy()
+    affine[:3, 3] += affine[:3, 1:3] @ shift
+    affine[:3, 1:3] /= np.asarray(scale)
+    spacing[1:] /= np.asarray(scale)
+    return image, affine, spacing
+
+
+def _crop_or_pad(image: npt.NDArray[Any], size: Any) -> tuple[npt.NDArray[Any], tuple[int, int]]:
+    """(C, *size) about the centre, padded with the smallest value, and where its first pixel was."""
+    if size is None or image.shape[1:] == tuple(size):
+        return image, (0, 0)
+    result = np.full((image.shape[0], *size), image.min(), dtype=image.dtype)
+    starts = [(have - want) // 2 for have, want in zip(image.shape[1:], size, strict=True)]
+    source = tuple(slice(max(0, start), min(have, start + want)) for start, have, want in zip(starts, image.shape[1:], size, strict=True))
+    target = tuple(slice(s.start - start, s.stop - start) for s, start in zip(source, starts, strict=True))
+    result[(slice(None), *target)] = image[(slice(None), *source)]
+    return result, (starts[0], starts[1])
+
+
+def _resampled(volume: Volume, size: Any, spacing: Any) -> Volume:
+    if size is None and spacing is None:
+        return volume
+    if volume.geometry.is_known:
+        return volume.resample(spacing, size=size)
+    if spacing is not None:
+        raise GeometryError("the position of this stack is not known: use size= without spacing=")
+    counted = Volume(volume.array, Geometry(volume.geometry.shape, np.eye(4)), volume.units, volume.frame)
+    resized = counted.resample(size=size)
+    return Volume(resized.array, Geometry(resized.geometry.shape, np.full((4, 4), np.nan)), volume.units, volume.frame)

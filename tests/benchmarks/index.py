@@ -1,0 +1,256 @@
+"""An index of 1,000,000 frames in 10,000 series: opening, looking up, selecting, printing, pickling, memory of workers.
+
+    python tests/benchmarks/index.py --frames 1000000 --repeat 5
+
+Times that only the first use pays are taken in fresh processes, after the imports. The memory of a worker is the private dirty memory of
+a spawned process that unpickled the index and read rows in random order, less that of one with the same imports and no
+index; it is taken at every tenth of the epoch, because growth is the fault to look for.
+"""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantom_ct
+from rounds import arguments
+
+SLICES = 100
+# What a loader asks of a frame beside its pixels: identifiers, rescale, position.
+WANTED = ("patient_id", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "image_position_patient", "rescale_slope")
+GOALS = {"open_index": 10.0, "first index.frame(i)": 1.0, "select(modality='CT')": 50.0, "print(index)": 500.0}  # ms
+
+
+# --- the index --------------------------------------------------------------------------------------------------------
+
+
+def synthetic_index(folder: Path, frames: int) -> Path:
+    """An index of `frames` frames, kept between runs: a real one of 100 CT slices, repeated under other identifiers.
+
+    Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No files lie behind it.
+    """
+    from dicomdl.version import __version__
+
+    out = folder / f"index-{frames}-{__version__}-v{phantom_ct.VERSION}"
+    if not out.exists():
+        print(f"writing {out} ...", flush=True)
+        partial = out.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="dicomdl-benchmark-") as scratch:
+            _repeat_index(_seed_index(Path(scratch)), partial, max(1, frames // SLICES))
+        partial.rename(out)
+    return out
+
+
+def _seed_index(scratch: Path) -> Path:
+    import dicomdl
+
+    (scratch / "slices").mkdir()
+    series = phantom_ct.series_folders(phantom_ct.ct_folder(phantom_ct.SLICES_PER_SERIES))[0]
+    for name in sorted(os.listdir(series))[:SLICES]:
+        shutil.copy(series / name, scratch / "slices" / name)
+    dicomdl.scan(scratch / "slices", out=scratch / "index", workers=1, progress=False)
+    return scratch / "index"
+
+
+def _repeat_index(seed: Path, out: Path, series: int) -> None:
+    from dicomdl import tables
+
+    generation = tables.read_manifest(str(seed))["generation"]
+    one = {name: tables.map_table(str(seed), generation, name) for name in tables.TABLES}
+    chance = np.random.default_rng(0)
+    rows = np.tile(np.arange(SLICES), series)
+    number = np.repeat(np.arange(series), SLICES)
+    paths = [b"/data/archive/%05d/%016x.dcm" % (n, token) for n, token in zip(number, chance.integers(0, 2**62, len(rows)), strict=True)]
+    repeated = {
+        "files": _replaced(one["files"].take(rows), {"path": paths, "file_mtime_ns": 10**18 + chance.integers(0, 10**17, len(rows))}),
+        "frames": _replaced(one["frames"].take(rows), _frame_values(one["frames"], number, rows, chance)),
+        "stacks": _replaced(
+            one["stacks"].take(np.zeros(series, np.int64)), {"frame_start": np.arange(series) * SLICES, "series": np.arange(series)}
+        ),
+        "problems": one["problems"],
+    }
+    tables.publish(str(out), repeated, {"options": {}, "passed_over": {}})
+
+
+def _replaced(table: Any, columns: dict[str, Any]) -> Any:
+    """The table with these columns replaced and encoded as `scan` encodes them; the others are encoded already."""
+    from dicomdl import tables
+
+    for name, values in columns.items():
+        table = table.with_column(name, values)
+    encoded = tables.encoded(tables.Table(table.arrow.select(list(columns)))).arrow
+    arrow = table.arrow
+    for name in columns:
+        arrow = arrow.set_column(arrow.schema.get_field_index(name), encoded.schema.field(name), encoded.column(name))
+    return tables.Table(arrow)
+
+
+def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator) -> dict[str, Any]:
+    """The columns of `frames` that tell one series, or one slice, from another."""
+    root = phantom_ct.ROOT_UID
+    shift = chance.uniform(-300, 300, (number[-1] + 1, 3)).round(3)
+    positions = one.vectors("image_position_patient", 3)[rows] + shift[number]
+    seconds = chance.integers(0, 86_399, len(rows))
+    return {
+        "file": np.arange(len(rows)),
+        "sop_instance_uid": [f"{root}.5.{n}.{row + 1}.{token}" for n, row, token in zip(number, rows, seconds * 7919, strict=True)],
+        "series_instance_uid": [f"{root}.3.{n}.{n * 104_729}" for n in number],
+        "study_instance_uid": [f"{root}.2.{n // 2}.{n // 2 * 104_729}" for n in number],
+        "frame_of_reference_uid": [f"{root}.4.{n}" for n in number],
+        "patient_id": [f"BENCH-{n // 3:06d}" for n in number],
+        "modality": ["CT" if n % 2 else "MR" for n in number],
+        "image_position_patient": list(positions),
+        "slice_location": positions[:, 2],
+        "content_time": [f"{s // 3600:02d}{s // 60 % 60:02d}{s % 60:02d}.{s * 31 % 1000:03d}" for s in seconds],
+        "acquisition_time": [f"{s // 3600:02d}{s // 60 % 60:02d}{s % 60:02d}" for s in seconds],
+        "byte_offset": 9000 + chance.integers(0, 200, len(rows)),
+    }
+
+
+# --- times, each in a fresh process -----------------------------------------------------------------------------------
+
+
+def first_uses(folder: str, row: int) -> dict[str, float]:
+    """Milliseconds of each first use in this process, and the bytes of the pickles."""
+    import dicomdl
+
+    _import_all()
+    measured: dict[str, float] = {}
+
+    def timed(name: str, use: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = use()
+        measured[name] = (time.perf_counter() - start) * 1e3
+        return result
+
+    index = timed("open_index", lambda: dicomdl.open_index(folder))
+    timed("first index.frame(i)", lambda: index.frame(row))
+    rows = np.random.default_rng(row).integers(0, len(index), 200).tolist()
+    timed("200 x index.frame(i)", lambda: [index.frame(other) for other in rows])
+    timed("200 x index.source(i)", lambda: [index.source(other) for other in rows])
+    selection = timed("select(modality='CT')", lambda: index.select(modality="CT"))
+    timed("select(verdict='regular')", lambda: index.select(verdict="regular"))
+    timed("split by patient", lambda: index.split((0.8, 0.1, 0.1), by="patient", seed=0))
+    timed("print(index)", lambda: str(index))
+    data = timed("pickle the index", lambda: pickle.dumps(index))
+    selected = timed("pickle a selection", lambda: pickle.dumps(selection))
+    timed("unpickle a selection", lambda: len(pickle.loads(selected)))  # noqa: S301: our own bytes
+    return measured | {
+        "bytes of the index": len(data),
+        "bytes of a selection": len(selected),
+        "frames": len(index),
+        "selected": len(selection),
+    }
+
+
+def _import_all() -> None:
+    """Every module that the measured calls use, so that no import is timed."""
+    import dicomdl.datasets
+    import dicomdl.index
+    import dicomdl.tables  # noqa: F401
+
+
+def time_first_uses(folder: Path, repeat: int, frames: int) -> None:
+    """Print the medians over `repeat` fresh processes."""
+    runs = []
+    for round_number in range(repeat + 1):
+        command = [sys.executable, __file__, "--first-uses", str(folder), str((round_number * 7919 + frames // 2) % frames)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        runs.append(json.loads(output.splitlines()[-1]))
+    runs = runs[1:]  # the first process warmed the page cache
+    print(f"Index of {int(runs[0]['frames'])} frames, {int(runs[0]['selected'])} of them selected; fresh processes   [medians]")
+    for name in runs[0]:
+        if name in ("frames", "selected"):
+            continue
+        median = statistics.median(run[name] for run in runs)
+        unit = "bytes" if name.startswith("bytes") else "ms"
+        goal = 4000.0 if unit == "bytes" else GOALS.get(name)
+        print(f"  {name:<44}{median:>10.{0 if unit == 'bytes' else 3}f} {unit:<6}" + (f" goal {goal:g}" if goal else ""))
+    print(flush=True)
+
+
+# --- memory of workers ------------------------------------------------------------------------------------------------
+
+
+def private_dirty_mb() -> float:
+    """Private dirty memory of this process in MB; where the system does not say, its unique set size."""
+    try:
+        with open("/proc/self/smaps_rollup") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty")) / 1024
+    except (OSError, StopIteration):
+        import psutil
+
+        return float(psutil.Process().memory_full_info().uss) / 2**20
+
+
+def worker(index: Any, lookups: int, seed: int, answers: Any) -> None:
+    """A worker that looks rows up in random order, as an epoch does; without an index it only does the same imports."""
+    _import_all()
+    rows = (
+        np.random.default_rng(seed).integers(0, lookups, lookups)
+        if index is None
+        else np.random.default_rng(seed).integers(0, len(index), lookups)
+    )
+    measured = [private_dirty_mb()]
+    start = time.perf_counter()
+    for number, row in enumerate(rows, 1):
+        if index is not None:
+            index.source(int(row))
+            for name in WANTED:
+                index.value(int(row), name)
+        if number % (lookups // 10) == 0:
+            measured.append(private_dirty_mb())
+    answers.put((measured, (time.perf_counter() - start) / lookups * 1e6))
+
+
+def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
+    """(private dirty MB at the start and at every tenth of the epoch, us a look-up) of a spawned worker."""
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=worker, args=(index, lookups, 0, answers))
+    process.start()
+    answer: tuple[list[float], float] = answers.get(timeout=600)
+    process.join()
+    return answer
+
+
+def print_memory(folder: Path, lookups: int) -> None:
+    """Print what the index and a selection of it add to a worker's memory over an epoch."""
+    import dicomdl
+
+    index = dicomdl.open_index(folder)
+    without, _ = memory_of_worker(None, lookups)
+    print(f"Private dirty memory of a spawned worker above one with the same imports ({without[-1]:.1f} MB), {lookups} look-ups   [MB]")
+    for name, part in (("the index", index), ("a selection", index.select(modality="CT"))):
+        measured, microseconds = memory_of_worker(part, lookups)
+        above = [with_index - base for with_index, base in zip(measured, without, strict=True)]
+        course = " ".join(f"{value:.1f}" for value in above)
+        print(f"  {name:<16}{above[-1]:>8.1f}   goal 10, flat   over the epoch: {course}   {microseconds:.1f} us a look-up", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--first-uses"]:
+        print(json.dumps(first_uses(sys.argv[2], int(sys.argv[3]))))
+        return
+    given = arguments(__doc__, frames=(1_000_000, "frames of the index"), lookups=(200_000, "look-ups of the memory epoch"))
+    try:
+        folder = synthetic_index(phantom_ct.data_folder(), given.frames)
+    except (ImportError, AttributeError) as error:
+        sys.exit(f"dicomdl is not installed, or not whole: {error}")
+    time_first_uses(folder, given.repeat, given.frames)
+    print_memory(folder, given.lookups)
+
+
+if __name__ == "__main__":
+    main()

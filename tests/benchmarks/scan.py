@@ -1,0 +1,198 @@
+"""Header scan and rescan against the peers and the bare system calls.
+
+    python tests/benchmarks/scan.py --slices 2048 --repeat 5
+
+The header scan reads CT slices of 512 x 512 under full headers (see phantom_ct.py) with one worker. dicomdl keeps all its columns and
+writes the index; the peers give 25 values a file and write nothing. The rescan looks at 50,000 files of which none has changed,
+within one process, against `os.walk` + `os.stat` of the same tree.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import phantom_ct
+from rounds import Contender, Task, arguments, race
+
+KEYWORDS = {
+    "SOPClassUID": 0x00080016,
+    "SOPInstanceUID": 0x00080018,
+    "PatientID": 0x00100020,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "FrameOfReferenceUID": 0x00200052,
+    "Modality": 0x00080060,
+    "SeriesNumber": 0x00200011,
+    "InstanceNumber": 0x00200013,
+    "AcquisitionNumber": 0x00200012,
+    "ImageType": 0x00080008,
+    "ImagePositionPatient": 0x00200032,
+    "ImageOrientationPatient": 0x00200037,
+    "PixelSpacing": 0x00280030,
+    "SliceThickness": 0x00180050,
+    "Rows": 0x00280010,
+    "Columns": 0x00280011,
+    "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "PixelRepresentation": 0x00280103,
+    "RescaleSlope": 0x00281053,
+    "RescaleIntercept": 0x00281052,
+    "WindowCenter": 0x00281050,
+    "WindowWidth": 0x00281051,
+    "AcquisitionTime": 0x00080032,
+}
+PIXEL_DATA = 0x7FE00010
+
+
+def system_calls(paths: Sequence[str]) -> Task:
+    """The floor: open, fstat, one read of 16 KiB, close."""
+
+    def task() -> int:
+        total = 0
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            os.fstat(descriptor)
+            total += len(os.pread(descriptor, 16384, 0))
+            os.close(descriptor)
+        return total
+
+    return task
+
+
+def dicomdl_scan(folder: Path, scratch: Path) -> Task:
+    """The whole job: walk, read, stacks and verdicts, index written."""
+    from dicomdl.scan import scan
+
+    def task() -> int:
+        out = Path(tempfile.mkdtemp(dir=scratch))
+        index = scan(folder, out=out, workers=1, progress=False)
+        count = len(index)
+        del index
+        shutil.rmtree(out)
+        return count
+
+    return task
+
+
+def dicomdl_headers(paths: Sequence[str]) -> Task:
+    """Headers read and every column converted to Python values, without walk, tables and index."""
+    from dicomdl.header import HeaderReader
+
+    def task() -> int:
+        reader = HeaderReader()
+        headers = [reader.read(path) for path in paths]
+        columns = reader.convert([row for header in headers for row in header.rows])
+        return len(headers) if columns else 0
+
+    return task
+
+
+def gdcm_scanner(paths: Sequence[str]) -> Task:
+    import gdcm
+
+    names = list(paths)
+
+    def task() -> int:
+        scanner = gdcm.Scanner()
+        for tag in KEYWORDS.values():
+            scanner.AddTag(gdcm.Tag(tag >> 16, tag & 0xFFFF))
+        scanner.Scan(names)
+        return sum(scanner.IsKey(name) for name in names)
+
+    return task
+
+
+def dicomsdl_headers(paths: Sequence[str]) -> Task:
+    import dicomsdl
+
+    def task() -> int:
+        rows = []
+        for path in paths:
+            dataset = dicomsdl.open(path, load_until=PIXEL_DATA)
+            rows.append([getattr(dataset, keyword) for keyword in KEYWORDS])
+        return len(rows)
+
+    return task
+
+
+def pydicom_headers(paths: Sequence[str], *, only_wanted: bool) -> Task:
+    import pydicom
+
+    tags = list(KEYWORDS.values()) if only_wanted else None
+
+    def task() -> int:
+        rows = []
+        for path in paths:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            rows.append([dataset.get(keyword) for keyword in KEYWORDS])
+        return len(rows)
+
+    return task
+
+
+def walk_and_stat(folder: Path) -> Task:
+    def task() -> int:
+        total = 0
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                total += os.stat(os.path.join(parent, name)).st_size
+        return total
+
+    return task
+
+
+def dicomdl_rescan(folder: Path, scratch: Path) -> Task:
+    from dicomdl.scan import scan
+
+    out = scratch / "rescan"
+
+    def task() -> int:
+        return len(scan(folder, out=out, workers=1, progress=False))
+
+    task()  # the first scan reads the files; what is timed reads none
+    return task
+
+
+def main() -> None:
+    given = arguments(__doc__, slices=(2048, "slices in the header scan"), files=(50_000, "tiny files in the rescan"))
+    folder = phantom_ct.ct_folder(given.slices)
+    paths = phantom_ct.files_below(folder)
+
+    def all_files(count: int) -> str:
+        return "" if count == len(paths) else f"WRONG: {count} of {len(paths)} files"
+
+    with tempfile.TemporaryDirectory(prefix="dicomdl-benchmark-") as scratch_name:
+        scratch = Path(scratch_name)
+        race(
+            f"Header scan of {len(paths)} CT slices, one worker, per file",
+            [
+                Contender("floor: open, fstat, pread 16 KiB, close", lambda: system_calls(paths)),
+                Contender("dicomdl.scan, index written", lambda: dicomdl_scan(folder, scratch), "all columns", all_files),
+                Contender("dicomdl headers alone", lambda: dicomdl_headers(paths), "all columns", all_files),
+                Contender("gdcm.Scanner", lambda: gdcm_scanner(paths), "25 tags", all_files),
+                Contender("dicomsdl", lambda: dicomsdl_headers(paths), "25 values", all_files),
+                Contender("pydicom, stop_before_pixels", lambda: pydicom_headers(paths, only_wanted=False), "25 values", all_files),
+                Contender("pydicom, specific_tags", lambda: pydicom_headers(paths, only_wanted=True), "25 values", all_files),
+            ],
+            repeat=given.repeat,
+            units=len(paths),
+            unit="us/file",
+        )
+        if given.files:
+            small = phantom_ct.small_files(given.files)
+            race(
+                f"Rescan of {given.files} files, nothing changed, per file",
+                [
+                    Contender("floor: os.walk + os.stat", lambda: walk_and_stat(small)),
+                    Contender("dicomdl.scan again", lambda: dicomdl_rescan(small, scratch)),
+                ],
+                repeat=given.repeat,
+                units=given.files,
+                unit="us/file",
+            )
+
+
+if __name__ == "__main__":
+    main()
