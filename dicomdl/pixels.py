@@ -1,28 +1,21 @@
-"""The stored values of frames: native bytes straight into the array, or one codec call.
+"""The stored values of frames: native bytes straight into the array, or what `codecs` gives.
 
 Native little endian frames are one `os.preadv` into the result; only the bits above BitsStored cost a second pass, in
-place. Everything else (words of the other endianness, planes, single bits, deflated data sets, subsampled colour) is read
-first and arranged then. Compressed frames are checked before they are decoded, because decoders are not to be
-trusted with damage: libjpeg-turbo and pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a word.
-
-This is the only door to imagecodecs and to pydicom's decoders; gdcm is never asked, since it aborts the process
-on damaged frames (41 of 427 mutated JPEG frames).
+place. Everything else (words of the other endianness, planes, single bits, deflated data sets, subsampled colour, compressed
+frames) is read first and arranged then.
 """
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dicomdl.errors import DecodeError, FileChanged, PixelError, TruncatedPixels, UnsupportedSyntax, UsageError
-from dicomdl.frame import Frame, FrameSource
+from dicomdl import codecs
+from dicomdl.codecs import Source, Values, truncated
+from dicomdl.errors import DecodeError, FileChanged, PixelError, UsageError
 
-Source: TypeAlias = FrameSource | Frame
-Values: TypeAlias = NDArray[Any]
 Colour = Literal["rgb", "stored"]
 Result = TypeVar("Result")
 
@@ -32,6 +25,8 @@ _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _LITTLE: Final = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
 _BIG: Final = frozenset({_BIG_ENDIAN, _GE_BIG_ENDIAN_PIXELS})
 _SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+_NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"  # native frames in items (PS3.5 A.4.11)
+_DEFLATED_IN_ITEMS: Final = "1.2.840.10008.1.2.8.1"  # and deflated one by one (PS3.5 A.4.13)
 
 _DTYPES: Final = {
     (False, bits, representation): np.dtype(f"{'ui'[representation]}{bits // 8}" if bits > 1 else "u1")
@@ -39,6 +34,7 @@ _DTYPES: Final = {
     for representation in (0, 1)
 } | {(True, bits, representation): np.dtype(f"f{bits // 8}") for bits in (32, 64) for representation in (0, 1)}
 
+_UNCODED: Final = _LITTLE | _BIG | {_DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
 _OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -90,7 +86,7 @@ def _shape(source: Source, rows: int) -> tuple[int, ...]:
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_stored(source: Source, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
+def read_frame(source: Source, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
     """The stored values of one frame, as the file means them before any rescale.
 
     Bits outside of BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are pixel-interleaved whatever their
@@ -100,7 +96,7 @@ def read_stored(source: Source, out: Values | None = None, *, colour: Colour = "
     Parameters
     ----------
     source
-        Where the frame is and how it is coded; a `Frame` will do.
+        Where the frame is and how it is coded: a `Frame`, or the `FrameSource` of one.
     out
         C-contiguous array of `frame_shape(source)` and `stored_dtype(source)` to fill. Its content is undefined after an error.
     colour
@@ -127,12 +123,11 @@ def read_stored(source: Source, out: Values | None = None, *, colour: Colour = "
         raise UsageError(f"colour is {colour!r}; it is 'rgb' or 'stored'")
     if _is_plain(source):
         return _read_plain(source, 0, source.rows, out, colour)
-    if is_native(source.transfer_syntax_uid) or source.transfer_syntax_uid == _DEFLATED:
-        values = _result(out, source, source.rows)
-        _arrange(_native_bytes(source), source, source.bit_offset, values)
-        space = source.photometric_interpretation
+    if source.transfer_syntax_uid in _UNCODED:
+        values, space = _result(out, source, source.rows), source.photometric_interpretation
+        _arrange(_native_bytes(source), source, values)
     else:
-        values, space = _read_encapsulated(source, out)
+        values, space = _read_coded(source, out)
     if colour == "rgb":
         _to_rgb(values, space, source)
     return values
@@ -142,7 +137,7 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     """The stored values of the rows from `row_start` up to, not including, `row_stop` of one frame.
 
     Native frames whose samples lie row by row read those bytes only; all others are decoded whole and cut.
-    Parameters, values and errors are those of `read_stored`; the shape is (row_stop - row_start, columns[, samples]).
+    Parameters, values and errors are those of `read_frame`; the shape is (row_stop - row_start, columns[, samples]).
 
     Raises
     ------
@@ -154,7 +149,7 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     if _is_plain(source):
         return _read_plain(source, row_start, row_stop, out, colour)
     values = _result(out, source, row_stop - row_start)
-    values[...] = read_stored(source, colour=colour)[row_start:row_stop]
+    values[...] = read_frame(source, colour=colour)[row_start:row_stop]
     return values
 
 
@@ -209,16 +204,16 @@ def _read_into(source: Source, offset: int, buffer: Values) -> None:
     """Fill `buffer` from `offset` of the file, without a copy."""
     found = _with_file(source, lambda descriptor: _fill(descriptor, buffer, offset))
     if found < buffer.nbytes:
-        raise _truncated(buffer.nbytes, found)
+        raise truncated(buffer.nbytes, found)
 
 
 def _read_bytes(source: Source, offset: int, length: int) -> bytes:
     """`length` bytes at `offset`; refused before they are allocated when the file is too short for them."""
     if offset + length > source.file_bytes:
-        raise _truncated(length, max(0, source.file_bytes - offset))
+        raise truncated(length, max(0, source.file_bytes - offset))
     data = _with_file(source, lambda descriptor: _take(descriptor, offset, length))
     if len(data) < length:
-        raise _truncated(length, len(data))
+        raise truncated(length, len(data))
     return data
 
 
@@ -269,18 +264,9 @@ def _read_once(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 
 def _take(descriptor: int, offset: int, length: int) -> bytes:
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+    with open(descriptor, "rb", closefd=False) as file:
         file.seek(offset)
-        data = file.read(length) or b""
-        while len(data) < length and (more := file.read(length - len(data))):
-            data += more
-        return data
-
-
-def _truncated(expected_bytes: int, found_bytes: int) -> TruncatedPixels:
-    return TruncatedPixels(
-        f"the frame needs {expected_bytes} bytes, found {found_bytes}", expected_bytes=expected_bytes, found_bytes=found_bytes
-    )
+        return file.read(length)
 
 
 # --- native frames ------------------------------------------------------------------------------------------------
@@ -292,13 +278,13 @@ def _is_plain(source: Source) -> bool:
         return False
     if source.bits_allocated == 8 and source.transfer_syntax_uid in _BIG:
         return False  # may be stored in words: see _native_bytes
-    return source.samples_per_pixel == 1 or (source.planar_configuration == 0 and source.photometric_interpretation not in _SUBSAMPLED)
+    return source.samples_per_pixel == 1 or (source.planar_configuration == 0 and not _is_subsampled(source, source.byte_length))
 
 
 def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | None, colour: Colour) -> Values:
     row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
     if source.byte_length < source.rows * row_bytes:
-        raise _truncated(source.rows * row_bytes, source.byte_length)
+        raise truncated(source.rows * row_bytes, source.byte_length)
     values = _result(out, source, row_stop - row_start)
     if values.size:
         _read_into(source, source.byte_offset + row_start * row_bytes, values)
@@ -340,34 +326,40 @@ def _extend_sign(values: Values, high: int, stored: int) -> None:
 
 
 def _native_bytes(source: Source) -> Values:
-    """The frame's bytes as uint8: inflated, and out of big endian words where 8-bit or 1-bit samples were written in those."""
+    """The frame's bytes as uint8: out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in those."""
     if source.deflated:
-        return np.frombuffer(_inflated(source), np.uint8)
+        return _inflated(source)
+    if source.transfer_syntax_uid in (_NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS):
+        data = codecs.join_fragments(_read_bytes(source, source.byte_offset, source.byte_length))
+        if source.transfer_syntax_uid == _DEFLATED_IN_ITEMS:
+            data = _inflate(data, (_whole_bits(source) + 7) // 8)
+        return np.frombuffer(data, np.uint8)
     offset, length = source.byte_offset, source.byte_length
-    if source.bits_allocated > 8 or source.transfer_syntax_uid not in _BIG:
-        return np.frombuffer(_read_bytes(source, offset, length), np.uint8)
-    element = offset - _bits_before(source) // 8
-    if not _is_in_words(source, element):
-        return np.frombuffer(_read_bytes(source, offset, length), np.uint8)
-    # OW: the element is a row of 16-bit words, whose bytes big endian swaps (PS3.5 7.3, 8.1.2); frames may start inside one.
-    lead = (offset - element) % 2
-    words = np.frombuffer(_read_bytes(source, offset - lead, (lead + length + 1) // 2 * 2), np.uint16)
-    return words.byteswap().view(np.uint8)[lead : lead + length]
+    if source.bits_allocated <= 8 and source.transfer_syntax_uid in _BIG:
+        # Frames lie end to end without padding (PS3.5 8.1.1).
+        element = offset - (source.frame_number - 1) * _frame_bits(source, length) // 8
+        if _is_in_words(source, element):
+            # OW: the element is a row of 16-bit words, whose bytes big endian swaps (PS3.5 7.3, 8.1.2); frames may start inside one.
+            lead = (offset - element) % 2
+            words = np.frombuffer(_read_bytes(source, offset - lead, (lead + length + 1) // 2 * 2), np.uint16)
+            return words.byteswap().view(np.uint8)[lead : lead + length]
+    return np.frombuffer(_read_bytes(source, offset, length), np.uint8)
 
 
-def _frame_bits(source: Source) -> int:
+def _whole_bits(source: Source) -> int:
+    return source.rows * source.columns * source.samples_per_pixel * source.bits_allocated
+
+
+def _frame_bits(source: Source, found_bytes: int) -> int:
     # Two pixels of a subsampled frame share one pair of chrominance samples (PS3.3 C.7.6.3.1.2).
-    samples = 2 if _is_subsampled(source) else source.samples_per_pixel
-    return source.rows * source.columns * samples * source.bits_allocated
+    return _whole_bits(source) // 3 * 2 if _is_subsampled(source, found_bytes) else _whole_bits(source)
 
 
-def _is_subsampled(source: Source) -> bool:
-    return source.samples_per_pixel == 3 and source.photometric_interpretation in _SUBSAMPLED
-
-
-def _bits_before(source: Source) -> int:
-    """How far into the pixel data element the frame starts: frames lie end to end without padding (PS3.5 8.1.1)."""
-    return (source.frame_number - 1) * _frame_bits(source)
+def _is_subsampled(source: Source, found_bytes: int) -> bool:
+    """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels; some are only labelled so."""
+    if source.samples_per_pixel != 3 or source.photometric_interpretation not in _SUBSAMPLED:
+        return False
+    return found_bytes <= _whole_bits(source) // 12 + 1  # two thirds, and the byte that makes the length even
 
 
 def _is_in_words(source: Source, element: int) -> bool:
@@ -377,17 +369,17 @@ def _is_in_words(source: Source, element: int) -> bool:
     return element >= 12 and _read_bytes(source, element - 12, 6)[4:] == b"OW"
 
 
-def _arrange(raw: Values, source: Source, bit_offset: int, values: Values) -> None:
+def _arrange(raw: Values, source: Source, values: Values) -> None:
     """Put the samples of one native frame into `values`: bits unpacked, chrominance doubled, planes interleaved."""
-    needed = (bit_offset + _frame_bits(source) + 7) // 8
+    bits, first = _frame_bits(source, raw.nbytes), source.bit_offset
+    needed = (first + bits + 7) // 8
     if raw.nbytes < needed:
-        raise _truncated(needed, raw.nbytes)
+        raise truncated(needed, raw.nbytes)
     if source.bits_allocated == 1:  # the first pixel is the lowest bit (PS3.5 8.1.1)
-        samples = np.unpackbits(raw[:needed], bitorder="little")[bit_offset : bit_offset + _frame_bits(source)]
+        samples = np.unpackbits(raw[:needed], bitorder="little")[first : first + bits]
     else:
-        dtype = values.dtype.newbyteorder(">") if source.transfer_syntax_uid in _BIG else values.dtype.newbyteorder("<")
-        samples = raw[:needed].view(dtype)
-    if _is_subsampled(source):
+        samples = raw[:needed].view(values.dtype.newbyteorder(">" if source.transfer_syntax_uid in _BIG else "<"))
+    if _is_subsampled(source, raw.nbytes):
         _double_chrominance(samples, values)
     elif source.samples_per_pixel > 1 and source.planar_configuration == 1:
         values[...] = np.moveaxis(samples.reshape(source.samples_per_pixel, source.rows, source.columns), 0, -1)
@@ -411,14 +403,39 @@ def _double_chrominance(samples: Values, values: Values) -> None:
 # --- the deflated data set ----------------------------------------------------------------------------------------
 
 
-def _inflated(source: Source) -> bytes:
-    """The frame's bytes out of a deflated data set (PS3.5 A.5), inflated no further than the frame's end."""
-    data = _read_bytes(source, 0, source.file_bytes)
-    limit = source.byte_offset + source.byte_length
-    inflated = _inflate(data[_end_of_meta(data) :], limit)
-    if len(inflated) < limit:
-        raise _truncated(source.byte_length, max(0, len(inflated) - source.byte_offset))
-    return inflated[source.byte_offset :]
+_MOST_KEPT: Final = 256 * 2**20
+_kept: tuple[tuple[str | int, ...], bytes] = ((), b"")  # which file, as it was then, and its inflated data set
+
+
+def _inflated(source: Source) -> Values:
+    """The frame's bytes out of a deflated data set (PS3.5 A.5).
+
+    A frame can only be reached by inflating all before it. So the second and later frames of a file keep what they inflated, up to
+    256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s instead of 6.1. The first frame, often the only one, stops at its end
+    and keeps nothing. Threads may inflate a file twice, but need no lock, which a forked worker could inherit locked.
+    """
+    data = _with_file(source, lambda descriptor: _inflate_file(descriptor, source))
+    found = len(data) - source.byte_offset
+    if found < source.byte_length:
+        raise truncated(source.byte_length, max(0, found))
+    return np.frombuffer(data, np.uint8, source.byte_length, source.byte_offset)
+
+
+def _inflate_file(descriptor: int, source: Source) -> bytes:
+    """The data set from its beginning at least to the end of the frame, or to its own end."""
+    global _kept
+    status, end = os.fstat(descriptor), source.byte_offset + source.byte_length
+    identity = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    known, data = _kept
+    if known == identity and end <= len(data):
+        return data
+    packed = _take(descriptor, 0, source.file_bytes)
+    packed = packed[_end_of_meta(packed) :]
+    if source.frame_number == 1 or end > _MOST_KEPT:
+        return _inflate(packed, end)
+    data = _inflate(packed, _MOST_KEPT)
+    _kept = (identity, data)
+    return data
 
 
 def _inflate(data: bytes, limit: int) -> bytes:
@@ -439,381 +456,49 @@ def _end_of_meta(data: bytes) -> int:
     return position
 
 
-# --- encapsulated frames ------------------------------------------------------------------------------------------
+# --- compressed frames --------------------------------------------------------------------------------------------
 
 
-class Codestream(NamedTuple):
-    """What a compressed frame says of itself; 0 and "" where its format does not say or it was not looked up."""
-
-    rows: int = 0
-    columns: int = 0
-    samples: int = 0
-    precision: int = 0
-    signed: bool = False
-    colour: Literal["", "rgb", "ybr"] = ""
-    adobe: bool = False
-    segments: int = 0
-
-
-class Job(NamedTuple):
-    """One codestream to decode: `values` is the array that it may be decoded into."""
-
-    stream: bytes
-    source: Source
-    facts: Codestream
-    values: Values
-
-
-Decode: TypeAlias = Callable[[Job], Values]
-
-
-class Decoder(NamedTuple):
-    """One way to decode. `decode` returns the values of its job, filled, or an array of its own."""
-
-    name: str
-    decode: Decode
-
-
-class Syntax(NamedTuple):
-    """How the frames of one transfer syntax are looked at and decoded, best decoder first."""
-
-    inspect: Callable[[bytes], Codestream]
-    decoders: tuple[Decoder, ...]
-    lossy: bool = False
-    bytewise: bool = False  # the samples come out as they would lie in a native frame
-
-
-def _read_encapsulated(source: Source, out: Values | None) -> tuple[Values, str]:
-    """The values of one encapsulated frame and the photometric interpretation that they have."""
-    uid = source.transfer_syntax_uid
-    if uid not in _SYNTAXES and uid not in _UNPACKERS:
-        raise _unsupported(uid)
+def _read_coded(source: Source, out: Values | None) -> tuple[Values, str]:
+    """The values of one compressed frame and the photometric interpretation that they have."""
+    codecs.find_syntax(source.transfer_syntax_uid)  # before a whole film is read
+    dtype = stored_dtype(source)
     if source.float_pixels:
-        raise DecodeError("float pixel data cannot be encapsulated (PS3.5 A.4)")
-    stream = b"".join(_fragments(_read_bytes(source, source.byte_offset, source.byte_length)))
-    if uid in _UNPACKERS:
-        raw = _UNPACKERS[uid](stream, (_frame_bits(source) + 7) // 8)
-        values = _result(out, source, source.rows)
-        _arrange(np.frombuffer(raw, np.uint8), source, 0, values)
-        return values, source.photometric_interpretation
-    syntax = _SYNTAXES[uid]
-    facts = syntax.inspect(stream)
-    _check_facts(facts, source, len(stream))
-    values = _result(out, source, source.rows)
-    decoded = _decode(syntax.decoders, Job(stream, source, facts, values))
-    _to_stored(decoded, syntax, facts, source, values)
-    return values, _coded_space(facts, source)
+        raise DecodeError("float pixel data cannot be compressed (PS3.5 A.4)")
+    if out is not None:
+        _result(out, source, source.rows)
+    coded = codecs.decode(_read_bytes(source, source.byte_offset, source.byte_length), source, out)
+    samples, values = coded.samples, out
+    if values is None and samples.itemsize == dtype.itemsize and samples.flags.c_contiguous and samples.flags.writeable:
+        values = samples.view(dtype)
+    elif values is None:
+        values = np.empty(samples.shape, dtype)
+    if not np.may_share_memory(samples, values):
+        np.copyto(values, samples, casting="unsafe")  # the same bits: wider samples were refused
+    _keep_coded_bits(values, coded, source)
+    return values, coded.space
 
 
-def _fragments(data: bytes) -> Iterator[bytes]:
-    """The values of the items that hold one frame (PS3.5 A.4)."""
-    position = 0
-    while position < len(data) and data[position : position + 4] != b"\xfe\xff\xdd\xe0":
-        if data[position : position + 4] != b"\xfe\xff\x00\xe0":
-            if position + 4 > len(data):
-                raise _truncated(position + 8, len(data))
-            raise DecodeError(f"no item starts at byte {position} of the encapsulated frame", position=position)
-        start = position + 8
-        position = start + int.from_bytes(data[position + 4 : start], "little")
-        if max(start, position) > len(data):
-            raise _truncated(max(start, position), len(data))
-        yield data[start:position]
-
-
-def _check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
-    """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
-    found = (facts.rows or source.rows, facts.columns or source.columns, facts.samples or source.samples_per_pixel)
-    expected = (source.rows, source.columns, source.samples_per_pixel)
-    if found != expected:
-        raise DecodeError(
-            f"the header says {expected} rows, columns, samples, the codestream {found}", expected_shape=expected, found_shape=found
-        )
-    if facts.precision > max(8, source.bits_allocated):
-        raise DecodeError(
-            f"the codestream has {facts.precision} bits a sample, BitsAllocated is {source.bits_allocated}",
-            bits_allocated=source.bits_allocated,
-            precision=facts.precision,
-        )
-    if facts.segments:
-        _check_rle(facts.segments, source, stream_bytes)
-
-
-def _check_rle(segments: int, source: Source, stream_bytes: int) -> None:
-    """One segment a byte of a pixel (PS3.5 G.2), of which two coded bytes give 128 at most."""
-    expected = source.samples_per_pixel * source.bits_allocated // 8
-    if segments != expected:
-        raise DecodeError(f"RLE needs {expected} segments, found {segments}", expected_segments=expected, found_segments=segments)
-    if 64 * stream_bytes < _frame_bits(source) // 8:
-        raise TruncatedPixels(f"{stream_bytes} bytes of RLE cannot hold the frame", found_bytes=stream_bytes)
-
-
-def _decode(decoders: tuple[Decoder, ...], job: Job) -> Values:
-    """What the first decoder that can returns; the reasons of all of them when none can."""
-    reasons = []
-    missing = 0
-    for decoder in decoders:
-        try:
-            return _of_shape(decoder.decode(job), job.values.shape)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except ImportError:
-            missing += 1
-            reasons.append(f"{decoder.name} is not installed")
-        except BaseException as error:  # Rust decoders panic with a BaseException, which would kill a DataLoader worker
-            reasons.append(f"{decoder.name}: {type(error).__name__}: {str(error)[:200]}")
-    if missing == len(decoders):
-        raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
-    raise DecodeError(f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons))
-
-
-def _of_shape(decoded: Values, shape: tuple[int, ...]) -> Values:
-    if decoded.shape == (*shape, 1):
-        decoded = decoded[..., 0]
-    if decoded.shape != shape:
-        raise DecodeError(f"expected shape {shape}, decoded {decoded.shape}", expected_shape=shape, found_shape=decoded.shape)
-    return decoded
-
-
-def _to_stored(decoded: Values, syntax: Syntax, facts: Codestream, source: Source, values: Values) -> None:
-    """Bring what the codec returned into `values` with the sign that the header says and no bits above BitsStored."""
-    if not np.may_share_memory(decoded, values):
-        np.copyto(values, decoded, casting="unsafe")  # same bits; narrower ones were refused with the precision
-    if syntax.bytewise:
+def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> None:
+    """Give decoded values the sign that the header says and no bits above BitsStored, in place."""
+    if coded.bytewise:
         _keep_stored_bits(values, source)
         return
     stored, _ = _stored_bits(source)
     width = 8 * values.itemsize
-    signed = source.pixel_representation == 1 and values.dtype.kind == "i"
-    if signed and decoded.dtype.kind == "u":
+    signed, coded_signed = values.dtype.kind == "i", coded.samples.dtype.kind == "i"
+    if signed and not coded_signed:
         # JPEG and JPEG-LS know no sign, JPEG 2000 streams may be labelled wrongly: the header's counts.
-        sign_bits = min(stored, facts.precision or stored)
+        sign_bits = min(stored, coded.precision or stored)
         _extend_sign(values, sign_bits - 1, sign_bits)
-    elif syntax.lossy and signed == (decoded.dtype.kind == "i"):
+    elif coded.lossy and signed == coded_signed:
         # A lossy codec with more bits than BitsStored overshoots; to wrap that round would turn white into black.
-        if stored < width and facts.precision != stored:
+        if stored < width and coded.precision != stored:
             np.clip(values, -(1 << stored - 1) if signed else 0, (1 << stored - signed) - 1, out=values)
     elif signed:
         _extend_sign(values, stored - 1, stored)
     elif stored < width:
         np.bitwise_and(values, (1 << stored) - 1, out=values)
-
-
-def _coded_space(facts: Codestream, source: Source) -> str:
-    """The photometric interpretation of the decoded samples.
-
-    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
-    """
-    space = source.photometric_interpretation
-    if facts.colour == "rgb" or space in ("YBR_RCT", "YBR_ICT"):
-        return "RGB"
-    if facts.colour == "ybr" and not space.startswith("YBR"):
-        return "YBR_FULL"
-    return space
-
-
-def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
-    number = uid.removeprefix("1.2.840.10008.1.2.4.")
-    if number.isdigit() and 100 <= int(number) <= 108:
-        text = "the frames are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode; extract it with pydicom and ffmpeg"
-    elif number in ("94", "95") or uid in ("1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205"):
-        text = "the pixels are on a JPIP server, not in the file"
-    else:
-        text = f"no decoder for the transfer syntax{reasons}"
-    return UnsupportedSyntax(text, transfer_syntax_uid=uid)
-
-
-# --- what codestreams say of themselves ---------------------------------------------------------------------------
-
-
-def _require_end(stream: bytes) -> None:
-    """The end marker FFD9 of JPEG, JPEG-LS and JPEG 2000 must be there, before nothing but padding.
-
-    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may be anything: some pad with a space.
-    """
-    end = stream.rfind(b"\xff\xd9")
-    if end < 0 or stream[end + 3 :].strip(b"\0\xff"):
-        raise TruncatedPixels(f"the codestream of {len(stream)} bytes does not end with its end marker", found_bytes=len(stream))
-
-
-def _inspect_jpeg(stream: bytes) -> Codestream:
-    """The frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55), and which colours its markers speak of."""
-    _require_end(stream)
-    facts = Codestream()
-    jfif = adobe_rgb = adobe_ybr = False
-    for marker, segment in _segments(stream):
-        if marker == 0xE0:
-            jfif = segment.startswith(b"JFIF\0")
-        elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
-            adobe_rgb, adobe_ybr = segment[11] == 0, segment[11] == 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            if len(segment) < 6 + 3 * (segment[5] if len(segment) > 5 else 1):
-                break
-            rows, columns, samples = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big"), segment[5]
-            named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
-            facts = Codestream(rows, columns, samples, segment[0])
-            lossless = marker in (0xC3, 0xF7)  # these code the samples as they are: only the header knows their colours
-            if samples == 3 and not lossless:
-                rgb, ybr = adobe_rgb or named_rgb, jfif or adobe_ybr
-                facts = facts._replace(colour="rgb" if rgb else "ybr" if ybr else "", adobe=adobe_ybr)
-    if not facts.columns:
-        raise DecodeError("the codestream has no JPEG frame header")
-    return facts
-
-
-def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG stream up to its first scan."""
-    position = 2
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        marker = stream[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if marker == 0xDA:
-            return
-        length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        yield marker, stream[position + 4 : position + 2 + length]
-        position += 2 + max(length, 2)
-
-
-def _inspect_jpeg2000(stream: bytes) -> Codestream:
-    """The SIZ segment of JPEG 2000 and HTJ2K (ITU-T T.800 A.5.1), also of streams that were wrapped into a JP2 file."""
-    _require_end(stream)
-    start = stream.find(b"\xff\x4f\xff\x51")
-    size = stream[start + 4 : start + 45]
-    if start < 0 or len(size) < 41:
-        raise DecodeError("the codestream has no JPEG 2000 size segment")
-    right, bottom, left, top = (int.from_bytes(size[at : at + 4], "big") for at in (4, 8, 12, 16))
-    return Codestream(
-        rows=bottom - top,
-        columns=right - left,
-        samples=int.from_bytes(size[36:38], "big"),
-        precision=(size[38] & 0x7F) + 1,
-        signed=size[38] > 0x7F,
-    )
-
-
-def _inspect_rle(stream: bytes) -> Codestream:
-    """The number of segments, all that RLE says of itself (PS3.5 G.5)."""
-    if len(stream) < 64:
-        raise _truncated(64, len(stream))
-    return Codestream(segments=int.from_bytes(stream[:4], "little"))
-
-
-def _inspect_jpegxl(stream: bytes) -> Codestream:
-    """Only that it is JPEG XL, bare or in a container (ISO/IEC 18181-2): its sizes are packed bits, which the decoder checks."""
-    if not stream.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
-        raise DecodeError("the codestream is not JPEG XL")
-    return Codestream()
-
-
-# --- decoders -----------------------------------------------------------------------------------------------------
-
-
-def _target(job: Job) -> Values | None:
-    """The values as the codec would type them, so that it decodes in place; None where it uses another width."""
-    width = 1 if job.facts.precision <= 8 else 2 if job.facts.precision <= 16 else 4
-    return job.values.view(f"{'i' if job.facts.signed else 'u'}{width}") if width == job.values.itemsize else None
-
-
-def _decode_jpeg(job: Job) -> Values:
-    import imagecodecs
-
-    # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would guess from the markers.
-    space = {3: "YCBCR", 4: "CMYK"}.get(job.source.samples_per_pixel)
-    decoded: Values = imagecodecs.jpeg8_decode(job.stream, colorspace=space, outcolorspace=space, out=_target(job))
-    return decoded
-
-
-def _decode_jpegls(job: Job) -> Values:
-    import imagecodecs
-
-    decoded: Values = imagecodecs.jpegls_decode(job.stream, out=_target(job))
-    return decoded
-
-
-def _decode_jpeg2000(job: Job) -> Values:
-    import imagecodecs
-
-    decoded: Values = imagecodecs.jpeg2k_decode(job.stream, numthreads=1, out=_target(job))
-    return decoded
-
-
-def _decode_jpegxl(job: Job) -> Values:
-    import imagecodecs
-
-    decoded: Values = imagecodecs.jpegxl_decode(job.stream, numthreads=1)
-    if decoded.itemsize > job.values.itemsize:
-        raise DecodeError(f"decoded {decoded.dtype}, BitsAllocated is {job.source.bits_allocated}")
-    return decoded
-
-
-def _decode_rle(job: Job) -> Values:
-    import imagecodecs
-
-    source, values = job.source, job.values
-    one_plane = source.samples_per_pixel == 1
-    planes = values if one_plane else np.empty((source.samples_per_pixel, source.rows, source.columns), values.dtype)
-    decoded = imagecodecs.dicomrle_decode(job.stream, values.dtype.str.replace("i", "u"), out=planes.reshape(-1).view(np.uint8).data)
-    if len(decoded) != planes.nbytes:
-        raise _truncated(planes.nbytes, len(decoded))
-    return planes if one_plane else np.moveaxis(planes, 0, -1)
-
-
-def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
-    from pydicom.pixels.decoders.base import get_decoder
-
-    decoder = get_decoder(job.source.transfer_syntax_uid)
-    if plugin not in decoder.available_plugins:
-        raise ImportError(plugin)
-    if plugin == "pillow" and job.facts.adobe:
-        raise DecodeError("Pillow would convert the colours of this frame by itself")
-    stream = job.stream + b"\0" * (len(job.stream) % 2)
-    items = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(stream).to_bytes(4, "little") + stream
-    names = ("rows", "columns", "samples_per_pixel", "photometric_interpretation", "planar_configuration")
-    bits = ("bits_allocated", "bits_stored", "pixel_representation")
-    options: dict[str, Any] = {name: getattr(job.source, name) for name in names + bits}
-    options |= {"number_of_frames": 1, "pixel_keyword": "PixelData"}
-    return decoder.as_array(items, index=0, raw=True, decoding_plugin=plugin, **options)[0]
-
-
-def _pydicom(*plugins: str) -> tuple[Decoder, ...]:
-    return tuple(Decoder(f"pydicom's plugin {plugin}", partial(_decode_by_pydicom, plugin=plugin)) for plugin in plugins)
-
-
-_JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
-_JPEGLS: Final = Decoder("imagecodecs.jpegls_decode", _decode_jpegls)
-_JPEG2000: Final = Decoder("imagecodecs.jpeg2k_decode", _decode_jpeg2000)
-_JPEGXL: Final = Decoder("imagecodecs.jpegxl_decode", _decode_jpegxl)
-_RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
-
-# Left out: imagecodecs.htj2k_decode (OpenJPH takes 1.8 ms where OpenJPEG takes 3.0, but of 3,000 mutated frames 3 hung, 1 killed the
-# process, and errors inside a frame are only printed); pylibjpeg for JPEG-LS (wrong pixels for damaged frames, one hang in
-# 1,500) and for RLE (366 panics in 1,500).
-_SYNTAXES: Final = {
-    "1.2.840.10008.1.2.4.50": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
-    "1.2.840.10008.1.2.4.51": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
-    "1.2.840.10008.1.2.4.53": Syntax(_inspect_jpeg, (_JPEG,), lossy=True),  # retired, spectral selection
-    "1.2.840.10008.1.2.4.55": Syntax(_inspect_jpeg, (_JPEG,), lossy=True),  # retired, full progression
-    "1.2.840.10008.1.2.4.57": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.70": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.80": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
-    "1.2.840.10008.1.2.4.81": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls")), lossy=True),
-    "1.2.840.10008.1.2.4.90": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow"))),
-    "1.2.840.10008.1.2.4.91": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), lossy=True),
-    "1.2.840.10008.1.2.4.110": Syntax(_inspect_jpegxl, (_JPEGXL,)),
-    "1.2.840.10008.1.2.4.111": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.112": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.201": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.202": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.203": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True),
-    "1.2.840.10008.1.2.5": Syntax(_inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
-}
-
-# Frames in items that are native inside (PS3.5 A.4.11) or native and deflated one by one (A.4.13).
-_UNPACKERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
-    "1.2.840.10008.1.2.1.98": lambda stream, limit: stream[:limit],
-    "1.2.840.10008.1.2.8.1": _inflate,
-}
 
 
 # --- colour -------------------------------------------------------------------------------------------------------

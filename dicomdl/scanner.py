@@ -5,6 +5,7 @@ Files are told by content, never by name. Headers are read in processes that are
 a cluster would run is `read_chunk`: paths in, tables of rows out.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -35,6 +36,7 @@ from dicomdl.tables import (
     FILES_SCHEMA,
     PROBLEMS_SCHEMA,
     STACKS_SCHEMA,
+    TABLES,
     Table,
     encoded,
     frames_schema,
@@ -47,14 +49,16 @@ from dicomdl.tables import (
     table_of,
     to_bytes,
 )
+from dicomdl.version import __version__
 
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 CHUNK_FILES: Final = 1024  # files a worker reads before it answers
 IN_PROCESS_FILES: Final = 4000  # below this, starting workers (0.4 s) costs more than they save
 
 
 @dataclass
 class Walk:
-    """What a walk over the roots found: files in the order of their paths, and what was passed over."""
+    """What a walk over the roots found: files, and what was passed over."""
 
     paths: list[bytes] = field(default_factory=list)
     stats: list[tuple[int, int, int]] = field(default_factory=list)  # size, mtime_ns, ctime_ns
@@ -67,7 +71,7 @@ class Walk:
 
 
 def scan(
-    roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    roots: Path | Iterable[Path],
     out: str | os.PathLike[str] | None = None,
     *,
     workers: int | None = None,
@@ -114,6 +118,8 @@ def scan(
         The index cannot be written; the old one is untouched.
     """
     folders = _checked_roots(roots)
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     extra = extra_attributes(attributes, allow_phi=allow_phi)
     if patient_id not in ("keep", "hash"):
         raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
@@ -130,16 +136,16 @@ def scan(
     if old is not None and _unchanged(found, old.files):
         return open_index(target)
     kept, fresh = _divide(found, old)
-    reader = _read_all([found.paths[i] for i in fresh], extra, workers, progress=progress)
-    tables = _merge(old, kept, fresh, list(reader), extra)
+    chunks = list(_read_all([found.paths[i] for i in fresh], extra, workers, progress=progress))
     if patient_id == "hash":
-        tables["frames"] = _hash_patients(tables["frames"], kept_files=len(kept))
+        chunks = [[files, _hash_patients(frames), problems] for files, frames, problems in chunks]
+    tables = _merge(old, kept, fresh, chunks, extra)
     tables |= _with_stacks(tables["frames"], tolerances or Tolerances())
     passed_over = {
         "hidden_folders": found.hidden_folders,
         "linked_folders": found.linked_folders,
         "special_files": found.special_files,
-        "unreadable_folders": found.unreadable,
+        "unreadable": found.unreadable,
     }
     publish(target, {name: encoded(table) for name, table in tables.items()}, {"options": options, "passed_over": passed_over})
     return open_index(target)
@@ -148,8 +154,8 @@ def scan(
 # --- what to scan, and where to ---------------------------------------------------------------------------------------
 
 
-def _checked_roots(roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[bytes]:
-    given = [roots] if isinstance(roots, str | os.PathLike) else list(roots)
+def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
+    given = [roots] if isinstance(roots, str | bytes | os.PathLike) else list(roots)
     if not given:
         raise UsageError("no folder to scan was given")
     folders = [os.path.abspath(os.fsencode(os.path.expanduser(os.fspath(root)))) for root in given]
@@ -177,9 +183,9 @@ def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> s
 
 
 def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
-    """Every regular file below the roots, once, sorted by path; `avoid` (the index itself) is left out."""
+    """Every regular file below the roots, once, in an order that follows from their paths; `avoid` (the index) is left out."""
     found = Walk(may_repeat=len(roots) > 1)
-    avoided = os.fsencode(avoid)
+    avoided = _identity(avoid)
     seen_folders: set[tuple[int, int]] = set()
     for root in roots:
         if os.path.isdir(root):
@@ -191,9 +197,17 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
     return found
 
 
-def _walk_folder(root: bytes, found: Walk, seen_folders: set[tuple[int, int]], avoided: bytes, follow_links: bool) -> None:
+def _identity(folder: str) -> tuple[int, int] | None:
+    """(device, inode): the same folder however its path is written; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _walk_folder(root: bytes, found: Walk, seen_folders: set[tuple[int, int]], avoided: tuple[int, int] | None, follow_links: bool) -> None:
     pending = [root]
-    paths, stats, keys = found.paths, found.stats, found.keys
     while pending:
         folder = pending.pop()
         try:
@@ -210,29 +224,43 @@ def _walk_folder(root: bytes, found: Walk, seen_folders: set[tuple[int, int]], a
         folders = []
         for entry in listed:
             try:
-                is_link = entry.is_symlink()
-                if entry.is_dir(follow_symlinks=True):
-                    if is_link and not follow_links:
-                        found.linked_folders += 1
-                    elif entry.name.startswith(b"."):
-                        found.hidden_folders += 1
-                    elif entry.path != avoided:
-                        folders.append(entry.path)
-                    continue
-                status = entry.stat()
-            except OSError:  # a dangling link, a file that vanished
-                if entry.is_symlink():
-                    found.special_files += 1
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                found.special_files += 1
-                continue
-            if is_link or status.st_nlink > 1:
-                found.may_repeat = True
-            paths.append(entry.path)
-            stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-            keys.append((status.st_dev, status.st_ino))
+                if not entry.is_dir():
+                    _add_entry(entry, found)
+                elif entry.is_symlink() and not follow_links:
+                    found.linked_folders += 1
+                elif entry.name.startswith(b"."):
+                    found.hidden_folders += 1
+                elif avoided is None or not _is_folder(entry, avoided):
+                    folders.append(entry.path)
+            except OSError:
+                _add_failed(entry, found)
         pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
+    may_be = entry.inode() == folder[1] or entry.is_symlink()  # the directory tells inodes at no cost
+    return may_be and _identity(os.fsdecode(entry.path)) == folder
+
+
+def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
+    """Note a file, however a link leads to it; a device, FIFO or socket is only counted."""
+    status = entry.stat()
+    if not stat.S_ISREG(status.st_mode):
+        found.special_files += 1
+        return
+    if status.st_nlink > 1 or entry.is_symlink():
+        found.may_repeat = True
+    found.paths.append(entry.path)
+    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.keys.append((status.st_dev, status.st_ino))
+
+
+def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
+    """Note an entry that the system does not describe: a link to nowhere, one it forbids; a file that vanished is none."""
+    if entry.is_symlink():
+        found.special_files += 1
+    elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
+        found.unreadable.append(os.fsdecode(entry.path))
 
 
 def _name(entry: os.DirEntry[bytes]) -> bytes:
@@ -278,12 +306,12 @@ def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
     """The index at `target` when it was made with the same options; a damaged or older one is made anew."""
     try:
         manifest = read_manifest(target)
-        if manifest.get("options") != json.loads(json.dumps(options)):
+        if manifest.get("options") != json.loads(json.dumps(options)) or manifest.get("dicomdl") != __version__:
             return None
-        tables = {name: map_table(target, manifest["generation"], name) for name in ("files", "frames", "problems")}
+        tables = {name: map_table(target, manifest["generation"], name) for name in TABLES}
     except IndexFolderError:
         return None
-    return _Old(**tables)
+    return _Old(tables["files"], tables["frames"], tables["problems"])
 
 
 def _unchanged(found: Walk, files: Table) -> bool:
@@ -355,8 +383,7 @@ def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
 def _with_stacks(frames: Table, tolerances: Tolerances) -> dict[str, Table]:
     """`frames` sorted into stacks, and `stacks`."""
     stacking = build_stacks(encoded(frames), tolerances)
-    rows = [asdict(stack) for stack in stacking.stacks]
-    stacks = table_of(STACKS_SCHEMA, {name: [row[name] for row in rows] for name in STACKS_SCHEMA.names})
+    stacks = table_of(STACKS_SCHEMA, {name: [getattr(stack, name) for stack in stacking.stacks] for name in STACKS_SCHEMA.names})
     lengths = stacks.numbers("slices") if len(stacks) else np.empty(0, dtype=np.int64)
     within = np.arange(len(frames)) - np.repeat(stacks.numbers("frame_start") if len(stacks) else lengths, lengths)
     return {"frames": frames.take(stacking.order).with_column("position_in_stack", within), "stacks": stacks}
@@ -379,17 +406,12 @@ def _patient_key_name() -> str:
     return hashlib.blake2b(_patient_key(), digest_size=8, person=b"key name").hexdigest()
 
 
-def _hash_patients(frames: Table, kept_files: int) -> Table:
-    """PatientID as a keyed hash of 128 bits; blank stays blank. Rows of an older generation are hashed already."""
+def _hash_patients(frames: Table) -> Table:
+    """PatientID of newly read frames as a keyed hash of 128 bits; blank stays blank."""
     key = _patient_key()
-    hashed = {"": ""}
-    values = []
-    for value in frames.column("patient_id").to_pylist():
-        if value not in hashed:
-            is_hash = kept_files and value.startswith("hash:")
-            hashed[value] = value if is_hash else "hash:" + hmac.new(key, value.encode(), hashlib.blake2b).hexdigest()[:32]
-        values.append(hashed[value])
-    return frames.with_column("patient_id", values)
+    codes, patients = frames.codes("patient_id")
+    hashes = [f"hash:{hmac.new(key, p.encode(), hashlib.blake2b).hexdigest()[:32]}" if p.strip() else "" for p in patients]
+    return frames.with_column("patient_id", [hashes[code] for code in codes])
 
 
 # --- reading headers --------------------------------------------------------------------------------------------------
@@ -441,8 +463,8 @@ def _read_all(paths: Sequence[bytes], extra: Sequence[Attribute], workers: int |
     chunks = [(start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
     if workers is None:
         workers = 1 if len(paths) < IN_PROCESS_FILES else _cores()
-    if workers < 1:
-        raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
+    if not sys.executable:  # Python inside another program: there is no command to start workers with
+        workers = 1
     done = _in_process(chunks, extra) if workers == 1 or len(chunks) < 2 else _in_workers(chunks, extra, min(workers, len(chunks)))
     with tqdm(total=len(paths), unit="file", desc="reading headers", disable=None if progress else True, leave=False) as bar:
         for tables in done:
@@ -495,14 +517,20 @@ def _in_workers(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[A
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(OSError):  # what a dead worker never read cannot be flushed
+                        pipe.close()
+
+
+_WORKER: Final = (
+    "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"  # before the import: it says where dicomdl is
+    "from dicomdl.scanner import serve; serve(setup)"
+)
 
 
 def _start_worker(extra: Sequence[Attribute]) -> "subprocess.Popen[bytes]":
     setup = json.dumps({"path": sys.path, "extra": [asdict(attribute) for attribute in extra]})
-    command = "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; from dicomdl.scanner import serve; serve(setup)"
     try:
-        return subprocess.Popen([sys.executable, "-P", "-c", command, setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen([sys.executable, "-P", "-c", _WORKER, setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
         raise StorageError(f"a worker cannot be started ({error.strerror}): pass workers=1") from error
 

@@ -84,17 +84,15 @@ def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
     """
     if len(facts) == 0:
         return Stacking(np.empty(0, dtype=np.int64), [])
-    positions = _positions(facts)
+    positions = _positions(facts, tolerances)
     orientations, pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
     imager_spacings, thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
     tie_break = np.lexsort([facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
     rank_of_row = np.empty(len(facts), dtype=np.int64)
     rank_of_row[tie_break] = np.arange(len(facts))
     series, groups = _exact_groups(facts)
-    unplaced: npt.NDArray[np.bool_] = ~(
-        np.isfinite(positions).all(axis=1) & np.isfinite(orientations).all(axis=1) & np.isfinite(pixel_spacings).all(axis=1)
-    )
-    clips = np.where(facts.numbers("number_of_frames") > 1, facts.ranks("sop_instance_uid"), -1)
+    unplaced = ~np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
+    clips = _clips(facts)
     order: list[Ints] = []
     stacks: list[StackRow] = []
     start = 0
@@ -112,12 +110,21 @@ def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
     return Stacking(np.concatenate(order), stacks)
 
 
+def _clips(facts: Facts) -> Ints:
+    """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
+    by_file = _combined([facts.ranks("sop_instance_uid"), facts.numbers("file").astype(np.int64)])
+    return np.where(facts.numbers("number_of_frames") > 1, by_file, -1)
+
+
 def _exact_groups(facts: Facts) -> tuple[Ints, list[Ints]]:
     """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
     series = _combined([facts.ranks(name) for name in _SERIES_KEYS])
     numeric = {"rows", "columns", "samples_per_pixel", "float_pixels"}
-    kinds = _photometric_kinds(facts)
-    keys = [series, *(facts.numbers(n).astype(np.int64) if n in numeric else facts.ranks(n) for n in _EXACT_KEYS), kinds]
+    samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
+    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
+    colour_depths = np.where(samples > 1, depths, 0).astype(np.int64)
+    keys = [series, *(facts.numbers(n).astype(np.int64) if n in numeric else facts.ranks(n) for n in _EXACT_KEYS)]
+    keys += [_photometric_kinds(facts), colour_depths]
     combined = _combined(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
@@ -147,7 +154,7 @@ def _combined(keys: list[Ints]) -> Ints:
     return np.unique(result, return_inverse=True)[1].astype(np.int64)
 
 
-def _positions(facts: Facts) -> Floats:
+def _positions(facts: Facts, tolerances: Tolerances) -> Floats:
     """(n, 3) positions: ImagePositionPatient, moved by the plane's offset where a dose grid has one.
 
     PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
@@ -163,7 +170,7 @@ def _positions(facts: Facts) -> Floats:
     for instance in np.unique(instances[with_offset]):
         rows = with_offset[instances[with_offset] == instance]
         first = rows[np.argmin(numbers[rows])]
-        axes = plane_axes(orientations[first], Tolerances())
+        axes = plane_axes(orientations[first], tolerances)
         if axes is None:
             continue
         if offsets[first] == 0:
@@ -208,7 +215,8 @@ def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> I
 
 def _stack_row(start: int, slices: int, series: int, content: str, found: Assessment, in_plane: Floats) -> StackRow:
     affine = found.affine
-    step = float(np.sqrt((affine[:3, 0] ** 2).sum())) if found.verdict not in ("single", "no_geometry") else math.nan
+    # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
+    step = float(np.sqrt((affine[:3, 0] ** 2).sum())) if "spacing" in found.detail else math.nan
     return StackRow(
         frame_start=start,
         slices=slices,

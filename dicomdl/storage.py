@@ -9,7 +9,8 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator
 
 from dicomdl.errors import StorageError
 
@@ -31,6 +32,9 @@ def cache_folder(*parts: str) -> str:
 
 def make_folder(folder: str) -> None:
     """Create a folder and its parents, for the owner only (mode 0700); an existing one is left as it is."""
+    parent = os.path.dirname(os.path.abspath(folder))
+    if not os.path.isdir(parent):  # makedirs gives its mode to the last folder only
+        make_folder(parent)
     with explained(f"the folder {folder!r} cannot be created"):
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
@@ -89,6 +93,22 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def remove_folder(folder: str) -> None:
-    """Remove a folder of ours and what is in it; one that another process removes at the same time is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_old(folder: str, limit_s: float, now: float, *, suffix: str = "", keep: Collection[str] = ()) -> None:
+    """Remove the entries of a folder of ours that end with `suffix` and have not changed for `limit_s` seconds.
+
+    One that another process removes at the same time is no error, nor is one that cannot be removed: the next
+    call tries again.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            if name in keep or not name.endswith(suffix):
+                continue
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                if now - status.st_mtime <= limit_s:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    os.unlink(path)

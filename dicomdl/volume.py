@@ -27,7 +27,7 @@ from dicomdl.frame import Frame, FrameSource
 from dicomdl.geometry import Geometry
 from dicomdl.index import Stack
 from dicomdl.intensity import Intensity, IntensityOption, Rescale, apply_rescale, resolve, sample_positions, sample_stride, units_of
-from dicomdl.pixels import frame_shape, palette_to_rgb, read_stored, stored_dtype
+from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, stored_dtype
 
 Values = npt.NDArray[Any]
 Irregular = Literal["raise", "accept"]
@@ -206,13 +206,14 @@ class Volume:
     def plot(self, intensity: IntensityOption = "auto", slices: int = 9) -> Any:
         """A matplotlib figure of evenly spaced slices in their true proportions (needs the extra `notebook`)."""
         try:
-            from matplotlib.figure import Figure
+            import matplotlib.pyplot as plt
         except ImportError:
             raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
         shown = self.window(intensity) if self.array.dtype != np.float32 or self.units != "1" else self
         positions = np.unique(np.linspace(0, len(self.array) - 1, min(slices, len(self.array))).round().astype(int))
         columns = math.ceil(math.sqrt(len(positions)))
-        figure = Figure(figsize=(2.4 * columns, 2.4 * math.ceil(len(positions) / columns)), layout="tight")
+        figure = plt.figure(figsize=(2.4 * columns, 2.4 * math.ceil(len(positions) / columns)), layout="tight")
+        plt.close(figure)  # a notebook then shows what is returned, once, and pyplot keeps nothing
         for number, position in enumerate(positions, 1):
             axes = figure.add_subplot(math.ceil(len(positions) / columns), columns, number)
             aspect = self.spacing[1] / self.spacing[2] if np.isfinite(self.spacing[1:]).all() else 1.0
@@ -329,9 +330,9 @@ def _fill(sources: Sequence[FrameSource], rescales: Sequence[Rescale], array: Va
     try:
         dtype = stored_dtype(source)
         if dtype.kind in "iu" and dtype.itemsize == place.dtype.itemsize and place.dtype.kind in "iu":
-            stored = read_stored(source, out=place.view(dtype))
+            stored = read_frame(source, out=place.view(dtype))
         else:
-            stored = read_stored(source)
+            stored = read_frame(source)
         bounds = None if dtype.kind == "f" else _stored_bounds(source)
         apply_rescale(stored, rescale.slope, rescale.intercept, place, stored_range=bounds)
     except DicomdlError as error:
@@ -353,7 +354,7 @@ def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: 
     array = np.empty(shape, stored)
 
     def fill(number: int) -> None:
-        read_stored(sources[number], out=array[number])
+        read_frame(sources[number], out=array[number])
 
     _in_threads(fill, len(sources), threads)
     return array
@@ -478,13 +479,24 @@ def _interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Int
     new_to_old = np.linalg.inv(old.affine) @ new.affine
     matrix = new_to_old[2::-1, 2::-1]  # ITK counts (column, row, slice)
     transform = sitk.AffineTransform(matrix.reshape(-1).tolist(), new_to_old[2::-1, 3].tolist())
-    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
+    # ITK truncates when it interpolates integers, half a unit too low on average: interpolate floats and round.
+    exact = interpolation == "nearest" or array.dtype.kind == "f"
+    image = sitk.GetImageFromArray(array if exact else array.astype(_exact_float(array.dtype)), isVector=array.ndim == 4)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize([int(n) for n in new.shape[::-1]])
     resampler.SetTransform(transform)
     resampler.SetInterpolator(choices[interpolation])
     resampler.SetDefaultPixelValue(float(array.min() if fill is None else fill))
-    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    values = np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    if exact:
+        return values
+    limits = np.iinfo(array.dtype)
+    return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(array.dtype)
+
+
+def _exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """The float type that holds every integer of a dtype."""
+    return np.float32 if dtype.itemsize <= 2 else np.float64
 
 
 def _axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], list[int]]:

@@ -7,10 +7,12 @@ a spawned process that unpickled the index and read rows in random order, less t
 index; it is taken at every tenth of the epoch, because growth is the fault to look for.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
 import pickle
+import queue
 import shutil
 import statistics
 import subprocess
@@ -38,11 +40,15 @@ def synthetic_index(folder: Path, frames: int) -> Path:
     """An index of `frames` frames, kept between runs: a real one of 100 CT slices, repeated under other identifiers.
 
     Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No files lie behind it.
+    The folder's name holds a digest of the code that decides the tables: a change of that makes another index.
     """
-    from dicomdl.version import __version__
+    from dicomdl import frame, tables
 
-    out = folder / f"index-{frames}-{__version__}-v{phantom_ct.VERSION}"
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
+    out = folder / f"index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
     if not out.exists():
+        for outdated in folder.glob(f"index-{frames}-*"):
+            shutil.rmtree(outdated)
         print(f"writing {out} ...", flush=True)
         partial = out.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -145,7 +151,7 @@ def first_uses(folder: str, row: int) -> dict[str, float]:
     timed("print(index)", lambda: str(index))
     data = timed("pickle the index", lambda: pickle.dumps(index))
     selected = timed("pickle a selection", lambda: pickle.dumps(selection))
-    timed("unpickle a selection", lambda: len(pickle.loads(selected)))  # noqa: S301: our own bytes
+    timed("unpickle a selection", lambda: len(pickle.loads(selected)))  # noqa: S301 - bytes of our own
     return measured | {
         "bytes of the index": len(data),
         "bytes of a selection": len(selected),
@@ -220,9 +226,15 @@ def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
     answers = context.Queue()
     process = context.Process(target=worker, args=(index, lookups, 0, answers))
     process.start()
-    answer: tuple[list[float], float] = answers.get(timeout=600)
-    process.join()
-    return answer
+    while True:
+        try:
+            answer: tuple[list[float], float] = answers.get(timeout=1)
+        except queue.Empty:
+            if not process.is_alive() and answers.empty():
+                raise RuntimeError(f"the worker ended with exit code {process.exitcode} and gave no figures") from None
+            continue
+        process.join()
+        return answer
 
 
 def print_memory(folder: Path, lookups: int) -> None:

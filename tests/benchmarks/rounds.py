@@ -6,9 +6,9 @@ rounds A B C, A B C, ...: what disturbs the machine disturbs all of them. A peer
 
 import argparse
 import gc
+import os
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -108,13 +108,10 @@ def arguments(description: str | None, **more: tuple[int, str]) -> argparse.Name
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} (default {default})")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(
-        f"Python {sys.version.split()[0]}, {platform.system()} {platform.machine()}, {_cores()} cores, {given.repeat} rounds\n", flush=True
-    )
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores"
+    print(f"{machine}, {given.repeat} rounds\n", flush=True)
     return given
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

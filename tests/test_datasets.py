@@ -1,0 +1,225 @@
+"""Datasets: every sample right, the same in every worker, and every error told."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from phantoms import true_affine, true_volume, write_secondary_capture, write_segmentation_1bit, write_series
+from torch.utils.data import DataLoader
+
+import dicomdl
+from dicomdl.datasets import LeftOutWarning
+from dicomdl.errors import DecodeError, DicomdlError, TruncatedPixels, UsageError
+
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
+
+
+def index_of(folder: Path) -> dicomdl.Index:
+    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "dicom"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def ct(folder: Path) -> dicomdl.Index:
+    """Two regular CT stacks of two patients."""
+    write_series(folder / "a", shape=(6, 10, 14), intercept=-1024, patient_id="A", spacing=(2, 0.5, 0.7), orientation=OBLIQUE)
+    write_series(folder / "b", shape=(4, 10, 14), intercept=-1000, patient_id="B")
+    return index_of(folder)
+
+
+def test_a_frame_sample_has_its_values_place_and_identifiers(ct: dicomdl.Index) -> None:
+    stack = ct.select(patient_id="A").stacks[0]
+    sample = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality")[4]
+    assert sample["image"].shape == (1, 10, 14) and sample["image"].dtype == torch.float32
+    assert np.array_equal(sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024)[4].astype(np.float32))
+    expected = true_affine((2, 0.5, 0.7), orientation=OBLIQUE)
+    assert np.allclose(sample["affine"].numpy() @ [0, 3, 5, 1], expected @ [4, 3, 5, 1], atol=1e-6)
+    assert np.allclose(sample["spacing"].numpy(), (2, 0.5, 0.7))
+    assert (sample["units"], sample["modality"], sample["patient_id"], sample["row"]) == ("HU", "CT", "A", 4)
+    assert sample["series_instance_uid"] == stack.series_instance_uid
+    assert sample["sop_instance_uid"] == stack.frame(4).sop_instance_uid
+
+
+def test_a_volume_sample_has_its_values_and_place(ct: dicomdl.Index) -> None:
+    dataset = dicomdl.VolumeDataset(ct, intensity="modality")
+    by_patient = {sample["patient_id"]: sample for sample in (dataset[i] for i in range(len(dataset)))}
+    sample = by_patient["A"]
+    assert np.array_equal(sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024).astype(np.float32))
+    assert np.allclose(sample["affine"].numpy(), true_affine((2, 0.5, 0.7), orientation=OBLIQUE), atol=1e-6)
+    assert sample["verdict"] == "regular"
+
+
+def test_frame_and_volume_map_a_value_alike_under_every_intensity(ct: dicomdl.Index) -> None:
+    for intensity in ("auto", "ct.lung", (40, 400), dicomdl.Percentile(2, 98)):
+        volumes = dicomdl.VolumeDataset(ct, intensity=intensity)
+        frames = dicomdl.FrameDataset(ct, intensity=intensity)
+        stacked = torch.cat([volumes[i]["image"][0] for i in range(len(volumes))])
+        assert torch.equal(stacked, torch.stack([frames[i]["image"][0] for i in range(len(frames))]))
+
+
+@pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
+def test_a_loader_gives_the_same_batches_with_every_start_method(ct: dicomdl.Index, method: str | None) -> None:
+    dataset = dicomdl.FrameDataset(ct, intensity="auto")
+    workers = 0 if method is None else 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        batches = list(DataLoader(dataset, batch_size=4, num_workers=workers, multiprocessing_context=method))
+    images = torch.cat([batch["image"] for batch in batches])
+    assert torch.equal(images, torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
+    assert [uid for batch in batches for uid in batch["sop_instance_uid"]] == [dataset[i]["sop_instance_uid"] for i in range(len(dataset))]
+
+
+def test_a_dataset_pickles_as_a_few_hundred_bytes(ct: dicomdl.Index) -> None:
+    for dataset in (dicomdl.FrameDataset(ct), dicomdl.VolumeDataset(ct)):
+        block = pickle.dumps(dataset)
+        assert len(block) <= 4096
+        assert torch.equal(pickle.loads(block)[1]["image"], dataset[1]["image"])  # noqa: S301
+
+
+def test_different_sizes_in_a_batch_raise_an_error_that_says_what_to_do(folder: Path) -> None:
+    write_series(folder / "a", shape=(2, 10, 14), series_uid="1.2.3")
+    write_series(folder / "b", shape=(2, 9, 14), series_uid="1.2.4")
+    dataset = dicomdl.FrameDataset(index_of(folder))
+    with pytest.raises(UsageError, match=r"size=.*collate"):
+        next(iter(DataLoader(dataset, batch_size=4)))
+    batch = next(iter(DataLoader(dataset, batch_size=4, collate_fn=dicomdl.collate)))
+    assert [tuple(image.shape) for image in batch["image"]] in ([(1, 10, 14)] * 2 + [(1, 9, 14)] * 2, [(1, 9, 14)] * 2 + [(1, 10, 14)] * 2)
+    assert batch["affine"].shape == (4, 4, 4)
+    sized = next(iter(DataLoader(dicomdl.FrameDataset(index_of(folder), size=(8, 8)), batch_size=4)))
+    assert sized["image"].shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("options", [{"size": (20, 7)}, {"spacing": (0.25, 1.4)}, {"spacing": (0.4, 0.9), "size": (12, 12)}])
+def test_a_resized_frame_keeps_every_value_at_its_place(ct: dicomdl.Index, options: dict[str, object]) -> None:
+    plain = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality")[2]
+    resized = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality", **options)[2]
+    if "size" in options:
+        assert tuple(resized["image"].shape[1:]) == options["size"]
+    if "spacing" in options:
+        assert np.allclose(resized["spacing"][1:], options["spacing"])
+    to_plain = np.linalg.inv(plain["affine"].numpy()) @ resized["affine"].numpy()
+    rows, columns = np.indices(resized["image"].shape[1:])
+    places = to_plain @ np.stack([np.zeros(rows.size), rows.ravel(), columns.ravel(), np.ones(rows.size)])
+    # Antialiasing averages over neighbours: away from the edges a ramp keeps its values to about 1 % of a pixel.
+    inner = (places[1] > 1.5) & (places[1] < 7.5) & (places[2] > 2.5) & (places[2] < 10.5)
+    expected = 53 * 2 + 7 * places[1] + places[2] - 1024
+    assert inner.sum() >= 20
+    assert np.abs(resized["image"].numpy().ravel()[inner] - expected[inner]).max() < 0.1
+    assert np.allclose(np.linalg.norm(resized["affine"].numpy()[:3, 1:3], axis=0), resized["spacing"][1:])
+
+
+def test_a_resized_volume_has_the_size_and_spacing_asked_for(ct: dicomdl.Index) -> None:
+    sample = dicomdl.VolumeDataset(ct, spacing=(1, 1, 1), size=(8, 8, 8))[0]
+    assert sample["image"].shape == (1, 8, 8, 8)
+    assert np.allclose(sample["spacing"], 1)
+
+
+def test_channels_repeat_grey_and_make_colour_grey(folder: Path) -> None:
+    write_secondary_capture(folder / "c.dcm")
+    write_series(folder / "g", shape=(1, 5, 7))
+    index = index_of(folder)
+    three = dicomdl.FrameDataset(index, channels=3)
+    one = dicomdl.FrameDataset(index, channels=1)
+    assert {tuple(three[i]["image"].shape) for i in range(2)} == {(3, 5, 7)}
+    assert {tuple(one[i]["image"].shape) for i in range(2)} == {(1, 5, 7)}
+    assert {dicomdl.FrameDataset(index)[i]["image"].shape[0] for i in range(2)} == {1, 3}
+    colour = dicomdl.FrameDataset(index.select(samples_per_pixel=3))[0]["image"]
+    assert colour.min() >= 0 and colour.max() <= 1
+
+
+def test_what_is_unknown_is_nan_or_empty_and_collates(folder: Path) -> None:
+    write_secondary_capture(folder / "c.dcm", frames=2)
+    batch = next(iter(DataLoader(dicomdl.FrameDataset(index_of(folder)), batch_size=2)))
+    assert torch.isnan(batch["affine"]).all() and torch.isnan(batch["spacing"][:, 0]).all()
+    assert all(isinstance(value, str) for value in batch["units"])
+
+
+def test_what_a_dataset_leaves_out_it_tells_once_as_a_table(folder: Path) -> None:
+    write_series(folder / "whole", shape=(4, 5, 7), series_uid="1.2.3")
+    write_series(folder / "hole", shape=(8, 5, 7), drop=(3,), series_uid="1.2.4")
+    write_segmentation_1bit(folder / "s.dcm", shape=(4, 5, 7))
+    index = index_of(folder)
+    with pytest.warns(LeftOutWarning) as told:
+        dataset = dicomdl.VolumeDataset(index)
+    assert len(told) == 1 and "missing_slices" in str(told[0].message) and "content" in str(told[0].message)
+    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("not content='image'", 1, 4), ("missing_slices", 1, 7)]
+    assert len(dataset) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LeftOutWarning)
+        pickle.loads(pickle.dumps(dataset))  # noqa: S301
+    assert len(dicomdl.VolumeDataset(index.select(content="image"), irregular="accept")) == 2
+
+
+def test_segmentations_come_when_asked_for(folder: Path) -> None:
+    write_segmentation_1bit(folder / "s.dcm", shape=(4, 5, 7))
+    index = index_of(folder)
+    assert len(dicomdl.FrameDataset(index, content="segmentation")) == 4
+    with pytest.warns(LeftOutWarning):
+        assert len(dicomdl.FrameDataset(index)) == 0
+
+
+def test_a_transform_gets_the_sample_and_its_result_is_delivered(ct: dicomdl.Index) -> None:
+    dataset = dicomdl.FrameDataset(ct, transform=lambda sample: sample["image"].mean())
+    assert dataset[0].ndim == 0
+
+
+def test_a_frame_that_cannot_be_read_raises_a_typed_error_that_names_its_file_also_from_a_worker(folder: Path) -> None:
+    paths = write_series(folder, shape=(3, 50, 70))
+    index = index_of(folder)
+    with open(paths[1], "r+b") as file:
+        file.truncate(paths[1].stat().st_size - 4000)
+    dataset = dicomdl.FrameDataset(index)
+    with pytest.raises(DicomdlError) as caught:
+        dataset[1]
+    assert str(paths[1]) in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    delivered, failed = 0, 0
+    loader = iter(DataLoader(dataset, batch_size=1, num_workers=1))
+    while True:
+        try:
+            next(loader)
+            delivered += 1
+        except StopIteration:
+            break
+        except (DicomdlError, DecodeError, TruncatedPixels) as error:
+            failed += 1
+            assert str(paths[1]) in str(error)
+    assert (delivered, failed) == (2, 1)
+
+
+def test_a_number_outside_of_the_dataset_is_an_index_error(ct: dicomdl.Index) -> None:
+    for dataset in (dicomdl.FrameDataset(ct), dicomdl.VolumeDataset(ct)):
+        with pytest.raises(IndexError):
+            dataset[len(dataset)]
+        assert torch.equal(dataset[-1]["image"], dataset[len(dataset) - 1]["image"])
+
+
+@pytest.mark.parametrize("options", [{"size": (0, 5)}, {"size": (1, 2, 3)}, {"spacing": "abc"}, {"channels": 2}])
+def test_impossible_options_are_refused_when_the_dataset_is_made(ct: dicomdl.Index, options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        dicomdl.FrameDataset(ct, **options)
+
+
+def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome1_is_inverted(folder: Path) -> None:
+    def window(dataset: object, z: int) -> None:
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
+            dataset.pop(keyword, None)
+        dataset.WindowCenter, dataset.WindowWidth = (100, 200) if z == 0 else (500, 1000)
+
+    write_series(folder, shape=(2, 20, 30), modality="DX", photometric="MONOCHROME1", edit=window)
+    index = index_of(folder)
+    assert index.stacks[0].verdict == "no_geometry"
+    dataset = dicomdl.FrameDataset(index)
+    stored = true_volume((2, 20, 30))
+    for i, (center, width) in enumerate(((100, 200), (500, 1000))):
+        expected = 1 - np.clip(((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1)  # LINEAR, PS3.3 C.11.2.1.2.1
+        assert np.allclose(dataset[i]["image"][0].numpy(), expected, atol=1e-6)
+    assert np.array_equal(dicomdl.read_frame(index.frame(0)), stored[0])
