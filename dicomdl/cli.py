@@ -150,7 +150,7 @@ def _stack_facts(stack: Any) -> dict[str, Any]:
 
 def _demo(given: argparse.Namespace) -> int:
     """Scan, summary, a volume, an epoch, a picture."""
-    say = (lambda text: None) if given.json else _print
+    say = _say_nothing if given.json else _print
     folder = os.path.abspath(given.out)
     os.makedirs(folder, exist_ok=True)
     source = _pydicom_files()
@@ -174,6 +174,10 @@ def _demo(given: argparse.Namespace) -> int:
             )
         )
     return FINE
+
+
+def _say_nothing(text: str) -> None:
+    del text
 
 
 def _pydicom_files() -> str:
@@ -224,9 +228,8 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
         if int(batch["row"][0]) in wanted:
             tiles.append(batch["image"][0].numpy())
     seconds = time.perf_counter() - start
-    say(
-        f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {tuple(batch['image'].shape)} batches in {seconds:.2f} s"
-    )
+    shape = tuple(batch["image"].shape)
+    say(f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {shape} batches in {seconds:.2f} s")
     for reason in unreadable:
         say(f"   not decodable: {reason}")
     return batches, frames, unreadable, tiles

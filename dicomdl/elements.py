@@ -506,8 +506,8 @@ class _Segment:
     expected: tuple[Any, ...]
     values: Callable[..., tuple[bytes, ...]] | None
     size: int
-    keep: bool  # the ending element's value is wanted
-    sequence: Syntax | None  # the ending element is a wanted sequence of undefined length with this syntax inside
+    slot: int | None  # of the ending element, -1 when nobody wants it; None when it is the pixel data or of undefined length
+    steps: range  # the numbers of the layout's steps that it covers
 
 
 @dataclass(slots=True)
@@ -521,6 +521,7 @@ class _Layout:
     first: int  # the number of the data set's first step
     constants: dict[int, bytes]  # values that must stay as they are, by the number of their step
     varying: set[int]
+    may_vary: list[int]  # the numbers of the steps whose length may be another in the next file
     segments: list[_Segment] = field(default_factory=list)
     pick: Callable[[Any], tuple[bytes, ...]] = tuple
 
@@ -567,13 +568,9 @@ class Layouts:
         layout = _layout(buffer, start, syntax, meta, data_set)
         if layout is None:
             return
-        for rank, known in enumerate(self._recent):
-            if _same_elements(known, layout):
-                layout.varying = known.varying | {
-                    i for i, (old, new) in enumerate(zip(known.steps, layout.steps, strict=True)) if old.head.length != new.head.length
-                }
-                del self._recent[rank]
-                break
+        for known in self._recent:  # what varies in length in one series does so in the next: splitting later costs more
+            tags = {known.steps[number].head.tag for number in known.varying}
+            layout.varying |= {number for number in layout.may_vary if layout.steps[number].head.tag in tags}
         _compile(layout, self._wanted)
         self._recent.insert(0, layout)
         del self._recent[self.CAPACITY :]
@@ -594,21 +591,15 @@ def _layout(buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_se
         for number, step in enumerate(steps)
         if step.creator or step is syntaxes[0]
     }
-    return _Layout(start, syntax, constants[meta.index(syntaxes[0])], steps, len(meta), constants, varying={len(steps) - 1})
+    first = len(meta)  # the first element of the data set tells how it is coded, so its length stays
+    may_vary = [n for n, step in enumerate(steps) if n != first and n not in constants and step.head.length != UNDEFINED]
+    transfer_syntax = constants[meta.index(syntaxes[0])]
+    return _Layout(start, syntax, transfer_syntax, steps, first, constants, {len(steps) - 1}, may_vary)
 
 
-def _same_elements(known: _Layout, new: _Layout) -> bool:
-    """Whether two files have the same elements, different at most in lengths that may differ."""
-    if (known.start, known.syntax, known.first, known.constants) != (new.start, new.syntax, new.first, new.constants):
-        return False
-    return len(known.steps) == len(new.steps) and all(
-        old.slot == step.slot
-        and old.head.tag == step.head.tag
-        and old.head.vr == step.head.vr
-        and old.head.value - old.position == step.head.value - step.position
-        and (old.head.length == step.head.length or (UNDEFINED not in (old.head.length, step.head.length) and number != known.first))
-        for number, (old, step) in enumerate(zip(known.steps, new.steps, strict=True))
-    )  # the first element of the data set tells how it is coded, so its length stays, too
+# How a header is read when its length may be any: by its size and whether it has a VR; the length comes last.
+_HEAD_FORMS: Final = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}
+_HEADS: Final = {key: struct.Struct(f"<{form}").unpack_from for key, form in _HEAD_FORMS.items()}
 
 
 class _Run:
@@ -635,40 +626,43 @@ class _Run:
         self.values += f"{head.value - self.values_end}x{head.length}s"
         self.values_end = head.value + head.length
 
-    def close(self, step: Step) -> _Segment:
+    def close(self, step: Step, steps: range) -> _Segment:
         """End the run with a header whose length is read."""
         head = step.head
-        form = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}[head.value - step.position, bool(head.vr)]
+        form = _HEAD_FORMS[head.value - step.position, bool(head.vr)]
         self.heads += f"{step.position - self.heads_end}x" + form
-        wanted_sequence = head.length == UNDEFINED and step.slot >= 0
         return _Segment(
             heads=struct.Struct(self.heads).unpack_from,
             expected=(*self.expected, *_expected_before_length(head, step.position)),
             values=struct.Struct(self.values).unpack_from if len(self.values) > 1 else None,
             size=head.value - self.start,
-            keep=step.slot >= 0,
-            sequence=inner_syntax(head.vr, EXPLICIT if head.vr else IMPLICIT) if wanted_sequence else None,
+            slot=None if head.length == UNDEFINED or head.tag in _PIXEL_TAGS else step.slot,
+            steps=steps,
         )
 
 
 def _compile(layout: _Layout, wanted: Wanted) -> None:
     """Turn the layout's steps into segments, each ended by an element whose length varies."""
-    layout.segments = []
-    kept: list[int] = []  # slots in the order in which matching collects their values
-    run = _Run(layout.start)
-    for number, step in enumerate(layout.steps):
-        if step.slot >= 0:
-            kept.append(step.slot)
+    layout.segments = list(_segments(layout, range(len(layout.steps))))
+    kept = [step.slot for step in layout.steps if step.slot >= 0]  # matching collects values in the order of the steps
+    place = {slot: rank for rank, slot in enumerate(kept, 1)}
+    layout.pick = itemgetter(*(place.get(slot, 0) for slot in range(wanted.size)))
+
+
+def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
+    first = numbers.start
+    run = _Run(layout.steps[first].position)
+    for number in numbers:
+        step = layout.steps[number]
         if number in layout.varying or (step.head.length == UNDEFINED and step.slot >= 0):
-            layout.segments.append(run.close(step))
-            if number + 1 < len(layout.steps):
-                run = _Run(layout.steps[number + 1].position)
+            yield run.close(step, range(first, number + 1))
+            if number + 1 < numbers.stop:
+                first = number + 1
+                run = _Run(layout.steps[first].position)
             continue
         run.compare(step, layout.constants.get(number))
         if step.slot >= 0:
             run.take(step.head)
-    place = {slot: rank for rank, slot in enumerate(kept, 1)}
-    layout.pick = itemgetter(*(place.get(slot, 0) for slot in range(wanted.size)))
 
 
 def _expected_before_length(head: ElementHead, position: int) -> list[int]:
@@ -686,37 +680,101 @@ def _expected_whole(head: ElementHead, position: int) -> list[int]:
     return [_raw_tag(head.tag) | head.length << 32]
 
 
+class _OtherStructure(Exception):
+    """A file does not have a layout's elements."""
+
+
 def _match(layout: _Layout, buffer: bytes) -> Walked | None:
     position = layout.start
     kept: list[bytes] = [b""]
-    length = 0
+    found = Found(0, 0)
     limit = len(buffer)
+    torn: list[tuple[_Segment, set[int]]] = []  # segments in which other elements than the last one vary in length, too
     try:
         for segment in layout.segments:
             heads = segment.heads(buffer, position)
-            if heads[:-1] != segment.expected:
-                return None
-            if segment.values is not None:
-                kept += segment.values(buffer, position)
-            length = heads[-1]
-            position += segment.size
-            if segment.sequence is not None:
-                if length != UNDEFINED:
+            if heads[:-1] == segment.expected:
+                if segment.values is not None:
+                    kept += segment.values(buffer, position)
+                if segment.slot is None:
+                    found = Found(position + segment.size, heads[-1])
+                    position = _close(layout, segment.steps[-1], found, buffer, kept)
+                    continue
+                value = position + segment.size  # an undefined length, which would be another structure, ends beyond the buffer, too
+                position = value + heads[-1]
+                if position > limit:
                     return None
-                window = Window(lambda offset, count: buffer[offset : offset + count], limit, buffer)
-                end = skip_sequence(window, position, segment.sequence)
-                kept.append(buffer[position : end - 8])
-                position = end
-            elif segment is not layout.segments[-1]:
-                if length == UNDEFINED:
-                    return None
-                end = position + length
-                if end > limit:
-                    return None
-                if segment.keep:
-                    kept.append(buffer[position:end])
-                position = end
-    except (struct.error, HeaderError):  # the header goes on beyond the buffer: the plain walk will tell
+                if segment.slot >= 0:
+                    kept.append(buffer[value:position])
+            else:
+                varying: set[int] = set()
+                position, found = _match_steps(layout, segment, buffer, position, kept, varying)
+                torn.append((segment, varying))
+    except (struct.error, HeaderError, _OtherStructure):  # or the header goes on beyond the buffer: the plain walk will tell
         return None
+    for segment, varying in torn:  # the next file like this one is compared in runs again
+        layout.varying |= varying
+        place = layout.segments.index(segment)
+        layout.segments[place : place + 1] = _segments(layout, range(segment.steps.start, segment.steps.stop))
     last = layout.steps[-1].head
-    return Walked(layout.pick(kept), ElementHead(last.tag, last.vr, position, length))
+    return Walked(layout.pick(kept), ElementHead(last.tag, last.vr, found.value, found.length))
+
+
+class Found(NamedTuple):
+    """Where an element's value starts in a file, and its length."""
+
+    value: int
+    length: int
+
+
+def _close(layout: _Layout, number: int, found: Found, buffer: bytes, kept: list[bytes]) -> int:
+    """Keep the value of step `number` if it is wanted; the position after it. The last step is the pixel data: not passed."""
+    step = layout.steps[number]
+    if number == len(layout.steps) - 1:
+        return found.value
+    if (found.length == UNDEFINED) != (step.head.length == UNDEFINED):
+        raise _OtherStructure
+    if found.length == UNDEFINED:
+        if step.slot < 0:
+            return found.value  # what is inside has steps of its own
+        window = Window(lambda offset, count: buffer[offset : offset + count], len(buffer), buffer)
+        inside = inner_syntax(step.head.vr, EXPLICIT if step.head.vr else IMPLICIT)
+        end = skip_sequence(window, found.value, inside)
+        kept.append(buffer[found.value : end - 8])
+        return end
+    end = found.value + found.length
+    if end > len(buffer):
+        raise _OtherStructure
+    if step.slot >= 0:
+        kept.append(buffer[found.value : end])
+    return end
+
+
+def _match_steps(
+    layout: _Layout, segment: _Segment, buffer: bytes, position: int, kept: list[bytes], varying: set[int]
+) -> tuple[int, Found]:
+    """Match a segment element by element where its run does not fit, and note which elements vary in length."""
+    found = Found(position, 0)
+    for number in segment.steps:
+        step = layout.steps[number]
+        head = step.head
+        found = _read_like(step, buffer, position)
+        constant = layout.constants.get(number)
+        if constant is not None and buffer[found.value : found.value + found.length] != constant:
+            raise _OtherStructure
+        if found.length != head.length and number not in layout.varying:
+            if number == layout.first:
+                raise _OtherStructure
+            varying.add(number)
+        position = _close(layout, number, found, buffer, kept)
+    return position, found
+
+
+def _read_like(step: Step, buffer: bytes, position: int) -> Found:
+    """The value and length of the element at `position`, if its tag and VR are those of `step`."""
+    head = step.head
+    size = head.value - step.position
+    *kind, length = _HEADS[size, bool(head.vr)](buffer, position)
+    if kind != _expected_before_length(head, step.position):
+        raise _OtherStructure
+    return Found(position + size, length)

@@ -75,7 +75,7 @@ class Attribute:
         return "reals"
 
 
-_TEXT_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
+_TEXT_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
 _INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})  # XS: US or SS, by PixelRepresentation
 
 

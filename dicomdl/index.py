@@ -110,10 +110,10 @@ _FRAME_COLUMNS: Final = tuple(f.name for f in fields(Frame) if f.name not in (*_
 
 def _cells(table: Table, name: str) -> Callable[[int], Any]:
     """A quick reader of single cells: 0.1 us where Arrow's own takes 2, and no page is touched that is not needed."""
-    array = table.column(name)
-    constant, value = table.constant(name)
-    if constant:
+    if name in table.constants:
+        value = table.constants[name]
         return lambda _row: value
+    array = table.column(name)
     if table.is_list(name):
         return lambda row: table.value(name, row)
     if table.is_encoded(name):

@@ -23,7 +23,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from dicomdl import storage
 from dicomdl.errors import IndexFolderError, StorageError, UsageError
@@ -33,11 +32,12 @@ from dicomdl.header import HeaderReader, extra_attributes
 from dicomdl.index import Index, open_index
 from dicomdl.stacks import build_stacks
 from dicomdl.tables import (
-    FILES_SCHEMA,
     PROBLEMS_SCHEMA,
+    READ_FILES_SCHEMA,
     STACKS_SCHEMA,
     TABLES,
     Table,
+    empty_table,
     encoded,
     frames_schema,
     frames_table,
@@ -147,7 +147,9 @@ def scan(
         "special_files": found.special_files,
         "unreadable": found.unreadable,
     }
-    publish(target, {name: encoded(table) for name, table in tables.items()}, {"options": options, "passed_over": passed_over})
+    tables = {name: encoded(table) for name, table in tables.items()}
+    grace_s = 0.0 if patient_id == "hash" and _holds_raw_patients(target) else None
+    publish(target, tables, {"options": options, "passed_over": passed_over}, grace_s)
     return open_index(target)
 
 
@@ -320,7 +322,7 @@ def _unchanged(found: Walk, files: Table) -> bool:
     stats = np.array(found.stats, dtype=np.int64).reshape(-1, 3)
     names = ("file_bytes", "file_mtime_ns", "file_ctime_ns")
     same = all(np.array_equal(stats[:, i], files.numbers(name)) for i, name in enumerate(names))
-    return same and bool(files.column("path").equals(pa.array(found.paths, type=pa.large_binary())))
+    return same and files.equals("path", found.paths)
 
 
 def _divide(found: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
@@ -352,22 +354,20 @@ def _merge(
         old_rows, new_rows = np.array(list(kept), dtype=np.int64), np.array(list(kept.values()), dtype=np.int64)
         place = np.full(len(old.files), -1, dtype=np.int64)
         place[old_rows] = new_rows
-        numbered = old.files.take(old_rows).plain().arrow.append_column("file", pa.array(new_rows, type=pa.int32()))
-        files.insert(0, Table(numbered))
+        files.insert(0, old.files.take(old_rows).plain().with_new_column("file", new_rows.astype(np.int32)))
         frames.insert(0, _kept_rows(old.frames, place))
         problems.insert(0, _kept_rows(old.problems, place))
-    numbered_schema = FILES_SCHEMA.append(pa.field("file", pa.int32()))
-    merged = _by_file(joined(files, numbered_schema))
     return {
-        "files": Table(merged.arrow.drop_columns(["file"])),
-        "frames": _by_file(joined(frames, frames_schema(extra))),
+        "files": _by_file(joined(files, READ_FILES_SCHEMA)).without("file"),
+        "frames": encoded(_by_file(joined(frames, frames_schema(extra)))),
         "problems": _by_file(joined(problems, PROBLEMS_SCHEMA)),
     }
 
 
 def _by_file(table: Table) -> Table:
     """In the order of the files, whichever process read them first."""
-    return table.take(np.argsort(table.numbers("file"), kind="stable"))
+    files = table.numbers("file")
+    return table if (files[1:] >= files[:-1]).all() else table.take(np.argsort(table.numbers("file"), kind="stable"))
 
 
 def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
@@ -381,8 +381,8 @@ def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
 
 
 def _with_stacks(frames: Table, tolerances: Tolerances) -> dict[str, Table]:
-    """`frames` sorted into stacks, and `stacks`."""
-    stacking = build_stacks(encoded(frames), tolerances)
+    """`frames`, whose columns are encoded, sorted into stacks, and `stacks`."""
+    stacking = build_stacks(frames, tolerances)
     stacks = table_of(STACKS_SCHEMA, {name: [getattr(stack, name) for stack in stacking.stacks] for name in STACKS_SCHEMA.names})
     lengths = stacks.numbers("slices") if len(stacks) else np.empty(0, dtype=np.int64)
     within = np.arange(len(frames)) - np.repeat(stacks.numbers("frame_start") if len(stacks) else lengths, lengths)
@@ -414,6 +414,14 @@ def _hash_patients(frames: Table) -> Table:
     return frames.with_column("patient_id", [hashes[code] for code in codes])
 
 
+def _holds_raw_patients(target: str) -> bool:
+    """Whether an older generation of the index keeps PatientID as it is: it gets no time of grace."""
+    try:
+        return bool(read_manifest(target).get("options", {}).get("patient_id") == "keep")
+    except IndexFolderError:
+        return False
+
+
 # --- reading headers --------------------------------------------------------------------------------------------------
 
 
@@ -433,7 +441,7 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
     bad = [(number, h) for number, h in zip(numbers, headers, strict=True) if h.kind == "problem"]
     problems = {"file": [number for number, _ in bad], "reason": [h.reason for _, h in bad], "detail": [h.detail for _, h in bad]}
     return [
-        table_of(FILES_SCHEMA.append(pa.field("file", pa.int32())), files),
+        table_of(READ_FILES_SCHEMA, files),
         _frame_rows(reader, [(number, h) for number, h in zip(numbers, headers, strict=True) if h.rows]),
         table_of(PROBLEMS_SCHEMA, problems),
     ]
@@ -443,7 +451,7 @@ def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Tab
     extra = reader.extra
     rows = [row for _, header in headers for row in header.rows]
     if not rows:
-        return Table(frames_schema(extra).empty_table())
+        return empty_table(frames_schema(extra))
     places = {
         "file": [number for number, header in headers for _ in header.rows],
         "frame_number": [number for _, header in headers for number in range(1, len(header.rows) + 1)],

@@ -12,6 +12,7 @@ narrowest index that holds them, so that a column costs a byte or two a frame. T
 """
 
 import datetime
+import functools
 import io
 import json
 import os
@@ -48,6 +49,7 @@ _PLACE_FIELDS: Final = (
     ("deflated", pa.bool_()),
     ("float_pixels", pa.bool_()),
 )
+_CONSTANTS: Final = b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
 FILES_SCHEMA: Final = pa.schema(
     [
         ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
@@ -58,6 +60,7 @@ FILES_SCHEMA: Final = pa.schema(
         ("sop_class_uid", _TEXT),
     ]
 )
+READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(pa.field("file", pa.int32()))  # as workers send it: with the number of the file
 PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", _TEXT), ("detail", _TEXT)])
 STACKS_SCHEMA: Final = pa.schema(
     [
@@ -121,12 +124,10 @@ class Table:
         """Whether a column is dictionary-encoded."""
         return bool(pa.types.is_dictionary(self.column(name).type))
 
-    def constant(self, name: str) -> tuple[bool, Any]:
-        """(whether every row is known without a look at them to hold one value, that value)."""
-        array = self.column(name)
-        if self.is_encoded(name) and len(array.dictionary) == 1:
-            return True, array.dictionary[0].as_py()
-        return len(array) > 0 and array.null_count == len(array), None
+    @functools.cached_property
+    def constants(self) -> dict[str, Any]:
+        """The columns that hold one value in every row, and that value: known without a look at the rows."""
+        return dict(json.loads((self.arrow.schema.metadata or {}).get(_CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
         """One column as an Arrow array; UsageError with the nearest names when there is no such column."""
@@ -211,8 +212,23 @@ class Table:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         return Table(self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind)))
 
+    def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
+        """The table with one more column, of int32."""
+        return Table(self.arrow.append_column(name, pa.array(values, type=pa.int32())))
+
+    def without(self, name: str) -> "Table":
+        """The table without one of its columns."""
+        return Table(self.arrow.drop_columns([name]))
+
+    def equals(self, name: str, values: Sequence[Any]) -> bool:
+        """Whether a plain column holds exactly these values."""
+        column = self.column(name)
+        return bool(column.equals(pa.array(values, type=column.type)))
+
     def plain(self) -> "Table":
         """The table without dictionary encoding."""
+        if not any(pa.types.is_dictionary(kind) for kind in self.arrow.schema.types):
+            return self
         fields = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in self.arrow.schema]
         return Table(self.arrow.cast(pa.schema(fields)))
 
@@ -282,6 +298,11 @@ def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
     return Table(pa.Table.from_arrays([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema))
 
 
+def empty_table(schema: pa.Schema) -> Table:
+    """A table of no rows."""
+    return Table(schema.empty_table())
+
+
 def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
     """Tables one under the other, without dictionary encoding."""
     return Table(pa.concat_tables([schema.empty_table(), *(t.plain().arrow for t in tables)]))
@@ -292,18 +313,35 @@ def encoded(table: Table) -> Table:
     arrays, fields = [], []
     for field in table.arrow.schema:
         array = table.column(field.name)
-        if not (pa.types.is_nested(field.type) or pa.types.is_boolean(field.type) or pa.types.is_large_binary(field.type)):
+        if pa.types.is_large_string(field.type) or table.is_number(field.name):  # what is encoded already stays as it is
             array = _narrow(array)
         arrays.append(array)
         fields.append(pa.field(field.name, array.type))
-    return Table(pa.Table.from_arrays(arrays, schema=pa.schema(fields)))
+    constants = {field.name: value for field, array in zip(fields, arrays, strict=True) for value in _only_value(array)}
+    metadata = {_CONSTANTS: json.dumps(constants).encode()}
+    return Table(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata)))
+
+
+def _only_value(array: pa.Array) -> list[Any]:
+    """[the value] of a column that holds the same one in every row, else []."""
+    if len(array) == 0 or pa.types.is_large_binary(array.type):
+        return []
+    if array.null_count == len(array):
+        return [None]
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary.to_pylist() if len(array.dictionary) == 1 else []
+    if pa.types.is_boolean(array.type):
+        distinct = array.unique()
+        return distinct.to_pylist() if len(distinct) == 1 else []
+    return []
 
 
 def _narrow(array: pa.Array) -> pa.Array:
-    sample = array[:4096].dictionary_encode(null_encoding="encode")
-    if len(array) > 4096 and len(sample.dictionary) > 2048:
-        return array
-    coded = array.dictionary_encode(null_encoding="encode")
+    coded = array[:4096].dictionary_encode(null_encoding="encode")
+    if len(array) > 4096:
+        if len(coded.dictionary) > 2048:
+            return array
+        coded = array.dictionary_encode(null_encoding="encode")
     distinct = len(coded.dictionary)
     if distinct > max(256, len(array) // 8):
         return array
@@ -313,38 +351,57 @@ def _narrow(array: pa.Array) -> pa.Array:
 
 def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
     """(n,) which rows' value equals `wanted`, or is one of them when it is a list, tuple or set; None: absent."""
-    array = table.column(name)
-    if table.is_list(name):
-        raise UsageError(f"{name} holds several numbers a row: select by another column", column=name)
     several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
     choices = list(wanted) if several else [wanted]
     if table.is_text(name):
         choices = ["" if choice is None else choice for choice in choices]
-    values = array.dictionary if pa.types.is_dictionary(array.type) else array
-    fractions = [choice for choice in choices if isinstance(choice, float | np.floating) and not float(choice).is_integer()]
-    if fractions and pa.types.is_integer(values.type):  # Arrow would cut them to integers
-        raise UsageError(f"{name} holds integers, not values like {fractions[0]!r}", column=name)
+    array = _comparable(table, name, choices, exact=True)
+    if table.is_encoded(name):
+        chosen = set(choices)
+        return _per_row(array, [value in chosen for value in array.dictionary.to_pylist()])
     try:
-        matches = pc.is_in(values, value_set=pa.array(choices, type=values.type))
+        return _flags(pc.is_in(array, value_set=pa.array(choices, type=array.type)))
     except (*_WRONG_TYPE, OverflowError):
-        raise UsageError(f"{name} holds {values.type}, not values like {choices[0]!r}", column=name) from None
-    return _per_row(array, np.asarray(matches))
+        raise UsageError(f"{name} holds {array.type}, not values like {choices[0]!r}", column=name) from None
 
 
 def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
     """(n,) which rows' value lies in [low, high]; absent values lie nowhere."""
+    array = _comparable(table, name, [bound for bound in (low, high) if bound is not None], exact=False)
+    if table.is_encoded(name):
+        values = array.dictionary.to_pylist()
+        inside = [v is not None and (low is None or v >= low) and (high is None or v <= high) for v in values]
+        return _per_row(array, inside)
+    result = np.ones(len(array), dtype=np.bool_)
+    for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
+        if bound is not None:
+            result &= _flags(compare(array, pa.scalar(bound)))
+    return result
+
+
+def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool) -> pa.Array:
+    """The column, once it is known that it can be compared with the choices; UsageError otherwise."""
     array = table.column(name)
     if table.is_list(name):
         raise UsageError(f"{name} holds several numbers a row: select by another column", column=name)
-    values = array.dictionary if pa.types.is_dictionary(array.type) else array
-    inside = np.ones(len(values), dtype=bool)
-    try:
-        for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
-            if bound is not None:
-                inside &= np.asarray(compare(values, pa.scalar(bound)).fill_null(False))
-    except (*_WRONG_TYPE, OverflowError):
-        raise UsageError(f"{name} holds {values.type}: it has no such bounds", column=name) from None
-    return _per_row(array, inside)
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    for choice in choices:
+        is_number = isinstance(choice, int | float | np.number | np.bool_)
+        fits = is_number
+        if table.is_text(name) or pa.types.is_large_binary(kind):
+            fits = isinstance(choice, str if table.is_text(name) else bytes)
+        # Arrow would cut a fraction to an integer; bounds are compared in Python or as floats, where that is no matter.
+        whole = not (exact and pa.types.is_integer(kind)) or not is_number or float(choice).is_integer()
+        if choice is not None and not (fits and whole):
+            raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
+    return array
+
+
+def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """(n,) a boolean Arrow array as numpy, null being False."""
+    array = array.fill_null(False) if array.null_count else array
+    bits = np.frombuffer(array.buffers()[1], dtype=np.uint8) if len(array) else np.empty(0, dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(np.bool_)
 
 
 def _view(array: pa.Array) -> npt.NDArray[Any]:
@@ -355,10 +412,11 @@ def _view(array: pa.Array) -> npt.NDArray[Any]:
     return np.from_dlpack(array)
 
 
-def _per_row(array: pa.Array, per_value: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    if pa.types.is_dictionary(array.type):
-        return np.asarray(per_value[_view(array.indices)]) if len(per_value) else np.zeros(len(array), dtype=bool)
-    return per_value
+def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_]:
+    """(n,) for each row of an encoded column what holds for its value."""
+    if len(array) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    return np.asarray(np.asarray(per_value, dtype=np.bool_)[_view(array.indices)])
 
 
 # --- between processes ----------------------------------------------------------------------------------------------
@@ -435,12 +493,13 @@ def map_table(folder: str, generation: str, name: str) -> Table:
         raise IndexFolderError(f"the table {name} of the index {folder!r} is damaged: scan again", path=folder) from error
 
 
-def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any]) -> str:
-    """Write a new generation, make it the current one, and remove those whose grace period is over.
+def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], grace_s: float | None = None) -> str:
+    """Write a new generation, make it the current one, and remove those whose grace period (GRACE_S by default) is over.
 
     Until the manifest is replaced, in one step, readers see the old generation; whatever goes wrong before leaves
     it untouched (StorageError).
     """
+    grace_s = GRACE_S if grace_s is None else grace_s
     storage.make_folder(os.path.join(folder, "generations"))
     try:
         superseded = read_manifest(folder)
@@ -454,7 +513,7 @@ def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any]) 
     retired = dict(superseded.get("retired", {}))
     if superseded:
         retired[superseded["generation"]] = now
-    expired = [name for name, since in retired.items() if now - since > GRACE_S]
+    expired = [name for name, since in retired.items() if now - since > grace_s]
     manifest = {
         "format": FORMAT,
         "dicomdl": __version__,
@@ -465,7 +524,7 @@ def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any]) 
     }
     storage.write_whole(os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode())
     # Generations nobody names any more, and what killed scans left behind.
-    storage.remove_old(os.path.join(folder, "generations"), GRACE_S, now, keep={generation, *manifest["retired"]})
+    storage.remove_old(os.path.join(folder, "generations"), grace_s, now, keep={generation, *manifest["retired"]})
     storage.remove_old(folder, GRACE_S, now, suffix=".tmp")
     return generation
 

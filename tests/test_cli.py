@@ -25,7 +25,9 @@ def test_scan_prints_a_summary_and_exits_0(folder: Path, tmp_path: Path, capsys:
     assert "4 files = 4 with images" in printed
 
 
-def test_scan_exits_1_when_files_could_not_be_used_and_show_tells_which(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scan_exits_1_when_files_could_not_be_used_and_show_tells_which(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "empty.dcm").write_bytes(b"")
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"]) == 1
     assert "dicomdl show --problems" in capsys.readouterr().out
@@ -85,8 +87,8 @@ def test_demo_runs_the_whole_way_and_draws_a_picture(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("statement", ["import dicomdl", "from dicomdl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"])
 def test_importing_dicomdl_and_asking_for_help_import_nothing_heavy(statement: str) -> None:
-    code = f"{statement}\nimport sys\nheavy = {{'torch', 'SimpleITK', 'pyarrow', 'numpy', 'pydicom'}} & set(sys.modules)\nassert not heavy, heavy"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    check = "import sys\nheavy = {'torch', 'SimpleITK', 'pyarrow', 'numpy', 'pydicom'} & set(sys.modules)\nassert not heavy, heavy"
+    ran = subprocess.run([sys.executable, "-c", f"{statement}\n{check}"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 
