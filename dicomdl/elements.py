@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from dicomdl.errors import HeaderError
 
@@ -317,16 +317,19 @@ def walk(window: Window, position: int, syntax: Syntax, wanted: Wanted, trail: l
 
     Raises HeaderError (reason `truncated`, `malformed`, `too_deep`, `too_many_elements`, `header_too_large`) where
     the structure breaks: a file that ends inside an element has lost some, and nobody could tell which.
-    A `trail` gets the steps of the walk, up to one more than `MAX_STEPS`; recording them needs the plain gear.
+    A `trail` gets the steps of the walk; once it is longer than `MAX_STEPS`, it gets no more.
     """
     kept = _Kept(wanted)
     skim = _skim_explicit if syntax.explicit else _skim_implicit
     while True:
-        if syntax.little and (trail is None or len(trail) > MAX_STEPS):
-            trail = None
+        if syntax.little:
+            trail = trail if trail is not None and len(trail) <= MAX_STEPS else None
             start = window.at(position, _HEAD_BYTES)
-            end, met = skim(window.buffer, start, kept)
+            seen: list[Seen] | None = None if trail is None else []
+            end, met = skim(window.buffer, start, kept, seen)
             window.count(met)
+            if trail is not None:
+                trail += [_as_step(one, position - start, explicit=syntax.explicit) for one in seen or ()]
             position += end - start
         if position >= window.size:
             return Walked(tuple(kept.values), None)
@@ -367,7 +370,18 @@ def _step(window: Window, position: int, head: ElementHead, syntax: Syntax, kept
     return end
 
 
-def _skim_explicit(buffer: bytes, at: int, kept: _Kept) -> tuple[int, int]:
+# What a skim notes of an element: raw tag, VR as a number, where it and its value are in the buffer, its length, its slot.
+Seen: TypeAlias = tuple[int, int, int, int, int, int]
+
+
+def _as_step(seen: Seen, shift: int, *, explicit: bool) -> Step:
+    raw_tag, code, at, value, length, slot = seen
+    vr = code.to_bytes(2, "little") if explicit and code else b""
+    head = ElementHead(_raw_tag(raw_tag), vr, value + shift, length)
+    return Step(at + shift, head, max(slot, -1), slot < 0 and _is_creator(raw_tag))
+
+
+def _skim_explicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None) -> tuple[int, int]:
     """Go through `buffer` from `at` as `_step` does, up to where that is needed; where this is, and the elements met."""
     met = 0
     limit = len(buffer)
@@ -387,6 +401,8 @@ def _skim_explicit(buffer: bytes, at: int, kept: _Kept) -> tuple[int, int]:
         slot = slot_of(tag, -1)
         if end > limit or slot == _STOP:
             break
+        if seen is not None:
+            seen.append((tag, code, at, value, length, slot))
         if slot >= 0:
             values[slot] = buffer[value:end]
         elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:  # _is_creator
@@ -397,7 +413,7 @@ def _skim_explicit(buffer: bytes, at: int, kept: _Kept) -> tuple[int, int]:
     return at, met
 
 
-def _skim_implicit(buffer: bytes, at: int, kept: _Kept) -> tuple[int, int]:
+def _skim_implicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None) -> tuple[int, int]:
     """As `_skim_explicit`, for elements without VR."""
     met = 0
     limit = len(buffer)
@@ -410,6 +426,8 @@ def _skim_implicit(buffer: bytes, at: int, kept: _Kept) -> tuple[int, int]:
         slot = slot_of(tag, -1)
         if end > limit or slot == _STOP:
             break
+        if seen is not None:
+            seen.append((tag, 0, at, value, end - value, slot))
         if slot >= 0:
             values[slot] = buffer[value:end]
         elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:  # _is_creator
@@ -514,6 +532,7 @@ class _Segment:
 class _Layout:
     """The element headers of a kind of file: which steps there are, and which of them vary in length."""
 
+    buffer: bytes  # the file that it was learned from: what its headers are is read there
     start: int
     syntax: Syntax
     transfer_syntax: bytes
@@ -594,7 +613,7 @@ def _layout(buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_se
     first = len(meta)  # the first element of the data set tells how it is coded, so its length stays
     may_vary = [n for n, step in enumerate(steps) if n != first and n not in constants and step.head.length != UNDEFINED]
     transfer_syntax = constants[meta.index(syntaxes[0])]
-    return _Layout(start, syntax, transfer_syntax, steps, first, constants, {len(steps) - 1}, may_vary)
+    return _Layout(buffer, start, syntax, transfer_syntax, steps, first, constants, {len(steps) - 1}, may_vary)
 
 
 # How a header is read when its length may be any: by its size and whether it has a VR; the length comes last.
@@ -607,34 +626,32 @@ class _Run:
 
     def __init__(self, start: int) -> None:
         self.start = self.heads_end = self.values_end = start
-        self.heads = self.values = "<"
-        self.expected: list[Any] = []
+        self.heads = ["<"]
+        self.values = ["<"]
 
     def compare(self, step: Step, constant: bytes | None) -> None:
         """Add a header whose every byte, length included, must be as it was, and a value that must be."""
-        head = step.head
-        self.heads += f"{step.position - self.heads_end}x" + ("QI" if head.value - step.position == 12 else "Q")
-        self.expected += _expected_whole(head, step.position)
-        self.heads_end = head.value
+        value = step.head.value
+        self.heads.append(f"{step.position - self.heads_end}x{'QI' if value - step.position == 12 else 'Q'}")
+        self.heads_end = value
         if constant is not None:
-            self.heads += f"{len(constant)}s"
-            self.expected.append(constant)
+            self.heads.append(f"{len(constant)}s")
             self.heads_end += len(constant)
 
     def take(self, head: ElementHead) -> None:
         """Add a value to take."""
-        self.values += f"{head.value - self.values_end}x{head.length}s"
+        self.values.append(f"{head.value - self.values_end}x{head.length}s")
         self.values_end = head.value + head.length
 
-    def close(self, step: Step, steps: range) -> _Segment:
-        """End the run with a header whose length is read."""
+    def close(self, step: Step, steps: range, buffer: bytes) -> _Segment:
+        """End the run with a header whose length is read; what its headers must be stands in `buffer`."""
         head = step.head
-        form = _HEAD_FORMS[head.value - step.position, bool(head.vr)]
-        self.heads += f"{step.position - self.heads_end}x" + form
+        self.heads.append(f"{step.position - self.heads_end}x{_HEAD_FORMS[head.value - step.position, bool(head.vr)]}")
+        heads = struct.Struct("".join(self.heads)).unpack_from
         return _Segment(
-            heads=struct.Struct(self.heads).unpack_from,
-            expected=(*self.expected, *_expected_before_length(head, step.position)),
-            values=struct.Struct(self.values).unpack_from if len(self.values) > 1 else None,
+            heads=heads,
+            expected=heads(buffer, self.start)[:-1],
+            values=struct.Struct("".join(self.values)).unpack_from if len(self.values) > 1 else None,
             size=head.value - self.start,
             slot=None if head.length == UNDEFINED or head.tag in _PIXEL_TAGS else step.slot,
             steps=steps,
@@ -655,7 +672,7 @@ def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
     for number in numbers:
         step = layout.steps[number]
         if number in layout.varying or (step.head.length == UNDEFINED and step.slot >= 0):
-            yield run.close(step, range(first, number + 1))
+            yield run.close(step, range(first, number + 1), layout.buffer)
             if number + 1 < numbers.stop:
                 first = number + 1
                 run = _Run(layout.steps[first].position)
@@ -663,21 +680,6 @@ def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
         run.compare(step, layout.constants.get(number))
         if step.slot >= 0:
             run.take(step.head)
-
-
-def _expected_before_length(head: ElementHead, position: int) -> list[int]:
-    if head.value - position == 12:
-        return [_raw_tag(head.tag) | int.from_bytes(head.vr, "little") << 32]
-    return [_raw_tag(head.tag), int.from_bytes(head.vr, "little")] if head.vr else [_raw_tag(head.tag)]
-
-
-def _expected_whole(head: ElementHead, position: int) -> list[int]:
-    vr = int.from_bytes(head.vr, "little")
-    if head.value - position == 12:
-        return [_raw_tag(head.tag) | vr << 32, head.length]
-    if head.vr:
-        return [_raw_tag(head.tag) | vr << 32 | head.length << 48]
-    return [_raw_tag(head.tag) | head.length << 32]
 
 
 class _OtherStructure(Exception):
@@ -758,7 +760,7 @@ def _match_steps(
     for number in segment.steps:
         step = layout.steps[number]
         head = step.head
-        found = _read_like(step, buffer, position)
+        found = _read_like(step, layout.buffer, buffer, position)
         constant = layout.constants.get(number)
         if constant is not None and buffer[found.value : found.value + found.length] != constant:
             raise _OtherStructure
@@ -770,11 +772,11 @@ def _match_steps(
     return position, found
 
 
-def _read_like(step: Step, buffer: bytes, position: int) -> Found:
-    """The value and length of the element at `position`, if its tag and VR are those of `step`."""
-    head = step.head
-    size = head.value - step.position
-    *kind, length = _HEADS[size, bool(head.vr)](buffer, position)
-    if kind != _expected_before_length(head, step.position):
+def _read_like(step: Step, learned: bytes, buffer: bytes, position: int) -> Found:
+    """The value and length of the element at `position`, if its tag and VR are those of `step` of the `learned` file."""
+    size = step.head.value - step.position
+    read = _HEADS[size, bool(step.head.vr)]
+    found = read(buffer, position)
+    if found[:-1] != read(learned, step.position)[:-1]:
         raise _OtherStructure
-    return Found(position + size, length)
+    return Found(position + size, found[-1])

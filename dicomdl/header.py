@@ -5,6 +5,7 @@ Only the first bytes of a file are read; pixel data are measured, not read. The 
 imported only then. A file that cannot be used becomes a `Header` of kind "problem" with a reason; nothing raises.
 """
 
+import functools
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ from dicomdl.errors import DicomdlError, HeaderError, UsageError
 from dicomdl.frame import RADIOPHARMACEUTICAL, Attribute, Frame, attributes, snake_case
 from dicomdl.places import Place, locate_frames, pixel_layout
 
+_uid = functools.lru_cache(maxsize=256)(as_text)  # the few UIDs that every file names
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]
 
 IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
@@ -56,6 +58,7 @@ DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 GE_BIG_ENDIAN_PIXELS: Final = "1.2.840.113619.5.2"  # implicit little endian, but pixels are big endian
 NATIVE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, GE_BIG_ENDIAN_PIXELS})
 
+_FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # what SpecificCharacterSet applies to (PS3.5 6.1.2.3)
 SHARED_GROUPS: Final = 0x52009229
 PER_FRAME_GROUPS: Final = 0x52009230
 CHARACTER_SET: Final = 0x00080005
@@ -107,7 +110,8 @@ class HeaderReader:
         self._index = {column.name: number for number, column in enumerate(self.columns)}
         self._transfer_syntax = self._index["transfer_syntax_uid"]
         self._format = slice(self._index["rows"], self._index["number_of_frames"] + 1)
-        self._texts = itemgetter(*(i for i, column in enumerate(self.columns) if column.kind == "text"))
+        self._free_texts = [i for i, column in enumerate(self.columns) if column.vr in _FREE_TEXT_VRS]
+        self._texts = itemgetter(*self._free_texts)
         self._required_reals = [i for i, column in enumerate(self.columns) if column.required and column.kind == "real"]
         self._inside = {
             sequence: {c.tag: i for i, c in enumerate(self.columns) if c.inside == sequence}
@@ -156,7 +160,7 @@ class HeaderReader:
         matched = self._layouts.match(first, start)
         if matched is not None:
             walked, raw_syntax, syntax = matched
-            return self._conclude(walked, as_text(raw_syntax), syntax, window, deflated=False)
+            return self._conclude(walked, _uid(raw_syntax), syntax, window, deflated=False)
         learn = self._layouts.worth_learning()
         meta: list[Step] = []
         raw_syntax, position = walk_meta(window, start, meta if learn else None, self._transfer_syntax)
@@ -188,7 +192,7 @@ class HeaderReader:
             row = _override(row, self._first_item(radiopharmaceutical, syntax, RADIOPHARMACEUTICAL, window))
         if charset:
             row = self._transcode(row, charset)
-        sop_class = row[self._sop_class].strip(b"\0 ").decode("ascii", "replace")
+        sop_class = _uid(row[self._sop_class])
         pixel_data = walked.pixel_data
         if pixel_data is None:
             return self._without_pixels(row, sop_class)
@@ -220,10 +224,8 @@ class HeaderReader:
         joined = b"".join(self._texts(row))
         if joined.isascii() and b"\x1b" not in joined:
             return row
-        texts = {i for i, column in enumerate(self.columns) if column.vr in ("LO", "SH", "ST", "LT", "UC", "UT")}
-        return tuple(
-            _to_utf8(value, charset) if i in texts and (not value.isascii() or b"\x1b" in value) else value for i, value in enumerate(row)
-        )
+        foreign = {i: _to_utf8(row[i], charset) for i in self._free_texts if not row[i].isascii() or b"\x1b" in row[i]}
+        return _override(row, foreign)
 
     def _frame_rows(
         self, row: tuple[bytes, ...], frames: int, shared: bytes, per_frame: bytes, syntax: Syntax, account: Window

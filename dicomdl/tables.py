@@ -90,10 +90,10 @@ def _arrow_type(attribute: Attribute) -> pa.DataType:
 
 
 class Table:
-    """Columns of one table, read-only; values cross into numpy or Python here and nowhere else."""
+    """Columns of one table, each of one chunk, read-only; values cross into numpy or Python here and nowhere else."""
 
     def __init__(self, arrow: pa.Table) -> None:
-        self.arrow = arrow.combine_chunks()
+        self.arrow = arrow
         self._places = {name: place for place, name in enumerate(arrow.schema.names)}
         self._arrays: dict[str, pa.Array] = {}
 
@@ -135,6 +135,8 @@ class Table:
             if name not in self._places:
                 raise no_such_column(name, self.names)
             chunked = self.arrow.column(self._places[name])
+            if chunked.num_chunks > 1:
+                raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
             self._arrays[name] = chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
         return self._arrays[name]
 
@@ -210,7 +212,8 @@ class Table:
         place = self.arrow.schema.get_field_index(name)
         field = self.arrow.schema.field(place)
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        return Table(self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind)))
+        replaced = self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind))
+        return Table(replaced.replace_schema_metadata(None))  # `constants` may not hold any more
 
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
         """The table with one more column, of int32."""
@@ -305,7 +308,7 @@ def empty_table(schema: pa.Schema) -> Table:
 
 def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
     """Tables one under the other, without dictionary encoding."""
-    return Table(pa.concat_tables([schema.empty_table(), *(t.plain().arrow for t in tables)]))
+    return Table(pa.concat_tables([schema.empty_table(), *(t.plain().arrow for t in tables)]).combine_chunks())
 
 
 def encoded(table: Table) -> Table:
@@ -391,7 +394,7 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
         # Arrow would cut a fraction to an integer; bounds are compared in Python or as floats, where that is no matter.
-        whole = not (exact and pa.types.is_integer(kind)) or not is_number or float(choice).is_integer()
+        whole = not (exact and pa.types.is_integer(kind)) or not is_number or (float(choice).is_integer() and abs(choice) < 2**63)
         if choice is not None and not (fits and whole):
             raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
     return array
@@ -434,7 +437,7 @@ def to_bytes(tables: Sequence[Table]) -> bytes:
 def from_bytes(block: bytes, count: int) -> list[Table]:
     """The `count` tables of `to_bytes`."""
     source = pa.BufferReader(block)
-    return [Table(pa.ipc.open_stream(source).read_all()) for _ in range(count)]
+    return [Table(pa.ipc.open_stream(source).read_all().combine_chunks()) for _ in range(count)]
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

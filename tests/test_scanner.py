@@ -649,7 +649,6 @@ def test_identifying_attributes_need_to_be_allowed(root: Path, out: str) -> None
     assert index.value(0, "patient_birth_date") == "19700102"
 
 
-@pytest.mark.xfail(reason="frame.Attribute.kind does not count PN among the text VRs yet", strict=False)
 def test_a_person_name_that_is_allowed_is_text(root: Path, out: str) -> None:
     index = scan(root, out=out, attributes=["PatientName"], allow_phi=True)
     assert index.value(0, "patient_name") == "RAMP^PHANTOM"

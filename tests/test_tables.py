@@ -147,9 +147,8 @@ def test_a_column_of_one_value_is_known_without_a_look_at_its_rows() -> None:
             )
         )
     )
-    assert table.constant("one") == (True, "x")
-    assert table.constant("none") == (True, None)
-    assert table.constant("two")[0] is False
+    assert table.constants == {"one": "x", "none": None}
+    assert table.with_column("one", list("abcde")).constants == {}
 
 
 def test_tables_cross_a_pipe_whole() -> None:
