@@ -421,7 +421,9 @@ def open_index(path: str | os.PathLike[str]) -> Index:
         No index there, a damaged one, or one of another format.
     """
     folder = os.path.abspath(os.fspath(path))
-    return Index(_generation(folder, read_manifest(folder)["generation"]))
+    generation = _generation(folder, read_manifest(folder)["generation"])
+    _ = generation.files, generation.stacks  # mapped now, so that a damaged index says so here and not in mid-training
+    return Index(generation)
 
 
 def _unpickle(folder: str, generation: str, ranges: list[list[int]] | None, selection: str) -> Index:

@@ -147,7 +147,6 @@ def scan(
         "special_files": found.special_files,
         "unreadable": found.unreadable,
     }
-    tables = {name: encoded(table) for name, table in tables.items()}
     grace_s = 0.0 if patient_id == "hash" and _holds_raw_patients(target) else None
     publish(target, tables, {"options": options, "passed_over": passed_over}, grace_s)
     return open_index(target)

@@ -512,7 +512,7 @@ def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], 
     now = datetime.datetime.now(datetime.UTC).timestamp()
     with storage.new_folder(os.path.join(folder, "generations"), generation) as temporary:
         for name in TABLES:
-            _write_table(os.path.join(temporary, f"{name}.arrow"), tables[name])
+            _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
     retired = dict(superseded.get("retired", {}))
     if superseded:
         retired[superseded["generation"]] = now

@@ -45,7 +45,7 @@ def synthetic_index(folder: str | os.PathLike[str], frames: int = 1_000_000, ser
         "stacks": stacks_table(stacking),
         "problems": Table(PROBLEMS_SCHEMA.empty_table()),
     }
-    publish(os.fspath(folder), {name: encoded(table) for name, table in tables.items()}, {"options": {}, "passed_over": {}})
+    publish(os.fspath(folder), tables, {"options": {}, "passed_over": {}})
     return os.fspath(folder)
 
 
