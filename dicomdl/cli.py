@@ -6,6 +6,7 @@ heavy is imported until a command needs it: `dicomdl --help` takes 25 ms, not th
 
 import argparse
 import importlib.util
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, UsageError
+from dicomdl.storage import make_folder
 from dicomdl.version import __version__
 
 FINE: Final = 0
@@ -25,6 +27,9 @@ DEMO_TILE: Final = 128  # pixels of one picture on the demo's contact sheet
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character of a path gets its escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     given = parser.parse_args(arguments)
     if given.command is None:
@@ -152,7 +157,7 @@ def _demo(given: argparse.Namespace) -> int:
     """Scan, summary, a volume, an epoch, a picture."""
     say = _say_nothing if given.json else _print
     folder = os.path.abspath(given.out)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     source = _pydicom_files()
     from dicomdl.scanner import scan
 
@@ -221,7 +226,7 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
         except StopIteration:
             break
         except DicomdlError as error:
-            unreadable.append(str(error))
+            unreadable.append("; ".join([str(error), *getattr(error, "__notes__", [])]))
             continue
         batches += 1
         frames += len(batch["image"])

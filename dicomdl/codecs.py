@@ -178,18 +178,24 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> Values:
     """What the first decoder that can returns; the reasons of all of them when none can."""
     reasons = []
     missing = 0
+    cut: TruncatedPixels | None = None
     for decoder in decoders:
         try:
             return _checked(decoder.decode(job), job.source)
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
             raise
         except ImportError:
             missing += 1
             reasons.append(f"{decoder.name} is not installed")
+        except TruncatedPixels as error:  # every decoder would miss the same bytes
+            cut = error
+            reasons.append(f"{decoder.name}: {error}")
         except BaseException as error:  # Rust decoders panic with a BaseException, which would kill a DataLoader worker
             reasons.append(f"{decoder.name}: {type(error).__name__}: {str(error)[:200]}")
     if missing == len(decoders):
         raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
+    if cut is not None:
+        raise cut
     raise DecodeError(f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons))
 
 

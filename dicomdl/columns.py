@@ -14,7 +14,7 @@ from dicomdl.frame import Attribute
 
 
 class Constant(NamedTuple):
-    """A column that holds one value `count` times."""
+    """A column that holds one value in all `rows`."""
 
     value: Any
     rows: int

@@ -8,6 +8,7 @@ hundred bytes; every start method of a DataLoader works.
 
 import contextlib
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dicomdl.errors import DicomdlError, GeometryError, PixelError, UsageError
-from dicomdl.geometry import Geometry
+from dicomdl.errors import GeometryError, PixelError, UsageError
+from dicomdl.geometry import VERDICTS, Geometry
 from dicomdl.index import Index, Stack
 from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, resolve
 from dicomdl.volume import (
@@ -153,7 +154,7 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
             image, affine, spacing = _resized(image, *self._grid(stack, number), self.size, self.spacing)
             facts = {name: index.value(number, name) for name in _FRAME_IDENTIFIERS}
             sample = _sample(image, affine, spacing, recipe, self.channels, facts, number)
-        return self.transform(sample) if self.transform else sample
+        return _transformed(sample, self.transform)
 
     def _recipe(self, stack: Stack, number: int) -> Intensity:
         if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or self.index.value(number, "number_of_frames") == 1):
@@ -216,6 +217,8 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         self.size = _checked_numbers(size, 3, "size")
         self.spacing = _checked_numbers(spacing, 3, "spacing")
         self.channels = _checked_channels(channels)
+        if irregular not in ("raise", "accept"):
+            raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
         self.irregular = irregular
         self.index, self.left_out = _usable(index, content, irregular, min_slices)
         _tell(self.left_out)
@@ -240,7 +243,7 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
             facts = {name: stack.value(name) for name in _IDENTIFIERS} | {"verdict": stack.verdict}
             image = _channel_first(volume.array, 3)
             sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
-        return self.transform(sample) if self.transform else sample
+        return _transformed(sample, self.transform)
 
     def __repr__(self) -> str:
         return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"
@@ -263,9 +266,9 @@ def _usable(index: Index, content: str | None, irregular: Irregular, min_slices:
     if content is not None:
         narrow(f"not content={content!r}", content=content)
     if irregular == "raise":
-        for verdict in ("duplicates", "uneven_spacing", "missing_slices", "no_geometry"):
-            others = [v for v in (*READABLE, "duplicates", "uneven_spacing", "missing_slices", "no_geometry") if v != verdict]
-            narrow(verdict, verdict=others)
+        for verdict in VERDICTS:
+            if verdict not in READABLE:
+                narrow(verdict, verdict=[other for other in VERDICTS if other != verdict])
     narrow(f"fewer than {min_slices} slices", min_slices=min_slices)
     return rest, _left_out(rows)
 
@@ -287,12 +290,13 @@ def _checked_numbers(given: Any, count: int, name: str) -> Any:
         return None
     try:
         numbers = tuple([given] * count if isinstance(given, int | float) else given)
-        sound = len(numbers) == count and all(number > 0 for number in numbers)
-    except TypeError:
-        sound = False
-    if not sound:
-        raise UsageError(f"{name}={given!r}: expected {count} positive numbers")
-    return numbers
+        sound = len(numbers) == count and all(0 < number < math.inf for number in numbers)
+        whole = name != "size" or (sound and all(float(number).is_integer() for number in numbers))
+    except (TypeError, ValueError):
+        sound = whole = False
+    if not (sound and whole):
+        raise UsageError(f"{name}={given!r}: expected {count} positive {'whole ' if name == 'size' else ''}numbers")
+    return tuple(int(number) for number in numbers) if name == "size" else numbers
 
 
 def _checked_channels(channels: int | None) -> int | None:
@@ -303,16 +307,25 @@ def _checked_channels(channels: int | None) -> int | None:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Nothing but a DicomdlError leaves `__getitem__`: a StopIteration there would end an epoch without a word."""
+    """Reading raises a DicomdlError for what files do; a StopIteration, which would end an epoch without a word, never leaves."""
     try:
         yield
-    except (DicomdlError, MemoryError):
-        raise
-    except (StopIteration, OSError, KeyError, IndexError) as error:
-        raise PixelError(f"the sample cannot be read: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise PixelError(f"the sample cannot be read: {error.strerror or error}") from error
+    except StopIteration as error:
+        raise RuntimeError("something that makes the sample raised StopIteration") from error
 
 
 # --- how a sample is made ---------------------------------------------------------------------------------------------
+
+
+def _transformed(sample: Sample, transform: Transform | None) -> Any:
+    if transform is None:
+        return sample
+    try:
+        return transform(sample)
+    except StopIteration as error:  # a loader would take it for the end of the epoch
+        raise RuntimeError("the transform raised StopIteration") from error
 
 
 @functools.lru_cache(maxsize=4096)
@@ -369,6 +382,8 @@ def _resized(
         if not np.isfinite(spacing[1:]).all():
             raise GeometryError("the pixel spacing of this frame is not known: use size= without spacing=")
         scale = tuple(float(old / new) for old, new in zip(spacing[1:], new_spacing, strict=True))
+        if min(length * factor for length, factor in zip(tensor.shape[2:], scale, strict=True)) < 1:
+            raise GeometryError(f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing)
         # With the scale given (not recomputed from the rounded size), pixels have exactly the spacing asked for.
         tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False)
     # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.

@@ -44,9 +44,10 @@ from dicomdl.elements import (
     walk,
     walk_meta,
 )
-from dicomdl.errors import DicomdlError, HeaderError, UsageError
+from dicomdl.errors import HeaderError, UsageError
 from dicomdl.frame import RADIOPHARMACEUTICAL, Attribute, Frame, attributes, snake_case
 from dicomdl.places import Place, locate_frames, pixel_layout
+from dicomdl.system import OPEN_FLAGS, read_at
 
 _uid = functools.lru_cache(maxsize=256)(as_text)  # the few UIDs that every file names
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]
@@ -65,12 +66,9 @@ CHARACTER_SET: Final = 0x00080005
 EXTENDED_OFFSETS: Final = 0x7FE00001
 _SPECIALS: Final = (CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS, RADIOPHARMACEUTICAL, EXTENDED_OFFSETS)
 
-# O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang the scan.
-_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it all
 MAX_INFLATED: Final = 512 * 2**20
 
-# Files of these SOP classes have no pixels by design; every other file with Rows and no pixel data lost them.
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 
 
@@ -91,7 +89,7 @@ class Header(NamedTuple):
 
 
 class HeaderReader:
-    """Reads headers; remembers only how to read the next one faster, never a value (see `elements.Layouts`).
+    """Reads headers. What it remembers of one file only makes the next one faster, and never changes what is read.
 
     Parameters
     ----------
@@ -128,24 +126,24 @@ class HeaderReader:
     def read(self, path: str) -> Header:
         """What the file at `path` is; never raises for what a file may contain, a missing file included."""
         try:
-            descriptor = os.open(path, _OPEN_FLAGS)
+            descriptor = os.open(path, OPEN_FLAGS)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
         try:
             stat = os.fstat(descriptor)
-            first = os.pread(descriptor, self._first_read, 0)
-            header = self.parse(first, stat.st_size, lambda offset, length: os.pread(descriptor, length, offset))
+            first = read_at(descriptor, self._first_read, 0)
+            header = self.parse(first, stat.st_size, lambda offset, length: read_at(descriptor, length, offset))
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             os.close(descriptor)
-        return Header(*header[:4], stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, *header[7:])
+        return header._replace(file_bytes=stat.st_size, file_mtime_ns=stat.st_mtime_ns, file_ctime_ns=stat.st_ctime_ns)
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         """What a file of `size` bytes is, given its `first` bytes and a way to `read(offset, length)` more."""
         if size == 0:
             return Header("problem", "empty", "the file has 0 bytes")
-        start = _start(first)
+        start = first_element(first)
         if start is None:
             return Header("not_dicom")
         try:
@@ -329,7 +327,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
 # --- what kind of file, and how it is coded -----------------------------------------------------------------------
 
 
-def _start(first: bytes) -> int | None:
+def first_element(first: bytes) -> int | None:
     """Where the first element is: after preamble and prefix (PS3.10 7.1), or at 0 in files without; None: not DICOM."""
     if first[128:132] == b"DICM":
         return 132
@@ -358,7 +356,7 @@ def _syntax(window: Window, position: int, transfer_syntax: str) -> tuple[Syntax
         return BIG_ENDIAN, EXPLICIT_BIG
     if looks_big:
         raise HeaderError("the transfer syntax is little endian, the data set is big endian", reason="contradicting_syntax")
-    # Without a transfer syntax, native pixels can only be little endian; encapsulated ones are refused in _locate.
+    # Without a transfer syntax, native pixels can only be little endian; encapsulated ones are refused in `places`.
     return (EXPLICIT if explicit else IMPLICIT), transfer_syntax or (EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE)
 
 
@@ -428,6 +426,7 @@ _CONTENT: Final = {
     "1.2.840.10008.5.1.4.1.1.30": "parametric_map",
     "1.2.840.10008.5.1.4.1.1.481.2": "dose",
 }
+# Files of these SOP classes have no pixels by design; every other file with Rows and no pixel data lost them.
 _NO_IMAGE_PREFIXES: Final = (
     "88.",
     "11.",
@@ -454,6 +453,8 @@ def content_of(sop_class_uid: str) -> str:
 
 def is_image_storage(sop_class_uid: str) -> bool:
     """Whether a SOP class of PS3.4 B.5 stores pixels; private classes do not count."""
+    if sop_class_uid in _CONTENT:
+        return True
     return sop_class_uid.startswith(_STORAGE) and not sop_class_uid.removeprefix(_STORAGE).startswith(_NO_IMAGE_PREFIXES)
 
 
@@ -531,4 +532,4 @@ def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tup
     return tuple(found)
 
 
-__all__ = ["Column", "Constant", "DicomdlError", "Header", "HeaderReader", "Place", "content_of", "extra_attributes", "read_frames"]
+__all__ = ["Column", "Constant", "Header", "HeaderReader", "Place", "content_of", "extra_attributes", "read_frames"]

@@ -420,7 +420,7 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     IndexFolderError
         No index there, a damaged one, or one of another format.
     """
-    folder = os.path.abspath(os.fspath(path))
+    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     generation = _generation(folder, read_manifest(folder)["generation"])
     _ = generation.files, generation.stacks  # mapped now, so that a damaged index says so here and not in mid-training
     return Index(generation)
@@ -556,7 +556,8 @@ class Stack:
 
     def values(self, column: str) -> list[Any]:
         """A fact of every frame, in slice order."""
-        return self._generation.frames.listed(column, self.rows)
+        cell = self._generation.cell(column)
+        return [cell(row) for row in range(self.rows.start, self.rows.stop)]
 
     def frame(self, number: int) -> Frame:
         """Slice `number` with all its facts."""

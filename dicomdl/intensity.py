@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.frame import Frame
+from dicomdl.header import content_of
+from dicomdl.pixels import stored_range
 
 Values: TypeAlias = NDArray[Any]
 Float32: TypeAlias = NDArray[np.float32]
@@ -587,7 +589,6 @@ IntensityOption: TypeAlias = str | tuple[float, float] | Intensity | IntensityMa
 
 # SOP classes that say more about the values than Modality does (PS3.4 B.5): 600 "CT" series of IDC are screenshots.
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds .7.1 to .7.4
-_LABELS: Final = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})  # Segmentation, Label Map Segmentation
 
 PROJECTION: Final = frozenset({"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"})
 SUV_UPPER: Final = 20.0  # g/ml
@@ -646,7 +647,7 @@ def by_modality(frame: Frame) -> Intensity:
 
 
 def _rule(frame: Frame) -> Rule:
-    if frame.sop_class_uid in _LABELS:
+    if content_of(frame.sop_class_uid) == "segmentation":
         return "values"
     few_bits = frame.bits_stored is not None and frame.bits_stored <= 8
     if (frame.samples_per_pixel or 1) > 1 or _has_palette(frame) or (few_bits and _is_secondary_capture(frame)):
@@ -676,11 +677,12 @@ def _stored_limits(frame: Frame) -> Limits | None:
     """The modality values of the range that Bits Stored allows, for colour and for up to 8 bits."""
     if _has_palette(frame):
         return Limits(0, 255)  # its indices become RGB of 8 bits before they are mapped
-    bits = frame.bits_stored or frame.bits_allocated
-    colour = (frame.samples_per_pixel or 1) > 1
-    if frame.float_pixels or not bits or (bits > 8 and not colour):
+    if frame.float_pixels or not frame.bits_allocated:
         return None
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if frame.pixel_representation else (0, (1 << bits) - 1)
+    low, high = stored_range(frame)
+    colour = (frame.samples_per_pixel or 1) > 1
+    if high - low > 255 and not colour:
+        return None
     if colour or frame.modality_lut_sequence:
         return Limits(low, high)  # no rescale applies to colour (PS3.3 C.11.1)
     rescale = Rescale.from_frame(frame)

@@ -6,6 +6,7 @@ frames) is read first and arranged then.
 """
 
 import os
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
@@ -14,16 +15,16 @@ import numpy as np
 
 from dicomdl import codecs
 from dicomdl.codecs import Source, Values, truncated
+from dicomdl.elements import Window, walk_meta
 from dicomdl.errors import DecodeError, FileChanged, PixelError, UsageError
+from dicomdl.header import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, GE_BIG_ENDIAN_PIXELS, IMPLICIT_LITTLE, first_element
+from dicomdl.system import OPEN_FLAGS, read_into
 
 Colour = Literal["rgb", "stored"]
 Result = TypeVar("Result")
 
-_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
-_GE_BIG_ENDIAN_PIXELS: Final = "1.2.840.113619.5.2"  # implicit little endian header, big endian pixels
-_DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-_LITTLE: Final = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
-_BIG: Final = frozenset({_BIG_ENDIAN, _GE_BIG_ENDIAN_PIXELS})
+_LITTLE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE})
+_BIG: Final = frozenset({EXPLICIT_BIG, GE_BIG_ENDIAN_PIXELS})
 _SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"  # native frames in items (PS3.5 A.4.11)
 _DEFLATED_IN_ITEMS: Final = "1.2.840.10008.1.2.8.1"  # and deflated one by one (PS3.5 A.4.13)
@@ -34,8 +35,7 @@ _DTYPES: Final = {
     for representation in (0, 1)
 } | {(True, bits, representation): np.dtype(f"f{bits // 8}") for bits in (32, 64) for representation in (0, 1)}
 
-_UNCODED: Final = _LITTLE | _BIG | {_DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
-_OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_UNCODED: Final = _LITTLE | _BIG | {DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
 
 
 # --- what a frame becomes -----------------------------------------------------------------------------------------
@@ -121,16 +121,17 @@ def read_frame(source: Source, out: Values | None = None, *, colour: Colour = "r
     """
     if colour not in ("rgb", "stored"):
         raise UsageError(f"colour is {colour!r}; it is 'rgb' or 'stored'")
-    if _is_plain(source):
-        return _read_plain(source, 0, source.rows, out, colour)
-    if source.transfer_syntax_uid in _UNCODED:
-        values, space = _result(out, source, source.rows), source.photometric_interpretation
-        _arrange(_native_bytes(source), source, values)
-    else:
-        values, space = _read_coded(source, out)
-    if colour == "rgb":
-        _to_rgb(values, space, source)
-    return values
+    with _named(source):
+        if _is_plain(source):
+            return _read_plain(source, 0, source.rows, out, colour)
+        if source.transfer_syntax_uid in _UNCODED:
+            values, space = _result(out, source, source.rows), source.photometric_interpretation
+            _arrange(_native_bytes(source), source, values)
+        else:
+            values, space = _read_coded(source, out)
+        if colour == "rgb":
+            _to_rgb(values, space, source)
+        return values
 
 
 def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
@@ -147,10 +148,25 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     if not 0 <= row_start <= row_stop <= source.rows:
         raise UsageError(f"rows {row_start} to {row_stop} of a frame with {source.rows}", rows=source.rows)
     if _is_plain(source):
-        return _read_plain(source, row_start, row_stop, out, colour)
+        with _named(source):
+            return _read_plain(source, row_start, row_stop, out, colour)
     values = _result(out, source, row_stop - row_start)
     values[...] = read_frame(source, colour=colour)[row_start:row_stop]
     return values
+
+
+class _named:
+    """Adds file and frame to the errors that leave the block: this is the edge where they are known."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, PixelError):
+            error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
 
 
 def palette_to_rgb(indices: Values, path: str | os.PathLike[str]) -> Values:
@@ -176,10 +192,15 @@ def palette_to_rgb(indices: Values, path: str | os.PathLike[str]) -> Values:
     import pydicom
     from pydicom.pixels.processing import apply_color_lut
 
+    unusable = (ValueError, AttributeError, KeyError, TypeError, IndexError, OSError, pydicom.errors.InvalidDicomError)
     try:
-        colours = apply_color_lut(indices, pydicom.dcmread(path, stop_before_pixels=True))
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError, pydicom.errors.InvalidDicomError) as error:
-        raise PixelError(f"the palette colour look-up tables cannot be used ({type(error).__name__})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values, and values may identify a person
+            colours = apply_color_lut(indices, pydicom.dcmread(path, stop_before_pixels=True))
+    except unusable as error:
+        failure = PixelError(f"the palette colour look-up tables cannot be used ({type(error).__name__})")
+        failure.add_note(f"file: {os.fspath(path)}")
+        raise failure from error
     return colours[..., :3]  # a fourth table would be the opacity
 
 
@@ -220,7 +241,7 @@ def _read_bytes(source: Source, offset: int, length: int) -> bytes:
 def _with_file(source: Source, read: Callable[[int], Result]) -> Result:
     """What `read` makes of the open file, which must be the one that was scanned."""
     try:
-        descriptor = os.open(source.path, _OPEN_FLAGS)
+        descriptor = os.open(source.path, OPEN_FLAGS)
     except FileNotFoundError:
         raise FileChanged("the file that was scanned is gone: scan again") from None
     except OSError as error:
@@ -246,21 +267,13 @@ def _check_unchanged(source: Source, status: os.stat_result) -> None:
 
 def _fill(descriptor: int, buffer: Values, offset: int) -> int:
     """How many bytes of `buffer` could be read; one call does it unless there are more than 2 GiB."""
-    found = _read_once(descriptor, buffer.data, offset)
+    found = read_into(descriptor, buffer.data, offset)
     while 0 < found < buffer.nbytes:
-        more = _read_once(descriptor, buffer.data.cast("B")[found:], offset + found)
+        more = read_into(descriptor, buffer.data.cast("B")[found:], offset + found)
         if more == 0:
             break
         found += more
     return found
-
-
-def _read_once(descriptor: int, buffer: memoryview, offset: int) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:  # Windows
-        file.seek(offset)
-        return file.readinto(buffer) or 0
 
 
 def _take(descriptor: int, offset: int, length: int) -> bytes:
@@ -296,10 +309,16 @@ def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | Non
     return values
 
 
+def stored_range(source: Source) -> tuple[int, int]:
+    """The smallest and largest stored value that a frame's header allows; what `read_frame` gives lies between them."""
+    bits, _ = _stored_bits(source)
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if source.pixel_representation == 1 and bits > 1 else (0, (1 << bits) - 1)
+
+
 def _stored_bits(source: Source) -> tuple[int, int]:
     """BitsStored and HighBit; values that cannot be are taken as the usual ones: all bits, right-aligned."""
-    stored = source.bits_stored if 0 < source.bits_stored <= source.bits_allocated else source.bits_allocated
-    high = source.high_bit if stored <= source.high_bit < source.bits_allocated else stored - 1
+    stored = source.bits_stored if 0 < (source.bits_stored or 0) <= source.bits_allocated else source.bits_allocated
+    high = source.high_bit if stored <= (source.high_bit or 0) < source.bits_allocated else stored - 1
     return stored, high
 
 
@@ -364,7 +383,7 @@ def _is_subsampled(source: Source, found_bytes: int) -> bool:
 
 def _is_in_words(source: Source, element: int) -> bool:
     """Whether the value that starts at `element` has VR OW, which only its header tells; implicit VR means OW (PS3.5 A.1)."""
-    if source.transfer_syntax_uid == _GE_BIG_ENDIAN_PIXELS:
+    if source.transfer_syntax_uid == GE_BIG_ENDIAN_PIXELS:
         return True
     return element >= 12 and _read_bytes(source, element - 12, 6)[4:] == b"OW"
 
@@ -446,14 +465,9 @@ def _inflate(data: bytes, limit: int) -> bytes:
 
 
 def _end_of_meta(data: bytes) -> int:
-    """Where the file meta information (group 0002, explicit VR little endian: PS3.10 7.1) ends."""
-    position = 132 if data[128:132] == b"DICM" else 0
-    while data[position : position + 2] == b"\x02\x00":
-        if data[position + 4 : position + 6] in (b"OB", b"UN", b"OW", b"SQ", b"UT"):
-            position += 12 + int.from_bytes(data[position + 8 : position + 12], "little")
-        else:
-            position += 8 + int.from_bytes(data[position + 6 : position + 8], "little")
-    return position
+    """Where the file meta information ends and the deflated data set begins."""
+    window = Window(lambda offset, length: data[offset : offset + length], len(data), data)
+    return walk_meta(window, first_element(data) or 0, None, -1)[1]
 
 
 # --- compressed frames --------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from dicomdl.geometry import Tolerances
 from dicomdl.header import HeaderReader, extra_attributes
 from dicomdl.index import Index, open_index
 from dicomdl.stacks import build_stacks
+from dicomdl.system import available_cores
 from dicomdl.tables import (
     PROBLEMS_SCHEMA,
     READ_FILES_SCHEMA,
@@ -245,7 +246,7 @@ def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
 
 def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
     """Note a file, however a link leads to it; a device, FIFO or socket is only counted."""
-    status = entry.stat()
+    status = entry.stat() if os.name != "nt" else os.stat(entry.path)  # Windows lists folders without inodes and link counts
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1
         return
@@ -395,9 +396,9 @@ def _patient_key() -> bytes:
     """The key of this user's patient hashes; made once, readable by its owner only."""
     path = os.path.join(storage.cache_folder(), "patient_id.key")
     if not os.path.exists(path):
-        storage.write_whole(path, secrets.token_bytes(32))
+        storage.write_first(path, secrets.token_bytes(32))
     with storage.explained(f"{path!r} cannot be read"), open(path, "rb") as file:
-        return file.read()
+        return file.read()  # of two first runs at once, both read the key that came first
 
 
 def _patient_key_name() -> str:
@@ -469,7 +470,7 @@ def _read_all(paths: Sequence[bytes], extra: Sequence[Attribute], workers: int |
 
     chunks = [(start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
     if workers is None:
-        workers = 1 if len(paths) < IN_PROCESS_FILES else _cores()
+        workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
     if not sys.executable:  # Python inside another program: there is no command to start workers with
         workers = 1
     done = _in_process(chunks, extra) if workers == 1 or len(chunks) < 2 else _in_workers(chunks, extra, min(workers, len(chunks)))
@@ -477,11 +478,6 @@ def _read_all(paths: Sequence[bytes], extra: Sequence[Attribute], workers: int |
         for tables in done:
             bar.update(len(tables[0]))
             yield tables
-
-
-def _cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_process(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[Attribute]) -> Iterator[list[Table]]:
@@ -535,7 +531,8 @@ _WORKER: Final = (
 
 
 def _start_worker(extra: Sequence[Attribute]) -> "subprocess.Popen[bytes]":
-    setup = json.dumps({"path": sys.path, "extra": [asdict(attribute) for attribute in extra]})
+    places = [place for place in sys.path if isinstance(place, str)]  # notebooks put other things there, too
+    setup = json.dumps({"path": places, "extra": [asdict(attribute) for attribute in extra]})
     try:
         return subprocess.Popen([sys.executable, "-P", "-c", _WORKER, setup], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from dicomdl.errors import StorageError
 
@@ -44,14 +44,27 @@ def explained(sentence: str) -> Iterator[None]:
     """Turn an OSError (disk full, no right to write, ...) into one StorageError that begins with `sentence`."""
     try:
         yield
-    except StorageError:
-        raise
     except OSError as error:
         raise StorageError(f"{sentence}: {error.strerror or error}", errno=error.errno) from error
 
 
 def write_whole(path: str, data: bytes) -> None:
     """Put `data` at `path` in one step (mode 0600): a reader sees the old file or the new one, never a part."""
+    _write(path, data, os.replace)
+
+
+def write_first(path: str, data: bytes) -> None:
+    """As `write_whole`, unless another process has put a file there in the meantime: then that one stays."""
+
+    def keep_first(temporary: str, final: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, final)
+        os.unlink(temporary)
+
+    _write(path, data, keep_first)
+
+
+def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
     temporary = f"{path}.{secrets.token_hex(6)}.tmp"
     with explained(f"{path!r} cannot be written"):
         try:
@@ -60,7 +73,7 @@ def write_whole(path: str, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(descriptor)
-            os.replace(temporary, path)
+            put(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

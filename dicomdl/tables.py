@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dicomdl import storage
-from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
+from dicomdl.columns import Column, Constant
+from dicomdl.errors import GenerationGone, IndexFolderError, UsageError, missing_extra
 from dicomdl.frame import Attribute, attributes
-from dicomdl.header import Column, Constant
 from dicomdl.version import __version__
 
 FORMAT: Final = 1
@@ -145,9 +145,9 @@ class Table:
         value = self.column(name)[row].as_py()
         return tuple(value) if isinstance(value, list) else value
 
-    def numbers(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows [start, stop) of a numeric column; a view where nothing is missing or encoded, else a copy with NaN."""
-        array = self.column(name)[start:stop]
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """A numeric column; a view where nothing is missing or encoded, else a copy with NaN."""
+        array = self.column(name)
         if self.is_number(name) and not array.null_count:
             return _view(array)
         if pa.types.is_dictionary(array.type):
@@ -192,17 +192,6 @@ class Table:
         """One value of a text column."""
         return str(self.column(name)[row].as_py())
 
-    def listed(self, name: str, rows: npt.NDArray[np.int64] | slice) -> list[Any]:
-        """Some rows of a column as Python values, quickly."""
-        array = self.column(name)
-        if isinstance(rows, slice):
-            part = array[rows]
-            if pa.types.is_dictionary(array.type):
-                values = array.dictionary.to_pylist()
-                return [values[code] for code in _view(part.indices).tolist()]
-            return list(part.to_pylist())
-        return list(array.take(pa.array(rows)).to_pylist())
-
     def take(self, rows: npt.NDArray[np.int64]) -> "Table":
         """The rows given, in the order given."""
         return Table(self.arrow.take(pa.array(rows)))
@@ -245,8 +234,6 @@ class Table:
         try:
             import pandas  # noqa: F401
         except ImportError:
-            from dicomdl.errors import missing_extra
-
             raise missing_extra("to_pandas()", "pandas", "notebook") from None
         return _readable(self.plain().arrow).to_pandas()
 

@@ -5,6 +5,7 @@ there while they are still in the processor's cache: 128 x 512 x 512 costs littl
 module is the door to SimpleITK, which does the resampling and the file formats.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,18 +23,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl import storage
-from dicomdl.errors import DicomdlError, GeometryError, IntensityError, IrregularStack, UsageError, missing_extra
+from dicomdl.errors import GeometryError, IntensityError, IrregularStack, StorageError, UsageError, missing_extra
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.geometry import Geometry
 from dicomdl.index import Stack
 from dicomdl.intensity import Intensity, IntensityOption, Rescale, apply_rescale, resolve, sample_positions, sample_stride, units_of
-from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, stored_dtype
+from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, stored_dtype, stored_range
+from dicomdl.system import available_cores
 
 Values = npt.NDArray[Any]
 Irregular = Literal["raise", "accept"]
 Interpolation = Literal["linear", "nearest", "cubic"]
 
 READABLE: Final = frozenset({"regular", "single", "tilted"})  # verdicts whose affine is exact
+_SAMPLE_RULE: Final = 1  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
 MAX_SHEAR: Final = 1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
 RESCALE_COLUMNS: Final = ("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence")
 
@@ -196,8 +199,6 @@ class Volume:
         try:
             sitk.WriteImage(image, target, useCompression=True)
         except RuntimeError as error:
-            from dicomdl.errors import StorageError
-
             reason = (
                 "no such folder" if not os.path.isdir(os.path.dirname(os.path.abspath(target))) else "unknown format or no right to write"
             )
@@ -300,7 +301,7 @@ def read_modality(
     if len(shapes) != 1:
         raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
     shape = (len(sources), *shapes.pop())
-    if sources[0].samples_per_pixel > 1:
+    if sources[0].samples_per_pixel > 1 or sources[0].photometric_interpretation == "PALETTE COLOR":
         return _read_colour(sources, shape, dtype, threads)
     wanted = _candidates(sources, rescales) if dtype is None else [np.dtype(dtype)]
     for number, candidate in enumerate(wanted):
@@ -333,37 +334,44 @@ def _fill(sources: Sequence[FrameSource], rescales: Sequence[Rescale], array: Va
             stored = read_frame(source, out=place.view(dtype))
         else:
             stored = read_frame(source)
-        bounds = None if dtype.kind == "f" else _stored_bounds(source)
+        bounds = None if dtype.kind == "f" else stored_range(source)
         apply_rescale(stored, rescale.slope, rescale.intercept, place, stored_range=bounds)
-    except DicomdlError as error:
-        if not getattr(error, "__notes__", None):
-            error.add_note(f"file: {source.path}, frame {source.frame_number}")
+    except IntensityError as error:
+        error.add_note(f"file: {source.path}, frame {source.frame_number}")
         raise
 
 
-def _stored_bounds(source: FrameSource) -> tuple[int, int]:
-    """What Bits Stored allows; reading stored values masks what lies above."""
-    bits = source.bits_stored
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if source.pixel_representation else (0, (1 << bits) - 1)
-
-
 def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, threads: int | None) -> Values:
+    """Frames of colour as they are stored; PALETTE COLOR becomes RGB of 8 bits."""
     stored = stored_dtype(sources[0])
-    if any(stored_dtype(source) != stored for source in sources) or (dtype is not None and np.dtype(dtype) != stored):
-        raise UsageError(f"colour is read as it is stored, {stored}: it has no modality values")
+    palette = sources[0].photometric_interpretation == "PALETTE COLOR"
+    if any(stored_dtype(source) != stored for source in sources):
+        raise UsageError("the frames hold colour of different depths, which makes no one array")
+    result = np.dtype(np.uint8) if palette else stored
+    if dtype is not None and np.dtype(dtype) != result:
+        raise UsageError(f"colour is read as {result}: it has no modality values")
     array = np.empty(shape, stored)
 
     def fill(number: int) -> None:
         read_frame(sources[number], out=array[number])
 
     _in_threads(fill, len(sources), threads)
-    return array
+    return _expand_palettes(array, sources) if palette else array
+
+
+def _expand_palettes(indices: Values, sources: Sequence[FrameSource]) -> Values:
+    """(frame, row, column, 3) uint8 from indices; each file has its own look-up tables."""
+    rgb = np.empty((*indices.shape, 3), np.uint8)
+    for path in {source.path for source in sources}:
+        mine = [number for number, source in enumerate(sources) if source.path == path]
+        colours = palette_to_rgb(indices[mine], path)
+        rgb[mine] = colours if colours.dtype == np.uint8 else np.rint(colours / 257).astype(np.uint8)  # 65535 / 257 = 255
+    return rgb
 
 
 def _in_threads(work: Callable[[int], None], count: int, threads: int | None) -> None:
     """Do work(0) ... work(count - 1) on some threads; the first error ends it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(count, cores if threads is None else threads)
+    workers = min(count, available_cores() if threads is None else threads)
     if workers < 1:
         raise UsageError(f"threads is {threads}, expected at least 1", threads=threads)
     if workers == 1:
@@ -381,10 +389,7 @@ def _in_threads(work: Callable[[int], None], count: int, threads: int | None) ->
 
 
 def read_image(source: FrameSource, rescale: Rescale) -> Values:
-    """One frame as modality values; (rows, columns, 3) for colour, PALETTE COLOR expanded to RGB of 8 bits."""
-    if source.photometric_interpretation == "PALETTE COLOR":
-        rgb = palette_to_rgb(read_frame(source), source.path)
-        return rgb if rgb.dtype == np.uint8 else np.rint(rgb / 257).astype(np.uint8)  # 65535 / 257 = 255
+    """One frame as modality values, (rows, columns); colour as `read_volume` gives it, (rows, columns, samples)."""
     return np.asarray(read_modality([source], [rescale], threads=1)[0])
 
 
@@ -407,16 +412,17 @@ def stack_intensity(stack: Stack, option: IntensityOption) -> Intensity:
 
 @functools.lru_cache(maxsize=1024)
 def _kept_limits(stack: Stack, percentile: Any) -> tuple[float, float]:
-    name = hashlib.blake2b(repr((stack.key[1:], percentile)).encode(), digest_size=16).hexdigest()
-    path = os.path.join(storage.cache_folder("limits"), f"{name}.json")
+    name = hashlib.blake2b(repr((_SAMPLE_RULE, stack.key[1:], percentile)).encode(), digest_size=16).hexdigest()
     try:
+        path = os.path.join(storage.cache_folder("limits"), f"{name}.json")
         with open(path, "rb") as file:
             lower, upper = json.load(file)
         return float(lower), float(upper)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):  # StorageError among them: a cache that cannot be used costs time, not the epoch
         lower, upper = percentile.limits(stack_sample(stack))
-        storage.write_whole(path, json.dumps([lower, upper]).encode())
-        return lower, upper
+    with contextlib.suppress(StorageError):
+        storage.write_whole(os.path.join(storage.cache_folder("limits"), f"{name}.json"), json.dumps([lower, upper]).encode())
+    return lower, upper
 
 
 def stack_sample(stack: Stack) -> Values:
@@ -447,21 +453,30 @@ def _new_grid(old: Geometry, spacing: Sequence[float] | float | None, size: Sequ
     direction[:, 0] = normal * (np.sign(normal @ direction[:, 0]) or 1.0)
     direction[:, 1] = np.cross(np.cross(direction[:, 2], direction[:, 1]), direction[:, 2])
     extent = _extent(old, direction)
-    if spacing is None:
-        new_spacing = np.asarray(old.spacing) if size is None else extent / np.asarray(size)
-        if size is None and old.shear > MAX_SHEAR:
-            new_spacing[0] = old.spacing[0] * abs(float(old.direction[:, 0] @ direction[:, 0]))
-    else:
-        new_spacing = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3).copy()
-    if not (np.isfinite(new_spacing).all() and (new_spacing > 0).all()):
-        raise GeometryError(f"a spacing is three positive numbers in mm, found {spacing}", spacing=spacing)
-    shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int) if size is None else np.asarray(size, dtype=int)
-    if len(shape) != 3 or (shape < 1).any():
-        raise GeometryError(f"a size is (slices, rows, columns), found {size}", size=size)
+    shape = None if size is None else _three(size, f"a size is (slices, rows, columns), found {size}").astype(int)
+    if spacing is not None:
+        new_spacing = _three(spacing, f"a spacing is one or three positive numbers in mm, found {spacing}")
+    elif shape is not None:
+        new_spacing = extent / shape
+    else:  # a tilted slice axis is longer than the distance of its slices
+        new_spacing = np.asarray(old.spacing) * np.abs((old.direction * direction).sum(axis=0))
+    if shape is None:
+        shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int)
     affine = np.eye(4)
     affine[:3, :3] = direction * new_spacing
     affine[:3, 3] = old.center - affine[:3, :3] @ ((shape - 1) / 2)
     return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
+    """Three positive numbers, or a GeometryError that says what was expected."""
+    try:
+        numbers = np.array(np.broadcast_to(np.asarray(given, dtype=np.float64), 3))
+    except (TypeError, ValueError):
+        raise GeometryError(expected) from None
+    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
+        raise GeometryError(expected)
+    return numbers
 
 
 def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -533,8 +548,7 @@ def montage(volume: Volume, slices: int = 16, intensity: IntensityOption = "auto
 def write_png(path: str | os.PathLike[str], picture: npt.NDArray[np.uint8]) -> None:
     """Write an 8-bit grey or RGB picture."""
     sitk = _sitk()
-    with storage.explained(f"{os.fspath(path)!r} cannot be written"):
-        try:
-            sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), os.fspath(path))
-        except RuntimeError as error:
-            raise OSError(None, "no such folder or no right to write") from error
+    try:
+        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), os.fspath(path))
+    except RuntimeError as error:
+        raise StorageError(f"{os.fspath(path)!r} cannot be written: no such folder, or no right to write") from error

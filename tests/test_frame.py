@@ -67,7 +67,6 @@ def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
         ("PIXEL_VALUE_TRANSFORMATION", "PixelValueTransformationSequence"),
         ("CARDIAC", "CardiacSynchronizationSequence"),
         ("RESPIRATORY", "RespiratorySynchronizationSequence"),
-        ("FRAME_ANATOMY", "FrameAnatomySequence"),
         ("MR_ECHO", "MREchoSequence"),
         ("MR_MODIFIER", "MRModifierSequence"),
         ("MR_TIMING", "MRTimingAndRelatedParametersSequence"),

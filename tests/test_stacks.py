@@ -73,7 +73,7 @@ def test_a_regular_series_is_one_stack_with_the_affine_of_its_ramp(tmp_path: Pat
     assert (stack.verdict, stack.slices, stack.frame_start, stack.content) == ("regular", 6, 0, "image")
     np.testing.assert_allclose(stack.spacing, (2.5, 0.7, 0.8), atol=1e-9)
     np.testing.assert_allclose(np.reshape(stack.affine, (4, 4)), true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-9)
-    numbers = table.take(stacking.order).listed("instance_number", slice(None))
+    numbers = table.take(stacking.order).column("instance_number").to_pylist()
     assert numbers == [1, 2, 3, 4, 5, 6]
 
 
@@ -109,7 +109,7 @@ def test_shuffling_the_files_changes_nothing(tmp_path: Path, given: dict[str, An
     results = []
     for seed in range(4):
         table, stacking = stacks_of(tmp_path, seed)
-        uids = table.take(stacking.order).listed("sop_instance_uid", slice(None))
+        uids = table.take(stacking.order).column("sop_instance_uid").to_pylist()
         results.append((uids, repr(list(stacking.stacks))))
     assert results[1:] == results[:1] * 3
 
@@ -145,7 +145,7 @@ def test_headers_without_a_usable_grid_are_no_geometry_in_instance_order(tmp_pat
     table, stacking = stacks_of(tmp_path)
     assert [stack.verdict for stack in stacking.stacks] == ["no_geometry"]
     assert keyword in detail(stacking)["why"]
-    assert table.take(stacking.order).listed("instance_number", slice(None)) == [1, 2, 3, 4, 5, 6]
+    assert table.take(stacking.order).column("instance_number").to_pylist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_one_slice_without_a_position_does_not_spoil_the_others(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_an_enhanced_file_is_sorted_by_its_frames_positions(tmp_path: Path) -> N
     write_multiframe(tmp_path / "enhanced", order=[3, 0, 5, 1, 4, 2])
     table, stacking = stacks_of(tmp_path)
     assert [(stack.verdict, stack.slices) for stack in stacking.stacks] == [("regular", 6)]
-    assert table.take(stacking.order).listed("frame_number", slice(None)) == [2, 4, 6, 1, 5, 3]
+    assert table.take(stacking.order).column("frame_number").to_pylist() == [2, 4, 6, 1, 5, 3]
 
 
 def test_a_segmentation_is_a_stack_of_its_own_content(tmp_path: Path) -> None:
@@ -279,5 +279,5 @@ def test_the_corpus_makes_the_same_stacks_in_any_order_of_its_files(corpus: Path
     for seed in (1, 2):
         table, stacking = stacks_of(corpus, seed)
         ordered = table.take(stacking.order)
-        results.append((ordered.listed("sop_instance_uid", slice(None)), [repr(stack) for stack in stacking.stacks]))
+        results.append((ordered.column("sop_instance_uid").to_pylist(), [repr(stack) for stack in stacking.stacks]))
     assert results[0] == results[1]
