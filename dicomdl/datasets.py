@@ -21,11 +21,13 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dicomdl.errors import GeometryError, PixelError, UsageError
 from dicomdl.geometry import VERDICTS, Geometry
+from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
-from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, resolve
+from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, preset, resolve
 from dicomdl.volume import (
     READABLE,
     RESCALE_COLUMNS,
+    Interpolation,
     Irregular,
     Volume,
     read_image,
@@ -47,11 +49,11 @@ class Sample(dict[str, Any]):
 
 def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
     """What the default collate does with samples: as with any dict, once their images have one size."""
-    shapes = {tuple(sample["image"].shape) for sample in samples if "image" in sample}
+    shapes = {tuple(sample["image"].shape) for sample in samples if isinstance(sample.get("image"), torch.Tensor)}
     if len(shapes) > 1:
         found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise UsageError(
-            f"a batch needs images of one size, found {found}: give the dataset size=..., use batch_size=1, "
+            f"a batch needs images of one size, found {found}: give the dataset size=... (and channels=...), use batch_size=1, "
             "or DataLoader(collate_fn=dicomdl.collate), which keeps them in a list",
             shapes=sorted(shapes),
         )
@@ -61,11 +63,13 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
 default_collate_fn_map[Sample] = _collate_by_default  # the extension point that torch documents for default_collate
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+def collate(samples: Sequence[Any]) -> Any:
     """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
 
     Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``.
     """
+    if not isinstance(samples[0], dict):  # a transform may deliver anything
+        return torch.utils.data.default_collate(list(samples))
     batch: dict[str, Any] = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
@@ -104,7 +108,7 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
     size, spacing
         (rows, columns) and (row, column) mm or one number: `spacing` resamples to that, `size` alone resamples the whole
         field of view to that many pixels, both together resample, then crop or pad about the centre. Bilinear, with
-        antialiasing, on modality values; `affine` follows.
+        antialiasing, on modality values (the nearest pixel for segmentations); `affine` follows.
     channels
         1 makes colour grey, 3 repeats grey; by default grey has 1 channel and colour 3.
     content
@@ -129,7 +133,8 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         channels: int | None = None,
         content: str | None = "image",
     ) -> None:
-        self.index = index if content is None else index.select(content=content)
+        self.index = index if _checked_content(content) is None else index.select(content=content)
+        _check_intensity(intensity)
         self.intensity = intensity
         self.transform = transform
         self.size = _checked_numbers(size, 2, "size")
@@ -144,14 +149,16 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, number: int) -> Any:
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
+        number %= len(self)
         index = self.index
         with _explained():
             stack = index.stack_of(number)
             source = index.source(number)
             rescale = rescale_of(tuple(index.value(number, name) for name in RESCALE_COLUMNS))
             recipe = self._recipe(stack, number)
-            image = _channel_first(read_image(source, rescale), 2)
-            image, affine, spacing = _resized(image, *self._grid(stack, number), self.size, self.spacing)
+            image = _channel_first(read_image(source, rescale, palettes=stack.content == "image"), 2)
+            smooth = stack.content != "segmentation"
+            image, affine, spacing = _resized(image, *self._grid(stack, number), self.size, self.spacing, smooth=smooth)
             facts = {name: index.value(number, name) for name in _FRAME_IDENTIFIERS}
             sample = _sample(image, affine, spacing, recipe, self.channels, facts, number)
         return _transformed(sample, self.transform)
@@ -163,13 +170,9 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
 
     def _grid(self, stack: Stack, number: int) -> tuple[Affine, Affine]:
         """The affine of the frame as slice 0 of its own grid, and (slice, row, column) spacing."""
-        affine, spacing = _stack_grid(stack)
+        affine, spacing, positions = _stack_grid(stack)
         affine = affine.copy()
-        position = self.index.value(number, "image_position_patient")
-        if position is not None and self.index.value(number, "grid_frame_offset") is None:
-            affine[:3, 3] = position
-        else:
-            affine[:3, 3] += affine[:3, 0] * self.index.value(number, "position_in_stack")
+        affine[:3, 3] = positions[self.index.value(number, "position_in_stack")]
         return affine, spacing
 
     def __repr__(self) -> str:
@@ -184,8 +187,8 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
     index, intensity, transform, channels, content
         As for `FrameDataset`; `intensity` is resolved once a stack.
     size, spacing
-        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in three dimensions,
-        trilinear.
+        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in three dimensions.
+        Trilinear, without antialiasing; segmentations take the nearest voxel.
     irregular
         "raise" takes only stacks that are regular, single or tilted; "accept" takes others as they lie. What is left
         out is told once, as a table (`left_out`).
@@ -212,6 +215,7 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         irregular: Irregular = "raise",
         min_slices: int = 1,
     ) -> None:
+        _check_intensity(intensity)
         self.intensity = intensity
         self.transform = transform
         self.size = _checked_numbers(size, 3, "size")
@@ -220,7 +224,7 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         if irregular not in ("raise", "accept"):
             raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
         self.irregular = irregular
-        self.index, self.left_out = _usable(index, content, irregular, min_slices)
+        self.index, self.left_out = _usable(index, _checked_content(content), irregular, min_slices)
         _tell(self.left_out)
 
     def __len__(self) -> int:
@@ -234,12 +238,19 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         return {name: value for name, value in self.__dict__.items() if name != "_stacks"}
 
     def __getitem__(self, number: int) -> Any:
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        number %= len(self)
         stack = self._stacks[number]
         with _explained():
             threads = None if torch.utils.data.get_worker_info() is None else 1
-            volume = _resampled(read_volume(stack, irregular=self.irregular, threads=threads), self.size, self.spacing)
+            resamples = self.size is not None or self.spacing is not None
+            colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
+            dtype = np.float32 if resamples and not colour else None  # interpolated values are not rounded to integers
+            volume = read_volume(stack, irregular=self.irregular, dtype=dtype, threads=threads)
+            volume = _resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
             recipe = _stack_recipe(stack, self.intensity)
-            spacing = np.where(np.isfinite(volume.spacing), volume.spacing, stack.spacing)
+            spacing = np.asarray(volume.spacing if resamples and volume.geometry.is_known else stack.spacing)
             facts = {name: stack.value(name) for name in _IDENTIFIERS} | {"verdict": stack.verdict}
             image = _channel_first(volume.array, 3)
             sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
@@ -299,6 +310,18 @@ def _checked_numbers(given: Any, count: int, name: str) -> Any:
     return tuple(int(number) for number in numbers) if name == "size" else numbers
 
 
+def _checked_content(content: str | None) -> str | None:
+    if content is not None and content not in CONTENTS:
+        raise UsageError(f"content={content!r}: expected None or one of {', '.join(CONTENTS)}")
+    return content
+
+
+def _check_intensity(option: IntensityOption) -> None:
+    """A misspelt preset is refused when the dataset is made, not by the first sample in a worker."""
+    if isinstance(option, str) and option not in ("auto", "modality", "file"):
+        preset(option)
+
+
 def _checked_channels(channels: int | None) -> int | None:
     if channels not in (None, 1, 3):
         raise UsageError(f"channels={channels!r}: expected 1, 3 or None")
@@ -328,9 +351,9 @@ def _transformed(sample: Sample, transform: Transform | None) -> Any:
         raise RuntimeError("the transform raised StopIteration") from error
 
 
-@functools.lru_cache(maxsize=4096)
-def _stack_grid(stack: Stack) -> tuple[Affine, Affine]:
-    return stack.affine, np.asarray(stack.spacing, dtype=np.float64)
+@functools.lru_cache(maxsize=256)
+def _stack_grid(stack: Stack) -> tuple[Affine, Affine, Affine]:
+    return stack.affine, np.asarray(stack.spacing, dtype=np.float64), stack.positions
 
 
 def _stack_recipe(stack: Stack, option: IntensityOption) -> Intensity:
@@ -369,15 +392,19 @@ def _sample(
 
 
 def _resized(
-    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any
+    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any, *, smooth: bool
 ) -> tuple[npt.NDArray[Any], Affine, Affine]:
-    """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents."""
+    """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents.
+
+    `smooth` interpolates with antialiasing; labels take the nearest pixel instead.
+    """
     if size is None and new_spacing is None:
         return image, affine, spacing
     tensor = torch.from_numpy(image.astype(np.float32))[None]
+    how: dict[str, Any] = {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest-exact"}
     if new_spacing is None:
         scale = tuple(new / old for new, old in zip(size, tensor.shape[2:], strict=True))
-        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), mode="bilinear", antialias=True)
+        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), **how)
     else:
         if not np.isfinite(spacing[1:]).all():
             raise GeometryError("the pixel spacing of this frame is not known: use size= without spacing=")
@@ -385,7 +412,7 @@ def _resized(
         if min(length * factor for length, factor in zip(tensor.shape[2:], scale, strict=True)) < 1:
             raise GeometryError(f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing)
         # With the scale given (not recomputed from the rounded size), pixels have exactly the spacing asked for.
-        tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False)
+        tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, recompute_scale_factor=False, **how)
     # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
     image, offset = _crop_or_pad(tensor[0].numpy(), size)
@@ -409,13 +436,13 @@ def _crop_or_pad(image: npt.NDArray[Any], size: Any) -> tuple[npt.NDArray[Any], 
     return result, (starts[0], starts[1])
 
 
-def _resampled(volume: Volume, size: Any, spacing: Any) -> Volume:
+def _resampled(volume: Volume, size: Any, spacing: Any, interpolation: Interpolation) -> Volume:
     if size is None and spacing is None:
         return volume
     if volume.geometry.is_known:
-        return volume.resample(spacing, size=size)
+        return volume.resample(spacing, size=size, interpolation=interpolation)
     if spacing is not None:
         raise GeometryError("the position of this stack is not known: use size= without spacing=")
     counted = Volume(volume.array, Geometry(volume.geometry.shape, np.eye(4)), volume.units, volume.frame)
-    resized = counted.resample(size=size)
+    resized = counted.resample(size=size, interpolation=interpolation)
     return Volume(resized.array, Geometry(resized.geometry.shape, np.full((4, 4), np.nan)), volume.units, volume.frame)

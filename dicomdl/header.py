@@ -446,6 +446,9 @@ _NO_IMAGE_PREFIXES: Final = (
 )
 
 
+CONTENTS: Final = ("image", *dict.fromkeys(_CONTENT.values()))
+
+
 def content_of(sop_class_uid: str) -> str:
     """What the pixels of a SOP class are: "image", "segmentation", "dose" or "parametric_map"."""
     return _CONTENT.get(sop_class_uid, "image")
@@ -492,7 +495,7 @@ def _to_utf8(raw: bytes, charset: bytes) -> bytes:
 
 # Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all dates and times of birth
 # and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than listed where possible.
-_PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM"})
+_PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"})  # free text may say anything
 _PHI_WORDS: Final = (
     "patient", "person", "physician", "operator", "performer", "requester", "institution", "address", "telephone", "accession",
     "station", "serial", "deviceuid", "comments", "description", "history", "allerg", "occupation", "insurance", "medicalrecord",

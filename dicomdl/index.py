@@ -21,7 +21,8 @@ import numpy.typing as npt
 from dicomdl import storage
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.frame import SOURCE_FIELDS, Frame, FrameSource
-from dicomdl.geometry import VERDICTS, Geometry
+from dicomdl.geometry import VERDICTS, Geometry, Tolerances
+from dicomdl.stacks import frame_positions
 from dicomdl.tables import Table, between, map_table, no_such_column, read_manifest, where
 
 Ranges = npt.NDArray[np.int64]  # (k, 2): rows [start, stop), ascending, not touching
@@ -283,7 +284,7 @@ class Index:
 
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """What the scan wrote down: roots, options, ledger, tolerances; of the current generation."""
+        """What the last scan of this folder wrote down: options, what was passed over, generations."""
         return read_manifest(self.path)
 
     @functools.cached_property
@@ -396,7 +397,8 @@ class Index:
             rows, whole = self.rows(), self._whole_stacks()
             starts = np.searchsorted(rows, generation.stack_starts[whole])  # where a stack's frames are among the exported ones
             frames, stacks = frames.take(rows), stacks.take(whole).with_column("frame_start", starts)
-        return {"files": generation.files, "frames": frames, "stacks": stacks, "problems": generation.problems}
+        frames, problems = frames.with_paths(generation.files), generation.problems.with_paths(generation.files)
+        return {"files": generation.files, "frames": frames, "stacks": stacks, "problems": problems}
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._whole:
@@ -529,6 +531,15 @@ class Stack:
     def geometry(self) -> Geometry:
         """Shape and affine."""
         return Geometry(self.shape, self.affine)
+
+    @property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """(slices, 3) LPS mm, where the centre of each slice's first pixel is; NaN where unknown.
+
+        ImagePositionPatient, and for the planes of a dose grid with their offset (PS3.3 C.8.8.3.2).
+        """
+        rows = np.arange(self.rows.start, self.rows.stop)
+        return frame_positions(self._generation.frames.take(rows), Tolerances())
 
     @property
     def patient_id(self) -> str:
@@ -744,8 +755,21 @@ def summary(index: Index) -> str:
     problems = _problem_counts(index)
     if problems:
         lines.append("  problems: " + ", ".join(f"{n:,} {reason}" for reason, n in problems))
+    lines += [f"  passed over: {told}"] if (told := _passed_over(index)) else []
     lines.append(f"  in {index.path}")
     return "\n".join(lines)
+
+
+def _passed_over(index: Index) -> str:
+    """What the walk left out, "" when nothing or when the manifest is of a later generation."""
+    try:
+        manifest = index.manifest
+    except IndexFolderError:
+        return ""
+    if manifest["generation"] != index.generation:
+        return ""
+    counted = {name: len(n) if isinstance(n, list) else n for name, n in manifest.get("passed_over", {}).items()}
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted.items() if n)
 
 
 def _plural(name: str, count: int) -> str:
@@ -766,6 +790,8 @@ def summary_html(index: Index) -> str:
         for modality, stacks, frames, verdicts in _by_modality(index)
     )
     problems = ", ".join(f"{n:,} {escape(reason)}" for reason, n in _problem_counts(index)) or "none"
+    passed_over = _passed_over(index)
+    problems += f"<br>passed over: {passed_over}" if passed_over else ""
     return (
         f"<div><p>{head}</p><table><thead><tr><th>modality</th><th>stacks</th><th>frames</th><th>verdicts</th></tr></thead>"
         f"<tbody>{rows}</tbody></table><p>{escape(_ledger_line(index))}<br>problems: {problems}<br>"

@@ -43,6 +43,7 @@ from dicomdl.tables import (
     frames_schema,
     frames_table,
     from_bytes,
+    is_index_folder,
     joined,
     map_table,
     publish,
@@ -141,7 +142,7 @@ def scan(
     if patient_id == "hash":
         chunks = [[files, _hash_patients(frames), problems] for files, frames, problems in chunks]
     tables = _merge(old, kept, fresh, chunks, extra)
-    tables |= _with_stacks(tables["frames"], tolerances or Tolerances())
+    tables |= _with_stacks(tables["frames"], tables["files"], tolerances or Tolerances())
     passed_over = {
         "hidden_folders": found.hidden_folders,
         "linked_folders": found.linked_folders,
@@ -158,8 +159,8 @@ def scan(
 
 def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
     given = [roots] if isinstance(roots, str | bytes | os.PathLike) else list(roots)
-    if not given:
-        raise UsageError("no folder to scan was given")
+    if not given or not all(os.fspath(root) for root in given):
+        raise UsageError("no folder to scan was given, or one with an empty name")
     folders = [os.path.abspath(os.fsencode(os.path.expanduser(os.fspath(root)))) for root in given]
     for folder in folders:
         if not os.path.exists(folder):
@@ -171,11 +172,13 @@ def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> s
     if out is None:
         name = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=12).hexdigest()
         return storage.cache_folder("indexes", name)
+    if not os.fspath(out):
+        raise UsageError("out is an empty name: name a folder for the index")
     target = os.path.abspath(os.path.expanduser(os.fspath(out)))
     if os.path.isdir(target):
-        foreign = {entry for entry in os.listdir(target) if not entry.endswith(".tmp")} - {"manifest.json", "generations"}
-        if foreign:
-            raise UsageError(f"{target!r} holds other files: give the index a folder of its own", path=target)
+        with storage.explained(f"{target!r} cannot be read"):
+            if not is_index_folder(target):
+                raise UsageError(f"{target!r} holds other files: give the index a folder of its own", path=target)
     elif os.path.exists(target):
         raise UsageError(f"{target!r} is a file: give the index a folder of its own", path=target)
     return target
@@ -380,13 +383,22 @@ def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
     return table.take(rows).plain().with_column("file", files[rows])
 
 
-def _with_stacks(frames: Table, tolerances: Tolerances) -> dict[str, Table]:
+def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[str, Table]:
     """`frames`, whose columns are encoded, sorted into stacks, and `stacks`."""
-    stacking = build_stacks(frames, tolerances)
+    stacking = build_stacks(frames, tolerances, _folders(frames, files))
     stacks = table_of(STACKS_SCHEMA, {name: [getattr(stack, name) for stack in stacking.stacks] for name in STACKS_SCHEMA.names})
     lengths = stacks.numbers("slices") if len(stacks) else np.empty(0, dtype=np.int64)
     within = np.arange(len(frames)) - np.repeat(stacks.numbers("frame_start") if len(stacks) else lengths, lengths)
     return {"frames": frames.take(stacking.order).with_column("position_in_stack", within), "stacks": stacks}
+
+
+def _folders(frames: Table, files: Table) -> npt.NDArray[np.int64]:
+    """(frames,) which folder each frame's file is in: what is left to tell Series without a UID apart."""
+    if "" not in frames.codes("series_instance_uid")[1]:
+        return np.zeros(len(frames), dtype=np.int64)
+    folders = [os.path.dirname(path) for path in files.column("path").to_pylist()]
+    place = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+    return np.asarray(np.array([place[folder] for folder in folders], dtype=np.int64)[frames.numbers("file")])
 
 
 # --- patients ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "rows", "columns", "samples_per_pixel", "float_pixels")
+_EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "rows", "columns", "samples_per_pixel", "float_pixels", "units")
 # What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
 _TIE_BREAKERS: Final = ("instance_number", "sop_instance_uid", "frame_number", "transfer_syntax_uid", "byte_length", "byte_offset")
 # Colour by palette and inverted grey scales are other kinds of samples than plain ones.
@@ -72,7 +72,7 @@ class Stacking:
     stacks: Sequence[StackRow]
 
 
-def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
+def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = None) -> Stacking:
     """Sort all frames into stacks.
 
     Parameters
@@ -81,16 +81,20 @@ def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
         Columns of all frames, any order.
     tolerances
         What still counts as equal.
+    folders
+        (n,) the number of the folder that each frame's file is in. Frames without a Series Instance UID are one Series
+        only within a folder; their stacks say so in `detail`.
     """
     if len(facts) == 0:
         return Stacking(np.empty(0, dtype=np.int64), [])
-    positions = _positions(facts, tolerances)
+    positions = frame_positions(facts, tolerances)
     orientations, pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
     imager_spacings, thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
     tie_break = np.lexsort([facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
     rank_of_row = np.empty(len(facts), dtype=np.int64)
     rank_of_row[tie_break] = np.arange(len(facts))
-    series, groups = _exact_groups(facts)
+    blank = _is_blank(facts, "series_instance_uid")
+    series, groups = _exact_groups(facts, np.where(blank, -1 if folders is None else folders, -1))
     unplaced = ~np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
     clips = _clips(facts)
     order: list[Ints] = []
@@ -103,6 +107,8 @@ def build_stacks(facts: Facts, tolerances: Tolerances) -> Stacking:
             found = assess(positions[rows], orientations[first], pixel_spacings[first], tolerances, float(thickness[first]))
             rows = rows[found.order]
             order.append(rows)
+            if blank[first]:
+                found.detail["series_instance_uid"] = "blank"
             in_plane = pixel_spacings[first] if np.isfinite(pixel_spacings[first]).all() else imager_spacings[first]
             content = content_of(facts.text("sop_class_uid", int(first)))
             stacks.append(_stack_row(start, len(rows), int(series[first]), content, found, in_plane))
@@ -116,15 +122,23 @@ def _clips(facts: Facts) -> Ints:
     return np.where(facts.numbers("number_of_frames") > 1, by_file, -1)
 
 
-def _exact_groups(facts: Facts) -> tuple[Ints, list[Ints]]:
+def _is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
+    ranks = facts.ranks(name)  # the empty text comes first
+    lowest = int(np.argmin(ranks))
+    return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
+
+
+def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
-    series = _combined([facts.ranks(name) for name in _SERIES_KEYS])
+    series = _combined([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
     numeric = {"rows", "columns", "samples_per_pixel", "float_pixels"}
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
     # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
     colour_depths = np.where(samples > 1, depths, 0).astype(np.int64)
     keys = [series, *(facts.numbers(n).astype(np.int64) if n in numeric else facts.ranks(n) for n in _EXACT_KEYS)]
-    keys += [_photometric_kinds(facts), colour_depths]
+    # A slice without rescale among others with one would be stored values among Hounsfield units.
+    has_rescale = np.isfinite(facts.numbers("rescale_slope")).astype(np.int64)
+    keys += [_photometric_kinds(facts), colour_depths, has_rescale]
     combined = _combined(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
@@ -154,8 +168,8 @@ def _combined(keys: list[Ints]) -> Ints:
     return np.unique(result, return_inverse=True)[1].astype(np.int64)
 
 
-def _positions(facts: Facts, tolerances: Tolerances) -> Floats:
-    """(n, 3) positions: ImagePositionPatient, moved by the plane's offset where a dose grid has one.
+def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
+    """(n, 3) LPS mm, the centre of each frame's first pixel: ImagePositionPatient, moved by the plane's offset where a dose grid has one.
 
     PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
     """

@@ -7,6 +7,7 @@ full disk then ends the process instead of raising.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -106,8 +107,8 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def remove_old(folder: str, limit_s: float, now: float, *, suffix: str = "", keep: Collection[str] = ()) -> None:
-    """Remove the entries of a folder of ours that end with `suffix` and have not changed for `limit_s` seconds.
+def remove_old(folder: str, limit_s: float, now: float, *, pattern: str, keep: Collection[str] = ()) -> None:
+    """Remove the entries of a folder whose whole name fits our `pattern` and that have not changed for `limit_s` seconds.
 
     One that another process removes at the same time is no error, nor is one that cannot be removed: the next
     call tries again.
@@ -115,11 +116,11 @@ def remove_old(folder: str, limit_s: float, now: float, *, suffix: str = "", kee
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
-            if name in keep or not name.endswith(suffix):
+            if name in keep or not re.fullmatch(pattern, name):
                 continue
             with contextlib.suppress(OSError):
                 status = os.lstat(path)
-                if now - status.st_mtime <= limit_s:
+                if now - status.st_mtime < limit_s:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     shutil.rmtree(path, ignore_errors=True)

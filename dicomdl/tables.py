@@ -16,6 +16,7 @@ import functools
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -34,6 +35,9 @@ from dicomdl.version import __version__
 
 FORMAT: Final = 1
 GRACE_S: Final = 24 * 3600.0  # a generation that was replaced stays this long for those who still have it open
+# What may be removed from an index folder: names that dicomdl gave, whole ones and those of interrupted writes.
+OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
+OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
 TABLES: Final = ("files", "frames", "stacks", "problems")
 _TEXT: Final = pa.large_string()
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
@@ -203,6 +207,11 @@ class Table:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         replaced = self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind))
         return Table(replaced.replace_schema_metadata(None))  # `constants` may not hold any more
+
+    def with_paths(self, files: "Table") -> "Table":
+        """The table with a column `path`, found through its column `file`."""
+        paths = files.arrow.column("path").take(pa.array(self.numbers("file")))
+        return Table(self.arrow.append_column("path", paths.combine_chunks()))
 
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
         """The table with one more column, of int32."""
@@ -483,6 +492,17 @@ def map_table(folder: str, generation: str, name: str) -> Table:
         raise IndexFolderError(f"the table {name} of the index {folder!r} is damaged: scan again", path=folder) from error
 
 
+def is_index_folder(folder: str) -> bool:
+    """Whether a folder holds an index, whole, damaged or just begun, or nothing; never when it holds anything else."""
+    for name in os.listdir(folder):
+        if name == "generations":
+            if not all(re.fullmatch(OUR_GENERATIONS, inner) for inner in os.listdir(os.path.join(folder, name))):
+                return False
+        elif name != "manifest.json" and not re.fullmatch(OUR_MANIFESTS, name):
+            return False
+    return True
+
+
 def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], grace_s: float | None = None) -> str:
     """Write a new generation, make it the current one, and remove those whose grace period (GRACE_S by default) is over.
 
@@ -503,7 +523,7 @@ def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], 
     retired = dict(superseded.get("retired", {}))
     if superseded:
         retired[superseded["generation"]] = now
-    expired = [name for name, since in retired.items() if now - since > grace_s]
+    expired = [name for name, since in retired.items() if now - since >= grace_s]
     manifest = {
         "format": FORMAT,
         "dicomdl": __version__,
@@ -514,8 +534,8 @@ def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], 
     }
     storage.write_whole(os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode())
     # Generations nobody names any more, and what killed scans left behind.
-    storage.remove_old(os.path.join(folder, "generations"), grace_s, now, keep={generation, *manifest["retired"]})
-    storage.remove_old(folder, GRACE_S, now, suffix=".tmp")
+    storage.remove_old(os.path.join(folder, "generations"), grace_s, now, pattern=OUR_GENERATIONS, keep={generation, *manifest["retired"]})
+    storage.remove_old(folder, GRACE_S, now, pattern=OUR_MANIFESTS)
     return generation
 
 

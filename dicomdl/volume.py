@@ -37,6 +37,8 @@ Interpolation = Literal["linear", "nearest", "cubic"]
 
 READABLE: Final = frozenset({"regular", "single", "tilted"})  # verdicts whose affine is exact
 _SAMPLE_RULE: Final = 1  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
+_FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+MAX_VOXELS: Final = 2**33  # of a resampled grid: 16 GiB of int16
 MAX_SHEAR: Final = 1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
 RESCALE_COLUMNS: Final = ("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence")
 
@@ -46,13 +48,20 @@ class Volume:
     """Values on a grid: `array[slice, row, column]` (colour: a last axis of samples) and where its voxels are.
 
     ``affine @ [slice, row, column, 1]`` is a voxel's centre in LPS mm. `units` are those of the values ("HU",
-    "BQML", ...; "1" after a window; "" unknown). `frame` holds the facts of the stack's middle slice.
+    "BQML", ...; "1" after a window; "" unknown). `frame` holds the facts of the stack's middle slice, `stack` is where
+    the volume came from, None for one from elsewhere.
     """
 
     array: Values
     geometry: Geometry
     units: str = ""
     frame: Frame | None = None
+    stack: Stack | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the stack it came from, "" for a volume from elsewhere; see it before you trust the affine."""
+        return self.stack.verdict if self.stack is not None else ""
 
     @property
     def affine(self) -> npt.NDArray[np.float64]:
@@ -81,20 +90,25 @@ class Volume:
 
     def __repr__(self) -> str:
         shape, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.4g}" for s in self.spacing)
-        return f"Volume({shape} {self.array.dtype}, {spacing} mm{', ' + self.units if self.units else ''})"
+        return (
+            f"Volume({shape} {self.array.dtype}, {spacing} mm{', ' + self.units if self.units else ''}"
+            f"{'' if self.verdict in ('', *READABLE) else ', ' + self.verdict})"
+        )
 
     def window(self, intensity: IntensityOption | float = "auto", width: float | None = None) -> "Volume":
         """The volume with its values mapped for a network or an eye: float32, mostly in [0, 1].
 
         ``volume.window("ct.lung")``, ``volume.window(-600, 1500)``, ``volume.window(Percentile(1, 99))``; what
-        `resolve` takes.
+        `resolve` takes. Percentiles are those of the stack that the volume came from, resampled or not.
         """
         option: Any = intensity if width is None else (intensity, width)
         if self.frame is None and option in ("auto", "file"):
             raise UsageError(f"a volume without DICOM facts has no {option!r} window: name a preset or a (center, width)")
-        recipe = resolve(option, self.frame) if self.frame is not None else resolve(option, _NO_FACTS)
-        if recipe.needs_sample:
-            recipe = recipe.with_sample(_sample(self.array[sample_positions(len(self.array))]))
+        if self.stack is not None:
+            recipe = stack_intensity(self.stack, option)
+        else:
+            recipe = resolve(option, self.frame or _NO_FACTS)
+            recipe = recipe.with_sample(_sample(self.array[sample_positions(len(self.array))])) if recipe.needs_sample else recipe
         return dataclasses.replace(self, array=recipe(self.array), units=recipe.units)
 
     def resample(
@@ -189,20 +203,20 @@ class Volume:
         return cls(array, Geometry(array.shape[:3], affine), units)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the volume to a file; the format follows the name: .nii.gz, .nii, .nrrd, .mha, ...
+        """Write the volume to a file; the format follows the name: .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
 
         No DICOM attribute and no identity goes into the file. NIfTI's RAS affine is written by SimpleITK.
         """
         sitk = _sitk()
         target = os.fspath(path)
+        if not target.lower().endswith(_FORMATS):
+            raise StorageError(f"{target!r} cannot be written: the formats that keep a grid are {', '.join(_FORMATS)}")
         image = self.to_sitk()
         try:
             sitk.WriteImage(image, target, useCompression=True)
         except RuntimeError as error:
-            reason = (
-                "no such folder" if not os.path.isdir(os.path.dirname(os.path.abspath(target))) else "unknown format or no right to write"
-            )
-            raise StorageError(f"{target!r} cannot be written ({reason}): use a name that ends in .nii.gz, .nrrd or .mha") from error
+            known = os.path.isdir(os.path.dirname(os.path.abspath(target)))
+            raise StorageError(f"{target!r} cannot be written: {'no right to write' if known else 'no such folder'}") from error
 
     def plot(self, intensity: IntensityOption = "auto", slices: int = 9) -> Any:
         """A matplotlib figure of evenly spaced slices in their true proportions (needs the extra `notebook`)."""
@@ -211,7 +225,7 @@ class Volume:
         except ImportError:
             raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
         shown = self.window(intensity) if self.array.dtype != np.float32 or self.units != "1" else self
-        positions = np.unique(np.linspace(0, len(self.array) - 1, min(slices, len(self.array))).round().astype(int))
+        positions = _evenly_spaced(len(self.array), slices)
         columns = math.ceil(math.sqrt(len(positions)))
         figure = plt.figure(figsize=(2.4 * columns, 2.4 * math.ceil(len(positions) / columns)), layout="tight")
         plt.close(figure)  # a notebook then shows what is returned, once, and pyplot keeps nothing
@@ -277,8 +291,8 @@ def read_volume(stack: Stack, *, irregular: Irregular = "raise", dtype: npt.DTyp
         error.add_note(f"series: {stack.series_instance_uid}")
         raise error
     middle = stack.middle
-    array = read_modality(stack.sources, rescales(stack), dtype=dtype, threads=threads)
-    return Volume(array, stack.geometry, units_of(middle), middle)
+    array = read_modality(stack.sources, rescales(stack), dtype=dtype, threads=threads, palettes=stack.content == "image")
+    return Volume(array, stack.geometry, units_of(middle), middle, stack)
 
 
 def rescales(stack: Stack) -> list[Rescale]:
@@ -294,14 +308,22 @@ def rescale_of(values: tuple[Any, ...]) -> Rescale:
 
 
 def read_modality(
-    sources: Sequence[FrameSource], rescales: Sequence[Rescale], *, dtype: npt.DTypeLike | None = None, threads: int | None = None
+    sources: Sequence[FrameSource],
+    rescales: Sequence[Rescale],
+    *,
+    dtype: npt.DTypeLike | None = None,
+    threads: int | None = None,
+    palettes: bool = True,
 ) -> Values:
-    """Frames of one size as one array of modality values (frame, row, column[, sample]); see `read_volume`."""
+    """Frames of one size as one array of modality values (frame, row, column[, sample]); see `read_volume`.
+
+    `palettes` expands PALETTE COLOR to RGB; label maps keep their labels, whose palette only is a suggestion to viewers.
+    """
     shapes = {frame_shape(source) for source in sources}
     if len(shapes) != 1:
         raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
     shape = (len(sources), *shapes.pop())
-    if sources[0].samples_per_pixel > 1 or sources[0].photometric_interpretation == "PALETTE COLOR":
+    if sources[0].samples_per_pixel > 1 or (palettes and sources[0].photometric_interpretation == "PALETTE COLOR"):
         return _read_colour(sources, shape, dtype, threads)
     wanted = _candidates(sources, rescales) if dtype is None else [np.dtype(dtype)]
     for number, candidate in enumerate(wanted):
@@ -388,9 +410,9 @@ def _in_threads(work: Callable[[int], None], count: int, threads: int | None) ->
             done.result()
 
 
-def read_image(source: FrameSource, rescale: Rescale) -> Values:
+def read_image(source: FrameSource, rescale: Rescale, *, palettes: bool = True) -> Values:
     """One frame as modality values, (rows, columns); colour as `read_volume` gives it, (rows, columns, samples)."""
-    return np.asarray(read_modality([source], [rescale], threads=1)[0])
+    return np.asarray(read_modality([source], [rescale], threads=1, palettes=palettes)[0])
 
 
 # --- intensities of a stack -------------------------------------------------------------------------------------------
@@ -429,7 +451,8 @@ def stack_sample(stack: Stack) -> Values:
     """The fixed sample of a stack's modality values that percentiles are computed from (see `Percentile`)."""
     chosen = sample_positions(stack.slices).tolist()
     every = rescales(stack)
-    return _sample(read_modality([stack.source(i) for i in chosen], [every[i] for i in chosen]))
+    palettes = stack.content == "image"
+    return _sample(read_modality([stack.source(i) for i in chosen], [every[i] for i in chosen], palettes=palettes))
 
 
 def _sample(frames: Values) -> Values:
@@ -462,6 +485,8 @@ def _new_grid(old: Geometry, spacing: Sequence[float] | float | None, size: Sequ
         new_spacing = np.asarray(old.spacing) * np.abs((old.direction * direction).sum(axis=0))
     if shape is None:
         shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int)
+    if float(np.prod(shape.astype(np.float64))) > MAX_VOXELS:
+        raise GeometryError(f"a grid of {' x '.join(map(str, shape))} voxels is too large", voxels=MAX_VOXELS)
     affine = np.eye(4)
     affine[:3, :3] = direction * new_spacing
     affine[:3, 3] = old.center - affine[:3, :3] @ ((shape - 1) / 2)
@@ -488,6 +513,7 @@ def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArr
 def _interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Interpolation, fill: float | None) -> Values:
     """Values of `array` at the voxels of `new`, by SimpleITK in index space, so that any affine, sheared too, is exact."""
     sitk = _sitk()
+    _check_fill(fill, array.dtype)
     choices = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}
     if interpolation not in choices:
         raise UsageError(f"interpolation={interpolation!r}: expected one of {', '.join(choices)}")
@@ -507,6 +533,14 @@ def _interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Int
         return values
     limits = np.iinfo(array.dtype)
     return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(array.dtype)
+
+
+def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
+    if fill is None or dtype.kind == "f":
+        return
+    limits = np.iinfo(dtype)
+    if not (float(fill).is_integer() and limits.min <= fill <= limits.max):
+        raise UsageError(f"fill={fill} does not fit {dtype}", fill=fill)
 
 
 def _exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
@@ -530,10 +564,15 @@ def _axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
+def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
+    """At most `count` places in [0, length), first and last among them."""
+    return np.unique(np.linspace(0, length - 1, max(1, min(count, length))).round().astype(np.int64))
+
+
 def montage(volume: Volume, slices: int = 16, intensity: IntensityOption = "auto") -> npt.NDArray[np.uint8]:
     """Evenly spaced slices side by side as one grey (rows, columns) or RGB (rows, columns, 3) picture, uint8."""
     values = volume.window(intensity).array
-    positions = np.unique(np.linspace(0, len(values) - 1, min(slices, len(values))).round().astype(int))
+    positions = _evenly_spaced(len(values), slices)
     across = math.ceil(math.sqrt(len(positions)))
     down = math.ceil(len(positions) / across)
     rows, columns = values.shape[1:3]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from phantoms import true_affine, true_volume, write_secondary_capture, write_segmentation_1bit, write_series
+from phantoms import true_affine, true_volume, write_multiframe, write_secondary_capture, write_segmentation_1bit, write_series
 from torch.utils.data import DataLoader
 
 import dicomdl
@@ -202,7 +202,18 @@ def test_a_number_outside_of_the_dataset_is_an_index_error(ct: dicomdl.Index) ->
         assert torch.equal(dataset[-1]["image"], dataset[len(dataset) - 1]["image"])
 
 
-@pytest.mark.parametrize("options", [{"size": (0, 5)}, {"size": (1, 2, 3)}, {"spacing": "abc"}, {"channels": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (0, 5)},
+        {"size": (1, 2, 3)},
+        {"size": (2.5, 2)},
+        {"spacing": "abc"},
+        {"channels": 2},
+        {"content": "foo"},
+        {"intensity": "ct.lungs"},
+    ],
+)
 def test_impossible_options_are_refused_when_the_dataset_is_made(ct: dicomdl.Index, options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         dicomdl.FrameDataset(ct, **options)
@@ -223,3 +234,53 @@ def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome
         expected = 1 - np.clip(((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1)  # LINEAR, PS3.3 C.11.2.1.2.1
         assert np.allclose(dataset[i]["image"][0].numpy(), expected, atol=1e-6)
     assert np.array_equal(dicomdl.read_frame(index.frame(0)), stored[0])
+
+
+def test_label_maps_keep_their_labels_and_take_the_nearest_pixel(folder: Path) -> None:
+    write_segmentation_1bit(folder / "s.dcm", shape=(4, 6, 8))
+    dataset = dicomdl.FrameDataset(index_of(folder), content="segmentation", size=(12, 16))
+    image = dataset[1]["image"]
+    assert image.shape == (1, 12, 16) and set(image.unique().tolist()) <= {0.0, 1.0}
+    volumes = dicomdl.VolumeDataset(index_of(folder), content="segmentation", size=(4, 12, 16))
+    assert set(volumes[0]["image"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_the_planes_of_a_dose_grid_lie_at_their_own_offsets(folder: Path) -> None:
+    offsets = [0, 2, 4, 8, 10, 12]
+
+    def dose(dataset: object, z: int) -> None:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"
+        dataset.Modality = "RTDOSE"
+        dataset.GridFrameOffsetVector = offsets
+        dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [1, 2, 3], [1, 0, 0, 0, 1, 0]
+        dataset.PixelSpacing = [1, 1]
+        for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+            dataset.pop(keyword, None)
+
+    write_multiframe(folder / "d.dcm", shape=(6, 5, 7), edit=dose)
+    index = index_of(folder)
+    assert index.stacks[0].verdict in ("missing_slices", "uneven_spacing")
+    dataset = dicomdl.FrameDataset(index, content="dose")
+    assert [float(dataset[i]["affine"][2, 3]) for i in range(6)] == [3 + offset for offset in offsets]
+
+
+def test_volumes_are_interpolated_without_rounding_to_integers(ct: dicomdl.Index) -> None:
+    sample = dicomdl.VolumeDataset(ct.select(patient_id="B"), intensity="modality", spacing=(1, 1, 1))[0]
+    assert (sample["image"] != sample["image"].round()).any()
+
+
+def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch_without_a_word(ct: dicomdl.Index) -> None:
+    def stop(sample: object) -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(DataLoader(dicomdl.FrameDataset(ct, transform=stop), batch_size=2))
+
+
+def test_a_slice_without_rescale_never_joins_slices_with_one(folder: Path) -> None:
+    def without(dataset: object, z: int) -> None:
+        if z == 1:
+            del dataset.RescaleSlope, dataset.RescaleIntercept
+
+    write_series(folder, shape=(4, 5, 7), intercept=-1024, edit=without)
+    assert sorted(stack.slices for stack in index_of(folder).stacks) == [1, 3]

@@ -692,3 +692,41 @@ def test_two_scans_at_once_leave_one_whole_index(root: Path, out: str) -> None:
     assert [process.returncode for process in running] == [0, 0]
     assert content(dicomdl.open_index(out)) == content(scan(root, out=out + "-fresh"))
     assert storage.cache_folder()
+
+
+def test_files_of_others_are_never_removed_however_old_and_whatever_they_are_called(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", shape=(2, 5, 7))
+    foreign = tmp_path / "mine" / "generations" / "epoch_10"
+    foreign.mkdir(parents=True)
+    (foreign / "weights.bin").write_text("precious")
+    (tmp_path / "mine" / "thesis.tmp").write_text("precious")
+    for path in (foreign, tmp_path / "mine" / "thesis.tmp"):
+        os.utime(path, (0, 0))
+    with pytest.raises(UsageError, match="other files"):
+        scan(tmp_path / "dicom", out=tmp_path / "mine")
+    assert (foreign / "weights.bin").exists() and (tmp_path / "mine" / "thesis.tmp").exists()
+
+
+def test_going_over_to_hashed_patients_leaves_no_raw_identifier_behind(tmp_path: Path) -> None:
+    write_series(tmp_path / "dicom", shape=(2, 5, 7), patient_id="SECRETPATIENT")
+    scan(tmp_path / "dicom", out=tmp_path / "i")
+    scan(tmp_path / "dicom", out=tmp_path / "i", patient_id="hash")
+    held = [path for path in (tmp_path / "i").rglob("*") if path.is_file() and b"SECRETPATIENT" in path.read_bytes()]
+    assert held == []
+
+
+def test_series_without_a_uid_are_one_only_within_a_folder_and_say_so(tmp_path: Path) -> None:
+    def blank(dataset: object, z: int) -> None:
+        dataset.SeriesInstanceUID = dataset.StudyInstanceUID = dataset.PatientID = ""
+
+    for number, folder in enumerate(("a", "b")):
+        write_series(tmp_path / "dicom" / folder, shape=(3, 5, 7), origin=(0, 0, 6 * number), edit=blank, seed=number)
+    index = scan(tmp_path / "dicom", out=tmp_path / "i")
+    assert [stack.slices for stack in index.stacks] == [3, 3]
+    assert all(stack.detail["series_instance_uid"] == "blank" for stack in index.stacks)
+
+
+def test_empty_names_are_refused(tmp_path: Path) -> None:
+    for roots, out in (("", None), (["", str(tmp_path)], None), (tmp_path, "")):
+        with pytest.raises(UsageError, match="empty name"):
+            dicomdl.scan(roots, out=out, progress=False)

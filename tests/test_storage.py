@@ -97,9 +97,9 @@ def test_only_old_entries_with_the_suffix_that_nobody_keeps_are_removed(tmp_path
     (tmp_path / "folder.tmp" / "inside").write_bytes(b"")
     for name in ("old.tmp", "kept.tmp", "old.txt", "folder.tmp"):
         os.utime(tmp_path / name, (0, 0))
-    storage.remove_old(str(tmp_path), 60, time.time(), suffix=".tmp", keep={"kept.tmp"})
+    storage.remove_old(str(tmp_path), 60, time.time(), pattern=r".*\.tmp", keep={"kept.tmp"})
     assert sorted(os.listdir(tmp_path)) == ["kept.tmp", "new.tmp", "old.txt"]
-    storage.remove_old(str(tmp_path / "absent"), 60, time.time())
+    storage.remove_old(str(tmp_path / "absent"), 60, time.time(), pattern=".*")
 
 
 def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> None:

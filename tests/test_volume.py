@@ -268,7 +268,7 @@ def test_saving_where_nothing_can_be_written_is_one_clear_error(folder: Path, tm
     with pytest.raises(StorageError, match="no such folder"):
         volume.save(tmp_path / "absent" / "case.nii.gz")
     with pytest.raises(StorageError, match="nii"):
-        volume.save(tmp_path / "case.unknown")
+        volume.save(tmp_path / "case.tif")
 
 
 def test_resample_keeps_the_field_of_view_and_the_ramp() -> None:
@@ -350,3 +350,50 @@ def test_every_regular_stack_of_the_corpus_equals_simpleitk(corpus: Path, tmp_pa
     matched = [line for line in ran.stdout.splitlines() if "stacks match" in line]
     assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
     assert int(matched[0].split()[2]) >= 30
+
+
+def test_a_bits_stored_of_zero_does_not_let_values_wrap(folder: Path) -> None:
+    def zero(dataset: object, z: int) -> None:
+        dataset.BitsStored = 0
+
+    write_series(folder, shape=(2, 5, 7), offset=60000, bits_stored=16, edit=zero)
+    assert np.array_equal(dicomdl.read_volume(only_stack(folder)).array, true_volume((2, 5, 7), offset=60000))
+
+
+def test_percentiles_of_a_resampled_volume_are_those_of_its_stack(folder: Path) -> None:
+    write_series(folder, shape=(9, 9, 11), modality="MR")
+    volume = dicomdl.read_volume(only_stack(folder))
+    recipe = stack_intensity(only_stack(folder), "auto")
+    small = volume.resample(3)
+    assert np.array_equal(small.window("auto").array, recipe(small.array))
+
+
+@pytest.mark.parametrize("fill", [1e9, 0.5, float("nan")])
+def test_a_fill_that_does_not_fit_is_refused(fill: float) -> None:
+    volume = Volume(np.zeros((4, 4, 4), np.int16), Geometry((4, 4, 4), np.eye(4)))
+    with pytest.raises(UsageError, match="fill"):
+        volume.resample(2, fill=fill)
+
+
+@pytest.mark.parametrize("options", [{"spacing": (1, 1)}, {"spacing": "a"}, {"size": (2, 2)}, {"size": (0, 1, 1)}, {"spacing": 1e-4}])
+def test_a_grid_that_cannot_be_is_a_geometry_error(options: dict[str, object]) -> None:
+    volume = Volume(np.zeros((4, 4, 4), np.int16), Geometry((4, 4, 4), np.eye(4)))
+    with pytest.raises(GeometryError):
+        volume.resample(**options)
+
+
+def test_an_accepted_irregular_volume_says_so(folder: Path) -> None:
+    write_series(folder, shape=(8, 5, 7), drop=(3,))
+    volume = dicomdl.read_volume(only_stack(folder), irregular="accept")
+    assert volume.verdict == "missing_slices" and "missing_slices" in repr(volume)
+
+
+def test_palettes_are_colours_in_volumes_as_in_frames(corpus: Path, tmp_path: Path) -> None:
+    index = dicomdl.scan(corpus, tmp_path / "i", progress=False).select(photometric_interpretation="PALETTE COLOR", content="image")
+    assert len(index.stacks) >= 5
+    frames = dicomdl.FrameDataset(index)
+    for stack in index.stacks[:6]:
+        volume = dicomdl.read_volume(stack, irregular="accept").window("auto")
+        assert volume.array.shape[-1] == 3
+        first = frames[int(np.searchsorted(index.rows(), stack.rows.start))]["image"]
+        assert np.allclose(np.moveaxis(first.numpy(), 0, -1), volume.array[0])
