@@ -41,6 +41,7 @@ Affine = npt.NDArray[np.float64]
 _LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
 _FRAME_IDENTIFIERS: Final = (*_IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
+_FRAME_FACTS: Final = (*RESCALE_COLUMNS, "number_of_frames", "position_in_stack", *_FRAME_IDENTIFIERS)
 
 
 class Sample(dict[str, Any]):
@@ -154,26 +155,21 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         with _explained():
             stack = index.stack_of(number)
             source = index.source(number)
-            rescale = rescale_of(tuple(index.value(number, name) for name in RESCALE_COLUMNS))
-            recipe = self._recipe(stack, number)
+            facts = index.facts(number, _FRAME_FACTS)
+            rescale = rescale_of(tuple(facts[name] for name in RESCALE_COLUMNS))
+            recipe = self._recipe(stack, number, facts["number_of_frames"])
             image = _channel_first(read_image(source, rescale, palettes=stack.content == "image"), 2)
             smooth = stack.content != "segmentation"
-            image, affine, spacing = _resized(image, *self._grid(stack, number), self.size, self.spacing, smooth=smooth)
-            facts = {name: index.value(number, name) for name in _FRAME_IDENTIFIERS}
-            sample = _sample(image, affine, spacing, recipe, self.channels, facts, number)
+            grid = _frame_grid(stack, facts["position_in_stack"])
+            image, affine, spacing = _resized(image, *grid, self.size, self.spacing, smooth=smooth)
+            identifiers = {name: facts[name] for name in _FRAME_IDENTIFIERS}
+            sample = _sample(image, affine, spacing, recipe, self.channels, identifiers, number)
         return _transformed(sample, self.transform)
 
-    def _recipe(self, stack: Stack, number: int) -> Intensity:
-        if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or self.index.value(number, "number_of_frames") == 1):
+    def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
+        if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or number_of_frames == 1):
             return resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
         return _stack_recipe(stack, self.intensity)
-
-    def _grid(self, stack: Stack, number: int) -> tuple[Affine, Affine]:
-        """The affine of the frame as slice 0 of its own grid, and (slice, row, column) spacing."""
-        affine, spacing, positions = _stack_grid(stack)
-        affine = affine.copy()
-        affine[:3, 3] = positions[self.index.value(number, "position_in_stack")]
-        return affine, spacing
 
     def __repr__(self) -> str:
         return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
@@ -349,6 +345,14 @@ def _transformed(sample: Sample, transform: Transform | None) -> Any:
         return transform(sample)
     except StopIteration as error:  # a loader would take it for the end of the epoch
         raise RuntimeError("the transform raised StopIteration") from error
+
+
+def _frame_grid(stack: Stack, position: int) -> tuple[Affine, Affine]:
+    """The affine of a frame as slice 0 of its own grid, and (slice, row, column) spacing."""
+    affine, spacing, positions = _stack_grid(stack)
+    affine = affine.copy()
+    affine[:3, 3] = positions[position]
+    return affine, spacing
 
 
 @functools.lru_cache(maxsize=256)

@@ -92,21 +92,22 @@ class Generation:
         return FrameSource(*[cell(row) for cell in self._source_cells])
 
     @functools.cached_property
-    def _frame_cells(self) -> list[tuple[str, Callable[[int], Any]]]:
-        return [(name, self.cell(name)) for name in (*_FILE_COLUMNS, *_FRAME_COLUMNS)]
-
-    @functools.cached_property
-    def _extra_cells(self) -> list[tuple[str, Callable[[int], Any]]]:
-        return [(name, self.cell(name)) for name in self.frames.names if name not in {*_FRAME_COLUMNS, "file"}]
+    def _frame_parts(self) -> tuple[dict[str, Any], list[tuple[str, Callable[[int], Any]]], list[tuple[str, Callable[[int], Any]]]]:
+        """(fields of `Frame` that are the same in every row, readers of the other fields, readers of extra columns)."""
+        constants = self.frames.constants
+        known = {name: constants[name] for name in _FRAME_COLUMNS if name in constants}
+        others = [(name, self.cell(name)) for name in (*_FILE_COLUMNS, *_FRAME_COLUMNS) if name not in known]
+        return known, others, [(name, self.cell(name)) for name in self.frames.names if name not in _NOT_EXTRA]
 
     def frame(self, row: int) -> Frame:
         """One frame row as a Frame."""
-        extra = tuple((name, cell(row)) for name, cell in self._extra_cells)
-        return Frame(extra=extra, **{name: cell(row) for name, cell in self._frame_cells})
+        known, others, extra = self._frame_parts
+        return Frame(extra=tuple((name, cell(row)) for name, cell in extra), **known, **{name: cell(row) for name, cell in others})
 
 
 _FILE_COLUMNS: Final = ("path", "file_bytes", "file_mtime_ns")
 _FRAME_COLUMNS: Final = tuple(f.name for f in fields(Frame) if f.name not in (*_FILE_COLUMNS, "extra"))
+_NOT_EXTRA: Final = frozenset({*_FRAME_COLUMNS, "file"})
 
 
 def _cells(table: Table, name: str) -> Callable[[int], Any]:
@@ -236,6 +237,11 @@ class Index:
     def value(self, number: int, column: str) -> Any:
         """One fact of frame `number`, by the name of its column."""
         return self._generation.cell(column)(self.row(number))
+
+    def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        """Some facts of frame `number`, by the names of their columns: quicker than all of them by `frame`."""
+        row = self.row(number)
+        return {column: self._generation.cell(column)(row) for column in columns}
 
     def stack_of(self, number: int) -> "Stack":
         """The stack that frame `number` belongs to, whole, whatever part of it this index selects."""

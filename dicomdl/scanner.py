@@ -6,6 +6,7 @@ a cluster would run is `read_chunk`: paths in, tables of rows out.
 """
 
 import contextlib
+import gc
 import hashlib
 import hmac
 import json
@@ -439,7 +440,8 @@ def _holds_raw_patients(target: str) -> bool:
 
 def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
     """[files, frames, problems] of some files, numbered from `first`: the unit of work of every engine."""
-    headers = [reader.read(os.fsdecode(path)) for path in paths]
+    with _no_cycle_collection():
+        headers = [reader.read(os.fsdecode(path)) for path in paths]
     numbers = range(first, first + len(paths))
     files = {
         "path": list(paths),
@@ -457,6 +459,18 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
         _frame_rows(reader, [(number, h) for number, h in zip(numbers, headers, strict=True) if h.rows]),
         table_of(PROBLEMS_SCHEMA, problems),
     ]
+
+
+@contextlib.contextmanager
+def _no_cycle_collection() -> Iterator[None]:
+    """Headers are tuples of bytes, without cycles, but by the hundred thousand: looking for some costs a quarter of the scan."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Table:
