@@ -137,7 +137,9 @@ class HeaderReader:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             os.close(descriptor)
-        return header._replace(file_bytes=stat.st_size, file_mtime_ns=stat.st_mtime_ns, file_ctime_ns=stat.st_ctime_ns)
+        kind, reason, detail, sop_class, _, _, _, rows, places, deflated, is_float = header
+        times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # not by _replace, which takes 2 us
+        return Header(kind, reason, detail, sop_class, *times, rows, places, deflated, is_float)
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         """What a file of `size` bytes is, given its `first` bytes and a way to `read(offset, length)` more."""
