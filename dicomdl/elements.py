@@ -587,9 +587,9 @@ class Layouts:
         layout = _layout(buffer, start, syntax, meta, data_set)
         if layout is None:
             return
-        for known in self._recent:  # what varies in length in one series does so in the next: splitting later costs more
-            tags = {known.steps[number].head.tag for number in known.varying}
-            layout.varying |= {number for number in layout.may_vary if layout.steps[number].head.tag in tags}
+        # What varies in length in one series does so in the next: splitting a run later costs more.
+        tags = {known.steps[number].head.tag for known in self._recent for number in known.varying}
+        layout.varying |= {number for number in layout.may_vary if layout.steps[number].head.tag in tags}
         _compile(layout, self._wanted)
         self._recent.insert(0, layout)
         del self._recent[self.CAPACITY :]
