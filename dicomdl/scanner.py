@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
@@ -492,7 +493,9 @@ def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Tab
 
 def _read_all(paths: Sequence[bytes], extra: Sequence[Attribute], workers: int | None, *, progress: bool) -> Iterator[list[Table]]:
     """The tables of every chunk of files, in any order, with a progress bar."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook without ipywidgets tqdm says so, and shows a text bar
+        from tqdm.auto import tqdm
 
     chunks = [(start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)]
     if workers is None:
