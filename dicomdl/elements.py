@@ -526,6 +526,10 @@ class _Segment:
     size: int
     slot: int | None  # of the ending element, -1 when nobody wants it; None when it is the pixel data or of undefined length
     steps: range  # the numbers of the layout's steps that it covers
+    length: Callable[..., tuple[int]]  # reads the length that the run ends with
+    length_bytes: int
+    last_seen: bytes = b""  # the run of the last file, up to that length, and its values: most runs repeat from slice to slice
+    last_values: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -621,6 +625,9 @@ _HEAD_FORMS: Final = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}
 _HEADS: Final = {key: struct.Struct(f"<{form}").unpack_from for key, form in _HEAD_FORMS.items()}
 
 
+_LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {2: struct.Struct("<H").unpack_from, 4: struct.Struct("<I").unpack_from}
+
+
 class _Run:
     """Builds one segment: the struct formats of the headers to compare and of the values to take."""
 
@@ -648,6 +655,7 @@ class _Run:
         head = step.head
         self.heads.append(f"{step.position - self.heads_end}x{_HEAD_FORMS[head.value - step.position, bool(head.vr)]}")
         heads = struct.Struct("".join(self.heads)).unpack_from
+        length_bytes = 2 if head.vr and head.value - step.position == 8 else 4
         return _Segment(
             heads=heads,
             expected=heads(buffer, self.start)[:-1],
@@ -655,6 +663,8 @@ class _Run:
             size=head.value - self.start,
             slot=None if head.length == UNDEFINED or head.tag in _PIXEL_TAGS else step.slot,
             steps=steps,
+            length=_LENGTHS[length_bytes],
+            length_bytes=length_bytes,
         )
 
 
@@ -694,24 +704,30 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
     torn: list[tuple[_Segment, set[int]]] = []  # segments in which other elements than the last one vary in length, too
     try:
         for segment in layout.segments:
-            heads = segment.heads(buffer, position)
-            if heads[:-1] == segment.expected:
-                if segment.values is not None:
-                    kept += segment.values(buffer, position)
-                if segment.slot is None:
-                    found = Found(position + segment.size, heads[-1])
-                    position = _close(layout, segment.steps[-1], found, buffer, kept)
-                    continue
-                value = position + segment.size  # an undefined length, which would be another structure, ends beyond the buffer, too
-                position = value + heads[-1]
-                if position > limit:
-                    return None
-                if segment.slot >= 0:
-                    kept.append(buffer[value:position])
+            value = position + segment.size
+            before_length = value - segment.length_bytes
+            if buffer[position:before_length] == segment.last_seen:  # headers and values as in the file before
+                length = segment.length(buffer, before_length)[0]
             else:
-                varying: set[int] = set()
-                position, found = _match_steps(layout, segment, buffer, position, kept, varying)
-                torn.append((segment, varying))
+                heads = segment.heads(buffer, position)
+                if heads[:-1] != segment.expected:
+                    varying: set[int] = set()
+                    position, found = _match_steps(layout, segment, buffer, position, kept, varying)
+                    torn.append((segment, varying))
+                    continue
+                length = heads[-1]
+                segment.last_seen = buffer[position:before_length]
+                segment.last_values = segment.values(buffer, position) if segment.values is not None else ()
+            kept += segment.last_values
+            if segment.slot is None:
+                found = Found(value, length)
+                position = _close(layout, segment.steps[-1], found, buffer, kept)
+                continue
+            position = value + length  # an undefined length, which would be another structure, ends beyond the buffer, too
+            if position > limit:
+                return None
+            if segment.slot >= 0:
+                kept.append(buffer[value:position])
     except (struct.error, HeaderError, _OtherStructure):  # or the header goes on beyond the buffer: the plain walk will tell
         return None
     for segment, varying in torn:  # the next file like this one is compared in runs again
