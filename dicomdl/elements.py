@@ -530,6 +530,7 @@ class _Segment:
     length_bytes: int
     last_seen: bytes = b""  # the run of the last file, up to that length, and its values: most runs repeat from slice to slice
     last_values: tuple[bytes, ...] = ()
+    changes: int = 0  # how often the run was another than in the file before; the first file counts
 
 
 @dataclass(slots=True)
@@ -716,6 +717,9 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                     torn.append((segment, varying))
                     continue
                 length = heads[-1]
+                segment.changes += 1
+                if segment.changes == 3 and len(segment.steps) > 3:  # twice is no accident: what changes gets a run of its own
+                    torn.append((segment, _changed(layout, segment, buffer[position:before_length])))
                 segment.last_seen = buffer[position:before_length]
                 segment.last_values = segment.values(buffer, position) if segment.values is not None else ()
             kept += segment.last_values
@@ -736,6 +740,13 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
         layout.segments[place : place + 1] = _segments(layout, range(segment.steps.start, segment.steps.stop))
     last = layout.steps[-1].head
     return Walked(layout.pick(kept), ElementHead(last.tag, last.vr, found.value, found.length))
+
+
+def _changed(layout: _Layout, segment: _Segment, run: bytes) -> set[int]:
+    """The steps of a run whose values are others than in the file before."""
+    start = layout.steps[segment.steps.start].position
+    spans = {n: (layout.steps[n].head.value - start, layout.steps[n].head.length) for n in segment.steps[:-1] if n in layout.may_vary}
+    return {n for n, (at, length) in spans.items() if run[at : at + length] != segment.last_seen[at : at + length]}
 
 
 class Found(NamedTuple):
