@@ -73,6 +73,10 @@ class Walk:
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
 
+    def passed_over(self) -> dict[str, Any]:
+        """What is in no ledger, as the manifest keeps it."""
+        return {name: getattr(self, name) for name in ("hidden_folders", "linked_folders", "special_files", "unreadable")}
+
 
 def scan(
     roots: Path | Iterable[Path],
@@ -145,14 +149,8 @@ def scan(
         chunks = [[files, _hash_patients(frames), problems] for files, frames, problems in chunks]
     tables = _merge(old, kept, fresh, chunks, extra)
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances or Tolerances())
-    passed_over = {
-        "hidden_folders": found.hidden_folders,
-        "linked_folders": found.linked_folders,
-        "special_files": found.special_files,
-        "unreadable": found.unreadable,
-    }
     grace_s = 0.0 if patient_id == "hash" and _holds_raw_patients(target) else None
-    publish(target, tables, {"options": options, "passed_over": passed_over}, grace_s)
+    publish(target, tables, {"options": options, "passed_over": found.passed_over()}, grace_s)
     return open_index(target)
 
 
@@ -372,7 +370,7 @@ def _merge(
 def _by_file(table: Table) -> Table:
     """In the order of the files, whichever process read them first."""
     files = table.numbers("file")
-    return table if (files[1:] >= files[:-1]).all() else table.take(np.argsort(table.numbers("file"), kind="stable"))
+    return table if (files[1:] >= files[:-1]).all() else table.take(np.argsort(files, kind="stable"))
 
 
 def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
@@ -525,11 +523,13 @@ def _in_workers(chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[A
     answers: queue.SimpleQueue[tuple[tuple[int, Sequence[bytes]] | None, bytes]] = queue.SimpleQueue()
     for chunk in chunks:
         waiting.put(chunk)
-    processes = [_start_worker(extra) for _ in range(workers)]
-    for process in processes:
-        waiting.put(None)
-        threading.Thread(target=_serve_from, args=(process, waiting, answers), daemon=True).start()
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        for _ in range(workers):  # inside, so that one that cannot be started does not leave the others behind
+            processes.append(_start_worker(extra))
+        for process in processes:
+            waiting.put(None)
+            threading.Thread(target=_serve_from, args=(process, waiting, answers), daemon=True).start()
         ended = 0
         while ended < workers:
             answered, answer = answers.get()

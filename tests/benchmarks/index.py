@@ -36,7 +36,7 @@ GOALS = {"open_index": 10.0, "first index.frame(i)": 1.0, "select(modality='CT')
 # --- the index --------------------------------------------------------------------------------------------------------
 
 
-def synthetic_index(folder: Path, frames: int) -> Path:
+def repeated_index(folder: Path, frames: int) -> Path:
     """An index of `frames` frames, kept between runs: a real one of 100 CT slices, repeated under other identifiers.
 
     Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No files lie behind it.
@@ -257,7 +257,7 @@ def main() -> None:
         return
     given = arguments(__doc__, frames=(1_000_000, "frames of the index"), lookups=(200_000, "look-ups of the memory epoch"))
     try:
-        folder = synthetic_index(phantom_ct.data_folder(), given.frames)
+        folder = repeated_index(phantom_ct.data_folder(), given.frames)
     except (ImportError, AttributeError) as error:
         sys.exit(f"dicomdl is not installed, or not whole: {error}")
     time_first_uses(folder, given.repeat, given.frames)
