@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dicomdl.frame import Frame as Frame
     from dicomdl.geometry import Geometry as Geometry
     from dicomdl.geometry import Tolerances as Tolerances
+    from dicomdl.index import Group as Group
     from dicomdl.index import Index as Index
     from dicomdl.index import Series as Series
     from dicomdl.index import Stack as Stack
@@ -37,6 +38,7 @@ _HOMES = {
     "Frame": "frame",
     "FrameDataset": "datasets",
     "Geometry": "geometry",
+    "Group": "index",
     "Index": "index",
     "Percentile": "intensity",
     "Rescale": "intensity",

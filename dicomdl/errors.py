@@ -14,7 +14,8 @@
     │   └── UnsupportedSyntax no decoder for this transfer syntax is at hand
     ├── IntensityError        a rescale, window or unit that cannot be applied
     └── GeometryError         positions or orientations that do not make the asked-for grid
-        └── IrregularStack    a stack whose verdict forbids a volume without a policy
+        ├── IrregularStack    a stack whose verdict forbids a volume without a policy
+        └── IncompleteGroup   a group of stacks (time points, echoes, ...) with slices missing in some
 
 Numbers that an error speaks of are its attributes: ``raise TruncatedPixels("…", expected_bytes=512, found_bytes=100)``
 gives ``error.expected_bytes``. Every class takes one string and pickles with its attributes and notes, so
@@ -98,6 +99,10 @@ class GeometryError(DicomdlError):
 
 class IrregularStack(GeometryError):
     """A stack whose verdict forbids a volume without a policy. Attributes: `verdict`, `detail` (a dict)."""
+
+
+class IncompleteGroup(GeometryError):
+    """A group of stacks in which some lack slices that others have. Attribute `missing`: {dimension value: [slice, ...]}."""
 
 
 def missing_extra(feature: str, package: str, extra: str) -> MissingExtra:

@@ -91,6 +91,8 @@ class FrameSource:
     Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in (BitsAllocated 1 only).
     Encapsulated frames: from the first fragment's item tag to the end of the last fragment, item headers inside.
     `deflated`: the offset counts in the inflated data set. `file_bytes` and `file_mtime_ns` are what the scan saw.
+    A tile of a mosaic is `rows` x `columns` pixels from (`tile_top`, `tile_left`) on of a coded frame of `coded_rows` x
+    `coded_columns`; both are 0 where the frame is coded as it is.
     """
 
     path: str
@@ -112,6 +114,10 @@ class FrameSource:
     high_bit: int
     pixel_representation: int
     float_pixels: bool
+    coded_rows: int = 0
+    coded_columns: int = 0
+    tile_top: int = 0
+    tile_left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +138,12 @@ class Frame:
     float_pixels: bool = False  # Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25)
     file_bytes: int
     file_mtime_ns: int
+    coded_rows: int = 0  # of the mosaic that this frame is a tile of; 0: it is no tile
+    coded_columns: int = 0
+    tile_top: int = 0
+    tile_left: int = 0
     position_in_stack: int = -1  # slice index in its stack, -1 in none
+    duplicate_of: int = -1  # the row of the frame whose equal copy this is, -1: of none
 
     # identity
     transfer_syntax_uid: str = _fact(0x00020010, "UI", "identity")

@@ -64,9 +64,16 @@ class Generation:
 
     @functools.cached_property
     def stack_starts(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) the first frame row of each stack, and the end."""
-        starts = self.stacks.numbers("frame_start")
-        return np.append(starts, len(self.frames)).astype(np.int64)
+        """(stacks + 1,) the first frame row of each stack, and the end; copies, which are in no stack, come behind it."""
+        starts, slices = self.stacks.numbers("frame_start"), self.stacks.numbers("slices")
+        return np.append(starts, slices.sum()).astype(np.int64)
+
+    @functools.cached_property
+    def groups(self) -> list[npt.NDArray[np.int64]]:
+        """The stacks of each group, by group and place in it."""
+        numbers = self.stacks.numbers("group")
+        order = np.lexsort([self.stacks.numbers("group_index"), numbers])
+        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
 
     @functools.cached_property
     def _cells(self) -> dict[str, Callable[[int], Any]]:
@@ -244,11 +251,18 @@ class Index:
         return {column: self._generation.cell(column)(row) for column in columns}
 
     def stack_of(self, number: int) -> "Stack":
-        """The stack that frame `number` belongs to, whole, whatever part of it this index selects."""
-        return Stack(self._generation, self._stack_at(self.row(number)))
+        """The stack that frame `number` belongs to, whole, whatever part of it this index selects.
 
-    def _stack_at(self, row: int) -> int:
-        return int(np.searchsorted(self._generation.stack_starts, row, side="right")) - 1
+        Raises
+        ------
+        UsageError
+            The frame is an equal copy of another one (`Frame.duplicate_of`), which makes it part of no stack.
+        """
+        starts, row = self._generation.stack_starts, self.row(number)
+        if row >= starts[-1]:
+            original = self._generation.cell("duplicate_of")(row)
+            raise UsageError(f"frame {number} is an equal copy of row {original} and in no stack", number=number, duplicate_of=original)
+        return Stack(self._generation, int(np.searchsorted(starts, row, side="right")) - 1)
 
     @property
     def stacks(self) -> "Stacks":
@@ -264,6 +278,15 @@ class Index:
         place = np.searchsorted(self._ranges[:, 0], starts[:-1], side="right") - 1
         inside = (place >= 0) & (starts[1:] <= self._ranges[np.maximum(place, 0), 1])
         return np.flatnonzero(inside)
+
+    @property
+    def groups(self) -> list["Group"]:
+        """The groups of two or more stacks (time points, echoes, b-values, ...) of which every stack is selected."""
+        whole = np.zeros(len(self._generation.stacks), dtype=bool)
+        whole[self._whole_stacks()] = True
+        return [
+            Group(self._generation, n) for n, members in enumerate(self._generation.groups) if len(members) > 1 and whole[members].all()
+        ]
 
     @property
     def series(self) -> list["Series"]:
@@ -333,7 +356,10 @@ class Index:
         by_stack = name in self._generation.stacks.names
         table = self._generation.stacks if by_stack else self._generation.frames
         mask = where(table, name, wanted) if name == condition else between(table, name, low, high)
-        return np.repeat(mask, np.diff(self._generation.stack_starts)) if by_stack else mask
+        if not by_stack:
+            return mask
+        starts = self._generation.stack_starts
+        return np.append(np.repeat(mask, np.diff(starts)), np.zeros(len(self._generation.frames) - starts[-1], dtype=bool))
 
     def _mask(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(len(self._generation.frames), dtype=bool)
@@ -548,6 +574,25 @@ class Stack:
         return frame_positions(self._generation.frames.take(rows), Tolerances())
 
     @property
+    def dimension(self) -> dict[str, Any]:
+        """What tells this stack from the others of its group, such as ``{"echo_time": 4.9}``; {} for one that is alone.
+
+        Times of day are told in seconds from the first stack of the group.
+        """
+        values = json.loads(self._generation.stacks.value("dimension", self.number))
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    @property
+    def group(self) -> "Group":
+        """The stacks on one grid that `dimension` tells apart, this one among them."""
+        return Group(self._generation, int(self._generation.stacks.value("group", self.number)))
+
+    @property
+    def group_index(self) -> int:
+        """The place of this stack in its group, from 0."""
+        return int(self._generation.stacks.value("group_index", self.number))
+
+    @property
     def patient_id(self) -> str:
         """PatientID, or its keyed hash where the scan was told so."""
         return str(self.value("patient_id"))
@@ -652,6 +697,64 @@ class Stacks(Sequence[Stack]):
         shown = "\n".join(repr(stack) for stack in self[:20])
         more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
         return f"{len(self)} stack(s)\n{shown}{more}"
+
+
+class Group(Sequence[Stack]):
+    """Stacks of one Series on one grid that a dimension tells apart: time points, echoes, b-values, phases, kernels.
+
+    `read_volume` makes one array (t, slice, row, column) of it. Every stack is in one group, if only with itself.
+    """
+
+    __slots__ = ("_generation", "number")
+
+    def __init__(self, generation: Generation, number: int) -> None:
+        self._generation = generation
+        self.number = number
+
+    @property
+    def stacks(self) -> Stacks:
+        """Its stacks in the order of their dimension."""
+        return Stacks(self._generation, self._generation.groups[self.number])
+
+    def __len__(self) -> int:
+        return len(self.stacks)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.stacks[number]
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """The attributes that tell the stacks apart, the slowest first, such as ("temporal_position_index", "echo_time")."""
+        return tuple(self[0].dimension)
+
+    @property
+    def dimension(self) -> tuple[Any, ...]:
+        """Their value for each stack; a tuple for each where there are several attributes."""
+        values = [tuple(stack.dimension.values()) for stack in self]
+        return tuple(value[0] if len(value) == 1 else value for value in values)
+
+    @property
+    def missing(self) -> dict[Any, list[int]]:
+        """{value: the slices of the whole grid that this value's stack lacks}, empty when the group is complete."""
+        gaps = [stack.detail.get("missing_in_group") for stack in self]
+        return {value: slices for value, slices in zip(self.dimension, gaps, strict=True) if slices}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Group) and self[0] == other[0]
+
+    def __hash__(self) -> int:
+        return hash(self[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_group, (self._generation.folder, self._generation.name, self.number)
+
+    def __repr__(self) -> str:
+        missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
+        return f"Group({len(self)} stacks by {', '.join(self.dimension_names) or '(nothing)'}{missing}, {self[0]!r})"
+
+
+def _unpickle_group(folder: str, generation: str, number: int) -> Group:
+    return Group(_generation(folder, generation), number)
 
 
 @dataclass(frozen=True)
@@ -805,4 +908,4 @@ def summary_html(index: Index) -> str:
     )
 
 
-__all__ = ["Index", "Problem", "Series", "Stack", "Study", "open_index"]
+__all__ = ["Group", "Index", "Problem", "Series", "Stack", "Study", "open_index"]

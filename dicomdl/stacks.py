@@ -62,6 +62,10 @@ class StackRow:
     affine: tuple[float, ...]  # 16 numbers, row by row
     spacing: tuple[float, ...]  # slice, row, column; mm; NaN where unknown
     slice_spacing: float
+    dimension: str  # JSON
+    group: int
+    group_index: int
+    uniform_slice_spacing: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = No
                 found.detail["series_instance_uid"] = "blank"
             in_plane = pixel_spacings[first] if np.isfinite(pixel_spacings[first]).all() else imager_spacings[first]
             content = content_of(facts.text("sop_class_uid", int(first)))
-            stacks.append(_stack_row(start, len(rows), int(series[first]), content, found, in_plane))
+            stacks.append(_stack_row(start, len(rows), int(series[first]), content, found, in_plane, len(stacks)))
             start += len(rows)
     return Stacking(np.concatenate(order), stacks)
 
@@ -227,7 +231,7 @@ def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> I
         yield rows[labels == number]
 
 
-def _stack_row(start: int, slices: int, series: int, content: str, found: Assessment, in_plane: Floats) -> StackRow:
+def _stack_row(start: int, slices: int, series: int, content: str, found: Assessment, in_plane: Floats, group: int) -> StackRow:
     affine = found.affine
     # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
     step = float(np.sqrt((affine[:3, 0] ** 2).sum())) if "spacing" in found.detail else math.nan
@@ -241,4 +245,8 @@ def _stack_row(start: int, slices: int, series: int, content: str, found: Assess
         affine=tuple(affine.reshape(-1).tolist()),
         spacing=(step, float(in_plane[0]), float(in_plane[1])),
         slice_spacing=step,
+        dimension="{}",
+        group=group,
+        group_index=0,
+        uniform_slice_spacing=bool(found.detail.get("uniform_slice_spacing", False)),
     )

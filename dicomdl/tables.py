@@ -33,7 +33,7 @@ from dicomdl.errors import GenerationGone, IndexFolderError, UsageError, missing
 from dicomdl.frame import Attribute, attributes
 from dicomdl.version import __version__
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 GRACE_S: Final = 24 * 3600.0  # a generation that was replaced stays this long for those who still have it open
 # What may be removed from an index folder: names that dicomdl gave, whole ones and those of interrupted writes.
 OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
@@ -52,7 +52,14 @@ _PLACE_FIELDS: Final = (
     ("bit_offset", pa.int8()),
     ("deflated", pa.bool_()),
     ("float_pixels", pa.bool_()),
+    ("coded_rows", pa.int32()),
+    ("coded_columns", pa.int32()),
+    ("tile_top", pa.int32()),
+    ("tile_left", pa.int32()),
 )
+# What most frames have alike: no tile of a mosaic; -1 until the scan has concluded it.
+_DEFAULTS: Final = {"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0, "position_in_stack": -1, "duplicate_of": -1}
+_CONCLUDED: Final = (("position_in_stack", pa.int32()), ("duplicate_of", pa.int64()))
 _CONSTANTS: Final = b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
 FILES_SCHEMA: Final = pa.schema(
     [
@@ -77,13 +84,17 @@ STACKS_SCHEMA: Final = pa.schema(
         ("affine", pa.list_(pa.float64(), 16)),
         ("spacing", pa.list_(pa.float64(), 3)),
         ("slice_spacing", pa.float64()),  # the first of `spacing`, to select by
+        ("dimension", _TEXT),  # JSON object: what tells this stack from the others of its group
+        ("group", pa.int64()),
+        ("group_index", pa.int64()),
+        ("uniform_slice_spacing", pa.bool_()),  # IDC's name and rule: every gap within 1 % of the median one
     ]
 )
 
 
 def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
     """The schema of `frames`: where the frame is, its attributes, its slice index, and the columns of `extra`."""
-    fields = [*_PLACE_FIELDS, *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)), ("position_in_stack", pa.int32())]
+    fields = [*_PLACE_FIELDS, *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)), *_CONCLUDED]
     return pa.schema(fields)
 
 
@@ -272,8 +283,8 @@ def frames_table(places: Mapping[str, Sequence[Any]], columns: Mapping[str, Colu
     for field in schema:
         if field.name in places:
             arrays.append(pa.array(places[field.name], type=field.type))
-        elif field.name == "position_in_stack":
-            arrays.append(pa.array(np.full(count, -1, dtype=np.int32)))
+        elif field.name in _DEFAULTS:
+            arrays.append(pa.array(np.full(count, _DEFAULTS[field.name]), type=field.type))
         else:
             arrays.append(_array(columns[field.name], field.type))
     return Table(pa.Table.from_arrays(arrays, schema=schema))
