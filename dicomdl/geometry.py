@@ -27,6 +27,19 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 )
 
 
+_FARTHEST_MM: Final = 1e6
+_LARGEST_PIXEL_MM: Final = 1e4
+# What IDC's table of volumes says of a Series, under its names; stricter than our verdict, which is about a stack.
+IDC_CHECKS: Final = (
+    "orthogonal_orientation",
+    "unique_slice_positions",
+    "consistent_in_plane_row",
+    "consistent_in_plane_col",
+    "uniform_slice_spacing",
+    "regularly_spaced_3d_volume",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Tolerances:
     """What still counts as equal; one frozen value that an index stores.
@@ -185,14 +198,64 @@ def assess(
     return Assessment(order, _affine(positions[0], step, axes, pixel_spacing), verdict, detail)
 
 
+def has_geometry(positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
+    """(n,) which of n frames say where they are: three, six and two numbers a frame, all of them possible ones."""
+    finite = np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
+    rows, columns = np.nan_to_num(orientations[:, :3]), np.nan_to_num(orientations[:, 3:])
+    lengths = np.sqrt(np.stack([(rows**2).sum(axis=1), (columns**2).sum(axis=1)]))
+    plane = (np.abs(lengths - 1).max(axis=0) <= tolerances.unit) & (np.abs((rows * columns).sum(axis=1)) <= tolerances.unit)
+    near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
+    sized = ((pixel_spacings > 0) & (pixel_spacings < _LARGEST_PIXEL_MM)).all(axis=1)
+    return np.asarray(finite & plane & near & sized)
+
+
+def slice_places(positions: Floats, orientation: Floats, tolerances: Tolerances) -> npt.NDArray[np.int64]:
+    """(n,) the number of each slice's position along the normal, 0 the lowest; slices at one position share it."""
+    axes = plane_axes(orientation, tolerances)
+    if axes is None:
+        raise GeometryError("the orientation is not two perpendicular unit vectors")
+    projected = positions @ axes[2]
+    order = np.argsort(projected, kind="stable")
+    places = np.empty(len(projected), dtype=np.int64)
+    places[order] = np.cumsum(_distinct(projected[order], tolerances)) - 1
+    return places
+
+
+def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
+    """`IDC_CHECKS` and `obliquity_degrees` of slices as IDC's volume_geometry_index computes them; None where it has no value.
+
+    Every gap between neighbours, repeats included, against 1 % of the mean gap; in-plane positions within 0.1 mm. A
+    stack has one orientation, size and pixel spacing, so the three columns about those are left out.
+    """
+    row, column = orientation[:3], orientation[3:]
+    normal = np.cross(row, column)
+    length = float(np.sqrt(normal @ normal))
+    if not (np.isfinite(positions).all() and math.isfinite(length) and length > 0):
+        return dict.fromkeys((*IDC_CHECKS, "obliquity_degrees"))
+    projected = np.sort(positions @ normal)
+    gaps = np.diff(projected)
+    mean = float(projected[-1] - projected[0]) / max(1, len(gaps))
+    uniform = bool(np.abs(gaps - mean).max() < 0.01 * abs(mean)) if len(gaps) else None
+    checks = {
+        "orthogonal_orientation": 0.99 <= length <= 1.01,
+        "unique_slice_positions": bool((gaps > 0).all()),
+        "consistent_in_plane_row": float(np.ptp(positions @ row)) < 0.1,
+        "consistent_in_plane_col": float(np.ptp(positions @ column)) < 0.1,
+        "uniform_slice_spacing": uniform,
+    }
+    volume = False if False in checks.values() else None if uniform is None else True
+    angle = math.degrees(math.acos(min(1.0, float(np.abs(normal).max()) / length)))
+    return checks | {"regularly_spaced_3d_volume": volume, "obliquity_degrees": round(angle, 2)}
+
+
 def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floats) -> str:
     if not np.isfinite(positions).all():
         return "ImagePositionPatient is missing or not three finite numbers"
-    if np.abs(positions).max() > 1e6:
+    if np.abs(positions).max() > _FARTHEST_MM:
         return "ImagePositionPatient is more than a kilometre away"
     if axes is None:
         return "ImageOrientationPatient is missing or not two perpendicular unit vectors"
-    if not (np.isfinite(pixel_spacing).all() and (pixel_spacing > 0).all() and (pixel_spacing < 1e4).all()):
+    if not (np.isfinite(pixel_spacing).all() and (pixel_spacing > 0).all() and (pixel_spacing < _LARGEST_PIXEL_MM).all()):
         return "PixelSpacing is missing or not two positive numbers"
     return ""
 
@@ -230,7 +293,6 @@ def _judge(
     detail |= {
         "spacing": round(spacing, 6),
         "position_error": round(error, 6),
-        "uniform_slice_spacing": bool(gaps.max() - gaps.min() <= tolerances.spacing_fraction * float(np.median(gaps))),
     }
     if tilt > tolerances.tilt:
         detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)

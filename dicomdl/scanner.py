@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
@@ -27,12 +27,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl import storage
-from dicomdl.errors import IndexFolderError, StorageError, UsageError
-from dicomdl.frame import Attribute
+from dicomdl.errors import IndexFolderError, PixelError, StorageError, UsageError
+from dicomdl.frame import SOURCE_FIELDS, Attribute, FrameSource
 from dicomdl.geometry import Tolerances
 from dicomdl.header import HeaderReader, extra_attributes
 from dicomdl.index import Index, open_index
-from dicomdl.stacks import build_stacks
+from dicomdl.pixels import read_frame
+from dicomdl.stacks import Stacking, StackRow, build_stacks
 from dicomdl.system import available_cores
 from dicomdl.tables import (
     PROBLEMS_SCHEMA,
@@ -385,11 +386,38 @@ def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
 
 def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[str, Table]:
     """`frames`, whose columns are encoded, sorted into stacks, and `stacks`."""
-    stacking = build_stacks(frames, tolerances, _folders(frames, files))
-    stacks = table_of(STACKS_SCHEMA, {name: [getattr(stack, name) for stack in stacking.stacks] for name in STACKS_SCHEMA.names})
-    lengths = stacks.numbers("slices") if len(stacks) else np.empty(0, dtype=np.int64)
-    within = np.arange(len(frames)) - np.repeat(stacks.numbers("frame_start") if len(stacks) else lengths, lengths)
-    return {"frames": frames.take(stacking.order).with_column("position_in_stack", within), "stacks": stacks}
+    stacking = build_stacks(frames, tolerances, _folders(frames, files), _digests(frames, files))
+    lengths = np.array([stack.slices for stack in stacking.stacks], dtype=np.int64)
+    within = np.full(len(frames), -1, dtype=np.int64)
+    within[: lengths.sum()] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ordered = frames.take(stacking.order).with_column("position_in_stack", within).with_column("duplicate_of", stacking.duplicate_of)
+    return {"frames": ordered, "stacks": stacks_table(stacking)}
+
+
+def stacks_table(stacking: Stacking) -> Table:
+    """The rows of `stacks`."""
+    own = [name for name in STACKS_SCHEMA.names if name in StackRow.__slots__]
+    columns = {name: [getattr(stack, name) for stack in stacking.stacks] for name in own}
+    columns |= {name: [stack.idc[name] for stack in stacking.stacks] for name in STACKS_SCHEMA.names if name not in columns}
+    return table_of(STACKS_SCHEMA, columns)
+
+
+def _digests(frames: Table, files: Table) -> Callable[[int], bytes]:
+    """row -> a digest of the frame's modality values: the stored ones and their rescale. No two where they cannot be read."""
+
+    def digest(row: int) -> bytes:
+        places = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
+        path, size, modified = (files.value(name, frames.value("file", row)) for name in ("path", "file_bytes", "file_mtime_ns"))
+        rescale = [frames.value(name, row) for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")]
+        try:
+            values = read_frame(FrameSource(path=os.fsdecode(path), file_bytes=size, file_mtime_ns=modified, **places))
+        except PixelError:
+            return b"unreadable %d" % row
+        result = hashlib.blake2b(repr((values.shape, values.dtype.str, rescale)).encode())
+        result.update(np.ascontiguousarray(values).data)
+        return result.digest()
+
+    return digest
 
 
 def _folders(frames: Table, files: Table) -> npt.NDArray[np.int64]:

@@ -1,52 +1,50 @@
 """Splits Series into Stacks, the frames that form one grid, and gives each a verdict.
 
-A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is split by what makes it more than one grid: SOP
-class, size, kind of samples, frame of reference, in-plane grid, orientation. Frames without position or orientation
-make stacks, too: each multi-frame file its own (a clip is a unit), single-frame files together.
+A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is split in three steps: by what cannot be one grid (SOP
+class, size, kind of samples, frame of reference, localizers), by orientation and in-plane grid within tolerance, and
+then, where positions repeat, by what tells the frames at one position apart (`dimensions`): each value of that is a
+Stack, and all of them together are a group. Frames without position or orientation make stacks, too: each multi-frame
+file its own (a clip is a unit), single-frame files together.
 
 Conclusions depend on what the headers say and never on the order or names of files: groups are numbered by the
-values that made them, and ties within a stack are broken by SOP Instance UID and frame number.
+values that made them, and ties within a stack are broken by SOP Instance UID and frame number. Pixels are looked at
+only where nothing in the headers tells two frames apart: equal ones are copies, different ones stay `duplicates`.
 """
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.geometry import Assessment, Floats, Tolerances, assess, plane_axes
+from dicomdl.candidates import Candidates, Facts
+from dicomdl.dimensions import Dimension, Tie, Tier, find_dimension
+from dicomdl.geometry import Assessment, Floats, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
 from dicomdl.header import content_of
 
 Ints = npt.NDArray[np.int64]
+Digest = Callable[[int], bytes]
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "rows", "columns", "samples_per_pixel", "float_pixels", "units")
+_EXACT_KEYS: Final = ("series_number", "sop_class_uid", "frame_of_reference_uid", "units")
+_EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
 # What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
-_TIE_BREAKERS: Final = ("instance_number", "sop_instance_uid", "frame_number", "transfer_syntax_uid", "byte_length", "byte_offset")
+_TIE_BREAKERS: Final = (
+    *("instance_number", "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
+    *("transfer_syntax_uid", "byte_length", "byte_offset"),
+)
+_ONE_FRAME: Final = ("sop_instance_uid", "frame_number", "tile_top", "tile_left")
 # Colour by palette and inverted grey scales are other kinds of samples than plain ones.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
-
-
-class Facts(Protocol):
-    """The frames' columns as stacks needs them; row i is the same frame in all of them."""
-
-    def __len__(self) -> int: ...
-
-    def ranks(self, name: str) -> Ints:
-        """(n,) integers that order and equal each other as the column's values do."""
-
-    def numbers(self, name: str) -> Floats:
-        """(n,) floats, NaN where absent."""
-
-    def vectors(self, name: str, size: int) -> Floats:
-        """(n, size) floats, NaN where absent."""
-
-    def text(self, name: str, row: int) -> str:
-        """One value of a text column."""
+_MOST_COMPARED: Final = 20_000  # frames whose pixels one scan compares; more are told as "unchecked"
+_MOST_NAMED: Final = 10  # instances named in the detail of duplicates
+_MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
+_READABLE: Final = ("regular", "tilted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +63,31 @@ class StackRow:
     dimension: str  # JSON
     group: int
     group_index: int
-    uniform_slice_spacing: bool
+    idc: dict[str, Any]  # `geometry.idc_checks`
 
 
 @dataclass(frozen=True, slots=True)
 class Stacking:
-    """`order[k]` is the row of the frame that comes k-th; stack rows refer to that order."""
+    """`order[k]` is the row of the frame that comes k-th; stack rows refer to that order.
+
+    Copies come behind all stacks; `duplicate_of[k]` is the place in that order of what frame k is a copy of, else -1.
+    """
 
     order: Ints
     stacks: Sequence[StackRow]
+    duplicate_of: Ints
 
 
-def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = None) -> Stacking:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of one stack, what tells it from the others of its group, and what is to be said of it."""
+
+    rows: Ints
+    dimension: dict[str, Any] = field(default_factory=dict)
+    remarks: dict[str, Any] = field(default_factory=dict)
+
+
+def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = None, digest: Digest | None = None) -> Stacking:
     """Sort all frames into stacks.
 
     Parameters
@@ -88,42 +99,245 @@ def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = No
     folders
         (n,) the number of the folder that each frame's file is in. Frames without a Series Instance UID are one Series
         only within a folder; their stacks say so in `detail`.
+    digest
+        row -> the same bytes for frames with the same modality values. Without it, frames that nothing tells apart
+        are `duplicates` with "unchecked" pixels.
     """
     if len(facts) == 0:
-        return Stacking(np.empty(0, dtype=np.int64), [])
-    positions = frame_positions(facts, tolerances)
-    orientations, pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
-    imager_spacings, thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
-    tie_break = np.lexsort([facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
-    rank_of_row = np.empty(len(facts), dtype=np.int64)
-    rank_of_row[tie_break] = np.arange(len(facts))
-    blank = _is_blank(facts, "series_instance_uid")
-    series, groups = _exact_groups(facts, np.where(blank, -1 if folders is None else folders, -1))
-    unplaced = ~np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
-    clips = _clips(facts)
-    order: list[Ints] = []
-    stacks: list[StackRow] = []
-    start = 0
-    for group in groups:
-        group = group[np.argsort(rank_of_row[group])]
-        for rows in _grids(group, orientations, pixel_spacings, unplaced, clips, tolerances):
-            first = rows[0]
-            found = assess(positions[rows], orientations[first], pixel_spacings[first], tolerances, float(thickness[first]))
-            rows = rows[found.order]
-            order.append(rows)
+        return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64))
+    return _Builder(facts, tolerances, folders, digest).build()
+
+
+class _Builder:
+    """One run over all frames: the columns that it needs again and again, and the copies that it finds."""
+
+    def __init__(self, facts: Facts, tolerances: Tolerances, folders: Ints | None, digest: Digest | None) -> None:
+        self.facts = facts
+        self.tolerances = tolerances
+        self.digest = digest
+        self.compared: dict[int, bytes] = {}
+        self.original: dict[int, int] = {}  # row of a copy -> row of what it is a copy of
+        self.positions = frame_positions(facts, tolerances)
+        self.orientations, self.pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
+        self.imager_spacings, self.thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
+        self.placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
+        self.blanks = {name: _is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")}
+        in_folder = self.blanks["series_instance_uid"]
+        self.folders = np.where(in_folder, -1 if folders is None else folders, -1)
+
+    def build(self) -> Stacking:
+        tie_break = np.lexsort([self.facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
+        rank_of_row = np.empty(len(tie_break), dtype=np.int64)
+        rank_of_row[tie_break] = np.arange(len(tie_break))
+        series, groups = _exact_groups(self.facts, self.folders)
+        order: list[Ints] = []
+        stacks: list[StackRow] = []
+        start = group_number = 0
+        for group in groups:
+            rows = self._without_same_instances(group[np.argsort(rank_of_row[group])])
+            for parts in self._groups(rows):
+                for number, part in enumerate(parts):
+                    found, rows = self._assess(part)
+                    order.append(rows)
+                    stacks.append(self._row(start, rows, int(series[rows[0]]), part, found, group_number, number))
+                    start += len(rows)
+                group_number += 1
+        copies = np.array(sorted(self.original, key=lambda row: int(rank_of_row[row])), dtype=np.int64)
+        whole = np.concatenate([*order, copies])
+        place = np.empty(len(whole), dtype=np.int64)
+        place[whole] = np.arange(len(whole))
+        duplicate_of = np.full(len(whole), -1, dtype=np.int64)
+        duplicate_of[start:] = [place[self.original[row]] for row in copies.tolist()]
+        return Stacking(whole, stacks, duplicate_of)
+
+    # --- one stack ---
+
+    def _assess(self, part: _Part) -> tuple[Assessment, Ints]:
+        """The verdict on a part and its rows in slice order."""
+        first = part.rows[0]
+        positions, orientation, spacing = self.positions[part.rows], self.orientations[first], self.pixel_spacings[first]
+        found = assess(positions, orientation, spacing, self.tolerances, float(self.thickness[first]))
+        found.detail.update(part.remarks)
+        for name, blank in self.blanks.items():
             if blank[first]:
-                found.detail["series_instance_uid"] = "blank"
-            in_plane = pixel_spacings[first] if np.isfinite(pixel_spacings[first]).all() else imager_spacings[first]
-            content = content_of(facts.text("sop_class_uid", int(first)))
-            stacks.append(_stack_row(start, len(rows), int(series[first]), content, found, in_plane, len(stacks)))
-            start += len(rows)
-    return Stacking(np.concatenate(order), stacks)
+                found.detail[name] = "blank"
+        return found, part.rows[found.order]
+
+    def _row(self, start: int, rows: Ints, series: int, part: _Part, found: Assessment, group: int, number: int) -> StackRow:
+        first = int(part.rows[0])
+        in_plane = self.pixel_spacings[first] if np.isfinite(self.pixel_spacings[first]).all() else self.imager_spacings[first]
+        # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
+        step = float(np.sqrt((found.affine[:3, 0] ** 2).sum())) if "spacing" in found.detail else math.nan
+        return StackRow(
+            frame_start=start,
+            slices=len(rows),
+            series=series,
+            content=content_of(self.facts.text("sop_class_uid", first)),
+            verdict=found.verdict,
+            detail=json.dumps(found.detail),
+            affine=tuple(found.affine.reshape(-1).tolist()),
+            spacing=(step, float(in_plane[0]), float(in_plane[1])),
+            slice_spacing=step,
+            dimension=json.dumps(part.dimension),
+            group=group,
+            group_index=number,
+            idc=idc_checks(self.positions[rows], self.orientations[first]),
+        )
+
+    # --- the stacks of a grid ---
+
+    def _groups(self, rows: Ints) -> Iterator[list[_Part]]:
+        """Rows that agree in everything exact, as groups of stacks; frames without geometry come last."""
+        placed = rows[self.placed[rows]]
+        if len(placed):
+            for same_plane in _clusters(placed, self.orientations[placed], self.tolerances.cosines, 0.0):
+                for grid in _clusters(same_plane, self.pixel_spacings[same_plane], 0.0, self.tolerances.pixel_spacing):
+                    yield from self._split(grid)
+        rest = rows[~self.placed[rows]]
+        if len(rest):
+            clips = self._clips[rest]
+            for clip in np.unique(clips):
+                yield [_Part(rest[clips == clip])]
+
+    @functools.cached_property
+    def _clips(self) -> Ints:
+        """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
+        by_file = _combined([self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)])
+        return np.where(self.facts.numbers("number_of_frames") > 1, by_file, -1)
+
+    @functools.cached_property
+    def _candidates(self) -> Candidates:
+        return Candidates(self.facts)
+
+    def _split(self, rows: Ints) -> Iterator[list[_Part]]:
+        """The groups of stacks that frames of one orientation and in-plane grid make."""
+        places = slice_places(self.positions[rows], self.orientations[rows[0]], self.tolerances)
+        if int(places.max()) + 1 == len(rows):
+            yield from self._overlapping(rows, places) or [[_Part(rows)]]
+            return
+        beside = self._side_by_side(rows, places)
+        if beside is not None:
+            for part in beside:
+                yield from self._split(part)
+            return
+        found = find_dimension(places, self._candidates.of(rows))
+        if isinstance(found, Dimension):
+            yield from self._grouped(rows, places, found)
+        elif isinstance(found, Tie):
+            yield [_Part(rows, remarks={"told_apart_by": list(found.names)})]
+        else:
+            yield from self._overlapping(rows, places) or self._duplicates(rows, places)
+
+    def _grouped(self, rows: Ints, places: Ints, dimension: Dimension) -> Iterator[list[_Part]]:
+        """One part for each value of the dimension, and which slices of the whole grid it lacks.
+
+        Volumes that have less than half of their positions in common with the largest one are acquisitions that
+        overlap: each is whole in itself and a group of its own.
+        """
+        values = self._candidates.shown(dimension, rows)
+        members = [dimension.labels == label for label in range(dimension.count)]
+        taken = [set(places[member].tolist()) for member in members]
+        largest = max(taken, key=len)
+        together = [2 * len(mine & largest) >= len(mine) for mine in taken]
+        whole = sorted(set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins)))
+        group = []
+        for member, mine, joins, value in zip(members, taken, together, values, strict=True):
+            if not joins:
+                yield [_Part(rows[member], value)]
+                continue
+            missing = [number for number, place in enumerate(whole) if place not in mine] if len(mine) < len(whole) else []
+            group.append(_Part(rows[member], value, {"missing_in_group": missing} if missing else {}))
+        yield group
+
+    def _overlapping(self, rows: Ints, places: Ints) -> list[list[_Part]]:
+        """A few acquisitions (reconstructions, ...) whose extents overlap on different grids, each regular by itself; else [].
+
+        Without repeated positions only uneven spacing makes one look for them; parts that merely follow one another,
+        finer and coarser ones, stay one stack.
+        """
+        unique = int(places.max()) + 1 == len(rows)
+        if len(rows) < 2 * len(_READABLE) or (unique and self._assess(_Part(rows))[0].verdict != "uneven_spacing"):
+            return []
+        for candidate in self._candidates.of(rows):
+            labels = np.unique(candidate.codes, return_inverse=True)[1].reshape(-1)
+            count = int(labels.max()) + 1
+            if candidate.tier > Tier.BOOKKEEPING or not 1 < count <= _MOST_ACQUISITIONS:
+                continue
+            dimension = Dimension((candidate,), labels, count)
+            shown = self._candidates.shown(dimension, rows)
+            parts = [_Part(rows[labels == label], shown[label]) for label in range(count)]
+            extents = sorted((places[labels == label].min(), places[labels == label].max()) for label in range(count))
+            overlap = any(later[0] < max(end for _, end in extents[:i]) for i, later in enumerate(extents) if i)
+            if overlap and all(self._assess(part)[0].verdict in _READABLE and len(part.rows) > 2 for part in parts):
+                return [[part] for part in parts]
+        return []
+
+    def _side_by_side(self, rows: Ints, places: Ints) -> list[Ints] | None:
+        """Rows divided where fields of view lie beside each other in the same planes (two knees); else None."""
+        axes = plane_axes(self.orientations[rows[0]], self.tolerances)
+        if axes is None:
+            return None
+        in_plane = self.positions[rows] @ axes[:2].T
+        order = np.argsort(places, kind="stable")
+        starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+        spread = np.maximum.reduceat(in_plane[order], starts) - np.minimum.reduceat(in_plane[order], starts)
+        if (spread <= self.tolerances.in_plane_mm).all():
+            return None
+        parts = list(_clusters(rows, in_plane, self.tolerances.in_plane_mm, 0.0))
+        most = int(np.bincount(places).max())
+        return parts if 1 < len(parts) <= most else None
+
+    # --- copies ---
+
+    @functools.cached_property
+    def _repeated_instance(self) -> npt.NDArray[np.bool_]:
+        """(n,) which frames share SOP Instance UID and frame number with another one: a file that is there twice."""
+        keys = _combined([self.facts.ranks(name) for name in _ONE_FRAME])
+        return np.asarray((np.bincount(keys)[keys] > 1) & ~_is_blank(self.facts, "sop_instance_uid"))
+
+    def _without_same_instances(self, rows: Ints) -> Ints:
+        """Rows without the second files of an instance. The same UID is not enough: some writers give one to all their files."""
+        again = rows[self._repeated_instance[rows]]
+        if len(again) == 0:
+            return rows
+        keys = _combined([*(self.facts.ranks(name)[again] for name in _ONE_FRAME)])
+        where = np.nan_to_num(self.positions[again], nan=1e300)
+        places = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[1].reshape(-1)
+        return np.setdiff1d(rows, self._copies(again, places), assume_unique=True) if self._can_compare(len(again)) else rows
+
+    def _duplicates(self, rows: Ints, places: Ints) -> Iterator[list[_Part]]:
+        """Rows at repeated positions that nothing tells apart: equal copies are set aside, and the rest is looked at again."""
+        repeated = np.bincount(places)[places] > 1
+        if not self._can_compare(int(repeated.sum())):
+            yield [_Part(rows, remarks={"pixels": "unchecked"})]
+            return
+        copies = self._copies(rows[repeated], places[repeated])
+        if len(copies):
+            yield from self._split(rows[~np.isin(rows, copies)])
+            return
+        instances = sorted({self.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]})
+        yield [_Part(rows, remarks={"pixels": "different", "instances": instances[:_MOST_NAMED]})]
+
+    def _can_compare(self, count: int) -> bool:
+        return self.digest is not None and len(self.compared) + count <= _MOST_COMPARED
+
+    def _copies(self, rows: Ints, places: Ints) -> Ints:
+        """Those of the rows that hold the pixels of an earlier one at their place; what they are copies of is noted."""
+        assert self.digest is not None
+        first: dict[tuple[int, bytes], int] = {}
+        copies = []
+        alone = np.bincount(places)[places] == 1
+        for row, place in zip(rows[~alone].tolist(), places[~alone].tolist(), strict=True):
+            if row not in self.compared:
+                self.compared[row] = self.digest(row)
+            original = first.setdefault((place, self.compared[row]), row)
+            if original != row:
+                self.original[row] = original
+                copies.append(row)
+        return np.array(copies, dtype=np.int64)
 
 
-def _clips(facts: Facts) -> Ints:
-    """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
-    by_file = _combined([facts.ranks("sop_instance_uid"), facts.numbers("file").astype(np.int64)])
-    return np.where(facts.numbers("number_of_frames") > 1, by_file, -1)
+# --- what splits exactly ----------------------------------------------------------------------------------------------
 
 
 def _is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
@@ -135,30 +349,30 @@ def _is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
 def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
     series = _combined([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
-    numeric = {"rows", "columns", "samples_per_pixel", "float_pixels"}
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
+    keys = [series, *(facts.ranks(name) for name in _EXACT_KEYS)]
+    keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
     # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
-    colour_depths = np.where(samples > 1, depths, 0).astype(np.int64)
-    keys = [series, *(facts.numbers(n).astype(np.int64) if n in numeric else facts.ranks(n) for n in _EXACT_KEYS)]
+    keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
     # A slice without rescale among others with one would be stored values among Hounsfield units.
-    has_rescale = np.isfinite(facts.numbers("rescale_slope")).astype(np.int64)
-    keys += [_photometric_kinds(facts), colour_depths, has_rescale]
+    keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
+    keys.append(_by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0)))
+    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on (PS3.3 C.8.2.1.1.1).
+    keys.append(_by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
+    # Some archives keep the slices and a multi-frame copy of them under one Series.
+    keys.append((facts.numbers("number_of_frames") > 1).astype(np.int64))
     combined = _combined(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
     return series, np.split(order, bounds)
 
 
-def _photometric_kinds(facts: Facts) -> Ints:
-    ranks = facts.ranks("photometric_interpretation")
-    kinds = np.zeros(len(facts), dtype=np.int64)
-    for rank in np.unique(ranks):
-        row = int(np.argmax(ranks == rank))
-        kinds[ranks == rank] = _PHOTOMETRIC_KINDS.get(facts.text("photometric_interpretation", row), 0)
-    return kinds
+def _by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
+    codes, values = facts.codes(name)
+    return np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes]
 
 
-def _combined(keys: list[Ints]) -> Ints:
+def _combined(keys: Sequence[Ints]) -> Ints:
     """One integer a row that orders and equals as the tuple of the keys does."""
     result = np.zeros(len(keys[0]), dtype=np.int64)
     for key in keys:
@@ -170,6 +384,25 @@ def _combined(keys: list[Ints]) -> Ints:
             result = np.unique(result, return_inverse=True)[1].astype(np.int64)
         result = result * span + (key - low)
     return np.unique(result, return_inverse=True)[1].astype(np.int64)
+
+
+def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
+    """Rows grouped by values that lie within `absolute + relative * |reference|` of the group's lowest one.
+
+    References are taken in the order of the values, not of the rows, so that the order of files has no say.
+    """
+    if (values == values[0]).all():
+        yield rows
+        return
+    distinct, inverse = np.unique(values, axis=0, return_inverse=True)
+    label = np.full(len(distinct), -1)
+    for number, reference in enumerate(distinct):
+        if label[number] < 0:
+            near = (np.abs(distinct - reference) <= absolute + relative * np.abs(reference)).all(axis=1)
+            label[near & (label < 0)] = number
+    labels = label[inverse.reshape(-1)]
+    for number in np.unique(labels):
+        yield rows[labels == number]
 
 
 def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
@@ -196,57 +429,3 @@ def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
         else:
             positions[rows, 2] = offsets[rows]
     return positions
-
-
-def _grids(
-    group: Ints, orientations: Floats, pixel_spacings: Floats, unplaced: npt.NDArray[np.bool_], clips: Ints, tolerances: Tolerances
-) -> Iterator[Ints]:
-    """The parts of a group that share orientation and in-plane grid within tolerance; unplaced frames last."""
-    placed = group[~unplaced[group]]
-    if len(placed):
-        for same_plane in _clusters(placed, orientations[placed], tolerances.cosines, 0.0):
-            yield from _clusters(same_plane, pixel_spacings[same_plane], 0.0, tolerances.pixel_spacing)
-    rest = group[unplaced[group]]
-    if len(rest):
-        for clip in np.unique(clips[rest]):
-            yield rest[clips[rest] == clip]
-
-
-def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
-    """Rows grouped by values that lie within `absolute + relative * |reference|` of the group's lowest one.
-
-    References are taken in the order of the values, not of the rows, so that the order of files has no say.
-    """
-    if (values == values[0]).all():
-        yield rows
-        return
-    distinct, inverse = np.unique(values, axis=0, return_inverse=True)
-    label = np.full(len(distinct), -1)
-    for number, reference in enumerate(distinct):
-        if label[number] < 0:
-            near = (np.abs(distinct - reference) <= absolute + relative * np.abs(reference)).all(axis=1)
-            label[near & (label < 0)] = number
-    labels = label[inverse.reshape(-1)]
-    for number in np.unique(labels):
-        yield rows[labels == number]
-
-
-def _stack_row(start: int, slices: int, series: int, content: str, found: Assessment, in_plane: Floats, group: int) -> StackRow:
-    affine = found.affine
-    # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
-    step = float(np.sqrt((affine[:3, 0] ** 2).sum())) if "spacing" in found.detail else math.nan
-    return StackRow(
-        frame_start=start,
-        slices=slices,
-        series=series,
-        content=content,
-        verdict=found.verdict,
-        detail=json.dumps(found.detail),
-        affine=tuple(affine.reshape(-1).tolist()),
-        spacing=(step, float(in_plane[0]), float(in_plane[1])),
-        slice_spacing=step,
-        dimension="{}",
-        group=group,
-        group_index=0,
-        uniform_slice_spacing=bool(found.detail.get("uniform_slice_spacing", False)),
-    )

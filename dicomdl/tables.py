@@ -31,6 +31,7 @@ from dicomdl import storage
 from dicomdl.columns import Column, Constant
 from dicomdl.errors import GenerationGone, IndexFolderError, UsageError, missing_extra
 from dicomdl.frame import Attribute, attributes
+from dicomdl.geometry import IDC_CHECKS
 from dicomdl.version import __version__
 
 FORMAT: Final = 2
@@ -87,7 +88,8 @@ STACKS_SCHEMA: Final = pa.schema(
         ("dimension", _TEXT),  # JSON object: what tells this stack from the others of its group
         ("group", pa.int64()),
         ("group_index", pa.int64()),
-        ("uniform_slice_spacing", pa.bool_()),  # IDC's name and rule: every gap within 1 % of the median one
+        *((name, pa.bool_()) for name in IDC_CHECKS),
+        ("obliquity_degrees", pa.float64()),
     ]
 )
 
@@ -206,6 +208,10 @@ class Table:
     def text(self, name: str, row: int) -> str:
         """One value of a text column."""
         return str(self.column(name)[row].as_py())
+
+    def values(self, name: str, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """Some values of a column as Python objects; lists as tuples, None where absent."""
+        return [tuple(value) if isinstance(value, list) else value for value in self.column(name).take(pa.array(rows)).to_pylist()]
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Table":
         """The rows given, in the order given."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from dicomdl.frame import attributes
 from dicomdl.geometry import Tolerances
 from dicomdl.header import Constant
-from dicomdl.stacks import Stacking, build_stacks
-from dicomdl.tables import FILES_SCHEMA, PROBLEMS_SCHEMA, STACKS_SCHEMA, Table, encoded, frames_schema, frames_table, publish, table_of
+from dicomdl.scanner import stacks_table
+from dicomdl.stacks import build_stacks
+from dicomdl.tables import FILES_SCHEMA, PROBLEMS_SCHEMA, Table, encoded, frames_table, publish, table_of
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -94,13 +95,7 @@ def synthetic_frames(of_series: NDArray[np.int64], slices: NDArray[np.int64]) ->
         "deflated": np.zeros(count, dtype=bool),
         "float_pixels": np.zeros(count, dtype=bool),
     }
-    assert set(frames_schema().names) == {*places, *columns, "position_in_stack"}
     return frames_table(places, columns, ())
-
-
-def stacks_table(stacking: Stacking) -> Table:
-    """The rows of `stacks`."""
-    return table_of(STACKS_SCHEMA, {name: [getattr(stack, name) for stack in stacking.stacks] for name in STACKS_SCHEMA.names})
 
 
 def main() -> None:

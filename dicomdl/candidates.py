@@ -1,0 +1,279 @@
+"""Which facts may tell frames at one position apart, and how their values are compared and shown.
+
+The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Vendors' private copies of a public
+attribute go by its name. Times are compared with their dates and shown in seconds from the first volume, so that no
+date of a patient leaves the index.
+"""
+
+import datetime
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.dimensions import Candidate, Dimension, Kind, Tier
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Facts(Protocol):
+    """The frames' columns as the building of stacks needs them; row i is the same frame in all of them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The columns that are known to hold one value in every row, and that value."""
+
+    def ranks(self, name: str) -> Ints:
+        """(n,) integers that order and equal each other as the column's values do."""
+
+    def numbers(self, name: str) -> Floats:
+        """(n,) floats, NaN where absent."""
+
+    def vectors(self, name: str, size: int) -> Floats:
+        """(n, size) floats, NaN where absent."""
+
+    def text(self, name: str, row: int) -> str:
+        """One value of a text column."""
+
+    def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
+        """(codes, values) of a column: row i holds values[codes[i]]."""
+
+    def values(self, name: str, rows: Ints) -> list[Any]:
+        """Some values of a column as Python objects; lists as tuples, None where absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One attribute of a dimension: its name, the columns that hold it, and what its order may prove."""
+
+    name: str
+    columns: tuple[str, ...]
+    kind: Kind = "value"
+    tier: Tier = Tier.MEANING
+    slow: bool = False
+    ordered: bool = True  # else its values follow one another as they were first acquired
+
+
+def _same(*names: str, kind: Kind = "value", tier: Tier = Tier.MEANING, slow: bool = False) -> list[Spec]:
+    return [Spec(name, (name,), kind, tier, slow) for name in names]
+
+
+# In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
+SPECS: Final[tuple[Spec, ...]] = (
+    *_same("temporal_position_index", "temporal_position_identifier", "frame_reference_time", slow=True),
+    *_same("time_slot_vector", "time_slice_vector", "rr_interval_vector", "phase_vector", slow=True),
+    *_same("nominal_percentage_of_cardiac_phase", "nominal_cardiac_trigger_delay_time", kind="phase", slow=True),
+    *_same("actual_cardiac_trigger_delay_time", "trigger_time", kind="phase", slow=True),
+    *_same("nominal_percentage_of_respiratory_phase", "nominal_respiratory_trigger_delay_time", kind="phase", slow=True),
+    *_same("referenced_segment_number"),
+    Spec("diffusion_b_value", ("diffusion_b_value", "siemens_b_value", "ge_b_value", "philips_b_value", "uih_b_value")),
+    Spec(
+        "diffusion_gradient_orientation",
+        (
+            *("diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction"),
+            *(f"{vendor}_diffusion_direction_{axis}" for vendor in ("ge", "philips") for axis in "xyz"),
+        ),
+        ordered=False,
+    ),
+    *_same("echo_time", "effective_echo_time", "echo_numbers", "inversion_time", "inversion_times", "flip_angle", "repetition_time"),
+    *_same("complex_image_component", "image_type", "frame_type", "sequence_name"),
+    *_same("energy_window_vector", "detector_vector", "rotation_vector", "kvp"),
+    *_same("convolution_kernel", "reconstruction_algorithm", "reconstruction_diameter", "slice_thickness"),
+    *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
+    *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING),
+    Spec("acquisition_time", ("acquisition_date_time", "acquisition_date", "acquisition_time"), "time", Tier.ACQUISITION_TIME, slow=True),
+    Spec("frame_acquisition_time", ("frame_acquisition_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
+    Spec("frame_reference_date_time", ("frame_reference_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
+    Spec("content_time", ("content_date", "content_time"), "time", Tier.CONTENT_TIME, slow=True),
+    *_same("image_index", "instance_number", kind="count", tier=Tier.NUMBER, slow=True),
+    *_same("lossy_image_compression", tier=Tier.NUMBER),
+)
+DIMENSION_INDICES: Final = "dimension_index_values"
+# Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
+_LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
+_VECTORS: Final = frozenset({"diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction"})
+
+
+class Candidates:
+    """The candidates of any rows of a table; columns that hold one value throughout are never looked at."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._specs = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
+        self._specs = [(spec, columns) for spec, columns in self._specs if columns]
+
+    @functools.cached_property
+    def _plain(self) -> dict[str, int]:
+        """Where each column of single values is in `_ranks`."""
+        names = [c for spec, columns in self._specs if spec.kind != "time" for c in columns if c not in _LISTS | _VECTORS]
+        return {name: place for place, name in enumerate(names)}
+
+    @functools.cached_property
+    def _ranks(self) -> npt.NDArray[np.int32]:
+        """(n, columns): one gather for all columns of a group's rows."""
+        result = np.empty((len(self._facts), len(self._plain)), dtype=np.int32)
+        for name, place in self._plain.items():
+            result[:, place] = self._facts.ranks(name)
+        return result
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  (one per scan, and gone with it)
+    def _seconds(self, name: str) -> Floats:
+        """(n,) the times of a spec in seconds, NaN where absent."""
+        columns = {spec.name: spec.columns for spec in SPECS}[name]
+        seconds = np.full(len(self._facts), math.nan)
+        if "date_time" in columns[0]:
+            seconds = self._converted(columns[0], seconds_of_date_time)
+            columns = columns[1:]
+        if columns:
+            time = self._converted(columns[1], seconds_of_time)
+            date = self._converted(columns[0], seconds_of_date)
+            seconds = np.where(np.isnan(seconds), np.where(np.isnan(date), 0, date) + time, seconds)
+        return seconds
+
+    def _converted(self, column: str, convert: Callable[[str], float]) -> Floats:
+        codes, values = self._facts.codes(column)
+        return np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
+
+    def of(self, rows: Ints) -> list[Candidate]:
+        """What varies among some frames; `codes` follow the order of `rows`."""
+        ranks = self._ranks[rows]
+        varying = (ranks != ranks[0]).any(axis=0)
+        found = []
+        for spec, columns in self._specs:
+            parts = [codes for c in columns if (codes := self._codes(c, rows, ranks, varying)) is not None] if spec.kind != "time" else []
+            if spec.kind == "time":
+                seconds = self._seconds(spec.name)[rows]
+                if not np.isnan(seconds).any() and (seconds != seconds[0]).any():
+                    parts = [_ranked(seconds)]
+            if parts:
+                codes = _together(parts) if spec.ordered else self._as_acquired(rows, _together(parts))
+                found.append(Candidate(spec.name, spec.tier, spec.kind, codes, spec.slow))
+        return found + self._dimension_indices(rows)
+
+    def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
+        """Codes in the order in which their values first come by instance and frame number: directions have no order."""
+        order = np.lexsort([codes, self._facts.numbers("frame_number")[rows], self._facts.numbers("instance_number")[rows]])
+        distinct, first = np.unique(codes[order], return_index=True)
+        place = np.empty(len(distinct), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(distinct))
+        return place[np.searchsorted(distinct, codes)]
+
+    def _codes(self, column: str, rows: Ints, ranks: npt.NDArray[np.int32], varying: npt.NDArray[np.bool_]) -> Ints | None:
+        if column in self._plain:
+            place = self._plain[column]
+            return ranks[:, place].astype(np.int64) if varying[place] else None
+        values = self._facts.values(column, rows)
+        return None if values.count(values[0]) == len(values) else _ranked_objects(values)
+
+    def _dimension_indices(self, rows: Ints) -> list[Candidate]:
+        """Each of the dimension indices of an enhanced object, where all frames have equally many (PS3.3 C.7.6.17)."""
+        if DIMENSION_INDICES in self._facts.constants:
+            return []
+        values = self._facts.values(DIMENSION_INDICES, rows)
+        if None in values or len({len(value) for value in values}) != 1:
+            return []
+        columns = np.array(values, dtype=np.float64).reshape(len(rows), -1).T
+        return [
+            Candidate(f"{DIMENSION_INDICES}[{number}]", Tier.BOOKKEEPING, "value", _ranked(column))
+            for number, column in enumerate(columns)
+            if (column != column[0]).any()
+        ]
+
+    def shown(self, dimension: Dimension, rows: Ints) -> list[dict[str, Any]]:
+        """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
+        result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
+        members = [np.flatnonzero(dimension.labels == label) for label in range(dimension.count)]
+        for candidate in dimension.candidates:
+            for label, value in enumerate(self._shown(candidate, rows, members)):
+                result[label][candidate.name] = value
+        return result
+
+    def _shown(self, candidate: Candidate, rows: Ints, members: Sequence[Ints]) -> list[Any]:
+        if candidate.name.startswith(DIMENSION_INDICES):
+            number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
+            return [int(self._facts.values(DIMENSION_INDICES, rows[m[:1]])[0][number]) for m in members]
+        if candidate.kind == "time":
+            seconds = self._seconds(candidate.name)[rows]
+            return [round(float(seconds[m].min() - seconds.min()), 3) for m in members]
+        columns = next(spec.columns for spec in SPECS if spec.name == candidate.name)
+        if candidate.kind == "phase":  # those that jitter are told by their middle
+            numbers = self._facts.numbers(columns[0])[rows]
+            return [_or_none(float(np.median(numbers[m]))) for m in members]
+        if candidate.kind == "count":
+            return [int(self._facts.numbers(columns[0])[rows[m]].min()) for m in members]
+        return [_first_known(columns, [self._facts.values(c, rows[m[:1]])[0] for c in columns]) for m in members]
+
+
+def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
+    """The value of the first column that has one; a direction told by x, y and z is one value."""
+    for column, value in zip(columns, values, strict=True):
+        if value in (None, ""):
+            continue
+        if column.endswith("_direction_x"):
+            place = columns.index(column)
+            return list(values[place : place + 3])
+        if column == "ge_b_value":  # 1,000,000,000 + b where several are in one series
+            return float(value[0] % 100_000)
+        return list(value) if isinstance(value, tuple) and len(value) > 1 else value[0] if isinstance(value, tuple) else value
+    return None
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _ranked(values: Floats) -> Ints:
+    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _ranked_objects(values: Sequence[Any]) -> Ints:
+    """Ranks of tuples; None comes first."""
+    order = {value: rank for rank, value in enumerate(sorted(set(values), key=lambda value: (value is not None, value or ())))}
+    return np.array([order[value] for value in values], dtype=np.int64)
+
+
+def _together(parts: Sequence[Ints]) -> Ints:
+    """One code for the values of several columns."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+# --- times (PS3.5 6.2) ------------------------------------------------------------------------------------------------
+
+
+def seconds_of_time(text: str) -> float:
+    """A TM, HHMMSS.FFFFFF or a beginning of it, as seconds of the day; NaN where it is none."""
+    digits = (text or "").replace(":", "")
+    whole, _, fraction = digits.partition(".")
+    if not (whole.isdecimal() and len(whole) in (2, 4, 6) and (not fraction or fraction.isdecimal())):
+        return math.nan
+    hours, minutes, seconds = (int(whole[i : i + 2] or 0) for i in (0, 2, 4))
+    return hours * 3600 + minutes * 60 + seconds + (float(f"0.{fraction}") if fraction else 0.0)
+
+
+def seconds_of_date(text: str) -> float:
+    """A DA, YYYYMMDD, as seconds of the calendar; NaN where it is none."""
+    digits = (text or "").replace(".", "")
+    if not (digits.isdecimal() and len(digits) == 8):
+        return math.nan
+    try:
+        return datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() * 86400.0
+    except ValueError:
+        return math.nan
+
+
+def seconds_of_date_time(text: str) -> float:
+    """A DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX; the offset from UTC, the same in a series, is left out. NaN where it is none."""
+    value = (text or "").split("+")[0].split("-")[0]
+    return seconds_of_date(value[:8]) + seconds_of_time(value[8:])
+
+
+__all__ = ["SPECS", "Candidates", "Facts", "Spec"]

@@ -1,0 +1,241 @@
+"""What tells frames at one position apart: the search for the attribute, or few, that make one volume of each value.
+
+Pure numpy. A dimension of a set of frames is an attribute, or the smallest combination, that is unique within each
+position and takes the same values at all positions. It is found, not listed: every candidate is tried, the meaningful
+ones first (`Tier`). What more than one of a tier would tell differently is a tie, and a tie is never decided.
+
+Times and counts that differ from slice to slice tell volumes apart, too, where their order leaves no choice: when all
+frames of one pass over the positions come before all of the next one (`_passes`), or when neighbours in time lie at
+one position (`_strides`). Heart phases are compared by their rank at each position.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MOST_TOGETHER: Final = 3  # attributes in one combination
+_LIMIT: Final = 2**62
+
+
+class Tier(IntEnum):
+    """How much an attribute means: those of a higher tier are only asked when all before them gave nothing."""
+
+    MEANING = 0  # what was measured or how: time point, echo, b-value, phase, kernel
+    BOOKKEEPING = 1  # what a scanner counts: acquisitions, stacks, dimension indices
+    PHASE_ORDER = 2  # the rank of a trigger delay that jitters from slice to slice
+    ACQUISITION_TIME = 3
+    CONTENT_TIME = 4
+    NUMBER = 5  # instance number and the like, which only count
+
+
+Kind = Literal["value", "phase", "time", "count"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One attribute of n frames.
+
+    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each position counts too;
+    a "time" or a "count" may run on, so its passes count too. `slow` ones vary slowest where a dimension has several.
+    """
+
+    name: str
+    tier: Tier
+    kind: Kind
+    codes: Ints
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dimension:
+    """The answer: `labels[i]` is the volume of frame i, 0 ... count - 1, in lexicographic order of the attributes' values."""
+
+    candidates: tuple[Candidate, ...]  # those that it is made of, the slowest first
+    labels: Ints
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Attributes each of which would do, with different volumes as the result."""
+
+    names: tuple[str, ...]
+
+
+def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension | Tie | None:
+    """The dimension of n frames at the positions `places` (0 ... p - 1, all occupied), None where nothing tells them apart.
+
+    Where some positions have fewer frames than others (an interrupted last volume), an attribute must have exactly as
+    many values as the fullest position has frames; times and counts also need a volume that is whole.
+    """
+    counts = np.bincount(places)
+    most = int(counts.max())
+    if most == 1:
+        return None
+    whole = bool((counts == most).all())
+    forms: list[Candidate] = []
+    seen: set[bytes] = set()
+    for tier in Tier:
+        added = len(forms)
+        for form in _forms(places, candidates, tier, whole=whole):
+            labels = _dense(form.codes)
+            pattern = _pattern(labels)
+            if pattern not in seen and _may_help(places, labels, most, whole=whole):
+                seen.add(pattern)
+                forms.append(Candidate(form.name, form.tier, form.kind, labels, form.slow))
+        if len(forms) > added and (found := _smallest(places, forms, added, most, whole=whole)) is not None:
+            return found
+    return None
+
+
+def _forms(places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: bool) -> Iterator[Candidate]:
+    """The candidates of a tier as they are, and what follows from the order of their values."""
+    several_places = int(places.max()) > 0
+    for candidate in candidates:
+        # At a single position any count is unique and proves nothing.
+        if candidate.tier == tier and (several_places or tier < Tier.CONTENT_TIME):
+            yield candidate
+        if not several_places:
+            continue
+        if candidate.kind == "phase" and tier == Tier.PHASE_ORDER and whole:
+            yield _with(candidate, _rank_within(places, candidate.codes))
+        if candidate.kind in ("time", "count") and candidate.tier == tier:
+            passes = _passes(places, candidate.codes, whole=whole)
+            if passes is not None:
+                yield _with(candidate, passes)
+        if candidate.kind == "count" and candidate.tier == tier and whole:
+            strides = _strides(places, candidate.codes)
+            if strides is not None:
+                yield _with(candidate, strides)
+
+
+def _with(candidate: Candidate, codes: Ints) -> Candidate:
+    return Candidate(candidate.name, candidate.tier, candidate.kind, codes, candidate.slow)
+
+
+def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool) -> Dimension | Tie | None:
+    """The smallest combination with a form from number `added` on; of those before, none was enough."""
+    counts = [int(form.codes.max()) + 1 for form in forms]
+    for size in range(1, MOST_TOGETHER + 1):
+        found: list[Dimension] = []
+        for chosen in itertools.combinations(range(len(forms)), size):
+            if chosen[-1] < added or np.prod([counts[i] for i in chosen], dtype=np.float64) < most:
+                continue
+            together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
+            labels = _dense(_mixed([form.codes for form in together]))
+            if _tells_apart(places, labels, most, max(form.tier for form in together), whole=whole):
+                found.append(Dimension(tuple(together), labels, most))
+        if len({_pattern(dimension.labels) for dimension in found}) > 1:
+            return Tie(tuple("+".join(candidate.name for candidate in dimension.candidates) for dimension in found))
+        if found:
+            return found[0]
+    return None
+
+
+def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
+    """Whether an attribute can be part of a dimension.
+
+    In a whole set a part takes the same values equally often at every position, because the combination does; else it
+    may not have more values than the fullest position has frames.
+    """
+    values = int(labels.max()) + 1
+    if values == 1 or values > most:
+        return False
+    if not whole:
+        return True
+    table = np.bincount(places * values + labels, minlength=(int(places.max()) + 1) * values).reshape(-1, values)
+    return bool((table == table[0]).all())
+
+
+def _tells_apart(places: Ints, labels: Ints, most: int, tier: Tier, *, whole: bool) -> bool:
+    """Whether labels are unique within each position, and the same at all positions as far as the frames go."""
+    values = int(labels.max()) + 1
+    if values != most or len(np.unique(places * values + labels)) != len(places):
+        return False
+    if whole or tier <= Tier.BOOKKEEPING:
+        return True
+    return int(np.bincount(labels).max()) == int(places.max()) + 1
+
+
+def _rank_within(places: Ints, codes: Ints) -> Ints:
+    """The rank of each frame's value among the distinct values at its position."""
+    order = np.lexsort([codes, places])
+    new_place = np.diff(places[order], prepend=-1) != 0
+    step = (np.diff(codes[order], prepend=0) != 0) | new_place
+    running = np.cumsum(step)
+    ranks = np.empty(len(codes), dtype=np.int64)
+    starts = running[new_place]
+    ranks[order] = running - np.repeat(starts, np.diff(np.append(np.flatnonzero(new_place), len(order))))
+    return ranks
+
+
+def _passes(places: Ints, codes: Ints, *, whole: bool) -> Ints | None:
+    """The number of the pass over the positions that each frame belongs to; None where passes overlap.
+
+    Frames of one value are of one pass: echoes share a time. An interrupted set may only lack the end of its last
+    pass, after two whole ones: anything else could be told in several ways.
+    """
+    count = int(places.max()) + 1
+    if whole:
+        ranks = _rank_within(places, codes)
+        latest = np.full(int(ranks.max()) + 1, -1, dtype=np.int64)
+        np.maximum.at(latest, ranks, codes)
+        earliest = np.full(len(latest), np.iinfo(np.int64).max)
+        np.minimum.at(earliest, ranks, codes)
+        return ranks if (latest[:-1] <= earliest[1:]).all() else None
+    order = np.argsort(codes, kind="stable")
+    if len(order) <= 2 * count or len(np.unique(codes)) != len(codes):
+        return None
+    numbers = np.arange(len(order)) // count
+    labels = np.empty(len(order), dtype=np.int64)
+    labels[order] = numbers
+    complete = places[order][: len(order) // count * count].reshape(-1, count)
+    rest = places[order][len(order) // count * count :]
+    sound = (np.sort(complete, axis=1) == np.arange(count)).all() and len(np.unique(rest)) == len(rest)
+    return labels if sound else None
+
+
+def _strides(places: Ints, codes: Ints) -> Ints | None:
+    """The place of each frame in its run, where counting runs through all frames of one position before the next."""
+    most = len(places) // (int(places.max()) + 1)
+    if len(np.unique(codes)) != len(codes):
+        return None
+    order = np.argsort(codes)
+    runs = places[order].reshape(-1, most)
+    if not (runs == runs[:, :1]).all():
+        return None
+    labels = np.empty(len(places), dtype=np.int64)
+    labels[order] = np.arange(len(places)) % most
+    return labels
+
+
+def _mixed(codes: Sequence[Ints]) -> Ints:
+    """One integer a frame that orders and equals as the tuple of dense codes does."""
+    result = codes[0]
+    for code in codes[1:]:
+        values = int(code.max()) + 1
+        if int(result.max()) >= _LIMIT // values:
+            result = _dense(result)
+        result = result * values + code
+    return result
+
+
+def _dense(codes: Ints) -> Ints:
+    """0, 1, 2, ... in the order of the codes."""
+    if (codes == codes[0]).all():
+        return np.zeros(len(codes), dtype=np.int64)
+    return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _pattern(labels: Ints) -> bytes:
+    """The same for two labellings that put the same frames together, whatever they call them."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return bytes(first[inverse.reshape(-1)].astype(np.int64).tobytes())
