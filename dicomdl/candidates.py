@@ -67,12 +67,12 @@ def _same(*names: str, kind: Kind = "value", tier: Tier = Tier.MEANING, slow: bo
 
 # In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
 SPECS: Final[tuple[Spec, ...]] = (
-    *_same("temporal_position_index", "temporal_position_identifier", "frame_reference_time", slow=True),
+    *_same("temporal_position_index", "temporal_position_identifier", "temporal_position_time_offset", "frame_reference_time", slow=True),
     *_same("time_slot_vector", "time_slice_vector", "rr_interval_vector", "phase_vector", slow=True),
+    *_same("philips_phase_number", slow=True),
     *_same("nominal_percentage_of_cardiac_phase", "nominal_cardiac_trigger_delay_time", kind="phase", slow=True),
     *_same("actual_cardiac_trigger_delay_time", "trigger_time", kind="phase", slow=True),
     *_same("nominal_percentage_of_respiratory_phase", "nominal_respiratory_trigger_delay_time", kind="phase", slow=True),
-    *_same("referenced_segment_number"),
     Spec("diffusion_b_value", ("diffusion_b_value", "siemens_b_value", "ge_b_value", "philips_b_value", "uih_b_value")),
     Spec(
         "diffusion_gradient_orientation",
@@ -82,9 +82,13 @@ SPECS: Final[tuple[Spec, ...]] = (
         ),
         ordered=False,
     ),
+    *_same("philips_gradient_direction_number", "velocity_encoding_maximum_value"),
+    Spec("velocity_encoding_direction", ("velocity_encoding_direction",), ordered=False),
     *_same("echo_time", "effective_echo_time", "echo_numbers", "inversion_time", "inversion_times", "flip_angle", "repetition_time"),
-    *_same("complex_image_component", "image_type", "frame_type", "sequence_name"),
-    *_same("energy_window_vector", "detector_vector", "rotation_vector", "kvp"),
+    *_same(
+        "complex_image_component", "ge_raw_data_type", "philips_label_type", "image_type", "frame_type", "siemens_coil", "sequence_name"
+    ),
+    *_same("energy_window_vector", "detector_vector", "rotation_vector", "kvp", "monoenergetic_energy_equivalent"),
     *_same("convolution_kernel", "reconstruction_algorithm", "reconstruction_diameter", "slice_thickness"),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING),
@@ -98,7 +102,9 @@ SPECS: Final[tuple[Spec, ...]] = (
 DIMENSION_INDICES: Final = "dimension_index_values"
 # Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
 _LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
-_VECTORS: Final = frozenset({"diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction"})
+_VECTORS: Final = frozenset(
+    {"diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction", "velocity_encoding_direction"}
+)
 
 
 class Candidates:
@@ -190,15 +196,16 @@ class Candidates:
         """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
         result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
         members = [np.flatnonzero(dimension.labels == label) for label in range(dimension.count)]
-        for candidate in dimension.candidates:
+        for candidate in dimension.candidates:  # one look at the table for each, not one for each volume
             for label, value in enumerate(self._shown(candidate, rows, members)):
                 result[label][candidate.name] = value
         return result
 
     def _shown(self, candidate: Candidate, rows: Ints, members: Sequence[Ints]) -> list[Any]:
+        firsts = rows[[m[0] for m in members]]
         if candidate.name.startswith(DIMENSION_INDICES):
             number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
-            return [int(self._facts.values(DIMENSION_INDICES, rows[m[:1]])[0][number]) for m in members]
+            return [int(indices[number]) for indices in self._facts.values(DIMENSION_INDICES, firsts)]
         if candidate.kind == "time":
             seconds = self._seconds(candidate.name)[rows]
             return [round(float(seconds[m].min() - seconds.min()), 3) for m in members]
@@ -208,7 +215,8 @@ class Candidates:
             return [_or_none(float(np.median(numbers[m]))) for m in members]
         if candidate.kind == "count":
             return [int(self._facts.numbers(columns[0])[rows[m]].min()) for m in members]
-        return [_first_known(columns, [self._facts.values(c, rows[m[:1]])[0] for c in columns]) for m in members]
+        known = [self._facts.values(column, firsts) for column in columns]
+        return [_first_known(columns, values) for values in zip(*known, strict=True)]
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:

@@ -8,7 +8,6 @@ import argparse
 import importlib.util
 import io
 import json
-import math
 import os
 import sys
 import time
@@ -74,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--problems", action="store_true", help="list the files that could not be used, and why")
     show.add_argument("--json", action="store_true", help="print everything as JSON")
     show.set_defaults(run=_show)
+    check = commands.add_parser("check", help="which stacks and files need a person, with numbers and reasons; exit code 1 when any does")
+    check.add_argument("index", metavar="INDEX", help="index folder")
+    check.add_argument("--all", action="store_true", help="list every stack and every problem, not only the first that need a person")
+    check.add_argument("--json", action="store_true", help="print everything as JSON")
+    check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships")
     demo.add_argument("-o", "--out", metavar="FOLDER", default="dicomdl-demo", help="where index and picture go (default: %(default)s)")
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -108,7 +112,7 @@ def _show(given: argparse.Namespace) -> int:
 
     index = open_index(given.index)
     if given.json:
-        print(json.dumps(facts(index) | {"stacks": [_stack_facts(stack) for stack in index.stacks]}, indent=1))
+        print(json.dumps(facts(index) | {"stacks": [row.to_dict() for row in index.check().rows]}, indent=1, allow_nan=False))
     else:
         _print(repr(index))
         if given.stacks:
@@ -121,32 +125,27 @@ def _show(given: argparse.Namespace) -> int:
     return PROBLEMS if len(index.problems) else FINE
 
 
+def _check(given: argparse.Namespace) -> int:
+    from dicomdl.index import open_index
+
+    check = open_index(given.index).check()
+    if given.json:
+        print(json.dumps(check.to_dict(), indent=1, allow_nan=False))
+    else:
+        _print(check.text(everything=given.all))
+    return FINE if check.ok else PROBLEMS
+
+
 def facts(index: Any) -> dict[str, Any]:
     """What an index holds, for machines."""
-    from dicomdl.index import counts
-
-    verdicts = index.stacks.verdicts()
     return {
         "index": index.path,
         "generation": index.generation,
-        "counts": counts(index),
-        "verdicts": dict(sorted(verdicts.items())),
+        "counts": index.counts,
+        "verdicts": dict(sorted(index.stacks.verdicts().items())),
         "ledger": dict(index.ledger),
         "passed_over": index.manifest.get("passed_over", {}),
         "problems": [{"path": p.path, "reason": p.reason, "detail": p.detail} for p in index.problems],
-    }
-
-
-def _stack_facts(stack: Any) -> dict[str, Any]:
-    return {
-        "number": stack.number,
-        "series_instance_uid": stack.series_instance_uid,
-        "modality": stack.modality,
-        "content": stack.content,
-        "shape": stack.shape,
-        "spacing": [value if math.isfinite(value) else None for value in stack.spacing],
-        "verdict": stack.verdict,
-        "detail": stack.detail,
     }
 
 
@@ -252,11 +251,13 @@ def _write_sheet(path: str, tiles: Sequence[Any]) -> None:
 
 def _print(text: str) -> None:
     """Print text from files without what could command a terminal (escape sequences, other control characters)."""
-    print("\n".join(_printable(line) for line in text.split("\n")))
+    print(_printable(text))
 
 
 def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.encode("utf-8", "replace").decode())
+    from dicomdl.overview import printable  # every command has imported the tables by the time it has something to say
+
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 if __name__ == "__main__":

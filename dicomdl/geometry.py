@@ -162,7 +162,14 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
     row = row / lengths[0]
     column = column - (column @ row) * row
     column = column / math.sqrt(column @ column)
-    return np.stack([row, column, np.cross(row, column)])
+    return np.stack([row, column, cross(row, column)])
+
+
+def cross(first: Floats, second: Floats) -> Floats:
+    """The cross product of two vectors: numpy's own takes 40 us where this takes 2."""
+    a, b, c = first.tolist()
+    x, y, z = second.tolist()
+    return np.array([b * z - c * y, c * x - a * z, a * y - b * x])
 
 
 def assess(
@@ -201,7 +208,8 @@ def assess(
 def has_geometry(positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
     """(n,) which of n frames say where they are: three, six and two numbers a frame, all of them possible ones."""
     finite = np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
-    rows, columns = np.nan_to_num(orientations[:, :3]), np.nan_to_num(orientations[:, 3:])
+    cosines = np.clip(np.nan_to_num(orientations), -2, 2)  # so that squares of absurd ones stay numbers
+    rows, columns = cosines[:, :3], cosines[:, 3:]
     lengths = np.sqrt(np.stack([(rows**2).sum(axis=1), (columns**2).sum(axis=1)]))
     plane = (np.abs(lengths - 1).max(axis=0) <= tolerances.unit) & (np.abs((rows * columns).sum(axis=1)) <= tolerances.unit)
     near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
@@ -228,7 +236,7 @@ def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
     stack has one orientation, size and pixel spacing, so the three columns about those are left out.
     """
     row, column = orientation[:3], orientation[3:]
-    normal = np.cross(row, column)
+    normal = cross(row, column)
     length = float(np.sqrt(normal @ normal))
     if not (np.isfinite(positions).all() and math.isfinite(length) and length > 0):
         return dict.fromkeys((*IDC_CHECKS, "obliquity_degrees"))

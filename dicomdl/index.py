@@ -18,10 +18,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl import storage
+from dicomdl import overview, storage
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.frame import SOURCE_FIELDS, Frame, FrameSource
-from dicomdl.geometry import VERDICTS, Geometry, Tolerances
+from dicomdl.geometry import Geometry, Tolerances
+from dicomdl.overview import Check, Problem
 from dicomdl.stacks import frame_positions
 from dicomdl.tables import Table, between, map_table, no_such_column, read_manifest, where
 
@@ -155,15 +156,6 @@ def _generation(folder: str, name: str) -> Generation:
     return Generation(folder, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One file that could not be used: why in a word (`reason`) and in numbers (`detail`)."""
-
-    path: str
-    reason: str
-    detail: str
-
-
 class Problems(Sequence[Problem]):
     """The problems of an index, read from the table as they are looked at."""
 
@@ -180,6 +172,11 @@ class Problems(Sequence[Problem]):
         table = self._generation.problems
         path = os.fsdecode(self._generation.files.value("path", table.value("file", number)))
         return Problem(path, table.value("reason", number), table.value("detail", number))
+
+    def reasons(self) -> Counter[str]:
+        """How many problems have each reason, the most frequent first."""
+        codes, values = self._generation.problems.codes("reason")
+        return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
 
     def __repr__(self) -> str:
         shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
@@ -439,11 +436,54 @@ class Index:
             return _unpickle, (self.path, self.generation, self._ranges.tolist(), "")
         return _unpickle, (self.path, self.generation, None, _keep_selection(self._ranges))
 
+    # --- for people ---
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Patients, studies, series, stacks and frames; what a stack taken apart leaves counts as frames."""
+        return overview.counts(self._part())
+
+    def check(self) -> Check:
+        """The verdict on every stack with its numbers and the reason, the ledger, the problems: what needs a person.
+
+        Prints well in a terminal and in a notebook; `check().ok` says whether nothing needs a person, `check().rows` has
+        every stack of this selection, `check().to_dict()` everything for machines. Problems are those of the whole index.
+        """
+        return overview.check(self._part())
+
     def __repr__(self) -> str:
-        return summary(self)
+        return overview.overview(self._part()).text()
 
     def _repr_html_(self) -> str:
-        return summary_html(self)
+        return overview.overview(self._part()).html()
+
+    def _part(self) -> overview.Part:
+        generation = self._generation
+        return overview.Part(
+            path=self.path,
+            generation=self.generation,
+            is_whole=self._whole,
+            frames=generation.frames,
+            stacks=generation.stacks,
+            starts=generation.stack_starts,
+            chosen=self._whole_stacks(),
+            mask=self._mask(),
+            ledger=self.ledger,
+            problems=self.problems,
+            reasons=self.problems.reasons(),
+            passed_over=self._passed_over(),
+        )
+
+    def _passed_over(self) -> dict[str, int]:
+        """What the walk left out, by kind: {} when nothing, or when the manifest is of a later generation."""
+        try:
+            manifest = self.manifest
+        except IndexFolderError:
+            return {}
+        if manifest["generation"] != self.generation:
+            return {}
+        counted = {name.replace("_", " "): len(n) if isinstance(n, list) else n for name, n in manifest.get("passed_over", {}).items()}
+        return {name: n for name, n in counted.items() if n}
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:
@@ -797,115 +837,4 @@ class Study:
         return f"Study({len(self.series)} series, {self.study_instance_uid or '(no UID)'})"
 
 
-# --- for people -------------------------------------------------------------------------------------------------------
-
-
-def counts(index: Index) -> dict[str, int]:
-    """Patients, studies, series, stacks and frames of an index; what a stack taken apart leaves counts as frames."""
-    frames, starts = index._generation.frames, index._generation.stack_starts
-    selected = np.concatenate([[0], np.cumsum(index._mask())])
-    touched = np.flatnonzero(np.diff(selected[starts]))
-    heads = starts[touched]
-    columns = [frames.codes(name)[0][heads] for name in ("patient_id", "study_instance_uid")]
-    series = index._generation.stacks.numbers("series")[touched]
-    studies = np.unique(np.stack(columns), axis=1).shape[1] if len(heads) else 0
-    return {
-        "patients": len(np.unique(columns[0])),
-        "studies": studies,
-        "series": len(np.unique(series)),
-        "stacks": len(index.stacks),
-        "frames": len(index),
-    }
-
-
-def _by_modality(index: Index) -> list[tuple[str, int, int, Counter[str]]]:
-    """(modality, stacks, frames, verdicts) rows of the whole stacks, most frames first."""
-    generation, numbers = index._generation, index._whole_stacks()
-    starts = generation.stack_starts
-    codes, values = generation.frames.codes("modality")
-    stack_codes = codes[starts[:-1][numbers]] if len(numbers) else np.empty(0, dtype=int)
-    slices = np.diff(starts)[numbers]
-    rows = []
-    for code in np.unique(stack_codes):
-        members = numbers[stack_codes == code]
-        rows.append(
-            (str(values[code]) or "(none)", len(members), int(slices[stack_codes == code].sum()), Stacks(generation, members).verdicts())
-        )
-    return sorted(rows, key=lambda row: -row[2])
-
-
-def _ledger_line(index: Index) -> str:
-    ledger = index.ledger
-    return (
-        f"{ledger['files']:,} files = {ledger['image']:,} with images + {ledger['no_image']:,} DICOM without an image"
-        f" + {ledger['not_dicom']:,} not DICOM + {ledger['problem']:,} problems"
-    )
-
-
-def _problem_counts(index: Index) -> list[tuple[str, int]]:
-    codes, values = index._generation.problems.codes("reason")
-    return Counter([str(values[code]) for code in codes.tolist()]).most_common()
-
-
-def summary(index: Index) -> str:
-    """An index for a terminal: counts, a line a modality, the ledger, the problems."""
-    found = counts(index)
-    total = len(index._generation.frames)
-    title = "Index" if index._whole else f"Selection of {len(index):,} of {total:,} frames"
-    lines = [f"{title}: " + ", ".join(f"{n:,} {_plural(name, n)}" for name, n in found.items())]
-    table = _by_modality(index)
-    if table:
-        width = max(8, *(len(row[0]) for row in table))
-        lines.append(f"  {'modality':<{width}} {'stacks':>8} {'frames':>10}   verdicts")
-        for modality, stacks, frames, verdicts in table:
-            told = ", ".join(f"{verdicts[v]:,} {v}" for v in VERDICTS if verdicts[v])
-            lines.append(f"  {modality:<{width}} {stacks:>8,} {frames:>10,}   {told}")
-    lines.append(f"  {_ledger_line(index)}")
-    problems = _problem_counts(index)
-    if problems:
-        lines.append("  problems: " + ", ".join(f"{n:,} {reason}" for reason, n in problems))
-    lines += [f"  passed over: {told}"] if (told := _passed_over(index)) else []
-    lines.append(f"  in {index.path}")
-    return "\n".join(lines)
-
-
-def _passed_over(index: Index) -> str:
-    """What the walk left out, "" when nothing or when the manifest is of a later generation."""
-    try:
-        manifest = index.manifest
-    except IndexFolderError:
-        return ""
-    if manifest["generation"] != index.generation:
-        return ""
-    counted = {name: len(n) if isinstance(n, list) else n for name, n in manifest.get("passed_over", {}).items()}
-    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted.items() if n)
-
-
-def _plural(name: str, count: int) -> str:
-    if count != 1 or name == "series":
-        return name
-    return {"patients": "patient", "studies": "study", "stacks": "stack", "frames": "frame"}[name]
-
-
-def summary_html(index: Index) -> str:
-    """The same for a notebook; every text from a file is escaped."""
-    from html import escape
-
-    found = counts(index)
-    head = " · ".join(f"<b>{n:,}</b> {_plural(name, n)}" for name, n in found.items())
-    rows = "".join(
-        f"<tr><td>{escape(modality)}</td><td>{stacks:,}</td><td>{frames:,}</td>"
-        f"<td style='text-align:left'>{', '.join(f'{verdicts[v]:,} {v}' for v in VERDICTS if verdicts[v])}</td></tr>"
-        for modality, stacks, frames, verdicts in _by_modality(index)
-    )
-    problems = ", ".join(f"{n:,} {escape(reason)}" for reason, n in _problem_counts(index)) or "none"
-    passed_over = _passed_over(index)
-    problems += f"<br>passed over: {passed_over}" if passed_over else ""
-    return (
-        f"<div><p>{head}</p><table><thead><tr><th>modality</th><th>stacks</th><th>frames</th><th>verdicts</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table><p>{escape(_ledger_line(index))}<br>problems: {problems}<br>"
-        f"<code>{escape(index.path)}</code></p></div>"
-    )
-
-
-__all__ = ["Group", "Index", "Problem", "Series", "Stack", "Study", "open_index"]
+__all__ = ["Check", "Group", "Index", "Problem", "Series", "Stack", "Study", "open_index"]

@@ -31,7 +31,7 @@ Digest = Callable[[int], bytes]
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = ("series_number", "sop_class_uid", "frame_of_reference_uid", "units")
+_EXACT_KEYS: Final = ("series_number", "sop_class_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid", "units")
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
 # What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
 _TIE_BREAKERS: Final = (
@@ -116,10 +116,13 @@ class _Builder:
         self.tolerances = tolerances
         self.digest = digest
         self.compared: dict[int, bytes] = {}
+        self.judged: tuple[tuple[Any, ...], tuple[Assessment, dict[str, Any]]] | None = None
         self.original: dict[int, int] = {}  # row of a copy -> row of what it is a copy of
         self.positions = frame_positions(facts, tolerances)
-        self.orientations, self.pixel_spacings = facts.vectors("image_orientation_patient", 6), facts.vectors("pixel_spacing", 2)
+        self.orientations, self.pixel_spacings = frame_orientations(facts), facts.vectors("pixel_spacing", 2)
         self.imager_spacings, self.thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
+        self.by_transducer = np.isnan(facts.vectors("image_position_patient", 3)[:, 0]) & np.isfinite(self.positions[:, 0])
+        self.segments = np.nan_to_num(facts.numbers("referenced_segment_number"), nan=-1).astype(np.int64)
         self.placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
         self.blanks = {name: _is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")}
         in_folder = self.blanks["series_instance_uid"]
@@ -154,14 +157,21 @@ class _Builder:
 
     def _assess(self, part: _Part) -> tuple[Assessment, Ints]:
         """The verdict on a part and its rows in slice order."""
-        first = part.rows[0]
-        positions, orientation, spacing = self.positions[part.rows], self.orientations[first], self.pixel_spacings[first]
-        found = assess(positions, orientation, spacing, self.tolerances, float(self.thickness[first]))
-        found.detail.update(part.remarks)
-        for name, blank in self.blanks.items():
-            if blank[first]:
-                found.detail[name] = "blank"
-        return found, part.rows[found.order]
+        first = int(part.rows[0])
+        found, _ = self._judged(part.rows)
+        detail = found.detail | part.remarks | ({"coordinates": "of the transducer"} if self.by_transducer[first] else {})
+        detail |= {name: "blank" for name, blank in self.blanks.items() if blank[first]}
+        return Assessment(found.order, found.affine, found.verdict, detail), part.rows[found.order]
+
+    def _judged(self, rows: Ints) -> tuple[Assessment, dict[str, Any]]:
+        """The verdict on some rows and IDC's checks; kept for the next call, because time points lie where their neighbours do."""
+        first = rows[0]
+        positions, orientation, spacing = self.positions[rows], self.orientations[first], self.pixel_spacings[first]
+        key = (positions.tobytes(), orientation.tobytes(), spacing.tobytes(), float(self.thickness[first]))
+        if self.judged is None or self.judged[0] != key:
+            found = assess(positions, orientation, spacing, self.tolerances, key[-1])
+            self.judged = (key, (found, idc_checks(positions, orientation)))
+        return self.judged[1]
 
     def _row(self, start: int, rows: Ints, series: int, part: _Part, found: Assessment, group: int, number: int) -> StackRow:
         first = int(part.rows[0])
@@ -181,7 +191,7 @@ class _Builder:
             dimension=json.dumps(part.dimension),
             group=group,
             group_index=number,
-            idc=idc_checks(self.positions[rows], self.orientations[first]),
+            idc=self._judged(part.rows)[1],
         )
 
     # --- the stacks of a grid ---
@@ -211,6 +221,16 @@ class _Builder:
 
     def _split(self, rows: Ints) -> Iterator[list[_Part]]:
         """The groups of stacks that frames of one orientation and in-plane grid make."""
+        segments = self.segments[rows]
+        if (segments != segments[0]).any():
+            # Each segment has the slices in which it is not empty, so they need not agree (PS3.3 C.8.20.2.3.1).
+            numbers = np.unique(segments)
+            parts = [part for number in numbers for group in self._split(rows[segments == number]) for part in group]
+            yield [
+                _Part(part.rows, {"referenced_segment_number": int(self.segments[part.rows[0]])} | part.dimension, part.remarks)
+                for part in parts
+            ]
+            return
         places = slice_places(self.positions[rows], self.orientations[rows[0]], self.tolerances)
         if int(places.max()) + 1 == len(rows):
             yield from self._overlapping(rows, places) or [[_Part(rows)]]
@@ -303,7 +323,7 @@ class _Builder:
         keys = _combined([*(self.facts.ranks(name)[again] for name in _ONE_FRAME)])
         where = np.nan_to_num(self.positions[again], nan=1e300)
         places = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[1].reshape(-1)
-        return np.setdiff1d(rows, self._copies(again, places), assume_unique=True) if self._can_compare(len(again)) else rows
+        return rows[~np.isin(rows, self._copies(again, places))] if self._can_compare(len(again)) else rows
 
     def _duplicates(self, rows: Ints, places: Ints) -> Iterator[list[_Part]]:
         """Rows at repeated positions that nothing tells apart: equal copies are set aside, and the rest is looked at again."""
@@ -369,7 +389,7 @@ def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
 
 def _by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
     codes, values = facts.codes(name)
-    return np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes]
+    return np.asarray(np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes])
 
 
 def _combined(keys: Sequence[Ints]) -> Ints:
@@ -406,15 +426,17 @@ def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> I
 
 
 def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
-    """(n, 3) LPS mm, the centre of each frame's first pixel: ImagePositionPatient, moved by the plane's offset where a dose grid has one.
+    """(n, 3) mm, the centre of each frame's first pixel in the coordinates of its frame of reference, NaN where unknown.
 
-    PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
+    ImagePositionPatient (LPS), moved by the plane's offset where a dose grid has one; of an enhanced ultrasound volume
+    ImagePositionVolume, whose coordinates are those of the transducer (PS3.3 C.8.24.2).
     """
-    positions = facts.vectors("image_position_patient", 3)
+    positions = _else(facts.vectors("image_position_patient", 3), facts, "image_position_volume")
     offsets = facts.numbers("grid_frame_offset")
     with_offset = np.flatnonzero(np.isfinite(offsets))
     if len(with_offset) == 0:
         return positions
+    # PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
     positions = positions.copy()
     orientations = facts.vectors("image_orientation_patient", 6)
     instances, numbers = facts.ranks("sop_instance_uid"), facts.numbers("frame_number")
@@ -429,3 +451,14 @@ def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
         else:
             positions[rows, 2] = offsets[rows]
     return positions
+
+
+def frame_orientations(facts: Facts) -> Floats:
+    """(n, 6) ImageOrientationPatient, or ImageOrientationVolume where only that is known."""
+    return _else(facts.vectors("image_orientation_patient", 6), facts, "image_orientation_volume")
+
+
+def _else(values: Floats, facts: Facts, column: str) -> Floats:
+    if facts.constants.get(column, ()) is None:
+        return values
+    return np.where(np.isnan(values[:, :1]), facts.vectors(column, values.shape[1]), values)

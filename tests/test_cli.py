@@ -63,6 +63,31 @@ def test_show_lists_stacks(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "Stack(CT 4 x 5 x 7" in capsys.readouterr().out
 
 
+def test_check_exits_0_when_nothing_needs_a_person(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "i")]) == 0
+    assert "1 stacks, none needs a person" in capsys.readouterr().out
+    assert main(["check", "--all", str(tmp_path / "i")]) == 0
+    assert "4 x 5 x 7" in capsys.readouterr().out
+
+
+def test_check_exits_1_and_says_what_needs_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_series(tmp_path / "dicom", shape=(9, 5, 7), drop=[4])
+    main(["scan", str(tmp_path / "dicom"), "-o", str(tmp_path / "i"), "-q"])
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "i")]) == 1
+    assert "1 of 9 slices missing after slice 3" in capsys.readouterr().out
+    assert main(["check", "--json", str(tmp_path / "i")]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is False and said["needs_person"] == [0] and said["stacks"][0]["verdict"] == "missing_slices"
+
+
+def test_check_of_no_index_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path)]) == 2
+    assert "there is no index" in capsys.readouterr().err
+
+
 def test_an_identifying_attribute_needs_permission(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q", "-a", "PatientName"]) == 2
     assert "allow_phi" in capsys.readouterr().err
@@ -74,6 +99,8 @@ def test_escape_sequences_from_files_do_not_reach_the_terminal(tmp_path: Path, c
 
     write_series(tmp_path / "dicom", shape=(2, 5, 7), edit=hostile)
     main(["scan", str(tmp_path / "dicom"), "-o", str(tmp_path / "i"), "-q"])
+    main(["check", "--all", str(tmp_path / "i")])
+    main(["show", "--stacks", str(tmp_path / "i")])
     assert "\x1b" not in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from phantoms import slice_normal, true_affine, true_positions, write_series
 
 from dicomdl.errors import GeometryError
-from dicomdl.geometry import Assessment, Geometry, Tolerances, assess, plane_axes
+from dicomdl.geometry import Assessment, Geometry, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -43,7 +43,7 @@ def test_even_slices_are_regular_in_every_orientation(orientation: tuple[float, 
     found = judge(positions[[3, 0, 5, 1, 4, 2]], orientation)
     assert found.verdict == "regular"
     assert found.order.tolist() == [1, 3, 5, 0, 4, 2]
-    assert found.detail == {"spacing": 2.5, "position_error": 0.0, "uniform_slice_spacing": True}
+    assert found.detail == {"spacing": 2.5, "position_error": 0.0}
     np.testing.assert_allclose(found.affine, true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-12)
 
 
@@ -52,7 +52,8 @@ def test_ge_pet_whose_gaps_jitter_but_whose_positions_stay_on_the_grid_is_regula
     found = judge(along_z(*itertools.accumulate(gaps, initial=-700.0)))
     assert found.verdict == "regular"
     assert found.detail["position_error"] <= 0.1
-    assert found.detail["uniform_slice_spacing"] is False
+    checks = idc_checks(along_z(*itertools.accumulate(gaps, initial=-700.0)), np.array(ORIENTATIONS["axial"], dtype=float))
+    assert checks["uniform_slice_spacing"] is False and checks["regularly_spaced_3d_volume"] is False, "IDC compares every gap"
 
 
 @pytest.mark.parametrize("start", [-30.0, 0.1, 0.3])
@@ -305,3 +306,39 @@ def test_an_affine_of_another_shape_is_a_geometry_error() -> None:
     with pytest.raises(GeometryError, match="4 x 4") as caught:
         Geometry((1, 1, 1), np.eye(3))
     assert caught.value.shape == (3, 3)
+
+
+# --- places and IDC's checks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
+def test_slices_at_one_position_share_a_place_and_places_ascend_along_the_normal(orientation: tuple[float, ...]) -> None:
+    positions = true_positions(5, (2.5, 0.7, 0.8), (-10, 20, 30), orientation)
+    order = [3, 0, 4, 3, 1, 2, 0, 3]
+    jitter = np.random.default_rng(0).uniform(-0.002, 0.002, (len(order), 3))
+    assert slice_places(positions[order] + jitter, np.array(orientation), Tolerances()).tolist() == order
+
+
+def test_what_has_no_geometry_is_told_frame_by_frame() -> None:
+    positions, orientations, spacings = np.zeros((8, 3)), np.tile(np.array(AXIAL), (8, 1)), np.ones((8, 2))
+    positions[0, 1], positions[1, 2] = math.nan, 2e6
+    orientations[2], orientations[3, 3], orientations[4, 0] = 0.0, 1.0, math.inf
+    spacings[5, 0], spacings[6, 1] = 0.0, -1.0
+    assert has_geometry(positions, orientations, spacings, Tolerances()).tolist() == [False] * 7 + [True]
+
+
+def test_a_gap_off_by_more_than_one_percent_of_the_mean_gap_is_not_uniform_for_idc() -> None:
+    axial = np.array(AXIAL)
+    assert idc_checks(along_z(0, 1, 2.0099, 3), axial)["uniform_slice_spacing"] is True
+    assert idc_checks(along_z(0, 1, 2.0101, 3), axial)["uniform_slice_spacing"] is False
+    assert idc_checks(along_z(0, 1, 1, 2), axial)["unique_slice_positions"] is False
+    assert idc_checks(along_z(0), axial)["uniform_slice_spacing"] is None
+    assert idc_checks(along_z(0, 1, 2), axial)["regularly_spaced_3d_volume"] is True
+
+
+def test_a_tilted_stack_is_no_regular_volume_for_idc_and_says_its_obliquity() -> None:
+    tilted = idc_checks(np.array([[0, 0.3 * z, z] for z in range(4)], dtype=float), np.array(AXIAL))
+    assert tilted["consistent_in_plane_col"] is False and tilted["consistent_in_plane_row"] is True
+    assert tilted["uniform_slice_spacing"] is True and tilted["regularly_spaced_3d_volume"] is False
+    leaning = np.array([1, 0, 0, 0, math.cos(math.radians(15)), math.sin(math.radians(15))])
+    assert idc_checks(along_z(0, 1, 2), leaning)["obliquity_degrees"] == 15.0

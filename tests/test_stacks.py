@@ -163,7 +163,7 @@ def test_one_slice_without_a_position_does_not_spoil_the_others(tmp_path: Path) 
         ("PixelSpacing", [1.5, 1.5]),
         ("FrameOfReferenceUID", UID_PREFIX + "9"),
         ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.4"),
-        ("ImageOrientationPatient", [0.0, 1.0, 0.0, 0.0, 0.0, -1.0]),
+        ("ImageOrientationPatient", [0.0, 1.0, 0.0, -1.0, 0.0, 0.0]),
         ("PhotometricInterpretation", "MONOCHROME1"),
         ("PatientID", "RAMP-2"),
         ("StudyInstanceUID", UID_PREFIX + "8"),
