@@ -8,6 +8,7 @@ hundred bytes; every start method of a DataLoader works.
 
 import contextlib
 import functools
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,17 +25,10 @@ from dicomdl.geometry import VERDICTS, Geometry
 from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
 from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, preset, resolve
-from dicomdl.volume import (
-    READABLE,
-    RESCALE_COLUMNS,
-    Interpolation,
-    Irregular,
-    Volume,
-    read_image,
-    read_volume,
-    rescale_of,
-    stack_intensity,
-)
+from dicomdl.modality import RESCALE_COLUMNS, read_image, rescale_of
+from dicomdl.regular import FILLABLE
+from dicomdl.resampling import Interpolation
+from dicomdl.volume import POLICIES, READABLE, Irregular, Volume, read_volume, stack_intensity
 
 Transform = Callable[["Sample"], Any]
 Affine = npt.NDArray[np.float64]
@@ -113,7 +107,8 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
     channels
         1 makes colour grey, 3 repeats grey; by default grey has 1 channel and colour 3.
     content
-        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None everything.
+        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None everything. Equal copies of a
+        frame are left out in any case. What is left out is told once, as a table (`left_out`).
 
     Notes
     -----
@@ -134,14 +129,16 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         channels: int | None = None,
         content: str | None = "image",
     ) -> None:
-        self.index = index if _checked_content(content) is None else index.select(content=content)
         _check_intensity(intensity)
         self.intensity = intensity
         self.transform = transform
         self.size = _checked_numbers(size, 2, "size")
         self.spacing = _checked_numbers(spacing, 2, "spacing")
         self.channels = _checked_channels(channels)
-        self.left_out = _left_out([(f"not content={content!r}", len(index.stacks) - len(self.index.stacks), len(index) - len(self.index))])
+        taken = _Taken(index)
+        taken.leave_out_copies()
+        taken.leave_out_other_content(_checked_content(content))
+        self.index, self.left_out = taken.index, taken.left_out
         _tell(self.left_out)
 
     def __len__(self) -> int:
@@ -186,8 +183,9 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in three dimensions.
         Trilinear, without antialiasing; segmentations take the nearest voxel.
     irregular
-        "raise" takes only stacks that are regular, single or tilted; "accept" takes others as they lie. What is left
-        out is told once, as a table (`left_out`).
+        "raise" takes only stacks that are regular, single or tilted, "resample" also those with missing slices or uneven
+        spacing, put onto their regular grid (see `read_volume`); neither takes what is incomplete in its group, such as an
+        interrupted last time point. "accept" takes everything as it lies. What is left out is told once, as a table (`left_out`).
     min_slices
         Stacks with fewer slices are left out.
 
@@ -195,7 +193,8 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
     -----
     A sample has `image` (C, D, H, W) float32 in the order (slice, row, column), `affine` (4, 4) float64 from those indices
     to LPS mm, `spacing` (3,), `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`, `verdict`,
-    `row`. Volumes of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+    `dimension` (JSON: what tells the stack from others of its group, such as '{"echo_time": 4.9}', else "{}"), `row`.
+    Volumes of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
     """
 
     def __init__(
@@ -217,10 +216,15 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         self.size = _checked_numbers(size, 3, "size")
         self.spacing = _checked_numbers(spacing, 3, "spacing")
         self.channels = _checked_channels(channels)
-        if irregular not in ("raise", "accept"):
-            raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
+        if irregular not in POLICIES:
+            raise UsageError(f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}")
         self.irregular = irregular
-        self.index, self.left_out = _usable(index, _checked_content(content), irregular, min_slices)
+        taken = _Taken(index)
+        taken.leave_out_copies()
+        taken.leave_out_other_content(_checked_content(content))
+        taken.leave_out_irregular(irregular)
+        taken.leave_out(f"fewer than {min_slices} slices", min_slices=min_slices)
+        self.index, self.left_out = taken.index, taken.left_out
         _tell(self.left_out)
 
     def __len__(self) -> int:
@@ -247,7 +251,8 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
             volume = _resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
             recipe = _stack_recipe(stack, self.intensity)
             spacing = np.asarray(volume.spacing if resamples and volume.geometry.is_known else stack.spacing)
-            facts = {name: stack.value(name) for name in _IDENTIFIERS} | {"verdict": stack.verdict}
+            facts = {name: stack.value(name) for name in _IDENTIFIERS}
+            facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension)}
             image = _channel_first(volume.array, 3)
             sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
         return _transformed(sample, self.transform)
@@ -259,29 +264,47 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
 # --- what a dataset takes ---------------------------------------------------------------------------------------------
 
 
-def _usable(index: Index, content: str | None, irregular: Irregular, min_slices: int) -> tuple[Index, list[LeftOut]]:
-    """The stacks that may become volumes, and what is left out for which reason, each stack once."""
-    rest = index
-    rows: list[tuple[str, int, int]] = []
+class _Taken:
+    """What is left of an index, condition by condition, and what was left out for which reason, each stack once."""
 
-    def narrow(reason: str, **conditions: Any) -> None:
-        nonlocal rest
-        kept = rest.select(**conditions)
-        rows.append((reason, len(rest.stacks) - len(kept.stacks), len(rest) - len(kept)))
-        rest = kept
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.left_out: list[LeftOut] = []
 
-    if content is not None:
-        narrow(f"not content={content!r}", content=content)
-    if irregular == "raise":
+    def leave_out(self, reason: str, **conditions: Any) -> None:
+        """Keep what meets the conditions, as `Index.select` does."""
+        self._keep(self.index.select(**conditions), reason)
+
+    def _keep(self, kept: Index, reason: str) -> None:
+        if len(kept) < len(self.index):
+            self.left_out.append(LeftOut(reason, len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept)))
+            self.index = kept
+
+    def leave_out_copies(self) -> None:
+        """Keep the frames that are in a stack."""
+        self.leave_out("equal copy of another frame", min_position_in_stack=0)
+
+    def leave_out_other_content(self, content: str | None) -> None:
+        if content is not None:
+            self.leave_out(f"not content={content!r}", content=content)
+
+    def leave_out_irregular(self, irregular: Irregular) -> None:
+        """Keep the stacks that `read_volume` makes a volume of, and that lack nothing that others of their group have."""
+        if irregular == "accept":
+            return
+        usable = READABLE if irregular == "raise" else READABLE | FILLABLE
         for verdict in VERDICTS:
-            if verdict not in READABLE:
-                narrow(verdict, verdict=[other for other in VERDICTS if other != verdict])
-    narrow(f"fewer than {min_slices} slices", min_slices=min_slices)
-    return rest, _left_out(rows)
+            if verdict not in usable:
+                self.leave_out(verdict, verdict=[other for other in VERDICTS if other != verdict])
+        if irregular == "resample":
+            self._leave_out_detail("uneven_spacing, slices moved in their plane", "in_plane_error")
+        self._leave_out_detail("incomplete in its group", "missing_in_group")
 
-
-def _left_out(rows: Sequence[tuple[str, int, int]]) -> list[LeftOut]:
-    return [LeftOut(*row) for row in rows if row[2]]
+    def _leave_out_detail(self, reason: str, key: str) -> None:
+        stacks = self.index.stacks
+        has_key = stacks.have_detail(key)
+        if has_key.any():
+            self._keep(self.index.of_stacks(stacks.numbers[~has_key]), reason)
 
 
 def _tell(left_out: Sequence[LeftOut]) -> None:

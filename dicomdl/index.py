@@ -353,8 +353,10 @@ class Index:
         by_stack = name in self._generation.stacks.names
         table = self._generation.stacks if by_stack else self._generation.frames
         mask = where(table, name, wanted) if name == condition else between(table, name, low, high)
-        if not by_stack:
-            return mask
+        return self._per_frame(mask) if by_stack else mask
+
+    def _per_frame(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """(frames,) what holds for the stack of each frame; copies have none."""
         starts = self._generation.stack_starts
         return np.append(np.repeat(mask, np.diff(starts)), np.zeros(len(self._generation.frames) - starts[-1], dtype=bool))
 
@@ -362,6 +364,12 @@ class Index:
         mask = np.zeros(len(self._generation.frames), dtype=bool)
         mask[self.rows()] = True
         return mask
+
+    def of_stacks(self, numbers: npt.ArrayLike) -> "Index":
+        """The part of the index that the stacks with these numbers (`Stack.number`) make up, so far as it is selected."""
+        chosen = np.zeros(len(self._generation.stacks), dtype=bool)
+        chosen[np.asarray(numbers, dtype=np.int64)] = True
+        return Index(self._generation, _ranges(self._mask() & self._per_frame(chosen)))
 
     def split(self, fractions: Sequence[float], by: str = "patient", seed: int = 0) -> tuple["Index", ...]:
         """Parts without a patient (or study, or series) in common.
@@ -701,7 +709,11 @@ class Stack:
 
     def __repr__(self) -> str:
         shape, spacing = " x ".join(map(str, self.shape)), " x ".join(f"{s:.4g}" for s in self.spacing)
-        return f"Stack({self.modality or '?'} {shape}, {spacing} mm, {self.verdict}, series {self.series_instance_uid or '(no UID)'})"
+        told = "".join(f", {name} {value}" for name, value in self.dimension.items())
+        return (
+            f"Stack({self.modality or '?'} {shape}, {spacing} mm, {self.verdict}{overview.printable(told)}, "
+            f"series {self.series_instance_uid or '(no UID)'})"
+        )
 
 
 def _unpickle_stack(folder: str, generation: str, number: int) -> Stack:
@@ -727,6 +739,12 @@ class Stacks(Sequence[Stack]):
 
     def __iter__(self) -> Iterator[Stack]:
         return (Stack(self._generation, number) for number in self.numbers.tolist())
+
+    def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
+        """(len,) which stacks' `detail` has a key; looked for in the text, for a million details are not parsed for a few."""
+        codes, details = self._generation.stacks.codes("detail")
+        has_key = np.array([f'"{key}": ' in detail for detail in details] or [False], dtype=np.bool_)
+        return np.asarray(has_key[codes[self.numbers]])
 
     def verdicts(self) -> Counter[str]:
         """How many stacks have each verdict."""

@@ -94,6 +94,8 @@ class Overview:
 
     title: str
     counts: Mapping[str, int]
+    groups: int  # of two or more stacks
+    equal_copies: int
     modalities: Sequence[ModalityCount]  # most frames first
     ledger: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -105,17 +107,23 @@ class Overview:
         lines = [f"{self.title}: " + ", ".join(f"{n:,} {_plural(name, n)}" for name, n in self.counts.items())]
         rows = [[m.modality, f"{m.stacks:,}", f"{m.frames:,}", " " + _verdicts_told(m.verdicts)] for m in self.modalities]
         lines += _columns(["modality", "stacks", "frames", " verdicts"], rows, right={1, 2}, widths=(8, 8, 10)) if rows else []
+        lines += [f"  {told}" for told in self._told_of_stacks()]
         lines.append(f"  {_ledger_told(self.ledger)}")
         lines += [f"  problems: {_counted(self.reasons)}"] if self.reasons else []
         lines += [f"  passed over: {_counted(self.passed_over)}"] if self.passed_over else []
         lines.append(f"  in {self.path}")
         return "\n".join(printable(line) for line in lines)
 
+    def _told_of_stacks(self) -> list[str]:
+        groups = f"{self.groups:,} group(s) of stacks on one grid: time points, echoes, b-values, ... (index.groups)"
+        copies = f"{self.equal_copies:,} frame(s) are equal copies of others and in no stack"
+        return [told for told, count in ((groups, self.groups), (copies, self.equal_copies)) if count]
+
     def html(self) -> str:
         """The same for a notebook."""
         head = " · ".join(f"<b>{n:,}</b> {_plural(name, n)}" for name, n in self.counts.items())
         rows = [[m.modality, f"{m.stacks:,}", f"{m.frames:,}", _verdicts_told(m.verdicts)] for m in self.modalities]
-        last = [_ledger_told(self.ledger), f"problems: {_counted(self.reasons) or 'none'}"]
+        last = [*self._told_of_stacks(), _ledger_told(self.ledger), f"problems: {_counted(self.reasons) or 'none'}"]
         last += [f"passed over: {_counted(self.passed_over)}"] if self.passed_over else []
         table = _html_table(["modality", "stacks", "frames", "verdicts"], rows, right={1, 2})
         return f"<div><p>{head}</p>{table}<p>{'<br>'.join(map(_escaped, last))}<br><code>{_escaped(self.path)}</code></p></div>"
@@ -126,12 +134,18 @@ def overview(part: Part) -> Overview:
     return Overview(
         title="Index" if part.is_whole else f"Selection of {int(part.mask.sum()):,} of {len(part.frames):,} frames",
         counts=counts(part),
+        groups=int((_group_sizes(part.stacks.numbers("group")[part.chosen]) > 1).sum()),
+        equal_copies=int(part.mask[part.starts[-1] :].sum()),
         modalities=_by_modality(part),
         ledger=part.ledger,
         reasons=part.reasons,
         passed_over=part.passed_over,
         path=part.path,
     )
+
+
+def _group_sizes(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.asarray(np.unique(groups, return_counts=True)[1])
 
 
 def counts(part: Part) -> dict[str, int]:

@@ -15,6 +15,7 @@ import datetime
 import functools
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -168,16 +169,15 @@ class Table:
         if self.is_number(name) and not array.null_count:
             return _view(array)
         if pa.types.is_dictionary(array.type):
-            values = array.dictionary.to_numpy(zero_copy_only=False)
-            return np.asarray(values[_view(array.indices)])
-        return np.asarray(array.to_numpy(zero_copy_only=False))
+            return np.asarray(_numbers(array.dictionary)[_view(array.indices)])
+        return _numbers(array)
 
     def vectors(self, name: str, size: int) -> npt.NDArray[np.float64]:
         """(n, size) floats of a column of fixed-size lists, NaN where absent."""
         array = self.column(name)
         if len(array) == 0:
             return np.empty((0, size))
-        flat = np.asarray(array.values.to_numpy(zero_copy_only=False), dtype=np.float64).reshape(-1, size)
+        flat = _numbers(array.values).reshape(-1, size)
         flat = flat[array.offset : array.offset + len(array)]
         if not array.null_count:
             return flat
@@ -200,7 +200,7 @@ class Table:
         array = self.column(name)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode(null_encoding="encode")
-        order = pc.array_sort_indices(array.dictionary, null_placement="at_start").to_numpy()
+        order = _view(pc.array_sort_indices(array.dictionary, null_placement="at_start"))
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
         return np.asarray(rank[_view(array.indices)])
@@ -426,6 +426,13 @@ def _view(array: pa.Array) -> npt.NDArray[Any]:
     Not by `Array.to_numpy`, which imports pandas where it is installed: 0.25 s and 25 MB in every worker.
     """
     return np.from_dlpack(array)
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    """The numbers of a plain Arrow array; floats with NaN where some are missing, flags as booleans."""
+    if pa.types.is_boolean(array.type):
+        return _flags(array)
+    return _view(pc.fill_null(array.cast(pa.float64()), math.nan)) if array.null_count else _view(array)
 
 
 def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_]:

@@ -159,6 +159,78 @@ def test_what_a_dataset_leaves_out_it_tells_once_as_a_table(folder: Path) -> Non
     assert len(dicomdl.VolumeDataset(index.select(content="image"), irregular="accept")) == 2
 
 
+def test_resampling_takes_what_can_be_filled_and_leaves_out_the_rest_with_reasons(folder: Path) -> None:
+    def lost(dataset: object, z: int) -> None:
+        del dataset.ImagePositionPatient
+
+    write_series(folder / "whole", shape=(9, 5, 7), series_uid="1.2.1")
+    write_series(folder / "hole", shape=(10, 5, 7), drop=(3,), series_uid="1.2.2", intercept=-1024)
+    uneven = [[0, 0, z] for z in (0, 3, 6, 9, 12, 17, 22, 27, 32)]
+    write_series(folder / "uneven", shape=(9, 5, 7), positions=uneven, series_uid="1.2.3")
+    moved = [[0.5 if z == 3 else 0, 0, 2 * z] for z in range(9)]
+    write_series(folder / "moved", shape=(9, 5, 7), positions=moved, series_uid="1.2.4")
+    write_series(folder / "lost", shape=(9, 5, 7), edit=lost, series_uid="1.2.5")
+    index = index_of(folder)
+    with pytest.warns(LeftOutWarning, match="moved in their plane"):
+        dataset = dicomdl.VolumeDataset(index, intensity="modality", irregular="resample")
+    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
+        ("no_geometry", 1, 9),
+        ("uneven_spacing, slices moved in their plane", 1, 9),
+    ]
+    samples = {sample["series_instance_uid"]: sample for sample in (dataset[i] for i in range(len(dataset)))}
+    assert sorted(samples) == ["1.2.1", "1.2.2", "1.2.3"]
+    assert np.array_equal(samples["1.2.2"]["image"][0].numpy(), true_volume((10, 5, 7), intercept=-1024).astype(np.float32))
+    assert np.allclose(samples["1.2.2"]["spacing"], (2, 1, 1)) and np.allclose(samples["1.2.3"]["spacing"], (4, 1, 1))
+    assert samples["1.2.2"]["verdict"] == "missing_slices"
+    with pytest.raises(UsageError, match="resample"):
+        dicomdl.VolumeDataset(index, irregular="guess")  # type: ignore[arg-type]
+
+
+def write_time_points(folder: Path, short: tuple[int, ...] = ()) -> None:
+    """Two echoes of one series; of the second one some slices are not there."""
+    for t, echo_time in enumerate((4.9, 7.2)):
+
+        def edit(dataset: object, z: int, t: int = t, echo_time: float = echo_time) -> None:
+            dataset.EchoTime, dataset.InstanceNumber = echo_time, 2 * z + t + 1
+
+        drop = short if t else ()
+        write_series(folder, shape=(6, 5, 7), modality="MR", series_uid="1.2.3", seed=t, offset=500 * t, edit=edit, drop=drop)
+
+
+def test_volumes_of_a_group_come_one_by_one_and_say_which_they_are(folder: Path) -> None:
+    write_time_points(folder)
+    dataset = dicomdl.VolumeDataset(index_of(folder), intensity="modality")
+    batch = next(iter(DataLoader(dataset, batch_size=2)))
+    assert batch["dimension"] == ['{"echo_time": 4.9}', '{"echo_time": 7.2}']
+    for t in range(2):
+        assert np.array_equal(batch["image"][t, 0].numpy(), true_volume((6, 5, 7), offset=500 * t).astype(np.float32))
+
+
+@pytest.mark.parametrize("irregular", ["raise", "resample"])
+def test_what_is_incomplete_in_its_group_is_left_out_unless_accepted(folder: Path, irregular: str) -> None:
+    write_time_points(folder, short=(4, 5))
+    with pytest.warns(LeftOutWarning, match="incomplete in its group"):
+        dataset = dicomdl.VolumeDataset(index_of(folder), irregular=irregular)
+    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("incomplete in its group", 1, 4)]
+    assert [dataset[i]["dimension"] for i in range(len(dataset))] == ['{"echo_time": 4.9}']
+    assert len(dicomdl.VolumeDataset(index_of(folder), irregular="accept")) == 2
+
+
+def test_an_equal_copy_is_left_out_once_and_told_as_one(folder: Path) -> None:
+    paths = write_series(folder, shape=(4, 5, 7))
+    (folder / "again.dcm").write_bytes(paths[2].read_bytes())
+    index = index_of(folder)
+    assert len(index) == 5
+    for kind, length in ((dicomdl.FrameDataset, 4), (dicomdl.VolumeDataset, 1)):
+        with pytest.warns(LeftOutWarning, match="equal copy"):
+            dataset = kind(index)
+        assert len(dataset) == length
+        assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("equal copy of another frame", 0, 1)]
+        assert all(isinstance(dataset[i]["image"], torch.Tensor) for i in range(length))
+    with pytest.warns(LeftOutWarning):
+        assert len(dicomdl.FrameDataset(index, content=None)) == 4
+
+
 def test_segmentations_come_when_asked_for(folder: Path) -> None:
     write_segmentation_1bit(folder / "s.dcm", shape=(4, 5, 7))
     index = index_of(folder)

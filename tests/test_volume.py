@@ -12,7 +12,15 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phantoms import true_affine, true_volume, write_multiframe, write_secondary_capture, write_series
+from phantoms import (
+    slice_normal,
+    true_affine,
+    true_volume,
+    write_multiframe,
+    write_secondary_capture,
+    write_segmentation_1bit,
+    write_series,
+)
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -23,9 +31,19 @@ from pydicom.uid import (
 )
 
 import dicomdl
-from dicomdl.errors import DecodeError, GeometryError, IntensityError, IrregularStack, StorageError, TruncatedPixels, UsageError
+from dicomdl.errors import (
+    DecodeError,
+    GeometryError,
+    IncompleteGroup,
+    IntensityError,
+    IrregularStack,
+    StorageError,
+    TruncatedPixels,
+    UsageError,
+)
 from dicomdl.geometry import Geometry
-from dicomdl.volume import Volume, montage, rescales, stack_intensity, stack_sample, write_png
+from dicomdl.modality import rescales
+from dicomdl.volume import Volume, montage, stack_intensity, stack_sample, write_png
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
@@ -397,3 +415,379 @@ def test_palettes_are_colours_in_volumes_as_in_frames(corpus: Path, tmp_path: Pa
         assert volume.array.shape[-1] == 3
         first = frames[int(np.searchsorted(index.rows(), stack.rows.start))]["image"]
         assert np.allclose(np.moveaxis(first.numpy(), 0, -1), volume.array[0])
+
+
+# --- irregular="resample" ---
+
+
+def write_spaced(
+    folder: Path, places: list[float], *, shear: tuple[float, float] = (0, 0), orientation: tuple[float, ...] = OBLIQUE, **options: object
+) -> np.ndarray:
+    """Slices `places` mm along the normal that store 53 p + 7 y + x + 10, and the affine from (p, y, x) to the patient."""
+    step = slice_normal(orientation) + shear[0] * np.array(orientation[:3]) + shear[1] * np.array(orientation[3:])
+    positions = np.array([-10.0, 20, 30]) + np.outer(places, step)
+    _, rows, columns = np.indices((len(places), 16, 12))
+    stored = 53 * np.array(places)[:, None, None] + 7 * rows + columns + 10
+    assert np.array_equal(stored, stored.round())
+    spacing = (2, 0.5, 0.7)
+    write_series(
+        folder,
+        shape=stored.shape,
+        spacing=spacing,
+        orientation=orientation,
+        positions=positions.tolist(),
+        stored=stored.astype(np.int64),
+        **options,
+    )
+    return true_affine((1, *spacing[1:]), (-10, 20, 30), orientation, shear)
+
+
+def assert_a_true_ramp(volume: Volume, ramp_affine: np.ndarray, last: float, tolerance: float) -> None:
+    """Every voxel between the centres of the outermost ones holds the ramp's value at its own place in the patient."""
+    voxels = np.indices(volume.geometry.shape).reshape(3, -1).T
+    p, y, x = Geometry((1, 1, 1), ramp_affine).world_to_voxel(volume.geometry.voxel_to_world(voxels)).T
+    inside = (y > -1e-6) & (y < 15 + 1e-6) & (x > -1e-6) & (x < 11 + 1e-6)
+    assert p.min() > -1e-6 and p.max() < last + 0.011  # no slice outside of those that were read
+    assert inside.sum() > 0.8 * 16 * 12 * volume.shape[0]
+    beyond = (y < -0.5 - 1e-6) | (y > 15.5 + 1e-6) | (x < -0.5 - 1e-6) | (x > 11.5 + 1e-6)  # not in any voxel that was read
+    assert (volume.array.reshape(-1)[beyond] == 10).all()  # the smallest value that was read, as documented
+    difference = volume.array.reshape(-1)[inside] - (53 * p + 7 * y + x + 10)[inside]
+    assert np.abs(difference).max() <= tolerance
+
+
+RESAMPLED = {
+    "holes": ([0, 3, 6, 9, 15, 18, 27, 30, 33], (0, 0)),
+    "uneven": ([0, 3, 6, 9, 12, 17, 22, 27], (0, 0)),
+    "uneven all over": ([0, 2, 7, 9, 13, 14, 20], (0, 0)),
+    "tilt": ([0, 3, 6, 9, 12, 15, 18], (0, 0.4)),
+    "tilt both ways": ([0, 3, 6, 9, 12, 15, 18], (-0.2, 0.3)),
+    "tilt and holes": ([0, 3, 6, 9, 15, 18, 27, 30, 33], (0, 0.2)),
+    "tilt and uneven": ([0, 3, 6, 9, 12, 17, 22, 27], (0.1, -0.3)),
+    "regular": ([0, 3, 6, 9], (0, 0)),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("kind", RESAMPLED)
+def test_every_voxel_of_a_resampled_ramp_has_the_value_of_its_place_in_the_patient(folder: Path, kind: str, dtype: str | None) -> None:
+    places, shear = RESAMPLED[kind]
+    affine = write_spaced(folder, places, shear=shear)
+    volume = dicomdl.read_volume(only_stack(folder), irregular="resample", dtype=dtype)
+    assert volume.array.dtype == np.dtype(dtype or np.int16)
+    assert volume.geometry.shear < 1e-9
+    assert volume.filled.shape == volume.shape[:1]
+    assert_a_true_ramp(volume, affine, places[-1], 0.01 if dtype else 0.5 + 0.01)
+    volume.to_sitk()
+
+
+def test_holes_are_filled_between_neighbours_marked_and_nothing_else_is_touched(folder: Path) -> None:
+    write_series(folder, shape=(10, 5, 7), drop=(3, 6, 7), intercept=-1024)
+    stack = only_stack(folder)
+    volume = dicomdl.read_volume(stack, irregular="resample")
+    assert np.array_equal(volume.array, true_volume((10, 5, 7), intercept=-1024)) and volume.array.dtype == np.int16
+    assert np.flatnonzero(volume.filled).tolist() == [3, 6, 7]
+    assert np.allclose(volume.affine, true_affine((2, 1, 1)))
+    assert not volume.filled.flags.writeable
+    assert "3 slices filled" in repr(volume) and volume.verdict == "missing_slices"
+
+
+def test_a_median_grid_keeps_the_slices_that_lie_on_it(folder: Path) -> None:
+    write_spaced(folder, [0, 3, 6, 9, 12, 17, 22, 27])
+    volume = dicomdl.read_volume(only_stack(folder), irregular="resample")
+    accepted = dicomdl.read_volume(only_stack(folder), irregular="accept")
+    assert volume.spacing[0] == pytest.approx(3) and volume.shape[0] == 10
+    assert np.flatnonzero(volume.filled).tolist() == [5, 6, 7, 8]
+    assert np.array_equal(volume.array[:5], accepted.array[:5]) and np.array_equal(volume.array[9], accepted.array[7])
+
+
+def test_what_is_whole_is_not_touched_by_resampling(folder: Path) -> None:
+    write_series(folder, shape=(6, 5, 7), intercept=-1024)
+    volume = dicomdl.read_volume(only_stack(folder), irregular="resample")
+    assert np.array_equal(volume.array, true_volume((6, 5, 7), intercept=-1024)) and not volume.filled.any()
+
+
+@pytest.mark.parametrize("kind", ["duplicates", "no_geometry"])
+def test_what_no_resampling_can_help_says_why(folder: Path, kind: str) -> None:
+    def lost(dataset: object, z: int) -> None:
+        del dataset.ImagePositionPatient
+
+    def other(dataset: object, z: int) -> None:
+        dataset.PixelData = bytes(len(dataset.PixelData))
+
+    write_series(folder, shape=(4, 5, 7), edit=lost if kind == "no_geometry" else None)
+    if kind == "duplicates":
+        write_series(
+            folder,
+            shape=(4, 5, 7),
+            drop=(0, 1, 3),
+            seed=1,
+            edit=other,
+            series_uid=dicomdl.scan(folder, folder.parent / "first.index", progress=False).stacks[0].series_instance_uid,
+        )
+    with pytest.raises(IrregularStack, match="cannot be resampled, for nothing says") as caught:
+        dicomdl.read_volume(only_stack(folder), irregular="resample")
+    assert caught.value.verdict == kind
+
+
+def test_slices_moved_in_their_own_plane_are_not_resampled_and_the_error_has_the_distance(folder: Path) -> None:
+    positions = [[0.5 if z == 3 else 0, 0, 2 * z] for z in range(6)]
+    write_series(folder, shape=(6, 5, 7), positions=positions)
+    with pytest.raises(IrregularStack, match=r"leave their line by 0\.5") as caught:
+        dicomdl.read_volume(only_stack(folder), irregular="resample")
+    assert caught.value.detail["in_plane_error"] == pytest.approx(0.5)
+
+
+def test_where_a_segmentation_has_no_frame_there_is_background_and_labels_are_never_mixed(folder: Path) -> None:
+    def place(dataset: object, z: int) -> None:
+        for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+            group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 2.0 * (k + (k >= 4))]
+
+    write_segmentation_1bit(folder / "s.dcm", shape=(8, 5, 7), edit=place)
+    stack = only_stack(folder)
+    volume = dicomdl.read_volume(stack, irregular="resample")
+    assert np.flatnonzero(volume.filled).tolist() == [4] and not volume.array[4].any()
+    assert np.array_equal(np.delete(volume.array, 4, axis=0), dicomdl.read_volume(stack, irregular="accept").array)
+
+
+def test_filled_slices_stay_marked_on_other_grids(folder: Path) -> None:
+    write_series(folder, shape=(10, 5, 7), drop=(3,))
+    volume = dicomdl.read_volume(only_stack(folder), irregular="resample")
+    assert np.flatnonzero(volume.reorient("IPL").filled).tolist() == [6]
+    assert volume.reorient("PSL").filled.tolist() == [True] * 5  # every slice of the new order crosses it
+    fine = volume.resample((1, 1, 1))
+    there = volume.geometry.world_to_voxel(fine.geometry.voxel_to_world([[k, 0, 0] for k in range(20)]))[:, 0]
+    assert np.array_equal(fine.filled, (there > 2) & (there < 4))
+    assert not volume.filled[volume.window("ct.lung").filled != volume.filled].any()
+
+
+def test_an_array_that_is_not_on_its_grid_is_refused() -> None:
+    geometry = Geometry((3, 4, 5), np.eye(4))
+    for array in (np.zeros((3, 4, 6)), np.zeros((2, 3, 4, 5)), np.zeros((3, 4))):
+        with pytest.raises(GeometryError, match="grid"):
+            Volume(array, geometry)
+    assert Volume(np.zeros((2, 3, 4, 5)), geometry, dimension=(1.0, 2.0), dimension_names=("echo_time",)).shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_are_read_once_even_if_a_late_value_needs_a_wider_dtype(folder: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dicomdl.modality as module
+
+    stored = np.indices((12, 5, 7))[0].astype(np.int64)
+    stored[11] = 60000
+    write_series(folder, shape=stored.shape, stored=stored, bits_stored=16)
+    stack, reads = only_stack(folder), []
+    read_frame = module.read_frame
+    monkeypatch.setattr(module, "read_frame", lambda source, out=None: (reads.append(source.path), read_frame(source, out=out))[1])
+    array = dicomdl.read_volume(stack, threads=threads).array
+    assert array.dtype == np.int32 and np.array_equal(array, stored)
+    assert len(set(reads)) == 12 and len(reads) <= 13
+
+
+# --- groups ---
+
+
+def write_echoes(
+    folder: Path, *, echo_times: tuple[float, ...] = (4.9, 7.2, 9.5), drop: dict[float, tuple[int, ...]] | None = None, **options: object
+) -> None:
+    """A series in which every position is there once an echo; echo t is offset by 1000 t."""
+
+    def echo(value: float) -> object:
+        def edit(dataset: object, z: int) -> None:
+            dataset.EchoTime = value
+            dataset.InstanceNumber = z * len(echo_times) + echo_times.index(value) + 1
+
+        return edit
+
+    given = {"shape": (6, 16, 12), "modality": "MR", "bits_stored": 16, "series_uid": "1.2.3.4", **options}
+    offsets = options.get("offsets", tuple(1000 * t for t in range(len(echo_times))))
+    given.pop("offsets", None)
+    for t, value in enumerate(echo_times):
+        write_series(folder, **given, drop=(drop or {}).get(value, ()), offset=offsets[t], edit=echo(value), seed=t)
+
+
+def only_group(folder: Path) -> dicomdl.Group:
+    groups = only_index(folder).groups
+    assert len(groups) == 1
+    return groups[0]
+
+
+def test_a_group_is_one_array_with_a_leading_axis_and_says_what_it_is(folder: Path) -> None:
+    write_echoes(folder, spacing=(3, 0.5, 0.7), orientation=OBLIQUE)
+    volume = dicomdl.read_volume(only_group(folder))
+    expected = np.stack([true_volume((6, 16, 12), offset=1000 * t) for t in range(3)])
+    assert volume.shape == (3, 6, 16, 12) and volume.array.dtype == np.int16
+    assert np.array_equal(volume.array, expected)
+    assert (volume.dimension, volume.dimension_names) == ((4.9, 7.2, 9.5), ("echo_time",))
+    assert np.allclose(volume.affine, true_affine((3, 0.5, 0.7), orientation=OBLIQUE), atol=1e-6)
+    assert volume.geometry.shape == (6, 16, 12)
+    assert "3 x 6 x 16 x 12" in repr(volume) and "by echo_time" in repr(volume)
+    one = volume.at(-1)
+    assert np.array_equal(one.array, expected[2]) and one.dimension == () and one.frame.echo_time == 9.5
+    assert one.stack == only_group(folder)[2]
+    with pytest.raises(UsageError, match="3 time points"):
+        volume.at(3)
+
+
+def test_a_group_has_one_dtype_that_holds_all_values_of_all_its_stacks(folder: Path) -> None:
+    write_echoes(folder, offsets=(0, 40000, 100))
+    volume = dicomdl.read_volume(only_group(folder))
+    assert volume.array.dtype == np.int32
+    assert np.array_equal(volume.array, np.stack([true_volume((6, 16, 12), offset=offset) for offset in (0, 40000, 100)]))
+
+
+@pytest.mark.parametrize("policy", ["raise", "accept", "resample"])
+def test_an_incomplete_group_raises_with_its_missing_cells_under_every_policy(folder: Path, policy: str) -> None:
+    write_echoes(folder, drop={9.5: (4, 5)})
+    group = only_group(folder)
+    with pytest.raises(IncompleteGroup, match=r"t 2 \(9\.5\) lacks slices 4, 5") as caught:
+        dicomdl.read_volume(group, irregular=policy)
+    assert caught.value.missing == {9.5: [4, 5]}
+    assert dicomdl.read_volume(group[0]).shape == (6, 16, 12)
+
+
+def test_a_group_with_the_same_hole_everywhere_is_filled_in_every_stack(folder: Path) -> None:
+    write_echoes(folder, drop={4.9: (3,), 7.2: (3,), 9.5: (3,)}, shear=(0, 0.5))
+    with pytest.raises(IrregularStack):
+        dicomdl.read_volume(only_group(folder))
+    volume = dicomdl.read_volume(only_group(folder), irregular="resample")
+    assert volume.shape[:2] == (3, 6) and np.flatnonzero(volume.filled).tolist() == [3]
+    ramp_affine = true_affine((2, 1, 1), shear=(0, 0.5))
+    for t in range(3):
+        voxels = np.indices(volume.geometry.shape).reshape(3, -1).T
+        z, y, x = Geometry((1, 1, 1), ramp_affine).world_to_voxel(volume.geometry.voxel_to_world(voxels)).T
+        inside = (y > -1e-6) & (y < 15 + 1e-6)
+        assert np.abs(volume.array[t].reshape(-1) - (53 * z + 7 * y + x + 1000 * t))[inside].max() <= 0.51
+
+
+class MadeUp(dicomdl.Group):
+    """A group of any stacks, which no scan would make: what reading must find out by itself."""
+
+    __slots__ = ("_stacks",)
+
+    def __init__(self, stacks: list[dicomdl.Stack]) -> None:
+        super().__init__(stacks[0]._generation, 0)
+        self._stacks = stacks
+
+    stacks = property(lambda self: self._stacks)
+    dimension_names = ("echo_time",)
+    dimension = property(lambda self: tuple(range(len(self._stacks))))
+    missing: dict[object, list[int]] = {}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("other", [{"origin": (0, 0.3, 0)}, {"spacing": (2, 1, 1.05)}, {"shape": (6, 5, 8)}])
+def test_stacks_that_are_not_on_one_grid_are_no_group_and_the_error_has_the_numbers(folder: Path, other: dict[str, object]) -> None:
+    write_series(folder / "a", series_uid="1.2.1")
+    write_series(folder / "b", **{"shape": (6, 5, 7), "series_uid": "1.2.2", **other})
+    with pytest.raises(GeometryError, match="stack 1 of the group") as caught:
+        dicomdl.read_volume(MadeUp(list(only_index(folder).stacks)))
+    assert caught.value.t == 1
+    assert caught.value.shape != caught.value.expected if "shape" in other else 0.25 < caught.value.error_mm < 0.35
+
+
+def test_stacks_on_one_grid_up_to_rounding_are_a_group(folder: Path) -> None:
+    write_series(folder / "a", series_uid="1.2.1")
+    write_series(folder / "b", series_uid="1.2.2", origin=(0, 0.04, 0))
+    assert dicomdl.read_volume(MadeUp(list(only_index(folder).stacks))).shape == (2, 6, 5, 7)
+
+
+def test_irregular_stacks_with_different_holes_are_no_group(folder: Path) -> None:
+    write_series(folder / "a", shape=(8, 5, 7), series_uid="1.2.1", drop=(3,))
+    write_series(folder / "b", shape=(8, 5, 7), series_uid="1.2.2", drop=(4,))
+    with pytest.raises(GeometryError, match=r"2\.000 mm beside"):
+        dicomdl.read_volume(MadeUp(list(only_index(folder).stacks)), irregular="accept")
+
+
+def test_stacks_of_different_slices_are_an_incomplete_group(folder: Path) -> None:
+    write_series(folder / "a", shape=(8, 5, 7), series_uid="1.2.1")
+    write_series(folder / "b", shape=(8, 5, 7), series_uid="1.2.2", drop=(0, 7))
+    with pytest.raises(IncompleteGroup, match="lacks slices 0, 7") as caught:
+        dicomdl.read_volume(MadeUp(list(only_index(folder).stacks)))
+    assert caught.value.missing == {1: [0, 7]}
+
+
+def test_a_stack_alone_in_its_group_has_a_leading_axis_too(folder: Path) -> None:
+    write_series(folder, shape=(4, 5, 7))
+    volume = dicomdl.read_volume(only_stack(folder).group)
+    assert volume.shape == (1, 4, 5, 7) and volume.dimension_names == () and "by nothing" in repr(volume)
+    assert np.array_equal(volume.at(0).array, true_volume((4, 5, 7)))
+    assert volume.window("ct.lung").shape == (1, 4, 5, 7)
+
+
+def test_a_percentile_of_a_group_is_one_for_all_its_stacks(folder: Path) -> None:
+    write_echoes(folder)
+    group = only_group(folder)
+    recipe = stack_intensity(group, dicomdl.Percentile(1, 99))
+    volume = dicomdl.read_volume(group)
+    shown = volume.window(dicomdl.Percentile(1, 99))
+    assert np.array_equal(shown.array, recipe(volume.array)) and shown.dimension == volume.dimension
+    assert stack_sample(group).shape[0] == 18
+    assert recipe != stack_intensity(group[0], dicomdl.Percentile(1, 99))
+    assert np.array_equal(volume.at(1).window("auto").array, dicomdl.read_volume(group[1]).window("auto").array)
+
+
+def in_four(names: tuple[str, ...] = ("echo_time",), colour: bool = False) -> Volume:
+    """Three ramps, 1000 apart, on one oblique grid; from elsewhere."""
+    array = np.stack([true_volume((6, 9, 11), offset=1000 * t) for t in range(3)]).astype(np.int16)
+    array = np.stack([array % 256, array % 100, array % 7], axis=-1).astype(np.uint8) if colour else array
+    return Volume(array, Geometry((6, 9, 11), true_affine((3, 0.5, 0.7), (-10, 20, 30), OBLIQUE)), "", None, None, (4.9, 7.2, 9.5), names)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_a_group_becomes_is_what_each_of_its_stacks_becomes(colour: bool) -> None:
+    volume = in_four(colour=colour)
+    for change in (
+        lambda v: v.resample((2, 0.8, 0.7), fill=0),
+        lambda v: v.reorient("LAI"),
+        lambda v: v.resample(size=(4, 5, 6), interpolation="nearest", fill=0),
+    ):
+        changed = change(volume)
+        assert changed.dimension == volume.dimension and changed.dimension_names == ("echo_time",)
+        for t in range(3):
+            alone = change(volume.at(t))
+            assert np.array_equal(changed.array[t], alone.array) and changed.geometry == alone.geometry
+
+
+@pytest.mark.parametrize("name", ["case.nii.gz", "case.nrrd", "case.mha"])
+def test_a_group_is_saved_as_one_file_of_four_dimensions(tmp_path: Path, name: str) -> None:
+    volume = in_four()
+    volume.save(tmp_path / name)
+    image = sitk.ReadImage(str(tmp_path / name))
+    assert image.GetSize() == (11, 9, 6, 3)
+    assert np.array_equal(sitk.GetArrayFromImage(image), volume.array)
+    for voxel in product((0, 5), (0, 8), (0, 10)):
+        there = image.TransformIndexToPhysicalPoint((*voxel[::-1], 2))
+        assert np.allclose(there, (*volume.geometry.voxel_to_world(voxel), 2), atol=1e-3)
+    back = Volume.from_sitk(image)
+    assert back.dimension == (0.0, 1.0, 2.0) and back.dimension_names == ("t",)
+    assert np.array_equal(back.array, volume.array) and np.allclose(back.affine, volume.affine, atol=1e-4)
+
+
+def test_nibabel_finds_a_saved_group_where_it_is(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    volume = in_four()
+    volume.save(tmp_path / "case.nii.gz")
+    image = nibabel.load(tmp_path / "case.nii.gz")
+    assert image.shape == (11, 9, 6, 3)
+    assert np.array_equal(np.asarray(image.dataobj).T, volume.array)
+    to_ras = np.diag([-1, -1, 1, 1])
+    assert np.allclose(image.affine @ [10, 8, 5, 1], to_ras @ volume.affine @ [5, 8, 10, 1], atol=1e-3)
+
+
+def test_a_group_of_colour_goes_through_simpleitk_and_back() -> None:
+    volume = in_four(colour=True)
+    back = Volume.from_sitk(volume.to_sitk())
+    assert np.array_equal(back.array, volume.array) and len(back.dimension) == 3
+
+
+def test_a_group_is_shown_by_its_middle_slice_across_time() -> None:
+    volume = in_four()
+    assert montage(volume, 4, (1000, 3000)).shape == (18, 22)
+    pytest.importorskip("matplotlib")
+    figure = volume.plot((1000, 3000), slices=2)
+    assert [axes.get_title() for axes in figure.axes] == ["t 0, slice 3", "t 2, slice 3"]
+
+
+def test_a_percentile_of_a_series_from_elsewhere_is_one_for_all_of_it() -> None:
+    volume = in_four()
+    option = dicomdl.Percentile(1, 99)
+    assert np.array_equal(volume.window(option).array, option(volume.array))

@@ -1,0 +1,413 @@
+"""Every NIfTI reference of the corpus, and the dicomdl volume that is the same image.
+
+    python tests/oracles/nifti_references.py CORPUS [--only WORD]
+
+dcm2niix, dicom2nifti, dcmstack and IBSI made the references from DICOM files that lie beside them. Each is looked for among
+the volumes that dicomdl makes of the same files: stacks, groups of stacks as 4-D, and the parts of a group that share one
+value (one echo of a multi-echo time series). Matched means the same world points within 0.02 mm and the same values, each side
+after its own scaling; a fourth axis must run the same way, too. Where a reference cannot be equal, its rule says why, and
+what of it is equal nevertheless is still required. Prints a row for every reference and matched/total per collection;
+ends with 1 when something that should be equal is not.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+import dicomdl
+from dicomdl.geometry import Geometry
+
+Values = npt.NDArray[Any]
+Check = Literal["same", "philips", "first_place", "mirrored", "shifted", "filled", "interpolated"]
+
+WORLD_MM = 0.02
+# Both sides store float32: a slope rounded once, a product rounded once.
+FLOAT_TOLERANCE = 5e-7
+# What one affine map of all values may leave over, as a part of their range; a stored step is 1/4095 of it, 240 times this.
+MAP_TOLERANCE = 1e-6
+# dcm2niix takes its slope as a difference of float32 numbers as large as the intercept: off by 7e-5 for phase maps in mrad.
+SIDECAR_TOLERANCE = 2e-4
+INTERPOLATED = 0.51  # an interpolated value rounded to an integer, and float32
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which DICOM files references were made from, and what of a reference a volume of ours must equal.
+
+    `pattern` fits the reference's path below the corpus; `sources` are globs there, `\\1` what the pattern caught and "__" a
+    slash. `listed` is why a reference cannot be equal as a whole; what `check` names is required of it, too:
+
+    - "same": places and values, after each side's own scaling;
+    - "philips": places, and values but for one affine map, which the sidecar must confirm: dcm2niix scales by private attributes;
+    - "first_place": the values of all slices, but the place of the first slice only;
+    - "mirrored": places and values once the reference is mirrored along z;
+    - "shifted": places and values once the reference's last slice is where it puts its first;
+    - "filled": places and values of what is not zero on its fourth axis;
+    - "interpolated": where it is not zero, the values that our slices give at its world points by linear interpolation.
+    """
+
+    pattern: str
+    sources: tuple[str, ...] = ()
+    check: Check = "same"
+    listed: str = ""
+
+
+QA = "neurolabusc+dcm_qa_"
+IBSI = "theibsi+data_sets/"
+ECHO_20, ECHO_40 = (
+    tuple(f"moloney+dcmstack/test/data/dcmstack/2D_16Echo_qT2/TE_{echo}_SlcPos_-{place}*.dcm" for place in (33, 23)) for echo in (20, 40)
+)
+RULES = (  # the first that fits counts
+    Rule(".*_mask.nii.gz|.*/mask/.*", listed="a mask drawn by hand (RTSTRUCT, PS3.3 A.19) or made: a label, not an image"),
+    Rule("wasserth.*seg_dicom.nii.gz", listed="a label map that a network made: no DICOM instance holds it"),
+    Rule(
+        ".*/sliceincrement/002_.*",
+        ("icometrix+dicom2nifti/tests/data/failing/sliceincrement/002",),
+        "interpolated",
+        "four slices with a hole and 15.5 degrees of tilt, which dicom2nifti interpolated onto 5 x 514 x 512 orthogonal voxels: "
+        "the values are no stored ones, and its grid is a choice that no standard makes",
+    ),
+    Rule(
+        ".*dcm_qa_ct__In__GE/.*",
+        (f"{QA}ct/In/GE",),
+        "first_place",
+        "gaps of 1.08 to 7.00 mm and 18.5 degrees of tilt: each slice is where its own Image Position says (PS3.3 C.7.6.2.1.1), "
+        "which no one affine can say (dcm2niix writes corrected copies beside this one)",
+    ),
+    Rule(
+        ".*/philips_enhanced/dti/.*",
+        (r"icometrix+dicom2nifti/tests/data/philips_enhanced/dti/001",),
+        "filled",
+        "dicom2nifti wrote all four volumes to the first place of the fourth axis, where the last one stayed, and left three of zeros: the "
+        "frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and have no Temporal Position Index (C.7.6.16.2.2)",
+    ),
+    Rule(
+        ".*/siemens/fmri/.*",
+        ("icometrix+dicom2nifti/tests/data/siemens/fmri/001",),
+        "shifted",
+        "dicom2nifti unpacked the mosaic from its last tile on, but began where Image Position puts the first one (PS3.3 C.7.6.2.1.1): "
+        "49 x 3.08 mm too high; the 50 slice positions in the file's protocol are ours",
+    ),
+    Rule(
+        ".*/ibsi_2_digital_phantom/nifti/(.*)/image/.*",
+        (rf"{IBSI}ibsi_2_digital_phantom/dicom/\1",),
+        "mirrored",
+        "the NIfTI has the same planes at z = 0 to 126 that Image Position (PS3.3 C.7.6.2.1.1) puts at z = 0 to -126",
+    ),
+    Rule("_ref_dcm2niix/shared/(.*)/.*", (r"\1",)),
+    Rule("(icometrix.*)_ground_truth(?:_reoriented)?.nii.gz", (r"\1",)),
+    Rule(".*/2D_16Echo_qT2/single_slice.*", ECHO_20[:1]),
+    Rule(".*/2D_16Echo_qT2/single_vol.*", ECHO_20),
+    Rule(".*/2D_16Echo_qT2/two_.*", ECHO_20 + ECHO_40),
+    Rule(".*/ibsi_validation/nifti/(.*)/(.*)_image.nii.gz", (rf"{IBSI}ibsi_validation/dicom/\1/\2/image",)),
+    Rule(".*dcm_qa_(12bit|ts)/.*", (rf"{QA}\1/In",)),
+    Rule(".*dcm_qa_enh/.*", (f"{QA}enh/In/Philips",), "philips"),
+    Rule(".*dcm_qa_me/Ref/me_FieldMap.*", (f"{QA}me/In/2_me_FieldMap_GRE",)),
+    Rule(".*dcm_qa_me/Ref/me_fMRI.*", (f"{QA}me/In/4_me_fMRI",)),
+    Rule(".*dcm_qa_nih/Ref/DCM2NIIX.*", (f"{QA}nih/In/20180918GE/mr_0004",)),
+    Rule(".*dcm_qa_nih/Ref/EPI.*", (f"{QA}nih/In/20180918Si/mr_0003",)),
+    Rule(".*dcm_qa_philips/.*", (f"{QA}philips/In/Magdeburg_2014/fmri",), "philips"),
+    Rule(".*dcm_qa_stc/Ref/Siemens_FMRI.*", (f"{QA}stc/In/Siemens/B12",)),
+    Rule(".*dcm_qa_stc/Ref/Siemens_REST1.*", (f"{QA}stc/In/Siemens/XA10",)),
+    Rule(".*dcm_qa_table/Ref/Ph_.*", (f"{QA}table/In/Ph/1301_Dual-echo_iso",), "philips"),
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A NIfTI: values (i, j, k, t[, sample]), the affine from (i, j, k, 1) to LPS mm, and dcm2niix's sidecar where a check needs it."""
+
+    values: Values
+    affine: npt.NDArray[np.float64]
+    sidecar: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path, check: Check = "same") -> "Reference":
+        """Read a NIfTI. All axes from the fourth on become one, of length 1 when there is none; of RGBA, alpha is left out."""
+        image: Any = nib.load(path)
+        values = np.asanyarray(image.dataobj)
+        if values.dtype.names:
+            values = np.stack([values[name] for name in "RGB"], axis=-1).reshape(*image.shape[:3], -1, 3)
+        else:
+            values = values.reshape(*image.shape[:3], -1)
+        if check == "filled":
+            values = values[:, :, :, [np.any(values[:, :, :, t]) for t in range(values.shape[3])]]
+        affine = RAS_TO_LPS @ image.affine
+        if check == "mirrored":
+            affine = np.diag([1.0, 1.0, -1.0, 1.0]) @ affine
+        if check == "shifted":
+            affine[:3, 3] -= affine[:3, 2] * (image.shape[2] - 1)
+        sidecar = path.with_name(path.name.partition(".nii")[0] + ".json")
+        return cls(values, affine, json.loads(sidecar.read_text()) if check == "philips" else {})
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stack, or those stacks of a group that together may be a reference."""
+
+    source: dicomdl.Stack | dicomdl.Group
+    stacks: tuple[dicomdl.Stack, ...]
+
+    def read(self, irregular: Literal["raise", "accept"]) -> Values:
+        """(t, slice, row, column[, sample])"""
+        array = dicomdl.read_volume(self.source, irregular=irregular).array
+        if isinstance(self.source, dicomdl.Stack):
+            return np.asarray(array[np.newaxis])
+        return np.asarray(array[[stack.group_index for stack in self.stacks]])
+
+    def __str__(self) -> str:
+        told = [", ".join(f"{name}={_short(value)}" for name, value in stack.dimension.items()) for stack in self.stacks]
+        shape = " x ".join(map(str, (*([len(told)] if len(told) > 1 else []), *self.stacks[0].shape)))
+        return f"{shape} {self.stacks[0].verdict}{': ' if any(told) else ''}{' | '.join(told[:3])}{' | ...' if len(told) > 3 else ''}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({' '.join(map(_short, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which axis of the reference runs along each of ours, which of ours it runs against, and how far apart the voxels lie."""
+
+    axes: tuple[int, int, int]
+    flipped: tuple[int, ...]
+    error_mm: float
+
+    def apply(self, values: Values) -> Values:
+        """The reference's values as (t, slice, row, column[, sample])."""
+        turned = values.transpose(3, *self.axes, *range(4, values.ndim))
+        return np.flip(turned, tuple(axis + 1 for axis in self.flipped))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one reference. `progress` is how far a candidate came before it failed: the furthest tells most."""
+
+    outcome: Literal["matched", "listed", "NOT MATCHED"]
+    ours: str = "-"
+    error_mm: float = np.nan
+    difference: float = np.nan
+    remark: str = ""
+    progress: int = 0
+    reference: str = ""
+
+    @property
+    def collection(self) -> str:
+        return self.reference.partition("/")[0]
+
+    def __str__(self) -> str:
+        remark = f"  -- {self.remark}" if self.remark else ""
+        return f"{self.outcome:11} {self.error_mm:10.6f} mm {self.difference:12.6g}  {self.reference}\n{'':39} {self.ours}{remark}"
+
+
+# --- one candidate against one reference --------------------------------------------------------------------------------
+
+
+def align(ours: Geometry, reference: Reference, *, first_slice_only: bool = False) -> Alignment | None:
+    """How the reference lies on our grid; None when its axes or its size are others."""
+    size = np.asarray(reference.values.shape[:3])
+    steps = reference.affine[:3, :3]
+    cosines = _directions(ours.affine).T @ (steps / np.linalg.norm(steps, axis=0))
+    axes = np.abs(cosines).argmax(axis=1)
+    if sorted(axes) != [0, 1, 2] or tuple(size[axes]) != ours.shape:
+        return None
+    flipped = tuple(axis for axis in range(3) if cosines[axis, axes[axis]] < 0)
+    last = np.asarray(ours.shape) - 1
+    corners = np.array(list(np.ndindex(2, 2, 2))) * last
+    if first_slice_only:
+        corners[:, 0] = 0
+    voxels = np.empty((8, 3))
+    voxels[:, axes] = np.where(np.isin(np.arange(3), flipped), last - corners, corners)
+    theirs = voxels @ steps.T + reference.affine[:3, 3]
+    known = np.where(np.isfinite(ours.affine), ours.affine, 0)  # a single slice has no slice step, and needs none
+    apart = corners @ known[:3, :3].T + known[:3, 3] - theirs
+    return Alignment((int(axes[0]), int(axes[1]), int(axes[2])), flipped, float(np.linalg.norm(apart, axis=1).max()))
+
+
+def _directions(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """3 x 3 unit vectors along slice, row and column; slices along the normal where no step is known."""
+    steps = np.array(affine[:3, :3])
+    if not np.isfinite(steps[:, 0]).all():
+        steps[:, 0] = np.cross(steps[:, 2], steps[:, 1])
+    return np.asarray(steps / np.linalg.norm(steps, axis=0))
+
+
+def compare(candidate: Candidate, reference: Reference, check: Check = "same") -> Row:
+    """One candidate against one reference."""
+    if check == "interpolated":
+        return _compare_interpolated(candidate.stacks[0], reference)
+    first_place = check == "first_place"
+    geometry, name = candidate.stacks[0].geometry, str(candidate)
+    fits = len(candidate.stacks) == reference.values.shape[3] and bool(np.isfinite(geometry.affine[:3, 1:]).all())
+    alignment = align(geometry, reference, first_slice_only=first_place) if fits else None
+    if alignment is None:
+        return Row("NOT MATCHED", name, remark="another shape or orientation")
+    row = Row("NOT MATCHED", name, alignment.error_mm, remark="another place", progress=1)
+    if alignment.error_mm > WORLD_MM:
+        return row
+    try:
+        ours = candidate.read("accept" if first_place else "raise")
+    except dicomdl.DicomdlError as error:
+        return replace(row, remark=f"{type(error).__name__}: {error}"[:200], progress=2)
+    theirs = alignment.apply(reference.values)
+    if ours.shape != theirs.shape:
+        return replace(row, remark=f"ours has shape {ours.shape}, theirs {theirs.shape}", progress=2)
+    return _compare_values(row, ours, theirs, reference.sidecar)
+
+
+def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, Any]) -> Row:
+    """The row of a candidate that lies where the reference lies."""
+    exact = all(values.dtype.kind in "iu" or bool((values == np.rint(values)).all()) for values in (ours, theirs))
+    allowed = 0.0 if exact else FLOAT_TOLERANCE * float(np.abs(theirs).max())
+    remark = ""
+    if sidecar:
+        ours, remark, agrees = _privately_scaled(ours, theirs, sidecar)
+        allowed = MAP_TOLERANCE * float(np.ptp(theirs)) if agrees else 0.0
+    difference = _largest_difference(ours, theirs)
+    row = replace(row, difference=difference, remark=remark, progress=3)
+    if difference <= allowed:
+        return replace(row, outcome="matched", progress=4)
+    order = _order_found(ours, theirs, allowed)
+    return replace(row, remark="; ".join(filter(None, (remark, order or f"values differ in {np.count_nonzero(ours != theirs)} voxels"))))
+
+
+def _privately_scaled(ours: Values, theirs: Values, sidecar: dict[str, Any]) -> tuple[Values, str, bool]:
+    """Our values on the reference's private scale by one affine map, what the map is, and whether the sidecar confirms it.
+
+    The sidecar's map is 1 / (Rescale Slope x private Scale Slope) without an intercept.
+    """
+    slope, intercept = np.polyfit(ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1)
+    said = 1 / (float(sidecar["PhilipsRescaleSlope"]) * float(sidecar["PhilipsScaleSlope"]))
+    agrees = abs(slope / said - 1) <= SIDECAR_TOLERANCE and abs(intercept) <= SIDECAR_TOLERANCE * float(np.ptp(theirs))
+    remark = f"private scaling: theirs = {slope:.7g} x ours {intercept:+.2g}, sidecar {said:.6g}"
+    return ours.astype(np.float64) * slope + intercept, remark, bool(agrees)
+
+
+def _largest_difference(ours: Values, theirs: Values) -> float:
+    return float(np.abs(ours.astype(np.float64) - theirs).max(initial=0))
+
+
+def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
+    """When only the order on the fourth axis differs: where each of our entries is in the reference."""
+    places = [[t for t in range(len(theirs)) if _largest_difference(one, theirs[t]) <= allowed] for one in ours]
+    return f"another order: ours are their {[found[0] for found in places]}" if len(ours) > 1 and all(places) else ""
+
+
+def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
+    """Our slices, interpolated linearly between their own positions, at the voxels of a reference that did the same."""
+    array = dicomdl.read_volume(stack, irregular="accept", dtype=np.float32).array
+    grid = Geometry(reference.values.shape[2::-1], reference.affine[:, [2, 1, 0, 3]])
+    theirs = reference.values[:, :, :, 0].transpose(2, 1, 0)
+    world = grid.voxel_to_world(np.moveaxis(np.indices(grid.shape), 0, -1))
+    ours = np.full(grid.shape, np.nan, dtype=np.float32)
+    for k, (here, there) in enumerate(itertools.pairwise(stack.positions)):
+        affine = np.array(stack.affine)
+        affine[:3, 0], affine[:3, 3] = there - here, here
+        pair = dicomdl.Volume(array[k : k + 2], Geometry((2, *array.shape[1:]), affine))
+        between = np.abs(pair.geometry.world_to_voxel(world) - np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2]))
+        inside = (between <= np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2]) + 1e-3).all(axis=-1)
+        ours[inside] = pair.resample_to(grid).array[inside]
+    both = (theirs != 0) & np.isfinite(ours)
+    difference = _largest_difference(ours[both], theirs[both])
+    remark = f"{both.sum() / np.count_nonzero(theirs):.4f} of what is not zero compared"
+    row = Row("NOT MATCHED", str(Candidate(stack, (stack,))), np.nan, difference, remark, progress=3)
+    return (
+        replace(row, outcome="matched", progress=4) if difference <= INTERPOLATED and both.sum() > 0.99 * np.count_nonzero(theirs) else row
+    )
+
+
+# --- one reference against all candidates -------------------------------------------------------------------------------
+
+
+def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
+    """Every stack of image values, every group, and the parts of a group that share the value of one of several attributes."""
+    for stack in index.stacks:
+        if stack.content == "image":
+            yield Candidate(stack, (stack,))
+    for group in index.groups:
+        yield Candidate(group, tuple(group))
+        parts: dict[tuple[str, str], list[dicomdl.Stack]] = {}
+        for stack in group:
+            for name, value in stack.dimension.items():
+                parts.setdefault((name, repr(value)), []).append(stack)
+        for part in parts.values():
+            if 1 < len(part) < len(group):
+                yield Candidate(group, tuple(part))
+
+
+def find(reference: Reference, index: dicomdl.Index, check: Check = "same") -> Row:
+    """The candidate that is the reference, else the one that came closest."""
+    rows = [compare(candidate, reference, check) for candidate in candidates(index)]
+    if not rows:
+        return Row("NOT MATCHED", remark=f"no image: {len(index.problems)} problems")
+    best = max(rows, key=lambda row: (row.progress, *(-np.nan_to_num(number, nan=np.inf) for number in (row.difference, row.error_mm))))
+    if best.progress > 0:
+        return best
+    columns, rows_, slices, times = reference.values.shape[:4]
+    some = "; ".join(row.ours for row in rows[:4])
+    return Row("NOT MATCHED", f"{len(rows)} volumes", remark=f"none is {times} of {slices} x {rows_} x {columns} in any direction: {some}")
+
+
+def check_reference(path: Path, corpus: Path) -> Row:
+    """Scan what a reference was made from and look for it."""
+    name = path.relative_to(corpus).as_posix()
+    rule, match = next((rule, match) for rule in RULES if (match := re.fullmatch(rule.pattern, name)))
+    if not rule.sources:
+        return Row("listed", remark=rule.listed, reference=name)
+    roots = [found for source in rule.sources for found in corpus.glob(match.expand(source).replace("__", "/"))]
+    with tempfile.TemporaryDirectory() as scratch:
+        row = find(Reference.load(path, rule.check), dicomdl.scan(roots, scratch, progress=False), rule.check)
+    if rule.listed and row.outcome == "matched":
+        row = replace(row, outcome="listed", remark="; ".join(filter(None, (f"{rule.check}: equal", row.remark, rule.listed))))
+    return replace(row, reference=name)
+
+
+# --- all of them --------------------------------------------------------------------------------------------------------
+
+
+def references(corpus: Path) -> list[Path]:
+    """Every NIfTI file of the corpus, by name."""
+    return sorted(path for pattern in ("*.nii", "*.nii.gz") for path in corpus.rglob(pattern))
+
+
+def summary(rows: list[Row]) -> str:
+    """matched/total of each collection; listed ones are not among the matched."""
+    lines = ["matched/total  listed  collection"]
+    for collection in [*sorted({row.collection for row in rows}), "all"]:
+        outcomes = [row.outcome for row in rows if collection in ("all", row.collection)]
+        lines.append(f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  {collection}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--only", default="", metavar="WORD", help="only references whose path holds this word")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")  # pydicom's, about values that other tests speak of
+    rows = []
+    for path in references(arguments.corpus):
+        if arguments.only in path.as_posix():
+            rows.append(check_reference(path, arguments.corpus))
+            print(rows[-1], flush=True)
+    print(f"\n{summary(rows)}")
+    return 0 if rows and all(row.outcome != "NOT MATCHED" for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
