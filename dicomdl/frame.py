@@ -22,7 +22,10 @@ Kind = Literal["text", "integer", "real", "reals", "flag"]
 PIXEL_MEASURES: Final = 0x00289110
 PLANE_POSITION: Final = 0x00209113
 PLANE_ORIENTATION: Final = 0x00209116
+PLANE_POSITION_VOLUME: Final = 0x0020930E  # of enhanced ultrasound (PS3.3 C.8.24.6.1, C.8.24.6.2)
+PLANE_ORIENTATION_VOLUME: Final = 0x0020930F
 FRAME_CONTENT: Final = 0x00209111
+TEMPORAL_POSITION: Final = 0x00209310
 FRAME_VOI_LUT: Final = 0x00289132
 PIXEL_VALUE_TRANSFORMATION: Final = 0x00289145
 CARDIAC: Final = 0x00189118
@@ -32,8 +35,10 @@ MR_MODIFIER: Final = 0x00189115
 MR_TIMING: Final = 0x00189112
 MR_DIFFUSION: Final = 0x00189117
 DIFFUSION_DIRECTION: Final = 0x00189076  # nested inside MR_DIFFUSION
+MR_VELOCITY_ENCODING: Final = 0x00189197
 CT_RECONSTRUCTION: Final = 0x00189314
 CT_XRAY_DETAILS: Final = 0x00189325
+MULTI_ENERGY_CT: Final = 0x00189364  # a functional group, and a sequence of the classic CT image
 SEGMENT_IDENTIFICATION: Final = 0x0062000A
 FRAME_TYPES: Final = (0x00189226, 0x00189329, 0x00189751, 0x00189504)  # MR, CT, PET, X-Ray 3D image frame type
 RADIOPHARMACEUTICAL: Final = 0x00540016
@@ -153,6 +158,7 @@ class Frame:
     study_instance_uid: str = _fact(0x0020000D, "UI", "identity")
     series_instance_uid: str = _fact(0x0020000E, "UI", "identity")
     frame_of_reference_uid: str = _fact(0x00200052, "UI", "identity")
+    volume_frame_of_reference_uid: str = _fact(0x00209312, "UI", "identity")  # of enhanced ultrasound, bound to the transducer
 
     # what people select by
     modality: str = _fact(0x00080060, "CS", "select")
@@ -193,6 +199,8 @@ class Frame:
     # the grid
     image_position_patient: tuple[float, ...] | None = _fact(0x00200032, "DS", "grid", 3, groups=(PLANE_POSITION,))
     image_orientation_patient: tuple[float, ...] | None = _fact(0x00200037, "DS", "grid", 6, groups=(PLANE_ORIENTATION,))
+    image_position_volume: tuple[float, ...] | None = _fact(0x00209301, "FD", "grid", 3, groups=(PLANE_POSITION_VOLUME,))
+    image_orientation_volume: tuple[float, ...] | None = _fact(0x00209302, "FD", "grid", 6, groups=(PLANE_ORIENTATION_VOLUME,))
     pixel_spacing: tuple[float, ...] | None = _fact(0x00280030, "DS", "grid", 2, groups=(PIXEL_MEASURES,))
     imager_pixel_spacing: tuple[float, ...] | None = _fact(0x00181164, "DS", "grid", 2)
     slice_thickness: float | None = _fact(0x00180050, "DS", "split", groups=(PIXEL_MEASURES,))
@@ -227,6 +235,7 @@ class Frame:
     content_time: str = _fact(0x00080033, "TM", "split")
     temporal_position_identifier: int | None = _fact(0x00200100, "IS", "split")
     temporal_position_index: int | None = _fact(0x00209128, "UL", "split", groups=(FRAME_CONTENT,))
+    temporal_position_time_offset: float | None = _fact(0x0020930D, "FD", "split", groups=(TEMPORAL_POSITION,))
     frame_acquisition_date_time: str = _fact(0x00189074, "DT", "split", groups=(FRAME_CONTENT,))
     frame_reference_date_time: str = _fact(0x00189151, "DT", "split", groups=(FRAME_CONTENT,))
     frame_acquisition_number: int | None = _fact(0x00209156, "US", "split", groups=(FRAME_CONTENT,))
@@ -253,13 +262,20 @@ class Frame:
     diffusion_gradient_orientation: tuple[float, ...] | None = _fact(
         0x00189089, "FD", "split", 3, groups=(MR_DIFFUSION, DIFFUSION_DIRECTION)
     )
+    velocity_encoding_direction: tuple[float, ...] | None = _fact(0x00189090, "FD", "split", 3, groups=(MR_VELOCITY_ENCODING,))
+    velocity_encoding_maximum_value: float | None = _fact(0x00189217, "FD", "split", groups=(MR_VELOCITY_ENCODING,))
     siemens_b_value: int | None = _fact(0x0019000C, "IS", "split", creator="SIEMENS MR HEADER")
     siemens_diffusion_direction: tuple[float, ...] | None = _fact(0x0019000E, "FD", "split", 3, creator="SIEMENS MR HEADER")
     siemens_images_in_mosaic: int | None = _fact(0x0019000A, "US", "split", creator="SIEMENS MR HEADER")
+    siemens_coil: str = _fact(0x0051000F, "LO", "split", creator="SIEMENS MR HEADER")  # one image a coil where they were not combined
+    ge_raw_data_type: int | None = _fact(0x0043002F, "SS", "split", creator="GEMS_PARM_01")  # magnitude, phase, real, imaginary
     ge_b_value: tuple[float, ...] | None = _fact(0x00430039, "IS", "split", 0, creator="GEMS_PARM_01")
     ge_diffusion_direction_x: float | None = _fact(0x001900BB, "DS", "split", creator="GEMS_ACQU_01")
     ge_diffusion_direction_y: float | None = _fact(0x001900BC, "DS", "split", creator="GEMS_ACQU_01")
     ge_diffusion_direction_z: float | None = _fact(0x001900BD, "DS", "split", creator="GEMS_ACQU_01")
+    philips_phase_number: int | None = _fact(0x20010008, "IS", "split", creator="Philips Imaging DD 001")  # cardiac, or of ASL
+    philips_label_type: str = _fact(0x20050029, "CS", "split", creator="Philips MR Imaging DD 005")  # ASL: label or control
+    philips_gradient_direction_number: int | None = _fact(0x20050013, "IS", "split", creator="Philips MR Imaging DD 005")
     philips_b_value: float | None = _fact(0x20010003, "FL", "split", creator="Philips Imaging DD 001")
     philips_diffusion_direction_x: float | None = _fact(0x200500B0, "FL", "split", creator="Philips MR Imaging DD 001")
     philips_diffusion_direction_y: float | None = _fact(0x200500B1, "FL", "split", creator="Philips MR Imaging DD 001")
@@ -268,6 +284,9 @@ class Frame:
     uih_diffusion_direction: tuple[float, ...] | None = _fact(0x00650037, "FD", "split", 3, creator="Image Private Header")
     convolution_kernel: str = _fact(0x00181210, "SH", "split", 0, groups=(CT_RECONSTRUCTION,))
     kvp: float | None = _fact(0x00180060, "DS", "split", groups=(CT_XRAY_DETAILS,))
+    monoenergetic_energy_equivalent: float | None = _fact(  # keV, PS3.3 C.8.15.3.12
+        0x0018937C, "FD", "split", inside=MULTI_ENERGY_CT, groups=(MULTI_ENERGY_CT,)
+    )
     reconstruction_diameter: float | None = _fact(0x00181100, "DS", "split", groups=(CT_RECONSTRUCTION,))
     reconstruction_algorithm: str = _fact(0x00189315, "CS", "split", groups=(CT_RECONSTRUCTION,))
     image_index: int | None = _fact(0x00541330, "US", "split")

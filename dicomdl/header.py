@@ -7,8 +7,9 @@ imported only then. A file that cannot be used becomes a `Header` of kind "probl
 
 import functools
 import os
+import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple
 
@@ -45,7 +46,8 @@ from dicomdl.elements import (
     walk_meta,
 )
 from dicomdl.errors import HeaderError, UsageError
-from dicomdl.frame import RADIOPHARMACEUTICAL, Attribute, Frame, attributes, snake_case
+from dicomdl.frame import Attribute, Frame, attributes, snake_case
+from dicomdl.mosaic import Plane, Tiling, csa_diffusion, nm_positions, protocol_slices, read_csa, siemens_tiling, uih_tiling
 from dicomdl.places import Place, locate_frames, pixel_layout
 from dicomdl.system import OPEN_FLAGS, read_at
 
@@ -64,12 +66,36 @@ SHARED_GROUPS: Final = 0x52009229
 PER_FRAME_GROUPS: Final = 0x52009230
 CHARACTER_SET: Final = 0x00080005
 EXTENDED_OFFSETS: Final = 0x7FE00001
-_SPECIALS: Final = (CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS, RADIOPHARMACEUTICAL, EXTENDED_OFFSETS)
+DETECTOR_INFORMATION: Final = 0x00540022
+_SPECIALS: Final = (CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS, EXTENDED_OFFSETS, DETECTOR_INFORMATION)
+
+NM_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.20"
+# What only mosaics and old Siemens diffusion images are asked for, in a walk of their own: 10 to 100 KB that all of a scanner's files
+# have. De-identification may remove the creator of a block and leave its elements, so these are also looked for where they usually are.
+_PRIVATE: Final = (
+    (0x00290010, "SIEMENS CSA HEADER"),
+    (0x00290020, "SIEMENS CSA HEADER"),
+    (0x00650050, "Image Private Header"),
+    (0x00650051, "Image Private Header"),
+)
+_PRIVATE_WANTED: Final = Wanted([*_PRIVATE, *((tag | 0x1000, "") for tag, _ in _PRIVATE)])
 
 FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it all
 MAX_INFLATED: Final = 512 * 2**20
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+
+
+class CodedTile(NamedTuple):
+    """Where in its mosaic a tile is; see `FrameSource`."""
+
+    coded_rows: int
+    coded_columns: int
+    tile_top: int
+    tile_left: int
+
+
+NO_TILE: Final = CodedTile(0, 0, 0, 0)
 
 
 class Header(NamedTuple):
@@ -86,6 +112,22 @@ class Header(NamedTuple):
     places: Sequence[Place] = ()
     deflated: bool = False
     float_pixels: bool = False
+    tiles: Sequence[CodedTile] = ()  # one a row where the rows are the tiles of the file's one frame
+
+    @property
+    def frame_numbers(self) -> Sequence[int]:
+        """The frame of each row, from 1."""
+        return [1] * len(self.tiles) or range(1, len(self.rows) + 1)
+
+
+class _Coding(NamedTuple):
+    """How one file is coded and read: its first element is at `start`."""
+
+    transfer_syntax: str
+    syntax: Syntax
+    window: Window
+    start: int
+    deflated: bool
 
 
 class HeaderReader:
@@ -102,7 +144,11 @@ class HeaderReader:
         self.columns = (*attributes(), *self.extra)
         # Tag 0 leaves a slot empty: the transfer syntax is the file meta information's, whatever the data set may say.
         entries = [(0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator) for column in self.columns]
-        self._wanted = Wanted([*entries, *((tag, "") for tag in _SPECIALS)])
+        self._inside = {
+            sequence: {c.tag: i for i, c in enumerate(self.columns) if c.inside == sequence}
+            for sequence in {c.inside: None for c in self.columns if c.inside}
+        }
+        self._wanted = Wanted([*entries, *((tag, "") for tag in (*_SPECIALS, *self._inside))])
         self._layouts = Layouts(self._wanted)
         self._first_read = FIRST_READ
         self._index = {column.name: number for number, column in enumerate(self.columns)}
@@ -111,14 +157,29 @@ class HeaderReader:
         self._free_texts = [i for i, column in enumerate(self.columns) if column.vr in _FREE_TEXT_VRS]
         self._texts = itemgetter(*self._free_texts)
         self._required_reals = [i for i, column in enumerate(self.columns) if column.required and column.kind == "real"]
-        self._inside = {
-            sequence: {c.tag: i for i, c in enumerate(self.columns) if c.inside == sequence}
-            for sequence in {c.inside for c in self.columns if c.inside}
-        }
         self._per_frame = [i for i, column in enumerate(self.columns) if column.per_frame]
         self._vectors = itemgetter(*self._per_frame)
         self._count = len(self.columns)
         self._sop_class = self._index["sop_class_uid"]
+        self._image_type = self._index["image_type"]
+        self._sequence_name = self._index["sequence_name"]
+        self._position = self._index["image_position_patient"]
+        self._orientation = self._index["image_orientation_patient"]
+        self._slice_vector = self._index["slice_vector"]
+        self._siemens_count = self._index["siemens_images_in_mosaic"]
+        self._siemens_b_value = self._index["siemens_b_value"]
+        self._siemens_direction = self._index["siemens_diffusion_direction"]
+        self._plane_columns = [
+            self._index[name]
+            for name in (
+                "rows",
+                "columns",
+                "image_position_patient",
+                "image_orientation_patient",
+                "pixel_spacing",
+                "spacing_between_slices",
+            )
+        ]
         self._groups = {(group, column.group_tag or column.tag): i for i, column in enumerate(self.columns) for group in column.groups}
         self._macros = frozenset(group for group, _ in self._groups)
         self._converters = [converter(column) for column in self.columns]
@@ -137,9 +198,9 @@ class HeaderReader:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             os.close(descriptor)
-        kind, reason, detail, sop_class, _, _, _, rows, places, deflated, is_float = header
+        kind, reason, detail, sop_class, _, _, _, rows, places, deflated, is_float, tiles = header
         times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # not by _replace, which takes 2 us
-        return Header(kind, reason, detail, sop_class, *times, rows, places, deflated, is_float)
+        return Header(kind, reason, detail, sop_class, *times, rows, places, deflated, is_float, tiles)
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         """What a file of `size` bytes is, given its `first` bytes and a way to `read(offset, length)` more."""
@@ -160,7 +221,7 @@ class HeaderReader:
         matched = self._layouts.match(first, start)
         if matched is not None:
             walked, raw_syntax, syntax = matched
-            return self._conclude(walked, _uid(raw_syntax), syntax, window, deflated=False)
+            return self._conclude(walked, _Coding(_uid(raw_syntax), syntax, window, start, deflated=False))
         learn = self._layouts.worth_learning()
         meta: list[Step] = []
         raw_syntax, position = walk_meta(window, start, meta if learn else None, self._transfer_syntax)
@@ -180,16 +241,20 @@ class HeaderReader:
             if inflated is not None:
                 window.size = inflated.measure(walked.pixel_data)
         values = _override(walked.values, {self._transfer_syntax: raw_syntax or transfer_syntax.encode()})
-        return self._conclude(walked._replace(values=values), transfer_syntax, syntax, window, deflated=inflated is not None)
+        return self._conclude(
+            walked._replace(values=values), _Coding(transfer_syntax, syntax, window, start, deflated=inflated is not None)
+        )
 
-    def _conclude(self, walked: Walked, transfer_syntax: str, syntax: Syntax, window: Window, *, deflated: bool) -> Header:
-        """Turn raw values into rows, one a frame, with the place of each frame's bytes."""
+    def _conclude(self, walked: Walked, coding: "_Coding") -> Header:
+        """Turn raw values into rows, one a frame or tile, with the place of each frame's bytes."""
+        transfer_syntax, syntax, window, _, deflated = coding
         row = walked.values[: self._count]
-        charset, shared, per_frame, radiopharmaceutical, extended_offsets = walked.values[self._count :]
+        charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[self._count :]
         if not syntax.little:
             row = _override(row, _swapped(self.columns, row))
-        if radiopharmaceutical:
-            row = _override(row, self._first_item(radiopharmaceutical, syntax, RADIOPHARMACEUTICAL, window))
+        for sequence, value in zip(self._inside, sequences, strict=True):
+            if value:
+                row = _override(row, self._first_item(value, syntax, sequence, window))
         if charset:
             row = self._transcode(row, charset)
         sop_class = _uid(row[self._sop_class])
@@ -204,7 +269,13 @@ class HeaderReader:
                 check_real(row[i], self.columns[i])
         places = locate_frames(pixel_data, layout, window, native=transfer_syntax in NATIVE, extended_offsets=extended_offsets)
         rows = self._frame_rows(row, layout.frames, shared, per_frame, syntax, window)
-        return Header("image", "", "", sop_class, 0, 0, 0, rows, places, deflated, pixel_data.tag != PIXEL_DATA)
+        tiles: Sequence[CodedTile] = ()
+        if sop_class == NM_IMAGE:
+            rows = self._nm_rows(rows, detectors, syntax, window)
+        elif layout.frames == 1 and not (shared or per_frame):  # enhanced objects unpack their mosaics, but may still be called so
+            rows, tiles = self._unpacked(rows[0], coding)
+            places *= len(rows)
+        return Header("image", "", "", sop_class, 0, 0, 0, rows, places, deflated, pixel_data.tag != PIXEL_DATA, tiles)
 
     def _without_pixels(self, row: tuple[bytes, ...], sop_class: str) -> Header:
         if not any(row):
@@ -216,7 +287,8 @@ class HeaderReader:
     def _first_item(self, raw: bytes, syntax: Syntax, sequence: int, account: Window) -> dict[int, bytes]:
         wanted = self._inside[sequence]
         for item in items(raw, syntax, account):
-            return {wanted[tag]: value for tag, _, value in iterate(item, syntax, account) if tag in wanted}
+            found = {wanted[tag]: value for tag, _, value in iterate(item, syntax, account) if tag in wanted}
+            return found if syntax.little else {i: swap_bytes(value, self.columns[i]) for i, value in found.items()}
         return {}
 
     def _transcode(self, row: tuple[bytes, ...], charset: bytes) -> tuple[bytes, ...]:
@@ -251,6 +323,67 @@ class HeaderReader:
             for change, value in zip(changes, vector_values(row[i], self.columns[i], frames), strict=True):
                 change[i] = value
         return [_override(row, change) for change in changes]
+
+    # --- frames that are packed in their own way: see `mosaic` ---
+
+    def _unpacked(self, row: tuple[bytes, ...], coding: "_Coding") -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
+        """The rows of a file with one frame: one, or one a tile where it is a mosaic.
+
+        A mosaic whose tiles cannot be placed stays whole, and loses its position: that is one of a slice as large as the mosaic,
+        which nothing in the row would tell from a true one.
+        """
+        image_type = row[self._image_type]
+        is_mosaic = b"MOSAIC" in image_type or b"VFRAME" in image_type
+        if not is_mosaic and (b"ep_b" not in row[self._sequence_name] or row[self._siemens_b_value]):
+            return [row], ()
+        image, series, count, frames = _private_values(coding)
+        csa = read_csa(image)
+        row = _override(row, self._csa_diffusion(row, csa))
+        if not is_mosaic:
+            return [row], ()
+        plane = self._plane(row)
+        if frames:
+            tiling = uih_tiling(plane, count, frames, coding.syntax, coding.window)
+        else:
+            said = self._converters[self._siemens_count](row[self._siemens_count])
+            tiling = siemens_tiling(plane, said, csa, protocol_slices(series))
+        if tiling is None:
+            return [_override(row, {self._position: b""})], ()
+        return self._tile_rows(row, plane, tiling)
+
+    def _tile_rows(self, row: tuple[bytes, ...], plane: Plane, tiling: Tiling) -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
+        size = {self._format.start: tiling.rows.to_bytes(2, "little"), self._format.start + 1: tiling.columns.to_bytes(2, "little")}
+        rows = [_override(row, {**size, self._position: _decimals(tile.position)}) for tile in tiling.tiles]
+        return rows, [CodedTile(plane.rows, plane.columns, tile.top, tile.left) for tile in tiling.tiles]
+
+    def _csa_diffusion(self, row: tuple[bytes, ...], csa: Mapping[str, Sequence[str]]) -> dict[int, bytes]:
+        """What scanners before syngo MR VB13 say of diffusion in the CSA header only."""
+        b_value, direction = csa_diffusion(csa)
+        found = {}
+        if b_value is not None and not row[self._siemens_b_value]:
+            found[self._siemens_b_value] = b"%d" % b_value
+        if direction is not None and not row[self._siemens_direction]:
+            found[self._siemens_direction] = struct.pack("<3d", *direction)
+        return found
+
+    def _nm_rows(self, rows: Sequence[tuple[bytes, ...]], detectors: bytes, syntax: Syntax, account: Window) -> list[tuple[bytes, ...]]:
+        """The rows of an NM file; those of reconstructed slices with the positions that the first detector's item implies."""
+        kind = rows[0][self._image_type].strip(b"\0 ").split(b"\\")[2:3]
+        if [word.strip() for word in kind] not in ([b"RECON TOMO"], [b"RECON GATED TOMO"]):
+            return list(rows)
+        where = {self.columns[i].tag: i for i in (self._position, self._orientation)}
+        first: dict[int, bytes] = {}
+        for item in items(detectors, syntax, account):
+            first = {where[tag]: value for tag, _, value in iterate(item, syntax, account) if tag in where}
+            break
+        vector = [self._converters[self._slice_vector](row[self._slice_vector]) for row in rows]
+        slices = [1] if vector == [None] else vector
+        positions = nm_positions(self._plane(_override(rows[0], first)), slices)
+        texts = [b""] * len(rows) if positions is None else [_decimals(position) for position in positions]
+        return [_override(row, {**first, self._position: text}) for row, text in zip(rows, texts, strict=True)]
+
+    def _plane(self, row: tuple[bytes, ...]) -> Plane:
+        return Plane(*(self._converters[i](row[i]) for i in self._plane_columns))
 
     def _group_values(self, item: bytes, syntax: Syntax, account: Window, outer: tuple[int, ...] = ()) -> dict[int, bytes]:
         """Raw values by column of one item of a functional groups sequence; macros nest once (MR diffusion)."""
@@ -311,7 +444,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     return [
         Frame(
             path=name,
-            frame_number=number + 1,
+            frame_number=header.frame_numbers[number],
             byte_offset=place.byte_offset,
             byte_length=place.byte_length,
             bit_offset=place.bit_offset,
@@ -319,6 +452,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
             float_pixels=header.float_pixels,
             file_bytes=header.file_bytes,
             file_mtime_ns=header.file_mtime_ns,
+            **(header.tiles[number] if header.tiles else NO_TILE)._asdict(),
             extra=tuple((column, values[column][number]) for column in added),
             **{column: values[column][number] for column in own},
         )
@@ -461,6 +595,18 @@ def is_image_storage(sop_class_uid: str) -> bool:
     if sop_class_uid in _CONTENT:
         return True
     return sop_class_uid.startswith(_STORAGE) and not sop_class_uid.removeprefix(_STORAGE).startswith(_NO_IMAGE_PREFIXES)
+
+
+def _private_values(coding: _Coding) -> list[bytes]:
+    """The raw values of the elements `_PRIVATE`, b"" where absent."""
+    start = 0 if coding.deflated else walk_meta(coding.window, coding.start, None, -1)[1]
+    values = walk(coding.window, start, coding.syntax, _PRIVATE_WANTED).values
+    count = len(_PRIVATE)
+    return [reserved or usual for reserved, usual in zip(values[:count], values[count:], strict=True)]
+
+
+def _decimals(position: Sequence[float]) -> bytes:
+    return "\\".join(map(repr, position)).encode()
 
 
 def _override(row: tuple[bytes, ...], changes: dict[int, bytes]) -> tuple[bytes, ...]:

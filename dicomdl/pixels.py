@@ -2,14 +2,16 @@
 
 Native little endian frames are one `os.preadv` into the result; only the bits above BitsStored cost a second pass, in
 place. Everything else (words of the other endianness, planes, single bits, deflated data sets, subsampled colour, compressed
-frames) is read first and arranged then.
+frames) is read first and arranged then. The tiles of a mosaic are cut out of its bands or of the whole decoded mosaic, which are kept
+for the tiles that come next.
 """
 
+import dataclasses
 import os
 import warnings
 import zlib
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from dicomdl import codecs
 from dicomdl.codecs import Source, Values, truncated
 from dicomdl.elements import Window, walk_meta
 from dicomdl.errors import DecodeError, FileChanged, PixelError, UsageError
+from dicomdl.frame import Frame, FrameSource
 from dicomdl.header import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, GE_BIG_ENDIAN_PIXELS, IMPLICIT_LITTLE, first_element
 from dicomdl.system import OPEN_FLAGS, read_into
 
@@ -122,22 +125,30 @@ def read_frame(source: Source, out: Values | None = None, *, colour: Colour = "r
     if colour not in ("rgb", "stored"):
         raise UsageError(f"colour is {colour!r}; it is 'rgb' or 'stored'")
     with _named(source):
-        if _is_plain(source):
-            return _read_plain(source, 0, source.rows, out, colour)
-        if source.transfer_syntax_uid in _UNCODED:
-            values, space = _result(out, source, source.rows), source.photometric_interpretation
-            _arrange(_native_bytes(source), source, values)
-        else:
-            values, space = _read_coded(source, out)
-        if colour == "rgb":
-            _to_rgb(values, space, source)
-        return values
+        if source.coded_rows:
+            return _read_tile(source, 0, source.rows, out, colour)
+        return _read_whole(source, out, colour)
+
+
+def _read_whole(source: Source, out: Values | None, colour: Colour) -> Values:
+    """A frame that is coded as it is."""
+    if _is_plain(source):
+        return _read_plain(source, 0, source.rows, out, colour)
+    if source.transfer_syntax_uid in _UNCODED:
+        values, space = _result(out, source, source.rows), source.photometric_interpretation
+        _arrange(_native_bytes(source), source, values)
+    else:
+        values, space = _read_coded(source, out)
+    if colour == "rgb":
+        _to_rgb(values, space, source)
+    return values
 
 
 def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
     """The stored values of the rows from `row_start` up to, not including, `row_stop` of one frame.
 
-    Native frames whose samples lie row by row read those bytes only; all others are decoded whole and cut.
+    Native frames whose samples lie row by row read those bytes only; all others are decoded whole and cut. A tile reads as `read_frame`
+    does: its neighbours' rows are read with it.
     Parameters, values and errors are those of `read_frame`; the shape is (row_stop - row_start, columns[, samples]).
 
     Raises
@@ -147,6 +158,9 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     """
     if not 0 <= row_start <= row_stop <= source.rows:
         raise UsageError(f"rows {row_start} to {row_stop} of a frame with {source.rows}", rows=source.rows)
+    if source.coded_rows:
+        with _named(source):
+            return _read_tile(source, row_start, row_stop, out, colour)
     if _is_plain(source):
         with _named(source):
             return _read_plain(source, row_start, row_stop, out, colour)
@@ -240,12 +254,7 @@ def _read_bytes(source: Source, offset: int, length: int) -> bytes:
 
 def _with_file(source: Source, read: Callable[[int], Result]) -> Result:
     """What `read` makes of the open file, which must be the one that was scanned."""
-    try:
-        descriptor = os.open(source.path, OPEN_FLAGS)
-    except FileNotFoundError:
-        raise FileChanged("the file that was scanned is gone: scan again") from None
-    except OSError as error:
-        raise PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno) from error
+    descriptor = _with_system(os.open, source.path, OPEN_FLAGS)
     try:
         _check_unchanged(source, os.fstat(descriptor))
         return read(descriptor)
@@ -253,6 +262,16 @@ def _with_file(source: Source, read: Callable[[int], Result]) -> Result:
         raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
     finally:
         os.close(descriptor)
+
+
+def _with_system(call: Callable[..., Result], path: str, *arguments: int) -> Result:
+    """What a system call that opens or looks up a file gives."""
+    try:
+        return call(path, *arguments)
+    except FileNotFoundError:
+        raise FileChanged("the file that was scanned is gone: scan again") from None
+    except OSError as error:
+        raise PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno) from error
 
 
 def _check_unchanged(source: Source, status: os.stat_result) -> None:
@@ -417,6 +436,108 @@ def _double_chrominance(samples: Values, values: Values) -> None:
     for pixel in (0, 1):
         values[:, pixel::2, 0] = pairs[..., pixel]
         values[:, pixel::2, 1:] = pairs[..., 2:]
+
+
+# --- tiles of a mosaic --------------------------------------------------------------------------------------------
+
+
+class _Band(NamedTuple):
+    """Rows of a coded mosaic from `top` on, decoded; `identity` says of which file and frame, as it was then."""
+
+    identity: tuple[Any, ...]
+    top: int
+    values: Values
+
+
+_KEPT_BANDS: Final = 4
+_MOST_OF_A_BAND: Final = 16 * 2**20
+_bands: tuple[_Band, ...] = ()  # the last ones read; replaced in one step, so that threads and forks need no lock
+
+
+def _read_tile(source: Source, row_start: int, row_stop: int, out: Values | None, colour: Colour) -> Values:
+    """Rows of a tile, copied out of the band of the mosaic that it lies in.
+
+    Tiles are read one after the other, and 8 of a mosaic of 64 share their rows: to read each one's rows alone would read the file
+    eight times, and to decode a compressed mosaic for each would take 64 times as long.
+    """
+    values = _result(out, source, row_stop - row_start)
+    band = _band_of(source, colour)
+    top, left = source.tile_top - band.top + row_start, source.tile_left
+    np.copyto(values, band.values[top : top + row_stop - row_start, left : left + source.columns])
+    return values
+
+
+def read_tiles(sources: Sequence[Source], out: Values, *, colour: Colour = "rgb") -> Values:
+    """The stored values of tiles of one mosaic, which is read once for all of them.
+
+    Parameters
+    ----------
+    sources
+        Tiles of the same frame of the same file, in any order: see `same_mosaic`.
+    out
+        C-contiguous array of shape (tiles, rows, columns[, samples]) to fill: ``out[k]`` is the tile ``sources[k]``.
+
+    Returns
+    -------
+    ndarray
+        `out`. Errors are those of `read_frame`.
+    """
+    first = sources[0]
+    with _named(first):
+        whole = _read_whole(_whole_of(first), None, colour)
+        rows, columns = first.rows, first.columns
+        _result(out[0], first, rows)
+        for number, source in enumerate(sources):
+            _check_inside(source)
+            top, left = source.tile_top, source.tile_left
+            out[number] = whole[top : top + rows, left : left + columns]
+    return out
+
+
+def same_mosaic(one: Source, other: Source) -> bool:
+    """Whether two frames are tiles of one coded frame, so that `read_tiles` may read them together."""
+    coded = (one.coded_rows, one.coded_columns, one.byte_offset)
+    return one.coded_rows > 0 and one.path == other.path and coded == (other.coded_rows, other.coded_columns, other.byte_offset)
+
+
+def _band_of(source: Source, colour: Colour) -> _Band:
+    """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
+    global _bands
+    status = _with_system(os.stat, source.path)
+    _check_unchanged(source, status)
+    file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, colour)
+    for band in _bands:
+        if band.identity == identity and band.top <= source.tile_top and source.tile_top + source.rows <= band.top + len(band.values):
+            return band
+    band = _read_band(source, identity, colour)
+    if band.values.nbytes <= _MOST_OF_A_BAND:
+        _bands = (band, *_bands[: _KEPT_BANDS - 1])
+    return band
+
+
+def _read_band(source: Source, identity: tuple[Any, ...], colour: Colour) -> _Band:
+    _check_inside(source)
+    whole, top = _whole_of(source), source.tile_top
+    if not _is_plain(whole):
+        return _Band(identity, 0, _read_whole(whole, None, colour))
+    return _Band(identity, top, _read_plain(whole, top, top + source.rows, None, colour))
+
+
+def _whole_of(tile: Source) -> FrameSource:
+    """The mosaic that a tile lies in, as a frame."""
+    frame = tile.source if isinstance(tile, Frame) else tile
+    return dataclasses.replace(
+        frame, rows=tile.coded_rows, columns=tile.coded_columns, coded_rows=0, coded_columns=0, tile_top=0, tile_left=0
+    )
+
+
+def _check_inside(tile: Source) -> None:
+    top, left = tile.tile_top, tile.tile_left
+    if not (0 <= top <= tile.coded_rows - tile.rows and 0 <= left <= tile.coded_columns - tile.columns):
+        raise DecodeError(
+            f"a tile of {tile.rows} x {tile.columns} at ({top}, {left}) is not inside of {tile.coded_rows} x {tile.coded_columns}"
+        )
 
 
 # --- the deflated data set ----------------------------------------------------------------------------------------

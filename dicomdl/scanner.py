@@ -30,7 +30,7 @@ from dicomdl import storage
 from dicomdl.errors import IndexFolderError, PixelError, StorageError, UsageError
 from dicomdl.frame import SOURCE_FIELDS, Attribute, FrameSource
 from dicomdl.geometry import Tolerances
-from dicomdl.header import HeaderReader, extra_attributes
+from dicomdl.header import NO_TILE, CodedTile, HeaderReader, extra_attributes
 from dicomdl.index import Index, open_index
 from dicomdl.pixels import read_frame
 from dicomdl.stacks import Stacking, StackRow, build_stacks
@@ -507,13 +507,16 @@ def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Tab
         return empty_table(frames_schema(extra))
     places = {
         "file": [number for number, header in headers for _ in header.rows],
-        "frame_number": [number for _, header in headers for number in range(1, len(header.rows) + 1)],
+        "frame_number": [number for _, header in headers for number in header.frame_numbers],
         "byte_offset": [place.byte_offset for _, header in headers for place in header.places],
         "byte_length": [place.byte_length for _, header in headers for place in header.places],
         "bit_offset": [place.bit_offset for _, header in headers for place in header.places],
         "deflated": [header.deflated for _, header in headers for _ in header.rows],
         "float_pixels": [header.float_pixels for _, header in headers for _ in header.rows],
     }
+    if any(header.tiles for _, header in headers):
+        tiles = [tile for _, header in headers for tile in (header.tiles or [NO_TILE] * len(header.rows))]
+        places |= dict(zip(CodedTile._fields, map(list, zip(*tiles, strict=True)), strict=True))
     return frames_table(places, reader.convert(rows), extra)
 
 

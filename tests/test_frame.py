@@ -20,7 +20,7 @@ OTHER_NAMES = {
 }
 OTHER_SIZES = {"referenced_segment_number": "1-n in the dictionary, 1 in the Segment Identification macro (PS3.3 C.8.20.3.1)"}
 # In no dictionary of pydicom; as dcm2niix reads them.
-UNKNOWN_PRIVATE = {"uih_b_value", "uih_diffusion_direction"}
+UNKNOWN_PRIVATE = {"uih_b_value", "uih_diffusion_direction", "philips_label_type"}
 
 # PS3.15 Table E.1-1, what may never be a column; PatientID is kept, because labels are joined by it.
 IDENTIFYING = (
@@ -62,7 +62,10 @@ def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
         ("PIXEL_MEASURES", "PixelMeasuresSequence"),
         ("PLANE_POSITION", "PlanePositionSequence"),
         ("PLANE_ORIENTATION", "PlaneOrientationSequence"),
+        ("PLANE_POSITION_VOLUME", "PlanePositionVolumeSequence"),
+        ("PLANE_ORIENTATION_VOLUME", "PlaneOrientationVolumeSequence"),
         ("FRAME_CONTENT", "FrameContentSequence"),
+        ("TEMPORAL_POSITION", "TemporalPositionSequence"),
         ("FRAME_VOI_LUT", "FrameVOILUTSequence"),
         ("PIXEL_VALUE_TRANSFORMATION", "PixelValueTransformationSequence"),
         ("CARDIAC", "CardiacSynchronizationSequence"),
@@ -72,6 +75,8 @@ def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
         ("MR_TIMING", "MRTimingAndRelatedParametersSequence"),
         ("MR_DIFFUSION", "MRDiffusionSequence"),
         ("DIFFUSION_DIRECTION", "DiffusionGradientDirectionSequence"),
+        ("MR_VELOCITY_ENCODING", "MRVelocityEncodingSequence"),
+        ("MULTI_ENERGY_CT", "MultienergyCTCharacteristicsSequence"),
         ("CT_RECONSTRUCTION", "CTReconstructionSequence"),
         ("CT_XRAY_DETAILS", "CTXRayDetailsSequence"),
         ("SEGMENT_IDENTIFICATION", "SegmentIdentificationSequence"),

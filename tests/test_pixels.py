@@ -1,6 +1,7 @@
 """pixels: stored values against pydicom, SimpleITK, the other codecs of one image, and frames that the tests write."""
 
 import dataclasses
+import itertools
 import os
 import tracemalloc
 import zlib
@@ -11,6 +12,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import phantoms
+import phantoms_multi
 import pydicom
 import pytest
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from dicomdl import pixels
 from dicomdl.errors import DecodeError, DicomdlError, FileChanged, HeaderError, PixelError, TruncatedPixels, UsageError
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.header import read_frames
-from dicomdl.pixels import frame_shape, is_native, palette_to_rgb, read_frame, read_rows, stored_dtype
+from dicomdl.pixels import frame_shape, is_native, palette_to_rgb, read_frame, read_rows, read_tiles, same_mosaic, stored_dtype
 
 Array = NDArray[Any]
 
@@ -132,12 +135,15 @@ def disagreements(root: Path, frames_per_file: int) -> tuple[list[str], int]:
         dataset = pydicom.dcmread(path, force=True)
         if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(frames[0].transfer_syntax_uid)
-        for index, frame in enumerate(frames[:frames_per_file]):
+        for frame in frames[:frames_per_file]:
+            index = frame.frame_number - 1
+            tile = (slice(frame.tile_top, frame.tile_top + frame.rows), slice(frame.tile_left, frame.tile_left + frame.columns))
             for colour in ("rgb", "stored"):
                 ours = read_frame(frame, colour=colour)  # type: ignore[arg-type]
                 assert ours.dtype.isnative and ours.dtype == stored_dtype(frame) and ours.shape == frame_shape(frame)
                 for plugin, theirs in by_pydicom(dataset, index, raw=colour == "stored"):
                     compared += 1
+                    theirs = theirs[tile] if frame.coded_rows else theirs
                     if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
                         found.append(f"{path} frame {index + 1} {colour} {plugin}")
     return found, compared
@@ -203,7 +209,8 @@ def test_junk_above_12_bits_is_removed_from_signed_and_unsigned_frames() -> None
             continue
         low, high = (-2048, 2047) if frame.pixel_representation else (0, 4095)
         assert low <= values.min() and values.max() <= high
-        raw = np.frombuffer(path.read_bytes()[frame.byte_offset :][: frame.byte_length], "<u2").reshape(values.shape)
+        raw = np.frombuffer(path.read_bytes()[frame.byte_offset :][: frame.byte_length], "<u2")
+        raw = raw.reshape(frame.coded_rows or frame.rows, -1)[: frame.rows, : frame.columns]  # of a mosaic the first tile
         assert np.array_equal(values & 0xFFF, raw & 0xFFF)
 
 
@@ -704,3 +711,111 @@ def test_rows_outside_of_the_frame_are_refused(tmp_path: Path, start: int, stop:
 
 def test_only_transfer_syntaxes_whose_samples_lie_in_the_file_are_native() -> None:
     assert [uid for uid in (LITTLE, IMPLICIT, BIG, GE, DEFLATED, RLE, J2K, "") if is_native(uid)] == [LITTLE, IMPLICIT, BIG, GE]
+
+
+# --- tiles of a mosaic --------------------------------------------------------------------------------------------
+
+
+def tiles_of(path: Path, syntax: str = "1.2.840.10008.1.2.1", **options: Any) -> list[FrameSource]:
+    return [frame.source for frame in read_frames(phantoms_multi.write_mosaic(path, transfer_syntax=syntax, **options))]
+
+
+@pytest.mark.parametrize("syntax", [*phantoms.NATIVE_SYNTAXES, RLE, "1.2.840.10008.1.2.4.80"], ids=str)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiles_are_cut_out_of_their_mosaic(tmp_path: Path, syntax: str, bits: int) -> None:
+    shape = (5, 6, 8) if bits == 16 else (4, 6, 8)
+    tiles = tiles_of(tmp_path / "m.dcm", syntax, shape=shape, bits_allocated=bits, bits_stored=min(bits, 12))
+    truth = phantoms.ramp(shape)
+    for tile, expected in zip(tiles, truth, strict=True):
+        assert frame_shape(tile) == (6, 8)
+        out = np.full((6, 8), 99, stored_dtype(tile))
+        assert read_frame(tile, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(read_rows(tile, 2, 5), expected[2:5])
+    together = np.empty(shape, stored_dtype(tiles[0]))
+    assert read_tiles(tiles[::-1], together) is together
+    np.testing.assert_array_equal(together, truth[::-1])
+
+
+def test_signed_tiles_of_12_bits_are_sign_extended(tmp_path: Path) -> None:
+    def edit(dataset: pydicom.Dataset, _: int) -> None:
+        dataset.PixelRepresentation = 1
+        dataset.PixelData = (np.frombuffer(dataset.PixelData, "<u2") | 0x0800).astype("<u2").tobytes()
+
+    tiles = tiles_of(tmp_path / "m.dcm", edit=edit)
+    np.testing.assert_array_equal(read_frame(tiles[2]), (phantoms.ramp((7, 6, 8))[2] | 0x800) - 0x1000)
+
+
+@pytest.mark.parametrize("syntax", [RLE, "1.2.840.10008.1.2.1.99"])
+def test_a_compressed_mosaic_is_decoded_once_for_all_its_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str) -> None:
+    tiles, calls = tiles_of(tmp_path / "m.dcm", syntax), []
+    original = pixels._read_whole
+    monkeypatch.setattr(pixels, "_read_whole", lambda *arguments: (calls.append(1), original(*arguments))[1])
+    for tile in tiles:
+        read_frame(tile)
+    assert len(calls) == 1
+
+
+def test_a_native_tile_needs_only_the_rows_that_it_lies_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, read = tiles_of(tmp_path / "m.dcm"), []
+    original = pixels.read_into
+    monkeypatch.setattr(pixels, "read_into", lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1])
+    for tile in tiles[:3]:
+        read_frame(tile)
+    assert read == [6 * 24 * 2]
+
+
+def test_a_mosaic_that_changed_is_refused_though_its_tiles_are_kept(tmp_path: Path) -> None:
+    tiles = tiles_of(tmp_path / "m.dcm")
+    read_frame(tiles[0])
+    os.utime(tiles[0].path, ns=(1, 1))
+    with pytest.raises(FileChanged):
+        read_frame(tiles[1])
+    with pytest.raises(FileChanged):
+        read_tiles(tiles, np.empty((7, 6, 8), np.uint16))
+    os.unlink(tiles[0].path)
+    with pytest.raises(FileChanged):
+        read_frame(tiles[1])
+
+
+def test_what_a_reader_does_to_a_tile_changes_no_other(tmp_path: Path) -> None:
+    tiles = tiles_of(tmp_path / "m.dcm", RLE)
+    read_frame(tiles[0])[...] = 0
+    np.testing.assert_array_equal(read_frame(tiles[0]), phantoms.ramp((7, 6, 8))[0])
+
+
+def test_kept_bands_are_few_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        read_frame(tiles_of(tmp_path / f"{number}.dcm")[0])
+    assert len(pixels._bands) == pixels._KEPT_BANDS
+    monkeypatch.setattr(pixels, "_MOST_OF_A_BAND", 10)
+    tiles, before = tiles_of(tmp_path / "large.dcm", RLE), pixels._bands
+    np.testing.assert_array_equal(read_frame(tiles[1]), phantoms.ramp((7, 6, 8))[1])
+    assert pixels._bands is before
+
+
+@pytest.mark.parametrize("place", [{"tile_top": 13}, {"tile_left": 17}, {"tile_left": -1}])
+def test_a_tile_outside_of_its_mosaic_is_a_typed_error(tmp_path: Path, place: dict[str, int]) -> None:
+    tile = dataclasses.replace(tiles_of(tmp_path / "m.dcm")[0], **place)
+    with pytest.raises(DecodeError):
+        read_frame(tile)
+    with pytest.raises(DecodeError):
+        read_tiles([tile], np.empty((1, 6, 8), np.uint16))
+
+
+def test_tiles_of_one_mosaic_are_known_from_those_of_another(tmp_path: Path) -> None:
+    one, other = tiles_of(tmp_path / "1.dcm"), tiles_of(tmp_path / "2.dcm")
+    assert same_mosaic(one[0], one[6])
+    assert not same_mosaic(one[0], other[0])
+    whole = dataclasses.replace(one[0], coded_rows=0, coded_columns=0)
+    assert not same_mosaic(whole, whole)
+
+
+def test_tiles_of_several_mosaics_are_read_by_threads(tmp_path: Path) -> None:
+    tiles = [
+        tile for number in range(6) for tile in tiles_of(tmp_path / f"{number}.dcm", RLE if number % 2 else phantoms.NATIVE_SYNTAXES[0])
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read_frame, tiles * 5))
+    for values, expected in zip(found, itertools.cycle(phantoms.ramp((7, 6, 8))), strict=False):
+        np.testing.assert_array_equal(values, expected)
