@@ -8,7 +8,7 @@ date of a patient leaves the index.
 import datetime
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -92,6 +92,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("convolution_kernel", "reconstruction_algorithm", "reconstruction_diameter", "slice_thickness"),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING),
+    # A date and time in one, then the date, then the time.
     Spec("acquisition_time", ("acquisition_date_time", "acquisition_date", "acquisition_time"), "time", Tier.ACQUISITION_TIME, slow=True),
     Spec("frame_acquisition_time", ("frame_acquisition_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
     Spec("frame_reference_date_time", ("frame_reference_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
@@ -112,8 +113,9 @@ class Candidates:
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._specs = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
-        self._specs = [(spec, columns) for spec, columns in self._specs if columns]
+        self._times: dict[str, Floats] = {}
+        columns = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
+        self._specs = [(spec, varying) for spec, varying in columns if varying]
 
     @functools.cached_property
     def _plain(self) -> dict[str, int]:
@@ -129,23 +131,27 @@ class Candidates:
             result[:, place] = self._facts.ranks(name)
         return result
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019  (one per scan, and gone with it)
-    def _seconds(self, name: str) -> Floats:
-        """(n,) the times of a spec in seconds, NaN where absent."""
-        columns = {spec.name: spec.columns for spec in SPECS}[name]
-        seconds = np.full(len(self._facts), math.nan)
-        if "date_time" in columns[0]:
-            seconds = self._converted(columns[0], seconds_of_date_time)
-            columns = columns[1:]
-        if columns:
-            time = self._converted(columns[1], seconds_of_time)
-            date = self._converted(columns[0], seconds_of_date)
-            seconds = np.where(np.isnan(seconds), np.where(np.isnan(date), 0, date) + time, seconds)
-        return seconds
+    def _seconds(self, spec: Spec, rows: Ints) -> Floats | None:
+        """Times in seconds; None where some have none. A date counts where all have one; else midnight is looked for."""
+        *date_times, date, time = spec.columns if len(spec.columns) > 1 else (*spec.columns, "", "")
+        for column in date_times:
+            seconds = self._converted(column)[rows]
+            if not np.isnan(seconds).any():
+                return seconds
+        if not time:
+            return None
+        seconds, days = self._converted(time)[rows], self._converted(date)[rows]
+        if np.isnan(seconds).any():
+            return None
+        return seconds + days if not np.isnan(days).any() else _past_midnight(seconds)
 
-    def _converted(self, column: str, convert: Callable[[str], float]) -> Floats:
-        codes, values = self._facts.codes(column)
-        return np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
+    def _converted(self, column: str) -> Floats:
+        """(n,) a column of dates or times in seconds, NaN where absent; each distinct text is converted once."""
+        if column not in self._times:
+            convert = seconds_of_date_time if column.endswith("date_time") else seconds_of_date if "date" in column else seconds_of_time
+            codes, values = self._facts.codes(column)
+            self._times[column] = np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
+        return self._times[column]
 
     def of(self, rows: Ints) -> list[Candidate]:
         """What varies among some frames; `codes` follow the order of `rows`."""
@@ -153,14 +159,16 @@ class Candidates:
         varying = (ranks != ranks[0]).any(axis=0)
         found = []
         for spec, columns in self._specs:
-            parts = [codes for c in columns if (codes := self._codes(c, rows, ranks, varying)) is not None] if spec.kind != "time" else []
             if spec.kind == "time":
-                seconds = self._seconds(spec.name)[rows]
-                if not np.isnan(seconds).any() and (seconds != seconds[0]).any():
-                    parts = [_ranked(seconds)]
+                seconds = self._seconds(spec, rows)
+                if seconds is not None and (seconds != seconds[0]).any():
+                    found.append(Candidate(spec.name, spec.tier, spec.kind, _ranked(seconds), spec.slow))
+                continue
+            parts = [codes for c in columns if (codes := self._codes(c, rows, ranks, varying)) is not None]
             if parts:
                 codes = _together(parts) if spec.ordered else self._as_acquired(rows, _together(parts))
-                found.append(Candidate(spec.name, spec.tier, spec.kind, codes, spec.slow))
+                numbers = self._facts.numbers(columns[0])[rows] if spec.kind == "phase" else None
+                found.append(Candidate(spec.name, spec.tier, spec.kind, codes, spec.slow, numbers))
         return found + self._dimension_indices(rows)
 
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
@@ -206,17 +214,18 @@ class Candidates:
         if candidate.name.startswith(DIMENSION_INDICES):
             number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
             return [int(indices[number]) for indices in self._facts.values(DIMENSION_INDICES, firsts)]
+        spec = next(spec for spec in SPECS if spec.name == candidate.name)
         if candidate.kind == "time":
-            seconds = self._seconds(candidate.name)[rows]
+            seconds = self._seconds(spec, rows)
+            assert seconds is not None  # or it would be no candidate
             return [round(float(seconds[m].min() - seconds.min()), 3) for m in members]
-        columns = next(spec.columns for spec in SPECS if spec.name == candidate.name)
         if candidate.kind == "phase":  # those that jitter are told by their middle
-            numbers = self._facts.numbers(columns[0])[rows]
+            numbers = self._facts.numbers(spec.columns[0])[rows]
             return [_or_none(float(np.median(numbers[m]))) for m in members]
         if candidate.kind == "count":
-            return [int(self._facts.numbers(columns[0])[rows[m]].min()) for m in members]
-        known = [self._facts.values(column, firsts) for column in columns]
-        return [_first_known(columns, values) for values in zip(*known, strict=True)]
+            return [int(self._facts.numbers(spec.columns[0])[rows[m]].min()) for m in members]
+        known = [self._facts.values(column, firsts) for column in spec.columns]
+        return [_first_known(spec.columns, values) for values in zip(*known, strict=True)]
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
@@ -255,6 +264,17 @@ def _together(parts: Sequence[Ints]) -> Ints:
 
 
 # --- times (PS3.5 6.2) ------------------------------------------------------------------------------------------------
+
+
+def _past_midnight(seconds: Floats) -> Floats | None:
+    """Times of day that may begin on one day and end on the next; None where they spread so far that either may be."""
+    distinct = np.unique(seconds)
+    if distinct[-1] - distinct[0] <= 43200:
+        return seconds
+    place = int(np.argmax(np.diff(distinct)))
+    if distinct[place + 1] - distinct[place] <= 43200:
+        return None
+    return np.where(seconds > distinct[place], seconds - 86400, seconds)
 
 
 def seconds_of_time(text: str) -> float:

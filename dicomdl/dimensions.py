@@ -6,12 +6,12 @@ ones first (`Tier`). What more than one of a tier would tell differently is a ti
 
 Times and counts that differ from slice to slice tell volumes apart, too, where their order leaves no choice: when all
 frames of one pass over the positions come before all of the next one (`_passes`), or when neighbours in time lie at
-one position (`_strides`). Heart phases are compared by their rank at each position.
+one position (`_strides`). Heart phases are compared by their rank at each position (`_phases`).
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final, Literal
 
@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MOST_TOGETHER: Final = 3  # attributes in one combination
+FEWEST_IN_ORDER: Final = 6  # frames whose order is no accident: four have one of two orders of two passes in two cases of three
+MOST_POSITIONS: Final = 0.75  # of an incomplete set: at more than this part of the positions each value must be
 _LIMIT: Final = 2**62
 
 
@@ -30,10 +32,11 @@ class Tier(IntEnum):
 
     MEANING = 0  # what was measured or how: time point, echo, b-value, phase, kernel
     BOOKKEEPING = 1  # what a scanner counts: acquisitions, stacks, dimension indices
-    PHASE_ORDER = 2  # the rank of a trigger delay that jitters from slice to slice
-    ACQUISITION_TIME = 3
-    CONTENT_TIME = 4
-    NUMBER = 5  # instance number and the like, which only count
+    ACQUISITION_TIME = 2  # a time that is the same at all positions
+    PHASE_ORDER = 3  # the rank of a trigger delay that jitters from slice to slice
+    ACQUISITION_ORDER = 4  # acquisition times that run on from slice to slice
+    CONTENT_TIME = 5
+    NUMBER = 6  # instance number and the like, which only count
 
 
 Kind = Literal["value", "phase", "time", "count"]
@@ -43,8 +46,9 @@ Kind = Literal["value", "phase", "time", "count"]
 class Candidate:
     """One attribute of n frames.
 
-    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each position counts too;
-    a "time" or a "count" may run on, so its passes count too. `slow` ones vary slowest where a dimension has several.
+    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each position counts too,
+    if its `numbers` agree; a "time" or a "count" may run on, so its passes count too. `slow` ones vary slowest where a
+    dimension has several.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Candidate:
     kind: Kind
     codes: Ints
     slow: bool = False
+    numbers: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,8 +78,9 @@ class Tie:
 def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension | Tie | None:
     """The dimension of n frames at the positions `places` (0 ... p - 1, all occupied), None where nothing tells them apart.
 
-    Where some positions have fewer frames than others (an interrupted last volume), an attribute must have exactly as
-    many values as the fullest position has frames; times and counts also need a volume that is whole.
+    Where some positions have fewer frames than others (an interrupted last volume), an attribute must have a value that
+    all positions have and exactly as many values as the fullest position has frames; or, where it means something, each
+    of its values must be at most positions.
     """
     counts = np.bincount(places)
     most = int(counts.max())
@@ -90,7 +96,7 @@ def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension |
             pattern = _pattern(labels)
             if pattern not in seen and _may_help(places, labels, most, whole=whole):
                 seen.add(pattern)
-                forms.append(Candidate(form.name, form.tier, form.kind, labels, form.slow))
+                forms.append(replace(form, codes=labels))
         if len(forms) > added and (found := _smallest(places, forms, added, most, whole=whole)) is not None:
             return found
     return None
@@ -103,22 +109,20 @@ def _forms(places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: 
         # At a single position any count is unique and proves nothing.
         if candidate.tier == tier and (several_places or tier < Tier.CONTENT_TIME):
             yield candidate
-        if not several_places:
+        if not several_places or len(places) < FEWEST_IN_ORDER:
             continue
+        runs_on = candidate.kind in ("time", "count")
         if candidate.kind == "phase" and tier == Tier.PHASE_ORDER and whole:
-            yield _with(candidate, _rank_within(places, candidate.codes))
-        if candidate.kind in ("time", "count") and candidate.tier == tier:
-            passes = _passes(places, candidate.codes, whole=whole)
-            if passes is not None:
-                yield _with(candidate, passes)
-        if candidate.kind == "count" and candidate.tier == tier and whole:
-            strides = _strides(places, candidate.codes)
-            if strides is not None:
-                yield _with(candidate, strides)
+            yield from _with(candidate, _phases(places, candidate))
+        if runs_on and tier == max(candidate.tier, Tier.ACQUISITION_ORDER):
+            yield from _with(candidate, _passes(places, candidate.codes, whole=whole))
+            if whole and candidate.tier != Tier.CONTENT_TIME:
+                yield from _with(candidate, _strides(places, candidate.codes))
 
 
-def _with(candidate: Candidate, codes: Ints) -> Candidate:
-    return Candidate(candidate.name, candidate.tier, candidate.kind, codes, candidate.slow)
+def _with(candidate: Candidate, codes: Ints | None) -> Iterator[Candidate]:
+    if codes is not None:
+        yield replace(candidate, codes=codes)
 
 
 def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool) -> Dimension | Tie | None:
@@ -132,7 +136,7 @@ def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *
             together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
             labels = _dense(_mixed([form.codes for form in together]))
             if _tells_apart(places, labels, most, max(form.tier for form in together), whole=whole):
-                found.append(Dimension(tuple(together), labels, most))
+                found.append(Dimension(tuple(together), labels, int(labels.max()) + 1))
         if len({_pattern(dimension.labels) for dimension in found}) > 1:
             return Tie(tuple("+".join(candidate.name for candidate in dimension.candidates) for dimension in found))
         if found:
@@ -143,11 +147,11 @@ def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *
 def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
     """Whether an attribute can be part of a dimension.
 
-    In a whole set a part takes the same values equally often at every position, because the combination does; else it
-    may not have more values than the fullest position has frames.
+    In a whole set a part takes the same values equally often at every position, because the combination does; else its
+    values may not be more than the fullest position has frames, or a few more where every position lacks another one.
     """
     values = int(labels.max()) + 1
-    if values == 1 or values > most:
+    if values == 1 or values > most * (1 if whole else 1 / MOST_POSITIONS):
         return False
     if not whole:
         return True
@@ -158,11 +162,12 @@ def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
 def _tells_apart(places: Ints, labels: Ints, most: int, tier: Tier, *, whole: bool) -> bool:
     """Whether labels are unique within each position, and the same at all positions as far as the frames go."""
     values = int(labels.max()) + 1
-    if values != most or len(np.unique(places * values + labels)) != len(places):
+    if len(np.unique(places * values + labels)) != len(places):
         return False
-    if whole or tier <= Tier.BOOKKEEPING:
-        return True
-    return int(np.bincount(labels).max()) == int(places.max()) + 1
+    if whole:
+        return values == most
+    covered = np.bincount(labels) / (int(places.max()) + 1)
+    return (values == most and covered.max() == 1) or (tier <= Tier.BOOKKEEPING and covered.min() > MOST_POSITIONS)
 
 
 def _rank_within(places: Ints, codes: Ints) -> Ints:
@@ -177,30 +182,50 @@ def _rank_within(places: Ints, codes: Ints) -> Ints:
     return ranks
 
 
-def _passes(places: Ints, codes: Ints, *, whole: bool) -> Ints | None:
-    """The number of the pass over the positions that each frame belongs to; None where passes overlap.
+def _phases(places: Ints, candidate: Candidate) -> Ints | None:
+    """The rank of each frame's phase at its position; None unless every position goes through the cycle alike.
 
-    Frames of one value are of one pass: echoes share a time. An interrupted set may only lack the end of its last
-    pass, after two whole ones: anything else could be told in several ways.
+    Each position has its own heart beat: its first phase must be within half a step of the usual one, and so must all
+    others, as fractions of its cycle. The delays of a triggered scan that jitter fail that.
+    """
+    assert candidate.numbers is not None
+    ranks = _rank_within(places, candidate.codes)
+    count = int(ranks.max()) + 1
+    order = np.lexsort([ranks, places])
+    if count == 1 or len(order) != count * (int(places.max()) + 1) or np.isnan(candidate.numbers).any():
+        return None
+    delays = candidate.numbers[order].reshape(-1, count)
+    cycle = delays[:, -1] - delays[:, 0]
+    step = float(np.median(cycle)) / (count - 1)
+    fractions = (delays - delays[:, :1]) / cycle[:, None]
+    alike = np.abs(fractions - np.median(fractions, axis=0)).max() < 0.5 / (count - 1)
+    return ranks if alike and np.abs(delays[:, 0] - np.median(delays[:, 0])).max() < 0.5 * step else None
+
+
+def _passes(places: Ints, codes: Ints, *, whole: bool) -> Ints | None:
+    """The number of the pass over the positions that each frame belongs to; None where passes overlap or differ.
+
+    Frames of one value are of one pass: echoes share a time. All passes must go through the positions in one order,
+    because a frame lost in one of them moves all later ones. An interrupted set may only lack the end of its last pass,
+    after two whole ones that run straight from one end to the other: only there it shows where a pass begins.
     """
     count = int(places.max()) + 1
+    order = np.lexsort([places, codes])
     if whole:
         ranks = _rank_within(places, codes)
-        latest = np.full(int(ranks.max()) + 1, -1, dtype=np.int64)
-        np.maximum.at(latest, ranks, codes)
-        earliest = np.full(len(latest), np.iinfo(np.int64).max)
-        np.minimum.at(earliest, ranks, codes)
-        return ranks if (latest[:-1] <= earliest[1:]).all() else None
-    order = np.argsort(codes, kind="stable")
-    if len(order) <= 2 * count or len(np.unique(codes)) != len(codes):
-        return None
+        passes = ranks[order]
+        in_order = (np.diff(passes) >= 0).all()
+        sequences = places[order].reshape(int(passes.max()) + 1, -1) if in_order and len(order) % (int(passes.max()) + 1) == 0 else None
+        return ranks if sequences is not None and (sequences == sequences[0]).all() else None
     numbers = np.arange(len(order)) // count
+    if count < 3 or len(order) <= 2 * count or len(np.unique(codes)) != len(codes):
+        return None
+    straight = np.arange(count) if places[order[0]] == 0 else np.arange(count)[::-1]
+    if not (places[order] == np.resize(straight, len(order))).all():
+        return None
     labels = np.empty(len(order), dtype=np.int64)
     labels[order] = numbers
-    complete = places[order][: len(order) // count * count].reshape(-1, count)
-    rest = places[order][len(order) // count * count :]
-    sound = (np.sort(complete, axis=1) == np.arange(count)).all() and len(np.unique(rest)) == len(rest)
-    return labels if sound else None
+    return labels
 
 
 def _strides(places: Ints, codes: Ints) -> Ints | None:

@@ -5,6 +5,7 @@ there while they are still in the processor's cache: 128 x 512 x 512 costs littl
 """
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dicomdl.errors import GeometryError, IntensityError, UsageError
 from dicomdl.frame import FrameSource
 from dicomdl.index import Stack
 from dicomdl.intensity import Rescale, apply_rescale
-from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, stored_dtype, stored_range
+from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, read_tiles, same_mosaic, stored_dtype, stored_range
 from dicomdl.system import available_cores
 
 Values = npt.NDArray[Any]
@@ -69,10 +70,12 @@ def _read_grey(
 ) -> Values:
     """The frames in the first dtype that holds all values; frames that were read before one does not fit are kept, not read again."""
     array = np.empty(shape, wanted[0])  # every frame is filled whole, or the read raises
-    done = np.zeros(len(sources), dtype=np.bool_)
+    runs = _runs(sources, rescales)
+    done = np.zeros(len(runs), dtype=np.bool_)
 
     def fill(number: int) -> None:
-        _fill(sources, rescales, array, number)
+        run = runs[number]
+        _fill(sources[run], rescales[run.start], array[run])
         done[number] = True
 
     for wider in [*wanted[1:], None]:
@@ -85,8 +88,18 @@ def _read_grey(
         kept = array
         array = np.empty(shape, wider)
         for number in np.flatnonzero(done):
-            array[number] = kept[number]
+            array[runs[number]] = kept[runs[number]]
     return array
+
+
+def _runs(sources: Sequence[FrameSource], rescales: Sequence[Rescale]) -> list[slice]:
+    """What is read at once: each frame alone, tiles of one mosaic that follow one another together."""
+    starts = [0]
+    for number in range(1, len(sources)):
+        before = number - 1
+        if not (same_mosaic(sources[before], sources[number]) and rescales[before] == rescales[number]):
+            starts.append(number)
+    return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(sources)])]
 
 
 def _candidates(sources: Sequence[FrameSource], rescales: Sequence[Rescale]) -> list[np.dtype[Any]]:
@@ -96,17 +109,19 @@ def _candidates(sources: Sequence[FrameSource], rescales: Sequence[Rescale]) -> 
     return [np.dtype(np.float32)]
 
 
-def _fill(sources: Sequence[FrameSource], rescales: Sequence[Rescale], array: Values, number: int) -> None:
-    """Read one frame into its place and rescale it there; frames of another width take a detour through their own array."""
-    source, rescale, place = sources[number], rescales[number], array[number]
+def _fill(sources: Sequence[FrameSource], rescale: Rescale, places: Values) -> None:
+    """Read one frame, or tiles of one mosaic, into their places and rescale them there; frames of another width take a detour."""
+    source = sources[0]
     try:
         dtype = stored_dtype(source)
-        if dtype.kind in "iu" and dtype.itemsize == place.dtype.itemsize and place.dtype.kind in "iu":
-            stored = read_frame(source, out=place.view(dtype))
+        direct = dtype.kind in "iu" and dtype.itemsize == places.dtype.itemsize and places.dtype.kind in "iu"
+        if len(sources) > 1:
+            stored = read_tiles(sources, places.view(dtype) if direct else np.empty(places.shape, dtype))
         else:
-            stored = read_frame(source)
+            places = places[0]
+            stored = read_frame(source, out=places.view(dtype) if direct else None)
         bounds = None if dtype.kind == "f" else stored_range(source)
-        apply_rescale(stored, rescale.slope, rescale.intercept, place, stored_range=bounds)
+        apply_rescale(stored, rescale.slope, rescale.intercept, places, stored_range=bounds)
     except IntensityError as error:
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
         raise

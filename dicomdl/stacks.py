@@ -44,6 +44,8 @@ _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
 _MOST_COMPARED: Final = 20_000  # frames whose pixels one scan compares; more are told as "unchecked"
 _MOST_NAMED: Final = 10  # instances named in the detail of duplicates
 _MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
+_MOSAICS: Final = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
+_WHOLE_MOSAIC: Final = "a mosaic of slices whose places are not told: its private header is missing or damaged"
 _READABLE: Final = ("regular", "tilted")
 
 
@@ -126,7 +128,16 @@ class _Builder:
         self.placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
         self.blanks = {name: _is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")}
         in_folder = self.blanks["series_instance_uid"]
-        self.folders = np.where(in_folder, -1 if folders is None else folders, -1)
+        self.folders = np.where(in_folder, -1 if folders is None else self._by_content(folders), -1)
+
+    def _by_content(self, folders: Ints) -> Ints:
+        """Folders numbered by the lowest instance in them, so that their names have no say in the order of stacks."""
+        instances = self.facts.ranks("sop_instance_uid")
+        lowest = np.full(int(folders.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(lowest, folders, instances)
+        number = np.empty(len(lowest), dtype=np.int64)
+        number[np.argsort(lowest, kind="stable")] = np.arange(len(lowest))
+        return np.asarray(number[folders])
 
     def build(self) -> Stacking:
         tie_break = np.lexsort([self.facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
@@ -207,13 +218,25 @@ class _Builder:
         if len(rest):
             clips = self._clips[rest]
             for clip in np.unique(clips):
-                yield [_Part(rest[clips == clip])]
+                part = rest[clips == clip]
+                yield [_Part(part, remarks={"why": _WHOLE_MOSAIC} if self._mosaics[part].all() else {})]
 
     @functools.cached_property
     def _clips(self) -> Ints:
         """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
         by_file = _combined([self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)])
         return np.where(self.facts.numbers("number_of_frames") > 1, by_file, -1)
+
+    @functools.cached_property
+    def _mosaics(self) -> npt.NDArray[np.bool_]:
+        """(n,) which frames show many slices that `header` could not tell apart."""
+        kinds = _by_text(self.facts, "image_type", lambda text: int(not _MOSAICS.isdisjoint(text.split("\\"))))
+        return np.asarray((kinds == 1) & (self.facts.numbers("coded_rows") == 0))
+
+    @functools.cached_property
+    def _derived(self) -> npt.NDArray[np.bool_]:
+        """(n,) whose pixels were made of other images' (PS3.3 C.7.6.1.1.2, value 1)."""
+        return _by_text(self.facts, "image_type", lambda text: int(text.startswith("DERIVED"))).astype(np.bool_)
 
     @functools.cached_property
     def _candidates(self) -> Candidates:
@@ -239,6 +262,11 @@ class _Builder:
         if beside is not None:
             for part in beside:
                 yield from self._split(part)
+            return
+        derived = self._derived[rows]
+        if (derived != derived[0]).any():  # a map made of the others (ADC) is none of them; alone, a lossy slice is DERIVED, too
+            yield from self._split(rows[~derived])
+            yield from self._split(rows[derived])
             return
         found = find_dimension(places, self._candidates.of(rows))
         if isinstance(found, Dimension):
@@ -273,7 +301,7 @@ class _Builder:
         """A few acquisitions (reconstructions, ...) whose extents overlap on different grids, each regular by itself; else [].
 
         Without repeated positions only uneven spacing makes one look for them; parts that merely follow one another,
-        finer and coarser ones, stay one stack.
+        finer and coarser ones, stay one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
         """
         unique = int(places.max()) + 1 == len(rows)
         if len(rows) < 2 * len(_READABLE) or (unique and self._assess(_Part(rows))[0].verdict != "uneven_spacing"):
@@ -281,14 +309,15 @@ class _Builder:
         for candidate in self._candidates.of(rows):
             labels = np.unique(candidate.codes, return_inverse=True)[1].reshape(-1)
             count = int(labels.max()) + 1
-            if candidate.tier > Tier.BOOKKEEPING or not 1 < count <= _MOST_ACQUISITIONS:
+            named = candidate.name == "stack_id"
+            if candidate.tier > Tier.BOOKKEEPING or not (1 < count <= _MOST_ACQUISITIONS or named):
                 continue
             dimension = Dimension((candidate,), labels, count)
             shown = self._candidates.shown(dimension, rows)
             parts = [_Part(rows[labels == label], shown[label]) for label in range(count)]
             extents = sorted((places[labels == label].min(), places[labels == label].max()) for label in range(count))
             overlap = any(later[0] < max(end for _, end in extents[:i]) for i, later in enumerate(extents) if i)
-            if overlap and all(self._assess(part)[0].verdict in _READABLE and len(part.rows) > 2 for part in parts):
+            if (overlap or named) and all(self._assess(part)[0].verdict in _READABLE and len(part.rows) > 2 for part in parts):
                 return [[part] for part in parts]
         return []
 
@@ -377,8 +406,10 @@ def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     # A slice without rescale among others with one would be stored values among Hounsfield units.
     keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
     keys.append(_by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0)))
-    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on (PS3.3 C.8.2.1.1.1).
+    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on, and what was made after the
+    # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
     keys.append(_by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
+    keys.append(_by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"])))
     # Some archives keep the slices and a multi-frame copy of them under one Series.
     keys.append((facts.numbers("number_of_frames") > 1).astype(np.int64))
     combined = _combined(keys)

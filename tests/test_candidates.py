@@ -73,6 +73,19 @@ def test_times_are_shown_in_seconds_from_the_first_volume_and_midnight_is_passed
     assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 3.5}]
 
 
+def test_a_date_that_only_some_frames_have_does_not_count_and_is_never_shown() -> None:
+    found = shown([0, 0, 1, 1], acquisition_date=["20200101", "20200101", "", ""], acquisition_time=["101000", "101005"] * 2)
+    assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 5.0}]
+
+
+def test_without_dates_midnight_is_seen_where_the_rest_of_the_day_is_empty() -> None:
+    found = shown([0, 0, 0, 1, 1, 1], acquisition_time=["235930", "000000", "000030"] * 2)
+    assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 30.0}, {"acquisition_time": 60.0}]
+    times = ["000000", "080000", "160000"] * 2
+    candidates = Candidates(frames(6, acquisition_time=times))
+    assert [c.name for c in candidates.of(np.arange(6))] == [], "may begin at any of them"
+
+
 def test_gradient_directions_follow_one_another_as_they_were_acquired() -> None:
     directions = [(0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
     found = shown([0, 0, 0, 1, 1, 1], diffusion_gradient_orientation=directions * 2, instance_number=[1, 2, 3, 4, 5, 6])

@@ -14,8 +14,9 @@ from dicomdl.dimensions import Candidate, Dimension, Kind, Tie, Tier, find_dimen
 Ints = NDArray[np.int64]
 
 
-def candidate(name: str, codes: Any, tier: Tier = Tier.MEANING, kind: Kind = "value", slow: bool = False) -> Candidate:
-    return Candidate(name, tier, kind, np.asarray(codes, dtype=np.int64), slow)
+def candidate(name: str, values: Any, tier: Tier = Tier.MEANING, kind: Kind = "value", slow: bool = False) -> Candidate:
+    numbers = np.asarray(values, dtype=np.float64)
+    return Candidate(name, tier, kind, np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64), slow, numbers)
 
 
 def search(places: Any, *candidates: Candidate) -> Dimension | Tie | None:
@@ -91,7 +92,14 @@ def test_times_of_an_incomplete_set_need_a_volume_that_is_whole() -> None:
     # A slice twice, and a clock that moved on in the middle: both halves would be called a volume.
     places, halves = [0, 1, 2, 2, 3, 4], [0, 0, 0, 1, 1, 1]
     assert search(places, candidate("acquisition_time", halves, Tier.ACQUISITION_TIME, "time")) is None
-    assert isinstance(search(places, candidate("acquisition_number", halves, Tier.BOOKKEEPING)), Dimension)
+    assert search(places, candidate("kernel", halves)) is None
+
+
+def test_where_every_position_lacks_another_frame_an_attribute_must_be_at_most_positions() -> None:
+    cells = [(place, time) for place in range(8) for time in range(3) if (place, time) not in ((0, 1), (3, 0), (5, 2))]
+    places, times = np.array(cells).T
+    assert dimension(places, candidate("time", times)) == (["time"], times.tolist())
+    assert search(places, candidate("content_time", times, Tier.CONTENT_TIME)) is None
 
 
 def test_a_slice_that_is_there_twice_is_no_second_pass() -> None:
@@ -103,6 +111,15 @@ def test_after_two_whole_passes_an_interrupted_third_one_is_believed() -> None:
     number = candidate("instance_number", range(8), Tier.NUMBER, "count")
     assert dimension(places, number) == (["instance_number"], [0, 0, 0, 1, 1, 1, 2, 2])
     assert search([0, 1, 2, 0, 2, 0, 1, 2], number) is None, "a hole in the middle could be in any pass"
+    assert search([1, 2, 0, 1, 2, 0, 1, 2], number) is None, "where the first frame is lost, each pass seems to begin with the second"
+
+
+@pytest.mark.parametrize("kind", ["time", "count"])
+def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_move_them(kind: Kind) -> None:
+    # Three of four times at each of three positions: one lost at the first time, one at the second, one at the third.
+    cells = [(time, place) for time in range(4) for place in range(3) if (time, place) not in ((0, 0), (1, 1), (2, 2))]
+    places = [place for _, place in cells]
+    assert search(places, candidate("when", range(9), Tier.NUMBER, kind)) is None
 
 
 # --- times and counts that run on -------------------------------------------------------------------------------------
@@ -115,9 +132,10 @@ def test_passes_over_the_positions_one_after_the_other_are_volumes(kind: Kind) -
     assert dimension(PLACES, candidate("when", when, tier, kind))[1] == TIMES.tolist()
 
 
-def test_counting_through_each_position_before_the_next_one_is_a_dimension_but_a_clock_doing_so_is_not() -> None:
+def test_all_frames_of_a_position_before_the_next_one_are_volumes_by_count_and_by_acquisition_but_not_by_content_time() -> None:
     when = np.arange(12)
     assert dimension(PLACES, candidate("instance_number", when, Tier.NUMBER, "count"))[1] == TIMES.tolist()
+    assert dimension(PLACES, candidate("acquisition_time", when, Tier.ACQUISITION_TIME, "time"))[1] == TIMES.tolist()
     assert search(PLACES, candidate("content_time", when, Tier.CONTENT_TIME, "time")) is None
 
 
@@ -126,18 +144,33 @@ def test_numbers_in_no_order_prove_nothing() -> None:
     assert search(PLACES, candidate("instance_number", when, Tier.NUMBER, "count")) is None
 
 
+def test_the_order_of_four_frames_proves_nothing() -> None:
+    assert search([0, 1, 0, 1], candidate("instance_number", range(4), Tier.NUMBER, "count")) is None
+
+
 def test_at_a_single_position_a_count_proves_nothing_but_an_acquisition_does() -> None:
     assert search([0, 0, 0], candidate("instance_number", [1, 2, 3], Tier.NUMBER, "count")) is None
     assert dimension([0, 0, 0], candidate("acquisition_number", [3, 1, 2], Tier.BOOKKEEPING))[1] == [2, 0, 1]
 
 
 def test_heart_phases_are_compared_by_their_rank_at_each_position() -> None:
-    delay = 100 * TIMES + PLACES  # each slice its own heart beat
+    delay = (100 + 4 * PLACES) * TIMES + PLACES  # each slice its own heart beat
     assert dimension(PLACES, candidate("trigger_time", delay, kind="phase"))[1] == TIMES.tolist()
 
 
+def test_delays_of_a_triggered_scan_that_jitter_are_no_phases() -> None:
+    jitter = np.array([0, 4, 7, 5, 0, 9, 3, 8, 0, 2, 9, 6])
+    assert search(PLACES, candidate("trigger_time", 100 * PLACES + jitter, kind="phase")) is None, "each slice has its own delay"
+    assert search(PLACES, candidate("trigger_time", 100 + jitter, kind="phase")) is None
+
+
+def test_the_same_times_at_all_positions_come_before_the_rank_of_a_phase() -> None:
+    trigger = candidate("trigger_time", (100 + PLACES) * ((TIMES + 1) % 3), kind="phase")
+    assert dimension(PLACES, trigger, candidate("acquisition_time", TIMES, Tier.ACQUISITION_TIME, "time"))[0] == ["acquisition_time"]
+
+
 def test_an_exact_echo_time_comes_before_the_rank_of_a_trigger_that_jitters() -> None:
-    trigger = candidate("trigger_time", 100 * ((TIMES + PLACES) % 3) + PLACES, kind="phase")
+    trigger = candidate("trigger_time", (100 + PLACES) * ((TIMES + 1) % 3), kind="phase")
     assert dimension(PLACES, trigger, candidate("echo_time", TIMES))[0] == ["echo_time"]
 
 
