@@ -191,10 +191,10 @@ def _phases(places: Ints, candidate: Candidate) -> Ints | None:
     assert candidate.numbers is not None
     ranks = _rank_within(places, candidate.codes)
     count = int(ranks.max()) + 1
-    order = np.lexsort([ranks, places])
-    if count == 1 or len(order) != count * (int(places.max()) + 1) or np.isnan(candidate.numbers).any():
+    cells, first = np.unique(places * count + ranks, return_index=True)  # magnitude and velocity share a phase
+    if count == 1 or len(cells) != count * (int(places.max()) + 1) or np.isnan(candidate.numbers).any():
         return None
-    delays = candidate.numbers[order].reshape(-1, count)
+    delays = candidate.numbers[first].reshape(-1, count)
     cycle = delays[:, -1] - delays[:, 0]
     step = float(np.median(cycle)) / (count - 1)
     fractions = (delays - delays[:, :1]) / cycle[:, None]
