@@ -171,6 +171,14 @@ class Candidates:
                 found.append(Candidate(spec.name, spec.tier, spec.kind, codes, spec.slow, numbers))
         return found + self._dimension_indices(rows)
 
+    def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
+        """Which of some columns of single values differ among rows."""
+        wanted = [name for name in names if name in self._plain]
+        if not wanted:
+            return []
+        ranks = self._ranks[rows[:, None], [self._plain[name] for name in wanted]]
+        return [name for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True) if differs]
+
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
         """Codes in the order in which their values first come by instance and frame number: directions have no order."""
         order = np.lexsort([codes, self._facts.numbers("frame_number")[rows], self._facts.numbers("instance_number")[rows]])

@@ -445,6 +445,8 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {  # in this order
     "tilt_deg": lambda facts: f"tilted by {_value_told(facts.detail['tilt_deg'])} degrees",
     "position_error": _error_told,
     "unconfirmed": lambda facts: "two slices: nothing confirms the spacing" if facts.slices == 2 else "",
+    "varies": lambda facts: f"{', '.join(map(str, facts.detail['varies']))} not the same in all slices",
+    "coordinates": lambda facts: f"coordinates {_value_told(facts.detail['coordinates'])}, not of the patient",
     "step": _step_told,
     "series_instance_uid": lambda facts: f"Series Instance UID is {_value_told(facts.detail['series_instance_uid'])}",
     "study_instance_uid": lambda facts: f"Study Instance UID is {_value_told(facts.detail['study_instance_uid'])}",

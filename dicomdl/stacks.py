@@ -47,6 +47,11 @@ _MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
 _MOSAICS: Final = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
 _WHOLE_MOSAIC: Final = "a mosaic of slices whose places are not told: its private header is missing or damaged"
 _READABLE: Final = ("regular", "tilted")
+# What should not change from slice to slice of one volume; where it does, positions do not repeat and the stack says so.
+_CONTRAST: Final = (
+    *("echo_time", "effective_echo_time", "inversion_time", "diffusion_b_value", "complex_image_component"),
+    *("convolution_kernel", "kvp", "monoenergetic_energy_equivalent"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +173,19 @@ class _Builder:
 
     def _assess(self, part: _Part) -> tuple[Assessment, Ints]:
         """The verdict on a part and its rows in slice order."""
-        first = int(part.rows[0])
         found, _ = self._judged(part.rows)
-        detail = found.detail | part.remarks | ({"coordinates": "of the transducer"} if self.by_transducer[first] else {})
-        detail |= {name: "blank" for name, blank in self.blanks.items() if blank[first]}
+        detail = found.detail | part.remarks | self._remarks(part.rows)
         return Assessment(found.order, found.affine, found.verdict, detail), part.rows[found.order]
+
+    def _remarks(self, rows: Ints) -> dict[str, Any]:
+        """What is to be said of any stack."""
+        first = rows[0]
+        remarks: dict[str, Any] = {name: "blank" for name, blank in self.blanks.items() if blank[first]}
+        if self.by_transducer[first]:
+            remarks["coordinates"] = "of the transducer"
+        if varies := self._candidates.varying(rows, _CONTRAST):
+            remarks["varies"] = varies
+        return remarks
 
     def _judged(self, rows: Ints) -> tuple[Assessment, dict[str, Any]]:
         """The verdict on some rows and IDC's checks; kept for the next call, because time points lie where their neighbours do."""
@@ -447,10 +460,12 @@ def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> I
         return
     distinct, inverse = np.unique(values, axis=0, return_inverse=True)
     label = np.full(len(distinct), -1)
-    for number, reference in enumerate(distinct):
+    farthest = np.searchsorted(distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right")
+    for number, reference in enumerate(distinct):  # sorted: those before have a label, those behind `farthest` are too far away
         if label[number] < 0:
-            near = (np.abs(distinct - reference) <= absolute + relative * np.abs(reference)).all(axis=1)
-            label[near & (label < 0)] = number
+            behind = slice(number, farthest[number])
+            near = (np.abs(distinct[behind] - reference) <= absolute + relative * np.abs(reference)).all(axis=1)
+            label[behind][near & (label[behind] < 0)] = number
     labels = label[inverse.reshape(-1)]
     for number in np.unique(labels):
         yield rows[labels == number]
