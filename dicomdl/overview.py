@@ -538,7 +538,10 @@ def _columns(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Iterab
 def _html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> str:
     head = "".join(f"<th style='text-align:left'>{_escaped(title)}</th>" for title in titles)
     aligned = ["right" if place in right else "left" for place in range(len(titles))]
-    styles = [f"text-align:{side};white-space:nowrap" for side in aligned[:-1]] + [f"text-align:{aligned[-1]}"]  # the last one is prose
+    # UIDs and paths break anywhere, or they push the last column, which is prose, out of sight.
+    wraps = ["overflow-wrap:anywhere" if title in ("series", "path") else "white-space:nowrap" for title in titles]
+    wraps[-1] = "min-width:16em"
+    styles = [f"text-align:{side};{wrap}" for side, wrap in zip(aligned, wraps, strict=True)]
     body = "".join(
         "<tr>" + "".join(f"<td style='{style}'>{_escaped(cell)}</td>" for style, cell in zip(styles, row, strict=True)) + "</tr>"
         for row in rows
