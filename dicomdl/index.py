@@ -115,7 +115,7 @@ class Generation:
 
 _FILE_COLUMNS: Final = ("path", "file_bytes", "file_mtime_ns")
 _FRAME_COLUMNS: Final = tuple(f.name for f in fields(Frame) if f.name not in (*_FILE_COLUMNS, "extra"))
-_NOT_EXTRA: Final = frozenset({*_FRAME_COLUMNS, "file"})
+_NOT_EXTRA: Final = frozenset({*_FRAME_COLUMNS, "file", "pixel_digest"})
 
 
 def _cells(table: Table, name: str) -> Callable[[int], Any]:

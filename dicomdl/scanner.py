@@ -390,6 +390,8 @@ def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[st
     lengths = np.array([stack.slices for stack in stacking.stacks], dtype=np.int64)
     within = np.full(len(frames), -1, dtype=np.int64)
     within[: lengths.sum()] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if stacking.digests:
+        frames = frames.with_column("pixel_digest", [stacking.digests.get(row, "") for row in range(len(frames))])
     ordered = frames.take(stacking.order).with_column("position_in_stack", within).with_column("duplicate_of", stacking.duplicate_of)
     return {"frames": ordered, "stacks": stacks_table(stacking)}
 
@@ -402,20 +404,22 @@ def stacks_table(stacking: Stacking) -> Table:
     return table_of(STACKS_SCHEMA, columns)
 
 
-def _digests(frames: Table, files: Table) -> Callable[[int], bytes]:
-    """row -> a digest of the frame's modality values: the stored ones and their rescale. No two where they cannot be read."""
+def _digests(frames: Table, files: Table) -> Callable[[int], str]:
+    """row -> a digest of the frame's modality values: the stored ones and their rescale; "" where they cannot be read."""
 
-    def digest(row: int) -> bytes:
+    def digest(row: int) -> str:
+        if known := frames.text("pixel_digest", row):  # from the scan before
+            return known
         places = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
         path, size, modified = (files.value(name, frames.value("file", row)) for name in ("path", "file_bytes", "file_mtime_ns"))
         rescale = [frames.value(name, row) for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")]
         try:
             values = read_frame(FrameSource(path=os.fsdecode(path), file_bytes=size, file_mtime_ns=modified, **places))
         except PixelError:
-            return b"unreadable %d" % row
-        result = hashlib.blake2b(repr((values.shape, values.dtype.str, rescale)).encode())
+            return ""
+        result = hashlib.blake2b(repr((values.shape, values.dtype.str, rescale)).encode(), digest_size=16)
         result.update(np.ascontiguousarray(values).data)
-        return result.digest()
+        return result.hexdigest()
 
     return digest
 

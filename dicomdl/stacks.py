@@ -14,7 +14,7 @@ only where nothing in the headers tells two frames apart: equal ones are copies,
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from dicomdl.geometry import Assessment, Floats, Tolerances, assess, has_geometr
 from dicomdl.header import content_of
 
 Ints = npt.NDArray[np.int64]
-Digest = Callable[[int], bytes]
+Digest = Callable[[int], str]
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
@@ -78,11 +78,13 @@ class Stacking:
     """`order[k]` is the row of the frame that comes k-th; stack rows refer to that order.
 
     Copies come behind all stacks; `duplicate_of[k]` is the place in that order of what frame k is a copy of, else -1.
+    `digests` are those of the rows whose pixels were compared.
     """
 
     order: Ints
     stacks: Sequence[StackRow]
     duplicate_of: Ints
+    digests: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,11 @@ def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = No
         (n,) the number of the folder that each frame's file is in. Frames without a Series Instance UID are one Series
         only within a folder; their stacks say so in `detail`.
     digest
-        row -> the same bytes for frames with the same modality values. Without it, frames that nothing tells apart
-        are `duplicates` with "unchecked" pixels.
+        row -> the same text for frames with the same modality values, "" for one that cannot be read. Without it, frames
+        that nothing tells apart are `duplicates` with "unchecked" pixels.
     """
     if len(facts) == 0:
-        return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64))
+        return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64), {})
     return _Builder(facts, tolerances, folders, digest).build()
 
 
@@ -122,7 +124,7 @@ class _Builder:
         self.facts = facts
         self.tolerances = tolerances
         self.digest = digest
-        self.compared: dict[int, bytes] = {}
+        self.compared: dict[int, str] = {}
         self.judged: tuple[tuple[Any, ...], tuple[Assessment, dict[str, Any]]] | None = None
         self.original: dict[int, int] = {}  # row of a copy -> row of what it is a copy of
         self.positions = frame_positions(facts, tolerances)
@@ -167,7 +169,7 @@ class _Builder:
         place[whole] = np.arange(len(whole))
         duplicate_of = np.full(len(whole), -1, dtype=np.int64)
         duplicate_of[start:] = [place[self.original[row]] for row in copies.tolist()]
-        return Stacking(whole, stacks, duplicate_of)
+        return Stacking(whole, stacks, duplicate_of, self.compared)
 
     # --- one stack ---
 
@@ -386,13 +388,13 @@ class _Builder:
     def _copies(self, rows: Ints, places: Ints) -> Ints:
         """Those of the rows that hold the pixels of an earlier one at their place; what they are copies of is noted."""
         assert self.digest is not None
-        first: dict[tuple[int, bytes], int] = {}
+        first: dict[tuple[int, str], int] = {}
         copies = []
         alone = np.bincount(places)[places] == 1
         for row, place in zip(rows[~alone].tolist(), places[~alone].tolist(), strict=True):
             if row not in self.compared:
                 self.compared[row] = self.digest(row)
-            original = first.setdefault((place, self.compared[row]), row)
+            original = first.setdefault((place, self.compared[row] or f"unreadable {row}"), row)
             if original != row:
                 self.original[row] = original
                 copies.append(row)

@@ -60,8 +60,12 @@ _PLACE_FIELDS: Final = (
     ("tile_left", pa.int32()),
 )
 # What most frames have alike: no tile of a mosaic; -1 until the scan has concluded it.
-_DEFAULTS: Final = {"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0, "position_in_stack": -1, "duplicate_of": -1}
-_CONCLUDED: Final = (("position_in_stack", pa.int32()), ("duplicate_of", pa.int64()))
+_DEFAULTS: Final = {
+    **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
+    **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
+}
+# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read them again.
+_CONCLUDED: Final = (("position_in_stack", pa.int32()), ("duplicate_of", pa.int64()), ("pixel_digest", _TEXT))
 _CONSTANTS: Final = b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
 FILES_SCHEMA: Final = pa.schema(
     [

@@ -259,6 +259,24 @@ def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(root: Pa
     assert second.generation == first.generation
 
 
+def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    read_frame = scanner.read_frame
+
+    def counting(source: Any) -> Any:
+        decoded.append(source.path)
+        return read_frame(source)
+
+    monkeypatch.setattr(scanner, "read_frame", counting)
+    copies = write_series(tmp_path / "data", repeat=(2,))
+    first = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert sorted(decoded) == sorted(str(path) for path in copies[2:4])
+    write_secondary_capture(tmp_path / "data" / "another.dcm")
+    second = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert len(decoded) == 2 and len(second) == len(first) + 1
+    assert [len(index.select(min_duplicate_of=0)) for index in (first, second)] == [1, 1]
+
+
 def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(root: Path, out: str, reads: list[str]) -> None:
     scan(root, out=out)
     new = write_series(root / "new", shape=(2, 5, 7), seed=4)
