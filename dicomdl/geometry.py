@@ -165,6 +165,11 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
     return np.stack([row, column, cross(row, column)])
 
 
+def _along(positions: Floats, direction: Floats) -> Floats:
+    """(n,) how far positions lie along a direction: sums written out, because a matrix product may round a row by where it stands."""
+    return np.asarray(positions[:, 0] * direction[0] + positions[:, 1] * direction[1] + positions[:, 2] * direction[2])
+
+
 def cross(first: Floats, second: Floats) -> Floats:
     """The cross product of two vectors: numpy's own takes 40 us where this takes 2."""
     a, b, c = first.tolist()
@@ -193,7 +198,7 @@ def assess(
     why = _why_no_geometry(positions, axes, pixel_spacing)
     if axes is None or why:
         return Assessment(np.arange(count), np.full((4, 4), math.nan), "no_geometry", {"why": why})
-    projected = positions @ axes[2]
+    projected = _along(positions, axes[2])
     order = np.argsort(projected, kind="stable")
     projected, positions = projected[order], positions[order]
     known = math.isfinite(thickness) and thickness > 0
@@ -201,8 +206,8 @@ def assess(
     if count == 1:
         detail = {"step": "SliceThickness" if known else "unknown, 1 mm"}
         return Assessment(order, _affine(positions[0], alone, axes, pixel_spacing), "single", detail)
-    verdict, detail, step = _judge(projected, positions, axes, alone, tolerances)
-    return Assessment(order, _affine(positions[0], step, axes, pixel_spacing), verdict, detail)
+    verdict, detail, origin, step = _judge(projected, positions, axes, alone, tolerances)
+    return Assessment(order, _affine(origin, step, axes, pixel_spacing), verdict, detail)
 
 
 def has_geometry(positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
@@ -222,7 +227,7 @@ def slice_places(positions: Floats, orientation: Floats, tolerances: Tolerances)
     axes = plane_axes(orientation, tolerances)
     if axes is None:
         raise GeometryError("the orientation is not two perpendicular unit vectors")
-    projected = positions @ axes[2]
+    projected = _along(positions, axes[2])
     order = np.argsort(projected, kind="stable")
     places = np.empty(len(projected), dtype=np.int64)
     places[order] = np.cumsum(_distinct(projected[order], tolerances)) - 1
@@ -240,15 +245,15 @@ def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
     length = float(np.sqrt(normal @ normal))
     if not (np.isfinite(positions).all() and math.isfinite(length) and length > 0):
         return dict.fromkeys((*IDC_CHECKS, "obliquity_degrees"))
-    projected = np.sort(positions @ normal)
+    projected = np.sort(_along(positions, normal))
     gaps = np.diff(projected)
     mean = float(projected[-1] - projected[0]) / max(1, len(gaps))
     uniform = bool(np.abs(gaps - mean).max() < 0.01 * abs(mean)) if len(gaps) else None
     checks = {
         "orthogonal_orientation": 0.99 <= length <= 1.01,
         "unique_slice_positions": bool((gaps > 0).all()),
-        "consistent_in_plane_row": float(np.ptp(positions @ row)) < 0.1,
-        "consistent_in_plane_col": float(np.ptp(positions @ column)) < 0.1,
+        "consistent_in_plane_row": float(np.ptp(_along(positions, row))) < 0.1,
+        "consistent_in_plane_col": float(np.ptp(_along(positions, column))) < 0.1,
         "uniform_slice_spacing": uniform,
     }
     volume = False if False in checks.values() else None if uniform is None else True
@@ -279,8 +284,8 @@ def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -
 
 def _judge(
     projected: Floats, positions: Floats, axes: Floats, alone: Floats, tolerances: Tolerances
-) -> tuple[Verdict, dict[str, Any], Floats]:
-    """The verdict on two or more sorted slices, its numbers, and the step from slice to slice (LPS mm)."""
+) -> tuple[Verdict, dict[str, Any], Floats, Floats]:
+    """The verdict on two or more sorted slices, its numbers, where slice 0 of their grid is and the step to the next (LPS mm)."""
     keep = _distinct(projected, tolerances)
     detail: dict[str, Any] = {}
     repeated = len(projected) - int(keep.sum())
@@ -290,58 +295,54 @@ def _judge(
     if line_error > tolerances.in_plane_mm:
         detail["in_plane_error"] = round(line_error, 6)
     projected, positions = projected[keep], positions[keep]
-    count = len(projected)
-    if count == 1:
-        return "duplicates", detail, alone
-    step = (positions[-1] - positions[0]) / (count - 1)
-    spacing = float((projected[-1] - projected[0]) / (count - 1))
-    gaps = np.diff(projected)
-    error = _grid_error(projected, np.arange(count), tolerances)
-    tilt = float(np.linalg.norm(step - spacing * axes[2]) / np.linalg.norm(step))
-    detail |= {
-        "spacing": round(spacing, 6),
-        "position_error": round(error, 6),
-    }
+    if len(projected) == 1:
+        return "duplicates", detail, positions[0], alone
+    error, start, spacing = _fit_grid(projected, np.arange(len(projected)), tolerances)
+    slope = (positions[-1] - positions[0]) / (projected[-1] - projected[0])  # how far the line goes for each mm along the normal
+    tilt = float(np.linalg.norm(slope - axes[2]) / np.linalg.norm(slope))
+    detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
     if tilt > tolerances.tilt:
         detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)
-    if count == 2:
+    if len(projected) == 2:
         detail["unconfirmed"] = True  # two slices have one gap: nothing contradicts it, nothing confirms it
-    uneven = error > tolerances.position(spacing)
-    holes = _holes(projected, gaps, tolerances) if uneven else None
-    if uneven:
+    verdict: Verdict = "tilted" if tilt > tolerances.tilt else "regular"
+    if error > tolerances.position(spacing):
+        gaps = np.diff(projected)
         detail |= {"smallest_gap": round(float(gaps.min()), 6), "median_gap": round(float(np.median(gaps)), 6)}
         detail["largest_gap"] = round(float(gaps.max()), 6)
-    if holes is not None and line_error <= tolerances.in_plane_mm:
-        true_spacing, missing = holes
-        detail |= {"spacing": round(true_spacing, 6), "missing": int(missing.sum())}
-        detail["missing_after"] = np.flatnonzero(missing).tolist()
-        step = step * (true_spacing / spacing)
-    if repeated:
-        return "duplicates", detail, step
-    if line_error > tolerances.in_plane_mm or (uneven and holes is None):
-        return "uneven_spacing", detail, step
-    if uneven:
-        return "missing_slices", detail, step
-    return ("tilted" if tilt > tolerances.tilt else "regular"), detail, step
+        verdict = "uneven_spacing"
+        holes = _holes(projected, gaps, tolerances) if line_error <= tolerances.in_plane_mm else None
+        if holes is not None:
+            start, spacing, missing = holes
+            detail |= {"spacing": round(spacing, 6), "missing": int(missing.sum()), "missing_after": np.flatnonzero(missing).tolist()}
+            verdict = "missing_slices"
+    if line_error > tolerances.in_plane_mm:
+        verdict = "uneven_spacing"
+    return ("duplicates" if repeated else verdict), detail, positions[0] + start * slope, spacing * slope
 
 
-def _grid_error(projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances) -> float:
-    """How far the worst position is from origin + index x spacing, mm; first and last position on that grid, if that is enough.
+def _fit_grid(projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances) -> tuple[float, float, float]:
+    """(how far the worst position is from start + index x spacing, start, spacing), mm; start counts from the first position.
 
-    Else with the origin and spacing that make the worst position best: first and last one are rounded like all
-    others, which makes nine of ten 0.625 mm series with one decimal look uneven. Above twice the tolerance no choice helps.
+    First and last position are on the grid, if that is enough; else the start and spacing are those that make the worst
+    position best: first and last one are rounded like all others, which makes nine of ten 0.625 mm series with one decimal
+    look uneven. Above twice the tolerance no choice helps.
     """
-    spacing = float((projected[-1] - projected[0]) / index[-1])
-    error = float(np.abs(projected - projected[0] - index * spacing).max())
+    projected = projected - projected[0]
+    spacing = float(projected[-1] / index[-1])
+    error = float(np.abs(projected - index * spacing).max())
     limit = tolerances.position(spacing)
     if not limit < error <= 2 * limit:
-        return error
+        return error, 0.0, spacing
     low, high = spacing - 2 * error / index[-1], spacing + 2 * error / index[-1]
     for _ in range(40):  # half the range of what remains is convex in the spacing; 40 thirds leave 1e-7 of the interval
         third = (high - low) / 3
         left, right = (np.ptp(projected - index * guess) for guess in (low + third, high - third))
         low, high = (low, high - third) if left < right else (low + third, high)
-    return float(np.ptp(projected - index * (low + high) / 2)) / 2
+    fitted = (low + high) / 2
+    rest = projected - index * fitted
+    best = float(np.ptp(rest)) / 2
+    return (best, float(rest.min()) + best, fitted) if best <= limit else (error, 0.0, spacing)
 
 
 def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
@@ -360,8 +361,8 @@ def _distance_from_line(projected: Floats, positions: Floats) -> float:
     return float(np.sqrt(((positions - line) ** 2).sum(axis=1)).max())
 
 
-def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[float, npt.NDArray[np.int64]] | None:
-    """(true spacing, slices missing after each slice) when every gap is a multiple of the smallest repeated gap.
+def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[float, float, npt.NDArray[np.int64]] | None:
+    """(start, true spacing, slices missing after each slice; see `_fit_grid`) when every gap is a multiple of the smallest repeated gap.
 
     None when the gaps are no such multiples, or when there would be as many holes as slices or more.
     """
@@ -379,5 +380,5 @@ def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[flo
     missing = steps - 1
     if missing.min() < 0 or not 0 < missing.sum() < len(projected):
         return None
-    error = _grid_error(projected, np.concatenate([[0], np.cumsum(steps)]), tolerances)
-    return (spacing, missing) if error <= tolerances.position(spacing) else None
+    error, start, spacing = _fit_grid(projected, np.concatenate([[0], np.cumsum(steps)]), tolerances)
+    return (start, spacing, missing) if error <= tolerances.position(spacing) else None

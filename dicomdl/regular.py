@@ -5,6 +5,7 @@ are mixed pixel by pixel, so the shear stays in the affine, exact, and nothing i
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ class RegularSlices:
             if fraction == 0:
                 target[...] = slices[first]
                 continue
-            mixed = slices[first] * (1 - fraction) + slices[first + 1] * np.float64(fraction)
+            mixed = slices[first] * np.float64(1 - fraction) + slices[first + 1] * np.float64(fraction)
             target[...] = mixed if slices.dtype.kind == "f" else np.rint(mixed, out=mixed)
         return result
 
@@ -60,6 +61,13 @@ class RegularSlices:
         result = slices[nearest]
         result[~near] = 0
         return np.asarray(result)
+
+
+def is_worth_filling(slices: int, detail: Mapping[str, Any]) -> bool:
+    """Whether the grid that `regular_slices` would make has at most twice as many slices as there are, by the numbers of a verdict."""
+    if "median_gap" not in detail or "missing" in detail:
+        return True
+    return bool(detail["spacing"] * (slices - 1) / max(detail["median_gap"], 1e-6) + 1 <= 2 * slices)
 
 
 def regular_slices(positions: Floats, geometry: Geometry, verdict: str, tolerances: Tolerances) -> RegularSlices:

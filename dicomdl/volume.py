@@ -26,7 +26,7 @@ from dicomdl.geometry import Geometry, Tolerances
 from dicomdl.index import Group, Stack
 from dicomdl.intensity import Intensity, IntensityOption, resolve, sample_positions, sample_stride, units_of
 from dicomdl.modality import read_modality, rescales
-from dicomdl.regular import FILLABLE, regular_slices
+from dicomdl.regular import FILLABLE, is_worth_filling, regular_slices
 from dicomdl.resampling import (
     Interpolation,
     axes_towards,
@@ -131,7 +131,7 @@ class Volume:
         notes = [
             self.units,
             f"by {' and '.join(self.dimension_names) or 'nothing'}" if self.dimension else "",
-            "" if self.verdict in ("", *READABLE) else self.verdict,
+            "" if self.verdict in ("", *READABLE) else f"was {self.verdict}" if self.filled.any() else self.verdict,
             f"{int(self.filled.sum())} slices filled" if self.filled.any() else "",
         ]
         return f"Volume({', '.join([f'{shape} {self.array.dtype}', f'{spacing} mm', *filter(None, notes)])})"
@@ -300,9 +300,10 @@ def read_volume(
           interpolated between its two neighbours unless a file holds it;
         - a tilt, alone or besides, is resampled away (`Volume.resample`; outside of the old grid is the smallest value).
 
-        Interpolation is linear and never reaches outside of the slices. Segmentations take the nearest slice, and background
-        where none is within half a slice: an empty frame may be left out of them. Slices that leave their line by more than
-        0.1 mm in their own plane, repeated positions and stacks without geometry still raise.
+        Interpolation is linear and never reaches outside of the slices (within half a pixel of the edge of a tilted one, the edge
+        is repeated). Segmentations take the nearest slice, and background where none is within half a slice: an empty frame
+        may be left out of them. Slices that leave their line by more than 0.1 mm in their own plane, gaps so wide that most
+        slices would be made up, repeated positions and stacks without geometry still raise.
     dtype
         int16, int32 or float32; by default int16 when all values fit exactly, else int32, else float32 (which every
         stack with a fractional slope or intercept gets). Interpolated integers are rounded. Colour stays uint8 (or uint16).
@@ -330,6 +331,8 @@ def read_volume(
     """
     if irregular not in POLICIES:
         raise UsageError(f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}")
+    if not isinstance(stack, Stack | Group):
+        raise UsageError(f"read_volume takes one of index.stacks or of index.groups, not a {type(stack).__name__}")
     group = stack if isinstance(stack, Group) else None
     stacks = [stack] if isinstance(stack, Stack) else list(stack)
     if group is not None:
@@ -342,7 +345,9 @@ def read_volume(
     sources, every = [s for each in stacks for s in each.sources], [r for each in stacks for r in rescales(each)]
     array = read_modality(sources, every, dtype=dtype, threads=threads, palettes=first.content == "image")
     volume = Volume(array, first.geometry, units_of(middle), middle, first) if group is None else _series(array, group)
-    return _made_regular(volume, first) if irregular == "resample" else volume
+    if irregular == "resample":  # stacks of a group lie alike, but one may be over the tolerance that the others just keep
+        volume = _made_regular(volume, next((each for each in stacks if each.verdict in FILLABLE), first))
+    return volume
 
 
 def _series(array: Values, group: Group) -> Volume:
@@ -366,6 +371,8 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
         message = f"it cannot be resampled, for {_NOT_RESAMPLED[verdict]}; irregular='accept' takes it as it lies"
     elif "in_plane_error" in detail:
         message = f"it cannot be resampled, for its slices leave their line by {detail['in_plane_error']} mm in their own plane"
+    elif not is_worth_filling(stack.slices, detail):
+        message = "it cannot be resampled, for more slices would be made up than were read; irregular='accept' takes it as it lies"
     else:
         return
     numbers = ", ".join(f"{key} {value}" for key, value in detail.items())
@@ -414,7 +421,7 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
 
 
 def _require_one_grid(stacks: Sequence[Stack]) -> None:
-    """Raise a GeometryError unless all stacks have the shape and the corners of the first; irregular ones also every slice where it is."""
+    """Raise a GeometryError unless all stacks have the shape, the corners and the positions of the first."""
     first, tolerance = stacks[0], Tolerances().in_plane_mm
     expected = _landmarks(first)
     for t, stack in enumerate(stacks[1:], 1):
@@ -431,10 +438,9 @@ def _require_one_grid(stacks: Sequence[Stack]) -> None:
 
 
 def _landmarks(stack: Stack) -> npt.NDArray[np.float64]:
-    """(points, 3) LPS mm: the corners of the grid, and where the slices are if they make none."""
+    """(points, 3) LPS mm: the corners of the first and the last slice, and where all slices are."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) * (np.array(stack.shape) - 1)
-    points = stack.geometry.voxel_to_world(corners)
-    return points if stack.verdict in READABLE else np.concatenate([points, stack.positions])
+    return np.concatenate([stack.geometry.voxel_to_world(corners), stack.positions])
 
 
 def _made_regular(volume: Volume, stack: Stack) -> Volume:

@@ -342,3 +342,15 @@ def test_a_tilted_stack_is_no_regular_volume_for_idc_and_says_its_obliquity() ->
     assert tilted["uniform_slice_spacing"] is True and tilted["regularly_spaced_3d_volume"] is False
     leaning = np.array([1, 0, 0, 0, math.cos(math.radians(15)), math.sin(math.radians(15))])
     assert idc_checks(along_z(0, 1, 2), leaning)["obliquity_degrees"] == 15.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 40), st.floats(0.3, 6.0), st.floats(-300, 300), st.randoms(use_true_random=False))
+def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(n: int, spacing: float, start: float, random: Any) -> None:
+    jitter = [random.uniform(-0.12, 0.12) for _ in range(n)]
+    z = start + spacing * np.arange(n) + np.array(jitter)
+    found = judge(along_z(*z))
+    if found.verdict == "regular":
+        told = found.affine[2, 3] + found.affine[2, 0] * np.arange(n)
+        assert np.abs(told - z).max() <= found.detail["position_error"] + 1e-5
+        assert found.detail["position_error"] <= Tolerances().position(found.detail["spacing"]) + 1e-5
