@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.dimensions import Candidate, Dimension, Kind, Tier
+from dicomdl.dimensions import Candidate, Dimension, Kind, Tier, members
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -59,10 +59,12 @@ class Spec:
     tier: Tier = Tier.MEANING
     slow: bool = False
     ordered: bool = True  # else its values follow one another as they were first acquired
+    noisy: bool = False  # compared to five digits: scanners compute it anew for each slice
 
 
-def _same(*names: str, kind: Kind = "value", tier: Tier = Tier.MEANING, slow: bool = False) -> list[Spec]:
-    return [Spec(name, (name,), kind, tier, slow) for name in names]
+def _same(*names: str, **more: Any) -> list[Spec]:
+    """Specs of attributes that are a column each."""
+    return [Spec(name, (name,), **more) for name in names]
 
 
 # In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
@@ -83,15 +85,18 @@ SPECS: Final[tuple[Spec, ...]] = (
         ordered=False,
     ),
     *_same("philips_gradient_direction_number", "velocity_encoding_maximum_value"),
-    Spec("velocity_encoding_direction", ("velocity_encoding_direction",), ordered=False),
-    *_same("echo_time", "effective_echo_time", "echo_numbers", "inversion_time", "inversion_times", "flip_angle", "repetition_time"),
+    *_same("velocity_encoding_direction", ordered=False),
+    *_same("echo_time", "effective_echo_time", noisy=True),
+    *_same("echo_numbers", "inversion_times"),
+    *_same("inversion_time", "flip_angle", noisy=True),
+    *_same("repetition_time", ordered=False, noisy=True),
     *_same(
         "complex_image_component", "ge_raw_data_type", "philips_label_type", "image_type", "frame_type", "siemens_coil", "sequence_name"
     ),
     *_same("energy_window_vector", "detector_vector", "rotation_vector", "kvp", "monoenergetic_energy_equivalent"),
     *_same("convolution_kernel", "reconstruction_algorithm", "reconstruction_diameter", "slice_thickness"),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
-    *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING),
+    *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
     # A date and time in one, then the date, then the time.
     Spec("acquisition_time", ("acquisition_date_time", "acquisition_date", "acquisition_time"), "time", Tier.ACQUISITION_TIME, slow=True),
     Spec("frame_acquisition_time", ("frame_acquisition_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
@@ -101,6 +106,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("lossy_image_compression", tier=Tier.NUMBER),
 )
 DIMENSION_INDICES: Final = "dimension_index_values"
+_MOST_INDICES: Final = 12  # three or four are usual; each is a candidate
 # Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
 _LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
 _VECTORS: Final = frozenset(
@@ -127,8 +133,9 @@ class Candidates:
     def _ranks(self) -> npt.NDArray[np.int32]:
         """(n, columns): one gather for all columns of a group's rows."""
         result = np.empty((len(self._facts), len(self._plain)), dtype=np.int32)
+        noisy = {column for spec, columns in self._specs if spec.noisy for column in columns}
         for name, place in self._plain.items():
-            result[:, place] = self._facts.ranks(name)
+            result[:, place] = _ranked(_five_digits(self._facts.numbers(name))) if name in noisy else self._facts.ranks(name)
         return result
 
     def _seconds(self, spec: Spec, rows: Ints) -> Floats | None:
@@ -143,7 +150,9 @@ class Candidates:
         seconds, days = self._converted(time)[rows], self._converted(date)[rows]
         if np.isnan(seconds).any():
             return None
-        return seconds + days if not np.isnan(days).any() else _past_midnight(seconds)
+        if np.isnan(days).any() or (days == days[0]).all():  # one date for all may have been put there, or be that of the first frame
+            return _past_midnight(seconds)
+        return seconds + days
 
     def _converted(self, column: str) -> Floats:
         """(n,) a column of dates or times in seconds, NaN where absent; each distinct text is converted once."""
@@ -159,17 +168,23 @@ class Candidates:
         varying = (ranks != ranks[0]).any(axis=0)
         found = []
         for spec, columns in self._specs:
-            if spec.kind == "time":
-                seconds = self._seconds(spec, rows)
-                if seconds is not None and (seconds != seconds[0]).any():
-                    found.append(Candidate(spec.name, spec.tier, spec.kind, _ranked(seconds), spec.slow))
+            numbers = self._numbers(spec, columns[0], rows)
+            codes = _ranked(numbers) if numbers is not None else None
+            if spec.kind == "value":
+                codes = self._codes(spec, columns, rows, ranks, varying)
+            if codes is None or (codes == codes[0]).all():
                 continue
-            parts = [codes for c in columns if (codes := self._codes(c, rows, ranks, varying)) is not None]
-            if parts:
-                codes = _together(parts) if spec.ordered else self._as_acquired(rows, _together(parts))
-                numbers = self._facts.numbers(columns[0])[rows] if spec.kind == "phase" else None
-                found.append(Candidate(spec.name, spec.tier, spec.kind, codes, spec.slow, numbers))
+            found.append(
+                Candidate(spec.name, spec.tier, spec.kind, codes if spec.ordered else self._as_acquired(rows, codes), spec.slow, numbers)
+            )
         return found + self._dimension_indices(rows)
+
+    def _numbers(self, spec: Spec, column: str, rows: Ints) -> Floats | None:
+        """The values of a phase, a time or a count; None where some have none: what is absent has no order."""
+        if spec.kind == "value":
+            return None
+        numbers = self._seconds(spec, rows) if spec.kind == "time" else self._facts.numbers(column)[rows].astype(np.float64)
+        return None if numbers is None or np.isnan(numbers).any() else numbers
 
     def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
         """Which of some columns of single values differ among rows."""
@@ -180,19 +195,29 @@ class Candidates:
         return [name for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True) if differs]
 
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
-        """Codes in the order in which their values first come by instance and frame number: directions have no order."""
-        order = np.lexsort([codes, self._facts.numbers("frame_number")[rows], self._facts.numbers("instance_number")[rows]])
+        """Codes in the order in which their values first come by acquisition time, instance and frame number: directions have none."""
+        times = self._seconds(next(spec for spec in SPECS if spec.name == "acquisition_time"), rows)
+        keys = [codes, self._facts.numbers("frame_number")[rows], self._facts.numbers("instance_number")[rows]]
+        order = np.lexsort(keys if times is None else [*keys, times])
         distinct, first = np.unique(codes[order], return_index=True)
         place = np.empty(len(distinct), dtype=np.int64)
         place[np.argsort(first)] = np.arange(len(distinct))
         return place[np.searchsorted(distinct, codes)]
 
-    def _codes(self, column: str, rows: Ints, ranks: npt.NDArray[np.int32], varying: npt.NDArray[np.bool_]) -> Ints | None:
-        if column in self._plain:
-            place = self._plain[column]
+    def _codes(
+        self, spec: Spec, columns: Sequence[str], rows: Ints, ranks: npt.NDArray[np.int32], varying: npt.NDArray[np.bool_]
+    ) -> Ints | None:
+        """Codes of the values as `_first_known` sees them in the columns of a spec; None where none varies."""
+        if len(spec.columns) == 1 and columns[0] in self._plain:
+            place = self._plain[columns[0]]
             return ranks[:, place].astype(np.int64) if varying[place] else None
-        values = self._facts.values(column, rows)
-        return None if values.count(values[0]) == len(values) else _ranked_objects(values)
+        if not any(varying[self._plain[c]] if c in self._plain else True for c in columns):
+            return None
+        return _ranked_objects(self._known(spec, rows))
+
+    def _known(self, spec: Spec, rows: Ints) -> list[Any]:
+        """The value of a spec in each row, from the first of its columns that has one."""
+        return [_first_known(spec.columns, values) for values in zip(*(self._facts.values(c, rows) for c in spec.columns), strict=True)]
 
     def _dimension_indices(self, rows: Ints) -> list[Candidate]:
         """Each of the dimension indices of an enhanced object, where all frames have equally many (PS3.3 C.7.6.17)."""
@@ -201,7 +226,7 @@ class Candidates:
         values = self._facts.values(DIMENSION_INDICES, rows)
         if None in values or len({len(value) for value in values}) != 1:
             return []
-        columns = np.array(values, dtype=np.float64).reshape(len(rows), -1).T
+        columns = np.array(values, dtype=np.float64).reshape(len(rows), -1).T[:_MOST_INDICES]
         return [
             Candidate(f"{DIMENSION_INDICES}[{number}]", Tier.BOOKKEEPING, "value", _ranked(column))
             for number, column in enumerate(columns)
@@ -211,14 +236,14 @@ class Candidates:
     def shown(self, dimension: Dimension, rows: Ints) -> list[dict[str, Any]]:
         """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
         result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
-        members = [np.flatnonzero(dimension.labels == label) for label in range(dimension.count)]
+        frames = members(dimension.labels)
         for candidate in dimension.candidates:  # one look at the table for each, not one for each volume
-            for label, value in enumerate(self._shown(candidate, rows, members)):
+            for label, value in enumerate(self._shown(candidate, rows, frames)):
                 result[label][candidate.name] = value
         return result
 
-    def _shown(self, candidate: Candidate, rows: Ints, members: Sequence[Ints]) -> list[Any]:
-        firsts = rows[[m[0] for m in members]]
+    def _shown(self, candidate: Candidate, rows: Ints, frames: Sequence[Ints]) -> list[Any]:
+        firsts = rows[[one[0] for one in frames]]
         if candidate.name.startswith(DIMENSION_INDICES):
             number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
             return [int(indices[number]) for indices in self._facts.values(DIMENSION_INDICES, firsts)]
@@ -226,32 +251,34 @@ class Candidates:
         if candidate.kind == "time":
             seconds = self._seconds(spec, rows)
             assert seconds is not None  # or it would be no candidate
-            return [round(float(seconds[m].min() - seconds.min()), 3) for m in members]
+            earliest = seconds.min()
+            return [round(float(seconds[one].min() - earliest), 3) for one in frames]
+        numbers = self._facts.numbers(spec.columns[0])[rows] if candidate.kind != "value" else rows
         if candidate.kind == "phase":  # those that jitter are told by their middle
-            numbers = self._facts.numbers(spec.columns[0])[rows]
-            return [_or_none(float(np.median(numbers[m]))) for m in members]
+            return [float(np.median(numbers[one])) for one in frames]
         if candidate.kind == "count":
-            return [int(self._facts.numbers(spec.columns[0])[rows[m]].min()) for m in members]
-        known = [self._facts.values(column, firsts) for column in spec.columns]
-        return [_first_known(spec.columns, values) for values in zip(*known, strict=True)]
+            return [int(numbers[one].min()) for one in frames]
+        return [list(value) if isinstance(value, tuple) else value for value in self._known(spec, firsts)]
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
-    """The value of the first column that has one; a direction told by x, y and z is one value."""
-    for column, value in zip(columns, values, strict=True):
-        if value in (None, ""):
+    """The value of the first column that has one; a direction told by x, y and z is one value, a list of one value is that."""
+    for place, (column, value) in enumerate(zip(columns, values, strict=True)):
+        if value is None or value == "":
             continue
         if column.endswith("_direction_x"):
-            place = columns.index(column)
-            return list(values[place : place + 3])
+            return tuple(values[place : place + 3])
         if column == "ge_b_value":  # 1,000,000,000 + b where several are in one series
             return float(value[0] % 100_000)
-        return list(value) if isinstance(value, tuple) and len(value) > 1 else value[0] if isinstance(value, tuple) else value
+        return value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return None
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _five_digits(values: Floats) -> Floats:
+    """Numbers rounded to five significant digits."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 10.0 ** (4 - np.floor(np.log10(np.abs(values))))
+        return np.where(np.isfinite(scale), np.round(values * scale) / scale, values)
 
 
 def _ranked(values: Floats) -> Ints:
@@ -259,16 +286,9 @@ def _ranked(values: Floats) -> Ints:
 
 
 def _ranked_objects(values: Sequence[Any]) -> Ints:
-    """Ranks of tuples; None comes first."""
-    order = {value: rank for rank, value in enumerate(sorted(set(values), key=lambda value: (value is not None, value or ())))}
-    return np.array([order[value] for value in values], dtype=np.int64)
-
-
-def _together(parts: Sequence[Ints]) -> Ints:
-    """One code for the values of several columns."""
-    if len(parts) == 1:
-        return parts[0]
-    return np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    """Ranks of numbers, of texts or of tuples of numbers; None comes first."""
+    order = {value: rank for rank, value in enumerate(sorted(set(values) - {None}))}
+    return np.array([order.get(value, -1) for value in values], dtype=np.int64)
 
 
 # --- times (PS3.5 6.2) ------------------------------------------------------------------------------------------------
@@ -307,9 +327,14 @@ def seconds_of_date(text: str) -> float:
 
 
 def seconds_of_date_time(text: str) -> float:
-    """A DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX; the offset from UTC, the same in a series, is left out. NaN where it is none."""
-    value = (text or "").split("+")[0].split("-")[0]
-    return seconds_of_date(value[:8]) + seconds_of_time(value[8:])
+    """A DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX, in UTC where it tells its offset; NaN where it is none."""
+    value, sign, offset = (text or "").strip(), 1, ""
+    for mark in "+-":
+        if mark in value:
+            value, _, offset = value.partition(mark)
+            sign = 1 if mark == "+" else -1
+    shift = seconds_of_time(offset) if offset else 0.0
+    return seconds_of_date(value[:8]) + seconds_of_time(value[8:]) - sign * shift
 
 
 __all__ = ["SPECS", "Candidates", "Facts", "Spec"]

@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 MOST_TOGETHER: Final = 3  # attributes in one combination
+POSITIONS_LOOKED_AT: Final = 50  # before all positions are
 FEWEST_IN_ORDER: Final = 6  # frames whose order is no accident: four have one of two orders of two passes in two cases of three
 MOST_POSITIONS: Final = 0.75  # of an incomplete set: at more than this part of the positions each value must be
 _LIMIT: Final = 2**62
@@ -47,8 +48,8 @@ class Candidate:
     """One attribute of n frames.
 
     `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each position counts too,
-    if its `numbers` agree; a "time" or a "count" may run on, so its passes count too. `slow` ones vary slowest where a
-    dimension has several.
+    a "time" or a "count" may run on, so its passes count too: for these three, `numbers` are the values, none missing.
+    `slow` ones vary slowest where a dimension has several.
     """
 
     name: str
@@ -98,7 +99,27 @@ def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension |
                 seen.add(pattern)
                 forms.append(replace(form, codes=labels))
         if len(forms) > added and (found := _smallest(places, forms, added, most, whole=whole)) is not None:
+            if isinstance(found, Dimension) and tier >= Tier.PHASE_ORDER:
+                return _contradiction(places, found, candidates) or found
             return found
+    return None
+
+
+def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidate]) -> Tie | None:
+    """A Tie with an attribute that means something and, though not told everywhere, tells it otherwise than an order of times or numbers.
+
+    That is one whose values differ from frame to frame at most positions, but not in the same order of volumes.
+    """
+    order = np.lexsort([found.labels, places])
+    starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    for candidate in candidates:
+        codes = _dense(candidate.codes)
+        if candidate.tier != Tier.MEANING or candidate.kind != "value" or candidate.slow or int(codes.max()) + 1 > 2 * found.count:
+            continue
+        orders = [tuple(_dense(part).tolist()) for part in np.split(codes[order], starts[1:])]
+        telling = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
+        if len(telling) > MOST_POSITIONS * len(orders) and len(set(telling)) > 1:
+            return Tie((candidate.name, *(one.name for one in found.candidates)))
     return None
 
 
@@ -115,7 +136,7 @@ def _forms(places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: 
         if candidate.kind == "phase" and tier == Tier.PHASE_ORDER and whole:
             yield from _with(candidate, _phases(places, candidate))
         if runs_on and tier == max(candidate.tier, Tier.ACQUISITION_ORDER):
-            yield from _with(candidate, _passes(places, candidate.codes, whole=whole))
+            yield from _with(candidate, _passes(places, candidate, whole=whole))
             if whole and candidate.tier != Tier.CONTENT_TIME:
                 yield from _with(candidate, _strides(places, candidate.codes))
 
@@ -128,12 +149,15 @@ def _with(candidate: Candidate, codes: Ints | None) -> Iterator[Candidate]:
 def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool) -> Dimension | Tie | None:
     """The smallest combination with a form from number `added` on; of those before, none was enough."""
     counts = [int(form.codes.max()) + 1 for form in forms]
+    few = np.flatnonzero(places < POSITIONS_LOOKED_AT)  # most combinations fail there already
     for size in range(1, MOST_TOGETHER + 1):
         found: list[Dimension] = []
         for chosen in itertools.combinations(range(len(forms)), size):
             if chosen[-1] < added or np.prod([counts[i] for i in chosen], dtype=np.float64) < most:
                 continue
             together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
+            if not _is_unique(places[few], _mixed([form.codes[few] for form in together])):
+                continue
             labels = _dense(_mixed([form.codes for form in together]))
             if _tells_apart(places, labels, most, max(form.tier for form in together), whole=whole):
                 found.append(Dimension(tuple(together), labels, int(labels.max()) + 1))
@@ -142,6 +166,12 @@ def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *
         if found:
             return found[0]
     return None
+
+
+def _is_unique(places: Ints, codes: Ints) -> bool:
+    """Whether no two frames at one position have the same code."""
+    order = np.lexsort([codes, places])
+    return not bool(((np.diff(places[order]) == 0) & (np.diff(codes[order]) == 0)).any())
 
 
 def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
@@ -162,7 +192,7 @@ def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
 def _tells_apart(places: Ints, labels: Ints, most: int, tier: Tier, *, whole: bool) -> bool:
     """Whether labels are unique within each position, and the same at all positions as far as the frames go."""
     values = int(labels.max()) + 1
-    if len(np.unique(places * values + labels)) != len(places):
+    if not _is_unique(places, labels):
         return False
     if whole:
         return values == most
@@ -202,30 +232,51 @@ def _phases(places: Ints, candidate: Candidate) -> Ints | None:
     return ranks if alike and np.abs(delays[:, 0] - np.median(delays[:, 0])).max() < 0.5 * step else None
 
 
-def _passes(places: Ints, codes: Ints, *, whole: bool) -> Ints | None:
-    """The number of the pass over the positions that each frame belongs to; None where passes overlap or differ.
+def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
+    """The number of the pass over the positions that each frame belongs to; None where passes overlap, differ, or may begin elsewhere.
 
     Frames of one value are of one pass: echoes share a time. All passes must go through the positions in one order,
     because a frame lost in one of them moves all later ones. An interrupted set may only lack the end of its last pass,
-    after two whole ones that run straight from one end to the other: only there it shows where a pass begins.
+    after two whole ones.
     """
     count = int(places.max()) + 1
-    order = np.lexsort([places, codes])
+    order = np.lexsort([places, candidate.codes])
     if whole:
-        ranks = _rank_within(places, codes)
-        passes = ranks[order]
-        in_order = (np.diff(passes) >= 0).all()
-        sequences = places[order].reshape(int(passes.max()) + 1, -1) if in_order and len(order) % (int(passes.max()) + 1) == 0 else None
-        return ranks if sequences is not None and (sequences == sequences[0]).all() else None
-    numbers = np.arange(len(order)) // count
-    if count < 3 or len(order) <= 2 * count or len(np.unique(codes)) != len(codes):
+        labels = _rank_within(places, candidate.codes)
+        size = len(order) // (int(labels.max()) + 1)
+        if size == len(order) or (np.diff(labels[order]) < 0).any() or (np.bincount(labels) != size).any():
+            return None
+    else:
+        size = count
+        if len(order) <= 2 * count or len(np.unique(candidate.codes)) != len(order):
+            return None
+        labels = np.empty(len(order), dtype=np.int64)
+        labels[order] = np.arange(len(order)) // count
+    one_pass = places[order[:size]]
+    if len(np.unique(one_pass)) != count or not (places[order] == np.resize(one_pass, len(order))).all():
         return None
-    straight = np.arange(count) if places[order[0]] == 0 else np.arange(count)[::-1]
-    if not (places[order] == np.resize(straight, len(order))).all():
-        return None
-    labels = np.empty(len(order), dtype=np.int64)
-    labels[order] = numbers
-    return labels
+    return labels if _begins_there(one_pass, candidate, order, size) else None
+
+
+def _begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) -> bool:
+    """Whether passes that are cut every `size` frames are cut where they begin: where frames are lost at both ends, any cut looks whole.
+
+    There is a pause before each pass longer than any within; or numbers count on from 1, or from a multiple; or, if time
+    only runs on, each pass goes straight from one end of the positions to the other.
+    """
+    assert candidate.numbers is not None
+    numbers = candidate.numbers[order]
+    steps = np.diff(numbers)
+    between = np.arange(1, len(order)) % size == 0
+    within, pauses = float(steps[~between].max(initial=0)), float(steps[between].min())
+    if pauses > within * 1.01:
+        return True
+    if float(steps[between].max()) * 1.01 < within:
+        return False
+    if candidate.kind == "count" and (steps == 1).all():
+        return bool(numbers[0] == 0 or (numbers[0] - 1) % size == 0)
+    along = np.diff(one_pass)
+    return len(one_pass) > 2 and bool((along >= 0).all() or (along <= 0).all())
 
 
 def _strides(places: Ints, codes: Ints) -> Ints | None:
@@ -264,3 +315,8 @@ def _pattern(labels: Ints) -> bytes:
     """The same for two labellings that put the same frames together, whatever they call them."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return bytes(first[inverse.reshape(-1)].astype(np.int64).tobytes())
+
+
+def members(labels: Ints) -> list[Ints]:
+    """The places of each label 0, 1, 2, ... in order."""
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])

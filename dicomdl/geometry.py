@@ -153,16 +153,22 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
 
     Cosines that are off unit length or right angle within tolerance are repaired; None when they are not cosines.
     """
-    if not np.isfinite(orientation).all():
+    if not _are_cosines(orientation[None], tolerances)[0]:
         return None
     row, column = orientation[:3], orientation[3:]
-    lengths = np.sqrt([row @ row, column @ column])
-    if np.abs(lengths - 1).max() > tolerances.unit or abs(row @ column) > tolerances.unit:
-        return None
-    row = row / lengths[0]
+    row = row / math.sqrt(row @ row)
     column = column - (column @ row) * row
     column = column / math.sqrt(column @ column)
     return np.stack([row, column, cross(row, column)])
+
+
+def _are_cosines(orientations: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
+    """(n,) which of (n, 6) are two perpendicular unit vectors within tolerance."""
+    cosines = np.clip(np.nan_to_num(orientations), -2, 2).T  # so that squares of absurd ones stay numbers
+    (a, b, c), (x, y, z) = cosines[:3], cosines[3:]
+    lengths = np.sqrt(np.stack([a * a + b * b + c * c, x * x + y * y + z * z]))
+    right = np.abs(a * x + b * y + c * z) <= tolerances.unit
+    return np.asarray(np.isfinite(orientations).all(axis=1) & (np.abs(lengths - 1).max(axis=0) <= tolerances.unit) & right)
 
 
 def _along(positions: Floats, direction: Floats) -> Floats:
@@ -212,11 +218,8 @@ def assess(
 
 def has_geometry(positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
     """(n,) which of n frames say where they are: three, six and two numbers a frame, all of them possible ones."""
-    finite = np.isfinite(np.concatenate([positions, orientations, pixel_spacings], axis=1)).all(axis=1)
-    cosines = np.clip(np.nan_to_num(orientations), -2, 2)  # so that squares of absurd ones stay numbers
-    rows, columns = cosines[:, :3], cosines[:, 3:]
-    lengths = np.sqrt(np.stack([(rows**2).sum(axis=1), (columns**2).sum(axis=1)]))
-    plane = (np.abs(lengths - 1).max(axis=0) <= tolerances.unit) & (np.abs((rows * columns).sum(axis=1)) <= tolerances.unit)
+    finite = np.isfinite(np.concatenate([positions, pixel_spacings], axis=1)).all(axis=1)
+    plane = _are_cosines(orientations, tolerances)
     near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
     sized = ((pixel_spacings > 0) & (pixel_spacings < _LARGEST_PIXEL_MM)).all(axis=1)
     return np.asarray(finite & plane & near & sized)

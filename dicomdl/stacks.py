@@ -12,6 +12,7 @@ only where nothing in the headers tells two frames apart: equal ones are copies,
 """
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.candidates import Candidates, Facts
-from dicomdl.dimensions import Dimension, Tie, Tier, find_dimension
+from dicomdl.dimensions import Dimension, Tie, Tier, find_dimension, members
 from dicomdl.geometry import Assessment, Floats, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
 from dicomdl.header import content_of
 
@@ -31,7 +32,7 @@ Digest = Callable[[int], str]
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = ("series_number", "sop_class_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid", "units")
+_EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid", "units")
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
 # What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
 _TIE_BREAKERS: Final = (
@@ -39,18 +40,24 @@ _TIE_BREAKERS: Final = (
     *("transfer_syntax_uid", "byte_length", "byte_offset"),
 )
 _ONE_FRAME: Final = ("sop_instance_uid", "frame_number", "tile_top", "tile_left")
+# SOP classes whose frames each have a plane of their own, so that a file of one is like a file of many (PS3.3 A.36 ff.).
+_ENHANCED: Final = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{branch}"
+    for branch in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "6.2", "13.1.1", "13.1.2", "13.1.3")
+)
 # Colour by palette and inverted grey scales are other kinds of samples than plain ones.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
-_MOST_COMPARED: Final = 20_000  # frames whose pixels one scan compares; more are told as "unchecked"
+_MOST_COMPARED: Final = 20_000  # frames of one series whose pixels are compared; more are told as "unchecked"
 _MOST_NAMED: Final = 10  # instances named in the detail of duplicates
 _MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
 _MOSAICS: Final = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
 _WHOLE_MOSAIC: Final = "a mosaic of slices whose places are not told: its private header is missing or damaged"
+_FEWEST_SLICES: Final = 3  # of an acquisition among others: two slices are always regular
 _READABLE: Final = ("regular", "tilted")
 # What should not change from slice to slice of one volume; where it does, positions do not repeat and the stack says so.
 _CONTRAST: Final = (
     *("echo_time", "effective_echo_time", "inversion_time", "diffusion_b_value", "complex_image_component"),
-    *("convolution_kernel", "kvp", "monoenergetic_energy_equivalent"),
+    *("convolution_kernel", "kvp", "monoenergetic_energy_equivalent", "slice_thickness", "reconstruction_diameter"),
 )
 
 
@@ -278,14 +285,13 @@ class _Builder:
             for part in beside:
                 yield from self._split(part)
             return
-        derived = self._derived[rows]
-        if (derived != derived[0]).any():  # a map made of the others (ADC) is none of them; alone, a lossy slice is DERIVED, too
-            yield from self._split(rows[~derived])
-            yield from self._split(rows[derived])
-            return
         found = find_dimension(places, self._candidates.of(rows))
+        derived = self._derived[rows]
         if isinstance(found, Dimension):
             yield from self._grouped(rows, places, found)
+        elif (derived != derived[0]).any():
+            yield from self._split(rows[~derived])
+            yield from self._split(rows[derived])
         elif isinstance(found, Tie):
             yield [_Part(rows, remarks={"told_apart_by": list(found.names)})]
         else:
@@ -294,45 +300,57 @@ class _Builder:
     def _grouped(self, rows: Ints, places: Ints, dimension: Dimension) -> Iterator[list[_Part]]:
         """One part for each value of the dimension, and which slices of the whole grid it lacks.
 
-        Volumes that have less than half of their positions in common with the largest one are acquisitions that
-        overlap: each is whole in itself and a group of its own.
+        Volumes that were derived (an ADC map among b-values) are a group of their own, if they are wholly derived: a single
+        slice is called DERIVED where it was compressed, too. Volumes that have less than half of their positions in
+        common with the largest one are acquisitions that overlap: each is whole in itself and a group of its own.
         """
-        values = self._candidates.shown(dimension, rows)
-        members = [dimension.labels == label for label in range(dimension.count)]
-        taken = [set(places[member].tolist()) for member in members]
+        values, frames = self._candidates.shown(dimension, rows), members(dimension.labels)
+        derived = [self._derived[rows[one]] for one in frames]
+        pure = all((one == one[0]).all() for one in derived)
+        kinds = [bool(one[0]) and pure for one in derived]
+        for kind in sorted(set(kinds)):
+            chosen = [t for t in range(dimension.count) if kinds[t] is kind]
+            yield from self._on_one_grid(rows, places, [frames[t] for t in chosen], [values[t] for t in chosen])
+
+    def _on_one_grid(self, rows: Ints, places: Ints, frames: Sequence[Ints], values: Sequence[dict[str, Any]]) -> Iterator[list[_Part]]:
+        taken = [set(places[one].tolist()) for one in frames]
         largest = max(taken, key=len)
         together = [2 * len(mine & largest) >= len(mine) for mine in taken]
         whole = sorted(set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins)))
         group = []
-        for member, mine, joins, value in zip(members, taken, together, values, strict=True):
+        for one, mine, joins, value in zip(frames, taken, together, values, strict=True):
             if not joins:
-                yield [_Part(rows[member], value)]
+                yield [_Part(rows[one], value)]
                 continue
             missing = [number for number, place in enumerate(whole) if place not in mine] if len(mine) < len(whole) else []
-            group.append(_Part(rows[member], value, {"missing_in_group": missing} if missing else {}))
+            group.append(_Part(rows[one], value, {"missing_in_group": missing} if missing else {}))
         yield group
 
     def _overlapping(self, rows: Ints, places: Ints) -> list[list[_Part]]:
-        """A few acquisitions (reconstructions, ...) whose extents overlap on different grids, each regular by itself; else [].
+        """Acquisitions (reconstructions, ...) whose extents overlap on different grids, each regular by itself; else [].
 
-        Without repeated positions only uneven spacing makes one look for them; parts that merely follow one another,
-        finer and coarser ones, stay one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
+        Without repeated positions, only uneven spacing or a contrast that varies makes one look for them; parts that merely
+        follow one another, finer and coarser ones, stay one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
         """
         unique = int(places.max()) + 1 == len(rows)
-        if len(rows) < 2 * len(_READABLE) or (unique and self._assess(_Part(rows))[0].verdict != "uneven_spacing"):
+        found = self._assess(_Part(rows))[0]
+        varies = found.detail.get("varies", [])
+        if len(rows) < 2 * _FEWEST_SLICES or (unique and found.verdict != "uneven_spacing" and not varies):
             return []
         for candidate in self._candidates.of(rows):
+            if unique and found.verdict != "uneven_spacing" and candidate.name not in varies:
+                continue
             labels = np.unique(candidate.codes, return_inverse=True)[1].reshape(-1)
             count = int(labels.max()) + 1
-            named = candidate.name == "stack_id"
-            if candidate.tier > Tier.BOOKKEEPING or not (1 < count <= _MOST_ACQUISITIONS or named):
+            named, many = candidate.name == "stack_id", candidate.tier == Tier.MEANING and candidate.slow
+            if candidate.tier > Tier.BOOKKEEPING or not (1 < count <= _MOST_ACQUISITIONS or named or many):
                 continue
-            dimension = Dimension((candidate,), labels, count)
-            shown = self._candidates.shown(dimension, rows)
-            parts = [_Part(rows[labels == label], shown[label]) for label in range(count)]
-            extents = sorted((places[labels == label].min(), places[labels == label].max()) for label in range(count))
-            overlap = any(later[0] < max(end for _, end in extents[:i]) for i, later in enumerate(extents) if i)
-            if (overlap or named) and all(self._assess(part)[0].verdict in _READABLE and len(part.rows) > 2 for part in parts):
+            frames = members(labels)
+            if min(map(len, frames)) < _FEWEST_SLICES or not (named or _overlap([places[one] for one in frames])):
+                continue
+            shown = self._candidates.shown(Dimension((candidate,), labels, count), rows)
+            parts = [_Part(rows[one], value) for one, value in zip(frames, shown, strict=True)]
+            if all(self._assess(part)[0].verdict in _READABLE for part in parts):
                 return [[part] for part in parts]
         return []
 
@@ -341,7 +359,7 @@ class _Builder:
         axes = plane_axes(self.orientations[rows[0]], self.tolerances)
         if axes is None:
             return None
-        in_plane = self.positions[rows] @ axes[:2].T
+        in_plane = np.stack([(self.positions[rows] * axis).sum(axis=1) for axis in axes[:2]], axis=1)
         order = np.argsort(places, kind="stable")
         starts = np.flatnonzero(np.diff(places[order], prepend=-1))
         spread = np.maximum.reduceat(in_plane[order], starts) - np.minimum.reduceat(in_plane[order], starts)
@@ -380,10 +398,13 @@ class _Builder:
             yield from self._split(rows[~np.isin(rows, copies)])
             return
         instances = sorted({self.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]})
+        # Frames whose headers are equal in everything are put in order by their pixels, so that the order of files has no say.
+        digests = np.unique([self.compared.get(row, "") for row in rows.tolist()], return_inverse=True)[1]
+        rows = rows[np.lexsort([digests, *(self.facts.ranks(name)[rows] for name in reversed(_TIE_BREAKERS))])]
         yield [_Part(rows, remarks={"pixels": "different", "instances": instances[:_MOST_NAMED]})]
 
     def _can_compare(self, count: int) -> bool:
-        return self.digest is not None and len(self.compared) + count <= _MOST_COMPARED
+        return self.digest is not None and count <= _MOST_COMPARED
 
     def _copies(self, rows: Ints, places: Ints) -> Ints:
         """Those of the rows that hold the pixels of an earlier one at their place; what they are copies of is noted."""
@@ -404,6 +425,13 @@ class _Builder:
 # --- what splits exactly ----------------------------------------------------------------------------------------------
 
 
+def _overlap(places: Sequence[Ints]) -> bool:
+    """Whether the extents of some positions overlap."""
+    extents = sorted((int(one.min()), int(one.max())) for one in places)
+    reached = itertools.accumulate((end for _, end in extents), max)
+    return any(start <= end for (start, _), end in zip(extents[1:], reached, strict=False))
+
+
 def _is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
     ranks = facts.ranks(name)  # the empty text comes first
     lowest = int(np.argmin(ranks))
@@ -414,7 +442,7 @@ def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
     series = _combined([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
-    keys = [series, *(facts.ranks(name) for name in _EXACT_KEYS)]
+    keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
     keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
     # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
     keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
@@ -425,12 +453,27 @@ def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
     keys.append(_by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
     keys.append(_by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"])))
-    # Some archives keep the slices and a multi-frame copy of them under one Series.
-    keys.append((facts.numbers("number_of_frames") > 1).astype(np.int64))
+    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced objects may have one frame.
+    classic = _by_text(facts, "sop_class_uid", lambda uid: int(uid not in _ENHANCED))
+    keys.append((facts.numbers("number_of_frames") > 1) * classic)
     combined = _combined(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
     return series, np.split(order, bounds)
+
+
+def _series_numbers(facts: Facts, series: Ints) -> Ints:
+    """(n,) codes of SeriesNumber, by which some archives' Series are two; a blank one is that of its Series, if there is only one."""
+    numbers = facts.numbers("series_number").astype(np.float64)
+    codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    blank = np.isnan(numbers)
+    if blank.any() and not blank.all():
+        lowest, highest = np.full(int(series.max()) + 1, len(codes)), np.full(int(series.max()) + 1, -1)
+        np.minimum.at(lowest, series[~blank], codes[~blank])
+        np.maximum.at(highest, series[~blank], codes[~blank])
+        only = (lowest == highest)[series]
+        codes = np.where(blank & only, highest[series], codes)
+    return codes
 
 
 def _by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
@@ -453,15 +496,18 @@ def _combined(keys: Sequence[Ints]) -> Ints:
 
 
 def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
-    """Rows grouped by values that lie within `absolute + relative * |reference|` of the group's lowest one.
+    """Rows grouped by values that lie within `absolute + relative * |reference|` of a reference.
 
-    References are taken in the order of the values, not of the rows, so that the order of files has no say.
+    References are the median of all, about which jitter lies, and then the lowest value of what is left: by the order of the
+    values, not of the rows, so that the order of files has no say.
     """
     if (values == values[0]).all():
         yield rows
         return
     distinct, inverse = np.unique(values, axis=0, return_inverse=True)
-    label = np.full(len(distinct), -1)
+    median = np.quantile(values, 0.5, axis=0, method="lower")
+    about = (np.abs(distinct - median) <= absolute + relative * np.abs(median)).all(axis=1)
+    label = np.where(about, len(distinct), -1)
     farthest = np.searchsorted(distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right")
     for number, reference in enumerate(distinct):  # sorted: those before have a label, those behind `farthest` are too far away
         if label[number] < 0:

@@ -343,12 +343,12 @@ def _(folder: Path) -> list[Part]:
 @defect(
     "a slice twice, the same stored values under another rescale",
     ["regular 6", "single 1"],
-    {"rescale_intercept": (-1024, 0)},
-    missing={0: [0, 1, 3, 4, 5]},
+    {"rescale_intercept": (0, -1024)},
+    missing={1: [0, 1, 3, 4, 5]},
 )
 def _(folder: Path) -> list[Part]:
     other = series(folder, drop=[0, 1, 3, 4, 5], intercept=-1024)
-    return [other, series(folder)]
+    return [series(folder), other]
 
 
 @defect(
@@ -678,6 +678,11 @@ def _(folder: Path) -> list[Part]:
 
 
 @defect("time points told only by acquisition time, slices acquired odd ones first", THREE, {"acquisition_time": (0, 30, 60)})
+def _(folder: Path) -> list[Part]:
+    return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 4 * ((z + 1) % 2 * 3 + z // 2))})
+
+
+@defect("time points by acquisition time, odd slices first, without a pause: any cut would look whole", None)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 5 * ((z + 1) % 2 * 3 + z // 2))})
 

@@ -127,6 +127,33 @@ def test_dates_count_days_and_what_is_none_is_nan() -> None:
     assert all(math.isnan(seconds_of_date(text)) for text in ("", "20201340", "202003", "yesterday"))
 
 
-def test_a_date_time_is_its_date_and_time_without_the_offset_from_utc() -> None:
-    assert seconds_of_date_time("20200301103015.5+0100") == seconds_of_date("20200301") + 37815.5
+def test_a_date_time_is_in_utc_where_it_tells_its_offset() -> None:
+    assert seconds_of_date_time("20200301103015.5") == seconds_of_date("20200301") + 37815.5
+    assert seconds_of_date_time("20201025025900+0200") + 60 == seconds_of_date_time("20201025020000+0100"), "the clock was put back between"
+    assert seconds_of_date_time("20200301103000-0500") == seconds_of_date_time("20200301153000+0000")
     assert math.isnan(seconds_of_date_time("20200301"))
+
+
+def test_the_last_digits_of_an_echo_time_do_not_count_but_its_value_does() -> None:
+    found = shown([0, 0, 1, 1], echo_time=[4.9, 4.92, 4.9000011, 4.9199992])
+    assert [one["echo_time"] for one in found] == [4.9, 4.92]
+
+
+def test_a_number_that_some_frames_lack_is_no_candidate() -> None:
+    candidates = Candidates(frames(4, instance_number=[None, 2, 3, 4], image_index=[1, 2, 3, 4]))
+    assert [one.name for one in candidates.of(np.arange(4))] == ["image_index"]
+
+
+def test_two_vendors_columns_of_one_value_are_one_value() -> None:
+    found = shown([0, 0, 1, 1], diffusion_b_value=[0.0, 1000.0, None, None], siemens_b_value=[None, None, 0, 1000])
+    assert found == [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 1000.0}]
+
+
+def test_one_date_for_all_frames_does_not_hide_that_midnight_passed() -> None:
+    found = shown([0, 0, 1, 1], acquisition_date=["20200101"] * 4, acquisition_time=["235958", "000002"] * 2)
+    assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 4.0}]
+
+
+def test_a_repetition_time_that_differs_from_volume_to_volume_keeps_the_order_of_time() -> None:
+    found = shown([0, 0, 0, 1, 1, 1], repetition_time=[30.0, 10.0, 20.0] * 2, acquisition_time=["100000", "100010", "100020"] * 2)
+    assert [one["repetition_time"] for one in found] == [30.0, 10.0, 20.0]

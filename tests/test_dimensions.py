@@ -111,7 +111,8 @@ def test_after_two_whole_passes_an_interrupted_third_one_is_believed() -> None:
     number = candidate("instance_number", range(8), Tier.NUMBER, "count")
     assert dimension(places, number) == (["instance_number"], [0, 0, 0, 1, 1, 1, 2, 2])
     assert search([0, 1, 2, 0, 2, 0, 1, 2], number) is None, "a hole in the middle could be in any pass"
-    assert search([1, 2, 0, 1, 2, 0, 1, 2], number) is None, "where the first frame is lost, each pass seems to begin with the second"
+    lost = candidate("instance_number", range(2, 10), Tier.NUMBER, "count")
+    assert search([1, 2, 0, 1, 2, 0, 1, 2], lost) is None, "where the first frame is lost, each pass seems to begin with the second"
 
 
 @pytest.mark.parametrize("kind", ["time", "count"])
@@ -128,8 +129,34 @@ def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_mov
 @pytest.mark.parametrize("kind", ["time", "count"])
 def test_passes_over_the_positions_one_after_the_other_are_volumes(kind: Kind) -> None:
     tier = Tier.ACQUISITION_TIME if kind == "time" else Tier.NUMBER
-    when = TIMES * 4 + np.array([2, 0, 3, 1])[PLACES]  # interleaved slices
-    assert dimension(PLACES, candidate("when", when, tier, kind))[1] == TIMES.tolist()
+    interleaved = np.array([2, 0, 3, 1])[PLACES]
+    assert dimension(PLACES, candidate("when", TIMES * 10 + interleaved, tier, kind))[1] == TIMES.tolist()
+    assert dimension(PLACES, candidate("when", TIMES * 4 + PLACES, tier, kind))[1] == TIMES.tolist(), "straight, without a pause"
+    steady = search(PLACES, candidate("when", TIMES * 4 + interleaved, tier, kind))
+    assert isinstance(steady, Dimension) == (kind == "count"), "numbers count from 0 or 1, a clock may begin anywhere"
+
+
+@pytest.mark.parametrize("kind", ["time", "count"])
+def test_half_a_volume_at_each_end_is_not_joined_to_the_halves_of_the_next_ones(kind: Kind) -> None:
+    tier = Tier.ACQUISITION_TIME if kind == "time" else Tier.NUMBER
+    places, when = np.tile(np.arange(6), 4)[3:21], np.arange(24)[3:21]
+    assert search(places, candidate("when", when, tier, kind)) is None
+    paused = when + 20 * (when // 6)
+    assert search(places, candidate("when", paused, tier, kind)) is None, "the pauses lie within"
+
+
+def test_numbers_that_flip_where_an_echo_time_is_not_told_are_a_tie_with_it() -> None:
+    places = np.repeat(np.arange(6), 2)
+    echoes = np.array([0, 1] * 5 + [9, 9])
+    number = candidate("instance_number", [1, 2, 3, 4, 6, 5, 7, 8, 9, 10, 11, 12], Tier.NUMBER, "count")
+    assert search(places, candidate("echo_time", echoes), number) == Tie(("echo_time", "instance_number"))
+
+
+def test_a_million_frames_with_many_attributes_that_do_not_help_are_searched_in_seconds() -> None:
+    places = np.repeat(np.arange(20_000), 8)
+    halves = [np.tile(np.random.default_rng(seed).permutation([0, 0, 0, 0, 1, 1, 1, 1]), 20_000) for seed in range(12)]
+    broken = [np.where(places == 3, 0, half) for half in halves]
+    assert search(places, *(candidate(f"a{i}", half) for i, half in enumerate(broken))) is None
 
 
 def test_all_frames_of_a_position_before_the_next_one_are_volumes_by_count_and_by_acquisition_but_not_by_content_time() -> None:
