@@ -8,6 +8,7 @@ date of a patient leaves the index.
 import datetime
 import functools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -59,6 +60,7 @@ class Spec:
     tier: Tier = Tier.MEANING
     slow: bool = False
     ordered: bool = True  # else its values follow one another as they were first acquired
+    natural: bool = False  # text with numbers in it, which order it: "b500" before "b1000"
     noisy: bool = False  # compared to five digits: scanners compute it anew for each slice
 
 
@@ -90,13 +92,15 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("echo_numbers", "inversion_times"),
     *_same("inversion_time", "flip_angle", noisy=True),
     *_same("repetition_time", ordered=False, noisy=True),
-    *_same(
-        "complex_image_component", "ge_raw_data_type", "philips_label_type", "image_type", "frame_type", "siemens_coil", "sequence_name"
-    ),
-    *_same("energy_window_vector", "detector_vector", "rotation_vector", "kvp", "monoenergetic_energy_equivalent"),
-    *_same("convolution_kernel", "reconstruction_algorithm", "reconstruction_diameter", "slice_thickness"),
+    *_same("complex_image_component", "ge_raw_data_type", "philips_label_type", "image_type", "frame_type"),
+    *_same("siemens_coil", "sequence_name", natural=True),
+    *_same("energy_window_vector", "detector_vector", "rotation_vector"),
+    *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
+    *_same("convolution_kernel", "reconstruction_algorithm"),
+    *_same("reconstruction_diameter", ordered=False, noisy=True),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
-    *_same("stack_id", "rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
+    *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
+    *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
     # A date and time in one, then the date, then the time.
     Spec("acquisition_time", ("acquisition_date_time", "acquisition_date", "acquisition_time"), "time", Tier.ACQUISITION_TIME, slow=True),
     Spec("frame_acquisition_time", ("frame_acquisition_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
@@ -210,7 +214,11 @@ class Candidates:
         """Codes of the values as `_first_known` sees them in the columns of a spec; None where none varies."""
         if len(spec.columns) == 1 and columns[0] in self._plain:
             place = self._plain[columns[0]]
-            return ranks[:, place].astype(np.int64) if varying[place] else None
+            if not varying[place]:
+                return None
+            if spec.natural:
+                return _naturally_ranked(self._facts.values(columns[0], rows))
+            return ranks[:, place].astype(np.int64)
         if not any(varying[self._plain[c]] if c in self._plain else True for c in columns):
             return None
         return _ranked_objects(self._known(spec, rows))
@@ -286,9 +294,17 @@ def _ranked(values: Floats) -> Ints:
 
 
 def _ranked_objects(values: Sequence[Any]) -> Ints:
-    """Ranks of numbers, of texts or of tuples of numbers; None comes first."""
-    order = {value: rank for rank, value in enumerate(sorted(set(values) - {None}))}
+    """Ranks of numbers and tuples of numbers; None comes first."""
+    known = sorted(set(values) - {None}, key=lambda value: value if isinstance(value, tuple) else (value,))
+    order = {value: rank for rank, value in enumerate(known)}
     return np.array([order.get(value, -1) for value in values], dtype=np.int64)
+
+
+def _naturally_ranked(texts: Sequence[str]) -> Ints:
+    """Ranks of texts by their words and by the value of the numbers between them."""
+    known = sorted(set(texts), key=lambda text: ([int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)], text))
+    order = {text: rank for rank, text in enumerate(known)}
+    return np.array([order[text] for text in texts], dtype=np.int64)
 
 
 # --- times (PS3.5 6.2) ------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
 from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, preset, resolve
 from dicomdl.modality import RESCALE_COLUMNS, read_image, rescale_of
-from dicomdl.regular import FILLABLE
+from dicomdl.regular import FILLABLE, is_worth_filling
 from dicomdl.resampling import Interpolation
 from dicomdl.volume import POLICIES, READABLE, Irregular, Volume, read_volume, stack_intensity
 
@@ -250,9 +250,11 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
             volume = read_volume(stack, irregular=self.irregular, dtype=dtype, threads=threads)
             volume = _resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
             recipe = _stack_recipe(stack, self.intensity)
-            spacing = np.asarray(volume.spacing if resamples and volume.geometry.is_known else stack.spacing)
+            # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
+            as_it_lies = volume.geometry == stack.geometry or not volume.geometry.is_known
+            spacing = np.asarray(stack.spacing if as_it_lies else volume.spacing)
             facts = {name: stack.value(name) for name in _IDENTIFIERS}
-            facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension)}
+            facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension), "filled": int(volume.filled.sum())}
             image = _channel_first(volume.array, 3)
             sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
         return _transformed(sample, self.transform)
@@ -298,6 +300,10 @@ class _Taken:
                 self.leave_out(verdict, verdict=[other for other in VERDICTS if other != verdict])
         if irregular == "resample":
             self._leave_out_detail("uneven_spacing, slices moved in their plane", "in_plane_error")
+            uneven = self.index.select(verdict="uneven_spacing").stacks
+            sparse = [stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)]
+            numbers = self.index.stacks.numbers
+            self._keep(self.index.of_stacks(numbers[~np.isin(numbers, sparse)]), "uneven_spacing, most slices would be made up")
         self._leave_out_detail("incomplete in its group", "missing_in_group")
 
     def _leave_out_detail(self, reason: str, key: str) -> None:
@@ -442,7 +448,7 @@ def _resized(
         tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, recompute_scale_factor=False, **how)
     # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
-    image, offset = _crop_or_pad(tensor[0].numpy(), size)
+    image, offset = _crop_or_pad(tensor[0].numpy(), size, None if smooth else 0)
     shift += np.asarray(offset) / np.asarray(scale)
     affine, spacing = affine.copy(), spacing.copy()
     affine[:3, 3] += affine[:3, 1:3] @ shift
@@ -451,11 +457,11 @@ def _resized(
     return image, affine, spacing
 
 
-def _crop_or_pad(image: npt.NDArray[Any], size: Any) -> tuple[npt.NDArray[Any], tuple[int, int]]:
-    """(C, *size) about the centre, padded with the smallest value, and where its first pixel was."""
+def _crop_or_pad(image: npt.NDArray[Any], size: Any, fill: float | None) -> tuple[npt.NDArray[Any], tuple[int, int]]:
+    """(C, *size) about the centre, padded with `fill`, by default the smallest value, and where its first pixel was."""
     if size is None or image.shape[1:] == tuple(size):
         return image, (0, 0)
-    result = np.full((image.shape[0], *size), image.min(), dtype=image.dtype)
+    result = np.full((image.shape[0], *size), image.min() if fill is None else fill, dtype=image.dtype)
     starts = [(have - want) // 2 for have, want in zip(image.shape[1:], size, strict=True)]
     source = tuple(slice(max(0, start), min(have, start + want)) for start, have, want in zip(starts, image.shape[1:], size, strict=True))
     target = tuple(slice(s.start - start, s.stop - start) for s, start in zip(source, starts, strict=True))
@@ -471,5 +477,5 @@ def _resampled(volume: Volume, size: Any, spacing: Any, interpolation: Interpola
     if spacing is not None:
         raise GeometryError("the position of this stack is not known: use size= without spacing=")
     counted = Volume(volume.array, Geometry(volume.geometry.shape, np.eye(4)), volume.units, volume.frame)
-    resized = counted.resample(size=size, interpolation=interpolation)
+    resized = counted.resample(size=size, interpolation=interpolation, fill=0 if interpolation == "nearest" else None)
     return Volume(resized.array, Geometry(resized.geometry.shape, np.full((4, 4), np.nan)), volume.units, volume.frame)

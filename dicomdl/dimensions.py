@@ -118,7 +118,7 @@ def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidat
             continue
         orders = [tuple(_dense(part).tolist()) for part in np.split(codes[order], starts[1:])]
         telling = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
-        if len(telling) > MOST_POSITIONS * len(orders) and len(set(telling)) > 1:
+        if 2 * len(telling) > len(orders) and len(set(telling)) > 1:
             return Tie((candidate.name, *(one.name for one in found.candidates)))
     return None
 

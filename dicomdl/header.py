@@ -275,6 +275,8 @@ class HeaderReader:
         elif layout.frames == 1 and not (shared or per_frame):  # enhanced objects unpack their mosaics, but may still be called so
             rows, tiles = self._unpacked(rows[0], coding)
             places *= len(rows)
+        elif _shows_many(rows[0][self._image_type]) and not (shared or per_frame):  # one position for frames of many slices each
+            rows = [_override(row, {self._position: b""}) for row in rows]
         return Header("image", "", "", sop_class, 0, 0, 0, rows, places, deflated, pixel_data.tag != PIXEL_DATA, tiles)
 
     def _without_pixels(self, row: tuple[bytes, ...], sop_class: str) -> Header:
@@ -333,7 +335,7 @@ class HeaderReader:
         which nothing in the row would tell from a true one.
         """
         image_type = row[self._image_type]
-        is_mosaic = b"MOSAIC" in image_type or b"VFRAME" in image_type
+        is_mosaic = _shows_many(image_type)
         if not is_mosaic and (b"ep_b" not in row[self._sequence_name] or row[self._siemens_b_value]):
             return [row], ()
         image, series, count, frames = _private_values(coding)
@@ -607,6 +609,11 @@ def _private_values(coding: _Coding) -> list[bytes]:
 
 def _decimals(position: Sequence[float]) -> bytes:
     return "\\".join(map(repr, position)).encode()
+
+
+def _shows_many(image_type: bytes) -> bool:
+    """Whether an image is a mosaic of slices: of Siemens, or of UIH."""
+    return not {b"MOSAIC", b"VFRAME"}.isdisjoint(part.strip(b"\0 ") for part in image_type.split(b"\\"))
 
 
 def _override(row: tuple[bytes, ...], changes: dict[int, bytes]) -> tuple[bytes, ...]:

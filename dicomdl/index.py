@@ -331,7 +331,8 @@ class Index:
         **conditions
             ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent), ``min_column=low`` and
             ``max_column=high`` (inclusive). Columns of stacks (`verdict`, `slices`, `content`, `slice_spacing`, ...)
-            take whole stacks; columns of frames (`modality`, `echo_time`, ...) take frames.
+            take whole stacks, and no equal copies, which are in none; columns of frames (`modality`, `echo_time`, ...)
+            take frames.
 
         Raises
         ------
@@ -367,8 +368,11 @@ class Index:
 
     def of_stacks(self, numbers: npt.ArrayLike) -> "Index":
         """The part of the index that the stacks with these numbers (`Stack.number`) make up, so far as it is selected."""
-        chosen = np.zeros(len(self._generation.stacks), dtype=bool)
-        chosen[np.asarray(numbers, dtype=np.int64)] = True
+        wanted, count = np.asarray(numbers, dtype=np.int64), len(self._generation.stacks)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
+            raise UsageError(f"there are stacks 0 to {count - 1}, found {wanted.min()} to {wanted.max()}", stacks=count)
+        chosen = np.zeros(count, dtype=bool)
+        chosen[wanted] = True
         return Index(self._generation, _ranges(self._mask() & self._per_frame(chosen)))
 
     def split(self, fractions: Sequence[float], by: str = "patient", seed: int = 0) -> tuple["Index", ...]:
@@ -409,7 +413,9 @@ class Index:
 
     def stack(self, number: int) -> "Stack":
         """Stack `number` of the whole index, as `Stack.number` names it."""
-        return Stack(self._generation, range(len(self._generation.stacks))[number])
+        if not 0 <= number < len(self._generation.stacks):
+            raise UsageError(f"there are stacks 0 to {len(self._generation.stacks) - 1}, not {number}", number=number)
+        return Stack(self._generation, number)
 
     # --- out of here ---
 
@@ -433,7 +439,12 @@ class Index:
         if not self._whole:
             rows, whole = self.rows(), self._whole_stacks()
             starts = np.searchsorted(rows, generation.stack_starts[whole])  # where a stack's frames are among the exported ones
-            frames, stacks = frames.take(rows), stacks.take(whole).with_column("frame_start", starts)
+            originals = frames.numbers("duplicate_of")[rows]
+            places = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
+            # -2: of a frame that is not exported.
+            originals = np.where(originals < 0, -1, np.where(rows[places] == originals, places, -2)) if len(rows) else originals
+            frames = frames.take(rows).with_column("duplicate_of", originals)
+            stacks = stacks.take(whole).with_column("frame_start", starts)
         frames, problems = frames.with_paths(generation.files), generation.problems.with_paths(generation.files)
         return {"files": generation.files, "frames": frames, "stacks": stacks, "problems": problems}
 

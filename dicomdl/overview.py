@@ -134,7 +134,7 @@ def overview(part: Part) -> Overview:
     return Overview(
         title="Index" if part.is_whole else f"Selection of {int(part.mask.sum()):,} of {len(part.frames):,} frames",
         counts=counts(part),
-        groups=int((_group_sizes(part.stacks.numbers("group")[part.chosen]) > 1).sum()),
+        groups=_whole_groups(part),
         equal_copies=int(part.mask[part.starts[-1] :].sum()),
         modalities=_by_modality(part),
         ledger=part.ledger,
@@ -144,8 +144,11 @@ def overview(part: Part) -> Overview:
     )
 
 
-def _group_sizes(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.asarray(np.unique(groups, return_counts=True)[1])
+def _whole_groups(part: Part) -> int:
+    """How many groups of two or more stacks are there with all of them."""
+    groups = part.stacks.numbers("group")
+    sizes = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
+    return int(((np.bincount(groups[part.chosen], minlength=len(sizes)) == sizes) & (sizes > 1)).sum())
 
 
 def counts(part: Part) -> dict[str, int]:
@@ -287,7 +290,8 @@ class Check:
 
     def _headline(self) -> str:
         needing, files = len(self.needing), len(self.problems)
-        told = [f"{needing:,} of {len(self.rows):,} stacks need a person" if needing else f"{len(self.rows):,} stacks, none needs a person"]
+        stacks = f"{len(self.rows):,} {_plural('stacks', len(self.rows))}"
+        told = [f"{needing:,} of {stacks} {'needs' if needing == 1 else 'need'} a person" if needing else f"{stacks}, none needs a person"]
         told += [f"{files:,} file(s) could not be used"] if files else []
         return "Check: " + "; ".join(told)
 

@@ -83,7 +83,10 @@ def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArr
 
 
 def interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Interpolation, fill: float | None, *, series: bool) -> Values:
-    """Values of `array` at the voxels of `new`, each time point alone; outside of `old` they are `fill`, by default the smallest of all."""
+    """Values of `array` at the voxels of `new`, each time point alone; outside of `old` they are `fill`, by default the smallest of all.
+
+    Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as ITK does.
+    """
     _check_fill(fill, array.dtype)
     resampler = _resampler(old, new, interpolation, float(array.min() if fill is None else fill))
     if not series:

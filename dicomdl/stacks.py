@@ -289,11 +289,11 @@ class _Builder:
         derived = self._derived[rows]
         if isinstance(found, Dimension):
             yield from self._grouped(rows, places, found)
+        elif isinstance(found, Tie):
+            yield [_Part(rows, remarks={"told_apart_by": list(found.names)})]
         elif (derived != derived[0]).any():
             yield from self._split(rows[~derived])
             yield from self._split(rows[derived])
-        elif isinstance(found, Tie):
-            yield [_Part(rows, remarks={"told_apart_by": list(found.names)})]
         else:
             yield from self._overlapping(rows, places) or self._duplicates(rows, places)
 

@@ -189,7 +189,7 @@ class Volume:
         interpolation
             "linear", "nearest" (labels) or "cubic" (B-spline).
         fill
-            The value outside of the volume; by default its smallest one.
+            The value outside of the volume; by default its smallest one, and background, 0, for a segmentation.
 
         Raises
         ------
@@ -202,6 +202,8 @@ class Volume:
         """The volume's values at the voxels of another grid, which may be rotated or sheared against it."""
         require_known(self.geometry)
         require_known(geometry)
+        if fill is None and self.stack is not None and self.stack.content == "segmentation":
+            fill = 0
         array = interpolate(self.array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension))
         return dataclasses.replace(self, array=array, geometry=geometry, filled=carried(self.filled, self.geometry, geometry))
 

@@ -67,7 +67,7 @@ def test_check_exits_0_when_nothing_needs_a_person(folder: Path, tmp_path: Path,
     main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
     capsys.readouterr()
     assert main(["check", str(tmp_path / "i")]) == 0
-    assert "1 stacks, none needs a person" in capsys.readouterr().out
+    assert "1 stack, none needs a person" in capsys.readouterr().out
     assert main(["check", "--all", str(tmp_path / "i")]) == 0
     assert "4 x 5 x 7" in capsys.readouterr().out
 

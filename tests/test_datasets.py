@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import dicomdl
 from dicomdl.datasets import LeftOutWarning
-from dicomdl.errors import DecodeError, DicomdlError, TruncatedPixels, UsageError
+from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedPixels, UsageError
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
@@ -356,3 +357,41 @@ def test_a_slice_without_rescale_never_joins_slices_with_one(folder: Path) -> No
 
     write_series(folder, shape=(4, 5, 7), intercept=-1024, edit=without)
     assert sorted(stack.slices for stack in index_of(folder).stacks) == [1, 3]
+
+
+@pytest.mark.parametrize("irregular", ["raise", "accept", "resample"])
+def test_the_spacing_of_a_sample_is_that_of_its_affine_under_every_policy(folder: Path, irregular: Any) -> None:
+    write_series(folder / "whole", shape=(9, 5, 7), series_uid="1.2.1")
+    write_series(folder / "hole", shape=(10, 5, 7), drop=(3,), series_uid="1.2.2")
+    write_series(folder / "uneven", positions=[[0, 0, z] for z in (0, 3, 6, 9, 12, 17)], series_uid="1.2.3")
+    write_series(folder / "tilted", shape=(9, 5, 7), shear=(0, 0.5), series_uid="1.2.4")
+    write_series(folder / "both", shape=(9, 5, 7), shear=(0, 0.5), drop=(4,), series_uid="1.2.5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeftOutWarning)
+        dataset = dicomdl.VolumeDataset(index_of(folder), intensity="modality", irregular=irregular)
+    assert len(dataset) == {"raise": 2, "accept": 5, "resample": 5}[irregular]
+    for sample in (dataset[i] for i in range(len(dataset))):
+        assert np.allclose(sample["spacing"], np.linalg.norm(sample["affine"][:3, :3], axis=0))
+
+
+def test_gaps_so_wide_that_most_slices_would_be_made_up_are_not_resampled(folder: Path) -> None:
+    write_series(folder, positions=[[0, 0, z] for z in (0, 1, 2, 3, 4, 400)])
+    index = index_of(folder)
+    with pytest.warns(LeftOutWarning, match="made up"):
+        assert len(dicomdl.VolumeDataset(index, irregular="resample")) == 0
+    with pytest.raises(IrregularStack, match="made up"):
+        dicomdl.read_volume(index.stacks[0], irregular="resample")
+
+
+def test_a_label_map_is_padded_with_background(folder: Path) -> None:
+    def all_ones(dataset: Any, _: int) -> None:
+        dataset.PixelData = b"\xff" * len(dataset.PixelData)
+
+    write_segmentation_1bit(folder / "seg.dcm", edit=all_ones)
+    index = index_of(folder)
+    stack = index.stacks[0]
+    true = stack.slices * stack.value("rows") * stack.value("columns")
+    frames = dicomdl.FrameDataset(index, content="segmentation", spacing=stack.spacing[1:], size=(30, 30), intensity="modality")
+    assert sum(int(frames[i]["image"].sum()) for i in range(len(frames))) == true
+    volumes = dicomdl.VolumeDataset(index, content="segmentation", spacing=stack.spacing, size=(12, 30, 30), intensity="modality")
+    assert int(volumes[0]["image"].sum()) == true

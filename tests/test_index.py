@@ -327,3 +327,41 @@ def test_look_ups_do_not_copy_long_columns(many: Index) -> None:
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 300_000
+
+
+def test_an_exported_copy_names_its_original_by_the_exported_row(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    write_series(tmp_path / "data" / "one", patient_id="P1", seed=1)
+    write_series(tmp_path / "data" / "two", patient_id="P2", seed=2, repeat=(2,))
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    table = index.select(patient_id="P2").to_pandas()
+    (copy,) = table[table.duplicate_of >= 0].index
+    original = table.loc[table.duplicate_of[copy]]
+    assert original.pixel_digest == table.pixel_digest[copy] and original.position_in_stack == 2
+    alone = index.select(min_duplicate_of=0).to_pandas()
+    assert alone.duplicate_of.tolist() == [-2], "the original is not among the exported frames"
+
+
+def test_copies_come_behind_the_stacks_and_are_in_none(tmp_path: Path) -> None:
+    write_series(tmp_path / "data", repeat=(0, 4))
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert len(index) == 8 and [stack.slices for stack in index.stacks] == [6]
+    for number in (6, 7):
+        frame = index.frame(number)
+        assert frame.position_in_stack == -1
+        assert index.frame(frame.duplicate_of).image_position_patient == frame.image_position_patient
+        with pytest.raises(UsageError, match="equal copy"):
+            index.stack_of(number)
+    assert sum(len(part) for part in index.split((0.5, 0.5))) == 8
+    assert len(index.select(verdict="regular")) == 6 and len(index.select(rows=5)) == 8
+
+
+def test_stacks_by_number_are_refused_beyond_the_last_one(tmp_path: Path) -> None:
+    write_series(tmp_path / "data")
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert len(index.of_stacks([0])) == 6 and len(index.of_stacks([])) == 0
+    for bad in (1, -1):
+        with pytest.raises(UsageError, match="0 to 0"):
+            index.of_stacks([bad])
+        with pytest.raises(UsageError, match="0 to 0"):
+            index.stack(bad)

@@ -1,6 +1,7 @@
 """scanner: every file is seen once and is of one kind, an update equals a fresh scan, and nothing breaks an old index."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -748,3 +749,33 @@ def test_empty_names_are_refused(tmp_path: Path) -> None:
     for roots, out in (("", None), (["", str(tmp_path)], None), (tmp_path, "")):
         with pytest.raises(UsageError, match="empty name"):
             dicomdl.scan(roots, out=out, progress=False)
+
+
+def test_frames_with_equal_indices_and_other_palettes_are_no_copies_but_the_same_file_twice_is(tmp_path: Path) -> None:
+    def palette(shade: int, dataset: Any, _: int) -> None:
+        dataset.PhotometricInterpretation = "PALETTE COLOR"
+        for colour in ("Red", "Green", "Blue"):
+            setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+            setattr(dataset, f"{colour}PaletteColorLookupTableData", bytes(range(256)) * 2 if shade else bytes(512))
+
+    for shade in (0, 1):
+        write_series(
+            tmp_path / "data", shape=(4, 5, 7), bits_allocated=8, edit=lambda d, _, s=shade: palette(d, s), series_uid="1.2.3", seed=shade
+        )
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert [stack.verdict for stack in index.stacks] == ["duplicates"] and len(index.select(min_duplicate_of=0)) == 0
+    shutil.copytree(tmp_path / "data", tmp_path / "twice" / "a")
+    shutil.copytree(tmp_path / "data", tmp_path / "twice" / "b")
+    twice = dicomdl.scan(tmp_path / "twice", tmp_path / "index of twice", progress=False)
+    assert len(twice.select(min_duplicate_of=0)) == 8
+
+
+def test_a_file_that_nothing_can_decode_is_a_copy_of_the_same_bytes(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "data", transfer_syntax="1.2.840.10008.1.2.5")
+    damaged = paths[2].read_bytes()
+    place = damaged.rindex(b"\xfe\xff\x00\xe0") + 8
+    paths[2].write_bytes(damaged[:place] + b"\xff" * 4 + damaged[place + 4 :])
+    shutil.copy(paths[2], tmp_path / "data" / "again.dcm")
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert [(stack.verdict, stack.slices) for stack in index.stacks] == [("regular", 6)]
+    assert len(index.select(min_duplicate_of=0)) == 1
