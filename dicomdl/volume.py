@@ -367,7 +367,8 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
         return
     detail = stack.detail
     if irregular == "raise":
-        remedy = "'resample' to put it on a regular grid, or " if verdict in FILLABLE and "in_plane_error" not in detail else ""
+        helps = verdict in FILLABLE and "in_plane_error" not in detail and is_worth_filling(stack.slices, detail)
+        remedy = "'resample' to put it on a regular grid, or " if helps else ""
         message = f"pass irregular={remedy}'accept' to take it as it lies"
     elif verdict not in FILLABLE:
         message = f"it cannot be resampled, for {_NOT_RESAMPLED[verdict]}; irregular='accept' takes it as it lies"

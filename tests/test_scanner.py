@@ -759,9 +759,8 @@ def test_frames_with_equal_indices_and_other_palettes_are_no_copies_but_the_same
             setattr(dataset, f"{colour}PaletteColorLookupTableData", bytes(range(256)) * 2 if shade else bytes(512))
 
     for shade in (0, 1):
-        write_series(
-            tmp_path / "data", shape=(4, 5, 7), bits_allocated=8, edit=lambda d, _, s=shade: palette(d, s), series_uid="1.2.3", seed=shade
-        )
+        edit = functools.partial(palette, shade)
+        write_series(tmp_path / "data", shape=(4, 5, 7), bits_allocated=8, edit=edit, series_uid="1.2.3", seed=shade)
     index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
     assert [stack.verdict for stack in index.stacks] == ["duplicates"] and len(index.select(min_duplicate_of=0)) == 0
     shutil.copytree(tmp_path / "data", tmp_path / "twice" / "a")
