@@ -252,9 +252,9 @@ class HeaderReader:
         charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[self._count :]
         if not syntax.little:
             row = _override(row, _swapped(self.columns, row))
-        for sequence, value in zip(self._inside, sequences, strict=True):
-            if value:
-                row = _override(row, self._first_item(value, syntax, sequence, window))
+        if any(sequences):
+            for sequence, value in zip(self._inside, sequences, strict=True):
+                row = _override(row, self._first_item(value, syntax, sequence, window)) if value else row
         if charset:
             row = self._transcode(row, charset)
         sop_class = _uid(row[self._sop_class])
@@ -272,11 +272,13 @@ class HeaderReader:
         tiles: Sequence[CodedTile] = ()
         if sop_class == NM_IMAGE:
             rows = self._nm_rows(rows, detectors, syntax, window)
-        elif layout.frames == 1 and not (shared or per_frame):  # enhanced objects unpack their mosaics, but may still be called so
-            rows, tiles = self._unpacked(rows[0], coding)
-            places *= len(rows)
-        elif _shows_many(rows[0][self._image_type]) and not (shared or per_frame):  # one position for frames of many slices each
-            rows = [_override(row, {self._position: b""}) for row in rows]
+        elif not (shared or per_frame):  # enhanced objects unpack their mosaics, but may still be called so
+            image_type = row[self._image_type]
+            if layout.frames == 1 and (b"MOSAIC" in image_type or b"VFRAME" in image_type or b"ep_b" in row[self._sequence_name]):
+                rows, tiles = self._unpacked(rows[0], coding)
+                places *= len(rows)
+            elif layout.frames > 1 and _shows_many(image_type):  # one position for frames of many slices each
+                rows = [_override(row, {self._position: b""}) for row in rows]
         return Header("image", "", "", sop_class, 0, 0, 0, rows, places, deflated, pixel_data.tag != PIXEL_DATA, tiles)
 
     def _without_pixels(self, row: tuple[bytes, ...], sop_class: str) -> Header:
