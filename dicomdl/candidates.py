@@ -123,7 +123,7 @@ class Candidates:
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._times: dict[str, Floats] = {}
+        self._converted_columns: dict[str, Floats] = {}
         columns = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
         self._specs = [(spec, varying) for spec, varying in columns if varying]
 
@@ -158,13 +158,19 @@ class Candidates:
             return _past_midnight(seconds)
         return seconds + days
 
+    def _numbers_of(self, column: str) -> Floats:
+        """(n,) a column of numbers, NaN where absent; converted once, not for each group."""
+        if column not in self._converted_columns:
+            self._converted_columns[column] = self._facts.numbers(column).astype(np.float64)
+        return self._converted_columns[column]
+
     def _converted(self, column: str) -> Floats:
         """(n,) a column of dates or times in seconds, NaN where absent; each distinct text is converted once."""
-        if column not in self._times:
+        if column not in self._converted_columns:
             convert = seconds_of_date_time if column.endswith("date_time") else seconds_of_date if "date" in column else seconds_of_time
             codes, values = self._facts.codes(column)
-            self._times[column] = np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
-        return self._times[column]
+            self._converted_columns[column] = np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
+        return self._converted_columns[column]
 
     def of(self, rows: Ints) -> list[Candidate]:
         """What varies among some frames; `codes` follow the order of `rows`."""
@@ -187,7 +193,7 @@ class Candidates:
         """The values of a phase, a time or a count; None where some have none: what is absent has no order."""
         if spec.kind == "value":
             return None
-        numbers = self._seconds(spec, rows) if spec.kind == "time" else self._facts.numbers(column)[rows].astype(np.float64)
+        numbers = self._seconds(spec, rows) if spec.kind == "time" else self._numbers_of(column)[rows]
         return None if numbers is None or np.isnan(numbers).any() else numbers
 
     def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
@@ -201,7 +207,7 @@ class Candidates:
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
         """Codes in the order in which their values first come by acquisition time, instance and frame number: directions have none."""
         times = self._seconds(next(spec for spec in SPECS if spec.name == "acquisition_time"), rows)
-        keys = [codes, self._facts.numbers("frame_number")[rows], self._facts.numbers("instance_number")[rows]]
+        keys = [codes, self._numbers_of("frame_number")[rows], self._numbers_of("instance_number")[rows]]
         order = np.lexsort(keys if times is None else [*keys, times])
         distinct, first = np.unique(codes[order], return_index=True)
         place = np.empty(len(distinct), dtype=np.int64)
@@ -261,7 +267,7 @@ class Candidates:
             assert seconds is not None  # or it would be no candidate
             earliest = seconds.min()
             return [round(float(seconds[one].min() - earliest), 3) for one in frames]
-        numbers = self._facts.numbers(spec.columns[0])[rows] if candidate.kind != "value" else rows
+        numbers = self._numbers_of(spec.columns[0])[rows] if candidate.kind != "value" else rows
         if candidate.kind == "phase":  # those that jitter are told by their middle
             return [float(np.median(numbers[one])) for one in frames]
         if candidate.kind == "count":

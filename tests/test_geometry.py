@@ -354,3 +354,13 @@ def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(n: int,
         told = found.affine[2, 3] + found.affine[2, 0] * np.arange(n)
         assert np.abs(told - z).max() <= found.detail["position_error"] + 1e-5
         assert found.detail["position_error"] <= Tolerances().position(found.detail["spacing"]) + 1e-5
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(0, 6.3))
+def test_one_frame_and_many_are_judged_alike_at_the_border_of_the_tolerance(long: float, short: float, skew: float, angle: float) -> None:
+    row = np.array([math.cos(angle), math.sin(angle), 0.0])
+    column = np.array([-math.sin(angle), math.cos(angle), 0.0]) + skew * row
+    orientation = np.concatenate([(1 + long) * row, (1 + short) * column])
+    many = has_geometry(np.zeros((1, 3)), orientation[None], np.ones((1, 2)), Tolerances())[0]
+    assert bool(many) == (plane_axes(orientation, Tolerances()) is not None)
