@@ -265,7 +265,11 @@ class _Builder:
         return Candidates(self.facts)
 
     def _split(self, rows: Ints) -> Iterator[list[_Part]]:
-        """The groups of stacks that frames of one orientation and in-plane grid make."""
+        """The groups of stacks that frames of one orientation and in-plane grid make.
+
+        In this order: segments are stacks; positions that do not repeat are one; fields of view beside each other are split; so is
+        what the search tells apart; then what was derived from what was not, acquisitions that overlap, copies.
+        """
         segments = self.segments[rows]
         if (segments != segments[0]).any():
             # Each segment has the slices in which it is not empty, so they need not agree (PS3.3 C.8.20.2.3.1).
@@ -313,6 +317,7 @@ class _Builder:
             yield from self._on_one_grid(rows, places, [frames[t] for t in chosen], [values[t] for t in chosen])
 
     def _on_one_grid(self, rows: Ints, places: Ints, frames: Sequence[Ints], values: Sequence[dict[str, Any]]) -> Iterator[list[_Part]]:
+        """The volumes that lie on the grid of the largest one as a group, the others alone; see `_grouped`."""
         taken = [set(places[one].tolist()) for one in frames]
         largest = max(taken, key=len)
         together = [2 * len(mine & largest) >= len(mine) for mine in taken]
