@@ -217,8 +217,8 @@ def assess(
     if count == 1:
         detail = {"step": "SliceThickness" if known else "unknown, 1 mm"}
         return Assessment(order, _affine(positions[0], alone, axes, pixel_spacing), "single", detail)
-    verdict, detail, origin, step = _judge(projected, positions, axes, alone, tolerances)
-    return Assessment(order, _affine(origin, step, axes, pixel_spacing), verdict, detail)
+    verdict, detail, step = _judge(projected, positions, axes, alone, tolerances)
+    return Assessment(order, _affine(positions[0], step, axes, pixel_spacing), verdict, detail)
 
 
 def has_geometry(positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
@@ -292,8 +292,8 @@ def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -
 
 def _judge(
     projected: Floats, positions: Floats, axes: Floats, alone: Floats, tolerances: Tolerances
-) -> tuple[Verdict, dict[str, Any], Floats, Floats]:
-    """The verdict on two or more sorted slices, its numbers, where slice 0 of their grid is and the step to the next (LPS mm)."""
+) -> tuple[Verdict, dict[str, Any], Floats]:
+    """The verdict on two or more sorted slices, its numbers, and the step from slice to slice (LPS mm)."""
     keep = _distinct(projected, tolerances)
     detail: dict[str, Any] = {}
     repeated = len(projected) - int(keep.sum())
@@ -304,8 +304,9 @@ def _judge(
         detail["in_plane_error"] = round(line_error, 6)
     projected, positions = projected[keep], positions[keep]
     if len(projected) == 1:
-        return "duplicates", detail, positions[0], alone
-    error, start, spacing = _fit_grid(projected, np.arange(len(projected)), tolerances)
+        return "duplicates", detail, alone
+    error, is_grid = _grid_error(projected, np.arange(len(projected)), tolerances)
+    spacing = float((projected[-1] - projected[0]) / (len(projected) - 1))
     slope = (positions[-1] - positions[0]) / (projected[-1] - projected[0])  # how far the line goes for each mm along the normal
     tilt = float(np.linalg.norm(slope - axes[2]) / np.linalg.norm(slope))
     detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
@@ -314,43 +315,39 @@ def _judge(
     if len(projected) == 2:
         detail["unconfirmed"] = True  # two slices have one gap: nothing contradicts it, nothing confirms it
     verdict: Verdict = "tilted" if tilt > tolerances.tilt else "regular"
-    if error > tolerances.position(spacing):
+    if not is_grid:
         gaps = np.diff(projected)
         detail |= {"smallest_gap": round(float(gaps.min()), 6), "median_gap": round(float(np.median(gaps)), 6)}
         detail["largest_gap"] = round(float(gaps.max()), 6)
         verdict = "uneven_spacing"
         holes = _holes(projected, gaps, tolerances) if line_error <= tolerances.in_plane_mm else None
         if holes is not None:
-            start, spacing, missing = holes
+            spacing, missing = holes
             detail |= {"spacing": round(spacing, 6), "missing": int(missing.sum()), "missing_after": np.flatnonzero(missing).tolist()}
             verdict = "missing_slices"
     if line_error > tolerances.in_plane_mm:
         verdict = "uneven_spacing"
-    return ("duplicates" if repeated else verdict), detail, positions[0] + start * slope, spacing * slope
+    return ("duplicates" if repeated else verdict), detail, spacing * slope
 
 
-def _fit_grid(projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances) -> tuple[float, float, float]:
-    """(how far the worst position is from start + index x spacing, start, spacing), mm; start counts from the first position.
+def _grid_error(projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances) -> tuple[float, bool]:
+    """(how far the worst position is from first + index x spacing, mm; whether the positions are a regular grid).
 
-    First and last position are on the grid, if that is enough; else the start and spacing are those that make the worst
-    position best: first and last one are rounded like all others, which makes nine of ten 0.625 mm series with one decimal
-    look uneven. Above twice the tolerance no choice helps.
+    They are if some start and spacing put every position within tolerance. First and last position, on which the affine
+    rests as it does in ITK and dcm2niix, are rounded like all others, which would make nine of ten 0.625 mm series with
+    one decimal look uneven; so where they miss by up to twice the tolerance, the best start and spacing are looked for.
     """
-    projected = projected - projected[0]
-    spacing = float(projected[-1] / index[-1])
-    error = float(np.abs(projected - index * spacing).max())
+    spacing = float((projected[-1] - projected[0]) / index[-1])
+    error = float(np.abs(projected - projected[0] - index * spacing).max())
     limit = tolerances.position(spacing)
     if not limit < error <= 2 * limit:
-        return error, 0.0, spacing
+        return error, error <= limit
     low, high = spacing - 2 * error / index[-1], spacing + 2 * error / index[-1]
     for _ in range(40):  # half the range of what remains is convex in the spacing; 40 thirds leave 1e-7 of the interval
         third = (high - low) / 3
         left, right = (np.ptp(projected - index * guess) for guess in (low + third, high - third))
         low, high = (low, high - third) if left < right else (low + third, high)
-    fitted = (low + high) / 2
-    rest = projected - index * fitted
-    best = float(np.ptp(rest)) / 2
-    return (best, float(rest.min()) + best, fitted) if best <= limit else (error, 0.0, spacing)
+    return error, bool(np.ptp(projected - index * (low + high) / 2) / 2 <= limit)
 
 
 def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
@@ -369,8 +366,8 @@ def _distance_from_line(projected: Floats, positions: Floats) -> float:
     return float(np.sqrt(((positions - line) ** 2).sum(axis=1)).max())
 
 
-def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[float, float, npt.NDArray[np.int64]] | None:
-    """(start, true spacing, slices missing after each slice; see `_fit_grid`) when every gap is a multiple of the smallest repeated gap.
+def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[float, npt.NDArray[np.int64]] | None:
+    """(true spacing, slices missing after each slice) when every gap is a multiple of the smallest repeated gap.
 
     None when the gaps are no such multiples, or when there would be as many holes as slices or more.
     """
@@ -388,5 +385,5 @@ def _holes(projected: Floats, gaps: Floats, tolerances: Tolerances) -> tuple[flo
     missing = steps - 1
     if missing.min() < 0 or not 0 < missing.sum() < len(projected):
         return None
-    error, start, spacing = _fit_grid(projected, np.concatenate([[0], np.cumsum(steps)]), tolerances)
-    return (start, spacing, missing) if error <= tolerances.position(spacing) else None
+    regular = _grid_error(projected, np.concatenate([[0], np.cumsum(steps)]), tolerances)[1]
+    return (spacing, missing) if regular else None
