@@ -314,13 +314,26 @@ class _Builder:
         kinds = [bool(one[0]) and pure for one in derived]
         for kind in sorted(set(kinds)):
             chosen = [t for t in range(dimension.count) if kinds[t] is kind]
-            yield from self._on_one_grid(rows, places, [frames[t] for t in chosen], [values[t] for t in chosen])
+            yield from self._on_one_grid(rows, places, dimension, [frames[t] for t in chosen], [values[t] for t in chosen])
 
-    def _on_one_grid(self, rows: Ints, places: Ints, frames: Sequence[Ints], values: Sequence[dict[str, Any]]) -> Iterator[list[_Part]]:
-        """The volumes that lie on the grid of the largest one as a group, the others alone; see `_grouped`."""
+    def _on_one_grid(
+        self, rows: Ints, places: Ints, dimension: Dimension, frames: Sequence[Ints], values: Sequence[dict[str, Any]]
+    ) -> Iterator[list[_Part]]:
+        """The volumes that lie on the grid of the largest one as a group, the others alone; see `_grouped`.
+
+        Alone are, too, what lies on every n-th position, a thicker reconstruction of the same scan, and acquisitions of a single
+        slice, which watch the contrast agent arrive. Of time points, either is one that was interrupted.
+        """
+        in_time = any(candidate.slow for candidate in dimension.candidates)
+        watches = any(candidate.name == "acquisition_number" for candidate in dimension.candidates)
         taken = [set(places[one].tolist()) for one in frames]
         largest = max(taken, key=len)
-        together = [2 * len(mine & largest) >= len(mine) for mine in taken]
+        together = [
+            2 * len(mine & largest) >= len(mine)
+            and not (not in_time and _is_every_nth(mine, largest))
+            and not (watches and len(mine) == 1 < len(largest))
+            for mine in taken
+        ]
         whole = sorted(set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins)))
         group = []
         for one, mine, joins, value in zip(frames, taken, together, values, strict=True):
@@ -428,6 +441,13 @@ class _Builder:
 
 
 # --- what splits exactly ----------------------------------------------------------------------------------------------
+
+
+def _is_every_nth(places: set[int], of: set[int]) -> bool:
+    """Whether three or more places are every second, third, ... one of others."""
+    within = np.flatnonzero([place in places for place in sorted(of)])
+    steps = np.diff(within)
+    return len(within) == len(places) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
 
 
 def _overlap(places: Sequence[Ints]) -> bool:

@@ -1,5 +1,6 @@
 """stacks: what a Series is split by, and that conclusions follow from headers and not from the order of files."""
 
+import functools
 import json
 import math
 import random
@@ -288,3 +289,24 @@ def test_a_volume_whose_slices_have_two_kernels_says_so(tmp_path: Path) -> None:
     write_series(tmp_path / "one", edit=lambda dataset, z: setattr(dataset, "AcquisitionNumber", z))
     assert detail(stacks_of(tmp_path / "two")[1])["varies"] == ["convolution_kernel"]
     assert "varies" not in detail(stacks_of(tmp_path / "one")[1])
+
+
+def test_a_thicker_reconstruction_on_every_fifth_position_is_a_volume_of_its_own(tmp_path: Path) -> None:
+    series = uid("thick and thin")
+    for spacing, slices in ((1.0, 31), (5.0, 7)):
+        write_series(tmp_path, shape=(slices, 5, 7), spacing=(spacing, 1, 1), series_uid=series, study_uid=uid("study", "x"))
+    stacking = stacks_of(tmp_path)[1]
+    found = sorted((stack.slices, stack.verdict, stack.slice_spacing, "missing_in_group" in stack.detail) for stack in stacking.stacks)
+    assert found == [(7, "regular", 5.0, False), (31, "regular", 1.0, False)]
+    assert len({stack.group for stack in stacking.stacks}) == 2
+
+
+def test_slices_that_watch_the_contrast_agent_arrive_are_not_a_short_volume(tmp_path: Path) -> None:
+    series = uid("bolus")
+    for number in range(4):
+        shape, z = ((1, 5, 7), 10) if number < 3 else ((12, 5, 7), 0)
+        edit = functools.partial(lambda n, dataset, _: setattr(dataset, "AcquisitionNumber", n), number)
+        write_series(tmp_path, shape=shape, origin=(0, 0, z), series_uid=series, study_uid=uid("study", "x"), seed=number, edit=edit)
+    stacking = stacks_of(tmp_path)[1]
+    found = sorted((stack.slices, stack.verdict, "missing_in_group" in stack.detail) for stack in stacking.stacks)
+    assert found == [(1, "single", False)] * 3 + [(12, "regular", False)]
