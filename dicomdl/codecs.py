@@ -1,9 +1,9 @@
-"""Compressed frames: from the items that hold one codestream to its samples. The only door to imagecodecs and pydicom's decoders.
+"""Compressed frames: from a codestream to its samples. The only door to imagecodecs, Pillow and pydicom's decoders.
 
 A codestream is looked at before it is decoded, because decoders are not to be trusted with damage: libjpeg-turbo and
 pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a word. gdcm is never asked, since it aborts the
 process on damaged frames (41 of 427 mutated JPEG frames). All decoding is behind one call, `decode`, which takes and gives plain
-values, so that it could run in a process of its own. What the samples mean (BitsStored, sign, colour) is the caller's.
+values, so that it could run in a process of its own. What the samples mean (BitsStored, sign) is the caller's.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import DecodeError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.frame import Frame, FrameSource
+from dicomdl.halving import halved
 
 Source: TypeAlias = FrameSource | Frame
 Values: TypeAlias = NDArray[Any]
@@ -25,7 +26,8 @@ class Coded(NamedTuple):
 
     `samples` has the shape of the frame and the integer dtype that its codec chose; it lies in the `out` of `decode` where that fits.
     `space` is their photometric interpretation. `precision` is the bits of a coded sample, 0 where the format does not
-    say (RLE, JPEG XL). `bytewise` samples came as they would lie in a native frame; `lossy` ones are not exact.
+    say (RLE, JPEG XL). `bytewise` samples came as they would lie in a native frame; `lossy` ones are not exact. `reduced` is how
+    often rows and columns were halved while decoding.
     """
 
     samples: Values
@@ -33,6 +35,7 @@ class Coded(NamedTuple):
     precision: int
     bytewise: bool
     lossy: bool
+    reduced: int = 0
 
 
 class Codestream(NamedTuple):
@@ -46,15 +49,22 @@ class Codestream(NamedTuple):
     colour: Literal["", "rgb", "ybr"] = ""
     adobe: bool = False
     segments: int = 0
+    tiles: int = 1
 
 
 class Job(NamedTuple):
-    """One codestream to decode, into `out` where the codec can."""
+    """One codestream to decode, into `out` where the codec can.
+
+    `rgb` asks a decoder that `converts` for RGB; `reduce` is how often rows and columns are to be halved.
+    """
 
     stream: bytes
     source: Source
     facts: Codestream
-    out: Values | None
+    out: Values | None = None
+    rgb: bool = False
+    reduce: int = 0
+    threads: int = 1
 
 
 class Decoder(NamedTuple):
@@ -62,6 +72,7 @@ class Decoder(NamedTuple):
 
     name: str
     decode: Callable[[Job], Values]
+    converts: bool = False
 
 
 class Syntax(NamedTuple):
@@ -71,41 +82,53 @@ class Syntax(NamedTuple):
     decoders: tuple[Decoder, ...]
     lossy: bool = False
     bytewise: bool = False  # the samples come out as they would lie in a native frame
+    reducers: tuple[Decoder, ...] = ()  # decode lower resolutions alone
 
 
 # --- one frame ----------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes, source: Source, out: Values | None = None) -> Coded:
+def decode(stream: bytes, source: Source, out: Values | None = None, *, rgb: bool = False, reduce: int = 0, threads: int = 1) -> Coded:
     """The samples of one compressed frame.
 
     Parameters
     ----------
-    data
-        The items that hold the frame, from the first item's tag to the end of the last one (PS3.5 A.4).
+    stream
+        The frame's codestream, as `join_fragments` gives it.
     source
         What the header says of the frame; a codestream that contradicts it is refused before it is decoded.
     out
         C-contiguous array of the frame's shape, of BitsAllocated bits, to decode into where the codec can. Its content is
-        undefined afterwards unless `Coded.samples` lies in it.
+        undefined afterwards unless `Coded.samples` lies in it. Not with `reduce`.
+    rgb
+        Whether a codec that can is to turn YBR_FULL of 8 bits into RGB, which libjpeg-turbo does in passing; `Coded.space` says
+        what came. It rounds the coefficients to 16 bits: green is one off for 34 of the 65,536 pairs of chrominances.
+    reduce
+        Rows and columns are halved that often, where the codestream holds the lower resolution (JPEG 2000); `Coded.reduced` says
+        how often they were.
+    threads
+        Threads inside of the codec, where it has any (JPEG 2000).
 
     Raises
     ------
     TruncatedPixels
-        The items or the codestream end too early.
+        The codestream ends too early.
     DecodeError
         The codestream is damaged or contradicts the header.
     UnsupportedSyntax
         There is no decoder for the transfer syntax.
     """
     syntax = find_syntax(source.transfer_syntax_uid)
-    stream = join_fragments(data)
     facts = syntax.inspect(stream)
-    _check_facts(facts, source)
+    check_facts(facts, source, len(stream))
     if syntax.bytewise:
         _check_rle(facts.segments, source, len(stream))
-    samples = _decode(syntax.decoders, Job(stream, source, facts, out))
-    return Coded(samples, _coded_space(facts, source), facts.precision, syntax.bytewise, syntax.lossy)
+    space = coded_space(facts, source)
+    reduce = min(reduce, _resolutions(stream, facts, source)) if reduce and syntax.reducers else 0
+    rgb = rgb and space.startswith("YBR_FULL") and facts.precision == 8
+    job = Job(stream, source, facts, None if reduce else out, rgb, reduce, threads)
+    samples, decoder = _decode(syntax.reducers if reduce else syntax.decoders, job)
+    return Coded(samples, "RGB" if rgb and decoder.converts else space, facts.precision, syntax.bytewise, syntax.lossy, reduce)
 
 
 def find_syntax(transfer_syntax_uid: str) -> Syntax:
@@ -149,7 +172,7 @@ def truncated(expected_bytes: int, found_bytes: int) -> TruncatedPixels:
     )
 
 
-def _check_facts(facts: Codestream, source: Source) -> None:
+def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
     """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
     found = (facts.rows or source.rows, facts.columns or source.columns, facts.samples or source.samples_per_pixel)
     expected = (source.rows, source.columns, source.samples_per_pixel)
@@ -163,6 +186,8 @@ def _check_facts(facts: Codestream, source: Source) -> None:
             bits_allocated=source.bits_allocated,
             precision=facts.precision,
         )
+    if not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1:  # a decoder makes room for every tile before it sees the first
+        raise DecodeError(f"{stream_bytes} bytes cannot hold {facts.tiles} tiles", tiles=facts.tiles, found_bytes=stream_bytes)
 
 
 def _check_rle(segments: int, source: Source, stream_bytes: int) -> None:
@@ -174,14 +199,14 @@ def _check_rle(segments: int, source: Source, stream_bytes: int) -> None:
         raise TruncatedPixels(f"{stream_bytes} bytes of RLE cannot hold the frame", found_bytes=stream_bytes)
 
 
-def _decode(decoders: tuple[Decoder, ...], job: Job) -> Values:
-    """What the first decoder that can returns; the reasons of all of them when none can."""
+def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
+    """What the first decoder that can returns, and which one it was; the reasons of all of them when none can."""
     reasons = []
     missing = 0
     cut: TruncatedPixels | None = None
     for decoder in decoders:
         try:
-            return _checked(decoder.decode(job), job.source)
+            return _checked(decoder.decode(job), job), decoder
         except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
             raise
         except ImportError:
@@ -199,9 +224,10 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> Values:
     raise DecodeError(f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons))
 
 
-def _checked(decoded: Values, source: Source) -> Values:
+def _checked(decoded: Values, job: Job) -> Values:
     """The decoded integers in the shape of the frame, no wider than BitsAllocated, or an error that says what came instead."""
-    shape: tuple[int, ...] = (source.rows, source.columns, source.samples_per_pixel)
+    source = job.source
+    shape: tuple[int, ...] = (halved(source.rows, job.reduce), halved(source.columns, job.reduce), source.samples_per_pixel)
     if source.samples_per_pixel == 1:
         shape = shape[:2]
         decoded = decoded[..., 0] if decoded.shape == (*shape, 1) else decoded
@@ -212,7 +238,7 @@ def _checked(decoded: Values, source: Source) -> Values:
     return decoded
 
 
-def _coded_space(facts: Codestream, source: Source) -> str:
+def coded_space(facts: Codestream, source: Source) -> str:
     """The photometric interpretation of the decoded samples.
 
     What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
@@ -235,6 +261,10 @@ def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
         text = f"no decoder for the transfer syntax{reasons}"
     return UnsupportedSyntax(text, transfer_syntax_uid=uid)
 
+
+MAX_SCANS: Final = 500  # of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3)
 
 # --- what codestreams say of themselves ---------------------------------------------------------------------------
 
@@ -262,6 +292,8 @@ def _inspect_jpeg(stream: bytes) -> Codestream:
         elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             if len(segment) < 6 + 3 * (segment[5] if len(segment) > 5 else 1):
                 break
+            if marker in _PROGRESSIVE and stream.count(b"\xff\xda") > MAX_SCANS:
+                raise DecodeError(f"the progressive codestream has more than {MAX_SCANS} scans", limit=MAX_SCANS)
             rows, columns, samples = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big"), segment[5]
             named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
             facts = Codestream(rows, columns, samples, segment[0])
@@ -296,14 +328,39 @@ def _inspect_jpeg2000(stream: bytes) -> Codestream:
     size = stream[start + 4 : start + 45]
     if start < 0 or len(size) < 41:
         raise DecodeError("the codestream has no JPEG 2000 size segment")
-    right, bottom, left, top = (int.from_bytes(size[at : at + 4], "big") for at in (4, 8, 12, 16))
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
+    tiles = -(-(right - tile_left) // max(1, tile_width)) * -(-(bottom - tile_top) // max(1, tile_height))
     return Codestream(
         rows=bottom - top,
         columns=right - left,
         samples=int.from_bytes(size[36:38], "big"),
         precision=(size[38] & 0x7F) + 1,
         signed=size[38] > 0x7F,
+        tiles=tiles,
     )
+
+
+def _longs(segment: bytes, start: int) -> tuple[int, ...]:
+    """Eight big endian numbers of 32 bits."""
+    return tuple(int.from_bytes(segment[at : at + 4], "big") for at in range(start, start + 32, 4))
+
+
+def _resolutions(stream: bytes, facts: Codestream, source: Source) -> int:
+    """How often a JPEG 2000 frame can be halved by leaving out its higher resolutions, with pixels where `reduce` puts them.
+
+    That is, pixel (r, c) of the reduced frame at pixel (2^n r, 2^n c) of the whole one: resolutions count from the corner of the
+    reference grid, so an image that begins elsewhere would be shifted (ITU-T T.800 B.2, B.5).
+    """
+    start = stream.find(b"\xff\x4f\xff\x51")
+    _, _, left, top, *_ = _longs(stream, start + 8)
+    if left or top or facts.precision > (16 if source.samples_per_pixel == 1 else 8):
+        return 0
+    position = start + 2
+    while stream[position : position + 1] == b"\xff" and stream[position + 1] not in (0x90, 0xD9):
+        if stream[position + 1] == 0x52:  # COD: decomposition levels behind style, progression, layers and transformation (A.6.1)
+            return stream[position + 9]
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+    return 0
 
 
 def _inspect_rle(stream: bytes) -> Codestream:
@@ -336,7 +393,8 @@ def _decode_jpeg(job: Job) -> Values:
 
     # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would guess from the markers.
     space = {3: "YCBCR", 4: "CMYK"}.get(job.source.samples_per_pixel)
-    decoded: Values = imagecodecs.jpeg8_decode(job.stream, colorspace=space, outcolorspace=space, out=_target(job))
+    result = "RGB" if job.rgb else space
+    decoded: Values = imagecodecs.jpeg8_decode(job.stream, colorspace=space, outcolorspace=result, out=_target(job))
     return decoded
 
 
@@ -350,8 +408,28 @@ def _decode_jpegls(job: Job) -> Values:
 def _decode_jpeg2000(job: Job) -> Values:
     import imagecodecs
 
-    decoded: Values = imagecodecs.jpeg2k_decode(job.stream, numthreads=1, out=_target(job))
+    decoded: Values = imagecodecs.jpeg2k_decode(job.stream, numthreads=job.threads, out=_target(job))
     return decoded
+
+
+def _decode_jpeg2000_reduced(job: Job) -> Values:
+    import io
+
+    from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile  # by its name: no other format is tried
+
+    image = Jpeg2KImageFile(io.BytesIO(job.stream))
+    image.reduce = job.reduce
+    # Pillow would round sizes to the nearest, OpenJPEG rounds them up; of these both make the same.
+    columns, rows = image.size
+    image._size = (halved(columns, job.reduce) << job.reduce, halved(rows, job.reduce) << job.reduce)
+    samples: Values = np.array(image)
+    precision = job.facts.precision
+    if job.source.samples_per_pixel == 1:  # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
+        np.right_shift(samples, 8 * samples.itemsize - precision, out=samples)
+    if not job.facts.signed:
+        return samples
+    np.subtract(samples, samples.dtype.type(1 << precision - 1), out=samples)  # modulo the width of the dtype
+    return samples.view(f"i{samples.itemsize}")
 
 
 def _decode_jpegxl(job: Job) -> Values:
@@ -398,15 +476,16 @@ def _pydicom(*plugins: str) -> tuple[Decoder, ...]:
     return tuple(Decoder(f"pydicom's plugin {plugin}", partial(_decode_by_pydicom, plugin=plugin)) for plugin in plugins)
 
 
-_JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
+_JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg, converts=True)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
 _JPEGLS: Final = Decoder("imagecodecs.jpegls_decode", _decode_jpegls)
 _JPEG2000: Final = Decoder("imagecodecs.jpeg2k_decode", _decode_jpeg2000)
+_REDUCED: Final = (Decoder("Pillow", _decode_jpeg2000_reduced),)
 _JPEGXL: Final = Decoder("imagecodecs.jpegxl_decode", _decode_jpegxl)
 _RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
 
-# Left out: imagecodecs.htj2k_decode (OpenJPH takes 1.8 ms where OpenJPEG takes 3.0, but of 3,000 mutated frames 3 hung, 1 killed the
-# process, and errors inside a frame are only printed); pylibjpeg for JPEG-LS (wrong pixels for damaged frames, one hang in
-# 1,500) and for RLE (366 panics in 1,500).
+# Left out: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG takes 2.6, but of 3,000 mutated frames 23 hung and 6
+# killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621); pylibjpeg for JPEG-LS (wrong pixels for
+# damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
 _SYNTAXES: Final = {
     "1.2.840.10008.1.2.4.50": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
     "1.2.840.10008.1.2.4.51": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
@@ -416,13 +495,13 @@ _SYNTAXES: Final = {
     "1.2.840.10008.1.2.4.70": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
     "1.2.840.10008.1.2.4.80": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
     "1.2.840.10008.1.2.4.81": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls")), lossy=True),
-    "1.2.840.10008.1.2.4.90": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow"))),
-    "1.2.840.10008.1.2.4.91": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), lossy=True),
+    "1.2.840.10008.1.2.4.90": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), reducers=_REDUCED),
+    "1.2.840.10008.1.2.4.91": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), lossy=True, reducers=_REDUCED),
     "1.2.840.10008.1.2.4.110": Syntax(_inspect_jpegxl, (_JPEGXL,)),
     "1.2.840.10008.1.2.4.111": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
     "1.2.840.10008.1.2.4.112": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.201": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.202": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.203": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True),
+    "1.2.840.10008.1.2.4.201": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED),
+    "1.2.840.10008.1.2.4.202": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED),
+    "1.2.840.10008.1.2.4.203": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True, reducers=_REDUCED),
     "1.2.840.10008.1.2.5": Syntax(_inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
 }

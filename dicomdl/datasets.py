@@ -7,6 +7,7 @@ hundred bytes; every start method of a DataLoader works.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -24,18 +25,30 @@ from dicomdl.errors import GeometryError, PixelError, UsageError
 from dicomdl.geometry import VERDICTS, Geometry
 from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
-from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, preset, resolve
-from dicomdl.modality import RESCALE_COLUMNS, read_image, rescale_of
+from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, is_name_of_file, preset, resolve
+from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
+from dicomdl.pixels import Decoding
 from dicomdl.regular import FILLABLE, is_worth_filling
 from dicomdl.resampling import Interpolation
-from dicomdl.volume import POLICIES, READABLE, Irregular, Volume, read_volume, stack_intensity
+from dicomdl.system import available_cores
+from dicomdl.volume import (
+    POLICIES,
+    READABLE,
+    SUV_POLICIES,
+    Irregular,
+    SuvPolicy,
+    Volume,
+    read_volume,
+    sample_of,
+    stack_intensity,
+)
 
 Transform = Callable[["Sample"], Any]
 Affine = npt.NDArray[np.float64]
 _LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
 _FRAME_IDENTIFIERS: Final = (*_IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
-_FRAME_FACTS: Final = (*RESCALE_COLUMNS, "number_of_frames", "position_in_stack", *_FRAME_IDENTIFIERS)
+_FRAME_FACTS: Final = (*CONVERSION_COLUMNS, "number_of_frames", "position_in_stack", *_FRAME_IDENTIFIERS)
 
 
 class Sample(dict[str, Any]):
@@ -95,9 +108,10 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         An Index or a part of one.
     intensity
         How modality values become network values: "auto" (by modality, see `intensity.by_modality`), "modality" (as
-        they are), "file" (the file's own window), a preset such as "ct.lung", (center, width), a Window, a Percentile or
-        any callable on arrays. It is resolved once a stack, so that all its frames are mapped alike; projection images
-        (CR, DX, MG, ...) and other frames without geometry are resolved each alone.
+        they are), "file" (the file's own window or VOI LUT), a preset such as "ct.lung", (center, width), a Window, a
+        Percentile, an SUV, a RealWorld or any callable on arrays. It is resolved once a stack, so that all its frames are mapped
+        alike; projection images (CR, DX, MG, ...) and other frames without geometry are resolved each alone. Padding (Pixel Padding
+        Value) becomes the lowest value and takes no part in percentiles.
     transform
         Called with the sample; what it returns is delivered.
     size, spacing
@@ -109,6 +123,12 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
     content
         "image" takes images only; "segmentation", "dose", "parametric_map" the others; None everything. Equal copies of a
         frame are left out in any case. What is left out is told once, as a table (`left_out`).
+    suv
+        "required": "auto" raises an SUVError for PET whose header gives no SUV. "if_possible": it takes percentiles of those.
+    reduce
+        Halves rows and columns that often while reading, before `size` and `spacing` (see `read_frame`).
+    max_bytes
+        The most memory that a compressed frame may become (see `read_frame`).
 
     Notes
     -----
@@ -128,9 +148,14 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         spacing: Sequence[float] | float | None = None,
         channels: int | None = None,
         content: str | None = "image",
+        suv: SuvPolicy = "required",
+        reduce: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
-        _check_intensity(intensity)
+        _check_intensity(intensity, suv)
         self.intensity = intensity
+        self.suv: SuvPolicy = suv
+        self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
         self.transform = transform
         self.size = _checked_numbers(size, 2, "size")
         self.spacing = _checked_numbers(spacing, 2, "spacing")
@@ -153,20 +178,24 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
             stack = index.stack_of(number)
             source = index.source(number)
             facts = index.facts(number, _FRAME_FACTS)
-            rescale = rescale_of(tuple(facts[name] for name in RESCALE_COLUMNS))
             recipe = self._recipe(stack, number, facts["number_of_frames"])
-            image = _channel_first(read_image(source, rescale, palettes=stack.content == "image"), 2)
+            position, is_image = facts["position_in_stack"], stack.content == "image"
+            how = dataclasses.replace(self.decoding, smooth=stack.content != "segmentation", threads=_threads())
+            read = read_image(source, conversion(stack, position, facts, recipe.quantity), how=how, palettes=is_image)
+            if recipe.needs_sample:
+                recipe = recipe.with_sample(sample_of(read.array[None], None if read.padding is None else read.padding[None]))
+            image = _channel_first(_floored(read, recipe), 2)
             smooth = stack.content != "segmentation"
-            grid = _frame_grid(stack, facts["position_in_stack"])
+            grid = _frame_grid(stack, position, self.decoding.reduce)
             image, affine, spacing = _resized(image, *grid, self.size, self.spacing, smooth=smooth)
             identifiers = {name: facts[name] for name in _FRAME_IDENTIFIERS}
             sample = _sample(image, affine, spacing, recipe, self.channels, identifiers, number)
         return _transformed(sample, self.transform)
 
     def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
-        if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or number_of_frames == 1):
+        if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or number_of_frames == 1) and stack.modality != "PT":
             return resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
-        return _stack_recipe(stack, self.intensity)
+        return _stack_recipe(stack, self.intensity, self.suv)
 
     def __repr__(self) -> str:
         return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
@@ -188,6 +217,8 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         interrupted last time point. "accept" takes everything as it lies. What is left out is told once, as a table (`left_out`).
     min_slices
         Stacks with fewer slices are left out.
+    suv, reduce, max_bytes
+        As for `FrameDataset`; `max_bytes` is for a whole volume (see `read_volume`).
 
     Notes
     -----
@@ -209,9 +240,14 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         content: str | None = "image",
         irregular: Irregular = "raise",
         min_slices: int = 1,
+        suv: SuvPolicy = "required",
+        reduce: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
-        _check_intensity(intensity)
+        _check_intensity(intensity, suv)
         self.intensity = intensity
+        self.suv: SuvPolicy = suv
+        self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
         self.transform = transform
         self.size = _checked_numbers(size, 3, "size")
         self.spacing = _checked_numbers(spacing, 3, "spacing")
@@ -243,16 +279,24 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         number %= len(self)
         stack = self._stacks[number]
         with _explained():
-            threads = None if torch.utils.data.get_worker_info() is None else 1
+            recipe = _stack_recipe(stack, self.intensity, self.suv)
             resamples = self.size is not None or self.spacing is not None
             colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
-            dtype = np.float32 if resamples and not colour else None  # interpolated values are not rounded to integers
-            volume = read_volume(stack, irregular=self.irregular, dtype=dtype, threads=threads)
+            volume = read_volume(
+                stack,
+                values=recipe.quantity,
+                irregular=self.irregular,
+                dtype=np.float32 if resamples and not colour else None,  # interpolated values are not rounded to integers
+                reduce=self.decoding.reduce,
+                threads=_threads(),
+                max_bytes=self.decoding.max_bytes,
+            )
+            volume = dataclasses.replace(volume, array=_floored(Converted(volume.array, volume.padding), recipe))
             volume = _resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
-            recipe = _stack_recipe(stack, self.intensity)
             # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
-            as_it_lies = volume.geometry == stack.geometry or not volume.geometry.is_known
-            spacing = np.asarray(stack.spacing if as_it_lies else volume.spacing)
+            lies = stack.geometry.halved(self.decoding.reduce)
+            as_it_lies = volume.geometry == lies or not volume.geometry.is_known
+            spacing = np.asarray(stack.spacing) * (1, *[1 << self.decoding.reduce] * 2) if as_it_lies else np.asarray(volume.spacing)
             facts = {name: stack.value(name) for name in _IDENTIFIERS}
             facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension), "filled": int(volume.filled.sum())}
             image = _channel_first(volume.array, 3)
@@ -341,10 +385,12 @@ def _checked_content(content: str | None) -> str | None:
     return content
 
 
-def _check_intensity(option: IntensityOption) -> None:
+def _check_intensity(option: IntensityOption, suv: SuvPolicy) -> None:
     """A misspelt preset is refused when the dataset is made, not by the first sample in a worker."""
-    if isinstance(option, str) and option not in ("auto", "modality", "file"):
+    if isinstance(option, str) and option not in ("auto", "modality") and not is_name_of_file(option):
         preset(option)
+    if suv not in SUV_POLICIES:
+        raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
 
 
 def _checked_channels(channels: int | None) -> int | None:
@@ -376,12 +422,26 @@ def _transformed(sample: Sample, transform: Transform | None) -> Any:
         raise RuntimeError("the transform raised StopIteration") from error
 
 
-def _frame_grid(stack: Stack, position: int) -> tuple[Affine, Affine]:
+def _threads() -> int:
+    """Threads to decode with: all cores, or one where a DataLoader's workers have them."""
+    return available_cores() if torch.utils.data.get_worker_info() is None else 1
+
+
+def _floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
+    """The values, which are the caller's own to change, with padding as low as the recipe can see."""
+    lowest = recipe.floor(read.array.dtype) if read.padding is not None else None
+    if lowest is not None:
+        np.copyto(read.array, read.array.dtype.type(lowest), where=read.padding)
+    return read.array
+
+
+def _frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine]:
     """The affine of a frame as slice 0 of its own grid, and (slice, row, column) spacing."""
     affine, spacing, positions = _stack_grid(stack)
     affine = affine.copy()
     affine[:3, 3] = positions[position]
-    return affine, spacing
+    affine[:3, 1:3] *= 1 << reduce
+    return affine, spacing * (1, *[1 << reduce] * 2)
 
 
 @functools.lru_cache(maxsize=256)
@@ -389,16 +449,16 @@ def _stack_grid(stack: Stack) -> tuple[Affine, Affine, Affine]:
     return stack.affine, np.asarray(stack.spacing, dtype=np.float64), stack.positions
 
 
-def _stack_recipe(stack: Stack, option: IntensityOption) -> Intensity:
+def _stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy) -> Intensity:
     try:
-        return _known_recipe(stack, option)  # type: ignore[arg-type]
+        return _known_recipe(stack, option, suv)  # type: ignore[arg-type]
     except TypeError:  # an option that cannot be hashed, such as a caller's own object
-        return stack_intensity(stack, option)
+        return stack_intensity(stack, option, suv)
 
 
 @functools.lru_cache(maxsize=4096)
-def _known_recipe(stack: Stack, option: Any) -> Intensity:
-    return stack_intensity(stack, option)
+def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy) -> Intensity:
+    return stack_intensity(stack, option, suv)
 
 
 def _channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:

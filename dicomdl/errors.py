@@ -11,8 +11,10 @@
     │   ├── FileChanged       the file is no longer the one that was scanned
     │   ├── TruncatedPixels   fewer bytes than the frame needs
     │   ├── DecodeError       the codestream is damaged or contradicts the header
+    │   ├── TooLarge          the values would need more memory than the file's bytes justify
     │   └── UnsupportedSyntax no decoder for this transfer syntax is at hand
     ├── IntensityError        a rescale, window or unit that cannot be applied
+    │   └── SUVError          a PET stack whose header does not give SUV
     └── GeometryError         positions or orientations that do not make the asked-for grid
         ├── IrregularStack    a stack whose verdict forbids a volume without a policy
         └── IncompleteGroup   a group of stacks (time points, echoes, ...) with slices missing in some
@@ -85,12 +87,23 @@ class DecodeError(PixelError):
     """The codestream is damaged or contradicts the header."""
 
 
+class TooLarge(PixelError):
+    """The values would need more memory than the file's bytes justify: pass `max_bytes` to read them all the same.
+
+    Attributes `needed_bytes`, `limit_bytes`.
+    """
+
+
 class UnsupportedSyntax(PixelError):
     """No decoder for this transfer syntax is at hand; the message says which package brings one."""
 
 
 class IntensityError(DicomdlError):
     """A rescale, window or unit that cannot be applied."""
+
+
+class SUVError(IntensityError):
+    """A PET stack whose header does not give SUV. Attribute `attribute` names the DICOM attributes at fault."""
 
 
 class GeometryError(DicomdlError):

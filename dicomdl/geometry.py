@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import GeometryError
+from dicomdl.halving import halved
 
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["no_geometry", "single", "duplicates", "uneven_spacing", "missing_slices", "tilted", "regular"]
@@ -123,6 +124,13 @@ class Geometry:
         """The middle of the grid in LPS mm."""
         middle = (np.asarray(self.shape, dtype=np.float64) - 1) / 2
         return np.asarray(self.affine[:3, :3] @ middle + self.affine[:3, 3])
+
+    def halved(self, times: int) -> "Geometry":
+        """The grid of the same slices with rows and columns halved `times` times: every 2^n-th voxel centre stays (see `halving`)."""
+        slices, rows, columns = self.shape
+        affine = self.affine.copy()
+        affine[:3, 1:3] *= 1 << times
+        return Geometry((slices, halved(rows, times), halved(columns, times)), affine)
 
     def voxel_to_world(self, voxels: npt.ArrayLike) -> Floats:
         """(..., 3) indices (slice, row, column) -> (..., 3) LPS mm."""

@@ -680,6 +680,16 @@ class Stack:
         cell = self._generation.cell(column)
         return [cell(row) for row in range(self.rows.start, self.rows.stop)]
 
+    def frame_value(self, number: int, column: str) -> Any:
+        """A fact of slice `number`, by the name of its column."""
+        return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
+
+    @property
+    def series(self) -> "Stacks":
+        """All stacks of this one's Series in the whole index, itself among them."""
+        numbers = self._generation.stacks.numbers("series")
+        return Stacks(self._generation, np.flatnonzero(numbers == numbers[self.number]))
+
     def frame(self, number: int) -> Frame:
         """Slice `number` with all its facts."""
         return self._generation.frame(range(self.rows.start, self.rows.stop)[number])

@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.frame import Frame
 from dicomdl.header import content_of
+from dicomdl.lookup import LookupTable, modality_lut, voi_luts
 from dicomdl.pixels import stored_range
+from dicomdl.suv import SUV
 
 Values: TypeAlias = NDArray[Any]
 Float32: TypeAlias = NDArray[np.float32]
@@ -76,17 +78,15 @@ class Rescale:
         """The rescale of one frame; absent attributes are the identity.
 
         RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT Sequence (0028,3000)
-        excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError.
+        excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError. `modality` applies it.
         """
         if frame.dose_grid_scaling is not None:
             if frame.dose_grid_scaling == 0 or not math.isfinite(frame.dose_grid_scaling):
                 message = f"DoseGridScaling (3004,000E) is {frame.dose_grid_scaling}; expected a finite number other than 0"
                 raise IntensityError(message, dose_grid_scaling=frame.dose_grid_scaling)
             return cls(frame.dose_grid_scaling, 0.0)
-        if frame.modality_lut_sequence and frame.rescale_slope is None and frame.rescale_intercept is None:
-            raise IntensityError(
-                "the frame has a Modality LUT Sequence (0028,3000), which is no slope and intercept: read its stored values"
-            )
+        if has_modality_lut(frame):
+            raise IntensityError("the frame has a Modality LUT Sequence (0028,3000), which is no slope and intercept")
         slope = 1.0 if frame.rescale_slope is None else frame.rescale_slope
         return cls(slope, 0.0 if frame.rescale_intercept is None else frame.rescale_intercept)
 
@@ -121,6 +121,11 @@ class Rescale:
         out = np.empty(stored.shape, dtype)
         apply_rescale(stored, self.slope, self.intercept, out, stored_range=actual)
         return out
+
+
+def has_modality_lut(frame: Frame) -> bool:
+    """Whether a Modality LUT Sequence (0028,3000) makes modality values; where both are there against the rule, the rescale does."""
+    return frame.modality_lut_sequence and frame.rescale_slope is None and frame.rescale_intercept is None
 
 
 def modality_dtype(rescales: Iterable[tuple[float, float]], stored_min: int, stored_max: int) -> np.dtype[Any]:
@@ -341,7 +346,7 @@ class Window:
 
     @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "Window":
-        """The file's own window number `which`, with its VOI LUT Function (LINEAR when absent, PS3.3 C.11.2.1.3).
+        """The file's own window number `which` (from 0), with its VOI LUT Function (LINEAR when absent, PS3.3 C.11.2.1.3).
 
         IntensityError when the frame has none (attribute `windows`, how many it has) or its values are unusable.
         """
@@ -374,6 +379,33 @@ class Window:
         else:
             width = self.width - 1 if self.function == "LINEAR" else self.width
             _ramp(values, self.limits[0], width, True, out)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class VoiLut:
+    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1]: entries are divided by the largest one that `table.bits` can say.
+
+    Parameters
+    ----------
+    table
+        From `lookup.voi_luts`.
+    """
+
+    table: LookupTable
+
+    @classmethod
+    def from_frame(cls, frame: Frame, which: int = 0) -> "VoiLut":
+        """The file's own table number `which`; IntensityError when there is none (attribute `tables`, how many it has)."""
+        tables = voi_luts(frame.path, frame.frame_number) if frame.voi_lut_sequence else ()
+        if not 0 <= which < len(tables):
+            raise IntensityError(f"VOI LUT {which} asked for, but the file has {len(tables)}", tables=len(tables))
+        return cls(tables[which])
+
+    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
+        """Network values of an array of any shape, in a new array or `out`; NaN gets the first entry."""
+        values, out = _source_and_target(values, out)
+        np.divide(self.table(values), np.float32((1 << self.table.bits) - 1), out=out, dtype=np.float32)
         return out
 
 
@@ -531,6 +563,38 @@ def preset(name: str) -> Window:
     raise UsageError(f"no window preset {name!r}: {hint}", near=tuple(near))
 
 
+# --- what the values are ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RealWorld:
+    """The wish for real-world values: stored values by the file's own Real World Value Mapping (PS3.3 C.7.6.16.2.11).
+
+    Parameters
+    ----------
+    which
+        A number from 0, units ("mm2/s"), or a label, as for `lookup.select_real_world_map`.
+    """
+
+    which: int | str = 0
+
+
+Quantity: TypeAlias = Literal["modality"] | SUV | RealWorld
+"""What values of a stack are: by its rescale or Modality LUT, as standardized uptake, or by its real-world map."""
+
+
+def as_quantity(option: str | SUV | RealWorld) -> Quantity:
+    """What a user passed as ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld; UsageError otherwise."""
+    if isinstance(option, RealWorld):
+        return option
+    if isinstance(option, SUV):
+        return SUV(option.kind)
+    named: dict[str, Quantity] = {"modality": "modality", "suv": SUV(), "real_world": RealWorld()}
+    if option not in named:
+        raise UsageError(f"values={option!r}: expected {', '.join(map(repr, named))}, an SUV(...) or a RealWorld(...)")
+    return named[option]
+
+
 # --- from options to recipes --------------------------------------------------------------------------------------
 
 
@@ -547,11 +611,14 @@ class Intensity:
     units
         Of the result: "1" for what a window or limits have made of it, the modality's units for `Identity`,
         "" where nobody knows (a caller's own function).
+    quantity
+        What `mapping` takes: modality values, or SUV or real-world values instead of them.
     """
 
     mapping: IntensityMap
     invert: bool = False
     units: str = "1"
+    quantity: Quantity = "modality"
 
     @property
     def needs_sample(self) -> bool:
@@ -564,16 +631,41 @@ class Intensity:
             return self
         return dataclasses.replace(self, mapping=self.mapping.with_limits(*self.mapping.limits(sample)))
 
+    def floor(self, dtype: np.dtype[Any]) -> float | None:
+        """The value of `dtype` that becomes the lowest network value, which padding takes the place of.
+
+        None where values are not windowed: padding stays what it is under `Identity`, and a caller's own function may mean anything.
+        """
+        lowest = _lowest_input(self.mapping, self.invert)
+        if lowest is None or dtype.kind == "f":
+            return lowest
+        limits = np.iinfo(dtype)
+        return min(max(math.ceil(lowest) if self.invert else math.floor(lowest), int(limits.min)), int(limits.max))
+
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
         """Network values, float32 of the shape of `values`, in a new array or `out`.
 
         IntensityError when a caller's own function changes the shape.
         """
-        if isinstance(self.mapping, Window | Limits | Identity | Percentile):
+        if isinstance(self.mapping, Window | Limits | Identity | Percentile | VoiLut):
             result = self.mapping(values, out)
         else:
             result = _converted(self.mapping(values), values, out)
         return np.subtract(np.float32(1), result, out=result) if self.invert else result
+
+
+def _lowest_input(mapping: IntensityMap, invert: bool) -> float | None:
+    """A value that the mapping makes 0 of, or 1 where it is inverted afterwards."""
+    if isinstance(mapping, Window) and mapping.function == "SIGMOID":
+        return mapping.center + (40 if invert else -40) * mapping.width  # 160 in the exponent: 0 or 1 in float32
+    if isinstance(mapping, Window):
+        return mapping.limits[1] + 1 if invert else mapping.limits[0] - 1  # beyond the rounding of the ends
+    if isinstance(mapping, Limits):
+        return mapping.upper if invert else mapping.lower
+    if isinstance(mapping, VoiLut):
+        entries = mapping.table.entries
+        return mapping.table.first + int(entries.argmax() if invert else entries.argmin())
+    return None
 
 
 def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:
@@ -585,7 +677,7 @@ def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:
     return out
 
 
-IntensityOption: TypeAlias = str | tuple[float, float] | Intensity | IntensityMap | None
+IntensityOption: TypeAlias = str | tuple[float, float] | Intensity | IntensityMap | SUV | RealWorld | None
 
 # SOP classes that say more about the values than Modality does (PS3.4 B.5): 600 "CT" series of IDC are screenshots.
 _SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds .7.1 to .7.4
@@ -617,14 +709,13 @@ def by_modality(frame: Frame) -> Intensity:
     ==============================  ============================================================================
     CT in HU                        [-1024, 3071] onto [0, 1], the whole scale (preset ct.full)
     MR                              percentiles 0.5 and 99.5 of the stack onto [0, 1]: MR has no absolute scale
-    PT, Units GML                   [0, 20] g/ml onto [0, 1]
-    PT, other Units                 percentiles 0 and 99.9 of the stack onto [0, 1]
+    PT                              SUVbw (`SUV`) of [0, 20] g/ml onto [0, 1]; without SUV see `pet_without_suv`
     NM                              percentiles 0 and 100 of the stack onto [0, 1]
-    CR DX MG RG RF XA IO PX         the file's own window when it has a usable one, else percentiles 0.5 and
-                                    99.5; then 1 - x for MONOCHROME1
+    CR DX MG RG RF XA IO PX         the file's own window or VOI LUT when it has a usable one, else percentiles 0.5
+                                    and 99.5; then 1 - x for MONOCHROME1
     colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255; palettes, too
     US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored allows onto [0, 1];
-    other; CT not in HU             more: the file's own window, else percentiles 0.5 and 99.5
+    other; CT not in HU             more: the file's own window or VOI LUT, else percentiles 0.5 and 99.5
     SEG, RTDOSE                     as they are (`Identity`): labels, fractions, doses
     ==============================  ============================================================================
 
@@ -636,14 +727,14 @@ def by_modality(frame: Frame) -> Intensity:
     if rule == "percentile":
         return Intensity(Percentile(0.5, 99.5))
     if rule == "pet":
-        return Intensity(Limits(0.0, SUV_UPPER) if frame.units == "GML" else Percentile(0.0, 99.9))
+        return Intensity(Limits(0.0, SUV_UPPER), quantity=SUV())
     if rule == "counts":
         return Intensity(Percentile(0.0, 100.0))
     if rule == "projection":
-        return Intensity(_own_window(frame) or Percentile(0.5, 99.5), invert=frame.photometric_interpretation == "MONOCHROME1")
+        return Intensity(_own_voi(frame) or Percentile(0.5, 99.5), invert=frame.photometric_interpretation == "MONOCHROME1")
     if rule == "values":
         return Intensity(Identity(), units=units_of(frame))
-    return Intensity(_stored_limits(frame) or _own_window(frame) or Percentile(0.5, 99.5))
+    return Intensity(_stored_limits(frame) or _own_voi(frame) or Percentile(0.5, 99.5))
 
 
 def _rule(frame: Frame) -> Rule:
@@ -665,12 +756,19 @@ def _is_secondary_capture(frame: Frame) -> bool:
     return uid == _SECONDARY_CAPTURE or uid.startswith(_SECONDARY_CAPTURE + ".")
 
 
-def _own_window(frame: Frame) -> Window | None:
-    """The file's first window, or none when it is absent or unusable: "auto" has another answer then."""
-    try:
-        return Window.from_frame(frame)
-    except IntensityError:
-        return None
+def pet_without_suv() -> Intensity:
+    """What "auto" does to PET under ``suv="if_possible"`` where the header gives no SUV: percentiles 0 and 99.9 of the stack."""
+    return Intensity(Percentile(0.0, 99.9))
+
+
+def _own_voi(frame: Frame) -> Window | VoiLut | None:
+    """The file's first window, or its first VOI LUT, or none when it has no usable one: "auto" has another answer then."""
+    for source in (Window, VoiLut):
+        try:
+            return source.from_frame(frame)
+        except IntensityError:
+            continue
+    return None
 
 
 def _stored_limits(frame: Frame) -> Limits | None:
@@ -683,8 +781,10 @@ def _stored_limits(frame: Frame) -> Limits | None:
     colour = (frame.samples_per_pixel or 1) > 1
     if high - low > 255 and not colour:
         return None
-    if colour or frame.modality_lut_sequence:
+    if colour:
         return Limits(low, high)  # no rescale applies to colour (PS3.3 C.11.1)
+    if has_modality_lut(frame):
+        return Limits(0, (1 << modality_lut(frame.path).bits) - 1)
     rescale = Rescale.from_frame(frame)
     ends = [value * rescale.slope + rescale.intercept for value in (low, high)]
     return Limits(min(ends), max(ends))
@@ -700,7 +800,9 @@ def resolve(option: IntensityOption, frame: Frame) -> Intensity:
     ----------
     option
         ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"`` (the file's own first
-        window); a preset's name; (center, width); a Window, Limits, Percentile or Intensity; any callable.
+        window, or its first VOI LUT where it has no window), ``"file:1"`` (its second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a
+        preset's name; (center, width); a Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto
+        [0, 1]) or a RealWorld; any callable.
     frame
         The stack's representative frame.
 
@@ -709,7 +811,7 @@ def resolve(option: IntensityOption, frame: Frame) -> Intensity:
     UsageError
         An unknown name or something that is no option.
     IntensityError
-        ``"file"`` and the frame has no usable window; an impossible center or width.
+        ``"file"`` or ``"voi_lut"`` and the frame has no usable one; an impossible center or width.
     """
     if option is None or option == "modality" or isinstance(option, Identity):
         return Intensity(Identity(), units=units_of(frame))
@@ -719,7 +821,12 @@ def resolve(option: IntensityOption, frame: Frame) -> Intensity:
         return _resolve_name(option, frame)
     if isinstance(option, tuple) and len(option) == 2:
         return Intensity(Window(*option))
-    if isinstance(option, Window | Limits | Percentile):
+    if isinstance(option, SUV):
+        mapping = Identity() if option.upper is None else Limits(0.0, option.upper)
+        return Intensity(mapping, units=option.units if option.upper is None else "1", quantity=SUV(option.kind))
+    if isinstance(option, RealWorld):
+        return Intensity(Identity(), units="", quantity=option)
+    if isinstance(option, Window | Limits | Percentile | VoiLut):
         return Intensity(option)
     if callable(option):
         return Intensity(option, units="")
@@ -729,13 +836,29 @@ def resolve(option: IntensityOption, frame: Frame) -> Intensity:
 def _resolve_name(name: str, frame: Frame) -> Intensity:
     if name == "auto":
         return by_modality(frame)
-    if name == "file":
-        return Intensity(Window.from_frame(frame))
+    if is_name_of_file(name):
+        source, _, number = name.partition(":")
+        return Intensity(_of_file(frame, source, number))
     try:
         return Intensity(preset(name))
     except UsageError as error:
-        error.add_note('intensity also takes "auto", "modality", "file", a Window, a (center, width) tuple or a callable')
+        error.add_note('intensity also takes "auto", "modality", "file", "voi_lut", (center, width), a Window, an SUV or any callable')
         raise
+
+
+def _of_file(frame: Frame, source: str, number: str) -> Window | VoiLut:
+    """A window or table of the file; of both, which are alternatives (PS3.3 C.11.2), the window, since people look at that."""
+    if source == "voi_lut":
+        return VoiLut.from_frame(frame, int(number or 0))
+    if not number and frame.voi_lut_sequence and not frame.window_center:
+        return VoiLut.from_frame(frame)
+    return Window.from_frame(frame, int(number or 0))
+
+
+def is_name_of_file(option: str) -> bool:
+    """Whether an option names something that only the file can tell, so that it cannot be checked without one."""
+    source, _, number = option.partition(":")
+    return source in ("file", "voi_lut") and (number.isdecimal() or option == source)
 
 
 def units_of(frame: Frame) -> str:
@@ -744,12 +867,15 @@ def units_of(frame: Frame) -> str:
     CT is "HU" when Rescale Type (0028,1054) is HU or absent, since the CT image module requires it for anything else
     (PS3.3 C.8.2.1), and for US (unspecified, C.11.1.1.2) where that module demands HU: ORIGINAL, not LOCALIZER.
     Not without any rescale, and a secondary capture only if it says HU itself. PT and NM: Units (0054,1001), such as "BQML".
-    RTDOSE: Dose Units (3004,0002), such as "GY". Others: the Rescale Type, US being "".
+    RTDOSE: Dose Units (3004,0002), such as "GY". Others: the Rescale Type, US being "". With a Modality LUT: its Modality LUT Type.
     """
     if frame.modality == "RTDOSE":
         return frame.dose_units
     if frame.modality in ("PT", "NM") and frame.units:
         return frame.units
+    if has_modality_lut(frame):
+        kind = modality_lut(frame.path).kind
+        return "" if kind == "US" else kind
     kind = frame.rescale_type.strip()
     if frame.modality == "CT" and kind in ("", "US"):
         return "HU" if _is_hounsfield(frame, kind) else ""

@@ -1,16 +1,20 @@
-"""Frames as one array of modality values (HU for CT): read, decoded and rescaled, each by its own rescale, in the narrowest dtype.
+"""Frames as one array of modality values (HU for CT), SUV or real-world values: read, decoded and converted, each by its own header.
 
 Uncompressed frames are read by positioned reads straight into the array that is returned, by threads, and rescaled
-there while they are still in the processor's cache: 128 x 512 x 512 costs little more than reading the bytes.
+there while they are still in the processor's cache: 128 x 512 x 512 costs little more than reading the bytes. Where padding is
+(Pixel Padding Value) is seen in the same pass, in stored values: afterwards it could not be told from true ones.
 """
 
+import dataclasses
 import functools
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,69 +22,202 @@ import numpy.typing as npt
 from dicomdl.errors import GeometryError, IntensityError, UsageError
 from dicomdl.frame import FrameSource
 from dicomdl.index import Stack
-from dicomdl.intensity import Rescale, apply_rescale
-from dicomdl.pixels import frame_shape, palette_to_rgb, read_frame, read_tiles, same_mosaic, stored_dtype, stored_range
-from dicomdl.system import available_cores
+from dicomdl.intensity import Quantity, RealWorld, Rescale, apply_rescale, has_modality_lut, units_of
+from dicomdl.lookup import LookupTable, RealWorldMap, RealWorldMaps, modality_lut, palette, real_world_maps, select_real_world_map
+from dicomdl.pixels import (
+    FREE_VOLUME_BYTES,
+    WHOLE,
+    Decoding,
+    decode_frame,
+    frame_shape,
+    read_tiles,
+    require_justified,
+    same_mosaic,
+    stored_dtype,
+    stored_range,
+)
+from dicomdl.suv import SERIES_COLUMNS, SUV, SUV_COLUMNS, suv_factor
 
 Values = npt.NDArray[Any]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
-RESCALE_COLUMNS: Final = ("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence")
+CONVERSION_COLUMNS: Final = (
+    *("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence"),
+    *("pixel_padding_value", "pixel_padding_range_limit", "photometric_interpretation"),
+)
 
 
-def rescales(stack: Stack) -> list[Rescale]:
-    """Each slice's own rescale, never the first one's for all; an IntensityError where a slice has none that counts."""
-    columns = [stack.values(name) for name in RESCALE_COLUMNS]
-    return [rescale_of(values) for values in zip(*columns, strict=True)]
+# --- what is done to stored values --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What turns the stored values of one frame into others: a table where there is one, else the rescale.
+
+    `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
+    """
+
+    rescale: Rescale = Rescale()  # noqa: RUF009  # frozen
+    table: LookupTable | RealWorldMap | RealWorldMaps | None = None
+    padding: tuple[int, int] | None = None
+
+    @property
+    def is_integral(self) -> bool:
+        """Whether integers stay integers."""
+        return self.rescale.is_integral if self.table is None else isinstance(self.table, LookupTable)
+
+    def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
+        """Fill `out` (int16, int32, float32) with the values of `stored`; an IntensityError with `minimum` where they do not fit."""
+        if self.table is None:
+            apply_rescale(stored, self.rescale.slope, self.rescale.intercept, out, stored_range=stored_range)
+        elif isinstance(self.table, LookupTable):
+            apply_rescale(self.table(stored), 1, 0, out, stored_range=(0, self.table.maximum))
+        else:
+            self.table(stored, out)
+
+
+def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversion]:
+    """What is done to each slice, by its own header, never by the first one's for all.
+
+    Raises
+    ------
+    SUVError
+        SUV are asked for and the header does not give them.
+    IntensityError
+        A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
+    """
+    columns = [stack.values(name) for name in CONVERSION_COLUMNS]
+    found = [_finished(_by_index(facts), stack, place, quantity) for place, facts in enumerate(zip(*columns, strict=True))]
+    if isinstance(quantity, RealWorld):
+        units = {one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)}
+        if len(units) > 1:
+            message = f"the real-world maps of the slices have {len(units)} units: ask for one by its units"
+            raise IntensityError(message, units=sorted(units))
+    return found
+
+
+def conversion(stack: Stack, place: int, facts: dict[str, Any], quantity: Quantity = "modality") -> Conversion:
+    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
+    return _finished(_by_index(tuple(facts[name] for name in CONVERSION_COLUMNS)), stack, place, quantity)
+
+
+class _Plain(NamedTuple):
+    """What the index alone tells of a conversion, and whether a Modality LUT takes the place of its rescale."""
+
+    conversion: Conversion
+    has_table: bool
 
 
 @functools.lru_cache(maxsize=4096)
-def rescale_of(values: tuple[Any, ...]) -> Rescale:
-    """The rescale of a frame with these values of `RESCALE_COLUMNS`."""
-    return Rescale.from_frame(SimpleNamespace(**dict(zip(RESCALE_COLUMNS, values, strict=True))))  # type: ignore[arg-type]
+def _by_index(facts: tuple[Any, ...]) -> _Plain:
+    """What frames with these values of `CONVERSION_COLUMNS` have in common."""
+    said: Any = SimpleNamespace(**dict(zip(CONVERSION_COLUMNS, facts, strict=True)))
+    value, limit = said.pixel_padding_value, said.pixel_padding_range_limit
+    padding = None
+    if value is not None and said.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2"):
+        padding = (min(value, value if limit is None else limit), max(value, value if limit is None else limit))
+    has_table = has_modality_lut(said)
+    return _Plain(Conversion(Rescale() if has_table else Rescale.from_frame(said), padding=padding), has_table)
 
 
-def read_modality(
+def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
+    """The conversion of one slice, with what the index does not hold: tables and maps of its file, the factor of its stack."""
+    conversion = plain.conversion
+    if isinstance(quantity, RealWorld):
+        frame = stack.frame(place)
+        maps = real_world_maps(frame.path, frame.frame_number)
+        return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
+    if isinstance(quantity, SUV):
+        if plain.has_table:
+            raise IntensityError("a Modality LUT makes no activity that SUV could be computed from")
+        factor = suv_factor_of(stack, quantity)
+        rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
+        return dataclasses.replace(conversion, rescale=rescale)
+    if plain.has_table:
+        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).path))
+    return conversion
+
+
+@functools.lru_cache(maxsize=256)
+def suv_factor_of(stack: Stack, suv: SUV) -> float:
+    """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
+    series = [other for other in stack.series if other.modality == "PT" and other.value("sop_class_uid") == stack.value("sop_class_uid")]
+    everywhere = {name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS}
+    try:
+        return suv_factor({name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=everywhere)
+    except IntensityError as error:
+        error.add_note(f"series: {stack.series_instance_uid}")
+        raise
+
+
+def quantity_units(stack: Stack, quantity: Quantity) -> str:
+    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map."""
+    if isinstance(quantity, SUV):
+        return quantity.units
+    if isinstance(quantity, RealWorld):
+        frame = stack.middle
+        return select_real_world_map(real_world_maps(frame.path, frame.frame_number), quantity.which).units
+    return units_of(stack.middle)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+class Converted(NamedTuple):
+    """Values of frames, (frame, row, column[, sample]), and where they are padding, (frame, row, column); None where none is."""
+
+    array: Values
+    padding: Mask | None
+
+
+def read_converted(
     sources: Sequence[FrameSource],
-    rescales: Sequence[Rescale],
+    conversions: Sequence[Conversion],
     *,
     dtype: npt.DTypeLike | None = None,
-    threads: int | None = None,
+    how: Decoding = WHOLE,
     palettes: bool = True,
-) -> Values:
-    """Frames of one size as one array of modality values (frame, row, column[, sample]) of one dtype.
+) -> Converted:
+    """Frames of one size as one array of one dtype.
 
     int16 when all values fit exactly, else int32, else float32, unless `dtype` is given: see `volume.read_volume`.
 
-    `palettes` expands PALETTE COLOR to RGB; label maps keep their labels, whose palette only is a suggestion to viewers.
+    `palettes` expands PALETTE COLOR to RGB; label maps keep their labels, whose palette only is a suggestion to viewers. `how.threads`
+    are for all frames together; those that frames leave idle help to decode one.
     """
-    shapes = {frame_shape(source) for source in sources}
+    shapes = {frame_shape(source, how.reduce) for source in sources}
     if len(shapes) != 1:
         raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
     shape = (len(sources), *shapes.pop())
     if sources[0].samples_per_pixel > 1 or (palettes and sources[0].photometric_interpretation == "PALETTE COLOR"):
-        return _read_colour(sources, shape, dtype, threads)
-    wanted = _candidates(sources, rescales) if dtype is None else [np.dtype(dtype)]
+        return Converted(_read_colour(sources, shape, dtype, how), None)
+    wanted = _candidates(sources, conversions) if dtype is None else [np.dtype(dtype)]
     if wanted[0] not in (np.int16, np.int32, np.float32):
         raise UsageError(f"dtype is {wanted[0]}: expected int16, int32 or float32")
-    return _read_grey(sources, rescales, shape, wanted, threads)
+    return _read_grey(sources, conversions, shape, wanted, how)
 
 
 def _read_grey(
-    sources: Sequence[FrameSource], rescales: Sequence[Rescale], shape: tuple[int, ...], wanted: list[np.dtype[Any]], threads: int | None
-) -> Values:
+    sources: Sequence[FrameSource], conversions: Sequence[Conversion], shape: tuple[int, ...], wanted: list[np.dtype[Any]], how: Decoding
+) -> Converted:
     """The frames in the first dtype that holds all values; frames that were read before one does not fit are kept, not read again."""
+    require_justified(math.prod(shape) * wanted[0].itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes)
     array = np.empty(shape, wanted[0])  # every frame is filled whole, or the read raises
-    runs = _runs(sources, rescales)
+    runs = _runs(sources, conversions)
     done = np.zeros(len(runs), dtype=np.bool_)
+    padded: dict[int, Mask] = {}
+    each = _per_frame(how, len(runs))
 
     def fill(number: int) -> None:
         run = runs[number]
-        _fill(sources[run], rescales[run.start], array[run])
+        mask = _fill(sources[run], conversions[run.start], array[run], each)
+        if mask is not None:
+            padded[number] = mask
         done[number] = True
 
     for wider in [*wanted[1:], None]:
         try:
-            _in_threads(fill, np.flatnonzero(~done).tolist(), threads)
+            _in_threads(fill, np.flatnonzero(~done).tolist(), how.threads)
             break
         except IntensityError as error:
             if wider is None or not hasattr(error, "minimum"):
@@ -89,77 +226,96 @@ def _read_grey(
         array = np.empty(shape, wider)
         for number in np.flatnonzero(done):
             array[runs[number]] = kept[runs[number]]
-    return array
+    if not padded:
+        return Converted(array, None)
+    padding = np.zeros(shape, dtype=np.bool_)
+    for run, mask in padded.items():
+        padding[runs[run]] = mask
+    return Converted(array, padding)
 
 
-def _runs(sources: Sequence[FrameSource], rescales: Sequence[Rescale]) -> list[slice]:
+def _per_frame(how: Decoding, frames: int) -> Decoding:
+    """How one of several frames is decoded, when each is decoded by a thread of its own."""
+    return dataclasses.replace(how, threads=max(1, how.threads // frames))
+
+
+def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[slice]:
     """What is read at once: each frame alone, tiles of one mosaic that follow one another together."""
     starts = [0]
     for number in range(1, len(sources)):
         before = number - 1
-        if not (same_mosaic(sources[before], sources[number]) and rescales[before] == rescales[number]):
+        if not (same_mosaic(sources[before], sources[number]) and conversions[before] == conversions[number]):
             starts.append(number)
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(sources)])]
 
 
-def _candidates(sources: Sequence[FrameSource], rescales: Sequence[Rescale]) -> list[np.dtype[Any]]:
+def _candidates(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[np.dtype[Any]]:
     """The dtypes to try, narrowest first: whether values fit is seen while reading them."""
-    if all(rescale.is_integral for rescale in set(rescales)) and not any(source.float_pixels for source in sources):
+    if all(conversion.is_integral for conversion in set(conversions)) and not any(source.float_pixels for source in sources):
         return [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
     return [np.dtype(np.float32)]
 
 
-def _fill(sources: Sequence[FrameSource], rescale: Rescale, places: Values) -> None:
-    """Read one frame, or tiles of one mosaic, into their places and rescale them there; frames of another width take a detour."""
+def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding) -> Mask | None:
+    """Read one frame, or tiles of one mosaic, into their places and convert them there; frames of another width take a detour.
+
+    Gives where they are padding, None where nowhere.
+    """
     source = sources[0]
     try:
         dtype = stored_dtype(source)
-        direct = dtype.kind in "iu" and dtype.itemsize == places.dtype.itemsize and places.dtype.kind in "iu"
-        if len(sources) > 1:
-            stored = read_tiles(sources, places.view(dtype) if direct else np.empty(places.shape, dtype))
+        integral = dtype.kind in "iu" and places.dtype.kind in "iu" and conversion.table is None
+        direct = integral and dtype.itemsize == places.dtype.itemsize
+        if len(sources) > 1 and not how.reduce:
+            stored = read_tiles(sources, places.view(dtype) if direct else np.empty(places.shape, dtype), how)
+        elif len(sources) > 1:
+            stored = np.stack([decode_frame(tile, None, how) for tile in sources])
         else:
             places = places[0]
-            stored = read_frame(source, out=places.view(dtype) if direct else None)
-        bounds = None if dtype.kind == "f" else stored_range(source)
-        apply_rescale(stored, rescale.slope, rescale.intercept, places, stored_range=bounds)
+            stored = decode_frame(source, places.view(dtype) if direct else None, how)
+        padding = _padding(stored, conversion.padding) if conversion.padding is not None else None
+        conversion(stored, places, None if dtype.kind == "f" else stored_range(source))
     except IntensityError as error:
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
         raise
+    return padding
 
 
-def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, threads: int | None) -> Values:
+def _padding(stored: Values, ends: tuple[int, int]) -> Mask | None:
+    low, high = ends
+    found = stored == low if low == high else (stored >= low) & (stored <= high)
+    return found if found.any() else None
+
+
+def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, how: Decoding) -> Values:
     """Frames of colour as they are stored; PALETTE COLOR becomes RGB of 8 bits."""
     stored = stored_dtype(sources[0])
-    palette = sources[0].photometric_interpretation == "PALETTE COLOR"
+    has_palette = sources[0].photometric_interpretation == "PALETTE COLOR"
     if any(stored_dtype(source) != stored for source in sources):
         raise UsageError("the frames hold colour of different depths, which makes no one array")
-    result = np.dtype(np.uint8) if palette else stored
+    result = np.dtype(np.uint8) if has_palette else stored
     if dtype is not None and np.dtype(dtype) != result:
         raise UsageError(f"colour is read as {result}: it has no modality values")
-    array = np.empty(shape, stored)
+    if has_palette:
+        shape = (*shape, 3)
+    require_justified(math.prod(shape) * result.itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes)
+    array = np.empty(shape, result)
+    each = _per_frame(how, len(sources))
 
     def fill(number: int) -> None:
-        read_frame(sources[number], out=array[number])
+        source = sources[number]
+        if has_palette:
+            array[number] = palette(source.path).in_8_bits()(decode_frame(source, None, each))
+        else:
+            decode_frame(source, array[number], each)
 
-    _in_threads(fill, range(len(sources)), threads)
-    return _expand_palettes(array, sources) if palette else array
-
-
-def _expand_palettes(indices: Values, sources: Sequence[FrameSource]) -> Values:
-    """(frame, row, column, 3) uint8 from indices; each file has its own look-up tables."""
-    rgb = np.empty((*indices.shape, 3), np.uint8)
-    for path in {source.path for source in sources}:
-        mine = [number for number, source in enumerate(sources) if source.path == path]
-        colours = palette_to_rgb(indices[mine], path)
-        rgb[mine] = colours if colours.dtype == np.uint8 else np.rint(colours / 257).astype(np.uint8)  # 65535 / 257 = 255
-    return rgb
+    _in_threads(fill, range(len(sources)), how.threads)
+    return array
 
 
-def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: int | None) -> None:
+def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: int) -> None:
     """Do work(number) for all numbers on some threads; after an error the others end with the frame they are at."""
-    workers = min(len(numbers), available_cores() if threads is None else threads)
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}, expected at least 1", threads=threads)
+    workers = min(len(numbers), threads)
     if workers <= 1:
         for number in numbers:
             work(number)
@@ -181,6 +337,7 @@ def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: in
             done.result()
 
 
-def read_image(source: FrameSource, rescale: Rescale, *, palettes: bool = True) -> Values:
-    """One frame as modality values, (rows, columns); colour as `read_volume` gives it, (rows, columns, samples)."""
-    return np.asarray(read_modality([source], [rescale], threads=1, palettes=palettes)[0])
+def read_image(source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE, palettes: bool = True) -> Converted:
+    """One frame, (rows, columns) or, of colour, (rows, columns, samples), and where it is padding."""
+    array, padding = read_converted([source], [conversion], how=how, palettes=palettes)
+    return Converted(array[0], None if padding is None else padding[0])

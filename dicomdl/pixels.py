@@ -7,8 +7,9 @@ for the tiles that come next.
 """
 
 import dataclasses
+import functools
+import math
 import os
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -18,10 +19,11 @@ import numpy as np
 from dicomdl import codecs
 from dicomdl.codecs import Source, Values, truncated
 from dicomdl.elements import Window, walk_meta
-from dicomdl.errors import DecodeError, FileChanged, PixelError, UsageError
+from dicomdl.errors import DecodeError, FileChanged, PixelError, TooLarge, UsageError
 from dicomdl.frame import Frame, FrameSource
-from dicomdl.header import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, GE_BIG_ENDIAN_PIXELS, IMPLICIT_LITTLE, first_element
-from dicomdl.system import OPEN_FLAGS, read_into
+from dicomdl.halving import halve, halved
+from dicomdl.header import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, GE_BIG_ENDIAN_PIXELS, IMPLICIT_LITTLE, content_of, first_element
+from dicomdl.system import OPEN_FLAGS, read_at, read_into
 
 Colour = Literal["rgb", "stored"]
 Result = TypeVar("Result")
@@ -39,6 +41,39 @@ _DTYPES: Final = {
 } | {(True, bits, representation): np.dtype(f"f{bits // 8}") for bits in (32, 64) for representation in (0, 1)}
 
 _UNCODED: Final = _LITTLE | _BIG | {DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
+
+
+# What compressed bytes may become without a question: any codec codes a blank frame in next to nothing, but no true file holds a frame
+# of more than 128 MiB, or values of 1 GiB in all, that is blank to less than a thousandth.
+FREE_FRAME_BYTES: Final = 128 * 2**20
+FREE_VOLUME_BYTES: Final = 2**30
+MAX_EXPANSION: Final = 1000
+MAX_REDUCE: Final = 15
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decoding:
+    """How frames are decoded; `read_frame` says what `colour`, `reduce`, `threads` and `max_bytes` mean.
+
+    `smooth` False halves frames by leaving pixels out: for labels, which have no mean.
+    """
+
+    colour: Colour = "rgb"
+    reduce: int = 0
+    smooth: bool = True
+    threads: int = 1
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.colour not in ("rgb", "stored"):
+            raise UsageError(f"colour is {self.colour!r}; it is 'rgb' or 'stored'")
+        if not 0 <= self.reduce <= MAX_REDUCE:
+            raise UsageError(f"reduce is {self.reduce!r}: rows and columns can be halved 0 to {MAX_REDUCE} times", reduce=self.reduce)
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}, expected at least 1", threads=self.threads)
+
+
+WHOLE: Final = Decoding()
 
 
 # --- what a frame becomes -----------------------------------------------------------------------------------------
@@ -75,36 +110,54 @@ def stored_dtype(source: Source) -> np.dtype[Any]:
     return dtype
 
 
-def frame_shape(source: Source) -> tuple[int, ...]:
+def frame_shape(source: Source, reduce: int = 0) -> tuple[int, ...]:
     """The shape of a frame's stored values: (rows, columns), or (rows, columns, samples) where there are several."""
-    return _shape(source, source.rows)
+    return _shape(source, halved(source.rows, reduce), halved(source.columns, reduce))
 
 
-def _shape(source: Source, rows: int) -> tuple[int, ...]:
-    if source.samples_per_pixel == 1:
-        return (rows, source.columns)
-    return (rows, source.columns, source.samples_per_pixel)
+def _shape(source: Source, rows: int, columns: int | None = None) -> tuple[int, ...]:
+    size = (rows, source.columns if columns is None else columns)
+    return size if source.samples_per_pixel == 1 else (*size, source.samples_per_pixel)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_frame(source: Source, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
+def read_frame(
+    source: Source,
+    out: Values | None = None,
+    *,
+    colour: Colour = "rgb",
+    reduce: int = 0,
+    threads: int = 1,
+    max_bytes: int | None = None,
+) -> Values:
     """The stored values of one frame, as the file means them before any rescale.
 
     Bits outside of BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are pixel-interleaved whatever their
-    PlanarConfiguration; PALETTE COLOR gives the indices (see `palette_to_rgb`). Safe to call from threads: reading, decoding
-    and the passes over the values release the GIL.
+    PlanarConfiguration; PALETTE COLOR gives the indices (see `lookup.palette_to_rgb`). Safe to call from threads: reading, decoding
+    and the passes over the values release the GIL. Of a multi-frame file only the bytes of the frame are read.
 
     Parameters
     ----------
     source
         Where the frame is and how it is coded: a `Frame`, or the `FrameSource` of one.
     out
-        C-contiguous array of `frame_shape(source)` and `stored_dtype(source)` to fill. Its content is undefined after an error.
+        C-contiguous array of `frame_shape(source, reduce)` and `stored_dtype(source)` to fill. Its content is undefined after an error.
     colour
         "rgb" turns the YBR_* photometric interpretations into RGB (PS3.3 C.7.6.3.1.2); "stored" leaves luminance and
         chrominance. JPEG 2000 decoders always undo YBR_RCT and YBR_ICT, so those are RGB in both.
+    reduce
+        Halves rows and columns that often, rounded up: a quarter of the pixels for 1, a sixteenth for 2, ... Pixel (r, c) lies where
+        pixel (2^n r, 2^n c) of the whole frame does. JPEG 2000 and HTJ2K decode only what that takes; everything else is read whole
+        and smoothed by the same filter, so that lossless frames give the same values in every transfer syntax (grey: exactly those
+        of JPEG 2000's reversible wavelet; lossy JPEG 2000 has a filter of its own; RGB that JPEG 2000 keeps as YBR_RCT is a few
+        units off, for rounding). Labels of segmentations and indices of palettes are not smoothed: every 2^n-th pixel is taken.
+    threads
+        Threads for this one frame, where its codec can use them (JPEG 2000).
+    max_bytes
+        The most memory that a compressed frame may become. By default 128 MiB, or a thousand times its bytes in the file if that
+        is more: a damaged or hostile file may claim anything.
 
     Returns
     -------
@@ -119,29 +172,71 @@ def read_frame(source: Source, out: Values | None = None, *, colour: Colour = "r
         Bytes are missing. Attributes `expected_bytes`, `found_bytes` where they are known.
     DecodeError
         The frame is damaged or contradicts the header.
+    TooLarge
+        The frame would take more memory than `max_bytes`; nothing of that size was allocated.
     UnsupportedSyntax
         There is no decoder for the transfer syntax.
     """
-    if colour not in ("rgb", "stored"):
-        raise UsageError(f"colour is {colour!r}; it is 'rgb' or 'stored'")
-    with _named(source):
+    smooth = not (reduce and isinstance(source, Frame) and content_of(source.sop_class_uid) == "segmentation")
+    return decode_frame(source, out, Decoding(colour, reduce, smooth, threads, max_bytes))
+
+
+def decode_frame(source: Source, out: Values | None = None, how: Decoding = WHOLE) -> Values:
+    """`read_frame` with its options as one value."""
+    with named(source):
+        if how.reduce:
+            return _read_reduced(source, out, how)
         if source.coded_rows:
-            return _read_tile(source, 0, source.rows, out, colour)
-        return _read_whole(source, out, colour)
+            return _read_tile(source, 0, source.rows, out, how)
+        return _read_whole(source, out, how)
 
 
-def _read_whole(source: Source, out: Values | None, colour: Colour) -> Values:
+def _read_whole(source: Source, out: Values | None, how: Decoding) -> Values:
     """A frame that is coded as it is."""
     if _is_plain(source):
-        return _read_plain(source, 0, source.rows, out, colour)
+        return _read_plain(source, 0, source.rows, out, how)
     if source.transfer_syntax_uid in _UNCODED:
+        require_justified(math.prod(frame_shape(source)) * stored_dtype(source).itemsize, [source], FREE_FRAME_BYTES, how.max_bytes)
         values, space = _result(out, source, source.rows), source.photometric_interpretation
         _arrange(_native_bytes(source), source, values)
     else:
-        values, space = _read_coded(source, out)
-    if colour == "rgb":
+        values, space, _ = _read_coded(source, out, how)
+    if how.colour == "rgb":
         _to_rgb(values, space, source)
     return values
+
+
+def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
+    """A frame at a lower resolution: what the codec can halve by itself, and the rest afterwards."""
+    smooth = how.smooth and source.bits_allocated > 1 and source.photometric_interpretation != "PALETTE COLOR"
+    done = 0
+    if source.coded_rows or source.transfer_syntax_uid in _UNCODED or _is_plain(source) or not smooth:
+        values = decode_frame(source, None, dataclasses.replace(how, reduce=0))
+    else:
+        values, space, done = _read_coded(source, None, how)
+        if how.colour == "rgb":
+            _to_rgb(values, space, source)
+    values = halve(values, how.reduce - done, smooth=smooth)
+    if out is None:
+        return values
+    _check_out(out, values.shape, values.dtype)
+    np.copyto(out, values)
+    return out
+
+
+def require_justified(needed_bytes: int, sources: Sequence[Source], free_bytes: int, max_bytes: int | None) -> None:
+    """Refuse values of more memory than the bytes of their compressed frames justify, or than the caller allows."""
+    if max_bytes is None:
+        if needed_bytes <= free_bytes:
+            return
+        max_bytes = max(free_bytes, MAX_EXPANSION * sum(source.byte_length for source in sources))
+    if needed_bytes > max_bytes:
+        raise TooLarge(
+            f"the values need {needed_bytes} bytes of memory, more than the {max_bytes} that are allowed: if the file is sound, "
+            f"pass max_bytes={needed_bytes}",
+            needed_bytes=needed_bytes,
+            limit_bytes=max_bytes,
+        )
 
 
 def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None = None, *, colour: Colour = "rgb") -> Values:
@@ -159,17 +254,17 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     if not 0 <= row_start <= row_stop <= source.rows:
         raise UsageError(f"rows {row_start} to {row_stop} of a frame with {source.rows}", rows=source.rows)
     if source.coded_rows:
-        with _named(source):
-            return _read_tile(source, row_start, row_stop, out, colour)
+        with named(source):
+            return _read_tile(source, row_start, row_stop, out, Decoding(colour))
     if _is_plain(source):
-        with _named(source):
-            return _read_plain(source, row_start, row_stop, out, colour)
+        with named(source):
+            return _read_plain(source, row_start, row_stop, out, Decoding(colour))
     values = _result(out, source, row_stop - row_start)
     values[...] = read_frame(source, colour=colour)[row_start:row_stop]
     return values
 
 
-class _named:
+class named:
     """Adds file and frame to the errors that leave the block: this is the edge where they are known."""
 
     def __init__(self, source: Source) -> None:
@@ -183,53 +278,22 @@ class _named:
             error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
 
 
-def palette_to_rgb(indices: Values, path: str | os.PathLike[str]) -> Values:
-    """Colours of PALETTE COLOR frames, by the look-up tables of their file (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6).
-
-    Parameters
-    ----------
-    indices
-        Stored values of shape (..., rows, columns).
-    path
-        The file that they came from.
-
-    Returns
-    -------
-    ndarray
-        RGB of shape (..., rows, columns, 3), uint8 or uint16 as the tables are.
-
-    Raises
-    ------
-    PixelError
-        The file has no usable look-up tables.
-    """
-    import pydicom
-    from pydicom.pixels.processing import apply_color_lut
-
-    unusable = (ValueError, AttributeError, KeyError, TypeError, IndexError, OSError, pydicom.errors.InvalidDicomError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values, and values may identify a person
-            colours = apply_color_lut(indices, pydicom.dcmread(path, stop_before_pixels=True))
-    except unusable as error:
-        failure = PixelError(f"the palette colour look-up tables cannot be used ({type(error).__name__})")
-        failure.add_note(f"file: {os.fspath(path)}")
-        raise failure from error
-    return colours[..., :3]  # a fourth table would be the opacity
-
-
 def _result(out: Values | None, source: Source, rows: int) -> Values:
     """The array to fill: `out` after a check that it fits, or a new one."""
     shape, dtype = _shape(source, rows), stored_dtype(source)
     if out is None:
         return np.empty(shape, dtype)
+    _check_out(out, shape, dtype)
+    return out
+
+
+def _check_out(out: Values, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
         raise UsageError(
             f"out must be a writeable C-contiguous {dtype} array of shape {shape}, found {out.dtype} of {out.shape}",
             expected_shape=shape,
             found_shape=out.shape,
         )
-    return out
 
 
 # --- bytes of the file --------------------------------------------------------------------------------------------
@@ -313,7 +377,7 @@ def _is_plain(source: Source) -> bool:
     return source.samples_per_pixel == 1 or (source.planar_configuration == 0 and not _is_subsampled(source, source.byte_length))
 
 
-def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | None, colour: Colour) -> Values:
+def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | None, how: Decoding) -> Values:
     row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
     if source.byte_length < source.rows * row_bytes:
         raise truncated(source.rows * row_bytes, source.byte_length)
@@ -323,18 +387,18 @@ def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | Non
     if (source.transfer_syntax_uid in _BIG) == (np.little_endian):
         values.byteswap(inplace=True)
     _keep_stored_bits(values, source)
-    if colour == "rgb":
+    if how.colour == "rgb":
         _to_rgb(values, source.photometric_interpretation, source)
     return values
 
 
 def stored_range(source: Source) -> tuple[int, int]:
     """The smallest and largest stored value that a frame's header allows; what `read_frame` gives lies between them."""
-    bits, _ = _stored_bits(source)
+    bits, _ = stored_bits(source)
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if source.pixel_representation == 1 and bits > 1 else (0, (1 << bits) - 1)
 
 
-def _stored_bits(source: Source) -> tuple[int, int]:
+def stored_bits(source: Source) -> tuple[int, int]:
     """BitsStored and HighBit; values that cannot be are taken as the usual ones: all bits, right-aligned."""
     stored = source.bits_stored if 0 < (source.bits_stored or 0) <= source.bits_allocated else source.bits_allocated
     high = source.high_bit if stored <= (source.high_bit or 0) < source.bits_allocated else stored - 1
@@ -343,7 +407,7 @@ def _stored_bits(source: Source) -> tuple[int, int]:
 
 def _keep_stored_bits(values: Values, source: Source) -> None:
     """Clear what is outside of BitsStored, align the rest right and extend its sign, in place (PS3.5 8.1.1)."""
-    stored, high = _stored_bits(source)
+    stored, high = stored_bits(source)
     if stored == source.bits_allocated or source.float_pixels:
         return
     if source.pixel_representation == 1:
@@ -454,20 +518,20 @@ _MOST_OF_A_BAND: Final = 16 * 2**20
 _bands: tuple[_Band, ...] = ()  # the last ones read; replaced in one step, so that threads and forks need no lock
 
 
-def _read_tile(source: Source, row_start: int, row_stop: int, out: Values | None, colour: Colour) -> Values:
+def _read_tile(source: Source, row_start: int, row_stop: int, out: Values | None, how: Decoding) -> Values:
     """Rows of a tile, copied out of the band of the mosaic that it lies in.
 
     Tiles are read one after the other, and 8 of a mosaic of 64 share their rows: to read each one's rows alone would read the file
     eight times, and to decode a compressed mosaic for each would take 64 times as long.
     """
     values = _result(out, source, row_stop - row_start)
-    band = _band_of(source, colour)
+    band = _band_of(source, how)
     top, left = source.tile_top - band.top + row_start, source.tile_left
     np.copyto(values, band.values[top : top + row_stop - row_start, left : left + source.columns])
     return values
 
 
-def read_tiles(sources: Sequence[Source], out: Values, *, colour: Colour = "rgb") -> Values:
+def read_tiles(sources: Sequence[Source], out: Values, how: Decoding = WHOLE) -> Values:
     """The stored values of tiles of one mosaic, which is read once for all of them.
 
     Parameters
@@ -476,6 +540,8 @@ def read_tiles(sources: Sequence[Source], out: Values, *, colour: Colour = "rgb"
         Tiles of the same frame of the same file, in any order: see `same_mosaic`.
     out
         C-contiguous array of shape (tiles, rows, columns[, samples]) to fill: ``out[k]`` is the tile ``sources[k]``.
+    how
+        The options of `read_frame`, but for `reduce`.
 
     Returns
     -------
@@ -483,8 +549,8 @@ def read_tiles(sources: Sequence[Source], out: Values, *, colour: Colour = "rgb"
         `out`. Errors are those of `read_frame`.
     """
     first = sources[0]
-    with _named(first):
-        whole = _read_whole(_whole_of(first), None, colour)
+    with named(first):
+        whole = _read_whole(_whole_of(first), None, how)
         rows, columns = first.rows, first.columns
         _result(out[0], first, rows)
         for number, source in enumerate(sources):
@@ -500,28 +566,28 @@ def same_mosaic(one: Source, other: Source) -> bool:
     return one.coded_rows > 0 and one.path == other.path and coded == (other.coded_rows, other.coded_columns, other.byte_offset)
 
 
-def _band_of(source: Source, colour: Colour) -> _Band:
+def _band_of(source: Source, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
     global _bands
     status = _with_system(os.stat, source.path)
     _check_unchanged(source, status)
     file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, colour)
+    identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
     for band in _bands:
         if band.identity == identity and band.top <= source.tile_top and source.tile_top + source.rows <= band.top + len(band.values):
             return band
-    band = _read_band(source, identity, colour)
+    band = _read_band(source, identity, how)
     if band.values.nbytes <= _MOST_OF_A_BAND:
         _bands = (band, *_bands[: _KEPT_BANDS - 1])
     return band
 
 
-def _read_band(source: Source, identity: tuple[Any, ...], colour: Colour) -> _Band:
+def _read_band(source: Source, identity: tuple[Any, ...], how: Decoding) -> _Band:
     _check_inside(source)
     whole, top = _whole_of(source), source.tile_top
     if not _is_plain(whole):
-        return _Band(identity, 0, _read_whole(whole, None, colour))
-    return _Band(identity, top, _read_plain(whole, top, top + source.rows, None, colour))
+        return _Band(identity, 0, _read_whole(whole, None, how))
+    return _Band(identity, top, _read_plain(whole, top, top + source.rows, None, how))
 
 
 def _whole_of(tile: Source) -> FrameSource:
@@ -594,15 +660,16 @@ def _end_of_meta(data: bytes) -> int:
 # --- compressed frames --------------------------------------------------------------------------------------------
 
 
-def _read_coded(source: Source, out: Values | None) -> tuple[Values, str]:
-    """The values of one compressed frame and the photometric interpretation that they have."""
+def _read_coded(source: Source, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
+    """The values of one compressed frame, the photometric interpretation that they have, and how often the codec halved them."""
     codecs.find_syntax(source.transfer_syntax_uid)  # before a whole film is read
     dtype = stored_dtype(source)
     if source.float_pixels:
         raise DecodeError("float pixel data cannot be compressed (PS3.5 A.4)")
+    require_justified(math.prod(frame_shape(source, how.reduce)) * dtype.itemsize, [source], FREE_FRAME_BYTES, how.max_bytes)
     if out is not None:
         _result(out, source, source.rows)
-    coded = codecs.decode(_read_bytes(source, source.byte_offset, source.byte_length), source, out)
+    coded = codecs.decode(read_codestream(source), source, out, rgb=how.colour == "rgb", reduce=how.reduce, threads=how.threads)
     samples, values = coded.samples, out
     if values is None and samples.itemsize == dtype.itemsize and samples.flags.c_contiguous and samples.flags.writeable:
         values = samples.view(dtype)
@@ -611,7 +678,25 @@ def _read_coded(source: Source, out: Values | None) -> tuple[Values, str]:
     if not np.may_share_memory(samples, values):
         np.copyto(values, samples, casting="unsafe")  # the same bits: wider samples were refused
     _keep_coded_bits(values, coded, source)
-    return values, coded.space
+    return values, coded.space, coded.reduced
+
+
+def read_codestream(source: Source) -> bytes:
+    """The codestream of one frame, without a copy where it lies in one item, as most do."""
+    offset, length = source.byte_offset, source.byte_length
+    if offset + length > source.file_bytes:
+        raise truncated(length, max(0, source.file_bytes - offset))
+
+    def read(descriptor: int) -> bytes:
+        head = read_at(descriptor, 8, offset)
+        if head[:4] != b"\xfe\xff\x00\xe0" or int.from_bytes(head[4:], "little") != length - 8:
+            return codecs.join_fragments(_take(descriptor, offset, length))
+        stream = read_at(descriptor, length - 8, offset + 8)
+        if len(stream) < length - 8:
+            raise truncated(length, len(stream) + 8)
+        return stream
+
+    return _with_file(source, read)
 
 
 def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> None:
@@ -619,7 +704,7 @@ def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> Non
     if coded.bytewise:
         _keep_stored_bits(values, source)
         return
-    stored, _ = _stored_bits(source)
+    stored, _ = stored_bits(source)
     width = 8 * values.itemsize
     signed, coded_signed = values.dtype.kind == "i", coded.samples.dtype.kind == "i"
     if signed and not coded_signed:
@@ -646,7 +731,10 @@ def _to_rgb(values: Values, space: str, source: Source) -> None:
     """
     if source.samples_per_pixel != 3 or not space.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return
-    bits, _ = _stored_bits(source)
+    bits, _ = stored_bits(source)
+    if bits == 8 and values.itemsize == 1 and space.startswith("YBR_FULL"):
+        _full_to_rgb(values)
+        return
     luma = values[..., 0].astype(np.float32)
     blue, red = (values[..., sample].astype(np.float32) - (1 << bits - 1) for sample in (1, 2))
     if space.startswith("YBR_PARTIAL"):
@@ -660,3 +748,25 @@ def _to_rgb(values: Values, space: str, source: Source) -> None:
     for sample, plane in enumerate(planes):
         np.clip(np.floor(plane + np.float32(0.5)), 0, (1 << bits) - 1, out=plane)
         values[..., sample] = plane
+
+
+@functools.cache
+def _chrominance_tables() -> tuple[Values, Values, Values]:
+    """What chrominances of 8 bits add to the luminance in red, green (by 256 blue + red) and blue, int16, rounded to nearest, exactly."""
+    shift = np.arange(256, dtype=np.int64) - 128
+    blue, red = shift[:, None], shift[None, :]
+    green = (587_000 - 2 * 202_008 * blue - 2 * 419_198 * red) // (2 * 587_000)  # 0.114 x 1.772 / 0.587, 0.299 x 1.402 / 0.587
+    tables = (2804 * shift + 1000) // 2000, green.ravel(), (3544 * shift + 1000) // 2000  # 1.402, 1.772
+    red_table, green_table, blue_table = (table.astype(np.int16) for table in tables)
+    return red_table, green_table, blue_table
+
+
+def _full_to_rgb(values: Values) -> None:
+    """YBR_FULL of 8 bits to RGB in place, by tables: three times as fast as in float32, and exact."""
+    to_red, to_green, to_blue = _chrominance_tables()
+    luma = values[..., 0].astype(np.int16)
+    blue, red = values[..., 1].astype(np.uint16), values[..., 2].astype(np.uint16)
+    for sample, table, place in ((0, to_red, red), (2, to_blue, blue), (1, to_green, (blue << 8) + red)):
+        plane = table.take(place)
+        plane += luma
+        values[..., sample] = np.clip(plane, 0, 255, out=plane)

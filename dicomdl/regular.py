@@ -56,11 +56,18 @@ class RegularSlices:
 
         Where a segmentation has no frame there is nothing of the segment: writers leave empty frames out.
         """
-        nearest = self.lower + np.rint(self.fraction).astype(np.int64)
-        near = np.abs(np.arange(len(nearest)) - self.places[nearest]) <= 0.5
-        result = slices[nearest]
+        near = np.abs(np.arange(len(self.lower)) - self.places[self._nearest]) <= 0.5
+        result = self.nearest(slices)
         result[~near] = 0
-        return np.asarray(result)
+        return result
+
+    def nearest(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The nearest of the slices that were read, however far, for each slice of the grid, in a new array."""
+        return np.asarray(slices[self._nearest])
+
+    @property
+    def _nearest(self) -> npt.NDArray[np.int64]:
+        return self.lower + np.rint(self.fraction).astype(np.int64)
 
 
 def is_worth_filling(slices: int, detail: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -20,12 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl import storage
-from dicomdl.errors import GeometryError, IncompleteGroup, IrregularStack, StorageError, UsageError, missing_extra
-from dicomdl.frame import Frame
+from dicomdl.errors import GeometryError, IncompleteGroup, IrregularStack, StorageError, SUVError, UsageError, missing_extra
+from dicomdl.frame import Frame, FrameSource
 from dicomdl.geometry import Geometry, Tolerances
 from dicomdl.index import Group, Stack
-from dicomdl.intensity import Intensity, IntensityOption, resolve, sample_positions, sample_stride, units_of
-from dicomdl.modality import read_modality, rescales
+from dicomdl.intensity import (
+    Intensity,
+    IntensityOption,
+    Quantity,
+    RealWorld,
+    as_quantity,
+    pet_without_suv,
+    resolve,
+    sample_positions,
+    sample_stride,
+)
+from dicomdl.modality import Conversion, Mask, conversions, quantity_units, read_converted, suv_factor_of
+from dicomdl.pixels import Decoding
 from dicomdl.regular import FILLABLE, is_worth_filling, regular_slices
 from dicomdl.resampling import (
     Interpolation,
@@ -42,13 +53,17 @@ from dicomdl.resampling import (
     write_image,
 )
 from dicomdl.resampling import write_png as write_png
+from dicomdl.suv import SUV, SuvKind
+from dicomdl.system import available_cores
 
 Values = npt.NDArray[Any]
 Irregular = Literal["raise", "accept", "resample"]
+SuvPolicy = Literal["required", "if_possible"]
 
 POLICIES: Final[tuple[Irregular, ...]] = get_args(Irregular)
 READABLE: Final = frozenset({"regular", "single", "tilted"})  # verdicts whose affine is exact
-_SAMPLE_RULE: Final = 1  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
+SUV_POLICIES: Final[tuple[SuvPolicy, ...]] = get_args(SuvPolicy)
+_SAMPLE_RULE: Final = 2  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
 _NO_FACTS: Final = Frame(path="", frame_number=1, byte_offset=0, byte_length=0, file_bytes=0, file_mtime_ns=-1)
 _NOT_RESAMPLED: Final = {  # verdicts that no resampling can help, and what each means
     "duplicates": "nothing says which of the slices at one position is the right one",
@@ -71,6 +86,10 @@ class Volume:
 
     `filled` is (slices,) bool, read-only: True for slices with values that were interpolated between neighbours because no
     file holds them (``irregular="resample"``). It follows the volume onto other grids.
+
+    `padding` is bool of the shape of the array without samples: True where the file says that there is no image (Pixel Padding
+    Value), None where nowhere. `array` keeps what is stored there; `window` makes it the lowest value. `quantity` says what the
+    values are: "modality" values, an `SUV` or a `RealWorld`.
     """
 
     array: Values
@@ -81,6 +100,8 @@ class Volume:
     dimension: tuple[Any, ...] = ()
     dimension_names: tuple[str, ...] = ()
     filled: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    padding: Mask | None = None
+    quantity: Quantity = "modality"
 
     def __post_init__(self) -> None:
         expected = (*((len(self.dimension),) if self.dimension else ()), *self.geometry.shape)
@@ -93,6 +114,8 @@ class Volume:
         filled = np.array(self.filled, dtype=np.bool_) if len(self.filled) else np.zeros(self.geometry.shape[0], dtype=np.bool_)
         if filled.shape != self.geometry.shape[:1]:
             raise GeometryError(f"`filled` is {filled.shape} for {self.geometry.shape[0]} slices", shape=filled.shape)
+        if self.padding is not None and self.padding.shape != expected:
+            raise GeometryError(f"`padding` is {self.padding.shape}, the grid is {expected}", shape=self.padding.shape, expected=expected)
         filled.flags.writeable = False
         object.__setattr__(self, "filled", filled)
 
@@ -142,24 +165,54 @@ class Volume:
             raise UsageError(f"t is {t}: this volume has {len(self.dimension) or 'no leading axis of'} time points", t=t)
         stack = self.stack.group[t % len(self.dimension)] if self.stack is not None else None
         frame = stack.middle if stack is not None else self.frame
-        return dataclasses.replace(self, array=self.array[t], stack=stack, frame=frame, dimension=(), dimension_names=())
+        padding = None if self.padding is None else self.padding[t]
+        return dataclasses.replace(self, array=self.array[t], padding=padding, stack=stack, frame=frame, dimension=(), dimension_names=())
 
-    def window(self, intensity: IntensityOption | float = "auto", width: float | None = None) -> "Volume":
+    def suv(self, kind: SuvKind = "bw") -> "Volume":
+        """PET as standardized uptake values, float32 in g/ml (cm2/ml for "bsa"): see `dicomdl.SUV`.
+
+        Raises
+        ------
+        SUVError
+            The header does not give SUV; attribute `attribute` names what is missing or contradictory.
+        UsageError
+            The values are no modality values of a stack.
+        """
+        return dataclasses.replace(self, array=self._as(SUV(kind)), units=SUV(kind).units, quantity=SUV(kind))
+
+    def window(self, intensity: IntensityOption | float = "auto", width: float | None = None, *, suv: SuvPolicy = "required") -> "Volume":
         """The volume with its values mapped for a network or an eye: float32, mostly in [0, 1].
 
         ``volume.window("ct.lung")``, ``volume.window(-600, 1500)``, ``volume.window(Percentile(1, 99))``; what
         `resolve` takes. Percentiles are those of the stack that the volume came from, resampled or not; a group has one pair
-        of limits for all its stacks (see `stack_sample`), so that its time points stay comparable.
+        of limits for all its stacks (see `stack_sample`), so that its time points stay comparable. Padding becomes the lowest value
+        and takes no part in percentiles. "auto" makes PET SUV, and raises an SUVError where the header does not give them, unless
+        ``suv="if_possible"``: percentiles then.
         """
         option: Any = intensity if width is None else (intensity, width)
         if self.frame is None and option in ("auto", "file"):
             raise UsageError(f"a volume without DICOM facts has no {option!r} window: name a preset or a (center, width)")
         if self.stack is not None:
-            recipe = stack_intensity(self.stack.group if self.dimension else self.stack, option)
+            recipe = stack_intensity(self.stack.group if self.dimension else self.stack, option, suv)
         else:
             recipe = resolve(option, self.frame or _NO_FACTS)
             recipe = recipe.with_sample(self._sample()) if recipe.needs_sample else recipe
-        return dataclasses.replace(self, array=recipe(self.array), units=recipe.units)
+        array = self._as(recipe.quantity)
+        if self.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
+            array = np.where(self.padding, array.dtype.type(lowest), array)
+        return dataclasses.replace(self, array=recipe(array), units=recipe.units)
+
+    def _as(self, quantity: Quantity) -> Values:
+        """The values as another quantity; a window that is asked for by numbers takes them as they are."""
+        if quantity in ("modality", self.quantity):
+            return self.array
+        if not isinstance(quantity, SUV) or self.quantity != "modality" or self.stack is None:
+            wanted = "real_world" if isinstance(quantity, RealWorld) else "suv"
+            raise UsageError(f"these values cannot become others: read_volume(stack, values={wanted!r}) gives them")
+        factors = {suv_factor_of(stack, quantity) for stack in (self.stack.group if self.dimension else [self.stack])}
+        if len(factors) > 1:
+            raise UsageError("the stacks of the group have SUV factors of their own: read_volume(group, values='suv') gives SUV")
+        return np.multiply(self.array, factors.pop(), out=np.empty(self.array.shape, np.float32), casting="same_kind")
 
     def _sample(self) -> Values:
         """What `stack_sample` would take, out of the array itself."""
@@ -205,7 +258,12 @@ class Volume:
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
         array = interpolate(self.array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension))
-        return dataclasses.replace(self, array=array, geometry=geometry, filled=carried(self.filled, self.geometry, geometry))
+        padding = self.padding
+        if padding is not None:  # of what is interpolated between padding and image, the nearest voxel says which it is
+            nearest = interpolate(padding.view(np.uint8), self.geometry, geometry, "nearest", 0, series=bool(self.dimension))
+            padding = nearest.astype(np.bool_)
+        filled = carried(self.filled, self.geometry, geometry)
+        return dataclasses.replace(self, array=array, geometry=geometry, filled=filled, padding=padding)
 
     def reorient(self, axes: str = "SPL") -> "Volume":
         """The volume with its axes permuted and flipped so that their indices ascend towards the directions named.
@@ -217,17 +275,22 @@ class Volume:
         require_known(self.geometry)
         order, flips = axes_towards(self.geometry, axes)
         lead = 1 if self.dimension else 0
-        array, affine = self.array, np.array(self.affine)
-        rest = range(lead + 3, array.ndim)
-        array = array.transpose(*range(lead), *(lead + axis for axis in order), *rest)
+        affine = np.array(self.affine)
         affine[:, :3] = affine[:, list(order)]
+        shape = tuple(self.geometry.shape[axis] for axis in order)
         for axis in flips:
-            affine[:, 3] += affine[:, axis] * (array.shape[lead + axis] - 1)
+            affine[:, 3] += affine[:, axis] * (shape[axis] - 1)
             affine[:, axis] *= -1
-            array = np.flip(array, lead + axis)
-        geometry = Geometry((array.shape[lead], array.shape[lead + 1], array.shape[lead + 2]), affine)
+
+        def turned(values: Values) -> Values:
+            rest = range(lead + 3, values.ndim)
+            values = values.transpose(*range(lead), *(lead + axis for axis in order), *rest)
+            return np.ascontiguousarray(np.flip(values, tuple(lead + axis for axis in flips)))
+
+        geometry = Geometry((shape[0], shape[1], shape[2]), affine)
         filled = carried(self.filled, self.geometry, geometry)
-        return dataclasses.replace(self, array=np.ascontiguousarray(array), geometry=geometry, filled=filled)
+        padding = None if self.padding is None else turned(self.padding)
+        return dataclasses.replace(self, array=turned(self.array), geometry=geometry, filled=filled, padding=padding)
 
     def to_sitk(self) -> Any:
         """The volume as a SimpleITK image (its index order is column, row, slice; its space is LPS, too).
@@ -266,7 +329,7 @@ class Volume:
             import matplotlib.pyplot as plt
         except ImportError:
             raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
-        shown = self.window(intensity) if self.array.dtype != np.float32 or self.units != "1" else self
+        shown = self.window(intensity, suv="if_possible") if self.array.dtype != np.float32 or self.units != "1" else self
         chosen = _pictured(self, slices)
         columns = math.ceil(math.sqrt(len(chosen)))
         figure = plt.figure(figsize=(2.4 * columns, 2.4 * math.ceil(len(chosen) / columns)), layout="tight")
@@ -284,7 +347,14 @@ class Volume:
 
 
 def read_volume(
-    stack: Stack | Group, *, irregular: Irregular = "raise", dtype: npt.DTypeLike | None = None, threads: int | None = None
+    stack: Stack | Group,
+    *,
+    values: str | SUV | RealWorld = "modality",
+    irregular: Irregular = "raise",
+    dtype: npt.DTypeLike | None = None,
+    reduce: int = 0,
+    threads: int | None = None,
+    max_bytes: int | None = None,
 ) -> Volume:
     """Read a stack, or a group of them, as modality values (HU for CT) on its grid.
 
@@ -292,6 +362,9 @@ def read_volume(
     ----------
     stack
         From ``index.stacks``; or a group from ``index.groups``, all of whose stacks become one array with a leading axis.
+    values
+        "modality": each slice by its own rescale or Modality LUT. "suv" or an `SUV`: PET as standardized uptake values. "real_world"
+        or a `RealWorld`: stored values by the file's own Real World Value Mapping, NaN where it maps nothing.
     irregular
         What to do with a stack whose slices do not make a grid: "raise" an IrregularStack with the numbers; "accept"
         the slices as they lie (the affine then holds on average only, or is NaN without geometry); or "resample" onto a
@@ -309,8 +382,13 @@ def read_volume(
     dtype
         int16, int32 or float32; by default int16 when all values fit exactly, else int32, else float32 (which every
         stack with a fractional slope or intercept gets). Interpolated integers are rounded. Colour stays uint8 (or uint16).
+    reduce
+        Halves rows and columns that often, as `read_frame` does: for overviews and training at low resolution. The first voxel's centre
+        stays where it is. Slices stay; pixels beside padding are means of both.
     threads
         Threads that read and decode; by default one a core.
+    max_bytes
+        The most memory that compressed frames may become. By default 1 GiB, or a thousand times their bytes in the files if that is more.
 
     Returns
     -------
@@ -328,8 +406,12 @@ def read_volume(
         The stacks of the group do not lie on one grid.
     PixelError
         A frame cannot be read; its file and frame number are noted. Never a volume with holes.
+    TooLarge
+        The values would take more memory than `max_bytes`.
     IntensityError
-        A rescale that is no number, or values that do not fit the `dtype` asked for.
+        A rescale that is no number, a table or map that cannot be used or is not there, or values that do not fit the `dtype` asked for.
+    SUVError
+        SUV are asked for and the header does not give them; attribute `attribute`.
     """
     if irregular not in POLICIES:
         raise UsageError(f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}")
@@ -343,21 +425,33 @@ def read_volume(
         _require_allowed(each, irregular)
     if len(stacks) > 1:
         _require_one_grid(stacks)
-    first, middle = stacks[0], stacks[0].middle
-    sources, every = [s for each in stacks for s in each.sources], [r for each in stacks for r in rescales(each)]
-    array = read_modality(sources, every, dtype=dtype, threads=threads, palettes=first.content == "image")
-    volume = Volume(array, first.geometry, units_of(middle), middle, first) if group is None else _series(array, group)
+    first, quantity = stacks[0], as_quantity(values)
+    sources, every = [s for each in stacks for s in each.sources], [c for each in stacks for c in conversions(each, quantity)]
+    how = Decoding(
+        reduce=reduce,
+        smooth=first.content != "segmentation",
+        threads=available_cores() if threads is None else threads,
+        max_bytes=max_bytes,
+    )
+    array, padding = read_converted(sources, every, dtype=dtype, how=how, palettes=first.content == "image")
+    geometry = first.geometry.halved(reduce) if reduce else first.geometry
+    if group is not None:
+        array = array.reshape(len(group), first.slices, *array.shape[1:])
+        padding = None if padding is None else padding.reshape(array.shape)
+    volume = Volume(
+        array,
+        geometry,
+        quantity_units(first, quantity),
+        first.middle,
+        first,
+        group.dimension if group is not None else (),
+        group.dimension_names if group is not None else (),
+        padding=padding,
+        quantity=quantity,
+    )
     if irregular == "resample":  # stacks of a group lie alike, but one may be over the tolerance that the others just keep
         volume = _made_regular(volume, next((each for each in stacks if each.verdict in FILLABLE), first))
     return volume
-
-
-def _series(array: Values, group: Group) -> Volume:
-    """The volume of a group, from the slices of all its stacks one after the other."""
-    first = group[0]
-    array = array.reshape(len(group), first.slices, *array.shape[1:])
-    middle = first.middle
-    return Volume(array, first.geometry, units_of(middle), middle, first, group.dimension, group.dimension_names)
 
 
 def _require_allowed(stack: Stack, irregular: Irregular) -> None:
@@ -454,11 +548,14 @@ def _made_regular(volume: Volume, stack: Stack) -> Volume:
     if twice:  # what is interpolated twice is rounded once
         volume = dataclasses.replace(volume, array=volume.array.astype(exact_float(dtype)))
     if stack.verdict in FILLABLE:
-        grid = regular_slices(stack.positions, stack.geometry, stack.verdict, Tolerances())
-        values = grid.labels if nearest else grid.values
-        parts = [values(part) for part in (volume.array if volume.dimension else volume.array[None])]
-        array = np.stack(parts) if volume.dimension else parts[0]
-        volume = dataclasses.replace(volume, array=array, geometry=grid.geometry, filled=grid.filled)
+        grid = regular_slices(stack.positions, volume.geometry, stack.verdict, Tolerances())
+
+        def on_grid(array: Values, values: Callable[[Values], Values]) -> Values:
+            return np.stack([values(part) for part in array]) if volume.dimension else values(array)
+
+        array = on_grid(volume.array, grid.labels if nearest else grid.values)
+        padding = None if volume.padding is None else on_grid(volume.padding, grid.nearest)
+        volume = dataclasses.replace(volume, array=array, geometry=grid.geometry, filled=grid.filled, padding=padding)
     if is_tilted:
         volume = volume.resample(interpolation="nearest" if nearest else "linear")
     return dataclasses.replace(volume, array=rounded(volume.array, dtype)) if twice else volume
@@ -467,23 +564,40 @@ def _made_regular(volume: Volume, stack: Stack) -> Volume:
 # --- intensities of a stack -------------------------------------------------------------------------------------------
 
 
-def stack_intensity(stack: Stack | Group, option: IntensityOption) -> Intensity:
+def stack_intensity(stack: Stack | Group, option: IntensityOption, suv: SuvPolicy = "required") -> Intensity:
     """What `option` means for a stack, percentiles computed: from its middle slice and its fixed sample.
 
     The limits of percentiles are kept in memory and in the cache folder, so that every worker of every run maps a
     value of this stack alike and reads the sample at most once. A group has limits of its own, the same for all its stacks.
+
+    An SUVError where SUV are needed and the header does not give them; under "auto" with ``suv="if_possible"`` percentiles instead.
     """
-    recipe = resolve(option, _first(stack).middle)
+    if suv not in SUV_POLICIES:
+        raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
+    first = _first(stack)
+    recipe = resolve(option, first.middle)
+    if isinstance(recipe.quantity, SUV):
+        try:
+            suv_factor_of(first, recipe.quantity)
+        except SUVError as error:
+            if option != "auto":
+                raise
+            if suv == "required":
+                error.add_note('suv="if_possible" makes "auto" take percentiles where there is no SUV')
+                raise
+            recipe = pet_without_suv()
+    if isinstance(recipe.quantity, RealWorld) and not recipe.units:
+        recipe = dataclasses.replace(recipe, units=quantity_units(first, recipe.quantity))
     if not recipe.needs_sample:
         return recipe
     percentile: Any = recipe.mapping
-    lower, upper = _kept_limits(stack, percentile)
+    lower, upper = _kept_limits(stack, percentile, recipe.quantity)
     return dataclasses.replace(recipe, mapping=percentile.with_limits(lower, upper))
 
 
 @functools.lru_cache(maxsize=1024)
-def _kept_limits(stack: Stack | Group, percentile: Any) -> tuple[float, float]:
-    key = (_SAMPLE_RULE, _first(stack).key[1:], percentile, *(("group",) if isinstance(stack, Group) else ()))
+def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity) -> tuple[float, float]:
+    key = (_SAMPLE_RULE, _first(stack).key[1:], percentile, quantity, *(("group",) if isinstance(stack, Group) else ()))
     name = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
     try:
         path = os.path.join(storage.cache_folder("limits"), f"{name}.json")
@@ -491,21 +605,35 @@ def _kept_limits(stack: Stack | Group, percentile: Any) -> tuple[float, float]:
             lower, upper = json.load(file)
         return float(lower), float(upper)
     except (OSError, ValueError, TypeError):  # StorageError among them: a cache that cannot be used costs time, not the epoch
-        lower, upper = percentile.limits(stack_sample(stack))
+        lower, upper = percentile.limits(stack_sample(stack, quantity))
     with contextlib.suppress(StorageError):
         storage.write_whole(os.path.join(storage.cache_folder("limits"), f"{name}.json"), json.dumps([lower, upper]).encode())
     return lower, upper
 
 
-def stack_sample(stack: Stack | Group) -> Values:
-    """The fixed sample of a stack's modality values that percentiles are computed from (see `Percentile`).
+def stack_sample(stack: Stack | Group, quantity: Quantity = "modality") -> Values:
+    """The fixed sample of a stack's values that percentiles are computed from (see `Percentile`), without padding.
 
     That of a group pools the samples of at most 16 of its stacks, evenly spaced, the first and the last among them.
     """
     stacks = [stack[t] for t in sample_positions(len(stack)).tolist()] if isinstance(stack, Group) else [stack]
-    chosen = [(each, rescales(each), slice_) for each in stacks for slice_ in sample_positions(each.slices).tolist()]
-    sources, every = [each.source(i) for each, _, i in chosen], [own[i] for _, own, i in chosen]
-    return _sparse(read_modality(sources, every, palettes=_first(stack).content == "image"))
+    sources: list[FrameSource] = []
+    every: list[Conversion] = []
+    for each in stacks:
+        own = conversions(each, quantity)
+        for place in sample_positions(each.slices).tolist():
+            sources.append(each.source(place))
+            every.append(own[place])
+    how = Decoding(threads=available_cores())
+    values, padding = read_converted(sources, every, how=how, palettes=_first(stack).content == "image")
+    return sample_of(values, padding)
+
+
+def sample_of(frames: Values, padding: Mask | None) -> Values:
+    """The sample that frames of a stack give, without padding; all of it where everything is padding: blank is to become blank."""
+    values = _sparse(frames)
+    kept = None if padding is None else ~_sparse(padding)
+    return values if kept is None or not kept.any() else values[kept]
 
 
 def _first(stack: Stack | Group) -> Stack:
@@ -539,7 +667,7 @@ def montage(volume: Volume, slices: int = 16, intensity: IntensityOption = "auto
 
     The volume of a group shows its middle slice at evenly spaced time points.
     """
-    values = volume.window(intensity).array
+    values = volume.window(intensity, suv="if_possible").array
     places = [place for _, place in _pictured(volume, slices)]
     across = math.ceil(math.sqrt(len(places)))
     down = math.ceil(len(places) / across)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from phantoms import encode_frame
 
 from dicomdl import codecs
-from dicomdl.codecs import decode
+from dicomdl.codecs import join_fragments
 from dicomdl.errors import DecodeError, DicomdlError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.frame import FrameSource
 
@@ -36,6 +36,11 @@ def encode(image: Array, uid: str) -> bytes:
 def items(*fragments: bytes) -> bytes:
     padded = [fragment + b"\0" * (len(fragment) % 2) for fragment in fragments]
     return b"".join(b"\xfe\xff\x00\xe0" + len(p).to_bytes(4, "little") + p for p in padded)
+
+
+def decode(data: bytes, *arguments: Any, **options: Any) -> codecs.Coded:
+    """Decode the items of a frame, as they lie in a file."""
+    return codecs.decode(join_fragments(data), *arguments, **options)
 
 
 def source(image: Array, uid: str, **facts: Any) -> FrameSource:

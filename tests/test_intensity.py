@@ -39,6 +39,7 @@ from dicomdl.intensity import (
     sample_stride,
     units_of,
 )
+from dicomdl.suv import SUV
 
 settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
 settings.load_profile("dicomdl")
@@ -544,8 +545,8 @@ def test_an_unknown_preset_is_an_error_that_lists_near_names(wrong: str, near: s
     [
         (ct_frame(), Intensity(Limits(-1024, 3071))),
         (frame_with(modality="MR"), Intensity(Percentile(0.5, 99.5))),
-        (frame_with(modality="PT", units="BQML"), Intensity(Percentile(0, 99.9))),
-        (frame_with(modality="PT", units="GML"), Intensity(Limits(0, 20))),
+        (frame_with(modality="PT", units="BQML"), Intensity(Limits(0, 20), quantity=SUV())),
+        (frame_with(modality="PT", units="GML"), Intensity(Limits(0, 20), quantity=SUV())),
         (frame_with(modality="NM"), Intensity(Percentile(0, 100))),
         (frame_with(modality="DX"), Intensity(Percentile(0.5, 99.5))),
         (frame_with(modality="US", bits_stored=8), Intensity(Limits(0, 255))),
@@ -563,7 +564,7 @@ def test_an_unknown_preset_is_an_error_that_lists_near_names(wrong: str, near: s
 def test_auto_does_what_its_table_says(frame: Frame, expected: Intensity):
     intensity = by_modality(frame)
     values = np.arange(-2000, 4000, 7, dtype=np.int16)
-    assert (intensity.invert, intensity.units) == (expected.invert, expected.units)
+    assert (intensity.invert, intensity.units, intensity.quantity) == (expected.invert, expected.units, expected.quantity)
     assert (intensity(values) == expected(values)).all()
 
 

@@ -24,7 +24,8 @@ from dicomdl import pixels
 from dicomdl.errors import DecodeError, DicomdlError, FileChanged, HeaderError, PixelError, TruncatedPixels, UsageError
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.header import read_frames
-from dicomdl.pixels import frame_shape, is_native, palette_to_rgb, read_frame, read_rows, read_tiles, same_mosaic, stored_dtype
+from dicomdl.lookup import palette_to_rgb
+from dicomdl.pixels import frame_shape, is_native, read_frame, read_rows, read_tiles, same_mosaic, stored_dtype
 
 Array = NDArray[Any]
 
@@ -127,6 +128,12 @@ def by_pydicom(dataset: pydicom.Dataset, index: int, raw: bool) -> Iterator[tupl
             continue
 
 
+def near(theirs: Array, ours: Array) -> Array:
+    """`ours` where `theirs` is at most 1 off in green: libjpeg-turbo rounds the coefficients of its colour conversion to 16 bits."""
+    apart = np.abs(theirs.astype(np.int32) - ours)
+    return ours if theirs.ndim == 3 and not apart[..., ::2].any() and apart.max() <= 1 and np.mean(apart) < 1e-3 else theirs
+
+
 def disagreements(root: Path, frames_per_file: int) -> tuple[list[str], int]:
     found, compared = [], 0
     for path, frames in image_files(root):
@@ -144,6 +151,8 @@ def disagreements(root: Path, frames_per_file: int) -> tuple[list[str], int]:
                 for plugin, theirs in by_pydicom(dataset, index, raw=colour == "stored"):
                     compared += 1
                     theirs = theirs[tile] if frame.coded_rows else theirs
+                    if colour == "rgb" and frame.transfer_syntax_uid == JPEG:
+                        theirs = near(theirs, ours)
                     if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
                         found.append(f"{path} frame {index + 1} {colour} {plugin}")
     return found, compared

@@ -42,7 +42,7 @@ from dicomdl.errors import (
     UsageError,
 )
 from dicomdl.geometry import Geometry
-from dicomdl.modality import rescales
+from dicomdl.modality import conversions
 from dicomdl.volume import Volume, montage, stack_intensity, stack_sample, write_png
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
@@ -332,7 +332,7 @@ def test_rescale_zero_is_an_error_when_its_values_are_asked_for_and_not_before(f
     write_series(folder, shape=(3, 5, 7), slope=0)
     stack = only_stack(folder)
     with pytest.raises(IntensityError, match="RescaleSlope"):
-        rescales(stack)
+        conversions(stack)
 
 
 def test_a_montage_shows_slices_and_writes_a_picture(folder: Path, tmp_path: Path) -> None:
@@ -576,8 +576,8 @@ def test_frames_are_read_once_even_if_a_late_value_needs_a_wider_dtype(folder: P
     stored[11] = 60000
     write_series(folder, shape=stored.shape, stored=stored, bits_stored=16)
     stack, reads = only_stack(folder), []
-    read_frame = module.read_frame
-    monkeypatch.setattr(module, "read_frame", lambda source, out=None: (reads.append(source.path), read_frame(source, out=out))[1])
+    decode_frame = module.decode_frame
+    monkeypatch.setattr(module, "decode_frame", lambda source, *rest: (reads.append(source.path), decode_frame(source, *rest))[1])
     array = dicomdl.read_volume(stack, threads=threads).array
     assert array.dtype == np.int32 and np.array_equal(array, stored)
     assert len(set(reads)) == 12 and len(reads) <= 13

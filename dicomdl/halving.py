@@ -1,0 +1,67 @@
+"""Frames at a half, a quarter, ... of their resolution, as JPEG 2000's reversible wavelet makes them (ITU-T T.800 Annex F).
+
+A JPEG 2000 stream holds its lower resolutions, so a decoder can stop there; for everything else they are computed here by the same
+steps. One rule then says where pixels are, whatever the transfer syntax: pixel (r, c) of a frame that was halved n times lies at pixel
+(2^n r, 2^n c) of the whole one. Its value is a weighted mean of the 5 x 5 pixels around it, each time.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[Any]
+
+
+def halved(length: int, times: int) -> int:
+    """Rows or columns that are left after halving them `times` times, rounded up (ITU-T T.800 B-15)."""
+    return -(-length >> times)
+
+
+def halve(values: Values, times: int, *, smooth: bool = True) -> Values:
+    """A frame with its rows and columns halved `times` times.
+
+    Parameters
+    ----------
+    values
+        (rows, columns) or (rows, columns, samples), integers or floats.
+    times
+        From 0.
+    smooth
+        False takes every second pixel as it is: for labels and for the indices of a palette, which have no mean.
+
+    Returns
+    -------
+    ndarray
+        (ceil(rows / 2^n), ceil(columns / 2^n)[, samples]) of the same dtype, a new array. Integers are exactly those of the
+        reversible 5/3 wavelet, floats those of the same filter without its rounding; nothing wraps.
+    """
+    if not smooth or times == 0:
+        return np.ascontiguousarray(values[:: 1 << times, :: 1 << times])
+    exact = values.astype(np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32)
+    for _ in range(times):
+        exact = _low_pass(exact)  # rows first: an encoder splits columns of samples first (T.800 F.4.2), which rounding can tell
+        exact = _low_pass(exact.swapaxes(0, 1)).swapaxes(0, 1)
+    if values.dtype.kind != "f":
+        limits = np.iinfo(values.dtype)
+        np.clip(exact, limits.min, limits.max, out=exact)
+    return np.ascontiguousarray(exact, dtype=values.dtype)
+
+
+def _low_pass(values: Values) -> Values:
+    """The even samples along axis 0 after the lifting steps of T.800 F.4.8.1, with the ends mirrored (F.3.7)."""
+    even, odd = values[0::2], values[1::2]
+    if not len(odd):
+        return even
+    after = even[1:] if len(even) > len(odd) else np.concatenate([even[1:], even[-1:]])
+    detail = odd - _part(even[: len(odd)] + after, 1)
+    before = np.concatenate([detail[:1], detail])[: len(even)]
+    behind = detail if len(detail) == len(even) else np.concatenate([detail, detail[-1:]])
+    return even + _part(before + behind, 2)
+
+
+def _part(values: Values, bits: int) -> Values:
+    """A half (1 bit) or a quarter (2 bits) of sums; of integers rounded as the standard does."""
+    if values.dtype.kind == "f":
+        return values / (1 << bits)
+    return (values + (bits & 2)) >> bits  # floor(x / 2), floor((x + 2) / 4)
