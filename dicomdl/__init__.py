@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dicomdl.frame import Frame as Frame
     from dicomdl.geometry import Geometry as Geometry
     from dicomdl.geometry import Tolerances as Tolerances
+    from dicomdl.gpu import DeviceDecoder as DeviceDecoder
     from dicomdl.index import Group as Group
     from dicomdl.index import Index as Index
     from dicomdl.index import Series as Series
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dicomdl.index import Study as Study
     from dicomdl.index import open_index as open_index
     from dicomdl.intensity import Percentile as Percentile
+    from dicomdl.intensity import RealWorld as RealWorld
     from dicomdl.intensity import Rescale as Rescale
     from dicomdl.intensity import Window as Window
     from dicomdl.intensity import by_modality as by_modality
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
     from dicomdl.intensity import presets as presets
     from dicomdl.pixels import read_frame as read_frame
     from dicomdl.scanner import scan as scan
+    from dicomdl.suv import SUV as SUV
     from dicomdl.volume import Volume as Volume
     from dicomdl.volume import read_volume as read_volume
 
 _HOMES = {
+    "DeviceDecoder": "gpu",
     "DicomdlError": "errors",
     "Frame": "frame",
     "FrameDataset": "datasets",
@@ -41,7 +45,9 @@ _HOMES = {
     "Group": "index",
     "Index": "index",
     "Percentile": "intensity",
+    "RealWorld": "intensity",
     "Rescale": "intensity",
+    "SUV": "suv",
     "Series": "index",
     "Stack": "index",
     "Study": "index",

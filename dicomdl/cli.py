@@ -211,7 +211,7 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOutWarning)  # the demo says below what it took
-        dataset = FrameDataset(index, size=(DEMO_TILE, DEMO_TILE), channels=3)
+        dataset = FrameDataset(index, size=(DEMO_TILE, DEMO_TILE), channels=3, suv="if_possible")
     loader = iter(torch.utils.data.DataLoader(dataset, batch_size=1))
     first_rows = {dataset.index.stack_of(row).rows.start: row for row in reversed(range(len(dataset)))}
     wanted = set(first_rows.values())

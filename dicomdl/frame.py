@@ -217,7 +217,7 @@ class Frame:
     window_center: tuple[float, ...] | None = _fact(0x00281050, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
     window_width: tuple[float, ...] | None = _fact(0x00281051, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
     voi_lut_function: str = _fact(0x00281056, "CS", "intensity", groups=(FRAME_VOI_LUT,))
-    voi_lut_sequence: bool = _fact(0x00283010, "SQ", "intensity")
+    voi_lut_sequence: bool = _fact(0x00283010, "SQ", "intensity", groups=(FRAME_VOI_LUT,))
     presentation_lut_shape: str = _fact(0x20500020, "CS", "intensity")
     pixel_padding_value: int | None = _fact(0x00280120, "XS", "intensity")
     pixel_padding_range_limit: int | None = _fact(0x00280121, "XS", "intensity")

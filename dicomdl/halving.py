@@ -37,7 +37,7 @@ def halve(values: Values, times: int, *, smooth: bool = True) -> Values:
         reversible 5/3 wavelet, floats those of the same filter without its rounding; nothing wraps.
     """
     if not smooth or times == 0:
-        return np.ascontiguousarray(values[:: 1 << times, :: 1 << times])
+        return np.array(values[:: 1 << times, :: 1 << times], order="C")
     exact = values.astype(np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32)
     for _ in range(times):
         exact = _low_pass(exact)  # rows first: an encoder splits columns of samples first (T.800 F.4.2), which rounding can tell

@@ -17,6 +17,7 @@ from dicomdl import codecs
 from dicomdl.codecs import join_fragments
 from dicomdl.errors import DecodeError, DicomdlError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.frame import FrameSource
+from dicomdl.halving import halve
 
 Array = NDArray[Any]
 
@@ -121,6 +122,67 @@ def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
         assert decode(items(jfif), source(image, JPEG, photometric_interpretation=space)).space == found
 
 
+# --- colours, lower resolutions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("space", ["YBR_FULL", "YBR_FULL_422"])
+def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str) -> None:
+    image = np.kron(colours(6, 7), np.ones((8, 8, 1), "u1"))  # blocks of one colour, which baseline JPEG keeps exactly
+    stream = imagecodecs.jpeg8_encode(image, level=100, colorspace="YCBCR", outcolorspace="YCBCR", subsampling="444")
+    facts = source(image, JPEG, photometric_interpretation=space)
+    stored, rgb = decode(items(stream), facts), decode(items(stream), facts, np.empty_like(image), rgb=True)
+    assert (stored.space, rgb.space) == (space, "RGB")
+    assert np.array_equal(stored.samples, image)
+    luma, blue, red = (image[..., n].astype(float) - (128 if n else 0) for n in range(3))  # PS3.3 C.7.6.3.1.2, solved for RGB
+    green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
+    exact = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1).clip(0, 255)
+    assert np.abs(rgb.samples - exact).max() < 0.51
+
+
+def test_what_is_rgb_already_is_not_converted() -> None:
+    image = colours(16, 16)
+    named_rgb = imagecodecs.jpeg8_encode(image, colorspace="RGB", outcolorspace="RGB")
+    facts = source(image, JPEG, photometric_interpretation="YBR_FULL")
+    assert np.array_equal(decode(items(named_rgb), facts, rgb=True).samples, decode(items(named_rgb), facts).samples)
+
+
+@pytest.mark.parametrize("uid", [J2K, HTJ2K])
+@pytest.mark.parametrize("times", [1, 2, 9])
+@pytest.mark.parametrize("image", [ramp(65, 50), ramp(64, 48, "u1"), ramp(40, 44, "i2", -900)], ids=["u2", "u1", "i2"])
+def test_lower_resolutions_are_decoded_as_far_as_the_stream_holds_them(uid: str, times: int, image: Array) -> None:
+    if uid == HTJ2K and image.dtype.kind == "i":
+        pytest.skip("imagecodecs codes no signed HTJ2K")
+    coded = decode(items(encode(image, uid)), source(image, uid), reduce=times)
+    assert 1 <= coded.reduced <= times
+    expected = halve(image, coded.reduced)
+    assert coded.samples.dtype == image.dtype and np.array_equal(coded.samples, expected)
+
+
+def test_other_codecs_decode_the_whole_frame_and_say_so() -> None:
+    image = ramp()
+    for uid in (RLE, JPEG_LL, JPEG_LS, JXL):
+        coded = decode(items(encode(image, uid)), source(image, uid), reduce=2)
+        assert coded.reduced == 0 and np.array_equal(coded.samples, image)
+
+
+def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_whole() -> None:
+    image = ramp(64, 64)
+    stream = bytearray(encode(image, J2K))
+    start = stream.find(b"\xff\x4f\xff\x51") + 8
+    for at in (0, 8, 16, 24):  # right edge, left edge, tile width stays, tile's left edge: all one pixel further
+        if at != 16:
+            stream[start + at : start + at + 4] = (int.from_bytes(stream[start + at : start + at + 4], "big") + 1).to_bytes(4, "big")
+    facts = codecs.find_syntax(J2K).inspect(bytes(stream))
+    assert (facts.rows, facts.columns) == image.shape
+    assert codecs._resolutions(bytes(stream), facts, source(image, J2K)) == 0
+
+
+def test_several_threads_give_the_same_values() -> None:
+    image = ramp(200, 300)
+    stream = encode(image, J2K)
+    assert np.array_equal(decode(items(stream), source(image, J2K), threads=4).samples, image)
+
+
 # --- damage -------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +207,29 @@ def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(uid: str, 
         with pytest.raises(DecodeError) as caught:
             decode(data, source(image, uid, **change))
         assert hasattr(caught.value, "expected_shape") or caught.value.precision == 16
+
+
+def test_a_codestream_of_more_tiles_than_it_has_bytes_for_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ramp(64, 64)
+    stream = bytearray(encode(image, J2K))
+    start = stream.find(b"\xff\x4f\xff\x51") + 8
+    stream[start + 16 : start + 24] = (1).to_bytes(4, "big") * 2  # tiles of 1 x 1 pixel
+    monkeypatch.setattr(codecs, "_decode", None)
+    with pytest.raises(DecodeError) as caught:
+        decode(items(bytes(stream)), source(image, J2K))
+    assert caught.value.tiles == 4096
+
+
+def test_a_progressive_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ramp(16, 16, "u1")
+    stream = bytearray(imagecodecs.jpeg8_encode(image))
+    stream[stream.find(b"\xff\xc0") + 1] = 0xC2
+    scan = stream.find(b"\xff\xda")
+    bomb = bytes(stream[:scan] + stream[scan:-2] * (codecs.MAX_SCANS + 1)) + b"\xff\xd9"
+    monkeypatch.setattr(codecs, "_decode", None)
+    with pytest.raises(DecodeError) as caught:
+        decode(items(bomb), source(image, "1.2.840.10008.1.2.4.55"))
+    assert caught.value.limit == codecs.MAX_SCANS
 
 
 def test_rle_of_another_size_is_refused() -> None:

@@ -21,11 +21,12 @@ from phantoms import encode_frame, true_rgb, true_volume, write_multiframe, writ
 from pydicom.encaps import encapsulate
 
 from dicomdl import pixels
-from dicomdl.errors import DecodeError, DicomdlError, FileChanged, HeaderError, PixelError, TruncatedPixels, UsageError
+from dicomdl.errors import DecodeError, DicomdlError, FileChanged, HeaderError, PixelError, TooLarge, TruncatedPixels, UsageError
 from dicomdl.frame import Frame, FrameSource
+from dicomdl.halving import halve
 from dicomdl.header import read_frames
 from dicomdl.lookup import palette_to_rgb
-from dicomdl.pixels import frame_shape, is_native, read_frame, read_rows, read_tiles, same_mosaic, stored_dtype
+from dicomdl.pixels import FREE_FRAME_BYTES, frame_shape, is_native, read_frame, read_rows, read_tiles, same_mosaic, stored_dtype
 
 Array = NDArray[Any]
 
@@ -574,6 +575,96 @@ def test_frames_are_read_by_threads(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_frame, sources, out))
     assert np.array_equal(out, np.stack(images))
+
+
+# --- lower resolutions, limits ----------------------------------------------------------------------------------------
+
+
+def in_every_syntax(folder: Path, image: Array, **facts: Any) -> dict[str, FrameSource]:
+    """One image of 16 bits in each lossless transfer syntax."""
+    shape = {"rows": image.shape[0], "columns": image.shape[1], **facts}
+    sources = {LITTLE: write(folder / "native", image.astype("<u2").tobytes(), **shape)}
+    sources[BIG] = write(folder / "big", image.astype(">u2").tobytes(), transfer_syntax_uid=BIG, **shape)
+    sources[HTJ2K] = write(folder / "ht", in_item(imagecodecs.htj2k_encode(image, reversible=True)), transfer_syntax_uid=HTJ2K, **shape)
+    for uid in (RLE, JPEG_LL, JPEG_LS, J2K):
+        sources[uid] = write(folder / uid, in_item(encode_frame(image, uid, 16)), transfer_syntax_uid=uid, **shape)
+    return sources
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 6, 12])
+def test_a_lower_resolution_has_the_same_values_in_every_transfer_syntax(tmp_path: Path, times: int) -> None:
+    image = np.random.default_rng(times).integers(20000, 40000, (45, 67)).astype("u2")
+    expected = halve(image, times)
+    for uid, source in in_every_syntax(tmp_path, image).items():
+        out = np.empty(frame_shape(source, times), "u2")
+        assert read_frame(source, out, reduce=times) is out
+        assert np.array_equal(out, expected), uid
+        assert np.array_equal(read_frame(source, reduce=times), out)
+    assert expected.shape == frame_shape(source, times)
+
+
+def test_a_lower_resolution_of_signed_12_bits_keeps_its_sign(tmp_path: Path) -> None:
+    image = ramp(40, 44, "i2", -900)
+    facts = {"bits_stored": 12, "pixel_representation": 1}
+    for source in in_every_syntax(tmp_path, (image & 0xFFF).astype("u2"), **facts).values():
+        if source.transfer_syntax_uid not in (J2K, HTJ2K):  # unsigned streams of a signed image: only whole values have a sign
+            assert np.array_equal(read_frame(source, reduce=1), halve(image, 1))
+
+
+def test_an_out_of_the_whole_size_is_refused_for_a_lower_resolution(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", ramp(8, 8).tobytes())
+    with pytest.raises(UsageError, match="out must be"):
+        read_frame(source, np.empty((8, 8), "u2"), reduce=1)
+    for wrong in (-1, 16):
+        with pytest.raises(UsageError, match="reduce"):
+            read_frame(source, reduce=wrong)
+
+
+def test_single_bits_and_palette_indices_are_taken_and_not_mixed(tmp_path: Path) -> None:
+    indices = np.random.default_rng(0).integers(0, 256, (20, 30)).astype("u1")
+    facts = {"rows": 20, "columns": 30, "bits_allocated": 8, "photometric_interpretation": "PALETTE COLOR"}
+    native = write(tmp_path / "a", indices.tobytes(), **facts)
+    coded = write(tmp_path / "b", in_item(encode_frame(indices, J2K, 8)), transfer_syntax_uid=J2K, **facts)
+    for source in (native, coded):
+        assert np.array_equal(read_frame(source, reduce=1), indices[::2, ::2])
+    bits = (indices > 128).astype("u1")
+    source = write(tmp_path / "c", np.packbits(bits, bitorder="little").tobytes(), rows=20, columns=30, bits_allocated=1)
+    assert np.array_equal(read_frame(source, reduce=2), bits[::4, ::4])
+
+
+def test_a_blank_frame_that_its_bytes_do_not_justify_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    image = np.zeros((12000, 6000), "u2")
+    stream = encode_frame(image, JPEG_LS, 16)
+    assert 1000 * len(stream) < image.nbytes > FREE_FRAME_BYTES
+    source = write(tmp_path / "a", in_item(stream), rows=12000, columns=6000, transfer_syntax_uid=JPEG_LS)
+    with pytest.raises(TooLarge, match="max_bytes") as caught:
+        read_frame(source)
+    assert caught.value.needed_bytes == image.nbytes and caught.value.limit_bytes == FREE_FRAME_BYTES
+    assert str(source.path) in caught.value.__notes__[0]
+    assert not read_frame(source, max_bytes=image.nbytes).any()
+
+
+def test_the_caller_may_allow_less(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", in_item(encode_frame(ramp(64, 64), J2K, 16)), rows=64, columns=64, transfer_syntax_uid=J2K)
+    with pytest.raises(TooLarge):
+        read_frame(source, max_bytes=8191)
+    assert read_frame(source, max_bytes=8192).shape == (64, 64)
+
+
+def test_a_hostile_size_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    stream = bytearray(encode_frame(ramp(64, 64), J2K, 16))
+    start = stream.find(b"\xff\x4f\xff\x51") + 8
+    stream[start : start + 8] = (60000).to_bytes(4, "big") * 2
+    stream[start + 16 : start + 24] = (60000).to_bytes(4, "big") * 2
+    source = write(tmp_path / "a", in_item(bytes(stream)), rows=60000, columns=60000, transfer_syntax_uid=J2K)
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        read_frame(source)
+    with pytest.raises(TooLarge):
+        read_frame(source, np.empty((0, 0), "u2"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 # --- colour -------------------------------------------------------------------------------------------------------
