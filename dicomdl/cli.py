@@ -76,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="which stacks and files need a person, with numbers and reasons; exit code 1 when any does")
     check.add_argument("index", metavar="INDEX", help="index folder")
     check.add_argument("--all", action="store_true", help="list every stack and every problem, not only the first that need a person")
+    check.add_argument(
+        "--pixels", action="store_true", help="instead, decode frames with two independent decoders and list every difference"
+    )
+    check.add_argument(
+        "--sample", type=_frames, default=4, metavar="N", help="with --pixels: frames of each kind, or 'all' (default: %(default)s)"
+    )
+    check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=_check)
     demo = commands.add_parser("demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships")
@@ -125,10 +132,25 @@ def _show(given: argparse.Namespace) -> int:
     return PROBLEMS if len(index.problems) else FINE
 
 
+def _frames(text: str) -> int | None:
+    """How many frames of each kind are decoded; None for all of them."""
+    if text == "all":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1, or 'all'")
+
+
 def _check(given: argparse.Namespace) -> int:
     from dicomdl.index import open_index
 
-    check = open_index(given.index).check()
+    index = open_index(given.index)
+    if given.pixels:
+        from dicomdl.crosscheck import check_pixels
+
+        check: Any = check_pixels(index, sample=given.sample, progress=not (given.quiet or given.json))
+    else:
+        check = index.check()
     if given.json:
         print(json.dumps(check.to_dict(), indent=1, allow_nan=False))
     else:

@@ -59,7 +59,14 @@ def _of(call: ast.Call, module: str) -> bool:
 
 @pytest.mark.parametrize(
     ("package", "door"),
-    [("torch", {"datasets.py", "cli.py"}), ("SimpleITK", {"resampling.py"}), ("pyarrow", {"tables.py"}), ("imagecodecs", {"codecs.py"})],
+    [  # crosscheck asks whoever can decode for a second opinion, in a process of its own
+        ("torch", {"datasets.py", "gpu.py", "cli.py"}),
+        ("SimpleITK", {"resampling.py", "crosscheck.py"}),
+        ("pyarrow", {"tables.py"}),
+        ("imagecodecs", {"codecs.py", "crosscheck.py"}),
+        ("PIL", {"codecs.py"}),
+        ("nvidia", {"gpu.py"}),
+    ],
 )
 def test_every_heavy_package_has_one_door(package: str, door: set[str]) -> None:
     importing = {

@@ -143,6 +143,8 @@ def decode_rle(stream: bytes) -> Array:
 DECODERS: dict[str, Callable[[bytes], Array]] = {
     "j2k": imagecodecs.jpeg2k_decode,
     "jpeg-lossless": imagecodecs.jpeg8_decode,
+    "jpeg-ls": imagecodecs.jpegls_decode,
+    "htj2k": imagecodecs.jpeg2k_decode,
     "rle": decode_rle,
 }
 

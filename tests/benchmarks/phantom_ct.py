@@ -27,14 +27,29 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.encoders import RLELosslessEncoder  # type: ignore[attr-defined]
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 from pydicom.valuerep import DSfloat
 
 SLICES_PER_SERIES = 128
 ROWS = COLUMNS = 512
 ROOT_UID = "1.2.826.0.1.3680043.8.498.78"
 VERSION = 1  # enters the folder names: a change of the data makes new ones
-CODECS = {"j2k": JPEG2000Lossless, "jpeg-lossless": JPEGLosslessSV1, "rle": RLELossless}
+CODECS = {
+    "j2k": JPEG2000Lossless,
+    "jpeg-lossless": JPEGLosslessSV1,
+    "jpeg-ls": JPEGLSLossless,
+    "htj2k": HTJ2KLossless,
+    "rle": RLELossless,
+}
 
 # (group, creator, number of elements) of the private blocks
 PRIVATE_BLOCKS = (
@@ -192,20 +207,24 @@ def set_pixels(header: Dataset, values: NDArray[np.uint16], syntax: UID) -> None
     if syntax == ExplicitVRLittleEndian:
         header["PixelData"] = DataElement(0x7FE00010, "OW", values.tobytes())
         return
-    header["PixelData"] = DataElement(0x7FE00010, "OB", encapsulate([_encode(values, syntax)]))
+    header["PixelData"] = DataElement(0x7FE00010, "OB", encapsulate([encode(values, syntax)]))
     header["PixelData"].is_undefined_length = True
 
 
-def _encode(values: NDArray[np.uint16], syntax: UID) -> bytes:
+def encode(values: NDArray[np.uint16], syntax: UID) -> bytes:
     if syntax == JPEG2000Lossless:
         return bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="j2k", reversible=True, bitspersample=12))
     if syntax == JPEGLosslessSV1:
         return bytes(imagecodecs.jpeg8_encode(values, lossless=True, predictor=1, bitspersample=12))
+    if syntax == JPEGLSLossless:
+        return bytes(imagecodecs.jpegls_encode(values, level=0))
+    if syntax == HTJ2KLossless:
+        return bytes(imagecodecs.htj2k_encode(values, reversible=True))
     coded: bytes = RLELosslessEncoder.encode(
         values,
         encoding_plugin="pydicom",
-        rows=ROWS,
-        columns=COLUMNS,
+        rows=values.shape[0],
+        columns=values.shape[1],
         samples_per_pixel=1,
         bits_allocated=16,
         bits_stored=12,
