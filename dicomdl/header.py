@@ -317,16 +317,28 @@ class HeaderReader:
         if per_frame:
             changes = [self._group_values(item, syntax, account) for item in items(per_frame, syntax, account)]
             if len(changes) != frames:
-                raise HeaderError(
-                    f"NumberOfFrames is {frames}, but there are functional groups for {len(changes)}",
-                    reason="functional_groups",
-                    expected=frames,
-                    found=len(changes),
-                )
+                changes = [self._agreed(changes, frames)] * frames
         for i in self._per_frame if has_vectors else ():
+            changes = [dict(change) for change in changes]
             for change, value in zip(changes, vector_values(row[i], self.columns[i], frames), strict=True):
                 change[i] = value
         return [_override(row, change) for change in changes]
+
+    def _agreed(self, groups: Sequence[Mapping[int, bytes]], frames: int) -> dict[int, bytes]:
+        """What holds for every frame where nothing says whose groups are whose, such as in files of which a tool kept some frames.
+
+        What the groups differ in is unknown then: such frames have no position. Their values must not depend on it.
+        """
+        known = set().union(*groups)
+        agreed = {i: values.pop() if len(values := {group.get(i) for group in groups}) == 1 else b"" for i in known}
+        if any(self.columns[i].required for i, value in agreed.items() if not value):
+            raise HeaderError(
+                f"NumberOfFrames is {frames}, but there are functional groups for {len(groups)}, which rescale differently",
+                reason="functional_groups",
+                expected=frames,
+                found=len(groups),
+            )
+        return {i: value or b"" for i, value in agreed.items()}
 
     # --- frames that are packed in their own way: see `mosaic` ---
 
