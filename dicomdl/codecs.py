@@ -303,6 +303,8 @@ def _inspect_jpeg(stream: bytes) -> Codestream:
                 facts = facts._replace(colour="rgb" if rgb else "ybr" if ybr else "", adobe=adobe_ybr)
     if not facts.columns:
         raise DecodeError("the codestream has no JPEG frame header")
+    if not facts.rows:  # pylibjpeg-libjpeg, asked after libjpeg-turbo has refused it, hangs
+        raise DecodeError("the JPEG frame header leaves the rows to a DNL marker behind the scan, which no decoder here follows")
     return facts
 
 

@@ -232,6 +232,17 @@ def test_a_progressive_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(mo
     assert caught.value.limit == codecs.MAX_SCANS
 
 
+@pytest.mark.parametrize("uid", [JPEG_LL, JPEG_LS])
+def test_a_jpeg_that_leaves_its_rows_open_is_refused_before_it_is_decoded(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = ramp()
+    stream = bytearray(encode(image, uid))
+    frame_header = stream.find(b"\xff\xf7" if uid == JPEG_LS else b"\xff\xc3")
+    stream[frame_header + 5 : frame_header + 7] = b"\0\0"
+    monkeypatch.setattr(codecs, "_decode", None)
+    with pytest.raises(DecodeError, match="DNL"):
+        decode(items(bytes(stream)), source(image, uid))
+
+
 def test_rle_of_another_size_is_refused() -> None:
     image = ramp()
     stream = encode(image, RLE)
