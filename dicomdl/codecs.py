@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomdl.errors import DecodeError, TruncatedPixels, UnsupportedSyntax
+from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.halving import halved
 
@@ -126,9 +126,20 @@ def decode(stream: bytes, source: Source, out: Values | None = None, *, rgb: boo
     space = coded_space(facts, source)
     reduce = min(reduce, _resolutions(stream, facts, source)) if reduce and syntax.reducers else 0
     rgb = rgb and space.startswith("YBR_FULL") and facts.precision == 8
-    job = Job(stream, source, facts, None if reduce else out, rgb, reduce, threads)
-    samples, decoder = _decode(syntax.reducers if reduce else syntax.decoders, job)
+    job = Job(stream, source, facts, out, rgb, threads=threads)
+    samples, decoder = _decode_reduced(syntax, job._replace(out=None, reduce=reduce)) if reduce else (None, None)
+    if samples is None or decoder is None:
+        reduce = 0
+        samples, decoder = _decode(syntax.decoders, job)
     return Coded(samples, "RGB" if rgb and decoder.converts else space, facts.precision, syntax.bytewise, syntax.lossy, reduce)
+
+
+def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[None, None]:
+    """What a decoder of lower resolutions gives; nothing where none can: whole frames have better decoders, whose error then counts."""
+    try:
+        return _decode(syntax.reducers, job)
+    except PixelError:
+        return None, None
 
 
 def find_syntax(transfer_syntax_uid: str) -> Syntax:
@@ -351,11 +362,12 @@ def _resolutions(stream: bytes, facts: Codestream, source: Source) -> int:
     """How often a JPEG 2000 frame can be halved by leaving out its higher resolutions, with pixels where `reduce` puts them.
 
     That is, pixel (r, c) of the reduced frame at pixel (2^n r, 2^n c) of the whole one: resolutions count from the corner of the
-    reference grid, so an image that begins elsewhere would be shifted (ITU-T T.800 B.2, B.5).
+    reference grid, so an image that begins elsewhere would be shifted (ITU-T T.800 B.2, B.5). Tiles are filtered each alone, with
+    seams that a frame halved afterwards does not have.
     """
     start = stream.find(b"\xff\x4f\xff\x51")
     _, _, left, top, *_ = _longs(stream, start + 8)
-    if left or top or facts.precision > (16 if source.samples_per_pixel == 1 else 8):
+    if left or top or facts.tiles != 1 or facts.precision > (16 if source.samples_per_pixel == 1 else 8):
         return 0
     position = start + 2
     while stream[position : position + 1] == b"\xff" and stream[position + 1] not in (0x90, 0xD9):

@@ -1,5 +1,6 @@
 """codecs: what goes in comes out, what is cut, contradicts its header or makes a decoder fail is a typed error."""
 
+import io
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from phantoms import encode_frame
+from PIL import Image
 
 from dicomdl import codecs
 from dicomdl.codecs import join_fragments
@@ -175,6 +177,22 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
     facts = codecs.find_syntax(J2K).inspect(bytes(stream))
     assert (facts.rows, facts.columns) == image.shape
     assert codecs._resolutions(bytes(stream), facts, source(image, J2K)) == 0
+
+
+def test_a_tiled_stream_is_decoded_whole_so_that_no_seams_show() -> None:
+    image, file = ramp(64, 64, "u1"), io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG2000", tile_size=(32, 32), irreversible=False, no_jp2=True)
+    stream = file.getvalue()
+    assert codecs.find_syntax(J2K).inspect(stream).tiles == 4
+    coded = decode(items(stream), source(image, J2K), reduce=1)
+    assert coded.reduced == 0 and np.array_equal(coded.samples, image)
+
+
+def test_what_the_decoder_of_lower_resolutions_cannot_read_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Jpeg2KImagePlugin", None)
+    image = ramp(64, 64)
+    coded = decode(items(encode(image, J2K)), source(image, J2K), np.empty_like(image), reduce=1)
+    assert coded.reduced == 0 and np.array_equal(coded.samples, image)
 
 
 def test_several_threads_give_the_same_values() -> None:
