@@ -10,7 +10,9 @@ from dicomdl.version import __version__
 
 if TYPE_CHECKING:
     from dicomdl.datasets import FrameDataset as FrameDataset
+    from dicomdl.datasets import PatchDataset as PatchDataset
     from dicomdl.datasets import VolumeDataset as VolumeDataset
+    from dicomdl.datasets import apply_intensity as apply_intensity
     from dicomdl.datasets import collate as collate
     from dicomdl.errors import DicomdlError as DicomdlError
     from dicomdl.frame import Frame as Frame
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from dicomdl.intensity import by_modality as by_modality
     from dicomdl.intensity import preset as preset
     from dicomdl.intensity import presets as presets
+    from dicomdl.patches import Balanced as Balanced
+    from dicomdl.patches import Centers as Centers
+    from dicomdl.patches import Foreground as Foreground
+    from dicomdl.patches import Grid as Grid
+    from dicomdl.patches import Stitcher as Stitcher
+    from dicomdl.patches import Uniform as Uniform
+    from dicomdl.patches import stitch as stitch
     from dicomdl.pixels import read_frame as read_frame
     from dicomdl.scanner import scan as scan
     from dicomdl.suv import SUV as SUV
@@ -37,6 +46,12 @@ if TYPE_CHECKING:
     from dicomdl.volume import read_volume as read_volume
 
 _HOMES = {
+    "Balanced": "patches",
+    "Centers": "patches",
+    "Foreground": "patches",
+    "Grid": "patches",
+    "Stitcher": "patches",
+    "Uniform": "patches",
     "DeviceDecoder": "gpu",
     "DicomdlError": "errors",
     "Frame": "frame",
@@ -44,6 +59,7 @@ _HOMES = {
     "Geometry": "geometry",
     "Group": "index",
     "Index": "index",
+    "PatchDataset": "datasets",
     "Percentile": "intensity",
     "RealWorld": "intensity",
     "Rescale": "intensity",
@@ -55,6 +71,7 @@ _HOMES = {
     "Volume": "volume",
     "VolumeDataset": "datasets",
     "Window": "intensity",
+    "apply_intensity": "datasets",
     "by_modality": "intensity",
     "collate": "datasets",
     "open_index": "index",
@@ -63,6 +80,7 @@ _HOMES = {
     "read_frame": "pixels",
     "read_volume": "volume",
     "scan": "scanner",
+    "stitch": "patches",
 }
 
 __all__ = [

@@ -1,105 +1,63 @@
-"""PyTorch datasets of frames and volumes; the door to torch.
+"""PyTorch datasets of frames, volumes and patches; the door to torch.
 
 A sample is a dict: `image` (float32 tensor, channel first), `affine` (4, 4) float64, `spacing`, `units`, identifiers as
-strings. What is unknown is NaN or "", never None, so that the default collate works. A sample depends on its number
+strings. What is unknown is NaN or "", never None, so that the default collate works. A sample depends on (seed, epoch, row)
 alone, never on the worker that makes it. A dataset holds an index and options, both of which pickle as a few
 hundred bytes; every start method of a DataLoader works.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
-import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dicomdl.errors import GeometryError, PixelError, UsageError
-from dicomdl.geometry import VERDICTS, Geometry
-from dicomdl.header import CONTENTS
-from dicomdl.index import Index, Stack
-from dicomdl.intensity import PROJECTION, Intensity, IntensityOption, is_name_of_file, preset, resolve
+from dicomdl.errors import GeometryError, UsageError
+from dicomdl.index import Index, Stack, Stacks
+from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, resolve
 from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
+from dicomdl.patches import Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
 from dicomdl.pixels import Decoding
-from dicomdl.regular import FILLABLE, is_worth_filling
-from dicomdl.resampling import Interpolation
-from dicomdl.system import available_cores
-from dicomdl.volume import (
-    POLICIES,
-    READABLE,
-    SUV_POLICIES,
-    Irregular,
-    SuvPolicy,
-    Volume,
-    read_volume,
-    sample_of,
-    stack_intensity,
+from dicomdl.samples import (
+    Delivery,
+    IntensityOn,
+    LeftOut,
+    OnError,
+    Sample,
+    SampleDataset,
+    Taken,
+    Transform,
+    channel_first,
+    check_intensity,
+    checked_content,
+    checked_numbers,
+    floored,
+    frame_grid,
+    made_sample,
+    resampled,
+    resized,
+    stack_recipe,
+    tell,
+    threads,
 )
+from dicomdl.samples import LeftOutWarning as LeftOutWarning
+from dicomdl.samples import apply_intensity as apply_intensity
+from dicomdl.samples import collate as collate
+from dicomdl.volume import POLICIES, Irregular, SuvPolicy, read_volume, sample_of, stack_sample
+from dicomdl.voxels import Scratch, StackVoxels, voxels_of
 
-Transform = Callable[["Sample"], Any]
-Affine = npt.NDArray[np.float64]
-_LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
 _FRAME_IDENTIFIERS: Final = (*_IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
 _FRAME_FACTS: Final = (*CONVERSION_COLUMNS, "number_of_frames", "position_in_stack", *_FRAME_IDENTIFIERS)
+Labels = Callable[[Stack], npt.NDArray[Any]]
 
 
-class Sample(dict[str, Any]):
-    """One sample: a dict. A type of its own only so that the default collate can say what to do about sizes."""
-
-
-def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
-    """What the default collate does with samples: as with any dict, once their images have one size."""
-    shapes = {tuple(sample["image"].shape) for sample in samples if isinstance(sample.get("image"), torch.Tensor)}
-    if len(shapes) > 1:
-        found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
-        raise UsageError(
-            f"a batch needs images of one size, found {found}: give the dataset size=... (and channels=...), use batch_size=1, "
-            "or DataLoader(collate_fn=dicomdl.collate), which keeps them in a list",
-            shapes=sorted(shapes),
-        )
-    return dict(torch.utils.data._utils.collate.collate([dict(sample) for sample in samples], collate_fn_map=collate_fn_map))
-
-
-default_collate_fn_map[Sample] = _collate_by_default  # the extension point that torch documents for default_collate
-
-
-def collate(samples: Sequence[Any]) -> Any:
-    """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
-
-    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``.
-    """
-    if not isinstance(samples[0], dict):  # a transform may deliver anything
-        return torch.utils.data.default_collate(list(samples))
-    batch: dict[str, Any] = {}
-    for key in samples[0]:
-        values = [sample[key] for sample in samples]
-        shapes = {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
-        batch[key] = values if len(shapes) > 1 else torch.utils.data.default_collate(values)
-    return batch
-
-
-class LeftOutWarning(UserWarning):
-    """A dataset does not take everything that its index holds; the message is a table of what and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Stacks that a dataset does not take, with the frames in them, and why."""
-
-    reason: str
-    stacks: int
-    frames: int
-
-
-class FrameDataset(torch.utils.data.Dataset[Any]):
+class FrameDataset(SampleDataset):
     """2D frames of an index, in its order.
 
     Parameters
@@ -129,6 +87,14 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         Halves rows and columns that often while reading, before `size` and `spacing` (see `read_frame`).
     max_bytes
         The most memory that a compressed frame may become (see `read_frame`).
+    neighbours
+        That many slices before and after the frame come along as channels (2.5D): 2 n + 1 of them, in slice order. Beyond the
+        ends of the stack they are padding.
+    intensity_on
+        "device" leaves images integers where they are, with their intensity as data, for `apply_intensity` on a GPU: half the bytes to
+        carry. Such samples have `intensity` (5,) float64.
+    on_error, seed
+        "raise", "skip" or "replace" what cannot be read; see `samples.SampleDataset`, and `skipped`.
 
     Notes
     -----
@@ -151,57 +117,96 @@ class FrameDataset(torch.utils.data.Dataset[Any]):
         suv: SuvPolicy = "required",
         reduce: int = 0,
         max_bytes: int | None = None,
+        neighbours: int = 0,
+        intensity_on: IntensityOn = "cpu",
+        on_error: OnError = "raise",
+        seed: int = 0,
     ) -> None:
-        _check_intensity(intensity, suv)
+        super().__init__(transform, on_error, seed)
+        check_intensity(intensity, suv)
         self.intensity = intensity
         self.suv: SuvPolicy = suv
         self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
-        self.transform = transform
-        self.size = _checked_numbers(size, 2, "size")
-        self.spacing = _checked_numbers(spacing, 2, "spacing")
-        self.channels = _checked_channels(channels)
-        taken = _Taken(index)
+        self.size = checked_numbers(size, 2, "size")
+        self.spacing = checked_numbers(spacing, 2, "spacing")
+        self.delivery = Delivery(channels, intensity_on)
+        self.neighbours = neighbours
+        if not 0 <= neighbours < 1000 or (neighbours and (reduce or channels is not None)):
+            raise UsageError(f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels=")
+        taken = Taken(index)
         taken.leave_out_copies()
-        taken.leave_out_other_content(_checked_content(content))
+        taken.leave_out_other_content(checked_content(content))
         self.index, self.left_out = taken.index, taken.left_out
-        _tell(self.left_out)
+        tell(self.left_out)
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, number: int) -> Any:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"sample {number} of {len(self)}")
-        number %= len(self)
-        index = self.index
-        with _explained():
-            stack = index.stack_of(number)
-            source = index.source(number)
-            facts = index.facts(number, _FRAME_FACTS)
-            recipe = self._recipe(stack, number, facts["number_of_frames"])
-            position, is_image = facts["position_in_stack"], stack.content == "image"
-            how = dataclasses.replace(self.decoding, smooth=stack.content != "segmentation", threads=_threads())
-            read = read_image(source, conversion(stack, position, facts, recipe.quantity), how=how, palettes=is_image)
-            if recipe.needs_sample:
-                recipe = recipe.with_sample(sample_of(read.array[None], None if read.padding is None else read.padding[None]))
-            image = _channel_first(_floored(read, recipe), 2)
-            smooth = stack.content != "segmentation"
-            grid = _frame_grid(stack, position, self.decoding.reduce)
-            image, affine, spacing = _resized(image, *grid, self.size, self.spacing, smooth=smooth)
-            identifiers = {name: facts[name] for name in _FRAME_IDENTIFIERS}
-            sample = _sample(image, affine, spacing, recipe, self.channels, identifiers, number)
-        return _transformed(sample, self.transform)
+    @property
+    def boundaries(self) -> npt.NDArray[np.int64]:
+        """(stacks + 1,) the first row of each stack, whole or in part, and the end."""
+        return self.index.stack_boundaries()
+
+    def _make(self, row: int, epoch: int) -> Sample:
+        del epoch
+        stack = self.index.stack_of(row)
+        facts = self.index.facts(row, _FRAME_FACTS)
+        recipe = self._recipe(stack, row, facts["number_of_frames"])
+        position, smooth = facts["position_in_stack"], stack.content != "segmentation"
+        if self.neighbours:
+            read = self._with_neighbours(stack, position, recipe)
+        else:
+            how = dataclasses.replace(self.decoding, smooth=smooth, threads=threads())
+            own = conversion(stack, position, facts, recipe.quantity)
+            read = read_image(self.index.source(row), own, how=how, palettes=stack.content == "image")
+        if recipe.needs_sample:
+            recipe = recipe.with_sample(sample_of(read.array[None], None if read.padding is None else read.padding[None]))
+        image = floored(read, recipe)
+        image = image if self.neighbours else channel_first(image, 2)
+        image, affine, spacing = resized(image, *frame_grid(stack, position, self.decoding.reduce), self.size, self.spacing, smooth=smooth)
+        identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
+        return made_sample(image, affine, spacing, recipe, self.delivery, identifiers)
+
+    def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
+        """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""
+        voxels = voxels_of(stack, recipe.quantity)
+        if voxels.is_colour:
+            raise UsageError("frames of colour have channels of their own: take them without neighbours=")
+        reach = self.neighbours
+        return _block(voxels, (position - reach, 0, 0), (2 * reach + 1, *voxels.shape[1:]), recipe, None)
 
     def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
         if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or number_of_frames == 1) and stack.modality != "PT":
             return resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
-        return _stack_recipe(stack, self.intensity, self.suv)
+        return stack_recipe(stack, self.intensity, self.suv)
 
     def __repr__(self) -> str:
         return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
 
 
-class VolumeDataset(torch.utils.data.Dataset[Any]):
+class _OfStacks(SampleDataset):
+    """What datasets of whole stacks have: the stacks that may become volumes."""
+
+    def _take(self, index: Index, content: str | None, irregular: Irregular, min_slices: int) -> None:
+        if irregular not in POLICIES:
+            raise UsageError(f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}")
+        self.irregular: Irregular = irregular
+        taken = Taken(index)
+        taken.leave_out_copies()
+        taken.leave_out_other_content(checked_content(content))
+        taken.leave_out_irregular(irregular)
+        taken.leave_out(f"fewer than {min_slices} slices", min_slices=min_slices)
+        self.index, self.left_out = taken.index, taken.left_out
+
+    @functools.cached_property
+    def _stacks(self) -> Stacks:
+        return self.index.stacks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_stacks", "boundaries", "_scratch")}
+
+
+class VolumeDataset(_OfStacks):
     """3D volumes: the whole stacks of an index whose verdict allows a volume.
 
     Parameters
@@ -217,7 +222,7 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         interrupted last time point. "accept" takes everything as it lies. What is left out is told once, as a table (`left_out`).
     min_slices
         Stacks with fewer slices are left out.
-    suv, reduce, max_bytes
+    suv, reduce, max_bytes, intensity_on, on_error, seed
         As for `FrameDataset`; `max_bytes` is for a whole volume (see `read_volume`).
 
     Notes
@@ -243,299 +248,293 @@ class VolumeDataset(torch.utils.data.Dataset[Any]):
         suv: SuvPolicy = "required",
         reduce: int = 0,
         max_bytes: int | None = None,
+        intensity_on: IntensityOn = "cpu",
+        on_error: OnError = "raise",
+        seed: int = 0,
     ) -> None:
-        _check_intensity(intensity, suv)
+        super().__init__(transform, on_error, seed)
+        check_intensity(intensity, suv)
         self.intensity = intensity
         self.suv: SuvPolicy = suv
         self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
-        self.transform = transform
-        self.size = _checked_numbers(size, 3, "size")
-        self.spacing = _checked_numbers(spacing, 3, "spacing")
-        self.channels = _checked_channels(channels)
-        if irregular not in POLICIES:
-            raise UsageError(f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}")
-        self.irregular = irregular
-        taken = _Taken(index)
-        taken.leave_out_copies()
-        taken.leave_out_other_content(_checked_content(content))
-        taken.leave_out_irregular(irregular)
-        taken.leave_out(f"fewer than {min_slices} slices", min_slices=min_slices)
-        self.index, self.left_out = taken.index, taken.left_out
-        _tell(self.left_out)
+        self.size = checked_numbers(size, 3, "size")
+        self.spacing = checked_numbers(spacing, 3, "spacing")
+        self.delivery = Delivery(channels, intensity_on)
+        self._take(index, content, irregular, min_slices)
+        tell(self.left_out)
 
     def __len__(self) -> int:
         return len(self._stacks)
 
-    @functools.cached_property
-    def _stacks(self) -> Sequence[Stack]:
-        return self.index.stacks
+    @property
+    def boundaries(self) -> npt.NDArray[np.int64]:
+        """(stacks + 1,): each row is a stack."""
+        return np.arange(len(self) + 1, dtype=np.int64)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_stacks"}
-
-    def __getitem__(self, number: int) -> Any:
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"sample {number} of {len(self)}")
-        number %= len(self)
-        stack = self._stacks[number]
-        with _explained():
-            recipe = _stack_recipe(stack, self.intensity, self.suv)
-            resamples = self.size is not None or self.spacing is not None
-            colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
-            volume = read_volume(
-                stack,
-                values=recipe.quantity,
-                irregular=self.irregular,
-                dtype=np.float32 if resamples and not colour else None,  # interpolated values are not rounded to integers
-                reduce=self.decoding.reduce,
-                threads=_threads(),
-                max_bytes=self.decoding.max_bytes,
-            )
-            volume = dataclasses.replace(volume, array=_floored(Converted(volume.array, volume.padding), recipe))
-            volume = _resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
-            # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
-            lies = stack.geometry.halved(self.decoding.reduce)
-            as_it_lies = volume.geometry == lies or not volume.geometry.is_known
-            spacing = np.asarray(stack.spacing) * (1, *[1 << self.decoding.reduce] * 2) if as_it_lies else np.asarray(volume.spacing)
-            facts = {name: stack.value(name) for name in _IDENTIFIERS}
-            facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension), "filled": int(volume.filled.sum())}
-            image = _channel_first(volume.array, 3)
-            sample = _sample(image, volume.affine, spacing, recipe, self.channels, facts, number)
-        return _transformed(sample, self.transform)
+    def _make(self, row: int, epoch: int) -> Sample:
+        del epoch
+        stack = self._stacks[row]
+        recipe = stack_recipe(stack, self.intensity, self.suv)
+        resamples = self.size is not None or self.spacing is not None
+        colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
+        volume = read_volume(
+            stack,
+            values=recipe.quantity,
+            irregular=self.irregular,
+            dtype=np.float32 if resamples and not colour else None,  # interpolated values are not rounded to integers
+            reduce=self.decoding.reduce,
+            threads=threads(),
+            max_bytes=self.decoding.max_bytes,
+        )
+        volume = dataclasses.replace(volume, array=floored(Converted(volume.array, volume.padding), recipe))
+        volume = resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
+        # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
+        lies = stack.geometry.halved(self.decoding.reduce)
+        as_it_lies = volume.geometry == lies or not volume.geometry.is_known
+        spacing = np.asarray(stack.spacing) * (1, *[1 << self.decoding.reduce] * 2) if as_it_lies else np.asarray(volume.spacing)
+        facts = {"row": row, **{name: stack.value(name) for name in _IDENTIFIERS}}
+        facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension), "filled": int(volume.filled.sum())}
+        return made_sample(channel_first(volume.array, 3), volume.affine, spacing, recipe, self.delivery, facts)
 
     def __repr__(self) -> str:
         return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"
 
 
-# --- what a dataset takes ---------------------------------------------------------------------------------------------
+class PatchDataset(_OfStacks):
+    """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
 
+    A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own slices are decoded, and those decoded last
+    are kept (256 MiB a process).
 
-class _Taken:
-    """What is left of an index, condition by condition, and what was left out for which reason, each stack once."""
+    Parameters
+    ----------
+    index, intensity, transform, channels, content, suv, intensity_on, on_error, seed
+        As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in frames and volumes.
+    size
+        (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is padded: with the value that becomes the
+        lowest one; with -1024 (CT in HU) or 0 where values stay as they are.
+    per_stack
+        Patches of each stack in an epoch, for samplers that draw.
+    sampler
+        Where patches lie: "uniform", "foreground", "labels", "grid", or a `Uniform`, `Foreground`, `Balanced(weights)`,
+        `Grid(overlap)`, `Centers.from_table(table)`, or anything with their two methods. Draws depend on (seed, epoch, row) alone.
+    labels
+        A function that gives a stack's label map, an integer array (slices, rows, columns): for the sampler "labels", and delivered as
+        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample; at most `KEPT_LABELS` are kept there.
+    irregular, min_slices
+        As for `VolumeDataset`, but for "resample".
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
-        self.left_out: list[LeftOut] = []
+    Notes
+    -----
+    A sample has `image` (C, D, H, W) float32, `affine` (4, 4) of the patch itself, `spacing`, `location` (3,) int64 (its first
+    voxel in the stack, may be negative), `shape` (3,) of the stack, `units`, `modality`, `patient_id`, `study_instance_uid`,
+    `series_instance_uid`, `stack` (the number of the stack in the index), `row`. Grid patches come back together by `stitch`.
+    """
 
-    def leave_out(self, reason: str, **conditions: Any) -> None:
-        """Keep what meets the conditions, as `Index.select` does."""
-        self._keep(self.index.select(**conditions), reason)
-
-    def _keep(self, kept: Index, reason: str) -> None:
-        if len(kept) < len(self.index):
-            self.left_out.append(LeftOut(reason, len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept)))
-            self.index = kept
-
-    def leave_out_copies(self) -> None:
-        """Keep the frames that are in a stack."""
-        self.leave_out("equal copy of another frame", min_position_in_stack=0)
-
-    def leave_out_other_content(self, content: str | None) -> None:
-        if content is not None:
-            self.leave_out(f"not content={content!r}", content=content)
-
-    def leave_out_irregular(self, irregular: Irregular) -> None:
-        """Keep the stacks that `read_volume` makes a volume of, and that lack nothing that others of their group have."""
-        if irregular == "accept":
-            return
-        usable = READABLE if irregular == "raise" else READABLE | FILLABLE
-        for verdict in VERDICTS:
-            if verdict not in usable:
-                self.leave_out(verdict, verdict=[other for other in VERDICTS if other != verdict])
+    def __init__(
+        self,
+        index: Index,
+        size: Sequence[int],
+        *,
+        per_stack: int = 4,
+        sampler: str | PatchSampler = "uniform",
+        intensity: IntensityOption = "auto",
+        transform: Transform | None = None,
+        labels: Labels | None = None,
+        channels: int | None = None,
+        content: str | None = "image",
+        irregular: Irregular = "raise",
+        min_slices: int = 1,
+        suv: SuvPolicy = "required",
+        intensity_on: IntensityOn = "cpu",
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(transform, on_error, seed)
+        check_intensity(intensity, suv)
+        self.intensity = intensity
+        self.suv: SuvPolicy = suv
+        given = checked_numbers(size, 3, "size")
+        if given is None:
+            raise UsageError("size=None: a patch has a size")
+        self.size: Voxel = given
+        if per_stack < 1:
+            raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
+        self.per_stack = per_stack
+        self.sampler = as_sampler(sampler)
+        self.labels = labels
+        if labels is None and sampler in ("labels", "balanced"):
+            raise UsageError("sampler='labels' needs labels=, a function that gives the label map of a stack")
+        self.delivery = Delivery(channels, intensity_on)
         if irregular == "resample":
-            self._leave_out_detail("uneven_spacing, slices moved in their plane", "in_plane_error")
-            uneven = self.index.select(verdict="uneven_spacing").stacks
-            sparse = [stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)]
-            numbers = self.index.stacks.numbers
-            self._keep(self.index.of_stacks(numbers[~np.isin(numbers, sparse)]), "uneven_spacing, most slices would be made up")
-        self._leave_out_detail("incomplete in its group", "missing_in_group")
+            raise UsageError("patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset")
+        self._take(index, content, irregular, min_slices)
+        if isinstance(self.sampler, Centers):
+            self._keep_stacks_with_points(self.sampler)
+        tell(self.left_out)
 
-    def _leave_out_detail(self, reason: str, key: str) -> None:
-        stacks = self.index.stacks
-        has_key = stacks.have_detail(key)
-        if has_key.any():
-            self._keep(self.index.of_stacks(stacks.numbers[~has_key]), reason)
+    def _keep_stacks_with_points(self, centers: Centers) -> None:
+        """Leave out the stacks that no point lies in, and tell how many points lie in none."""
+        wanted = {point[0] for point in centers.points}
+        found = self.index.select(series_instance_uid=sorted(wanted)) if wanted else self.index.of_stacks([])
+        with_points = [stack.number for stack in found.stacks if len(_points_of(stack, centers))]
+        kept = self.index.of_stacks(with_points)
+        if len(kept) < len(self.index):
+            lost = LeftOut("no point of the table in it", len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept))
+            self.left_out.append(lost)
+        self.index = kept
 
+    @functools.cached_property
+    def boundaries(self) -> npt.NDArray[np.int64]:
+        """(stacks + 1,) the first row of each stack, and the end."""
+        if isinstance(self.sampler, Centers):
+            counts = np.array([len(_points_of(stack, self.sampler)) for stack in self._stacks], np.int64)
+        else:
+            shapes, place = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
+            per_shape = [self.sampler.count((z, y, x), self.size, self.per_stack) for z, y, x in shapes.tolist()]
+            counts = np.array(per_shape, np.int64)[place.ravel()] if len(shapes) else np.zeros(0, np.int64)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-def _tell(left_out: Sequence[LeftOut]) -> None:
-    if left_out:
-        width = max(len(row.reason) for row in left_out)
-        table = "\n".join(f"  {row.reason:<{width}} {row.stacks:>8,} {row.frames:>10,}" for row in left_out)
-        warnings.warn(f"left out:\n  {'reason':<{width}} {'stacks':>8} {'frames':>10}\n{table}", LeftOutWarning, stacklevel=3)
+    def _make(self, row: int, epoch: int) -> Sample:
+        number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
+        stack = self._stacks[number]
+        recipe = stack_recipe(stack, self.intensity, self.suv)
+        view = _View(stack, self.sampler, self.labels)
+        place = row - int(self.boundaries[number])
+        start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
+        voxels = voxels_of(stack, recipe.quantity)
+        image = floored(_block(voxels, start, self.size, recipe, self._scratch), recipe)
+        affine = stack.affine
+        affine[:3, 3] += affine[:3, :3] @ start
+        facts = {"row": row, "stack": stack.number, **{name: stack.value(name) for name in _IDENTIFIERS}}
+        facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
+        if self.labels is not None:
+            facts["label"] = torch.from_numpy(_cut(_label_map(stack, self.labels), start, self.size))
+        return made_sample(channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
 
+    @property
+    def _scratch(self) -> Scratch | None:
+        """Memory of this thread; None where the values go on into the sample as they are."""
+        if self.delivery.intensity_on == "device":
+            return None
+        if not hasattr(_of_thread, "scratch"):
+            _of_thread.scratch = Scratch()
+        return _of_thread.scratch  # type: ignore[no-any-return]
 
-def _checked_numbers(given: Any, count: int, name: str) -> Any:
-    """A tuple of `count` positive numbers, or None."""
-    if given is None:
-        return None
-    try:
-        numbers = tuple([given] * count if isinstance(given, int | float) else given)
-        sound = len(numbers) == count and all(0 < number < math.inf for number in numbers)
-        whole = name != "size" or (sound and all(float(number).is_integer() for number in numbers))
-    except (TypeError, ValueError):
-        sound = whole = False
-    if not (sound and whole):
-        raise UsageError(f"{name}={given!r}: expected {count} positive {'whole ' if name == 'size' else ''}numbers")
-    return tuple(int(number) for number in numbers) if name == "size" else numbers
-
-
-def _checked_content(content: str | None) -> str | None:
-    if content is not None and content not in CONTENTS:
-        raise UsageError(f"content={content!r}: expected None or one of {', '.join(CONTENTS)}")
-    return content
-
-
-def _check_intensity(option: IntensityOption, suv: SuvPolicy) -> None:
-    """A misspelt preset is refused when the dataset is made, not by the first sample in a worker."""
-    if isinstance(option, str) and option not in ("auto", "modality") and not is_name_of_file(option):
-        preset(option)
-    if suv not in SUV_POLICIES:
-        raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
-
-
-def _checked_channels(channels: int | None) -> int | None:
-    if channels not in (None, 1, 3):
-        raise UsageError(f"channels={channels!r}: expected 1, 3 or None")
-    return channels
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Reading raises a DicomdlError for what files do; a StopIteration, which would end an epoch without a word, never leaves."""
-    try:
-        yield
-    except OSError as error:
-        raise PixelError(f"the sample cannot be read: {error.strerror or error}") from error
-    except StopIteration as error:
-        raise RuntimeError("something that makes the sample raised StopIteration") from error
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.size))
+        return f"PatchDataset({len(self):,} patches of {size}, sampler={self.sampler!r}, intensity={self.intensity!r})"
 
 
-# --- how a sample is made ---------------------------------------------------------------------------------------------
+# --- patches ----------------------------------------------------------------------------------------------------------
+
+KEPT_LABELS: Final = 8
+_of_thread = threading.local()
 
 
-def _transformed(sample: Sample, transform: Transform | None) -> Any:
-    if transform is None:
-        return sample
-    try:
-        return transform(sample)
-    except StopIteration as error:  # a loader would take it for the end of the epoch
-        raise RuntimeError("the transform raised StopIteration") from error
+def _block(voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None) -> Converted:
+    """A block that may reach beyond the stack: there, as low as the recipe can see, and padding."""
+    met = overlap_of(start, size, voxels.shape)
+    if met is not None and all(
+        low == 0 and high == n for low, high, n in ((s.start, s.stop, n) for s, n in zip(met[1], size, strict=True))
+    ):
+        stop = (start[0] + size[0], start[1] + size[1], start[2] + size[2])
+        return voxels.read(start, stop, scratch, want_padding=_padding_shows(voxels, recipe))
+    inner = None
+    if met is not None:
+        (z, y, x), _ = met
+        inner = voxels.read((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+    dtype = np.dtype(np.int16) if inner is None else inner.array.dtype
+    samples = () if inner is None else inner.array.shape[3:]
+    lowest = recipe.floor(dtype)
+    outside = lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
+    array = np.full((*size, *samples), outside, dtype)
+    padding = np.ones(size, np.bool_)
+    if met is not None and inner is not None:
+        array[met[1]] = inner.array
+        padding[met[1]] = False if inner.padding is None else inner.padding
+    return Converted(array, padding)
 
 
-def _threads() -> int:
-    """Threads to decode with: all cores, or one where a DataLoader's workers have them."""
-    return available_cores() if torch.utils.data.get_worker_info() is None else 1
+def _padding_shows(voxels: StackVoxels, recipe: Intensity) -> bool:
+    """Whether padding would be another network value than the lowest one if nobody looked for it."""
+    lowest = recipe.floor(np.dtype(np.float32))
+    return lowest is not None and (recipe.invert or voxels.padding_top > lowest)
 
 
-def _floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
-    """The values, which are the caller's own to change, with padding as low as the recipe can see."""
-    lowest = recipe.floor(read.array.dtype) if read.padding is not None else None
-    if lowest is not None:
-        np.copyto(read.array, read.array.dtype.type(lowest), where=read.padding)
-    return read.array
+def _cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.int64]:
+    result = np.zeros(size, np.int64)
+    met = overlap_of(start, size, (labels.shape[0], labels.shape[1], labels.shape[2]))
+    if met is not None:
+        result[met[1]] = labels[met[0]]
+    return result
 
 
-def _frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine]:
-    """The affine of a frame as slice 0 of its own grid, and (slice, row, column) spacing."""
-    affine, spacing, positions = _stack_grid(stack)
-    affine = affine.copy()
-    affine[:3, 3] = positions[position]
-    affine[:3, 1:3] *= 1 << reduce
-    return affine, spacing * (1, *[1 << reduce] * 2)
+def _points_of(stack: Stack, centers: Centers) -> npt.NDArray[np.float64]:
+    """(n, 3) voxels of a table's points that lie in a stack."""
+    points = centers.of_series(stack.series_instance_uid)
+    geometry = stack.geometry
+    if not len(points) or not geometry.is_known:
+        return np.zeros((0, 3))
+    voxels = geometry.world_to_voxel(points)
+    inside = ((voxels > -0.5) & (voxels < np.asarray(stack.shape) - 0.5)).all(axis=1)
+    return np.asarray(voxels[inside])
+
+
+@functools.lru_cache(maxsize=KEPT_LABELS)
+def _known_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
+    found = np.asarray(labels(stack))
+    if found.shape != stack.shape or found.dtype.kind not in "biu":
+        raise GeometryError(f"labels give {found.dtype} {found.shape} for a stack of {stack.shape}: expected integers of its shape")
+    return found
+
+
+def _label_map(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
+    return _known_labels(stack, labels)
+
+
+@functools.lru_cache(maxsize=64)
+def _labelled(stack: Stack, labels: Labels) -> Mapping[int, npt.NDArray[np.int32]]:
+    found = _label_map(stack, labels)
+    return {int(label): thinned(np.argwhere(found == label)) for label in np.unique(found)}
 
 
 @functools.lru_cache(maxsize=256)
-def _stack_grid(stack: Stack) -> tuple[Affine, Affine, Affine]:
-    return stack.affine, np.asarray(stack.spacing, dtype=np.float64), stack.positions
+def _foreground(stack: Stack, above: float | None) -> npt.NDArray[np.int32]:
+    """Voxels of the body: of at most 32 slices, every n-th row and column, so that a stack is not read for it."""
+    recipe = resolve(Identity(), stack.middle)
+    if above is None:
+        above = -500.0 if recipe.units == "HU" else otsu(stack_sample(stack))
+    slices, rows, columns = stack.shape
+    stride = max(1, int(np.sqrt(rows * columns / 4096)))
+    voxels, found = voxels_of(stack), []
+    for z in np.unique(np.linspace(0, slices - 1, min(slices, 32)).round().astype(int)).tolist():
+        values, padding = voxels.read((z, 0, 0), (z + 1, rows, columns))
+        thin = values[0, ::stride, ::stride]
+        body = (thin if thin.ndim == 2 else thin.mean(axis=-1)) > above
+        if padding is not None:
+            body &= ~padding[0, ::stride, ::stride]
+        places = np.argwhere(body) * stride
+        found.append(np.concatenate([np.full((len(places), 1), z), places], axis=1))
+    return thinned(np.concatenate(found))
 
 
-def _stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy) -> Intensity:
-    try:
-        return _known_recipe(stack, option, suv)  # type: ignore[arg-type]
-    except TypeError:  # an option that cannot be hashed, such as a caller's own object
-        return stack_intensity(stack, option, suv)
+class _View:
+    """What a sampler may ask of a stack; see `patches.StackView`."""
 
+    def __init__(self, stack: Stack, sampler: PatchSampler, labels: Labels | None) -> None:
+        self._stack, self._sampler, self._labels = stack, sampler, labels
+        self.shape: Voxel = stack.shape
 
-@functools.lru_cache(maxsize=4096)
-def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy) -> Intensity:
-    return stack_intensity(stack, option, suv)
+    def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
+        return _foreground(self._stack, above)
 
+    def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
+        if self._labels is None:
+            raise UsageError("the sampler asks for labels: give the dataset labels=, a function that gives the label map of a stack")
+        return _labelled(self._stack, self._labels)
 
-def _channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:
-    """(C, ...) from (...) or (..., C)."""
-    return values[None] if values.ndim == dimensions else np.moveaxis(values, -1, 0)
-
-
-def _sample(
-    image: npt.NDArray[Any], affine: Affine, spacing: Affine, recipe: Intensity, channels: int | None, facts: dict[str, Any], number: int
-) -> Sample:
-    mapped = torch.from_numpy(recipe(np.ascontiguousarray(image)))
-    if channels == 3 and mapped.shape[0] == 1:
-        mapped = mapped.expand(3, *mapped.shape[1:]).contiguous()
-    elif channels == 1 and mapped.shape[0] == 3:
-        mapped = torch.einsum("c...,c->...", mapped, torch.tensor(_LUMA))[None]
-    return Sample(
-        image=mapped,
-        affine=torch.from_numpy(np.array(affine)),
-        spacing=torch.from_numpy(np.array(spacing, dtype=np.float64)),
-        units=recipe.units,
-        row=number,
-        **facts,
-    )
-
-
-def _resized(
-    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any, *, smooth: bool
-) -> tuple[npt.NDArray[Any], Affine, Affine]:
-    """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents.
-
-    `smooth` interpolates with antialiasing; labels take the nearest pixel instead.
-    """
-    if size is None and new_spacing is None:
-        return image, affine, spacing
-    tensor = torch.from_numpy(image.astype(np.float32))[None]
-    how: dict[str, Any] = {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest-exact"}
-    if new_spacing is None:
-        scale = tuple(new / old for new, old in zip(size, tensor.shape[2:], strict=True))
-        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), **how)
-    else:
-        if not np.isfinite(spacing[1:]).all():
-            raise GeometryError("the pixel spacing of this frame is not known: use size= without spacing=")
-        scale = tuple(float(old / new) for old, new in zip(spacing[1:], new_spacing, strict=True))
-        if min(length * factor for length, factor in zip(tensor.shape[2:], scale, strict=True)) < 1:
-            raise GeometryError(f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing)
-        # With the scale given (not recomputed from the rounded size), pixels have exactly the spacing asked for.
-        tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, recompute_scale_factor=False, **how)
-    # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
-    shift = np.array([0.5 / s - 0.5 for s in scale])
-    image, offset = _crop_or_pad(tensor[0].numpy(), size, None if smooth else 0)
-    shift += np.asarray(offset) / np.asarray(scale)
-    affine, spacing = affine.copy(), spacing.copy()
-    affine[:3, 3] += affine[:3, 1:3] @ shift
-    affine[:3, 1:3] /= np.asarray(scale)
-    spacing[1:] /= np.asarray(scale)
-    return image, affine, spacing
-
-
-def _crop_or_pad(image: npt.NDArray[Any], size: Any, fill: float | None) -> tuple[npt.NDArray[Any], tuple[int, int]]:
-    """(C, *size) about the centre, padded with `fill`, by default the smallest value, and where its first pixel was."""
-    if size is None or image.shape[1:] == tuple(size):
-        return image, (0, 0)
-    result = np.full((image.shape[0], *size), image.min() if fill is None else fill, dtype=image.dtype)
-    starts = [(have - want) // 2 for have, want in zip(image.shape[1:], size, strict=True)]
-    source = tuple(slice(max(0, start), min(have, start + want)) for start, have, want in zip(starts, image.shape[1:], size, strict=True))
-    target = tuple(slice(s.start - start, s.stop - start) for s, start in zip(source, starts, strict=True))
-    result[(slice(None), *target)] = image[(slice(None), *source)]
-    return result, (starts[0], starts[1])
-
-
-def _resampled(volume: Volume, size: Any, spacing: Any, interpolation: Interpolation) -> Volume:
-    if size is None and spacing is None:
-        return volume
-    if volume.geometry.is_known:
-        return volume.resample(spacing, size=size, interpolation=interpolation)
-    if spacing is not None:
-        raise GeometryError("the position of this stack is not known: use size= without spacing=")
-    counted = Volume(volume.array, Geometry(volume.geometry.shape, np.eye(4)), volume.units, volume.frame)
-    resized = counted.resample(size=size, interpolation=interpolation, fill=0 if interpolation == "nearest" else None)
-    return Volume(resized.array, Geometry(resized.geometry.shape, np.full((4, 4), np.nan)), volume.units, volume.frame)
+    def centers(self) -> npt.NDArray[np.float64]:
+        if not isinstance(self._sampler, Centers):
+            raise UsageError("the sampler has no points")
+        return _points_of(self._stack, self._sampler)

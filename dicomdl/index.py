@@ -261,6 +261,11 @@ class Index:
             raise UsageError(f"frame {number} is an equal copy of row {original} and in no stack", number=number, duplicate_of=original)
         return Stack(self._generation, int(np.searchsorted(starts, row, side="right")) - 1)
 
+    def stack_boundaries(self) -> npt.NDArray[np.int64]:
+        """(n + 1,) the numbers of the frames that begin a stack, whole or in part, and the end."""
+        starts = np.searchsorted(self._generation.stack_starts, self.rows(), side="right")
+        return np.concatenate([np.flatnonzero(np.diff(starts, prepend=-1)), [len(self)]]).astype(np.int64)
+
     @property
     def stacks(self) -> "Stacks":
         """The stacks whose frames are all selected, in order. A stack that `select` took apart is not among them."""
@@ -680,6 +685,15 @@ class Stack:
         cell = self._generation.cell(column)
         return [cell(row) for row in range(self.rows.start, self.rows.stop)]
 
+    def is_constant(self, column: str) -> bool:
+        """Whether a fact is the same in every frame; looked at without making values of it."""
+        frames = self._generation.frames
+        if column in frames.constants:
+            return True
+        codes = frames.codes_of(column)[0] if frames.is_encoded(column) else frames.numbers(column) if frames.is_number(column) else None
+        own = np.asarray(self.values(column) if codes is None else codes[self.rows])
+        return bool((own == own[:1]).all())
+
     def frame_value(self, number: int, column: str) -> Any:
         """A fact of slice `number`, by the name of its column."""
         return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
@@ -760,6 +774,14 @@ class Stacks(Sequence[Stack]):
 
     def __iter__(self) -> Iterator[Stack]:
         return (Stack(self._generation, number) for number in self.numbers.tolist())
+
+    def shapes(self) -> npt.NDArray[np.int64]:
+        """(stacks, 3) slices, rows and columns of each."""
+        starts = self._generation.stack_starts
+        frames = self._generation.frames
+        heads = starts[self.numbers]
+        size = [np.asarray(frames.values(name, heads), np.int64).reshape(-1) for name in ("rows", "columns")]
+        return np.stack([np.diff(starts)[self.numbers], *size], axis=1).astype(np.int64)
 
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
         """(len,) which stacks' `detail` has a key; looked for in the text, for a million details are not parsed for a few."""

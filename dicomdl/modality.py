@@ -66,6 +66,14 @@ class Conversion:
         """Whether integers stay integers."""
         return self.rescale.is_integral if self.table is None else isinstance(self.table, LookupTable)
 
+    def padding_of(self, stored: Values) -> Mask | None:
+        """Where stored values are padding; None where nowhere."""
+        if self.padding is None:
+            return None
+        low, high = self.padding
+        found = stored == low if low == high else (stored >= low) & (stored <= high)
+        return found if found.any() else None
+
     def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
         """Fill `out` (int16, int32, float32) with the values of `stored`; an IntensityError with `minimum` where they do not fit."""
         if self.table is None:
@@ -273,18 +281,12 @@ def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values
         else:
             places = places[0]
             stored = decode_frame(source, places.view(dtype) if direct else None, how)
-        padding = _padding(stored, conversion.padding) if conversion.padding is not None else None
+        padding = conversion.padding_of(stored)
         conversion(stored, places, None if dtype.kind == "f" else stored_range(source))
     except IntensityError as error:
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
         raise
     return padding
-
-
-def _padding(stored: Values, ends: tuple[int, int]) -> Mask | None:
-    low, high = ends
-    found = stored == low if low == high else (stored >= low) & (stored <= high)
-    return found if found.any() else None
 
 
 def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, how: Decoding) -> Values:

@@ -6,13 +6,15 @@ frames) is read first and arranged then. The tiles of a mosaic are cut out of it
 for the tiles that come next.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
+import threading
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from dicomdl.header import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, GE_BIG_ENDIA
 from dicomdl.system import OPEN_FLAGS, read_at, read_into
 
 Colour = Literal["rgb", "stored"]
+Piece: TypeAlias = tuple[str, int, int, int]  # path, the size and modification time that the scan saw, and where to begin
 Result = TypeVar("Result")
 
 _LITTLE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE})
@@ -193,7 +196,7 @@ def decode_frame(source: Source, out: Values | None = None, how: Decoding = WHOL
 
 def _read_whole(source: Source, out: Values | None, how: Decoding) -> Values:
     """A frame that is coded as it is."""
-    if _is_plain(source):
+    if is_plain(source):
         return _read_plain(source, 0, source.rows, out, how)
     if source.transfer_syntax_uid in _UNCODED:
         require_justified(math.prod(frame_shape(source)) * stored_dtype(source).itemsize, [source], FREE_FRAME_BYTES, how.max_bytes)
@@ -210,7 +213,7 @@ def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
     """A frame at a lower resolution: what the codec can halve by itself, and the rest afterwards."""
     smooth = how.smooth and source.bits_allocated > 1 and source.photometric_interpretation != "PALETTE COLOR"
     done = 0
-    if source.coded_rows or source.transfer_syntax_uid in _UNCODED or _is_plain(source) or not smooth:
+    if source.coded_rows or source.transfer_syntax_uid in _UNCODED or is_plain(source) or not smooth:
         values = decode_frame(source, None, dataclasses.replace(how, reduce=0))
     else:
         values, space, done = _read_coded(source, None, how)
@@ -256,7 +259,7 @@ def read_rows(source: Source, row_start: int, row_stop: int, out: Values | None 
     if source.coded_rows:
         with named(source):
             return _read_tile(source, row_start, row_stop, out, Decoding(colour))
-    if _is_plain(source):
+    if is_plain(source):
         with named(source):
             return _read_plain(source, row_start, row_stop, out, Decoding(colour))
     values = _result(out, source, row_stop - row_start)
@@ -275,7 +278,11 @@ class named:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, PixelError):
-            error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
+            self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        """Add them to an error."""
+        error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
 
 
 def _result(out: Values | None, source: Source, rows: int) -> Values:
@@ -299,9 +306,9 @@ def _check_out(out: Values, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
 # --- bytes of the file --------------------------------------------------------------------------------------------
 
 
-def _read_into(source: Source, offset: int, buffer: Values) -> None:
-    """Fill `buffer` from `offset` of the file, without a copy."""
-    found = _with_file(source, lambda descriptor: _fill(descriptor, buffer, offset))
+def read_exactly(descriptor: int, buffer: Values, offset: int) -> None:
+    """Fill `buffer` from `offset` of an open file, without a copy; TruncatedPixels where the file is too short."""
+    found = _fill(descriptor, buffer, offset)
     if found < buffer.nbytes:
         raise truncated(buffer.nbytes, found)
 
@@ -318,14 +325,88 @@ def _read_bytes(source: Source, offset: int, length: int) -> bytes:
 
 def _with_file(source: Source, read: Callable[[int], Result]) -> Result:
     """What `read` makes of the open file, which must be the one that was scanned."""
-    descriptor = _with_system(os.open, source.path, OPEN_FLAGS)
-    try:
-        _check_unchanged(source, os.fstat(descriptor))
+    with opened(source.path, source.file_bytes, source.file_mtime_ns) as descriptor:
         return read(descriptor)
-    except OSError as error:
-        raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+
+
+def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
+    """Fill `buffer` with one piece after the other, each from a file that must be as it was scanned; yields when one is there.
+
+    `opened` and `read_exactly` in one, with nothing between the system calls, for those who read a hundred pieces to make one block.
+    """
+    keep, view, needed = getattr(_kept_files, "descriptors", None), buffer.data, buffer.nbytes
+    for path, size, mtime_ns, offset in pieces:
+        if keep is not None:
+            with opened(path, size, mtime_ns) as descriptor:
+                read_exactly(descriptor, buffer, offset)
+            yield
+            continue
+        descriptor = _with_system(os.open, path, OPEN_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            if status.st_size != size or status.st_mtime_ns != mtime_ns:
+                _check_unchanged(size, mtime_ns, status)
+            if read_into(descriptor, view, offset) < needed:
+                read_exactly(descriptor, buffer, offset)
+        except OSError as error:
+            raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+        finally:
+            os.close(descriptor)
+        yield
+
+
+class opened:
+    """A file open for reading, which must be the one that was scanned: of that size and modification time.
+
+    Inside of `kept_open` it is opened once, and looked at once, for all that is read from it.
+    """
+
+    __slots__ = ("descriptor", "keep", "mtime_ns", "path", "size")
+
+    def __init__(self, path: str, size: int, mtime_ns: int) -> None:
+        self.path, self.size, self.mtime_ns = path, size, mtime_ns
+        self.descriptor = -1
+        self.keep: dict[str, int] | None = getattr(_kept_files, "descriptors", None)
+
+    def __enter__(self) -> int:
+        if self.keep is not None and self.path in self.keep:
+            return self.keep[self.path]
+        self.descriptor = _with_system(os.open, self.path, OPEN_FLAGS)
+        try:
+            _check_unchanged(self.size, self.mtime_ns, os.fstat(self.descriptor))
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        if self.keep is not None and len(self.keep) < MOST_OPEN:
+            self.keep[self.path] = self.descriptor
+            self.descriptor = -1
+            return self.keep[self.path]
+        return self.descriptor
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        if isinstance(error, OSError):
+            raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+
+
+MOST_OPEN: Final = 128
+_kept_files: Final = threading.local()
+
+
+@contextlib.contextmanager
+def kept_open() -> Iterator[None]:
+    """Files that this thread reads from stay open until the block ends, at most `MOST_OPEN` of them: for a batch."""
+    if getattr(_kept_files, "descriptors", None) is not None:
+        yield
+        return
+    _kept_files.descriptors = {}
+    try:
+        yield
     finally:
-        os.close(descriptor)
+        for descriptor in _kept_files.descriptors.values():
+            os.close(descriptor)
+        _kept_files.descriptors = None
 
 
 def _with_system(call: Callable[..., Result], path: str, *arguments: int) -> Result:
@@ -338,12 +419,12 @@ def _with_system(call: Callable[..., Result], path: str, *arguments: int) -> Res
         raise PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno) from error
 
 
-def _check_unchanged(source: Source, status: os.stat_result) -> None:
+def _check_unchanged(size: int, mtime_ns: int, status: os.stat_result) -> None:
     """Size and modification time as the scan saw them; a negative time stands for a file that was not scanned."""
-    if source.file_mtime_ns >= 0 and (status.st_size != source.file_bytes or status.st_mtime_ns != source.file_mtime_ns):
+    if mtime_ns >= 0 and (status.st_size != size or status.st_mtime_ns != mtime_ns):
         raise FileChanged(
-            f"the file changed after it was scanned ({source.file_bytes} bytes then, {status.st_size} now): scan again",
-            expected_bytes=source.file_bytes,
+            f"the file changed after it was scanned ({size} bytes then, {status.st_size} now): scan again",
+            expected_bytes=size,
             found_bytes=status.st_size,
         )
 
@@ -368,7 +449,7 @@ def _take(descriptor: int, offset: int, length: int) -> bytes:
 # --- native frames ------------------------------------------------------------------------------------------------
 
 
-def _is_plain(source: Source) -> bool:
+def is_plain(source: Source) -> bool:
     """Whether the file's bytes are the result's, at most with the bytes of each sample reversed."""
     if source.deflated or source.bits_allocated < 8 or not is_native(source.transfer_syntax_uid):
         return False
@@ -383,10 +464,9 @@ def _read_plain(source: Source, row_start: int, row_stop: int, out: Values | Non
         raise truncated(source.rows * row_bytes, source.byte_length)
     values = _result(out, source, row_stop - row_start)
     if values.size:
-        _read_into(source, source.byte_offset + row_start * row_bytes, values)
-    if (source.transfer_syntax_uid in _BIG) == (np.little_endian):
-        values.byteswap(inplace=True)
-    _keep_stored_bits(values, source)
+        begin = source.byte_offset + row_start * row_bytes
+        _with_file(source, lambda descriptor: read_exactly(descriptor, values, begin))
+    as_meant(values, source)
     if how.colour == "rgb":
         _to_rgb(values, source.photometric_interpretation, source)
     return values
@@ -403,6 +483,13 @@ def stored_bits(source: Source) -> tuple[int, int]:
     stored = source.bits_stored if 0 < (source.bits_stored or 0) <= source.bits_allocated else source.bits_allocated
     high = source.high_bit if stored <= (source.high_bit or 0) < source.bits_allocated else stored - 1
     return stored, high
+
+
+def as_meant(values: Values, source: Source) -> None:
+    """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
+    if (source.transfer_syntax_uid in _BIG) == np.little_endian:
+        values.byteswap(inplace=True)
+    _keep_stored_bits(values, source)
 
 
 def _keep_stored_bits(values: Values, source: Source) -> None:
@@ -570,7 +657,7 @@ def _band_of(source: Source, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
     global _bands
     status = _with_system(os.stat, source.path)
-    _check_unchanged(source, status)
+    _check_unchanged(source.file_bytes, source.file_mtime_ns, status)
     file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
     for band in _bands:
@@ -585,7 +672,7 @@ def _band_of(source: Source, how: Decoding) -> _Band:
 def _read_band(source: Source, identity: tuple[Any, ...], how: Decoding) -> _Band:
     _check_inside(source)
     whole, top = _whole_of(source), source.tile_top
-    if not _is_plain(whole):
+    if not is_plain(whole):
         return _Band(identity, 0, _read_whole(whole, None, how))
     return _Band(identity, top, _read_plain(whole, top, top + source.rows, None, how))
 

@@ -6,6 +6,8 @@ from typing import Final
 # O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang a scan. O_BINARY exists on Windows only.
 OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
+_HAS_PREADV: Final = hasattr(os, "preadv")
+
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes at `offset` of an open file; fewer at its end."""
@@ -17,8 +19,8 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
 
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Fill `buffer` from `offset` of an open file, without a copy; how many bytes there were (one call gives 2 GiB at most)."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [buffer], offset)
+    if _HAS_PREADV:
+        return os.preadv(descriptor, (buffer,), offset)
     with open(descriptor, "rb", buffering=0, closefd=False) as file:
         file.seek(offset)
         return file.readinto(buffer) or 0

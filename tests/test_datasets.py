@@ -395,3 +395,128 @@ def test_a_label_map_is_padded_with_background(folder: Path) -> None:
     assert sum(int(frames[i]["image"].sum()) for i in range(len(frames))) == true
     volumes = dicomdl.VolumeDataset(index, content="segmentation", spacing=stack.spacing, size=(12, 30, 30), intensity="modality")
     assert int(volumes[0]["image"].sum()) == true
+
+
+# --- patches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patients(folder: Path) -> dicomdl.Index:
+    """CT, MR with padding, a fractional slope, JPEG-LS, and one that is shorter than the patch."""
+    write_series(folder / "a", shape=(9, 20, 24), intercept=-1024, spacing=(2, 0.5, 0.7), orientation=OBLIQUE, origin=(9, -5, 3))
+    write_series(folder / "b", shape=(8, 20, 24), modality="MR", edit=lambda d, z: d.add_new("PixelPaddingValue", "US", 33))
+    write_series(folder / "c", shape=(7, 20, 24), modality="MR", slope=0.5, intercept=3)
+    write_series(folder / "d", shape=(7, 18, 22), intercept=-1024, transfer_syntax="1.2.840.10008.1.2.4.80")
+    write_series(folder / "e", shape=(3, 5, 24), intercept=-1000)
+    return index_of(folder)
+
+
+@pytest.mark.parametrize("intensity", ["auto", "modality", "ct.lung", (100, 60)])
+@pytest.mark.parametrize("sampler", ["uniform", "foreground", "grid"])
+def test_a_patch_has_the_values_that_the_volume_has_there(patients: dicomdl.Index, intensity: Any, sampler: str) -> None:
+    volumes = dicomdl.VolumeDataset(patients, intensity)
+    whole = {sample["series_instance_uid"]: sample for sample in (volumes[row] for row in range(len(volumes)))}
+    patches = dicomdl.PatchDataset(patients, (4, 8, 9), per_stack=6, sampler=sampler, intensity=intensity)
+    assert sampler == "grid" or len(patches) == 30
+    for row in range(len(patches)):
+        sample = patches[row]
+        volume = whole[sample["series_instance_uid"]]
+        z, y, x = sample["location"].tolist()
+        assert sample["image"].shape == (1, 4, 8, 9) and tuple(sample["shape"].tolist()) == tuple(volume["image"].shape[1:])
+        padded = torch.nn.functional.pad(volume["image"], (20,) * 6, value=float("nan"))[
+            0, z + 20 : z + 24, y + 20 : y + 28, x + 20 : x + 29
+        ]
+        inside = ~padded.isnan()
+        assert torch.equal(sample["image"][0][inside], padded[inside])
+        outside = sample["image"][0][~inside]
+        if intensity != "modality":
+            assert not len(outside) or (outside == 0).all()
+        else:
+            assert set(outside.tolist()) <= {-1024.0 if sample["units"] == "HU" else 0.0}
+        assert torch.allclose(
+            sample["affine"] @ torch.tensor([1.0, 2, 3, 1], dtype=torch.float64),
+            volume["affine"] @ torch.tensor([z + 1.0, y + 2, x + 3, 1], dtype=torch.float64),
+        )
+        assert sample["units"] == volume["units"] and torch.equal(sample["spacing"], volume["spacing"])
+
+
+def test_grid_patches_of_a_dataset_stitch_back_to_the_volume(patients: dicomdl.Index) -> None:
+    volumes = dicomdl.VolumeDataset(patients)
+    patches = dicomdl.PatchDataset(patients, (4, 8, 9), sampler=dicomdl.Grid(overlap=0.5))
+    for stack, (low, high) in enumerate(zip(patches.boundaries, patches.boundaries[1:], strict=False)):
+        samples = [patches[row] for row in range(low, high)]
+        whole = dicomdl.stitch([s["image"].numpy() for s in samples], [s["location"] for s in samples], tuple(samples[0]["shape"].tolist()))
+        assert np.allclose(whole, volumes[stack]["image"].numpy(), atol=1e-6)
+
+
+def test_patches_are_the_same_in_every_process_and_others_in_every_epoch(patients: dicomdl.Index) -> None:
+    def places(workers: int, epoch: int, **options: Any) -> list[list[int]]:
+        patches = dicomdl.PatchDataset(patients, (2, 5, 6), per_stack=5, seed=3)
+        patches.set_epoch(epoch)
+        return [
+            place for batch in DataLoader(patches, batch_size=4, num_workers=workers, **options) for place in batch["location"].tolist()
+        ]
+
+    alone = places(0, 0)
+    assert alone == places(2, 0) == places(2, 0, multiprocessing_context="spawn")
+    assert alone != places(0, 1)
+    assert len({tuple(place) for place in alone}) > 15
+
+
+def test_foreground_patches_see_the_body(folder: Path) -> None:
+    stored = np.zeros((12, 40, 40), int)
+    stored[5:8, 30:36, 4:9] = 1500
+    write_series(folder, shape=stored.shape, stored=stored, intercept=-1024)
+    patches = dicomdl.PatchDataset(index_of(folder), (2, 5, 5), per_stack=40, sampler="foreground", intensity="modality")
+    assert all(float(patches[row]["image"].max()) == 476 for row in range(40))
+    assert sum(float(dicomdl.PatchDataset(index_of(folder), (2, 5, 5), per_stack=40)[row]["image"].max()) > 0.3 for row in range(40)) < 20
+
+
+def label_map(stack: dicomdl.Stack) -> np.ndarray:
+    labels = np.zeros(stack.shape, np.uint8)
+    labels[2, 3:5, 6] = 7
+    return labels
+
+
+def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.Index) -> None:
+    patches = dicomdl.PatchDataset(patients, (3, 3, 3), per_stack=40, sampler=dicomdl.Balanced({0: 1, 7: 1}), labels=label_map)
+    samples = [patches[row] for row in range(len(patches))]
+    share = np.mean([7 in sample["label"] for sample in samples])
+    assert 0.35 < share < 0.75 and samples[0]["label"].dtype == torch.int64 and samples[0]["label"].shape == (3, 3, 3)
+    for sample in samples[:40]:
+        z, y, x = sample["location"].tolist()
+        expected = np.zeros(tuple(sample["shape"].tolist()), int)
+        expected[2, 3:5, 6] = 7
+        assert np.array_equal(sample["label"].numpy(), expected[z : z + 3, y : y + 3, x : x + 3])
+    with pytest.raises(UsageError, match="labels"):
+        dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels")
+    with pytest.raises(DicomdlError, match="labels give"):
+        dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels", labels=lambda stack: np.zeros((1, 2, 3), int))[0]
+
+
+def test_a_patch_lies_around_each_point_of_a_table_and_the_rest_is_told(patients: dicomdl.Index) -> None:
+    stack = patients.select(modality="CT", rows=20).stacks[0]
+    world = stack.geometry.voxel_to_world([[4, 10, 12], [0, 0, 0], [400, 0, 0]])
+    table = {"series_instance_uid": [stack.series_instance_uid] * 3, "x": world[:, 0], "y": world[:, 1], "z": world[:, 2]}
+    with pytest.warns(LeftOutWarning, match="no point"):
+        patches = dicomdl.PatchDataset(patients, (3, 5, 5), sampler=dicomdl.Centers.from_table(table), intensity="modality")
+    assert len(patches) == 2
+    assert patches[0]["location"].tolist() == [3, 8, 10] and patches[1]["location"].tolist() == [-1, -2, -2]
+    assert float(patches[0]["image"][0, 1, 2, 2]) == true_volume((9, 20, 24), intercept=-1024)[4, 10, 12]
+    assert (patches[1]["image"][0, 0] == -1024).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": (0, 1, 1)}, {"size": (1, 1)}, {"size": None}, {"per_stack": 0}, {"sampler": "random"}, {"irregular": "resample"}]
+)
+def test_impossible_patches_are_refused_when_the_dataset_is_made(patients: dicomdl.Index, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        dicomdl.PatchDataset(patients, **{"size": (2, 2, 2), **wrong})
+
+
+def test_patches_of_colour_have_three_channels(folder: Path) -> None:
+    write_secondary_capture(folder / "a.dcm")
+    with pytest.warns(LeftOutWarning):
+        assert len(dicomdl.PatchDataset(index_of(folder), (1, 2, 2))) == 0
+    patches = dicomdl.PatchDataset(index_of(folder), (1, 2, 3), irregular="accept")
+    assert patches[0]["image"].shape == (3, 1, 2, 3)

@@ -1,0 +1,242 @@
+"""Blocks of voxels out of a stack, without reading the rest of it.
+
+The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read each; of coded ones its own
+slices, which are kept, decoded, for the blocks that come next (`KEPT_BYTES` in a process). A block's values are those that `read_volume`
+has there, bit by bit: the same conversions, each slice's own.
+"""
+
+import functools
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import IntensityError, PixelError, UsageError
+from dicomdl.index import Stack
+from dicomdl.intensity import Quantity
+from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
+from dicomdl.pixels import Decoding, Piece, as_meant, is_plain, named, read_pieces, stored_dtype, stored_range
+
+Values: TypeAlias = npt.NDArray[Any]
+Voxel: TypeAlias = tuple[int, int, int]
+
+KEPT_BYTES: Final = 256 * 2**20
+KEPT_STACKS: Final = 64
+# What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
+_UNIFORM: Final = (
+    *("transfer_syntax_uid", "rows", "columns", "samples_per_pixel", "photometric_interpretation", "planar_configuration"),
+    *("bits_allocated", "bits_stored", "high_bit", "pixel_representation", "float_pixels", "deflated", "coded_rows"),
+)
+
+
+class Scratch:
+    """Memory for one block after the other, of one thread."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[str, Values] = {}
+
+    def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        """An array for a block; the one before loses its content."""
+        return self._array("block", shape, dtype)
+
+    def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        """An array for the rows of a slice that a block lies in."""
+        return self._array("band", shape, dtype)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        needed = math.prod(shape) * dtype.itemsize
+        known = self._bytes.get(name)
+        if known is None or known.nbytes < needed:
+            known = self._bytes[name] = np.empty(needed, np.uint8)
+        return known[:needed].view(dtype).reshape(shape)
+
+
+class StackVoxels:
+    """Reads blocks of one stack as the values that `read_volume` would give, or parts of it.
+
+    Parameters
+    ----------
+    stack
+        One of ``index.stacks``; its slices all have one size.
+    quantity
+        As `read_volume` takes for ``values=``.
+    """
+
+    def __init__(self, stack: Stack, quantity: Quantity = "modality") -> None:
+        self.stack = stack
+        self.shape = stack.shape
+        self.conversions = conversions(stack, quantity)
+        self._one_conversion = len(set(self.conversions)) == 1
+        self._first = stack.source(0)
+        self.is_colour = self._first.samples_per_pixel > 1 or (
+            self._first.photometric_interpretation == "PALETTE COLOR" and stack.content == "image"
+        )
+        uniform = all(stack.is_constant(name) for name in _UNIFORM)
+        self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
+        self._places = self._located() if self._plain else None
+
+    def _located(self) -> list[Piece]:
+        """Where each slice begins, and what its file was at the scan."""
+        columns = [self.stack.values(name) for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset")]
+        return list(zip(*columns, strict=True))
+
+    def read(self, start: Voxel, stop: Voxel, scratch: Scratch | None = None, *, want_padding: bool = True) -> Converted:
+        """The block from voxel `start` up to, not including, `stop`, which lies inside of the stack.
+
+        Parameters
+        ----------
+        scratch
+            Memory that the values may lie in until the next read: fresh pages cost as much as reading them does.
+        want_padding
+            False spares the look for padding.
+
+        Returns
+        -------
+        Converted
+            Values (slice, row, column[, sample]), a new array, int16 where all fit, else int32, else float32; colour as it is. And
+            where they are padding, None where nowhere.
+
+        Raises
+        ------
+        PixelError, IntensityError
+            As for `read_volume`; file and frame are noted.
+        """
+        if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
+            raise UsageError(f"the block from {start} to {stop} is not inside of a stack of {self.shape}", start=start, stop=stop)
+        slices, window = range(start[0], stop[0]), (slice(start[1], stop[1]), slice(start[2], stop[2]))
+        if self._places is not None:
+            return self._converted(self._plain_block(self._places, slices, window, scratch or Scratch()), slices, want_padding=want_padding)
+        if self.is_colour:
+            blocks = [self._kept(z).array[window] for z in slices]
+            return Converted(np.stack(blocks), None)
+        kept = [self._kept(z) for z in slices]
+        array = np.stack([one.array[window] for one in kept], dtype=np.result_type(*(one.array for one in kept)), casting="same_kind")
+        masks = [None if one.padding is None else one.padding[window] for one in kept]
+        if all(mask is None for mask in masks):
+            return Converted(array, None)
+        return Converted(array, np.stack([np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]))
+
+    @functools.cached_property
+    def padding_top(self) -> float:
+        """The highest value that padding has anywhere in the stack; -inf where there is none."""
+        ends = [(one, end) for one in set(self.conversions) if one.padding is not None for end in one.padding]
+        tables = any(one.table is not None for one, _ in ends)
+        return math.inf if tables else max((one.rescale.slope * end + one.rescale.intercept for one, end in ends), default=-math.inf)
+
+    # --- plain frames ---
+
+    def _plain_block(self, places: list[Piece], slices: range, window: tuple[slice, slice], scratch: Scratch) -> Values:
+        first, (rows, columns) = self._first, window
+        dtype = stored_dtype(first)
+        block = scratch.block((len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype)
+        band = None if block.shape[2] == first.columns else scratch.band((block.shape[1], first.columns), dtype)
+        begin, done = rows.start * first.columns * dtype.itemsize, 0
+        pieces = [(path, size, time, offset + begin) for path, size, time, offset in places[slices.start : slices.stop]]
+        try:
+            if band is None:
+                for piece in pieces:
+                    for _ in read_pieces([piece], block[done]):
+                        done += 1
+            else:
+                for _ in read_pieces(pieces, band):
+                    block[done] = band[:, columns]
+                    done += 1
+        except PixelError as error:
+            named(self.stack.source(slices[done])).tell(error)
+            raise
+        as_meant(block, first)
+        return block
+
+    def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
+        """The converted values of stored ones, all slices at once where one conversion serves them."""
+        own = [self.conversions[z] for z in slices]
+        wanted: list[np.dtype[Any]] = [np.dtype(np.float32)]
+        if all(one.is_integral for one in ([own[0]] if self._one_conversion else own)) and stored.dtype.kind != "f":
+            wanted = [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
+        bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
+        for dtype in wanted:
+            try:
+                return self._as(stored, own, dtype, bounds, want_padding=want_padding)
+            except IntensityError as error:
+                if dtype == wanted[-1] or not hasattr(error, "minimum"):
+                    named(self.stack.source(slices[0])).tell(error)
+                    raise
+        raise AssertionError  # the last dtype returned or raised
+
+    def _as(
+        self, stored: Values, own: Sequence[Conversion], dtype: np.dtype[Any], bounds: tuple[int, int] | None, *, want_padding: bool
+    ) -> Converted:
+        # Of several conversions one may fail after others have written: then the stored values must still be there.
+        in_place = self._one_conversion and dtype.kind == "i" and dtype.itemsize == stored.itemsize and own[0].table is None
+        array = stored.view(dtype) if in_place else np.empty(stored.shape, dtype)
+        padding: Mask | None = None
+        parts = [slice(None)] if self._one_conversion else [slice(place, place + 1) for place in range(len(own))]
+        for part in parts:
+            conversion = own[part.start or 0]
+            mask = conversion.padding_of(stored[part]) if want_padding else None
+            if mask is not None:
+                padding = np.zeros(stored.shape, np.bool_) if padding is None else padding
+                padding[part] = mask
+            conversion(stored[part], array[part], bounds)
+        return Converted(array, padding)
+
+    # --- coded frames ---
+
+    def _kept(self, z: int) -> Converted:
+        """One slice, decoded and converted, kept for the next block that wants it."""
+        key = (self.stack.key, z, self.conversions[z])
+        found = _slices.get(key)
+        if found is None:
+            source, conversion = self.stack.source(z), self.conversions[z]
+            smooth = self.stack.content != "segmentation"
+            array, padding = read_converted([source], [conversion], how=Decoding(smooth=smooth), palettes=self.stack.content == "image")
+            found = Converted(array[0], None if padding is None else padding[0])
+            _slices.put(key, found)
+        return found
+
+
+class _Slices:
+    """The decoded slices used last, at most `KEPT_BYTES` of them in this process."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, Converted] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._after_fork) if hasattr(os, "register_at_fork") else None
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+
+    def get(self, key: Any) -> Converted | None:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
+    def put(self, key: Any, value: Converted) -> None:
+        with self._lock:
+            if key in self._kept:
+                return
+            self._kept[key] = value
+            self._bytes += _size(value)
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+
+def _size(value: Converted) -> int:
+    return value.array.nbytes + (0 if value.padding is None else value.padding.nbytes)
+
+
+_slices: Final = _Slices()
+
+
+@functools.lru_cache(maxsize=KEPT_STACKS)
+def voxels_of(stack: Stack, quantity: Quantity = "modality") -> StackVoxels:
+    """The reader of a stack, kept for the next block of it."""
+    return StackVoxels(stack, quantity)
