@@ -1,4 +1,4 @@
-"""Compressed frames: from a codestream to its samples. The only door to imagecodecs, Pillow and pydicom's decoders.
+"""Compressed frames: from a codestream to its samples. The door to imagecodecs, Pillow and pydicom's decoders.
 
 A codestream is looked at before it is decoded, because decoders are not to be trusted with damage: libjpeg-turbo and
 pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a word. gdcm is never asked, since it aborts the
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.halving import halved
+from dicomdl.header import VIDEO_ADVICE, is_video
 
 Source: TypeAlias = FrameSource | Frame
 Values: TypeAlias = NDArray[Any]
@@ -50,6 +51,8 @@ class Codestream(NamedTuple):
     adobe: bool = False
     segments: int = 0
     tiles: int = 1
+    levels: int = 0  # how often JPEG 2000 can be halved by leaving out its higher resolutions
+    packets: int = 0  # the least that JPEG 2000 of these sizes must have
 
 
 class Job(NamedTuple):
@@ -124,8 +127,8 @@ def decode(stream: bytes, source: Source, out: Values | None = None, *, rgb: boo
     if syntax.bytewise:
         _check_rle(facts.segments, source, len(stream))
     space = coded_space(facts, source)
-    reduce = min(reduce, _resolutions(stream, facts, source)) if reduce and syntax.reducers else 0
-    rgb = rgb and space.startswith("YBR_FULL") and facts.precision == 8
+    reduce = min(reduce, facts.levels) if reduce and syntax.reducers and _halves_alike(facts, source) else 0
+    rgb = rgb and syntax.lossy and space.startswith("YBR_FULL") and facts.precision == 8  # lossless JPEG converts nothing
     job = Job(stream, source, facts, out, rgb, threads=threads)
     samples, decoder = _decode_reduced(syntax, job._replace(out=None, reduce=reduce)) if reduce else (None, None)
     if samples is None or decoder is None:
@@ -197,6 +200,8 @@ def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
             bits_allocated=source.bits_allocated,
             precision=facts.precision,
         )
+    if facts.packets > 8 * stream_bytes:  # an empty one is a bit; a decoder makes room for all before it sees the first
+        raise DecodeError(f"{stream_bytes} bytes cannot hold {facts.packets} packets", packets=facts.packets, found_bytes=stream_bytes)
     if not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1:  # a decoder makes room for every tile before it sees the first
         raise DecodeError(f"{stream_bytes} bytes cannot hold {facts.tiles} tiles", tiles=facts.tiles, found_bytes=stream_bytes)
 
@@ -227,12 +232,18 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
             cut = error
             reasons.append(f"{decoder.name}: {error}")
         except BaseException as error:  # Rust decoders panic with a BaseException, which would kill a DataLoader worker
-            reasons.append(f"{decoder.name}: {type(error).__name__}: {str(error)[:200]}")
+            reasons.append(f"{decoder.name}: {_reason(error)}")
     if missing == len(decoders):
         raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
     if cut is not None:
         raise cut
     raise DecodeError(f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons))
+
+
+def _reason(error: BaseException) -> str:
+    """What a decoder said, in words only where they are ours or imagecodecs': pydicom quotes values, and values may identify a person."""
+    told = isinstance(error, DecodeError) or type(error).__module__.startswith("imagecodecs")
+    return f"{type(error).__name__}: {str(error)[:200]}" if told else type(error).__name__
 
 
 def _checked(decoded: Values, job: Job) -> Values:
@@ -264,12 +275,12 @@ def coded_space(facts: Codestream, source: Source) -> str:
 
 def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
     number = uid.removeprefix("1.2.840.10008.1.2.4.")
-    if number.isdigit() and 100 <= int(number) <= 108:
-        text = "the frames are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode; extract it with pydicom and ffmpeg"
-    elif number in ("94", "95") or uid in ("1.2.840.10008.1.2.4.204", "1.2.840.10008.1.2.4.205"):
+    if is_video(uid):
+        text = VIDEO_ADVICE
+    elif number in ("94", "95", "204", "205"):
         text = "the pixels are on a JPIP server, not in the file"
     else:
-        text = f"no decoder for the transfer syntax{reasons}"
+        text = f"no decoder for the transfer syntax {uid if uid.replace('.', '').isdecimal() else '(not a UID)'}{reasons}"
     return UnsupportedSyntax(text, transfer_syntax_uid=uid)
 
 
@@ -286,7 +297,7 @@ def _require_end(stream: bytes) -> None:
     It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may be anything: some pad with a space.
     """
     end = stream.rfind(b"\xff\xd9")
-    if end < 0 or stream[end + 3 :].strip(b"\0\xff"):
+    if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
         raise TruncatedPixels(f"the codestream of {len(stream)} bytes does not end with its end marker", found_bytes=len(stream))
 
 
@@ -343,38 +354,59 @@ def _inspect_jpeg2000(stream: bytes) -> Codestream:
         raise DecodeError("the codestream has no JPEG 2000 size segment")
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
     tiles = -(-(right - tile_left) // max(1, tile_width)) * -(-(bottom - tile_top) // max(1, tile_height))
+    samples = int.from_bytes(size[36:38], "big")
+    style = next((segment for marker, segment in _main_header(stream, start + 2) if marker == 0x52), b"")  # COD (A.6.1)
+    rows, columns, precision = bottom - top, right - left, (size[38] & 0x7F) + 1
+    levels = style[5] if len(style) > 5 else 0
     return Codestream(
-        rows=bottom - top,
-        columns=right - left,
-        samples=int.from_bytes(size[36:38], "big"),
-        precision=(size[38] & 0x7F) + 1,
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        precision=precision,
         signed=size[38] > 0x7F,
+        colour="rgb" if len(style) > 4 and style[4] == 1 and samples >= 3 else "",  # the transformation of RGB that a decoder undoes
         tiles=tiles,
+        # Resolutions count from the corner of the reference grid, so an image that begins elsewhere would be shifted (B.2, B.5);
+        # tiles are filtered each alone, with seams that a frame halved afterwards does not have.
+        levels=levels if tiles == 1 and not (left or top) else 0,
+        packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
     )
+
+
+def _main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
+    """(marker, segment without its length) of a JPEG 2000 codestream up to its first tile (ITU-T T.800 A.2)."""
+    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] not in (0x90, 0xD9):
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        yield stream[position + 1], stream[position + 4 : position + 2 + length]
+        position += 2 + max(length, 2)
+
+
+def _precincts(style: bytes, rows: int, columns: int) -> int:
+    """How many precincts one component has: many only where the coding style makes them small (T.800 A.6.1, B.6)."""
+    if not style or not style[0] & 1:
+        return 0
+    levels, sizes = style[5], style[10:]
+    count = 0
+    for resolution in range(levels + 1):
+        exponents = sizes[resolution] if resolution < len(sizes) else 0xFF
+        height, width = (halved(length, levels - resolution) for length in (rows, columns))
+        count += -(-height >> (exponents >> 4)) * -(-width >> (exponents & 15))
+    return count
+
+
+def _halves_alike(facts: Codestream, source: Source) -> bool:
+    """Whether the lower resolutions of a codestream are what halving its stored values would give.
+
+    Not where sign or bits of the stream contradict the header: then only whole samples can be made what they mean.
+    """
+    stored = source.bits_stored or source.bits_allocated
+    alike = facts.precision == stored and facts.signed == (source.pixel_representation == 1)
+    return alike and (facts.precision == 8 if source.samples_per_pixel > 1 else facts.precision <= 16)
 
 
 def _longs(segment: bytes, start: int) -> tuple[int, ...]:
     """Eight big endian numbers of 32 bits."""
     return tuple(int.from_bytes(segment[at : at + 4], "big") for at in range(start, start + 32, 4))
-
-
-def _resolutions(stream: bytes, facts: Codestream, source: Source) -> int:
-    """How often a JPEG 2000 frame can be halved by leaving out its higher resolutions, with pixels where `reduce` puts them.
-
-    That is, pixel (r, c) of the reduced frame at pixel (2^n r, 2^n c) of the whole one: resolutions count from the corner of the
-    reference grid, so an image that begins elsewhere would be shifted (ITU-T T.800 B.2, B.5). Tiles are filtered each alone, with
-    seams that a frame halved afterwards does not have.
-    """
-    start = stream.find(b"\xff\x4f\xff\x51")
-    _, _, left, top, *_ = _longs(stream, start + 8)
-    if left or top or facts.tiles != 1 or facts.precision > (16 if source.samples_per_pixel == 1 else 8):
-        return 0
-    position = start + 2
-    while stream[position : position + 1] == b"\xff" and stream[position + 1] not in (0x90, 0xD9):
-        if stream[position + 1] == 0x52:  # COD: decomposition levels behind style, progression, layers and transformation (A.6.1)
-            return stream[position + 9]
-        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-    return 0
 
 
 def _inspect_rle(stream: bytes) -> Codestream:
@@ -385,10 +417,46 @@ def _inspect_rle(stream: bytes) -> Codestream:
 
 
 def _inspect_jpegxl(stream: bytes) -> Codestream:
-    """Only that it is JPEG XL, bare or in a container (ISO/IEC 18181-2): its sizes are packed bits, which the decoder checks."""
-    if not stream.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2); colour and precision lie deeper."""
+    if stream.startswith(b"\0\0\0\x0cJXL "):
+        stream = _jpegxl_box(stream)
+    if not stream.startswith(b"\xff\x0a"):
         raise DecodeError("the codestream is not JPEG XL")
-    return Codestream()
+    bits = int.from_bytes(stream[2:18], "little")  # the first field is the lowest bits
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    small = take(1)
+
+    def length() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    rows = length()
+    ratio = take(3)
+    if not ratio:
+        return Codestream(rows=rows, columns=length())
+    times, by = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return Codestream(rows=rows, columns=rows * times // by)
+
+
+def _jpegxl_box(stream: bytes) -> bytes:
+    """The beginning of the codestream in a container: of the box `jxlc`, or of the first `jxlp` behind its counter."""
+    position = 12
+    while position + 8 <= len(stream):
+        length, kind = int.from_bytes(stream[position : position + 4], "big"), stream[position + 4 : position + 8]
+        start = position + (16 if length == 1 else 8)
+        if kind in (b"jxlc", b"jxlp"):
+            return stream[start + 4 * (kind == b"jxlp") :][:64]
+        if length == 1:
+            length = int.from_bytes(stream[position + 8 : start], "big")
+        if length < 8:
+            break
+        position += length
+    raise DecodeError("the JPEG XL container holds no codestream")
 
 
 # --- decoders -----------------------------------------------------------------------------------------------------
@@ -466,7 +534,12 @@ def _decode_rle(job: Job) -> Values:
     decoded = imagecodecs.dicomrle_decode(job.stream, dtype.str, out=planes.reshape(-1).view(np.uint8).data)
     if len(decoded) != planes.nbytes:
         raise truncated(planes.nbytes, len(decoded))
-    return planes if one_plane else np.moveaxis(planes, 0, -1)
+    if one_plane:
+        return planes
+    pixels = np.empty((source.rows, source.columns, source.samples_per_pixel), dtype) if job.out is None else job.out.view(dtype)
+    for sample, plane in enumerate(planes):  # one by one: three times as fast as all at once
+        pixels[..., sample] = plane
+    return pixels
 
 
 def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:

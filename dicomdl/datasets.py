@@ -23,6 +23,7 @@ from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, 
 from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
 from dicomdl.patches import Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
 from dicomdl.pixels import Decoding
+from dicomdl.resampling import Interpolation
 from dicomdl.samples import (
     Delivery,
     IntensityOn,
@@ -48,7 +49,7 @@ from dicomdl.samples import (
 from dicomdl.samples import LeftOutWarning as LeftOutWarning
 from dicomdl.samples import apply_intensity as apply_intensity
 from dicomdl.samples import collate as collate
-from dicomdl.volume import POLICIES, Irregular, SuvPolicy, read_volume, sample_of, stack_sample
+from dicomdl.volume import POLICIES, Irregular, SuvPolicy, read_volume, sample_of, stack_sample, with_units
 from dicomdl.voxels import Scratch, StackVoxels, voxels_of
 
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
@@ -156,14 +157,16 @@ class FrameDataset(SampleDataset):
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
         else:
-            how = dataclasses.replace(self.decoding, smooth=smooth, threads=threads())
-            own = conversion(stack, position, facts, recipe.quantity)
+            how = dataclasses.replace(self.decoding, threads=threads())
+            own = conversion(stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity)
             read = read_image(self.index.source(row), own, how=how, palettes=stack.content == "image")
         if recipe.needs_sample:
             recipe = recipe.with_sample(sample_of(read.array[None], None if read.padding is None else read.padding[None]))
-        image = floored(read, recipe)
+        image, fill = floored(read, recipe), recipe.floor(np.dtype(np.float32))
         image = image if self.neighbours else channel_first(image, 2)
-        image, affine, spacing = resized(image, *frame_grid(stack, position, self.decoding.reduce), self.size, self.spacing, smooth=smooth)
+        image, affine, spacing = resized(
+            image, *frame_grid(stack, position, self.decoding.reduce), self.size, self.spacing, smooth=smooth, fill=fill
+        )
         identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
         return made_sample(image, affine, spacing, recipe, self.delivery, identifiers)
 
@@ -177,8 +180,9 @@ class FrameDataset(SampleDataset):
 
     def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
         if stack.verdict == "no_geometry" and (stack.modality in PROJECTION or number_of_frames == 1) and stack.modality != "PT":
-            return resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
-        return stack_recipe(stack, self.intensity, self.suv)
+            recipe = resolve(self.intensity, self.index.frame(number))  # a percentile then takes the frame itself as its sample
+            return with_units(recipe, stack, self.index.value(number, "position_in_stack"))
+        return stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
 
     def __repr__(self) -> str:
         return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
@@ -274,7 +278,7 @@ class VolumeDataset(_OfStacks):
     def _make(self, row: int, epoch: int) -> Sample:
         del epoch
         stack = self._stacks[row]
-        recipe = stack_recipe(stack, self.intensity, self.suv)
+        recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
         resamples = self.size is not None or self.spacing is not None
         colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
         volume = read_volume(
@@ -286,8 +290,10 @@ class VolumeDataset(_OfStacks):
             threads=threads(),
             max_bytes=self.decoding.max_bytes,
         )
-        volume = dataclasses.replace(volume, array=floored(Converted(volume.array, volume.padding), recipe))
-        volume = resampled(volume, self.size, self.spacing, "nearest" if stack.content == "segmentation" else "linear")
+        volume = dataclasses.replace(volume, array=floored(Converted(volume.array, volume.padding), recipe), padding=None)
+        interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
+        fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
+        volume = resampled(volume, self.size, self.spacing, interpolation, fill)
         # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
         lies = stack.geometry.halved(self.decoding.reduce)
         as_it_lies = volume.geometry == lies or not volume.geometry.is_known

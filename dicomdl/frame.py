@@ -123,6 +123,7 @@ class FrameSource:
     coded_columns: int = 0
     tile_top: int = 0
     tile_left: int = 0
+    sop_class_uid: str = ""  # whether samples are labels, which have no mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -322,6 +322,7 @@ def _examine(source: Source) -> tuple[Kind, bytes] | None:
     if uid not in _JPEG | _JPEG_2000 or not small or source.coded_rows or source.float_pixels:
         return None
     with pixels.named(source):
+        pixels.require_justified(math.prod(frame_shape(source)) * source.bits_allocated // 8, [source], pixels.FREE_FRAME_BYTES, None)
         stream = pixels.read_codestream(source)
         facts = codecs.find_syntax(uid).inspect(stream)
         codecs.check_facts(facts, source, len(stream))
@@ -565,7 +566,7 @@ def _mapped(values: "Tensor", mapping: IntensityMap) -> "Tensor":
     if isinstance(mapping, Limits):
         return _ramp(values, mapping.lower, mapping.upper - mapping.lower, mapping.clip)
     if isinstance(mapping, VoiLut):
-        table = torch.tensor(mapping.table.entries.astype(np.float32) / np.float32((1 << mapping.table.bits) - 1), device=values.device)
+        table = torch.tensor(mapping.table.entries.astype(np.float32) / np.float32(mapping.scale), device=values.device)
         places = torch.nan_to_num(values.to(torch.float64).round(), nan=mapping.table.first) - mapping.table.first
         return table[places.clamp_(0, len(table) - 1).to(torch.int64)]
     if not isinstance(mapping, Window):

@@ -5,12 +5,15 @@ steps. One rule then says where pixels are, whatever the transfer syntax: pixel 
 (2^n r, 2^n c) of the whole one. Its value is a weighted mean of the 5 x 5 pixels around it, each time.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dicomdl.errors import UsageError
+
 Values = NDArray[Any]
+BAND: Final = 64  # rows of the result that are made at once
 
 
 def halved(length: int, times: int) -> int:
@@ -18,34 +21,58 @@ def halved(length: int, times: int) -> int:
     return -(-length >> times)
 
 
-def halve(values: Values, times: int, *, smooth: bool = True) -> Values:
+def halve(values: Values, times: int, *, smooth: bool = True, limits: tuple[int, int] | None = None) -> Values:
     """A frame with its rows and columns halved `times` times.
 
     Parameters
     ----------
     values
-        (rows, columns) or (rows, columns, samples), integers or floats.
+        (rows, columns) or (rows, columns, samples), integers of up to 32 bits or floats.
     times
         From 0.
     smooth
         False takes every second pixel as it is: for labels and for the indices of a palette, which have no mean.
+    limits
+        The smallest and the largest value that integers may have, by default those of their dtype: the filter overshoots at edges, and
+        what it overshoots is clipped, as a decoder of JPEG 2000 clips it to the bits of the codestream.
 
     Returns
     -------
     ndarray
         (ceil(rows / 2^n), ceil(columns / 2^n)[, samples]) of the same dtype, a new array. Integers are exactly those of the
         reversible 5/3 wavelet, floats those of the same filter without its rounding; nothing wraps.
+
+    Raises
+    ------
+    UsageError
+        Integers of 64 bits, whose sums have no type.
     """
     if not smooth or times == 0:
         return np.array(values[:: 1 << times, :: 1 << times], order="C")
-    exact = values.astype(np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32)
+    if values.dtype.kind != "f" and values.itemsize > 4:
+        raise UsageError(f"{values.dtype} cannot be smoothed: read the frame whole", dtype=str(values.dtype))
+    work = np.dtype(np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32)
+    exact = values
     for _ in range(times):
-        exact = _low_pass(exact)  # rows first: an encoder splits columns of samples first (T.800 F.4.2), which rounding can tell
-        exact = _low_pass(exact.swapaxes(0, 1)).swapaxes(0, 1)
+        exact = _halved_once(exact, work)
     if values.dtype.kind != "f":
-        limits = np.iinfo(values.dtype)
-        np.clip(exact, limits.min, limits.max, out=exact)
+        info = np.iinfo(values.dtype)
+        np.clip(exact, *(limits or (int(info.min), int(info.max))), out=exact)
     return np.ascontiguousarray(exact, dtype=values.dtype)
+
+
+def _halved_once(values: Values, work: np.dtype[Any]) -> Values:
+    """One level, band by band, so that a large frame needs little more memory than its half."""
+    rows = halved(values.shape[0], 1)
+    result = np.empty((rows, halved(values.shape[1], 1), *values.shape[2:]), work)
+    for first in range(0, rows, BAND):
+        stop = min(first + BAND, rows)
+        above = max(0, 2 * first - 2)  # the filter reaches two rows beyond the one that stays
+        band = values[above : 2 * stop + 1].astype(work)
+        # Rows first: an encoder splits columns of samples first (T.800 F.4.2), which rounding can tell.
+        low = _low_pass(band)[first - above // 2 : stop - above // 2]
+        result[first:stop] = _low_pass(low.swapaxes(0, 1)).swapaxes(0, 1)
+    return result
 
 
 def _low_pass(values: Values) -> Values:

@@ -84,6 +84,10 @@ FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it
 MAX_INFLATED: Final = 512 * 2**20
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+VIDEO_ADVICE: Final = (
+    "the pixels are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode: take it out with pydicom "
+    "(pydicom.encaps.generate_frames gives the stream) and decode it with ffmpeg or PyAV"
+)
 
 
 class CodedTile(NamedTuple):
@@ -261,6 +265,8 @@ class HeaderReader:
         pixel_data = walked.pixel_data
         if pixel_data is None:
             return self._without_pixels(row, sop_class)
+        if is_video(transfer_syntax):
+            raise HeaderError(VIDEO_ADVICE, reason="video")
         layout = pixel_layout(row[self._format])
         if isinstance(layout, HeaderError):
             raise HeaderError(str(layout), **vars(layout))  # a new one: a raised error keeps its traceback, and with it the file's bytes
@@ -327,13 +333,14 @@ class HeaderReader:
     def _agreed(self, groups: Sequence[Mapping[int, bytes]], frames: int) -> dict[int, bytes]:
         """What holds for every frame where nothing says whose groups are whose, such as in files of which a tool kept some frames.
 
-        What the groups differ in is unknown then: such frames have no position. Their values must not depend on it.
+        What the groups differ in is unknown then: such frames have no position. Their values must not depend on it. With fewer groups than
+        frames, what the groups say need not hold for the frames that have none.
         """
-        known = set().union(*groups)
+        known = set().union(*groups) if len(groups) > frames else set()
         agreed = {i: values.pop() if len(values := {group.get(i) for group in groups}) == 1 else b"" for i in known}
-        if any(self.columns[i].required for i, value in agreed.items() if not value):
+        if not known or any(self.columns[i].required for i, value in agreed.items() if not value):
             raise HeaderError(
-                f"NumberOfFrames is {frames}, but there are functional groups for {len(groups)}, which rescale differently",
+                f"NumberOfFrames is {frames}, but there are functional groups for {len(groups)}: nothing says whose they are",
                 reason="functional_groups",
                 expected=frames,
                 found=len(groups),
@@ -604,6 +611,12 @@ CONTENTS: Final = ("image", *dict.fromkeys(_CONTENT.values()))
 def content_of(sop_class_uid: str) -> str:
     """What the pixels of a SOP class are: "image", "segmentation", "dose" or "parametric_map"."""
     return _CONTENT.get(sop_class_uid, "image")
+
+
+def is_video(transfer_syntax_uid: str) -> bool:
+    """Whether the pixels are MPEG-2, MPEG-4 AVC or HEVC (PS3.5 A.4.5 to A.4.8), in one piece or fragmentable (".1")."""
+    number = transfer_syntax_uid.removeprefix("1.2.840.10008.1.2.4.").removesuffix(".1")
+    return number.isdecimal() and 100 <= int(number) <= 108
 
 
 def is_image_storage(sop_class_uid: str) -> bool:

@@ -384,7 +384,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class VoiLut:
-    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1]: entries are divided by the largest one that `table.bits` can say.
+    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1]: entries are divided by the largest number of as many bits as they use.
+
+    Not of `table.bits`: some devices say 16 bits of tables that end at 4095.
 
     Parameters
     ----------
@@ -402,10 +404,15 @@ class VoiLut:
             raise IntensityError(f"VOI LUT {which} asked for, but the file has {len(tables)}", tables=len(tables))
         return cls(tables[which])
 
+    @property
+    def scale(self) -> int:
+        """The entry that becomes 1."""
+        return max(1, (1 << self.table.maximum.bit_length()) - 1)
+
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
         """Network values of an array of any shape, in a new array or `out`; NaN gets the first entry."""
         values, out = _source_and_target(values, out)
-        np.divide(self.table(values), np.float32((1 << self.table.bits) - 1), out=out, dtype=np.float32)
+        np.divide(self.table(values), np.float32(self.scale), out=out, dtype=np.float32)
         return out
 
 
@@ -579,8 +586,8 @@ class RealWorld:
     which: int | str = 0
 
 
-Quantity: TypeAlias = Literal["modality"] | SUV | RealWorld
-"""What values of a stack are: by its rescale or Modality LUT, as standardized uptake, or by its real-world map."""
+Quantity: TypeAlias = Literal["modality", "network"] | SUV | RealWorld
+"""What values are: by rescale or Modality LUT, as standardized uptake, by a real-world map; or what a window has made of any of these."""
 
 
 def as_quantity(option: str | SUV | RealWorld) -> Quantity:
@@ -590,7 +597,7 @@ def as_quantity(option: str | SUV | RealWorld) -> Quantity:
     if isinstance(option, SUV):
         return SUV(option.kind)
     named: dict[str, Quantity] = {"modality": "modality", "suv": SUV(), "real_world": RealWorld()}
-    if option not in named:
+    if not isinstance(option, str) or option not in named:
         raise UsageError(f"values={option!r}: expected {', '.join(map(repr, named))}, an SUV(...) or a RealWorld(...)")
     return named[option]
 

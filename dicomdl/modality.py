@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import GeometryError, IntensityError, UsageError
+from dicomdl.errors import GeometryError, IntensityError, SUVError, UsageError
 from dicomdl.frame import FrameSource
+from dicomdl.halving import halve
 from dicomdl.index import Stack
 from dicomdl.intensity import Quantity, RealWorld, Rescale, apply_rescale, has_modality_lut, units_of
 from dicomdl.lookup import LookupTable, RealWorldMap, RealWorldMaps, modality_lut, palette, real_world_maps, select_real_world_map
@@ -30,6 +31,7 @@ from dicomdl.pixels import (
     Decoding,
     decode_frame,
     frame_shape,
+    is_label,
     read_tiles,
     require_justified,
     same_mosaic,
@@ -55,6 +57,7 @@ class Conversion:
     """What turns the stored values of one frame into others: a table where there is one, else the rescale.
 
     `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
+    Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
     """
 
     rescale: Rescale = Rescale()  # noqa: RUF009  # frozen
@@ -94,8 +97,7 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
     IntensityError
         A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
     """
-    columns = [stack.values(name) for name in CONVERSION_COLUMNS]
-    found = [_finished(_by_index(facts), stack, place, quantity) for place, facts in enumerate(zip(*columns, strict=True))]
+    found = [conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))]
     if isinstance(quantity, RealWorld):
         units = {one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)}
         if len(units) > 1:
@@ -104,9 +106,22 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
     return found
 
 
-def conversion(stack: Stack, place: int, facts: dict[str, Any], quantity: Quantity = "modality") -> Conversion:
+def conversion(stack: Stack, place: int, facts: tuple[Any, ...], quantity: Quantity = "modality") -> Conversion:
     """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
-    return _finished(_by_index(tuple(facts[name] for name in CONVERSION_COLUMNS)), stack, place, quantity)
+    try:
+        return _finished(_by_index(facts), stack, place, quantity)
+    except SUVError:
+        raise
+    except IntensityError as error:
+        if not getattr(error, "__notes__", ()):
+            source = stack.source(place)
+            error.add_note(f"file: {source.path}, frame {source.frame_number}")
+        raise
+
+
+def _facts_of(stack: Stack) -> Iterator[tuple[Any, ...]]:
+    """The `CONVERSION_COLUMNS` of each slice."""
+    return zip(*(stack.values(name) for name in CONVERSION_COLUMNS), strict=True)
 
 
 class _Plain(NamedTuple):
@@ -136,8 +151,6 @@ def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Co
         maps = real_world_maps(frame.path, frame.frame_number)
         return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
     if isinstance(quantity, SUV):
-        if plain.has_table:
-            raise IntensityError("a Modality LUT makes no activity that SUV could be computed from")
         factor = suv_factor_of(stack, quantity)
         rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
         return dataclasses.replace(conversion, rescale=rescale)
@@ -149,23 +162,32 @@ def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Co
 @functools.lru_cache(maxsize=256)
 def suv_factor_of(stack: Stack, suv: SUV) -> float:
     """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
-    series = [other for other in stack.series if other.modality == "PT" and other.value("sop_class_uid") == stack.value("sop_class_uid")]
+    own = stack.value("sop_class_uid")
+    series = [
+        other for other in stack.series if other.number == stack.number or (other.modality, other.value("sop_class_uid")) == ("PT", own)
+    ]
     everywhere = {name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS}
     try:
+        if stack.modality == "PT" and any(_by_index(facts).has_table for facts in _facts_of(stack)):
+            attribute = "ModalityLUTSequence (0028,3000)"
+            raise SUVError(f"{attribute} makes the modality values: no activity that SUV could be computed from", attribute=attribute)
         return suv_factor({name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=everywhere)
-    except IntensityError as error:
+    except SUVError as error:
         error.add_note(f"series: {stack.series_instance_uid}")
         raise
 
 
-def quantity_units(stack: Stack, quantity: Quantity) -> str:
-    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map."""
+def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -> str:
+    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map.
+
+    Of slice `place`, by default the middle one, which stands for all.
+    """
     if isinstance(quantity, SUV):
         return quantity.units
+    frame = stack.middle if place is None else stack.frame(place)
     if isinstance(quantity, RealWorld):
-        frame = stack.middle
         return select_real_world_map(real_world_maps(frame.path, frame.frame_number), quantity.which).units
-    return units_of(stack.middle)
+    return units_of(frame)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -274,10 +296,10 @@ def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values
         dtype = stored_dtype(source)
         integral = dtype.kind in "iu" and places.dtype.kind in "iu" and conversion.table is None
         direct = integral and dtype.itemsize == places.dtype.itemsize
-        if len(sources) > 1 and not how.reduce:
+        if how.reduce and (len(sources) > 1 or conversion.padding is not None):
+            return _fill_reduced(sources, conversion, places, how)
+        if len(sources) > 1:
             stored = read_tiles(sources, places.view(dtype) if direct else np.empty(places.shape, dtype), how)
-        elif len(sources) > 1:
-            stored = np.stack([decode_frame(tile, None, how) for tile in sources])
         else:
             places = places[0]
             stored = decode_frame(source, places.view(dtype) if direct else None, how)
@@ -287,6 +309,30 @@ def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
         raise
     return padding
+
+
+def _fill_reduced(sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding) -> Mask | None:
+    """Frames at a lower resolution whose padding must not be mixed with the image: halved apart from it."""
+    masks = []
+    for source, place in zip(sources, places, strict=True):
+        whole = decode_frame(source, None, dataclasses.replace(how, reduce=0))
+        bounds = None if whole.dtype.kind == "f" else stored_range(source)
+        mask = conversion.padding_of(whole)
+        small = halve(whole if mask is None else spread_over(whole, mask), how.reduce, smooth=not is_label(source), limits=bounds)
+        masks.append(None if mask is None else halve(mask, how.reduce, smooth=False))
+        if mask is not None:
+            small[masks[-1]] = halve(whole, how.reduce, smooth=False)[masks[-1]]
+        conversion(small, place, bounds)
+    if all(mask is None for mask in masks):
+        return None
+    found = np.stack([np.zeros(places.shape[1:], np.bool_) if mask is None else mask for mask in masks])
+    return found if len(sources) > 1 else found[0]
+
+
+def spread_over(values: Values, padding: Mask) -> Values:
+    """Values with the smallest of the image in the place of padding, in a new array, so that no filter mixes padding with the image."""
+    image = values[~padding]
+    return np.where(padding, image.min() if image.size else values.dtype.type(0), values)
 
 
 def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, how: Decoding) -> Values:

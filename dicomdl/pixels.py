@@ -56,24 +56,20 @@ MAX_REDUCE: Final = 15
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decoding:
-    """How frames are decoded; `read_frame` says what `colour`, `reduce`, `threads` and `max_bytes` mean.
-
-    `smooth` False halves frames by leaving pixels out: for labels, which have no mean.
-    """
+    """How frames are decoded: what the keywords of `read_frame` say."""
 
     colour: Colour = "rgb"
     reduce: int = 0
-    smooth: bool = True
     threads: int = 1
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.colour not in ("rgb", "stored"):
             raise UsageError(f"colour is {self.colour!r}; it is 'rgb' or 'stored'")
-        if not 0 <= self.reduce <= MAX_REDUCE:
+        if not (isinstance(self.reduce, int) and 0 <= self.reduce <= MAX_REDUCE):
             raise UsageError(f"reduce is {self.reduce!r}: rows and columns can be halved 0 to {MAX_REDUCE} times", reduce=self.reduce)
-        if self.threads < 1:
-            raise UsageError(f"threads is {self.threads}, expected at least 1", threads=self.threads)
+        if not (isinstance(self.threads, int) and self.threads >= 1):
+            raise UsageError(f"threads is {self.threads!r}, expected at least 1", threads=self.threads)
 
 
 WHOLE: Final = Decoding()
@@ -159,8 +155,8 @@ def read_frame(
     threads
         Threads for this one frame, where its codec can use them (JPEG 2000).
     max_bytes
-        The most memory that a compressed frame may become. By default 128 MiB, or a thousand times its bytes in the file if that
-        is more: a damaged or hostile file may claim anything.
+        The most memory that a compressed frame may become, whole (also with `reduce`). By default 128 MiB, or a thousand times its
+        bytes in the file if that is more: a damaged or hostile file may claim anything.
 
     Returns
     -------
@@ -180,8 +176,7 @@ def read_frame(
     UnsupportedSyntax
         There is no decoder for the transfer syntax.
     """
-    smooth = not (reduce and isinstance(source, Frame) and content_of(source.sop_class_uid) == "segmentation")
-    return decode_frame(source, out, Decoding(colour, reduce, smooth, threads, max_bytes))
+    return decode_frame(source, out, Decoding(colour, reduce, threads, max_bytes))
 
 
 def decode_frame(source: Source, out: Values | None = None, how: Decoding = WHOLE) -> Values:
@@ -211,15 +206,18 @@ def _read_whole(source: Source, out: Values | None, how: Decoding) -> Values:
 
 def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
     """A frame at a lower resolution: what the codec can halve by itself, and the rest afterwards."""
-    smooth = how.smooth and source.bits_allocated > 1 and source.photometric_interpretation != "PALETTE COLOR"
-    done = 0
-    if source.coded_rows or source.transfer_syntax_uid in _UNCODED or is_plain(source) or not smooth:
-        values = decode_frame(source, None, dataclasses.replace(how, reduce=0))
+    smooth, done = not is_label(source), 0
+    whole = dataclasses.replace(how, reduce=0)
+    if source.coded_rows:
+        values = _read_tile(source, 0, source.rows, None, whole)
+    elif source.transfer_syntax_uid in _UNCODED or is_plain(source) or not smooth:
+        values = _read_whole(source, None, whole)
     else:
         values, space, done = _read_coded(source, None, how)
         if how.colour == "rgb":
             _to_rgb(values, space, source)
-    values = halve(values, how.reduce - done, smooth=smooth)
+    limits = None if values.dtype.kind == "f" else stored_range(source)
+    values = halve(values, how.reduce - done, smooth=smooth, limits=limits)
     if out is None:
         return values
     _check_out(out, values.shape, values.dtype)
@@ -227,8 +225,14 @@ def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
     return out
 
 
+def is_label(source: Source) -> bool:
+    """Whether samples have no mean: labels of segmentations, indices of palettes, single bits."""
+    named_so = content_of(source.sop_class_uid) == "segmentation" or source.photometric_interpretation == "PALETTE COLOR"
+    return named_so or source.bits_allocated == 1
+
+
 def require_justified(needed_bytes: int, sources: Sequence[Source], free_bytes: int, max_bytes: int | None) -> None:
-    """Refuse values of more memory than the bytes of their compressed frames justify, or than the caller allows."""
+    """Refuse values of more memory than the bytes of their frames justify, or than the caller allows."""
     if max_bytes is None:
         if needed_bytes <= free_bytes:
             return
@@ -753,7 +757,7 @@ def _read_coded(source: Source, out: Values | None, how: Decoding) -> tuple[Valu
     dtype = stored_dtype(source)
     if source.float_pixels:
         raise DecodeError("float pixel data cannot be compressed (PS3.5 A.4)")
-    require_justified(math.prod(frame_shape(source, how.reduce)) * dtype.itemsize, [source], FREE_FRAME_BYTES, how.max_bytes)
+    require_justified(math.prod(frame_shape(source)) * dtype.itemsize, [source], FREE_FRAME_BYTES, how.max_bytes)
     if out is not None:
         _result(out, source, source.rows)
     coded = codecs.decode(read_codestream(source), source, out, rgb=how.colour == "rgb", reduce=how.reduce, threads=how.threads)
@@ -791,8 +795,11 @@ def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> Non
     if coded.bytewise:
         _keep_stored_bits(values, source)
         return
-    stored, _ = stored_bits(source)
+    stored, high = stored_bits(source)
     width = 8 * values.itemsize
+    if high >= stored and coded.precision > stored:  # left-aligned samples, coded as they were
+        _keep_stored_bits(values, source)
+        return
     signed, coded_signed = values.dtype.kind == "i", coded.samples.dtype.kind == "i"
     if signed and not coded_signed:
         # JPEG and JPEG-LS know no sign, JPEG 2000 streams may be labelled wrongly: the header's counts.

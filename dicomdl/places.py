@@ -101,6 +101,9 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
             expected_bytes=needed,
             found_bytes=found,
         )
+    if bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1:  # whole frames, and a byte to make it even
+        more = 8 * found // bits
+        raise HeaderError(f"NumberOfFrames is {frames}, found {more} frames", reason="more_frames", expected=frames, found=more)
     start = pixel_data.value
     if pixel_data.length == UNDEFINED and window.take(start, 4) == b"\xfe\xff\x00\xe0":
         raise HeaderError("the transfer syntax is native, but the pixel data are encapsulated", reason="malformed")
@@ -128,6 +131,9 @@ def _locate_encapsulated(position: int, frames: int, window: Window, extended_of
     first = position + 8 + table_length
     starts, end = _fragments(window, first)
     if frames == 1 and starts:
+        found = max(len(table) // 4, _codestreams(window, starts) if len(starts) > 1 else 1)
+        if found > 1:
+            raise HeaderError(f"NumberOfFrames is 1, found {found} codestreams", reason="more_frames", expected=1, found=found)
         return [Place(starts[0], end - starts[0], 0)]
     if len(starts) < frames:
         raise HeaderError(
@@ -142,6 +148,11 @@ def _locate_encapsulated(position: int, frames: int, window: Window, extended_of
             or _starts_from_end_markers(window, starts, end, frames)
         )
     return [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
+
+
+def _codestreams(window: Window, starts: list[int]) -> int:
+    """How many fragments begin a codestream of JPEG, JPEG-LS or JPEG 2000, whose data cannot hold the markers that do."""
+    return sum(window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) for start in starts)
 
 
 def _item_length(raw: bytes, position: int) -> int | None:

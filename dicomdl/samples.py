@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -199,7 +199,9 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def _read_row(self, row: int, epoch: int) -> "Sample":
         """Reading raises a DicomdlError for what files do; a StopIteration, which would end an epoch without a word, never leaves."""
         try:
-            return self._make(row, epoch)
+            sample = self._make(row, epoch)
+            sample["epoch"] = epoch
+            return sample
         except OSError as error:
             raise PixelError(f"the sample cannot be read: {error.strerror or error}") from error
         except StopIteration as error:
@@ -327,6 +329,11 @@ def check_intensity(option: IntensityOption, suv: SuvPolicy) -> None:
     """A misspelt preset is refused when the dataset is made, not by the first sample in a worker."""
     if isinstance(option, str) and option not in ("auto", "modality") and not is_name_of_file(option):
         preset(option)
+    if isinstance(option, tuple | list):
+        try:
+            Window(*option)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"intensity={option!r}: expected (center, width): {error}") from None
     if suv not in SUV_POLICIES:
         raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
 
@@ -374,17 +381,17 @@ def _stack_grid(stack: Stack) -> tuple[Affine, Affine, Affine]:
     return stack.affine, np.asarray(stack.spacing, dtype=np.float64), stack.positions
 
 
-def stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy) -> Intensity:
+def stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy, max_bytes: int | None = None) -> Intensity:
     """What `intensity` means for a stack, remembered where the option can be hashed."""
     try:
-        return _known_recipe(stack, option, suv)  # type: ignore[arg-type]
+        return _known_recipe(stack, option, suv, max_bytes)  # type: ignore[arg-type]
     except TypeError:  # an option that cannot be hashed, such as a caller's own object
-        return stack_intensity(stack, option, suv)
+        return stack_intensity(stack, option, suv, max_bytes)
 
 
 @functools.lru_cache(maxsize=4096)
-def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy) -> Intensity:
-    return stack_intensity(stack, option, suv)
+def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy, max_bytes: int | None) -> Intensity:
+    return stack_intensity(stack, option, suv, max_bytes)
 
 
 def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:
@@ -434,11 +441,12 @@ _CARRIED: Final[dict[str, Any]] = {"B": np.uint8, "h": np.int16, "i": np.int32, 
 
 
 def resized(
-    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any, *, smooth: bool
+    image: npt.NDArray[Any], affine: Affine, spacing: Affine, size: Any, new_spacing: Any, *, smooth: bool, fill: float | None
 ) -> tuple[npt.NDArray[Any], Affine, Affine]:
     """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents.
 
-    `smooth` interpolates with antialiasing; labels take the nearest pixel instead.
+    `smooth` interpolates with antialiasing; labels take the nearest pixel instead. `fill` is what lies beyond the frame, by default the
+    smallest value.
     """
     if size is None and new_spacing is None:
         return image, affine, spacing
@@ -457,7 +465,7 @@ def resized(
         tensor = torch.nn.functional.interpolate(tensor, scale_factor=scale, recompute_scale_factor=False, **how)
     # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
-    image, offset = _crop_or_pad(tensor[0].numpy(), size, None if smooth else 0)
+    image, offset = _crop_or_pad(tensor[0].numpy(), size, fill if smooth else 0)
     shift += np.asarray(offset) / np.asarray(scale)
     affine, spacing = affine.copy(), spacing.copy()
     affine[:3, 3] += affine[:3, 1:3] @ shift
@@ -478,16 +486,16 @@ def _crop_or_pad(image: npt.NDArray[Any], size: Any, fill: float | None) -> tupl
     return result, (starts[0], starts[1])
 
 
-def resampled(volume: Volume, size: Any, spacing: Any, interpolation: Interpolation) -> Volume:
+def resampled(volume: Volume, size: Any, spacing: Any, interpolation: Interpolation, fill: float | None) -> Volume:
     """A volume on another grid, as `VolumeDataset` documents; without geometry only its size changes."""
     if size is None and spacing is None:
         return volume
     if volume.geometry.is_known:
-        return volume.resample(spacing, size=size, interpolation=interpolation)
+        return volume.resample(spacing, size=size, interpolation=interpolation, fill=fill)
     if spacing is not None:
         raise GeometryError("the position of this stack is not known: use size= without spacing=")
     counted = Volume(volume.array, Geometry(volume.geometry.shape, np.eye(4)), volume.units, volume.frame)
-    resized = counted.resample(size=size, interpolation=interpolation, fill=0 if interpolation == "nearest" else None)
+    resized = counted.resample(size=size, interpolation=interpolation, fill=0 if interpolation == "nearest" else fill)
     return Volume(resized.array, Geometry(resized.geometry.shape, np.full((4, 4), np.nan)), volume.units, volume.frame)
 
 

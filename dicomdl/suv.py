@@ -187,7 +187,7 @@ class _Header:
         if number is None:
             raise _refusal([column], "", f"a number above 0 in {unit}")
         if number <= 0:
-            raise _refusal([column], f"{number:g}", f"a number above 0 in {unit}")
+            raise _refusal([column], "not above 0", f"a number above 0 in {unit}")
         return number
 
     def _only(self, column: str, values: set[Any]) -> Any:
@@ -266,21 +266,21 @@ def _measure(kind: SuvKind, header: _Header) -> float:
         kilograms = 1.10 * weight - (120 if kind == "lbm" else 128) * squared if male else 1.07 * weight - 148 * squared
     if kilograms <= 0:
         columns = ["patient_size"] if kind == "ibw" else ["patient_weight", "patient_size"]
-        raise _refusal(columns, f'beyond the formula of "{kind}", which gives {kilograms:.1f} kg', 'a mass above 0 (try "lbmjanma", "bw")')
+        raise _refusal(columns, f'beyond the formula of "{kind}"', 'a mass above 0 (try "lbmjanma", "bw")')
     return 1000 * kilograms
 
 
 def _weight(header: _Header) -> float:
     weight = header.positive("patient_weight", "kg")
     if weight > MAX_WEIGHT_KG:
-        raise _refusal(["patient_weight"], f"{weight:g}", f"kg, {MAX_WEIGHT_KG:g} at most (this looks like grams)")
+        raise _refusal(["patient_weight"], f"above {MAX_WEIGHT_KG:g}", "kg (this looks like grams)")
     return weight
 
 
 def _size(header: _Header) -> float:
     size = header.positive("patient_size", "m")
     if size > MAX_SIZE_M:
-        raise _refusal(["patient_size"], f"{size:g}", f"metres, {MAX_SIZE_M:g} at most (this looks like centimetres)")
+        raise _refusal(["patient_size"], f"above {MAX_SIZE_M:g}", "metres (this looks like centimetres)")
     return size
 
 
@@ -447,7 +447,13 @@ def _series_start(header: _Header, first: _Moment) -> _Moment | None:
 def _private_start(header: _Header, first: _Moment) -> _Moment | None:
     """GE's scan date and time; its date counts for nothing where all other dates were removed."""
     start = _date_time(header.text("ge_scan_date_time"), "ge_scan_date_time")
-    return start if start is None or first.dated else _near(start, first)._replace(dated=False)
+    if start is not None and not first.dated:
+        start = _near(start, first)._replace(dated=False)
+    if start is not None and start.seconds > first.seconds + SAME_START_S:
+        raise _refusal(
+            [start.column, first.column], "contradictory (the scan begins after its first image)", "a scan that begins with its images"
+        )
+    return start
 
 
 def _first_acquisition(header: _Header, series: Columns | None) -> _Moment:

@@ -20,22 +20,25 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl import storage
-from dicomdl.errors import GeometryError, IncompleteGroup, IrregularStack, StorageError, SUVError, UsageError, missing_extra
+from dicomdl.errors import GeometryError, IncompleteGroup, IntensityError, IrregularStack, StorageError, SUVError, UsageError, missing_extra
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.geometry import Geometry, Tolerances
 from dicomdl.index import Group, Stack
 from dicomdl.intensity import (
+    Identity,
     Intensity,
     IntensityOption,
+    Percentile,
     Quantity,
     RealWorld,
     as_quantity,
+    is_name_of_file,
     pet_without_suv,
     resolve,
     sample_positions,
     sample_stride,
 )
-from dicomdl.modality import Conversion, Mask, conversions, quantity_units, read_converted, suv_factor_of
+from dicomdl.modality import Conversion, Mask, conversions, quantity_units, read_converted, spread_over, suv_factor_of
 from dicomdl.pixels import Decoding
 from dicomdl.regular import FILLABLE, is_worth_filling, regular_slices
 from dicomdl.resampling import (
@@ -89,7 +92,7 @@ class Volume:
 
     `padding` is bool of the shape of the array without samples: True where the file says that there is no image (Pixel Padding
     Value), None where nowhere. `array` keeps what is stored there; `window` makes it the lowest value. `quantity` says what the
-    values are: "modality" values, an `SUV` or a `RealWorld`.
+    values are: "modality" values, an `SUV`, a `RealWorld`, or "network" values that a window has made.
     """
 
     array: Values
@@ -190,21 +193,39 @@ class Volume:
         ``suv="if_possible"``: percentiles then.
         """
         option: Any = intensity if width is None else (intensity, width)
-        if self.frame is None and option in ("auto", "file"):
+        if self.frame is None and (option == "auto" or (isinstance(option, str) and is_name_of_file(option))):
             raise UsageError(f"a volume without DICOM facts has no {option!r} window: name a preset or a (center, width)")
-        if self.stack is not None:
-            recipe = stack_intensity(self.stack.group if self.dimension else self.stack, option, suv)
-        else:
-            recipe = resolve(option, self.frame or _NO_FACTS)
-            recipe = recipe.with_sample(self._sample()) if recipe.needs_sample else recipe
+        recipe = self._recipe(option, suv)
         array = self._as(recipe.quantity)
         if self.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
             array = np.where(self.padding, array.dtype.type(lowest), array)
-        return dataclasses.replace(self, array=recipe(array), units=recipe.units)
+        stays = isinstance(recipe.mapping, Identity) and not recipe.invert
+        units = self.units if stays and recipe.quantity == self.quantity else recipe.units
+        return dataclasses.replace(self, array=recipe(array), units=units, quantity=recipe.quantity if stays else "network")
+
+    def _recipe(self, option: IntensityOption, suv: SuvPolicy) -> Intensity:
+        """What an option means for these values, percentiles computed: of modality values by the stack, of others by their own."""
+        if self.quantity == "modality" and self.stack is not None:
+            return stack_intensity(self.stack.group if self.dimension else self.stack, option, suv)
+        recipe = resolve(option, self.frame or _NO_FACTS)
+        if option == "auto" and isinstance(self.quantity, SUV):
+            recipe = dataclasses.replace(recipe, quantity=self.quantity)  # of whatever kind they are
+        made_for_others = option == "auto" or (isinstance(option, str) and is_name_of_file(option))
+        if self.quantity != "modality" and made_for_others and recipe.quantity != self.quantity:
+            raise UsageError(f"{option!r} is for modality values, and these are not: name a (center, width), Limits or a Percentile")
+        if self.quantity != "modality" and recipe.quantity == "modality":
+            recipe = dataclasses.replace(recipe, quantity=self.quantity)  # a window by numbers takes them as they are
+        if not recipe.needs_sample:
+            return recipe
+        if self.stack is not None and recipe.quantity != "network":
+            percentile: Any = recipe.mapping
+            limits = _kept_limits(self.stack.group if self.dimension else self.stack, percentile, recipe.quantity)
+            return dataclasses.replace(recipe, mapping=percentile.with_limits(*limits))
+        return recipe.with_sample(self._sample())
 
     def _as(self, quantity: Quantity) -> Values:
-        """The values as another quantity; a window that is asked for by numbers takes them as they are."""
-        if quantity in ("modality", self.quantity):
+        """The values as another quantity, which only modality values of PET can become: SUV."""
+        if quantity == self.quantity:
             return self.array
         if not isinstance(quantity, SUV) or self.quantity != "modality" or self.stack is None:
             wanted = "real_world" if isinstance(quantity, RealWorld) else "suv"
@@ -217,10 +238,15 @@ class Volume:
     def _sample(self) -> Values:
         """What `stack_sample` would take, out of the array itself."""
         slices = sample_positions(self.geometry.shape[0])
-        if not self.dimension:
-            return _sparse(self.array[slices])
-        chosen = self.array[sample_positions(len(self.array))][:, slices]
-        return _sparse(chosen.reshape(-1, *chosen.shape[2:]))
+        parts = []
+        for values in (self.array, self.padding):
+            if values is not None and self.dimension:
+                values = values[sample_positions(len(values))][:, slices]
+                values = values.reshape(-1, *values.shape[2:])
+            elif values is not None:
+                values = values[slices]
+            parts.append(values)
+        return sample_of(*parts)  # type: ignore[arg-type]
 
     def resample(
         self,
@@ -257,11 +283,15 @@ class Volume:
         require_known(geometry)
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
-        array = interpolate(self.array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension))
-        padding = self.padding
-        if padding is not None:  # of what is interpolated between padding and image, the nearest voxel says which it is
+        array, padding = self.array, self.padding
+        if padding is not None:  # padding is not mixed with the image; the nearest voxel says where it is
+            array = spread_over(array, padding)
             nearest = interpolate(padding.view(np.uint8), self.geometry, geometry, "nearest", 0, series=bool(self.dimension))
             padding = nearest.astype(np.bool_)
+        if fill is None and array.dtype.kind == "f":
+            finite = array[np.isfinite(array)]  # real-world values are NaN where they map nothing
+            fill = float(finite.min()) if finite.size else None
+        array = interpolate(array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension))
         filled = carried(self.filled, self.geometry, geometry)
         return dataclasses.replace(self, array=array, geometry=geometry, filled=filled, padding=padding)
 
@@ -329,7 +359,7 @@ class Volume:
             import matplotlib.pyplot as plt
         except ImportError:
             raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
-        shown = self.window(intensity, suv="if_possible") if self.array.dtype != np.float32 or self.units != "1" else self
+        shown = self if self.quantity == "network" else self.window(_shown(self, intensity), suv="if_possible")
         chosen = _pictured(self, slices)
         columns = math.ceil(math.sqrt(len(chosen)))
         figure = plt.figure(figsize=(2.4 * columns, 2.4 * math.ceil(len(chosen) / columns)), layout="tight")
@@ -429,19 +459,21 @@ def read_volume(
     sources, every = [s for each in stacks for s in each.sources], [c for each in stacks for c in conversions(each, quantity)]
     how = Decoding(
         reduce=reduce,
-        smooth=first.content != "segmentation",
         threads=available_cores() if threads is None else threads,
         max_bytes=max_bytes,
     )
     array, padding = read_converted(sources, every, dtype=dtype, how=how, palettes=first.content == "image")
     geometry = first.geometry.halved(reduce) if reduce else first.geometry
+    units = {quantity_units(each, quantity) for each in stacks}
+    if len(units) > 1:
+        raise IntensityError(f"the stacks of the group have {len(units)} units: read them one by one", units=sorted(units))
     if group is not None:
         array = array.reshape(len(group), first.slices, *array.shape[1:])
         padding = None if padding is None else padding.reshape(array.shape)
     volume = Volume(
         array,
         geometry,
-        quantity_units(first, quantity),
+        units.pop(),
         first.middle,
         first,
         group.dimension if group is not None else (),
@@ -553,7 +585,8 @@ def _made_regular(volume: Volume, stack: Stack) -> Volume:
         def on_grid(array: Values, values: Callable[[Values], Values]) -> Values:
             return np.stack([values(part) for part in array]) if volume.dimension else values(array)
 
-        array = on_grid(volume.array, grid.labels if nearest else grid.values)
+        values = volume.array if volume.padding is None else spread_over(volume.array, volume.padding)
+        array = on_grid(values, grid.labels if nearest else grid.values)
         padding = None if volume.padding is None else on_grid(volume.padding, grid.nearest)
         volume = dataclasses.replace(volume, array=array, geometry=grid.geometry, filled=grid.filled, padding=padding)
     if is_tilted:
@@ -564,7 +597,7 @@ def _made_regular(volume: Volume, stack: Stack) -> Volume:
 # --- intensities of a stack -------------------------------------------------------------------------------------------
 
 
-def stack_intensity(stack: Stack | Group, option: IntensityOption, suv: SuvPolicy = "required") -> Intensity:
+def stack_intensity(stack: Stack | Group, option: IntensityOption, suv: SuvPolicy = "required", max_bytes: int | None = None) -> Intensity:
     """What `option` means for a stack, percentiles computed: from its middle slice and its fixed sample.
 
     The limits of percentiles are kept in memory and in the cache folder, so that every worker of every run maps a
@@ -578,7 +611,8 @@ def stack_intensity(stack: Stack | Group, option: IntensityOption, suv: SuvPolic
     recipe = resolve(option, first.middle)
     if isinstance(recipe.quantity, SUV):
         try:
-            suv_factor_of(first, recipe.quantity)
+            for each in stack if isinstance(stack, Group) else [stack]:
+                suv_factor_of(each, recipe.quantity)
         except SUVError as error:
             if option != "auto":
                 raise
@@ -586,17 +620,23 @@ def stack_intensity(stack: Stack | Group, option: IntensityOption, suv: SuvPolic
                 error.add_note('suv="if_possible" makes "auto" take percentiles where there is no SUV')
                 raise
             recipe = pet_without_suv()
-    if isinstance(recipe.quantity, RealWorld) and not recipe.units:
-        recipe = dataclasses.replace(recipe, units=quantity_units(first, recipe.quantity))
+    recipe = with_units(recipe, first)
     if not recipe.needs_sample:
         return recipe
     percentile: Any = recipe.mapping
-    lower, upper = _kept_limits(stack, percentile, recipe.quantity)
+    lower, upper = _kept_limits(stack, percentile, recipe.quantity, max_bytes)
     return dataclasses.replace(recipe, mapping=percentile.with_limits(lower, upper))
 
 
+def with_units(recipe: Intensity, stack: Stack, place: int | None = None) -> Intensity:
+    """The recipe with the units of real-world values, which only their map knows."""
+    if not (isinstance(recipe.quantity, RealWorld) and isinstance(recipe.mapping, Identity)):
+        return recipe
+    return dataclasses.replace(recipe, units=quantity_units(stack, recipe.quantity, place))
+
+
 @functools.lru_cache(maxsize=1024)
-def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity) -> tuple[float, float]:
+def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity, max_bytes: int | None = None) -> tuple[float, float]:
     key = (_SAMPLE_RULE, _first(stack).key[1:], percentile, quantity, *(("group",) if isinstance(stack, Group) else ()))
     name = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
     try:
@@ -605,13 +645,13 @@ def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity) -> t
             lower, upper = json.load(file)
         return float(lower), float(upper)
     except (OSError, ValueError, TypeError):  # StorageError among them: a cache that cannot be used costs time, not the epoch
-        lower, upper = percentile.limits(stack_sample(stack, quantity))
+        lower, upper = percentile.limits(stack_sample(stack, quantity, max_bytes))
     with contextlib.suppress(StorageError):
         storage.write_whole(os.path.join(storage.cache_folder("limits"), f"{name}.json"), json.dumps([lower, upper]).encode())
     return lower, upper
 
 
-def stack_sample(stack: Stack | Group, quantity: Quantity = "modality") -> Values:
+def stack_sample(stack: Stack | Group, quantity: Quantity = "modality", max_bytes: int | None = None) -> Values:
     """The fixed sample of a stack's values that percentiles are computed from (see `Percentile`), without padding.
 
     That of a group pools the samples of at most 16 of its stacks, evenly spaced, the first and the last among them.
@@ -624,7 +664,7 @@ def stack_sample(stack: Stack | Group, quantity: Quantity = "modality") -> Value
         for place in sample_positions(each.slices).tolist():
             sources.append(each.source(place))
             every.append(own[place])
-    how = Decoding(threads=available_cores())
+    how = Decoding(threads=available_cores(), max_bytes=max_bytes)
     values, padding = read_converted(sources, every, how=how, palettes=_first(stack).content == "image")
     return sample_of(values, padding)
 
@@ -662,12 +702,17 @@ def _pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
     return [(f"t {t}, slice {middle}", (t, middle)) for t in _evenly_spaced(len(volume.array), count).tolist()]
 
 
+def _shown(volume: Volume, intensity: IntensityOption) -> IntensityOption:
+    """What "auto" means for a picture: of real-world values, which no rule is made for, their percentiles."""
+    return Percentile(0.5, 99.5) if intensity == "auto" and isinstance(volume.quantity, RealWorld) else intensity
+
+
 def montage(volume: Volume, slices: int = 16, intensity: IntensityOption = "auto") -> npt.NDArray[np.uint8]:
     """Evenly spaced slices side by side as one grey (rows, columns) or RGB (rows, columns, 3) picture, uint8.
 
     The volume of a group shows its middle slice at evenly spaced time points.
     """
-    values = volume.window(intensity, suv="if_possible").array
+    values = volume.window(_shown(volume, intensity), suv="if_possible").array
     places = [place for _, place in _pictured(volume, slices)]
     across = math.ceil(math.sqrt(len(places)))
     down = math.ceil(len(places) / across)

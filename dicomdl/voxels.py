@@ -20,7 +20,7 @@ from dicomdl.errors import IntensityError, PixelError, UsageError
 from dicomdl.index import Stack
 from dicomdl.intensity import Quantity
 from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
-from dicomdl.pixels import Decoding, Piece, as_meant, is_plain, named, read_pieces, stored_dtype, stored_range
+from dicomdl.pixels import Piece, as_meant, is_plain, named, read_pieces, stored_dtype, stored_range
 
 Values: TypeAlias = npt.NDArray[Any]
 Voxel: TypeAlias = tuple[int, int, int]
@@ -193,8 +193,7 @@ class StackVoxels:
         found = _slices.get(key)
         if found is None:
             source, conversion = self.stack.source(z), self.conversions[z]
-            smooth = self.stack.content != "segmentation"
-            array, padding = read_converted([source], [conversion], how=Decoding(smooth=smooth), palettes=self.stack.content == "image")
+            array, padding = read_converted([source], [conversion], palettes=self.stack.content == "image")
             found = Converted(array[0], None if padding is None else padding[0])
             _slices.put(key, found)
         return found

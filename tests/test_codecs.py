@@ -1,5 +1,6 @@
 """codecs: what goes in comes out, what is cut, contradicts its header or makes a decoder fail is a typed error."""
 
+import contextlib
 import io
 import os
 import signal
@@ -107,7 +108,7 @@ def test_a_frame_in_several_fragments_is_joined() -> None:
     assert np.array_equal(decode(data, source(image, J2K)).samples, image)
 
 
-@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff", b"\0" * 9, b" "])
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff", b"\0" * 9, b" ", b"\r\n"])
 def test_padding_after_the_end_marker_is_allowed(padding: bytes) -> None:
     image = ramp()
     assert np.array_equal(decode(items(encode(image, JPEG_LS) + padding), source(image, JPEG_LS)).samples, image)
@@ -176,7 +177,7 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
             stream[start + at : start + at + 4] = (int.from_bytes(stream[start + at : start + at + 4], "big") + 1).to_bytes(4, "big")
     facts = codecs.find_syntax(J2K).inspect(bytes(stream))
     assert (facts.rows, facts.columns) == image.shape
-    assert codecs._resolutions(bytes(stream), facts, source(image, J2K)) == 0
+    assert facts.levels == 0 and codecs.find_syntax(J2K).inspect(encode(image, J2K)).levels > 0
 
 
 def test_a_tiled_stream_is_decoded_whole_so_that_no_seams_show() -> None:
@@ -259,6 +260,64 @@ def test_a_jpeg_that_leaves_its_rows_open_is_refused_before_it_is_decoded(uid: s
     monkeypatch.setattr(codecs, "_decode", None)
     with pytest.raises(DecodeError, match="DNL"):
         decode(items(bytes(stream)), source(image, uid))
+
+
+def test_a_coding_style_of_more_packets_than_the_stream_has_bits_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((2048, 2048), "u1")
+    stream = bytearray(encode(image, J2K))
+    style = stream.find(b"\xff\x52")
+    levels = stream[style + 9]
+    stream[style + 4] |= 1  # precincts of 2 x 2
+    stream[style + 2 : style + 4] = (int.from_bytes(stream[style + 2 : style + 4], "big") + levels + 1).to_bytes(2, "big")
+    stream[style + 14 : style + 14] = b"\x11" * (levels + 1)
+    monkeypatch.setattr(codecs, "_decode", None)
+    with pytest.raises(DecodeError) as caught:
+        decode(items(bytes(stream)), source(image, J2K))
+    assert caught.value.packets > 1_000_000
+
+
+def test_a_damaged_header_never_leaks_an_untyped_error() -> None:
+    image = ramp()
+    stream = encode(image, J2K)
+    start = stream.find(b"\xff\x52")
+    for length in range(start, len(stream), 7):
+        with contextlib.suppress(PixelError):
+            decode(items(stream[:length] + b"\xff\xd9"), source(image, J2K), reduce=1)
+
+
+@pytest.mark.parametrize("shape", [(24, 31), (1, 1), (256, 8), (8, 256), (300, 400), (512, 512), (1000, 1333), (2000, 100), (90, 160)])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_the_size_in_a_jpeg_xl_header_is_read_and_compared(shape: tuple[int, int], kind: str) -> None:
+    image = ramp(*shape, dtype=kind)
+    stream = encode(image, JXL)
+    facts = codecs.find_syntax(JXL).inspect(stream)
+    assert (facts.rows, facts.columns) == shape
+    with pytest.raises(DecodeError) as caught:
+        decode(items(stream), source(image, JXL, rows=shape[0] + 1))
+    assert caught.value.found_shape[:2] == shape
+
+
+def test_header_text_is_not_quoted_by_the_error_of_a_fallback_decoder() -> None:
+    image = ramp()
+    stream = encode(image, J2K)
+    data = items(stream[:60] + stream[90:])
+    with pytest.raises(DecodeError) as caught:
+        decode(data, source(image, J2K, photometric_interpretation="DOE JANE 1950"))
+    assert "pydicom" in str(caught.value) and "DOE" not in str(caught.value) + repr(caught.value.reasons)
+
+
+def test_a_stream_that_undoes_the_transformation_of_rgb_is_rgb_whatever_the_header_says() -> None:
+    image = colours()
+    stream = imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=True, mct=True)
+    coded = decode(items(stream), source(image, J2K, photometric_interpretation="YBR_FULL"))
+    assert coded.space == "RGB" and np.array_equal(coded.samples, image)
+
+
+def test_colours_of_lossless_jpeg_are_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = colours()
+    monkeypatch.setattr(codecs, "_pydicom", None)
+    coded = decode(items(encode(image, JPEG_LL)), source(image, JPEG_LL, photometric_interpretation="YBR_FULL"), rgb=True)
+    assert coded.space == "YBR_FULL" and np.array_equal(coded.samples, image)
 
 
 def test_rle_of_another_size_is_refused() -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
+from dicomdl import halving
+from dicomdl.errors import UsageError
 from dicomdl.halving import halve, halved
 
 Array = NDArray[Any]
@@ -92,3 +94,23 @@ def test_the_argument_is_left_alone_and_the_result_is_new() -> None:
         for times in (0, 1):
             assert not np.may_share_memory(halve(image, times, smooth=smooth), image)
     assert np.array_equal(image, before)
+
+
+def test_bands_make_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (131, 20)).astype("u2")
+    whole = halve(image, 2)
+    for band in (1, 2, 3, 7):
+        monkeypatch.setattr(halving, "BAND", band)
+        assert np.array_equal(halve(image, 2), whole)
+
+
+def test_what_the_filter_overshoots_is_clipped_to_the_limits() -> None:
+    edge = np.zeros((16, 16), "u2")
+    edge[:, 7:] = 4095
+    assert halve(edge, 1).max() > 4095 and halve(edge, 1, limits=(0, 4095)).max() == 4095
+
+
+def test_integers_of_64_bits_are_refused() -> None:
+    with pytest.raises(UsageError, match="64"):
+        halve(np.zeros((4, 4), "u8"), 1)
+    assert halve(np.full((4, 4), 2**63, "u8"), 1, smooth=False).shape == (2, 2)

@@ -768,6 +768,42 @@ def test_groups_that_are_not_one_a_frame_and_rescale_differently_make_a_problem(
     assert caught.value.reason == "functional_groups"
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_fewer_groups_than_frames_make_a_problem_whatever_they_say(tmp_path: Path, groups: int) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", slope=(2, 3, 4, 5, 6, 7))
+    dataset = pydicom.dcmread(path)
+    del dataset.PerFrameFunctionalGroupsSequence[groups:]
+    dataset.save_as(tmp_path / "cut.dcm")
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "cut.dcm")
+    assert caught.value.reason == "functional_groups"
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.104.1"])
+def test_a_video_is_a_problem_that_says_what_to_do(tmp_path: Path, uid: str) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", transfer_syntax="1.2.840.10008.1.2.4.90")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.NumberOfFrames = 300
+    dataset.save_as(tmp_path / "film.dcm")
+    with pytest.raises(HeaderError, match="ffmpeg") as caught:
+        read_frames(tmp_path / "film.dcm")
+    assert caught.value.reason == "video"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"])
+@pytest.mark.parametrize("table", ["basic", "none"])
+def test_more_frames_than_the_header_says_make_a_problem(tmp_path: Path, syntax: str, table: Any) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7), transfer_syntax=syntax, offset_table=table)
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 1
+    del dataset.PerFrameFunctionalGroupsSequence[1:]
+    dataset.save_as(tmp_path / "one.dcm")
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "one.dcm")
+    assert caught.value.reason == "more_frames"
+
+
 def test_a_voi_lut_inside_of_functional_groups_is_noticed(tmp_path: Path) -> None:
     def edit(dataset: Dataset, z: int) -> None:
         table = phantoms.item(LUTDescriptor=[2, 0, 8], LUTData=b"\0\1")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import torch
 from phantoms import item, ramp, true_volume, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
@@ -378,3 +379,127 @@ def test_a_conversion_compares_and_hashes_as_a_value(folder: Path) -> None:
     write_series(folder, shape=SHAPE, slope=SLOPES)
     own = conversions(only_stack(folder))
     assert len(set(own)) == 4 and own[0] == dataclasses.replace(own[0])
+
+
+# --- what a volume's values are ---------------------------------------------------------------------------------------
+
+
+def test_windows_on_suv_volumes_take_suv(folder: Path) -> None:
+    write_series(folder, shape=SHAPE, modality="PT", slope=100, edit=pet())
+    stack = only_stack(folder)
+    suv, activity = dicomdl.read_volume(stack, values="suv"), dicomdl.read_volume(stack)
+    expected = Percentile(5, 95)(suv.array)
+    assert np.allclose(suv.window(Percentile(5, 95)).array, expected, atol=1e-5)
+    assert suv.window("modality").units == suv.window(None).units == "GML" and np.array_equal(suv.window(None).array, suv.array)
+    assert np.allclose(suv.window((0.1, 0.2)).array, np.clip(suv.array / 0.2, 0, 1), atol=1e-6)
+    assert np.allclose(dicomdl.read_volume(stack, values=dicomdl.SUV("bw")).window("auto").array, activity.window("auto").array, atol=1e-6)
+    for wrong in (lambda: suv.window("file"), lambda: suv.suv("bsa"), lambda: activity.window((100, 50)).suv()):
+        with pytest.raises((UsageError, IntensityError)):
+            wrong()
+    with pytest.raises(UsageError):
+        activity.window("auto").window("auto")  # a factor is not applied twice
+    assert suv.plot(slices=2) is not None and activity.window("auto").quantity == "network"
+
+
+def test_windows_on_real_world_volumes_take_real_world_values(folder: Path) -> None:
+    write_series(folder, shape=SHAPE, modality="MR", edit=mapped(0.001, units="1"))
+    volume = dicomdl.read_volume(only_stack(folder), values="real_world")
+    assert np.allclose(volume.window(Percentile(0, 100)).array, Percentile(0, 100)(volume.array), atol=1e-5)
+    with pytest.raises(UsageError, match="modality"):
+        volume.window("auto")
+    assert dicomdl.volume.montage(volume, 4).max() > 0  # a picture is not black
+    part = dicomdl.read_volume(only_stack(folder), values="real_world")
+    part.array[:, :3] = np.nan
+    assert np.isnan(part.resample((1, 1, 1), size=(8, 16, 16)).array).mean() < 0.6  # beyond the grid nothing is NaN
+
+
+def test_suv_of_what_is_no_pet_says_so(folder: Path) -> None:
+    write_series(folder, shape=SHAPE)
+    for ask in (
+        lambda: dicomdl.read_volume(only_stack(folder), values="suv"),
+        lambda: dicomdl.read_volume(only_stack(folder)).suv(),
+        lambda: dicomdl.FrameDataset(index_of(folder), dicomdl.SUV())[0],
+    ):
+        with pytest.raises(SUVError, match="not PT"):
+            ask()
+
+
+def test_suv_of_a_modality_lut_is_an_suv_error_everywhere(folder: Path) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        pet()(dataset, z)
+        with_modality_lut(0, np.arange(400))(dataset, z)
+
+    write_series(folder, shape=SHAPE, modality="PT", slope=None, intercept=None, edit=edit)
+    for ask in (
+        lambda: dicomdl.read_volume(only_stack(folder), values="suv"),
+        lambda: dicomdl.read_volume(only_stack(folder)).suv(),
+        lambda: dicomdl.FrameDataset(index_of(folder))[0],
+    ):
+        with pytest.raises(SUVError) as caught:
+            ask()
+        assert "ModalityLUT" in caught.value.attribute
+    assert dicomdl.FrameDataset(index_of(folder), suv="if_possible")[3]["image"].max() == 1
+
+
+def test_frames_without_geometry_know_the_units_of_their_real_world_map(folder: Path) -> None:
+    write_series(folder, shape=(1, 6, 9), modality="DX", edit=mapped(0.5, "s"))
+    assert dicomdl.FrameDataset(index_of(folder), RealWorld())[0]["units"] == "s"
+
+
+def test_errors_of_a_slice_name_its_file(folder: Path) -> None:
+    write_series(folder, shape=SHAPE, slope=[1, 1, 0, 1])
+    with pytest.raises(IntensityError) as caught:
+        conversions(only_stack(folder))
+    assert str(folder) in caught.value.__notes__[0]
+
+
+# --- padding is not mixed ---------------------------------------------------------------------------------------------
+
+
+def test_padding_above_the_image_brightens_nothing(folder: Path) -> None:
+    stored = np.full((6, 32, 32), 100)
+    stored += np.arange(32)
+    stored[:, :, :11] = 4095
+    write_series(folder, shape=stored.shape, stored=stored, spacing=(2, 1, 1), edit=padded(4095))
+    index = index_of(folder)
+    stack, window = index.stacks[0], Limits(0, 1000)
+    samples = [
+        dicomdl.FrameDataset(index, window, reduce=1)[0]["image"],
+        dicomdl.FrameDataset(index, window, size=(20, 20))[0]["image"],
+        dicomdl.FrameDataset(index, window, size=(40, 40), spacing=1)[0]["image"],
+        dicomdl.VolumeDataset(index, window, reduce=1)[0]["image"],
+        dicomdl.VolumeDataset(index, window, spacing=(1, 0.7, 0.7))[0]["image"],
+        torch.from_numpy(dicomdl.read_volume(stack, reduce=1).window(window).array),
+        torch.from_numpy(dicomdl.read_volume(stack).resample((1, 0.7, 0.7)).window(window).array),
+    ]
+    for number, image in enumerate(samples):
+        assert image.max() <= 0.1311, number
+        assert image.min() == 0, number
+
+
+def test_padding_that_differs_from_slice_to_slice_is_not_mixed_into_filled_ones(folder: Path) -> None:
+    stored = np.full((7, 12, 12), 100)
+    stored[2, :, :6] = 4095
+    write_series(folder, shape=stored.shape, stored=stored, drop=[3], edit=padded(4095))
+    volume = dicomdl.read_volume(only_stack(folder), irregular="resample")
+    assert volume.window(Limits(0, 1000)).array.max() == np.float32(0.1)
+
+
+def test_what_a_crop_adds_to_an_inverted_frame_is_dark(folder: Path) -> None:
+    write_series(folder, shape=(1, 8, 8), modality="DX", photometric="MONOCHROME1", edit=_spaced)
+    image = dicomdl.FrameDataset(index_of(folder), size=(12, 12), spacing=1)[0]["image"]
+    assert image.shape == (1, 12, 12) and image[0, 0, 0] == 0 == image[0, -1, -1]
+
+
+def _spaced(dataset: Dataset, z: int) -> None:
+    dataset.PixelSpacing = [1, 1]
+
+
+def test_reduced_values_that_overshoot_wrap_in_no_dtype(folder: Path) -> None:
+    stored = np.zeros((3, 32, 32), int)
+    stored[:, 7:21, 9:22] = 4095
+    for number, options in enumerate(({}, {"transfer_syntax": JPEGLSLossless}, {"transfer_syntax": "1.2.840.10008.1.2.4.90"})):
+        write_series(folder / str(number), shape=stored.shape, stored=stored, slope=8, seed=number, **options)
+    arrays = [dicomdl.read_volume(stack, reduce=1).array for stack in index_of(folder).stacks]
+    assert len(arrays) == 3 and all(array.min() >= 0 and array.max() == 32760 for array in arrays)
+    assert all(np.array_equal(array, arrays[0]) for array in arrays)
