@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dicomdl.version import __version__
 
 if TYPE_CHECKING:
+    from dicomdl.cache import DiskCache as DiskCache
+    from dicomdl.cache import MemoryCache as MemoryCache
     from dicomdl.datasets import FrameDataset as FrameDataset
     from dicomdl.datasets import PatchDataset as PatchDataset
     from dicomdl.datasets import VolumeDataset as VolumeDataset
@@ -40,7 +42,11 @@ if TYPE_CHECKING:
     from dicomdl.patches import Uniform as Uniform
     from dicomdl.patches import stitch as stitch
     from dicomdl.pixels import read_frame as read_frame
+    from dicomdl.samplers import RowBatchSampler as RowBatchSampler
+    from dicomdl.samplers import RowSampler as RowSampler
+    from dicomdl.samplers import WithEpoch as WithEpoch
     from dicomdl.scanner import scan as scan
+    from dicomdl.streams import StackStream as StackStream
     from dicomdl.suv import SUV as SUV
     from dicomdl.volume import Volume as Volume
     from dicomdl.volume import read_volume as read_volume
@@ -48,29 +54,35 @@ if TYPE_CHECKING:
 _HOMES = {
     "Balanced": "patches",
     "Centers": "patches",
-    "Foreground": "patches",
-    "Grid": "patches",
-    "Stitcher": "patches",
-    "Uniform": "patches",
     "DeviceDecoder": "gpu",
     "DicomdlError": "errors",
+    "DiskCache": "cache",
+    "Foreground": "patches",
     "Frame": "frame",
     "FrameDataset": "datasets",
     "Geometry": "geometry",
+    "Grid": "patches",
     "Group": "index",
     "Index": "index",
+    "MemoryCache": "cache",
     "PatchDataset": "datasets",
     "Percentile": "intensity",
     "RealWorld": "intensity",
     "Rescale": "intensity",
+    "RowBatchSampler": "samplers",
+    "RowSampler": "samplers",
     "SUV": "suv",
     "Series": "index",
     "Stack": "index",
+    "StackStream": "streams",
+    "Stitcher": "patches",
     "Study": "index",
     "Tolerances": "geometry",
+    "Uniform": "patches",
     "Volume": "volume",
     "VolumeDataset": "datasets",
     "Window": "intensity",
+    "WithEpoch": "samplers",
     "apply_intensity": "datasets",
     "by_modality": "intensity",
     "collate": "datasets",

@@ -85,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=_check)
+    cache = commands.add_parser("cache", help="what the disk cache of decoded stacks holds")
+    cache.add_argument(
+        "action", choices=("show", "verify", "clear"), help="list it, check every checksum (exit code 1 on damage), or empty it"
+    )
+    cache.add_argument("folder", nargs="?", metavar="FOLDER", help="the folder of a DiskCache (default: the user's)")
+    cache.add_argument("--json", action="store_true", help="print the result as JSON")
+    cache.set_defaults(run=_cache)
     demo = commands.add_parser("demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships")
     demo.add_argument("-o", "--out", metavar="FOLDER", default="dicomdl-demo", help="where index and picture go (default: %(default)s)")
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -156,6 +163,17 @@ def _check(given: argparse.Namespace) -> int:
     else:
         _print(check.text(everything=given.all))
     return FINE if check.ok else PROBLEMS
+
+
+def _cache(given: argparse.Namespace) -> int:
+    from dicomdl import cache
+
+    report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](given.folder)
+    if given.json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        _print(str(report))
+    return PROBLEMS if report.damaged else FINE
 
 
 def facts(index: Any) -> dict[str, Any]:

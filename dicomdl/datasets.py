@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicomdl.cache import CacheOption, as_cache
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index import Index, Stack, Stacks
 from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, resolve
 from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
 from dicomdl.patches import Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
-from dicomdl.pixels import Decoding
+from dicomdl.pixels import Decoding, is_native
 from dicomdl.resampling import Interpolation
 from dicomdl.samples import (
     Delivery,
@@ -49,7 +50,7 @@ from dicomdl.samples import (
 from dicomdl.samples import LeftOutWarning as LeftOutWarning
 from dicomdl.samples import apply_intensity as apply_intensity
 from dicomdl.samples import collate as collate
-from dicomdl.volume import POLICIES, Irregular, SuvPolicy, read_volume, sample_of, stack_sample, with_units
+from dicomdl.volume import POLICIES, READABLE, Irregular, SuvPolicy, Volume, read_volume, sample_of, stack_sample, with_units
 from dicomdl.voxels import Scratch, StackVoxels, voxels_of
 
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
@@ -94,6 +95,9 @@ class FrameDataset(SampleDataset):
     intensity_on
         "device" leaves images integers where they are, with their intensity as data, for `apply_intensity` on a GPU: half the bytes to
         carry. Such samples have `intensity` (5,) float64.
+    cache
+        "disk", "memory", a number of bytes, a folder as a `pathlib.Path`, or a `cache.Cache`: where the decoded stacks of compressed
+        frames are kept, shared by all workers. Uncompressed frames need none and get none; nor do lower resolutions (`reduce`).
     on_error, seed
         "raise", "skip" or "replace" what cannot be read; see `samples.SampleDataset`, and `skipped`.
 
@@ -120,10 +124,12 @@ class FrameDataset(SampleDataset):
         max_bytes: int | None = None,
         neighbours: int = 0,
         intensity_on: IntensityOn = "cpu",
+        cache: CacheOption = None,
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         super().__init__(transform, on_error, seed)
+        self.cache = as_cache(cache)
         check_intensity(intensity, suv)
         self.intensity = intensity
         self.suv: SuvPolicy = suv
@@ -156,6 +162,9 @@ class FrameDataset(SampleDataset):
         position, smooth = facts["position_in_stack"], stack.content != "segmentation"
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
+        elif self.cache is not None and not self.decoding.reduce and not is_native(self.index.value(row, "transfer_syntax_uid")):
+            array, padding = voxels_of(stack, recipe.quantity, self.cache).read((position, 0, 0), (position + 1, *stack.shape[1:]))
+            read = Converted(array[0], None if padding is None else padding[0])
         else:
             how = dataclasses.replace(self.decoding, threads=threads())
             own = conversion(stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity)
@@ -172,7 +181,7 @@ class FrameDataset(SampleDataset):
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
         """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""
-        voxels = voxels_of(stack, recipe.quantity)
+        voxels = voxels_of(stack, recipe.quantity, self.cache)
         if voxels.is_colour:
             raise UsageError("frames of colour have channels of their own: take them without neighbours=")
         reach = self.neighbours
@@ -226,7 +235,7 @@ class VolumeDataset(_OfStacks):
         interrupted last time point. "accept" takes everything as it lies. What is left out is told once, as a table (`left_out`).
     min_slices
         Stacks with fewer slices are left out.
-    suv, reduce, max_bytes, intensity_on, on_error, seed
+    suv, reduce, max_bytes, intensity_on, cache, on_error, seed
         As for `FrameDataset`; `max_bytes` is for a whole volume (see `read_volume`).
 
     Notes
@@ -253,10 +262,12 @@ class VolumeDataset(_OfStacks):
         reduce: int = 0,
         max_bytes: int | None = None,
         intensity_on: IntensityOn = "cpu",
+        cache: CacheOption = None,
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         super().__init__(transform, on_error, seed)
+        self.cache = as_cache(cache)
         check_intensity(intensity, suv)
         self.intensity = intensity
         self.suv: SuvPolicy = suv
@@ -281,15 +292,20 @@ class VolumeDataset(_OfStacks):
         recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
         resamples = self.size is not None or self.spacing is not None
         colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
-        volume = read_volume(
-            stack,
-            values=recipe.quantity,
-            irregular=self.irregular,
-            dtype=np.float32 if resamples and not colour else None,  # interpolated values are not rounded to integers
-            reduce=self.decoding.reduce,
-            threads=threads(),
-            max_bytes=self.decoding.max_bytes,
-        )
+        dtype = np.float32 if resamples and not colour else None  # interpolated values are not rounded to integers
+        if self._may_be_cached(stack):
+            array, padding = voxels_of(stack, recipe.quantity, self.cache).read((0, 0, 0), stack.shape)
+            volume = Volume(array if dtype is None else array.astype(dtype), stack.geometry, "", None, stack, padding=padding)
+        else:
+            volume = read_volume(
+                stack,
+                values=recipe.quantity,
+                irregular=self.irregular,
+                dtype=dtype,
+                reduce=self.decoding.reduce,
+                threads=threads(),
+                max_bytes=self.decoding.max_bytes,
+            )
         volume = dataclasses.replace(volume, array=floored(Converted(volume.array, volume.padding), recipe), padding=None)
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
         fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
@@ -301,6 +317,12 @@ class VolumeDataset(_OfStacks):
         facts = {"row": row, **{name: stack.value(name) for name in _IDENTIFIERS}}
         facts |= {"verdict": stack.verdict, "dimension": json.dumps(stack.dimension), "filled": int(volume.filled.sum())}
         return made_sample(channel_first(volume.array, 3), volume.affine, spacing, recipe, self.delivery, facts)
+
+    def _may_be_cached(self, stack: Stack) -> bool:
+        """Whether the volume is the stack's values as they lie, and those are in no file already."""
+        as_it_lies = self.irregular != "resample" or (stack.verdict in READABLE and "tilt_deg" not in stack.detail)
+        coded = not is_native(stack.value("transfer_syntax_uid"))
+        return self.cache is not None and coded and as_it_lies and not self.decoding.reduce
 
     def __repr__(self) -> str:
         return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"
@@ -314,7 +336,7 @@ class PatchDataset(_OfStacks):
 
     Parameters
     ----------
-    index, intensity, transform, channels, content, suv, intensity_on, on_error, seed
+    index, intensity, transform, channels, content, suv, intensity_on, cache, on_error, seed
         As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in frames and volumes.
     size
         (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is padded: with the value that becomes the
@@ -353,10 +375,12 @@ class PatchDataset(_OfStacks):
         min_slices: int = 1,
         suv: SuvPolicy = "required",
         intensity_on: IntensityOn = "cpu",
+        cache: CacheOption = None,
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         super().__init__(transform, on_error, seed)
+        self.cache = as_cache(cache)
         check_intensity(intensity, suv)
         self.intensity = intensity
         self.suv: SuvPolicy = suv
@@ -408,7 +432,7 @@ class PatchDataset(_OfStacks):
         view = _View(stack, self.sampler, self.labels)
         place = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
-        voxels = voxels_of(stack, recipe.quantity)
+        voxels = voxels_of(stack, recipe.quantity, self.cache)
         image = floored(_block(voxels, start, self.size, recipe, self._scratch), recipe)
         affine = stack.affine
         affine[:3, 3] += affine[:3, :3] @ start

@@ -349,7 +349,7 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
         try:
             status = os.fstat(descriptor)
             if status.st_size != size or status.st_mtime_ns != mtime_ns:
-                _check_unchanged(size, mtime_ns, status)
+                check_unchanged(size, mtime_ns, status.st_size, status.st_mtime_ns)
             if read_into(descriptor, view, offset) < needed:
                 read_exactly(descriptor, buffer, offset)
         except OSError as error:
@@ -377,7 +377,8 @@ class opened:
             return self.keep[self.path]
         self.descriptor = _with_system(os.open, self.path, OPEN_FLAGS)
         try:
-            _check_unchanged(self.size, self.mtime_ns, os.fstat(self.descriptor))
+            status = os.fstat(self.descriptor)
+            check_unchanged(self.size, self.mtime_ns, status.st_size, status.st_mtime_ns)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -423,13 +424,13 @@ def _with_system(call: Callable[..., Result], path: str, *arguments: int) -> Res
         raise PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno) from error
 
 
-def _check_unchanged(size: int, mtime_ns: int, status: os.stat_result) -> None:
+def check_unchanged(size: int, mtime_ns: int, size_now: int, mtime_ns_now: int) -> None:
     """Size and modification time as the scan saw them; a negative time stands for a file that was not scanned."""
-    if mtime_ns >= 0 and (status.st_size != size or status.st_mtime_ns != mtime_ns):
+    if mtime_ns >= 0 and (size_now != size or mtime_ns_now != mtime_ns):
         raise FileChanged(
-            f"the file changed after it was scanned ({size} bytes then, {status.st_size} now): scan again",
+            f"the file changed after it was scanned ({size} bytes then, {size_now} now): scan again",
             expected_bytes=size,
-            found_bytes=status.st_size,
+            found_bytes=size_now,
         )
 
 
@@ -661,7 +662,7 @@ def _band_of(source: Source, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
     global _bands
     status = _with_system(os.stat, source.path)
-    _check_unchanged(source.file_bytes, source.file_mtime_ns, status)
+    check_unchanged(source.file_bytes, source.file_mtime_ns, status.st_size, status.st_mtime_ns)
     file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
     for band in _bands:

@@ -2,11 +2,14 @@
 
 The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read each; of coded ones its own
 slices, which are kept, decoded, for the blocks that come next (`KEPT_BYTES` in a process). A block's values are those that `read_volume`
-has there, bit by bit: the same conversions, each slice's own.
+has there, bit by bit: the same conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
 """
 
 import functools
+import hashlib
+import itertools
 import math
+import multiprocessing
 import os
 import threading
 from collections import OrderedDict
@@ -16,11 +19,13 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.cache import Arrays, Cache, Entry, FileState, Key, stack_key
 from dicomdl.errors import IntensityError, PixelError, UsageError
 from dicomdl.index import Stack
 from dicomdl.intensity import Quantity
 from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
-from dicomdl.pixels import Piece, as_meant, is_plain, named, read_pieces, stored_dtype, stored_range
+from dicomdl.pixels import Decoding, Piece, as_meant, check_unchanged, is_plain, named, read_pieces, stored_dtype, stored_range
+from dicomdl.system import available_cores
 
 Values: TypeAlias = npt.NDArray[Any]
 Voxel: TypeAlias = tuple[int, int, int]
@@ -65,10 +70,13 @@ class StackVoxels:
         One of ``index.stacks``; its slices all have one size.
     quantity
         As `read_volume` takes for ``values=``.
+    cache
+        Where the values of a stack whose frames are not plain are kept; those of plain ones lie in their files.
     """
 
-    def __init__(self, stack: Stack, quantity: Quantity = "modality") -> None:
+    def __init__(self, stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None) -> None:
         self.stack = stack
+        self._quantity = quantity
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
         self._one_conversion = len(set(self.conversions)) == 1
@@ -79,6 +87,7 @@ class StackVoxels:
         uniform = all(stack.is_constant(name) for name in _UNIFORM)
         self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         self._places = self._located() if self._plain else None
+        self._cache = None if self._plain else cache
 
     def _located(self) -> list[Piece]:
         """Where each slice begins, and what its file was at the scan."""
@@ -109,6 +118,10 @@ class StackVoxels:
         if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
             raise UsageError(f"the block from {start} to {stop} is not inside of a stack of {self.shape}", start=start, stop=stop)
         slices, window = range(start[0], stop[0]), (slice(start[1], stop[1]), slice(start[2], stop[2]))
+        if self._cache is not None:
+            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            mask = self._entry.mask_part(*where)
+            return Converted(self._entry.part(*where), mask if mask is not None and mask.any() else None)
         if self._places is not None:
             return self._converted(self._plain_block(self._places, slices, window, scratch or Scratch()), slices, want_padding=want_padding)
         if self.is_colour:
@@ -185,6 +198,35 @@ class StackVoxels:
             conversion(stored[part], array[part], bounds)
         return Converted(array, padding)
 
+    # --- cached stacks ---
+
+    @functools.cached_property
+    def _entry(self) -> Entry:
+        assert self._cache is not None
+        return self._cache.get(self._key(self._cache.strict), self._whole)
+
+    def _whole(self) -> Arrays:
+        stack, alone = self.stack, multiprocessing.parent_process() is None
+        how = Decoding(threads=available_cores() if alone else 1)  # a loader's workers share the cores
+        return Arrays(*read_converted(stack.sources, self.conversions, how=how, palettes=stack.content == "image"))
+
+    def _key(self, strict: bool) -> Key:
+        """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
+        sources, files = self.stack.sources, []
+        for path, group in itertools.groupby(sources, key=lambda source: source.path):
+            frames = list(group)
+            with named(frames[0]):
+                state = FileState.of(path, self.stack.series_instance_uid, [frame.frame_number for frame in frames])
+                check_unchanged(frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns)
+            files.append(state)
+        done = hashlib.blake2b(digest_size=16)
+        for one in self.conversions:
+            table = b"" if one.table is None else repr(one.table).encode() + getattr(one.table, "data", getattr(one.table, "table", b""))
+            done.update(repr((one.rescale, one.padding)).encode() + table)
+        tiles = [(source.tile_top, source.tile_left) for source in sources if source.coded_rows]
+        options = {"quantity": repr(self._quantity), "content": self.stack.content, "conversions": done.hexdigest(), "tiles": repr(tiles)}
+        return stack_key(files, options, strict)
+
     # --- coded frames ---
 
     def _kept(self, z: int) -> Converted:
@@ -235,7 +277,11 @@ def _size(value: Converted) -> int:
 _slices: Final = _Slices()
 
 
-@functools.lru_cache(maxsize=KEPT_STACKS)
-def voxels_of(stack: Stack, quantity: Quantity = "modality") -> StackVoxels:
+def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None) -> StackVoxels:
     """The reader of a stack, kept for the next block of it."""
-    return StackVoxels(stack, quantity)
+    return _known_voxels(stack, quantity, cache)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
+
+
+@functools.lru_cache(maxsize=KEPT_STACKS)
+def _known_voxels(stack: Stack, quantity: Quantity, cache: Cache | None) -> StackVoxels:
+    return StackVoxels(stack, quantity, cache)

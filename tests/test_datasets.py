@@ -520,3 +520,29 @@ def test_patches_of_colour_have_three_channels(folder: Path) -> None:
         assert len(dicomdl.PatchDataset(index_of(folder), (1, 2, 2))) == 0
     patches = dicomdl.PatchDataset(index_of(folder), (1, 2, 3), irregular="accept")
     assert patches[0]["image"].shape == (3, 1, 2, 3)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_cached_datasets_give_the_same_samples_in_every_process(folder: Path, tmp_path: Path, method: str) -> None:
+    for seed, syntax in enumerate(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1")):
+        write_series(folder / str(seed), shape=(5, 12, 14), seed=seed, intercept=-1024, transfer_syntax=syntax)
+    index = index_of(folder)
+    for make in (
+        lambda **o: dicomdl.FrameDataset(index, "ct.lung", **o),
+        lambda **o: dicomdl.VolumeDataset(index, "ct.lung", spacing=(2, 0.7, 0.7), **o),
+        lambda **o: dicomdl.PatchDataset(index, (2, 5, 6), intensity="ct.lung", **o),
+    ):
+        plain = make()
+        expected = torch.cat([plain[row]["image"].flatten() for row in range(len(plain))])
+        for cache in ("memory", tmp_path / "cache"):
+            cached = make(cache=cache)
+            assert len(pickle.dumps(cached)) <= 4096
+            loader = DataLoader(cached, batch_size=2, num_workers=2, multiprocessing_context=method)
+            assert torch.equal(torch.cat([image.flatten() for batch in loader for image in batch["image"]]), expected)
+            if method == "spawn":
+                break  # an interpreter costs seconds
+
+
+def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Index) -> None:
+    with pytest.raises(UsageError, match="cache"):
+        dicomdl.FrameDataset(ct, cache="dsik")

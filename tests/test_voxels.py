@@ -19,6 +19,7 @@ from pydicom.uid import (
 
 import dicomdl
 from dicomdl import pixels, voxels
+from dicomdl.cache import DiskCache, MemoryCache
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
 from dicomdl.voxels import Scratch, StackVoxels
 
@@ -173,3 +174,58 @@ def test_a_truncated_file_is_an_error_and_never_old_memory(folder: Path) -> None
     os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises((TruncatedPixels, FileChanged)):
         reader.read((0, 0, 0), SHAPE)
+
+
+# --- caches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "transfer_syntax" in KINDS[kind] and kind != "big endian"])
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_a_cached_block_is_that_of_the_volume_and_decoded_once(folder: Path, tmp_path: Path, kind: str, where: str) -> None:
+    write_series(folder, shape=SHAPE, **{**KINDS[kind], "edit": padded})
+    stack = only_stack(folder)
+    volume = dicomdl.read_volume(stack)
+    assert volume.padding is not None
+    cache = DiskCache(tmp_path / "cache") if where == "disk" else MemoryCache(2**20)
+    for _ in range(2):
+        reader = StackVoxels(stack, cache=cache)
+        for start, stop in BLOCKS:
+            part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            array, padding = reader.read(start, stop)
+            assert np.array_equal(array, volume.array[part])
+            assert np.array_equal(np.zeros(array.shape, bool) if padding is None else padding, volume.padding[part])
+    assert cache.stats().made == 1
+
+
+def test_what_is_plain_is_in_no_cache(folder: Path, tmp_path: Path) -> None:
+    write_series(folder, shape=SHAPE)
+    cache = DiskCache(tmp_path / "cache")
+    StackVoxels(only_stack(folder), cache=cache).read((0, 0, 0), SHAPE)
+    assert cache.stats().made == 0
+
+
+def test_another_quantity_another_rescale_or_a_changed_file_is_another_entry(folder: Path, tmp_path: Path) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        _gml(dataset, z)
+
+    paths = write_series(folder, shape=SHAPE, modality="PT", slope=3, edit=edit, transfer_syntax=JPEGLSLossless)
+    cache = DiskCache(tmp_path / "cache")
+    stack = only_stack(folder)
+    for quantity in ("modality", dicomdl.SUV(), dicomdl.SUV("bw")):
+        StackVoxels(stack, quantity, cache).read((0, 0, 0), (1, 1, 1))
+    assert cache.stats().made == 2
+    write_series(folder, shape=SHAPE, modality="PT", slope=5, edit=edit, transfer_syntax=JPEGLSLossless)
+    for path in paths:
+        path.unlink()
+    array, _ = StackVoxels(only_stack(folder), "modality", cache).read((0, 0, 0), SHAPE)
+    assert np.array_equal(array, ramp(SHAPE) * 5) and cache.stats().made == 3
+
+
+def test_a_file_that_changed_since_the_scan_is_noticed_though_its_stack_is_cached(folder: Path, tmp_path: Path) -> None:
+    paths = write_series(folder, shape=SHAPE, transfer_syntax=JPEGLSLossless)
+    cache, stack = DiskCache(tmp_path / "cache"), only_stack(folder)
+    StackVoxels(stack, cache=cache).read((0, 0, 0), SHAPE)
+    os.utime(paths[2], ns=(1, 1))
+    with pytest.raises(FileChanged) as caught:
+        StackVoxels(stack, cache=cache).read((0, 0, 0), SHAPE)
+    assert paths[2].name in caught.value.__notes__[0]
