@@ -8,7 +8,6 @@ each row comes exactly once, shares differ by one row, and a stack that lies acr
 
 import collections
 import multiprocessing.context
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,10 @@ import numpy as np
 import torch
 
 from dicomdl.errors import UsageError
+from dicomdl.readahead import SKIPPED, Ahead, Chunk, Failure, read_chunks
 from dicomdl.samplers import (
     BUFFER,
     STACKS,
-    EpochRow,
     Rows,
     State,
     Uneven,
@@ -40,7 +39,6 @@ from dicomdl.samplers import (
 _EPOCH, _PASSES, _LOADS = range(3)  # places in the numbers that a stream shares with its workers
 _RANDOM: Final = 1024  # random numbers made at a time
 _CHUNKS: Final = 3  # one being read, one waiting, one being delivered
-_LOOK_S: Final = 5.0  # how often a waiting reader looks whether the thread still lives
 
 
 class StackedDataset(Protocol):
@@ -282,7 +280,7 @@ class _StackIterator(Iterator[Any]):
         self._count = last - first
         self._draws = self._stream._draws(self._count, place)
         self._ready: dict[int, Any] = {}
-        self._chunks: Iterator[_Chunk] | None = None
+        self._chunks: Iterator[Chunk] | None = None
         self._stop: Any = None
 
     def __next__(self) -> Any:
@@ -293,9 +291,9 @@ class _StackIterator(Iterator[Any]):
             self._stream._begin(self._worker)
         while self._draws.done < self._count:
             outcome = self._outcome()
-            if isinstance(outcome, _Failure):
+            if isinstance(outcome, Failure):
                 raise outcome.error
-            if outcome is not _SKIPPED:
+            if outcome is not SKIPPED:
                 return outcome
         self.close()
         raise StopIteration
@@ -311,14 +309,14 @@ class _StackIterator(Iterator[Any]):
             self._ready.update(chunk)
         return self._ready.pop(position)
 
-    def _read(self) -> Iterator["_Chunk"]:
+    def _read(self) -> Iterator[Chunk]:
         stream, place = self._stream, self._place
         share = stream._share(place.epoch, place.share, place.workers)
         size = max(1, stream.read_ahead // _CHUNKS)
-        chunks = _read_chunks(stream.dataset, share, place.epoch, self._draws.to_read(size))
+        chunks = read_chunks(stream.dataset, share.rows, place.epoch, self._draws.to_read(size))
         if stream.read_ahead == 0:
             return chunks
-        ahead = _Ahead()
+        ahead = Ahead()
         self._stop = weakref.finalize(self, ahead.stop)  # the thread knows the queue, not the iterator, which so may go
         ahead.start(chunks)
         return ahead
@@ -513,115 +511,3 @@ def _shared(numbers: Sequence[int]) -> torch.Tensor:
     """Numbers in memory that a worker of any start method shares with its parent."""
     made: torch.Tensor = torch.tensor(numbers, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
     return made
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-_Chunk = list[tuple[int, Any]]  # (position, sample, _Failure or _SKIPPED)
-_SKIPPED: Final = object()
-_INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """An error in the place of a sample."""
-
-    error: Exception
-
-
-def _read_chunks(dataset: Any, share: _Share, epoch: int, positions: Iterator[list[int]]) -> Iterator[_Chunk]:
-    for chunk in positions:
-        rows = [EpochRow(row, epoch) for row in share.rows(chunk)]
-        yield list(zip(chunk, _read_rows(dataset, rows), strict=True))
-
-
-def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
-    """One outcome a row. When reading them together fails or skips, each is read alone, so that the others are not lost."""
-    if len(rows) > 1 and getattr(dataset, "__getitems__", None) is not None:
-        try:
-            samples = list(dataset.__getitems__(rows))
-        except _INTERRUPTS:
-            raise
-        except BaseException:  # told below, by the row whose fault it is
-            samples = []
-        if len(samples) == len(rows):
-            return samples
-    return [_read_row(dataset, row) for row in rows]
-
-
-def _read_row(dataset: Any, row: EpochRow) -> Any:
-    try:
-        if getattr(dataset, "__getitems__", None) is None:
-            return dataset[row]
-        samples = list(dataset.__getitems__([row]))
-    except StopIteration as error:  # would be taken for the end of the epoch
-        return _Failure(_caused(RuntimeError(f"the sample of row {row} raised StopIteration"), error))
-    except Exception as error:
-        return _Failure(error)
-    except _INTERRUPTS:
-        raise
-    except BaseException as error:  # such as a decoder's PanicException, which would end the worker without a word
-        return _Failure(_caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error))
-    if len(samples) > 1:
-        return _Failure(UsageError(f"__getitems__ gave {len(samples)} samples for 1 row", samples=len(samples)))
-    return samples[0] if samples else _SKIPPED
-
-
-def _caused(error: Exception, cause: BaseException) -> Exception:
-    error.__cause__ = cause
-    return error
-
-
-class _Ahead(Iterator[_Chunk]):
-    """Chunks read by a thread: one may wait while the next is being read."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: _Chunk | None = None
-        self._ended = self._stopped = False
-        self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self, chunks: Iterator[_Chunk]) -> None:
-        """Begin to read."""
-        self._thread = threading.Thread(target=self._run, args=(chunks,), name="dicomdl-stream", daemon=True)
-        self._thread.start()
-
-    def _run(self, chunks: Iterator[_Chunk]) -> None:
-        error = None
-        try:
-            for chunk in chunks:
-                if not self._put(chunk):
-                    break
-        except BaseException as caught:  # not a sample's error, which comes as its outcome
-            error = caught
-        with self._changed:
-            self._error, self._ended = error, True
-            self._changed.notify_all()
-
-    def _put(self, chunk: _Chunk) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting is None or self._stopped)
-            if not self._stopped:
-                self._waiting = chunk
-                self._changed.notify_all()
-            return not self._stopped
-
-    def __next__(self) -> _Chunk:
-        with self._changed:
-            while self._waiting is None and not self._ended and not self._stopped:
-                if not self._changed.wait(_LOOK_S) and not (self._thread and self._thread.is_alive()) and not self._ended:
-                    raise RuntimeError("the reading thread is gone (was the process forked in the middle of a pass?)")
-            chunk, self._waiting = self._waiting, None
-            self._changed.notify_all()
-        if chunk is not None:
-            return chunk
-        if self._error is not None:
-            raise RuntimeError("reading ahead failed") from self._error
-        raise StopIteration
-
-    def stop(self) -> None:
-        """Let the thread end after the chunk that it is reading."""
-        with self._changed:
-            self._stopped, self._waiting = True, None
-            self._changed.notify_all()

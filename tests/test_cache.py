@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from dicomdl import cache
+from dicomdl import arena, cache, cachefolder, entries, locks
 from dicomdl.cache import Arrays, CacheWarning, DiskCache, FileState, Key, MemoryCache, as_cache, clear, show, stack_key, verify
 from dicomdl.errors import FileChanged, MissingExtra, StorageError, UsageError
 
@@ -199,13 +199,13 @@ def cache_of(kind: str, folder: Path, max_bytes: int = 2**24) -> Iterator[DiskCa
     if kind == "memory":
         yield MemoryCache(max_bytes)
         return
-    may_be_mapped = cache._may_be_mapped
+    may_be_mapped = cachefolder.may_be_mapped
     try:
         if "network" in kind:
-            cache._may_be_mapped = lambda folder: False
+            cachefolder.may_be_mapped = lambda folder: False
         yield DiskCache(folder / kind.replace(" ", "-"), format=kind.split()[0], max_bytes=max_bytes)  # type: ignore[arg-type]
     finally:
-        cache._may_be_mapped = may_be_mapped
+        cachefolder.may_be_mapped = may_be_mapped
 
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(1, 70)) | st.tuples(
@@ -329,11 +329,11 @@ def test_a_format_that_is_unknown_or_not_installed_is_told(tmp_path: Path, monke
 
 
 def test_without_libdeflate_the_checksums_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = cache._checksum()
-    cache._checksum.cache_clear()
+    fast = entries._checksum()
+    entries._checksum.cache_clear()
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    slow = cache._checksum()
-    cache._checksum.cache_clear()
+    slow = entries._checksum()
+    entries._checksum.cache_clear()
     data = np.random.default_rng(0).integers(0, 255, 70001).astype(np.uint8)
     assert fast(data) == slow(data)
 
@@ -368,8 +368,8 @@ def test_a_disk_cache_has_nothing_open_until_it_is_used(tmp_path: Path) -> None:
 def test_a_block_is_verified_once_a_process_even_when_its_entry_was_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker(shape=(4, 300, 300)))
     checked: list[int] = []
-    function = cache._checksum()
-    monkeypatch.setattr(cache, "_checksum", lambda: lambda data: checked.append(len(data)) or function(data))
+    function = entries._checksum()
+    monkeypatch.setattr(entries, "_checksum", lambda: lambda data: checked.append(len(data)) or function(data))
     made = DiskCache(tmp_path / "c")
     made.get(key_of(0), never).part(slice(0, 1), slice(0, 5))
     assert len(checked) == 1
@@ -559,7 +559,7 @@ def test_whatever_has_an_entrys_name_is_a_miss_and_is_replaced(tmp_path: Path) -
         with open(path, "wb") as file:
             np.save(file, np.array([{}], object), allow_pickle=True)
 
-    for put in (lambda: path.symlink_to(outside), lambda: os.mkfifo(path), lambda: path.write_bytes(cache._MAGIC * 999), pickled, npy):
+    for put in (lambda: path.symlink_to(outside), lambda: os.mkfifo(path), lambda: path.write_bytes(entries.MAGIC * 999), pickled, npy):
         put()
         assert_made_again(folder, 0)
         path.unlink()
@@ -615,10 +615,10 @@ def test_an_entry_whose_damage_comes_back_each_time_is_delivered_from_memory(tmp
     entry = made.get(key_of(0), maker)
 
     def lost(*_: Any) -> Any:
-        raise cache._Lost
+        raise entries.Lost
 
-    monkeypatch.setattr(cache._Filed, "_block", lost)
-    monkeypatch.setattr(made, "_fill", lambda *_: made._look_up(key_of(0).digest) or cache._open_entry(again, key_of(0).digest, True))
+    monkeypatch.setattr(entries.Filed, "_block", lost)
+    monkeypatch.setattr(made, "_fill", lambda *_: made._look_up(key_of(0).digest) or cachefolder.open_entry(again, key_of(0).digest, True))
     again = str(tmp_path / "again")
     shutil.copy(entry_file(tmp_path / "c", key_of(0)), again)
     assert_content(entry, 0)
@@ -728,7 +728,7 @@ def test_a_kill_at_any_system_call_leaves_the_entry_whole_or_absent(call: str, w
 def test_the_temporary_file_of_a_writer_that_lives_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     DiskCache(folder)
-    descriptor, path = cache._new_temporary(str(folder), key_of(0).digest)
+    descriptor, path = cachefolder._new_temporary(str(folder), key_of(0).digest)
     DiskCache(folder)
     assert os.path.exists(path)
     os.close(descriptor)
@@ -782,9 +782,9 @@ def test_threads_compute_each_entry_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["flock", "fcntl"])
 def test_without_locks_the_results_are_the_same(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if missing == "flock":
-        monkeypatch.setattr(cache, "_flock", lambda descriptor: None)
+        monkeypatch.setattr(locks, "flock", lambda descriptor: None)
     else:
-        monkeypatch.setattr(cache, "_fcntl", None)
+        monkeypatch.setattr(locks, "_fcntl", None)
     log = tmp_path / "log"
     children = [start(fill, tmp_path / "c", seed, 8, log) for seed in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
@@ -795,9 +795,9 @@ def test_without_locks_the_results_are_the_same(missing: str, tmp_path: Path, mo
 
 @posix_only
 def test_who_waits_too_long_computes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(locks, "LOCK_WAIT_S", 0.1)
     made = DiskCache(tmp_path / "c")
-    with cache._alone(str(tmp_path / "c" / f"{key_of(0).digest}.lock")):
+    with locks.alone(str(tmp_path / "c" / f"{key_of(0).digest}.lock")):
         assert_content(made.get(key_of(0), Maker()), 0)
     assert_content(made.get(key_of(0), never), 0)
 
@@ -1029,9 +1029,9 @@ def test_the_workers_of_a_data_loader_share_a_memory_cache(tmp_path: Path) -> No
 def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_right() -> None:
     shape = (2, 100, 100)
     made = MemoryCache(200_000)
-    entries = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number in range(3)]
+    got = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number in range(3)]
     assert made.stats().made == 3
-    entries = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number, _ in entries]
+    got = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number, _ in got]
     assert made.stats().made == 3
     for number in range(3, 60):
         made.get(key_of(number), functools.partial(content, number, shape))
@@ -1040,7 +1040,7 @@ def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_righ
     maker = Maker(0, shape=shape)
     made.get(key_of(0), maker)
     assert maker.calls == 1
-    for number, entry in entries:
+    for number, entry in got:
         assert_content(entry, number, shape=shape)
 
 
@@ -1097,8 +1097,8 @@ def test_a_worker_that_dies_with_a_lock_or_in_mid_write_stops_nobody(monkeypatch
         assert_content(made.get(key_of(0), never), 0)
         made = MemoryCache(2**20)
     # One that is stopped, not dead: the others wait for their while, then go without.
-    monkeypatch.setattr(cache, "LOCK_WAIT_S", 0.2)
-    monkeypatch.setattr(cache, "_STORE_WAIT_S", 0.2)
+    monkeypatch.setattr(locks, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(arena, "STORE_WAIT_S", 0.2)
     sleeper = start(made.get, key_of(0), lambda: time.sleep(20))
     time.sleep(0.1)
     assert_content(made.get(key_of(0), Maker()), 0)

@@ -15,9 +15,10 @@ from oracles import decoders
 from phantoms import write_multiframe, write_secondary_capture, write_segmentation_1bit, write_series
 
 import dicomdl
-from dicomdl import crosscheck, pixels
-from dicomdl.crosscheck import PixelCheck, SecondReader, check_pixels, compare_frame, relation, sampled, seconds_for
+from dicomdl import crosscheck, pixels, seconddecoder
+from dicomdl.crosscheck import PixelCheck, check_pixels, compare_frame, relation, sampled, seconds_for
 from dicomdl.errors import TruncatedPixels, UsageError
+from dicomdl.seconddecoder import SecondReader
 
 Array = NDArray[Any]
 
@@ -256,11 +257,11 @@ def replace_second(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     program = (
         "import json, os, sys, time; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from dicomdl import crosscheck\n"
-        f"def read(request, read=crosscheck.second_reading):\n{lines}\n"
-        "crosscheck.serve(read)\n"
+        "from dicomdl import seconddecoder\n"
+        f"def read(request, read=seconddecoder.second_reading):\n{lines}\n"
+        "seconddecoder.serve(read)\n"
     )
-    monkeypatch.setattr(crosscheck, "_WORKER", program)
+    monkeypatch.setattr(seconddecoder, "_WORKER", program)
 
 
 def second_file(index: dicomdl.Index) -> str:
@@ -287,7 +288,7 @@ def test_a_second_process_that_hangs_is_stopped(plain: dicomdl.Index, monkeypatc
 
 
 def test_a_second_process_that_cannot_start_is_a_result(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crosscheck, "_WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(seconddecoder, "_WORKER", "raise SystemExit(3)")
     found = check(plain, sample=1)
     assert counts(found) == {"only_one": 1}
     assert all("exit code 3" in d.what or "as soon as it starts" in d.what for d in found.differences)
@@ -334,8 +335,8 @@ def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(tmp_path
 
 def test_no_process_is_left_behind(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    start = crosscheck._start_worker
-    monkeypatch.setattr(crosscheck, "_start_worker", lambda program: started.append(start(program)) or started[-1])  # type: ignore[func-returns-value]
+    start = seconddecoder._start_worker
+    monkeypatch.setattr(seconddecoder, "_start_worker", lambda program: started.append(start(program)) or started[-1])  # type: ignore[func-returns-value]
     check(plain, sample=None)
     assert len(started) == 1
     assert started[0].returncode is not None

@@ -59,11 +59,11 @@ def _of(call: ast.Call, module: str) -> bool:
 
 @pytest.mark.parametrize(
     ("package", "door"),
-    [  # crosscheck asks whoever can decode for a second opinion, in a process of its own
+    [  # seconddecoder asks whoever can decode for a second opinion, in a process of its own
         ("torch", {"datasets.py", "samples.py", "samplers.py", "streams.py", "interop.py", "gpu.py", "cli.py"}),
-        ("SimpleITK", {"resampling.py", "crosscheck.py"}),
+        ("SimpleITK", {"resampling.py", "seconddecoder.py"}),
         ("pyarrow", {"tables.py"}),
-        ("imagecodecs", {"codecs.py", "crosscheck.py", "cache.py", "entries.py"}),  # of the cache: blosc2 and a fast CRC-32
+        ("imagecodecs", {"codecs.py", "seconddecoder.py", "entries.py"}),  # of the cache: blosc2 and a fast CRC-32
         ("PIL", {"codecs.py"}),
         ("monai", {"interop.py"}),
         ("torchio", {"interop.py"}),

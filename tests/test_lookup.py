@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
-from dicomdl import lookup
+from dicomdl import lookup, rawtables
 from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
 from dicomdl.lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps, select_real_world_map
 
@@ -611,8 +611,8 @@ def test_frames_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = []
-    read = lookup._read_header
-    monkeypatch.setattr(lookup, "_read_header", lambda path: parsed.append(path) or read(path))
+    read = rawtables._read_header
+    monkeypatch.setattr(rawtables, "_read_header", lambda path: parsed.append(path) or read(path))
     frames = [group(RealWorldValueMappingSequence=[linear(0, 9, slope, 0.0)]) for slope in range(1, 51)]
     path = write(tmp_path / "a", enhanced(frames))
     assert [lookup.real_world_maps(path, number)[0].slope for number in range(1, 51)] == list(range(1, 51))

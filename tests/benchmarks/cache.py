@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Contender, Task, arguments, race
 
-from dicomdl import cache
+from dicomdl import cachefolder, entries
 from dicomdl.cache import Arrays, DiskCache, FileState, Key, MemoryCache, stack_key
 
 Array = NDArray[Any]
@@ -120,10 +120,10 @@ class Race:
 def race_patches(values: Array, scratch: Path, repeat: int) -> None:
     one = Race(values, scratch)
     raw, small = one.disk("raw"), one.disk("small", format="blosc2")
-    read, network = cache._may_be_mapped, None
-    cache._may_be_mapped = lambda folder: False
+    read, network = cachefolder.may_be_mapped, None
+    cachefolder.may_be_mapped = lambda folder: False
     network = one.disk("network")
-    cache._may_be_mapped = read
+    cachefolder.may_be_mapped = read
     memory = MemoryCache(values.nbytes + 2**20)
     memory.get(one.key, lambda: Arrays(values))
     contenders = [
@@ -157,7 +157,7 @@ def race_checksums(values: Array, repeat: int) -> None:
         return over(xxhash.xxh3_64_intdigest)
 
     contenders = [
-        Contender("dicomdl (libdeflate's crc32 if it is there)", lambda: over(cache._checksum())),
+        Contender("dicomdl (libdeflate's crc32 if it is there)", lambda: over(entries._checksum())),
         Contender("zlib.crc32", lambda: over(zlib.crc32)),
         Contender("xxhash xxh3_64", xxh3),
         Contender("floor: copy", lambda: over(np.copy)),

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dicomdl
-from dicomdl import crosscheck, pixels
-from dicomdl.crosscheck import Refusal, Second, SecondReader
+from dicomdl import crosscheck, pixels, seconddecoder
 from dicomdl.errors import DicomdlError
 from dicomdl.lookup import palette_to_rgb
+from dicomdl.seconddecoder import Refusal, Second, SecondReader
 
 Array = NDArray[Any]
 
@@ -67,7 +67,7 @@ def read(request: Mapping[str, Any]) -> Array:
     """What `request["name"]` makes of a frame."""
     special = {FILE.name: by_simpleitk, FFMPEG.name: by_ffmpeg}
     if request["name"] not in special:
-        return crosscheck.second_reading(request)
+        return seconddecoder.second_reading(request)
     values = special[request["name"]](request)
     if "tile" in request:
         top, left, rows, columns = request["tile"]
@@ -78,7 +78,7 @@ def read(request: Mapping[str, Any]) -> Array:
 def by_simpleitk(request: Mapping[str, Any]) -> Array:
     """Modality values of the file as it is."""
     values = whole_by_simpleitk(request["path"])
-    dataset = crosscheck._header(request["path"])
+    dataset = seconddecoder._header(request["path"])
     size = (int(dataset.Rows), int(dataset.Columns))
     colours = values.size // max(1, int(dataset.get("NumberOfFrames") or 1)) // (size[0] * size[1])
     frames = values.reshape(-1, *size, *([colours] if colours > 1 else []))
@@ -96,8 +96,8 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
     """FFmpeg's own decoder of JPEG 2000: grey samples come left-aligned in 16 bits, colours as 8-bit RGB; signed ones offset."""
     import av  # ImportError: not installed
 
-    dataset = crosscheck._dataset(request["path"])
-    stream = crosscheck._codestream(dataset, request)
+    dataset = seconddecoder._dataset(request["path"])
+    stream = seconddecoder._codestream(dataset, request)
     size = stream.find(b"\xff\x4f\xff\x51")
     signed, precision = stream[size + 42] > 0x7F, (stream[size + 42] & 0x7F) + 1
     context: Any = av.CodecContext.create("jpeg2000", "r")
@@ -121,7 +121,7 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
 
 PROGRAM = (
     f"import json, sys; sys.path[:] = [{str(Path(__file__).parent)!r}, *json.loads(sys.argv[1])];"
-    "import decoders; from dicomdl import crosscheck; crosscheck.serve(decoders.read)"
+    "import decoders; from dicomdl import seconddecoder; seconddecoder.serve(decoders.read)"
 )
 
 
