@@ -376,7 +376,8 @@ def test_the_map_of_points_is_that_of_pixel_centres() -> None:
 
 def loaded(dataset: Any, method: str | None, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(dataset, 2, num_workers=2 if method else 0, generator=generator, multiprocessing_context=method)
+    workers = {None: 0, "fork": 2, "spawn": 1}[method]  # a spawned one imports everything again
+    loader = DataLoader(dataset, 2, num_workers=workers, generator=generator, multiprocessing_context=method)
     return torch.cat([batch["image"] for batch in loader])
 
 

@@ -543,6 +543,7 @@ def test_loading_after_persistent_workers_began_is_refused() -> None:
     stream.load_state_dict(stream.state_dict(loader, 3))
     with pytest.raises(UsageError, match="new DataLoader"):
         list(loader)
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # the error holds it in a cycle: collected, it waits 5 s for its workers
 
 
 @pytest.mark.parametrize("options", [{"seed": -1}, {"shuffle_buffer": -1}, {"read_ahead": 1.5}, {"uneven": "even"}, {"rank": 0}], ids=str)
