@@ -22,7 +22,7 @@ from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index import Index, Stack, Stacks
 from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, resolve
 from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
-from dicomdl.patches import Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
+from dicomdl.patches import MOST_CANDIDATES, Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
 from dicomdl.pixels import Decoding, is_native
 from dicomdl.resampling import Interpolation
 from dicomdl.samples import (
@@ -138,7 +138,7 @@ class FrameDataset(SampleDataset):
         self.spacing = checked_numbers(spacing, 2, "spacing")
         self.delivery = Delivery(channels, intensity_on)
         self.neighbours = neighbours
-        if not 0 <= neighbours < 1000 or (neighbours and (reduce or channels is not None)):
+        if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (neighbours and (reduce or channels is not None)):
             raise UsageError(f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels=")
         taken = Taken(index)
         taken.leave_out_copies()
@@ -163,7 +163,8 @@ class FrameDataset(SampleDataset):
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
         elif self.cache is not None and not self.decoding.reduce and not is_native(self.index.value(row, "transfer_syntax_uid")):
-            array, padding = voxels_of(stack, recipe.quantity, self.cache).read((position, 0, 0), (position + 1, *stack.shape[1:]))
+            voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
+            array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
             read = Converted(array[0], None if padding is None else padding[0])
         else:
             how = dataclasses.replace(self.decoding, threads=threads())
@@ -181,7 +182,7 @@ class FrameDataset(SampleDataset):
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
         """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""
-        voxels = voxels_of(stack, recipe.quantity, self.cache)
+        voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
         if voxels.is_colour:
             raise UsageError("frames of colour have channels of their own: take them without neighbours=")
         reach = self.neighbours
@@ -216,7 +217,7 @@ class _OfStacks(SampleDataset):
         return self.index.stacks
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_stacks", "boundaries", "_scratch")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_stacks", "boundaries")}
 
 
 class VolumeDataset(_OfStacks):
@@ -294,7 +295,7 @@ class VolumeDataset(_OfStacks):
         colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
         dtype = np.float32 if resamples and not colour else None  # interpolated values are not rounded to integers
         if self._may_be_cached(stack):
-            array, padding = voxels_of(stack, recipe.quantity, self.cache).read((0, 0, 0), stack.shape)
+            array, padding = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes).read((0, 0, 0), stack.shape)
             volume = Volume(array if dtype is None else array.astype(dtype), stack.geometry, "", None, stack, padding=padding)
         else:
             volume = read_volume(
@@ -336,7 +337,7 @@ class PatchDataset(_OfStacks):
 
     Parameters
     ----------
-    index, intensity, transform, channels, content, suv, intensity_on, cache, on_error, seed
+    index, intensity, transform, channels, content, suv, max_bytes, intensity_on, cache, on_error, seed
         As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in frames and volumes.
     size
         (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is padded: with the value that becomes the
@@ -374,6 +375,7 @@ class PatchDataset(_OfStacks):
         irregular: Irregular = "raise",
         min_slices: int = 1,
         suv: SuvPolicy = "required",
+        max_bytes: int | None = None,
         intensity_on: IntensityOn = "cpu",
         cache: CacheOption = None,
         on_error: OnError = "raise",
@@ -388,7 +390,7 @@ class PatchDataset(_OfStacks):
         if given is None:
             raise UsageError("size=None: a patch has a size")
         self.size: Voxel = given
-        if per_stack < 1:
+        if not (isinstance(per_stack, int) and per_stack >= 1):
             raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
         self.per_stack = per_stack
         self.sampler = as_sampler(sampler)
@@ -396,6 +398,7 @@ class PatchDataset(_OfStacks):
         if labels is None and sampler in ("labels", "balanced"):
             raise UsageError("sampler='labels' needs labels=, a function that gives the label map of a stack")
         self.delivery = Delivery(channels, intensity_on)
+        self.decoding = Decoding(max_bytes=max_bytes)
         if irregular == "resample":
             raise UsageError("patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset")
         self._take(index, content, irregular, min_slices)
@@ -407,8 +410,13 @@ class PatchDataset(_OfStacks):
         """Leave out the stacks that no point lies in, and tell how many points lie in none."""
         wanted = {point[0] for point in centers.points}
         found = self.index.select(series_instance_uid=sorted(wanted)) if wanted else self.index.of_stacks([])
-        with_points = [stack.number for stack in found.stacks if len(_points_of(stack, centers))]
-        kept = self.index.of_stacks(with_points)
+        inside = {stack.number: len(_points_of(stack, centers)) for stack in found.stacks}
+        lost_points = len(centers.points) - sum(inside.values())
+        if not any(inside.values()):
+            raise UsageError(f"none of {len(centers.points)} points lies in a stack of the index: are they LPS mm, and their Series in it?")
+        if lost_points > 0:
+            self.left_out.append(LeftOut(f"{lost_points:,} of {len(centers.points):,} points lie in no stack", 0, 0))
+        kept = self.index.of_stacks([number for number, count in inside.items() if count])
         if len(kept) < len(self.index):
             lost = LeftOut("no point of the table in it", len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept))
             self.left_out.append(lost)
@@ -428,18 +436,18 @@ class PatchDataset(_OfStacks):
     def _make(self, row: int, epoch: int) -> Sample:
         number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
         stack = self._stacks[number]
-        recipe = stack_recipe(stack, self.intensity, self.suv)
-        view = _View(stack, self.sampler, self.labels)
+        recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
+        view = _View(stack, self.sampler, self.labels, self.cache)
         place = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
-        voxels = voxels_of(stack, recipe.quantity, self.cache)
+        voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
         image = floored(_block(voxels, start, self.size, recipe, self._scratch), recipe)
         affine = stack.affine
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {"row": row, "stack": stack.number, **{name: stack.value(name) for name in _IDENTIFIERS}}
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
         if self.labels is not None:
-            facts["label"] = torch.from_numpy(_cut(_label_map(stack, self.labels), start, self.size))
+            facts["label"] = torch.from_numpy(_cut(_label_map(stack, _ByIdentity(self.labels)), start, self.size))
         return made_sample(channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
 
     @property
@@ -474,8 +482,8 @@ def _block(voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, sc
     if met is not None:
         (z, y, x), _ = met
         inner = voxels.read((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
-    dtype = np.dtype(np.int16) if inner is None else inner.array.dtype
-    samples = () if inner is None else inner.array.shape[3:]
+    dtype = voxels.likely_dtype if inner is None else inner.array.dtype
+    samples = voxels.samples
     lowest = recipe.floor(dtype)
     outside = lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
     array = np.full((*size, *samples), outside, dtype)
@@ -500,6 +508,7 @@ def _cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.
     return result
 
 
+@functools.lru_cache(maxsize=4096)
 def _points_of(stack: Stack, centers: Centers) -> npt.NDArray[np.float64]:
     """(n, 3) voxels of a table's points that lie in a stack."""
     points = centers.of_series(stack.series_instance_uid)
@@ -511,33 +520,58 @@ def _points_of(stack: Stack, centers: Centers) -> npt.NDArray[np.float64]:
     return np.asarray(voxels[inside])
 
 
+class _ByIdentity:
+    """A function that need not hash: it is the same as itself."""
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.labels is self.labels
+
+    def __hash__(self) -> int:
+        return id(self.labels)
+
+
 @functools.lru_cache(maxsize=KEPT_LABELS)
-def _known_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
-    found = np.asarray(labels(stack))
-    if found.shape != stack.shape or found.dtype.kind not in "biu":
-        raise GeometryError(f"labels give {found.dtype} {found.shape} for a stack of {stack.shape}: expected integers of its shape")
+def _label_map(stack: Stack, by: _ByIdentity) -> npt.NDArray[Any]:
+    try:
+        found = np.asarray(by.labels(stack))
+        if found.shape != stack.shape or found.dtype.kind not in "biu":
+            raise GeometryError(f"labels give {found.dtype} {found.shape} for a stack of {stack.shape}: expected integers of its shape")
+    except OSError as error:
+        failure = GeometryError(f"the labels of a stack cannot be read: {error.strerror or type(error).__name__}")
+        failure.add_note(f"series: {stack.series_instance_uid}")
+        raise failure from error
+    except GeometryError as error:
+        error.add_note(f"series: {stack.series_instance_uid}")
+        raise
     return found
 
 
-def _label_map(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
-    return _known_labels(stack, labels)
+@functools.lru_cache(maxsize=4 * KEPT_LABELS)
+def _labelled(stack: Stack, by: _ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+    found = _label_map(stack, by)
+    return {int(label): _thin_places(found, label) for label in np.unique(found)}
+
+
+def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
+    """(n, 3) voxels of one label, evenly thinned out before they become coordinates."""
+    flat = np.flatnonzero(found == label)
+    if len(flat) > MOST_CANDIDATES:
+        flat = flat[np.linspace(0, len(flat) - 1, MOST_CANDIDATES).astype(np.int64)]
+    return np.stack(np.unravel_index(flat, found.shape), axis=1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=64)
-def _labelled(stack: Stack, labels: Labels) -> Mapping[int, npt.NDArray[np.int32]]:
-    found = _label_map(stack, labels)
-    return {int(label): thinned(np.argwhere(found == label)) for label in np.unique(found)}
-
-
-@functools.lru_cache(maxsize=256)
-def _foreground(stack: Stack, above: float | None) -> npt.NDArray[np.int32]:
+def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np.int32]:
     """Voxels of the body: of at most 32 slices, every n-th row and column, so that a stack is not read for it."""
     recipe = resolve(Identity(), stack.middle)
     if above is None:
         above = -500.0 if recipe.units == "HU" else otsu(stack_sample(stack))
     slices, rows, columns = stack.shape
     stride = max(1, int(np.sqrt(rows * columns / 4096)))
-    voxels, found = voxels_of(stack), []
+    voxels, found = voxels_of(stack, cache=cache), []
     for z in np.unique(np.linspace(0, slices - 1, min(slices, 32)).round().astype(int)).tolist():
         values, padding = voxels.read((z, 0, 0), (z + 1, rows, columns))
         thin = values[0, ::stride, ::stride]
@@ -552,17 +586,17 @@ def _foreground(stack: Stack, above: float | None) -> npt.NDArray[np.int32]:
 class _View:
     """What a sampler may ask of a stack; see `patches.StackView`."""
 
-    def __init__(self, stack: Stack, sampler: PatchSampler, labels: Labels | None) -> None:
-        self._stack, self._sampler, self._labels = stack, sampler, labels
+    def __init__(self, stack: Stack, sampler: PatchSampler, labels: Labels | None, cache: Any) -> None:
+        self._stack, self._sampler, self._labels, self._cache = stack, sampler, labels, cache
         self.shape: Voxel = stack.shape
 
     def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
-        return _foreground(self._stack, above)
+        return _foreground(self._stack, above, self._cache)
 
     def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
         if self._labels is None:
             raise UsageError("the sampler asks for labels: give the dataset labels=, a function that gives the label map of a stack")
-        return _labelled(self._stack, self._labels)
+        return _labelled(self._stack, _ByIdentity(self._labels))
 
     def centers(self) -> npt.NDArray[np.float64]:
         if not isinstance(self._sampler, Centers):

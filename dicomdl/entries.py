@@ -95,6 +95,11 @@ class Entry:
         """Whether a mask of padding lies beside the values."""
         return self._body.has_mask
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the cache has taken the values; else they only live in this process, as long as the entry does."""
+        return not isinstance(self._body, Held)
+
     def part(self, *where: slice) -> Values:
         """A new, writable array of some slices, rows and columns (and all samples): ``entry.part(slice(0, 64), slice(10, 20))``.
 

@@ -166,7 +166,7 @@ class Grid:
         return axes[0][z], axes[1][y], axes[2][x]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Centers:
     """One patch around each point of a table.
 
@@ -180,6 +180,12 @@ class Centers:
 
     points: tuple[tuple[str, float, float, float], ...]
     jitter: int = 0
+
+    def __repr__(self) -> str:
+        return f"Centers({len(self.points):,} points, jitter={self.jitter})"
+
+    def __hash__(self) -> int:
+        return hash((len(self.points), self.points[:1], self.points[-1:], self.jitter))  # of all of them it would take milliseconds
 
     @classmethod
     def from_table(cls, table: Any, *, jitter: int = 0, columns: Sequence[str] = ("series_instance_uid", "x", "y", "z")) -> "Centers":

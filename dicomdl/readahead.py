@@ -33,7 +33,12 @@ def read_chunks(dataset: Any, rows_at: Callable[[list[int]], list[int]], epoch: 
 
 
 def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
-    """One outcome a row. When reading them together fails or skips, each is read alone, so that the others are not lost."""
+    """One outcome a row. When reading them together fails or skips, each is read alone, so that the others are not lost.
+
+    Our own datasets tell the outcome of each row by themselves (`samples.SampleDataset.outcomes`).
+    """
+    if hasattr(dataset, "outcomes"):
+        return [SKIPPED if o is None else _failure(o, row) if isinstance(o, BaseException) else o for o, row in _outcomes(dataset, rows)]
     if len(rows) > 1 and getattr(dataset, "__getitems__", None) is not None:
         try:
             samples = list(dataset.__getitems__(rows))
@@ -44,6 +49,21 @@ def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
         if len(samples) == len(rows):
             return samples
     return [_read_row(dataset, row) for row in rows]
+
+
+def _outcomes(dataset: Any, rows: list[EpochRow]) -> list[tuple[Any, EpochRow]]:
+    try:
+        return list(zip(dataset.outcomes(rows), rows, strict=True))
+    except _INTERRUPTS:
+        raise
+    except BaseException as error:  # nothing that a row would raise
+        return [(error, row) for row in rows]
+
+
+def _failure(error: BaseException, row: EpochRow) -> Failure:
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return Failure(error)
+    return Failure(_caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error))
 
 
 def _read_row(dataset: Any, row: EpochRow) -> Any:

@@ -11,6 +11,7 @@ import math
 import os
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dicomdl.errors import DicomdlError, GeometryError, PixelError, UsageError
+from dicomdl.errors import DicomdlError, GeometryError, MissingExtra, PixelError, UsageError
 from dicomdl.geometry import VERDICTS, Geometry
 from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
@@ -66,6 +67,8 @@ def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
     if len(types) < 2:
         return samples
     widest = functools.reduce(torch.promote_types, types)
+    if widest == torch.float32 and torch.int32 in types:
+        widest = torch.float64  # which holds both exactly
     return [Sample({**sample, "image": sample["image"].to(widest)}) for sample in samples]
 
 
@@ -79,6 +82,7 @@ def collate(samples: Sequence[Any]) -> Any:
     """
     if not isinstance(samples[0], dict):  # a transform may deliver anything
         return torch.utils.data.default_collate(list(samples))
+    samples = _of_one_type(samples)
     batch: dict[str, Any] = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
@@ -131,17 +135,22 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise UsageError(f"on_error={on_error!r}: expected one of {', '.join(map(repr, ON_ERROR))}")
         self.transform = transform
         self.on_error: OnError = on_error
-        self.seed = int(seed)
+        if not (isinstance(seed, int) and seed >= 0):
+            raise UsageError(f"seed={seed!r}: expected a whole number from 0")
+        self.seed = seed
         self.epoch = 0
         self._log = os.path.join(tempfile.gettempdir(), f"dicomdl-skipped-{os.urandom(8).hex()}.jsonl")
+        weakref.finalize(self, _remove_log, self._log, os.getpid())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that random choices depend on, before a loader starts its workers.
 
-        Workers that live on (``persistent_workers=True``) hold copies that this does not reach: rows of `streams.EpochSampler` carry
-        their epoch along and do.
+        Workers that live on (``persistent_workers=True``) hold copies that this does not reach: the rows of a `RowSampler` carry their
+        epoch along and do.
         """
-        self.epoch = int(epoch)
+        if not (isinstance(epoch, int) and epoch >= 0):
+            raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
+        self.epoch = epoch
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
@@ -158,37 +167,53 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         epoch = getattr(row, "epoch", self.epoch)
         row = self._checked(row)
-        if self.on_error == "raise":
-            return transformed(self._read_row(row, epoch), self.transform)
         sample, error = self._tried(row, epoch)
-        if sample is None:
-            sample = self._instead_of(row, epoch, error)
-        return transformed(sample, self.transform)
+        return transformed(sample if sample is not None else self._instead_of(row, epoch, error), self.transform)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The samples of a batch, in the order asked for; made in the order of rows, and each file opened once."""
-        made: dict[int, Any] = {}
-        epochs = [getattr(row, "epoch", self.epoch) for row in rows]
+        found = self._tried_together(rows)
+        if all(sample is None for sample, _ in found) and self.on_error == "skip" and found:
+            row = rows[-1]  # nothing would be left of the batch
+            found[-1] = (self._instead_of(self._checked(row), getattr(row, "epoch", self.epoch), found[-1][1]), None)
+        self._note_skipped(rows, found)
+        return [transformed(sample, self.transform) for sample, _ in found if sample is not None]
+
+    def outcomes(self, rows: Sequence[int]) -> list[Any]:
+        """For those who can leave rows out, such as `StackStream`: the sample of each row, its error, or None where it is skipped."""
+        found = self._tried_together(rows, raises=False)
+        self._note_skipped(rows, found)
+        results: list[Any] = []
+        for sample, error in found:
+            try:
+                results.append(transformed(sample, self.transform) if sample is not None else None if self.on_error == "skip" else error)
+            except Exception as fault:  # the transform's own, of this row alone
+                results.append(fault)
+        return results
+
+    def _tried_together(self, rows: Sequence[int], *, raises: bool = True) -> list[tuple["Sample | None", BaseException | None]]:
+        """(sample, None) or (None, error) of each row, in the order asked for; replaced where the policy says so."""
+        found: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
-        failed: list[tuple[int, BaseException | None]] = []
         with kept_open():
             for place in sorted(range(len(rows)), key=numbers.__getitem__):
-                if self.on_error == "raise":
-                    made[place] = self._read_row(numbers[place], epochs[place])
-                    continue
-                sample, error = self._tried(numbers[place], epochs[place])
-                if sample is not None:
-                    made[place] = sample
-                elif self.on_error == "replace":
-                    made[place] = self._instead_of(numbers[place], epochs[place], error)
-                else:
-                    failed.append((place, error))
-            if failed and not made:
-                place, error = failed.pop()
-                made[place] = self._instead_of(numbers[place], epochs[place], error)
-            for place, error in failed:
-                self._note(numbers[place], epochs[place], "skip", error)
-        return [transformed(made[place], self.transform) for place in sorted(made)]
+                epoch = getattr(rows[place], "epoch", self.epoch)
+                try:
+                    sample, error = self._tried(numbers[place], epoch)
+                    if sample is None and self.on_error == "replace":
+                        sample, error = self._instead_of(numbers[place], epoch, error), None
+                except Exception as fault:
+                    if raises:
+                        raise
+                    sample, error = None, fault
+                found[place] = (sample, error)
+        return found
+
+    def _note_skipped(self, rows: Sequence[int], found: Sequence[tuple["Sample | None", BaseException | None]]) -> None:
+        if self.on_error == "skip":
+            for row, (sample, error) in zip(rows, found, strict=True):
+                if sample is None and error is not None:
+                    self._note(self._checked(row), getattr(row, "epoch", self.epoch), "skip", error)
 
     def _checked(self, row: int) -> int:
         count = len(self)
@@ -208,9 +233,14 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise RuntimeError("something that makes the sample raised StopIteration") from error
 
     def _tried(self, row: int, epoch: int) -> tuple["Sample | None", BaseException | None]:
+        """(sample, None), or (None, error) where the policy bears that it cannot be read."""
         try:
             return self._read_row(row, epoch), None
+        except (UsageError, MissingExtra):  # of how the dataset is used, not of its files
+            raise
         except (DicomdlError, MemoryError) as error:
+            if self.on_error == "raise":
+                raise
             return None, error
 
     def _instead_of(self, row: int, epoch: int, error: BaseException | None) -> "Sample":
@@ -239,9 +269,16 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """What could not be read so far, in any worker of this dataset on this machine, in the order that it happened."""
         try:
             with open(self._log, encoding="utf-8") as file:
-                return [Skipped(**json.loads(line)) for line in file]
+                return [Skipped(**json.loads(line)) for line in file if line.endswith("}\n")]  # a full disk cuts a line
         except FileNotFoundError:
             return []
+
+
+def _remove_log(path: str, owner: int) -> None:
+    """The list of what was skipped goes with the dataset that began it, not with the copies that workers have."""
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 # --- what a dataset takes ---------------------------------------------------------------------------------------------
@@ -362,7 +399,8 @@ def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
         # Without branches: where a mask is ragged, a masked copy takes ten times as long.
         bits = read.array.view(f"i{read.array.itemsize}")
         change = bits ^ np.array(lowest, read.array.dtype).view(bits.dtype)
-        np.multiply(change, read.padding, out=change)
+        padding = read.padding if read.padding.ndim == change.ndim else read.padding[..., None]  # of colour
+        np.multiply(change, padding, out=change)
         np.bitwise_xor(bits, change, out=bits)
     return read.array
 
@@ -530,6 +568,10 @@ def apply_intensity(batch: dict[str, Any], device: Any = None) -> dict[str, Any]
     ``intensity_on="cpu"`` within 2 units in the last place. `intensity` leaves the batch.
     """
     image, intensity = batch["image"], batch["intensity"]
+    rest = {key: value for key, value in batch.items() if key not in ("image", "intensity")}
+    if isinstance(image, list):  # images of several sizes, as `collate` leaves them
+        parts = [apply_intensity({"image": one, "intensity": own}, device) for one, own in zip(image, intensity, strict=True)]
+        return {"image": [part["image"] for part in parts], **rest}
     single = intensity.ndim == 1
     images = (image[None] if single else image).to(device, non_blocking=True)
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
@@ -544,5 +586,4 @@ def apply_intensity(batch: dict[str, Any], device: Any = None) -> dict[str, Any]
         elif kind == 2:
             values = 1 / (1 + torch.exp((values - low) * (-4 / width)))
         result[place] = 1 - values if invert else values
-    rest = {key: value for key, value in batch.items() if key not in ("image", "intensity")}
     return {"image": result[0] if single else result, **rest}

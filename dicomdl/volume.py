@@ -20,7 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl import storage
-from dicomdl.errors import GeometryError, IncompleteGroup, IntensityError, IrregularStack, StorageError, SUVError, UsageError, missing_extra
+from dicomdl.errors import (
+    GeometryError,
+    IncompleteGroup,
+    IntensityError,
+    IrregularStack,
+    PixelError,
+    StorageError,
+    SUVError,
+    UsageError,
+    missing_extra,
+)
 from dicomdl.frame import Frame, FrameSource
 from dicomdl.geometry import Geometry, Tolerances
 from dicomdl.index import Group, Stack
@@ -645,7 +655,10 @@ def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity, max_
             lower, upper = json.load(file)
         return float(lower), float(upper)
     except (OSError, ValueError, TypeError):  # StorageError among them: a cache that cannot be used costs time, not the epoch
-        lower, upper = percentile.limits(stack_sample(stack, quantity, max_bytes))
+        sample, is_whole = _sampled(stack, quantity, max_bytes)
+        lower, upper = percentile.limits(sample)
+        if not is_whole:  # a file may come back
+            return lower, upper
     with contextlib.suppress(StorageError):
         storage.write_whole(os.path.join(storage.cache_folder("limits"), f"{name}.json"), json.dumps([lower, upper]).encode())
     return lower, upper
@@ -654,8 +667,14 @@ def _kept_limits(stack: Stack | Group, percentile: Any, quantity: Quantity, max_
 def stack_sample(stack: Stack | Group, quantity: Quantity = "modality", max_bytes: int | None = None) -> Values:
     """The fixed sample of a stack's values that percentiles are computed from (see `Percentile`), without padding.
 
-    That of a group pools the samples of at most 16 of its stacks, evenly spaced, the first and the last among them.
+    Slices that cannot be read are left out of it: reading them for themselves says so. That of a group pools the samples of at most 16
+    of its stacks, evenly spaced, the first and the last among them.
     """
+    return _sampled(stack, quantity, max_bytes)[0]
+
+
+def _sampled(stack: Stack | Group, quantity: Quantity, max_bytes: int | None) -> tuple[Values, bool]:
+    """The sample, and whether all of its slices could be read."""
     stacks = [stack[t] for t in sample_positions(len(stack)).tolist()] if isinstance(stack, Group) else [stack]
     sources: list[FrameSource] = []
     every: list[Conversion] = []
@@ -665,8 +684,17 @@ def stack_sample(stack: Stack | Group, quantity: Quantity = "modality", max_byte
             sources.append(each.source(place))
             every.append(own[place])
     how = Decoding(threads=available_cores(), max_bytes=max_bytes)
-    values, padding = read_converted(sources, every, how=how, palettes=_first(stack).content == "image")
-    return sample_of(values, padding)
+    palettes = _first(stack).content == "image"
+    try:
+        return sample_of(*read_converted(sources, every, how=how, palettes=palettes)), True
+    except PixelError as error:  # one slice that cannot be read is the fault of its own sample, not of all
+        parts = []
+        for source, one in zip(sources, every, strict=True):
+            with contextlib.suppress(PixelError):
+                parts.append(sample_of(*read_converted([source], [one], how=how, palettes=palettes)).ravel())
+        if not parts:
+            raise error from None
+        return np.concatenate(parts), False
 
 
 def sample_of(frames: Values, padding: Mask | None) -> Values:

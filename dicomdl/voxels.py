@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.cache import Arrays, Cache, Entry, FileState, Key, stack_key
-from dicomdl.errors import IntensityError, PixelError, UsageError
+from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.index import Stack
 from dicomdl.intensity import Quantity
 from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
@@ -72,11 +72,14 @@ class StackVoxels:
         As `read_volume` takes for ``values=``.
     cache
         Where the values of a stack whose frames are not plain are kept; those of plain ones lie in their files.
+    max_bytes
+        As for `read_frame`, of one slice; of the whole stack where a cache decodes that.
     """
 
-    def __init__(self, stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None) -> None:
+    def __init__(self, stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> None:
         self.stack = stack
         self._quantity = quantity
+        self._max_bytes = max_bytes
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
         self._one_conversion = len(set(self.conversions)) == 1
@@ -88,6 +91,8 @@ class StackVoxels:
         self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         self._places = self._located() if self._plain else None
         self._cache = None if self._plain else cache
+        self._entry: Entry | None = None
+        self._integral = all(one.is_integral for one in set(self.conversions)) and not self._first.float_pixels
 
     def _located(self) -> list[Piece]:
         """Where each slice begins, and what its file was at the scan."""
@@ -118,21 +123,35 @@ class StackVoxels:
         if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
             raise UsageError(f"the block from {start} to {stop} is not inside of a stack of {self.shape}", start=start, stop=stop)
         slices, window = range(start[0], stop[0]), (slice(start[1], stop[1]), slice(start[2], stop[2]))
-        if self._cache is not None:
-            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            mask = self._entry.mask_part(*where)
-            return Converted(self._entry.part(*where), mask if mask is not None and mask.any() else None)
+        if self._cache is not None and (cached := self._cached(self._cache, start, stop)) is not None:
+            return cached
         if self._places is not None:
             return self._converted(self._plain_block(self._places, slices, window, scratch or Scratch()), slices, want_padding=want_padding)
         if self.is_colour:
             blocks = [self._kept(z).array[window] for z in slices]
             return Converted(np.stack(blocks), None)
         kept = [self._kept(z) for z in slices]
-        array = np.stack([one.array[window] for one in kept], dtype=np.result_type(*(one.array for one in kept)), casting="same_kind")
+        is_float = not self._integral or any(one.array.dtype.kind == "f" for one in kept)
+        dtype = np.dtype(np.float32) if is_float else np.result_type(*(one.array for one in kept))
+        array = np.stack([one.array[window] for one in kept], dtype=dtype, casting="same_kind")
         masks = [None if one.padding is None else one.padding[window] for one in kept]
         if all(mask is None for mask in masks):
             return Converted(array, None)
         return Converted(array, np.stack([np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]))
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The last axis of blocks: () for grey, (3,) for RGB."""
+        if not self.is_colour:
+            return ()
+        return (3,) if self._first.samples_per_pixel == 1 else (self._first.samples_per_pixel,)
+
+    @property
+    def likely_dtype(self) -> np.dtype[Any]:
+        """The dtype of blocks, but for values that turn out not to fit."""
+        if self.is_colour:
+            return np.dtype(np.uint8) if self._first.samples_per_pixel == 1 else stored_dtype(self._first)
+        return np.dtype(np.int16 if self._integral else np.float32)
 
     @functools.cached_property
     def padding_top(self) -> float:
@@ -169,7 +188,7 @@ class StackVoxels:
         """The converted values of stored ones, all slices at once where one conversion serves them."""
         own = [self.conversions[z] for z in slices]
         wanted: list[np.dtype[Any]] = [np.dtype(np.float32)]
-        if all(one.is_integral for one in ([own[0]] if self._one_conversion else own)) and stored.dtype.kind != "f":
+        if self._integral:  # of the whole stack, as `read_volume` decides
             wanted = [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
         bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
         for dtype in wanted:
@@ -200,14 +219,30 @@ class StackVoxels:
 
     # --- cached stacks ---
 
-    @functools.cached_property
-    def _entry(self) -> Entry:
-        assert self._cache is not None
-        return self._cache.get(self._key(self._cache.strict), self._whole)
+    def _cached(self, cache: Cache, start: Voxel, stop: Voxel) -> Converted | None:
+        """The block out of the cache; None, now and from now on, where slices have to be decoded one by one after all.
+
+        That is where one of them is damaged, which must not lose the others, and where the cache cannot hold the stack, which must
+        not be kept by every worker for itself.
+        """
+        try:
+            entry = self._entry or cache.get(self._key(cache.strict), self._whole)
+            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            values, mask = entry.part(*where), entry.mask_part(*where)
+        except FileChanged:
+            raise
+        except PixelError:
+            self._cache = self._entry = None
+            return None
+        if entry.is_stored:
+            self._entry = entry
+        else:
+            self._cache = self._entry = None
+        return Converted(values, mask if mask is not None and mask.any() else None)
 
     def _whole(self) -> Arrays:
         stack, alone = self.stack, multiprocessing.parent_process() is None
-        how = Decoding(threads=available_cores() if alone else 1)  # a loader's workers share the cores
+        how = Decoding(threads=available_cores() if alone else 1, max_bytes=self._max_bytes)  # a loader's workers share the cores
         return Arrays(*read_converted(stack.sources, self.conversions, how=how, palettes=stack.content == "image"))
 
     def _key(self, strict: bool) -> Key:
@@ -235,7 +270,8 @@ class StackVoxels:
         found = _slices.get(key)
         if found is None:
             source, conversion = self.stack.source(z), self.conversions[z]
-            array, padding = read_converted([source], [conversion], palettes=self.stack.content == "image")
+            how = Decoding(max_bytes=self._max_bytes)
+            array, padding = read_converted([source], [conversion], how=how, palettes=self.stack.content == "image")
             found = Converted(array[0], None if padding is None else padding[0])
             _slices.put(key, found)
         return found
@@ -277,11 +313,11 @@ def _size(value: Converted) -> int:
 _slices: Final = _Slices()
 
 
-def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None) -> StackVoxels:
+def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> StackVoxels:
     """The reader of a stack, kept for the next block of it."""
-    return _known_voxels(stack, quantity, cache)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
+    return _known_voxels(stack, quantity, cache, max_bytes)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
 
 
 @functools.lru_cache(maxsize=KEPT_STACKS)
-def _known_voxels(stack: Stack, quantity: Quantity, cache: Cache | None) -> StackVoxels:
-    return StackVoxels(stack, quantity, cache)
+def _known_voxels(stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None) -> StackVoxels:
+    return StackVoxels(stack, quantity, cache, max_bytes)

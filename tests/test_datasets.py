@@ -1,5 +1,6 @@
 """Datasets: every sample right, the same in every worker, and every error told."""
 
+import os
 import pickle
 import warnings
 from pathlib import Path
@@ -12,8 +13,10 @@ from phantoms import true_affine, true_volume, write_multiframe, write_secondary
 from torch.utils.data import DataLoader
 
 import dicomdl
+from dicomdl import codecs
 from dicomdl.datasets import LeftOutWarning
 from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedPixels, UsageError
+from dicomdl.voxels import voxels_of
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
@@ -546,3 +549,70 @@ def test_cached_datasets_give_the_same_samples_in_every_process(folder: Path, tm
 def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Index) -> None:
     with pytest.raises(UsageError, match="cache"):
         dicomdl.FrameDataset(ct, cache="dsik")
+
+
+@pytest.mark.parametrize("intensity_on", ["cpu", "device"])
+def test_colour_patches_may_reach_beyond_the_border_or_lie_outside(folder: Path, intensity_on: Any) -> None:
+    write_secondary_capture(folder / "a.dcm", rows=9, columns=14, frames=4)
+    index = index_of(folder)
+    inside = dicomdl.PatchDataset(index, (1, 9, 14), irregular="accept", intensity_on=intensity_on)[0]["image"]
+    across = dicomdl.PatchDataset(index, (6, 16, 16), irregular="accept", intensity_on=intensity_on)[0]["image"]
+    assert across.shape == (3, 6, 16, 16) and across.dtype == inside.dtype and (across[:, 0] == 0).all() and across.max() > 0
+
+    class Outside(type(dicomdl.Uniform())):  # type: ignore[misc]
+        def start(self, *arguments: Any) -> tuple[int, int, int]:
+            return (-50, 0, 0)
+
+    outside = dicomdl.PatchDataset(index, (2, 4, 4), irregular="accept", sampler=Outside(), intensity_on=intensity_on)[0]["image"]
+    assert outside.shape == (3, 2, 4, 4) and outside.dtype == inside.dtype and not outside.any()
+
+
+@pytest.mark.parametrize("cache", [None, "memory"])
+def test_one_damaged_slice_loses_neither_its_stack_nor_the_cache(folder: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_series(folder, shape=(8, 12, 14), modality="MR", transfer_syntax="1.2.840.10008.1.2.5")
+    index = index_of(folder)
+    status = paths[3].stat()
+    data = bytearray(paths[3].read_bytes())
+    data[-200:-100] = bytes(100)
+    paths[3].write_bytes(data)
+    os.utime(paths[3], ns=(status.st_atime_ns, status.st_mtime_ns))
+    decoded: list[int] = []
+    original = codecs.decode
+    monkeypatch.setattr(codecs, "decode", lambda *a, **o: (decoded.append(1), original(*a, **o))[1])
+    frames = dicomdl.FrameDataset(index, cache=cache, on_error="skip")
+    delivered = [row for batch in DataLoader(frames, batch_size=4) for row in batch["row"].tolist()]
+    assert sorted(delivered) == [0, 1, 2, 4, 5, 6, 7] and [row.row for row in frames.skipped] == [3]
+    assert len(decoded) < 40
+    patches = dicomdl.PatchDataset(index, (1, 4, 4), sampler="grid", cache=cache, on_error="skip")
+    delivered = sum(len(batch["row"]) for batch in DataLoader(patches, batch_size=13))
+    assert delivered == len(patches) - len(patches.skipped) and len(patches.skipped) == len(patches) // 8
+
+
+def test_a_cache_that_is_too_small_keeps_nothing_in_the_workers(folder: Path) -> None:
+    write_series(folder, shape=(8, 64, 64), transfer_syntax="1.2.840.10008.1.2.5")
+    index = index_of(folder)
+    patches = dicomdl.PatchDataset(index, (2, 9, 9), intensity="modality", cache=4096)
+    expected = dicomdl.read_volume(index.stacks[0]).array
+    for row in range(4):
+        sample = patches[row]
+        z, y, x = sample["location"].tolist()
+        assert np.array_equal(sample["image"][0].numpy(), expected[z : z + 2, y : y + 9, x : x + 9])
+    reader = voxels_of(patches._stacks[0], "modality", patches.cache)
+    assert reader._entry is None and reader._cache is None
+
+
+def test_blocks_of_mixed_rescales_are_those_of_the_volume_bit_by_bit(folder: Path) -> None:
+    for seed, syntax in enumerate(("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80")):
+        write_series(
+            folder / str(seed),
+            shape=(6, 9, 9),
+            slope=[1001, 1001, 0.5, 1001, 1001, 1001],
+            bits_stored=16,
+            offset=9000,
+            seed=seed,
+            transfer_syntax=syntax,
+        )
+    for sample in (dicomdl.PatchDataset(index_of(folder), (2, 9, 9), sampler="grid", intensity="modality")[row] for row in range(6)):
+        volume = dicomdl.read_volume(index_of(folder).stacks[0]).array.astype(np.float32)
+        z = int(sample["location"][0])
+        assert np.array_equal(sample["image"][0].numpy(), volume[z : z + 2])
