@@ -397,10 +397,11 @@ def _precincts(style: bytes, rows: int, columns: int) -> int:
 def _halves_alike(facts: Codestream, source: Source) -> bool:
     """Whether the lower resolutions of a codestream are what halving its stored values would give.
 
-    Not where sign or bits of the stream contradict the header: then only whole samples can be made what they mean.
+    Not where the sign of the stream contradicts the header, or where it has more bits: then only whole samples can be made what they
+    mean. What the filter overshoots is clipped to the bits of the stream.
     """
     stored = source.bits_stored or source.bits_allocated
-    alike = facts.precision == stored and facts.signed == (source.pixel_representation == 1)
+    alike = facts.precision <= stored and facts.signed == (source.pixel_representation == 1)
     return alike and (facts.precision == 8 if source.samples_per_pixel > 1 else facts.precision <= 16)
 
 

@@ -235,14 +235,17 @@ def _read_grey(
     array = np.empty(shape, wanted[0])  # every frame is filled whole, or the read raises
     runs = _runs(sources, conversions)
     done = np.zeros(len(runs), dtype=np.bool_)
-    padded: dict[int, Mask] = {}
+    # Zeroed memory costs nothing until a mask is written to it.
+    padding = np.zeros(shape, dtype=np.bool_) if any(one.padding is not None for one in conversions) else None
+    padded = np.zeros(len(runs), dtype=np.bool_)
     each = _per_frame(how, len(runs))
 
     def fill(number: int) -> None:
         run = runs[number]
         mask = _fill(sources[run], conversions[run.start], array[run], each)
-        if mask is not None:
-            padded[number] = mask
+        if mask is not None and padding is not None:
+            padding[run] = mask
+            padded[number] = True
         done[number] = True
 
     for wider in [*wanted[1:], None]:
@@ -256,12 +259,7 @@ def _read_grey(
         array = np.empty(shape, wider)
         for number in np.flatnonzero(done):
             array[runs[number]] = kept[runs[number]]
-    if not padded:
-        return Converted(array, None)
-    padding = np.zeros(shape, dtype=np.bool_)
-    for run, mask in padded.items():
-        padding[runs[run]] = mask
-    return Converted(array, padding)
+    return Converted(array, padding if padded.any() else None)
 
 
 def _per_frame(how: Decoding, frames: int) -> Decoding:

@@ -114,7 +114,7 @@ def write_frames(path: Path, frames: list[Array], uid: UID) -> tuple[Path, bytes
     header.PhotometricInterpretation = "YBR_FULL_422" if frames[0].ndim == 3 else "MONOCHROME2"
     header.PlanarConfiguration = 0
     header.BitsAllocated = 8 * frames[0].itemsize
-    header.BitsStored = 8 * frames[0].itemsize
+    header.BitsStored = 8 if frames[0].itemsize == 1 else 12
     header.HighBit, header.PixelRepresentation = header.BitsStored - 1, 0
     coded = [encode(frame, uid) for frame in frames]
     header.PixelData = encapsulate(coded)
