@@ -1,4 +1,4 @@
-"""Samples for training: patches straight from DICOM, epochs through a DataLoader, a cache for JPEG 2000, shuffled frames; memory and starts.
+"""Samples for training: patches straight from DICOM, epochs through a DataLoader, a cache for JPEG 2000, frames; memory and starts.
 
     python tests/benchmarks/training.py --slices 512 --repeat 5
     python tests/benchmarks/training.py --only 3
@@ -11,7 +11,6 @@ loaders deliver too. "Second epoch" is one with the workers up and the caches fi
 """
 
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -232,11 +231,13 @@ def race_patches(shared: Patches, unpadded: Patches, repeat: int) -> None:
 def race_epochs(shared: Patches, repeat: int) -> None:
     count = len(shared.order)
     ways = patch_ways(shared, count, 2)
-    moved = Way("moving alone: a clone of one patch", lambda: shared.at(Moving()), count, "float32; WRONG VALUES are meant")
+    moved = Way("moving alone: a clone of one patch", lambda: shared.at(Moving()), count, "float32, nothing read")
     on_device = Way("dicomdl.PatchDataset, int16 for the device", lambda: shared.dataset(intensity_on="device"), count, "int16, HU")
     title = "2. An epoch of patches, 2 workers, batch 2, second epoch, the loader's time included"
     order = [ways[0], on_device, ways[1], moved, *ways[2:]]
-    timings = race_ways(title, [by_loader(way, shared.fault) for way in order], repeat=repeat, unit="ms/patch")
+    timings = race_ways(
+        title, [by_loader(way, (lambda item: "") if way is moved else shared.fault) for way in order], repeat=repeat, unit="ms/patch"
+    )
     mine = ways[0].name
     goal("MONAI PersistentDataset, second epoch / dicomdl", timings, mine, "MONAI PersistentDataset", least=10)
     goal("MONAI Dataset / dicomdl", timings, mine, "MONAI Dataset", least=100)
@@ -264,9 +265,9 @@ def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
     shared = Patches(folder, scratch, count)
 
     def second_epoch(format: Any) -> Any:
+        first = shared.dataset(cache=dicomdl.DiskCache(scratch / format, format=format))
         for number in range(count):
-            filling = shared.dataset(cache=dicomdl.DiskCache(scratch / format, format=format)) if number == 0 else filling
-            filling[number]
+            first[number]
         return shared.dataset(cache=dicomdl.DiskCache(scratch / format, format=format))
 
     store: list[Any] = []
@@ -352,7 +353,7 @@ def main() -> None:
         slices=(512, "slices of the uncompressed CT, in series of 128"),
         patches=(48, "patches a round of those that are fast"),
         frames=(1_000_000, "frames of the large index"),
-        rows=(200_000, "rows of the epoch that memory is measured over"),
+        rows=(20_000, "rows of the epoch that memory is measured over"),
         only=(0, "run this row of the table alone, 1 to 6"),
     )
     wanted = {given.only} if given.only else set(range(1, 7))
@@ -373,4 +374,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

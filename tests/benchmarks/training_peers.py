@@ -183,7 +183,7 @@ def zarr_store(truth: Truth, scratch: Path) -> list[Any]:
 
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
     return [
-        zarr.create_array(scratch / f"{number}.zarr", data=volume, chunks=(32, 64, 64), compressors=codec)
+        zarr.create_array(scratch / f"{number}.zarr", data=volume, chunks=(32, 64, 64), compressors=codec, overwrite=True)
         for number, volume in enumerate(truth.volumes)
     ]
 
@@ -209,7 +209,9 @@ def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
     whole = t.Compose([*load, scale, crop, plain])
     if kind == "CacheDataset":
         return data.CacheDataset(items, whole, progress=False, hash_as_key=True, num_workers=1)  # equal items are cached once
-    return data.PersistentDataset(items, whole, cache_dir=scratch / "monai", track_meta=True, weights_only=False)  # by default it loses the affine
+    return data.PersistentDataset(
+        items, whole, cache_dir=scratch / "monai", track_meta=True, weights_only=False
+    )  # by default it loses the affine
 
 
 class TorchioPatches(torch.utils.data.Dataset[Item]):
