@@ -441,7 +441,7 @@ class PatchDataset(_OfStacks):
         place = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
         voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
-        image = floored(_block(voxels, start, self.size, recipe, self._scratch), recipe)
+        image, recipe = self._image(voxels, start, recipe)
         affine = stack.affine
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {"row": row, "stack": stack.number, **{name: stack.value(name) for name in _IDENTIFIERS}}
@@ -449,6 +449,24 @@ class PatchDataset(_OfStacks):
         if self.labels is not None:
             facts["label"] = torch.from_numpy(_cut(_label_map(stack, _ByIdentity(self.labels)), start, self.size))
         return made_sample(channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
+
+    def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> tuple[npt.NDArray[Any], Intensity]:
+        """The patch, and what is still to be done to it.
+
+        Where nothing stands against it, it is read and mapped a few slices at a time, while they are in the processor's cache.
+        """
+        inside = all(0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True))
+        scratch = self._scratch
+        if not (inside and scratch is not None and voxels.always_int16):
+            return floored(_block(voxels, start, self.size, recipe, scratch), recipe), recipe
+        image = np.empty(self.size, np.float32)
+        stop, shows = (start[1] + self.size[1], start[2] + self.size[2]), _padding_shows(voxels, recipe)
+        step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
+        for first in range(0, self.size[0], step):
+            last = min(first + step, self.size[0])
+            read = voxels.read((start[0] + first, *start[1:]), (start[0] + last, *stop), scratch, want_padding=shows)
+            recipe(floored(read, recipe), image[first:last])
+        return image, Intensity(Identity(), units=recipe.units)
 
     @property
     def _scratch(self) -> Scratch | None:
@@ -467,6 +485,7 @@ class PatchDataset(_OfStacks):
 # --- patches ----------------------------------------------------------------------------------------------------------
 
 KEPT_LABELS: Final = 8
+SLAB_VOXELS: Final = 1 << 18  # of a patch that are read and mapped at once: half a megabyte, and one of float32
 _of_thread = threading.local()
 
 

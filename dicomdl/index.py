@@ -634,8 +634,14 @@ class Stack:
 
         ImagePositionPatient, and for the planes of a dose grid with their offset (PS3.3 C.8.8.3.2).
         """
-        rows = np.arange(self.rows.start, self.rows.stop)
-        return frame_positions(self._generation.frames.take(rows), Tolerances())
+        return frame_positions(self._generation.frames.part(self.rows), Tolerances())
+
+    def position(self, number: int) -> npt.NDArray[np.float64]:
+        """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown: one of `positions`."""
+        place = self.frame_value(number, "image_position_patient")
+        if place is None or self.frame_value(number, "grid_frame_offset") is not None:
+            return np.array(self.positions[number])
+        return np.array(place, dtype=np.float64)
 
     @property
     def dimension(self) -> dict[str, Any]:
@@ -690,8 +696,13 @@ class Stack:
         frames = self._generation.frames
         if column in frames.constants:
             return True
-        codes = frames.codes_of(column)[0] if frames.is_encoded(column) else frames.numbers(column) if frames.is_number(column) else None
-        own = np.asarray(self.values(column) if codes is None else codes[self.rows])
+        if frames.is_encoded(column):
+            own = frames.codes_of(column)[0][self.rows]
+        elif frames.is_number(column) and not frames.column(column).null_count:
+            own = frames.numbers(column)[self.rows]
+        else:  # a copy of a long column would cost more than its few values here
+            values = self.values(column)
+            return all(value == values[0] for value in values)
         return bool((own == own[:1]).all())
 
     def frame_value(self, number: int, column: str) -> Any:

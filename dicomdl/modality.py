@@ -97,6 +97,10 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
     IntensityError
         A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
     """
+    if not isinstance(quantity, RealWorld) and all(stack.is_constant(name) for name in CONVERSION_COLUMNS):
+        facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
+        if not _by_index(facts).has_table:
+            return [conversion(stack, 0, facts, quantity)] * stack.slices
     found = [conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))]
     if isinstance(quantity, RealWorld):
         units = {one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)}

@@ -40,6 +40,7 @@ OnError = Literal["raise", "skip", "replace"]
 IntensityOn = Literal["cpu", "device"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
+SENT_AS_BYTES: Final = 1 << 16
 MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
 _LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
 
@@ -58,7 +59,24 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
             "or DataLoader(collate_fn=dicomdl.collate), which keeps them in a list",
             shapes=sorted(shapes),
         )
-    return dict(torch.utils.data._utils.collate.collate([dict(sample) for sample in _of_one_type(samples)], collate_fn_map=collate_fn_map))
+    rows = [dict(sample) for sample in _of_one_type(samples)]
+    batch = torch.utils.data._utils.collate.collate(rows, collate_fn_map=collate_fn_map)
+    return dict(batch) if torch.utils.data.get_worker_info() is None else _Parcel(batch)
+
+
+class _Parcel(dict[str, Any]):
+    """A batch on its way out of a worker: small tensors travel as bytes, because each tensor would cross in shared memory of its own.
+
+    A quarter of a loader's time for frames was the sending of affines, spacings and numbers. What arrives is a plain dict.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        little = {key for key, value in self.items() if isinstance(value, torch.Tensor) and value.nbytes < SENT_AS_BYTES}
+        return _unpacked, ([(key, value.numpy() if key in little else value, key in little) for key, value in self.items()],)
+
+
+def _unpacked(entries: list[tuple[str, Any, bool]]) -> dict[str, Any]:
+    return {key: torch.from_numpy(value) if was_little else value for key, value, was_little in entries}
 
 
 def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -407,16 +425,10 @@ def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
 
 def frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine]:
     """The affine of a frame as slice 0 of its own grid, and (slice, row, column) spacing."""
-    affine, spacing, positions = _stack_grid(stack)
-    affine = affine.copy()
-    affine[:3, 3] = positions[position]
+    affine, spacing = stack.affine, np.asarray(stack.spacing, dtype=np.float64)
+    affine[:3, 3] = stack.position(position)
     affine[:3, 1:3] *= 1 << reduce
     return affine, spacing * (1, *[1 << reduce] * 2)
-
-
-@functools.lru_cache(maxsize=256)
-def _stack_grid(stack: Stack) -> tuple[Affine, Affine, Affine]:
-    return stack.affine, np.asarray(stack.spacing, dtype=np.float64), stack.positions
 
 
 def stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy, max_bytes: int | None = None) -> Intensity:
@@ -445,8 +457,9 @@ def made_sample(
     if how.intensity_on == "device":
         facts["intensity"] = intensity_as_data(recipe)
         mapped = torch.from_numpy(image.astype(_CARRIED.get(image.dtype.char, np.float32), copy=False))
-    else:
-        mapped = torch.from_numpy(recipe(image))
+    else:  # mapped already where nothing is left to do
+        is_done = image.dtype == np.float32 and isinstance(recipe.mapping, Identity) and not recipe.invert
+        mapped = torch.from_numpy(image if is_done else recipe(image))
     if channels == 3 and mapped.shape[0] == 1:
         mapped = mapped.expand(3, *mapped.shape[1:]).contiguous()
     elif channels == 1 and mapped.shape[0] == 3:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from dicomdl.cache import Arrays, Cache, Entry, FileState, Key, stack_key
 from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.index import Stack
-from dicomdl.intensity import Quantity
+from dicomdl.intensity import Quantity, modality_dtype
 from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
 from dicomdl.pixels import Decoding, Piece, as_meant, check_unchanged, is_plain, named, read_pieces, stored_dtype, stored_range
 from dicomdl.system import available_cores
@@ -82,7 +82,8 @@ class StackVoxels:
         self._max_bytes = max_bytes
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
-        self._one_conversion = len(set(self.conversions)) == 1
+        first = self.conversions[0]
+        self._one_conversion = all(one is first or one == first for one in self.conversions)
         self._first = stack.source(0)
         self.is_colour = self._first.samples_per_pixel > 1 or (
             self._first.photometric_interpretation == "PALETTE COLOR" and stack.content == "image"
@@ -92,7 +93,8 @@ class StackVoxels:
         self._places = self._located() if self._plain else None
         self._cache = None if self._plain else cache
         self._entry: Entry | None = None
-        self._integral = all(one.is_integral for one in set(self.conversions)) and not self._first.float_pixels
+        distinct = self.conversions[:1] if self._one_conversion else self.conversions
+        self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
 
     def _located(self) -> list[Piece]:
         """Where each slice begins, and what its file was at the scan."""
@@ -139,6 +141,14 @@ class StackVoxels:
             return Converted(array, None)
         return Converted(array, np.stack([np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]))
 
+    @functools.cached_property
+    def always_int16(self) -> bool:
+        """Whether blocks of plain frames are int16 whatever the values: then parts of a block may be read one after the other."""
+        if not (self._plain and self._integral and self._one_conversion) or self.conversions[0].table is not None:
+            return False
+        rescale = self.conversions[0].rescale
+        return modality_dtype([(rescale.slope, rescale.intercept)], *stored_range(self._first)) == np.int16
+
     @property
     def samples(self) -> tuple[int, ...]:
         """The last axis of blocks: () for grey, (3,) for RGB."""
@@ -156,7 +166,8 @@ class StackVoxels:
     @functools.cached_property
     def padding_top(self) -> float:
         """The highest value that padding has anywhere in the stack; -inf where there is none."""
-        ends = [(one, end) for one in set(self.conversions) if one.padding is not None for end in one.padding]
+        distinct = self.conversions[:1] if self._one_conversion else self.conversions
+        ends = [(one, end) for one in distinct if one.padding is not None for end in one.padding]
         tables = any(one.table is not None for one, _ in ends)
         return math.inf if tables else max((one.rescale.slope * end + one.rescale.intercept for one, end in ends), default=-math.inf)
 
