@@ -397,11 +397,12 @@ def _precincts(style: bytes, rows: int, columns: int) -> int:
 def _halves_alike(facts: Codestream, source: Source) -> bool:
     """Whether the lower resolutions of a codestream are what halving its stored values would give.
 
-    Not where the sign of the stream contradicts the header, or where it has more bits: then only whole samples can be made what they
-    mean. What the filter overshoots is clipped to the bits of the stream.
+    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then only whole ones can be made what
+    they mean. What the filter overshoots is clipped to the bits of the stream, and then to BitsStored.
     """
     stored = source.bits_stored or source.bits_allocated
-    alike = facts.precision <= stored and facts.signed == (source.pixel_representation == 1)
+    left_aligned = facts.precision > stored and source.high_bit >= stored
+    alike = not left_aligned and facts.signed == (source.pixel_representation == 1)
     return alike and (facts.precision == 8 if source.samples_per_pixel > 1 else facts.precision <= 16)
 
 

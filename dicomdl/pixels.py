@@ -806,8 +806,9 @@ def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> Non
         # JPEG and JPEG-LS know no sign, JPEG 2000 streams may be labelled wrongly: the header's counts.
         sign_bits = min(stored, coded.precision or stored)
         _extend_sign(values, sign_bits - 1, sign_bits)
-    elif coded.lossy and signed == coded_signed:
-        # A lossy codec with more bits than BitsStored overshoots; to wrap that round would turn white into black.
+    elif (coded.lossy or coded.reduced) and signed == coded_signed:
+        # A lossy codec with more bits than BitsStored overshoots, and so does a wavelet's filter; to wrap that round would turn white
+        # into black.
         if stored < width and coded.precision != stored:
             np.clip(values, -(1 << stored - 1) if signed else 0, (1 << stored - signed) - 1, out=values)
     elif signed:
