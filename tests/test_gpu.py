@@ -536,9 +536,7 @@ def test_coded_bits_become_stored_values_as_pixels_makes_them(
             bits_allocated=allocated, bits_stored=kind.bits_stored, high_bit=kind.bits_stored - 1, pixel_representation=representation
         )
         truth = samples.astype(f"{'ui'[representation]}{allocated // 8}")
-        pixels._keep_coded_bits(
-            truth, types.SimpleNamespace(samples=samples, precision=kind.precision, bytewise=False, lossy=kind.lossy), facts
-        )
+        pixels._keep_coded_bits(truth, codecs.Coded(samples, "MONOCHROME2", kind.precision, bytewise=False, lossy=kind.lossy), facts)
         found = keep_coded_bits(torch.from_numpy(samples), kind)
         assert found.tolist() == truth.tolist()
         assert found.dtype == to_device(truth, "cpu").dtype
