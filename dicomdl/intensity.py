@@ -15,7 +15,7 @@ import functools
 import importlib.resources
 import math
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.frame import Frame
 from dicomdl.header import content_of
-from dicomdl.lookup import LookupTable, modality_lut, voi_luts
+from dicomdl.lookup import LookupTable, blocks, modality_lut, voi_luts
 from dicomdl.pixels import stored_range
 from dicomdl.suv import SUV
 
@@ -35,7 +35,6 @@ Float32: TypeAlias = NDArray[np.float32]
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 Range: TypeAlias = tuple[int, int]
 
-BLOCK: Final = 1 << 17  # values worked on at once: 512 kB of float32, a megabyte of float64
 SAMPLED_FRAMES: Final = 16
 SAMPLED_VALUES: Final = 1 << 20
 
@@ -220,7 +219,7 @@ def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
 def _rescale_to_float(stored: Values, rescale: Rescale, out: Values) -> None:
     try:
         with np.errstate(over="raise"):
-            for source, target in _blocks(stored, out):
+            for source, target in blocks(stored, out):
                 values = np.multiply(source, rescale.slope, dtype=np.float64)
                 values += rescale.intercept
                 np.copyto(target, values, casting="same_kind")
@@ -484,7 +483,7 @@ def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
 def _ramp(values: Values, lower: float, width: float, clip: bool, out: Float32) -> None:
     """``(values - lower) / width`` into `out`; a step at `lower` when `width` is 0."""
     in_float32 = values.dtype.char in _EXACT_IN_FLOAT32 and values.dtype.isnative and _is_float32(lower) and np.float32(width) > 0
-    for source, target in _blocks(values, out):
+    for source, target in blocks(values, out):
         if width == 0:
             np.copyto(target, np.heaviside(source.astype(np.float64) - lower, 0.0), casting="same_kind")
         elif in_float32:
@@ -505,20 +504,10 @@ def _ramp(values: Values, lower: float, width: float, clip: bool, out: Float32) 
 
 def _sigmoid(values: Values, center: float, width: float, out: Float32) -> None:
     """PS3.3 C.11.2.1.3.1 onto [0, 1]."""
-    for source, target in _blocks(values, out):
+    for source, target in blocks(values, out):
         with np.errstate(over="ignore", under="ignore"):  # exp runs over to inf where the result is 0
             steepness = (source.astype(np.float64) - center) * (-4 / width)
             np.copyto(target, 1 / (1 + np.exp(steepness)), casting="same_kind")
-
-
-def _blocks(values: Values, out: Values) -> Iterator[tuple[Values, Values]]:
-    """Pairs of views that together cover both arrays, small enough to stay in the cache where the layout allows it."""
-    if values.size <= BLOCK or not (values.flags.c_contiguous and out.flags.c_contiguous):
-        yield values, out
-        return
-    flat_values, flat_out = values.reshape(-1), out.reshape(-1)
-    for start in range(0, values.size, BLOCK):
-        yield flat_values[start : start + BLOCK], flat_out[start : start + BLOCK]
 
 
 def _source_and_target(values: Values, out: Float32 | None) -> tuple[Values, Float32]:

@@ -270,7 +270,7 @@ def _real_world(maps: Sequence[RealWorldMap], stored: Values, out: Float32 | Non
         raise UsageError(f"out is {out.dtype} {out.shape}; expected float32 of shape {stored.shape}")
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            for source, target in _blocks(stored, out):
+            for source, target in blocks(stored, out):
                 np.copyto(target, _exact_block(maps, source), casting="same_kind")
     except FloatingPointError:
         steepest = max(maps, key=lambda one: abs(one.slope))
@@ -287,7 +287,7 @@ def _exact_block(maps: Sequence[RealWorldMap], block: Values) -> NDArray[np.floa
     return exact
 
 
-def _blocks(values: Values, out: Values) -> Iterator[tuple[Values, Values]]:
+def blocks(values: Values, out: Values) -> Iterator[tuple[Values, Values]]:
     """Pairs of views that together cover both arrays, small enough to stay in the cache where the layout allows it."""
     if values.size <= BLOCK or not (values.flags.c_contiguous and out.flags.c_contiguous):
         yield values, out
