@@ -482,6 +482,9 @@ def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
 
 def _ramp(values: Values, lower: float, width: float, clip: bool, out: Float32) -> None:
     """``(values - lower) / width`` into `out`; a step at `lower` when `width` is 0."""
+    if clip and _are_within(values.dtype, lower, width):
+        _integer_ramp(values, int(lower), int(width), out)
+        return
     in_float32 = values.dtype.char in _EXACT_IN_FLOAT32 and values.dtype.isnative and _is_float32(lower) and np.float32(width) > 0
     for source, target in blocks(values, out):
         if width == 0:
@@ -500,6 +503,23 @@ def _ramp(values: Values, lower: float, width: float, clip: bool, out: Float32) 
                 if clip:
                     np.clip(exact, 0, 1, out=exact)
                 np.copyto(target, exact, casting="same_kind")
+
+
+def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
+    """Whether a dtype has both ends of a ramp, and float32 all differences between them."""
+    if dtype.kind not in "iu" or not dtype.isnative or not (lower.is_integer() and width.is_integer() and 0 < width <= 1 << 24):
+        return False
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= lower and lower + width <= int(limits.max)
+
+
+def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
+    """`_ramp` where integers are clipped and shifted, before they become float32: the same results in half the time."""
+    low, high = values.dtype.type(lower), values.dtype.type(lower + width)
+    for source, target in blocks(values, out):
+        shifted = np.clip(source, low, high)
+        np.subtract(shifted, low, out=shifted)  # wraps, and is right without its sign
+        np.divide(shifted.view(f"u{shifted.itemsize}"), np.float32(width), out=target, dtype=np.float32)
 
 
 def _sigmoid(values: Values, center: float, width: float, out: Float32) -> None:

@@ -280,6 +280,35 @@ def test_sigmoid_is_the_formula_to_float32_rounding(values: np.ndarray, center: 
     assert np.allclose(Window(center, width, "SIGMOID")(values).ravel(), exact, rtol=1e-6, atol=1e-37)
 
 
+INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2"]
+
+
+@given(st.data(), st.sampled_from(INTEGERS), st.integers(-(2**31), 2**31), st.integers(1, 2**25))
+def test_integers_are_mapped_as_their_floats_are(data: Any, dtype: str, lower: int, width: int):
+    limits = np.iinfo(dtype)
+    ends = [int(limits.min), int(limits.max), lower, lower + width, lower - 1, lower + width + 1, lower + width // 2, 0]
+    near = st.sampled_from([value for value in ends if limits.min <= value <= limits.max])
+    values = np.array(data.draw(st.lists(near | st.integers(int(limits.min), int(limits.max)), min_size=1)), dtype)
+    before = values.copy()
+    exact = [min(Fraction(1), max(Fraction(0), Fraction(int(value) - lower, width))) for value in values]
+    found = Limits(lower, lower + width)(values)
+    assert found.dtype == np.float32 and np.array_equal(values, before)
+    assert all(abs(Fraction(float(x)) - e) <= e / 2**22 for x, e in zip(found, exact, strict=True))
+    as_floats = Limits(lower, lower + width)(values.astype(np.float64))
+    assert np.array_equal(found, as_floats) or np.abs(found - as_floats).max() <= 2**-23
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (3, 0), (1,)])
+def test_integers_are_mapped_alike_whatever_their_layout(shape: tuple[int, ...]):
+    values = np.arange(math.prod(shape), dtype=np.int16).reshape(shape) % 3000 - 1500
+    whole = Limits(-1350, 150)(values)
+    assert np.array_equal(Limits(-1350, 150)(np.asfortranarray(values)), whole)
+    assert np.array_equal(Limits(-1350, 150)(values[..., ::2]), whole[..., ::2])
+    assert np.array_equal(Limits(-1350, 150)(values.astype(np.float32)), whole)
+    out = np.empty(shape, np.float32)
+    assert Limits(-1350, 150)(values, out) is out and np.array_equal(out, whole)
+
+
 @given(centers, widths, st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]))
 @settings(max_examples=40)
 def test_windows_are_monotone_and_stay_within_0_and_1(center: float, width: float, function: Any):
