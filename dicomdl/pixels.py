@@ -340,23 +340,36 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
     """
     keep, view, needed = getattr(_kept_files, "descriptors", None), buffer.data, buffer.nbytes
     for path, size, mtime_ns, offset in pieces:
-        if keep is not None:
-            with opened(path, size, mtime_ns) as descriptor:
-                read_exactly(descriptor, buffer, offset)
-            yield
-            continue
-        descriptor = _with_system(os.open, path, OPEN_FLAGS)
+        kept = -1 if keep is None else keep.get(path, -1)
+        descriptor = kept if kept >= 0 else _open_unchanged(path, size, mtime_ns)
         try:
-            status = os.fstat(descriptor)
-            if status.st_size != size or status.st_mtime_ns != mtime_ns:
-                check_unchanged(size, mtime_ns, status.st_size, status.st_mtime_ns)
             if read_into(descriptor, view, offset) < needed:
                 read_exactly(descriptor, buffer, offset)
         except OSError as error:
             raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
         finally:
-            os.close(descriptor)
+            if kept < 0:
+                if keep is not None and len(keep) < MOST_OPEN:
+                    keep[path] = descriptor
+                else:
+                    os.close(descriptor)
         yield
+
+
+def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:
+    """The descriptor of a file, which must be the one that was scanned."""
+    try:
+        descriptor = os.open(path, OPEN_FLAGS)
+    except OSError as error:
+        raise _unopened(error) from error
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size != size or status.st_mtime_ns != mtime_ns:
+            check_unchanged(size, mtime_ns, status.st_size, status.st_mtime_ns)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class opened:
@@ -375,13 +388,7 @@ class opened:
     def __enter__(self) -> int:
         if self.keep is not None and self.path in self.keep:
             return self.keep[self.path]
-        self.descriptor = _with_system(os.open, self.path, OPEN_FLAGS)
-        try:
-            status = os.fstat(self.descriptor)
-            check_unchanged(self.size, self.mtime_ns, status.st_size, status.st_mtime_ns)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
+        self.descriptor = _open_unchanged(self.path, self.size, self.mtime_ns)
         if self.keep is not None and len(self.keep) < MOST_OPEN:
             self.keep[self.path] = self.descriptor
             self.descriptor = -1
@@ -414,14 +421,11 @@ def kept_open() -> Iterator[None]:
         _kept_files.descriptors = None
 
 
-def _with_system(call: Callable[..., Result], path: str, *arguments: int) -> Result:
-    """What a system call that opens or looks up a file gives."""
-    try:
-        return call(path, *arguments)
-    except FileNotFoundError:
-        raise FileChanged("the file that was scanned is gone: scan again") from None
-    except OSError as error:
-        raise PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno) from error
+def _unopened(error: OSError) -> PixelError:
+    """What it means that a file cannot be opened or looked up."""
+    if isinstance(error, FileNotFoundError):
+        return FileChanged("the file that was scanned is gone: scan again")
+    return PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno)
 
 
 def check_unchanged(size: int, mtime_ns: int, size_now: int, mtime_ns_now: int) -> None:
@@ -661,7 +665,10 @@ def same_mosaic(one: Source, other: Source) -> bool:
 def _band_of(source: Source, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
     global _bands
-    status = _with_system(os.stat, source.path)
+    try:
+        status = os.stat(source.path)
+    except OSError as error:
+        raise _unopened(error) from error
     check_unchanged(source.file_bytes, source.file_mtime_ns, status.st_size, status.st_mtime_ns)
     file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
