@@ -22,6 +22,7 @@ from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index import Index, Stack, Stacks
 from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, resolve
 from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
+from dicomdl.parcels import Sample, new_array
 from dicomdl.patches import MOST_CANDIDATES, Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
 from dicomdl.pixels import Decoding, is_native
 from dicomdl.resampling import Interpolation
@@ -30,7 +31,6 @@ from dicomdl.samples import (
     IntensityOn,
     LeftOut,
     OnError,
-    Sample,
     SampleDataset,
     Taken,
     Transform,
@@ -457,9 +457,9 @@ class PatchDataset(_OfStacks):
         """
         inside = all(0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True))
         scratch = self._scratch
-        if not (inside and scratch is not None and voxels.always_int16):
+        if self.delivery.intensity_on == "device" or not (inside and voxels.always_int16):
             return floored(_block(voxels, start, self.size, recipe, scratch), recipe), recipe
-        image = np.empty(self.size, np.float32)
+        image = new_array(self.size, np.float32)
         stop, shows = (start[1] + self.size[1], start[2] + self.size[2]), _padding_shows(voxels, recipe)
         step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
         for first in range(0, self.size[0], step):
@@ -469,13 +469,12 @@ class PatchDataset(_OfStacks):
         return image, Intensity(Identity(), units=recipe.units)
 
     @property
-    def _scratch(self) -> Scratch | None:
-        """Memory of this thread; None where the values go on into the sample as they are."""
-        if self.delivery.intensity_on == "device":
-            return None
-        if not hasattr(_of_thread, "scratch"):
-            _of_thread.scratch = Scratch()
-        return _of_thread.scratch  # type: ignore[no-any-return]
+    def _scratch(self) -> Scratch:
+        """Memory of this thread; for a device the values go on into the sample as they are, and so into its memory."""
+        name = f"scratch_{self.delivery.intensity_on}"
+        if not hasattr(_of_thread, name):
+            setattr(_of_thread, name, Scratch(new_array if self.delivery.intensity_on == "device" else None))
+        return getattr(_of_thread, name)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))

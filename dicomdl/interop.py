@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from dicomdl.errors import GeometryError, UsageError, missing_extra
+from dicomdl.parcels import Sample
 from dicomdl.samplers import RowSampler
-from dicomdl.samples import Sample, SampleDataset, collate
+from dicomdl.samples import SampleDataset, collate
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 Unknown = Literal["raise", "axes"]

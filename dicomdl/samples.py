@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import collate as _default_collate
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dicomdl.errors import DicomdlError, GeometryError, MissingExtra, PixelError, UsageError
@@ -27,6 +28,7 @@ from dicomdl.header import CONTENTS
 from dicomdl.index import Index, Stack
 from dicomdl.intensity import Identity, Intensity, IntensityOption, Limits, Window, is_name_of_file, preset
 from dicomdl.modality import Converted
+from dicomdl.parcels import Parcel, Rows, Sample, errors_leave_whole, is_plain, is_worker, new_array, stacked
 from dicomdl.patches import chance
 from dicomdl.pixels import kept_open
 from dicomdl.regular import FILLABLE, is_worth_filling
@@ -34,21 +36,17 @@ from dicomdl.resampling import Interpolation
 from dicomdl.system import available_cores
 from dicomdl.volume import READABLE, SUV_POLICIES, Irregular, SuvPolicy, Volume, stack_intensity
 
-Transform = Callable[["Sample"], Any]
+Transform = Callable[[Sample], Any]
 Affine = npt.NDArray[np.float64]
 OnError = Literal["raise", "skip", "replace"]
 IntensityOn = Literal["cpu", "device"]
 
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
-SENT_AS_BYTES: Final = 1 << 16
 MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
 _LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
 
 
-class Sample(dict[str, Any]):
-    """One sample: a dict. A type of its own only so that the default collate can say what to do about sizes."""
-
-
+@errors_leave_whole
 def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
     """What the default collate does with samples: as with any dict, once their images have one size."""
     shapes = {tuple(sample["image"].shape) for sample in samples if isinstance(sample.get("image"), torch.Tensor)}
@@ -59,24 +57,7 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
             "or DataLoader(collate_fn=dicomdl.collate), which keeps them in a list",
             shapes=sorted(shapes),
         )
-    rows = [dict(sample) for sample in _of_one_type(samples)]
-    batch = torch.utils.data._utils.collate.collate(rows, collate_fn_map=collate_fn_map)
-    return dict(batch) if torch.utils.data.get_worker_info() is None else _Parcel(batch)
-
-
-class _Parcel(dict[str, Any]):
-    """A batch on its way out of a worker: small tensors travel as bytes, because each tensor would cross in shared memory of its own.
-
-    A quarter of a loader's time for frames was the sending of affines, spacings and numbers. What arrives is a plain dict.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        little = {key for key, value in self.items() if isinstance(value, torch.Tensor) and value.nbytes < SENT_AS_BYTES}
-        return _unpacked, ([(key, value.numpy() if key in little else value, key in little) for key, value in self.items()],)
-
-
-def _unpacked(entries: list[tuple[str, Any, bool]]) -> dict[str, Any]:
-    return {key: torch.from_numpy(value) if was_little else value for key, value, was_little in entries}
+    return _collated(_of_one_type(samples), lambda values: _default_collate(values, collate_fn_map=collate_fn_map))
 
 
 def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -93,6 +74,7 @@ def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
 default_collate_fn_map[Sample] = _collate_by_default  # the extension point that torch documents for default_collate
 
 
+@errors_leave_whole
 def collate(samples: Sequence[Any]) -> Any:
     """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
 
@@ -100,12 +82,21 @@ def collate(samples: Sequence[Any]) -> Any:
     """
     if not isinstance(samples[0], dict):  # a transform may deliver anything
         return torch.utils.data.default_collate(list(samples))
-    samples = _of_one_type(samples)
-    batch: dict[str, Any] = {}
+    return _collated(_of_one_type(samples), _stacked_or_listed)
+
+
+def _stacked_or_listed(values: list[Any]) -> Any:
+    are_of_several_shapes = len({tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}) > 1
+    return values if are_of_several_shapes else torch.utils.data.default_collate(values)
+
+
+def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> dict[str, Any]:
+    """One dict of all: plain tensors of one shape stacked, the rest as `otherwise` says; in a worker, one that is on its way."""
+    batch: dict[str, Any] = Parcel() if is_worker() else {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
-        shapes = {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
-        batch[key] = values if len(shapes) > 1 else torch.utils.data.default_collate(values)
+        are_alike = all(map(is_plain, values)) and len({(value.shape, value.dtype) for value in values}) == 1
+        batch[key] = stacked(values) if are_alike else otherwise(values)
     return batch
 
 
@@ -178,19 +169,23 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return int(self.boundaries[-1])
 
-    def _make(self, row: int, epoch: int) -> "Sample":
+    def _make(self, row: int, epoch: int) -> Sample:
         """The sample of a row; a DicomdlError where it cannot be read."""
         raise NotImplementedError
 
+    @errors_leave_whole
     def __getitem__(self, row: int) -> Any:
         epoch = getattr(row, "epoch", self.epoch)
         row = self._checked(row)
-        sample, error = self._tried(row, epoch)
+        with Rows(1):
+            sample, error = self._tried(row, epoch)
         return transformed(sample if sample is not None else self._instead_of(row, epoch, error), self.transform)
 
+    @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The samples of a batch, in the order asked for; made in the order of rows, and each file opened once."""
-        found = self._tried_together(rows)
+        with Rows(len(rows)) as images:
+            found = self._tried_together(rows, images)
         if all(sample is None for sample, _ in found) and self.on_error == "skip" and found:
             row = rows[-1]  # nothing would be left of the batch
             found[-1] = (self._instead_of(self._checked(row), getattr(row, "epoch", self.epoch), found[-1][1]), None)
@@ -199,7 +194,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     def outcomes(self, rows: Sequence[int]) -> list[Any]:
         """For those who can leave rows out, such as `StackStream`: the sample of each row, its error, or None where it is skipped."""
-        found = self._tried_together(rows, raises=False)
+        found = self._tried_together(rows)  # which are not delivered together: each in memory of its own
         self._note_skipped(rows, found)
         results: list[Any] = []
         for sample, error in found:
@@ -209,25 +204,30 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                 results.append(fault)
         return results
 
-    def _tried_together(self, rows: Sequence[int], *, raises: bool = True) -> list[tuple["Sample | None", BaseException | None]]:
-        """(sample, None) or (None, error) of each row, in the order asked for; replaced where the policy says so."""
+    def _tried_together(self, rows: Sequence[int], images: Rows | None = None) -> list[tuple[Sample | None, BaseException | None]]:
+        """(sample, None) or (None, error) of each row, in the order asked for; replaced where the policy says so.
+
+        Where the rows make one batch, with `images`, what may not be skipped is raised.
+        """
         found: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
         with kept_open():
             for place in sorted(range(len(rows)), key=numbers.__getitem__):
                 epoch = getattr(rows[place], "epoch", self.epoch)
+                if images is not None:
+                    images.place = place
                 try:
                     sample, error = self._tried(numbers[place], epoch)
                     if sample is None and self.on_error == "replace":
                         sample, error = self._instead_of(numbers[place], epoch, error), None
                 except Exception as fault:
-                    if raises:
+                    if images is not None:
                         raise
                     sample, error = None, fault
                 found[place] = (sample, error)
         return found
 
-    def _note_skipped(self, rows: Sequence[int], found: Sequence[tuple["Sample | None", BaseException | None]]) -> None:
+    def _note_skipped(self, rows: Sequence[int], found: Sequence[tuple[Sample | None, BaseException | None]]) -> None:
         if self.on_error == "skip":
             for row, (sample, error) in zip(rows, found, strict=True):
                 if sample is None and error is not None:
@@ -239,7 +239,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise IndexError(f"sample {row} of {count}")
         return int(row) % count
 
-    def _read_row(self, row: int, epoch: int) -> "Sample":
+    def _read_row(self, row: int, epoch: int) -> Sample:
         """Reading raises a DicomdlError for what files do; a StopIteration, which would end an epoch without a word, never leaves."""
         try:
             sample = self._make(row, epoch)
@@ -250,7 +250,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         except StopIteration as error:
             raise RuntimeError("something that makes the sample raised StopIteration") from error
 
-    def _tried(self, row: int, epoch: int) -> tuple["Sample | None", BaseException | None]:
+    def _tried(self, row: int, epoch: int) -> tuple[Sample | None, BaseException | None]:
         """(sample, None), or (None, error) where the policy bears that it cannot be read."""
         try:
             return self._read_row(row, epoch), None
@@ -261,7 +261,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                 raise
             return None, error
 
-    def _instead_of(self, row: int, epoch: int, error: BaseException | None) -> "Sample":
+    def _instead_of(self, row: int, epoch: int, error: BaseException | None) -> Sample:
         """The sample of another row; the error where none of several can be read."""
         self._note(row, epoch, "replace", error)
         generator = chance(self.seed, epoch, row)
@@ -408,7 +408,7 @@ def transformed(sample: Sample, transform: Transform | None) -> Any:
 
 def threads() -> int:
     """Threads to decode with: all cores, or one where a DataLoader's workers have them."""
-    return available_cores() if torch.utils.data.get_worker_info() is None else 1
+    return 1 if is_worker() else available_cores()
 
 
 def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
@@ -459,7 +459,7 @@ def made_sample(
         mapped = torch.from_numpy(image.astype(_CARRIED.get(image.dtype.char, np.float32), copy=False))
     else:  # mapped already where nothing is left to do
         is_done = image.dtype == np.float32 and isinstance(recipe.mapping, Identity) and not recipe.invert
-        mapped = torch.from_numpy(image if is_done else recipe(image))
+        mapped = torch.from_numpy(image if is_done else recipe(image, new_array(image.shape, np.float32)))
     if channels == 3 and mapped.shape[0] == 1:
         mapped = mapped.expand(3, *mapped.shape[1:]).contiguous()
     elif channels == 1 and mapped.shape[0] == 3:

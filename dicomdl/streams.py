@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dicomdl.errors import UsageError
+from dicomdl.parcels import errors_leave_whole
 from dicomdl.readahead import SKIPPED, Ahead, Chunk, Failure, read_chunks
 from dicomdl.samplers import (
     BUFFER,
@@ -283,6 +284,7 @@ class _StackIterator(Iterator[Any]):
         self._chunks: Iterator[Chunk] | None = None
         self._stop: Any = None
 
+    @errors_leave_whole
     def __next__(self) -> Any:
         if self._refusal is not None:
             raise self._refusal

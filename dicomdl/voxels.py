@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -40,14 +40,18 @@ _UNIFORM: Final = (
 
 
 class Scratch:
-    """Memory for one block after the other, of one thread."""
+    """Memory for one block after the other, of one thread.
 
-    def __init__(self) -> None:
+    `new_block` makes the arrays of blocks instead, for those whose blocks are to stay.
+    """
+
+    def __init__(self, new_block: Callable[[tuple[int, ...], np.dtype[Any]], Values] | None = None) -> None:
         self._bytes: dict[str, Values] = {}
+        self._new_block = new_block
 
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """An array for a block; the one before loses its content."""
-        return self._array("block", shape, dtype)
+        """An array for a block; the one before loses its content, unless blocks stay."""
+        return self._array("block", shape, dtype) if self._new_block is None else self._new_block(shape, dtype)
 
     def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """An array for the rows of a slice that a block lies in."""

@@ -267,7 +267,9 @@ def test_a_frame_that_cannot_be_read_raises_a_typed_error_that_names_its_file_al
             break
         except (DicomdlError, DecodeError, TruncatedPixels) as error:
             failed += 1
-            assert str(paths[1]) in str(error)
+            alone = caught.value
+            assert type(error) is type(alone) and str(error) == str(alone) and vars(error).keys() == vars(alone).keys()
+            assert str(paths[1]) in "".join(error.__notes__) and "Original Traceback" in error.__notes__[-1]
     assert (delivered, failed) == (2, 1)
 
 

@@ -28,8 +28,8 @@ from dicomdl.interop import (
     to_torchio,
     to_torchvision,
 )
+from dicomdl.parcels import Sample
 from dicomdl.samplers import RowBatchSampler, RowSampler
-from dicomdl.samples import Sample
 from dicomdl.streams import StackStream
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)

@@ -19,7 +19,8 @@ import dicomdl
 from dicomdl import pixels
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
 from dicomdl.intensity import Limits, Percentile, Window
-from dicomdl.samples import Sample, SampleDataset, apply_intensity
+from dicomdl.parcels import Sample
+from dicomdl.samples import SampleDataset, apply_intensity
 
 SHAPE = (5, 12, 14)
 

@@ -1,0 +1,476 @@
+"""How batches and errors leave a loader's worker."""
+
+import copy
+import gc
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from phantoms import write_series
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+import dicomdl
+from dicomdl import errors, parcels
+from dicomdl.parcels import IN_BLOCKS, MOST_BLOCKS, Parcel, Sample, errors_leave_whole, new_array, stacked
+
+assert dicomdl.collate  # whose module teaches the default collate what a Sample is
+METHODS = ["fork", "spawn", "forkserver"]
+needs_blocks = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only")
+
+
+def index_of(folder: Path) -> dicomdl.Index:
+    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "dicom"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_blocks_are_left_behind() -> Iterator[None]:
+    gc.collect()
+    parcels._forget_ended()
+    yield
+    gc.collect()
+    parcels._forget_ended()
+    assert not parcels._known, "blocks of workers that are no more"
+
+
+class Numbered(Dataset[Any]):
+    """Row n is filled with n; each `shapes` in turn."""
+
+    def __init__(self, rows: int, shapes: Any = ((2, 64, 300),), dtype: torch.dtype = torch.float32, in_rows: bool = False) -> None:
+        self.rows, self.shapes, self.dtype, self.in_rows = rows, shapes, dtype, in_rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> Any:
+        shape = self.shapes[row % len(self.shapes)]
+        if self.dtype == torch.bfloat16:
+            return Sample(image=torch.full(shape, row % 128, dtype=self.dtype), row=row)
+        image = torch.from_numpy(new_array(shape, str(self.dtype).partition(".")[2]))
+        return Sample(image=image.fill_(row % 128), row=row)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        with parcels.Rows(len(rows)) as images:
+            found = []
+            for place, row in enumerate(rows):
+                images.place = place
+                found.append(self[row])
+            return found
+
+
+def is_sound(batch: Any) -> bool:
+    return all(bool((image == row % 128).all()) for image, row in zip(batch["image"], batch["row"].tolist(), strict=True))
+
+
+# --- what arrives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16])
+def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(method: str, dtype: torch.dtype) -> None:
+    if dtype != torch.float32 and method != "fork":
+        pytest.skip("each start method once")
+    loader = DataLoader(Numbered(120, dtype=dtype), batch_size=2, num_workers=2, multiprocessing_context=method, prefetch_factor=3)
+    chance, kept, rows = random.Random(0), [], []
+    for batch in loader:
+        assert type(batch) is dict and batch["image"].dtype == dtype and is_sound(batch)
+        rows += batch["row"].tolist()
+        kept.append(batch)
+        while len(kept) > 1 and chance.random() < 0.5:
+            kept.pop(chance.randrange(len(kept)))
+        assert all(map(is_sound, kept))
+    assert rows == list(range(120))
+
+
+@needs_blocks
+def test_a_worker_fills_a_few_blocks_again_and_again() -> None:
+    loader = DataLoader(Numbered(400), batch_size=2, num_workers=1)
+    places = set()
+    for batch in loader:
+        assert is_sound(batch)
+        places.add(batch["image"].data_ptr())
+    assert len(places) <= 8 and len(parcels._known) <= 8
+
+
+def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> None:
+    batches = list(DataLoader(Numbered(4 * MOST_BLOCKS), batch_size=2, num_workers=1))
+    assert all(map(is_sound, batches))
+    batches[0]["image"].fill_(-1)
+    assert all(map(is_sound, batches[1:]))
+    a_part = batches[5]["image"][1, 0, 3]
+    row = int(batches[5]["row"][1])
+    del batches
+    for batch in DataLoader(Numbered(40), batch_size=2, num_workers=1):
+        assert is_sound(batch) and bool((a_part == row % 128).all())
+
+
+def test_sizes_may_differ_from_batch_to_batch() -> None:
+    shapes = [(1, 64, 300), (1, 300, 300), (3, 500, 300), (1, 2, 3), (1, 64, 64)]
+    for batch in DataLoader(Numbered(150, shapes), batch_size=1, num_workers=2):
+        assert is_sound(batch) and tuple(batch["image"].shape[1:]) == shapes[int(batch["row"]) % 5]
+    for batch in DataLoader(Numbered(30, shapes), batch_size=5, num_workers=1, collate_fn=dicomdl.collate):
+        assert isinstance(batch["image"], list) and is_sound(batch)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_passes_may_be_broken_off_and_begun_again(persistent: bool) -> None:
+    loader = DataLoader(Numbered(60), batch_size=2, num_workers=2, persistent_workers=persistent)
+    for turn in range(4):
+        kept = []
+        for number, batch in enumerate(loader):
+            assert is_sound(batch)
+            kept.append(batch)
+            if number == turn * 3:
+                break
+        assert all(map(is_sound, kept))
+    assert sorted(row for batch in loader for row in batch["row"].tolist()) == list(range(60))
+    if persistent:
+        loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    del loader
+
+
+def test_a_sample_without_a_batch_arrives_as_a_sample() -> None:
+    rows = []
+    for sample in DataLoader(Numbered(40), batch_size=None, num_workers=2):
+        assert type(sample) is Sample and bool((sample["image"] == sample["row"] % 128).all())
+        rows.append(sample["row"])
+    assert rows == list(range(40))
+
+
+class Odd(Dataset[Any]):
+    """Tensors of kinds that have no plain bytes, or none at all."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, row: int) -> Any:
+        return Sample(
+            image=torch.full((40, 50, 60), float(row)).transpose(0, 2),
+            none=torch.zeros(0, 3),
+            scalar=torch.tensor(row),
+            complex=torch.full((300, 200), complex(row, 1)),
+            half=torch.full((2,), row, dtype=torch.bfloat16),
+            words="a",
+            nested={"x": torch.full((300, 200), row)},
+        )
+
+
+def test_tensors_of_any_kind_arrive() -> None:
+    alone, sent = (list(DataLoader(Odd(), batch_size=2, num_workers=workers)) for workers in (0, 1))
+    for one, other in zip(alone, sent, strict=True):
+        assert one.keys() == other.keys() and one["words"] == other["words"]
+        assert torch.equal(one["nested"]["x"], other["nested"]["x"])
+        for name in ("image", "none", "scalar", "complex", "half"):
+            assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype, name
+
+
+class Keeping:
+    """A transform that keeps what it saw, and sees whether it changes."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, Any]] = []
+
+    def __call__(self, sample: Any) -> Any:
+        assert all(bool((image == row % 128).all()) for row, image in self.kept), "a kept image changed"
+        self.kept = [*self.kept[-20:], (sample["row"], sample["image"])]
+        return sample
+
+
+class Transformed(Numbered):
+    """With a transform."""
+
+    def __init__(self, rows: int, transform: Any) -> None:
+        super().__init__(rows)
+        self.transform = transform
+
+    def __getitem__(self, row: int) -> Any:
+        return self.transform(super().__getitem__(row))
+
+
+def test_images_that_a_worker_keeps_stay_as_they_are() -> None:
+    assert all(map(is_sound, DataLoader(Transformed(200, Keeping()), batch_size=4, num_workers=1)))
+
+
+def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None:
+    def gathered(samples: list[Any]) -> Any:
+        first, *rest = samples
+        return dicomdl.collate([*rest, first, first])
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=gathered):
+        assert len(batch["row"]) == 4 and is_sound(batch)
+
+    def wrapped(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        return {"image": batch["image"][1:], "row": batch["row"][1:]}
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=wrapped):
+        assert len(batch["row"]) == 2 and is_sound(batch)
+
+    def sliced(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"], batch["row"] = batch["image"][:1], batch["row"][:1]
+        return batch
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=sliced):
+        assert len(batch["row"]) == 1 and is_sound(batch)
+
+
+def test_a_parcel_that_is_copied_or_pickled_is_a_copy() -> None:
+    def copied(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        assert type(batch) is Parcel
+        other = copy.deepcopy(batch)
+        again = pickle.loads(pickle.dumps(batch))  # noqa: S301
+        batch["image"].fill_(-1)
+        assert is_sound(other) and is_sound(again)
+        return other
+
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1, collate_fn=copied)))
+
+
+def test_a_batch_that_is_sent_twice_is_two() -> None:
+    def twice(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        return [batch, batch]
+
+    kept: list[Any] = []
+    for one, other in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=twice):
+        assert is_sound(one) and is_sound(other)
+        kept = [*kept[-5:], other]
+        del one
+        assert all(map(is_sound, kept))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
+    assert not parcels._known
+
+
+@needs_blocks
+def test_where_memory_is_out_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", none)
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
+    assert not parcels._known
+
+
+@needs_blocks
+def test_a_forked_process_that_ends_gives_no_block_back() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held = next(loader)
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            held.clear()  # its copy of the only view
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+    for batch in loader:
+        assert is_sound(batch) and is_sound(held)
+
+
+@needs_blocks
+def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held: list[Any] = []
+    for _ in range(20):  # all blocks are known then; killed in the midst of handing one over, torch may wait for ever
+        held = [*held[-2:], next(loader)]
+    time.sleep(0.3)
+    os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"killed|exited"):
+        held.extend(loader)
+    assert all(map(is_sound, held))
+
+
+@needs_blocks
+def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
+    def count() -> tuple[int, int]:
+        gc.collect()
+        maps = sum("memfd:dicomdl" in line for line in Path("/proc/self/maps").read_text().splitlines())
+        return len(os.listdir("/proc/self/fd")), maps
+
+    found = []
+    for _ in range(5):
+        for batch in DataLoader(Numbered(40), batch_size=2, num_workers=2):
+            assert is_sound(batch)
+        del batch
+        found.append(count())
+    assert found[-1][0] <= found[1][0] and found[-1][1] <= found[1][1] <= 16
+
+
+@needs_blocks
+def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_parcels import *\n"
+        "loader = iter(DataLoader(Numbered(1000), batch_size=2, num_workers=2))\n"
+        "held = [next(loader) for _ in range(4)]\n"
+        "print('ready', *(w.pid for w in loader._workers), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    before = set(os.listdir("/dev/shm"))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(word) for word in process.stdout.readline().split()[1:]]
+        process.kill()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.1)  # torch's workers look every 5 s whether their parent lives
+    assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert not {name for name in set(os.listdir("/dev/shm")) - before if "dicomdl" in name}
+
+
+def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
+    assert stacked([torch.ones(3)] * 2).tolist() == [[1.0] * 3] * 2
+    with parcels.Rows(2):
+        assert new_array((IN_BLOCKS,), "u1").base is None
+
+
+# --- the datasets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["cpu", "device"])
+@pytest.mark.parametrize("kind", ["frames", "volumes", "patches", "neighbours"])
+def test_loaders_with_workers_deliver_what_those_without_do(folder: Path, kind: str, on: Any) -> None:
+    for seed in range(4):
+        write_series(folder / str(seed), shape=(3 + seed % 2, 150, 160), seed=seed, intercept=-1024)
+    index = index_of(folder)
+    makes: dict[str, Any] = {
+        "frames": lambda: dicomdl.FrameDataset(index, "ct.lung", intensity_on=on),
+        "volumes": lambda: dicomdl.VolumeDataset(index, "ct.lung", intensity_on=on),
+        "patches": lambda: dicomdl.PatchDataset(index, (3, 128, 140), per_stack=6, intensity="ct.lung", intensity_on=on),
+        "neighbours": lambda: dicomdl.FrameDataset(index, "ct.lung", neighbours=1, intensity_on=on),
+    }
+    dataset = makes[kind]()
+    order = [row % len(dataset) for row in (3, 1, 1, 0, 2, 3, 5, 4, 9, 7, 8, 2)]
+    how: dict[str, Any] = {"batch_size": 4, "collate_fn": dicomdl.collate}
+    expected = list(DataLoader(Subset(dataset, order), **how))
+    mixed = ConcatDataset([Subset(dataset, order[:6]), Subset(dataset, order[6:])])
+    for wrapped in (Subset(dataset, order), mixed):
+        for one, other in zip(expected, DataLoader(wrapped, num_workers=2, **how), strict=True):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                together = zip(value, other[name], strict=True)
+                assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in together), name
+
+
+@needs_blocks
+def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
+    write_series(folder, shape=(4, 160, 160), intercept=-1024)
+    moved: list[bool] = []
+
+    def looked_at(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        moved.append(batch["image"].data_ptr() != samples[0]["image"].data_ptr())
+        return {**batch, "moved": moved[-1]}
+
+    index = index_of(folder)
+    for dataset in (
+        dicomdl.FrameDataset(index, "ct.lung"),
+        dicomdl.VolumeDataset(index, "ct.lung"),
+        dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung"),
+        dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung", intensity_on="device"),
+    ):
+        for batch in DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=looked_at, shuffle=True):
+            assert not batch["moved"], dataset
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DicomdlError)]
+
+
+class Raising(Dataset[Any]):
+    """Raises one error of the tree a row."""
+
+    def __len__(self) -> int:
+        return len(TREE)
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        try:
+            raise OSError("the cause")
+        except OSError as cause:
+            error = TREE[row]("what was found", found_bytes=row, detail={"gaps": [1.5, 2]})
+            error.add_note("file: somewhere")
+            raise error from cause
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_errors_leave_a_worker_whole(method: str) -> None:
+    loader = iter(DataLoader(Raising(), batch_size=None, num_workers=1, multiprocessing_context=method))
+    for row, kind in enumerate(TREE):
+        with pytest.raises(kind) as caught:
+            next(loader)
+        error: Any = caught.value
+        assert type(error) is kind and str(error) == "what was found"
+        assert error.found_bytes == row and error.detail == {"gaps": [1.5, 2]}
+        assert error.__notes__[0] == "file: somewhere"
+        assert "the cause" in error.__notes__[1] and f"{kind.__name__}: what was found" in error.__notes__[1]
+        assert type(pickle.loads(pickle.dumps(error))) is kind  # noqa: S301
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+class CatchesInside(Dataset[Any]):
+    """What a caller's own dataset around ours may do."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, row: int) -> Any:
+        try:
+            Raising()[TREE.index(errors.TruncatedPixels)]
+        except errors.PixelError as error:
+            assert isinstance(error, errors.TruncatedPixels) and type(error).__name__ == "TruncatedPixels"
+            return repr(error)
+
+
+def test_in_a_worker_they_are_caught_as_what_they_are() -> None:
+    assert list(DataLoader(CatchesInside(), batch_size=None, num_workers=1)) == [repr(errors.TruncatedPixels("what was found"))]
+
+
+class Unsendable(Dataset[Any]):
+    """An error that knows something that cannot be pickled."""
+
+    def __len__(self) -> int:
+        return 1
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        raise errors.GeometryError("bad", function=lambda: None)
+
+
+def test_an_error_that_cannot_be_sent_whole_is_sent_as_text_and_nothing_hangs() -> None:
+    loader = iter(DataLoader(Unsendable(), batch_size=None, num_workers=1, timeout=20))
+    with pytest.raises(errors.GeometryError, match=r"Original Traceback[\s\S]*bad"):
+        next(loader)
+    loader._shutdown_workers()  # type: ignore[attr-defined]  # else torch waits for them when the error is forgotten
+
+
+def test_outside_of_a_worker_errors_are_left_alone() -> None:
+    with pytest.raises(errors.HeaderError) as caught:
+        Raising()[TREE.index(errors.HeaderError)]
+    assert type(caught.value) is errors.HeaderError and caught.value.__notes__ == ["file: somewhere"]
