@@ -167,7 +167,7 @@ class FrameDataset(SampleDataset):
             array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
             read = Converted(array[0], None if padding is None else padding[0])
         else:
-            how = dataclasses.replace(self.decoding, threads=threads())
+            how = self.decoding.with_threads(threads())
             own = conversion(stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity)
             read = read_image(self.index.source(row), own, how=how, palettes=stack.content == "image")
         if recipe.needs_sample:

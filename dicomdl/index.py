@@ -91,6 +91,26 @@ class Generation:
             self._cells[name] = reader
         return self._cells[name]
 
+    def values(self, name: str, rows: slice) -> list[Any]:
+        """One column of some frame rows: as `cell` gives them, but several at once."""
+        if name in _FILE_COLUMNS:
+            files = self.frames.numbers("file")[rows]
+            return _decoded(*self.files.binaries(name, files)) if name == "path" else self.files.some_numbers(name, files)
+        if self.frames.is_number(name) and not self.frames.column(name).null_count:
+            return self.frames.numbers(name)[rows].tolist()  # type: ignore[no-any-return]
+        cell = self.cell(name)
+        return [cell(row) for row in range(rows.start, rows.stop)]
+
+    def stack_value(self, name: str, number: int) -> Any:
+        """One fact of a stack."""
+        if name not in self._stack_cells:
+            self._stack_cells[name] = _cells(self.stacks, name)
+        return self._stack_cells[name](number)
+
+    @functools.cached_property
+    def _stack_cells(self) -> dict[str, Callable[[int], Any]]:
+        return {}
+
     @functools.cached_property
     def _source_cells(self) -> list[Callable[[int], Any]]:
         return [self.cell(name) for name in SOURCE_FIELDS]
@@ -125,7 +145,8 @@ def _cells(table: Table, name: str) -> Callable[[int], Any]:
         return lambda _row: value
     array = table.column(name)
     if table.is_list(name):
-        return lambda row: table.value(name, row)
+        size, flat = table.flat(name)
+        return (lambda row: tuple(flat[row * size : (row + 1) * size].tolist())) if size else (lambda row: table.value(name, row))
     if table.is_encoded(name):
         codes, one = table.codes_of(name)
         return _remembered(codes, one) if len(array.dictionary) <= CACHED_VALUES else lambda row: one(codes[row])
@@ -145,6 +166,15 @@ def _remembered(codes: npt.NDArray[Any], one: Callable[[int], Any]) -> Callable[
         return values[code]
 
     return cell
+
+
+def _decoded(data: bytes, ends: list[int]) -> list[str]:
+    """Paths that lie one behind the other, as text."""
+    pieces = itertools.pairwise(ends)
+    if data.isascii():
+        text = os.fsdecode(data)
+        return [text[start:end] for start, end in pieces]
+    return [os.fsdecode(data[start:end]) for start, end in pieces]
 
 
 def _through(files: Callable[[int], Any], cells: Callable[[int], Any], convert: Callable[[Any], Any]) -> Callable[[int], Any]:
@@ -600,27 +630,27 @@ class Stack:
     @property
     def verdict(self) -> str:
         """What the grid is: regular, tilted, single, missing_slices, uneven_spacing, duplicates or no_geometry."""
-        return str(self._generation.stacks.value("verdict", self.number))
+        return str(self._generation.stack_value("verdict", self.number))
 
     @property
     def detail(self) -> dict[str, Any]:
         """The numbers behind the verdict, lengths in mm."""
-        return dict(json.loads(self._generation.stacks.value("detail", self.number)))
+        return dict(json.loads(self._generation.stack_value("detail", self.number)))
 
     @property
     def content(self) -> str:
         """What the pixels are: "image", "segmentation", "dose" or "parametric_map"."""
-        return str(self._generation.stacks.value("content", self.number))
+        return str(self._generation.stack_value("content", self.number))
 
     @property
     def affine(self) -> npt.NDArray[np.float64]:
         """(4, 4) from (slice, row, column, 1) to LPS mm; NaN without geometry."""
-        return np.asarray(self._generation.stacks.value("affine", self.number), dtype=np.float64).reshape(4, 4)
+        return np.asarray(self._generation.stack_value("affine", self.number), dtype=np.float64).reshape(4, 4)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """(slice, row, column) spacing in mm; NaN where unknown (a single slice has no slice spacing)."""
-        depth, row, column = self._generation.stacks.value("spacing", self.number)
+        depth, row, column = self._generation.stack_value("spacing", self.number)
         return (depth, row, column)
 
     @property
@@ -649,18 +679,18 @@ class Stack:
 
         Times of day are told in seconds from the first stack of the group.
         """
-        values = json.loads(self._generation.stacks.value("dimension", self.number))
+        values = json.loads(self._generation.stack_value("dimension", self.number))
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     @property
     def group(self) -> "Group":
         """The stacks on one grid that `dimension` tells apart, this one among them."""
-        return Group(self._generation, int(self._generation.stacks.value("group", self.number)))
+        return Group(self._generation, int(self._generation.stack_value("group", self.number)))
 
     @property
     def group_index(self) -> int:
         """The place of this stack in its group, from 0."""
-        return int(self._generation.stacks.value("group_index", self.number))
+        return int(self._generation.stack_value("group_index", self.number))
 
     @property
     def patient_id(self) -> str:
@@ -688,8 +718,7 @@ class Stack:
 
     def values(self, column: str) -> list[Any]:
         """A fact of every frame, in slice order."""
-        cell = self._generation.cell(column)
-        return [cell(row) for row in range(self.rows.start, self.rows.stop)]
+        return self._generation.values(column, self.rows)
 
     def is_constant(self, column: str) -> bool:
         """Whether a fact is the same in every frame; looked at without making values of it."""

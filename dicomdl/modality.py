@@ -268,7 +268,7 @@ def _read_grey(
 
 def _per_frame(how: Decoding, frames: int) -> Decoding:
     """How one of several frames is decoded, when each is decoded by a thread of its own."""
-    return dataclasses.replace(how, threads=max(1, how.threads // frames))
+    return how.with_threads(max(1, how.threads // frames))
 
 
 def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[slice]:

@@ -103,6 +103,7 @@ class _Pool:
         self._lock = threading.Lock()  # a queue's thread asks, too
         self._blocks: list[_Block] = []
         self._gone: list[str] = []
+        self.images_are_alike = True  # so far; where they are not, memory for a batch of the first one's size would be waste
 
     def lend(self, size: int) -> Bytes | None:
         """Memory of so many bytes; None where there is none."""
@@ -182,7 +183,7 @@ class Rows:
 
     def __init__(self, count: int) -> None:
         self.place = 0
-        self._count = count
+        self._count, self._size = count, 0
         self._made: set[int] = set()
         self._memory: torch.Tensor | None = None
 
@@ -195,14 +196,19 @@ class Rows:
 
     def row(self, size: int) -> Bytes | None:
         """The memory of the sample's image; None where it has some already, or another size than the others."""
+        pool = _own_pool()
+        if pool is None or not pool.images_are_alike:
+            return None
         if not self._made:
-            pool = _own_pool() if self._count * size >= IN_BLOCKS else None
-            lent = None if pool is None else pool.lend(self._count * size)
+            self._size = size
+            lent = pool.lend(self._count * size) if self._count * size >= IN_BLOCKS else None
             self._memory = None if lent is None else torch.from_numpy(lent).view(self._count, size)
-        fits = self._memory is not None and self._memory.shape[1] == size and self.place not in self._made
+        pool.images_are_alike = self._size == size
+        is_new = self.place not in self._made
         self._made.add(self.place)
-        # By way of a tensor, which holds what was lent; a view by numpy would hold the block.
-        return self._memory[self.place].numpy() if self._memory is not None and fits else None
+        if self._memory is None or not (is_new and pool.images_are_alike):
+            return None
+        return self._memory[self.place].numpy()  # of a tensor, which holds what was lent; a view by numpy would hold the block
 
 
 _of_thread: Final = threading.local()

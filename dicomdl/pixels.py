@@ -71,6 +71,10 @@ class Decoding:
         if not (isinstance(self.threads, int) and self.threads >= 1):
             raise UsageError(f"threads is {self.threads!r}, expected at least 1", threads=self.threads)
 
+    def with_threads(self, threads: int) -> "Decoding":
+        """The same with some other number of threads."""
+        return self if threads == self.threads else dataclasses.replace(self, threads=threads)
+
 
 WHOLE: Final = Decoding()
 

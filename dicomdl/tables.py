@@ -187,6 +187,26 @@ class Table:
             return flat
         return np.where(np.asarray(array.is_valid())[:, None], flat, np.nan)
 
+    def flat(self, name: str) -> tuple[int, npt.NDArray[Any]]:
+        """(size, numbers) of a column of lists of one size: row i is numbers[i * size : (i + 1) * size]; size 0 where some are absent."""
+        array = self.column(name)
+        if not pa.types.is_fixed_size_list(array.type) or array.null_count or array.values.null_count:
+            return 0, np.empty(0)
+        size = array.type.list_size
+        return size, _view(array.values)[array.offset * size : (array.offset + len(array)) * size]
+
+    def some_numbers(self, name: str, rows: npt.NDArray[Any]) -> list[Any]:
+        """Some values of a numeric column in which none is missing."""
+        taken = self.column(name).take(pa.array(rows))
+        return _view(taken.dictionary_decode() if pa.types.is_dictionary(taken.type) else taken).tolist()  # type: ignore[no-any-return]
+
+    def binaries(self, name: str, rows: npt.NDArray[Any]) -> tuple[bytes, list[int]]:
+        """Some values of a column of bytes, one behind the other, and the places where each begins and the last one ends."""
+        taken = self.column(name).take(pa.array(rows)).cast(pa.large_binary())
+        _, places, data = taken.buffers()
+        ends = np.frombuffer(places, np.int64)[taken.offset : taken.offset + len(rows) + 1].tolist() if len(rows) else [0]
+        return b"" if data is None else data.to_pybytes(), ends
+
     def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
         """(codes, values) of a column: row i holds values[codes[i]]."""
         array = self.column(name)

@@ -122,6 +122,25 @@ def test_every_frame_says_the_same_by_frame_source_and_value(index: Index) -> No
         assert all(index.value(number, name) == getattr(frame, name) for name in ("modality", "rows", "pixel_spacing", "deflated"))
 
 
+@pytest.mark.parametrize("name", ["plain", "mit ä", os.fsdecode(b"\xff\xfe")])
+def test_the_facts_of_a_stack_are_those_of_its_frames_whatever_its_files_are_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "dicom" / name
+    folder.mkdir(parents=True)
+    for path in write_series(folder, shape=(5, 4, 6)):
+        path.rename(path.with_name(name + path.name))
+    for path in write_series(tmp_path / "dicom" / "b", shape=(1, 4, 6), modality="DX", seed=2):
+        path.rename(path.with_name("b" + path.name))
+    index = dicomdl.scan(tmp_path / "dicom", tmp_path / "i.index", progress=False)
+    assert len(index.stacks) == 2
+    for stack in index.stacks:
+        for column in (*index.columns, "path", "file_bytes", "file_mtime_ns"):
+            if column in index._generation.frames.names or column in ("path", "file_bytes", "file_mtime_ns"):
+                values = stack.values(column)
+                assert values == [stack.frame_value(number, column) for number in range(stack.slices)], column
+                assert [type(value) for value in values] == [type(stack.frame_value(n, column)) for n in range(stack.slices)], column
+        assert all(os.path.exists(path) for path in stack.values("path"))
+
+
 def test_a_stack_knows_its_grid(index: Index) -> None:
     stack = index.select(patient_id="A").stacks[0]
     assert stack.shape == (6, 5, 7)
