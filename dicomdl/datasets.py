@@ -357,7 +357,8 @@ class PatchDataset(_OfStacks):
     -----
     A sample has `image` (C, D, H, W) float32, `affine` (4, 4) of the patch itself, `spacing`, `location` (3,) int64 (its first
     voxel in the stack, may be negative), `shape` (3,) of the stack, `units`, `modality`, `patient_id`, `study_instance_uid`,
-    `series_instance_uid`, `stack` (the number of the stack in the index), `row`. Grid patches come back together by `stitch`.
+    `series_instance_uid`, `stack` (the number of the stack in the index), `row`; around the points of a table
+    `point`, the row of the table. Grid patches come back together by `stitch`.
     """
 
     def __init__(
@@ -408,14 +409,13 @@ class PatchDataset(_OfStacks):
 
     def _keep_stacks_with_points(self, centers: Centers) -> None:
         """Leave out the stacks that no point lies in, and tell how many points lie in none."""
-        wanted = {point[0] for point in centers.points}
-        found = self.index.select(series_instance_uid=sorted(wanted)) if wanted else self.index.of_stacks([])
-        inside = {stack.number: len(_points_of(stack, centers)) for stack in found.stacks}
-        lost_points = len(centers.points) - sum(inside.values())
+        found = self.index.select(series_instance_uid=centers.series.tolist()) if len(centers) else self.index.of_stacks([])
+        inside = {stack.number: len(_points_of(stack, centers)[0]) for stack in found.stacks}
+        lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
-            raise UsageError(f"none of {len(centers.points)} points lies in a stack of the index: are they LPS mm, and their Series in it?")
+            raise UsageError(f"none of {len(centers)} points lies in a stack of the index: are they LPS mm, and their Series in it?")
         if lost_points > 0:
-            self.left_out.append(LeftOut(f"{lost_points:,} of {len(centers.points):,} points lie in no stack", 0, 0))
+            self.left_out.append(LeftOut(f"{lost_points:,} of {len(centers):,} points lie in no stack", 0, 0))
         kept = self.index.of_stacks([number for number, count in inside.items() if count])
         if len(kept) < len(self.index):
             lost = LeftOut("no point of the table in it", len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept))
@@ -426,7 +426,7 @@ class PatchDataset(_OfStacks):
     def boundaries(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) the first row of each stack, and the end."""
         if isinstance(self.sampler, Centers):
-            counts = np.array([len(_points_of(stack, self.sampler)) for stack in self._stacks], np.int64)
+            counts = np.array([len(_points_of(stack, self.sampler)[0]) for stack in self._stacks], np.int64)
         else:
             shapes, place = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
             per_shape = [self.sampler.count((z, y, x), self.size, self.per_stack) for z, y, x in shapes.tolist()]
@@ -446,6 +446,8 @@ class PatchDataset(_OfStacks):
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {"row": row, "stack": stack.number, **{name: stack.value(name) for name in _IDENTIFIERS}}
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
+        if isinstance(self.sampler, Centers):
+            facts["point"] = int(_points_of(stack, self.sampler)[1][place])
         if self.labels is not None:
             facts["label"] = torch.from_numpy(_cut(_label_map(stack, _ByIdentity(self.labels)), start, self.size))
         return made_sample(channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
@@ -527,15 +529,15 @@ def _cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.
 
 
 @functools.lru_cache(maxsize=4096)
-def _points_of(stack: Stack, centers: Centers) -> npt.NDArray[np.float64]:
-    """(n, 3) voxels of a table's points that lie in a stack."""
-    points = centers.of_series(stack.series_instance_uid)
+def _points_of(stack: Stack, centers: Centers) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """(n, 3) voxels of a table's points that lie in a stack, and (n,) their rows in the table."""
+    points, rows = centers.of_series(stack.series_instance_uid)
     geometry = stack.geometry
     if not len(points) or not geometry.is_known:
-        return np.zeros((0, 3))
+        return np.zeros((0, 3)), np.zeros(0, np.int64)
     voxels = geometry.world_to_voxel(points)
     inside = ((voxels > -0.5) & (voxels < np.asarray(stack.shape) - 0.5)).all(axis=1)
-    return np.asarray(voxels[inside])
+    return np.asarray(voxels[inside]), rows[inside]
 
 
 class _ByIdentity:
@@ -619,4 +621,4 @@ class _View:
     def centers(self) -> npt.NDArray[np.float64]:
         if not isinstance(self._sampler, Centers):
             raise UsageError("the sampler has no points")
-        return _points_of(self._stack, self._sampler)
+        return _points_of(self._stack, self._sampler)[0]

@@ -4,9 +4,10 @@ A patch has a start voxel, which may be negative, and a size; what lies outside 
 made of (seed, epoch, row), so a patch is the same whichever worker or rank makes it, and in whatever order.
 """
 
+import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -166,7 +167,6 @@ class Grid:
         return axes[0][z], axes[1][y], axes[2][x]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class Centers:
     """One patch around each point of a table.
 
@@ -178,14 +178,28 @@ class Centers:
         The most voxels that a patch is moved by along each axis, another time in every epoch.
     """
 
-    points: tuple[tuple[str, float, float, float], ...]
-    jitter: int = 0
+    def __init__(self, points: Iterable[tuple[str, float, float, float]] = (), jitter: int = 0) -> None:
+        rows = list(points)
+        names, places = [str(row[0]) for row in rows], np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3)
+        self.jitter = jitter
+        # Arrays, not objects: a worker that looks at an object writes to its count of references, and so copies its page.
+        self.series, which = np.unique(np.array(names, np.str_), return_inverse=True)
+        self.rows = np.argsort(which, kind="stable")
+        self._ends = np.searchsorted(which[self.rows], np.arange(len(self.series) + 1))
+        self._places = places[self.rows]
+        self._digest = hashlib.blake2b(repr((names, jitter)).encode() + places.tobytes(), digest_size=16).digest()
 
-    def __repr__(self) -> str:
-        return f"Centers({len(self.points):,} points, jitter={self.jitter})"
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Centers) and other._digest == self._digest
 
     def __hash__(self) -> int:
-        return hash((len(self.points), self.points[:1], self.points[-1:], self.jitter))  # of all of them it would take milliseconds
+        return hash(self._digest)
+
+    def __repr__(self) -> str:
+        return f"Centers({len(self):,} points, jitter={self.jitter})"
 
     @classmethod
     def from_table(cls, table: Any, *, jitter: int = 0, columns: Sequence[str] = ("series_instance_uid", "x", "y", "z")) -> "Centers":
@@ -200,18 +214,20 @@ class Centers:
         if missing:
             raise UsageError(f"the table lacks the column(s) {', '.join(missing)}", missing=missing)
         try:
-            points = tuple(
-                (str(uid), float(x), float(y), float(z)) for uid, x, y, z in zip(*(table[name] for name in columns), strict=True)
-            )
+            points = [(str(uid), float(x), float(y), float(z)) for uid, x, y, z in zip(*(table[name] for name in columns), strict=True)]
         except (TypeError, ValueError):
             raise UsageError("a coordinate of the table is no number") from None
         if not all(math.isfinite(value) for point in points for value in point[1:]):
             raise UsageError("a coordinate of the table is not finite")
         return cls(points, jitter)
 
-    def of_series(self, series_instance_uid: str) -> npt.NDArray[np.float64]:
-        """(n, 3) LPS mm of one Series."""
-        return np.array([point[1:] for point in self.points if point[0] == series_instance_uid], np.float64).reshape(-1, 3)
+    def of_series(self, series_instance_uid: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """(n, 3) LPS mm of one Series, and (n,) the rows of the table that they are, from 0."""
+        place = int(np.searchsorted(self.series, series_instance_uid))
+        if place == len(self.series) or self.series[place] != series_instance_uid:
+            return np.zeros((0, 3)), np.zeros(0, np.int64)
+        own = slice(int(self._ends[place]), int(self._ends[place + 1]))
+        return self._places[own], self.rows[own]
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
         """Not known of a shape alone: the dataset counts the points that lie in a stack."""

@@ -506,6 +506,7 @@ def test_a_patch_lies_around_each_point_of_a_table_and_the_rest_is_told(patients
     with pytest.warns(LeftOutWarning, match="no point"):
         patches = dicomdl.PatchDataset(patients, (3, 5, 5), sampler=dicomdl.Centers.from_table(table), intensity="modality")
     assert len(patches) == 2
+    assert [patches[row]["point"] for row in range(2)] == [0, 1]
     assert patches[0]["location"].tolist() == [3, 8, 10] and patches[1]["location"].tolist() == [-1, -2, -2]
     assert float(patches[0]["image"][0, 1, 2, 2]) == true_volume((9, 20, 24), intercept=-1024)[4, 10, 12]
     assert (patches[1]["image"][0, 0] == -1024).all()

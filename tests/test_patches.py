@@ -148,7 +148,10 @@ def test_labels_are_drawn_by_their_weights_and_absent_ones_left_out() -> None:
 def test_points_of_a_table_are_in_the_middle_of_their_patch() -> None:
     table = {"series_instance_uid": ["1.2", "1.3", "1.2"], "x": [1, 2, 3], "y": [4.0, 5.0, 6.0], "z": [7, 8, 9]}
     centers = Centers.from_table(table)
-    assert centers.of_series("1.2").tolist() == [[1, 4, 7], [3, 6, 9]] and centers.of_series("9").shape == (0, 3)
+    points, rows = centers.of_series("1.2")
+    assert points.tolist() == [[1, 4, 7], [3, 6, 9]] and rows.tolist() == [0, 2] and len(centers) == 3
+    assert all(len(centers.of_series(absent)[0]) == 0 for absent in ("9", "0", "1.2.1")) and not len(Centers())
+    assert centers != Centers.from_table(table, jitter=1) != Centers.from_table({**table, "x": [1, 2, 4]}, jitter=1)
     view = View((20, 20, 20), centers=[(4.2, 5.4, 6.6), (0, 0, 0)])
     assert centers.start(view, (4, 4, 5), 0, chance(0, 0, 0)) == (2, 3, 5)
     assert centers.start(view, (4, 4, 4), 1, chance(0, 0, 0)) == (-2, -2, -2)  # reaches beyond the border
