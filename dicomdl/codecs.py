@@ -306,7 +306,7 @@ def _inspect_jpeg(stream: bytes) -> Codestream:
     _require_end(stream)
     facts = Codestream()
     jfif = adobe_rgb = adobe_ybr = False
-    for marker, segment in _segments(stream):
+    for marker, segment in jpeg_segments(stream):
         if marker == 0xE0:
             jfif = segment.startswith(b"JFIF\0")
         elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
@@ -330,16 +330,14 @@ def _inspect_jpeg(stream: bytes) -> Codestream:
     return facts
 
 
-def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG stream up to its first scan."""
-    position = 2
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
+def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, segment without its length) of a JPEG stream, the last one that of its first scan (ITU-T T.81 B.1.1.4, B.2)."""
+    position, marker = 2, 0
+    while position + 4 <= len(stream) and stream[position] == 0xFF and marker != 0xDA:
         marker = stream[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
             continue
-        if marker == 0xDA:
-            return
         length = int.from_bytes(stream[position + 2 : position + 4], "big")
         yield marker, stream[position + 4 : position + 2 + length]
         position += 2 + max(length, 2)
@@ -355,7 +353,7 @@ def _inspect_jpeg2000(stream: bytes) -> Codestream:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
     tiles = -(-(right - tile_left) // max(1, tile_width)) * -(-(bottom - tile_top) // max(1, tile_height))
     samples = int.from_bytes(size[36:38], "big")
-    style = next((segment for marker, segment in _main_header(stream, start + 2) if marker == 0x52), b"")  # COD (A.6.1)
+    style = next((segment for marker, segment in main_header(stream, start + 2) if marker == 0x52), b"")  # COD (A.6.1)
     rows, columns, precision = bottom - top, right - left, (size[38] & 0x7F) + 1
     levels = style[5] if len(style) > 5 else 0
     return Codestream(
@@ -373,7 +371,7 @@ def _inspect_jpeg2000(stream: bytes) -> Codestream:
     )
 
 
-def _main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
+def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
     """(marker, segment without its length) of a JPEG 2000 codestream up to its first tile (ITU-T T.800 A.2)."""
     while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] not in (0x90, 0xD9):
         length = int.from_bytes(stream[position + 2 : position + 4], "big")

@@ -21,7 +21,7 @@ from dicomdl.cache import CacheOption, as_cache
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index import Index, Stack, Stacks
 from dicomdl.intensity import PROJECTION, Identity, Intensity, IntensityOption, resolve
-from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, read_image
+from dicomdl.modality import CONVERSION_COLUMNS, Converted, conversion, is_colour, read_image
 from dicomdl.parcels import Sample, new_array
 from dicomdl.patches import MOST_CANDIDATES, Centers, PatchSampler, Voxel, as_sampler, chance, otsu, overlap_of, thinned
 from dicomdl.pixels import Decoding, is_native
@@ -59,7 +59,31 @@ _FRAME_FACTS: Final = (*CONVERSION_COLUMNS, "number_of_frames", "position_in_sta
 Labels = Callable[[Stack], npt.NDArray[Any]]
 
 
-class FrameDataset(SampleDataset):
+class _OfPixels(SampleDataset):
+    """What our datasets have in common: what becomes of values, and where decoded stacks are kept."""
+
+    def __init__(
+        self,
+        transform: Transform | None,
+        on_error: OnError,
+        seed: int,
+        *,
+        intensity: IntensityOption,
+        suv: SuvPolicy,
+        cache: CacheOption,
+        decoding: Decoding,
+        delivery: Delivery,
+    ) -> None:
+        super().__init__(transform, on_error, seed)
+        check_intensity(intensity, suv)
+        self.intensity = intensity
+        self.suv: SuvPolicy = suv
+        self.cache = as_cache(cache)
+        self.decoding = decoding
+        self.delivery = delivery
+
+
+class FrameDataset(_OfPixels):
     """2D frames of an index, in its order.
 
     Parameters
@@ -128,15 +152,10 @@ class FrameDataset(SampleDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        super().__init__(transform, on_error, seed)
-        self.cache = as_cache(cache)
-        check_intensity(intensity, suv)
-        self.intensity = intensity
-        self.suv: SuvPolicy = suv
-        self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
+        decoding, delivery = Decoding(reduce=reduce, max_bytes=max_bytes), Delivery(channels, intensity_on)
+        super().__init__(transform, on_error, seed, intensity=intensity, suv=suv, cache=cache, decoding=decoding, delivery=delivery)
         self.size = checked_numbers(size, 2, "size")
         self.spacing = checked_numbers(spacing, 2, "spacing")
-        self.delivery = Delivery(channels, intensity_on)
         self.neighbours = neighbours
         if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (neighbours and (reduce or channels is not None)):
             raise UsageError(f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels=")
@@ -198,7 +217,7 @@ class FrameDataset(SampleDataset):
         return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
 
 
-class _OfStacks(SampleDataset):
+class _OfStacks(_OfPixels):
     """What datasets of whole stacks have: the stacks that may become volumes."""
 
     def _take(self, index: Index, content: str | None, irregular: Irregular, min_slices: int) -> None:
@@ -267,15 +286,10 @@ class VolumeDataset(_OfStacks):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        super().__init__(transform, on_error, seed)
-        self.cache = as_cache(cache)
-        check_intensity(intensity, suv)
-        self.intensity = intensity
-        self.suv: SuvPolicy = suv
-        self.decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
+        decoding, delivery = Decoding(reduce=reduce, max_bytes=max_bytes), Delivery(channels, intensity_on)
+        super().__init__(transform, on_error, seed, intensity=intensity, suv=suv, cache=cache, decoding=decoding, delivery=delivery)
         self.size = checked_numbers(size, 3, "size")
         self.spacing = checked_numbers(spacing, 3, "spacing")
-        self.delivery = Delivery(channels, intensity_on)
         self._take(index, content, irregular, min_slices)
         tell(self.left_out)
 
@@ -292,8 +306,8 @@ class VolumeDataset(_OfStacks):
         stack = self._stacks[row]
         recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
         resamples = self.size is not None or self.spacing is not None
-        colour = stack.value("samples_per_pixel") > 1 or stack.value("photometric_interpretation") == "PALETTE COLOR"
-        dtype = np.float32 if resamples and not colour else None  # interpolated values are not rounded to integers
+        grey = not is_colour(stack.source(0), palettes=stack.content == "image")
+        dtype = np.float32 if resamples and grey else None  # interpolated values are not rounded to integers
         if self._may_be_cached(stack):
             array, padding = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes).read((0, 0, 0), stack.shape)
             volume = Volume(array if dtype is None else array.astype(dtype), stack.geometry, "", None, stack, padding=padding)
@@ -382,11 +396,8 @@ class PatchDataset(_OfStacks):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        super().__init__(transform, on_error, seed)
-        self.cache = as_cache(cache)
-        check_intensity(intensity, suv)
-        self.intensity = intensity
-        self.suv: SuvPolicy = suv
+        decoding, delivery = Decoding(max_bytes=max_bytes), Delivery(channels, intensity_on)
+        super().__init__(transform, on_error, seed, intensity=intensity, suv=suv, cache=cache, decoding=decoding, delivery=delivery)
         given = checked_numbers(size, 3, "size")
         if given is None:
             raise UsageError("size=None: a patch has a size")
@@ -398,8 +409,6 @@ class PatchDataset(_OfStacks):
         self.labels = labels
         if labels is None and sampler in ("labels", "balanced"):
             raise UsageError("sampler='labels' needs labels=, a function that gives the label map of a stack")
-        self.delivery = Delivery(channels, intensity_on)
-        self.decoding = Decoding(max_bytes=max_bytes)
         if irregular == "resample":
             raise UsageError("patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset")
         self._take(index, content, irregular, min_slices)

@@ -32,7 +32,7 @@ from dicomdl.codecs import Source
 from dicomdl.errors import DecodeError, GeometryError, IntensityError, IrregularStack, MissingExtra, UsageError, missing_extra
 from dicomdl.index import Stack
 from dicomdl.intensity import Identity, Intensity, IntensityMap, IntensityOption, Limits, Percentile, Rescale, VoiLut, Window
-from dicomdl.modality import Conversion, conversions, read_image
+from dicomdl.modality import Conversion, conversions, is_colour, read_image
 from dicomdl.pixels import frame_shape, read_frame, stored_range
 from dicomdl.system import available_cores
 from dicomdl.volume import READABLE, stack_intensity
@@ -344,36 +344,20 @@ def _coding(stream: bytes, uid: str) -> str:
     size = stream[start + 4 : start + 4 + int.from_bytes(stream[start + 4 : start + 6], "big")]
     tiled = size[4:12] != size[20:28] or size[12:20] != size[28:36]
     words = ["jp2" if start else "j2k", *(["tiled"] if tiled else []), f"SIZ{size[36:].hex()}"]
-    return " ".join(words + [f"{marker:02X}{part.hex()}" for marker, part in _main_header(stream, start + 4 + len(size))])
+    # CAP, COD, COC: wavelet, blocks, progression, component transform (ITU-T T.800 A.6).
+    header = codecs.main_header(stream, start + 4 + len(size))
+    return " ".join(words + [f"{marker:02X}{part.hex()}" for marker, part in header if marker in (0x50, 0x52, 0x53)])
 
 
 def _jpeg_options(stream: bytes) -> Iterator[tuple[str, str]]:
-    """Markers before the first scan in their order, with sampling factors, restarts, predictor; ITU-T T.81 B.2."""
-    position = 2
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        marker = stream[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        segment = stream[position + 4 : position + 2 + length]
-        if marker in (0xE0, 0xEE) or marker in (0xC4, 0xCC, 0xDB, 0xDD):
+    """Markers up to the first scan in their order, with sampling factors, predictor and point transform; ITU-T T.81 B.2."""
+    for marker, segment in codecs.jpeg_segments(stream):
+        if marker in (0xE0, 0xEE, 0xC4, 0xCC, 0xDB, 0xDD):
             yield f"{marker:02X}", ""
         elif 0xC0 <= marker <= 0xCF:
             yield f"{marker:02X}", segment[7::3].hex()
         elif marker == 0xDA:
             yield "DA", segment[:1].hex() + segment[-3:].hex()
-            return
-        position += 2 + max(length, 2)
-
-
-def _main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
-    """CAP, COD and COC of JPEG 2000 up to its first tile: wavelet, blocks, progression, component transform; ITU-T T.800 A.6."""
-    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] != 0x90:
-        marker, length = stream[position + 1], int.from_bytes(stream[position + 2 : position + 4], "big")
-        if marker in (0x50, 0x52, 0x53):
-            yield marker, stream[position + 4 : position + 2 + length]
-        position += 2 + max(length, 2)
 
 
 def _color_spec(kind: Kind) -> str:
@@ -655,7 +639,7 @@ def read_stack(
     shapes = {frame_shape(source) for source in sources}
     if len(shapes) != 1:
         raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
-    colour = sources[0].samples_per_pixel > 1 or (palettes and sources[0].photometric_interpretation == "PALETTE COLOR")
+    colour = is_colour(sources[0], palettes=palettes)
     channels = max(sources[0].samples_per_pixel, 3) if colour else 1
     result = torch.empty((channels, len(sources), *shapes.pop()[:2]), dtype=torch.float32, device=decoder.device)
     for start in range(0, len(sources), _BATCH):

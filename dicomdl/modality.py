@@ -204,6 +204,11 @@ class Converted(NamedTuple):
     padding: Mask | None
 
 
+def is_colour(source: FrameSource, *, palettes: bool) -> bool:
+    """Whether frames are colour: of several samples, or of one that a palette expands, which only suggests colours for label maps."""
+    return source.samples_per_pixel > 1 or (palettes and source.photometric_interpretation == "PALETTE COLOR")
+
+
 def read_converted(
     sources: Sequence[FrameSource],
     conversions: Sequence[Conversion],
@@ -223,7 +228,7 @@ def read_converted(
     if len(shapes) != 1:
         raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
     shape = (len(sources), *shapes.pop())
-    if sources[0].samples_per_pixel > 1 or (palettes and sources[0].photometric_interpretation == "PALETTE COLOR"):
+    if is_colour(sources[0], palettes=palettes):
         return Converted(_read_colour(sources, shape, dtype, how), None)
     wanted = _candidates(sources, conversions) if dtype is None else [np.dtype(dtype)]
     if wanted[0] not in (np.int16, np.int32, np.float32):

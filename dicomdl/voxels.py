@@ -23,7 +23,7 @@ from dicomdl.cache import Arrays, Cache, Entry, FileState, Key, stack_key
 from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.index import Stack
 from dicomdl.intensity import Quantity, modality_dtype
-from dicomdl.modality import Conversion, Converted, Mask, conversions, read_converted
+from dicomdl.modality import Conversion, Converted, Mask, conversions, is_colour, read_converted
 from dicomdl.pixels import Decoding, Piece, as_meant, check_unchanged, is_plain, named, read_pieces, stored_dtype, stored_range
 from dicomdl.system import available_cores
 
@@ -89,9 +89,7 @@ class StackVoxels:
         first = self.conversions[0]
         self._one_conversion = all(one is first or one == first for one in self.conversions)
         self._first = stack.source(0)
-        self.is_colour = self._first.samples_per_pixel > 1 or (
-            self._first.photometric_interpretation == "PALETTE COLOR" and stack.content == "image"
-        )
+        self.is_colour = is_colour(self._first, palettes=stack.content == "image")
         uniform = all(stack.is_constant(name) for name in _UNIFORM)
         self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         self._places = self._located() if self._plain else None
