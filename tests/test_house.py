@@ -60,7 +60,7 @@ def _of(call: ast.Call, module: str) -> bool:
 @pytest.mark.parametrize(
     ("package", "door"),
     [  # seconddecoder asks whoever can decode for a second opinion, in a process of its own
-        ("torch", {"datasets.py", "samples.py", "samplers.py", "streams.py", "interop.py", "gpu.py", "cli.py"}),
+        ("torch", {"datasets.py", "samples.py", "parcels.py", "samplers.py", "streams.py", "interop.py", "gpu.py", "cli.py"}),
         ("SimpleITK", {"resampling.py", "seconddecoder.py"}),
         ("pyarrow", {"tables.py"}),
         ("imagecodecs", {"codecs.py", "seconddecoder.py", "entries.py"}),  # of the cache: blosc2 and a fast CRC-32
