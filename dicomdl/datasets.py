@@ -51,7 +51,7 @@ from dicomdl.samples import LeftOutWarning as LeftOutWarning
 from dicomdl.samples import apply_intensity as apply_intensity
 from dicomdl.samples import collate as collate
 from dicomdl.volume import POLICIES, READABLE, Irregular, SuvPolicy, Volume, read_volume, sample_of, stack_sample, with_units
-from dicomdl.voxels import Scratch, StackVoxels, voxels_of
+from dicomdl.voxels import Kept, Scratch, StackVoxels, voxels_of
 
 _IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
 _FRAME_IDENTIFIERS: Final = (*_IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
@@ -363,7 +363,7 @@ class PatchDataset(_OfStacks):
         `Grid(overlap)`, `Centers.from_table(table)`, or anything with their two methods. Draws depend on (seed, epoch, row) alone.
     labels
         A function that gives a stack's label map, an integer array (slices, rows, columns): for the sampler "labels", and delivered as
-        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample; at most `KEPT_LABELS` are kept there.
+        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample, and kept there (at most 256 MiB).
     irregular, min_slices
         As for `VolumeDataset`, but for "resample".
 
@@ -494,9 +494,14 @@ class PatchDataset(_OfStacks):
 
 # --- patches ----------------------------------------------------------------------------------------------------------
 
-KEPT_LABELS: Final = 8
+KEPT_LABEL_BYTES: Final = 256 * 2**20
+BODY_VOXELS: Final = 1 << 13  # of a stack's body to draw from: 96 kB, for the 64 stacks that are remembered
 SLAB_VOXELS: Final = 1 << 18  # of a patch that are read and mapped at once: half a megabyte, and one of float32
 _of_thread = threading.local()
+_label_maps: Final[Kept[npt.NDArray[Any]]] = Kept(KEPT_LABEL_BYTES, lambda labels: labels.nbytes)
+_labelled_voxels: Final[Kept[Mapping[int, npt.NDArray[np.int32]]]] = Kept(
+    KEPT_LABEL_BYTES // 4, lambda voxels: sum(own.nbytes for own in voxels.values())
+)
 
 
 def _block(voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None) -> Converted:
@@ -562,10 +567,14 @@ class _ByIdentity:
         return id(self.labels)
 
 
-@functools.lru_cache(maxsize=KEPT_LABELS)
 def _label_map(stack: Stack, by: _ByIdentity) -> npt.NDArray[Any]:
+    return _label_maps.of((stack, by), functools.partial(_read_labels, stack, by.labels))
+
+
+def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
+    """The label map of a stack, in the smallest integers that hold it."""
     try:
-        found = np.asarray(by.labels(stack))
+        found = np.asarray(labels(stack))
         if found.shape != stack.shape or found.dtype.kind not in "biu":
             raise GeometryError(f"labels give {found.dtype} {found.shape} for a stack of {stack.shape}: expected integers of its shape")
     except OSError as error:
@@ -575,13 +584,17 @@ def _label_map(stack: Stack, by: _ByIdentity) -> npt.NDArray[Any]:
     except GeometryError as error:
         error.add_note(f"series: {stack.series_instance_uid}")
         raise
-    return found
+    if found.dtype.itemsize == 1:
+        return found
+    return found.astype(np.result_type(np.min_scalar_type(found.min()), np.min_scalar_type(found.max())))
 
 
-@functools.lru_cache(maxsize=4 * KEPT_LABELS)
 def _labelled(stack: Stack, by: _ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
-    found = _label_map(stack, by)
-    return {int(label): _thin_places(found, label) for label in np.unique(found)}
+    def found() -> Mapping[int, npt.NDArray[np.int32]]:
+        labels = _label_map(stack, by)
+        return {int(label): _thin_places(labels, label) for label in np.unique(labels)}
+
+    return _labelled_voxels.of((stack, by), found)
 
 
 def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
@@ -609,7 +622,7 @@ def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np
             body &= ~padding[0, ::stride, ::stride]
         places = np.argwhere(body) * stride
         found.append(np.concatenate([np.full((len(places), 1), z), places], axis=1))
-    return thinned(np.concatenate(found))
+    return thinned(np.concatenate(found), BODY_VOXELS)
 
 
 class _View:

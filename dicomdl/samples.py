@@ -439,7 +439,7 @@ def stack_recipe(stack: Stack, option: IntensityOption, suv: SuvPolicy, max_byte
         return stack_intensity(stack, option, suv, max_bytes)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)  # a worker walks through thousands of stacks, of which it soon sees none again
 def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy, max_bytes: int | None) -> Intensity:
     return stack_intensity(stack, option, suv, max_bytes)
 

@@ -14,7 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from dicomdl.system import available_cores
 
 Values: TypeAlias = npt.NDArray[Any]
 Voxel: TypeAlias = tuple[int, int, int]
+Value = TypeVar("Value")
 
 KEPT_BYTES: Final = 256 * 2**20
 KEPT_STACKS: Final = 64
@@ -65,6 +66,18 @@ class Scratch:
         return known[:needed].view(dtype).reshape(shape)
 
 
+class _Places(NamedTuple):
+    """Where slices are: their paths, and (3, slices) the sizes and modification times of their files and where they begin in them."""
+
+    paths: list[str]
+    numbers: npt.NDArray[np.int64]
+
+    def pieces(self, slices: range, begin: int) -> list[Piece]:
+        """Those of some slices, from byte `begin` of each."""
+        sizes, times, offsets = self.numbers[:, slices.start : slices.stop]
+        return list(zip(self.paths[slices.start : slices.stop], sizes.tolist(), times.tolist(), (offsets + begin).tolist(), strict=True))
+
+
 class StackVoxels:
     """Reads blocks of one stack as the values that `read_volume` would give, or parts of it.
 
@@ -98,10 +111,10 @@ class StackVoxels:
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
 
-    def _located(self) -> list[Piece]:
+    def _located(self) -> _Places:
         """Where each slice begins, and what its file was at the scan."""
-        columns = [self.stack.values(name) for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset")]
-        return list(zip(*columns, strict=True))
+        paths, *numbers = (self.stack.values(name) for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset"))
+        return _Places(paths, np.array(numbers, np.int64))
 
     def read(self, start: Voxel, stop: Voxel, scratch: Scratch | None = None, *, want_padding: bool = True) -> Converted:
         """The block from voxel `start` up to, not including, `stop`, which lies inside of the stack.
@@ -175,13 +188,12 @@ class StackVoxels:
 
     # --- plain frames ---
 
-    def _plain_block(self, places: list[Piece], slices: range, window: tuple[slice, slice], scratch: Scratch) -> Values:
+    def _plain_block(self, places: _Places, slices: range, window: tuple[slice, slice], scratch: Scratch) -> Values:
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
         block = scratch.block((len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype)
         band = None if block.shape[2] == first.columns else scratch.band((block.shape[1], first.columns), dtype)
-        begin, done = rows.start * first.columns * dtype.itemsize, 0
-        pieces = [(path, size, time, offset + begin) for path, size, time, offset in places[slices.start : slices.stop]]
+        pieces, done = places.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
         try:
             if band is None:
                 for piece in pieces:
@@ -279,22 +291,21 @@ class StackVoxels:
 
     def _kept(self, z: int) -> Converted:
         """One slice, decoded and converted, kept for the next block that wants it."""
-        key = (self.stack.key, z, self.conversions[z])
-        found = _slices.get(key)
-        if found is None:
-            source, conversion = self.stack.source(z), self.conversions[z]
-            how = Decoding(max_bytes=self._max_bytes)
-            array, padding = read_converted([source], [conversion], how=how, palettes=self.stack.content == "image")
-            found = Converted(array[0], None if padding is None else padding[0])
-            _slices.put(key, found)
-        return found
+        return _slices.of((self.stack.key, z, self.conversions[z]), functools.partial(self._decoded, z))
+
+    def _decoded(self, z: int) -> Converted:
+        how = Decoding(max_bytes=self._max_bytes)
+        palettes = self.stack.content == "image"
+        array, padding = read_converted([self.stack.source(z)], [self.conversions[z]], how=how, palettes=palettes)
+        return Converted(array[0], None if padding is None else padding[0])
 
 
-class _Slices:
-    """The decoded slices used last, at most `KEPT_BYTES` of them in this process."""
+class Kept(Generic[Value]):
+    """What was used last, in this process, as long as it is no more than so many bytes; `size_of` tells those of a value."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Any, Converted] = OrderedDict()
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self._max_bytes, self._size_of = max_bytes, size_of
+        self._kept: OrderedDict[Any, Value] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork) if hasattr(os, "register_at_fork") else None
@@ -302,28 +313,27 @@ class _Slices:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()  # a thread of the parent may have held it
 
-    def get(self, key: Any) -> Converted | None:
-        with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-            return found
-
-    def put(self, key: Any, value: Converted) -> None:
+    def of(self, key: Any, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where it is not kept; the last one is kept whatever its size."""
         with self._lock:
             if key in self._kept:
-                return
-            self._kept[key] = value
-            self._bytes += _size(value)
-            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        value = make()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = value
+                self._bytes += self._size_of(value)
+                while self._bytes > self._max_bytes and len(self._kept) > 1:
+                    self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+        return value
 
 
 def _size(value: Converted) -> int:
     return value.array.nbytes + (0 if value.padding is None else value.padding.nbytes)
 
 
-_slices: Final = _Slices()
+_slices: Final = Kept(KEPT_BYTES, _size)
 
 
 def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> StackVoxels:

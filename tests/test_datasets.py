@@ -13,7 +13,7 @@ from phantoms import true_affine, true_volume, write_multiframe, write_secondary
 from torch.utils.data import DataLoader
 
 import dicomdl
-from dicomdl import codecs
+from dicomdl import codecs, datasets
 from dicomdl.datasets import LeftOutWarning
 from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedPixels, UsageError
 from dicomdl.voxels import voxels_of
@@ -497,6 +497,24 @@ def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.In
         dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels")
     with pytest.raises(DicomdlError, match="labels give"):
         dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels", labels=lambda stack: np.zeros((1, 2, 3), int))[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "kept"), [("i8", (0, 255), "u1"), ("i4", (-1, 7), "i1"), ("u2", (0, 256), "u2"), ("?", (0, 1), "?")]
+)
+def test_label_maps_are_kept_small_and_delivered_as_they_are(patients: dicomdl.Index, dtype: str, values: Any, kept: str) -> None:
+    def labels(stack: Any) -> Any:
+        made = np.zeros(stack.shape, dtype)
+        made[1], made[2] = values
+        return made
+
+    patches = dicomdl.PatchDataset(patients, (2, 4, 4), sampler="grid", labels=labels, intensity="modality")
+    for row in (0, len(patches) - 1):
+        z, y, x = (patches[row]["location"]).tolist()
+        expected = labels(patches._stacks[int(np.searchsorted(patches.boundaries, row, side="right")) - 1])
+        label = patches[row]["label"]
+        assert label.dtype == torch.int64 and np.array_equal(label.numpy(), expected[z : z + 2, y : y + 4, x : x + 4])
+    assert {one.dtype for (_, by), one in datasets._label_maps._kept.items() if by.labels is labels} == {np.dtype(kept)}
 
 
 def test_a_patch_lies_around_each_point_of_a_table_and_the_rest_is_told(patients: dicomdl.Index) -> None:

@@ -128,10 +128,26 @@ def test_coded_slices_are_decoded_once_and_kept_within_bounds(folder: Path, monk
     for _ in range(3):
         reader.read((1, 0, 0), (4, 5, 6))
     assert decoded == [1, 1, 1]
-    monkeypatch.setattr(voxels, "KEPT_BYTES", 2 * 9 * 14 * 2)
+    monkeypatch.setattr(voxels, "_slices", voxels.Kept(2 * 9 * 14 * 2, voxels._size))
     for _ in range(2):
         reader.read((0, 0, 0), (6, 5, 6))
-    assert len(decoded) > 9 and len(voxels._slices._kept) <= 3
+    assert len(decoded) == 15 and len(voxels._slices._kept) == 2
+
+
+def test_what_was_used_last_is_kept_in_no_more_than_so_many_bytes() -> None:
+    made: list[int] = []
+    kept: voxels.Kept[bytes] = voxels.Kept(10, len)
+
+    def of(size: int) -> None:
+        assert kept.of(size, lambda: (made.append(size), bytes(size))[1]) == bytes(size)
+
+    for size in (4, 5, 4, 5, 3, 4, 5, 3):  # 4 was used before 5 when 3 came
+        of(size)
+    assert made == [4, 5, 3, 4, 5, 3][: len(made)] and sum(map(len, kept._kept.values())) <= 10
+    of(100)
+    assert list(kept._kept) == [100]  # the last one whatever its size
+    of(1)
+    assert list(kept._kept) == [1]
 
 
 def test_errors_name_the_file_of_the_slice_that_cannot_be_read(folder: Path) -> None:
