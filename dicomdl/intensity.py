@@ -517,7 +517,7 @@ def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
     """`_ramp` where integers are clipped and shifted, before they become float32: the same results in half the time."""
     low, high = values.dtype.type(lower), values.dtype.type(lower + width)
     for source, target in blocks(values, out):
-        shifted = np.clip(source, low, high)
+        shifted = np.clip(source, low, high, out=np.empty(source.shape, source.dtype))  # an array also without dimensions
         np.subtract(shifted, low, out=shifted)  # wraps, and is right without its sign
         np.divide(shifted.view(f"u{shifted.itemsize}"), np.float32(width), out=target, dtype=np.float32)
 

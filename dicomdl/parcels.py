@@ -4,15 +4,17 @@ torch sends each tensor of each batch in shared memory of its own: made, zeroed,
 takes longer than reading the pixels did. Here a worker keeps a few blocks of nameless memory and fills them again and again; the
 receiver maps a block when it first sees it. Where there is no such memory (not Linux), or no block is free, tensors go torch's way.
 
-The rule to know: a block is filled again only when neither side can see what is in it. The receiver says so in the block's first page,
-when the last view of the tensor goes; the worker knows by a weak reference to its own. Nothing has a name, so nothing outlives
-the processes.
+The rule to know: a block is filled again only when nobody can see what is in it. The receiver says so in the block's first page, when
+the last view of the tensor goes, and never of a block that a fork of it sees, too; the worker knows by a weak reference to its own.
+What is sent is the receiver's alone: where the worker still holds an image that was made in the block, a copy goes. Nothing has a
+name, so nothing outlives the processes.
 """
 
 import contextlib
 import functools
 import math
 import mmap
+import multiprocessing.process
 import os
 import secrets
 import threading
@@ -32,9 +34,11 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 IN_BLOCKS: Final = 1 << 16  # bytes from which a tensor lies in a block; smaller ones travel in the message
-MOST_BLOCKS: Final = 32  # of a worker: more are only asked for where the receiver keeps what it gets
+MOST_BLOCKS: Final = 32  # of a worker, as many as a receiver may keep
+SURPLUS: Final = 32  # after so many that were lent while more lay free than were in use, what is too much goes
 _PAGE: Final = 4096
-_OUT: Final = 0  # the byte of the first page that says that the receiver has the block
+_STATE: Final = 0  # the byte of a block's first page that says who has it
+_FREE, _OUT, _LOST = range(3)  # nobody or the worker; the receiver; for good a process that was forked from the receiver
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PLAIN: Final = frozenset((torch.bool, *_INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
@@ -65,34 +69,40 @@ class _Block:
     """Memory that goes to the receiver and comes back."""
 
     def __init__(self, size: int) -> None:
-        self.size = _PAGE + -(-size // _PAGE) * _PAGE
+        self.room = -(-size // _PAGE) * _PAGE
+        self.size = _PAGE + self.room
         self.descriptor = os.memfd_create("dicomdl", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
         os.posix_fallocate(self.descriptor, 0, self.size)  # raises where memory is out; touching a page of a map would kill
         self.bytes = _mapped(self.descriptor, self.size)
-        self._begins = self.bytes.ctypes.data + _PAGE
         self.name = secrets.token_hex(8)
-        self.is_known = False  # to the receiver
-        self.is_sent = False
+        self.is_known = False  # to a receiver
+        self._begins = self.bytes.ctypes.data + _PAGE
         self._lent: weakref.ref[Bytes] | None = None
 
     @property
+    def state(self) -> int:
+        return int(self.bytes[_STATE])
+
+    @property
     def is_free(self) -> bool:
-        return self.lent is None and not self.bytes[_OUT]
+        return self.lent is None and self.state == _FREE
 
     @property
     def lent(self) -> Bytes | None:
-        """What it is lent as, as long as somebody has that."""
+        """What it is lent as, as long as somebody in this process has that."""
         return None if self._lent is None else self._lent()
 
     def lend(self, size: int) -> Bytes:
         lent = self.bytes[_PAGE : _PAGE + size]
-        self._lent, self.is_sent = weakref.ref(lent), False
+        self._lent = weakref.ref(lent)
+        self.is_batch = self.is_sent = False
+        self.images: list[weakref.ref[Bytes]] = []  # that were made in it
         return lent
 
     def has(self, address: int) -> bool:
         """Whether it is lent, and its content begins at an address."""
-        return self.lent is not None and self._begins == address
+        return self._begins == address and self.lent is not None
 
 
 class _Pool:
@@ -100,50 +110,88 @@ class _Pool:
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        self.images_are_alike: bool | None = None  # of the batches so far: else memory for as many as the first one's would be waste
         self._lock = threading.Lock()  # a queue's thread asks, too
-        self._blocks: list[_Block] = []
+        self._blocks: list[_Block] = []  # those that were lent last at the end
         self._gone: list[str] = []
-        self.images_are_alike = True  # so far; where they are not, memory for a batch of the first one's size would be waste
+        self._surplus = 0
 
     def lend(self, size: int) -> Bytes | None:
         """Memory of so many bytes; None where there is none."""
         with self._lock:
-            free = [block for block in self._blocks if block.is_free]
-            fitting = [block for block in free if block.size >= _PAGE + size]
-            if fitting:
-                return min(fitting, key=lambda block: block.size).lend(size)
-            if free:  # too small: another takes its place, so that there are never more than are out at the same time
-                self._blocks.remove(free[0])
-                self._gone += [free[0].name] if free[0].is_known else []
-            if len(self._blocks) >= MOST_BLOCKS:
+            self._let_go()
+            block = next((one for one in self._blocks if size <= one.room <= 2 * size and one.is_free), None)
+            if block is not None:
+                self._blocks.remove(block)
+            elif len(self._blocks) < MOST_BLOCKS:
+                try:
+                    block = _Block(size)
+                except (OSError, ValueError):  # no memory, no descriptors, a system that forbids it
+                    return None
+            else:
                 return None
-            try:
-                self._blocks.append(_Block(size))
-            except (OSError, ValueError):  # no memory, no descriptors, a system that forbids it
-                return None
-            return self._blocks[-1].lend(size)
+            self._blocks.append(block)
+            return block.lend(size)
+
+    def _let_go(self) -> None:
+        """Let go of what is lost, and of free blocks when they have been more than those in use for long, or are as many as may be."""
+        for block in [one for one in self._blocks if one.state == _LOST]:
+            self._remove(block)
+        free = [block for block in self._blocks if block.is_free]
+        too_many = 2 * sum(block.size for block in free) - sum(block.size for block in self._blocks)
+        self._surplus = self._surplus + 1 if too_many > 0 else 0
+        if self._surplus < SURPLUS and len(self._blocks) < MOST_BLOCKS:
+            return
+        self._surplus = 0
+        for block in free:
+            if too_many > 0 or len(self._blocks) >= MOST_BLOCKS:
+                self._remove(block)
+                too_many -= block.size
+
+    def _remove(self, block: _Block) -> None:
+        self._blocks.remove(block)
+        self._gone += [block.name] if block.is_known else []
+
+    def image(self, memory: torch.Tensor) -> Bytes:
+        """Bytes of lent memory in which an image is made."""
+        image: Bytes = memory.numpy()  # of a tensor, which holds what was lent; a view by numpy would hold the block
+        with self._lock:
+            lent = memory.untyped_storage().data_ptr()
+            next(block for block in self._blocks if block.has(lent)).images.append(weakref.ref(image))
+        return image
 
     def in_one_piece(self, tensors: Sequence[torch.Tensor]) -> Bytes | None:
-        """What was lent to make these tensors in, one behind the other and nothing before them."""
+        """What was lent to make these tensors in, one behind the other and nothing before them; once, since then it is another's."""
         first, size = tensors[0].data_ptr(), tensors[0].nbytes
-        if not all(one.is_contiguous() and one.data_ptr() == first + place * size for place, one in enumerate(tensors)):
+        places = enumerate(tensors)
+        if not all(one.is_contiguous() and one.data_ptr() == first + place * size and not one.is_neg() for place, one in places):
             return None
-        block = self.block_at(first)
+        block = self._at(first)
         memory = None if block is None else block.lent
-        return None if memory is None or memory.nbytes < len(tensors) * size else memory
+        if block is None or block.is_batch or memory is None or memory.nbytes < len(tensors) * size:
+            return None
+        block.is_batch = True
+        return memory
 
-    def block_at(self, address: int) -> _Block | None:
-        with self._lock:
-            return next((block for block in self._blocks if block.has(address) and not block.is_sent), None)
-
-    def send(self, block: _Block) -> tuple[Any, ...]:
-        """What the receiver needs to see a block."""
+    def sent(self, value: torch.Tensor) -> tuple[Any, ...] | None:
+        """What a receiver needs to see a tensor: itself where it lies in a block that nobody else sees, else a copy; None where none."""
+        block = self._at(value.data_ptr()) if value.is_contiguous() else None
+        if block is None or block.is_sent or any(image() is not None for image in block.images):
+            copy = empty(value.shape, value.dtype)
+            block = self._at(copy.data_ptr())
+            if block is None:
+                return None
+            copy.copy_(value)
         with self._lock:
             descriptor = None if block.is_known else DupFd(block.descriptor)
             block.is_known = block.is_sent = True
-            block.bytes[_OUT] = 1
+            block.bytes[_STATE] = _OUT
             gone, self._gone = self._gone, []
-            return block.name, self.process, block.size, descriptor, gone
+            return block.name, (self.process, block.descriptor), block.size, value.nbytes, descriptor, gone
+
+    def _at(self, address: int) -> _Block | None:
+        with self._lock:
+            return next((block for block in self._blocks if block.has(address)), None)
 
 
 _pool: _Pool | None = None
@@ -167,7 +215,10 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Plain tensors of one shape and dtype in one; in a worker, where it need not be copied again, and not at all if `Rows` made them."""
+    """Plain tensors of one shape and dtype in one; in a worker, where it need not be copied again, and not at all if `Rows` made them.
+
+    Then it is the tensors' own memory: who changes one changes the other.
+    """
     shape, dtype = (len(tensors), *tensors[0].shape), tensors[0].dtype
     pool = _own_pool()
     if pool is not None and (memory := pool.in_one_piece(tensors)) is not None:
@@ -178,37 +229,40 @@ def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 class Rows:
     """Where a thread makes the images of a batch, so that they lie one behind the other in memory that leaves the worker as it is.
 
-    ``with Rows(count) as rows:`` `place` is the place in the batch of the sample that is being made.
+    ``with Rows(count) as rows:`` `place` is the place in the batch of the sample that is being made. The first batch of a worker
+    only tells whether images are of one size.
     """
 
     def __init__(self, count: int) -> None:
         self.place = 0
-        self._count, self._size = count, 0
+        self._count = count
+        self._sizes: set[int] = set()
         self._made: set[int] = set()
         self._memory: torch.Tensor | None = None
 
     def __enter__(self) -> "Rows":
-        _of_thread.rows = self if is_worker() else None
+        _of_thread.rows = self
         return self
 
     def __exit__(self, *error: object) -> None:
         _of_thread.rows = None
+        pool = _own_pool() if self._sizes else None
+        if pool is not None:
+            pool.images_are_alike = pool.images_are_alike is not False and len(self._sizes) == 1
 
     def row(self, size: int) -> Bytes | None:
-        """The memory of the sample's image; None where it has some already, or another size than the others."""
+        """The memory of the sample's image; None where it has some already, or where images differ in size."""
         pool = _own_pool()
-        if pool is None or not pool.images_are_alike:
+        if pool is None:
+            return None
+        self._sizes.add(size)
+        if self.place in self._made or len(self._sizes) > 1 or not pool.images_are_alike:
             return None
         if not self._made:
-            self._size = size
             lent = pool.lend(self._count * size) if self._count * size >= IN_BLOCKS else None
             self._memory = None if lent is None else torch.from_numpy(lent).view(self._count, size)
-        pool.images_are_alike = self._size == size
-        is_new = self.place not in self._made
         self._made.add(self.place)
-        if self._memory is None or not (is_new and pool.images_are_alike):
-            return None
-        return self._memory[self.place].numpy()  # of a tensor, which holds what was lent; a view by numpy would hold the block
+        return None if self._memory is None else pool.image(self._memory[self.place])
 
 
 _of_thread: Final = threading.local()
@@ -229,24 +283,20 @@ def _packed(key: str, value: Any) -> tuple[Any, ...]:
     """(key, value), or what a plain tensor is made of again: (key, shape, dtype, its bytes or where they are)."""
     if not is_plain(value):
         return key, value
-    if value.nbytes < IN_BLOCKS:
-        return key, tuple(value.shape), value.dtype, value.reshape(-1).view(torch.uint8).numpy()
-    pool = _own_pool()
-    if pool is None:
-        return key, value
-    block = pool.block_at(value.data_ptr()) if value.is_contiguous() else None
-    if block is None:
-        copy = empty(value.shape, value.dtype)
-        block = pool.block_at(copy.data_ptr())
-        if block is None:
-            return key, value
-        copy.copy_(value)
-    return key, tuple(value.shape), value.dtype, pool.send(block)
+    value, pool = value.resolve_neg(), _own_pool()  # torch would send what lies in memory and forget that it stands for its negative
+    try:
+        where = value.reshape(-1).view(torch.uint8).numpy() if value.nbytes < IN_BLOCKS else pool and pool.sent(value)
+    except Exception:  # an error here would be no answer to who waits for the batch: torch may find a way
+        where = None
+    return (key, value) if where is None else (key, tuple(value.shape), value.dtype, where)
 
 
 # --- the receiver's side ----------------------------------------------------------------------------------------------
 
 _known: Final[dict[str, tuple[int, Bytes]]] = {}  # of each block: the worker that it belongs to, and its bytes
+_seen: Final[set[str]] = set()  # blocks whose content this process sees
+_forked: Final[set[str]] = set()  # of those, what a process that was forked from this one may see, too
+_watched: Final[set[int]] = set()
 
 
 def _arrived(kind: type[Any], entries: list[tuple[Any, ...]]) -> Any:
@@ -258,42 +308,64 @@ def _unpacked(shape: tuple[int, ...], dtype: torch.dtype, where: Any) -> torch.T
     return _as_tensor(where if isinstance(where, np.ndarray) else _received(*where), shape, dtype)
 
 
-def _received(name: str, worker: int, size: int, descriptor: Any, gone: list[str]) -> Bytes:
+def _received(name: str, place: tuple[int, int], size: int, content: int, descriptor: Any, gone: list[str]) -> Bytes:
+    """The bytes of a block's content and no more: what keeps or copies the tensor's storage must not have another's pixels."""
     for other in gone:
         _known.pop(other, None)
-    if descriptor is not None:
-        _forget_ended()
-        opened = descriptor.detach()
+    worker, number = place
+    if name not in _known:
+        # Handed over as torch hands over its own; where the first who got the block was another process, it is asked for.
+        opened = os.open(f"/proc/{worker}/fd/{number}", os.O_RDWR) if descriptor is None else descriptor.detach()
         try:
             _known[name] = worker, _mapped(opened, size)
         finally:
             os.close(opened)
+        _watch(worker)
     whole = _known[name][1]
-    seen = whole[_PAGE:]
-    weakref.finalize(seen, _give_back, whole, worker, os.getpid()).atexit = False
+    seen = whole[_PAGE : _PAGE + content]
+    _seen.add(name)
+    weakref.finalize(seen, _give_back, name, whole, os.getpid()).atexit = False
     return seen
 
 
-def _give_back(whole: Bytes, worker: int, process: int) -> None:
-    """The last view of a block's content is gone; a fork's copy of the view is none."""
-    if os.getpid() == process:
-        whole[_OUT] = 0
-        if not _lives(worker):
-            _forget_ended()
+def _give_back(name: str, whole: Bytes, process: int) -> None:
+    """The last view of a block's content is gone; in a fork it is not the last one."""
+    if os.getpid() != process:
+        return
+    _seen.discard(name)
+    if name in _forked:
+        _forked.discard(name)
+        _known.pop(name, None)
+        whole[_STATE] = _LOST
+    else:
+        whole[_STATE] = _FREE
 
 
-def _forget_ended() -> None:
-    """Let go of the blocks of workers that are no more."""
-    for name, (worker, _) in list(_known.items()):
-        if not _lives(worker):
-            _known.pop(name, None)
+def _watch(worker: int) -> None:
+    """See to it that a worker's blocks are forgotten when its loader has done with it."""
+    for child in tuple(getattr(multiprocessing.process, "_children", ())):
+        if child.pid == worker and worker not in _watched:
+            _watched.add(worker)
+            weakref.finalize(child, _forget, worker).atexit = False
 
 
-def _lives(process: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, 0)
-        return True
-    return False
+def _forget(worker: int) -> None:
+    _watched.discard(worker)
+    for name in [name for name, (own, _) in list(_known.items()) if own == worker]:
+        _known.pop(name, None)
+
+
+def _before_fork() -> None:
+    _forked.update(tuple(_seen))
+
+
+def _after_fork() -> None:
+    for names in (_known, _seen, _forked, _watched):
+        names.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 # --- both sides -------------------------------------------------------------------------------------------------------
@@ -305,7 +377,7 @@ def _mapped(descriptor: int, size: int) -> Bytes:
 
 def _as_tensor(memory: Bytes, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.from_numpy(memory)[:size].view(dtype).reshape(tuple(shape))
+    return torch.from_numpy(memory)[:size].view(dtype).reshape(tuple(shape)).detach()  # a view could not be detached in place
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -341,16 +413,23 @@ def _pack(error: DicomdlError) -> None:
     if not is_worker() or isinstance(kind, _OnItsWay):
         return
     parts = kind, error.args, error.__dict__  # and not the error, which has a traceback and so all that its frames hold
-    try:
-        ForkingPickler.dumps(parts)
-    except Exception:  # a fact of a caller's own: the text alone goes, rather than nothing and no word about it
-        return
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "parts": parts}
-    error.__class__ = _OnItsWay(kind.__name__, (kind,), names)  # type: ignore[assignment]
+    names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "parts": parts}
+    names["__reduce__"] = lambda self: (kind, self.args, self.__dict__)
+    with contextlib.suppress(TypeError):  # a caller's own kind of error may not let itself be derived from
+        error.__class__ = _OnItsWay(kind.__name__, (kind,), names)  # type: ignore[assignment]
 
 
 def _reduced_class(sent: _OnItsWay) -> tuple[Any, ...]:
-    return _Sent, sent.parts
+    kind, arguments, facts = sent.parts
+    try:
+        ForkingPickler.dumps(sent.parts)
+    except Exception:  # a fact of a caller's own: the text alone goes, rather than nothing and no word about it
+        return _itself, (kind,)
+    return _Sent, (kind, arguments, facts)
+
+
+def _itself(kind: type[DicomdlError]) -> type[DicomdlError]:
+    return kind
 
 
 class _Sent:
@@ -361,7 +440,7 @@ class _Sent:
         self._kind, self._arguments, self._facts = kind, arguments, facts
 
     def __call__(self, text: str) -> DicomdlError:
-        error = self._kind(*self._arguments)
+        error = self._kind.__new__(self._kind, *self._arguments)  # whose arguments are those of BaseException, whatever its own takes
         error.__dict__.update(self._facts)
         error.add_note(text)
         return error

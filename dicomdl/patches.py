@@ -181,13 +181,18 @@ class Centers:
     def __init__(self, points: Iterable[tuple[str, float, float, float]] = (), jitter: int = 0) -> None:
         rows = list(points)
         names, places = [str(row[0]) for row in rows], np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3)
-        self.jitter = jitter
+        self._jitter = jitter
         # Arrays, not objects: a worker that looks at an object writes to its count of references, and so copies its page.
         self.series, which = np.unique(np.array(names, np.str_), return_inverse=True)
         self.rows = np.argsort(which, kind="stable")
         self._ends = np.searchsorted(which[self.rows], np.arange(len(self.series) + 1))
         self._places = places[self.rows]
         self._digest = hashlib.blake2b(repr((names, jitter)).encode() + places.tobytes(), digest_size=16).digest()
+
+    @property
+    def jitter(self) -> int:
+        """The most voxels that a patch is moved by."""
+        return self._jitter
 
     def __len__(self) -> int:
         return len(self._places)

@@ -350,7 +350,7 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
             if read_into(descriptor, view, offset) < needed:
                 read_exactly(descriptor, buffer, offset)
         except OSError as error:
-            raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+            raise _unread(error) from error
         finally:
             if kept < 0:
                 if keep is not None and len(keep) < MOST_OPEN:
@@ -370,8 +370,10 @@ def _open_unchanged(path: str, size: int, mtime_ns: int) -> int:
         status = os.fstat(descriptor)
         if status.st_size != size or status.st_mtime_ns != mtime_ns:
             check_unchanged(size, mtime_ns, status.st_size, status.st_mtime_ns)
-    except BaseException:
+    except BaseException as error:
         os.close(descriptor)
+        if isinstance(error, OSError):
+            raise _unread(error) from error
         raise
     return descriptor
 
@@ -403,7 +405,7 @@ class opened:
         if self.descriptor >= 0:
             os.close(self.descriptor)
         if isinstance(error, OSError):
-            raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+            raise _unread(error) from error
 
 
 MOST_OPEN: Final = 128
@@ -430,6 +432,10 @@ def _unopened(error: OSError) -> PixelError:
     if isinstance(error, FileNotFoundError):
         return FileChanged("the file that was scanned is gone: scan again")
     return PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno)
+
+
+def _unread(error: OSError) -> PixelError:
+    return PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno)
 
 
 def check_unchanged(size: int, mtime_ns: int, size_now: int, mtime_ns_now: int) -> None:

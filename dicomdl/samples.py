@@ -177,8 +177,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         epoch = getattr(row, "epoch", self.epoch)
         row = self._checked(row)
-        with Rows(1):
-            sample, error = self._tried(row, epoch)
+        sample, error = self._tried(row, epoch)
         return transformed(sample if sample is not None else self._instead_of(row, epoch, error), self.transform)
 
     @errors_leave_whole

@@ -1,5 +1,6 @@
 """How batches and errors leave a loader's worker."""
 
+import contextlib
 import copy
 import gc
 import os
@@ -41,17 +42,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_blocks_are_left_behind() -> Iterator[None]:
     gc.collect()
-    parcels._forget_ended()
     yield
     gc.collect()
-    parcels._forget_ended()
-    assert not parcels._known, "blocks of workers that are no more"
+    assert not parcels._known and not parcels._seen and not parcels._watched, "blocks of loaders that are no more"
 
 
 class Numbered(Dataset[Any]):
     """Row n is filled with n; each `shapes` in turn."""
 
-    def __init__(self, rows: int, shapes: Any = ((2, 64, 300),), dtype: torch.dtype = torch.float32, in_rows: bool = False) -> None:
+    def __init__(self, rows: int, shapes: Any = ((64, 300),), dtype: torch.dtype = torch.float32, in_rows: bool = False) -> None:
         self.rows, self.shapes, self.dtype, self.in_rows = rows, shapes, dtype, in_rows
 
     def __len__(self) -> int:
@@ -179,6 +178,20 @@ def test_tensors_of_any_kind_arrive() -> None:
             assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype, name
 
 
+class Negative(Odd):
+    """A tensor whose numbers are lazily the negatives of what lies in memory, which torch forgets when it sends it."""
+
+    def __getitem__(self, row: int) -> Any:
+        return Sample(image=torch.full((300, 200), complex(1, row)).conj().imag, row=row)
+
+
+def test_what_is_lazily_negative_arrives_negative() -> None:
+    for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=20):
+        assert bool((sample["image"] == -sample["row"]).all())
+    for batch in DataLoader(Negative(), batch_size=2, num_workers=1, timeout=20):
+        assert all(bool((image == -row).all()) for image, row in zip(batch["image"], batch["row"], strict=True))
+
+
 class Keeping:
     """A transform that keeps what it saw, and sees whether it changes."""
 
@@ -256,6 +269,93 @@ def test_a_batch_that_is_sent_twice_is_two() -> None:
         assert all(map(is_sound, kept))
 
 
+class Cached(Numbered):
+    """A dataset that keeps its samples, with or without batches made at once."""
+
+    def __init__(self, rows: int, inner: Any = None) -> None:
+        super().__init__(rows)
+        self.kept: dict[int, Any] = {}
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        absent = [row for row in rows if row not in self.kept]
+        self.kept |= dict(zip(absent, super().__getitems__(absent), strict=True)) if absent else {}
+        return [self.kept[row] for row in rows]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_what_the_receiver_writes_reaches_nothing_that_a_worker_keeps(batch_size: int) -> None:
+    loader = DataLoader(Cached(16), batch_size=batch_size, num_workers=1, persistent_workers=True)
+    for _ in range(4):
+        for batch in loader:
+            assert is_sound(batch)
+            batch["image"].sub_(0.5).div_(0.25)
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    del loader, batch
+
+
+class Mixing:
+    """A transform that adds half of the image before, as mixup does."""
+
+    def __init__(self) -> None:
+        self.before: Any = torch.zeros(1)
+
+    def __call__(self, sample: Any) -> Any:
+        self.before, mixed = sample["image"], sample["image"] + self.before / 2
+        return {"image": mixed if sample["row"] % 2 else sample["image"], "row": sample["row"], "raw": sample["image"]}
+
+
+def test_samples_that_share_their_images_are_delivered_as_without_workers() -> None:
+    def collated(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"].sub_(0.5)
+        return batch
+
+    for collate_fn in (None, collated):
+        delivered: list[list[Any]] = []
+        for workers in (0, 1):
+            delivered.append([])
+            loader: Any = DataLoader(Transformed(64, Mixing()), batch_size=4, num_workers=workers, collate_fn=collate_fn)
+            for batch in loader:
+                delivered[-1].append({name: value.clone() for name, value in batch.items()})
+                batch["image"].fill_(-7)
+        for one, other in zip(*delivered, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in ("image", "raw", "row"))
+
+
+@needs_blocks
+def test_a_tensor_holds_its_own_bytes_and_no_others() -> None:
+    for batch in DataLoader(Numbered(60, [(1, 150, 150), (1, 600, 600)]), batch_size=1, num_workers=2):
+        image = batch["image"]
+        assert image.untyped_storage().nbytes() == image.nbytes and not image._is_view()
+        image.requires_grad_().detach_()
+        assert is_sound(batch)
+
+
+def test_batches_may_go_to_several_receivers() -> None:
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def also(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        queue.put(batch)
+        return batch
+
+    for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
+        assert is_sound(batch)
+        assert is_sound(queue.get(timeout=20))
+
+    def listens(results: Any) -> None:
+        results.put([is_sound(queue.get(timeout=20)) for _ in range(30)])
+
+    results = context.SimpleQueue()
+    listener = context.Process(target=listens, args=(results,))
+    listener.start()
+    for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
+        assert is_sound(batch)
+    assert all(results.get())
+    listener.join()
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +388,61 @@ def test_a_forked_process_that_ends_gives_no_block_back() -> None:
         os.waitpid(child, 0)
     for batch in loader:
         assert is_sound(batch) and is_sound(held)
+
+
+@needs_blocks
+def test_a_forked_process_sees_its_batch_as_it_was() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held = next(loader)
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(receive, 1)  # until the parent has let go of the batch and received many
+        os._exit(0 if is_sound(held) else 1)
+    del held
+    assert all(map(is_sound, loader))
+    os.write(send, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for descriptor in (receive, send):
+        os.close(descriptor)
+
+
+class Held(Dataset[Any]):
+    """Row n is what the worker's blocks take, in MB, once it has made a batch of images of one size, or of several."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        images = []
+        with parcels.Rows(len(rows)) as room:
+            for place, row in enumerate(rows):
+                room.place = place
+                images.append(new_array((self.sizes[row] << 20,), "u1"))
+        pool: Any = parcels._own_pool()
+        return [{"blocks": sum(block.size for block in pool._blocks) >> 20, "image": image.nbytes} for image in images]
+
+
+@needs_blocks
+def test_memory_that_is_not_needed_goes() -> None:
+    sizes = [1] * 40 + [32] * 4 + [1] * 200
+    held = [int(batch["blocks"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)]
+    assert held[0] == 0 and held[5] <= 12 and 128 <= held[10] <= 150 and held[-1] <= 12
+    several = DataLoader(Held([32, 1, 1, 1] * 40), batch_size=4, num_workers=1)
+    assert all(int(batch["blocks"][0]) == 0 for batch in several)
+    assert not parcels._known
+
+
+@needs_blocks
+def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
+    loader = DataLoader(Numbered(60), batch_size=2, num_workers=2)
+    kept = list(map(copy.deepcopy, loader))
+    gc.collect()
+    assert all(map(is_sound, kept)) and not parcels._known
+    assert "memfd:dicomdl" not in Path("/proc/self/maps").read_text()
 
 
 @needs_blocks
@@ -330,7 +485,6 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
         "print('ready', *(w.pid for w in loader._workers), flush=True)\n"
         "time.sleep(60)\n"
     )
-    before = set(os.listdir("/dev/shm"))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()[1:]]
@@ -339,7 +493,9 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
         time.sleep(0.1)  # torch's workers look every 5 s whether their parent lives
     assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert not {name for name in set(os.listdir("/dev/shm")) - before if "dicomdl" in name}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it ended in the meantime
+            assert "memfd:dicomdl" not in maps.read_text(), maps
 
 
 def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
@@ -379,12 +535,10 @@ def test_loaders_with_workers_deliver_what_those_without_do(folder: Path, kind: 
 @needs_blocks
 def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
     write_series(folder, shape=(4, 160, 160), intercept=-1024)
-    moved: list[bool] = []
 
     def looked_at(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
-        moved.append(batch["image"].data_ptr() != samples[0]["image"].data_ptr())
-        return {**batch, "moved": moved[-1]}
+        return {**batch, "moved": batch["image"].data_ptr() != samples[0]["image"].data_ptr()}
 
     index = index_of(folder)
     for dataset in (
@@ -393,8 +547,9 @@ def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
         dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung"),
         dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung", intensity_on="device"),
     ):
-        for batch in DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=looked_at, shuffle=True):
-            assert not batch["moved"], dataset
+        rows = Subset(dataset, [row % len(dataset) for row in range(8)])
+        moved = [batch["moved"] for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)]
+        assert moved == [True, False, False, False], dataset  # the first one tells that images are of one size
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -468,6 +623,54 @@ def test_an_error_that_cannot_be_sent_whole_is_sent_as_text_and_nothing_hangs() 
     with pytest.raises(errors.GeometryError, match=r"Original Traceback[\s\S]*bad"):
         next(loader)
     loader._shutdown_workers()  # type: ignore[attr-defined]  # else torch waits for them when the error is forgotten
+
+
+class ToldMore(Raising):
+    """What a wrapper may do to an error on its way: copy it, or add what cannot be sent."""
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        try:
+            return super().__getitem__(row)
+        except errors.DicomdlError as error:
+            for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301
+                assert type(again) is TREE[row] and vars(again) == vars(error) and str(again) == str(error)
+            if row % 2:
+                error.callback = lambda: None
+            raise
+
+
+def test_an_error_may_be_copied_and_told_more_on_its_way() -> None:
+    loader = iter(DataLoader(ToldMore(), batch_size=None, num_workers=1, timeout=20))
+    for row, kind in enumerate(TREE):
+        with pytest.raises(kind) as caught:
+            next(loader)
+        assert "found_bytes" not in vars(caught.value) if row % 2 else vars(caught.value)["found_bytes"] == row
+    loader._shutdown_workers()  # type: ignore[attr-defined]
+
+
+class Derived(errors.PixelError):
+    """A caller's own, with a constructor of its own."""
+
+    def __init__(self, path: str, code: int) -> None:
+        super().__init__(f"{path}: {code}", code=code)
+
+
+class DerivedRaising(Dataset[Any]):
+    def __len__(self) -> int:
+        return 1
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        raise Derived("p", 3)
+
+
+def test_errors_derived_from_ours_leave_whole_too() -> None:
+    loader = iter(DataLoader(DerivedRaising(), batch_size=None, num_workers=1))
+    with pytest.raises(Derived, match="p: 3") as caught:
+        next(loader)
+    loader._shutdown_workers()  # type: ignore[attr-defined]
+    assert caught.value.code == 3
 
 
 def test_outside_of_a_worker_errors_are_left_alone() -> None:
