@@ -21,7 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.reduction import DupFd, ForkingPickler
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -275,20 +275,30 @@ def new_array(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.empty(tuple(shape), dtype) if row is None else row.view(dtype).reshape(tuple(shape))
 
 
+class _Placed(NamedTuple):
+    """What a tensor is made of again: its bytes, or where they are (the arguments of `_received`)."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    where: Any
+
+
 def _reduced(parcel: dict[str, Any]) -> tuple[Any, ...]:
-    return _arrived, (type(parcel), [_packed(key, value) for key, value in parcel.items()])
+    return _arrived, (type(parcel), {key: _packed(value) for key, value in parcel.items()})
 
 
-def _packed(key: str, value: Any) -> tuple[Any, ...]:
-    """(key, value), or what a plain tensor is made of again: (key, shape, dtype, its bytes or where they are)."""
+def _packed(value: Any) -> Any:
+    """A value with `_Placed` in the place of each plain tensor."""
+    if type(value) is list:
+        return [_packed(one) for one in value]
     if not is_plain(value):
-        return key, value
+        return value
     value, pool = value.resolve_neg(), _own_pool()  # torch would send what lies in memory and forget that it stands for its negative
     try:
         where = value.reshape(-1).view(torch.uint8).numpy() if value.nbytes < IN_BLOCKS else pool and pool.sent(value)
     except Exception:  # an error here would be no answer to who waits for the batch: torch may find a way
         where = None
-    return (key, value) if where is None else (key, tuple(value.shape), value.dtype, where)
+    return value if where is None else _Placed(tuple(value.shape), value.dtype, where)
 
 
 # --- the receiver's side ----------------------------------------------------------------------------------------------
@@ -299,13 +309,18 @@ _forked: Final[set[str]] = set()  # of those, what a process that was forked fro
 _watched: Final[set[int]] = set()
 
 
-def _arrived(kind: type[Any], entries: list[tuple[Any, ...]]) -> Any:
-    values = {key: rest[0] if len(rest) == 1 else _unpacked(*rest) for key, *rest in entries}
+def _arrived(kind: type[Any], packed: dict[str, Any]) -> Any:
+    values = {key: _unpacked(value) for key, value in packed.items()}
     return values if kind is Parcel else kind(values)
 
 
-def _unpacked(shape: tuple[int, ...], dtype: torch.dtype, where: Any) -> torch.Tensor:
-    return _as_tensor(where if isinstance(where, np.ndarray) else _received(*where), shape, dtype)
+def _unpacked(value: Any) -> Any:
+    if type(value) is list:
+        return [_unpacked(one) for one in value]
+    if type(value) is not _Placed:
+        return value
+    memory = value.where if isinstance(value.where, np.ndarray) else _received(*value.where)
+    return _as_tensor(memory, value.shape, value.dtype)
 
 
 def _received(name: str, place: tuple[int, int], size: int, content: int, descriptor: Any, gone: list[str]) -> Bytes:

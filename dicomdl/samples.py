@@ -78,7 +78,8 @@ default_collate_fn_map[Sample] = _collate_by_default  # the extension point that
 def collate(samples: Sequence[Any]) -> Any:
     """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
 
-    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``.
+    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``. In a worker the batch may be the samples' own memory, as it
+    may with the default collate: change samples before they are collated, not afterwards.
     """
     if not isinstance(samples[0], dict):  # a transform may deliver anything
         return torch.utils.data.default_collate(list(samples))
