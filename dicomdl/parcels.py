@@ -175,19 +175,27 @@ class _Pool:
 
     def sent(self, value: torch.Tensor) -> tuple[Any, ...] | None:
         """What a receiver needs to see a tensor: itself where it lies in a block that nobody else sees, else a copy; None where none."""
-        block = self._at(value.data_ptr()) if value.is_contiguous() else None
-        if block is None or block.is_sent or any(image() is not None for image in block.images):
-            copy = empty(value.shape, value.dtype)
-            block = self._at(copy.data_ptr())
-            if block is None:
-                return None
-            copy.copy_(value)
+        block = self._taken(value)
+        if block is None:
+            copy = empty(value.shape, value.dtype).copy_(value)
+            block = self._taken(copy)
+        if block is None:
+            return None
         with self._lock:
             descriptor = None if block.is_known else DupFd(block.descriptor)
-            block.is_known = block.is_sent = True
+            block.is_known = True
             block.bytes[_STATE] = _OUT
             gone, self._gone = self._gone, []
             return block.name, (self.process, block.descriptor), block.size, value.nbytes, descriptor, gone
+
+    def _taken(self, value: torch.Tensor) -> _Block | None:
+        """The block that a tensor begins, to be sent once: several threads may be about to send the same batch."""
+        block = self._at(value.data_ptr()) if value.is_contiguous() else None
+        with self._lock:
+            if block is None or block.is_sent or any(image() is not None for image in block.images):
+                return None
+            block.is_sent = True
+            return block
 
     def _at(self, address: int) -> _Block | None:
         with self._lock:
