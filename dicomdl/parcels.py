@@ -5,7 +5,7 @@ takes longer than reading the pixels did. Here a worker keeps a few blocks of na
 receiver maps a block when it first sees it. Where there is no such memory (not Linux), or no block is free, tensors go torch's way.
 
 The rule to know: a block is filled again only when nobody can see what is in it. The receiver says so in the block's first page, when
-the last view of the tensor goes, and never of a block that a fork of it sees, too; the worker knows by a weak reference to its own.
+the last view of the tensor goes; the worker knows by a weak reference to its own; what a fork of either sees is never filled again.
 What is sent is the receiver's alone: where the worker still holds an image that was made in the block, a copy goes. Nothing has a
 name, so nothing outlives the processes.
 """
@@ -13,7 +13,6 @@ name, so nothing outlives the processes.
 import contextlib
 import functools
 import math
-import mmap
 import multiprocessing.process
 import os
 import secrets
@@ -34,11 +33,11 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 IN_BLOCKS: Final = 1 << 16  # bytes from which a tensor lies in a block; smaller ones travel in the message
-MOST_BLOCKS: Final = 32  # of a worker, as many as a receiver may keep
+MOST_BLOCKS: Final = 64  # of a worker: each is a descriptor there
 SURPLUS: Final = 32  # after so many that were lent while more lay free than were in use, what is too much goes
 _PAGE: Final = 4096
 _STATE: Final = 0  # the byte of a block's first page that says who has it
-_FREE, _OUT, _LOST = range(3)  # nobody or the worker; the receiver; for good a process that was forked from the receiver
+_FREE, _OUT, _LOST = range(3)  # nobody or the worker; the receiver; for good a fork of the receiver
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PLAIN: Final = frozenset((torch.bool, *_INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
@@ -74,7 +73,7 @@ class _Block:
         self.descriptor = os.memfd_create("dicomdl", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
         os.posix_fallocate(self.descriptor, 0, self.size)  # raises where memory is out; touching a page of a map would kill
-        self.bytes = _mapped(self.descriptor, self.size)
+        self.bytes = _mapped(f"/proc/self/fd/{self.descriptor}", self.size)
         self.name = secrets.token_hex(8)
         self.is_known = False  # to a receiver
         self._begins = self.bytes.ctypes.data + _PAGE
@@ -110,7 +109,8 @@ class _Pool:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.images_are_alike: bool | None = None  # of the batches so far: else memory for as many as the first one's would be waste
+        self.makes_in_place: bool | None = None  # not before a batch has shown that images are of one size and that nobody keeps them
+        self.images: list[weakref.ref[Bytes]] = []  # of the last batch
         self._lock = threading.Lock()  # a queue's thread asks, too
         self._blocks: list[_Block] = []  # those that were lent last at the end
         self._gone: list[str] = []
@@ -119,42 +119,51 @@ class _Pool:
     def lend(self, size: int) -> Bytes | None:
         """Memory of so many bytes; None where there is none."""
         with self._lock:
-            self._let_go()
-            block = next((one for one in self._blocks if size <= one.room <= 2 * size and one.is_free), None)
-            if block is not None:
-                self._blocks.remove(block)
-            elif len(self._blocks) < MOST_BLOCKS:
-                try:
-                    block = _Block(size)
-                except (OSError, ValueError):  # no memory, no descriptors, a system that forbids it
-                    return None
+            for block in [one for one in self._blocks if one.state == _LOST]:
+                self._remove(block)
+            free = [one for one in self._blocks if one.is_free]
+            fitting = next((one for one in free if size <= one.room <= 2 * size), None)
+            if fitting is not None:
+                self._blocks.remove(fitting)
             else:
-                return None
-            self._blocks.append(block)
-            return block.lend(size)
+                if len(self._blocks) >= MOST_BLOCKS and free:
+                    self._remove(free[0])
+                if len(self._blocks) >= MOST_BLOCKS:
+                    return None
+                try:
+                    fitting = _Block(size)
+                except (OSError, RuntimeError, ValueError):  # no memory, no descriptors, a system that forbids it
+                    return None
+            self._blocks.append(fitting)
+            lent = fitting.lend(size)
+            self._let_idle_go()
+            return lent
 
-    def _let_go(self) -> None:
-        """Let go of what is lost, and of free blocks when they have been more than those in use for long, or are as many as may be."""
-        for block in [one for one in self._blocks if one.state == _LOST]:
-            self._remove(block)
+    def _let_idle_go(self) -> None:
+        """Let free blocks go, those that were lent longest ago first, when they have been more than those in use for long."""
         free = [block for block in self._blocks if block.is_free]
         too_many = 2 * sum(block.size for block in free) - sum(block.size for block in self._blocks)
         self._surplus = self._surplus + 1 if too_many > 0 else 0
-        if self._surplus < SURPLUS and len(self._blocks) < MOST_BLOCKS:
-            return
-        self._surplus = 0
-        for block in free:
-            if too_many > 0 or len(self._blocks) >= MOST_BLOCKS:
-                self._remove(block)
-                too_many -= block.size
+        if self._surplus >= SURPLUS:
+            self._surplus = 0
+            for block in free:
+                if too_many > 0:
+                    self._remove(block)
+                    too_many -= block.size
 
     def _remove(self, block: _Block) -> None:
         self._blocks.remove(block)
         self._gone += [block.name] if block.is_known else []
 
+    def forked(self) -> None:
+        """What this process sees a fork of it may see for longer: those blocks are given up."""
+        with self._lock:
+            for block in [one for one in self._blocks if one.lent is not None]:
+                self._blocks.remove(block)
+
     def image(self, memory: torch.Tensor) -> Bytes:
         """Bytes of lent memory in which an image is made."""
-        image: Bytes = memory.numpy()  # of a tensor, which holds what was lent; a view by numpy would hold the block
+        image: Bytes = memory.numpy()
         with self._lock:
             lent = memory.untyped_storage().data_ptr()
             next(block for block in self._blocks if block.has(lent)).images.append(weakref.ref(image))
@@ -190,9 +199,13 @@ class _Pool:
 
     def _taken(self, value: torch.Tensor) -> _Block | None:
         """The block that a tensor begins, to be sent once: several threads may be about to send the same batch."""
-        block = self._at(value.data_ptr()) if value.is_contiguous() else None
+        block = self._at(value.data_ptr())
         with self._lock:
-            if block is None or block.is_sent or any(image() is not None for image in block.images):
+            if block is None or block.is_sent:
+                return None
+            if any(image() is not None for image in block.images):
+                if block in self._blocks:
+                    self._blocks.remove(block)  # it goes with those who keep it
                 return None
             block.is_sent = True
             return block
@@ -237,8 +250,9 @@ def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 class Rows:
     """Where a thread makes the images of a batch, so that they lie one behind the other in memory that leaves the worker as it is.
 
-    ``with Rows(count) as rows:`` `place` is the place in the batch of the sample that is being made. The first batch of a worker
-    only tells whether images are of one size.
+    ``with Rows(count) as rows:`` `place` is the place in the batch of the sample that is being made. The first batch of a worker only
+    tells whether that may be: not where images differ in size, and not where somebody keeps them, who might change them while
+    the batch is on its way. ``Rows(0)`` makes no images in place, as for samples of their own within a batch.
     """
 
     def __init__(self, count: int) -> None:
@@ -246,25 +260,36 @@ class Rows:
         self._count = count
         self._sizes: set[int] = set()
         self._made: set[int] = set()
+        self._images: list[weakref.ref[Bytes]] = []
         self._memory: torch.Tensor | None = None
+        self._outer: Rows | None = None
 
     def __enter__(self) -> "Rows":
-        _of_thread.rows = self
+        self._outer, _of_thread.rows = getattr(_of_thread, "rows", None), self
+        if self._count and (pool := _own_pool()) is not None and any(image() is not None for image in pool.images):
+            pool.makes_in_place = False
         return self
 
     def __exit__(self, *error: object) -> None:
-        _of_thread.rows = None
-        pool = _own_pool() if self._sizes else None
-        if pool is not None:
-            pool.images_are_alike = pool.images_are_alike is not False and len(self._sizes) == 1
+        _of_thread.rows = self._outer
+        if self._sizes and (pool := _own_pool()) is not None:
+            pool.makes_in_place = pool.makes_in_place is not False and len(self._sizes) == 1
+            pool.images = self._images
 
-    def row(self, size: int) -> Bytes | None:
-        """The memory of the sample's image; None where it has some already, or where images differ in size."""
-        pool = _own_pool()
+    def new(self, size: int) -> Bytes:
+        """The memory of the sample's image."""
+        pool = _own_pool() if self._count else None
         if pool is None:
-            return None
+            return np.empty(size, np.uint8)
         self._sizes.add(size)
-        if self.place in self._made or len(self._sizes) > 1 or not pool.images_are_alike:
+        image = self._in_place(pool, size)
+        if image is None:
+            image = np.empty(size, np.uint8)
+        self._images.append(weakref.ref(image))
+        return image
+
+    def _in_place(self, pool: _Pool, size: int) -> Bytes | None:
+        if not pool.makes_in_place or self.place in self._made or len(self._sizes) > 1:
             return None
         if not self._made:
             lent = pool.lend(self._count * size) if self._count * size >= IN_BLOCKS else None
@@ -279,8 +304,9 @@ _of_thread: Final = threading.local()
 def new_array(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """A new array for the image of a sample, its content undefined."""
     rows: Rows | None = getattr(_of_thread, "rows", None)
-    row = None if rows is None else rows.row(math.prod(shape) * np.dtype(dtype).itemsize)
-    return np.empty(tuple(shape), dtype) if row is None else row.view(dtype).reshape(tuple(shape))
+    if rows is None:
+        return np.empty(tuple(shape), dtype)
+    return rows.new(math.prod(shape) * np.dtype(dtype).itemsize).view(dtype).reshape(tuple(shape))
 
 
 class _Placed(NamedTuple):
@@ -302,6 +328,8 @@ def _packed(value: Any) -> Any:
     if not is_plain(value):
         return value
     value, pool = value.resolve_neg(), _own_pool()  # torch would send what lies in memory and forget that it stands for its negative
+    if not value.is_contiguous():
+        return value  # in an order of its own, such as channels last, which torch keeps
     try:
         where = value.reshape(-1).view(torch.uint8).numpy() if value.nbytes < IN_BLOCKS else pool and pool.sent(value)
     except Exception:  # an error here would be no answer to who waits for the batch: torch may find a way
@@ -314,7 +342,7 @@ def _packed(value: Any) -> Any:
 _known: Final[dict[str, tuple[int, Bytes]]] = {}  # of each block: the worker that it belongs to, and its bytes
 _seen: Final[set[str]] = set()  # blocks whose content this process sees
 _forked: Final[set[str]] = set()  # of those, what a process that was forked from this one may see, too
-_watched: Final[set[int]] = set()
+_watched: Final[dict[int, weakref.ref[Any]]] = {}  # the processes of the workers that blocks are known of
 
 
 def _arrived(kind: type[Any], packed: dict[str, Any]) -> Any:
@@ -336,22 +364,32 @@ def _received(name: str, place: tuple[int, int], size: int, content: int, descri
     for other in gone:
         _known.pop(other, None)
     worker, number = place
-    if name not in _known:
-        # Handed over as torch hands over its own; where the first who got the block was another process, it is asked for.
-        opened = os.open(f"/proc/{worker}/fd/{number}", os.O_RDWR) if descriptor is None else descriptor.detach()
-        try:
-            _known[name] = worker, _mapped(opened, size)
-        finally:
-            os.close(opened)
-        _watch(worker)
-    whole = _known[name][1]
+    whole = _known[name][1] if name in _known else _first_seen(worker, number, size, descriptor)
+    if _is_watched(worker):
+        _known[name] = worker, whole
     seen = whole[_PAGE : _PAGE + content]
     _seen.add(name)
-    weakref.finalize(seen, _give_back, name, whole, os.getpid()).atexit = False
+    weakref.finalize(seen, _give_back, name, whole, worker, os.getpid()).atexit = False
     return seen
 
 
-def _give_back(name: str, whole: Bytes, process: int) -> None:
+def _first_seen(worker: int, number: int, size: int, descriptor: Any) -> Bytes:
+    """A block that is handed over as torch hands over its own; or, where another process got it first, as the worker has it."""
+    opened = -1
+    try:
+        opened = -1 if descriptor is None else descriptor.detach()
+        path = f"/proc/{worker}/fd/{number}" if descriptor is None else f"/proc/self/fd/{opened}"
+        if os.stat(path).st_size != size:
+            raise FileNotFoundError
+        return _mapped(path, size)
+    except (OSError, EOFError) as error:
+        raise RuntimeError("a batch cannot be received: the worker that made it has ended, or no descriptors are left") from error
+    finally:
+        if opened >= 0:
+            os.close(opened)
+
+
+def _give_back(name: str, whole: Bytes, worker: int, process: int) -> None:
     """The last view of a block's content is gone; in a fork it is not the last one."""
     if os.getpid() != process:
         return
@@ -362,29 +400,44 @@ def _give_back(name: str, whole: Bytes, process: int) -> None:
         whole[_STATE] = _LOST
     else:
         whole[_STATE] = _FREE
+    if _has_ended(worker):
+        for one in [one for one in list(_watched) if _has_ended(one)]:
+            _forget(one)
 
 
-def _watch(worker: int) -> None:
-    """See to it that a worker's blocks are forgotten when its loader has done with it."""
-    for child in tuple(getattr(multiprocessing.process, "_children", ())):
-        if child.pid == worker and worker not in _watched:
-            _watched.add(worker)
-            weakref.finalize(child, _forget, worker).atexit = False
+def _is_watched(worker: int) -> bool:
+    """Whether a worker is this process's own, whose blocks are forgotten when it ends or its loader goes."""
+    if worker not in _watched:
+        for child in tuple(getattr(multiprocessing.process, "_children", ())):
+            if child.pid == worker:
+                _watched[worker] = weakref.ref(child)
+                weakref.finalize(child, _forget, worker).atexit = False
+    return worker in _watched
+
+
+def _has_ended(worker: int) -> bool:
+    watched = _watched.get(worker)
+    owner = None if watched is None else watched()
+    return owner is not None and owner.exitcode is not None
 
 
 def _forget(worker: int) -> None:
-    _watched.discard(worker)
+    _watched.pop(worker, None)
     for name in [name for name, (own, _) in list(_known.items()) if own == worker]:
         _known.pop(name, None)
 
 
 def _before_fork() -> None:
     _forked.update(tuple(_seen))
+    if _pool is not None and _pool.process == os.getpid():
+        _pool.forked()
 
 
 def _after_fork() -> None:
-    for names in (_known, _seen, _forked, _watched):
-        names.clear()
+    _known.clear()
+    _seen.clear()
+    _forked.clear()
+    _watched.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -394,8 +447,10 @@ if hasattr(os, "register_at_fork"):
 # --- both sides -------------------------------------------------------------------------------------------------------
 
 
-def _mapped(descriptor: int, size: int) -> Bytes:
-    return np.frombuffer(mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)), np.uint8)
+def _mapped(path: str, size: int) -> Bytes:
+    """A file's bytes; by torch, whose maps keep no descriptor, as Python's do."""
+    mapped: Bytes = torch.from_file(path, shared=True, size=size, dtype=torch.uint8).numpy()
+    return mapped
 
 
 def _as_tensor(memory: Bytes, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:

@@ -178,13 +178,14 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         epoch = getattr(row, "epoch", self.epoch)
         row = self._checked(row)
-        sample, error = self._tried(row, epoch)
+        with Rows(0):
+            sample, error = self._tried(row, epoch)
         return transformed(sample if sample is not None else self._instead_of(row, epoch, error), self.transform)
 
     @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The samples of a batch, in the order asked for; made in the order of rows, and each file opened once."""
-        with Rows(len(rows)) as images:
+        with Rows(len(rows) if self.transform is None else 0) as images:  # a transform may keep images, and change them later
             found = self._tried_together(rows, images)
         if all(sample is None for sample, _ in found) and self.on_error == "skip" and found:
             row = rows[-1]  # nothing would be left of the batch

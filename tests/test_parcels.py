@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from phantoms import write_series
@@ -244,6 +245,16 @@ def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None
         assert len(batch["row"]) == 1 and is_sound(batch)
 
 
+def test_an_order_of_its_own_is_kept() -> None:
+    def channels_last(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"] = batch["image"].unsqueeze(1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return batch
+
+    for batch in DataLoader(Numbered(12), batch_size=2, num_workers=1, collate_fn=channels_last):
+        assert is_sound(batch) and batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_parcel_that_is_copied_or_pickled_is_a_copy() -> None:
     def copied(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
@@ -292,6 +303,43 @@ def test_what_the_receiver_writes_reaches_nothing_that_a_worker_keeps(batch_size
             batch["image"].sub_(0.5).div_(0.25)
     loader._iterator._shutdown_workers()  # type: ignore[union-attr]
     del loader, batch
+
+
+class ChangesLater(Numbered):
+    """A dataset that keeps the last image of a batch and changes it before it makes the next one."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, ((400, 400),))
+        self.kept: Any = torch.zeros(1)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        self.kept.fill_(-3)
+        made = super().__getitems__(rows)
+        self.kept = made[-1]["image"]
+        return made
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_worker_changes_afterwards_reaches_no_batch(workers: int) -> None:
+    assert all(map(is_sound, DataLoader(ChangesLater(400), batch_size=4, num_workers=workers)))
+
+
+def test_samples_within_the_making_of_a_sample_are_made_apart(folder: Path) -> None:
+    write_series(folder / "a", shape=(8, 150, 160), intercept=-1024)
+    write_series(folder / "b", shape=(3, 300, 200), seed=1, modality="MR")
+    index = index_of(folder)
+    other = dicomdl.FrameDataset(index.select(modality="MR"), "modality")
+
+    def labels(stack: Any) -> Any:
+        return np.full(stack.shape, int(other[1]["image"].max()) > 0, np.uint8)
+
+    patches = dicomdl.PatchDataset(
+        index.select(modality="CT"), (4, 128, 128), per_stack=12, intensity="ct.lung", labels=labels, sampler="labels"
+    )
+    alone = [patches[row] for row in range(12)]
+    for batch in DataLoader(patches, batch_size=3, num_workers=1):
+        for place, row in enumerate(batch["row"].tolist()):
+            assert all(torch.equal(batch[name][place], alone[row][name]) for name in ("image", "label", "location"))
 
 
 class Mixing:
@@ -408,6 +456,35 @@ def test_a_forked_process_sees_its_batch_as_it_was() -> None:
         os.close(descriptor)
 
 
+@needs_blocks
+@pytest.mark.parametrize("held", [1, 50, 80])
+def test_as_many_blocks_are_made_as_are_held_and_no_more(held: int) -> None:
+    kept: list[Any] = []
+    names = set()
+    for batch in DataLoader(Numbered(800), batch_size=2, num_workers=1):
+        kept = [*kept[-held + 1 :], batch] if held > 1 else [batch]
+        names |= set(parcels._known)
+    assert all(map(is_sound, kept)) and len(names) <= min(held + 8, MOST_BLOCKS)
+
+
+@needs_blocks
+def test_blocks_go_with_their_workers_also_where_the_iterator_stays() -> None:
+    iterator = iter(DataLoader(Numbered(60), batch_size=2, num_workers=2))
+    for batch in iterator:
+        assert is_sound(batch)
+    del batch
+    assert not parcels._known
+    del iterator
+
+
+@needs_blocks
+def test_blocks_take_no_descriptors_of_the_receiver() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    kept = [next(loader) for _ in range(50)]
+    assert len(os.listdir("/proc/self/fd")) - before < 12 and all(map(is_sound, kept))
+
+
 class Held(Dataset[Any]):
     """Row n is what the worker's blocks take, in MB, once it has made a batch of images of one size, or of several."""
 
@@ -500,8 +577,9 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
 
 def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
     assert stacked([torch.ones(3)] * 2).tolist() == [[1.0] * 3] * 2
-    with parcels.Rows(2):
-        assert new_array((IN_BLOCKS,), "u1").base is None
+    with parcels.Rows(2) as rows:
+        new_array((IN_BLOCKS,), "u1")
+    assert not rows._sizes and parcels._own_pool() is None
 
 
 # --- the datasets -----------------------------------------------------------------------------------------------------
