@@ -19,7 +19,8 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from multiprocessing.reduction import DupFd, ForkingPickler
+from multiprocessing import reduction
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -166,7 +167,9 @@ class _Pool:
         image: Bytes = memory.numpy()
         with self._lock:
             lent = memory.untyped_storage().data_ptr()
-            next(block for block in self._blocks if block.has(lent)).images.append(weakref.ref(image))
+            for block in self._blocks:
+                if block.has(lent):
+                    block.images.append(weakref.ref(image))
         return image
 
     def in_one_piece(self, tensors: Sequence[torch.Tensor]) -> Bytes | None:
@@ -191,7 +194,7 @@ class _Pool:
         if block is None:
             return None
         with self._lock:
-            descriptor = None if block.is_known else DupFd(block.descriptor)
+            descriptor = None if block.is_known else reduction.DupFd(block.descriptor)  # not on Windows, nor are blocks
             block.is_known = True
             block.bytes[_STATE] = _OUT
             gone, self._gone = self._gone, []

@@ -485,6 +485,23 @@ def test_blocks_take_no_descriptors_of_the_receiver() -> None:
     assert len(os.listdir("/proc/self/fd")) - before < 12 and all(map(is_sound, kept))
 
 
+class Forking(Numbered):
+    """A dataset that forks in the midst of a batch."""
+
+    def __getitem__(self, row: int) -> Any:
+        if row % 3 == 1:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        return super().__getitem__(row)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_worker_may_fork_in_the_midst_of_a_batch() -> None:
+    assert all(map(is_sound, DataLoader(Forking(60), batch_size=4, num_workers=1)))
+
+
 class Held(Dataset[Any]):
     """Row n is what the worker's blocks take, in MB, once it has made a batch of images of one size, or of several."""
 
