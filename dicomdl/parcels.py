@@ -71,7 +71,7 @@ class _Block:
     def __init__(self, size: int) -> None:
         self.room = -(-size // _PAGE) * _PAGE
         self.size = _PAGE + self.room
-        self.descriptor = os.memfd_create("dicomdl", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("dicomdl-batch", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
         os.posix_fallocate(self.descriptor, 0, self.size)  # raises where memory is out; touching a page of a map would kill
         self.bytes = _mapped(f"/proc/self/fd/{self.descriptor}", self.size)

@@ -537,7 +537,7 @@ def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
     kept = list(map(copy.deepcopy, loader))
     gc.collect()
     assert all(map(is_sound, kept)) and not parcels._known
-    assert "memfd:dicomdl" not in Path("/proc/self/maps").read_text()
+    assert "memfd:dicomdl-batch" not in Path("/proc/self/maps").read_text()
 
 
 @needs_blocks
@@ -557,7 +557,7 @@ def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
 def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
     def count() -> tuple[int, int]:
         gc.collect()
-        maps = sum("memfd:dicomdl" in line for line in Path("/proc/self/maps").read_text().splitlines())
+        maps = sum("memfd:dicomdl-batch" in line for line in Path("/proc/self/maps").read_text().splitlines())
         return len(os.listdir("/proc/self/fd")), maps
 
     found = []
