@@ -124,6 +124,6 @@ def _neighbours(places: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64]
     lower = np.searchsorted(places, grid + tolerance, side="right") - 1
     upper = np.minimum(lower + 1, len(places) - 1)
     beyond = grid - places[lower]
-    between = beyond > tolerance
+    between = (beyond > tolerance) & (lower < len(places) - 1)  # behind the last slice nothing is more than the tolerance, but for rounding
     gaps = np.where(between, places[upper] - places[lower], 1.0)
     return lower.astype(np.int64), np.where(between, beyond / gaps, 0.0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from phantoms import slice_normal, true_affine
 
@@ -44,6 +44,7 @@ def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
 
 
 @given(gaps=st.lists(st.integers(60, 900), min_size=2, max_size=40), shear=st.sampled_from([(0, 0), (0.2, 0.3)]))
+@example(gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3))  # ends exactly the tolerance before a place of the grid
 @settings(max_examples=100, deadline=None)
 def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extrapolated(
     gaps: list[int], shear: tuple[float, float]
