@@ -180,7 +180,9 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         row = self._checked(row)
         with Rows(0):
             sample, error = self._tried(row, epoch)
-        return transformed(sample if sample is not None else self._instead_of(row, epoch, error), self.transform)
+            if sample is None:
+                sample = self._instead_of(row, epoch, error)
+        return transformed(sample, self.transform)
 
     @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:

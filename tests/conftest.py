@@ -1,9 +1,11 @@
-"""What every test may ask for: the corpus of real files, and a cache folder that belongs to the test alone."""
+"""What every test may ask for: the corpus of real files, a folder for phantoms and its index, a cache folder of the test's own."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+import dicomdl
 
 CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "shared" / "corpus")
 
@@ -14,6 +16,19 @@ def corpus() -> Path:
     if not CORPUS.is_dir():
         pytest.skip("needs the corpus (DICOMDL_CORPUS)")
     return CORPUS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for files."""
+    made = tmp_path / "dicom"
+    made.mkdir()
+    return made
+
+
+def index_of(folder: Path) -> dicomdl.Index:
+    """The index of a folder, beside it."""
+    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import index_of
 from phantoms import true_affine, true_volume, write_multiframe, write_secondary_capture, write_segmentation_1bit, write_series
 from torch.utils.data import DataLoader
 
@@ -19,17 +20,6 @@ from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedP
 from dicomdl.voxels import voxels_of
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
-
-
-def index_of(folder: Path) -> dicomdl.Index:
-    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
 
 
 @pytest.fixture

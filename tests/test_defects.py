@@ -151,13 +151,6 @@ def named(name: str) -> Defect:
     return defect
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
-
-
 def assert_never_wrong(index: dicomdl.Index, folder: Path, parts: Sequence[Part]) -> tuple[int, int]:
     """The oracle; (readable stacks, equal copies)."""
     copies = assert_nothing_is_lost_and_nothing_is_twice(index, folder)

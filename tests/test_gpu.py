@@ -14,6 +14,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
+from conftest import index_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -626,10 +627,6 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
 
 
 # --- stacks -------------------------------------------------------------------------------------------------------
-
-
-def index_of(folder: Path) -> dicomdl.Index:
-    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
 
 
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])

@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from conftest import index_of
 from phantoms import item, ramp, true_volume, write_series
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
@@ -23,20 +24,9 @@ from dicomdl.volume import stack_sample
 SHAPE = (4, 6, 9)
 
 
-def index_of(folder: Path) -> dicomdl.Index:
-    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
-
-
 def only_stack(folder: Path) -> dicomdl.Stack:
     (stack,) = index_of(folder).stacks
     return stack
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
 
 
 # --- Modality LUT -----------------------------------------------------------------------------------------------------

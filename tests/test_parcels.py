@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import index_of
 from phantoms import write_series
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
@@ -26,17 +27,6 @@ from dicomdl.parcels import IN_BLOCKS, MOST_BLOCKS, Parcel, Sample, errors_leave
 assert dicomdl.collate  # whose module teaches the default collate what a Sample is
 METHODS = ["fork", "spawn", "forkserver"]
 needs_blocks = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only")
-
-
-def index_of(folder: Path) -> dicomdl.Index:
-    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
 
 
 @pytest.fixture(autouse=True)

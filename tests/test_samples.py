@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import index_of
 from phantoms import ramp, write_series
 from pydicom.uid import JPEG2000Lossless
 from torch.utils.data import DataLoader
@@ -23,17 +24,6 @@ from dicomdl.parcels import Sample
 from dicomdl.samples import SampleDataset, apply_intensity
 
 SHAPE = (5, 12, 14)
-
-
-def index_of(folder: Path) -> dicomdl.Index:
-    return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
 
 
 @pytest.fixture

@@ -54,13 +54,6 @@ def only_stack(folder: Path, **scan_options: object) -> dicomdl.Stack:
     return stacks[0]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
-
-
 @pytest.mark.parametrize(
     "syntax",
     [None, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless],

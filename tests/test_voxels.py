@@ -32,13 +32,6 @@ def only_stack(folder: Path) -> dicomdl.Stack:
     return stack
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "dicom"
-    made.mkdir()
-    return made
-
-
 def padded(dataset: Dataset, z: int) -> None:
     dataset.add_new("PixelPaddingValue", "SS" if dataset.PixelRepresentation else "US", 30)
 
