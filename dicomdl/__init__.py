@@ -9,90 +9,90 @@ from typing import TYPE_CHECKING, Any
 from dicomdl.version import __version__
 
 if TYPE_CHECKING:
-    from dicomdl.cache import DiskCache as DiskCache
-    from dicomdl.cache import MemoryCache as MemoryCache
-    from dicomdl.datasets import FrameDataset as FrameDataset
-    from dicomdl.datasets import PatchDataset as PatchDataset
-    from dicomdl.datasets import VolumeDataset as VolumeDataset
-    from dicomdl.datasets import apply_intensity as apply_intensity
-    from dicomdl.datasets import collate as collate
+    from dicomdl.datasets.device.decoder import DeviceDecoder as DeviceDecoder
+    from dicomdl.datasets.frames import FrameDataset as FrameDataset
+    from dicomdl.datasets.frames import PatchDataset as PatchDataset
+    from dicomdl.datasets.frames import VolumeDataset as VolumeDataset
+    from dicomdl.datasets.frames import apply_intensity as apply_intensity
+    from dicomdl.datasets.frames import collate as collate
+    from dicomdl.datasets.patch_samplers import Balanced as Balanced
+    from dicomdl.datasets.patch_samplers import Centers as Centers
+    from dicomdl.datasets.patch_samplers import Foreground as Foreground
+    from dicomdl.datasets.patch_samplers import Grid as Grid
+    from dicomdl.datasets.patch_samplers import Stitcher as Stitcher
+    from dicomdl.datasets.patch_samplers import Uniform as Uniform
+    from dicomdl.datasets.patch_samplers import stitch as stitch
+    from dicomdl.datasets.samplers import RowBatchSampler as RowBatchSampler
+    from dicomdl.datasets.samplers import RowSampler as RowSampler
+    from dicomdl.datasets.samplers import WithEpoch as WithEpoch
+    from dicomdl.datasets.stream import StackStream as StackStream
     from dicomdl.errors import DicomdlError as DicomdlError
-    from dicomdl.frame import Frame as Frame
-    from dicomdl.geometry import Geometry as Geometry
-    from dicomdl.geometry import Tolerances as Tolerances
-    from dicomdl.gpu import DeviceDecoder as DeviceDecoder
-    from dicomdl.index import Group as Group
-    from dicomdl.index import Index as Index
-    from dicomdl.index import Series as Series
-    from dicomdl.index import Stack as Stack
-    from dicomdl.index import Study as Study
-    from dicomdl.index import open_index as open_index
-    from dicomdl.intensity import Percentile as Percentile
-    from dicomdl.intensity import RealWorld as RealWorld
-    from dicomdl.intensity import Rescale as Rescale
-    from dicomdl.intensity import Window as Window
-    from dicomdl.intensity import by_modality as by_modality
-    from dicomdl.intensity import preset as preset
-    from dicomdl.intensity import presets as presets
-    from dicomdl.patches import Balanced as Balanced
-    from dicomdl.patches import Centers as Centers
-    from dicomdl.patches import Foreground as Foreground
-    from dicomdl.patches import Grid as Grid
-    from dicomdl.patches import Stitcher as Stitcher
-    from dicomdl.patches import Uniform as Uniform
-    from dicomdl.patches import stitch as stitch
-    from dicomdl.pixels import read_frame as read_frame
-    from dicomdl.samplers import RowBatchSampler as RowBatchSampler
-    from dicomdl.samplers import RowSampler as RowSampler
-    from dicomdl.samplers import WithEpoch as WithEpoch
-    from dicomdl.scanner import scan as scan
-    from dicomdl.streams import StackStream as StackStream
-    from dicomdl.suv import SUV as SUV
-    from dicomdl.volume import Volume as Volume
-    from dicomdl.volume import read_volume as read_volume
+    from dicomdl.geometry.grid import Geometry as Geometry
+    from dicomdl.geometry.grid import Tolerances as Tolerances
+    from dicomdl.headers.frame import Frame as Frame
+    from dicomdl.index.index import Group as Group
+    from dicomdl.index.index import Index as Index
+    from dicomdl.index.index import Series as Series
+    from dicomdl.index.index import Stack as Stack
+    from dicomdl.index.index import Study as Study
+    from dicomdl.index.index import open_index as open_index
+    from dicomdl.jobs.scan import scan as scan
+    from dicomdl.pixels.read import read_frame as read_frame
+    from dicomdl.storage.cache.options import DiskCache as DiskCache
+    from dicomdl.storage.cache.options import MemoryCache as MemoryCache
+    from dicomdl.values.intensity import Percentile as Percentile
+    from dicomdl.values.intensity import RealWorld as RealWorld
+    from dicomdl.values.intensity import Rescale as Rescale
+    from dicomdl.values.intensity import Window as Window
+    from dicomdl.values.intensity import by_modality as by_modality
+    from dicomdl.values.intensity import preset as preset
+    from dicomdl.values.intensity import presets as presets
+    from dicomdl.values.suv import SUV as SUV
+    from dicomdl.volumes.volume import Volume as Volume
+    from dicomdl.volumes.volume import read_volume as read_volume
 
 _HOMES = {
-    "Balanced": "patches",
-    "Centers": "patches",
-    "DeviceDecoder": "gpu",
+    "Balanced": "datasets.patch_samplers",
+    "Centers": "datasets.patch_samplers",
+    "DeviceDecoder": "datasets.device.decoder",
     "DicomdlError": "errors",
-    "DiskCache": "cache",
-    "Foreground": "patches",
-    "Frame": "frame",
-    "FrameDataset": "datasets",
-    "Geometry": "geometry",
-    "Grid": "patches",
-    "Group": "index",
-    "Index": "index",
-    "MemoryCache": "cache",
-    "PatchDataset": "datasets",
-    "Percentile": "intensity",
-    "RealWorld": "intensity",
-    "Rescale": "intensity",
-    "RowBatchSampler": "samplers",
-    "RowSampler": "samplers",
-    "SUV": "suv",
-    "Series": "index",
-    "Stack": "index",
-    "StackStream": "streams",
-    "Stitcher": "patches",
-    "Study": "index",
-    "Tolerances": "geometry",
-    "Uniform": "patches",
-    "Volume": "volume",
-    "VolumeDataset": "datasets",
-    "Window": "intensity",
-    "WithEpoch": "samplers",
-    "apply_intensity": "datasets",
-    "by_modality": "intensity",
-    "collate": "datasets",
-    "open_index": "index",
-    "preset": "intensity",
-    "presets": "intensity",
-    "read_frame": "pixels",
-    "read_volume": "volume",
-    "scan": "scanner",
-    "stitch": "patches",
+    "DiskCache": "storage.cache.options",
+    "Foreground": "datasets.patch_samplers",
+    "Frame": "headers.frame",
+    "FrameDataset": "datasets.frames",
+    "Geometry": "geometry.grid",
+    "Grid": "datasets.patch_samplers",
+    "Group": "index.index",
+    "Index": "index.index",
+    "MemoryCache": "storage.cache.options",
+    "PatchDataset": "datasets.frames",
+    "Percentile": "values.intensity",
+    "RealWorld": "values.intensity",
+    "Rescale": "values.intensity",
+    "RowBatchSampler": "datasets.samplers",
+    "RowSampler": "datasets.samplers",
+    "SUV": "values.suv",
+    "Series": "index.index",
+    "Stack": "index.index",
+    "StackStream": "datasets.stream",
+    "Stitcher": "datasets.patch_samplers",
+    "Study": "index.index",
+    "Tolerances": "geometry.grid",
+    "Uniform": "datasets.patch_samplers",
+    "Volume": "volumes.volume",
+    "VolumeDataset": "datasets.frames",
+    "Window": "values.intensity",
+    "WithEpoch": "datasets.samplers",
+    "apply_intensity": "datasets.frames",
+    "by_modality": "values.intensity",
+    "collate": "datasets.frames",
+    "open_index": "index.index",
+    "preset": "values.intensity",
+    "presets": "values.intensity",
+    "read_frame": "pixels.read",
+    "read_volume": "volumes.volume",
+    "scan": "jobs.scan",
+    "stitch": "datasets.patch_samplers",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, UsageError
-from dicomdl.storage import make_folder
+from dicomdl.storage.publishing import make_folder
 from dicomdl.version import __version__
 
 FINE: Final = 0
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _scan(given: argparse.Namespace) -> int:
-    from dicomdl.scanner import scan
+    from dicomdl.jobs.scan import scan
 
     index = scan(
         given.roots,
@@ -122,7 +122,7 @@ def _scan(given: argparse.Namespace) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    from dicomdl.index import open_index
+    from dicomdl.index.index import open_index
 
     index = open_index(given.index)
     if given.json:
@@ -149,11 +149,11 @@ def _frames(text: str) -> int | None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    from dicomdl.index import open_index
+    from dicomdl.index.index import open_index
 
     index = open_index(given.index)
     if given.pixels:
-        from dicomdl.crosscheck import check_pixels
+        from dicomdl.jobs.crosscheck import check_pixels
 
         check: Any = check_pixels(index, sample=given.sample, progress=not (given.quiet or given.json))
     else:
@@ -166,7 +166,7 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _cache(given: argparse.Namespace) -> int:
-    from dicomdl import cache
+    from dicomdl.storage.cache import options as cache
 
     report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](given.folder)
     if given.json:
@@ -198,7 +198,7 @@ def _demo(given: argparse.Namespace) -> int:
     folder = os.path.abspath(given.out)
     make_folder(folder)
     source = _pydicom_files()
-    from dicomdl.scanner import scan
+    from dicomdl.jobs.scan import scan
 
     start = time.perf_counter()
     index = scan(source, os.path.join(folder, "demo.index"), progress=False)
@@ -233,7 +233,7 @@ def _pydicom_files() -> str:
 
 
 def _demo_volume(index: Any, say: Any) -> Any:
-    from dicomdl.volume import read_volume
+    from dicomdl.volumes.volume import read_volume
 
     stack = max(index.select(verdict="regular", content="image").stacks, key=lambda stack: stack.slices)
     volume = read_volume(stack)
@@ -247,7 +247,7 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
 
     import torch
 
-    from dicomdl.datasets import FrameDataset, LeftOutWarning
+    from dicomdl.datasets.frames import FrameDataset, LeftOutWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOutWarning)  # the demo says below what it took
@@ -282,8 +282,8 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
 def _write_sheet(path: str, tiles: Sequence[Any]) -> None:
     import numpy as np
 
-    from dicomdl.geometry import Geometry
-    from dicomdl.volume import Volume, montage, write_png
+    from dicomdl.geometry.grid import Geometry
+    from dicomdl.volumes.volume import Volume, montage, write_png
 
     stacked = np.stack([np.moveaxis(tile, 0, -1) for tile in tiles])
     write_png(path, montage(Volume(stacked, Geometry(stacked.shape[:3], np.eye(4)), "1"), len(tiles), None))
@@ -295,7 +295,7 @@ def _print(text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    from dicomdl.overview import printable  # every command has imported the tables by the time it has something to say
+    from dicomdl.index.overview import printable  # every command has imported the tables by the time it has something to say
 
     return "\n".join(printable(line) for line in text.split("\n"))
 

@@ -12,6 +12,7 @@ different parameters or a different `seed`; a file that would be overwritten rai
 import hashlib
 import os
 import random
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,8 @@ from pydicom.uid import (
     generate_uid,
 )
 from pydicom.valuerep import DSfloat
+
+from dicomdl.headers.elements import EXPLICIT, Syntax
 
 Array = NDArray[Any]
 Edit = Callable[[Dataset, int], object]
@@ -609,3 +612,18 @@ def _paths(
 
 def _shuffled(items: list[Any], seed: int) -> list[Any]:
     return random.Random(seed).sample(items, len(items))
+
+
+LONG_VRS = (b"SQ", b"UN", b"OW", b"OB", b"OV", b"UT")
+
+
+def element(tag: int, vr: bytes, value: bytes = b"", syntax: Syntax = EXPLICIT, length: int | None = None) -> bytes:
+    """One data element, or an item or delimiter when `vr` is empty."""
+    order = "<" if syntax.little else ">"
+    head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
+    count = len(value) if length is None else length
+    if not vr or not syntax.explicit:
+        return head + struct.pack(order + "I", count) + value
+    if vr in LONG_VRS:
+        return head + vr + b"\0\0" + struct.pack(order + "I", count) + value
+    return head + vr + struct.pack(order + "H", count) + value

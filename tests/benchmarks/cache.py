@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Contender, Task, arguments, race
 
-from dicomdl import cachefolder, entries
-from dicomdl.cache import Arrays, DiskCache, FileState, Key, MemoryCache, stack_key
+from dicomdl.storage.cache import entries
+from dicomdl.storage.cache import folder as cachefolder
+from dicomdl.storage.cache.options import Arrays, DiskCache, FileState, Key, MemoryCache, stack_key
 
 Array = NDArray[Any]
 Where = tuple[slice, slice, slice]

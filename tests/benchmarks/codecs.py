@@ -63,7 +63,7 @@ def body(rows: int, columns: int) -> Array:
 
 def compare_overhead(scratch: Path, repeat: int) -> None:
     import dicomdl
-    from dicomdl.header import read_frames
+    from dicomdl.headers.reader import read_frames
 
     print("read_frame from the file / the bare codec in memory   [medians of ratios of pairs; ms of the bare codec]")
     for codec, uid in phantom_ct.CODECS.items():
@@ -224,7 +224,7 @@ def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
 
 def race_reduced(scratch: Path, repeat: int) -> None:
     import dicomdl
-    from dicomdl.header import read_frames
+    from dicomdl.headers.reader import read_frames
 
     image = body(3000, 2000)
     contenders = []

@@ -42,7 +42,8 @@ def repeated_index(folder: Path, frames: int) -> Path:
     Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No files lie behind it.
     The folder's name holds a digest of the code that decides the tables: a change of that makes another index.
     """
-    from dicomdl import frame, tables
+    from dicomdl.headers import frame
+    from dicomdl.index import table as tables
 
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
     out = folder / f"index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
@@ -70,7 +71,7 @@ def _seed_index(scratch: Path) -> Path:
 
 
 def _repeat_index(seed: Path, out: Path, series: int) -> None:
-    from dicomdl import tables
+    from dicomdl.index import table as tables
 
     generation = tables.read_manifest(str(seed))["generation"]
     one = {name: tables.map_table(str(seed), generation, name) for name in tables.TABLES}
@@ -91,7 +92,7 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:
     """The table with these columns replaced and encoded as `scan` encodes them; the others are encoded already."""
-    from dicomdl import tables
+    from dicomdl.index import table as tables
 
     for name, values in columns.items():
         table = table.with_column(name, values)
@@ -162,9 +163,9 @@ def first_uses(folder: str, row: int) -> dict[str, float]:
 
 def _import_all() -> None:
     """Every module that the measured calls use, so that no import is timed."""
-    import dicomdl.datasets
-    import dicomdl.index
-    import dicomdl.tables  # noqa: F401
+    import dicomdl.datasets.frames
+    import dicomdl.index.index
+    import dicomdl.index.table  # noqa: F401
 
 
 def time_first_uses(folder: Path, repeat: int, frames: int) -> None:

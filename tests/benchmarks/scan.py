@@ -78,8 +78,8 @@ def dicomdl_scan(folder: Path, scratch: Path) -> Task:
 
 def dicomdl_headers(paths: Sequence[str]) -> Task:
     """Headers read into Arrow tables with every column, as a worker process does it; without walk, stacks and index."""
-    from dicomdl.header import HeaderReader
-    from dicomdl.scanner import CHUNK_FILES, read_chunk
+    from dicomdl.headers.reader import HeaderReader
+    from dicomdl.jobs.scan import CHUNK_FILES, read_chunk
 
     names = [os.fsencode(path) for path in paths]
 
@@ -171,7 +171,7 @@ def main() -> None:
             [
                 Contender("floor: open, fstat, pread 16 KiB, close", lambda: system_calls(paths)),
                 Contender("dicomdl.scan, index written", lambda: dicomdl_scan(folder, scratch), "all columns", all_files),
-                Contender("dicomdl.scanner.read_chunk", lambda: dicomdl_headers(paths), "all columns", all_files),
+                Contender("dicomdl.jobs.scan.read_chunk", lambda: dicomdl_headers(paths), "all columns", all_files),
                 Contender("gdcm.Scanner", lambda: gdcm_scanner(paths), "25 tags", all_files),
                 Contender("dicomsdl", lambda: dicomsdl_headers(paths), "25 values", all_files),
                 Contender("pydicom, stop_before_pixels", lambda: pydicom_headers(paths, only_wanted=False), "25 values", all_files),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rounds import Contender, arguments, race
 from synthetic import synthetic_frames
 
-from dicomdl.geometry import Tolerances
-from dicomdl.stacks import Stacking, build_stacks
-from dicomdl.tables import Table, encoded
+from dicomdl.geometry.grid import Tolerances
+from dicomdl.geometry.stacks import Stacking, build_stacks
+from dicomdl.index.table import Table, encoded
 
 SLICES = 100
 GOAL_S = 20.0

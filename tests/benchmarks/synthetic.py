@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dicomdl.frame import attributes
-from dicomdl.geometry import Tolerances
-from dicomdl.header import Constant
-from dicomdl.scanner import stacks_table
-from dicomdl.stacks import build_stacks
-from dicomdl.tables import FILES_SCHEMA, PROBLEMS_SCHEMA, Table, encoded, frames_table, publish, table_of
+from dicomdl.geometry.grid import Tolerances
+from dicomdl.geometry.stacks import build_stacks
+from dicomdl.headers.frame import attributes
+from dicomdl.headers.reader import Constant
+from dicomdl.index.table import FILES_SCHEMA, PROBLEMS_SCHEMA, Table, encoded, frames_table, publish, table_of
+from dicomdl.jobs.scan import stacks_table
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

@@ -38,7 +38,8 @@ def repeated_index(frames: int) -> Path:
     """An index of `frames` frames whose files exist, kept between runs as `index.repeated_index` keeps its own."""
     import phantom_ct
 
-    from dicomdl import frame, tables
+    from dicomdl.headers import frame
+    from dicomdl.index import table as tables
 
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
     out = phantom_ct.data_folder() / f"training-index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
@@ -81,7 +82,7 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
     from index import _frame_values, _replaced
 
     import dicomdl
-    from dicomdl import tables
+    from dicomdl.index import table as tables
 
     slices = phantom_ct.SLICES_PER_SERIES
     dicomdl.scan([phantom_ct.ct_folder(slices), small_series()], out=seed, workers=1, progress=False)
@@ -235,12 +236,12 @@ def first_batch(kind: str, folder: str) -> dict[str, float]:
     import torch.utils.data
 
     import dicomdl
-    import dicomdl.datasets
-    import dicomdl.samplers
+    import dicomdl.datasets.frames
+    import dicomdl.datasets.samplers
 
     started = time.perf_counter()
     empty = kind in ("empty", "imports")
-    modules = ["dicomdl.datasets"] if kind == "imports" else []
+    modules = ["dicomdl.datasets.frames"] if kind == "imports" else []
     dataset: Any = Imports(1_000_000, modules) if empty else dataset_of(kind, folder)
     sampler = range(len(dataset)) if empty else dicomdl.RowSampler(dataset)
     made = time.perf_counter()

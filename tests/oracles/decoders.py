@@ -23,10 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dicomdl
-from dicomdl import crosscheck, pixels, seconddecoder
 from dicomdl.errors import DicomdlError
-from dicomdl.lookup import palette_to_rgb
-from dicomdl.seconddecoder import Refusal, Second, SecondReader
+from dicomdl.jobs import crosscheck
+from dicomdl.jobs import second_decoder as seconddecoder
+from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
+from dicomdl.pixels import read as pixels
+from dicomdl.values.lookup import palette_to_rgb
 
 Array = NDArray[Any]
 
@@ -121,7 +123,7 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
 
 PROGRAM = (
     f"import json, sys; sys.path[:] = [{str(Path(__file__).parent)!r}, *json.loads(sys.argv[1])];"
-    "import decoders; from dicomdl import seconddecoder; seconddecoder.serve(decoders.read)"
+    "import decoders; from dicomdl.jobs import second_decoder as seconddecoder; seconddecoder.serve(decoders.read)"
 )
 
 

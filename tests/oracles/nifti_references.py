@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 import dicomdl
-from dicomdl.geometry import Geometry
+from dicomdl.geometry.grid import Geometry
 
 Values = npt.NDArray[Any]
 Check = Literal["same", "philips", "first_place", "mirrored", "shifted", "filled", "interpolated"]

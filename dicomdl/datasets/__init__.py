@@ -1,0 +1,1 @@
+"""Samples for networks. The door to torch."""

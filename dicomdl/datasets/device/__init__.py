@@ -1,0 +1,1 @@
+"""Decoding and intensities on a GPU."""

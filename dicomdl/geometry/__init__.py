@@ -1,0 +1,1 @@
+"""Positions -> order, affine, verdict, stacks. Pure NumPy."""

@@ -1,0 +1,1 @@
+"""What a scan concluded, as people and workers see it. The door to pyarrow."""

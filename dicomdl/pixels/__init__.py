@@ -1,0 +1,1 @@
+"""One frame's stored values. The doors to the codecs."""

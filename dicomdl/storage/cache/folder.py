@@ -1,0 +1,242 @@
+"""The folder of a disk cache: how entries get into it, what of it is whose, and what the command line says of it.
+
+An entry is put in place whole, by one `os.replace`. A temporary or lock file that nobody holds a lock of is an orphan. Nothing but what
+has a name of ours is ever removed.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from dicomdl.errors import StorageError
+from dicomdl.storage import locks
+from dicomdl.storage.cache.entries import Filed, Identity, Lost, write_pieces
+from dicomdl.storage.publishing import cache_folder
+from dicomdl.storage.system import OPEN_FLAGS
+
+_ENTRY: Final = re.compile(r"([0-9a-f]{64})\.entry")
+_TEMPORARY: Final = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.tmp")
+_LOCK: Final = re.compile(r"[0-9a-f]{64}\.lock")
+_DAY_S: Final = 86400.0
+_NETWORK: Final = {"nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs", "ceph", "afs", "9p", "glusterfs", "pvfs2"}
+
+
+def open_entry(path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None) -> Filed:
+    """Open an entry's file; FileNotFoundError where there is none, Lost where it is not what it should be."""
+    descriptor = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Lost
+        return Filed(descriptor, digest, mapped, known)
+    finally:
+        os.close(descriptor)
+
+
+def write_entry(folder: str, digest: str, pieces: Sequence[Any]) -> None:
+    """Put a whole entry in place in one step.
+
+    No fsync, which would cost as much as the writing: what a power cut takes or mangles is found by its checksums and made again.
+    """
+    descriptor, temporary = _new_temporary(folder, digest)
+    final = os.path.join(folder, f"{digest}.entry")
+    try:
+        try:
+            write_pieces(descriptor, pieces)
+            if locks.available():  # renamed while its lock is held, else who cleans up takes it for an orphan
+                os.replace(temporary, final)
+        finally:
+            os.close(descriptor)
+        if not locks.available():  # Windows renames no open file
+            os.replace(temporary, final)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _new_temporary(folder: str, digest: str) -> tuple[int, str]:
+    """A new file, opened, and its path. Its lock tells those who clean up that the writer lives; who came before it removed the file."""
+    while True:
+        path = os.path.join(folder, f"{digest}.{secrets.token_hex(6)}.tmp")
+        descriptor = os.open(path, locks.CREATE_FLAGS | os.O_EXCL, 0o600)
+        locked = locks.flock(descriptor)
+        if locked is None or (locked and locks.is_at(descriptor, path)):
+            return descriptor, path
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def remove_orphans(folder: str) -> None:
+    """Remove temporary and lock files whose process is dead: those that nobody holds a lock of; without locks, those a day old."""
+    for item in _items(folder):
+        if not (_TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name)):
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(item.path, os.O_RDWR | OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                locked = locks.flock(descriptor)
+                is_dead = locked if locked is not None else time.time() - os.fstat(descriptor).st_mtime > _DAY_S
+                if is_dead and locks.is_at(descriptor, item.path):  # else the name is a newer file's, whose owner lives
+                    os.unlink(item.path)
+            finally:
+                locks.unlock(descriptor)
+
+
+def _items(folder: str) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError:
+        return []
+
+
+class Used(NamedTuple):
+    """One of our files in the folder; the modification time tells when it was last used."""
+
+    mtime: float
+    size: int
+    path: str
+    digest: str  # "" of a temporary file
+
+
+def used_files(folder: str) -> list[Used]:
+    """Entries, and temporary files because they take room as well."""
+    found = []
+    for item in _items(folder):
+        match = _ENTRY.fullmatch(item.name)
+        if match or _TEMPORARY.fullmatch(item.name):
+            with contextlib.suppress(OSError):
+                status = item.stat(follow_symlinks=False)
+                found.append(Used(status.st_mtime, status.st_size, item.path, match[1] if match else ""))
+    return found
+
+
+def require_private(folder: str) -> None:
+    """Refuse a folder into which others can put files: a checksum is no proof against malice."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise StorageError(f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise StorageError(f"the cache folder {folder!r} is not a folder")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise StorageError(f"the cache folder {folder!r} belongs to another user: choose one of your own", owner=status.st_uid)
+    if os.name == "posix" and status.st_mode & stat.S_IWOTH:
+        raise StorageError(f"everybody can write to the cache folder {folder!r}: choose another one, or chmod o-w", mode=status.st_mode)
+
+
+def may_be_mapped(folder: str) -> bool:
+    """Not on a network file system, where another machine's eviction would end this process (SIGBUS) when it touches the map."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return True
+    here = os.path.realpath(folder) + "/"
+    kinds = {mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts}  # a later mount covers an earlier one
+    kind = kinds[max((point for point in kinds if here.startswith(point)), key=len, default="/")] if kinds else ""
+    return not (kind in _NETWORK or kind.startswith("fuse"))
+
+
+# --- what the command line says ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReport:
+    """What is in the folder of a disk cache; `str` is for people, `as_dict` for machines.
+
+    Of the entries, `damaged` names the files that do not hold what they should (only looked for by `verify`); `oldest_use` and
+    `newest_use` are seconds since 1970. `leftovers` are temporary and lock files, `foreign` what is none of ours, `removed` how many
+    files `clear` removed.
+    """
+
+    folder: str
+    entries: int = 0
+    size_bytes: int = 0
+    oldest_use: float | None = None
+    newest_use: float | None = None
+    leftovers: int = 0
+    foreign: int = 0
+    verified: bool = False
+    damaged: tuple[str, ...] = ()
+    removed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return {**dataclasses.asdict(self), "damaged": list(self.damaged)}
+
+    def __str__(self) -> str:
+        lines = [self.folder, f"  {self.entries:,} entries, {self.size_bytes / 2**20:,.1f} MiB"]
+        if self.oldest_use is not None and self.newest_use is not None:
+            oldest, newest = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (self.oldest_use, self.newest_use))
+            lines.append(f"  last used {oldest} to {newest}")
+        if self.removed:
+            lines.append(f"  {self.removed:,} files removed")
+        if self.leftovers:
+            lines.append(f"  {self.leftovers:,} temporary and lock files, in use or left by processes that were killed")
+        if self.foreign:
+            lines.append(f"  {self.foreign:,} other files, which are left alone")
+        if self.verified:
+            lines.append(f"  {len(self.damaged):,} damaged" + (", which will be made again:" if self.damaged else ""))
+            lines.extend(f"    {name}" for name in self.damaged)
+        return "\n".join(lines)
+
+
+def _existing(folder: str | os.PathLike[str] | None) -> str:
+    path = cache_folder("arrays") if folder is None else os.path.abspath(os.fspath(folder))
+    if not os.path.isdir(path):
+        raise StorageError(f"there is no cache folder {path!r}")
+    return path
+
+
+def show(folder: str | os.PathLike[str] | None = None) -> FolderReport:
+    """What a cache folder holds (the user's by default), from a listing alone. Raises StorageError where there is none."""
+    path = _existing(folder)
+    used = [one for one in used_files(path) if one.digest]
+    names = [item.name for item in _items(path)]
+    leftovers = sum(1 for name in names if _TEMPORARY.fullmatch(name) or _LOCK.fullmatch(name))
+    times = [one.mtime for one in used]
+    return FolderReport(
+        path,
+        entries=len(used),
+        size_bytes=sum(one.size for one in used),
+        oldest_use=min(times, default=None),
+        newest_use=max(times, default=None),
+        leftovers=leftovers,
+        foreign=len(names) - len(used) - leftovers,
+    )
+
+
+def verify(folder: str | os.PathLike[str] | None = None) -> FolderReport:
+    """Read every entry of a cache folder and compare all checksums; changes nothing."""
+    path = _existing(folder)
+    mapped, damaged = may_be_mapped(path), []
+    for one in sorted(used_files(path), key=lambda one: one.path):
+        if one.digest:
+            try:
+                open_entry(one.path, one.digest, mapped).require_whole()
+            except FileNotFoundError:
+                continue  # evicted meanwhile
+            except (Lost, OSError, ValueError):
+                damaged.append(os.path.basename(one.path))
+    return dataclasses.replace(show(path), verified=True, damaged=tuple(damaged))
+
+
+def clear(folder: str | os.PathLike[str] | None = None) -> FolderReport:
+    """Remove the entries, temporary and lock files of a cache folder, and nothing else; running processes make theirs again."""
+    path = _existing(folder)
+    removed = 0
+    for item in _items(path):
+        if _ENTRY.fullmatch(item.name) or _TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name):
+            with contextlib.suppress(OSError):
+                os.unlink(item.path)
+                removed += 1
+    return dataclasses.replace(show(path), removed=removed)

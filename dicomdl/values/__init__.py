@@ -1,0 +1,1 @@
+"""What numbers mean: rescale, lookup tables, SUV, windows, "auto"."""

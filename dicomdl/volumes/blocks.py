@@ -1,0 +1,346 @@
+"""Blocks of voxels out of a stack, without reading the rest of it.
+
+The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read each; of coded ones its own
+slices, which are kept, decoded, for the blocks that come next (`KEPT_BYTES` in a process). A block's values are those that `read_volume`
+has there, bit by bit: the same conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
+"""
+
+import functools
+import hashlib
+import itertools
+import math
+import multiprocessing
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
+from dicomdl.index.index import Stack
+from dicomdl.pixels.read import Decoding, Piece, as_meant, check_unchanged, is_plain, named, read_pieces, stored_dtype, stored_range
+from dicomdl.storage.cache.options import Arrays, Cache, Entry, FileState, Key, stack_key
+from dicomdl.storage.system import available_cores
+from dicomdl.values.intensity import Quantity, modality_dtype
+from dicomdl.values.reading import Conversion, Converted, Mask, conversions, is_colour, read_converted
+
+Values: TypeAlias = npt.NDArray[Any]
+Voxel: TypeAlias = tuple[int, int, int]
+Value = TypeVar("Value")
+
+KEPT_BYTES: Final = 256 * 2**20
+KEPT_STACKS: Final = 64
+# What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
+_UNIFORM: Final = (
+    *("transfer_syntax_uid", "rows", "columns", "samples_per_pixel", "photometric_interpretation", "planar_configuration"),
+    *("bits_allocated", "bits_stored", "high_bit", "pixel_representation", "float_pixels", "deflated", "coded_rows"),
+)
+
+
+class Scratch:
+    """Memory for one block after the other, of one thread.
+
+    `new_block` makes the arrays of blocks instead, for those whose blocks are to stay.
+    """
+
+    def __init__(self, new_block: Callable[[tuple[int, ...], np.dtype[Any]], Values] | None = None) -> None:
+        self._bytes: dict[str, Values] = {}
+        self._new_block = new_block
+
+    def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        """An array for a block; the one before loses its content, unless blocks stay."""
+        return self._array("block", shape, dtype) if self._new_block is None else self._new_block(shape, dtype)
+
+    def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        """An array for the rows of a slice that a block lies in."""
+        return self._array("band", shape, dtype)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        needed = math.prod(shape) * dtype.itemsize
+        known = self._bytes.get(name)
+        if known is None or known.nbytes < needed:
+            known = self._bytes[name] = np.empty(needed, np.uint8)
+        return known[:needed].view(dtype).reshape(shape)
+
+
+class _Places(NamedTuple):
+    """Where slices are: their paths, and (3, slices) the sizes and modification times of their files and where they begin in them."""
+
+    paths: list[str]
+    numbers: npt.NDArray[np.int64]
+
+    def pieces(self, slices: range, begin: int) -> list[Piece]:
+        """Those of some slices, from byte `begin` of each."""
+        sizes, times, offsets = self.numbers[:, slices.start : slices.stop]
+        return list(zip(self.paths[slices.start : slices.stop], sizes.tolist(), times.tolist(), (offsets + begin).tolist(), strict=True))
+
+
+class StackVoxels:
+    """Reads blocks of one stack as the values that `read_volume` would give, or parts of it.
+
+    Parameters
+    ----------
+    stack
+        One of ``index.stacks``; its slices all have one size.
+    quantity
+        As `read_volume` takes for ``values=``.
+    cache
+        Where the values of a stack whose frames are not plain are kept; those of plain ones lie in their files.
+    max_bytes
+        As for `read_frame`, of one slice; of the whole stack where a cache decodes that.
+    """
+
+    def __init__(self, stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> None:
+        self.stack = stack
+        self._quantity = quantity
+        self._max_bytes = max_bytes
+        self.shape = stack.shape
+        self.conversions = conversions(stack, quantity)
+        first = self.conversions[0]
+        self._one_conversion = all(one is first or one == first for one in self.conversions)
+        self._first = stack.source(0)
+        self.is_colour = is_colour(self._first, palettes=stack.content == "image")
+        uniform = all(stack.is_constant(name) for name in _UNIFORM)
+        self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
+        self._places = self._located() if self._plain else None
+        self._cache = None if self._plain else cache
+        self._entry: Entry | None = None
+        distinct = self.conversions[:1] if self._one_conversion else self.conversions
+        self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
+
+    def _located(self) -> _Places:
+        """Where each slice begins, and what its file was at the scan."""
+        paths, *numbers = (self.stack.values(name) for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset"))
+        return _Places(paths, np.array(numbers, np.int64))
+
+    def read(self, start: Voxel, stop: Voxel, scratch: Scratch | None = None, *, want_padding: bool = True) -> Converted:
+        """The block from voxel `start` up to, not including, `stop`, which lies inside of the stack.
+
+        Parameters
+        ----------
+        scratch
+            Memory that the values may lie in until the next read: fresh pages cost as much as reading them does.
+        want_padding
+            False spares the look for padding.
+
+        Returns
+        -------
+        Converted
+            Values (slice, row, column[, sample]), a new array, int16 where all fit, else int32, else float32; colour as it is. And
+            where they are padding, None where nowhere.
+
+        Raises
+        ------
+        PixelError, IntensityError
+            As for `read_volume`; file and frame are noted.
+        """
+        if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
+            raise UsageError(f"the block from {start} to {stop} is not inside of a stack of {self.shape}", start=start, stop=stop)
+        slices, window = range(start[0], stop[0]), (slice(start[1], stop[1]), slice(start[2], stop[2]))
+        if self._cache is not None and (cached := self._cached(self._cache, start, stop)) is not None:
+            return cached
+        if self._places is not None:
+            return self._converted(self._plain_block(self._places, slices, window, scratch or Scratch()), slices, want_padding=want_padding)
+        if self.is_colour:
+            blocks = [self._kept(z).array[window] for z in slices]
+            return Converted(np.stack(blocks), None)
+        kept = [self._kept(z) for z in slices]
+        is_float = not self._integral or any(one.array.dtype.kind == "f" for one in kept)
+        dtype = np.dtype(np.float32) if is_float else np.result_type(*(one.array for one in kept))
+        array = np.stack([one.array[window] for one in kept], dtype=dtype, casting="same_kind")
+        masks = [None if one.padding is None else one.padding[window] for one in kept]
+        if all(mask is None for mask in masks):
+            return Converted(array, None)
+        return Converted(array, np.stack([np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]))
+
+    @functools.cached_property
+    def always_int16(self) -> bool:
+        """Whether blocks of plain frames are int16 whatever the values: then parts of a block may be read one after the other."""
+        if not (self._plain and self._integral and self._one_conversion) or self.conversions[0].table is not None:
+            return False
+        rescale = self.conversions[0].rescale
+        return modality_dtype([(rescale.slope, rescale.intercept)], *stored_range(self._first)) == np.int16
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """The last axis of blocks: () for grey, (3,) for RGB."""
+        if not self.is_colour:
+            return ()
+        return (3,) if self._first.samples_per_pixel == 1 else (self._first.samples_per_pixel,)
+
+    @property
+    def likely_dtype(self) -> np.dtype[Any]:
+        """The dtype of blocks, but for values that turn out not to fit."""
+        if self.is_colour:
+            return np.dtype(np.uint8) if self._first.samples_per_pixel == 1 else stored_dtype(self._first)
+        return np.dtype(np.int16 if self._integral else np.float32)
+
+    @functools.cached_property
+    def padding_top(self) -> float:
+        """The highest value that padding has anywhere in the stack; -inf where there is none."""
+        distinct = self.conversions[:1] if self._one_conversion else self.conversions
+        ends = [(one, end) for one in distinct if one.padding is not None for end in one.padding]
+        tables = any(one.table is not None for one, _ in ends)
+        return math.inf if tables else max((one.rescale.slope * end + one.rescale.intercept for one, end in ends), default=-math.inf)
+
+    # --- plain frames ---
+
+    def _plain_block(self, places: _Places, slices: range, window: tuple[slice, slice], scratch: Scratch) -> Values:
+        first, (rows, columns) = self._first, window
+        dtype = stored_dtype(first)
+        block = scratch.block((len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype)
+        band = None if block.shape[2] == first.columns else scratch.band((block.shape[1], first.columns), dtype)
+        pieces, done = places.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
+        try:
+            if band is None:
+                for piece in pieces:
+                    for _ in read_pieces([piece], block[done]):
+                        done += 1
+            else:
+                for _ in read_pieces(pieces, band):
+                    block[done] = band[:, columns]
+                    done += 1
+        except PixelError as error:
+            named(self.stack.source(slices[done])).tell(error)
+            raise
+        as_meant(block, first)
+        return block
+
+    def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
+        """The converted values of stored ones, all slices at once where one conversion serves them."""
+        own = [self.conversions[z] for z in slices]
+        wanted: list[np.dtype[Any]] = [np.dtype(np.float32)]
+        if self._integral:  # of the whole stack, as `read_volume` decides
+            wanted = [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
+        bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
+        for dtype in wanted:
+            try:
+                return self._as(stored, own, dtype, bounds, want_padding=want_padding)
+            except IntensityError as error:
+                if dtype == wanted[-1] or not hasattr(error, "minimum"):
+                    named(self.stack.source(slices[0])).tell(error)
+                    raise
+        raise AssertionError  # the last dtype returned or raised
+
+    def _as(
+        self, stored: Values, own: Sequence[Conversion], dtype: np.dtype[Any], bounds: tuple[int, int] | None, *, want_padding: bool
+    ) -> Converted:
+        # Of several conversions one may fail after others have written: then the stored values must still be there.
+        in_place = self._one_conversion and dtype.kind == "i" and dtype.itemsize == stored.itemsize and own[0].table is None
+        array = stored.view(dtype) if in_place else np.empty(stored.shape, dtype)
+        padding: Mask | None = None
+        parts = [slice(None)] if self._one_conversion else [slice(place, place + 1) for place in range(len(own))]
+        for part in parts:
+            conversion = own[part.start or 0]
+            mask = conversion.padding_of(stored[part]) if want_padding else None
+            if mask is not None:
+                padding = np.zeros(stored.shape, np.bool_) if padding is None else padding
+                padding[part] = mask
+            conversion(stored[part], array[part], bounds)
+        return Converted(array, padding)
+
+    # --- cached stacks ---
+
+    def _cached(self, cache: Cache, start: Voxel, stop: Voxel) -> Converted | None:
+        """The block out of the cache; None, now and from now on, where slices have to be decoded one by one after all.
+
+        That is where one of them is damaged, which must not lose the others, and where the cache cannot hold the stack, which must
+        not be kept by every worker for itself.
+        """
+        try:
+            entry = self._entry or cache.get(self._key(cache.strict), self._whole)
+            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            values, mask = entry.part(*where), entry.mask_part(*where)
+        except FileChanged:
+            raise
+        except PixelError:
+            self._cache = self._entry = None
+            return None
+        if entry.is_stored:
+            self._entry = entry
+        else:
+            self._cache = self._entry = None
+        return Converted(values, mask if mask is not None and mask.any() else None)
+
+    def _whole(self) -> Arrays:
+        stack, alone = self.stack, multiprocessing.parent_process() is None
+        how = Decoding(threads=available_cores() if alone else 1, max_bytes=self._max_bytes)  # a loader's workers share the cores
+        return Arrays(*read_converted(stack.sources, self.conversions, how=how, palettes=stack.content == "image"))
+
+    def _key(self, strict: bool) -> Key:
+        """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
+        sources, files = self.stack.sources, []
+        for path, group in itertools.groupby(sources, key=lambda source: source.path):
+            frames = list(group)
+            with named(frames[0]):
+                state = FileState.of(path, self.stack.series_instance_uid, [frame.frame_number for frame in frames])
+                check_unchanged(frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns)
+            files.append(state)
+        done = hashlib.blake2b(digest_size=16)
+        for one in self.conversions:
+            table = b"" if one.table is None else repr(one.table).encode() + getattr(one.table, "data", getattr(one.table, "table", b""))
+            done.update(repr((one.rescale, one.padding)).encode() + table)
+        tiles = [(source.tile_top, source.tile_left) for source in sources if source.coded_rows]
+        options = {"quantity": repr(self._quantity), "content": self.stack.content, "conversions": done.hexdigest(), "tiles": repr(tiles)}
+        return stack_key(files, options, strict)
+
+    # --- coded frames ---
+
+    def _kept(self, z: int) -> Converted:
+        """One slice, decoded and converted, kept for the next block that wants it."""
+        return _slices.of((self.stack.key, z, self.conversions[z]), functools.partial(self._decoded, z))
+
+    def _decoded(self, z: int) -> Converted:
+        how = Decoding(max_bytes=self._max_bytes)
+        palettes = self.stack.content == "image"
+        array, padding = read_converted([self.stack.source(z)], [self.conversions[z]], how=how, palettes=palettes)
+        return Converted(array[0], None if padding is None else padding[0])
+
+
+class Kept(Generic[Value]):
+    """What was used last, in this process, as long as it is no more than so many bytes; `size_of` tells those of a value."""
+
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self._max_bytes, self._size_of = max_bytes, size_of
+        self._kept: OrderedDict[Any, Value] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._after_fork) if hasattr(os, "register_at_fork") else None
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+
+    def of(self, key: Any, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where it is not kept; the last one is kept whatever its size."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        value = make()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = value
+                self._bytes += self._size_of(value)
+                while self._bytes > self._max_bytes and len(self._kept) > 1:
+                    self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+        return value
+
+
+def _size(value: Converted) -> int:
+    return value.array.nbytes + (0 if value.padding is None else value.padding.nbytes)
+
+
+_slices: Final = Kept(KEPT_BYTES, _size)
+
+
+def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> StackVoxels:
+    """The reader of a stack, kept for the next block of it."""
+    return _known_voxels(stack, quantity, cache, max_bytes)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
+
+
+@functools.lru_cache(maxsize=KEPT_STACKS)
+def _known_voxels(stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None) -> StackVoxels:
+    return StackVoxels(stack, quantity, cache, max_bytes)

@@ -1,0 +1,239 @@
+"""Grids, and the values of an array on another grid; images and files of SimpleITK, to which this module is the door.
+
+Arrays are (slice, row, column[, sample]), or with one leading axis of time points (`series`), which share one grid.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import GeometryError, StorageError, UsageError
+from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.regular import require_possible
+
+Values = npt.NDArray[Any]
+Interpolation = Literal["linear", "nearest", "cubic"]
+
+MAX_SHEAR: Final = 1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
+_FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_ROUNDING: Final = 1e-6  # of a slice: what inverting an affine leaves of a whole number
+
+
+def simpleitk() -> Any:
+    """SimpleITK, imported when first needed (0.2 s); Any, because its types are incomplete."""
+    import SimpleITK
+
+    return SimpleITK
+
+
+# --- grids ------------------------------------------------------------------------------------------------------------
+
+
+def require_known(geometry: Geometry) -> None:
+    """Raise a GeometryError for a grid without a place in space."""
+    if not geometry.is_known:
+        raise GeometryError("the position or orientation of this volume is not known, so it has no place in space")
+
+
+def new_grid(old: Geometry, spacing: Sequence[float] | float | None, size: Sequence[int] | None) -> Geometry:
+    """An orthogonal grid about the same centre, along the old rows and columns."""
+    require_known(old)
+    direction = old.direction.copy()
+    normal = np.cross(direction[:, 2], direction[:, 1])
+    direction[:, 0] = normal * (np.sign(normal @ direction[:, 0]) or 1.0)
+    direction[:, 1] = np.cross(np.cross(direction[:, 2], direction[:, 1]), direction[:, 2])
+    extent = _extent(old, direction)
+    shape = None if size is None else _three(size, f"a size is (slices, rows, columns), found {size}").astype(int)
+    if spacing is not None:
+        new_spacing = _three(spacing, f"a spacing is one or three positive numbers in mm, found {spacing}")
+    elif shape is not None:
+        new_spacing = extent / shape
+    else:  # a tilted slice axis is longer than the distance of its slices
+        new_spacing = np.asarray(old.spacing) * np.abs((old.direction * direction).sum(axis=0))
+    if shape is None:
+        shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int)
+    whole = (int(shape[0]), int(shape[1]), int(shape[2]))
+    require_possible(whole)
+    affine = np.eye(4)
+    affine[:3, :3] = direction * new_spacing
+    affine[:3, 3] = old.center - affine[:3, :3] @ ((shape - 1) / 2)
+    return Geometry(whole, affine)
+
+
+def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
+    """Three positive numbers, or a GeometryError that says what was expected."""
+    try:
+        numbers = np.array(np.broadcast_to(np.asarray(given, dtype=np.float64), 3))
+    except (TypeError, ValueError):
+        raise GeometryError(expected) from None
+    if not (np.isfinite(numbers).all() and (numbers > 0).all()):
+        raise GeometryError(expected)
+    return numbers
+
+
+def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(3,) mm that the voxels, edges included, span along each direction."""
+    sides = geometry.affine[:3, :3] * np.asarray(geometry.shape)
+    return np.asarray(np.abs(direction.T @ sides).sum(axis=1))
+
+
+def interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Interpolation, fill: float | None, *, series: bool) -> Values:
+    """Values of `array` at the voxels of `new`, each time point alone; outside of `old` they are `fill`, by default the smallest of all.
+
+    Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as ITK does.
+    """
+    _check_fill(fill, array.dtype)
+    resampler = _resampler(old, new, interpolation, float(array.min() if fill is None else fill))
+    if not series:
+        return _resampled(array, resampler)
+    result = np.empty((len(array), *new.shape, *array.shape[4:]), array.dtype)
+    for target, values in zip(result, array, strict=True):
+        target[...] = _resampled(values, resampler)
+    return result
+
+
+def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill: float) -> Any:
+    """SimpleITK's filter in index space, so that any affine, sheared too, is exact."""
+    sitk = simpleitk()
+    choices = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}
+    if interpolation not in choices:
+        raise UsageError(f"interpolation={interpolation!r}: expected one of {', '.join(choices)}")
+    new_to_old = np.linalg.inv(old.affine) @ new.affine
+    matrix = new_to_old[2::-1, 2::-1]  # ITK counts (column, row, slice)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in new.shape[::-1]])
+    resampler.SetTransform(sitk.AffineTransform(matrix.reshape(-1).tolist(), new_to_old[2::-1, 3].tolist()))
+    resampler.SetInterpolator(choices[interpolation])
+    resampler.SetDefaultPixelValue(fill)
+    return resampler
+
+
+def _resampled(array: Values, resampler: Any) -> Values:
+    """One (slice, row, column[, sample]) array through the filter, in its own dtype."""
+    sitk = simpleitk()
+    # ITK truncates when it interpolates integers, half a unit too low on average: interpolate floats and round.
+    exact = resampler.GetInterpolator() == sitk.sitkNearestNeighbor or array.dtype.kind == "f"
+    image = sitk.GetImageFromArray(array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4)
+    values = np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
+    if exact:
+        return values
+    return rounded(values, array.dtype)
+
+
+def carried(marks: npt.NDArray[np.bool_], old: Geometry, new: Geometry) -> npt.NDArray[np.bool_]:
+    """(slices of `new`,) which of them take values from a marked slice of `old`, going by the slices that their corners lie between."""
+    if not marks.any():
+        return np.zeros(new.shape[0], dtype=np.bool_)
+    step, row, column, first = (np.linalg.inv(old.affine) @ new.affine)[0]
+    corners = [row * y + column * x for y in (0, new.shape[1] - 1) for x in (0, new.shape[2] - 1)]
+    middle = first + step * np.arange(new.shape[0])
+    below = np.floor(middle + min(corners) + _ROUNDING).astype(np.int64)
+    above = np.ceil(middle + max(corners) - _ROUNDING).astype(np.int64)
+    counted = np.concatenate([[0], np.cumsum(marks)])
+    return np.asarray(counted[np.clip(above + 1, 0, len(marks))] > counted[np.clip(below, 0, len(marks))])
+
+
+def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
+    if fill is None or dtype.kind == "f":
+        return
+    limits = np.iinfo(dtype)
+    if not (float(fill).is_integer() and limits.min <= fill <= limits.max):
+        raise UsageError(f"fill={fill} does not fit {dtype}", fill=fill)
+
+
+def exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    """The float type that holds every integer of a dtype."""
+    return np.float32 if dtype.itemsize <= 2 else np.float64
+
+
+def rounded(values: Values, dtype: np.dtype[Any]) -> Values:
+    """Floats as an integer dtype, rounded to the nearest and never wrapped; `values` is written to."""
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(dtype)
+
+
+def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], list[int]]:
+    """(old axis for each new axis, new axes to flip) so that index axes go to the directions named."""
+    named = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+    letters = [named[letter] for letter in axes.upper() if letter in named]
+    if len(axes) != 3 or sorted(world for world, _ in letters) != [0, 1, 2]:
+        raise UsageError(f"axes={axes!r}: expected one letter of each pair L/R, A/P, S/I, such as 'SPL'", axes=axes)
+    direction = geometry.direction
+    best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(direction[world, axis]) for world, axis in enumerate(p)))
+    order = (best[letters[0][0]], best[letters[1][0]], best[letters[2][0]])
+    flips = [new for new, (world, sign) in enumerate(letters) if direction[world, best[world]] * sign < 0]
+    return order, flips
+
+
+# --- images and files -------------------------------------------------------------------------------------------------
+
+
+def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
+    """A SimpleITK image of three dimensions, or four for a series, whose fourth one counts time points from 0 in steps of 1.
+
+    Raises
+    ------
+    GeometryError
+        The position is unknown, or the grid is sheared, which an ITK image cannot say.
+    """
+    require_known(geometry)
+    if geometry.shear > MAX_SHEAR:
+        tilt = math.degrees(math.asin(min(1.0, geometry.shear)))
+        raise GeometryError(f"the slice axis is tilted by {tilt:.2f} degrees: resample() to an orthogonal grid first", tilt_deg=tilt)
+    direction = geometry.direction[:, ::-1].copy()
+    normal = np.cross(direction[:, 0], direction[:, 1])
+    direction[:, 2] = normal * np.sign(normal @ direction[:, 2])
+    dimensions = 4 if series else 3
+    whole = np.eye(dimensions)
+    whole[:3, :3] = direction
+    image = simpleitk().GetImageFromArray(array, isVector=array.ndim > dimensions)
+    image.SetSpacing([*geometry.spacing[::-1], 1.0][:dimensions])
+    image.SetOrigin([*geometry.origin, 0.0][:dimensions])
+    image.SetDirection(whole.reshape(-1).tolist())
+    return image
+
+
+def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
+    """(a copy of the values, the grid, the places of the time points along a fourth dimension or () without one)."""
+    dimensions = image.GetDimension()
+    if dimensions not in (3, 4):
+        raise GeometryError(f"the image has {dimensions} dimensions, a volume has 3, a series of them 4", dimensions=dimensions)
+    direction = np.asarray(image.GetDirection()).reshape(dimensions, dimensions)
+    spacing, origin = np.asarray(image.GetSpacing()), np.asarray(image.GetOrigin())
+    if dimensions == 4 and np.abs(np.append(direction[3, :3], direction[:3, 3])).max() > MAX_SHEAR:
+        raise GeometryError("the fourth dimension of the image is not separate from space")
+    affine = np.eye(4)
+    affine[:3, :3] = (direction[:3, :3] * spacing[:3])[:, ::-1]
+    affine[:3, 3] = origin[:3]
+    array = simpleitk().GetArrayFromImage(image)
+    times = tuple((origin[3] + spacing[3] * np.arange(len(array))).tolist()) if dimensions == 4 else ()
+    return array, Geometry(array.shape[dimensions - 3 : dimensions], affine), times
+
+
+def require_format(path: str) -> None:
+    """Raise a StorageError for a file name whose format keeps no grid."""
+    if not path.lower().endswith(_FORMATS):
+        raise StorageError(f"{path!r} cannot be written: the formats that keep a grid are {', '.join(_FORMATS)}")
+
+
+def write_image(image: Any, path: str) -> None:
+    """Write an image to a file whose name `require_format` has passed."""
+    try:
+        simpleitk().WriteImage(image, path, useCompression=True)
+    except RuntimeError as error:
+        known = os.path.isdir(os.path.dirname(os.path.abspath(path)))
+        raise StorageError(f"{path!r} cannot be written: {'no right to write' if known else 'no such folder'}") from error
+
+
+def write_png(path: str | os.PathLike[str], picture: npt.NDArray[np.uint8]) -> None:
+    """Write an 8-bit grey or RGB picture."""
+    sitk = simpleitk()
+    try:
+        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), os.fspath(path))
+    except RuntimeError as error:
+        raise StorageError(f"{os.fspath(path)!r} cannot be written: no such folder, or no right to write") from error

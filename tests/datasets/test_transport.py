@@ -1,0 +1,765 @@
+"""How batches and errors leave a loader's worker."""
+
+import copy
+import gc
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import index_of
+from phantoms import write_series
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+import dicomdl
+from dicomdl import errors
+from dicomdl.datasets import transport as parcels
+from dicomdl.datasets.transport import IN_BLOCKS, MOST_BLOCKS, Parcel, Sample, errors_leave_whole, new_array, stacked
+
+assert dicomdl.collate  # whose module teaches the default collate what a Sample is
+METHODS = ["fork", "spawn", "forkserver"]
+needs_blocks = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def no_blocks_are_left_behind() -> Iterator[None]:
+    gc.collect()
+    yield
+    gc.collect()
+    assert not parcels._known and not parcels._seen and not parcels._watched, "blocks of loaders that are no more"
+
+
+class Numbered(Dataset[Any]):
+    """Row n is filled with n; each `shapes` in turn."""
+
+    def __init__(self, rows: int, shapes: Any = ((64, 300),), dtype: torch.dtype = torch.float32, in_rows: bool = False) -> None:
+        self.rows, self.shapes, self.dtype, self.in_rows = rows, shapes, dtype, in_rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> Any:
+        shape = self.shapes[row % len(self.shapes)]
+        if self.dtype == torch.bfloat16:
+            return Sample(image=torch.full(shape, row % 128, dtype=self.dtype), row=row)
+        image = torch.from_numpy(new_array(shape, str(self.dtype).partition(".")[2]))
+        return Sample(image=image.fill_(row % 128), row=row)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        with parcels.Rows(len(rows)) as images:
+            found = []
+            for place, row in enumerate(rows):
+                images.place = place
+                found.append(self[row])
+            return found
+
+
+def is_sound(batch: Any) -> bool:
+    return all(bool((image == row % 128).all()) for image, row in zip(batch["image"], batch["row"].tolist(), strict=True))
+
+
+# --- what arrives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16])
+def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(method: str, dtype: torch.dtype) -> None:
+    if dtype != torch.float32 and method != "fork":
+        pytest.skip("each start method once")
+    loader = DataLoader(Numbered(120, dtype=dtype), batch_size=2, num_workers=2, multiprocessing_context=method, prefetch_factor=3)
+    chance, kept, rows = random.Random(0), [], []
+    for batch in loader:
+        assert type(batch) is dict and batch["image"].dtype == dtype and is_sound(batch)
+        rows += batch["row"].tolist()
+        kept.append(batch)
+        while len(kept) > 1 and chance.random() < 0.5:
+            kept.pop(chance.randrange(len(kept)))
+        assert all(map(is_sound, kept))
+    assert rows == list(range(120))
+
+
+@needs_blocks
+def test_a_worker_fills_a_few_blocks_again_and_again() -> None:
+    loader = DataLoader(Numbered(400), batch_size=2, num_workers=1)
+    places = set()
+    for batch in loader:
+        assert is_sound(batch)
+        places.add(batch["image"].data_ptr())
+    assert len(places) <= 8 and len(parcels._known) <= 8
+
+
+def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> None:
+    batches = list(DataLoader(Numbered(4 * MOST_BLOCKS), batch_size=2, num_workers=1))
+    assert all(map(is_sound, batches))
+    batches[0]["image"].fill_(-1)
+    assert all(map(is_sound, batches[1:]))
+    a_part = batches[5]["image"][1, 0, 3]
+    row = int(batches[5]["row"][1])
+    del batches
+    for batch in DataLoader(Numbered(40), batch_size=2, num_workers=1):
+        assert is_sound(batch) and bool((a_part == row % 128).all())
+
+
+def test_sizes_may_differ_from_batch_to_batch() -> None:
+    shapes = [(1, 64, 300), (1, 300, 300), (3, 500, 300), (1, 2, 3), (1, 64, 64)]
+    for batch in DataLoader(Numbered(150, shapes), batch_size=1, num_workers=2):
+        assert is_sound(batch) and tuple(batch["image"].shape[1:]) == shapes[int(batch["row"]) % 5]
+    for batch in DataLoader(Numbered(30, shapes), batch_size=5, num_workers=1, collate_fn=dicomdl.collate):
+        assert isinstance(batch["image"], list) and is_sound(batch)
+        if hasattr(os, "memfd_create"):
+            assert all(image.untyped_storage().nbytes() == image.nbytes and not image.is_shared() for image in batch["image"])
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_passes_may_be_broken_off_and_begun_again(persistent: bool) -> None:
+    loader = DataLoader(Numbered(60), batch_size=2, num_workers=2, persistent_workers=persistent)
+    for turn in range(4):
+        kept = []
+        for number, batch in enumerate(loader):
+            assert is_sound(batch)
+            kept.append(batch)
+            if number == turn * 3:
+                break
+        assert all(map(is_sound, kept))
+    assert sorted(row for batch in loader for row in batch["row"].tolist()) == list(range(60))
+    if persistent:
+        loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    del loader
+
+
+def test_a_sample_without_a_batch_arrives_as_a_sample() -> None:
+    rows = []
+    for sample in DataLoader(Numbered(40), batch_size=None, num_workers=2):
+        assert type(sample) is Sample and bool((sample["image"] == sample["row"] % 128).all())
+        rows.append(sample["row"])
+    assert rows == list(range(40))
+
+
+class Odd(Dataset[Any]):
+    """Tensors of kinds that have no plain bytes, or none at all."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, row: int) -> Any:
+        return Sample(
+            image=torch.full((40, 50, 60), float(row)).transpose(0, 2),
+            none=torch.zeros(0, 3),
+            scalar=torch.tensor(row),
+            complex=torch.full((300, 200), complex(row, 1)),
+            half=torch.full((2,), row, dtype=torch.bfloat16),
+            words="a",
+            nested={"x": torch.full((300, 200), row)},
+        )
+
+
+def test_tensors_of_any_kind_arrive() -> None:
+    alone, sent = (list(DataLoader(Odd(), batch_size=2, num_workers=workers)) for workers in (0, 1))
+    for one, other in zip(alone, sent, strict=True):
+        assert one.keys() == other.keys() and one["words"] == other["words"]
+        assert torch.equal(one["nested"]["x"], other["nested"]["x"])
+        for name in ("image", "none", "scalar", "complex", "half"):
+            assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype, name
+
+
+class Negative(Odd):
+    """A tensor whose numbers are lazily the negatives of what lies in memory, which torch forgets when it sends it."""
+
+    def __getitem__(self, row: int) -> Any:
+        return Sample(image=torch.full((300, 200), complex(1, row)).conj().imag, row=row)
+
+
+def test_what_is_lazily_negative_arrives_negative() -> None:
+    for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=20):
+        assert bool((sample["image"] == -sample["row"]).all())
+    for batch in DataLoader(Negative(), batch_size=2, num_workers=1, timeout=20):
+        assert all(bool((image == -row).all()) for image, row in zip(batch["image"], batch["row"], strict=True))
+
+
+class Keeping:
+    """A transform that keeps what it saw, and sees whether it changes."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, Any]] = []
+
+    def __call__(self, sample: Any) -> Any:
+        assert all(bool((image == row % 128).all()) for row, image in self.kept), "a kept image changed"
+        self.kept = [*self.kept[-20:], (sample["row"], sample["image"])]
+        return sample
+
+
+class Transformed(Numbered):
+    """With a transform."""
+
+    def __init__(self, rows: int, transform: Any) -> None:
+        super().__init__(rows)
+        self.transform = transform
+
+    def __getitem__(self, row: int) -> Any:
+        return self.transform(super().__getitem__(row))
+
+
+def test_images_that_a_worker_keeps_stay_as_they_are() -> None:
+    assert all(map(is_sound, DataLoader(Transformed(200, Keeping()), batch_size=4, num_workers=1)))
+
+
+def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None:
+    def gathered(samples: list[Any]) -> Any:
+        first, *rest = samples
+        return dicomdl.collate([*rest, first, first])
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=gathered):
+        assert len(batch["row"]) == 4 and is_sound(batch)
+
+    def wrapped(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        return {"image": batch["image"][1:], "row": batch["row"][1:]}
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=wrapped):
+        assert len(batch["row"]) == 2 and is_sound(batch)
+
+    def sliced(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"], batch["row"] = batch["image"][:1], batch["row"][:1]
+        return batch
+
+    for batch in DataLoader(Numbered(60), batch_size=3, num_workers=1, collate_fn=sliced):
+        assert len(batch["row"]) == 1 and is_sound(batch)
+
+
+def test_an_order_of_its_own_is_kept() -> None:
+    def channels_last(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"] = batch["image"].unsqueeze(1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        return batch
+
+    for batch in DataLoader(Numbered(12), batch_size=2, num_workers=1, collate_fn=channels_last):
+        assert is_sound(batch) and batch["image"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_parcel_that_is_copied_or_pickled_is_a_copy() -> None:
+    def copied(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        assert type(batch) is Parcel
+        other = copy.deepcopy(batch)
+        again = pickle.loads(pickle.dumps(batch))  # noqa: S301
+        batch["image"].fill_(-1)
+        assert is_sound(other) and is_sound(again)
+        return other
+
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1, collate_fn=copied)))
+
+
+def test_a_batch_that_is_sent_twice_is_two() -> None:
+    def twice(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        return [batch, batch]
+
+    kept: list[Any] = []
+    for one, other in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=twice):
+        assert is_sound(one) and is_sound(other)
+        kept = [*kept[-5:], other]
+        del one
+        assert all(map(is_sound, kept))
+
+
+class Cached(Numbered):
+    """A dataset that keeps its samples, with or without batches made at once."""
+
+    def __init__(self, rows: int, inner: Any = None) -> None:
+        super().__init__(rows)
+        self.kept: dict[int, Any] = {}
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        absent = [row for row in rows if row not in self.kept]
+        self.kept |= dict(zip(absent, super().__getitems__(absent), strict=True)) if absent else {}
+        return [self.kept[row] for row in rows]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_what_the_receiver_writes_reaches_nothing_that_a_worker_keeps(batch_size: int) -> None:
+    loader = DataLoader(Cached(16), batch_size=batch_size, num_workers=1, persistent_workers=True)
+    for _ in range(4):
+        for batch in loader:
+            assert is_sound(batch)
+            batch["image"].sub_(0.5).div_(0.25)
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    del loader, batch
+
+
+class ChangesLater(Numbered):
+    """A dataset that keeps the last image of a batch and changes it before it makes the next one."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows, ((400, 400),))
+        self.kept: Any = torch.zeros(1)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        self.kept.fill_(-3)
+        made = super().__getitems__(rows)
+        self.kept = made[-1]["image"]
+        return made
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_worker_changes_afterwards_reaches_no_batch(workers: int) -> None:
+    assert all(map(is_sound, DataLoader(ChangesLater(400), batch_size=4, num_workers=workers)))
+
+
+def test_samples_within_the_making_of_a_sample_are_made_apart(folder: Path) -> None:
+    write_series(folder / "a", shape=(8, 150, 160), intercept=-1024)
+    write_series(folder / "b", shape=(3, 300, 200), seed=1, modality="MR")
+    index = index_of(folder)
+    other = dicomdl.FrameDataset(index.select(modality="MR"), "modality")
+
+    def labels(stack: Any) -> Any:
+        return np.full(stack.shape, int(other[1]["image"].max()) > 0, np.uint8)
+
+    patches = dicomdl.PatchDataset(
+        index.select(modality="CT"), (4, 128, 128), per_stack=12, intensity="ct.lung", labels=labels, sampler="labels"
+    )
+    alone = [patches[row] for row in range(12)]
+    for batch in DataLoader(patches, batch_size=3, num_workers=1):
+        for place, row in enumerate(batch["row"].tolist()):
+            assert all(torch.equal(batch[name][place], alone[row][name]) for name in ("image", "label", "location"))
+
+
+class Mixing:
+    """A transform that adds half of the image before, as mixup does."""
+
+    def __init__(self) -> None:
+        self.before: Any = torch.zeros(1)
+
+    def __call__(self, sample: Any) -> Any:
+        self.before, mixed = sample["image"], sample["image"] + self.before / 2
+        return {"image": mixed if sample["row"] % 2 else sample["image"], "row": sample["row"], "raw": sample["image"]}
+
+
+def test_samples_that_share_their_images_are_delivered_as_without_workers() -> None:
+    def collated(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        batch["image"].sub_(0.5)
+        return batch
+
+    for collate_fn in (None, collated):
+        delivered: list[list[Any]] = []
+        for workers in (0, 1):
+            delivered.append([])
+            loader: Any = DataLoader(Transformed(64, Mixing()), batch_size=4, num_workers=workers, collate_fn=collate_fn)
+            for batch in loader:
+                delivered[-1].append({name: value.clone() for name, value in batch.items()})
+                batch["image"].fill_(-7)
+        for one, other in zip(*delivered, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in ("image", "raw", "row"))
+
+
+@needs_blocks
+def test_a_tensor_holds_its_own_bytes_and_no_others() -> None:
+    for batch in DataLoader(Numbered(60, [(1, 150, 150), (1, 600, 600)]), batch_size=1, num_workers=2):
+        image = batch["image"]
+        assert image.untyped_storage().nbytes() == image.nbytes and not image._is_view()
+        image.requires_grad_().detach_()
+        assert is_sound(batch)
+
+
+def test_batches_may_go_to_several_receivers() -> None:
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+
+    def also(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        queue.put(batch)
+        return batch
+
+    for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
+        assert is_sound(batch)
+        assert is_sound(queue.get(timeout=20))
+
+    def listens(results: Any) -> None:
+        results.put([is_sound(queue.get(timeout=20)) for _ in range(30)])
+
+    results = context.SimpleQueue()
+    listener = context.Process(target=listens, args=(results,))
+    listener.start()
+    for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
+        assert is_sound(batch)
+    assert all(results.get())
+    listener.join()
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
+    assert not parcels._known
+
+
+@needs_blocks
+def test_where_memory_is_out_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", none)
+    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
+    assert not parcels._known
+
+
+@needs_blocks
+def test_a_forked_process_that_ends_gives_no_block_back() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held = next(loader)
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            held.clear()  # its copy of the only view
+            gc.collect()
+            os._exit(0)
+        os.waitpid(child, 0)
+    for batch in loader:
+        assert is_sound(batch) and is_sound(held)
+
+
+@needs_blocks
+def test_a_forked_process_sees_its_batch_as_it_was() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held = next(loader)
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(receive, 1)  # until the parent has let go of the batch and received many
+        os._exit(0 if is_sound(held) else 1)
+    del held
+    assert all(map(is_sound, loader))
+    os.write(send, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for descriptor in (receive, send):
+        os.close(descriptor)
+
+
+@needs_blocks
+@pytest.mark.parametrize("held", [1, 50, 80])
+def test_as_many_blocks_are_made_as_are_held_and_no_more(held: int) -> None:
+    kept: list[Any] = []
+    names = set()
+    for batch in DataLoader(Numbered(800), batch_size=2, num_workers=1):
+        kept = [*kept[-held + 1 :], batch] if held > 1 else [batch]
+        names |= set(parcels._known)
+    assert all(map(is_sound, kept)) and len(names) <= min(held + 8, MOST_BLOCKS)
+
+
+@needs_blocks
+def test_blocks_go_with_their_workers_also_where_the_iterator_stays() -> None:
+    iterator = iter(DataLoader(Numbered(60), batch_size=2, num_workers=2))
+    for batch in iterator:
+        assert is_sound(batch)
+    del batch
+    assert not parcels._known
+    del iterator
+
+
+@needs_blocks
+def test_blocks_take_no_descriptors_of_the_receiver() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    kept = [next(loader) for _ in range(50)]
+    assert len(os.listdir("/proc/self/fd")) - before < 12 and all(map(is_sound, kept))
+
+
+class Forking(Numbered):
+    """A dataset that forks in the midst of a batch."""
+
+    def __getitem__(self, row: int) -> Any:
+        if row % 3 == 1:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+        return super().__getitem__(row)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_worker_may_fork_in_the_midst_of_a_batch() -> None:
+    assert all(map(is_sound, DataLoader(Forking(60), batch_size=4, num_workers=1)))
+
+
+class Held(Dataset[Any]):
+    """Row n is what the worker's blocks take, in MB, once it has made a batch of images of one size, or of several."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        images = []
+        with parcels.Rows(len(rows)) as room:
+            for place, row in enumerate(rows):
+                room.place = place
+                images.append(new_array((self.sizes[row] << 20,), "u1"))
+        pool: Any = parcels._own_pool()
+        return [{"blocks": sum(block.size for block in pool._blocks) >> 20, "image": image.nbytes} for image in images]
+
+
+@needs_blocks
+def test_memory_that_is_not_needed_goes() -> None:
+    sizes = [1] * 40 + [32] * 4 + [1] * 200
+    held = [int(batch["blocks"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)]
+    assert held[0] == 0 and held[5] <= 12 and 128 <= held[10] <= 150 and held[-1] <= 12
+    several = DataLoader(Held([32, 1, 1, 1] * 40), batch_size=4, num_workers=1)
+    assert all(int(batch["blocks"][0]) == 0 for batch in several)
+    assert not parcels._known
+
+
+@needs_blocks
+def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
+    loader = DataLoader(Numbered(60), batch_size=2, num_workers=2)
+    kept = list(map(copy.deepcopy, loader))
+    gc.collect()
+    assert all(map(is_sound, kept)) and not parcels._known
+    assert "memfd:dicomdl-batch" not in Path("/proc/self/maps").read_text()
+
+
+@needs_blocks
+def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
+    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    held: list[Any] = []
+    for _ in range(20):  # all blocks are known then; killed in the midst of handing one over, torch may wait for ever
+        held = [*held[-2:], next(loader)]
+    time.sleep(0.3)
+    os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"killed|exited"):
+        held.extend(loader)
+    assert all(map(is_sound, held))
+
+
+@needs_blocks
+def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
+    def count() -> tuple[int, int]:
+        gc.collect()
+        maps = sum("memfd:dicomdl-batch" in line for line in Path("/proc/self/maps").read_text().splitlines())
+        return len(os.listdir("/proc/self/fd")), maps
+
+    found = []
+    for _ in range(5):
+        for batch in DataLoader(Numbered(40), batch_size=2, num_workers=2):
+            assert is_sound(batch)
+        del batch
+        found.append(count())
+    assert found[-1][0] <= found[1][0] and found[-1][1] <= found[1][1] <= 16
+
+
+@needs_blocks
+def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[0]), str(Path(__file__).parents[1])]!r}\n"
+        "from test_transport import *\n"
+        "loader = iter(DataLoader(Numbered(1000), batch_size=2, num_workers=2))\n"
+        "held = [next(loader) for _ in range(4)]\n"
+        "print('ready', *(w.pid for w in loader._workers), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(word) for word in process.stdout.readline().split()[1:]]
+        process.kill()
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.1)  # torch's workers look every 5 s whether their parent lives
+    assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    named = [name for name in os.listdir("/dev/shm") if any(str(pid) in name for pid in (process.pid, *workers))]
+    assert not named  # what has no name goes with the last process that has it
+
+
+def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
+    assert stacked([torch.ones(3)] * 2).tolist() == [[1.0] * 3] * 2
+    with parcels.Rows(2) as rows:
+        new_array((IN_BLOCKS,), "u1")
+    assert not rows._sizes and parcels._own_pool() is None
+
+
+# --- the datasets -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", ["cpu", "device"])
+@pytest.mark.parametrize("kind", ["frames", "volumes", "patches", "neighbours"])
+def test_loaders_with_workers_deliver_what_those_without_do(folder: Path, kind: str, on: Any) -> None:
+    for seed in range(4):
+        write_series(folder / str(seed), shape=(3 + seed % 2, 150, 160), seed=seed, intercept=-1024)
+    index = index_of(folder)
+    makes: dict[str, Any] = {
+        "frames": lambda: dicomdl.FrameDataset(index, "ct.lung", intensity_on=on),
+        "volumes": lambda: dicomdl.VolumeDataset(index, "ct.lung", intensity_on=on),
+        "patches": lambda: dicomdl.PatchDataset(index, (3, 128, 140), per_stack=6, intensity="ct.lung", intensity_on=on),
+        "neighbours": lambda: dicomdl.FrameDataset(index, "ct.lung", neighbours=1, intensity_on=on),
+    }
+    dataset = makes[kind]()
+    order = [row % len(dataset) for row in (3, 1, 1, 0, 2, 3, 5, 4, 9, 7, 8, 2)]
+    how: dict[str, Any] = {"batch_size": 4, "collate_fn": dicomdl.collate}
+    expected = list(DataLoader(Subset(dataset, order), **how))
+    mixed = ConcatDataset([Subset(dataset, order[:6]), Subset(dataset, order[6:])])
+    for wrapped in (Subset(dataset, order), mixed):
+        for one, other in zip(expected, DataLoader(wrapped, num_workers=2, **how), strict=True):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                together = zip(value, other[name], strict=True)
+                assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in together), name
+
+
+@needs_blocks
+def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
+    write_series(folder, shape=(4, 160, 160), intercept=-1024)
+
+    def looked_at(samples: list[Any]) -> Any:
+        batch = dicomdl.collate(samples)
+        return {**batch, "moved": batch["image"].data_ptr() != samples[0]["image"].data_ptr()}
+
+    index = index_of(folder)
+    for dataset in (
+        dicomdl.FrameDataset(index, "ct.lung"),
+        dicomdl.VolumeDataset(index, "ct.lung"),
+        dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung"),
+        dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung", intensity_on="device"),
+    ):
+        rows = Subset(dataset, [row % len(dataset) for row in range(8)])
+        moved = [batch["moved"] for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)]
+        assert moved == [True, False, False, False], dataset  # the first one tells that images are of one size
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DicomdlError)]
+
+
+class Raising(Dataset[Any]):
+    """Raises one error of the tree a row."""
+
+    def __len__(self) -> int:
+        return len(TREE)
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        try:
+            raise OSError("the cause")
+        except OSError as cause:
+            error = TREE[row]("what was found", found_bytes=row, detail={"gaps": [1.5, 2]})
+            error.add_note("file: somewhere")
+            raise error from cause
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_errors_leave_a_worker_whole(method: str) -> None:
+    loader = iter(DataLoader(Raising(), batch_size=None, num_workers=1, multiprocessing_context=method))
+    for row, kind in enumerate(TREE):
+        with pytest.raises(kind) as caught:
+            next(loader)
+        error: Any = caught.value
+        assert type(error) is kind and str(error) == "what was found"
+        assert error.found_bytes == row and error.detail == {"gaps": [1.5, 2]}
+        assert error.__notes__[0] == "file: somewhere"
+        assert "the cause" in error.__notes__[1] and f"{kind.__name__}: what was found" in error.__notes__[1]
+        assert type(pickle.loads(pickle.dumps(error))) is kind  # noqa: S301
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+class CatchesInside(Dataset[Any]):
+    """What a caller's own dataset around ours may do."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, row: int) -> Any:
+        try:
+            Raising()[TREE.index(errors.TruncatedPixels)]
+        except errors.PixelError as error:
+            assert isinstance(error, errors.TruncatedPixels) and type(error).__name__ == "TruncatedPixels"
+            return repr(error)
+
+
+def test_in_a_worker_they_are_caught_as_what_they_are() -> None:
+    assert list(DataLoader(CatchesInside(), batch_size=None, num_workers=1)) == [repr(errors.TruncatedPixels("what was found"))]
+
+
+class Unsendable(Dataset[Any]):
+    """An error that knows something that cannot be pickled."""
+
+    def __len__(self) -> int:
+        return 1
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        raise errors.GeometryError("bad", function=lambda: None)
+
+
+def test_an_error_that_cannot_be_sent_whole_is_sent_as_text_and_nothing_hangs() -> None:
+    loader = iter(DataLoader(Unsendable(), batch_size=None, num_workers=1, timeout=20))
+    with pytest.raises(errors.GeometryError, match=r"Original Traceback[\s\S]*bad"):
+        next(loader)
+    loader._shutdown_workers()  # type: ignore[attr-defined]  # else torch waits for them when the error is forgotten
+
+
+class ToldMore(Raising):
+    """What a wrapper may do to an error on its way: copy it, or add what cannot be sent."""
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        try:
+            return super().__getitem__(row)
+        except errors.DicomdlError as error:
+            for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301
+                assert type(again) is TREE[row] and vars(again) == vars(error) and str(again) == str(error)
+            if row % 2:
+                error.callback = lambda: None
+            raise
+
+
+def test_an_error_may_be_copied_and_told_more_on_its_way() -> None:
+    loader = iter(DataLoader(ToldMore(), batch_size=None, num_workers=1, timeout=20))
+    for row, kind in enumerate(TREE):
+        with pytest.raises(kind) as caught:
+            next(loader)
+        assert "found_bytes" not in vars(caught.value) if row % 2 else vars(caught.value)["found_bytes"] == row
+    loader._shutdown_workers()  # type: ignore[attr-defined]
+
+
+class Derived(errors.PixelError):
+    """A caller's own, with a constructor of its own."""
+
+    def __init__(self, path: str, code: int) -> None:
+        super().__init__(f"{path}: {code}", code=code)
+
+
+class DerivedRaising(Dataset[Any]):
+    def __len__(self) -> int:
+        return 1
+
+    @errors_leave_whole
+    def __getitem__(self, row: int) -> Any:
+        raise Derived("p", 3)
+
+
+def test_errors_derived_from_ours_leave_whole_too() -> None:
+    loader = iter(DataLoader(DerivedRaising(), batch_size=None, num_workers=1))
+    with pytest.raises(Derived, match="p: 3") as caught:
+        next(loader)
+    loader._shutdown_workers()  # type: ignore[attr-defined]
+    assert caught.value.code == 3
+
+
+def test_outside_of_a_worker_errors_are_left_alone() -> None:
+    with pytest.raises(errors.HeaderError) as caught:
+        Raising()[TREE.index(errors.HeaderError)]
+    assert type(caught.value) is errors.HeaderError and caught.value.__notes__ == ["file: somewhere"]

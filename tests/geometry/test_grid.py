@@ -1,0 +1,368 @@
+"""geometry: order, affine and verdict of slices, against exact arithmetic and SimpleITK."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from phantoms import slice_normal, true_affine, true_positions, write_series
+
+from dicomdl.errors import GeometryError
+from dicomdl.geometry.grid import Assessment, Geometry, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)
+FEET_FIRST = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+ORIENTATIONS = {"axial": AXIAL, "sagittal": SAGITTAL, "coronal": CORONAL, "oblique": OBLIQUE, "feet first": FEET_FIRST}
+Floats = NDArray[np.float64]
+
+
+def judge(positions: Any, orientation: Any = AXIAL, pixel_spacing: Any = (0.7, 0.8), thickness: float = math.nan) -> Assessment:
+    found = [np.asarray(values, dtype=np.float64) for values in (positions, orientation, pixel_spacing)]
+    return assess(found[0].reshape(-1, 3), found[1], found[2], Tolerances(), thickness)
+
+
+def along_z(*z: float) -> Floats:
+    return np.array([[-100.0, -90.0, value] for value in z])
+
+
+# --- verdicts of DESIGN section 5 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
+def test_even_slices_are_regular_in_every_orientation(orientation: tuple[float, ...]) -> None:
+    positions = true_positions(6, (2.5, 0.7, 0.8), (-10, 20, 30), orientation)
+    found = judge(positions[[3, 0, 5, 1, 4, 2]], orientation)
+    assert found.verdict == "regular"
+    assert found.order.tolist() == [1, 3, 5, 0, 4, 2]
+    assert found.detail == {"spacing": 2.5, "position_error": 0.0}
+    np.testing.assert_allclose(found.affine, true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-12)
+
+
+def test_ge_pet_whose_gaps_jitter_but_whose_positions_stay_on_the_grid_is_regular() -> None:
+    gaps = [3.27, 3.27, 3.19, 3.29, 3.27, 3.27, 3.29, 3.27]
+    found = judge(along_z(*itertools.accumulate(gaps, initial=-700.0)))
+    assert found.verdict == "regular"
+    assert found.detail["position_error"] <= 0.1
+    checks = idc_checks(along_z(*itertools.accumulate(gaps, initial=-700.0)), np.array(ORIENTATIONS["axial"], dtype=float))
+    assert checks["uniform_slice_spacing"] is False and checks["regularly_spaced_3d_volume"] is False, "IDC compares every gap"
+
+
+@pytest.mark.parametrize("start", [-30.0, 0.1, 0.3])
+@pytest.mark.parametrize("slices", [9, 81, 82, 300])
+def test_0_625_mm_ct_written_with_one_decimal_is_regular(slices: int, start: float) -> None:
+    found = judge(along_z(*[round(start + 0.625 * k, 1) for k in range(slices)]))
+    assert found.verdict == "regular"
+    assert found.detail["spacing"] == pytest.approx(0.625, abs=0.1 / (slices - 1))
+    assert 0.02 < found.detail["position_error"] <= 2 * 0.0625
+
+
+@settings(max_examples=60, deadline=None)
+@given(start=st.floats(-500, 500), spacing=st.floats(0.6, 5), slices=st.integers(3, 200))
+def test_rounding_to_one_decimal_never_makes_even_slices_uneven(start: float, spacing: float, slices: int) -> None:
+    assert judge(along_z(*[round(start + spacing * k, 1) for k in range(slices)])).verdict == "regular"
+
+
+@pytest.mark.parametrize(("spacing", "limit"), [(0.5, 0.05), (1.0, 0.1), (5.0, 0.1), (20.0, 0.2)])
+def test_the_tolerance_is_of_a_position_and_scales_with_the_spacing(spacing: float, limit: float) -> None:
+    for error, verdict in ((0.98 * limit, "regular"), (1.02 * limit, "uneven_spacing")):
+        z = [spacing * k for k in range(9)]
+        z[2], z[4], z[6] = z[2] + error, z[4] - error, z[6] + error  # up, down, up: no other origin or spacing does better
+        assert judge(along_z(*z)).verdict == verdict
+
+
+def test_a_gantry_tilt_is_measured_and_sheared_into_the_affine() -> None:
+    shear = 2.5 * math.tan(math.radians(15))
+    positions = true_positions(7, (2.5, 0.7, 0.8), (0, 0, 0), AXIAL, (0, shear))
+    found = judge(positions)
+    assert found.verdict == "tilted"
+    assert found.detail["tilt_deg"] == pytest.approx(15, abs=1e-3)
+    np.testing.assert_allclose(found.affine, true_affine((2.5, 0.7, 0.8), (0, 0, 0), AXIAL, (0, shear)), atol=1e-12)
+    assert Geometry((7, 5, 5), found.affine).shear == pytest.approx(math.sin(math.radians(15)))
+
+
+def test_a_tilt_below_0_06_degrees_is_no_tilt() -> None:
+    below, above = (judge(true_positions(5, (2, 1, 1), (0, 0, 0), AXIAL, (2 * tangent, 0))) for tangent in (0.9e-3, 1.1e-3))
+    assert (below.verdict, above.verdict) == ("regular", "tilted")
+
+
+def test_an_uneven_stack_tells_its_tilt_too() -> None:
+    positions = np.array([[0, z * math.tan(math.radians(10)), z] for z in (0, 2, 5.3, 7, 9.1)])
+    found = judge(positions)
+    assert found.verdict == "uneven_spacing"
+    assert found.detail["tilt_deg"] == pytest.approx(10, abs=1e-3)
+    assert (found.detail["smallest_gap"], found.detail["median_gap"], found.detail["largest_gap"]) == (1.7, 2.05, 3.3)
+
+
+def test_positions_off_their_line_in_the_plane_are_uneven() -> None:
+    positions = along_z(0, 2, 4, 6, 8)
+    positions[2, 0] += 0.5
+    found = judge(positions)
+    assert found.verdict == "uneven_spacing"
+    assert found.detail["in_plane_error"] == pytest.approx(0.5)
+
+
+def test_missing_slices_are_counted_and_placed_and_the_true_spacing_found() -> None:
+    found = judge(along_z(*[2.5 * k for k in range(20) if k not in (4, 11, 12)]))
+    assert found.verdict == "missing_slices"
+    assert found.detail["missing"] == 3
+    assert found.detail["missing_after"] == [3, 9]
+    assert found.detail["spacing"] == 2.5
+    np.testing.assert_allclose(found.affine[:3, 0], [0, 0, 2.5])
+
+
+@pytest.mark.parametrize("spacing", [0.625, 1.25, 3.0])
+def test_one_missing_slice_among_many_rounded_ones_is_found(spacing: float) -> None:
+    found = judge(along_z(*[round(spacing * k, 1) for k in range(300) if k != 149]))
+    assert (found.verdict, found.detail["missing"], found.detail["missing_after"]) == ("missing_slices", 1, [148])
+    assert found.detail["spacing"] == pytest.approx(spacing, abs=1e-3)
+
+
+def test_as_many_holes_as_slices_are_uneven() -> None:
+    assert judge(along_z(0, 1, 2, 30)).verdict == "uneven_spacing"
+
+
+def test_two_slices_are_regular_but_unconfirmed() -> None:
+    found = judge(along_z(5, 0))
+    assert found.verdict == "regular"
+    assert found.detail["unconfirmed"] is True
+    assert found.order.tolist() == [1, 0]
+
+
+def test_three_slices_with_one_double_gap_are_uneven_because_no_gap_repeats() -> None:
+    assert judge(along_z(0, 1, 3)).verdict == "uneven_spacing"
+
+
+def test_a_position_twice_is_duplicates_and_the_pixels_are_unchecked() -> None:
+    found = judge(along_z(0, 2, 2, 4, 6))
+    assert found.verdict == "duplicates"
+    assert found.detail["repeated_positions"] == 1
+    assert found.detail["pixels"] == "unchecked"
+    assert found.detail["spacing"] == 2.0
+    assert found.order.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_all_slices_at_one_position_have_no_spacing() -> None:
+    found = judge(along_z(3, 3, 3), thickness=4.0)
+    assert found.verdict == "duplicates"
+    assert found.detail == {"repeated_positions": 2, "pixels": "unchecked"}
+    np.testing.assert_allclose(found.affine[:3, 0], [0, 0, 4])
+
+
+def test_tiles_beside_each_other_in_one_plane_show_how_far_apart_they_lie() -> None:
+    found = judge([[0, 0, 0], [40, 0, 0]])
+    assert found.verdict == "duplicates"
+    assert found.detail["in_plane_error"] == 40.0
+
+
+def test_float_noise_in_a_position_is_a_repetition_but_half_a_slice_is_not() -> None:
+    assert judge(along_z(0, 2, 2.0000001, 4)).verdict == "duplicates"
+    assert judge(along_z(0, 2, 3.2, 4)).verdict == "uneven_spacing"
+
+
+def test_a_single_slice_takes_its_thickness_as_step_or_1_mm() -> None:
+    known, unknown = judge(along_z(3), thickness=4.0), judge(along_z(3))
+    assert known.verdict == unknown.verdict == "single"
+    assert known.detail == {"step": "SliceThickness"}
+    np.testing.assert_allclose(known.affine[:3, 0], [0, 0, 4])
+    np.testing.assert_allclose(unknown.affine[:3, 0], [0, 0, 1])
+
+
+@pytest.mark.parametrize("thickness", [0.0, -2.0, math.inf, math.nan])
+def test_a_senseless_thickness_is_no_step(thickness: float) -> None:
+    np.testing.assert_allclose(judge(along_z(3), thickness=thickness).affine[:3, 0], [0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("positions", "orientation", "pixel_spacing", "word"),
+    [
+        (along_z(0, math.nan), AXIAL, (1, 1), "ImagePositionPatient"),
+        (along_z(0, math.inf), AXIAL, (1, 1), "ImagePositionPatient"),
+        (along_z(0, 1e9), AXIAL, (1, 1), "kilometre"),
+        (along_z(0, 1), (0,) * 6, (1, 1), "ImageOrientationPatient"),
+        (along_z(0, 1), (1, 0, 0, 1, 0, 0), (1, 1), "ImageOrientationPatient"),
+        (along_z(0, 1), (1, 0, 0, 0, 1.2, 0), (1, 1), "ImageOrientationPatient"),
+        (along_z(0, 1), (math.nan,) * 6, (1, 1), "ImageOrientationPatient"),
+        (along_z(0, 1), AXIAL, (math.nan, 1), "PixelSpacing"),
+        (along_z(0, 1), AXIAL, (0, 1), "PixelSpacing"),
+        (along_z(0, 1), AXIAL, (1, -1), "PixelSpacing"),
+        (along_z(0, 1), AXIAL, (1e5, 1), "PixelSpacing"),
+        (along_z(0, 1), AXIAL, (math.inf, 1), "PixelSpacing"),
+    ],
+)
+def test_numbers_that_make_no_grid_are_no_geometry_and_say_which(positions: Any, orientation: Any, pixel_spacing: Any, word: str) -> None:
+    found = judge(positions, orientation, pixel_spacing)
+    assert found.verdict == "no_geometry"
+    assert word in found.detail["why"]
+    assert np.isnan(found.affine).all()
+    assert found.order.tolist() == [0, 1]
+
+
+def test_cosines_a_little_off_unit_length_and_right_angle_are_repaired() -> None:
+    row, column, normal = plane_axes(np.array([1.003, 0, 0, 0.004, 0.998, 0]), Tolerances())  # type: ignore[misc]
+    np.testing.assert_allclose([row, column, normal], np.eye(3), atol=1e-12)
+    assert plane_axes(np.array([1.003, 0, 0, 0.02, 0.998, 0]), Tolerances()) is None
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def orthonormal(draw: st.DrawFn) -> Floats:
+    """ImageOrientationPatient of any plane."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    matrix, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return np.concatenate([matrix[0], matrix[1]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    orientation=orthonormal(),
+    slices=st.integers(2, 12),
+    spacing=st.tuples(*[st.floats(0.1, 10)] * 3),
+    origin=st.tuples(*[st.floats(-500, 500)] * 3),
+    shear=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
+    seed=st.integers(0, 1000),
+)
+def test_the_affine_maps_every_voxel_of_a_shuffled_series_to_its_world_point(
+    orientation: Floats, slices: int, spacing: Any, origin: Any, shear: Any, seed: int
+) -> None:
+    truth = true_affine(spacing, origin, orientation, shear)
+    shuffled = np.random.default_rng(seed).permutation(slices)
+    found = judge(true_positions(slices, spacing, origin, orientation, shear)[shuffled], orientation, spacing[1:])
+    assert found.verdict in ("regular", "tilted")
+    assert shuffled[found.order].tolist() == list(range(slices))
+    geometry = Geometry((slices, 5, 7), found.affine)
+    voxels = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), -1)
+    expected = np.concatenate([voxels, np.ones((*voxels.shape[:3], 1))], -1) @ truth.T
+    np.testing.assert_allclose(geometry.voxel_to_world(voxels), expected[..., :3], atol=1e-8)
+    np.testing.assert_allclose(geometry.world_to_voxel(expected[..., :3]), voxels, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(orientation=orthonormal(), seed=st.integers(0, 1000))
+def test_reversing_the_slices_changes_nothing_but_the_order(orientation: Floats, seed: int) -> None:
+    z = np.sort(np.random.default_rng(seed).uniform(0, 50, 6))
+    positions = z[:, None] * slice_normal(orientation.tolist())
+    forward, backward = judge(positions, orientation), judge(positions[::-1], orientation)
+    assert (forward.verdict, forward.detail) == (backward.verdict, backward.detail)
+    np.testing.assert_array_equal(forward.affine, backward.affine)
+    assert forward.order.tolist() == (5 - backward.order).tolist()
+
+
+# --- second opinion ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
+def test_simpleitk_agrees_on_order_spacing_origin_and_direction(tmp_path: Path, orientation: tuple[float, ...]) -> None:
+    paths = write_series(tmp_path, orientation=orientation, spacing=(2.5, 0.7, 0.8), origin=(-12.5, 31.0, 7.25))
+    reader = sitk.ImageSeriesReader()
+    names = reader.GetGDCMSeriesFileNames(str(tmp_path))
+    reader.SetFileNames(names)
+    image = reader.Execute()
+    positions = np.array([sitk.ReadImage(str(path)).GetOrigin() for path in paths])
+    found = judge(positions[::-1], orientation)
+    geometry = Geometry((6, 5, 7), found.affine)
+    assert [str(paths[::-1][k]) for k in found.order] == list(names)
+    np.testing.assert_allclose(geometry.spacing, image.GetSpacing()[::-1], atol=1e-6)
+    np.testing.assert_allclose(geometry.origin, image.GetOrigin(), atol=1e-6)
+    # SimpleITK's axes are (x, y, z): columns, rows, slices.
+    np.testing.assert_allclose(geometry.direction[:, ::-1], np.reshape(image.GetDirection(), (3, 3)), atol=1e-6)
+
+
+# --- the value --------------------------------------------------------------------------------------------------------
+
+
+def test_a_geometry_is_a_frozen_value_that_compares_and_hashes() -> None:
+    one, two = (Geometry((6, 5, 7), true_affine((2, 1, 1))) for _ in range(2))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != Geometry((6, 5, 8), one.affine)
+    assert one != "Geometry"
+    with pytest.raises(ValueError, match="read-only"):
+        one.affine[0, 0] = 1
+    assert repr(one) == "Geometry(6 x 5 x 7 voxels of 2 x 1 x 1 mm)"
+    np.testing.assert_allclose(one.center, [3, 2, 5])
+    assert one.is_known
+    assert one.shear == 0
+
+
+def test_an_unknown_geometry_says_so() -> None:
+    unknown = Geometry((1, 5, 7), np.full((4, 4), np.nan))
+    assert not unknown.is_known
+    assert math.isnan(unknown.shear)
+    assert unknown == Geometry((1, 5, 7), np.full((4, 4), np.nan))
+
+
+def test_an_affine_of_another_shape_is_a_geometry_error() -> None:
+    with pytest.raises(GeometryError, match="4 x 4") as caught:
+        Geometry((1, 1, 1), np.eye(3))
+    assert caught.value.shape == (3, 3)
+
+
+# --- places and IDC's checks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
+def test_slices_at_one_position_share_a_place_and_places_ascend_along_the_normal(orientation: tuple[float, ...]) -> None:
+    positions = true_positions(5, (2.5, 0.7, 0.8), (-10, 20, 30), orientation)
+    order = [3, 0, 4, 3, 1, 2, 0, 3]
+    jitter = np.random.default_rng(0).uniform(-0.002, 0.002, (len(order), 3))
+    assert slice_places(positions[order] + jitter, np.array(orientation), Tolerances()).tolist() == order
+
+
+def test_what_has_no_geometry_is_told_frame_by_frame() -> None:
+    positions, orientations, spacings = np.zeros((8, 3)), np.tile(np.array(AXIAL), (8, 1)), np.ones((8, 2))
+    positions[0, 1], positions[1, 2] = math.nan, 2e6
+    orientations[2], orientations[3, 3], orientations[4, 0] = 0.0, 1.0, math.inf
+    spacings[5, 0], spacings[6, 1] = 0.0, -1.0
+    assert has_geometry(positions, orientations, spacings, Tolerances()).tolist() == [False] * 7 + [True]
+
+
+def test_a_gap_off_by_more_than_one_percent_of_the_mean_gap_is_not_uniform_for_idc() -> None:
+    axial = np.array(AXIAL)
+    assert idc_checks(along_z(0, 1, 2.0099, 3), axial)["uniform_slice_spacing"] is True
+    assert idc_checks(along_z(0, 1, 2.0101, 3), axial)["uniform_slice_spacing"] is False
+    assert idc_checks(along_z(0, 1, 1, 2), axial)["unique_slice_positions"] is False
+    assert idc_checks(along_z(0), axial)["uniform_slice_spacing"] is None
+    assert idc_checks(along_z(0, 1, 2), axial)["regularly_spaced_3d_volume"] is True
+
+
+def test_a_tilted_stack_is_no_regular_volume_for_idc_and_says_its_obliquity() -> None:
+    tilted = idc_checks(np.array([[0, 0.3 * z, z] for z in range(4)], dtype=float), np.array(AXIAL))
+    assert tilted["consistent_in_plane_col"] is False and tilted["consistent_in_plane_row"] is True
+    assert tilted["uniform_slice_spacing"] is True and tilted["regularly_spaced_3d_volume"] is False
+    leaning = np.array([1, 0, 0, 0, math.cos(math.radians(15)), math.sin(math.radians(15))])
+    assert idc_checks(along_z(0, 1, 2), leaning)["obliquity_degrees"] == 15.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(3, 40), st.floats(0.3, 6.0), st.floats(-300, 300), st.randoms(use_true_random=False))
+def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(n: int, spacing: float, start: float, random: Any) -> None:
+    jitter = [random.uniform(-0.12, 0.12) for _ in range(n)]
+    z = start + spacing * np.arange(n) + np.array(jitter)
+    found = judge(along_z(*z))
+    if found.verdict == "regular":
+        told = found.affine[2, 3] + found.affine[2, 0] * np.arange(n)
+        assert np.abs(told - z).max() <= found.detail["position_error"] + 1e-5
+        assert found.detail["position_error"] <= 2 * Tolerances().position(found.detail["spacing"]) + 1e-5, (
+            "first and last are rounded, too"
+        )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(0, 6.3))
+def test_one_frame_and_many_are_judged_alike_at_the_border_of_the_tolerance(long: float, short: float, skew: float, angle: float) -> None:
+    row = np.array([math.cos(angle), math.sin(angle), 0.0])
+    column = np.array([-math.sin(angle), math.cos(angle), 0.0]) + skew * row
+    orientation = np.concatenate([(1 + long) * row, (1 + short) * column])
+    many = has_geometry(np.zeros((1, 3)), orientation[None], np.ones((1, 2)), Tolerances())[0]
+    assert bool(many) == (plane_axes(orientation, Tolerances()) is not None)

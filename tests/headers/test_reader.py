@@ -1,0 +1,814 @@
+"""The header walk against pydicom, attribute by attribute and byte by byte, and against files that are damaged on purpose."""
+
+import dataclasses
+import io
+import os
+import random
+import struct
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import phantoms
+import pydicom
+import pydicom.data
+import pytest
+from conftest import CORPUS
+from phantoms import element
+from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID
+
+from dicomdl.errors import HeaderError, UsageError
+from dicomdl.headers.columns import Constant
+from dicomdl.headers.elements import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED, Step, Syntax, Wanted, Window, walk, walk_meta
+from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Attribute, Frame, attributes
+from dicomdl.headers.reader import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE, Header, HeaderReader, extra_attributes, read_frames
+
+PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
+
+B_VALUE = next(attribute for attribute in attributes() if attribute.name == "siemens_b_value")
+# Where the walk and pydicom differ, and who is right: (end of the path, column or "*"): the reason.
+KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
+    (f"liver_{kind}1frame.dcm", column): "three functional groups for one frame: nothing says which is its own"
+    for kind in ("", "expb_")
+    for column in ("dimension_index_values", "image_position_patient")
+}
+HAVE_IMAGES = ("test_files", "neurolabusc+dcm_qa_ct", "icometrix+dicom2nifti", "pydicom+pydicom")
+
+
+def folders() -> list[Any]:
+    found = [pytest.param(PYDICOM_FILES, id="pydicom's own files")]
+    if CORPUS.is_dir():
+        found += [pytest.param(folder, id=folder.name, marks=pytest.mark.corpus) for folder in sorted(CORPUS.iterdir()) if folder.is_dir()]
+    else:
+        found.append(pytest.param(CORPUS, id="corpus", marks=pytest.mark.skip(reason="there is no corpus: set DICOMDL_CORPUS")))
+    return found
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Every file in the folder that the reader calls an image, so that a file it wrongly refuses is noticed by the other test."""
+    return [Path(root) / name for root, _, names in os.walk(folder) for name in sorted(names)]
+
+
+def read_with_pydicom(path: Path) -> Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pydicom.dcmread(path, force=True)
+
+
+# --- the second opinion: what pydicom says an attribute is --------------------------------------------------------
+
+
+def pydicom_value(dataset: Dataset, attribute: Attribute, number: int) -> Any:
+    """The value of frame `number` (from 0) as `Frame` would type it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            element = _element(dataset, attribute, number)
+            value = None if element is None else element.value
+        except (ValueError, KeyError, OverflowError, TypeError, NotImplementedError):
+            value = None  # not a value of its VR
+    if attribute.per_frame:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        values = _as_list(value)
+        value = values[number] if len(values) == frames else None
+    return _typed(attribute, value)
+
+
+def _element(dataset: Dataset, attribute: Attribute, number: int) -> Any:
+    if attribute.tag == 0x00020010:
+        return dataset.file_meta.get(attribute.tag) if hasattr(dataset, "file_meta") else None
+    if attribute.inside:
+        items = dataset.get(attribute.inside)
+        return items.value[0].get(attribute.tag) if items is not None and items.value else None
+    if attribute.creator:
+        try:
+            block = dataset.private_block(attribute.tag >> 16, attribute.creator)
+        except KeyError:
+            return None
+        return block[attribute.tag & 0xFF] if attribute.tag & 0xFF in block else None  # noqa: SIM401 (a block has no get)
+    for sequence, item_number in ((0x52009230, number), (0x52009229, 0)):
+        if attribute.groups and sequence in dataset and len(dataset[sequence].value) > item_number:
+            element = _in_functional_groups(dataset[sequence].value[item_number], attribute)
+            if element is not None:
+                return element
+    return dataset.get(attribute.tag)
+
+
+def _in_functional_groups(item: Dataset, attribute: Attribute) -> Any:
+    for group in attribute.groups:
+        outer = [item]
+        if group == DIFFUSION_DIRECTION:
+            outer = list(item[MR_DIFFUSION].value) if MR_DIFFUSION in item else []
+        for dataset in outer:
+            if group in dataset and dataset[group].value:
+                element = dataset[group].value[0].get(attribute.group_tag or attribute.tag)
+                if element is not None:
+                    return element
+    return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or value == "" or value == b"":
+        return []
+    return list(value) if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
+
+
+def _typed(attribute: Attribute, value: Any) -> Any:
+    if attribute.kind == "flag":
+        return value is not None and len(value) > 0
+    values = _as_list(value)
+    if attribute.kind == "text":
+        return "\\".join(v.decode("latin-1") if isinstance(v, bytes) else str(v) for v in values)
+    try:
+        numbers = [float(v) for v in values]
+    except (TypeError, ValueError):
+        return None
+    if not numbers or not np.isfinite(numbers).all():
+        return None
+    if attribute.kind == "reals":
+        return tuple(numbers) if attribute.size in (0, len(numbers)) else None
+    if attribute.kind == "integer":
+        return int(numbers[0]) if numbers[0].is_integer() else None
+    return numbers[0]
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip(" \0") for part in value.split("\\")]
+    return value
+
+
+def _with_defaults(frame: Frame, attribute: Attribute, expected: Any) -> Any:
+    """What the index adds to absent values (`samples_per_pixel` 1, ...) and the sign of padding values."""
+    if attribute.name == "transfer_syntax_uid" and not expected:
+        return frame.transfer_syntax_uid  # a file without meta information: guessed from its first element
+    if attribute.name in ("pixel_padding_value", "pixel_padding_range_limit") and expected is not None:
+        stored = expected & 0xFFFF
+        return stored - 0x10000 if frame.pixel_representation == 1 and stored >= 0x8000 else stored
+    if expected is None:
+        defaults = {"samples_per_pixel": 1, "planar_configuration": 0, "pixel_representation": 0, "number_of_frames": 1}
+        defaults |= {"bits_stored": frame.bits_allocated, "high_bit": frame.bits_stored - 1}
+        return defaults.get(attribute.name)
+    return expected
+
+
+def _known(path: Path, column: str) -> bool:
+    return any(path.as_posix().endswith(end) and name in ("*", column) for end, name in KNOWN_DIFFERENCES)
+
+
+def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
+    """The columns in which some frame differs from what pydicom says."""
+    different = set()
+    for attribute in attributes():
+        varies = bool(attribute.groups) or attribute.per_frame
+        of_file = None if varies else pydicom_value(dataset, attribute, 0)
+        for number, frame in enumerate(frames):
+            expected = pydicom_value(dataset, attribute, number) if varies else of_file
+            if _comparable(getattr(frame, attribute.name)) != _comparable(_with_defaults(frame, attribute, expected)):
+                different.add(attribute.name)
+    return different
+
+
+# --- the second opinion: which bytes a frame has ------------------------------------------------------------------
+
+
+def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> set[str]:
+    """{"bytes"} when the ranges of some frame do not hold what pydicom says are its bytes."""
+    keyword = next(name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset)
+    pixels = dataset[keyword].value
+    if frames[0].deflated:
+        content = zlib.decompress(content[pydicom_end_of_meta(content) :], -zlib.MAX_WBITS)
+    if UID(frames[0].transfer_syntax_uid).is_encapsulated:
+        table = dataset.get("ExtendedOffsetTable")
+        offsets = (table, dataset.ExtendedOffsetTableLengths) if table else None
+        expected: list[bytes] = list(generate_frames(pixels, number_of_frames=len(frames), extended_offsets=offsets))
+        found = [fragments_joined(content[f.byte_offset : f.byte_offset + f.byte_length]) for f in frames]
+    else:
+        bits = native_frame_bits(frames[0], len(pixels), len(frames))
+        expected = [pixels[n * bits // 8 : (n * bits + bits + 7) // 8] for n in range(len(frames))]
+        found = [content[f.byte_offset : f.byte_offset + f.byte_length] for f in frames]
+        if [f.bit_offset for f in frames] != [n * bits % 8 for n in range(len(frames))]:
+            return {"bytes"}
+    return set() if found == expected else {"bytes"}
+
+
+def native_frame_bits(frame: Frame, length: int, frames: int) -> int:
+    """Bits a frame; chrominance of YBR_FULL_422 is subsampled to 2 samples a pixel (PS3.3 C.7.6.3.1.2), if the length says so."""
+    samples = frame.samples_per_pixel
+    whole = frame.rows * frame.columns * samples * frame.bits_allocated
+    if "422" in frame.photometric_interpretation and length * 8 < whole * frames:
+        return whole // 3 * 2
+    return whole
+
+
+def fragments_joined(raw: bytes) -> bytes:
+    joined, position = b"", 0
+    while position < len(raw):
+        tag, length = struct.unpack_from("<II", raw, position)
+        assert tag == 0xE000FFFE
+        joined += raw[position + 8 : position + 8 + length]
+        position += 8 + length
+    return joined
+
+
+def pydicom_end_of_meta(content: bytes) -> int:
+    with io.BytesIO(content) as file:
+        pydicom.filereader.read_preamble(file, force=True)
+        pydicom.filereader._read_file_meta_info(file)
+        return file.tell()
+
+
+def as_coded(frames: list[Frame], dataset: Dataset) -> list[Frame]:
+    """The frames as they are coded: what the reader makes of mosaics and CSA headers is `test_mosaic`'s."""
+    if "ep_b" in frames[0].sequence_name and not pydicom_value(dataset, B_VALUE, 0):
+        frames = [dataclasses.replace(frame, siemens_b_value=None, siemens_diffusion_direction=None) for frame in frames]
+    if not frames[0].coded_rows:
+        return frames
+    position = tuple(float(value) for value in dataset.ImagePositionPatient)
+    whole = {"rows": frames[0].coded_rows, "columns": frames[0].coded_columns, "image_position_patient": position}
+    return [dataclasses.replace(frames[0], **whole)]
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_frame(folder: Path) -> None:
+    differences, compared = set(), 0
+    reader = HeaderReader()
+    for path in dicom_files(folder):
+        if reader.read(str(path)).kind != "image":
+            continue
+        dataset = read_with_pydicom(path)
+        frames = as_coded(read_frames(path), dataset)
+        found = attribute_differences(frames, dataset) | byte_differences(frames, dataset, path.read_bytes())
+        differences |= {f"{path.relative_to(folder).as_posix()}: {name}" for name in found if not _known(path, name)}
+        compared += len(frames)
+    assert not differences, "\n".join(sorted(differences))
+    assert compared or folder.name not in HAVE_IMAGES
+
+
+# --- every value of the table, in every way of writing it ---------------------------------------------------------
+
+
+def example_value(attribute: Attribute, frames: int) -> Any:
+    """Some value of the attribute's VR and number."""
+    count = frames if attribute.per_frame else max(1, attribute.size)
+    texts = {"DA": "20200102", "TM": "101112.5", "DT": "20200102101112", "AS": "042Y", "UI": "1.2.3.4"}
+    if attribute.vr in ("IS", "US", "SS", "UL", "XS"):
+        values: list[Any] = [3 + i for i in range(count)]
+    elif attribute.vr in ("DS", "FD", "FL"):
+        values = [0.25 + i for i in range(count)]
+    else:
+        values = [texts.get(attribute.vr, "TEXT")] * (2 if attribute.size == 0 else 1)
+    return values if len(values) > 1 else values[0]
+
+
+def with_every_attribute(dataset: Dataset, frames: int) -> None:
+    """Give the data set a value for each attribute that describes no pixels, inside groups where it has any."""
+    shared, first = Dataset(), Dataset()
+    for attribute in attributes():
+        if attribute.need == "pixels" or attribute.vr == "SQ" or attribute.tag == 0x00020010:
+            continue
+        value = example_value(attribute, frames)
+        vr = "US" if attribute.vr == "XS" else attribute.vr
+        if attribute.creator:
+            dataset.private_block(attribute.tag >> 16, attribute.creator, create=True).add_new(attribute.tag & 0xFF, vr, value)
+        elif attribute.inside:
+            inner = dataset[attribute.inside].value[0] if attribute.inside in dataset else Dataset()
+            inner.add_new(attribute.tag, vr, value)
+            dataset.add_new(attribute.inside, "SQ", [inner])
+        elif attribute.groups:
+            _add_to_group(first if attribute.need == "split" else shared, attribute, vr, value)
+        else:
+            dataset.add_new(attribute.tag, vr, value)
+    dataset.add_new(0x52009229, "SQ", [shared])
+    dataset.add_new(0x52009230, "SQ", [first] + [Dataset() for _ in range(frames - 1)])
+
+
+def _add_to_group(item: Dataset, attribute: Attribute, vr: str, value: Any) -> None:
+    for group in attribute.groups[:-1] if attribute.groups[0] == MR_DIFFUSION else ():
+        if group not in item:
+            item.add_new(group, "SQ", [Dataset()])
+        item = item[group].value[0]
+    group = attribute.groups[-1]
+    if group not in item:
+        item.add_new(group, "SQ", [Dataset()])
+    item[group].value[0].add_new(attribute.group_tag or attribute.tag, vr, value)
+
+
+@pytest.mark.parametrize("delimited", [False, True], ids=["given lengths", "undefined lengths"])
+@pytest.mark.parametrize("syntax", phantoms.NATIVE_SYNTAXES, ids=lambda syntax: syntax.name)
+def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(syntax: UID, delimited: bool, tmp_path: Path) -> None:
+    written = []
+
+    def edit(dataset: Dataset, _: int) -> None:
+        with_every_attribute(dataset, 3)
+        for sequence in dataset.iterall() if delimited else ():
+            if sequence.VR == "SQ":
+                sequence.is_undefined_length = True
+                for item in sequence.value:
+                    item.is_undefined_length_sequence_item = True
+        written.append(dataset)
+
+    path = phantoms.write_secondary_capture(tmp_path / "a.dcm", frames=3, transfer_syntax=syntax, edit=edit)
+    frames = read_frames(path)
+    assert len(frames) == 3
+    assert attribute_differences(frames, written[0]) == set()
+    assert byte_differences(frames, read_with_pydicom(path), path.read_bytes()) == set()
+    for attribute in attributes():
+        if attribute.need != "pixels" and attribute.vr != "SQ":
+            assert getattr(frames[0], attribute.name) not in (None, ""), attribute.name
+
+
+# --- damage: any bytes give a Header, never an exception -----------------------------------------------------------
+
+SEED_FILES = "CT_small MR_small MR_small_implicit MR_small_bigendian image_dfl SC_rgb_rle_2frame JPEG2000 priv_SQ rtdose UN_sequence"
+
+
+class Seed(NamedTuple):
+    """A good file, and where its elements begin."""
+
+    name: str
+    content: bytes
+    boundaries: list[int]
+
+
+def seeds(folder: Path) -> list[Seed]:
+    paths = [PYDICOM_FILES / f"{name}.dcm" for name in SEED_FILES.split()]
+    paths.append(phantoms.write_multiframe(folder / "enhanced.dcm"))
+    paths.append(phantoms.write_segmentation_1bit(folder / "segmentation.dcm"))
+    found = []
+    for path in paths:
+        content = path.read_bytes()
+        trail: list[Step] = []
+        window = Window(lambda offset, length, content=content: content[offset : offset + length], len(content))  # type: ignore[misc]
+        raw_syntax, start = walk_meta(window, 132, trail, 0)
+        text = raw_syntax.rstrip(b"\0").decode()
+        if text != DEFLATED:
+            walk(window, start, Syntax(text != IMPLICIT_LITTLE, text != EXPLICIT_BIG), Wanted([]), trail)
+        found.append(Seed(path.name, content, [step.position for step in trail]))
+    return found
+
+
+def _replace(raw: bytes, at: int, new: bytes, old_length: int | None = None) -> bytes:
+    return raw[:at] + new + raw[at + (len(new) if old_length is None else old_length) :]
+
+
+def _change_byte(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return _replace(raw, at + rng.randrange(12), bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFE, 0xFF, rng.randrange(256)])]))
+
+
+def _change_length(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    rest = len(raw) - at
+    length = rng.choice([0, 1, 3, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF, rest, rest - 1, rest - 8, rest - 12, rest + 1])
+    if rng.random() < 0.5:
+        return _replace(raw, at + 6, struct.pack("<H", length & 0xFFFF))
+    return _replace(raw, at + rng.choice([4, 8]), struct.pack("<I", max(0, length)))
+
+
+def _change_vr(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return _replace(raw, at + 4, rng.choice([b"OB", b"SQ", b"UN", b"US", b"LO", b"DS", b"UT", b"ds", b"\0\0", b"ZZ", raw[at : at + 2]]))
+
+
+def _delete_element(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
+    return raw[:at] + raw[after:]
+
+
+def _double_element(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
+    return raw[:after] + raw[at:after] + raw[after:]
+
+
+def _swap_with_next(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
+    return raw[:at] + raw[after : 2 * after - at] + raw[at:after] + raw[2 * after - at :]
+
+
+def _insert_delimiter(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return _replace(raw, at, rng.choice([b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"\xfe\xff\x00\xe0"]) + b"\0" * 4, 0)
+
+
+def _delete_delimiter(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    found = max(raw.find(b"\xfe\xff\x0d\xe0", at), raw.find(b"\xfe\xff\xdd\xe0", at))
+    return _replace(raw, found, b"", 8) if found >= 0 else _insert_delimiter(raw, at, 0, rng)
+
+
+def _cut_anywhere(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return raw[: rng.randrange(len(raw))]
+
+
+def _cut_at_element(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return raw[:at]
+
+
+def _swap_endianness(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    return _replace(raw, at, raw[at + 1 : at + 2] + raw[at : at + 1] + raw[at + 3 : at + 4] + raw[at + 2 : at + 3])
+
+
+def _change_number(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
+    text = rng.choice([b"nan", b"inf", b"1e400", b"", b"   ", b"1,5", b"12345678901234567", b"\\\\\\", b"-1", b"2000000000"])
+    room = max(0, min(after - at - 8, 16))
+    return _replace(raw, after - room, text[:room].ljust(room))
+
+
+def _change_transfer_syntax(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
+    found = raw.find(b"1.2.840.10008.1.2")
+    texts = [
+        b"1.2.840.10008.1.2",
+        b"1.2.840.10008.1.2.1",
+        b"1.2.840.10008.1.2.2",
+        b"1.2.840.10008.1.2.4.90",
+        b"1.2.840.10008.1.2.1.99",
+        b"9",
+    ]
+    length = struct.unpack_from("<H", raw, found - 2)[0] if found > 2 else 0
+    return _replace(raw, found, rng.choice(texts)[:length].ljust(length, b"\0"))
+
+
+MUTATORS = (
+    _change_byte, _change_byte, _change_length, _change_length, _change_vr, _delete_element, _double_element, _swap_with_next,
+    _insert_delimiter, _delete_delimiter, _cut_anywhere, _cut_at_element, _swap_endianness, _change_number, _change_transfer_syntax,
+)  # fmt: skip
+
+
+def mutant(rng: random.Random, originals: list[Seed]) -> bytes:
+    seed = rng.choice(originals)
+    raw = seed.content
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
+        number = rng.randrange(len(seed.boundaries) - 1)
+        raw = rng.choice(MUTATORS)(raw, seed.boundaries[number], seed.boundaries[number + 1], rng) or b"\0"
+    if rng.random() < 0.05:
+        other = rng.choice(originals).content
+        raw = raw[: rng.randrange(len(raw))] + other[rng.randrange(len(other)) :]
+    return raw
+
+
+@pytest.mark.timeout(120)
+def test_2000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) -> None:
+    random_seed = int(os.environ.get("DICOMDL_FUZZ_SEED", "20261122"))
+    print(f"DICOMDL_FUZZ_SEED={random_seed}")  # pytest shows it when the test fails
+    rng = random.Random(random_seed)
+    originals = seeds(tmp_path)
+    learned = HeaderReader()
+    for number in range(int(os.environ.get("DICOMDL_FUZZ_COUNT", "2000"))):
+        raw = mutant(rng, originals)
+        header = parse(raw, learned)
+        assert header.kind in ("image", "no_image", "not_dicom", "problem"), number
+        assert (header.kind == "problem") == bool(header.reason and header.detail), number
+        assert parse(raw, HeaderReader()) == header, number
+        if header.kind == "image":
+            assert_sound(header, raw, learned)
+
+
+def parse(raw: bytes, reader: HeaderReader | None = None) -> Header:
+    """The Header of a file with these bytes."""
+    return (reader or HeaderReader()).parse(raw[:16384], len(raw), lambda offset, length: raw[offset : offset + length])
+
+
+def assert_sound(header: Header, raw: bytes, reader: HeaderReader) -> None:
+    """An image has what reading its frames needs, and its frames lie in the file."""
+    columns = reader.convert(header.rows)
+    for name in ("rows", "columns", "bits_allocated", "transfer_syntax_uid"):
+        column = columns[name]
+        assert all([column.value] if isinstance(column, Constant) else column), name
+    assert len(header.places) == len(header.rows) > 0
+    for place in header.places:
+        assert place.byte_offset > 0 and place.byte_length > 0
+        assert header.deflated or place.byte_offset + place.byte_length <= len(raw)
+
+
+# --- bombs and contradictions: what a header may claim -------------------------------------------------------------
+
+PIXELS = 0x7FE00010
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
+
+
+def file_of(*elements: bytes, transfer_syntax: str = "1.2.840.10008.1.2.1") -> bytes:
+    """A DICOM file: preamble, transfer syntax and these elements."""
+    return (
+        b"\0" * 128
+        + b"DICM"
+        + element(0x00020010, b"UI", transfer_syntax.encode().ljust(len(transfer_syntax) // 2 * 2 + 2, b"\0"))
+        + b"".join(elements)
+    )
+
+
+def image_elements(frames: bytes = b"1 ", **changed: bytes) -> list[bytes]:
+    """The elements of the Image Pixel module of an 8-bit image of 2 x 2, without pixel data."""
+    return [
+        element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0"),
+        element(0x00280002, b"US", b"\1\0"),
+        element(0x00280004, b"CS", b"MONOCHROME2 "),
+        element(0x00280008, b"IS", frames),
+        changed.get("rows", element(0x00280010, b"US", b"\2\0")),
+        changed.get("columns", element(0x00280011, b"US", b"\2\0")),
+        element(0x00280100, b"US", changed.get("bits", b"\x08\0")),
+    ]
+
+
+def native(frames: bytes = b"1 ", size: int = 4, length: int | None = None, **changed: bytes) -> bytes:
+    return file_of(*image_elements(frames, **changed), element(PIXELS, b"OW", b"\1" * size, length=length))
+
+
+def fragments(*contents: bytes) -> bytes:
+    return b"".join(element(ITEM, b"", content) for content in contents)
+
+
+def encapsulated(
+    table: bytes, *contents: bytes, frames: bytes = b"2 ", end: bytes = element(SEQUENCE_END, b""), extended: bytes = b""
+) -> bytes:
+    offsets = [element(0x7FE00001, b"OV", extended)] if extended else []
+    pixels = element(PIXELS, b"OB", fragments(table, *contents) + end, length=UNDEFINED)
+    return file_of(*image_elements(frames), *offsets, pixels, transfer_syntax=JPEG_2000)
+
+
+def deflated(inner: bytes) -> bytes:
+    return file_of(transfer_syntax=DEFLATED) + zlib.compress(inner, 9, wbits=-zlib.MAX_WBITS)
+
+
+@cache
+def gibibyte_of_zeros() -> bytes:
+    """What follows any deflated prefix to inflate to 1 GiB more, in 1 MB: full flushes make blocks that repeat."""
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    compressor.compress(b"\0" * 2**16)
+    compressor.flush(zlib.Z_FULL_FLUSH)
+    return (compressor.compress(b"\0" * 2**24) + compressor.flush(zlib.Z_FULL_FLUSH)) * 64
+
+
+def deflate_bomb(inner: bytes) -> bytes:
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return file_of(transfer_syntax=DEFLATED) + compressor.compress(inner) + compressor.flush(zlib.Z_FULL_FLUSH) + gibibyte_of_zeros()
+
+
+def sequence_start(tag: int = 0x00081140) -> bytes:
+    return element(tag, b"SQ", length=UNDEFINED)
+
+
+FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
+    # what is wrong: (the file, the reason of the problem)
+    "an element of 4 GB": (lambda: file_of(element(0x00081030, b"UT", b"x", length=0xFFFFFFFE)), "truncated"),
+    "a meta element of 4 GB": (lambda: file_of() + element(0x00020102, b"OB", b"x", length=0xFFFFFFFE), "truncated"),
+    "300 open sequences": (lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 300), "too_deep"),
+    "50,000 open sequences": (lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 50_000), "too_deep"),
+    "a sequence without end": (lambda: file_of(sequence_start(), fragments(*[b""] * 1000)), "truncated"),
+    "4,000,000 elements": (lambda: file_of(element(0x00080060, b"CS") * 4_000_000), "too_many_elements"),
+    "4,000,000 empty items": (
+        lambda: file_of(sequence_start() + element(ITEM, b"") * 4_000_000 + element(SEQUENCE_END, b"")),
+        "too_many_elements",
+    ),
+    "4,000,000 items that have a length": (
+        lambda: file_of(*image_elements(), element(0x52009230, b"SQ", element(ITEM, b"") * 4_000_000), element(PIXELS, b"OW", b"1234")),
+        "too_many_elements",
+    ),
+    "4,000,000 elements of an unknown VR": (lambda: file_of(element(0x00080060, b"ZZ") * 4_000_000), "too_many_elements"),
+    "4,000,000 elements in big endian": (
+        lambda: file_of(element(0x00080060, b"CS", syntax=BIG_ENDIAN) * 4_000_000, transfer_syntax=EXPLICIT_BIG),
+        "too_many_elements",
+    ),
+    "4,000,000 elements of meta information": (lambda: file_of(element(0x00020002, b"UI") * 4_000_000), "too_many_elements"),
+    "rows of 2^32 - 1": (lambda: native(rows=element(0x00280010, b"UL", b"\xff" * 4)), "invalid_value"),
+    "columns of 2^32 - 1": (lambda: native(columns=element(0x00280011, b"UL", b"\xff" * 4)), "invalid_value"),
+    "65535 x 65535 with 4 bytes": (
+        lambda: native(rows=element(0x00280010, b"US", b"\xff\xff"), columns=element(0x00280011, b"US", b"\xff\xff")),
+        "short_pixel_data",
+    ),
+    "0 rows": (lambda: native(rows=element(0x00280010, b"US", b"\0\0")), "invalid_value"),
+    "12 bits allocated": (lambda: native(bits=b"\x0c\0"), "invalid_value"),
+    "65535 bits allocated": (lambda: native(bits=b"\xff\xff"), "invalid_value"),
+    "2e9 frames": (lambda: native(b"2000000000"), "invalid_value"),
+    "1e300 frames": (lambda: native(b"1e300 "), "invalid_value"),
+    "infinitely many frames": (lambda: native(b"inf "), "invalid_value"),
+    "-1 frames": (lambda: native(b"-1"), "invalid_value"),
+    "1.5 frames": (lambda: native(b"1.5 "), "invalid_value"),
+    "a text for the number of frames": (lambda: native(b"many"), "invalid_value"),
+    "more frames than bytes": (lambda: native(b"2 "), "short_pixel_data"),
+    "a file that ends inside its pixels": (lambda: native(size=3, length=4), "truncated"),
+    "no pixel data": (lambda: file_of(*image_elements()), "no_pixel_data"),
+    "fewer fragments than frames": (lambda: encapsulated(b"", b"ab", frames=b"3 "), "missing_frames"),
+    "no fragment": (lambda: encapsulated(b"", frames=b"1 "), "missing_frames"),
+    "a fragment beyond the file": (
+        lambda: encapsulated(b"", b"ab", end=element(ITEM, b"", b"ab", length=0x7FFFFFFF)),
+        "truncated",
+    ),
+    "something else among the fragments": (lambda: encapsulated(b"", b"ab", end=element(0x00080060, b"CS", b"MR")), "malformed"),
+    "fragments that nothing tells apart": (lambda: encapsulated(b"", b"ab", b"cd", b"ef"), "fragments"),
+    "fragments and an offset table that decreases": (lambda: encapsulated(struct.pack("<2I", 10, 0), b"ab", b"cd", b"ef"), "fragments"),
+    "fragments and an offset table beyond them": (lambda: encapsulated(struct.pack("<2I", 0, 999), b"ab", b"cd", b"ef"), "fragments"),
+    "fragments and an offset table between them": (lambda: encapsulated(struct.pack("<2I", 0, 11), b"ab", b"cd", b"ef"), "fragments"),
+    "fragments and a wrong extended offset table": (
+        lambda: encapsulated(b"", b"ab", b"cd", b"ef", extended=struct.pack("<2Q", 0, 2**40)),
+        "fragments",
+    ),
+    "compressed, but not encapsulated": (
+        lambda: file_of(*image_elements(), element(PIXELS, b"OW", b"\1" * 4), transfer_syntax=JPEG_2000),
+        "malformed",
+    ),
+    "deflated garbage": (lambda: file_of(transfer_syntax=DEFLATED) + b"\xff" * 1200, "malformed"),
+    "a deflate bomb of zeros": (lambda: deflate_bomb(b""), "too_many_elements"),
+    "a deflate bomb in one element": (lambda: deflate_bomb(element(0x00081030, b"UT", length=2**30)), "truncated"),
+    "a deflate bomb as pixels": (
+        lambda: deflate_bomb(b"".join(image_elements()) + element(PIXELS, b"OW", length=2**30)),
+        "header_too_large",
+    ),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_file_that_claims_too_much_is_a_problem_with_its_reason(name: str) -> None:
+    make, reason = FAULTS[name]
+    header = parse(make())
+    assert (header.kind, header.reason) == ("problem", reason), header.detail
+    assert header.detail
+
+
+def test_a_deflate_bomb_costs_little_memory() -> None:
+    bomb = deflate_bomb(b"".join(image_elements()) + element(PIXELS, b"OW", length=2**30))
+    tracemalloc.start()
+    try:
+        parse(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 200 * 2**20
+
+
+def test_a_million_elements_can_be_walked() -> None:
+    header = parse(file_of(element(0x00080060, b"CS") * 1_000_000, *image_elements(), element(PIXELS, b"OW", b"\1" * 4)))
+    assert header.kind == "image"
+
+
+def frame_contents(raw: bytes) -> list[bytes]:
+    header = parse(raw)
+    assert header.kind == "image", header.detail
+    return [fragments_joined(raw[place.byte_offset : place.byte_offset + place.byte_length]) for place in header.places]
+
+
+ENDED = (b"ab", b"c\xff\xd9\0", b"de", b"\xff\xd9")  # two codestreams of two fragments each
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        encapsulated(b"", *ENDED),
+        encapsulated(struct.pack("<2I", 0, 22), *ENDED),
+        encapsulated(struct.pack("<2I", 0, 999), *ENDED),
+        encapsulated(b"", *ENDED, extended=struct.pack("<2Q", 0, 22)),
+        encapsulated(b"", *ENDED, end=b""),
+    ],
+    ids=["no table", "basic offset table", "wrong offset table", "extended offset table", "no sequence delimiter"],
+)
+def test_several_fragments_a_frame_are_told_apart_by_a_sound_table_or_by_their_end_markers(raw: bytes) -> None:
+    assert frame_contents(raw) == [b"abc\xff\xd9\0", b"de\xff\xd9"]
+
+
+def test_a_wrong_offset_table_does_not_matter_where_each_frame_is_one_fragment() -> None:
+    for table in (b"", struct.pack("<2I", 10, 0), struct.pack("<2I", 7, 999), b"\1"):
+        assert frame_contents(encapsulated(table, b"ab", b"cd")) == [b"ab", b"cd"]
+
+
+def test_all_fragments_of_a_single_frame_are_its() -> None:
+    assert frame_contents(encapsulated(b"", b"ab", b"", b"cdef", frames=b"1 ")) == [b"abcdef"]
+
+
+def test_offset_tables_tell_fragments_apart_that_have_no_end_marker() -> None:
+    for table, extended in ((struct.pack("<2I", 0, 20), b""), (b"", struct.pack("<2Q", 0, 20))):
+        assert frame_contents(encapsulated(table, b"ab", b"cd", b"ef", extended=extended)) == [b"abcd", b"ef"]
+
+
+def test_many_small_fragments_are_read_in_few_reads() -> None:
+    raw = encapsulated(b"", *[b"ab"] * 20_000, frames=b"20000 ")
+    reads = []
+
+    def read(offset: int, length: int) -> bytes:
+        reads.append(length)
+        return raw[offset : offset + length]
+
+    assert len(HeaderReader().parse(raw[:16384], len(raw), read).places) == 20_000
+    assert len(reads) < 20
+
+
+def test_native_pixels_of_undefined_length_are_measured_by_the_file() -> None:
+    header = parse(native(length=UNDEFINED))
+    assert [place.byte_length for place in header.places] == [4]
+    assert parse(native(size=3, length=UNDEFINED)).reason == "short_pixel_data"
+
+
+def test_an_empty_file_is_a_problem_and_a_text_is_not_dicom(tmp_path: Path) -> None:
+    contents = {"empty": b"", "text": b"Dear reader, this is no image. " * 9, "zeros": b"\0" * 9999, "one byte": b"D"}
+    kinds = {}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        kinds[name] = HeaderReader().read(str(tmp_path / name)).kind
+    assert kinds == {"empty": "problem", "text": "not_dicom", "zeros": "not_dicom", "one byte": "not_dicom"}
+    assert HeaderReader().read(str(tmp_path / "absent")).reason == "unreadable"
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "empty")
+    assert caught.value.reason == "empty"
+
+
+@pytest.mark.parametrize("text", [b"abc ", b"1,5 ", b"nan ", b"inf "])
+def test_a_rescale_slope_that_is_no_number_is_a_problem(text: bytes) -> None:
+    raw = file_of(*image_elements(), element(0x00281053, b"DS", text), element(PIXELS, b"OW", b"\1" * 4))
+    header = parse(raw)
+    assert (header.kind, header.reason) == ("problem", "invalid_value")
+    assert text.strip().decode() not in header.detail  # a message never quotes a value: it may be a name
+
+
+# --- columns that users add ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "keyword", ["NoSuchKeyword", "ReferencedImageSequence", "PixelData", "PatientName", "PatientBirthDate", "InstitutionName"]
+)
+def test_unknown_keywords_sequences_and_identifying_attributes_are_refused(keyword: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        extra_attributes([keyword])
+    assert caught.value.keyword == keyword
+
+
+def test_identifying_attributes_are_kept_on_request_only() -> None:
+    assert [a.name for a in extra_attributes(["PatientBirthDate"], allow_phi=True)] == ["patient_birth_date"]
+
+
+def test_an_added_attribute_is_read_typed_and_kept_with_the_frame(tmp_path: Path) -> None:
+    def edit(dataset: Dataset, _: int) -> None:
+        dataset.ContrastBolusAgent = "IOHEXOL "
+        dataset.ContrastBolusVolume = "80.5"
+
+    path = phantoms.write_secondary_capture(tmp_path / "a.dcm", edit=edit)
+    extra = extra_attributes(["ContrastBolusAgent", "ContrastBolusVolume", "ContrastBolusRoute", "Modality"])
+    assert [a.name for a in extra] == ["contrast_bolus_agent", "contrast_bolus_volume", "contrast_bolus_route"]
+    (frame,) = read_frames(path, extra)
+    assert frame.extra == (("contrast_bolus_agent", "IOHEXOL"), ("contrast_bolus_volume", 80.5), ("contrast_bolus_route", ""))
+
+
+def test_groups_that_are_not_one_a_frame_say_only_what_all_of_them_say(tmp_path: Path) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7))
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 2
+    dataset.PixelData = dataset.PixelData[: 2 * 5 * 7 * 2]
+    dataset.save_as(tmp_path / "cut.dcm")
+    frames = read_frames(tmp_path / "cut.dcm")
+    assert [frame.image_position_patient for frame in frames] == [None, None]
+    assert frames[0].pixel_spacing == (1.0, 1.0) and frames[0].rescale_slope == 1.0
+
+
+def test_groups_that_are_not_one_a_frame_and_rescale_differently_make_a_problem(tmp_path: Path) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7), slope=(1, 2, 3))
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 2
+    dataset.PixelData = dataset.PixelData[: 2 * 5 * 7 * 2]
+    dataset.save_as(tmp_path / "cut.dcm")
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "cut.dcm")
+    assert caught.value.reason == "functional_groups"
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_fewer_groups_than_frames_make_a_problem_whatever_they_say(tmp_path: Path, groups: int) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", slope=(2, 3, 4, 5, 6, 7))
+    dataset = pydicom.dcmread(path)
+    del dataset.PerFrameFunctionalGroupsSequence[groups:]
+    dataset.save_as(tmp_path / "cut.dcm")
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "cut.dcm")
+    assert caught.value.reason == "functional_groups"
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.104.1"])
+def test_a_video_is_a_problem_that_says_what_to_do(tmp_path: Path, uid: str) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", transfer_syntax="1.2.840.10008.1.2.4.90")
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = uid
+    dataset.NumberOfFrames = 300
+    dataset.save_as(tmp_path / "film.dcm")
+    with pytest.raises(HeaderError, match="ffmpeg") as caught:
+        read_frames(tmp_path / "film.dcm")
+    assert caught.value.reason == "video"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"])
+@pytest.mark.parametrize("table", ["basic", "none"])
+def test_more_frames_than_the_header_says_make_a_problem(tmp_path: Path, syntax: str, table: Any) -> None:
+    path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7), transfer_syntax=syntax, offset_table=table)
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 1
+    del dataset.PerFrameFunctionalGroupsSequence[1:]
+    dataset.save_as(tmp_path / "one.dcm")
+    with pytest.raises(HeaderError) as caught:
+        read_frames(tmp_path / "one.dcm")
+    assert caught.value.reason == "more_frames"
+
+
+def test_a_voi_lut_inside_of_functional_groups_is_noticed(tmp_path: Path) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        table = phantoms.item(LUTDescriptor=[2, 0, 8], LUTData=b"\0\1")
+        table[0]["LUTDescriptor"].VR, table[0]["LUTData"].VR = "US", "OW"
+        dataset.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence = phantoms.item(VOILUTSequence=table)
+
+    frames = read_frames(phantoms.write_multiframe(tmp_path / "a.dcm", edit=edit))
+    assert all(frame.voi_lut_sequence for frame in frames)

@@ -1,0 +1,247 @@
+"""tables: columns and the folder of generations."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
+from dicomdl.headers.reader import Constant
+from dicomdl.index import table as tables
+from dicomdl.index.table import (
+    FILES_SCHEMA,
+    PROBLEMS_SCHEMA,
+    STACKS_SCHEMA,
+    Table,
+    between,
+    encoded,
+    frames_schema,
+    from_bytes,
+    joined,
+    map_table,
+    publish,
+    read_manifest,
+    table_of,
+    to_bytes,
+    where,
+)
+
+
+def small(rows: int = 6) -> Table:
+    columns: dict[str, Any] = {
+        "text": pa.array(["CT", "MR", "", "CT", "PT", "MR"][:rows], type=pa.large_string()),
+        "whole": pa.array([1, 2, None, 4, 5, 1][:rows]),
+        "real": pa.array([0.5, None, 1.5, 2.5, float("nan"), 0.5][:rows]),
+        "flag": pa.array([True, False, True, False, True, False][:rows]),
+        "point": pa.array(
+            [[1.0, 2.0, 3.0], None, [4.0, 5.0, 6.0], [1.0, 2.0, 3.0], None, [7.0, 8.0, 9.0]][:rows], type=pa.list_(pa.float64(), 3)
+        ),
+    }
+    return Table(pa.table(columns))
+
+
+both = pytest.mark.parametrize("table", [small(), encoded(small())], ids=["plain", "encoded"])
+
+
+@both
+def test_values_numbers_and_vectors_are_the_same_plain_and_encoded(table: Table) -> None:
+    assert [table.value("text", row) for row in range(6)] == ["CT", "MR", "", "CT", "PT", "MR"]
+    assert table.value("point", 0) == (1.0, 2.0, 3.0)
+    assert table.value("point", 1) is None
+    np.testing.assert_array_equal(table.numbers("whole"), [1, 2, np.nan, 4, 5, 1])
+    np.testing.assert_array_equal(table.vectors("point", 3)[:2], [[1, 2, 3], [np.nan] * 3])
+
+
+@both
+def test_ranks_order_and_equal_each_other_as_the_values_do(table: Table) -> None:
+    ranks = table.ranks("text")
+    assert ranks[0] == ranks[3]
+    assert ranks[2] < ranks[0] < ranks[1] < ranks[4]
+    assert table.ranks("whole")[2] < table.ranks("whole")[0] < table.ranks("whole")[1]
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "wanted", "rows"),
+    [
+        ("text", "CT", [0, 3]),
+        ("text", ["CT", "PT"], [0, 3, 4]),
+        ("text", np.array(["CT", "PT"]), [0, 3, 4]),
+        ("text", {"PT"}, [4]),
+        ("text", None, [2]),
+        ("text", "XX", []),
+        ("text", [], []),
+        ("whole", 1, [0, 5]),
+        ("whole", range(4, 6), [3, 4]),
+        ("whole", np.int64(4), [3]),
+        ("whole", None, [2]),
+        ("whole", [None, 2], [1, 2]),
+        ("real", 0.5, [0, 5]),
+        ("real", None, [1]),
+        ("flag", True, [0, 2, 4]),
+    ],
+)
+def test_where_finds_equal_listed_and_absent_values(table: Table, name: str, wanted: Any, rows: list[int]) -> None:
+    assert np.flatnonzero(where(table, name, wanted)).tolist() == rows
+
+
+@both
+def test_between_is_inclusive_and_absent_values_lie_nowhere(table: Table) -> None:
+    assert np.flatnonzero(between(table, "whole", 2, 4)).tolist() == [1, 3]
+    assert np.flatnonzero(between(table, "whole", low=2)).tolist() == [1, 3, 4]
+    assert np.flatnonzero(between(table, "real", high=1.5)).tolist() == [0, 2, 5]
+    assert np.flatnonzero(between(table, "text", "MR", "PT")).tolist() == [1, 4, 5]
+
+
+@both
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("text", 3), ("whole", "CT"), ("whole", 1.5), ("whole", 2**70), ("point", 1), ("flag", "yes")]
+)
+def test_values_of_another_type_are_usage_errors(table: Table, name: str, wanted: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        where(table, name, wanted)
+    assert caught.value.column == name
+
+
+@both
+def test_bounds_of_another_type_are_usage_errors(table: Table) -> None:
+    for name, bound in (("text", 3), ("whole", "CT"), ("point", 1)):
+        with pytest.raises(UsageError):
+            between(table, name, bound)
+
+
+@both
+def test_an_unknown_column_names_the_nearest(table: Table) -> None:
+    with pytest.raises(UsageError, match="did you mean whole"):
+        table.column("whol")
+
+
+def test_views_are_read_only_and_in_place(tmp_path: Path) -> None:
+    table = Table(pa.table({"number": pa.array(np.arange(5))}))
+    view = table.numbers("number")
+    assert not view.flags.writeable
+    assert view.tolist() == [0, 1, 2, 3, 4]
+    assert table.numbers("number")[1:3].tolist() == [1, 2]
+
+
+def test_encoding_keeps_every_value_and_narrows_to_a_byte() -> None:
+    many = Table(
+        pa.table({"text": pa.array([f"v{k % 100}" for k in range(10_000)], type=pa.large_string()), "id": pa.array(range(10_000))})
+    )
+    found = encoded(many)
+    assert found.arrow.schema.field("text").type.index_type == pa.int8()
+    assert found.arrow.schema.field("id").type == pa.int64()
+    assert found.plain().arrow.equals(many.arrow)
+
+
+def test_a_column_of_one_value_is_known_without_a_look_at_its_rows() -> None:
+    table = encoded(
+        Table(
+            pa.table(
+                {"one": pa.array(["x"] * 5, type=pa.large_string()), "none": pa.nulls(5, pa.list_(pa.float64())), "two": [1, 2, 1, 2, 1]}
+            )
+        )
+    )
+    assert table.constants == {"one": "x", "none": None}
+    assert table.with_column("one", list("abcde")).constants == {}
+
+
+def test_tables_cross_a_pipe_whole() -> None:
+    one, two = from_bytes(to_bytes([small(), encoded(small(3))]), 2)
+    assert repr(one.arrow.to_pylist()) == repr(small().arrow.to_pylist())
+    assert two.plain().arrow.equals(small(3).arrow)
+
+
+def test_joining_tables_puts_one_under_the_other_and_none_is_empty() -> None:
+    schema = small().arrow.schema
+    assert len(joined([small(), encoded(small(2))], schema)) == 8
+    assert len(joined([], schema)) == 0
+
+
+def test_replacing_a_column_leaves_the_others() -> None:
+    table = encoded(small()).with_column("text", ["x"] * 6)
+    assert [table.value("text", row) for row in range(6)] == ["x"] * 6
+    assert table.value("whole", 0) == 1
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def empty_tables() -> dict[str, Table]:
+    schemas = {"files": FILES_SCHEMA, "frames": frames_schema(), "stacks": STACKS_SCHEMA, "problems": PROBLEMS_SCHEMA}
+    return {name: Table(schema.empty_table()) for name, schema in schemas.items()}
+
+
+def test_a_generation_is_published_and_read_back(tmp_path: Path) -> None:
+    content = empty_tables()
+    content["problems"] = table_of(PROBLEMS_SCHEMA, {"file": [0], "reason": ["cut"], "detail": ["3 of 4"]})
+    name = publish(str(tmp_path), content, {"options": {"a": 1}})
+    manifest = read_manifest(str(tmp_path))
+    assert manifest["generation"] == name
+    assert manifest["options"] == {"a": 1}
+    assert manifest["rows"] == {"files": 0, "frames": 0, "stacks": 0, "problems": 1}
+    assert map_table(str(tmp_path), name, "problems").value("reason", 0) == "cut"
+
+
+def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = publish(str(tmp_path), empty_tables(), {})
+    second = publish(str(tmp_path), empty_tables(), {})
+    assert sorted(os.listdir(tmp_path / "generations")) == sorted([first, second])
+    assert list(read_manifest(str(tmp_path))["retired"]) == [first]
+    monkeypatch.setattr(tables, "GRACE_S", -1.0)
+    third = publish(str(tmp_path), empty_tables(), {})
+    assert os.listdir(tmp_path / "generations") == [third]
+    with pytest.raises(GenerationGone, match="gone") as caught:
+        map_table(str(tmp_path), first, "frames")
+    assert caught.value.generation == first
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [b"", b"{", b"[]", b"null", b"\xff", b'{"format": 1}', b'{"format": 1, "generation": 3}', b'{"format": 1, "generation": "../x"}'],
+)
+def test_a_damaged_manifest_is_an_index_folder_error(tmp_path: Path, manifest: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    with pytest.raises(IndexFolderError, match="scan again"):
+        read_manifest(str(tmp_path))
+
+
+def test_another_format_says_which_one_it_is(tmp_path: Path) -> None:
+    publish(str(tmp_path), empty_tables(), {})
+    manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(IndexFolderError, match="format 99") as caught:
+        read_manifest(str(tmp_path))
+    assert (caught.value.found, caught.value.expected) == (99, tables.FORMAT)
+
+
+def test_no_index_is_an_index_folder_error(tmp_path: Path) -> None:
+    with pytest.raises(IndexFolderError, match="there is no index"):
+        read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 400])
+def test_a_cut_table_is_an_index_folder_error(tmp_path: Path, keep: int) -> None:
+    name = publish(str(tmp_path), empty_tables(), {})
+    path = tmp_path / "generations" / name / "frames.arrow"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(IndexFolderError, match="damaged"):
+        map_table(str(tmp_path), name, "frames")
+
+
+def test_a_constant_column_of_every_kind_becomes_an_array() -> None:
+    schema = frames_schema()
+    for name, value in (
+        ("modality", "CT"),
+        ("rows", 512),
+        ("echo_time", None),
+        ("pixel_spacing", (0.5, 0.5)),
+        ("window_width", (1.0, 2.0)),
+    ):
+        array = tables._array(Constant(value, 3), schema.field(name).type)
+        assert array.type == schema.field(name).type
+        assert [tuple(v) if isinstance(v, list) else v for v in array.to_pylist()] == [value] * 3

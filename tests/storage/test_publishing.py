@@ -1,0 +1,124 @@
+"""storage: a file or folder is there whole or not at all, for its owner only."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dicomdl.errors import StorageError
+from dicomdl.storage import publishing as storage
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_the_cache_folder_is_where_the_environment_says(cache_folder: Path) -> None:
+    folder = storage.cache_folder("indexes", "a")
+    assert Path(folder) == cache_folder / "indexes" / "a"
+    assert os.path.isdir(folder)
+
+
+def test_without_the_variable_the_platform_chooses_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DICOMDL_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name, appauthor: str(tmp_path / name))
+    assert storage.cache_folder() == str(tmp_path / "dicomdl")
+
+
+@posix_only
+def test_files_and_folders_are_their_owners_only_under_a_permissive_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        storage.make_folder(str(tmp_path / "a" / "b"))
+        storage.write_whole(str(tmp_path / "a" / "b" / "file"), b"x")
+        with storage.new_folder(str(tmp_path / "a"), "made"):
+            pass
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == mode(tmp_path / "a" / "made") == 0o700
+    assert mode(tmp_path / "a" / "b" / "file") == 0o600
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    storage.write_whole(str(path), b"old")
+    storage.write_whole(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "file"
+    storage.write_whole(str(path), b"old")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        storage.write_whole(str(path), b"new")
+    monkeypatch.undo()
+    assert caught.value.errno == 28
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_new_folder_whose_block_fails_is_never_there(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), storage.new_folder(str(tmp_path), "made") as folder:
+        Path(folder, "half").write_bytes(b"x")
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_folder_appears_with_all_it_holds(tmp_path: Path) -> None:
+    with storage.new_folder(str(tmp_path), "made") as folder:
+        Path(folder, "file").write_bytes(b"x")
+        assert not (tmp_path / "made").exists()
+    assert (tmp_path / "made" / "file").read_bytes() == b"x"
+
+
+def test_a_parent_that_is_a_file_is_one_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot be created"):
+        storage.make_folder(str(tmp_path / "file" / "inside"))
+
+
+def test_only_old_entries_with_the_suffix_that_nobody_keeps_are_removed(tmp_path: Path) -> None:
+    for name in ("old.tmp", "kept.tmp", "new.tmp", "old.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.tmp").mkdir()
+    (tmp_path / "folder.tmp" / "inside").write_bytes(b"")
+    for name in ("old.tmp", "kept.tmp", "old.txt", "folder.tmp"):
+        os.utime(tmp_path / name, (0, 0))
+    storage.remove_old(str(tmp_path), 60, time.time(), pattern=r".*\.tmp", keep={"kept.tmp"})
+    assert sorted(os.listdir(tmp_path)) == ["kept.tmp", "new.tmp", "old.txt"]
+    storage.remove_old(str(tmp_path / "absent"), 60, time.time(), pattern=".*")
+
+
+def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    storage.write_whole(str(path), b"a" * 2_000_000)
+    program = (
+        "import sys\nfrom dicomdl import storage\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    for letter in (b'a', b'b'):\n        storage.write_whole(sys.argv[1], letter * 2_000_000)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for delay in (0.01, 0.03, 0.05):
+        writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, env=environment)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(delay)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        data = path.read_bytes()
+        assert len(data) == 2_000_000
+        assert len(set(data)) == 1
