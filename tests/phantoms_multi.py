@@ -36,11 +36,15 @@ from pydicom.uid import EnhancedUSVolumeStorage, ExplicitVRLittleEndian, MRImage
 Direction = Sequence[float]
 
 
-def tiled(volume: Array) -> Array:
-    """(slices, rows, columns) as one image of tiles, row by row on a square of ceil(sqrt(slices)) a side; the rest is 0."""
+def tiled(volume: Array, *, is_square: bool = True) -> Array:
+    """(slices, rows, columns) as one image of tiles on ceil(sqrt(slices)) columns; the rest is 0.
+
+    The rows of tiles are as many as the columns, or those that are needed.
+    """
     slices, rows, columns = volume.shape
     side = math.ceil(math.sqrt(slices))
-    mosaic = np.zeros((side * rows, side * columns), volume.dtype)
+    down = side if is_square else math.ceil(slices / side)
+    mosaic = np.zeros((down * rows, side * columns), volume.dtype)
     for k, tile in enumerate(volume):
         top, left = k // side * rows, k % side * columns
         mosaic[top : top + rows, left : left + columns] = tile
@@ -171,7 +175,7 @@ def write_uih_grid(
     block = dataset.private_block(0x0065, "Image Private Header", create=True)
     block.add_new(0x50, "DS", count if count is not None else str(shape[0]))
     block.add_new(0x51, "SQ", DicomSequence([item(ImagePositionPatient=decimals(position))[0] for position in positions]))
-    set_pixels(dataset, tiled(ramp(shape))[None], 16, 12, False)
+    set_pixels(dataset, tiled(ramp(shape), is_square=False)[None], 16, 12, False)
     return save(dataset, Path(path), edit)
 
 

@@ -214,7 +214,7 @@ def uih_tiling(plane: Plane, count: bytes, frames: bytes, syntax: Syntax, accoun
             return None
         positions.append(_vector([number or 0.0 for number in numbers]))
     said = _integer(_text(count))
-    size = _tile_size(plane, len(positions)) if said in (None, len(positions)) else None
+    size = _tile_size(plane, len(positions), is_square=False) if said in (None, len(positions)) else None
     return None if size is None else _tiling(plane, *size, positions)
 
 
@@ -240,12 +240,16 @@ def nm_positions(plane: Plane, slices: Sequence[int | None]) -> list[Vector] | N
 # --- the square of tiles, and directions ------------------------------------------------------------------------------
 
 
-def _tile_size(plane: Plane, count: int) -> tuple[int, int] | None:
-    """Rows and columns of a tile; None when so many tiles do not make the image."""
-    side = math.isqrt(count - 1) + 1 if 0 < count <= MAX_TILES else 0
-    if side == 0 or plane.rows % side or plane.columns % side:
+def _tile_size(plane: Plane, count: int, *, is_square: bool = True) -> tuple[int, int] | None:
+    """Rows and columns of a tile; None when `count` tiles do not make the image.
+
+    Tiles lie on ceil(sqrt(count)) columns. Siemens has the same number of rows, UIH only the rows that are needed.
+    """
+    across = math.isqrt(count - 1) + 1 if 0 < count <= MAX_TILES else 0
+    down = across if is_square else -(-count // max(across, 1))
+    if across == 0 or plane.rows % down or plane.columns % across:
         return None
-    return plane.rows // side, plane.columns // side
+    return plane.rows // down, plane.columns // across
 
 
 def _tiling(plane: Plane, rows: int, columns: int, positions: Sequence[Vector]) -> Tiling:

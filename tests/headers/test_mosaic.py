@@ -220,6 +220,12 @@ def test_the_tiles_of_a_uih_grid_lie_where_their_items_say(tmp_path: Path, synta
     assert_is_the_ramp(read_frames(path), orientation=OBLIQUE)
 
 
+@pytest.mark.parametrize("slices", [1, 2, 3, 11, 12, 20, 25])
+def test_a_uih_grid_has_only_the_rows_of_tiles_that_its_slices_need(tmp_path: Path, slices: int) -> None:
+    path = phantoms_multi.write_uih_grid(tmp_path / "g.dcm", shape=(slices, *SHAPE[1:]))
+    assert_is_the_ramp(read_frames(path), (slices, *SHAPE[1:]))
+
+
 @pytest.mark.parametrize("count", ["8", "0", "1000000"])
 def test_a_uih_grid_that_contradicts_itself_stays_whole_without_a_position(tmp_path: Path, count: str) -> None:
     (frame,) = read_frames(phantoms_multi.write_uih_grid(tmp_path / "g.dcm", count=count))

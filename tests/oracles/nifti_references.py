@@ -122,6 +122,7 @@ RULES = (  # the first that fits counts
     Rule(".*dcm_qa_philips/.*", (f"{QA}philips/In/Magdeburg_2014/fmri",), "philips"),
     Rule(".*dcm_qa_stc/Ref/Siemens_FMRI.*", (f"{QA}stc/In/Siemens/B12",)),
     Rule(".*dcm_qa_stc/Ref/Siemens_REST1.*", (f"{QA}stc/In/Siemens/XA10",)),
+    Rule(".*dcm_qa_stc/Ref/UIH_.*", (f"{QA}stc/In/UIH",)),
     Rule(".*dcm_qa_table/Ref/Ph_.*", (f"{QA}table/In/Ph/1301_Dual-echo_iso",), "philips"),
 )
 
