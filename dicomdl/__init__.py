@@ -9,54 +9,54 @@ from typing import TYPE_CHECKING, Any
 from dicomdl.version import __version__
 
 if TYPE_CHECKING:
+    from dicomdl.datasets.centers import Centers as Centers
+    from dicomdl.datasets.collate import collate as collate
     from dicomdl.datasets.device.decoder import DeviceDecoder as DeviceDecoder
+    from dicomdl.datasets.device.values import apply_intensity as apply_intensity
     from dicomdl.datasets.frames import FrameDataset as FrameDataset
-    from dicomdl.datasets.frames import PatchDataset as PatchDataset
-    from dicomdl.datasets.frames import VolumeDataset as VolumeDataset
-    from dicomdl.datasets.frames import apply_intensity as apply_intensity
-    from dicomdl.datasets.frames import collate as collate
     from dicomdl.datasets.patch_samplers import Balanced as Balanced
-    from dicomdl.datasets.patch_samplers import Centers as Centers
     from dicomdl.datasets.patch_samplers import Foreground as Foreground
     from dicomdl.datasets.patch_samplers import Grid as Grid
-    from dicomdl.datasets.patch_samplers import Stitcher as Stitcher
     from dicomdl.datasets.patch_samplers import Uniform as Uniform
-    from dicomdl.datasets.patch_samplers import stitch as stitch
+    from dicomdl.datasets.patches import PatchDataset as PatchDataset
     from dicomdl.datasets.samplers import RowBatchSampler as RowBatchSampler
     from dicomdl.datasets.samplers import RowSampler as RowSampler
     from dicomdl.datasets.samplers import WithEpoch as WithEpoch
+    from dicomdl.datasets.stitch import Stitcher as Stitcher
+    from dicomdl.datasets.stitch import stitch as stitch
     from dicomdl.datasets.stream import StackStream as StackStream
+    from dicomdl.datasets.volumes import VolumeDataset as VolumeDataset
     from dicomdl.errors import DicomdlError as DicomdlError
     from dicomdl.geometry.grid import Geometry as Geometry
     from dicomdl.geometry.grid import Tolerances as Tolerances
     from dicomdl.headers.frame import Frame as Frame
-    from dicomdl.index.index import Group as Group
     from dicomdl.index.index import Index as Index
-    from dicomdl.index.index import Series as Series
-    from dicomdl.index.index import Stack as Stack
-    from dicomdl.index.index import Study as Study
     from dicomdl.index.index import open_index as open_index
+    from dicomdl.index.views import Group as Group
+    from dicomdl.index.views import Series as Series
+    from dicomdl.index.views import Stack as Stack
+    from dicomdl.index.views import Study as Study
     from dicomdl.jobs.scan import scan as scan
     from dicomdl.pixels.read import read_frame as read_frame
-    from dicomdl.storage.cache.options import DiskCache as DiskCache
-    from dicomdl.storage.cache.options import MemoryCache as MemoryCache
-    from dicomdl.values.intensity import Percentile as Percentile
+    from dicomdl.storage.cache.disk import DiskCache as DiskCache
+    from dicomdl.storage.cache.memory import MemoryCache as MemoryCache
+    from dicomdl.values.auto import by_modality as by_modality
     from dicomdl.values.intensity import RealWorld as RealWorld
-    from dicomdl.values.intensity import Rescale as Rescale
-    from dicomdl.values.intensity import Window as Window
-    from dicomdl.values.intensity import by_modality as by_modality
-    from dicomdl.values.intensity import preset as preset
-    from dicomdl.values.intensity import presets as presets
+    from dicomdl.values.presets import preset as preset
+    from dicomdl.values.presets import presets as presets
+    from dicomdl.values.rescale import Rescale as Rescale
     from dicomdl.values.suv import SUV as SUV
+    from dicomdl.values.windows import Percentile as Percentile
+    from dicomdl.values.windows import Window as Window
+    from dicomdl.volumes.read import read_volume as read_volume
     from dicomdl.volumes.volume import Volume as Volume
-    from dicomdl.volumes.volume import read_volume as read_volume
 
 _HOMES = {
     "Balanced": "datasets.patch_samplers",
-    "Centers": "datasets.patch_samplers",
+    "Centers": "datasets.centers",
     "DeviceDecoder": "datasets.device.decoder",
     "DicomdlError": "errors",
-    "DiskCache": "storage.cache.options",
+    "DiskCache": "storage.cache.disk",
     "Foreground": "datasets.patch_samplers",
     "Frame": "headers.frame",
     "FrameDataset": "datasets.frames",
@@ -64,35 +64,35 @@ _HOMES = {
     "Grid": "datasets.patch_samplers",
     "Group": "index.index",
     "Index": "index.index",
-    "MemoryCache": "storage.cache.options",
-    "PatchDataset": "datasets.frames",
-    "Percentile": "values.intensity",
+    "MemoryCache": "storage.cache.memory",
+    "PatchDataset": "datasets.patches",
+    "Percentile": "values.windows",
     "RealWorld": "values.intensity",
-    "Rescale": "values.intensity",
+    "Rescale": "values.rescale",
     "RowBatchSampler": "datasets.samplers",
     "RowSampler": "datasets.samplers",
     "SUV": "values.suv",
-    "Series": "index.index",
-    "Stack": "index.index",
+    "Series": "index.views",
+    "Stack": "index.views",
     "StackStream": "datasets.stream",
-    "Stitcher": "datasets.patch_samplers",
-    "Study": "index.index",
+    "Stitcher": "datasets.stitch",
+    "Study": "index.views",
     "Tolerances": "geometry.grid",
     "Uniform": "datasets.patch_samplers",
     "Volume": "volumes.volume",
-    "VolumeDataset": "datasets.frames",
+    "VolumeDataset": "datasets.volumes",
     "Window": "values.intensity",
     "WithEpoch": "datasets.samplers",
-    "apply_intensity": "datasets.frames",
-    "by_modality": "values.intensity",
-    "collate": "datasets.frames",
+    "apply_intensity": "datasets.device.values",
+    "by_modality": "values.auto",
+    "collate": "datasets.collate",
     "open_index": "index.index",
-    "preset": "values.intensity",
-    "presets": "values.intensity",
+    "preset": "values.presets",
+    "presets": "values.presets",
     "read_frame": "pixels.read",
-    "read_volume": "volumes.volume",
+    "read_volume": "volumes.read",
     "scan": "jobs.scan",
-    "stitch": "datasets.patch_samplers",
+    "stitch": "datasets.stitch",
 }
 
 __all__ = [

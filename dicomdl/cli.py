@@ -26,7 +26,10 @@ DEMO_TILE: Final = 128  # pixels of one picture on the demo's contact sheet
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character of a path gets its escape
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a terminal that cannot show a character of a path gets its escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
@@ -56,44 +59,103 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dicomdl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    scan = commands.add_parser("scan", help="index every DICOM file below some folders; the second time only what changed")
+    scan = commands.add_parser(
+        "scan", help="index every DICOM file below some folders; the second time only what changed"
+    )
     scan.add_argument("roots", nargs="+", metavar="ROOT", help="folder or file")
-    scan.add_argument("-o", "--out", metavar="INDEX", help="index folder (default: one in the user's cache folder)")
-    scan.add_argument("-j", "--workers", type=int, metavar="N", help="processes that read headers (default: one a core)")
-    scan.add_argument("--follow-links", action="store_true", help="walk into folders that are symbolic links")
-    scan.add_argument("-a", "--attribute", action="append", default=[], metavar="KEYWORD", help="a further column, e.g. ContrastBolusAgent")
-    scan.add_argument("--allow-phi", action="store_true", help="let --attribute keep identifying attributes")
-    scan.add_argument("--patient-id", choices=("keep", "hash"), default="keep", help="store PatientID, or a keyed hash of it")
+    scan.add_argument(
+        "-o",
+        "--out",
+        metavar="INDEX",
+        help="index folder (default: one in the user's cache folder)",
+    )
+    scan.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read headers (default: one a core)",
+    )
+    scan.add_argument(
+        "--follow-links", action="store_true", help="walk into folders that are symbolic links"
+    )
+    scan.add_argument(
+        "-a",
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="KEYWORD",
+        help="a further column, e.g. ContrastBolusAgent",
+    )
+    scan.add_argument(
+        "--allow-phi", action="store_true", help="let --attribute keep identifying attributes"
+    )
+    scan.add_argument(
+        "--patient-id",
+        choices=("keep", "hash"),
+        default="keep",
+        help="store PatientID, or a keyed hash of it",
+    )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=_scan)
     show = commands.add_parser("show", help="what an index holds")
     show.add_argument("index", metavar="INDEX", help="index folder")
     show.add_argument("--stacks", action="store_true", help="list the stacks, a line each")
-    show.add_argument("--problems", action="store_true", help="list the files that could not be used, and why")
+    show.add_argument(
+        "--problems", action="store_true", help="list the files that could not be used, and why"
+    )
     show.add_argument("--json", action="store_true", help="print everything as JSON")
     show.set_defaults(run=_show)
-    check = commands.add_parser("check", help="which stacks and files need a person, with numbers and reasons; exit code 1 when any does")
+    check = commands.add_parser(
+        "check",
+        help="which stacks and files need a person, with numbers and reasons; exit code 1 when any does",
+    )
     check.add_argument("index", metavar="INDEX", help="index folder")
-    check.add_argument("--all", action="store_true", help="list every stack and every problem, not only the first that need a person")
     check.add_argument(
-        "--pixels", action="store_true", help="instead, decode frames with two independent decoders and list every difference"
+        "--all",
+        action="store_true",
+        help="list every stack and every problem, not only the first that need a person",
     )
     check.add_argument(
-        "--sample", type=_frames, default=4, metavar="N", help="with --pixels: frames of each kind, or 'all' (default: %(default)s)"
+        "--pixels",
+        action="store_true",
+        help="instead, decode frames with two independent decoders and list every difference",
+    )
+    check.add_argument(
+        "--sample",
+        type=_frames,
+        default=4,
+        metavar="N",
+        help="with --pixels: frames of each kind, or 'all' (default: %(default)s)",
     )
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=_check)
     cache = commands.add_parser("cache", help="what the disk cache of decoded stacks holds")
     cache.add_argument(
-        "action", choices=("show", "verify", "clear"), help="list it, check every checksum (exit code 1 on damage), or empty it"
+        "action",
+        choices=("show", "verify", "clear"),
+        help="list it, check every checksum (exit code 1 on damage), or empty it",
     )
-    cache.add_argument("folder", nargs="?", metavar="FOLDER", help="the folder of a DiskCache (default: the user's)")
+    cache.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="the folder of a DiskCache (default: the user's)",
+    )
     cache.add_argument("--json", action="store_true", help="print the result as JSON")
     cache.set_defaults(run=_cache)
-    demo = commands.add_parser("demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships")
-    demo.add_argument("-o", "--out", metavar="FOLDER", default="dicomdl-demo", help="where index and picture go (default: %(default)s)")
+    demo = commands.add_parser(
+        "demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships"
+    )
+    demo.add_argument(
+        "-o",
+        "--out",
+        metavar="FOLDER",
+        default="dicomdl-demo",
+        help="where index and picture go (default: %(default)s)",
+    )
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
     demo.set_defaults(run=_demo)
     return parser
@@ -126,7 +188,13 @@ def _show(given: argparse.Namespace) -> int:
 
     index = open_index(given.index)
     if given.json:
-        print(json.dumps(facts(index) | {"stacks": [row.to_dict() for row in index.check().rows]}, indent=1, allow_nan=False))
+        print(
+            json.dumps(
+                facts(index) | {"stacks": [row.to_dict() for row in index.check().rows]},
+                indent=1,
+                allow_nan=False,
+            )
+        )
     else:
         _print(repr(index))
         if given.stacks:
@@ -155,7 +223,9 @@ def _check(given: argparse.Namespace) -> int:
     if given.pixels:
         from dicomdl.jobs.crosscheck import check_pixels
 
-        check: Any = check_pixels(index, sample=given.sample, progress=not (given.quiet or given.json))
+        check: Any = check_pixels(
+            index, sample=given.sample, progress=not (given.quiet or given.json)
+        )
     else:
         check = index.check()
     if given.json:
@@ -166,9 +236,11 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _cache(given: argparse.Namespace) -> int:
-    from dicomdl.storage.cache import options as cache
+    from dicomdl.storage.cache import folder as cache
 
-    report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](given.folder)
+    report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](
+        given.folder
+    )
     if given.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
@@ -185,7 +257,9 @@ def facts(index: Any) -> dict[str, Any]:
         "verdicts": dict(sorted(index.stacks.verdicts().items())),
         "ledger": dict(index.ledger),
         "passed_over": index.manifest.get("passed_over", {}),
-        "problems": [{"path": p.path, "reason": p.reason, "detail": p.detail} for p in index.problems],
+        "problems": [
+            {"path": p.path, "reason": p.reason, "detail": p.detail} for p in index.problems
+        ],
     }
 
 
@@ -202,7 +276,9 @@ def _demo(given: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     index = scan(source, os.path.join(folder, "demo.index"), progress=False)
-    say(f"1. scan: {index.ledger['files']} files that pydicom ships, in {time.perf_counter() - start:.2f} s\n{index!r}")
+    say(
+        f"1. scan: {index.ledger['files']} files that pydicom ships, in {time.perf_counter() - start:.2f} s\n{index!r}"
+    )
     volume = _demo_volume(index, say)
     batches, frames, unreadable, tiles = _demo_epoch(index, say)
     picture = os.path.join(folder, "frames.png")
@@ -213,7 +289,13 @@ def _demo(given: argparse.Namespace) -> int:
         print(
             json.dumps(
                 facts(index)
-                | {"volume": list(volume.shape), "batches": batches, "frames": frames, "unreadable": unreadable, "picture": picture},
+                | {
+                    "volume": list(volume.shape),
+                    "batches": batches,
+                    "frames": frames,
+                    "unreadable": unreadable,
+                    "picture": picture,
+                },
                 indent=1,
             )
         )
@@ -228,16 +310,22 @@ def _pydicom_files() -> str:
     """The folder of DICOM files inside the pydicom package, found without importing it."""
     package = importlib.util.find_spec("pydicom")
     if package is None or not package.submodule_search_locations:
-        raise UsageError("pydicom is not installed, and the demo runs on its files: pip install pydicom")
+        raise UsageError(
+            "pydicom is not installed, and the demo runs on its files: pip install pydicom"
+        )
     return os.path.join(package.submodule_search_locations[0], "data", "test_files")
 
 
 def _demo_volume(index: Any, say: Any) -> Any:
-    from dicomdl.volumes.volume import read_volume
+    from dicomdl.volumes.read import read_volume
 
-    stack = max(index.select(verdict="regular", content="image").stacks, key=lambda stack: stack.slices)
+    stack = max(
+        index.select(verdict="regular", content="image").stacks, key=lambda stack: stack.slices
+    )
     volume = read_volume(stack)
-    say(f"2. volume: {volume!r} from {stack.slices} files, values {volume.array.min()} to {volume.array.max()} {volume.units}")
+    say(
+        f"2. volume: {volume!r} from {stack.slices} files, values {volume.array.min()} to {volume.array.max()} {volume.units}"
+    )
     return volume
 
 
@@ -247,13 +335,16 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
 
     import torch
 
-    from dicomdl.datasets.frames import FrameDataset, LeftOutWarning
+    from dicomdl.datasets.frames import FrameDataset
+    from dicomdl.datasets.selection import LeftOutWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeftOutWarning)  # the demo says below what it took
         dataset = FrameDataset(index, size=(DEMO_TILE, DEMO_TILE), channels=3, suv="if_possible")
     loader = iter(torch.utils.data.DataLoader(dataset, batch_size=1))
-    first_rows = {dataset.index.stack_of(row).rows.start: row for row in reversed(range(len(dataset)))}
+    first_rows = {
+        dataset.index.stack_of(row).rows.start: row for row in reversed(range(len(dataset)))
+    }
     wanted = set(first_rows.values())
     batches, frames = 0, 0
     unreadable: list[str] = []
@@ -273,7 +364,9 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
             tiles.append(batch["image"][0].numpy())
     seconds = time.perf_counter() - start
     shape = tuple(batch["image"].shape)
-    say(f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {shape} batches in {seconds:.2f} s")
+    say(
+        f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {shape} batches in {seconds:.2f} s"
+    )
     for reason in unreadable:
         say(f"   not decodable: {reason}")
     return batches, frames, unreadable, tiles
@@ -283,10 +376,14 @@ def _write_sheet(path: str, tiles: Sequence[Any]) -> None:
     import numpy as np
 
     from dicomdl.geometry.grid import Geometry
-    from dicomdl.volumes.volume import Volume, montage, write_png
+    from dicomdl.volumes.pictures import montage, write_png
+    from dicomdl.volumes.volume import Volume
 
     stacked = np.stack([np.moveaxis(tile, 0, -1) for tile in tiles])
-    write_png(path, montage(Volume(stacked, Geometry(stacked.shape[:3], np.eye(4)), "1"), len(tiles), None))
+    write_png(
+        path,
+        montage(Volume(stacked, Geometry(stacked.shape[:3], np.eye(4)), "1"), len(tiles), None),
+    )
 
 
 def _print(text: str) -> None:
@@ -295,7 +392,9 @@ def _print(text: str) -> None:
 
 
 def _printable(text: str) -> str:
-    from dicomdl.index.overview import printable  # every command has imported the tables by the time it has something to say
+    from dicomdl.index.text import (
+        printable,  # every command has imported the tables by the time it has something to say
+    )
 
     return "\n".join(printable(line) for line in text.split("\n"))
 

@@ -40,7 +40,9 @@ class DicomdlError(ValueError):
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
-        self.__dict__.update(facts)  # BaseException.__reduce__ carries __dict__, so these survive pickling
+        self.__dict__.update(
+            facts
+        )  # BaseException.__reduce__ carries __dict__, so these survive pickling
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that no fact set; typed as Any so that callers may read facts under strict mypy.

@@ -76,7 +76,12 @@ SOP_CLASSES: dict[str, UID] = {
     "OT": SecondaryCaptureImageStorage,
 }
 MODALITIES_WITH_GEOMETRY = ("CT", "MR", "PT")
-NATIVE_SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+NATIVE_SYNTAXES = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -99,7 +104,9 @@ def true_volume(
 ) -> NDArray[np.float64]:
     """The modality values that `write_series` wrote, float64, (slices without the dropped ones, rows, columns)."""
     slopes, intercepts = per_slice(slope, shape[0]), per_slice(intercept, shape[0])
-    volume = (ramp(shape) + offset) * np.asarray(slopes)[:, None, None] + np.asarray(intercepts)[:, None, None]
+    volume = (ramp(shape) + offset) * np.asarray(slopes)[:, None, None] + np.asarray(intercepts)[
+        :, None, None
+    ]
     return np.delete(volume, sorted(drop), axis=0)
 
 
@@ -118,7 +125,11 @@ def true_positions(
 ) -> NDArray[np.float64]:
     """ImagePositionPatient of every slice, (slices, 3), mm; `shear` is mm a slice along (row direction, column direction)."""
     directions = np.asarray(orientation, np.float64)
-    step = spacing[0] * slice_normal(orientation) + shear[0] * directions[:3] + shear[1] * directions[3:]
+    step = (
+        spacing[0] * slice_normal(orientation)
+        + shear[0] * directions[:3]
+        + shear[1] * directions[3:]
+    )
     return np.asarray(origin, np.float64) + np.arange(slices)[:, None] * step
 
 
@@ -232,16 +243,48 @@ def write_series(
     values = ramp(shape) + offset if stored is None else np.asarray(stored)
     if positions is None:
         positions = true_positions(shape[0], spacing, origin, orientation, shear).tolist()
-    identity = (modality, shape, spacing, tuple(origin), tuple(orientation), shear, slope, intercept, offset, transfer_syntax, seed)
+    identity = (
+        modality,
+        shape,
+        spacing,
+        tuple(origin),
+        tuple(orientation),
+        shear,
+        slope,
+        intercept,
+        offset,
+        transfer_syntax,
+        seed,
+    )
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid("series", study_uid, *identity)
-    slopes, intercepts, signs = per_slice(slope, shape[0]), per_slice(intercept, shape[0]), per_slice(signed, shape[0])
+    slopes, intercepts, signs = (
+        per_slice(slope, shape[0]),
+        per_slice(intercept, shape[0]),
+        per_slice(signed, shape[0]),
+    )
     dropped, repeated = set(drop), set(repeat)
-    wanted = [(z, copy) for z in range(shape[0]) if z not in dropped for copy in range(1 + (z in repeated))]
+    wanted = [
+        (z, copy)
+        for z in range(shape[0])
+        if z not in dropped
+        for copy in range(1 + (z in repeated))
+    ]
     paths = _paths(Path(folder), names, wanted, series_uid, identity)
     for z, copy in _shuffled(list(paths), seed):
-        dataset = _dataset(sop_class or SOP_CLASSES[modality], transfer_syntax, uid("instance", series_uid, *identity, z, copy))
-        _identify(dataset, modality, patient_id, study_uid, series_uid, instance_numbers[z] if instance_numbers else z + 1)
+        dataset = _dataset(
+            sop_class or SOP_CLASSES[modality],
+            transfer_syntax,
+            uid("instance", series_uid, *identity, z, copy),
+        )
+        _identify(
+            dataset,
+            modality,
+            patient_id,
+            study_uid,
+            series_uid,
+            instance_numbers[z] if instance_numbers else z + 1,
+        )
         if modality in MODALITIES_WITH_GEOMETRY:
             dataset.FrameOfReferenceUID = frame_of_reference or uid("frame of reference", study_uid)
             dataset.ImageOrientationPatient = decimals(orientation)
@@ -253,7 +296,9 @@ def write_series(
         if intercepts[z] is not None:
             dataset.RescaleIntercept = decimal(intercepts[z])
         dataset.PhotometricInterpretation = photometric
-        set_pixels(dataset, values[z][None], bits_allocated, bits_stored, signs[z], unused_bits=unused_bits)
+        set_pixels(
+            dataset, values[z][None], bits_allocated, bits_stored, signs[z], unused_bits=unused_bits
+        )
         save(dataset, paths[z, copy], edit, z)
     return [paths[item] for item in wanted]
 
@@ -294,7 +339,18 @@ def write_multiframe(
     order = frame_order(shape[0], seed) if order is None else list(order)
     bits_stored = bits_stored or (12 if bits_allocated == 16 else bits_allocated)
     study_uid = study_uid or uid("study", patient_id)
-    identity = (modality, shape, spacing, tuple(origin), tuple(orientation), shear, offset, transfer_syntax, tuple(order), seed)
+    identity = (
+        modality,
+        shape,
+        spacing,
+        tuple(origin),
+        tuple(orientation),
+        shear,
+        offset,
+        transfer_syntax,
+        tuple(order),
+        seed,
+    )
     series_uid = series_uid or uid("multi-frame series", study_uid, *identity)
     sop_class = EnhancedCTImageStorage if modality == "CT" else EnhancedMRImageStorage
     dataset = _dataset(sop_class, transfer_syntax, uid("instance", series_uid, *identity))
@@ -302,7 +358,9 @@ def write_multiframe(
     dataset.FrameOfReferenceUID = frame_of_reference or uid("frame of reference", study_uid)
     positions = true_positions(shape[0], spacing, origin, orientation, shear)
     shared = Dataset()
-    shared.PixelMeasuresSequence = item(SliceThickness=decimal(spacing[0]), PixelSpacing=decimals(spacing[1:]))
+    shared.PixelMeasuresSequence = item(
+        SliceThickness=decimal(spacing[0]), PixelSpacing=decimals(spacing[1:])
+    )
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=decimals(orientation))
     if isinstance(slope, int | float) and isinstance(intercept, int | float):
         shared.PixelValueTransformationSequence = _rescale(slope, intercept)
@@ -311,7 +369,9 @@ def write_multiframe(
     groups = []
     for z in order:
         group = Dataset()
-        group.FrameContentSequence = item(StackID="1", InStackPositionNumber=int(z) + 1, DimensionIndexValues=[1, int(z) + 1])
+        group.FrameContentSequence = item(
+            StackID="1", InStackPositionNumber=int(z) + 1, DimensionIndexValues=[1, int(z) + 1]
+        )
         group.PlanePositionSequence = item(ImagePositionPatient=decimals(positions[z]))
         if slopes[z] is not None and "PixelValueTransformationSequence" not in shared:
             group.PixelValueTransformationSequence = _rescale(slopes[z], intercepts[z])
@@ -320,7 +380,15 @@ def write_multiframe(
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.NumberOfFrames = len(order)
     values = (ramp(shape) + offset)[list(order)]
-    set_pixels(dataset, values, bits_allocated, bits_stored, signed, offset_table=offset_table, fragments_per_frame=fragments_per_frame)
+    set_pixels(
+        dataset,
+        values,
+        bits_allocated,
+        bits_stored,
+        signed,
+        offset_table=offset_table,
+        fragments_per_frame=fragments_per_frame,
+    )
     return save(dataset, Path(path), edit)
 
 
@@ -344,9 +412,19 @@ def write_secondary_capture(
     The samples are stored as they are under the given PhotometricInterpretation; no colour is converted.
     """
     study_uid = study_uid or uid("study", patient_id)
-    series_uid = series_uid or uid("secondary capture", study_uid, rows, columns, frames, photometric, seed)
-    sop_class = SecondaryCaptureImageStorage if frames == 1 else MultiFrameTrueColorSecondaryCaptureImageStorage
-    dataset = _dataset(sop_class, transfer_syntax, uid("instance", series_uid, transfer_syntax, planar_configuration))
+    series_uid = series_uid or uid(
+        "secondary capture", study_uid, rows, columns, frames, photometric, seed
+    )
+    sop_class = (
+        SecondaryCaptureImageStorage
+        if frames == 1
+        else MultiFrameTrueColorSecondaryCaptureImageStorage
+    )
+    dataset = _dataset(
+        sop_class,
+        transfer_syntax,
+        uid("instance", series_uid, transfer_syntax, planar_configuration),
+    )
     _identify(dataset, "OT", patient_id, study_uid, series_uid, 1)
     dataset.ConversionType = "WSD"
     dataset.PhotometricInterpretation = photometric
@@ -378,15 +456,26 @@ def write_segmentation_1bit(
     """
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid("segmentation", study_uid, shape, segments)
-    dataset = _dataset(SegmentationStorage, ExplicitVRLittleEndian, uid("instance", series_uid, spacing, tuple(origin)))
+    dataset = _dataset(
+        SegmentationStorage,
+        ExplicitVRLittleEndian,
+        uid("instance", series_uid, spacing, tuple(origin)),
+    )
     _identify(dataset, "SEG", patient_id, study_uid, series_uid, 1)
     dataset.FrameOfReferenceUID = frame_of_reference or uid("frame of reference", study_uid)
     dataset.SegmentationType = "BINARY"
     dataset.SegmentSequence = DicomSequence(
-        [item(SegmentNumber=s + 1, SegmentLabel=f"Segment {s + 1}", SegmentAlgorithmType="MANUAL")[0] for s in range(segments)]
+        [
+            item(
+                SegmentNumber=s + 1, SegmentLabel=f"Segment {s + 1}", SegmentAlgorithmType="MANUAL"
+            )[0]
+            for s in range(segments)
+        ]
     )
     shared = Dataset()
-    shared.PixelMeasuresSequence = item(SliceThickness=decimal(spacing[0]), PixelSpacing=decimals(spacing[1:]))
+    shared.PixelMeasuresSequence = item(
+        SliceThickness=decimal(spacing[0]), PixelSpacing=decimals(spacing[1:])
+    )
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=decimals(orientation))
     dataset.SharedFunctionalGroupsSequence = DicomSequence([shared])
     groups = []
@@ -423,10 +512,15 @@ def write_structured_report(
     dataset.CompletionFlag, dataset.VerificationFlag = "COMPLETE", "UNVERIFIED"
     dataset.ValueType = "CONTAINER"
     dataset.ContinuityOfContent = "SEPARATE"
-    dataset.ConceptNameCodeSequence = item(CodeValue="18748-4", CodingSchemeDesignator="LN", CodeMeaning="Diagnostic imaging report")
+    dataset.ConceptNameCodeSequence = item(
+        CodeValue="18748-4", CodingSchemeDesignator="LN", CodeMeaning="Diagnostic imaging report"
+    )
     finding = item(CodeValue="121071", CodingSchemeDesignator="DCM", CodeMeaning="Finding")
     dataset.ContentSequence = item(
-        RelationshipType="CONTAINS", ValueType="TEXT", TextValue="A ramp, as expected.", ConceptNameCodeSequence=finding
+        RelationshipType="CONTAINS",
+        ValueType="TEXT",
+        TextValue="A ramp, as expected.",
+        ConceptNameCodeSequence=finding,
     )
     return save(dataset, Path(path), edit)
 
@@ -480,24 +574,40 @@ def set_pixels(
     fragments_per_frame: int = 1,
 ) -> None:
     """Store `values`, (frames, rows, columns[, samples]), under the transfer syntax that the file meta names."""
-    low, high = (-(1 << bits_stored - 1), (1 << bits_stored - 1) - 1) if signed else (0, (1 << bits_stored) - 1)
+    low, high = (
+        (-(1 << bits_stored - 1), (1 << bits_stored - 1) - 1)
+        if signed
+        else (0, (1 << bits_stored) - 1)
+    )
     if values.min() < low or values.max() > high:
-        raise ValueError(f"values {values.min()} to {values.max()} do not fit {bits_stored} bits: {low} to {high}")
+        raise ValueError(
+            f"values {values.min()} to {values.max()} do not fit {bits_stored} bits: {low} to {high}"
+        )
     samples = values.shape[3] if values.ndim == 4 else 1
-    _describe_pixels(dataset, values.shape[1], values.shape[2], samples, bits_allocated, bits_stored, signed)
+    _describe_pixels(
+        dataset, values.shape[1], values.shape[2], samples, bits_allocated, bits_stored, signed
+    )
     samples_as_stored = values.astype(f"<{'i' if signed else 'u'}{bits_allocated // 8}")
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax in NATIVE_SYNTAXES:
         dataset.PixelData = _native_bytes(samples_as_stored, dataset, syntax, unused_bits)
-        dataset["PixelData"].VR = "OB" if bits_allocated == 8 and syntax != ImplicitVRLittleEndian else "OW"
+        dataset["PixelData"].VR = (
+            "OB" if bits_allocated == 8 and syntax != ImplicitVRLittleEndian else "OW"
+        )
         return
     if fragments_per_frame > 1 and (offset_table == "extended" or syntax == RLELossless):
-        raise ValueError("an Extended Offset Table (PS3.3 C.7.6.3) and RLE (PS3.5 A.4.2) want one fragment a frame")
+        raise ValueError(
+            "an Extended Offset Table (PS3.3 C.7.6.3) and RLE (PS3.5 A.4.2) want one fragment a frame"
+        )
     frames = [encode_frame(frame, syntax, bits_stored) for frame in samples_as_stored]
     if offset_table == "extended":
-        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+        dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = (
+            encapsulate_extended(frames)
+        )
     else:
-        dataset.PixelData = encapsulate(frames, fragments_per_frame=fragments_per_frame, has_bot=offset_table == "basic")
+        dataset.PixelData = encapsulate(
+            frames, fragments_per_frame=fragments_per_frame, has_bot=offset_table == "basic"
+        )
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
 
@@ -511,7 +621,16 @@ def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:
     """
     if syntax in (JPEG2000Lossless, JPEG2000):
         # no multiple component transform: PhotometricInterpretation stays what the data set says
-        return bytes(imagecodecs.jpeg2k_encode(frame, level=0, codecformat="j2k", reversible=True, mct=False, bitspersample=bits_stored))
+        return bytes(
+            imagecodecs.jpeg2k_encode(
+                frame,
+                level=0,
+                codecformat="j2k",
+                reversible=True,
+                mct=False,
+                bitspersample=bits_stored,
+            )
+        )
     plain = np.ascontiguousarray(frame).view(f"<u{frame.itemsize}")
     if syntax == RLELossless:
         coded: bytes = RLELosslessEncoder.encode(
@@ -532,7 +651,9 @@ def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:
     if syntax == JPEGLSLossless:
         return bytes(imagecodecs.jpegls_encode(plain, level=0))
     if syntax in (JPEGLossless, JPEGLosslessSV1):
-        return bytes(imagecodecs.jpeg8_encode(plain, lossless=True, predictor=1, bitspersample=bits_stored))
+        return bytes(
+            imagecodecs.jpeg8_encode(plain, lossless=True, predictor=1, bitspersample=bits_stored)
+        )
     if syntax == JPEGBaseline8Bit:
         return bytes(imagecodecs.jpeg8_encode(plain, level=95))
     raise ValueError(f"no encoder for transfer syntax {syntax}")
@@ -561,12 +682,24 @@ def _dataset(sop_class: str, transfer_syntax: str, sop_uid: str) -> FileDataset:
     return dataset
 
 
-def _identify(dataset: Dataset, modality: str, patient_id: str, study_uid: str, series_uid: str, instance_number: int) -> None:
+def _identify(
+    dataset: Dataset,
+    modality: str,
+    patient_id: str,
+    study_uid: str,
+    series_uid: str,
+    instance_number: int,
+) -> None:
     dataset.PatientName = "RAMP^PHANTOM"
     dataset.PatientID = patient_id
     dataset.PatientSex, dataset.PatientBirthDate = "O", ""
     dataset.StudyInstanceUID = study_uid
-    dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = "20200101", "120000", "1", ""
+    dataset.StudyDate, dataset.StudyTime, dataset.StudyID, dataset.AccessionNumber = (
+        "20200101",
+        "120000",
+        "1",
+        "",
+    )
     dataset.StudyDescription, dataset.SeriesDescription = "RAMP STUDY", f"RAMP {modality}"
     dataset.SeriesInstanceUID = series_uid
     dataset.SeriesNumber = 1
@@ -576,9 +709,21 @@ def _identify(dataset: Dataset, modality: str, patient_id: str, study_uid: str, 
     dataset.InstanceNumber = instance_number
 
 
-def _describe_pixels(dataset: Dataset, rows: int, columns: int, samples: int, bits_allocated: int, bits_stored: int, signed: bool) -> None:
+def _describe_pixels(
+    dataset: Dataset,
+    rows: int,
+    columns: int,
+    samples: int,
+    bits_allocated: int,
+    bits_stored: int,
+    signed: bool,
+) -> None:
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = rows, columns, samples
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits_allocated, bits_stored, bits_stored - 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
+        bits_allocated,
+        bits_stored,
+        bits_stored - 1,
+    )
     dataset.PixelRepresentation = int(signed)
 
 
@@ -601,12 +746,18 @@ def _rescale(slope: float, intercept: float) -> DicomSequence:
 
 
 def _paths(
-    folder: Path, names: str, wanted: list[tuple[int, int]], series_uid: str, identity: tuple[object, ...]
+    folder: Path,
+    names: str,
+    wanted: list[tuple[int, int]],
+    series_uid: str,
+    identity: tuple[object, ...],
 ) -> dict[tuple[int, int], Path]:
     if names == "ordered":
         return {(z, copy): folder / f"slice{z:04d}{'abc'[copy]}.dcm" for z, copy in wanted}
     return {
-        (z, copy): folder / hashlib.blake2b(repr((series_uid, identity, z, copy)).encode(), digest_size=6).hexdigest() for z, copy in wanted
+        (z, copy): folder
+        / hashlib.blake2b(repr((series_uid, identity, z, copy)).encode(), digest_size=6).hexdigest()
+        for z, copy in wanted
     }
 
 
@@ -617,7 +768,9 @@ def _shuffled(items: list[Any], seed: int) -> list[Any]:
 LONG_VRS = (b"SQ", b"UN", b"OW", b"OB", b"OV", b"UT")
 
 
-def element(tag: int, vr: bytes, value: bytes = b"", syntax: Syntax = EXPLICIT, length: int | None = None) -> bytes:
+def element(
+    tag: int, vr: bytes, value: bytes = b"", syntax: Syntax = EXPLICIT, length: int | None = None
+) -> bytes:
     """One data element, or an item or delimiter when `vr` is empty."""
     order = "<" if syntax.little else ">"
     head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)

@@ -16,7 +16,17 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from phantoms import decimals, item, per_slice, ramp, true_affine, true_positions, uid, write_multiframe, write_series
+from phantoms import (
+    decimals,
+    item,
+    per_slice,
+    ramp,
+    true_affine,
+    true_positions,
+    uid,
+    write_multiframe,
+    write_series,
+)
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
@@ -27,7 +37,9 @@ AXIAL: Final = (1, 0, 0, 0, 1, 0)
 SAGITTAL: Final = (0, 1, 0, 0, 0, -1)  # its normal points to the right: slices ascend towards -x
 UNCHECKED: Final = ("unchecked",)
 
-Facts = Mapping[Any, Any]  # keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it
+Facts = Mapping[
+    Any, Any
+]  # keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it
 Tell = Callable[[int, int], Facts]  # (part, slice) -> what the headers of its file say
 
 
@@ -50,12 +62,23 @@ class Part:
         world = np.moveaxis(np.indices(array.shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
         voxels = (world - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
         places = np.rint(voxels).astype(int)
-        if np.linalg.norm((voxels - places) @ self.affine[:3, :3].T, axis=-1).max() > self.tolerance_mm:
+        if (
+            np.linalg.norm((voxels - places) @ self.affine[:3, :3].T, axis=-1).max()
+            > self.tolerance_mm
+        ):
             return False
         z, y, x = np.moveaxis(places, -1, 0)
-        if tuple(z[:, 0, 0]) != self.slices or y.min() < 0 or x.min() < 0 or y.max() >= self.shape[1] or x.max() >= self.shape[2]:
+        if (
+            tuple(z[:, 0, 0]) != self.slices
+            or y.min() < 0
+            or x.min() < 0
+            or y.max() >= self.shape[1]
+            or x.max() >= self.shape[2]
+        ):
             return False
-        values = (x + 7 * y + 53 * z + self.mark) * np.asarray(self.slopes)[z] + np.asarray(self.intercepts)[z]
+        values = (x + 7 * y + 53 * z + self.mark) * np.asarray(self.slopes)[z] + np.asarray(
+            self.intercepts
+        )[z]
         return bool(np.array_equal(array, values.astype(array.dtype)))
 
 
@@ -66,10 +89,14 @@ class Defect:
     name: str
     write: Callable[[Path], list[Part]]
     stacks: Sequence[str] | None  # "verdict slices" of every stack; None: whatever is never wrong
-    dimension: Mapping[str, Sequence[Any]] | None  # of the one group: name -> its values in order; None: no group
+    dimension: (
+        Mapping[str, Sequence[Any]] | None
+    )  # of the one group: name -> its values in order; None: no group
     copies: int
     details: Mapping[str, Mapping[str, Any]]  # verdict -> what its detail must hold
-    missing: Mapping[int, Sequence[int]]  # place in the group -> the slices of the whole grid that are not there
+    missing: Mapping[
+        int, Sequence[int]
+    ]  # place in the group -> the slices of the whole grid that are not there
 
 
 DEFECTS: Final[list[Defect]] = []
@@ -117,17 +144,34 @@ def series(
     """
     shape = options.setdefault("shape", SHAPE)
     options = {"offset": MARK * number, "series_uid": series_uid(folder), "seed": number, **options}
-    write_series(folder, instance_numbers=numbers, edit=lambda dataset, z: say(dataset, tell(number, z)), **options)
+    write_series(
+        folder,
+        instance_numbers=numbers,
+        edit=lambda dataset, z: say(dataset, tell(number, z)),
+        **options,
+    )
     true = {"offset": MARK * number, "slope": 1, "intercept": 0, **options, **(truth or {})}
-    grid = {name: true[name] for name in ("spacing", "origin", "orientation", "shear") if name in true}
+    grid = {
+        name: true[name] for name in ("spacing", "origin", "orientation", "shear") if name in true
+    }
     slices = tuple(z for z in range(shape[0]) if z not in set(true.get("drop", ())))
     return Part(
-        true_affine(**grid), shape, true["offset"], per_slice(true["slope"], shape[0]), per_slice(true["intercept"], shape[0]), slices
+        true_affine(**grid),
+        shape,
+        true["offset"],
+        per_slice(true["slope"], shape[0]),
+        per_slice(true["intercept"], shape[0]),
+        slices,
     )
 
 
 def parts(
-    folder: Path, count: int, tell: Tell, numbering: str = "shuffled", last: Mapping[str, Any] | None = None, **options: Any
+    folder: Path,
+    count: int,
+    tell: Tell,
+    numbering: str = "shuffled",
+    last: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> list[Part]:
     """Write `count` parts of one grid that `tell` tells apart; `last` are options of the last one alone.
 
@@ -171,7 +215,11 @@ def enhanced(
     `only` chooses frames, `facts` are attributes of the file.
     """
     shape = options.setdefault("shape", SHAPE)
-    cells = [cell for cell in itertools.product(range(first, first + count), range(shape[0])) if only(*cell)]
+    cells = [
+        cell
+        for cell in itertools.product(range(first, first + count), range(shape[0]))
+        if only(*cell)
+    ]
     random.Random(3).shuffle(cells)
 
     def edit(dataset: Dataset, _: int) -> None:
@@ -180,18 +228,39 @@ def enhanced(
             group = dataset.PerFrameFunctionalGroupsSequence[k]
             said = dict(content(number, z))
             if "ImagePositionPatient" in said:
-                group.PlanePositionSequence = item(ImagePositionPatient=decimals(said.pop("ImagePositionPatient")))
+                group.PlanePositionSequence = item(
+                    ImagePositionPatient=decimals(said.pop("ImagePositionPatient"))
+                )
             group.FrameContentSequence = item(**said)
             stored[k] += MARK * number
         dataset.PixelData = stored.tobytes()
         say(dataset, facts or {})
 
     options.setdefault("seed", first)
-    write_multiframe(path / f"{name}{first}", order=[z for _, z in cells], series_uid=series_uid(path), modality="MR", edit=edit, **options)
-    grid = {name: options[name] for name in ("spacing", "origin", "orientation", "shear") if name in options}
-    slopes, intercepts = per_slice(options.get("slope", 1), shape[0]), per_slice(options.get("intercept", 0), shape[0])
-    slices = {n: tuple(z for z in range(shape[0]) if only(n, z)) for n in range(first, first + count)}
-    return [Part(true_affine(**grid), shape, MARK * n, slopes, intercepts, found) for n, found in slices.items()]
+    write_multiframe(
+        path / f"{name}{first}",
+        order=[z for _, z in cells],
+        series_uid=series_uid(path),
+        modality="MR",
+        edit=edit,
+        **options,
+    )
+    grid = {
+        name: options[name]
+        for name in ("spacing", "origin", "orientation", "shear")
+        if name in options
+    }
+    slopes, intercepts = (
+        per_slice(options.get("slope", 1), shape[0]),
+        per_slice(options.get("intercept", 0), shape[0]),
+    )
+    slices = {
+        n: tuple(z for z in range(shape[0]) if only(n, z)) for n in range(first, first + count)
+    }
+    return [
+        Part(true_affine(**grid), shape, MARK * n, slopes, intercepts, found)
+        for n, found in slices.items()
+    ]
 
 
 def say(dataset: Dataset, facts: Facts) -> None:
@@ -246,9 +315,19 @@ def _(folder: Path) -> list[Part]:
 @defect("signed and unsigned slices in one series", ["regular 6"])
 def _(folder: Path) -> list[Part]:
     signed = [True, False, False, True, False, True]
-    shift = np.where(signed, -1000, 3000)  # 3000 needs the 12th bit: negative where the first slice's sign is taken for all
+    shift = np.where(
+        signed, -1000, 3000
+    )  # 3000 needs the 12th bit: negative where the first slice's sign is taken for all
     stored = ramp(SHAPE) + shift[:, None, None]
-    return [series(folder, signed=signed, stored=stored, intercept=(-shift).tolist(), truth={"intercept": 0})]
+    return [
+        series(
+            folder,
+            signed=signed,
+            stored=stored,
+            intercept=(-shift).tolist(),
+            truth={"intercept": 0},
+        )
+    ]
 
 
 @defect("12-bit signed with zeros above the stored bits", ["regular 6"])
@@ -268,7 +347,9 @@ def _(folder: Path) -> list[Part]:
 
 @defect("rescale missing in some slices", ["regular 3", "regular 3"])
 def _(folder: Path) -> list[Part]:
-    plain = series(folder, slope=None, intercept=None, drop=(3, 4, 5), truth={"slope": 1, "intercept": 0})
+    plain = series(
+        folder, slope=None, intercept=None, drop=(3, 4, 5), truth={"slope": 1, "intercept": 0}
+    )
     return [plain, series(folder, 1, intercept=-1024, drop=(0, 1, 2))]
 
 
@@ -282,13 +363,21 @@ def _(folder: Path) -> list[Part]:
 # slices
 
 
-@defect("a missing slice", ["missing_slices 5"], missing_slices={"missing": 1, "missing_after": [1], "spacing": 2.0})
+@defect(
+    "a missing slice",
+    ["missing_slices 5"],
+    missing_slices={"missing": 1, "missing_after": [1], "spacing": 2.0},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, drop=[2])
     return []
 
 
-@defect("three missing slices in two places", ["missing_slices 9"], missing_slices={"missing": 3, "missing_after": [1, 4], "spacing": 2.0})
+@defect(
+    "three missing slices in two places",
+    ["missing_slices 9"],
+    missing_slices={"missing": 3, "missing_after": [1, 4], "spacing": 2.0},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, shape=(12, 5, 7), drop=[2, 3, 7])
     return []
@@ -326,14 +415,22 @@ def _(folder: Path) -> list[Part]:
     return [part]
 
 
-@defect("a slice twice, different", ["duplicates 7"], duplicates={"repeated_positions": 1, "pixels": "different"})
+@defect(
+    "a slice twice, different",
+    ["duplicates 7"],
+    duplicates={"repeated_positions": 1, "pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
     series(folder)
     series(folder, 1, drop=[0, 1, 3, 4, 5])
     return []
 
 
-@defect("a slice twice, different, the second numbered last", ["duplicates 7"], duplicates={"repeated_positions": 1, "pixels": "different"})
+@defect(
+    "a slice twice, different, the second numbered last",
+    ["duplicates 7"],
+    duplicates={"repeated_positions": 1, "pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
     series(folder)
     series(folder, 1, drop=[0, 1, 3, 4, 5], numbers=[7] * 6)
@@ -352,11 +449,16 @@ def _(folder: Path) -> list[Part]:
 
 
 @defect(
-    "a slice twice, different, among image types that alternate along the slices", ["duplicates 7"], duplicates={"repeated_positions": 1}
+    "a slice twice, different, among image types that alternate along the slices",
+    ["duplicates 7"],
+    duplicates={"repeated_positions": 1},
 )
 def _(folder: Path) -> list[Part]:
     """Told apart by image type it would be two series of every other slice."""
-    tell: Tell = lambda n, z: {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", *(["HELIX"] if (z + n) % 2 else [])]}  # noqa: E731
+
+    def tell(n, z):
+        return {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", *(["HELIX"] if (z + n) % 2 else [])]}
+
     series(folder, tell=tell)
     series(folder, 1, tell=tell, drop=[0, 1, 3, 4, 5])
     return []
@@ -369,24 +471,39 @@ def _(folder: Path) -> list[Part]:
     missing={1: [0, 1, 3, 4, 5]},
 )
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"AcquisitionTime": clock(90 * n)}  # noqa: E731
+    tell: Tell = lambda n, z: {"AcquisitionTime": clock(90 * n)}
     return [series(folder, tell=tell), series(folder, 1, tell=tell, drop=[0, 1, 3, 4, 5])]
 
 
-@defect("a slice twice, different, acquired later than the others, each at its time", ["duplicates 7"], duplicates={"pixels": "different"})
+@defect(
+    "a slice twice, different, acquired later than the others, each at its time",
+    ["duplicates 7"],
+    duplicates={"pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"AcquisitionTime": clock(90 * n + 2 * z)}  # noqa: E731
+    tell: Tell = lambda n, z: {"AcquisitionTime": clock(90 * n + 2 * z)}
     series(folder, tell=tell)
     series(folder, 1, tell=tell, drop=[0, 1, 3, 4, 5])
     return []
 
 
-@defect("the series twice, once lossily compressed", ["regular 6", "regular 6"], {"lossy_image_compression": ("00", "01")})
+@defect(
+    "the series twice, once lossily compressed",
+    ["regular 6", "regular 6"],
+    {"lossy_image_compression": ("00", "01")},
+)
 def _(folder: Path) -> list[Part]:
-    return [series(folder, n, tell=lambda n, z: {"LossyImageCompression": ("00", "01")[n]}) for n in range(2)]
+    return [
+        series(folder, n, tell=lambda n, z: {"LossyImageCompression": ("00", "01")[n]})
+        for n in range(2)
+    ]
 
 
-@defect("a slice twice, under another rescale, where every slice has its own", ["duplicates 7"], duplicates={"pixels": "different"})
+@defect(
+    "a slice twice, under another rescale, where every slice has its own",
+    ["duplicates 7"],
+    duplicates={"pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, modality="PT", slope=[0.5, 1.25, 3.0625, 0.75, 2.5, 1.5])
     series(folder, modality="PT", slope=[0.5, 1.25, 4.0, 0.75, 2.5, 1.5], drop=[0, 1, 3, 4, 5])
@@ -399,10 +516,12 @@ def _(folder: Path) -> list[Part]:
 
 
 @defect(
-    "a slice twice, different, under one SOP Instance UID", ["duplicates 7"], duplicates={"repeated_positions": 1, "pixels": "different"}
+    "a slice twice, different, under one SOP Instance UID",
+    ["duplicates 7"],
+    duplicates={"repeated_positions": 1, "pixels": "different"},
 )
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda _, z: {"SOPInstanceUID": uid(folder.name, z)}  # noqa: E731
+    tell: Tell = lambda _, z: {"SOPInstanceUID": uid(folder.name, z)}
     series(folder, tell=tell)
     series(folder, 1, tell=tell, drop=[0, 1, 3, 4, 5])
     return []
@@ -413,14 +532,24 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, stored=np.zeros(SHAPE, int), truth={"slope": 0})]
 
 
-@defect("a slice thrice: two equal, one different", ["duplicates 7"], copies=1, duplicates={"repeated_positions": 1})
+@defect(
+    "a slice thrice: two equal, one different",
+    ["duplicates 7"],
+    copies=1,
+    duplicates={"repeated_positions": 1},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, repeat=[2])
     series(folder, 1, drop=[0, 1, 3, 4, 5])
     return []
 
 
-@defect("a missing slice, and its neighbour twice", ["missing_slices 5"], copies=1, missing_slices={"missing": 1, "missing_after": [1]})
+@defect(
+    "a missing slice, and its neighbour twice",
+    ["missing_slices 5"],
+    copies=1,
+    missing_slices={"missing": 1, "missing_after": [1]},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, drop=[2], repeat=[3])
     return []
@@ -433,7 +562,11 @@ def _(folder: Path) -> list[Part]:
     return []
 
 
-@defect("uneven spacing", ["uneven_spacing 6"], uneven_spacing={"smallest_gap": 1.5, "median_gap": 2.0, "largest_gap": 2.5})
+@defect(
+    "uneven spacing",
+    ["uneven_spacing 6"],
+    uneven_spacing={"smallest_gap": 1.5, "median_gap": 2.0, "largest_gap": 2.5},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, positions=[[0, 0, z] for z in (0, 2, 4.5, 6, 8, 10)])
     return []
@@ -446,7 +579,11 @@ def _(folder: Path) -> list[Part]:
     return [dataclasses.replace(part, tolerance_mm=0.1)]
 
 
-@defect("a slice of another size", ["missing_slices 5", "single 1"], missing_slices={"missing": 1, "missing_after": [2]})
+@defect(
+    "a slice of another size",
+    ["missing_slices 5", "single 1"],
+    missing_slices={"missing": 1, "missing_after": [2]},
+)
 def _(folder: Path) -> list[Part]:
     series(folder, drop=[3])
     return [series(folder, 1, shape=(1, 4, 7), origin=(0, 0, 6))]
@@ -474,12 +611,27 @@ def _(folder: Path) -> list[Part]:
 
 @defect("image type that varies along the slices", ["regular 6"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, tell=lambda _, z: {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", *(["HELIX"] if z % 2 else [])]})]
+    return [
+        series(
+            folder,
+            tell=lambda _, z: {
+                "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", *(["HELIX"] if z % 2 else [])]
+            },
+        )
+    ]
 
 
 @defect("acquisitions that follow each other along the slices", ["regular 6"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, tell=lambda _, z: {"AcquisitionNumber": 1 + z // 2, "AcquisitionTime": clock(3 * (z // 2))})]
+    return [
+        series(
+            folder,
+            tell=lambda _, z: {
+                "AcquisitionNumber": 1 + z // 2,
+                "AcquisitionTime": clock(3 * (z // 2)),
+            },
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -491,7 +643,9 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, shear=(0, 0.5), tell=lambda _, z: {"GantryDetectorTilt": 14.0362})]
 
 
-@defect("gantry tilt that GantryDetectorTilt does not tell", ["tilted 6"], tilted={"tilt_deg": 14.0362})
+@defect(
+    "gantry tilt that GantryDetectorTilt does not tell", ["tilted 6"], tilted={"tilt_deg": 14.0362}
+)
 def _(folder: Path) -> list[Part]:
     return [series(folder, shear=(0, 0.5))]
 
@@ -505,7 +659,14 @@ def _(folder: Path) -> list[Part]:
 def _(folder: Path) -> list[Part]:
     jitter = ("0", "0.00001", "-0.00001", "1e-5", "0.0", "-1e-5")
     return [
-        series(folder, tell=lambda _, z: {"ImageOrientationPatient": verbatim("1", jitter[z], "0.0", jitter[-z], "1.00000", jitter[z])})
+        series(
+            folder,
+            tell=lambda _, z: {
+                "ImageOrientationPatient": verbatim(
+                    "1", jitter[z], "0.0", jitter[-z], "1.00000", jitter[z]
+                )
+            },
+        )
     ]
 
 
@@ -513,13 +674,27 @@ def _(folder: Path) -> list[Part]:
 def _(folder: Path) -> list[Part]:
     origin = (-123.4567890123456, 77.12345678901234, -100.0000000000001)
     positions = true_positions(6, (2.0, 1, 1), origin)
-    return [series(folder, origin=origin, tell=lambda _, z: {"ImagePositionPatient": verbatim(*(f"{p:.17f}"[:18] for p in positions[z]))})]
+    return [
+        series(
+            folder,
+            origin=origin,
+            tell=lambda _, z: {
+                "ImagePositionPatient": verbatim(*(f"{p:.17f}"[:18] for p in positions[z]))
+            },
+        )
+    ]
 
 
 @defect("pixel spacing written with fewer digits in some slices", ["regular 6"])
 def _(folder: Path) -> list[Part]:
     spacing = (2.0, 0.9765625, 0.9765625)
-    return [series(folder, spacing=spacing, tell=lambda _, z: {"PixelSpacing": verbatim(*[("0.9765625", "0.97656")[z % 2]] * 2)})]
+    return [
+        series(
+            folder,
+            spacing=spacing,
+            tell=lambda _, z: {"PixelSpacing": verbatim(*[("0.9765625", "0.97656")[z % 2]] * 2)},
+        )
+    ]
 
 
 @defect("two fields of view side by side (knees)", ["regular 6", "regular 6"])
@@ -531,7 +706,13 @@ def _(folder: Path) -> list[Part]:
 def _(folder: Path) -> list[Part]:
     angles = np.deg2rad([-8, 0, 8])
     return [
-        series(folder, n, shape=(3, 5, 7), origin=(0, 0, 30 * n), orientation=(1, 0, 0, 0, float(np.cos(a)), float(np.sin(a))))
+        series(
+            folder,
+            n,
+            shape=(3, 5, 7),
+            origin=(0, 0, 30 * n),
+            orientation=(1, 0, 0, 0, float(np.cos(a)), float(np.sin(a))),
+        )
         for n, a in enumerate(angles)
     ]
 
@@ -553,7 +734,10 @@ def _(folder: Path) -> list[Part]:
 
 @defect("a localizer of another orientation", ["regular 6", "single 1"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, 0), series(folder, 1, shape=(1, 5, 7), orientation=SAGITTAL, tell=localizer)]
+    return [
+        series(folder, 0),
+        series(folder, 1, shape=(1, 5, 7), orientation=SAGITTAL, tell=localizer),
+    ]
 
 
 @defect("a localizer at the place of a slice", ["regular 6", "single 1"])
@@ -563,7 +747,10 @@ def _(folder: Path) -> list[Part]:
 
 @defect("a localizer where a next slice would be", ["regular 6", "single 1"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, 0), series(folder, 1, shape=(1, 5, 7), origin=(0, 0, 12), tell=localizer)]
+    return [
+        series(folder, 0),
+        series(folder, 1, shape=(1, 5, 7), origin=(0, 0, 12), tell=localizer),
+    ]
 
 
 @defect("a localizer between the slices", ["regular 6", "single 1"])
@@ -573,13 +760,13 @@ def _(folder: Path) -> list[Part]:
 
 @defect("a derived secondary image at the place of a slice", ["regular 6", "single 1"])
 def _(folder: Path) -> list[Part]:
-    derived: Tell = lambda _, z: {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}  # noqa: E731
+    derived: Tell = lambda _, z: {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}
     return [series(folder, 1, shape=(1, 5, 7), origin=(0, 0, 6), tell=derived), series(folder, 0)]
 
 
 @defect("a derived secondary image where a next slice would be", ["regular 6", "single 1"])
 def _(folder: Path) -> list[Part]:
-    derived: Tell = lambda _, z: {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}  # noqa: E731
+    derived: Tell = lambda _, z: {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}
     return [series(folder, 0), series(folder, 1, shape=(1, 5, 7), origin=(0, 0, 12), tell=derived)]
 
 
@@ -595,21 +782,43 @@ def _(folder: Path) -> list[Part]:
 
 @defect("orientation 0.5 % off unit length", ["regular 6"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, tell=lambda _, z: {"ImageOrientationPatient": decimals([1.005, 0, 0, 0, 0.996, 0])})]
+    return [
+        series(
+            folder,
+            tell=lambda _, z: {"ImageOrientationPatient": decimals([1.005, 0, 0, 0, 0.996, 0])},
+        )
+    ]
 
 
 @defect("orientation 0.5 % off the right angle", ["regular 6"])
 def _(folder: Path) -> list[Part]:
-    return [series(folder, tell=lambda _, z: {"ImageOrientationPatient": decimals([1, 0, 0, 0.005, 0.9999875, 0])})]
+    return [
+        series(
+            folder,
+            tell=lambda _, z: {"ImageOrientationPatient": decimals([1, 0, 0, 0.005, 0.9999875, 0])},
+        )
+    ]
 
 
 UNUSABLE: Final[Sequence[tuple[str, str, Callable[[int], list[DSfloat] | None]]]] = [
     ("no position", "ImagePositionPatient", lambda z: None),
     ("infinite positions", "ImagePositionPatient", lambda z: verbatim("0", "0", "inf")),
-    ("positions a thousand km away", "ImagePositionPatient", lambda z: verbatim("1e9", "0", str(2 * z))),
+    (
+        "positions a thousand km away",
+        "ImagePositionPatient",
+        lambda z: verbatim("1e9", "0", str(2 * z)),
+    ),
     ("no orientation", "ImageOrientationPatient", lambda z: None),
-    ("orientation 5 % off unit length", "ImageOrientationPatient", lambda z: decimals([1.05, 0, 0, 0, 1, 0])),
-    ("orientation 5 % off the right angle", "ImageOrientationPatient", lambda z: decimals([1, 0, 0, 0.05, 0.99875, 0])),
+    (
+        "orientation 5 % off unit length",
+        "ImageOrientationPatient",
+        lambda z: decimals([1.05, 0, 0, 0, 1, 0]),
+    ),
+    (
+        "orientation 5 % off the right angle",
+        "ImageOrientationPatient",
+        lambda z: decimals([1, 0, 0, 0.05, 0.99875, 0]),
+    ),
     ("orientation zero", "ImageOrientationPatient", lambda z: decimals([0] * 6)),
     ("PixelSpacing NaN", "PixelSpacing", lambda z: verbatim("nan", "1")),
     ("PixelSpacing zero", "PixelSpacing", lambda z: verbatim("0", "0")),
@@ -642,12 +851,20 @@ def temporal_position(n: int, z: int) -> Facts:
     return {"TemporalPositionIdentifier": n + 1}
 
 
-@defect("time points in order, told by TemporalPositionIdentifier", THREE, {"temporal_position_identifier": (1, 2, 3)})
+@defect(
+    "time points in order, told by TemporalPositionIdentifier",
+    THREE,
+    {"temporal_position_identifier": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, temporal_position, "part by part", modality="MR")
 
 
-@defect("time points interleaved, told by TemporalPositionIdentifier", THREE, {"temporal_position_identifier": (1, 2, 3)})
+@defect(
+    "time points interleaved, told by TemporalPositionIdentifier",
+    THREE,
+    {"temporal_position_identifier": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, temporal_position, "slice by slice", modality="MR")
 
@@ -657,42 +874,75 @@ def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionNumber": n + 1}, "part by part")
 
 
-@defect("time points interleaved, told by AcquisitionNumber", THREE, {"acquisition_number": (1, 2, 3)})
+@defect(
+    "time points interleaved, told by AcquisitionNumber", THREE, {"acquisition_number": (1, 2, 3)}
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionNumber": n + 1}, "slice by slice")
 
 
-@defect("more time points than slices, told by AcquisitionNumber", ["regular 3"] * 9, {"acquisition_number": tuple(range(1, 10))})
+@defect(
+    "more time points than slices, told by AcquisitionNumber",
+    ["regular 3"] * 9,
+    {"acquisition_number": tuple(range(1, 10))},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 9, lambda n, z: {"AcquisitionNumber": n + 1}, "absent", shape=(3, 5, 7))
 
 
-@defect("time points told only by acquisition time, one a volume", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "time points told only by acquisition time, one a volume",
+    THREE,
+    {"acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n)})
 
 
-@defect("time points told only by acquisition time that rises over the whole scan", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "time points told only by acquisition time that rises over the whole scan",
+    THREE,
+    {"acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)})
 
 
-@defect("time points told only by acquisition time, slices acquired odd ones first", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "time points told only by acquisition time, slices acquired odd ones first",
+    THREE,
+    {"acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 4 * ((z + 1) % 2 * 3 + z // 2))})
+    return parts(
+        folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 4 * ((z + 1) % 2 * 3 + z // 2))}
+    )
 
 
-@defect("time points by acquisition time, odd slices first, without a pause: any cut would look whole", None)
+@defect(
+    "time points by acquisition time, odd slices first, without a pause: any cut would look whole",
+    None,
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 5 * ((z + 1) % 2 * 3 + z // 2))})
+    return parts(
+        folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 5 * ((z + 1) % 2 * 3 + z // 2))}
+    )
 
 
-@defect("time points told only by acquisition time that rises slice after slice (cine CT)", THREE, {"acquisition_time": (0, 3, 6)})
+@defect(
+    "time points told only by acquisition time that rises slice after slice (cine CT)",
+    THREE,
+    {"acquisition_time": (0, 3, 6)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(9 * z + 3 * n)})
 
 
-@defect("time points told only by acquisition time, no instance number", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "time points told only by acquisition time, no instance number",
+    THREE,
+    {"acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)}, "absent")
 
@@ -710,24 +960,47 @@ def _(folder: Path) -> list[Part]:
 @defect("midnight passes between time points", THREE, {"acquisition_time": (0, 30, 60)})
 def _(folder: Path) -> list[Part]:
     times = (("20200131", "235945"), ("20200201", "000015"), ("20200201", "000045"))
-    return parts(folder, 3, lambda n, z: {"AcquisitionDate": times[n][0], "AcquisitionTime": times[n][1]})
+    return parts(
+        folder, 3, lambda n, z: {"AcquisitionDate": times[n][0], "AcquisitionTime": times[n][1]}
+    )
 
 
-@defect("midnight passes between time points without a date", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "midnight passes between time points without a date", THREE, {"acquisition_time": (0, 30, 60)}
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"AcquisitionTime": ("235945", "000015", "000045")[n]}, "part by part")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {"AcquisitionTime": ("235945", "000015", "000045")[n]},
+        "part by part",
+    )
 
 
 @defect("midnight passes within the first time point without a date", None)
 def _(folder: Path) -> list[Part]:
-    times = [[f"{seconds // 3600 % 24:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}" for seconds in row] for row in 86395 + RISING_SECONDS]
+    times = [
+        [f"{seconds // 3600 % 24:02d}{seconds // 60 % 60:02d}{seconds % 60:02d}" for seconds in row]
+        for row in 86395 + RISING_SECONDS
+    ]
     return parts(folder, 3, lambda n, z: {"AcquisitionTime": times[n][z]})
 
 
-@defect("AcquisitionDate only from the second time point on", THREE, {"acquisition_time": [lambda seconds: 0 <= seconds <= 60] * 3})
+@defect(
+    "AcquisitionDate only from the second time point on",
+    THREE,
+    {"acquisition_time": [lambda seconds: 0 <= seconds <= 60] * 3},
+)
 def _(folder: Path) -> list[Part]:
     """No value that is shown tells a date."""
-    return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n), **({"AcquisitionDate": "20200131"} if n else {})})
+    return parts(
+        folder,
+        3,
+        lambda n, z: {
+            "AcquisitionTime": clock(30 * n),
+            **({"AcquisitionDate": "20200131"} if n else {}),
+        },
+    )
 
 
 @defect("midnight passes in AcquisitionDateTime", THREE, {"acquisition_time": (0, 30, 60)})
@@ -736,19 +1009,35 @@ def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionDateTime": times[n]})
 
 
-@defect("heart phases told by a trigger time that jitters per slice (cine)", THREE, {"trigger_time": UNCHECKED})
+@defect(
+    "heart phases told by a trigger time that jitters per slice (cine)",
+    THREE,
+    {"trigger_time": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"TriggerTime": decimals([5 + n * (40 + 0.7 * z) + z % 3])[0]}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {"TriggerTime": decimals([5 + n * (40 + 0.7 * z) + z % 3])[0]},
+        modality="MR",
+    )
 
 
-@defect("time points of a triggered scan: delays that jitter tell nothing", THREE, {"acquisition_time": (0, 30, 60)})
+@defect(
+    "time points of a triggered scan: delays that jitter tell nothing",
+    THREE,
+    {"acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
     """First-pass perfusion: each slice has its own delay after the R wave in every heart beat."""
     jitter = np.random.default_rng(2).permutation(18).reshape(3, 6)
     return parts(
         folder,
         3,
-        lambda n, z: {"AcquisitionTime": clock(30 * n), "TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0]},
+        lambda n, z: {
+            "AcquisitionTime": clock(30 * n),
+            "TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0],
+        },
         modality="MR",
     )
 
@@ -759,7 +1048,10 @@ def _(folder: Path) -> list[Part]:
     return parts(
         folder,
         3,
-        lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z), "TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0]},
+        lambda n, z: {
+            "AcquisitionTime": clock(30 * n + 2.5 * z),
+            "TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0],
+        },
         modality="MR",
     )
 
@@ -767,10 +1059,19 @@ def _(folder: Path) -> list[Part]:
 @defect("time points of a triggered scan, told by nothing but delays that jitter", None)
 def _(folder: Path) -> list[Part]:
     jitter = np.random.default_rng(2).permutation(18).reshape(3, 6)
-    return parts(folder, 3, lambda n, z: {"TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0]}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {"TriggerTime": decimals([100 * z + 0.5 * jitter[n, z]])[0]},
+        modality="MR",
+    )
 
 
-@defect("heart phases x magnitude and velocity, jittering", ["regular 6"] * 6, {"trigger_time": UNCHECKED, "image_type": UNCHECKED})
+@defect(
+    "heart phases x magnitude and velocity, jittering",
+    ["regular 6"] * 6,
+    {"trigger_time": UNCHECKED, "image_type": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
     def tell(n: int, z: int) -> Facts:
         return {
@@ -783,7 +1084,7 @@ def _(folder: Path) -> list[Part]:
 
 @defect("a cine that lacks one phase of one slice", None)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"TriggerTime": decimals([5 + n * (40 + 0.7 * z) + z % 3])[0]}  # noqa: E731
+    tell: Tell = lambda n, z: {"TriggerTime": decimals([5 + n * (40 + 0.7 * z) + z % 3])[0]}
     first, second, third = parts(folder, 3, tell, modality="MR")
     unlink(folder, MARK, 3)
     return [first, dataclasses.replace(second, slices=(0, 1, 2, 4, 5)), third]
@@ -794,7 +1095,11 @@ def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"TriggerTime": 40 * n}, shape=(1, 5, 7), modality="MR")
 
 
-@defect("one slice thrice, told by instance number only", ["duplicates 3"], duplicates={"pixels": "different"})
+@defect(
+    "one slice thrice, told by instance number only",
+    ["duplicates 3"],
+    duplicates={"pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
     parts(folder, 3, lambda n, z: {}, "part by part", shape=(1, 5, 7))
     return []
@@ -802,28 +1107,52 @@ def _(folder: Path) -> list[Part]:
 
 @defect("gates of a PET of two beds", PAIR, {"trigger_time": (0, 500)})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 2, lambda n, z: {"TriggerTime": 500 * n, "FrameReferenceTime": 60000 * (z // 3)}, modality="PT")
+    return parts(
+        folder,
+        2,
+        lambda n, z: {"TriggerTime": 500 * n, "FrameReferenceTime": 60000 * (z // 3)},
+        modality="PT",
+    )
 
 
-@defect("time points told by instance number only, volume after volume", THREE, {"instance_number": UNCHECKED})
+@defect(
+    "time points told by instance number only, volume after volume",
+    THREE,
+    {"instance_number": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {}, "part by part")
 
 
-@defect("time points told by instance number only, slice after slice", THREE, {"instance_number": UNCHECKED})
+@defect(
+    "time points told by instance number only, slice after slice",
+    THREE,
+    {"instance_number": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {}, "slice by slice")
 
 
-@defect("time points told by instance number only, against the normal", THREE, {"instance_number": UNCHECKED})
+@defect(
+    "time points told by instance number only, against the normal",
+    THREE,
+    {"instance_number": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
     return [series(folder, n, numbers=[6 * n + 6 - z for z in range(6)]) for n in range(3)]
 
 
-@defect("time points with shuffled content times", THREE, {"temporal_position_identifier": (1, 2, 3)})
+@defect(
+    "time points with shuffled content times", THREE, {"temporal_position_identifier": (1, 2, 3)}
+)
 def _(folder: Path) -> list[Part]:
     times = np.random.default_rng(5).permutation(18).reshape(3, 6)
-    return parts(folder, 3, lambda n, z: {**temporal_position(n, z), "ContentTime": clock(int(times[n, z]))}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {**temporal_position(n, z), "ContentTime": clock(int(times[n, z]))},
+        modality="MR",
+    )
 
 
 @defect("time points of equal pixels are no copies", PAIR, {"temporal_position_identifier": (1, 2)})
@@ -831,23 +1160,51 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, n, tell=temporal_position, modality="MR", offset=0) for n in range(2)]
 
 
-@defect("time points whose positions differ by rounding", THREE, {"temporal_position_identifier": (1, 2, 3)})
+@defect(
+    "time points whose positions differ by rounding",
+    THREE,
+    {"temporal_position_identifier": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
     return [
-        series(folder, n, tell=temporal_position, modality="MR", positions=[[0, 0, 2 * z + 0.003 * (n - 1)] for z in range(6)])
+        series(
+            folder,
+            n,
+            tell=temporal_position,
+            modality="MR",
+            positions=[[0, 0, 2 * z + 0.003 * (n - 1)] for z in range(6)],
+        )
         for n in range(3)
     ]
 
 
-@defect("time points of a tilted gantry", ["tilted 6"] * 3, {"acquisition_number": (1, 2, 3)}, tilted={"tilt_deg": 14.0362})
+@defect(
+    "time points of a tilted gantry",
+    ["tilted 6"] * 3,
+    {"acquisition_number": (1, 2, 3)},
+    tilted={"tilt_deg": 14.0362},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"AcquisitionNumber": n + 1}, shear=(0, 0.5))
 
 
-@defect("time points of a PET, every slice of its own slope", THREE, {"frame_reference_time": (1000, 2000, 3000)})
+@defect(
+    "time points of a PET, every slice of its own slope",
+    THREE,
+    {"frame_reference_time": (1000, 2000, 3000)},
+)
 def _(folder: Path) -> list[Part]:
     slopes = [[1 + n + 0.125 * z for z in range(6)] for n in range(3)]
-    return [series(folder, n, modality="PT", slope=slopes[n], tell=lambda n, z: {"FrameReferenceTime": 1000 * (n + 1)}) for n in range(3)]
+    return [
+        series(
+            folder,
+            n,
+            modality="PT",
+            slope=slopes[n],
+            tell=lambda n, z: {"FrameReferenceTime": 1000 * (n + 1)},
+        )
+        for n in range(3)
+    ]
 
 
 @defect("time points of a PET told by ImageIndex only", THREE, {"image_index": UNCHECKED})
@@ -855,31 +1212,64 @@ def _(folder: Path) -> list[Part]:
     return parts(folder, 3, lambda n, z: {"ImageIndex": 6 * n + z + 1}, "absent", modality="PT")
 
 
-@defect("time points, every file twice", THREE, {"temporal_position_identifier": (1, 2, 3)}, copies=18)
+@defect(
+    "time points, every file twice", THREE, {"temporal_position_identifier": (1, 2, 3)}, copies=18
+)
 def _(folder: Path) -> list[Part]:
-    made = [series(folder / "first", n, series_uid=series_uid(folder), tell=temporal_position, modality="MR") for n in range(3)]
+    made = [
+        series(
+            folder / "first",
+            n,
+            series_uid=series_uid(folder),
+            tell=temporal_position,
+            modality="MR",
+        )
+        for n in range(3)
+    ]
     shutil.copytree(folder / "first", folder / "second")
     return made
 
 
-@defect("time points, every slice twice under a new SOP Instance UID", THREE, {"temporal_position_identifier": (1, 2, 3)}, copies=18)
+@defect(
+    "time points, every slice twice under a new SOP Instance UID",
+    THREE,
+    {"temporal_position_identifier": (1, 2, 3)},
+    copies=18,
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, temporal_position, "part by part", modality="MR", repeat=range(6))
 
 
-@defect("time points, one slice of the second sent twice", THREE, {"temporal_position_identifier": (1, 2, 3)}, copies=1)
+@defect(
+    "time points, one slice of the second sent twice",
+    THREE,
+    {"temporal_position_identifier": (1, 2, 3)},
+    copies=1,
+)
 def _(folder: Path) -> list[Part]:
-    return [series(folder, n, tell=temporal_position, modality="MR", repeat=[2] if n == 1 else []) for n in range(3)]
+    return [
+        series(folder, n, tell=temporal_position, modality="MR", repeat=[2] if n == 1 else [])
+        for n in range(3)
+    ]
 
 
-@defect("time points, one slice of the second twice and different", None, {"temporal_position_identifier": UNCHECKED})
+@defect(
+    "time points, one slice of the second twice and different",
+    None,
+    {"temporal_position_identifier": UNCHECKED},
+)
 def _(folder: Path) -> list[Part]:
     made = parts(folder, 3, temporal_position, modality="MR")
     series(folder, 1, tell=temporal_position, modality="MR", offset=3 * MARK, drop=[0, 1, 3, 4, 5])
     return made
 
 
-@defect("one time point short", ["regular 4", "regular 6", "regular 6"], {"temporal_position_identifier": (1, 2, 3)}, missing={2: [4, 5]})
+@defect(
+    "one time point short",
+    ["regular 4", "regular 6", "regular 6"],
+    {"temporal_position_identifier": (1, 2, 3)},
+    missing={2: [4, 5]},
+)
 def _(folder: Path) -> list[Part]:
     return parts(folder, 3, temporal_position, last={"drop": [4, 5]}, modality="MR")
 
@@ -912,7 +1302,9 @@ def _(folder: Path) -> list[Part]:
     missing={2: [4, 5]},
 )
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)}, last={"drop": [4, 5]})
+    return parts(
+        folder, 3, lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)}, last={"drop": [4, 5]}
+    )
 
 
 @defect(
@@ -937,10 +1329,16 @@ def _(folder: Path) -> list[Part]:
 
 
 @defect(
-    "the first time point short", ["regular 4", "regular 6", "regular 6"], {"temporal_position_identifier": (1, 2, 3)}, missing={0: [0, 1]}
+    "the first time point short",
+    ["regular 4", "regular 6", "regular 6"],
+    {"temporal_position_identifier": (1, 2, 3)},
+    missing={0: [0, 1]},
 )
 def _(folder: Path) -> list[Part]:
-    return [series(folder, n, tell=temporal_position, modality="MR", drop=[] if n else [0, 1]) for n in range(3)]
+    return [
+        series(folder, n, tell=temporal_position, modality="MR", drop=[] if n else [0, 1])
+        for n in range(3)
+    ]
 
 
 def _enter_lost_slice(name: str, number: int, tell: Tell, numbering: str) -> None:
@@ -950,24 +1348,40 @@ def _enter_lost_slice(name: str, number: int, tell: Tell, numbering: str) -> Non
     def _(folder: Path) -> list[Part]:
         made = parts(folder, 3, tell, numbering)
         unlink(folder, MARK * number, 0)
-        return [dataclasses.replace(part, slices=(1, 2, 3, 4, 5)) if n == number else part for n, part in enumerate(made)]
+        return [
+            dataclasses.replace(part, slices=(1, 2, 3, 4, 5)) if n == number else part
+            for n, part in enumerate(made)
+        ]
 
 
 RISING: Final[Mapping[str, tuple[Tell, str]]] = {
-    "rising acquisition time": (lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)}, "shuffled"),
-    "acquisition time that rises without a pause": (lambda n, z: {"AcquisitionTime": clock(15 * n + 2.5 * z)}, "shuffled"),
+    "rising acquisition time": (
+        lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)},
+        "shuffled",
+    ),
+    "acquisition time that rises without a pause": (
+        lambda n, z: {"AcquisitionTime": clock(15 * n + 2.5 * z)},
+        "shuffled",
+    ),
     "rising content time": (lambda n, z: {"ContentTime": clock(30 * n + 2.5 * z)}, "absent"),
     "instance number": (lambda n, z: {}, "part by part"),
     "instance number slice by slice": (lambda n, z: {}, "slice by slice"),
 }
 for number, which in enumerate(("first", "second")):
     for how, (tell, numbering) in RISING.items():
-        _enter_lost_slice(f"the first slice of the {which} time point lost, told by {how}", number, tell, numbering)
+        _enter_lost_slice(
+            f"the first slice of the {which} time point lost, told by {how}",
+            number,
+            tell,
+            numbering,
+        )
 
 
 def unlink(folder: Path, mark: int, z: int) -> None:
     """Take away the file of `parts` that holds slice z of the part with this mark."""
-    (lost,) = [path for path in folder.iterdir() if int(dcmread(path).pixel_array[0, 0]) == mark + 53 * z]
+    (lost,) = [
+        path for path in folder.iterdir() if int(dcmread(path).pixel_array[0, 0]) == mark + 53 * z
+    ]
     lost.unlink()
 
 
@@ -975,7 +1389,12 @@ def unlink(folder: Path, mark: int, z: int) -> None:
 def _(folder: Path) -> list[Part]:
     return [
         series(
-            folder, n, tell=temporal_position, modality="MR", numbers=range(6 * n + 1, 6 * n + 7), drop=[z for z in range(6) if z % 3 == n]
+            folder,
+            n,
+            tell=temporal_position,
+            modality="MR",
+            numbers=range(6 * n + 1, 6 * n + 7),
+            drop=[z for z in range(6) if z % 3 == n],
         )
         for n in range(3)
     ]
@@ -988,7 +1407,7 @@ def _(folder: Path) -> list[Part]:
 
 @defect("two acquisitions that overlap", PAIR)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}  # noqa: E731
+    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
     return [series(folder, 0, tell=tell), series(folder, 1, tell=tell, origin=(0, 0, 8))]
 
 
@@ -1003,11 +1422,15 @@ def _(folder: Path) -> list[Part]:
 
 @defect("echoes with EchoNumbers and an acquisition time each", PAIR, {"echo_time": (4.9, 9.8)})
 def _(folder: Path) -> list[Part]:
-    times: Tell = lambda n, z: {"AcquisitionTime": clock(2 * z + 0.005 * n)}  # noqa: E731
+    times: Tell = lambda n, z: {"AcquisitionTime": clock(2 * z + 0.005 * n)}
     return parts(
         folder,
         2,
-        lambda n, z: {"EchoTime": decimals([4.9 * (n + 1)])[0], "EchoNumbers": n + 1, **times(n, z)},
+        lambda n, z: {
+            "EchoTime": decimals([4.9 * (n + 1)])[0],
+            "EchoNumbers": n + 1,
+            **times(n, z),
+        },
         "part by part",
         modality="MR",
     )
@@ -1016,11 +1439,20 @@ def _(folder: Path) -> list[Part]:
 @defect(
     "echoes x time points",
     ["regular 6"] * 6,
-    {"temporal_position_identifier": (1, 1, 2, 2, 3, 3), "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9, 9.8)},
+    {
+        "temporal_position_identifier": (1, 1, 2, 2, 3, 3),
+        "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9, 9.8),
+    },
 )
 def _(folder: Path) -> list[Part]:
     return parts(
-        folder, 6, lambda n, z: {"TemporalPositionIdentifier": 1 + n // 2, "EchoTime": decimals([4.9 * (1 + n % 2)])[0]}, modality="MR"
+        folder,
+        6,
+        lambda n, z: {
+            "TemporalPositionIdentifier": 1 + n // 2,
+            "EchoTime": decimals([4.9 * (1 + n % 2)])[0],
+        },
+        modality="MR",
     )
 
 
@@ -1031,7 +1463,13 @@ def _(folder: Path) -> list[Part]:
 )
 def _(folder: Path) -> list[Part]:
     return parts(
-        folder, 6, lambda n, z: {"AcquisitionTime": clock(30 * (n // 2)), "EchoTime": decimals([4.9 * (1 + n % 2)])[0]}, modality="MR"
+        folder,
+        6,
+        lambda n, z: {
+            "AcquisitionTime": clock(30 * (n // 2)),
+            "EchoTime": decimals([4.9 * (1 + n % 2)])[0],
+        },
+        modality="MR",
     )
 
 
@@ -1041,18 +1479,31 @@ def _(folder: Path) -> list[Part]:
     {"acquisition_time": (0, 0, 30, 30, 60, 60), "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9, 9.8)},
 )
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"AcquisitionTime": clock(30 * (n // 2) + 2.5 * z), "EchoTime": decimals([4.9 * (1 + n % 2)])[0]}  # noqa: E731
+    def tell(n, z):
+        return {
+            "AcquisitionTime": clock(30 * (n // 2) + 2.5 * z),
+            "EchoTime": decimals([4.9 * (1 + n % 2)])[0],
+        }
+
     return parts(folder, 6, tell, modality="MR")
 
 
 @defect(
     "echoes x time points, the last volume interrupted",
     ["regular 4", *["regular 6"] * 5],
-    {"temporal_position_identifier": (1, 1, 2, 2, 3, 3), "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9, 9.8)},
+    {
+        "temporal_position_identifier": (1, 1, 2, 2, 3, 3),
+        "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9, 9.8),
+    },
     missing={5: [4, 5]},
 )
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"TemporalPositionIdentifier": 1 + n // 2, "EchoTime": decimals([4.9 * (1 + n % 2)])[0]}  # noqa: E731
+    def tell(n, z):
+        return {
+            "TemporalPositionIdentifier": 1 + n // 2,
+            "EchoTime": decimals([4.9 * (1 + n % 2)])[0],
+        }
+
     return parts(folder, 6, tell, last={"drop": [4, 5]}, modality="MR")
 
 
@@ -1062,18 +1513,27 @@ def _(folder: Path) -> list[Part]:
     {"temporal_position_identifier": (1, 1, 2, 2, 3), "echo_time": (4.9, 9.8, 4.9, 9.8, 4.9)},
 )
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"TemporalPositionIdentifier": 1 + n // 2, "EchoTime": decimals([4.9 * (1 + n % 2)])[0]}  # noqa: E731
+    def tell(n, z):
+        return {
+            "TemporalPositionIdentifier": 1 + n // 2,
+            "EchoTime": decimals([4.9 * (1 + n % 2)])[0],
+        }
+
     return parts(folder, 5, tell, modality="MR")
 
 
 @defect("two acquisitions that overlap off each other's grid", PAIR)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}  # noqa: E731
+    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
     return [series(folder, 0, tell=tell), series(folder, 1, tell=tell, origin=(0, 0, 6.8))]
 
 
 B_VALUES: Final = (0, 500, 1000)
-AXES: Final[list[list[float]]] = [[0, 1, 0], [1, 0, 0], [0, 0, 1]]  # in the order of acquisition, which is theirs: they have no other
+AXES: Final[list[list[float]]] = [
+    [0, 1, 0],
+    [1, 0, 0],
+    [0, 0, 1],
+]  # in the order of acquisition, which is theirs: they have no other
 
 
 @defect("b-values", THREE, {"diffusion_b_value": B_VALUES})
@@ -1083,52 +1543,105 @@ def _(folder: Path) -> list[Part]:
 
 @defect("b-values in Siemens's private attribute", THREE, {"diffusion_b_value": B_VALUES})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {(0x0019, "SIEMENS MR HEADER", 0x0C, "IS"): B_VALUES[n]}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {(0x0019, "SIEMENS MR HEADER", 0x0C, "IS"): B_VALUES[n]},
+        modality="MR",
+    )
 
 
 @defect("b-values in GE's private attribute", THREE, {"diffusion_b_value": B_VALUES})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {(0x0043, "GEMS_PARM_01", 0x39, "IS"): [B_VALUES[n], 8, 0, 0]}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {(0x0043, "GEMS_PARM_01", 0x39, "IS"): [B_VALUES[n], 8, 0, 0]},
+        modality="MR",
+    )
 
 
-@defect("b-values in GE's private attribute, a billion added", THREE, {"diffusion_b_value": B_VALUES})
+@defect(
+    "b-values in GE's private attribute, a billion added", THREE, {"diffusion_b_value": B_VALUES}
+)
 def _(folder: Path) -> list[Part]:
     values = [b + (1_000_000_000 if b else 0) for b in B_VALUES]
-    return parts(folder, 3, lambda n, z: {(0x0043, "GEMS_PARM_01", 0x39, "IS"): [values[n], 8, 0, 0]}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {(0x0043, "GEMS_PARM_01", 0x39, "IS"): [values[n], 8, 0, 0]},
+        modality="MR",
+    )
 
 
 @defect("b-values in Philips's private attribute", THREE, {"diffusion_b_value": B_VALUES})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {(0x2001, "Philips Imaging DD 001", 0x03, "FL"): float(B_VALUES[n])}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {(0x2001, "Philips Imaging DD 001", 0x03, "FL"): float(B_VALUES[n])},
+        modality="MR",
+    )
 
 
 @defect("gradient directions of one b-value", THREE, {"diffusion_gradient_orientation": AXES})
 def _(folder: Path) -> list[Part]:
     return parts(
-        folder, 3, lambda n, z: {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": AXES[n]}, "part by part", modality="MR"
+        folder,
+        3,
+        lambda n, z: {"DiffusionBValue": 1000.0, "DiffusionGradientOrientation": AXES[n]},
+        "part by part",
+        modality="MR",
     )
 
 
-@defect("gradient directions in Siemens's private attribute", THREE, {"diffusion_gradient_orientation": AXES})
+@defect(
+    "gradient directions in Siemens's private attribute",
+    THREE,
+    {"diffusion_gradient_orientation": AXES},
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {(0x0019, "SIEMENS MR HEADER", 0x0E, "FD"): AXES[n]}, "part by part", modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {(0x0019, "SIEMENS MR HEADER", 0x0E, "FD"): AXES[n]},
+        "part by part",
+        modality="MR",
+    )
 
 
-@defect("gradient directions in GE's private attributes", THREE, {"diffusion_gradient_orientation": AXES})
+@defect(
+    "gradient directions in GE's private attributes",
+    THREE,
+    {"diffusion_gradient_orientation": AXES},
+)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {(0x0019, "GEMS_ACQU_01", 0xBB + i, "DS"): str(AXES[n][i]) for i in range(3)}  # noqa: E731
+    def tell(n, z):
+        return {(0x0019, "GEMS_ACQU_01", 0xBB + i, "DS"): str(AXES[n][i]) for i in range(3)}
+
     return parts(folder, 3, tell, "part by part", modality="MR")
 
 
-@defect("gradient directions in Philips's private attributes", THREE, {"diffusion_gradient_orientation": AXES})
+@defect(
+    "gradient directions in Philips's private attributes",
+    THREE,
+    {"diffusion_gradient_orientation": AXES},
+)
 def _(folder: Path) -> list[Part]:
-    tell: Tell = lambda n, z: {(0x2005, "Philips MR Imaging DD 001", 0xB0 + i, "FL"): AXES[n][i] for i in range(3)}  # noqa: E731
+    def tell(n, z):
+        return {(0x2005, "Philips MR Imaging DD 001", 0xB0 + i, "FL"): AXES[n][i] for i in range(3)}
+
     return parts(folder, 3, tell, "part by part", modality="MR")
 
 
 @defect("a repeated b = 0, told by AcquisitionNumber", THREE, {"acquisition_number": (1, 2, 3)})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 3, lambda n, z: {"DiffusionBValue": (0.0, 1000.0, 0.0)[n], "AcquisitionNumber": n + 1}, modality="MR")
+    return parts(
+        folder,
+        3,
+        lambda n, z: {"DiffusionBValue": (0.0, 1000.0, 0.0)[n], "AcquisitionNumber": n + 1},
+        modality="MR",
+    )
 
 
 @defect(
@@ -1141,7 +1654,10 @@ def _(folder: Path) -> list[Part]:
     return parts(
         folder,
         5,
-        lambda n, z: {"DiffusionBValue": shells[n][0], "DiffusionGradientOrientation": shells[n][1]},
+        lambda n, z: {
+            "DiffusionBValue": shells[n][0],
+            "DiffusionGradientOrientation": shells[n][1],
+        },
         "part by part",
         modality="MR",
     )
@@ -1150,19 +1666,26 @@ def _(folder: Path) -> list[Part]:
 @defect("b-values with the ADC map beside them", THREE, {"diffusion_b_value": (0, 1000)})
 def _(folder: Path) -> list[Part]:
     adc = {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}
-    tell: Tell = lambda n, z: {"DiffusionBValue": 1000.0 * n} if n < 2 else adc  # noqa: E731
+    tell: Tell = lambda n, z: {"DiffusionBValue": 1000.0 * n} if n < 2 else adc
     low, high, adc_map = parts(folder, 3, tell, modality="MR")
     return [adc_map, low, high]
 
 
 @defect("magnitude and phase", PAIR, {"image_type": UNCHECKED})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 2, lambda n, z: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[n], "ND"]}, modality="MR")
+    return parts(
+        folder, 2, lambda n, z: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[n], "ND"]}, modality="MR"
+    )
 
 
 @defect("water and fat", PAIR, {"image_type": UNCHECKED})
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 2, lambda n, z: {"ImageType": ["DERIVED", "PRIMARY", "DIXON", ("FAT", "WATER")[n]]}, modality="MR")
+    return parts(
+        folder,
+        2,
+        lambda n, z: {"ImageType": ["DERIVED", "PRIMARY", "DIXON", ("FAT", "WATER")[n]]},
+        modality="MR",
+    )
 
 
 @defect("two kernels", PAIR, {"convolution_kernel": ("B30f", "B70f")})
@@ -1201,16 +1724,32 @@ def _(folder: Path) -> list[Part]:
     duplicates={"told_apart_by": lambda names: sorted(names) == ["echo_time", "flip_angle"]},
 )
 def _(folder: Path) -> list[Part]:
-    parts(folder, 2, lambda n, z: {"EchoTime": (5, 10)[n], "FlipAngle": (3, 15)[(n + z) % 2]}, modality="MR")
+    parts(
+        folder,
+        2,
+        lambda n, z: {"EchoTime": (5, 10)[n], "FlipAngle": (3, 15)[(n + z) % 2]},
+        modality="MR",
+    )
     return []
 
 
-@defect("echoes whose acquisition numbers alternate from slice to slice", PAIR, {"echo_time": (5, 10)})
+@defect(
+    "echoes whose acquisition numbers alternate from slice to slice", PAIR, {"echo_time": (5, 10)}
+)
 def _(folder: Path) -> list[Part]:
-    return parts(folder, 2, lambda n, z: {"EchoTime": (5, 10)[n], "AcquisitionNumber": 1 + (n + z) % 2}, modality="MR")
+    return parts(
+        folder,
+        2,
+        lambda n, z: {"EchoTime": (5, 10)[n], "AcquisitionNumber": 1 + (n + z) % 2},
+        modality="MR",
+    )
 
 
-@defect("two parts that nothing tells apart", ["duplicates 12"], duplicates={"repeated_positions": 6, "pixels": "different"})
+@defect(
+    "two parts that nothing tells apart",
+    ["duplicates 12"],
+    duplicates={"repeated_positions": 6, "pixels": "different"},
+)
 def _(folder: Path) -> list[Part]:
     parts(folder, 2, lambda n, z: {})
     return []
@@ -1222,7 +1761,7 @@ def _(folder: Path) -> list[Part]:
 
 @defect("blank SeriesInstanceUID in two folders", PAIR, regular={"series_instance_uid": "blank"})
 def _(folder: Path) -> list[Part]:
-    blank: Tell = lambda n, z: {"SeriesInstanceUID": ""}  # noqa: E731
+    blank: Tell = lambda n, z: {"SeriesInstanceUID": ""}
     return [series(folder / str(n), n, tell=blank) for n in range(2)]
 
 
@@ -1231,7 +1770,11 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, tell=lambda n, z: {"StudyInstanceUID": None})]
 
 
-@defect("blank Series and Study Instance UIDs", ["regular 6"], regular={"study_instance_uid": "blank", "series_instance_uid": "blank"})
+@defect(
+    "blank Series and Study Instance UIDs",
+    ["regular 6"],
+    regular={"study_instance_uid": "blank", "series_instance_uid": "blank"},
+)
 def _(folder: Path) -> list[Part]:
     return [series(folder, tell=lambda n, z: {"StudyInstanceUID": "", "SeriesInstanceUID": None})]
 
@@ -1244,38 +1787,70 @@ def _(folder: Path) -> list[Part]:
 
 @defect("two patients under one series UID", PAIR)
 def _(folder: Path) -> list[Part]:
-    return [series(folder, n, patient_id=f"RAMP-{n}", study_uid=uid("one study"), offset=0) for n in range(2)]
+    return [
+        series(folder, n, patient_id=f"RAMP-{n}", study_uid=uid("one study"), offset=0)
+        for n in range(2)
+    ]
 
 
 @defect("classic slices and their multi-frame copy under one series UID", PAIR)
 def _(folder: Path) -> list[Part]:
     classic = series(folder, modality="MR")
-    return [classic, *enhanced(folder, 1, lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1})]
+    return [
+        classic,
+        *enhanced(folder, 1, lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1}),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # enhanced multi-frame
 
 
-@defect("enhanced: time points told by TemporalPositionIndex, frames shuffled", THREE, {"temporal_position_index": (1, 2, 3)})
+@defect(
+    "enhanced: time points told by TemporalPositionIndex, frames shuffled",
+    THREE,
+    {"temporal_position_index": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
-    return enhanced(folder, 3, lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1, "TemporalPositionIndex": n + 1})
+    return enhanced(
+        folder,
+        3,
+        lambda n, z: {
+            "StackID": "1",
+            "InStackPositionNumber": z + 1,
+            "TemporalPositionIndex": n + 1,
+        },
+    )
 
 
-@defect("enhanced: time points told by DimensionIndexValues only", THREE, {"dimension_index_values[2]": (1, 2, 3)})
+@defect(
+    "enhanced: time points told by DimensionIndexValues only",
+    THREE,
+    {"dimension_index_values[2]": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
     return enhanced(folder, 3, lambda n, z: {"DimensionIndexValues": [1, z + 1, n + 1]})
 
 
-@defect("enhanced: time points told by FrameAcquisitionDateTime only", THREE, {"frame_acquisition_time": (0, 30, 60)})
+@defect(
+    "enhanced: time points told by FrameAcquisitionDateTime only",
+    THREE,
+    {"frame_acquisition_time": (0, 30, 60)},
+)
 def _(folder: Path) -> list[Part]:
-    return enhanced(folder, 3, lambda n, z: {"FrameAcquisitionDateTime": "20200101" + clock(30 * n + z)})
+    return enhanced(
+        folder, 3, lambda n, z: {"FrameAcquisitionDateTime": "20200101" + clock(30 * n + z)}
+    )
 
 
 @defect("enhanced: slope and intercept differ per frame", ["regular 6"])
 def _(folder: Path) -> list[Part]:
     return enhanced(
-        folder, 1, lambda n, z: {"InStackPositionNumber": z + 1}, slope=[1, 2, 3, 1, 2, 5], intercept=[-1024, 0, -1000, 10, -1024, 77]
+        folder,
+        1,
+        lambda n, z: {"InStackPositionNumber": z + 1},
+        slope=[1, 2, 3, 1, 2, 5],
+        intercept=[-1024, 0, -1000, 10, -1024, 77],
     )
 
 
@@ -1294,7 +1869,9 @@ def _(folder: Path) -> list[Part]:
     )
 
 
-@defect("enhanced: two stacks at the same positions, told by StackID", PAIR, {"stack_id": UNCHECKED})
+@defect(
+    "enhanced: two stacks at the same positions, told by StackID", PAIR, {"stack_id": UNCHECKED}
+)
 def _(folder: Path) -> list[Part]:
     return enhanced(folder, 2, lambda n, z: {"StackID": str(n + 1), "InStackPositionNumber": z + 1})
 
@@ -1302,24 +1879,42 @@ def _(folder: Path) -> list[Part]:
 @defect("enhanced: two slabs apart, told by StackID", PAIR)
 def _(folder: Path) -> list[Part]:
     def content(n: int, z: int) -> Facts:
-        return {"StackID": str(n + 1), "InStackPositionNumber": z + 1, "ImagePositionPatient": [0, 0, 2 * z + 31 * n]}
+        return {
+            "StackID": str(n + 1),
+            "InStackPositionNumber": z + 1,
+            "ImagePositionPatient": [0, 0, 2 * z + 31 * n],
+        }
 
     first, second = enhanced(folder, 2, content)
     return [first, elsewhere(second, (0, 0, 31))]
 
 
-@defect("enhanced: a file a time point, told by the files' instance numbers", THREE, {"instance_number": (1, 2, 3)})
+@defect(
+    "enhanced: a file a time point, told by the files' instance numbers",
+    THREE,
+    {"instance_number": (1, 2, 3)},
+)
 def _(folder: Path) -> list[Part]:
-    content: Tell = lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1}  # noqa: E731
-    return [enhanced(folder, 1, content, first=n, facts={"InstanceNumber": n + 1})[0] for n in range(3)]
+    content: Tell = lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1}
+    return [
+        enhanced(folder, 1, content, first=n, facts={"InstanceNumber": n + 1})[0] for n in range(3)
+    ]
 
 
 @defect("enhanced: a concatenation of two files", ["regular 6"])
 def _(folder: Path) -> list[Part]:
-    content: Tell = lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1}  # noqa: E731
+    content: Tell = lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1}
     halves: list[Callable[[int, int], bool]] = [lambda n, z: z < 3, lambda n, z: z >= 3]
     for number, half in enumerate(halves):
-        (part,) = enhanced(folder, 1, content, only=half, name=f"part{number}", facts={"InConcatenationNumber": number + 1}, seed=number)
+        (part,) = enhanced(
+            folder,
+            1,
+            content,
+            only=half,
+            name=f"part{number}",
+            facts={"InConcatenationNumber": number + 1},
+            seed=number,
+        )
     return [dataclasses.replace(part, slices=tuple(range(6)))]
 
 
@@ -1330,7 +1925,13 @@ def _(folder: Path) -> list[Part]:
     missing={2: [5]},
 )
 def _(folder: Path) -> list[Part]:
-    content: Tell = lambda n, z: {"StackID": "1", "InStackPositionNumber": z + 1, "TemporalPositionIndex": n + 1}  # noqa: E731
+    def content(n, z):
+        return {
+            "StackID": "1",
+            "InStackPositionNumber": z + 1,
+            "TemporalPositionIndex": n + 1,
+        }
+
     return enhanced(folder, 3, content, only=lambda n, z: (n, z) != (2, 5))
 
 
@@ -1345,7 +1946,9 @@ def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
     """
     chance = random.Random(seed)
     count, slices = chance.choice([2, 3, 4]), chance.choice([3, 4, 6])
-    order = chance.choice([list(range(slices)), list(range(slices))[::-1], chance.sample(range(slices), slices)])
+    order = chance.choice(
+        [list(range(slices)), list(range(slices))[::-1], chance.sample(range(slices), slices)]
+    )
     rank = {z: k for k, z in enumerate(order)}
     volume_s = 2 * slices + chance.choice([0, 5])
     noise = np.random.default_rng(seed).random((count, slices))
@@ -1354,18 +1957,26 @@ def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
         "acquisition number": lambda n, z: {"AcquisitionNumber": n + 1},
         "echo": lambda n, z: {"EchoTime": 5 * (n + 1)},
         "acquisition time": lambda n, z: {"AcquisitionTime": clock(volume_s * n)},
-        "rising acquisition time": lambda n, z: {"AcquisitionTime": clock(volume_s * n + 2 * rank[z])},
+        "rising acquisition time": lambda n, z: {
+            "AcquisitionTime": clock(volume_s * n + 2 * rank[z])
+        },
         "rising content time": lambda n, z: {"ContentTime": clock(volume_s * n + 2 * rank[z])},
-        "heart phase": lambda n, z: {"TriggerTime": decimals([round(10 + n * (40 + z) + 4 * noise[n, z], 1)])[0]},
+        "heart phase": lambda n, z: {
+            "TriggerTime": decimals([round(10 + n * (40 + z) + 4 * noise[n, z], 1)])[0]
+        },
     }
     idle: dict[str, Tell] = {
         "content time by chance": lambda n, z: {"ContentTime": clock(round(600 * noise[n, z], 2))},
-        "jitter of a trigger delay": lambda n, z: {"TriggerTime": decimals([round(100 * z + 4 * noise[n, z], 1)])[0]},
+        "jitter of a trigger delay": lambda n, z: {
+            "TriggerTime": decimals([round(100 * z + 4 * noise[n, z], 1)])[0]
+        },
         "nothing else": lambda n, z: {},
     }
     chosen = chance.sample(sorted(telling), chance.choice([0, 1, 1, 2]))
     beside = chance.choice(sorted(idle))
-    numbering = chance.choice(["part by part", "slice by slice", *(["shuffled", "absent"] if chosen else [])])
+    numbering = chance.choice(
+        ["part by part", "slice by slice", *(["shuffled", "absent"] if chosen else [])]
+    )
     lost = {
         "nothing": [],
         "the end": [(count - 1, z) for z in order[chance.randint(1, slices - 1) :]],
@@ -1373,14 +1984,19 @@ def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
         "any one": [(chance.randrange(count), chance.randrange(slices))],
     }
     loss = chance.choice(sorted(lost))
-    twice = [(chance.randrange(count), chance.randrange(slices)) for _ in range(chance.choice([0, 0, 1, 2]))]
-    numberless: Tell = lambda n, z: {"InstanceNumber": None} if numbering == "absent" else {}  # noqa: E731
+    twice = [
+        (chance.randrange(count), chance.randrange(slices))
+        for _ in range(chance.choice([0, 0, 1, 2]))
+    ]
+    numberless: Tell = lambda n, z: {"InstanceNumber": None} if numbering == "absent" else {}
     tells = [idle[beside], *(telling[name] for name in chosen), numberless]
     places = np.array([rank[z] for z in range(slices)])
     numbers = {
         "part by part": [(n * slices + places + 1).tolist() for n in range(count)],
         "slice by slice": [(places * count + n + 1).tolist() for n in range(count)],
-    }.get(numbering) or np.random.default_rng(seed).permutation(count * slices).reshape(count, slices).tolist()
+    }.get(numbering) or np.random.default_rng(seed).permutation(count * slices).reshape(
+        count, slices
+    ).tolist()
     made = [
         series(
             folder,
@@ -1394,4 +2010,7 @@ def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
         )
         for n in range(count)
     ]
-    return made, f"{count} x {slices}, told by {chosen} and numbers {numbering}, beside {beside}; lost: {lost[loss]}, twice: {twice}"
+    return (
+        made,
+        f"{count} x {slices}, told by {chosen} and numbers {numbering}, beside {beside}; lost: {lost[loss]}, twice: {twice}",
+    )

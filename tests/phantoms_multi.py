@@ -31,7 +31,12 @@ from phantoms import (
 )
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import EnhancedUSVolumeStorage, ExplicitVRLittleEndian, MRImageStorage, NuclearMedicineImageStorage
+from pydicom.uid import (
+    EnhancedUSVolumeStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    NuclearMedicineImageStorage,
+)
 
 Direction = Sequence[float]
 
@@ -54,16 +59,24 @@ def tiled(volume: Array, *, is_square: bool = True) -> Array:
 # --- Siemens ----------------------------------------------------------------------------------------------------------
 
 
-def csa_header(entries: Mapping[str, Sequence[object]], version: Literal[1, 2] = 2, padding_items: int = 6) -> bytes:
+def csa_header(
+    entries: Mapping[str, Sequence[object]], version: Literal[1, 2] = 2, padding_items: int = 6
+) -> bytes:
     """A CSA header: entries of items, which are text; each entry has `padding_items` items, the empty ones last."""
     parts = [b"SV10\4\3\2\1"] if version == 2 else []
     parts.append(struct.pack("<II", len(entries), 77))
     for name, values in entries.items():
-        parts.append(struct.pack("<64si4siii", name.encode(), len(values), b"FD", 4, padding_items, 77))
+        parts.append(
+            struct.pack("<64si4siii", name.encode(), len(values), b"FD", 4, padding_items, 77)
+        )
         for number in range(padding_items):
             text = f"{values[number]}".encode() + b"\0" if number < len(values) else b""
             first = len(text) + (padding_items if version == 1 else 0)
-            parts.append(struct.pack("<iiii", first, len(text), 77, len(text)) + text + b"\0" * (-len(text) % 4))
+            parts.append(
+                struct.pack("<iiii", first, len(text), 77, len(text))
+                + text
+                + b"\0" * (-len(text) % 4)
+            )
     return b"".join(parts)
 
 
@@ -76,7 +89,11 @@ def csa_series_header(centres: NDArray[np.float64], *, reverse: bool = False) ->
             for axis, value in zip(("Sag", "Cor", "Tra"), centre, strict=True)
             if value
         ]
-    lines += [f"sSliceArray.lSize = {len(centres)}", *(["sSliceArray.ucImageNumbTra = 0x1"] if reverse else []), "### ASCCONV END ###"]
+    lines += [
+        f"sSliceArray.lSize = {len(centres)}",
+        *(["sSliceArray.ucImageNumbTra = 0x1"] if reverse else []),
+        "### ASCCONV END ###",
+    ]
     return b"SV10\4\3\2\1" + "\n".join(lines).encode()
 
 
@@ -88,10 +105,14 @@ def add_csa(dataset: Dataset, image: bytes | None, series: bytes | None) -> None
             block.add_new(element, "OB", content + b"\0" * (len(content) % 2))
 
 
-def _mr(rows: Sequence[object], transfer_syntax: str, image_type: Sequence[str], manufacturer: str) -> FileDataset:
+def _mr(
+    rows: Sequence[object], transfer_syntax: str, image_type: Sequence[str], manufacturer: str
+) -> FileDataset:
     study = uid("study", "RAMP-1")
     series = uid("packed series", *rows)
-    dataset = _dataset(MRImageStorage, transfer_syntax, uid("instance", series, transfer_syntax, *rows))
+    dataset = _dataset(
+        MRImageStorage, transfer_syntax, uid("instance", series, transfer_syntax, *rows)
+    )
     _identify(dataset, "MR", "RAMP-1", study, series, 1)
     dataset.FrameOfReferenceUID = uid("frame of reference", study)
     dataset.ImageType = list(image_type)
@@ -129,8 +150,15 @@ def write_mosaic(
     mosaic = tiled(ramp(shape)[list(order)])
     axes = np.asarray(orientation, np.float64)
     positions = true_positions(slices, spacing, origin, orientation)
-    shift = (mosaic.shape[1] - columns) / 2 * spacing[2] * axes[:3] + (mosaic.shape[0] - rows) / 2 * spacing[1] * axes[3:]
-    dataset = _mr((shape, descending, csa), transfer_syntax, ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"), "SIEMENS")
+    shift = (mosaic.shape[1] - columns) / 2 * spacing[2] * axes[:3] + (
+        mosaic.shape[0] - rows
+    ) / 2 * spacing[1] * axes[3:]
+    dataset = _mr(
+        (shape, descending, csa),
+        transfer_syntax,
+        ("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"),
+        "SIEMENS",
+    )
     dataset.ImagePositionPatient = decimals(positions[order[0]] - shift)
     dataset.ImageOrientationPatient = decimals(orientation)
     dataset.PixelSpacing, dataset.SpacingBetweenSlices = decimals(spacing[1:]), decimal(spacing[0])
@@ -143,7 +171,11 @@ def write_mosaic(
         "SliceNormalVector": [f"{n:.8f}" for n in normal],
         **(entries or {}),
     }
-    centres = positions + (columns - 1) / 2 * spacing[2] * axes[:3] + (rows - 1) / 2 * spacing[1] * axes[3:]
+    centres = (
+        positions
+        + (columns - 1) / 2 * spacing[2] * axes[:3]
+        + (rows - 1) / 2 * spacing[1] * axes[3:]
+    )
     add_csa(
         dataset,
         csa_header(said, version=csa) if csa else None,
@@ -170,11 +202,18 @@ def write_uih_grid(
     """Write the ramp phantom as one UIH grid: (0065,1050) the number of slices, (0065,1051) an item with the position of each."""
     positions = true_positions(shape[0], spacing, origin, orientation)
     dataset = _mr((shape, "uih"), transfer_syntax, ("ORIGINAL", "PRIMARY", "M", "VFRAME"), "UIH")
-    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = decimals(positions[0]), decimals(orientation)
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = (
+        decimals(positions[0]),
+        decimals(orientation),
+    )
     dataset.PixelSpacing, dataset.SpacingBetweenSlices = decimals(spacing[1:]), decimal(spacing[0])
     block = dataset.private_block(0x0065, "Image Private Header", create=True)
     block.add_new(0x50, "DS", count if count is not None else str(shape[0]))
-    block.add_new(0x51, "SQ", DicomSequence([item(ImagePositionPatient=decimals(position))[0] for position in positions]))
+    block.add_new(
+        0x51,
+        "SQ",
+        DicomSequence([item(ImagePositionPatient=decimals(position))[0] for position in positions]),
+    )
     set_pixels(dataset, tiled(ramp(shape), is_square=False)[None], 16, 12, False)
     return save(dataset, Path(path), edit)
 
@@ -201,7 +240,10 @@ def write_nm_volume(
     """
     slices = shape[0]
     order = list(range(slices))[:: -1 if descending else 1]
-    study, series = uid("study", "RAMP-1"), uid("NM series", shape, descending, time_slots, image_type)
+    study, series = (
+        uid("study", "RAMP-1"),
+        uid("NM series", shape, descending, time_slots, image_type),
+    )
     dataset = _dataset(NuclearMedicineImageStorage, ExplicitVRLittleEndian, uid("instance", series))
     _identify(dataset, "NM", "RAMP-1", study, series, 1)
     dataset.FrameOfReferenceUID = uid("frame of reference", study)
@@ -209,7 +251,10 @@ def write_nm_volume(
     dataset.PixelSpacing = decimals(spacing[1:])
     dataset.SpacingBetweenSlices = decimal(-spacing[0] if descending else spacing[0])
     first = true_positions(slices, spacing, origin, orientation)[order[0]]
-    detector = {"ImagePositionPatient": decimals(first), "ImageOrientationPatient": decimals(orientation)}
+    detector = {
+        "ImagePositionPatient": decimals(first),
+        "ImageOrientationPatient": decimals(orientation),
+    }
     dataset.DetectorInformationSequence = item(**detector)
     dataset.NumberOfFrames = slices * time_slots
     dataset.FrameIncrementPointer = [0x00540070, 0x00540080] if time_slots > 1 else [0x00540080]
@@ -217,7 +262,13 @@ def write_nm_volume(
     if time_slots > 1:
         dataset.TimeSlotVector = [slot + 1 for slot in range(time_slots) for _ in range(slices)]
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    set_pixels(dataset, np.concatenate([ramp(shape)[order] + 1000 * slot for slot in range(time_slots)]), 16, 16, False)
+    set_pixels(
+        dataset,
+        np.concatenate([ramp(shape)[order] + 1000 * slot for slot in range(time_slots)]),
+        16,
+        16,
+        False,
+    )
     return save(dataset, Path(path), edit)
 
 
@@ -238,8 +289,12 @@ def write_us_volume(
     _identify(dataset, "US", "RAMP-1", study, series, 1)
     dataset.VolumeFrameOfReferenceUID = uid("volume frame of reference", study)
     shared = Dataset()
-    shared.PixelMeasuresSequence = item(PixelSpacing=decimals(spacing[1:]), SpacingBetweenSlices=decimal(spacing[0]))
-    shared.PlaneOrientationVolumeSequence = item(ImageOrientationVolume=[float(v) for v in orientation])
+    shared.PixelMeasuresSequence = item(
+        PixelSpacing=decimals(spacing[1:]), SpacingBetweenSlices=decimal(spacing[0])
+    )
+    shared.PlaneOrientationVolumeSequence = item(
+        ImageOrientationVolume=[float(v) for v in orientation]
+    )
     dataset.SharedFunctionalGroupsSequence = DicomSequence([shared])
     positions = true_positions(shape[0], spacing, origin, orientation)
     groups: list[Any] = []
@@ -247,8 +302,12 @@ def write_us_volume(
     for number in frame_order(shape[0] * len(times), seed):
         time, z = divmod(number, shape[0])
         group = Dataset()
-        group.FrameContentSequence = item(TemporalPositionIndex=time + 1, DimensionIndexValues=[time + 1, z + 1])
-        group.PlanePositionVolumeSequence = item(ImagePositionVolume=[float(v) for v in positions[z]])
+        group.FrameContentSequence = item(
+            TemporalPositionIndex=time + 1, DimensionIndexValues=[time + 1, z + 1]
+        )
+        group.PlanePositionVolumeSequence = item(
+            ImagePositionVolume=[float(v) for v in positions[z]]
+        )
         group.TemporalPositionSequence = item(TemporalPositionTimeOffset=float(times[time]))
         groups.append(group)
         planes.append(ramp(shape)[z] + 1000 * time)

@@ -18,7 +18,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "dicom"
 
 
-def test_scan_prints_a_summary_and_exits_0(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scan_prints_a_summary_and_exits_0(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"]) == 0
     printed = capsys.readouterr().out
     assert "1 patient, 1 study, 1 series, 1 stack, 4 frames" in printed and "1 regular" in printed
@@ -35,35 +37,53 @@ def test_scan_exits_1_when_files_could_not_be_used_and_show_tells_which(
     assert "empty.dcm" in capsys.readouterr().out
 
 
-def test_a_missing_folder_is_wrong_use_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_wrong_use_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["scan", str(tmp_path / "absent")]) == 2
     captured = capsys.readouterr()
-    assert "does not exist" in captured.err and "Traceback" not in captured.err and captured.out == ""
+    assert (
+        "does not exist" in captured.err and "Traceback" not in captured.err and captured.out == ""
+    )
 
 
-def test_no_command_and_no_index_are_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_and_no_index_are_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([]) == 2
     assert main(["show", str(tmp_path)]) == 2
     assert "there is no index" in capsys.readouterr().err
 
 
-def test_json_is_json_and_nothing_else(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_json_and_nothing_else(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "--json"]) == 0
     scanned = json.loads(capsys.readouterr().out)
-    assert scanned["ledger"] == {"files": 4, "image": 4, "no_image": 0, "not_dicom": 0, "problem": 0}
+    assert scanned["ledger"] == {
+        "files": 4,
+        "image": 4,
+        "no_image": 0,
+        "not_dicom": 0,
+        "problem": 0,
+    }
     assert main(["show", str(tmp_path / "i"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["stacks"][0]["shape"] == [4, 5, 7] and shown["stacks"][0]["verdict"] == "regular"
 
 
-def test_show_lists_stacks(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_lists_stacks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
     capsys.readouterr()
     assert main(["show", str(tmp_path / "i"), "--stacks"]) == 0
     assert "Stack(CT 4 x 5 x 7" in capsys.readouterr().out
 
 
-def test_check_exits_0_when_nothing_needs_a_person(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_0_when_nothing_needs_a_person(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
     capsys.readouterr()
     assert main(["check", str(tmp_path / "i")]) == 0
@@ -72,7 +92,9 @@ def test_check_exits_0_when_nothing_needs_a_person(folder: Path, tmp_path: Path,
     assert "4 x 5 x 7" in capsys.readouterr().out
 
 
-def test_check_exits_1_and_says_what_needs_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_exits_1_and_says_what_needs_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_series(tmp_path / "dicom", shape=(9, 5, 7), drop=[4])
     main(["scan", str(tmp_path / "dicom"), "-o", str(tmp_path / "i"), "-q"])
     capsys.readouterr()
@@ -80,7 +102,11 @@ def test_check_exits_1_and_says_what_needs_a_person(tmp_path: Path, capsys: pyte
     assert "1 of 9 slices missing after slice 3" in capsys.readouterr().out
     assert main(["check", "--json", str(tmp_path / "i")]) == 1
     said = json.loads(capsys.readouterr().out)
-    assert said["ok"] is False and said["needs_person"] == [0] and said["stacks"][0]["verdict"] == "missing_slices"
+    assert (
+        said["ok"] is False
+        and said["needs_person"] == [0]
+        and said["stacks"][0]["verdict"] == "missing_slices"
+    )
 
 
 def test_check_of_no_index_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,12 +114,16 @@ def test_check_of_no_index_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFi
     assert "there is no index" in capsys.readouterr().err
 
 
-def test_an_identifying_attribute_needs_permission(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_identifying_attribute_needs_permission(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q", "-a", "PatientName"]) == 2
     assert "allow_phi" in capsys.readouterr().err
 
 
-def test_escape_sequences_from_files_do_not_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_escape_sequences_from_files_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def hostile(dataset: object, z: int) -> None:
         dataset.Modality = "C\x1b[31m"
 
@@ -104,7 +134,9 @@ def test_escape_sequences_from_files_do_not_reach_the_terminal(tmp_path: Path, c
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_demo_runs_the_whole_way_and_draws_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_the_whole_way_and_draws_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["demo", "-o", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     assert all(step in printed for step in ("1. scan", "2. volume", "3. epoch", "4. picture"))
@@ -112,13 +144,23 @@ def test_demo_runs_the_whole_way_and_draws_a_picture(tmp_path: Path, capsys: pyt
     assert picture.shape[2] == 3 and picture.std() > 20
 
 
-@pytest.mark.parametrize("statement", ["import dicomdl", "from dicomdl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import dicomdl",
+        "from dicomdl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    ],
+)
 def test_importing_dicomdl_and_asking_for_help_import_nothing_heavy(statement: str) -> None:
     check = "import sys\nheavy = {'torch', 'SimpleITK', 'pyarrow', 'numpy', 'pydicom'} & set(sys.modules)\nassert not heavy, heavy"
-    ran = subprocess.run([sys.executable, "-c", f"{statement}\n{check}"], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{statement}\n{check}"], capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
 
 
 def test_the_module_runs_as_a_command() -> None:
-    ran = subprocess.run([sys.executable, "-m", "dicomdl", "--version"], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "dicomdl", "--version"], capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0 and ran.stdout.startswith("dicomdl ")

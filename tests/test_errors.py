@@ -7,15 +7,26 @@ import pytest
 import dicomdl.errors as errors
 from dicomdl.errors import DicomdlError
 
-CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, DicomdlError)]
+CLASSES = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, DicomdlError)
+]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_error_takes_one_string_and_pickles_with_its_numbers_and_notes(kind: type[DicomdlError]) -> None:
+def test_every_error_takes_one_string_and_pickles_with_its_numbers_and_notes(
+    kind: type[DicomdlError],
+) -> None:
     error = kind("found 3, expected 4", found=3)
     error.add_note("file: a")
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301
-    assert (type(again), str(again), again.found, again.__notes__) == (kind, "found 3, expected 4", 3, ["file: a"])
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.found, again.__notes__) == (
+        kind,
+        "found 3, expected 4",
+        3,
+        ["file: a"],
+    )
     assert str(kind("text")) == "text"
 
 

@@ -62,7 +62,11 @@ def found(image: Any, index: dicomdl.Index, path: Path) -> Row:
 
 def test_a_volume_that_was_saved_is_found_again(index: dicomdl.Index, tmp_path: Path) -> None:
     for number, stack in enumerate(index.stacks):
-        row = found(saved(dicomdl.read_volume(stack), tmp_path / "a.nii"), index, tmp_path / f"{number}.nii.gz")
+        row = found(
+            saved(dicomdl.read_volume(stack), tmp_path / "a.nii"),
+            index,
+            tmp_path / f"{number}.nii.gz",
+        )
         assert row.outcome == "matched"
         assert f"temporal_position_identifier={number + 1}" in row.ours
         assert row.error_mm < 1e-4
@@ -70,13 +74,19 @@ def test_a_volume_that_was_saved_is_found_again(index: dicomdl.Index, tmp_path: 
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR", "PIR"])
-def test_axes_in_any_order_and_direction_are_the_same_image(index: dicomdl.Index, tmp_path: Path, axes: str) -> None:
+def test_axes_in_any_order_and_direction_are_the_same_image(
+    index: dicomdl.Index, tmp_path: Path, axes: str
+) -> None:
     image = saved(dicomdl.read_volume(index.stacks[0]), tmp_path / "a.nii")
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes))
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes)
+    )
     assert found(image.as_reoriented(turn), index, tmp_path / "b.nii").outcome == "matched"
 
 
-def test_a_reference_three_hundredths_of_a_millimetre_off_is_another_place(index: dicomdl.Index, tmp_path: Path) -> None:
+def test_a_reference_three_hundredths_of_a_millimetre_off_is_another_place(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
     image = saved(dicomdl.read_volume(index.stacks[0]), tmp_path / "a.nii")
     affine = image.affine.copy()
     affine[0, 3] += 0.03
@@ -95,9 +105,15 @@ def test_one_other_value_is_no_match(index: dicomdl.Index, tmp_path: Path) -> No
     assert "1 voxels" in row.remark
 
 
-def test_values_mirrored_within_the_same_place_are_no_match(index: dicomdl.Index, tmp_path: Path) -> None:
+def test_values_mirrored_within_the_same_place_are_no_match(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
     image = saved(dicomdl.read_volume(index.stacks[0]), tmp_path / "a.nii")
-    row = found(nib.Nifti1Image(np.asarray(image.dataobj)[:, :, ::-1], image.affine), index, tmp_path / "b.nii")
+    row = found(
+        nib.Nifti1Image(np.asarray(image.dataobj)[:, :, ::-1], image.affine),
+        index,
+        tmp_path / "b.nii",
+    )
     assert row.outcome == "NOT MATCHED"
 
 
@@ -122,8 +138,13 @@ def test_another_order_in_time_is_told(index: dicomdl.Index, tmp_path: Path) -> 
 @pytest.mark.corpus
 def test_every_nifti_reference_of_the_corpus_is_one_of_our_volumes(corpus: Path) -> None:
     script = Path(__file__).parent / "oracles" / "nifti_references.py"
-    ran = subprocess.run([sys.executable, str(script), str(corpus)], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, "\n".join(line for line in ran.stdout.splitlines() if "NOT MATCHED" in line) + ran.stderr[-2000:]
+    ran = subprocess.run(
+        [sys.executable, str(script), str(corpus)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, (
+        "\n".join(line for line in ran.stdout.splitlines() if "NOT MATCHED" in line)
+        + ran.stderr[-2000:]
+    )
     matched, total, listed, _ = ran.stdout.splitlines()[-1].replace("/", " ").split()
     assert int(matched) + int(listed) == int(total) == len(references(corpus))
     assert int(matched) >= 75

@@ -25,7 +25,12 @@ class Failure:
     error: Exception
 
 
-def read_chunks(dataset: Any, rows_at: Callable[[list[int]], list[int]], epoch: int, positions: Iterator[list[int]]) -> Iterator[Chunk]:
+def read_chunks(
+    dataset: Any,
+    rows_at: Callable[[list[int]], list[int]],
+    epoch: int,
+    positions: Iterator[list[int]],
+) -> Iterator[Chunk]:
     """The outcomes of the rows at some positions of a share, chunk by chunk; `rows_at` says which rows those are."""
     for chunk in positions:
         rows = [EpochRow(row, epoch) for row in rows_at(chunk)]
@@ -38,7 +43,10 @@ def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
     Our own datasets tell the outcome of each row by themselves (`samples.SampleDataset.outcomes`).
     """
     if hasattr(dataset, "outcomes"):
-        return [SKIPPED if o is None else _failure(o, row) if isinstance(o, BaseException) else o for o, row in _outcomes(dataset, rows)]
+        return [
+            SKIPPED if o is None else _failure(o, row) if isinstance(o, BaseException) else o
+            for o, row in _outcomes(dataset, rows)
+        ]
     if len(rows) > 1 and getattr(dataset, "__getitems__", None) is not None:
         try:
             samples = list(dataset.__getitems__(rows))
@@ -63,7 +71,9 @@ def _outcomes(dataset: Any, rows: list[EpochRow]) -> list[tuple[Any, EpochRow]]:
 def _failure(error: BaseException, row: EpochRow) -> Failure:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return Failure(error)
-    return Failure(_caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error))
+    return Failure(
+        _caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error)
+    )
 
 
 def _read_row(dataset: Any, row: EpochRow) -> Any:
@@ -72,15 +82,23 @@ def _read_row(dataset: Any, row: EpochRow) -> Any:
             return dataset[row]
         samples = list(dataset.__getitems__([row]))
     except StopIteration as error:  # would be taken for the end of the epoch
-        return Failure(_caused(RuntimeError(f"the sample of row {row} raised StopIteration"), error))
+        return Failure(
+            _caused(RuntimeError(f"the sample of row {row} raised StopIteration"), error)
+        )
     except Exception as error:
         return Failure(error)
     except _INTERRUPTS:
         raise
-    except BaseException as error:  # such as a decoder's PanicException, which would end the worker without a word
-        return Failure(_caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error))
+    except (
+        BaseException
+    ) as error:  # such as a decoder's PanicException, which would end the worker without a word
+        return Failure(
+            _caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error)
+        )
     if len(samples) > 1:
-        return Failure(UsageError(f"__getitems__ gave {len(samples)} samples for 1 row", samples=len(samples)))
+        return Failure(
+            UsageError(f"__getitems__ gave {len(samples)} samples for 1 row", samples=len(samples))
+        )
     return samples[0] if samples else SKIPPED
 
 
@@ -101,7 +119,9 @@ class Ahead(Iterator[Chunk]):
 
     def start(self, chunks: Iterator[Chunk]) -> None:
         """Begin to read."""
-        self._thread = threading.Thread(target=self._run, args=(chunks,), name="dicomdl-stream", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(chunks,), name="dicomdl-stream", daemon=True
+        )
         self._thread.start()
 
     def _run(self, chunks: Iterator[Chunk]) -> None:
@@ -127,8 +147,14 @@ class Ahead(Iterator[Chunk]):
     def __next__(self) -> Chunk:
         with self._changed:
             while self._waiting is None and not self._ended and not self._stopped:
-                if not self._changed.wait(_LOOK_S) and not (self._thread and self._thread.is_alive()) and not self._ended:
-                    raise RuntimeError("the reading thread is gone (was the process forked in the middle of a pass?)")
+                if (
+                    not self._changed.wait(_LOOK_S)
+                    and not (self._thread and self._thread.is_alive())
+                    and not self._ended
+                ):
+                    raise RuntimeError(
+                        "the reading thread is gone (was the process forked in the middle of a pass?)"
+                    )
             chunk, self._waiting = self._waiting, None
             self._changed.notify_all()
         if chunk is not None:

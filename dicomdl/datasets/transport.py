@@ -10,55 +10,53 @@ What is sent is the receiver's alone: where the worker still holds an image that
 name, so nothing outlives the processes.
 """
 
-import contextlib
-import functools
 import math
 import multiprocessing.process
 import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.errors import DicomdlError
+from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.worker import is_worker
 
 Bytes = npt.NDArray[np.uint8]
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-IN_BLOCKS: Final = 1 << 16  # bytes from which a tensor lies in a block; smaller ones travel in the message
+IN_BLOCKS: Final = (
+    1 << 16
+)  # bytes from which a tensor lies in a block; smaller ones travel in the message
 MOST_BLOCKS: Final = 64  # of a worker: each is a descriptor there
-SURPLUS: Final = 32  # after so many that were lent while more lay free than were in use, what is too much goes
+SURPLUS: Final = (
+    32  # after so many that were lent while more lay free than were in use, what is too much goes
+)
 _PAGE: Final = 4096
 _STATE: Final = 0  # the byte of a block's first page that says who has it
 _FREE, _OUT, _LOST = range(3)  # nobody or the worker; the receiver; for good a fork of the receiver
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_PLAIN: Final = frozenset((torch.bool, *_INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64))
-
-
-class Sample(dict[str, Any]):
-    """One sample: a dict. A type of its own, so that the default collate can say what to do about sizes."""
+_PLAIN: Final = frozenset(
+    (torch.bool, *_INTEGERS, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+)
 
 
 class Parcel(dict[str, Any]):
     """A batch on its way out of a worker; a plain dict arrives."""
 
 
-def is_worker() -> bool:
-    """Whether this process is a worker of a DataLoader."""
-    return torch.utils.data.get_worker_info() is not None
-
-
 def is_plain(value: Any) -> bool:
     """Whether a value is a tensor that is its numbers and nothing else."""
-    is_numbers = type(value) is torch.Tensor and value.device.type == "cpu" and value.layout == torch.strided and value.dtype in _PLAIN
+    is_numbers = (
+        type(value) is torch.Tensor
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and value.dtype in _PLAIN
+    )
     return is_numbers and not value.requires_grad
 
 
@@ -73,7 +71,9 @@ class _Block:
         self.size = _PAGE + self.room
         self.descriptor = os.memfd_create("dicomdl-batch", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.descriptor)
-        os.posix_fallocate(self.descriptor, 0, self.size)  # raises where memory is out; touching a page of a map would kill
+        os.posix_fallocate(
+            self.descriptor, 0, self.size
+        )  # raises where memory is out; touching a page of a map would kill
         self.bytes = _mapped(f"/proc/self/fd/{self.descriptor}", self.size)
         self.name = secrets.token_hex(8)
         self.is_known = False  # to a receiver
@@ -110,7 +110,9 @@ class _Pool:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.makes_in_place: bool | None = None  # not before a batch has shown that images are of one size and that nobody keeps them
+        self.makes_in_place: bool | None = (
+            None  # not before a batch has shown that images are of one size and that nobody keeps them
+        )
         self.images: list[weakref.ref[Bytes]] = []  # of the last batch
         self._lock = threading.Lock()  # a queue's thread asks, too
         self._blocks: list[_Block] = []  # those that were lent last at the end
@@ -133,7 +135,11 @@ class _Pool:
                     return None
                 try:
                     fitting = _Block(size)
-                except (OSError, RuntimeError, ValueError):  # no memory, no descriptors, a system that forbids it
+                except (
+                    OSError,
+                    RuntimeError,
+                    ValueError,
+                ):  # no memory, no descriptors, a system that forbids it
                     return None
             self._blocks.append(fitting)
             lent = fitting.lend(size)
@@ -176,7 +182,10 @@ class _Pool:
         """What was lent to make these tensors in, one behind the other and nothing before them; once, since then it is another's."""
         first, size = tensors[0].data_ptr(), tensors[0].nbytes
         places = enumerate(tensors)
-        if not all(one.is_contiguous() and one.data_ptr() == first + place * size and not one.is_neg() for place, one in places):
+        if not all(
+            one.is_contiguous() and one.data_ptr() == first + place * size and not one.is_neg()
+            for place, one in places
+        ):
             return None
         block = self._at(first)
         memory = None if block is None else block.lent
@@ -194,11 +203,20 @@ class _Pool:
         if block is None:
             return None
         with self._lock:
-            descriptor = None if block.is_known else reduction.DupFd(block.descriptor)  # not on Windows, nor are blocks
+            descriptor = (
+                None if block.is_known else reduction.DupFd(block.descriptor)
+            )  # not on Windows, nor are blocks
             block.is_known = True
             block.bytes[_STATE] = _OUT
             gone, self._gone = self._gone, []
-            return block.name, (self.process, block.descriptor), block.size, value.nbytes, descriptor, gone
+            return (
+                block.name,
+                (self.process, block.descriptor),
+                block.size,
+                value.nbytes,
+                descriptor,
+                gone,
+            )
 
     def _taken(self, value: torch.Tensor) -> _Block | None:
         """The block that a tensor begins, to be sent once: several threads may be about to send the same batch."""
@@ -235,7 +253,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     size = torch.Size(shape).numel() * dtype.itemsize
     pool = _own_pool() if size >= IN_BLOCKS and dtype in _PLAIN else None
     lent = pool.lend(size) if pool is not None else None
-    return torch.empty(tuple(shape), dtype=dtype) if lent is None else _as_tensor(lent, shape, dtype)
+    return (
+        torch.empty(tuple(shape), dtype=dtype) if lent is None else _as_tensor(lent, shape, dtype)
+    )
 
 
 def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -269,7 +289,11 @@ class Rows:
 
     def __enter__(self) -> "Rows":
         self._outer, _of_thread.rows = getattr(_of_thread, "rows", None), self
-        if self._count and (pool := _own_pool()) is not None and any(image() is not None for image in pool.images):
+        if (
+            self._count
+            and (pool := _own_pool()) is not None
+            and any(image() is not None for image in pool.images)
+        ):
             pool.makes_in_place = False
         return self
 
@@ -330,22 +354,37 @@ def _packed(value: Any) -> Any:
         return [_packed(one) for one in value]
     if not is_plain(value):
         return value
-    value, pool = value.resolve_neg(), _own_pool()  # torch would send what lies in memory and forget that it stands for its negative
+    value, pool = (
+        value.resolve_neg(),
+        _own_pool(),
+    )  # torch would send what lies in memory and forget that it stands for its negative
     if not value.is_contiguous():
         return value  # in an order of its own, such as channels last, which torch keeps
     try:
-        where = value.reshape(-1).view(torch.uint8).numpy() if value.nbytes < IN_BLOCKS else pool and pool.sent(value)
-    except Exception:  # an error here would be no answer to who waits for the batch: torch may find a way
+        where = (
+            value.reshape(-1).view(torch.uint8).numpy()
+            if value.nbytes < IN_BLOCKS
+            else pool and pool.sent(value)
+        )
+    except (
+        Exception
+    ):  # an error here would be no answer to who waits for the batch: torch may find a way
         where = None
     return value if where is None else _Placed(tuple(value.shape), value.dtype, where)
 
 
 # --- the receiver's side ----------------------------------------------------------------------------------------------
 
-_known: Final[dict[str, tuple[int, Bytes]]] = {}  # of each block: the worker that it belongs to, and its bytes
+_known: Final[
+    dict[str, tuple[int, Bytes]]
+] = {}  # of each block: the worker that it belongs to, and its bytes
 _seen: Final[set[str]] = set()  # blocks whose content this process sees
-_forked: Final[set[str]] = set()  # of those, what a process that was forked from this one may see, too
-_watched: Final[dict[int, weakref.ref[Any]]] = {}  # the processes of the workers that blocks are known of
+_forked: Final[set[str]] = (
+    set()
+)  # of those, what a process that was forked from this one may see, too
+_watched: Final[
+    dict[int, weakref.ref[Any]]
+] = {}  # the processes of the workers that blocks are known of
 
 
 def _arrived(kind: type[Any], packed: dict[str, Any]) -> Any:
@@ -362,7 +401,9 @@ def _unpacked(value: Any) -> Any:
     return _as_tensor(memory, value.shape, value.dtype)
 
 
-def _received(name: str, place: tuple[int, int], size: int, content: int, descriptor: Any, gone: list[str]) -> Bytes:
+def _received(
+    name: str, place: tuple[int, int], size: int, content: int, descriptor: Any, gone: list[str]
+) -> Bytes:
     """The bytes of a block's content and no more: what keeps or copies the tensor's storage must not have another's pixels."""
     for other in gone:
         _known.pop(other, None)
@@ -386,7 +427,9 @@ def _first_seen(worker: int, number: int, size: int, descriptor: Any) -> Bytes:
             raise FileNotFoundError
         return _mapped(path, size)
     except (OSError, EOFError) as error:
-        raise RuntimeError("a batch cannot be received: the worker that made it has ended, or no descriptors are left") from error
+        raise RuntimeError(
+            "a batch cannot be received: the worker that made it has ended, or no descriptors are left"
+        ) from error
     finally:
         if opened >= 0:
             os.close(opened)
@@ -458,75 +501,10 @@ def _mapped(path: str, size: int) -> Bytes:
 
 def _as_tensor(memory: Bytes, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.from_numpy(memory)[:size].view(dtype).reshape(tuple(shape)).detach()  # a view could not be detached in place
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
-
-
-class _OnItsWay(type):
-    """The class of the class of an error on its way out of a worker.
-
-    torch sends an error's class and the text of its traceback, and calls that class with that text at the other end. So
-    the class itself carries what the error knows.
-    """
-
-    parts: tuple[Any, ...]
-
-
-def errors_leave_whole(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """What `function` raises leaves a worker with its message, facts and notes; the text of the worker's traceback becomes a note."""
-
-    @functools.wraps(function)
-    def called(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-        try:
-            return function(*arguments, **keywords)
-        except DicomdlError as error:
-            _pack(error)
-            raise
-
-    return called
-
-
-def _pack(error: DicomdlError) -> None:
-    """Give an error in a worker a class that is as its own, but takes what the error knows along."""
-    kind = type(error)
-    if not is_worker() or isinstance(kind, _OnItsWay):
-        return
-    parts = kind, error.args, error.__dict__  # and not the error, which has a traceback and so all that its frames hold
-    names: dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "parts": parts}
-    names["__reduce__"] = lambda self: (kind, self.args, self.__dict__)
-    with contextlib.suppress(TypeError):  # a caller's own kind of error may not let itself be derived from
-        error.__class__ = _OnItsWay(kind.__name__, (kind,), names)  # type: ignore[assignment]
-
-
-def _reduced_class(sent: _OnItsWay) -> tuple[Any, ...]:
-    kind, arguments, facts = sent.parts
-    try:
-        ForkingPickler.dumps(sent.parts)
-    except Exception:  # a fact of a caller's own: the text alone goes, rather than nothing and no word about it
-        return _itself, (kind,)
-    return _Sent, (kind, arguments, facts)
-
-
-def _itself(kind: type[DicomdlError]) -> type[DicomdlError]:
-    return kind
-
-
-class _Sent:
-    """What torch takes for the class of an error: called with the text of the worker's traceback, it gives the error and notes the text."""
-
-    def __init__(self, kind: type[DicomdlError], arguments: tuple[Any, ...], facts: dict[str, Any]) -> None:
-        self.__name__ = kind.__name__
-        self._kind, self._arguments, self._facts = kind, arguments, facts
-
-    def __call__(self, text: str) -> DicomdlError:
-        error = self._kind.__new__(self._kind, *self._arguments)  # whose arguments are those of BaseException, whatever its own takes
-        error.__dict__.update(self._facts)
-        error.add_note(text)
-        return error
+    return (
+        torch.from_numpy(memory)[:size].view(dtype).reshape(tuple(shape)).detach()
+    )  # a view could not be detached in place
 
 
 ForkingPickler.register(Parcel, _reduced)
 ForkingPickler.register(Sample, _reduced)  # one that is delivered without a batch
-ForkingPickler.register(_OnItsWay, _reduced_class)

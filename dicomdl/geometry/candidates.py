@@ -16,10 +16,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry.dimensions import Candidate, Dimension, Kind, Tier, members
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 
 class Facts(Protocol):
@@ -71,18 +69,47 @@ def _same(*names: str, **more: Any) -> list[Spec]:
 
 # In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
 SPECS: Final[tuple[Spec, ...]] = (
-    *_same("temporal_position_index", "temporal_position_identifier", "temporal_position_time_offset", "frame_reference_time", slow=True),
-    *_same("time_slot_vector", "time_slice_vector", "rr_interval_vector", "phase_vector", slow=True),
+    *_same(
+        "temporal_position_index",
+        "temporal_position_identifier",
+        "temporal_position_time_offset",
+        "frame_reference_time",
+        slow=True,
+    ),
+    *_same(
+        "time_slot_vector", "time_slice_vector", "rr_interval_vector", "phase_vector", slow=True
+    ),
     *_same("philips_phase_number", slow=True),
-    *_same("nominal_percentage_of_cardiac_phase", "nominal_cardiac_trigger_delay_time", kind="phase", slow=True),
+    *_same(
+        "nominal_percentage_of_cardiac_phase",
+        "nominal_cardiac_trigger_delay_time",
+        kind="phase",
+        slow=True,
+    ),
     *_same("actual_cardiac_trigger_delay_time", "trigger_time", kind="phase", slow=True),
-    *_same("nominal_percentage_of_respiratory_phase", "nominal_respiratory_trigger_delay_time", kind="phase", slow=True),
-    Spec("diffusion_b_value", ("diffusion_b_value", "siemens_b_value", "ge_b_value", "philips_b_value", "uih_b_value")),
+    *_same(
+        "nominal_percentage_of_respiratory_phase",
+        "nominal_respiratory_trigger_delay_time",
+        kind="phase",
+        slow=True,
+    ),
+    Spec(
+        "diffusion_b_value",
+        ("diffusion_b_value", "siemens_b_value", "ge_b_value", "philips_b_value", "uih_b_value"),
+    ),
     Spec(
         "diffusion_gradient_orientation",
         (
-            *("diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction"),
-            *(f"{vendor}_diffusion_direction_{axis}" for vendor in ("ge", "philips") for axis in "xyz"),
+            *(
+                "diffusion_gradient_orientation",
+                "siemens_diffusion_direction",
+                "uih_diffusion_direction",
+            ),
+            *(
+                f"{vendor}_diffusion_direction_{axis}"
+                for vendor in ("ge", "philips")
+                for axis in "xyz"
+            ),
         ),
         ordered=False,
     ),
@@ -92,7 +119,13 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("echo_numbers", "inversion_times"),
     *_same("inversion_time", "flip_angle", noisy=True),
     *_same("repetition_time", ordered=False, noisy=True),
-    *_same("complex_image_component", "ge_raw_data_type", "philips_label_type", "image_type", "frame_type"),
+    *_same(
+        "complex_image_component",
+        "ge_raw_data_type",
+        "philips_label_type",
+        "image_type",
+        "frame_type",
+    ),
     *_same("siemens_coil", "sequence_name", natural=True),
     *_same("energy_window_vector", "detector_vector", "rotation_vector"),
     *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
@@ -102,9 +135,27 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
     *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
     # A date and time in one, then the date, then the time.
-    Spec("acquisition_time", ("acquisition_date_time", "acquisition_date", "acquisition_time"), "time", Tier.ACQUISITION_TIME, slow=True),
-    Spec("frame_acquisition_time", ("frame_acquisition_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
-    Spec("frame_reference_date_time", ("frame_reference_date_time",), "time", Tier.ACQUISITION_TIME, slow=True),
+    Spec(
+        "acquisition_time",
+        ("acquisition_date_time", "acquisition_date", "acquisition_time"),
+        "time",
+        Tier.ACQUISITION_TIME,
+        slow=True,
+    ),
+    Spec(
+        "frame_acquisition_time",
+        ("frame_acquisition_date_time",),
+        "time",
+        Tier.ACQUISITION_TIME,
+        slow=True,
+    ),
+    Spec(
+        "frame_reference_date_time",
+        ("frame_reference_date_time",),
+        "time",
+        Tier.ACQUISITION_TIME,
+        slow=True,
+    ),
     Spec("content_time", ("content_date", "content_time"), "time", Tier.CONTENT_TIME, slow=True),
     *_same("image_index", "instance_number", kind="count", tier=Tier.NUMBER, slow=True),
     *_same("lossy_image_compression", tier=Tier.NUMBER),
@@ -114,7 +165,12 @@ _MOST_INDICES: Final = 12  # three or four are usual; each is a candidate
 # Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
 _LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
 _VECTORS: Final = frozenset(
-    {"diffusion_gradient_orientation", "siemens_diffusion_direction", "uih_diffusion_direction", "velocity_encoding_direction"}
+    {
+        "diffusion_gradient_orientation",
+        "siemens_diffusion_direction",
+        "uih_diffusion_direction",
+        "velocity_encoding_direction",
+    }
 )
 
 
@@ -130,7 +186,13 @@ class Candidates:
     @functools.cached_property
     def _plain(self) -> dict[str, int]:
         """Where each column of single values is in `_ranks`."""
-        names = [c for spec, columns in self._specs if spec.kind != "time" for c in columns if c not in _LISTS | _VECTORS]
+        names = [
+            c
+            for spec, columns in self._specs
+            if spec.kind != "time"
+            for c in columns
+            if c not in _LISTS | _VECTORS
+        ]
         return {name: place for place, name in enumerate(names)}
 
     @functools.cached_property
@@ -139,7 +201,11 @@ class Candidates:
         result = np.empty((len(self._facts), len(self._plain)), dtype=np.int32)
         noisy = {column for spec, columns in self._specs if spec.noisy for column in columns}
         for name, place in self._plain.items():
-            result[:, place] = _ranked(_five_digits(self._facts.numbers(name))) if name in noisy else self._facts.ranks(name)
+            result[:, place] = (
+                _ranked(_five_digits(self._facts.numbers(name)))
+                if name in noisy
+                else self._facts.ranks(name)
+            )
         return result
 
     def _seconds(self, spec: Spec, rows: Ints) -> Floats | None:
@@ -154,7 +220,9 @@ class Candidates:
         seconds, days = self._converted(time)[rows], self._converted(date)[rows]
         if np.isnan(seconds).any():
             return None
-        if np.isnan(days).any() or (days == days[0]).all():  # one date for all may have been put there, or be that of the first frame
+        if (
+            np.isnan(days).any() or (days == days[0]).all()
+        ):  # one date for all may have been put there, or be that of the first frame
             return _past_midnight(seconds)
         return seconds + days
 
@@ -167,9 +235,17 @@ class Candidates:
     def _converted(self, column: str) -> Floats:
         """(n,) a column of dates or times in seconds, NaN where absent; each distinct text is converted once."""
         if column not in self._converted_columns:
-            convert = seconds_of_date_time if column.endswith("date_time") else seconds_of_date if "date" in column else seconds_of_time
+            convert = (
+                seconds_of_date_time
+                if column.endswith("date_time")
+                else seconds_of_date
+                if "date" in column
+                else seconds_of_time
+            )
             codes, values = self._facts.codes(column)
-            self._converted_columns[column] = np.asarray(np.array([convert(value) for value in values] or [math.nan])[codes])
+            self._converted_columns[column] = np.asarray(
+                np.array([convert(value) for value in values] or [math.nan])[codes]
+            )
         return self._converted_columns[column]
 
     def of(self, rows: Ints) -> list[Candidate]:
@@ -185,7 +261,14 @@ class Candidates:
             if codes is None or (codes == codes[0]).all():
                 continue
             found.append(
-                Candidate(spec.name, spec.tier, spec.kind, codes if spec.ordered else self._as_acquired(rows, codes), spec.slow, numbers)
+                Candidate(
+                    spec.name,
+                    spec.tier,
+                    spec.kind,
+                    codes if spec.ordered else self._as_acquired(rows, codes),
+                    spec.slow,
+                    numbers,
+                )
             )
         return found + self._dimension_indices(rows)
 
@@ -193,7 +276,9 @@ class Candidates:
         """The values of a phase, a time or a count; None where some have none: what is absent has no order."""
         if spec.kind == "value":
             return None
-        numbers = self._seconds(spec, rows) if spec.kind == "time" else self._numbers_of(column)[rows]
+        numbers = (
+            self._seconds(spec, rows) if spec.kind == "time" else self._numbers_of(column)[rows]
+        )
         return None if numbers is None or np.isnan(numbers).any() else numbers
 
     def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
@@ -202,12 +287,20 @@ class Candidates:
         if not wanted:
             return []
         ranks = self._ranks[rows[:, None], [self._plain[name] for name in wanted]]
-        return [name for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True) if differs]
+        return [
+            name
+            for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True)
+            if differs
+        ]
 
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
         """Codes in the order in which their values first come by acquisition time, instance and frame number: directions have none."""
         times = self._seconds(next(spec for spec in SPECS if spec.name == "acquisition_time"), rows)
-        keys = [codes, self._numbers_of("frame_number")[rows], self._numbers_of("instance_number")[rows]]
+        keys = [
+            codes,
+            self._numbers_of("frame_number")[rows],
+            self._numbers_of("instance_number")[rows],
+        ]
         order = np.lexsort(keys if times is None else [*keys, times])
         distinct, first = np.unique(codes[order], return_index=True)
         place = np.empty(len(distinct), dtype=np.int64)
@@ -215,7 +308,12 @@ class Candidates:
         return place[np.searchsorted(distinct, codes)]
 
     def _codes(
-        self, spec: Spec, columns: Sequence[str], rows: Ints, ranks: npt.NDArray[np.int32], varying: npt.NDArray[np.bool_]
+        self,
+        spec: Spec,
+        columns: Sequence[str],
+        rows: Ints,
+        ranks: npt.NDArray[np.int32],
+        varying: npt.NDArray[np.bool_],
     ) -> Ints | None:
         """Codes of the values as `_first_known` sees them in the columns of a spec; None where none varies."""
         if len(spec.columns) == 1 and columns[0] in self._plain:
@@ -231,7 +329,10 @@ class Candidates:
 
     def _known(self, spec: Spec, rows: Ints) -> list[Any]:
         """The value of a spec in each row, from the first of its columns that has one."""
-        return [_first_known(spec.columns, values) for values in zip(*(self._facts.values(c, rows) for c in spec.columns), strict=True)]
+        return [
+            _first_known(spec.columns, values)
+            for values in zip(*(self._facts.values(c, rows) for c in spec.columns), strict=True)
+        ]
 
     def _dimension_indices(self, rows: Ints) -> list[Candidate]:
         """Each of the dimension indices of an enhanced object, where all frames have equally many (PS3.3 C.7.6.17)."""
@@ -251,7 +352,9 @@ class Candidates:
         """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
         result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
         frames = members(dimension.labels)
-        for candidate in dimension.candidates:  # one look at the table for each, not one for each volume
+        for (
+            candidate
+        ) in dimension.candidates:  # one look at the table for each, not one for each volume
             for label, value in enumerate(self._shown(candidate, rows, frames)):
                 result[label][candidate.name] = value
         return result
@@ -260,7 +363,9 @@ class Candidates:
         firsts = rows[[one[0] for one in frames]]
         if candidate.name.startswith(DIMENSION_INDICES):
             number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
-            return [int(indices[number]) for indices in self._facts.values(DIMENSION_INDICES, firsts)]
+            return [
+                int(indices[number]) for indices in self._facts.values(DIMENSION_INDICES, firsts)
+            ]
         spec = next(spec for spec in SPECS if spec.name == candidate.name)
         if candidate.kind == "time":
             seconds = self._seconds(spec, rows)
@@ -272,7 +377,10 @@ class Candidates:
             return [float(np.median(numbers[one])) for one in frames]
         if candidate.kind == "count":
             return [int(numbers[one].min()) for one in frames]
-        return [list(value) if isinstance(value, tuple) else value for value in self._known(spec, firsts)]
+        return [
+            list(value) if isinstance(value, tuple) else value
+            for value in self._known(spec, firsts)
+        ]
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
@@ -301,14 +409,22 @@ def _ranked(values: Floats) -> Ints:
 
 def _ranked_objects(values: Sequence[Any]) -> Ints:
     """Ranks of numbers and tuples of numbers; None comes first."""
-    known = sorted(set(values) - {None}, key=lambda value: value if isinstance(value, tuple) else (value,))
+    known = sorted(
+        set(values) - {None}, key=lambda value: value if isinstance(value, tuple) else (value,)
+    )
     order = {value: rank for rank, value in enumerate(known)}
     return np.array([order.get(value, -1) for value in values], dtype=np.int64)
 
 
 def _naturally_ranked(texts: Sequence[str]) -> Ints:
     """Ranks of texts by their words and by the value of the numbers between them."""
-    known = sorted(set(texts), key=lambda text: ([int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)], text))
+    known = sorted(
+        set(texts),
+        key=lambda text: (
+            [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)],
+            text,
+        ),
+    )
     order = {text: rank for rank, text in enumerate(known)}
     return np.array([order[text] for text in texts], dtype=np.int64)
 
@@ -331,7 +447,9 @@ def seconds_of_time(text: str) -> float:
     """A TM, HHMMSS.FFFFFF or a beginning of it, as seconds of the day; NaN where it is none."""
     digits = (text or "").replace(":", "")
     whole, _, fraction = digits.partition(".")
-    if not (whole.isdecimal() and len(whole) in (2, 4, 6) and (not fraction or fraction.isdecimal())):
+    if not (
+        whole.isdecimal() and len(whole) in (2, 4, 6) and (not fraction or fraction.isdecimal())
+    ):
         return math.nan
     hours, minutes, seconds = (int(whole[i : i + 2] or 0) for i in (0, 2, 4))
     return hours * 3600 + minutes * 60 + seconds + (float(f"0.{fraction}") if fraction else 0.0)
@@ -343,7 +461,9 @@ def seconds_of_date(text: str) -> float:
     if not (digits.isdecimal() and len(digits) == 8):
         return math.nan
     try:
-        return datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() * 86400.0
+        return (
+            datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() * 86400.0
+        )
     except ValueError:
         return math.nan
 

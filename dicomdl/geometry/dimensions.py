@@ -16,15 +16,15 @@ from enum import IntEnum
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from dicomdl.arrays import Floats, Ints
 
 MOST_TOGETHER: Final = 3  # attributes in one combination
 POSITIONS_LOOKED_AT: Final = 50  # before all positions are
 FEWEST_IN_ORDER: Final = 6  # frames whose order is no accident: four have one of two orders of two passes in two cases of three
-MOST_POSITIONS: Final = 0.75  # of an incomplete set: at more than this part of the positions each value must be
+MOST_POSITIONS: Final = (
+    0.75  # of an incomplete set: at more than this part of the positions each value must be
+)
 _LIMIT: Final = 2**62
 
 
@@ -98,7 +98,10 @@ def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension |
             if pattern not in seen and _may_help(places, labels, most, whole=whole):
                 seen.add(pattern)
                 forms.append(replace(form, codes=labels))
-        if len(forms) > added and (found := _smallest(places, forms, added, most, whole=whole)) is not None:
+        if (
+            len(forms) > added
+            and (found := _smallest(places, forms, added, most, whole=whole)) is not None
+        ):
             if isinstance(found, Dimension) and tier >= Tier.PHASE_ORDER:
                 return _contradiction(places, found, candidates) or found
             return found
@@ -114,7 +117,12 @@ def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidat
     starts = np.flatnonzero(np.diff(places[order], prepend=-1))
     for candidate in candidates:
         codes = _dense(candidate.codes)
-        if candidate.tier != Tier.MEANING or candidate.kind != "value" or candidate.slow or int(codes.max()) + 1 > 2 * found.count:
+        if (
+            candidate.tier != Tier.MEANING
+            or candidate.kind != "value"
+            or candidate.slow
+            or int(codes.max()) + 1 > 2 * found.count
+        ):
             continue
         orders = [tuple(_dense(part).tolist()) for part in np.split(codes[order], starts[1:])]
         telling = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
@@ -123,7 +131,9 @@ def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidat
     return None
 
 
-def _forms(places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: bool) -> Iterator[Candidate]:
+def _forms(
+    places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: bool
+) -> Iterator[Candidate]:
     """The candidates of a tier as they are, and what follows from the order of their values."""
     several_places = int(places.max()) > 0
     for candidate in candidates:
@@ -146,7 +156,9 @@ def _with(candidate: Candidate, codes: Ints | None) -> Iterator[Candidate]:
         yield replace(candidate, codes=codes)
 
 
-def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool) -> Dimension | Tie | None:
+def _smallest(
+    places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool
+) -> Dimension | Tie | None:
     """The smallest combination with a form from number `added` on; of those before, none was enough."""
     counts = [int(form.codes.max()) + 1 for form in forms]
     few = np.flatnonzero(places < POSITIONS_LOOKED_AT)  # most combinations fail there already
@@ -162,7 +174,12 @@ def _smallest(places: Ints, forms: Sequence[Candidate], added: int, most: int, *
             if _tells_apart(places, labels, most, max(form.tier for form in together), whole=whole):
                 found.append(Dimension(tuple(together), labels, int(labels.max()) + 1))
         if len({_pattern(dimension.labels) for dimension in found}) > 1:
-            return Tie(tuple("+".join(candidate.name for candidate in dimension.candidates) for dimension in found))
+            return Tie(
+                tuple(
+                    "+".join(candidate.name for candidate in dimension.candidates)
+                    for dimension in found
+                )
+            )
         if found:
             return found[0]
     return None
@@ -185,7 +202,9 @@ def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
         return False
     if not whole:
         return True
-    table = np.bincount(places * values + labels, minlength=(int(places.max()) + 1) * values).reshape(-1, values)
+    table = np.bincount(
+        places * values + labels, minlength=(int(places.max()) + 1) * values
+    ).reshape(-1, values)
     return bool((table == table[0]).all())
 
 
@@ -197,7 +216,9 @@ def _tells_apart(places: Ints, labels: Ints, most: int, tier: Tier, *, whole: bo
     if whole:
         return values == most
     covered = np.bincount(labels) / (int(places.max()) + 1)
-    return (values == most and covered.max() == 1) or (tier <= Tier.BOOKKEEPING and covered.min() > MOST_POSITIONS)
+    return (values == most and covered.max() == 1) or (
+        tier <= Tier.BOOKKEEPING and covered.min() > MOST_POSITIONS
+    )
 
 
 def _rank_within(places: Ints, codes: Ints) -> Ints:
@@ -208,7 +229,9 @@ def _rank_within(places: Ints, codes: Ints) -> Ints:
     running = np.cumsum(step)
     ranks = np.empty(len(codes), dtype=np.int64)
     starts = running[new_place]
-    ranks[order] = running - np.repeat(starts, np.diff(np.append(np.flatnonzero(new_place), len(order))))
+    ranks[order] = running - np.repeat(
+        starts, np.diff(np.append(np.flatnonzero(new_place), len(order)))
+    )
     return ranks
 
 
@@ -221,15 +244,25 @@ def _phases(places: Ints, candidate: Candidate) -> Ints | None:
     assert candidate.numbers is not None
     ranks = _rank_within(places, candidate.codes)
     count = int(ranks.max()) + 1
-    cells, first = np.unique(places * count + ranks, return_index=True)  # magnitude and velocity share a phase
-    if count == 1 or len(cells) != count * (int(places.max()) + 1) or np.isnan(candidate.numbers).any():
+    cells, first = np.unique(
+        places * count + ranks, return_index=True
+    )  # magnitude and velocity share a phase
+    if (
+        count == 1
+        or len(cells) != count * (int(places.max()) + 1)
+        or np.isnan(candidate.numbers).any()
+    ):
         return None
     delays = candidate.numbers[first].reshape(-1, count)
     cycle = delays[:, -1] - delays[:, 0]
     step = float(np.median(cycle)) / (count - 1)
     fractions = (delays - delays[:, :1]) / cycle[:, None]
     alike = np.abs(fractions - np.median(fractions, axis=0)).max() < 0.5 / (count - 1)
-    return ranks if alike and np.abs(delays[:, 0] - np.median(delays[:, 0])).max() < 0.5 * step else None
+    return (
+        ranks
+        if alike and np.abs(delays[:, 0] - np.median(delays[:, 0])).max() < 0.5 * step
+        else None
+    )
 
 
 def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
@@ -244,7 +277,11 @@ def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
     if whole:
         labels = _rank_within(places, candidate.codes)
         size = len(order) // (int(labels.max()) + 1)
-        if size == len(order) or (np.diff(labels[order]) < 0).any() or (np.bincount(labels) != size).any():
+        if (
+            size == len(order)
+            or (np.diff(labels[order]) < 0).any()
+            or (np.bincount(labels) != size).any()
+        ):
             return None
     else:
         size = count
@@ -253,7 +290,10 @@ def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
         labels = np.empty(len(order), dtype=np.int64)
         labels[order] = np.arange(len(order)) // count
     one_pass = places[order[:size]]
-    if len(np.unique(one_pass)) != count or not (places[order] == np.resize(one_pass, len(order))).all():
+    if (
+        len(np.unique(one_pass)) != count
+        or not (places[order] == np.resize(one_pass, len(order))).all()
+    ):
         return None
     return labels if _begins_there(one_pass, candidate, order, size) else None
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Floats
 from dicomdl.errors import GeometryError
-from dicomdl.geometry.grid import Floats, Geometry, Tolerances
+from dicomdl.geometry.grid import Geometry, Tolerances
 
 MAX_VOXELS: Final = 2**33  # of a grid that is made, not read: 16 GiB of int16
-FILLABLE: Final = frozenset({"missing_slices", "uneven_spacing"})  # verdicts that `regular_slices` makes a grid of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +43,15 @@ class RegularSlices:
         Mixed linearly in float64, integers rounded to the nearest.
         """
         result = np.empty((len(self.lower), *slices.shape[1:]), slices.dtype)
-        for target, first, fraction in zip(result, self.lower.tolist(), self.fraction.tolist(), strict=True):
+        for target, first, fraction in zip(
+            result, self.lower.tolist(), self.fraction.tolist(), strict=True
+        ):
             if fraction == 0:
                 target[...] = slices[first]
                 continue
-            mixed = slices[first] * np.float64(1 - fraction) + slices[first + 1] * np.float64(fraction)
+            mixed = slices[first] * np.float64(1 - fraction) + slices[first + 1] * np.float64(
+                fraction
+            )
             target[...] = mixed if slices.dtype.kind == "f" else np.rint(mixed, out=mixed)
         return result
 
@@ -74,10 +78,14 @@ def is_worth_filling(slices: int, detail: Mapping[str, Any]) -> bool:
     """Whether the grid that `regular_slices` would make has at most twice as many slices as there are, by the numbers of a verdict."""
     if "median_gap" not in detail or "missing" in detail:
         return True
-    return bool(detail["spacing"] * (slices - 1) / max(detail["median_gap"], 1e-6) + 1 <= 2 * slices)
+    return bool(
+        detail["spacing"] * (slices - 1) / max(detail["median_gap"], 1e-6) + 1 <= 2 * slices
+    )
 
 
-def regular_slices(positions: Floats, geometry: Geometry, verdict: str, tolerances: Tolerances) -> RegularSlices:
+def regular_slices(
+    positions: Floats, geometry: Geometry, verdict: str, tolerances: Tolerances
+) -> RegularSlices:
     """The grid that slices of the verdict `missing_slices` or `uneven_spacing` belong to.
 
     Missing slices: every slice keeps its place on the grid of the true spacing. Uneven spacing: the spacing is the median gap,
@@ -109,13 +117,19 @@ def regular_slices(positions: Floats, geometry: Geometry, verdict: str, toleranc
     lower, fraction = _neighbours(places, min(tolerances.same_position_mm / spacing, 0.1))
     affine = geometry.affine.copy()
     affine[:3, 0] = (positions[-1] - positions[0]) / places[-1]
-    return RegularSlices(Geometry((len(lower), *geometry.shape[1:]), affine), places, lower, fraction)
+    return RegularSlices(
+        Geometry((len(lower), *geometry.shape[1:]), affine), places, lower, fraction
+    )
 
 
 def require_possible(shape: tuple[int, int, int]) -> None:
     """Raise a GeometryError for a grid of more than `MAX_VOXELS`."""
     if math.prod(shape) > MAX_VOXELS:
-        raise GeometryError(f"a grid of {' x '.join(map(str, shape))} voxels is too large", voxels=math.prod(shape), limit=MAX_VOXELS)
+        raise GeometryError(
+            f"a grid of {' x '.join(map(str, shape))} voxels is too large",
+            voxels=math.prod(shape),
+            limit=MAX_VOXELS,
+        )
 
 
 def _neighbours(places: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -124,6 +138,8 @@ def _neighbours(places: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64]
     lower = np.searchsorted(places, grid + tolerance, side="right") - 1
     upper = np.minimum(lower + 1, len(places) - 1)
     beyond = grid - places[lower]
-    between = (beyond > tolerance) & (lower < len(places) - 1)  # behind the last slice nothing is more than the tolerance, but for rounding
+    between = (beyond > tolerance) & (
+        lower < len(places) - 1
+    )  # behind the last slice nothing is more than the tolerance, but for rounding
     gaps = np.where(between, places[upper] - places[lower], 1.0)
     return lower.astype(np.int64), np.where(between, beyond / gaps, 0.0)

@@ -12,7 +12,6 @@ only where nothing in the headers tells two frames apart: equal ones are copies,
 """
 
 import functools
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,42 +21,56 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Ints
 from dicomdl.geometry.candidates import Candidates, Facts
 from dicomdl.geometry.dimensions import Dimension, Tie, Tier, find_dimension, members
-from dicomdl.geometry.grid import Assessment, Floats, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
-from dicomdl.headers.reader import content_of
+from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions, plane_axes
+from dicomdl.geometry.grouping import (
+    by_text,
+    clusters,
+    combined_codes,
+    exact_groups,
+    is_blank,
+    is_every_nth,
+    overlap,
+)
+from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, slice_places
+from dicomdl.headers.uids import content_of
 
-Ints = npt.NDArray[np.int64]
 Digest = Callable[[int], str]
-
-# The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
-_SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = ("sop_class_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid", "units")
-_EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
 # What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
 _TIE_BREAKERS: Final = (
     *("instance_number", "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
     *("transfer_syntax_uid", "byte_length", "byte_offset"),
 )
 _ONE_FRAME: Final = ("sop_instance_uid", "frame_number", "tile_top", "tile_left")
-# SOP classes whose frames each have a plane of their own, so that a file of one is like a file of many (PS3.3 A.36 ff.).
-_ENHANCED: Final = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{branch}"
-    for branch in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130", "6.2", "13.1.1", "13.1.2", "13.1.3")
+_MOST_COMPARED: Final = (
+    20_000  # frames of one series whose pixels are compared; more are told as "unchecked"
 )
-# Colour by palette and inverted grey scales are other kinds of samples than plain ones.
-_PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
-_MOST_COMPARED: Final = 20_000  # frames of one series whose pixels are compared; more are told as "unchecked"
 _MOST_NAMED: Final = 10  # instances named in the detail of duplicates
 _MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
 _MOSAICS: Final = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
-_WHOLE_MOSAIC: Final = "a mosaic of slices whose places are not told: its private header is missing or damaged"
+_WHOLE_MOSAIC: Final = (
+    "a mosaic of slices whose places are not told: its private header is missing or damaged"
+)
 _FEWEST_SLICES: Final = 3  # of an acquisition among others: two slices are always regular
 _READABLE: Final = ("regular", "tilted")
 # What should not change from slice to slice of one volume; where it does, positions do not repeat and the stack says so.
 _CONTRAST: Final = (
-    *("echo_time", "effective_echo_time", "inversion_time", "diffusion_b_value", "complex_image_component"),
-    *("convolution_kernel", "kvp", "monoenergetic_energy_equivalent", "slice_thickness", "reconstruction_diameter"),
+    *(
+        "echo_time",
+        "effective_echo_time",
+        "inversion_time",
+        "diffusion_b_value",
+        "complex_image_component",
+    ),
+    *(
+        "convolution_kernel",
+        "kvp",
+        "monoenergetic_energy_equivalent",
+        "slice_thickness",
+        "reconstruction_diameter",
+    ),
 )
 
 
@@ -103,7 +116,9 @@ class _Part:
     remarks: dict[str, Any] = field(default_factory=dict)
 
 
-def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = None, digest: Digest | None = None) -> Stacking:
+def build_stacks(
+    facts: Facts, tolerances: Tolerances, folders: Ints | None = None, digest: Digest | None = None
+) -> Stacking:
     """Sort all frames into stacks.
 
     Parameters
@@ -127,7 +142,9 @@ def build_stacks(facts: Facts, tolerances: Tolerances, folders: Ints | None = No
 class _Builder:
     """One run over all frames: the columns that it needs again and again, and the copies that it finds."""
 
-    def __init__(self, facts: Facts, tolerances: Tolerances, folders: Ints | None, digest: Digest | None) -> None:
+    def __init__(
+        self, facts: Facts, tolerances: Tolerances, folders: Ints | None, digest: Digest | None
+    ) -> None:
         self.facts = facts
         self.tolerances = tolerances
         self.digest = digest
@@ -135,12 +152,26 @@ class _Builder:
         self.judged: tuple[tuple[Any, ...], tuple[Assessment, dict[str, Any]]] | None = None
         self.original: dict[int, int] = {}  # row of a copy -> row of what it is a copy of
         self.positions = frame_positions(facts, tolerances)
-        self.orientations, self.pixel_spacings = frame_orientations(facts), facts.vectors("pixel_spacing", 2)
-        self.imager_spacings, self.thickness = facts.vectors("imager_pixel_spacing", 2), facts.numbers("slice_thickness")
-        self.by_transducer = np.isnan(facts.vectors("image_position_patient", 3)[:, 0]) & np.isfinite(self.positions[:, 0])
-        self.segments = np.nan_to_num(facts.numbers("referenced_segment_number"), nan=-1).astype(np.int64)
-        self.placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
-        self.blanks = {name: _is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")}
+        self.orientations, self.pixel_spacings = (
+            frame_orientations(facts),
+            facts.vectors("pixel_spacing", 2),
+        )
+        self.imager_spacings, self.thickness = (
+            facts.vectors("imager_pixel_spacing", 2),
+            facts.numbers("slice_thickness"),
+        )
+        self.by_transducer = np.isnan(
+            facts.vectors("image_position_patient", 3)[:, 0]
+        ) & np.isfinite(self.positions[:, 0])
+        self.segments = np.nan_to_num(facts.numbers("referenced_segment_number"), nan=-1).astype(
+            np.int64
+        )
+        self.placed = has_geometry(
+            self.positions, self.orientations, self.pixel_spacings, tolerances
+        )
+        self.blanks = {
+            name: is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")
+        }
         in_folder = self.blanks["series_instance_uid"]
         self.folders = np.where(in_folder, -1 if folders is None else self._by_content(folders), -1)
 
@@ -157,7 +188,7 @@ class _Builder:
         tie_break = np.lexsort([self.facts.ranks(name) for name in reversed(_TIE_BREAKERS)])
         rank_of_row = np.empty(len(tie_break), dtype=np.int64)
         rank_of_row[tie_break] = np.arange(len(tie_break))
-        series, groups = _exact_groups(self.facts, self.folders)
+        series, groups = exact_groups(self.facts, self.folders)
         order: list[Ints] = []
         stacks: list[StackRow] = []
         start = group_number = 0
@@ -167,10 +198,16 @@ class _Builder:
                 for number, part in enumerate(parts):
                     found, rows = self._assess(part)
                     order.append(rows)
-                    stacks.append(self._row(start, rows, int(series[rows[0]]), part, found, group_number, number))
+                    stacks.append(
+                        self._row(
+                            start, rows, int(series[rows[0]]), part, found, group_number, number
+                        )
+                    )
                     start += len(rows)
                 group_number += 1
-        copies = np.array(sorted(self.original, key=lambda row: int(rank_of_row[row])), dtype=np.int64)
+        copies = np.array(
+            sorted(self.original, key=lambda row: int(rank_of_row[row])), dtype=np.int64
+        )
         whole = np.concatenate([*order, copies])
         place = np.empty(len(whole), dtype=np.int64)
         place[whole] = np.arange(len(whole))
@@ -189,7 +226,9 @@ class _Builder:
     def _remarks(self, rows: Ints) -> dict[str, Any]:
         """What is to be said of any stack."""
         first = rows[0]
-        remarks: dict[str, Any] = {name: "blank" for name, blank in self.blanks.items() if blank[first]}
+        remarks: dict[str, Any] = {
+            name: "blank" for name, blank in self.blanks.items() if blank[first]
+        }
         if self.by_transducer[first]:
             remarks["coordinates"] = "of the transducer"
         if varies := self._candidates.varying(rows, _CONTRAST):
@@ -199,18 +238,44 @@ class _Builder:
     def _judged(self, rows: Ints) -> tuple[Assessment, dict[str, Any]]:
         """The verdict on some rows and IDC's checks; kept for the next call, because time points lie where their neighbours do."""
         first = rows[0]
-        positions, orientation, spacing = self.positions[rows], self.orientations[first], self.pixel_spacings[first]
-        key = (positions.tobytes(), orientation.tobytes(), spacing.tobytes(), float(self.thickness[first]))
+        positions, orientation, spacing = (
+            self.positions[rows],
+            self.orientations[first],
+            self.pixel_spacings[first],
+        )
+        key = (
+            positions.tobytes(),
+            orientation.tobytes(),
+            spacing.tobytes(),
+            float(self.thickness[first]),
+        )
         if self.judged is None or self.judged[0] != key:
             found = assess(positions, orientation, spacing, self.tolerances, key[-1])
             self.judged = (key, (found, idc_checks(positions, orientation)))
         return self.judged[1]
 
-    def _row(self, start: int, rows: Ints, series: int, part: _Part, found: Assessment, group: int, number: int) -> StackRow:
+    def _row(
+        self,
+        start: int,
+        rows: Ints,
+        series: int,
+        part: _Part,
+        found: Assessment,
+        group: int,
+        number: int,
+    ) -> StackRow:
         first = int(part.rows[0])
-        in_plane = self.pixel_spacings[first] if np.isfinite(self.pixel_spacings[first]).all() else self.imager_spacings[first]
+        in_plane = (
+            self.pixel_spacings[first]
+            if np.isfinite(self.pixel_spacings[first]).all()
+            else self.imager_spacings[first]
+        )
         # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
-        step = float(np.sqrt((found.affine[:3, 0] ** 2).sum())) if "spacing" in found.detail else math.nan
+        step = (
+            float(np.sqrt((found.affine[:3, 0] ** 2).sum()))
+            if "spacing" in found.detail
+            else math.nan
+        )
         return StackRow(
             frame_start=start,
             slices=len(rows),
@@ -233,32 +298,44 @@ class _Builder:
         """Rows that agree in everything exact, as groups of stacks; frames without geometry come last."""
         placed = rows[self.placed[rows]]
         if len(placed):
-            for same_plane in _clusters(placed, self.orientations[placed], self.tolerances.cosines, 0.0):
-                for grid in _clusters(same_plane, self.pixel_spacings[same_plane], 0.0, self.tolerances.pixel_spacing):
+            for same_plane in clusters(
+                placed, self.orientations[placed], self.tolerances.cosines, 0.0
+            ):
+                for grid in clusters(
+                    same_plane, self.pixel_spacings[same_plane], 0.0, self.tolerances.pixel_spacing
+                ):
                     yield from self._split(grid)
         rest = rows[~self.placed[rows]]
         if len(rest):
             clips = self._clips[rest]
             for clip in np.unique(clips):
                 part = rest[clips == clip]
-                yield [_Part(part, remarks={"why": _WHOLE_MOSAIC} if self._mosaics[part].all() else {})]
+                yield [
+                    _Part(part, remarks={"why": _WHOLE_MOSAIC} if self._mosaics[part].all() else {})
+                ]
 
     @functools.cached_property
     def _clips(self) -> Ints:
         """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
-        by_file = _combined([self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)])
+        by_file = combined_codes(
+            [self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)]
+        )
         return np.where(self.facts.numbers("number_of_frames") > 1, by_file, -1)
 
     @functools.cached_property
     def _mosaics(self) -> npt.NDArray[np.bool_]:
         """(n,) which frames show many slices that `header` could not tell apart."""
-        kinds = _by_text(self.facts, "image_type", lambda text: int(not _MOSAICS.isdisjoint(text.split("\\"))))
+        kinds = by_text(
+            self.facts, "image_type", lambda text: int(not _MOSAICS.isdisjoint(text.split("\\")))
+        )
         return np.asarray((kinds == 1) & (self.facts.numbers("coded_rows") == 0))
 
     @functools.cached_property
     def _derived(self) -> npt.NDArray[np.bool_]:
         """(n,) whose pixels were made of other images' (PS3.3 C.7.6.1.1.2, value 1)."""
-        return _by_text(self.facts, "image_type", lambda text: int(text.startswith("DERIVED"))).astype(np.bool_)
+        return by_text(
+            self.facts, "image_type", lambda text: int(text.startswith("DERIVED"))
+        ).astype(np.bool_)
 
     @functools.cached_property
     def _candidates(self) -> Candidates:
@@ -274,9 +351,19 @@ class _Builder:
         if (segments != segments[0]).any():
             # Each segment has the slices in which it is not empty, so they need not agree (PS3.3 C.8.20.2.3.1).
             numbers = np.unique(segments)
-            parts = [part for number in numbers for group in self._split(rows[segments == number]) for part in group]
+            parts = [
+                part
+                for number in numbers
+                for group in self._split(rows[segments == number])
+                for part in group
+            ]
             yield [
-                _Part(part.rows, {"referenced_segment_number": int(self.segments[part.rows[0]])} | part.dimension, part.remarks)
+                _Part(
+                    part.rows,
+                    {"referenced_segment_number": int(self.segments[part.rows[0]])}
+                    | part.dimension,
+                    part.remarks,
+                )
                 for part in parts
             ]
             return
@@ -314,10 +401,17 @@ class _Builder:
         kinds = [bool(one[0]) and pure for one in derived]
         for kind in sorted(set(kinds)):
             chosen = [t for t in range(dimension.count) if kinds[t] is kind]
-            yield from self._on_one_grid(rows, places, dimension, [frames[t] for t in chosen], [values[t] for t in chosen])
+            yield from self._on_one_grid(
+                rows, places, dimension, [frames[t] for t in chosen], [values[t] for t in chosen]
+            )
 
     def _on_one_grid(
-        self, rows: Ints, places: Ints, dimension: Dimension, frames: Sequence[Ints], values: Sequence[dict[str, Any]]
+        self,
+        rows: Ints,
+        places: Ints,
+        dimension: Dimension,
+        frames: Sequence[Ints],
+        values: Sequence[dict[str, Any]],
     ) -> Iterator[list[_Part]]:
         """The volumes that lie on the grid of the largest one as a group, the others alone; see `_grouped`.
 
@@ -330,17 +424,23 @@ class _Builder:
         largest = max(taken, key=len)
         together = [
             2 * len(mine & largest) >= len(mine)
-            and not (not in_time and _is_every_nth(mine, largest))
+            and not (not in_time and is_every_nth(mine, largest))
             and not (watches and len(mine) == 1 < len(largest))
             for mine in taken
         ]
-        whole = sorted(set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins)))
+        whole = sorted(
+            set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins))
+        )
         group = []
         for one, mine, joins, value in zip(frames, taken, together, values, strict=True):
             if not joins:
                 yield [_Part(rows[one], value)]
                 continue
-            missing = [number for number, place in enumerate(whole) if place not in mine] if len(mine) < len(whole) else []
+            missing = (
+                [number for number, place in enumerate(whole) if place not in mine]
+                if len(mine) < len(whole)
+                else []
+            )
             group.append(_Part(rows[one], value, {"missing_in_group": missing} if missing else {}))
         yield group
 
@@ -353,18 +453,27 @@ class _Builder:
         unique = int(places.max()) + 1 == len(rows)
         found = self._assess(_Part(rows))[0]
         varies = found.detail.get("varies", [])
-        if len(rows) < 2 * _FEWEST_SLICES or (unique and found.verdict != "uneven_spacing" and not varies):
+        if len(rows) < 2 * _FEWEST_SLICES or (
+            unique and found.verdict != "uneven_spacing" and not varies
+        ):
             return []
         for candidate in self._candidates.of(rows):
             if unique and found.verdict != "uneven_spacing" and candidate.name not in varies:
                 continue
             labels = np.unique(candidate.codes, return_inverse=True)[1].reshape(-1)
             count = int(labels.max()) + 1
-            named, many = candidate.name == "stack_id", candidate.tier == Tier.MEANING and candidate.slow
-            if candidate.tier > Tier.BOOKKEEPING or not (1 < count <= _MOST_ACQUISITIONS or named or many):
+            named, many = (
+                candidate.name == "stack_id",
+                candidate.tier == Tier.MEANING and candidate.slow,
+            )
+            if candidate.tier > Tier.BOOKKEEPING or not (
+                1 < count <= _MOST_ACQUISITIONS or named or many
+            ):
                 continue
             frames = members(labels)
-            if min(map(len, frames)) < _FEWEST_SLICES or not (named or _overlap([places[one] for one in frames])):
+            if min(map(len, frames)) < _FEWEST_SLICES or not (
+                named or overlap([places[one] for one in frames])
+            ):
                 continue
             shown = self._candidates.shown(Dimension((candidate,), labels, count), rows)
             parts = [_Part(rows[one], value) for one, value in zip(frames, shown, strict=True)]
@@ -377,13 +486,17 @@ class _Builder:
         axes = plane_axes(self.orientations[rows[0]], self.tolerances)
         if axes is None:
             return None
-        in_plane = np.stack([(self.positions[rows] * axis).sum(axis=1) for axis in axes[:2]], axis=1)
+        in_plane = np.stack(
+            [(self.positions[rows] * axis).sum(axis=1) for axis in axes[:2]], axis=1
+        )
         order = np.argsort(places, kind="stable")
         starts = np.flatnonzero(np.diff(places[order], prepend=-1))
-        spread = np.maximum.reduceat(in_plane[order], starts) - np.minimum.reduceat(in_plane[order], starts)
+        spread = np.maximum.reduceat(in_plane[order], starts) - np.minimum.reduceat(
+            in_plane[order], starts
+        )
         if (spread <= self.tolerances.in_plane_mm).all():
             return None
-        parts = list(_clusters(rows, in_plane, self.tolerances.in_plane_mm, 0.0))
+        parts = list(clusters(rows, in_plane, self.tolerances.in_plane_mm, 0.0))
         most = int(np.bincount(places).max())
         return parts if 1 < len(parts) <= most else None
 
@@ -392,18 +505,24 @@ class _Builder:
     @functools.cached_property
     def _repeated_instance(self) -> npt.NDArray[np.bool_]:
         """(n,) which frames share SOP Instance UID and frame number with another one: a file that is there twice."""
-        keys = _combined([self.facts.ranks(name) for name in _ONE_FRAME])
-        return np.asarray((np.bincount(keys)[keys] > 1) & ~_is_blank(self.facts, "sop_instance_uid"))
+        keys = combined_codes([self.facts.ranks(name) for name in _ONE_FRAME])
+        return np.asarray((np.bincount(keys)[keys] > 1) & ~is_blank(self.facts, "sop_instance_uid"))
 
     def _without_same_instances(self, rows: Ints) -> Ints:
         """Rows without the second files of an instance. The same UID is not enough: some writers give one to all their files."""
         again = rows[self._repeated_instance[rows]]
         if len(again) == 0:
             return rows
-        keys = _combined([*(self.facts.ranks(name)[again] for name in _ONE_FRAME)])
+        keys = combined_codes([*(self.facts.ranks(name)[again] for name in _ONE_FRAME)])
         where = np.nan_to_num(self.positions[again], nan=1e300)
-        places = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[1].reshape(-1)
-        return rows[~np.isin(rows, self._copies(again, places))] if self._can_compare(len(again)) else rows
+        places = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[1].reshape(
+            -1
+        )
+        return (
+            rows[~np.isin(rows, self._copies(again, places))]
+            if self._can_compare(len(again))
+            else rows
+        )
 
     def _duplicates(self, rows: Ints, places: Ints) -> Iterator[list[_Part]]:
         """Rows at repeated positions that nothing tells apart: equal copies are set aside, and the rest is looked at again."""
@@ -415,10 +534,18 @@ class _Builder:
         if len(copies):
             yield from self._split(rows[~np.isin(rows, copies)])
             return
-        instances = sorted({self.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]})
+        instances = sorted(
+            {self.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]}
+        )
         # Frames whose headers are equal in everything are put in order by their pixels, so that the order of files has no say.
-        digests = np.unique([self.compared.get(row, "") for row in rows.tolist()], return_inverse=True)[1]
-        rows = rows[np.lexsort([digests, *(self.facts.ranks(name)[rows] for name in reversed(_TIE_BREAKERS))])]
+        digests = np.unique(
+            [self.compared.get(row, "") for row in rows.tolist()], return_inverse=True
+        )[1]
+        rows = rows[
+            np.lexsort(
+                [digests, *(self.facts.ranks(name)[rows] for name in reversed(_TIE_BREAKERS))]
+            )
+        ]
         yield [_Part(rows, remarks={"pixels": "different", "instances": instances[:_MOST_NAMED]})]
 
     def _can_compare(self, count: int) -> bool:
@@ -438,146 +565,3 @@ class _Builder:
                 self.original[row] = original
                 copies.append(row)
         return np.array(copies, dtype=np.int64)
-
-
-# --- what splits exactly ----------------------------------------------------------------------------------------------
-
-
-def _is_every_nth(places: set[int], of: set[int]) -> bool:
-    """Whether three or more places are every second, third, ... one of others."""
-    within = np.flatnonzero([place in places for place in sorted(of)])
-    steps = np.diff(within)
-    return len(within) == len(places) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
-
-
-def _overlap(places: Sequence[Ints]) -> bool:
-    """Whether the extents of some positions overlap."""
-    extents = sorted((int(one.min()), int(one.max())) for one in places)
-    reached = itertools.accumulate((end for _, end in extents), max)
-    return any(start <= end for (start, _), end in zip(extents[1:], reached, strict=False))
-
-
-def _is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
-    ranks = facts.ranks(name)  # the empty text comes first
-    lowest = int(np.argmin(ranks))
-    return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
-
-
-def _exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
-    """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
-    series = _combined([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
-    samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
-    keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
-    keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
-    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
-    keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
-    # A slice without rescale among others with one would be stored values among Hounsfield units.
-    keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
-    keys.append(_by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0)))
-    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on, and what was made after the
-    # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
-    keys.append(_by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
-    keys.append(_by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"])))
-    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced objects may have one frame.
-    classic = _by_text(facts, "sop_class_uid", lambda uid: int(uid not in _ENHANCED))
-    keys.append((facts.numbers("number_of_frames") > 1) * classic)
-    combined = _combined(keys)
-    order = np.argsort(combined, kind="stable")
-    bounds = np.flatnonzero(np.diff(combined[order])) + 1
-    return series, np.split(order, bounds)
-
-
-def _series_numbers(facts: Facts, series: Ints) -> Ints:
-    """(n,) codes of SeriesNumber, by which some archives' Series are two; a blank one is that of its Series, if there is only one."""
-    numbers = facts.numbers("series_number").astype(np.float64)
-    codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    blank = np.isnan(numbers)
-    if blank.any() and not blank.all():
-        lowest, highest = np.full(int(series.max()) + 1, len(codes)), np.full(int(series.max()) + 1, -1)
-        np.minimum.at(lowest, series[~blank], codes[~blank])
-        np.maximum.at(highest, series[~blank], codes[~blank])
-        only = (lowest == highest)[series]
-        codes = np.where(blank & only, highest[series], codes)
-    return codes
-
-
-def _by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
-    codes, values = facts.codes(name)
-    return np.asarray(np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes])
-
-
-def _combined(keys: Sequence[Ints]) -> Ints:
-    """One integer a row that orders and equals as the tuple of the keys does."""
-    result = np.zeros(len(keys[0]), dtype=np.int64)
-    for key in keys:
-        low = int(key.min())
-        span = int(key.max()) - low + 1
-        if span == 1:
-            continue
-        if int(result.max(initial=0)) >= 2**62 // span:
-            result = np.unique(result, return_inverse=True)[1].astype(np.int64)
-        result = result * span + (key - low)
-    return np.unique(result, return_inverse=True)[1].astype(np.int64)
-
-
-def _clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
-    """Rows grouped by values that lie within `absolute + relative * |reference|` of a reference.
-
-    References are the median of all, about which jitter lies, and then the lowest value of what is left: by the order of the
-    values, not of the rows, so that the order of files has no say.
-    """
-    if (values == values[0]).all():
-        yield rows
-        return
-    distinct, inverse = np.unique(values, axis=0, return_inverse=True)
-    median = np.quantile(values, 0.5, axis=0, method="lower")
-    about = (np.abs(distinct - median) <= absolute + relative * np.abs(median)).all(axis=1)
-    label = np.where(about, len(distinct), -1)
-    farthest = np.searchsorted(distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right")
-    for number, reference in enumerate(distinct):  # sorted: those before have a label, those behind `farthest` are too far away
-        if label[number] < 0:
-            behind = slice(number, farthest[number])
-            near = (np.abs(distinct[behind] - reference) <= absolute + relative * np.abs(reference)).all(axis=1)
-            label[behind][near & (label[behind] < 0)] = number
-    labels = label[inverse.reshape(-1)]
-    for number in np.unique(labels):
-        yield rows[labels == number]
-
-
-def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
-    """(n, 3) mm, the centre of each frame's first pixel in the coordinates of its frame of reference, NaN where unknown.
-
-    ImagePositionPatient (LPS), moved by the plane's offset where a dose grid has one; of an enhanced ultrasound volume
-    ImagePositionVolume, whose coordinates are those of the transducer (PS3.3 C.8.24.2).
-    """
-    positions = _else(facts.vectors("image_position_patient", 3), facts, "image_position_volume")
-    offsets = facts.numbers("grid_frame_offset")
-    with_offset = np.flatnonzero(np.isfinite(offsets))
-    if len(with_offset) == 0:
-        return positions
-    # PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
-    positions = positions.copy()
-    orientations = facts.vectors("image_orientation_patient", 6)
-    instances, numbers = facts.ranks("sop_instance_uid"), facts.numbers("frame_number")
-    for instance in np.unique(instances[with_offset]):
-        rows = with_offset[instances[with_offset] == instance]
-        first = rows[np.argmin(numbers[rows])]
-        axes = plane_axes(orientations[first], tolerances)
-        if axes is None:
-            continue
-        if offsets[first] == 0:
-            positions[rows] += offsets[rows, None] * axes[2]
-        else:
-            positions[rows, 2] = offsets[rows]
-    return positions
-
-
-def frame_orientations(facts: Facts) -> Floats:
-    """(n, 6) ImageOrientationPatient, or ImageOrientationVolume where only that is known."""
-    return _else(facts.vectors("image_orientation_patient", 6), facts, "image_orientation_volume")
-
-
-def _else(values: Floats, facts: Facts, column: str) -> Floats:
-    if facts.constants.get(column, ()) is None:
-        return values
-    return np.where(np.isnan(values[:, :1]), facts.vectors(column, values.shape[1]), values)

@@ -23,7 +23,18 @@ class Constant(NamedTuple):
 Column = list[Any] | Constant
 
 
-BINARY: Final = {"US": "H", "XS": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "AT": "H", "UV": "Q", "SV": "q"}
+BINARY: Final = {
+    "US": "H",
+    "XS": "H",
+    "SS": "h",
+    "UL": "I",
+    "SL": "i",
+    "FL": "f",
+    "FD": "d",
+    "AT": "H",
+    "UV": "Q",
+    "SV": "q",
+}
 
 
 def converter(column: Attribute) -> Callable[[bytes], Any]:
@@ -33,10 +44,14 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
     if column.kind == "text":
         convert: Callable[[bytes], Any] = as_text
     elif column.vr in BINARY:
-        convert = functools.partial(_from_binary, code=BINARY[column.vr], size=1 if column.per_frame else column.size)
+        convert = functools.partial(
+            _from_binary, code=BINARY[column.vr], size=1 if column.per_frame else column.size
+        )
     else:
         integer = column.kind == "integer"
-        convert = functools.partial(_from_digits, size=1 if column.per_frame else column.size, integer=integer)
+        convert = functools.partial(
+            _from_digits, size=1 if column.per_frame else column.size, integer=integer
+        )
     return functools.lru_cache(maxsize=4096)(convert)
 
 
@@ -107,7 +122,9 @@ def vector_values(raw: bytes, column: Attribute, frames: int) -> Iterator[bytes]
 def swap_bytes(raw: bytes, column: Attribute) -> bytes:
     """A big-endian binary value as little endian; text stays."""
     width = struct.calcsize(BINARY.get(column.vr, "c"))
-    return b"".join(raw[i : i + width][::-1] for i in range(0, len(raw), width)) if width > 1 else raw
+    return (
+        b"".join(raw[i : i + width][::-1] for i in range(0, len(raw), width)) if width > 1 else raw
+    )
 
 
 def sign_padding(columns: dict[str, Column]) -> None:
@@ -119,7 +136,10 @@ def sign_padding(columns: dict[str, Column]) -> None:
         signs = columns["pixel_representation"]
         count = values.rows if isinstance(values, Constant) else len(values)
         pairs = zip(_each_row(values, count), _each_row(signs, count), strict=True)
-        columns[name] = [v - 0x10000 if v is not None and sign == 1 and 0x8000 <= v <= 0xFFFF else v for v, sign in pairs]
+        columns[name] = [
+            v - 0x10000 if v is not None and sign == 1 and 0x8000 <= v <= 0xFFFF else v
+            for v, sign in pairs
+        ]
 
 
 def fill_pixel_defaults(columns: dict[str, Column]) -> None:
@@ -139,7 +159,10 @@ def fill_pixel_defaults(columns: dict[str, Column]) -> None:
             continue
         sources = [_each_row(columns[need], count) for need in needs]
         arguments = list(zip(*sources, strict=True)) if sources else [()] * count
-        columns[name] = [fill(*a) if v is None else v for v, a in zip(_each_row(column, count), arguments, strict=True)]
+        columns[name] = [
+            fill(*a) if v is None else v
+            for v, a in zip(_each_row(column, count), arguments, strict=True)
+        ]
 
 
 def _each_row(column: Column, count: int) -> list[Any]:

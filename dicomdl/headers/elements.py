@@ -12,9 +12,7 @@ same as the walk's, at a fifth of its time. Tags are written as DICOM prints the
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dicomdl.errors import HeaderError
 
@@ -26,12 +24,14 @@ PIXEL_DATA: Final = 0x7FE00010
 FLOAT_PIXEL_DATA: Final = 0x7FE00008
 DOUBLE_FLOAT_PIXEL_DATA: Final = 0x7FE00009
 TRANSFER_SYNTAX: Final = 0x00020010
-_PIXEL_TAGS: Final = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
-_VR_LESS: Final = frozenset({ITEM, ITEM_END, SEQUENCE_END})  # PS3.5 7.5: these three have no VR in any syntax
-
+PIXEL_TAGS: Final = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
+VR_LESS: Final = frozenset(
+    {ITEM, ITEM_END, SEQUENCE_END}
+)  # PS3.5 7.5: these three have no VR in any syntax
 # PS3.5 7.1.2: these VRs have two reserved bytes and a 32-bit length, all others a 16-bit length.
-_LONG_VRS: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-
+_LONG_VRS: Final = frozenset(
+    {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+)
 # A hostile header costs at most this, about 2 s (a real one has had 6 levels, 1,246 elements and 291 KB; an enhanced
 # multi-frame file of 10,000 frames has about 500,000 elements, item headers counted). Elements count by what they cost.
 MAX_DEPTH: Final = 32
@@ -56,11 +56,15 @@ BIG_ENDIAN: Final = Syntax(explicit=True, little=False)
 
 
 def _raw_tag(tag: int) -> int:
-    return (tag & 0xFFFF) << 16 | tag >> 16  # how four bytes of tag read as one little-endian number
+    return (
+        tag & 0xFFFF
+    ) << 16 | tag >> 16  # how four bytes of tag read as one little-endian number
 
 
 # What the fast gear compares: little-endian numbers as they lie in the file.
-_HEAD: Final = struct.Struct("<IHHI").unpack_from  # tag; VR and 16-bit length, or 32-bit length; 32-bit length of long VRs
+_HEAD: Final = struct.Struct(
+    "<IHHI"
+).unpack_from  # tag; VR and 16-bit length, or 32-bit length; 32-bit length of long VRs
 _HEAD_BYTES: Final = 12
 _SHORT_VRS: Final = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 _SHORT_CODES: Final = frozenset(int.from_bytes(vr, "little") for vr in _SHORT_VRS)
@@ -68,9 +72,8 @@ _LONG_CODES: Final = frozenset(int.from_bytes(vr, "little") for vr in _LONG_VRS)
 _UN_CODE: Final = int.from_bytes(b"UN", "little")
 _RAW_ITEM: Final = _raw_tag(ITEM)
 _RAW_ENDS: Final = frozenset({_raw_tag(ITEM_END), _raw_tag(SEQUENCE_END)})
-_RAW_STOPS: Final = frozenset(map(_raw_tag, _PIXEL_TAGS | _VR_LESS))
+_RAW_STOPS: Final = frozenset(map(_raw_tag, PIXEL_TAGS | VR_LESS))
 _STOP: Final = -2  # instead of a slot: the fast gear leaves this element to the plain one
-
 _TAG = {True: struct.Struct("<HH").unpack_from, False: struct.Struct(">HH").unpack_from}
 _SHORT = {True: struct.Struct("<H").unpack_from, False: struct.Struct(">H").unpack_from}
 _LONG = {True: struct.Struct("<I").unpack_from, False: struct.Struct(">I").unpack_from}
@@ -97,7 +100,9 @@ class Window:
         """Note that so many more elements were met; HeaderError when they are too many."""
         self.elements_met += elements
         if self.elements_met > MAX_ELEMENTS:
-            raise HeaderError(f"more than {MAX_ELEMENTS} elements", reason="too_many_elements", limit=MAX_ELEMENTS)
+            raise HeaderError(
+                f"more than {MAX_ELEMENTS} elements", reason="too_many_elements", limit=MAX_ELEMENTS
+            )
 
     def at(self, position: int, length: int) -> int:
         """Bring [position, position + length) into `buffer` as far as the file goes; return where it starts there."""
@@ -108,7 +113,9 @@ class Window:
         self.bytes_read += min(wanted, max(0, self.size - position))
         if self.bytes_read > MAX_HEADER_BYTES:
             raise HeaderError(
-                f"the header is longer than {MAX_HEADER_BYTES} bytes", reason="header_too_large", limit_bytes=MAX_HEADER_BYTES
+                f"the header is longer than {MAX_HEADER_BYTES} bytes",
+                reason="header_too_large",
+                limit_bytes=MAX_HEADER_BYTES,
             )
         self.buffer = self.read(position, wanted)
         self.base = position
@@ -150,7 +157,7 @@ def read_head(window: Window, position: int, syntax: Syntax) -> ElementHead:
     try:
         group, element = _TAG[little](buffer, start)
         tag = group << 16 | element
-        if not syntax.explicit or tag in _VR_LESS:
+        if not syntax.explicit or tag in VR_LESS:
             return ElementHead(tag, b"", position + 8, _LONG[little](buffer, start + 4)[0])
         vr = buffer[start + 4 : start + 6]
         if vr in _LONG_VRS:
@@ -168,12 +175,16 @@ def inner_syntax(vr: bytes, syntax: Syntax) -> Syntax:
     return IMPLICIT if vr == b"UN" else syntax
 
 
-def skip_sequence(window: Window, position: int, syntax: Syntax, trail: "list[Step] | None" = None) -> int:
+def skip_sequence(
+    window: Window, position: int, syntax: Syntax, trail: "list[Step] | None" = None
+) -> int:
     """The byte after the sequence delimitation item of a value of undefined length that starts at `position`.
 
     Items of defined length are jumped over; of undefined length, walked. Encapsulated fragments look the same.
     """
-    open_values = [(syntax, True)]  # (syntax inside, holds items) of every value of undefined length that is open
+    open_values = [
+        (syntax, True)
+    ]  # (syntax inside, holds items) of every value of undefined length that is open
     while open_values:
         if syntax.little and (trail is None or len(trail) > MAX_STEPS):
             trail = None
@@ -216,7 +227,9 @@ def _skim_nested(buffer: bytes, at: int, open_values: list[tuple[Syntax, bool]])
         if not holds_items and length == UNDEFINED:
             if len(open_values) >= MAX_DEPTH:
                 break
-            open_values.append((IMPLICIT if explicit and code == _UN_CODE else open_values[-1][0], True))
+            open_values.append(
+                (IMPLICIT if explicit and code == _UN_CODE else open_values[-1][0], True)
+            )
             (explicit, _), holds_items = open_values[-1]
             length = 0
         if end + length > limit:
@@ -226,7 +239,12 @@ def _skim_nested(buffer: bytes, at: int, open_values: list[tuple[Syntax, bool]])
     return at, met
 
 
-def _step_nested(window: Window, position: int, open_values: list[tuple[Syntax, bool]], trail: "list[Step] | None") -> int:
+def _step_nested(
+    window: Window,
+    position: int,
+    open_values: list[tuple[Syntax, bool]],
+    trail: "list[Step] | None",
+) -> int:
     """Past one element inside values of undefined length, of which `open_values` is the stack."""
     current, holds_items = open_values[-1]
     head = read_head(window, position, current)
@@ -243,14 +261,18 @@ def _step_nested(window: Window, position: int, open_values: list[tuple[Syntax, 
             position += head.length
     elif holds_items:
         raise HeaderError(
-            f"an item was expected at byte {head.value - 8}, found tag {head.tag:08X}", reason="malformed", position=head.value - 8
+            f"an item was expected at byte {head.value - 8}, found tag {head.tag:08X}",
+            reason="malformed",
+            position=head.value - 8,
         )
     elif undefined:
         open_values.append((inner_syntax(head.vr, current), True))
     else:
         position += head.length
     if len(open_values) > MAX_DEPTH:
-        raise HeaderError(f"sequences are nested more than {MAX_DEPTH} deep", reason="too_deep", limit=MAX_DEPTH)
+        raise HeaderError(
+            f"sequences are nested more than {MAX_DEPTH} deep", reason="too_deep", limit=MAX_DEPTH
+        )
     if position > window.size:
         raise _truncated(head.value, head.length, window.size)
     return position
@@ -265,7 +287,11 @@ class Wanted:
 
     def __init__(self, entries: Sequence[tuple[int, str]]) -> None:
         self.size = len(entries)
-        self.slots = {_raw_tag(tag): slot for slot, (tag, creator) in enumerate(entries) if tag and not creator}
+        self.slots = {
+            _raw_tag(tag): slot
+            for slot, (tag, creator) in enumerate(entries)
+            if tag and not creator
+        }
         self.slots |= dict.fromkeys(_RAW_STOPS, _STOP)
         self.blocks: dict[tuple[int, bytes], list[tuple[int, int]]] = {}
         for slot, (tag, creator) in enumerate(entries):
@@ -312,7 +338,9 @@ class Walked(NamedTuple):
     pixel_data: ElementHead | None
 
 
-def walk(window: Window, position: int, syntax: Syntax, wanted: Wanted, trail: list[Step] | None = None) -> Walked:
+def walk(
+    window: Window, position: int, syntax: Syntax, wanted: Wanted, trail: list[Step] | None = None
+) -> Walked:
     """Walk the top level of a data set from `position` to its pixel data or its end.
 
     Raises HeaderError (reason `truncated`, `malformed`, `too_deep`, `too_many_elements`, `header_too_large`) where
@@ -329,13 +357,15 @@ def walk(window: Window, position: int, syntax: Syntax, wanted: Wanted, trail: l
             end, met = skim(window.buffer, start, kept, seen)
             window.count(met)
             if trail is not None:
-                trail += [_as_step(one, position - start, explicit=syntax.explicit) for one in seen or ()]
+                trail += [
+                    _as_step(one, position - start, explicit=syntax.explicit) for one in seen or ()
+                ]
             position += end - start
         if position >= window.size:
             return Walked(tuple(kept.values), None)
         window.count(_PLAIN_COST)
         head = read_head(window, position, syntax)
-        if head.tag in _PIXEL_TAGS:
+        if head.tag in PIXEL_TAGS:
             if trail is not None:
                 trail.append(Step(position, head, -1))
             return Walked(tuple(kept.values), head)
@@ -345,7 +375,14 @@ def walk(window: Window, position: int, syntax: Syntax, wanted: Wanted, trail: l
         position = after
 
 
-def _step(window: Window, position: int, head: ElementHead, syntax: Syntax, kept: _Kept, trail: list[Step] | None) -> int | None:
+def _step(
+    window: Window,
+    position: int,
+    head: ElementHead,
+    syntax: Syntax,
+    kept: _Kept,
+    trail: list[Step] | None,
+) -> int | None:
     """Past one element of the top level, keeping its value if it is wanted; None at padding after the data set."""
     tag, vr, value, length = head
     raw_tag = _raw_tag(tag)
@@ -381,7 +418,9 @@ def _as_step(seen: Seen, shift: int, *, explicit: bool) -> Step:
     return Step(at + shift, head, max(slot, -1), slot < 0 and _is_creator(raw_tag))
 
 
-def _skim_explicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None) -> tuple[int, int]:
+def _skim_explicit(
+    buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None
+) -> tuple[int, int]:
     """Go through `buffer` from `at` as `_step` does, up to where that is needed; where this is, and the elements met."""
     met = 0
     limit = len(buffer)
@@ -413,7 +452,9 @@ def _skim_explicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None 
     return at, met
 
 
-def _skim_implicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None) -> tuple[int, int]:
+def _skim_implicit(
+    buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None
+) -> tuple[int, int]:
     """As `_skim_explicit`, for elements without VR."""
     met = 0
     limit = len(buffer)
@@ -438,7 +479,9 @@ def _skim_implicit(buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None 
     return at, met
 
 
-def walk_meta(window: Window, position: int, trail: list[Step] | None, slot: int) -> tuple[bytes, int]:
+def walk_meta(
+    window: Window, position: int, trail: list[Step] | None, slot: int
+) -> tuple[bytes, int]:
     """The raw transfer syntax (b"" when not given) and where the data set starts; the group length is not trusted.
 
     The file meta information is explicit little endian in every file (PS3.10 7.1); `slot` is noted for the transfer syntax.
@@ -461,7 +504,9 @@ def walk_meta(window: Window, position: int, trail: list[Step] | None, slot: int
     return transfer_syntax, position
 
 
-def iterate(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator[tuple[int, bytes, bytes]]:
+def iterate(
+    raw: bytes, syntax: Syntax, account: Window | None = None
+) -> Iterator[tuple[int, bytes, bytes]]:
     """(tag, VR, value) of the elements of one data set or item that is wholly in memory; `account` counts them."""
     window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
     position = 0
@@ -514,296 +559,3 @@ def _item_end(window: Window, position: int, syntax: Syntax) -> int:
         else:
             position = head.value + head.length
     raise _truncated(position, 8, window.size)
-
-
-@dataclass(slots=True)
-class _Segment:
-    """A run of element headers at fixed distances, ended by one element whose length is read."""
-
-    heads: Callable[..., tuple[Any, ...]]
-    expected: tuple[Any, ...]
-    values: Callable[..., tuple[bytes, ...]] | None
-    size: int
-    slot: int | None  # of the ending element, -1 when nobody wants it; None when it is the pixel data or of undefined length
-    steps: range  # the numbers of the layout's steps that it covers
-    length: Callable[..., tuple[int]]  # reads the length that the run ends with
-    length_bytes: int
-    last_seen: bytes = b""  # the run of the last file, up to that length, and its values: most runs repeat from slice to slice
-    last_values: tuple[bytes, ...] = ()
-    changes: int = 0  # how often the run was another than in the file before; the first file counts
-
-
-@dataclass(slots=True)
-class _Layout:
-    """The element headers of a kind of file: which steps there are, and which of them vary in length."""
-
-    buffer: bytes  # the file that it was learned from: what its headers are is read there
-    start: int
-    syntax: Syntax
-    transfer_syntax: bytes
-    steps: list[Step]
-    first: int  # the number of the data set's first step
-    constants: dict[int, bytes]  # values that must stay as they are, by the number of their step
-    varying: set[int]
-    may_vary: list[int]  # the numbers of the steps whose length may be another in the next file
-    segments: list[_Segment] = field(default_factory=list)
-    pick: Callable[[Any], tuple[bytes, ...]] = tuple
-
-
-class Matched(NamedTuple):
-    """What a layout tells of a file: the result of its walk, the raw transfer syntax and how the data set is coded."""
-
-    walked: Walked
-    transfer_syntax: bytes
-    syntax: Syntax
-
-
-class Layouts:
-    """Learned layouts of files that begin at `start`: the same result as `walk`, faster where files resemble each other.
-
-    A pure accelerator: `match` returns None whenever anything in a file's structure differs from what was learned.
-    """
-
-    CAPACITY: Final = 8
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self._recent: list[_Layout] = []
-        self._misses = 0
-
-    def match(self, buffer: bytes, start: int) -> Matched | None:
-        """The walk of the file that begins with `buffer`, whose first element is at `start`, or None when no layout fits."""
-        for rank, layout in enumerate(self._recent):
-            found = _match(layout, buffer) if layout.start == start else None
-            if found is not None:
-                if rank:
-                    self._recent.insert(0, self._recent.pop(rank))
-                self._misses = 0
-                return Matched(found, layout.transfer_syntax, layout.syntax)
-        return None
-
-    def worth_learning(self) -> bool:
-        """Whether recording the next walk pays: rarely, when no two files resemble each other."""
-        self._misses += 1
-        return self._misses < 64 or self._misses % 32 == 0
-
-    def learn(self, buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_set: list[Step]) -> None:
-        """Remember the steps of a file, meta information and data set, whose whole header is in `buffer`."""
-        layout = _layout(buffer, start, syntax, meta, data_set)
-        if layout is None:
-            return
-        # What varies in length in one series does so in the next: splitting a run later costs more.
-        tags = {known.steps[number].head.tag for known in self._recent for number in known.varying}
-        layout.varying |= {number for number in layout.may_vary if layout.steps[number].head.tag in tags}
-        _compile(layout, self._wanted)
-        self._recent.insert(0, layout)
-        del self._recent[self.CAPACITY :]
-
-
-def _layout(buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_set: list[Step]) -> _Layout | None:
-    """The layout of one file, None for files whose structure is odd enough to be walked each time."""
-    steps = meta + data_set
-    if not data_set or not syntax.little or len(data_set) > MAX_STEPS or steps[-1].head.value > len(buffer):
-        return None
-    if any(not step.head.vr and step.head.tag not in _VR_LESS for step in (steps if syntax.explicit else meta)):
-        return None  # an element without VR among others with: the bytes of its length may look like a VR in the next file
-    syntaxes = [step for step in meta if step.head.tag == TRANSFER_SYNTAX]
-    if len(syntaxes) != 1:
-        return None
-    constants = {
-        number: buffer[step.head.value : step.head.value + step.head.length]
-        for number, step in enumerate(steps)
-        if step.creator or step is syntaxes[0]
-    }
-    first = len(meta)  # the first element of the data set tells how it is coded, so its length stays
-    may_vary = [n for n, step in enumerate(steps) if n != first and n not in constants and step.head.length != UNDEFINED]
-    transfer_syntax = constants[meta.index(syntaxes[0])]
-    return _Layout(buffer, start, syntax, transfer_syntax, steps, first, constants, {len(steps) - 1}, may_vary)
-
-
-# How a header is read when its length may be any: by its size and whether it has a VR; the length comes last.
-_HEAD_FORMS: Final = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}
-_HEADS: Final = {key: struct.Struct(f"<{form}").unpack_from for key, form in _HEAD_FORMS.items()}
-
-
-_LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {2: struct.Struct("<H").unpack_from, 4: struct.Struct("<I").unpack_from}
-
-
-class _Run:
-    """Builds one segment: the struct formats of the headers to compare and of the values to take."""
-
-    def __init__(self, start: int) -> None:
-        self.start = self.heads_end = self.values_end = start
-        self.heads = ["<"]
-        self.values = ["<"]
-
-    def compare(self, step: Step, constant: bytes | None) -> None:
-        """Add a header whose every byte, length included, must be as it was, and a value that must be."""
-        value = step.head.value
-        self.heads.append(f"{step.position - self.heads_end}x{'QI' if value - step.position == 12 else 'Q'}")
-        self.heads_end = value
-        if constant is not None:
-            self.heads.append(f"{len(constant)}s")
-            self.heads_end += len(constant)
-
-    def take(self, head: ElementHead) -> None:
-        """Add a value to take."""
-        self.values.append(f"{head.value - self.values_end}x{head.length}s")
-        self.values_end = head.value + head.length
-
-    def close(self, step: Step, steps: range, buffer: bytes) -> _Segment:
-        """End the run with a header whose length is read; what its headers must be stands in `buffer`."""
-        head = step.head
-        self.heads.append(f"{step.position - self.heads_end}x{_HEAD_FORMS[head.value - step.position, bool(head.vr)]}")
-        heads = struct.Struct("".join(self.heads)).unpack_from
-        length_bytes = 2 if head.vr and head.value - step.position == 8 else 4
-        return _Segment(
-            heads=heads,
-            expected=heads(buffer, self.start)[:-1],
-            values=struct.Struct("".join(self.values)).unpack_from if len(self.values) > 1 else None,
-            size=head.value - self.start,
-            slot=None if head.length == UNDEFINED or head.tag in _PIXEL_TAGS else step.slot,
-            steps=steps,
-            length=_LENGTHS[length_bytes],
-            length_bytes=length_bytes,
-        )
-
-
-def _compile(layout: _Layout, wanted: Wanted) -> None:
-    """Turn the layout's steps into segments, each ended by an element whose length varies."""
-    layout.segments = list(_segments(layout, range(len(layout.steps))))
-    kept = [step.slot for step in layout.steps if step.slot >= 0]  # matching collects values in the order of the steps
-    place = {slot: rank for rank, slot in enumerate(kept, 1)}
-    layout.pick = itemgetter(*(place.get(slot, 0) for slot in range(wanted.size)))
-
-
-def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
-    first = numbers.start
-    run = _Run(layout.steps[first].position)
-    for number in numbers:
-        step = layout.steps[number]
-        if number in layout.varying or (step.head.length == UNDEFINED and step.slot >= 0):
-            yield run.close(step, range(first, number + 1), layout.buffer)
-            if number + 1 < numbers.stop:
-                first = number + 1
-                run = _Run(layout.steps[first].position)
-            continue
-        run.compare(step, layout.constants.get(number))
-        if step.slot >= 0:
-            run.take(step.head)
-
-
-class _OtherStructure(Exception):
-    """A file does not have a layout's elements."""
-
-
-def _match(layout: _Layout, buffer: bytes) -> Walked | None:
-    position = layout.start
-    kept: list[bytes] = [b""]
-    found = Found(0, 0)
-    limit = len(buffer)
-    torn: list[tuple[_Segment, set[int]]] = []  # segments in which other elements than the last one vary in length, too
-    try:
-        for segment in layout.segments:
-            value = position + segment.size
-            before_length = value - segment.length_bytes
-            if buffer[position:before_length] == segment.last_seen:  # headers and values as in the file before
-                length = segment.length(buffer, before_length)[0]
-            else:
-                heads = segment.heads(buffer, position)
-                if heads[:-1] != segment.expected:
-                    varying: set[int] = set()
-                    position, found = _match_steps(layout, segment, buffer, position, kept, varying)
-                    torn.append((segment, varying))
-                    continue
-                length = heads[-1]
-                segment.changes += 1
-                if segment.changes == 3 and len(segment.steps) > 3:  # twice is no accident: what changes gets a run of its own
-                    torn.append((segment, _changed(layout, segment, buffer[position:before_length])))
-                segment.last_seen = buffer[position:before_length]
-                segment.last_values = segment.values(buffer, position) if segment.values is not None else ()
-            kept += segment.last_values
-            if segment.slot is None:
-                found = Found(value, length)
-                position = _close(layout, segment.steps[-1], found, buffer, kept)
-                continue
-            position = value + length  # an undefined length, which would be another structure, ends beyond the buffer, too
-            if position > limit:
-                return None
-            if segment.slot >= 0:
-                kept.append(buffer[value:position])
-    except (struct.error, HeaderError, _OtherStructure):  # or the header goes on beyond the buffer: the plain walk will tell
-        return None
-    for segment, varying in torn:  # the next file like this one is compared in runs again
-        layout.varying |= varying
-        place = layout.segments.index(segment)
-        layout.segments[place : place + 1] = _segments(layout, range(segment.steps.start, segment.steps.stop))
-    last = layout.steps[-1].head
-    return Walked(layout.pick(kept), ElementHead(last.tag, last.vr, found.value, found.length))
-
-
-def _changed(layout: _Layout, segment: _Segment, run: bytes) -> set[int]:
-    """The steps of a run whose values are others than in the file before."""
-    start = layout.steps[segment.steps.start].position
-    spans = {n: (layout.steps[n].head.value - start, layout.steps[n].head.length) for n in segment.steps[:-1] if n in layout.may_vary}
-    return {n for n, (at, length) in spans.items() if run[at : at + length] != segment.last_seen[at : at + length]}
-
-
-class Found(NamedTuple):
-    """Where an element's value starts in a file, and its length."""
-
-    value: int
-    length: int
-
-
-def _close(layout: _Layout, number: int, found: Found, buffer: bytes, kept: list[bytes]) -> int:
-    """Keep the value of step `number` if it is wanted; the position after it. The last step is the pixel data: not passed."""
-    step = layout.steps[number]
-    if number == len(layout.steps) - 1:
-        return found.value
-    if (found.length == UNDEFINED) != (step.head.length == UNDEFINED):
-        raise _OtherStructure
-    if found.length == UNDEFINED:
-        if step.slot < 0:
-            return found.value  # what is inside has steps of its own
-        window = Window(lambda offset, count: buffer[offset : offset + count], len(buffer), buffer)
-        inside = inner_syntax(step.head.vr, EXPLICIT if step.head.vr else IMPLICIT)
-        end = skip_sequence(window, found.value, inside)
-        kept.append(buffer[found.value : end - 8])
-        return end
-    end = found.value + found.length
-    if end > len(buffer):
-        raise _OtherStructure
-    if step.slot >= 0:
-        kept.append(buffer[found.value : end])
-    return end
-
-
-def _match_steps(
-    layout: _Layout, segment: _Segment, buffer: bytes, position: int, kept: list[bytes], varying: set[int]
-) -> tuple[int, Found]:
-    """Match a segment element by element where its run does not fit, and note which elements vary in length."""
-    found = Found(position, 0)
-    for number in segment.steps:
-        step = layout.steps[number]
-        head = step.head
-        found = _read_like(step, layout.buffer, buffer, position)
-        constant = layout.constants.get(number)
-        if constant is not None and buffer[found.value : found.value + found.length] != constant:
-            raise _OtherStructure
-        if found.length != head.length and number not in layout.varying:
-            if number == layout.first:
-                raise _OtherStructure
-            varying.add(number)
-        position = _close(layout, number, found, buffer, kept)
-    return position, found
-
-
-def _read_like(step: Step, learned: bytes, buffer: bytes, position: int) -> Found:
-    """The value and length of the element at `position`, if its tag and VR are those of `step` of the `learned` file."""
-    size = step.head.value - step.position
-    read = _HEADS[size, bool(step.head.vr)]
-    found = read(buffer, position)
-    if found[:-1] != read(learned, step.position)[:-1]:
-        raise _OtherStructure
-    return Found(position + size, found[-1])

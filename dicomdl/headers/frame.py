@@ -40,7 +40,12 @@ CT_RECONSTRUCTION: Final = 0x00189314
 CT_XRAY_DETAILS: Final = 0x00189325
 MULTI_ENERGY_CT: Final = 0x00189364  # a functional group, and a sequence of the classic CT image
 SEGMENT_IDENTIFICATION: Final = 0x0062000A
-FRAME_TYPES: Final = (0x00189226, 0x00189329, 0x00189751, 0x00189504)  # MR, CT, PET, X-Ray 3D image frame type
+FRAME_TYPES: Final = (
+    0x00189226,
+    0x00189329,
+    0x00189751,
+    0x00189504,
+)  # MR, CT, PET, X-Ray 3D image frame type
 RADIOPHARMACEUTICAL: Final = 0x00540016
 
 
@@ -79,8 +84,12 @@ class Attribute:
         return "reals"
 
 
-_TEXT_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"})
-_INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})  # XS: US or SS, by PixelRepresentation
+_TEXT_VRS: Final = frozenset(
+    {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+)
+_INTEGER_VRS: Final = frozenset(
+    {"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"}
+)  # XS: US or SS, by PixelRepresentation
 
 
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
@@ -159,7 +168,9 @@ class Frame:
     study_instance_uid: str = _fact(0x0020000D, "UI", "identity")
     series_instance_uid: str = _fact(0x0020000E, "UI", "identity")
     frame_of_reference_uid: str = _fact(0x00200052, "UI", "identity")
-    volume_frame_of_reference_uid: str = _fact(0x00209312, "UI", "identity")  # of enhanced ultrasound, bound to the transducer
+    volume_frame_of_reference_uid: str = _fact(
+        0x00209312, "UI", "identity"
+    )  # of enhanced ultrasound, bound to the transducer
 
     # what people select by
     modality: str = _fact(0x00080060, "CS", "select")
@@ -198,32 +209,56 @@ class Frame:
     number_of_frames: int = _fact(0x00280008, "IS", "pixels", required=True)
 
     # the grid
-    image_position_patient: tuple[float, ...] | None = _fact(0x00200032, "DS", "grid", 3, groups=(PLANE_POSITION,))
-    image_orientation_patient: tuple[float, ...] | None = _fact(0x00200037, "DS", "grid", 6, groups=(PLANE_ORIENTATION,))
-    image_position_volume: tuple[float, ...] | None = _fact(0x00209301, "FD", "grid", 3, groups=(PLANE_POSITION_VOLUME,))
-    image_orientation_volume: tuple[float, ...] | None = _fact(0x00209302, "FD", "grid", 6, groups=(PLANE_ORIENTATION_VOLUME,))
-    pixel_spacing: tuple[float, ...] | None = _fact(0x00280030, "DS", "grid", 2, groups=(PIXEL_MEASURES,))
+    image_position_patient: tuple[float, ...] | None = _fact(
+        0x00200032, "DS", "grid", 3, groups=(PLANE_POSITION,)
+    )
+    image_orientation_patient: tuple[float, ...] | None = _fact(
+        0x00200037, "DS", "grid", 6, groups=(PLANE_ORIENTATION,)
+    )
+    image_position_volume: tuple[float, ...] | None = _fact(
+        0x00209301, "FD", "grid", 3, groups=(PLANE_POSITION_VOLUME,)
+    )
+    image_orientation_volume: tuple[float, ...] | None = _fact(
+        0x00209302, "FD", "grid", 6, groups=(PLANE_ORIENTATION_VOLUME,)
+    )
+    pixel_spacing: tuple[float, ...] | None = _fact(
+        0x00280030, "DS", "grid", 2, groups=(PIXEL_MEASURES,)
+    )
     imager_pixel_spacing: tuple[float, ...] | None = _fact(0x00181164, "DS", "grid", 2)
     slice_thickness: float | None = _fact(0x00180050, "DS", "split", groups=(PIXEL_MEASURES,))
     spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
     slice_location: float | None = _fact(0x00201041, "DS", "grid")
     gantry_detector_tilt: float | None = _fact(0x00181120, "DS", "grid")
-    grid_frame_offset: float | None = _fact(0x3004000C, "DS", "grid", 0, per_frame=True)  # RTDOSE, PS3.3 C.8.8.3.2
+    grid_frame_offset: float | None = _fact(
+        0x3004000C, "DS", "grid", 0, per_frame=True
+    )  # RTDOSE, PS3.3 C.8.8.3.2
 
     # stored -> modality -> windowed values
-    rescale_slope: float | None = _fact(0x00281053, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True)
-    rescale_intercept: float | None = _fact(0x00281052, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True)
+    rescale_slope: float | None = _fact(
+        0x00281053, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True
+    )
+    rescale_intercept: float | None = _fact(
+        0x00281052, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True
+    )
     rescale_type: str = _fact(0x00281054, "LO", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,))
     modality_lut_sequence: bool = _fact(0x00283000, "SQ", "intensity")
-    window_center: tuple[float, ...] | None = _fact(0x00281050, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
-    window_width: tuple[float, ...] | None = _fact(0x00281051, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,))
+    window_center: tuple[float, ...] | None = _fact(
+        0x00281050, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,)
+    )
+    window_width: tuple[float, ...] | None = _fact(
+        0x00281051, "DS", "intensity", 0, groups=(FRAME_VOI_LUT,)
+    )
     voi_lut_function: str = _fact(0x00281056, "CS", "intensity", groups=(FRAME_VOI_LUT,))
     voi_lut_sequence: bool = _fact(0x00283010, "SQ", "intensity", groups=(FRAME_VOI_LUT,))
     presentation_lut_shape: str = _fact(0x20500020, "CS", "intensity")
     pixel_padding_value: int | None = _fact(0x00280120, "XS", "intensity")
     pixel_padding_range_limit: int | None = _fact(0x00280121, "XS", "intensity")
-    philips_scale_slope: float | None = _fact(0x2005000E, "FL", "intensity", creator="Philips MR Imaging DD 001")
-    philips_scale_intercept: float | None = _fact(0x2005000D, "FL", "intensity", creator="Philips MR Imaging DD 001")
+    philips_scale_slope: float | None = _fact(
+        0x2005000E, "FL", "intensity", creator="Philips MR Imaging DD 001"
+    )
+    philips_scale_intercept: float | None = _fact(
+        0x2005000D, "FL", "intensity", creator="Philips MR Imaging DD 001"
+    )
     dose_grid_scaling: float | None = _fact(0x3004000E, "DS", "intensity", required=True)
     dose_units: str = _fact(0x30040002, "CS", "intensity")
 
@@ -236,62 +271,118 @@ class Frame:
     content_time: str = _fact(0x00080033, "TM", "split")
     temporal_position_identifier: int | None = _fact(0x00200100, "IS", "split")
     temporal_position_index: int | None = _fact(0x00209128, "UL", "split", groups=(FRAME_CONTENT,))
-    temporal_position_time_offset: float | None = _fact(0x0020930D, "FD", "split", groups=(TEMPORAL_POSITION,))
+    temporal_position_time_offset: float | None = _fact(
+        0x0020930D, "FD", "split", groups=(TEMPORAL_POSITION,)
+    )
     frame_acquisition_date_time: str = _fact(0x00189074, "DT", "split", groups=(FRAME_CONTENT,))
     frame_reference_date_time: str = _fact(0x00189151, "DT", "split", groups=(FRAME_CONTENT,))
     frame_acquisition_number: int | None = _fact(0x00209156, "US", "split", groups=(FRAME_CONTENT,))
     stack_id: str = _fact(0x00209056, "SH", "split", groups=(FRAME_CONTENT,))
     in_stack_position_number: int | None = _fact(0x00209057, "UL", "split", groups=(FRAME_CONTENT,))
-    dimension_index_values: tuple[float, ...] | None = _fact(0x00209157, "UL", "split", 0, groups=(FRAME_CONTENT,))
+    dimension_index_values: tuple[float, ...] | None = _fact(
+        0x00209157, "UL", "split", 0, groups=(FRAME_CONTENT,)
+    )
     frame_type: str = _fact(0x00089007, "CS", "split", 0, groups=FRAME_TYPES)
     complex_image_component: str = _fact(0x00089208, "CS", "split", groups=FRAME_TYPES)
     trigger_time: float | None = _fact(0x00181060, "DS", "split")
-    nominal_cardiac_trigger_delay_time: float | None = _fact(0x00209153, "FD", "split", groups=(CARDIAC,))
-    actual_cardiac_trigger_delay_time: float | None = _fact(0x00209252, "FD", "split", groups=(CARDIAC,))
-    nominal_percentage_of_cardiac_phase: float | None = _fact(0x00209241, "FL", "split", groups=(CARDIAC,))
-    nominal_percentage_of_respiratory_phase: float | None = _fact(0x00209245, "FL", "split", groups=(RESPIRATORY,))
-    nominal_respiratory_trigger_delay_time: float | None = _fact(0x00209255, "FD", "split", groups=(RESPIRATORY,))
+    nominal_cardiac_trigger_delay_time: float | None = _fact(
+        0x00209153, "FD", "split", groups=(CARDIAC,)
+    )
+    actual_cardiac_trigger_delay_time: float | None = _fact(
+        0x00209252, "FD", "split", groups=(CARDIAC,)
+    )
+    nominal_percentage_of_cardiac_phase: float | None = _fact(
+        0x00209241, "FL", "split", groups=(CARDIAC,)
+    )
+    nominal_percentage_of_respiratory_phase: float | None = _fact(
+        0x00209245, "FL", "split", groups=(RESPIRATORY,)
+    )
+    nominal_respiratory_trigger_delay_time: float | None = _fact(
+        0x00209255, "FD", "split", groups=(RESPIRATORY,)
+    )
     echo_time: float | None = _fact(0x00180081, "DS", "split")
     effective_echo_time: float | None = _fact(0x00189082, "FD", "split", groups=(MR_ECHO,))
     echo_numbers: tuple[float, ...] | None = _fact(0x00180086, "IS", "split", 0)
     repetition_time: float | None = _fact(0x00180080, "DS", "split", groups=(MR_TIMING,))
     inversion_time: float | None = _fact(0x00180082, "DS", "split")
-    inversion_times: tuple[float, ...] | None = _fact(0x00189079, "FD", "split", 0, groups=(MR_MODIFIER,))
+    inversion_times: tuple[float, ...] | None = _fact(
+        0x00189079, "FD", "split", 0, groups=(MR_MODIFIER,)
+    )
     flip_angle: float | None = _fact(0x00181314, "DS", "split", groups=(MR_TIMING,))
     sequence_name: str = _fact(0x00180024, "SH", "split")
     diffusion_b_value: float | None = _fact(0x00189087, "FD", "split", groups=(MR_DIFFUSION,))
     diffusion_gradient_orientation: tuple[float, ...] | None = _fact(
         0x00189089, "FD", "split", 3, groups=(MR_DIFFUSION, DIFFUSION_DIRECTION)
     )
-    velocity_encoding_direction: tuple[float, ...] | None = _fact(0x00189090, "FD", "split", 3, groups=(MR_VELOCITY_ENCODING,))
-    velocity_encoding_maximum_value: float | None = _fact(0x00189217, "FD", "split", groups=(MR_VELOCITY_ENCODING,))
+    velocity_encoding_direction: tuple[float, ...] | None = _fact(
+        0x00189090, "FD", "split", 3, groups=(MR_VELOCITY_ENCODING,)
+    )
+    velocity_encoding_maximum_value: float | None = _fact(
+        0x00189217, "FD", "split", groups=(MR_VELOCITY_ENCODING,)
+    )
     siemens_b_value: int | None = _fact(0x0019000C, "IS", "split", creator="SIEMENS MR HEADER")
-    siemens_diffusion_direction: tuple[float, ...] | None = _fact(0x0019000E, "FD", "split", 3, creator="SIEMENS MR HEADER")
-    siemens_images_in_mosaic: int | None = _fact(0x0019000A, "US", "split", creator="SIEMENS MR HEADER")
-    siemens_coil: str = _fact(0x0051000F, "LO", "split", creator="SIEMENS MR HEADER")  # one image a coil where they were not combined
-    ge_raw_data_type: int | None = _fact(0x0043002F, "SS", "split", creator="GEMS_PARM_01")  # magnitude, phase, real, imaginary
-    ge_b_value: tuple[float, ...] | None = _fact(0x00430039, "IS", "split", 0, creator="GEMS_PARM_01")
-    ge_diffusion_direction_x: float | None = _fact(0x001900BB, "DS", "split", creator="GEMS_ACQU_01")
-    ge_diffusion_direction_y: float | None = _fact(0x001900BC, "DS", "split", creator="GEMS_ACQU_01")
-    ge_diffusion_direction_z: float | None = _fact(0x001900BD, "DS", "split", creator="GEMS_ACQU_01")
-    philips_phase_number: int | None = _fact(0x20010008, "IS", "split", creator="Philips Imaging DD 001")  # cardiac, or of ASL
-    philips_label_type: str = _fact(0x20050029, "CS", "split", creator="Philips MR Imaging DD 005")  # ASL: label or control
-    philips_gradient_direction_number: int | None = _fact(0x20050013, "IS", "split", creator="Philips MR Imaging DD 005")
-    philips_b_value: float | None = _fact(0x20010003, "FL", "split", creator="Philips Imaging DD 001")
-    philips_diffusion_direction_x: float | None = _fact(0x200500B0, "FL", "split", creator="Philips MR Imaging DD 001")
-    philips_diffusion_direction_y: float | None = _fact(0x200500B1, "FL", "split", creator="Philips MR Imaging DD 001")
-    philips_diffusion_direction_z: float | None = _fact(0x200500B2, "FL", "split", creator="Philips MR Imaging DD 001")
+    siemens_diffusion_direction: tuple[float, ...] | None = _fact(
+        0x0019000E, "FD", "split", 3, creator="SIEMENS MR HEADER"
+    )
+    siemens_images_in_mosaic: int | None = _fact(
+        0x0019000A, "US", "split", creator="SIEMENS MR HEADER"
+    )
+    siemens_coil: str = _fact(
+        0x0051000F, "LO", "split", creator="SIEMENS MR HEADER"
+    )  # one image a coil where they were not combined
+    ge_raw_data_type: int | None = _fact(
+        0x0043002F, "SS", "split", creator="GEMS_PARM_01"
+    )  # magnitude, phase, real, imaginary
+    ge_b_value: tuple[float, ...] | None = _fact(
+        0x00430039, "IS", "split", 0, creator="GEMS_PARM_01"
+    )
+    ge_diffusion_direction_x: float | None = _fact(
+        0x001900BB, "DS", "split", creator="GEMS_ACQU_01"
+    )
+    ge_diffusion_direction_y: float | None = _fact(
+        0x001900BC, "DS", "split", creator="GEMS_ACQU_01"
+    )
+    ge_diffusion_direction_z: float | None = _fact(
+        0x001900BD, "DS", "split", creator="GEMS_ACQU_01"
+    )
+    philips_phase_number: int | None = _fact(
+        0x20010008, "IS", "split", creator="Philips Imaging DD 001"
+    )  # cardiac, or of ASL
+    philips_label_type: str = _fact(
+        0x20050029, "CS", "split", creator="Philips MR Imaging DD 005"
+    )  # ASL: label or control
+    philips_gradient_direction_number: int | None = _fact(
+        0x20050013, "IS", "split", creator="Philips MR Imaging DD 005"
+    )
+    philips_b_value: float | None = _fact(
+        0x20010003, "FL", "split", creator="Philips Imaging DD 001"
+    )
+    philips_diffusion_direction_x: float | None = _fact(
+        0x200500B0, "FL", "split", creator="Philips MR Imaging DD 001"
+    )
+    philips_diffusion_direction_y: float | None = _fact(
+        0x200500B1, "FL", "split", creator="Philips MR Imaging DD 001"
+    )
+    philips_diffusion_direction_z: float | None = _fact(
+        0x200500B2, "FL", "split", creator="Philips MR Imaging DD 001"
+    )
     uih_b_value: float | None = _fact(0x00650009, "FD", "split", creator="Image Private Header")
-    uih_diffusion_direction: tuple[float, ...] | None = _fact(0x00650037, "FD", "split", 3, creator="Image Private Header")
+    uih_diffusion_direction: tuple[float, ...] | None = _fact(
+        0x00650037, "FD", "split", 3, creator="Image Private Header"
+    )
     convolution_kernel: str = _fact(0x00181210, "SH", "split", 0, groups=(CT_RECONSTRUCTION,))
     kvp: float | None = _fact(0x00180060, "DS", "split", groups=(CT_XRAY_DETAILS,))
     monoenergetic_energy_equivalent: float | None = _fact(  # keV, PS3.3 C.8.15.3.12
         0x0018937C, "FD", "split", inside=MULTI_ENERGY_CT, groups=(MULTI_ENERGY_CT,)
     )
-    reconstruction_diameter: float | None = _fact(0x00181100, "DS", "split", groups=(CT_RECONSTRUCTION,))
+    reconstruction_diameter: float | None = _fact(
+        0x00181100, "DS", "split", groups=(CT_RECONSTRUCTION,)
+    )
     reconstruction_algorithm: str = _fact(0x00189315, "CS", "split", groups=(CT_RECONSTRUCTION,))
     image_index: int | None = _fact(0x00541330, "US", "split")
-    energy_window_vector: int | None = _fact(0x00540010, "US", "split", 0, per_frame=True)  # NM, PS3.3 C.8.4.8
+    energy_window_vector: int | None = _fact(
+        0x00540010, "US", "split", 0, per_frame=True
+    )  # NM, PS3.3 C.8.4.8
     detector_vector: int | None = _fact(0x00540020, "US", "split", 0, per_frame=True)
     phase_vector: int | None = _fact(0x00540030, "US", "split", 0, per_frame=True)
     rotation_vector: int | None = _fact(0x00540050, "US", "split", 0, per_frame=True)
@@ -299,7 +390,9 @@ class Frame:
     time_slot_vector: int | None = _fact(0x00540070, "US", "split", 0, per_frame=True)
     slice_vector: int | None = _fact(0x00540080, "US", "split", 0, per_frame=True)
     time_slice_vector: int | None = _fact(0x00540100, "US", "split", 0, per_frame=True)
-    referenced_segment_number: int | None = _fact(0x0062000B, "US", "split", groups=(SEGMENT_IDENTIFICATION,))
+    referenced_segment_number: int | None = _fact(
+        0x0062000B, "US", "split", groups=(SEGMENT_IDENTIFICATION,)
+    )
 
     # SUV
     units: str = _fact(0x00541001, "CS", "suv")
@@ -317,12 +410,22 @@ class Frame:
     patient_weight: float | None = _fact(0x00101030, "DS", "suv")
     patient_size: float | None = _fact(0x00101020, "DS", "suv")
     radiopharmaceutical_start_time: str = _fact(0x00181072, "TM", "suv", inside=RADIOPHARMACEUTICAL)
-    radiopharmaceutical_start_date_time: str = _fact(0x00181078, "DT", "suv", inside=RADIOPHARMACEUTICAL)
-    radionuclide_total_dose: float | None = _fact(0x00181074, "DS", "suv", inside=RADIOPHARMACEUTICAL)
-    radionuclide_half_life: float | None = _fact(0x00181075, "DS", "suv", inside=RADIOPHARMACEUTICAL)
+    radiopharmaceutical_start_date_time: str = _fact(
+        0x00181078, "DT", "suv", inside=RADIOPHARMACEUTICAL
+    )
+    radionuclide_total_dose: float | None = _fact(
+        0x00181074, "DS", "suv", inside=RADIOPHARMACEUTICAL
+    )
+    radionuclide_half_life: float | None = _fact(
+        0x00181075, "DS", "suv", inside=RADIOPHARMACEUTICAL
+    )
     ge_scan_date_time: str = _fact(0x0009000D, "DT", "suv", creator="GEMS_PETD_01")
-    philips_suv_factor: float | None = _fact(0x70530000, "DS", "suv", creator="Philips PET Private Group")
-    philips_activity_factor: float | None = _fact(0x70530009, "DS", "suv", creator="Philips PET Private Group")
+    philips_suv_factor: float | None = _fact(
+        0x70530000, "DS", "suv", creator="Philips PET Private Group"
+    )
+    philips_activity_factor: float | None = _fact(
+        0x70530009, "DS", "suv", creator="Philips PET Private Group"
+    )
 
     extra: tuple[tuple[str, Any], ...] = ()  # the columns that scan(attributes=...) added, by name
 

@@ -24,9 +24,17 @@ Vector: TypeAlias = tuple[float, float, float]
 MAX_TILES: Final = 4096  # a real mosaic has had up to some 200
 _MAX_CSA_ENTRIES: Final = 1000
 _CSA_NAMES: Final = {
-    name.encode(): name for name in ("NumberOfImagesInMosaic", "SliceNormalVector", "B_value", "DiffusionGradientDirection")
+    name.encode(): name
+    for name in (
+        "NumberOfImagesInMosaic",
+        "SliceNormalVector",
+        "B_value",
+        "DiffusionGradientDirection",
+    )
 }
-_CSA_TAG: Final = struct.Struct("<64si4siii")  # name, multiplicity, VR, syngo type, number of items, 77 or 205
+_CSA_TAG: Final = struct.Struct(
+    "<64si4siii"
+)  # name, multiplicity, VR, syngo type, number of items, 77 or 205
 _CSA_ITEM: Final = struct.Struct("<iiii")
 _SKEW: Final = 1e-2  # departure from unit length and right angle that directions may have
 _PARALLEL: Final = 1e-3  # departure of two unit normals' product from 1
@@ -63,7 +71,9 @@ class Tiling(NamedTuple):
 # --- Siemens ----------------------------------------------------------------------------------------------------------
 
 
-def siemens_tiling(plane: Plane, count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]) -> Tiling | None:
+def siemens_tiling(
+    plane: Plane, count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]
+) -> Tiling | None:
     """The tiles of a Siemens mosaic; None where its header does not say, or contradicts itself.
 
     Parameters
@@ -80,28 +90,48 @@ def siemens_tiling(plane: Plane, count: int | None, csa: Mapping[str, Sequence[s
     count = _count(count, csa, protocol)
     size = None if count is None else _tile_size(plane, count)
     axes = _axes(plane.orientation)
-    if count is None or size is None or axes is None or plane.position is None or plane.pixel_spacing is None:
+    if (
+        count is None
+        or size is None
+        or axes is None
+        or plane.position is None
+        or plane.pixel_spacing is None
+    ):
         return None
     rows, columns = size
     between_rows, between_columns = plane.pixel_spacing
     down, right = between_rows * (plane.rows - 1) / 2, between_columns * (plane.columns - 1) / 2
     centre = _along(_along(_vector(plane.position), axes.row, right), axes.column, down)
-    step = _step_of_protocol(axes, centre, protocol, count) or _step_of_csa(axes, plane.slice_spacing, csa)
+    step = _step_of_protocol(axes, centre, protocol, count) or _step_of_csa(
+        axes, plane.slice_spacing, csa
+    )
     if step is None:
         return None
-    first = _along(_along(centre, axes.row, -between_columns * (columns - 1) / 2), axes.column, -between_rows * (rows - 1) / 2)
-    return _tiling(plane, rows, columns, [_along(first, axes.normal, step * k) for k in range(count)])
+    first = _along(
+        _along(centre, axes.row, -between_columns * (columns - 1) / 2),
+        axes.column,
+        -between_rows * (rows - 1) / 2,
+    )
+    return _tiling(
+        plane, rows, columns, [_along(first, axes.normal, step * k) for k in range(count)]
+    )
 
 
-def _count(count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]) -> int | None:
+def _count(
+    count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]
+) -> int | None:
     """How many tiles, None where nobody says so or two say different things."""
-    said = {_integer(text) for text in csa.get("NumberOfImagesInMosaic", ())[:1]} | ({count} if count is not None else set())
+    said = {_integer(text) for text in csa.get("NumberOfImagesInMosaic", ())[:1]} | (
+        {count} if count is not None else set()
+    )
     if not said and len(protocol) > 1:  # a 3D protocol lists its slab as one slice
         return len(protocol)
     return said.pop() if len(said) == 1 else None
 
 
-def _step_of_protocol(axes: "_Axes", centre: Vector, protocol: Sequence[Vector], count: int) -> float | None:
+def _step_of_protocol(
+    axes: "_Axes", centre: Vector, protocol: Sequence[Vector], count: int
+) -> float | None:
     """The signed distance along the normal from tile to tile, where the first tile is one end of the protocol's slices."""
     if count < 2 or len(protocol) != count:
         return None
@@ -109,12 +139,16 @@ def _step_of_protocol(axes: "_Axes", centre: Vector, protocol: Sequence[Vector],
     step = (places[1] - places[0]) / (count - 1)
     here = _dot(centre, axes.normal)
     for end, signed in zip(places, (step, -step), strict=True):
-        if abs(here - end) < 0.1 * abs(step):  # a head that was followed as it moved is elsewhere: then the list does not count
+        if abs(here - end) < 0.1 * abs(
+            step
+        ):  # a head that was followed as it moved is elsewhere: then the list does not count
             return signed
     return None
 
 
-def _step_of_csa(axes: "_Axes", slice_spacing: float | None, csa: Mapping[str, Sequence[str]]) -> float | None:
+def _step_of_csa(
+    axes: "_Axes", slice_spacing: float | None, csa: Mapping[str, Sequence[str]]
+) -> float | None:
     numbers = [_real(text) for text in csa.get("SliceNormalVector", ())]
     if len(numbers) != 3 or None in numbers or slice_spacing is None or not slice_spacing > 0:
         return None
@@ -176,7 +210,9 @@ def csa_diffusion(csa: Mapping[str, Sequence[str]]) -> tuple[int | None, Vector 
     return b_value, _vector([number or 0.0 for number in direction])
 
 
-_SLICE_POSITION: Final = re.compile(rb"sSliceArray\.asSlice\[(\d{1,4})\]\.sPosition\.d(Sag|Cor|Tra)[ \t]*=[ \t]*([-+.0-9eE]{1,32})")
+_SLICE_POSITION: Final = re.compile(
+    rb"sSliceArray\.asSlice\[(\d{1,4})\]\.sPosition\.d(Sag|Cor|Tra)[ \t]*=[ \t]*([-+.0-9eE]{1,32})"
+)
 _SLICE_COUNT: Final = re.compile(rb"sSliceArray\.lSize[ \t]*=[ \t]*(\d{1,4})\b")
 
 
@@ -200,7 +236,9 @@ def protocol_slices(raw: bytes) -> list[Vector]:
 # --- UIH --------------------------------------------------------------------------------------------------------------
 
 
-def uih_tiling(plane: Plane, count: bytes, frames: bytes, syntax: Syntax, account: Window) -> Tiling | None:
+def uih_tiling(
+    plane: Plane, count: bytes, frames: bytes, syntax: Syntax, account: Window
+) -> Tiling | None:
     """The tiles of a UIH grid; None where its header does not say where they are.
 
     `count` is the raw (0065,xx50), the number of slices, and `frames` the raw sequence (0065,xx51) with one item for each slice, which
@@ -208,13 +246,20 @@ def uih_tiling(plane: Plane, count: bytes, frames: bytes, syntax: Syntax, accoun
     """
     positions: list[Vector] = []
     for item in items(frames, syntax, account):
-        position = next((value for tag, _, value in iterate(item, syntax, account) if tag == _IMAGE_POSITION), b"")
+        position = next(
+            (value for tag, _, value in iterate(item, syntax, account) if tag == _IMAGE_POSITION),
+            b"",
+        )
         numbers = [_real(text) for text in _text(position).split("\\")]
         if len(numbers) != 3 or None in numbers or len(positions) == MAX_TILES:
             return None
         positions.append(_vector([number or 0.0 for number in numbers]))
     said = _integer(_text(count))
-    size = _tile_size(plane, len(positions), is_square=False) if said in (None, len(positions)) else None
+    size = (
+        _tile_size(plane, len(positions), is_square=False)
+        if said in (None, len(positions))
+        else None
+    )
     return None if size is None else _tiling(plane, *size, positions)
 
 
@@ -229,12 +274,19 @@ def nm_positions(plane: Plane, slices: Sequence[int | None]) -> list[Vector] | N
     for volumes whose first slice is the top of the head, and readers that ignore the sign show them upside down.
     """
     axes = _axes(plane.orientation)
-    if axes is None or plane.position is None or any(number is None or number < 1 for number in slices):
+    if (
+        axes is None
+        or plane.position is None
+        or any(number is None or number < 1 for number in slices)
+    ):
         return None
     if set(slices) != {1} and not plane.slice_spacing:
         return None
     spacing = plane.slice_spacing or 0.0
-    return [_along(_vector(plane.position), axes.normal, spacing * ((number or 1) - 1)) for number in slices]
+    return [
+        _along(_vector(plane.position), axes.normal, spacing * ((number or 1) - 1))
+        for number in slices
+    ]
 
 
 # --- the square of tiles, and directions ------------------------------------------------------------------------------
@@ -254,7 +306,14 @@ def _tile_size(plane: Plane, count: int, *, is_square: bool = True) -> tuple[int
 
 def _tiling(plane: Plane, rows: int, columns: int, positions: Sequence[Vector]) -> Tiling:
     across = plane.columns // columns
-    return Tiling(rows, columns, [Tile(k // across * rows, k % across * columns, position) for k, position in enumerate(positions)])
+    return Tiling(
+        rows,
+        columns,
+        [
+            Tile(k // across * rows, k % across * columns, position)
+            for k, position in enumerate(positions)
+        ],
+    )
 
 
 class _Axes(NamedTuple):
@@ -296,7 +355,11 @@ def _unit(a: Vector) -> Vector:
 
 
 def _along(start: Vector, direction: Vector, distance: float) -> Vector:
-    return (start[0] + direction[0] * distance, start[1] + direction[1] * distance, start[2] + direction[2] * distance)
+    return (
+        start[0] + direction[0] * distance,
+        start[1] + direction[1] * distance,
+        start[2] + direction[2] * distance,
+    )
 
 
 def _text(raw: bytes) -> str:
@@ -313,7 +376,19 @@ def _real(text: str) -> float | None:
 
 def _integer(text: str) -> int | None:
     number = _real(text)
-    return int(number) if number is not None and number.is_integer() and abs(number) < 2**31 else None
+    return (
+        int(number) if number is not None and number.is_integer() and abs(number) < 2**31 else None
+    )
 
 
-__all__ = ["Plane", "Tile", "Tiling", "csa_diffusion", "nm_positions", "protocol_slices", "read_csa", "siemens_tiling", "uih_tiling"]
+__all__ = [
+    "Plane",
+    "Tile",
+    "Tiling",
+    "csa_diffusion",
+    "nm_positions",
+    "protocol_slices",
+    "read_csa",
+    "siemens_tiling",
+    "uih_tiling",
+]

@@ -46,21 +46,48 @@ def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
             raise ValueError
     except (ValueError, OverflowError):
         return HeaderError("NumberOfFrames (0028,0008) is not a number", reason="invalid_value")
-    if sizes[2] is None and photometric.strip(b"\0 ") in (b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR"):
+    if sizes[2] is None and photometric.strip(b"\0 ") in (
+        b"MONOCHROME1",
+        b"MONOCHROME2",
+        b"PALETTE COLOR",
+    ):
         sizes[2] = 1
-    names = ("Rows (0028,0010)", "Columns (0028,0011)", "SamplesPerPixel (0028,0002)", "BitsAllocated (0028,0100)")
+    names = (
+        "Rows (0028,0010)",
+        "Columns (0028,0011)",
+        "SamplesPerPixel (0028,0002)",
+        "BitsAllocated (0028,0100)",
+    )
     missing = [name for name, value in zip(names, sizes, strict=True) if value is None]
     if missing:
         return HeaderError(f"missing: {', '.join(missing)}", reason="missing_attribute")
     n_rows, n_columns, n_samples, bits = (value or 0 for value in sizes)
     if not (0 < n_rows <= 0xFFFF and 0 < n_columns <= 0xFFFF):
-        return HeaderError(f"Rows x Columns is {n_rows} x {n_columns}", reason="invalid_value", rows=n_rows, columns=n_columns)
+        return HeaderError(
+            f"Rows x Columns is {n_rows} x {n_columns}",
+            reason="invalid_value",
+            rows=n_rows,
+            columns=n_columns,
+        )
     if n_samples not in (1, 2, 3, 4) or bits not in (1, 8, 16, 32, 64):
-        return HeaderError(f"SamplesPerPixel {n_samples} with BitsAllocated {bits} cannot be read", reason="invalid_value")
+        return HeaderError(
+            f"SamplesPerPixel {n_samples} with BitsAllocated {bits} cannot be read",
+            reason="invalid_value",
+        )
     if not 0 < count <= MAX_FRAMES:
-        return HeaderError(f"NumberOfFrames is {count}, up to {MAX_FRAMES} can be read", reason="invalid_value", number_of_frames=count)
-    samples_stored = 2 if photometric.strip(b"\0 ") in (b"YBR_FULL_422", b"YBR_PARTIAL_422") and n_samples == 3 else n_samples
-    return PixelLayout(count, n_rows * n_columns * samples_stored * bits, n_rows * n_columns * n_samples * bits)
+        return HeaderError(
+            f"NumberOfFrames is {count}, up to {MAX_FRAMES} can be read",
+            reason="invalid_value",
+            number_of_frames=count,
+        )
+    samples_stored = (
+        2
+        if photometric.strip(b"\0 ") in (b"YBR_FULL_422", b"YBR_PARTIAL_422") and n_samples == 3
+        else n_samples
+    )
+    return PixelLayout(
+        count, n_rows * n_columns * samples_stored * bits, n_rows * n_columns * n_samples * bits
+    )
 
 
 def _unsigned(raw: bytes) -> int | None:
@@ -68,7 +95,12 @@ def _unsigned(raw: bytes) -> int | None:
 
 
 def locate_frames(
-    pixel_data: ElementHead, layout: PixelLayout, window: Window, *, native: bool, extended_offsets: bytes = b""
+    pixel_data: ElementHead,
+    layout: PixelLayout,
+    window: Window,
+    *,
+    native: bool,
+    extended_offsets: bytes = b"",
 ) -> list[Place]:
     """The place of each frame, in file order; HeaderError when they cannot all be there.
 
@@ -77,7 +109,10 @@ def locate_frames(
     if native:
         return _locate_native(pixel_data, layout, window)
     if pixel_data.length != UNDEFINED:
-        raise HeaderError("the transfer syntax is compressed, but the pixel data are not encapsulated", reason="malformed")
+        raise HeaderError(
+            "the transfer syntax is compressed, but the pixel data are not encapsulated",
+            reason="malformed",
+        )
     return _locate_encapsulated(pixel_data.value, layout.frames, window, extended_offsets)
 
 
@@ -101,12 +136,21 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
             expected_bytes=needed,
             found_bytes=found,
         )
-    if bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1:  # whole frames, and a byte to make it even
+    if (
+        bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1
+    ):  # whole frames, and a byte to make it even
         more = 8 * found // bits
-        raise HeaderError(f"NumberOfFrames is {frames}, found {more} frames", reason="more_frames", expected=frames, found=more)
+        raise HeaderError(
+            f"NumberOfFrames is {frames}, found {more} frames",
+            reason="more_frames",
+            expected=frames,
+            found=more,
+        )
     start = pixel_data.value
     if pixel_data.length == UNDEFINED and window.take(start, 4) == b"\xfe\xff\x00\xe0":
-        raise HeaderError("the transfer syntax is native, but the pixel data are encapsulated", reason="malformed")
+        raise HeaderError(
+            "the transfer syntax is native, but the pixel data are encapsulated", reason="malformed"
+        )
     if bits % 8 == 0:
         length = bits // 8
         return [Place(start + number * length, length, 0) for number in range(frames)]
@@ -117,7 +161,9 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
     return places
 
 
-def _locate_encapsulated(position: int, frames: int, window: Window, extended_offsets: bytes) -> list[Place]:
+def _locate_encapsulated(
+    position: int, frames: int, window: Window, extended_offsets: bytes
+) -> list[Place]:
     """From the first item tag of each frame to the end of its last fragment (PS3.5 A.4).
 
     The item headers are followed one by one: offset tables are often wrong, so they only say which fragments belong
@@ -126,18 +172,28 @@ def _locate_encapsulated(position: int, frames: int, window: Window, extended_of
     start = window.at(position, 8)
     table_length = _item_length(window.buffer[start : start + 8], position)
     if table_length is None:
-        raise HeaderError("encapsulated pixel data do not begin with an offset table item", reason="malformed")
+        raise HeaderError(
+            "encapsulated pixel data do not begin with an offset table item", reason="malformed"
+        )
     table = window.take(position + 8, table_length) if 0 < table_length <= _MAX_TABLE_BYTES else b""
     first = position + 8 + table_length
     starts, end = _fragments(window, first)
     if frames == 1 and starts:
         found = max(len(table) // 4, _codestreams(window, starts) if len(starts) > 1 else 1)
         if found > 1:
-            raise HeaderError(f"NumberOfFrames is 1, found {found} codestreams", reason="more_frames", expected=1, found=found)
+            raise HeaderError(
+                f"NumberOfFrames is 1, found {found} codestreams",
+                reason="more_frames",
+                expected=1,
+                found=found,
+            )
         return [Place(starts[0], end - starts[0], 0)]
     if len(starts) < frames:
         raise HeaderError(
-            f"NumberOfFrames is {frames}, found {len(starts)} fragment(s)", reason="missing_frames", expected=frames, found=len(starts)
+            f"NumberOfFrames is {frames}, found {len(starts)} fragment(s)",
+            reason="missing_frames",
+            expected=frames,
+            found=len(starts),
         )
     if len(starts) == frames:
         heads = starts
@@ -152,7 +208,10 @@ def _locate_encapsulated(position: int, frames: int, window: Window, extended_of
 
 def _codestreams(window: Window, starts: list[int]) -> int:
     """How many fragments begin a codestream of JPEG, JPEG-LS or JPEG 2000, whose data cannot hold the markers that do."""
-    return sum(window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51")) for start in starts)
+    return sum(
+        window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
+        for start in starts
+    )
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
@@ -165,7 +224,9 @@ def _item_length(raw: bytes, position: int) -> int | None:
         return None
     if tag != ITEM:
         raise HeaderError(
-            f"at byte {position} of the pixel data a fragment was expected, found tag {tag:08X}", reason="malformed", position=position
+            f"at byte {position} of the pixel data a fragment was expected, found tag {tag:08X}",
+            reason="malformed",
+            position=position,
         )
     return int(length)
 
@@ -194,15 +255,31 @@ def _fragments(window: Window, position: int) -> tuple[list[int], int]:
                 found_bytes=window.size,
             )
         if len(starts) > MAX_FRAGMENTS:
-            raise HeaderError(f"there are more than {MAX_FRAGMENTS} fragments", reason="too_many_fragments", limit=MAX_FRAGMENTS)
+            raise HeaderError(
+                f"there are more than {MAX_FRAGMENTS} fragments",
+                reason="too_many_fragments",
+                limit=MAX_FRAGMENTS,
+            )
 
 
-def _starts_from_offsets(table: bytes, code: str, first: int, starts: list[int], frames: int) -> list[int]:
+def _starts_from_offsets(
+    table: bytes, code: str, first: int, starts: list[int], frames: int
+) -> list[int]:
     """The frames' first fragments by an offset table, [] when it contradicts the fragments (PS3.5 A.4, PS3.3 C.7.6.3.1.8)."""
     width = struct.calcsize(code)
-    heads = [first + offset for offset in struct.unpack(f"<{len(table) // width}{code}", table[: len(table) // width * width])]
+    heads = [
+        first + offset
+        for offset in struct.unpack(
+            f"<{len(table) // width}{code}", table[: len(table) // width * width]
+        )
+    ]
     known = set(starts)
-    sound = len(heads) == frames and heads[0] == first and all(a < b for a, b in pairwise(heads)) and known.issuperset(heads)
+    sound = (
+        len(heads) == frames
+        and heads[0] == first
+        and all(a < b for a, b in pairwise(heads))
+        and known.issuperset(heads)
+    )
     return heads if sound else []
 
 
@@ -210,10 +287,16 @@ def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames
     """The frames' first fragments where no table says: after each fragment that ends a codestream (EOI, EOC)."""
     heads = [starts[0]]
     for begin, stop in pairwise([*starts, end]):
-        if b"\xff\xd9" in window.read(max(begin + 8, stop - 10), min(10, stop - begin - 8)) and stop != end:
+        if (
+            b"\xff\xd9" in window.read(max(begin + 8, stop - 10), min(10, stop - begin - 8))
+            and stop != end
+        ):
             heads.append(stop)
     if len(heads) != frames:
         raise HeaderError(
-            f"{len(starts)} fragments cannot be told apart as {frames} frames", reason="fragments", expected=frames, found=len(heads)
+            f"{len(starts)} fragments cannot be told apart as {frames} frames",
+            reason="fragments",
+            expected=frames,
+            found=len(heads),
         )
     return heads

@@ -26,7 +26,9 @@ from dicomdl.storage.system import OPEN_FLAGS
 Path: TypeAlias = str | os.PathLike[str]
 
 MOST_ENTRIES: Final = 1 << 16
-MOST_BYTES: Final = 16 * MOST_ENTRIES  # looked at of an element: more than 65536 entries, plain or in segments, can need
+MOST_BYTES: Final = (
+    16 * MOST_ENTRIES
+)  # looked at of an element: more than 65536 entries, plain or in segments, can need
 MOST_INFLATED: Final = 1 << 26  # header bytes of a deflated file; a 1 MB file can inflate to 1 GB
 
 # Modality LUT Type (0028,3004), the defined terms of PS3.3 C.11.1.1.2. Anything else is free text and not kept.
@@ -35,10 +37,24 @@ KINDS: Final = frozenset({"OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MO
 _SOP_CLASS, _PHOTOMETRIC, _FRAMES, _ROWS = 0x00080016, 0x00280004, 0x00280008, 0x00280010
 _BITS_ALLOCATED, _BITS_STORED, _PIXEL_REPRESENTATION = 0x00280100, 0x00280101, 0x00280103
 _INTERCEPT, _SLOPE, _RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
-_MODALITY_LUT, _VOI_LUT, _LUT_DESCRIPTOR, _LUT_TYPE, _LUT_DATA = 0x00283000, 0x00283010, 0x00283002, 0x00283004, 0x00283006
+_MODALITY_LUT, _VOI_LUT, _LUT_DESCRIPTOR, _LUT_TYPE, _LUT_DATA = (
+    0x00283000,
+    0x00283010,
+    0x00283002,
+    0x00283004,
+    0x00283006,
+)
 _REAL_WORLD, _SHARED, _PER_FRAME = 0x00409096, 0x52009229, 0x52009230
 _WANTED: Final = (
-    *(_SOP_CLASS, _PHOTOMETRIC, _FRAMES, _ROWS, _BITS_ALLOCATED, _BITS_STORED, _PIXEL_REPRESENTATION),
+    *(
+        _SOP_CLASS,
+        _PHOTOMETRIC,
+        _FRAMES,
+        _ROWS,
+        _BITS_ALLOCATED,
+        _BITS_STORED,
+        _PIXEL_REPRESENTATION,
+    ),
     *(_INTERCEPT, _SLOPE, _RESCALE_TYPE, _MODALITY_LUT, _VOI_LUT, _REAL_WORLD, _SHARED, _PER_FRAME),
     *(base + number for base in (0x00281100, 0x00281200, 0x00281220) for number in (1, 2, 3)),
 )
@@ -58,7 +74,9 @@ class Element(NamedTuple):
 
     def words(self) -> NDArray[np.uint16]:
         """The value as unsigned 16-bit words."""
-        return np.frombuffer(self.value, "<u2" if self.little_endian else ">u2", len(self.value) // 2).astype("<u2")
+        return np.frombuffer(
+            self.value, "<u2" if self.little_endian else ">u2", len(self.value) // 2
+        ).astype("<u2")
 
     def octets(self) -> NDArray[np.uint8]:
         """The value as bytes; the ones that lie in words, low byte first, change places in a big-endian file."""
@@ -154,12 +172,16 @@ def expanded(codes: list[int], entries: int, code_bytes: int, name: str) -> list
     segments: list[_Segment | None] = []  # None for indirect ones, which do not nest
     starts: dict[int, int] = {}  # position -> number of the segment there
     position = 0
-    while position + 2 < len(codes) and len(table) < entries:  # no segment is shorter than 3: the rest is padding
+    while (
+        position + 2 < len(codes) and len(table) < entries
+    ):  # no segment is shorter than 3: the rest is padding
         opcode, length = codes[position : position + 2]
         taken = {0: length, 1: 1, 2: 4 // code_bytes}.get(opcode, len(codes))
         values = codes[position + 2 : position + 2 + taken]
         if not length or len(values) < taken or (opcode and not table):
-            raise PixelError(f"the {name} has no valid segment at its entry {position}", position=position)
+            raise PixelError(
+                f"the {name} has no valid segment at its entry {position}", position=position
+            )
         starts[position] = len(segments)
         if opcode < 2:
             segments.append(_Segment(length * opcode, values))
@@ -184,7 +206,9 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
         line, values = segment
         if line:
             begin, end = table[-1], values[0]
-            table.extend(np.rint(begin + (end - begin) * np.arange(1, line + 1) / line).astype(int).tolist())
+            table.extend(
+                np.rint(begin + (end - begin) * np.arange(1, line + 1) / line).astype(int).tolist()
+            )
         else:
             table.extend(values)
         if len(table) >= entries:
@@ -193,7 +217,9 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
 
 # --- one header -> raw tables -------------------------------------------------------------------------------------
 
-_parsing = threading.Lock()  # warnings are silenced for the whole process, and parsing holds the GIL anyway
+_parsing = (
+    threading.Lock()
+)  # warnings are silenced for the whole process, and parsing holds the GIL anyway
 
 
 def _new_lock() -> None:
@@ -215,15 +241,23 @@ def raw_tables(path: Path, failure: type[DicomdlError]) -> Tables:
             return _parsed(os.path.abspath(path), status.st_size, status.st_mtime_ns)
     except DicomdlError:
         raise
-    except Exception as error:  # a parser raises anything on damaged bytes, and its messages quote values
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    except (
+        Exception
+    ) as error:  # a parser raises anything on damaged bytes, and its messages quote values
+        reason = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else type(error).__name__
+        )
         raise failure(f"the header cannot be read: {reason}", reason=reason) from None
 
 
 @functools.lru_cache(maxsize=32)
 def _parsed(path: str, size: int, mtime_ns: int) -> Tables:  # noqa: ARG001  # they only tell one state of the file from another
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values, and values may identify a person
+        warnings.simplefilter(
+            "ignore"
+        )  # pydicom's warnings quote values, and values may identify a person
         return _tables_of(_read_header(path))
 
 
@@ -236,7 +270,9 @@ def _read_header(path: str) -> Any:
         file.seek(0)
         source: BinaryIO = io.BytesIO(_inflated(file)) if _DEFLATED in start else file
         # Not every file begins as Part 10 says; what is no DICOM at all comes back empty.
-        dataset = pydicom.dcmread(source, force=True, stop_before_pixels=True, specific_tags=list(_WANTED))
+        dataset = pydicom.dcmread(
+            source, force=True, stop_before_pixels=True, specific_tags=list(_WANTED)
+        )
         if _SOP_CLASS not in dataset and _ROWS not in dataset:
             raise ValueError("not a DICOM data set")
         return dataset
@@ -253,7 +289,9 @@ def _tables_of(dataset: Any) -> Tables:
     pool: dict[Group, Group] = {}  # frames mostly say the same
     groups = [_group(item, top=False) for item in _items(dataset, _PER_FRAME) or ()]
     shared = _items(dataset, _SHARED)
-    bits = _numbers(dataset, _BITS_STORED, "US") or _numbers(dataset, _BITS_ALLOCATED, "US") or (16,)
+    bits = (
+        _numbers(dataset, _BITS_STORED, "US") or _numbers(dataset, _BITS_ALLOCATED, "US") or (16,)
+    )
     return Tables(
         signed=next((value == 1 for value in _numbers(dataset, _PIXEL_REPRESENTATION, "US")), None),
         bits_stored=min(max(int(bits[0]), 1), 64),
@@ -269,7 +307,11 @@ def _tables_of(dataset: Any) -> Tables:
 
 def _group(dataset: Any, *, top: bool) -> Group:
     """The tables of one set of functional groups, or of the top level, which holds them without a sequence around them."""
-    voi, rescale = (dataset, dataset) if top else (_only_item(dataset, tag) for tag in (FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION))
+    voi, rescale = (
+        (dataset, dataset)
+        if top
+        else (_only_item(dataset, tag) for tag in (FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION))
+    )
     maps = _items(dataset, _REAL_WORLD)
     return Group(
         None if voi is None else _luts(voi, _VOI_LUT, "VOI LUT (0028,3006)"),
@@ -290,7 +332,12 @@ def _luts(dataset: Any, tag: int, name: str) -> tuple[RawTable, ...] | None:
 
 def _raw_lut(item: Any, name: str) -> RawTable:
     kind = _text(item, _LUT_TYPE)
-    return RawTable(name, _words(item, _LUT_DESCRIPTOR), _element(item, _LUT_DATA), kind if kind in KINDS else "")
+    return RawTable(
+        name,
+        _words(item, _LUT_DESCRIPTOR),
+        _element(item, _LUT_DATA),
+        kind if kind in KINDS else "",
+    )
 
 
 def _raw_palette(dataset: Any) -> tuple[RawTable, ...]:
@@ -300,7 +347,15 @@ def _raw_palette(dataset: Any) -> tuple[RawTable, ...]:
         plain, segmented = 0x00281200 + number, 0x00281220 + number
         tag = plain if _element(dataset, plain).value or segmented not in dataset else segmented
         name = f"{colour} palette data (0028,{tag & 0xFFFF:04X})"
-        channels.append(RawTable(name, _words(dataset, 0x00281100 + number), _element(dataset, tag), "", tag == segmented))
+        channels.append(
+            RawTable(
+                name,
+                _words(dataset, 0x00281100 + number),
+                _element(dataset, tag),
+                "",
+                tag == segmented,
+            )
+        )
     return tuple(channels)
 
 
@@ -308,12 +363,20 @@ def _rescale(dataset: Any) -> Rescale | None:
     slope, intercept = _numbers(dataset, _SLOPE, "DS"), _numbers(dataset, _INTERCEPT, "DS")
     if not slope and not intercept:
         return None
-    return Rescale(slope[0] if slope else 1.0, intercept[0] if intercept else 0.0, _text(dataset, _RESCALE_TYPE))
+    return Rescale(
+        slope[0] if slope else 1.0,
+        intercept[0] if intercept else 0.0,
+        _text(dataset, _RESCALE_TYPE),
+    )
 
 
 def _raw_map(item: Any) -> RawMap:
     units = _only_item(item, 0x004008EA)
-    code = "" if units is None else _text(units, 0x00080100) or _text(units, 0x00080119) or _text(units, 0x00080120)
+    code = (
+        ""
+        if units is None
+        else _text(units, 0x00080100) or _text(units, 0x00080119) or _text(units, 0x00080120)
+    )
     table = np.array(_numbers(item, 0x00409212, "FD"), "<f8")
     return RawMap(
         _words(item, 0x00409216)[:1] + _words(item, 0x00409211)[:1],
@@ -359,7 +422,9 @@ def _numbers(dataset: Any, tag: int, usual: str) -> tuple[float, ...]:
     vr = element.vr if element.vr in (*_CODES, "DS", "IS") else usual
     if vr in _CODES:
         dtype = np.dtype(_CODES[vr]).newbyteorder("<" if element.little_endian else ">")
-        return tuple(np.frombuffer(element.value, dtype, len(element.value) // dtype.itemsize).tolist())
+        return tuple(
+            np.frombuffer(element.value, dtype, len(element.value) // dtype.itemsize).tolist()
+        )
     with contextlib.suppress(ValueError):
         return tuple(float(part) for part in element.value.decode("ascii").strip("\0 ").split("\\"))
     return ()

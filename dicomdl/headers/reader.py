@@ -8,12 +8,11 @@ imported only then. A file that cannot be used becomes a `Header` of kind "probl
 import functools
 import os
 import struct
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, Literal, NamedTuple
 
-from dicomdl.errors import HeaderError, UsageError
+from dicomdl.errors import HeaderError
 from dicomdl.headers.columns import (
     BINARY,
     Column,
@@ -30,12 +29,8 @@ from dicomdl.headers.elements import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
-    MAX_HEADER_BYTES,
     PIXEL_DATA,
     TRANSFER_SYNTAX,
-    UNDEFINED,
-    ElementHead,
-    Layouts,
     Step,
     Syntax,
     Walked,
@@ -46,30 +41,50 @@ from dicomdl.headers.elements import (
     walk,
     walk_meta,
 )
-from dicomdl.headers.frame import Attribute, Frame, attributes, snake_case
-from dicomdl.headers.mosaic import Plane, Tiling, csa_diffusion, nm_positions, protocol_slices, read_csa, siemens_tiling, uih_tiling
+from dicomdl.headers.frame import Attribute, Frame, attributes
+from dicomdl.headers.inflate import Inflated
+from dicomdl.headers.layouts import Layouts
+from dicomdl.headers.mosaic import (
+    Plane,
+    Tiling,
+    csa_diffusion,
+    nm_positions,
+    protocol_slices,
+    read_csa,
+    siemens_tiling,
+    uih_tiling,
+)
 from dicomdl.headers.pixel_data import Place, locate_frames, pixel_layout
+from dicomdl.headers.uids import (
+    DEFLATED,
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    NATIVE,
+    NM_IMAGE,
+    VIDEO_ADVICE,
+    is_image_storage,
+    is_video,
+)
 from dicomdl.storage.system import OPEN_FLAGS, read_at
 
 _uid = functools.lru_cache(maxsize=256)(as_text)  # the few UIDs that every file names
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]
-
-IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
-EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
-DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-GE_BIG_ENDIAN_PIXELS: Final = "1.2.840.113619.5.2"  # implicit little endian, but pixels are big endian
-NATIVE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, GE_BIG_ENDIAN_PIXELS})
-
-_FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # what SpecificCharacterSet applies to (PS3.5 6.1.2.3)
+_FREE_TEXT_VRS: Final = frozenset(
+    {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
+)  # what SpecificCharacterSet applies to (PS3.5 6.1.2.3)
 SHARED_GROUPS: Final = 0x52009229
 PER_FRAME_GROUPS: Final = 0x52009230
 CHARACTER_SET: Final = 0x00080005
 EXTENDED_OFFSETS: Final = 0x7FE00001
 DETECTOR_INFORMATION: Final = 0x00540022
-_SPECIALS: Final = (CHARACTER_SET, SHARED_GROUPS, PER_FRAME_GROUPS, EXTENDED_OFFSETS, DETECTOR_INFORMATION)
-
-NM_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.20"
+_SPECIALS: Final = (
+    CHARACTER_SET,
+    SHARED_GROUPS,
+    PER_FRAME_GROUPS,
+    EXTENDED_OFFSETS,
+    DETECTOR_INFORMATION,
+)
 # What only mosaics and old Siemens diffusion images are asked for, in a walk of their own: 10 to 100 KB that all of a scanner's files
 # have. De-identification may remove the creator of a block and leave its elements, so these are also looked for where they usually are.
 _PRIVATE: Final = (
@@ -79,15 +94,7 @@ _PRIVATE: Final = (
     (0x00650051, "Image Private Header"),
 )
 _PRIVATE_WANTED: Final = Wanted([*_PRIVATE, *((tag | 0x1000, "") for tag, _ in _PRIVATE)])
-
 FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it all
-MAX_INFLATED: Final = 512 * 2**20
-
-_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
-VIDEO_ADVICE: Final = (
-    "the pixels are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode: take it out with pydicom "
-    "(pydicom.encaps.generate_frames gives the stream) and decode it with ffmpeg or PyAV"
-)
 
 
 class CodedTile(NamedTuple):
@@ -116,7 +123,9 @@ class Header(NamedTuple):
     places: Sequence[Place] = ()
     deflated: bool = False
     float_pixels: bool = False
-    tiles: Sequence[CodedTile] = ()  # one a row where the rows are the tiles of the file's one frame
+    tiles: Sequence[
+        CodedTile
+    ] = ()  # one a row where the rows are the tiles of the file's one frame
 
     @property
     def frame_numbers(self) -> Sequence[int]:
@@ -147,7 +156,10 @@ class HeaderReader:
         self.extra = tuple(extra)
         self.columns = (*attributes(), *self.extra)
         # Tag 0 leaves a slot empty: the transfer syntax is the file meta information's, whatever the data set may say.
-        entries = [(0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator) for column in self.columns]
+        entries = [
+            (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
+            for column in self.columns
+        ]
         self._inside = {
             sequence: {c.tag: i for i, c in enumerate(self.columns) if c.inside == sequence}
             for sequence in {c.inside: None for c in self.columns if c.inside}
@@ -158,9 +170,13 @@ class HeaderReader:
         self._index = {column.name: number for number, column in enumerate(self.columns)}
         self._transfer_syntax = self._index["transfer_syntax_uid"]
         self._format = slice(self._index["rows"], self._index["number_of_frames"] + 1)
-        self._free_texts = [i for i, column in enumerate(self.columns) if column.vr in _FREE_TEXT_VRS]
+        self._free_texts = [
+            i for i, column in enumerate(self.columns) if column.vr in _FREE_TEXT_VRS
+        ]
         self._texts = itemgetter(*self._free_texts)
-        self._required_reals = [i for i, column in enumerate(self.columns) if column.required and column.kind == "real"]
+        self._required_reals = [
+            i for i, column in enumerate(self.columns) if column.required and column.kind == "real"
+        ]
         self._per_frame = [i for i, column in enumerate(self.columns) if column.per_frame]
         self._vectors = itemgetter(*self._per_frame)
         self._count = len(self.columns)
@@ -184,7 +200,11 @@ class HeaderReader:
                 "spacing_between_slices",
             )
         ]
-        self._groups = {(group, column.group_tag or column.tag): i for i, column in enumerate(self.columns) for group in column.groups}
+        self._groups = {
+            (group, column.group_tag or column.tag): i
+            for i, column in enumerate(self.columns)
+            for group in column.groups
+        }
         self._macros = frozenset(group for group, _ in self._groups)
         self._converters = [converter(column) for column in self.columns]
 
@@ -197,14 +217,22 @@ class HeaderReader:
         try:
             stat = os.fstat(descriptor)
             first = read_at(descriptor, self._first_read, 0)
-            header = self.parse(first, stat.st_size, lambda offset, length: read_at(descriptor, length, offset))
+            header = self.parse(
+                first, stat.st_size, lambda offset, length: read_at(descriptor, length, offset)
+            )
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             os.close(descriptor)
         kind, reason, detail, sop_class, _, _, _, rows, places, deflated, is_float, tiles = header
-        times = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # not by _replace, which takes 2 us
-        return Header(kind, reason, detail, sop_class, *times, rows, places, deflated, is_float, tiles)
+        times = (
+            stat.st_size,
+            stat.st_mtime_ns,
+            stat.st_ctime_ns,
+        )  # not by _replace, which takes 2 us
+        return Header(
+            kind, reason, detail, sop_class, *times, rows, places, deflated, is_float, tiles
+        )
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         """What a file of `size` bytes is, given its `first` bytes and a way to `read(offset, length)` more."""
@@ -220,17 +248,23 @@ class HeaderReader:
                 return Header("not_dicom")
             return Header("problem", error.reason, str(error))
 
-    def _parse(self, first: bytes, size: int, read: Callable[[int, int], bytes], start: int) -> Header:
+    def _parse(
+        self, first: bytes, size: int, read: Callable[[int, int], bytes], start: int
+    ) -> Header:
         window = Window(read, size, first)
         matched = self._layouts.match(first, start)
         if matched is not None:
             walked, raw_syntax, syntax = matched
-            return self._conclude(walked, _Coding(_uid(raw_syntax), syntax, window, start, deflated=False))
+            return self._conclude(
+                walked, _Coding(_uid(raw_syntax), syntax, window, start, deflated=False)
+            )
         learn = self._layouts.worth_learning()
         meta: list[Step] = []
-        raw_syntax, position = walk_meta(window, start, meta if learn else None, self._transfer_syntax)
+        raw_syntax, position = walk_meta(
+            window, start, meta if learn else None, self._transfer_syntax
+        )
         transfer_syntax = as_text(raw_syntax)
-        inflated = _Inflated(read, size, position) if transfer_syntax == DEFLATED else None
+        inflated = Inflated(read, size, position) if transfer_syntax == DEFLATED else None
         if inflated is not None:
             window, position = inflated.window(), 0
         syntax, transfer_syntax = _syntax(window, position, transfer_syntax)
@@ -244,21 +278,30 @@ class HeaderReader:
                 self._first_read = min(2**18, 1 << walked.pixel_data.value.bit_length())
             if inflated is not None:
                 window.size = inflated.measure(walked.pixel_data)
-        values = _override(walked.values, {self._transfer_syntax: raw_syntax or transfer_syntax.encode()})
+        values = _override(
+            walked.values, {self._transfer_syntax: raw_syntax or transfer_syntax.encode()}
+        )
         return self._conclude(
-            walked._replace(values=values), _Coding(transfer_syntax, syntax, window, start, deflated=inflated is not None)
+            walked._replace(values=values),
+            _Coding(transfer_syntax, syntax, window, start, deflated=inflated is not None),
         )
 
     def _conclude(self, walked: Walked, coding: "_Coding") -> Header:
         """Turn raw values into rows, one a frame or tile, with the place of each frame's bytes."""
         transfer_syntax, syntax, window, _, deflated = coding
         row = walked.values[: self._count]
-        charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[self._count :]
+        charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[
+            self._count :
+        ]
         if not syntax.little:
             row = _override(row, _swapped(self.columns, row))
         if any(sequences):
             for sequence, value in zip(self._inside, sequences, strict=True):
-                row = _override(row, self._first_item(value, syntax, sequence, window)) if value else row
+                row = (
+                    _override(row, self._first_item(value, syntax, sequence, window))
+                    if value
+                    else row
+                )
         if charset:
             row = self._transcode(row, charset)
         sop_class = _uid(row[self._sop_class])
@@ -269,36 +312,77 @@ class HeaderReader:
             raise HeaderError(VIDEO_ADVICE, reason="video")
         layout = pixel_layout(row[self._format])
         if isinstance(layout, HeaderError):
-            raise HeaderError(str(layout), **vars(layout))  # a new one: a raised error keeps its traceback, and with it the file's bytes
+            raise HeaderError(
+                str(layout), **vars(layout)
+            )  # a new one: a raised error keeps its traceback, and with it the file's bytes
         for i in self._required_reals:
             if row[i]:
                 check_real(row[i], self.columns[i])
-        places = locate_frames(pixel_data, layout, window, native=transfer_syntax in NATIVE, extended_offsets=extended_offsets)
+        places = locate_frames(
+            pixel_data,
+            layout,
+            window,
+            native=transfer_syntax in NATIVE,
+            extended_offsets=extended_offsets,
+        )
         rows = self._frame_rows(row, layout.frames, shared, per_frame, syntax, window)
         tiles: Sequence[CodedTile] = ()
         if sop_class == NM_IMAGE:
             rows = self._nm_rows(rows, detectors, syntax, window)
-        elif not (shared or per_frame):  # enhanced objects unpack their mosaics, but may still be called so
+        elif not (
+            shared or per_frame
+        ):  # enhanced objects unpack their mosaics, but may still be called so
             image_type = row[self._image_type]
-            if layout.frames == 1 and (b"MOSAIC" in image_type or b"VFRAME" in image_type or b"ep_b" in row[self._sequence_name]):
+            if layout.frames == 1 and (
+                b"MOSAIC" in image_type
+                or b"VFRAME" in image_type
+                or b"ep_b" in row[self._sequence_name]
+            ):
                 rows, tiles = self._unpacked(rows[0], coding)
                 places *= len(rows)
-            elif layout.frames > 1 and _shows_many(image_type):  # one position for frames of many slices each
+            elif layout.frames > 1 and _shows_many(
+                image_type
+            ):  # one position for frames of many slices each
                 rows = [_override(row, {self._position: b""}) for row in rows]
-        return Header("image", "", "", sop_class, 0, 0, 0, rows, places, deflated, pixel_data.tag != PIXEL_DATA, tiles)
+        return Header(
+            "image",
+            "",
+            "",
+            sop_class,
+            0,
+            0,
+            0,
+            rows,
+            places,
+            deflated,
+            pixel_data.tag != PIXEL_DATA,
+            tiles,
+        )
 
     def _without_pixels(self, row: tuple[bytes, ...], sop_class: str) -> Header:
         if not any(row):
             raise HeaderError("no element that an index knows was found", reason="malformed")
         if row[self._index["rows"]] and row[self._index["columns"]] and is_image_storage(sop_class):
-            raise HeaderError("the header describes an image, but there are no pixel data", reason="no_pixel_data")
+            raise HeaderError(
+                "the header describes an image, but there are no pixel data", reason="no_pixel_data"
+            )
         return Header("no_image", "", "", sop_class)
 
-    def _first_item(self, raw: bytes, syntax: Syntax, sequence: int, account: Window) -> dict[int, bytes]:
+    def _first_item(
+        self, raw: bytes, syntax: Syntax, sequence: int, account: Window
+    ) -> dict[int, bytes]:
         wanted = self._inside[sequence]
         for item in items(raw, syntax, account):
-            found = {wanted[tag]: value for tag, _, value in iterate(item, syntax, account) if tag in wanted}
-            return found if syntax.little else {i: swap_bytes(value, self.columns[i]) for i, value in found.items()}
+            found = {
+                wanted[tag]: value
+                for tag, _, value in iterate(item, syntax, account)
+                if tag in wanted
+            }
+            return (
+                found
+                if syntax.little
+                else {i: swap_bytes(value, self.columns[i]) for i, value in found.items()}
+            )
         return {}
 
     def _transcode(self, row: tuple[bytes, ...], charset: bytes) -> tuple[bytes, ...]:
@@ -306,11 +390,21 @@ class HeaderReader:
         joined = b"".join(self._texts(row))
         if joined.isascii() and b"\x1b" not in joined:
             return row
-        foreign = {i: _to_utf8(row[i], charset) for i in self._free_texts if not row[i].isascii() or b"\x1b" in row[i]}
+        foreign = {
+            i: _to_utf8(row[i], charset)
+            for i in self._free_texts
+            if not row[i].isascii() or b"\x1b" in row[i]
+        }
         return _override(row, foreign)
 
     def _frame_rows(
-        self, row: tuple[bytes, ...], frames: int, shared: bytes, per_frame: bytes, syntax: Syntax, account: Window
+        self,
+        row: tuple[bytes, ...],
+        frames: int,
+        shared: bytes,
+        per_frame: bytes,
+        syntax: Syntax,
+        account: Window,
     ) -> Sequence[tuple[bytes, ...]]:
         """One row a frame: the file's values under the shared and per-frame functional groups and the frame's vectors."""
         if shared:
@@ -321,12 +415,17 @@ class HeaderReader:
             return [row] * frames
         changes: list[dict[int, bytes]] = [{} for _ in range(frames)]
         if per_frame:
-            changes = [self._group_values(item, syntax, account) for item in items(per_frame, syntax, account)]
+            changes = [
+                self._group_values(item, syntax, account)
+                for item in items(per_frame, syntax, account)
+            ]
             if len(changes) != frames:
                 changes = [self._agreed(changes, frames)] * frames
         for i in self._per_frame if has_vectors else ():
             changes = [dict(change) for change in changes]
-            for change, value in zip(changes, vector_values(row[i], self.columns[i], frames), strict=True):
+            for change, value in zip(
+                changes, vector_values(row[i], self.columns[i], frames), strict=True
+            ):
                 change[i] = value
         return [_override(row, change) for change in changes]
 
@@ -337,7 +436,10 @@ class HeaderReader:
         frames, what the groups say need not hold for the frames that have none.
         """
         known = set().union(*groups) if len(groups) > frames else set()
-        agreed = {i: values.pop() if len(values := {group.get(i) for group in groups}) == 1 else b"" for i in known}
+        agreed = {
+            i: values.pop() if len(values := {group.get(i) for group in groups}) == 1 else b""
+            for i in known
+        }
         if not known or any(self.columns[i].required for i, value in agreed.items() if not value):
             raise HeaderError(
                 f"NumberOfFrames is {frames}, but there are functional groups for {len(groups)}: nothing says whose they are",
@@ -349,7 +451,9 @@ class HeaderReader:
 
     # --- frames that are packed in their own way: see `mosaic` ---
 
-    def _unpacked(self, row: tuple[bytes, ...], coding: "_Coding") -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
+    def _unpacked(
+        self, row: tuple[bytes, ...], coding: "_Coding"
+    ) -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
         """The rows of a file with one frame: one, or one a tile where it is a mosaic.
 
         A mosaic whose tiles cannot be placed stays whole, and loses its position: that is one of a slice as large as the mosaic,
@@ -357,7 +461,9 @@ class HeaderReader:
         """
         image_type = row[self._image_type]
         is_mosaic = _shows_many(image_type)
-        if not is_mosaic and (b"ep_b" not in row[self._sequence_name] or row[self._siemens_b_value]):
+        if not is_mosaic and (
+            b"ep_b" not in row[self._sequence_name] or row[self._siemens_b_value]
+        ):
             return [row], ()
         image, series, count, frames = _private_values(coding)
         csa = read_csa(image)
@@ -374,12 +480,24 @@ class HeaderReader:
             return [_override(row, {self._position: b""})], ()
         return self._tile_rows(row, plane, tiling)
 
-    def _tile_rows(self, row: tuple[bytes, ...], plane: Plane, tiling: Tiling) -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
-        size = {self._format.start: tiling.rows.to_bytes(2, "little"), self._format.start + 1: tiling.columns.to_bytes(2, "little")}
-        rows = [_override(row, {**size, self._position: _decimals(tile.position)}) for tile in tiling.tiles]
-        return rows, [CodedTile(plane.rows, plane.columns, tile.top, tile.left) for tile in tiling.tiles]
+    def _tile_rows(
+        self, row: tuple[bytes, ...], plane: Plane, tiling: Tiling
+    ) -> tuple[list[tuple[bytes, ...]], Sequence[CodedTile]]:
+        size = {
+            self._format.start: tiling.rows.to_bytes(2, "little"),
+            self._format.start + 1: tiling.columns.to_bytes(2, "little"),
+        }
+        rows = [
+            _override(row, {**size, self._position: _decimals(tile.position)})
+            for tile in tiling.tiles
+        ]
+        return rows, [
+            CodedTile(plane.rows, plane.columns, tile.top, tile.left) for tile in tiling.tiles
+        ]
 
-    def _csa_diffusion(self, row: tuple[bytes, ...], csa: Mapping[str, Sequence[str]]) -> dict[int, bytes]:
+    def _csa_diffusion(
+        self, row: tuple[bytes, ...], csa: Mapping[str, Sequence[str]]
+    ) -> dict[int, bytes]:
         """What scanners before syngo MR VB13 say of diffusion in the CSA header only."""
         b_value, direction = csa_diffusion(csa)
         found = {}
@@ -389,7 +507,9 @@ class HeaderReader:
             found[self._siemens_direction] = struct.pack("<3d", *direction)
         return found
 
-    def _nm_rows(self, rows: Sequence[tuple[bytes, ...]], detectors: bytes, syntax: Syntax, account: Window) -> list[tuple[bytes, ...]]:
+    def _nm_rows(
+        self, rows: Sequence[tuple[bytes, ...]], detectors: bytes, syntax: Syntax, account: Window
+    ) -> list[tuple[bytes, ...]]:
         """The rows of an NM file; those of reconstructed slices with the positions that the first detector's item implies."""
         kind = rows[0][self._image_type].strip(b"\0 ").split(b"\\")[2:3]
         if [word.strip() for word in kind] not in ([b"RECON TOMO"], [b"RECON GATED TOMO"]):
@@ -397,18 +517,31 @@ class HeaderReader:
         where = {self.columns[i].tag: i for i in (self._position, self._orientation)}
         first: dict[int, bytes] = {}
         for item in items(detectors, syntax, account):
-            first = {where[tag]: value for tag, _, value in iterate(item, syntax, account) if tag in where}
+            first = {
+                where[tag]: value
+                for tag, _, value in iterate(item, syntax, account)
+                if tag in where
+            }
             break
         vector = [self._converters[self._slice_vector](row[self._slice_vector]) for row in rows]
         slices = [1] if vector == [None] else vector
         positions = nm_positions(self._plane(_override(rows[0], first)), slices)
-        texts = [b""] * len(rows) if positions is None else [_decimals(position) for position in positions]
-        return [_override(row, {**first, self._position: text}) for row, text in zip(rows, texts, strict=True)]
+        texts = (
+            [b""] * len(rows)
+            if positions is None
+            else [_decimals(position) for position in positions]
+        )
+        return [
+            _override(row, {**first, self._position: text})
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
     def _plane(self, row: tuple[bytes, ...]) -> Plane:
         return Plane(*(self._converters[i](row[i]) for i in self._plane_columns))
 
-    def _group_values(self, item: bytes, syntax: Syntax, account: Window, outer: tuple[int, ...] = ()) -> dict[int, bytes]:
+    def _group_values(
+        self, item: bytes, syntax: Syntax, account: Window, outer: tuple[int, ...] = ()
+    ) -> dict[int, bytes]:
         """Raw values by column of one item of a functional groups sequence; macros nest once (MR diffusion)."""
         found: dict[int, bytes] = {}
         for tag, vr, value in iterate(item, syntax, account):
@@ -416,7 +549,9 @@ class HeaderReader:
             if column is not None:
                 found[column] = value if syntax.little else swap_bytes(value, self.columns[column])
             elif (
-                len(outer) < 2 and tag in self._macros and (vr in (b"SQ", b"") and (value[:4] == b"\xfe\xff\x00\xe0" or not syntax.little))
+                len(outer) < 2
+                and tag in self._macros
+                and (vr in (b"SQ", b"") and (value[:4] == b"\xfe\xff\x00\xe0" or not syntax.little))
             ):
                 for inner in items(value, syntax, account):
                     found |= self._group_values(inner, syntax, account, (*outer, tag))
@@ -426,7 +561,9 @@ class HeaderReader:
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
         """Typed columns of raw rows. Text is stripped str, numbers int or float, missing ones None."""
         result: dict[str, Column] = {}
-        for column, convert, raws in zip(self.columns, self._converters, zip(*rows, strict=True), strict=True):
+        for column, convert, raws in zip(
+            self.columns, self._converters, zip(*rows, strict=True), strict=True
+        ):
             first = raws[0]
             if raws.count(first) == len(raws):
                 result[column.name] = Constant(convert(first), len(raws))
@@ -454,14 +591,18 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     name = os.path.abspath(os.fspath(path))
     header = reader.read(name)
     if header.kind in ("problem", "not_dicom"):
-        error = HeaderError(header.detail or "this is not a DICOM file", reason=header.reason or "not_dicom")
+        error = HeaderError(
+            header.detail or "this is not a DICOM file", reason=header.reason or "not_dicom"
+        )
         error.add_note(f"file: {name}")
         raise error
     if not header.rows:
         return []
     columns = reader.convert(header.rows)
     count = len(header.rows)
-    values = {name: [c.value] * count if isinstance(c, Constant) else c for name, c in columns.items()}
+    values = {
+        name: [c.value] * count if isinstance(c, Constant) else c for name, c in columns.items()
+    }
     own = [a.name for a in attributes()]
     added = [a.name for a in extra]
     return [
@@ -511,119 +652,20 @@ def _syntax(window: Window, position: int, transfer_syntax: str) -> tuple[Syntax
     looks_big = len(group) == 2 and group[0] == 0 and group[1] != 0
     if transfer_syntax == EXPLICIT_BIG or (not transfer_syntax and looks_big):
         if not looks_big and group not in (b"\x00\x00", b""):
-            raise HeaderError("the transfer syntax is big endian, the data set is little endian", reason="contradicting_syntax")
+            raise HeaderError(
+                "the transfer syntax is big endian, the data set is little endian",
+                reason="contradicting_syntax",
+            )
         return BIG_ENDIAN, EXPLICIT_BIG
     if looks_big:
-        raise HeaderError("the transfer syntax is little endian, the data set is big endian", reason="contradicting_syntax")
+        raise HeaderError(
+            "the transfer syntax is little endian, the data set is big endian",
+            reason="contradicting_syntax",
+        )
     # Without a transfer syntax, native pixels can only be little endian; encapsulated ones are refused in `places`.
-    return (EXPLICIT if explicit else IMPLICIT), transfer_syntax or (EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE)
-
-
-class _Inflated:
-    """The data set of a deflated file (PS3.5 A.5): its beginning inflated in memory, the rest only measured.
-
-    So that no bomb goes off: of 1 GiB of zeros in 1 MB, `MAX_HEADER_BYTES` are kept and `MAX_INFLATED` looked at.
-    """
-
-    CHUNK: Final = 2**20
-
-    def __init__(self, read: Callable[[int, int], bytes], size: int, position: int) -> None:
-        self._read = read
-        self._size = size
-        self._position = position
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._length = 0
-        self._kept = bytearray()
-
-    def window(self) -> Window:
-        """A window on the data set, whose size is an upper bound until `measure` says it."""
-        while len(self._kept) < MAX_HEADER_BYTES and (chunk := self._next()):
-            self._kept += chunk
-        ended = len(self._kept) < MAX_HEADER_BYTES
-        return Window(self._take, self._length if ended else MAX_INFLATED)
-
-    def measure(self, pixel_data: ElementHead) -> int:
-        """The size of the data set, counted up to the end of its pixel data."""
-        end = MAX_INFLATED + 1 if pixel_data.length == UNDEFINED else pixel_data.value + pixel_data.length
-        while self._length < end and self._next():
-            if self._length > MAX_INFLATED:
-                raise _inflates_too_far(MAX_INFLATED)
-        return self._length
-
-    def _take(self, offset: int, length: int) -> bytes:
-        if offset + length > len(self._kept) >= MAX_HEADER_BYTES:
-            raise _inflates_too_far(MAX_HEADER_BYTES)
-        return bytes(self._kept[offset : offset + length])
-
-    def _next(self) -> bytes:
-        """Up to `CHUNK` more inflated bytes, b"" at the end; a stream that breaks off ends where it does."""
-        inflater = self._inflater
-        try:
-            while not inflater.eof:
-                compressed = inflater.unconsumed_tail
-                if not compressed:
-                    compressed = self._read(self._position, min(2**18, self._size - self._position))
-                    self._position += len(compressed)
-                chunk = inflater.decompress(compressed, self.CHUNK)
-                self._length += len(chunk)
-                if chunk or not compressed:
-                    return chunk
-        except zlib.error:
-            raise HeaderError("the deflated data set cannot be inflated", reason="malformed") from None
-        return b""
-
-
-def _inflates_too_far(limit: int) -> HeaderError:
-    return HeaderError(f"the deflated data set is longer than {limit} bytes", reason="header_too_large", limit_bytes=limit)
-
-
-# SOP classes with pixel data that are no images of a patient but maps on them: what `content` calls them.
-_CONTENT: Final = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",  # Label Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.66.8": "segmentation",  # Height Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.30": "parametric_map",
-    "1.2.840.10008.5.1.4.1.1.481.2": "dose",
-}
-# Files of these SOP classes have no pixels by design; every other file with Rows and no pixel data lost them.
-_NO_IMAGE_PREFIXES: Final = (
-    "88.",
-    "11.",
-    "66",
-    "67",
-    "104.",
-    "9.",
-    "78.",
-    "79.",
-    "80.",
-    "481.3",
-    "481.4",
-    "481.5",
-    "481.6",
-    "481.7",
-    "481.8",
-)
-
-
-CONTENTS: Final = ("image", *dict.fromkeys(_CONTENT.values()))
-
-
-def content_of(sop_class_uid: str) -> str:
-    """What the pixels of a SOP class are: "image", "segmentation", "dose" or "parametric_map"."""
-    return _CONTENT.get(sop_class_uid, "image")
-
-
-def is_video(transfer_syntax_uid: str) -> bool:
-    """Whether the pixels are MPEG-2, MPEG-4 AVC or HEVC (PS3.5 A.4.5 to A.4.8), in one piece or fragmentable (".1")."""
-    number = transfer_syntax_uid.removeprefix("1.2.840.10008.1.2.4.").removesuffix(".1")
-    return number.isdecimal() and 100 <= int(number) <= 108
-
-
-def is_image_storage(sop_class_uid: str) -> bool:
-    """Whether a SOP class of PS3.4 B.5 stores pixels; private classes do not count."""
-    if sop_class_uid in _CONTENT:
-        return True
-    return sop_class_uid.startswith(_STORAGE) and not sop_class_uid.removeprefix(_STORAGE).startswith(_NO_IMAGE_PREFIXES)
+    return (EXPLICIT if explicit else IMPLICIT), transfer_syntax or (
+        EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE
+    )
 
 
 def _private_values(coding: _Coding) -> list[bytes]:
@@ -631,7 +673,9 @@ def _private_values(coding: _Coding) -> list[bytes]:
     start = 0 if coding.deflated else walk_meta(coding.window, coding.start, None, -1)[1]
     values = walk(coding.window, start, coding.syntax, _PRIVATE_WANTED).values
     count = len(_PRIVATE)
-    return [reserved or usual for reserved, usual in zip(values[:count], values[count:], strict=True)]
+    return [
+        reserved or usual for reserved, usual in zip(values[:count], values[count:], strict=True)
+    ]
 
 
 def _decimals(position: Sequence[float]) -> bytes:
@@ -640,7 +684,9 @@ def _decimals(position: Sequence[float]) -> bytes:
 
 def _shows_many(image_type: bytes) -> bool:
     """Whether an image is a mosaic of slices: of Siemens, or of UIH."""
-    return not {b"MOSAIC", b"VFRAME"}.isdisjoint(part.strip(b"\0 ") for part in image_type.split(b"\\"))
+    return not {b"MOSAIC", b"VFRAME"}.isdisjoint(
+        part.strip(b"\0 ") for part in image_type.split(b"\\")
+    )
 
 
 def _override(row: tuple[bytes, ...], changes: dict[int, bytes]) -> tuple[bytes, ...]:
@@ -654,7 +700,9 @@ def _override(row: tuple[bytes, ...], changes: dict[int, bytes]) -> tuple[bytes,
 
 def _swapped(columns: Sequence[Attribute], row: tuple[bytes, ...]) -> dict[int, bytes]:
     return {
-        i: swap_bytes(value, column) for i, (column, value) in enumerate(zip(columns, row, strict=True)) if value and column.vr in BINARY
+        i: swap_bytes(value, column)
+        for i, (column, value) in enumerate(zip(columns, row, strict=True))
+        if value and column.vr in BINARY
     }
 
 
@@ -665,56 +713,16 @@ def _to_utf8(raw: bytes, charset: bytes) -> bytes:
     from pydicom.charset import convert_encodings, decode_bytes
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values, and values may identify a person
+        warnings.simplefilter(
+            "ignore"
+        )  # pydicom's warnings quote values, and values may identify a person
         try:
-            encodings = convert_encodings([part.strip() for part in charset.decode("ascii", "replace").strip("\0 ").split("\\")])
+            encodings = convert_encodings(
+                [
+                    part.strip()
+                    for part in charset.decode("ascii", "replace").strip("\0 ").split("\\")
+                ]
+            )
             return decode_bytes(raw, encodings, {0x5C}).encode("utf-8", "replace")
         except (LookupError, ValueError):
             return raw.decode("utf-8", "replace").encode()
-
-
-# --- columns that users add ---------------------------------------------------------------------------------------
-
-# Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all dates and times of birth
-# and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than listed where possible.
-_PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"})  # free text may say anything
-_PHI_WORDS: Final = (
-    "patient", "person", "physician", "operator", "performer", "requester", "institution", "address", "telephone", "accession",
-    "station", "serial", "deviceuid", "comments", "description", "history", "allerg", "occupation", "insurance", "medicalrecord",
-    "birth", "name", "studyid", "admission", "visit", "location", "identification", "reviewer", "author", "uid", "label", "trial",
-)  # fmt: skip
-
-
-def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tuple[Attribute, ...]:
-    """Columns for DICOM keywords beyond the index's own, as `scan(attributes=[...])` takes them.
-
-    Raises
-    ------
-    UsageError
-        An unknown keyword, a sequence or bulk data, or an identifying attribute without ``allow_phi=True``.
-    """
-    if not keywords:
-        return ()
-    from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
-
-    own = {attribute.name for attribute in attributes()} | set(Frame.__slots__)
-    found = []
-    for keyword in dict.fromkeys(keywords):
-        tag = tag_for_keyword(keyword)
-        if tag is None:
-            raise UsageError(f"{keyword!r} is not a keyword of the DICOM data dictionary (PS3.6)", keyword=keyword)
-        name, vr, vm = snake_case(keyword), dictionary_VR(tag), dictionary_VM(tag)
-        if name in own:
-            continue
-        if vr == "SQ" or vr.startswith("O") or vr == "UN":
-            raise UsageError(f"{keyword} is a {vr}: a column holds text or numbers", keyword=keyword, vr=vr)
-        identifying = vr in _PHI_VRS or tag >> 16 == 0x0010 or any(word in keyword.lower() for word in _PHI_WORDS)
-        if identifying and not allow_phi:
-            raise UsageError(
-                f"{keyword} can identify a patient: pass allow_phi=True to keep it in the index, and guard the index then", keyword=keyword
-            )
-        found.append(Attribute(name, tag, "XS" if " or " in vr else vr, "select", 1 if vm == "1" else 0))
-    return tuple(found)
-
-
-__all__ = ["Column", "Constant", "Header", "HeaderReader", "Place", "content_of", "extra_attributes", "read_frames"]

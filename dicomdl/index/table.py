@@ -11,15 +11,10 @@ A generation is never changed once it is named. Columns with few distinct values
 narrowest index that holds them, so that a column costs a byte or two a frame. This module is the door to pyarrow.
 """
 
-import datetime
 import functools
-import io
 import json
 import math
-import os
-import re
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -28,87 +23,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dicomdl.errors import GenerationGone, IndexFolderError, UsageError, missing_extra
-from dicomdl.geometry.grid import IDC_CHECKS
-from dicomdl.headers.columns import Column, Constant
-from dicomdl.headers.frame import Attribute, attributes
+from dicomdl.errors import UsageError, missing_extra
+from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
-from dicomdl.version import __version__
 
-FORMAT: Final = 2
-GRACE_S: Final = 24 * 3600.0  # a generation that was replaced stays this long for those who still have it open
-# What may be removed from an index folder: names that dicomdl gave, whole ones and those of interrupted writes.
-OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
-OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
-TABLES: Final = ("files", "frames", "stacks", "problems")
-_TEXT: Final = pa.large_string()
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
-_ARROW: Final[Mapping[str, pa.DataType]] = {"text": _TEXT, "integer": pa.int64(), "real": pa.float64(), "flag": pa.bool_()}
-
-# The columns of `frames` that come from where a frame is, not from an attribute.
-_PLACE_FIELDS: Final = (
-    ("file", pa.int32()),
-    ("frame_number", pa.int32()),
-    ("byte_offset", pa.int64()),
-    ("byte_length", pa.int64()),
-    ("bit_offset", pa.int8()),
-    ("deflated", pa.bool_()),
-    ("float_pixels", pa.bool_()),
-    ("coded_rows", pa.int32()),
-    ("coded_columns", pa.int32()),
-    ("tile_top", pa.int32()),
-    ("tile_left", pa.int32()),
+CONSTANTS: Final = (
+    b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
 )
-# What most frames have alike: no tile of a mosaic; -1 until the scan has concluded it.
-_DEFAULTS: Final = {
-    **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
-    **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
-}
-# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read them again.
-_CONCLUDED: Final = (("position_in_stack", pa.int32()), ("duplicate_of", pa.int64()), ("pixel_digest", _TEXT))
-_CONSTANTS: Final = b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
-FILES_SCHEMA: Final = pa.schema(
-    [
-        ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
-        ("file_bytes", pa.int64()),
-        ("file_mtime_ns", pa.int64()),
-        ("file_ctime_ns", pa.int64()),
-        ("kind", _TEXT),
-        ("sop_class_uid", _TEXT),
-    ]
-)
-READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(pa.field("file", pa.int32()))  # as workers send it: with the number of the file
-PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", _TEXT), ("detail", _TEXT)])
-STACKS_SCHEMA: Final = pa.schema(
-    [
-        ("frame_start", pa.int64()),
-        ("slices", pa.int64()),
-        ("series", pa.int64()),
-        ("content", _TEXT),
-        ("verdict", _TEXT),
-        ("detail", _TEXT),
-        ("affine", pa.list_(pa.float64(), 16)),
-        ("spacing", pa.list_(pa.float64(), 3)),
-        ("slice_spacing", pa.float64()),  # the first of `spacing`, to select by
-        ("dimension", _TEXT),  # JSON object: what tells this stack from the others of its group
-        ("group", pa.int64()),
-        ("group_index", pa.int64()),
-        *((name, pa.bool_()) for name in IDC_CHECKS),
-        ("obliquity_degrees", pa.float64()),
-    ]
-)
-
-
-def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
-    """The schema of `frames`: where the frame is, its attributes, its slice index, and the columns of `extra`."""
-    fields = [*_PLACE_FIELDS, *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)), *_CONCLUDED]
-    return pa.schema(fields)
-
-
-def _arrow_type(attribute: Attribute) -> pa.DataType:
-    if attribute.kind == "reals":
-        return pa.list_(pa.float64(), attribute.size) if attribute.size else pa.list_(pa.float64())
-    return _ARROW[attribute.kind]
 
 
 class Table:
@@ -130,7 +52,9 @@ class Table:
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
         kind = self.column(name).type
-        return bool(pa.types.is_large_string(kind.value_type if pa.types.is_dictionary(kind) else kind))
+        return bool(
+            pa.types.is_large_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
+        )
 
     def is_number(self, name: str) -> bool:
         """Whether a column holds one number a row, as it is: neither flags nor encoded."""
@@ -149,7 +73,7 @@ class Table:
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
         """The columns that hold one value in every row, and that value: known without a look at the rows."""
-        return dict(json.loads((self.arrow.schema.metadata or {}).get(_CONSTANTS, b"{}")))
+        return dict(json.loads((self.arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
         """One column as an Arrow array; UsageError with the nearest names when there is no such column."""
@@ -159,7 +83,9 @@ class Table:
             chunked = self.arrow.column(self._places[name])
             if chunked.num_chunks > 1:
                 raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
-            self._arrays[name] = chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+            self._arrays[name] = (
+                chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+            )
         return self._arrays[name]
 
     def value(self, name: str, row: int) -> Any:
@@ -190,7 +116,11 @@ class Table:
     def flat(self, name: str) -> tuple[int, npt.NDArray[Any]]:
         """(size, numbers) of a column of lists of one size: row i is numbers[i * size : (i + 1) * size]; size 0 where some are absent."""
         array = self.column(name)
-        if not pa.types.is_fixed_size_list(array.type) or array.null_count or array.values.null_count:
+        if (
+            not pa.types.is_fixed_size_list(array.type)
+            or array.null_count
+            or array.values.null_count
+        ):
             return 0, np.empty(0)
         size = array.type.list_size
         return size, _view(array.values)[array.offset * size : (array.offset + len(array)) * size]
@@ -198,13 +128,18 @@ class Table:
     def some_numbers(self, name: str, rows: npt.NDArray[Any]) -> list[Any]:
         """Some values of a numeric column in which none is missing."""
         taken = self.column(name).take(pa.array(rows))
-        return _view(taken.dictionary_decode() if pa.types.is_dictionary(taken.type) else taken).tolist()  # type: ignore[no-any-return]
+        plain = taken.dictionary_decode() if pa.types.is_dictionary(taken.type) else taken
+        return _view(plain).tolist()  # type: ignore[no-any-return]
 
     def binaries(self, name: str, rows: npt.NDArray[Any]) -> tuple[bytes, list[int]]:
         """Some values of a column of bytes, one behind the other, and the places where each begins and the last one ends."""
         taken = self.column(name).take(pa.array(rows)).cast(pa.large_binary())
         _, places, data = taken.buffers()
-        ends = np.frombuffer(places, np.int64)[taken.offset : taken.offset + len(rows) + 1].tolist() if len(rows) else [0]
+        ends = (
+            np.frombuffer(places, np.int64)[taken.offset : taken.offset + len(rows) + 1].tolist()
+            if len(rows)
+            else [0]
+        )
         return b"" if data is None else data.to_pybytes(), ends
 
     def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
@@ -235,7 +170,10 @@ class Table:
 
     def values(self, name: str, rows: npt.NDArray[np.int64]) -> list[Any]:
         """Some values of a column as Python objects; lists as tuples, None where absent."""
-        return [tuple(value) if isinstance(value, list) else value for value in self.column(name).take(pa.array(rows)).to_pylist()]
+        return [
+            tuple(value) if isinstance(value, list) else value
+            for value in self.column(name).take(pa.array(rows)).to_pylist()
+        ]
 
     def part(self, rows: slice) -> "Table":
         """The rows of a range, without a copy."""
@@ -275,7 +213,10 @@ class Table:
         """The table without dictionary encoding."""
         if not any(pa.types.is_dictionary(kind) for kind in self.arrow.schema.types):
             return self
-        fields = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in self.arrow.schema]
+        fields = [
+            pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type)
+            for f in self.arrow.schema
+        ]
         return Table(self.arrow.cast(pa.schema(fields)))
 
     def to_parquet(self, path: str) -> None:
@@ -306,91 +247,9 @@ def _readable(arrow: pa.Table) -> pa.Table:
     if "path" not in arrow.schema.names:
         return arrow
     paths = [path.decode("utf-8", "backslashreplace") for path in arrow.column("path").to_pylist()]
-    return arrow.set_column(arrow.schema.get_field_index("path"), "path", pa.array(paths, type=_TEXT))
-
-
-def frames_table(places: Mapping[str, Sequence[Any]], columns: Mapping[str, Column], extra: Sequence[Attribute]) -> Table:
-    """The rows of `frames` for some files: `places` holds the columns of where, `columns` the typed attributes."""
-    count = len(places["file"])
-    schema = frames_schema(extra)
-    arrays = []
-    for field in schema:
-        if field.name in places:
-            arrays.append(pa.array(places[field.name], type=field.type))
-        elif field.name in _DEFAULTS:
-            arrays.append(pa.array(np.full(count, _DEFAULTS[field.name]), type=field.type))
-        else:
-            arrays.append(_array(columns[field.name], field.type))
-    return Table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _array(column: Column, kind: pa.DataType) -> pa.Array:
-    if not isinstance(column, Constant):
-        return pa.array(column, type=kind)
-    if column.value is None:
-        return pa.nulls(column.rows, kind)
-    if pa.types.is_fixed_size_list(kind):
-        flat = np.tile(np.asarray(column.value, dtype=np.float64), column.rows)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
-    if pa.types.is_list(kind):
-        return pa.array([column.value] * column.rows, type=kind)
-    return pa.repeat(pa.scalar(column.value, type=kind), column.rows)
-
-
-def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
-    """A table of plain columns."""
-    return Table(pa.Table.from_arrays([pa.array(columns[f.name], type=f.type) for f in schema], schema=schema))
-
-
-def empty_table(schema: pa.Schema) -> Table:
-    """A table of no rows."""
-    return Table(schema.empty_table())
-
-
-def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
-    """Tables one under the other, without dictionary encoding."""
-    return Table(pa.concat_tables([schema.empty_table(), *(t.plain().arrow for t in tables)]).combine_chunks())
-
-
-def encoded(table: Table) -> Table:
-    """The table with every column of few distinct values dictionary-encoded, nulls as a value of the dictionary."""
-    arrays, fields = [], []
-    for field in table.arrow.schema:
-        array = table.column(field.name)
-        if pa.types.is_large_string(field.type) or table.is_number(field.name):  # what is encoded already stays as it is
-            array = _narrow(array)
-        arrays.append(array)
-        fields.append(pa.field(field.name, array.type))
-    constants = {field.name: value for field, array in zip(fields, arrays, strict=True) for value in _only_value(array)}
-    metadata = {_CONSTANTS: json.dumps(constants).encode()}
-    return Table(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata)))
-
-
-def _only_value(array: pa.Array) -> list[Any]:
-    """[the value] of a column that holds the same one in every row, else []."""
-    if len(array) == 0 or pa.types.is_large_binary(array.type):
-        return []
-    if array.null_count == len(array):
-        return [None]
-    if pa.types.is_dictionary(array.type):
-        return array.dictionary.to_pylist() if len(array.dictionary) == 1 else []
-    if pa.types.is_boolean(array.type):
-        distinct = array.unique()
-        return distinct.to_pylist() if len(distinct) == 1 else []
-    return []
-
-
-def _narrow(array: pa.Array) -> pa.Array:
-    coded = array[:4096].dictionary_encode(null_encoding="encode")
-    if len(array) > 4096:
-        if len(coded.dictionary) > 2048:
-            return array
-        coded = array.dictionary_encode(null_encoding="encode")
-    distinct = len(coded.dictionary)
-    if distinct > max(256, len(array) // 8):
-        return array
-    width = pa.int8() if distinct <= 127 else pa.int16() if distinct <= 32767 else pa.int32()
-    return pa.DictionaryArray.from_arrays(coded.indices.cast(width), coded.dictionary)
+    return arrow.set_column(
+        arrow.schema.get_field_index("path"), "path", pa.array(paths, type=TEXT)
+    )
 
 
 def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
@@ -406,15 +265,22 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
     try:
         return _flags(pc.is_in(array, value_set=pa.array(choices, type=array.type)))
     except (*_WRONG_TYPE, OverflowError):
-        raise UsageError(f"{name} holds {array.type}, not values like {choices[0]!r}", column=name) from None
+        raise UsageError(
+            f"{name} holds {array.type}, not values like {choices[0]!r}", column=name
+        ) from None
 
 
 def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
     """(n,) which rows' value lies in [low, high]; absent values lie nowhere."""
-    array = _comparable(table, name, [bound for bound in (low, high) if bound is not None], exact=False)
+    array = _comparable(
+        table, name, [bound for bound in (low, high) if bound is not None], exact=False
+    )
     if table.is_encoded(name):
         values = array.dictionary.to_pylist()
-        inside = [v is not None and (low is None or v >= low) and (high is None or v <= high) for v in values]
+        inside = [
+            v is not None and (low is None or v >= low) and (high is None or v <= high)
+            for v in values
+        ]
         return _per_row(array, inside)
     result = np.ones(len(array), dtype=np.bool_)
     for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
@@ -427,7 +293,9 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
     """The column, once it is known that it can be compared with the choices; UsageError otherwise."""
     array = table.column(name)
     if table.is_list(name):
-        raise UsageError(f"{name} holds several numbers a row: select by another column", column=name)
+        raise UsageError(
+            f"{name} holds several numbers a row: select by another column", column=name
+        )
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     for choice in choices:
         is_number = isinstance(choice, int | float | np.number | np.bool_)
@@ -435,7 +303,11 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
         # Arrow would cut a fraction to an integer; bounds are compared in Python or as floats, where that is no matter.
-        whole = not (exact and pa.types.is_integer(kind)) or not is_number or (float(choice).is_integer() and abs(choice) < 2**63)
+        whole = (
+            not (exact and pa.types.is_integer(kind))
+            or not is_number
+            or (float(choice).is_integer() and abs(choice) < 2**63)
+        )
         if choice is not None and not (fits and whole):
             raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
     return array
@@ -444,8 +316,14 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
 def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
     """(n,) a boolean Arrow array as numpy, null being False."""
     array = array.fill_null(False) if array.null_count else array
-    bits = np.frombuffer(array.buffers()[1], dtype=np.uint8) if len(array) else np.empty(0, dtype=np.uint8)
-    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(np.bool_)
+    bits = (
+        np.frombuffer(array.buffers()[1], dtype=np.uint8)
+        if len(array)
+        else np.empty(0, dtype=np.uint8)
+    )
+    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(
+        np.bool_
+    )
 
 
 def _view(array: pa.Array) -> npt.NDArray[Any]:
@@ -460,7 +338,11 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     """The numbers of a plain Arrow array; floats with NaN where some are missing, flags as booleans."""
     if pa.types.is_boolean(array.type):
         return _flags(array)
-    return _view(pc.fill_null(array.cast(pa.float64()), math.nan)) if array.null_count else _view(array)
+    return (
+        _view(pc.fill_null(array.cast(pa.float64()), math.nan))
+        if array.null_count
+        else _view(array)
+    )
 
 
 def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_]:
@@ -468,133 +350,3 @@ def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_
     if len(array) == 0:
         return np.zeros(0, dtype=np.bool_)
     return np.asarray(np.asarray(per_value, dtype=np.bool_)[_view(array.indices)])
-
-
-# --- between processes ----------------------------------------------------------------------------------------------
-
-
-def to_bytes(tables: Sequence[Table]) -> bytes:
-    """Tables as one block of bytes for a pipe."""
-    sink = io.BytesIO()
-    for table in tables:
-        with pa.ipc.new_stream(sink, table.arrow.schema) as writer:
-            writer.write_table(table.arrow)
-    return sink.getvalue()
-
-
-def from_bytes(block: bytes, count: int) -> list[Table]:
-    """The `count` tables of `to_bytes`."""
-    source = pa.BufferReader(block)
-    return [Table(pa.ipc.open_stream(source).read_all().combine_chunks()) for _ in range(count)]
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def read_manifest(folder: str) -> dict[str, Any]:
-    """The manifest of an index folder.
-
-    Raises
-    ------
-    IndexFolderError
-        There is no index, it is damaged, or another version of dicomdl wrote it in another format.
-    """
-    path = os.path.join(folder, "manifest.json")
-    try:
-        with open(path, "rb") as file:
-            manifest = json.loads(file.read())
-        format_found = manifest["format"]
-        generation = manifest["generation"]
-    except FileNotFoundError:
-        raise IndexFolderError(f"there is no index at {folder!r}: make one with dicomdl.scan(folder, out=...)", path=folder) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IndexFolderError(f"the manifest of the index {folder!r} cannot be read: scan again", path=folder) from error
-    if format_found != FORMAT:
-        raise IndexFolderError(
-            f"the index {folder!r} has format {format_found}, this dicomdl {__version__} reads {FORMAT}: scan again",
-            found=format_found,
-            expected=FORMAT,
-        )
-    if not (isinstance(generation, str) and generation.isalnum()):
-        raise IndexFolderError(f"the manifest of the index {folder!r} names no generation: scan again", path=folder)
-    return dict(manifest)
-
-
-def map_table(folder: str, generation: str, name: str) -> Table:
-    """One table of a generation, memory-mapped: nothing is read until it is looked at.
-
-    Raises
-    ------
-    GenerationGone
-        A later scan has removed the generation.
-    IndexFolderError
-        The file is damaged.
-    """
-    path = os.path.join(folder, "generations", generation, f"{name}.arrow")
-    try:
-        with pa.memory_map(path) as source:
-            return Table(pa.ipc.open_file(source).read_all())
-    except FileNotFoundError:
-        raise GenerationGone(
-            f"generation {generation} of the index {folder!r} is gone: a later scan replaced it; open the index again, or scan",
-            path=folder,
-            generation=generation,
-        ) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IndexFolderError(f"the table {name} of the index {folder!r} is damaged: scan again", path=folder) from error
-
-
-def is_index_folder(folder: str) -> bool:
-    """Whether a folder holds an index, whole, damaged or just begun, or nothing; never when it holds anything else."""
-    for name in os.listdir(folder):
-        if name == "generations":
-            if not all(re.fullmatch(OUR_GENERATIONS, inner) for inner in os.listdir(os.path.join(folder, name))):
-                return False
-        elif name != "manifest.json" and not re.fullmatch(OUR_MANIFESTS, name):
-            return False
-    return True
-
-
-def publish(folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], grace_s: float | None = None) -> str:
-    """Write a new generation, make it the current one, and remove those whose grace period (GRACE_S by default) is over.
-
-    Until the manifest is replaced, in one step, readers see the old generation; whatever goes wrong before leaves
-    it untouched (StorageError).
-    """
-    grace_s = GRACE_S if grace_s is None else grace_s
-    storage.make_folder(os.path.join(folder, "generations"))
-    try:
-        superseded = read_manifest(folder)
-    except IndexFolderError:
-        superseded = {}
-    generation = secrets.token_hex(8)
-    now = datetime.datetime.now(datetime.UTC).timestamp()
-    with storage.new_folder(os.path.join(folder, "generations"), generation) as temporary:
-        for name in TABLES:
-            _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
-    retired = dict(superseded.get("retired", {}))
-    if superseded:
-        retired[superseded["generation"]] = now
-    expired = [name for name, since in retired.items() if now - since >= grace_s]
-    manifest = {
-        "format": FORMAT,
-        "dicomdl": __version__,
-        "generation": generation,
-        "rows": {name: len(tables[name]) for name in TABLES},
-        **facts,
-        "retired": {name: since for name, since in retired.items() if name not in expired},
-    }
-    storage.write_whole(os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode())
-    # Generations nobody names any more, and what killed scans left behind.
-    storage.remove_old(os.path.join(folder, "generations"), grace_s, now, pattern=OUR_GENERATIONS, keep={generation, *manifest["retired"]})
-    storage.remove_old(folder, GRACE_S, now, pattern=OUR_MANIFESTS)
-    return generation
-
-
-def _write_table(path: str, table: Table) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        with pa.ipc.new_file(file, table.arrow.schema) as writer:
-            writer.write_table(table.arrow)
-        file.flush()
-        os.fsync(file.fileno())

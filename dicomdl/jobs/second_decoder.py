@@ -18,15 +18,14 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from dicomdl.arrays import Values
 from dicomdl.errors import StorageError
 from dicomdl.headers.frame import FrameSource
-from dicomdl.pixels.read import Colour
-
-Values: TypeAlias = np.typing.NDArray[Any]
+from dicomdl.pixels.options import Colour
 
 TIMEOUT_S: Final = 60.0  # for one frame; the slowest of the corpus takes 3 s
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -84,15 +83,27 @@ class SecondReader:
     def __enter__(self) -> "SecondReader":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._stop()
         self._scratch.cleanup()
 
     def ask(self, source: FrameSource, second: Second) -> None:
         """Send a frame to be decoded; `answer` gives what comes of it."""
-        whole = (source.coded_rows, source.coded_columns) if source.coded_rows else (source.rows, source.columns)
+        whole = (
+            (source.coded_rows, source.coded_columns)
+            if source.coded_rows
+            else (source.rows, source.columns)
+        )
         self._samples = whole[0] * whole[1] * source.samples_per_pixel
-        request: dict[str, Any] = second._asdict() | {"scratch": self._scratch.name, "samples": self._samples}
+        request: dict[str, Any] = second._asdict() | {
+            "scratch": self._scratch.name,
+            "samples": self._samples,
+        }
         request |= {"path": source.path, "frame_number": source.frame_number}
         if source.coded_rows:
             request["tile"] = [source.tile_top, source.tile_left, source.rows, source.columns]
@@ -124,7 +135,11 @@ class SecondReader:
             return self._received(process)
         except EOFError:
             code = self._stop()
-            why = f"gave no answer in {self.timeout_s:g} s and was stopped" if late.is_set() else _end_told(code)
+            why = (
+                f"gave no answer in {self.timeout_s:g} s and was stopped"
+                if late.is_set()
+                else _end_told(code)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             self._stop()
             why = "its process gave an answer that cannot be read"
@@ -139,9 +154,13 @@ class SecondReader:
         if "dtype" not in head:
             return None if head["refused"] == _NOT_INSTALLED else Refusal(str(head["refused"]))
         dtype, shape = np.dtype(head["dtype"]), tuple(map(int, head["shape"]))
-        if dtype.kind not in "iuf" or not 0 <= math.prod(shape) <= self._samples:  # before anything is allocated
+        if (
+            dtype.kind not in "iuf" or not 0 <= math.prod(shape) <= self._samples
+        ):  # before anything is allocated
             raise ValueError("not the array that was asked for")
-        return np.frombuffer(_exactly(process.stdout, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
+        return np.frombuffer(
+            _exactly(process.stdout, math.prod(shape) * dtype.itemsize), dtype
+        ).reshape(shape)
 
     def _stop(self) -> int:
         """End the process; its exit code."""
@@ -150,7 +169,9 @@ class SecondReader:
             return 0
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # what a dead process never read cannot be flushed
+                with contextlib.suppress(
+                    OSError
+                ):  # what a dead process never read cannot be flushed
                     pipe.close()
         try:
             return process.wait(1)  # without its pipes it ends by itself, unless it hangs
@@ -174,12 +195,20 @@ def _end_told(code: int) -> str:
 
 
 def _start_worker(program: str) -> "subprocess.Popen[bytes]":
-    places = json.dumps([place for place in sys.path if isinstance(place, str)])  # notebooks put other things there, too
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    places = json.dumps(
+        [place for place in sys.path if isinstance(place, str)]
+    )  # notebooks put other things there, too
+    pipes: dict[str, Any] = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+    }
     try:
         return subprocess.Popen([sys.executable, "-P", "-c", program, places], **pipes)
     except OSError as error:
-        raise StorageError(f"the process for the second decoder cannot be started ({error.strerror})") from error
+        raise StorageError(
+            f"the process for the second decoder cannot be started ({error.strerror})"
+        ) from error
 
 
 # --- the second process, from its own side ----------------------------------------------------------------------------
@@ -214,14 +243,19 @@ def serve(read: Callable[[Mapping[str, Any]], Values] = second_reading) -> None:
             return
 
 
-def _answered(request: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Values]) -> tuple[Any, ...]:
+def _answered(
+    request: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Values]
+) -> tuple[Any, ...]:
     """The parts of the answer to one request. Of an error only its class is told: its text may quote the header."""
     try:
         values = read(request)
         if values.size > request["samples"]:
             return _message({"refused": f"gave an array of {values.shape}"})
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="), copy=False)
-        return (*_message({"dtype": values.dtype.str, "shape": values.shape}), values.data.cast("B") if values.size else b"")
+        return (
+            *_message({"dtype": values.dtype.str, "shape": values.shape}),
+            values.data.cast("B") if values.size else b"",
+        )
     except ImportError:
         return _message({"refused": _NOT_INSTALLED})
     except (KeyboardInterrupt, SystemExit):
@@ -298,10 +332,20 @@ def _write_alone(path: str, dataset: Any, request: Mapping[str, Any]) -> None:
     alone.file_meta = FileMetaDataset()
     alone.file_meta.TransferSyntaxUID = UID(_syntax(dataset))
     alone.SOPClassUID, alone.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.1"
-    names = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+    names = (
+        "SamplesPerPixel",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+    )
     for name in names:
         setattr(alone, name, int(dataset[name].value))
-    alone.PhotometricInterpretation = "MONOCHROME2" if alone.SamplesPerPixel == 1 else dataset.PhotometricInterpretation
+    alone.PhotometricInterpretation = (
+        "MONOCHROME2" if alone.SamplesPerPixel == 1 else dataset.PhotometricInterpretation
+    )
     if alone.SamplesPerPixel > 1:
         alone.PlanarConfiguration = int(dataset.get("PlanarConfiguration") or 0)
     alone.PixelData = encapsulate([_codestream(dataset, request)])
@@ -315,7 +359,9 @@ def _codestream(dataset: Any, request: Mapping[str, Any]) -> bytes:
     tables = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
     offsets: dict[str, Any] = {"extended_offsets": tables} if None not in tables else {}
     frames = int(dataset.get("NumberOfFrames") or 1)
-    return get_frame(dataset.PixelData, request["frame_number"] - 1, number_of_frames=frames, **offsets)
+    return get_frame(
+        dataset.PixelData, request["frame_number"] - 1, number_of_frames=frames, **offsets
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -337,4 +383,10 @@ def _syntax(dataset: Any) -> str:
     if uid := dataset.file_meta.get("TransferSyntaxUID"):
         return str(uid)
     implicit, little = dataset.original_encoding
-    return "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+    return (
+        "1.2.840.10008.1.2"
+        if implicit
+        else "1.2.840.10008.1.2.1"
+        if little
+        else "1.2.840.10008.1.2.2"
+    )

@@ -6,20 +6,28 @@ process on damaged frames (41 of 427 mutated JPEG frames). All decoding is behin
 values, so that it could run in a process of its own. What the samples mean (BitsStored, sign) is the caller's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.geometry.grid import halved
-from dicomdl.headers.frame import Frame, FrameSource
-from dicomdl.headers.reader import VIDEO_ADVICE, is_video
-
-Source: TypeAlias = FrameSource | Frame
-Values: TypeAlias = NDArray[Any]
+from dicomdl.headers.uids import VIDEO_ADVICE, is_video
+from dicomdl.pixels.codestreams import (
+    Codestream,
+    Source,
+    check_facts,
+    coded_space,
+    halves_alike,
+    inspect_jpeg,
+    inspect_jpeg2000,
+    inspect_jpegxl,
+    inspect_rle,
+)
+from dicomdl.storage.sources import truncated
 
 
 class Coded(NamedTuple):
@@ -37,22 +45,6 @@ class Coded(NamedTuple):
     bytewise: bool
     lossy: bool
     reduced: int = 0
-
-
-class Codestream(NamedTuple):
-    """What a compressed frame says of itself; 0 and "" where its format does not say or it was not looked up."""
-
-    rows: int = 0
-    columns: int = 0
-    samples: int = 0
-    precision: int = 0
-    signed: bool = False
-    colour: Literal["", "rgb", "ybr"] = ""
-    adobe: bool = False
-    segments: int = 0
-    tiles: int = 1
-    levels: int = 0  # how often JPEG 2000 can be halved by leaving out its higher resolutions
-    packets: int = 0  # the least that JPEG 2000 of these sizes must have
 
 
 class Job(NamedTuple):
@@ -91,7 +83,15 @@ class Syntax(NamedTuple):
 # --- one frame ----------------------------------------------------------------------------------------------------
 
 
-def decode(stream: bytes, source: Source, out: Values | None = None, *, rgb: bool = False, reduce: int = 0, threads: int = 1) -> Coded:
+def decode(
+    stream: bytes,
+    source: Source,
+    out: Values | None = None,
+    *,
+    rgb: bool = False,
+    reduce: int = 0,
+    threads: int = 1,
+) -> Coded:
     """The samples of one compressed frame.
 
     Parameters
@@ -127,14 +127,29 @@ def decode(stream: bytes, source: Source, out: Values | None = None, *, rgb: boo
     if syntax.bytewise:
         _check_rle(facts.segments, source, len(stream))
     space = coded_space(facts, source)
-    reduce = min(reduce, facts.levels) if reduce and syntax.reducers and _halves_alike(facts, source) else 0
-    rgb = rgb and syntax.lossy and space.startswith("YBR_FULL") and facts.precision == 8  # lossless JPEG converts nothing
+    reduce = (
+        min(reduce, facts.levels)
+        if reduce and syntax.reducers and halves_alike(facts, source)
+        else 0
+    )
+    rgb = (
+        rgb and syntax.lossy and space.startswith("YBR_FULL") and facts.precision == 8
+    )  # lossless JPEG converts nothing
     job = Job(stream, source, facts, out, rgb, threads=threads)
-    samples, decoder = _decode_reduced(syntax, job._replace(out=None, reduce=reduce)) if reduce else (None, None)
+    samples, decoder = (
+        _decode_reduced(syntax, job._replace(out=None, reduce=reduce)) if reduce else (None, None)
+    )
     if samples is None or decoder is None:
         reduce = 0
         samples, decoder = _decode(syntax.decoders, job)
-    return Coded(samples, "RGB" if rgb and decoder.converts else space, facts.precision, syntax.bytewise, syntax.lossy, reduce)
+    return Coded(
+        samples,
+        "RGB" if rgb and decoder.converts else space,
+        facts.precision,
+        syntax.bytewise,
+        syntax.lossy,
+        reduce,
+    )
 
 
 def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[None, None]:
@@ -153,66 +168,19 @@ def find_syntax(transfer_syntax_uid: str) -> Syntax:
     return syntax
 
 
-def join_fragments(data: bytes) -> bytes:
-    """The codestream in the items that hold one frame.
-
-    Raises
-    ------
-    TruncatedPixels, DecodeError
-        The items are cut, or something else lies between them.
-    """
-    return b"".join(_fragments(data))
-
-
-def _fragments(data: bytes) -> Iterator[bytes]:
-    """The values of the items that hold one frame (PS3.5 A.4)."""
-    position = 0
-    while position < len(data) and data[position : position + 4] != b"\xfe\xff\xdd\xe0":
-        if data[position : position + 4] != b"\xfe\xff\x00\xe0":
-            if position + 4 > len(data):
-                raise truncated(position + 8, len(data))
-            raise DecodeError(f"no item starts at byte {position} of the encapsulated frame", position=position)
-        start = position + 8
-        position = start + int.from_bytes(data[position + 4 : start], "little")
-        if max(start, position) > len(data):
-            raise truncated(max(start, position), len(data))
-        yield data[start:position]
-
-
-def truncated(expected_bytes: int, found_bytes: int) -> TruncatedPixels:
-    """The error for a frame whose bytes are not all there."""
-    return TruncatedPixels(
-        f"the frame needs {expected_bytes} bytes, found {found_bytes}", expected_bytes=expected_bytes, found_bytes=found_bytes
-    )
-
-
-def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
-    """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
-    found = (facts.rows or source.rows, facts.columns or source.columns, facts.samples or source.samples_per_pixel)
-    expected = (source.rows, source.columns, source.samples_per_pixel)
-    if found != expected:
-        raise DecodeError(
-            f"the header says {expected} rows, columns, samples, the codestream {found}", expected_shape=expected, found_shape=found
-        )
-    if facts.precision > max(8, source.bits_allocated):
-        raise DecodeError(
-            f"the codestream has {facts.precision} bits a sample, BitsAllocated is {source.bits_allocated}",
-            bits_allocated=source.bits_allocated,
-            precision=facts.precision,
-        )
-    if facts.packets > 8 * stream_bytes:  # an empty one is a bit; a decoder makes room for all before it sees the first
-        raise DecodeError(f"{stream_bytes} bytes cannot hold {facts.packets} packets", packets=facts.packets, found_bytes=stream_bytes)
-    if not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1:  # a decoder makes room for every tile before it sees the first
-        raise DecodeError(f"{stream_bytes} bytes cannot hold {facts.tiles} tiles", tiles=facts.tiles, found_bytes=stream_bytes)
-
-
 def _check_rle(segments: int, source: Source, stream_bytes: int) -> None:
     """One segment a byte of a pixel (PS3.5 G.2), of which two coded bytes give 128 at most."""
     expected = source.samples_per_pixel * source.bits_allocated // 8
     if segments != expected:
-        raise DecodeError(f"RLE needs {expected} segments, found {segments}", expected_segments=expected, found_segments=segments)
+        raise DecodeError(
+            f"RLE needs {expected} segments, found {segments}",
+            expected_segments=expected,
+            found_segments=segments,
+        )
     if 64 * stream_bytes < source.rows * source.columns * segments:
-        raise TruncatedPixels(f"{stream_bytes} bytes of RLE cannot hold the frame", found_bytes=stream_bytes)
+        raise TruncatedPixels(
+            f"{stream_bytes} bytes of RLE cannot hold the frame", found_bytes=stream_bytes
+        )
 
 
 def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
@@ -237,7 +205,9 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
         raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
     if cut is not None:
         raise cut
-    raise DecodeError(f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons))
+    raise DecodeError(
+        f"no decoder can read the frame: {'; '.join(reasons)}", reasons=tuple(reasons)
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -249,28 +219,26 @@ def _reason(error: BaseException) -> str:
 def _checked(decoded: Values, job: Job) -> Values:
     """The decoded integers in the shape of the frame, no wider than BitsAllocated, or an error that says what came instead."""
     source = job.source
-    shape: tuple[int, ...] = (halved(source.rows, job.reduce), halved(source.columns, job.reduce), source.samples_per_pixel)
+    shape: tuple[int, ...] = (
+        halved(source.rows, job.reduce),
+        halved(source.columns, job.reduce),
+        source.samples_per_pixel,
+    )
     if source.samples_per_pixel == 1:
         shape = shape[:2]
         decoded = decoded[..., 0] if decoded.shape == (*shape, 1) else decoded
     if decoded.shape != shape:
-        raise DecodeError(f"expected shape {shape}, decoded {decoded.shape}", expected_shape=shape, found_shape=decoded.shape)
+        raise DecodeError(
+            f"expected shape {shape}, decoded {decoded.shape}",
+            expected_shape=shape,
+            found_shape=decoded.shape,
+        )
     if decoded.dtype.kind not in "iu" or 8 * decoded.itemsize > max(8, source.bits_allocated):
-        raise DecodeError(f"decoded {decoded.dtype}, BitsAllocated is {source.bits_allocated}", bits_allocated=source.bits_allocated)
+        raise DecodeError(
+            f"decoded {decoded.dtype}, BitsAllocated is {source.bits_allocated}",
+            bits_allocated=source.bits_allocated,
+        )
     return decoded
-
-
-def coded_space(facts: Codestream, source: Source) -> str:
-    """The photometric interpretation of the decoded samples.
-
-    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
-    """
-    space = source.photometric_interpretation
-    if facts.colour == "rgb" or space in ("YBR_RCT", "YBR_ICT"):
-        return "RGB"
-    if facts.colour == "ybr" and not space.startswith("YBR"):
-        return "YBR_FULL"
-    return space
 
 
 def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
@@ -282,181 +250,6 @@ def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
     else:
         text = f"no decoder for the transfer syntax {uid if uid.replace('.', '').isdecimal() else '(not a UID)'}{reasons}"
     return UnsupportedSyntax(text, transfer_syntax_uid=uid)
-
-
-MAX_SCANS: Final = 500  # of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
-_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3)
-
-# --- what codestreams say of themselves ---------------------------------------------------------------------------
-
-
-def _require_end(stream: bytes) -> None:
-    """The end marker FFD9 of JPEG, JPEG-LS and JPEG 2000 must be there, before nothing but padding.
-
-    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may be anything: some pad with a space.
-    """
-    end = stream.rfind(b"\xff\xd9")
-    if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
-        raise TruncatedPixels(f"the codestream of {len(stream)} bytes does not end with its end marker", found_bytes=len(stream))
-
-
-def _inspect_jpeg(stream: bytes) -> Codestream:
-    """The frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55), and which colours its markers speak of."""
-    _require_end(stream)
-    facts = Codestream()
-    jfif = adobe_rgb = adobe_ybr = False
-    for marker, segment in jpeg_segments(stream):
-        if marker == 0xE0:
-            jfif = segment.startswith(b"JFIF\0")
-        elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
-            adobe_rgb, adobe_ybr = segment[11] == 0, segment[11] == 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            if len(segment) < 6 + 3 * (segment[5] if len(segment) > 5 else 1):
-                break
-            if marker in _PROGRESSIVE and stream.count(b"\xff\xda") > MAX_SCANS:
-                raise DecodeError(f"the progressive codestream has more than {MAX_SCANS} scans", limit=MAX_SCANS)
-            rows, columns, samples = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big"), segment[5]
-            named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
-            facts = Codestream(rows, columns, samples, segment[0])
-            lossless = marker in (0xC3, 0xF7)  # these code the samples as they are: only the header knows their colours
-            if samples == 3 and not lossless:
-                rgb, ybr = adobe_rgb or named_rgb, jfif or adobe_ybr
-                facts = facts._replace(colour="rgb" if rgb else "ybr" if ybr else "", adobe=adobe_ybr)
-    if not facts.columns:
-        raise DecodeError("the codestream has no JPEG frame header")
-    if not facts.rows:  # pylibjpeg-libjpeg, asked after libjpeg-turbo has refused it, hangs
-        raise DecodeError("the JPEG frame header leaves the rows to a DNL marker behind the scan, which no decoder here follows")
-    return facts
-
-
-def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG stream, the last one that of its first scan (ITU-T T.81 B.1.1.4, B.2)."""
-    position, marker = 2, 0
-    while position + 4 <= len(stream) and stream[position] == 0xFF and marker != 0xDA:
-        marker = stream[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        yield marker, stream[position + 4 : position + 2 + length]
-        position += 2 + max(length, 2)
-
-
-def _inspect_jpeg2000(stream: bytes) -> Codestream:
-    """The SIZ segment of JPEG 2000 and HTJ2K (ITU-T T.800 A.5.1), also of streams that were wrapped into a JP2 file."""
-    _require_end(stream)
-    start = stream.find(b"\xff\x4f\xff\x51")
-    size = stream[start + 4 : start + 45]
-    if start < 0 or len(size) < 41:
-        raise DecodeError("the codestream has no JPEG 2000 size segment")
-    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
-    tiles = -(-(right - tile_left) // max(1, tile_width)) * -(-(bottom - tile_top) // max(1, tile_height))
-    samples = int.from_bytes(size[36:38], "big")
-    style = next((segment for marker, segment in main_header(stream, start + 2) if marker == 0x52), b"")  # COD (A.6.1)
-    rows, columns, precision = bottom - top, right - left, (size[38] & 0x7F) + 1
-    levels = style[5] if len(style) > 5 else 0
-    return Codestream(
-        rows=rows,
-        columns=columns,
-        samples=samples,
-        precision=precision,
-        signed=size[38] > 0x7F,
-        colour="rgb" if len(style) > 4 and style[4] == 1 and samples >= 3 else "",  # the transformation of RGB that a decoder undoes
-        tiles=tiles,
-        # Resolutions count from the corner of the reference grid, so an image that begins elsewhere would be shifted (B.2, B.5);
-        # tiles are filtered each alone, with seams that a frame halved afterwards does not have.
-        levels=levels if tiles == 1 and not (left or top) else 0,
-        packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
-    )
-
-
-def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG 2000 codestream up to its first tile (ITU-T T.800 A.2)."""
-    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] not in (0x90, 0xD9):
-        length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        yield stream[position + 1], stream[position + 4 : position + 2 + length]
-        position += 2 + max(length, 2)
-
-
-def _precincts(style: bytes, rows: int, columns: int) -> int:
-    """How many precincts one component has: many only where the coding style makes them small (T.800 A.6.1, B.6)."""
-    if not style or not style[0] & 1:
-        return 0
-    levels, sizes = style[5], style[10:]
-    count = 0
-    for resolution in range(levels + 1):
-        exponents = sizes[resolution] if resolution < len(sizes) else 0xFF
-        height, width = (halved(length, levels - resolution) for length in (rows, columns))
-        count += -(-height >> (exponents >> 4)) * -(-width >> (exponents & 15))
-    return count
-
-
-def _halves_alike(facts: Codestream, source: Source) -> bool:
-    """Whether the lower resolutions of a codestream are what halving its stored values would give.
-
-    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then only whole ones can be made what
-    they mean. What the filter overshoots is clipped to the bits of the stream, and then to BitsStored.
-    """
-    stored = source.bits_stored or source.bits_allocated
-    left_aligned = facts.precision > stored and source.high_bit >= stored
-    alike = not left_aligned and facts.signed == (source.pixel_representation == 1)
-    return alike and (facts.precision == 8 if source.samples_per_pixel > 1 else facts.precision <= 16)
-
-
-def _longs(segment: bytes, start: int) -> tuple[int, ...]:
-    """Eight big endian numbers of 32 bits."""
-    return tuple(int.from_bytes(segment[at : at + 4], "big") for at in range(start, start + 32, 4))
-
-
-def _inspect_rle(stream: bytes) -> Codestream:
-    """The number of segments, all that RLE says of itself (PS3.5 G.5)."""
-    if len(stream) < 64:
-        raise truncated(64, len(stream))
-    return Codestream(segments=int.from_bytes(stream[:4], "little"))
-
-
-def _inspect_jpegxl(stream: bytes) -> Codestream:
-    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2); colour and precision lie deeper."""
-    if stream.startswith(b"\0\0\0\x0cJXL "):
-        stream = _jpegxl_box(stream)
-    if not stream.startswith(b"\xff\x0a"):
-        raise DecodeError("the codestream is not JPEG XL")
-    bits = int.from_bytes(stream[2:18], "little")  # the first field is the lowest bits
-
-    def take(count: int) -> int:
-        nonlocal bits
-        value = bits & ((1 << count) - 1)
-        bits >>= count
-        return value
-
-    small = take(1)
-
-    def length() -> int:
-        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
-
-    rows = length()
-    ratio = take(3)
-    if not ratio:
-        return Codestream(rows=rows, columns=length())
-    times, by = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
-    return Codestream(rows=rows, columns=rows * times // by)
-
-
-def _jpegxl_box(stream: bytes) -> bytes:
-    """The beginning of the codestream in a container: of the box `jxlc`, or of the first `jxlp` behind its counter."""
-    position = 12
-    while position + 8 <= len(stream):
-        length, kind = int.from_bytes(stream[position : position + 4], "big"), stream[position + 4 : position + 8]
-        start = position + (16 if length == 1 else 8)
-        if kind in (b"jxlc", b"jxlp"):
-            return stream[start + 4 * (kind == b"jxlp") :][:64]
-        if length == 1:
-            length = int.from_bytes(stream[position + 8 : start], "big")
-        if length < 8:
-            break
-        position += length
-    raise DecodeError("the JPEG XL container holds no codestream")
 
 
 # --- decoders -----------------------------------------------------------------------------------------------------
@@ -476,7 +269,9 @@ def _decode_jpeg(job: Job) -> Values:
     # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would guess from the markers.
     space = {3: "YCBCR", 4: "CMYK"}.get(job.source.samples_per_pixel)
     result = "RGB" if job.rgb else space
-    decoded: Values = imagecodecs.jpeg8_decode(job.stream, colorspace=space, outcolorspace=result, out=_target(job))
+    decoded: Values = imagecodecs.jpeg8_decode(
+        job.stream, colorspace=space, outcolorspace=result, out=_target(job)
+    )
     return decoded
 
 
@@ -490,7 +285,9 @@ def _decode_jpegls(job: Job) -> Values:
 def _decode_jpeg2000(job: Job) -> Values:
     import imagecodecs
 
-    decoded: Values = imagecodecs.jpeg2k_decode(job.stream, numthreads=job.threads, out=_target(job))
+    decoded: Values = imagecodecs.jpeg2k_decode(
+        job.stream, numthreads=job.threads, out=_target(job)
+    )
     return decoded
 
 
@@ -503,14 +300,21 @@ def _decode_jpeg2000_reduced(job: Job) -> Values:
     image.reduce = job.reduce
     # Pillow would round sizes to the nearest, OpenJPEG rounds them up; of these both make the same.
     columns, rows = image.size
-    image._size = (halved(columns, job.reduce) << job.reduce, halved(rows, job.reduce) << job.reduce)
+    image._size = (
+        halved(columns, job.reduce) << job.reduce,
+        halved(rows, job.reduce) << job.reduce,
+    )
     samples: Values = np.array(image)
     precision = job.facts.precision
-    if job.source.samples_per_pixel == 1:  # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
+    if (
+        job.source.samples_per_pixel == 1
+    ):  # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
         np.right_shift(samples, 8 * samples.itemsize - precision, out=samples)
     if not job.facts.signed:
         return samples
-    np.subtract(samples, samples.dtype.type(1 << precision - 1), out=samples)  # modulo the width of the dtype
+    np.subtract(
+        samples, samples.dtype.type(1 << precision - 1), out=samples
+    )  # modulo the width of the dtype
     return samples.view(f"i{samples.itemsize}")
 
 
@@ -530,13 +334,21 @@ def _decode_rle(job: Job) -> Values:
     if one_plane and job.out is not None:
         planes = job.out.view(dtype)
     else:
-        planes = np.empty((source.samples_per_pixel, source.rows, source.columns)[one_plane:], dtype)
-    decoded = imagecodecs.dicomrle_decode(job.stream, dtype.str, out=planes.reshape(-1).view(np.uint8).data)
+        planes = np.empty(
+            (source.samples_per_pixel, source.rows, source.columns)[one_plane:], dtype
+        )
+    decoded = imagecodecs.dicomrle_decode(
+        job.stream, dtype.str, out=planes.reshape(-1).view(np.uint8).data
+    )
     if len(decoded) != planes.nbytes:
         raise truncated(planes.nbytes, len(decoded))
     if one_plane:
         return planes
-    pixels = np.empty((source.rows, source.columns, source.samples_per_pixel), dtype) if job.out is None else job.out.view(dtype)
+    pixels = (
+        np.empty((source.rows, source.columns, source.samples_per_pixel), dtype)
+        if job.out is None
+        else job.out.view(dtype)
+    )
     for sample, plane in enumerate(planes):  # one by one: three times as fast as all at once
         pixels[..., sample] = plane
     return pixels
@@ -552,7 +364,13 @@ def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
         raise DecodeError("Pillow would convert the colours of this frame by itself")
     stream = job.stream + b"\0" * (len(job.stream) % 2)
     items = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0" + len(stream).to_bytes(4, "little") + stream
-    names = ("rows", "columns", "samples_per_pixel", "photometric_interpretation", "planar_configuration")
+    names = (
+        "rows",
+        "columns",
+        "samples_per_pixel",
+        "photometric_interpretation",
+        "planar_configuration",
+    )
     bits = ("bits_allocated", "bits_stored", "pixel_representation")
     options: dict[str, Any] = {name: getattr(job.source, name) for name in names + bits}
     options |= {"number_of_frames": 1, "pixel_keyword": "PixelData"}
@@ -560,35 +378,60 @@ def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
 
 
 def _pydicom(*plugins: str) -> tuple[Decoder, ...]:
-    return tuple(Decoder(f"pydicom's plugin {plugin}", partial(_decode_by_pydicom, plugin=plugin)) for plugin in plugins)
+    return tuple(
+        Decoder(f"pydicom's plugin {plugin}", partial(_decode_by_pydicom, plugin=plugin))
+        for plugin in plugins
+    )
 
 
-_JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg, converts=True)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
+_JPEG: Final = Decoder(
+    "imagecodecs.jpeg8_decode", _decode_jpeg, converts=True
+)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
 _JPEGLS: Final = Decoder("imagecodecs.jpegls_decode", _decode_jpegls)
 _JPEG2000: Final = Decoder("imagecodecs.jpeg2k_decode", _decode_jpeg2000)
 _REDUCED: Final = (Decoder("Pillow", _decode_jpeg2000_reduced),)
 _JPEGXL: Final = Decoder("imagecodecs.jpegxl_decode", _decode_jpegxl)
 _RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
-
 # Left out: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG takes 2.6, but of 3,000 mutated frames 23 hung and 6
 # killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621); pylibjpeg for JPEG-LS (wrong pixels for
 # damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
 _SYNTAXES: Final = {
-    "1.2.840.10008.1.2.4.50": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
-    "1.2.840.10008.1.2.4.51": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True),
-    "1.2.840.10008.1.2.4.53": Syntax(_inspect_jpeg, (_JPEG,), lossy=True),  # retired, spectral selection
-    "1.2.840.10008.1.2.4.55": Syntax(_inspect_jpeg, (_JPEG,), lossy=True),  # retired, full progression
-    "1.2.840.10008.1.2.4.57": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.70": Syntax(_inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.80": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
-    "1.2.840.10008.1.2.4.81": Syntax(_inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls")), lossy=True),
-    "1.2.840.10008.1.2.4.90": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), reducers=_REDUCED),
-    "1.2.840.10008.1.2.4.91": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), lossy=True, reducers=_REDUCED),
-    "1.2.840.10008.1.2.4.110": Syntax(_inspect_jpegxl, (_JPEGXL,)),
-    "1.2.840.10008.1.2.4.111": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.112": Syntax(_inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.201": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED),
-    "1.2.840.10008.1.2.4.202": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED),
-    "1.2.840.10008.1.2.4.203": Syntax(_inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True, reducers=_REDUCED),
-    "1.2.840.10008.1.2.5": Syntax(_inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
+    "1.2.840.10008.1.2.4.50": Syntax(
+        inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True
+    ),
+    "1.2.840.10008.1.2.4.51": Syntax(
+        inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True
+    ),
+    "1.2.840.10008.1.2.4.53": Syntax(
+        inspect_jpeg, (_JPEG,), lossy=True
+    ),  # retired, spectral selection
+    "1.2.840.10008.1.2.4.55": Syntax(
+        inspect_jpeg, (_JPEG,), lossy=True
+    ),  # retired, full progression
+    "1.2.840.10008.1.2.4.57": Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
+    "1.2.840.10008.1.2.4.70": Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
+    "1.2.840.10008.1.2.4.80": Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
+    "1.2.840.10008.1.2.4.81": Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls")), lossy=True),
+    "1.2.840.10008.1.2.4.90": Syntax(
+        inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), reducers=_REDUCED
+    ),
+    "1.2.840.10008.1.2.4.91": Syntax(
+        inspect_jpeg2000,
+        (_JPEG2000, *_pydicom("pylibjpeg", "pillow")),
+        lossy=True,
+        reducers=_REDUCED,
+    ),
+    "1.2.840.10008.1.2.4.110": Syntax(inspect_jpegxl, (_JPEGXL,)),
+    "1.2.840.10008.1.2.4.111": Syntax(inspect_jpegxl, (_JPEGXL,), lossy=True),
+    "1.2.840.10008.1.2.4.112": Syntax(inspect_jpegxl, (_JPEGXL,), lossy=True),
+    "1.2.840.10008.1.2.4.201": Syntax(
+        inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED
+    ),
+    "1.2.840.10008.1.2.4.202": Syntax(
+        inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED
+    ),
+    "1.2.840.10008.1.2.4.203": Syntax(
+        inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True, reducers=_REDUCED
+    ),
+    "1.2.840.10008.1.2.5": Syntax(inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
 }

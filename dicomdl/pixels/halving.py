@@ -8,16 +8,17 @@ steps. One rule then says where pixels are, whatever the transfer syntax: pixel 
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import halved
 
-Values = NDArray[Any]
 BAND: Final = 64  # rows of the result that are made at once
 
 
-def halve(values: Values, times: int, *, smooth: bool = True, limits: tuple[int, int] | None = None) -> Values:
+def halve(
+    values: Values, times: int, *, smooth: bool = True, limits: tuple[int, int] | None = None
+) -> Values:
     """A frame with its rows and columns halved `times` times.
 
     Parameters
@@ -46,8 +47,12 @@ def halve(values: Values, times: int, *, smooth: bool = True, limits: tuple[int,
     if not smooth or times == 0:
         return np.array(values[:: 1 << times, :: 1 << times], order="C")
     if values.dtype.kind != "f" and values.itemsize > 4:
-        raise UsageError(f"{values.dtype} cannot be smoothed: read the frame whole", dtype=str(values.dtype))
-    work = np.dtype(np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32)
+        raise UsageError(
+            f"{values.dtype} cannot be smoothed: read the frame whole", dtype=str(values.dtype)
+        )
+    work = np.dtype(
+        np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32
+    )
     exact = values
     for _ in range(times):
         exact = _halved_once(exact, work)

@@ -14,11 +14,21 @@ from typing import Final
 _fcntl: ModuleType | None
 try:
     import fcntl as _fcntl
-except ImportError:  # Windows: no locks, so entries may be made more than once, and memory is each worker's own
+except (
+    ImportError
+):  # Windows: no locks, so entries may be made more than once, and memory is each worker's own
     _fcntl = None
 
-LOCK_WAIT_S: Final = 30.0  # the longest that anybody waits for another process that makes the same entry
-CREATE_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+LOCK_WAIT_S: Final = (
+    30.0  # the longest that anybody waits for another process that makes the same entry
+)
+CREATE_FLAGS: Final = (
+    os.O_RDWR
+    | os.O_CREAT
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 
 def available() -> bool:
@@ -102,7 +112,10 @@ def record_lock(descriptor: int, byte: int, end: float) -> bool:
     while _fcntl is not None:
         try:
             _fcntl.lockf(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):  # POSIX lets a system choose between EAGAIN and EACCES
+        except (
+            BlockingIOError,
+            PermissionError,
+        ):  # POSIX lets a system choose between EAGAIN and EACCES
             if time.monotonic() > end:
                 return False
             time.sleep(pause)

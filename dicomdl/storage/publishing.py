@@ -107,7 +107,9 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def remove_old(folder: str, limit_s: float, now: float, *, pattern: str, keep: Collection[str] = ()) -> None:
+def remove_old(
+    folder: str, limit_s: float, now: float, *, pattern: str, keep: Collection[str] = ()
+) -> None:
     """Remove the entries of a folder whose whole name fits our `pattern` and that have not changed for `limit_s` seconds.
 
     One that another process removes at the same time is no error, nor is one that cannot be removed: the next

@@ -4,7 +4,12 @@ import os
 from typing import Final
 
 # O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang a scan. O_BINARY exists on Windows only.
-OPEN_FLAGS: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+OPEN_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 
 _HAS_PREADV: Final = hasattr(os, "preadv")
 
@@ -13,7 +18,9 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes at `offset` of an open file; fewer at its end."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, offset)
-    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows: descriptors are not shared between threads here
+    os.lseek(
+        descriptor, offset, os.SEEK_SET
+    )  # Windows: descriptors are not shared between threads here
     return os.read(descriptor, length)
 
 

@@ -6,193 +6,26 @@ there while they are still in the processor's cache: 128 x 512 x 512 costs littl
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import GeometryError, IntensityError, SUVError, UsageError
+from dicomdl.arrays import Mask, Values
+from dicomdl.errors import GeometryError, IntensityError, UsageError
 from dicomdl.headers.frame import FrameSource
-from dicomdl.index.index import Stack
 from dicomdl.pixels.halving import halve
-from dicomdl.pixels.read import (
-    FREE_VOLUME_BYTES,
-    WHOLE,
-    Decoding,
-    decode_frame,
-    frame_shape,
-    is_label,
-    read_tiles,
-    require_justified,
-    same_mosaic,
-    stored_dtype,
-    stored_range,
-)
-from dicomdl.values.intensity import Quantity, RealWorld, Rescale, apply_rescale, has_modality_lut, units_of
-from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps, modality_lut, palette, real_world_maps, select_real_world_map
-from dicomdl.values.suv import SERIES_COLUMNS, SUV, SUV_COLUMNS, suv_factor
-
-Values = npt.NDArray[Any]
-Mask: TypeAlias = npt.NDArray[np.bool_]
-
-CONVERSION_COLUMNS: Final = (
-    *("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence"),
-    *("pixel_padding_value", "pixel_padding_range_limit", "photometric_interpretation"),
-)
-
-
-# --- what is done to stored values --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """What turns the stored values of one frame into others: a table where there is one, else the rescale.
-
-    `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
-    Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
-    """
-
-    rescale: Rescale = Rescale()  # noqa: RUF009  # frozen
-    table: LookupTable | RealWorldMap | RealWorldMaps | None = None
-    padding: tuple[int, int] | None = None
-
-    @property
-    def is_integral(self) -> bool:
-        """Whether integers stay integers."""
-        return self.rescale.is_integral if self.table is None else isinstance(self.table, LookupTable)
-
-    def padding_of(self, stored: Values) -> Mask | None:
-        """Where stored values are padding; None where nowhere."""
-        if self.padding is None:
-            return None
-        low, high = self.padding
-        found = stored == low if low == high else (stored >= low) & (stored <= high)
-        return found if found.any() else None
-
-    def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
-        """Fill `out` (int16, int32, float32) with the values of `stored`; an IntensityError with `minimum` where they do not fit."""
-        if self.table is None:
-            apply_rescale(stored, self.rescale.slope, self.rescale.intercept, out, stored_range=stored_range)
-        elif isinstance(self.table, LookupTable):
-            apply_rescale(self.table(stored), 1, 0, out, stored_range=(0, self.table.maximum))
-        else:
-            self.table(stored, out)
-
-
-def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversion]:
-    """What is done to each slice, by its own header, never by the first one's for all.
-
-    Raises
-    ------
-    SUVError
-        SUV are asked for and the header does not give them.
-    IntensityError
-        A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
-    """
-    if not isinstance(quantity, RealWorld) and all(stack.is_constant(name) for name in CONVERSION_COLUMNS):
-        facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
-        if not _by_index(facts).has_table:
-            return [conversion(stack, 0, facts, quantity)] * stack.slices
-    found = [conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))]
-    if isinstance(quantity, RealWorld):
-        units = {one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)}
-        if len(units) > 1:
-            message = f"the real-world maps of the slices have {len(units)} units: ask for one by its units"
-            raise IntensityError(message, units=sorted(units))
-    return found
-
-
-def conversion(stack: Stack, place: int, facts: tuple[Any, ...], quantity: Quantity = "modality") -> Conversion:
-    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
-    try:
-        return _finished(_by_index(facts), stack, place, quantity)
-    except SUVError:
-        raise
-    except IntensityError as error:
-        if not getattr(error, "__notes__", ()):
-            source = stack.source(place)
-            error.add_note(f"file: {source.path}, frame {source.frame_number}")
-        raise
-
-
-def _facts_of(stack: Stack) -> Iterator[tuple[Any, ...]]:
-    """The `CONVERSION_COLUMNS` of each slice."""
-    return zip(*(stack.values(name) for name in CONVERSION_COLUMNS), strict=True)
-
-
-class _Plain(NamedTuple):
-    """What the index alone tells of a conversion, and whether a Modality LUT takes the place of its rescale."""
-
-    conversion: Conversion
-    has_table: bool
-
-
-@functools.lru_cache(maxsize=4096)
-def _by_index(facts: tuple[Any, ...]) -> _Plain:
-    """What frames with these values of `CONVERSION_COLUMNS` have in common."""
-    said: Any = SimpleNamespace(**dict(zip(CONVERSION_COLUMNS, facts, strict=True)))
-    value, limit = said.pixel_padding_value, said.pixel_padding_range_limit
-    padding = None
-    if value is not None and said.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2"):
-        padding = (min(value, value if limit is None else limit), max(value, value if limit is None else limit))
-    has_table = has_modality_lut(said)
-    return _Plain(Conversion(Rescale() if has_table else Rescale.from_frame(said), padding=padding), has_table)
-
-
-def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
-    """The conversion of one slice, with what the index does not hold: tables and maps of its file, the factor of its stack."""
-    conversion = plain.conversion
-    if isinstance(quantity, RealWorld):
-        frame = stack.frame(place)
-        maps = real_world_maps(frame.path, frame.frame_number)
-        return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
-    if isinstance(quantity, SUV):
-        factor = suv_factor_of(stack, quantity)
-        rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
-        return dataclasses.replace(conversion, rescale=rescale)
-    if plain.has_table:
-        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).path))
-    return conversion
-
-
-@functools.lru_cache(maxsize=256)
-def suv_factor_of(stack: Stack, suv: SUV) -> float:
-    """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
-    own = stack.value("sop_class_uid")
-    series = [
-        other for other in stack.series if other.number == stack.number or (other.modality, other.value("sop_class_uid")) == ("PT", own)
-    ]
-    everywhere = {name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS}
-    try:
-        if stack.modality == "PT" and any(_by_index(facts).has_table for facts in _facts_of(stack)):
-            attribute = "ModalityLUTSequence (0028,3000)"
-            raise SUVError(f"{attribute} makes the modality values: no activity that SUV could be computed from", attribute=attribute)
-        return suv_factor({name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=everywhere)
-    except SUVError as error:
-        error.add_note(f"series: {stack.series_instance_uid}")
-        raise
-
-
-def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -> str:
-    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map.
-
-    Of slice `place`, by default the middle one, which stands for all.
-    """
-    if isinstance(quantity, SUV):
-        return quantity.units
-    frame = stack.middle if place is None else stack.frame(place)
-    if isinstance(quantity, RealWorld):
-        return select_real_world_map(real_world_maps(frame.path, frame.frame_number), quantity.which).units
-    return units_of(frame)
-
+from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_justified
+from dicomdl.pixels.read import decode_frame
+from dicomdl.pixels.stored import frame_shape, is_label, stored_dtype, stored_range
+from dicomdl.pixels.tiles import read_tiles, same_mosaic
+from dicomdl.values.conversion import Conversion, is_colour
+from dicomdl.values.lookup_reading import palette
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -202,11 +35,6 @@ class Converted(NamedTuple):
 
     array: Values
     padding: Mask | None
-
-
-def is_colour(source: FrameSource, *, palettes: bool) -> bool:
-    """Whether frames are colour: of several samples, or of one that a palette expands, which only suggests colours for label maps."""
-    return source.samples_per_pixel > 1 or (palettes and source.photometric_interpretation == "PALETTE COLOR")
 
 
 def read_converted(
@@ -226,7 +54,9 @@ def read_converted(
     """
     shapes = {frame_shape(source, how.reduce) for source in sources}
     if len(shapes) != 1:
-        raise GeometryError(f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes))
+        raise GeometryError(
+            f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes)
+        )
     shape = (len(sources), *shapes.pop())
     if is_colour(sources[0], palettes=palettes):
         return Converted(_read_colour(sources, shape, dtype, how), None)
@@ -237,15 +67,25 @@ def read_converted(
 
 
 def _read_grey(
-    sources: Sequence[FrameSource], conversions: Sequence[Conversion], shape: tuple[int, ...], wanted: list[np.dtype[Any]], how: Decoding
+    sources: Sequence[FrameSource],
+    conversions: Sequence[Conversion],
+    shape: tuple[int, ...],
+    wanted: list[np.dtype[Any]],
+    how: Decoding,
 ) -> Converted:
     """The frames in the first dtype that holds all values; frames that were read before one does not fit are kept, not read again."""
-    require_justified(math.prod(shape) * wanted[0].itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes)
+    require_justified(
+        math.prod(shape) * wanted[0].itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes
+    )
     array = np.empty(shape, wanted[0])  # every frame is filled whole, or the read raises
     runs = _runs(sources, conversions)
     done = np.zeros(len(runs), dtype=np.bool_)
     # Zeroed memory costs nothing until a mask is written to it.
-    padding = np.zeros(shape, dtype=np.bool_) if any(one.padding is not None for one in conversions) else None
+    padding = (
+        np.zeros(shape, dtype=np.bool_)
+        if any(one.padding is not None for one in conversions)
+        else None
+    )
     padded = np.zeros(len(runs), dtype=np.bool_)
     each = _per_frame(how, len(runs))
 
@@ -281,19 +121,28 @@ def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> 
     starts = [0]
     for number in range(1, len(sources)):
         before = number - 1
-        if not (same_mosaic(sources[before], sources[number]) and conversions[before] == conversions[number]):
+        if not (
+            same_mosaic(sources[before], sources[number])
+            and conversions[before] == conversions[number]
+        ):
             starts.append(number)
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(sources)])]
 
 
-def _candidates(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[np.dtype[Any]]:
+def _candidates(
+    sources: Sequence[FrameSource], conversions: Sequence[Conversion]
+) -> list[np.dtype[Any]]:
     """The dtypes to try, narrowest first: whether values fit is seen while reading them."""
-    if all(conversion.is_integral for conversion in set(conversions)) and not any(source.float_pixels for source in sources):
+    if all(conversion.is_integral for conversion in set(conversions)) and not any(
+        source.float_pixels for source in sources
+    ):
         return [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
     return [np.dtype(np.float32)]
 
 
-def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding) -> Mask | None:
+def _fill(
+    sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
+) -> Mask | None:
     """Read one frame, or tiles of one mosaic, into their places and convert them there; frames of another width take a detour.
 
     Gives where they are padding, None where nowhere.
@@ -306,7 +155,9 @@ def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values
         if how.reduce and (len(sources) > 1 or conversion.padding is not None):
             return _fill_reduced(sources, conversion, places, how)
         if len(sources) > 1:
-            stored = read_tiles(sources, places.view(dtype) if direct else np.empty(places.shape, dtype), how)
+            stored = read_tiles(
+                sources, places.view(dtype) if direct else np.empty(places.shape, dtype), how
+            )
         else:
             places = places[0]
             stored = decode_frame(source, places.view(dtype) if direct else None, how)
@@ -318,21 +169,30 @@ def _fill(sources: Sequence[FrameSource], conversion: Conversion, places: Values
     return padding
 
 
-def _fill_reduced(sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding) -> Mask | None:
+def _fill_reduced(
+    sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
+) -> Mask | None:
     """Frames at a lower resolution whose padding must not be mixed with the image: halved apart from it."""
     masks = []
     for source, place in zip(sources, places, strict=True):
         whole = decode_frame(source, None, dataclasses.replace(how, reduce=0))
         bounds = None if whole.dtype.kind == "f" else stored_range(source)
         mask = conversion.padding_of(whole)
-        small = halve(whole if mask is None else spread_over(whole, mask), how.reduce, smooth=not is_label(source), limits=bounds)
+        small = halve(
+            whole if mask is None else spread_over(whole, mask),
+            how.reduce,
+            smooth=not is_label(source),
+            limits=bounds,
+        )
         masks.append(None if mask is None else halve(mask, how.reduce, smooth=False))
         if mask is not None:
             small[masks[-1]] = halve(whole, how.reduce, smooth=False)[masks[-1]]
         conversion(small, place, bounds)
     if all(mask is None for mask in masks):
         return None
-    found = np.stack([np.zeros(places.shape[1:], np.bool_) if mask is None else mask for mask in masks])
+    found = np.stack(
+        [np.zeros(places.shape[1:], np.bool_) if mask is None else mask for mask in masks]
+    )
     return found if len(sources) > 1 else found[0]
 
 
@@ -342,7 +202,12 @@ def spread_over(values: Values, padding: Mask) -> Values:
     return np.where(padding, image.min() if image.size else values.dtype.type(0), values)
 
 
-def _read_colour(sources: Sequence[FrameSource], shape: tuple[int, ...], dtype: npt.DTypeLike | None, how: Decoding) -> Values:
+def _read_colour(
+    sources: Sequence[FrameSource],
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike | None,
+    how: Decoding,
+) -> Values:
     """Frames of colour as they are stored; PALETTE COLOR becomes RGB of 8 bits."""
     stored = stored_dtype(sources[0])
     has_palette = sources[0].photometric_interpretation == "PALETTE COLOR"
@@ -392,7 +257,9 @@ def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: in
             done.result()
 
 
-def read_image(source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE, palettes: bool = True) -> Converted:
+def read_image(
+    source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE, palettes: bool = True
+) -> Converted:
     """One frame, (rows, columns) or, of colour, (rows, columns, samples), and where it is padding."""
     array, padding = read_converted([source], [conversion], how=how, palettes=palettes)
     return Converted(array[0], None if padding is None else padding[0])

@@ -10,33 +10,49 @@ import hashlib
 import itertools
 import math
 import multiprocessing
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
-from dicomdl.index.index import Stack
-from dicomdl.pixels.read import Decoding, Piece, as_meant, check_unchanged, is_plain, named, read_pieces, stored_dtype, stored_range
-from dicomdl.storage.cache.options import Arrays, Cache, Entry, FileState, Key, stack_key
+from dicomdl.index.views import Stack
+from dicomdl.pixels.options import Decoding
+from dicomdl.pixels.stored import as_meant, is_plain, named, stored_dtype, stored_range
+from dicomdl.storage.cache.entries import Arrays, Entry
+from dicomdl.storage.cache.keys import FileState, Key, stack_key
+from dicomdl.storage.cache.stats import Cache
+from dicomdl.storage.memory import Kept
+from dicomdl.storage.sources import Piece, check_unchanged, read_pieces
 from dicomdl.storage.system import available_cores
-from dicomdl.values.intensity import Quantity, modality_dtype
-from dicomdl.values.reading import Conversion, Converted, Mask, conversions, is_colour, read_converted
-
-Values: TypeAlias = npt.NDArray[Any]
-Voxel: TypeAlias = tuple[int, int, int]
-Value = TypeVar("Value")
+from dicomdl.values.conversion import Conversion, conversions, is_colour
+from dicomdl.values.intensity import Intensity, Quantity
+from dicomdl.values.reading import Converted, read_converted
+from dicomdl.values.rescale import modality_dtype
 
 KEPT_BYTES: Final = 256 * 2**20
 KEPT_STACKS: Final = 64
 # What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
 _UNIFORM: Final = (
-    *("transfer_syntax_uid", "rows", "columns", "samples_per_pixel", "photometric_interpretation", "planar_configuration"),
-    *("bits_allocated", "bits_stored", "high_bit", "pixel_representation", "float_pixels", "deflated", "coded_rows"),
+    *(
+        "transfer_syntax_uid",
+        "rows",
+        "columns",
+        "samples_per_pixel",
+        "photometric_interpretation",
+        "planar_configuration",
+    ),
+    *(
+        "bits_allocated",
+        "bits_stored",
+        "high_bit",
+        "pixel_representation",
+        "float_pixels",
+        "deflated",
+        "coded_rows",
+    ),
 )
 
 
@@ -46,13 +62,19 @@ class Scratch:
     `new_block` makes the arrays of blocks instead, for those whose blocks are to stay.
     """
 
-    def __init__(self, new_block: Callable[[tuple[int, ...], np.dtype[Any]], Values] | None = None) -> None:
+    def __init__(
+        self, new_block: Callable[[tuple[int, ...], np.dtype[Any]], Values] | None = None
+    ) -> None:
         self._bytes: dict[str, Values] = {}
         self._new_block = new_block
 
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """An array for a block; the one before loses its content, unless blocks stay."""
-        return self._array("block", shape, dtype) if self._new_block is None else self._new_block(shape, dtype)
+        return (
+            self._array("block", shape, dtype)
+            if self._new_block is None
+            else self._new_block(shape, dtype)
+        )
 
     def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """An array for the rows of a slice that a block lies in."""
@@ -75,7 +97,15 @@ class _Places(NamedTuple):
     def pieces(self, slices: range, begin: int) -> list[Piece]:
         """Those of some slices, from byte `begin` of each."""
         sizes, times, offsets = self.numbers[:, slices.start : slices.stop]
-        return list(zip(self.paths[slices.start : slices.stop], sizes.tolist(), times.tolist(), (offsets + begin).tolist(), strict=True))
+        return list(
+            zip(
+                self.paths[slices.start : slices.stop],
+                sizes.tolist(),
+                times.tolist(),
+                (offsets + begin).tolist(),
+                strict=True,
+            )
+        )
 
 
 class StackVoxels:
@@ -93,7 +123,13 @@ class StackVoxels:
         As for `read_frame`, of one slice; of the whole stack where a cache decodes that.
     """
 
-    def __init__(self, stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        quantity: Quantity = "modality",
+        cache: Cache | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
         self.stack = stack
         self._quantity = quantity
         self._max_bytes = max_bytes
@@ -104,7 +140,9 @@ class StackVoxels:
         self._first = stack.source(0)
         self.is_colour = is_colour(self._first, palettes=stack.content == "image")
         uniform = all(stack.is_constant(name) for name in _UNIFORM)
-        self._plain = uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
+        self._plain = (
+            uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
+        )
         self._places = self._located() if self._plain else None
         self._cache = None if self._plain else cache
         self._entry: Entry | None = None
@@ -113,10 +151,20 @@ class StackVoxels:
 
     def _located(self) -> _Places:
         """Where each slice begins, and what its file was at the scan."""
-        paths, *numbers = (self.stack.values(name) for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset"))
+        paths, *numbers = (
+            self.stack.values(name)
+            for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset")
+        )
         return _Places(paths, np.array(numbers, np.int64))
 
-    def read(self, start: Voxel, stop: Voxel, scratch: Scratch | None = None, *, want_padding: bool = True) -> Converted:
+    def read(
+        self,
+        start: Voxel,
+        stop: Voxel,
+        scratch: Scratch | None = None,
+        *,
+        want_padding: bool = True,
+    ) -> Converted:
         """The block from voxel `start` up to, not including, `stop`, which lies inside of the stack.
 
         Parameters
@@ -138,12 +186,26 @@ class StackVoxels:
             As for `read_volume`; file and frame are noted.
         """
         if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
-            raise UsageError(f"the block from {start} to {stop} is not inside of a stack of {self.shape}", start=start, stop=stop)
-        slices, window = range(start[0], stop[0]), (slice(start[1], stop[1]), slice(start[2], stop[2]))
-        if self._cache is not None and (cached := self._cached(self._cache, start, stop)) is not None:
+            raise UsageError(
+                f"the block from {start} to {stop} is not inside of a stack of {self.shape}",
+                start=start,
+                stop=stop,
+            )
+        slices, window = (
+            range(start[0], stop[0]),
+            (slice(start[1], stop[1]), slice(start[2], stop[2])),
+        )
+        if (
+            self._cache is not None
+            and (cached := self._cached(self._cache, start, stop)) is not None
+        ):
             return cached
         if self._places is not None:
-            return self._converted(self._plain_block(self._places, slices, window, scratch or Scratch()), slices, want_padding=want_padding)
+            return self._converted(
+                self._plain_block(self._places, slices, window, scratch or Scratch()),
+                slices,
+                want_padding=want_padding,
+            )
         if self.is_colour:
             blocks = [self._kept(z).array[window] for z in slices]
             return Converted(np.stack(blocks), None)
@@ -154,15 +216,26 @@ class StackVoxels:
         masks = [None if one.padding is None else one.padding[window] for one in kept]
         if all(mask is None for mask in masks):
             return Converted(array, None)
-        return Converted(array, np.stack([np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]))
+        return Converted(
+            array,
+            np.stack(
+                [np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]
+            ),
+        )
 
     @functools.cached_property
     def always_int16(self) -> bool:
         """Whether blocks of plain frames are int16 whatever the values: then parts of a block may be read one after the other."""
-        if not (self._plain and self._integral and self._one_conversion) or self.conversions[0].table is not None:
+        if (
+            not (self._plain and self._integral and self._one_conversion)
+            or self.conversions[0].table is not None
+        ):
             return False
         rescale = self.conversions[0].rescale
-        return modality_dtype([(rescale.slope, rescale.intercept)], *stored_range(self._first)) == np.int16
+        return (
+            modality_dtype([(rescale.slope, rescale.intercept)], *stored_range(self._first))
+            == np.int16
+        )
 
     @property
     def samples(self) -> tuple[int, ...]:
@@ -175,7 +248,11 @@ class StackVoxels:
     def likely_dtype(self) -> np.dtype[Any]:
         """The dtype of blocks, but for values that turn out not to fit."""
         if self.is_colour:
-            return np.dtype(np.uint8) if self._first.samples_per_pixel == 1 else stored_dtype(self._first)
+            return (
+                np.dtype(np.uint8)
+                if self._first.samples_per_pixel == 1
+                else stored_dtype(self._first)
+            )
         return np.dtype(np.int16 if self._integral else np.float32)
 
     @functools.cached_property
@@ -184,15 +261,30 @@ class StackVoxels:
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         ends = [(one, end) for one in distinct if one.padding is not None for end in one.padding]
         tables = any(one.table is not None for one, _ in ends)
-        return math.inf if tables else max((one.rescale.slope * end + one.rescale.intercept for one, end in ends), default=-math.inf)
+        return (
+            math.inf
+            if tables
+            else max(
+                (one.rescale.slope * end + one.rescale.intercept for one, end in ends),
+                default=-math.inf,
+            )
+        )
 
     # --- plain frames ---
 
-    def _plain_block(self, places: _Places, slices: range, window: tuple[slice, slice], scratch: Scratch) -> Values:
+    def _plain_block(
+        self, places: _Places, slices: range, window: tuple[slice, slice], scratch: Scratch
+    ) -> Values:
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
-        block = scratch.block((len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype)
-        band = None if block.shape[2] == first.columns else scratch.band((block.shape[1], first.columns), dtype)
+        block = scratch.block(
+            (len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype
+        )
+        band = (
+            None
+            if block.shape[2] == first.columns
+            else scratch.band((block.shape[1], first.columns), dtype)
+        )
         pieces, done = places.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
         try:
             if band is None:
@@ -226,13 +318,28 @@ class StackVoxels:
         raise AssertionError  # the last dtype returned or raised
 
     def _as(
-        self, stored: Values, own: Sequence[Conversion], dtype: np.dtype[Any], bounds: tuple[int, int] | None, *, want_padding: bool
+        self,
+        stored: Values,
+        own: Sequence[Conversion],
+        dtype: np.dtype[Any],
+        bounds: tuple[int, int] | None,
+        *,
+        want_padding: bool,
     ) -> Converted:
         # Of several conversions one may fail after others have written: then the stored values must still be there.
-        in_place = self._one_conversion and dtype.kind == "i" and dtype.itemsize == stored.itemsize and own[0].table is None
+        in_place = (
+            self._one_conversion
+            and dtype.kind == "i"
+            and dtype.itemsize == stored.itemsize
+            and own[0].table is None
+        )
         array = stored.view(dtype) if in_place else np.empty(stored.shape, dtype)
         padding: Mask | None = None
-        parts = [slice(None)] if self._one_conversion else [slice(place, place + 1) for place in range(len(own))]
+        parts = (
+            [slice(None)]
+            if self._one_conversion
+            else [slice(place, place + 1) for place in range(len(own))]
+        )
         for part in parts:
             conversion = own[part.start or 0]
             mask = conversion.padding_of(stored[part]) if want_padding else None
@@ -267,8 +374,14 @@ class StackVoxels:
 
     def _whole(self) -> Arrays:
         stack, alone = self.stack, multiprocessing.parent_process() is None
-        how = Decoding(threads=available_cores() if alone else 1, max_bytes=self._max_bytes)  # a loader's workers share the cores
-        return Arrays(*read_converted(stack.sources, self.conversions, how=how, palettes=stack.content == "image"))
+        how = Decoding(
+            threads=available_cores() if alone else 1, max_bytes=self._max_bytes
+        )  # a loader's workers share the cores
+        return Arrays(
+            *read_converted(
+                stack.sources, self.conversions, how=how, palettes=stack.content == "image"
+            )
+        )
 
     def _key(self, strict: bool) -> Key:
         """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
@@ -276,57 +389,46 @@ class StackVoxels:
         for path, group in itertools.groupby(sources, key=lambda source: source.path):
             frames = list(group)
             with named(frames[0]):
-                state = FileState.of(path, self.stack.series_instance_uid, [frame.frame_number for frame in frames])
-                check_unchanged(frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns)
+                state = FileState.of(
+                    path, self.stack.series_instance_uid, [frame.frame_number for frame in frames]
+                )
+                check_unchanged(
+                    frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns
+                )
             files.append(state)
         done = hashlib.blake2b(digest_size=16)
         for one in self.conversions:
-            table = b"" if one.table is None else repr(one.table).encode() + getattr(one.table, "data", getattr(one.table, "table", b""))
+            table = (
+                b""
+                if one.table is None
+                else repr(one.table).encode()
+                + getattr(one.table, "data", getattr(one.table, "table", b""))
+            )
             done.update(repr((one.rescale, one.padding)).encode() + table)
         tiles = [(source.tile_top, source.tile_left) for source in sources if source.coded_rows]
-        options = {"quantity": repr(self._quantity), "content": self.stack.content, "conversions": done.hexdigest(), "tiles": repr(tiles)}
+        options = {
+            "quantity": repr(self._quantity),
+            "content": self.stack.content,
+            "conversions": done.hexdigest(),
+            "tiles": repr(tiles),
+        }
         return stack_key(files, options, strict)
 
     # --- coded frames ---
 
     def _kept(self, z: int) -> Converted:
         """One slice, decoded and converted, kept for the next block that wants it."""
-        return _slices.of((self.stack.key, z, self.conversions[z]), functools.partial(self._decoded, z))
+        return _slices.of(
+            (self.stack.key, z, self.conversions[z]), functools.partial(self._decoded, z)
+        )
 
     def _decoded(self, z: int) -> Converted:
         how = Decoding(max_bytes=self._max_bytes)
         palettes = self.stack.content == "image"
-        array, padding = read_converted([self.stack.source(z)], [self.conversions[z]], how=how, palettes=palettes)
+        array, padding = read_converted(
+            [self.stack.source(z)], [self.conversions[z]], how=how, palettes=palettes
+        )
         return Converted(array[0], None if padding is None else padding[0])
-
-
-class Kept(Generic[Value]):
-    """What was used last, in this process, as long as it is no more than so many bytes; `size_of` tells those of a value."""
-
-    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
-        self._max_bytes, self._size_of = max_bytes, size_of
-        self._kept: OrderedDict[Any, Value] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._after_fork) if hasattr(os, "register_at_fork") else None
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # a thread of the parent may have held it
-
-    def of(self, key: Any, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where it is not kept; the last one is kept whatever its size."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        value = make()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = value
-                self._bytes += self._size_of(value)
-                while self._bytes > self._max_bytes and len(self._kept) > 1:
-                    self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
-        return value
 
 
 def _size(value: Converted) -> int:
@@ -336,11 +438,74 @@ def _size(value: Converted) -> int:
 _slices: Final = Kept(KEPT_BYTES, _size)
 
 
-def voxels_of(stack: Stack, quantity: Quantity = "modality", cache: Cache | None = None, max_bytes: int | None = None) -> StackVoxels:
+def voxels_of(
+    stack: Stack,
+    quantity: Quantity = "modality",
+    cache: Cache | None = None,
+    max_bytes: int | None = None,
+) -> StackVoxels:
     """The reader of a stack, kept for the next block of it."""
     return _known_voxels(stack, quantity, cache, max_bytes)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
 
 
 @functools.lru_cache(maxsize=KEPT_STACKS)
-def _known_voxels(stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None) -> StackVoxels:
+def _known_voxels(
+    stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None
+) -> StackVoxels:
     return StackVoxels(stack, quantity, cache, max_bytes)
+
+
+def read_block(
+    voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None
+) -> Converted:
+    """A block that may reach beyond the stack: there, as low as the recipe can see, and padding."""
+    met = overlap_of(start, size, voxels.shape)
+    if met is not None and all(
+        low == 0 and high == n
+        for low, high, n in ((s.start, s.stop, n) for s, n in zip(met[1], size, strict=True))
+    ):
+        stop = (start[0] + size[0], start[1] + size[1], start[2] + size[2])
+        return voxels.read(start, stop, scratch, want_padding=padding_shows(voxels, recipe))
+    inner = None
+    if met is not None:
+        (z, y, x), _ = met
+        inner = voxels.read((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
+    dtype = voxels.likely_dtype if inner is None else inner.array.dtype
+    samples = voxels.samples
+    lowest = recipe.floor(dtype)
+    outside = lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
+    array = np.full((*size, *samples), outside, dtype)
+    padding = np.ones(size, np.bool_)
+    if met is not None and inner is not None:
+        array[met[1]] = inner.array
+        padding[met[1]] = False if inner.padding is None else inner.padding
+    return Converted(array, padding)
+
+
+def padding_shows(voxels: StackVoxels, recipe: Intensity) -> bool:
+    """Whether padding would be another network value than the lowest one if nobody looked for it."""
+    lowest = recipe.floor(np.dtype(np.float32))
+    return lowest is not None and (recipe.invert or voxels.padding_top > lowest)
+
+
+def cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.int64]:
+    result = np.zeros(size, np.int64)
+    met = overlap_of(start, size, (labels.shape[0], labels.shape[1], labels.shape[2]))
+    if met is not None:
+        result[met[1]] = labels[met[0]]
+    return result
+
+
+# --- cutting and stitching ------------------------------------------------------------------------------------------
+
+
+def overlap_of(
+    start: Voxel, size: Voxel, shape: Voxel
+) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+    """(where in the stack, where in the patch) the two meet; None where they do not."""
+    inner = [(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape, strict=True)]
+    if any(low >= high for low, high in inner):
+        return None
+    return tuple(slice(*pair) for pair in inner), tuple(
+        slice(low - a, high - a) for (low, high), a in zip(inner, start, strict=True)
+    )

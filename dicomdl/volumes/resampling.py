@@ -12,14 +12,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Values
 from dicomdl.errors import GeometryError, StorageError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
 
-Values = npt.NDArray[Any]
 Interpolation = Literal["linear", "nearest", "cubic"]
-
-MAX_SHEAR: Final = 1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
+MAX_SHEAR: Final = (
+    1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
+)
 _FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _ROUNDING: Final = 1e-6  # of a slice: what inverting an affine leaves of a whole number
 
@@ -37,10 +38,14 @@ def simpleitk() -> Any:
 def require_known(geometry: Geometry) -> None:
     """Raise a GeometryError for a grid without a place in space."""
     if not geometry.is_known:
-        raise GeometryError("the position or orientation of this volume is not known, so it has no place in space")
+        raise GeometryError(
+            "the position or orientation of this volume is not known, so it has no place in space"
+        )
 
 
-def new_grid(old: Geometry, spacing: Sequence[float] | float | None, size: Sequence[int] | None) -> Geometry:
+def new_grid(
+    old: Geometry, spacing: Sequence[float] | float | None, size: Sequence[int] | None
+) -> Geometry:
     """An orthogonal grid about the same centre, along the old rows and columns."""
     require_known(old)
     direction = old.direction.copy()
@@ -48,9 +53,15 @@ def new_grid(old: Geometry, spacing: Sequence[float] | float | None, size: Seque
     direction[:, 0] = normal * (np.sign(normal @ direction[:, 0]) or 1.0)
     direction[:, 1] = np.cross(np.cross(direction[:, 2], direction[:, 1]), direction[:, 2])
     extent = _extent(old, direction)
-    shape = None if size is None else _three(size, f"a size is (slices, rows, columns), found {size}").astype(int)
+    shape = (
+        None
+        if size is None
+        else _three(size, f"a size is (slices, rows, columns), found {size}").astype(int)
+    )
     if spacing is not None:
-        new_spacing = _three(spacing, f"a spacing is one or three positive numbers in mm, found {spacing}")
+        new_spacing = _three(
+            spacing, f"a spacing is one or three positive numbers in mm, found {spacing}"
+        )
     elif shape is not None:
         new_spacing = extent / shape
     else:  # a tilted slice axis is longer than the distance of its slices
@@ -82,7 +93,15 @@ def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArr
     return np.asarray(np.abs(direction.T @ sides).sum(axis=1))
 
 
-def interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Interpolation, fill: float | None, *, series: bool) -> Values:
+def interpolate(
+    array: Values,
+    old: Geometry,
+    new: Geometry,
+    interpolation: Interpolation,
+    fill: float | None,
+    *,
+    series: bool,
+) -> Values:
     """Values of `array` at the voxels of `new`, each time point alone; outside of `old` they are `fill`, by default the smallest of all.
 
     Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as ITK does.
@@ -100,14 +119,20 @@ def interpolate(array: Values, old: Geometry, new: Geometry, interpolation: Inte
 def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill: float) -> Any:
     """SimpleITK's filter in index space, so that any affine, sheared too, is exact."""
     sitk = simpleitk()
-    choices = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}
+    choices = {
+        "linear": sitk.sitkLinear,
+        "nearest": sitk.sitkNearestNeighbor,
+        "cubic": sitk.sitkBSpline,
+    }
     if interpolation not in choices:
         raise UsageError(f"interpolation={interpolation!r}: expected one of {', '.join(choices)}")
     new_to_old = np.linalg.inv(old.affine) @ new.affine
     matrix = new_to_old[2::-1, 2::-1]  # ITK counts (column, row, slice)
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize([int(n) for n in new.shape[::-1]])
-    resampler.SetTransform(sitk.AffineTransform(matrix.reshape(-1).tolist(), new_to_old[2::-1, 3].tolist()))
+    resampler.SetTransform(
+        sitk.AffineTransform(matrix.reshape(-1).tolist(), new_to_old[2::-1, 3].tolist())
+    )
     resampler.SetInterpolator(choices[interpolation])
     resampler.SetDefaultPixelValue(fill)
     return resampler
@@ -118,7 +143,9 @@ def _resampled(array: Values, resampler: Any) -> Values:
     sitk = simpleitk()
     # ITK truncates when it interpolates integers, half a unit too low on average: interpolate floats and round.
     exact = resampler.GetInterpolator() == sitk.sitkNearestNeighbor or array.dtype.kind == "f"
-    image = sitk.GetImageFromArray(array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4)
+    image = sitk.GetImageFromArray(
+        array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4
+    )
     values = np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
     if exact:
         return values
@@ -135,7 +162,9 @@ def carried(marks: npt.NDArray[np.bool_], old: Geometry, new: Geometry) -> npt.N
     below = np.floor(middle + min(corners) + _ROUNDING).astype(np.int64)
     above = np.ceil(middle + max(corners) - _ROUNDING).astype(np.int64)
     counted = np.concatenate([[0], np.cumsum(marks)])
-    return np.asarray(counted[np.clip(above + 1, 0, len(marks))] > counted[np.clip(below, 0, len(marks))])
+    return np.asarray(
+        counted[np.clip(above + 1, 0, len(marks))] > counted[np.clip(below, 0, len(marks))]
+    )
 
 
 def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
@@ -162,11 +191,19 @@ def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], l
     named = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
     letters = [named[letter] for letter in axes.upper() if letter in named]
     if len(axes) != 3 or sorted(world for world, _ in letters) != [0, 1, 2]:
-        raise UsageError(f"axes={axes!r}: expected one letter of each pair L/R, A/P, S/I, such as 'SPL'", axes=axes)
+        raise UsageError(
+            f"axes={axes!r}: expected one letter of each pair L/R, A/P, S/I, such as 'SPL'",
+            axes=axes,
+        )
     direction = geometry.direction
-    best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(direction[world, axis]) for world, axis in enumerate(p)))
+    best = max(
+        itertools.permutations(range(3)),
+        key=lambda p: sum(abs(direction[world, axis]) for world, axis in enumerate(p)),
+    )
     order = (best[letters[0][0]], best[letters[1][0]], best[letters[2][0]])
-    flips = [new for new, (world, sign) in enumerate(letters) if direction[world, best[world]] * sign < 0]
+    flips = [
+        new for new, (world, sign) in enumerate(letters) if direction[world, best[world]] * sign < 0
+    ]
     return order, flips
 
 
@@ -184,7 +221,10 @@ def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
     require_known(geometry)
     if geometry.shear > MAX_SHEAR:
         tilt = math.degrees(math.asin(min(1.0, geometry.shear)))
-        raise GeometryError(f"the slice axis is tilted by {tilt:.2f} degrees: resample() to an orthogonal grid first", tilt_deg=tilt)
+        raise GeometryError(
+            f"the slice axis is tilted by {tilt:.2f} degrees: resample() to an orthogonal grid first",
+            tilt_deg=tilt,
+        )
     direction = geometry.direction[:, ::-1].copy()
     normal = np.cross(direction[:, 0], direction[:, 1])
     direction[:, 2] = normal * np.sign(normal @ direction[:, 2])
@@ -202,7 +242,10 @@ def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
     """(a copy of the values, the grid, the places of the time points along a fourth dimension or () without one)."""
     dimensions = image.GetDimension()
     if dimensions not in (3, 4):
-        raise GeometryError(f"the image has {dimensions} dimensions, a volume has 3, a series of them 4", dimensions=dimensions)
+        raise GeometryError(
+            f"the image has {dimensions} dimensions, a volume has 3, a series of them 4",
+            dimensions=dimensions,
+        )
     direction = np.asarray(image.GetDirection()).reshape(dimensions, dimensions)
     spacing, origin = np.asarray(image.GetSpacing()), np.asarray(image.GetOrigin())
     if dimensions == 4 and np.abs(np.append(direction[3, :3], direction[:3, 3])).max() > MAX_SHEAR:
@@ -211,14 +254,18 @@ def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
     affine[:3, :3] = (direction[:3, :3] * spacing[:3])[:, ::-1]
     affine[:3, 3] = origin[:3]
     array = simpleitk().GetArrayFromImage(image)
-    times = tuple((origin[3] + spacing[3] * np.arange(len(array))).tolist()) if dimensions == 4 else ()
+    times = (
+        tuple((origin[3] + spacing[3] * np.arange(len(array))).tolist()) if dimensions == 4 else ()
+    )
     return array, Geometry(array.shape[dimensions - 3 : dimensions], affine), times
 
 
 def require_format(path: str) -> None:
     """Raise a StorageError for a file name whose format keeps no grid."""
     if not path.lower().endswith(_FORMATS):
-        raise StorageError(f"{path!r} cannot be written: the formats that keep a grid are {', '.join(_FORMATS)}")
+        raise StorageError(
+            f"{path!r} cannot be written: the formats that keep a grid are {', '.join(_FORMATS)}"
+        )
 
 
 def write_image(image: Any, path: str) -> None:
@@ -227,13 +274,6 @@ def write_image(image: Any, path: str) -> None:
         simpleitk().WriteImage(image, path, useCompression=True)
     except RuntimeError as error:
         known = os.path.isdir(os.path.dirname(os.path.abspath(path)))
-        raise StorageError(f"{path!r} cannot be written: {'no right to write' if known else 'no such folder'}") from error
-
-
-def write_png(path: str | os.PathLike[str], picture: npt.NDArray[np.uint8]) -> None:
-    """Write an 8-bit grey or RGB picture."""
-    sitk = simpleitk()
-    try:
-        sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), os.fspath(path))
-    except RuntimeError as error:
-        raise StorageError(f"{os.fspath(path)!r} cannot be written: no such folder, or no right to write") from error
+        raise StorageError(
+            f"{path!r} cannot be written: {'no right to write' if known else 'no such folder'}"
+        ) from error

@@ -22,9 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Contender, Task, arguments, race
 
-from dicomdl.storage.cache import entries
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache.options import Arrays, DiskCache, FileState, Key, MemoryCache, stack_key
+from dicomdl.storage.cache import layout as layout_module
+from dicomdl.storage.cache.disk import DiskCache
+from dicomdl.storage.cache.entries import Arrays
+from dicomdl.storage.cache.keys import FileState, Key, stack_key
+from dicomdl.storage.cache.memory import MemoryCache
 
 Array = NDArray[Any]
 Where = tuple[slice, slice, slice]
@@ -35,7 +38,11 @@ PLACES = 40
 def body(slices: int) -> Array:
     """A body in air as a CT shows it: 12 bits with noise, nothing outside of the field of view."""
     y, x = np.mgrid[-1:1:512j, -1:1:512j]
-    tissue = np.where((x / 0.8) ** 2 + (y / 0.6) ** 2 < 1, 60 * np.sin(9 * x) * np.cos(7 * y) + 250 * (x * y > 0.12), -1000)
+    tissue = np.where(
+        (x / 0.8) ** 2 + (y / 0.6) ** 2 < 1,
+        60 * np.sin(9 * x) * np.cos(7 * y) + 250 * (x * y > 0.12),
+        -1000,
+    )
     noise = np.random.default_rng(0).normal(0, 18, (slices, 512, 512)).astype(np.float32)
     values = np.rint(tissue.astype(np.float32) + noise).astype(np.int16)
     values[:, x**2 + y**2 > 1] = -2048
@@ -44,8 +51,13 @@ def body(slices: int) -> Array:
 
 def places(shape: tuple[int, ...]) -> list[Where]:
     rng = np.random.default_rng(1)
-    corners = [[int(rng.integers(0, max(1, n - p + 1))) for n, p in zip(shape, PATCH, strict=True)] for _ in range(PLACES)]
-    return [tuple(slice(a, a + p) for a, p in zip(corner, PATCH, strict=True)) for corner in corners]  # type: ignore[misc]
+    corners = [
+        [int(rng.integers(0, max(1, n - p + 1))) for n, p in zip(shape, PATCH, strict=True)]
+        for _ in range(PLACES)
+    ]
+    return [
+        tuple(slice(a, a + p) for a, p in zip(corner, PATCH, strict=True)) for corner in corners
+    ]  # type: ignore[misc]
 
 
 def never() -> Arrays:
@@ -100,9 +112,21 @@ class Race:
     def blosc2(self, chunks: tuple[int, int, int], blocks: tuple[int, int, int]) -> Task:
         import blosc2
 
-        parameters = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+        parameters = {
+            "codec": blosc2.Codec.LZ4,
+            "clevel": 5,
+            "filters": [blosc2.Filter.SHUFFLE],
+            "nthreads": 1,
+        }
         path = self.scratch / f"peer-{chunks[1]}.b2nd"
-        blosc2.asarray(self.values, chunks=chunks, blocks=blocks, cparams=parameters, urlpath=str(path), mode="w")
+        blosc2.asarray(
+            self.values,
+            chunks=chunks,
+            blocks=blocks,
+            cparams=parameters,
+            urlpath=str(path),
+            mode="w",
+        )
         stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
         return self.reading(lambda where: stored[where])
 
@@ -131,17 +155,38 @@ def race_patches(values: Array, scratch: Path, repeat: int) -> None:
         Contender("dicomdl disk raw, opened", lambda: one.ours(raw)),
         Contender("floor: np.memmap of an .npy", one.npy),
         Contender("dicomdl disk raw, first touch", lambda: one.first_touch(one.disk("raw"), False)),
-        Contender("dicomdl disk raw, first touch, not verified", lambda: one.first_touch(one.disk("raw"), True)),
+        Contender(
+            "dicomdl disk raw, first touch, not verified",
+            lambda: one.first_touch(one.disk("raw"), True),
+        ),
         Contender("dicomdl disk raw, network file system", lambda: one.ours(network)),
         Contender("dicomdl memory", lambda: one.ours(memory)),
         Contender("dicomdl disk blosc2", lambda: one.ours(small)),
-        Contender("blosc2, chunks 64^3, blocks 16 x 32 x 32", lambda: one.blosc2((64, 64, 64), (16, 32, 32))),
-        Contender("blosc2, chunks 64 x 128 x 128, 16 x 64 x 64", lambda: one.blosc2((64, 128, 128), (16, 64, 64))),
+        Contender(
+            "blosc2, chunks 64^3, blocks 16 x 32 x 32",
+            lambda: one.blosc2((64, 64, 64), (16, 32, 32)),
+        ),
+        Contender(
+            "blosc2, chunks 64 x 128 x 128, 16 x 64 x 64",
+            lambda: one.blosc2((64, 128, 128), (16, 64, 64)),
+        ),
         Contender("zarr, chunks 32 x 64 x 64", one.zarr),
     ]
-    race(f"patches {' x '.join(map(str, PATCH))} out of {' x '.join(map(str, values.shape))}", contenders, repeat=repeat, units=PLACES)
-    sizes = {name: sum(file.stat().st_size for file in (scratch / name).glob("*.entry")) for name in ("raw", "small")}
-    print("size / values: " + ", ".join(f"{name} {size / values.nbytes:.2f}" for name, size in sizes.items()) + "\n")
+    race(
+        f"patches {' x '.join(map(str, PATCH))} out of {' x '.join(map(str, values.shape))}",
+        contenders,
+        repeat=repeat,
+        units=PLACES,
+    )
+    sizes = {
+        name: sum(file.stat().st_size for file in (scratch / name).glob("*.entry"))
+        for name in ("raw", "small")
+    }
+    print(
+        "size / values: "
+        + ", ".join(f"{name} {size / values.nbytes:.2f}" for name, size in sizes.items())
+        + "\n"
+    )
 
 
 def race_checksums(values: Array, repeat: int) -> None:
@@ -158,7 +203,9 @@ def race_checksums(values: Array, repeat: int) -> None:
         return over(xxhash.xxh3_64_intdigest)
 
     contenders = [
-        Contender("dicomdl (libdeflate's crc32 if it is there)", lambda: over(entries._checksum())),
+        Contender(
+            "dicomdl (libdeflate's crc32 if it is there)", lambda: over(layout_module.checksum_of())
+        ),
         Contender("zlib.crc32", lambda: over(zlib.crc32)),
         Contender("xxhash xxh3_64", xxh3),
         Contender("floor: copy", lambda: over(np.copy)),
@@ -184,7 +231,10 @@ def race_writing(values: Array, scratch: Path, repeat: int) -> None:
         Contender("dicomdl disk raw", lambda: write(DiskCache(scratch / "w1", max_bytes=limit))),
         Contender("floor: write", lambda: functools.partial(plain, False)),
         Contender("write and fsync", lambda: functools.partial(plain, True)),
-        Contender("dicomdl disk blosc2", lambda: write(DiskCache(scratch / "w2", max_bytes=limit, format="blosc2"))),
+        Contender(
+            "dicomdl disk blosc2",
+            lambda: write(DiskCache(scratch / "w2", max_bytes=limit, format="blosc2")),
+        ),
         Contender("dicomdl memory", lambda: write(MemoryCache(limit))),
     ]
     race("storing it", contenders, repeat=repeat)
@@ -208,7 +258,9 @@ def tell_overhead(scratch: Path) -> None:
     told = {
         "look-up of an opened entry": lambda: made.get(key, never),
         "opening an entry": reopen,
-        "a key of 128 files, asked for again": lambda: stack_key([FileState.of(path, f"1.2.{path}") for path in files], {"a": "b"}),
+        "a key of 128 files, asked for again": lambda: stack_key(
+            [FileState.of(path, f"1.2.{path}") for path in files], {"a": "b"}
+        ),
     }
     for name, task in told.items():
         task()

@@ -57,15 +57,23 @@ PLUGINS = {
 def body(rows: int, columns: int) -> Array:
     """A body in air of 12 bits with noise, as `phantom_ct` draws it, of any size."""
     y, x = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
-    values = np.where((x / 0.8) ** 2 + (y / 0.6) ** 2 < 1, 1064 + 60 * np.sin(9 * x) * np.cos(7 * y) + 250 * (x * y > 0.12), 24)
-    return np.clip(np.rint(values + np.random.default_rng(0).normal(0, 18, values.shape)), 0, 4095).astype("<u2")
+    values = np.where(
+        (x / 0.8) ** 2 + (y / 0.6) ** 2 < 1,
+        1064 + 60 * np.sin(9 * x) * np.cos(7 * y) + 250 * (x * y > 0.12),
+        24,
+    )
+    return np.clip(
+        np.rint(values + np.random.default_rng(0).normal(0, 18, values.shape)), 0, 4095
+    ).astype("<u2")
 
 
 def compare_overhead(scratch: Path, repeat: int) -> None:
     import dicomdl
     from dicomdl.headers.reader import read_frames
 
-    print("read_frame from the file / the bare codec in memory   [medians of ratios of pairs; ms of the bare codec]")
+    print(
+        "read_frame from the file / the bare codec in memory   [medians of ratios of pairs; ms of the bare codec]"
+    )
     for codec, uid in phantom_ct.CODECS.items():
         told = []
         for rows, columns in ((512, 512), (3000, 2000)):
@@ -74,16 +82,28 @@ def compare_overhead(scratch: Path, repeat: int) -> None:
             frame, bare = read_frames(path)[0], BARE[codec]
             assert np.array_equal(dicomdl.read_frame(frame), image), codec
             rounds = repeat * (20 if rows == 512 else 3)
-            pairs = paired(functools.partial(dicomdl.read_frame, frame), functools.partial(bare, stream), rounds)
-            told.append(f"{rows} x {columns}: {ratio_of(pairs):5.2f} ({1e3 * statistics.median(b for _, b in pairs):7.2f} ms)")
+            pairs = paired(
+                functools.partial(dicomdl.read_frame, frame),
+                functools.partial(bare, stream),
+                rounds,
+            )
+            told.append(
+                f"{rows} x {columns}: {ratio_of(pairs):5.2f} ({1e3 * statistics.median(b for _, b in pairs):7.2f} ms)"
+            )
             if codec == "htj2k":
-                openjph = paired(functools.partial(imagecodecs.htj2k_decode, stream), functools.partial(bare, stream), repeat * 3)
+                openjph = paired(
+                    functools.partial(imagecodecs.htj2k_decode, stream),
+                    functools.partial(bare, stream),
+                    repeat * 3,
+                )
                 told[-1] += f" [OpenJPH / OpenJPEG {ratio_of(openjph):.2f}]"
         print(f"  {codec:<16}" + "   ".join(told), flush=True)
     print()
 
 
-def paired(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> list[tuple[float, float]]:
+def paired(
+    first: Callable[[], Any], second: Callable[[], Any], rounds: int
+) -> list[tuple[float, float]]:
     """(seconds of the first, seconds of the second), one after the other, so that what slows the machine slows both."""
     first(), second()
     found = []
@@ -106,7 +126,9 @@ def write_frames(path: Path, frames: list[Array], uid: UID) -> tuple[Path, bytes
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = uid
     header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID = UltrasoundMultiFrameImageStorage
-    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(f"{phantom_ct.ROOT_UID}.9.{len(frames)}")
+    header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = UID(
+        f"{phantom_ct.ROOT_UID}.9.{len(frames)}"
+    )
     header.StudyInstanceUID = header.SeriesInstanceUID = UID(f"{phantom_ct.ROOT_UID}.9")
     header.Modality, header.PatientID, header.NumberOfFrames = "US", "BENCH", len(frames)
     header.Rows, header.Columns = frames[0].shape[:2]
@@ -136,7 +158,9 @@ def race_volume(codec: str, slices: int, scratch: Path, repeat: int) -> None:
     import dicomdl
 
     folder = phantom_ct.compressed_folder(codec, slices)
-    stack = dicomdl.scan(folder, out=scratch / f"{codec}.index", workers=1, progress=False).stacks[0]
+    stack = dicomdl.scan(folder, out=scratch / f"{codec}.index", workers=1, progress=False).stacks[
+        0
+    ]
     truth = dicomdl.read_volume(stack).array
     paths = [os.fsdecode(source.path) for source in stack.sources]
 
@@ -147,7 +171,12 @@ def race_volume(codec: str, slices: int, scratch: Path, repeat: int) -> None:
         return "" if np.array_equal(answer, truth) else "WRONG VALUES"
 
     peers = [
-        Contender(f"pydicom loop, {plugin}", lambda plugin=plugin: pydicom_loop(paths, plugin), check=check) for plugin in PLUGINS[codec]
+        Contender(
+            f"pydicom loop, {plugin}",
+            lambda plugin=plugin: pydicom_loop(paths, plugin),
+            check=check,
+        )
+        for plugin in PLUGINS[codec]
     ]
     race(
         f"{slices} slices of {codec}, 512 x 512, as HU",
@@ -164,7 +193,12 @@ def pydicom_loop(paths: list[str], plugin: str) -> Task:
     import pydicom
     from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
-    if plugin not in get_decoder(pydicom.dcmread(paths[0], stop_before_pixels=True).file_meta.TransferSyntaxUID).available_plugins:
+    if (
+        plugin
+        not in get_decoder(
+            pydicom.dcmread(paths[0], stop_before_pixels=True).file_meta.TransferSyntaxUID
+        ).available_plugins
+    ):
         raise ImportError(plugin)
 
     def task() -> Array:
@@ -172,7 +206,10 @@ def pydicom_loop(paths: list[str], plugin: str) -> Task:
         for path in paths:
             dataset = pydicom.dcmread(path)
             stored = pixel_array(dataset, decoding_plugin=plugin)
-            slices.append(stored.astype(np.int16) * np.int16(dataset.RescaleSlope) + np.int16(dataset.RescaleIntercept))
+            slices.append(
+                stored.astype(np.int16) * np.int16(dataset.RescaleSlope)
+                + np.int16(dataset.RescaleIntercept)
+            )
         return np.stack(slices)
 
     return task
@@ -193,7 +230,11 @@ def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
     frames = []
     for number in range(120):
         grey = np.clip(128 + 100 * np.sin((x + 3 * number) / 40) * np.cos(y / 35) + noise, 0, 255)
-        frames.append(np.stack([grey, 255 - grey, (grey + x) % 256], axis=-1).astype("u1") if colour else grey.astype("u1"))
+        frames.append(
+            np.stack([grey, 255 - grey, (grey + x) % 256], axis=-1).astype("u1")
+            if colour
+            else grey.astype("u1")
+        )
     name = "colour" if colour else "grey"
     path, _ = write_frames(scratch / f"cine-{name}.dcm", frames, JPEGBaseline8Bit)
     index = dicomdl.scan(path, out=scratch / f"cine-{name}.index", workers=1, progress=False)
@@ -210,10 +251,18 @@ def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
         f"Frame 60 of a JPEG cine of 120 frames of 480 x 640, {name}",
         [
             contender("floor: imagecodecs, in memory", lambda: imagecodecs.jpeg8_decode(stream)),
-            contender("dicomdl.read_frame(index.frame(59))", lambda: dicomdl.read_frame(index.frame(59))),
-            contender("dicomdl.read_frame(index.source(59))", lambda: dicomdl.read_frame(index.source(59))),
+            contender(
+                "dicomdl.read_frame(index.frame(59))", lambda: dicomdl.read_frame(index.frame(59))
+            ),
+            contender(
+                "dicomdl.read_frame(index.source(59))", lambda: dicomdl.read_frame(index.source(59))
+            ),
             contender("pydicom pixel_array(path, index=59)", lambda: pixel_array(path, index=59)),
-            contender("pydicom dcmread, pixel_array[59]", lambda: pydicom.dcmread(path).pixel_array[59], "decodes all frames"),
+            contender(
+                "pydicom dcmread, pixel_array[59]",
+                lambda: pydicom.dcmread(path).pixel_array[59],
+                "decodes all frames",
+            ),
         ],
         repeat=10 * repeat,
     )
@@ -232,8 +281,10 @@ def race_reduced(scratch: Path, repeat: int) -> None:
         path, _ = write_frames(scratch / f"reduced-{codec}.dcm", [image], phantom_ct.CODECS[codec])
         frame = read_frames(path)[0]
         for reduce in (0, 1, 2, 3):
-            task = lambda frame=frame, reduce=reduce: dicomdl.read_frame(frame, reduce=reduce)  # noqa: E731
-            contenders.append(Contender(f"dicomdl.read_frame, {codec}, reduce={reduce}", lambda task=task: task))
+            task = lambda frame=frame, reduce=reduce: dicomdl.read_frame(frame, reduce=reduce)
+            contenders.append(
+                Contender(f"dicomdl.read_frame, {codec}, reduce={reduce}", lambda task=task: task)
+            )
     race("One frame of 3000 x 2000 at lower resolutions", contenders, repeat=repeat)
 
 

@@ -40,8 +40,13 @@ class Frames:
         import dicomdl
 
         if self._index is None:
-            self._index = dicomdl.scan(self.folder, out=self.scratch / self.folder.name, workers=1, progress=False)
-        number_of = {os.fsdecode(self._index.source(number).path): number for number in range(len(self._index))}
+            self._index = dicomdl.scan(
+                self.folder, out=self.scratch / self.folder.name, workers=1, progress=False
+            )
+        number_of = {
+            os.fsdecode(self._index.source(number).path): number
+            for number in range(len(self._index))
+        }
         return self._index, [number_of[path] for path in self.paths]
 
 
@@ -53,7 +58,10 @@ def reading(items: Sequence[Any], read: Callable[[Any], Array], truth: Sequence[
         nonlocal checked
         if not checked:
             checked = True
-            return sum(not np.array_equal(read(item), expected) for item, expected in zip(items, truth, strict=True))
+            return sum(
+                not np.array_equal(read(item), expected)
+                for item, expected in zip(items, truth, strict=True)
+            )
         for item in items:
             read(item)
         return 0
@@ -131,7 +139,9 @@ def codestreams(paths: Sequence[str]) -> list[bytes]:
     import pydicom
     from pydicom.encaps import generate_frames
 
-    return [next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)) for path in paths]
+    return [
+        next(generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)) for path in paths
+    ]
 
 
 def decode_rle(stream: bytes) -> Array:
@@ -158,13 +168,38 @@ def race_uncompressed(frames: Frames, repeat: int) -> None:
     race(
         f"{len(paths)} uncompressed frames of 512 x 512 in random order, per frame",
         [
-            Contender("floor: preadv into a fresh array", lambda: reading(paths, bare_read, truth), check=none_wrong),
-            Contender("dicomdl.read_frame(index.frame(i))", lambda: dicomdl_frames(frames, truth), check=none_wrong),
-            Contender("dicomdl.read_frame(index.source(i))", lambda: dicomdl_sources(frames, truth), check=none_wrong),
-            Contender("dicomdl.FrameDataset[i]", lambda: dicomdl_dataset(frames), "windowed float32 tensor, identifiers"),
-            Contender("pydicom pixel_array", lambda: pydicom_frames(paths, truth), check=none_wrong),
-            Contender("SimpleITK ReadImage", lambda: simpleitk_frames(paths, truth), "rescaled", none_wrong),
-            Contender("dicomsdl pixelData", lambda: dicomsdl_frames(paths, truth), check=none_wrong),
+            Contender(
+                "floor: preadv into a fresh array",
+                lambda: reading(paths, bare_read, truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "dicomdl.read_frame(index.frame(i))",
+                lambda: dicomdl_frames(frames, truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "dicomdl.read_frame(index.source(i))",
+                lambda: dicomdl_sources(frames, truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "dicomdl.FrameDataset[i]",
+                lambda: dicomdl_dataset(frames),
+                "windowed float32 tensor, identifiers",
+            ),
+            Contender(
+                "pydicom pixel_array", lambda: pydicom_frames(paths, truth), check=none_wrong
+            ),
+            Contender(
+                "SimpleITK ReadImage",
+                lambda: simpleitk_frames(paths, truth),
+                "rescaled",
+                none_wrong,
+            ),
+            Contender(
+                "dicomsdl pixelData", lambda: dicomsdl_frames(paths, truth), check=none_wrong
+            ),
         ],
         repeat=repeat,
         units=len(paths),
@@ -180,12 +215,37 @@ def race_compressed(codec: str, frames: Frames, repeat: int) -> None:
     race(
         f"{len(streams)} frames of {codec}, 512 x 512, 12 bits, {ratio:.2f} : 1, per frame",
         [
-            Contender(f"floor: imagecodecs, {codec}, in memory", lambda: reading(streams, DECODERS[codec], truth), check=none_wrong),
-            Contender("dicomdl.read_frame(index.frame(i))", lambda: dicomdl_frames(frames, truth), check=none_wrong),
-            Contender("dicomdl.read_frame(index.source(i))", lambda: dicomdl_sources(frames, truth), check=none_wrong),
-            Contender("pydicom pixel_array, pylibjpeg", lambda: pydicom_frames(paths, truth, "pylibjpeg"), check=none_wrong),
-            Contender("pydicom pixel_array, gdcm", lambda: pydicom_frames(paths, truth, "gdcm"), check=none_wrong),
-            Contender("SimpleITK ReadImage", lambda: simpleitk_frames(paths, truth), "rescaled", none_wrong),
+            Contender(
+                f"floor: imagecodecs, {codec}, in memory",
+                lambda: reading(streams, DECODERS[codec], truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "dicomdl.read_frame(index.frame(i))",
+                lambda: dicomdl_frames(frames, truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "dicomdl.read_frame(index.source(i))",
+                lambda: dicomdl_sources(frames, truth),
+                check=none_wrong,
+            ),
+            Contender(
+                "pydicom pixel_array, pylibjpeg",
+                lambda: pydicom_frames(paths, truth, "pylibjpeg"),
+                check=none_wrong,
+            ),
+            Contender(
+                "pydicom pixel_array, gdcm",
+                lambda: pydicom_frames(paths, truth, "gdcm"),
+                check=none_wrong,
+            ),
+            Contender(
+                "SimpleITK ReadImage",
+                lambda: simpleitk_frames(paths, truth),
+                "rescaled",
+                none_wrong,
+            ),
         ],
         repeat=repeat,
         units=len(streams),
@@ -202,9 +262,15 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="dicomdl-benchmark-") as scratch_name:
         scratch = Path(scratch_name)
-        race_uncompressed(Frames(phantom_ct.ct_folder(given.slices), given.frames, scratch), given.repeat)
+        race_uncompressed(
+            Frames(phantom_ct.ct_folder(given.slices), given.frames, scratch), given.repeat
+        )
         for codec in phantom_ct.CODECS if given.compressed else ():
-            race_compressed(codec, Frames(phantom_ct.compressed_folder(codec), given.compressed, scratch), given.repeat)
+            race_compressed(
+                codec,
+                Frames(phantom_ct.compressed_folder(codec), given.compressed, scratch),
+                given.repeat,
+            )
 
 
 if __name__ == "__main__":

@@ -27,10 +27,26 @@ import numpy as np
 import phantom_ct
 from rounds import arguments
 
+from dicomdl.index import building as building_module
+from dicomdl.index import generations as generations_module
+from dicomdl.index import schema as schema_module
+
 SLICES = 100
 # What a loader asks of a frame beside its pixels: identifiers, rescale, position.
-WANTED = ("patient_id", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "image_position_patient", "rescale_slope")
-GOALS = {"open_index": 10.0, "first index.frame(i)": 1.0, "select(modality='CT')": 50.0, "print(index)": 500.0}  # ms
+WANTED = (
+    "patient_id",
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_instance_uid",
+    "image_position_patient",
+    "rescale_slope",
+)
+GOALS = {
+    "open_index": 10.0,
+    "first index.frame(i)": 1.0,
+    "select(modality='CT')": 50.0,
+    "print(index)": 500.0,
+}  # ms
 
 
 # --- the index --------------------------------------------------------------------------------------------------------
@@ -46,7 +62,10 @@ def repeated_index(folder: Path, frames: int) -> Path:
     from dicomdl.index import table as tables
 
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
-    out = folder / f"index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
+    out = (
+        folder
+        / f"index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
+    )
     if not out.exists():
         for outdated in folder.glob(f"index-{frames}-*"):
             shutil.rmtree(outdated)
@@ -71,23 +90,34 @@ def _seed_index(scratch: Path) -> Path:
 
 
 def _repeat_index(seed: Path, out: Path, series: int) -> None:
-    from dicomdl.index import table as tables
 
-    generation = tables.read_manifest(str(seed))["generation"]
-    one = {name: tables.map_table(str(seed), generation, name) for name in tables.TABLES}
+    generation = generations_module.read_manifest(str(seed))["generation"]
+    one = {
+        name: generations_module.map_table(str(seed), generation, name)
+        for name in schema_module.TABLES
+    }
     chance = np.random.default_rng(0)
     rows = np.tile(np.arange(SLICES), series)
     number = np.repeat(np.arange(series), SLICES)
-    paths = [b"/data/archive/%05d/%016x.dcm" % (n, token) for n, token in zip(number, chance.integers(0, 2**62, len(rows)), strict=True)]
+    paths = [
+        b"/data/archive/%05d/%016x.dcm" % (n, token)
+        for n, token in zip(number, chance.integers(0, 2**62, len(rows)), strict=True)
+    ]
     repeated = {
-        "files": _replaced(one["files"].take(rows), {"path": paths, "file_mtime_ns": 10**18 + chance.integers(0, 10**17, len(rows))}),
-        "frames": _replaced(one["frames"].take(rows), _frame_values(one["frames"], number, rows, chance)),
+        "files": _replaced(
+            one["files"].take(rows),
+            {"path": paths, "file_mtime_ns": 10**18 + chance.integers(0, 10**17, len(rows))},
+        ),
+        "frames": _replaced(
+            one["frames"].take(rows), _frame_values(one["frames"], number, rows, chance)
+        ),
         "stacks": _replaced(
-            one["stacks"].take(np.zeros(series, np.int64)), {"frame_start": np.arange(series) * SLICES, "series": np.arange(series)}
+            one["stacks"].take(np.zeros(series, np.int64)),
+            {"frame_start": np.arange(series) * SLICES, "series": np.arange(series)},
         ),
         "problems": one["problems"],
     }
-    tables.publish(str(out), repeated, {"options": {}, "passed_over": {}})
+    generations_module.publish(str(out), repeated, {"options": {}, "passed_over": {}})
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:
@@ -96,10 +126,12 @@ def _replaced(table: Any, columns: dict[str, Any]) -> Any:
 
     for name, values in columns.items():
         table = table.with_column(name, values)
-    encoded = tables.encoded(tables.Table(table.arrow.select(list(columns)))).arrow
+    encoded = building_module.encoded(tables.Table(table.arrow.select(list(columns)))).arrow
     arrow = table.arrow
     for name in columns:
-        arrow = arrow.set_column(arrow.schema.get_field_index(name), encoded.schema.field(name), encoded.column(name))
+        arrow = arrow.set_column(
+            arrow.schema.get_field_index(name), encoded.schema.field(name), encoded.column(name)
+        )
     return tables.Table(arrow)
 
 
@@ -111,7 +143,10 @@ def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator)
     seconds = chance.integers(0, 86_399, len(rows))
     return {
         "file": np.arange(len(rows)),
-        "sop_instance_uid": [f"{root}.5.{n}.{row + 1}.{token}" for n, row, token in zip(number, rows, seconds * 7919, strict=True)],
+        "sop_instance_uid": [
+            f"{root}.5.{n}.{row + 1}.{token}"
+            for n, row, token in zip(number, rows, seconds * 7919, strict=True)
+        ],
         "series_instance_uid": [f"{root}.3.{n}.{n * 104_729}" for n in number],
         "study_instance_uid": [f"{root}.2.{n // 2}.{n // 2 * 104_729}" for n in number],
         "frame_of_reference_uid": [f"{root}.4.{n}" for n in number],
@@ -119,7 +154,9 @@ def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator)
         "modality": ["CT" if n % 2 else "MR" for n in number],
         "image_position_patient": list(positions),
         "slice_location": positions[:, 2],
-        "content_time": [f"{s // 3600:02d}{s // 60 % 60:02d}{s % 60:02d}.{s * 31 % 1000:03d}" for s in seconds],
+        "content_time": [
+            f"{s // 3600:02d}{s // 60 % 60:02d}{s % 60:02d}.{s * 31 % 1000:03d}" for s in seconds
+        ],
         "acquisition_time": [f"{s // 3600:02d}{s // 60 % 60:02d}{s % 60:02d}" for s in seconds],
         "byte_offset": 9000 + chance.integers(0, 200, len(rows)),
     }
@@ -152,7 +189,7 @@ def first_uses(folder: str, row: int) -> dict[str, float]:
     timed("print(index)", lambda: str(index))
     data = timed("pickle the index", lambda: pickle.dumps(index))
     selected = timed("pickle a selection", lambda: pickle.dumps(selection))
-    timed("unpickle a selection", lambda: len(pickle.loads(selected)))  # noqa: S301 - bytes of our own
+    timed("unpickle a selection", lambda: len(pickle.loads(selected)))
     return measured | {
         "bytes of the index": len(data),
         "bytes of a selection": len(selected),
@@ -172,18 +209,29 @@ def time_first_uses(folder: Path, repeat: int, frames: int) -> None:
     """Print the medians over `repeat` fresh processes."""
     runs = []
     for round_number in range(repeat + 1):
-        command = [sys.executable, __file__, "--first-uses", str(folder), str((round_number * 7919 + frames // 2) % frames)]
+        command = [
+            sys.executable,
+            __file__,
+            "--first-uses",
+            str(folder),
+            str((round_number * 7919 + frames // 2) % frames),
+        ]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         runs.append(json.loads(output.splitlines()[-1]))
     runs = runs[1:]  # the first process warmed the page cache
-    print(f"Index of {int(runs[0]['frames'])} frames, {int(runs[0]['selected'])} of them selected; fresh processes   [medians]")
+    print(
+        f"Index of {int(runs[0]['frames'])} frames, {int(runs[0]['selected'])} of them selected; fresh processes   [medians]"
+    )
     for name in runs[0]:
         if name in ("frames", "selected"):
             continue
         median = statistics.median(run[name] for run in runs)
         unit = "bytes" if name.startswith("bytes") else "ms"
         goal = 4000.0 if unit == "bytes" else GOALS.get(name)
-        print(f"  {name:<44}{median:>10.{0 if unit == 'bytes' else 3}f} {unit:<6}" + (f" goal {goal:g}" if goal else ""))
+        print(
+            f"  {name:<44}{median:>10.{0 if unit == 'bytes' else 3}f} {unit:<6}"
+            + (f" goal {goal:g}" if goal else "")
+        )
     print(flush=True)
 
 
@@ -194,7 +242,10 @@ def private_dirty_mb() -> float:
     """Private dirty memory of this process in MB; where the system does not say, its unique set size."""
     try:
         with open("/proc/self/smaps_rollup") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty")) / 1024
+            return (
+                next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+                / 1024
+            )
     except (OSError, StopIteration):
         import psutil
 
@@ -232,7 +283,9 @@ def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
             answer: tuple[list[float], float] = answers.get(timeout=1)
         except queue.Empty:
             if not process.is_alive() and answers.empty():
-                raise RuntimeError(f"the worker ended with exit code {process.exitcode} and gave no figures") from None
+                raise RuntimeError(
+                    f"the worker ended with exit code {process.exitcode} and gave no figures"
+                ) from None
             continue
         process.join()
         return answer
@@ -244,19 +297,28 @@ def print_memory(folder: Path, lookups: int) -> None:
 
     index = dicomdl.open_index(folder)
     without, _ = memory_of_worker(None, lookups)
-    print(f"Private dirty memory of a spawned worker above one with the same imports ({without[-1]:.1f} MB), {lookups} look-ups   [MB]")
+    print(
+        f"Private dirty memory of a spawned worker above one with the same imports ({without[-1]:.1f} MB), {lookups} look-ups   [MB]"
+    )
     for name, part in (("the index", index), ("a selection", index.select(modality="CT"))):
         measured, microseconds = memory_of_worker(part, lookups)
         above = [with_index - base for with_index, base in zip(measured, without, strict=True)]
         course = " ".join(f"{value:.1f}" for value in above)
-        print(f"  {name:<16}{above[-1]:>8.1f}   goal 10, flat   over the epoch: {course}   {microseconds:.1f} us a look-up", flush=True)
+        print(
+            f"  {name:<16}{above[-1]:>8.1f}   goal 10, flat   over the epoch: {course}   {microseconds:.1f} us a look-up",
+            flush=True,
+        )
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--first-uses"]:
         print(json.dumps(first_uses(sys.argv[2], int(sys.argv[3]))))
         return
-    given = arguments(__doc__, frames=(1_000_000, "frames of the index"), lookups=(200_000, "look-ups of the memory epoch"))
+    given = arguments(
+        __doc__,
+        frames=(1_000_000, "frames of the index"),
+        lookups=(200_000, "look-ups of the memory epoch"),
+    )
     try:
         folder = repeated_index(phantom_ct.data_folder(), given.frames)
     except (ImportError, AttributeError) as error:

@@ -67,7 +67,10 @@ PRIVATE_VRS = ("SL", "SS", "DS", "FL", "LO", "SH", "UL", "DS", "US", "IS", "FD",
 
 def data_folder() -> Path:
     """Where benchmark data are kept between runs."""
-    return Path(os.environ.get("DICOMDL_BENCHMARK_DATA") or Path(tempfile.gettempdir()) / "dicomdl-benchmark")
+    return Path(
+        os.environ.get("DICOMDL_BENCHMARK_DATA")
+        or Path(tempfile.gettempdir()) / "dicomdl-benchmark"
+    )
 
 
 def ct_folder(slices: int = 2048) -> Path:
@@ -82,7 +85,9 @@ def series_folders(folder: Path) -> list[Path]:
 
 def files_below(folder: Path) -> list[str]:
     """Every file below `folder`, sorted."""
-    return sorted(os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    return sorted(
+        os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names
+    )
 
 
 def compressed_folder(codec: str, slices: int = 32) -> Path:
@@ -116,7 +121,9 @@ def _write_ct(folder: Path, slices: int, syntax: UID = ExplicitVRLittleEndian) -
         subfolder = folder / f"series{number:04d}"
         subfolder.mkdir()
         count = min(SLICES_PER_SERIES, slices - first)
-        names = chance.sample([f"{ROOT_UID}.{number}.{z}.{chance.randrange(10**9)}" for z in range(count)], count)
+        names = chance.sample(
+            [f"{ROOT_UID}.{number}.{z}.{chance.randrange(10**9)}" for z in range(count)], count
+        )
         for z, name in enumerate(names):
             vary_slice(header, number, z, count, chance)
             set_pixels(header, pixels.slice(z), syntax)
@@ -137,7 +144,11 @@ class SlicePixels:
 
     def slice(self, z: int) -> NDArray[np.uint16]:
         """The stored values of slice z, (512, 512) uint16."""
-        organs = 1064 + 60 * np.sin(9 * self._x + 0.05 * z) * np.cos(7 * self._y - 0.03 * z) + 250 * (self._x * self._y > 0.12)
+        organs = (
+            1064
+            + 60 * np.sin(9 * self._x + 0.05 * z) * np.cos(7 * self._y - 0.03 * z)
+            + 250 * (self._x * self._y > 0.12)
+        )
         row, column = self._random.integers(0, ROWS), self._random.integers(0, COLUMNS)
         noise = self._noise[row : row + ROWS, column : column + COLUMNS]
         values = np.where(self._inside, organs, 24) + noise
@@ -179,12 +190,16 @@ def series_header(number: int, chance: random.Random, syntax: UID) -> Dataset:
 def vary_slice(header: Dataset, series: int, z: int, slices: int, chance: random.Random) -> None:
     """Set what a scanner writes anew for every slice; most of it changes its length too."""
     position = -120.5 + 0.625 * z
-    header.SOPInstanceUID = f"{ROOT_UID}.5.{series}.{z + 1}.{chance.randrange(10 ** chance.randint(6, 9))}"
+    header.SOPInstanceUID = (
+        f"{ROOT_UID}.5.{series}.{z + 1}.{chance.randrange(10 ** chance.randint(6, 9))}"
+    )
     header.InstanceNumber = z + 1
     header.AcquisitionNumber = 1 + z // 64
     header.ImagePositionPatient = [DSfloat(-173.3), DSfloat(-168.25), decimal(position)]
     header.SliceLocation = decimal(position)
-    header.ContentTime = f"1430{z * 60 // slices:02d}.{chance.randrange(10 ** chance.randint(1, 6))}"
+    header.ContentTime = (
+        f"1430{z * 60 // slices:02d}.{chance.randrange(10 ** chance.randint(1, 6))}"
+    )
     header.AcquisitionTime = f"1429{z * 60 // slices:02d}.{chance.randrange(1000)}"
     header.XRayTubeCurrent = chance.randint(80, 440)
     header.Exposure = chance.randint(8, 120)
@@ -194,7 +209,9 @@ def vary_slice(header: Dataset, series: int, z: int, slices: int, chance: random
     header.SmallestImagePixelValue = chance.randint(0, 40)
     header.LargestImagePixelValue = chance.randint(1500, 4095)
     for number, item in enumerate(header.ReferencedImageSequence):
-        item.ReferencedSOPInstanceUID = f"{ROOT_UID}.6.{number}.{chance.randrange(10 ** chance.randint(4, 9))}"
+        item.ReferencedSOPInstanceUID = (
+            f"{ROOT_UID}.6.{number}.{chance.randrange(10 ** chance.randint(4, 9))}"
+        )
     for group, _, count in PRIVATE_BLOCKS:
         for element in range(0, count, 6):
             private = header.get((group, 0x1002 + element))
@@ -213,7 +230,11 @@ def set_pixels(header: Dataset, values: NDArray[np.uint16], syntax: UID) -> None
 
 def encode(values: NDArray[np.uint16], syntax: UID) -> bytes:
     if syntax == JPEG2000Lossless:
-        return bytes(imagecodecs.jpeg2k_encode(values, level=0, codecformat="j2k", reversible=True, bitspersample=12))
+        return bytes(
+            imagecodecs.jpeg2k_encode(
+                values, level=0, codecformat="j2k", reversible=True, bitspersample=12
+            )
+        )
     if syntax == JPEGLosslessSV1:
         return bytes(imagecodecs.jpeg8_encode(values, lossless=True, predictor=1, bitspersample=12))
     if syntax == JPEGLSLossless:
@@ -243,11 +264,17 @@ def decimal(value: float) -> DSfloat:
 def private_value(vr: str, chance: random.Random) -> object:
     """A value of changing length, like those in private blocks."""
     if vr == "DS":
-        return [decimal(chance.uniform(-500, 500)) if chance.random() < 0.5 else decimal(chance.randint(-99, 99))]
+        return [
+            decimal(chance.uniform(-500, 500))
+            if chance.random() < 0.5
+            else decimal(chance.randint(-99, 99))
+        ]
     if vr in ("FL", "FD"):
         return chance.uniform(-500, 500)
     if vr in ("LO", "SH"):
-        return "".join(chance.choices("ABCDEFGHIJ 0123456789", k=chance.randint(2, 14))).strip() or "A"
+        return (
+            "".join(chance.choices("ABCDEFGHIJ 0123456789", k=chance.randint(2, 14))).strip() or "A"
+        )
     if vr == "UI":
         return f"{ROOT_UID}.7.{chance.randrange(10 ** chance.randint(3, 12))}"
     if vr == "IS":
@@ -270,8 +297,12 @@ def _reference(sop_class: str, instance: str) -> Dataset:
 def _add_sequences(header: Dataset, series: int) -> None:
     """Sequences of defined and undefined length, with items of both kinds, one of them nested."""
     header.ProcedureCodeSequence = Sequence([_code("CTCHEST", "CT of the chest")])
-    header.ReferencedStudySequence = Sequence([_reference("1.2.840.10008.3.1.2.3.1", f"{ROOT_UID}.8.{series}")])
-    header.ReferencedImageSequence = Sequence([_reference(CTImageStorage, ROOT_UID) for _ in range(2)])
+    header.ReferencedStudySequence = Sequence(
+        [_reference("1.2.840.10008.3.1.2.3.1", f"{ROOT_UID}.8.{series}")]
+    )
+    header.ReferencedImageSequence = Sequence(
+        [_reference(CTImageStorage, ROOT_UID) for _ in range(2)]
+    )
     header.SourceImageSequence = Sequence([_reference(CTImageStorage, f"{ROOT_UID}.9.{series}")])
     header.CTDIPhantomTypeCodeSequence = Sequence([_code("113691", "IEC Body Dosimetry Phantom")])
     request = Dataset()
@@ -279,7 +310,11 @@ def _add_sequences(header: Dataset, series: int) -> None:
     request.ScheduledProcedureStepID = "SPS1"
     request.ScheduledProtocolCodeSequence = Sequence([_code("5.12", "Routine chest")])
     header.RequestAttributesSequence = Sequence([request])
-    for keyword in ("ReferencedImageSequence", "RequestAttributesSequence", "CTDIPhantomTypeCodeSequence"):
+    for keyword in (
+        "ReferencedImageSequence",
+        "RequestAttributesSequence",
+        "CTDIPhantomTypeCodeSequence",
+    ):
         header[keyword].is_undefined_length = True
     for item in header.ReferencedImageSequence:
         item.is_undefined_length_sequence_item = True
@@ -306,8 +341,12 @@ def _write_small_files(folder: Path, count: int) -> None:
         subfolder = folder / f"{series:05d}"
         subfolder.mkdir()
         of_series = template.replace(b"1777777", b"1%06d" % series)
-        for number in range(series * SLICES_PER_SERIES, min(count, (series + 1) * SLICES_PER_SERIES)):
-            (subfolder / f"{number:07d}.dcm").write_bytes(of_series.replace(b"1888888", b"1%06d" % number))
+        for number in range(
+            series * SLICES_PER_SERIES, min(count, (series + 1) * SLICES_PER_SERIES)
+        ):
+            (subfolder / f"{number:07d}.dcm").write_bytes(
+                of_series.replace(b"1888888", b"1%06d" % number)
+            )
 
 
 REQUIRED: dict[str, object] = {
@@ -413,7 +452,9 @@ OPTIONAL: dict[str, object] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slices", type=int, default=2048)
     parser.add_argument("--small", type=int, default=0, help="also this many tiny files")
     arguments = parser.parse_args()

@@ -46,7 +46,9 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def race(title: str, contenders: Sequence[Contender], *, repeat: int, units: int = 1, unit: str = "ms") -> dict[str, Timing]:
+def race(
+    title: str, contenders: Sequence[Contender], *, repeat: int, units: int = 1, unit: str = "ms"
+) -> dict[str, Timing]:
     """Run the contenders against each other and print the table, each figure divided by `units` (files, frames, ...)."""
     ready, absent = _prepare(contenders)
     seconds: dict[str, list[float]] = {contender.name: [] for contender, _, _ in ready}
@@ -58,7 +60,11 @@ def race(title: str, contenders: Sequence[Contender], *, repeat: int, units: int
             seconds[contender.name].append(time.perf_counter() - start)
             del result
     timings = {
-        contender.name: Timing(contender.name, tuple(seconds[contender.name]), "; ".join(filter(None, (contender.note, found))))
+        contender.name: Timing(
+            contender.name,
+            tuple(seconds[contender.name]),
+            "; ".join(filter(None, (contender.note, found))),
+        )
         for contender, _, found in ready
     }
     print_table(title, timings, units, unit)
@@ -68,7 +74,9 @@ def race(title: str, contenders: Sequence[Contender], *, repeat: int, units: int
     return timings
 
 
-def _prepare(contenders: Sequence[Contender]) -> tuple[list[tuple[Contender, Task, str]], list[tuple[str, str]]]:
+def _prepare(
+    contenders: Sequence[Contender],
+) -> tuple[list[tuple[Contender, Task, str]], list[tuple[str, str]]]:
     """(contender, task, what its check found) of those that can run, (name, reason) of the others."""
     ready, absent = [], []
     for contender in contenders:
@@ -79,7 +87,12 @@ def _prepare(contenders: Sequence[Contender]) -> tuple[list[tuple[Contender, Tas
             absent.append((contender.name, f"absent: {error}"))
             continue
         except Exception as error:  # a peer that cannot do the job must not end the run; the table shows what it said
-            absent.append((contender.name, f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+            absent.append(
+                (
+                    contender.name,
+                    f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                )
+            )
             continue
         ready.append((contender, task, contender.check(result) if contender.check else ""))
         del result
@@ -89,23 +102,36 @@ def _prepare(contenders: Sequence[Contender]) -> tuple[list[tuple[Contender, Tas
 def print_table(title: str, timings: dict[str, Timing], units: int, unit: str) -> None:
     """Medians, the fastest round, and ratios to the first row of each reference."""
     factor = {"s": 1, "ms": 1e3, "us": 1e6}[unit.split("/")[0]] / units
-    references = [name for name in ("dicomdl", "floor") if any(key.startswith(name) for key in timings)]
-    firsts = {name: next(t for key, t in timings.items() if key.startswith(name)) for name in references}
+    references = [
+        name for name in ("dicomdl", "floor") if any(key.startswith(name) for key in timings)
+    ]
+    firsts = {
+        name: next(t for key, t in timings.items() if key.startswith(name)) for name in references
+    }
     print(f"{title}   [{unit}, medians]")
     heads = "".join(f"{'x ' + name:>12}" for name in references)
     print(f"  {'':<44}{'median':>10}{'fastest':>10}{heads}")
     for timing in timings.values():
         ratios = "".join(f"{timing.median / first.median:>12.2f}" for first in firsts.values())
         note = f"   {timing.note}" if timing.note else ""
-        print(f"  {timing.name:<44}{timing.median * factor:>10.2f}{min(timing.seconds) * factor:>10.2f}{ratios}{note}")
+        print(
+            f"  {timing.name:<44}{timing.median * factor:>10.2f}{min(timing.seconds) * factor:>10.2f}{ratios}{note}"
+        )
 
 
 def arguments(description: str | None, **more: tuple[int, str]) -> argparse.Namespace:
     """The command line that the benchmarks share; `more` adds integer options as (default, help)."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default 5)")
     for name, (default, text) in more.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} (default {default})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=default,
+            help=f"{text} (default {default})",
+        )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores"

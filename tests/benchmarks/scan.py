@@ -79,13 +79,16 @@ def dicomdl_scan(folder: Path, scratch: Path) -> Task:
 def dicomdl_headers(paths: Sequence[str]) -> Task:
     """Headers read into Arrow tables with every column, as a worker process does it; without walk, stacks and index."""
     from dicomdl.headers.reader import HeaderReader
-    from dicomdl.jobs.scan import CHUNK_FILES, read_chunk
+    from dicomdl.jobs.engine import CHUNK_FILES, read_chunk
 
     names = [os.fsencode(path) for path in paths]
 
     def task() -> int:
         reader = HeaderReader()
-        return sum(len(read_chunk(reader, names[start : start + CHUNK_FILES], start)[1]) for start in range(0, len(names), CHUNK_FILES))
+        return sum(
+            len(read_chunk(reader, names[start : start + CHUNK_FILES], start)[1])
+            for start in range(0, len(names), CHUNK_FILES)
+        )
 
     return task
 
@@ -157,7 +160,11 @@ def dicomdl_rescan(folder: Path, scratch: Path) -> Task:
 
 
 def main() -> None:
-    given = arguments(__doc__, slices=(2048, "slices in the header scan"), files=(50_000, "tiny files in the rescan"))
+    given = arguments(
+        __doc__,
+        slices=(2048, "slices in the header scan"),
+        files=(50_000, "tiny files in the rescan"),
+    )
     folder = phantom_ct.ct_folder(given.slices)
     paths = phantom_ct.files_below(folder)
 
@@ -170,12 +177,32 @@ def main() -> None:
             f"Header scan of {len(paths)} CT slices, one worker, per file",
             [
                 Contender("floor: open, fstat, pread 16 KiB, close", lambda: system_calls(paths)),
-                Contender("dicomdl.scan, index written", lambda: dicomdl_scan(folder, scratch), "all columns", all_files),
-                Contender("dicomdl.jobs.scan.read_chunk", lambda: dicomdl_headers(paths), "all columns", all_files),
+                Contender(
+                    "dicomdl.scan, index written",
+                    lambda: dicomdl_scan(folder, scratch),
+                    "all columns",
+                    all_files,
+                ),
+                Contender(
+                    "dicomdl.jobs.engine.read_chunk",
+                    lambda: dicomdl_headers(paths),
+                    "all columns",
+                    all_files,
+                ),
                 Contender("gdcm.Scanner", lambda: gdcm_scanner(paths), "25 tags", all_files),
                 Contender("dicomsdl", lambda: dicomsdl_headers(paths), "25 values", all_files),
-                Contender("pydicom, stop_before_pixels", lambda: pydicom_headers(paths, only_wanted=False), "25 values", all_files),
-                Contender("pydicom, specific_tags", lambda: pydicom_headers(paths, only_wanted=True), "25 values", all_files),
+                Contender(
+                    "pydicom, stop_before_pixels",
+                    lambda: pydicom_headers(paths, only_wanted=False),
+                    "25 values",
+                    all_files,
+                ),
+                Contender(
+                    "pydicom, specific_tags",
+                    lambda: pydicom_headers(paths, only_wanted=True),
+                    "25 values",
+                    all_files,
+                ),
             ],
             repeat=given.repeat,
             units=len(paths),

@@ -16,18 +16,28 @@ from synthetic import synthetic_frames
 
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, build_stacks
-from dicomdl.index.table import Table, encoded
+from dicomdl.index.building import encoded
+from dicomdl.index.table import Table
 
 SLICES = 100
 GOAL_S = 20.0
-KEYS = ("patient_id", "study_instance_uid", "series_instance_uid", "sop_class_uid", "instance_number", "sop_instance_uid")
+KEYS = (
+    "patient_id",
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_class_uid",
+    "instance_number",
+    "sop_instance_uid",
+)
 Ints = NDArray[np.int64]
 
 
 def numbered(frames: Table, slices: Ints) -> Table:
     """Frames with an instance number and an instance UID each, whatever their positions."""
     instances = [f"2.25.6.{number}" for number in range(len(slices))]
-    return frames.with_column("instance_number", slices + 1).with_column("sop_instance_uid", instances)
+    return frames.with_column("instance_number", slices + 1).with_column(
+        "sop_instance_uid", instances
+    )
 
 
 def plain(of_series: Ints, slices: Ints) -> Table:
@@ -41,8 +51,12 @@ def two_echoes(of_series: Ints, slices: Ints) -> Table:
 
 def five_times_of_two_echoes(of_series: Ints, slices: Ints) -> Table:
     frames = numbered(synthetic_frames(of_series, slices % 10), slices)
-    frames = frames.with_column("acquisition_time", [f"10{one // 60:02d}{one % 60:02d}" for one in slices.tolist()])
-    return frames.with_column("temporal_position_identifier", slices // 10 % 5).with_column("echo_time", np.where(slices // 50, 4.9, 7.3))
+    frames = frames.with_column(
+        "acquisition_time", [f"10{one // 60:02d}{one % 60:02d}" for one in slices.tolist()]
+    )
+    return frames.with_column("temporal_position_identifier", slices // 10 % 5).with_column(
+        "echo_time", np.where(slices // 50, 4.9, 7.3)
+    )
 
 
 def one_series(of_series: Ints, slices: Ints) -> Table:
@@ -62,13 +76,20 @@ def stacks_of(frames: Table) -> Stacking:
 def expected(count: int, verdict: str, stacking: Stacking) -> str:
     """What is wrong with the stacks, "" when nothing is."""
     verdicts = {stack.verdict for stack in stacking.stacks}
-    return "" if len(stacking.stacks) == count and verdicts == {verdict} else f"{len(stacking.stacks)} stacks, {verdicts}"
+    return (
+        ""
+        if len(stacking.stacks) == count and verdicts == {verdict}
+        else f"{len(stacking.stacks)} stacks, {verdicts}"
+    )
 
 
 def main() -> None:
     given = arguments(__doc__, frames=(1_000_000, "frames in series of 100"))
     frames = given.frames // SLICES * SLICES
-    of_series, slices = np.repeat(np.arange(frames // SLICES), SLICES), np.tile(np.arange(SLICES), frames // SLICES)
+    of_series, slices = (
+        np.repeat(np.arange(frames // SLICES), SLICES),
+        np.tile(np.arange(SLICES), frames // SLICES),
+    )
     kinds: dict[str, tuple[Callable[[Ints, Ints], Table], int]] = {
         "a stack a series": (plain, frames // SLICES),
         "two echoes a series": (two_echoes, 2 * frames // SLICES),
@@ -81,9 +102,15 @@ def main() -> None:
             f"{frames} frames, {name}",
             [
                 Contender(
-                    "dicomdl", lambda table=table: functools.partial(stacks_of, table), "", functools.partial(expected, count, "regular")
+                    "dicomdl",
+                    lambda table=table: functools.partial(stacks_of, table),
+                    "",
+                    functools.partial(expected, count, "regular"),
                 ),
-                Contender("floor: lexsort of six keys", lambda table=table: functools.partial(sort_keys, table)),
+                Contender(
+                    "floor: lexsort of six keys",
+                    lambda table=table: functools.partial(sort_keys, table),
+                ),
             ],
             repeat=given.repeat,
             unit="s",

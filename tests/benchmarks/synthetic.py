@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import build_stacks
+from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import attributes
-from dicomdl.headers.reader import Constant
-from dicomdl.index.table import FILES_SCHEMA, PROBLEMS_SCHEMA, Table, encoded, frames_table, publish, table_of
+from dicomdl.index.building import encoded, frames_table, table_of
+from dicomdl.index.generations import publish
+from dicomdl.index.schema import FILES_SCHEMA, PROBLEMS_SCHEMA
+from dicomdl.index.table import Table
 from dicomdl.jobs.scan import stacks_table
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -26,12 +29,17 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 FRAME_BYTES = 512 * 512 * 2
 
 
-def synthetic_index(folder: str | os.PathLike[str], frames: int = 1_000_000, series: int = 10_000) -> str:
+def synthetic_index(
+    folder: str | os.PathLike[str], frames: int = 1_000_000, series: int = 10_000
+) -> str:
     """Write an index of `series` series of ``frames // series`` slices each into `folder`; returns the folder."""
     of_series, slices = _places(frames, series)
     rows = synthetic_frames(of_series, slices)
     stacking = build_stacks(encoded(rows), Tolerances())
-    paths = [b"/data/archive/%05d/%06x.dcm" % (one, number) for number, one in enumerate(of_series.tolist())]
+    paths = [
+        b"/data/archive/%05d/%06x.dcm" % (one, number)
+        for number, one in enumerate(of_series.tolist())
+    ]
     files = {
         "path": paths,
         "file_bytes": np.full(len(paths), FRAME_BYTES + 9000),
@@ -42,7 +50,9 @@ def synthetic_index(folder: str | os.PathLike[str], frames: int = 1_000_000, ser
     }
     tables = {
         "files": table_of(FILES_SCHEMA, files),
-        "frames": rows.take(stacking.order).with_column("position_in_stack", slices[stacking.order]),
+        "frames": rows.take(stacking.order).with_column(
+            "position_in_stack", slices[stacking.order]
+        ),
         "stacks": stacks_table(stacking),
         "problems": Table(PROBLEMS_SCHEMA.empty_table()),
     }
@@ -60,7 +70,8 @@ def synthetic_frames(of_series: NDArray[np.int64], slices: NDArray[np.int64]) ->
     """The rows of `frames`, one file each, before stacks are built."""
     count = len(of_series)
     columns: dict[str, Any] = {
-        a.name: Constant("" if a.kind == "text" else False if a.kind == "flag" else None, count) for a in attributes()
+        a.name: Constant("" if a.kind == "text" else False if a.kind == "flag" else None, count)
+        for a in attributes()
     }
     per_series = {
         "patient_id": lambda one: f"BENCH-{one // 3:06d}",
@@ -71,19 +82,36 @@ def synthetic_frames(of_series: NDArray[np.int64], slices: NDArray[np.int64]) ->
     }
     numbers = of_series.tolist()
     columns |= {name: [value(one) for one in numbers] for name, value in per_series.items()}
-    columns["sop_instance_uid"] = [f"2.25.5.{one}.{place}" for one, place in zip(numbers, slices.tolist(), strict=True)]
+    columns["sop_instance_uid"] = [
+        f"2.25.5.{one}.{place}" for one, place in zip(numbers, slices.tolist(), strict=True)
+    ]
     columns["instance_number"] = slices + 1
-    shift = np.random.default_rng(0).uniform(-300, 300, (int(of_series.max(initial=-1)) + 1, 3)).round(3)
+    shift = (
+        np.random.default_rng(0)
+        .uniform(-300, 300, (int(of_series.max(initial=-1)) + 1, 3))
+        .round(3)
+    )
     positions = shift[of_series] + np.outer(slices * 2.5, [0, 0, 1])
-    columns["image_position_patient"] = pa.FixedSizeListArray.from_arrays(pa.array(positions.ravel()), 3)
+    columns["image_position_patient"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(positions.ravel()), 3
+    )
     constants: dict[str, Any] = {
         "sop_class_uid": CT,
         "transfer_syntax_uid": EXPLICIT_LITTLE,
         "photometric_interpretation": "MONOCHROME2",
-        **{"rows": 512, "columns": 512, "samples_per_pixel": 1, "planar_configuration": 0, "number_of_frames": 1},
+        **{
+            "rows": 512,
+            "columns": 512,
+            "samples_per_pixel": 1,
+            "planar_configuration": 0,
+            "number_of_frames": 1,
+        },
         **{"bits_allocated": 16, "bits_stored": 12, "high_bit": 11, "pixel_representation": 0},
         **{"rescale_slope": 1.0, "rescale_intercept": -1024.0, "slice_thickness": 2.5},
-        **{"image_orientation_patient": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), "pixel_spacing": (0.7, 0.7)},
+        **{
+            "image_orientation_patient": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+            "pixel_spacing": (0.7, 0.7),
+        },
     }
     columns |= {name: Constant(value, count) for name, value in constants.items()}
     places: dict[str, Any] = {
@@ -99,14 +127,18 @@ def synthetic_frames(of_series: NDArray[np.int64], slices: NDArray[np.int64]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--series", type=int, default=10_000)
     given = parser.parse_args()
     start = time.perf_counter()
     synthetic_index(given.folder, given.frames, given.series)
-    print(f"{given.folder}: {given.frames} frames in {given.series} series, {time.perf_counter() - start:.1f} s")
+    print(
+        f"{given.folder}: {given.frames} frames in {given.series} series, {time.perf_counter() - start:.1f} s"
+    )
 
 
 if __name__ == "__main__":

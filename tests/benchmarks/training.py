@@ -62,7 +62,9 @@ class Way:
 # --- races of ways that make different numbers of samples ---------------------------------------------------------------
 
 
-def race_ways(title: str, ways: Sequence[tuple[Contender, int]], *, repeat: int, unit: str) -> dict[str, Timing]:
+def race_ways(
+    title: str, ways: Sequence[tuple[Contender, int]], *, repeat: int, unit: str
+) -> dict[str, Timing]:
     """As `rounds.race`, but each contender's figures are divided by its own number of samples."""
     ready, absent = _prepare([contender for contender, _ in ways])
     counts = {contender.name: count for contender, count in ways}
@@ -73,7 +75,10 @@ def race_ways(title: str, ways: Sequence[tuple[Contender, int]], *, repeat: int,
             start = time.perf_counter()
             task()
             seconds[contender.name].append((time.perf_counter() - start) / counts[contender.name])
-    timings = {c.name: Timing(c.name, tuple(seconds[c.name]), "; ".join(filter(None, (c.note, fault)))) for c, _, fault in ready}
+    timings = {
+        c.name: Timing(c.name, tuple(seconds[c.name]), "; ".join(filter(None, (c.note, fault))))
+        for c, _, fault in ready
+    }
     print_table(title, timings, 1, unit)
     for name, reason in absent:
         print(f"  {name:<44} {reason}")
@@ -81,7 +86,15 @@ def race_ways(title: str, ways: Sequence[tuple[Contender, int]], *, repeat: int,
     return timings
 
 
-def goal(what: str, timings: dict[str, Timing], one: str, other: str, *, most: float = 0.0, least: float = 0.0) -> None:
+def goal(
+    what: str,
+    timings: dict[str, Timing],
+    one: str,
+    other: str,
+    *,
+    most: float = 0.0,
+    least: float = 0.0,
+) -> None:
     """Say whether the median of `one` is at most `most` times, or `other` at least `least` times, the other's."""
     if one not in timings or other not in timings:
         print(f"  goal {what}: not measured")
@@ -89,7 +102,9 @@ def goal(what: str, timings: dict[str, Timing], one: str, other: str, *, most: f
     mine, its = timings[one].median, timings[other].median
     ratio = mine / its if most else its / mine
     met = ratio <= most if most else ratio >= least
-    print(f"  goal {what}: {ratio:.2f}, {'at most' if most else 'at least'} {most or least:g}: {'met' if met else 'NOT MET'}")
+    print(
+        f"  goal {what}: {ratio:.2f}, {'at most' if most else 'at least'} {most or least:g}: {'met' if met else 'NOT MET'}"
+    )
 
 
 def faults(items: Iterable[Item], fault: Callable[[Item], str]) -> str:
@@ -123,7 +138,9 @@ def by_loader(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
 
     def prepare() -> Task:
         dataset = torch.utils.data.Subset(way.make(), range(way.count))
-        loader = torch.utils.data.DataLoader(dataset, batch_size=2, shuffle=True, num_workers=2, persistent_workers=True)
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size=2, shuffle=True, num_workers=2, persistent_workers=True
+        )
         checked = False
 
         def task() -> Any:
@@ -142,7 +159,10 @@ def by_loader(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
 
 def separate(batch: dict[str, Any]) -> list[Item]:
     """The items of a batch."""
-    return [{name: values[place] for name, values in batch.items()} for place in range(len(batch["image"]))]
+    return [
+        {name: values[place] for name, values in batch.items()}
+        for place in range(len(batch["image"]))
+    ]
 
 
 # --- patches ----------------------------------------------------------------------------------------------------------
@@ -155,12 +175,17 @@ class Patches:
         import dicomdl
 
         self.scratch = scratch
-        self.index = dicomdl.scan(folder, out=scratch / f"{folder.name}.index", workers=1, progress=False)
+        self.index = dicomdl.scan(
+            folder, out=scratch / f"{folder.name}.index", workers=1, progress=False
+        )
         self.truth = Truth(folder)
         stacks = len(self.index.stacks)
         self.per_stack = -(-count // stacks)
         self.order = np.random.default_rng(0).permutation(stacks * self.per_stack)[:count].tolist()
-        self.series_of = {s.series_instance_uid: self.truth.folders.index(Path(s.source(0).path).parent) for s in self.index.stacks}
+        self.series_of = {
+            s.series_instance_uid: self.truth.folders.index(Path(s.source(0).path).parent)
+            for s in self.index.stacks
+        }
         self.padding = [self.truth.padding_of(series) for series in range(stacks)]
         drawn = self.dataset()
         self.places: list[Place] = []
@@ -173,7 +198,9 @@ class Patches:
         """dicomdl's own, shuffled."""
         import dicomdl
 
-        made = dicomdl.PatchDataset(self.index, SIZE, per_stack=self.per_stack, intensity="ct.lung", **options)
+        made = dicomdl.PatchDataset(
+            self.index, SIZE, per_stack=self.per_stack, intensity="ct.lung", **options
+        )
         return torch.utils.data.Subset(made, self.order)
 
     def at(self, read: Callable[..., Array]) -> At:
@@ -202,14 +229,40 @@ def patch_ways(shared: Patches, count: int, slow: int) -> list[Way]:
     some = max(2, count // 4)
     return [
         Way("dicomdl.PatchDataset", shared.dataset, count),
-        Way("floor: bare row reads", lambda: shared.at(bare_rows(truth)), count, "stored values, uint16"),
-        Way("npy memmap, window in numpy", lambda: shared.windowed(npy_store(truth, scratch)), count),
+        Way(
+            "floor: bare row reads",
+            lambda: shared.at(bare_rows(truth)),
+            count,
+            "stored values, uint16",
+        ),
+        Way(
+            "npy memmap, window in numpy", lambda: shared.windowed(npy_store(truth, scratch)), count
+        ),
         Way("blosc2 as nnU-Net keeps it", nnunet, count, "float32 windowed beforehand, ZSTD"),
-        Way("blosc2 int16 LZ4, window in numpy", lambda: shared.windowed(blosc2_store(truth.volumes, scratch)), count),
-        Way("zarr int16 LZ4, window in numpy", lambda: shared.windowed(zarr_store(truth, scratch)), count),
-        Way("MONAI CacheDataset", lambda: monai_patches(truth, some, "CacheDataset", scratch), some),
-        Way("MONAI PersistentDataset", lambda: monai_patches(truth, some, "PersistentDataset", scratch), some),
-        Way("MONAI Dataset", lambda: monai_patches(truth, slow, "Dataset", scratch), slow, "no cache"),
+        Way(
+            "blosc2 int16 LZ4, window in numpy",
+            lambda: shared.windowed(blosc2_store(truth.volumes, scratch)),
+            count,
+        ),
+        Way(
+            "zarr int16 LZ4, window in numpy",
+            lambda: shared.windowed(zarr_store(truth, scratch)),
+            count,
+        ),
+        Way(
+            "MONAI CacheDataset", lambda: monai_patches(truth, some, "CacheDataset", scratch), some
+        ),
+        Way(
+            "MONAI PersistentDataset",
+            lambda: monai_patches(truth, some, "PersistentDataset", scratch),
+            some,
+        ),
+        Way(
+            "MONAI Dataset",
+            lambda: monai_patches(truth, slow, "Dataset", scratch),
+            slow,
+            "no cache",
+        ),
         Way("TorchIO SubjectsDataset", lambda: TorchioPatches(truth, slow), slow, "no cache"),
     ]
 
@@ -231,15 +284,34 @@ def race_patches(shared: Patches, unpadded: Patches, repeat: int) -> None:
 def race_epochs(shared: Patches, repeat: int) -> None:
     count = len(shared.order)
     ways = patch_ways(shared, count, 2)
-    moved = Way("moving alone: a clone of one patch", lambda: shared.at(Moving()), count, "float32, nothing read")
-    on_device = Way("dicomdl.PatchDataset, int16 for the device", lambda: shared.dataset(intensity_on="device"), count, "int16, HU")
+    moved = Way(
+        "moving alone: a clone of one patch",
+        lambda: shared.at(Moving()),
+        count,
+        "float32, nothing read",
+    )
+    on_device = Way(
+        "dicomdl.PatchDataset, int16 for the device",
+        lambda: shared.dataset(intensity_on="device"),
+        count,
+        "int16, HU",
+    )
     title = "2. An epoch of patches, 2 workers, batch 2, second epoch, the loader's time included"
     order = [ways[0], on_device, ways[1], moved, *ways[2:]]
     timings = race_ways(
-        title, [by_loader(way, (lambda item: "") if way is moved else shared.fault) for way in order], repeat=repeat, unit="ms/patch"
+        title,
+        [by_loader(way, (lambda item: "") if way is moved else shared.fault) for way in order],
+        repeat=repeat,
+        unit="ms/patch",
     )
     mine = ways[0].name
-    goal("MONAI PersistentDataset, second epoch / dicomdl", timings, mine, "MONAI PersistentDataset", least=10)
+    goal(
+        "MONAI PersistentDataset, second epoch / dicomdl",
+        timings,
+        mine,
+        "MONAI PersistentDataset",
+        least=10,
+    )
     goal("MONAI Dataset / dicomdl", timings, mine, "MONAI Dataset", least=100)
     goal("TorchIO without cache / dicomdl", timings, mine, "TorchIO SubjectsDataset", least=100)
     print(flush=True)
@@ -288,15 +360,24 @@ def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
         Way("dicomdl.PatchDataset, DiskCache blosc2", lambda: second_epoch("blosc2"), count),
         Way("floor: blosc2 read of the same patch", bare, count, "int16 LZ4, no window"),
         Way("blosc2 int16 LZ4, window in numpy", lambda: shared.windowed(stored()), count),
-        Way("npy memmap, window in numpy", lambda: shared.windowed(npy_store(shared.truth, scratch)), count),
+        Way(
+            "npy memmap, window in numpy",
+            lambda: shared.windowed(npy_store(shared.truth, scratch)),
+            count,
+        ),
     ]
     title = "3. One random patch of a JPEG 2000 stack, second epoch"
-    timings = race_ways(title, [one_by_one(way, shared.fault) for way in ways], repeat=repeat, unit="ms/patch")
+    timings = race_ways(
+        title, [one_by_one(way, shared.fault) for way in ways], repeat=repeat, unit="ms/patch"
+    )
     goal("DiskCache raw / blosc2 read", timings, ways[0].name, ways[2].name, most=2)
     goal("DiskCache blosc2 / blosc2 read", timings, ways[1].name, ways[2].name, most=2)
     pixels = sum(volume.nbytes for volume in shared.truth.volumes)
     for format, limit in (("raw", 0.0), ("blosc2", 0.7)):
-        size = sum(file.stat().st_size for file in (scratch / format).rglob("*") if file.is_file()) / pixels
+        size = (
+            sum(file.stat().st_size for file in (scratch / format).rglob("*") if file.is_file())
+            / pixels
+        )
         said = f", at most {limit}: {'met' if size <= limit else 'NOT MET'}" if limit else ""
         print(f"  size of the cache {format} / uncompressed pixels: {size:.2f}{said}")
     print(flush=True)
@@ -323,8 +404,12 @@ def race_frames(folder: Path, scratch: Path, repeat: int) -> None:
 
     def fault(item: Item) -> str:
         row = int(item["row"])
-        own = index.value(row, "pixel_padding_value") if "units" in item else None  # the others do not look for padding
-        return fault_of_values(item["image"].numpy()[0], truth[row], None if own is None else int(own) - 1024)
+        own = (
+            index.value(row, "pixel_padding_value") if "units" in item else None
+        )  # the others do not look for padding
+        return fault_of_values(
+            item["image"].numpy()[0], truth[row], None if own is None else int(own) - 1024
+        )
 
     def plain() -> Task:
         pool, order = ProcessPoolExecutor(2), np.random.default_rng(0).permutation(count).tolist()
@@ -332,18 +417,41 @@ def race_frames(folder: Path, scratch: Path, repeat: int) -> None:
 
     ways = [
         Way("dicomdl.FrameDataset", lambda: dicomdl.FrameDataset(index, "ct.lung"), count),
-        Way("dicomdl.FrameDataset, int16 for the device", lambda: dicomdl.FrameDataset(index, "ct.lung", intensity_on="device"), count),
-        Way("floor: bare preadv in the same DataLoader", lambda: BareFrames(paths), count, "stored values, uint16"),
+        Way(
+            "dicomdl.FrameDataset, int16 for the device",
+            lambda: dicomdl.FrameDataset(index, "ct.lung", intensity_on="device"),
+            count,
+        ),
+        Way(
+            "floor: bare preadv in the same DataLoader",
+            lambda: BareFrames(paths),
+            count,
+            "stored values, uint16",
+        ),
         Way("pydicom Dataset", lambda: PydicomFrames(paths), count),
     ]
     contenders = [by_loader(way, fault) for way in ways]
-    contenders.append((Contender("bare preadv in 2 processes, no loader", plain, "nothing delivered"), count))
+    contenders.append(
+        (Contender("bare preadv in 2 processes, no loader", plain, "nothing delivered"), count)
+    )
     title = f"4. {count} frames of 512 x 512 shuffled, float32 windowed, 2 workers, batch 2, second epoch"
     timings = race_ways(title, contenders, repeat=repeat, unit="us/frame")
     mine = ways[0].name
     goal("pydicom Dataset / dicomdl", timings, mine, "pydicom Dataset", least=2)
-    goal("dicomdl's rate / bare preadv's in the same DataLoader", timings, mine, ways[2].name, least=0.4)
-    goal("dicomdl's rate / bare preadv's without loader", timings, mine, contenders[-1][0].name, least=0.4)
+    goal(
+        "dicomdl's rate / bare preadv's in the same DataLoader",
+        timings,
+        mine,
+        ways[2].name,
+        least=0.4,
+    )
+    goal(
+        "dicomdl's rate / bare preadv's without loader",
+        timings,
+        mine,
+        contenders[-1][0].name,
+        least=0.4,
+    )
     print(flush=True)
 
 
@@ -362,11 +470,17 @@ def main() -> None:
         if wanted & {1, 2}:
             shared = Patches(ct, scratch, given.patches)
             if 1 in wanted:
-                race_patches(shared, Patches(without_padding(given.slices), scratch, given.patches), given.repeat)
+                race_patches(
+                    shared,
+                    Patches(without_padding(given.slices), scratch, given.patches),
+                    given.repeat,
+                )
             if 2 in wanted:
                 race_epochs(shared, given.repeat)
         if 3 in wanted:
-            race_cached(phantom_ct.compressed_folder("j2k", 128), scratch, given.patches, given.repeat)
+            race_cached(
+                phantom_ct.compressed_folder("j2k", 128), scratch, given.patches, given.repeat
+            )
         if 4 in wanted:
             race_frames(ct, scratch, given.repeat)
         if wanted & {5, 6}:

@@ -25,6 +25,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from dicomdl.index import generations as generations_module
+from dicomdl.index import schema as schema_module
+
 LARGE_EVERY = 32
 PATCH = (4, 4, 4)  # as large as most slices
 PER_STACK = 16
@@ -42,7 +45,10 @@ def repeated_index(frames: int) -> Path:
     from dicomdl.index import table as tables
 
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
-    out = phantom_ct.data_folder() / f"training-index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
+    out = (
+        phantom_ct.data_folder()
+        / f"training-index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
+    )
     if not out.exists():
         for outdated in phantom_ct.data_folder().glob(f"training-index-{frames}-*"):
             shutil.rmtree(outdated)
@@ -70,7 +76,9 @@ def small_series() -> Path:
         header.Rows = header.Columns = 4
         for z in range(phantom_ct.SLICES_PER_SERIES):
             phantom_ct.vary_slice(header, 1000, z, phantom_ct.SLICES_PER_SERIES, chance)
-            phantom_ct.set_pixels(header, np.full((4, 4), 1000 + z, np.uint16), ExplicitVRLittleEndian)
+            phantom_ct.set_pixels(
+                header, np.full((4, 4), 1000 + z, np.uint16), ExplicitVRLittleEndian
+            )
             dcmwrite(folder / f"{z}.dcm", header, enforce_file_format=True)
 
     return phantom_ct._kept("small-ct-128", write)
@@ -82,26 +90,37 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
     from index import _frame_values, _replaced
 
     import dicomdl
-    from dicomdl.index import table as tables
 
     slices = phantom_ct.SLICES_PER_SERIES
-    dicomdl.scan([phantom_ct.ct_folder(slices), small_series()], out=seed, workers=1, progress=False)
-    generation = tables.read_manifest(str(seed))["generation"]
-    one = {name: tables.map_table(str(seed), generation, name) for name in tables.TABLES}
+    dicomdl.scan(
+        [phantom_ct.ct_folder(slices), small_series()], out=seed, workers=1, progress=False
+    )
+    generation = generations_module.read_manifest(str(seed))["generation"]
+    one = {
+        name: generations_module.map_table(str(seed), generation, name)
+        for name in schema_module.TABLES
+    }
     starts = one["stacks"].numbers("frame_start")
     assert len(starts) == 2, "two series make two stacks"
-    large = [int(one["frames"].value("rows", int(start))) == phantom_ct.ROWS for start in starts].index(True)
+    large = [
+        int(one["frames"].value("rows", int(start))) == phantom_ct.ROWS for start in starts
+    ].index(True)
     stack_of = np.where(np.arange(series) % LARGE_EVERY == 0, large, 1 - large)
     rows = (starts[stack_of][:, None] + np.arange(slices)).ravel()
-    values = _frame_values(one["frames"], np.repeat(np.arange(series), slices), rows, np.random.default_rng(0))
+    values = _frame_values(
+        one["frames"], np.repeat(np.arange(series), slices), rows, np.random.default_rng(0)
+    )
     del values["byte_offset"]
     repeated = {
         "files": one["files"].take(one["frames"].numbers("file")[rows].astype(np.int64)),
         "frames": _replaced(one["frames"].take(rows), values),
-        "stacks": _replaced(one["stacks"].take(stack_of), {"frame_start": np.arange(series) * slices, "series": np.arange(series)}),
+        "stacks": _replaced(
+            one["stacks"].take(stack_of),
+            {"frame_start": np.arange(series) * slices, "series": np.arange(series)},
+        ),
         "problems": one["problems"],
     }
-    tables.publish(str(out), repeated, {"options": {}, "passed_over": {}})
+    generations_module.publish(str(out), repeated, {"options": {}, "passed_over": {}})
 
 
 def dataset_of(kind: str, folder: str) -> Any:
@@ -123,7 +142,10 @@ def private_dirty_mb() -> float:
     """As `index.private_dirty_mb`, without what that module imports."""
     try:
         with open("/proc/self/smaps_rollup") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty")) / 1024
+            return (
+                next(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+                / 1024
+            )
     except (OSError, StopIteration):
         import psutil
 
@@ -154,7 +176,12 @@ class Lists:
 
     def __init__(self, length: int) -> None:
         self._rows = [
-            {"path": f"/data/archive/{n // 128:05d}/{n:016x}.dcm", "uid": f"1.2.826.0.1.{n}", "z": n * 0.625} for n in range(length)
+            {
+                "path": f"/data/archive/{n // 128:05d}/{n:016x}.dcm",
+                "uid": f"1.2.826.0.1.{n}",
+                "z": n * 0.625,
+            }
+            for n in range(length)
         ]
 
     def __len__(self) -> int:
@@ -191,7 +218,12 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
 
     sampler = list(dicomdl.RowSampler(len(dataset), seed=0))[:rows]
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=16, sampler=sampler, num_workers=2, multiprocessing_context="spawn", collate_fn=Probe(len(sampler) // 20)
+        dataset,
+        batch_size=16,
+        sampler=sampler,
+        num_workers=2,
+        multiprocessing_context="spawn",
+        collate_fn=Probe(len(sampler) // 20),
     )
     measured: dict[int, list[float]] = {0: [], 1: []}
     modules: list[str] = []
@@ -208,7 +240,9 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
 
 def print_memory(folder: Path, rows: int) -> None:
     """Rows of the table: what each dataset adds to a worker."""
-    print(f"5. Private dirty memory of a spawned worker of a loader, above one with the same imports, {rows} shuffled rows   [MB]")
+    print(
+        f"5. Private dirty memory of a spawned worker of a loader, above one with the same imports, {rows} shuffled rows   [MB]"
+    )
     for kind in KINDS:
         dataset = dataset_of(kind, str(folder))
         measured, modules, microseconds = course(dataset, rows)
@@ -216,14 +250,20 @@ def print_memory(folder: Path, rows: int) -> None:
         above = [value - base for value in measured]
         told = " ".join(f"{value:.1f}" for value in above) + f"   {microseconds:.0f} us a row"
         met = "met" if above[-1] <= 10 else "NOT MET"
-        print(f"  {kind:<12}{above[-1]:>8.1f}   at most 10, flat: {met}   base {base:.0f}   over the epoch: {told}")
+        print(
+            f"  {kind:<12}{above[-1]:>8.1f}   at most 10, flat: {met}   base {base:.0f}   over the epoch: {told}"
+        )
     lists = Lists(1_000_000)
     measured, modules, _ = course(lists, rows)
     base = course(Imports(20_000, modules), 20_000)[0][-1]
-    print(f"  {'Python lists':<12}{measured[-1] - base:>8.1f}   over the epoch: {' '.join(f'{value - base:.1f}' for value in measured)}")
+    print(
+        f"  {'Python lists':<12}{measured[-1] - base:>8.1f}   over the epoch: {' '.join(f'{value - base:.1f}' for value in measured)}"
+    )
     for kind in (*KINDS, "volumes"):
         size = len(pickle.dumps(dataset_of(kind, str(folder))))
-        print(f"  the dataset of {kind}, pickled: {size} bytes, at most 4096: {'met' if size <= 4096 else 'NOT MET'}")
+        print(
+            f"  the dataset of {kind}, pickled: {size} bytes, at most 4096: {'met' if size <= 4096 else 'NOT MET'}"
+        )
     print(flush=True)
 
 
@@ -246,7 +286,14 @@ def first_batch(kind: str, folder: str) -> dict[str, float]:
     sampler = range(len(dataset)) if empty else dicomdl.RowSampler(dataset)
     made = time.perf_counter()
     how: dict[str, Any] = {} if empty else {"collate_fn": dicomdl.collate}
-    loader = torch.utils.data.DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=2, multiprocessing_context="spawn", **how)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=2,
+        sampler=sampler,
+        num_workers=2,
+        multiprocessing_context="spawn",
+        **how,
+    )
     next(iter(loader))
     return {"seconds": time.perf_counter() - started, "made": made - started}
 
@@ -261,11 +308,21 @@ def print_first_batch(folder: Path, repeat: int) -> None:
             if number:  # the first process warmed the page cache
                 runs.append(json.loads(output.splitlines()[-1]))
     empty = statistics.median(run["seconds"] for run in found["empty"])
-    print("6. From open_index to the first batch, spawn, 2 workers, above an empty DataLoader's   [s, medians of fresh processes]")
+    print(
+        "6. From open_index to the first batch, spawn, 2 workers, above an empty DataLoader's   [s, medians of fresh processes]"
+    )
     for kind, runs in found.items():
-        seconds, made = (statistics.median(run[name] for run in runs) for name in ("seconds", "made"))
-        told = f"   at most 1: {'met' if seconds - empty <= 1 else 'NOT MET'}; {made:.2f} of it before the loader" if kind in KINDS else ""
-        name = {"empty": "an empty DataLoader", "imports": "that, workers import dicomdl"}.get(kind, f"dicomdl, {kind}")
+        seconds, made = (
+            statistics.median(run[name] for run in runs) for name in ("seconds", "made")
+        )
+        told = (
+            f"   at most 1: {'met' if seconds - empty <= 1 else 'NOT MET'}; {made:.2f} of it before the loader"
+            if kind in KINDS
+            else ""
+        )
+        name = {"empty": "an empty DataLoader", "imports": "that, workers import dicomdl"}.get(
+            kind, f"dicomdl, {kind}"
+        )
         print(f"  {name:<32}{seconds:>8.2f}   above {seconds - empty:>6.2f}{told}")
     print(flush=True)
 
@@ -286,7 +343,10 @@ def main() -> None:
     from rounds import arguments
 
     given = arguments(
-        __doc__, frames=(1_000_000, "frames of the index"), rows=(20_000, "rows of the epoch"), only=(0, "5: memory alone, 6: first batch")
+        __doc__,
+        frames=(1_000_000, "frames of the index"),
+        rows=(20_000, "rows of the epoch"),
+        only=(0, "5: memory alone, 6: first batch"),
     )
     warnings.simplefilter("ignore")
     measure(given.frames, given.rows, given.repeat, {given.only} if given.only else {5, 6})

@@ -53,13 +53,22 @@ class Truth:
         self.paths = [slice_order(phantom_ct.files_below(one)) for one in self.folders]
         self.volumes = [true_volume(paths) for paths in self.paths]
         # phantom_ct.vary_slice: (slice, row, column) to LPS mm.
-        self.affine = np.array([[0, 0, 0.703125, -173.3], [0, 0.703125, 0, -168.25], [0.625, 0, 0, -120.5], [0, 0, 0, 1]])
+        self.affine = np.array(
+            [
+                [0, 0, 0.703125, -173.3],
+                [0, 0.703125, 0, -168.25],
+                [0.625, 0, 0, -120.5],
+                [0, 0, 0, 1],
+            ]
+        )
 
     def padding_of(self, series: int) -> int | None:
         """The HU that a series says are padding: dicomdl makes the lowest value of them, the peers do not look."""
         import pydicom
 
-        stored = pydicom.dcmread(self.paths[series][0], stop_before_pixels=True).get("PixelPaddingValue")
+        stored = pydicom.dcmread(self.paths[series][0], stop_before_pixels=True).get(
+            "PixelPaddingValue"
+        )
         return None if stored is None else int(stored) - 1024
 
     def fault(self, image: Array, series: int, affine: Array, padding: int | None = None) -> str:
@@ -70,7 +79,9 @@ class Truth:
         along = [np.arange(0)] * 3
         for mine, its in enumerate(axes):
             along[its] = start[its] + steps[its, mine] * np.arange(image.shape[mine])
-        if sorted(image.shape) != sorted(SIZE) or not np.allclose(to_voxels[:3, :3], steps, atol=1e-3):
+        if sorted(image.shape) != sorted(SIZE) or not np.allclose(
+            to_voxels[:3, :3], steps, atol=1e-3
+        ):
             return f"WRONG PLACE OR SIZE {image.shape}"
         expected = self.volumes[series][np.ix_(*along)].transpose(axes)
         return fault_of_values(image, expected, padding)
@@ -86,9 +97,17 @@ def fault_of_values(image: Array, expected: Array, padding: int | None = None) -
     """What is wrong with stored values (uint16), HU (int16) or windowed ones, given the true HU and which of them are padding."""
     padded = np.zeros(expected.shape, bool) if padding is None else expected == padding
     if image.dtype == np.uint16:
-        return "" if np.array_equal(image, (expected + 1024).astype(np.uint16)) else "WRONG STORED VALUES"
+        return (
+            ""
+            if np.array_equal(image, (expected + 1024).astype(np.uint16))
+            else "WRONG STORED VALUES"
+        )
     if image.dtype == np.int16:
-        return "" if np.array_equal(image[~padded], expected[~padded]) and (image[padded] <= LOWER).all() else "WRONG HU"
+        return (
+            ""
+            if np.array_equal(image[~padded], expected[~padded]) and (image[padded] <= LOWER).all()
+            else "WRONG HU"
+        )
     windowed = window(expected)
     windowed[padded] = 0
     return "" if np.allclose(image, windowed, rtol=0, atol=1e-6) else "WRONG VALUES"
@@ -108,9 +127,19 @@ def unpacked(where: bytes) -> tuple[int, Array]:
 class At(torch.utils.data.Dataset[Item]):
     """Patches at given places, each by a function (series, where) -> array (D, H, W)."""
 
-    def __init__(self, truth: Truth, places: Sequence[Place], read: Callable[[int, tuple[slice, slice, slice]], Array]) -> None:
-        where = [tuple(slice(a, a + n) for a, n in zip(start, SIZE, strict=True)) for _, start in places]
-        self._rows = [(series, part, packed(series, truth.affine_at(start))) for (series, start), part in zip(places, where, strict=True)]
+    def __init__(
+        self,
+        truth: Truth,
+        places: Sequence[Place],
+        read: Callable[[int, tuple[slice, slice, slice]], Array],
+    ) -> None:
+        where = [
+            tuple(slice(a, a + n) for a, n in zip(start, SIZE, strict=True)) for _, start in places
+        ]
+        self._rows = [
+            (series, part, packed(series, truth.affine_at(start)))
+            for (series, start), part in zip(places, where, strict=True)
+        ]
         self._read = read
 
     def __len__(self) -> int:
@@ -124,7 +153,9 @@ class At(torch.utils.data.Dataset[Item]):
 def bare_rows(truth: Truth) -> Callable[..., Array]:
     """The floor: one open, preadv and close a slice for the rows of the patch, its columns copied into a fresh array."""
     slice_bytes = phantom_ct.ROWS * phantom_ct.COLUMNS * 2
-    places = [[(path, os.path.getsize(path) - slice_bytes) for path in paths] for paths in truth.paths]
+    places = [
+        [(path, os.path.getsize(path) - slice_bytes) for path in paths] for paths in truth.paths
+    ]
 
     def read(series: int, where: tuple[slice, slice, slice]) -> Array:
         z, y, x = where
@@ -145,7 +176,9 @@ def npy_store(truth: Truth, scratch: Path) -> list[Array]:
     """A memory map of each volume, int16."""
     for number, volume in enumerate(truth.volumes):
         np.save(scratch / f"{number}.npy", volume)
-    return [np.load(scratch / f"{number}.npy", mmap_mode="r") for number in range(len(truth.volumes))]
+    return [
+        np.load(scratch / f"{number}.npy", mmap_mode="r") for number in range(len(truth.volumes))
+    ]
 
 
 def nnunet_store(truth: Truth) -> list[Any]:
@@ -156,7 +189,14 @@ def nnunet_store(truth: Truth) -> list[Any]:
         for number, volume in enumerate(truth.volumes):
             parameters = {"codec": blosc2.Codec.ZSTD, "clevel": 8, "nthreads": 2}
             path = str(folder / f"{number}.b2nd")
-            blosc2.asarray(window(volume), chunks=(64, 64, 64), blocks=(16, 16, 16), cparams=parameters, urlpath=path, mode="w")
+            blosc2.asarray(
+                window(volume),
+                chunks=(64, 64, 64),
+                blocks=(16, 16, 16),
+                cparams=parameters,
+                urlpath=path,
+                mode="w",
+            )
 
     folder = phantom_ct._kept(f"nnunet-{sum(map(len, truth.volumes))}", write)
     blosc2.set_nthreads(1)
@@ -168,11 +208,23 @@ def blosc2_store(volumes: Sequence[Array], scratch: Path) -> list[Any]:
     """Blosc2 with what reads fastest: int16, LZ4, shuffle."""
     import blosc2
 
-    parameters = {"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 2}
+    parameters = {
+        "codec": blosc2.Codec.LZ4,
+        "clevel": 5,
+        "filters": [blosc2.Filter.SHUFFLE],
+        "nthreads": 2,
+    }
     opened = []
     for number, volume in enumerate(volumes):
         path = str(scratch / f"{number}-lz4.b2nd")
-        blosc2.asarray(volume, chunks=(64, 64, 64), blocks=(16, 32, 32), cparams=parameters, urlpath=path, mode="w")
+        blosc2.asarray(
+            volume,
+            chunks=(64, 64, 64),
+            blocks=(16, 32, 32),
+            cparams=parameters,
+            urlpath=path,
+            mode="w",
+        )
         opened.append(blosc2.open(path, mode="r", dparams={"nthreads": 1}, mmap_mode="r"))
     return opened
 
@@ -183,7 +235,13 @@ def zarr_store(truth: Truth, scratch: Path) -> list[Any]:
 
     codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
     return [
-        zarr.create_array(scratch / f"{number}.zarr", data=volume, chunks=(32, 64, 64), compressors=codec, overwrite=True)
+        zarr.create_array(
+            scratch / f"{number}.zarr",
+            data=volume,
+            chunks=(32, 64, 64),
+            compressors=codec,
+            overwrite=True,
+        )
         for number, volume in enumerate(truth.volumes)
     ]
 
@@ -191,7 +249,10 @@ def zarr_store(truth: Truth, scratch: Path) -> list[Any]:
 def as_plain(data: Item) -> Item:
     """What a MONAI transform ends with, as a plain item."""
     image = data["image"]
-    return {"image": image.as_tensor(), "where": packed(data["series"], TO_LPS @ np.asarray(image.affine))}
+    return {
+        "image": image.as_tensor(),
+        "where": packed(data["series"], TO_LPS @ np.asarray(image.affine)),
+    }
 
 
 def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
@@ -203,12 +264,17 @@ def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
     scale = t.ScaleIntensityRanged("image", LOWER, LOWER + WIDTH, 0.0, 1.0, clip=True)
     crop = t.RandSpatialCropd("image", roi_size=SIZE, random_size=False)
     plain = t.Lambda(as_plain)
-    items = [{"image": str(truth.folders[n % len(truth.folders)]), "series": n % len(truth.folders)} for n in range(count)]
+    items = [
+        {"image": str(truth.folders[n % len(truth.folders)]), "series": n % len(truth.folders)}
+        for n in range(count)
+    ]
     if kind == "Dataset":  # the window on the patch alone: its fastest order
         return data.Dataset(items, t.Compose([*load, crop, scale, plain]))
     whole = t.Compose([*load, scale, crop, plain])
     if kind == "CacheDataset":
-        return data.CacheDataset(items, whole, progress=False, hash_as_key=True, num_workers=1)  # equal items are cached once
+        return data.CacheDataset(
+            items, whole, progress=False, hash_as_key=True, num_workers=1
+        )  # equal items are cached once
     return data.PersistentDataset(
         items, whole, cache_dir=scratch / "monai", track_meta=True, weights_only=False
     )  # by default it loses the affine
@@ -221,7 +287,12 @@ class TorchioPatches(torch.utils.data.Dataset[Item]):
         import torchio
 
         folders = truth.folders
-        subjects = [torchio.Subject(ct=torchio.ScalarImage(folders[n % len(folders)]), series=n % len(folders)) for n in range(count)]
+        subjects = [
+            torchio.Subject(
+                ct=torchio.ScalarImage(folders[n % len(folders)]), series=n % len(folders)
+            )
+            for n in range(count)
+        ]
         self._subjects = torchio.SubjectsDataset(subjects)
         self._sampler = torchio.UniformSampler(SIZE[0])
 
@@ -232,7 +303,10 @@ class TorchioPatches(torch.utils.data.Dataset[Item]):
         subject = self._subjects[number]
         patch = next(iter(self._sampler(subject, 1)))
         image = torch.from_numpy(window(patch.ct.data.numpy()))
-        return {"image": image, "where": packed(int(subject.series), TO_LPS @ np.asarray(patch.ct.affine))}
+        return {
+            "image": image,
+            "where": packed(int(subject.series), TO_LPS @ np.asarray(patch.ct.affine)),
+        }
 
 
 class PydicomFrames(torch.utils.data.Dataset[Item]):
@@ -248,7 +322,9 @@ class PydicomFrames(torch.utils.data.Dataset[Item]):
         import pydicom
 
         dataset = pydicom.dcmread(self._paths[number])
-        values = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        values = dataset.pixel_array.astype(np.float32) * float(dataset.RescaleSlope) + float(
+            dataset.RescaleIntercept
+        )
         return {"image": torch.from_numpy(window(values))[None], "row": str(number)}
 
 

@@ -24,7 +24,12 @@ def slice_order(paths: Sequence[str]) -> list[str]:
     """The files of one axial series, by position."""
     import pydicom
 
-    positions = {path: float(pydicom.dcmread(path, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2]) for path in paths}
+    positions = {
+        path: float(
+            pydicom.dcmread(path, specific_tags=["ImagePositionPatient"]).ImagePositionPatient[2]
+        )
+        for path in paths
+    }
     return sorted(paths, key=positions.__getitem__)
 
 
@@ -35,7 +40,9 @@ def true_volume(paths: Sequence[str]) -> NDArray[np.int16]:
     slices = []
     for path in paths:
         dataset = pydicom.dcmread(path)
-        slices.append(dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept))
+        slices.append(
+            dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        )
     return np.stack(slices).astype(np.int16)
 
 
@@ -51,7 +58,11 @@ def compared_with(truth: NDArray[np.int16]) -> Any:
                     steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
                     turned = array.transpose(axes)[steps]
                     if np.array_equal(turned[0], truth[0]) and np.array_equal(turned, truth):
-                        layout = "" if axes == (0, 1, 2) and not any(flips) else f", axes {axes}, flipped {flips}"
+                        layout = (
+                            ""
+                            if axes == (0, 1, 2) and not any(flips)
+                            else f", axes {axes}, flipped {flips}"
+                        )
                         return kind + layout
         return f"WRONG VALUES ({kind}, {array.shape})"
 
@@ -145,13 +156,20 @@ def dicomsdl_volume(paths: Sequence[str], *, rescale: str) -> Task:
     names = list(paths)[::-1]
 
     def task() -> NDArray[Any]:
-        datasets = sorted((dicomsdl.open(name) for name in names), key=lambda dataset: dataset.ImagePositionPatient[2])
+        datasets = sorted(
+            (dicomsdl.open(name) for name in names),
+            key=lambda dataset: dataset.ImagePositionPatient[2],
+        )
         array = np.empty((len(datasets), datasets[0].Rows, datasets[0].Columns), np.int16)
         for target, dataset in zip(array, datasets, strict=True):
             if rescale == "own":
                 target[...] = dataset.pixelData()
             else:
-                np.add(dataset.pixelData(storedvalue=True).view(np.int16), np.int16(dataset.RescaleIntercept), out=target)
+                np.add(
+                    dataset.pixelData(storedvalue=True).view(np.int16),
+                    np.int16(dataset.RescaleIntercept),
+                    out=target,
+                )
         return array
 
     return task
@@ -164,8 +182,14 @@ def pydicom_volume(paths: Sequence[str]) -> Task:
     names = list(paths)[::-1]
 
     def task() -> NDArray[Any]:
-        datasets = sorted((pydicom.dcmread(name) for name in names), key=lambda dataset: float(dataset.ImagePositionPatient[2]))
-        slices = [d.pixel_array.astype(np.int16) * np.int16(d.RescaleSlope) + np.int16(d.RescaleIntercept) for d in datasets]
+        datasets = sorted(
+            (pydicom.dcmread(name) for name in names),
+            key=lambda dataset: float(dataset.ImagePositionPatient[2]),
+        )
+        slices = [
+            d.pixel_array.astype(np.int16) * np.int16(d.RescaleSlope) + np.int16(d.RescaleIntercept)
+            for d in datasets
+        ]
         return np.stack(slices)
 
     return task
@@ -178,7 +202,11 @@ def highdicom_volume(paths: Sequence[str]) -> Task:
     names = list(paths)[::-1]
 
     def task() -> NDArray[Any]:
-        return np.asarray(highdicom.get_volume_from_series([pydicom.dcmread(name) for name in names], dtype=np.int16).array)
+        return np.asarray(
+            highdicom.get_volume_from_series(
+                [pydicom.dcmread(name) for name in names], dtype=np.int16
+            ).array
+        )
 
     return task
 
@@ -193,18 +221,50 @@ def main() -> None:
         race(
             f"Volume of {truth.shape[0]} x {truth.shape[1]} x {truth.shape[2]}, HU",
             [
-                Contender("floor: preadv into a fresh array", lambda: bare_read(paths, truth.shape), "stored values"),
-                Contender("floor in 2 threads", lambda: bare_read(paths, truth.shape, 2), "stored values"),
-                Contender("dicomdl.read_volume", lambda: dicomdl_volume(folder, Path(scratch)), check=same),
-                Contender("SimpleITK ImageSeriesReader", lambda: simpleitk_volume(folder), check=same),
-                Contender("MONAI LoadImage, PydicomReader, int16", lambda: monai_volume(folder, "PydicomReader", np.int16), check=same),
-                Contender("MONAI LoadImage, PydicomReader", lambda: monai_volume(folder, "PydicomReader", np.float32), check=same),
-                Contender("MONAI LoadImage, ITKReader, int16", lambda: monai_volume(folder, "ITKReader", np.int16), check=same),
+                Contender(
+                    "floor: preadv into a fresh array",
+                    lambda: bare_read(paths, truth.shape),
+                    "stored values",
+                ),
+                Contender(
+                    "floor in 2 threads", lambda: bare_read(paths, truth.shape, 2), "stored values"
+                ),
+                Contender(
+                    "dicomdl.read_volume", lambda: dicomdl_volume(folder, Path(scratch)), check=same
+                ),
+                Contender(
+                    "SimpleITK ImageSeriesReader", lambda: simpleitk_volume(folder), check=same
+                ),
+                Contender(
+                    "MONAI LoadImage, PydicomReader, int16",
+                    lambda: monai_volume(folder, "PydicomReader", np.int16),
+                    check=same,
+                ),
+                Contender(
+                    "MONAI LoadImage, PydicomReader",
+                    lambda: monai_volume(folder, "PydicomReader", np.float32),
+                    check=same,
+                ),
+                Contender(
+                    "MONAI LoadImage, ITKReader, int16",
+                    lambda: monai_volume(folder, "ITKReader", np.int16),
+                    check=same,
+                ),
                 Contender("TorchIO ScalarImage", lambda: torchio_volume(folder), check=same),
-                Contender("dicomsdl loop, its HU", lambda: dicomsdl_volume(paths, rescale="own"), check=same),
-                Contender("dicomsdl loop, rescaled by hand", lambda: dicomsdl_volume(paths, rescale="by hand"), check=same),
+                Contender(
+                    "dicomsdl loop, its HU",
+                    lambda: dicomsdl_volume(paths, rescale="own"),
+                    check=same,
+                ),
+                Contender(
+                    "dicomsdl loop, rescaled by hand",
+                    lambda: dicomsdl_volume(paths, rescale="by hand"),
+                    check=same,
+                ),
                 Contender("pydicom loop", lambda: pydicom_volume(paths), check=same),
-                Contender("highdicom get_volume_from_series", lambda: highdicom_volume(paths), check=same),
+                Contender(
+                    "highdicom get_volume_from_series", lambda: highdicom_volume(paths), check=same
+                ),
             ],
             repeat=given.repeat,
         )

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import index_of
-from phantoms import true_affine, true_volume, write_multiframe, write_secondary_capture, write_segmentation_1bit, write_series
+from phantoms import (
+    true_affine,
+    true_volume,
+    write_multiframe,
+    write_secondary_capture,
+    write_segmentation_1bit,
+    write_series,
+)
 from torch.utils.data import DataLoader
 
 import dicomdl
-from dicomdl.datasets import frames as datasets
-from dicomdl.datasets.frames import LeftOutWarning
+from dicomdl.datasets import label_maps as label_maps_module
+from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedPixels, UsageError
 from dicomdl.pixels import decoders as codecs
 from dicomdl.volumes.blocks import voxels_of
@@ -26,7 +33,14 @@ OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 @pytest.fixture
 def ct(folder: Path) -> dicomdl.Index:
     """Two regular CT stacks of two patients."""
-    write_series(folder / "a", shape=(6, 10, 14), intercept=-1024, patient_id="A", spacing=(2, 0.5, 0.7), orientation=OBLIQUE)
+    write_series(
+        folder / "a",
+        shape=(6, 10, 14),
+        intercept=-1024,
+        patient_id="A",
+        spacing=(2, 0.5, 0.7),
+        orientation=OBLIQUE,
+    )
     write_series(folder / "b", shape=(4, 10, 14), intercept=-1000, patient_id="B")
     return index_of(folder)
 
@@ -35,21 +49,34 @@ def test_a_frame_sample_has_its_values_place_and_identifiers(ct: dicomdl.Index) 
     stack = ct.select(patient_id="A").stacks[0]
     sample = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality")[4]
     assert sample["image"].shape == (1, 10, 14) and sample["image"].dtype == torch.float32
-    assert np.array_equal(sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024)[4].astype(np.float32))
+    assert np.array_equal(
+        sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024)[4].astype(np.float32)
+    )
     expected = true_affine((2, 0.5, 0.7), orientation=OBLIQUE)
     assert np.allclose(sample["affine"].numpy() @ [0, 3, 5, 1], expected @ [4, 3, 5, 1], atol=1e-6)
     assert np.allclose(sample["spacing"].numpy(), (2, 0.5, 0.7))
-    assert (sample["units"], sample["modality"], sample["patient_id"], sample["row"]) == ("HU", "CT", "A", 4)
+    assert (sample["units"], sample["modality"], sample["patient_id"], sample["row"]) == (
+        "HU",
+        "CT",
+        "A",
+        4,
+    )
     assert sample["series_instance_uid"] == stack.series_instance_uid
     assert sample["sop_instance_uid"] == stack.frame(4).sop_instance_uid
 
 
 def test_a_volume_sample_has_its_values_and_place(ct: dicomdl.Index) -> None:
     dataset = dicomdl.VolumeDataset(ct, intensity="modality")
-    by_patient = {sample["patient_id"]: sample for sample in (dataset[i] for i in range(len(dataset)))}
+    by_patient = {
+        sample["patient_id"]: sample for sample in (dataset[i] for i in range(len(dataset)))
+    }
     sample = by_patient["A"]
-    assert np.array_equal(sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024).astype(np.float32))
-    assert np.allclose(sample["affine"].numpy(), true_affine((2, 0.5, 0.7), orientation=OBLIQUE), atol=1e-6)
+    assert np.array_equal(
+        sample["image"][0].numpy(), true_volume((6, 10, 14), intercept=-1024).astype(np.float32)
+    )
+    assert np.allclose(
+        sample["affine"].numpy(), true_affine((2, 0.5, 0.7), orientation=OBLIQUE), atol=1e-6
+    )
     assert sample["verdict"] == "regular"
 
 
@@ -58,26 +85,34 @@ def test_frame_and_volume_map_a_value_alike_under_every_intensity(ct: dicomdl.In
         volumes = dicomdl.VolumeDataset(ct, intensity=intensity)
         frames = dicomdl.FrameDataset(ct, intensity=intensity)
         stacked = torch.cat([volumes[i]["image"][0] for i in range(len(volumes))])
-        assert torch.equal(stacked, torch.stack([frames[i]["image"][0] for i in range(len(frames))]))
+        assert torch.equal(
+            stacked, torch.stack([frames[i]["image"][0] for i in range(len(frames))])
+        )
 
 
 @pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
-def test_a_loader_gives_the_same_batches_with_every_start_method(ct: dicomdl.Index, method: str | None) -> None:
+def test_a_loader_gives_the_same_batches_with_every_start_method(
+    ct: dicomdl.Index, method: str | None
+) -> None:
     dataset = dicomdl.FrameDataset(ct, intensity="auto")
     workers = 0 if method is None else 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
-        batches = list(DataLoader(dataset, batch_size=4, num_workers=workers, multiprocessing_context=method))
+        batches = list(
+            DataLoader(dataset, batch_size=4, num_workers=workers, multiprocessing_context=method)
+        )
     images = torch.cat([batch["image"] for batch in batches])
     assert torch.equal(images, torch.stack([dataset[i]["image"] for i in range(len(dataset))]))
-    assert [uid for batch in batches for uid in batch["sop_instance_uid"]] == [dataset[i]["sop_instance_uid"] for i in range(len(dataset))]
+    assert [uid for batch in batches for uid in batch["sop_instance_uid"]] == [
+        dataset[i]["sop_instance_uid"] for i in range(len(dataset))
+    ]
 
 
 def test_a_dataset_pickles_as_a_few_hundred_bytes(ct: dicomdl.Index) -> None:
     for dataset in (dicomdl.FrameDataset(ct), dicomdl.VolumeDataset(ct)):
         block = pickle.dumps(dataset)
         assert len(block) <= 4096
-        assert torch.equal(pickle.loads(block)[1]["image"], dataset[1]["image"])  # noqa: S301
+        assert torch.equal(pickle.loads(block)[1]["image"], dataset[1]["image"])
 
 
 def test_different_sizes_in_a_batch_raise_an_error_that_says_what_to_do(folder: Path) -> None:
@@ -87,14 +122,24 @@ def test_different_sizes_in_a_batch_raise_an_error_that_says_what_to_do(folder: 
     with pytest.raises(UsageError, match=r"size=.*collate"):
         next(iter(DataLoader(dataset, batch_size=4)))
     batch = next(iter(DataLoader(dataset, batch_size=4, collate_fn=dicomdl.collate)))
-    assert [tuple(image.shape) for image in batch["image"]] in ([(1, 10, 14)] * 2 + [(1, 9, 14)] * 2, [(1, 9, 14)] * 2 + [(1, 10, 14)] * 2)
+    assert [tuple(image.shape) for image in batch["image"]] in (
+        [(1, 10, 14)] * 2 + [(1, 9, 14)] * 2,
+        [(1, 9, 14)] * 2 + [(1, 10, 14)] * 2,
+    )
     assert batch["affine"].shape == (4, 4, 4)
-    sized = next(iter(DataLoader(dicomdl.FrameDataset(index_of(folder), size=(8, 8)), batch_size=4)))
+    sized = next(
+        iter(DataLoader(dicomdl.FrameDataset(index_of(folder), size=(8, 8)), batch_size=4))
+    )
     assert sized["image"].shape == (4, 1, 8, 8)
 
 
-@pytest.mark.parametrize("options", [{"size": (20, 7)}, {"spacing": (0.25, 1.4)}, {"spacing": (0.4, 0.9), "size": (12, 12)}])
-def test_a_resized_frame_keeps_every_value_at_its_place(ct: dicomdl.Index, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"size": (20, 7)}, {"spacing": (0.25, 1.4)}, {"spacing": (0.4, 0.9), "size": (12, 12)}],
+)
+def test_a_resized_frame_keeps_every_value_at_its_place(
+    ct: dicomdl.Index, options: dict[str, object]
+) -> None:
     plain = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality")[2]
     resized = dicomdl.FrameDataset(ct.select(patient_id="A"), intensity="modality", **options)[2]
     if "size" in options:
@@ -103,13 +148,17 @@ def test_a_resized_frame_keeps_every_value_at_its_place(ct: dicomdl.Index, optio
         assert np.allclose(resized["spacing"][1:], options["spacing"])
     to_plain = np.linalg.inv(plain["affine"].numpy()) @ resized["affine"].numpy()
     rows, columns = np.indices(resized["image"].shape[1:])
-    places = to_plain @ np.stack([np.zeros(rows.size), rows.ravel(), columns.ravel(), np.ones(rows.size)])
+    places = to_plain @ np.stack(
+        [np.zeros(rows.size), rows.ravel(), columns.ravel(), np.ones(rows.size)]
+    )
     # Antialiasing averages over neighbours: away from the edges a ramp keeps its values to about 1 % of a pixel.
     inner = (places[1] > 1.5) & (places[1] < 7.5) & (places[2] > 2.5) & (places[2] < 10.5)
     expected = 53 * 2 + 7 * places[1] + places[2] - 1024
     assert inner.sum() >= 20
     assert np.abs(resized["image"].numpy().ravel()[inner] - expected[inner]).max() < 0.1
-    assert np.allclose(np.linalg.norm(resized["affine"].numpy()[:3, 1:3], axis=0), resized["spacing"][1:])
+    assert np.allclose(
+        np.linalg.norm(resized["affine"].numpy()[:3, 1:3], axis=0), resized["spacing"][1:]
+    )
 
 
 def test_a_resized_volume_has_the_size_and_spacing_asked_for(ct: dicomdl.Index) -> None:
@@ -145,16 +194,25 @@ def test_what_a_dataset_leaves_out_it_tells_once_as_a_table(folder: Path) -> Non
     index = index_of(folder)
     with pytest.warns(LeftOutWarning) as told:
         dataset = dicomdl.VolumeDataset(index)
-    assert len(told) == 1 and "missing_slices" in str(told[0].message) and "content" in str(told[0].message)
-    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("not content='image'", 1, 4), ("missing_slices", 1, 7)]
+    assert (
+        len(told) == 1
+        and "missing_slices" in str(told[0].message)
+        and "content" in str(told[0].message)
+    )
+    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
+        ("not content='image'", 1, 4),
+        ("missing_slices", 1, 7),
+    ]
     assert len(dataset) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", LeftOutWarning)
-        pickle.loads(pickle.dumps(dataset))  # noqa: S301
+        pickle.loads(pickle.dumps(dataset))
     assert len(dicomdl.VolumeDataset(index.select(content="image"), irregular="accept")) == 2
 
 
-def test_resampling_takes_what_can_be_filled_and_leaves_out_the_rest_with_reasons(folder: Path) -> None:
+def test_resampling_takes_what_can_be_filled_and_leaves_out_the_rest_with_reasons(
+    folder: Path,
+) -> None:
     def lost(dataset: object, z: int) -> None:
         del dataset.ImagePositionPatient
 
@@ -172,10 +230,18 @@ def test_resampling_takes_what_can_be_filled_and_leaves_out_the_rest_with_reason
         ("no_geometry", 1, 9),
         ("uneven_spacing, slices moved in their plane", 1, 9),
     ]
-    samples = {sample["series_instance_uid"]: sample for sample in (dataset[i] for i in range(len(dataset)))}
+    samples = {
+        sample["series_instance_uid"]: sample
+        for sample in (dataset[i] for i in range(len(dataset)))
+    }
     assert sorted(samples) == ["1.2.1", "1.2.2", "1.2.3"]
-    assert np.array_equal(samples["1.2.2"]["image"][0].numpy(), true_volume((10, 5, 7), intercept=-1024).astype(np.float32))
-    assert np.allclose(samples["1.2.2"]["spacing"], (2, 1, 1)) and np.allclose(samples["1.2.3"]["spacing"], (4, 1, 1))
+    assert np.array_equal(
+        samples["1.2.2"]["image"][0].numpy(),
+        true_volume((10, 5, 7), intercept=-1024).astype(np.float32),
+    )
+    assert np.allclose(samples["1.2.2"]["spacing"], (2, 1, 1)) and np.allclose(
+        samples["1.2.3"]["spacing"], (4, 1, 1)
+    )
     assert samples["1.2.2"]["verdict"] == "missing_slices"
     with pytest.raises(UsageError, match="resample"):
         dicomdl.VolumeDataset(index, irregular="guess")  # type: ignore[arg-type]
@@ -189,7 +255,16 @@ def write_time_points(folder: Path, short: tuple[int, ...] = ()) -> None:
             dataset.EchoTime, dataset.InstanceNumber = echo_time, 2 * z + t + 1
 
         drop = short if t else ()
-        write_series(folder, shape=(6, 5, 7), modality="MR", series_uid="1.2.3", seed=t, offset=500 * t, edit=edit, drop=drop)
+        write_series(
+            folder,
+            shape=(6, 5, 7),
+            modality="MR",
+            series_uid="1.2.3",
+            seed=t,
+            offset=500 * t,
+            edit=edit,
+            drop=drop,
+        )
 
 
 def test_volumes_of_a_group_come_one_by_one_and_say_which_they_are(folder: Path) -> None:
@@ -198,15 +273,21 @@ def test_volumes_of_a_group_come_one_by_one_and_say_which_they_are(folder: Path)
     batch = next(iter(DataLoader(dataset, batch_size=2)))
     assert batch["dimension"] == ['{"echo_time": 4.9}', '{"echo_time": 7.2}']
     for t in range(2):
-        assert np.array_equal(batch["image"][t, 0].numpy(), true_volume((6, 5, 7), offset=500 * t).astype(np.float32))
+        assert np.array_equal(
+            batch["image"][t, 0].numpy(), true_volume((6, 5, 7), offset=500 * t).astype(np.float32)
+        )
 
 
 @pytest.mark.parametrize("irregular", ["raise", "resample"])
-def test_what_is_incomplete_in_its_group_is_left_out_unless_accepted(folder: Path, irregular: str) -> None:
+def test_what_is_incomplete_in_its_group_is_left_out_unless_accepted(
+    folder: Path, irregular: str
+) -> None:
     write_time_points(folder, short=(4, 5))
     with pytest.warns(LeftOutWarning, match="incomplete in its group"):
         dataset = dicomdl.VolumeDataset(index_of(folder), irregular=irregular)
-    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("incomplete in its group", 1, 4)]
+    assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
+        ("incomplete in its group", 1, 4)
+    ]
     assert [dataset[i]["dimension"] for i in range(len(dataset))] == ['{"echo_time": 4.9}']
     assert len(dicomdl.VolumeDataset(index_of(folder), irregular="accept")) == 2
 
@@ -220,7 +301,9 @@ def test_an_equal_copy_is_left_out_once_and_told_as_one(folder: Path) -> None:
         with pytest.warns(LeftOutWarning, match="equal copy"):
             dataset = kind(index)
         assert len(dataset) == length
-        assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [("equal copy of another frame", 0, 1)]
+        assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
+            ("equal copy of another frame", 0, 1)
+        ]
         assert all(isinstance(dataset[i]["image"], torch.Tensor) for i in range(length))
     with pytest.warns(LeftOutWarning):
         assert len(dicomdl.FrameDataset(index, content=None)) == 4
@@ -239,7 +322,9 @@ def test_a_transform_gets_the_sample_and_its_result_is_delivered(ct: dicomdl.Ind
     assert dataset[0].ndim == 0
 
 
-def test_a_frame_that_cannot_be_read_raises_a_typed_error_that_names_its_file_also_from_a_worker(folder: Path) -> None:
+def test_a_frame_that_cannot_be_read_raises_a_typed_error_that_names_its_file_also_from_a_worker(
+    folder: Path,
+) -> None:
     paths = write_series(folder, shape=(3, 50, 70))
     index = index_of(folder)
     with open(paths[1], "r+b") as file:
@@ -259,8 +344,15 @@ def test_a_frame_that_cannot_be_read_raises_a_typed_error_that_names_its_file_al
         except (DicomdlError, DecodeError, TruncatedPixels) as error:
             failed += 1
             alone = caught.value
-            assert type(error) is type(alone) and str(error) == str(alone) and vars(error).keys() == vars(alone).keys()
-            assert str(paths[1]) in "".join(error.__notes__) and "Original Traceback" in error.__notes__[-1]
+            assert (
+                type(error) is type(alone)
+                and str(error) == str(alone)
+                and vars(error).keys() == vars(alone).keys()
+            )
+            assert (
+                str(paths[1]) in "".join(error.__notes__)
+                and "Original Traceback" in error.__notes__[-1]
+            )
     assert (delivered, failed) == (2, 1)
 
 
@@ -283,12 +375,16 @@ def test_a_number_outside_of_the_dataset_is_an_index_error(ct: dicomdl.Index) ->
         {"intensity": "ct.lungs"},
     ],
 )
-def test_impossible_options_are_refused_when_the_dataset_is_made(ct: dicomdl.Index, options: dict[str, object]) -> None:
+def test_impossible_options_are_refused_when_the_dataset_is_made(
+    ct: dicomdl.Index, options: dict[str, object]
+) -> None:
     with pytest.raises(UsageError):
         dicomdl.FrameDataset(ct, **options)
 
 
-def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome1_is_inverted(folder: Path) -> None:
+def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome1_is_inverted(
+    folder: Path,
+) -> None:
     def window(dataset: object, z: int) -> None:
         for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
             dataset.pop(keyword, None)
@@ -300,7 +396,9 @@ def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome
     dataset = dicomdl.FrameDataset(index)
     stored = true_volume((2, 20, 30))
     for i, (center, width) in enumerate(((100, 200), (500, 1000))):
-        expected = 1 - np.clip(((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1)  # LINEAR, PS3.3 C.11.2.1.2.1
+        expected = 1 - np.clip(
+            ((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1
+        )  # LINEAR, PS3.3 C.11.2.1.2.1
         assert np.allclose(dataset[i]["image"][0].numpy(), expected, atol=1e-6)
     assert np.array_equal(dicomdl.read_frame(index.frame(0)), stored[0])
 
@@ -318,10 +416,15 @@ def test_the_planes_of_a_dose_grid_lie_at_their_own_offsets(folder: Path) -> Non
     offsets = [0, 2, 4, 8, 10, 12]
 
     def dose(dataset: object, z: int) -> None:
-        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = (
+            "1.2.840.10008.5.1.4.1.1.481.2"
+        )
         dataset.Modality = "RTDOSE"
         dataset.GridFrameOffsetVector = offsets
-        dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [1, 2, 3], [1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient, dataset.ImageOrientationPatient = (
+            [1, 2, 3],
+            [1, 0, 0, 0, 1, 0],
+        )
         dataset.PixelSpacing = [1, 1]
         for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
             dataset.pop(keyword, None)
@@ -330,15 +433,21 @@ def test_the_planes_of_a_dose_grid_lie_at_their_own_offsets(folder: Path) -> Non
     index = index_of(folder)
     assert index.stacks[0].verdict in ("missing_slices", "uneven_spacing")
     dataset = dicomdl.FrameDataset(index, content="dose")
-    assert [float(dataset[i]["affine"][2, 3]) for i in range(6)] == [3 + offset for offset in offsets]
+    assert [float(dataset[i]["affine"][2, 3]) for i in range(6)] == [
+        3 + offset for offset in offsets
+    ]
 
 
 def test_volumes_are_interpolated_without_rounding_to_integers(ct: dicomdl.Index) -> None:
-    sample = dicomdl.VolumeDataset(ct.select(patient_id="B"), intensity="modality", spacing=(1, 1, 1))[0]
+    sample = dicomdl.VolumeDataset(
+        ct.select(patient_id="B"), intensity="modality", spacing=(1, 1, 1)
+    )[0]
     assert (sample["image"] != sample["image"].round()).any()
 
 
-def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch_without_a_word(ct: dicomdl.Index) -> None:
+def test_a_transform_that_raises_stop_iteration_does_not_end_the_epoch_without_a_word(
+    ct: dicomdl.Index,
+) -> None:
     def stop(sample: object) -> None:
         raise StopIteration
 
@@ -356,10 +465,14 @@ def test_a_slice_without_rescale_never_joins_slices_with_one(folder: Path) -> No
 
 
 @pytest.mark.parametrize("irregular", ["raise", "accept", "resample"])
-def test_the_spacing_of_a_sample_is_that_of_its_affine_under_every_policy(folder: Path, irregular: Any) -> None:
+def test_the_spacing_of_a_sample_is_that_of_its_affine_under_every_policy(
+    folder: Path, irregular: Any
+) -> None:
     write_series(folder / "whole", shape=(9, 5, 7), series_uid="1.2.1")
     write_series(folder / "hole", shape=(10, 5, 7), drop=(3,), series_uid="1.2.2")
-    write_series(folder / "uneven", positions=[[0, 0, z] for z in (0, 3, 6, 9, 12, 17)], series_uid="1.2.3")
+    write_series(
+        folder / "uneven", positions=[[0, 0, z] for z in (0, 3, 6, 9, 12, 17)], series_uid="1.2.3"
+    )
     write_series(folder / "tilted", shape=(9, 5, 7), shear=(0, 0.5), series_uid="1.2.4")
     write_series(folder / "both", shape=(9, 5, 7), shear=(0, 0.5), drop=(4,), series_uid="1.2.5")
     with warnings.catch_warnings():
@@ -387,9 +500,21 @@ def test_a_label_map_is_padded_with_background(folder: Path) -> None:
     index = index_of(folder)
     stack = index.stacks[0]
     true = stack.slices * stack.value("rows") * stack.value("columns")
-    frames = dicomdl.FrameDataset(index, content="segmentation", spacing=stack.spacing[1:], size=(30, 30), intensity="modality")
+    frames = dicomdl.FrameDataset(
+        index,
+        content="segmentation",
+        spacing=stack.spacing[1:],
+        size=(30, 30),
+        intensity="modality",
+    )
     assert sum(int(frames[i]["image"].sum()) for i in range(len(frames))) == true
-    volumes = dicomdl.VolumeDataset(index, content="segmentation", spacing=stack.spacing, size=(12, 30, 30), intensity="modality")
+    volumes = dicomdl.VolumeDataset(
+        index,
+        content="segmentation",
+        spacing=stack.spacing,
+        size=(12, 30, 30),
+        intensity="modality",
+    )
     assert int(volumes[0]["image"].sum()) == true
 
 
@@ -399,26 +524,49 @@ def test_a_label_map_is_padded_with_background(folder: Path) -> None:
 @pytest.fixture
 def patients(folder: Path) -> dicomdl.Index:
     """CT, MR with padding, a fractional slope, JPEG-LS, and one that is shorter than the patch."""
-    write_series(folder / "a", shape=(9, 20, 24), intercept=-1024, spacing=(2, 0.5, 0.7), orientation=OBLIQUE, origin=(9, -5, 3))
-    write_series(folder / "b", shape=(8, 20, 24), modality="MR", edit=lambda d, z: d.add_new("PixelPaddingValue", "US", 33))
+    write_series(
+        folder / "a",
+        shape=(9, 20, 24),
+        intercept=-1024,
+        spacing=(2, 0.5, 0.7),
+        orientation=OBLIQUE,
+        origin=(9, -5, 3),
+    )
+    write_series(
+        folder / "b",
+        shape=(8, 20, 24),
+        modality="MR",
+        edit=lambda d, z: d.add_new("PixelPaddingValue", "US", 33),
+    )
     write_series(folder / "c", shape=(7, 20, 24), modality="MR", slope=0.5, intercept=3)
-    write_series(folder / "d", shape=(7, 18, 22), intercept=-1024, transfer_syntax="1.2.840.10008.1.2.4.80")
+    write_series(
+        folder / "d", shape=(7, 18, 22), intercept=-1024, transfer_syntax="1.2.840.10008.1.2.4.80"
+    )
     write_series(folder / "e", shape=(3, 5, 24), intercept=-1000)
     return index_of(folder)
 
 
 @pytest.mark.parametrize("intensity", ["auto", "modality", "ct.lung", (100, 60)])
 @pytest.mark.parametrize("sampler", ["uniform", "foreground", "grid"])
-def test_a_patch_has_the_values_that_the_volume_has_there(patients: dicomdl.Index, intensity: Any, sampler: str) -> None:
+def test_a_patch_has_the_values_that_the_volume_has_there(
+    patients: dicomdl.Index, intensity: Any, sampler: str
+) -> None:
     volumes = dicomdl.VolumeDataset(patients, intensity)
-    whole = {sample["series_instance_uid"]: sample for sample in (volumes[row] for row in range(len(volumes)))}
-    patches = dicomdl.PatchDataset(patients, (4, 8, 9), per_stack=6, sampler=sampler, intensity=intensity)
+    whole = {
+        sample["series_instance_uid"]: sample
+        for sample in (volumes[row] for row in range(len(volumes)))
+    }
+    patches = dicomdl.PatchDataset(
+        patients, (4, 8, 9), per_stack=6, sampler=sampler, intensity=intensity
+    )
     assert sampler == "grid" or len(patches) == 30
     for row in range(len(patches)):
         sample = patches[row]
         volume = whole[sample["series_instance_uid"]]
         z, y, x = sample["location"].tolist()
-        assert sample["image"].shape == (1, 4, 8, 9) and tuple(sample["shape"].tolist()) == tuple(volume["image"].shape[1:])
+        assert sample["image"].shape == (1, 4, 8, 9) and tuple(sample["shape"].tolist()) == tuple(
+            volume["image"].shape[1:]
+        )
         padded = torch.nn.functional.pad(volume["image"], (20,) * 6, value=float("nan"))[
             0, z + 20 : z + 24, y + 20 : y + 28, x + 20 : x + 29
         ]
@@ -433,24 +581,36 @@ def test_a_patch_has_the_values_that_the_volume_has_there(patients: dicomdl.Inde
             sample["affine"] @ torch.tensor([1.0, 2, 3, 1], dtype=torch.float64),
             volume["affine"] @ torch.tensor([z + 1.0, y + 2, x + 3, 1], dtype=torch.float64),
         )
-        assert sample["units"] == volume["units"] and torch.equal(sample["spacing"], volume["spacing"])
+        assert sample["units"] == volume["units"] and torch.equal(
+            sample["spacing"], volume["spacing"]
+        )
 
 
 def test_grid_patches_of_a_dataset_stitch_back_to_the_volume(patients: dicomdl.Index) -> None:
     volumes = dicomdl.VolumeDataset(patients)
     patches = dicomdl.PatchDataset(patients, (4, 8, 9), sampler=dicomdl.Grid(overlap=0.5))
-    for stack, (low, high) in enumerate(zip(patches.boundaries, patches.boundaries[1:], strict=False)):
+    for stack, (low, high) in enumerate(
+        zip(patches.boundaries, patches.boundaries[1:], strict=False)
+    ):
         samples = [patches[row] for row in range(low, high)]
-        whole = dicomdl.stitch([s["image"].numpy() for s in samples], [s["location"] for s in samples], tuple(samples[0]["shape"].tolist()))
+        whole = dicomdl.stitch(
+            [s["image"].numpy() for s in samples],
+            [s["location"] for s in samples],
+            tuple(samples[0]["shape"].tolist()),
+        )
         assert np.allclose(whole, volumes[stack]["image"].numpy(), atol=1e-6)
 
 
-def test_patches_are_the_same_in_every_process_and_others_in_every_epoch(patients: dicomdl.Index) -> None:
+def test_patches_are_the_same_in_every_process_and_others_in_every_epoch(
+    patients: dicomdl.Index,
+) -> None:
     def places(workers: int, epoch: int, **options: Any) -> list[list[int]]:
         patches = dicomdl.PatchDataset(patients, (2, 5, 6), per_stack=5, seed=3)
         patches.set_epoch(epoch)
         return [
-            place for batch in DataLoader(patches, batch_size=4, num_workers=workers, **options) for place in batch["location"].tolist()
+            place
+            for batch in DataLoader(patches, batch_size=4, num_workers=workers, **options)
+            for place in batch["location"].tolist()
         ]
 
     alone = places(0, 0)
@@ -463,9 +623,20 @@ def test_foreground_patches_see_the_body(folder: Path) -> None:
     stored = np.zeros((12, 40, 40), int)
     stored[5:8, 30:36, 4:9] = 1500
     write_series(folder, shape=stored.shape, stored=stored, intercept=-1024)
-    patches = dicomdl.PatchDataset(index_of(folder), (2, 5, 5), per_stack=40, sampler="foreground", intensity="modality")
+    patches = dicomdl.PatchDataset(
+        index_of(folder), (2, 5, 5), per_stack=40, sampler="foreground", intensity="modality"
+    )
     assert all(float(patches[row]["image"].max()) == 476 for row in range(40))
-    assert sum(float(dicomdl.PatchDataset(index_of(folder), (2, 5, 5), per_stack=40)[row]["image"].max()) > 0.3 for row in range(40)) < 20
+    assert (
+        sum(
+            float(
+                dicomdl.PatchDataset(index_of(folder), (2, 5, 5), per_stack=40)[row]["image"].max()
+            )
+            > 0.3
+            for row in range(40)
+        )
+        < 20
+    )
 
 
 def label_map(stack: dicomdl.Stack) -> np.ndarray:
@@ -475,10 +646,16 @@ def label_map(stack: dicomdl.Stack) -> np.ndarray:
 
 
 def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.Index) -> None:
-    patches = dicomdl.PatchDataset(patients, (3, 3, 3), per_stack=40, sampler=dicomdl.Balanced({0: 1, 7: 1}), labels=label_map)
+    patches = dicomdl.PatchDataset(
+        patients, (3, 3, 3), per_stack=40, sampler=dicomdl.Balanced({0: 1, 7: 1}), labels=label_map
+    )
     samples = [patches[row] for row in range(len(patches))]
     share = np.mean([7 in sample["label"] for sample in samples])
-    assert 0.35 < share < 0.75 and samples[0]["label"].dtype == torch.int64 and samples[0]["label"].shape == (3, 3, 3)
+    assert (
+        0.35 < share < 0.75
+        and samples[0]["label"].dtype == torch.int64
+        and samples[0]["label"].shape == (3, 3, 3)
+    )
     for sample in samples[:40]:
         z, y, x = sample["location"].tolist()
         expected = np.zeros(tuple(sample["shape"].tolist()), int)
@@ -487,44 +664,85 @@ def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.In
     with pytest.raises(UsageError, match="labels"):
         dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels")
     with pytest.raises(DicomdlError, match="labels give"):
-        dicomdl.PatchDataset(patients, (3, 3, 3), sampler="labels", labels=lambda stack: np.zeros((1, 2, 3), int))[0]
+        dicomdl.PatchDataset(
+            patients, (3, 3, 3), sampler="labels", labels=lambda stack: np.zeros((1, 2, 3), int)
+        )[0]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "values", "kept"), [("i8", (0, 255), "u1"), ("i4", (-1, 7), "i2"), ("u2", (0, 256), "u2"), ("?", (0, 1), "?")]
+    ("dtype", "values", "kept"),
+    [("i8", (0, 255), "u1"), ("i4", (-1, 7), "i2"), ("u2", (0, 256), "u2"), ("?", (0, 1), "?")],
 )
-def test_label_maps_are_kept_small_and_delivered_as_they_are(patients: dicomdl.Index, dtype: str, values: Any, kept: str) -> None:
+def test_label_maps_are_kept_small_and_delivered_as_they_are(
+    patients: dicomdl.Index, dtype: str, values: Any, kept: str
+) -> None:
     def labels(stack: Any) -> Any:
         made = np.zeros(stack.shape, dtype)
         made[1], made[2] = values
         return made
 
-    patches = dicomdl.PatchDataset(patients, (2, 4, 4), sampler="grid", labels=labels, intensity="modality")
+    patches = dicomdl.PatchDataset(
+        patients, (2, 4, 4), sampler="grid", labels=labels, intensity="modality"
+    )
     for row in (0, len(patches) - 1):
         z, y, x = (patches[row]["location"]).tolist()
-        expected = labels(patches._stacks[int(np.searchsorted(patches.boundaries, row, side="right")) - 1])
+        expected = labels(
+            patches._stacks[int(np.searchsorted(patches.boundaries, row, side="right")) - 1]
+        )
         label = patches[row]["label"]
-        assert label.dtype == torch.int64 and np.array_equal(label.numpy(), expected[z : z + 2, y : y + 4, x : x + 4])
-    assert {one.dtype for (_, by), one in datasets._label_maps._kept.items() if by.labels is labels} == {np.dtype(kept)}
+        assert label.dtype == torch.int64 and np.array_equal(
+            label.numpy(), expected[z : z + 2, y : y + 4, x : x + 4]
+        )
+    assert {
+        one.dtype
+        for (_, by), one in label_maps_module._label_maps._kept.items()
+        if by.labels is labels
+    } == {np.dtype(kept)}
 
 
-def test_a_patch_lies_around_each_point_of_a_table_and_the_rest_is_told(patients: dicomdl.Index) -> None:
+def test_a_patch_lies_around_each_point_of_a_table_and_the_rest_is_told(
+    patients: dicomdl.Index,
+) -> None:
     stack = patients.select(modality="CT", rows=20).stacks[0]
     world = stack.geometry.voxel_to_world([[4, 10, 12], [0, 0, 0], [400, 0, 0]])
-    table = {"series_instance_uid": [stack.series_instance_uid] * 3, "x": world[:, 0], "y": world[:, 1], "z": world[:, 2]}
+    table = {
+        "series_instance_uid": [stack.series_instance_uid] * 3,
+        "x": world[:, 0],
+        "y": world[:, 1],
+        "z": world[:, 2],
+    }
     with pytest.warns(LeftOutWarning, match="no point"):
-        patches = dicomdl.PatchDataset(patients, (3, 5, 5), sampler=dicomdl.Centers.from_table(table), intensity="modality")
+        patches = dicomdl.PatchDataset(
+            patients, (3, 5, 5), sampler=dicomdl.Centers.from_table(table), intensity="modality"
+        )
     assert len(patches) == 2
     assert [patches[row]["point"] for row in range(2)] == [0, 1]
-    assert patches[0]["location"].tolist() == [3, 8, 10] and patches[1]["location"].tolist() == [-1, -2, -2]
-    assert float(patches[0]["image"][0, 1, 2, 2]) == true_volume((9, 20, 24), intercept=-1024)[4, 10, 12]
+    assert patches[0]["location"].tolist() == [3, 8, 10] and patches[1]["location"].tolist() == [
+        -1,
+        -2,
+        -2,
+    ]
+    assert (
+        float(patches[0]["image"][0, 1, 2, 2])
+        == true_volume((9, 20, 24), intercept=-1024)[4, 10, 12]
+    )
     assert (patches[1]["image"][0, 0] == -1024).all()
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": (0, 1, 1)}, {"size": (1, 1)}, {"size": None}, {"per_stack": 0}, {"sampler": "random"}, {"irregular": "resample"}]
+    "wrong",
+    [
+        {"size": (0, 1, 1)},
+        {"size": (1, 1)},
+        {"size": None},
+        {"per_stack": 0},
+        {"sampler": "random"},
+        {"irregular": "resample"},
+    ],
 )
-def test_impossible_patches_are_refused_when_the_dataset_is_made(patients: dicomdl.Index, wrong: dict[str, Any]) -> None:
+def test_impossible_patches_are_refused_when_the_dataset_is_made(
+    patients: dicomdl.Index, wrong: dict[str, Any]
+) -> None:
     with pytest.raises(UsageError):
         dicomdl.PatchDataset(patients, **{"size": (2, 2, 2), **wrong})
 
@@ -538,9 +756,19 @@ def test_patches_of_colour_have_three_channels(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_cached_datasets_give_the_same_samples_in_every_process(folder: Path, tmp_path: Path, method: str) -> None:
-    for seed, syntax in enumerate(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1")):
-        write_series(folder / str(seed), shape=(5, 12, 14), seed=seed, intercept=-1024, transfer_syntax=syntax)
+def test_cached_datasets_give_the_same_samples_in_every_process(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    for seed, syntax in enumerate(
+        ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1")
+    ):
+        write_series(
+            folder / str(seed),
+            shape=(5, 12, 14),
+            seed=seed,
+            intercept=-1024,
+            transfer_syntax=syntax,
+        )
     index = index_of(folder)
     for make in (
         lambda **o: dicomdl.FrameDataset(index, "ct.lung", **o),
@@ -553,7 +781,10 @@ def test_cached_datasets_give_the_same_samples_in_every_process(folder: Path, tm
             cached = make(cache=cache)
             assert len(pickle.dumps(cached)) <= 4096
             loader = DataLoader(cached, batch_size=2, num_workers=2, multiprocessing_context=method)
-            assert torch.equal(torch.cat([image.flatten() for batch in loader for image in batch["image"]]), expected)
+            assert torch.equal(
+                torch.cat([image.flatten() for batch in loader for image in batch["image"]]),
+                expected,
+            )
             if method == "spawn":
                 break  # an interpreter costs seconds
 
@@ -564,24 +795,41 @@ def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Ind
 
 
 @pytest.mark.parametrize("intensity_on", ["cpu", "device"])
-def test_colour_patches_may_reach_beyond_the_border_or_lie_outside(folder: Path, intensity_on: Any) -> None:
+def test_colour_patches_may_reach_beyond_the_border_or_lie_outside(
+    folder: Path, intensity_on: Any
+) -> None:
     write_secondary_capture(folder / "a.dcm", rows=9, columns=14, frames=4)
     index = index_of(folder)
-    inside = dicomdl.PatchDataset(index, (1, 9, 14), irregular="accept", intensity_on=intensity_on)[0]["image"]
-    across = dicomdl.PatchDataset(index, (6, 16, 16), irregular="accept", intensity_on=intensity_on)[0]["image"]
-    assert across.shape == (3, 6, 16, 16) and across.dtype == inside.dtype and (across[:, 0] == 0).all() and across.max() > 0
+    inside = dicomdl.PatchDataset(index, (1, 9, 14), irregular="accept", intensity_on=intensity_on)[
+        0
+    ]["image"]
+    across = dicomdl.PatchDataset(
+        index, (6, 16, 16), irregular="accept", intensity_on=intensity_on
+    )[0]["image"]
+    assert (
+        across.shape == (3, 6, 16, 16)
+        and across.dtype == inside.dtype
+        and (across[:, 0] == 0).all()
+        and across.max() > 0
+    )
 
     class Outside(type(dicomdl.Uniform())):  # type: ignore[misc]
         def start(self, *arguments: Any) -> tuple[int, int, int]:
             return (-50, 0, 0)
 
-    outside = dicomdl.PatchDataset(index, (2, 4, 4), irregular="accept", sampler=Outside(), intensity_on=intensity_on)[0]["image"]
+    outside = dicomdl.PatchDataset(
+        index, (2, 4, 4), irregular="accept", sampler=Outside(), intensity_on=intensity_on
+    )[0]["image"]
     assert outside.shape == (3, 2, 4, 4) and outside.dtype == inside.dtype and not outside.any()
 
 
 @pytest.mark.parametrize("cache", [None, "memory"])
-def test_one_damaged_slice_loses_neither_its_stack_nor_the_cache(folder: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = write_series(folder, shape=(8, 12, 14), modality="MR", transfer_syntax="1.2.840.10008.1.2.5")
+def test_one_damaged_slice_loses_neither_its_stack_nor_the_cache(
+    folder: Path, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_series(
+        folder, shape=(8, 12, 14), modality="MR", transfer_syntax="1.2.840.10008.1.2.5"
+    )
     index = index_of(folder)
     status = paths[3].stat()
     data = bytearray(paths[3].read_bytes())
@@ -597,7 +845,10 @@ def test_one_damaged_slice_loses_neither_its_stack_nor_the_cache(folder: Path, c
     assert len(decoded) < 40
     patches = dicomdl.PatchDataset(index, (1, 4, 4), sampler="grid", cache=cache, on_error="skip")
     delivered = sum(len(batch["row"]) for batch in DataLoader(patches, batch_size=13))
-    assert delivered == len(patches) - len(patches.skipped) and len(patches.skipped) == len(patches) // 8
+    assert (
+        delivered == len(patches) - len(patches.skipped)
+        and len(patches.skipped) == len(patches) // 8
+    )
 
 
 def test_a_cache_that_is_too_small_keeps_nothing_in_the_workers(folder: Path) -> None:
@@ -624,7 +875,10 @@ def test_blocks_of_mixed_rescales_are_those_of_the_volume_bit_by_bit(folder: Pat
             seed=seed,
             transfer_syntax=syntax,
         )
-    for sample in (dicomdl.PatchDataset(index_of(folder), (2, 9, 9), sampler="grid", intensity="modality")[row] for row in range(6)):
+    for sample in (
+        dicomdl.PatchDataset(index_of(folder), (2, 9, 9), sampler="grid", intensity="modality")[row]
+        for row in range(6)
+    ):
         volume = dicomdl.read_volume(index_of(folder).stacks[0]).array.astype(np.float32)
         z = int(sample["location"][0])
         assert np.array_equal(sample["image"][0].numpy(), volume[z : z + 2])

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from dicomdl.datasets.samplers import EpochRow, RowBatchSampler, RowSampler, Shuffle, Uneven, WithEpoch, permutation
+from dicomdl.datasets.permutations import Shuffle, Uneven, permutation
+from dicomdl.datasets.samplers import EpochRow, RowBatchSampler, RowSampler, WithEpoch
 from dicomdl.errors import UsageError
 
 LENGTHS = [5, 0, 7, 3, 9, 1]
@@ -38,7 +39,9 @@ class Stacks:
 
 def stateful_loader() -> Any:
     """StatefulDataLoader of torchdata, which resumes by the protocol of our samplers and streams."""
-    return pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata").StatefulDataLoader
+    return pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="needs torchdata"
+    ).StatefulDataLoader
 
 
 def rows_of(batches: Any) -> list[list[int]]:
@@ -57,11 +60,21 @@ def rows_of(batches: Any) -> list[list[int]]:
     uneven=st.sampled_from(["keep", "drop", "pad"]),
 )
 @settings(max_examples=80, deadline=None)
-def test_ranks_share_the_rows(lengths: list[int], seed: int, epoch: int, world: int, shuffle: Shuffle, uneven: Uneven) -> None:
+def test_ranks_share_the_rows(
+    lengths: list[int], seed: int, epoch: int, world: int, shuffle: Shuffle, uneven: Uneven
+) -> None:
     dataset = Stacks(lengths)
     delivered = []
     for rank in range(world):
-        sampler = RowSampler(dataset, seed=seed, shuffle=shuffle, window=8, uneven=uneven, rank=rank, world_size=world)
+        sampler = RowSampler(
+            dataset,
+            seed=seed,
+            shuffle=shuffle,
+            window=8,
+            uneven=uneven,
+            rank=rank,
+            world_size=world,
+        )
         sampler.set_epoch(epoch)
         rows = list(sampler)
         assert len(rows) == len(sampler)
@@ -74,14 +87,20 @@ def test_ranks_share_the_rows(lengths: list[int], seed: int, epoch: int, world: 
     if uneven == "drop":
         assert set(counts.values()) <= {1} and len(dataset) - len(counts) < world
     if uneven == "pad" and len(dataset):
-        assert set(counts) == set(range(len(dataset))) and sum(counts.values()) - len(dataset) < world
+        assert (
+            set(counts) == set(range(len(dataset))) and sum(counts.values()) - len(dataset) < world
+        )
 
 
 def test_every_order_of_a_few_rows_is_equally_likely() -> None:
-    counts = collections.Counter(tuple(permutation(4, seed, epoch, 0)) for seed in range(6) for epoch in range(400))
+    counts = collections.Counter(
+        tuple(permutation(4, seed, epoch, 0)) for seed in range(6) for epoch in range(400)
+    )
     expected = 2400 / 24
     assert len(counts) == 24
-    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 65  # chi-square, 23 degrees: p = 1e-5
+    assert (
+        sum((count - expected) ** 2 / expected for count in counts.values()) < 65
+    )  # chi-square, 23 degrees: p = 1e-5
 
 
 def test_every_row_comes_everywhere_in_the_order() -> None:
@@ -117,7 +136,9 @@ def test_stacks_come_one_after_the_other_with_rows_shuffled_in_windows() -> None
     assert all(len(window) == 1 for window in stacks) and len(set.union(*stacks)) == 10
     assert [next(iter(window)) for window in stacks] != list(range(10))
     assert any(order[k : k + 40] != sorted(order[k : k + 40]) for k in range(0, 400, 40))
-    assert len({row // 40 for row in list(RowSampler(dataset, shuffle="stacks", window=400))[:40]}) > 1
+    assert (
+        len({row // 40 for row in list(RowSampler(dataset, shuffle="stacks", window=400))[:40]}) > 1
+    )
     in_order = list(RowSampler(dataset, shuffle="stacks", window=1))
     assert all(in_order[k : k + 40] == sorted(in_order[k : k + 40]) for k in range(0, 400, 40))
 
@@ -142,9 +163,13 @@ def test_a_million_rows_are_no_python_list() -> None:
 def test_a_row_carries_its_epoch_and_is_otherwise_its_number() -> None:
     row = EpochRow(5, 3)
     assert (row, row.epoch, hash(row), str(row), row + 1) == (5, 3, hash(5), "5", 6)
-    again = pickle.loads(pickle.dumps([row, EpochRow(6, 3)]))  # noqa: S301
-    assert again == [5, 6] and [type(item) for item in again] == [EpochRow] * 2 and again[1].epoch == 3
-    assert np.arange(10)[row] == 5 and isinstance(torch.utils.data.default_collate([row, row]), torch.Tensor)
+    again = pickle.loads(pickle.dumps([row, EpochRow(6, 3)]))
+    assert (
+        again == [5, 6] and [type(item) for item in again] == [EpochRow] * 2 and again[1].epoch == 3
+    )
+    assert np.arange(10)[row] == 5 and isinstance(
+        torch.utils.data.default_collate([row, row]), torch.Tensor
+    )
 
 
 def test_each_pass_is_the_next_epoch_unless_told() -> None:
@@ -163,7 +188,11 @@ def test_each_pass_is_the_next_epoch_unless_told() -> None:
 def test_epochs_reach_persistent_workers(batched: bool) -> None:
     dataset = Stacks(LENGTHS)
     sampler = RowSampler(dataset)
-    options: dict[str, Any] = {"batch_sampler": RowBatchSampler(sampler, 4)} if batched else {"sampler": sampler, "batch_size": 4}
+    options: dict[str, Any] = (
+        {"batch_sampler": RowBatchSampler(sampler, 4)}
+        if batched
+        else {"sampler": sampler, "batch_size": 4}
+    )
     loader = DataLoader(dataset, num_workers=2, persistent_workers=True, **options)  # type: ignore[arg-type]
     for epoch in (0, 5, 6):
         sampler.set_epoch(epoch)
@@ -178,23 +207,39 @@ def test_samplers_of_torch_can_carry_the_epoch_too() -> None:
     for rank in range(2):
         sampler = WithEpoch(DistributedSampler(dataset, num_replicas=2, rank=rank))  # type: ignore[arg-type, var-annotated]
         passes = [list(DataLoader(dataset, batch_size=4, sampler=sampler)) for _ in range(2)]  # type: ignore[arg-type]
-        assert [{int(e) for batch in batches for e in batch[:, 1]} for batches in passes] == [{0}, {1}]
+        assert [{int(e) for batch in batches for e in batch[:, 1]} for batches in passes] == [
+            {0},
+            {1},
+        ]
         assert rows_of(passes[0]) != rows_of(passes[1])
         sampler.set_epoch(0)
         assert rows_of(DataLoader(dataset, batch_size=4, sampler=sampler)) == rows_of(passes[0])  # type: ignore[arg-type]
         delivered += itertools.chain(*rows_of(passes[0]))
     assert set(delivered) == set(range(25))
     batches = WithEpoch(torch.utils.data.BatchSampler(range(5), 2, drop_last=False))
-    assert [[row.epoch for row in batch] for batch in batches] == [[0, 0], [0, 0], [0]] and len(batches) == 3
+    assert [[row.epoch for row in batch] for batch in batches] == [[0, 0], [0, 0], [0]] and len(
+        batches
+    ) == 3
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-@given(rows=st.integers(0, 60), world=st.integers(1, 4), size=st.integers(1, 6), done=st.integers(0, 20), drop_last=st.booleans())
+@given(
+    rows=st.integers(0, 60),
+    world=st.integers(1, 4),
+    size=st.integers(1, 6),
+    done=st.integers(0, 20),
+    drop_last=st.booleans(),
+)
 @settings(max_examples=100, deadline=None)
-def test_all_ranks_have_as_many_batches_and_rows_come_once(rows: int, world: int, size: int, done: int, drop_last: bool) -> None:
-    made = [RowBatchSampler(RowSampler(rows, rank=rank, world_size=world), size, drop_last) for rank in range(world)]
+def test_all_ranks_have_as_many_batches_and_rows_come_once(
+    rows: int, world: int, size: int, done: int, drop_last: bool
+) -> None:
+    made = [
+        RowBatchSampler(RowSampler(rows, rank=rank, world_size=world), size, drop_last)
+        for rank in range(world)
+    ]
     batches = [list(batches) for batches in made]
     assert all(0 < len(batch) <= size for rank in batches for batch in rank)
     delivered = [row for rank in batches for batch in rank for row in batch]
@@ -203,7 +248,10 @@ def test_all_ranks_have_as_many_batches_and_rows_come_once(rows: int, world: int
     if (size > 1 and rows >= world) or drop_last:
         assert [len(rank) for rank in batches] == [len(made[0])] * world
     # The state of rank 0 serves every rank.
-    again = [RowBatchSampler(RowSampler(rows, rank=rank, world_size=world), size, drop_last) for rank in range(world)]
+    again = [
+        RowBatchSampler(RowSampler(rows, rank=rank, world_size=world), size, drop_last)
+        for rank in range(world)
+    ]
     state = again[0].state_dict(batches_done=min(done, len(made[0])))
     for whole, resumed in zip(batches, again, strict=True):
         resumed.load_state_dict(state)
@@ -218,7 +266,10 @@ def test_a_pass_resumes_at_every_row_under_other_numbers_of_ranks(shuffle: Shuff
     dataset = Stacks(LENGTHS)
 
     def samplers(world: int) -> Iterator[RowSampler]:
-        return (RowSampler(dataset, seed=3, shuffle=shuffle, rank=rank, world_size=world) for rank in range(world))
+        return (
+            RowSampler(dataset, seed=3, shuffle=shuffle, rank=rank, world_size=world)
+            for rank in range(world)
+        )
 
     for done in range(13):
         first, *_ = samplers(2)
@@ -240,7 +291,9 @@ def loader_of(kind: str, dataset: Stacks, workers: int, loader: Any) -> tuple[An
     if kind == "sampler":
         return sampler, loader(dataset, sampler=sampler, batch_size=4, num_workers=workers)
     if kind == "rows":
-        return sampler, loader(dataset, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=one_row)
+        return sampler, loader(
+            dataset, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=one_row
+        )
     batches = RowBatchSampler(sampler, 4, drop_last=kind == "drop_last")
     return batches, loader(dataset, batch_sampler=batches, num_workers=workers)
 
@@ -262,9 +315,15 @@ def test_a_plain_loader_resumes_at_every_batch(kind: str, workers: int) -> None:
         batches = iter(loader)
         for _ in range(done):
             next(batches)
-        state = sampler.state_dict(samples_done=4 * done) if kind == "sampler" else sampler.state_dict(batches_done=done)
+        state = (
+            sampler.state_dict(samples_done=4 * done)
+            if kind == "sampler"
+            else sampler.state_dict(batches_done=done)
+        )
         del batches
-        resumed, again = loader_of(kind, dataset, workers if done in (0, 3, len(whole)) else 0, DataLoader)
+        resumed, again = loader_of(
+            kind, dataset, workers if done in (0, 3, len(whole)) else 0, DataLoader
+        )
         resumed.load_state_dict(json.loads(json.dumps(state)))
         assert rows_of(again) == whole[done:]
         if done in (0, 3, len(whole)):
@@ -285,7 +344,9 @@ def test_torchdata_resumes_at_every_batch(kind: str, workers: int) -> None:
     states.append(loader.state_dict())  # the pass has ended
     following = rows_of(loader)
     assert following != whole
-    for done, state in enumerate(states if kind != "rows" else states[-3:], 1 if kind != "rows" else len(states) - 2):
+    for done, state in enumerate(
+        states if kind != "rows" else states[-3:], 1 if kind != "rows" else len(states) - 2
+    ):
         _, again = loader_of(kind, dataset, workers, loader_class)
         again.load_state_dict(state)
         if done <= len(whole):
@@ -328,7 +389,9 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
         RowSampler(**{"source": Stacks(LENGTHS), **options})
 
 
-@pytest.mark.parametrize("boundaries", [[0, 5], [1, 25], [0, 9, 4, 25], [[0, 25]], [0.0, 25.0], []], ids=str)
+@pytest.mark.parametrize(
+    "boundaries", [[0, 5], [1, 25], [0, 9, 4, 25], [[0, 25]], [0.0, 25.0], []], ids=str
+)
 def test_boundaries_that_do_not_fit_are_refused(boundaries: Any) -> None:
     dataset = Stacks(LENGTHS)
     dataset.boundaries = np.array(boundaries)
@@ -341,7 +404,13 @@ def test_a_state_of_another_order_is_refused() -> None:
     for sampler in (RowSampler(20), RowSampler(21, seed=1), RowSampler(20, seed=1, shuffle=False)):
         with pytest.raises(UsageError, match="another order"):
             sampler.load_state_dict(state)
-    for broken in ({}, {**state, "position": -1}, {**state, "epoch": "2"}, {**state, "kind": "StackStream"}, None):
+    for broken in (
+        {},
+        {**state, "position": -1},
+        {**state, "epoch": "2"},
+        {**state, "kind": "StackStream"},
+        None,
+    ):
         with pytest.raises(UsageError):
             RowSampler(20, seed=1).load_state_dict(broken)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="5 batches"):

@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from dicomdl.datasets.samplers import RowBatchSampler, RowSampler, Uneven
+from dicomdl.datasets.permutations import Uneven
+from dicomdl.datasets.samplers import RowBatchSampler, RowSampler
 from dicomdl.datasets.stream import StackStream
 from dicomdl.errors import DecodeError, UsageError
 
@@ -34,7 +35,9 @@ POISON = (StopIteration, ValueError, MemoryError, KeyError, BaseException, Decod
 class Stacks:
     """A dataset whose samples say which row and epoch they were asked for; rows in `poison` raise."""
 
-    def __init__(self, lengths: list[int], poison: dict[int, type[BaseException]] | None = None) -> None:
+    def __init__(
+        self, lengths: list[int], poison: dict[int, type[BaseException]] | None = None
+    ) -> None:
         self.boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.poison = poison or {}
 
@@ -86,7 +89,9 @@ class Counted:
 
 def stateful_loader() -> Any:
     """StatefulDataLoader of torchdata, which resumes by the protocol of our samplers and streams."""
-    return pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata").StatefulDataLoader
+    return pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="needs torchdata"
+    ).StatefulDataLoader
 
 
 def rows_of(batches: Any) -> list[list[int]]:
@@ -123,11 +128,27 @@ def no_thread_is_left() -> bool:
     shuffle=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_shares_cover_the_rows(lengths: list[int], seed: int, world: int, workers: int, buffer: int, uneven: Uneven, shuffle: bool) -> None:
+def test_shares_cover_the_rows(
+    lengths: list[int],
+    seed: int,
+    world: int,
+    workers: int,
+    buffer: int,
+    uneven: Uneven,
+    shuffle: bool,
+) -> None:
     dataset = Stacks(lengths)
     shares = []
     for rank in range(world):
-        stream = StackStream(dataset, shuffle=shuffle, shuffle_buffer=buffer, seed=seed, uneven=uneven, rank=rank, world_size=world)
+        stream = StackStream(
+            dataset,
+            shuffle=shuffle,
+            shuffle_buffer=buffer,
+            seed=seed,
+            uneven=uneven,
+            rank=rank,
+            world_size=world,
+        )
         for worker in range(workers):
             share = stream._share(5, worker, workers)
             shares.append(share.rows(range(share.ends[-1] if len(share.ends) else 0)))
@@ -139,7 +160,10 @@ def test_shares_cover_the_rows(lengths: list[int], seed: int, world: int, worker
     elif uneven == "drop":
         assert len(set(delivered)) == len(delivered) > len(dataset) - world * workers
     else:
-        assert set(delivered) == set(range(len(dataset))) and len(delivered) < len(dataset) + world * workers
+        assert (
+            set(delivered) == set(range(len(dataset)))
+            and len(delivered) < len(dataset) + world * workers
+        )
     if not shuffle and uneven == "keep":
         assert delivered == sorted(delivered)
 
@@ -147,21 +171,30 @@ def test_shares_cover_the_rows(lengths: list[int], seed: int, world: int, worker
 @pytest.mark.parametrize("read_ahead", [0, 1, 7, 100])
 @pytest.mark.parametrize("buffer", [1, 4, 1000])
 def test_each_sample_comes_once_whatever_is_read_ahead(buffer: int, read_ahead: int) -> None:
-    made = [StackStream(kind(LENGTHS), shuffle_buffer=buffer, read_ahead=read_ahead) for kind in (Stacks, Batched)]
+    made = [
+        StackStream(kind(LENGTHS), shuffle_buffer=buffer, read_ahead=read_ahead)
+        for kind in (Stacks, Batched)
+    ]
     orders = [[int(sample[0]) for sample in stream] for stream in made]
     assert sorted(orders[0]) == list(range(25)) and orders[0] == orders[1]
-    assert orders[0] == [int(sample[0]) for sample in StackStream(Stacks(LENGTHS), shuffle_buffer=buffer)]
+    assert orders[0] == [
+        int(sample[0]) for sample in StackStream(Stacks(LENGTHS), shuffle_buffer=buffer)
+    ]
 
 
 def test_samples_come_stack_by_stack_mixed_by_the_buffer() -> None:
     dataset = Stacks([50] * 8)
     in_order = flat([torch.stack(list(StackStream(dataset, shuffle_buffer=1)))])
-    assert [row // 50 for row in in_order] == [row // 50 for row in in_order[::50] for _ in range(50)]
+    assert [row // 50 for row in in_order] == [
+        row // 50 for row in in_order[::50] for _ in range(50)
+    ]
     assert all(in_order[k : k + 50] == sorted(in_order[k : k + 50]) for k in range(0, 400, 50))
     mixed = flat([torch.stack(list(StackStream(dataset, shuffle_buffer=60)))])
     assert len({row // 50 for row in mixed[:40]}) > 1
     place = {row: k for k, row in enumerate(in_order)}
-    assert all(place[row] < k + 60 for k, row in enumerate(mixed))  # never more than the buffer ahead
+    assert all(
+        place[row] < k + 60 for k, row in enumerate(mixed)
+    )  # never more than the buffer ahead
     assert flat([torch.stack(list(StackStream(dataset, shuffle=False)))]) == list(range(400))
 
 
@@ -200,7 +233,13 @@ def test_epochs_reach_persistent_workers_of_every_start_method() -> None:
     expected: dict[int, Any] = {}
     for method in ("fork", "spawn"):
         stream = StackStream(Stacks(LENGTHS), shuffle_buffer=4)
-        loader = DataLoader(stream, batch_size=4, num_workers=2, multiprocessing_context=method, persistent_workers=True)
+        loader = DataLoader(
+            stream,
+            batch_size=4,
+            num_workers=2,
+            multiprocessing_context=method,
+            persistent_workers=True,
+        )
         for epoch in (0, 7, 3):
             stream.set_epoch(epoch)
             batches = list(loader)
@@ -217,7 +256,10 @@ def test_a_pass_without_set_epoch_is_the_same_again_and_says_so() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first = [int(sample[0]) for sample in stream]
-        list(StackStream(Stacks(LENGTHS), shuffle=False)), list(StackStream(Stacks(LENGTHS), shuffle=False))
+        (
+            list(StackStream(Stacks(LENGTHS), shuffle=False)),
+            list(StackStream(Stacks(LENGTHS), shuffle=False)),
+        )
         stream.set_epoch(0)
         assert [int(sample[0]) for sample in stream] == first
     with pytest.warns(UserWarning, match="set_epoch"):
@@ -229,11 +271,19 @@ def train_rank(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     dataset, options = Stacks(LENGTHS), {"num_workers": 2, "multiprocessing_context": "fork"}
-    delivered: dict[str, Any] = {"stream": flat(DataLoader(StackStream(dataset, shuffle_buffer=4), batch_size=3, **options))}  # type: ignore[arg-type]
+    delivered: dict[str, Any] = {
+        "stream": flat(DataLoader(StackStream(dataset, shuffle_buffer=4), batch_size=3, **options))
+    }  # type: ignore[arg-type]
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
-    for size in (3, 4, 6):  # 13 and 12 rows: batches of 4 and 6 would be 4 and 3 of one rank and the other
+    for size in (
+        3,
+        4,
+        6,
+    ):  # 13 and 12 rows: batches of 4 and 6 would be 4 and 3 of one rank and the other
         seen = []
-        for batch in DataLoader(dataset, batch_sampler=RowBatchSampler(RowSampler(dataset), size), **options):  # type: ignore[arg-type]
+        for batch in DataLoader(
+            dataset, batch_sampler=RowBatchSampler(RowSampler(dataset), size), **options
+        ):  # type: ignore[arg-type]
             model(batch.float()).sum().backward()  # waits for the other rank
             seen += batch[:, 0].tolist()
         delivered[f"batches of {size}"] = seen
@@ -247,7 +297,9 @@ def test_two_ranks_with_two_workers_deliver_each_sample_once(tmp_path: Path) -> 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=train_rank, args=(rank, port, str(tmp_path))) for rank in range(2)]
+    processes = [
+        context.Process(target=train_rank, args=(rank, port, str(tmp_path))) for rank in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -268,18 +320,30 @@ def test_datasets_of_dicom_files_are_streamed_and_sampled(kind: str, tmp_path: P
 
     for patient, slices in (("A", 6), ("B", 4), ("C", 5)):
         write_series(tmp_path / "dicom" / patient, shape=(slices, 8, 8), patient_id=patient)
-    dataset = getattr(dicomdl, kind)(dicomdl.scan(tmp_path / "dicom", tmp_path / "index", progress=False), intensity="modality")
+    dataset = getattr(dicomdl, kind)(
+        dicomdl.scan(tmp_path / "dicom", tmp_path / "index", progress=False), intensity="modality"
+    )
     if not hasattr(dataset, "boundaries"):
-        by_stack = [len(list(rows)) for _, rows in itertools.groupby(dataset[row]["series_instance_uid"] for row in range(len(dataset)))]
+        by_stack = [
+            len(list(rows))
+            for _, rows in itertools.groupby(
+                dataset[row]["series_instance_uid"] for row in range(len(dataset))
+            )
+        ]
         dataset.boundaries = np.concatenate([[0], np.cumsum(by_stack)])
     stream = StackStream(dataset, shuffle_buffer=3, read_ahead=6)
     sampler = RowSampler(dataset, shuffle="stacks")
     for epoch in range(2):
         stream.set_epoch(epoch)
-        passes = [DataLoader(stream, batch_size=None, num_workers=2), DataLoader(dataset, batch_size=None, sampler=sampler)]
+        passes = [
+            DataLoader(stream, batch_size=None, num_workers=2),
+            DataLoader(dataset, batch_size=None, sampler=sampler),
+        ]
         for samples in map(list, passes):
             assert sorted(int(sample["row"]) for sample in samples) == list(range(len(dataset)))
-            assert all(torch.equal(sample["image"], dataset[sample["row"]]["image"]) for sample in samples)
+            assert all(
+                torch.equal(sample["image"], dataset[sample["row"]]["image"]) for sample in samples
+            )
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -310,7 +374,9 @@ def test_no_error_ends_an_epoch_silently(kind: type[Stacks], workers: int, read_
     assert len(errors) == 20
     told = sorted(int(re.findall(r"row (\d+)", str(error))[-1]) for error in errors)
     assert told == sorted(poison)
-    raised = {RuntimeError if error in (StopIteration, BaseException) else error for error in POISON}
+    raised = {
+        RuntimeError if error in (StopIteration, BaseException) else error for error in POISON
+    }
     assert {type(error) for error in errors} == raised
 
 
@@ -333,7 +399,9 @@ def test_an_error_keeps_its_facts_and_comes_in_its_place() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_the_dataset_skips_is_left_out_and_nothing_else(workers: int) -> None:
     dataset = Batched([50] * 4, dict.fromkeys(range(3, 200, 10), ValueError))
-    rows = flat(DataLoader(StackStream(dataset, shuffle_buffer=10), batch_size=4, num_workers=workers))
+    rows = flat(
+        DataLoader(StackStream(dataset, shuffle_buffer=10), batch_size=4, num_workers=workers)
+    )
     assert sorted(rows) == [row for row in range(200) if row not in dataset.poison]
 
 
@@ -374,7 +442,7 @@ def test_a_stream_pickles_small_and_its_copies_go_their_own_way() -> None:
     stream = StackStream(Stacks([100] * 100), shuffle_buffer=7)
     stream.set_epoch(3)
     pickled = pickle.dumps(stream)
-    copy = pickle.loads(pickled)  # noqa: S301
+    copy = pickle.loads(pickled)
     assert len(pickled) < 2500 and copy.epoch == 3
     stream.set_epoch(4)
     assert copy.epoch == 3
@@ -403,7 +471,9 @@ def test_a_plain_loader_resumes_at_every_batch(workers: int, drop_last: bool) ->
     for done in range(len(whole) + 1):
         resumed = stream_of()
         again = DataLoader(resumed, batch_size=3, num_workers=workers, drop_last=drop_last)
-        resumed.load_state_dict(json.loads(json.dumps(stream.state_dict(loader, batches_done=done))))
+        resumed.load_state_dict(
+            json.loads(json.dumps(stream.state_dict(loader, batches_done=done)))
+        )
         resumed.set_epoch(2)
         assert rows_of(again) == whole[done:]
         if done in (0, 4):
@@ -475,7 +545,11 @@ def test_resuming_reads_only_what_was_not_delivered() -> None:
 
 def train_until_killed(folder: Path) -> None:
     """Deliver and save after every batch, as a training loop would; resume from what is there."""
-    stream, state_file, log_file = stream_of(Stacks([40] * 5)), folder / "state.json", folder / "log"
+    stream, state_file, log_file = (
+        stream_of(Stacks([40] * 5)),
+        folder / "state.json",
+        folder / "log",
+    )
     loader = DataLoader(stream, batch_size=3, num_workers=2)
     log: list[list[int]] = []
     if state_file.exists():
@@ -484,7 +558,9 @@ def train_until_killed(folder: Path) -> None:
         log = saved["log"]
     for done, batch in enumerate(loader, 1):
         log += rows_of([batch])
-        (folder / "next").write_text(json.dumps({"state": stream.state_dict(loader, done), "log": log}))
+        (folder / "next").write_text(
+            json.dumps({"state": stream.state_dict(loader, done), "log": log})
+        )
         os.replace(folder / "next", state_file)
         time.sleep(0.005)
     log_file.write_text(json.dumps(log))
@@ -505,7 +581,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         elif process.exitcode == 0:
             break
     log = json.loads((tmp_path / "log").read_text())
-    assert kills and log == rows_of(DataLoader(stream_of(Stacks([40] * 5)), batch_size=3, num_workers=2))
+    assert kills and log == rows_of(
+        DataLoader(stream_of(Stacks([40] * 5)), batch_size=3, num_workers=2)
+    )
 
 
 def test_states_that_do_not_fit_are_refused() -> None:
@@ -524,7 +602,12 @@ def test_states_that_do_not_fit_are_refused() -> None:
     for other in others:
         with pytest.raises(UsageError, match="another order"):
             other.load_state_dict(state)
-    for broken in ({}, {**state, "workers": 5}, {**state, "workers": [[0, 1], [0, 1]]}, {**state, "workers": [[0, -1], [1, 0]]}):
+    for broken in (
+        {},
+        {**state, "workers": 5},
+        {**state, "workers": [[0, 1], [0, 1]]},
+        {**state, "workers": [[0, -1], [1, 0]]},
+    ):
         with pytest.raises(UsageError):
             stream.load_state_dict(broken)
     with pytest.raises(UsageError, match="this pass has 9 batches"):
@@ -546,7 +629,11 @@ def test_loading_after_persistent_workers_began_is_refused() -> None:
     loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # the error holds it in a cycle: collected, it waits 5 s for its workers
 
 
-@pytest.mark.parametrize("options", [{"seed": -1}, {"shuffle_buffer": -1}, {"read_ahead": 1.5}, {"uneven": "even"}, {"rank": 0}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"seed": -1}, {"shuffle_buffer": -1}, {"read_ahead": 1.5}, {"uneven": "even"}, {"rank": 0}],
+    ids=str,
+)
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         StackStream(Stacks(LENGTHS), **options)

@@ -23,11 +23,15 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 import dicomdl
 from dicomdl import errors
 from dicomdl.datasets import transport as parcels
-from dicomdl.datasets.transport import IN_BLOCKS, MOST_BLOCKS, Parcel, Sample, errors_leave_whole, new_array, stacked
+from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.transport import IN_BLOCKS, MOST_BLOCKS, Parcel, new_array, stacked
+from dicomdl.datasets.worker import errors_leave_whole
 
 assert dicomdl.collate  # whose module teaches the default collate what a Sample is
 METHODS = ["fork", "spawn", "forkserver"]
-needs_blocks = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only")
+needs_blocks = pytest.mark.skipif(
+    not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +39,21 @@ def no_blocks_are_left_behind() -> Iterator[None]:
     gc.collect()
     yield
     gc.collect()
-    assert not parcels._known and not parcels._seen and not parcels._watched, "blocks of loaders that are no more"
+    assert not parcels._known and not parcels._seen and not parcels._watched, (
+        "blocks of loaders that are no more"
+    )
 
 
 class Numbered(Dataset[Any]):
     """Row n is filled with n; each `shapes` in turn."""
 
-    def __init__(self, rows: int, shapes: Any = ((64, 300),), dtype: torch.dtype = torch.float32, in_rows: bool = False) -> None:
+    def __init__(
+        self,
+        rows: int,
+        shapes: Any = ((64, 300),),
+        dtype: torch.dtype = torch.float32,
+        in_rows: bool = False,
+    ) -> None:
         self.rows, self.shapes, self.dtype, self.in_rows = rows, shapes, dtype, in_rows
 
     def __len__(self) -> int:
@@ -64,7 +76,10 @@ class Numbered(Dataset[Any]):
 
 
 def is_sound(batch: Any) -> bool:
-    return all(bool((image == row % 128).all()) for image, row in zip(batch["image"], batch["row"].tolist(), strict=True))
+    return all(
+        bool((image == row % 128).all())
+        for image, row in zip(batch["image"], batch["row"].tolist(), strict=True)
+    )
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------
@@ -72,10 +87,18 @@ def is_sound(batch: Any) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16])
-def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(method: str, dtype: torch.dtype) -> None:
+def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(
+    method: str, dtype: torch.dtype
+) -> None:
     if dtype != torch.float32 and method != "fork":
         pytest.skip("each start method once")
-    loader = DataLoader(Numbered(120, dtype=dtype), batch_size=2, num_workers=2, multiprocessing_context=method, prefetch_factor=3)
+    loader = DataLoader(
+        Numbered(120, dtype=dtype),
+        batch_size=2,
+        num_workers=2,
+        multiprocessing_context=method,
+        prefetch_factor=3,
+    )
     chance, kept, rows = random.Random(0), [], []
     for batch in loader:
         assert type(batch) is dict and batch["image"].dtype == dtype and is_sound(batch)
@@ -97,7 +120,9 @@ def test_a_worker_fills_a_few_blocks_again_and_again() -> None:
     assert len(places) <= 8 and len(parcels._known) <= 8
 
 
-def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> None:
+def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> (
+    None
+):
     batches = list(DataLoader(Numbered(4 * MOST_BLOCKS), batch_size=2, num_workers=1))
     assert all(map(is_sound, batches))
     batches[0]["image"].fill_(-1)
@@ -113,10 +138,15 @@ def test_sizes_may_differ_from_batch_to_batch() -> None:
     shapes = [(1, 64, 300), (1, 300, 300), (3, 500, 300), (1, 2, 3), (1, 64, 64)]
     for batch in DataLoader(Numbered(150, shapes), batch_size=1, num_workers=2):
         assert is_sound(batch) and tuple(batch["image"].shape[1:]) == shapes[int(batch["row"]) % 5]
-    for batch in DataLoader(Numbered(30, shapes), batch_size=5, num_workers=1, collate_fn=dicomdl.collate):
+    for batch in DataLoader(
+        Numbered(30, shapes), batch_size=5, num_workers=1, collate_fn=dicomdl.collate
+    ):
         assert isinstance(batch["image"], list) and is_sound(batch)
         if hasattr(os, "memfd_create"):
-            assert all(image.untyped_storage().nbytes() == image.nbytes and not image.is_shared() for image in batch["image"])
+            assert all(
+                image.untyped_storage().nbytes() == image.nbytes and not image.is_shared()
+                for image in batch["image"]
+            )
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -168,7 +198,9 @@ def test_tensors_of_any_kind_arrive() -> None:
         assert one.keys() == other.keys() and one["words"] == other["words"]
         assert torch.equal(one["nested"]["x"], other["nested"]["x"])
         for name in ("image", "none", "scalar", "complex", "half"):
-            assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype, name
+            assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype, (
+                name
+            )
 
 
 class Negative(Odd):
@@ -182,7 +214,10 @@ def test_what_is_lazily_negative_arrives_negative() -> None:
     for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=20):
         assert bool((sample["image"] == -sample["row"]).all())
     for batch in DataLoader(Negative(), batch_size=2, num_workers=1, timeout=20):
-        assert all(bool((image == -row).all()) for image, row in zip(batch["image"], batch["row"], strict=True))
+        assert all(
+            bool((image == -row).all())
+            for image, row in zip(batch["image"], batch["row"], strict=True)
+        )
 
 
 class Keeping:
@@ -192,7 +227,9 @@ class Keeping:
         self.kept: list[tuple[int, Any]] = []
 
     def __call__(self, sample: Any) -> Any:
-        assert all(bool((image == row % 128).all()) for row, image in self.kept), "a kept image changed"
+        assert all(bool((image == row % 128).all()) for row, image in self.kept), (
+            "a kept image changed"
+        )
         self.kept = [*self.kept[-20:], (sample["row"], sample["image"])]
         return sample
 
@@ -239,7 +276,12 @@ def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None
 def test_an_order_of_its_own_is_kept() -> None:
     def channels_last(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
-        batch["image"] = batch["image"].unsqueeze(1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        batch["image"] = (
+            batch["image"]
+            .unsqueeze(1)
+            .expand(-1, 3, -1, -1)
+            .contiguous(memory_format=torch.channels_last)
+        )
         return batch
 
     for batch in DataLoader(Numbered(12), batch_size=2, num_workers=1, collate_fn=channels_last):
@@ -251,12 +293,14 @@ def test_a_parcel_that_is_copied_or_pickled_is_a_copy() -> None:
         batch = dicomdl.collate(samples)
         assert type(batch) is Parcel
         other = copy.deepcopy(batch)
-        again = pickle.loads(pickle.dumps(batch))  # noqa: S301
+        again = pickle.loads(pickle.dumps(batch))
         batch["image"].fill_(-1)
         assert is_sound(other) and is_sound(again)
         return other
 
-    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1, collate_fn=copied)))
+    assert all(
+        map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1, collate_fn=copied))
+    )
 
 
 def test_a_batch_that_is_sent_twice_is_two() -> None:
@@ -325,12 +369,20 @@ def test_samples_within_the_making_of_a_sample_are_made_apart(folder: Path) -> N
         return np.full(stack.shape, int(other[1]["image"].max()) > 0, np.uint8)
 
     patches = dicomdl.PatchDataset(
-        index.select(modality="CT"), (4, 128, 128), per_stack=12, intensity="ct.lung", labels=labels, sampler="labels"
+        index.select(modality="CT"),
+        (4, 128, 128),
+        per_stack=12,
+        intensity="ct.lung",
+        labels=labels,
+        sampler="labels",
     )
     alone = [patches[row] for row in range(12)]
     for batch in DataLoader(patches, batch_size=3, num_workers=1):
         for place, row in enumerate(batch["row"].tolist()):
-            assert all(torch.equal(batch[name][place], alone[row][name]) for name in ("image", "label", "location"))
+            assert all(
+                torch.equal(batch[name][place], alone[row][name])
+                for name in ("image", "label", "location")
+            )
 
 
 class Mixing:
@@ -341,7 +393,11 @@ class Mixing:
 
     def __call__(self, sample: Any) -> Any:
         self.before, mixed = sample["image"], sample["image"] + self.before / 2
-        return {"image": mixed if sample["row"] % 2 else sample["image"], "row": sample["row"], "raw": sample["image"]}
+        return {
+            "image": mixed if sample["row"] % 2 else sample["image"],
+            "row": sample["row"],
+            "raw": sample["image"],
+        }
 
 
 def test_samples_that_share_their_images_are_delivered_as_without_workers() -> None:
@@ -354,7 +410,9 @@ def test_samples_that_share_their_images_are_delivered_as_without_workers() -> N
         delivered: list[list[Any]] = []
         for workers in (0, 1):
             delivered.append([])
-            loader: Any = DataLoader(Transformed(64, Mixing()), batch_size=4, num_workers=workers, collate_fn=collate_fn)
+            loader: Any = DataLoader(
+                Transformed(64, Mixing()), batch_size=4, num_workers=workers, collate_fn=collate_fn
+            )
             for batch in loader:
                 delivered[-1].append({name: value.clone() for name, value in batch.items()})
                 batch["image"].fill_(-7)
@@ -364,7 +422,9 @@ def test_samples_that_share_their_images_are_delivered_as_without_workers() -> N
 
 @needs_blocks
 def test_a_tensor_holds_its_own_bytes_and_no_others() -> None:
-    for batch in DataLoader(Numbered(60, [(1, 150, 150), (1, 600, 600)]), batch_size=1, num_workers=2):
+    for batch in DataLoader(
+        Numbered(60, [(1, 150, 150), (1, 600, 600)]), batch_size=1, num_workers=2
+    ):
         image = batch["image"]
         assert image.untyped_storage().nbytes() == image.nbytes and not image._is_view()
         image.requires_grad_().detach_()
@@ -399,14 +459,18 @@ def test_batches_may_go_to_several_receivers() -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
     assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
     assert not parcels._known
 
 
 @needs_blocks
-def test_where_memory_is_out_tensors_go_by_the_way_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_memory_is_out_tensors_go_by_the_way_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def none(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -509,13 +573,18 @@ class Held(Dataset[Any]):
                 room.place = place
                 images.append(new_array((self.sizes[row] << 20,), "u1"))
         pool: Any = parcels._own_pool()
-        return [{"blocks": sum(block.size for block in pool._blocks) >> 20, "image": image.nbytes} for image in images]
+        return [
+            {"blocks": sum(block.size for block in pool._blocks) >> 20, "image": image.nbytes}
+            for image in images
+        ]
 
 
 @needs_blocks
 def test_memory_that_is_not_needed_goes() -> None:
     sizes = [1] * 40 + [32] * 4 + [1] * 200
-    held = [int(batch["blocks"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)]
+    held = [
+        int(batch["blocks"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)
+    ]
     assert held[0] == 0 and held[5] <= 12 and 128 <= held[10] <= 150 and held[-1] <= 12
     several = DataLoader(Held([32, 1, 1, 1] * 40), batch_size=4, num_workers=1)
     assert all(int(batch["blocks"][0]) == 0 for batch in several)
@@ -535,7 +604,9 @@ def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
 def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
     loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
     held: list[Any] = []
-    for _ in range(20):  # all blocks are known then; killed in the midst of handing one over, torch may wait for ever
+    for _ in range(
+        20
+    ):  # all blocks are known then; killed in the midst of handing one over, torch may wait for ever
         held = [*held[-2:], next(loader)]
     time.sleep(0.3)
     os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
@@ -548,7 +619,10 @@ def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
 def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
     def count() -> tuple[int, int]:
         gc.collect()
-        maps = sum("memfd:dicomdl-batch" in line for line in Path("/proc/self/maps").read_text().splitlines())
+        maps = sum(
+            "memfd:dicomdl-batch" in line
+            for line in Path("/proc/self/maps").read_text().splitlines()
+        )
         return len(os.listdir("/proc/self/fd")), maps
 
     found = []
@@ -571,7 +645,9 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
         "print('ready', *(w.pid for w in loader._workers), flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()[1:]]
         process.kill()
@@ -579,7 +655,11 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
     while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
         time.sleep(0.1)  # torch's workers look every 5 s whether their parent lives
     assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    named = [name for name in os.listdir("/dev/shm") if any(str(pid) in name for pid in (process.pid, *workers))]
+    named = [
+        name
+        for name in os.listdir("/dev/shm")
+        if any(str(pid) in name for pid in (process.pid, *workers))
+    ]
     assert not named  # what has no name goes with the last process that has it
 
 
@@ -595,14 +675,18 @@ def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
 
 @pytest.mark.parametrize("on", ["cpu", "device"])
 @pytest.mark.parametrize("kind", ["frames", "volumes", "patches", "neighbours"])
-def test_loaders_with_workers_deliver_what_those_without_do(folder: Path, kind: str, on: Any) -> None:
+def test_loaders_with_workers_deliver_what_those_without_do(
+    folder: Path, kind: str, on: Any
+) -> None:
     for seed in range(4):
         write_series(folder / str(seed), shape=(3 + seed % 2, 150, 160), seed=seed, intercept=-1024)
     index = index_of(folder)
     makes: dict[str, Any] = {
         "frames": lambda: dicomdl.FrameDataset(index, "ct.lung", intensity_on=on),
         "volumes": lambda: dicomdl.VolumeDataset(index, "ct.lung", intensity_on=on),
-        "patches": lambda: dicomdl.PatchDataset(index, (3, 128, 140), per_stack=6, intensity="ct.lung", intensity_on=on),
+        "patches": lambda: dicomdl.PatchDataset(
+            index, (3, 128, 140), per_stack=6, intensity="ct.lung", intensity_on=on
+        ),
         "neighbours": lambda: dicomdl.FrameDataset(index, "ct.lung", neighbours=1, intensity_on=on),
     }
     dataset = makes[kind]()
@@ -615,7 +699,10 @@ def test_loaders_with_workers_deliver_what_those_without_do(folder: Path, kind: 
             assert one.keys() == other.keys()
             for name, value in one.items():
                 together = zip(value, other[name], strict=True)
-                assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in together), name
+                assert all(
+                    torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+                    for a, b in together
+                ), name
 
 
 @needs_blocks
@@ -634,13 +721,22 @@ def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
         dicomdl.PatchDataset(index, (4, 128, 128), intensity="ct.lung", intensity_on="device"),
     ):
         rows = Subset(dataset, [row % len(dataset) for row in range(8)])
-        moved = [batch["moved"] for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)]
-        assert moved == [True, False, False, False], dataset  # the first one tells that images are of one size
+        moved = [
+            batch["moved"]
+            for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)
+        ]
+        assert moved == [True, False, False, False], (
+            dataset
+        )  # the first one tells that images are of one size
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
-TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.DicomdlError)]
+TREE = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.DicomdlError)
+]
 
 
 class Raising(Dataset[Any]):
@@ -661,7 +757,9 @@ class Raising(Dataset[Any]):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_errors_leave_a_worker_whole(method: str) -> None:
-    loader = iter(DataLoader(Raising(), batch_size=None, num_workers=1, multiprocessing_context=method))
+    loader = iter(
+        DataLoader(Raising(), batch_size=None, num_workers=1, multiprocessing_context=method)
+    )
     for row, kind in enumerate(TREE):
         with pytest.raises(kind) as caught:
             next(loader)
@@ -669,8 +767,11 @@ def test_errors_leave_a_worker_whole(method: str) -> None:
         assert type(error) is kind and str(error) == "what was found"
         assert error.found_bytes == row and error.detail == {"gaps": [1.5, 2]}
         assert error.__notes__[0] == "file: somewhere"
-        assert "the cause" in error.__notes__[1] and f"{kind.__name__}: what was found" in error.__notes__[1]
-        assert type(pickle.loads(pickle.dumps(error))) is kind  # noqa: S301
+        assert (
+            "the cause" in error.__notes__[1]
+            and f"{kind.__name__}: what was found" in error.__notes__[1]
+        )
+        assert type(pickle.loads(pickle.dumps(error))) is kind
     with pytest.raises(StopIteration):
         next(loader)
 
@@ -685,12 +786,17 @@ class CatchesInside(Dataset[Any]):
         try:
             Raising()[TREE.index(errors.TruncatedPixels)]
         except errors.PixelError as error:
-            assert isinstance(error, errors.TruncatedPixels) and type(error).__name__ == "TruncatedPixels"
+            assert (
+                isinstance(error, errors.TruncatedPixels)
+                and type(error).__name__ == "TruncatedPixels"
+            )
             return repr(error)
 
 
 def test_in_a_worker_they_are_caught_as_what_they_are() -> None:
-    assert list(DataLoader(CatchesInside(), batch_size=None, num_workers=1)) == [repr(errors.TruncatedPixels("what was found"))]
+    assert list(DataLoader(CatchesInside(), batch_size=None, num_workers=1)) == [
+        repr(errors.TruncatedPixels("what was found"))
+    ]
 
 
 class Unsendable(Dataset[Any]):
@@ -719,8 +825,12 @@ class ToldMore(Raising):
         try:
             return super().__getitem__(row)
         except errors.DicomdlError as error:
-            for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301
-                assert type(again) is TREE[row] and vars(again) == vars(error) and str(again) == str(error)
+            for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+                assert (
+                    type(again) is TREE[row]
+                    and vars(again) == vars(error)
+                    and str(again) == str(error)
+                )
             if row % 2:
                 error.callback = lambda: None
             raise
@@ -731,7 +841,11 @@ def test_an_error_may_be_copied_and_told_more_on_its_way() -> None:
     for row, kind in enumerate(TREE):
         with pytest.raises(kind) as caught:
             next(loader)
-        assert "found_bytes" not in vars(caught.value) if row % 2 else vars(caught.value)["found_bytes"] == row
+        assert (
+            "found_bytes" not in vars(caught.value)
+            if row % 2
+            else vars(caught.value)["found_bytes"] == row
+        )
     loader._shutdown_workers()  # type: ignore[attr-defined]
 
 
@@ -762,4 +876,6 @@ def test_errors_derived_from_ours_leave_whole_too() -> None:
 def test_outside_of_a_worker_errors_are_left_alone() -> None:
     with pytest.raises(errors.HeaderError) as caught:
         Raising()[TREE.index(errors.HeaderError)]
-    assert type(caught.value) is errors.HeaderError and caught.value.__notes__ == ["file: somewhere"]
+    assert type(caught.value) is errors.HeaderError and caught.value.__notes__ == [
+        "file: somewhere"
+    ]

@@ -6,21 +6,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicomdl.geometry.candidates import SPECS, Candidates, seconds_of_date, seconds_of_date_time, seconds_of_time
+from dicomdl.geometry.candidates import (
+    SPECS,
+    Candidates,
+    seconds_of_date,
+    seconds_of_date_time,
+    seconds_of_time,
+)
 from dicomdl.geometry.dimensions import Dimension, find_dimension
 from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import Frame, attributes
-from dicomdl.index.table import Table, encoded, frames_table
+from dicomdl.index.building import encoded, frames_table
+from dicomdl.index.table import Table
 
 
 def frames(count: int, **columns: Any) -> Table:
     """A `frames` table that holds only these columns; the others are absent throughout."""
     values: dict[str, Any] = {
-        a.name: Constant("" if a.kind == "text" else False if a.kind == "flag" else None, count) for a in attributes()
+        a.name: Constant("" if a.kind == "text" else False if a.kind == "flag" else None, count)
+        for a in attributes()
     }
     assert set(columns) <= set(values)
-    places = {"file": range(count), "frame_number": [1] * count, "byte_offset": [0] * count, "byte_length": [0] * count}
-    places |= {"bit_offset": [0] * count, "deflated": [False] * count, "float_pixels": [False] * count}
+    places = {
+        "file": range(count),
+        "frame_number": [1] * count,
+        "byte_offset": [0] * count,
+        "byte_length": [0] * count,
+    }
+    places |= {
+        "bit_offset": [0] * count,
+        "deflated": [False] * count,
+        "float_pixels": [False] * count,
+    }
     return encoded(frames_table(places, values | columns, ()))
 
 
@@ -55,32 +72,58 @@ def test_every_fact_that_is_kept_for_splitting_is_a_candidate_or_has_another_use
     ("columns", "expected"),
     [
         ({"echo_time": [4.9, 7.3] * 2}, [{"echo_time": 4.9}, {"echo_time": 7.3}]),
-        ({"siemens_b_value": [0, 1000] * 2}, [{"diffusion_b_value": 0}, {"diffusion_b_value": 1000}]),
-        ({"ge_b_value": [(0.0, 8.0), (1e9 + 800, 8.0)] * 2}, [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 800.0}]),
-        ({"philips_b_value": [0.0, 1000.0] * 2}, [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 1000.0}]),
+        (
+            {"siemens_b_value": [0, 1000] * 2},
+            [{"diffusion_b_value": 0}, {"diffusion_b_value": 1000}],
+        ),
+        (
+            {"ge_b_value": [(0.0, 8.0), (1e9 + 800, 8.0)] * 2},
+            [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 800.0}],
+        ),
+        (
+            {"philips_b_value": [0.0, 1000.0] * 2},
+            [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 1000.0}],
+        ),
         ({"image_type": ["A\\M", "A\\P"] * 2}, [{"image_type": "A\\M"}, {"image_type": "A\\P"}]),
-        ({"acquisition_number": [None, 2] * 2}, [{"acquisition_number": None}, {"acquisition_number": 2}]),
+        (
+            {"acquisition_number": [None, 2] * 2},
+            [{"acquisition_number": None}, {"acquisition_number": 2}],
+        ),
         ({"echo_numbers": [(1.0,), (2.0,)] * 2}, [{"echo_numbers": 1.0}, {"echo_numbers": 2.0}]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_values_are_shown_as_dicom_has_them_vendors_by_the_public_name(columns: dict[str, Any], expected: list[Any]) -> None:
+def test_values_are_shown_as_dicom_has_them_vendors_by_the_public_name(
+    columns: dict[str, Any], expected: list[Any]
+) -> None:
     assert shown([0, 0, 1, 1], **columns) == expected
 
 
 def test_times_are_shown_in_seconds_from_the_first_volume_and_midnight_is_passed() -> None:
-    found = shown([0, 1, 0, 1], acquisition_date=["20200101"] * 2 + ["20200102"] * 2, acquisition_time=["235958"] * 2 + ["000001.5"] * 2)
+    found = shown(
+        [0, 1, 0, 1],
+        acquisition_date=["20200101"] * 2 + ["20200102"] * 2,
+        acquisition_time=["235958"] * 2 + ["000001.5"] * 2,
+    )
     assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 3.5}]
 
 
 def test_a_date_that_only_some_frames_have_does_not_count_and_is_never_shown() -> None:
-    found = shown([0, 0, 1, 1], acquisition_date=["20200101", "20200101", "", ""], acquisition_time=["101000", "101005"] * 2)
+    found = shown(
+        [0, 0, 1, 1],
+        acquisition_date=["20200101", "20200101", "", ""],
+        acquisition_time=["101000", "101005"] * 2,
+    )
     assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 5.0}]
 
 
 def test_without_dates_midnight_is_seen_where_the_rest_of_the_day_is_empty() -> None:
     found = shown([0, 0, 0, 1, 1, 1], acquisition_time=["235930", "000000", "000030"] * 2)
-    assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 30.0}, {"acquisition_time": 60.0}]
+    assert found == [
+        {"acquisition_time": 0.0},
+        {"acquisition_time": 30.0},
+        {"acquisition_time": 60.0},
+    ]
     times = ["000000", "080000", "160000"] * 2
     candidates = Candidates(frames(6, acquisition_time=times))
     assert [c.name for c in candidates.of(np.arange(6))] == [], "may begin at any of them"
@@ -88,18 +131,29 @@ def test_without_dates_midnight_is_seen_where_the_rest_of_the_day_is_empty() -> 
 
 def test_gradient_directions_follow_one_another_as_they_were_acquired() -> None:
     directions = [(0.0, 0.0, 1.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
-    found = shown([0, 0, 0, 1, 1, 1], diffusion_gradient_orientation=directions * 2, instance_number=[1, 2, 3, 4, 5, 6])
-    assert [one["diffusion_gradient_orientation"] for one in found] == [list(direction) for direction in directions]
+    found = shown(
+        [0, 0, 0, 1, 1, 1],
+        diffusion_gradient_orientation=directions * 2,
+        instance_number=[1, 2, 3, 4, 5, 6],
+    )
+    assert [one["diffusion_gradient_orientation"] for one in found] == [
+        list(direction) for direction in directions
+    ]
 
 
 def test_a_direction_in_three_columns_is_one_value() -> None:
     columns = {f"ge_diffusion_direction_{axis}": [0.0, float(axis == "y")] * 2 for axis in "xyz"}
     found = shown([0, 0, 1, 1], **columns, instance_number=[1, 2, 3, 4])
-    assert [one["diffusion_gradient_orientation"] for one in found] == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert [one["diffusion_gradient_orientation"] for one in found] == [
+        [0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0],
+    ]
 
 
 def test_dimension_indices_are_candidates_one_by_one() -> None:
-    found = shown([0, 0, 1, 1], dimension_index_values=[(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)])
+    found = shown(
+        [0, 0, 1, 1], dimension_index_values=[(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]
+    )
     assert found == [{"dimension_index_values[1]": 1}, {"dimension_index_values[1]": 2}]
 
 
@@ -110,7 +164,14 @@ def test_a_phase_that_jitters_is_told_by_its_middle() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("10", 36000), ("1030", 37800), ("103015", 37815), ("103015.25", 37815.25), ("10:30:15", 37815), ("000000", 0)],
+    [
+        ("10", 36000),
+        ("1030", 37800),
+        ("103015", 37815),
+        ("103015.25", 37815.25),
+        ("10:30:15", 37815),
+        ("000000", 0),
+    ],
 )
 def test_times_of_every_length_that_the_standard_allows_are_read(text: str, seconds: float) -> None:
     assert seconds_of_time(text) == seconds
@@ -122,15 +183,23 @@ def test_what_is_no_time_is_nan(text: str) -> None:
 
 
 def test_dates_count_days_and_what_is_none_is_nan() -> None:
-    assert seconds_of_date("20200301") - seconds_of_date("20200228") == 2 * 86400, "2020 was a leap year"
+    assert seconds_of_date("20200301") - seconds_of_date("20200228") == 2 * 86400, (
+        "2020 was a leap year"
+    )
     assert seconds_of_date("2020.03.01") == seconds_of_date("20200301"), "as ACR-NEMA wrote it"
-    assert all(math.isnan(seconds_of_date(text)) for text in ("", "20201340", "202003", "yesterday"))
+    assert all(
+        math.isnan(seconds_of_date(text)) for text in ("", "20201340", "202003", "yesterday")
+    )
 
 
 def test_a_date_time_is_in_utc_where_it_tells_its_offset() -> None:
     assert seconds_of_date_time("20200301103015.5") == seconds_of_date("20200301") + 37815.5
-    assert seconds_of_date_time("20201025025900+0200") + 60 == seconds_of_date_time("20201025020000+0100"), "the clock was put back between"
-    assert seconds_of_date_time("20200301103000-0500") == seconds_of_date_time("20200301153000+0000")
+    assert seconds_of_date_time("20201025025900+0200") + 60 == seconds_of_date_time(
+        "20201025020000+0100"
+    ), "the clock was put back between"
+    assert seconds_of_date_time("20200301103000-0500") == seconds_of_date_time(
+        "20200301153000+0000"
+    )
     assert math.isnan(seconds_of_date_time("20200301"))
 
 
@@ -145,15 +214,25 @@ def test_a_number_that_some_frames_lack_is_no_candidate() -> None:
 
 
 def test_two_vendors_columns_of_one_value_are_one_value() -> None:
-    found = shown([0, 0, 1, 1], diffusion_b_value=[0.0, 1000.0, None, None], siemens_b_value=[None, None, 0, 1000])
+    found = shown(
+        [0, 0, 1, 1],
+        diffusion_b_value=[0.0, 1000.0, None, None],
+        siemens_b_value=[None, None, 0, 1000],
+    )
     assert found == [{"diffusion_b_value": 0.0}, {"diffusion_b_value": 1000.0}]
 
 
 def test_one_date_for_all_frames_does_not_hide_that_midnight_passed() -> None:
-    found = shown([0, 0, 1, 1], acquisition_date=["20200101"] * 4, acquisition_time=["235958", "000002"] * 2)
+    found = shown(
+        [0, 0, 1, 1], acquisition_date=["20200101"] * 4, acquisition_time=["235958", "000002"] * 2
+    )
     assert found == [{"acquisition_time": 0.0}, {"acquisition_time": 4.0}]
 
 
 def test_a_repetition_time_that_differs_from_volume_to_volume_keeps_the_order_of_time() -> None:
-    found = shown([0, 0, 0, 1, 1, 1], repetition_time=[30.0, 10.0, 20.0] * 2, acquisition_time=["100000", "100010", "100020"] * 2)
+    found = shown(
+        [0, 0, 0, 1, 1, 1],
+        repetition_time=[30.0, 10.0, 20.0] * 2,
+        acquisition_time=["100000", "100010", "100020"] * 2,
+    )
     assert [one["repetition_time"] for one in found] == [30.0, 10.0, 20.0]

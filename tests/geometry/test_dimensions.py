@@ -14,9 +14,18 @@ from dicomdl.geometry.dimensions import Candidate, Dimension, Kind, Tie, Tier, f
 Ints = NDArray[np.int64]
 
 
-def candidate(name: str, values: Any, tier: Tier = Tier.MEANING, kind: Kind = "value", slow: bool = False) -> Candidate:
+def candidate(
+    name: str, values: Any, tier: Tier = Tier.MEANING, kind: Kind = "value", slow: bool = False
+) -> Candidate:
     numbers = np.asarray(values, dtype=np.float64)
-    return Candidate(name, tier, kind, np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64), slow, numbers)
+    return Candidate(
+        name,
+        tier,
+        kind,
+        np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64),
+        slow,
+        numbers,
+    )
 
 
 def search(places: Any, *candidates: Candidate) -> Dimension | Tie | None:
@@ -38,7 +47,9 @@ def test_positions_that_do_not_repeat_need_no_dimension() -> None:
     assert search(range(5), candidate("echo_time", [0, 1, 0, 1, 0])) is None
 
 
-def test_an_attribute_that_is_unique_at_each_position_and_the_same_at_all_is_the_dimension() -> None:
+def test_an_attribute_that_is_unique_at_each_position_and_the_same_at_all_is_the_dimension() -> (
+    None
+):
     assert dimension(PLACES, candidate("echo_time", 10 * TIMES)) == (["echo_time"], TIMES.tolist())
 
 
@@ -47,7 +58,9 @@ def test_an_attribute_that_varies_with_the_position_only_says_nothing() -> None:
 
 
 def test_the_first_of_attributes_that_tell_the_same_is_named() -> None:
-    assert dimension(PLACES, candidate("time", TIMES), candidate("acquisition", 7 - TIMES))[0] == ["time"]
+    assert dimension(PLACES, candidate("time", TIMES), candidate("acquisition", 7 - TIMES))[0] == [
+        "time"
+    ]
 
 
 def test_meaning_comes_before_bookkeeping_whatever_the_order_given() -> None:
@@ -63,24 +76,35 @@ def test_attributes_of_one_tier_that_tell_it_differently_are_a_tie() -> None:
 
 
 def test_two_attributes_together_flatten_in_lexicographic_order_the_slow_one_first() -> None:
-    echoes, times = np.array([(e, t) for _ in range(4) for e, t in itertools.product((0, 1), (0, 1, 2))]).T
+    echoes, times = np.array(
+        [(e, t) for _ in range(4) for e, t in itertools.product((0, 1), (0, 1, 2))]
+    ).T
     places = np.repeat(np.arange(4), 6)
-    names, labels = dimension(places, candidate("echo_time", echoes), candidate("time", times, slow=True))
+    names, labels = dimension(
+        places, candidate("echo_time", echoes), candidate("time", times, slow=True)
+    )
     assert names == ["time", "echo_time"]
     assert labels == (2 * times + echoes).tolist()
 
 
 def test_the_smallest_combination_is_taken() -> None:
     places, six = np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4)
-    assert dimension(places, candidate("a", six % 2), candidate("b", six // 2), candidate("c", six))[0] == ["c"]
+    assert dimension(
+        places, candidate("a", six % 2), candidate("b", six // 2), candidate("c", six)
+    )[0] == ["c"]
 
 
 # --- incomplete sets --------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_last_volume_is_told_by_an_attribute_with_as_many_values_as_the_fullest_position_has_frames() -> None:
+def test_an_interrupted_last_volume_is_told_by_an_attribute_with_as_many_values_as_the_fullest_position_has_frames() -> (
+    None
+):
     keep = ~((TIMES == 2) & (PLACES >= 2))
-    assert dimension(PLACES[keep], candidate("time", TIMES[keep])) == (["time"], TIMES[keep].tolist())
+    assert dimension(PLACES[keep], candidate("time", TIMES[keep])) == (
+        ["time"],
+        TIMES[keep].tolist(),
+    )
 
 
 def test_an_attribute_with_more_values_than_that_tells_nothing() -> None:
@@ -91,34 +115,55 @@ def test_an_attribute_with_more_values_than_that_tells_nothing() -> None:
 def test_times_of_an_incomplete_set_need_a_volume_that_is_whole() -> None:
     # A slice twice, and a clock that moved on in the middle: both halves would be called a volume.
     places, halves = [0, 1, 2, 2, 3, 4], [0, 0, 0, 1, 1, 1]
-    assert search(places, candidate("acquisition_time", halves, Tier.ACQUISITION_TIME, "time")) is None
+    assert (
+        search(places, candidate("acquisition_time", halves, Tier.ACQUISITION_TIME, "time")) is None
+    )
     assert search(places, candidate("kernel", halves)) is None
 
 
 def test_where_every_position_lacks_another_frame_an_attribute_must_be_at_most_positions() -> None:
-    cells = [(place, time) for place in range(8) for time in range(3) if (place, time) not in ((0, 1), (3, 0), (5, 2))]
+    cells = [
+        (place, time)
+        for place in range(8)
+        for time in range(3)
+        if (place, time) not in ((0, 1), (3, 0), (5, 2))
+    ]
     places, times = np.array(cells).T
     assert dimension(places, candidate("time", times)) == (["time"], times.tolist())
     assert search(places, candidate("content_time", times, Tier.CONTENT_TIME)) is None
 
 
 def test_a_slice_that_is_there_twice_is_no_second_pass() -> None:
-    assert search([0, 1, 2, 3, 1], candidate("instance_number", [1, 2, 3, 4, 5], Tier.NUMBER, "count")) is None
+    assert (
+        search([0, 1, 2, 3, 1], candidate("instance_number", [1, 2, 3, 4, 5], Tier.NUMBER, "count"))
+        is None
+    )
 
 
 def test_after_two_whole_passes_an_interrupted_third_one_is_believed() -> None:
     places = [0, 1, 2, 0, 1, 2, 0, 1]
     number = candidate("instance_number", range(8), Tier.NUMBER, "count")
     assert dimension(places, number) == (["instance_number"], [0, 0, 0, 1, 1, 1, 2, 2])
-    assert search([0, 1, 2, 0, 2, 0, 1, 2], number) is None, "a hole in the middle could be in any pass"
+    assert search([0, 1, 2, 0, 2, 0, 1, 2], number) is None, (
+        "a hole in the middle could be in any pass"
+    )
     lost = candidate("instance_number", range(2, 10), Tier.NUMBER, "count")
-    assert search([1, 2, 0, 1, 2, 0, 1, 2], lost) is None, "where the first frame is lost, each pass seems to begin with the second"
+    assert search([1, 2, 0, 1, 2, 0, 1, 2], lost) is None, (
+        "where the first frame is lost, each pass seems to begin with the second"
+    )
 
 
 @pytest.mark.parametrize("kind", ["time", "count"])
-def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_move_them(kind: Kind) -> None:
+def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_move_them(
+    kind: Kind,
+) -> None:
     # Three of four times at each of three positions: one lost at the first time, one at the second, one at the third.
-    cells = [(time, place) for time in range(4) for place in range(3) if (time, place) not in ((0, 0), (1, 1), (2, 2))]
+    cells = [
+        (time, place)
+        for time in range(4)
+        for place in range(3)
+        if (time, place) not in ((0, 0), (1, 1), (2, 2))
+    ]
     places = [place for _, place in cells]
     assert search(places, candidate("when", range(9), Tier.NUMBER, kind)) is None
 
@@ -130,10 +175,17 @@ def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_mov
 def test_passes_over_the_positions_one_after_the_other_are_volumes(kind: Kind) -> None:
     tier = Tier.ACQUISITION_TIME if kind == "time" else Tier.NUMBER
     interleaved = np.array([2, 0, 3, 1])[PLACES]
-    assert dimension(PLACES, candidate("when", TIMES * 10 + interleaved, tier, kind))[1] == TIMES.tolist()
-    assert dimension(PLACES, candidate("when", TIMES * 4 + PLACES, tier, kind))[1] == TIMES.tolist(), "straight, without a pause"
+    assert (
+        dimension(PLACES, candidate("when", TIMES * 10 + interleaved, tier, kind))[1]
+        == TIMES.tolist()
+    )
+    assert (
+        dimension(PLACES, candidate("when", TIMES * 4 + PLACES, tier, kind))[1] == TIMES.tolist()
+    ), "straight, without a pause"
     steady = search(PLACES, candidate("when", TIMES * 4 + interleaved, tier, kind))
-    assert isinstance(steady, Dimension) == (kind == "count"), "numbers count from 0 or 1, a clock may begin anywhere"
+    assert isinstance(steady, Dimension) == (kind == "count"), (
+        "numbers count from 0 or 1, a clock may begin anywhere"
+    )
 
 
 @pytest.mark.parametrize("kind", ["time", "count"])
@@ -148,21 +200,36 @@ def test_half_a_volume_at_each_end_is_not_joined_to_the_halves_of_the_next_ones(
 def test_numbers_that_flip_where_an_echo_time_is_not_told_are_a_tie_with_it() -> None:
     places = np.repeat(np.arange(6), 2)
     echoes = np.array([0, 1] * 5 + [9, 9])
-    number = candidate("instance_number", [1, 2, 3, 4, 6, 5, 7, 8, 9, 10, 11, 12], Tier.NUMBER, "count")
-    assert search(places, candidate("echo_time", echoes), number) == Tie(("echo_time", "instance_number"))
+    number = candidate(
+        "instance_number", [1, 2, 3, 4, 6, 5, 7, 8, 9, 10, 11, 12], Tier.NUMBER, "count"
+    )
+    assert search(places, candidate("echo_time", echoes), number) == Tie(
+        ("echo_time", "instance_number")
+    )
 
 
 def test_a_million_frames_with_many_attributes_that_do_not_help_are_searched_in_seconds() -> None:
     places = np.repeat(np.arange(20_000), 8)
-    halves = [np.tile(np.random.default_rng(seed).permutation([0, 0, 0, 0, 1, 1, 1, 1]), 20_000) for seed in range(12)]
+    halves = [
+        np.tile(np.random.default_rng(seed).permutation([0, 0, 0, 0, 1, 1, 1, 1]), 20_000)
+        for seed in range(12)
+    ]
     broken = [np.where(places == 3, 0, half) for half in halves]
     assert search(places, *(candidate(f"a{i}", half) for i, half in enumerate(broken))) is None
 
 
-def test_all_frames_of_a_position_before_the_next_one_are_volumes_by_count_and_by_acquisition_but_not_by_content_time() -> None:
+def test_all_frames_of_a_position_before_the_next_one_are_volumes_by_count_and_by_acquisition_but_not_by_content_time() -> (
+    None
+):
     when = np.arange(12)
-    assert dimension(PLACES, candidate("instance_number", when, Tier.NUMBER, "count"))[1] == TIMES.tolist()
-    assert dimension(PLACES, candidate("acquisition_time", when, Tier.ACQUISITION_TIME, "time"))[1] == TIMES.tolist()
+    assert (
+        dimension(PLACES, candidate("instance_number", when, Tier.NUMBER, "count"))[1]
+        == TIMES.tolist()
+    )
+    assert (
+        dimension(PLACES, candidate("acquisition_time", when, Tier.ACQUISITION_TIME, "time"))[1]
+        == TIMES.tolist()
+    )
     assert search(PLACES, candidate("content_time", when, Tier.CONTENT_TIME, "time")) is None
 
 
@@ -172,12 +239,16 @@ def test_numbers_in_no_order_prove_nothing() -> None:
 
 
 def test_the_order_of_four_frames_proves_nothing() -> None:
-    assert search([0, 1, 0, 1], candidate("instance_number", range(4), Tier.NUMBER, "count")) is None
+    assert (
+        search([0, 1, 0, 1], candidate("instance_number", range(4), Tier.NUMBER, "count")) is None
+    )
 
 
 def test_at_a_single_position_a_count_proves_nothing_but_an_acquisition_does() -> None:
     assert search([0, 0, 0], candidate("instance_number", [1, 2, 3], Tier.NUMBER, "count")) is None
-    assert dimension([0, 0, 0], candidate("acquisition_number", [3, 1, 2], Tier.BOOKKEEPING))[1] == [2, 0, 1]
+    assert dimension([0, 0, 0], candidate("acquisition_number", [3, 1, 2], Tier.BOOKKEEPING))[
+        1
+    ] == [2, 0, 1]
 
 
 def test_heart_phases_are_compared_by_their_rank_at_each_position() -> None:
@@ -187,13 +258,17 @@ def test_heart_phases_are_compared_by_their_rank_at_each_position() -> None:
 
 def test_delays_of_a_triggered_scan_that_jitter_are_no_phases() -> None:
     jitter = np.array([0, 4, 7, 5, 0, 9, 3, 8, 0, 2, 9, 6])
-    assert search(PLACES, candidate("trigger_time", 100 * PLACES + jitter, kind="phase")) is None, "each slice has its own delay"
+    assert search(PLACES, candidate("trigger_time", 100 * PLACES + jitter, kind="phase")) is None, (
+        "each slice has its own delay"
+    )
     assert search(PLACES, candidate("trigger_time", 100 + jitter, kind="phase")) is None
 
 
 def test_the_same_times_at_all_positions_come_before_the_rank_of_a_phase() -> None:
     trigger = candidate("trigger_time", (100 + PLACES) * ((TIMES + 1) % 3), kind="phase")
-    assert dimension(PLACES, trigger, candidate("acquisition_time", TIMES, Tier.ACQUISITION_TIME, "time"))[0] == ["acquisition_time"]
+    assert dimension(
+        PLACES, trigger, candidate("acquisition_time", TIMES, Tier.ACQUISITION_TIME, "time")
+    )[0] == ["acquisition_time"]
 
 
 def test_an_exact_echo_time_comes_before_the_rank_of_a_trigger_that_jitters() -> None:
@@ -205,13 +280,23 @@ def test_an_exact_echo_time_comes_before_the_rank_of_a_trigger_that_jitters() ->
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 5), st.lists(st.integers(2, 3), min_size=1, max_size=3), st.randoms(use_true_random=False))
-def test_any_product_of_attributes_is_found_in_any_order_of_frames(positions: int, sizes: list[int], random: Any) -> None:
+@given(
+    st.integers(1, 5),
+    st.lists(st.integers(2, 3), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_any_product_of_attributes_is_found_in_any_order_of_frames(
+    positions: int, sizes: list[int], random: Any
+) -> None:
     cells = list(itertools.product(range(positions), *map(range, sizes)))
     random.shuffle(cells)
     places, *values = np.array(cells).T
     noise = candidate("noise", np.arange(len(cells)))
-    found = search(places, *(candidate(f"a{i}", v) for i, v in enumerate(values)), noise) if positions > 1 else None
+    found = (
+        search(places, *(candidate(f"a{i}", v) for i, v in enumerate(values)), noise)
+        if positions > 1
+        else None
+    )
     if found is None:
         return
     assert isinstance(found, Dimension) and found.count == np.prod(sizes)
@@ -220,10 +305,17 @@ def test_any_product_of_attributes_is_found_in_any_order_of_frames(positions: in
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=24))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=24
+    )
+)
 def test_what_is_found_is_unique_within_each_position(frames: list[tuple[int, int, int]]) -> None:
     places = np.unique([p for p, _, _ in frames], return_inverse=True)[1].reshape(-1)
-    candidates = [candidate("a", [a for _, a, _ in frames]), candidate("n", [b for *_, b in frames], Tier.NUMBER, "count")]
+    candidates = [
+        candidate("a", [a for _, a, _ in frames]),
+        candidate("n", [b for *_, b in frames], Tier.NUMBER, "count"),
+    ]
     found = search(places, *candidates)
     if isinstance(found, Dimension):
         assert len(set(zip(places.tolist(), found.labels.tolist(), strict=True))) == len(frames)

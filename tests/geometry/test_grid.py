@@ -14,19 +14,33 @@ from numpy.typing import NDArray
 from phantoms import slice_normal, true_affine, true_positions, write_series
 
 from dicomdl.errors import GeometryError
-from dicomdl.geometry.grid import Assessment, Geometry, Tolerances, assess, has_geometry, idc_checks, plane_axes, slice_places
+from dicomdl.geometry.grid import Geometry, Tolerances, plane_axes
+from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, slice_places
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)
 FEET_FIRST = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-ORIENTATIONS = {"axial": AXIAL, "sagittal": SAGITTAL, "coronal": CORONAL, "oblique": OBLIQUE, "feet first": FEET_FIRST}
+ORIENTATIONS = {
+    "axial": AXIAL,
+    "sagittal": SAGITTAL,
+    "coronal": CORONAL,
+    "oblique": OBLIQUE,
+    "feet first": FEET_FIRST,
+}
 Floats = NDArray[np.float64]
 
 
-def judge(positions: Any, orientation: Any = AXIAL, pixel_spacing: Any = (0.7, 0.8), thickness: float = math.nan) -> Assessment:
-    found = [np.asarray(values, dtype=np.float64) for values in (positions, orientation, pixel_spacing)]
+def judge(
+    positions: Any,
+    orientation: Any = AXIAL,
+    pixel_spacing: Any = (0.7, 0.8),
+    thickness: float = math.nan,
+) -> Assessment:
+    found = [
+        np.asarray(values, dtype=np.float64) for values in (positions, orientation, pixel_spacing)
+    ]
     return assess(found[0].reshape(-1, 3), found[1], found[2], Tolerances(), thickness)
 
 
@@ -44,7 +58,9 @@ def test_even_slices_are_regular_in_every_orientation(orientation: tuple[float, 
     assert found.verdict == "regular"
     assert found.order.tolist() == [1, 3, 5, 0, 4, 2]
     assert found.detail == {"spacing": 2.5, "position_error": 0.0}
-    np.testing.assert_allclose(found.affine, true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-12)
+    np.testing.assert_allclose(
+        found.affine, true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-12
+    )
 
 
 def test_ge_pet_whose_gaps_jitter_but_whose_positions_stay_on_the_grid_is_regular() -> None:
@@ -52,8 +68,13 @@ def test_ge_pet_whose_gaps_jitter_but_whose_positions_stay_on_the_grid_is_regula
     found = judge(along_z(*itertools.accumulate(gaps, initial=-700.0)))
     assert found.verdict == "regular"
     assert found.detail["position_error"] <= 0.1
-    checks = idc_checks(along_z(*itertools.accumulate(gaps, initial=-700.0)), np.array(ORIENTATIONS["axial"], dtype=float))
-    assert checks["uniform_slice_spacing"] is False and checks["regularly_spaced_3d_volume"] is False, "IDC compares every gap"
+    checks = idc_checks(
+        along_z(*itertools.accumulate(gaps, initial=-700.0)),
+        np.array(ORIENTATIONS["axial"], dtype=float),
+    )
+    assert (
+        checks["uniform_slice_spacing"] is False and checks["regularly_spaced_3d_volume"] is False
+    ), "IDC compares every gap"
 
 
 @pytest.mark.parametrize("start", [-30.0, 0.1, 0.3])
@@ -67,15 +88,25 @@ def test_0_625_mm_ct_written_with_one_decimal_is_regular(slices: int, start: flo
 
 @settings(max_examples=60, deadline=None)
 @given(start=st.floats(-500, 500), spacing=st.floats(0.6, 5), slices=st.integers(3, 200))
-def test_rounding_to_one_decimal_never_makes_even_slices_uneven(start: float, spacing: float, slices: int) -> None:
-    assert judge(along_z(*[round(start + spacing * k, 1) for k in range(slices)])).verdict == "regular"
+def test_rounding_to_one_decimal_never_makes_even_slices_uneven(
+    start: float, spacing: float, slices: int
+) -> None:
+    assert (
+        judge(along_z(*[round(start + spacing * k, 1) for k in range(slices)])).verdict == "regular"
+    )
 
 
 @pytest.mark.parametrize(("spacing", "limit"), [(0.5, 0.05), (1.0, 0.1), (5.0, 0.1), (20.0, 0.2)])
-def test_the_tolerance_is_of_a_position_and_scales_with_the_spacing(spacing: float, limit: float) -> None:
+def test_the_tolerance_is_of_a_position_and_scales_with_the_spacing(
+    spacing: float, limit: float
+) -> None:
     for error, verdict in ((0.98 * limit, "regular"), (1.02 * limit, "uneven_spacing")):
         z = [spacing * k for k in range(9)]
-        z[2], z[4], z[6] = z[2] + error, z[4] - error, z[6] + error  # up, down, up: no other origin or spacing does better
+        z[2], z[4], z[6] = (
+            z[2] + error,
+            z[4] - error,
+            z[6] + error,
+        )  # up, down, up: no other origin or spacing does better
         assert judge(along_z(*z)).verdict == verdict
 
 
@@ -85,12 +116,17 @@ def test_a_gantry_tilt_is_measured_and_sheared_into_the_affine() -> None:
     found = judge(positions)
     assert found.verdict == "tilted"
     assert found.detail["tilt_deg"] == pytest.approx(15, abs=1e-3)
-    np.testing.assert_allclose(found.affine, true_affine((2.5, 0.7, 0.8), (0, 0, 0), AXIAL, (0, shear)), atol=1e-12)
+    np.testing.assert_allclose(
+        found.affine, true_affine((2.5, 0.7, 0.8), (0, 0, 0), AXIAL, (0, shear)), atol=1e-12
+    )
     assert Geometry((7, 5, 5), found.affine).shear == pytest.approx(math.sin(math.radians(15)))
 
 
 def test_a_tilt_below_0_06_degrees_is_no_tilt() -> None:
-    below, above = (judge(true_positions(5, (2, 1, 1), (0, 0, 0), AXIAL, (2 * tangent, 0))) for tangent in (0.9e-3, 1.1e-3))
+    below, above = (
+        judge(true_positions(5, (2, 1, 1), (0, 0, 0), AXIAL, (2 * tangent, 0)))
+        for tangent in (0.9e-3, 1.1e-3)
+    )
     assert (below.verdict, above.verdict) == ("regular", "tilted")
 
 
@@ -99,7 +135,11 @@ def test_an_uneven_stack_tells_its_tilt_too() -> None:
     found = judge(positions)
     assert found.verdict == "uneven_spacing"
     assert found.detail["tilt_deg"] == pytest.approx(10, abs=1e-3)
-    assert (found.detail["smallest_gap"], found.detail["median_gap"], found.detail["largest_gap"]) == (1.7, 2.05, 3.3)
+    assert (
+        found.detail["smallest_gap"],
+        found.detail["median_gap"],
+        found.detail["largest_gap"],
+    ) == (1.7, 2.05, 3.3)
 
 
 def test_positions_off_their_line_in_the_plane_are_uneven() -> None:
@@ -122,7 +162,11 @@ def test_missing_slices_are_counted_and_placed_and_the_true_spacing_found() -> N
 @pytest.mark.parametrize("spacing", [0.625, 1.25, 3.0])
 def test_one_missing_slice_among_many_rounded_ones_is_found(spacing: float) -> None:
     found = judge(along_z(*[round(spacing * k, 1) for k in range(300) if k != 149]))
-    assert (found.verdict, found.detail["missing"], found.detail["missing_after"]) == ("missing_slices", 1, [148])
+    assert (found.verdict, found.detail["missing"], found.detail["missing_after"]) == (
+        "missing_slices",
+        1,
+        [148],
+    )
     assert found.detail["spacing"] == pytest.approx(spacing, abs=1e-3)
 
 
@@ -198,7 +242,9 @@ def test_a_senseless_thickness_is_no_step(thickness: float) -> None:
         (along_z(0, 1), AXIAL, (math.inf, 1), "PixelSpacing"),
     ],
 )
-def test_numbers_that_make_no_grid_are_no_geometry_and_say_which(positions: Any, orientation: Any, pixel_spacing: Any, word: str) -> None:
+def test_numbers_that_make_no_grid_are_no_geometry_and_say_which(
+    positions: Any, orientation: Any, pixel_spacing: Any, word: str
+) -> None:
     found = judge(positions, orientation, pixel_spacing)
     assert found.verdict == "no_geometry"
     assert word in found.detail["why"]
@@ -237,7 +283,11 @@ def test_the_affine_maps_every_voxel_of_a_shuffled_series_to_its_world_point(
 ) -> None:
     truth = true_affine(spacing, origin, orientation, shear)
     shuffled = np.random.default_rng(seed).permutation(slices)
-    found = judge(true_positions(slices, spacing, origin, orientation, shear)[shuffled], orientation, spacing[1:])
+    found = judge(
+        true_positions(slices, spacing, origin, orientation, shear)[shuffled],
+        orientation,
+        spacing[1:],
+    )
     assert found.verdict in ("regular", "tilted")
     assert shuffled[found.order].tolist() == list(range(slices))
     geometry = Geometry((slices, 5, 7), found.affine)
@@ -262,8 +312,12 @@ def test_reversing_the_slices_changes_nothing_but_the_order(orientation: Floats,
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
-def test_simpleitk_agrees_on_order_spacing_origin_and_direction(tmp_path: Path, orientation: tuple[float, ...]) -> None:
-    paths = write_series(tmp_path, orientation=orientation, spacing=(2.5, 0.7, 0.8), origin=(-12.5, 31.0, 7.25))
+def test_simpleitk_agrees_on_order_spacing_origin_and_direction(
+    tmp_path: Path, orientation: tuple[float, ...]
+) -> None:
+    paths = write_series(
+        tmp_path, orientation=orientation, spacing=(2.5, 0.7, 0.8), origin=(-12.5, 31.0, 7.25)
+    )
     reader = sitk.ImageSeriesReader()
     names = reader.GetGDCMSeriesFileNames(str(tmp_path))
     reader.SetFileNames(names)
@@ -275,7 +329,9 @@ def test_simpleitk_agrees_on_order_spacing_origin_and_direction(tmp_path: Path, 
     np.testing.assert_allclose(geometry.spacing, image.GetSpacing()[::-1], atol=1e-6)
     np.testing.assert_allclose(geometry.origin, image.GetOrigin(), atol=1e-6)
     # SimpleITK's axes are (x, y, z): columns, rows, slices.
-    np.testing.assert_allclose(geometry.direction[:, ::-1], np.reshape(image.GetDirection(), (3, 3)), atol=1e-6)
+    np.testing.assert_allclose(
+        geometry.direction[:, ::-1], np.reshape(image.GetDirection(), (3, 3)), atol=1e-6
+    )
 
 
 # --- the value --------------------------------------------------------------------------------------------------------
@@ -312,19 +368,30 @@ def test_an_affine_of_another_shape_is_a_geometry_error() -> None:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
-def test_slices_at_one_position_share_a_place_and_places_ascend_along_the_normal(orientation: tuple[float, ...]) -> None:
+def test_slices_at_one_position_share_a_place_and_places_ascend_along_the_normal(
+    orientation: tuple[float, ...],
+) -> None:
     positions = true_positions(5, (2.5, 0.7, 0.8), (-10, 20, 30), orientation)
     order = [3, 0, 4, 3, 1, 2, 0, 3]
     jitter = np.random.default_rng(0).uniform(-0.002, 0.002, (len(order), 3))
-    assert slice_places(positions[order] + jitter, np.array(orientation), Tolerances()).tolist() == order
+    assert (
+        slice_places(positions[order] + jitter, np.array(orientation), Tolerances()).tolist()
+        == order
+    )
 
 
 def test_what_has_no_geometry_is_told_frame_by_frame() -> None:
-    positions, orientations, spacings = np.zeros((8, 3)), np.tile(np.array(AXIAL), (8, 1)), np.ones((8, 2))
+    positions, orientations, spacings = (
+        np.zeros((8, 3)),
+        np.tile(np.array(AXIAL), (8, 1)),
+        np.ones((8, 2)),
+    )
     positions[0, 1], positions[1, 2] = math.nan, 2e6
     orientations[2], orientations[3, 3], orientations[4, 0] = 0.0, 1.0, math.inf
     spacings[5, 0], spacings[6, 1] = 0.0, -1.0
-    assert has_geometry(positions, orientations, spacings, Tolerances()).tolist() == [False] * 7 + [True]
+    assert has_geometry(positions, orientations, spacings, Tolerances()).tolist() == [False] * 7 + [
+        True
+    ]
 
 
 def test_a_gap_off_by_more_than_one_percent_of_the_mean_gap_is_not_uniform_for_idc() -> None:
@@ -345,22 +412,34 @@ def test_a_tilted_stack_is_no_regular_volume_for_idc_and_says_its_obliquity() ->
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(3, 40), st.floats(0.3, 6.0), st.floats(-300, 300), st.randoms(use_true_random=False))
-def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(n: int, spacing: float, start: float, random: Any) -> None:
+@given(
+    st.integers(3, 40), st.floats(0.3, 6.0), st.floats(-300, 300), st.randoms(use_true_random=False)
+)
+def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(
+    n: int, spacing: float, start: float, random: Any
+) -> None:
     jitter = [random.uniform(-0.12, 0.12) for _ in range(n)]
     z = start + spacing * np.arange(n) + np.array(jitter)
     found = judge(along_z(*z))
     if found.verdict == "regular":
         told = found.affine[2, 3] + found.affine[2, 0] * np.arange(n)
         assert np.abs(told - z).max() <= found.detail["position_error"] + 1e-5
-        assert found.detail["position_error"] <= 2 * Tolerances().position(found.detail["spacing"]) + 1e-5, (
-            "first and last are rounded, too"
-        )
+        assert (
+            found.detail["position_error"]
+            <= 2 * Tolerances().position(found.detail["spacing"]) + 1e-5
+        ), "first and last are rounded, too"
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(-0.0101, 0.0101), st.floats(0, 6.3))
-def test_one_frame_and_many_are_judged_alike_at_the_border_of_the_tolerance(long: float, short: float, skew: float, angle: float) -> None:
+@given(
+    st.floats(-0.0101, 0.0101),
+    st.floats(-0.0101, 0.0101),
+    st.floats(-0.0101, 0.0101),
+    st.floats(0, 6.3),
+)
+def test_one_frame_and_many_are_judged_alike_at_the_border_of_the_tolerance(
+    long: float, short: float, skew: float, angle: float
+) -> None:
     row = np.array([math.cos(angle), math.sin(angle), 0.0])
     column = np.array([-math.sin(angle), math.cos(angle), 0.0]) + skew * row
     orientation = np.concatenate([(1 + long) * row, (1 + short) * column])

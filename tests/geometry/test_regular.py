@@ -7,19 +7,24 @@ from hypothesis import strategies as st
 from phantoms import slice_normal, true_affine
 
 from dicomdl.errors import GeometryError
-from dicomdl.geometry.grid import Geometry, Tolerances, assess
+from dicomdl.geometry.grid import Geometry, Tolerances
 from dicomdl.geometry.regular import RegularSlices, regular_slices
+from dicomdl.geometry.verdict import assess
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
 
-def made(places: np.ndarray, shear: tuple[float, float] = (0, 0), shape: tuple[int, int] = (3, 4)) -> tuple[str, RegularSlices]:
+def made(
+    places: np.ndarray, shear: tuple[float, float] = (0, 0), shape: tuple[int, int] = (3, 4)
+) -> tuple[str, RegularSlices]:
     """The verdict on slices at these places (mm along the normal, `shear` mm a mm in their plane), and their grid."""
     orientation = np.array(OBLIQUE)
     step = slice_normal(orientation) + shear[0] * orientation[:3] + shear[1] * orientation[3:]
     positions = np.array([5.0, 6.0, 7.0]) + np.asarray(places, dtype=float)[:, None] * step
     found = assess(positions, orientation, np.array([0.5, 0.7]), Tolerances())
-    return found.verdict, regular_slices(positions, Geometry((len(places), *shape), found.affine), found.verdict, Tolerances())
+    return found.verdict, regular_slices(
+        positions, Geometry((len(places), *shape), found.affine), found.verdict, Tolerances()
+    )
 
 
 @given(
@@ -37,14 +42,20 @@ def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
     assert grid.geometry.shape == (30, 3, 4)
     assert np.array_equal(np.flatnonzero(~grid.filled), numbers)
     assert np.allclose(
-        grid.geometry.affine[:3, 0], true_affine((spacing, 1, 1), shear=np.array(shear) * spacing, orientation=OBLIQUE)[:3, 0]
+        grid.geometry.affine[:3, 0],
+        true_affine((spacing, 1, 1), shear=np.array(shear) * spacing, orientation=OBLIQUE)[:3, 0],
     )
     values = grid.values(np.broadcast_to((numbers * 7.0)[:, None, None], (len(numbers), 3, 4)))
     assert np.allclose(values[:, 0, 0], np.arange(30) * 7.0)
 
 
-@given(gaps=st.lists(st.integers(60, 900), min_size=2, max_size=40), shear=st.sampled_from([(0, 0), (0.2, 0.3)]))
-@example(gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3))  # ends exactly the tolerance before a place of the grid
+@given(
+    gaps=st.lists(st.integers(60, 900), min_size=2, max_size=40),
+    shear=st.sampled_from([(0, 0), (0.2, 0.3)]),
+)
+@example(
+    gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3)
+)  # ends exactly the tolerance before a place of the grid
 @settings(max_examples=100, deadline=None)
 def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extrapolated(
     gaps: list[int], shear: tuple[float, float]
@@ -59,7 +70,9 @@ def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extr
     assert float(grid.geometry.affine[:3, 0] @ normal) == pytest.approx(median)
     assert places[-1] - median < there[-1] <= places[-1] + 0.01 + 1e-9
     values = grid.values((53 * places)[:, None, None].repeat(3, 1).repeat(4, 2))[:, 0, 0]
-    assert np.abs(values - 53 * there).max() <= 53 * 0.01 + 1e-9  # a slice within 0.01 mm of its place is kept as it is
+    assert (
+        np.abs(values - 53 * there).max() <= 53 * 0.01 + 1e-9
+    )  # a slice within 0.01 mm of its place is kept as it is
     assert (values >= 0).all() and (values <= 53 * places[-1]).all()
     assert np.allclose(values[grid.filled], 53 * there[grid.filled])
 

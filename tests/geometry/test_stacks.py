@@ -25,8 +25,9 @@ from pydicom.dataset import Dataset
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, build_stacks
 from dicomdl.headers.reader import HeaderReader
-from dicomdl.index.table import Table, encoded, joined
-from dicomdl.jobs.scan import read_chunk
+from dicomdl.index.building import encoded, joined
+from dicomdl.index.table import Table
+from dicomdl.jobs.engine import read_chunk
 
 RTDOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 
@@ -38,7 +39,9 @@ def frames_of(folder: Path, seed: int = 0) -> Table:
     return read_chunk(HeaderReader(), [str(path).encode() for path in paths])[1]
 
 
-def stacks_of(folder: Path, seed: int = 0, tolerances: Tolerances | None = None) -> tuple[Table, Stacking]:
+def stacks_of(
+    folder: Path, seed: int = 0, tolerances: Tolerances | None = None
+) -> tuple[Table, Stacking]:
     table = encoded(frames_of(folder, seed))
     return table, build_stacks(table, tolerances or Tolerances())
 
@@ -71,9 +74,18 @@ def test_a_regular_series_is_one_stack_with_the_affine_of_its_ramp(tmp_path: Pat
     write_series(tmp_path, spacing=(2.5, 0.7, 0.8), origin=(-10, 20, 30), orientation=orientation)
     table, stacking = stacks_of(tmp_path)
     (stack,) = stacking.stacks
-    assert (stack.verdict, stack.slices, stack.frame_start, stack.content) == ("regular", 6, 0, "image")
+    assert (stack.verdict, stack.slices, stack.frame_start, stack.content) == (
+        "regular",
+        6,
+        0,
+        "image",
+    )
     np.testing.assert_allclose(stack.spacing, (2.5, 0.7, 0.8), atol=1e-9)
-    np.testing.assert_allclose(np.reshape(stack.affine, (4, 4)), true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation), atol=1e-9)
+    np.testing.assert_allclose(
+        np.reshape(stack.affine, (4, 4)),
+        true_affine((2.5, 0.7, 0.8), (-10, 20, 30), orientation),
+        atol=1e-9,
+    )
     numbers = table.take(stacking.order).column("instance_number").to_pylist()
     assert numbers == [1, 2, 3, 4, 5, 6]
 
@@ -97,12 +109,17 @@ def test_instance_numbers_have_no_say_in_the_order(tmp_path: Path) -> None:
         ({"modality": "CR"}, "no_geometry"),
     ],
 )
-def test_each_defect_of_a_written_series_has_its_verdict(tmp_path: Path, given: dict[str, Any], verdict: str) -> None:
+def test_each_defect_of_a_written_series_has_its_verdict(
+    tmp_path: Path, given: dict[str, Any], verdict: str
+) -> None:
     write_series(tmp_path, **given)
     assert [found for found, _ in verdicts(tmp_path)] == [verdict]
 
 
-@pytest.mark.parametrize("given", [{}, {"drop": [2]}, {"repeat": [1, 3]}, {"instance_numbers": [1] * 6}, {"modality": "US"}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"drop": [2]}, {"repeat": [1, 3]}, {"instance_numbers": [1] * 6}, {"modality": "US"}],
+)
 def test_shuffling_the_files_changes_nothing(tmp_path: Path, given: dict[str, Any]) -> None:
     write_series(tmp_path, **given)
     write_series(tmp_path, orientation=(0, 1, 0, 0, 0, -1), **given)
@@ -115,9 +132,15 @@ def test_shuffling_the_files_changes_nothing(tmp_path: Path, given: dict[str, An
     assert results[1:] == results[:1] * 3
 
 
-def test_jitter_of_the_orientation_within_1e_3_is_one_stack_and_beyond_it_is_two(tmp_path: Path) -> None:
+def test_jitter_of_the_orientation_within_1e_3_is_one_stack_and_beyond_it_is_two(
+    tmp_path: Path,
+) -> None:
     def tilt(angle: float) -> Any:
-        return setter("ImageOrientationPatient", decimals([1, 0, 0, 0, math.cos(angle), math.sin(angle)]), only=(1, 4))
+        return setter(
+            "ImageOrientationPatient",
+            decimals([1, 0, 0, 0, math.cos(angle), math.sin(angle)]),
+            only=(1, 4),
+        )
 
     write_series(tmp_path / "within", edit=tilt(0.9e-3))
     write_series(tmp_path / "beyond", edit=tilt(1.1e-3))
@@ -127,7 +150,9 @@ def test_jitter_of_the_orientation_within_1e_3_is_one_stack_and_beyond_it_is_two
 
 def test_looser_tolerances_are_obeyed(tmp_path: Path) -> None:
     write_series(tmp_path, positions=[[0, 0, z] for z in (0, 2, 4.5, 6, 8, 10)])
-    assert verdicts(tmp_path, tolerances=Tolerances(spacing_mm=1.0, spacing_mm_fraction=0.5)) == [("regular", 6)]
+    assert verdicts(tmp_path, tolerances=Tolerances(spacing_mm=1.0, spacing_mm_fraction=0.5)) == [
+        ("regular", 6)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +166,9 @@ def test_looser_tolerances_are_obeyed(tmp_path: Path) -> None:
         ("ImagePositionPatient", [1.0, 2.0]),
     ],
 )
-def test_headers_without_a_usable_grid_are_no_geometry_in_instance_order(tmp_path: Path, keyword: str, value: Any) -> None:
+def test_headers_without_a_usable_grid_are_no_geometry_in_instance_order(
+    tmp_path: Path, keyword: str, value: Any
+) -> None:
     write_series(tmp_path, instance_numbers=[6, 5, 4, 3, 2, 1], edit=setter(keyword, value))
     table, stacking = stacks_of(tmp_path)
     assert [stack.verdict for stack in stacking.stacks] == ["no_geometry"]
@@ -171,11 +198,15 @@ def test_one_slice_without_a_position_does_not_spoil_the_others(tmp_path: Path) 
         ("SeriesInstanceUID", UID_PREFIX + "7"),
     ],
 )
-def test_what_makes_more_than_one_grid_makes_two_stacks(tmp_path: Path, keyword: str, value: Any) -> None:
+def test_what_makes_more_than_one_grid_makes_two_stacks(
+    tmp_path: Path, keyword: str, value: Any
+) -> None:
     write_series(tmp_path, edit=setter(keyword, value, only=(3, 4, 5)))
     found = stacks_of(tmp_path)[1].stacks
     assert [stack.slices for stack in found] == [3, 3]
-    assert len({stack.series for stack in found}) == (2 if keyword.startswith(("Patient", "Study", "Series")) else 1)
+    assert len({stack.series for stack in found}) == (
+        2 if keyword.startswith(("Patient", "Study", "Series")) else 1
+    )
 
 
 def test_the_name_of_the_patient_or_the_kernel_splits_nothing(tmp_path: Path) -> None:
@@ -186,7 +217,14 @@ def test_the_name_of_the_patient_or_the_kernel_splits_nothing(tmp_path: Path) ->
 def test_grey_of_two_depths_is_one_stack_but_colour_of_two_depths_is_two(tmp_path: Path) -> None:
     series = uid("mixed depths")
     write_series(tmp_path / "grey", shape=(3, 5, 7), series_uid=series, bits_allocated=16, seed=1)
-    write_series(tmp_path / "grey", shape=(3, 5, 7), series_uid=series, bits_allocated=8, origin=(0, 0, 6), seed=2)
+    write_series(
+        tmp_path / "grey",
+        shape=(3, 5, 7),
+        series_uid=series,
+        bits_allocated=8,
+        origin=(0, 0, 6),
+        seed=2,
+    )
     assert verdicts(tmp_path / "grey") == [("regular", 6)]
 
     def deep(dataset: Dataset, z: int) -> None:
@@ -200,10 +238,18 @@ def test_grey_of_two_depths_is_one_stack_but_colour_of_two_depths_is_two(tmp_pat
     assert verdicts(tmp_path / "colour") == [("no_geometry", 1), ("no_geometry", 1)]
 
 
-def test_every_multi_frame_file_without_geometry_is_its_own_stack_and_single_frames_are_one(tmp_path: Path) -> None:
+def test_every_multi_frame_file_without_geometry_is_its_own_stack_and_single_frames_are_one(
+    tmp_path: Path,
+) -> None:
     series = uid("captures")
     for seed in range(2):
-        write_secondary_capture(tmp_path / f"clip{seed}", frames=3, series_uid=series, transfer_syntax="1.2.840.10008.1.2.1", seed=seed)
+        write_secondary_capture(
+            tmp_path / f"clip{seed}",
+            frames=3,
+            series_uid=series,
+            transfer_syntax="1.2.840.10008.1.2.1",
+            seed=seed,
+        )
     write_series(tmp_path, modality="CR", shape=(4, 5, 7))
     assert verdicts(tmp_path) == [("no_geometry", 3), ("no_geometry", 3), ("no_geometry", 4)]
 
@@ -238,13 +284,17 @@ def test_dose_planes_lie_where_their_grid_frame_offsets_say(tmp_path: Path, rela
     def dose(dataset: Dataset, z: int) -> None:
         dataset.SOPClassUID, dataset.Modality, dataset.NumberOfFrames = RTDOSE, "RTDOSE", 4
         dataset.GridFrameOffsetVector = decimals(offsets if relative else offsets + origin[2])
-        dataset.PixelData = dataset.PixelData[:-1] * 4 if len(dataset.PixelData) % 2 else dataset.PixelData * 4
+        dataset.PixelData = (
+            dataset.PixelData[:-1] * 4 if len(dataset.PixelData) % 2 else dataset.PixelData * 4
+        )
         dataset.DoseGridScaling, dataset.DoseUnits = decimals([0.01])[0], "GY"
 
     write_series(tmp_path, shape=(1, 4, 6), origin=origin, edit=dose)
     (stack,) = stacks_of(tmp_path)[1].stacks
     assert (stack.content, stack.verdict, stack.slices) == ("dose", "regular", 4)
-    np.testing.assert_allclose(np.reshape(stack.affine, (4, 4)), true_affine((3.0, 1.0, 1.0), origin), atol=1e-9)
+    np.testing.assert_allclose(
+        np.reshape(stack.affine, (4, 4)), true_affine((3.0, 1.0, 1.0), origin), atol=1e-9
+    )
 
 
 def test_relative_dose_offsets_follow_the_normal_of_an_oblique_plane(tmp_path: Path) -> None:
@@ -258,7 +308,9 @@ def test_relative_dose_offsets_follow_the_normal_of_an_oblique_plane(tmp_path: P
     write_series(tmp_path, shape=(1, 4, 6), orientation=orientation, edit=dose)
     (stack,) = stacks_of(tmp_path)[1].stacks
     last = np.reshape(stack.affine, (4, 4)) @ [2, 0, 0, 1]
-    np.testing.assert_allclose(last[:3], true_positions(3, (2.0, 1, 1), (0, 0, 0), orientation)[2], atol=1e-9)
+    np.testing.assert_allclose(
+        last[:3], true_positions(3, (2.0, 1, 1), (0, 0, 0), orientation)[2], atol=1e-9
+    )
 
 
 def test_no_frames_make_no_stacks(tmp_path: Path) -> None:
@@ -280,23 +332,42 @@ def test_the_corpus_makes_the_same_stacks_in_any_order_of_its_files(corpus: Path
     for seed in (1, 2):
         table, stacking = stacks_of(corpus, seed)
         ordered = table.take(stacking.order)
-        results.append((ordered.column("sop_instance_uid").to_pylist(), [repr(stack) for stack in stacking.stacks]))
+        results.append(
+            (
+                ordered.column("sop_instance_uid").to_pylist(),
+                [repr(stack) for stack in stacking.stacks],
+            )
+        )
     assert results[0] == results[1]
 
 
 def test_a_volume_whose_slices_have_two_kernels_says_so(tmp_path: Path) -> None:
-    write_series(tmp_path / "two", edit=lambda dataset, z: setattr(dataset, "ConvolutionKernel", "BONE" if z > 2 else "SOFT"))
+    write_series(
+        tmp_path / "two",
+        edit=lambda dataset, z: setattr(dataset, "ConvolutionKernel", "BONE" if z > 2 else "SOFT"),
+    )
     write_series(tmp_path / "one", edit=lambda dataset, z: setattr(dataset, "AcquisitionNumber", z))
     assert detail(stacks_of(tmp_path / "two")[1])["varies"] == ["convolution_kernel"]
     assert "varies" not in detail(stacks_of(tmp_path / "one")[1])
 
 
-def test_a_thicker_reconstruction_on_every_fifth_position_is_a_volume_of_its_own(tmp_path: Path) -> None:
+def test_a_thicker_reconstruction_on_every_fifth_position_is_a_volume_of_its_own(
+    tmp_path: Path,
+) -> None:
     series = uid("thick and thin")
     for spacing, slices in ((1.0, 31), (5.0, 7)):
-        write_series(tmp_path, shape=(slices, 5, 7), spacing=(spacing, 1, 1), series_uid=series, study_uid=uid("study", "x"))
+        write_series(
+            tmp_path,
+            shape=(slices, 5, 7),
+            spacing=(spacing, 1, 1),
+            series_uid=series,
+            study_uid=uid("study", "x"),
+        )
     stacking = stacks_of(tmp_path)[1]
-    found = sorted((stack.slices, stack.verdict, stack.slice_spacing, "missing_in_group" in stack.detail) for stack in stacking.stacks)
+    found = sorted(
+        (stack.slices, stack.verdict, stack.slice_spacing, "missing_in_group" in stack.detail)
+        for stack in stacking.stacks
+    )
     assert found == [(7, "regular", 5.0, False), (31, "regular", 1.0, False)]
     assert len({stack.group for stack in stacking.stacks}) == 2
 
@@ -305,8 +376,21 @@ def test_slices_that_watch_the_contrast_agent_arrive_are_not_a_short_volume(tmp_
     series = uid("bolus")
     for number in range(4):
         shape, z = ((1, 5, 7), 10) if number < 3 else ((12, 5, 7), 0)
-        edit = functools.partial(lambda n, dataset, _: setattr(dataset, "AcquisitionNumber", n), number)
-        write_series(tmp_path, shape=shape, origin=(0, 0, z), series_uid=series, study_uid=uid("study", "x"), seed=number, edit=edit)
+        edit = functools.partial(
+            lambda n, dataset, _: setattr(dataset, "AcquisitionNumber", n), number
+        )
+        write_series(
+            tmp_path,
+            shape=shape,
+            origin=(0, 0, z),
+            series_uid=series,
+            study_uid=uid("study", "x"),
+            seed=number,
+            edit=edit,
+        )
     stacking = stacks_of(tmp_path)[1]
-    found = sorted((stack.slices, stack.verdict, "missing_in_group" in stack.detail) for stack in stacking.stacks)
+    found = sorted(
+        (stack.slices, stack.verdict, "missing_in_group" in stack.detail)
+        for stack in stacking.stacks
+    )
     assert found == [(1, "single", False)] * 3 + [(12, "regular", False)]

@@ -38,7 +38,15 @@ from dicomdl.headers.elements import (
 from dicomdl.headers.reader import HeaderReader
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
-WANTED = Wanted([(0x00080060, ""), (0x00280010, ""), (0x52009229, ""), (0x00191010, ""), (0x0019000C, "SIEMENS MR HEADER")])
+WANTED = Wanted(
+    [
+        (0x00080060, ""),
+        (0x00280010, ""),
+        (0x52009229, ""),
+        (0x00191010, ""),
+        (0x0019000C, "SIEMENS MR HEADER"),
+    ]
+)
 
 
 def window_on(raw: bytes, first: int | None = None) -> Window:
@@ -55,10 +63,12 @@ def outcome(call: Callable[[], object]) -> object:
 @cache
 def real_headers() -> tuple[bytes, ...]:
     """The first 8 kB of some files of different kinds."""
-    names = (
-        "CT_small MR_small_implicit MR_small_bigendian rtdose nested_priv_SQ UN_sequence priv_SQ SC_rgb_rle_2frame liver_1frame US1_J2KR"
+    names = "CT_small MR_small_implicit MR_small_bigendian rtdose nested_priv_SQ UN_sequence priv_SQ SC_rgb_rle_2frame liver_1frame US1_J2KR"
+    return tuple(
+        (PYDICOM_FILES / f"{name}.dcm").read_bytes()[:8192]
+        for name in names.split()
+        if (PYDICOM_FILES / f"{name}.dcm").exists()
     )
-    return tuple((PYDICOM_FILES / f"{name}.dcm").read_bytes()[:8192] for name in names.split() if (PYDICOM_FILES / f"{name}.dcm").exists())
 
 
 # --- the walk -----------------------------------------------------------------------------------------------------
@@ -83,7 +93,11 @@ def test_a_walk_keeps_wanted_values_and_stops_at_the_pixel_data(syntax: Syntax) 
 
 
 def test_a_private_tag_counts_only_in_the_block_its_creator_reserved() -> None:
-    raw = element(0x00190011, b"LO", b"SIEMENS MR HEADER ") + element(0x0019100C, b"IS", b"1 ") + element(0x0019110C, b"IS", b"2 ")
+    raw = (
+        element(0x00190011, b"LO", b"SIEMENS MR HEADER ")
+        + element(0x0019100C, b"IS", b"1 ")
+        + element(0x0019110C, b"IS", b"2 ")
+    )
     assert walk(window_on(raw), 0, EXPLICIT, WANTED).values[4] == b"2 "
     assert walk(window_on(element(0x0019110C, b"IS", b"3 ")), 0, EXPLICIT, WANTED).values[4] == b""
 
@@ -94,8 +108,12 @@ def test_one_walk_leaves_nothing_behind_for_the_next() -> None:
 
 
 def test_unknown_length_inside_un_is_implicit_little_endian() -> None:
-    inner = element(ITEM, b"", element(0x00080060, b"CS", b"XX", IMPLICIT), length=UNDEFINED) + element(ITEM_END, b"")
-    raw = element(0x00190020, b"UN", inner + element(SEQUENCE_END, b""), length=UNDEFINED) + element(0x00280010, b"US", b"\7\0")
+    inner = element(
+        ITEM, b"", element(0x00080060, b"CS", b"XX", IMPLICIT), length=UNDEFINED
+    ) + element(ITEM_END, b"")
+    raw = element(
+        0x00190020, b"UN", inner + element(SEQUENCE_END, b""), length=UNDEFINED
+    ) + element(0x00280010, b"US", b"\7\0")
     assert walk(window_on(raw), 0, EXPLICIT, WANTED).values[1] == b"\7\0"
 
 
@@ -103,7 +121,11 @@ def test_the_items_of_a_sequence_come_out_alike_with_and_without_given_lengths()
     content = element(0x00080060, b"CS", b"MR")
     given_length = element(ITEM, b"", content) * 2
     delimited = (element(ITEM, b"", content, length=UNDEFINED) + element(ITEM_END, b"")) * 2
-    assert list(items(given_length, EXPLICIT)) == list(items(delimited, EXPLICIT)) == [content, content]
+    assert (
+        list(items(given_length, EXPLICIT))
+        == list(items(delimited, EXPLICIT))
+        == [content, content]
+    )
     assert list(iterate(content, EXPLICIT)) == [(0x00080060, b"CS", b"MR")]
 
 
@@ -122,18 +144,34 @@ def test_padding_after_the_data_set_is_not_an_error() -> None:
 # --- two gears, one result ----------------------------------------------------------------------------------------
 
 
-def both_gears(raw: bytes, position: int, syntax: Syntax, first: int | None) -> tuple[object, object]:
+def both_gears(
+    raw: bytes, position: int, syntax: Syntax, first: int | None
+) -> tuple[object, object]:
     """The outcome of the fast walk, and of the plain one, which a trail asks for."""
     fast = outcome(lambda: walk(window_on(raw, first), position, syntax, WANTED))
     return fast, outcome(lambda: walk(window_on(raw), position, syntax, WANTED, []))
 
 
 tags = st.sampled_from(
-    [0x00080060, 0x00280010, 0x00190010, 0x0019100C, 0x00191010, 0x52009229, 0x7FE00010, ITEM, ITEM_END, SEQUENCE_END, 0]
+    [
+        0x00080060,
+        0x00280010,
+        0x00190010,
+        0x0019100C,
+        0x00191010,
+        0x52009229,
+        0x7FE00010,
+        ITEM,
+        ITEM_END,
+        SEQUENCE_END,
+        0,
+    ]
 )
 vrs = st.sampled_from([b"CS", b"US", b"LO", b"SQ", b"UN", b"OW", b"UT", b"ZZ", b"cs", b""])
 lengths = st.sampled_from([None, None, None, UNDEFINED, 0, 1, 0xFFFF])
-values = st.sampled_from([b"", b"MR", b"SIEMENS MR HEADER ", b"\xfe\xff\x00\xe0\0\0\0\0", b"x" * 40])
+values = st.sampled_from(
+    [b"", b"MR", b"SIEMENS MR HEADER ", b"\xfe\xff\x00\xe0\0\0\0\0", b"x" * 40]
+)
 
 
 @st.composite
@@ -143,21 +181,35 @@ def data_sets(draw: st.DrawFn) -> tuple[bytes, Syntax]:
     for _ in range(draw(st.integers(0, 12))):
         vr, length = draw(vrs), draw(lengths)
         short = vr not in (b"", b"SQ", b"UN", b"OW", b"OB", b"UT") and syntax.explicit
-        parts.append(element(draw(tags), vr, draw(values), syntax, length if length is None or not short else length & 0xFFFF))
+        parts.append(
+            element(
+                draw(tags),
+                vr,
+                draw(values),
+                syntax,
+                length if length is None or not short else length & 0xFFFF,
+            )
+        )
     raw = b"".join(parts)
     return raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw, syntax
 
 
 @settings(max_examples=400, deadline=None)
 @given(data_sets(), st.sampled_from([None, 0, 30]))
-def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(case: tuple[bytes, Syntax], first: int | None) -> None:
+def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(
+    case: tuple[bytes, Syntax], first: int | None
+) -> None:
     fast, plain = both_gears(case[0], 0, case[1], first)
     assert fast == plain
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.integers(0, 9), st.lists(st.tuples(st.integers(132, 4095), st.integers(0, 255)), max_size=4))
-def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(which: int, changes: list[tuple[int, int]]) -> None:
+@given(
+    st.integers(0, 9), st.lists(st.tuples(st.integers(132, 4095), st.integers(0, 255)), max_size=4)
+)
+def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
+    which: int, changes: list[tuple[int, int]]
+) -> None:
     raw = bytearray(real_headers()[which % len(real_headers())])
     for position, value in changes:
         raw[position % len(raw)] = value
@@ -177,7 +229,9 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(which: int, c
 def corpus_files() -> list[str]:
     found = [str(path) for path in sorted(PYDICOM_FILES.rglob("*")) if path.is_file()]
     if CORPUS.is_dir():
-        found += [os.path.join(root, name) for root, _, names in os.walk(CORPUS) for name in sorted(names)]
+        found += [
+            os.path.join(root, name) for root, _, names in os.walk(CORPUS) for name in sorted(names)
+        ]
     return found
 
 
@@ -240,9 +294,19 @@ def test_two_lengths_of_one_element_become_one_layout() -> None:
     raw = (PYDICOM_FILES / "CT_small.dcm").read_bytes()
     at = raw.index(struct.pack("<HH", 0x0008, 0x0070) + b"LO")
     (length,) = struct.unpack_from("<H", raw, at + 6)
-    longer = raw[: at + 6] + struct.pack("<H", length + 4) + raw[at + 8 : at + 8 + length] + b"    " + raw[at + 8 + length :]
+    longer = (
+        raw[: at + 6]
+        + struct.pack("<H", length + 4)
+        + raw[at + 8 : at + 8 + length]
+        + b"    "
+        + raw[at + 8 + length :]
+    )
     for content in (raw, longer, raw, longer):
-        reader.parse(content, len(content), lambda offset, length, content=content: content[offset : offset + length])  # type: ignore[misc]
+        reader.parse(
+            content,
+            len(content),
+            lambda offset, length, content=content: content[offset : offset + length],
+        )  # type: ignore[misc]
     assert len(reader._layouts._recent) == 1
     assert reader._layouts.match(longer, 132) is not None
 
@@ -252,7 +316,9 @@ def test_two_lengths_of_one_element_become_one_layout() -> None:
 
 def test_sequences_nested_too_deep_are_refused() -> None:
     for depth in (300, 50_000):
-        opening = element(0x00081140, b"SQ", length=UNDEFINED) + element(ITEM, b"", length=UNDEFINED)
+        opening = element(0x00081140, b"SQ", length=UNDEFINED) + element(
+            ITEM, b"", length=UNDEFINED
+        )
         for trail in (None, list[Step]()):
             with pytest.raises(HeaderError) as caught:
                 walk(window_on(opening * depth), 0, EXPLICIT, WANTED, trail)
@@ -265,9 +331,13 @@ def test_a_sequence_without_delimiter_is_truncated() -> None:
     assert caught.value.reason == "truncated"
 
 
-def test_elements_are_counted_over_the_whole_walk_not_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_are_counted_over_the_whole_walk_not_a_sequence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(elements, "MAX_ELEMENTS", 1000)
-    sequence = element(0x00081140, b"SQ", element(ITEM, b"") * 100 + element(SEQUENCE_END, b""), length=UNDEFINED)
+    sequence = element(
+        0x00081140, b"SQ", element(ITEM, b"") * 100 + element(SEQUENCE_END, b""), length=UNDEFINED
+    )
     assert isinstance(walk(window_on(sequence * 8), 0, EXPLICIT, WANTED), Walked)
     with pytest.raises(HeaderError) as caught:
         walk(window_on(sequence * 11), 0, EXPLICIT, WANTED)

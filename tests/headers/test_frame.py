@@ -7,7 +7,14 @@ import pytest
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, private_dictionary_VR
 
 from dicomdl.headers import frame as frame_module
-from dicomdl.headers.frame import SOURCE_FIELDS, Attribute, Frame, FrameSource, attributes, snake_case
+from dicomdl.headers.frame import (
+    SOURCE_FIELDS,
+    Attribute,
+    Frame,
+    FrameSource,
+    attributes,
+    snake_case,
+)
 
 STANDARD = [attribute for attribute in attributes() if not attribute.creator]
 PRIVATE = [attribute for attribute in attributes() if attribute.creator]
@@ -18,7 +25,9 @@ OTHER_NAMES = {
     "voi_lut_function": "VOILUTFunction: nobody reads voilut",
     "voi_lut_sequence": "VOILUTSequence: nobody reads voilut",
 }
-OTHER_SIZES = {"referenced_segment_number": "1-n in the dictionary, 1 in the Segment Identification macro (PS3.3 C.8.20.3.1)"}
+OTHER_SIZES = {
+    "referenced_segment_number": "1-n in the dictionary, 1 in the Segment Identification macro (PS3.3 C.8.20.3.1)"
+}
 # In no dictionary of pydicom; as dcm2niix reads them.
 UNKNOWN_PRIVATE = {"uih_b_value", "uih_diffusion_direction", "philips_label_type"}
 
@@ -52,7 +61,9 @@ def test_private_vrs_are_those_that_pydicom_knows(attribute: Attribute) -> None:
 
 
 def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
-    groups = {group for attribute in attributes() for group in attribute.groups} | {a.inside for a in attributes() if a.inside}
+    groups = {group for attribute in attributes() for group in attribute.groups} | {
+        a.inside for a in attributes() if a.inside
+    }
     assert {dictionary_VR(group) for group in groups} == {"SQ"}
 
 
@@ -89,15 +100,38 @@ def test_a_functional_group_has_the_tag_of_its_keyword(constant: str, keyword: s
 
 def test_frame_types_are_those_of_mr_ct_pet_and_xray_3d() -> None:
     keywords = [keyword_for_tag(tag) for tag in frame_module.FRAME_TYPES]
-    assert keywords == ["MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence", "XRay3DFrameTypeSequence"]
+    assert keywords == [
+        "MRImageFrameTypeSequence",
+        "CTImageFrameTypeSequence",
+        "PETFrameTypeSequence",
+        "XRay3DFrameTypeSequence",
+    ]
 
 
 def test_no_identifying_attribute_is_in_the_table() -> None:
     tags = {attribute.tag for attribute in attributes()}
     assert tags.isdisjoint(IDENTIFYING)
-    assert not [attribute.name for attribute in attributes() if attribute.vr in ("PN", "LT", "ST", "UT")]
-    words = ("birth", "address", "physician", "institution", "operator", "accession", "telephone", "station", "serial", "comment")
-    assert not [a.name for a in attributes() for word in words if word in a.name and a.name != "series_number"]
+    assert not [
+        attribute.name for attribute in attributes() if attribute.vr in ("PN", "LT", "ST", "UT")
+    ]
+    words = (
+        "birth",
+        "address",
+        "physician",
+        "institution",
+        "operator",
+        "accession",
+        "telephone",
+        "station",
+        "serial",
+        "comment",
+    )
+    assert not [
+        a.name
+        for a in attributes()
+        for word in words
+        if word in a.name and a.name != "series_number"
+    ]
 
 
 def test_names_and_tags_are_unique() -> None:
@@ -107,7 +141,12 @@ def test_names_and_tags_are_unique() -> None:
 
 @pytest.mark.parametrize(
     ("keyword", "column"),
-    [("SOPInstanceUID", "sop_instance_uid"), ("KVP", "kvp"), ("MRAcquisitionType", "mr_acquisition_type"), ("Rows", "rows")],
+    [
+        ("SOPInstanceUID", "sop_instance_uid"),
+        ("KVP", "kvp"),
+        ("MRAcquisitionType", "mr_acquisition_type"),
+        ("Rows", "rows"),
+    ],
 )
 def test_keywords_become_snake_case(keyword: str, column: str) -> None:
     assert snake_case(keyword) == column
@@ -120,7 +159,7 @@ def test_a_frame_is_frozen_pickles_and_shows_no_patient() -> None:
     )  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         frame.rows = 3  # type: ignore[misc]
-    assert pickle.loads(pickle.dumps(frame)) == frame  # noqa: S301 (bytes of our own)
+    assert pickle.loads(pickle.dumps(frame)) == frame
     assert "MRN-123" not in repr(frame)
     assert "1.2.3" in repr(frame)
     assert frame.source == FrameSource(**{name: getattr(frame, name) for name in SOURCE_FIELDS})

@@ -19,7 +19,7 @@ from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.mosaic import Plane, csa_diffusion, protocol_slices, read_csa, siemens_tiling
 from dicomdl.headers.reader import HeaderReader, read_frames
-from dicomdl.jobs.scan import read_chunk
+from dicomdl.jobs.engine import read_chunk
 from dicomdl.pixels.read import read_frame
 
 SHAPE, SPACING, ORIGIN = (7, 6, 8), (4.0, 1.5, 2.0), (-10, 20, 30)
@@ -31,7 +31,9 @@ def positions(frames: list[Frame]) -> NDArray[np.float64]:
     return np.array([frame.image_position_patient for frame in frames])
 
 
-def assert_is_the_ramp(frames: list[Frame], shape: tuple[int, int, int] = SHAPE, orientation: Any = (1, 0, 0, 0, 1, 0)) -> None:
+def assert_is_the_ramp(
+    frames: list[Frame], shape: tuple[int, int, int] = SHAPE, orientation: Any = (1, 0, 0, 0, 1, 0)
+) -> None:
     """Each frame is the slice of the ramp that belongs at its position."""
     truth = phantoms.true_positions(shape[0], SPACING, ORIGIN, orientation)
     assert len(frames) == shape[0]
@@ -49,45 +51,87 @@ def assert_is_the_ramp(frames: list[Frame], shape: tuple[int, int, int] = SHAPE,
 
 
 @pytest.mark.parametrize("descending", [False, True], ids=["first slice first", "last slice first"])
-@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), OBLIQUE, SAGITTAL], ids=["axial", "oblique", "sagittal"])
+@pytest.mark.parametrize(
+    "orientation", [(1, 0, 0, 0, 1, 0), OBLIQUE, SAGITTAL], ids=["axial", "oblique", "sagittal"]
+)
 @pytest.mark.parametrize("csa", [1, 2])
-def test_every_tile_lies_where_its_slice_lies(tmp_path: Path, csa: Any, orientation: Any, descending: bool) -> None:
-    path = phantoms_multi.write_mosaic(tmp_path / "m.dcm", csa=csa, orientation=orientation, descending=descending)
+def test_every_tile_lies_where_its_slice_lies(
+    tmp_path: Path, csa: Any, orientation: Any, descending: bool
+) -> None:
+    path = phantoms_multi.write_mosaic(
+        tmp_path / "m.dcm", csa=csa, orientation=orientation, descending=descending
+    )
     frames = read_frames(path)
     assert_is_the_ramp(frames, orientation=orientation)
     first = frames[0]
-    assert {(f.frame_number, f.rows, f.columns, f.coded_rows, f.coded_columns) for f in frames} == {(1, 6, 8, 18, 24)}
-    assert [(f.tile_top, f.tile_left) for f in frames] == [(0, 0), (0, 8), (0, 16), (6, 0), (6, 8), (6, 16), (12, 0)]
+    assert {(f.frame_number, f.rows, f.columns, f.coded_rows, f.coded_columns) for f in frames} == {
+        (1, 6, 8, 18, 24)
+    }
+    assert [(f.tile_top, f.tile_left) for f in frames] == [
+        (0, 0),
+        (0, 8),
+        (0, 16),
+        (6, 0),
+        (6, 8),
+        (6, 16),
+        (12, 0),
+    ]
     assert first.image_orientation_patient == pytest.approx(orientation)
 
 
-@pytest.mark.parametrize("syntax", [*phantoms.NATIVE_SYNTAXES, RLELossless, JPEGLSLossless], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize(
+    "syntax",
+    [*phantoms.NATIVE_SYNTAXES, RLELossless, JPEGLSLossless],
+    ids=lambda syntax: syntax.name,
+)
 def test_a_mosaic_of_any_transfer_syntax_is_unpacked(tmp_path: Path, syntax: Any) -> None:
-    assert_is_the_ramp(read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", transfer_syntax=syntax)))
+    assert_is_the_ramp(
+        read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", transfer_syntax=syntax))
+    )
 
 
 @pytest.mark.parametrize("descending", [False, True], ids=["first slice first", "last slice first"])
-def test_the_protocol_places_the_tiles_where_the_image_header_was_removed(tmp_path: Path, descending: bool) -> None:
+def test_the_protocol_places_the_tiles_where_the_image_header_was_removed(
+    tmp_path: Path, descending: bool
+) -> None:
     def without_creators(dataset: Dataset, _: int) -> None:
         del dataset[0x00290010], dataset[0x00190010], dataset[0x0019100A]
 
     path = phantoms_multi.write_mosaic(
-        tmp_path / "m.dcm", csa=0, series_header=True, descending=descending, orientation=OBLIQUE, edit=without_creators
+        tmp_path / "m.dcm",
+        csa=0,
+        series_header=True,
+        descending=descending,
+        orientation=OBLIQUE,
+        edit=without_creators,
     )
     assert_is_the_ramp(read_frames(path), orientation=OBLIQUE)
 
 
-def test_the_protocol_counts_where_the_slice_normal_points_out_of_the_volume(tmp_path: Path) -> None:
-    path = phantoms_multi.write_mosaic(tmp_path / "m.dcm", series_header=True, descending=True, entries={"SliceNormalVector": [0, 0, 1]})
+def test_the_protocol_counts_where_the_slice_normal_points_out_of_the_volume(
+    tmp_path: Path,
+) -> None:
+    path = phantoms_multi.write_mosaic(
+        tmp_path / "m.dcm",
+        series_header=True,
+        descending=True,
+        entries={"SliceNormalVector": [0, 0, 1]},
+    )
     assert_is_the_ramp(read_frames(path))
 
 
-def test_the_slice_normal_counts_where_the_head_has_moved_away_from_the_protocol(tmp_path: Path) -> None:
+def test_the_slice_normal_counts_where_the_head_has_moved_away_from_the_protocol(
+    tmp_path: Path,
+) -> None:
     def moved(dataset: Dataset, _: int) -> None:
-        dataset.ImagePositionPatient = [float(v) + d for v, d in zip(dataset.ImagePositionPatient, (0, 0, 3.0), strict=True)]
+        dataset.ImagePositionPatient = [
+            float(v) + d for v, d in zip(dataset.ImagePositionPatient, (0, 0, 3.0), strict=True)
+        ]
 
     path = phantoms_multi.write_mosaic(tmp_path / "m.dcm", series_header=True, edit=moved)
-    np.testing.assert_allclose(positions(read_frames(path)), phantoms.true_positions(7, SPACING, (-10, 20, 33)), atol=1e-6)
+    np.testing.assert_allclose(
+        positions(read_frames(path)), phantoms.true_positions(7, SPACING, (-10, 20, 33)), atol=1e-6
+    )
 
 
 def _element(tag: int, vr: str, value: Any) -> Callable[[Dataset, int], None]:
@@ -115,14 +159,19 @@ UNPLACEABLE: dict[str, dict[str, Any]] = {
     "no tile": {"entries": {"NumberOfImagesInMosaic": [0]}, "count_tag": False},
     "a million tiles": {"entries": {"NumberOfImagesInMosaic": [1000000]}, "count_tag": False},
     "more tiles than fit": {"entries": {"NumberOfImagesInMosaic": [48]}, "count_tag": False},
-    "a count that is no number": {"entries": {"NumberOfImagesInMosaic": ["many"]}, "count_tag": False},
+    "a count that is no number": {
+        "entries": {"NumberOfImagesInMosaic": ["many"]},
+        "count_tag": False,
+    },
     "no slice normal": {"entries": {"SliceNormalVector": []}},
     "a slice normal of NaN": {"entries": {"SliceNormalVector": ["nan", "nan", "nan"]}},
     "a slice normal of 0": {"entries": {"SliceNormalVector": [0, 0, 0]}},
     "a slice normal that is another direction": {"entries": {"SliceNormalVector": [0, 0.1, 0.995]}},
     "rows that the grid does not divide": {"edit": lambda dataset, _: _crop(dataset)},
     "a CSA header that is cut": {"edit": lambda dataset, _: _cut(dataset[0x00291010])},
-    "a CSA header of 2 thousand million entries": {"edit": _element(0x00291010, "OB", b"SV10\4\3\2\1\xff\xff\xff\x7f" + bytes(100))},
+    "a CSA header of 2 thousand million entries": {
+        "edit": _element(0x00291010, "OB", b"SV10\4\3\2\1\xff\xff\xff\x7f" + bytes(100))
+    },
 }
 
 
@@ -136,7 +185,9 @@ def _cut(element: pydicom.DataElement) -> None:
 
 
 @pytest.mark.parametrize("name", UNPLACEABLE)
-def test_a_mosaic_that_cannot_be_placed_stays_whole_and_has_no_position(tmp_path: Path, name: str) -> None:
+def test_a_mosaic_that_cannot_be_placed_stays_whole_and_has_no_position(
+    tmp_path: Path, name: str
+) -> None:
     (frame,) = read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", **UNPLACEABLE[name]))
     assert frame.image_position_patient is None
     assert (frame.coded_rows, frame.columns) == (0, 24)
@@ -148,20 +199,28 @@ def test_an_enhanced_file_that_is_called_a_mosaic_is_none(tmp_path: Path) -> Non
     def edit(dataset: Dataset, _: int) -> None:  # as syngo MR XA30 writes it
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
 
-    frames = read_frames(phantoms.write_multiframe(tmp_path / "e.dcm", modality="MR", shape=(3, 5, 7), edit=edit))
+    frames = read_frames(
+        phantoms.write_multiframe(tmp_path / "e.dcm", modality="MR", shape=(3, 5, 7), edit=edit)
+    )
     assert [frame.coded_rows for frame in frames] == [0, 0, 0]
     assert None not in [frame.image_position_patient for frame in frames]
 
 
-def test_diffusion_facts_come_from_the_csa_header_where_nothing_else_has_them(tmp_path: Path) -> None:
+def test_diffusion_facts_come_from_the_csa_header_where_nothing_else_has_them(
+    tmp_path: Path,
+) -> None:
     entries = {"B_value": [1000], "DiffusionGradientDirection": [0.6, 0, 0.8]}
     frames = read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", entries=entries))
-    assert {(f.siemens_b_value, f.siemens_diffusion_direction) for f in frames} == {(1000, (0.6, 0.0, 0.8))}
+    assert {(f.siemens_b_value, f.siemens_diffusion_direction) for f in frames} == {
+        (1000, (0.6, 0.0, 0.8))
+    }
 
     def as_slice(dataset: Dataset, _: int) -> None:
         dataset.ImageType, dataset.SequenceName = ["ORIGINAL", "PRIMARY", "M", "ND"], "*ep_b1000#3"
 
-    (frame,) = read_frames(phantoms_multi.write_mosaic(tmp_path / "s.dcm", entries=entries, edit=as_slice))
+    (frame,) = read_frames(
+        phantoms_multi.write_mosaic(tmp_path / "s.dcm", entries=entries, edit=as_slice)
+    )
     assert (frame.siemens_b_value, frame.siemens_diffusion_direction) == (1000, (0.6, 0.0, 0.8))
     assert frame.image_position_patient is not None
 
@@ -174,11 +233,15 @@ def test_a_csa_header_reads_as_nibabel_reads_it_in_both_versions() -> None:
     ours = read_csa(raw)
     assert [float(v) for v in ours["SliceNormalVector"]] == theirs["SliceNormalVector"]["items"]
     assert [float(v) for v in ours["B_value"]] == theirs["B_value"]["items"]
-    assert read_csa(phantoms_multi.csa_header(entries, version=1)) == ours  # nibabel 5.3 fails on the first version
+    assert (
+        read_csa(phantoms_multi.csa_header(entries, version=1)) == ours
+    )  # nibabel 5.3 fails on the first version
 
 
 def test_no_damage_to_a_csa_header_or_a_protocol_raises() -> None:
-    raw = phantoms_multi.csa_header({"NumberOfImagesInMosaic": [7], "SliceNormalVector": [0, 0, 1], "B_value": [5]})
+    raw = phantoms_multi.csa_header(
+        {"NumberOfImagesInMosaic": [7], "SliceNormalVector": [0, 0, 1], "B_value": [5]}
+    )
     series = phantoms_multi.csa_series_header(phantoms.true_positions(7, SPACING, ORIGIN))
     plane = Plane(18, 24, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1.0, 1.0), 4.0)
     rng = np.random.default_rng(0)
@@ -186,17 +249,23 @@ def test_no_damage_to_a_csa_header_or_a_protocol_raises() -> None:
         damaged = [bytearray(raw), bytearray(series)]
         for part in damaged:
             for at in rng.integers(0, len(part), rng.integers(1, 5)):
-                part[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord("e"), rng.integers(256)])
+                part[at] = rng.choice(
+                    [0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord("e"), rng.integers(256)]
+                )
         csa = read_csa(bytes(damaged[0][: rng.integers(len(raw) // 2, len(raw) + 1)]))
         csa_diffusion(csa)
         tiling = siemens_tiling(plane, None, csa, protocol_slices(bytes(damaged[1])))
         assert tiling is None or (
-            tiling.rows * tiling.columns * len(tiling.tiles) <= 18 * 24 and np.isfinite(tiling.tiles[-1].position).all()
+            tiling.rows * tiling.columns * len(tiling.tiles) <= 18 * 24
+            and np.isfinite(tiling.tiles[-1].position).all()
         )
 
 
 def test_a_count_of_one_is_one_slice(tmp_path: Path) -> None:
-    assert_is_the_ramp(read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", shape=(1, 6, 8))), shape=(1, 6, 8))
+    assert_is_the_ramp(
+        read_frames(phantoms_multi.write_mosaic(tmp_path / "m.dcm", shape=(1, 6, 8))),
+        shape=(1, 6, 8),
+    )
 
 
 def test_tiles_are_rows_of_the_table_with_one_frame_number(tmp_path: Path) -> None:
@@ -214,20 +283,28 @@ def test_tiles_are_rows_of_the_table_with_one_frame_number(tmp_path: Path) -> No
 # --- UIH --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("syntax", [*phantoms.NATIVE_SYNTAXES, RLELossless], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize(
+    "syntax", [*phantoms.NATIVE_SYNTAXES, RLELossless], ids=lambda syntax: syntax.name
+)
 def test_the_tiles_of_a_uih_grid_lie_where_their_items_say(tmp_path: Path, syntax: Any) -> None:
-    path = phantoms_multi.write_uih_grid(tmp_path / "g.dcm", transfer_syntax=syntax, orientation=OBLIQUE)
+    path = phantoms_multi.write_uih_grid(
+        tmp_path / "g.dcm", transfer_syntax=syntax, orientation=OBLIQUE
+    )
     assert_is_the_ramp(read_frames(path), orientation=OBLIQUE)
 
 
 @pytest.mark.parametrize("slices", [1, 2, 3, 11, 12, 20, 25])
-def test_a_uih_grid_has_only_the_rows_of_tiles_that_its_slices_need(tmp_path: Path, slices: int) -> None:
+def test_a_uih_grid_has_only_the_rows_of_tiles_that_its_slices_need(
+    tmp_path: Path, slices: int
+) -> None:
     path = phantoms_multi.write_uih_grid(tmp_path / "g.dcm", shape=(slices, *SHAPE[1:]))
     assert_is_the_ramp(read_frames(path), (slices, *SHAPE[1:]))
 
 
 @pytest.mark.parametrize("count", ["8", "0", "1000000"])
-def test_a_uih_grid_that_contradicts_itself_stays_whole_without_a_position(tmp_path: Path, count: str) -> None:
+def test_a_uih_grid_that_contradicts_itself_stays_whole_without_a_position(
+    tmp_path: Path, count: str
+) -> None:
     (frame,) = read_frames(phantoms_multi.write_uih_grid(tmp_path / "g.dcm", count=count))
     assert frame.image_position_patient is None
     assert (frame.rows, frame.coded_rows) == (18, 0)
@@ -252,8 +329,16 @@ def test_a_uih_grid_with_a_position_that_is_no_number_stays_whole(tmp_path: Path
 
 @pytest.mark.parametrize("descending", [False, True], ids=["positive spacing", "negative spacing"])
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), OBLIQUE], ids=["axial", "oblique"])
-def test_the_sign_of_the_spacing_says_where_the_slices_of_an_nm_volume_lie(tmp_path: Path, orientation: Any, descending: bool) -> None:
-    path = phantoms_multi.write_nm_volume(tmp_path / "n.dcm", shape=SHAPE, spacing=SPACING, orientation=orientation, descending=descending)
+def test_the_sign_of_the_spacing_says_where_the_slices_of_an_nm_volume_lie(
+    tmp_path: Path, orientation: Any, descending: bool
+) -> None:
+    path = phantoms_multi.write_nm_volume(
+        tmp_path / "n.dcm",
+        shape=SHAPE,
+        spacing=SPACING,
+        orientation=orientation,
+        descending=descending,
+    )
     frames = read_frames(path)
     assert_is_the_ramp(frames, orientation=orientation)
     assert frames[0].image_orientation_patient == pytest.approx(orientation)
@@ -270,18 +355,29 @@ def test_an_nm_volume_lies_where_simpleitk_puts_it(tmp_path: Path, descending: b
 
 
 def test_the_time_slots_of_a_gated_nm_volume_lie_on_one_another(tmp_path: Path) -> None:
-    path = phantoms_multi.write_nm_volume(tmp_path / "n.dcm", spacing=SPACING, time_slots=3, image_type="RECON GATED TOMO")
+    path = phantoms_multi.write_nm_volume(
+        tmp_path / "n.dcm", spacing=SPACING, time_slots=3, image_type="RECON GATED TOMO"
+    )
     frames = read_frames(path)
-    np.testing.assert_allclose(positions(frames), np.tile(phantoms.true_positions(6, SPACING, ORIGIN), (3, 1)), atol=1e-9)
+    np.testing.assert_allclose(
+        positions(frames), np.tile(phantoms.true_positions(6, SPACING, ORIGIN), (3, 1)), atol=1e-9
+    )
     assert [frame.time_slot_vector for frame in frames] == [1] * 6 + [2] * 6 + [3] * 6
 
 
 @pytest.mark.parametrize(
     "edit",
-    [_without(0x00180088), _without(0x00540080), _without(0x00540022), _element(0x00540080, "US", [0, 1, 2, 3, 4, 5])],
+    [
+        _without(0x00180088),
+        _without(0x00540080),
+        _without(0x00540022),
+        _element(0x00540080, "US", [0, 1, 2, 3, 4, 5]),
+    ],
     ids=["no spacing", "no slice vector", "no detector", "slice 0"],
 )
-def test_an_nm_volume_whose_slices_cannot_be_placed_has_no_positions(tmp_path: Path, edit: Any) -> None:
+def test_an_nm_volume_whose_slices_cannot_be_placed_has_no_positions(
+    tmp_path: Path, edit: Any
+) -> None:
     frames = read_frames(phantoms_multi.write_nm_volume(tmp_path / "n.dcm", edit=edit))
     assert [frame.image_position_patient for frame in frames] == [None] * 6
 
@@ -289,14 +385,20 @@ def test_an_nm_volume_whose_slices_cannot_be_placed_has_no_positions(tmp_path: P
 @pytest.mark.parametrize("kind", ["STATIC", "WHOLE BODY", "GATED", "TOMO"])
 def test_nm_images_that_are_no_slices_get_no_geometry(tmp_path: Path, kind: str) -> None:
     frames = read_frames(phantoms_multi.write_nm_volume(tmp_path / "n.dcm", image_type=kind))
-    assert {(frame.image_position_patient, frame.image_orientation_patient) for frame in frames} == {(None, None)}
+    assert {
+        (frame.image_position_patient, frame.image_orientation_patient) for frame in frames
+    } == {(None, None)}
 
 
 # --- enhanced objects -------------------------------------------------------------------------------------------------
 
 
-def test_an_ultrasound_volume_has_its_positions_in_its_own_frame_of_reference(tmp_path: Path) -> None:
-    path = phantoms_multi.write_us_volume(tmp_path / "u.dcm", shape=SHAPE, spacing=SPACING, orientation=OBLIQUE, times=(0.0, 40.0))
+def test_an_ultrasound_volume_has_its_positions_in_its_own_frame_of_reference(
+    tmp_path: Path,
+) -> None:
+    path = phantoms_multi.write_us_volume(
+        tmp_path / "u.dcm", shape=SHAPE, spacing=SPACING, orientation=OBLIQUE, times=(0.0, 40.0)
+    )
     frames = read_frames(path)
     truth = phantoms.true_positions(7, SPACING, ORIGIN, OBLIQUE)
     for frame in frames:
@@ -313,13 +415,24 @@ def test_private_groups_that_hold_positions_of_their_own_disturb_no_frame(tmp_pa
     def edit(dataset: Dataset, _: int) -> None:
         for group in dataset.PerFrameFunctionalGroupsSequence:
             private = Dataset()
-            private.ImagePositionPatient, private.EchoTime, private.PixelSpacing = [9, 9, 9], 99, [9, 9]
+            private.ImagePositionPatient, private.EchoTime, private.PixelSpacing = (
+                [9, 9, 9],
+                99,
+                [9, 9],
+            )
             inner = Dataset()
             inner.PlanePositionSequence = phantoms.item(ImagePositionPatient=[8, 8, 8])
-            for creator, element in (("Philips MR Imaging DD 005", 0x0F), ("SIEMENS MR SDI 02", 0x10)):
-                group.private_block(0x2005, creator, create=True).add_new(element, "SQ", [private, inner])
+            for creator, element in (
+                ("Philips MR Imaging DD 005", 0x0F),
+                ("SIEMENS MR SDI 02", 0x10),
+            ):
+                group.private_block(0x2005, creator, create=True).add_new(
+                    element, "SQ", [private, inner]
+                )
 
-    path = phantoms.write_multiframe(tmp_path / "e.dcm", modality="MR", shape=SHAPE, spacing=SPACING, origin=ORIGIN, edit=edit)
+    path = phantoms.write_multiframe(
+        tmp_path / "e.dcm", modality="MR", shape=SHAPE, spacing=SPACING, origin=ORIGIN, edit=edit
+    )
     frames = read_frames(path)
     truth = phantoms.true_positions(7, SPACING, ORIGIN)
     for frame in frames:
@@ -330,19 +443,36 @@ def test_private_groups_that_hold_positions_of_their_own_disturb_no_frame(tmp_pa
     assert {frame.echo_time for frame in frames} == {None}
 
 
-@pytest.mark.parametrize("keyword", ["EnhancedPETImageStorage", "BreastTomosynthesisImageStorage", "XRay3DAngiographicImageStorage"])
-def test_shared_and_per_frame_groups_count_in_every_enhanced_object(tmp_path: Path, keyword: str) -> None:
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        "EnhancedPETImageStorage",
+        "BreastTomosynthesisImageStorage",
+        "XRay3DAngiographicImageStorage",
+    ],
+)
+def test_shared_and_per_frame_groups_count_in_every_enhanced_object(
+    tmp_path: Path, keyword: str
+) -> None:
     def edit(dataset: Dataset, _: int) -> None:
         dataset.SOPClassUID = getattr(pydicom.uid, keyword)
         shared = dataset.SharedFunctionalGroupsSequence[0]
-        for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):  # an attribute of both: the frame's own counts
+        for k, group in enumerate(
+            dataset.PerFrameFunctionalGroupsSequence
+        ):  # an attribute of both: the frame's own counts
             group.PixelMeasuresSequence = shared.PixelMeasuresSequence
             group.FrameContentSequence[0].FrameReferenceDateTime = f"202001021011{k:02d}"
         shared.PixelMeasuresSequence = phantoms.item(PixelSpacing=[7, 7])
 
-    frames = read_frames(phantoms.write_multiframe(tmp_path / "e.dcm", shape=SHAPE, spacing=SPACING, origin=ORIGIN, edit=edit))
+    frames = read_frames(
+        phantoms.write_multiframe(
+            tmp_path / "e.dcm", shape=SHAPE, spacing=SPACING, origin=ORIGIN, edit=edit
+        )
+    )
     assert {frame.pixel_spacing for frame in frames} == {(1.5, 2.0)}
-    assert [frame.frame_reference_date_time for frame in frames] == [f"202001021011{k:02d}" for k in range(7)]
+    assert [frame.frame_reference_date_time for frame in frames] == [
+        f"202001021011{k:02d}" for k in range(7)
+    ]
     truth = phantoms.true_positions(7, SPACING, ORIGIN)
     for frame in frames:
         z = (frame.in_stack_position_number or 0) - 1
@@ -353,7 +483,9 @@ def test_shared_and_per_frame_groups_count_in_every_enhanced_object(tmp_path: Pa
 def test_the_energy_of_a_monoenergetic_image_is_found(tmp_path: Path, enhanced: bool) -> None:
     def edit(dataset: Dataset, _: int) -> None:
         where = dataset.SharedFunctionalGroupsSequence[0] if enhanced else dataset
-        where.MultienergyCTCharacteristicsSequence = phantoms.item(MonoenergeticEnergyEquivalent=70.0)
+        where.MultienergyCTCharacteristicsSequence = phantoms.item(
+            MonoenergeticEnergyEquivalent=70.0
+        )
 
     if enhanced:
         path = phantoms.write_multiframe(tmp_path / "e.dcm", edit=edit)
@@ -377,7 +509,11 @@ def test_damaged_files_of_every_packing_each_give_a_header_and_sound_tiles(tmp_p
         for at in rng.integers(132, len(raw) - 700, rng.integers(1, 4)):
             raw[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, ord("9"), ord("\\"), rng.integers(256)])
         content = bytes(raw[: rng.choice([len(raw), len(raw), rng.integers(200, len(raw))])])
-        header = reader.parse(content, len(content), lambda offset, length, content=content: content[offset : offset + length])
+        header = reader.parse(
+            content,
+            len(content),
+            lambda offset, length, content=content: content[offset : offset + length],
+        )
         assert len(header.places) == len(header.rows) == len(header.frame_numbers)
         assert len(header.tiles) in (0, len(header.rows))
         columns = reader.convert(header.rows) if header.rows else {}
@@ -407,22 +543,31 @@ def misplaced(frames: list[Frame], image: Any, volume: NDArray[Any]) -> float:
     """The largest distance in mm between a tile's voxels and those of the volume (z, y, x) with the same values; inf if values differ."""
     worst = 0.0
     for frame in frames:
-        first, orientation = np.array(frame.image_position_patient), np.array(frame.image_orientation_patient)
+        first, orientation = (
+            np.array(frame.image_position_patient),
+            np.array(frame.image_orientation_patient),
+        )
         down, right = np.array(frame.pixel_spacing)[:, None] * orientation.reshape(2, 3)[::-1]
         rows, columns = np.indices((frame.rows, frame.columns)).reshape(2, -1)
         voxels = world_to_voxel(image, first + rows[:, None] * down + columns[:, None] * right)
         nearest = np.rint(voxels).astype(int)
-        worst = max(worst, float((np.abs(voxels - nearest) * np.array(image.GetSpacing())[:3]).max()))
+        worst = max(
+            worst, float((np.abs(voxels - nearest) * np.array(image.GetSpacing())[:3]).max())
+        )
         if (nearest < 0).any() or (nearest >= np.array(volume.shape)[::-1]).any():
             return float("inf")
-        if not np.array_equal(volume[nearest[:, 2], nearest[:, 1], nearest[:, 0]], read_frame(frame).ravel()):
+        if not np.array_equal(
+            volume[nearest[:, 2], nearest[:, 1], nearest[:, 0]], read_frame(frame).ravel()
+        ):
             return float("inf")
     return worst
 
 
 @pytest.mark.corpus
 @pytest.mark.parametrize("folder", MOSAICS)
-def test_mosaics_of_the_corpus_are_the_volumes_of_their_references(corpus: Path, folder: str) -> None:
+def test_mosaics_of_the_corpus_are_the_volumes_of_their_references(
+    corpus: Path, folder: str
+) -> None:
     sitk = pytest.importorskip("SimpleITK")
     references = [str(path) for path in sorted((corpus / MOSAICS[folder]).rglob("*.nii*"))]
     images = [(image, sitk.GetArrayFromImage(image)) for image in map(sitk.ReadImage, references)]
@@ -432,8 +577,14 @@ def test_mosaics_of_the_corpus_are_the_volumes_of_their_references(corpus: Path,
     for path in files:
         frames = read_frames(path)
         assert len(frames) > 1
-        fitting = [(i, v) for i, v in volumes if v.shape == (len(frames), frames[0].rows, frames[0].columns)]
-        assert min((misplaced(frames, i, v) for i, v in fitting), default=float("inf")) < 0.02, path.name
+        fitting = [
+            (i, v)
+            for i, v in volumes
+            if v.shape == (len(frames), frames[0].rows, frames[0].columns)
+        ]
+        assert min((misplaced(frames, i, v) for i, v in fitting), default=float("inf")) < 0.02, (
+            path.name
+        )
 
 
 @pytest.mark.corpus
@@ -450,12 +601,21 @@ def test_a_reversed_mosaic_without_image_header_lies_where_its_protocol_says(cor
     volumes = sitk.GetArrayFromImage(image)
     for time, name in enumerate(("IM-0001-0001.dcm", "IM-0001-0002.dcm")):
         frames = read_frames(folder / "001" / name)
-        np.testing.assert_array_equal(np.stack([read_frame(frame) for frame in frames[::-1]]), volumes[time])
+        np.testing.assert_array_equal(
+            np.stack([read_frame(frame) for frame in frames[::-1]]), volumes[time]
+        )
         normal = phantoms.slice_normal(frames[0].image_orientation_patient or ())
-        np.testing.assert_allclose(frames[0].image_position_patient, image.GetOrigin()[:3], atol=1e-4)
-        step = np.array(frames[0].image_position_patient) - np.array(frames[1].image_position_patient)
+        np.testing.assert_allclose(
+            frames[0].image_position_patient, image.GetOrigin()[:3], atol=1e-4
+        )
+        step = np.array(frames[0].image_position_patient) - np.array(
+            frames[1].image_position_patient
+        )
         np.testing.assert_allclose(step, 3.08 * normal, atol=1e-4)
-        along = [float(np.dot(centre, normal)) for centre in protocol_slices(_series_header(folder / "001" / name))]
+        along = [
+            float(np.dot(centre, normal))
+            for centre in protocol_slices(_series_header(folder / "001" / name))
+        ]
         assert min(along) == pytest.approx(np.dot(_centre(frames[-1]), normal), abs=1e-3)
         assert max(along) == pytest.approx(np.dot(_centre(frames[0]), normal), abs=1e-3)
 
@@ -468,14 +628,23 @@ def _centre(frame: Frame) -> NDArray[np.float64]:
     across, down = np.array(frame.image_orientation_patient).reshape(2, 3)
     between_rows, between_columns = frame.pixel_spacing or (0, 0)
     corner = np.array(frame.image_position_patient)
-    return np.asarray(corner + across * between_columns * (frame.columns - 1) / 2 + down * between_rows * (frame.rows - 1) / 2)
+    return np.asarray(
+        corner
+        + across * between_columns * (frame.columns - 1) / 2
+        + down * between_rows * (frame.rows - 1) / 2
+    )
 
 
 @pytest.mark.corpus
 def test_csa_headers_of_the_corpus_read_as_nibabel_reads_them(corpus: Path) -> None:
     csareader = pytest.importorskip("nibabel.nicom.csareader")
     compared = 0
-    for folder in ("neurolabusc+dcm_qa_stc", "neurolabusc+dcm_qa_me", "jonclayden+divest", "neurolabusc+dcm_qa_nih"):
+    for folder in (
+        "neurolabusc+dcm_qa_stc",
+        "neurolabusc+dcm_qa_me",
+        "jonclayden+divest",
+        "neurolabusc+dcm_qa_nih",
+    ):
         for path in sorted((corpus / folder).rglob("*.dcm"))[:40]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -484,6 +653,8 @@ def test_csa_headers_of_the_corpus_read_as_nibabel_reads_them(corpus: Path) -> N
                 continue
             theirs = csareader.read(bytes(element.value))["tags"]
             for name, values in read_csa(bytes(element.value)).items():
-                assert [float(value) for value in values] == [float(item) for item in theirs[name]["items"]], name
+                assert [float(value) for value in values] == [
+                    float(item) for item in theirs[name]["items"]
+                ], name
                 compared += 1
     assert compared > 40

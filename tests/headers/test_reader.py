@@ -26,16 +26,32 @@ from pydicom.uid import UID
 
 from dicomdl.errors import HeaderError, UsageError
 from dicomdl.headers.columns import Constant
-from dicomdl.headers.elements import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED, Step, Syntax, Wanted, Window, walk, walk_meta
+from dicomdl.headers.elements import (
+    BIG_ENDIAN,
+    ITEM,
+    SEQUENCE_END,
+    UNDEFINED,
+    Step,
+    Syntax,
+    Wanted,
+    Window,
+    walk,
+    walk_meta,
+)
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Attribute, Frame, attributes
-from dicomdl.headers.reader import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE, Header, HeaderReader, extra_attributes, read_frames
+from dicomdl.headers.privacy import extra_attributes
+from dicomdl.headers.reader import Header, HeaderReader, read_frames
+from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 
 B_VALUE = next(attribute for attribute in attributes() if attribute.name == "siemens_b_value")
 # Where the walk and pydicom differ, and who is right: (end of the path, column or "*"): the reason.
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
-    (f"liver_{kind}1frame.dcm", column): "three functional groups for one frame: nothing says which is its own"
+    (
+        f"liver_{kind}1frame.dcm",
+        column,
+    ): "three functional groups for one frame: nothing says which is its own"
     for kind in ("", "expb_")
     for column in ("dimension_index_values", "image_position_patient")
 }
@@ -45,9 +61,19 @@ HAVE_IMAGES = ("test_files", "neurolabusc+dcm_qa_ct", "icometrix+dicom2nifti", "
 def folders() -> list[Any]:
     found = [pytest.param(PYDICOM_FILES, id="pydicom's own files")]
     if CORPUS.is_dir():
-        found += [pytest.param(folder, id=folder.name, marks=pytest.mark.corpus) for folder in sorted(CORPUS.iterdir()) if folder.is_dir()]
+        found += [
+            pytest.param(folder, id=folder.name, marks=pytest.mark.corpus)
+            for folder in sorted(CORPUS.iterdir())
+            if folder.is_dir()
+        ]
     else:
-        found.append(pytest.param(CORPUS, id="corpus", marks=pytest.mark.skip(reason="there is no corpus: set DICOMDL_CORPUS")))
+        found.append(
+            pytest.param(
+                CORPUS,
+                id="corpus",
+                marks=pytest.mark.skip(reason="there is no corpus: set DICOMDL_CORPUS"),
+            )
+        )
     return found
 
 
@@ -148,19 +174,31 @@ def _comparable(value: Any) -> Any:
 def _with_defaults(frame: Frame, attribute: Attribute, expected: Any) -> Any:
     """What the index adds to absent values (`samples_per_pixel` 1, ...) and the sign of padding values."""
     if attribute.name == "transfer_syntax_uid" and not expected:
-        return frame.transfer_syntax_uid  # a file without meta information: guessed from its first element
-    if attribute.name in ("pixel_padding_value", "pixel_padding_range_limit") and expected is not None:
+        return (
+            frame.transfer_syntax_uid
+        )  # a file without meta information: guessed from its first element
+    if (
+        attribute.name in ("pixel_padding_value", "pixel_padding_range_limit")
+        and expected is not None
+    ):
         stored = expected & 0xFFFF
         return stored - 0x10000 if frame.pixel_representation == 1 and stored >= 0x8000 else stored
     if expected is None:
-        defaults = {"samples_per_pixel": 1, "planar_configuration": 0, "pixel_representation": 0, "number_of_frames": 1}
+        defaults = {
+            "samples_per_pixel": 1,
+            "planar_configuration": 0,
+            "pixel_representation": 0,
+            "number_of_frames": 1,
+        }
         defaults |= {"bits_stored": frame.bits_allocated, "high_bit": frame.bits_stored - 1}
         return defaults.get(attribute.name)
     return expected
 
 
 def _known(path: Path, column: str) -> bool:
-    return any(path.as_posix().endswith(end) and name in ("*", column) for end, name in KNOWN_DIFFERENCES)
+    return any(
+        path.as_posix().endswith(end) and name in ("*", column) for end, name in KNOWN_DIFFERENCES
+    )
 
 
 def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
@@ -171,7 +209,9 @@ def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
         of_file = None if varies else pydicom_value(dataset, attribute, 0)
         for number, frame in enumerate(frames):
             expected = pydicom_value(dataset, attribute, number) if varies else of_file
-            if _comparable(getattr(frame, attribute.name)) != _comparable(_with_defaults(frame, attribute, expected)):
+            if _comparable(getattr(frame, attribute.name)) != _comparable(
+                _with_defaults(frame, attribute, expected)
+            ):
                 different.add(attribute.name)
     return different
 
@@ -181,15 +221,21 @@ def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
 
 def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> set[str]:
     """{"bytes"} when the ranges of some frame do not hold what pydicom says are its bytes."""
-    keyword = next(name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset)
+    keyword = next(
+        name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset
+    )
     pixels = dataset[keyword].value
     if frames[0].deflated:
         content = zlib.decompress(content[pydicom_end_of_meta(content) :], -zlib.MAX_WBITS)
     if UID(frames[0].transfer_syntax_uid).is_encapsulated:
         table = dataset.get("ExtendedOffsetTable")
         offsets = (table, dataset.ExtendedOffsetTableLengths) if table else None
-        expected: list[bytes] = list(generate_frames(pixels, number_of_frames=len(frames), extended_offsets=offsets))
-        found = [fragments_joined(content[f.byte_offset : f.byte_offset + f.byte_length]) for f in frames]
+        expected: list[bytes] = list(
+            generate_frames(pixels, number_of_frames=len(frames), extended_offsets=offsets)
+        )
+        found = [
+            fragments_joined(content[f.byte_offset : f.byte_offset + f.byte_length]) for f in frames
+        ]
     else:
         bits = native_frame_bits(frames[0], len(pixels), len(frames))
         expected = [pixels[n * bits // 8 : (n * bits + bits + 7) // 8] for n in range(len(frames))]
@@ -228,16 +274,25 @@ def pydicom_end_of_meta(content: bytes) -> int:
 def as_coded(frames: list[Frame], dataset: Dataset) -> list[Frame]:
     """The frames as they are coded: what the reader makes of mosaics and CSA headers is `test_mosaic`'s."""
     if "ep_b" in frames[0].sequence_name and not pydicom_value(dataset, B_VALUE, 0):
-        frames = [dataclasses.replace(frame, siemens_b_value=None, siemens_diffusion_direction=None) for frame in frames]
+        frames = [
+            dataclasses.replace(frame, siemens_b_value=None, siemens_diffusion_direction=None)
+            for frame in frames
+        ]
     if not frames[0].coded_rows:
         return frames
-    position = tuple(float(value) for value in dataset.ImagePositionPatient)
-    whole = {"rows": frames[0].coded_rows, "columns": frames[0].coded_columns, "image_position_patient": position}
+    position = tuple(map(float, dataset.get("ImagePositionPatient") or ())) or None
+    whole = {
+        "rows": frames[0].coded_rows,
+        "columns": frames[0].coded_columns,
+        "image_position_patient": position,
+    }
     return [dataclasses.replace(frames[0], **whole)]
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_frame(folder: Path) -> None:
+def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_frame(
+    folder: Path,
+) -> None:
     differences, compared = set(), 0
     reader = HeaderReader()
     for path in dicom_files(folder):
@@ -245,8 +300,14 @@ def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_f
             continue
         dataset = read_with_pydicom(path)
         frames = as_coded(read_frames(path), dataset)
-        found = attribute_differences(frames, dataset) | byte_differences(frames, dataset, path.read_bytes())
-        differences |= {f"{path.relative_to(folder).as_posix()}: {name}" for name in found if not _known(path, name)}
+        found = attribute_differences(frames, dataset) | byte_differences(
+            frames, dataset, path.read_bytes()
+        )
+        differences |= {
+            f"{path.relative_to(folder).as_posix()}: {name}"
+            for name in found
+            if not _known(path, name)
+        }
         compared += len(frames)
     assert not differences, "\n".join(sorted(differences))
     assert compared or folder.name not in HAVE_IMAGES
@@ -258,7 +319,13 @@ def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_f
 def example_value(attribute: Attribute, frames: int) -> Any:
     """Some value of the attribute's VR and number."""
     count = frames if attribute.per_frame else max(1, attribute.size)
-    texts = {"DA": "20200102", "TM": "101112.5", "DT": "20200102101112", "AS": "042Y", "UI": "1.2.3.4"}
+    texts = {
+        "DA": "20200102",
+        "TM": "101112.5",
+        "DT": "20200102101112",
+        "AS": "042Y",
+        "UI": "1.2.3.4",
+    }
     if attribute.vr in ("IS", "US", "SS", "UL", "XS"):
         values: list[Any] = [3 + i for i in range(count)]
     elif attribute.vr in ("DS", "FD", "FL"):
@@ -277,7 +344,9 @@ def with_every_attribute(dataset: Dataset, frames: int) -> None:
         value = example_value(attribute, frames)
         vr = "US" if attribute.vr == "XS" else attribute.vr
         if attribute.creator:
-            dataset.private_block(attribute.tag >> 16, attribute.creator, create=True).add_new(attribute.tag & 0xFF, vr, value)
+            dataset.private_block(attribute.tag >> 16, attribute.creator, create=True).add_new(
+                attribute.tag & 0xFF, vr, value
+            )
         elif attribute.inside:
             inner = dataset[attribute.inside].value[0] if attribute.inside in dataset else Dataset()
             inner.add_new(attribute.tag, vr, value)
@@ -303,7 +372,9 @@ def _add_to_group(item: Dataset, attribute: Attribute, vr: str, value: Any) -> N
 
 @pytest.mark.parametrize("delimited", [False, True], ids=["given lengths", "undefined lengths"])
 @pytest.mark.parametrize("syntax", phantoms.NATIVE_SYNTAXES, ids=lambda syntax: syntax.name)
-def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(syntax: UID, delimited: bool, tmp_path: Path) -> None:
+def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(
+    syntax: UID, delimited: bool, tmp_path: Path
+) -> None:
     written = []
 
     def edit(dataset: Dataset, _: int) -> None:
@@ -315,7 +386,9 @@ def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(syntax
                     item.is_undefined_length_sequence_item = True
         written.append(dataset)
 
-    path = phantoms.write_secondary_capture(tmp_path / "a.dcm", frames=3, transfer_syntax=syntax, edit=edit)
+    path = phantoms.write_secondary_capture(
+        tmp_path / "a.dcm", frames=3, transfer_syntax=syntax, edit=edit
+    )
     frames = read_frames(path)
     assert len(frames) == 3
     assert attribute_differences(frames, written[0]) == set()
@@ -346,11 +419,19 @@ def seeds(folder: Path) -> list[Seed]:
     for path in paths:
         content = path.read_bytes()
         trail: list[Step] = []
-        window = Window(lambda offset, length, content=content: content[offset : offset + length], len(content))  # type: ignore[misc]
+        window = Window(
+            lambda offset, length, content=content: content[offset : offset + length], len(content)
+        )  # type: ignore[misc]
         raw_syntax, start = walk_meta(window, 132, trail, 0)
         text = raw_syntax.rstrip(b"\0").decode()
         if text != DEFLATED:
-            walk(window, start, Syntax(text != IMPLICIT_LITTLE, text != EXPLICIT_BIG), Wanted([]), trail)
+            walk(
+                window,
+                start,
+                Syntax(text != IMPLICIT_LITTLE, text != EXPLICIT_BIG),
+                Wanted([]),
+                trail,
+            )
         found.append(Seed(path.name, content, [step.position for step in trail]))
     return found
 
@@ -360,19 +441,56 @@ def _replace(raw: bytes, at: int, new: bytes, old_length: int | None = None) -> 
 
 
 def _change_byte(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
-    return _replace(raw, at + rng.randrange(12), bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFE, 0xFF, rng.randrange(256)])]))
+    return _replace(
+        raw,
+        at + rng.randrange(12),
+        bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFE, 0xFF, rng.randrange(256)])]),
+    )
 
 
 def _change_length(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
     rest = len(raw) - at
-    length = rng.choice([0, 1, 3, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF, rest, rest - 1, rest - 8, rest - 12, rest + 1])
+    length = rng.choice(
+        [
+            0,
+            1,
+            3,
+            0xFFFF,
+            0x7FFFFFFF,
+            0xFFFFFFFE,
+            0xFFFFFFFF,
+            rest,
+            rest - 1,
+            rest - 8,
+            rest - 12,
+            rest + 1,
+        ]
+    )
     if rng.random() < 0.5:
         return _replace(raw, at + 6, struct.pack("<H", length & 0xFFFF))
     return _replace(raw, at + rng.choice([4, 8]), struct.pack("<I", max(0, length)))
 
 
 def _change_vr(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
-    return _replace(raw, at + 4, rng.choice([b"OB", b"SQ", b"UN", b"US", b"LO", b"DS", b"UT", b"ds", b"\0\0", b"ZZ", raw[at : at + 2]]))
+    return _replace(
+        raw,
+        at + 4,
+        rng.choice(
+            [
+                b"OB",
+                b"SQ",
+                b"UN",
+                b"US",
+                b"LO",
+                b"DS",
+                b"UT",
+                b"ds",
+                b"\0\0",
+                b"ZZ",
+                raw[at : at + 2],
+            ]
+        ),
+    )
 
 
 def _delete_element(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
@@ -388,7 +506,12 @@ def _swap_with_next(raw: bytes, at: int, after: int, rng: random.Random) -> byte
 
 
 def _insert_delimiter(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
-    return _replace(raw, at, rng.choice([b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"\xfe\xff\x00\xe0"]) + b"\0" * 4, 0)
+    return _replace(
+        raw,
+        at,
+        rng.choice([b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"\xfe\xff\x00\xe0"]) + b"\0" * 4,
+        0,
+    )
 
 
 def _delete_delimiter(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
@@ -405,11 +528,28 @@ def _cut_at_element(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
 
 
 def _swap_endianness(raw: bytes, at: int, _: int, rng: random.Random) -> bytes:
-    return _replace(raw, at, raw[at + 1 : at + 2] + raw[at : at + 1] + raw[at + 3 : at + 4] + raw[at + 2 : at + 3])
+    return _replace(
+        raw,
+        at,
+        raw[at + 1 : at + 2] + raw[at : at + 1] + raw[at + 3 : at + 4] + raw[at + 2 : at + 3],
+    )
 
 
 def _change_number(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
-    text = rng.choice([b"nan", b"inf", b"1e400", b"", b"   ", b"1,5", b"12345678901234567", b"\\\\\\", b"-1", b"2000000000"])
+    text = rng.choice(
+        [
+            b"nan",
+            b"inf",
+            b"1e400",
+            b"",
+            b"   ",
+            b"1,5",
+            b"12345678901234567",
+            b"\\\\\\",
+            b"-1",
+            b"2000000000",
+        ]
+    )
     room = max(0, min(after - at - 8, 16))
     return _replace(raw, after - room, text[:room].ljust(room))
 
@@ -439,7 +579,10 @@ def mutant(rng: random.Random, originals: list[Seed]) -> bytes:
     raw = seed.content
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         number = rng.randrange(len(seed.boundaries) - 1)
-        raw = rng.choice(MUTATORS)(raw, seed.boundaries[number], seed.boundaries[number + 1], rng) or b"\0"
+        raw = (
+            rng.choice(MUTATORS)(raw, seed.boundaries[number], seed.boundaries[number + 1], rng)
+            or b"\0"
+        )
     if rng.random() < 0.05:
         other = rng.choice(originals).content
         raw = raw[: rng.randrange(len(raw))] + other[rng.randrange(len(other)) :]
@@ -465,7 +608,9 @@ def test_2000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) 
 
 def parse(raw: bytes, reader: HeaderReader | None = None) -> Header:
     """The Header of a file with these bytes."""
-    return (reader or HeaderReader()).parse(raw[:16384], len(raw), lambda offset, length: raw[offset : offset + length])
+    return (reader or HeaderReader()).parse(
+        raw[:16384], len(raw), lambda offset, length: raw[offset : offset + length]
+    )
 
 
 def assert_sound(header: Header, raw: bytes, reader: HeaderReader) -> None:
@@ -491,7 +636,11 @@ def file_of(*elements: bytes, transfer_syntax: str = "1.2.840.10008.1.2.1") -> b
     return (
         b"\0" * 128
         + b"DICM"
-        + element(0x00020010, b"UI", transfer_syntax.encode().ljust(len(transfer_syntax) // 2 * 2 + 2, b"\0"))
+        + element(
+            0x00020010,
+            b"UI",
+            transfer_syntax.encode().ljust(len(transfer_syntax) // 2 * 2 + 2, b"\0"),
+        )
         + b"".join(elements)
     )
 
@@ -509,8 +658,12 @@ def image_elements(frames: bytes = b"1 ", **changed: bytes) -> list[bytes]:
     ]
 
 
-def native(frames: bytes = b"1 ", size: int = 4, length: int | None = None, **changed: bytes) -> bytes:
-    return file_of(*image_elements(frames, **changed), element(PIXELS, b"OW", b"\1" * size, length=length))
+def native(
+    frames: bytes = b"1 ", size: int = 4, length: int | None = None, **changed: bytes
+) -> bytes:
+    return file_of(
+        *image_elements(frames, **changed), element(PIXELS, b"OW", b"\1" * size, length=length)
+    )
 
 
 def fragments(*contents: bytes) -> bytes:
@@ -518,7 +671,11 @@ def fragments(*contents: bytes) -> bytes:
 
 
 def encapsulated(
-    table: bytes, *contents: bytes, frames: bytes = b"2 ", end: bytes = element(SEQUENCE_END, b""), extended: bytes = b""
+    table: bytes,
+    *contents: bytes,
+    frames: bytes = b"2 ",
+    end: bytes = element(SEQUENCE_END, b""),
+    extended: bytes = b"",
 ) -> bytes:
     offsets = [element(0x7FE00001, b"OV", extended)] if extended else []
     pixels = element(PIXELS, b"OB", fragments(table, *contents) + end, length=UNDEFINED)
@@ -540,7 +697,12 @@ def gibibyte_of_zeros() -> bytes:
 
 def deflate_bomb(inner: bytes) -> bytes:
     compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    return file_of(transfer_syntax=DEFLATED) + compressor.compress(inner) + compressor.flush(zlib.Z_FULL_FLUSH) + gibibyte_of_zeros()
+    return (
+        file_of(transfer_syntax=DEFLATED)
+        + compressor.compress(inner)
+        + compressor.flush(zlib.Z_FULL_FLUSH)
+        + gibibyte_of_zeros()
+    )
 
 
 def sequence_start(tag: int = 0x00081140) -> bytes:
@@ -549,30 +711,71 @@ def sequence_start(tag: int = 0x00081140) -> bytes:
 
 FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     # what is wrong: (the file, the reason of the problem)
-    "an element of 4 GB": (lambda: file_of(element(0x00081030, b"UT", b"x", length=0xFFFFFFFE)), "truncated"),
-    "a meta element of 4 GB": (lambda: file_of() + element(0x00020102, b"OB", b"x", length=0xFFFFFFFE), "truncated"),
-    "300 open sequences": (lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 300), "too_deep"),
-    "50,000 open sequences": (lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 50_000), "too_deep"),
-    "a sequence without end": (lambda: file_of(sequence_start(), fragments(*[b""] * 1000)), "truncated"),
-    "4,000,000 elements": (lambda: file_of(element(0x00080060, b"CS") * 4_000_000), "too_many_elements"),
+    "an element of 4 GB": (
+        lambda: file_of(element(0x00081030, b"UT", b"x", length=0xFFFFFFFE)),
+        "truncated",
+    ),
+    "a meta element of 4 GB": (
+        lambda: file_of() + element(0x00020102, b"OB", b"x", length=0xFFFFFFFE),
+        "truncated",
+    ),
+    "300 open sequences": (
+        lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 300),
+        "too_deep",
+    ),
+    "50,000 open sequences": (
+        lambda: file_of((sequence_start() + element(ITEM, b"", length=UNDEFINED)) * 50_000),
+        "too_deep",
+    ),
+    "a sequence without end": (
+        lambda: file_of(sequence_start(), fragments(*[b""] * 1000)),
+        "truncated",
+    ),
+    "4,000,000 elements": (
+        lambda: file_of(element(0x00080060, b"CS") * 4_000_000),
+        "too_many_elements",
+    ),
     "4,000,000 empty items": (
-        lambda: file_of(sequence_start() + element(ITEM, b"") * 4_000_000 + element(SEQUENCE_END, b"")),
+        lambda: file_of(
+            sequence_start() + element(ITEM, b"") * 4_000_000 + element(SEQUENCE_END, b"")
+        ),
         "too_many_elements",
     ),
     "4,000,000 items that have a length": (
-        lambda: file_of(*image_elements(), element(0x52009230, b"SQ", element(ITEM, b"") * 4_000_000), element(PIXELS, b"OW", b"1234")),
+        lambda: file_of(
+            *image_elements(),
+            element(0x52009230, b"SQ", element(ITEM, b"") * 4_000_000),
+            element(PIXELS, b"OW", b"1234"),
+        ),
         "too_many_elements",
     ),
-    "4,000,000 elements of an unknown VR": (lambda: file_of(element(0x00080060, b"ZZ") * 4_000_000), "too_many_elements"),
+    "4,000,000 elements of an unknown VR": (
+        lambda: file_of(element(0x00080060, b"ZZ") * 4_000_000),
+        "too_many_elements",
+    ),
     "4,000,000 elements in big endian": (
-        lambda: file_of(element(0x00080060, b"CS", syntax=BIG_ENDIAN) * 4_000_000, transfer_syntax=EXPLICIT_BIG),
+        lambda: file_of(
+            element(0x00080060, b"CS", syntax=BIG_ENDIAN) * 4_000_000, transfer_syntax=EXPLICIT_BIG
+        ),
         "too_many_elements",
     ),
-    "4,000,000 elements of meta information": (lambda: file_of(element(0x00020002, b"UI") * 4_000_000), "too_many_elements"),
-    "rows of 2^32 - 1": (lambda: native(rows=element(0x00280010, b"UL", b"\xff" * 4)), "invalid_value"),
-    "columns of 2^32 - 1": (lambda: native(columns=element(0x00280011, b"UL", b"\xff" * 4)), "invalid_value"),
+    "4,000,000 elements of meta information": (
+        lambda: file_of(element(0x00020002, b"UI") * 4_000_000),
+        "too_many_elements",
+    ),
+    "rows of 2^32 - 1": (
+        lambda: native(rows=element(0x00280010, b"UL", b"\xff" * 4)),
+        "invalid_value",
+    ),
+    "columns of 2^32 - 1": (
+        lambda: native(columns=element(0x00280011, b"UL", b"\xff" * 4)),
+        "invalid_value",
+    ),
     "65535 x 65535 with 4 bytes": (
-        lambda: native(rows=element(0x00280010, b"US", b"\xff\xff"), columns=element(0x00280011, b"US", b"\xff\xff")),
+        lambda: native(
+            rows=element(0x00280010, b"US", b"\xff\xff"),
+            columns=element(0x00280011, b"US", b"\xff\xff"),
+        ),
         "short_pixel_data",
     ),
     "0 rows": (lambda: native(rows=element(0x00280010, b"US", b"\0\0")), "invalid_value"),
@@ -587,28 +790,51 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "more frames than bytes": (lambda: native(b"2 "), "short_pixel_data"),
     "a file that ends inside its pixels": (lambda: native(size=3, length=4), "truncated"),
     "no pixel data": (lambda: file_of(*image_elements()), "no_pixel_data"),
-    "fewer fragments than frames": (lambda: encapsulated(b"", b"ab", frames=b"3 "), "missing_frames"),
+    "fewer fragments than frames": (
+        lambda: encapsulated(b"", b"ab", frames=b"3 "),
+        "missing_frames",
+    ),
     "no fragment": (lambda: encapsulated(b"", frames=b"1 "), "missing_frames"),
     "a fragment beyond the file": (
         lambda: encapsulated(b"", b"ab", end=element(ITEM, b"", b"ab", length=0x7FFFFFFF)),
         "truncated",
     ),
-    "something else among the fragments": (lambda: encapsulated(b"", b"ab", end=element(0x00080060, b"CS", b"MR")), "malformed"),
-    "fragments that nothing tells apart": (lambda: encapsulated(b"", b"ab", b"cd", b"ef"), "fragments"),
-    "fragments and an offset table that decreases": (lambda: encapsulated(struct.pack("<2I", 10, 0), b"ab", b"cd", b"ef"), "fragments"),
-    "fragments and an offset table beyond them": (lambda: encapsulated(struct.pack("<2I", 0, 999), b"ab", b"cd", b"ef"), "fragments"),
-    "fragments and an offset table between them": (lambda: encapsulated(struct.pack("<2I", 0, 11), b"ab", b"cd", b"ef"), "fragments"),
+    "something else among the fragments": (
+        lambda: encapsulated(b"", b"ab", end=element(0x00080060, b"CS", b"MR")),
+        "malformed",
+    ),
+    "fragments that nothing tells apart": (
+        lambda: encapsulated(b"", b"ab", b"cd", b"ef"),
+        "fragments",
+    ),
+    "fragments and an offset table that decreases": (
+        lambda: encapsulated(struct.pack("<2I", 10, 0), b"ab", b"cd", b"ef"),
+        "fragments",
+    ),
+    "fragments and an offset table beyond them": (
+        lambda: encapsulated(struct.pack("<2I", 0, 999), b"ab", b"cd", b"ef"),
+        "fragments",
+    ),
+    "fragments and an offset table between them": (
+        lambda: encapsulated(struct.pack("<2I", 0, 11), b"ab", b"cd", b"ef"),
+        "fragments",
+    ),
     "fragments and a wrong extended offset table": (
         lambda: encapsulated(b"", b"ab", b"cd", b"ef", extended=struct.pack("<2Q", 0, 2**40)),
         "fragments",
     ),
     "compressed, but not encapsulated": (
-        lambda: file_of(*image_elements(), element(PIXELS, b"OW", b"\1" * 4), transfer_syntax=JPEG_2000),
+        lambda: file_of(
+            *image_elements(), element(PIXELS, b"OW", b"\1" * 4), transfer_syntax=JPEG_2000
+        ),
         "malformed",
     ),
     "deflated garbage": (lambda: file_of(transfer_syntax=DEFLATED) + b"\xff" * 1200, "malformed"),
     "a deflate bomb of zeros": (lambda: deflate_bomb(b""), "too_many_elements"),
-    "a deflate bomb in one element": (lambda: deflate_bomb(element(0x00081030, b"UT", length=2**30)), "truncated"),
+    "a deflate bomb in one element": (
+        lambda: deflate_bomb(element(0x00081030, b"UT", length=2**30)),
+        "truncated",
+    ),
     "a deflate bomb as pixels": (
         lambda: deflate_bomb(b"".join(image_elements()) + element(PIXELS, b"OW", length=2**30)),
         "header_too_large",
@@ -637,14 +863,23 @@ def test_a_deflate_bomb_costs_little_memory() -> None:
 
 
 def test_a_million_elements_can_be_walked() -> None:
-    header = parse(file_of(element(0x00080060, b"CS") * 1_000_000, *image_elements(), element(PIXELS, b"OW", b"\1" * 4)))
+    header = parse(
+        file_of(
+            element(0x00080060, b"CS") * 1_000_000,
+            *image_elements(),
+            element(PIXELS, b"OW", b"\1" * 4),
+        )
+    )
     assert header.kind == "image"
 
 
 def frame_contents(raw: bytes) -> list[bytes]:
     header = parse(raw)
     assert header.kind == "image", header.detail
-    return [fragments_joined(raw[place.byte_offset : place.byte_offset + place.byte_length]) for place in header.places]
+    return [
+        fragments_joined(raw[place.byte_offset : place.byte_offset + place.byte_length])
+        for place in header.places
+    ]
 
 
 ENDED = (b"ab", b"c\xff\xd9\0", b"de", b"\xff\xd9")  # two codestreams of two fragments each
@@ -659,9 +894,17 @@ ENDED = (b"ab", b"c\xff\xd9\0", b"de", b"\xff\xd9")  # two codestreams of two fr
         encapsulated(b"", *ENDED, extended=struct.pack("<2Q", 0, 22)),
         encapsulated(b"", *ENDED, end=b""),
     ],
-    ids=["no table", "basic offset table", "wrong offset table", "extended offset table", "no sequence delimiter"],
+    ids=[
+        "no table",
+        "basic offset table",
+        "wrong offset table",
+        "extended offset table",
+        "no sequence delimiter",
+    ],
 )
-def test_several_fragments_a_frame_are_told_apart_by_a_sound_table_or_by_their_end_markers(raw: bytes) -> None:
+def test_several_fragments_a_frame_are_told_apart_by_a_sound_table_or_by_their_end_markers(
+    raw: bytes,
+) -> None:
     assert frame_contents(raw) == [b"abc\xff\xd9\0", b"de\xff\xd9"]
 
 
@@ -676,7 +919,10 @@ def test_all_fragments_of_a_single_frame_are_its() -> None:
 
 def test_offset_tables_tell_fragments_apart_that_have_no_end_marker() -> None:
     for table, extended in ((struct.pack("<2I", 0, 20), b""), (b"", struct.pack("<2Q", 0, 20))):
-        assert frame_contents(encapsulated(table, b"ab", b"cd", b"ef", extended=extended)) == [b"abcd", b"ef"]
+        assert frame_contents(encapsulated(table, b"ab", b"cd", b"ef", extended=extended)) == [
+            b"abcd",
+            b"ef",
+        ]
 
 
 def test_many_small_fragments_are_read_in_few_reads() -> None:
@@ -698,12 +944,22 @@ def test_native_pixels_of_undefined_length_are_measured_by_the_file() -> None:
 
 
 def test_an_empty_file_is_a_problem_and_a_text_is_not_dicom(tmp_path: Path) -> None:
-    contents = {"empty": b"", "text": b"Dear reader, this is no image. " * 9, "zeros": b"\0" * 9999, "one byte": b"D"}
+    contents = {
+        "empty": b"",
+        "text": b"Dear reader, this is no image. " * 9,
+        "zeros": b"\0" * 9999,
+        "one byte": b"D",
+    }
     kinds = {}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         kinds[name] = HeaderReader().read(str(tmp_path / name)).kind
-    assert kinds == {"empty": "problem", "text": "not_dicom", "zeros": "not_dicom", "one byte": "not_dicom"}
+    assert kinds == {
+        "empty": "problem",
+        "text": "not_dicom",
+        "zeros": "not_dicom",
+        "one byte": "not_dicom",
+    }
     assert HeaderReader().read(str(tmp_path / "absent")).reason == "unreadable"
     with pytest.raises(HeaderError) as caught:
         read_frames(tmp_path / "empty")
@@ -712,17 +968,29 @@ def test_an_empty_file_is_a_problem_and_a_text_is_not_dicom(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("text", [b"abc ", b"1,5 ", b"nan ", b"inf "])
 def test_a_rescale_slope_that_is_no_number_is_a_problem(text: bytes) -> None:
-    raw = file_of(*image_elements(), element(0x00281053, b"DS", text), element(PIXELS, b"OW", b"\1" * 4))
+    raw = file_of(
+        *image_elements(), element(0x00281053, b"DS", text), element(PIXELS, b"OW", b"\1" * 4)
+    )
     header = parse(raw)
     assert (header.kind, header.reason) == ("problem", "invalid_value")
-    assert text.strip().decode() not in header.detail  # a message never quotes a value: it may be a name
+    assert (
+        text.strip().decode() not in header.detail
+    )  # a message never quotes a value: it may be a name
 
 
 # --- columns that users add ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "keyword", ["NoSuchKeyword", "ReferencedImageSequence", "PixelData", "PatientName", "PatientBirthDate", "InstitutionName"]
+    "keyword",
+    [
+        "NoSuchKeyword",
+        "ReferencedImageSequence",
+        "PixelData",
+        "PatientName",
+        "PatientBirthDate",
+        "InstitutionName",
+    ],
 )
 def test_unknown_keywords_sequences_and_identifying_attributes_are_refused(keyword: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -731,7 +999,9 @@ def test_unknown_keywords_sequences_and_identifying_attributes_are_refused(keywo
 
 
 def test_identifying_attributes_are_kept_on_request_only() -> None:
-    assert [a.name for a in extra_attributes(["PatientBirthDate"], allow_phi=True)] == ["patient_birth_date"]
+    assert [a.name for a in extra_attributes(["PatientBirthDate"], allow_phi=True)] == [
+        "patient_birth_date"
+    ]
 
 
 def test_an_added_attribute_is_read_typed_and_kept_with_the_frame(tmp_path: Path) -> None:
@@ -740,10 +1010,20 @@ def test_an_added_attribute_is_read_typed_and_kept_with_the_frame(tmp_path: Path
         dataset.ContrastBolusVolume = "80.5"
 
     path = phantoms.write_secondary_capture(tmp_path / "a.dcm", edit=edit)
-    extra = extra_attributes(["ContrastBolusAgent", "ContrastBolusVolume", "ContrastBolusRoute", "Modality"])
-    assert [a.name for a in extra] == ["contrast_bolus_agent", "contrast_bolus_volume", "contrast_bolus_route"]
+    extra = extra_attributes(
+        ["ContrastBolusAgent", "ContrastBolusVolume", "ContrastBolusRoute", "Modality"]
+    )
+    assert [a.name for a in extra] == [
+        "contrast_bolus_agent",
+        "contrast_bolus_volume",
+        "contrast_bolus_route",
+    ]
     (frame,) = read_frames(path, extra)
-    assert frame.extra == (("contrast_bolus_agent", "IOHEXOL"), ("contrast_bolus_volume", 80.5), ("contrast_bolus_route", ""))
+    assert frame.extra == (
+        ("contrast_bolus_agent", "IOHEXOL"),
+        ("contrast_bolus_volume", 80.5),
+        ("contrast_bolus_route", ""),
+    )
 
 
 def test_groups_that_are_not_one_a_frame_say_only_what_all_of_them_say(tmp_path: Path) -> None:
@@ -757,7 +1037,9 @@ def test_groups_that_are_not_one_a_frame_say_only_what_all_of_them_say(tmp_path:
     assert frames[0].pixel_spacing == (1.0, 1.0) and frames[0].rescale_slope == 1.0
 
 
-def test_groups_that_are_not_one_a_frame_and_rescale_differently_make_a_problem(tmp_path: Path) -> None:
+def test_groups_that_are_not_one_a_frame_and_rescale_differently_make_a_problem(
+    tmp_path: Path,
+) -> None:
     path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7), slope=(1, 2, 3))
     dataset = pydicom.dcmread(path)
     dataset.NumberOfFrames = 2
@@ -769,7 +1051,9 @@ def test_groups_that_are_not_one_a_frame_and_rescale_differently_make_a_problem(
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
-def test_fewer_groups_than_frames_make_a_problem_whatever_they_say(tmp_path: Path, groups: int) -> None:
+def test_fewer_groups_than_frames_make_a_problem_whatever_they_say(
+    tmp_path: Path, groups: int
+) -> None:
     path = phantoms.write_multiframe(tmp_path / "a.dcm", slope=(2, 3, 4, 5, 6, 7))
     dataset = pydicom.dcmread(path)
     del dataset.PerFrameFunctionalGroupsSequence[groups:]
@@ -779,7 +1063,9 @@ def test_fewer_groups_than_frames_make_a_problem_whatever_they_say(tmp_path: Pat
     assert caught.value.reason == "functional_groups"
 
 
-@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.104.1"])
+@pytest.mark.parametrize(
+    "uid", ["1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.104.1"]
+)
 def test_a_video_is_a_problem_that_says_what_to_do(tmp_path: Path, uid: str) -> None:
     path = phantoms.write_multiframe(tmp_path / "a.dcm", transfer_syntax="1.2.840.10008.1.2.4.90")
     dataset = pydicom.dcmread(path)
@@ -791,10 +1077,22 @@ def test_a_video_is_a_problem_that_says_what_to_do(tmp_path: Path, uid: str) -> 
     assert caught.value.reason == "video"
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        "1.2.840.10008.1.2.1",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+    ],
+)
 @pytest.mark.parametrize("table", ["basic", "none"])
-def test_more_frames_than_the_header_says_make_a_problem(tmp_path: Path, syntax: str, table: Any) -> None:
-    path = phantoms.write_multiframe(tmp_path / "a.dcm", shape=(3, 5, 7), transfer_syntax=syntax, offset_table=table)
+def test_more_frames_than_the_header_says_make_a_problem(
+    tmp_path: Path, syntax: str, table: Any
+) -> None:
+    path = phantoms.write_multiframe(
+        tmp_path / "a.dcm", shape=(3, 5, 7), transfer_syntax=syntax, offset_table=table
+    )
     dataset = pydicom.dcmread(path)
     dataset.NumberOfFrames = 1
     del dataset.PerFrameFunctionalGroupsSequence[1:]
@@ -808,7 +1106,9 @@ def test_a_voi_lut_inside_of_functional_groups_is_noticed(tmp_path: Path) -> Non
     def edit(dataset: Dataset, z: int) -> None:
         table = phantoms.item(LUTDescriptor=[2, 0, 8], LUTData=b"\0\1")
         table[0]["LUTDescriptor"].VR, table[0]["LUTData"].VR = "US", "OW"
-        dataset.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence = phantoms.item(VOILUTSequence=table)
+        dataset.SharedFunctionalGroupsSequence[0].FrameVOILUTSequence = phantoms.item(
+            VOILUTSequence=table
+        )
 
     frames = read_frames(phantoms.write_multiframe(tmp_path / "a.dcm", edit=edit))
     assert all(frame.voi_lut_sequence for frame in frames)

@@ -10,25 +10,14 @@ import pyarrow as pa
 import pytest
 
 from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
-from dicomdl.headers.reader import Constant
-from dicomdl.index import table as tables
-from dicomdl.index.table import (
-    FILES_SCHEMA,
-    PROBLEMS_SCHEMA,
-    STACKS_SCHEMA,
-    Table,
-    between,
-    encoded,
-    frames_schema,
-    from_bytes,
-    joined,
-    map_table,
-    publish,
-    read_manifest,
-    table_of,
-    to_bytes,
-    where,
-)
+from dicomdl.headers.columns import Constant
+from dicomdl.index import building as building_module
+from dicomdl.index import generations as generations_module
+from dicomdl.index import schema as schema_module
+from dicomdl.index.building import encoded, from_bytes, joined, table_of, to_bytes
+from dicomdl.index.generations import map_table, publish, read_manifest
+from dicomdl.index.schema import FILES_SCHEMA, PROBLEMS_SCHEMA, STACKS_SCHEMA, frames_schema
+from dicomdl.index.table import Table, between, where
 
 
 def small(rows: int = 6) -> Table:
@@ -38,7 +27,8 @@ def small(rows: int = 6) -> Table:
         "real": pa.array([0.5, None, 1.5, 2.5, float("nan"), 0.5][:rows]),
         "flag": pa.array([True, False, True, False, True, False][:rows]),
         "point": pa.array(
-            [[1.0, 2.0, 3.0], None, [4.0, 5.0, 6.0], [1.0, 2.0, 3.0], None, [7.0, 8.0, 9.0]][:rows], type=pa.list_(pa.float64(), 3)
+            [[1.0, 2.0, 3.0], None, [4.0, 5.0, 6.0], [1.0, 2.0, 3.0], None, [7.0, 8.0, 9.0]][:rows],
+            type=pa.list_(pa.float64(), 3),
         ),
     }
     return Table(pa.table(columns))
@@ -85,7 +75,9 @@ def test_ranks_order_and_equal_each_other_as_the_values_do(table: Table) -> None
         ("flag", True, [0, 2, 4]),
     ],
 )
-def test_where_finds_equal_listed_and_absent_values(table: Table, name: str, wanted: Any, rows: list[int]) -> None:
+def test_where_finds_equal_listed_and_absent_values(
+    table: Table, name: str, wanted: Any, rows: list[int]
+) -> None:
     assert np.flatnonzero(where(table, name, wanted)).tolist() == rows
 
 
@@ -99,7 +91,8 @@ def test_between_is_inclusive_and_absent_values_lie_nowhere(table: Table) -> Non
 
 @both
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("text", 3), ("whole", "CT"), ("whole", 1.5), ("whole", 2**70), ("point", 1), ("flag", "yes")]
+    ("name", "wanted"),
+    [("text", 3), ("whole", "CT"), ("whole", 1.5), ("whole", 2**70), ("point", 1), ("flag", "yes")],
 )
 def test_values_of_another_type_are_usage_errors(table: Table, name: str, wanted: Any) -> None:
     with pytest.raises(UsageError) as caught:
@@ -130,7 +123,12 @@ def test_views_are_read_only_and_in_place(tmp_path: Path) -> None:
 
 def test_encoding_keeps_every_value_and_narrows_to_a_byte() -> None:
     many = Table(
-        pa.table({"text": pa.array([f"v{k % 100}" for k in range(10_000)], type=pa.large_string()), "id": pa.array(range(10_000))})
+        pa.table(
+            {
+                "text": pa.array([f"v{k % 100}" for k in range(10_000)], type=pa.large_string()),
+                "id": pa.array(range(10_000)),
+            }
+        )
     )
     found = encoded(many)
     assert found.arrow.schema.field("text").type.index_type == pa.int8()
@@ -142,7 +140,11 @@ def test_a_column_of_one_value_is_known_without_a_look_at_its_rows() -> None:
     table = encoded(
         Table(
             pa.table(
-                {"one": pa.array(["x"] * 5, type=pa.large_string()), "none": pa.nulls(5, pa.list_(pa.float64())), "two": [1, 2, 1, 2, 1]}
+                {
+                    "one": pa.array(["x"] * 5, type=pa.large_string()),
+                    "none": pa.nulls(5, pa.list_(pa.float64())),
+                    "two": [1, 2, 1, 2, 1],
+                }
             )
         )
     )
@@ -172,13 +174,20 @@ def test_replacing_a_column_leaves_the_others() -> None:
 
 
 def empty_tables() -> dict[str, Table]:
-    schemas = {"files": FILES_SCHEMA, "frames": frames_schema(), "stacks": STACKS_SCHEMA, "problems": PROBLEMS_SCHEMA}
+    schemas = {
+        "files": FILES_SCHEMA,
+        "frames": frames_schema(),
+        "stacks": STACKS_SCHEMA,
+        "problems": PROBLEMS_SCHEMA,
+    }
     return {name: Table(schema.empty_table()) for name, schema in schemas.items()}
 
 
 def test_a_generation_is_published_and_read_back(tmp_path: Path) -> None:
     content = empty_tables()
-    content["problems"] = table_of(PROBLEMS_SCHEMA, {"file": [0], "reason": ["cut"], "detail": ["3 of 4"]})
+    content["problems"] = table_of(
+        PROBLEMS_SCHEMA, {"file": [0], "reason": ["cut"], "detail": ["3 of 4"]}
+    )
     name = publish(str(tmp_path), content, {"options": {"a": 1}})
     manifest = read_manifest(str(tmp_path))
     assert manifest["generation"] == name
@@ -187,12 +196,14 @@ def test_a_generation_is_published_and_read_back(tmp_path: Path) -> None:
     assert map_table(str(tmp_path), name, "problems").value("reason", 0) == "cut"
 
 
-def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = publish(str(tmp_path), empty_tables(), {})
     second = publish(str(tmp_path), empty_tables(), {})
     assert sorted(os.listdir(tmp_path / "generations")) == sorted([first, second])
     assert list(read_manifest(str(tmp_path))["retired"]) == [first]
-    monkeypatch.setattr(tables, "GRACE_S", -1.0)
+    monkeypatch.setattr(generations_module, "GRACE_S", -1.0)
     third = publish(str(tmp_path), empty_tables(), {})
     assert os.listdir(tmp_path / "generations") == [third]
     with pytest.raises(GenerationGone, match="gone") as caught:
@@ -202,7 +213,16 @@ def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(tmp_pa
 
 @pytest.mark.parametrize(
     "manifest",
-    [b"", b"{", b"[]", b"null", b"\xff", b'{"format": 1}', b'{"format": 1, "generation": 3}', b'{"format": 1, "generation": "../x"}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b'{"format": 1}',
+        b'{"format": 1, "generation": 3}',
+        b'{"format": 1, "generation": "../x"}',
+    ],
 )
 def test_a_damaged_manifest_is_an_index_folder_error(tmp_path: Path, manifest: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(manifest)
@@ -216,7 +236,7 @@ def test_another_format_says_which_one_it_is(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(IndexFolderError, match="format 99") as caught:
         read_manifest(str(tmp_path))
-    assert (caught.value.found, caught.value.expected) == (99, tables.FORMAT)
+    assert (caught.value.found, caught.value.expected) == (99, schema_module.FORMAT)
 
 
 def test_no_index_is_an_index_folder_error(tmp_path: Path) -> None:
@@ -242,6 +262,6 @@ def test_a_constant_column_of_every_kind_becomes_an_array() -> None:
         ("pixel_spacing", (0.5, 0.5)),
         ("window_width", (1.0, 2.0)),
     ):
-        array = tables._array(Constant(value, 3), schema.field(name).type)
+        array = building_module._array(Constant(value, 3), schema.field(name).type)
         assert array.type == schema.field(name).type
         assert [tuple(v) if isinstance(v, list) else v for v in array.to_pylist()] == [value] * 3

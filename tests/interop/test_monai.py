@@ -15,22 +15,16 @@ from phantoms import write_series
 from torch.utils.data import DataLoader
 
 import dicomdl
+from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.samplers import RowBatchSampler, RowSampler
 from dicomdl.datasets.stream import StackStream
-from dicomdl.datasets.transport import Sample
 from dicomdl.errors import GeometryError, MissingExtra, UsageError
 from dicomdl.interop import monai as interop
-from dicomdl.interop.monai import (
-    ForMonai,
-    ForTorchIO,
-    ForTorchvision,
-    collate_flat,
-    from_monai,
-    from_torchio,
-    to_monai,
-    to_torchio,
-    to_torchvision,
-)
+from dicomdl.interop import torchvision as torchvision_module
+from dicomdl.interop.lightning import collate_flat
+from dicomdl.interop.monai import ForMonai, from_monai, to_monai
+from dicomdl.interop.torchio import ForTorchIO, from_torchio, to_torchio
+from dicomdl.interop.torchvision import ForTorchvision, to_torchvision
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 SAGITTAL = (0, 1, 0, 0, 0, -1)
@@ -69,7 +63,11 @@ def lightning() -> Any:
 
 
 def index_of(folder: Path, **options: Any) -> dicomdl.Index:
-    write_series(folder / "dicom", **{"shape": SHAPE, "spacing": (2, 0.5, 0.7), "orientation": OBLIQUE, "origin": (3, -40, 50)} | options)
+    write_series(
+        folder / "dicom",
+        **{"shape": SHAPE, "spacing": (2, 0.5, 0.7), "orientation": OBLIQUE, "origin": (3, -40, 50)}
+        | options,
+    )
     return dicomdl.scan(folder / "dicom", folder / "index", progress=False)
 
 
@@ -97,7 +95,9 @@ def with_mask(sample: Sample) -> Sample:
 def voxels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """(n, 4) indices of all voxels and (n,) values."""
     image = sample["image"] if sample["image"].ndim == 4 else sample["image"][:, None]
-    grid = np.stack(np.meshgrid(*map(np.arange, image.shape[1:]), indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = np.stack(np.meshgrid(*map(np.arange, image.shape[1:]), indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
     return np.column_stack([grid, np.ones(len(grid))]), image[0].double().numpy().ravel()
 
 
@@ -131,7 +131,9 @@ def assert_right(made: Sample, original: Sample, at_most: float = 1e-3) -> None:
 
 def well_within(made: Sample, original: Sample) -> np.ndarray:
     indices, _ = voxels(made)
-    places = (np.linalg.inv(original["affine"].numpy()) @ made["affine"].numpy() @ indices.T).T[:, :3]
+    places = (np.linalg.inv(original["affine"].numpy()) @ made["affine"].numpy() @ indices.T).T[
+        :, :3
+    ]
     last = voxels(original)[0][:, :3].max(axis=0)
     within = ((last == 0) | ((places >= 1.5) & (places <= last - 1.5))).all(axis=1)
     return within.reshape(made["image"].shape[1:])
@@ -147,13 +149,19 @@ SPATIAL_3D: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda _: None,
     "orientation": lambda t: t.Orientationd(BOTH, "RAS", labels=None),
     "spacing": lambda t: t.Spacingd(BOTH, (1.5, 1, 1), mode=LINEAR),
-    "orientation and spacing": lambda t: t.Compose([t.Orientationd(BOTH, "RAS", labels=None), t.Spacingd(BOTH, (1, 1, 1.5), mode=LINEAR)]),
+    "orientation and spacing": lambda t: t.Compose(
+        [t.Orientationd(BOTH, "RAS", labels=None), t.Spacingd(BOTH, (1, 1, 1.5), mode=LINEAR)]
+    ),
     "lazy": lambda t: t.Compose(
-        [t.RandFlipd(BOTH, 1, 0), t.Spacingd(BOTH, (1.5, 1, 1))], lazy=True, overrides={"mask": {"mode": "nearest"}}
+        [t.RandFlipd(BOTH, 1, 0), t.Spacingd(BOTH, (1.5, 1, 1))],
+        lazy=True,
+        overrides={"mask": {"mode": "nearest"}},
     ),
     "flip": lambda t: t.RandFlipd(BOTH, 1, 0),
     "quarter turn": lambda t: t.RandRotate90d(BOTH, 1, spatial_axes=(0, 2)),
-    "affine": lambda t: t.RandAffined(BOTH, prob=1, rotate_range=[0.2] * 3, translate_range=[1] * 3, scale_range=0.1, mode=LINEAR),
+    "affine": lambda t: t.RandAffined(
+        BOTH, prob=1, rotate_range=[0.2] * 3, translate_range=[1] * 3, scale_range=0.1, mode=LINEAR
+    ),
     "crop": lambda t: t.RandSpatialCropd(BOTH, (6, 12, 14), random_size=False),
     "pad": lambda t: t.SpatialPadd(BOTH, (20, 30, 40)),
     "resize": lambda t: t.Resized(BOTH, (20, 30, 30), mode=("trilinear", "nearest-exact")),
@@ -163,61 +171,94 @@ SPATIAL_3D: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", SPATIAL_3D)
 @pytest.mark.filterwarnings("ignore")
-def test_voxels_keep_their_place_in_the_world_through_monai(monai: Any, volume: Sample, name: str) -> None:
+def test_voxels_keep_their_place_in_the_world_through_monai(
+    monai: Any, volume: Sample, name: str
+) -> None:
     made = ForMonai(SPATIAL_3D[name](monai))(volume)
     assert_right(made, volume)
     if name == "nothing":
-        assert torch.equal(made["affine"], volume["affine"]) and torch.equal(made["image"], volume["image"])
+        assert torch.equal(made["affine"], volume["affine"]) and torch.equal(
+            made["image"], volume["image"]
+        )
 
 
 SPATIAL_2D: dict[str, Callable[[Any], Any]] = {
     "spacing": lambda t: t.Spacingd(BOTH, (1, 1), mode=LINEAR),
     "flip": lambda t: t.RandFlipd(BOTH, 1, 0),
     "quarter turn": lambda t: t.RandRotate90d(BOTH, 1),
-    "affine": lambda t: t.RandAffined(BOTH, prob=1, rotate_range=0.3, translate_range=[1, 1], scale_range=0.1, mode=LINEAR),
+    "affine": lambda t: t.RandAffined(
+        BOTH, prob=1, rotate_range=0.3, translate_range=[1, 1], scale_range=0.1, mode=LINEAR
+    ),
     "pad": lambda t: t.SpatialPadd(BOTH, (30, 40)),
     "resize": lambda t: t.Resized(BOTH, (30, 35), mode=("bilinear", "nearest-exact")),
 }
 
 
 @pytest.mark.parametrize("name", SPATIAL_2D)
-@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"])
+@pytest.mark.parametrize(
+    "orientation", [(1, 0, 0, 0, 1, 0), SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"]
+)
 @pytest.mark.filterwarnings("ignore")
-def test_pixels_of_frames_keep_their_place_whatever_their_orientation(monai: Any, tmp_path: Path, name: str, orientation: Any) -> None:
-    frame = with_mask(dicomdl.FrameDataset(index_of(tmp_path, orientation=orientation), intensity="modality")[3])
+def test_pixels_of_frames_keep_their_place_whatever_their_orientation(
+    monai: Any, tmp_path: Path, name: str, orientation: Any
+) -> None:
+    frame = with_mask(
+        dicomdl.FrameDataset(index_of(tmp_path, orientation=orientation), intensity="modality")[3]
+    )
     made = ForMonai(SPATIAL_2D[name](monai))(frame)
     assert_right(made, frame)
     assert made["spacing"][0] == 2
 
 
-def test_monai_sees_the_affine_that_its_own_reader_sees(monai: Any, index: dicomdl.Index, volume: Sample, tmp_path: Path) -> None:
+def test_monai_sees_the_affine_that_its_own_reader_sees(
+    monai: Any, index: dicomdl.Index, volume: Sample, tmp_path: Path
+) -> None:
     needed("nibabel")
     dicomdl.read_volume(index.stacks[0]).save(tmp_path / "volume.nii.gz")
-    theirs = monai.LoadImage(image_only=True)(tmp_path / "volume.nii.gz")  # its order is (column, row, slice)
+    theirs = monai.LoadImage(image_only=True)(
+        tmp_path / "volume.nii.gz"
+    )  # its order is (column, row, slice)
     ours = to_monai(volume)["image"]
     point = np.array([5, 3, 7, 1])
-    i, j, k = (int(x) for x in np.rint(np.linalg.solve(theirs.affine.numpy(), ours.affine.numpy() @ point))[:3])
+    i, j, k = (
+        int(x)
+        for x in np.rint(np.linalg.solve(theirs.affine.numpy(), ours.affine.numpy() @ point))[:3]
+    )
     assert float(theirs[i, j, k]) == float(ours[0, 5, 3, 7])
-    assert ours.meta["space"] == "RAS" and list(ours.meta["spatial_shape"]) == list(SHAPE) and "patient_id" not in ours.meta
+    assert (
+        ours.meta["space"] == "RAS"
+        and list(ours.meta["spatial_shape"]) == list(SHAPE)
+        and "patient_id" not in ours.meta
+    )
 
 
 def test_a_tilted_stack_keeps_its_shear_in_monai(monai: Any, tmp_path: Path) -> None:
-    volume = with_mask(dicomdl.VolumeDataset(index_of(tmp_path, shear=(0, 0.5)), intensity="modality")[0])
+    volume = with_mask(
+        dicomdl.VolumeDataset(index_of(tmp_path, shear=(0, 0.5)), intensity="modality")[0]
+    )
     assert volume["verdict"] == "tilted"
     for make in ("flip", "spacing", "quarter turn"):
         assert_right(ForMonai(SPATIAL_3D[make](monai))(volume), volume)
 
 
-def test_a_single_slice_has_no_spacing_to_the_next_before_and_after(monai: Any, tmp_path: Path) -> None:
-    single = with_mask(dicomdl.VolumeDataset(index_of(tmp_path, shape=(1, 22, 26)), intensity="modality")[0])
+def test_a_single_slice_has_no_spacing_to_the_next_before_and_after(
+    monai: Any, tmp_path: Path
+) -> None:
+    single = with_mask(
+        dicomdl.VolumeDataset(index_of(tmp_path, shape=(1, 22, 26)), intensity="modality")[0]
+    )
     assert torch.isnan(single["spacing"][0])
     turned = ForMonai(monai.RandRotate90d(BOTH, 1, max_k=1, spatial_axes=(0, 1)))(single)
     assert torch.isnan(turned["spacing"]).tolist() == [False, True, False]
-    assert torch.equal(turned["spacing"].nan_to_num(0), torch.tensor([0.5, 0, 0.7], dtype=torch.float64))
+    assert torch.equal(
+        turned["spacing"].nan_to_num(0), torch.tensor([0.5, 0, 0.7], dtype=torch.float64)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_several_crops_of_one_sample_have_each_its_place_and_make_one_batch(monai: Any, volume: Sample) -> None:
+def test_several_crops_of_one_sample_have_each_its_place_and_make_one_batch(
+    monai: Any, volume: Sample
+) -> None:
     crop = ForMonai(monai.RandCropByPosNegLabeld(BOTH, "mask", (5, 12, 12), num_samples=3), seed=1)
     crops = crop(volume)
     assert len(crops) == 3 and len({tuple(one["affine"].flatten().tolist()) for one in crops}) > 1
@@ -228,12 +269,20 @@ def test_several_crops_of_one_sample_have_each_its_place_and_make_one_batch(mona
     assert collate_flat([volume])["image"].shape == (1, 1, *SHAPE)
 
 
-def test_what_monai_must_know_and_does_not_is_told(monai: Any, frame: Sample, volume: Sample) -> None:
-    nowhere = Sample({**frame, "affine": torch.full((4, 4), torch.nan), "spacing": torch.full((3,), torch.nan)})
+def test_what_monai_must_know_and_does_not_is_told(
+    monai: Any, frame: Sample, volume: Sample
+) -> None:
+    nowhere = Sample(
+        {**frame, "affine": torch.full((4, 4), torch.nan), "spacing": torch.full((3,), torch.nan)}
+    )
     with pytest.raises(GeometryError, match="unknown="):
         to_monai(nowhere)
     made = ForMonai(monai.RandFlipd(BOTH, 1, 0), unknown="axes")(nowhere)
-    assert torch.equal(made["image"], frame["image"].flip(1)) and torch.isnan(made["affine"]).all() and torch.isnan(made["spacing"]).all()
+    assert (
+        torch.equal(made["image"], frame["image"].flip(1))
+        and torch.isnan(made["affine"]).all()
+        and torch.isnan(made["spacing"]).all()
+    )
     without_position = Sample({**frame, "affine": nowhere["affine"]})
     made = ForMonai(monai.RandRotate90d(BOTH, 1, max_k=1))(without_position)
     assert torch.isnan(made["affine"]).all() and made["spacing"].tolist() == [2, 0.7, 0.5]
@@ -243,14 +292,18 @@ def test_what_monai_must_know_and_does_not_is_told(monai: Any, frame: Sample, vo
         to_monai(volume, unknown="guess")
 
 
-def test_an_image_without_its_metadata_has_no_place_and_is_still_a_sample(monai: Any, volume: Sample) -> None:
+def test_an_image_without_its_metadata_has_no_place_and_is_still_a_sample(
+    monai: Any, volume: Sample
+) -> None:
     made = ForMonai(monai.EnsureTyped(BOTH, track_meta=False))(volume)
     assert torch.equal(made["image"], volume["image"]) and torch.isnan(made["affine"]).all()
     squeezed = from_monai({**to_monai(volume), "image": to_monai(volume)["image"][:, 0]})
     assert torch.isnan(squeezed["affine"]).all()
 
 
-def test_a_label_that_interpolation_made_fractional_is_not_rounded_in_silence(monai: Any, volume: Sample) -> None:
+def test_a_label_that_interpolation_made_fractional_is_not_rounded_in_silence(
+    monai: Any, volume: Sample
+) -> None:
     made = ForMonai(monai.Spacingd(BOTH, (1.5, 0.8, 0.8)))(volume)
     assert made["mask"].is_floating_point() and not torch.equal(made["mask"], made["mask"].round())
 
@@ -265,7 +318,9 @@ def test_a_label_of_another_shape_is_refused(volume: Sample) -> None:
 
 
 def test_metatensors_go_through_monais_own_loader(monai: Any, index: dicomdl.Index) -> None:
-    dataset = dicomdl.FrameDataset(index, transform=ForMonai(monai.RandFlipd("image", 0.5, 0), restore=False))
+    dataset = dicomdl.FrameDataset(
+        index, transform=ForMonai(monai.RandFlipd("image", 0.5, 0), restore=False)
+    )
     batch = next(iter(importlib.import_module("monai.data").DataLoader(dataset, batch_size=4)))
     assert batch["image"].shape == (4, 1, *SHAPE[1:]) and batch["image"].affine.shape == (4, 3, 3)
 
@@ -282,7 +337,9 @@ IN_TORCHIO: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", IN_TORCHIO)
-def test_voxels_keep_their_place_in_the_world_through_torchio(torchio: Any, volume: Sample, name: str) -> None:
+def test_voxels_keep_their_place_in_the_world_through_torchio(
+    torchio: Any, volume: Sample, name: str
+) -> None:
     assert_right(ForTorchIO(IN_TORCHIO[name](torchio))(volume), volume)
 
 
@@ -294,25 +351,41 @@ def test_frames_are_2d_images_in_torchio_and_keep_their_place(torchio: Any, fram
         assert made["image"].ndim == 3
 
 
-def test_a_subject_says_of_itself_what_nibabel_says_of_the_volume(torchio: Any, index: dicomdl.Index, volume: Sample) -> None:
+def test_a_subject_says_of_itself_what_nibabel_says_of_the_volume(
+    torchio: Any, index: dicomdl.Index, volume: Sample
+) -> None:
     subject = to_torchio(volume)
-    assert isinstance(subject.image, torchio.ScalarImage) and isinstance(subject.mask, torchio.LabelMap)
+    assert isinstance(subject.image, torchio.ScalarImage) and isinstance(
+        subject.mask, torchio.LabelMap
+    )
     nibabel = needed("nibabel")
-    assert subject.image.orientation == nibabel.aff2axcodes(np.diag([-1, -1, 1, 1]) @ volume["affine"].numpy())
+    assert subject.image.orientation == nibabel.aff2axcodes(
+        np.diag([-1, -1, 1, 1]) @ volume["affine"].numpy()
+    )
     assert np.allclose(subject.image.spacing, volume["spacing"])
 
 
-def test_a_flip_of_torchio_moves_image_and_mask_within_the_grid(torchio: Any, volume: Sample) -> None:
+def test_a_flip_of_torchio_moves_image_and_mask_within_the_grid(
+    torchio: Any, volume: Sample
+) -> None:
     made = ForTorchIO(torchio.RandomFlip(axes=1, flip_probability=1))(volume)
-    assert torch.equal(made["image"], volume["image"].flip(2)) and torch.equal(made["mask"], volume["mask"].flip(1))
+    assert torch.equal(made["image"], volume["image"].flip(2)) and torch.equal(
+        made["mask"], volume["mask"].flip(1)
+    )
     assert torch.equal(made["affine"], volume["affine"])
 
 
-def test_what_torchio_would_get_wrong_is_refused(torchio: Any, tmp_path: Path, frame: Sample) -> None:
+def test_what_torchio_would_get_wrong_is_refused(
+    torchio: Any, tmp_path: Path, frame: Sample
+) -> None:
     tilted = dicomdl.VolumeDataset(index_of(tmp_path / "t", shear=(0, 0.5)))[0]
     with pytest.raises(GeometryError, match="tilted"):
         to_torchio(tilted)
-    nowhere = {**frame, "affine": torch.full((4, 4), torch.nan), "spacing": torch.full((3,), torch.nan)}
+    nowhere = {
+        **frame,
+        "affine": torch.full((4, 4), torch.nan),
+        "spacing": torch.full((3,), torch.nan),
+    }
     with pytest.raises(GeometryError, match="unknown="):
         to_torchio(nowhere)
     made = ForTorchIO(torchio.RandomFlip(axes=0, flip_probability=1), unknown="axes")(nowhere)
@@ -332,16 +405,24 @@ IN_TORCHVISION: dict[str, Callable[[Any], Any]] = {
     "vertical flip": lambda t: t.RandomVerticalFlip(1),
     "resize": lambda t: t.Resize((40, 35)),
     "rotation": lambda t: t.RandomRotation((17, 17), interpolation=t.InterpolationMode.BILINEAR),
-    "expanding rotation": lambda t: t.RandomRotation((17, 17), interpolation=t.InterpolationMode.BILINEAR, expand=True),
-    "affine": lambda t: t.RandomAffine(20, (0.1, 0.1), (0.8, 1.2), 5, interpolation=t.InterpolationMode.BILINEAR),
+    "expanding rotation": lambda t: t.RandomRotation(
+        (17, 17), interpolation=t.InterpolationMode.BILINEAR, expand=True
+    ),
+    "affine": lambda t: t.RandomAffine(
+        20, (0.1, 0.1), (0.8, 1.2), 5, interpolation=t.InterpolationMode.BILINEAR
+    ),
     "crop": lambda t: t.RandomCrop(15),
     "pad": lambda t: t.Pad(3),
-    "flip and crop": lambda t: t.Compose([t.RandomHorizontalFlip(1), t.RandomCrop(15), t.GaussianBlur(3, 1e-3)]),
+    "flip and crop": lambda t: t.Compose(
+        [t.RandomHorizontalFlip(1), t.RandomCrop(15), t.GaussianBlur(3, 1e-3)]
+    ),
 }
 
 
 @pytest.mark.parametrize("name", IN_TORCHVISION)
-def test_pixels_keep_their_place_in_the_world_through_torchvision(v2: Any, volume: Sample, frame: Sample, name: str) -> None:
+def test_pixels_keep_their_place_in_the_world_through_torchvision(
+    v2: Any, volume: Sample, frame: Sample, name: str
+) -> None:
     for sample in (volume, frame):
         assert_right(ForTorchvision(IN_TORCHVISION[name](v2))(sample), sample, 2e-3)
 
@@ -350,25 +431,32 @@ def test_what_is_no_affine_map_leaves_no_affine(v2: Any, frame: Sample) -> None:
     made = ForTorchvision(v2.RandomPerspective(0.5, 1))(frame)
     assert torch.isnan(made["affine"]).all() and torch.isnan(made["spacing"]).all()
     untracked = ForTorchvision(v2.RandomHorizontalFlip(1), track=False)(frame)
-    assert torch.equal(untracked["image"], frame["image"].flip(2)) and torch.isnan(untracked["affine"]).all()
+    assert (
+        torch.equal(untracked["image"], frame["image"].flip(2))
+        and torch.isnan(untracked["affine"]).all()
+    )
     assert torch.equal(untracked["mask"], frame["mask"].flip(1))
 
 
-def test_a_torchvision_that_cannot_be_imported_is_a_missing_extra(frame: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_that_cannot_be_imported_is_a_missing_extra(
+    frame: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(name: str) -> Any:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(interop.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     for convert in (to_torchvision, to_monai, to_torchio):
         with pytest.raises(MissingExtra, match="pip install"):
             convert(frame)
 
 
 def test_the_map_of_points_is_that_of_pixel_centres() -> None:
-    points = interop._points(10, 20).numpy()
-    halved = interop._map_of_points(points, points / 2)
-    assert np.allclose(halved @ [7, 0, 0, 1], [7, 0.5, 0.5, 1])  # the first of half as many pixels lies between the first two
-    assert np.isnan(interop._map_of_points(points, points**2)).all()
+    points = torchvision_module._points(10, 20).numpy()
+    halved = torchvision_module._map_of_points(points, points / 2)
+    assert np.allclose(
+        halved @ [7, 0, 0, 1], [7, 0.5, 0.5, 1]
+    )  # the first of half as many pixels lies between the first two
+    assert np.isnan(torchvision_module._map_of_points(points, points**2)).all()
 
 
 # --- chance, processes ------------------------------------------------------------------------------------------------
@@ -377,23 +465,35 @@ def test_the_map_of_points_is_that_of_pixel_centres() -> None:
 def loaded(dataset: Any, method: str | None, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     workers = {None: 0, "fork": 2, "spawn": 1}[method]  # a spawned one imports everything again
-    loader = DataLoader(dataset, 2, num_workers=workers, generator=generator, multiprocessing_context=method)
+    loader = DataLoader(
+        dataset, 2, num_workers=workers, generator=generator, multiprocessing_context=method
+    )
     return torch.cat([batch["image"] for batch in loader])
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_with_a_seed_nothing_depends_on_the_worker(monai: Any, torchio: Any, index: dicomdl.Index) -> None:
-    by_monai = ForMonai(monai.Compose([monai.RandFlipd("image", 0.5, 1), monai.RandGaussianNoised("image", 1)]), seed=3)
+def test_with_a_seed_nothing_depends_on_the_worker(
+    monai: Any, torchio: Any, index: dicomdl.Index
+) -> None:
+    by_monai = ForMonai(
+        monai.Compose([monai.RandFlipd("image", 0.5, 1), monai.RandGaussianNoised("image", 1)]),
+        seed=3,
+    )
     by_torchio = ForTorchIO(torchio.RandomNoise(), seed=3)
-    for transform, method in ((by_monai, "fork"), (by_torchio, "spawn")):  # a spawned worker takes seconds to import MONAI
+    for transform, method in (
+        (by_monai, "fork"),
+        (by_torchio, "spawn"),
+    ):  # a spawned worker takes seconds to import MONAI
         dataset = dicomdl.FrameDataset(index, transform=transform)
         assert torch.equal(loaded(dataset, None), loaded(dataset, method))
-        again = pickle.loads(pickle.dumps(dataset))  # noqa: S301
+        again = pickle.loads(pickle.dumps(dataset))
         assert torch.equal(again[3]["image"], dataset[3]["image"])
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_without_a_seed_chance_comes_from_the_loader_and_no_two_samples_share_it(monai: Any, index: dicomdl.Index) -> None:
+def test_without_a_seed_chance_comes_from_the_loader_and_no_two_samples_share_it(
+    monai: Any, index: dicomdl.Index
+) -> None:
     dataset = dicomdl.FrameDataset(index, transform=ForMonai(monai.RandGaussianNoised("image", 1)))
     plain = torch.stack([sample["image"] for sample in dicomdl.FrameDataset(index)])
     noise = loaded(dataset, "fork") - plain
@@ -450,24 +550,38 @@ def model_class(lightning: Any) -> Any:
 
 @pytest.fixture
 def trainer(lightning: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield lambda **options: lightning.Trainer(**{"accelerator": "cpu", "default_root_dir": tmp_path, **quiet} | options)
+        yield lambda **options: lightning.Trainer(
+            **{"accelerator": "cpu", "default_root_dir": tmp_path, **quiet} | options
+        )
 
 
-def test_a_model_trains_validates_and_predicts_with_lightning(lightning: Any, trainer: Any, index: dicomdl.Index) -> None:
+def test_a_model_trains_validates_and_predicts_with_lightning(
+    lightning: Any, trainer: Any, index: dicomdl.Index
+) -> None:
     frames = dicomdl.FrameDataset(index)
     data = interop.DataModule(frames, [frames, frames], predict=frames, batch_size=3)
     assert isinstance(data, lightning.LightningDataModule)
     model = model_class(lightning)()
     run = trainer(max_epochs=2, num_sanity_val_steps=0)
     run.fit(model, datamodule=data)
-    epochs = [[row for epoch, rows in model.seen if epoch == number for row in rows] for number in range(2)]
+    epochs = [
+        [row for epoch, rows in model.seen if epoch == number for row in rows]
+        for number in range(2)
+    ]
     assert [sorted(rows) for rows in epochs] == [list(range(8))] * 2 and epochs[0] != epochs[1]
     assert model.losses[-1] < model.losses[0] and model.validated == 2 * 2 * 3
     assert torch.cat(run.predict(model, datamodule=data)).tolist() == list(range(8))
-    trainer(max_epochs=1).fit(model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3))  # nothing to validate with
+    trainer(max_epochs=1).fit(
+        model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3)
+    )  # nothing to validate with
 
 
 class Told(torch.utils.data.Dataset[Any]):
@@ -488,7 +602,9 @@ class Told(torch.utils.data.Dataset[Any]):
 
 def test_every_dataset_is_told_the_epoch_before_it_begins(lightning: Any, trainer: Any) -> None:
     dataset = Told()
-    trainer(max_epochs=3).fit(model_class(lightning)(), datamodule=interop.DataModule(dataset, batch_size=2))
+    trainer(max_epochs=3).fit(
+        model_class(lightning)(), datamodule=interop.DataModule(dataset, batch_size=2)
+    )
     assert sorted(set(dataset.epochs)) == [0, 1, 2] and dataset.epochs == sorted(dataset.epochs)
 
 
@@ -497,22 +613,36 @@ def sources(index: dicomdl.Index, kind: str) -> tuple[Any, dict[str, Any]]:
     if kind == "stream":
         return StackStream(frames, seed=4), {}
     if kind == "batch sampler":
-        return frames, {"batch_sampler": lambda dataset: RowBatchSampler(RowSampler(dataset, seed=4), 2)}
+        return frames, {
+            "batch_sampler": lambda dataset: RowBatchSampler(RowSampler(dataset, seed=4), 2)
+        }
     if kind == "sampler":
         return frames, {"sampler": functools.partial(RowSampler, seed=4)}
     return frames, {}
 
 
 @pytest.mark.parametrize(
-    ("kind", "workers"), [("default", 0), ("sampler", 0), ("batch sampler", 0), ("stream", 0), ("default", 2), ("stream", 2)]
+    ("kind", "workers"),
+    [
+        ("default", 0),
+        ("sampler", 0),
+        ("batch sampler", 0),
+        ("stream", 0),
+        ("default", 2),
+        ("stream", 2),
+    ],
 )
 def test_training_goes_on_in_the_middle_of_an_epoch(
     lightning: Any, trainer: Any, index: dicomdl.Index, tmp_path: Path, kind: str, workers: int
 ) -> None:
     def fit(**options: Any) -> list[tuple[int, list[int]]]:
         dataset, train_options = sources(index, kind)
-        data = interop.DataModule(dataset, train_options=train_options, batch_size=2, num_workers=workers)
-        saving = lightning.callbacks.ModelCheckpoint(tmp_path / kind, "{step}", save_top_k=-1, every_n_train_steps=1)
+        data = interop.DataModule(
+            dataset, train_options=train_options, batch_size=2, num_workers=workers
+        )
+        saving = lightning.callbacks.ModelCheckpoint(
+            tmp_path / kind, "{step}", save_top_k=-1, every_n_train_steps=1
+        )
         model = model_class(lightning)()
         run = trainer(max_epochs=2, callbacks=[saving], enable_checkpointing=True)
         run.fit(model, datamodule=data, **options)
@@ -526,40 +656,56 @@ def test_training_goes_on_in_the_middle_of_an_epoch(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_second_stop_within_an_epoch_is_resumed_as_well(lightning: Any, trainer: Any, index: dicomdl.Index, tmp_path: Path) -> None:
+def test_a_second_stop_within_an_epoch_is_resumed_as_well(
+    lightning: Any, trainer: Any, index: dicomdl.Index, tmp_path: Path
+) -> None:
     def fit(**options: Any) -> list[tuple[int, list[int]]]:
         model = model_class(lightning)()
-        saving = lightning.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1, enable_version_counter=False)
+        saving = lightning.callbacks.ModelCheckpoint(
+            tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1, enable_version_counter=False
+        )
         data = interop.DataModule(dicomdl.FrameDataset(index), batch_size=2)
         run = trainer(max_epochs=1, callbacks=[saving], enable_checkpointing=True)
         run.fit(model, datamodule=data, **options)
         return model.seen
 
     whole = fit()
-    assert fit(ckpt_path=tmp_path / "step=1.ckpt") == whole[1:]  # writes step=2 and step=3 anew, from a resumed pass
+    assert (
+        fit(ckpt_path=tmp_path / "step=1.ckpt") == whole[1:]
+    )  # writes step=2 and step=3 anew, from a resumed pass
     assert fit(ckpt_path=tmp_path / "step=3.ckpt") == whole[3:]
 
 
-def test_a_sampler_that_knows_ranks_is_left_alone_by_lightning(lightning: Any, index: dicomdl.Index) -> None:
+def test_a_sampler_that_knows_ranks_is_left_alone_by_lightning(
+    lightning: Any, index: dicomdl.Index
+) -> None:
     frames = dicomdl.FrameDataset(index)
     makers: list[dict[str, Any]] = [
         {"sampler": lambda dataset: RowSampler(dataset, rank=1, world_size=2)},
-        {"batch_sampler": lambda dataset: RowBatchSampler(RowSampler(dataset, rank=1, world_size=2), 2)},
+        {
+            "batch_sampler": lambda dataset: RowBatchSampler(
+                RowSampler(dataset, rank=1, world_size=2), 2
+            )
+        },
     ]
     for train_options in makers:
-        loader = interop.DataModule(frames, train_options=train_options, batch_size=2).train_dataloader()
+        loader = interop.DataModule(
+            frames, train_options=train_options, batch_size=2
+        ).train_dataloader()
         assert isinstance(loader.sampler, torch.utils.data.distributed.DistributedSampler)
         assert sum(len(batch["row"]) for batch in loader) == 4 and len(loader) == 2
 
 
-def test_states_pass_through_the_data_module_without_a_trainer(lightning: Any, index: dicomdl.Index) -> None:
+def test_states_pass_through_the_data_module_without_a_trainer(
+    lightning: Any, index: dicomdl.Index
+) -> None:
     def module() -> Any:
         return interop.DataModule(dicomdl.FrameDataset(index), batch_size=2)
 
     first = module()
     batches = iter(first.train_dataloader())
     received = [next(batches)["row"].tolist() for _ in range(2)]
-    state = pickle.loads(pickle.dumps(first.state_dict()))  # noqa: S301
+    state = pickle.loads(pickle.dumps(first.state_dict()))
     second = module()
     second.load_state_dict(state)
     rest = [batch["row"].tolist() for batch in second.train_dataloader()]
@@ -576,7 +722,7 @@ def test_options_that_cannot_serve_are_refused(lightning: Any, index: dicomdl.In
 
 
 def test_the_data_module_pickles_by_its_name(lightning: Any, index: dicomdl.Index) -> None:
-    data = pickle.loads(pickle.dumps(interop.DataModule(dicomdl.FrameDataset(index), batch_size=2)))  # noqa: S301
+    data = pickle.loads(pickle.dumps(interop.DataModule(dicomdl.FrameDataset(index), batch_size=2)))
     assert type(data) is interop.DataModule and len(data.train_dataloader()) == 4
     with pytest.raises(AttributeError):
         _ = interop.no_such_name

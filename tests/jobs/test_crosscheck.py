@@ -12,20 +12,31 @@ import phantoms_multi
 import pytest
 from numpy.typing import NDArray
 from oracles import decoders
-from phantoms import write_multiframe, write_secondary_capture, write_segmentation_1bit, write_series
+from phantoms import (
+    write_multiframe,
+    write_secondary_capture,
+    write_segmentation_1bit,
+    write_series,
+)
 
 import dicomdl
 from dicomdl.errors import TruncatedPixels, UsageError
+from dicomdl.jobs import comparison as comparison_module
 from dicomdl.jobs import crosscheck
+from dicomdl.jobs import decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import second_decoder as seconddecoder
-from dicomdl.jobs.crosscheck import PixelCheck, check_pixels, compare_frame, relation, sampled, seconds_for
+from dicomdl.jobs.comparison import compare_frame
+from dicomdl.jobs.crosscheck import PixelCheck, check_pixels, sampled
+from dicomdl.jobs.decoder_pairs import relation, seconds_for
 from dicomdl.jobs.second_decoder import SecondReader
 from dicomdl.pixels import read as pixels
 
 Array = NDArray[Any]
 
 RLE, DEFLATED, LITTLE = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
-JPEG, JPEG_LL, JPEG_LS, J2K, HTJ2K = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90, 201))
+JPEG, JPEG_LL, JPEG_LS, J2K, HTJ2K = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90, 201)
+)
 IDENTITY = ("RAMP^PHANTOM", "RAMP-1", "20200101", "RAMP STUDY", "RAMP CT", "120000")
 
 
@@ -39,7 +50,11 @@ def check(index: dicomdl.Index, **options: Any) -> PixelCheck:
 
 def counts(found: PixelCheck) -> dict[str, int]:
     """How many frames came out how, over all transfer syntaxes."""
-    return {outcome: n for outcome in crosscheck.OUTCOMES if (n := sum(getattr(row, outcome) for row in found.rows))}
+    return {
+        outcome: n
+        for outcome in crosscheck.OUTCOMES
+        if (n := sum(getattr(row, outcome) for row in found.rows))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +73,15 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
     """A phantom of each way to store frames."""
     folder = tmp_path_factory.mktemp("many") / "dicom"
     for syntax in (*phantoms.NATIVE_SYNTAXES, RLE, JPEG_LL, JPEG_LS, J2K):
-        write_series(folder, shape=(2, 6, 8), transfer_syntax=syntax, bits_stored=16, signed=True, offset=-60, seed=1)
+        write_series(
+            folder,
+            shape=(2, 6, 8),
+            transfer_syntax=syntax,
+            bits_stored=16,
+            signed=True,
+            offset=-60,
+            seed=1,
+        )
         write_series(folder, shape=(2, 6, 8), transfer_syntax=syntax, bits_allocated=8, seed=2)
     for syntax in (LITTLE, DEFLATED, RLE, J2K):
         write_secondary_capture(folder / f"rgb.{syntax}", frames=2, transfer_syntax=syntax)
@@ -76,12 +99,24 @@ def test_phantoms_in_many_transfer_syntaxes_are_equal_to_both_decoders(many: dic
     assert found.ok and not found.differences, found.text()
     assert counts(found) == {"equal": len(many)}
     assert found.checked == found.frames == len(many)
-    assert {row.transfer_syntax_uid for row in found.rows} == {*map(str, phantoms.NATIVE_SYNTAXES), RLE, JPEG_LL, JPEG_LS, J2K}
+    assert {row.transfer_syntax_uid for row in found.rows} == {
+        *map(str, phantoms.NATIVE_SYNTAXES),
+        RLE,
+        JPEG_LL,
+        JPEG_LS,
+        J2K,
+    }
 
 
 @pytest.mark.parametrize("syntax", [JPEG_LL, JPEG_LS, J2K, JPEG, RLE])
-def test_each_second_decoder_of_a_transfer_syntax_gives_the_same(tmp_path: Path, syntax: str) -> None:
-    kind = {"bits_allocated": 8} if syntax == JPEG else {"bits_stored": 16, "signed": True, "offset": -60}
+def test_each_second_decoder_of_a_transfer_syntax_gives_the_same(
+    tmp_path: Path, syntax: str
+) -> None:
+    kind = (
+        {"bits_allocated": 8}
+        if syntax == JPEG
+        else {"bits_stored": 16, "signed": True, "offset": -60}
+    )
     write_series(tmp_path / "a", shape=(1, 16, 24), transfer_syntax=syntax, **kind)  # type: ignore[arg-type]
     source = scan(tmp_path / "a").source(0)
     with SecondReader() as reader:
@@ -89,7 +124,9 @@ def test_each_second_decoder_of_a_transfer_syntax_gives_the_same(tmp_path: Path,
         for second in seconds_for(source):
             compared = compare_frame(source, reader)
             if compared.second is not None:
-                assert compared.difference.outcome in ("equal", "within_rounding"), compared.difference
+                assert compared.difference.outcome in ("equal", "within_rounding"), (
+                    compared.difference
+                )
                 used.append(compared.second.name)
             reader.missing.add(second.name)
     assert used
@@ -110,7 +147,9 @@ def colour_jpeg(path: Path) -> Path:
     return write_secondary_capture(path, rows=48, columns=64, edit=encode)
 
 
-def test_chrominance_that_was_filled_up_otherwise_is_within_rounding_and_listed(tmp_path: Path) -> None:
+def test_chrominance_that_was_filled_up_otherwise_is_within_rounding_and_listed(
+    tmp_path: Path,
+) -> None:
     colour_jpeg(tmp_path / "dicom" / "a")
     found = check(scan(tmp_path / "dicom"))
     assert found.ok
@@ -125,7 +164,7 @@ def test_chrominance_that_was_filled_up_otherwise_is_within_rounding_and_listed(
 def test_a_transfer_syntax_with_one_decoder_is_counted_and_not_held_against_the_frame(
     plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crosscheck, "_SECONDS", {})
+    monkeypatch.setattr(decoder_pairs_module, "_SECONDS", {})
     found = check(plain, sample=None)
     assert found.ok and counts(found) == {"no_second_decoder": 3}
     assert "3 frame(s) were decoded once only" in found.text()
@@ -133,7 +172,14 @@ def test_a_transfer_syntax_with_one_decoder_is_counted_and_not_held_against_the_
 
 def test_jpegls_whose_precision_is_not_bits_stored_is_a_difference(tmp_path: Path) -> None:
     # The writer codes 12 bits with a precision of 16, and pydicom 3.0.2 then leaves the sign of 12 bits where it was.
-    write_series(tmp_path / "dicom", shape=(1, 16, 24), transfer_syntax=JPEG_LS, bits_stored=12, signed=True, offset=-60)
+    write_series(
+        tmp_path / "dicom",
+        shape=(1, 16, 24),
+        transfer_syntax=JPEG_LS,
+        bits_stored=12,
+        signed=True,
+        offset=-60,
+    )
     found = check(scan(tmp_path / "dicom"))
     assert counts(found) in ({"different": 1}, {"equal": 1})
     assert all(d.max_difference == 4096 for d in found.differences)
@@ -154,14 +200,18 @@ def test_htj2k_is_decoded_by_another_library(tmp_path: Path) -> None:
 
 
 def test_a_second_build_of_one_library_is_called_that() -> None:
-    told = {(uid, second.name): relation(second, uid) for uid, found in crosscheck._SECONDS.items() for second in found}
+    told = {
+        (uid, second.name): relation(second, uid)
+        for uid, found in decoder_pairs_module._SECONDS.items()
+        for second in found
+    }
     assert told[J2K, "pydicom/pylibjpeg-openjpeg"] == "same library"
     assert told[JPEG_LS, "pydicom/pyjpegls"] == "same library"
     assert told[JPEG_LS, "pydicom/pylibjpeg-libjpeg"] == "independent"
     assert told[JPEG_LL, "pydicom + SimpleITK (GDCM)"] == "related"
     assert told[RLE, "pydicom/pydicom"] == "independent"
     order = ["independent", "related", "same library"]
-    for uid, found in crosscheck._SECONDS.items():
+    for uid, found in decoder_pairs_module._SECONDS.items():
         ranks = [order.index(told[uid, second.name]) for second in found]
         assert ranks == sorted(ranks), uid
 
@@ -171,10 +221,16 @@ def test_a_second_build_of_one_library_is_called_that() -> None:
 
 def wrong(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     right = pixels.read_frame
-    monkeypatch.setattr(crosscheck.pixels, "read_frame", lambda source, **options: change(right(source, **options)))
+    monkeypatch.setattr(
+        comparison_module.pixels,
+        "read_frame",
+        lambda source, **options: change(right(source, **options)),
+    )
 
 
-def test_a_wrong_first_decoder_is_found_and_listed_with_how_wrong_it_is(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_first_decoder_is_found_and_listed_with_how_wrong_it_is(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def spoil(values: Array) -> Array:
         values[2, 3] += 9
         return values
@@ -188,7 +244,9 @@ def test_a_wrong_first_decoder_is_found_and_listed_with_how_wrong_it_is(plain: d
         assert os.path.basename(difference.path) in found.text()
 
 
-def test_values_that_are_flipped_or_of_another_shape_are_different(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_flipped_or_of_another_shape_are_different(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         wrong(patch, lambda values: values[::-1])
         assert counts(check(plain, sample=None)) == {"different": 3}
@@ -198,31 +256,42 @@ def test_values_that_are_flipped_or_of_another_shape_are_different(plain: dicomd
     assert "shapes (7, 5) and (5, 7)" in found.text()
 
 
-def test_one_level_is_a_difference_where_nothing_is_lossy(many: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_level_is_a_difference_where_nothing_is_lossy(
+    many: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lossless = many.select(transfer_syntax_uid=[JPEG_LS, J2K])
     wrong(monkeypatch, lambda values: values ^ 1)
     assert set(counts(check(lossless, sample=1))) == {"different"}
 
 
-def test_a_frame_that_only_the_second_decoder_gives_is_a_difference(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_only_the_second_decoder_gives_is_a_difference(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise TruncatedPixels("the frame needs 70 bytes, found 3")
 
-    monkeypatch.setattr(crosscheck.pixels, "read_frame", refuse)
+    monkeypatch.setattr(comparison_module.pixels, "read_frame", refuse)
     found = check(plain, sample=None)
     assert not found.ok and counts(found) == {"only_one": 3}
-    assert "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); pydicom: gave an array of (5, 7)" in found.text()
+    assert (
+        "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); pydicom: gave an array of (5, 7)"
+        in found.text()
+    )
 
 
 @pytest.mark.parametrize("syntax", [JPEG_LL])
-def test_a_cut_frame_needs_a_person_whatever_the_second_decoder_makes_of_it(tmp_path: Path, syntax: str) -> None:
+def test_a_cut_frame_needs_a_person_whatever_the_second_decoder_makes_of_it(
+    tmp_path: Path, syntax: str
+) -> None:
     image = phantoms.ramp((1, 32, 48))[0].astype("u2")
     stream = phantoms.encode_frame(image, syntax, 16)
 
     def cut(dataset: Any, _: int) -> None:
         dataset.PixelData = phantoms.encapsulate([stream[: len(stream) * 2 // 3]])
 
-    write_series(tmp_path / "dicom", shape=(1, 32, 48), bits_stored=16, transfer_syntax=syntax, edit=cut)
+    write_series(
+        tmp_path / "dicom", shape=(1, 32, 48), bits_stored=16, transfer_syntax=syntax, edit=cut
+    )
     found = check(scan(tmp_path / "dicom"))
     assert not found.ok
     assert set(counts(found)) <= {"only_one", "refused_by_both"}
@@ -241,14 +310,14 @@ def test_a_frame_that_nobody_can_decode_needs_a_person(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["f4", "f8", "u8", "i8"])
 def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
     ours = np.array([[0, 1], [2**53, 3]], dtype)
-    assert crosscheck._gaps(ours, ours).max() == 0
+    assert comparison_module._gaps(ours, ours).max() == 0
     other = ours.copy()
     other[1, 0] = np.nextafter(other[1, 0], 0) if dtype[0] == "f" else 2**53 + 1
-    assert np.count_nonzero(crosscheck._gaps(ours, other)) == 1
+    assert np.count_nonzero(comparison_module._gaps(ours, other)) == 1
     if dtype[0] == "f":
         other = ours.copy()
         ours[0, 0] = other[0, 0] = other[0, 1] = np.nan
-        assert crosscheck._gaps(ours, other).tolist() == [[0, np.inf], [0, 0]]
+        assert comparison_module._gaps(ours, other).tolist() == [[0, np.inf], [0, 0]]
 
 
 # --- a second decoder that misbehaves ---------------------------------------------------------------------------------
@@ -273,7 +342,10 @@ def second_file(index: dicomdl.Index) -> str:
 def test_the_death_of_the_second_process_is_a_result_and_the_next_frame_goes_on(
     plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_second(monkeypatch, f"if request['path'] == {second_file(plain)!r}: os.abort()\nreturn read(request)")
+    replace_second(
+        monkeypatch,
+        f"if request['path'] == {second_file(plain)!r}: os.abort()\nreturn read(request)",
+    )
     found = check(plain, sample=None)
     assert counts(found) == {"equal": 2, "only_one": 1}
     assert found.differences[0].path == second_file(plain)
@@ -282,18 +354,27 @@ def test_the_death_of_the_second_process_is_a_result_and_the_next_frame_goes_on(
         assert "died (SIGABRT)" in found.differences[0].what
 
 
-def test_a_second_process_that_hangs_is_stopped(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_second(monkeypatch, f"if request['path'] == {second_file(plain)!r}: time.sleep(600)\nreturn read(request)")
+def test_a_second_process_that_hangs_is_stopped(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_second(
+        monkeypatch,
+        f"if request['path'] == {second_file(plain)!r}: time.sleep(600)\nreturn read(request)",
+    )
     found = check(plain, sample=None, timeout_s=3)
     assert counts(found) == {"equal": 2, "only_one": 1}
     assert "pydicom: gave no answer in 3 s and was stopped" in found.differences[0].what
 
 
-def test_a_second_process_that_cannot_start_is_a_result(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_that_cannot_start_is_a_result(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(seconddecoder, "_WORKER", "raise SystemExit(3)")
     found = check(plain, sample=1)
     assert counts(found) == {"only_one": 1}
-    assert all("exit code 3" in d.what or "as soon as it starts" in d.what for d in found.differences)
+    assert all(
+        "exit code 3" in d.what or "as soon as it starts" in d.what for d in found.differences
+    )
 
 
 @pytest.mark.parametrize(
@@ -306,30 +387,46 @@ def test_a_second_process_that_cannot_start_is_a_result(plain: dicomdl.Index, mo
     ],
     ids=["noise", "too large", "complex", "refusal"],
 )
-def test_an_answer_that_is_nonsense_is_a_result(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+def test_an_answer_that_is_nonsense_is_a_result(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
     replace_second(monkeypatch, body)
     found = check(plain, sample=1)
     assert counts(found) == {"only_one": 1}
     assert "RAMP^PHANTOM" not in found.text()
 
 
-def test_what_a_second_decoder_prints_does_not_get_between_its_answers(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace_second(monkeypatch, "print('hello', flush=True); os.write(1, b'hello'); return read(request)")
+def test_what_a_second_decoder_prints_does_not_get_between_its_answers(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_second(
+        monkeypatch, "print('hello', flush=True); os.write(1, b'hello'); return read(request)"
+    )
     assert counts(check(plain, sample=None)) == {"equal": 3}
 
 
-def test_a_wrong_second_decoder_is_a_difference_told_neutrally(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_second_decoder_is_a_difference_told_neutrally(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace_second(monkeypatch, "return read(request) + 1")
     found = check(plain, sample=None)
     assert counts(found) == {"different": 3}
-    assert all(d.what == "decoders differ: dicomdl and pydicom: by 1 at most, in 100.00% of the samples" for d in found.differences)
+    assert all(
+        d.what == "decoders differ: dicomdl and pydicom: by 1 at most, in 100.00% of the samples"
+        for d in found.differences
+    )
 
 
-def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_series(tmp_path / "dicom", shape=(2, 16, 24), transfer_syntax=JPEG_LS)
     index = scan(tmp_path / "dicom")
     for reason in ("ImportError()", "RuntimeError()"):
-        replace_second(monkeypatch, f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn read(request)")
+        replace_second(
+            monkeypatch,
+            f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn read(request)",
+        )
         found = check(index)
         assert counts(found) == {"equal": 2}
         assert dict(found.rows[0].seconds) == {"pydicom + SimpleITK (GDCM)": "same library"}
@@ -338,13 +435,19 @@ def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(tmp_path
 def test_no_process_is_left_behind(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     start = seconddecoder._start_worker
-    monkeypatch.setattr(seconddecoder, "_start_worker", lambda program: started.append(start(program)) or started[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        seconddecoder,
+        "_start_worker",
+        lambda program: started.append(start(program)) or started[-1],
+    )  # type: ignore[func-returns-value]
     check(plain, sample=None)
     assert len(started) == 1
     assert started[0].returncode is not None
 
 
-def test_what_was_written_for_the_second_decoder_is_removed_though_it_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_written_for_the_second_decoder_is_removed_though_it_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_series(tmp_path / "dicom", shape=(1, 16, 24), transfer_syntax=JPEG_LS)
     replace_second(monkeypatch, "open(request['scratch'] + '/frame.dcm', 'w').close(); os.abort()")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
@@ -361,8 +464,16 @@ def test_a_sample_has_frames_of_each_kind_and_follows_from_the_seed(many: dicomd
     assert len(numbers) == kinds == len(sampled(many, 1, seed=5)[0])
     assert sampled(many, 1) == (numbers, kinds)
     assert numbers == sorted(set(numbers))
-    for name in ("transfer_syntax_uid", "bits_allocated", "samples_per_pixel", "photometric_interpretation", "sop_class_uid"):
-        assert {many.value(n, name) for n in numbers} == {many.value(n, name) for n in range(len(many))}
+    for name in (
+        "transfer_syntax_uid",
+        "bits_allocated",
+        "samples_per_pixel",
+        "photometric_interpretation",
+        "sop_class_uid",
+    ):
+        assert {many.value(n, name) for n in numbers} == {
+            many.value(n, name) for n in range(len(many))
+        }
     assert any(sampled(many, 1, seed)[0] != numbers for seed in range(1, 6))
 
 
@@ -376,8 +487,12 @@ def test_a_sample_takes_one_frame_of_each_stack_before_a_second_of_any(tmp_path:
         assert (kinds, sorted(stacks.count(stack) for stack in set(stacks))) == (1, expected)
 
 
-@pytest.mark.parametrize("options", [{"sample": 0}, {"sample": -1}, {"timeout_s": 0}, {"timeout_s": float("nan")}])
-def test_a_sample_or_time_that_is_not_positive_is_refused(plain: dicomdl.Index, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"sample": 0}, {"sample": -1}, {"timeout_s": 0}, {"timeout_s": float("nan")}]
+)
+def test_a_sample_or_time_that_is_not_positive_is_refused(
+    plain: dicomdl.Index, options: dict[str, Any]
+) -> None:
     with pytest.raises(UsageError):
         check(plain, **options)
 
@@ -395,25 +510,47 @@ def test_the_report_is_plain_values_for_json_and_says_nothing_of_a_patient(
         values = found.to_dict()
         assert json.loads(json.dumps(values, allow_nan=False)) == values
         assert values["ok"] is found.ok
-        for told in (json.dumps(values), found.text(), found.text(everything=True), repr(found), found._repr_html_()):
+        for told in (
+            json.dumps(values),
+            found.text(),
+            found.text(everything=True),
+            repr(found),
+            found._repr_html_(),
+        ):
             assert not any(word in told for word in IDENTITY)
     assert "a sample of" in good.text() and "same library" in good.text()
 
 
 def test_escape_sequences_of_a_path_do_not_reach_the_terminal(plain: dicomdl.Index) -> None:
     source = plain.source(0)
-    difference = crosscheck.Difference("\x1b[2Jx<b>", 1, source.transfer_syntax_uid, "different", "dicomdl", "pydicom", "decoders differ")
+    difference = comparison_module.Difference(
+        "\x1b[2Jx<b>",
+        1,
+        source.transfer_syntax_uid,
+        "different",
+        "dicomdl",
+        "pydicom",
+        "decoders differ",
+    )
     found = check(plain)
-    shown = PixelCheck(found.path, found.generation, 3, 0, found.rows, (difference,), {"different": 2})
+    shown = PixelCheck(
+        found.path, found.generation, 3, 0, found.rows, (difference,), {"different": 2}
+    )
     assert "\x1b" not in shown.text() and "<b>" not in shown._repr_html_()
     assert "2 different" in shown.text()
 
 
-def test_only_so_many_differences_are_kept_and_the_others_are_counted(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_differences_are_kept_and_the_others_are_counted(
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(crosscheck, "KEPT_DIFFERENCES", 2)
     replace_second(monkeypatch, "return read(request) + 1")
     found = check(plain, sample=None)
-    assert (len(found.differences), found.unlisted, counts(found)) == (2, {"different": 1}, {"different": 3})
+    assert (len(found.differences), found.unlisted, counts(found)) == (
+        2,
+        {"different": 1},
+        {"different": 3},
+    )
 
 
 def test_an_index_without_frames_is_fine(plain: dicomdl.Index) -> None:
@@ -426,7 +563,9 @@ def test_an_index_without_frames_is_fine(plain: dicomdl.Index) -> None:
 
 
 @pytest.mark.corpus
-def test_the_compressed_files_of_the_corpus_give_what_another_decoder_gives(corpus: Path, tmp_path: Path) -> None:
+def test_the_compressed_files_of_the_corpus_give_what_another_decoder_gives(
+    corpus: Path, tmp_path: Path
+) -> None:
     folder = corpus / "cornerstonejs+cornerstone3D"
     index = dicomdl.scan(folder, tmp_path / "index", workers=1, progress=False)
     found = check(index)
@@ -437,9 +576,13 @@ def test_the_compressed_files_of_the_corpus_give_what_another_decoder_gives(corp
 # --- the oracle -------------------------------------------------------------------------------------------------------
 
 
-def test_the_oracle_explains_what_it_can_and_prints_what_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oracle_explains_what_it_can_and_prints_what_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "dicom"
-    write_series(folder, shape=(1, 16, 24), photometric="MONOCHROME1", bits_stored=16, slope=2, intercept=-7)
+    write_series(
+        folder, shape=(1, 16, 24), photometric="MONOCHROME1", bits_stored=16, slope=2, intercept=-7
+    )
     write_series(folder, shape=(1, 16, 24), transfer_syntax=JPEG_LS, bits_stored=16, seed=2)
     colour_jpeg(folder / "colour")
     table, _ = decoders.compare_folder(folder, str(tmp_path / "index"), 2)

@@ -20,12 +20,17 @@ from phantoms import uid, write_secondary_capture, write_series, write_structure
 import dicomdl
 from dicomdl.errors import IndexFolderError, StorageError, UsageError
 from dicomdl.headers.reader import HeaderReader
-from dicomdl.index import table as tables
+from dicomdl.index import generations as generations_module
 from dicomdl.index.index import Index
+from dicomdl.jobs import digests as digests_module
+from dicomdl.jobs import engine as engine_module
 from dicomdl.jobs import scan as scanner
+from dicomdl.storage import folders as folders_module
 from dicomdl.storage import publishing as storage
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="links, modes and signals are those of POSIX")
+posix_only = pytest.mark.skipif(
+    os.name != "posix", reason="links, modes and signals are those of POSIX"
+)
 TABLES = ("files", "frames", "stacks", "problems")
 
 
@@ -67,11 +72,17 @@ def scan(*roots: Any, out: Any = None, **options: Any) -> Index:
 
 def content(index: Index) -> dict[str, list[str]]:
     """Everything an index says, without how its columns are encoded; as text, because NaN does not equal itself."""
-    return {name: [repr(row) for row in getattr(index._generation, name).plain().arrow.to_pylist()] for name in TABLES}
+    return {
+        name: [repr(row) for row in getattr(index._generation, name).plain().arrow.to_pylist()]
+        for name in TABLES
+    }
 
 
 def names(index: Index) -> list[str]:
-    return sorted(os.path.basename(os.fsdecode(path)) for path in index._generation.files.column("path").to_pylist())
+    return sorted(
+        os.path.basename(os.fsdecode(path))
+        for path in index._generation.files.column("path").to_pylist()
+    )
 
 
 def all_bytes(folder: str | Path) -> bytes:
@@ -83,7 +94,13 @@ def all_bytes(folder: str | Path) -> bytes:
 
 def test_the_ledger_adds_up_and_every_file_is_of_one_kind(root: Path, out: str) -> None:
     index = scan(root, out=out)
-    assert dict(index.ledger) == {"files": 10, "image": 6, "no_image": 1, "not_dicom": 1, "problem": 2}
+    assert dict(index.ledger) == {
+        "files": 10,
+        "image": 6,
+        "no_image": 1,
+        "not_dicom": 1,
+        "problem": 2,
+    }
     assert sorted(problem.reason for problem in index.problems) == ["empty", "truncated"]
     assert len(index) == 6
     assert [stack.verdict for stack in index.stacks] == ["regular"]
@@ -92,7 +109,11 @@ def test_the_ledger_adds_up_and_every_file_is_of_one_kind(root: Path, out: str) 
 def test_the_ledger_of_the_corpus_adds_up(corpus: Path, out: str) -> None:
     index = scan(corpus, out=out)
     ledger = dict(index.ledger)
-    assert ledger.pop("files") == sum(ledger.values()) == sum(len(found) for _, _, found in os.walk(corpus))
+    assert (
+        ledger.pop("files")
+        == sum(ledger.values())
+        == sum(len(found) for _, _, found in os.walk(corpus))
+    )
     assert ledger["problem"] == len(index.problems)
     with_frames = set(index._generation.frames.numbers("file").tolist())
     assert len(with_frames) == ledger["image"]
@@ -119,7 +140,9 @@ def test_an_empty_folder_is_an_empty_index_that_prints(tmp_path: Path, out: str)
 # --- roots and the walk -----------------------------------------------------------------------------------------------
 
 
-def test_roots_may_be_several_overlapping_and_single_files(root: Path, out: str, tmp_path: Path) -> None:
+def test_roots_may_be_several_overlapping_and_single_files(
+    root: Path, out: str, tmp_path: Path
+) -> None:
     other = write_series(tmp_path / "other", shape=(2, 5, 7), seed=3)
     index = scan(root / "ct", root, other[0], str(other[0]), os.fsencode(other[1]), out=out)
     assert index.ledger["files"] == 12
@@ -127,11 +150,16 @@ def test_roots_may_be_several_overlapping_and_single_files(root: Path, out: str,
 
 
 def test_one_root_may_be_given_as_a_string_a_path_or_bytes(root: Path, out: str) -> None:
-    generations = {dicomdl.scan(one, out=out, progress=False).generation for one in (str(root), root, os.fsencode(root))}
+    generations = {
+        dicomdl.scan(one, out=out, progress=False).generation
+        for one in (str(root), root, os.fsencode(root))
+    }
     assert len(generations) == 1
 
 
-def test_hidden_folders_are_passed_over_and_counted_but_not_hidden_files(root: Path, out: str) -> None:
+def test_hidden_folders_are_passed_over_and_counted_but_not_hidden_files(
+    root: Path, out: str
+) -> None:
     shutil.move(root / "ct", root / ".hidden")
     shutil.copy(root / "report.dcm", root / ".report")
     index = scan(root, out=out)
@@ -142,7 +170,9 @@ def test_hidden_folders_are_passed_over_and_counted_but_not_hidden_files(root: P
 
 
 @posix_only
-def test_file_links_are_followed_and_each_file_is_read_once(root: Path, out: str, tmp_path: Path, reads: list[str]) -> None:
+def test_file_links_are_followed_and_each_file_is_read_once(
+    root: Path, out: str, tmp_path: Path, reads: list[str]
+) -> None:
     outside = write_series(tmp_path / "outside", shape=(1, 5, 7), seed=5)[0]
     (root / "link-out").symlink_to(outside)
     (root / "link-in").symlink_to(root / "ct" / "slice.txt")
@@ -156,7 +186,9 @@ def test_file_links_are_followed_and_each_file_is_read_once(root: Path, out: str
 
 
 @posix_only
-def test_folder_links_are_followed_only_when_told_and_loops_end(root: Path, out: str, tmp_path: Path) -> None:
+def test_folder_links_are_followed_only_when_told_and_loops_end(
+    root: Path, out: str, tmp_path: Path
+) -> None:
     write_series(tmp_path / "outside", shape=(2, 5, 7), seed=5)
     (root / "out").symlink_to(tmp_path / "outside")
     for name in ("self", "again"):
@@ -169,7 +201,9 @@ def test_folder_links_are_followed_only_when_told_and_loops_end(root: Path, out:
 
 
 @posix_only
-def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(root: Path, out: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(
+    root: Path, out: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     os.mkfifo(root / "pipe.dcm")
     monkeypatch.chdir(root)  # a socket's path is at most 107 bytes
     with socket.socket(socket.AF_UNIX) as server:
@@ -182,10 +216,15 @@ def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(root: Path, out:
 
 
 @posix_only
-@pytest.mark.parametrize("name", [b"\xff\xfe.dcm", b"a" * 255, b"new\nline", b"tab\t", b"-dash", "\u00fc\u0308\u202e".encode()])
+@pytest.mark.parametrize(
+    "name",
+    [b"\xff\xfe.dcm", b"a" * 255, b"new\nline", b"tab\t", b"-dash", "\u00fc\u0308\u202e".encode()],
+)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_name_that_a_file_may_have_is_kept(tmp_path: Path, out: str, name: bytes, workers: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(scanner, "CHUNK_FILES", 1)
+def test_any_name_that_a_file_may_have_is_kept(
+    tmp_path: Path, out: str, name: bytes, workers: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(engine_module, "CHUNK_FILES", 1)
     paths = write_series(tmp_path / "root", shape=(2, 5, 7))
     try:
         os.rename(os.fsencode(paths[0]), os.path.join(os.fsencode(tmp_path / "root"), name))
@@ -199,10 +238,12 @@ def test_any_name_that_a_file_may_have_is_kept(tmp_path: Path, out: str, name: b
     index.to_parquet(tmp_path / "exported")
 
 
-def test_a_file_that_vanishes_between_walk_and_read_is_a_problem_once(root: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = scanner.walk
+def test_a_file_that_vanishes_between_walk_and_read_is_a_problem_once(
+    root: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = folders_module.walk
 
-    def walk_then_remove(*args: Any, **options: Any) -> scanner.Walk:
+    def walk_then_remove(*args: Any, **options: Any) -> folders_module.Walk:
         found = original(*args, **options)
         (root / "ct" / "slice.txt").unlink()
         return found
@@ -226,7 +267,9 @@ def test_what_may_not_be_read_is_a_problem_or_listed(root: Path, out: str) -> No
     (root / "closed").chmod(0o700)
 
 
-def test_an_unreadable_folder_is_listed_and_the_scan_goes_on(root: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_listed_and_the_scan_goes_on(
+    root: Path, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = os.scandir
 
     def refuse(path: Any) -> Any:
@@ -240,7 +283,9 @@ def test_an_unreadable_folder_is_listed_and_the_scan_goes_on(root: Path, out: st
     assert index.manifest["passed_over"]["unreadable"] == [str(root / "ct")]
 
 
-def test_the_index_folder_inside_the_root_is_left_out_however_the_root_is_written(root: Path) -> None:
+def test_the_index_folder_inside_the_root_is_left_out_however_the_root_is_written(
+    root: Path,
+) -> None:
     first = scan(root, out=root / "index")
     second = scan(root, out=root / "index")
     assert first.ledger["files"] == second.ledger["files"] == 10
@@ -254,7 +299,9 @@ def test_the_index_folder_inside_the_root_is_left_out_however_the_root_is_writte
 # --- updates ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(root: Path, out: str, reads: list[str]) -> None:
+def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(
+    root: Path, out: str, reads: list[str]
+) -> None:
     first = scan(root, out=out)
     assert len(reads) == 10
     second = scan(root, out=out)
@@ -262,15 +309,17 @@ def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(root: Pa
     assert second.generation == first.generation
 
 
-def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded: list[str] = []
-    read_frame = scanner.read_frame
+    read_frame = digests_module.read_frame
 
     def counting(source: Any) -> Any:
         decoded.append(source.path)
         return read_frame(source)
 
-    monkeypatch.setattr(scanner, "read_frame", counting)
+    monkeypatch.setattr(digests_module, "read_frame", counting)
     copies = write_series(tmp_path / "data", repeat=(2,))
     first = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
     assert sorted(decoded) == sorted(str(path) for path in copies[2:4])
@@ -280,7 +329,9 @@ def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(tmp_pa
     assert [len(index.select(min_duplicate_of=0)) for index in (first, second)] == [1, 1]
 
 
-def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(root: Path, out: str, reads: list[str]) -> None:
+def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(
+    root: Path, out: str, reads: list[str]
+) -> None:
     scan(root, out=out)
     new = write_series(root / "new", shape=(2, 5, 7), seed=4)
     changed = root / "notes.dcm"
@@ -290,11 +341,19 @@ def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(roo
     reads.clear()
     index = scan(root, out=out)
     assert sorted(reads) == sorted([*(path.name for path in new), "notes.dcm"])
-    assert dict(index.ledger) == {"files": 10, "image": 7, "no_image": 1, "not_dicom": 1, "problem": 1}
+    assert dict(index.ledger) == {
+        "files": 10,
+        "image": 7,
+        "no_image": 1,
+        "not_dicom": 1,
+        "problem": 1,
+    }
     assert content(index) == content(scan(root, out=out + "-fresh"))
 
 
-def test_a_change_in_place_with_the_same_size_and_restored_time_is_noticed(root: Path, out: str) -> None:
+def test_a_change_in_place_with_the_same_size_and_restored_time_is_noticed(
+    root: Path, out: str
+) -> None:
     """A restored modification time does not restore the change time."""
     first = scan(root, out=out)
     path = root / "ct" / "slice.txt"
@@ -325,9 +384,16 @@ def test_updates_in_many_small_steps_equal_one_fresh_scan(tmp_path: Path, out: s
 
 @pytest.mark.parametrize(
     "options",
-    [{"attributes": ["ContrastBolusAgent"]}, {"patient_id": "hash"}, {"follow_links": True}, {"tolerances": dicomdl.Tolerances(tilt=0.5)}],
+    [
+        {"attributes": ["ContrastBolusAgent"]},
+        {"patient_id": "hash"},
+        {"follow_links": True},
+        {"tolerances": dicomdl.Tolerances(tilt=0.5)},
+    ],
 )
-def test_other_options_scan_again(root: Path, out: str, reads: list[str], options: dict[str, Any]) -> None:
+def test_other_options_scan_again(
+    root: Path, out: str, reads: list[str], options: dict[str, Any]
+) -> None:
     first = scan(root, out=out)
     reads.clear()
     second = scan(root, out=out, **options)
@@ -336,7 +402,9 @@ def test_other_options_scan_again(root: Path, out: str, reads: list[str], option
     assert scan(root, out=out, **options).generation == second.generation
 
 
-def test_another_version_of_dicomdl_scans_again(root: Path, out: str, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_dicomdl_scans_again(
+    root: Path, out: str, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     scan(root, out=out)
     reads.clear()
     monkeypatch.setattr(scanner, "__version__", "99")
@@ -359,7 +427,9 @@ def test_a_damaged_index_is_made_anew(root: Path, out: str, name: str, damage: s
     assert content(again) == before
 
 
-def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(root: Path, cache_folder: Path) -> None:
+def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(
+    root: Path, cache_folder: Path
+) -> None:
     first = scan(root)
     assert Path(first.path).parent == cache_folder / "indexes"
     assert scan(root).generation == first.generation
@@ -370,14 +440,17 @@ def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(roo
 
 
 @pytest.mark.parametrize("point", ["read_chunk", "build_stacks", "encoded", "publish"])
-def test_an_exception_in_mid_scan_leaves_the_old_index_whole(root: Path, out: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def test_an_exception_in_mid_scan_leaves_the_old_index_whole(
+    root: Path, out: str, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
     old = content(scan(root, out=out))
     write_series(root / "new", seed=4)
 
     def interrupt(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scanner, point, interrupt)
+    module = {"read_chunk": engine_module, "encoded": generations_module}.get(point, scanner)
+    monkeypatch.setattr(module, point, interrupt)
     with pytest.raises(KeyboardInterrupt):
         scan(root, out=out)
     monkeypatch.undo()
@@ -387,22 +460,22 @@ def test_an_exception_in_mid_scan_leaves_the_old_index_whole(root: Path, out: st
 KILLED = """
 import os, signal, sys
 import dicomdl
-from dicomdl.jobs import scan as scanner
+from dicomdl.index import generations
+from dicomdl.jobs import engine
 from dicomdl.storage import publishing as storage
-from dicomdl.index import table as tables
 
 def die(*args, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 where = sys.argv[3]
 if where == "read":
-    scanner.read_chunk = die
+    engine.read_chunk = die
 elif where == "tables":
-    original, calls = tables._write_table, []
+    original, calls = generations._write_table, []
     def write(path, table):
         calls.append(path)
         die() if len(calls) == 3 else original(path, table)
-    tables._write_table = write
+    generations._write_table = write
 elif where == "before the rename":
     os.rename = die
 elif where == "before the manifest":
@@ -416,18 +489,33 @@ dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)
 
 
 @posix_only
-@pytest.mark.parametrize("where", ["read", "tables", "before the rename", "before the manifest", "half a manifest", "after the manifest"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "read",
+        "tables",
+        "before the rename",
+        "before the manifest",
+        "half a manifest",
+        "after the manifest",
+    ],
+)
 def test_a_killed_scan_leaves_the_old_index_or_the_new_one_and_what_is_left_is_cleaned(
     root: Path, out: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = content(scan(root, out=out))
     write_series(root / "new", seed=4)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), out, where], env=environment(), check=False, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(root), out, where],
+        env=environment(),
+        check=False,
+        capture_output=True,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     found = content(dicomdl.open_index(out))
     new = content(scan(root, out=out + "-fresh"))
     assert found == (new if where == "after the manifest" else old)
-    monkeypatch.setattr(tables, "GRACE_S", -1.0)
+    monkeypatch.setattr(generations_module, "GRACE_S", -1.0)
     write_series(root / "newer", seed=5)
     index = scan(root, out=out)
     assert sorted(os.listdir(out)) == ["generations", "manifest.json"]
@@ -439,7 +527,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "rename"])
-def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(root: Path, out: str, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(
+    root: Path, out: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = content(scan(root, out=out))
     before = sorted(os.listdir(os.path.join(out, "generations")))
     write_series(root / "new", seed=4)
@@ -453,12 +543,16 @@ def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(root: Path, ou
     monkeypatch.undo()
     assert caught.value.errno == 28
     assert content(dicomdl.open_index(out)) == old
-    if call != "replace":  # then the generation is whole, only not named; the next scan removes it in time
+    if (
+        call != "replace"
+    ):  # then the generation is whole, only not named; the next scan removes it in time
         assert sorted(os.listdir(os.path.join(out, "generations"))) == before
 
 
 @posix_only
-def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(root: Path, out: str) -> None:
+def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(
+    root: Path, out: str
+) -> None:
     old = content(scan(root, out=out))
     write_series(root / "new", seed=4)
     program = (
@@ -466,7 +560,13 @@ def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(root: Pa
         "try:\n    dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)\n"
         "except dicomdl.DicomdlError as error:\n    print(type(error).__name__)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(root), out], env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root), out],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout == "StorageError\n", done.stderr
     assert content(dicomdl.open_index(out)) == old
     assert len(os.listdir(os.path.join(out, "generations"))) == 1
@@ -482,7 +582,12 @@ def test_a_missing_folder_is_a_usage_error_and_makes_nothing(tmp_path: Path, out
 
 
 def test_no_roots_wrong_workers_and_wrong_patient_id_are_usage_errors(root: Path, out: str) -> None:
-    for roots, options in (([], {}), ([root], {"workers": 0}), ([root], {"patient_id": "drop"}), ([root], {"attributes": ["Nonsense"]})):
+    for roots, options in (
+        ([], {}),
+        ([root], {"workers": 0}),
+        ([root], {"patient_id": "drop"}),
+        ([root], {"attributes": ["Nonsense"]}),
+    ):
         with pytest.raises(UsageError):
             scan(*roots, out=out, **options)
     assert not os.path.exists(out)
@@ -504,22 +609,32 @@ def test_a_folder_with_other_files_is_refused_as_out(root: Path, tmp_path: Path)
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Chunks of two files, so that small folders keep several workers busy."""
-    monkeypatch.setattr(scanner, "CHUNK_FILES", 2)
+    monkeypatch.setattr(engine_module, "CHUNK_FILES", 2)
     yield
 
 
-def test_two_workers_make_exactly_the_index_of_one(root: Path, out: str, small_chunks: None) -> None:
-    one, two = scan(root, out=out + "1", workers=1), scan(root, out=out + "2", workers=2, attributes=[])
+def test_two_workers_make_exactly_the_index_of_one(
+    root: Path, out: str, small_chunks: None
+) -> None:
+    one, two = (
+        scan(root, out=out + "1", workers=1),
+        scan(root, out=out + "2", workers=2, attributes=[]),
+    )
     assert content(one) == content(two)
     for name in TABLES:
-        folders = [os.path.join(index.path, "generations", index.generation, f"{name}.arrow") for index in (one, two)]
+        folders = [
+            os.path.join(index.path, "generations", index.generation, f"{name}.arrow")
+            for index in (one, two)
+        ]
         assert Path(folders[0]).read_bytes() == Path(folders[1]).read_bytes()
 
 
 def test_workers_know_the_extra_attributes(root: Path, out: str, small_chunks: None) -> None:
     for path in (root / "ct").iterdir():
         path.unlink()
-    write_series(root / "ct", edit=lambda dataset, z: setattr(dataset, "ContrastBolusAgent", "IODINE"))
+    write_series(
+        root / "ct", edit=lambda dataset, z: setattr(dataset, "ContrastBolusAgent", "IODINE")
+    )
     index = scan(root, out=out, workers=2, attributes=["ContrastBolusAgent"])
     assert {index.value(i, "contrast_bolus_agent") for i in range(len(index))} == {"IODINE"}
 
@@ -528,7 +643,7 @@ def test_workers_know_the_extra_attributes(root: Path, out: str, small_chunks: N
 def test_a_worker_that_is_killed_in_mid_scan_loses_nothing(
     root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, started = scanner._start_worker, []
+    original, started = engine_module._start_worker, []
 
     def start(extra: Any) -> Any:
         process = original(extra)
@@ -537,27 +652,31 @@ def test_a_worker_that_is_killed_in_mid_scan_loses_nothing(
             process.kill()
         return process
 
-    monkeypatch.setattr(scanner, "_start_worker", start)
+    monkeypatch.setattr(engine_module, "_start_worker", start)
     index = scan(root, out=out, workers=2)
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
 @posix_only
-def test_all_workers_killed_lose_nothing_either(root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = scanner._start_worker
+def test_all_workers_killed_lose_nothing_either(
+    root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = engine_module._start_worker
 
     def start(extra: Any) -> Any:
         process = original(extra)
         process.kill()
         return process
 
-    monkeypatch.setattr(scanner, "_start_worker", start)
+    monkeypatch.setattr(engine_module, "_start_worker", start)
     index = scan(root, out=out, workers=2)
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
-def test_no_worker_outlives_the_scan(root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, started = scanner._start_worker, []
+def test_no_worker_outlives_the_scan(
+    root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, started = engine_module._start_worker, []
 
     def start(extra: Any) -> Any:
         started.append(original(extra))
@@ -566,16 +685,18 @@ def test_no_worker_outlives_the_scan(root: Path, out: str, small_chunks: None, m
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scanner, "_start_worker", start)
+    monkeypatch.setattr(engine_module, "_start_worker", start)
     scan(root, out=out, workers=2)
-    monkeypatch.setattr(scanner, "from_bytes", interrupt)
+    monkeypatch.setattr(engine_module, "from_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         scan(root, out=out + "2", workers=2)
     assert len(started) == 4
     assert all(process.poll() is not None for process in started)
 
 
-def test_a_worker_that_cannot_start_says_what_to_do(root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_start_says_what_to_do(
+    root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "executable", "/no/python")
     with pytest.raises(StorageError, match="workers=1"):
         scan(root, out=out, workers=2)
@@ -604,8 +725,23 @@ def test_workers_start_from_anywhere(root: Path, out: str, tmp_path: Path, way: 
         (tmp_path / "script.py").write_text(program)
         command, given = [sys.executable, str(tmp_path / "script.py")], ""
     elif way == "notebook cell":
-        command, given = [sys.executable, "-c", f"exec(compile({program!r}, '<cell 1>', 'exec'), {{'__name__': '__main__'}})"], ""
-    done = subprocess.run(command, input=given, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+        command, given = (
+            [
+                sys.executable,
+                "-c",
+                f"exec(compile({program!r}, '<cell 1>', 'exec'), {{'__name__': '__main__'}})",
+            ],
+            "",
+        )
+    done = subprocess.run(
+        command,
+        input=given,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout == "10\n", done.stderr
 
 
@@ -629,9 +765,14 @@ def test_hashed_patients_are_stable_and_blank_ones_stay_blank(tmp_path: Path, ou
     assert b"SECRET" not in all_bytes(out)
 
 
-def test_another_key_scans_again_and_gives_other_hashes(root: Path, out: str, cache_folder: Path) -> None:
+def test_another_key_scans_again_and_gives_other_hashes(
+    root: Path, out: str, cache_folder: Path
+) -> None:
     first = scan(root, out=out, patient_id="hash")
-    assert stat.S_IMODE((cache_folder / "patient_id.key").stat().st_mode) == 0o600 or os.name != "posix"
+    assert (
+        stat.S_IMODE((cache_folder / "patient_id.key").stat().st_mode) == 0o600
+        or os.name != "posix"
+    )
     (cache_folder / "patient_id.key").unlink()
     second = scan(root, out=out, patient_id="hash")
     assert first.stacks[0].patient_id != second.stacks[0].patient_id
@@ -657,7 +798,10 @@ def test_identifying_values_are_nowhere_in_the_index_folder(tmp_path: Path, out:
     paths = write_series(tmp_path / "root", edit=plant)
     (tmp_path / "root" / "cut").write_bytes(paths[0].read_bytes()[:-30])
     index = scan(tmp_path / "root", out=out)
-    told = all_bytes(out) + (str(index) + index._repr_html_() + repr(index.problems) + repr(index.frame(0))).encode()
+    told = (
+        all_bytes(out)
+        + (str(index) + index._repr_html_() + repr(index.problems) + repr(index.frame(0))).encode()
+    )
     assert b"CANARY" not in told
     assert b"19010203" not in told
     assert b"RAMP-1" in all_bytes(out)  # PatientID is kept: labels are joined by it
@@ -667,7 +811,9 @@ def test_identifying_attributes_need_to_be_allowed(root: Path, out: str) -> None
     with pytest.raises(UsageError, match="allow_phi"):
         scan(root, out=out, attributes=["PatientName"])
     shutil.rmtree(root / "ct")
-    write_series(root / "ct", edit=lambda dataset, z: setattr(dataset, "PatientBirthDate", "19700102"))
+    write_series(
+        root / "ct", edit=lambda dataset, z: setattr(dataset, "PatientBirthDate", "19700102")
+    )
     index = scan(root, out=out, attributes=["PatientBirthDate"], allow_phi=True)
     assert index.value(0, "patient_birth_date") == "19700102"
 
@@ -684,8 +830,12 @@ def test_further_attributes_are_columns_that_select_and_frames_know(root: Path, 
     write_series(root / "contrast", seed=6, series_uid=uid("contrast"), edit=with_agent)
     index = scan(root, out=out, attributes=["ContrastBolusAgent"])
     assert len(index.select(contrast_bolus_agent="IODINE")) == 2
-    assert dict(index.select(contrast_bolus_agent="IODINE").frame(0).extra) == {"contrast_bolus_agent": "IODINE"}
-    assert content(index) == content(scan(root, out=out + "-2", attributes=["ContrastBolusAgent"], workers=1))
+    assert dict(index.select(contrast_bolus_agent="IODINE").frame(0).extra) == {
+        "contrast_bolus_agent": "IODINE"
+    }
+    assert content(index) == content(
+        scan(root, out=out + "-2", attributes=["ContrastBolusAgent"], workers=1)
+    )
 
 
 @posix_only
@@ -695,18 +845,26 @@ def test_folders_and_files_of_an_index_are_their_owners_only(root: Path, out: st
         index = scan(root, out=out)
     finally:
         os.umask(before)
-    found = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in [Path(index.path), *Path(out).rglob("*")]}
+    found = {
+        (path.is_dir(), stat.S_IMODE(path.stat().st_mode))
+        for path in [Path(index.path), *Path(out).rglob("*")]
+    }
     assert found == {(True, 0o700), (False, 0o600)}
 
 
-def test_progress_is_shown_only_when_asked_for(root: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_only_when_asked_for(
+    root: Path, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     scan(root, out=out)
     assert capsys.readouterr() == ("", "")
 
 
 def test_two_scans_at_once_leave_one_whole_index(root: Path, out: str) -> None:
     program = "import sys, dicomdl; dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)"
-    running = [subprocess.Popen([sys.executable, "-c", program, str(root), out], env=environment()) for _ in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(root), out], env=environment())
+        for _ in range(2)
+    ]
     deadline = time.monotonic() + 120
     while any(process.poll() is None for process in running) and time.monotonic() < deadline:
         with contextlib.suppress(IndexFolderError):  # until the first of them has published
@@ -717,7 +875,9 @@ def test_two_scans_at_once_leave_one_whole_index(root: Path, out: str) -> None:
     assert storage.cache_folder()
 
 
-def test_files_of_others_are_never_removed_however_old_and_whatever_they_are_called(tmp_path: Path) -> None:
+def test_files_of_others_are_never_removed_however_old_and_whatever_they_are_called(
+    tmp_path: Path,
+) -> None:
     write_series(tmp_path / "dicom", shape=(2, 5, 7))
     foreign = tmp_path / "mine" / "generations" / "epoch_10"
     foreign.mkdir(parents=True)
@@ -734,7 +894,11 @@ def test_going_over_to_hashed_patients_leaves_no_raw_identifier_behind(tmp_path:
     write_series(tmp_path / "dicom", shape=(2, 5, 7), patient_id="SECRETPATIENT")
     scan(tmp_path / "dicom", out=tmp_path / "i")
     scan(tmp_path / "dicom", out=tmp_path / "i", patient_id="hash")
-    held = [path for path in (tmp_path / "i").rglob("*") if path.is_file() and b"SECRETPATIENT" in path.read_bytes()]
+    held = [
+        path
+        for path in (tmp_path / "i").rglob("*")
+        if path.is_file() and b"SECRETPATIENT" in path.read_bytes()
+    ]
     assert held == []
 
 
@@ -743,7 +907,13 @@ def test_series_without_a_uid_are_one_only_within_a_folder_and_say_so(tmp_path: 
         dataset.SeriesInstanceUID = dataset.StudyInstanceUID = dataset.PatientID = ""
 
     for number, folder in enumerate(("a", "b")):
-        write_series(tmp_path / "dicom" / folder, shape=(3, 5, 7), origin=(0, 0, 6 * number), edit=blank, seed=number)
+        write_series(
+            tmp_path / "dicom" / folder,
+            shape=(3, 5, 7),
+            origin=(0, 0, 6 * number),
+            edit=blank,
+            seed=number,
+        )
     index = scan(tmp_path / "dicom", out=tmp_path / "i")
     assert [stack.slices for stack in index.stacks] == [3, 3]
     assert all(stack.detail["series_instance_uid"] == "blank" for stack in index.stacks)
@@ -755,18 +925,33 @@ def test_empty_names_are_refused(tmp_path: Path) -> None:
             dicomdl.scan(roots, out=out, progress=False)
 
 
-def test_frames_with_equal_indices_and_other_palettes_are_no_copies_but_the_same_file_twice_is(tmp_path: Path) -> None:
+def test_frames_with_equal_indices_and_other_palettes_are_no_copies_but_the_same_file_twice_is(
+    tmp_path: Path,
+) -> None:
     def palette(shade: int, dataset: Any, _: int) -> None:
         dataset.PhotometricInterpretation = "PALETTE COLOR"
         for colour in ("Red", "Green", "Blue"):
             setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
-            setattr(dataset, f"{colour}PaletteColorLookupTableData", bytes(range(256)) * 2 if shade else bytes(512))
+            setattr(
+                dataset,
+                f"{colour}PaletteColorLookupTableData",
+                bytes(range(256)) * 2 if shade else bytes(512),
+            )
 
     for shade in (0, 1):
         edit = functools.partial(palette, shade)
-        write_series(tmp_path / "data", shape=(4, 5, 7), bits_allocated=8, edit=edit, series_uid="1.2.3", seed=shade)
+        write_series(
+            tmp_path / "data",
+            shape=(4, 5, 7),
+            bits_allocated=8,
+            edit=edit,
+            series_uid="1.2.3",
+            seed=shade,
+        )
     index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
-    assert [stack.verdict for stack in index.stacks] == ["duplicates"] and len(index.select(min_duplicate_of=0)) == 0
+    assert [stack.verdict for stack in index.stacks] == ["duplicates"] and len(
+        index.select(min_duplicate_of=0)
+    ) == 0
     shutil.copytree(tmp_path / "data", tmp_path / "twice" / "a")
     shutil.copytree(tmp_path / "data", tmp_path / "twice" / "b")
     twice = dicomdl.scan(tmp_path / "twice", tmp_path / "index of twice", progress=False)

@@ -24,27 +24,47 @@ from numpy.typing import NDArray
 
 import dicomdl
 from dicomdl.errors import DicomdlError
-from dicomdl.jobs import crosscheck
+from dicomdl.jobs import comparison as comparison_module
+from dicomdl.jobs import decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import second_decoder as seconddecoder
 from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
 from dicomdl.pixels import read as pixels
-from dicomdl.values.lookup import palette_to_rgb
+from dicomdl.values.lookup_reading import palette_to_rgb
 
 Array = NDArray[Any]
 
 PLUGINS = {
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 90, 91)), ("gdcm", "pillow", "pylibjpeg")),
+    **dict.fromkeys(
+        (f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 90, 91)), ("gdcm", "pillow", "pylibjpeg")
+    ),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (57, 70)), ("gdcm", "pylibjpeg")),
-    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), ("gdcm", "pyjpegls", "pylibjpeg")),
+    **dict.fromkeys(
+        (f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), ("gdcm", "pyjpegls", "pylibjpeg")
+    ),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203)), ("pylibjpeg",)),
     "1.2.840.10008.1.2.5": ("gdcm", "pydicom", "pylibjpeg"),
-    **dict.fromkeys(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"), ("",)),
+    **dict.fromkeys(
+        (
+            "1.2.840.10008.1.2",
+            "1.2.840.10008.1.2.1",
+            "1.2.840.10008.1.2.2",
+            "1.2.840.10008.1.2.1.99",
+        ),
+        ("",),
+    ),
 }
 JPEG_2000 = {f"1.2.840.10008.1.2.4.{n}" for n in (90, 91)}
 LOSSLESS = {*PLUGINS} - {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81, 91, 203)}
-FILE, FFMPEG = Second("SimpleITK, the file", "GDCM", "simpleitk"), Second("FFmpeg", "FFmpeg", "simpleitk")
+FILE, FFMPEG = (
+    Second("SimpleITK, the file", "GDCM", "simpleitk"),
+    Second("FFmpeg", "FFmpeg", "simpleitk"),
+)
 # One image in many transfer syntaxes, by the corpus' README.
-ONE_IMAGE = ("neurolabusc+dcm_qa_ts/In/*.dcm", "cornerstonejs+cornerstone3D/**/CTImage.dcm_*", "robyoung+dicom-test-files/**/XA1_*")
+ONE_IMAGE = (
+    "neurolabusc+dcm_qa_ts/In/*.dcm",
+    "cornerstonejs+cornerstone3D/**/CTImage.dcm_*",
+    "robyoung+dicom-test-files/**/XA1_*",
+)
 
 VERDICTS = {  # what differs: who is right, by what
     "rounding of the inverse transform": "both: T.81 A.3.3 and T.803 leave its precision open; 1 level of a component at most",
@@ -109,7 +129,9 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
     if not picture.format.name.startswith(("gray", "rgb24", "pal8")):
         raise NotImplementedError(picture.format.name)
     values = picture.to_ndarray().astype(np.int64)
-    if picture.format.name.startswith("gray") and not picture.format.name.startswith(("gray10", "gray12", "gray14")):
+    if picture.format.name.startswith("gray") and not picture.format.name.startswith(
+        ("gray10", "gray12", "gray14")
+    ):
         values >>= (16 if "16" in picture.format.name else 8) - precision
     if signed:
         values -= 1 << precision - 1
@@ -131,7 +153,9 @@ def readers_of(frame: dicomdl.Frame) -> Iterator[Second]:
     uid = frame.transfer_syntax_uid
     for plugin in PLUGINS.get(uid, ()):
         yield Second(f"pydicom/{plugin}" if plugin else "pydicom", "", "pydicom", plugin)
-    yield from (second for second in crosscheck.seconds_for(frame) if " + " in second.name)
+    yield from (
+        second for second in decoder_pairs_module.seconds_for(frame) if " + " in second.name
+    )
     if uid in JPEG_2000:
         yield FFMPEG
     yield FILE
@@ -157,27 +181,51 @@ def explain(frame: dicomdl.Frame, reader: Second, ours: Array, theirs: Array) ->
     if ours.shape != theirs.shape:
         return ""
     gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    found = [*of_codecs(frame, reader, theirs, gaps), *(of_files(frame, ours, theirs, gaps) if reader is FILE else [])]
-    return next((verdict for verdict, holds in [*found, *of_samples(frame, ours, theirs)] if holds), "")
+    found = [
+        *of_codecs(frame, reader, theirs, gaps),
+        *(of_files(frame, ours, theirs, gaps) if reader is FILE else []),
+    ]
+    return next(
+        (verdict for verdict, holds in [*found, *of_samples(frame, ours, theirs)] if holds), ""
+    )
 
 
-def of_codecs(frame: dicomdl.Frame, reader: Second, theirs: Array, gaps: Array) -> Iterator[tuple[str, bool]]:
-    if frame.transfer_syntax_uid not in crosscheck._ROUNDING:
+def of_codecs(
+    frame: dicomdl.Frame, reader: Second, theirs: Array, gaps: Array
+) -> Iterator[tuple[str, bool]]:
+    if frame.transfer_syntax_uid not in comparison_module._ROUNDING:
         return
     components = frame.samples_per_pixel == 1 or (reader is not FILE and reader.colour == "stored")
-    yield "rounding of the inverse transform", bool(gaps.max() <= (1 if components else 3))  # 3: see crosscheck._COLOUR_ROUNDING
+    yield (
+        "rounding of the inverse transform",
+        bool(gaps.max() <= (1 if components else 3)),
+    )  # 3: see comparison_module._COLOUR_ROUNDING
     if frame.samples_per_pixel == 3:
         luminance = gaps[..., 0].max() if components else 0
-        yield "chrominance filled up otherwise", bool(luminance <= 1 and gaps.reshape(-1, 3).mean(axis=0).max() <= 1)
-        yield "colours converted", components and bool(np.abs(pixels.read_frame(frame, colour="rgb") - theirs.astype(float)).mean() <= 1)
+        yield (
+            "chrominance filled up otherwise",
+            bool(luminance <= 1 and gaps.reshape(-1, 3).mean(axis=0).max() <= 1),
+        )
+        yield (
+            "colours converted",
+            components
+            and bool(
+                np.abs(pixels.read_frame(frame, colour="rgb") - theirs.astype(float)).mean() <= 1
+            ),
+        )
 
 
-def of_files(frame: dicomdl.Frame, ours: Array, theirs: Array, gaps: Array) -> Iterator[tuple[str, bool]]:
+def of_files(
+    frame: dicomdl.Frame, ours: Array, theirs: Array, gaps: Array
+) -> Iterator[tuple[str, bool]]:
     """What SimpleITK does to the values of a file."""
     stored = pixels.read_frame(frame, colour="stored").astype(np.float64)
     slope, intercept = frame.rescale_slope or 1.0, frame.rescale_intercept or 0.0
     if frame.photometric_interpretation == "PALETTE COLOR":
-        yield "colours of a palette in 8 bits", ours.dtype == np.uint16 and np.array_equal(ours >> 8, theirs)
+        yield (
+            "colours of a palette in 8 bits",
+            ours.dtype == np.uint16 and np.array_equal(ours >> 8, theirs),
+        )
         return
     if frame.photometric_interpretation == "MONOCHROME1":
         inverted = ((1 << frame.bits_stored) - 1 - stored) * slope + intercept
@@ -186,30 +234,52 @@ def of_files(frame: dicomdl.Frame, ours: Array, theirs: Array, gaps: Array) -> I
         yield "single bits as 0 and 255", np.array_equal(stored * 255, theirs)
         last = slice(-7, None)  # of the last frame
         spread = (stored * 255).ravel()
-        alike = frame.frame_number == frame.number_of_frames and np.array_equal(spread[:-7], theirs.ravel()[:-7])
+        alike = frame.frame_number == frame.number_of_frames and np.array_equal(
+            spread[:-7], theirs.ravel()[:-7]
+        )
         yield "last bits lost", alike and bool((theirs.ravel()[last] <= spread[last]).all())
         return
-    yield "rounded to a narrower type", bool(gaps.max() <= 1e-6 * np.abs(ours).max() or (theirs.dtype.kind in "iu" and gaps.max() < 1))
+    yield (
+        "rounded to a narrower type",
+        bool(
+            gaps.max() <= 1e-6 * np.abs(ours).max()
+            or (theirs.dtype.kind in "iu" and gaps.max() < 1)
+        ),
+    )
     if ours.ndim == 2:
-        yield "rescale of another frame", frame.number_of_frames > 1 and len(np.unique(stored)) > 2 and is_linear(stored, theirs)
+        yield (
+            "rescale of another frame",
+            frame.number_of_frames > 1 and len(np.unique(stored)) > 2 and is_linear(stored, theirs),
+        )
 
 
 def of_samples(frame: dicomdl.Frame, ours: Array, theirs: Array) -> Iterator[tuple[str, bool]]:
     """What a reader does to the bits of samples."""
     if frame.pixel_representation == 1 and frame.samples_per_pixel == 1:
-        yield "sign dropped", np.array_equal(np.mod(ours.astype(np.float64), 1 << frame.bits_stored), theirs)
+        yield (
+            "sign dropped",
+            np.array_equal(np.mod(ours.astype(np.float64), 1 << frame.bits_stored), theirs),
+        )
     if frame.samples_per_pixel == 3 and frame.bits_allocated > 8:
-        yield "bytes of colours mixed", np.array_equal(np.sort(bytes_of(ours)), np.sort(bytes_of(theirs)))
+        yield (
+            "bytes of colours mixed",
+            np.array_equal(np.sort(bytes_of(ours)), np.sort(bytes_of(theirs))),
+        )
     if frame.bits_allocated == 32 and theirs.dtype == np.uint32:
         yield "halves of 32 bits swapped", np.array_equal(ours, theirs >> 16 | theirs << 16)
 
 
 def is_linear(stored: Array, theirs: Array) -> bool:
     """Whether one slope and intercept lead from one array to the other."""
-    low, high = np.unravel_index(stored.argmin(), stored.shape), np.unravel_index(stored.argmax(), stored.shape)
+    low, high = (
+        np.unravel_index(stored.argmin(), stored.shape),
+        np.unravel_index(stored.argmax(), stored.shape),
+    )
     slope = (float(theirs[high]) - float(theirs[low])) / (stored[high] - stored[low])
     guess = float(theirs[low]) + (stored - stored[low]) * slope
-    return bool(np.allclose(guess, theirs, rtol=1e-6, atol=1e-6 * max(1.0, float(np.abs(guess).max()))))
+    return bool(
+        np.allclose(guess, theirs, rtol=1e-6, atol=1e-6 * max(1.0, float(np.abs(guess).max())))
+    )
 
 
 def bytes_of(values: Array) -> Array:
@@ -222,8 +292,12 @@ def bytes_of(values: Array) -> Array:
 @dataclass
 class Table:
     counts: dict[str, Counter[str]] = field(default_factory=dict)  # reader -> outcome -> frames
-    verdicts: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (reader, verdict) -> places
-    refused: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # (reader, why) -> places
+    verdicts: dict[tuple[str, str], list[str]] = field(
+        default_factory=dict
+    )  # (reader, verdict) -> places
+    refused: dict[tuple[str, str], list[str]] = field(
+        default_factory=dict
+    )  # (reader, why) -> places
     unexplained: list[str] = field(default_factory=list)
     ours_refused: list[str] = field(default_factory=list)
 
@@ -233,11 +307,15 @@ class Table:
 
 def ask(reader: SecondReader, frame: dicomdl.Frame, second: Second) -> Array | Refusal | None:
     colours = second is FILE and frame.photometric_interpretation == "PALETTE COLOR"
-    reader.ask(dataclasses.replace(frame.source, samples_per_pixel=3) if colours else frame.source, second)
+    reader.ask(
+        dataclasses.replace(frame.source, samples_per_pixel=3) if colours else frame.source, second
+    )
     return reader.answer()
 
 
-def compare(frame: dicomdl.Frame, second: Second, reader: SecondReader, table: Table, place: str) -> None:
+def compare(
+    frame: dicomdl.Frame, second: Second, reader: SecondReader, table: Table, place: str
+) -> None:
     if (theirs := ask(reader, frame, second)) is None:
         return
     try:
@@ -248,10 +326,17 @@ def compare(frame: dicomdl.Frame, second: Second, reader: SecondReader, table: T
         if isinstance(theirs, Refusal):
             table.refused.setdefault((second.name, theirs.why), []).append(place)
         else:
-            table.unexplained.append(f"{place}: dicomdl refuses, {second.name} gives {theirs.shape}")
+            table.unexplained.append(
+                f"{place}: dicomdl refuses, {second.name} gives {theirs.shape}"
+            )
         both = isinstance(ours, DicomdlError) and isinstance(theirs, Refusal)
-        table.count(second.name, "both refuse" if both else "refuses" if isinstance(theirs, Refusal) else "only theirs")
-    elif ours.shape == theirs.shape and np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == theirs.dtype.kind == "f"):
+        table.count(
+            second.name,
+            "both refuse" if both else "refuses" if isinstance(theirs, Refusal) else "only theirs",
+        )
+    elif ours.shape == theirs.shape and np.array_equal(
+        ours, theirs, equal_nan=ours.dtype.kind == theirs.dtype.kind == "f"
+    ):
         table.count(second.name, "equal")
     elif verdict := explain(frame, second, ours, theirs):
         table.count(second.name, "explained")
@@ -259,12 +344,16 @@ def compare(frame: dicomdl.Frame, second: Second, reader: SecondReader, table: T
     else:
         table.count(second.name, "UNEXPLAINED")
         if ours.shape != theirs.shape:
-            table.unexplained.append(f"{place}: {second.name}: shapes {ours.shape} and {theirs.shape}")
+            table.unexplained.append(
+                f"{place}: {second.name}: shapes {ours.shape} and {theirs.shape}"
+            )
             return
         gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
         at = tuple(int(i) for i in np.unravel_index(gaps.argmax(), gaps.shape))
         share = np.count_nonzero(gaps) / gaps.size
-        table.unexplained.append(f"{place}: {second.name}: {share:.2%} differ, at {at} dicomdl {ours[at]}, theirs {theirs[at]}")
+        table.unexplained.append(
+            f"{place}: {second.name}: {share:.2%} differ, at {at} dicomdl {ours[at]}, theirs {theirs[at]}"
+        )
 
 
 def chosen_frames(index: dicomdl.Index, per_file: int) -> Iterator[dicomdl.Frame]:
@@ -273,7 +362,10 @@ def chosen_frames(index: dicomdl.Index, per_file: int) -> Iterator[dicomdl.Frame
     for number in range(len(index)):
         files.setdefault(index.source(number).path, []).append(number)
     for numbers in files.values():
-        ordered = sorted(numbers, key=lambda number: (index.source(number).frame_number, index.source(number).tile_top))
+        ordered = sorted(
+            numbers,
+            key=lambda number: (index.source(number).frame_number, index.source(number).tile_top),
+        )
         for number in sorted({*ordered[:per_file], ordered[-1]}):
             yield index.frame(number)
 
@@ -296,9 +388,19 @@ def one_image(folder: Path, index: dicomdl.Index) -> Iterator[str]:
     """Whether the lossless members of one image in many transfer syntaxes are identical."""
     by_path = {index.source(number).path: number for number in reversed(range(len(index)))}
     for pattern in ONE_IMAGE:
-        frames = [index.frame(by_path[str(path)]) for path in sorted(folder.glob(pattern)) if str(path) in by_path]
-        depth = max((frame.bits_stored for frame in frames), default=0)  # members of another bit depth are other images
-        members = [frame for frame in frames if frame.transfer_syntax_uid in LOSSLESS and frame.bits_stored == depth]
+        frames = [
+            index.frame(by_path[str(path)])
+            for path in sorted(folder.glob(pattern))
+            if str(path) in by_path
+        ]
+        depth = max(
+            (frame.bits_stored for frame in frames), default=0
+        )  # members of another bit depth are other images
+        members = [
+            frame
+            for frame in frames
+            if frame.transfer_syntax_uid in LOSSLESS and frame.bits_stored == depth
+        ]
         if members:
             values = [pixels.read_frame(frame) for frame in members]
             same = sum(np.array_equal(values[0], other) for other in values)
@@ -330,10 +432,19 @@ def told(table: Table, everything: bool) -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--frames", type=int, default=2, help="frames of each file, beside its last one (default: %(default)s)")
-    parser.add_argument("--all", action="store_true", help="name every file under each verdict, not three")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=2,
+        help="frames of each file, beside its last one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="name every file under each verdict, not three"
+    )
     given = parser.parse_args()
     folder = given.folder.resolve()
     with tempfile.TemporaryDirectory() as scratch:
@@ -341,7 +452,9 @@ def main() -> int:
         print("\n".join(told(table, given.all)))
         print("\nfiles without usable frames")
         for problem in index.problems:
-            print(f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n  {'':<20} {problem.detail}")
+            print(
+                f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n  {'':<20} {problem.detail}"
+            )
         print("\none image in many transfer syntaxes")
         print("\n".join(f"  {line}" for line in one_image(folder, index)))
     return 1 if table.unexplained else 0

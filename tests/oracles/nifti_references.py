@@ -68,11 +68,21 @@ class Rule:
 QA = "neurolabusc+dcm_qa_"
 IBSI = "theibsi+data_sets/"
 ECHO_20, ECHO_40 = (
-    tuple(f"moloney+dcmstack/test/data/dcmstack/2D_16Echo_qT2/TE_{echo}_SlcPos_-{place}*.dcm" for place in (33, 23)) for echo in (20, 40)
+    tuple(
+        f"moloney+dcmstack/test/data/dcmstack/2D_16Echo_qT2/TE_{echo}_SlcPos_-{place}*.dcm"
+        for place in (33, 23)
+    )
+    for echo in (20, 40)
 )
 RULES = (  # the first that fits counts
-    Rule(".*_mask.nii.gz|.*/mask/.*", listed="a mask drawn by hand (RTSTRUCT, PS3.3 A.19) or made: a label, not an image"),
-    Rule("wasserth.*seg_dicom.nii.gz", listed="a label map that a network made: no DICOM instance holds it"),
+    Rule(
+        ".*_mask.nii.gz|.*/mask/.*",
+        listed="a mask drawn by hand (RTSTRUCT, PS3.3 A.19) or made: a label, not an image",
+    ),
+    Rule(
+        "wasserth.*seg_dicom.nii.gz",
+        listed="a label map that a network made: no DICOM instance holds it",
+    ),
     Rule(
         ".*/sliceincrement/002_.*",
         ("icometrix+dicom2nifti/tests/data/failing/sliceincrement/002",),
@@ -112,7 +122,10 @@ RULES = (  # the first that fits counts
     Rule(".*/2D_16Echo_qT2/single_slice.*", ECHO_20[:1]),
     Rule(".*/2D_16Echo_qT2/single_vol.*", ECHO_20),
     Rule(".*/2D_16Echo_qT2/two_.*", ECHO_20 + ECHO_40),
-    Rule(".*/ibsi_validation/nifti/(.*)/(.*)_image.nii.gz", (rf"{IBSI}ibsi_validation/dicom/\1/\2/image",)),
+    Rule(
+        ".*/ibsi_validation/nifti/(.*)/(.*)_image.nii.gz",
+        (rf"{IBSI}ibsi_validation/dicom/\1/\2/image",),
+    ),
     Rule(".*dcm_qa_(12bit|ts)/.*", (rf"{QA}\1/In",)),
     Rule(".*dcm_qa_enh/.*", (f"{QA}enh/In/Philips",), "philips"),
     Rule(".*dcm_qa_me/Ref/me_FieldMap.*", (f"{QA}me/In/2_me_FieldMap_GRE",)),
@@ -141,7 +154,9 @@ class Reference:
         image: Any = nib.load(path)
         values = np.asanyarray(image.dataobj)
         if values.dtype.names:
-            values = np.stack([values[name] for name in "RGB"], axis=-1).reshape(*image.shape[:3], -1, 3)
+            values = np.stack([values[name] for name in "RGB"], axis=-1).reshape(
+                *image.shape[:3], -1, 3
+            )
         else:
             values = values.reshape(*image.shape[:3], -1)
         if check == "filled":
@@ -170,8 +185,13 @@ class Candidate:
         return np.asarray(array[[stack.group_index for stack in self.stacks]])
 
     def __str__(self) -> str:
-        told = [", ".join(f"{name}={_short(value)}" for name, value in stack.dimension.items()) for stack in self.stacks]
-        shape = " x ".join(map(str, (*([len(told)] if len(told) > 1 else []), *self.stacks[0].shape)))
+        told = [
+            ", ".join(f"{name}={_short(value)}" for name, value in stack.dimension.items())
+            for stack in self.stacks
+        ]
+        shape = " x ".join(
+            map(str, (*([len(told)] if len(told) > 1 else []), *self.stacks[0].shape))
+        )
         return f"{shape} {self.stacks[0].verdict}{': ' if any(told) else ''}{' | '.join(told[:3])}{' | ...' if len(told) > 3 else ''}"
 
 
@@ -219,7 +239,9 @@ class Row:
 # --- one candidate against one reference --------------------------------------------------------------------------------
 
 
-def align(ours: Geometry, reference: Reference, *, first_slice_only: bool = False) -> Alignment | None:
+def align(
+    ours: Geometry, reference: Reference, *, first_slice_only: bool = False
+) -> Alignment | None:
     """How the reference lies on our grid; None when its axes or its size are others."""
     size = np.asarray(reference.values.shape[:3])
     steps = reference.affine[:3, :3]
@@ -235,9 +257,15 @@ def align(ours: Geometry, reference: Reference, *, first_slice_only: bool = Fals
     voxels = np.empty((8, 3))
     voxels[:, axes] = np.where(np.isin(np.arange(3), flipped), last - corners, corners)
     theirs = voxels @ steps.T + reference.affine[:3, 3]
-    known = np.where(np.isfinite(ours.affine), ours.affine, 0)  # a single slice has no slice step, and needs none
+    known = np.where(
+        np.isfinite(ours.affine), ours.affine, 0
+    )  # a single slice has no slice step, and needs none
     apart = corners @ known[:3, :3].T + known[:3, 3] - theirs
-    return Alignment((int(axes[0]), int(axes[1]), int(axes[2])), flipped, float(np.linalg.norm(apart, axis=1).max()))
+    return Alignment(
+        (int(axes[0]), int(axes[1]), int(axes[2])),
+        flipped,
+        float(np.linalg.norm(apart, axis=1).max()),
+    )
 
 
 def _directions(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -254,7 +282,9 @@ def compare(candidate: Candidate, reference: Reference, check: Check = "same") -
         return _compare_interpolated(candidate.stacks[0], reference)
     first_place = check == "first_place"
     geometry, name = candidate.stacks[0].geometry, str(candidate)
-    fits = len(candidate.stacks) == reference.values.shape[3] and bool(np.isfinite(geometry.affine[:3, 1:]).all())
+    fits = len(candidate.stacks) == reference.values.shape[3] and bool(
+        np.isfinite(geometry.affine[:3, 1:]).all()
+    )
     alignment = align(geometry, reference, first_slice_only=first_place) if fits else None
     if alignment is None:
         return Row("NOT MATCHED", name, remark="another shape or orientation")
@@ -267,13 +297,18 @@ def compare(candidate: Candidate, reference: Reference, check: Check = "same") -
         return replace(row, remark=f"{type(error).__name__}: {error}"[:200], progress=2)
     theirs = alignment.apply(reference.values)
     if ours.shape != theirs.shape:
-        return replace(row, remark=f"ours has shape {ours.shape}, theirs {theirs.shape}", progress=2)
+        return replace(
+            row, remark=f"ours has shape {ours.shape}, theirs {theirs.shape}", progress=2
+        )
     return _compare_values(row, ours, theirs, reference.sidecar)
 
 
 def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, Any]) -> Row:
     """The row of a candidate that lies where the reference lies."""
-    exact = all(values.dtype.kind in "iu" or bool((values == np.rint(values)).all()) for values in (ours, theirs))
+    exact = all(
+        values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
+        for values in (ours, theirs)
+    )
     allowed = 0.0 if exact else FLOAT_TOLERANCE * float(np.abs(theirs).max())
     remark = ""
     if sidecar:
@@ -284,17 +319,31 @@ def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, A
     if difference <= allowed:
         return replace(row, outcome="matched", progress=4)
     order = _order_found(ours, theirs, allowed)
-    return replace(row, remark="; ".join(filter(None, (remark, order or f"values differ in {np.count_nonzero(ours != theirs)} voxels"))))
+    return replace(
+        row,
+        remark="; ".join(
+            filter(
+                None,
+                (remark, order or f"values differ in {np.count_nonzero(ours != theirs)} voxels"),
+            )
+        ),
+    )
 
 
-def _privately_scaled(ours: Values, theirs: Values, sidecar: dict[str, Any]) -> tuple[Values, str, bool]:
+def _privately_scaled(
+    ours: Values, theirs: Values, sidecar: dict[str, Any]
+) -> tuple[Values, str, bool]:
     """Our values on the reference's private scale by one affine map, what the map is, and whether the sidecar confirms it.
 
     The sidecar's map is 1 / (Rescale Slope x private Scale Slope) without an intercept.
     """
-    slope, intercept = np.polyfit(ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1)
+    slope, intercept = np.polyfit(
+        ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1
+    )
     said = 1 / (float(sidecar["PhilipsRescaleSlope"]) * float(sidecar["PhilipsScaleSlope"]))
-    agrees = abs(slope / said - 1) <= SIDECAR_TOLERANCE and abs(intercept) <= SIDECAR_TOLERANCE * float(np.ptp(theirs))
+    agrees = abs(slope / said - 1) <= SIDECAR_TOLERANCE and abs(
+        intercept
+    ) <= SIDECAR_TOLERANCE * float(np.ptp(theirs))
     remark = f"private scaling: theirs = {slope:.7g} x ours {intercept:+.2g}, sidecar {said:.6g}"
     return ours.astype(np.float64) * slope + intercept, remark, bool(agrees)
 
@@ -305,8 +354,15 @@ def _largest_difference(ours: Values, theirs: Values) -> float:
 
 def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
     """When only the order on the fourth axis differs: where each of our entries is in the reference."""
-    places = [[t for t in range(len(theirs)) if _largest_difference(one, theirs[t]) <= allowed] for one in ours]
-    return f"another order: ours are their {[found[0] for found in places]}" if len(ours) > 1 and all(places) else ""
+    places = [
+        [t for t in range(len(theirs)) if _largest_difference(one, theirs[t]) <= allowed]
+        for one in ours
+    ]
+    return (
+        f"another order: ours are their {[found[0] for found in places]}"
+        if len(ours) > 1 and all(places)
+        else ""
+    )
 
 
 def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
@@ -320,15 +376,24 @@ def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
         affine = np.array(stack.affine)
         affine[:3, 0], affine[:3, 3] = there - here, here
         pair = dicomdl.Volume(array[k : k + 2], Geometry((2, *array.shape[1:]), affine))
-        between = np.abs(pair.geometry.world_to_voxel(world) - np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2]))
-        inside = (between <= np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2]) + 1e-3).all(axis=-1)
+        between = np.abs(
+            pair.geometry.world_to_voxel(world)
+            - np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2])
+        )
+        inside = (between <= np.array([0.5, *(np.array(array.shape[1:]) - 1) / 2]) + 1e-3).all(
+            axis=-1
+        )
         ours[inside] = pair.resample_to(grid).array[inside]
     both = (theirs != 0) & np.isfinite(ours)
     difference = _largest_difference(ours[both], theirs[both])
     remark = f"{both.sum() / np.count_nonzero(theirs):.4f} of what is not zero compared"
-    row = Row("NOT MATCHED", str(Candidate(stack, (stack,))), np.nan, difference, remark, progress=3)
+    row = Row(
+        "NOT MATCHED", str(Candidate(stack, (stack,))), np.nan, difference, remark, progress=3
+    )
     return (
-        replace(row, outcome="matched", progress=4) if difference <= INTERPOLATED and both.sum() > 0.99 * np.count_nonzero(theirs) else row
+        replace(row, outcome="matched", progress=4)
+        if difference <= INTERPOLATED and both.sum() > 0.99 * np.count_nonzero(theirs)
+        else row
     )
 
 
@@ -356,25 +421,49 @@ def find(reference: Reference, index: dicomdl.Index, check: Check = "same") -> R
     rows = [compare(candidate, reference, check) for candidate in candidates(index)]
     if not rows:
         return Row("NOT MATCHED", remark=f"no image: {len(index.problems)} problems")
-    best = max(rows, key=lambda row: (row.progress, *(-np.nan_to_num(number, nan=np.inf) for number in (row.difference, row.error_mm))))
+    best = max(
+        rows,
+        key=lambda row: (
+            row.progress,
+            *(-np.nan_to_num(number, nan=np.inf) for number in (row.difference, row.error_mm)),
+        ),
+    )
     if best.progress > 0:
         return best
     columns, rows_, slices, times = reference.values.shape[:4]
     some = "; ".join(row.ours for row in rows[:4])
-    return Row("NOT MATCHED", f"{len(rows)} volumes", remark=f"none is {times} of {slices} x {rows_} x {columns} in any direction: {some}")
+    return Row(
+        "NOT MATCHED",
+        f"{len(rows)} volumes",
+        remark=f"none is {times} of {slices} x {rows_} x {columns} in any direction: {some}",
+    )
 
 
 def check_reference(path: Path, corpus: Path) -> Row:
     """Scan what a reference was made from and look for it."""
     name = path.relative_to(corpus).as_posix()
-    rule, match = next((rule, match) for rule in RULES if (match := re.fullmatch(rule.pattern, name)))
+    rule, match = next(
+        (rule, match) for rule in RULES if (match := re.fullmatch(rule.pattern, name))
+    )
     if not rule.sources:
         return Row("listed", remark=rule.listed, reference=name)
-    roots = [found for source in rule.sources for found in corpus.glob(match.expand(source).replace("__", "/"))]
+    roots = [
+        found
+        for source in rule.sources
+        for found in corpus.glob(match.expand(source).replace("__", "/"))
+    ]
     with tempfile.TemporaryDirectory() as scratch:
-        row = find(Reference.load(path, rule.check), dicomdl.scan(roots, scratch, progress=False), rule.check)
+        row = find(
+            Reference.load(path, rule.check),
+            dicomdl.scan(roots, scratch, progress=False),
+            rule.check,
+        )
     if rule.listed and row.outcome == "matched":
-        row = replace(row, outcome="listed", remark="; ".join(filter(None, (f"{rule.check}: equal", row.remark, rule.listed))))
+        row = replace(
+            row,
+            outcome="listed",
+            remark="; ".join(filter(None, (f"{rule.check}: equal", row.remark, rule.listed))),
+        )
     return replace(row, reference=name)
 
 
@@ -391,14 +480,20 @@ def summary(rows: list[Row]) -> str:
     lines = ["matched/total  listed  collection"]
     for collection in [*sorted({row.collection for row in rows}), "all"]:
         outcomes = [row.outcome for row in rows if collection in ("all", row.collection)]
-        lines.append(f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  {collection}")
+        lines.append(
+            f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  {collection}"
+        )
     return "\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--only", default="", metavar="WORD", help="only references whose path holds this word")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="only references whose path holds this word"
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # pydicom's, about values that other tests speak of
     rows = []

@@ -49,25 +49,37 @@ def compare(stack: dicomdl.Stack) -> Comparison:
     depth, rows, columns = stack.shape
     corners = np.array(list(product((0, depth - 1), (0, rows - 1), (0, columns - 1))), dtype=float)
     ours_world = volume.geometry.voxel_to_world(corners)
-    their_world = np.array([image.TransformContinuousIndexToPhysicalPoint(corner[::-1].tolist()) for corner in corners])
+    their_world = np.array(
+        [image.TransformContinuousIndexToPhysicalPoint(corner[::-1].tolist()) for corner in corners]
+    )
     if stack.slices == 1:
         ours_world, their_world = ours_world[:, :2], their_world[:, :2]
     # SimpleITK computes float64 where we round once to float32.
-    differs = ~np.isclose(volume.array, theirs, rtol=2e-7, atol=0) if volume.array.dtype.kind == "f" else volume.array != theirs
+    differs = (
+        ~np.isclose(volume.array, theirs, rtol=2e-7, atol=0)
+        if volume.array.dtype.kind == "f"
+        else volume.array != theirs
+    )
     return Comparison(
         series=stack.series_instance_uid,
         modality=stack.modality,
         slices=stack.slices,
         world_error_mm=float(np.abs(ours_world - their_world).max()),
         different_voxels=int(differs.sum()),
-        largest_difference=float(np.abs(volume.array.astype(np.float64) - theirs)[differs].max(initial=0)),
+        largest_difference=float(
+            np.abs(volume.array.astype(np.float64) - theirs)[differs].max(initial=0)
+        ),
     )
 
 
 def comparable(index: dicomdl.Index) -> list[dicomdl.Stack]:
     """The stacks that the comparison is for: regular, of files that are one slice each."""
     chosen = index.select(modality=["CT", "MR", "PT"], verdict="regular", content="image")
-    return [s for s in chosen.stacks if set(s.values("number_of_frames")) == {1} and set(s.values("coded_rows")) == {0}]
+    return [
+        s
+        for s in chosen.stacks
+        if set(s.values("number_of_frames")) == {1} and set(s.values("coded_rows")) == {0}
+    ]
 
 
 def compare_folder(folder: str, out: str) -> tuple[list[Comparison], list[str]]:
@@ -82,17 +94,23 @@ def compare_folder(folder: str, out: str) -> tuple[list[Comparison], list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     with tempfile.TemporaryDirectory() as scratch:
         rows, refused = compare_folder(parser.parse_args().folder, scratch)
     for row in rows:
         if not row.matches:
             print(row)
-    print(f"{sum(row.matches for row in rows)} of {len(rows)} stacks match ({sum(row.slices for row in rows)} slices)")
+    print(
+        f"{sum(row.matches for row in rows)} of {len(rows)} stacks match ({sum(row.slices for row in rows)} slices)"
+    )
     for series in refused:
         print(f"SimpleITK cannot read series {series}")
-    print(f"largest difference of a corner's world point: {max((row.world_error_mm for row in rows), default=0):.6f} mm")
+    print(
+        f"largest difference of a corner's world point: {max((row.world_error_mm for row in rows), default=0):.6f} mm"
+    )
     return 0 if all(row.matches for row in rows) else 1
 
 

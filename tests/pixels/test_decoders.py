@@ -18,14 +18,17 @@ from PIL import Image
 
 from dicomdl.errors import DecodeError, DicomdlError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.headers.frame import FrameSource
+from dicomdl.pixels import codestreams as codestreams_module
 from dicomdl.pixels import decoders as codecs
-from dicomdl.pixels.decoders import join_fragments
+from dicomdl.pixels.codestreams import join_fragments
 from dicomdl.pixels.halving import halve
 
 Array = NDArray[Any]
 
 RLE = "1.2.840.10008.1.2.5"
-JPEG, JPEG_LL, JPEG_LS, J2K, JXL, HTJ2K = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90, 110, 201))
+JPEG, JPEG_LL, JPEG_LS, J2K, JXL, HTJ2K = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90, 110, 201)
+)
 LOSSLESS = (RLE, JPEG_LL, JPEG_LS, J2K, JXL, HTJ2K)
 
 
@@ -51,9 +54,26 @@ def source(image: Array, uid: str, **facts: Any) -> FrameSource:
     """What a true header would say of the image, but for `facts`."""
     samples = image.shape[2] if image.ndim == 3 else 1
     bits = 8 * image.itemsize
-    place = {"path": "", "frame_number": 1, "byte_offset": 0, "byte_length": 0, "bit_offset": 0, "deflated": False}
-    shape = {"rows": image.shape[0], "columns": image.shape[1], "samples_per_pixel": samples, "planar_configuration": 0}
-    depth = {"bits_allocated": bits, "bits_stored": bits, "high_bit": bits - 1, "pixel_representation": int(image.dtype.kind == "i")}
+    place = {
+        "path": "",
+        "frame_number": 1,
+        "byte_offset": 0,
+        "byte_length": 0,
+        "bit_offset": 0,
+        "deflated": False,
+    }
+    shape = {
+        "rows": image.shape[0],
+        "columns": image.shape[1],
+        "samples_per_pixel": samples,
+        "planar_configuration": 0,
+    }
+    depth = {
+        "bits_allocated": bits,
+        "bits_stored": bits,
+        "high_bit": bits - 1,
+        "pixel_representation": int(image.dtype.kind == "i"),
+    }
     rest = {"file_bytes": 0, "file_mtime_ns": -1, "transfer_syntax_uid": uid, "float_pixels": False}
     space = {"photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2"}
     return FrameSource(**(place | shape | depth | rest | space | facts))
@@ -90,15 +110,24 @@ def test_a_lossless_codec_gives_back_what_went_in(uid: str, kind: str, given: bo
 @pytest.mark.parametrize("given", [False, True])
 def test_a_lossless_codec_gives_back_colours(uid: str, given: bool) -> None:
     image = colours()
-    coded = decode(items(encode(image, uid)), source(image, uid), np.empty_like(image) if given else None)
+    coded = decode(
+        items(encode(image, uid)), source(image, uid), np.empty_like(image) if given else None
+    )
     assert np.array_equal(coded.samples, image)
     assert coded.space == "RGB"
 
 
 def test_only_a_jpeg_2000_stream_that_says_so_gives_signed_samples() -> None:
     image = ramp(dtype="i2", start=-90)
-    assert np.array_equal(decode(items(encode(image, J2K)), source(image, J2K), np.empty_like(image)).samples, image)
-    assert decode(items(encode(image, JPEG_LS)), source(image, JPEG_LS), np.empty_like(image)).samples.dtype == np.uint16
+    assert np.array_equal(
+        decode(items(encode(image, J2K)), source(image, J2K), np.empty_like(image)).samples, image
+    )
+    assert (
+        decode(
+            items(encode(image, JPEG_LS)), source(image, JPEG_LS), np.empty_like(image)
+        ).samples.dtype
+        == np.uint16
+    )
 
 
 def test_a_frame_in_several_fragments_is_joined() -> None:
@@ -111,7 +140,9 @@ def test_a_frame_in_several_fragments_is_joined() -> None:
 @pytest.mark.parametrize("padding", [b"", b"\0", b"\xff", b"\0" * 9, b" ", b"\r\n"])
 def test_padding_after_the_end_marker_is_allowed(padding: bytes) -> None:
     image = ramp()
-    assert np.array_equal(decode(items(encode(image, JPEG_LS) + padding), source(image, JPEG_LS)).samples, image)
+    assert np.array_equal(
+        decode(items(encode(image, JPEG_LS) + padding), source(image, JPEG_LS)).samples, image
+    )
 
 
 def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
@@ -120,9 +151,19 @@ def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
     jfif = imagecodecs.jpeg8_encode(image)
     assert b"JFIF" in jfif[:20]
     for space in ("RGB", "YBR_FULL_422"):
-        assert decode(items(named_rgb), source(image, JPEG, photometric_interpretation=space)).space == "RGB"
-    for space, found in (("RGB", "YBR_FULL"), ("YBR_FULL", "YBR_FULL"), ("YBR_FULL_422", "YBR_FULL_422")):
-        assert decode(items(jfif), source(image, JPEG, photometric_interpretation=space)).space == found
+        assert (
+            decode(items(named_rgb), source(image, JPEG, photometric_interpretation=space)).space
+            == "RGB"
+        )
+    for space, found in (
+        ("RGB", "YBR_FULL"),
+        ("YBR_FULL", "YBR_FULL"),
+        ("YBR_FULL_422", "YBR_FULL_422"),
+    ):
+        assert (
+            decode(items(jfif), source(image, JPEG, photometric_interpretation=space)).space
+            == found
+        )
 
 
 # --- colours, lower resolutions ---------------------------------------------------------------------------------------
@@ -130,13 +171,22 @@ def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
 
 @pytest.mark.parametrize("space", ["YBR_FULL", "YBR_FULL_422"])
 def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str) -> None:
-    image = np.kron(colours(6, 7), np.ones((8, 8, 1), "u1"))  # blocks of one colour, which baseline JPEG keeps exactly
-    stream = imagecodecs.jpeg8_encode(image, level=100, colorspace="YCBCR", outcolorspace="YCBCR", subsampling="444")
+    image = np.kron(
+        colours(6, 7), np.ones((8, 8, 1), "u1")
+    )  # blocks of one colour, which baseline JPEG keeps exactly
+    stream = imagecodecs.jpeg8_encode(
+        image, level=100, colorspace="YCBCR", outcolorspace="YCBCR", subsampling="444"
+    )
     facts = source(image, JPEG, photometric_interpretation=space)
-    stored, rgb = decode(items(stream), facts), decode(items(stream), facts, np.empty_like(image), rgb=True)
+    stored, rgb = (
+        decode(items(stream), facts),
+        decode(items(stream), facts, np.empty_like(image), rgb=True),
+    )
     assert (stored.space, rgb.space) == (space, "RGB")
     assert np.array_equal(stored.samples, image)
-    luma, blue, red = (image[..., n].astype(float) - (128 if n else 0) for n in range(3))  # PS3.3 C.7.6.3.1.2, solved for RGB
+    luma, blue, red = (
+        image[..., n].astype(float) - (128 if n else 0) for n in range(3)
+    )  # PS3.3 C.7.6.3.1.2, solved for RGB
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
     exact = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1).clip(0, 255)
     assert np.abs(rgb.samples - exact).max() < 0.51
@@ -146,13 +196,19 @@ def test_what_is_rgb_already_is_not_converted() -> None:
     image = colours(16, 16)
     named_rgb = imagecodecs.jpeg8_encode(image, colorspace="RGB", outcolorspace="RGB")
     facts = source(image, JPEG, photometric_interpretation="YBR_FULL")
-    assert np.array_equal(decode(items(named_rgb), facts, rgb=True).samples, decode(items(named_rgb), facts).samples)
+    assert np.array_equal(
+        decode(items(named_rgb), facts, rgb=True).samples, decode(items(named_rgb), facts).samples
+    )
 
 
 @pytest.mark.parametrize("uid", [J2K, HTJ2K])
 @pytest.mark.parametrize("times", [1, 2, 9])
-@pytest.mark.parametrize("image", [ramp(65, 50), ramp(64, 48, "u1"), ramp(40, 44, "i2", -900)], ids=["u2", "u1", "i2"])
-def test_lower_resolutions_are_decoded_as_far_as_the_stream_holds_them(uid: str, times: int, image: Array) -> None:
+@pytest.mark.parametrize(
+    "image", [ramp(65, 50), ramp(64, 48, "u1"), ramp(40, 44, "i2", -900)], ids=["u2", "u1", "i2"]
+)
+def test_lower_resolutions_are_decoded_as_far_as_the_stream_holds_them(
+    uid: str, times: int, image: Array
+) -> None:
     if uid == HTJ2K and image.dtype.kind == "i":
         pytest.skip("imagecodecs codes no signed HTJ2K")
     coded = decode(items(encode(image, uid)), source(image, uid), reduce=times)
@@ -172,9 +228,16 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
     image = ramp(64, 64)
     stream = bytearray(encode(image, J2K))
     start = stream.find(b"\xff\x4f\xff\x51") + 8
-    for at in (0, 8, 16, 24):  # right edge, left edge, tile width stays, tile's left edge: all one pixel further
+    for at in (
+        0,
+        8,
+        16,
+        24,
+    ):  # right edge, left edge, tile width stays, tile's left edge: all one pixel further
         if at != 16:
-            stream[start + at : start + at + 4] = (int.from_bytes(stream[start + at : start + at + 4], "big") + 1).to_bytes(4, "big")
+            stream[start + at : start + at + 4] = (
+                int.from_bytes(stream[start + at : start + at + 4], "big") + 1
+            ).to_bytes(4, "big")
     facts = codecs.find_syntax(J2K).inspect(bytes(stream))
     assert (facts.rows, facts.columns) == image.shape
     assert facts.levels == 0 and codecs.find_syntax(J2K).inspect(encode(image, J2K)).levels > 0
@@ -182,14 +245,18 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
 
 def test_a_tiled_stream_is_decoded_whole_so_that_no_seams_show() -> None:
     image, file = ramp(64, 64, "u1"), io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG2000", tile_size=(32, 32), irreversible=False, no_jp2=True)
+    Image.fromarray(image).save(
+        file, "JPEG2000", tile_size=(32, 32), irreversible=False, no_jp2=True
+    )
     stream = file.getvalue()
     assert codecs.find_syntax(J2K).inspect(stream).tiles == 4
     coded = decode(items(stream), source(image, J2K), reduce=1)
     assert coded.reduced == 0 and np.array_equal(coded.samples, image)
 
 
-def test_what_the_decoder_of_lower_resolutions_cannot_read_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_decoder_of_lower_resolutions_cannot_read_is_decoded_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Jpeg2KImagePlugin", None)
     image = ramp(64, 64)
     coded = decode(items(encode(image, J2K)), source(image, J2K), np.empty_like(image), reduce=1)
@@ -218,17 +285,26 @@ def test_a_truncated_frame_is_never_an_array(uid: str) -> None:
 
 
 @pytest.mark.parametrize("uid", [JPEG_LL, JPEG_LS, J2K, HTJ2K])
-def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(
+    uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = ramp()
     data = items(encode(image, uid))
     monkeypatch.setattr(codecs, "_decode", None)
-    for change in ({"rows": 25}, {"columns": 65535}, {"samples_per_pixel": 3}, {"bits_allocated": 8}):
+    for change in (
+        {"rows": 25},
+        {"columns": 65535},
+        {"samples_per_pixel": 3},
+        {"bits_allocated": 8},
+    ):
         with pytest.raises(DecodeError) as caught:
             decode(data, source(image, uid, **change))
         assert hasattr(caught.value, "expected_shape") or caught.value.precision == 16
 
 
-def test_a_codestream_of_more_tiles_than_it_has_bytes_for_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codestream_of_more_tiles_than_it_has_bytes_for_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = ramp(64, 64)
     stream = bytearray(encode(image, J2K))
     start = stream.find(b"\xff\x4f\xff\x51") + 8
@@ -239,20 +315,24 @@ def test_a_codestream_of_more_tiles_than_it_has_bytes_for_is_refused_before_it_i
     assert caught.value.tiles == 4096
 
 
-def test_a_progressive_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_progressive_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = ramp(16, 16, "u1")
     stream = bytearray(imagecodecs.jpeg8_encode(image))
     stream[stream.find(b"\xff\xc0") + 1] = 0xC2
     scan = stream.find(b"\xff\xda")
-    bomb = bytes(stream[:scan] + stream[scan:-2] * (codecs.MAX_SCANS + 1)) + b"\xff\xd9"
+    bomb = bytes(stream[:scan] + stream[scan:-2] * (codestreams_module.MAX_SCANS + 1)) + b"\xff\xd9"
     monkeypatch.setattr(codecs, "_decode", None)
     with pytest.raises(DecodeError) as caught:
         decode(items(bomb), source(image, "1.2.840.10008.1.2.4.55"))
-    assert caught.value.limit == codecs.MAX_SCANS
+    assert caught.value.limit == codestreams_module.MAX_SCANS
 
 
 @pytest.mark.parametrize("uid", [JPEG_LL, JPEG_LS])
-def test_a_jpeg_that_leaves_its_rows_open_is_refused_before_it_is_decoded(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_that_leaves_its_rows_open_is_refused_before_it_is_decoded(
+    uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = ramp()
     stream = bytearray(encode(image, uid))
     frame_header = stream.find(b"\xff\xf7" if uid == JPEG_LS else b"\xff\xc3")
@@ -262,13 +342,17 @@ def test_a_jpeg_that_leaves_its_rows_open_is_refused_before_it_is_decoded(uid: s
         decode(items(bytes(stream)), source(image, uid))
 
 
-def test_a_coding_style_of_more_packets_than_the_stream_has_bits_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coding_style_of_more_packets_than_the_stream_has_bits_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = np.zeros((2048, 2048), "u1")
     stream = bytearray(encode(image, J2K))
     style = stream.find(b"\xff\x52")
     levels = stream[style + 9]
     stream[style + 4] |= 1  # precincts of 2 x 2
-    stream[style + 2 : style + 4] = (int.from_bytes(stream[style + 2 : style + 4], "big") + levels + 1).to_bytes(2, "big")
+    stream[style + 2 : style + 4] = (
+        int.from_bytes(stream[style + 2 : style + 4], "big") + levels + 1
+    ).to_bytes(2, "big")
     stream[style + 14 : style + 14] = b"\x11" * (levels + 1)
     monkeypatch.setattr(codecs, "_decode", None)
     with pytest.raises(DecodeError) as caught:
@@ -285,9 +369,24 @@ def test_a_damaged_header_never_leaks_an_untyped_error() -> None:
             decode(items(stream[:length] + b"\xff\xd9"), source(image, J2K), reduce=1)
 
 
-@pytest.mark.parametrize("shape", [(24, 31), (1, 1), (256, 8), (8, 256), (300, 400), (512, 512), (1000, 1333), (2000, 100), (90, 160)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (24, 31),
+        (1, 1),
+        (256, 8),
+        (8, 256),
+        (300, 400),
+        (512, 512),
+        (1000, 1333),
+        (2000, 100),
+        (90, 160),
+    ],
+)
 @pytest.mark.parametrize("kind", ["u1", "u2"])
-def test_the_size_in_a_jpeg_xl_header_is_read_and_compared(shape: tuple[int, int], kind: str) -> None:
+def test_the_size_in_a_jpeg_xl_header_is_read_and_compared(
+    shape: tuple[int, int], kind: str
+) -> None:
     image = ramp(*shape, dtype=kind)
     stream = encode(image, JXL)
     facts = codecs.find_syntax(JXL).inspect(stream)
@@ -303,7 +402,9 @@ def test_header_text_is_not_quoted_by_the_error_of_a_fallback_decoder() -> None:
     data = items(stream[:60] + stream[90:])
     with pytest.raises(DecodeError) as caught:
         decode(data, source(image, J2K, photometric_interpretation="DOE JANE 1950"))
-    assert "pydicom" in str(caught.value) and "DOE" not in str(caught.value) + repr(caught.value.reasons)
+    assert "pydicom" in str(caught.value) and "DOE" not in str(caught.value) + repr(
+        caught.value.reasons
+    )
 
 
 def test_a_stream_that_undoes_the_transformation_of_rgb_is_rgb_whatever_the_header_says() -> None:
@@ -316,14 +417,24 @@ def test_a_stream_that_undoes_the_transformation_of_rgb_is_rgb_whatever_the_head
 def test_colours_of_lossless_jpeg_are_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     image = colours()
     monkeypatch.setattr(codecs, "_pydicom", None)
-    coded = decode(items(encode(image, JPEG_LL)), source(image, JPEG_LL, photometric_interpretation="YBR_FULL"), rgb=True)
+    coded = decode(
+        items(encode(image, JPEG_LL)),
+        source(image, JPEG_LL, photometric_interpretation="YBR_FULL"),
+        rgb=True,
+    )
     assert coded.space == "YBR_FULL" and np.array_equal(coded.samples, image)
 
 
 def test_rle_of_another_size_is_refused() -> None:
     image = ramp()
     stream = encode(image, RLE)
-    for change in ({"rows": 25}, {"rows": 65535, "columns": 65535}, {"samples_per_pixel": 3}, {"bits_allocated": 8}, {"bits_allocated": 1}):
+    for change in (
+        {"rows": 25},
+        {"rows": 65535, "columns": 65535},
+        {"samples_per_pixel": 3},
+        {"bits_allocated": 8},
+        {"bits_allocated": 1},
+    ):
         with pytest.raises(PixelError):
             decode(items(stream), source(image, RLE, **change))
     with pytest.raises(DecodeError) as caught:
@@ -335,7 +446,10 @@ def mutated(stream: bytes, seed: int) -> bytes:
     """The stream with one to four bytes changed, removed, doubled or moved, half of them near its beginning."""
     chance, damaged = np.random.default_rng(seed), bytearray(stream)
     for _ in range(chance.integers(1, 5)):
-        at, length = int(chance.integers(0, chance.choice([min(200, len(damaged)), len(damaged)]))), int(chance.integers(1, 40))
+        at, length = (
+            int(chance.integers(0, chance.choice([min(200, len(damaged)), len(damaged)]))),
+            int(chance.integers(1, 40)),
+        )
         change = chance.integers(0, 4)
         if change == 0:
             damaged[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFE, 0xFF])
@@ -345,12 +459,21 @@ def mutated(stream: bytes, seed: int) -> bytes:
             del damaged[at : at + length]
         else:
             damaged[at:at] = damaged[at : at + length]
-    return bytes(damaged) if damaged.rstrip(b"\0").endswith(b"\xff\xd9") else bytes(damaged) + b"\xff\xd9"
+    return (
+        bytes(damaged)
+        if damaged.rstrip(b"\0").endswith(b"\xff\xd9")
+        else bytes(damaged) + b"\xff\xd9"
+    )
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs in a forked child, so that a crash is a failure and not the end")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"),
+    reason="runs in a forked child, so that a crash is a failure and not the end",
+)
 @pytest.mark.parametrize("uid", [RLE, JPEG, JPEG_LL, JPEG_LS, J2K])
-def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a_hang(uid: str) -> None:
+def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a_hang(
+    uid: str,
+) -> None:
     images = [ramp(dtype="u1"), colours()] + [ramp()] * (uid != JPEG)
     streams = [encode(image, uid) for image in images]
     child = os.fork()
@@ -362,7 +485,9 @@ def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a
             for seed in range(200):
                 number = seed % len(images)
                 try:
-                    samples = decode(items(mutated(streams[number], seed)), source(images[number], uid)).samples
+                    samples = decode(
+                        items(mutated(streams[number], seed)), source(images[number], uid)
+                    ).samples
                     assert samples.shape == images[number].shape
                 except DicomdlError:
                     continue
@@ -376,7 +501,12 @@ def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a
 
 
 @pytest.mark.parametrize(
-    ("uid", "word"), [("1.2.840.10008.1.2.4.102", "video"), ("1.2.840.10008.1.2.4.94", "JPIP"), ("1.2.3.4", "no decoder")]
+    ("uid", "word"),
+    [
+        ("1.2.840.10008.1.2.4.102", "video"),
+        ("1.2.840.10008.1.2.4.94", "JPIP"),
+        ("1.2.3.4", "no decoder"),
+    ],
 )
 def test_a_transfer_syntax_without_decoder_is_named(uid: str, word: str) -> None:
     with pytest.raises(UnsupportedSyntax, match=word) as caught:
@@ -385,7 +515,9 @@ def test_a_transfer_syntax_without_decoder_is_named(uid: str, word: str) -> None
 
 
 @pytest.mark.parametrize("uid", [J2K, JPEG_LS, RLE, HTJ2K])
-def test_pydicoms_decoder_is_asked_when_imagecodecs_is_absent(uid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pydicoms_decoder_is_asked_when_imagecodecs_is_absent(
+    uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip({JPEG_LS: "jpeg_ls", RLE: "pydicom"}.get(uid, "openjpeg"))
     image = ramp(start=65500 - 200)
     data = items(encode(image, uid))
@@ -396,7 +528,9 @@ def test_pydicoms_decoder_is_asked_when_imagecodecs_is_absent(uid: str, monkeypa
     assert np.array_equal(samples, image)
 
 
-def test_without_any_decoder_the_error_names_all_that_could(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_decoder_the_error_names_all_that_could(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = ramp()
     data = items(encode(image, JXL))
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -408,8 +542,12 @@ class PanicException(BaseException):
     """As Rust decoders raise it."""
 
 
-@pytest.mark.parametrize("error", [PanicException("index out of range"), StopIteration(), RuntimeError("bad")])
-def test_whatever_a_decoder_raises_becomes_a_decode_error_with_its_reason(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [PanicException("index out of range"), StopIteration(), RuntimeError("bad")]
+)
+def test_whatever_a_decoder_raises_becomes_a_decode_error_with_its_reason(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise error
 
@@ -421,7 +559,9 @@ def test_whatever_a_decoder_raises_becomes_a_decode_error_with_its_reason(error:
 
 
 @pytest.mark.parametrize("decoded", [ramp(24, 30), ramp().astype("f4"), ramp().astype("u4")])
-def test_an_array_of_another_shape_or_type_than_the_header_says_is_refused(decoded: Array, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_of_another_shape_or_type_than_the_header_says_is_refused(
+    decoded: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = ramp()
     data = items(encode(image, JXL))
     monkeypatch.setattr(imagecodecs, "jpegxl_decode", lambda *args, **options: decoded)
@@ -442,4 +582,9 @@ def test_an_interrupt_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_codecs_loads_no_codec() -> None:
     code = "import sys, dicomdl.pixels; print([m for m in ('imagecodecs', 'pydicom', 'torch', 'pyarrow', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

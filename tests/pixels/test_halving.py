@@ -22,7 +22,9 @@ KINDS = {"u1": (0, 255), "i1": (-128, 127), "u2": (0, 65535), "i2": (-32768, 327
 
 def in_jpeg_2000(image: Array) -> tuple[bytes, int]:
     """A lossless stream of the image, and how often it can be halved: OpenJPEG gives small images fewer levels."""
-    stream = bytes(imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=True, mct=False))
+    stream = bytes(
+        imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=True, mct=False)
+    )
     return stream, stream[stream.find(b"\xff\x52") + 9]  # COD, ITU-T T.800 A.6.1
 
 
@@ -36,14 +38,27 @@ def by_openjpeg(stream: bytes, image: Array, times: int) -> Array:
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**32), st.integers(8, 70), st.integers(8, 70), st.sampled_from(sorted(KINDS)), st.integers(1, 3))
-def test_halved_integers_are_those_of_the_reversible_wavelet(seed: int, rows: int, columns: int, kind: str, times: int) -> None:
+@given(
+    st.integers(0, 2**32),
+    st.integers(8, 70),
+    st.integers(8, 70),
+    st.sampled_from(sorted(KINDS)),
+    st.integers(1, 3),
+)
+def test_halved_integers_are_those_of_the_reversible_wavelet(
+    seed: int, rows: int, columns: int, kind: str, times: int
+) -> None:
     low, high = KINDS[kind]
-    image = np.random.default_rng(seed).integers(low, high, (rows, columns), endpoint=True).astype(kind)
+    image = (
+        np.random.default_rng(seed).integers(low, high, (rows, columns), endpoint=True).astype(kind)
+    )
     stream, levels = in_jpeg_2000(image)
     times = min(times, levels)
     result = halve(image, times)
-    assert result.dtype == image.dtype and result.shape == (halved(rows, times), halved(columns, times))
+    assert result.dtype == image.dtype and result.shape == (
+        halved(rows, times),
+        halved(columns, times),
+    )
     assert np.array_equal(result, by_openjpeg(stream, image, times))
 
 
@@ -51,7 +66,10 @@ def test_halved_integers_are_those_of_the_reversible_wavelet(seed: int, rows: in
 def test_frames_of_a_few_pixels_can_be_halved_until_one_is_left(shape: tuple[int, int]) -> None:
     image = np.full(shape, 77, "u2")
     for times in range(5):
-        assert (halve(image, times) == 77).all() and halve(image, times).shape == (halved(shape[0], times), halved(shape[1], times))
+        assert (halve(image, times) == 77).all() and halve(image, times).shape == (
+            halved(shape[0], times),
+            halved(shape[1], times),
+        )
     assert halve(image, 4).size == 1
 
 

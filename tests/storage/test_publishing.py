@@ -25,7 +25,9 @@ def test_the_cache_folder_is_where_the_environment_says(cache_folder: Path) -> N
     assert os.path.isdir(folder)
 
 
-def test_without_the_variable_the_platform_chooses_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_variable_the_platform_chooses_the_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("DICOMDL_CACHE")
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda name, appauthor: str(tmp_path / name))
     assert storage.cache_folder() == str(tmp_path / "dicomdl")
@@ -41,7 +43,9 @@ def test_files_and_folders_are_their_owners_only_under_a_permissive_umask(tmp_pa
             pass
     finally:
         os.umask(before)
-    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == mode(tmp_path / "a" / "made") == 0o700
+    assert (
+        mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == mode(tmp_path / "a" / "made") == 0o700
+    )
     assert mode(tmp_path / "a" / "b" / "file") == 0o600
 
 
@@ -54,7 +58,9 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     path = tmp_path / "file"
     storage.write_whole(str(path), b"old")
 
@@ -112,7 +118,9 @@ def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> No
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for delay in (0.01, 0.03, 0.05):
-        writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, env=environment)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, env=environment
+        )
         assert writer.stdout is not None
         writer.stdout.readline()
         time.sleep(delay)

@@ -19,27 +19,20 @@ from pydicom.pixels.processing import apply_windowing
 
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.headers.frame import Frame
-from dicomdl.values.intensity import (
-    AUTO_RULES,
-    PROJECTION,
+from dicomdl.values.auto import AUTO_RULES, PROJECTION, by_modality, resolve, units_of
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.presets import preset, presets
+from dicomdl.values.rescale import Rescale, apply_rescale, modality_dtype
+from dicomdl.values.suv import SUV
+from dicomdl.values.windows import (
     SAMPLED_VALUES,
     Identity,
-    Intensity,
     Limits,
     Percentile,
-    Rescale,
     Window,
-    apply_rescale,
-    by_modality,
-    modality_dtype,
-    preset,
-    presets,
-    resolve,
     sample_positions,
     sample_stride,
-    units_of,
 )
-from dicomdl.values.suv import SUV
 
 settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
 settings.load_profile("dicomdl")
@@ -49,7 +42,9 @@ CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
-stored_arrays = st.sampled_from(STORED_DTYPES).flatmap(lambda name: npst.arrays(name, npst.array_shapes(max_dims=3, max_side=6)))
+stored_arrays = st.sampled_from(STORED_DTYPES).flatmap(
+    lambda name: npst.arrays(name, npst.array_shapes(max_dims=3, max_side=6))
+)
 finite = st.floats(-1e5, 1e5, allow_subnormal=False)
 centers = st.one_of(st.integers(-4096, 4096).map(float), finite)
 widths = st.one_of(st.integers(1, 65536).map(float), st.floats(1, 1e5))
@@ -57,8 +52,22 @@ int16_arrays = npst.arrays(np.int16, npst.array_shapes(max_dims=2, max_side=8))
 
 
 def frame_with(**facts: Any) -> Frame:
-    basics = {"path": "a.dcm", "frame_number": 1, "byte_offset": 0, "byte_length": 8, "file_bytes": 8, "file_mtime_ns": 0}
-    coding = {"rows": 2, "columns": 2, "samples_per_pixel": 1, "bits_allocated": 16, "bits_stored": 12, "pixel_representation": 0}
+    basics = {
+        "path": "a.dcm",
+        "frame_number": 1,
+        "byte_offset": 0,
+        "byte_length": 8,
+        "file_bytes": 8,
+        "file_mtime_ns": 0,
+    }
+    coding = {
+        "rows": 2,
+        "columns": 2,
+        "samples_per_pixel": 1,
+        "bits_allocated": 16,
+        "bits_stored": 12,
+        "pixel_representation": 0,
+    }
     return Frame(**{**basics, **coding, "photometric_interpretation": "MONOCHROME2", **facts})
 
 
@@ -75,7 +84,10 @@ def ct_frame(**facts: Any) -> Frame:
 
 def exact_ramp(values: np.ndarray, lower: Fraction, width: Fraction) -> np.ndarray:
     """The formula in rational numbers, rounded once to float64."""
-    line = [min(max((Fraction(float(value)) - lower) / width, Fraction(0)), Fraction(1)) for value in values.ravel()]
+    line = [
+        min(max((Fraction(float(value)) - lower) / width, Fraction(0)), Fraction(1))
+        for value in values.ravel()
+    ]
     return np.array([float(value) for value in line]).reshape(values.shape)
 
 
@@ -89,7 +101,9 @@ def assert_exact_to_float32(result: np.ndarray, exact: np.ndarray) -> None:
 
 
 @given(stored_arrays, st.integers(-40, 40).filter(bool), st.integers(-70000, 70000))
-def test_an_integral_rescale_is_exact_in_the_smallest_dtype_that_holds_the_actual_values(stored: np.ndarray, slope: int, intercept: int):
+def test_an_integral_rescale_is_exact_in_the_smallest_dtype_that_holds_the_actual_values(
+    stored: np.ndarray, slope: int, intercept: int
+):
     exact = [int(value) * slope + intercept for value in stored.ravel()]
     result = Rescale(slope, intercept)(stored)
     smallest, largest = min(exact), max(exact)
@@ -114,12 +128,18 @@ def test_an_int16_result_never_wraps(stored: np.ndarray, slope: int, intercept: 
     else:
         with pytest.raises(IntensityError) as caught:
             apply_rescale(stored, slope, intercept, out)
-        assert (caught.value.minimum, caught.value.maximum, caught.value.dtype) == (min(exact), max(exact), "int16")
+        assert (caught.value.minimum, caught.value.maximum, caught.value.dtype) == (
+            min(exact),
+            max(exact),
+            "int16",
+        )
         assert (out == 7).all()
 
 
 @given(stored_arrays, st.floats(1e-3, 1e3), finite)
-def test_a_fractional_rescale_is_float64_arithmetic_rounded_once(stored: np.ndarray, slope: float, intercept: float):
+def test_a_fractional_rescale_is_float64_arithmetic_rounded_once(
+    stored: np.ndarray, slope: float, intercept: float
+):
     assume(not (slope.is_integer() and intercept.is_integer()))
     result = Rescale(slope, intercept)(stored)
     assert result.dtype == np.float32
@@ -191,7 +211,9 @@ def test_integers_are_refused_for_a_fractional_slope():
         apply_rescale(np.zeros(2, np.int16), 0.5, 0, np.empty(2, np.int16))
 
 
-@pytest.mark.parametrize("out", [np.empty(3, np.int16), np.empty(2, np.float64), np.empty(2, ">i2")])
+@pytest.mark.parametrize(
+    "out", [np.empty(3, np.int16), np.empty(2, np.float64), np.empty(2, ">i2")]
+)
 def test_a_rescale_into_the_wrong_array_is_an_error(out: np.ndarray):
     with pytest.raises(UsageError, match="expected int16, int32 or float32"):
         apply_rescale(np.zeros(2, np.int16), 1, 0, out)
@@ -237,14 +259,18 @@ def test_float_stored_values_stay_float32():
         ([], 0, 255, "int16"),
     ],
 )
-def test_one_dtype_holds_the_modality_values_of_the_whole_stack(rescales: list[tuple[float, float]], low: int, high: int, dtype: str):
+def test_one_dtype_holds_the_modality_values_of_the_whole_stack(
+    rescales: list[tuple[float, float]], low: int, high: int, dtype: str
+):
     assert modality_dtype(rescales, low, high) == dtype
 
 
 def test_the_rescale_of_a_frame_is_its_own_or_the_identity():
     assert Rescale.from_frame(ct_frame()) == Rescale(1, -1024)
     assert Rescale.from_frame(frame_with()).is_identity
-    assert Rescale.from_frame(frame_with(modality="RTDOSE", dose_grid_scaling=0.001)) == Rescale(0.001, 0)
+    assert Rescale.from_frame(frame_with(modality="RTDOSE", dose_grid_scaling=0.001)) == Rescale(
+        0.001, 0
+    )
 
 
 def test_a_modality_lut_is_not_taken_for_an_identity():
@@ -261,7 +287,9 @@ def test_a_dose_grid_scaling_of_zero_names_the_attribute():
 
 
 @given(int16_arrays, centers, widths)
-def test_linear_exact_is_the_formula_to_float32_rounding(values: np.ndarray, center: float, width: float):
+def test_linear_exact_is_the_formula_to_float32_rounding(
+    values: np.ndarray, center: float, width: float
+):
     window = Window(center, width)
     lower = Fraction(window.limits[0])
     assert abs(lower - (Fraction(center) - Fraction(width) / 2)) <= Fraction(1e-10)
@@ -271,13 +299,19 @@ def test_linear_exact_is_the_formula_to_float32_rounding(values: np.ndarray, cen
 @given(int16_arrays, centers, widths.filter(lambda width: width > 1.01))
 def test_linear_is_the_formula_to_float32_rounding(values: np.ndarray, center: float, width: float):
     window = Window(center, width, "LINEAR")
-    assert_exact_to_float32(window(values), exact_ramp(values, Fraction(window.limits[0]), Fraction(width - 1)))
+    assert_exact_to_float32(
+        window(values), exact_ramp(values, Fraction(window.limits[0]), Fraction(width - 1))
+    )
 
 
 @given(int16_arrays, centers, widths)
-def test_sigmoid_is_the_formula_to_float32_rounding(values: np.ndarray, center: float, width: float):
+def test_sigmoid_is_the_formula_to_float32_rounding(
+    values: np.ndarray, center: float, width: float
+):
     exact = [1 / (1 + math.exp(min(-4 * (int(x) - center) / width, 700))) for x in values.ravel()]
-    assert np.allclose(Window(center, width, "SIGMOID")(values).ravel(), exact, rtol=1e-6, atol=1e-37)
+    assert np.allclose(
+        Window(center, width, "SIGMOID")(values).ravel(), exact, rtol=1e-6, atol=1e-37
+    )
 
 
 INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2"]
@@ -286,11 +320,24 @@ INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i2"]
 @given(st.data(), st.sampled_from(INTEGERS), st.integers(-(2**31), 2**31), st.integers(1, 2**25))
 def test_integers_are_mapped_as_their_floats_are(data: Any, dtype: str, lower: int, width: int):
     limits = np.iinfo(dtype)
-    ends = [int(limits.min), int(limits.max), lower, lower + width, lower - 1, lower + width + 1, lower + width // 2, 0]
+    ends = [
+        int(limits.min),
+        int(limits.max),
+        lower,
+        lower + width,
+        lower - 1,
+        lower + width + 1,
+        lower + width // 2,
+        0,
+    ]
     near = st.sampled_from([value for value in ends if limits.min <= value <= limits.max])
-    values = np.array(data.draw(st.lists(near | st.integers(int(limits.min), int(limits.max)), min_size=1)), dtype)
+    values = np.array(
+        data.draw(st.lists(near | st.integers(int(limits.min), int(limits.max)), min_size=1)), dtype
+    )
     before = values.copy()
-    exact = [min(Fraction(1), max(Fraction(0), Fraction(int(value) - lower, width))) for value in values]
+    exact = [
+        min(Fraction(1), max(Fraction(0), Fraction(int(value) - lower, width))) for value in values
+    ]
     found = Limits(lower, lower + width)(values)
     assert found.dtype == np.float32 and np.array_equal(values, before)
     assert all(abs(Fraction(float(x)) - e) <= e / 2**22 for x, e in zip(found, exact, strict=True))
@@ -319,12 +366,18 @@ def test_windows_are_monotone_and_stay_within_0_and_1(center: float, width: floa
     assert result.max() <= 1
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # pydicom's own, for the sigmoid of width 2
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered in exp"
+)  # pydicom's own, for the sigmoid of width 2
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("center, width", [(2048, 4096), (0, 100), (40.7, 400.3), (2048, 2)])
 def test_pydicom_gives_the_same_windowed_values(function: Any, center: float, width: float):
     dataset = Dataset()
-    dataset.PhotometricInterpretation, dataset.BitsStored, dataset.PixelRepresentation = "MONOCHROME2", 12, 0
+    dataset.PhotometricInterpretation, dataset.BitsStored, dataset.PixelRepresentation = (
+        "MONOCHROME2",
+        12,
+        0,
+    )
     dataset.WindowCenter, dataset.WindowWidth, dataset.VOILUTFunction = center, width, function
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     expected = apply_windowing(values, dataset) / 4095  # pydicom's range is that of 12 bits
@@ -365,8 +418,13 @@ def test_linear_exact_reaches_0_and_1_at_center_minus_and_plus_half_the_width():
     assert [y_of(window, x) for x in (-161, -160, 40, 240, 241)] == [0, 0, 0.5, 1, 1]
 
 
-@pytest.mark.parametrize("function, width", [("LINEAR", 0.99), ("LINEAR", 0), ("LINEAR_EXACT", 0), ("SIGMOID", -1), ("LINEAR", math.nan)])
-def test_a_width_that_the_function_forbids_is_an_error_with_its_numbers(function: Any, width: float):
+@pytest.mark.parametrize(
+    "function, width",
+    [("LINEAR", 0.99), ("LINEAR", 0), ("LINEAR_EXACT", 0), ("SIGMOID", -1), ("LINEAR", math.nan)],
+)
+def test_a_width_that_the_function_forbids_is_an_error_with_its_numbers(
+    function: Any, width: float
+):
     with pytest.raises(IntensityError) as caught:
         Window(40, width, function)
     assert caught.value.center == 40
@@ -408,21 +466,28 @@ def test_window_centers_without_as_many_widths_are_an_error():
 
 def test_an_unknown_voi_lut_function_is_an_error_that_does_not_quote_the_header():
     with pytest.raises(IntensityError) as caught:
-        Window.from_frame(frame_with(window_center=(40.0,), window_width=(400.0,), voi_lut_function="DOE^JANE"))
+        Window.from_frame(
+            frame_with(window_center=(40.0,), window_width=(400.0,), voi_lut_function="DOE^JANE")
+        )
     assert "DOE" not in str(caught.value)
 
 
 # --- what all maps have in common ---------------------------------------------------------------------------------
 
-MAPS = [Identity(), Limits(-100, 300), Limits(5, 5), Limits(0, 100, clip=False), Percentile(), Percentile(10, 90, clip=False)] + [
-    Window(40.7, 400, function) for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-]
+MAPS = [
+    Identity(),
+    Limits(-100, 300),
+    Limits(5, 5),
+    Limits(0, 100, clip=False),
+    Percentile(),
+    Percentile(10, 90, clip=False),
+] + [Window(40.7, 400, function) for function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")]
 OPTIONS = [*MAPS, Rescale(1, -1024), Intensity(Window(40, 400), invert=True), preset("ct.lung")]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=repr)
 def test_options_pickle_compare_and_hash_as_values(option: Any):
-    again = pickle.loads(pickle.dumps(option))  # noqa: S301  # our own bytes
+    again = pickle.loads(pickle.dumps(option))  # our own bytes
     assert again == option
     assert hash(again) == hash(option)
     assert repr(again) == repr(option)
@@ -459,7 +524,9 @@ def test_a_patch_maps_like_the_volume_it_is_cut_from(option: Any):
     assert (option(patch) == option(volume)[3:9, 10:30, ::2]).all()
 
 
-@pytest.mark.parametrize("option", [Window(40, 400), Limits(-160, 240), Window(40.7, 400)], ids=repr)
+@pytest.mark.parametrize(
+    "option", [Window(40, 400), Limits(-160, 240), Window(40.7, 400)], ids=repr
+)
 def test_the_dtype_of_the_modality_values_does_not_matter(option: Any):
     values = np.arange(-1024, 3072, dtype=np.int16)
     results = [option(values.astype(dtype)) for dtype in ("int16", "int32", "float32", "float64")]
@@ -481,7 +548,9 @@ def test_large_integers_keep_their_place_in_a_narrow_window():
 
 
 def test_percentile_limits_are_those_of_the_finite_values():
-    sample = np.concatenate([np.arange(101, dtype=np.float32), [np.nan, np.inf, -np.inf]]).astype(np.float32)
+    sample = np.concatenate([np.arange(101, dtype=np.float32), [np.nan, np.inf, -np.inf]]).astype(
+        np.float32
+    )
     assert Percentile(10, 90).limits(sample) == (10, 90)
 
 
@@ -496,7 +565,9 @@ def test_a_constant_image_gives_zeros(value: int):
 
 
 def test_percentile_without_clipping_goes_on_beyond_0_and_1():
-    assert Percentile(0, 100, clip=False).with_limits(0, 10)(np.array([-10, 20], np.int16)).tolist() == [-1, 2]
+    assert Percentile(0, 100, clip=False).with_limits(0, 10)(
+        np.array([-10, 20], np.int16)
+    ).tolist() == [-1, 2]
 
 
 def test_a_sample_without_finite_values_is_an_error_with_its_size():
@@ -530,7 +601,9 @@ def test_at_most_16_frames_are_sampled_evenly_with_the_first_and_the_last(n_fram
 
 
 @given(st.integers(1, 20000), st.integers(1, 20000), st.integers(1, 16))
-def test_the_stride_is_the_smallest_that_keeps_the_sample_within_2_to_the_20(rows: int, columns: int, n_sampled: int):
+def test_the_stride_is_the_smallest_that_keeps_the_sample_within_2_to_the_20(
+    rows: int, columns: int, n_sampled: int
+):
     def sampled(step: int) -> int:
         return n_sampled * len(range(0, rows, step)) * len(range(0, columns, step))
 
@@ -548,7 +621,9 @@ def test_the_presets_that_people_ask_for_are_there():
 
 
 def test_every_preset_has_a_source_and_is_linear_exact_and_knows_its_name():
-    tables = tomllib.loads(importlib.resources.files("dicomdl.values").joinpath("presets.toml").read_text("utf-8"))
+    tables = tomllib.loads(
+        importlib.resources.files("dicomdl.values").joinpath("presets.toml").read_text("utf-8")
+    )
     for name, window in presets().items():
         modality, word = name.split(".")
         assert len(tables[modality][word]["source"]) > 20
@@ -560,7 +635,10 @@ def test_changing_the_dict_of_presets_changes_no_preset():
     assert preset("ct.brain") == Window(40, 80)
 
 
-@pytest.mark.parametrize("wrong, near", [("ct.lungs", "ct.lung"), ("lung", "ct.lung"), ("ct.medistinum", "ct.mediastinum")])
+@pytest.mark.parametrize(
+    "wrong, near",
+    [("ct.lungs", "ct.lung"), ("lung", "ct.lung"), ("ct.medistinum", "ct.mediastinum")],
+)
 def test_an_unknown_preset_is_an_error_that_lists_near_names(wrong: str, near: str):
     with pytest.raises(UsageError, match=near) as caught:
         preset(wrong)
@@ -581,26 +659,60 @@ def test_an_unknown_preset_is_an_error_that_lists_near_names(wrong: str, near: s
         (frame_with(modality="DX"), Intensity(Percentile(0.5, 99.5))),
         (frame_with(modality="US", bits_stored=8), Intensity(Limits(0, 255))),
         (frame_with(modality="XC", samples_per_pixel=3, bits_stored=8), Intensity(Limits(0, 255))),
-        (frame_with(modality="XA", samples_per_pixel=3, bits_stored=16), Intensity(Limits(0, 65535))),
-        (frame_with(modality="OT", bits_stored=8, pixel_representation=1), Intensity(Limits(-128, 127))),
-        (frame_with(modality="OT", bits_stored=8, rescale_slope=-2.0, rescale_intercept=5.0), Intensity(Limits(-505, 5))),
+        (
+            frame_with(modality="XA", samples_per_pixel=3, bits_stored=16),
+            Intensity(Limits(0, 65535)),
+        ),
+        (
+            frame_with(modality="OT", bits_stored=8, pixel_representation=1),
+            Intensity(Limits(-128, 127)),
+        ),
+        (
+            frame_with(modality="OT", bits_stored=8, rescale_slope=-2.0, rescale_intercept=5.0),
+            Intensity(Limits(-505, 5)),
+        ),
         (frame_with(modality="OT"), Intensity(Percentile(0.5, 99.5))),
-        (frame_with(modality="OT", float_pixels=True, bits_stored=8), Intensity(Percentile(0.5, 99.5))),
-        (frame_with(modality="SEG", sop_class_uid=SEGMENTATION, bits_stored=1), Intensity(Identity(), units="")),
+        (
+            frame_with(modality="OT", float_pixels=True, bits_stored=8),
+            Intensity(Percentile(0.5, 99.5)),
+        ),
+        (
+            frame_with(modality="SEG", sop_class_uid=SEGMENTATION, bits_stored=1),
+            Intensity(Identity(), units=""),
+        ),
         (frame_with(modality="RTDOSE", dose_units="GY"), Intensity(Identity(), units="GY")),
-        (ct_frame(sop_class_uid=SECONDARY_CAPTURE, bits_stored=8, rescale_slope=None, rescale_intercept=None), Intensity(Limits(0, 255))),
+        (
+            ct_frame(
+                sop_class_uid=SECONDARY_CAPTURE,
+                bits_stored=8,
+                rescale_slope=None,
+                rescale_intercept=None,
+            ),
+            Intensity(Limits(0, 255)),
+        ),
     ],
 )
 def test_auto_does_what_its_table_says(frame: Frame, expected: Intensity):
     intensity = by_modality(frame)
     values = np.arange(-2000, 4000, 7, dtype=np.int16)
-    assert (intensity.invert, intensity.units, intensity.quantity) == (expected.invert, expected.units, expected.quantity)
+    assert (intensity.invert, intensity.units, intensity.quantity) == (
+        expected.invert,
+        expected.units,
+        expected.quantity,
+    )
     assert (intensity(values) == expected(values)).all()
 
 
 @pytest.mark.parametrize("modality", sorted(PROJECTION))
-def test_auto_takes_the_own_window_of_a_projection_image_and_inverts_monochrome1_after_it(modality: str):
-    frame = frame_with(modality=modality, photometric_interpretation="MONOCHROME1", window_center=(2048.0,), window_width=(4096.0,))
+def test_auto_takes_the_own_window_of_a_projection_image_and_inverts_monochrome1_after_it(
+    modality: str,
+):
+    frame = frame_with(
+        modality=modality,
+        photometric_interpretation="MONOCHROME1",
+        window_center=(2048.0,),
+        window_width=(4096.0,),
+    )
     intensity = by_modality(frame)
     values = np.arange(0, 4096, dtype=np.uint16)
     assert intensity.mapping == Window(2048, 4096, "LINEAR")
@@ -609,12 +721,19 @@ def test_auto_takes_the_own_window_of_a_projection_image_and_inverts_monochrome1
 
 @pytest.mark.parametrize("modality", sorted(set(AUTO_RULES) - PROJECTION))
 def test_auto_never_inverts_what_is_not_a_projection_image(modality: str):
-    assert not by_modality(frame_with(modality=modality, photometric_interpretation="MONOCHROME1")).invert
+    assert not by_modality(
+        frame_with(modality=modality, photometric_interpretation="MONOCHROME1")
+    ).invert
 
 
 @pytest.mark.parametrize("option", ["modality", "file", "ct.bone", (40, 400), Percentile()])
 def test_only_auto_inverts(option: Any):
-    frame = frame_with(modality="DX", photometric_interpretation="MONOCHROME1", window_center=(2048.0,), window_width=(4096.0,))
+    frame = frame_with(
+        modality="DX",
+        photometric_interpretation="MONOCHROME1",
+        window_center=(2048.0,),
+        window_width=(4096.0,),
+    )
     assert not resolve(option, frame).invert
     assert resolve("auto", frame).invert
 
@@ -637,7 +756,12 @@ def test_inverting_leaves_the_argument_alone_and_fills_out():
 def test_resolve_takes_everything_that_users_pass():
     frame = ct_frame(window_center=(35.0,), window_width=(70.0,))
     assert resolve("auto", frame) == by_modality(frame)
-    assert resolve(None, frame) == resolve("modality", frame) == resolve(Identity(), frame) == Intensity(Identity(), units="HU")
+    assert (
+        resolve(None, frame)
+        == resolve("modality", frame)
+        == resolve(Identity(), frame)
+        == Intensity(Identity(), units="HU")
+    )
     assert resolve("file", frame).mapping == Window(35, 70, "LINEAR")
     assert resolve("ct.lung", frame) == Intensity(Window(-600, 1500))
     assert resolve((40, 400), frame) == Intensity(Window(40, 400))
@@ -684,7 +808,14 @@ def test_a_percentile_recipe_waits_for_the_sample_of_the_stack_and_then_maps_eve
         (ct_frame(rescale_type="US", image_type="ORIGINAL\\PRIMARY\\LOCALIZER"), ""),
         (ct_frame(rescale_type="US", image_type="DERIVED\\SECONDARY"), ""),
         (ct_frame(rescale_type="US", image_type=""), ""),
-        (ct_frame(rescale_type="US", image_type="DERIVED\\MIXED", frame_type="ORIGINAL\\PRIMARY\\VOLUME\\NONE"), "HU"),
+        (
+            ct_frame(
+                rescale_type="US",
+                image_type="DERIVED\\MIXED",
+                frame_type="ORIGINAL\\PRIMARY\\VOLUME\\NONE",
+            ),
+            "HU",
+        ),
         (ct_frame(rescale_type="Z_EFF"), "Z_EFF"),
         (ct_frame(rescale_slope=None, rescale_intercept=None), ""),
         (ct_frame(sop_class_uid=SECONDARY_CAPTURE), ""),

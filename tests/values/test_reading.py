@@ -15,11 +15,15 @@ from pydicom.uid import JPEGLSLossless
 
 import dicomdl
 from dicomdl.errors import IntensityError, SUVError, TooLarge, UsageError
-from dicomdl.pixels.read import Decoding
+from dicomdl.pixels.options import Decoding
+from dicomdl.values import conversion as conversion_module
 from dicomdl.values import reading as modality
-from dicomdl.values.intensity import Intensity, Limits, Percentile, RealWorld
-from dicomdl.values.reading import conversions, read_converted
-from dicomdl.volumes.volume import montage, stack_sample
+from dicomdl.values.conversion import conversions
+from dicomdl.values.intensity import Intensity, RealWorld
+from dicomdl.values.reading import read_converted
+from dicomdl.values.stack_intensity import stack_sample
+from dicomdl.values.windows import Limits, Percentile
+from dicomdl.volumes.pictures import montage
 
 SHAPE = (4, 6, 9)
 
@@ -36,7 +40,13 @@ def with_modality_lut(first: int, entries: Any, kind: str = "US") -> Any:
     def edit(dataset: Dataset, z: int) -> None:
         table = np.asarray(entries) + 10 * z  # each slice has its own
         words = pydicom.Sequence(
-            [item(LUTDescriptor=[len(table), first, 16], ModalityLUTType=kind, LUTData=table.astype("<u2").tobytes())[0]]
+            [
+                item(
+                    LUTDescriptor=[len(table), first, 16],
+                    ModalityLUTType=kind,
+                    LUTData=table.astype("<u2").tobytes(),
+                )[0]
+            ]
         )
         words[0]["LUTDescriptor"].VR = "US" if first >= 0 else "SS"
         words[0]["LUTData"].VR = "OW"
@@ -47,7 +57,9 @@ def with_modality_lut(first: int, entries: Any, kind: str = "US") -> Any:
 
 def test_each_slice_has_its_own_modality_lut(folder: Path) -> None:
     entries = 3 * np.arange(300) + 5
-    write_series(folder, shape=SHAPE, slope=None, intercept=None, edit=with_modality_lut(20, entries, "HU"))
+    write_series(
+        folder, shape=SHAPE, slope=None, intercept=None, edit=with_modality_lut(20, entries, "HU")
+    )
     volume = dicomdl.read_volume(only_stack(folder))
     places = np.clip(ramp(SHAPE) - 20, 0, 299)
     assert volume.array.dtype == np.int16 and volume.units == "HU"
@@ -59,7 +71,13 @@ def test_each_slice_has_its_own_modality_lut(folder: Path) -> None:
 
 
 def test_a_modality_lut_of_16_bits_becomes_int32(folder: Path) -> None:
-    write_series(folder, shape=SHAPE, slope=None, intercept=None, edit=with_modality_lut(0, np.linspace(0, 65000, 400)))
+    write_series(
+        folder,
+        shape=SHAPE,
+        slope=None,
+        intercept=None,
+        edit=with_modality_lut(0, np.linspace(0, 65000, 400)),
+    )
     volume = dicomdl.read_volume(only_stack(folder))
     assert volume.array.dtype == np.int32 and volume.array.max() > 32767
     sample = dicomdl.FrameDataset(index_of(folder), intensity="modality")[2]
@@ -92,7 +110,13 @@ def padded(value: int, limit: int | None = None) -> Any:
 
 @pytest.mark.parametrize(
     ("value", "limit", "signed", "intercept"),
-    [(30, None, False, -1024), (30, 60, False, 0.5), (60, 30, False, 0), (-2000, None, True, -24), (-2000, -1990, True, 0)],
+    [
+        (30, None, False, -1024),
+        (30, 60, False, 0.5),
+        (60, 30, False, 0),
+        (-2000, None, True, -24),
+        (-2000, -1990, True, 0),
+    ],
 )
 def test_padding_is_what_the_file_says_in_stored_values(
     folder: Path, value: int, limit: int | None, signed: bool, intercept: float
@@ -101,12 +125,22 @@ def test_padding_is_what_the_file_says_in_stored_values(
     if signed:
         stored = stored - 100
         stored[:, 0, :5] = [-2000, -2001, -1990, -1995, -1989]
-    write_series(folder, shape=SHAPE, stored=stored, bits_stored=16, signed=signed, intercept=intercept, edit=padded(value, limit))
+    write_series(
+        folder,
+        shape=SHAPE,
+        stored=stored,
+        bits_stored=16,
+        signed=signed,
+        intercept=intercept,
+        edit=padded(value, limit),
+    )
     low, high = sorted((value, value if limit is None else limit))
     volume = dicomdl.read_volume(only_stack(folder))
     expected = (stored >= low) & (stored <= high)
     assert volume.padding is not None and np.array_equal(volume.padding, expected)
-    assert np.array_equal(volume.array, (stored + intercept).astype(volume.array.dtype))  # the values stay what is stored
+    assert np.array_equal(
+        volume.array, (stored + intercept).astype(volume.array.dtype)
+    )  # the values stay what is stored
 
 
 def test_a_volume_without_padding_has_no_mask(folder: Path) -> None:
@@ -115,8 +149,13 @@ def test_a_volume_without_padding_has_no_mask(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 4095])
-@pytest.mark.parametrize("intensity", ["file", (100, 50), Percentile(5, 95), "voi_lut", "auto", Limits(10, 300, clip=False)])
-def test_padding_is_the_lowest_value_after_windowing_and_in_no_percentile(folder: Path, padding: int, intensity: Any) -> None:
+@pytest.mark.parametrize(
+    "intensity",
+    ["file", (100, 50), Percentile(5, 95), "voi_lut", "auto", Limits(10, 300, clip=False)],
+)
+def test_padding_is_the_lowest_value_after_windowing_and_in_no_percentile(
+    folder: Path, padding: int, intensity: Any
+) -> None:
     stored = ramp(SHAPE) + 50
     stored[:, :2] = padding
 
@@ -124,14 +163,21 @@ def test_padding_is_the_lowest_value_after_windowing_and_in_no_percentile(folder
         padded(padding)(dataset, z)
         dataset.WindowCenter, dataset.WindowWidth = 120, 100
         entries = np.arange(4096)[::-1]
-        dataset.VOILUTSequence = item(LUTDescriptor=[4096, 0, 12], LUTData=entries.astype("<u2").tobytes())
-        dataset.VOILUTSequence[0]["LUTDescriptor"].VR, dataset.VOILUTSequence[0]["LUTData"].VR = "US", "OW"
+        dataset.VOILUTSequence = item(
+            LUTDescriptor=[4096, 0, 12], LUTData=entries.astype("<u2").tobytes()
+        )
+        dataset.VOILUTSequence[0]["LUTDescriptor"].VR, dataset.VOILUTSequence[0]["LUTData"].VR = (
+            "US",
+            "OW",
+        )
 
     write_series(folder, shape=SHAPE, stored=stored, modality="MR", edit=edit)
     index = index_of(folder)
     volume = dicomdl.read_volume(index.stacks[0]).window(intensity)
     assert volume.padding is not None and volume.padding.sum() == 4 * 2 * 9
-    assert (volume.array[volume.padding] <= volume.array.min()).all() and volume.array[~volume.padding].max() > volume.array.min()
+    assert (volume.array[volume.padding] <= volume.array.min()).all() and volume.array[
+        ~volume.padding
+    ].max() > volume.array.min()
     frames = dicomdl.FrameDataset(index, intensity=intensity)
     whole = dicomdl.VolumeDataset(index, intensity=intensity)[0]["image"][0].numpy()
     assert np.array_equal(whole, volume.array)
@@ -139,16 +185,29 @@ def test_padding_is_the_lowest_value_after_windowing_and_in_no_percentile(folder
         assert np.array_equal(frames[z]["image"][0].numpy(), volume.array[z])
     if isinstance(intensity, Percentile):
         expected = Percentile(5, 95).limits(stored[:, 2:].astype(np.int16))
-        assert np.allclose(volume.array[:, 2:], np.clip((stored[:, 2:] - expected[0]) / (expected[1] - expected[0]), 0, 1), atol=1e-6)
+        assert np.allclose(
+            volume.array[:, 2:],
+            np.clip((stored[:, 2:] - expected[0]) / (expected[1] - expected[0]), 0, 1),
+            atol=1e-6,
+        )
     if intensity == (100, 50):
         small = dicomdl.FrameDataset(index, intensity=intensity, size=(3, 4))[0]["image"]
         assert small.min() == 0  # padding is made low before it is mixed with others
 
 
-def test_padding_of_an_inverted_projection_image_is_dark_like_the_rest_of_the_air(folder: Path) -> None:
+def test_padding_of_an_inverted_projection_image_is_dark_like_the_rest_of_the_air(
+    folder: Path,
+) -> None:
     stored = ramp((1, 8, 8)) + 50
     stored[:, :2] = 4095
-    write_series(folder, shape=(1, 8, 8), stored=stored, modality="DX", photometric="MONOCHROME1", edit=padded(4095))
+    write_series(
+        folder,
+        shape=(1, 8, 8),
+        stored=stored,
+        modality="DX",
+        photometric="MONOCHROME1",
+        edit=padded(4095),
+    )
     image = dicomdl.FrameDataset(index_of(folder))[0]["image"][0].numpy()
     assert (image[:2] == 0).all() and image[2, 0] == 1
 
@@ -170,7 +229,10 @@ def test_the_mask_follows_the_volume_onto_other_grids(folder: Path) -> None:
     assert turned.padding is not None and np.array_equal(turned.padding, turned.array == 0)
     finer = volume.resample((1, 1, 1))
     assert finer.padding is not None and finer.padding.shape == finer.array.shape
-    assert np.array_equal(finer.padding[:, :, 0], np.ones(finer.padding.shape[:2], bool)) and not finer.padding[:, :, 4:].any()
+    assert (
+        np.array_equal(finer.padding[:, :, 0], np.ones(finer.padding.shape[:2], bool))
+        and not finer.padding[:, :, 4:].any()
+    )
 
 
 def test_padding_of_a_hole_that_is_filled_is_that_of_its_neighbours(folder: Path) -> None:
@@ -189,11 +251,19 @@ def pet(weight: float | None = 70.0, **more: Any) -> Any:
     """BQML, decay corrected to a start one hour and a half-life of one hour after the injection: half of the dose is left."""
 
     def edit(dataset: Dataset, z: int) -> None:
-        dataset.Units, dataset.CorrectedImage, dataset.DecayCorrection = "BQML", ["ATTN", "DECY"], "START"
+        dataset.Units, dataset.CorrectedImage, dataset.DecayCorrection = (
+            "BQML",
+            ["ATTN", "DECY"],
+            "START",
+        )
         dataset.SeriesDate = dataset.AcquisitionDate = "20200101"
         dataset.SeriesTime = dataset.AcquisitionTime = "110000"
         dataset.PatientWeight = weight
-        dose = {"RadionuclideTotalDose": 3.5e8, "RadionuclideHalfLife": 3600.0, "RadiopharmaceuticalStartTime": "100000"}
+        dose = {
+            "RadionuclideTotalDose": 3.5e8,
+            "RadionuclideHalfLife": 3600.0,
+            "RadiopharmaceuticalStartTime": "100000",
+        }
         dataset.RadiopharmaceuticalInformationSequence = item(**dose)
         for name, value in more.items():
             setattr(dataset, name, value)
@@ -214,9 +284,13 @@ def test_suv_are_stored_values_by_each_slices_own_slope_and_one_factor(folder: P
     assert np.allclose(volume.array, expected, rtol=1e-6)
     assert np.allclose(dicomdl.read_volume(stack).suv().array, expected, rtol=1e-6)
     frame = dicomdl.FrameDataset(index_of(folder), intensity=dicomdl.SUV())[3]
-    assert frame["units"] == "GML" and np.allclose(frame["image"][0].numpy(), expected[3], rtol=1e-6)
+    assert frame["units"] == "GML" and np.allclose(
+        frame["image"][0].numpy(), expected[3], rtol=1e-6
+    )
     mapped = dicomdl.VolumeDataset(index_of(folder), intensity=dicomdl.SUV(upper=0.1))[0]
-    assert mapped["units"] == "1" and np.allclose(mapped["image"][0].numpy(), np.clip(expected / 0.1, 0, 1), rtol=1e-5)
+    assert mapped["units"] == "1" and np.allclose(
+        mapped["image"][0].numpy(), np.clip(expected / 0.1, 0, 1), rtol=1e-5
+    )
 
 
 def test_auto_maps_suv_and_never_guesses_them(folder: Path) -> None:
@@ -225,7 +299,9 @@ def test_auto_maps_suv_and_never_guesses_them(folder: Path) -> None:
     whole = dicomdl.VolumeDataset(index)[0]["image"][0].numpy()
     assert np.allclose(whole, np.clip(ramp(SHAPE) * 100 * FACTOR / 20, 0, 1), rtol=1e-5)
     assert np.array_equal(whole[1], dicomdl.FrameDataset(index)[1]["image"][0].numpy())
-    assert np.allclose(dicomdl.read_volume(index.stacks[0], values="suv").window("auto").array, whole, atol=1e-6)
+    assert np.allclose(
+        dicomdl.read_volume(index.stacks[0], values="suv").window("auto").array, whole, atol=1e-6
+    )
     assert np.allclose(dicomdl.read_volume(index.stacks[0]).window("auto").array, whole, atol=1e-6)
 
 
@@ -237,14 +313,18 @@ def test_auto_raises_for_pet_without_suv_unless_it_may_take_percentiles(folder: 
         lambda: dicomdl.VolumeDataset(index)[0],
         lambda: dicomdl.read_volume(index.stacks[0]).window("auto"),
         lambda: dicomdl.read_volume(index.stacks[0], values="suv"),
-        lambda: dicomdl.VolumeDataset(index, intensity=dicomdl.SUV(), suv="if_possible")[0],  # asked for by name
+        lambda: dicomdl.VolumeDataset(index, intensity=dicomdl.SUV(), suv="if_possible")[
+            0
+        ],  # asked for by name
     ):
         with pytest.raises(SUVError, match="PatientWeight") as caught:
             ask()
         assert "PatientWeight" in caught.value.attribute
     lenient = dicomdl.FrameDataset(index, suv="if_possible")[3]["image"]
     assert lenient.max() == 1 and lenient.min() >= 0
-    assert dicomdl.FrameDataset(index, intensity="modality")[0]["units"] == "BQML"  # no SUV are needed
+    assert (
+        dicomdl.FrameDataset(index, intensity="modality")[0]["units"] == "BQML"
+    )  # no SUV are needed
     with pytest.raises(UsageError, match="suv="):
         dicomdl.FrameDataset(index, suv="maybe")  # type: ignore[arg-type]
 
@@ -255,11 +335,13 @@ def test_the_earliest_acquisition_is_sought_in_all_stacks_of_the_series(folder: 
     early = {"SeriesTime": "170000", "AcquisitionTime": "110000"}
     same = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "modality": "PT", "slope": 1}
     write_series(folder / "a", shape=SHAPE, edit=pet(**late), seed=1, **same)
-    write_series(folder / "b", shape=(3, 8, 8), edit=pet(**early), seed=2, origin=(0, 0, 90), **same)
+    write_series(
+        folder / "b", shape=(3, 8, 8), edit=pet(**early), seed=2, origin=(0, 0, 90), **same
+    )
     stacks = index_of(folder).stacks
     assert len(stacks) == 2
     for stack in stacks:
-        assert modality.suv_factor_of(stack, dicomdl.SUV()) == pytest.approx(FACTOR)
+        assert conversion_module.suv_factor_of(stack, dicomdl.SUV()) == pytest.approx(FACTOR)
 
 
 # --- real-world values ------------------------------------------------------------------------------------------------
@@ -283,15 +365,21 @@ def mapped(slope: float, units: str = "mm2/s", last: int = 4095) -> Any:
 
 
 def test_real_world_values_come_from_stored_ones_by_each_slices_own_map(folder: Path) -> None:
-    write_series(folder, shape=SHAPE, modality="MR", slope=7, intercept=-3, edit=mapped(0.25, last=200))
+    write_series(
+        folder, shape=SHAPE, modality="MR", slope=7, intercept=-3, edit=mapped(0.25, last=200)
+    )
     stack = only_stack(folder)
     stored = ramp(SHAPE)
-    expected = np.where(stored <= 200, stored * 0.25 * np.arange(1, 5)[:, None, None] + 2, np.nan).astype(np.float32)
+    expected = np.where(
+        stored <= 200, stored * 0.25 * np.arange(1, 5)[:, None, None] + 2, np.nan
+    ).astype(np.float32)
     for wish in ("real_world", RealWorld(0), RealWorld("mm2/s"), RealWorld("ADC")):
         volume = dicomdl.read_volume(stack, values=wish)
         assert volume.units == "mm2/s" and np.array_equal(volume.array, expected, equal_nan=True)
     sample = dicomdl.FrameDataset(index_of(folder), intensity=RealWorld())[2]
-    assert sample["units"] == "mm2/s" and np.array_equal(sample["image"][0].numpy(), expected[2], equal_nan=True)
+    assert sample["units"] == "mm2/s" and np.array_equal(
+        sample["image"][0].numpy(), expected[2], equal_nan=True
+    )
     with pytest.raises(IntensityError, match="mm2/s"):
         dicomdl.read_volume(stack, values=RealWorld("Bq"))
     with pytest.raises(UsageError, match="values="):
@@ -299,7 +387,12 @@ def test_real_world_values_come_from_stored_ones_by_each_slices_own_map(folder: 
 
 
 def test_real_world_maps_of_different_units_make_no_volume(folder: Path) -> None:
-    write_series(folder, shape=SHAPE, modality="MR", edit=lambda dataset, z: mapped(1, "mm2/s" if z else "s")(dataset, z))
+    write_series(
+        folder,
+        shape=SHAPE,
+        modality="MR",
+        edit=lambda dataset, z: mapped(1, "mm2/s" if z else "s")(dataset, z),
+    )
     with pytest.raises(IntensityError, match="2 units"):
         dicomdl.read_volume(only_stack(folder), values="real_world")
 
@@ -317,29 +410,49 @@ def test_a_window_can_be_had_of_other_quantities(folder: Path) -> None:
 
 def test_a_volume_at_a_lower_resolution_lies_where_the_whole_one_does(folder: Path) -> None:
     orientation = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
-    write_series(folder, shape=(4, 32, 48), spacing=(2, 0.5, 0.7), orientation=orientation, origin=(9, -5, 3), intercept=-1024)
+    write_series(
+        folder,
+        shape=(4, 32, 48),
+        spacing=(2, 0.5, 0.7),
+        orientation=orientation,
+        origin=(9, -5, 3),
+        intercept=-1024,
+    )
     index = index_of(folder)
-    whole, half = dicomdl.read_volume(index.stacks[0]), dicomdl.read_volume(index.stacks[0], reduce=1)
+    whole, half = (
+        dicomdl.read_volume(index.stacks[0]),
+        dicomdl.read_volume(index.stacks[0], reduce=1),
+    )
     assert half.array.shape == (4, 16, 24) and np.allclose(half.spacing, (2, 1, 1.4))
     for voxel in ((0, 0, 0), (3, 7, 5)):
         twice = (voxel[0], 2 * voxel[1], 2 * voxel[2])
-        assert np.allclose(half.geometry.voxel_to_world(voxel), whole.geometry.voxel_to_world(twice))
-    assert np.abs(half.array[:, 1:-1, 1:-1] - whole.array[:, 2:-2:2, 2:-2:2]).max() <= 1  # a ramp keeps its values
+        assert np.allclose(
+            half.geometry.voxel_to_world(voxel), whole.geometry.voxel_to_world(twice)
+        )
+    assert (
+        np.abs(half.array[:, 1:-1, 1:-1] - whole.array[:, 2:-2:2, 2:-2:2]).max() <= 1
+    )  # a ramp keeps its values
     frame = dicomdl.FrameDataset(index, intensity="modality", reduce=1)[2]
     assert np.array_equal(frame["image"][0].numpy(), half.array[2])
     assert np.allclose(frame["affine"].numpy() @ [0, 3, 4, 1], half.affine @ [2, 3, 4, 1])
     sample = dicomdl.VolumeDataset(index, intensity="modality", reduce=1)[0]
-    assert np.array_equal(sample["image"][0].numpy(), half.array) and np.allclose(sample["affine"].numpy(), half.affine)
+    assert np.array_equal(sample["image"][0].numpy(), half.array) and np.allclose(
+        sample["affine"].numpy(), half.affine
+    )
     assert np.allclose(sample["spacing"].numpy(), half.spacing)
 
 
-def test_a_single_slice_at_a_lower_resolution_still_has_no_spacing_to_the_next(folder: Path) -> None:
+def test_a_single_slice_at_a_lower_resolution_still_has_no_spacing_to_the_next(
+    folder: Path,
+) -> None:
     write_series(folder, shape=(1, 8, 8), spacing=(2, 0.5, 0.7))
     spacing = dicomdl.VolumeDataset(index_of(folder), reduce=1)[0]["spacing"].numpy()
     assert np.isnan(spacing[0]) and np.allclose(spacing[1:], (1, 1.4))
 
 
-def test_a_volume_of_more_memory_than_its_frames_justify_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_of_more_memory_than_its_frames_justify_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(modality, "FREE_VOLUME_BYTES", 1000)
     blank = np.zeros((40, 400, 400), int)
     write_series(folder, shape=blank.shape, stored=blank, transfer_syntax=JPEGLSLossless)
@@ -354,12 +467,18 @@ def test_a_volume_of_more_memory_than_its_frames_justify_is_refused(folder: Path
         dicomdl.VolumeDataset(index, "modality")[0]
 
 
-def test_idle_threads_help_with_one_frame_and_change_no_value(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_threads_help_with_one_frame_and_change_no_value(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_series(folder, shape=(1, 64, 64), transfer_syntax="1.2.840.10008.1.2.4.90")
     stack = only_stack(folder)
     seen: list[int] = []
     original = modality.decode_frame
-    monkeypatch.setattr(modality, "decode_frame", lambda source, out, how: (seen.append(how.threads), original(source, out, how))[1])
+    monkeypatch.setattr(
+        modality,
+        "decode_frame",
+        lambda source, out, how: (seen.append(how.threads), original(source, out, how))[1],
+    )
     array, padding = read_converted(stack.sources, conversions(stack), how=Decoding(threads=4))
     assert seen == [4] and padding is None
     assert np.array_equal(array, true_volume((1, 64, 64)))
@@ -380,10 +499,20 @@ def test_windows_on_suv_volumes_take_suv(folder: Path) -> None:
     suv, activity = dicomdl.read_volume(stack, values="suv"), dicomdl.read_volume(stack)
     expected = Percentile(5, 95)(suv.array)
     assert np.allclose(suv.window(Percentile(5, 95)).array, expected, atol=1e-5)
-    assert suv.window("modality").units == suv.window(None).units == "GML" and np.array_equal(suv.window(None).array, suv.array)
+    assert suv.window("modality").units == suv.window(None).units == "GML" and np.array_equal(
+        suv.window(None).array, suv.array
+    )
     assert np.allclose(suv.window((0.1, 0.2)).array, np.clip(suv.array / 0.2, 0, 1), atol=1e-6)
-    assert np.allclose(dicomdl.read_volume(stack, values=dicomdl.SUV("bw")).window("auto").array, activity.window("auto").array, atol=1e-6)
-    for wrong in (lambda: suv.window("file"), lambda: suv.suv("bsa"), lambda: activity.window((100, 50)).suv()):
+    assert np.allclose(
+        dicomdl.read_volume(stack, values=dicomdl.SUV("bw")).window("auto").array,
+        activity.window("auto").array,
+        atol=1e-6,
+    )
+    for wrong in (
+        lambda: suv.window("file"),
+        lambda: suv.suv("bsa"),
+        lambda: activity.window((100, 50)).suv(),
+    ):
         with pytest.raises((UsageError, IntensityError)):
             wrong()
     with pytest.raises(UsageError):
@@ -394,13 +523,17 @@ def test_windows_on_suv_volumes_take_suv(folder: Path) -> None:
 def test_windows_on_real_world_volumes_take_real_world_values(folder: Path) -> None:
     write_series(folder, shape=SHAPE, modality="MR", edit=mapped(0.001, units="1"))
     volume = dicomdl.read_volume(only_stack(folder), values="real_world")
-    assert np.allclose(volume.window(Percentile(0, 100)).array, Percentile(0, 100)(volume.array), atol=1e-5)
+    assert np.allclose(
+        volume.window(Percentile(0, 100)).array, Percentile(0, 100)(volume.array), atol=1e-5
+    )
     with pytest.raises(UsageError, match="modality"):
         volume.window("auto")
     assert montage(volume, 4).max() > 0  # a picture is not black
     part = dicomdl.read_volume(only_stack(folder), values="real_world")
     part.array[:, :3] = np.nan
-    assert np.isnan(part.resample((1, 1, 1), size=(8, 16, 16)).array).mean() < 0.6  # beyond the grid nothing is NaN
+    assert (
+        np.isnan(part.resample((1, 1, 1), size=(8, 16, 16)).array).mean() < 0.6
+    )  # beyond the grid nothing is NaN
 
 
 def test_suv_of_what_is_no_pet_says_so(folder: Path) -> None:
@@ -467,7 +600,9 @@ def test_padding_above_the_image_brightens_nothing(folder: Path) -> None:
         assert image.min() == 0, number
 
 
-def test_padding_that_differs_from_slice_to_slice_is_not_mixed_into_filled_ones(folder: Path) -> None:
+def test_padding_that_differs_from_slice_to_slice_is_not_mixed_into_filled_ones(
+    folder: Path,
+) -> None:
     stored = np.full((7, 12, 12), 100)
     stored[2, :, :6] = 4095
     write_series(folder, shape=stored.shape, stored=stored, drop=[3], edit=padded(4095))
@@ -488,8 +623,12 @@ def _spaced(dataset: Dataset, z: int) -> None:
 def test_reduced_values_that_overshoot_wrap_in_no_dtype(folder: Path) -> None:
     stored = np.zeros((3, 32, 32), int)
     stored[:, 7:21, 9:22] = 4095
-    for number, options in enumerate(({}, {"transfer_syntax": JPEGLSLossless}, {"transfer_syntax": "1.2.840.10008.1.2.4.90"})):
-        write_series(folder / str(number), shape=stored.shape, stored=stored, slope=8, seed=number, **options)
+    for number, options in enumerate(
+        ({}, {"transfer_syntax": JPEGLSLossless}, {"transfer_syntax": "1.2.840.10008.1.2.4.90"})
+    ):
+        write_series(
+            folder / str(number), shape=stored.shape, stored=stored, slope=8, seed=number, **options
+        )
     arrays = [dicomdl.read_volume(stack, reduce=1).array for stack in index_of(folder).stacks]
     assert len(arrays) == 3 and all(array.min() >= 0 and array.max() == 32760 for array in arrays)
     assert all(np.array_equal(array, arrays[0]) for array in arrays)

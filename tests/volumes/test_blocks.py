@@ -19,13 +19,20 @@ from pydicom.uid import (
 
 import dicomdl
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
-from dicomdl.pixels import read as pixels
-from dicomdl.storage.cache.options import DiskCache, MemoryCache
+from dicomdl.storage import memory as memory_module
+from dicomdl.storage import sources as sources_module
+from dicomdl.storage.cache.disk import DiskCache
+from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.volumes import blocks as voxels
 from dicomdl.volumes.blocks import Scratch, StackVoxels
 
 SHAPE = (6, 9, 14)
-BLOCKS = [((0, 0, 0), SHAPE), ((1, 2, 3), (4, 7, 11)), ((5, 8, 13), (6, 9, 14)), ((0, 3, 0), (6, 5, 14))]
+BLOCKS = [
+    ((0, 0, 0), SHAPE),
+    ((1, 2, 3), (4, 7, 11)),
+    ((5, 8, 13), (6, 9, 14)),
+    ((0, 3, 0), (6, 5, 14)),
+]
 
 
 def only_stack(folder: Path) -> dicomdl.Stack:
@@ -66,13 +73,23 @@ def test_a_block_is_that_of_the_volume(folder: Path, kind: str) -> None:
         part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         for memory in (None, scratch):
             array, padding = reader.read(start, stop, memory)
-            assert np.array_equal(array, volume.array[part]) and array.dtype in (np.int16, np.int32, np.float32)
-            expected = np.zeros(array.shape, bool) if volume.padding is None else volume.padding[part]
-            assert np.array_equal(np.zeros(array.shape, bool) if padding is None else padding, expected)
+            assert np.array_equal(array, volume.array[part]) and array.dtype in (
+                np.int16,
+                np.int32,
+                np.float32,
+            )
+            expected = (
+                np.zeros(array.shape, bool) if volume.padding is None else volume.padding[part]
+            )
+            assert np.array_equal(
+                np.zeros(array.shape, bool) if padding is None else padding, expected
+            )
 
 
 def test_a_block_of_an_enhanced_file_and_of_mosaics_is_that_of_the_volume(folder: Path) -> None:
-    write_multiframe(folder / "a.dcm", shape=SHAPE, order=[3, 0, 5, 1, 4, 2], slope=[1, 2, 3, 4, 5, 6])
+    write_multiframe(
+        folder / "a.dcm", shape=SHAPE, order=[3, 0, 5, 1, 4, 2], slope=[1, 2, 3, 4, 5, 6]
+    )
     stack = only_stack(folder)
     array, _ = StackVoxels(stack).read((1, 2, 3), (5, 6, 7))
     assert np.array_equal(array, dicomdl.read_volume(stack).array[1:5, 2:6, 3:7])
@@ -81,7 +98,9 @@ def test_a_block_of_an_enhanced_file_and_of_mosaics_is_that_of_the_volume(folder
     write_mosaic(tiles / "a.dcm")
     mosaic = dicomdl.scan(tiles, folder.parent / "mosaic.index", progress=False).stacks[0]
     array, _ = StackVoxels(mosaic).read((1, 0, 0), (3, 2, 2))
-    assert np.array_equal(array, dicomdl.read_volume(mosaic, irregular="accept").array[1:3, 0:2, 0:2])
+    assert np.array_equal(
+        array, dicomdl.read_volume(mosaic, irregular="accept").array[1:3, 0:2, 0:2]
+    )
 
 
 def test_other_quantities_come_in_blocks_too(folder: Path) -> None:
@@ -92,37 +111,55 @@ def test_other_quantities_come_in_blocks_too(folder: Path) -> None:
 
 
 def _gml(dataset: Dataset, z: int) -> None:
-    dataset.Units, dataset.CorrectedImage, dataset.DecayCorrection = "GML", ["ATTN", "DECY"], "START"
+    dataset.Units, dataset.CorrectedImage, dataset.DecayCorrection = (
+        "GML",
+        ["ATTN", "DECY"],
+        "START",
+    )
 
 
-@pytest.mark.parametrize(("start", "stop"), [((0, 0, 0), (7, 1, 1)), ((-1, 0, 0), (1, 1, 1)), ((2, 2, 2), (2, 3, 3))])
+@pytest.mark.parametrize(
+    ("start", "stop"), [((0, 0, 0), (7, 1, 1)), ((-1, 0, 0), (1, 1, 1)), ((2, 2, 2), (2, 3, 3))]
+)
 def test_a_block_that_is_not_inside_is_refused(folder: Path, start: Any, stop: Any) -> None:
     write_series(folder, shape=SHAPE)
     with pytest.raises(UsageError, match="not inside"):
         StackVoxels(only_stack(folder)).read(start, stop)
 
 
-def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_series(folder, shape=SHAPE)
     stack = only_stack(folder)
     reader = StackVoxels(stack)
     read: list[int] = []
-    original = pixels.read_into
-    monkeypatch.setattr(pixels, "read_into", lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1])
+    original = sources_module.read_into
+    monkeypatch.setattr(
+        sources_module,
+        "read_into",
+        lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1],
+    )
     reader.read((1, 2, 3), (4, 5, 6))
     assert read == [3 * 14 * 2] * 3
 
 
-def test_coded_slices_are_decoded_once_and_kept_within_bounds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coded_slices_are_decoded_once_and_kept_within_bounds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_series(folder, shape=SHAPE, transfer_syntax=JPEGLSLossless)
     reader = StackVoxels(only_stack(folder))
     decoded: list[int] = []
     original = voxels.read_converted
-    monkeypatch.setattr(voxels, "read_converted", lambda sources, *a, **o: (decoded.append(len(sources)), original(sources, *a, **o))[1])
+    monkeypatch.setattr(
+        voxels,
+        "read_converted",
+        lambda sources, *a, **o: (decoded.append(len(sources)), original(sources, *a, **o))[1],
+    )
     for _ in range(3):
         reader.read((1, 0, 0), (4, 5, 6))
     assert decoded == [1, 1, 1]
-    monkeypatch.setattr(voxels, "_slices", voxels.Kept(2 * 9 * 14 * 2, voxels._size))
+    monkeypatch.setattr(voxels, "_slices", memory_module.Kept(2 * 9 * 14 * 2, voxels._size))
     for _ in range(2):
         reader.read((0, 0, 0), (6, 5, 6))
     assert len(decoded) == 15 and len(voxels._slices._kept) == 2
@@ -130,7 +167,7 @@ def test_coded_slices_are_decoded_once_and_kept_within_bounds(folder: Path, monk
 
 def test_what_was_used_last_is_kept_in_no_more_than_so_many_bytes() -> None:
     made: list[int] = []
-    kept: voxels.Kept[bytes] = voxels.Kept(10, len)
+    kept: memory_module.Kept[bytes] = memory_module.Kept(10, len)
 
     def of(size: int) -> None:
         assert kept.of(size, lambda: (made.append(size), bytes(size))[1]) == bytes(size)
@@ -162,15 +199,15 @@ def test_files_of_a_batch_are_opened_once(folder: Path, monkeypatch: pytest.Monk
     reader = StackVoxels(only_stack(folder))
     opened: list[str] = []
     original = os.open
-    monkeypatch.setattr(pixels.os, "open", lambda path, *a: (opened.append(path), original(path, *a))[1])
+    monkeypatch.setattr(os, "open", lambda path, *a: (opened.append(path), original(path, *a))[1])
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-    with pixels.kept_open():
+    with sources_module.kept_open():
         for _ in range(3):
             reader.read((1, 0, 0), (4, 5, 6))
     assert len(opened) == 3
     assert not before or len(os.listdir("/proc/self/fd")) == before
-    monkeypatch.setattr(pixels, "MOST_OPEN", 2)
-    with pixels.kept_open():
+    monkeypatch.setattr(sources_module, "MOST_OPEN", 2)
+    with sources_module.kept_open():
         array, _ = reader.read((0, 0, 0), (6, 5, 6))
     assert np.array_equal(array, ramp(SHAPE)[:, :5, :6])
 
@@ -189,9 +226,13 @@ def test_a_truncated_file_is_an_error_and_never_old_memory(folder: Path) -> None
 # --- caches -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "transfer_syntax" in KINDS[kind] and kind != "big endian"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if "transfer_syntax" in KINDS[kind] and kind != "big endian"]
+)
 @pytest.mark.parametrize("where", ["disk", "memory"])
-def test_a_cached_block_is_that_of_the_volume_and_decoded_once(folder: Path, tmp_path: Path, kind: str, where: str) -> None:
+def test_a_cached_block_is_that_of_the_volume_and_decoded_once(
+    folder: Path, tmp_path: Path, kind: str, where: str
+) -> None:
     write_series(folder, shape=SHAPE, **{**KINDS[kind], "edit": padded})
     stack = only_stack(folder)
     volume = dicomdl.read_volume(stack)
@@ -203,7 +244,9 @@ def test_a_cached_block_is_that_of_the_volume_and_decoded_once(folder: Path, tmp
             part = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
             array, padding = reader.read(start, stop)
             assert np.array_equal(array, volume.array[part])
-            assert np.array_equal(np.zeros(array.shape, bool) if padding is None else padding, volume.padding[part])
+            assert np.array_equal(
+                np.zeros(array.shape, bool) if padding is None else padding, volume.padding[part]
+            )
     assert cache.stats().made == 1
 
 
@@ -214,24 +257,32 @@ def test_what_is_plain_is_in_no_cache(folder: Path, tmp_path: Path) -> None:
     assert cache.stats().made == 0
 
 
-def test_another_quantity_another_rescale_or_a_changed_file_is_another_entry(folder: Path, tmp_path: Path) -> None:
+def test_another_quantity_another_rescale_or_a_changed_file_is_another_entry(
+    folder: Path, tmp_path: Path
+) -> None:
     def edit(dataset: Dataset, z: int) -> None:
         _gml(dataset, z)
 
-    paths = write_series(folder, shape=SHAPE, modality="PT", slope=3, edit=edit, transfer_syntax=JPEGLSLossless)
+    paths = write_series(
+        folder, shape=SHAPE, modality="PT", slope=3, edit=edit, transfer_syntax=JPEGLSLossless
+    )
     cache = DiskCache(tmp_path / "cache")
     stack = only_stack(folder)
     for quantity in ("modality", dicomdl.SUV(), dicomdl.SUV("bw")):
         StackVoxels(stack, quantity, cache).read((0, 0, 0), (1, 1, 1))
     assert cache.stats().made == 2
-    write_series(folder, shape=SHAPE, modality="PT", slope=5, edit=edit, transfer_syntax=JPEGLSLossless)
+    write_series(
+        folder, shape=SHAPE, modality="PT", slope=5, edit=edit, transfer_syntax=JPEGLSLossless
+    )
     for path in paths:
         path.unlink()
     array, _ = StackVoxels(only_stack(folder), "modality", cache).read((0, 0, 0), SHAPE)
     assert np.array_equal(array, ramp(SHAPE) * 5) and cache.stats().made == 3
 
 
-def test_a_file_that_changed_since_the_scan_is_noticed_though_its_stack_is_cached(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_the_scan_is_noticed_though_its_stack_is_cached(
+    folder: Path, tmp_path: Path
+) -> None:
     paths = write_series(folder, shape=SHAPE, transfer_syntax=JPEGLSLossless)
     cache, stack = DiskCache(tmp_path / "cache"), only_stack(folder)
     StackVoxels(stack, cache=cache).read((0, 0, 0), SHAPE)

@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import StorageError
 from dicomdl.storage import locks
-from dicomdl.storage.cache.entries import Filed, Identity, Lost, write_pieces
+from dicomdl.storage.cache.entries import Lost
+from dicomdl.storage.cache.filed import Filed
+from dicomdl.storage.cache.layout import Identity, write_pieces
 from dicomdl.storage.publishing import cache_folder
 from dicomdl.storage.system import OPEN_FLAGS
 
@@ -25,10 +27,25 @@ _ENTRY: Final = re.compile(r"([0-9a-f]{64})\.entry")
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.tmp")
 _LOCK: Final = re.compile(r"[0-9a-f]{64}\.lock")
 _DAY_S: Final = 86400.0
-_NETWORK: Final = {"nfs", "nfs4", "cifs", "smb3", "lustre", "beegfs", "gpfs", "ceph", "afs", "9p", "glusterfs", "pvfs2"}
+_NETWORK: Final = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "lustre",
+    "beegfs",
+    "gpfs",
+    "ceph",
+    "afs",
+    "9p",
+    "glusterfs",
+    "pvfs2",
+}
 
 
-def open_entry(path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None) -> Filed:
+def open_entry(
+    path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None
+) -> Filed:
     """Open an entry's file; FileNotFoundError where there is none, Lost where it is not what it should be."""
     descriptor = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
@@ -49,7 +66,9 @@ def write_entry(folder: str, digest: str, pieces: Sequence[Any]) -> None:
     try:
         try:
             write_pieces(descriptor, pieces)
-            if locks.available():  # renamed while its lock is held, else who cleans up takes it for an orphan
+            if (
+                locks.available()
+            ):  # renamed while its lock is held, else who cleans up takes it for an orphan
                 os.replace(temporary, final)
         finally:
             os.close(descriptor)
@@ -83,8 +102,14 @@ def remove_orphans(folder: str) -> None:
             descriptor = os.open(item.path, os.O_RDWR | OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
             try:
                 locked = locks.flock(descriptor)
-                is_dead = locked if locked is not None else time.time() - os.fstat(descriptor).st_mtime > _DAY_S
-                if is_dead and locks.is_at(descriptor, item.path):  # else the name is a newer file's, whose owner lives
+                is_dead = (
+                    locked
+                    if locked is not None
+                    else time.time() - os.fstat(descriptor).st_mtime > _DAY_S
+                )
+                if is_dead and locks.is_at(
+                    descriptor, item.path
+                ):  # else the name is a newer file's, whose owner lives
                     os.unlink(item.path)
             finally:
                 locks.unlock(descriptor)
@@ -115,7 +140,9 @@ def used_files(folder: str) -> list[Used]:
         if match or _TEMPORARY.fullmatch(item.name):
             with contextlib.suppress(OSError):
                 status = item.stat(follow_symlinks=False)
-                found.append(Used(status.st_mtime, status.st_size, item.path, match[1] if match else ""))
+                found.append(
+                    Used(status.st_mtime, status.st_size, item.path, match[1] if match else "")
+                )
     return found
 
 
@@ -124,13 +151,21 @@ def require_private(folder: str) -> None:
     try:
         status = os.stat(folder)
     except OSError as error:
-        raise StorageError(f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno) from error
+        raise StorageError(
+            f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno
+        ) from error
     if not stat.S_ISDIR(status.st_mode):
         raise StorageError(f"the cache folder {folder!r} is not a folder")
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        raise StorageError(f"the cache folder {folder!r} belongs to another user: choose one of your own", owner=status.st_uid)
+        raise StorageError(
+            f"the cache folder {folder!r} belongs to another user: choose one of your own",
+            owner=status.st_uid,
+        )
     if os.name == "posix" and status.st_mode & stat.S_IWOTH:
-        raise StorageError(f"everybody can write to the cache folder {folder!r}: choose another one, or chmod o-w", mode=status.st_mode)
+        raise StorageError(
+            f"everybody can write to the cache folder {folder!r}: choose another one, or chmod o-w",
+            mode=status.st_mode,
+        )
 
 
 def may_be_mapped(folder: str) -> bool:
@@ -141,8 +176,14 @@ def may_be_mapped(folder: str) -> bool:
     except OSError:
         return True
     here = os.path.realpath(folder) + "/"
-    kinds = {mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts}  # a later mount covers an earlier one
-    kind = kinds[max((point for point in kinds if here.startswith(point)), key=len, default="/")] if kinds else ""
+    kinds = {
+        mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts
+    }  # a later mount covers an earlier one
+    kind = (
+        kinds[max((point for point in kinds if here.startswith(point)), key=len, default="/")]
+        if kinds
+        else ""
+    )
     return not (kind in _NETWORK or kind.startswith("fuse"))
 
 
@@ -176,16 +217,24 @@ class FolderReport:
     def __str__(self) -> str:
         lines = [self.folder, f"  {self.entries:,} entries, {self.size_bytes / 2**20:,.1f} MiB"]
         if self.oldest_use is not None and self.newest_use is not None:
-            oldest, newest = (time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (self.oldest_use, self.newest_use))
+            oldest, newest = (
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+                for at in (self.oldest_use, self.newest_use)
+            )
             lines.append(f"  last used {oldest} to {newest}")
         if self.removed:
             lines.append(f"  {self.removed:,} files removed")
         if self.leftovers:
-            lines.append(f"  {self.leftovers:,} temporary and lock files, in use or left by processes that were killed")
+            lines.append(
+                f"  {self.leftovers:,} temporary and lock files, in use or left by processes that were killed"
+            )
         if self.foreign:
             lines.append(f"  {self.foreign:,} other files, which are left alone")
         if self.verified:
-            lines.append(f"  {len(self.damaged):,} damaged" + (", which will be made again:" if self.damaged else ""))
+            lines.append(
+                f"  {len(self.damaged):,} damaged"
+                + (", which will be made again:" if self.damaged else "")
+            )
             lines.extend(f"    {name}" for name in self.damaged)
         return "\n".join(lines)
 
@@ -235,7 +284,11 @@ def clear(folder: str | os.PathLike[str] | None = None) -> FolderReport:
     path = _existing(folder)
     removed = 0
     for item in _items(path):
-        if _ENTRY.fullmatch(item.name) or _TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name):
+        if (
+            _ENTRY.fullmatch(item.name)
+            or _TEMPORARY.fullmatch(item.name)
+            or _LOCK.fullmatch(item.name)
+        ):
             with contextlib.suppress(OSError):
                 os.unlink(item.path)
                 removed += 1

@@ -18,15 +18,27 @@ from typing import Any, Final
 
 import numpy as np
 
+from dicomdl.arrays import Mask, Values
 from dicomdl.storage import locks
-from dicomdl.storage.cache.entries import DTYPES, PAGE, Arrays, Box, Lost, Mask, Values, aligned, packed_mask, slices_of, unpacked_mask
+from dicomdl.storage.cache.entries import (
+    DTYPES,
+    Arrays,
+    Box,
+    Lost,
+    packed_mask,
+    slices_of,
+    unpacked_mask,
+)
+from dicomdl.storage.cache.layout import PAGE, aligned
 
 # control page | slots (key, key, place + 1, 0) | arena
 _HEAD: Final = 0
 _TAIL: Final = 1
 _PROBES: Final = 8
 _LINE: Final = 64
-_RECORD: Final = struct.Struct("<32s8sIIQ4Q40x")  # key, dtype, ndim, mask, bytes of values, shape; 128 bytes
+_RECORD: Final = struct.Struct(
+    "<32s8sIIQ4Q40x"
+)  # key, dtype, ndim, mask, bytes of values, shape; 128 bytes
 STORE_WAIT_S: Final = 5.0
 
 
@@ -42,12 +54,20 @@ class _InArena:
         key, dtype, ndim, has_mask, size, *shape = _RECORD.unpack(record)
         if key.hex() != digest or not arena.is_whole(place):
             raise Lost
-        self.shape, self.dtype, self.has_mask = tuple(shape[:ndim]), DTYPES[dtype.rstrip(b"\0").decode()], bool(has_mask)
+        self.shape, self.dtype, self.has_mask = (
+            tuple(shape[:ndim]),
+            DTYPES[dtype.rstrip(b"\0").decode()],
+            bool(has_mask),
+        )
         start = at + _RECORD.size
         self._values = arena.bytes[start : start + size].view(self.dtype).reshape(self.shape)
         mask_shape = (*self.shape[:2], -(-self.shape[2] // 8))
         start += aligned(size, _LINE)
-        self._mask = arena.bytes[start : start + int(np.prod(mask_shape))].reshape(mask_shape) if has_mask else None
+        self._mask = (
+            arena.bytes[start : start + int(np.prod(mask_shape))].reshape(mask_shape)
+            if has_mask
+            else None
+        )
 
     def values(self, box: Box) -> Values:
         return self._if_whole(self._values[slices_of(box)].copy())
@@ -109,7 +129,11 @@ class Arena:
     def put(self, digest: str, arrays: Arrays) -> bool:
         """Write an entry in the place of the oldest; False where it is larger than the arena, or the others are too busy."""
         values, packed = arrays.values, packed_mask(arrays.mask)
-        size = _RECORD.size + aligned(values.nbytes, _LINE) + (0 if packed is None else aligned(packed.nbytes, _LINE))
+        size = (
+            _RECORD.size
+            + aligned(values.nbytes, _LINE)
+            + (0 if packed is None else aligned(packed.nbytes, _LINE))
+        )
         if size > self.capacity:
             return False
         with self._held(0, self._threads, STORE_WAIT_S) as alone:
@@ -121,7 +145,9 @@ class Arena:
             self._control[_TAIL] = max(int(self._control[_TAIL]), place + size - self.capacity)
             shape = (*values.shape, 0)[:4]
             names = bytes.fromhex(digest), values.dtype.str.encode()
-            record = _RECORD.pack(*names, values.ndim, int(packed is not None), values.nbytes, *shape)
+            record = _RECORD.pack(
+                *names, values.ndim, int(packed is not None), values.nbytes, *shape
+            )
             at = self._arena_at + place % self.capacity
             self._write(record, at)
             self._write(values, at + _RECORD.size)
@@ -142,8 +168,12 @@ class Arena:
         first, second, row = self._hashed(digest)
         tail = int(self._control[_TAIL])
         window = self._slots[row : row + _PROBES].tolist()
-        same = [number for number, slot in enumerate(window) if (slot[0], slot[1]) == (first, second)]
-        oldest = min(range(_PROBES), key=lambda number: window[number][2] if window[number][2] > tail else 0)
+        same = [
+            number for number, slot in enumerate(window) if (slot[0], slot[1]) == (first, second)
+        ]
+        oldest = min(
+            range(_PROBES), key=lambda number: window[number][2] if window[number][2] > tail else 0
+        )
         slot = self._slots[row + (same[0] if same else oldest)]
         slot[2] = 0
         slot[0], slot[1] = first, second

@@ -23,14 +23,28 @@ from phantoms import encode_frame, write_secondary_capture, write_series
 
 import dicomdl
 from dicomdl.datasets.device import decoder as gpu
-from dicomdl.datasets.device.decoder import DeviceDecoder, Kind, keep_coded_bits, read_stack, to_device, to_modality, window
-from dicomdl.errors import DecodeError, IntensityError, IrregularStack, MissingExtra, TruncatedPixels, UsageError
+from dicomdl.datasets.device import kinds as kinds_module
+from dicomdl.datasets.device.decoder import DeviceDecoder
+from dicomdl.datasets.device.kinds import Kind
+from dicomdl.datasets.device.stack import read_stack
+from dicomdl.datasets.device.values import keep_coded_bits, to_device, to_modality, window
+from dicomdl.errors import (
+    DecodeError,
+    IntensityError,
+    IrregularStack,
+    MissingExtra,
+    TruncatedPixels,
+    UsageError,
+)
 from dicomdl.headers.frame import FrameSource
+from dicomdl.pixels import coded as coded_module
 from dicomdl.pixels import decoders as codecs
-from dicomdl.pixels import read as pixels
+from dicomdl.pixels import native as native_module
 from dicomdl.pixels.read import read_frame
-from dicomdl.values.intensity import Identity, Intensity, Limits, Percentile, Rescale, Window
-from dicomdl.volumes.volume import stack_intensity
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.rescale import Rescale
+from dicomdl.values.stack_intensity import stack_intensity
+from dicomdl.values.windows import Identity, Limits, Percentile, Window
 
 settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
 settings.load_profile("dicomdl")
@@ -39,8 +53,12 @@ Array = NDArray[Any]
 Answer = Callable[[bytes, Array], Array | None]
 
 LITTLE, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5"
-JPEG, JPEG_12, JPEG_LL, JPEG_LS, J2K, J2K_LOSSY, HTJ2K = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 70, 80, 90, 91, 201))
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA (torch.cuda.is_available())")
+JPEG, JPEG_12, JPEG_LL, JPEG_LS, J2K, J2K_LOSSY, HTJ2K = (
+    f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 70, 80, 90, 91, 201)
+)
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs CUDA (torch.cuda.is_available())"
+)
 
 
 # --- a decoder that does as it is told ----------------------------------------------------------------------------
@@ -76,13 +94,29 @@ class FakeCodec(types.ModuleType):
         fake = self
 
         class Decoder:
-            def __init__(self, device_id: int = -1, max_num_cpu_threads: int = 0, backends: Any = None, options: str = "") -> None:
+            def __init__(
+                self,
+                device_id: int = -1,
+                max_num_cpu_threads: int = 0,
+                backends: Any = None,
+                options: str = "",
+            ) -> None:
                 fake.made.append((device_id, options))
 
-            def decode(self, srcs: Sequence[Any], *, images: Any = None, params: Any = None, cuda_stream: int = 0) -> list[Any]:
+            def decode(
+                self,
+                srcs: Sequence[Any],
+                *,
+                images: Any = None,
+                params: Any = None,
+                cuda_stream: int = 0,
+            ) -> list[Any]:
                 fake.calls.append([src.stream for src in srcs])
                 samples = [right(src.stream, params) for src in srcs]
-                answers = [None if each is None else fake.answer(src.stream, each) for src, each in zip(srcs, samples, strict=True)]
+                answers = [
+                    None if each is None else fake.answer(src.stream, each)
+                    for src, each in zip(srcs, samples, strict=True)
+                ]
                 return [None if answer is None else Image(answer) for answer in answers]
 
         self.Decoder = Decoder
@@ -93,7 +127,12 @@ class FakeCodec(types.ModuleType):
             self.stream = stream
 
     class DecodeParams:
-        def __init__(self, apply_exif_orientation: bool = True, color_spec: int = 1, allow_any_depth: bool = False) -> None:
+        def __init__(
+            self,
+            apply_exif_orientation: bool = True,
+            color_spec: int = 1,
+            allow_any_depth: bool = False,
+        ) -> None:
             assert allow_any_depth and not apply_exif_orientation
             self.color_spec = color_spec
 
@@ -110,7 +149,10 @@ def right(stream: bytes, params: Any) -> Array | None:
         if not stream.startswith(b"\xff\xd8"):
             return np.asarray(imagecodecs.jpeg2k_decode(stream))
         if codecs.find_syntax(JPEG).inspect(stream).samples == 3:
-            colours = {"colorspace": "YCBCR", "outcolorspace": "RGB" if params.color_spec == 1 else "YCBCR"}
+            colours = {
+                "colorspace": "YCBCR",
+                "outcolorspace": "RGB" if params.color_spec == 1 else "YCBCR",
+            }
         return np.asarray(imagecodecs.jpeg8_decode(stream, **colours))
     except (imagecodecs.Jpeg2kError, imagecodecs.Jpeg8Error):
         return None
@@ -146,26 +188,61 @@ def write(folder: Path, data: bytes, image: Array, uid: str, **facts: Any) -> Fr
     """The source of a frame whose bytes are a whole file."""
     path = folder / f"{next(numbers)}.bin"
     path.write_bytes(data)
-    samples, bits, status = image.shape[2] if image.ndim == 3 else 1, 8 * image.itemsize, path.stat()
+    samples, bits, status = (
+        image.shape[2] if image.ndim == 3 else 1,
+        8 * image.itemsize,
+        path.stat(),
+    )
     stored = facts.get("bits_stored", bits)
-    place = {"path": str(path), "frame_number": 1, "byte_offset": 0, "byte_length": len(data), "bit_offset": 0, "deflated": False}
-    shape = {"rows": image.shape[0], "columns": image.shape[1], "samples_per_pixel": samples, "planar_configuration": 0}
-    depth = {"bits_allocated": bits, "bits_stored": stored, "high_bit": stored - 1, "pixel_representation": int(image.dtype.kind == "i")}
-    rest = {"file_bytes": status.st_size, "file_mtime_ns": status.st_mtime_ns, "transfer_syntax_uid": uid, "float_pixels": False}
+    place = {
+        "path": str(path),
+        "frame_number": 1,
+        "byte_offset": 0,
+        "byte_length": len(data),
+        "bit_offset": 0,
+        "deflated": False,
+    }
+    shape = {
+        "rows": image.shape[0],
+        "columns": image.shape[1],
+        "samples_per_pixel": samples,
+        "planar_configuration": 0,
+    }
+    depth = {
+        "bits_allocated": bits,
+        "bits_stored": stored,
+        "high_bit": stored - 1,
+        "pixel_representation": int(image.dtype.kind == "i"),
+    }
+    rest = {
+        "file_bytes": status.st_size,
+        "file_mtime_ns": status.st_mtime_ns,
+        "transfer_syntax_uid": uid,
+        "float_pixels": False,
+    }
     space = {"photometric_interpretation": "RGB" if samples == 3 else "MONOCHROME2"}
     return FrameSource(**(place | shape | depth | rest | space | facts))
 
 
-def images(count: int, bits: int = 12, signed: bool = False, rows: int = 16, columns: int = 21) -> list[Array]:
+def images(
+    count: int, bits: int = 12, signed: bool = False, rows: int = 16, columns: int = 21
+) -> list[Array]:
     """Different images that use all bits."""
     steps = np.arange(columns) * 2711 + np.arange(rows)[:, None] * 7919
-    made = [(steps * (k + 1) + 11 * k) % (1 << bits) - (1 << bits - 1) * signed for k in range(count)]
+    made = [
+        (steps * (k + 1) + 11 * k) % (1 << bits) - (1 << bits - 1) * signed for k in range(count)
+    ]
     width = 8 if bits <= 8 else 16
     return [image.astype(f"{'i' if signed else 'u'}{width // 8}") for image in made]
 
 
-def frames(folder: Path, count: int, uid: str = JPEG_LL, bits: int = 12, signed: bool = False) -> list[FrameSource]:
-    return [write(folder, in_item(encode_frame(image, uid, bits)), image, uid, bits_stored=bits) for image in images(count, bits, signed)]
+def frames(
+    folder: Path, count: int, uid: str = JPEG_LL, bits: int = 12, signed: bool = False
+) -> list[FrameSource]:
+    return [
+        write(folder, in_item(encode_frame(image, uid, bits)), image, uid, bits_stored=bits)
+        for image in images(count, bits, signed)
+    ]
 
 
 def as_numpy(values: torch.Tensor) -> Array:
@@ -184,7 +261,9 @@ def agree(decoder: DeviceDecoder, sources: Sequence[FrameSource]) -> None:
 
 
 @pytest.mark.parametrize("uid", [JPEG_LL, "1.2.840.10008.1.2.4.57", J2K, J2K_LOSSY])
-@pytest.mark.parametrize(("bits", "signed"), [(8, False), (8, True), (12, False), (12, True), (16, False), (16, True)])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(8, False), (8, True), (12, False), (12, True), (16, False), (16, True)]
+)
 def test_a_kind_that_agrees_is_decoded_on_the_device_from_then_on(
     tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, uid: str, bits: int, signed: bool
 ) -> None:
@@ -193,14 +272,21 @@ def test_a_kind_that_agrees_is_decoded_on_the_device_from_then_on(
     assert list(decoder.kinds.values()) == ["trusted"]
     assert [len(call) for call in fake.calls] == [3, 2]
     (kind,) = decoder.kinds
-    assert (kind.transfer_syntax_uid, kind.bits_stored, kind.precision, kind.pixel_representation) == (uid, bits, bits, int(signed))
+    assert (
+        kind.transfer_syntax_uid,
+        kind.bits_stored,
+        kind.precision,
+        kind.pixel_representation,
+    ) == (uid, bits, bits, int(signed))
 
 
 def test_the_first_frames_come_from_the_cpu_and_later_ones_from_the_device(
     tmp_path: Path, decoder: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources, read = frames(tmp_path, 5), []
-    monkeypatch.setattr(gpu, "read_frame", lambda source: (read.append(source.path), read_frame(source))[1])
+    monkeypatch.setattr(
+        gpu, "read_frame", lambda source: (read.append(source.path), read_frame(source))[1]
+    )
     agree(decoder, sources)
     assert sorted(read) == sorted(source.path for source in sources[:3])
 
@@ -208,10 +294,18 @@ def test_the_first_frames_come_from_the_cpu_and_later_ones_from_the_device(
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda stream, samples: samples * 0, "differs from the CPU by"),  # what nvJPEG did to 9-15 bits of JPEG lossless
-        (lambda stream, samples: samples + np.uint16(1), "differs from the CPU by 1, on average by 1, where 0 is allowed"),
         (
-            lambda stream, samples: np.where(samples == samples.max(), samples - 1, samples).astype(samples.dtype),
+            lambda stream, samples: samples * 0,
+            "differs from the CPU by",
+        ),  # what nvJPEG did to 9-15 bits of JPEG lossless
+        (
+            lambda stream, samples: samples + np.uint16(1),
+            "differs from the CPU by 1, on average by 1, where 0 is allowed",
+        ),
+        (
+            lambda stream, samples: np.where(samples == samples.max(), samples - 1, samples).astype(
+                samples.dtype
+            ),
             "differs from the CPU by 1",
         ),
         (lambda stream, samples: samples << 4, "differs"),  # scaled to 16 bits
@@ -224,7 +318,9 @@ def test_the_first_frames_come_from_the_cpu_and_later_ones_from_the_device(
         (lambda stream, samples: 1 // 0, "failed with ZeroDivisionError"),
     ],
 )
-def test_a_kind_that_is_wrong_once_is_never_asked_for_again(tmp_path: Path, fake: FakeCodec, answer: Answer, reason: str) -> None:
+def test_a_kind_that_is_wrong_once_is_never_asked_for_again(
+    tmp_path: Path, fake: FakeCodec, answer: Answer, reason: str
+) -> None:
     sources = frames(tmp_path, 6)
     fake.answer = answer
     agree(DeviceDecoder("cpu"), sources)
@@ -238,7 +334,9 @@ def test_a_kind_that_is_wrong_once_is_never_asked_for_again(tmp_path: Path, fake
     assert reason in told
 
 
-def test_one_wrong_frame_among_the_samples_is_enough(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_one_wrong_frame_among_the_samples_is_enough(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     sources = frames(tmp_path, 4)
     seen: list[bytes] = []
     fake.answer = lambda stream, samples: (seen.append(stream), samples ^ (len(seen) == 2))[1]
@@ -246,19 +344,34 @@ def test_one_wrong_frame_among_the_samples_is_enough(tmp_path: Path, fake: FakeC
     assert "differs" in next(iter(decoder.kinds.values()))
 
 
-def test_a_wrong_kind_does_not_speak_for_the_others(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
-    sources = [*frames(tmp_path, 5, bits=12), *frames(tmp_path, 5, bits=16), *frames(tmp_path, 5, J2K, 12)]
-    fake.answer = lambda stream, samples: samples * 0 if stream[:2] == b"\xff\xd8" and samples.max() < 4096 else samples
+def test_a_wrong_kind_does_not_speak_for_the_others(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
+    sources = [
+        *frames(tmp_path, 5, bits=12),
+        *frames(tmp_path, 5, bits=16),
+        *frames(tmp_path, 5, J2K, 12),
+    ]
+    fake.answer = lambda stream, samples: (
+        samples * 0 if stream[:2] == b"\xff\xd8" and samples.max() < 4096 else samples
+    )
     agree(decoder, sources)
-    states = {(kind.transfer_syntax_uid, kind.precision): state for kind, state in decoder.kinds.items()}
+    states = {
+        (kind.transfer_syntax_uid, kind.precision): state for kind, state in decoder.kinds.items()
+    }
     assert states[JPEG_LL, 16] == states[J2K, 12] == "trusted"
     assert "differs" in states[JPEG_LL, 12]
 
 
-def test_a_frame_of_one_value_is_no_evidence(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_a_frame_of_one_value_is_no_evidence(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     """A decoder that returns nothing but zeros is right about a black frame."""
     black = np.zeros((16, 21), np.uint16)
-    sources = [write(tmp_path, in_item(encode_frame(black, JPEG_LL, 12)), black, JPEG_LL, bits_stored=12) for _ in range(5)]
+    sources = [
+        write(tmp_path, in_item(encode_frame(black, JPEG_LL, 12)), black, JPEG_LL, bits_stored=12)
+        for _ in range(5)
+    ]
     fake.answer = lambda stream, samples: samples * 0
     agree(decoder, sources)
     assert list(decoder.kinds.values()) == ["proving"]
@@ -266,11 +379,13 @@ def test_a_frame_of_one_value_is_no_evidence(tmp_path: Path, fake: FakeCodec, de
     assert "differs" in next(iter(decoder.kinds.values()))
 
 
-def test_a_trusted_kind_that_turns_to_nothing_is_found_out(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_a_trusted_kind_that_turns_to_nothing_is_found_out(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     sources = frames(tmp_path, 8)
     agree(decoder, sources[:4])
     assert list(decoder.kinds.values()) == ["trusted"]
-    last = pixels._read_bytes(sources[7], 8, sources[7].byte_length - 8).rstrip(b"\0")
+    last = native_module._read_bytes(sources[7], 8, sources[7].byte_length - 8).rstrip(b"\0")
     fake.answer = lambda stream, samples: samples * 0 if stream.rstrip(b"\0") == last else samples
     agree(decoder, sources)
     assert "differs" in next(iter(decoder.kinds.values()))
@@ -279,7 +394,9 @@ def test_a_trusted_kind_that_turns_to_nothing_is_found_out(tmp_path: Path, fake:
     assert fake.frames == asked
 
 
-def test_the_frames_beside_one_that_ends_the_trust_come_from_the_cpu(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_the_frames_beside_one_that_ends_the_trust_come_from_the_cpu(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     sources = frames(tmp_path, 8)
     agree(decoder, sources[:3])
     calls = itertools.count()
@@ -287,7 +404,9 @@ def test_the_frames_beside_one_that_ends_the_trust_come_from_the_cpu(tmp_path: P
     agree(decoder, sources)
 
 
-def test_a_frame_that_a_trusted_kind_does_not_give_is_read_by_the_cpu(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_a_frame_that_a_trusted_kind_does_not_give_is_read_by_the_cpu(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     sources = frames(tmp_path, 6)
     agree(decoder, sources[:3])
     calls = itertools.count()
@@ -296,7 +415,9 @@ def test_a_frame_that_a_trusted_kind_does_not_give_is_read_by_the_cpu(tmp_path: 
     assert list(decoder.kinds.values()) == ["trusted"]
 
 
-@pytest.mark.parametrize("answer", [lambda stream, samples: 1 // 0, lambda stream, samples: samples[:3]])
+@pytest.mark.parametrize(
+    "answer", [lambda stream, samples: 1 // 0, lambda stream, samples: samples[:3]]
+)
 def test_a_trusted_kind_that_fails_or_changes_its_shape_loses_its_trust(
     tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, answer: Answer
 ) -> None:
@@ -310,7 +431,9 @@ def test_a_trusted_kind_that_fails_or_changes_its_shape_loses_its_trust(
     assert list(decoder.kinds.values()) not in (["trusted"], ["proving"])
 
 
-def test_fewer_images_than_codestreams_are_a_failure(tmp_path: Path, decoder: DeviceDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_images_than_codestreams_are_a_failure(
+    tmp_path: Path, decoder: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decoder._decoder, "decode", lambda srcs, **options: [None], raising=False)
     agree(decoder, frames(tmp_path, 4))
     assert "1 images for 3 codestreams" in next(iter(decoder.kinds.values()))
@@ -318,14 +441,26 @@ def test_fewer_images_than_codestreams_are_a_failure(tmp_path: Path, decoder: De
 
 def test_coding_options_make_kinds(tmp_path: Path, decoder: DeviceDecoder) -> None:
     image = images(1)[0]
-    streams = [imagecodecs.jpeg8_encode(image, lossless=True, predictor=predictor, bitspersample=12) for predictor in (1, 2, 1)]
+    streams = [
+        imagecodecs.jpeg8_encode(image, lossless=True, predictor=predictor, bitspersample=12)
+        for predictor in (1, 2, 1)
+    ]
     sof = streams[0].index(b"\xff\xc3")
     dht = streams[0].index(b"\xff\xc4")
     size = 2 + int.from_bytes(streams[0][dht + 2 : dht + 4], "big")
-    moved = streams[0][:sof] + streams[0][dht : dht + size] + streams[0][sof:dht] + streams[0][dht + size :]  # tables before the frame
+    moved = (
+        streams[0][:sof]
+        + streams[0][dht : dht + size]
+        + streams[0][sof:dht]
+        + streams[0][dht + size :]
+    )  # tables before the frame
     for level in (1, 5):
         for reversible in (True, False):
-            streams.append(imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=reversible, resolutions=level))
+            streams.append(
+                imagecodecs.jpeg2k_encode(
+                    image, level=0, codecformat="j2k", reversible=reversible, resolutions=level
+                )
+            )
     uids = [JPEG_LL] * 3 + [J2K] * 4 + [JPEG_LL]
     for stream, uid in zip([*streams, moved], uids, strict=True):
         source = write(tmp_path, in_item(stream), image, uid, bits_stored=12)
@@ -333,18 +468,24 @@ def test_coding_options_make_kinds(tmp_path: Path, decoder: DeviceDecoder) -> No
     for sampling in ("444", "420", "420"):
         colour = colours(1)[0]
         stream = imagecodecs.jpeg8_encode(colour, subsampling=sampling)
-        decoder.read([write(tmp_path, in_item(stream), colour, JPEG, photometric_interpretation="YBR_FULL")])
+        decoder.read(
+            [write(tmp_path, in_item(stream), colour, JPEG, photometric_interpretation="YBR_FULL")]
+        )
     assert len(decoder.kinds) == 9
     assert sorted(decoder._agreed.values()) == [1, 1, 1, 1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("samples", [1, 4])
-def test_how_many_frames_have_to_agree_is_the_users(tmp_path: Path, fake: FakeCodec, samples: int) -> None:
+def test_how_many_frames_have_to_agree_is_the_users(
+    tmp_path: Path, fake: FakeCodec, samples: int
+) -> None:
     agree(DeviceDecoder("cpu", samples), frames(tmp_path, 6))
     assert [len(call) for call in fake.calls] == [samples, 6 - samples]
 
 
-def test_the_report_and_the_print_say_what_is_left_to_the_cpu(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_the_report_and_the_print_say_what_is_left_to_the_cpu(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     agree(decoder, [*frames(tmp_path, 4), *frames(tmp_path, 2, J2K)])
     fake.answer = lambda stream, samples: None
     agree(decoder, frames(tmp_path, 2, bits=16))
@@ -369,13 +510,19 @@ def test_a_lossy_decoder_may_differ_by_what_rounding_explains(
     fake.answer = off
     truths = [read_frame(source) for source in sources]
     values = [as_numpy(value) for value in decoder.read(sources)]
-    assert all(np.array_equal(value, truth) for value, truth in zip(values[:3], truths, strict=False))
+    assert all(
+        np.array_equal(value, truth) for value, truth in zip(values[:3], truths, strict=False)
+    )
     assert (list(decoder.kinds.values()) == ["trusted"]) == trusted
     assert abs(int(values[3][0, 0]) - int(truths[3][0, 0])) == (change if trusted else 0)
 
 
-def test_a_lossy_decoder_may_not_be_off_everywhere(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
-    fake.answer = lambda stream, samples: np.where(samples > 100, samples - 1, samples + 1).astype(samples.dtype)
+def test_a_lossy_decoder_may_not_be_off_everywhere(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
+    fake.answer = lambda stream, samples: np.where(samples > 100, samples - 1, samples + 1).astype(
+        samples.dtype
+    )
     decoder.read(frames(tmp_path, 4, JPEG, 8))
     assert "on average by 1" in next(iter(decoder.kinds.values()))
 
@@ -384,7 +531,14 @@ def test_the_tolerance_is_none_for_lossless_and_small_for_lossy_kinds() -> None:
     def tolerance(uid: str, space: str = "") -> int:
         return Kind(uid, 8, 8, 0, 8, 1, "", space, "").tolerance
 
-    assert [tolerance(uid) for uid in (JPEG_LL, J2K, HTJ2K, J2K_LOSSY, JPEG, JPEG_12)] == [0, 0, 0, 1, 2, 2]
+    assert [tolerance(uid) for uid in (JPEG_LL, J2K, HTJ2K, J2K_LOSSY, JPEG, JPEG_12)] == [
+        0,
+        0,
+        0,
+        1,
+        2,
+        2,
+    ]
     assert tolerance(JPEG, "YBR_FULL") == 6
 
 
@@ -394,30 +548,64 @@ def test_the_tolerance_is_none_for_lossless_and_small_for_lossy_kinds() -> None:
 def colours(count: int, rows: int = 16, columns: int = 24) -> list[Array]:
     rng = np.random.default_rng(3)
     corners = rng.integers(0, 256, (count, 2, 2, 3))
-    return [np.kron(each, np.ones((rows // 2, columns // 2, 1))).astype(np.uint8) for each in corners]
+    return [
+        np.kron(each, np.ones((rows // 2, columns // 2, 1))).astype(np.uint8) for each in corners
+    ]
 
 
 @pytest.mark.parametrize("sampling", ["444", "422", "420"])
-def test_colour_jpeg_becomes_rgb_on_the_device(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, sampling: str) -> None:
+def test_colour_jpeg_becomes_rgb_on_the_device(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, sampling: str
+) -> None:
     made = colours(5)
     facts = {"photometric_interpretation": "YBR_FULL_422"}
-    sources = [write(tmp_path, in_item(imagecodecs.jpeg8_encode(i, level=95, subsampling=sampling)), i, JPEG, **facts) for i in made]
+    sources = [
+        write(
+            tmp_path,
+            in_item(imagecodecs.jpeg8_encode(i, level=95, subsampling=sampling)),
+            i,
+            JPEG,
+            **facts,
+        )
+        for i in made
+    ]
     for values, source in zip(decoder.read(sources), sources, strict=True):
         assert np.abs(as_numpy(values).astype(int) - read_frame(source)).max() <= 6
     assert list(decoder.kinds.values()) == ["trusted"]
     assert fake.frames == 5
 
 
-def test_swapped_colours_are_found_out(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_swapped_colours_are_found_out(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     fake.answer = lambda stream, samples: samples[..., ::-1].copy()
-    sources = [write(tmp_path, in_item(imagecodecs.jpeg8_encode(i)), i, JPEG, photometric_interpretation="YBR_FULL") for i in colours(4)]
+    sources = [
+        write(
+            tmp_path,
+            in_item(imagecodecs.jpeg8_encode(i)),
+            i,
+            JPEG,
+            photometric_interpretation="YBR_FULL",
+        )
+        for i in colours(4)
+    ]
     agree(decoder, sources)
     assert "differs" in next(iter(decoder.kinds.values()))
 
 
-def test_rgb_is_taken_as_it_is_coded(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_rgb_is_taken_as_it_is_coded(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     made = colours(4)
-    named = [write(tmp_path, in_item(imagecodecs.jpeg8_encode(i, colorspace="RGB", outcolorspace="RGB")), i, JPEG) for i in made]
+    named = [
+        write(
+            tmp_path,
+            in_item(imagecodecs.jpeg8_encode(i, colorspace="RGB", outcolorspace="RGB")),
+            i,
+            JPEG,
+        )
+        for i in made
+    ]
     wavelets = [write(tmp_path, in_item(encode_frame(i, J2K, 8)), i, J2K) for i in made]
     transformed = [
         write(
@@ -439,7 +627,18 @@ def test_other_luminance_and_chrominance_is_left_to_the_cpu(
     tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, uid: str, space: str
 ) -> None:
     image = colours(1)[0]
-    agree(decoder, [write(tmp_path, in_item(encode_frame(image, uid, 8)), image, uid, photometric_interpretation=space)])
+    agree(
+        decoder,
+        [
+            write(
+                tmp_path,
+                in_item(encode_frame(image, uid, 8)),
+                image,
+                uid,
+                photometric_interpretation=space,
+            )
+        ],
+    )
     assert fake.frames == 0
 
 
@@ -447,14 +646,19 @@ def test_other_luminance_and_chrominance_is_left_to_the_cpu(
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8"])
-def test_native_frames_keep_every_value(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, dtype: str) -> None:
+def test_native_frames_keep_every_value(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder, dtype: str
+) -> None:
     kind = np.dtype(dtype)
     info: Any = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
     image = np.array([[info.min, 0, 1], [2, 3, info.max]], kind)
     source = write(tmp_path, image.tobytes(), image, LITTLE, float_pixels=kind.kind == "f")
     (values,) = decoder.read([source])
     wider = {"u2": torch.int32, "u4": torch.int64}
-    assert values.dtype == wider.get(dtype, torch.from_numpy(image[:0].astype(kind.str.replace("u2", "i2").replace("u4", "i4"))).dtype)
+    assert values.dtype == wider.get(
+        dtype,
+        torch.from_numpy(image[:0].astype(kind.str.replace("u2", "i2").replace("u4", "i4"))).dtype,
+    )
     assert values.tolist() == image.tolist()
     assert fake.frames == 0
 
@@ -465,7 +669,9 @@ def test_numbers_that_torch_has_not_are_refused() -> None:
         to_device(np.array([2**63], np.uint64), "cpu")
 
 
-def test_frames_of_all_kinds_come_in_the_order_asked_for(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_frames_of_all_kinds_come_in_the_order_asked_for(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     image = images(1)[0]
     rest = [
         write(tmp_path, image.tobytes(), image, LITTLE),
@@ -479,9 +685,13 @@ def test_frames_of_all_kinds_come_in_the_order_asked_for(tmp_path: Path, fake: F
     assert decoder.read([]) == []
 
 
-def test_tiles_of_a_mosaic_are_cut_by_the_cpu(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_tiles_of_a_mosaic_are_cut_by_the_cpu(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     (whole,) = frames(tmp_path, 1)
-    tile = dataclasses.replace(whole, rows=8, columns=7, coded_rows=16, coded_columns=21, tile_top=8, tile_left=14)
+    tile = dataclasses.replace(
+        whole, rows=8, columns=7, coded_rows=16, coded_columns=21, tile_top=8, tile_left=14
+    )
     agree(decoder, [tile])
     assert fake.frames == 0
 
@@ -506,7 +716,9 @@ def test_a_stream_that_is_cut_or_contradicts_its_header_is_never_given_to_the_de
     assert fake.frames == asked
 
 
-def test_what_both_refuse_is_the_cpus_error(tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder) -> None:
+def test_what_both_refuse_is_the_cpus_error(
+    tmp_path: Path, fake: FakeCodec, decoder: DeviceDecoder
+) -> None:
     agree(decoder, frames(tmp_path, 3, J2K))
     image = images(1)[0]
     stream = encode_frame(image, J2K, 12)
@@ -521,7 +733,9 @@ def test_what_both_refuse_is_the_cpus_error(tmp_path: Path, fake: FakeCodec, dec
 
 
 @given(
-    samples=st.sampled_from(["uint8", "int8", "uint16", "int16"]).flatmap(lambda name: npst.arrays(name, (2, 7))),
+    samples=st.sampled_from(["uint8", "int8", "uint16", "int16"]).flatmap(
+        lambda name: npst.arrays(name, (2, 7))
+    ),
     stored=st.integers(1, 16),
     precision=st.one_of(st.none(), st.integers(0, 16)),
     representation=st.sampled_from([0, 1]),
@@ -534,12 +748,29 @@ def test_coded_bits_become_stored_values_as_pixels_makes_them(
         if 8 * samples.itemsize > allocated:
             continue
         coded_bits = min(stored if precision is None else precision, allocated)
-        kind = Kind(uid, allocated, min(stored, allocated), representation, coded_bits, 1, "MONOCHROME2", "", "")
+        kind = Kind(
+            uid,
+            allocated,
+            min(stored, allocated),
+            representation,
+            coded_bits,
+            1,
+            "MONOCHROME2",
+            "",
+            "",
+        )
         facts: Any = types.SimpleNamespace(
-            bits_allocated=allocated, bits_stored=kind.bits_stored, high_bit=kind.bits_stored - 1, pixel_representation=representation
+            bits_allocated=allocated,
+            bits_stored=kind.bits_stored,
+            high_bit=kind.bits_stored - 1,
+            pixel_representation=representation,
         )
         truth = samples.astype(f"{'ui'[representation]}{allocated // 8}")
-        pixels._keep_coded_bits(truth, codecs.Coded(samples, "MONOCHROME2", kind.precision, bytewise=False, lossy=kind.lossy), facts)
+        coded_module._keep_coded_bits(
+            truth,
+            codecs.Coded(samples, "MONOCHROME2", kind.precision, bytewise=False, lossy=kind.lossy),
+            facts,
+        )
         found = keep_coded_bits(torch.from_numpy(samples), kind)
         assert found.tolist() == truth.tolist()
         assert found.dtype == to_device(truth, "cpu").dtype
@@ -547,8 +778,16 @@ def test_coded_bits_become_stored_values_as_pixels_makes_them(
 
 # --- rescale and window -------------------------------------------------------------------------------------------
 
-stored_arrays = st.sampled_from(["uint8", "int8", "uint16", "int16", "int32", "uint32", "float32"]).flatmap(
-    lambda name: npst.arrays(name, (2, 9), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False) if name == "float32" else None)
+stored_arrays = st.sampled_from(
+    ["uint8", "int8", "uint16", "int16", "int32", "uint32", "float32"]
+).flatmap(
+    lambda name: npst.arrays(
+        name,
+        (2, 9),
+        elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+        if name == "float32"
+        else None,
+    )
 )
 finite = st.floats(-1e5, 1e5, allow_subnormal=False)
 slopes = st.one_of(st.integers(-4, 4), finite).filter(bool)
@@ -556,13 +795,20 @@ centers = st.one_of(st.integers(-4096, 4096).map(float), finite)
 widths = st.one_of(st.integers(1, 65536).map(float), st.floats(1, 1e5))
 maps = st.one_of(
     st.builds(Window, centers, widths, st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"])),
-    st.builds(lambda lower, width, clip: Limits(lower, lower + width, clip), centers, st.one_of(st.just(0.0), widths), st.booleans()),
+    st.builds(
+        lambda lower, width, clip: Limits(lower, lower + width, clip),
+        centers,
+        st.one_of(st.just(0.0), widths),
+        st.booleans(),
+    ),
     st.just(Identity()),
 )
 
 
 @given(stored_arrays, slopes, st.one_of(st.integers(-4096, 4096), finite))
-def test_a_rescale_gives_the_numbers_that_it_gives_for_arrays(stored: Array, slope: float, intercept: float) -> None:
+def test_a_rescale_gives_the_numbers_that_it_gives_for_arrays(
+    stored: Array, slope: float, intercept: float
+) -> None:
     rescale = Rescale(slope, intercept)
     truth = rescale(stored)
     found = to_modality(to_device(stored, "cpu"), rescale)
@@ -590,13 +836,30 @@ def test_a_recipe_maps_tensors_as_it_maps_arrays(values: Array, mapping: Any, in
     found = window(to_device(values, "cpu"), recipe)
     assert found.dtype == torch.float32
     # Each side is within 2 ulp of the exact value; 1 - x then keeps the absolute error.
-    allowed = 2 * np.spacing(np.maximum(np.abs(truth), np.abs(1 - truth.astype(np.float64)).astype(np.float32) if invert else 0)) + 1e-38
+    allowed = (
+        2
+        * np.spacing(
+            np.maximum(
+                np.abs(truth),
+                np.abs(1 - truth.astype(np.float64)).astype(np.float32) if invert else 0,
+            )
+        )
+        + 1e-38
+    )
     assert (np.abs(as_numpy(found).astype(np.float64) - truth) <= allowed).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "mapping", [Window(0, 2), Window(0.5, 1, "LINEAR"), Window(0, 1, "SIGMOID"), Limits(1, 1), Limits(0, 1, False), Identity()]
+    "mapping",
+    [
+        Window(0, 2),
+        Window(0.5, 1, "LINEAR"),
+        Window(0, 1, "SIGMOID"),
+        Limits(1, 1),
+        Limits(0, 1, False),
+        Identity(),
+    ],
 )
 def test_nan_stays_nan_and_nothing_is_written_to(mapping: Any, dtype: Any) -> None:
     values = torch.tensor([float("nan"), -3.0, 0.0, 3.0], dtype=dtype)
@@ -633,8 +896,16 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
 
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])
 @pytest.mark.parametrize("intensity", ["auto", "modality", (40, 400), Percentile(1, 99)])
-def test_a_stack_is_what_read_volume_and_the_intensity_make_of_it(tmp_path: Path, decoder: DeviceDecoder, uid: str, intensity: Any) -> None:
-    write_series(tmp_path / "s", shape=(40, 10, 14), transfer_syntax=uid, slope=[1 + z % 2 for z in range(40)], intercept=-1000)
+def test_a_stack_is_what_read_volume_and_the_intensity_make_of_it(
+    tmp_path: Path, decoder: DeviceDecoder, uid: str, intensity: Any
+) -> None:
+    write_series(
+        tmp_path / "s",
+        shape=(40, 10, 14),
+        transfer_syntax=uid,
+        slope=[1 + z % 2 for z in range(40)],
+        intercept=-1000,
+    )
     (stack,) = index_of(tmp_path / "s").stacks
     truth = stack_intensity(stack, intensity)(dicomdl.read_volume(stack).array)
     found = read_stack(stack, decoder, intensity)
@@ -643,13 +914,17 @@ def test_a_stack_is_what_read_volume_and_the_intensity_make_of_it(tmp_path: Path
     assert set(decoder.kinds.values()) == ({"trusted"} if uid != LITTLE else set())
 
 
-def test_monochrome1_projections_are_inverted_after_the_window(tmp_path: Path, decoder: DeviceDecoder) -> None:
+def test_monochrome1_projections_are_inverted_after_the_window(
+    tmp_path: Path, decoder: DeviceDecoder
+) -> None:
     write_series(tmp_path / "s", shape=(1, 10, 14), modality="DX", photometric="MONOCHROME1")
     (stack,) = index_of(tmp_path / "s").stacks
     recipe = stack_intensity(stack, "auto")
     assert recipe.invert
     found = read_stack(stack, decoder, irregular="accept")
-    assert np.allclose(as_numpy(found)[0], recipe(dicomdl.read_volume(stack, irregular="accept").array), atol=2e-7)
+    assert np.allclose(
+        as_numpy(found)[0], recipe(dicomdl.read_volume(stack, irregular="accept").array), atol=2e-7
+    )
 
 
 def test_colour_is_channel_first(tmp_path: Path, decoder: DeviceDecoder) -> None:
@@ -659,10 +934,14 @@ def test_colour_is_channel_first(tmp_path: Path, decoder: DeviceDecoder) -> None
     array = dicomdl.read_volume(stack, irregular="accept").array
     found = read_stack(stack, decoder, irregular="accept")
     assert found.shape == (3, *array.shape[:3])
-    assert np.allclose(as_numpy(found).transpose(1, 2, 3, 0), stack_intensity(stack, "auto")(array), rtol=3e-7)
+    assert np.allclose(
+        as_numpy(found).transpose(1, 2, 3, 0), stack_intensity(stack, "auto")(array), rtol=3e-7
+    )
 
 
-def test_an_irregular_stack_is_refused_unless_it_is_accepted(tmp_path: Path, decoder: DeviceDecoder) -> None:
+def test_an_irregular_stack_is_refused_unless_it_is_accepted(
+    tmp_path: Path, decoder: DeviceDecoder
+) -> None:
     write_series(tmp_path / "s", shape=(8, 10, 14), drop=[3])
     (stack,) = index_of(tmp_path / "s").stacks
     with pytest.raises(IrregularStack) as caught:
@@ -691,7 +970,9 @@ def test_without_cuda_a_sentence_says_so(fake: FakeCodec, monkeypatch: pytest.Mo
     assert not fake.made
 
 
-def test_without_a_driver_a_sentence_says_so(fake: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_a_sentence_says_so(
+    fake: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_driver(**options: Any) -> Any:
         raise RuntimeError("CUDA Runtime failure: '#35'")
 
@@ -707,7 +988,9 @@ def test_wrong_use_is_a_usage_error(fake: FakeCodec) -> None:
         DeviceDecoder("mps")
 
 
-def test_a_decoder_stays_in_its_process(tmp_path: Path, decoder: DeviceDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_stays_in_its_process(
+    tmp_path: Path, decoder: DeviceDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="main process"):
         pickle.dumps(decoder)
     monkeypatch.setattr(os, "getpid", lambda: -1)
@@ -720,22 +1003,40 @@ def test_a_decoder_stays_in_its_process(tmp_path: Path, decoder: DeviceDecoder, 
 
 @pytest.fixture
 def real() -> Any:
-    return pytest.importorskip("nvidia.nvimgcodec", reason="needs nvImageCodec (nvidia-nvimgcodec-cu12 or -cu13)", exc_type=ImportError)
+    return pytest.importorskip(
+        "nvidia.nvimgcodec",
+        reason="needs nvImageCodec (nvidia-nvimgcodec-cu12 or -cu13)",
+        exc_type=ImportError,
+    )
 
 
 def test_the_real_package_has_what_is_used(real: Any) -> None:
-    assert int(getattr(real, "NVIMGCODEC_DEVICE_CPU_ONLY", gpu._CPU_ONLY)) == gpu._CPU_ONLY
+    assert (
+        int(getattr(real, "NVIMGCODEC_DEVICE_CPU_ONLY", kinds_module.CPU_ONLY))
+        == kinds_module.CPU_ONLY
+    )
     for name in ("UNCHANGED", "SRGB", "SYCC"):
-        params = real.DecodeParams(apply_exif_orientation=False, color_spec=getattr(real.ColorSpec, name), allow_any_depth=True)
+        params = real.DecodeParams(
+            apply_exif_orientation=False,
+            color_spec=getattr(real.ColorSpec, name),
+            allow_any_depth=True,
+        )
         assert params.allow_any_depth and not params.apply_exif_orientation
     image = images(1)[0]
     for uid in (JPEG_LL, J2K):
         stream = real.CodeStream(encode_frame(image, uid, 12))
-        assert (stream.height, stream.width, stream.dtype, stream.precision) == (16, 21, np.uint16, 12)
+        assert (stream.height, stream.width, stream.dtype, stream.precision) == (
+            16,
+            21,
+            np.uint16,
+            12,
+        )
 
 
 @pytest.mark.parametrize("uid", [JPEG, JPEG_LL, J2K])
-def test_the_real_package_on_the_cpu_gives_right_values_or_is_not_believed(real: Any, tmp_path: Path, uid: str) -> None:
+def test_the_real_package_on_the_cpu_gives_right_values_or_is_not_believed(
+    real: Any, tmp_path: Path, uid: str
+) -> None:
     decoder = DeviceDecoder("cpu")
     sources = frames(tmp_path, 5, uid, 8)
     for values, source in zip(decoder.read(sources), sources, strict=True):
@@ -746,24 +1047,33 @@ def test_the_real_package_on_the_cpu_gives_right_values_or_is_not_believed(real:
 @needs_cuda
 @pytest.mark.parametrize("uid", [JPEG, JPEG_LL, J2K, J2K_LOSSY])
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_a_gpu_gives_right_values_or_is_not_believed(real: Any, tmp_path: Path, uid: str, bits: int) -> None:
+def test_a_gpu_gives_right_values_or_is_not_believed(
+    real: Any, tmp_path: Path, uid: str, bits: int
+) -> None:
     if uid == JPEG and bits > 8:
         pytest.skip("JPEG baseline has 8 bits")
     decoder = DeviceDecoder("cuda")
     sources = frames(tmp_path, 40, uid, bits)
     for values, source in zip(decoder.read(sources), sources, strict=True):
         assert values.device == decoder.device
-        assert np.abs(as_numpy(values).astype(int) - read_frame(source)).max() <= next(iter(decoder.kinds)).tolerance
+        assert (
+            np.abs(as_numpy(values).astype(int) - read_frame(source)).max()
+            <= next(iter(decoder.kinds)).tolerance
+        )
     assert "proving" not in decoder.kinds.values()
 
 
 @needs_cuda
 @given(stored_arrays, slopes, maps)
-def test_a_gpu_rescales_and_windows_as_the_cpu_does(stored: Array, slope: float, mapping: Any) -> None:
+def test_a_gpu_rescales_and_windows_as_the_cpu_does(
+    stored: Array, slope: float, mapping: Any
+) -> None:
     rescale = Rescale(slope, -1024)
     on_cpu, on_gpu = (to_modality(to_device(stored, device), rescale) for device in ("cpu", "cuda"))
     assert torch.equal(on_gpu.cpu(), on_cpu)
-    assert torch.allclose(window(on_gpu, mapping).cpu(), window(on_cpu, mapping), rtol=3e-7, atol=1e-38)
+    assert torch.allclose(
+        window(on_gpu, mapping).cpu(), window(on_cpu, mapping), rtol=3e-7, atol=1e-38
+    )
 
 
 @needs_cuda
@@ -773,4 +1083,6 @@ def test_a_real_stack_lands_on_a_gpu(real: Any, corpus: Path, tmp_path: Path) ->
     for stack in [stack for stack in index.stacks if stack.verdict == "regular"][:5]:
         truth = stack_intensity(stack, "auto")(dicomdl.read_volume(stack).array)
         found = as_numpy(read_stack(stack, decoder))
-        assert np.allclose(found[0] if len(found) == 1 else found.transpose(1, 2, 3, 0), truth, atol=0.03)
+        assert np.allclose(
+            found[0] if len(found) == 1 else found.transpose(1, 2, 3, 0), truth, atol=0.03
+        )

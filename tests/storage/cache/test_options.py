@@ -29,28 +29,35 @@ from hypothesis.extra import numpy as npst
 
 from dicomdl.errors import FileChanged, MissingExtra, StorageError, UsageError
 from dicomdl.storage import locks
+from dicomdl.storage.cache import disk as disk_module
 from dicomdl.storage.cache import entries
+from dicomdl.storage.cache import filed as filed_module
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache import options as cache
+from dicomdl.storage.cache import keys as keys_module
+from dicomdl.storage.cache import layout as layout_module
 from dicomdl.storage.cache import ring as arena
-from dicomdl.storage.cache.options import (
-    Arrays,
-    CacheWarning,
-    DiskCache,
-    FileState,
-    Key,
-    MemoryCache,
-    as_cache,
-    clear,
-    show,
-    stack_key,
-    verify,
-)
+from dicomdl.storage.cache.disk import DiskCache
+from dicomdl.storage.cache.entries import Arrays, Entry
+from dicomdl.storage.cache.folder import clear, show, verify
+from dicomdl.storage.cache.keys import FileState, Key, stack_key
+from dicomdl.storage.cache.memory import MemoryCache
+from dicomdl.storage.cache.options import as_cache
+from dicomdl.storage.cache.stats import CacheWarning
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="locks, modes and signals are those of POSIX")
+posix_only = pytest.mark.skipif(
+    os.name != "posix", reason="locks, modes and signals are those of POSIX"
+)
 FORMATS = ("raw", "blosc2")
-START_METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
-fork = multiprocessing.get_context("fork") if "fork" in START_METHODS else multiprocessing.get_context()
+START_METHODS = [
+    name
+    for name in ("fork", "spawn", "forkserver")
+    if name in multiprocessing.get_all_start_methods()
+]
+fork = (
+    multiprocessing.get_context("fork")
+    if "fork" in START_METHODS
+    else multiprocessing.get_context()
+)
 
 
 def key_of(number: int) -> Key:
@@ -78,7 +85,7 @@ class Maker:
         return content(self.number, **self.shape)
 
 
-def assert_content(entry: cache.Entry, number: int, **shape: Any) -> None:
+def assert_content(entry: Entry, number: int, **shape: Any) -> None:
     values, mask = content(number, **shape)
     assert np.array_equal(entry.part(), values)
     found = entry.mask_part()
@@ -113,15 +120,22 @@ def states(paths: list[Path], frames: tuple[int, ...] = (1,)) -> list[FileState]
 OPTIONS = {"intensity": "Rescale()", "dtype": "int16"}
 
 
-def test_a_key_is_the_same_in_any_order_of_the_options_and_in_another_process(sources: list[Path]) -> None:
+def test_a_key_is_the_same_in_any_order_of_the_options_and_in_another_process(
+    sources: list[Path],
+) -> None:
     key = stack_key(states(sources), OPTIONS)
     assert key == stack_key(states(sources), dict(reversed(OPTIONS.items())))
     program = (
-        "import sys\nfrom dicomdl.storage.cache.options import FileState, stack_key\n"
+        "import sys\nfrom dicomdl.storage.cache.keys import FileState, stack_key\n"
         "files = [FileState.of(path, f'1.2.840.{number}') for number, path in enumerate(sys.argv[1:])]\n"
         f"print(stack_key(files, {OPTIONS!r}).digest)"
     )
-    ran = subprocess.run([sys.executable, "-c", program, *map(str, sources)], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *map(str, sources)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert ran.stdout.strip() == key.digest
 
 
@@ -143,8 +157,13 @@ def grow(path: Path) -> None:
         file.write(b"x")
 
 
-@pytest.mark.parametrize("change", [rewrite_with_its_times, replace_with_its_times, grow, lambda path: os.utime(path, (1, 1))])
-def test_a_source_file_that_changes_changes_the_key(sources: list[Path], change: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [rewrite_with_its_times, replace_with_its_times, grow, lambda path: os.utime(path, (1, 1))],
+)
+def test_a_source_file_that_changes_changes_the_key(
+    sources: list[Path], change: Callable[[Path], None]
+) -> None:
     before = stack_key(states(sources), OPTIONS)
     change(sources[1])
     assert stack_key(states(sources), OPTIONS) != before
@@ -167,13 +186,15 @@ def test_slices_their_order_frames_instances_options_and_versions_each_change_th
         stack_key(files, OPTIONS, strict=True),
     ]
     for name, value in (("__version__", "999"), ("VALUES_VERSION", 999), ("FORMAT_VERSION", 999)):
-        monkeypatch.setattr(cache, name, value)
+        monkeypatch.setattr(keys_module, name, value)
         keys.append(stack_key(files, OPTIONS))
         monkeypatch.undo()
     assert len(set(keys)) == len(keys)
 
 
-def test_a_strict_key_is_of_contents_whatever_their_place_and_times(sources: list[Path], tmp_path: Path) -> None:
+def test_a_strict_key_is_of_contents_whatever_their_place_and_times(
+    sources: list[Path], tmp_path: Path
+) -> None:
     key = stack_key(states(sources), OPTIONS, strict=True)
     moved = [Path(shutil.copy(path, tmp_path / path.name)) for path in sources]
     os.utime(moved[0], (5, 5))
@@ -192,7 +213,9 @@ def test_a_source_file_that_is_gone_is_a_changed_file(sources: list[Path]) -> No
         stack_key(files, OPTIONS, strict=True)
 
 
-def test_nothing_of_a_patient_is_in_names_or_bytes_of_a_cache(sources: list[Path], tmp_path: Path) -> None:
+def test_nothing_of_a_patient_is_in_names_or_bytes_of_a_cache(
+    sources: list[Path], tmp_path: Path
+) -> None:
     key = stack_key(states(sources), {"path": "MRN-123"})
     DiskCache(tmp_path / "c").get(key, lambda: Arrays(np.zeros((1, 2, 2), np.int16)))
     told = "".join(names(tmp_path / "c")).encode() + entry_file(tmp_path / "c", key).read_bytes()
@@ -219,7 +242,9 @@ def cache_of(kind: str, folder: Path, max_bytes: int = 2**24) -> Iterator[DiskCa
     try:
         if "network" in kind:
             cachefolder.may_be_mapped = lambda folder: False
-        yield DiskCache(folder / kind.replace(" ", "-"), format=kind.split()[0], max_bytes=max_bytes)  # type: ignore[arg-type]
+        yield DiskCache(
+            folder / kind.replace(" ", "-"), format=kind.split()[0], max_bytes=max_bytes
+        )  # type: ignore[arg-type]
     finally:
         cachefolder.may_be_mapped = may_be_mapped
 
@@ -231,26 +256,45 @@ bounds = st.none() | st.integers(-80, 80)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_a_part_of_an_entry_is_that_part_of_the_array(kind: str, data: st.DataObject, tmp_path: Path) -> None:
+def test_a_part_of_an_entry_is_that_part_of_the_array(
+    kind: str, data: st.DataObject, tmp_path: Path
+) -> None:
     shape = data.draw(shapes)
     dtype = data.draw(st.sampled_from(["int16", "int32", "uint8", "float32", "uint16"]))
     values = data.draw(
-        npst.arrays(dtype, shape, elements=npst.from_dtype(np.dtype(dtype), allow_nan=False), fill=st.nothing())
+        npst.arrays(
+            dtype,
+            shape,
+            elements=npst.from_dtype(np.dtype(dtype), allow_nan=False),
+            fill=st.nothing(),
+        )
         | st.just(np.random.default_rng(len(shape)).integers(0, 255, shape).astype(dtype))
     )
     mask = data.draw(st.none() | st.just(np.random.default_rng(1).random(shape[:3]) < 0.3))
-    where = tuple(slice(*data.draw(st.tuples(bounds, bounds))) for _ in range(data.draw(st.integers(0, 3))))
+    where = tuple(
+        slice(*data.draw(st.tuples(bounds, bounds))) for _ in range(data.draw(st.integers(0, 3)))
+    )
     with cache_of(kind, tmp_path) as made:
         key = Key(os.urandom(32).hex())
         for expected in ("made", "kept"):
             entry = made.get(key, (lambda: Arrays(values, mask)) if expected == "made" else never)
-            assert (entry.shape, entry.dtype, entry.has_mask) == (values.shape, values.dtype, mask is not None)
+            assert (entry.shape, entry.dtype, entry.has_mask) == (
+                values.shape,
+                values.dtype,
+                mask is not None,
+            )
             part, masked = entry.part(*where), entry.mask_part(*where)
             assert part.dtype == values.dtype and part.flags.writeable and part.flags.c_contiguous
             assert np.array_equal(part, values[where])
-            assert masked is None if mask is None else masked is not None and np.array_equal(masked, mask[where])
+            assert (
+                masked is None
+                if mask is None
+                else masked is not None and np.array_equal(masked, mask[where])
+            )
             part[...] = 0
             assert np.array_equal(entry.part(), values)
 
@@ -301,7 +345,9 @@ def test_an_array_that_is_not_contiguous_is_kept_as_its_values(tmp_path: Path) -
         with cache_of(kind, tmp_path) as made:
             made.get(key_of(0), lambda: Arrays(values, values > 7))
             entry = made.get(key_of(0), never)
-            assert np.array_equal(entry.part(), values) and np.array_equal(entry.mask_part(), values > 7)
+            assert np.array_equal(entry.part(), values) and np.array_equal(
+                entry.mask_part(), values > 7
+            )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -336,7 +382,9 @@ def test_another_option_is_a_usage_error(option: Any) -> None:
         as_cache(option)
 
 
-def test_a_format_that_is_unknown_or_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_is_unknown_or_not_installed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="format"):
         DiskCache(tmp_path / "c", format="zip")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -345,22 +393,25 @@ def test_a_format_that_is_unknown_or_not_installed_is_told(tmp_path: Path, monke
 
 
 def test_without_libdeflate_the_checksums_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = entries._checksum()
-    entries._checksum.cache_clear()
+    fast = layout_module.checksum_of()
+    layout_module.checksum_of.cache_clear()
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    slow = entries._checksum()
-    entries._checksum.cache_clear()
+    slow = layout_module.checksum_of()
+    layout_module.checksum_of.cache_clear()
     data = np.random.default_rng(0).integers(0, 255, 70001).astype(np.uint8)
     assert fast(data) == slow(data)
 
 
 def test_caches_pickle_small_and_a_pickled_memory_cache_is_empty(tmp_path: Path) -> None:
-    disk, memory = DiskCache(tmp_path / "c", max_bytes=10**6, format="blosc2", strict=True), MemoryCache(10**6, strict=True)
+    disk, memory = (
+        DiskCache(tmp_path / "c", max_bytes=10**6, format="blosc2", strict=True),
+        MemoryCache(10**6, strict=True),
+    )
     for made in (disk, memory):
         made.get(key_of(0), Maker())
         data = pickle.dumps(made)
         assert len(data) < 600
-        again = pickle.loads(data)  # noqa: S301  # our own, a line above
+        again = pickle.loads(data)  # our own, a line above
         assert repr(again) == repr(made)
         assert again.strict is True
     maker = Maker()
@@ -374,22 +425,28 @@ def test_a_disk_cache_has_nothing_open_until_it_is_used(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     made = DiskCache(tmp_path / "c")
     assert not before or len(os.listdir("/proc/self/fd")) == before
-    for number in range(cache.OPEN_ENTRIES + 20):
+    for number in range(disk_module.OPEN_ENTRIES + 20):
         made.get(key_of(number), functools.partial(content, number, (1, 2, 2)))
         made.get(key_of(number), never)
-    assert not before or len(os.listdir("/proc/self/fd")) <= before + cache.OPEN_ENTRIES
+    assert not before or len(os.listdir("/proc/self/fd")) <= before + disk_module.OPEN_ENTRIES
     assert_content(made.get(key_of(0), never), 0, shape=(1, 2, 2))
 
 
-def test_a_block_is_verified_once_a_process_even_when_its_entry_was_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_is_verified_once_a_process_even_when_its_entry_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker(shape=(4, 300, 300)))
     checked: list[int] = []
-    function = entries._checksum()
-    monkeypatch.setattr(entries, "_checksum", lambda: lambda data: checked.append(len(data)) or function(data))
+    function = layout_module.checksum_of()
+    monkeypatch.setattr(
+        filed_module,
+        "checksum_of",
+        lambda: lambda data: checked.append(len(data)) or function(data),
+    )
     made = DiskCache(tmp_path / "c")
     made.get(key_of(0), never).part(slice(0, 1), slice(0, 5))
     assert len(checked) == 1
-    monkeypatch.setattr(cache, "OPEN_ENTRIES", 1)
+    monkeypatch.setattr(disk_module, "OPEN_ENTRIES", 1)
     for number in (0, 1, 0):
         made.get(key_of(number), functools.partial(content, number))
         made.get(key_of(number), never).part(slice(0, 1), slice(0, 5))
@@ -421,7 +478,9 @@ def test_entries_are_their_owners_only_and_another_process_finds_them(tmp_path: 
 
 
 @posix_only
-def test_a_folder_that_others_can_write_to_or_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_others_can_write_to_or_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(StorageError, match="everybody can write"):
@@ -432,7 +491,9 @@ def test_a_folder_that_others_can_write_to_or_own_is_refused(tmp_path: Path, mon
         DiskCache(tmp_path / "others")
 
 
-def test_folder_reports_are_for_people_and_machines_and_clear_leaves_what_is_not_ours(tmp_path: Path) -> None:
+def test_folder_reports_are_for_people_and_machines_and_clear_leaves_what_is_not_ours(
+    tmp_path: Path,
+) -> None:
     made = DiskCache(tmp_path / "c")
     for number in range(3):
         made.get(key_of(number), functools.partial(content, number))
@@ -441,7 +502,9 @@ def test_folder_reports_are_for_people_and_machines_and_clear_leaves_what_is_not
     flip(damaged, 5000, 3)
     report = verify(tmp_path / "c")
     assert (report.entries, report.foreign, report.damaged) == (3, 1, (damaged.name,))
-    assert report.size_bytes == sum(path.stat().st_size for path in (tmp_path / "c").glob("*.entry"))
+    assert report.size_bytes == sum(
+        path.stat().st_size for path in (tmp_path / "c").glob("*.entry")
+    )
     assert "1 damaged" in str(report) and report.as_dict()["damaged"] == [damaged.name]
     assert show(tmp_path / "c").verified is False
     assert clear(tmp_path / "c").removed == 3
@@ -484,7 +547,10 @@ def test_every_flipped_bit_is_found_and_made_again(format: Any, tmp_path: Path) 
     whole = path.read_bytes()
     rng = random.Random(f"flips of {format}")
     bytes_of_header = [(byte, rng.randrange(8)) for byte in range(0, 140)]
-    for byte, bit in [*bytes_of_header, *((rng.randrange(len(whole)), rng.randrange(8)) for _ in range(150))]:
+    for byte, bit in [
+        *bytes_of_header,
+        *((rng.randrange(len(whole)), rng.randrange(8)) for _ in range(150)),
+    ]:
         path.write_bytes(whole)
         flip(path, byte, bit)
         assert_made_again(tmp_path / "c", 0)
@@ -496,7 +562,16 @@ def test_every_truncation_and_every_tail_is_found(format: Any, tmp_path: Path) -
     path = entry_file(tmp_path / "c", key_of(0))
     whole = path.read_bytes()
     rng = random.Random(1)
-    for length in [0, 1, 127, 128, 4095, 4096, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(40))]:
+    for length in [
+        0,
+        1,
+        127,
+        128,
+        4095,
+        4096,
+        len(whole) - 1,
+        *(rng.randrange(len(whole)) for _ in range(40)),
+    ]:
         path.write_bytes(whole[:length])
         assert_made_again(tmp_path / "c", 0)
     path.write_bytes(whole + b"\0")
@@ -543,7 +618,9 @@ def sealed(header: bytearray) -> None:
     header[12:16] = struct.pack("<I", zlib.crc32(header[:4096]))
 
 
-def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_nothing(tmp_path: Path) -> None:
+def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_nothing(
+    tmp_path: Path,
+) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker())
     path = entry_file(tmp_path / "c", key_of(0))
     whole = path.read_bytes()
@@ -552,11 +629,15 @@ def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_n
         changed = bytearray(whole)
         for _ in range(rng.randrange(1, 4)):
             at = rng.randrange(72, 128) // 4 * 4
-            changed[at : at + 4] = struct.pack("<I", rng.choice([0, 1, 2, 40, 50, 2**16, 2**31 - 1, 2**32 - 1]))
+            changed[at : at + 4] = struct.pack(
+                "<I", rng.choice([0, 1, 2, 40, 50, 2**16, 2**31 - 1, 2**32 - 1])
+            )
         sealed(changed)
         path.write_bytes(changed)
         made = DiskCache(tmp_path / "c")
-        assert made._look_up(key_of(0).digest) is None or made.get(key_of(0), never).shape  # whole by chance, or none
+        assert (
+            made._look_up(key_of(0).digest) is None or made.get(key_of(0), never).shape
+        )  # whole by chance, or none
 
 
 def test_whatever_has_an_entrys_name_is_a_miss_and_is_replaced(tmp_path: Path) -> None:
@@ -575,7 +656,13 @@ def test_whatever_has_an_entrys_name_is_a_miss_and_is_replaced(tmp_path: Path) -
         with open(path, "wb") as file:
             np.save(file, np.array([{}], object), allow_pickle=True)
 
-    for put in (lambda: path.symlink_to(outside), lambda: os.mkfifo(path), lambda: path.write_bytes(entries.MAGIC * 999), pickled, npy):
+    for put in (
+        lambda: path.symlink_to(outside),
+        lambda: os.mkfifo(path),
+        lambda: path.write_bytes(layout_module.MAGIC * 999),
+        pickled,
+        npy,
+    ):
         put()
         assert_made_again(folder, 0)
         path.unlink()
@@ -590,7 +677,16 @@ def test_hostile_files_run_no_code(tmp_path: Path) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker())
     path = entry_file(tmp_path / "c", key_of(0))
     whole = path.read_bytes()
-    bad = ("pickle.find_class", "os.system", "os.exec", "subprocess.Popen", "exec", "compile", "marshal.loads", "import")
+    bad = (
+        "pickle.find_class",
+        "os.system",
+        "os.exec",
+        "subprocess.Popen",
+        "exec",
+        "compile",
+        "marshal.loads",
+        "import",
+    )
 
     def child() -> None:
         rng = random.Random(3)
@@ -607,7 +703,9 @@ def test_hostile_files_run_no_code(tmp_path: Path) -> None:
             for _ in range(rng.randrange(20)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
             path.write_bytes(data)
-            assert_content(DiskCache(tmp_path / "c").get(key_of(0), functools.partial(content, 0)), 0)
+            assert_content(
+                DiskCache(tmp_path / "c").get(key_of(0), functools.partial(content, 0)), 0
+            )
 
     assert in_a_fork(child) == 0
 
@@ -625,7 +723,9 @@ def test_an_entry_that_is_damaged_while_it_is_open_is_made_again(tmp_path: Path)
             assert_content(made.get(key_of(0), never), 0, shape=(4, 300, 300))
 
 
-def test_an_entry_whose_damage_comes_back_each_time_is_delivered_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_whose_damage_comes_back_each_time_is_delivered_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, maker = DiskCache(tmp_path / "c"), Maker()
     made.get(key_of(0), maker)
     entry = made.get(key_of(0), maker)
@@ -633,8 +733,14 @@ def test_an_entry_whose_damage_comes_back_each_time_is_delivered_from_memory(tmp
     def lost(*_: Any) -> Any:
         raise entries.Lost
 
-    monkeypatch.setattr(entries.Filed, "_block", lost)
-    monkeypatch.setattr(made, "_fill", lambda *_: made._look_up(key_of(0).digest) or cachefolder.open_entry(again, key_of(0).digest, True))
+    monkeypatch.setattr(filed_module.Filed, "_block", lost)
+    monkeypatch.setattr(
+        made,
+        "_fill",
+        lambda *_: (
+            made._look_up(key_of(0).digest) or cachefolder.open_entry(again, key_of(0).digest, True)
+        ),
+    )
     again = str(tmp_path / "again")
     shutil.copy(entry_file(tmp_path / "c", key_of(0)), again)
     assert_content(entry, 0)
@@ -693,7 +799,10 @@ def test_killed_writers_leave_no_wrong_entry_and_no_rubbish(tmp_path: Path) -> N
     rng = random.Random(4)
     folder, shape = tmp_path / "c", (4, 200, 200)
     for kill in range(20):
-        children = [start(functools.partial(fill, shape=shape), folder, kill * 7 + number, 8) for number in range(3)]
+        children = [
+            start(functools.partial(fill, shape=shape), folder, kill * 7 + number, 8)
+            for number in range(3)
+        ]
         time.sleep(rng.random() * 0.06)
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -712,7 +821,9 @@ def test_killed_writers_leave_no_wrong_entry_and_no_rubbish(tmp_path: Path) -> N
 @pytest.mark.parametrize("call", ["open", "write", "replace", "unlink", "close"])
 @pytest.mark.parametrize("which", [1, 2, 3])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_at_any_system_call_leaves_the_entry_whole_or_absent(call: str, which: int, after: bool, tmp_path: Path) -> None:
+def test_a_kill_at_any_system_call_leaves_the_entry_whole_or_absent(
+    call: str, which: int, after: bool, tmp_path: Path
+) -> None:
     folder = tmp_path / "c"
     DiskCache(folder)
 
@@ -768,7 +879,10 @@ def test_many_processes_compute_each_entry_once(tmp_path: Path) -> None:
 def test_with_kills_no_more_is_computed_than_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     start_s = time.monotonic()
-    children = [start(functools.partial(fill, shape=(4, 300, 300)), tmp_path / "c", seed, 12, log) for seed in range(8)]
+    children = [
+        start(functools.partial(fill, shape=(4, 300, 300)), tmp_path / "c", seed, 12, log)
+        for seed in range(8)
+    ]
     rng = random.Random(5)
     for child in children[:4]:
         time.sleep(rng.random() * 0.05)
@@ -796,7 +910,9 @@ def test_threads_compute_each_entry_once(tmp_path: Path) -> None:
 
 @posix_only
 @pytest.mark.parametrize("missing", ["flock", "fcntl"])
-def test_without_locks_the_results_are_the_same(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_the_results_are_the_same(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if missing == "flock":
         monkeypatch.setattr(locks, "flock", lambda descriptor: None)
     else:
@@ -839,7 +955,9 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
 
 
 @posix_only
-def test_a_folder_stays_within_its_bytes_while_many_write_and_evicted_entries_stay_readable(tmp_path: Path) -> None:
+def test_a_folder_stays_within_its_bytes_while_many_write_and_evicted_entries_stay_readable(
+    tmp_path: Path,
+) -> None:
     folder, shape = tmp_path / "c", (2, 100, 100)
     probe = DiskCache(tmp_path / "probe")
     probe.get(key_of(0), Maker(shape=shape))
@@ -851,7 +969,9 @@ def test_a_folder_stays_within_its_bytes_while_many_write_and_evicted_entries_st
         rng, held = random.Random(seed), []
         for _ in range(60):
             number = rng.randrange(40)
-            held.append((number, made.get(key_of(number), functools.partial(content, number, shape))))
+            held.append(
+                (number, made.get(key_of(number), functools.partial(content, number, shape)))
+            )
             old, entry = rng.choice(held)
             assert_content(entry, old, shape=shape)
 
@@ -879,20 +999,24 @@ def test_an_entry_larger_than_the_cache_is_delivered_and_not_kept(tmp_path: Path
                 assert maker.calls == 2
 
 
-def test_a_process_lets_go_of_files_that_others_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_lets_go_of_files_that_others_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = DiskCache(tmp_path / "c")
     for number in (0, 1):
         made.get(key_of(number), functools.partial(content, number))
         made.get(key_of(number), never)
     clear(tmp_path / "c")
-    monkeypatch.setattr(cache, "TOUCH_S", -1.0)
+    monkeypatch.setattr(disk_module, "TOUCH_S", -1.0)
     maker = Maker()
     assert_content(made.get(key_of(0), maker), 0)
     assert maker.calls == 1
     assert key_of(1).digest not in made._opened
 
 
-def test_using_an_entry_marks_its_file_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_using_an_entry_marks_its_file_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker())
     path = entry_file(tmp_path / "c", key_of(0))
     os.utime(path, (1000, 1000))
@@ -902,7 +1026,7 @@ def test_using_an_entry_marks_its_file_now_and_then(tmp_path: Path, monkeypatch:
     os.utime(path, (1000, 1000))
     made.get(key_of(0), never)
     assert path.stat().st_mtime == 1000
-    monkeypatch.setattr(cache, "TOUCH_S", -1.0)
+    monkeypatch.setattr(disk_module, "TOUCH_S", -1.0)
     made.get(key_of(0), never)
     assert path.stat().st_mtime > 1e9
 
@@ -912,7 +1036,9 @@ def test_using_an_entry_marks_its_file_now_and_then(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("call", ["write", "replace", "open"])
-def test_a_disk_that_refuses_costs_the_entry_not_the_value(call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_costs_the_entry_not_the_value(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, original = DiskCache(tmp_path / "c"), getattr(os, call)
     for which in range(1, 5):
         count = 0
@@ -998,19 +1124,27 @@ def ask(made: DiskCache | MemoryCache, numbers: list[int], results: Any) -> None
 @posix_only
 @pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.parametrize("kind", ["raw", "memory"])
-def test_workers_of_every_start_method_share_a_cache(method: str, kind: str, tmp_path: Path) -> None:
+def test_workers_of_every_start_method_share_a_cache(
+    method: str, kind: str, tmp_path: Path
+) -> None:
     started = multiprocessing.get_context(method)
     results = started.SimpleQueue()
     with cache_of(kind, tmp_path) as made:
         made.get(key_of(0), functools.partial(content, 0))
-        workers = [started.Process(target=ask, args=(made, order, results)) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]
+        workers = [
+            started.Process(target=ask, args=(made, order, results))
+            for order in ([0, 1, 2, 3], [3, 2, 1, 0])
+        ]
         for worker in workers:
             worker.start()
         told = [results.get() for _ in workers]
         for worker in workers:
             worker.join()
         assert [worker.exitcode for worker in workers] == [0, 0]
-        truth = [(n, int(content(n)[0].astype(np.int64).sum()), int(content(n)[1].sum())) for n in range(4)]  # type: ignore[union-attr]
+        truth = [
+            (n, int(content(n)[0].astype(np.int64).sum()), int(content(n)[1].sum()))
+            for n in range(4)
+        ]  # type: ignore[union-attr]
         assert all(sorted(sums) == truth for sums, _ in told)
         assert sum(number for _, number in told) == 3
         for number in range(4):
@@ -1036,18 +1170,29 @@ def test_the_workers_of_a_data_loader_share_a_memory_cache(tmp_path: Path) -> No
             return made.get(key_of(number % 6), make).part(slice(0, 1), slice(0, 4), slice(0, 4))
 
     for _ in range(2):
-        loader = torch.utils.data.DataLoader(Stacks(), batch_size=2, num_workers=2, multiprocessing_context="fork")
+        loader = torch.utils.data.DataLoader(
+            Stacks(), batch_size=2, num_workers=2, multiprocessing_context="fork"
+        )
         found = np.concatenate([batch.numpy() for batch in loader])
-        assert all(np.array_equal(found[number], content(number % 6)[0][:1, :4, :4]) for number in range(24))
+        assert all(
+            np.array_equal(found[number], content(number % 6)[0][:1, :4, :4])
+            for number in range(24)
+        )
     assert log.read_bytes() == b"x" * 6
 
 
 def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_right() -> None:
     shape = (2, 100, 100)
     made = MemoryCache(200_000)
-    got = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number in range(3)]
+    got = [
+        (number, made.get(key_of(number), functools.partial(content, number, shape)))
+        for number in range(3)
+    ]
     assert made.stats().made == 3
-    got = [(number, made.get(key_of(number), functools.partial(content, number, shape))) for number, _ in got]
+    got = [
+        (number, made.get(key_of(number), functools.partial(content, number, shape)))
+        for number, _ in got
+    ]
     assert made.stats().made == 3
     for number in range(3, 60):
         made.get(key_of(number), functools.partial(content, number, shape))
@@ -1061,15 +1206,27 @@ def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_righ
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 3), st.integers(1, 60), st.booleans()), max_size=60))
-def test_a_ring_of_entries_of_any_sizes_never_gives_another_ones_values(asked: list[tuple[int, int, int, bool]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 12), st.integers(1, 3), st.integers(1, 60), st.booleans()),
+        max_size=60,
+    )
+)
+def test_a_ring_of_entries_of_any_sizes_never_gives_another_ones_values(
+    asked: list[tuple[int, int, int, bool]],
+) -> None:
     made = MemoryCache(12_000)
     for number, slices, rows, has_mask in asked:
         shape = (slices, rows, 1 + number)
         values, mask = content(number, shape)
         key = stack_key([], {"key": repr((shape, has_mask))})
         for _ in range(2):
-            entry = made.get(key, lambda values=values, mask=mask, has_mask=has_mask: Arrays(values, mask if has_mask else None))
+            entry = made.get(
+                key,
+                lambda values=values, mask=mask, has_mask=has_mask: Arrays(
+                    values, mask if has_mask else None
+                ),
+            )
             assert np.array_equal(entry.part(), values)
             assert not has_mask or np.array_equal(entry.mask_part(), mask)
 
@@ -1093,7 +1250,9 @@ def test_a_reader_never_sees_an_entry_that_is_being_overwritten() -> None:
 
 
 @posix_only
-def test_a_worker_that_dies_with_a_lock_or_in_mid_write_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_with_a_lock_or_in_mid_write_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made = MemoryCache(2**20)
     for call in ("pwrite", "making"):
 

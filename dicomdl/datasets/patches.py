@@ -1,0 +1,250 @@
+"""datasets.patches"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicomdl.arrays import Voxel
+from dicomdl.datasets.assembly import (
+    Delivery,
+    IntensityOn,
+    channel_first,
+    floored,
+    made_sample,
+    stack_recipe,
+)
+from dicomdl.datasets.base import IDENTIFIERS, OnError, StackDataset, Transform
+from dicomdl.datasets.centers import Centers
+from dicomdl.datasets.label_maps import (
+    SLAB_VOXELS,
+    ByIdentity,
+    Labels,
+    PatchView,
+    label_map,
+    of_thread,
+    points_of,
+)
+from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
+from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.selection import LeftOut, checked_numbers, tell
+from dicomdl.datasets.transport import new_array
+from dicomdl.errors import UsageError
+from dicomdl.geometry.verdict import Irregular
+from dicomdl.index.index import Index
+from dicomdl.pixels.options import Decoding
+from dicomdl.storage.cache.options import CacheOption
+from dicomdl.values.intensity import Intensity, IntensityOption
+from dicomdl.values.stack_intensity import SuvPolicy
+from dicomdl.values.windows import Identity
+from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block, voxels_of
+
+
+class PatchDataset(StackDataset):
+    """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
+
+    A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own slices are decoded, and those decoded last
+    are kept (256 MiB a process).
+
+    Parameters
+    ----------
+    index, intensity, transform, channels, content, suv, max_bytes, intensity_on, cache, on_error, seed
+        As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in frames and volumes.
+    size
+        (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is padded: with the value that becomes the
+        lowest one; with -1024 (CT in HU) or 0 where values stay as they are.
+    per_stack
+        Patches of each stack in an epoch, for samplers that draw.
+    sampler
+        Where patches lie: "uniform", "foreground", "labels", "grid", or a `Uniform`, `Foreground`, `Balanced(weights)`,
+        `Grid(overlap)`, `Centers.from_table(table)`, or anything with their two methods. Draws depend on (seed, epoch, row) alone.
+    labels
+        A function that gives a stack's label map, an integer array (slices, rows, columns): for the sampler "labels", and delivered as
+        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample, and kept there (at most 256 MiB).
+    irregular, min_slices
+        As for `VolumeDataset`, but for "resample".
+
+    Notes
+    -----
+    A sample has `image` (C, D, H, W) float32, `affine` (4, 4) of the patch itself, `spacing`, `location` (3,) int64 (its first
+    voxel in the stack, may be negative), `shape` (3,) of the stack, `units`, `modality`, `patient_id`, `study_instance_uid`,
+    `series_instance_uid`, `stack` (the number of the stack in the index), `row`; around the points of a table
+    `point`, the row of the table. Grid patches come back together by `stitch`.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        size: Sequence[int],
+        *,
+        per_stack: int = 4,
+        sampler: str | PatchSampler = "uniform",
+        intensity: IntensityOption = "auto",
+        transform: Transform | None = None,
+        labels: Labels | None = None,
+        channels: int | None = None,
+        content: str | None = "image",
+        irregular: Irregular = "raise",
+        min_slices: int = 1,
+        suv: SuvPolicy = "required",
+        max_bytes: int | None = None,
+        intensity_on: IntensityOn = "cpu",
+        cache: CacheOption = None,
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        decoding, delivery = Decoding(max_bytes=max_bytes), Delivery(channels, intensity_on)
+        super().__init__(
+            transform,
+            on_error,
+            seed,
+            intensity=intensity,
+            suv=suv,
+            cache=cache,
+            decoding=decoding,
+            delivery=delivery,
+        )
+        given = checked_numbers(size, 3, "size")
+        if given is None:
+            raise UsageError("size=None: a patch has a size")
+        self.size: Voxel = given
+        if not (isinstance(per_stack, int) and per_stack >= 1):
+            raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
+        self.per_stack = per_stack
+        self.sampler = as_sampler(sampler)
+        self.labels = labels
+        if labels is None and sampler in ("labels", "balanced"):
+            raise UsageError(
+                "sampler='labels' needs labels=, a function that gives the label map of a stack"
+            )
+        if irregular == "resample":
+            raise UsageError(
+                "patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset"
+            )
+        self._take(index, content, irregular, min_slices)
+        if isinstance(self.sampler, Centers):
+            self._keep_stacks_with_points(self.sampler)
+        tell(self.left_out)
+
+    def _keep_stacks_with_points(self, centers: Centers) -> None:
+        """Leave out the stacks that no point lies in, and tell how many points lie in none."""
+        found = (
+            self.index.select(series_instance_uid=centers.series.tolist())
+            if len(centers)
+            else self.index.of_stacks([])
+        )
+        inside = {stack.number: len(points_of(stack, centers)[0]) for stack in found.stacks}
+        lost_points = len(centers) - sum(inside.values())
+        if not any(inside.values()):
+            raise UsageError(
+                f"none of {len(centers)} points lies in a stack of the index: are they LPS mm, and their Series in it?"
+            )
+        if lost_points > 0:
+            self.left_out.append(
+                LeftOut(f"{lost_points:,} of {len(centers):,} points lie in no stack", 0, 0)
+            )
+        kept = self.index.of_stacks([number for number, count in inside.items() if count])
+        if len(kept) < len(self.index):
+            lost = LeftOut(
+                "no point of the table in it",
+                len(self.index.stacks) - len(kept.stacks),
+                len(self.index) - len(kept),
+            )
+            self.left_out.append(lost)
+        self.index = kept
+
+    @functools.cached_property
+    def boundaries(self) -> npt.NDArray[np.int64]:
+        """(stacks + 1,) the first row of each stack, and the end."""
+        if isinstance(self.sampler, Centers):
+            counts = np.array(
+                [len(points_of(stack, self.sampler)[0]) for stack in self._stacks], np.int64
+            )
+        else:
+            shapes, place = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
+            per_shape = [
+                self.sampler.count((z, y, x), self.size, self.per_stack)
+                for z, y, x in shapes.tolist()
+            ]
+            counts = (
+                np.array(per_shape, np.int64)[place.ravel()]
+                if len(shapes)
+                else np.zeros(0, np.int64)
+            )
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def _make(self, row: int, epoch: int) -> Sample:
+        number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
+        stack = self._stacks[number]
+        recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
+        view = PatchView(stack, self.sampler, self.labels, self.cache)
+        place = row - int(self.boundaries[number])
+        start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
+        voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
+        image, recipe = self._image(voxels, start, recipe)
+        affine = stack.affine
+        affine[:3, 3] += affine[:3, :3] @ start
+        facts = {
+            "row": row,
+            "stack": stack.number,
+            **{name: stack.value(name) for name in IDENTIFIERS},
+        }
+        facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
+        if isinstance(self.sampler, Centers):
+            facts["point"] = int(points_of(stack, self.sampler)[1][place])
+        if self.labels is not None:
+            facts["label"] = torch.from_numpy(
+                cut(label_map(stack, ByIdentity(self.labels)), start, self.size)
+            )
+        return made_sample(
+            channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts
+        )
+
+    def _image(
+        self, voxels: StackVoxels, start: Voxel, recipe: Intensity
+    ) -> tuple[npt.NDArray[Any], Intensity]:
+        """The patch, and what is still to be done to it.
+
+        Where nothing stands against it, it is read and mapped a few slices at a time, while they are in the processor's cache.
+        """
+        inside = all(
+            0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
+        )
+        scratch = self._scratch
+        if self.delivery.intensity_on == "device" or not (inside and voxels.always_int16):
+            return floored(read_block(voxels, start, self.size, recipe, scratch), recipe), recipe
+        image = new_array(self.size, np.float32)
+        stop, shows = (
+            (start[1] + self.size[1], start[2] + self.size[2]),
+            padding_shows(voxels, recipe),
+        )
+        step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
+        for first in range(0, self.size[0], step):
+            last = min(first + step, self.size[0])
+            read = voxels.read(
+                (start[0] + first, *start[1:]),
+                (start[0] + last, *stop),
+                scratch,
+                want_padding=shows,
+            )
+            recipe(floored(read, recipe), image[first:last])
+        return image, Intensity(Identity(), units=recipe.units)
+
+    @property
+    def _scratch(self) -> Scratch:
+        """Memory of this thread; for a device the values go on into the sample as they are, and so into its memory."""
+        name = f"scratch_{self.delivery.intensity_on}"
+        if not hasattr(of_thread, name):
+            setattr(
+                of_thread,
+                name,
+                Scratch(new_array if self.delivery.intensity_on == "device" else None),
+            )
+        return getattr(of_thread, name)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.size))
+        return f"PatchDataset({len(self):,} patches of {size}, sampler={self.sampler!r}, intensity={self.intensity!r})"

@@ -1,0 +1,130 @@
+"""datasets.selection"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dicomdl.datasets.worker import is_worker
+from dicomdl.errors import UsageError
+from dicomdl.geometry.regular import is_worth_filling
+from dicomdl.geometry.verdict import FILLABLE, READABLE, VERDICTS, Irregular
+from dicomdl.headers.uids import CONTENTS
+from dicomdl.index.index import Index
+from dicomdl.storage.system import available_cores
+
+
+class LeftOutWarning(UserWarning):
+    """A dataset does not take everything that its index holds; the message is a table of what and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Stacks that a dataset does not take, with the frames in them, and why."""
+
+    reason: str
+    stacks: int
+    frames: int
+
+
+class Taken:
+    """What is left of an index, condition by condition, and what was left out for which reason, each stack once."""
+
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self.left_out: list[LeftOut] = []
+
+    def leave_out(self, reason: str, **conditions: Any) -> None:
+        """Keep what meets the conditions, as `Index.select` does."""
+        self._keep(self.index.select(**conditions), reason)
+
+    def _keep(self, kept: Index, reason: str) -> None:
+        if len(kept) < len(self.index):
+            self.left_out.append(
+                LeftOut(
+                    reason, len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept)
+                )
+            )
+            self.index = kept
+
+    def leave_out_copies(self) -> None:
+        """Keep the frames that are in a stack."""
+        self.leave_out("equal copy of another frame", min_position_in_stack=0)
+
+    def leave_out_other_content(self, content: str | None) -> None:
+        """Keep what the pixels are to be."""
+        if content is not None:
+            self.leave_out(f"not content={content!r}", content=content)
+
+    def leave_out_irregular(self, irregular: Irregular) -> None:
+        """Keep the stacks that `read_volume` makes a volume of, and that lack nothing that others of their group have."""
+        if irregular == "accept":
+            return
+        usable = READABLE if irregular == "raise" else READABLE | FILLABLE
+        for verdict in VERDICTS:
+            if verdict not in usable:
+                self.leave_out(verdict, verdict=[other for other in VERDICTS if other != verdict])
+        if irregular == "resample":
+            self._leave_out_detail("uneven_spacing, slices moved in their plane", "in_plane_error")
+            uneven = self.index.select(verdict="uneven_spacing").stacks
+            sparse = [
+                stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)
+            ]
+            numbers = self.index.stacks.numbers
+            self._keep(
+                self.index.of_stacks(numbers[~np.isin(numbers, sparse)]),
+                "uneven_spacing, most slices would be made up",
+            )
+        self._leave_out_detail("incomplete in its group", "missing_in_group")
+
+    def _leave_out_detail(self, reason: str, key: str) -> None:
+        stacks = self.index.stacks
+        has_key = stacks.have_detail(key)
+        if has_key.any():
+            self._keep(self.index.of_stacks(stacks.numbers[~has_key]), reason)
+
+
+def tell(left_out: Sequence[LeftOut]) -> None:
+    """Warn once of what is left out, as a table."""
+    if left_out:
+        width = max(len(row.reason) for row in left_out)
+        table = "\n".join(
+            f"  {row.reason:<{width}} {row.stacks:>8,} {row.frames:>10,}" for row in left_out
+        )
+        warnings.warn(
+            f"left out:\n  {'reason':<{width}} {'stacks':>8} {'frames':>10}\n{table}",
+            LeftOutWarning,
+            stacklevel=4,
+        )
+
+
+def checked_numbers(given: Any, count: int, name: str) -> Any:
+    """A tuple of `count` positive numbers, or None."""
+    if given is None:
+        return None
+    try:
+        numbers = tuple([given] * count if isinstance(given, int | float) else given)
+        sound = len(numbers) == count and all(0 < number < math.inf for number in numbers)
+        whole = name != "size" or (sound and all(float(number).is_integer() for number in numbers))
+    except (TypeError, ValueError):
+        sound = whole = False
+    if not (sound and whole):
+        raise UsageError(
+            f"{name}={given!r}: expected {count} positive {'whole ' if name == 'size' else ''}numbers"
+        )
+    return tuple(int(number) for number in numbers) if name == "size" else numbers
+
+
+def checked_content(content: str | None) -> str | None:
+    """The content asked for, after a check that there is such."""
+    if content is not None and content not in CONTENTS:
+        raise UsageError(f"content={content!r}: expected None or one of {', '.join(CONTENTS)}")
+    return content
+
+
+def threads() -> int:
+    """Threads to decode with: all cores, or one where a DataLoader's workers have them."""
+    return 1 if is_worker() else available_cores()

@@ -1,0 +1,92 @@
+"""index.schema"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from dicomdl.geometry.verdict import IDC_CHECKS
+from dicomdl.headers.frame import Attribute, attributes
+
+FORMAT: Final = 2
+TABLES: Final = ("files", "frames", "stacks", "problems")
+TEXT: Final = pa.large_string()
+_ARROW: Final[Mapping[str, pa.DataType]] = {
+    "text": TEXT,
+    "integer": pa.int64(),
+    "real": pa.float64(),
+    "flag": pa.bool_(),
+}
+# The columns of `frames` that come from where a frame is, not from an attribute.
+_PLACE_FIELDS: Final = (
+    ("file", pa.int32()),
+    ("frame_number", pa.int32()),
+    ("byte_offset", pa.int64()),
+    ("byte_length", pa.int64()),
+    ("bit_offset", pa.int8()),
+    ("deflated", pa.bool_()),
+    ("float_pixels", pa.bool_()),
+    ("coded_rows", pa.int32()),
+    ("coded_columns", pa.int32()),
+    ("tile_top", pa.int32()),
+    ("tile_left", pa.int32()),
+)
+# What most frames have alike: no tile of a mosaic; -1 until the scan has concluded it.
+DEFAULTS: Final = {
+    **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
+    **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
+}
+# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read them again.
+_CONCLUDED: Final = (
+    ("position_in_stack", pa.int32()),
+    ("duplicate_of", pa.int64()),
+    ("pixel_digest", TEXT),
+)
+FILES_SCHEMA: Final = pa.schema(
+    [
+        ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
+        ("file_bytes", pa.int64()),
+        ("file_mtime_ns", pa.int64()),
+        ("file_ctime_ns", pa.int64()),
+        ("kind", TEXT),
+        ("sop_class_uid", TEXT),
+    ]
+)
+READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(
+    pa.field("file", pa.int32())
+)  # as workers send it: with the number of the file
+PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", TEXT), ("detail", TEXT)])
+STACKS_SCHEMA: Final = pa.schema(
+    [
+        ("frame_start", pa.int64()),
+        ("slices", pa.int64()),
+        ("series", pa.int64()),
+        ("content", TEXT),
+        ("verdict", TEXT),
+        ("detail", TEXT),
+        ("affine", pa.list_(pa.float64(), 16)),
+        ("spacing", pa.list_(pa.float64(), 3)),
+        ("slice_spacing", pa.float64()),  # the first of `spacing`, to select by
+        ("dimension", TEXT),  # JSON object: what tells this stack from the others of its group
+        ("group", pa.int64()),
+        ("group_index", pa.int64()),
+        *((name, pa.bool_()) for name in IDC_CHECKS),
+        ("obliquity_degrees", pa.float64()),
+    ]
+)
+
+
+def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
+    """The schema of `frames`: where the frame is, its attributes, its slice index, and the columns of `extra`."""
+    fields = [
+        *_PLACE_FIELDS,
+        *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)),
+        *_CONCLUDED,
+    ]
+    return pa.schema(fields)
+
+
+def _arrow_type(attribute: Attribute) -> pa.DataType:
+    if attribute.kind == "reals":
+        return pa.list_(pa.float64(), attribute.size) if attribute.size else pa.list_(pa.float64())
+    return _ARROW[attribute.kind]

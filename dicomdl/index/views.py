@@ -1,0 +1,404 @@
+"""index.views"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.geometry.grid import Geometry, Tolerances, frame_positions
+from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.index.rows import Generation, generation_of
+from dicomdl.index.text import Problem, printable
+
+
+class Problems(Sequence[Problem]):
+    """The problems of an index, read from the table as they are looked at."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __len__(self) -> int:
+        return len(self._generation.problems)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        table = self._generation.problems
+        path = os.fsdecode(self._generation.files.value("path", table.value("file", number)))
+        return Problem(path, table.value("reason", number), table.value("detail", number))
+
+    def reasons(self) -> Counter[str]:
+        """How many problems have each reason, the most frequent first."""
+        codes, values = self._generation.problems.codes("reason")
+        return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
+
+    def __repr__(self) -> str:
+        shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
+        more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
+        return f"{len(self)} problem(s)\n{shown}{more}" if len(self) else "no problems"
+
+
+class Stack:
+    """The frames of one Series that form one grid, in slice order, with the verdict on it.
+
+    A view into an index: pickles as a path and a number.
+    """
+
+    __slots__ = ("_generation", "number")
+
+    def __init__(self, generation: Generation, number: int) -> None:
+        self._generation = generation
+        self.number = number
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the `frames` table, in slice order."""
+        starts = self._generation.stack_starts
+        return slice(int(starts[self.number]), int(starts[self.number + 1]))
+
+    @property
+    def slices(self) -> int:
+        """The number of frames."""
+        return int(self.rows.stop - self.rows.start)
+
+    def __len__(self) -> int:
+        return self.slices
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        return (self.slices, int(self.value("rows")), int(self.value("columns")))
+
+    @property
+    def verdict(self) -> str:
+        """What the grid is: regular, tilted, single, missing_slices, uneven_spacing, duplicates or no_geometry."""
+        return str(self._generation.stack_value("verdict", self.number))
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """The numbers behind the verdict, lengths in mm."""
+        return dict(json.loads(self._generation.stack_value("detail", self.number)))
+
+    @property
+    def content(self) -> str:
+        """What the pixels are: "image", "segmentation", "dose" or "parametric_map"."""
+        return str(self._generation.stack_value("content", self.number))
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64]:
+        """(4, 4) from (slice, row, column, 1) to LPS mm; NaN without geometry."""
+        return np.asarray(
+            self._generation.stack_value("affine", self.number), dtype=np.float64
+        ).reshape(4, 4)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """(slice, row, column) spacing in mm; NaN where unknown (a single slice has no slice spacing)."""
+        depth, row, column = self._generation.stack_value("spacing", self.number)
+        return (depth, row, column)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Shape and affine."""
+        return Geometry(self.shape, self.affine)
+
+    @property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """(slices, 3) LPS mm, where the centre of each slice's first pixel is; NaN where unknown.
+
+        ImagePositionPatient, and for the planes of a dose grid with their offset (PS3.3 C.8.8.3.2).
+        """
+        return frame_positions(self._generation.frames.part(self.rows), Tolerances())
+
+    def position(self, number: int) -> npt.NDArray[np.float64]:
+        """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown: one of `positions`."""
+        place = self.frame_value(number, "image_position_patient")
+        if place is None or self.frame_value(number, "grid_frame_offset") is not None:
+            return np.array(self.positions[number])
+        return np.array(place, dtype=np.float64)
+
+    @property
+    def dimension(self) -> dict[str, Any]:
+        """What tells this stack from the others of its group, such as ``{"echo_time": 4.9}``; {} for one that is alone.
+
+        Times of day are told in seconds from the first stack of the group.
+        """
+        values = json.loads(self._generation.stack_value("dimension", self.number))
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    @property
+    def group(self) -> "Group":
+        """The stacks on one grid that `dimension` tells apart, this one among them."""
+        return Group(self._generation, int(self._generation.stack_value("group", self.number)))
+
+    @property
+    def group_index(self) -> int:
+        """The place of this stack in its group, from 0."""
+        return int(self._generation.stack_value("group_index", self.number))
+
+    @property
+    def patient_id(self) -> str:
+        """PatientID, or its keyed hash where the scan was told so."""
+        return str(self.value("patient_id"))
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID."""
+        return str(self.value("study_instance_uid"))
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID."""
+        return str(self.value("series_instance_uid"))
+
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060)."""
+        return str(self.value("modality"))
+
+    def value(self, column: str) -> Any:
+        """A fact of the first frame, by the name of its column."""
+        return self._generation.cell(column)(self.rows.start)
+
+    def values(self, column: str) -> list[Any]:
+        """A fact of every frame, in slice order."""
+        return self._generation.values(column, self.rows)
+
+    def is_constant(self, column: str) -> bool:
+        """Whether a fact is the same in every frame; looked at without making values of it."""
+        frames = self._generation.frames
+        if column in frames.constants:
+            return True
+        if frames.is_encoded(column):
+            own = frames.codes_of(column)[0][self.rows]
+        elif frames.is_number(column) and not frames.column(column).null_count:
+            own = frames.numbers(column)[self.rows]
+        else:  # a copy of a long column would cost more than its few values here
+            values = self.values(column)
+            return all(value == values[0] for value in values)
+        return bool((own == own[:1]).all())
+
+    def frame_value(self, number: int, column: str) -> Any:
+        """A fact of slice `number`, by the name of its column."""
+        return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
+
+    @property
+    def series(self) -> "Stacks":
+        """All stacks of this one's Series in the whole index, itself among them."""
+        numbers = self._generation.stacks.numbers("series")
+        return Stacks(self._generation, np.flatnonzero(numbers == numbers[self.number]))
+
+    def frame(self, number: int) -> Frame:
+        """Slice `number` with all its facts."""
+        return self._generation.frame(range(self.rows.start, self.rows.stop)[number])
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All slices with all their facts; `source` is quicker for reading."""
+        return [self.frame(number) for number in range(self.slices)]
+
+    @property
+    def middle(self) -> Frame:
+        """The middle slice: the frame that stands for its stack where one must."""
+        return self.frame(self.slices // 2)
+
+    def source(self, number: int) -> FrameSource:
+        """Where the bytes of slice `number` are."""
+        return self._generation.source(range(self.rows.start, self.rows.stop)[number])
+
+    @property
+    def sources(self) -> list[FrameSource]:
+        """Where the bytes of every slice are, in slice order."""
+        source = self._generation.source
+        return [source(row) for row in range(self.rows.start, self.rows.stop)]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """(index folder, generation, number): the same stack has the same key in every process."""
+        return (self._generation.folder, self._generation.name, self.number)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stack) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_stack, self.key
+
+    def __repr__(self) -> str:
+        shape, spacing = (
+            " x ".join(map(str, self.shape)),
+            " x ".join(f"{s:.4g}" for s in self.spacing),
+        )
+        told = "".join(f", {name} {value}" for name, value in self.dimension.items())
+        return (
+            f"Stack({self.modality or '?'} {shape}, {spacing} mm, {self.verdict}{printable(told)}, "
+            f"series {self.series_instance_uid or '(no UID)'})"
+        )
+
+
+def _unpickle_stack(folder: str, generation: str, number: int) -> Stack:
+    return Stack(generation_of(folder, generation), number)
+
+
+class Stacks(Sequence[Stack]):
+    """Stacks by number, made as they are looked at."""
+
+    def __init__(self, generation: Generation, numbers: npt.NDArray[np.int64]) -> None:
+        self._generation = generation
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return Stacks(self._generation, self.numbers[number])
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"stack {number} of {len(self)}")
+        return Stack(self._generation, int(self.numbers[number]))
+
+    def __iter__(self) -> Iterator[Stack]:
+        return (Stack(self._generation, number) for number in self.numbers.tolist())
+
+    def shapes(self) -> npt.NDArray[np.int64]:
+        """(stacks, 3) slices, rows and columns of each."""
+        starts = self._generation.stack_starts
+        frames = self._generation.frames
+        heads = starts[self.numbers]
+        size = [
+            np.asarray(frames.values(name, heads), np.int64).reshape(-1)
+            for name in ("rows", "columns")
+        ]
+        return np.stack([np.diff(starts)[self.numbers], *size], axis=1).astype(np.int64)
+
+    def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
+        """(len,) which stacks' `detail` has a key; looked for in the text, for a million details are not parsed for a few."""
+        codes, details = self._generation.stacks.codes("detail")
+        has_key = np.array(
+            [f'"{key}": ' in detail for detail in details] or [False], dtype=np.bool_
+        )
+        return np.asarray(has_key[codes[self.numbers]])
+
+    def verdicts(self) -> Counter[str]:
+        """How many stacks have each verdict."""
+        codes, values = self._generation.stacks.codes("verdict")
+        return Counter(
+            {
+                str(values[code]): int(n)
+                for code, n in zip(*np.unique(codes[self.numbers], return_counts=True), strict=True)
+            }
+        )
+
+    def __repr__(self) -> str:
+        shown = "\n".join(repr(stack) for stack in self[:20])
+        more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
+        return f"{len(self)} stack(s)\n{shown}{more}"
+
+
+class Group(Sequence[Stack]):
+    """Stacks of one Series on one grid that a dimension tells apart: time points, echoes, b-values, phases, kernels.
+
+    `read_volume` makes one array (t, slice, row, column) of it. Every stack is in one group, if only with itself.
+    """
+
+    __slots__ = ("_generation", "number")
+
+    def __init__(self, generation: Generation, number: int) -> None:
+        self._generation = generation
+        self.number = number
+
+    @property
+    def stacks(self) -> Stacks:
+        """Its stacks in the order of their dimension."""
+        return Stacks(self._generation, self._generation.groups[self.number])
+
+    def __len__(self) -> int:
+        return len(self.stacks)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.stacks[number]
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """The attributes that tell the stacks apart, the slowest first, such as ("temporal_position_index", "echo_time")."""
+        return tuple(self[0].dimension)
+
+    @property
+    def dimension(self) -> tuple[Any, ...]:
+        """Their value for each stack; a tuple for each where there are several attributes."""
+        values = [tuple(stack.dimension.values()) for stack in self]
+        return tuple(value[0] if len(value) == 1 else value for value in values)
+
+    @property
+    def missing(self) -> dict[Any, list[int]]:
+        """{value: the slices of the whole grid that this value's stack lacks}, empty when the group is complete."""
+        gaps = [stack.detail.get("missing_in_group") for stack in self]
+        return {value: slices for value, slices in zip(self.dimension, gaps, strict=True) if slices}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Group) and self[0] == other[0]
+
+    def __hash__(self) -> int:
+        return hash(self[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_group, (self._generation.folder, self._generation.name, self.number)
+
+    def __repr__(self) -> str:
+        missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
+        return f"Group({len(self)} stacks by {', '.join(self.dimension_names) or '(nothing)'}{missing}, {self[0]!r})"
+
+
+def _unpickle_group(folder: str, generation: str, number: int) -> Group:
+    return Group(generation_of(folder, generation), number)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One Series (PatientID, Study and Series Instance UID) and its stacks."""
+
+    stacks: Stacks
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID."""
+        return str(self.stacks[0].series_instance_uid)
+
+    @property
+    def modality(self) -> str:
+        """Modality of its first stack."""
+        return str(self.stacks[0].modality)
+
+    @property
+    def description(self) -> str:
+        """SeriesDescription of its first stack."""
+        return str(self.stacks[0].value("series_description"))
+
+    def __repr__(self) -> str:
+        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {self.series_instance_uid or '(no UID)'})"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One Study and its Series."""
+
+    series: Sequence[Series]
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID."""
+        return str(self.series[0].stacks[0].study_instance_uid)
+
+    def __repr__(self) -> str:
+        return f"Study({len(self.series)} series, {self.study_instance_uid or '(no UID)'})"

@@ -1,0 +1,136 @@
+"""interop.torchio"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dicomdl.arrays import Floats
+from dicomdl.datasets.sample import Sample
+from dicomdl.errors import GeometryError
+from dicomdl.interop.grid import (
+    GRID_KEY,
+    LABELS,
+    SampleGrid,
+    Unknown,
+    channelled,
+    checked_unknown,
+    drawn,
+    elsewhere,
+    grid_of,
+    index_map_of,
+    optional_package,
+    rebuilt,
+    seeded,
+)
+
+
+def to_torchio(
+    sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, unknown: Unknown = "raise"
+) -> Any:
+    """A sample as a `torchio.Subject`: `image` a ScalarImage, labels LabelMaps, everything else as it is; needs the extra `torchio`.
+
+    Parameters
+    ----------
+    sample, labels, unknown
+        As for `to_monai`; TorchIO needs a position for frames as well.
+
+    Returns
+    -------
+    torchio.Subject
+        Images (C, D, H, W) in the order (slice, row, column), of frames (C, H, W, 1) as TorchIO wants 2D images, with RAS affines. Tensors
+        share memory with the sample's.
+
+    Raises
+    ------
+    MissingExtra, UsageError
+        Without TorchIO; for an image or label of another shape.
+    GeometryError
+        The position is unknown, or the stack is tilted: TorchIO's resampling knows no shear. Resample such a dataset (``spacing=``) first.
+    """
+    torchio = optional_package("torchio", "to_torchio", "torchio")
+    grid = grid_of(sample, labels)
+    affine = _in_torchio(grid, checked_unknown(unknown))
+    images: dict[str, Any] = {}
+    for name, tensor in channelled(sample, grid).items():
+        kind = torchio.ScalarImage if name == "image" else torchio.LabelMap
+        if (
+            tensor.dtype == torch.int64 and (tensor == tensor.int()).all()
+        ):  # NIfTI, which ToCanonical goes through, refuses int64
+            tensor = tensor.int()
+        images[name] = kind(
+            tensor=tensor[..., None] if grid.is_frame else tensor, affine=affine.copy()
+        )
+    others = {**elsewhere(sample, images), GRID_KEY: (grid, affine)}
+    return torchio.Subject({**images, **others})
+
+
+def from_torchio(subject: Any) -> Sample:
+    """The way back from `to_torchio`: plain tensors, which the default collate takes, and an LPS `affine`.
+
+    TorchIO's own rule stays in force: RandomFlip and RandomAffine move the content within its grid (another patient on the same scanner),
+    Resample, ToCanonical, Crop and Pad move the grid over the content.
+    """
+    grid, old = subject[GRID_KEY]
+    images = {
+        name: subject[name].data
+        for name in ("image", *(label for label, _, _ in grid.labels))
+        if name in subject
+    }
+    others = {name: value for name, value in subject.items() if name not in (GRID_KEY, *images)}
+    index_map = index_map_of(old, np.asarray(subject["image"].affine, dtype=np.float64))
+    if grid.is_frame:
+        order = [2, 0, 1, 3]  # (row, column, slice) to (slice, row, column)
+        index_map = index_map[np.ix_(order, order)]
+        images = {
+            name: image[..., 0] if image.shape[-1] == 1 else image.movedim(-1, 1)
+            for name, image in images.items()
+        }
+    return rebuilt(others, grid, index_map, images)
+
+
+def _in_torchio(grid: SampleGrid, unknown: Unknown) -> Floats:
+    """(4, 4) RAS affine, of a frame in the order (row, column, slice)."""
+    affine = grid.in_ras(unknown)
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if shear > 1e-3 and not grid.is_frame:
+        raise GeometryError(
+            f"the slices of this stack are tilted (cosine {shear:.4f} between its axes), and TorchIO would drop the shear: "
+            "give the dataset spacing=..., which resamples it to a grid without",
+            shear=shear,
+        )
+    return affine[:, [1, 2, 0, 3]] if grid.is_frame else affine
+
+
+@dataclass(frozen=True, slots=True)
+class ForTorchIO:
+    """A TorchIO transform as the ``transform=`` of a dataset: `to_torchio`, the transform, `from_torchio`; extra `torchio`.
+
+    Parameters
+    ----------
+    transform
+        Any callable on a Subject, such as ``torchio.Compose([...])``; None converts only.
+    labels, unknown
+        As for `to_torchio`.
+    seed
+        As for `ForMonai`.
+    restore
+        False leaves Subjects, for ``torchio.SubjectsLoader``.
+    """
+
+    transform: Callable[[Any], Any] | None = None
+    labels: tuple[str, ...] = LABELS
+    seed: int | None = None
+    restore: bool = True
+    unknown: Unknown = "raise"
+
+    def __call__(self, sample: Mapping[str, Any]) -> Any:
+        """A Sample, or a Subject with ``restore=False``."""
+        subject = to_torchio(sample, self.labels, unknown=self.unknown)
+        if self.transform is not None:
+            with seeded(drawn(self.seed, sample)):
+                subject = self.transform(subject)
+        return from_torchio(subject) if self.restore else subject

@@ -1,0 +1,160 @@
+"""interop.torchvision"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from dicomdl.arrays import Floats
+from dicomdl.datasets.sample import Sample
+from dicomdl.interop.grid import (
+    GRID_KEY,
+    LABELS,
+    MAX_RESIDUAL_PIXELS,
+    channelled,
+    drawn,
+    elsewhere,
+    grid_of,
+    optional_package,
+    rebuilt,
+    seeded,
+)
+
+_TRACKED: Final = "dicomdl_points"
+
+
+def to_torchvision(
+    sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, track: bool = True
+) -> dict[str, Any]:
+    """A sample with `tv_tensors`, so that torchvision's v2 transforms act on image and labels alike; needs the extra `torchvision`.
+
+    Parameters
+    ----------
+    sample, labels
+        As for `to_monai`.
+    track
+        Let nine points, as boxes of no size, go through the transform: they tell where the pixels went, and so the new `affine`.
+        Turn it off for transforms that count boxes (RandomIoUCrop, SanitizeBoundingBoxes) or do not take them (padding other
+        than "constant"); `affine` and `spacing` are NaN then.
+
+    Returns
+    -------
+    dict
+        A frame as Image (C, H, W); a volume as Video (D, C, H, W), each slice alike; labels as Masks of the same form.
+
+    Raises
+    ------
+    MissingExtra, UsageError
+        Without a torchvision that can be imported beside this torch; for an image or label of another shape.
+    """
+    tv = optional_package("torchvision.tv_tensors", "to_torchvision", "torchvision")
+    grid = grid_of(sample, labels)
+    made: dict[str, Any] = {}
+    for name, tensor in channelled(sample, grid).items():
+        kind = tv.Mask if name != "image" else tv.Image if grid.is_frame else tv.Video
+        made[name] = kind(tensor if grid.is_frame else tensor.movedim(1, 0))
+    others = {**elsewhere(sample, made), GRID_KEY: grid}
+    if track:
+        height, width = sample["image"].shape[-2:]
+        points = _points(height, width)
+        made[_TRACKED] = tv.BoundingBoxes(
+            torch.cat([points, points], dim=1),
+            format="XYXY",
+            canvas_size=(height, width),
+            clamping_mode=None,
+        )
+    return {**made, **others}
+
+
+def from_torchvision(data: Mapping[str, Any]) -> Sample:
+    """The way back from `to_torchvision`: plain tensors, channels first, and the `affine` that follows from where the points went.
+
+    It is NaN after what is not an affine map (ElasticTransform, RandomPerspective) and without ``track``.
+    """
+    grid = data[GRID_KEY]
+    names = ("image", *(label for label, _, _ in grid.labels))
+    tensors = {name: data[name].as_subclass(torch.Tensor) for name in names if name in data}
+    if not grid.is_frame:
+        tensors = {name: tensor.movedim(0, 1) for name, tensor in tensors.items()}
+    others = {
+        name: value for name, value in data.items() if name not in (GRID_KEY, _TRACKED, *tensors)
+    }
+    index_map = np.full((4, 4), np.nan)
+    if _TRACKED in data:
+        moved = np.asarray(data[_TRACKED].as_subclass(torch.Tensor), dtype=np.float64)
+        new_size = tensors["image"].shape[-2:]
+        index_map = _map_of_points(
+            _points(*grid.shape[-2:]).numpy(), _recentred(moved[:, :2], *new_size)
+        )
+    return rebuilt(others, grid, index_map, tensors)
+
+
+def _points(height: int, width: int) -> torch.Tensor:
+    """(9, 2) float64: x and y of a grid of points, (0, 0) being the corner of the first pixel, as torchvision counts boxes."""
+    axes = [torch.linspace(0, length, 3, dtype=torch.float64) for length in (width, height)]
+    return torch.cartesian_prod(*axes)
+
+
+def _recentred(points: Floats, height: int, width: int) -> Floats:
+    """The points as they are, but after a rotation with ``expand=True`` as the pixels are.
+
+    There torchvision shifts boxes until their corners touch the edge, and pixels until the centre is in the centre, on a canvas of a whole
+    number of pixels: half a pixel of difference. Touching two edges without being parallel to them tells the case.
+    """
+    size = np.array([width, height], dtype=np.float64)
+    if not (points.ndim == 2 and len(points) == 9 and np.isfinite(points).all()):
+        return points
+    is_turned = np.abs(points[2] - points[0]).min() > 1e-6
+    touches = (np.abs(points.min(axis=0)) < 1e-3) | (np.abs(points.max(axis=0) - size) < 1e-3)
+    return points + size / 2 - points[4] if is_turned and touches.all() else points
+
+
+def _map_of_points(old: Floats, new: Floats) -> Floats:
+    """(4, 4) from new to old (slice, row, column), of points (n, 2) in x and y; NaN where no affine map does it."""
+    result = np.full((4, 4), np.nan)
+    if new.shape != old.shape or not np.isfinite(new).all():
+        return result
+    given = np.column_stack([new, np.ones(len(new))])
+    solution, _, rank, _ = np.linalg.lstsq(given, old, rcond=None)
+    if rank < 3 or np.abs(given @ solution - old).max() > MAX_RESIDUAL_PIXELS:
+        return result
+    swapped, shift = solution[:2, :2].T[::-1, ::-1], solution[2, ::-1]  # (x, y) to (row, column)
+    result = np.eye(4)
+    result[1:3, 1:3] = swapped
+    result[1:3, 3] = shift + swapped @ (0.5, 0.5) - 0.5  # from corners to centres of pixels
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class ForTorchvision:
+    """A torchvision v2 transform as the ``transform=`` of a dataset: `to_torchvision`, the transform, `from_torchvision`.
+
+    It needs the extra `torchvision`.
+
+    Parameters
+    ----------
+    transform
+        Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None converts only.
+    labels, track
+        As for `to_torchvision`.
+    seed
+        As for `ForMonai`.
+    restore
+        False leaves tv_tensors.
+    """
+
+    transform: Callable[[Any], Any] | None = None
+    labels: tuple[str, ...] = LABELS
+    seed: int | None = None
+    restore: bool = True
+    track: bool = True
+
+    def __call__(self, sample: Mapping[str, Any]) -> Any:
+        """A Sample, or a dict of tv_tensors with ``restore=False``."""
+        data = to_torchvision(sample, self.labels, track=self.track)
+        if self.transform is not None:
+            with seeded(drawn(self.seed, sample)):
+                data = self.transform(data)
+        return from_torchvision(data) if self.restore else data

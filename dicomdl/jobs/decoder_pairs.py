@@ -1,0 +1,89 @@
+"""jobs.decoder_pairs"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Literal
+
+from dicomdl.errors import UnsupportedSyntax
+from dicomdl.jobs.second_decoder import Second
+from dicomdl.pixels import decoders as codecs
+from dicomdl.pixels.codestreams import Source
+
+if TYPE_CHECKING:
+    pass
+
+Relation = Literal["independent", "related", "same library"]
+_PYDICOM: Final = Second("pydicom", "pydicom", "pydicom")
+_LIBJPEG: Final = Second("pydicom/pylibjpeg-libjpeg", "libjpeg (Richter)", "pydicom", "pylibjpeg")
+_EXTENDED: Final = _LIBJPEG._replace(
+    decode_as="1.2.840.10008.1.2.4.51"
+)  # pydicom has no name for the retired ones
+_OPENJPEG: Final = Second("pydicom/pylibjpeg-openjpeg", "OpenJPEG", "pydicom", "pylibjpeg")
+_PYJPEGLS: Final = Second("pydicom/pyjpegls", "CharLS", "pydicom", "pyjpegls")
+_PILLOW: Final = Second("pydicom/pillow", "OpenJPEG", "pydicom", "pillow")
+_SOF3: Final = Second(
+    "pydicom + imagecodecs.jpegsof3", "jpegsof3", "imagecodecs", "jpegsof3_decode"
+)
+_OPENJPH: Final = Second("pydicom + imagecodecs.htj2k", "OpenJPH", "imagecodecs", "htj2k_decode")
+_PYDICOM_RLE: Final = Second("pydicom/pydicom", "pydicom", "pydicom", "pydicom")
+_RLE: Final = Second("pydicom/pylibjpeg-rle", "pylibjpeg-rle", "pydicom", "pylibjpeg")
+_GDCM_JPEG: Final = Second("pydicom + SimpleITK (GDCM)", "libjpeg (IJG)", "simpleitk", colour="rgb")
+_GDCM_CHARLS: Final = _GDCM_JPEG._replace(library="CharLS")
+_GDCM_OPENJPEG: Final = _GDCM_JPEG._replace(library="OpenJPEG")
+# Whose code dicomdl's decoders are. libjpeg-turbo grew out of IJG's libjpeg, and both have their lossless part from one patch.
+_LIBRARIES: Final = {
+    "imagecodecs.jpeg8_decode": "libjpeg-turbo",
+    "imagecodecs.jpegls_decode": "CharLS",
+    "imagecodecs.jpeg2k_decode": "OpenJPEG",
+    "imagecodecs.htj2k_decode": "OpenJPH",
+    "imagecodecs.jpegxl_decode": "libjxl",
+    "imagecodecs.dicomrle_decode": "imagecodecs",
+    "imagecodecs.jpegsof3_decode": "jpegsof3",
+}
+_RELATED: Final = frozenset({frozenset({"libjpeg-turbo", "libjpeg (IJG)"})})
+# The most independent first. JPEG XL has none: libjxl is the only decoder.
+_SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
+    "1.2.840.10008.1.2": (_PYDICOM,),
+    "1.2.840.10008.1.2.1": (_PYDICOM,),
+    "1.2.840.10008.1.2.2": (_PYDICOM,),
+    "1.2.840.10008.1.2.1.99": (_PYDICOM,),
+    "1.2.840.10008.1.2.4.50": (_LIBJPEG, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.51": (_LIBJPEG, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.53": (_EXTENDED, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.55": (_EXTENDED, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.57": (_LIBJPEG, _SOF3, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.70": (_LIBJPEG, _SOF3, _GDCM_JPEG),
+    "1.2.840.10008.1.2.4.80": (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
+    "1.2.840.10008.1.2.4.81": (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
+    "1.2.840.10008.1.2.4.90": (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
+    "1.2.840.10008.1.2.4.91": (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
+    "1.2.840.10008.1.2.4.201": (_OPENJPH, _OPENJPEG),
+    "1.2.840.10008.1.2.4.202": (_OPENJPH, _OPENJPEG),
+    "1.2.840.10008.1.2.4.203": (_OPENJPH, _OPENJPEG),
+    "1.2.840.10008.1.2.5": (_PYDICOM_RLE, _RLE),
+}
+
+
+def seconds_for(source: Source) -> tuple[Second, ...]:
+    """The second decoders that can be asked for a frame, the most independent first; () where there is none."""
+    return _SECONDS.get(source.transfer_syntax_uid, ())
+
+
+def first_decoder(transfer_syntax_uid: str) -> str:
+    """The name of what dicomdl decodes a transfer syntax with: the first of its decoders, "" for native frames and unknown syntaxes."""
+    try:
+        return codecs.find_syntax(transfer_syntax_uid).decoders[0].name
+    except UnsupportedSyntax:
+        return ""
+
+
+def relation(second: Second, transfer_syntax_uid: str) -> Relation:
+    """Whether a second decoder shares code with dicomdl's: what two builds of one library agree on may still be wrong."""
+    ours = _LIBRARIES.get(first_decoder(transfer_syntax_uid), "")
+    if second.library == ours:
+        return "same library"
+    return "related" if frozenset({ours, second.library}) in _RELATED else "independent"
+
+
+def first_name(uid: str) -> str:
+    name = first_decoder(uid)
+    return f"dicomdl/{name}" if name else "dicomdl"

@@ -1,0 +1,57 @@
+"""jobs.digests"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from dicomdl.errors import PixelError
+from dicomdl.headers.frame import SOURCE_FIELDS, FrameSource
+from dicomdl.index.table import Table
+from dicomdl.pixels.read import read_frame
+
+
+def digests(frames: Table, files: Table) -> Callable[[int], str]:
+    """row -> a digest of the frame's modality values; see `_digest`. What the scan before has read is not read again."""
+
+    def digest(row: int) -> str:
+        if known := frames.text("pixel_digest", row):
+            return known
+        places = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
+        path, size, modified = (
+            files.value(name, frames.value("file", row))
+            for name in ("path", "file_bytes", "file_mtime_ns")
+        )
+        source = FrameSource(
+            path=os.fsdecode(path), file_bytes=size, file_mtime_ns=modified, **places
+        )
+        rescale = [
+            frames.value(name, row)
+            for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")
+        ]
+        return _digest(source, rescale, by_file=frames.value("modality_lut_sequence", row))
+
+    return digest
+
+
+def _digest(source: FrameSource, rescale: Sequence[float | None], *, by_file: bool) -> str:
+    """Of the stored values and the rescale; of the whole file where look-up tables decide what values mean, or where nothing can
+    decode them; "" where not even that can be read."""
+    if not by_file and source.photometric_interpretation != "PALETTE COLOR":
+        try:
+            values = read_frame(source)
+        except PixelError:
+            pass
+        else:
+            result = hashlib.blake2b(
+                repr((values.shape, values.dtype.str, rescale)).encode(), digest_size=16
+            )
+            result.update(np.ascontiguousarray(values).data)
+            return result.hexdigest()
+    try:
+        with open(source.path, "rb") as file:
+            whole = hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError:
+        return ""
+    return f"{whole[:32]}:{source.frame_number}:{source.tile_top}:{source.tile_left}"

@@ -1,0 +1,310 @@
+"""pixels.codestreams"""
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from dicomdl.errors import DecodeError, TruncatedPixels
+from dicomdl.geometry.grid import halved
+from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.storage.sources import truncated
+
+Source: TypeAlias = FrameSource | Frame
+
+
+class Codestream(NamedTuple):
+    """What a compressed frame says of itself; 0 and "" where its format does not say or it was not looked up."""
+
+    rows: int = 0
+    columns: int = 0
+    samples: int = 0
+    precision: int = 0
+    signed: bool = False
+    colour: Literal["", "rgb", "ybr"] = ""
+    adobe: bool = False
+    segments: int = 0
+    tiles: int = 1
+    levels: int = 0  # how often JPEG 2000 can be halved by leaving out its higher resolutions
+    packets: int = 0  # the least that JPEG 2000 of these sizes must have
+
+
+def join_fragments(data: bytes) -> bytes:
+    """The codestream in the items that hold one frame.
+
+    Raises
+    ------
+    TruncatedPixels, DecodeError
+        The items are cut, or something else lies between them.
+    """
+    return b"".join(_fragments(data))
+
+
+def _fragments(data: bytes) -> Iterator[bytes]:
+    """The values of the items that hold one frame (PS3.5 A.4)."""
+    position = 0
+    while position < len(data) and data[position : position + 4] != b"\xfe\xff\xdd\xe0":
+        if data[position : position + 4] != b"\xfe\xff\x00\xe0":
+            if position + 4 > len(data):
+                raise truncated(position + 8, len(data))
+            raise DecodeError(
+                f"no item starts at byte {position} of the encapsulated frame", position=position
+            )
+        start = position + 8
+        position = start + int.from_bytes(data[position + 4 : start], "little")
+        if max(start, position) > len(data):
+            raise truncated(max(start, position), len(data))
+        yield data[start:position]
+
+
+def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
+    """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
+    found = (
+        facts.rows or source.rows,
+        facts.columns or source.columns,
+        facts.samples or source.samples_per_pixel,
+    )
+    expected = (source.rows, source.columns, source.samples_per_pixel)
+    if found != expected:
+        raise DecodeError(
+            f"the header says {expected} rows, columns, samples, the codestream {found}",
+            expected_shape=expected,
+            found_shape=found,
+        )
+    if facts.precision > max(8, source.bits_allocated):
+        raise DecodeError(
+            f"the codestream has {facts.precision} bits a sample, BitsAllocated is {source.bits_allocated}",
+            bits_allocated=source.bits_allocated,
+            precision=facts.precision,
+        )
+    if (
+        facts.packets > 8 * stream_bytes
+    ):  # an empty one is a bit; a decoder makes room for all before it sees the first
+        raise DecodeError(
+            f"{stream_bytes} bytes cannot hold {facts.packets} packets",
+            packets=facts.packets,
+            found_bytes=stream_bytes,
+        )
+    if (
+        not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1
+    ):  # a decoder makes room for every tile before it sees the first
+        raise DecodeError(
+            f"{stream_bytes} bytes cannot hold {facts.tiles} tiles",
+            tiles=facts.tiles,
+            found_bytes=stream_bytes,
+        )
+
+
+def coded_space(facts: Codestream, source: Source) -> str:
+    """The photometric interpretation of the decoded samples.
+
+    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
+    """
+    space = source.photometric_interpretation
+    if facts.colour == "rgb" or space in ("YBR_RCT", "YBR_ICT"):
+        return "RGB"
+    if facts.colour == "ybr" and not space.startswith("YBR"):
+        return "YBR_FULL"
+    return space
+
+
+MAX_SCANS: Final = 500  # of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3)
+
+
+def _require_end(stream: bytes) -> None:
+    """The end marker FFD9 of JPEG, JPEG-LS and JPEG 2000 must be there, before nothing but padding.
+
+    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may be anything: some pad with a space.
+    """
+    end = stream.rfind(b"\xff\xd9")
+    if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
+        raise TruncatedPixels(
+            f"the codestream of {len(stream)} bytes does not end with its end marker",
+            found_bytes=len(stream),
+        )
+
+
+def inspect_jpeg(stream: bytes) -> Codestream:
+    """The frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55), and which colours its markers speak of."""
+    _require_end(stream)
+    facts = Codestream()
+    jfif = adobe_rgb = adobe_ybr = False
+    for marker, segment in jpeg_segments(stream):
+        if marker == 0xE0:
+            jfif = segment.startswith(b"JFIF\0")
+        elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
+            adobe_rgb, adobe_ybr = segment[11] == 0, segment[11] == 1
+        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            if len(segment) < 6 + 3 * (segment[5] if len(segment) > 5 else 1):
+                break
+            if marker in _PROGRESSIVE and stream.count(b"\xff\xda") > MAX_SCANS:
+                raise DecodeError(
+                    f"the progressive codestream has more than {MAX_SCANS} scans", limit=MAX_SCANS
+                )
+            rows, columns, samples = (
+                int.from_bytes(segment[1:3], "big"),
+                int.from_bytes(segment[3:5], "big"),
+                segment[5],
+            )
+            named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
+            facts = Codestream(rows, columns, samples, segment[0])
+            lossless = marker in (
+                0xC3,
+                0xF7,
+            )  # these code the samples as they are: only the header knows their colours
+            if samples == 3 and not lossless:
+                rgb, ybr = adobe_rgb or named_rgb, jfif or adobe_ybr
+                facts = facts._replace(
+                    colour="rgb" if rgb else "ybr" if ybr else "", adobe=adobe_ybr
+                )
+    if not facts.columns:
+        raise DecodeError("the codestream has no JPEG frame header")
+    if not facts.rows:  # pylibjpeg-libjpeg, asked after libjpeg-turbo has refused it, hangs
+        raise DecodeError(
+            "the JPEG frame header leaves the rows to a DNL marker behind the scan, which no decoder here follows"
+        )
+    return facts
+
+
+def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, segment without its length) of a JPEG stream, the last one that of its first scan (ITU-T T.81 B.1.1.4, B.2)."""
+    position, marker = 2, 0
+    while position + 4 <= len(stream) and stream[position] == 0xFF and marker != 0xDA:
+        marker = stream[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        yield marker, stream[position + 4 : position + 2 + length]
+        position += 2 + max(length, 2)
+
+
+def inspect_jpeg2000(stream: bytes) -> Codestream:
+    """The SIZ segment of JPEG 2000 and HTJ2K (ITU-T T.800 A.5.1), also of streams that were wrapped into a JP2 file."""
+    _require_end(stream)
+    start = stream.find(b"\xff\x4f\xff\x51")
+    size = stream[start + 4 : start + 45]
+    if start < 0 or len(size) < 41:
+        raise DecodeError("the codestream has no JPEG 2000 size segment")
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
+    tiles = -(-(right - tile_left) // max(1, tile_width)) * -(
+        -(bottom - tile_top) // max(1, tile_height)
+    )
+    samples = int.from_bytes(size[36:38], "big")
+    style = next(
+        (segment for marker, segment in main_header(stream, start + 2) if marker == 0x52), b""
+    )  # COD (A.6.1)
+    rows, columns, precision = bottom - top, right - left, (size[38] & 0x7F) + 1
+    levels = style[5] if len(style) > 5 else 0
+    return Codestream(
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        precision=precision,
+        signed=size[38] > 0x7F,
+        colour="rgb"
+        if len(style) > 4 and style[4] == 1 and samples >= 3
+        else "",  # the transformation of RGB that a decoder undoes
+        tiles=tiles,
+        # Resolutions count from the corner of the reference grid, so an image that begins elsewhere would be shifted (B.2, B.5);
+        # tiles are filtered each alone, with seams that a frame halved afterwards does not have.
+        levels=levels if tiles == 1 and not (left or top) else 0,
+        packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
+    )
+
+
+def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
+    """(marker, segment without its length) of a JPEG 2000 codestream up to its first tile (ITU-T T.800 A.2)."""
+    while (
+        position + 4 <= len(stream)
+        and stream[position] == 0xFF
+        and stream[position + 1] not in (0x90, 0xD9)
+    ):
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        yield stream[position + 1], stream[position + 4 : position + 2 + length]
+        position += 2 + max(length, 2)
+
+
+def _precincts(style: bytes, rows: int, columns: int) -> int:
+    """How many precincts one component has: many only where the coding style makes them small (T.800 A.6.1, B.6)."""
+    if not style or not style[0] & 1:
+        return 0
+    levels, sizes = style[5], style[10:]
+    count = 0
+    for resolution in range(levels + 1):
+        exponents = sizes[resolution] if resolution < len(sizes) else 0xFF
+        height, width = (halved(length, levels - resolution) for length in (rows, columns))
+        count += -(-height >> (exponents >> 4)) * -(-width >> (exponents & 15))
+    return count
+
+
+def halves_alike(facts: Codestream, source: Source) -> bool:
+    """Whether the lower resolutions of a codestream are what halving its stored values would give.
+
+    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then only whole ones can be made what
+    they mean. What the filter overshoots is clipped to the bits of the stream, and then to BitsStored.
+    """
+    stored = source.bits_stored or source.bits_allocated
+    left_aligned = facts.precision > stored and source.high_bit >= stored
+    alike = not left_aligned and facts.signed == (source.pixel_representation == 1)
+    return alike and (
+        facts.precision == 8 if source.samples_per_pixel > 1 else facts.precision <= 16
+    )
+
+
+def _longs(segment: bytes, start: int) -> tuple[int, ...]:
+    """Eight big endian numbers of 32 bits."""
+    return tuple(int.from_bytes(segment[at : at + 4], "big") for at in range(start, start + 32, 4))
+
+
+def inspect_rle(stream: bytes) -> Codestream:
+    """The number of segments, all that RLE says of itself (PS3.5 G.5)."""
+    if len(stream) < 64:
+        raise truncated(64, len(stream))
+    return Codestream(segments=int.from_bytes(stream[:4], "little"))
+
+
+def inspect_jpegxl(stream: bytes) -> Codestream:
+    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2); colour and precision lie deeper."""
+    if stream.startswith(b"\0\0\0\x0cJXL "):
+        stream = _jpegxl_box(stream)
+    if not stream.startswith(b"\xff\x0a"):
+        raise DecodeError("the codestream is not JPEG XL")
+    bits = int.from_bytes(stream[2:18], "little")  # the first field is the lowest bits
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    small = take(1)
+
+    def length() -> int:
+        return 8 * (take(5) + 1) if small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    rows = length()
+    ratio = take(3)
+    if not ratio:
+        return Codestream(rows=rows, columns=length())
+    times, by = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return Codestream(rows=rows, columns=rows * times // by)
+
+
+def _jpegxl_box(stream: bytes) -> bytes:
+    """The beginning of the codestream in a container: of the box `jxlc`, or of the first `jxlp` behind its counter."""
+    position = 12
+    while position + 8 <= len(stream):
+        length, kind = (
+            int.from_bytes(stream[position : position + 4], "big"),
+            stream[position + 4 : position + 8],
+        )
+        start = position + (16 if length == 1 else 8)
+        if kind in (b"jxlc", b"jxlp"):
+            return stream[start + 4 * (kind == b"jxlp") :][:64]
+        if length == 1:
+            length = int.from_bytes(stream[position + 8 : start], "big")
+        if length < 8:
+            break
+        position += length
+    raise DecodeError("the JPEG XL container holds no codestream")

@@ -1,0 +1,163 @@
+"""pixels.native"""
+
+import os
+import zlib
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import numpy as np
+
+from dicomdl.arrays import Values
+from dicomdl.errors import DecodeError
+from dicomdl.headers.elements import Window, walk_meta
+from dicomdl.headers.reader import first_element
+from dicomdl.headers.uids import DEFLATED, GE_BIG_ENDIAN_PIXELS
+from dicomdl.pixels.codestreams import Source, join_fragments
+from dicomdl.pixels.stored import (
+    BIG,
+    LITTLE,
+    frame_bits,
+    is_subsampled,
+    keep_stored_bits,
+    whole_bits,
+)
+from dicomdl.storage.sources import opened, take_open_file, truncated
+
+Result = TypeVar("Result")
+_NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"  # native frames in items (PS3.5 A.4.11)
+_DEFLATED_IN_ITEMS: Final = "1.2.840.10008.1.2.8.1"  # and deflated one by one (PS3.5 A.4.13)
+UNCODED: Final = LITTLE | BIG | {DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
+
+
+def _read_bytes(source: Source, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset`; refused before they are allocated when the file is too short for them."""
+    if offset + length > source.file_bytes:
+        raise truncated(length, max(0, source.file_bytes - offset))
+    data = with_file(source, lambda descriptor: take_open_file(descriptor, offset, length))
+    if len(data) < length:
+        raise truncated(length, len(data))
+    return data
+
+
+def with_file(source: Source, read: Callable[[int], Result]) -> Result:
+    """What `read` makes of the open file, which must be the one that was scanned."""
+    with opened(source.path, source.file_bytes, source.file_mtime_ns) as descriptor:
+        return read(descriptor)
+
+
+def native_bytes(source: Source) -> Values:
+    """The frame's bytes as uint8: out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in those."""
+    if source.deflated:
+        return _inflated(source)
+    if source.transfer_syntax_uid in (_NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS):
+        data = join_fragments(_read_bytes(source, source.byte_offset, source.byte_length))
+        if source.transfer_syntax_uid == _DEFLATED_IN_ITEMS:
+            data = _inflate(data, (whole_bits(source) + 7) // 8)
+        return np.frombuffer(data, np.uint8)
+    offset, length = source.byte_offset, source.byte_length
+    if source.bits_allocated <= 8 and source.transfer_syntax_uid in BIG:
+        # Frames lie end to end without padding (PS3.5 8.1.1).
+        element = offset - (source.frame_number - 1) * frame_bits(source, length) // 8
+        if _is_in_words(source, element):
+            # OW: the element is a row of 16-bit words, whose bytes big endian swaps (PS3.5 7.3, 8.1.2); frames may start inside one.
+            lead = (offset - element) % 2
+            words = np.frombuffer(
+                _read_bytes(source, offset - lead, (lead + length + 1) // 2 * 2), np.uint16
+            )
+            return words.byteswap().view(np.uint8)[lead : lead + length]
+    return np.frombuffer(_read_bytes(source, offset, length), np.uint8)
+
+
+def _is_in_words(source: Source, element: int) -> bool:
+    """Whether the value that starts at `element` has VR OW, which only its header tells; implicit VR means OW (PS3.5 A.1)."""
+    if source.transfer_syntax_uid == GE_BIG_ENDIAN_PIXELS:
+        return True
+    return element >= 12 and _read_bytes(source, element - 12, 6)[4:] == b"OW"
+
+
+def arrange(raw: Values, source: Source, values: Values) -> None:
+    """Put the samples of one native frame into `values`: bits unpacked, chrominance doubled, planes interleaved."""
+    bits, first = frame_bits(source, raw.nbytes), source.bit_offset
+    needed = (first + bits + 7) // 8
+    if raw.nbytes < needed:
+        raise truncated(needed, raw.nbytes)
+    if source.bits_allocated == 1:  # the first pixel is the lowest bit (PS3.5 8.1.1)
+        samples = np.unpackbits(raw[:needed], bitorder="little")[first : first + bits]
+    else:
+        samples = raw[:needed].view(
+            values.dtype.newbyteorder(">" if source.transfer_syntax_uid in BIG else "<")
+        )
+    if is_subsampled(source, raw.nbytes):
+        _double_chrominance(samples, values)
+    elif source.samples_per_pixel > 1 and source.planar_configuration == 1:
+        values[...] = np.moveaxis(
+            samples.reshape(source.samples_per_pixel, source.rows, source.columns), 0, -1
+        )
+    else:
+        values[...] = samples.reshape(values.shape)
+    if source.bits_allocated > 1:
+        keep_stored_bits(values, source)
+
+
+def _double_chrominance(samples: Values, values: Values) -> None:
+    """Y0 Y1 CB CR -> (Y0, CB, CR), (Y1, CB, CR): the pair belongs to both pixels (PS3.3 C.7.6.3.1.2)."""
+    rows, columns, _ = values.shape
+    if columns % 2:
+        raise DecodeError(
+            f"subsampled frames have an even number of columns, found {columns}", columns=columns
+        )
+    pairs = samples.reshape(rows, columns // 2, 4)
+    for pixel in (0, 1):
+        values[:, pixel::2, 0] = pairs[..., pixel]
+        values[:, pixel::2, 1:] = pairs[..., 2:]
+
+
+_MOST_KEPT: Final = 256 * 2**20
+_kept: tuple[tuple[str | int, ...], bytes] = (
+    (),
+    b"",
+)  # which file, as it was then, and its inflated data set
+
+
+def _inflated(source: Source) -> Values:
+    """The frame's bytes out of a deflated data set (PS3.5 A.5).
+
+    A frame can only be reached by inflating all before it. So the second and later frames of a file keep what they inflated, up to
+    256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s instead of 6.1. The first frame, often the only one, stops at its end
+    and keeps nothing. Threads may inflate a file twice, but need no lock, which a forked worker could inherit locked.
+    """
+    data = with_file(source, lambda descriptor: _inflate_file(descriptor, source))
+    found = len(data) - source.byte_offset
+    if found < source.byte_length:
+        raise truncated(source.byte_length, max(0, found))
+    return np.frombuffer(data, np.uint8, source.byte_length, source.byte_offset)
+
+
+def _inflate_file(descriptor: int, source: Source) -> bytes:
+    """The data set from its beginning at least to the end of the frame, or to its own end."""
+    global _kept
+    status, end = os.fstat(descriptor), source.byte_offset + source.byte_length
+    identity = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    known, data = _kept
+    if known == identity and end <= len(data):
+        return data
+    packed = take_open_file(descriptor, 0, source.file_bytes)
+    packed = packed[_end_of_meta(packed) :]
+    if source.frame_number == 1 or end > _MOST_KEPT:
+        return _inflate(packed, end)
+    data = _inflate(packed, _MOST_KEPT)
+    _kept = (identity, data)
+    return data
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
+    except zlib.error as error:
+        raise DecodeError(f"the deflated bytes are damaged ({error})") from None
+
+
+def _end_of_meta(data: bytes) -> int:
+    """Where the file meta information ends and the deflated data set begins."""
+    window = Window(lambda offset, length: data[offset : offset + length], len(data), data)
+    return walk_meta(window, first_element(data) or 0, None, -1)[1]

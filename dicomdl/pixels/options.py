@@ -1,0 +1,63 @@
+"""pixels.options"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from dicomdl.errors import TooLarge, UsageError
+from dicomdl.pixels.codestreams import Source
+
+Colour = Literal["rgb", "stored"]
+# What compressed bytes may become without a question: any codec codes a blank frame in next to nothing, but no true file holds a frame
+# of more than 128 MiB, or values of 1 GiB in all, that is blank to less than a thousandth.
+FREE_FRAME_BYTES: Final = 128 * 2**20
+FREE_VOLUME_BYTES: Final = 2**30
+MAX_EXPANSION: Final = 1000
+MAX_REDUCE: Final = 15
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decoding:
+    """How frames are decoded: what the keywords of `read_frame` say."""
+
+    colour: Colour = "rgb"
+    reduce: int = 0
+    threads: int = 1
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.colour not in ("rgb", "stored"):
+            raise UsageError(f"colour is {self.colour!r}; it is 'rgb' or 'stored'")
+        if not (isinstance(self.reduce, int) and 0 <= self.reduce <= MAX_REDUCE):
+            raise UsageError(
+                f"reduce is {self.reduce!r}: rows and columns can be halved 0 to {MAX_REDUCE} times",
+                reduce=self.reduce,
+            )
+        if not (isinstance(self.threads, int) and self.threads >= 1):
+            raise UsageError(
+                f"threads is {self.threads!r}, expected at least 1", threads=self.threads
+            )
+
+    def with_threads(self, threads: int) -> "Decoding":
+        """The same with some other number of threads."""
+        return self if threads == self.threads else dataclasses.replace(self, threads=threads)
+
+
+WHOLE: Final = Decoding()
+
+
+def require_justified(
+    needed_bytes: int, sources: Sequence[Source], free_bytes: int, max_bytes: int | None
+) -> None:
+    """Refuse values of more memory than the bytes of their frames justify, or than the caller allows."""
+    if max_bytes is None:
+        if needed_bytes <= free_bytes:
+            return
+        max_bytes = max(free_bytes, MAX_EXPANSION * sum(source.byte_length for source in sources))
+    if needed_bytes > max_bytes:
+        raise TooLarge(
+            f"the values need {needed_bytes} bytes of memory, more than the {max_bytes} that are allowed: if the file is sound, "
+            f"pass max_bytes={needed_bytes}",
+            needed_bytes=needed_bytes,
+            limit_bytes=max_bytes,
+        )

@@ -1,0 +1,203 @@
+"""pixels.stored"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from dicomdl.arrays import Values
+from dicomdl.errors import DecodeError, PixelError, UsageError
+from dicomdl.geometry.grid import halved
+from dicomdl.headers.uids import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    GE_BIG_ENDIAN_PIXELS,
+    IMPLICIT_LITTLE,
+    content_of,
+)
+from dicomdl.pixels.codestreams import Source
+
+LITTLE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE})
+BIG: Final = frozenset({EXPLICIT_BIG, GE_BIG_ENDIAN_PIXELS})
+_SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+_DTYPES: Final = {
+    (False, bits, representation): np.dtype(
+        f"{'ui'[representation]}{bits // 8}" if bits > 1 else "u1"
+    )
+    for bits in (1, 8, 16, 32, 64)
+    for representation in (0, 1)
+} | {
+    (True, bits, representation): np.dtype(f"f{bits // 8}")
+    for bits in (32, 64)
+    for representation in (0, 1)
+}
+
+
+def is_native(transfer_syntax_uid: str) -> bool:
+    """Whether frames lie in the file as plain samples, so that a part of one can be read by its position.
+
+    True for the little and big endian transfer syntaxes. False for the deflated one, whose frames have no place of
+    their own in the file, and for every encapsulated one.
+    """
+    return transfer_syntax_uid in LITTLE or transfer_syntax_uid in BIG
+
+
+def stored_dtype(source: Source) -> np.dtype[Any]:
+    """The dtype of a frame's stored values, in this machine's byte order.
+
+    uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed where PixelRepresentation is 1;
+    float32 or float64 for Float and Double Float Pixel Data.
+
+    Raises
+    ------
+    DecodeError
+        No dtype has that many bits (BitsAllocated 12 of ACR-NEMA). Attribute `bits_allocated`.
+    """
+    dtype = _DTYPES.get((source.float_pixels, source.bits_allocated, source.pixel_representation))
+    if dtype is None:
+        raise DecodeError(
+            f"BitsAllocated {source.bits_allocated} with PixelRepresentation {source.pixel_representation} cannot be read; "
+            "1, 8, 16, 32 and 64 with 0 or 1 can (float pixels: 32 and 64)",
+            bits_allocated=source.bits_allocated,
+            pixel_representation=source.pixel_representation,
+        )
+    return dtype
+
+
+def frame_shape(source: Source, reduce: int = 0) -> tuple[int, ...]:
+    """The shape of a frame's stored values: (rows, columns), or (rows, columns, samples) where there are several."""
+    return _shape(source, halved(source.rows, reduce), halved(source.columns, reduce))
+
+
+def _shape(source: Source, rows: int, columns: int | None = None) -> tuple[int, ...]:
+    size = (rows, source.columns if columns is None else columns)
+    return size if source.samples_per_pixel == 1 else (*size, source.samples_per_pixel)
+
+
+def is_label(source: Source) -> bool:
+    """Whether samples have no mean: labels of segmentations, indices of palettes, single bits."""
+    named_so = (
+        content_of(source.sop_class_uid) == "segmentation"
+        or source.photometric_interpretation == "PALETTE COLOR"
+    )
+    return named_so or source.bits_allocated == 1
+
+
+class named:
+    """Adds file and frame to the errors that leave the block: this is the edge where they are known."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, PixelError):
+            self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        """Add them to an error."""
+        error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
+
+
+def result_array(out: Values | None, source: Source, rows: int) -> Values:
+    """The array to fill: `out` after a check that it fits, or a new one."""
+    shape, dtype = _shape(source, rows), stored_dtype(source)
+    if out is None:
+        return np.empty(shape, dtype)
+    check_out(out, shape, dtype)
+    return out
+
+
+def check_out(out: Values, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if (
+        out.shape != shape
+        or out.dtype != dtype
+        or not (out.flags.c_contiguous and out.flags.writeable)
+    ):
+        raise UsageError(
+            f"out must be a writeable C-contiguous {dtype} array of shape {shape}, found {out.dtype} of {out.shape}",
+            expected_shape=shape,
+            found_shape=out.shape,
+        )
+
+
+def is_plain(source: Source) -> bool:
+    """Whether the file's bytes are the result's, at most with the bytes of each sample reversed."""
+    if source.deflated or source.bits_allocated < 8 or not is_native(source.transfer_syntax_uid):
+        return False
+    if source.bits_allocated == 8 and source.transfer_syntax_uid in BIG:
+        return False  # may be stored in words: see _native_bytes
+    return source.samples_per_pixel == 1 or (
+        source.planar_configuration == 0 and not is_subsampled(source, source.byte_length)
+    )
+
+
+def stored_range(source: Source) -> tuple[int, int]:
+    """The smallest and largest stored value that a frame's header allows; what `read_frame` gives lies between them."""
+    bits, _ = stored_bits(source)
+    return (
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        if source.pixel_representation == 1 and bits > 1
+        else (0, (1 << bits) - 1)
+    )
+
+
+def stored_bits(source: Source) -> tuple[int, int]:
+    """BitsStored and HighBit; values that cannot be are taken as the usual ones: all bits, right-aligned."""
+    stored = (
+        source.bits_stored
+        if 0 < (source.bits_stored or 0) <= source.bits_allocated
+        else source.bits_allocated
+    )
+    high = (
+        source.high_bit if stored <= (source.high_bit or 0) < source.bits_allocated else stored - 1
+    )
+    return stored, high
+
+
+def as_meant(values: Values, source: Source) -> None:
+    """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
+    if (source.transfer_syntax_uid in BIG) == np.little_endian:
+        values.byteswap(inplace=True)
+    keep_stored_bits(values, source)
+
+
+def keep_stored_bits(values: Values, source: Source) -> None:
+    """Clear what is outside of BitsStored, align the rest right and extend its sign, in place (PS3.5 8.1.1)."""
+    stored, high = stored_bits(source)
+    if stored == source.bits_allocated or source.float_pixels:
+        return
+    if source.pixel_representation == 1:
+        extend_sign(values, high, stored)
+        return
+    if high >= stored:  # ACR-NEMA wrote left-aligned samples
+        np.right_shift(values, high + 1 - stored, out=values)
+    np.bitwise_and(values, (1 << stored) - 1, out=values)
+
+
+def extend_sign(values: Values, high: int, stored: int) -> None:
+    """Make two's complement numbers of the `stored` bits that end at bit `high`, in place."""
+    width = 8 * values.itemsize
+    if high + 1 < width:
+        np.left_shift(values, width - 1 - high, out=values)
+    if stored < width:
+        np.right_shift(values, width - stored, out=values)
+
+
+def whole_bits(source: Source) -> int:
+    return source.rows * source.columns * source.samples_per_pixel * source.bits_allocated
+
+
+def frame_bits(source: Source, found_bytes: int) -> int:
+    # Two pixels of a subsampled frame share one pair of chrominance samples (PS3.3 C.7.6.3.1.2).
+    return whole_bits(source) // 3 * 2 if is_subsampled(source, found_bytes) else whole_bits(source)
+
+
+def is_subsampled(source: Source, found_bytes: int) -> bool:
+    """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels; some are only labelled so."""
+    if source.samples_per_pixel != 3 or source.photometric_interpretation not in _SUBSAMPLED:
+        return False
+    return (
+        found_bytes <= whole_bits(source) // 12 + 1
+    )  # two thirds, and the byte that makes the length even

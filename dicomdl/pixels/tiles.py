@@ -1,0 +1,125 @@
+"""pixels.tiles"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from dicomdl.arrays import Values
+from dicomdl.errors import DecodeError
+from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.options import WHOLE, Decoding
+from dicomdl.pixels.stored import is_plain, named, result_array
+from dicomdl.pixels.whole import read_plain, read_whole, whole_of
+from dicomdl.storage.sources import check_unchanged, unopened
+
+
+class _Band(NamedTuple):
+    """Rows of a coded mosaic from `top` on, decoded; `identity` says of which file and frame, as it was then."""
+
+    identity: tuple[Any, ...]
+    top: int
+    values: Values
+
+
+_KEPT_BANDS: Final = 4
+_MOST_OF_A_BAND: Final = 16 * 2**20
+_bands: tuple[
+    _Band, ...
+] = ()  # the last ones read; replaced in one step, so that threads and forks need no lock
+
+
+def read_tile(
+    source: Source, row_start: int, row_stop: int, out: Values | None, how: Decoding
+) -> Values:
+    """Rows of a tile, copied out of the band of the mosaic that it lies in.
+
+    Tiles are read one after the other, and 8 of a mosaic of 64 share their rows: to read each one's rows alone would read the file
+    eight times, and to decode a compressed mosaic for each would take 64 times as long.
+    """
+    values = result_array(out, source, row_stop - row_start)
+    band = _band_of(source, how)
+    top, left = source.tile_top - band.top + row_start, source.tile_left
+    np.copyto(values, band.values[top : top + row_stop - row_start, left : left + source.columns])
+    return values
+
+
+def read_tiles(sources: Sequence[Source], out: Values, how: Decoding = WHOLE) -> Values:
+    """The stored values of tiles of one mosaic, which is read once for all of them.
+
+    Parameters
+    ----------
+    sources
+        Tiles of the same frame of the same file, in any order: see `same_mosaic`.
+    out
+        C-contiguous array of shape (tiles, rows, columns[, samples]) to fill: ``out[k]`` is the tile ``sources[k]``.
+    how
+        The options of `read_frame`, but for `reduce`.
+
+    Returns
+    -------
+    ndarray
+        `out`. Errors are those of `read_frame`.
+    """
+    first = sources[0]
+    with named(first):
+        whole = read_whole(whole_of(first), None, how)
+        rows, columns = first.rows, first.columns
+        result_array(out[0], first, rows)
+        for number, source in enumerate(sources):
+            _check_inside(source)
+            top, left = source.tile_top, source.tile_left
+            out[number] = whole[top : top + rows, left : left + columns]
+    return out
+
+
+def same_mosaic(one: Source, other: Source) -> bool:
+    """Whether two frames are tiles of one coded frame, so that `read_tiles` may read them together."""
+    coded = (one.coded_rows, one.coded_columns, one.byte_offset)
+    return (
+        one.coded_rows > 0
+        and one.path == other.path
+        and coded == (other.coded_rows, other.coded_columns, other.byte_offset)
+    )
+
+
+def _band_of(source: Source, how: Decoding) -> _Band:
+    """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
+    global _bands
+    try:
+        status = os.stat(source.path)
+    except OSError as error:
+        raise unopened(error) from error
+    check_unchanged(source.file_bytes, source.file_mtime_ns, status.st_size, status.st_mtime_ns)
+    file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
+    for band in _bands:
+        if (
+            band.identity == identity
+            and band.top <= source.tile_top
+            and source.tile_top + source.rows <= band.top + len(band.values)
+        ):
+            return band
+    band = _read_band(source, identity, how)
+    if band.values.nbytes <= _MOST_OF_A_BAND:
+        _bands = (band, *_bands[: _KEPT_BANDS - 1])
+    return band
+
+
+def _read_band(source: Source, identity: tuple[Any, ...], how: Decoding) -> _Band:
+    _check_inside(source)
+    whole, top = whole_of(source), source.tile_top
+    if not is_plain(whole):
+        return _Band(identity, 0, read_whole(whole, None, how))
+    return _Band(identity, top, read_plain(whole, top, top + source.rows, None, how))
+
+
+def _check_inside(tile: Source) -> None:
+    top, left = tile.tile_top, tile.tile_left
+    if not (
+        0 <= top <= tile.coded_rows - tile.rows and 0 <= left <= tile.coded_columns - tile.columns
+    ):
+        raise DecodeError(
+            f"a tile of {tile.rows} x {tile.columns} at ({top}, {left}) is not inside of {tile.coded_rows} x {tile.coded_columns}"
+        )

@@ -1,0 +1,278 @@
+"""storage.cache.disk"""
+
+import contextlib
+import functools
+import os
+import time
+import warnings
+from collections import OrderedDict
+from typing import Any, Final, Literal
+
+from dicomdl.errors import StorageError, UsageError
+from dicomdl.storage import locks
+from dicomdl.storage.cache import folder as cachefolder
+from dicomdl.storage.cache.entries import Arrays, Body, Entry, Held, Lost, checked_arrays
+from dicomdl.storage.cache.filed import Filed
+from dicomdl.storage.cache.keys import Key
+from dicomdl.storage.cache.layout import Identity, blosc2_codec, file_pieces
+from dicomdl.storage.cache.stats import CacheWarning, Counters, Make, Stats, checked_bytes
+from dicomdl.storage.publishing import cache_folder, make_folder
+
+DiskFormat = Literal["raw", "blosc2"]
+DEFAULT_DISK_BYTES: Final = 50 * 2**30
+TOUCH_S: Final = 60.0  # an entry's file is marked as used once in so many seconds at most
+OPEN_ENTRIES: Final = (
+    64  # mapped by one process at a time, a descriptor each; mapping one again takes 0.1 ms
+)
+KNOWN_ENTRIES: Final = 16384  # of which a process remembers what it verified, 128 bytes for a CT
+_SLACK: Final = 16  # eviction frees so much that a 16th of the limit is free; a process writes a 16th of what is free before it looks again
+
+
+class DiskCache:
+    """Entries as files in a folder, shared by any number of processes and ranks, and kept for the next run.
+
+    Parameters
+    ----------
+    folder
+        Created when absent, for its owner only; by default "arrays" in the user's cache folder (or `DICOMDL_CACHE`).
+    max_bytes
+        What the entries may take together; those used longest ago go first. Processes that write at the same time exceed it by
+        what each writes before it looks again: an entry, or a 16th of what was free.
+    format
+        "raw" maps the values as they are. "blosc2" compresses them (LZ4 after a shuffle), which on CT is 2.2-2.5 x smaller, and a patch
+        takes 10 x longer.
+    strict
+        Keys are made of the contents of files (see `stack_key`).
+
+    Raises
+    ------
+    StorageError
+        The folder is another user's, or everybody can write to it. One that cannot be written to is no error: values are
+        delivered from memory, with one `CacheWarning`.
+    MissingExtra
+        "blosc2" without its package.
+
+    Notes
+    -----
+    What lies there are pixels of patients, so treat the folder as the source data. It pickles as its options. Nothing is open after
+    construction; a process keeps up to 64 entries mapped.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        max_bytes: int = DEFAULT_DISK_BYTES,
+        format: DiskFormat = "raw",
+        strict: bool = False,
+    ) -> None:
+        if format not in ("raw", "blosc2"):
+            raise UsageError(f'format={format!r}: expected "raw" or "blosc2"')
+        if format == "blosc2":
+            blosc2_codec()
+        self.max_bytes = checked_bytes(max_bytes)
+        self.format: DiskFormat = format
+        self.strict = strict
+        self.folder = (
+            cache_folder("arrays") if folder is None else os.path.abspath(os.fspath(folder))
+        )
+        self._begin()
+        self._is_ready()
+
+    def _begin(self) -> None:
+        """What each process has of its own."""
+        self._counters = Counters()
+        self._opened: OrderedDict[str, Filed] = OrderedDict()
+        self._known: OrderedDict[Identity, bytes] = OrderedDict()
+        self._recently: set[str] = set()
+        self._swept = time.monotonic()
+        self._allowance = 0
+        self._checked = self._warned = False
+        self._mapped = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("folder", "max_bytes", "format", "strict")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __repr__(self) -> str:
+        return f"DiskCache({self.folder!r}, max_bytes={self.max_bytes}, format={self.format!r}, strict={self.strict})"
+
+    def stats(self) -> Stats:
+        """What this process has asked of the cache."""
+        return self._counters.stats()
+
+    def get(self, key: Key, make: Make) -> Entry:
+        """The entry of a key, made by `make` if need be. Raises what `make` raises, and StorageError for a folder as in the class."""
+        body: Body | None = self._look_up(key.digest) if self._is_ready() else None
+        if body is None:
+            body = self._fill(key.digest, make)
+        else:
+            self._counters.add("hits")
+        return Entry(body, functools.partial(self._again, key.digest, make))
+
+    def _fill(self, digest: str, make: Make) -> Body:
+        """Make an entry, unless another process has done so by the time that it is our turn."""
+        if not self._checked:
+            return self._made(digest, make)
+        with locks.alone(os.path.join(self.folder, f"{digest}.lock")):
+            found = self._look_up(digest, counting=True)
+            if found is None:
+                return self._made(digest, make)
+        self._counters.add("hits")
+        return found
+
+    def _made(self, digest: str, make: Make) -> Body:
+        self._counters.add("made")
+        arrays = checked_arrays(make())
+        if self._checked:
+            self._store(digest, arrays)
+        return Held(arrays)
+
+    def _again(self, digest: str, make: Make, may_be_stored: bool) -> Body:
+        """What takes the place of an entry that proved damaged while it was read."""
+        self._opened.pop(digest, None)
+        self._counters.add("damaged")
+        if not may_be_stored:
+            self._counters.add("made")
+            return Held(checked_arrays(make()))
+        with contextlib.suppress(OSError):
+            os.unlink(self._path(digest))
+        return self._fill(digest, make)
+
+    def _path(self, digest: str) -> str:
+        return os.path.join(self.folder, f"{digest}.entry")
+
+    def _is_ready(self) -> bool:
+        """Whether the folder is there and ours; looked at once a process, and again as long as it could not be made."""
+        if self._checked and os.path.isdir(self.folder):
+            return True
+        try:
+            make_folder(self.folder)
+        except StorageError as error:
+            self._warn(error)
+            return False
+        cachefolder.require_private(self.folder)
+        cachefolder.remove_orphans(self.folder)
+        self._mapped = cachefolder.may_be_mapped(self.folder)
+        self._checked = True
+        return True
+
+    def _look_up(self, digest: str, counting: bool = False) -> Filed | None:
+        """The entry's file, opened; None where there is none that can be used."""
+        if time.monotonic() - self._swept > TOUCH_S:
+            self._sweep()
+        body = self._opened.get(digest)
+        if body is None:
+            try:
+                body = cachefolder.open_entry(
+                    self._path(digest), digest, self._mapped, self._remembered
+                )
+            except FileNotFoundError:
+                return None
+            except (
+                Lost,
+                OSError,
+                ValueError,
+            ):  # ValueError: the file has become shorter since it was looked at
+                self._counters.add("damaged", int(counting))
+                return None
+            self._keep(digest, body)
+        self._recently.add(digest)
+        with contextlib.suppress(KeyError):
+            self._opened.move_to_end(digest)
+        return body
+
+    def _remembered(self, identity: Identity) -> bytes | None:
+        return self._known.pop(identity, None)
+
+    def _keep(self, digest: str, body: Filed) -> None:
+        """Keep an entry open; close the one used longest ago where there are too many, but remember what of it is verified."""
+        self._opened[digest] = body
+        if abs(time.time() - body.status.st_mtime) > TOUCH_S:
+            self._touch(digest, body)
+        while len(self._opened) > OPEN_ENTRIES:
+            with contextlib.suppress(KeyError):
+                _, closed = self._opened.popitem(last=False)
+                self._known[closed.identity] = closed.verified_bits()
+        while len(self._known) > KNOWN_ENTRIES:
+            with contextlib.suppress(KeyError):
+                self._known.popitem(last=False)
+
+    def _touch(self, digest: str, body: Filed) -> bool:
+        """Mark an entry as used, by the modification time of its file; False when the file is gone or another one."""
+        path = self._path(digest)
+        try:
+            if not os.path.samestat(os.lstat(path), body.status):
+                return False
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # read only: still there
+        return True
+
+    def _sweep(self) -> None:
+        """Mark what was used since the last time, and let go of files that others have removed: their bytes are free only then."""
+        self._swept = time.monotonic()
+        recently, self._recently = self._recently, set()
+        for digest, body in list(self._opened.items()):
+            if digest in recently:
+                is_there = self._touch(digest, body)
+            else:
+                is_there = os.path.exists(self._path(digest))
+            if not is_there:
+                self._opened.pop(digest, None)
+
+    def _store(self, digest: str, arrays: Arrays) -> None:
+        """Write an entry; where that is not possible it is not there, and who asked for it has its values all the same."""
+        try:
+            pieces = file_pieces(digest, arrays, self.format)
+            size = sum(len(piece) for piece in pieces)
+            if size > self.max_bytes:
+                return
+            self._make_room(size)
+            cachefolder.write_entry(self.folder, digest, pieces)
+        except OSError as error:
+            self._counters.add("failed")
+            self._warn(error)
+        else:
+            self._counters.add("stored")
+
+    def _warn(self, error: OSError | StorageError) -> None:
+        """Say once that nothing can be stored."""
+        if not self._warned:
+            self._warned = True
+            told = getattr(error, "strerror", None) or str(error)
+            message = f"the cache in {self.folder!r} cannot store entries ({told}); values are computed each time until it can"
+            warnings.warn(message, CacheWarning, stacklevel=5)
+
+    def _make_room(self, needed: int) -> None:
+        """Evict what was used longest ago. The folder is only listed when what this process may write unseen is used up."""
+        if needed <= self._allowance:
+            self._allowance -= needed
+            return
+        used = sorted(cachefolder.used_files(self.folder))
+        total = sum(one.size for one in used)
+        if total + needed > self.max_bytes:
+            target = self.max_bytes - needed - self.max_bytes // _SLACK
+            for one in used:
+                if total <= max(target, 0):
+                    break
+                if one.digest and self._evict(one):
+                    total -= one.size
+        self._allowance = max(0, self.max_bytes - total - needed) // _SLACK
+
+    def _evict(self, one: cachefolder.Used) -> bool:
+        """Remove an entry. Processes that have it mapped keep their map (POSIX); Windows refuses, then it stays."""
+        self._opened.pop(one.digest, None)
+        try:
+            os.unlink(one.path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        self._counters.add("evicted")
+        return True

@@ -1,0 +1,152 @@
+"""storage.folders"""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dicomdl.errors import UsageError
+
+
+@dataclass
+class Walk:
+    """What a walk over the roots found: files, and what was passed over."""
+
+    paths: list[bytes] = field(default_factory=list)
+    stats: list[tuple[int, int, int]] = field(default_factory=list)  # size, mtime_ns, ctime_ns
+    keys: list[tuple[int, int]] = field(default_factory=list)  # device, inode
+    may_repeat: bool = (
+        False  # some file may have been reached twice: by links, or by roots that overlap
+    )
+    hidden_folders: int = 0
+    linked_folders: int = 0
+    special_files: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def passed_over(self) -> dict[str, Any]:
+        """What is in no ledger, as the manifest keeps it."""
+        return {
+            name: getattr(self, name)
+            for name in ("hidden_folders", "linked_folders", "special_files", "unreadable")
+        }
+
+
+def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
+    """Every regular file below the roots, once, in an order that follows from their paths; `avoid` (the index) is left out."""
+    found = Walk(may_repeat=len(roots) > 1)
+    avoided = _identity(avoid)
+    seen_folders: set[tuple[int, int]] = set()
+    for root in roots:
+        if os.path.isdir(root):
+            _walk_folder(root, found, seen_folders, avoided, follow_links)
+        else:
+            _add_root_file(root, found)
+    if found.may_repeat:
+        _drop_repeats(found)
+    return found
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """(device, inode): the same folder however its path is written; None where there is none."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _walk_folder(
+    root: bytes,
+    found: Walk,
+    seen_folders: set[tuple[int, int]],
+    avoided: tuple[int, int] | None,
+    follow_links: bool,
+) -> None:
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=_name)
+            if follow_links or found.may_repeat:
+                here = os.stat(folder)
+                if (here.st_dev, here.st_ino) in seen_folders:
+                    continue
+                seen_folders.add((here.st_dev, here.st_ino))
+        except OSError:
+            found.unreadable.append(os.fsdecode(folder))
+            continue
+        folders = []
+        for entry in listed:
+            try:
+                if not entry.is_dir():
+                    _add_entry(entry, found)
+                elif entry.is_symlink() and not follow_links:
+                    found.linked_folders += 1
+                elif entry.name.startswith(b"."):
+                    found.hidden_folders += 1
+                elif avoided is None or not _is_folder(entry, avoided):
+                    folders.append(entry.path)
+            except OSError:
+                _add_failed(entry, found)
+        pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
+    may_be = (
+        entry.inode() == folder[1] or entry.is_symlink()
+    )  # the directory tells inodes at no cost
+    return may_be and _identity(os.fsdecode(entry.path)) == folder
+
+
+def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
+    """Note a file, however a link leads to it; a device, FIFO or socket is only counted."""
+    status = (
+        entry.stat() if os.name != "nt" else os.stat(entry.path)
+    )  # Windows lists folders without inodes and link counts
+    if not stat.S_ISREG(status.st_mode):
+        found.special_files += 1
+        return
+    if status.st_nlink > 1 or entry.is_symlink():
+        found.may_repeat = True
+    found.paths.append(entry.path)
+    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.keys.append((status.st_dev, status.st_ino))
+
+
+def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
+    """Note an entry that the system does not describe: a link to nowhere, one it forbids; a file that vanished is none."""
+    if entry.is_symlink():
+        found.special_files += 1
+    elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
+        found.unreadable.append(os.fsdecode(entry.path))
+
+
+def _name(entry: os.DirEntry[bytes]) -> bytes:
+    return entry.name
+
+
+def _add_root_file(path: bytes, found: Walk) -> None:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(
+            f"{os.fsdecode(path)!r} is neither a folder nor a file", path=os.fsdecode(path)
+        )
+    found.paths.append(path)
+    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.keys.append((status.st_dev, status.st_ino))
+
+
+def _drop_repeats(found: Walk) -> None:
+    """Keep the first path to each (device, inode); the order of paths decides, so it is the same every time."""
+    order = sorted(range(len(found.paths)), key=found.paths.__getitem__)
+    seen: set[tuple[int, int]] = set()
+    keep = []
+    for i in order:
+        if found.keys[i] not in seen:
+            seen.add(found.keys[i])
+            keep.append(i)
+    found.paths = [found.paths[i] for i in keep]
+    found.stats = [found.stats[i] for i in keep]
+    found.keys = [found.keys[i] for i in keep]

@@ -1,0 +1,241 @@
+"""values.auto"""
+
+from types import MappingProxyType
+from typing import Final, Literal
+
+from dicomdl.errors import IntensityError, UsageError
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.uids import content_of
+from dicomdl.pixels.stored import stored_range
+from dicomdl.values.intensity import Intensity, IntensityOption, RealWorld
+from dicomdl.values.lookup_reading import modality_lut
+from dicomdl.values.presets import preset
+from dicomdl.values.rescale import Rescale, has_modality_lut
+from dicomdl.values.suv import SUV
+from dicomdl.values.windows import Identity, Limits, Percentile, VoiLut, Window
+
+# SOP classes that say more about the values than Modality does (PS3.4 B.5): 600 "CT" series of IDC are screenshots.
+_SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds .7.1 to .7.4
+PROJECTION: Final = frozenset({"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"})
+SUV_UPPER: Final = 20.0  # g/ml
+Rule = Literal["ct", "percentile", "pet", "counts", "projection", "picture", "values"]
+AUTO_RULES: Final = MappingProxyType[str, Rule](
+    {
+        "CT": "ct",
+        "MR": "percentile",
+        "PT": "pet",
+        "NM": "counts",
+        **dict.fromkeys(sorted(PROJECTION), "projection"),
+        **dict.fromkeys(
+            ("US", "IVUS", "OT", "SC", "ES", "GM", "SM", "XC", "OP", "OPT", "IVOCT", "DG"),
+            "picture",
+        ),
+        **dict.fromkeys(("SEG", "RTDOSE"), "values"),
+    }
+)
+"""Modality (0008,0060) -> rule of "auto"; every other modality is a "picture". `by_modality` says what the rules do."""
+
+
+def by_modality(frame: Frame) -> Intensity:
+    """What ``intensity="auto"`` does to a stack, from its representative frame.
+
+    ==============================  ============================================================================
+    frame                           modality values -> network values
+    ==============================  ============================================================================
+    CT in HU                        [-1024, 3071] onto [0, 1], the whole scale (preset ct.full)
+    MR                              percentiles 0.5 and 99.5 of the stack onto [0, 1]: MR has no absolute scale
+    PT                              SUVbw (`SUV`) of [0, 20] g/ml onto [0, 1]; without SUV see `pet_without_suv`
+    NM                              percentiles 0 and 100 of the stack onto [0, 1]
+    CR DX MG RG RF XA IO PX         the file's own window or VOI LUT when it has a usable one, else percentiles 0.5
+                                    and 99.5; then 1 - x for MONOCHROME1
+    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255; palettes, too
+    US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored allows onto [0, 1];
+    other; CT not in HU             more: the file's own window or VOI LUT, else percentiles 0.5 and 99.5
+    SEG, RTDOSE                     as they are (`Identity`): labels, fractions, doses
+    ==============================  ============================================================================
+
+    SOP class outranks Modality for segmentations and for secondary captures of up to 8 bits. Only "auto" inverts.
+    """
+    rule = _rule(frame)
+    if rule == "ct":
+        return Intensity(preset("ct.full"))
+    if rule == "percentile":
+        return Intensity(Percentile(0.5, 99.5))
+    if rule == "pet":
+        return Intensity(Limits(0.0, SUV_UPPER), quantity=SUV())
+    if rule == "counts":
+        return Intensity(Percentile(0.0, 100.0))
+    if rule == "projection":
+        return Intensity(
+            _own_voi(frame) or Percentile(0.5, 99.5),
+            invert=frame.photometric_interpretation == "MONOCHROME1",
+        )
+    if rule == "values":
+        return Intensity(Identity(), units=units_of(frame))
+    return Intensity(_stored_limits(frame) or _own_voi(frame) or Percentile(0.5, 99.5))
+
+
+def _rule(frame: Frame) -> Rule:
+    if content_of(frame.sop_class_uid) == "segmentation":
+        return "values"
+    few_bits = frame.bits_stored is not None and frame.bits_stored <= 8
+    if (
+        (frame.samples_per_pixel or 1) > 1
+        or _has_palette(frame)
+        or (few_bits and _is_secondary_capture(frame))
+    ):
+        return "picture"
+    rule = AUTO_RULES.get(frame.modality, "picture")
+    return "picture" if rule == "ct" and units_of(frame) != "HU" else rule
+
+
+def _has_palette(frame: Frame) -> bool:
+    return frame.photometric_interpretation == "PALETTE COLOR"
+
+
+def _is_secondary_capture(frame: Frame) -> bool:
+    uid = frame.sop_class_uid
+    return uid == _SECONDARY_CAPTURE or uid.startswith(_SECONDARY_CAPTURE + ".")
+
+
+def pet_without_suv() -> Intensity:
+    """What "auto" does to PET under ``suv="if_possible"`` where the header gives no SUV: percentiles 0 and 99.9 of the stack."""
+    return Intensity(Percentile(0.0, 99.9))
+
+
+def _own_voi(frame: Frame) -> Window | VoiLut | None:
+    """The file's first window, or its first VOI LUT, or none when it has no usable one: "auto" has another answer then."""
+    for source in (Window, VoiLut):
+        try:
+            return source.from_frame(frame)
+        except IntensityError:
+            continue
+    return None
+
+
+def _stored_limits(frame: Frame) -> Limits | None:
+    """The modality values of the range that Bits Stored allows, for colour and for up to 8 bits."""
+    if _has_palette(frame):
+        return Limits(0, 255)  # its indices become RGB of 8 bits before they are mapped
+    if frame.float_pixels or not frame.bits_allocated:
+        return None
+    low, high = stored_range(frame)
+    colour = (frame.samples_per_pixel or 1) > 1
+    if high - low > 255 and not colour:
+        return None
+    if colour:
+        return Limits(low, high)  # no rescale applies to colour (PS3.3 C.11.1)
+    if has_modality_lut(frame):
+        return Limits(0, (1 << modality_lut(frame.path).bits) - 1)
+    rescale = Rescale.from_frame(frame)
+    ends = [value * rescale.slope + rescale.intercept for value in (low, high)]
+    return Limits(min(ends), max(ends))
+
+
+def resolve(option: IntensityOption, frame: Frame) -> Intensity:
+    """The recipe for a whole stack, from what a user passed as ``intensity=``.
+
+    Called once a stack, with its middle frame (slice ``n // 2``): where windows differ from slice to slice the middle one's
+    holds for all, because frame, volume and patch of a stack must map a value identically.
+
+    Parameters
+    ----------
+    option
+        ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"`` (the file's own first
+        window, or its first VOI LUT where it has no window), ``"file:1"`` (its second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a
+        preset's name; (center, width); a Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto
+        [0, 1]) or a RealWorld; any callable.
+    frame
+        The stack's representative frame.
+
+    Raises
+    ------
+    UsageError
+        An unknown name or something that is no option.
+    IntensityError
+        ``"file"`` or ``"voi_lut"`` and the frame has no usable one; an impossible center or width.
+    """
+    if option is None or option == "modality" or isinstance(option, Identity):
+        return Intensity(Identity(), units=units_of(frame))
+    if isinstance(option, Intensity):
+        return option
+    if isinstance(option, str):
+        return _resolve_name(option, frame)
+    if isinstance(option, tuple) and len(option) == 2:
+        return Intensity(Window(*option))
+    if isinstance(option, SUV):
+        mapping = Identity() if option.upper is None else Limits(0.0, option.upper)
+        return Intensity(
+            mapping, units=option.units if option.upper is None else "1", quantity=SUV(option.kind)
+        )
+    if isinstance(option, RealWorld):
+        return Intensity(Identity(), units="", quantity=option)
+    if isinstance(option, Window | Limits | Percentile | VoiLut):
+        return Intensity(option)
+    if callable(option):
+        return Intensity(option, units="")
+    raise UsageError(
+        f"intensity is a {type(option).__name__}: expected a name, a (center, width) tuple, a Window or a callable"
+    )
+
+
+def _resolve_name(name: str, frame: Frame) -> Intensity:
+    if name == "auto":
+        return by_modality(frame)
+    if is_name_of_file(name):
+        source, _, number = name.partition(":")
+        return Intensity(_of_file(frame, source, number))
+    try:
+        return Intensity(preset(name))
+    except UsageError as error:
+        error.add_note(
+            'intensity also takes "auto", "modality", "file", "voi_lut", (center, width), a Window, an SUV or any callable'
+        )
+        raise
+
+
+def _of_file(frame: Frame, source: str, number: str) -> Window | VoiLut:
+    """A window or table of the file; of both, which are alternatives (PS3.3 C.11.2), the window, since people look at that."""
+    if source == "voi_lut":
+        return VoiLut.from_frame(frame, int(number or 0))
+    if not number and frame.voi_lut_sequence and not frame.window_center:
+        return VoiLut.from_frame(frame)
+    return Window.from_frame(frame, int(number or 0))
+
+
+def is_name_of_file(option: str) -> bool:
+    """Whether an option names something that only the file can tell, so that it cannot be checked without one."""
+    source, _, number = option.partition(":")
+    return source in ("file", "voi_lut") and (number.isdecimal() or option == source)
+
+
+def units_of(frame: Frame) -> str:
+    """Units of a frame's modality values, "" when unknown.
+
+    CT is "HU" when Rescale Type (0028,1054) is HU or absent, since the CT image module requires it for anything else
+    (PS3.3 C.8.2.1), and for US (unspecified, C.11.1.1.2) where that module demands HU: ORIGINAL, not LOCALIZER.
+    Not without any rescale, and a secondary capture only if it says HU itself. PT and NM: Units (0054,1001), such as "BQML".
+    RTDOSE: Dose Units (3004,0002), such as "GY". Others: the Rescale Type, US being "". With a Modality LUT: its Modality LUT Type.
+    """
+    if frame.modality == "RTDOSE":
+        return frame.dose_units
+    if frame.modality in ("PT", "NM") and frame.units:
+        return frame.units
+    if has_modality_lut(frame):
+        kind = modality_lut(frame.path).kind
+        return "" if kind == "US" else kind
+    kind = frame.rescale_type.strip()
+    if frame.modality == "CT" and kind in ("", "US"):
+        return "HU" if _is_hounsfield(frame, kind) else ""
+    return "" if kind == "US" else kind
+
+
+def _is_hounsfield(frame: Frame, kind: str) -> bool:
+    if _is_secondary_capture(frame) or (
+        frame.rescale_slope is None and frame.rescale_intercept is None
+    ):
+        return False
+    image_type = (frame.frame_type or frame.image_type).split(
+        "\\"
+    )  # enhanced CT says it per frame (PS3.3 C.8.15.3.10)
+    return kind == "" or (image_type[0] == "ORIGINAL" and "LOCALIZER" not in image_type[2:3])

@@ -1,0 +1,203 @@
+"""values.conversion"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+from dicomdl.arrays import Mask, Values
+from dicomdl.errors import IntensityError, SUVError
+from dicomdl.headers.frame import FrameSource
+from dicomdl.index.views import Stack
+from dicomdl.values.auto import units_of
+from dicomdl.values.intensity import Quantity, RealWorld
+from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps
+from dicomdl.values.lookup_reading import modality_lut, real_world_maps, select_real_world_map
+from dicomdl.values.rescale import Rescale, apply_rescale, has_modality_lut
+from dicomdl.values.suv import SUV, suv_factor
+from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS
+
+CONVERSION_COLUMNS: Final = (
+    *("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence"),
+    *("pixel_padding_value", "pixel_padding_range_limit", "photometric_interpretation"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What turns the stored values of one frame into others: a table where there is one, else the rescale.
+
+    `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
+    Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
+    """
+
+    rescale: Rescale = Rescale()  # noqa: RUF009  # frozen
+    table: LookupTable | RealWorldMap | RealWorldMaps | None = None
+    padding: tuple[int, int] | None = None
+
+    @property
+    def is_integral(self) -> bool:
+        """Whether integers stay integers."""
+        return (
+            self.rescale.is_integral if self.table is None else isinstance(self.table, LookupTable)
+        )
+
+    def padding_of(self, stored: Values) -> Mask | None:
+        """Where stored values are padding; None where nowhere."""
+        if self.padding is None:
+            return None
+        low, high = self.padding
+        found = stored == low if low == high else (stored >= low) & (stored <= high)
+        return found if found.any() else None
+
+    def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
+        """Fill `out` (int16, int32, float32) with the values of `stored`; an IntensityError with `minimum` where they do not fit."""
+        if self.table is None:
+            apply_rescale(
+                stored, self.rescale.slope, self.rescale.intercept, out, stored_range=stored_range
+            )
+        elif isinstance(self.table, LookupTable):
+            apply_rescale(self.table(stored), 1, 0, out, stored_range=(0, self.table.maximum))
+        else:
+            self.table(stored, out)
+
+
+def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversion]:
+    """What is done to each slice, by its own header, never by the first one's for all.
+
+    Raises
+    ------
+    SUVError
+        SUV are asked for and the header does not give them.
+    IntensityError
+        A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
+    """
+    if not isinstance(quantity, RealWorld) and all(
+        stack.is_constant(name) for name in CONVERSION_COLUMNS
+    ):
+        facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
+        if not _by_index(facts).has_table:
+            return [conversion(stack, 0, facts, quantity)] * stack.slices
+    found = [
+        conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))
+    ]
+    if isinstance(quantity, RealWorld):
+        units = {
+            one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)
+        }
+        if len(units) > 1:
+            message = f"the real-world maps of the slices have {len(units)} units: ask for one by its units"
+            raise IntensityError(message, units=sorted(units))
+    return found
+
+
+def conversion(
+    stack: Stack, place: int, facts: tuple[Any, ...], quantity: Quantity = "modality"
+) -> Conversion:
+    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
+    try:
+        return _finished(_by_index(facts), stack, place, quantity)
+    except SUVError:
+        raise
+    except IntensityError as error:
+        if not getattr(error, "__notes__", ()):
+            source = stack.source(place)
+            error.add_note(f"file: {source.path}, frame {source.frame_number}")
+        raise
+
+
+def _facts_of(stack: Stack) -> Iterator[tuple[Any, ...]]:
+    """The `CONVERSION_COLUMNS` of each slice."""
+    return zip(*(stack.values(name) for name in CONVERSION_COLUMNS), strict=True)
+
+
+class _Plain(NamedTuple):
+    """What the index alone tells of a conversion, and whether a Modality LUT takes the place of its rescale."""
+
+    conversion: Conversion
+    has_table: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _by_index(facts: tuple[Any, ...]) -> _Plain:
+    """What frames with these values of `CONVERSION_COLUMNS` have in common."""
+    said: Any = SimpleNamespace(**dict(zip(CONVERSION_COLUMNS, facts, strict=True)))
+    value, limit = said.pixel_padding_value, said.pixel_padding_range_limit
+    padding = None
+    if value is not None and said.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2"):
+        padding = (
+            min(value, value if limit is None else limit),
+            max(value, value if limit is None else limit),
+        )
+    has_table = has_modality_lut(said)
+    return _Plain(
+        Conversion(Rescale() if has_table else Rescale.from_frame(said), padding=padding), has_table
+    )
+
+
+def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
+    """The conversion of one slice, with what the index does not hold: tables and maps of its file, the factor of its stack."""
+    conversion = plain.conversion
+    if isinstance(quantity, RealWorld):
+        frame = stack.frame(place)
+        maps = real_world_maps(frame.path, frame.frame_number)
+        return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
+    if isinstance(quantity, SUV):
+        factor = suv_factor_of(stack, quantity)
+        rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
+        return dataclasses.replace(conversion, rescale=rescale)
+    if plain.has_table:
+        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).path))
+    return conversion
+
+
+@functools.lru_cache(maxsize=256)
+def suv_factor_of(stack: Stack, suv: SUV) -> float:
+    """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
+    own = stack.value("sop_class_uid")
+    series = [
+        other
+        for other in stack.series
+        if other.number == stack.number
+        or (other.modality, other.value("sop_class_uid")) == ("PT", own)
+    ]
+    everywhere = {
+        name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS
+    }
+    try:
+        if stack.modality == "PT" and any(_by_index(facts).has_table for facts in _facts_of(stack)):
+            attribute = "ModalityLUTSequence (0028,3000)"
+            raise SUVError(
+                f"{attribute} makes the modality values: no activity that SUV could be computed from",
+                attribute=attribute,
+            )
+        return suv_factor(
+            {name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=everywhere
+        )
+    except SUVError as error:
+        error.add_note(f"series: {stack.series_instance_uid}")
+        raise
+
+
+def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -> str:
+    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map.
+
+    Of slice `place`, by default the middle one, which stands for all.
+    """
+    if isinstance(quantity, SUV):
+        return quantity.units
+    frame = stack.middle if place is None else stack.frame(place)
+    if isinstance(quantity, RealWorld):
+        return select_real_world_map(
+            real_world_maps(frame.path, frame.frame_number), quantity.which
+        ).units
+    return units_of(frame)
+
+
+def is_colour(source: FrameSource, *, palettes: bool) -> bool:
+    """Whether frames are colour: of several samples, or of one that a palette expands, which only suggests colours for label maps."""
+    return source.samples_per_pixel > 1 or (
+        palettes and source.photometric_interpretation == "PALETTE COLOR"
+    )

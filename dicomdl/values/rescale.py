@@ -1,0 +1,247 @@
+"""values.rescale"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dicomdl.arrays import Values
+from dicomdl.errors import IntensityError, UsageError
+from dicomdl.headers.frame import Frame
+from dicomdl.values.floats import store_floats
+from dicomdl.values.lookup import blocks
+
+Range: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Stored values to modality values: ``stored * slope + intercept`` (PS3.3 C.11.1.1).
+
+    Parameters
+    ----------
+    slope, intercept
+        Rescale Slope (0028,1053), finite and not 0, and Rescale Intercept (0028,1052), finite.
+
+    Raises
+    ------
+    IntensityError
+        Slope 0 or a value that is not finite; attributes `slope`, `intercept`.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __post_init__(self) -> None:
+        store_floats(self, "slope", "intercept")
+        if self.slope == 0 or not math.isfinite(self.slope):
+            message = (
+                f"RescaleSlope (0028,1053) is {self.slope}; expected a finite number other than 0"
+            )
+            raise IntensityError(message, slope=self.slope, intercept=self.intercept)
+        if not math.isfinite(self.intercept):
+            message = f"RescaleIntercept (0028,1052) is {self.intercept}; expected a finite number"
+            raise IntensityError(message, slope=self.slope, intercept=self.intercept)
+
+    @classmethod
+    def from_frame(cls, frame: Frame) -> "Rescale":
+        """The rescale of one frame; absent attributes are the identity.
+
+        RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT Sequence (0028,3000)
+        excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError. `modality` applies it.
+        """
+        if frame.dose_grid_scaling is not None:
+            if frame.dose_grid_scaling == 0 or not math.isfinite(frame.dose_grid_scaling):
+                message = f"DoseGridScaling (3004,000E) is {frame.dose_grid_scaling}; expected a finite number other than 0"
+                raise IntensityError(message, dose_grid_scaling=frame.dose_grid_scaling)
+            return cls(frame.dose_grid_scaling, 0.0)
+        if has_modality_lut(frame):
+            raise IntensityError(
+                "the frame has a Modality LUT Sequence (0028,3000), which is no slope and intercept"
+            )
+        slope = 1.0 if frame.rescale_slope is None else frame.rescale_slope
+        return cls(slope, 0.0 if frame.rescale_intercept is None else frame.rescale_intercept)
+
+    @property
+    def is_integral(self) -> bool:
+        """Whether integers stay integers."""
+        return self.slope.is_integer() and self.intercept.is_integer()
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether modality values are the stored values."""
+        return self.slope == 1 and self.intercept == 0
+
+    def __call__(self, stored: Values) -> Values:
+        """Modality values of one array, in a new array of the same shape.
+
+        Parameters
+        ----------
+        stored
+            Any shape, any integer or float dtype.
+
+        Returns
+        -------
+        int16 or int32, the first that holds the actual values, when slope, intercept and stored values are integers;
+        float32, computed in float64 and rounded once, otherwise and beyond int32.
+        """
+        dtype = np.dtype(np.float32)
+        actual = None
+        if self.is_integral and stored.dtype.kind in "biu":
+            actual = _actual_range(stored)
+            dtype = modality_dtype([(self.slope, self.intercept)], *actual)
+        out = np.empty(stored.shape, dtype)
+        apply_rescale(stored, self.slope, self.intercept, out, stored_range=actual)
+        return out
+
+
+def has_modality_lut(frame: Frame) -> bool:
+    """Whether a Modality LUT Sequence (0028,3000) makes modality values; where both are there against the rule, the rescale does."""
+    return (
+        frame.modality_lut_sequence
+        and frame.rescale_slope is None
+        and frame.rescale_intercept is None
+    )
+
+
+def modality_dtype(
+    rescales: Iterable[tuple[float, float]], stored_min: int, stored_max: int
+) -> np.dtype[Any]:
+    """The one dtype that holds the modality values of a whole stack.
+
+    Parameters
+    ----------
+    rescales
+        (slope, intercept) of every frame; equal ones may be given once.
+    stored_min, stored_max
+        Smallest and largest stored value over all frames: the actual ones, or what Bits Stored allows for a
+        dtype that is safe without looking.
+
+    Returns
+    -------
+    int16 if everything is integral and fits, else int32 if that fits, else float32.
+    """
+    low, high = 0, 0
+    for slope, intercept in rescales:
+        rescale = Rescale(slope, intercept)
+        if not rescale.is_integral:
+            return np.dtype(np.float32)
+        ends = _integral_ends(rescale, (stored_min, stored_max))
+        low, high = min(low, ends[0]), max(high, ends[1])
+    for candidate in (np.int16, np.int32):
+        if _fits((low, high), np.dtype(candidate)):
+            return np.dtype(candidate)
+    return np.dtype(np.float32)
+
+
+def apply_rescale(
+    stored: Values, slope: float, intercept: float, out: Values, stored_range: Range | None = None
+) -> None:
+    """Fill `out` with the modality values of one slice; safe to call from threads on different slices.
+
+    The values are looked at (one pass for the minimum, one for the maximum) only when neither `stored_range` nor the
+    dtype of `stored` proves that they fit `out`. In place is fine: `out` may be the memory of `stored` seen as another
+    dtype of the same size (uint16 as int16).
+
+    Parameters
+    ----------
+    stored
+        Native stored values, any shape, any integer or float dtype.
+    slope, intercept
+        As for `Rescale`, which checks them.
+    out
+        int16, int32 or float32 of the same shape; the only argument written to.
+    stored_range
+        Bounds that the caller vouches for, such as (0, 4095) for 12 unsigned bits stored.
+
+    Raises
+    ------
+    IntensityError
+        `out` is an integer array and a value would not fit (attributes `minimum`, `maximum`, `dtype`), or slope or
+        intercept is not integral; or `out` is float32 and a value is beyond its range. `out` of integers is untouched then.
+    """
+    rescale = Rescale(slope, intercept)
+    if out.shape != stored.shape or out.dtype not in (np.int16, np.int32, np.float32):
+        raise UsageError(
+            f"out is {out.dtype} {out.shape}; expected int16, int32 or float32 of shape {stored.shape}"
+        )
+    if out.dtype == np.float32:
+        _rescale_to_float(stored, rescale, out)
+        return
+    if not rescale.is_integral or stored.dtype.kind not in "biu":
+        message = f"slope {rescale.slope} and intercept {rescale.intercept} on {stored.dtype} do not give integers: ask for float32"
+        raise IntensityError(
+            message, slope=rescale.slope, intercept=rescale.intercept, dtype=str(out.dtype)
+        )
+    _check_fit(stored, rescale, out.dtype, stored_range)
+    _rescale_to_integer(stored, rescale, out)
+
+
+def _check_fit(
+    stored: Values, rescale: Rescale, dtype: np.dtype[Any], stored_range: Range | None
+) -> None:
+    if _fits(_integral_ends(rescale, stored_range or _dtype_range(stored.dtype)), dtype):
+        return
+    low, high = _integral_ends(rescale, _actual_range(stored))
+    if not _fits((low, high), dtype):
+        message = f"modality values {low} to {high} do not fit {dtype}: ask for a wider dtype"
+        raise IntensityError(message, minimum=low, maximum=high, dtype=str(dtype))
+
+
+def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
+    # Integer arithmetic is modulo 2**bits, and the true results are known to fit: so is every step, whatever it passes through.
+    source = stored
+    if stored.dtype.itemsize == out.dtype.itemsize and stored.dtype.isnative:
+        source = stored.view(
+            out.dtype
+        )  # no buffered cast, and no temporary when out is the same memory
+    slope, intercept = (_modulo(value, out.dtype) for value in (rescale.slope, rescale.intercept))
+    if rescale.slope != 1:
+        np.multiply(source, slope, out=out, dtype=out.dtype, casting="unsafe")
+        source = out
+    if rescale.intercept != 0:
+        np.add(source, intercept, out=out, dtype=out.dtype, casting="unsafe")
+    elif source is not out:
+        np.copyto(out, source, casting="unsafe")
+
+
+def _rescale_to_float(stored: Values, rescale: Rescale, out: Values) -> None:
+    try:
+        with np.errstate(over="raise"):
+            for source, target in blocks(stored, out):
+                values = np.multiply(source, rescale.slope, dtype=np.float64)
+                values += rescale.intercept
+                np.copyto(target, values, casting="same_kind")
+    except FloatingPointError:
+        message = f"slope {rescale.slope} and intercept {rescale.intercept} give values beyond the range of float32"
+        raise IntensityError(message, slope=rescale.slope, intercept=rescale.intercept) from None
+
+
+def _integral_ends(rescale: Rescale, stored_range: Range) -> Range:
+    # Python integers: exact whatever the size.
+    ends = [int(value) * int(rescale.slope) + int(rescale.intercept) for value in stored_range]
+    return min(ends), max(ends)
+
+
+def _fits(ends: Range, dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= ends[0] and ends[1] <= int(limits.max)
+
+
+def _dtype_range(dtype: np.dtype[Any]) -> Range:
+    if dtype.kind == "b":
+        return 0, 1
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def _actual_range(stored: Values) -> Range:
+    return (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
+
+
+def _modulo(value: float, dtype: np.dtype[Any]) -> Any:
+    bits = 8 * dtype.itemsize
+    half = 1 << (bits - 1)
+    return dtype.type((int(value) + half) % (1 << bits) - half)

@@ -1,0 +1,47 @@
+"""volumes.pictures"""
+
+import math
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import StorageError
+from dicomdl.values.intensity import IntensityOption
+from dicomdl.volumes.resampling import simpleitk
+from dicomdl.volumes.volume import Volume, pictured, shown_volume
+
+
+def montage(
+    volume: Volume, slices: int = 16, intensity: IntensityOption = "auto"
+) -> npt.NDArray[np.uint8]:
+    """Evenly spaced slices side by side as one grey (rows, columns) or RGB (rows, columns, 3) picture, uint8.
+
+    The volume of a group shows its middle slice at evenly spaced time points.
+    """
+    values = volume.window(shown_volume(volume, intensity), suv="if_possible").array
+    places = [place for _, place in pictured(volume, slices)]
+    across = math.ceil(math.sqrt(len(places)))
+    down = math.ceil(len(places) / across)
+    rows, columns, *samples = values[places[0]].shape
+    sheet = np.zeros((down * rows, across * columns, *samples), dtype=np.uint8)
+    for number, place in enumerate(places):
+        top, left = divmod(number, across)
+        tile = np.clip(values[place], 0, 1) * 255
+        sheet[top * rows : (top + 1) * rows, left * columns : (left + 1) * columns] = np.rint(
+            tile
+        ).astype(np.uint8)
+    return sheet
+
+
+def write_png(path: str | os.PathLike[str], picture: npt.NDArray[np.uint8]) -> None:
+    """Write an 8-bit grey or RGB picture."""
+    sitk = simpleitk()
+    try:
+        sitk.WriteImage(
+            sitk.GetImageFromArray(picture, isVector=picture.ndim == 3), os.fspath(path)
+        )
+    except RuntimeError as error:
+        raise StorageError(
+            f"{os.fspath(path)!r} cannot be written: no such folder, or no right to write"
+        ) from error
