@@ -59,7 +59,7 @@ def rows_of(batches: Any) -> list[list[int]]:
     shuffle=st.sampled_from(["rows", "stacks", False]),
     uneven=st.sampled_from(["keep", "drop", "pad"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_ranks_share_the_rows(
     lengths: list[int], seed: int, epoch: int, world: int, shuffle: Shuffle, uneven: Uneven
 ) -> None:
@@ -232,7 +232,7 @@ def test_samplers_of_torch_can_carry_the_epoch_too() -> None:
     done=st.integers(0, 20),
     drop_last=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_all_ranks_have_as_many_batches_and_rows_come_once(
     rows: int, world: int, size: int, done: int, drop_last: bool
 ) -> None:

@@ -127,7 +127,7 @@ def no_thread_is_left() -> bool:
     uneven=st.sampled_from(["keep", "drop", "pad"]),
     shuffle=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shares_cover_the_rows(
     lengths: list[int],
     seed: int,

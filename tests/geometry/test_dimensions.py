@@ -279,7 +279,7 @@ def test_an_exact_echo_time_comes_before_the_rank_of_a_trigger_that_jitters() ->
 # --- properties -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 5),
     st.lists(st.integers(2, 3), min_size=1, max_size=3),
@@ -304,7 +304,7 @@ def test_any_product_of_attributes_is_found_in_any_order_of_frames(
     assert found.labels.tolist() == expected.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=24

@@ -86,7 +86,7 @@ def test_0_625_mm_ct_written_with_one_decimal_is_regular(slices: int, start: flo
     assert 0.02 < found.detail["position_error"] <= 2 * 0.0625
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(start=st.floats(-500, 500), spacing=st.floats(0.6, 5), slices=st.integers(3, 200))
 def test_rounding_to_one_decimal_never_makes_even_slices_uneven(
     start: float, spacing: float, slices: int
@@ -269,7 +269,7 @@ def orthonormal(draw: st.DrawFn) -> Floats:
     return np.concatenate([matrix[0], matrix[1]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     orientation=orthonormal(),
     slices=st.integers(2, 12),
@@ -297,7 +297,7 @@ def test_the_affine_maps_every_voxel_of_a_shuffled_series_to_its_world_point(
     np.testing.assert_allclose(geometry.world_to_voxel(expected[..., :3]), voxels, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(orientation=orthonormal(), seed=st.integers(0, 1000))
 def test_reversing_the_slices_changes_nothing_but_the_order(orientation: Floats, seed: int) -> None:
     z = np.sort(np.random.default_rng(seed).uniform(0, 50, 6))
@@ -411,7 +411,7 @@ def test_a_tilted_stack_is_no_regular_volume_for_idc_and_says_its_obliquity() ->
     assert idc_checks(along_z(0, 1, 2), leaning)["obliquity_degrees"] == 15.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(3, 40), st.floats(0.3, 6.0), st.floats(-300, 300), st.randoms(use_true_random=False)
 )
@@ -430,7 +430,7 @@ def test_a_regular_affine_puts_every_slice_within_the_error_that_is_told(
         ), "first and last are rounded, too"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.floats(-0.0101, 0.0101),
     st.floats(-0.0101, 0.0101),

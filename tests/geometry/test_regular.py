@@ -32,7 +32,7 @@ def made(
     spacing=st.floats(0.3, 9),
     shear=st.sampled_from([(0, 0), (0.1, 0.3), (0, -0.4)]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
     kept: set[int], spacing: float, shear: tuple[float, float]
 ) -> None:
@@ -56,7 +56,7 @@ def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
 @example(
     gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3)
 )  # ends exactly the tolerance before a place of the grid
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extrapolated(
     gaps: list[int], shear: tuple[float, float]
 ) -> None:

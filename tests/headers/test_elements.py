@@ -194,7 +194,7 @@ def data_sets(draw: st.DrawFn) -> tuple[bytes, Syntax]:
     return raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw, syntax
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data_sets(), st.sampled_from([None, 0, 30]))
 def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(
     case: tuple[bytes, Syntax], first: int | None
@@ -203,7 +203,7 @@ def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(
     assert fast == plain
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(0, 9), st.lists(st.tuples(st.integers(132, 4095), st.integers(0, 255)), max_size=4)
 )
@@ -265,7 +265,7 @@ def readers() -> tuple[HeaderReader, HeaderReader, tuple[bytes, ...]]:
 header_bytes = st.one_of(st.integers(0, 255), st.sampled_from(list(b"ULSQOWCSIS")))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(
     st.integers(0, 7),
     st.lists(st.tuples(st.integers(128, 6000), header_bytes), min_size=1, max_size=3),

@@ -34,9 +34,6 @@ from dicomdl.values.windows import (
     sample_stride,
 )
 
-settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
-settings.load_profile("dicomdl")
-
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -198,7 +198,7 @@ def test_fractions_are_rounded_and_nan_and_infinity_get_the_ends() -> None:
     st.lists(st.integers(0, 65535), min_size=2, max_size=300),
     st.integers(0, 2**32),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_pydicom_looks_up_the_same(first: int, entries: list[int], seed: int) -> None:
     dataset = Dataset()
     dataset.ModalityLUTSequence = [

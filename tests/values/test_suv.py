@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomdl.errors import IntensityError, SUVError, UsageError
 from dicomdl.headers.frame import Frame, attributes
 from dicomdl.values.suv import SUV, SUV_KINDS, suv_factor
 from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS
-
-settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
-settings.load_profile("dicomdl")
 
 F18 = 6586.2
 ZR89 = 78.41 * 3600

@@ -46,9 +46,6 @@ from dicomdl.values.rescale import Rescale
 from dicomdl.values.stack_intensity import stack_intensity
 from dicomdl.values.windows import Identity, Limits, Percentile, Window
 
-settings.register_profile("dicomdl", deadline=None)  # machines differ; no test asserts a time
-settings.load_profile("dicomdl")
-
 Array = NDArray[Any]
 Answer = Callable[[bytes, Array], Array | None]
 

@@ -256,9 +256,7 @@ bounds = st.none() | st.integers(-80, 80)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_part_of_an_entry_is_that_part_of_the_array(
     kind: str, data: st.DataObject, tmp_path: Path
@@ -1205,7 +1203,7 @@ def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_righ
         assert_content(entry, number, shape=shape)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.integers(0, 12), st.integers(1, 3), st.integers(1, 60), st.booleans()),
