@@ -37,3 +37,10 @@ def test_an_error_has_no_attributes_that_nobody_gave_it() -> None:
 
 def test_the_docstring_draws_every_class() -> None:
     assert all(kind.__name__ in (errors.__doc__ or "") for kind in CLASSES)
+
+
+def test_a_text_of_a_worker_without_facts_is_the_message() -> None:
+    for facts in ("", "facts of the error: {", 'facts of the error: {"class": "PixelError"}'):
+        text = f"Caught PixelError in DataLoader worker process 0.\nOriginal Traceback\n{facts}"
+        error = errors.PixelError(text)
+        assert str(error) == text and not vars(error)
