@@ -13,8 +13,10 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dicomdl.datasets.assembly import Delivery, check_intensity
+from dicomdl.datasets.collate import collate_by_default
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import Taken, checked_content
@@ -33,6 +35,9 @@ from dicomdl.values.stack_intensity import SuvPolicy
 Transform = Callable[[Sample], Any]
 OnError = Literal["raise", "skip", "replace"]
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
+# torch's documented extension point of default_collate. It is registered here, because every dataset
+# loads this module.
+default_collate_fn_map[Sample] = collate_by_default
 MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.utils.data._utils.collate import collate as _default_collate
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport import Parcel, is_plain, stacked
@@ -15,7 +14,7 @@ from dicomdl.errors import UsageError
 
 
 @errors_leave_whole
-def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
+def collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
     """What the default collate does with samples: as with any dict, once their images have one size."""
     shapes = {
         tuple(sample["image"].shape)
@@ -46,11 +45,6 @@ def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
     if widest == torch.float32 and torch.int32 in types:
         widest = torch.float64  # which holds both exactly
     return [Sample({**sample, "image": sample["image"].to(widest)}) for sample in samples]
-
-
-default_collate_fn_map[Sample] = (
-    _collate_by_default  # the extension point that torch documents for default_collate
-)
 
 
 @errors_leave_whole

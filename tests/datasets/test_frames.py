@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -882,3 +884,18 @@ def test_blocks_of_mixed_rescales_are_those_of_the_volume_bit_by_bit(folder: Pat
         volume = dicomdl.read_volume(index_of(folder).stacks[0]).array.astype(np.float32)
         z = int(sample["location"][0])
         assert np.array_equal(sample["image"][0].numpy(), volume[z : z + 2])
+
+
+def test_a_dataset_is_enough_for_torchs_default_collate_to_know_samples(folder: Path) -> None:
+    write_series(folder / "a", shape=(1, 5, 6))
+    write_series(folder / "b", shape=(1, 7, 8), seed=2)
+    index = index_of(folder)
+    code = (
+        "import sys, dicomdl, torch\n"
+        "loader = torch.utils.data.DataLoader(dicomdl.FrameDataset(dicomdl.open_index(sys.argv[1])), 2)\n"
+        "try: next(iter(loader))\n"
+        "except dicomdl.DicomdlError as error: print(error.shapes)\n"
+    )
+    command = [sys.executable, "-c", code, index.path]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[(1, 5, 6), (1, 7, 8)]"
