@@ -7,10 +7,8 @@ import multiprocessing
 import os
 import pickle
 import re
-import signal
 import socket
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,11 +106,9 @@ def threads() -> list[threading.Thread]:
 
 def no_thread_is_left() -> bool:
     gc.collect()
-    for _ in range(200):
-        if not threads():
-            return True
-        time.sleep(0.01)
-    return False
+    for thread in threads():
+        thread.join(60)
+    return not threads()
 
 
 # --- which samples ----------------------------------------------------------------------------------------------------
@@ -543,8 +539,11 @@ def test_resuming_reads_only_what_was_not_delivered() -> None:
     assert sorted(dataset.read + delivered) == list(range(90))
 
 
-def train_until_killed(folder: Path) -> None:
-    """Deliver and save after every batch, as a training loop would; resume from what is there."""
+def train_until_killed(folder: Path, saved_batches: int) -> None:
+    """Deliver and save after every batch, as a training loop would; resume from what is there.
+
+    A byte goes to the descriptor `saved_batches` for each batch that is saved.
+    """
     stream, state_file, log_file = (
         stream_of(Stacks([40] * 5)),
         folder / "state.json",
@@ -562,28 +561,25 @@ def train_until_killed(folder: Path) -> None:
             json.dumps({"state": stream.state_dict(loader, done), "log": log})
         )
         os.replace(folder / "next", state_file)
-        time.sleep(0.005)
+        os.write(saved_batches, b".")
     log_file.write_text(json.dumps(log))
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    kills = 0
-    for wait in itertools.chain((0.15, 0.2, 0.1), itertools.repeat(30.0)):
-        process = context.Process(target=train_until_killed, args=(tmp_path,))
+    for batches in (5, 9, 1, None):
+        saved, saved_batches = os.pipe()
+        process = context.Process(target=train_until_killed, args=(tmp_path, saved_batches))
         process.start()
-        process.join(wait)
-        if process.exitcode is None:
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-            process.join()
-        elif process.exitcode == 0:
-            break
+        os.close(saved_batches)
+        if batches is not None:
+            assert all(os.read(saved, 1) for _ in range(batches))
+            process.kill()
+        process.join()
+        os.close(saved)
+    assert process.exitcode == 0
     log = json.loads((tmp_path / "log").read_text())
-    assert kills and log == rows_of(
-        DataLoader(stream_of(Stacks([40] * 5)), batch_size=3, num_workers=2)
-    )
+    assert log == rows_of(DataLoader(stream_of(Stacks([40] * 5)), batch_size=3, num_workers=2))
 
 
 def test_states_that_do_not_fit_are_refused() -> None:

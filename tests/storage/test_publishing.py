@@ -112,21 +112,20 @@ def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> No
     path = tmp_path / "file"
     storage.write_whole(str(path), b"a" * 2_000_000)
     program = (
-        "import sys\nfrom dicomdl import storage\n"
-        "print('ready', flush=True)\n"
-        "while True:\n    for letter in (b'a', b'b'):\n        storage.write_whole(sys.argv[1], letter * 2_000_000)\n"
+        "import sys\nfrom dicomdl.storage.publishing import write_whole\n"
+        "while True:\n    for letter in (b'a', b'b'):\n"
+        "        write_whole(sys.argv[1], letter * 2_000_000)\n        print(flush=True)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for delay in (0.01, 0.03, 0.05):
+    for writes in (1, 4, 9):
         writer = subprocess.Popen(
             [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, env=environment
         )
         assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(delay)
+        for _ in range(writes):
+            assert writer.stdout.readline()
         writer.kill()
-        writer.wait()
-        writer.stdout.close()
+        writer.communicate()
         data = path.read_bytes()
         assert len(data) == 2_000_000
         assert len(set(data)) == 1
