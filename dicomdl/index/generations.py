@@ -1,12 +1,13 @@
 """index.generations"""
 
+import contextlib
 import datetime
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ GRACE_S: Final = (
 # What may be removed from an index folder: names that dicomdl gave, whole ones and those of interrupted writes.
 OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
 OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
+_FACTS: Final = "scan.json"
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
@@ -61,6 +63,29 @@ def read_manifest(folder: str) -> dict[str, Any]:
     return dict(manifest)
 
 
+def read_facts(folder: str, generation: str) -> dict[str, Any]:
+    """What the scan that made a generation wrote down: its options, and what the walk passed over.
+
+    They belong to the generation, not to the manifest: who still reads a superseded one gets its own.
+
+    Raises
+    ------
+    GenerationGone
+        A later scan has removed the generation.
+    IndexFolderError
+        The file is damaged.
+    """
+    try:
+        with open(os.path.join(folder, "generations", generation, _FACTS), "rb") as file:
+            return dict(json.loads(file.read()))
+    except FileNotFoundError:
+        raise _gone(folder, generation) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise IndexFolderError(
+            f"the facts of the index {folder!r} are damaged: scan again", path=folder
+        ) from error
+
+
 def map_table(folder: str, generation: str, name: str) -> Table:
     """One table of a generation, memory-mapped: nothing is read until it is looked at.
 
@@ -76,15 +101,20 @@ def map_table(folder: str, generation: str, name: str) -> Table:
         with pa.memory_map(path) as source:
             return Table(pa.ipc.open_file(source).read_all())
     except FileNotFoundError:
-        raise GenerationGone(
-            f"generation {generation} of the index {folder!r} is gone: a later scan replaced it; open the index again, or scan",
-            path=folder,
-            generation=generation,
-        ) from None
+        raise _gone(folder, generation) from None
     except (pa.ArrowInvalid, OSError) as error:
         raise IndexFolderError(
             f"the table {name} of the index {folder!r} is damaged: scan again", path=folder
         ) from error
+
+
+def _gone(folder: str, generation: str) -> GenerationGone:
+    return GenerationGone(
+        f"generation {generation} of the index {folder!r} is gone: a later scan replaced it; "
+        "open the index again, or scan",
+        path=folder,
+        generation=generation,
+    )
 
 
 def is_index_folder(folder: str) -> bool:
@@ -120,16 +150,16 @@ def publish(
     with storage.new_folder(os.path.join(folder, "generations"), generation) as temporary:
         for name in TABLES:
             _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
+        _write(os.path.join(temporary, _FACTS), json.dumps(dict(facts), indent=1).encode())
     retired = dict(superseded.get("retired", {}))
     if superseded:
         retired[superseded["generation"]] = now
     expired = [name for name, since in retired.items() if now - since >= grace_s]
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "dicomdl": __version__,
         "generation": generation,
         "rows": {name: len(tables[name]) for name in TABLES},
-        **facts,
         "retired": {name: since for name, since in retired.items() if name not in expired},
     }
     storage.write_whole(
@@ -148,9 +178,20 @@ def publish(
 
 
 def _write_table(path: str, table: Table) -> None:
+    with _new_file(path) as file, pa.ipc.new_file(file, table.arrow.schema) as writer:
+        writer.write_table(table.arrow)
+
+
+def _write(path: str, data: bytes) -> None:
+    with _new_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[BinaryIO]:
+    """A file of its owner alone, on the disk when the block ends."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
-        with pa.ipc.new_file(file, table.arrow.schema) as writer:
-            writer.write_table(table.arrow)
+        yield file
         file.flush()
         os.fsync(file.fileno())

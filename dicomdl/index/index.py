@@ -19,7 +19,7 @@ from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.headers.frame import Frame, FrameSource
 from dicomdl.index import overview
 from dicomdl.index.check import Check, check
-from dicomdl.index.generations import read_manifest
+from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.table import Table, between, no_such_column, where
 from dicomdl.index.text import Part
@@ -181,7 +181,8 @@ class Index:
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
         """What the last scan of this folder wrote down: options, what was passed over, generations."""
-        return read_manifest(self.path)
+        manifest = read_manifest(self.path)
+        return manifest | read_facts(self.path, manifest["generation"])
 
     @functools.cached_property
     def ledger(self) -> Mapping[str, int]:
@@ -396,16 +397,10 @@ class Index:
         )
 
     def _passed_over(self) -> dict[str, int]:
-        """What the walk left out, by kind: {} when nothing, or when the manifest is of a later generation."""
-        try:
-            manifest = self.manifest
-        except IndexFolderError:
-            return {}
-        if manifest["generation"] != self.generation:
-            return {}
+        """What the walk left out, by kind: {} when nothing."""
         counted = {
             name.replace("_", " "): len(n) if isinstance(n, list) else n
-            for name, n in manifest.get("passed_over", {}).items()
+            for name, n in self._generation.facts.get("passed_over", {}).items()
         }
         return {name: n for name, n in counted.items() if n}
 
@@ -420,10 +415,8 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     """
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     generation = generation_of(folder, read_manifest(folder)["generation"])
-    _ = (
-        generation.files,
-        generation.stacks,
-    )  # mapped now, so that a damaged index says so here and not in mid-training
+    # Looked at now, so that a damaged index says so here and not in mid-training.
+    _ = generation.tolerances, generation.files, generation.stacks
     return Index(generation)
 
 

@@ -10,8 +10,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.errors import IndexFolderError
+from dicomdl.geometry.grid import Tolerances
 from dicomdl.headers.frame import SOURCE_FIELDS, Frame, FrameSource
-from dicomdl.index.generations import map_table
+from dicomdl.index.generations import map_table, read_facts
 from dicomdl.index.table import Table
 
 CACHED_VALUES: Final = (
@@ -25,6 +27,22 @@ class Generation:
     def __init__(self, folder: str, name: str) -> None:
         self.folder = folder
         self.name = name
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What its scan wrote down: options, and what the walk passed over."""
+        return read_facts(self.folder, self.name)
+
+    @functools.cached_property
+    def tolerances(self) -> Tolerances:
+        """What its scan took for equal; whoever reads must not decide anew."""
+        try:
+            return Tolerances(**self.facts["options"]["tolerances"])
+        except (KeyError, TypeError) as error:
+            raise IndexFolderError(
+                f"the index {self.folder!r} does not say its tolerances: scan again",
+                path=self.folder,
+            ) from error
 
     @functools.cached_property
     def files(self) -> Table:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from dicomdl.geometry.verdict import IDC_CHECKS
 from dicomdl.headers.frame import Attribute, attributes
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 TABLES: Final = ("files", "frames", "stacks", "problems")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {

@@ -2,6 +2,7 @@
 
     lidc.index/
       manifest.json                       which generation is current; replaced in one step, and only this
+      generations/<id>/scan.json          options of the scan, its tolerances among them
       generations/<id>/files.arrow        path, size, times, kind, SOP class; one row a file
       generations/<id>/frames.arrow       one row a frame, sorted by stack and slice
       generations/<id>/stacks.arrow       one row a stack: its range of frames, verdict, affine

@@ -114,7 +114,7 @@ class Stack:
 
         ImagePositionPatient, and for the planes of a dose grid with their offset (PS3.3 C.8.8.3.2).
         """
-        return frame_positions(self._generation.frames.part(self.rows), Tolerances())
+        return frame_positions(self._generation.frames.part(self.rows), self.tolerances)
 
     def position(self, number: int) -> npt.NDArray[np.float64]:
         """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown: one of `positions`."""
@@ -122,6 +122,11 @@ class Stack:
         if place is None or self.frame_value(number, "grid_frame_offset") is not None:
             return np.array(self.positions[number])
         return np.array(place, dtype=np.float64)
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """What the scan took for equal positions and orientations when it judged the stack."""
+        return self._generation.tolerances
 
     @property
     def dimension(self) -> dict[str, Any]:
@@ -339,6 +344,11 @@ class Group(Sequence[Stack]):
         """Their value for each stack; a tuple for each where there are several attributes."""
         values = [tuple(stack.dimension.values()) for stack in self]
         return tuple(value[0] if len(value) == 1 else value for value in values)
+
+    @property
+    def tolerances(self) -> Tolerances:
+        """What the scan took for one grid when it put the stacks together."""
+        return self._generation.tolerances
 
     @property
     def missing(self) -> dict[Any, list[int]]:

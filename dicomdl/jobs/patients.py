@@ -6,7 +6,7 @@ import os
 import secrets
 
 from dicomdl.errors import IndexFolderError
-from dicomdl.index.generations import read_manifest
+from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 
@@ -39,6 +39,7 @@ def hash_patients(frames: Table) -> Table:
 def holds_raw_patients(target: str) -> bool:
     """Whether an older generation of the index keeps PatientID as it is: it gets no time of grace."""
     try:
-        return bool(read_manifest(target).get("options", {}).get("patient_id") == "keep")
+        facts = read_facts(target, read_manifest(target)["generation"])
+        return bool(facts["options"]["patient_id"] == "keep")
     except IndexFolderError:
         return False

@@ -21,7 +21,7 @@ from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
 from dicomdl.headers.frame import Attribute
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
-from dicomdl.index.generations import is_index_folder, map_table, publish, read_manifest
+from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest
 from dicomdl.index.index import Index, open_index
 from dicomdl.index.schema import (
     PROBLEMS_SCHEMA,
@@ -94,12 +94,13 @@ def scan(
     extra = extra_attributes(attributes, allow_phi=allow_phi)
     if patient_id not in ("keep", "hash"):
         raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
+    tolerances = tolerances or Tolerances()
     options = {
         "roots": [os.fsdecode(folder) for folder in folders],
         "follow_links": follow_links,
         "attributes": list(attributes),
         "patient_id": patient_id if patient_id == "keep" else f"hash:{patient_key_name()}",
-        "tolerances": asdict(tolerances or Tolerances()),
+        "tolerances": asdict(tolerances),
     }
     target = _target(out, options)
     found = walk(folders, follow_links=follow_links, avoid=target)
@@ -111,7 +112,7 @@ def scan(
     if patient_id == "hash":
         chunks = [[files, hash_patients(frames), problems] for files, frames, problems in chunks]
     tables = _merge(old, kept, fresh, chunks, extra)
-    tables |= _with_stacks(tables["frames"], tables["files"], tolerances or Tolerances())
+    tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
     publish(target, tables, {"options": options, "passed_over": found.passed_over()}, grace_s)
     return open_index(target)
@@ -167,8 +168,9 @@ def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
     """The index at `target` when it was made with the same options; a damaged or older one is made anew."""
     try:
         manifest = read_manifest(target)
+        facts = read_facts(target, manifest["generation"])
         if (
-            manifest.get("options") != json.loads(json.dumps(options))
+            facts.get("options") != json.loads(json.dumps(options))
             or manifest.get("dicomdl") != __version__
         ):
             return None

@@ -16,7 +16,6 @@ from dicomdl.errors import (
     IrregularStack,
     UsageError,
 )
-from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.regular import is_worth_filling, regular_slices
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, Irregular
 from dicomdl.index.views import Group, Stack
@@ -226,9 +225,8 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
     every, missing = fullest.positions, {}
     for value, stack in zip(values, stacks, strict=True):
         if len(stack) < len(fullest):
-            apart = (
-                np.abs(every[:, None] - stack.positions[None]).max(axis=2)
-                > Tolerances().in_plane_mm
+            apart = np.abs(every[:, None] - stack.positions[None]).max(axis=2) > _one_place_mm(
+                stack
             )
             lacks = (
                 np.flatnonzero(apart.all(axis=1))
@@ -241,7 +239,7 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
 
 def _require_one_grid(stacks: Sequence[Stack]) -> None:
     """Raise a GeometryError unless all stacks have the shape, the corners and the positions of the first."""
-    first, tolerance = stacks[0], Tolerances().in_plane_mm
+    first, tolerance = stacks[0], _one_place_mm(stacks[0])
     expected = _landmarks(first)
     for t, stack in enumerate(stacks[1:], 1):
         if stack.shape != first.shape:
@@ -259,6 +257,11 @@ def _require_one_grid(stacks: Sequence[Stack]) -> None:
             raise GeometryError(message, t=t, error_mm=error)
 
 
+def _one_place_mm(stack: Stack) -> float:
+    """How far apart, in mm, the scan took two slices for one place: in their plane or along the normal."""
+    return max(stack.tolerances.in_plane_mm, stack.tolerances.same_position_mm)
+
+
 def _landmarks(stack: Stack) -> npt.NDArray[np.float64]:
     """(points, 3) LPS mm: the corners of the first and the last slice, and where all slices are."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) * (np.array(stack.shape) - 1)
@@ -273,7 +276,7 @@ def _made_regular(volume: Volume, stack: Stack) -> Volume:
     if twice:  # what is interpolated twice is rounded once
         volume = dataclasses.replace(volume, array=volume.array.astype(exact_float(dtype)))
     if stack.verdict in FILLABLE:
-        grid = regular_slices(stack.positions, volume.geometry, stack.verdict, Tolerances())
+        grid = regular_slices(stack.positions, volume.geometry, stack.verdict, stack.tolerances)
 
         def on_grid(array: Values, values: Callable[[Values], Values]) -> Values:
             return np.stack([values(part) for part in array]) if volume.dimension else values(array)

@@ -117,7 +117,9 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
         ),
         "problems": one["problems"],
     }
-    generations_module.publish(str(out), repeated, {"options": {}, "passed_over": {}})
+    generations_module.publish(
+        str(out), repeated, generations_module.read_facts(str(seed), generation)
+    )
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ Odd series are CT, even ones MR; three series make a patient, two a study. Slice
 import argparse
 import os
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ def synthetic_index(
         "stacks": stacks_table(stacking),
         "problems": Table(PROBLEMS_SCHEMA.empty_table()),
     }
-    publish(os.fspath(folder), tables, {"options": {}, "passed_over": {}})
+    options = {"tolerances": asdict(Tolerances())}
+    publish(os.fspath(folder), tables, {"options": options, "passed_over": {}})
     return os.fspath(folder)
 
 

@@ -120,7 +120,9 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
         ),
         "problems": one["problems"],
     }
-    generations_module.publish(str(out), repeated, {"options": {}, "passed_over": {}})
+    generations_module.publish(
+        str(out), repeated, generations_module.read_facts(str(seed), generation)
+    )
 
 
 def dataset_of(kind: str, folder: str) -> Any:

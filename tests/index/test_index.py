@@ -454,3 +454,25 @@ def test_stacks_by_number_are_refused_beyond_the_last_one(tmp_path: Path) -> Non
             index.of_stacks([bad])
         with pytest.raises(UsageError, match="0 to 0"):
             index.stack(bad)
+
+
+def test_a_stack_keeps_the_tolerances_of_its_generation_when_a_later_scan_has_others(
+    tmp_path: Path,
+) -> None:
+    root, out = tmp_path / "root", tmp_path / "index"
+    write_series(root)
+    wide = dicomdl.Tolerances(in_plane_mm=1.0)
+    old = dicomdl.scan(root, out, tolerances=wide, progress=False).stacks[0]
+    new = dicomdl.scan(root, out, progress=False).stacks[0]
+    assert pickle.loads(pickle.dumps(old)).tolerances == wide
+    assert new.tolerances == new.group.tolerances == dicomdl.Tolerances()
+
+
+def test_an_index_that_does_not_say_its_tolerances_is_refused_when_it_is_opened(
+    index: Index,
+) -> None:
+    (facts,) = Path(index.path).glob("generations/*/scan.json")
+    facts.write_text("{}")
+    rows_module.generation_of.cache_clear()
+    with pytest.raises(IndexFolderError, match="scan again"):
+        dicomdl.open_index(index.path)

@@ -892,6 +892,58 @@ def test_stacks_on_one_grid_up_to_rounding_are_a_group(folder: Path) -> None:
     assert dicomdl.read_volume(MadeUp(list(only_index(folder).stacks))).shape == (2, 6, 5, 7)
 
 
+def test_a_group_is_read_by_the_tolerances_that_its_scan_was_told(folder: Path) -> None:
+    write_series(folder, shape=(6, 8, 9), series_uid="1.2.3", edit=_echo(4.9))
+    write_series(folder, shape=(6, 8, 9), series_uid="1.2.3", origin=(0, 0.3, 0), edit=_echo(7.2))
+    index = dicomdl.scan(
+        folder,
+        folder.parent / "wide.index",
+        tolerances=dicomdl.Tolerances(in_plane_mm=1.0),
+        progress=False,
+    )
+    (group,) = index.groups
+    assert (len(group), group.tolerances.in_plane_mm) == (2, 1.0)
+    assert dicomdl.read_volume(group).shape == (2, 6, 8, 9)
+
+
+def test_slices_of_a_group_may_lie_apart_along_the_normal_as_the_scan_was_told(
+    folder: Path,
+) -> None:
+    write_series(folder, shape=(6, 8, 9), series_uid="1.2.3", edit=_echo(4.9))
+    write_series(folder, shape=(6, 8, 9), series_uid="1.2.3", origin=(0, 0, 0.15), edit=_echo(7.2))
+    index = dicomdl.scan(
+        folder,
+        folder.parent / "wide.index",
+        tolerances=dicomdl.Tolerances(same_position_mm=0.5),
+        progress=False,
+    )
+    (group,) = index.groups
+    assert dicomdl.read_volume(group).shape == (2, 6, 8, 9)
+
+
+def test_a_slice_keeps_its_values_as_near_to_its_place_as_the_scan_was_told(folder: Path) -> None:
+    places = [(0, 0, z) for z in (0, 2, 4.1, 6, 8, 11)]
+    write_series(folder, positions=places)
+    volumes = {}
+    for tolerance in (0.01, 0.15):
+        index = dicomdl.scan(
+            folder,
+            folder.parent / f"{tolerance}.index",
+            tolerances=dicomdl.Tolerances(same_position_mm=tolerance),
+            progress=False,
+        )
+        volumes[tolerance] = dicomdl.read_volume(index.stacks[0], irregular="resample").array
+    assert not np.array_equal(volumes[0.01][2], true_volume((6, 5, 7))[2])
+    assert np.array_equal(volumes[0.15][2], true_volume((6, 5, 7))[2])
+
+
+def _echo(value: float) -> object:
+    def edit(dataset: object, z: int) -> None:
+        dataset.EchoTime = value
+
+    return edit
+
+
 def test_irregular_stacks_with_different_holes_are_no_group(folder: Path) -> None:
     write_series(folder / "a", shape=(8, 5, 7), series_uid="1.2.1", drop=(3,))
     write_series(folder / "b", shape=(8, 5, 7), series_uid="1.2.2", drop=(4,))
