@@ -1,6 +1,7 @@
 """The house itself: style, types, layers, and what the package says of itself."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -72,3 +73,40 @@ def _of(call: ast.Call, module: str) -> bool:
         and isinstance(call.func.value, ast.Name)
         and call.func.value.id == module
     )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [path for path in MODULES if path != ROOT / "dicomdl/headers/uids.py"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_uids_of_the_standard_stand_in_one_table(module: Path) -> None:
+    tree = ast.parse(module.read_text())
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    literals = [
+        node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str | bytes)
+        and id(node) not in docstrings
+    ]
+    found = [text for text in literals if re.search(r"1\.2\.840\.10008\.[0-9.]+", text)]
+    assert found == [], "ask headers.uids"
+
+
+def _loaded_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter holds after a statement."""
+    code = f"import sys; {statement}; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(ran.stdout.split())
+
+
+def test_the_table_of_uids_needs_no_pydicom() -> None:
+    assert "pydicom" not in _loaded_by("import dicomdl.headers.uids")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry.candidates import Facts
+from dicomdl.headers.uids import OWN_PLANES
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
@@ -19,23 +20,6 @@ _EXACT_KEYS: Final = (
     "units",
 )
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
-# SOP classes whose frames each have a plane of their own, so that a file of one is like a file of many (PS3.3 A.36 ff.).
-_ENHANCED: Final = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{branch}"
-    for branch in (
-        "2.1",
-        "2.2",
-        "4.1",
-        "4.3",
-        "4.4",
-        "128.1",
-        "130",
-        "6.2",
-        "13.1.1",
-        "13.1.2",
-        "13.1.3",
-    )
-)
 # Colour by palette and inverted grey scales are other kinds of samples than plain ones.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
 
@@ -82,7 +66,7 @@ def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
         by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"]))
     )
     # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced objects may have one frame.
-    classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in _ENHANCED))
+    classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
     keys.append((facts.numbers("number_of_frames") > 1) * classic)
     combined = combined_codes(keys)
     order = np.argsort(combined, kind="stable")

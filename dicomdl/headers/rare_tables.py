@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
+from dicomdl.headers.uids import DEFLATED
 from dicomdl.storage.system import OPEN_FLAGS
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -59,7 +60,7 @@ _WANTED: Final = (
     *(base + number for base in (0x00281100, 0x00281200, 0x00281220) for number in (1, 2, 3)),
 )
 _CODES: Final = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
-_DEFLATED: Final = b"\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
+_DEFLATED: Final = b"\x02\x00\x10\x00UI\x16\x00" + DEFLATED.encode()
 
 
 # --- what a header says --------------------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ from dicomdl.headers.uids import (
     NATIVE,
     NM_IMAGE,
     VIDEO_ADVICE,
+    family_of,
     is_image_storage,
-    is_video,
 )
 from dicomdl.storage.system import OPEN_FLAGS, read_at
 
@@ -308,7 +308,7 @@ class HeaderReader:
         pixel_data = walked.pixel_data
         if pixel_data is None:
             return self._without_pixels(row, sop_class)
-        if is_video(transfer_syntax):
+        if family_of(transfer_syntax) == "video":
             raise HeaderError(VIDEO_ADVICE, reason="video")
         layout = pixel_layout(row[self._format])
         if isinstance(layout, HeaderError):

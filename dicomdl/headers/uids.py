@@ -1,67 +1,291 @@
-"""headers.uids"""
+"""The transfer syntaxes (PS3.5 section 10) and storage SOP classes (PS3.4 B.5) that dicomdl knows, one row each.
 
-from typing import Final
+No other file holds a UID of the standard: decisions name a constant of this file, or ask a row.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+Family = Literal["", "jpeg", "jpegls", "jpeg2000", "jpegxl", "rle", "deflate", "video", "jpip"]
+Content = Literal["image", "segmentation", "parametric_map", "dose"]
+
+
+class TransferSyntax(NamedTuple):
+    """How the files of one transfer syntax are coded.
+
+    Parameters
+    ----------
+    uid, name
+        As PS3.6 table A-1 has them.
+    family
+        The codec family of encapsulated frames; "" where samples are plain.
+    encapsulated
+        Whether frames lie in items (PS3.5 A.4); else they are native.
+    lossy
+        Whether the standard allows that decoded samples differ from the original ones.
+    little_endian, implicit_vr, deflated
+        The coding of the data set.
+    little_endian_pixels
+        The byte order of native samples.
+    """
+
+    uid: str
+    name: str
+    family: Family = ""
+    encapsulated: bool = False
+    lossy: bool = False
+    little_endian: bool = True
+    implicit_vr: bool = False
+    deflated: bool = False
+    little_endian_pixels: bool = True
+
+
+class SopClass(NamedTuple):
+    """What the images of one storage SOP class are.
+
+    Parameters
+    ----------
+    uid, name
+        As PS3.6 table A-1 has them.
+    content
+        What the pixels are: an image, or a map on one.
+    own_planes
+        Whether every frame has a plane of its own (functional groups, PS3.3 A.36 ff.): a file of one frame is then
+        like a file of many.
+    placed
+        Whether its images have a place in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56, A.70 to A.72).
+    """
+
+    uid: str
+    name: str
+    content: Content = "image"
+    own_planes: bool = False
+    placed: bool = False
+
 
 IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
-EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
+NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-GE_BIG_ENDIAN_PIXELS: Final = (
-    "1.2.840.113619.5.2"  # implicit little endian, but pixels are big endian
+EXPLICIT_BIG: Final = "1.2.840.10008.1.2.2"
+GE_BIG_ENDIAN_PIXELS: Final = "1.2.840.113619.5.2"
+JPEG_BASELINE: Final = "1.2.840.10008.1.2.4.50"
+JPEG_EXTENDED: Final = "1.2.840.10008.1.2.4.51"
+JPEG_SPECTRAL: Final = "1.2.840.10008.1.2.4.53"
+JPEG_PROGRESSIVE: Final = "1.2.840.10008.1.2.4.55"
+JPEG_LOSSLESS: Final = "1.2.840.10008.1.2.4.57"
+JPEG_LOSSLESS_FIRST_ORDER: Final = "1.2.840.10008.1.2.4.70"
+JPEG_LS_LOSSLESS: Final = "1.2.840.10008.1.2.4.80"
+JPEG_LS_NEAR_LOSSLESS: Final = "1.2.840.10008.1.2.4.81"
+JPEG_2000_LOSSLESS: Final = "1.2.840.10008.1.2.4.90"
+JPEG_2000: Final = "1.2.840.10008.1.2.4.91"
+JPEG_XL_LOSSLESS: Final = "1.2.840.10008.1.2.4.110"
+JPEG_XL_OF_JPEG: Final = "1.2.840.10008.1.2.4.111"
+JPEG_XL: Final = "1.2.840.10008.1.2.4.112"
+HTJ2K_LOSSLESS: Final = "1.2.840.10008.1.2.4.201"
+HTJ2K_LOSSLESS_RPCL: Final = "1.2.840.10008.1.2.4.202"
+HTJ2K: Final = "1.2.840.10008.1.2.4.203"
+RLE_LOSSLESS: Final = "1.2.840.10008.1.2.5"
+DEFLATED_IN_ITEMS: Final = "1.2.840.10008.1.2.8.1"
+_ON_SERVERS: Final = (
+    ("94", "JPIP Referenced"),
+    ("95", "JPIP Referenced Deflate"),
+    ("204", "JPIP HTJ2K Referenced"),
+    ("205", "JPIP HTJ2K Referenced Deflate"),
 )
-NATIVE: Final = frozenset(
-    {IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG, DEFLATED, GE_BIG_ENDIAN_PIXELS}
+# MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8); all but HEVC are in one piece, or fragmentable (".1").
+_VIDEOS: Final = (
+    ("100", "MPEG2 Main Profile / Main Level"),
+    ("101", "MPEG2 Main Profile / High Level"),
+    ("102", "MPEG-4 AVC/H.264 High Profile / Level 4.1"),
+    ("103", "MPEG-4 AVC/H.264 BD-compatible High Profile / Level 4.1"),
+    ("104", "MPEG-4 AVC/H.264 High Profile / Level 4.2 For 2D Video"),
+    ("105", "MPEG-4 AVC/H.264 High Profile / Level 4.2 For 3D Video"),
+    ("106", "MPEG-4 AVC/H.264 Stereo High Profile / Level 4.2"),
+    ("107", "HEVC/H.265 Main Profile / Level 5.1"),
+    ("108", "HEVC/H.265 Main 10 Profile / Level 5.1"),
 )
-NM_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.20"
-_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+_CODED: Final = "1.2.840.10008.1.2.4."
 VIDEO_ADVICE: Final = (
     "the pixels are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode: take it out with pydicom "
     "(pydicom.encaps.generate_frames gives the stream) and decode it with ffmpeg or PyAV"
 )
-# SOP classes with pixel data that are no images of a patient but maps on them: what `content` calls them.
-_CONTENT: Final = {
-    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
-    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",  # Label Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.66.8": "segmentation",  # Height Map Segmentation
-    "1.2.840.10008.5.1.4.1.1.30": "parametric_map",
-    "1.2.840.10008.5.1.4.1.1.481.2": "dose",
+
+
+def _encapsulated(
+    uid: str, name: str, family: Family = "", *, lossy: bool = False
+) -> TransferSyntax:
+    return TransferSyntax(uid, name, family, encapsulated=True, lossy=lossy)
+
+
+TRANSFER_SYNTAXES: Final = {
+    row.uid: row
+    for row in (
+        TransferSyntax(IMPLICIT_LITTLE, "Implicit VR Little Endian", implicit_vr=True),
+        TransferSyntax(EXPLICIT_LITTLE, "Explicit VR Little Endian"),
+        TransferSyntax(DEFLATED, "Deflated Explicit VR Little Endian", deflated=True),
+        TransferSyntax(
+            EXPLICIT_BIG,
+            "Explicit VR Big Endian",
+            little_endian=False,
+            little_endian_pixels=False,
+        ),
+        TransferSyntax(
+            GE_BIG_ENDIAN_PIXELS,
+            "GE Private Implicit VR Little Endian with Big Endian Pixels",
+            implicit_vr=True,
+            little_endian_pixels=False,
+        ),
+        _encapsulated(NATIVE_IN_ITEMS, "Encapsulated Uncompressed Explicit VR Little Endian"),
+        _encapsulated(DEFLATED_IN_ITEMS, "Deflated Image Frame Compression", "deflate"),
+        _encapsulated(JPEG_BASELINE, "JPEG Baseline (Process 1)", "jpeg", lossy=True),
+        _encapsulated(JPEG_EXTENDED, "JPEG Extended (Process 2 and 4)", "jpeg", lossy=True),
+        _encapsulated(
+            JPEG_SPECTRAL,
+            "JPEG Spectral Selection, Non-Hierarchical (Process 6 and 8)",
+            "jpeg",
+            lossy=True,
+        ),
+        _encapsulated(
+            JPEG_PROGRESSIVE,
+            "JPEG Full Progression, Non-Hierarchical (Process 10 and 12)",
+            "jpeg",
+            lossy=True,
+        ),
+        _encapsulated(JPEG_LOSSLESS, "JPEG Lossless, Non-Hierarchical (Process 14)", "jpeg"),
+        _encapsulated(
+            JPEG_LOSSLESS_FIRST_ORDER,
+            "JPEG Lossless, Non-Hierarchical, First-Order Prediction "
+            "(Process 14 [Selection Value 1])",
+            "jpeg",
+        ),
+        _encapsulated(JPEG_LS_LOSSLESS, "JPEG-LS Lossless Image Compression", "jpegls"),
+        _encapsulated(
+            JPEG_LS_NEAR_LOSSLESS,
+            "JPEG-LS Lossy (Near-Lossless) Image Compression",
+            "jpegls",
+            lossy=True,
+        ),
+        _encapsulated(
+            JPEG_2000_LOSSLESS, "JPEG 2000 Image Compression (Lossless Only)", "jpeg2000"
+        ),
+        _encapsulated(JPEG_2000, "JPEG 2000 Image Compression", "jpeg2000", lossy=True),
+        _encapsulated(JPEG_XL_LOSSLESS, "JPEG XL Lossless", "jpegxl"),
+        _encapsulated(JPEG_XL_OF_JPEG, "JPEG XL JPEG Recompression", "jpegxl", lossy=True),
+        _encapsulated(JPEG_XL, "JPEG XL", "jpegxl", lossy=True),
+        _encapsulated(
+            HTJ2K_LOSSLESS,
+            "High-Throughput JPEG 2000 Image Compression (Lossless Only)",
+            "jpeg2000",
+        ),
+        _encapsulated(
+            HTJ2K_LOSSLESS_RPCL,
+            "High-Throughput JPEG 2000 with RPCL Options Image Compression (Lossless Only)",
+            "jpeg2000",
+        ),
+        _encapsulated(HTJ2K, "High-Throughput JPEG 2000 Image Compression", "jpeg2000", lossy=True),
+        _encapsulated(RLE_LOSSLESS, "RLE Lossless", "rle"),
+        *(_encapsulated(_CODED + number, name, "jpip", lossy=True) for number, name in _ON_SERVERS),
+        *(_encapsulated(_CODED + number, name, "video", lossy=True) for number, name in _VIDEOS),
+        *(
+            _encapsulated(f"{_CODED}{number}.1", f"Fragmentable {name}", "video", lossy=True)
+            for number, name in _VIDEOS
+            if "HEVC" not in name
+        ),
+    )
 }
-# Files of these SOP classes have no pixels by design; every other file with Rows and no pixel data lost them.
-_NO_IMAGE_PREFIXES: Final = (
-    "88.",
-    "11.",
-    "66",
-    "67",
-    "104.",
-    "9.",
-    "78.",
-    "79.",
-    "80.",
-    "481.3",
-    "481.4",
-    "481.5",
-    "481.6",
-    "481.7",
-    "481.8",
+NATIVE: Final = frozenset(row.uid for row in TRANSFER_SYNTAXES.values() if not row.encapsulated)
+# Whose frames each lie in the file as plain samples, so that a part of one can be read alone.
+PLAIN_LITTLE: Final = frozenset(
+    uid for uid in NATIVE - {DEFLATED} if TRANSFER_SYNTAXES[uid].little_endian_pixels
 )
-CONTENTS: Final = ("image", *dict.fromkeys(_CONTENT.values()))
+PLAIN_BIG: Final = NATIVE - {DEFLATED} - PLAIN_LITTLE
+
+_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+NM_IMAGE: Final = _STORAGE + "20"
+_SECONDARY_CAPTURE: Final = _STORAGE + "7"
+SOP_CLASSES: Final = {
+    row.uid: row
+    for row in (
+        SopClass(_STORAGE + "2", "CT Image Storage", placed=True),
+        SopClass(_STORAGE + "2.1", "Enhanced CT Image Storage", own_planes=True, placed=True),
+        SopClass(
+            _STORAGE + "2.2",
+            "Legacy Converted Enhanced CT Image Storage",
+            own_planes=True,
+            placed=True,
+        ),
+        SopClass(_STORAGE + "4", "MR Image Storage", placed=True),
+        SopClass(_STORAGE + "4.1", "Enhanced MR Image Storage", own_planes=True, placed=True),
+        SopClass(_STORAGE + "4.3", "Enhanced MR Color Image Storage", own_planes=True, placed=True),
+        SopClass(
+            _STORAGE + "4.4",
+            "Legacy Converted Enhanced MR Image Storage",
+            own_planes=True,
+            placed=True,
+        ),
+        SopClass(_STORAGE + "128", "Positron Emission Tomography Image Storage", placed=True),
+        SopClass(
+            _STORAGE + "128.1",
+            "Legacy Converted Enhanced PET Image Storage",
+            own_planes=True,
+            placed=True,
+        ),
+        SopClass(_STORAGE + "130", "Enhanced PET Image Storage", own_planes=True, placed=True),
+        SopClass(_STORAGE + "6.2", "Enhanced US Volume Storage", own_planes=True),
+        SopClass(_STORAGE + "13.1.1", "X-Ray 3D Angiographic Image Storage", own_planes=True),
+        SopClass(_STORAGE + "13.1.2", "X-Ray 3D Craniofacial Image Storage", own_planes=True),
+        SopClass(_STORAGE + "13.1.3", "Breast Tomosynthesis Image Storage", own_planes=True),
+        SopClass(NM_IMAGE, "Nuclear Medicine Image Storage"),
+        SopClass(_SECONDARY_CAPTURE, "Secondary Capture Image Storage"),
+        SopClass(_STORAGE + "66.4", "Segmentation Storage", "segmentation"),
+        SopClass(_STORAGE + "66.7", "Label Map Segmentation Storage", "segmentation"),
+        SopClass(_STORAGE + "66.8", "Height Map Segmentation Storage", "segmentation"),
+        SopClass(_STORAGE + "30", "Parametric Map Storage", "parametric_map"),
+        SopClass(_STORAGE + "481.2", "RT Dose Storage", "dose"),
+    )
+}
+CONTENTS: Final = tuple(dict.fromkeys(row.content for row in SOP_CLASSES.values()))
+OWN_PLANES: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.own_planes)
+PLACED: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.placed)
+_CONTENT: Final = {row.uid: row.content for row in SOP_CLASSES.values()}
+# Branches of the storage classes whose files have no pixels by design; every other file with Rows and no pixel data
+# lost them.
+_NO_IMAGE_BRANCHES: Final = (
+    *("88.", "11.", "66", "67", "104.", "9.", "78.", "79.", "80."),
+    *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8"),
+)
 
 
-def content_of(sop_class_uid: str) -> str:
+def syntaxes_of(*families: Family) -> frozenset[str]:
+    """The transfer syntaxes of some codec families."""
+    return frozenset(row.uid for row in TRANSFER_SYNTAXES.values() if row.family in families)
+
+
+def is_lossy(transfer_syntax_uid: str) -> bool:
+    """Whether decoded samples may differ from the original ones."""
+    row = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
+    return row is not None and row.lossy
+
+
+def family_of(transfer_syntax_uid: str) -> Family:
+    """The codec family of a transfer syntax; "" for native and unknown ones."""
+    row = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
+    return "" if row is None else row.family
+
+
+def content_of(sop_class_uid: str) -> Content:
     """What the pixels of a SOP class are: "image", "segmentation", "dose" or "parametric_map"."""
     return _CONTENT.get(sop_class_uid, "image")
 
 
-def is_video(transfer_syntax_uid: str) -> bool:
-    """Whether the pixels are MPEG-2, MPEG-4 AVC or HEVC (PS3.5 A.4.5 to A.4.8), in one piece or fragmentable (".1")."""
-    number = transfer_syntax_uid.removeprefix("1.2.840.10008.1.2.4.").removesuffix(".1")
-    return number.isdecimal() and 100 <= int(number) <= 108
-
-
 def is_image_storage(sop_class_uid: str) -> bool:
     """Whether a SOP class of PS3.4 B.5 stores pixels; private classes do not count."""
-    if sop_class_uid in _CONTENT:
+    if sop_class_uid in SOP_CLASSES:
         return True
-    return sop_class_uid.startswith(_STORAGE) and not sop_class_uid.removeprefix(
-        _STORAGE
-    ).startswith(_NO_IMAGE_PREFIXES)
+    branch = sop_class_uid.removeprefix(_STORAGE)
+    return branch != sop_class_uid and not branch.startswith(_NO_IMAGE_BRANCHES)
+
+
+def is_secondary_capture(sop_class_uid: str) -> bool:
+    """Whether a SOP class is Secondary Capture, of one frame or one of the multi-frame kinds."""
+    return (sop_class_uid + ".").startswith(_SECONDARY_CAPTURE + ".")

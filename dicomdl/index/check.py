@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dicomdl.headers.uids import PLACED
 from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS, SHOWN_VALUES
 from dicomdl.index.text import (
     SHOWN_LINES,
@@ -24,13 +25,6 @@ from dicomdl.index.text import (
     printable,
     text_columns,
     verdicts_told,
-)
-
-# CT, MR and PET images, classic, enhanced and legacy converted, have a place in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56,
-# A.70 to A.72): one without is a fault. What the Modality says does not count: a screenshot may call itself CT.
-_PLACED_CLASSES: Final = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{branch}"
-    for branch in ("2", "2.1", "2.2", "4", "4.1", "4.3", "4.4", "128", "128.1", "130")
 )
 
 
@@ -254,7 +248,8 @@ def _needs_person(
         content == "segmentation"
     ):  # frames without a voxel of the segment may be left out (PS3.3 C.8.20.2.3.1)
         return verdict == "duplicates"
-    unplaced = verdict == "no_geometry" and sop_class_uid in _PLACED_CLASSES
+    # What the Modality says does not count: a screenshot may call itself CT.
+    unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
     return verdict in ALARMING or unplaced or bool(detail.get("missing_in_group"))
 
 

@@ -3,19 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
+from dicomdl.arrays import Values
 from dicomdl.errors import PixelError
+from dicomdl.headers import uids
 from dicomdl.headers.frame import FrameSource
+from dicomdl.jobs.decoder_pairs import first_name, seconds_for
 from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
 from dicomdl.pixels import read as pixels
-
-if TYPE_CHECKING:
-    pass
-from dicomdl.arrays import Values
-from dicomdl.jobs.decoder_pairs import first_name, seconds_for
 from dicomdl.pixels.options import Colour
 
 Outcome = Literal[
@@ -27,11 +25,10 @@ LONGEST_REASON: Final = (
 # Levels that a sample of these may be off: two right decoders round the inverse transform differently (ITU-T T.81 A.3.3, T.803). Over
 # the corpus the DCT's are at most 1 apart, JPEG 2000's not at all. Near-lossless JPEG-LS is reconstructed exactly (ITU-T T.87 A.4).
 _ROUNDING: Final[Mapping[str, int]] = {
-    f"1.2.840.10008.1.2.4.{number}": 1 for number in (50, 51, 53, 55, 91, 203)
+    uid: 1 for uid in uids.syntaxes_of("jpeg", "jpeg2000") if uids.is_lossy(uid)
 }
-_WAVELETS: Final = frozenset(
-    {"1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203"}
-)  # nothing is subsampled there
+# Nothing is subsampled there.
+_WAVELETS: Final = frozenset(filter(uids.is_lossy, uids.syntaxes_of("jpeg2000")))
 _COLOUR_ROUNDING: Final = (
     3  # of RGB that was made from components a level apart: 1 + 1.772 (PS3.3 C.7.6.3.1.2)
 )

@@ -1,21 +1,19 @@
 """jobs.decoder_pairs"""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from dicomdl.errors import UnsupportedSyntax
+from dicomdl.headers import uids
 from dicomdl.jobs.second_decoder import Second
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.codestreams import Source
-
-if TYPE_CHECKING:
-    pass
 
 Relation = Literal["independent", "related", "same library"]
 _PYDICOM: Final = Second("pydicom", "pydicom", "pydicom")
 _LIBJPEG: Final = Second("pydicom/pylibjpeg-libjpeg", "libjpeg (Richter)", "pydicom", "pylibjpeg")
 _EXTENDED: Final = _LIBJPEG._replace(
-    decode_as="1.2.840.10008.1.2.4.51"
+    decode_as=uids.JPEG_EXTENDED
 )  # pydicom has no name for the retired ones
 _OPENJPEG: Final = Second("pydicom/pylibjpeg-openjpeg", "OpenJPEG", "pydicom", "pylibjpeg")
 _PYJPEGLS: Final = Second("pydicom/pyjpegls", "CharLS", "pydicom", "pyjpegls")
@@ -42,24 +40,24 @@ _LIBRARIES: Final = {
 _RELATED: Final = frozenset({frozenset({"libjpeg-turbo", "libjpeg (IJG)"})})
 # The most independent first. JPEG XL has none: libjxl is the only decoder.
 _SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
-    "1.2.840.10008.1.2": (_PYDICOM,),
-    "1.2.840.10008.1.2.1": (_PYDICOM,),
-    "1.2.840.10008.1.2.2": (_PYDICOM,),
-    "1.2.840.10008.1.2.1.99": (_PYDICOM,),
-    "1.2.840.10008.1.2.4.50": (_LIBJPEG, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.51": (_LIBJPEG, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.53": (_EXTENDED, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.55": (_EXTENDED, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.57": (_LIBJPEG, _SOF3, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.70": (_LIBJPEG, _SOF3, _GDCM_JPEG),
-    "1.2.840.10008.1.2.4.80": (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
-    "1.2.840.10008.1.2.4.81": (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
-    "1.2.840.10008.1.2.4.90": (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
-    "1.2.840.10008.1.2.4.91": (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
-    "1.2.840.10008.1.2.4.201": (_OPENJPH, _OPENJPEG),
-    "1.2.840.10008.1.2.4.202": (_OPENJPH, _OPENJPEG),
-    "1.2.840.10008.1.2.4.203": (_OPENJPH, _OPENJPEG),
-    "1.2.840.10008.1.2.5": (_PYDICOM_RLE, _RLE),
+    uids.IMPLICIT_LITTLE: (_PYDICOM,),
+    uids.EXPLICIT_LITTLE: (_PYDICOM,),
+    uids.EXPLICIT_BIG: (_PYDICOM,),
+    uids.DEFLATED: (_PYDICOM,),
+    uids.JPEG_BASELINE: (_LIBJPEG, _GDCM_JPEG),
+    uids.JPEG_EXTENDED: (_LIBJPEG, _GDCM_JPEG),
+    uids.JPEG_SPECTRAL: (_EXTENDED, _GDCM_JPEG),
+    uids.JPEG_PROGRESSIVE: (_EXTENDED, _GDCM_JPEG),
+    uids.JPEG_LOSSLESS: (_LIBJPEG, _SOF3, _GDCM_JPEG),
+    uids.JPEG_LOSSLESS_FIRST_ORDER: (_LIBJPEG, _SOF3, _GDCM_JPEG),
+    uids.JPEG_LS_LOSSLESS: (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
+    uids.JPEG_LS_NEAR_LOSSLESS: (_LIBJPEG, _PYJPEGLS, _GDCM_CHARLS),
+    uids.JPEG_2000_LOSSLESS: (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
+    uids.JPEG_2000: (_OPENJPEG, _PILLOW, _GDCM_OPENJPEG),
+    uids.HTJ2K_LOSSLESS: (_OPENJPH, _OPENJPEG),
+    uids.HTJ2K_LOSSLESS_RPCL: (_OPENJPH, _OPENJPEG),
+    uids.HTJ2K: (_OPENJPH, _OPENJPEG),
+    uids.RLE_LOSSLESS: (_PYDICOM_RLE, _RLE),
 }
 
 

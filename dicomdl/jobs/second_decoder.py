@@ -24,11 +24,11 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import StorageError
+from dicomdl.headers import uids
 from dicomdl.headers.frame import FrameSource
 from dicomdl.pixels.options import Colour
 
 TIMEOUT_S: Final = 60.0  # for one frame; the slowest of the corpus takes 3 s
-_DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 
 
 class Second(NamedTuple):
@@ -283,7 +283,7 @@ def _by_pydicom(request: Mapping[str, Any]) -> Values:
         # Frames that start inside of a byte: asked for one, pydicom 3.0.2 may read a byte too few.
         return np.asarray(_all_bits(path).reshape(-1, dataset.Rows, dataset.Columns)[index])
     options: dict[str, Any] = {"index": index, "raw": True, "decoding_plugin": request["how"]}
-    if uid == _DEFLATED:  # its reader of files does not inflate
+    if uid == uids.DEFLATED:  # its reader of files does not inflate
         return np.asarray(pixel_array(_dataset(path), **options))
     return np.asarray(pixel_array(path, transfer_syntax_uid=UID(uid), **options))
 
@@ -384,9 +384,5 @@ def _syntax(dataset: Any) -> str:
         return str(uid)
     implicit, little = dataset.original_encoding
     return (
-        "1.2.840.10008.1.2"
-        if implicit
-        else "1.2.840.10008.1.2.1"
-        if little
-        else "1.2.840.10008.1.2.2"
+        uids.IMPLICIT_LITTLE if implicit else uids.EXPLICIT_LITTLE if little else uids.EXPLICIT_BIG
     )

@@ -15,7 +15,7 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.geometry.grid import halved
-from dicomdl.headers.uids import VIDEO_ADVICE, is_video
+from dicomdl.headers import uids
 from dicomdl.pixels.codestreams import (
     Codestream,
     Source,
@@ -75,7 +75,6 @@ class Syntax(NamedTuple):
 
     inspect: Callable[[bytes], Codestream]
     decoders: tuple[Decoder, ...]
-    lossy: bool = False
     bytewise: bool = False  # the samples come out as they would lie in a native frame
     reducers: tuple[Decoder, ...] = ()  # decode lower resolutions alone
 
@@ -122,6 +121,7 @@ def decode(
         There is no decoder for the transfer syntax.
     """
     syntax = find_syntax(source.transfer_syntax_uid)
+    lossy = uids.is_lossy(source.transfer_syntax_uid)
     facts = syntax.inspect(stream)
     check_facts(facts, source, len(stream))
     if syntax.bytewise:
@@ -133,7 +133,7 @@ def decode(
         else 0
     )
     rgb = (
-        rgb and syntax.lossy and space.startswith("YBR_FULL") and facts.precision == 8
+        rgb and lossy and space.startswith("YBR_FULL") and facts.precision == 8
     )  # lossless JPEG converts nothing
     job = Job(stream, source, facts, out, rgb, threads=threads)
     samples, decoder = (
@@ -147,7 +147,7 @@ def decode(
         "RGB" if rgb and decoder.converts else space,
         facts.precision,
         syntax.bytewise,
-        syntax.lossy,
+        lossy,
         reduce,
     )
 
@@ -242,10 +242,10 @@ def _checked(decoded: Values, job: Job) -> Values:
 
 
 def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
-    number = uid.removeprefix("1.2.840.10008.1.2.4.")
-    if is_video(uid):
-        text = VIDEO_ADVICE
-    elif number in ("94", "95", "204", "205"):
+    family = uids.family_of(uid)
+    if family == "video":
+        text = uids.VIDEO_ADVICE
+    elif family == "jpip":
         text = "the pixels are on a JPIP server, not in the file"
     else:
         text = f"no decoder for the transfer syntax {uid if uid.replace('.', '').isdecimal() else '(not a UID)'}{reasons}"
@@ -396,42 +396,31 @@ _RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
 # killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621); pylibjpeg for JPEG-LS (wrong pixels for
 # damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
 _SYNTAXES: Final = {
-    "1.2.840.10008.1.2.4.50": Syntax(
-        inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True
-    ),
-    "1.2.840.10008.1.2.4.51": Syntax(
-        inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow")), lossy=True
-    ),
-    "1.2.840.10008.1.2.4.53": Syntax(
-        inspect_jpeg, (_JPEG,), lossy=True
-    ),  # retired, spectral selection
-    "1.2.840.10008.1.2.4.55": Syntax(
-        inspect_jpeg, (_JPEG,), lossy=True
-    ),  # retired, full progression
-    "1.2.840.10008.1.2.4.57": Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.70": Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
-    "1.2.840.10008.1.2.4.80": Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
-    "1.2.840.10008.1.2.4.81": Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls")), lossy=True),
-    "1.2.840.10008.1.2.4.90": Syntax(
+    uids.JPEG_BASELINE: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow"))),
+    uids.JPEG_EXTENDED: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow"))),
+    uids.JPEG_SPECTRAL: Syntax(inspect_jpeg, (_JPEG,)),
+    uids.JPEG_PROGRESSIVE: Syntax(inspect_jpeg, (_JPEG,)),
+    uids.JPEG_LOSSLESS: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
+    uids.JPEG_LOSSLESS_FIRST_ORDER: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg"))),
+    uids.JPEG_LS_LOSSLESS: Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
+    uids.JPEG_LS_NEAR_LOSSLESS: Syntax(inspect_jpeg, (_JPEGLS, *_pydicom("pyjpegls"))),
+    uids.JPEG_2000_LOSSLESS: Syntax(
         inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg", "pillow")), reducers=_REDUCED
     ),
-    "1.2.840.10008.1.2.4.91": Syntax(
+    uids.JPEG_2000: Syntax(
         inspect_jpeg2000,
         (_JPEG2000, *_pydicom("pylibjpeg", "pillow")),
-        lossy=True,
         reducers=_REDUCED,
     ),
-    "1.2.840.10008.1.2.4.110": Syntax(inspect_jpegxl, (_JPEGXL,)),
-    "1.2.840.10008.1.2.4.111": Syntax(inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.112": Syntax(inspect_jpegxl, (_JPEGXL,), lossy=True),
-    "1.2.840.10008.1.2.4.201": Syntax(
+    uids.JPEG_XL_LOSSLESS: Syntax(inspect_jpegxl, (_JPEGXL,)),
+    uids.JPEG_XL_OF_JPEG: Syntax(inspect_jpegxl, (_JPEGXL,)),
+    uids.JPEG_XL: Syntax(inspect_jpegxl, (_JPEGXL,)),
+    uids.HTJ2K_LOSSLESS: Syntax(
         inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED
     ),
-    "1.2.840.10008.1.2.4.202": Syntax(
+    uids.HTJ2K_LOSSLESS_RPCL: Syntax(
         inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED
     ),
-    "1.2.840.10008.1.2.4.203": Syntax(
-        inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), lossy=True, reducers=_REDUCED
-    ),
-    "1.2.840.10008.1.2.5": Syntax(inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
+    uids.HTJ2K: Syntax(inspect_jpeg2000, (_JPEG2000, *_pydicom("pylibjpeg")), reducers=_REDUCED),
+    uids.RLE_LOSSLESS: Syntax(inspect_rle, (_RLE, *_pydicom("pydicom")), bytewise=True),
 }

@@ -11,11 +11,15 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
 from dicomdl.headers.elements import Window, walk_meta
 from dicomdl.headers.reader import first_element
-from dicomdl.headers.uids import DEFLATED, GE_BIG_ENDIAN_PIXELS
+from dicomdl.headers.uids import (
+    DEFLATED_IN_ITEMS,
+    GE_BIG_ENDIAN_PIXELS,
+    NATIVE_IN_ITEMS,
+    PLAIN_BIG,
+    syntaxes_of,
+)
 from dicomdl.pixels.codestreams import Source, join_fragments
 from dicomdl.pixels.stored import (
-    BIG,
-    LITTLE,
     frame_bits,
     is_subsampled,
     keep_stored_bits,
@@ -24,9 +28,7 @@ from dicomdl.pixels.stored import (
 from dicomdl.storage.sources import opened, take_open_file, truncated
 
 Result = TypeVar("Result")
-_NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"  # native frames in items (PS3.5 A.4.11)
-_DEFLATED_IN_ITEMS: Final = "1.2.840.10008.1.2.8.1"  # and deflated one by one (PS3.5 A.4.13)
-UNCODED: Final = LITTLE | BIG | {DEFLATED, _NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS}
+UNCODED: Final = syntaxes_of("", "deflate")
 
 
 def _read_bytes(source: Source, offset: int, length: int) -> bytes:
@@ -49,13 +51,13 @@ def native_bytes(source: Source) -> Values:
     """The frame's bytes as uint8: out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in those."""
     if source.deflated:
         return _inflated(source)
-    if source.transfer_syntax_uid in (_NATIVE_IN_ITEMS, _DEFLATED_IN_ITEMS):
+    if source.transfer_syntax_uid in (NATIVE_IN_ITEMS, DEFLATED_IN_ITEMS):
         data = join_fragments(_read_bytes(source, source.byte_offset, source.byte_length))
-        if source.transfer_syntax_uid == _DEFLATED_IN_ITEMS:
+        if source.transfer_syntax_uid == DEFLATED_IN_ITEMS:
             data = _inflate(data, (whole_bits(source) + 7) // 8)
         return np.frombuffer(data, np.uint8)
     offset, length = source.byte_offset, source.byte_length
-    if source.bits_allocated <= 8 and source.transfer_syntax_uid in BIG:
+    if source.bits_allocated <= 8 and source.transfer_syntax_uid in PLAIN_BIG:
         # Frames lie end to end without padding (PS3.5 8.1.1).
         element = offset - (source.frame_number - 1) * frame_bits(source, length) // 8
         if _is_in_words(source, element):
@@ -85,7 +87,7 @@ def arrange(raw: Values, source: Source, values: Values) -> None:
         samples = np.unpackbits(raw[:needed], bitorder="little")[first : first + bits]
     else:
         samples = raw[:needed].view(
-            values.dtype.newbyteorder(">" if source.transfer_syntax_uid in BIG else "<")
+            values.dtype.newbyteorder(">" if source.transfer_syntax_uid in PLAIN_BIG else "<")
         )
     if is_subsampled(source, raw.nbytes):
         _double_chrominance(samples, values)

@@ -7,17 +7,9 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError, PixelError, UsageError
 from dicomdl.geometry.grid import halved
-from dicomdl.headers.uids import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    GE_BIG_ENDIAN_PIXELS,
-    IMPLICIT_LITTLE,
-    content_of,
-)
+from dicomdl.headers.uids import PLAIN_BIG, PLAIN_LITTLE, content_of
 from dicomdl.pixels.codestreams import Source
 
-LITTLE: Final = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE})
-BIG: Final = frozenset({EXPLICIT_BIG, GE_BIG_ENDIAN_PIXELS})
 _SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _DTYPES: Final = {
     (False, bits, representation): np.dtype(
@@ -38,7 +30,7 @@ def is_native(transfer_syntax_uid: str) -> bool:
     True for the little and big endian transfer syntaxes. False for the deflated one, whose frames have no place of
     their own in the file, and for every encapsulated one.
     """
-    return transfer_syntax_uid in LITTLE or transfer_syntax_uid in BIG
+    return transfer_syntax_uid in PLAIN_LITTLE or transfer_syntax_uid in PLAIN_BIG
 
 
 def stored_dtype(source: Source) -> np.dtype[Any]:
@@ -126,7 +118,7 @@ def is_plain(source: Source) -> bool:
     """Whether the file's bytes are the result's, at most with the bytes of each sample reversed."""
     if source.deflated or source.bits_allocated < 8 or not is_native(source.transfer_syntax_uid):
         return False
-    if source.bits_allocated == 8 and source.transfer_syntax_uid in BIG:
+    if source.bits_allocated == 8 and source.transfer_syntax_uid in PLAIN_BIG:
         return False  # may be stored in words: see _native_bytes
     return source.samples_per_pixel == 1 or (
         source.planar_configuration == 0 and not is_subsampled(source, source.byte_length)
@@ -158,7 +150,7 @@ def stored_bits(source: Source) -> tuple[int, int]:
 
 def as_meant(values: Values, source: Source) -> None:
     """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
-    if (source.transfer_syntax_uid in BIG) == np.little_endian:
+    if (source.transfer_syntax_uid in PLAIN_BIG) == np.little_endian:
         values.byteswap(inplace=True)
     keep_stored_bits(values, source)
 

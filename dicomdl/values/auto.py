@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.headers.frame import Frame
-from dicomdl.headers.uids import content_of
+from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
 from dicomdl.values.intensity import Intensity, IntensityOption, RealWorld
 from dicomdl.values.lookup_reading import modality_lut
@@ -14,8 +14,6 @@ from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity, Limits, Percentile, VoiLut, Window
 
-# SOP classes that say more about the values than Modality does (PS3.4 B.5): 600 "CT" series of IDC are screenshots.
-_SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"  # and its multi-frame kinds .7.1 to .7.4
 PROJECTION: Final = frozenset({"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"})
 SUV_UPPER: Final = 20.0  # g/ml
 Rule = Literal["ct", "percentile", "pet", "counts", "projection", "picture", "values"]
@@ -94,8 +92,8 @@ def _has_palette(frame: Frame) -> bool:
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
-    uid = frame.sop_class_uid
-    return uid == _SECONDARY_CAPTURE or uid.startswith(_SECONDARY_CAPTURE + ".")
+    # SOP classes say more about the values than Modality does: 600 "CT" series of IDC are screenshots.
+    return is_secondary_capture(frame.sop_class_uid)
 
 
 def pet_without_suv() -> Intensity:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from dicomdl.headers import uids
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.coded import read_codestream
 from dicomdl.pixels.codestreams import Source, check_facts, coded_space, jpeg_segments, main_header
@@ -14,9 +15,9 @@ from dicomdl.pixels.stored import frame_shape, named, stored_bits
 if TYPE_CHECKING:
     from torch import Tensor
 
-_DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51))
-_JPEG: Final = _DCT | {f"1.2.840.10008.1.2.4.{number}" for number in (57, 70)}
-_JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+_DCT: Final = frozenset({uids.JPEG_BASELINE, uids.JPEG_EXTENDED})
+_JPEG: Final = _DCT | {uids.JPEG_LOSSLESS, uids.JPEG_LOSSLESS_FIRST_ORDER}
+_JPEG_2000: Final = uids.syntaxes_of("jpeg2000")
 CPU_ONLY: Final = -99999  # NVIMGCODEC_DEVICE_CPU_ONLY, which Python sees from 0.9 on
 
 
@@ -41,7 +42,7 @@ class Kind:
     @property
     def lossy(self) -> bool:
         """Whether two right decoders may differ."""
-        return codecs.find_syntax(self.transfer_syntax_uid).lossy
+        return uids.is_lossy(self.transfer_syntax_uid)
 
     @property
     def to_rgb(self) -> bool:

@@ -1,0 +1,85 @@
+"""The table of transfer syntaxes and SOP classes against pydicom's copy of PS3.6."""
+
+import re
+
+import pytest
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
+
+from dicomdl.headers import uids
+from dicomdl.headers.uids import SOP_CLASSES, TRANSFER_SYNTAXES, SopClass, TransferSyntax
+
+# Too new for the pydicom at hand, or no part of the standard.
+UNKNOWN_TO_PYDICOM = {
+    uids.GE_BIG_ENDIAN_PIXELS,
+    uids.DEFLATED_IN_ITEMS,
+    *uids.syntaxes_of("jpegxl"),
+}
+KNOWN = [row for row in TRANSFER_SYNTAXES.values() if row.uid in UID_dictionary]
+
+
+@pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
+def test_a_transfer_syntax_is_coded_as_pydicom_says(row: TransferSyntax) -> None:
+    uid = UID(row.uid)
+    assert row.name == uid.name
+    assert row.encapsulated == uid.is_compressed
+    assert row.deflated == uid.is_deflated
+    assert row.little_endian == uid.is_little_endian
+    assert row.implicit_vr == uid.is_implicit_VR
+
+
+def test_every_other_row_is_one_that_pydicom_may_not_know() -> None:
+    assert TRANSFER_SYNTAXES.keys() - {row.uid for row in KNOWN} <= UNKNOWN_TO_PYDICOM
+    assert all(TRANSFER_SYNTAXES[uid].encapsulated for uid in uids.syntaxes_of("jpegxl", "deflate"))
+
+
+def test_every_transfer_syntax_of_files_with_native_frames_is_in_the_table() -> None:
+    native = {
+        uid
+        for uid, (_, kind, _, retired, _) in UID_dictionary.items()
+        if kind == "Transfer Syntax" and not retired and not UID(uid).is_compressed
+    }
+    assert native <= uids.NATIVE
+    assert uids.NATIVE - {uids.DEFLATED} == uids.PLAIN_LITTLE | uids.PLAIN_BIG
+    assert {uids.EXPLICIT_BIG, uids.GE_BIG_ENDIAN_PIXELS} == uids.PLAIN_BIG
+
+
+def test_every_video_of_the_standard_is_known_as_one() -> None:
+    videos = {
+        uid
+        for uid, (name, kind, *_) in UID_dictionary.items()
+        if kind == "Transfer Syntax" and ("MPEG" in name or "HEVC" in name)
+    }
+    assert videos == uids.syntaxes_of("video")
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TRANSFER_SYNTAXES.values() if row.encapsulated], ids=lambda row: row.name
+)
+def test_a_transfer_syntax_is_lossy_unless_its_name_excludes_it(row: TransferSyntax) -> None:
+    plain = row.family in ("", "deflate")
+    says = "Lossless" in row.name and "Near" not in row.name
+    assert row.lossy == (not says and not plain)
+
+
+@pytest.mark.parametrize("row", SOP_CLASSES.values(), ids=lambda row: row.name)
+def test_a_sop_class_has_the_name_that_pydicom_has(row: SopClass) -> None:
+    known = UID_dictionary.get(row.uid)
+    assert known is None or known[:2] == (row.name, "SOP Class")
+    assert uids.is_image_storage(row.uid)
+
+
+def test_frames_of_enhanced_and_converted_objects_have_planes_of_their_own() -> None:
+    enhanced = {
+        uid
+        for uid, (name, kind, *_) in UID_dictionary.items()
+        if kind == "SOP Class" and re.search("Enhanced (CT|MR|PET) ", name)
+    }
+    assert enhanced <= uids.OWN_PLANES
+    assert SOP_CLASSES.keys() > uids.PLACED
+
+
+@pytest.mark.parametrize("kind", ["", ".1", ".2", ".3", ".4"])
+def test_secondary_capture_has_one_frame_or_several(kind: str) -> None:
+    assert uids.is_secondary_capture("1.2.840.10008.5.1.4.1.1.7" + kind)
+    assert not uids.is_secondary_capture("1.2.840.10008.5.1.4.1.1.77.1.1")
