@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from dicomdl.storage.cache.disk import DiskCache as DiskCache
     from dicomdl.storage.cache.memory import MemoryCache as MemoryCache
     from dicomdl.values.auto import by_modality as by_modality
-    from dicomdl.values.intensity import RealWorld as RealWorld
     from dicomdl.values.presets import preset as preset
     from dicomdl.values.presets import presets as presets
+    from dicomdl.values.quantity import RealWorld as RealWorld
     from dicomdl.values.rescale import Rescale as Rescale
     from dicomdl.values.suv import SUV as SUV
     from dicomdl.values.windows import Percentile as Percentile
@@ -67,7 +67,7 @@ _HOMES = {
     "MemoryCache": "storage.cache.memory",
     "PatchDataset": "datasets.patches",
     "Percentile": "values.windows",
-    "RealWorld": "values.intensity",
+    "RealWorld": "values.quantity",
     "Rescale": "values.rescale",
     "RowBatchSampler": "datasets.samplers",
     "RowSampler": "datasets.samplers",
@@ -81,7 +81,7 @@ _HOMES = {
     "Uniform": "datasets.patch_samplers",
     "Volume": "volumes.volume",
     "VolumeDataset": "datasets.volumes",
-    "Window": "values.intensity",
+    "Window": "values.windows",
     "WithEpoch": "datasets.samplers",
     "apply_intensity": "datasets.device.values",
     "by_modality": "values.auto",

@@ -18,35 +18,17 @@ from dicomdl.datasets.transport import new_array
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.index.views import Stack
-from dicomdl.values.auto import is_name_of_file
-from dicomdl.values.intensity import Intensity, IntensityOption
-from dicomdl.values.presets import preset
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
-from dicomdl.values.stack_intensity import SUV_POLICIES, SuvPolicy, stack_intensity
-from dicomdl.values.windows import Identity, Window
+from dicomdl.values.request import IntensityRequest
+from dicomdl.values.stack_intensity import SuvPolicy, stack_intensity
+from dicomdl.values.windows import Identity
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
 
 Affine = npt.NDArray[np.float64]
 IntensityOn = Literal["cpu", "device"]
 _LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
-
-
-def check_intensity(option: IntensityOption, suv: SuvPolicy) -> None:
-    """A misspelt preset is refused when the dataset is made, not by the first sample in a worker."""
-    if (
-        isinstance(option, str)
-        and option not in ("auto", "modality")
-        and not is_name_of_file(option)
-    ):
-        preset(option)
-    if isinstance(option, tuple | list):
-        try:
-            Window(*option)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"intensity={option!r}: expected (center, width): {error}") from None
-    if suv not in SUV_POLICIES:
-        raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
 
 
 def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
@@ -72,20 +54,23 @@ def frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine
 
 
 def stack_recipe(
-    stack: Stack, option: IntensityOption, suv: SuvPolicy, max_bytes: int | None = None
+    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None = None
 ) -> Intensity:
-    """What `intensity` means for a stack, remembered where the option can be hashed."""
+    """What `intensity` means for a stack, remembered where the request can be hashed."""
     try:
-        return _known_recipe(stack, option, suv, max_bytes)  # type: ignore[arg-type]
-    except TypeError:  # an option that cannot be hashed, such as a caller's own object
-        return stack_intensity(stack, option, suv, max_bytes)
+        hash(request)
+    except TypeError:  # such as a caller's own object
+        return stack_intensity(stack, request, suv, max_bytes)
+    return _known_recipe(stack, request, suv, max_bytes)
 
 
 @functools.lru_cache(
     maxsize=512
 )  # a worker walks through thousands of stacks, of which it soon sees none again
-def _known_recipe(stack: Stack, option: Any, suv: SuvPolicy, max_bytes: int | None) -> Intensity:
-    return stack_intensity(stack, option, suv, max_bytes)
+def _known_recipe(
+    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
+) -> Intensity:
+    return stack_intensity(stack, request, suv, max_bytes)
 
 
 def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:

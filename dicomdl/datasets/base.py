@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from dicomdl.datasets.assembly import Delivery, check_intensity
+from dicomdl.datasets.assembly import Delivery
 from dicomdl.datasets.collate import collate_by_default
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
@@ -29,8 +29,8 @@ from dicomdl.index.views import Stacks
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.sources import kept_open
-from dicomdl.values.intensity import IntensityOption
-from dicomdl.values.stack_intensity import SuvPolicy
+from dicomdl.values.request import IntensityOption, IntensityRequest
+from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 
 Transform = Callable[[Sample], Any]
 OnError = Literal["raise", "skip", "replace"]
@@ -282,9 +282,8 @@ class PixelDataset(SampleDataset):
         delivery: Delivery,
     ) -> None:
         super().__init__(transform, on_error, seed)
-        check_intensity(intensity, suv)
-        self.intensity = intensity
-        self.suv: SuvPolicy = suv
+        self.intensity = IntensityRequest.parse(intensity)
+        self.suv = checked_suv(suv)
         self.cache = as_cache(cache)
         self.decoding = decoding
         self.delivery = delivery

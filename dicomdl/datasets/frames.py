@@ -33,8 +33,9 @@ from dicomdl.pixels.stored import is_native
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.auto import PROJECTION, resolve
 from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
-from dicomdl.values.intensity import Intensity, IntensityOption
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted, read_image
+from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy, sample_of, with_units
 from dicomdl.volumes.blocks import read_block, voxels_of
 

@@ -37,7 +37,8 @@ from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption
-from dicomdl.values.intensity import Intensity, IntensityOption
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block, voxels_of

@@ -26,8 +26,8 @@ from dicomdl.pixels.options import Decoding
 from dicomdl.pixels.stored import is_native
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.conversion import is_colour
-from dicomdl.values.intensity import IntensityOption
 from dicomdl.values.reading import Converted
+from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.volumes.blocks import voxels_of
 from dicomdl.volumes.read import read_volume

@@ -7,9 +7,10 @@ from dicomdl.errors import IntensityError, UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
-from dicomdl.values.intensity import Intensity, IntensityOption, RealWorld
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.lookup_reading import modality_lut
 from dicomdl.values.presets import preset
+from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity, Limits, Percentile, VoiLut, Window
@@ -130,81 +131,49 @@ def _stored_limits(frame: Frame) -> Limits | None:
     return Limits(min(ends), max(ends))
 
 
-def resolve(option: IntensityOption, frame: Frame) -> Intensity:
+def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
     """The recipe for a whole stack, from what a user passed as ``intensity=``.
 
-    Called once a stack, with its middle frame (slice ``n // 2``): where windows differ from slice to slice the middle one's
-    holds for all, because frame, volume and patch of a stack must map a value identically.
+    Called once per stack, with its middle frame (slice ``n // 2``). Windows may differ from slice to
+    slice; the middle one's holds for all, because frame, volume and patch of a stack must map a
+    value identically.
 
     Parameters
     ----------
     option
-        ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"`` (the file's own first
-        window, or its first VOI LUT where it has no window), ``"file:1"`` (its second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a
-        preset's name; (center, width); a Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto
-        [0, 1]) or a RealWorld; any callable.
+        ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"``
+        (the file's own first window, or its first VOI LUT where it has no window), ``"file:1"`` (its
+        second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a preset's name; (center, width); a
+        Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto [0, 1])
+        or a RealWorld; any callable; or any of these as an `IntensityRequest`.
     frame
-        The stack's representative frame.
+        The stack's representative frame, None where no DICOM facts are known.
 
     Raises
     ------
     UsageError
-        An unknown name or something that is no option.
+        An unknown name, something that is no option, or one that needs a frame where there is none.
     IntensityError
         ``"file"`` or ``"voi_lut"`` and the frame has no usable one; an impossible center or width.
     """
-    if option is None or option == "modality" or isinstance(option, Identity):
-        return Intensity(Identity(), units=units_of(frame))
-    if isinstance(option, Intensity):
-        return option
-    if isinstance(option, str):
-        return _resolve_name(option, frame)
-    if isinstance(option, tuple) and len(option) == 2:
-        return Intensity(Window(*option))
-    if isinstance(option, SUV):
-        mapping = Identity() if option.upper is None else Limits(0.0, option.upper)
-        return Intensity(
-            mapping, units=option.units if option.upper is None else "1", quantity=SUV(option.kind)
-        )
-    if isinstance(option, RealWorld):
-        return Intensity(Identity(), units="", quantity=option)
-    if isinstance(option, Window | Limits | Percentile | VoiLut):
-        return Intensity(option)
-    if callable(option):
-        return Intensity(option, units="")
-    raise UsageError(
-        f"intensity is a {type(option).__name__}: expected a name, a (center, width) tuple, a Window or a callable"
-    )
+    request = IntensityRequest.parse(option)
+    if request.given is not None:
+        return request.given
+    if request.source == "modality":
+        return Intensity(Identity(), units="" if frame is None else units_of(frame))
+    if frame is None:
+        message = f"values without DICOM facts have no {request} window"
+        raise UsageError(f"{message}: name a preset or a (center, width)")
+    return by_modality(frame) if request.source == "auto" else Intensity(_of_file(frame, request))
 
 
-def _resolve_name(name: str, frame: Frame) -> Intensity:
-    if name == "auto":
-        return by_modality(frame)
-    if is_name_of_file(name):
-        source, _, number = name.partition(":")
-        return Intensity(_of_file(frame, source, number))
-    try:
-        return Intensity(preset(name))
-    except UsageError as error:
-        error.add_note(
-            'intensity also takes "auto", "modality", "file", "voi_lut", (center, width), a Window, an SUV or any callable'
-        )
-        raise
-
-
-def _of_file(frame: Frame, source: str, number: str) -> Window | VoiLut:
-    """A window or table of the file; of both, which are alternatives (PS3.3 C.11.2), the window, since people look at that."""
-    if source == "voi_lut":
-        return VoiLut.from_frame(frame, int(number or 0))
-    if not number and frame.voi_lut_sequence and not frame.window_center:
+def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:
+    """A window or table of the file; the window where it has both, since people look at that (PS3.3 C.11.2)."""
+    if request.source == "voi_lut":
+        return VoiLut.from_frame(frame, request.which or 0)
+    if request.which is None and frame.voi_lut_sequence and not frame.window_center:
         return VoiLut.from_frame(frame)
-    return Window.from_frame(frame, int(number or 0))
-
-
-def is_name_of_file(option: str) -> bool:
-    """Whether an option names something that only the file can tell, so that it cannot be checked without one."""
-    source, _, number = option.partition(":")
-    return source in ("file", "voi_lut") and (number.isdecimal() or option == source)
+    return Window.from_frame(frame, request.which or 0)
 
 
 def units_of(frame: Frame) -> str:

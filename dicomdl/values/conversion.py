@@ -12,9 +12,9 @@ from dicomdl.errors import IntensityError, SUVError
 from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.values.auto import units_of
-from dicomdl.values.intensity import Quantity, RealWorld
 from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps
 from dicomdl.values.lookup_reading import modality_lut, real_world_maps, select_real_world_map
+from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.rescale import Rescale, apply_rescale, has_modality_lut
 from dicomdl.values.suv import SUV, suv_factor
 from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS

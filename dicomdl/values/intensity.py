@@ -12,13 +12,13 @@ Options are values: they compare, print, pickle and are the cache key. Maps neve
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from dicomdl.arrays import Float32, Values
-from dicomdl.errors import IntensityError, UsageError
-from dicomdl.values.suv import SUV
+from dicomdl.errors import IntensityError
+from dicomdl.values.quantity import Quantity
 from dicomdl.values.windows import (
     Identity,
     IntensityMap,
@@ -28,42 +28,6 @@ from dicomdl.values.windows import (
     Window,
     source_and_target,
 )
-
-# --- what the values are ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RealWorld:
-    """The wish for real-world values: stored values by the file's own Real World Value Mapping (PS3.3 C.7.6.16.2.11).
-
-    Parameters
-    ----------
-    which
-        A number from 0, units ("mm2/s"), or a label, as for `lookup.select_real_world_map`.
-    """
-
-    which: int | str = 0
-
-
-Quantity: TypeAlias = Literal["modality", "network"] | SUV | RealWorld
-"""What values are: by rescale or Modality LUT, as standardized uptake, by a real-world map; or what a window has made of any of these."""
-
-
-def as_quantity(option: str | SUV | RealWorld) -> Quantity:
-    """What a user passed as ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld; UsageError otherwise."""
-    if isinstance(option, RealWorld):
-        return option
-    if isinstance(option, SUV):
-        return SUV(option.kind)
-    named: dict[str, Quantity] = {"modality": "modality", "suv": SUV(), "real_world": RealWorld()}
-    if not isinstance(option, str) or option not in named:
-        raise UsageError(
-            f"values={option!r}: expected {', '.join(map(repr, named))}, an SUV(...) or a RealWorld(...)"
-        )
-    return named[option]
-
-
-# --- from options to recipes --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +120,3 @@ def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:
     )  # always a copy: the function may have returned its argument
     np.copyto(out, result, casting="unsafe")
     return out
-
-
-IntensityOption: TypeAlias = (
-    str | tuple[float, float] | Intensity | IntensityMap | SUV | RealWorld | None
-)

@@ -12,15 +12,17 @@ import numpy as np
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import PixelError, StorageError, SUVError, UsageError
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.system import available_cores
 from dicomdl.values.auto import pet_without_suv, resolve
 from dicomdl.values.conversion import Conversion, conversions, quantity_units, suv_factor_of
-from dicomdl.values.intensity import Intensity, IntensityOption, Quantity, RealWorld
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.reading import read_converted
+from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity, sample_positions, sample_stride
 
@@ -29,9 +31,13 @@ SUV_POLICIES: Final[tuple[SuvPolicy, ...]] = get_args(SuvPolicy)
 _SAMPLE_RULE: Final = (
     2  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
 )
-NO_FACTS: Final = Frame(
-    path="", frame_number=1, byte_offset=0, byte_length=0, file_bytes=0, file_mtime_ns=-1
-)
+
+
+def checked_suv(policy: SuvPolicy) -> SuvPolicy:
+    """The policy; UsageError for one that does not exist."""
+    if policy not in SUV_POLICIES:
+        raise UsageError(f"suv={policy!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
+    return policy
 
 
 def stack_intensity(
@@ -47,16 +53,15 @@ def stack_intensity(
 
     An SUVError where SUV are needed and the header does not give them; under "auto" with ``suv="if_possible"`` percentiles instead.
     """
-    if suv not in SUV_POLICIES:
-        raise UsageError(f"suv={suv!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
+    request, suv = IntensityRequest.parse(option), checked_suv(suv)
     first = _first(stack)
-    recipe = resolve(option, first.middle)
+    recipe = resolve(request, first.middle)
     if isinstance(recipe.quantity, SUV):
         try:
             for each in stack if isinstance(stack, Group) else [stack]:
                 suv_factor_of(each, recipe.quantity)
         except SUVError as error:
-            if option != "auto":
+            if request.source != "auto":
                 raise
             if suv == "required":
                 error.add_note(

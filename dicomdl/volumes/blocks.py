@@ -28,7 +28,8 @@ from dicomdl.storage.memory import Kept
 from dicomdl.storage.sources import Piece, check_unchanged, read_pieces
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import Conversion, conversions, is_colour
-from dicomdl.values.intensity import Intensity, Quantity
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import modality_dtype
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import StorageError
-from dicomdl.values.intensity import IntensityOption
+from dicomdl.values.request import IntensityOption
 from dicomdl.volumes.resampling import simpleitk
-from dicomdl.volumes.volume import Volume, pictured, shown_volume
+from dicomdl.volumes.volume import Volume, pictured, shown_intensity
 
 
 def montage(
@@ -19,7 +19,7 @@ def montage(
 
     The volume of a group shows its middle slice at evenly spaced time points.
     """
-    values = volume.window(shown_volume(volume, intensity), suv="if_possible").array
+    values = volume.window(shown_intensity(volume, intensity), suv="if_possible").array
     places = [place for _, place in pictured(volume, slices)]
     across = math.ceil(math.sqrt(len(places)))
     down = math.ceil(len(places) / across)

@@ -22,7 +22,7 @@ from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import conversions, quantity_units
-from dicomdl.values.intensity import RealWorld, as_quantity
+from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
 from dicomdl.volumes.resampling import exact_float, rounded

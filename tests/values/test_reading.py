@@ -19,7 +19,8 @@ from dicomdl.pixels.options import Decoding
 from dicomdl.values import conversion as conversion_module
 from dicomdl.values import reading as modality
 from dicomdl.values.conversion import conversions
-from dicomdl.values.intensity import Intensity, RealWorld
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.quantity import RealWorld
 from dicomdl.values.reading import read_converted
 from dicomdl.values.stack_intensity import stack_sample
 from dicomdl.values.windows import Limits, Percentile

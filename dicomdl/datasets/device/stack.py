@@ -11,8 +11,8 @@ from dicomdl.index.views import Stack
 from dicomdl.pixels.codestreams import Source
 from dicomdl.pixels.stored import frame_shape, stored_range
 from dicomdl.values.conversion import Conversion, conversions, is_colour
-from dicomdl.values.intensity import IntensityOption
 from dicomdl.values.reading import read_image
+from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import stack_intensity
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ def read_stack(
     """
     import torch
 
+    request = IntensityRequest.parse(intensity)
     if irregular not in ("raise", "accept"):
         raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
     if irregular == "raise" and stack.verdict not in READABLE:
         message = f"the stack is {stack.verdict}: pass irregular='accept' to take it as it lies, or resample it by read_volume"
         raise IrregularStack(message, verdict=stack.verdict, detail=stack.detail)
-    recipe, palettes = stack_intensity(stack, intensity), stack.content == "image"
+    recipe, palettes = stack_intensity(stack, request), stack.content == "image"
     sources, own = stack.sources, conversions(stack, recipe.quantity)
     shapes = {frame_shape(source) for source in sources}
     if len(shapes) != 1:
