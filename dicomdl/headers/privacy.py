@@ -5,6 +5,7 @@ from typing import Final
 
 from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Attribute, Frame, attributes, snake_case
+from dicomdl.headers.requirement import require_pydicom
 
 # Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all dates and times of birth
 # and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than listed where possible.
@@ -28,6 +29,7 @@ def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tup
     """
     if not keywords:
         return ()
+    require_pydicom()
     from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
     own = {attribute.name for attribute in attributes()} | set(Frame.__slots__)

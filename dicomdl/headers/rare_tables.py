@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
+from dicomdl.headers.requirement import require_pydicom
 from dicomdl.headers.uids import DEFLATED
 from dicomdl.storage.system import OPEN_FLAGS
 
@@ -264,6 +265,7 @@ def _parsed(path: str, size: int, mtime_ns: int) -> Tables:  # noqa: ARG001  # t
 
 def _read_header(path: str) -> Any:
     """pydicom's data set of the wanted elements before the pixels."""
+    require_pydicom()
     import pydicom
 
     with open(os.open(path, OPEN_FLAGS), "rb") as file:

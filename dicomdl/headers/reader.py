@@ -55,6 +55,7 @@ from dicomdl.headers.mosaic import (
     uih_tiling,
 )
 from dicomdl.headers.pixel_data import Place, locate_frames, pixel_layout
+from dicomdl.headers.requirement import require_pydicom
 from dicomdl.headers.uids import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -710,6 +711,7 @@ def _to_utf8(raw: bytes, charset: bytes) -> bytes:
     """Text of a file's SpecificCharacterSet as UTF-8; what does not decode is replaced, never refused."""
     import warnings
 
+    require_pydicom()
     from pydicom.charset import convert_encodings, decode_bytes
 
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
 from dicomdl.geometry.grid import halved
 from dicomdl.headers import uids
+from dicomdl.headers.requirement import require_pydicom
 from dicomdl.pixels.codestreams import (
     Codestream,
     Source,
@@ -355,6 +356,7 @@ def _decode_rle(job: Job) -> Values:
 
 
 def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
+    require_pydicom()
     from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(job.source.transfer_syntax_uid)
