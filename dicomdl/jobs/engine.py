@@ -1,18 +1,20 @@
-"""jobs.engine"""
+"""Headers of many files: chunk by chunk in this process, or in worker processes.
+
+`read_chunk` is the unit of work of every engine. A chunk that a dead worker leaves unread is read by
+this process, so a scan ends with the same tables however many workers die.
+"""
 
 import contextlib
 import gc
-import json
 import os
 import queue
 import struct
-import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import StorageError
 from dicomdl.headers.frame import Attribute
@@ -20,6 +22,7 @@ from dicomdl.headers.reader import NO_TILE, CodedTile, HeaderReader
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
 from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, frames_schema
 from dicomdl.index.table import Table
+from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.system import available_cores
 
 CHUNK_FILES: Final = 1024  # files a worker reads before it answers
@@ -133,108 +136,82 @@ def _in_process(
         yield read_chunk(reader, paths, first)
 
 
-# A message is its length and its bytes; a chunk's message is the number of its first file and its paths, NUL between them.
-_LENGTH: Final = struct.Struct("<QQ")
+# A chunk: the number of its first file and its paths.
+_Chunk: TypeAlias = tuple[int, Sequence[bytes]]
+# A message to a worker: the number of the first file, then the paths with NUL between them.
+_FIRST: Final = struct.Struct("<Q")
+_WORKER: Final = "dicomdl.jobs.engine:answering"
+
+
+def answering(extra: Sequence[Mapping[str, Any]]) -> Answer:
+    """What a worker process answers chunks with: their tables."""
+    reader = HeaderReader([Attribute(**{**a, "groups": tuple(a["groups"])}) for a in extra])
+
+    def answer(message: bytes) -> list[Any]:
+        (first,) = _FIRST.unpack_from(message)
+        return [to_bytes(read_chunk(reader, message[_FIRST.size :].split(b"\0"), first))]
+
+    return answer
 
 
 def _in_workers(
-    chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[Attribute], workers: int
+    chunks: Sequence[_Chunk], extra: Sequence[Attribute], workers: int
 ) -> Iterator[list[Table]]:
-    """Chunks read by processes of our own; what a process that dies leaves undone, this process reads."""
-    waiting: queue.SimpleQueue[tuple[int, Sequence[bytes]] | None] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[tuple[tuple[int, Sequence[bytes]] | None, bytes]] = (
-        queue.SimpleQueue()
-    )
-    for chunk in chunks:
+    """Tables of chunks that worker processes read, and of those that dead workers left unread."""
+    waiting: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[_Chunk, bytes | Death] | None] = queue.SimpleQueue()
+    for chunk in (*chunks, *[None] * workers):
         waiting.put(chunk)
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for _ in range(
-            workers
-        ):  # inside, so that one that cannot be started does not leave the others behind
-            processes.append(_start_worker(extra))
-        for process in processes:
-            waiting.put(None)
-            threading.Thread(
-                target=_serve_from, args=(process, waiting, answers), daemon=True
-            ).start()
-        ended = 0
-        while ended < workers:
-            answered, answer = answers.get()
+    with contextlib.ExitStack() as team:
+        for _ in range(workers):
+            worker = _start_worker(extra)
+            team.callback(worker.end)
+            threading.Thread(target=_feed, args=(worker, waiting, answers), daemon=True).start()
+        deaths, running = [], workers
+        while running:
+            answered = answers.get()
             if answered is None:
-                ended += 1
-            elif answer:
-                yield from_bytes(answer, 3)
+                running -= 1
+            elif isinstance(answered[1], Death):
+                deaths.append(answered[1])
+                yield from _in_process([answered[0]], extra)
             else:
-                yield from _in_process([answered], extra)
-        while not waiting.empty():  # every process died before the work was done
-            left = waiting.get()
-            if left is not None:
-                yield from _in_process([left], extra)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(
-                        OSError
-                    ):  # what a dead worker never read cannot be flushed
-                        pipe.close()
+                yield from_bytes(answered[1], 3)
+    if deaths:
+        _warn(deaths, workers)
+    left = [waiting.get() for _ in range(waiting.qsize())]
+    yield from _in_process([chunk for chunk in left if chunk is not None], extra)
 
 
-_WORKER: Final = (
-    "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"  # before the import: it says where dicomdl is
-    "from dicomdl.jobs.engine import serve; serve(setup)"
-)
-
-
-def _start_worker(extra: Sequence[Attribute]) -> "subprocess.Popen[bytes]":
-    places = [
-        place for place in sys.path if isinstance(place, str)
-    ]  # notebooks put other things there, too
-    setup = json.dumps({"path": places, "extra": [asdict(attribute) for attribute in extra]})
+def _start_worker(extra: Sequence[Attribute]) -> Child:
     try:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-c", _WORKER, setup],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-    except OSError as error:
-        raise StorageError(
-            f"a worker cannot be started ({error.strerror}): pass workers=1"
-        ) from error
+        return Child(_WORKER, [asdict(attribute) for attribute in extra])
+    except StorageError as error:
+        raise StorageError(f"{error}; pass workers=1") from error
 
 
-def _serve_from(process: "subprocess.Popen[bytes]", waiting: Any, answers: Any) -> None:
-    """Feed one worker chunk by chunk; an empty answer stands for a chunk that it could not read."""
+def _feed(worker: Child, waiting: Any, answers: Any) -> None:
+    """Ask one worker chunk by chunk, until there are no more or it dies."""
     while (chunk := waiting.get()) is not None:
-        try:
-            assert process.stdin is not None and process.stdout is not None
-            message = b"\0".join(chunk[1])
-            process.stdin.write(_LENGTH.pack(len(message), chunk[0]) + message)
-            process.stdin.flush()
-            size, _ = _LENGTH.unpack(process.stdout.read(_LENGTH.size))
-            answer = process.stdout.read(size)
-        except (OSError, ValueError, struct.error):
-            answers.put((chunk, b""))
+        worker.send(_FIRST.pack(chunk[0]), b"\0".join(chunk[1]))
+        answer = worker.receive()
+        answers.put((chunk, answer))
+        if isinstance(answer, Death):
             break
-        answers.put((chunk, answer if len(answer) == size else b""))
-    answers.put((None, b""))
+    answers.put(None)
 
 
-def serve(setup: Mapping[str, Any]) -> None:
-    """A worker process: chunks from standard input, tables to standard output, until the input ends."""
-    reader = HeaderReader(
-        [Attribute(**{**a, "groups": tuple(a["groups"])}) for a in setup["extra"]]
+class WorkerWarning(UserWarning):
+    """Worker processes of a scan have died; the scan is whole all the same."""
+
+
+def _warn(deaths: Sequence[Death], workers: int) -> None:
+    """Say once that the scan takes longer than it should, and why."""
+    # A worker that dies at its start tells most: what it cannot import.
+    death = min(deaths, key=lambda death: death.was_ready)
+    warnings.warn(
+        f"{len(deaths)} of {workers} worker processes of the scan ended early, so this process reads "
+        f"their files itself, which takes longer; the first: {death}",
+        WorkerWarning,
+        stacklevel=2,
     )
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing that prints may get between the messages
-    try:
-        while len(head := source.read(_LENGTH.size)) == _LENGTH.size:
-            size, first = _LENGTH.unpack(head)
-            answer = to_bytes(read_chunk(reader, source.read(size).split(b"\0"), first))
-            sink.write(_LENGTH.pack(len(answer), first) + answer)
-            sink.flush()
-    except (KeyboardInterrupt, BrokenPipeError):
-        return

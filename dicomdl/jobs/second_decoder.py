@@ -1,32 +1,30 @@
-"""A second decoder in a process of its own: frames are asked for on this side, and read by pydicom, imagecodecs or GDCM on the other.
+"""A second decoder in a process of its own: pydicom, imagecodecs or GDCM decode frames on request.
 
-Decoders abort, hang and print, so death is an answer like any other and nothing that a library writes can get between the messages. What
-comes back is not trusted: no pickles, and no array larger than the frame that was asked for.
+Decoders abort, hang and print, so the death of the process is an answer like any other. What comes
+back is not trusted: no pickles, and no array larger than the frame that was asked for.
 """
 
 import contextlib
 import functools
+import importlib
 import json
 import math
 import os
-import signal
 import struct
-import subprocess
-import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from dicomdl.arrays import Values
-from dicomdl.errors import StorageError
 from dicomdl.headers import uids
 from dicomdl.headers.frame import FrameSource
 from dicomdl.pixels.options import Colour
+from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
+from dicomdl.storage.system import physical_memory
 
 TIMEOUT_S: Final = 60.0  # for one frame; the slowest of the corpus takes 3 s
 
@@ -54,29 +52,30 @@ class Refusal(NamedTuple):
 
 # --- the second process, from this side -------------------------------------------------------------------------------
 
-# A message is the length of a JSON object, the object, and, where it has a "dtype", the bytes of the array that it describes.
-_LENGTH: Final = struct.Struct("<I")
+# A request is a JSON object. Its answer is the length of a JSON object, the object, and, where that
+# has a "dtype", the bytes of the array that it describes.
+_HEAD: Final = struct.Struct("<I")
+TARGET: Final = "dicomdl.jobs.second_decoder:answering"
 _LONGEST_HEAD: Final = 1 << 20
+# Bytes of a sample: no decoder gives wider ones.
+_LONGEST_SAMPLE: Final = 8
 _NOT_INSTALLED: Final = "not installed"
-_WORKER: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"  # before the import: it says where dicomdl is
-    "from dicomdl.jobs.second_decoder import serve; serve()"
-)
 
 
 class SecondReader:
-    """The process that decodes a second time: asked for one frame at a time, started again after it died or hung.
+    """The process that decodes a second time, one frame at a time; started again after its death.
 
-    A context manager; `missing` are the second decoders that turned out not to be installed. `program` is what the process runs instead
-    of `serve()`, for oracles and tests.
+    A context manager. `missing` are the second decoders that turned out not to be installed.
+    `target` is what the process answers by instead of `answering`, for oracles and tests.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S, program: str = "") -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S, target: str = "") -> None:
         self.timeout_s = timeout_s
-        self.program = program or _WORKER
+        self.target = target or TARGET
         self.missing: set[str] = set()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._samples = 0
+        self._child: Child | None = None
+        self._prepared: set[str] = set()
+        self._samples, self._reader, self._unprepared = 0, "", False
         # Of this process, because one that dies cannot clear up what it wrote.
         self._scratch = tempfile.TemporaryDirectory(prefix="dicomdl-", ignore_cleanup_errors=True)
 
@@ -107,116 +106,69 @@ class SecondReader:
         request |= {"path": source.path, "frame_number": source.frame_number}
         if source.coded_rows:
             request["tile"] = [source.tile_top, source.tile_left, source.rows, source.columns]
-        message = json.dumps(request).encode()
-        for _ in range(2):  # it may have died after its last answer
-            process = self._process = self._process or _start_worker(self.program)
-            assert process.stdin is not None
-            try:
-                process.stdin.write(_LENGTH.pack(len(message)) + message)
-                process.stdin.flush()
-                return
-            except OSError:
-                self._stop()
+        if self._child is not None and not self._child.is_alive:
+            # It died after its last answer.
+            self._stop()
+        self._child = self._child or Child(self.target, memory_bytes=physical_memory())
+        self._reader, self._unprepared = second.reader, second.reader not in self._prepared
+        if self._unprepared:
+            self._child.send(json.dumps({"prepare": second.reader}).encode())
+        self._child.send(json.dumps(request).encode())
 
     def answer(self) -> Values | Refusal | None:
-        """The values of the frame that was asked for, or why there are none; None when the decoder is not installed."""
-        process = self._process
-        if process is None:
-            return Refusal("its process ends as soon as it starts", ended=True)
-        late = threading.Event()
+        """The values of the frame that was asked for, or why there are none.
 
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self.timeout_s, stop)
-        timer.start()
-        try:
-            return self._received(process)
-        except EOFError:
-            code = self._stop()
-            why = (
-                f"gave no answer in {self.timeout_s:g} s and was stopped"
-                if late.is_set()
-                else _end_told(code)
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+        None when the decoder is not installed. The deadline begins when the process has imported
+        what the decoder needs.
+        """
+        child = self._child
+        assert child is not None, "ask first"
+        if self._unprepared:
+            child.receive(START_S)
+            self._prepared.add(self._reader)
+        answer = child.receive(self.timeout_s, _LONGEST_HEAD + _LONGEST_SAMPLE * self._samples)
+        if isinstance(answer, Death):
             self._stop()
-            why = "its process gave an answer that cannot be read"
-        finally:
-            timer.cancel()
-        return Refusal(why, ended=True)
+            return Refusal(str(answer), ended=True)
+        try:
+            return self._read(answer)
+        except (struct.error, ValueError, KeyError, TypeError):
+            self._stop()
+            return Refusal(UNREADABLE, ended=True)
 
-    def _received(self, process: "subprocess.Popen[bytes]") -> Values | Refusal | None:
-        assert process.stdout is not None
-        length = min(_LENGTH.unpack(_exactly(process.stdout, _LENGTH.size))[0], _LONGEST_HEAD)
-        head = json.loads(_exactly(process.stdout, length))
+    def _read(self, answer: bytes) -> Values | Refusal | None:
+        start = _HEAD.size + _HEAD.unpack_from(answer)[0]
+        head = json.loads(answer[_HEAD.size : start])
         if "dtype" not in head:
             return None if head["refused"] == _NOT_INSTALLED else Refusal(str(head["refused"]))
         dtype, shape = np.dtype(head["dtype"]), tuple(map(int, head["shape"]))
-        if (
-            dtype.kind not in "iuf" or not 0 <= math.prod(shape) <= self._samples
-        ):  # before anything is allocated
+        if dtype.kind not in "iuf" or not 0 <= math.prod(shape) <= self._samples:
             raise ValueError("not the array that was asked for")
-        return np.frombuffer(
-            _exactly(process.stdout, math.prod(shape) * dtype.itemsize), dtype
-        ).reshape(shape)
+        return np.frombuffer(answer, dtype, math.prod(shape), start).reshape(shape)
 
-    def _stop(self) -> int:
-        """End the process; its exit code."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # what a dead process never read cannot be flushed
-                    pipe.close()
-        try:
-            return process.wait(1)  # without its pipes it ends by itself, unless it hangs
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
-
-
-def _exactly(pipe: Any, length: int) -> bytes:
-    data: bytes = pipe.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data
-
-
-def _end_told(code: int) -> str:
-    """How a process ended, in words: the signal where there was one."""
-    with contextlib.suppress(ValueError):
-        return f"its process died ({signal.Signals(-code).name})"
-    return f"its process ended (exit code {code})"
-
-
-def _start_worker(program: str) -> "subprocess.Popen[bytes]":
-    places = json.dumps(
-        [place for place in sys.path if isinstance(place, str)]
-    )  # notebooks put other things there, too
-    pipes: dict[str, Any] = {
-        "stdin": subprocess.PIPE,
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.DEVNULL,
-    }
-    try:
-        return subprocess.Popen([sys.executable, "-P", "-c", program, places], **pipes)
-    except OSError as error:
-        raise StorageError(
-            f"the process for the second decoder cannot be started ({error.strerror})"
-        ) from error
+    def _stop(self) -> None:
+        """End the process; the next frame starts another one."""
+        child, self._child = self._child, None
+        self._prepared.clear()
+        if child is not None:
+            child.end()
 
 
 # --- the second process, from its own side ----------------------------------------------------------------------------
 
 
+_Read: TypeAlias = Callable[[Mapping[str, Any]], Values]
+# What each reader imports when it decodes for the first time, which may take longer than a frame.
+_NEEDED: Final = {
+    "pydicom": ("pydicom.encaps", "pydicom.pixels.decoders", "pydicom.pixels.utils"),
+    "imagecodecs": ("pydicom.encaps", "imagecodecs"),
+    "simpleitk": ("pydicom.encaps", "SimpleITK"),
+}
+
+
 def second_reading(request: Mapping[str, Any]) -> Values:
     """What the decoder that a request names makes of a frame; any exception means that it refuses."""
-    readers: dict[str, Callable[[Mapping[str, Any]], Values]] = {
+    readers: dict[str, _Read] = {
         "pydicom": _by_pydicom,
         "imagecodecs": _by_imagecodecs,
         "simpleitk": _by_simpleitk,
@@ -228,45 +180,50 @@ def second_reading(request: Mapping[str, Any]) -> Values:
     return values
 
 
-def serve(read: Callable[[Mapping[str, Any]], Values] = second_reading) -> None:
-    """The second process: requests from standard input, values to standard output, until the input ends."""
-    warnings.simplefilter("ignore")  # they quote values of headers
-    source = sys.stdin.buffer
-    with os.fdopen(os.dup(1), "wb") as sink:
-        os.dup2(2, 1)  # nothing that a library prints may get between the messages
-        try:
-            while len(head := source.read(_LENGTH.size)) == _LENGTH.size:
-                for part in _answered(json.loads(source.read(_LENGTH.unpack(head)[0])), read):
-                    sink.write(part)
-                sink.flush()
-        except (KeyboardInterrupt, BrokenPipeError):
-            return
+def answering(_: Any = None, read: _Read = second_reading) -> Answer:
+    """What the second process answers requests with: the values that `read` gives, or a refusal."""
+    # They quote values of headers.
+    warnings.simplefilter("ignore")
+
+    def answer(message: bytes) -> list[Any]:
+        request = json.loads(message)
+        if "prepare" in request:
+            return _prepared(request["prepare"])
+        return _answered(request, read)
+
+    return answer
 
 
-def _answered(
-    request: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Values]
-) -> tuple[Any, ...]:
-    """The parts of the answer to one request. Of an error only its class is told: its text may quote the header."""
+def _prepared(reader: str) -> list[Any]:
+    """Import what a reader needs; what is not installed is found out when a frame is asked for."""
+    for name in _NEEDED.get(reader, ()):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    return []
+
+
+def _answered(request: Mapping[str, Any], read: _Read) -> list[Any]:
+    """The parts of the answer to one request.
+
+    Of an error only its class is told: its text may quote the header.
+    """
     try:
         values = read(request)
         if values.size > request["samples"]:
-            return _message({"refused": f"gave an array of {values.shape}"})
+            return _head({"refused": f"gave an array of {values.shape}"})
         values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="), copy=False)
-        return (
-            *_message({"dtype": values.dtype.str, "shape": values.shape}),
-            values.data.cast("B") if values.size else b"",
-        )
+        return [*_head({"dtype": values.dtype.str, "shape": values.shape}), values]
     except ImportError:
-        return _message({"refused": _NOT_INSTALLED})
+        return _head({"refused": _NOT_INSTALLED})
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # Rust decoders panic with a BaseException
-        return _message({"refused": type(error).__name__})
+        return _head({"refused": type(error).__name__})
 
 
-def _message(head: Mapping[str, Any]) -> tuple[bytes]:
+def _head(head: Mapping[str, Any]) -> list[Any]:
     data = json.dumps(head).encode()
-    return (_LENGTH.pack(len(data)) + data,)
+    return [_HEAD.pack(len(data)), data]
 
 
 def _by_pydicom(request: Mapping[str, Any]) -> Values:

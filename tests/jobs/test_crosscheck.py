@@ -1,7 +1,9 @@
 """crosscheck: decoders that agree, that differ, refuse, die, hang and lie; which frames are taken; what the report says."""
 
+import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,10 @@ from dicomdl.jobs.crosscheck import PixelCheck, check_pixels, sampled
 from dicomdl.jobs.decoder_pairs import relation, seconds_for
 from dicomdl.jobs.second_decoder import SecondReader
 from dicomdl.pixels import read as pixels
+from dicomdl.storage.children import START_S, Child
 
 Array = NDArray[Any]
+Replace = Callable[[str], None]
 
 RLE, DEFLATED, LITTLE = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
 JPEG, JPEG_LL, JPEG_LS, J2K, HTJ2K = (
@@ -323,16 +327,24 @@ def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
 # --- a second decoder that misbehaves ---------------------------------------------------------------------------------
 
 
-def replace_second(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    """Let the second process read frames by `body`, which knows `request` and the true `read`; the first of a series is frame 1."""
-    lines = "\n".join(f"    {line}" for line in body.splitlines())
-    program = (
-        "import json, os, sys, time; sys.path[:] = json.loads(sys.argv[1])\n"
-        "from dicomdl.jobs import second_decoder as seconddecoder\n"
-        f"def read(request, read=seconddecoder.second_reading):\n{lines}\n"
-        "seconddecoder.serve(read)\n"
-    )
-    monkeypatch.setattr(seconddecoder, "_WORKER", program)
+@pytest.fixture
+def replace_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
+    """Lets the second process read frames by a body that knows `request` and the true `read`."""
+
+    names = (f"replaced_second_{number}" for number in itertools.count())
+
+    def replace(body: str) -> None:
+        lines, name = "\n".join(f"    {line}" for line in body.splitlines()), next(names)
+        (tmp_path / f"{name}.py").write_text(
+            "import json, os, sys, time\n"
+            "from dicomdl.jobs import second_decoder\n"
+            f"def read(request, read=second_decoder.second_reading):\n{lines}\n"
+            "def answering(_): return second_decoder.answering(read=read)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(seconddecoder, "TARGET", f"{name}:answering")
+
+    return replace
 
 
 def second_file(index: dicomdl.Index) -> str:
@@ -340,10 +352,9 @@ def second_file(index: dicomdl.Index) -> str:
 
 
 def test_the_death_of_the_second_process_is_a_result_and_the_next_frame_goes_on(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    plain: dicomdl.Index, replace_second: Replace
 ) -> None:
     replace_second(
-        monkeypatch,
         f"if request['path'] == {second_file(plain)!r}: os.abort()\nreturn read(request)",
     )
     found = check(plain, sample=None)
@@ -355,32 +366,47 @@ def test_the_death_of_the_second_process_is_a_result_and_the_next_frame_goes_on(
 
 
 def test_a_second_process_that_hangs_is_stopped(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    plain: dicomdl.Index, replace_second: Replace
 ) -> None:
     replace_second(
-        monkeypatch,
         f"if request['path'] == {second_file(plain)!r}: time.sleep(600)\nreturn read(request)",
     )
-    found = check(plain, sample=None, timeout_s=3)
-    assert counts(found) == {"equal": 2, "only_one": 1}
-    assert "pydicom: gave no answer in 3 s and was stopped" in found.differences[0].what
+    found = check(plain, sample=None, timeout_s=2)
+    told = {difference.path: difference.what for difference in found.differences}
+    assert "pydicom: gave no answer in 2 s and was stopped" in told[second_file(plain)]
+
+
+def test_the_deadline_of_a_frame_begins_when_the_second_process_has_imported_its_decoder(
+    plain: dicomdl.Index, replace_second: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines: list[float | None] = []
+    receive = Child.receive
+
+    def recorded(child: Child, timeout_s: float | None = None, *longest: int) -> Any:
+        deadlines.append(timeout_s)
+        return receive(child, timeout_s, *longest)
+
+    monkeypatch.setattr(Child, "receive", recorded)
+    assert counts(check(plain, sample=None, timeout_s=50)) == {"equal": 3}
+    assert deadlines == [START_S, 50, 50, 50]
 
 
 def test_a_second_process_that_cannot_start_is_a_result(
     plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seconddecoder, "_WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(seconddecoder, "TARGET", "no_such_module:answering")
     found = check(plain, sample=1)
     assert counts(found) == {"only_one": 1}
-    assert all(
-        "exit code 3" in d.what or "as soon as it starts" in d.what for d in found.differences
-    )
+    assert "ended as soon as it started (exit code 1)" in found.differences[0].what
+    assert "No module named 'no_such_module'" in found.differences[0].what
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        "os.write(4, b'nonsense' * 9)\nreturn read(request)",  # 4: the pipe of answers, a duplicate of standard output
+        # The pipe of answers is a duplicate of standard output.
+        "for number in range(3, 9):\n    try: os.write(number, b'nonsense' * 9)\n"
+        "    except OSError: pass\nreturn read(request)",
         "import numpy; return numpy.zeros((1 << 10, 1 << 10))",
         "import numpy; return numpy.zeros((5, 7), 'c16')",
         "raise RuntimeError('RAMP^PHANTOM')",
@@ -388,27 +414,25 @@ def test_a_second_process_that_cannot_start_is_a_result(
     ids=["noise", "too large", "complex", "refusal"],
 )
 def test_an_answer_that_is_nonsense_is_a_result(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch, body: str
+    plain: dicomdl.Index, replace_second: Replace, body: str
 ) -> None:
-    replace_second(monkeypatch, body)
+    replace_second(body)
     found = check(plain, sample=1)
     assert counts(found) == {"only_one": 1}
     assert "RAMP^PHANTOM" not in found.text()
 
 
 def test_what_a_second_decoder_prints_does_not_get_between_its_answers(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    plain: dicomdl.Index, replace_second: Replace
 ) -> None:
-    replace_second(
-        monkeypatch, "print('hello', flush=True); os.write(1, b'hello'); return read(request)"
-    )
+    replace_second("print('hello', flush=True); os.write(1, b'hello'); return read(request)")
     assert counts(check(plain, sample=None)) == {"equal": 3}
 
 
 def test_a_wrong_second_decoder_is_a_difference_told_neutrally(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    plain: dicomdl.Index, replace_second: Replace
 ) -> None:
-    replace_second(monkeypatch, "return read(request) + 1")
+    replace_second("return read(request) + 1")
     found = check(plain, sample=None)
     assert counts(found) == {"different": 3}
     assert all(
@@ -418,13 +442,12 @@ def test_a_wrong_second_decoder_is_a_difference_told_neutrally(
 
 
 def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, replace_second: Replace
 ) -> None:
     write_series(tmp_path / "dicom", shape=(2, 16, 24), transfer_syntax=JPEG_LS)
     index = scan(tmp_path / "dicom")
     for reason in ("ImportError()", "RuntimeError()"):
         replace_second(
-            monkeypatch,
             f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn read(request)",
         )
         found = check(index)
@@ -433,23 +456,20 @@ def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(
 
 
 def test_no_process_is_left_behind(plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = []
-    start = seconddecoder._start_worker
+    started: list[Child] = []
     monkeypatch.setattr(
-        seconddecoder,
-        "_start_worker",
-        lambda program: started.append(start(program)) or started[-1],
-    )  # type: ignore[func-returns-value]
+        seconddecoder, "Child", lambda *_, **__: started.append(Child(*_, **__)) or started[-1]
+    )
     check(plain, sample=None)
     assert len(started) == 1
-    assert started[0].returncode is not None
+    assert not started[0].is_alive
 
 
 def test_what_was_written_for_the_second_decoder_is_removed_though_it_died(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace_second: Replace
 ) -> None:
     write_series(tmp_path / "dicom", shape=(1, 16, 24), transfer_syntax=JPEG_LS)
-    replace_second(monkeypatch, "open(request['scratch'] + '/frame.dcm', 'w').close(); os.abort()")
+    replace_second("open(request['scratch'] + '/frame.dcm', 'w').close(); os.abort()")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     assert counts(check(scan(tmp_path / "dicom"))) == {"only_one": 1}
@@ -501,10 +521,10 @@ def test_a_sample_or_time_that_is_not_positive_is_refused(
 
 
 def test_the_report_is_plain_values_for_json_and_says_nothing_of_a_patient(
-    many: dicomdl.Index, plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    many: dicomdl.Index, plain: dicomdl.Index, replace_second: Replace
 ) -> None:
     good = check(many, sample=1)
-    replace_second(monkeypatch, "return read(request) + 1")
+    replace_second("return read(request) + 1")
     bad = check(plain, sample=None)
     for found in (good, bad):
         values = found.to_dict()
@@ -541,10 +561,10 @@ def test_escape_sequences_of_a_path_do_not_reach_the_terminal(plain: dicomdl.Ind
 
 
 def test_only_so_many_differences_are_kept_and_the_others_are_counted(
-    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
+    plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch, replace_second: Replace
 ) -> None:
     monkeypatch.setattr(crosscheck, "KEPT_DIFFERENCES", 2)
-    replace_second(monkeypatch, "return read(request) + 1")
+    replace_second("return read(request) + 1")
     found = check(plain, sample=None)
     assert (len(found.differences), found.unlisted, counts(found)) == (
         2,

@@ -24,6 +24,7 @@ from dicomdl.index.index import Index
 from dicomdl.jobs import digests as digests_module
 from dicomdl.jobs import engine as engine_module
 from dicomdl.jobs import scan as scanner
+from dicomdl.jobs.engine import WorkerWarning
 from dicomdl.storage import folders as folders_module
 from dicomdl.storage import publishing as storage
 
@@ -645,30 +646,27 @@ def test_a_worker_that_is_killed_in_mid_scan_loses_nothing(
     original, started = engine_module._start_worker, []
 
     def start(extra: Any) -> Any:
-        process = original(extra)
-        started.append(process)
+        started.append(original(extra))
         if len(started) == 1:
-            process.kill()
-        return process
+            started[0].end()
+        return started[-1]
 
     monkeypatch.setattr(engine_module, "_start_worker", start)
-    index = scan(root, out=out, workers=2)
+    with pytest.warns(WorkerWarning, match="1 of 2 worker processes") as told:
+        index = scan(root, out=out, workers=2)
+    assert len(told) == 1
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
-@posix_only
-def test_all_workers_killed_lose_nothing_either(
+def test_workers_that_all_end_at_their_start_lose_nothing_and_it_is_said_once(
     root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = engine_module._start_worker
-
-    def start(extra: Any) -> Any:
-        process = original(extra)
-        process.kill()
-        return process
-
-    monkeypatch.setattr(engine_module, "_start_worker", start)
-    index = scan(root, out=out, workers=2)
+    monkeypatch.setattr(engine_module, "_WORKER", "no_such_module:answering")
+    with pytest.warns(WorkerWarning) as told:
+        index = scan(root, out=out, workers=2)
+    assert len(told) == 1
+    assert "2 of 2 worker processes" in str(told[0].message)
+    assert "No module named 'no_such_module'" in str(told[0].message)
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
@@ -690,7 +688,7 @@ def test_no_worker_outlives_the_scan(
     with pytest.raises(KeyboardInterrupt):
         scan(root, out=out + "2", workers=2)
     assert len(started) == 4
-    assert all(process.poll() is not None for process in started)
+    assert not any(worker.is_alive for worker in started)
 
 
 def test_a_worker_that_cannot_start_says_what_to_do(

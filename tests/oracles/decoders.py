@@ -143,10 +143,14 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
     return np.asarray(values)
 
 
-PROGRAM = (
-    f"import json, sys; sys.path[:] = [{str(Path(__file__).parent)!r}, *json.loads(sys.argv[1])];"
-    "import decoders; from dicomdl.jobs import second_decoder as seconddecoder; seconddecoder.serve(decoders.read)"
-)
+def answering(_: Any = None) -> Any:
+    """What the second process answers by."""
+    return seconddecoder.answering(read=read)
+
+
+# The second process imports this file by its name, whoever has imported it here.
+sys.path.append(str(Path(__file__).parent))
+TARGET = f"{Path(__file__).stem}:answering"
 
 
 def readers_of(frame: dicomdl.Frame) -> Iterator[Second]:
@@ -372,7 +376,7 @@ def chosen_frames(index: dicomdl.Index, per_file: int) -> Iterator[dicomdl.Frame
 
 def compare_folder(folder: Path, scratch: str, per_file: int) -> tuple[Table, dicomdl.Index]:
     index, table = dicomdl.scan(folder, scratch, workers=1, progress=False), Table()
-    with SecondReader(60, PROGRAM) as reader:
+    with SecondReader(60, TARGET) as reader:
         for frame in chosen_frames(index, per_file):
             place = f"{Path(frame.path).relative_to(folder)} frame {frame.frame_number}"
             try:

@@ -1,7 +1,6 @@
 """storage.cache.memory"""
 
 import functools
-import os
 import warnings
 from multiprocessing import context, reduction
 from typing import Any, Final
@@ -11,6 +10,7 @@ from dicomdl.storage.cache.entries import Body, Entry, Held, checked_arrays
 from dicomdl.storage.cache.keys import Key
 from dicomdl.storage.cache.ring import Arena
 from dicomdl.storage.cache.stats import CacheWarning, Counters, Make, Stats, checked_bytes
+from dicomdl.storage.system import physical_memory
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 
@@ -94,11 +94,8 @@ class MemoryCache:
 
 
 def _default_memory() -> int:
-    try:
-        quarter = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, ValueError, OSError):
-        return DEFAULT_MEMORY_BYTES
-    return min(DEFAULT_MEMORY_BYTES, quarter)
+    memory = physical_memory()
+    return DEFAULT_MEMORY_BYTES if memory is None else min(DEFAULT_MEMORY_BYTES, memory // 4)
 
 
 def _attached(max_bytes: int, strict: bool, handed: Any) -> MemoryCache:
