@@ -25,12 +25,14 @@ from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError
 from dicomdl.geometry.verdict import POLICIES, Irregular
 from dicomdl.index.index import Index
-from dicomdl.index.views import Stacks
+from dicomdl.index.views import Stack, Stacks
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.sources import kept_open
+from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
+from dicomdl.volumes.blocks import StackVoxels, is_worth_caching, voxels_of
 
 Transform = Callable[[Sample], Any]
 OnError = Literal["raise", "skip", "replace"]
@@ -287,6 +289,12 @@ class PixelDataset(SampleDataset):
         self.cache = as_cache(cache)
         self.decoding = decoding
         self.delivery = delivery
+
+    def _cached_voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels | None:
+        """The reader of a stack whose values the cache keeps; None of one that it does not."""
+        if self.cache is None or self.decoding.reduce or not is_worth_caching(stack):
+            return None
+        return voxels_of(stack, quantity, self.cache, self.decoding.max_bytes)
 
 
 class StackDataset(PixelDataset):

@@ -29,7 +29,6 @@ from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
-from dicomdl.pixels.stored import is_native
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.auto import PROJECTION, resolve
 from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
@@ -162,12 +161,7 @@ class FrameDataset(PixelDataset):
         position, smooth = facts["position_in_stack"], stack.content != "segmentation"
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
-        elif (
-            self.cache is not None
-            and not self.decoding.reduce
-            and not is_native(self.index.value(row, "transfer_syntax_uid"))
-        ):
-            voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
+        elif (voxels := self._cached_voxels(stack, recipe.quantity)) is not None:
             array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
             read = Converted(array[0], None if padding is None else padding[0])
         else:

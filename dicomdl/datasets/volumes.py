@@ -23,13 +23,11 @@ from dicomdl.geometry.verdict import READABLE, Irregular
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
-from dicomdl.pixels.stored import is_native
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.conversion import is_colour
 from dicomdl.values.reading import Converted
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.volumes.blocks import voxels_of
 from dicomdl.volumes.read import read_volume
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
@@ -118,10 +116,9 @@ class VolumeDataset(StackDataset):
         dtype = (
             np.float32 if resamples and grey else None
         )  # interpolated values are not rounded to integers
-        if self._may_be_cached(stack):
-            array, padding = voxels_of(
-                stack, recipe.quantity, self.cache, self.decoding.max_bytes
-            ).read((0, 0, 0), stack.shape)
+        voxels = self._cached_voxels(stack, recipe.quantity) if self._lies(stack) else None
+        if voxels is not None:
+            array, padding = voxels.read((0, 0, 0), stack.shape)
             volume = Volume(
                 array if dtype is None else array.astype(dtype),
                 stack.geometry,
@@ -164,13 +161,11 @@ class VolumeDataset(StackDataset):
             channel_first(volume.array, 3), volume.affine, spacing, recipe, self.delivery, facts
         )
 
-    def _may_be_cached(self, stack: Stack) -> bool:
-        """Whether the volume is the stack's values as they lie, and those are in no file already."""
-        as_it_lies = self.irregular != "resample" or (
+    def _lies(self, stack: Stack) -> bool:
+        """Whether the volume is the stack's values as they lie."""
+        return self.irregular != "resample" or (
             stack.verdict in READABLE and "tilt_deg" not in stack.detail
         )
-        coded = not is_native(stack.value("transfer_syntax_uid"))
-        return self.cache is not None and coded and as_it_lies and not self.decoding.reduce
 
     def __repr__(self) -> str:
         return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"

@@ -20,7 +20,7 @@ from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
-from dicomdl.pixels.stored import as_meant, is_plain, named, stored_dtype, stored_range
+from dicomdl.pixels.stored import as_meant, is_native, is_plain, named, stored_dtype, stored_range
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.keys import FileState, Key, stack_key
 from dicomdl.storage.cache.stats import Cache
@@ -55,6 +55,18 @@ _UNIFORM: Final = (
         "coded_rows",
     ),
 )
+
+
+def is_worth_caching(stack: Stack) -> bool:
+    """Whether a cache keeps the values of a stack: where frames must be decompressed for them.
+
+    What is stored as plain samples needs none, in whatever order its bytes lie: the file holds
+    the values already, and a cache would hold them twice.
+    """
+    name = "transfer_syntax_uid"
+    if stack.is_constant(name):
+        return not is_native(stack.value(name))
+    return not all(map(is_native, stack.values(name)))
 
 
 class Scratch:
@@ -119,7 +131,7 @@ class StackVoxels:
     quantity
         As `read_volume` takes for ``values=``.
     cache
-        Where the values of a stack whose frames are not plain are kept; those of plain ones lie in their files.
+        Where the values of a stack are kept that `is_worth_caching`.
     max_bytes
         As for `read_frame`, of one slice; of the whole stack where a cache decodes that.
     """
@@ -145,7 +157,7 @@ class StackVoxels:
             uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         )
         self._places = self._located() if self._plain else None
-        self._cache = None if self._plain else cache
+        self._cache = cache if cache is not None and is_worth_caching(stack) else None
         self._entry: Entry | None = None
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels

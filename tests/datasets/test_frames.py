@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from phantoms import (
     write_secondary_capture,
     write_segmentation_1bit,
     write_series,
+)
+from phantoms_multi import write_mosaic
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    RLELossless,
 )
 from torch.utils.data import DataLoader
 
@@ -789,6 +798,84 @@ def test_cached_datasets_give_the_same_samples_in_every_process(
             )
             if method == "spawn":
                 break  # an interpreter costs seconds
+
+
+def _subsampled(dataset: Dataset, z: int) -> None:
+    """Colour as two pixels' Y and their common Cb and Cr, as YBR_FULL_422 has it without compression."""
+    dataset.PhotometricInterpretation = "YBR_FULL_422"
+    dataset.PixelData = bytes(range(dataset.Rows * dataset.Columns * 2))
+
+
+STORED: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "little endian": (lambda path: write_series(path, shape=(3, 8, 10)), False),
+    "big endian, 16 bits": (
+        lambda path: write_series(path, shape=(3, 8, 10), transfer_syntax=ExplicitVRBigEndian),
+        False,
+    ),
+    "big endian, 8 bits": (
+        lambda path: write_series(
+            path,
+            shape=(3, 8, 10),
+            transfer_syntax=ExplicitVRBigEndian,
+            bits_allocated=8,
+            stored=np.arange(240).reshape(3, 8, 10),
+        ),
+        False,
+    ),
+    "colour by planes": (
+        lambda path: write_secondary_capture(
+            path / "a", rows=8, columns=10, planar_configuration=1
+        ),
+        False,
+    ),
+    "subsampled colour": (
+        lambda path: write_secondary_capture(path / "a", rows=8, columns=10, edit=_subsampled),
+        False,
+    ),
+    "mosaic": (lambda path: write_mosaic(path / "a"), False),
+    "deflated": (
+        lambda path: write_series(
+            path, shape=(3, 8, 10), transfer_syntax=DeflatedExplicitVRLittleEndian
+        ),
+        True,
+    ),
+    "RLE": (lambda path: write_series(path, shape=(3, 8, 10), transfer_syntax=RLELossless), True),
+    "one slice of RLE among plain ones": (
+        lambda path: [
+            write_series(
+                path,
+                shape=(3, 8, 10),
+                series_uid="1.2.3",
+                drop=drop,
+                transfer_syntax=syntax,
+            )
+            for drop, syntax in (((2,), ExplicitVRLittleEndian), ((0, 1), RLELossless))
+        ],
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_all_datasets_keep_a_stack_in_a_cache_or_none_does(folder: Path, stored: str) -> None:
+    write, is_kept = STORED[stored]
+    write(folder)
+    index, made = index_of(folder), []
+    for make in (
+        lambda cache: dicomdl.FrameDataset(index, "modality", cache=cache),
+        lambda cache: dicomdl.FrameDataset(index, "modality", cache=cache, neighbours=1),
+        lambda cache: dicomdl.VolumeDataset(index, "modality", irregular="accept", cache=cache),
+        lambda cache: dicomdl.PatchDataset(
+            index, (1, 4, 4), intensity="modality", irregular="accept", cache=cache
+        ),
+    ):
+        cache = dicomdl.MemoryCache(2**20)
+        dataset = make(cache)
+        if "colour" in stored and getattr(dataset, "neighbours", 0):
+            continue
+        dataset[0]
+        made.append(cache.stats().made)
+    assert set(made) == {int(is_kept)}, made
 
 
 def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Index) -> None:
