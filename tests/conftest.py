@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 import dicomdl
+from dicomdl.storage import memory
 
 # Machines differ, so no example has a deadline. CI draws the same examples every time: a commit fails there
 # for what it changes, and the search for new ones goes on where people work.
@@ -43,3 +44,9 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("DICOMDL_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def empty_memory() -> None:
+    """No test finds what another one left in the process."""
+    memory.clear()

@@ -4,7 +4,6 @@ A sample depends on (seed, epoch, row) alone. Everything here is used by the dat
 and by `datasets`.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -18,6 +17,7 @@ from dicomdl.datasets.transport import new_array
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.index.views import Stack
+from dicomdl.storage.memory import remembered
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
 from dicomdl.values.request import IntensityRequest
@@ -64,9 +64,7 @@ def stack_recipe(
     return _known_recipe(stack, request, suv, max_bytes)
 
 
-@functools.lru_cache(
-    maxsize=512
-)  # a worker walks through thousands of stacks, of which it soon sees none again
+@remembered("intensity recipes")
 def _known_recipe(
     stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
 ) -> Intensity:

@@ -13,14 +13,13 @@ from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, otsu, thinned
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index.views import Stack
-from dicomdl.storage.memory import Kept
+from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
 from dicomdl.values.stack_intensity import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
 
 Labels = Callable[[Stack], npt.NDArray[Any]]
-KEPT_LABEL_BYTES: Final = 256 * 2**20
 BODY_VOXELS: Final = (
     1 << 13
 )  # of a stack's body to draw from: 96 kB, for the 64 stacks that are remembered
@@ -28,13 +27,11 @@ SLAB_VOXELS: Final = (
     1 << 18
 )  # of a patch that are read and mapped at once: half a megabyte, and one of float32
 of_thread = threading.local()
-_label_maps: Final[Kept[npt.NDArray[Any]]] = Kept(KEPT_LABEL_BYTES, lambda labels: labels.nbytes)
-_labelled_voxels: Final[Kept[Mapping[int, npt.NDArray[np.int32]]]] = Kept(
-    KEPT_LABEL_BYTES // 4, lambda voxels: sum(own.nbytes for own in voxels.values())
-)
+_label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
+_labelled_voxels: Final[Share[Mapping[int, npt.NDArray[np.int32]]]] = share("label voxels")
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered("label points")
 def points_of(
     stack: Stack, centers: Centers
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -90,11 +87,12 @@ def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
 
 
 def _labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
-    def found() -> Mapping[int, npt.NDArray[np.int32]]:
-        labels = label_map(stack, by)
-        return {int(label): _thin_places(labels, label) for label in np.unique(labels)}
+    return _labelled_voxels.of((stack, by), functools.partial(_find_labelled, stack, by))
 
-    return _labelled_voxels.of((stack, by), found)
+
+def _find_labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+    labels = label_map(stack, by)
+    return {int(label): _thin_places(labels, label) for label in np.unique(labels)}
 
 
 def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
@@ -105,7 +103,7 @@ def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
     return np.stack(np.unravel_index(flat, found.shape), axis=1).astype(np.int32)
 
 
-@functools.lru_cache(maxsize=64)
+@remembered("body voxels")
 def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np.int32]:
     """Voxels of the body: of at most 32 slices, every n-th row and column, so that a stack is not read for it."""
     recipe = resolve(Identity(), stack.middle)

@@ -52,6 +52,7 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
         convert = functools.partial(
             _from_digits, size=1 if column.per_frame else column.size, integer=integer
         )
+    # Small: short values, a megabyte per column at most, gone with the reader of a scan.
     return functools.lru_cache(maxsize=4096)(convert)
 
 
@@ -92,6 +93,7 @@ def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
     return values if size in (0, len(values)) else None
 
 
+# Small: a flag per short text.
 @functools.lru_cache(maxsize=4096)
 def _is_real(raw: bytes) -> bool:
     text = raw.strip(b"\0 ")

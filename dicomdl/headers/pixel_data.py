@@ -34,6 +34,7 @@ class PixelLayout(NamedTuple):
     whole_bits: int  # more than frame_bits where the photometric interpretation says that chrominance is subsampled
 
 
+# Small: three numbers per layout that occurs.
 @functools.lru_cache(maxsize=4096)
 def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
     """The frames' size from the raw values of rows ... number_of_frames; an error is returned, so that it is cached too."""

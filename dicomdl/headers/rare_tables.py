@@ -10,7 +10,6 @@ import io
 import itertools
 import os
 import stat
-import threading
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
 from dicomdl.headers.requirement import require_pydicom
 from dicomdl.headers.uids import DEFLATED
+from dicomdl.storage.memory import Share, share
 from dicomdl.storage.system import OPEN_FLAGS
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -219,18 +219,8 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
 
 # --- one header -> raw tables -------------------------------------------------------------------------------------
 
-_parsing = (
-    threading.Lock()
-)  # warnings are silenced for the whole process, and parsing holds the GIL anyway
-
-
-def _new_lock() -> None:
-    global _parsing
-    _parsing = threading.Lock()  # another thread may have held it when the process was forked
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+# One at a time: parsing silences warnings for the whole process, and holds the GIL anyway.
+_tables: Final[Share[Tables]] = share("header tables", one_at_a_time=True)
 
 
 def raw_tables(path: Path, failure: type[DicomdlError]) -> Tables:
@@ -239,8 +229,10 @@ def raw_tables(path: Path, failure: type[DicomdlError]) -> Tables:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise failure("this is no regular file")
-        with _parsing:
-            return _parsed(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+        path = os.path.abspath(path)
+        return _tables.of(
+            (path, status.st_size, status.st_mtime_ns), functools.partial(_parsed, path)
+        )
     except DicomdlError:
         raise
     except (
@@ -254,8 +246,7 @@ def raw_tables(path: Path, failure: type[DicomdlError]) -> Tables:
         raise failure(f"the header cannot be read: {reason}", reason=reason) from None
 
 
-@functools.lru_cache(maxsize=32)
-def _parsed(path: str, size: int, mtime_ns: int) -> Tables:  # noqa: ARG001  # they only tell one state of the file from another
+def _parsed(path: str) -> Tables:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

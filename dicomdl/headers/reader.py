@@ -69,7 +69,8 @@ from dicomdl.headers.uids import (
 )
 from dicomdl.storage.system import OPEN_FLAGS, read_at
 
-_uid = functools.lru_cache(maxsize=256)(as_text)  # the few UIDs that every file names
+# Small: the few UIDs that every file names.
+_uid = functools.lru_cache(maxsize=256)(as_text)
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]
 _FREE_TEXT_VRS: Final = frozenset(
     {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}

@@ -15,6 +15,7 @@ from dicomdl.geometry.grid import Tolerances
 from dicomdl.headers.frame import SOURCE_FIELDS, Frame, FrameSource
 from dicomdl.index.generations import map_table, read_facts
 from dicomdl.index.table import Table
+from dicomdl.storage.memory import remembered
 
 CACHED_VALUES: Final = (
     4096  # the values of a column with at most this many become Python objects once looked at
@@ -218,6 +219,11 @@ def _through(
     return lambda row: convert(cells(files(row)))
 
 
-@functools.lru_cache(maxsize=16)
+def _opened_size(_: Generation) -> int:
+    """What Python keeps of a generation: first rows, groups, and some values per column. Its tables are mapped."""
+    return 2**18
+
+
+@remembered("generations", _opened_size)
 def generation_of(folder: str, name: str) -> Generation:
     return Generation(folder, name)

@@ -25,6 +25,7 @@ from dicomdl.pixels.stored import (
     keep_stored_bits,
     whole_bits,
 )
+from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import opened, take_open_file, truncated
 
 Result = TypeVar("Result")
@@ -115,10 +116,7 @@ def _double_chrominance(samples: Values, values: Values) -> None:
 
 
 _MOST_KEPT: Final = 256 * 2**20
-_kept: tuple[tuple[str | int, ...], bytes] = (
-    (),
-    b"",
-)  # which file, as it was then, and its inflated data set
+_files: Final[Share[bytes]] = share("inflated files", len)
 
 
 def _inflated(source: Source) -> Values:
@@ -126,7 +124,7 @@ def _inflated(source: Source) -> Values:
 
     A frame can only be reached by inflating all before it. So the second and later frames of a file keep what they inflated, up to
     256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s instead of 6.1. The first frame, often the only one, stops at its end
-    and keeps nothing. Threads may inflate a file twice, but need no lock, which a forked worker could inherit locked.
+    and keeps nothing. Threads may inflate a file twice.
     """
     data = with_file(source, lambda descriptor: _inflate_file(descriptor, source))
     found = len(data) - source.byte_offset
@@ -137,19 +135,16 @@ def _inflated(source: Source) -> Values:
 
 def _inflate_file(descriptor: int, source: Source) -> bytes:
     """The data set from its beginning at least to the end of the frame, or to its own end."""
-    global _kept
     status, end = os.fstat(descriptor), source.byte_offset + source.byte_length
     identity = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    known, data = _kept
-    if known == identity and end <= len(data):
-        return data
+    known = _files.find(identity)
+    if known is not None and end <= len(known):
+        return known
     packed = take_open_file(descriptor, 0, source.file_bytes)
     packed = packed[_end_of_meta(packed) :]
     if source.frame_number == 1 or end > _MOST_KEPT:
         return _inflate(packed, end)
-    data = _inflate(packed, _MOST_KEPT)
-    _kept = (identity, data)
-    return data
+    return _files.keep(identity, _inflate(packed, _MOST_KEPT))
 
 
 def _inflate(data: bytes, limit: int) -> bytes:

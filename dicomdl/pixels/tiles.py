@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,22 +12,18 @@ from dicomdl.pixels.codestreams import Source
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.stored import is_plain, named, result_array
 from dicomdl.pixels.whole import read_plain, read_whole, whole_of
+from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import check_unchanged, unopened
 
 
 class _Band(NamedTuple):
-    """Rows of a coded mosaic from `top` on, decoded; `identity` says of which file and frame, as it was then."""
+    """Rows of a coded mosaic from `top` on, decoded."""
 
-    identity: tuple[Any, ...]
     top: int
     values: Values
 
 
-_KEPT_BANDS: Final = 4
-_MOST_OF_A_BAND: Final = 16 * 2**20
-_bands: tuple[
-    _Band, ...
-] = ()  # the last ones read; replaced in one step, so that threads and forks need no lock
+_bands: Final[Share[_Band]] = share("mosaic bands", lambda band: band.values.nbytes)
 
 
 def read_tile(
@@ -86,33 +82,26 @@ def same_mosaic(one: Source, other: Source) -> bool:
 
 def _band_of(source: Source, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
-    global _bands
     try:
         status = os.stat(source.path)
     except OSError as error:
         raise unopened(error) from error
     check_unchanged(source.file_bytes, source.file_mtime_ns, status.st_size, status.st_mtime_ns)
     file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    identity = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
-    for band in _bands:
-        if (
-            band.identity == identity
-            and band.top <= source.tile_top
-            and source.tile_top + source.rows <= band.top + len(band.values)
-        ):
-            return band
-    band = _read_band(source, identity, how)
-    if band.values.nbytes <= _MOST_OF_A_BAND:
-        _bands = (band, *_bands[: _KEPT_BANDS - 1])
-    return band
+    whole = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
+    part = (*whole, source.tile_top, source.rows)
+    if (known := _bands.find(whole) or _bands.find(part)) is not None:
+        return known
+    band = _read_band(source, how)
+    return _bands.keep(whole if len(band.values) == source.coded_rows else part, band)
 
 
-def _read_band(source: Source, identity: tuple[Any, ...], how: Decoding) -> _Band:
+def _read_band(source: Source, how: Decoding) -> _Band:
     _check_inside(source)
     whole, top = whole_of(source), source.tile_top
     if not is_plain(whole):
-        return _Band(identity, 0, read_whole(whole, None, how))
-    return _Band(identity, top, read_plain(whole, top, top + source.rows, None, how))
+        return _Band(0, read_whole(whole, None, how))
+    return _Band(top, read_plain(whole, top, top + source.rows, None, how))
 
 
 def _check_inside(tile: Source) -> None:

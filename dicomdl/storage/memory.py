@@ -1,40 +1,331 @@
-"""storage.memory"""
+"""The memory of a process: one registry of everything that it keeps for the next read, with one budget.
 
+The budget is 256 MiB per process, or what the environment variable `DICOMDL_MEMORY` says: a number of bytes,
+or one with a unit such as ``512MiB`` or ``1GiB``. Workers of a DataLoader are processes, each with a budget of its
+own; they take the variable from their parent. Every cache has a fixed share of the budget, in thousandths:
+
+    slices               350   decoded slices of coded stacks, for the blocks that come next
+    label maps           240   the integers of a dataset's `labels=`, per stack
+    inflated files       140   the data sets of deflated files with several frames
+    label voxels          80   the voxels of each label, which samplers draw centers from
+    mosaic bands          50   decoded rows of mosaics, for the tiles that come next
+    stack readers         30   byte ranges and conversions of stacks
+    real-world maps       20   maps of stored values to real-world values
+    header tables         20   lookup tables, palettes and maps as headers hold them
+    body voxels           20   the voxels of the body, per stack, which samplers draw centers from
+    generations           10   opened index folders, whose tables are mapped and not memory
+    label points          10   the points of a table that lie in a stack
+    lookup tables         10   Modality and VOI LUTs
+    palettes              10   colour tables
+    intensity recipes      5   what `intensity=` means, per stack
+    intensity limits       4   percentiles, per stack
+    SUV factors            1   per stack
+
+A share drops the items that were used longest ago. It lends nothing to other shares. An item larger than its share is
+kept alone in it until the next item comes, and a `MemoryWarning` says so once per share and process.
+
+Not part of the budget: `MemoryCache` and `DiskCache`, which users make and which have limits of their own; the batches
+that are on their way; arrays that a caller holds; and caches of a few small values, each marked where it is.
+"""
+
+import dataclasses
+import functools
+import itertools
 import os
+import re
+import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from dicomdl.errors import UsageError
 
 Value = TypeVar("Value")
+Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+
+DEFAULT_BUDGET: Final = 256 * 2**20
+VARIABLE: Final = "DICOMDL_MEMORY"
+# What an item costs besides its value: its key and its entry.
+ITEM_BYTES: Final = 400
+SHARES: Final[Mapping[str, int]] = {
+    "slices": 350,
+    "label maps": 240,
+    "inflated files": 140,
+    "label voxels": 80,
+    "mosaic bands": 50,
+    "stack readers": 30,
+    "real-world maps": 20,
+    "header tables": 20,
+    "body voxels": 20,
+    "generations": 10,
+    "label points": 10,
+    "lookup tables": 10,
+    "palettes": 10,
+    "intensity recipes": 5,
+    "intensity limits": 4,
+    "SUV factors": 1,
+}
+_UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 
 
-class Kept(Generic[Value]):
-    """What was used last, in this process, as long as it is no more than so many bytes; `size_of` tells those of a value."""
+class MemoryWarning(UserWarning):
+    """An item is larger than its share of the process's memory, so that little beside it can be kept."""
 
-    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
-        self._max_bytes, self._size_of = max_bytes, size_of
-        self._kept: OrderedDict[Any, Value] = OrderedDict()
-        self._bytes = 0
+
+# --- the budget ---------------------------------------------------------------------------------
+
+
+def budget() -> int:
+    """The bytes that this process may keep, from `DICOMDL_MEMORY`, which is read once (and again after `clear`).
+
+    Raises
+    ------
+    UsageError
+        The variable is set to something that is no number of bytes; attribute `found`.
+    """
+    return _registry.budget()
+
+
+def _budget_of(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise UsageError(
+            f"{VARIABLE}={text!r}: expected a number of bytes above 0, such as 268435456, 512MiB or 1GiB",
+            found=text,
+        )
+    return size
+
+
+# --- shares -------------------------------------------------------------------------------------
+
+
+class _Item:
+    """A value, its bytes, and when it was used last."""
+
+    __slots__ = ("size", "used", "value")
+
+    def __init__(self, value: Any, size: int, used: int) -> None:
+        self.value, self.size, self.used = value, size, used
+
+
+class Share(Generic[Value]):
+    """The cache of one share of the budget: the items used last, as many as fit; see `share`.
+
+    Finding an item takes no lock: a look into a dictionary, and a new time of last use.
+
+    Parameters
+    ----------
+    name
+        One of `SHARES`.
+    size
+        The bytes of a value.
+    one_at_a_time
+        Whether values are made by one thread at a time.
+    limit
+        The bytes of the share; a function, for the budget is known at the first item.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: Callable[[Value], int],
+        *,
+        one_at_a_time: bool = False,
+        limit: Callable[[], int],
+    ) -> None:
+        self.name = name
+        self.bytes = 0
+        self._size, self._limit = size, limit
+        self._items: dict[Any, _Item] = {}
+        self._tick = itertools.count().__next__
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._after_fork) if hasattr(
-            os, "register_at_fork"
-        ) else None
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # a thread of the parent may have held it
+        self._making = threading.Lock() if one_at_a_time else None
+        self._has_warned = False
 
     def of(self, key: Any, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where it is not kept; the last one is kept whatever its size."""
+        """The value of a key, made where there is none. What `make` raises is not kept."""
+        if (item := self._items.get(key)) is not None:
+            item.used = self._tick()
+            return item.value  # type: ignore[no-any-return]
+        if self._making is None:
+            return self.keep(key, make())
+        with self._making:
+            found = self.find(key)
+            return self.keep(key, make()) if found is None else found
+
+    def around(self, function: Callable[Parameters, Value]) -> Callable[Parameters, Value]:
+        """A function whose results this share keeps, by its arguments."""
+        find, tick = self._items.get, self._tick
+
+        @functools.wraps(function)
+        def wrapper(*args: Any) -> Any:
+            # As `of`, without its calls: some of these are asked several times per sample.
+            if (item := find(args)) is None:
+                return self.keep(args, function(*args))  # type: ignore[call-arg]
+            item.used = tick()
+            return item.value
+
+        return wrapper  # type: ignore[return-value]
+
+    def find(self, key: Any) -> Value | None:
+        """The value of a key; None where there is none."""
+        if (item := self._items.get(key)) is None:
+            return None
+        item.used = self._tick()
+        return item.value  # type: ignore[no-any-return]
+
+    def keep(self, key: Any, value: Value) -> Value:
+        """Keep a value, and return it; or the one that another thread was faster to keep."""
+        size, limit = self._size(value) + ITEM_BYTES, self._limit()
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        value = make()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = value
-                self._bytes += self._size_of(value)
-                while self._bytes > self._max_bytes and len(self._kept) > 1:
-                    self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+            if (item := self._items.get(key)) is not None:
+                return item.value  # type: ignore[no-any-return]
+            self._items[key] = _Item(value, size, self._tick())
+            self.bytes += size
+            if self.bytes > limit:
+                self._drop_oldest(limit)
+            warns = size > limit and not self._has_warned
+            self._has_warned |= warns
+        if warns:
+            self._warn(size, limit)
         return value
+
+    def _drop_oldest(self, limit: int) -> None:
+        """Drop the items used longest ago until the newest one fits, many small ones at once."""
+        oldest = sorted(self._items, key=lambda key: self._items[key].used)
+        at_once = len(oldest) // 16
+        for count, key in enumerate(oldest[:-1]):
+            if self.bytes <= limit and count >= at_once:
+                return
+            self.bytes -= self._items.pop(key).size
+
+    def _warn(self, size: int, limit: int) -> None:
+        message = (
+            f"{self.name}: an item of {size:,} bytes is larger than their share of this process's memory, "
+            f"{limit:,} of {budget():,} bytes: it is kept alone, and each other one is read anew; "
+            f"set the environment variable {VARIABLE} to more"
+        )
+        warnings.warn(message, MemoryWarning, stacklevel=4)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._items.clear()
+            self.bytes, self._has_warned = 0, False
+
+    def after_fork(self) -> None:
+        """Take new locks, which threads of the parent may have held; the items are as they were."""
+        self._lock = threading.Lock()
+        self._making = None if self._making is None else threading.Lock()
+        self.bytes = sum(item.size for item in self._items.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+def bytes_in(value: Any) -> int:
+    """The bytes of a value with all that its tuples, lists, mappings and dataclasses hold; what occurs twice counts once."""
+    total, seen, waiting = 0, set[int](), [value]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        total += one.nbytes if isinstance(one, np.ndarray) else sys.getsizeof(one)
+        if isinstance(one, Mapping):
+            waiting += (*one.keys(), *one.values())
+        elif isinstance(one, tuple | list | set | frozenset):
+            waiting += one
+        elif dataclasses.is_dataclass(one) and not isinstance(one, type):
+            waiting += (getattr(one, field.name) for field in dataclasses.fields(one))
+    return total
+
+
+# --- the registry -------------------------------------------------------------------------------
+
+
+class _Registry:
+    """The shares of this process, its decisions, and its budget once it is known."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, Share[Any]] = {}
+        self.decisions: list[dict[Any, Any]] = []
+        self._budget: int | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def budget(self) -> int:
+        if self._budget is None:
+            text = os.environ.get(VARIABLE)
+            self._budget = _budget_of(text) if text else DEFAULT_BUDGET
+        return self._budget
+
+    def clear(self) -> None:
+        for own in self.shares.values():
+            own.clear()
+        for decided in self.decisions:
+            decided.clear()
+        self._budget = None
+
+    def _after_fork(self) -> None:
+        for own in self.shares.values():
+            own.after_fork()
+
+
+_registry: Final = _Registry()
+
+
+def share(
+    name: str, size: Callable[[Value], int] = bytes_in, *, one_at_a_time: bool = False
+) -> Share[Value]:
+    """The cache that keeps the share `name` of the budget: one of `SHARES`, each of which has one cache."""
+    thousandths = SHARES[name]
+    made = Share[Value](
+        name,
+        size,
+        one_at_a_time=one_at_a_time,
+        limit=lambda: _registry.budget() * thousandths // 1000,
+    )
+    _registry.shares[name] = made
+    return made
+
+
+def remembered(
+    name: str, size: Callable[[Any], int] = bytes_in
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """A decorator: the results of a function in the share `name`, by its arguments, which hash and are given by place."""
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        return share(name, size).around(function)
+
+    return decorate
+
+
+def decisions() -> dict[Any, Any]:
+    """A new dictionary of few small conclusions: `clear` empties it, nothing else does, and no share counts it."""
+    made: dict[Any, Any] = {}
+    _registry.decisions.append(made)
+    return made
+
+
+def report() -> dict[str, int]:
+    """The bytes that each share of this process holds now, those among them whose caches are not loaded."""
+    return {
+        name: _registry.shares[name].bytes if name in _registry.shares else 0 for name in SHARES
+    }
+
+
+def clear() -> None:
+    """Drop everything that this process keeps, its decisions too; the next item reads `DICOMDL_MEMORY` anew."""
+    _registry.clear()

@@ -11,6 +11,7 @@ from dicomdl.arrays import Mask, Values
 from dicomdl.errors import IntensityError, SUVError
 from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Stack
+from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import units_of
 from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps
 from dicomdl.values.lookup_reading import modality_lut, real_world_maps, select_real_world_map
@@ -120,6 +121,7 @@ class _Plain(NamedTuple):
     has_table: bool
 
 
+# Small: a rescale and two numbers per combination of facts that occurs.
 @functools.lru_cache(maxsize=4096)
 def _by_index(facts: tuple[Any, ...]) -> _Plain:
     """What frames with these values of `CONVERSION_COLUMNS` have in common."""
@@ -153,7 +155,7 @@ def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Co
     return conversion
 
 
-@functools.lru_cache(maxsize=256)
+@remembered("SUV factors")
 def suv_factor_of(stack: Stack, suv: SUV) -> float:
     """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
     own = stack.value("sop_class_uid")

@@ -1,7 +1,6 @@
 """values.lookup_reading"""
 
 import contextlib
-import functools
 import operator
 import os
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from dicomdl.headers.rare_tables import (
     groups_of,
     raw_tables,
 )
+from dicomdl.storage.memory import remembered
 from dicomdl.values.lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps, look_up
 
 
@@ -231,7 +231,7 @@ def _first_entries(
     return found[:entries]
 
 
-@functools.lru_cache(maxsize=64)
+@remembered("lookup tables")
 def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
     """A Modality or VOI LUT. Up to 8 bits, entries may lie two a word or one a word: the length tells (PS3.3 C.11.1.1.1)."""
     entries, first, bits = _descriptor(raw, signed, IntensityError)
@@ -253,7 +253,7 @@ def _input_is_signed(tables: Tables, groups: Sequence[Group]) -> bool:
     return rescale.kind == "HU" or min(end * rescale.slope + rescale.intercept for end in ends) < 0
 
 
-@functools.lru_cache(maxsize=256)
+@remembered("real-world maps")
 def _real_world_map(raw: RawMap, signed: bool | None) -> RealWorldMap:
     first, last = _range_of(raw, signed)
     linear = raw.slope is not None and raw.intercept is not None
@@ -288,7 +288,7 @@ def _range_of(raw: RawMap, signed: bool | None) -> tuple[float, float]:
     return float(first), float(last)
 
 
-@functools.lru_cache(maxsize=16)
+@remembered("palettes")
 def _palette(raw: tuple[RawTable, ...], signed: bool) -> Palette:
     """Three channels, each with its own descriptor, as one table of colours over all indices that any of them maps."""
     channels = [_channel(one, signed) for one in raw]

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.memory import remembered
 from dicomdl.storage.system import available_cores
 from dicomdl.values.auto import pet_without_suv, resolve
 from dicomdl.values.conversion import Conversion, conversions, quantity_units, suv_factor_of
@@ -84,7 +84,7 @@ def with_units(recipe: Intensity, stack: Stack, place: int | None = None) -> Int
     return dataclasses.replace(recipe, units=quantity_units(stack, recipe.quantity, place))
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered("intensity limits")
 def kept_limits(
     stack: Stack | Group, percentile: Any, quantity: Quantity, max_bytes: int | None = None
 ) -> tuple[float, float]:

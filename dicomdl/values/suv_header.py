@@ -125,6 +125,7 @@ def refusal(columns: Sequence[str], found: str, expected: str) -> SUVError:
     )
 
 
+# Small: one name per column of the index.
 @functools.cache
 def _attribute(column: str) -> str:
     """A column as users know it: ``patient_weight`` -> ``PatientWeight (0010,1030)``."""

@@ -1,7 +1,7 @@
 """Blocks of voxels out of a stack, without reading the rest of it.
 
 The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read each; of coded ones its own
-slices, which are kept, decoded, for the blocks that come next (`KEPT_BYTES` in a process). A block's values are those that `read_volume`
+slices, which are kept, decoded, for the blocks that come next (see `storage.memory`). A block's values are those that `read_volume`
 has there, bit by bit: the same conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
 """
 
@@ -24,7 +24,7 @@ from dicomdl.pixels.stored import as_meant, is_native, is_plain, named, stored_d
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.keys import FileState, Key, stack_key
 from dicomdl.storage.cache.stats import Cache
-from dicomdl.storage.memory import Kept
+from dicomdl.storage.memory import remembered, share
 from dicomdl.storage.sources import Piece, check_unchanged, read_pieces
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import Conversion, conversions, is_colour
@@ -33,8 +33,6 @@ from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import modality_dtype
 
-KEPT_BYTES: Final = 256 * 2**20
-KEPT_STACKS: Final = 64
 # What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
 _UNIFORM: Final = (
     *(
@@ -448,7 +446,7 @@ def _size(value: Converted) -> int:
     return value.array.nbytes + (0 if value.padding is None else value.padding.nbytes)
 
 
-_slices: Final = Kept(KEPT_BYTES, _size)
+_slices: Final = share("slices", _size)
 
 
 def voxels_of(
@@ -458,10 +456,15 @@ def voxels_of(
     max_bytes: int | None = None,
 ) -> StackVoxels:
     """The reader of a stack, kept for the next block of it."""
-    return _known_voxels(stack, quantity, cache, max_bytes)  # type: ignore[arg-type]  # a protocol does not say that its objects hash
+    return _known_voxels(stack, quantity, cache, max_bytes)
 
 
-@functools.lru_cache(maxsize=KEPT_STACKS)
+def _reader_size(reader: StackVoxels) -> int:
+    """A path, three numbers and at most one conversion per slice; tables have a share of their own."""
+    return 512 * reader.shape[0]
+
+
+@remembered("stack readers", _reader_size)
 def _known_voxels(
     stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None
 ) -> StackVoxels:

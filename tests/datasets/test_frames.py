@@ -705,9 +705,8 @@ def test_label_maps_are_kept_small_and_delivered_as_they_are(
             label.numpy(), expected[z : z + 2, y : y + 4, x : x + 4]
         )
     assert {
-        one.dtype
-        for (_, by), one in label_maps_module._label_maps._kept.items()
-        if by.labels is labels
+        label_maps_module.label_map(stack, label_maps_module.ByIdentity(labels)).dtype
+        for stack in patches._stacks
     } == {np.dtype(kept)}
 
 

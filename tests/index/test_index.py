@@ -17,12 +17,12 @@ import dicomdl
 from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
+from dicomdl.storage import memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from synthetic import synthetic_index
 
 from dicomdl.index import generations as generations_module
-from dicomdl.index import rows as rows_module
 
 
 @pytest.fixture
@@ -331,7 +331,7 @@ def test_a_pickle_of_a_generation_that_is_gone_says_so_in_every_process(
     newer = dicomdl.scan(Path(index.path).parent / "root", out=index.path, progress=False)
     assert index.frame(0) == before  # who has the old generation open keeps it
     assert len(newer) == 25
-    rows_module.generation_of.cache_clear()
+    memory.clear()
     for data in (whole, part):
         with pytest.raises(GenerationGone) as caught:
             pickle.loads(data)
@@ -473,6 +473,6 @@ def test_an_index_that_does_not_say_its_tolerances_is_refused_when_it_is_opened(
 ) -> None:
     (facts,) = Path(index.path).glob("generations/*/scan.json")
     facts.write_text("{}")
-    rows_module.generation_of.cache_clear()
+    memory.clear()
     with pytest.raises(IndexFolderError, match="scan again"):
         dicomdl.open_index(index.path)

@@ -19,10 +19,10 @@ from pydicom.uid import (
 
 import dicomdl
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
-from dicomdl.storage import memory as memory_module
 from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
+from dicomdl.storage.memory import Share
 from dicomdl.volumes import blocks as voxels
 from dicomdl.volumes.blocks import Scratch, StackVoxels
 
@@ -159,26 +159,11 @@ def test_coded_slices_are_decoded_once_and_kept_within_bounds(
     for _ in range(3):
         reader.read((1, 0, 0), (4, 5, 6))
     assert decoded == [1, 1, 1]
-    monkeypatch.setattr(voxels, "_slices", memory_module.Kept(2 * 9 * 14 * 2, voxels._size))
+    room_for_two = Share("slices", voxels._size, limit=lambda: 2 * (9 * 14 * 2 + 400))
+    monkeypatch.setattr(voxels, "_slices", room_for_two)
     for _ in range(2):
         reader.read((0, 0, 0), (6, 5, 6))
-    assert len(decoded) == 15 and len(voxels._slices._kept) == 2
-
-
-def test_what_was_used_last_is_kept_in_no_more_than_so_many_bytes() -> None:
-    made: list[int] = []
-    kept: memory_module.Kept[bytes] = memory_module.Kept(10, len)
-
-    def of(size: int) -> None:
-        assert kept.of(size, lambda: (made.append(size), bytes(size))[1]) == bytes(size)
-
-    for size in (4, 5, 4, 5, 3, 4, 5, 3):  # 4 was used before 5 when 3 came
-        of(size)
-    assert made == [4, 5, 3, 4, 5, 3][: len(made)] and sum(map(len, kept._kept.values())) <= 10
-    of(100)
-    assert list(kept._kept) == [100]  # the last one whatever its size
-    of(1)
-    assert list(kept._kept) == [1]
+    assert len(decoded) == 15 and len(room_for_two) == 2
 
 
 def test_errors_name_the_file_of_the_slice_that_cannot_be_read(folder: Path) -> None:

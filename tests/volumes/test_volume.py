@@ -42,6 +42,7 @@ from dicomdl.errors import (
     UsageError,
 )
 from dicomdl.geometry.grid import Geometry
+from dicomdl.storage import memory
 from dicomdl.values import stack_intensity as stack_intensity_module
 from dicomdl.values.conversion import conversions
 from dicomdl.values.stack_intensity import stack_intensity, stack_sample
@@ -274,7 +275,7 @@ def test_the_limits_of_a_percentile_are_computed_once_and_kept_for_other_process
     first = stack_intensity(stack, "auto")
     assert reads == [5]
     # What a new process finds: nothing in memory, the limits in the cache folder.
-    stack_intensity_module.kept_limits.cache_clear()
+    memory.clear()
     assert stack_intensity(stack, "auto") == first
     assert reads == [5]
 

@@ -28,6 +28,7 @@ from dicomdl.errors import MissingExtra, UsageError, missing_extra
 from dicomdl.pixels.codestreams import Source
 from dicomdl.pixels.read import read_frame
 from dicomdl.pixels.stored import frame_shape
+from dicomdl.storage.memory import decisions
 from dicomdl.storage.system import available_cores
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ Result = TypeVar("Result")
 BATCH: Final = 32  # frames in flight: 64 MB of 512 x 512 in float64
 _TRUSTED: Final = "trusted"
 _PROVING: Final = "proving"
-_distrusted: dict[
-    "Kind", str
-] = {}  # of all decoders of this process: what one has found wrong, none tries again
+# Per kind of frame, why no decoder of this process uses the device for it: what one decoder has found wrong is the
+# library's fault, so that it outlives the decoder and none tries again before `storage.memory.clear`.
+_distrusted: Final[dict["Kind", str]] = decisions()
 
 
 class _Job(NamedTuple):
