@@ -117,7 +117,7 @@ class DiskCache:
         """Make an entry, unless another process has done so by the time that it is our turn."""
         if not self._checked:
             return self._made(digest, make)
-        with locks.alone(os.path.join(self.folder, f"{digest}.lock")):
+        with locks.alone(cachefolder.lock_path(self.folder, digest)):
             found = self._look_up(digest, counting=True)
             if found is None:
                 return self._made(digest, make)

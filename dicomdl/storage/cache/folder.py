@@ -1,7 +1,7 @@
 """The folder of a disk cache: how entries get into it, what of it is whose, and what the command line says of it.
 
-An entry is put in place whole, by one `os.replace`. A temporary or lock file that nobody holds a lock of is an orphan. Nothing but what
-has a name of ours is ever removed.
+An entry is put in place whole, by one `os.replace`. Temporary and lock files of an entry whose lock no
+process holds are orphans. Only files with a name of ours are ever removed.
 """
 
 import contextlib
@@ -27,6 +27,14 @@ _ENTRY: Final = re.compile(r"([0-9a-f]{64})\.entry")
 _TEMPORARY: Final = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{12}\.tmp")
 _LOCK: Final = re.compile(r"[0-9a-f]{64}\.lock")
 _DAY_S: Final = 86400.0
+_CREATE_FLAGS: Final = (
+    os.O_RDWR
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 _NETWORK: Final = {
     "nfs",
     "nfs4",
@@ -59,60 +67,51 @@ def open_entry(
 def write_entry(folder: str, digest: str, pieces: Sequence[Any]) -> None:
     """Put a whole entry in place in one step.
 
-    No fsync, which would cost as much as the writing: what a power cut takes or mangles is found by its checksums and made again.
+    No fsync, which would cost as much as the writing: the checksums find what a power cut takes or
+    mangles, and the entry is made again.
     """
-    descriptor, temporary = _new_temporary(folder, digest)
-    final = os.path.join(folder, f"{digest}.entry")
+    temporary = os.path.join(folder, f"{digest}.{secrets.token_hex(6)}.tmp")
+    descriptor = os.open(temporary, _CREATE_FLAGS, 0o600)
     try:
         try:
             write_pieces(descriptor, pieces)
-            if (
-                locks.available()
-            ):  # renamed while its lock is held, else who cleans up takes it for an orphan
-                os.replace(temporary, final)
         finally:
             os.close(descriptor)
-        if not locks.available():  # Windows renames no open file
-            os.replace(temporary, final)
+        os.replace(temporary, os.path.join(folder, f"{digest}.entry"))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
 
 
-def _new_temporary(folder: str, digest: str) -> tuple[int, str]:
-    """A new file, opened, and its path. Its lock tells those who clean up that the writer lives; who came before it removed the file."""
-    while True:
-        path = os.path.join(folder, f"{digest}.{secrets.token_hex(6)}.tmp")
-        descriptor = os.open(path, locks.CREATE_FLAGS | os.O_EXCL, 0o600)
-        locked = locks.flock(descriptor)
-        if locked is None or (locked and locks.is_at(descriptor, path)):
-            return descriptor, path
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+def lock_path(folder: str, digest: str) -> str:
+    """The file whose lock a process holds while it makes an entry."""
+    return os.path.join(folder, f"{digest}.lock")
 
 
 def remove_orphans(folder: str) -> None:
-    """Remove temporary and lock files whose process is dead: those that nobody holds a lock of; without locks, those a day old."""
+    """Remove temporary and lock files whose process is dead.
+
+    A process that writes an entry holds the entry's lock. Without locks, files a day old are orphans.
+    """
+    found: dict[str, list[str]] = {}
     for item in _items(folder):
-        if not (_TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name)):
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(item.path, os.O_RDWR | OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-            try:
-                locked = locks.flock(descriptor)
-                is_dead = (
-                    locked
-                    if locked is not None
-                    else time.time() - os.fstat(descriptor).st_mtime > _DAY_S
-                )
-                if is_dead and locks.is_at(
-                    descriptor, item.path
-                ):  # else the name is a newer file's, whose owner lives
-                    os.unlink(item.path)
-            finally:
-                locks.unlock(descriptor)
+        if _TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name):
+            found.setdefault(item.name.split(".")[0], []).append(item.path)
+    for digest, paths in found.items():
+        with locks.alone(lock_path(folder, digest), wait_s=0) as held:
+            for path in paths:
+                # The lock removes its own file.
+                if not path.endswith(".lock") and (held or (held is None and _is_old(path))):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+
+
+def _is_old(path: str) -> bool:
+    try:
+        return time.time() - os.lstat(path).st_mtime > _DAY_S
+    except OSError:
+        return False
 
 
 def _items(folder: str) -> list["os.DirEntry[str]"]:

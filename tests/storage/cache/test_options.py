@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -695,6 +696,7 @@ def test_hostile_files_run_no_code(tmp_path: Path) -> None:
                 os._exit(1)
 
         assert_content(DiskCache(tmp_path / "c").get(key_of(0), never), 0)
+        DiskCache(tmp_path / "c").get(key_of(1), Maker(1))  # imports what locks need
         sys.addaudithook(hook)
         for _ in range(150):
             data = bytearray(rng.choice([whole, pickle.dumps(print), rng.randbytes(5000)]))
@@ -849,16 +851,19 @@ def test_a_kill_at_any_system_call_leaves_the_entry_whole_or_absent(
     assert names(folder) == [f"{key_of(0).digest}.entry"]
 
 
-@posix_only
-def test_the_temporary_file_of_a_writer_that_lives_is_left_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "c"
+def test_the_files_of_a_writer_that_lives_are_left_alone_and_those_of_a_dead_one_removed(
+    tmp_path: Path,
+) -> None:
+    folder, digest = tmp_path / "c", key_of(0).digest
     DiskCache(folder)
-    descriptor, path = cachefolder._new_temporary(str(folder), key_of(0).digest)
+    temporary = folder / f"{digest}.{'0' * 12}.tmp"
+    temporary.write_bytes(b"half an entry")
+    with locks.alone(cachefolder.lock_path(str(folder), digest)) as held:
+        assert held
+        DiskCache(folder)
+        assert names(folder) == [temporary.name, f"{digest}.lock"]
     DiskCache(folder)
-    assert os.path.exists(path)
-    os.close(descriptor)
-    DiskCache(folder)
-    assert not os.path.exists(path)
+    assert names(folder) == []
 
 
 # --- once only ----------------------------------------------------------------------------------------------------
@@ -876,7 +881,6 @@ def test_many_processes_compute_each_entry_once(tmp_path: Path) -> None:
 @posix_only
 def test_with_kills_no_more_is_computed_than_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    start_s = time.monotonic()
     children = [
         start(functools.partial(fill, shape=(4, 300, 300)), tmp_path / "c", seed, 12, log)
         for seed in range(8)
@@ -889,7 +893,6 @@ def test_with_kills_no_more_is_computed_than_was_killed(tmp_path: Path) -> None:
     assert codes[4:] == [0] * 4
     assert set(log.read_bytes()) == set(range(12))
     assert len(log.read_bytes()) <= 12 + 4
-    assert time.monotonic() - start_s < 30
 
 
 @posix_only
@@ -906,15 +909,21 @@ def test_threads_compute_each_entry_once(tmp_path: Path) -> None:
             assert maker.calls == 1
 
 
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
+    """What a network file system without locks does."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+
+
 @posix_only
-@pytest.mark.parametrize("missing", ["flock", "fcntl"])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EACCES])
 def test_without_locks_the_results_are_the_same(
-    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if missing == "flock":
-        monkeypatch.setattr(locks, "flock", lambda descriptor: None)
-    else:
-        monkeypatch.setattr(locks, "_fcntl", None)
+    refuse_locks(monkeypatch, number)
     log = tmp_path / "log"
     children = [start(fill, tmp_path / "c", seed, 8, log) for seed in range(4)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
@@ -923,11 +932,26 @@ def test_without_locks_the_results_are_the_same(
     assert show(tmp_path / "c").leftovers == 0
 
 
-@posix_only
-def test_who_waits_too_long_computes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_only_files_a_day_old_are_orphans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    DiskCache(folder)
+    old, new = (folder / f"{key_of(number).digest}.{'0' * 12}.tmp" for number in (0, 1))
+    for path in (old, new):
+        path.write_bytes(b"half an entry")
+    os.utime(old, (1000, 1000))
+    refuse_locks(monkeypatch)
+    DiskCache(folder)
+    assert names(folder) == [new.name]
+
+
+def test_a_process_that_waits_too_long_computes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(locks, "LOCK_WAIT_S", 0.1)
     made = DiskCache(tmp_path / "c")
-    with locks.alone(str(tmp_path / "c" / f"{key_of(0).digest}.lock")):
+    with locks.alone(cachefolder.lock_path(str(tmp_path / "c"), key_of(0).digest)):
         assert_content(made.get(key_of(0), Maker()), 0)
     assert_content(made.get(key_of(0), never), 0)
 
