@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dicomdl.datasets.centers import Centers as Centers
     from dicomdl.datasets.collate import collate as collate
     from dicomdl.datasets.device.decoder import DeviceDecoder as DeviceDecoder
-    from dicomdl.datasets.device.values import apply_intensity as apply_intensity
+    from dicomdl.datasets.device.intensity import apply_intensity as apply_intensity
     from dicomdl.datasets.frames import FrameDataset as FrameDataset
     from dicomdl.datasets.patch_samplers import Balanced as Balanced
     from dicomdl.datasets.patch_samplers import Foreground as Foreground
@@ -83,7 +83,7 @@ _HOMES = {
     "VolumeDataset": "datasets.volumes",
     "Window": "values.windows",
     "WithEpoch": "datasets.samplers",
-    "apply_intensity": "datasets.device.values",
+    "apply_intensity": "datasets.device.intensity",
     "by_modality": "values.auto",
     "collate": "datasets.collate",
     "open_index": "index.index",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.datasets.device.values import intensity_as_data
+from dicomdl.datasets.device.intensity import intensity_as_data
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport import new_array
 from dicomdl.errors import GeometryError, UsageError
@@ -22,7 +22,6 @@ from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
 from dicomdl.values.request import IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, stack_intensity
-from dicomdl.values.windows import Identity
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
 
@@ -92,9 +91,7 @@ def made_sample(
             image.astype(_CARRIED.get(image.dtype.char, np.float32), copy=False)
         )
     else:  # mapped already where nothing is left to do
-        is_done = (
-            image.dtype == np.float32 and isinstance(recipe.mapping, Identity) and not recipe.invert
-        )
+        is_done = image.dtype == np.float32 and recipe.is_identity
         mapped = torch.from_numpy(
             image if is_done else recipe(image, new_array(image.shape, np.float32))
         )

@@ -1,12 +1,7 @@
-"""Stored -> modality -> network values: rescale, windows, percentiles and what "auto" means, as frozen callables.
+"""The recipe of a stack: what is done to its modality values, decided once.
 
-The rule to know: modality values are int16 when every slope and intercept is integral and the actual values fit,
-else int32, else float32 computed in float64 and rounded once; nothing wraps. Network values are always float32.
-A linear map runs in float32 as subtract, divide, clip: both roundings are relative, so the result is within 2 ulp of
-the exact formula, which scale-and-shift is not (its error grows with center / width). Where the lower end or the
-input is not exactly a float32 it runs in float64, in blocks that stay in the cache.
-
-Options are values: they compare, print, pickle and are the cache key. Maps never write to their argument.
+Network values are always float32. Recipes are frozen values: they compare, print, pickle and are cache
+keys. They never write to their argument.
 """
 
 import dataclasses
@@ -18,16 +13,9 @@ import numpy as np
 
 from dicomdl.arrays import Float32, Values
 from dicomdl.errors import IntensityError
+from dicomdl.values.formulas import Formula, FormulaMap, Same, source_and_target
 from dicomdl.values.quantity import Quantity
-from dicomdl.values.windows import (
-    Identity,
-    IntensityMap,
-    Limits,
-    Percentile,
-    VoiLut,
-    Window,
-    source_and_target,
-)
+from dicomdl.values.windows import IntensityMap, Percentile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +41,16 @@ class Intensity:
     quantity: Quantity = "modality"
 
     @property
+    def formula(self) -> Formula | None:
+        """What `mapping` computes; None for a caller's own function, and for a `Percentile` without limits."""
+        return self.mapping.formula if isinstance(self.mapping, FormulaMap) else None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether values stay what they are."""
+        return isinstance(self.formula, Same) and not self.invert
+
+    @property
     def needs_sample(self) -> bool:
         """Whether `with_sample` has to be called before the values of different frames compare."""
         return isinstance(self.mapping, Percentile)
@@ -70,8 +68,11 @@ class Intensity:
 
         None where values are not windowed: padding stays what it is under `Identity`, and a caller's own function may mean anything.
         """
-        lowest = _lowest_input(self.mapping, self.invert)
-        if lowest is None or dtype.kind == "f":
+        ends = None if self.formula is None else self.formula.ends
+        if ends is None:
+            return None
+        lowest = ends[self.invert]
+        if dtype.kind == "f":
             return lowest
         limits = np.iinfo(dtype)
         return min(
@@ -84,29 +85,11 @@ class Intensity:
 
         IntensityError when a caller's own function changes the shape.
         """
-        if isinstance(self.mapping, Window | Limits | Identity | Percentile | VoiLut):
+        if isinstance(self.mapping, FormulaMap | Percentile):
             result = self.mapping(values, out)
         else:
             result = _converted(self.mapping(values), values, out)
         return np.subtract(np.float32(1), result, out=result) if self.invert else result
-
-
-def _lowest_input(mapping: IntensityMap, invert: bool) -> float | None:
-    """A value that the mapping makes 0 of, or 1 where it is inverted afterwards."""
-    if isinstance(mapping, Window) and mapping.function == "SIGMOID":
-        return (
-            mapping.center + (40 if invert else -40) * mapping.width
-        )  # 160 in the exponent: 0 or 1 in float32
-    if isinstance(mapping, Window):
-        return (
-            mapping.limits[1] + 1 if invert else mapping.limits[0] - 1
-        )  # beyond the rounding of the ends
-    if isinstance(mapping, Limits):
-        return mapping.upper if invert else mapping.lower
-    if isinstance(mapping, VoiLut):
-        entries = mapping.table.entries
-        return mapping.table.first + int(entries.argmax() if invert else entries.argmin())
-    return None
 
 
 def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:

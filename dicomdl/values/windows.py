@@ -1,4 +1,8 @@
-"""values.windows"""
+"""Maps from modality values to network values: windows, limits, tables, percentiles.
+
+Each is a frozen value that reduces to one of the four formulas; a `Percentile` does so once the limits
+of its stack are known.
+"""
 
 import dataclasses
 import math
@@ -9,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomdl.arrays import Float32, Values
-from dicomdl.errors import IntensityError, UsageError
+from dicomdl.errors import IntensityError
 from dicomdl.headers.frame import Frame
-from dicomdl.values.floats import EXACT_IN_FLOAT32, is_float32, store_floats
-from dicomdl.values.lookup import LookupTable, blocks
+from dicomdl.values.floats import store_floats
+from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Table
+from dicomdl.values.lookup import LookupTable
 from dicomdl.values.lookup_reading import voi_luts
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
@@ -29,18 +34,17 @@ class IntensityMap(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(FormulaMap):
     """Modality values as they are, as float32."""
 
-    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """`values` rounded once to float32, in a new array or `out` of the same shape."""
-        values, out = source_and_target(values, out)
-        np.copyto(out, values, casting="unsafe")
-        return out
+    @property
+    def formula(self) -> Formula:
+        """`Same`."""
+        return Same()
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(FormulaMap):
     """Linear map of [lower, upper] onto [0, 1].
 
     Equal limits are a step: values above them give 1, the others 0, so a constant image gives zeros, not NaN.
@@ -65,15 +69,14 @@ class Limits:
             message = f"limits {self.lower} and {self.upper}: expected finite numbers, the lower one first"
             raise IntensityError(message, lower=self.lower, upper=self.upper)
 
-    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values of an array of any shape, in a new array or `out`; NaN stays NaN."""
-        values, out = source_and_target(values, out)
-        _ramp(values, self.lower, self.upper - self.lower, self.clip, out)
-        return out
+    @property
+    def formula(self) -> Formula:
+        """The ramp from `lower` to `upper`."""
+        return Ramp(self.lower, self.upper - self.lower, self.clip)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class Window(FormulaMap):
     """Window center and width onto [0, 1], by one of the three VOI LUT functions of PS3.3 C.11.2.1.2 and C.11.2.1.3.
 
     Parameters
@@ -139,19 +142,17 @@ class Window:
             return self.center - 0.5 - half, self.center - 0.5 + half
         return self.center - self.width / 2, self.center + self.width / 2
 
-    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values of an array of any shape, in a new array or `out`; NaN stays NaN."""
-        values, out = source_and_target(values, out)
+    @property
+    def formula(self) -> Formula:
+        """The sigmoid, or the ramp between `limits`, whose ends are computed and so rounded."""
         if self.function == "SIGMOID":
-            _sigmoid(values, self.center, self.width, out)
-        else:
-            width = self.width - 1 if self.function == "LINEAR" else self.width
-            _ramp(values, self.limits[0], width, True, out)
-        return out
+            return Sigmoid(self.center, self.width)
+        width = self.width - 1 if self.function == "LINEAR" else self.width
+        return Ramp(self.limits[0], width, margin=1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class VoiLut:
+class VoiLut(FormulaMap):
     """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1]: entries are divided by the largest number of as many bits as they use.
 
     Not of `table.bits`: some devices say 16 bits of tables that end at 4095.
@@ -179,11 +180,10 @@ class VoiLut:
         """The entry that becomes 1."""
         return max(1, (1 << self.table.maximum.bit_length()) - 1)
 
-    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values of an array of any shape, in a new array or `out`; NaN gets the first entry."""
-        values, out = source_and_target(values, out)
-        np.divide(self.table(values), np.float32(self.scale), out=out, dtype=np.float32)
-        return out
+    @property
+    def formula(self) -> Formula:
+        """The table's entries by `scale`."""
+        return Table(self.table, self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,81 +259,3 @@ def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
     ):
         stride += 1
     return stride
-
-
-def _ramp(values: Values, lower: float, width: float, clip: bool, out: Float32) -> None:
-    """``(values - lower) / width`` into `out`; a step at `lower` when `width` is 0."""
-    if clip and _are_within(values.dtype, lower, width):
-        _integer_ramp(values, int(lower), int(width), out)
-        return
-    in_float32 = (
-        values.dtype.char in EXACT_IN_FLOAT32
-        and values.dtype.isnative
-        and is_float32(lower)
-        and np.float32(width) > 0
-    )
-    for source, target in blocks(values, out):
-        if width == 0:
-            np.copyto(
-                target, np.heaviside(source.astype(np.float64) - lower, 0.0), casting="same_kind"
-            )
-        elif in_float32:
-            with np.errstate(over="ignore"):
-                np.subtract(source, np.float32(lower), out=target, dtype=np.float32)
-                np.divide(target, np.float32(width), out=target)
-                if clip:
-                    np.clip(target, 0, 1, out=target)
-        else:
-            with np.errstate(over="ignore"):
-                exact = source.astype(np.float64)
-                exact -= lower
-                exact /= width
-                if clip:
-                    np.clip(exact, 0, 1, out=exact)
-                np.copyto(target, exact, casting="same_kind")
-
-
-def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
-    """Whether a dtype has both ends of a ramp, and float32 all differences between them."""
-    if (
-        dtype.kind not in "iu"
-        or not dtype.isnative
-        or not (lower.is_integer() and width.is_integer() and 0 < width <= 1 << 24)
-    ):
-        return False
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= lower and lower + width <= int(limits.max)
-
-
-def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
-    """`_ramp` where integers are clipped and shifted, before they become float32: the same results in half the time."""
-    low, high = values.dtype.type(lower), values.dtype.type(lower + width)
-    for source, target in blocks(values, out):
-        shifted = np.clip(
-            source, low, high, out=np.empty(source.shape, source.dtype)
-        )  # an array also without dimensions
-        np.subtract(shifted, low, out=shifted)  # wraps, and is right without its sign
-        np.divide(
-            shifted.view(f"u{shifted.itemsize}"), np.float32(width), out=target, dtype=np.float32
-        )
-
-
-def _sigmoid(values: Values, center: float, width: float, out: Float32) -> None:
-    """PS3.3 C.11.2.1.3.1 onto [0, 1]."""
-    for source, target in blocks(values, out):
-        with np.errstate(
-            over="ignore", under="ignore"
-        ):  # exp runs over to inf where the result is 0
-            steepness = (source.astype(np.float64) - center) * (-4 / width)
-            np.copyto(target, 1 / (1 + np.exp(steepness)), casting="same_kind")
-
-
-def source_and_target(values: Values, out: Float32 | None) -> tuple[Values, Float32]:
-    values = np.asarray(values)
-    if out is None:
-        return values, np.empty(values.shape, np.float32)
-    if out.dtype != np.float32 or out.shape != values.shape:
-        raise UsageError(
-            f"out is {out.dtype} {out.shape}; expected float32 of shape {values.shape}"
-        )
-    return values, out

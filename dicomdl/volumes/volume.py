@@ -34,7 +34,7 @@ from dicomdl.values.stack_intensity import (
     stack_intensity,
 )
 from dicomdl.values.suv import SUV, SuvKind
-from dicomdl.values.windows import Identity, Percentile, sample_positions
+from dicomdl.values.windows import Percentile, sample_positions
 from dicomdl.volumes.resampling import (
     Interpolation,
     axes_towards,
@@ -212,7 +212,7 @@ class Volume:
         array = self._as(recipe.quantity)
         if self.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
             array = np.where(self.padding, array.dtype.type(lowest), array)
-        stays = isinstance(recipe.mapping, Identity) and not recipe.invert
+        stays = recipe.is_identity
         units = self.units if stays and recipe.quantity == self.quantity else recipe.units
         return dataclasses.replace(
             self, array=recipe(array), units=units, quantity=recipe.quantity if stays else "network"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 import dicomdl
 from dicomdl.datasets.base import SampleDataset
-from dicomdl.datasets.device.values import apply_intensity
+from dicomdl.datasets.device.intensity import apply_intensity
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
 from dicomdl.values.windows import Limits, Percentile, Window

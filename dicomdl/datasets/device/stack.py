@@ -18,7 +18,8 @@ from dicomdl.values.stack_intensity import stack_intensity
 if TYPE_CHECKING:
     from torch import Tensor
 from dicomdl.datasets.device.decoder import BATCH, DeviceDecoder
-from dicomdl.datasets.device.values import to_device, to_modality, window
+from dicomdl.datasets.device.intensity import window
+from dicomdl.datasets.device.values import to_device, to_modality
 
 
 def read_stack(

@@ -25,9 +25,10 @@ import dicomdl
 from dicomdl.datasets.device import decoder as gpu
 from dicomdl.datasets.device import kinds as kinds_module
 from dicomdl.datasets.device.decoder import DeviceDecoder
+from dicomdl.datasets.device.intensity import window
 from dicomdl.datasets.device.kinds import Kind
 from dicomdl.datasets.device.stack import read_stack
-from dicomdl.datasets.device.values import keep_coded_bits, to_device, to_modality, window
+from dicomdl.datasets.device.values import keep_coded_bits, to_device, to_modality
 from dicomdl.errors import (
     DecodeError,
     IntensityError,

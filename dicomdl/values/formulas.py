@@ -1,0 +1,197 @@
+"""The four formulas that every map to network values reduces to, computed with NumPy.
+
+The rule to know: a map says what it computes once, as one of these values. NumPy computes them
+here and torch in `datasets.device.intensity`; padding, the cache and the transport to a device ask
+the formula and never the map. A new map is one class with a `formula`.
+
+A ramp runs in float32 as subtract, divide, clip: both roundings are relative, so the result is
+within 2 ulp of the exact formula, which scale-and-shift is not (its error grows with center /
+width). Where the lower end or the input is not exactly a float32 it runs in float64, in blocks
+that stay in the processor's cache.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from dicomdl.arrays import Float32, Values
+from dicomdl.errors import UsageError
+from dicomdl.values.floats import EXACT_IN_FLOAT32, is_float32
+from dicomdl.values.lookup import LookupTable, blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Values as they are, rounded once to float32."""
+
+    @property
+    def ends(self) -> None:
+        """Nothing becomes 0 or 1 by it."""
+        return
+
+    def fill(self, values: Values, out: Float32) -> None:
+        """Compute into `out`, float32 of the shape of `values`."""
+        np.copyto(out, values, casting="unsafe")
+
+
+@dataclass(frozen=True, slots=True)
+class Ramp:
+    """``(values - lower) / width``; a step at `lower` where `width` is 0: 1 above it, else 0.
+
+    Parameters
+    ----------
+    lower, width
+        Finite, ``width >= 0``.
+    clip
+        Whether values beyond the ends become 0 and 1 or continue along the line.
+    margin
+        How far outside of the ends padding is put, where the ends themselves are rounded.
+    """
+
+    lower: float
+    width: float
+    clip: bool = True
+    margin: float = 0.0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Values that become 0 and 1."""
+        return self.lower - self.margin, self.lower + self.width + self.margin
+
+    def fill(self, values: Values, out: Float32) -> None:
+        """Compute into `out`, float32 of the shape of `values`; NaN stays NaN."""
+        if self.clip and _are_within(values.dtype, self.lower, self.width):
+            _integer_ramp(values, int(self.lower), int(self.width), out)
+        elif self.width == 0:
+            _step(values, self.lower, out)
+        elif _is_exact(values.dtype, self.lower, self.width):
+            _single_ramp(values, self, out)
+        else:
+            _double_ramp(values, self, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid:
+    """``1 / (1 + exp(-4 (values - center) / width))`` (PS3.3 C.11.2.1.3.1), in float64."""
+
+    center: float
+    width: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Values that become 0 and 1 in float32: 160 in the exponent."""
+        return self.center - 40 * self.width, self.center + 40 * self.width
+
+    def fill(self, values: Values, out: Float32) -> None:
+        """Compute into `out`, float32 of the shape of `values`; NaN stays NaN."""
+        for source, target in blocks(values, out):
+            # exp overflows to infinity where the result is 0.
+            with np.errstate(over="ignore", under="ignore"):
+                exponent = (source.astype(np.float64) - self.center) * (-4 / self.width)
+                np.copyto(target, 1 / (1 + np.exp(exponent)), casting="same_kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The entries of a table divided by `scale`."""
+
+    table: LookupTable
+    scale: int
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Values that get the smallest and the largest entry."""
+        entries, first = self.table.entries, self.table.first
+        return first + int(entries.argmin()), first + int(entries.argmax())
+
+    def fill(self, values: Values, out: Float32) -> None:
+        """Compute into `out`, float32 of the shape of `values`; NaN gets the first entry."""
+        np.divide(self.table(values), np.float32(self.scale), out=out, dtype=np.float32)
+
+
+Formula: TypeAlias = Same | Ramp | Sigmoid | Table
+
+
+class FormulaMap:
+    """A map that reduces to a formula: all that a new map has to say is its `formula`."""
+
+    __slots__ = ()
+
+    @property
+    def formula(self) -> Formula:
+        """What the map computes."""
+        raise NotImplementedError
+
+    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
+        """Network values of an array of any shape, in a new array or `out`; NaN stays NaN."""
+        values, out = source_and_target(values, out)
+        self.formula.fill(values, out)
+        return out
+
+
+def source_and_target(values: Values, out: Float32 | None) -> tuple[Values, Float32]:
+    """The values as an array, and `out` after a check that it fits, or a new array."""
+    values = np.asarray(values)
+    if out is None:
+        return values, np.empty(values.shape, np.float32)
+    if out.dtype != np.float32 or out.shape != values.shape:
+        raise UsageError(
+            f"out is {out.dtype} {out.shape}; expected float32 of shape {values.shape}"
+        )
+    return values, out
+
+
+def _is_exact(dtype: np.dtype[Any], lower: float, width: float) -> bool:
+    """Whether float32 holds the values and the lower end, so that only results are rounded."""
+    held = dtype.char in EXACT_IN_FLOAT32 and dtype.isnative and is_float32(lower)
+    return held and bool(np.float32(width) > 0)
+
+
+def _step(values: Values, lower: float, out: Float32) -> None:
+    for source, target in blocks(values, out):
+        above = np.heaviside(source.astype(np.float64) - lower, 0.0)
+        np.copyto(target, above, casting="same_kind")
+
+
+def _single_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
+    for source, target in blocks(values, out):
+        with np.errstate(over="ignore"):
+            np.subtract(source, np.float32(ramp.lower), out=target, dtype=np.float32)
+            np.divide(target, np.float32(ramp.width), out=target)
+            if ramp.clip:
+                np.clip(target, 0, 1, out=target)
+
+
+def _double_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
+    for source, target in blocks(values, out):
+        with np.errstate(over="ignore"):
+            exact = source.astype(np.float64)
+            exact -= ramp.lower
+            exact /= ramp.width
+            if ramp.clip:
+                np.clip(exact, 0, 1, out=exact)
+            np.copyto(target, exact, casting="same_kind")
+
+
+def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
+    """Whether a dtype has both ends of a ramp, and float32 all differences between them."""
+    if (
+        dtype.kind not in "iu"
+        or not dtype.isnative
+        or not (lower.is_integer() and width.is_integer() and 0 < width <= 1 << 24)
+    ):
+        return False
+    limits = np.iinfo(dtype)
+    return int(limits.min) <= lower and lower + width <= int(limits.max)
+
+
+def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
+    """The ramp of integers clipped and shifted before they become float32: equal, in half the time."""
+    low, high = values.dtype.type(lower), values.dtype.type(lower + width)
+    for source, target in blocks(values, out):
+        # `out` makes it an array also where there are no dimensions.
+        shifted = np.clip(source, low, high, out=np.empty(source.shape, source.dtype))
+        np.subtract(shifted, low, out=shifted)  # wraps, and is right without its sign
+        unsigned = shifted.view(f"u{shifted.itemsize}")
+        np.divide(unsigned, np.float32(width), out=target, dtype=np.float32)
