@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dicomdl
+from dicomdl.storage.memory import SHARES
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dicomdl").rglob("*.py"))
@@ -110,3 +111,81 @@ def _loaded_by(statement: str) -> set[str]:
 
 def test_the_table_of_uids_needs_no_pydicom() -> None:
     assert "pydicom" not in _loaded_by("import dicomdl.headers.uids")
+
+
+# Module globals that change, and why they are neither a cache nor part of the budget of `storage.memory`.
+CHANGING_GLOBALS = {
+    "datasets/transport.py": {
+        # Shared memory on loan between processes: leases and who holds them, which no limit may drop.
+        *("_pool", "_known", "_seen", "_forked", "_watched"),
+    },
+}
+# Fork hooks: that of `storage.memory` serves all caches.
+FORK_HOOKS = {"storage/memory.py", "datasets/transport.py"}
+REASONS = ("# Small:", "# In a process of its own:")
+CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"}
+CHANGES |= {"remove", "setdefault", "update", "appendleft"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_module_remembers_is_in_the_registry_of_memory(module: Path) -> None:
+    name = module.relative_to(ROOT / "dicomdl").as_posix()
+    tree = ast.parse(module.read_text())
+    if name != "storage/memory.py":
+        assert _changing_globals(tree) <= CHANGING_GLOBALS.get(name, set())
+    hooks = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "register_at_fork"]
+    assert not hooks or name in FORK_HOOKS
+
+
+def test_each_share_of_memory_has_one_cache() -> None:
+    taken = [
+        node.args[0].value
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("share", "remembered")
+        if node.args and isinstance(node.args[0], ast.Constant)
+    ]
+    assert sorted(taken) == sorted(SHARES)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small(module: Path) -> None:
+    """Functions without arguments have one result; above any other `lru_cache` a comment gives the reason."""
+    tree, lines = ast.parse(module.read_text()), module.read_text().splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and any(map(_is_cache, node.decorator_list)):
+            if not (node.args.args or node.args.kwonlyargs or node.args.vararg):
+                continue
+        elif not (isinstance(node, ast.Call) and _is_cache(node)):
+            continue
+        first = min(node.lineno, *(d.lineno for d in getattr(node, "decorator_list", [node])))
+        assert lines[first - 2].strip().startswith(REASONS), lines[first - 1]
+
+
+def _is_cache(node: ast.expr) -> bool:
+    function = node.func if isinstance(node, ast.Call) else node
+    return getattr(function, "attr", getattr(function, "id", "")) in ("lru_cache", "cache")
+
+
+def _changing_globals(tree: ast.Module) -> set[str]:
+    """Names of a module that functions bind anew, or containers of a module that functions change."""
+    bound, registered = set[str](), {"decisions", "share"}
+    for statement in tree.body:
+        if (
+            getattr(getattr(getattr(statement, "value", None), "func", None), "id", "")
+            in registered
+        ):
+            continue
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
+        bound |= {target.id for target in targets if isinstance(target, ast.Name)}
+    changing = set[str]()
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for node in (node for function in functions for node in ast.walk(function)):
+        if isinstance(node, ast.Global):
+            changing |= set(node.names)
+        elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            changing |= {getattr(node.value, "id", "")}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGES:
+            changing |= {getattr(getattr(node.func, "value", None), "id", "")}
+    return changing & bound

@@ -48,7 +48,7 @@ class PatchDataset(StackDataset):
     """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
 
     A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own slices are decoded, and those decoded last
-    are kept (256 MiB a process).
+    are kept, per process, in 90 MiB or what `DICOMDL_MEMORY` gives them (see `dicomdl.storage.memory`).
 
     Parameters
     ----------
@@ -64,7 +64,8 @@ class PatchDataset(StackDataset):
         `Grid(overlap)`, `Centers.from_table(table)`, or anything with their two methods. Draws depend on (seed, epoch, row) alone.
     labels
         A function that gives a stack's label map, an integer array (slices, rows, columns): for the sampler "labels", and delivered as
-        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample, and kept there (at most 256 MiB).
+        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample, and kept
+        there in 61 MiB or what `DICOMDL_MEMORY` gives them.
     irregular, min_slices
         As for `VolumeDataset`, but for "resample".
 

@@ -245,6 +245,7 @@ def _by_pydicom(request: Mapping[str, Any]) -> Values:
     return np.asarray(pixel_array(path, transfer_syntax_uid=UID(uid), **options))
 
 
+# In a process of its own: the last file only.
 @functools.lru_cache(maxsize=1)
 def _all_bits(path: str) -> Values:
     from pydicom.pixels.utils import pixel_array
@@ -321,6 +322,7 @@ def _codestream(dataset: Any, request: Mapping[str, Any]) -> bytes:
     )
 
 
+# In a process of its own: the last file only.
 @functools.lru_cache(maxsize=1)
 def _header(path: str) -> Any:
     import pydicom
@@ -328,6 +330,7 @@ def _header(path: str) -> Any:
     return pydicom.dcmread(path, force=True, stop_before_pixels=True)
 
 
+# In a process of its own: the last file only.
 @functools.lru_cache(maxsize=1)
 def _dataset(path: str) -> Any:
     import pydicom
