@@ -18,7 +18,8 @@ from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import StorageError
 from dicomdl.headers.frame import Attribute
-from dicomdl.headers.reader import NO_TILE, CodedTile, HeaderReader
+from dicomdl.headers.header import NO_TILE, CodedTile
+from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
 from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, frames_schema
 from dicomdl.index.table import Table

@@ -9,8 +9,8 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
+from dicomdl.headers.coding import first_element
 from dicomdl.headers.elements import Window, walk_meta
-from dicomdl.headers.reader import first_element
 from dicomdl.headers.uids import (
     DEFLATED_IN_ITEMS,
     GE_BIG_ENDIAN_PIXELS,

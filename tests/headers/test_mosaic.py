@@ -17,8 +17,9 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import Frame
-from dicomdl.headers.mosaic import Plane, csa_diffusion, protocol_slices, read_csa, siemens_tiling
+from dicomdl.headers.planes import Plane
 from dicomdl.headers.reader import HeaderReader, read_frames
+from dicomdl.headers.siemens import csa_diffusion, protocol_slices, read_csa, siemens_tiling
 from dicomdl.jobs.engine import read_chunk
 from dicomdl.pixels.read import read_frame
 

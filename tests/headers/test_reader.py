@@ -39,8 +39,9 @@ from dicomdl.headers.elements import (
     walk_meta,
 )
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Attribute, Frame, attributes
+from dicomdl.headers.header import Header
 from dicomdl.headers.privacy import extra_attributes
-from dicomdl.headers.reader import Header, HeaderReader, read_frames
+from dicomdl.headers.reader import HeaderReader, read_frames
 from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
