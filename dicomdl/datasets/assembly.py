@@ -13,7 +13,7 @@ import torch
 
 from dicomdl.datasets.device.intensity import intensity_as_data
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.transport import new_array
+from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.index.views import Stack

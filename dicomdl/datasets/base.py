@@ -13,14 +13,13 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data._utils.collate import default_collate_fn_map
 
 from dicomdl.datasets.assembly import Delivery
-from dicomdl.datasets.collate import collate_by_default
+from dicomdl.datasets.collate import teach_default_collate
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import Taken, checked_content
-from dicomdl.datasets.transport import Rows
+from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError
 from dicomdl.geometry.verdict import POLICIES, Irregular
@@ -37,10 +36,10 @@ from dicomdl.volumes.blocks import StackVoxels, is_worth_caching, voxels_of
 Transform = Callable[[Sample], Any]
 OnError = Literal["raise", "skip", "replace"]
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
-# torch's documented extension point of default_collate. It is registered here, because every dataset
-# loads this module.
-default_collate_fn_map[Sample] = collate_by_default
 MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
+
+# Every dataset loads this module.
+teach_default_collate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __getitem__(self, row: int) -> Any:
         epoch = getattr(row, "epoch", self.epoch)
         row = self._checked(row)
-        with Rows(0):
+        with BatchImages(0):
             sample, error = self._tried(row, epoch)
             if sample is None:
                 sample = self._instead_of(row, epoch, error)
@@ -117,7 +116,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
         """The samples of a batch, in the order asked for; made in the order of rows, and each file opened once."""
-        with Rows(
+        with BatchImages(
             len(rows) if self.transform is None else 0
         ) as images:  # a transform may keep images, and change them later
             found = self._tried_together(rows, images)
@@ -153,7 +152,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         return results
 
     def _tried_together(
-        self, rows: Sequence[int], images: Rows | None = None
+        self, rows: Sequence[int], images: BatchImages | None = None
     ) -> list[tuple[Sample | None, BaseException | None]]:
         """(sample, None) or (None, error) of each row, in the order asked for; replaced where the policy says so.
 

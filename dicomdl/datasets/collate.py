@@ -1,20 +1,30 @@
-"""datasets.collate"""
+"""Samples to batches: `collate`, and what torch's default collate does with samples."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch.utils.data._utils.collate import collate as _default_collate
 
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.transport import Parcel, is_plain, stacked
+from dicomdl.datasets.transport.check import torch_collate
+from dicomdl.datasets.transport.memory import is_plain_tensor
+from dicomdl.datasets.transport.pool import own_pool, stacked
+from dicomdl.datasets.transport.wire import OutgoingBatch
 from dicomdl.datasets.worker import errors_leave_whole, is_worker
 from dicomdl.errors import UsageError
 
+_TORCH: Final = torch_collate()
+
+
+def teach_default_collate() -> None:
+    """Tell torch's default collate about samples, at the extension point that torch documents for it."""
+    if _TORCH is not None:
+        _TORCH.default_collate_fn_map[Sample] = _collate_by_default
+
 
 @errors_leave_whole
-def collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
+def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
     """What the default collate does with samples: as with any dict, once their images have one size."""
     shapes = {
         tuple(sample["image"].shape)
@@ -30,7 +40,7 @@ def collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None)
         )
     return _collated(
         _of_one_type(samples),
-        lambda values: _default_collate(values, collate_fn_map=collate_fn_map),
+        lambda values: _TORCH.collate(values, collate_fn_map=collate_fn_map),
     )
 
 
@@ -67,13 +77,16 @@ def _stacked_or_listed(values: list[Any]) -> Any:
 
 
 def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> dict[str, Any]:
-    """One dict of all: plain tensors of one shape stacked, the rest as `otherwise` says; in a worker, one that is on its way."""
-    batch: dict[str, Any] = Parcel() if is_worker() else {}
+    """One dict of all samples: plain tensors of one shape stacked, the rest as `otherwise` collates it."""
+    leaves = own_pool() is not None
+    batch: dict[str, Any] = OutgoingBatch() if leaves else {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
         are_alike = (
-            all(map(is_plain, values))
+            all(map(is_plain_tensor, values))
             and len({(value.shape, value.dtype) for value in values}) == 1
         )
-        batch[key] = stacked(values) if are_alike else otherwise(values)
+        # torch's own way out of a worker has a stack of its own, in memory that is shared.
+        is_ours = are_alike and (leaves or not is_worker())
+        batch[key] = stacked(values) if is_ours else otherwise(values)
     return batch

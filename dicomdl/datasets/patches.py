@@ -31,7 +31,7 @@ from dicomdl.datasets.label_maps import (
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, checked_numbers, tell
-from dicomdl.datasets.transport import new_array
+from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index

@@ -21,24 +21,27 @@ from phantoms import write_series
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 import dicomdl
-from dicomdl.datasets import transport as parcels
+from dicomdl.datasets.collate import teach_default_collate
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.transport import IN_BLOCKS, MOST_BLOCKS, Parcel, new_array, stacked
+from dicomdl.datasets.transport.images import BatchImages, new_array
+from dicomdl.datasets.transport.pool import MAX_BUFFERS, MIN_BYTES, own_pool, stacked
+from dicomdl.datasets.transport.receiver import RECEIVER
+from dicomdl.datasets.transport.wire import OutgoingBatch
 
-assert dicomdl.collate  # whose module teaches the default collate what a Sample is
+teach_default_collate()  # spawned workers import this module, too
 METHODS = ["fork", "spawn", "forkserver"]
-needs_blocks = pytest.mark.skipif(
+needs_buffers = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only"
 )
 
 
 @pytest.fixture(autouse=True)
-def no_blocks_are_left_behind() -> Iterator[None]:
+def no_buffers_are_left_behind() -> Iterator[None]:
     gc.collect()
     yield
     gc.collect()
-    assert not parcels._known and not parcels._seen and not parcels._watched, (
-        "blocks of loaders that are no more"
+    assert not RECEIVER.mapped and not RECEIVER.leased and not RECEIVER.workers, (
+        "buffers of loaders that are no more"
     )
 
 
@@ -65,7 +68,7 @@ class Numbered(Dataset[Any]):
         return Sample(image=image.fill_(row % 128), row=row)
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
-        with parcels.Rows(len(rows)) as images:
+        with BatchImages(len(rows)) as images:
             found = []
             for place, row in enumerate(rows):
                 images.place = place
@@ -108,20 +111,20 @@ def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(
     assert rows == list(range(120))
 
 
-@needs_blocks
-def test_a_worker_fills_a_few_blocks_again_and_again() -> None:
+@needs_buffers
+def test_a_worker_fills_a_few_buffers_again_and_again() -> None:
     loader = DataLoader(Numbered(400), batch_size=2, num_workers=1)
     places = set()
     for batch in loader:
         assert is_sound(batch)
         places.add(batch["image"].data_ptr())
-    assert len(places) <= 8 and len(parcels._known) <= 8
+    assert len(places) <= 8 and len(RECEIVER.mapped) <= 8
 
 
 def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> (
     None
 ):
-    batches = list(DataLoader(Numbered(4 * MOST_BLOCKS), batch_size=2, num_workers=1))
+    batches = list(DataLoader(Numbered(4 * MAX_BUFFERS), batch_size=2, num_workers=1))
     assert all(map(is_sound, batches))
     batches[0]["image"].fill_(-1)
     assert all(map(is_sound, batches[1:]))
@@ -286,10 +289,10 @@ def test_an_order_of_its_own_is_kept() -> None:
         assert is_sound(batch) and batch["image"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_parcel_that_is_copied_or_pickled_is_a_copy() -> None:
+def test_a_batch_that_is_copied_or_pickled_is_a_copy() -> None:
     def copied(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
-        assert type(batch) is Parcel
+        assert type(batch) is OutgoingBatch
         other = copy.deepcopy(batch)
         again = pickle.loads(pickle.dumps(batch))
         batch["image"].fill_(-1)
@@ -418,7 +421,7 @@ def test_samples_that_share_their_images_are_delivered_as_without_workers() -> N
             assert all(torch.equal(one[name], other[name]) for name in ("image", "raw", "row"))
 
 
-@needs_blocks
+@needs_buffers
 def test_a_tensor_holds_its_own_bytes_and_no_others() -> None:
     for batch in DataLoader(
         Numbered(60, [(1, 150, 150), (1, 600, 600)]), batch_size=1, num_workers=2
@@ -462,10 +465,10 @@ def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(
 ) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
     assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
-    assert not parcels._known
+    assert not RECEIVER.mapped
 
 
-@needs_blocks
+@needs_buffers
 def test_where_memory_is_out_tensors_go_by_the_way_of_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -474,11 +477,11 @@ def test_where_memory_is_out_tensors_go_by_the_way_of_torch(
 
     monkeypatch.setattr(os, "posix_fallocate", none)
     assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
-    assert not parcels._known
+    assert not RECEIVER.mapped
 
 
-@needs_blocks
-def test_a_forked_process_that_ends_gives_no_block_back() -> None:
+@needs_buffers
+def test_a_forked_process_that_ends_gives_no_buffer_back() -> None:
     loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
     held = next(loader)
     for _ in range(3):
@@ -492,7 +495,7 @@ def test_a_forked_process_that_ends_gives_no_block_back() -> None:
         assert is_sound(batch) and is_sound(held)
 
 
-@needs_blocks
+@needs_buffers
 def test_a_forked_process_sees_its_batch_as_it_was() -> None:
     loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
     held = next(loader)
@@ -509,29 +512,29 @@ def test_a_forked_process_sees_its_batch_as_it_was() -> None:
         os.close(descriptor)
 
 
-@needs_blocks
+@needs_buffers
 @pytest.mark.parametrize("held", [1, 50, 80])
-def test_as_many_blocks_are_made_as_are_held_and_no_more(held: int) -> None:
+def test_as_many_buffers_are_made_as_are_held_and_no_more(held: int) -> None:
     kept: list[Any] = []
     names = set()
     for batch in DataLoader(Numbered(800), batch_size=2, num_workers=1):
         kept = [*kept[-held + 1 :], batch] if held > 1 else [batch]
-        names |= set(parcels._known)
-    assert all(map(is_sound, kept)) and len(names) <= min(held + 8, MOST_BLOCKS)
+        names |= set(RECEIVER.mapped)
+    assert all(map(is_sound, kept)) and len(names) <= min(held + 8, MAX_BUFFERS)
 
 
-@needs_blocks
-def test_blocks_go_with_their_workers_also_where_the_iterator_stays() -> None:
+@needs_buffers
+def test_buffers_go_with_their_workers_also_where_the_iterator_stays() -> None:
     iterator = iter(DataLoader(Numbered(60), batch_size=2, num_workers=2))
     for batch in iterator:
         assert is_sound(batch)
     del batch
-    assert not parcels._known
+    assert not RECEIVER.mapped
     del iterator
 
 
-@needs_blocks
-def test_blocks_take_no_descriptors_of_the_receiver() -> None:
+@needs_buffers
+def test_buffers_take_no_descriptors_of_the_receiver() -> None:
     before = len(os.listdir("/proc/self/fd"))
     loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
     kept = [next(loader) for _ in range(50)]
@@ -556,7 +559,7 @@ def test_a_worker_may_fork_in_the_midst_of_a_batch() -> None:
 
 
 class Held(Dataset[Any]):
-    """Row n is what the worker's blocks take, in MB, once it has made a batch of images of one size, or of several."""
+    """Row n is what the worker's buffers take, in MB, once it has made a batch of images of one size, or of several."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
@@ -566,45 +569,42 @@ class Held(Dataset[Any]):
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         images = []
-        with parcels.Rows(len(rows)) as room:
+        with BatchImages(len(rows)) as room:
             for place, row in enumerate(rows):
                 room.place = place
                 images.append(new_array((self.sizes[row] << 20,), "u1"))
-        pool: Any = parcels._own_pool()
-        return [
-            {"blocks": sum(block.size for block in pool._blocks) >> 20, "image": image.nbytes}
-            for image in images
-        ]
+        pool: Any = own_pool()
+        return [{"buffers": pool.size >> 20, "image": image.nbytes} for image in images]
 
 
-@needs_blocks
+@needs_buffers
 def test_memory_that_is_not_needed_goes() -> None:
     sizes = [1] * 40 + [32] * 4 + [1] * 200
     held = [
-        int(batch["blocks"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)
+        int(batch["buffers"][0]) for batch in DataLoader(Held(sizes), batch_size=4, num_workers=1)
     ]
     assert held[0] == 0 and held[5] <= 12 and 128 <= held[10] <= 150 and held[-1] <= 12
     several = DataLoader(Held([32, 1, 1, 1] * 40), batch_size=4, num_workers=1)
-    assert all(int(batch["blocks"][0]) == 0 for batch in several)
-    assert not parcels._known
+    assert all(int(batch["buffers"][0]) == 0 for batch in several)
+    assert not RECEIVER.mapped
 
 
-@needs_blocks
+@needs_buffers
 def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
     loader = DataLoader(Numbered(60), batch_size=2, num_workers=2)
     kept = list(map(copy.deepcopy, loader))
     gc.collect()
-    assert all(map(is_sound, kept)) and not parcels._known
+    assert all(map(is_sound, kept)) and not RECEIVER.mapped
     assert "memfd:dicomdl-batch" not in Path("/proc/self/maps").read_text()
 
 
-@needs_blocks
+@needs_buffers
 def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
     loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
     held: list[Any] = []
     for _ in range(
         20
-    ):  # all blocks are known then; killed in the midst of handing one over, torch may wait for ever
+    ):  # all buffers are known then; killed in the midst of handing one over, torch may wait for ever
         held = [*held[-2:], next(loader)]
     time.sleep(0.3)
     os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
@@ -613,7 +613,7 @@ def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
     assert all(map(is_sound, held))
 
 
-@needs_blocks
+@needs_buffers
 def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
     def count() -> tuple[int, int]:
         gc.collect()
@@ -632,7 +632,7 @@ def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
     assert found[-1][0] <= found[1][0] and found[-1][1] <= found[1][1] <= 16
 
 
-@needs_blocks
+@needs_buffers
 def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -661,11 +661,11 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
     assert not named  # what has no name goes with the last process that has it
 
 
-def test_what_is_small_or_outside_of_a_worker_has_no_block() -> None:
+def test_what_is_small_or_outside_of_a_worker_has_no_buffer() -> None:
     assert stacked([torch.ones(3)] * 2).tolist() == [[1.0] * 3] * 2
-    with parcels.Rows(2) as rows:
-        new_array((IN_BLOCKS,), "u1")
-    assert not rows._sizes and parcels._own_pool() is None
+    with BatchImages(2) as rows:
+        new_array((MIN_BYTES,), "u1")
+    assert not rows._sizes and own_pool() is None
 
 
 # --- the datasets -----------------------------------------------------------------------------------------------------
@@ -703,7 +703,7 @@ def test_loaders_with_workers_deliver_what_those_without_do(
                 ), name
 
 
-@needs_blocks
+@needs_buffers
 def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
     write_series(folder, shape=(4, 160, 160), intercept=-1024)
 
