@@ -14,6 +14,7 @@
     │   ├── TooLarge          the values would need more memory than the file's bytes justify
     │   └── UnsupportedSyntax no decoder for this transfer syntax is at hand
     ├── IntensityError        a rescale, window or unit that cannot be applied
+    │   ├── DoesNotFit        values that the integer dtype asked for does not hold
     │   └── SUVError          a PET stack whose header does not give SUV
     └── GeometryError         positions or orientations that do not make the asked-for grid
         ├── IrregularStack    a stack whose verdict forbids a volume without a policy
@@ -120,6 +121,10 @@ class UnsupportedSyntax(PixelError):
 
 class IntensityError(DicomdlError):
     """A rescale, window or unit that cannot be applied."""
+
+
+class DoesNotFit(IntensityError):
+    """Values that the integer dtype asked for does not hold. Attributes `minimum`, `maximum`, `dtype`."""
 
 
 class SUVError(IntensityError):

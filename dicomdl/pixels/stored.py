@@ -1,5 +1,7 @@
 """pixels.stored"""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -74,22 +76,20 @@ def is_label(source: Source) -> bool:
     return named_so or source.bits_allocated == 1
 
 
-class named:
-    """Adds file and frame to the errors that leave the block: this is the edge where they are known."""
+def add_frame_note(error: BaseException, source: Source) -> None:
+    """Note on an error the file and frame that it is about, unless it names its file already."""
+    if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
+        error.add_note(f"file: {source.path}, frame {source.frame_number}")
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, PixelError):
-            self.tell(error)
-
-    def tell(self, error: BaseException) -> None:
-        """Add them to an error."""
-        error.add_note(f"file: {self.source.path}, frame {self.source.frame_number}")
+@contextlib.contextmanager
+def named(source: Source) -> Iterator[None]:
+    """Add file and frame to each PixelError that leaves the block: this is the edge where they are known."""
+    try:
+        yield
+    except PixelError as error:
+        add_frame_note(error, source)
+        raise
 
 
 def result_array(out: Values | None, source: Source, rows: int) -> Values:

@@ -1,29 +1,50 @@
-"""values.conversion"""
+"""What is done to the stored values of each slice: its own rescale, table, map or SUV factor, and its padding."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import IntensityError, SUVError
 from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Stack
+from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import units_of
 from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps
 from dicomdl.values.lookup_reading import modality_lut, real_world_maps, select_real_world_map
 from dicomdl.values.quantity import Quantity, RealWorld
-from dicomdl.values.rescale import Rescale, apply_rescale, has_modality_lut
+from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV, suv_factor
 from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS
 
-CONVERSION_COLUMNS: Final = (
-    *("rescale_slope", "rescale_intercept", "dose_grid_scaling", "modality_lut_sequence"),
-    *("pixel_padding_value", "pixel_padding_range_limit", "photometric_interpretation"),
-)
+
+class ConversionFacts(NamedTuple):
+    """What the index tells of a frame's conversion: each a fact of `Frame`."""
+
+    rescale_slope: float | None
+    rescale_intercept: float | None
+    dose_grid_scaling: float | None
+    modality_lut_sequence: bool
+    pixel_padding_value: int | None
+    pixel_padding_range_limit: int | None
+    photometric_interpretation: str
+
+    @property
+    def padding(self) -> tuple[int, int] | None:
+        """The lowest and the highest stored value that stand for no image, both included, or None."""
+        value, limit = self.pixel_padding_value, self.pixel_padding_range_limit
+        if value is None or self.photometric_interpretation not in _GREY:
+            return None
+        other = value if limit is None else limit
+        return min(value, other), max(value, other)
+
+
+CONVERSION_COLUMNS: Final = ConversionFacts._fields
+_IDENTITY: Final = Rescale()
+_GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +55,7 @@ class Conversion:
     Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
     """
 
-    rescale: Rescale = Rescale()  # noqa: RUF009  # frozen
+    rescale: Rescale = _IDENTITY
     table: LookupTable | RealWorldMap | RealWorldMaps | None = None
     padding: tuple[int, int] | None = None
 
@@ -54,13 +75,11 @@ class Conversion:
         return found if found.any() else None
 
     def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
-        """Fill `out` (int16, int32, float32) with the values of `stored`; an IntensityError with `minimum` where they do not fit."""
+        """Fill `out` (int16, int32, float32) with the values of `stored`; DoesNotFit where they do not fit."""
         if self.table is None:
-            apply_rescale(
-                stored, self.rescale.slope, self.rescale.intercept, out, stored_range=stored_range
-            )
+            self.rescale.fill(stored, out, stored_range)
         elif isinstance(self.table, LookupTable):
-            apply_rescale(self.table(stored), 1, 0, out, stored_range=(0, self.table.maximum))
+            _IDENTITY.fill(self.table(stored), out, (0, self.table.maximum))
         else:
             self.table(stored, out)
 
@@ -103,9 +122,7 @@ def conversion(
     except SUVError:
         raise
     except IntensityError as error:
-        if not getattr(error, "__notes__", ()):
-            source = stack.source(place)
-            error.add_note(f"file: {source.path}, frame {source.frame_number}")
+        add_frame_note(error, stack.source(place))
         raise
 
 
@@ -125,18 +142,10 @@ class _Plain(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def _by_index(facts: tuple[Any, ...]) -> _Plain:
     """What frames with these values of `CONVERSION_COLUMNS` have in common."""
-    said: Any = SimpleNamespace(**dict(zip(CONVERSION_COLUMNS, facts, strict=True)))
-    value, limit = said.pixel_padding_value, said.pixel_padding_range_limit
-    padding = None
-    if value is not None and said.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2"):
-        padding = (
-            min(value, value if limit is None else limit),
-            max(value, value if limit is None else limit),
-        )
+    said = ConversionFacts(*facts)
     has_table = has_modality_lut(said)
-    return _Plain(
-        Conversion(Rescale() if has_table else Rescale.from_frame(said), padding=padding), has_table
-    )
+    rescale = _IDENTITY if has_table else Rescale.from_frame(said)
+    return _Plain(Conversion(rescale, padding=said.padding), has_table)
 
 
 def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:

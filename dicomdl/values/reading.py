@@ -22,10 +22,11 @@ from dicomdl.headers.frame import FrameSource
 from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_justified
 from dicomdl.pixels.read import decode_frame
-from dicomdl.pixels.stored import frame_shape, is_label, stored_dtype, stored_range
+from dicomdl.pixels.stored import add_frame_note, frame_shape, is_label, stored_dtype, stored_range
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
 from dicomdl.values.conversion import Conversion, is_colour
 from dicomdl.values.lookup_reading import palette
+from dicomdl.values.rescale import MODALITY_DTYPES, dtypes_to_try, in_first_that_fits
 
 # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -60,8 +61,10 @@ def read_converted(
     shape = (len(sources), *shapes.pop())
     if is_colour(sources[0], palettes=palettes):
         return Converted(_read_colour(sources, shape, dtype, how), None)
-    wanted = _candidates(sources, conversions) if dtype is None else [np.dtype(dtype)]
-    if wanted[0] not in (np.int16, np.int32, np.float32):
+    wanted: Sequence[np.dtype[Any]] = [np.dtype(dtype)]
+    if dtype is None:
+        wanted = dtypes_to_try(integral=_is_integral(sources, conversions))
+    if wanted[0] not in MODALITY_DTYPES:
         raise UsageError(f"dtype is {wanted[0]}: expected int16, int32 or float32")
     return _read_grey(sources, conversions, shape, wanted, how)
 
@@ -70,7 +73,7 @@ def _read_grey(
     sources: Sequence[FrameSource],
     conversions: Sequence[Conversion],
     shape: tuple[int, ...],
-    wanted: list[np.dtype[Any]],
+    wanted: Sequence[np.dtype[Any]],
     how: Decoding,
 ) -> Converted:
     """The frames in the first dtype that holds all values; frames that were read before one does not fit are kept, not read again."""
@@ -97,17 +100,16 @@ def _read_grey(
             padded[number] = True
         done[number] = True
 
-    for wider in [*wanted[1:], None]:
-        try:
-            _in_threads(fill, np.flatnonzero(~done).tolist(), how.threads)
-            break
-        except IntensityError as error:
-            if wider is None or not hasattr(error, "minimum"):
-                raise
-        kept = array
-        array = np.empty(shape, wider)
-        for number in np.flatnonzero(done):
-            array[runs[number]] = kept[runs[number]]
+    def read_rest(wider: np.dtype[Any]) -> Values:
+        nonlocal array
+        if wider != array.dtype:
+            kept, array = array, np.empty(shape, wider)
+            for number in np.flatnonzero(done):
+                array[runs[number]] = kept[runs[number]]
+        _in_threads(fill, np.flatnonzero(~done).tolist(), how.threads)
+        return array
+
+    array = in_first_that_fits(read_rest, wanted)
     return Converted(array, padding if padded.any() else None)
 
 
@@ -129,15 +131,10 @@ def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> 
     return [slice(start, stop) for start, stop in itertools.pairwise([*starts, len(sources)])]
 
 
-def _candidates(
-    sources: Sequence[FrameSource], conversions: Sequence[Conversion]
-) -> list[np.dtype[Any]]:
-    """The dtypes to try, narrowest first: whether values fit is seen while reading them."""
-    if all(conversion.is_integral for conversion in set(conversions)) and not any(
-        source.float_pixels for source in sources
-    ):
-        return [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
-    return [np.dtype(np.float32)]
+def _is_integral(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> bool:
+    """Whether all values are integers; whether they fit is seen while reading them."""
+    integral = all(conversion.is_integral for conversion in set(conversions))
+    return integral and not any(source.float_pixels for source in sources)
 
 
 def _fill(
@@ -164,7 +161,7 @@ def _fill(
         padding = conversion.padding_of(stored)
         conversion(stored, places, None if dtype.kind == "f" else stored_range(source))
     except IntensityError as error:
-        error.add_note(f"file: {source.path}, frame {source.frame_number}")
+        add_frame_note(error, source)
         raise
     return padding
 

@@ -1,19 +1,44 @@
-"""values.rescale"""
+"""Stored values to modality values: slope and intercept, and the dtype that holds the results.
+
+The rule to know: modality values are int16 when every slope and intercept is integral and the
+actual values fit, else int32, else float32 computed in float64 and rounded once; nothing wraps.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from dicomdl.arrays import Values
-from dicomdl.errors import IntensityError, UsageError
-from dicomdl.headers.frame import Frame
+from dicomdl.errors import DoesNotFit, IntensityError, UsageError
 from dicomdl.values.floats import store_floats
 from dicomdl.values.lookup import blocks
 
 Range: TypeAlias = tuple[int, int]
+Result = TypeVar("Result")
+MODALITY_DTYPES: Final = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32))
+
+
+class RescaleFacts(Protocol):
+    """What a header says of its rescale: a `Frame` says so, and so do the index's columns."""
+
+    @property
+    def rescale_slope(self) -> float | None:
+        """Rescale Slope (0028,1053)."""
+
+    @property
+    def rescale_intercept(self) -> float | None:
+        """Rescale Intercept (0028,1052)."""
+
+    @property
+    def dose_grid_scaling(self) -> float | None:
+        """Dose Grid Scaling (3004,000E)."""
+
+    @property
+    def modality_lut_sequence(self) -> bool:
+        """Whether there is a Modality LUT Sequence (0028,3000)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +71,7 @@ class Rescale:
             raise IntensityError(message, slope=self.slope, intercept=self.intercept)
 
     @classmethod
-    def from_frame(cls, frame: Frame) -> "Rescale":
+    def from_frame(cls, frame: RescaleFacts) -> "Rescale":
         """The rescale of one frame; absent attributes are the identity.
 
         RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT Sequence (0028,3000)
@@ -91,13 +116,50 @@ class Rescale:
         actual = None
         if self.is_integral and stored.dtype.kind in "biu":
             actual = _actual_range(stored)
-            dtype = modality_dtype([(self.slope, self.intercept)], *actual)
+            dtype = modality_dtype([self], *actual)
         out = np.empty(stored.shape, dtype)
-        apply_rescale(stored, self.slope, self.intercept, out, stored_range=actual)
+        self.fill(stored, out, actual)
         return out
 
+    def fill(self, stored: Values, out: Values, stored_range: Range | None = None) -> None:
+        """Fill `out` with the modality values of one slice; safe to call from threads on different slices.
 
-def has_modality_lut(frame: Frame) -> bool:
+        The values are looked at (one pass for the minimum, one for the maximum) only when neither
+        `stored_range` nor the dtype of `stored` proves that they fit `out`. In place is fine: `out` may
+        be the memory of `stored` seen as another dtype of the same size (uint16 as int16).
+
+        Parameters
+        ----------
+        stored
+            Native stored values, any shape, any integer or float dtype.
+        out
+            int16, int32 or float32 of the same shape; the only argument written to.
+        stored_range
+            Bounds that the caller vouches for, such as (0, 4095) for 12 unsigned bits stored.
+
+        Raises
+        ------
+        DoesNotFit
+            `out` is an integer array and a value would not fit; it is untouched then.
+        IntensityError
+            `out` is an integer array and slope or intercept is not integral; or it is float32 and a
+            value is beyond its range.
+        """
+        if out.shape != stored.shape or out.dtype not in MODALITY_DTYPES:
+            message = f"out is {out.dtype} {out.shape}"
+            raise UsageError(f"{message}; expected int16, int32 or float32 of shape {stored.shape}")
+        if out.dtype == np.float32:
+            _rescale_to_float(stored, self, out)
+            return
+        if not self.is_integral or stored.dtype.kind not in "biu":
+            facts = {"slope": self.slope, "intercept": self.intercept, "dtype": str(out.dtype)}
+            message = f"slope {self.slope} and intercept {self.intercept} on {stored.dtype}"
+            raise IntensityError(f"{message} do not give integers: ask for float32", **facts)
+        _check_fit(stored, self, out.dtype, stored_range)
+        _rescale_to_integer(stored, self, out)
+
+
+def has_modality_lut(frame: RescaleFacts) -> bool:
     """Whether a Modality LUT Sequence (0028,3000) makes modality values; where both are there against the rule, the rescale does."""
     return (
         frame.modality_lut_sequence
@@ -106,15 +168,13 @@ def has_modality_lut(frame: Frame) -> bool:
     )
 
 
-def modality_dtype(
-    rescales: Iterable[tuple[float, float]], stored_min: int, stored_max: int
-) -> np.dtype[Any]:
+def modality_dtype(rescales: Iterable[Rescale], stored_min: int, stored_max: int) -> np.dtype[Any]:
     """The one dtype that holds the modality values of a whole stack.
 
     Parameters
     ----------
     rescales
-        (slope, intercept) of every frame; equal ones may be given once.
+        Those of all frames; equal ones may be given once.
     stored_min, stored_max
         Smallest and largest stored value over all frames: the actual ones, or what Bits Stored allows for a
         dtype that is safe without looking.
@@ -124,59 +184,30 @@ def modality_dtype(
     int16 if everything is integral and fits, else int32 if that fits, else float32.
     """
     low, high = 0, 0
-    for slope, intercept in rescales:
-        rescale = Rescale(slope, intercept)
+    for rescale in rescales:
         if not rescale.is_integral:
             return np.dtype(np.float32)
         ends = _integral_ends(rescale, (stored_min, stored_max))
         low, high = min(low, ends[0]), max(high, ends[1])
-    for candidate in (np.int16, np.int32):
-        if _fits((low, high), np.dtype(candidate)):
-            return np.dtype(candidate)
-    return np.dtype(np.float32)
+    integers = (dtype for dtype in MODALITY_DTYPES if dtype.kind == "i")
+    return next((dtype for dtype in integers if _fits((low, high), dtype)), MODALITY_DTYPES[-1])
 
 
-def apply_rescale(
-    stored: Values, slope: float, intercept: float, out: Values, stored_range: Range | None = None
-) -> None:
-    """Fill `out` with the modality values of one slice; safe to call from threads on different slices.
+def dtypes_to_try(*, integral: bool) -> Sequence[np.dtype[Any]]:
+    """The dtypes of modality values, narrowest first; float32 alone where they are no integers."""
+    return MODALITY_DTYPES if integral else MODALITY_DTYPES[-1:]
 
-    The values are looked at (one pass for the minimum, one for the maximum) only when neither `stored_range` nor the
-    dtype of `stored` proves that they fit `out`. In place is fine: `out` may be the memory of `stored` seen as another
-    dtype of the same size (uint16 as int16).
 
-    Parameters
-    ----------
-    stored
-        Native stored values, any shape, any integer or float dtype.
-    slope, intercept
-        As for `Rescale`, which checks them.
-    out
-        int16, int32 or float32 of the same shape; the only argument written to.
-    stored_range
-        Bounds that the caller vouches for, such as (0, 4095) for 12 unsigned bits stored.
-
-    Raises
-    ------
-    IntensityError
-        `out` is an integer array and a value would not fit (attributes `minimum`, `maximum`, `dtype`), or slope or
-        intercept is not integral; or `out` is float32 and a value is beyond its range. `out` of integers is untouched then.
-    """
-    rescale = Rescale(slope, intercept)
-    if out.shape != stored.shape or out.dtype not in (np.int16, np.int32, np.float32):
-        raise UsageError(
-            f"out is {out.dtype} {out.shape}; expected int16, int32 or float32 of shape {stored.shape}"
-        )
-    if out.dtype == np.float32:
-        _rescale_to_float(stored, rescale, out)
-        return
-    if not rescale.is_integral or stored.dtype.kind not in "biu":
-        message = f"slope {rescale.slope} and intercept {rescale.intercept} on {stored.dtype} do not give integers: ask for float32"
-        raise IntensityError(
-            message, slope=rescale.slope, intercept=rescale.intercept, dtype=str(out.dtype)
-        )
-    _check_fit(stored, rescale, out.dtype, stored_range)
-    _rescale_to_integer(stored, rescale, out)
+def in_first_that_fits(
+    attempt: Callable[[np.dtype[Any]], Result], dtypes: Sequence[np.dtype[Any]]
+) -> Result:
+    """What `attempt` gives for the first of some dtypes that holds all values; DoesNotFit where none does."""
+    for dtype in dtypes[:-1]:
+        try:
+            return attempt(dtype)
+        except DoesNotFit:
+            continue
+    return attempt(dtypes[-1])
 
 
 def _check_fit(
@@ -187,7 +218,7 @@ def _check_fit(
     low, high = _integral_ends(rescale, _actual_range(stored))
     if not _fits((low, high), dtype):
         message = f"modality values {low} to {high} do not fit {dtype}: ask for a wider dtype"
-        raise IntensityError(message, minimum=low, maximum=high, dtype=str(dtype))
+        raise DoesNotFit(message, minimum=low, maximum=high, dtype=str(dtype))
 
 
 def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:

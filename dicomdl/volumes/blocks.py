@@ -20,7 +20,15 @@ from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
-from dicomdl.pixels.stored import as_meant, is_native, is_plain, named, stored_dtype, stored_range
+from dicomdl.pixels.stored import (
+    add_frame_note,
+    as_meant,
+    is_native,
+    is_plain,
+    named,
+    stored_dtype,
+    stored_range,
+)
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.keys import FileState, Key, stack_key
 from dicomdl.storage.cache.stats import Cache
@@ -31,7 +39,7 @@ from dicomdl.values.conversion import Conversion, conversions, is_colour
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
-from dicomdl.values.rescale import modality_dtype
+from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
 
 # What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
 _UNIFORM: Final = (
@@ -243,10 +251,7 @@ class StackVoxels:
         ):
             return False
         rescale = self.conversions[0].rescale
-        return (
-            modality_dtype([(rescale.slope, rescale.intercept)], *stored_range(self._first))
-            == np.int16
-        )
+        return modality_dtype([rescale], *stored_range(self._first)) == np.int16
 
     @property
     def samples(self) -> tuple[int, ...]:
@@ -307,7 +312,7 @@ class StackVoxels:
                     block[done] = band[:, columns]
                     done += 1
         except PixelError as error:
-            named(self.stack.source(slices[done])).tell(error)
+            add_frame_note(error, self.stack.source(slices[done]))
             raise
         as_meant(block, first)
         return block
@@ -315,18 +320,16 @@ class StackVoxels:
     def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
         """The converted values of stored ones, all slices at once where one conversion serves them."""
         own = [self.conversions[z] for z in slices]
-        wanted: list[np.dtype[Any]] = [np.dtype(np.float32)]
-        if self._integral:  # of the whole stack, as `read_volume` decides
-            wanted = [np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.float32)]
         bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
-        for dtype in wanted:
-            try:
-                return self._as(stored, own, dtype, bounds, want_padding=want_padding)
-            except IntensityError as error:
-                if dtype == wanted[-1] or not hasattr(error, "minimum"):
-                    named(self.stack.source(slices[0])).tell(error)
-                    raise
-        raise AssertionError  # the last dtype returned or raised
+
+        def attempt(dtype: np.dtype[Any]) -> Converted:
+            return self._as(stored, own, dtype, bounds, want_padding=want_padding)
+
+        try:  # integral of the whole stack, as `read_volume` decides
+            return in_first_that_fits(attempt, dtypes_to_try(integral=self._integral))
+        except IntensityError as error:
+            add_frame_note(error, self.stack.source(slices[0]))
+            raise
 
     def _as(
         self,

@@ -17,12 +17,12 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_rescale as pydicom_rescale
 from pydicom.pixels.processing import apply_windowing
 
-from dicomdl.errors import IntensityError, UsageError
+from dicomdl.errors import DoesNotFit, IntensityError, UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.values.auto import AUTO_RULES, PROJECTION, by_modality, resolve, units_of
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.presets import preset, presets
-from dicomdl.values.rescale import Rescale, apply_rescale, modality_dtype
+from dicomdl.values.rescale import Rescale, dtypes_to_try, in_first_that_fits, modality_dtype
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import (
     SAMPLED_VALUES,
@@ -120,11 +120,11 @@ def test_an_int16_result_never_wraps(stored: np.ndarray, slope: int, intercept: 
     exact = [int(value) * slope + intercept for value in stored.ravel()]
     out = np.full(stored.shape, 7, np.int16)
     if min(exact) >= -(2**15) and max(exact) < 2**15:
-        apply_rescale(stored, slope, intercept, out)
+        Rescale(slope, intercept).fill(stored, out)
         assert out.ravel().tolist() == exact
     else:
-        with pytest.raises(IntensityError) as caught:
-            apply_rescale(stored, slope, intercept, out)
+        with pytest.raises(DoesNotFit) as caught:
+            Rescale(slope, intercept).fill(stored, out)
         assert (caught.value.minimum, caught.value.maximum, caught.value.dtype) == (
             min(exact),
             max(exact),
@@ -173,20 +173,20 @@ def test_a_rescale_in_place_through_a_view_gives_the_same_values():
     stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     expected = stored.astype(np.int16) - 1024
     out = stored.view(np.int16)
-    apply_rescale(stored, 1, -1024, out, stored_range=(0, 4095))
+    Rescale(1, -1024).fill(stored, out, stored_range=(0, 4095))
     assert (out == expected).all()
 
 
 def test_an_intercept_beyond_int16_is_fine_when_the_values_fit():
     stored = np.array([40000, 50000, 65535], np.uint16)
     out = np.empty(3, np.int16)
-    apply_rescale(stored, 1, -40000, out)
+    Rescale(1, -40000).fill(stored, out)
     assert out.tolist() == [0, 10000, 25535]
 
 
 def test_a_slope_that_passes_through_larger_numbers_is_fine_when_the_values_fit():
     out = np.empty(2, np.int16)
-    apply_rescale(np.array([30000, 30001], np.int16), 3, -90000, out)
+    Rescale(3, -90000).fill(np.array([30000, 30001], np.int16), out)
     assert out.tolist() == [0, 3]
 
 
@@ -197,15 +197,15 @@ def test_a_stored_range_spares_the_look_at_the_values():
 
     stored = np.arange(16, dtype=np.uint16).view(Watched)
     out = np.empty(16, np.int16)
-    apply_rescale(stored, 1, -1024, out, stored_range=(0, 4095))
+    Rescale(1, -1024).fill(stored, out, stored_range=(0, 4095))
     assert out[0] == -1024
     with pytest.raises(AssertionError, match="looked"):
-        apply_rescale(stored, 1, -1024, out)
+        Rescale(1, -1024).fill(stored, out)
 
 
 def test_integers_are_refused_for_a_fractional_slope():
     with pytest.raises(IntensityError, match="ask for float32"):
-        apply_rescale(np.zeros(2, np.int16), 0.5, 0, np.empty(2, np.int16))
+        Rescale(0.5, 0).fill(np.zeros(2, np.int16), np.empty(2, np.int16))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_integers_are_refused_for_a_fractional_slope():
 )
 def test_a_rescale_into_the_wrong_array_is_an_error(out: np.ndarray):
     with pytest.raises(UsageError, match="expected int16, int32 or float32"):
-        apply_rescale(np.zeros(2, np.int16), 1, 0, out)
+        Rescale(1, 0).fill(np.zeros(2, np.int16), out)
 
 
 def test_big_endian_stored_values_rescale_like_native_ones():
@@ -226,7 +226,7 @@ def test_slices_rescale_in_place_from_threads():
     stored = np.arange(32 * 64 * 64, dtype=np.uint32).reshape(32, 64, 64).astype(np.uint16) % 4096
     out = stored.copy().view(np.int16)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda k: apply_rescale(out[k], 1, -k, out[k]), range(32)))
+        list(pool.map(lambda k: Rescale(1, -k).fill(out[k], out[k]), range(32)))
     assert (out == stored.astype(np.int32) - np.arange(32)[:, None, None]).all()
 
 
@@ -259,7 +259,34 @@ def test_float_stored_values_stay_float32():
 def test_one_dtype_holds_the_modality_values_of_the_whole_stack(
     rescales: list[tuple[float, float]], low: int, high: int, dtype: str
 ):
-    assert modality_dtype(rescales, low, high) == dtype
+    assert modality_dtype([Rescale(*each) for each in rescales], low, high) == dtype
+
+
+def test_the_narrowest_dtype_that_holds_all_values_is_taken_and_tried_once():
+    tried = []
+
+    def attempt(dtype: np.dtype[Any]) -> np.ndarray:
+        tried.append(dtype.name)
+        out = np.empty(2, dtype)
+        Rescale().fill(np.array([0, 70000]), out)
+        return out
+
+    assert in_first_that_fits(attempt, dtypes_to_try(integral=True)).tolist() == [0, 70000]
+    assert tried == ["int16", "int32"]
+    assert [dtype.name for dtype in dtypes_to_try(integral=False)] == ["float32"]
+
+
+def test_values_that_no_dtype_holds_and_other_faults_are_raised_as_they_are():
+    def attempt(dtype: np.dtype[Any]) -> None:
+        Rescale(slope).fill(np.array([0, 70000]), np.empty(2, dtype))
+
+    slope = 1.0
+    with pytest.raises(DoesNotFit, match="70000"):
+        in_first_that_fits(attempt, [np.dtype(np.int16)])
+    slope = 0.5
+    with pytest.raises(IntensityError, match="ask for float32") as caught:
+        in_first_that_fits(attempt, dtypes_to_try(integral=True))
+    assert not isinstance(caught.value, DoesNotFit)
 
 
 def test_the_rescale_of_a_frame_is_its_own_or_the_identity():
