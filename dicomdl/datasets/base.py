@@ -1,14 +1,8 @@
-"""datasets.base"""
+"""What every dataset does around the making of one sample: batches, epochs, errors, transforms."""
 
-import contextlib
 import functools
-import json
-import os
-import tempfile
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,40 +10,24 @@ import torch
 
 from dicomdl.datasets.assembly import Delivery
 from dicomdl.datasets.collate import teach_default_collate
+from dicomdl.datasets.options import Policy, Reading
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import Taken, checked_content
+from dicomdl.datasets.selection import StackChoice
+from dicomdl.datasets.skipped import Skipped, SkippedLog
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError
-from dicomdl.geometry.verdict import POLICIES, Irregular
+from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
-from dicomdl.index.views import Stack, Stacks
-from dicomdl.pixels.options import Decoding
-from dicomdl.storage.cache.options import CacheOption, as_cache
+from dicomdl.index.views import Stacks
 from dicomdl.storage.sources import kept_open
-from dicomdl.values.quantity import Quantity
-from dicomdl.values.request import IntensityOption, IntensityRequest
-from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
-from dicomdl.volumes.blocks import StackVoxels, is_worth_caching, voxels_of
 
 Transform = Callable[[Sample], Any]
-OnError = Literal["raise", "skip", "replace"]
-ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
 MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
 
 # Every dataset loads this module.
 teach_default_collate()
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A sample that could not be read: its row, the epoch, what was done instead ("skip" or "replace"), and the error, in words."""
-
-    row: int
-    epoch: int
-    action: str
-    error: str
 
 
 class SampleDataset(torch.utils.data.Dataset[Any]):
@@ -65,21 +43,11 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     transform: Transform | None
 
-    def __init__(self, transform: Transform | None, on_error: OnError, seed: int) -> None:
-        if on_error not in ON_ERROR:
-            raise UsageError(
-                f"on_error={on_error!r}: expected one of {', '.join(map(repr, ON_ERROR))}"
-            )
+    def __init__(self, transform: Transform | None, policy: Policy) -> None:
         self.transform = transform
-        self.on_error: OnError = on_error
-        if not (isinstance(seed, int) and seed >= 0):
-            raise UsageError(f"seed={seed!r}: expected a whole number from 0")
-        self.seed = seed
+        self.policy = policy
         self.epoch = 0
-        self._log = os.path.join(
-            tempfile.gettempdir(), f"dicomdl-skipped-{os.urandom(8).hex()}.jsonl"
-        )
-        weakref.finalize(self, _remove_log, self._log, os.getpid())
+        self._log = SkippedLog()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that random choices depend on, before a loader starts its workers.
@@ -120,7 +88,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             len(rows) if self.transform is None else 0
         ) as images:  # a transform may keep images, and change them later
             found = self._tried_together(rows, images)
-        if all(sample is None for sample, _ in found) and self.on_error == "skip" and found:
+        if all(sample is None for sample, _ in found) and self.policy.on_error == "skip" and found:
             row = rows[-1]  # nothing would be left of the batch
             found[-1] = (
                 self._instead_of(
@@ -144,7 +112,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                     transformed(sample, self.transform)
                     if sample is not None
                     else None
-                    if self.on_error == "skip"
+                    if self.policy.on_error == "skip"
                     else error
                 )
             except Exception as fault:  # the transform's own, of this row alone
@@ -167,7 +135,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                     images.place = place
                 try:
                     sample, error = self._tried(numbers[place], epoch)
-                    if sample is None and self.on_error == "replace":
+                    if sample is None and self.policy.on_error == "replace":
                         sample, error = self._instead_of(numbers[place], epoch, error), None
                 except Exception as fault:
                     if images is not None:
@@ -179,10 +147,12 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def _note_skipped(
         self, rows: Sequence[int], found: Sequence[tuple[Sample | None, BaseException | None]]
     ) -> None:
-        if self.on_error == "skip":
+        if self.policy.on_error == "skip":
             for row, (sample, error) in zip(rows, found, strict=True):
                 if sample is None and error is not None:
-                    self._note(self._checked(row), getattr(row, "epoch", self.epoch), "skip", error)
+                    self._log.note(
+                        self._checked(row), getattr(row, "epoch", self.epoch), "skip", error
+                    )
 
     def _checked(self, row: int) -> int:
         count = len(self)
@@ -208,50 +178,24 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         except (UsageError, MissingExtra):  # of how the dataset is used, not of its files
             raise
         except (DicomdlError, MemoryError) as error:
-            if self.on_error == "raise":
+            if self.policy.on_error == "raise":
                 raise
             return None, error
 
     def _instead_of(self, row: int, epoch: int, error: BaseException | None) -> Sample:
         """The sample of another row; the error where none of several can be read."""
-        self._note(row, epoch, "replace", error)
-        generator = chance(self.seed, epoch, row)
+        self._log.note(row, epoch, "replace", error)
+        generator = chance(self.policy.seed, epoch, row)
         for _ in range(MOST_REPLACEMENTS):
             sample, _ = self._tried(int(generator.integers(len(self))), epoch)
             if sample is not None:
                 return sample
         raise error or PixelError("no sample can be read")
 
-    def _note(self, row: int, epoch: int, action: str, error: BaseException | None) -> None:
-        """Write down what could not be read where every process of this dataset does: one line a sample."""
-        words = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])[
-            :2000
-        ]
-        line = json.dumps({"row": row, "epoch": epoch, "action": action, "error": words}) + "\n"
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, line.encode())  # one call: lines of several workers do not mix
-            finally:
-                os.close(descriptor)
-
     @property
     def skipped(self) -> list[Skipped]:
         """What could not be read so far, in any worker of this dataset on this machine, in the order that it happened."""
-        try:
-            with open(self._log, encoding="utf-8") as file:
-                return [
-                    Skipped(**json.loads(line)) for line in file if line.endswith("}\n")
-                ]  # a full disk cuts a line
-        except FileNotFoundError:
-            return []
-
-
-def _remove_log(path: str, owner: int) -> None:
-    """The list of what was skipped goes with the dataset that began it, not with the copies that workers have."""
-    if os.getpid() == owner:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        return self._log.read()
 
 
 def transformed(sample: Sample, transform: Transform | None) -> Any:
@@ -268,50 +212,22 @@ IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_in
 
 
 class PixelDataset(SampleDataset):
-    """What our datasets have in common: what becomes of values, and where decoded stacks are kept."""
+    """What our datasets have in common: what is read of their stacks, and how it is delivered."""
 
     def __init__(
-        self,
-        transform: Transform | None,
-        on_error: OnError,
-        seed: int,
-        *,
-        intensity: IntensityOption,
-        suv: SuvPolicy,
-        cache: CacheOption,
-        decoding: Decoding,
-        delivery: Delivery,
+        self, transform: Transform | None, policy: Policy, reading: Reading, delivery: Delivery
     ) -> None:
-        super().__init__(transform, on_error, seed)
-        self.intensity = IntensityRequest.parse(intensity)
-        self.suv = checked_suv(suv)
-        self.cache = as_cache(cache)
-        self.decoding = decoding
+        super().__init__(transform, policy)
+        self.reading = reading
         self.delivery = delivery
-
-    def _cached_voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels | None:
-        """The reader of a stack whose values the cache keeps; None of one that it does not."""
-        if self.cache is None or self.decoding.reduce or not is_worth_caching(stack):
-            return None
-        return voxels_of(stack, quantity, self.cache, self.decoding.max_bytes)
 
 
 class StackDataset(PixelDataset):
     """What datasets of whole stacks have: the stacks that may become volumes."""
 
-    def _take(
-        self, index: Index, content: str | None, irregular: Irregular, min_slices: int
-    ) -> None:
-        if irregular not in POLICIES:
-            raise UsageError(
-                f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}"
-            )
-        self.irregular: Irregular = irregular
-        taken = Taken(index)
-        taken.leave_out_copies()
-        taken.leave_out_other_content(checked_content(content))
-        taken.leave_out_irregular(irregular)
-        taken.leave_out(f"fewer than {min_slices} slices", min_slices=min_slices)
+    def _take(self, index: Index, choice: StackChoice) -> None:
+        self.irregular: Irregular = choice.irregular
+        taken = choice.of(index)
         self.index, self.left_out = taken.index, taken.left_out
 
     @functools.cached_property

@@ -17,18 +17,16 @@ from dicomdl.datasets.assembly import (
     IntensityOn,
     channel_first,
     floored,
-    frame_grid,
     made_sample,
-    resized,
-    stack_recipe,
 )
-from dicomdl.datasets.base import IDENTIFIERS, OnError, PixelDataset, Transform
+from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
+from dicomdl.datasets.options import OnError, Policy, Reading
+from dicomdl.datasets.regrid import TargetGrid, frame_grid, resized
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import Taken, checked_content, checked_numbers, tell, threads
+from dicomdl.datasets.selection import Taken, checked_content, tell
 from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
-from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.auto import PROJECTION, resolve
 from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
@@ -36,7 +34,7 @@ from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted, read_image
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy, sample_of, with_units
-from dicomdl.volumes.blocks import read_block, voxels_of
+from dicomdl.volumes.blocks import read_block
 
 _FRAME_IDENTIFIERS: Final = (*IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
 _FRAME_FACTS: Final = (
@@ -116,22 +114,13 @@ class FrameDataset(PixelDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        decoding, delivery = (
-            Decoding(reduce=reduce, max_bytes=max_bytes),
-            Delivery(channels, intensity_on),
-        )
         super().__init__(
             transform,
-            on_error,
-            seed,
-            intensity=intensity,
-            suv=suv,
-            cache=cache,
-            decoding=decoding,
-            delivery=delivery,
+            Policy(on_error, seed),
+            Reading.of(intensity, suv, cache, reduce=reduce, max_bytes=max_bytes),
+            Delivery(channels, intensity_on),
         )
-        self.size = checked_numbers(size, 2, "size")
-        self.spacing = checked_numbers(spacing, 2, "spacing")
+        self.target = TargetGrid.of(2, size, spacing)
         self.neighbours = neighbours
         if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (
             neighbours and (reduce or channels is not None)
@@ -161,11 +150,11 @@ class FrameDataset(PixelDataset):
         position, smooth = facts["position_in_stack"], stack.content != "segmentation"
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
-        elif (voxels := self._cached_voxels(stack, recipe.quantity)) is not None:
+        elif (voxels := self.reading.cached_voxels(stack, recipe.quantity)) is not None:
             array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
             read = Converted(array[0], None if padding is None else padding[0])
         else:
-            how = self.decoding.with_threads(threads())
+            how = self.reading.decoding_here()
             own = conversion(
                 stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity
             )
@@ -180,9 +169,8 @@ class FrameDataset(PixelDataset):
         image = image if self.neighbours else channel_first(image, 2)
         image, affine, spacing = resized(
             image,
-            *frame_grid(stack, position, self.decoding.reduce),
-            self.size,
-            self.spacing,
+            *frame_grid(stack, position, self.reading.decoding.reduce),
+            self.target,
             smooth=smooth,
             fill=fill,
         )
@@ -191,7 +179,7 @@ class FrameDataset(PixelDataset):
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
         """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""
-        voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
+        voxels = self.reading.voxels(stack, recipe.quantity)
         if voxels.is_colour:
             raise UsageError(
                 "frames of colour have channels of their own: take them without neighbours="
@@ -208,10 +196,10 @@ class FrameDataset(PixelDataset):
             and stack.modality != "PT"
         ):
             recipe = resolve(
-                self.intensity, self.index.frame(number)
+                self.reading.intensity, self.index.frame(number)
             )  # a percentile then takes the frame itself as its sample
             return with_units(recipe, stack, self.index.value(number, "position_in_stack"))
-        return stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
+        return self.reading.recipe(stack)
 
     def __repr__(self) -> str:
-        return f"FrameDataset({len(self):,} frames, intensity={self.intensity!r})"
+        return f"FrameDataset({len(self):,} frames, intensity={self.reading.intensity!r})"

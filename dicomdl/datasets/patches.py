@@ -15,9 +15,8 @@ from dicomdl.datasets.assembly import (
     channel_first,
     floored,
     made_sample,
-    stack_recipe,
 )
-from dicomdl.datasets.base import IDENTIFIERS, OnError, StackDataset, Transform
+from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.label_maps import (
     SLAB_VOXELS,
@@ -28,20 +27,21 @@ from dicomdl.datasets.label_maps import (
     of_thread,
     points_of,
 )
+from dicomdl.datasets.options import OnError, Policy, Reading
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
+from dicomdl.datasets.regrid import checked_numbers
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import LeftOut, checked_numbers, tell
+from dicomdl.datasets.selection import LeftOut, StackChoice, tell
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
-from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.values.windows import Identity
-from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block, voxels_of
+from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block
 
 
 class PatchDataset(StackDataset):
@@ -98,16 +98,11 @@ class PatchDataset(StackDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        decoding, delivery = Decoding(max_bytes=max_bytes), Delivery(channels, intensity_on)
         super().__init__(
             transform,
-            on_error,
-            seed,
-            intensity=intensity,
-            suv=suv,
-            cache=cache,
-            decoding=decoding,
-            delivery=delivery,
+            Policy(on_error, seed),
+            Reading.of(intensity, suv, cache, max_bytes=max_bytes),
+            Delivery(channels, intensity_on),
         )
         given = checked_numbers(size, 3, "size")
         if given is None:
@@ -126,7 +121,7 @@ class PatchDataset(StackDataset):
             raise UsageError(
                 "patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset"
             )
-        self._take(index, content, irregular, min_slices)
+        self._take(index, StackChoice(content, irregular, min_slices))
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
         tell(self.left_out)
@@ -181,11 +176,11 @@ class PatchDataset(StackDataset):
     def _make(self, row: int, epoch: int) -> Sample:
         number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
         stack = self._stacks[number]
-        recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
-        view = PatchView(stack, self.sampler, self.labels, self.cache)
+        recipe = self.reading.recipe(stack)
+        view = PatchView(stack, self.sampler, self.labels, self.reading.cache)
         place = row - int(self.boundaries[number])
-        start = self.sampler.start(view, self.size, place, chance(self.seed, epoch, row))
-        voxels = voxels_of(stack, recipe.quantity, self.cache, self.decoding.max_bytes)
+        start = self.sampler.start(view, self.size, place, chance(self.policy.seed, epoch, row))
+        voxels = self.reading.voxels(stack, recipe.quantity)
         image, recipe = self._image(voxels, start, recipe)
         affine = stack.affine
         affine[:3, 3] += affine[:3, :3] @ start
@@ -249,4 +244,4 @@ class PatchDataset(StackDataset):
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))
-        return f"PatchDataset({len(self):,} patches of {size}, sampler={self.sampler!r}, intensity={self.intensity!r})"
+        return f"PatchDataset({len(self):,} patches of {size}, sampler={self.sampler!r}, intensity={self.reading.intensity!r})"

@@ -1,6 +1,5 @@
-"""datasets.selection"""
+"""Which stacks of an index a dataset takes, and what it tells of those that it leaves out."""
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import UsageError
 from dicomdl.geometry.regular import is_worth_filling
-from dicomdl.geometry.verdict import FILLABLE, READABLE, VERDICTS, Irregular
+from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, VERDICTS, Irregular
 from dicomdl.headers.uids import CONTENTS
 from dicomdl.index.index import Index
-from dicomdl.storage.system import available_cores
 
 
 class LeftOutWarning(UserWarning):
@@ -87,6 +84,31 @@ class Taken:
             self._keep(self.index.of_stacks(stacks.numbers[~has_key]), reason)
 
 
+@dataclass(frozen=True, slots=True)
+class StackChoice:
+    """Which stacks a dataset takes: of what content, what is done with irregular ones, and how long they are at least."""
+
+    content: str | None
+    irregular: Irregular
+    min_slices: int
+
+    def __post_init__(self) -> None:
+        checked_content(self.content)
+        if self.irregular not in POLICIES:
+            raise UsageError(
+                f"irregular={self.irregular!r}: expected one of {', '.join(map(repr, POLICIES))}"
+            )
+
+    def of(self, index: Index) -> Taken:
+        """What it takes of an index."""
+        taken = Taken(index)
+        taken.leave_out_copies()
+        taken.leave_out_other_content(self.content)
+        taken.leave_out_irregular(self.irregular)
+        taken.leave_out(f"fewer than {self.min_slices} slices", min_slices=self.min_slices)
+        return taken
+
+
 def tell(left_out: Sequence[LeftOut]) -> None:
     """Warn once of what is left out, as a table."""
     if left_out:
@@ -97,25 +119,8 @@ def tell(left_out: Sequence[LeftOut]) -> None:
         warnings.warn(
             f"left out:\n  {'reason':<{width}} {'stacks':>8} {'frames':>10}\n{table}",
             LeftOutWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
-
-
-def checked_numbers(given: Any, count: int, name: str) -> Any:
-    """A tuple of `count` positive numbers, or None."""
-    if given is None:
-        return None
-    try:
-        numbers = tuple([given] * count if isinstance(given, int | float) else given)
-        sound = len(numbers) == count and all(0 < number < math.inf for number in numbers)
-        whole = name != "size" or (sound and all(float(number).is_integer() for number in numbers))
-    except (TypeError, ValueError):
-        sound = whole = False
-    if not (sound and whole):
-        raise UsageError(
-            f"{name}={given!r}: expected {count} positive {'whole ' if name == 'size' else ''}numbers"
-        )
-    return tuple(int(number) for number in numbers) if name == "size" else numbers
 
 
 def checked_content(content: str | None) -> str | None:
@@ -123,8 +128,3 @@ def checked_content(content: str | None) -> str | None:
     if content is not None and content not in CONTENTS:
         raise UsageError(f"content={content!r}: expected None or one of {', '.join(CONTENTS)}")
     return content
-
-
-def threads() -> int:
-    """Threads to decode with: all cores, or one where a DataLoader's workers have them."""
-    return 1 if is_worker() else available_cores()

@@ -13,16 +13,15 @@ from dicomdl.datasets.assembly import (
     channel_first,
     floored,
     made_sample,
-    resampled,
-    stack_recipe,
 )
-from dicomdl.datasets.base import IDENTIFIERS, OnError, StackDataset, Transform
+from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
+from dicomdl.datasets.options import OnError, Policy, Reading
+from dicomdl.datasets.regrid import TargetGrid, resampled
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import checked_numbers, tell, threads
+from dicomdl.datasets.selection import StackChoice, tell
 from dicomdl.geometry.verdict import READABLE, Irregular
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
-from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.conversion import is_colour
 from dicomdl.values.reading import Converted
@@ -80,23 +79,14 @@ class VolumeDataset(StackDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
-        decoding, delivery = (
-            Decoding(reduce=reduce, max_bytes=max_bytes),
-            Delivery(channels, intensity_on),
-        )
         super().__init__(
             transform,
-            on_error,
-            seed,
-            intensity=intensity,
-            suv=suv,
-            cache=cache,
-            decoding=decoding,
-            delivery=delivery,
+            Policy(on_error, seed),
+            Reading.of(intensity, suv, cache, reduce=reduce, max_bytes=max_bytes),
+            Delivery(channels, intensity_on),
         )
-        self.size = checked_numbers(size, 3, "size")
-        self.spacing = checked_numbers(spacing, 3, "spacing")
-        self._take(index, content, irregular, min_slices)
+        self.target = TargetGrid.of(3, size, spacing)
+        self._take(index, StackChoice(content, irregular, min_slices))
         tell(self.left_out)
 
     def __len__(self) -> int:
@@ -110,13 +100,12 @@ class VolumeDataset(StackDataset):
     def _make(self, row: int, epoch: int) -> Sample:
         del epoch
         stack = self._stacks[row]
-        recipe = stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
-        resamples = self.size is not None or self.spacing is not None
+        recipe = self.reading.recipe(stack)
         grey = not is_colour(stack.source(0), palettes=stack.content == "image")
         dtype = (
-            np.float32 if resamples and grey else None
+            np.float32 if grey and not self.target.is_own else None
         )  # interpolated values are not rounded to integers
-        voxels = self._cached_voxels(stack, recipe.quantity) if self._lies(stack) else None
+        voxels = self.reading.cached_voxels(stack, recipe.quantity) if self._lies(stack) else None
         if voxels is not None:
             array, padding = voxels.read((0, 0, 0), stack.shape)
             volume = Volume(
@@ -128,26 +117,27 @@ class VolumeDataset(StackDataset):
                 padding=padding,
             )
         else:
+            how = self.reading.decoding_here()
             volume = read_volume(
                 stack,
                 values=recipe.quantity,
                 irregular=self.irregular,
                 dtype=dtype,
-                reduce=self.decoding.reduce,
-                threads=threads(),
-                max_bytes=self.decoding.max_bytes,
+                reduce=how.reduce,
+                threads=how.threads,
+                max_bytes=how.max_bytes,
             )
         volume = dataclasses.replace(
             volume, array=floored(Converted(volume.array, volume.padding), recipe), padding=None
         )
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
         fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
-        volume = resampled(volume, self.size, self.spacing, interpolation, fill)
+        volume = resampled(volume, self.target, interpolation, fill)
         # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
-        lies = stack.geometry.halved(self.decoding.reduce)
+        lies = stack.geometry.halved(self.reading.decoding.reduce)
         as_it_lies = volume.geometry == lies or not volume.geometry.is_known
         spacing = (
-            np.asarray(stack.spacing) * (1, *[1 << self.decoding.reduce] * 2)
+            np.asarray(stack.spacing) * (1, *[1 << self.reading.decoding.reduce] * 2)
             if as_it_lies
             else np.asarray(volume.spacing)
         )
@@ -168,4 +158,4 @@ class VolumeDataset(StackDataset):
         )
 
     def __repr__(self) -> str:
-        return f"VolumeDataset({len(self):,} volumes, intensity={self.intensity!r})"
+        return f"VolumeDataset({len(self):,} volumes, intensity={self.reading.intensity!r})"

@@ -227,7 +227,10 @@ class _Loaders:
             dataset, SampleDataset
         ):  # all ranks have equally many rows, or one would wait for ever
             made = RowSampler(
-                dataset, seed=dataset.seed, shuffle="rows" if shuffle else False, uneven="pad"
+                dataset,
+                seed=dataset.policy.seed,
+                shuffle="rows" if shuffle else False,
+                uneven="pad",
             )
             return {**options, "sampler": made}
         return {**options, "shuffle": shuffle}

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import dicomdl
 from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.device.intensity import apply_intensity
+from dicomdl.datasets.options import Policy
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
 from dicomdl.values.windows import Limits, Percentile, Window
@@ -50,7 +51,7 @@ class Raising(SampleDataset):
     """Raises what it is told for one row."""
 
     def __init__(self, error: BaseException, **options: Any) -> None:
-        super().__init__(None, options.get("on_error", "raise"), 0)
+        super().__init__(None, Policy(options.get("on_error", "raise")))
         self.error = error
 
     @property
@@ -405,7 +406,7 @@ def test_the_list_of_what_was_skipped_goes_with_its_dataset(damaged: Any) -> Non
     index, _ = damaged
     frames = dicomdl.FrameDataset(index, "modality", on_error="skip")
     list(DataLoader(frames, batch_size=10))
-    log = frames._log
+    log = frames._log.path
     assert os.path.exists(log)
     copy = pickle.loads(pickle.dumps(frames))
     del copy

@@ -877,6 +877,20 @@ def test_all_datasets_keep_a_stack_in_a_cache_or_none_does(folder: Path, stored:
     assert set(made) == {int(is_kept)}, made
 
 
+def test_what_is_left_out_is_told_of_the_line_that_makes_the_dataset(folder: Path) -> None:
+    write_series(folder / "a", shape=(3, 8, 10))
+    write_secondary_capture(folder / "b")
+    index = index_of(folder)
+    for make in (
+        lambda: dicomdl.FrameDataset(index, content="segmentation"),
+        lambda: dicomdl.VolumeDataset(index),
+        lambda: dicomdl.PatchDataset(index, (1, 2, 2)),
+    ):
+        with pytest.warns(LeftOutWarning) as told:
+            make()
+        assert [warning.filename for warning in told] == [__file__]
+
+
 def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Index) -> None:
     with pytest.raises(UsageError, match="cache"):
         dicomdl.FrameDataset(ct, cache="dsik")
@@ -948,7 +962,7 @@ def test_a_cache_that_is_too_small_keeps_nothing_in_the_workers(folder: Path) ->
         sample = patches[row]
         z, y, x = sample["location"].tolist()
         assert np.array_equal(sample["image"][0].numpy(), expected[z : z + 2, y : y + 9, x : x + 9])
-    reader = voxels_of(patches._stacks[0], "modality", patches.cache)
+    reader = voxels_of(patches._stacks[0], "modality", patches.reading.cache)
     assert reader._entry is None and reader._cache is None
 
 
