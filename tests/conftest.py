@@ -17,6 +17,22 @@ settings.load_profile("dicomdl")
 CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "shared" / "corpus")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks, and tests that read the real files or start processes anew, are slow without saying so."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if (
+            item.path.suffix == ".ipynb"
+            or "corpus" in getattr(item, "fixturenames", ())
+            or item.get_closest_marker("corpus")
+            or any(
+                value in ("spawn", "forkserver") for value in parameters if isinstance(value, str)
+            )
+        ):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def corpus() -> Path:
     """The folder of real files; tests that need it are skipped by name without it."""

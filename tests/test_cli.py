@@ -134,6 +134,7 @@ def test_escape_sequences_from_files_do_not_reach_the_terminal(
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_demo_runs_the_whole_way_and_draws_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

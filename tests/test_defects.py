@@ -24,6 +24,8 @@ from phantoms_defects import DEFECTS, UNCHECKED, Defect, Part, series_by_chance
 import dicomdl
 from dicomdl.errors import GeometryError, IncompleteGroup, IrregularStack
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[str, int]  # (file, frame number)
 
 

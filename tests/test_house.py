@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dicomdl").rglob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

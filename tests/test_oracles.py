@@ -15,6 +15,8 @@ nib = pytest.importorskip("nibabel", reason="needs nibabel (extra `test`)")
 
 from oracles.nifti_references import RAS_TO_LPS, Reference, Row, find, references  # noqa: E402  (it imports nibabel)
 
+pytestmark = pytest.mark.slow
+
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 SHAPE = (4, 5, 7)
 

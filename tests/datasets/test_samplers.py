@@ -302,6 +302,7 @@ def one_row(sample: torch.Tensor) -> torch.Tensor:
     return sample[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["sampler", "batches", "drop_last"])
 def test_a_plain_loader_resumes_at_every_batch(kind: str, workers: int) -> None:
@@ -330,6 +331,7 @@ def test_a_plain_loader_resumes_at_every_batch(kind: str, workers: int) -> None:
             assert rows_of(again) == following
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["sampler", "batches", "drop_last", "rows"])
 def test_torchdata_resumes_at_every_batch(kind: str, workers: int) -> None:

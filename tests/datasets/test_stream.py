@@ -453,6 +453,7 @@ def stream_of(dataset: Stacks | None = None) -> StackStream:
     return StackStream(dataset or Stacks(LENGTHS), shuffle_buffer=4, read_ahead=3, seed=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("workers", [0, 2, 3])
 def test_a_plain_loader_resumes_at_every_batch(workers: int, drop_last: bool) -> None:
@@ -505,6 +506,7 @@ def test_only_the_first_pass_after_loading_is_a_rest() -> None:
     assert rows_of(loader) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdata_resumes_at_every_batch(workers: int) -> None:
     loader_class = stateful_loader()

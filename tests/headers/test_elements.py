@@ -235,6 +235,7 @@ def corpus_files() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_learned_says_the_same_as_a_new_one_whatever_it_saw_before() -> None:
     paths = corpus_files()
     random.Random(0).shuffle(paths)

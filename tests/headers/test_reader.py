@@ -590,6 +590,7 @@ def mutant(rng: random.Random, originals: list[Seed]) -> bytes:
     return raw
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_2000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) -> None:
     random_seed = int(os.environ.get("DICOMDL_FUZZ_SEED", "20261122"))
@@ -843,6 +844,7 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_file_that_claims_too_much_is_a_problem_with_its_reason(name: str) -> None:

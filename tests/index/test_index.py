@@ -216,6 +216,7 @@ def patients(part: Index) -> set[str]:
     return {stack.patient_id for stack in part.stacks}
 
 
+@pytest.mark.slow
 def test_a_split_is_by_patient_disjoint_whole_and_of_the_expected_sizes(many: Index) -> None:
     parts = many.split((0.7, 0.2, 0.1))
     sets = [patients(part) for part in parts]
@@ -233,6 +234,7 @@ def test_a_split_depends_on_the_seed_alone(many: Index) -> None:
     assert patients(many.split((0.5,), seed=1)[0]) != patients(many.split((0.5,), seed=2)[0])
 
 
+@pytest.mark.slow
 def test_adding_patients_moves_none_between_the_parts(many: Index, tmp_path: Path) -> None:
     more = dicomdl.open_index(synthetic_index(tmp_path, 9_000, 9_000))
     for before, after in zip(many.split((0.6, 0.4)), more.split((0.6, 0.4)), strict=True):

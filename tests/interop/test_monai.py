@@ -471,6 +471,7 @@ def loaded(dataset: Any, method: str | None, seed: int = 0) -> torch.Tensor:
     return torch.cat([batch["image"] for batch in loader])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_with_a_seed_nothing_depends_on_the_worker(
     monai: Any, torchio: Any, index: dicomdl.Index

@@ -34,6 +34,8 @@ from dicomdl.jobs.second_decoder import SecondReader
 from dicomdl.pixels import read as pixels
 from dicomdl.storage.children import START_S, Child
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 Replace = Callable[[str], None]
 

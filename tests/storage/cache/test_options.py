@@ -256,6 +256,7 @@ shapes = st.tuples(st.integers(1, 40), st.integers(1, 70), st.integers(1, 70)) |
 bounds = st.none() | st.integers(-80, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
@@ -794,6 +795,7 @@ def start(task: Callable[..., object], *arguments: Any) -> int:
     return child
 
 
+@pytest.mark.slow
 @posix_only
 def test_killed_writers_leave_no_wrong_entry_and_no_rubbish(tmp_path: Path) -> None:
     rng = random.Random(4)
@@ -817,6 +819,7 @@ def test_killed_writers_leave_no_wrong_entry_and_no_rubbish(tmp_path: Path) -> N
         clear(folder)
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize("call", ["open", "write", "replace", "unlink", "close"])
 @pytest.mark.parametrize("which", [1, 2, 3])
@@ -1173,6 +1176,7 @@ def test_workers_of_every_start_method_share_a_cache(
             assert_content(made.get(key_of(number), never), number)
 
 
+@pytest.mark.slow
 @posix_only
 def test_the_workers_of_a_data_loader_share_a_memory_cache(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
