@@ -12,6 +12,7 @@ from phantoms import write_secondary_capture, write_series
 from pydicom.uid import UID, SecondaryCaptureImageStorage
 
 import dicomdl
+from dicomdl.headers.uids import PLACED
 from dicomdl.index import check as check_module
 from dicomdl.index.check import Check, reason
 from dicomdl.index.index import Index
@@ -259,7 +260,7 @@ def test_projections_and_screenshots_need_no_place(tmp_path: Path, scanned: Scan
 
 
 def test_the_classes_that_need_a_place_are_ct_mr_and_pet_images() -> None:
-    names = [UID(uid).name for uid in check_module._PLACED_CLASSES]
+    names = [UID(uid).name for uid in PLACED]
     assert len(names) == 10 and all(
         any(
             kind in name
