@@ -28,6 +28,8 @@ from dicomdl.datasets.transport.pool import MAX_BUFFERS, MIN_BYTES, own_pool, st
 from dicomdl.datasets.transport.receiver import RECEIVER
 from dicomdl.datasets.transport.wire import OutgoingBatch
 
+pytestmark = pytest.mark.slow
+
 teach_default_collate()  # spawned workers import this module, too
 METHODS = ["fork", "spawn", "forkserver"]
 needs_buffers = pytest.mark.skipif(
