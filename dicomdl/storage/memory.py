@@ -1,8 +1,9 @@
-"""The memory of a process: one registry of everything that it keeps for the next read, with one budget.
+"""The memory of a process: one registry of all its caches, with one budget.
 
-The budget is 256 MiB per process, or what the environment variable `DICOMDL_MEMORY` says: a number of bytes,
-or one with a unit such as ``512MiB`` or ``1GiB``. Workers of a DataLoader are processes, each with a budget of its
-own; they take the variable from their parent. Every cache has a fixed share of the budget, in thousandths:
+The budget is 256 MiB per process. The environment variable `DICOMDL_MEMORY` sets another one, as a
+number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLoader are processes:
+they inherit the variable, and each has the whole budget for itself. Every cache has a fixed share
+of the budget, in thousandths:
 
     slices               350   decoded slices of coded stacks, for the blocks that come next
     label maps           240   the integers of a dataset's `labels=`, per stack
@@ -21,11 +22,15 @@ own; they take the variable from their parent. Every cache has a fixed share of 
     intensity limits       4   percentiles, per stack
     SUV factors            1   per stack
 
-A share drops the items that were used longest ago. It lends nothing to other shares. An item larger than its share is
-kept alone in it until the next item comes, and a `MemoryWarning` says so once per share and process.
+A share evicts the least recently used items. Shares lend each other nothing. An item larger than
+its share is kept alone until the next item comes; a `MemoryWarning` reports the first one per share
+and process.
 
-Not part of the budget: `MemoryCache` and `DiskCache`, which users make and which have limits of their own; the batches
-that are on their way; arrays that a caller holds; and caches of a few small values, each marked where it is.
+The budget does not cover:
+
+- `MemoryCache` and `DiskCache`: users make them, with limits of their own;
+- batches in transport, the scratch buffers of threads, and arrays that a caller holds;
+- caches of a few small values; a comment beside each gives the reason.
 """
 
 import dataclasses
@@ -78,14 +83,14 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10*
 
 
 class MemoryWarning(UserWarning):
-    """An item is larger than its share of the process's memory, so that little beside it can be kept."""
+    """An item is larger than its share of the memory budget; see `dicomdl.storage.memory`."""
 
 
 # --- the budget ---------------------------------------------------------------------------------
 
 
 def budget() -> int:
-    """The bytes that this process may keep, from `DICOMDL_MEMORY`, which is read once (and again after `clear`).
+    """The memory budget of this process in bytes; `DICOMDL_MEMORY` is read once, and after `clear`.
 
     Raises
     ------
@@ -101,7 +106,8 @@ def _budget_of(text: str) -> int:
     size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
         raise UsageError(
-            f"{VARIABLE}={text!r}: expected a number of bytes above 0, such as 268435456, 512MiB or 1GiB",
+            f"{VARIABLE}={text!r}: expected a number of bytes above 0, "
+            "such as 268435456, 512MiB or 1GiB",
             found=text,
         )
     return size
@@ -120,9 +126,9 @@ class _Item:
 
 
 class Share(Generic[Value]):
-    """The cache of one share of the budget: the items used last, as many as fit; see `share`.
+    """The cache of one share of the budget: the most recently used items that fit. See `share`.
 
-    Finding an item takes no lock: a look into a dictionary, and a new time of last use.
+    A hit takes no lock: it looks into a dictionary and sets the time of last use.
 
     Parameters
     ----------
@@ -212,9 +218,9 @@ class Share(Generic[Value]):
 
     def _warn(self, size: int, limit: int) -> None:
         message = (
-            f"{self.name}: an item of {size:,} bytes is larger than their share of this process's memory, "
-            f"{limit:,} of {budget():,} bytes: it is kept alone, and each other one is read anew; "
-            f"set the environment variable {VARIABLE} to more"
+            f"{self.name}: an item of {size:,} bytes is larger than its share of the memory "
+            f"budget, {limit:,} of {budget():,} bytes. It is kept alone, and every other one is "
+            f"read again: set the environment variable {VARIABLE} to a larger number"
         )
         warnings.warn(message, MemoryWarning, stacklevel=4)
 
@@ -225,7 +231,7 @@ class Share(Generic[Value]):
             self.bytes, self._has_warned = 0, False
 
     def after_fork(self) -> None:
-        """Take new locks, which threads of the parent may have held; the items are as they were."""
+        """New locks, as threads of the parent may have held the old ones. The items stay."""
         self._lock = threading.Lock()
         self._making = None if self._making is None else threading.Lock()
         self.bytes = sum(item.size for item in self._items.values())
@@ -235,7 +241,10 @@ class Share(Generic[Value]):
 
 
 def bytes_in(value: Any) -> int:
-    """The bytes of a value with all that its tuples, lists, mappings and dataclasses hold; what occurs twice counts once."""
+    """The bytes of a value and of what its tuples, lists, mappings and dataclasses hold.
+
+    An object that occurs twice counts once.
+    """
     total, seen, waiting = 0, set[int](), [value]
     while waiting:
         one = waiting.pop()
@@ -289,7 +298,7 @@ _registry: Final = _Registry()
 def share(
     name: str, size: Callable[[Value], int] = bytes_in, *, one_at_a_time: bool = False
 ) -> Share[Value]:
-    """The cache that keeps the share `name` of the budget: one of `SHARES`, each of which has one cache."""
+    """The cache of one of `SHARES`; each share has one cache."""
     thousandths = SHARES[name]
     made = Share[Value](
         name,
@@ -304,7 +313,7 @@ def share(
 def remembered(
     name: str, size: Callable[[Any], int] = bytes_in
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """A decorator: the results of a function in the share `name`, by its arguments, which hash and are given by place."""
+    """A decorator that caches results in a share, by positional, hashable arguments."""
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         return share(name, size).around(function)
@@ -313,19 +322,22 @@ def remembered(
 
 
 def decisions() -> dict[Any, Any]:
-    """A new dictionary of few small conclusions: `clear` empties it, nothing else does, and no share counts it."""
+    """A new dictionary for a few small conclusions about this process, such as a faulty library.
+
+    Only `clear` empties it. No share counts it.
+    """
     made: dict[Any, Any] = {}
     _registry.decisions.append(made)
     return made
 
 
 def report() -> dict[str, int]:
-    """The bytes that each share of this process holds now, those among them whose caches are not loaded."""
+    """The bytes in each share now; 0 for shares whose modules are not loaded."""
     return {
         name: _registry.shares[name].bytes if name in _registry.shares else 0 for name in SHARES
     }
 
 
 def clear() -> None:
-    """Drop everything that this process keeps, its decisions too; the next item reads `DICOMDL_MEMORY` anew."""
+    """Empty all shares and decisions of this process; `DICOMDL_MEMORY` is read again."""
     _registry.clear()

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 import dicomdl
+from dicomdl.datasets.device import decoder
 from dicomdl.errors import UsageError
 from dicomdl.storage import memory
 
@@ -201,6 +202,13 @@ def test_clear_drops_everything_and_reads_the_environment_anew(
     assert not any(memory.report().values()) and not decided and memory.budget() == MIB
 
 
+def test_clear_makes_device_decoders_try_again_what_was_distrusted() -> None:
+    distrusted: dict[Any, str] = decoder._distrusted
+    distrusted["a kind"] = "its values differ"
+    memory.clear()
+    assert not distrusted
+
+
 # --- processes ----------------------------------------------------------------------------------
 
 
@@ -229,7 +237,7 @@ def test_a_fork_in_the_midst_of_a_locked_region_finds_free_locks_and_its_items()
             warnings.simplefilter("ignore", DeprecationWarning)
             child = multiprocessing.get_context("fork").Process(target=_use, args=(kept,))
             child.start()
-        child.join(60)
+        child.join(120)
         assert child.exitcode == 0
     finally:
         may_go.set()
