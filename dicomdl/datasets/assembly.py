@@ -4,7 +4,7 @@ A sample depends on (seed, epoch, row) alone, never on the process that makes it
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -63,25 +63,32 @@ def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]
     return values[None] if values.ndim == dimensions else np.moveaxis(values, -1, 0)
 
 
+class Image(NamedTuple):
+    """An image on its way into a sample: modality values, or network values where it is mapped already."""
+
+    values: npt.NDArray[Any]
+    is_mapped: bool = False
+
+
 def made_sample(
-    image: npt.NDArray[Any],
+    image: Image,
     affine: Affine,
     spacing: Affine,
     recipe: Intensity,
     how: "Delivery",
     facts: dict[str, Any],
 ) -> Sample:
-    """The sample of an image, (C, ...) modality values that are the caller's own to change."""
-    image, channels = np.ascontiguousarray(image), how.channels
+    """The sample of an image, (C, ...) values that are the caller's own to change."""
+    values, channels = np.ascontiguousarray(image.values), how.channels
     if how.intensity_on == "device":
         facts["intensity"] = intensity_as_data(recipe)
         mapped = torch.from_numpy(
-            image.astype(_CARRIED.get(image.dtype.char, np.float32), copy=False)
+            values.astype(_CARRIED.get(values.dtype.char, np.float32), copy=False)
         )
-    else:  # mapped already where nothing is left to do
-        is_done = image.dtype == np.float32 and recipe.is_identity
+    else:
+        is_done = image.is_mapped or (recipe.is_identity and values.dtype == np.float32)
         mapped = torch.from_numpy(
-            image if is_done else recipe(image, new_array(image.shape, np.float32))
+            values if is_done else recipe(values, new_array(values.shape, np.float32))
         )
     if channels == 3 and mapped.shape[0] == 1:
         mapped = mapped.expand(3, *mapped.shape[1:]).contiguous()

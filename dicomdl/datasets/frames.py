@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from dicomdl.datasets.assembly import (
     Delivery,
+    Image,
     IntensityOn,
     channel_first,
     floored,
@@ -158,9 +159,7 @@ class FrameDataset(PixelDataset):
             own = conversion(
                 stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity
             )
-            read = read_image(
-                self.index.source(row), own, how=how, palettes=stack.content == "image"
-            )
+            read = read_image(self.index.source(row), own, how=how)
         if recipe.needs_sample:
             recipe = recipe.with_sample(
                 sample_of(read.array[None], None if read.padding is None else read.padding[None])
@@ -175,7 +174,7 @@ class FrameDataset(PixelDataset):
             fill=fill,
         )
         identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
-        return made_sample(image, affine, spacing, recipe, self.delivery, identifiers)
+        return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
         """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import torch
 from dicomdl.arrays import Voxel
 from dicomdl.datasets.assembly import (
     Delivery,
+    Image,
     IntensityOn,
     channel_first,
     floored,
@@ -40,7 +40,6 @@ from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block
 
 
@@ -181,7 +180,7 @@ class PatchDataset(StackDataset):
         place = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, place, chance(self.policy.seed, epoch, row))
         voxels = self.reading.voxels(stack, recipe.quantity)
-        image, recipe = self._image(voxels, start, recipe)
+        image = self._image(voxels, start, recipe)
         affine = stack.affine
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {
@@ -196,14 +195,10 @@ class PatchDataset(StackDataset):
             facts["label"] = torch.from_numpy(
                 cut(label_map(stack, ByIdentity(self.labels)), start, self.size)
             )
-        return made_sample(
-            channel_first(image, 3), affine, np.asarray(stack.spacing), recipe, self.delivery, facts
-        )
+        return made_sample(image, affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
 
-    def _image(
-        self, voxels: StackVoxels, start: Voxel, recipe: Intensity
-    ) -> tuple[npt.NDArray[Any], Intensity]:
-        """The patch, and what is still to be done to it.
+    def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:
+        """The patch, (C, ...), mapped already or not.
 
         Where nothing stands against it, it is read and mapped a few slices at a time, while they are in the processor's cache.
         """
@@ -212,7 +207,8 @@ class PatchDataset(StackDataset):
         )
         scratch = self._scratch
         if self.delivery.intensity_on == "device" or not (inside and voxels.always_int16):
-            return floored(read_block(voxels, start, self.size, recipe, scratch), recipe), recipe
+            block = floored(read_block(voxels, start, self.size, recipe, scratch), recipe)
+            return Image(channel_first(block, 3))
         image = new_array(self.size, np.float32)
         stop, shows = (
             (start[1] + self.size[1], start[2] + self.size[2]),
@@ -228,7 +224,7 @@ class PatchDataset(StackDataset):
                 want_padding=shows,
             )
             recipe(floored(read, recipe), image[first:last])
-        return image, Intensity(Identity(), units=recipe.units)
+        return Image(channel_first(image, 3), is_mapped=True)
 
     @property
     def _scratch(self) -> Scratch:

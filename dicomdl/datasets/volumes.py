@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dicomdl.datasets.assembly import (
     Delivery,
+    Image,
     IntensityOn,
     channel_first,
     floored,
@@ -101,7 +102,7 @@ class VolumeDataset(StackDataset):
         del epoch
         stack = self._stacks[row]
         recipe = self.reading.recipe(stack)
-        grey = not is_colour(stack.source(0), palettes=stack.content == "image")
+        grey = not is_colour(stack)
         dtype = (
             np.float32 if grey and not self.target.is_own else None
         )  # interpolated values are not rounded to integers
@@ -148,7 +149,12 @@ class VolumeDataset(StackDataset):
             "filled": int(volume.filled.sum()),
         }
         return made_sample(
-            channel_first(volume.array, 3), volume.affine, spacing, recipe, self.delivery, facts
+            Image(channel_first(volume.array, 3)),
+            volume.affine,
+            spacing,
+            recipe,
+            self.delivery,
+            facts,
         )
 
     def _lies(self, stack: Stack) -> bool:

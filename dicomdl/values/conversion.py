@@ -53,11 +53,13 @@ class Conversion:
 
     `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
     Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
+    `expands_palette` says whether PALETTE COLOR becomes RGB.
     """
 
     rescale: Rescale = _IDENTITY
     table: LookupTable | RealWorldMap | RealWorldMaps | None = None
     padding: tuple[int, int] | None = None
+    expands_palette: bool = True
 
     @property
     def is_integral(self) -> bool:
@@ -65,6 +67,10 @@ class Conversion:
         return (
             self.rescale.is_integral if self.table is None else isinstance(self.table, LookupTable)
         )
+
+    def is_colour(self, source: FrameSource) -> bool:
+        """Whether a frame is read as colour: it has several samples, or a palette that is expanded."""
+        return _is_colour(source, expands_palette=self.expands_palette)
 
     def padding_of(self, stored: Values) -> Mask | None:
         """Where stored values are padding; None where nowhere."""
@@ -98,7 +104,7 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
         stack.is_constant(name) for name in CONVERSION_COLUMNS
     ):
         facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
-        if not _by_index(facts).has_table:
+        if not has_modality_lut(ConversionFacts(*facts)):
             return [conversion(stack, 0, facts, quantity)] * stack.slices
     found = [
         conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))
@@ -118,7 +124,7 @@ def conversion(
 ) -> Conversion:
     """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
     try:
-        return _finished(_by_index(facts), stack, place, quantity)
+        return _finished(_by_index(facts, _expands_palette(stack)), stack, place, quantity)
     except SUVError:
         raise
     except IntensityError as error:
@@ -140,12 +146,13 @@ class _Plain(NamedTuple):
 
 # Small: a rescale and two numbers per combination of facts that occurs.
 @functools.lru_cache(maxsize=4096)
-def _by_index(facts: tuple[Any, ...]) -> _Plain:
+def _by_index(facts: tuple[Any, ...], expands_palette: bool) -> _Plain:
     """What frames with these values of `CONVERSION_COLUMNS` have in common."""
     said = ConversionFacts(*facts)
     has_table = has_modality_lut(said)
     rescale = _IDENTITY if has_table else Rescale.from_frame(said)
-    return _Plain(Conversion(rescale, padding=said.padding), has_table)
+    conversion = Conversion(rescale, None, said.padding, expands_palette)
+    return _Plain(conversion, has_table)
 
 
 def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
@@ -178,7 +185,9 @@ def suv_factor_of(stack: Stack, suv: SUV) -> float:
         name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS
     }
     try:
-        if stack.modality == "PT" and any(_by_index(facts).has_table for facts in _facts_of(stack)):
+        if stack.modality == "PT" and any(
+            has_modality_lut(ConversionFacts(*facts)) for facts in _facts_of(stack)
+        ):
             attribute = "ModalityLUTSequence (0028,3000)"
             raise SUVError(
                 f"{attribute} makes the modality values: no activity that SUV could be computed from",
@@ -207,8 +216,16 @@ def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -
     return units_of(frame)
 
 
-def is_colour(source: FrameSource, *, palettes: bool) -> bool:
-    """Whether frames are colour: of several samples, or of one that a palette expands, which only suggests colours for label maps."""
-    return source.samples_per_pixel > 1 or (
-        palettes and source.photometric_interpretation == "PALETTE COLOR"
-    )
+def is_colour(stack: Stack) -> bool:
+    """Whether the frames of a stack are read as colour."""
+    return _is_colour(stack.source(0), expands_palette=_expands_palette(stack))
+
+
+def _expands_palette(stack: Stack) -> bool:
+    """Whether PALETTE COLOR becomes RGB; to label maps a palette only suggests colours for display."""
+    return stack.content == "image"
+
+
+def _is_colour(source: FrameSource, *, expands_palette: bool) -> bool:
+    has_palette = source.photometric_interpretation == "PALETTE COLOR"
+    return source.samples_per_pixel > 1 or (expands_palette and has_palette)

@@ -24,7 +24,7 @@ from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_j
 from dicomdl.pixels.read import decode_frame
 from dicomdl.pixels.stored import add_frame_note, frame_shape, is_label, stored_dtype, stored_range
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
-from dicomdl.values.conversion import Conversion, is_colour
+from dicomdl.values.conversion import Conversion
 from dicomdl.values.lookup_reading import palette
 from dicomdl.values.rescale import MODALITY_DTYPES, dtypes_to_try, in_first_that_fits
 
@@ -44,13 +44,12 @@ def read_converted(
     *,
     dtype: npt.DTypeLike | None = None,
     how: Decoding = WHOLE,
-    palettes: bool = True,
 ) -> Converted:
     """Frames of one size as one array of one dtype.
 
     int16 when all values fit exactly, else int32, else float32, unless `dtype` is given: see `volume.read_volume`.
 
-    `palettes` expands PALETTE COLOR to RGB; label maps keep their labels, whose palette only is a suggestion to viewers. `how.threads`
+    The first conversion says whether PALETTE COLOR becomes RGB. `how.threads`
     are for all frames together; those that frames leave idle help to decode one.
     """
     shapes = {frame_shape(source, how.reduce) for source in sources}
@@ -59,7 +58,7 @@ def read_converted(
             f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes)
         )
     shape = (len(sources), *shapes.pop())
-    if is_colour(sources[0], palettes=palettes):
+    if conversions[0].is_colour(sources[0]):
         return Converted(_read_colour(sources, shape, dtype, how), None)
     wanted: Sequence[np.dtype[Any]] = [np.dtype(dtype)]
     if dtype is None:
@@ -254,9 +253,7 @@ def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: in
             done.result()
 
 
-def read_image(
-    source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE, palettes: bool = True
-) -> Converted:
+def read_image(source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE) -> Converted:
     """One frame, (rows, columns) or, of colour, (rows, columns, samples), and where it is padding."""
-    array, padding = read_converted([source], [conversion], how=how, palettes=palettes)
+    array, padding = read_converted([source], [conversion], how=how)
     return Converted(array[0], None if padding is None else padding[0])

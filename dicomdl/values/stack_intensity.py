@@ -146,18 +146,15 @@ def _sampled(
             sources.append(each.source(place))
             every.append(own[place])
     how = Decoding(threads=available_cores(), max_bytes=max_bytes)
-    palettes = _first(stack).content == "image"
     try:
-        return sample_of(*read_converted(sources, every, how=how, palettes=palettes)), True
+        return sample_of(*read_converted(sources, every, how=how)), True
     except (
         PixelError
     ) as error:  # one slice that cannot be read is the fault of its own sample, not of all
         parts = []
         for source, one in zip(sources, every, strict=True):
             with contextlib.suppress(PixelError):
-                parts.append(
-                    sample_of(*read_converted([source], [one], how=how, palettes=palettes)).ravel()
-                )
+                parts.append(sample_of(*read_converted([source], [one], how=how)).ravel())
         if not parts:
             raise error from None
         return np.concatenate(parts), False

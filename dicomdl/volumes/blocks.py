@@ -35,7 +35,7 @@ from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
 from dicomdl.storage.sources import Piece, check_unchanged, read_pieces
 from dicomdl.storage.system import available_cores
-from dicomdl.values.conversion import Conversion, conversions, is_colour
+from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
@@ -157,7 +157,7 @@ class StackVoxels:
         first = self.conversions[0]
         self._one_conversion = all(one is first or one == first for one in self.conversions)
         self._first = stack.source(0)
-        self.is_colour = is_colour(self._first, palettes=stack.content == "image")
+        self.is_colour = first.is_colour(self._first)
         uniform = all(stack.is_constant(name) for name in _UNIFORM)
         self._plain = (
             uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
@@ -391,11 +391,7 @@ class StackVoxels:
         how = Decoding(
             threads=available_cores() if alone else 1, max_bytes=self._max_bytes
         )  # a loader's workers share the cores
-        return Arrays(
-            *read_converted(
-                stack.sources, self.conversions, how=how, palettes=stack.content == "image"
-            )
-        )
+        return Arrays(*read_converted(stack.sources, self.conversions, how=how))
 
     def _key(self, strict: bool) -> Key:
         """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
@@ -438,10 +434,7 @@ class StackVoxels:
 
     def _decoded(self, z: int) -> Converted:
         how = Decoding(max_bytes=self._max_bytes)
-        palettes = self.stack.content == "image"
-        array, padding = read_converted(
-            [self.stack.source(z)], [self.conversions[z]], how=how, palettes=palettes
-        )
+        array, padding = read_converted([self.stack.source(z)], [self.conversions[z]], how=how)
         return Converted(array[0], None if padding is None else padding[0])
 
 

@@ -127,9 +127,7 @@ def read_volume(
         threads=available_cores() if threads is None else threads,
         max_bytes=max_bytes,
     )
-    array, padding = read_converted(
-        sources, every, dtype=dtype, how=how, palettes=first.content == "image"
-    )
+    array, padding = read_converted(sources, every, dtype=dtype, how=how)
     geometry = first.geometry.halved(reduce) if reduce else first.geometry
     units = {quantity_units(each, quantity) for each in stacks}
     if len(units) > 1:

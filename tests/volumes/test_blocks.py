@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from phantoms import ramp, write_multiframe, write_series
+from conftest import index_of
+from phantoms import ramp, true_volume, write_multiframe, write_series
 from phantoms_multi import write_mosaic
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -23,6 +24,7 @@ from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.storage.memory import Share
+from dicomdl.values.stack_intensity import stack_sample
 from dicomdl.volumes import blocks as voxels
 from dicomdl.volumes.blocks import Scratch, StackVoxels
 
@@ -275,3 +277,23 @@ def test_a_file_that_changed_since_the_scan_is_noticed_though_its_stack_is_cache
     with pytest.raises(FileChanged) as caught:
         StackVoxels(stack, cache=cache).read((0, 0, 0), SHAPE)
     assert paths[2].name in caught.value.__notes__[0]
+
+
+def test_labels_with_a_palette_stay_labels_however_they_are_read(folder: Path) -> None:
+    label_map = "1.2.840.10008.5.1.4.1.1.66.7"
+    write_series(folder, shape=(3, 4, 5), sop_class=label_map, photometric="PALETTE COLOR")
+    index = index_of(folder)
+    stack, expected = index.stacks[0], true_volume((3, 4, 5))
+    options: dict[str, Any] = {"intensity": "modality", "content": "segmentation"}
+    whole = dicomdl.VolumeDataset(index, **options)[0]["image"]
+    patch = dicomdl.PatchDataset(index, (3, 4, 5), sampler="grid", **options)[0]["image"]
+    frames = [sample["image"][0] for sample in dicomdl.FrameDataset(index, **options)]
+    for found in (
+        dicomdl.read_volume(stack).array,
+        StackVoxels(stack).read((0, 0, 0), (3, 4, 5)).array,
+        stack_sample(stack),
+        whole[0],
+        patch[0],
+        np.stack(frames),
+    ):
+        assert np.array_equal(found, expected)

@@ -7,10 +7,10 @@ import numpy as np
 
 from dicomdl.errors import GeometryError, IrregularStack, UsageError
 from dicomdl.geometry.verdict import READABLE
+from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Stack
-from dicomdl.pixels.codestreams import Source
 from dicomdl.pixels.stored import frame_shape, stored_range
-from dicomdl.values.conversion import Conversion, conversions, is_colour
+from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.reading import read_image
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import stack_intensity
@@ -62,14 +62,14 @@ def read_stack(
     if irregular == "raise" and stack.verdict not in READABLE:
         message = f"the stack is {stack.verdict}: pass irregular='accept' to take it as it lies, or resample it by read_volume"
         raise IrregularStack(message, verdict=stack.verdict, detail=stack.detail)
-    recipe, palettes = stack_intensity(stack, request), stack.content == "image"
+    recipe = stack_intensity(stack, request)
     sources, own = stack.sources, conversions(stack, recipe.quantity)
     shapes = {frame_shape(source) for source in sources}
     if len(shapes) != 1:
         raise GeometryError(
             f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes)
         )
-    colour = is_colour(sources[0], palettes=palettes)
+    colour = own[0].is_colour(sources[0])
     channels = max(sources[0].samples_per_pixel, 3) if colour else 1
     result = torch.empty(
         (channels, len(sources), *shapes.pop()[:2]), dtype=torch.float32, device=decoder.device
@@ -77,7 +77,7 @@ def read_stack(
     for start in range(0, len(sources), BATCH):
         run = slice(start, start + BATCH)
         for place, (values, padding) in enumerate(
-            _read_converted(sources[run], own[run], decoder, palettes), start
+            _read_converted(sources[run], own[run], decoder), start
         ):
             if padding is not None and (lowest := recipe.floor(_numpy_dtype(values))) is not None:
                 values = values.masked_fill(padding, lowest)
@@ -91,27 +91,24 @@ def _numpy_dtype(values: "Tensor") -> np.dtype[Any]:
 
 
 def _read_converted(
-    sources: Sequence[Source], own: Sequence[Conversion], decoder: DeviceDecoder, palettes: bool
+    sources: Sequence[FrameSource], own: Sequence[Conversion], decoder: DeviceDecoder
 ) -> "list[tuple[Tensor, Tensor | None]]":
     """Converted values of a few frames on the device and where they are padding; colour has none but its stored values (PS3.3 C.11.1).
 
     Tables, maps and palettes are applied by the CPU.
     """
     source = sources[0]
-    if any(one.table is not None for one in own) or (
-        palettes and source.photometric_interpretation == "PALETTE COLOR"
-    ):
-        images = [
-            read_image(source, one, palettes=palettes)  # type: ignore[arg-type]
-            for source, one in zip(sources, own, strict=True)
-        ]
+    colour = own[0].is_colour(source)
+    has_palette = colour and source.samples_per_pixel == 1
+    if has_palette or any(one.table is not None for one in own):
+        images = [read_image(source, one) for source, one in zip(sources, own, strict=True)]
         put = decoder.device
         return [
             (to_device(array, put), None if padding is None else to_device(padding, put))
             for array, padding in images
         ]
     stored = decoder.read(sources)
-    if source.samples_per_pixel > 1:
+    if colour:
         return [(values, None) for values in stored]
     ranges = [None if source.float_pixels else stored_range(source) for source in sources]
     return [
