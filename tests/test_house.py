@@ -114,15 +114,12 @@ def test_the_table_of_uids_needs_no_pydicom() -> None:
     assert "pydicom" not in _loaded_by("import dicomdl.headers.uids")
 
 
-# Module globals that change, and why they are neither a cache nor part of the budget of `storage.memory`.
-CHANGING_GLOBALS = {
-    "datasets/transport.py": {
-        # Shared memory on loan between processes: leases and who holds them, which no limit may drop.
-        *("_pool", "_known", "_seen", "_forked", "_watched"),
-    },
+# One fork hook serves all caches; the transport's mark what is on loan between processes.
+FORK_HOOKS = {
+    "storage/memory.py",
+    "datasets/transport/pool.py",
+    "datasets/transport/receiver.py",
 }
-# Fork hooks: that of `storage.memory` serves all caches.
-FORK_HOOKS = {"storage/memory.py", "datasets/transport.py"}
 REASONS = ("# Small:", "# In a process of its own:")
 CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"}
 CHANGES |= {"remove", "setdefault", "update", "appendleft"}
@@ -132,8 +129,7 @@ CHANGES |= {"remove", "setdefault", "update", "appendleft"}
 def test_what_a_module_remembers_is_in_the_registry_of_memory(module: Path) -> None:
     name = module.relative_to(ROOT / "dicomdl").as_posix()
     tree = ast.parse(module.read_text())
-    if name != "storage/memory.py":
-        assert _changing_globals(tree) <= CHANGING_GLOBALS.get(name, set())
+    assert name == "storage/memory.py" or not _changing_globals(tree)
     hooks = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "register_at_fork"]
     assert not hooks or name in FORK_HOOKS
 
@@ -152,15 +148,16 @@ def test_each_share_of_memory_has_one_cache() -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small(module: Path) -> None:
     """Functions without arguments have one result; above any other `lru_cache` a comment gives the reason."""
-    tree, lines = ast.parse(module.read_text()), module.read_text().splitlines()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and any(map(_is_cache, node.decorator_list)):
-            if not (node.args.args or node.args.kwonlyargs or node.args.vararg):
-                continue
-        elif not (isinstance(node, ast.Call) and _is_cache(node)):
-            continue
-        first = min(node.lineno, *(d.lineno for d in getattr(node, "decorator_list", [node])))
-        assert lines[first - 2].strip().startswith(REASONS), lines[first - 1]
+    lines = module.read_text().splitlines()
+    nodes = list(ast.walk(ast.parse(module.read_text())))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    has_one_result = [f for f in functions if not ast.unparse(f.args)]
+    exempt = {id(decorator) for f in has_one_result for decorator in f.decorator_list}
+    caches = [node for node in nodes if isinstance(node, ast.Call) and _is_cache(node)]
+    caches += [d for f in functions for d in f.decorator_list if _is_cache(d)]
+    for node in caches:
+        reason = lines[node.lineno - 2].strip()
+        assert id(node) in exempt or reason.startswith(REASONS), lines[node.lineno - 1]
 
 
 def _is_cache(node: ast.expr) -> bool:
