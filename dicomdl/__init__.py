@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from dicomdl.version import __version__
 
 if TYPE_CHECKING:
+    from dicomdl import interop as interop
     from dicomdl.datasets.centers import Centers as Centers
     from dicomdl.datasets.collate import collate as collate
     from dicomdl.datasets.device.decoder import DeviceDecoder as DeviceDecoder
     from dicomdl.datasets.device.intensity import apply_intensity as apply_intensity
+    from dicomdl.datasets.device.stack import read_stack_on_device as read_stack_on_device
     from dicomdl.datasets.frames import FrameDataset as FrameDataset
     from dicomdl.datasets.patch_samplers import Balanced as Balanced
     from dicomdl.datasets.patch_samplers import Foreground as Foreground
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from dicomdl.index.views import Series as Series
     from dicomdl.index.views import Stack as Stack
     from dicomdl.index.views import Study as Study
+    from dicomdl.jobs.crosscheck import check_pixels as check_pixels
     from dicomdl.jobs.scan import scan as scan
     from dicomdl.pixels.read import read_frame as read_frame
     from dicomdl.storage.cache.disk import DiskCache as DiskCache
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from dicomdl.values.quantity import RealWorld as RealWorld
     from dicomdl.values.rescale import Rescale as Rescale
     from dicomdl.values.suv import SUV as SUV
+    from dicomdl.values.windows import Limits as Limits
     from dicomdl.values.windows import Percentile as Percentile
     from dicomdl.values.windows import Window as Window
     from dicomdl.volumes.read import read_volume as read_volume
@@ -64,6 +68,7 @@ _HOMES = {
     "Grid": "datasets.patch_samplers",
     "Group": "index.index",
     "Index": "index.index",
+    "Limits": "values.windows",
     "MemoryCache": "storage.cache.memory",
     "PatchDataset": "datasets.patches",
     "Percentile": "values.windows",
@@ -85,11 +90,14 @@ _HOMES = {
     "WithEpoch": "datasets.samplers",
     "apply_intensity": "datasets.device.intensity",
     "by_modality": "values.auto",
+    "check_pixels": "jobs.crosscheck",
     "collate": "datasets.collate",
+    "interop": "interop",
     "open_index": "index.index",
     "preset": "values.presets",
     "presets": "values.presets",
     "read_frame": "pixels.read",
+    "read_stack_on_device": "datasets.device.stack",
     "read_volume": "volumes.read",
     "scan": "jobs.scan",
     "stitch": "datasets.stitch",
@@ -104,7 +112,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dicomdl' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"dicomdl.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"dicomdl.{_HOMES[name]}")
+    value = home if name == _HOMES[name] else getattr(home, name)  # a package is its own home
     globals()[name] = value
     return value
 

@@ -47,6 +47,12 @@ def test_every_public_name_can_be_had_and_is_documented() -> None:
         _ = dicomdl.no_such_name
 
 
+def test_what_the_documentation_names_is_had_from_the_package_itself() -> None:
+    named = {"Limits", "check_pixels", "interop", "read_stack_on_device"}
+    assert named <= set(dicomdl.__all__)
+    assert dicomdl.interop.ForMonai.__module__ == "dicomdl.interop.monai"
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_can_load_a_pickle_or_run_code_from_data(module: Path) -> None:
     forbidden = {"pickle", "shelve", "joblib", "marshal", "dill", "cloudpickle"}

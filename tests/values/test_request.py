@@ -10,7 +10,7 @@ from conftest import index_of
 from phantoms import write_series
 
 import dicomdl
-from dicomdl.datasets.device.stack import read_stack
+from dicomdl.datasets.device.stack import read_stack_on_device
 from dicomdl.errors import DicomdlError, IntensityError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.values.auto import resolve
@@ -77,7 +77,7 @@ ENTRIES: dict[str, Callable[[Entry, Any], Any]] = {
     "montage": lambda on, option: montage(on.volume, intensity=option),
     "stack_intensity": lambda on, option: stack_intensity(on.index.stacks[0], option),
     "resolve": lambda on, option: resolve(option, on.index.stacks[0].middle),
-    "read_stack": lambda on, option: read_stack(
+    "read_stack_on_device": lambda on, option: read_stack_on_device(
         on.index.stacks[0],
         None,  # type: ignore[arg-type]  # no decoder is asked before the option is checked
         option,

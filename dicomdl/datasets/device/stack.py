@@ -1,4 +1,4 @@
-"""datasets.device.stack"""
+"""A whole stack as network values on a device, decoded, rescaled and windowed there."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from dicomdl.datasets.device.intensity import window
 from dicomdl.datasets.device.values import to_device, to_modality
 
 
-def read_stack(
+def read_stack_on_device(
     stack: Stack,
     decoder: DeviceDecoder,
     intensity: IntensityOption = "auto",
@@ -37,6 +37,8 @@ def read_stack(
     ----------
     stack
         One of ``index.stacks``.
+    decoder
+        What decodes the frames, and whose device holds the result.
     intensity
         As for `FrameDataset`; percentiles are those of the stack, read once by the CPU and kept.
     irregular

@@ -27,7 +27,7 @@ from dicomdl.datasets.device import kinds as kinds_module
 from dicomdl.datasets.device.decoder import DeviceDecoder
 from dicomdl.datasets.device.intensity import window
 from dicomdl.datasets.device.kinds import Kind
-from dicomdl.datasets.device.stack import read_stack
+from dicomdl.datasets.device.stack import read_stack_on_device
 from dicomdl.datasets.device.values import keep_coded_bits, to_device, to_modality
 from dicomdl.errors import (
     DecodeError,
@@ -906,7 +906,7 @@ def test_a_stack_is_what_read_volume_and_the_intensity_make_of_it(
     )
     (stack,) = index_of(tmp_path / "s").stacks
     truth = stack_intensity(stack, intensity)(dicomdl.read_volume(stack).array)
-    found = read_stack(stack, decoder, intensity)
+    found = read_stack_on_device(stack, decoder, intensity)
     assert found.shape == (1, 40, 10, 14) and found.dtype == torch.float32
     assert np.allclose(as_numpy(found)[0], truth, rtol=3e-7, atol=0)
     assert set(decoder.kinds.values()) == ({"trusted"} if uid != LITTLE else set())
@@ -919,7 +919,7 @@ def test_monochrome1_projections_are_inverted_after_the_window(
     (stack,) = index_of(tmp_path / "s").stacks
     recipe = stack_intensity(stack, "auto")
     assert recipe.invert
-    found = read_stack(stack, decoder, irregular="accept")
+    found = read_stack_on_device(stack, decoder, irregular="accept")
     assert np.allclose(
         as_numpy(found)[0], recipe(dicomdl.read_volume(stack, irregular="accept").array), atol=2e-7
     )
@@ -930,7 +930,7 @@ def test_colour_is_channel_first(tmp_path: Path, decoder: DeviceDecoder) -> None
     write_secondary_capture(tmp_path / "s" / "a.dcm")
     stack = index_of(tmp_path / "s").stacks[0]
     array = dicomdl.read_volume(stack, irregular="accept").array
-    found = read_stack(stack, decoder, irregular="accept")
+    found = read_stack_on_device(stack, decoder, irregular="accept")
     assert found.shape == (3, *array.shape[:3])
     assert np.allclose(
         as_numpy(found).transpose(1, 2, 3, 0), stack_intensity(stack, "auto")(array), rtol=3e-7
@@ -943,11 +943,11 @@ def test_an_irregular_stack_is_refused_unless_it_is_accepted(
     write_series(tmp_path / "s", shape=(8, 10, 14), drop=[3])
     (stack,) = index_of(tmp_path / "s").stacks
     with pytest.raises(IrregularStack) as caught:
-        read_stack(stack, decoder)
+        read_stack_on_device(stack, decoder)
     assert caught.value.verdict == "missing_slices" and caught.value.detail
-    assert read_stack(stack, decoder, irregular="accept").shape == (1, 7, 10, 14)
+    assert read_stack_on_device(stack, decoder, irregular="accept").shape == (1, 7, 10, 14)
     with pytest.raises(UsageError, match="irregular"):
-        read_stack(stack, decoder, irregular="resample")  # type: ignore[arg-type]
+        read_stack_on_device(stack, decoder, irregular="resample")  # type: ignore[arg-type]
 
 
 # --- what is needed -----------------------------------------------------------------------------------------------
@@ -1080,7 +1080,7 @@ def test_a_real_stack_lands_on_a_gpu(real: Any, corpus: Path, tmp_path: Path) ->
     decoder = DeviceDecoder("cuda")
     for stack in [stack for stack in index.stacks if stack.verdict == "regular"][:5]:
         truth = stack_intensity(stack, "auto")(dicomdl.read_volume(stack).array)
-        found = as_numpy(read_stack(stack, decoder))
+        found = as_numpy(read_stack_on_device(stack, decoder))
         assert np.allclose(
             found[0] if len(found) == 1 else found.transpose(1, 2, 3, 0), truth, atol=0.03
         )
