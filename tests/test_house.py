@@ -193,3 +193,16 @@ def _changing_globals(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in CHANGES:
             changing |= {getattr(getattr(node.func, "value", None), "id", "")}
     return changing & bound
+
+
+def test_an_index_is_opened_without_what_builds_it() -> None:
+    loaded = _loaded_by("import dicomdl.index.index")
+    builders = {
+        "dicomdl.headers.reader",
+        "dicomdl.geometry.stacks",
+        "dicomdl.geometry.candidates",
+        "dicomdl.jobs",
+        "pydicom",
+        "torch",
+    }
+    assert not loaded & builders

@@ -1,177 +1,31 @@
 """Which facts may tell frames at one position apart, and how their values are compared and shown.
 
-The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Vendors' private copies of a public
-attribute go by its name. Times are compared with their dates and shown in seconds from the first volume, so that no
+The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Times are compared with their dates and shown in seconds from the first volume, so that no
 date of a patient leaves the index.
 """
 
-import datetime
 import functools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Ints
-from dicomdl.geometry.dimensions import Candidate, Dimension, Kind, Tier, members
-
-
-class Facts(Protocol):
-    """The frames' columns as the building of stacks needs them; row i is the same frame in all of them."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        """The columns that are known to hold one value in every row, and that value."""
-
-    def ranks(self, name: str) -> Ints:
-        """(n,) integers that order and equal each other as the column's values do."""
-
-    def numbers(self, name: str) -> Floats:
-        """(n,) floats, NaN where absent."""
-
-    def vectors(self, name: str, size: int) -> Floats:
-        """(n, size) floats, NaN where absent."""
-
-    def text(self, name: str, row: int) -> str:
-        """One value of a text column."""
-
-    def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
-        """(codes, values) of a column: row i holds values[codes[i]]."""
-
-    def values(self, name: str, rows: Ints) -> list[Any]:
-        """Some values of a column as Python objects; lists as tuples, None where absent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One attribute of a dimension: its name, the columns that hold it, and what its order may prove."""
-
-    name: str
-    columns: tuple[str, ...]
-    kind: Kind = "value"
-    tier: Tier = Tier.MEANING
-    slow: bool = False
-    ordered: bool = True  # else its values follow one another as they were first acquired
-    natural: bool = False  # text with numbers in it, which order it: "b500" before "b1000"
-    noisy: bool = False  # compared to five digits: scanners compute it anew for each slice
-
-
-def _same(*names: str, **more: Any) -> list[Spec]:
-    """Specs of attributes that are a column each."""
-    return [Spec(name, (name,), **more) for name in names]
-
-
-# In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
-SPECS: Final[tuple[Spec, ...]] = (
-    *_same(
-        "temporal_position_index",
-        "temporal_position_identifier",
-        "temporal_position_time_offset",
-        "frame_reference_time",
-        slow=True,
-    ),
-    *_same(
-        "time_slot_vector", "time_slice_vector", "rr_interval_vector", "phase_vector", slow=True
-    ),
-    *_same("philips_phase_number", slow=True),
-    *_same(
-        "nominal_percentage_of_cardiac_phase",
-        "nominal_cardiac_trigger_delay_time",
-        kind="phase",
-        slow=True,
-    ),
-    *_same("actual_cardiac_trigger_delay_time", "trigger_time", kind="phase", slow=True),
-    *_same(
-        "nominal_percentage_of_respiratory_phase",
-        "nominal_respiratory_trigger_delay_time",
-        kind="phase",
-        slow=True,
-    ),
-    Spec(
-        "diffusion_b_value",
-        ("diffusion_b_value", "siemens_b_value", "ge_b_value", "philips_b_value", "uih_b_value"),
-    ),
-    Spec(
-        "diffusion_gradient_orientation",
-        (
-            *(
-                "diffusion_gradient_orientation",
-                "siemens_diffusion_direction",
-                "uih_diffusion_direction",
-            ),
-            *(
-                f"{vendor}_diffusion_direction_{axis}"
-                for vendor in ("ge", "philips")
-                for axis in "xyz"
-            ),
-        ),
-        ordered=False,
-    ),
-    *_same("philips_gradient_direction_number", "velocity_encoding_maximum_value"),
-    *_same("velocity_encoding_direction", ordered=False),
-    *_same("echo_time", "effective_echo_time", noisy=True),
-    *_same("echo_numbers", "inversion_times"),
-    *_same("inversion_time", "flip_angle", noisy=True),
-    *_same("repetition_time", ordered=False, noisy=True),
-    *_same(
-        "complex_image_component",
-        "ge_raw_data_type",
-        "philips_label_type",
-        "image_type",
-        "frame_type",
-    ),
-    *_same("siemens_coil", "sequence_name", natural=True),
-    *_same("energy_window_vector", "detector_vector", "rotation_vector"),
-    *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
-    *_same("convolution_kernel", "reconstruction_algorithm"),
-    *_same("reconstruction_diameter", ordered=False, noisy=True),
-    *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
-    *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
-    *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
-    # A date and time in one, then the date, then the time.
-    Spec(
-        "acquisition_time",
-        ("acquisition_date_time", "acquisition_date", "acquisition_time"),
-        "time",
-        Tier.ACQUISITION_TIME,
-        slow=True,
-    ),
-    Spec(
-        "frame_acquisition_time",
-        ("frame_acquisition_date_time",),
-        "time",
-        Tier.ACQUISITION_TIME,
-        slow=True,
-    ),
-    Spec(
-        "frame_reference_date_time",
-        ("frame_reference_date_time",),
-        "time",
-        Tier.ACQUISITION_TIME,
-        slow=True,
-    ),
-    Spec("content_time", ("content_date", "content_time"), "time", Tier.CONTENT_TIME, slow=True),
-    *_same("image_index", "instance_number", kind="count", tier=Tier.NUMBER, slow=True),
-    *_same("lossy_image_compression", tier=Tier.NUMBER),
+from dicomdl.geometry.dimensions import Candidate, Dimension, Tier, members
+from dicomdl.geometry.facts import Facts
+from dicomdl.geometry.specs import LISTS, SPECS, VECTORS, Spec
+from dicomdl.geometry.times import (
+    past_midnight,
+    seconds_of_date,
+    seconds_of_date_time,
+    seconds_of_time,
 )
+
 DIMENSION_INDICES: Final = "dimension_index_values"
 _MOST_INDICES: Final = 12  # three or four are usual; each is a candidate
-# Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
-_LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
-_VECTORS: Final = frozenset(
-    {
-        "diffusion_gradient_orientation",
-        "siemens_diffusion_direction",
-        "uih_diffusion_direction",
-        "velocity_encoding_direction",
-    }
-)
 
 
 class Candidates:
@@ -191,7 +45,7 @@ class Candidates:
             for spec, columns in self._specs
             if spec.kind != "time"
             for c in columns
-            if c not in _LISTS | _VECTORS
+            if c not in LISTS | VECTORS
         ]
         return {name: place for place, name in enumerate(names)}
 
@@ -223,7 +77,7 @@ class Candidates:
         if (
             np.isnan(days).any() or (days == days[0]).all()
         ):  # one date for all may have been put there, or be that of the first frame
-            return _past_midnight(seconds)
+            return past_midnight(seconds)
         return seconds + days
 
     def _numbers_of(self, column: str) -> Floats:
@@ -427,56 +281,3 @@ def _naturally_ranked(texts: Sequence[str]) -> Ints:
     )
     order = {text: rank for rank, text in enumerate(known)}
     return np.array([order[text] for text in texts], dtype=np.int64)
-
-
-# --- times (PS3.5 6.2) ------------------------------------------------------------------------------------------------
-
-
-def _past_midnight(seconds: Floats) -> Floats | None:
-    """Times of day that may begin on one day and end on the next; None where they spread so far that either may be."""
-    distinct = np.unique(seconds)
-    if distinct[-1] - distinct[0] <= 43200:
-        return seconds
-    place = int(np.argmax(np.diff(distinct)))
-    if distinct[place + 1] - distinct[place] <= 43200:
-        return None
-    return np.where(seconds > distinct[place], seconds - 86400, seconds)
-
-
-def seconds_of_time(text: str) -> float:
-    """A TM, HHMMSS.FFFFFF or a beginning of it, as seconds of the day; NaN where it is none."""
-    digits = (text or "").replace(":", "")
-    whole, _, fraction = digits.partition(".")
-    if not (
-        whole.isdecimal() and len(whole) in (2, 4, 6) and (not fraction or fraction.isdecimal())
-    ):
-        return math.nan
-    hours, minutes, seconds = (int(whole[i : i + 2] or 0) for i in (0, 2, 4))
-    return hours * 3600 + minutes * 60 + seconds + (float(f"0.{fraction}") if fraction else 0.0)
-
-
-def seconds_of_date(text: str) -> float:
-    """A DA, YYYYMMDD, as seconds of the calendar; NaN where it is none."""
-    digits = (text or "").replace(".", "")
-    if not (digits.isdecimal() and len(digits) == 8):
-        return math.nan
-    try:
-        return (
-            datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])).toordinal() * 86400.0
-        )
-    except ValueError:
-        return math.nan
-
-
-def seconds_of_date_time(text: str) -> float:
-    """A DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX, in UTC where it tells its offset; NaN where it is none."""
-    value, sign, offset = (text or "").strip(), 1, ""
-    for mark in "+-":
-        if mark in value:
-            value, _, offset = value.partition(mark)
-            sign = 1 if mark == "+" else -1
-    shift = seconds_of_time(offset) if offset else 0.0
-    return seconds_of_date(value[:8]) + seconds_of_time(value[8:]) - sign * shift
-
-
-__all__ = ["SPECS", "Candidates", "Facts", "Spec"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats
 from dicomdl.errors import GeometryError
-from dicomdl.geometry.candidates import Facts
+from dicomdl.geometry.facts import Facts
 
 
 def halved(length: int, times: int) -> int:

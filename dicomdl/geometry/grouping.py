@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Ints
-from dicomdl.geometry.candidates import Facts
+from dicomdl.geometry.facts import Facts
 from dicomdl.headers.uids import OWN_PLANES
 
 # The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.

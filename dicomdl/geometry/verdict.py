@@ -315,4 +315,6 @@ FILLABLE: Final = frozenset(
 )  # verdicts that `regular_slices` makes a grid of
 Irregular = Literal["raise", "accept", "resample"]
 POLICIES: Final[tuple[Irregular, ...]] = get_args(Irregular)
-READABLE: Final = frozenset({"regular", "single", "tilted"})  # verdicts whose affine is exact
+# Verdicts whose affine is exact, and those of them that say that two slices or more have one spacing.
+READABLE: Final = frozenset({"regular", "single", "tilted"})
+EVENLY_SPACED: Final = READABLE - {"single"}
