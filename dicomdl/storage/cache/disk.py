@@ -1,21 +1,21 @@
-"""storage.cache.disk"""
+"""A cache in a folder, shared by processes and ranks and kept for the next run."""
 
 import contextlib
-import functools
 import os
 import time
-import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from typing import Any, Final, Literal
 
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.storage import locks
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache.entries import Arrays, Body, Entry, Held, Lost, checked_arrays
-from dicomdl.storage.cache.filed import Filed
-from dicomdl.storage.cache.keys import Key
+from dicomdl.storage.cache.base import BaseCache
+from dicomdl.storage.cache.entries import Arrays, Body, Lost
+from dicomdl.storage.cache.file_source import FileSource
 from dicomdl.storage.cache.layout import Identity, blosc2_codec, file_pieces
-from dicomdl.storage.cache.stats import CacheWarning, Counters, Make, Stats, checked_bytes
+from dicomdl.storage.cache.stats import checked_bytes
+from dicomdl.storage.cache.stored import StoredEntry
 from dicomdl.storage.publishing import cache_folder, make_folder
 
 DiskFormat = Literal["raw", "blosc2"]
@@ -28,7 +28,7 @@ KNOWN_ENTRIES: Final = 16384  # of which a process remembers what it verified, 1
 _SLACK: Final = 16  # eviction frees so much that a 16th of the limit is free; a process writes a 16th of what is free before it looks again
 
 
-class DiskCache:
+class DiskCache(BaseCache):
     """Entries as files in a folder, shared by any number of processes and ranks, and kept for the next run.
 
     Parameters
@@ -81,13 +81,13 @@ class DiskCache:
 
     def _begin(self) -> None:
         """What each process has of its own."""
-        self._counters = Counters()
-        self._opened: OrderedDict[str, Filed] = OrderedDict()
+        super().__init__()
+        self._opened: OrderedDict[str, StoredEntry] = OrderedDict()
         self._known: OrderedDict[Identity, bytes] = OrderedDict()
         self._recently: set[str] = set()
         self._swept = time.monotonic()
         self._allowance = 0
-        self._checked = self._warned = False
+        self._checked = False
         self._mapped = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,47 +100,19 @@ class DiskCache:
     def __repr__(self) -> str:
         return f"DiskCache({self.folder!r}, max_bytes={self.max_bytes}, format={self.format!r}, strict={self.strict})"
 
-    def stats(self) -> Stats:
-        """What this process has asked of the cache."""
-        return self._counters.stats()
-
-    def get(self, key: Key, make: Make) -> Entry:
-        """The entry of a key, made by `make` if need be. Raises what `make` raises, and StorageError for a folder as in the class."""
-        body: Body | None = self._look_up(key.digest) if self._is_ready() else None
-        if body is None:
-            body = self._fill(key.digest, make)
-        else:
-            self._counters.add("hits")
-        return Entry(body, functools.partial(self._again, key.digest, make))
-
-    def _fill(self, digest: str, make: Make) -> Body:
-        """Make an entry, unless another process has done so by the time that it is our turn."""
+    def _alone(self, digest: str) -> AbstractContextManager[object]:
         if not self._checked:
-            return self._made(digest, make)
-        with locks.alone(cachefolder.lock_path(self.folder, digest)):
-            found = self._look_up(digest, counting=True)
-            if found is None:
-                return self._made(digest, make)
-        self._counters.add("hits")
-        return found
+            return contextlib.nullcontext()
+        return locks.alone(cachefolder.lock_path(self.folder, digest))
 
-    def _made(self, digest: str, make: Make) -> Body:
-        self._counters.add("made")
-        arrays = checked_arrays(make())
-        if self._checked:
-            self._store(digest, arrays)
-        return Held(arrays)
-
-    def _again(self, digest: str, make: Make, may_be_stored: bool) -> Body:
-        """What takes the place of an entry that proved damaged while it was read."""
+    def _drop(self, digest: str, lost: Body) -> None:
         self._opened.pop(digest, None)
         self._counters.add("damaged")
-        if not may_be_stored:
-            self._counters.add("made")
-            return Held(checked_arrays(make()))
+        path = self._path(digest)
+        # Not a newer one, which another process has put in its place.
         with contextlib.suppress(OSError):
-            os.unlink(self._path(digest))
-        return self._fill(digest, make)
+            if os.path.samestat(os.lstat(path), _status(lost)):
+                os.unlink(path)
 
     def _path(self, digest: str) -> str:
         return os.path.join(self.folder, f"{digest}.entry")
@@ -160,8 +132,10 @@ class DiskCache:
         self._checked = True
         return True
 
-    def _look_up(self, digest: str, counting: bool = False) -> Filed | None:
-        """The entry's file, opened; None where there is none that can be used."""
+    def _find(self, digest: str, counting: bool = False) -> StoredEntry | None:
+        # Once per get: the folder may have been removed.
+        if not (self._checked if counting else self._is_ready()):
+            return None
         if time.monotonic() - self._swept > TOUCH_S:
             self._sweep()
         body = self._opened.get(digest)
@@ -172,11 +146,8 @@ class DiskCache:
                 )
             except FileNotFoundError:
                 return None
-            except (
-                Lost,
-                OSError,
-                ValueError,
-            ):  # ValueError: the file has become shorter since it was looked at
+            except (Lost, OSError, ValueError):
+                # ValueError: the file has become shorter since it was looked at.
                 self._counters.add("damaged", int(counting))
                 return None
             self._keep(digest, body)
@@ -188,10 +159,10 @@ class DiskCache:
     def _remembered(self, identity: Identity) -> bytes | None:
         return self._known.pop(identity, None)
 
-    def _keep(self, digest: str, body: Filed) -> None:
+    def _keep(self, digest: str, body: StoredEntry) -> None:
         """Keep an entry open; close the one used longest ago where there are too many, but remember what of it is verified."""
         self._opened[digest] = body
-        if abs(time.time() - body.status.st_mtime) > TOUCH_S:
+        if abs(time.time() - _status(body).st_mtime) > TOUCH_S:
             self._touch(digest, body)
         while len(self._opened) > OPEN_ENTRIES:
             with contextlib.suppress(KeyError):
@@ -201,11 +172,11 @@ class DiskCache:
             with contextlib.suppress(KeyError):
                 self._known.popitem(last=False)
 
-    def _touch(self, digest: str, body: Filed) -> bool:
+    def _touch(self, digest: str, body: StoredEntry) -> bool:
         """Mark an entry as used, by the modification time of its file; False when the file is gone or another one."""
         path = self._path(digest)
         try:
-            if not os.path.samestat(os.lstat(path), body.status):
+            if not os.path.samestat(os.lstat(path), _status(body)):
                 return False
             os.utime(path)
         except FileNotFoundError:
@@ -226,28 +197,16 @@ class DiskCache:
             if not is_there:
                 self._opened.pop(digest, None)
 
-    def _store(self, digest: str, arrays: Arrays) -> None:
-        """Write an entry; where that is not possible it is not there, and who asked for it has its values all the same."""
-        try:
-            pieces = file_pieces(digest, arrays, self.format)
-            size = sum(len(piece) for piece in pieces)
-            if size > self.max_bytes:
-                return
-            self._make_room(size)
-            cachefolder.write_entry(self.folder, digest, pieces)
-        except OSError as error:
-            self._counters.add("failed")
-            self._warn(error)
-        else:
-            self._counters.add("stored")
-
-    def _warn(self, error: OSError | StorageError) -> None:
-        """Say once that nothing can be stored."""
-        if not self._warned:
-            self._warned = True
-            told = getattr(error, "strerror", None) or str(error)
-            message = f"the cache in {self.folder!r} cannot store entries ({told}); values are computed each time until it can"
-            warnings.warn(message, CacheWarning, stacklevel=5)
+    def _store(self, digest: str, arrays: Arrays) -> bool:
+        if not self._checked:
+            return False
+        pieces = file_pieces(digest, arrays, self.format)
+        size = sum(len(piece) for piece in pieces)
+        if size > self.max_bytes:
+            return False
+        self._make_room(size)
+        cachefolder.write_entry(self.folder, digest, pieces)
+        return True
 
     def _make_room(self, needed: int) -> None:
         """Evict what was used longest ago. The folder is only listed when what this process may write unseen is used up."""
@@ -276,3 +235,9 @@ class DiskCache:
             return False
         self._counters.add("evicted")
         return True
+
+
+def _status(body: Body) -> os.stat_result:
+    """The status of an entry's file when it was opened."""
+    assert isinstance(body, StoredEntry) and isinstance(body.source, FileSource)
+    return body.source.status

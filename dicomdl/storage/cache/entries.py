@@ -61,7 +61,7 @@ class Entry:
 
     __slots__ = ("_again", "_body")
 
-    def __init__(self, body: Body, again: "Callable[[bool], Body]") -> None:
+    def __init__(self, body: Body, again: "Callable[[Body, bool], Body]") -> None:
         self._body, self._again = body, again
 
     @property
@@ -104,7 +104,7 @@ class Entry:
             try:
                 return read(self._body)
             except Lost:
-                self._body = self._again(may_be_stored)
+                self._body = self._again(self._body, may_be_stored)
         return read(self._body)
 
 

@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 from dicomdl.errors import StorageError
 from dicomdl.storage import locks
 from dicomdl.storage.cache.entries import Lost
-from dicomdl.storage.cache.filed import Filed
+from dicomdl.storage.cache.file_source import FileSource
 from dicomdl.storage.cache.layout import Identity, write_pieces
+from dicomdl.storage.cache.stored import StoredEntry
 from dicomdl.storage.publishing import cache_folder
 from dicomdl.storage.system import OPEN_FLAGS
 
@@ -53,13 +54,13 @@ _NETWORK: Final = {
 
 def open_entry(
     path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None
-) -> Filed:
+) -> StoredEntry:
     """Open an entry's file; FileNotFoundError where there is none, Lost where it is not what it should be."""
     descriptor = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise Lost
-        return Filed(descriptor, digest, mapped, known)
+        return StoredEntry(FileSource(descriptor, mapped), digest, known)
     finally:
         os.close(descriptor)
 

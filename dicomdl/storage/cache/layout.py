@@ -1,4 +1,45 @@
-"""storage.cache.layout"""
+"""The format of an entry: version 1, the same bytes in a file and in shared memory.
+
+All integers are little-endian. An entry is::
+
+    header     128 bytes
+    lengths    4 bytes per block, only where the format is "blosc2"
+    checksums  4 bytes per block, then 4 bytes per slice of the mask
+    zeros      up to the next multiple of 4096
+    values     block after block, without gaps
+    mask       slice after slice, only where the entry has one
+
+The header:
+
+======  ====  ===========================================================================
+offset  size  content
+======  ====  ===========================================================================
+0       8     magic: 89 44 43 4D 44 4C 0D 0A ("\x89DCMDL\r\n")
+8       4     version of the format
+12      4     checksum of all bytes before the values, taken with zeros in this place
+16      8     bytes of the whole entry
+24      32    key
+56      8     dtype of the values as numpy writes it ("<i2"), filled up with zeros
+64      8     "raw" or "blosc2", filled up with zeros
+72      4     number of axes: 3, or 4 with samples
+76      4     1 where there is a mask, else 0
+80      32    shape: slices, rows, columns, samples (0 where there are none), 8 bytes each
+112     12    shape of a block: slices, rows, columns, 4 bytes each
+124     4     a random number of this writing: tells an entry from a later one in its place
+======  ====  ===========================================================================
+
+A checksum is CRC-32 (ISO 3309, as zlib computes it) and every byte is behind one, which is compared
+before the byte is used. Values are C-ordered, in the byte order of the machine that wrote them.
+
+A raw block is some rows of one slice, up to 64 KiB; the last one of a slice has what remains. So the
+values are one array that can be mapped, and a patch of 128 x 128 pixels verifies 2-3 blocks per
+slice. A compressed block is a box of about 32 x 32 x 32 voxels, compressed by Blosc2 (LZ4 after a
+shuffle), so that a patch decompresses few others. Blocks follow each other in C order; those at the
+far ends are smaller. A slice of the mask has one bit per pixel, rows filled up to whole bytes, the
+first column in the highest bit.
+
+Readers refuse every other version. Nothing is allocated on the word of a header.
+"""
 
 import dataclasses
 import functools
@@ -26,25 +67,17 @@ from dicomdl.storage.cache.entries import (
     packed_mask,
     slices_of,
 )
-from dicomdl.storage.system import read_at
 
-FORMAT_VERSION: Final = (
-    1  # part of every key: raise it when the bytes of an entry change their meaning
-)
+# Part of every key: raise it when the bytes of an entry change their meaning.
+FORMAT_VERSION: Final = 1
 PAGE: Final = 4096
 _BLOCK_BYTES: Final = 64 * 1024
 _TILE_VOXELS: Final = 2**15
-#
-# header | lengths of blocks (compressed only), checksums of blocks | zeros up to a page's start | values | mask
-#
-# Every byte is behind a checksum: the header's covers all before the values.
-# A raw block is some rows of one slice, 64 KiB: the values are one C-ordered array that can be mapped, and a patch of 128 x 128 pixels
-# verifies 2-3 blocks a slice. A compressed block is a box of about 32 x 32 x 32 voxels, so that a patch decompresses few others.
-Identity: TypeAlias = tuple[str, int, int]  # key, inode, number of the writing
+# Key, number of the source, number of the writing.
+Identity: TypeAlias = tuple[str, int, int]
 MAGIC: Final = b"\x89DCMDL\r\n"
-_HEADER: Final = struct.Struct(
-    "<8sIIQ32s8s8sII4Q4I"
-)  # magic, version, checksum, bytes, key, dtype, format, ndim, mask, shape, block, writing
+# Magic, version, checksum, bytes, key, dtype, format, axes, mask, shape, block, writing.
+_HEADER: Final = struct.Struct("<8sIIQ32s8s8sII4Q4I")
 
 
 @dataclass(frozen=True)
@@ -56,12 +89,10 @@ class _Layout:
     format: str
     shape: tuple[int, ...]
     has_mask: bool
-    block: tuple[
-        int, int, int
-    ]  # slices, rows and columns of a block; those at the far ends are smaller
-    writing: (
-        int  # a random number of this writing: tells a file from a later one that got its inode
-    )
+    # Slices, rows and columns of a block; those at the far ends are smaller.
+    block: tuple[int, int, int]
+    # A random number: tells an entry from a later one in its place.
+    writing: int
     lengths: npt.NDArray[np.int64]
     checksums: npt.NDArray[np.uint32]
 
@@ -155,10 +186,14 @@ def _raw_lengths(layout: _Layout) -> npt.NDArray[np.int64]:
     return np.tile(rows * row_bytes, layout.shape[0]).astype(np.int64)
 
 
-def read_layout(descriptor: int, digest: str) -> _Layout:
-    """The layout of an open file that is the whole, undamaged header of this key's entry; else Lost."""
-    size = os.fstat(descriptor).st_size
-    head = read_at(descriptor, 16 * PAGE, 0)
+def read_layout(
+    read: Callable[[int, int], npt.NDArray[np.uint8]], size: int, digest: str
+) -> _Layout:
+    """The layout of `size` bytes that are the whole, undamaged entry of this key; else Lost.
+
+    `read` gives the bytes from a start to an end, or fewer.
+    """
+    head = read(0, min(size, 16 * PAGE)).tobytes()
     layout, checksum = _said(head, size, digest)
     blocks = math.prod(layout.grid)
     count = blocks + layout.shape[0] * layout.has_mask
@@ -166,7 +201,7 @@ def read_layout(descriptor: int, digest: str) -> _Layout:
     length = aligned(_HEADER.size + 4 * words)
     if length > size:
         raise Lost
-    head = head[:length] if length <= len(head) else read_at(descriptor, length, 0)
+    head = head[:length] if length <= len(head) else read(0, length).tobytes()
     if len(head) != length or checksum != zlib.crc32(head[16:], zlib.crc32(head[:12] + bytes(4))):
         raise Lost
     table = np.frombuffer(head, "<u4", words, _HEADER.size)
@@ -178,7 +213,10 @@ def read_layout(descriptor: int, digest: str) -> _Layout:
 
 
 def _said(head: bytes, size: int, digest: str) -> tuple[_Layout, int]:
-    """What a header says, without the tables, and its checksum. It may say anything: plain integers are compared, nothing is allocated."""
+    """The layout that a header states, without the tables, and its checksum.
+
+    It may state anything: plain integers are compared, nothing is allocated.
+    """
     if len(head) < _HEADER.size:
         raise Lost
     magic, version, checksum, total, key, dtype, format_, ndim, has_mask, *rest = (

@@ -1,18 +1,15 @@
-"""storage.cache.stats"""
+"""What a cache reports, and the protocol of caches."""
 
 import dataclasses
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from dicomdl.errors import UsageError
-from dicomdl.storage.cache.entries import Arrays, Entry
+from dicomdl.storage.cache.entries import Entry, Make
 from dicomdl.storage.cache.keys import Key
-
-Make: TypeAlias = Callable[[], Arrays]
 
 
 class CacheWarning(UserWarning):

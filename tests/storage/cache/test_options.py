@@ -32,11 +32,11 @@ from dicomdl.errors import FileChanged, MissingExtra, StorageError, UsageError
 from dicomdl.storage import locks
 from dicomdl.storage.cache import disk as disk_module
 from dicomdl.storage.cache import entries
-from dicomdl.storage.cache import filed as filed_module
 from dicomdl.storage.cache import folder as cachefolder
 from dicomdl.storage.cache import keys as keys_module
 from dicomdl.storage.cache import layout as layout_module
 from dicomdl.storage.cache import ring as arena
+from dicomdl.storage.cache import stored as stored_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.folder import clear, show, verify
@@ -439,7 +439,7 @@ def test_a_block_is_verified_once_a_process_even_when_its_entry_was_closed(
     checked: list[int] = []
     function = layout_module.checksum_of()
     monkeypatch.setattr(
-        filed_module,
+        stored_module,
         "checksum_of",
         lambda: lambda data: checked.append(len(data)) or function(data),
     )
@@ -636,7 +636,7 @@ def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_n
         path.write_bytes(changed)
         made = DiskCache(tmp_path / "c")
         assert (
-            made._look_up(key_of(0).digest) is None or made.get(key_of(0), never).shape
+            made._find(key_of(0).digest) is None or made.get(key_of(0), never).shape
         )  # whole by chance, or none
 
 
@@ -734,12 +734,12 @@ def test_an_entry_whose_damage_comes_back_each_time_is_delivered_from_memory(
     def lost(*_: Any) -> Any:
         raise entries.Lost
 
-    monkeypatch.setattr(filed_module.Filed, "_block", lost)
+    monkeypatch.setattr(stored_module.StoredEntry, "_block", lost)
     monkeypatch.setattr(
         made,
         "_fill",
         lambda *_: (
-            made._look_up(key_of(0).digest) or cachefolder.open_entry(again, key_of(0).digest, True)
+            made._find(key_of(0).digest) or cachefolder.open_entry(again, key_of(0).digest, True)
         ),
     )
     again = str(tmp_path / "again")
@@ -1330,9 +1330,9 @@ def test_memory_has_no_name_and_is_taken_only_as_it_is_filled() -> None:
     made = MemoryCache(2**34)
     made.get(key_of(0), Maker())
     assert set(names(Path("/dev/shm"))) <= set(before)
-    taken = os.fstat(made._arena.descriptor).st_blocks * 512
+    taken = os.fstat(made._ring.descriptor).st_blocks * 512
     assert taken < 20 * 2**20
-    number = made._arena.descriptor
+    number = made._ring.descriptor
     del made
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(number)

@@ -1,10 +1,12 @@
-"""storage.cache.filed"""
+"""One entry in the format of `layout`, wherever its bytes are: every block is verified before use.
+
+A source gives the bytes. Where they can be mapped, a block is verified once per process and read in
+place from then on; where they cannot, each read takes a copy of its blocks and verifies the copy.
+"""
 
 import itertools
-import mmap
-import os
-import weakref
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +21,44 @@ from dicomdl.storage.cache.layout import (
     overlaps,
     read_layout,
 )
-from dicomdl.storage.system import read_at
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
-class Filed:
-    """An entry in a file that this process has open: mapped, or read block by block where a map is not safe."""
+class Source(Protocol):
+    """Where the bytes of an entry are."""
+
+    size: int
+    number: int  # tells the entry from a later one in its place: an inode, an offset
+
+    def map(self) -> Bytes | None:
+        """All bytes in memory; None where they may change while they are read."""
+        ...
+
+    def read(self, start: int, end: int) -> Bytes:
+        """A private copy of some bytes, or Lost."""
+        ...
+
+    def require_whole(self) -> None:
+        """Lost where the entry has been overwritten, even in part."""
+        ...
+
+
+class StoredEntry:
+    """An entry of a source; raises Lost where it is not the undamaged entry of its key."""
 
     def __init__(
         self,
-        descriptor: int,
+        source: Source,
         digest: str,
-        mapped: bool,
-        known: Callable[["Identity"], bytes | None] | None = None,
+        known: Callable[[Identity], bytes | None] | None = None,
     ) -> None:
-        """The descriptor stays the caller's. `known` gives the `verified_bits` of the same file, if it was open before."""
-        self.layout = layout = read_layout(descriptor, digest)
+        """`known` gives the `verified_bits` of the same entry, if it was open before."""
+        self.source = source
+        self.layout = layout = read_layout(source.read, source.size, digest)
+        source.require_whole()
         self.shape, self.dtype, self.has_mask = layout.shape, layout.dtype, layout.has_mask
-        self.status = os.fstat(descriptor)
-        self.identity = (digest, self.status.st_ino, layout.writing)
+        self.identity = (digest, source.number, layout.writing)
         count = len(layout.checksums)
         bits = known(self.identity) if known else None
         self.verified = (
@@ -44,29 +66,48 @@ class Filed:
             if bits is None
             else np.unpackbits(np.frombuffer(bits, np.uint8), count=count) > 0
         )
-        self._bytes = self._array = self._packed = None
-        if mapped:
-            # Never closed by hand: the last array that looks into the map closes it.
-            self._bytes = np.frombuffer(
-                mmap.mmap(descriptor, layout.file_bytes, access=mmap.ACCESS_READ), np.uint8
-            )
+        self._bytes = source.map()
+        self._array: Values | None = None
+        self._packed: Bytes | None = None
+        if self._bytes is not None:
             if layout.format == "raw":
                 whole = self._bytes[layout.values_at : layout.offsets[-1]]
                 self._array = whole.view(layout.dtype).reshape(layout.shape)
             if layout.has_mask:
-                self._packed = self._bytes[layout.mask_at :].reshape(
+                self._packed = self._bytes[layout.mask_at : layout.file_bytes].reshape(
                     layout.shape[0], *layout.mask_slice
                 )
-        else:
-            self._descriptor = os.dup(descriptor)
-            weakref.finalize(self, os.close, self._descriptor)
 
     def verified_bits(self) -> bytes:
-        """Which blocks are verified, a bit each: for `known` of the next time."""
+        """One bit per block that is verified, for `known` of the next time."""
         return np.packbits(self.verified).tobytes()
 
     def values(self, box: Box) -> Values:
         """A new array of a box of the values; Lost where one of its blocks is damaged."""
+        values = self._values(box)
+        self.source.require_whole()
+        return values
+
+    def mask(self, box: Box) -> Mask:
+        """A new array of a box of the mask; Lost where one of its slices is damaged."""
+        slices, rows, columns = box
+        first, shape = len(self.layout.lengths), self.layout.mask_slice
+        blocks = [self._block(first + number) for number in range(*slices)]
+        packed = (
+            np.array(blocks, np.uint8).reshape(-1, *shape)
+            if self._packed is None
+            else self._packed[slice(*slices)]
+        )
+        mask = unpacked_mask(packed, rows, columns)
+        self.source.require_whole()
+        return mask
+
+    def require_whole(self) -> None:
+        """Lost if any block is damaged."""
+        for number in range(len(self.layout.checksums)):
+            self._block(number)
+
+    def _values(self, box: Box) -> Values:
         layout = self.layout
         if self._array is not None and self._is_verified(box):
             return self._array[slices_of(box)].copy()
@@ -88,15 +129,6 @@ class Filed:
             ]
         return out
 
-    def mask(self, box: Box) -> Mask:
-        """A new array of a box of the mask; Lost where one of its slices is damaged."""
-        slices, rows, columns = box
-        first, shape = len(self.layout.lengths), self.layout.mask_slice
-        blocks = [self._block(first + number) for number in range(*slices)]
-        if self._packed is not None:
-            return unpacked_mask(self._packed[slice(*slices)], rows, columns)
-        return unpacked_mask(np.array(blocks, np.uint8).reshape(-1, *shape), rows, columns)
-
     def _is_verified(self, box: Box) -> bool:
         grid = self.verified[: len(self.layout.lengths)].reshape(self.layout.grid)
         touched = (
@@ -105,12 +137,7 @@ class Filed:
         )
         return bool(grid[tuple(touched)].all())
 
-    def require_whole(self) -> None:
-        """Lost if any block of the file is damaged."""
-        for number in range(len(self.layout.checksums)):
-            self._block(number)
-
-    def _number(self, one: Sequence["Overlap"]) -> int:
+    def _number(self, one: Sequence[Overlap]) -> int:
         _, rows, columns = self.layout.grid
         return (one[0].place * rows + one[1].place) * columns + one[2].place
 
@@ -130,8 +157,8 @@ class Filed:
             raise Lost
         return tile
 
-    def _block(self, number: int) -> npt.NDArray[np.uint8]:
-        """The bytes of a block, with their checksum verified: the first time of a map, each time of a read."""
+    def _block(self, number: int) -> Bytes:
+        """The bytes of a block, verified: the first time where mapped, each time where copied."""
         layout, blocks = self.layout, len(self.layout.lengths)
         if number < blocks:
             start, end = layout.offsets[number], layout.offsets[number + 1]
@@ -144,15 +171,8 @@ class Filed:
             if self.verified[number]:
                 return data
         else:
-            data = self._read(start, end)
+            data = self.source.read(start, end)
         if checksum_of()(data) != layout.checksums[number]:
             raise Lost
         self.verified[number] = True
         return data
-
-    def _read(self, start: int, end: int) -> npt.NDArray[np.uint8]:
-        try:
-            data = read_at(self._descriptor, end - start, start)
-        except OSError as error:  # a network file system whose server has dropped the file
-            raise Lost from error
-        return np.frombuffer(data, np.uint8)

@@ -1,0 +1,90 @@
+"""The one way of a cache: look an entry up, else make it once, store it, and count.
+
+`DiskCache` and `MemoryCache` only say where entries are found, stored and locked.
+"""
+
+import functools
+import warnings
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+
+from dicomdl.errors import DicomdlError
+from dicomdl.storage.cache.entries import Arrays, Body, Entry, Held, Make, checked_arrays
+from dicomdl.storage.cache.keys import Key
+from dicomdl.storage.cache.stats import CacheWarning, Counters, Stats
+
+
+class BaseCache(ABC):
+    """Finds entries, makes those that are missing, and counts; a process has counters of its own."""
+
+    def __init__(self) -> None:
+        self._counters = Counters()
+        self._warned = False
+
+    @abstractmethod
+    def _find(self, digest: str, counting: bool = False) -> Body | None:
+        """The entry where it is stored and usable; `counting` counts one that is damaged."""
+
+    @abstractmethod
+    def _alone(self, digest: str) -> AbstractContextManager[object]:
+        """Holds the lock of an entry, if that can be had."""
+
+    @abstractmethod
+    def _store(self, digest: str, arrays: Arrays) -> bool:
+        """Store an entry; False where it is too large. Raises OSError where that is not possible."""
+
+    @abstractmethod
+    def _drop(self, digest: str, lost: Body) -> None:
+        """Count an entry that proved unusable while it was read, and let `_find` not find it again."""
+
+    def stats(self) -> Stats:
+        """What this process has asked of the cache."""
+        return self._counters.stats()
+
+    def get(self, key: Key, make: Make) -> Entry:
+        """The entry of a key, made by `make` if need be. Raises what `make` raises."""
+        body = self._find(key.digest)
+        if body is None:
+            body = self._fill(key.digest, make)
+        else:
+            self._counters.add("hits")
+        return Entry(body, functools.partial(self._again, key.digest, make))
+
+    def _fill(self, digest: str, make: Make) -> Body:
+        """Make an entry, unless another process makes it while this one waits for the lock."""
+        with self._alone(digest):
+            body = self._find(digest, counting=True)
+            if body is None:
+                return self._made(digest, make, may_be_stored=True)
+        self._counters.add("hits")
+        return body
+
+    def _made(self, digest: str, make: Make, may_be_stored: bool) -> Held:
+        self._counters.add("made")
+        arrays = checked_arrays(make())
+        if may_be_stored:
+            try:
+                self._counters.add("stored", int(self._store(digest, arrays)))
+            except OSError as error:
+                self._counters.add("failed")
+                self._warn(error)
+        return Held(arrays)
+
+    def _again(self, digest: str, make: Make, lost: Body, may_be_stored: bool) -> Body:
+        """The entry in place of one that was lost while it was read."""
+        self._drop(digest, lost)
+        if may_be_stored:
+            return self._fill(digest, make)
+        return self._made(digest, make, may_be_stored=False)
+
+    def _warn(self, error: OSError | DicomdlError) -> None:
+        """Warn once per process that nothing can be stored."""
+        if not self._warned:
+            self._warned = True
+            reason = getattr(error, "strerror", None) or str(error)
+            warnings.warn(
+                f"{self!r} cannot store entries ({reason}); "
+                "values are computed each time until it can",
+                CacheWarning,
+                stacklevel=5,
+            )
