@@ -35,7 +35,7 @@ from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted, read_image
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy, sample_of, with_units
-from dicomdl.volumes.blocks import read_block
+from dicomdl.volumes.cutting import read_block
 
 _FRAME_IDENTIFIERS: Final = (*IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
 _FRAME_FACTS: Final = (

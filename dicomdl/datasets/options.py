@@ -21,7 +21,8 @@ from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
-from dicomdl.volumes.blocks import StackVoxels, is_worth_caching, voxels_of
+from dicomdl.volumes.blocks import StackVoxels, voxels_of
+from dicomdl.volumes.caching import is_worth_caching
 
 OnError = Literal["raise", "skip", "replace"]
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)

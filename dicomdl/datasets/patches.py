@@ -40,7 +40,8 @@ from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.volumes.blocks import Scratch, StackVoxels, cut, padding_shows, read_block
+from dicomdl.volumes.blocks import Scratch, StackVoxels
+from dicomdl.volumes.cutting import cut, padding_shows, read_block
 
 
 class PatchDataset(StackDataset):

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.volumes.blocks import overlap_of
+from dicomdl.volumes.cutting import overlap_of
 
 
 def gaussian(size: Voxel, sigma: float = 0.125) -> npt.NDArray[np.float32]:

@@ -6,10 +6,7 @@ has there, bit by bit: the same conversions, each slice's own. With a cache, cod
 """
 
 import functools
-import hashlib
-import itertools
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,29 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
-from dicomdl.errors import FileChanged, IntensityError, PixelError, UsageError
+from dicomdl.errors import IntensityError, PixelError, UsageError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.pixels.stored import (
     add_frame_note,
     as_meant,
-    is_native,
     is_plain,
-    named,
     stored_dtype,
     stored_range,
 )
-from dicomdl.storage.cache.entries import Arrays, Entry
-from dicomdl.storage.cache.keys import FileState, Key, stack_key
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
-from dicomdl.storage.sources import Piece, check_unchanged, read_pieces
-from dicomdl.storage.system import available_cores
+from dicomdl.storage.sources import Piece, read_pieces
 from dicomdl.values.conversion import Conversion, conversions
-from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
+from dicomdl.volumes.caching import StackCache, is_worth_caching
 
 # What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
 _UNIFORM: Final = (
@@ -61,18 +53,6 @@ _UNIFORM: Final = (
         "coded_rows",
     ),
 )
-
-
-def is_worth_caching(stack: Stack) -> bool:
-    """Whether a cache keeps the values of a stack: where frames must be decompressed for them.
-
-    What is stored as plain samples needs none, in whatever order its bytes lie: the file holds
-    the values already, and a cache would hold them twice.
-    """
-    name = "transfer_syntax_uid"
-    if stack.is_constant(name):
-        return not is_native(stack.value(name))
-    return not all(map(is_native, stack.values(name)))
 
 
 class Scratch:
@@ -150,7 +130,6 @@ class StackVoxels:
         max_bytes: int | None = None,
     ) -> None:
         self.stack = stack
-        self._quantity = quantity
         self._max_bytes = max_bytes
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
@@ -163,8 +142,9 @@ class StackVoxels:
             uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         )
         self._places = self._located() if self._plain else None
-        self._cache = cache if cache is not None and is_worth_caching(stack) else None
-        self._entry: Entry | None = None
+        self._cache: StackCache | None = None
+        if cache is not None and is_worth_caching(stack):
+            self._cache = StackCache(cache, stack, quantity, self.conversions, max_bytes)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
 
@@ -214,10 +194,7 @@ class StackVoxels:
             range(start[0], stop[0]),
             (slice(start[1], stop[1]), slice(start[2], stop[2])),
         )
-        if (
-            self._cache is not None
-            and (cached := self._cached(self._cache, start, stop)) is not None
-        ):
+        if self._cache is not None and (cached := self._cache.block(start, stop)) is not None:
             return cached
         if self._places is not None:
             return self._converted(
@@ -363,67 +340,6 @@ class StackVoxels:
             conversion(stored[part], array[part], bounds)
         return Converted(array, padding)
 
-    # --- cached stacks ---
-
-    def _cached(self, cache: Cache, start: Voxel, stop: Voxel) -> Converted | None:
-        """The block out of the cache; None, now and from now on, where slices have to be decoded one by one after all.
-
-        That is where one of them is damaged, which must not lose the others, and where the cache cannot hold the stack, which must
-        not be kept by every worker for itself.
-        """
-        try:
-            entry = self._entry or cache.get(self._key(cache.strict), self._whole)
-            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            values, mask = entry.part(*where), entry.mask_part(*where)
-        except FileChanged:
-            raise
-        except PixelError:
-            self._cache = self._entry = None
-            return None
-        if entry.is_stored:
-            self._entry = entry
-        else:
-            self._cache = self._entry = None
-        return Converted(values, mask if mask is not None and mask.any() else None)
-
-    def _whole(self) -> Arrays:
-        stack, alone = self.stack, multiprocessing.parent_process() is None
-        how = Decoding(
-            threads=available_cores() if alone else 1, max_bytes=self._max_bytes
-        )  # a loader's workers share the cores
-        return Arrays(*read_converted(stack.sources, self.conversions, how=how))
-
-    def _key(self, strict: bool) -> Key:
-        """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
-        sources, files = self.stack.sources, []
-        for path, group in itertools.groupby(sources, key=lambda source: source.path):
-            frames = list(group)
-            with named(frames[0]):
-                state = FileState.of(
-                    path, self.stack.series_instance_uid, [frame.frame_number for frame in frames]
-                )
-                check_unchanged(
-                    frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns
-                )
-            files.append(state)
-        done = hashlib.blake2b(digest_size=16)
-        for one in self.conversions:
-            table = (
-                b""
-                if one.table is None
-                else repr(one.table).encode()
-                + getattr(one.table, "data", getattr(one.table, "table", b""))
-            )
-            done.update(repr((one.rescale, one.padding)).encode() + table)
-        tiles = [(source.tile_top, source.tile_left) for source in sources if source.coded_rows]
-        options = {
-            "quantity": repr(self._quantity),
-            "content": self.stack.content,
-            "conversions": done.hexdigest(),
-            "tiles": repr(tiles),
-        }
-        return stack_key(files, options, strict)
-
     # --- coded frames ---
 
     def _kept(self, z: int) -> Converted:
@@ -465,59 +381,3 @@ def _known_voxels(
     stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None
 ) -> StackVoxels:
     return StackVoxels(stack, quantity, cache, max_bytes)
-
-
-def read_block(
-    voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None
-) -> Converted:
-    """A block that may reach beyond the stack: there, as low as the recipe can see, and padding."""
-    met = overlap_of(start, size, voxels.shape)
-    if met is not None and all(
-        low == 0 and high == n
-        for low, high, n in ((s.start, s.stop, n) for s, n in zip(met[1], size, strict=True))
-    ):
-        stop = (start[0] + size[0], start[1] + size[1], start[2] + size[2])
-        return voxels.read(start, stop, scratch, want_padding=padding_shows(voxels, recipe))
-    inner = None
-    if met is not None:
-        (z, y, x), _ = met
-        inner = voxels.read((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
-    dtype = voxels.likely_dtype if inner is None else inner.array.dtype
-    samples = voxels.samples
-    lowest = recipe.floor(dtype)
-    outside = lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
-    array = np.full((*size, *samples), outside, dtype)
-    padding = np.ones(size, np.bool_)
-    if met is not None and inner is not None:
-        array[met[1]] = inner.array
-        padding[met[1]] = False if inner.padding is None else inner.padding
-    return Converted(array, padding)
-
-
-def padding_shows(voxels: StackVoxels, recipe: Intensity) -> bool:
-    """Whether padding would be another network value than the lowest one if nobody looked for it."""
-    lowest = recipe.floor(np.dtype(np.float32))
-    return lowest is not None and (recipe.invert or voxels.padding_top > lowest)
-
-
-def cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.int64]:
-    result = np.zeros(size, np.int64)
-    met = overlap_of(start, size, (labels.shape[0], labels.shape[1], labels.shape[2]))
-    if met is not None:
-        result[met[1]] = labels[met[0]]
-    return result
-
-
-# --- cutting and stitching ------------------------------------------------------------------------------------------
-
-
-def overlap_of(
-    start: Voxel, size: Voxel, shape: Voxel
-) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
-    """(where in the stack, where in the patch) the two meet; None where they do not."""
-    inner = [(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape, strict=True)]
-    if any(low >= high for low, high in inner):
-        return None
-    return tuple(slice(*pair) for pair in inner), tuple(
-        slice(low - a, high - a) for (low, high), a in zip(inner, start, strict=True)
-    )

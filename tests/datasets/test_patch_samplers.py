@@ -22,7 +22,7 @@ from dicomdl.datasets.patch_samplers import (
 )
 from dicomdl.datasets.stitch import Stitcher, gaussian, stitch
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.volumes.blocks import overlap_of
+from dicomdl.volumes.cutting import overlap_of
 
 shapes = st.tuples(*[st.integers(1, 40)] * 3)
 sizes = st.tuples(*[st.integers(1, 24)] * 3)
