@@ -8,13 +8,13 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
 from dicomdl.pixels import decoders as codecs
+from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
 from dicomdl.pixels.codestreams import Source, join_fragments
 from dicomdl.pixels.native import with_file
 from dicomdl.pixels.options import FREE_FRAME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import (
-    extend_sign,
     frame_shape,
-    keep_stored_bits,
+    header_bits,
     result_array,
     stored_bits,
     stored_dtype,
@@ -54,7 +54,7 @@ def read_coded(source: Source, out: Values | None, how: Decoding) -> tuple[Value
         values = np.empty(samples.shape, dtype)
     if not np.may_share_memory(samples, values):
         np.copyto(values, samples, casting="unsafe")  # the same bits: wider samples were refused
-    _keep_coded_bits(values, coded, source)
+    keep_bits(values, coded_rule(header_bits(source), _coded_bits(coded)))
     return values, coded.space, coded.reduced
 
 
@@ -76,32 +76,9 @@ def read_codestream(source: Source) -> bytes:
     return with_file(source, read)
 
 
-def _keep_coded_bits(values: Values, coded: codecs.Coded, source: Source) -> None:
-    """Give decoded values the sign that the header says and no bits above BitsStored, in place."""
-    if coded.bytewise:
-        keep_stored_bits(values, source)
-        return
-    stored, high = stored_bits(source)
-    width = 8 * values.itemsize
-    if high >= stored and coded.precision > stored:  # left-aligned samples, coded as they were
-        keep_stored_bits(values, source)
-        return
-    signed, coded_signed = values.dtype.kind == "i", coded.samples.dtype.kind == "i"
-    if signed and not coded_signed:
-        # JPEG and JPEG-LS know no sign, JPEG 2000 streams may be labelled wrongly: the header's counts.
-        sign_bits = min(stored, coded.precision or stored)
-        extend_sign(values, sign_bits - 1, sign_bits)
-    elif (coded.lossy or coded.reduced) and signed == coded_signed:
-        # A lossy codec with more bits than BitsStored overshoots, and so does a wavelet's filter; to wrap that round would turn white
-        # into black.
-        if stored < width and coded.precision != stored:
-            np.clip(
-                values, -(1 << stored - 1) if signed else 0, (1 << stored - signed) - 1, out=values
-            )
-    elif signed:
-        extend_sign(values, stored - 1, stored)
-    elif stored < width:
-        np.bitwise_and(values, (1 << stored) - 1, out=values)
+def _coded_bits(coded: codecs.Coded) -> CodedBits:
+    signed, overshoots = coded.samples.dtype.kind == "i", coded.lossy or coded.reduced > 0
+    return CodedBits(coded.precision, signed, overshoots, coded.bytewise)
 
 
 def to_rgb(values: Values, space: str, source: Source) -> None:

@@ -10,6 +10,7 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError, PixelError, UsageError
 from dicomdl.geometry.grid import halved
 from dicomdl.headers.uids import PLAIN_BIG, PLAIN_LITTLE, content_of
+from dicomdl.pixels.bits import HeaderBits, header_rule, keep_bits
 from dicomdl.pixels.codestreams import Source
 
 _SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
@@ -148,6 +149,12 @@ def stored_bits(source: Source) -> tuple[int, int]:
     return stored, high
 
 
+def header_bits(source: Source) -> HeaderBits:
+    """What decides which bits of a frame's samples count."""
+    stored, high = stored_bits(source)
+    return HeaderBits(source.bits_allocated, stored, high, source.pixel_representation == 1)
+
+
 def as_meant(values: Values, source: Source) -> None:
     """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
     if (source.transfer_syntax_uid in PLAIN_BIG) == np.little_endian:
@@ -157,24 +164,8 @@ def as_meant(values: Values, source: Source) -> None:
 
 def keep_stored_bits(values: Values, source: Source) -> None:
     """Clear what is outside of BitsStored, align the rest right and extend its sign, in place (PS3.5 8.1.1)."""
-    stored, high = stored_bits(source)
-    if stored == source.bits_allocated or source.float_pixels:
-        return
-    if source.pixel_representation == 1:
-        extend_sign(values, high, stored)
-        return
-    if high >= stored:  # ACR-NEMA wrote left-aligned samples
-        np.right_shift(values, high + 1 - stored, out=values)
-    np.bitwise_and(values, (1 << stored) - 1, out=values)
-
-
-def extend_sign(values: Values, high: int, stored: int) -> None:
-    """Make two's complement numbers of the `stored` bits that end at bit `high`, in place."""
-    width = 8 * values.itemsize
-    if high + 1 < width:
-        np.left_shift(values, width - 1 - high, out=values)
-    if stored < width:
-        np.right_shift(values, width - stored, out=values)
+    if not source.float_pixels:
+        keep_bits(values, header_rule(header_bits(source)))
 
 
 def whole_bits(source: Source) -> int:

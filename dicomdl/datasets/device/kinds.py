@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dicomdl.headers import uids
 from dicomdl.pixels import decoders as codecs
+from dicomdl.pixels.bits import HeaderBits
 from dicomdl.pixels.coded import read_codestream
 from dicomdl.pixels.codestreams import Source, check_facts, coded_space, jpeg_segments, main_header
 from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
@@ -25,19 +26,26 @@ CPU_ONLY: Final = -99999  # NVIMGCODEC_DEVICE_CPU_ONLY, which Python sees from 0
 class Kind:
     """What decoders treat alike: the frames for which one's being right speaks for the others.
 
-    `bits_stored` and `pixel_representation` are the header's, `precision` the codestream's. `space` is the photometric
+    `bits_stored`, `high_bit` and `pixel_representation` are the header's, `precision` the codestream's. `space` is the photometric
     interpretation of the decoded samples. `coding` lists the coding options that the codestream names (see `_coding`).
     """
 
     transfer_syntax_uid: str
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     pixel_representation: int
     precision: int
     samples_per_pixel: int
     photometric_interpretation: str
     space: str
     coding: str
+
+    @property
+    def header_bits(self) -> HeaderBits:
+        """What the header says of a sample."""
+        signed = self.pixel_representation == 1
+        return HeaderBits(self.bits_allocated, self.bits_stored, self.high_bit, signed)
 
     @property
     def lossy(self) -> bool:
@@ -80,17 +88,14 @@ def examine(source: Source) -> tuple[Kind, bytes] | None:
         stream = read_codestream(source)
         facts = codecs.find_syntax(uid).inspect(stream)
         check_facts(facts, source, len(stream))
-    space, stored = (
-        coded_space(facts, source),
-        stored_bits(source)[0],
-    )
+    space = coded_space(facts, source)
     rgb_of_jpeg = uid in _DCT and facts.precision == 8 and space in ("YBR_FULL", "YBR_FULL_422")
     if samples == 3 and not (space == "RGB" or rgb_of_jpeg):
         return None  # no device has our formula for other luminance and chrominance
     header = (
         uid,
         source.bits_allocated,
-        stored,
+        *stored_bits(source),
         source.pixel_representation,
         facts.precision,
         samples,

@@ -9,6 +9,7 @@ from torch import Tensor
 from dicomdl.arrays import Values
 from dicomdl.datasets.device.kinds import Kind
 from dicomdl.errors import DecodeError, IntensityError
+from dicomdl.pixels.bits import CodedBits, coded_rule
 from dicomdl.values.rescale import Rescale
 
 _INT32: Final = np.iinfo(np.int32)
@@ -56,26 +57,15 @@ def keep_coded_bits(samples: Tensor, kind: Kind) -> Tensor:
     coded_signed = samples.dtype in (torch.int8, torch.int16)
     wide = samples.element_size() == 2 and not coded_signed
     values = _unsigned(samples.view(torch.int16), 2) if wide else samples.to(torch.int32, copy=True)
-    signed, stored = kind.pixel_representation == 1, kind.bits_stored
-    if signed and not coded_signed:
-        # JPEG knows no sign, JPEG 2000 streams may be labelled wrongly: the header's counts.
-        _extend_sign(values, min(stored, kind.precision or stored))
-    elif kind.lossy and signed == coded_signed:
-        if (
-            stored < kind.bits_allocated and kind.precision != stored
-        ):  # to wrap overshoot round would turn white into black
-            values.clamp_(-(1 << stored - 1) if signed else 0, (1 << stored - signed) - 1)
-    elif signed:
-        _extend_sign(values, stored)
-    else:
-        values.bitwise_and_((1 << stored) - 1)
+    rule = coded_rule(kind.header_bits, CodedBits(kind.precision, coded_signed, kind.lossy))
+    if rule.action == "extend":
+        values.bitwise_left_shift_(31 - rule.high).bitwise_right_shift_(32 - rule.bits)
+    elif rule.action == "mask":
+        values.bitwise_right_shift_(rule.high + 1 - rule.bits).bitwise_and_((1 << rule.bits) - 1)
+    elif rule.action == "clip":
+        values.clamp_(*rule.limits)
     dtypes = {(8, 0): torch.uint8, (8, 1): torch.int8, (16, 0): torch.int32, (16, 1): torch.int16}
     return values.to(dtypes[kind.bits_allocated, kind.pixel_representation])
-
-
-def _extend_sign(values: Tensor, bits: int) -> None:
-    """Make two's complement numbers of the lowest `bits` of int32 values, in place."""
-    values.bitwise_left_shift_(32 - bits).bitwise_right_shift_(32 - bits)
 
 
 def to_modality(

@@ -38,9 +38,9 @@ from dicomdl.errors import (
     UsageError,
 )
 from dicomdl.headers.frame import FrameSource
-from dicomdl.pixels import coded as coded_module
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels import native as native_module
+from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
 from dicomdl.pixels.read import read_frame
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.rescale import Rescale
@@ -527,7 +527,7 @@ def test_a_lossy_decoder_may_not_be_off_everywhere(
 
 def test_the_tolerance_is_none_for_lossless_and_small_for_lossy_kinds() -> None:
     def tolerance(uid: str, space: str = "") -> int:
-        return Kind(uid, 8, 8, 0, 8, 1, "", space, "").tolerance
+        return Kind(uid, 8, 8, 7, 0, 8, 1, "", space, "").tolerance
 
     assert [tolerance(uid) for uid in (JPEG_LL, J2K, HTJ2K, J2K_LOSSY, JPEG, JPEG_12)] == [
         0,
@@ -727,6 +727,33 @@ def test_what_both_refuse_is_the_cpus_error(
     assert fake.frames == 4
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("uid", [JPEG_LL, J2K])
+def test_trust_in_right_aligned_frames_is_none_in_left_aligned_ones(
+    tmp_path: Path, decoder: DeviceDecoder, uid: str, signed: bool
+) -> None:
+    """Both are coded with 16 bits; only HighBit tells them apart."""
+    right_aligned = [
+        write(tmp_path, in_item(encode_frame(image, uid, 16)), image, uid, bits_stored=12)
+        for image in images(4, 12, signed)
+    ]
+    left_aligned = [
+        write(
+            tmp_path,
+            in_item(encode_frame(image << 4, uid, 16)),
+            image << 4,
+            uid,
+            bits_stored=12,
+            high_bit=15,
+        )
+        for image in images(5, 12, signed)
+    ]
+    agree(decoder, right_aligned)
+    agree(decoder, left_aligned)
+    assert [kind.high_bit for kind in decoder.kinds] == [11, 15]
+    assert set(decoder.kinds.values()) == {"trusted"}
+
+
 # --- the bits -----------------------------------------------------------------------------------------------------
 
 
@@ -735,40 +762,30 @@ def test_what_both_refuse_is_the_cpus_error(
         lambda name: npst.arrays(name, (2, 7))
     ),
     stored=st.integers(1, 16),
+    left_aligned=st.booleans(),
     precision=st.one_of(st.none(), st.integers(0, 16)),
     representation=st.sampled_from([0, 1]),
     uid=st.sampled_from([JPEG_LL, J2K_LOSSY]),
 )
 def test_coded_bits_become_stored_values_as_pixels_makes_them(
-    samples: Array, stored: int, precision: int | None, representation: int, uid: str
+    samples: Array,
+    stored: int,
+    left_aligned: bool,
+    precision: int | None,
+    representation: int,
+    uid: str,
 ) -> None:
     for allocated in (8, 16):
         if 8 * samples.itemsize > allocated:
             continue
+        bits = min(stored, allocated)
+        high = (allocated if left_aligned else bits) - 1
         coded_bits = min(stored if precision is None else precision, allocated)
-        kind = Kind(
-            uid,
-            allocated,
-            min(stored, allocated),
-            representation,
-            coded_bits,
-            1,
-            "MONOCHROME2",
-            "",
-            "",
-        )
-        facts: Any = types.SimpleNamespace(
-            bits_allocated=allocated,
-            bits_stored=kind.bits_stored,
-            high_bit=kind.bits_stored - 1,
-            pixel_representation=representation,
-        )
+        header = (uid, allocated, bits, high, representation)
+        kind = Kind(*header, coded_bits, 1, "MONOCHROME2", "", "")
         truth = samples.astype(f"{'ui'[representation]}{allocated // 8}")
-        coded_module._keep_coded_bits(
-            truth,
-            codecs.Coded(samples, "MONOCHROME2", kind.precision, bytewise=False, lossy=kind.lossy),
-            facts,
-        )
+        coded = CodedBits(coded_bits, samples.dtype.kind == "i", kind.lossy)
+        keep_bits(truth, coded_rule(kind.header_bits, coded))
         found = keep_coded_bits(torch.from_numpy(samples), kind)
         assert found.tolist() == truth.tolist()
         assert found.dtype == to_device(truth, "cpu").dtype
