@@ -1,9 +1,11 @@
 """Frames decoded twice, by dicomdl and by a reader that parses the file itself: every difference is listed.
 
-The second reader lives in a process of its own (`seconddecoder`), because decoders abort, hang and lie: GDCM (inside SimpleITK) aborts
-on damaged frames, pylibjpeg-libjpeg gives wrong pixels for cut ones without a word. So its death is a result like any other, and a
-difference says which two decoders differ, not who is right. How independent the two are depends on the transfer syntax: every JPEG 2000
-decoder at hand is a build of OpenJPEG, and two builds of one library can be wrong together. The report says so.
+The second reader runs in a process of its own (`second_decoder`), because decoders abort, hang and
+return wrong pixels: GDCM (inside SimpleITK) aborts on damaged frames, pylibjpeg-libjpeg returns wrong
+pixels for truncated ones without an error. The death of the process is a result. A difference states
+which two decoders differ, not which is right. How independent the two are depends on the transfer
+syntax: every JPEG 2000 decoder available is a build of OpenJPEG, and two builds of one library can be
+wrong together. The report states that.
 """
 
 import itertools
@@ -187,7 +189,8 @@ def check_pixels(
     seed
         Another seed takes other frames of each kind. The same one takes the same.
     timeout_s
-        Seconds that the second reader may take for one frame before it is stopped, which is then the result.
+        Seconds that the second reader may take for one frame before it is stopped, which is then
+        the result. The start of its process does not count.
     progress
         Show a progress bar where there is a terminal.
 
@@ -208,9 +211,8 @@ def check_pixels(
     numbers, kinds = (range(len(index)), 0) if sample is None else sampled(index, sample, seed)
     tally = _Tally()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # in a notebook without ipywidgets tqdm says so, and shows a text bar
+        # In a notebook without ipywidgets tqdm warns, and shows a text bar.
+        warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     with SecondReader(timeout_s) as reader:
         for number in tqdm(

@@ -31,7 +31,7 @@ IN_PROCESS_FILES: Final = 4000  # below this, starting workers (0.4 s) costs mor
 
 
 def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
-    """[files, frames, problems] of some files, numbered from `first`: the unit of work of every engine."""
+    """[files, frames, problems] of some files, numbered from `first`."""
     with _no_cycle_collection():
         headers = [reader.read(os.fsdecode(path)) for path in paths]
     numbers = range(first, first + len(paths))
@@ -61,7 +61,10 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
 
 @contextlib.contextmanager
 def _no_cycle_collection() -> Iterator[None]:
-    """Headers are tuples of bytes, without cycles, but by the hundred thousand: looking for some costs a quarter of the scan."""
+    """Switch the search for cycles off, which costs a quarter of the scan.
+
+    Headers are tuples of bytes, without cycles, but by the hundred thousand.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -98,9 +101,8 @@ def read_all(
 ) -> Iterator[list[Table]]:
     """The tables of every chunk of files, in any order, with a progress bar."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # in a notebook without ipywidgets tqdm says so, and shows a text bar
+        # In a notebook without ipywidgets tqdm warns, and shows a text bar.
+        warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
     chunks = [
@@ -108,9 +110,8 @@ def read_all(
     ]
     if workers is None:
         workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
-    if (
-        not sys.executable
-    ):  # Python inside another program: there is no command to start workers with
+    if not sys.executable:
+        # Python inside another program: there is no command to start workers with.
         workers = 1
     done = (
         _in_process(chunks, extra)

@@ -1,9 +1,10 @@
-"""What differs between operating systems: positioned reads, the flags of opening, the cores that may be used."""
+"""Differences between operating systems: positioned reads, flags for opening, cores, memory."""
 
 import os
 from typing import Final
 
-# O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang a scan. O_BINARY exists on Windows only.
+# O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang a scan.
+# O_BINARY exists on Windows only.
 OPEN_FLAGS: Final = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
@@ -18,14 +19,16 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes at `offset` of an open file; fewer at its end."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, offset)
-    os.lseek(
-        descriptor, offset, os.SEEK_SET
-    )  # Windows: descriptors are not shared between threads here
+    # Windows: descriptors are not shared between threads here.
+    os.lseek(descriptor, offset, os.SEEK_SET)
     return os.read(descriptor, length)
 
 
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
-    """Fill `buffer` from `offset` of an open file, without a copy; how many bytes there were (one call gives 2 GiB at most)."""
+    """Fill `buffer` from `offset` of an open file, without a copy.
+
+    Returns the number of bytes read; one call reads 2 GiB at most.
+    """
     if _HAS_PREADV:
         return os.preadv(descriptor, (buffer,), offset)
     with open(descriptor, "rb", buffering=0, closefd=False) as file:

@@ -20,42 +20,47 @@ from dicomdl.storage.publishing import cache_folder, make_folder
 
 DiskFormat = Literal["raw", "blosc2"]
 DEFAULT_DISK_BYTES: Final = 50 * 2**30
-TOUCH_S: Final = 60.0  # an entry's file is marked as used once in so many seconds at most
-OPEN_ENTRIES: Final = (
-    64  # mapped by one process at a time, a descriptor each; mapping one again takes 0.1 ms
-)
-KNOWN_ENTRIES: Final = 16384  # of which a process remembers what it verified, 128 bytes for a CT
-_SLACK: Final = 16  # eviction frees so much that a 16th of the limit is free; a process writes a 16th of what is free before it looks again
+# An entry's file is marked as used once in so many seconds at most.
+TOUCH_S: Final = 60.0
+# Entries that a process has open, with one map each; mapping one again takes 0.1 ms.
+OPEN_ENTRIES: Final = 64
+# Entries whose verified blocks a process remembers, 128 bytes for a CT.
+KNOWN_ENTRIES: Final = 16384
+# Eviction leaves a 16th of the limit free. A process writes a 16th of what is free before it lists
+# the folder again.
+_SLACK: Final = 16
 
 
 class DiskCache(BaseCache):
-    """Entries as files in a folder, shared by any number of processes and ranks, and kept for the next run.
+    """Entries as files in a folder, shared by processes and ranks, and there for the next run.
 
     Parameters
     ----------
     folder
-        Created when absent, for its owner only; by default "arrays" in the user's cache folder (or `DICOMDL_CACHE`).
+        Created when absent, for its owner only; by default "arrays" in the user's cache folder (or
+        `DICOMDL_CACHE`).
     max_bytes
-        What the entries may take together; those used longest ago go first. Processes that write at the same time exceed it by
-        what each writes before it looks again: an entry, or a 16th of what was free.
+        Limit of all entries together; the least recently used are evicted first. Processes that
+        write at the same time exceed it by what each writes before it lists the folder again: an
+        entry, or a 16th of what was free.
     format
-        "raw" maps the values as they are. "blosc2" compresses them (LZ4 after a shuffle), which on CT is 2.2-2.5 x smaller, and a patch
-        takes 10 x longer.
+        "raw" maps the values as they are. "blosc2" compresses them (LZ4 after a shuffle): CT
+        becomes 2.2-2.5 x smaller, and a patch takes 10 x longer.
     strict
         Keys are made of the contents of files (see `stack_key`).
 
     Raises
     ------
     StorageError
-        The folder is another user's, or everybody can write to it. One that cannot be written to is no error: values are
-        delivered from memory, with one `CacheWarning`.
+        The folder belongs to another user, or all users can write to it. A folder that this process
+        cannot write to is no error: values are returned from memory, with one `CacheWarning`.
     MissingExtra
         "blosc2" without its package.
 
     Notes
     -----
-    What lies there are pixels of patients, so treat the folder as the source data. It pickles as its options. Nothing is open after
-    construction; a process keeps up to 64 entries mapped.
+    The folder holds pixels of patients: protect it as the source data. A cache pickles as its
+    options. Nothing is open after construction; a process has up to 64 entries mapped.
     """
 
     def __init__(
@@ -80,7 +85,7 @@ class DiskCache(BaseCache):
         self._is_ready()
 
     def _begin(self) -> None:
-        """What each process has of its own."""
+        """Begin the state that each process has of its own."""
         super().__init__()
         self._opened: OrderedDict[str, StoredEntry] = OrderedDict()
         self._known: OrderedDict[Identity, bytes] = OrderedDict()
@@ -98,7 +103,10 @@ class DiskCache(BaseCache):
         self._begin()
 
     def __repr__(self) -> str:
-        return f"DiskCache({self.folder!r}, max_bytes={self.max_bytes}, format={self.format!r}, strict={self.strict})"
+        return (
+            f"DiskCache({self.folder!r}, max_bytes={self.max_bytes}, format={self.format!r}, "
+            f"strict={self.strict})"
+        )
 
     def _alone(self, digest: str) -> AbstractContextManager[object]:
         if not self._checked:
@@ -118,7 +126,10 @@ class DiskCache(BaseCache):
         return os.path.join(self.folder, f"{digest}.entry")
 
     def _is_ready(self) -> bool:
-        """Whether the folder is there and ours; looked at once a process, and again as long as it could not be made."""
+        """Whether the folder exists and is ours.
+
+        Checked once per process, and again as long as the folder could not be created.
+        """
         if self._checked and os.path.isdir(self.folder):
             return True
         try:
@@ -160,7 +171,10 @@ class DiskCache(BaseCache):
         return self._known.pop(identity, None)
 
     def _keep(self, digest: str, body: StoredEntry) -> None:
-        """Keep an entry open; close the one used longest ago where there are too many, but remember what of it is verified."""
+        """Cache an open entry; close the least recently used one where there are too many.
+
+        The verified blocks of a closed entry are remembered.
+        """
         self._opened[digest] = body
         if abs(time.time() - _status(body).st_mtime) > TOUCH_S:
             self._touch(digest, body)
@@ -173,7 +187,10 @@ class DiskCache(BaseCache):
                 self._known.popitem(last=False)
 
     def _touch(self, digest: str, body: StoredEntry) -> bool:
-        """Mark an entry as used, by the modification time of its file; False when the file is gone or another one."""
+        """Mark an entry as used, by the modification time of its file.
+
+        False where the file is gone or has been replaced.
+        """
         path = self._path(digest)
         try:
             if not os.path.samestat(os.lstat(path), _status(body)):
@@ -186,7 +203,10 @@ class DiskCache(BaseCache):
         return True
 
     def _sweep(self) -> None:
-        """Mark what was used since the last time, and let go of files that others have removed: their bytes are free only then."""
+        """Mark the entries used since the last sweep, and close files that have been removed.
+
+        The bytes of a removed file are free only when every process has closed it.
+        """
         self._swept = time.monotonic()
         recently, self._recently = self._recently, set()
         for digest, body in list(self._opened.items()):
@@ -209,7 +229,10 @@ class DiskCache(BaseCache):
         return True
 
     def _make_room(self, needed: int) -> None:
-        """Evict what was used longest ago. The folder is only listed when what this process may write unseen is used up."""
+        """Evict the least recently used entries.
+
+        The folder is listed only when this process has used up its allowance.
+        """
         if needed <= self._allowance:
             self._allowance -= needed
             return
@@ -225,7 +248,10 @@ class DiskCache(BaseCache):
         self._allowance = max(0, self.max_bytes - total - needed) // _SLACK
 
     def _evict(self, one: cachefolder.Used) -> bool:
-        """Remove an entry. Processes that have it mapped keep their map (POSIX); Windows refuses, then it stays."""
+        """Remove an entry.
+
+        Processes that have it mapped still read it (POSIX). Windows refuses, and the entry stays.
+        """
         self._opened.pop(one.digest, None)
         try:
             os.unlink(one.path)

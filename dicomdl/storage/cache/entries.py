@@ -1,7 +1,7 @@
-"""One entry of a cache: what it holds, how parts of it are read, and the bytes of its file.
+"""One entry of a cache: the arrays it is made of, and how parts of it are read.
 
-A checksum stands behind every byte of a file, and is compared before the byte is used: whatever is damaged, foreign or cut raises `Lost`,
-which a cache answers by making the entry again. Headers may say anything; nothing is allocated on their word, and no code is loaded.
+A body that proves damaged, foreign, cut or overwritten raises `Lost`; the entry then asks its cache
+for another body, which is made again if need be.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,11 @@ class Lost(Exception):
 
 
 class Arrays(NamedTuple):
-    """What a cache is given: values (slices, rows, columns[, samples]) and where they are padding (slices, rows, columns), if anywhere."""
+    """Arrays to be cached.
+
+    `values` is (slices, rows, columns[, samples]). `mask` is (slices, rows, columns) and True where
+    there is padding; None where there is none.
+    """
 
     values: Values
     mask: Mask | None = None
@@ -54,9 +58,9 @@ class Body(Protocol):
 
 
 class Entry:
-    """Values that a cache holds, of which parts can be read; for the use of one process, while it needs them.
+    """Cached values of which parts can be read, in one process.
 
-    An entry that is damaged, evicted or overwritten after it was got is made again, unseen.
+    An entry that is damaged, evicted or overwritten later is made again without notice.
     """
 
     __slots__ = ("_again", "_body")
@@ -81,14 +85,15 @@ class Entry:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the cache has taken the values; else they only live in this process, as long as the entry does."""
+        """Whether the values are in the cache, rather than only in the memory of this process."""
         return not isinstance(self._body, Held)
 
     def part(self, *where: slice) -> Values:
-        """A new, writable array of some slices, rows and columns (and all samples): ``entry.part(slice(0, 64), slice(10, 20))``.
+        """A new, writable array of some slices, rows and columns, and all samples.
 
-        Slices are clipped to the shape as numpy does; those not given mean everything. Raises UsageError for steps, and what `make`
-        raises where values must be made again.
+        ``entry.part(slice(0, 64), slice(10, 20))`` has rows 10 to 19 of 64 slices. Slices are
+        clipped to the shape as numpy does; those not given mean everything. Raises UsageError for
+        steps, and what `make` raises where values must be made again.
         """
         box = _box(where, self.shape)
         values: Values = self._read(lambda body: body.values(box))
@@ -133,7 +138,8 @@ def checked_arrays(arrays: Arrays) -> Arrays:
     ):
         found = f"{values.dtype} of shape {values.shape}"
         raise UsageError(
-            f"a cache holds (slices, rows, columns[, samples]) of integers of up to 32 bits or float32, found {found}"
+            "a cache holds (slices, rows, columns[, samples]) of integers of up to 32 bits or "
+            f"float32, found {found}"
         )
     if mask is not None and (mask.dtype != np.bool_ or mask.shape != values.shape[:3]):
         raise UsageError(

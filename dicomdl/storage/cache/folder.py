@@ -1,4 +1,4 @@
-"""The folder of a disk cache: how entries get into it, what of it is whose, and what the command line says of it.
+"""The folder of a disk cache: how entries are written, which files are orphans, what it reports.
 
 An entry is put in place whole, by one `os.replace`. Temporary and lock files of an entry whose lock no
 process holds are orphans. Only files with a name of ours are ever removed.
@@ -55,7 +55,7 @@ _NETWORK: Final = {
 def open_entry(
     path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None
 ) -> StoredEntry:
-    """Open an entry's file; FileNotFoundError where there is none, Lost where it is not what it should be."""
+    """Open an entry's file; FileNotFoundError where there is none, Lost where it is damaged."""
     descriptor = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -169,7 +169,10 @@ def require_private(folder: str) -> None:
 
 
 def may_be_mapped(folder: str) -> bool:
-    """Not on a network file system, where another machine's eviction would end this process (SIGBUS) when it touches the map."""
+    """Whether files of the folder can be mapped: not those of a network file system.
+
+    There, the eviction by another machine ends a process (SIGBUS) that reads its map.
+    """
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             mounts = [line.split() for line in file]
@@ -194,9 +197,9 @@ def may_be_mapped(folder: str) -> bool:
 class FolderReport:
     """What is in the folder of a disk cache; `str` is for people, `as_dict` for machines.
 
-    Of the entries, `damaged` names the files that do not hold what they should (only looked for by `verify`); `oldest_use` and
-    `newest_use` are seconds since 1970. `leftovers` are temporary and lock files, `foreign` what is none of ours, `removed` how many
-    files `clear` removed.
+    `damaged` names the files of damaged entries, which only `verify` looks for. `oldest_use` and
+    `newest_use` are seconds since 1970. `leftovers` counts temporary and lock files, `foreign` files
+    that are not of this cache, and `removed` those that `clear` removed.
     """
 
     folder: str
@@ -226,7 +229,8 @@ class FolderReport:
             lines.append(f"  {self.removed:,} files removed")
         if self.leftovers:
             lines.append(
-                f"  {self.leftovers:,} temporary and lock files, in use or left by processes that were killed"
+                f"  {self.leftovers:,} temporary and lock files, in use or left by processes "
+                "that were killed"
             )
         if self.foreign:
             lines.append(f"  {self.foreign:,} other files, which are left alone")
@@ -247,7 +251,10 @@ def _existing(folder: str | os.PathLike[str] | None) -> str:
 
 
 def show(folder: str | os.PathLike[str] | None = None) -> FolderReport:
-    """What a cache folder holds (the user's by default), from a listing alone. Raises StorageError where there is none."""
+    """What a cache folder (the user's by default) holds, from a listing alone.
+
+    Raises StorageError where there is no such folder.
+    """
     path = _existing(folder)
     used = [one for one in used_files(path) if one.digest]
     names = [item.name for item in _items(path)]
@@ -280,7 +287,10 @@ def verify(folder: str | os.PathLike[str] | None = None) -> FolderReport:
 
 
 def clear(folder: str | os.PathLike[str] | None = None) -> FolderReport:
-    """Remove the entries, temporary and lock files of a cache folder, and nothing else; running processes make theirs again."""
+    """Remove the entries, temporary and lock files of a cache folder, and nothing else.
+
+    Running processes make their entries again.
+    """
     path = _existing(folder)
     removed = 0
     for item in _items(path):

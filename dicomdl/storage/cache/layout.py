@@ -257,16 +257,18 @@ def _said(head: bytes, size: int, digest: str) -> tuple[_Layout, int]:
 
 @functools.cache
 def checksum_of() -> Callable[[Any], int]:
-    """CRC-32 of ISO 3309, as `zlib.crc32`; by libdeflate where there is one, which takes 0.09 ns a byte instead of 0.25."""
+    """CRC-32 of ISO 3309, as `zlib.crc32`.
+
+    By libdeflate where there is one, which takes 0.09 ns per byte instead of 0.25.
+    """
     try:
         import imagecodecs
 
         if imagecodecs.deflate_crc32(b"123456789") == 0xCBF43926:
             function: Callable[[Any], int] = imagecodecs.deflate_crc32
             return function
-    except (
-        Exception
-    ):  # a build without libdeflate raises an error of its own when the function is called
+    except Exception:
+        # A build without libdeflate raises an error of its own when the function is called.
         return zlib.crc32
     return zlib.crc32
 

@@ -17,21 +17,24 @@ DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 
 
 class MemoryCache(BaseCache):
-    """Entries in memory that all workers of a DataLoader share, whatever their start method; the oldest make room for new ones.
+    """Entries in memory that all workers of a DataLoader share, whatever their start method.
+
+    The oldest entries are evicted for new ones.
 
     Parameters
     ----------
     max_bytes
-        What the entries may take together; by default 4 GiB, or a quarter of the machine's memory if that is less. Memory is taken as
-        it is filled.
+        Limit of all entries together; by default 4 GiB, or a quarter of the machine's memory if
+        that is less. Memory is allocated as it is filled.
     strict
         Keys are made of the contents of files (see `stack_key`).
 
     Notes
     -----
-    Processes that a loader starts get the same memory, by fork or by a descriptor that is handed over; it has no name and goes with the
-    last of them. Pickled otherwise (to a file, to another machine) it becomes an empty cache with the same options. Entries
-    larger than the cache are made each time. Windows: each worker has an own one of `max_bytes`.
+    Processes that a loader starts map the same memory, inherited by fork or passed as a descriptor.
+    It has no name and is freed with the last of them. Pickled otherwise (to a file, to another
+    machine) it becomes an empty cache with the same options. Entries larger than the cache are made
+    each time. On Windows each worker has a cache of its own of `max_bytes`.
     """
 
     def __init__(self, max_bytes: int | None = None, *, strict: bool = False) -> None:

@@ -18,10 +18,11 @@ class CacheWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one process asked of a cache since it began.
+    """Counts of one process since it began.
 
-    `hits` were there, `made` were not and have been computed here, `stored` of those could be kept; `damaged` entries were found and made
-    again, `evicted` ones removed for room, `failed` is how often storing failed.
+    `hits` were found; `made` were not, and were computed by this process; `stored` is how many of
+    those were stored, `failed` how often storing failed. `damaged` entries were found and made
+    again. `evicted` entries were removed for room, or were while this process read them.
     """
 
     hits: int = 0
@@ -34,12 +35,15 @@ class Stats:
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a dataset asks of a cache: `DiskCache` and `MemoryCache` are such, and whatever has these."""
+    """The protocol of caches that datasets take; `DiskCache` and `MemoryCache` follow it."""
 
     strict: bool  # whether keys are to be made with strict=True
 
     def get(self, key: Key, make: Make) -> Entry:
-        """The entry of a key, made by `make` if need be, once by all who share the cache. Raises what `make` raises."""
+        """The entry of a key, made by `make` if need be, once by all processes of the cache.
+
+        Raises what `make` raises.
+        """
         ...
 
     def stats(self) -> Stats:
