@@ -57,7 +57,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from dicomdl.headers.elements import EXPLICIT, Syntax
+from dicomdl.headers.heads import EXPLICIT, Syntax
 
 Array = NDArray[Any]
 Edit = Callable[[Dataset, int], object]

@@ -1,8 +1,9 @@
 """Where the data set of a file begins, and how it is coded."""
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.elements import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax, Window
+from dicomdl.headers.heads import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax
 from dicomdl.headers.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from dicomdl.headers.window import Window
 
 
 def first_element(first: bytes) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from dicomdl.errors import HeaderError
 from dicomdl.headers.columns import swap_bytes, vector_values
-from dicomdl.headers.elements import items, iterate
+from dicomdl.headers.nested import items, iterate
 from dicomdl.headers.rows import Context, Row, Schema, override
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.elements import MAX_HEADER_BYTES, UNDEFINED, ElementHead, Window
+from dicomdl.headers.heads import UNDEFINED, ElementHead
+from dicomdl.headers.window import MAX_HEADER_BYTES, Window
 
 MAX_INFLATED: Final = 512 * 2**20
 

@@ -7,7 +7,8 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.elements import (
+from dicomdl.headers.elements import Walked, Wanted
+from dicomdl.headers.heads import (
     EXPLICIT,
     IMPLICIT,
     MAX_STEPS,
@@ -18,12 +19,10 @@ from dicomdl.headers.elements import (
     ElementHead,
     Step,
     Syntax,
-    Walked,
-    Wanted,
-    Window,
     inner_syntax,
-    skip_sequence,
 )
+from dicomdl.headers.nested import skip_sequence
+from dicomdl.headers.window import Window
 
 
 @dataclass(slots=True)

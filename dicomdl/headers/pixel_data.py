@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.elements import ITEM, SEQUENCE_END, UNDEFINED, ElementHead, Window
+from dicomdl.headers.heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
+from dicomdl.headers.window import Window
 
 # What a hostile file may cost: whole slide images have had some 100,000 frames, most files one fragment a frame.
 MAX_FRAMES: Final = 1_000_000

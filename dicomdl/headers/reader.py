@@ -20,19 +20,11 @@ from dicomdl.headers.columns import (
     fill_pixel_defaults,
     sign_padding,
 )
-from dicomdl.headers.elements import (
-    PIXEL_DATA,
-    TRANSFER_SYNTAX,
-    Step,
-    Walked,
-    Wanted,
-    Window,
-    walk,
-    walk_meta,
-)
+from dicomdl.headers.elements import Walked, Wanted, walk, walk_meta
 from dicomdl.headers.frame import Attribute, Frame, attributes
 from dicomdl.headers.functional_groups import first_item, frame_rows
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
+from dicomdl.headers.heads import PIXEL_DATA, TRANSFER_SYNTAX, Step
 from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.layouts import Layouts
 from dicomdl.headers.mosaic import unpacked_rows
@@ -48,6 +40,7 @@ from dicomdl.headers.uids import (
     family_of,
     is_image_storage,
 )
+from dicomdl.headers.window import Window
 from dicomdl.storage.system import OPEN_FLAGS, read_at
 
 # Small: the few UIDs that every file names.

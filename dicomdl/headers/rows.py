@@ -5,8 +5,9 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from dicomdl.headers.columns import BINARY, converter, swap_bytes
-from dicomdl.headers.elements import Syntax, Window
 from dicomdl.headers.frame import Attribute
+from dicomdl.headers.heads import Syntax
+from dicomdl.headers.window import Window
 
 Row: TypeAlias = tuple[bytes, ...]
 _FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})

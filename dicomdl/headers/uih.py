@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dicomdl.headers.elements import items, iterate
+from dicomdl.headers.nested import items, iterate
 from dicomdl.headers.planes import Plane, Vector, first_text, integer, real, vector
 from dicomdl.headers.rows import Context
 from dicomdl.headers.tiling import MAX_TILES, Tiling, tile_size, tiled

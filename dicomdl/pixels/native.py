@@ -10,7 +10,7 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
 from dicomdl.headers.coding import first_element
-from dicomdl.headers.elements import Window, walk_meta
+from dicomdl.headers.elements import walk_meta
 from dicomdl.headers.uids import (
     DEFLATED_IN_ITEMS,
     GE_BIG_ENDIAN_PIXELS,
@@ -18,6 +18,7 @@ from dicomdl.headers.uids import (
     PLAIN_BIG,
     syntaxes_of,
 )
+from dicomdl.headers.window import Window
 from dicomdl.pixels.codestreams import Source, join_fragments
 from dicomdl.pixels.stored import (
     frame_bits,

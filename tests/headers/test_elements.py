@@ -1,7 +1,5 @@
-"""The two gears of the walk and the learned layouts say the same of any bytes; hostile structure has its price capped."""
+"""The two gears of the walk say the same of any bytes; hostile structure has its price capped."""
 
-import os
-import random
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -9,14 +7,14 @@ from pathlib import Path
 
 import pydicom.data
 import pytest
-from conftest import CORPUS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from phantoms import element
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers import elements
-from dicomdl.headers.elements import (
+from dicomdl.headers import window as window_module
+from dicomdl.headers.elements import Walked, Wanted, walk, walk_meta
+from dicomdl.headers.heads import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
@@ -24,18 +22,9 @@ from dicomdl.headers.elements import (
     ITEM_END,
     SEQUENCE_END,
     UNDEFINED,
-    Step,
     Syntax,
-    Walked,
-    Wanted,
-    Window,
-    items,
-    iterate,
-    skip_sequence,
-    walk,
-    walk_meta,
 )
-from dicomdl.headers.reader import HeaderReader
+from dicomdl.headers.window import Window
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 WANTED = Wanted(
@@ -115,18 +104,6 @@ def test_unknown_length_inside_un_is_implicit_little_endian() -> None:
         0x00190020, b"UN", inner + element(SEQUENCE_END, b""), length=UNDEFINED
     ) + element(0x00280010, b"US", b"\7\0")
     assert walk(window_on(raw), 0, EXPLICIT, WANTED).values[1] == b"\7\0"
-
-
-def test_the_items_of_a_sequence_come_out_alike_with_and_without_given_lengths() -> None:
-    content = element(0x00080060, b"CS", b"MR")
-    given_length = element(ITEM, b"", content) * 2
-    delimited = (element(ITEM, b"", content, length=UNDEFINED) + element(ITEM_END, b"")) * 2
-    assert (
-        list(items(given_length, EXPLICIT))
-        == list(items(delimited, EXPLICIT))
-        == [content, content]
-    )
-    assert list(iterate(content, EXPLICIT)) == [(0x00080060, b"CS", b"MR")]
 
 
 def test_a_file_that_ends_inside_an_element_is_truncated() -> None:
@@ -223,119 +200,13 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
         assert fast == plain
 
 
-# --- learned layouts ----------------------------------------------------------------------------------------------
-
-
-def corpus_files() -> list[str]:
-    found = [str(path) for path in sorted(PYDICOM_FILES.rglob("*")) if path.is_file()]
-    if CORPUS.is_dir():
-        found += [
-            os.path.join(root, name) for root, _, names in os.walk(CORPUS) for name in sorted(names)
-        ]
-    return found
-
-
-@pytest.mark.slow
-def test_a_reader_that_has_learned_says_the_same_as_a_new_one_whatever_it_saw_before() -> None:
-    paths = corpus_files()
-    random.Random(0).shuffle(paths)
-    walking = HeaderReader()
-    walking._layouts.CAPACITY = 0  # type: ignore[misc]
-    expected = {path: walking.read(path) for path in paths}
-    assert not walking._layouts._recent
-    for order in (paths, sorted(paths)):
-        learned = HeaderReader()
-        different = [path for path in order if learned.read(path) != expected[path]]
-        assert not different
-    assert learned._layouts._recent
-
-
-@cache
-def readers() -> tuple[HeaderReader, HeaderReader, tuple[bytes, ...]]:
-    """A reader that knows the layouts of some files, one that walks every file, and those files."""
-    learned, walking = HeaderReader(), HeaderReader()
-    walking._layouts.CAPACITY = 0  # type: ignore[misc]
-    names = "CT_small MR_small MR_small_implicit rtdose SC_rgb_rle_2frame JPEG2000 MR_small_padded examples_jpeg2k"
-    files = tuple((PYDICOM_FILES / f"{name}.dcm").read_bytes()[:65536] for name in names.split())
-    for raw in files:
-        learned.parse(raw, len(raw), lambda offset, length, raw=raw: raw[offset : offset + length])  # type: ignore[misc]
-        assert learned._layouts._recent
-    return learned, walking, files
-
-
-header_bytes = st.one_of(st.integers(0, 255), st.sampled_from(list(b"ULSQOWCSIS")))
-
-
-@settings(max_examples=600)
-@given(
-    st.integers(0, 7),
-    st.lists(st.tuples(st.integers(128, 6000), header_bytes), min_size=1, max_size=3),
-    st.booleans(),
-)
-def test_no_damaged_header_matches_a_layout_that_the_walk_reads_differently(
-    which: int, changes: list[tuple[int, int]], insert: bool
-) -> None:
-    learned, walking, files = readers()
-    raw = bytearray(files[which % len(files)])
-    for position, value in changes:
-        raw[position % len(raw)] = value
-    if insert:
-        raw[changes[0][0] % len(raw) : changes[0][0] % len(raw)] = b"AB"
-    content = bytes(raw)
-
-    def read(offset: int, length: int) -> bytes:
-        return content[offset : offset + length]
-
-    first = content[:16384]
-    assert learned.parse(first, len(content), read) == walking.parse(first, len(content), read)
-
-
-def test_two_lengths_of_one_element_become_one_layout() -> None:
-    reader = HeaderReader()
-    raw = (PYDICOM_FILES / "CT_small.dcm").read_bytes()
-    at = raw.index(struct.pack("<HH", 0x0008, 0x0070) + b"LO")
-    (length,) = struct.unpack_from("<H", raw, at + 6)
-    longer = (
-        raw[: at + 6]
-        + struct.pack("<H", length + 4)
-        + raw[at + 8 : at + 8 + length]
-        + b"    "
-        + raw[at + 8 + length :]
-    )
-    for content in (raw, longer, raw, longer):
-        reader.parse(
-            content,
-            len(content),
-            lambda offset, length, content=content: content[offset : offset + length],
-        )  # type: ignore[misc]
-    assert len(reader._layouts._recent) == 1
-    assert reader._layouts.match(longer, 132) is not None
-
-
 # --- what hostile structure may cost ------------------------------------------------------------------------------
-
-
-def test_sequences_nested_too_deep_are_refused() -> None:
-    for depth in (300, 50_000):
-        opening = element(0x00081140, b"SQ", length=UNDEFINED) + element(
-            ITEM, b"", length=UNDEFINED
-        )
-        for trail in (None, list[Step]()):
-            with pytest.raises(HeaderError) as caught:
-                walk(window_on(opening * depth), 0, EXPLICIT, WANTED, trail)
-            assert caught.value.reason == "too_deep"
-
-
-def test_a_sequence_without_delimiter_is_truncated() -> None:
-    with pytest.raises(HeaderError) as caught:
-        skip_sequence(window_on(element(ITEM, b"", b"12") * 3), 0, EXPLICIT)
-    assert caught.value.reason == "truncated"
 
 
 def test_elements_are_counted_over_the_whole_walk_not_a_sequence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(elements, "MAX_ELEMENTS", 1000)
+    monkeypatch.setattr(window_module, "MAX_ELEMENTS", 1000)
     sequence = element(
         0x00081140, b"SQ", element(ITEM, b"") * 100 + element(SEQUENCE_END, b""), length=UNDEFINED
     )
@@ -346,7 +217,7 @@ def test_elements_are_counted_over_the_whole_walk_not_a_sequence(
 
 
 def test_a_header_longer_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elements, "MAX_HEADER_BYTES", 2**20)
+    monkeypatch.setattr(window_module, "MAX_HEADER_BYTES", 2**20)
     raw = element(0x00080060, b"CS", b"MR") * 300_000
     with pytest.raises(HeaderError) as caught:
         walk(window_on(raw, 0), 0, EXPLICIT, WANTED)

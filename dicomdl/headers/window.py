@@ -1,0 +1,72 @@
+"""A window on a file, which slides over values that nobody wants, and the account of what the file has cost."""
+
+from collections.abc import Callable
+from typing import Final
+
+from dicomdl.errors import HeaderError
+
+# A hostile header costs at most this, about 2 s (a real one has had 6 levels, 1,246 elements and 291 KB; an enhanced
+# multi-frame file of 10,000 frames has about 500,000 elements, item headers counted). Elements count by what they cost.
+MAX_ELEMENTS: Final = 3_000_000
+MAX_HEADER_BYTES: Final = 64 * 2**20
+
+
+class Window:
+    """The bytes of a file around the place that is looked at, read on demand.
+
+    `read(offset, length)` gives the bytes there, fewer at the end of the file; `size` is the file's length. It also
+    keeps the account of what the file has cost: bytes read and elements met.
+    """
+
+    __slots__ = ("base", "buffer", "bytes_read", "elements_met", "read", "size")
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int, first: bytes = b"") -> None:
+        self.read = read
+        self.size = size
+        self.buffer = first
+        self.base = 0
+        self.bytes_read = len(first)
+        self.elements_met = 0
+
+    def count(self, elements: int) -> None:
+        """Note that so many more elements were met; HeaderError when they are too many."""
+        self.elements_met += elements
+        if self.elements_met > MAX_ELEMENTS:
+            raise HeaderError(
+                f"more than {MAX_ELEMENTS} elements", reason="too_many_elements", limit=MAX_ELEMENTS
+            )
+
+    def at(self, position: int, length: int) -> int:
+        """Bring [position, position + length) into `buffer` as far as the file goes; return where it starts there."""
+        start = position - self.base
+        if start >= 0 and start + length <= len(self.buffer):
+            return start
+        wanted = max(length, 1 << 16)
+        self.bytes_read += min(wanted, max(0, self.size - position))
+        if self.bytes_read > MAX_HEADER_BYTES:
+            raise HeaderError(
+                f"the header is longer than {MAX_HEADER_BYTES} bytes",
+                reason="header_too_large",
+                limit_bytes=MAX_HEADER_BYTES,
+            )
+        self.buffer = self.read(position, wanted)
+        self.base = position
+        return 0
+
+    def take(self, position: int, length: int) -> bytes:
+        """The bytes [position, position + length); HeaderError when the file ends before."""
+        start = self.at(position, length)
+        value = self.buffer[start : start + length]
+        if len(value) != length:
+            raise truncated(position, length, self.size)
+        return value
+
+
+def truncated(position: int, length: int, size: int) -> HeaderError:
+    return HeaderError(
+        f"an element at byte {position} needs {length} bytes, the file ends at {size}",
+        reason="truncated",
+        position=position,
+        expected_bytes=length,
+        found_bytes=max(0, size - position),
+    )
