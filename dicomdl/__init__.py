@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from dicomdl.storage.cache.disk import DiskCache as DiskCache
     from dicomdl.storage.cache.memory import MemoryCache as MemoryCache
     from dicomdl.values.auto import by_modality as by_modality
+    from dicomdl.values.maps import Limits as Limits
+    from dicomdl.values.maps import Percentile as Percentile
+    from dicomdl.values.maps import Window as Window
     from dicomdl.values.presets import preset as preset
     from dicomdl.values.presets import presets as presets
     from dicomdl.values.quantity import RealWorld as RealWorld
     from dicomdl.values.rescale import Rescale as Rescale
     from dicomdl.values.suv import SUV as SUV
-    from dicomdl.values.windows import Limits as Limits
-    from dicomdl.values.windows import Percentile as Percentile
-    from dicomdl.values.windows import Window as Window
     from dicomdl.volumes.read import read_volume as read_volume
     from dicomdl.volumes.volume import Volume as Volume
 
@@ -68,10 +68,10 @@ _HOMES = {
     "Grid": "datasets.patch_samplers",
     "Group": "index.index",
     "Index": "index.index",
-    "Limits": "values.windows",
+    "Limits": "values.maps",
     "MemoryCache": "storage.cache.memory",
     "PatchDataset": "datasets.patches",
-    "Percentile": "values.windows",
+    "Percentile": "values.maps",
     "RealWorld": "values.quantity",
     "Rescale": "values.rescale",
     "RowBatchSampler": "datasets.samplers",
@@ -86,7 +86,7 @@ _HOMES = {
     "Uniform": "datasets.patch_samplers",
     "Volume": "volumes.volume",
     "VolumeDataset": "datasets.volumes",
-    "Window": "values.windows",
+    "Window": "values.maps",
     "WithEpoch": "datasets.samplers",
     "apply_intensity": "datasets.device.intensity",
     "by_modality": "values.auto",

@@ -34,7 +34,8 @@ from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted, read_image
 from dicomdl.values.request import IntensityOption
-from dicomdl.values.stack_intensity import SuvPolicy, sample_of, with_units
+from dicomdl.values.sampling import sample_of
+from dicomdl.values.stack_intensity import SuvPolicy, with_units
 from dicomdl.volumes.cutting import read_block
 
 _FRAME_IDENTIFIERS: Final = (*IDENTIFIERS, "sop_instance_uid", "frame_number", "path")

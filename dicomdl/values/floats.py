@@ -1,4 +1,4 @@
-"""values.floats"""
+"""What float32 holds exactly."""
 
 from typing import Any, Final
 

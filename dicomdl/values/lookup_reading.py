@@ -1,4 +1,4 @@
-"""values.lookup_reading"""
+"""Look-up tables, palettes and real-world maps of one file, made of the raw words that its header holds."""
 
 import contextlib
 import operator

@@ -1,4 +1,4 @@
-"""values.presets"""
+"""Windows by name, from presets.toml."""
 
 import difflib
 import functools
@@ -6,7 +6,7 @@ import importlib.resources
 import tomllib
 
 from dicomdl.errors import UsageError
-from dicomdl.values.windows import Window
+from dicomdl.values.maps import Window
 
 
 @functools.cache

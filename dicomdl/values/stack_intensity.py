@@ -1,4 +1,4 @@
-"""values.stack_intensity"""
+"""What an option means for a stack: its recipe, with the limits of percentiles computed and kept."""
 
 import contextlib
 import dataclasses
@@ -7,24 +7,18 @@ import json
 import os
 from typing import Any, Final, Literal, get_args
 
-import numpy as np
-
-from dicomdl.arrays import Mask, Values
-from dicomdl.errors import PixelError, StorageError, SUVError, UsageError
-from dicomdl.headers.frame import FrameSource
+from dicomdl.errors import StorageError, SUVError, UsageError
 from dicomdl.index.views import Group, Stack
-from dicomdl.pixels.options import Decoding
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.memory import remembered
-from dicomdl.storage.system import available_cores
 from dicomdl.values.auto import pet_without_suv, resolve
-from dicomdl.values.conversion import Conversion, conversions, quantity_units, suv_factor_of
+from dicomdl.values.conversion import quantity_units, suv_factor_of
 from dicomdl.values.intensity import Intensity
+from dicomdl.values.maps import Identity
 from dicomdl.values.quantity import Quantity, RealWorld
-from dicomdl.values.reading import read_converted
 from dicomdl.values.request import IntensityOption, IntensityRequest
+from dicomdl.values.sampling import read_sample
 from dicomdl.values.suv import SUV
-from dicomdl.values.windows import Identity, sample_positions, sample_stride
 
 SuvPolicy = Literal["required", "if_possible"]
 SUV_POLICIES: Final[tuple[SuvPolicy, ...]] = get_args(SuvPolicy)
@@ -106,7 +100,7 @@ def kept_limits(
         ValueError,
         TypeError,
     ):  # StorageError among them: a cache that cannot be used costs time, not the epoch
-        sample, is_whole = _sampled(stack, quantity, max_bytes)
+        sample, is_whole = read_sample(stack, quantity, max_bytes)
         lower, upper = percentile.limits(sample)
         if not is_whole:  # a file may come back
             return lower, upper
@@ -118,60 +112,5 @@ def kept_limits(
     return lower, upper
 
 
-def stack_sample(
-    stack: Stack | Group, quantity: Quantity = "modality", max_bytes: int | None = None
-) -> Values:
-    """The fixed sample of a stack's values that percentiles are computed from (see `Percentile`), without padding.
-
-    Slices that cannot be read are left out of it: reading them for themselves says so. That of a group pools the samples of at most 16
-    of its stacks, evenly spaced, the first and the last among them.
-    """
-    return _sampled(stack, quantity, max_bytes)[0]
-
-
-def _sampled(
-    stack: Stack | Group, quantity: Quantity, max_bytes: int | None
-) -> tuple[Values, bool]:
-    """The sample, and whether all of its slices could be read."""
-    stacks = (
-        [stack[t] for t in sample_positions(len(stack)).tolist()]
-        if isinstance(stack, Group)
-        else [stack]
-    )
-    sources: list[FrameSource] = []
-    every: list[Conversion] = []
-    for each in stacks:
-        own = conversions(each, quantity)
-        for place in sample_positions(each.slices).tolist():
-            sources.append(each.source(place))
-            every.append(own[place])
-    how = Decoding(threads=available_cores(), max_bytes=max_bytes)
-    try:
-        return sample_of(*read_converted(sources, every, how=how)), True
-    except (
-        PixelError
-    ) as error:  # one slice that cannot be read is the fault of its own sample, not of all
-        parts = []
-        for source, one in zip(sources, every, strict=True):
-            with contextlib.suppress(PixelError):
-                parts.append(sample_of(*read_converted([source], [one], how=how)).ravel())
-        if not parts:
-            raise error from None
-        return np.concatenate(parts), False
-
-
-def sample_of(frames: Values, padding: Mask | None) -> Values:
-    """The sample that frames of a stack give, without padding; all of it where everything is padding: blank is to become blank."""
-    values = _sparse(frames)
-    kept = None if padding is None else ~_sparse(padding)
-    return values if kept is None or not kept.any() else values[kept]
-
-
 def _first(stack: Stack | Group) -> Stack:
     return stack[0] if isinstance(stack, Group) else stack
-
-
-def _sparse(frames: Values) -> Values:
-    """Every n-th row and column of frames, so many that they make a sample."""
-    stride = sample_stride(frames.shape[1], frames.shape[2], len(frames))
-    return frames[:, ::stride, ::stride]

@@ -24,7 +24,7 @@ from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.storage.memory import Share
-from dicomdl.values.stack_intensity import stack_sample
+from dicomdl.values.sampling import stack_sample
 from dicomdl.volumes import blocks as voxels
 from dicomdl.volumes.blocks import Scratch, StackVoxels
 

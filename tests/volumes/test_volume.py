@@ -43,9 +43,10 @@ from dicomdl.errors import (
 )
 from dicomdl.geometry.grid import Geometry
 from dicomdl.storage import memory
-from dicomdl.values import stack_intensity as stack_intensity_module
+from dicomdl.values import sampling as sampling_module
 from dicomdl.values.conversion import conversions
-from dicomdl.values.stack_intensity import stack_intensity, stack_sample
+from dicomdl.values.sampling import stack_sample
+from dicomdl.values.stack_intensity import stack_intensity
 from dicomdl.volumes.pictures import montage, write_png
 from dicomdl.volumes.volume import Volume
 
@@ -264,14 +265,14 @@ def test_the_limits_of_a_percentile_are_computed_once_and_kept_for_other_process
 ) -> None:
     write_series(folder, shape=(5, 9, 11), modality="MR")
     stack = only_stack(folder)
-    read = stack_intensity_module.read_converted
+    read = sampling_module.read_converted
     reads: list[int] = []
 
     def counted(sources, *args, **named):
         reads.append(len(sources))
         return read(sources, *args, **named)
 
-    monkeypatch.setattr(stack_intensity_module, "read_converted", counted)
+    monkeypatch.setattr(sampling_module, "read_converted", counted)
     first = stack_intensity(stack, "auto")
     assert reads == [5]
     # What a new process finds: nothing in memory, the limits in the cache folder.

@@ -1,4 +1,4 @@
-"""datasets.device.kinds"""
+"""Kinds of frames: what a decoder treats alike, and how much two right ones may differ."""
 
 import math
 from collections.abc import Iterator

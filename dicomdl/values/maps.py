@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dicomdl.arrays import Float32, Values
 from dicomdl.errors import IntensityError
@@ -21,8 +20,6 @@ from dicomdl.values.lookup import LookupTable
 from dicomdl.values.lookup_reading import voi_luts
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
-SAMPLED_FRAMES: Final = 16
-SAMPLED_VALUES: Final = 1 << 20
 _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -240,22 +237,3 @@ class Percentile:
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
         """Network values of an array of any shape by its own percentiles, in a new array or `out`."""
         return self.with_limits(*self.limits(np.asarray(values)))(values, out)
-
-
-def sample_positions(n_frames: int) -> NDArray[np.intp]:
-    """Which frames of a stack the sample for `Percentile` takes: ascending, at most 16, evenly spaced, first and last among them."""
-    if n_frames <= SAMPLED_FRAMES:
-        return np.arange(n_frames, dtype=np.intp)
-    gaps = SAMPLED_FRAMES - 1
-    return (np.arange(SAMPLED_FRAMES, dtype=np.intp) * (n_frames - 1) + gaps // 2) // gaps
-
-
-def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
-    """The smallest step, the same for rows and columns, with which `n_sampled` frames give at most 2**20 values."""
-    stride = max(1, math.isqrt(n_sampled * rows * columns // SAMPLED_VALUES))
-    while (
-        stride < max(rows, columns)
-        and n_sampled * -(-rows // stride) * -(-columns // stride) > SAMPLED_VALUES
-    ):
-        stride += 1
-    return stride
