@@ -1,4 +1,4 @@
-"""How the values of a stack become a sample: the recipe, padding, channels, tensors.
+"""How the values of a stack become a sample: padding, channels, tensors.
 
 A sample depends on (seed, epoch, row) alone, never on the process that makes it.
 """
@@ -14,12 +14,8 @@ from dicomdl.datasets.device.intensity import intensity_as_data
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
-from dicomdl.index.views import Stack
-from dicomdl.storage.memory import remembered
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
-from dicomdl.values.request import IntensityRequest
-from dicomdl.values.stack_intensity import SuvPolicy, stack_intensity
 
 Affine = npt.NDArray[np.float64]
 IntensityOn = Literal["cpu", "device"]
@@ -38,24 +34,6 @@ def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
         np.multiply(change, padding, out=change)
         np.bitwise_xor(bits, change, out=bits)
     return read.array
-
-
-def stack_recipe(
-    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None = None
-) -> Intensity:
-    """What `intensity` means for a stack, remembered where the request can be hashed."""
-    try:
-        hash(request)
-    except TypeError:  # such as a caller's own object
-        return stack_intensity(stack, request, suv, max_bytes)
-    return _known_recipe(stack, request, suv, max_bytes)
-
-
-@remembered("intensity recipes")
-def _known_recipe(
-    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
-) -> Intensity:
-    return stack_intensity(stack, request, suv, max_bytes)
 
 
 def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:

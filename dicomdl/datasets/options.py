@@ -6,21 +6,21 @@ be read; `assembly.Delivery` says how images are delivered, `regrid.TargetGrid` 
 `selection.StackChoice` which stacks are taken.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from dicomdl.datasets.assembly import stack_recipe
 from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import UsageError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.cache.stats import Cache
+from dicomdl.storage.memory import remembered
 from dicomdl.storage.system import available_cores
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
-from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
+from dicomdl.values.stack_intensity import SuvPolicy, checked_suv, stack_intensity
 from dicomdl.volumes.blocks import StackVoxels, voxels_of
 from dicomdl.volumes.caching import is_worth_caching
 
@@ -52,6 +52,14 @@ class Reading:
     suv: SuvPolicy
     decoding: Decoding
     cache: Cache | None = None
+    # A caller's own function need not hash; found out once, not for every sample.
+    is_hashable: bool = field(init=False, repr=False, compare=False, default=True)
+
+    def __post_init__(self) -> None:
+        try:
+            hash(self.intensity)
+        except TypeError:
+            object.__setattr__(self, "is_hashable", False)
 
     @classmethod
     def of(
@@ -70,7 +78,8 @@ class Reading:
 
     def recipe(self, stack: Stack) -> Intensity:
         """What the intensity means for a stack."""
-        return stack_recipe(stack, self.intensity, self.suv, self.decoding.max_bytes)
+        recipe_of = _known_recipe if self.is_hashable else stack_intensity
+        return recipe_of(stack, self.intensity, self.suv, self.decoding.max_bytes)
 
     def voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels:
         """The reader of a stack's blocks, at full resolution."""
@@ -85,3 +94,10 @@ class Reading:
     def decoding_here(self) -> Decoding:
         """The decoding by all cores, or by one in a DataLoader's worker, whose neighbours have them."""
         return self.decoding.with_threads(1 if is_worker() else available_cores())
+
+
+@remembered("intensity recipes")
+def _known_recipe(
+    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
+) -> Intensity:
+    return stack_intensity(stack, request, suv, max_bytes)
