@@ -86,7 +86,11 @@ def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> 
             all(map(is_plain_tensor, values))
             and len({(value.shape, value.dtype) for value in values}) == 1
         )
-        # torch's own way out of a worker has a stack of its own, in memory that is shared.
-        is_ours = are_alike and (leaves or not is_worker())
-        batch[key] = stacked(values) if is_ours else otherwise(values)
+        if are_alike and (leaves or not is_worker()):
+            batch[key] = stacked(values)
+        elif are_alike:
+            # torch's way out of a worker, whose stack lies in shared memory and takes no lazy negatives.
+            batch[key] = otherwise([value.resolve_neg() for value in values])
+        else:
+            batch[key] = otherwise(values)
     return batch

@@ -1,16 +1,20 @@
-"""How batches and errors leave a loader's worker."""
+"""How batches leave a loader's worker, in buffers and as torch sends them."""
 
 import copy
 import gc
 import os
 import pickle
 import random
+import select
 import signal
 import subprocess
 import sys
-import time
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 import dicomdl
 from dicomdl.datasets.collate import teach_default_collate
 from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.transport import check
 from dicomdl.datasets.transport.images import BatchImages, new_array
 from dicomdl.datasets.transport.pool import MAX_BUFFERS, MIN_BYTES, own_pool, stacked
 from dicomdl.datasets.transport.receiver import RECEIVER
@@ -37,10 +42,20 @@ needs_buffers = pytest.mark.skipif(
 )
 
 
+both_ways = pytest.mark.parametrize("way", ["auto", "torch"], indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def no_buffers_are_left_behind() -> Iterator[None]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """How batches leave workers: in buffers, unless a test asks for torch's way."""
     gc.collect()
-    yield
+    wanted = getattr(request, "param", "auto")
+    monkeypatch.setenv(check.VARIABLE, wanted)
+    check.uses_buffers.cache_clear()
+    if wanted == "torch":
+        monkeypatch.delattr(RECEIVER.__class__, "receive")  # a lease would not arrive
+    yield wanted
+    check.uses_buffers.cache_clear()
     gc.collect()
     assert not RECEIVER.mapped and not RECEIVER.leased and not RECEIVER.workers, (
         "buffers of loaders that are no more"
@@ -88,13 +103,18 @@ def is_sound(batch: Any) -> bool:
 # --- what arrives -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("way", "method", "dtype"),
+    [
+        *(("auto", method, torch.float32) for method in METHODS),
+        *(("auto", "fork", dtype) for dtype in (torch.int16, torch.bfloat16)),
+        *(("torch", method, torch.float32) for method in ("fork", "spawn")),
+    ],
+    indirect=["way"],
+)
 def test_what_arrives_is_what_was_sent_and_stays_so_however_long_it_is_kept(
     method: str, dtype: torch.dtype
 ) -> None:
-    if dtype != torch.float32 and method != "fork":
-        pytest.skip("each start method once")
     loader = DataLoader(
         Numbered(120, dtype=dtype),
         batch_size=2,
@@ -123,6 +143,7 @@ def test_a_worker_fills_a_few_buffers_again_and_again() -> None:
     assert len(places) <= 8 and len(RECEIVER.mapped) <= 8
 
 
+@both_ways
 def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_in_no_other() -> (
     None
 ):
@@ -137,7 +158,8 @@ def test_batches_that_are_all_kept_are_all_right_and_what_is_written_to_one_is_i
         assert is_sound(batch) and bool((a_part == row % 128).all())
 
 
-def test_sizes_may_differ_from_batch_to_batch() -> None:
+@both_ways
+def test_sizes_may_differ_from_batch_to_batch(way: str) -> None:
     shapes = [(1, 64, 300), (1, 300, 300), (3, 500, 300), (1, 2, 3), (1, 64, 64)]
     for batch in DataLoader(Numbered(150, shapes), batch_size=1, num_workers=2):
         assert is_sound(batch) and tuple(batch["image"].shape[1:]) == shapes[int(batch["row"]) % 5]
@@ -145,13 +167,14 @@ def test_sizes_may_differ_from_batch_to_batch() -> None:
         Numbered(30, shapes), batch_size=5, num_workers=1, collate_fn=dicomdl.collate
     ):
         assert isinstance(batch["image"], list) and is_sound(batch)
-        if hasattr(os, "memfd_create"):
+        if way == "auto" and hasattr(os, "memfd_create"):
             assert all(
                 image.untyped_storage().nbytes() == image.nbytes and not image.is_shared()
                 for image in batch["image"]
             )
 
 
+@both_ways
 @pytest.mark.parametrize("persistent", [False, True])
 def test_passes_may_be_broken_off_and_begun_again(persistent: bool) -> None:
     loader = DataLoader(Numbered(60), batch_size=2, num_workers=2, persistent_workers=persistent)
@@ -169,6 +192,7 @@ def test_passes_may_be_broken_off_and_begun_again(persistent: bool) -> None:
     del loader
 
 
+@both_ways
 def test_a_sample_without_a_batch_arrives_as_a_sample() -> None:
     rows = []
     for sample in DataLoader(Numbered(40), batch_size=None, num_workers=2):
@@ -195,6 +219,7 @@ class Odd(Dataset[Any]):
         )
 
 
+@both_ways
 def test_tensors_of_any_kind_arrive() -> None:
     alone, sent = (list(DataLoader(Odd(), batch_size=2, num_workers=workers)) for workers in (0, 1))
     for one, other in zip(alone, sent, strict=True):
@@ -213,6 +238,7 @@ class Negative(Odd):
         return Sample(image=torch.full((300, 200), complex(1, row)).conj().imag, row=row)
 
 
+@both_ways
 def test_what_is_lazily_negative_arrives_negative() -> None:
     for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=20):
         assert bool((sample["image"] == -sample["row"]).all())
@@ -248,10 +274,12 @@ class Transformed(Numbered):
         return self.transform(super().__getitem__(row))
 
 
+@both_ways
 def test_images_that_a_worker_keeps_stay_as_they_are() -> None:
     assert all(map(is_sound, DataLoader(Transformed(200, Keeping()), batch_size=4, num_workers=1)))
 
 
+@both_ways
 def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None:
     def gathered(samples: list[Any]) -> Any:
         first, *rest = samples
@@ -276,6 +304,7 @@ def test_images_are_stacked_where_they_do_not_lie_one_behind_the_other() -> None
         assert len(batch["row"]) == 1 and is_sound(batch)
 
 
+@both_ways
 def test_an_order_of_its_own_is_kept() -> None:
     def channels_last(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
@@ -291,10 +320,11 @@ def test_an_order_of_its_own_is_kept() -> None:
         assert is_sound(batch) and batch["image"].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_batch_that_is_copied_or_pickled_is_a_copy() -> None:
+@both_ways
+def test_a_batch_that_is_copied_or_pickled_is_a_copy(way: str) -> None:
     def copied(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
-        assert type(batch) is OutgoingBatch
+        assert type(batch) is (OutgoingBatch if way == "auto" else dict)
         other = copy.deepcopy(batch)
         again = pickle.loads(pickle.dumps(batch))
         batch["image"].fill_(-1)
@@ -306,6 +336,7 @@ def test_a_batch_that_is_copied_or_pickled_is_a_copy() -> None:
     )
 
 
+@both_ways
 def test_a_batch_that_is_sent_twice_is_two() -> None:
     def twice(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
@@ -332,6 +363,7 @@ class Cached(Numbered):
         return [self.kept[row] for row in rows]
 
 
+@both_ways
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_what_the_receiver_writes_reaches_nothing_that_a_worker_keeps(batch_size: int) -> None:
     loader = DataLoader(Cached(16), batch_size=batch_size, num_workers=1, persistent_workers=True)
@@ -357,11 +389,13 @@ class ChangesLater(Numbered):
         return made
 
 
+@both_ways
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_worker_changes_afterwards_reaches_no_batch(workers: int) -> None:
     assert all(map(is_sound, DataLoader(ChangesLater(400), batch_size=4, num_workers=workers)))
 
 
+@both_ways
 def test_samples_within_the_making_of_a_sample_are_made_apart(folder: Path) -> None:
     write_series(folder / "a", shape=(8, 150, 160), intercept=-1024)
     write_series(folder / "b", shape=(3, 300, 200), seed=1, modality="MR")
@@ -403,6 +437,7 @@ class Mixing:
         }
 
 
+@both_ways
 def test_samples_that_share_their_images_are_delivered_as_without_workers() -> None:
     def collated(samples: list[Any]) -> Any:
         batch = dicomdl.collate(samples)
@@ -434,6 +469,7 @@ def test_a_tensor_holds_its_own_bytes_and_no_others() -> None:
         assert is_sound(batch)
 
 
+@both_ways
 def test_batches_may_go_to_several_receivers() -> None:
     context = torch.multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -445,29 +481,30 @@ def test_batches_may_go_to_several_receivers() -> None:
 
     for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
         assert is_sound(batch)
-        assert is_sound(queue.get(timeout=20))
+        assert is_sound(queue.get(timeout=60))
 
-    def listens(results: Any) -> None:
-        results.put([is_sound(queue.get(timeout=20)) for _ in range(30)])
+    def listen(results: Any) -> None:
+        try:
+            results.send([is_sound(queue.get(timeout=60)) for _ in range(30)])
+        except BaseException:
+            results.send(traceback.format_exc())
 
-    results = context.SimpleQueue()
-    listener = context.Process(target=listens, args=(results,))
+    receive, send = context.Pipe(duplex=False)
+    listener = context.Process(target=listen, args=(send,))
     listener.start()
-    for batch in DataLoader(Numbered(60), batch_size=2, num_workers=1, collate_fn=also):
-        assert is_sound(batch)
-    assert all(results.get())
+    send.close()  # so that the end of the listener ends the wait for it
+    # The worker, which passes the descriptors, must not end before the listener has them all.
+    loader = DataLoader(
+        Numbered(60), batch_size=2, num_workers=1, collate_fn=also, persistent_workers=True
+    )
+    assert all(map(is_sound, loader))
+    assert receive.recv() == [True] * 30
     listener.join()
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+    del loader
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def test_where_there_is_no_nameless_memory_tensors_go_by_the_way_of_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(os, "memfd_create", raising=False)
-    assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
-    assert not RECEIVER.mapped
 
 
 @needs_buffers
@@ -477,6 +514,7 @@ def test_where_memory_is_out_tensors_go_by_the_way_of_torch(
     def none(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    assert check.uses_buffers()  # also in the worker, which is forked
     monkeypatch.setattr(os, "posix_fallocate", none)
     assert all(map(is_sound, DataLoader(Numbered(20), batch_size=2, num_workers=1)))
     assert not RECEIVER.mapped
@@ -600,15 +638,22 @@ def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
     assert "memfd:dicomdl-batch" not in Path("/proc/self/maps").read_text()
 
 
+class Stalling(Numbered):
+    """A dataset that never gives its last row."""
+
+    def __getitem__(self, row: int) -> Any:
+        if row == len(self) - 1:
+            threading.Event().wait()
+        return super().__getitem__(row)
+
+
 @needs_buffers
 def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
-    loader = iter(DataLoader(Numbered(200), batch_size=2, num_workers=1))
+    loader = iter(DataLoader(Stalling(41), batch_size=2, num_workers=1))
     held: list[Any] = []
-    for _ in range(
-        20
-    ):  # all buffers are known then; killed in the midst of handing one over, torch may wait for ever
+    for _ in range(20):
         held = [*held[-2:], next(loader)]
-    time.sleep(0.3)
+    # All that was made has arrived: killed in the midst of sending, torch may wait for ever.
     os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match=r"killed|exited"):
         held.extend(loader)
@@ -643,18 +688,19 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
         "loader = iter(DataLoader(Numbered(1000), batch_size=2, num_workers=2))\n"
         "held = [next(loader) for _ in range(4)]\n"
         "print('ready', *(w.pid for w in loader._workers), flush=True)\n"
-        "time.sleep(60)\n"
+        "signal.pause()\n"
     )
     with subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()[1:]]
+        ends = [os.pidfd_open(worker) for worker in workers]
         process.kill()
-    end = time.monotonic() + 30
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < end:
-        time.sleep(0.1)  # torch's workers look every 5 s whether their parent lives
-    assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    for end in ends:  # torch's workers look every 5 s whether their parent lives
+        select.select([end], [], [])
+        os.close(end)
+    assert len(workers) == 2
     named = [
         name
         for name in os.listdir("/dev/shm")
@@ -670,9 +716,84 @@ def test_what_is_small_or_outside_of_a_worker_has_no_buffer() -> None:
     assert not rows._sizes and own_pool() is None
 
 
+# --- the switch and the self-check ------------------------------------------------------------------------------------
+
+
+def refused(*arguments: Any) -> Any:
+    raise PermissionError(1, "Operation not permitted")
+
+
+# What the check finds alone: torch needs descriptors and pickles, too.
+FAULTS: dict[str, Any] = {
+    "os.memfd_create is missing": lambda patch: patch.delattr(os, "memfd_create"),
+    "default_collate_fn_map is missing": lambda patch: patch.setitem(
+        sys.modules, "torch.utils.data._utils.collate", None
+    ),
+    "cannot be sent (PermissionError": lambda patch: patch.setattr(
+        check, "reduction", SimpleNamespace(DupFd=refused)
+    ),
+    "without its content": lambda patch: patch.setattr(
+        check, "mapped", lambda *arguments: np.zeros(4096, np.uint8)
+    ),
+}
+
+
+@needs_buffers
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_self_check_says_what_is_missing_and_batches_go_torchs_way(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert check.self_check() is None
+    with monkeypatch.context() as patch:
+        FAULTS[fault](patch)
+        assert fault in (check.self_check() or "")
+        patch.delattr(RECEIVER.__class__, "receive")
+        # pytest records warnings in memory, which those of a worker do not leave.
+        patch.setattr(warnings, "showwarning", lambda text, *_: os.write(2, f"{text}".encode()))
+        loader = DataLoader(Numbered(20), 2, num_workers=2, collate_fn=dicomdl.collate)
+        assert all(map(is_sound, loader))
+        del loader
+    told = capfd.readouterr().err
+    assert told.count("batches go torch's slower way") == 1 and fault in told
+
+
+WITHOUT_COLLATE = """
+import sys, torch.utils.data
+sys.modules["torch.utils.data._utils.collate"] = None
+from dicomdl.datasets.collate import Sample, collate, teach_default_collate
+teach_default_collate()
+samples = [Sample(image=torch.zeros(2)), Sample(image=torch.ones(2))]
+for function in (collate, torch.utils.data.default_collate):
+    assert function(samples)["image"].tolist() == [[0, 0], [1, 1]], function
+"""
+
+
+def test_samples_are_collated_where_torchs_default_collate_has_moved() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_COLLATE], check=True)
+
+
+def test_an_unknown_way_is_told_and_taken_for_auto(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(check.VARIABLE, "tcp")
+    with pytest.warns(RuntimeWarning, match="DICOMDL_TRANSPORT='tcp': expected auto or torch"):
+        expected = check.uses_buffers()
+    monkeypatch.setenv(check.VARIABLE, "auto")
+    check.uses_buffers.cache_clear()
+    assert check.uses_buffers() == expected
+
+
+@both_ways
+def test_the_switch_is_followed_without_a_word(way: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check.uses_buffers() == (way == "auto" and sys.platform == "linux")
+
+
 # --- the datasets -----------------------------------------------------------------------------------------------------
 
 
+@both_ways
 @pytest.mark.parametrize("on", ["cpu", "device"])
 @pytest.mark.parametrize("kind", ["frames", "volumes", "patches", "neighbours"])
 def test_loaders_with_workers_deliver_what_those_without_do(
