@@ -126,6 +126,10 @@ class IntensityError(DicomdlError):
 class DoesNotFit(IntensityError):
     """Values that the integer dtype asked for does not hold. Attributes `minimum`, `maximum`, `dtype`."""
 
+    minimum: int
+    maximum: int
+    dtype: str
+
 
 class SUVError(IntensityError):
     """A PET stack whose header does not give SUV. Attribute `attribute` names the DICOM attributes at fault."""

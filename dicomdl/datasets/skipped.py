@@ -7,6 +7,8 @@ import tempfile
 import weakref
 from dataclasses import dataclass
 
+from dicomdl.errors import is_facts_line
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -31,7 +33,7 @@ class SkippedLog:
 
     def note(self, row: int, epoch: int, action: str, error: BaseException | None) -> None:
         """Write down one sample."""
-        notes = getattr(error, "__notes__", [])
+        notes = [note for note in getattr(error, "__notes__", ()) if not is_facts_line(note)]
         words = "; ".join([f"{type(error).__name__}: {error}", *notes])[:2000]
         line = json.dumps({"row": row, "epoch": epoch, "action": action, "error": words}) + "\n"
         with contextlib.suppress(OSError):

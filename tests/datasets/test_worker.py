@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dicomdl import errors
+from dicomdl.datasets.skipped import SkippedLog
 from dicomdl.datasets.worker import errors_leave_whole
 
 METHODS = ["fork", "spawn", "forkserver"]
@@ -172,6 +173,21 @@ def test_an_error_that_was_raised_from_another_does_not_take_its_facts() -> None
 
     error = raised(Outside(from_another), errors.PixelError)
     assert "PixelError: another" in str(error) and not vars(error)
+
+
+def test_facts_of_a_dataset_within_another_are_in_no_list_of_skipped_samples() -> None:
+    log = SkippedLog()
+
+    def noted() -> Any:
+        try:
+            Raising()[0]
+        except errors.DicomdlError as error:
+            log.note(7, 0, "skip", error)
+        return 1
+
+    assert list(DataLoader(Case(noted), batch_size=None, num_workers=1)) == [1]
+    (skipped,) = log.read()
+    assert skipped.error == f"{TREE[0].__name__}: what was found; file: somewhere"
 
 
 class Derived(errors.PixelError):
