@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from dicomdl.storage.sources import UNKNOWN, Source
+
 Need = Literal["identity", "select", "grid", "pixels", "intensity", "split", "suv"]
 Kind = Literal["text", "integer", "real", "reals", "flag"]
 
@@ -104,7 +106,8 @@ class FrameSource:
 
     Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in (BitsAllocated 1 only).
     Encapsulated frames: from the first fragment's item tag to the end of the last fragment, item headers inside.
-    `deflated`: the offset counts in the inflated data set. `file_bytes` and `file_mtime_ns` are what the scan saw.
+    `deflated`: the offset counts in the inflated data set. `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode`
+    are the file as the scan saw it (see `storage.sources.Source`).
     A tile of a mosaic is `rows` x `columns` pixels from (`tile_top`, `tile_left`) on of a coded frame of `coded_rows` x
     `coded_columns`; both are 0 where the frame is coded as it is.
     """
@@ -133,6 +136,15 @@ class FrameSource:
     tile_top: int = 0
     tile_left: int = 0
     sop_class_uid: str = ""  # whether samples are labels, which have no mean
+    file_ctime_ns: int = UNKNOWN
+    file_inode: int = 0
+
+    @property
+    def file(self) -> Source:
+        """The file as the scan saw it."""
+        return Source(
+            self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +165,8 @@ class Frame:
     float_pixels: bool = False  # Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25)
     file_bytes: int
     file_mtime_ns: int
+    file_ctime_ns: int = UNKNOWN
+    file_inode: int = 0
     coded_rows: int = 0  # of the mosaic that this frame is a tile of; 0: it is no tile
     coded_columns: int = 0
     tile_top: int = 0
@@ -430,6 +444,13 @@ class Frame:
     extra: tuple[tuple[str, Any], ...] = ()  # the columns that scan(attributes=...) added, by name
 
     @property
+    def file(self) -> Source:
+        """The file as the scan saw it."""
+        return Source(
+            self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
+        )
+
+    @property
     def source(self) -> FrameSource:
         """Where this frame's bytes are and how they code its samples."""
         return FrameSource(*(getattr(self, name) for name in SOURCE_FIELDS))
@@ -443,6 +464,8 @@ class Frame:
         return f"Frame({', '.join(shown)})"
 
 
+# A frame's fields in the order of `Source`'s: columns of `files`, not of `frames`.
+FILE_FIELDS: Final = ("path", "file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
 SOURCE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FrameSource))
 
 

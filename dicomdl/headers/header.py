@@ -5,6 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 from dicomdl.headers.pixel_data import Place
 from dicomdl.headers.rows import Row
+from dicomdl.storage.sources import Source
 
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]
 
@@ -19,6 +20,7 @@ class CodedTile(NamedTuple):
 
 
 NO_TILE: Final = CodedTile(0, 0, 0, 0)
+UNREAD: Final = Source("", 0, 0, 0)
 
 
 class Header(NamedTuple):
@@ -31,9 +33,7 @@ class Header(NamedTuple):
     reason: str = ""
     detail: str = ""
     sop_class_uid: str = ""
-    file_bytes: int = 0
-    file_mtime_ns: int = 0
-    file_ctime_ns: int = 0
+    source: Source = UNREAD
     rows: Sequence[Row] = ()
     places: Sequence[Place] = ()
     deflated: bool = False

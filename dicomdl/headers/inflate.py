@@ -1,36 +1,83 @@
-"""headers.inflate"""
+"""Deflated data sets (PS3.5 A.5): the one inflater, and what of a file it is asked for.
+
+Nothing is inflated further than its reader says, so that no bomb goes off: 1 MB may inflate to 1 GiB.
+"""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dicomdl.errors import HeaderError
+from dicomdl.headers.coding import first_element
+from dicomdl.headers.elements import walk_meta
 from dicomdl.headers.heads import UNDEFINED, ElementHead
 from dicomdl.headers.window import MAX_HEADER_BYTES, Window
 
+Read = Callable[[int, int], bytes]
+
 MAX_INFLATED: Final = 512 * 2**20
+_PACKED: Final = 2**18
+_CHUNK: Final = 2**20
+
+
+def inflated(packed: Iterable[bytes], chunk: int = _CHUNK) -> Iterator[bytes]:
+    """The inflated bytes of a raw deflated stream, in pieces of at most `chunk` bytes.
+
+    A stream that breaks off ends where it does; HeaderError where it is damaged.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        for piece in packed:
+            while piece and not inflater.eof:
+                yield inflater.decompress(piece, chunk)
+                piece = inflater.unconsumed_tail
+        while not inflater.eof and (rest := inflater.decompress(b"", chunk)):
+            yield rest
+    except zlib.error as error:
+        message = f"the deflated bytes cannot be inflated ({error})"
+        raise HeaderError(message, reason="malformed") from None
+
+
+def inflate(packed: Iterable[bytes], limit: int) -> bytes:
+    """The first `limit` inflated bytes of a raw deflated stream, fewer where it ends before."""
+    pieces, found = [], 0
+    for piece in inflated(packed, min(limit, _CHUNK)) if limit > 0 else ():
+        pieces.append(piece)
+        found += len(piece)
+        if found >= limit:
+            break
+    return b"".join(pieces)[:limit]
+
+
+def inflate_data_set(read: Read, size: int, limit: int) -> bytes:
+    """The first `limit` bytes of the data set of a deflated file of `size` bytes."""
+    first = read(0, min(size, _PACKED))
+    window = Window(read, size, first)
+    position = walk_meta(window, first_element(first) or 0, None, -1)[1]
+    return inflate(_packed(read, position, size), limit)
+
+
+def _packed(read: Read, position: int, size: int) -> Iterator[bytes]:
+    while position < size and (piece := read(position, min(_PACKED, size - position))):
+        yield piece
+        position += len(piece)
 
 
 class Inflated:
-    """The data set of a deflated file (PS3.5 A.5): its beginning inflated in memory, the rest only measured.
+    """The data set of a deflated file: its beginning inflated in memory, the rest only measured.
 
-    So that no bomb goes off: of 1 GiB of zeros in 1 MB, `MAX_HEADER_BYTES` are kept and `MAX_INFLATED` looked at.
+    Of 1 GiB of zeros in 1 MB, `MAX_HEADER_BYTES` are kept and `MAX_INFLATED` looked at.
     """
 
-    CHUNK: Final = 2**20
-
-    def __init__(self, read: Callable[[int, int], bytes], size: int, position: int) -> None:
-        self._read = read
-        self._size = size
-        self._position = position
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    def __init__(self, read: Read, size: int, position: int) -> None:
+        self._pieces = inflated(_packed(read, position, size))
         self._length = 0
         self._kept = bytearray()
 
     def window(self) -> Window:
         """A window on the data set, whose size is an upper bound until `measure` says it."""
-        while len(self._kept) < MAX_HEADER_BYTES and (chunk := self._next()):
-            self._kept += chunk
+        while len(self._kept) < MAX_HEADER_BYTES and (piece := self._next()) is not None:
+            self._kept += piece
         ended = len(self._kept) < MAX_HEADER_BYTES
         return Window(self._take, self._length if ended else MAX_INFLATED)
 
@@ -41,7 +88,7 @@ class Inflated:
             if pixel_data.length == UNDEFINED
             else pixel_data.value + pixel_data.length
         )
-        while self._length < end and self._next():
+        while self._length < end and self._next() is not None:
             if self._length > MAX_INFLATED:
                 raise _inflates_too_far(MAX_INFLATED)
         return self._length
@@ -51,24 +98,10 @@ class Inflated:
             raise _inflates_too_far(MAX_HEADER_BYTES)
         return bytes(self._kept[offset : offset + length])
 
-    def _next(self) -> bytes:
-        """Up to `CHUNK` more inflated bytes, b"" at the end; a stream that breaks off ends where it does."""
-        inflater = self._inflater
-        try:
-            while not inflater.eof:
-                compressed = inflater.unconsumed_tail
-                if not compressed:
-                    compressed = self._read(self._position, min(2**18, self._size - self._position))
-                    self._position += len(compressed)
-                chunk = inflater.decompress(compressed, self.CHUNK)
-                self._length += len(chunk)
-                if chunk or not compressed:
-                    return chunk
-        except zlib.error:
-            raise HeaderError(
-                "the deflated data set cannot be inflated", reason="malformed"
-            ) from None
-        return b""
+    def _next(self) -> bytes | None:
+        piece = next(self._pieces, None)
+        self._length += 0 if piece is None else len(piece)
+        return piece
 
 
 def _inflates_too_far(limit: int) -> HeaderError:

@@ -9,23 +9,23 @@ import functools
 import io
 import itertools
 import os
-import stat
 import warnings
-import zlib
 from collections.abc import Iterable
 from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
+from dicomdl.errors import DicomdlError, FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
+from dicomdl.headers.inflate import inflate_data_set
 from dicomdl.headers.requirement import require_pydicom
 from dicomdl.headers.uids import DEFLATED
 from dicomdl.storage.memory import Share, share
-from dicomdl.storage.system import OPEN_FLAGS
+from dicomdl.storage.sources import Source, as_stream, look_up, opened
 
-Path: TypeAlias = str | os.PathLike[str]
+# A path is any file that is there; a source must be as it was scanned.
+File: TypeAlias = str | os.PathLike[str] | Source
 
 MOST_ENTRIES: Final = 1 << 16
 MOST_BYTES: Final = (
@@ -223,60 +223,46 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
 _tables: Final[Share[Tables]] = share("header tables", one_at_a_time=True)
 
 
-def raw_tables(path: Path, failure: type[DicomdlError]) -> Tables:
+def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
     """The raw tables of a file, parsed once as long as it stays the same; whatever goes wrong is a `failure`."""
+    source = file if isinstance(file, Source) else Source(os.path.abspath(file))
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise failure("this is no regular file")
-        path = os.path.abspath(path)
-        return _tables.of(
-            (path, status.st_size, status.st_mtime_ns), functools.partial(_parsed, path)
-        )
-    except DicomdlError:
+        found = look_up(source)
+        return _tables.of(found, functools.partial(_parsed, found))
+    except FileChanged:
         raise
-    except (
-        Exception
-    ) as error:  # a parser raises anything on damaged bytes, and its messages quote values
-        reason = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else type(error).__name__
-        )
+    except PixelError as error:
+        raise failure(str(error)) from None
+    except Exception as error:
+        # A parser raises anything on damaged bytes, and its messages quote values.
+        reason = type(error).__name__
         raise failure(f"the header cannot be read: {reason}", reason=reason) from None
 
 
-def _parsed(path: str) -> Tables:
+def _parsed(source: Source) -> Tables:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # pydicom's warnings quote values, and values may identify a person
-        return _tables_of(_read_header(path))
+        return _tables_of(_read_header(source))
 
 
-def _read_header(path: str) -> Any:
+def _read_header(source: Source) -> Any:
     """pydicom's data set of the wanted elements before the pixels."""
     require_pydicom()
     import pydicom
 
-    with open(os.open(path, OPEN_FLAGS), "rb") as file:
-        start = file.read(1024)
-        file.seek(0)
-        source: BinaryIO = io.BytesIO(_inflated(file)) if _DEFLATED in start else file
+    with opened(source) as handle:
+        stream: BinaryIO = as_stream(handle)
+        if _DEFLATED in handle.read_at(0, 1024):
+            stream = io.BytesIO(inflate_data_set(handle.read_at, handle.size, MOST_INFLATED))
         # Not every file begins as Part 10 says; what is no DICOM at all comes back empty.
         dataset = pydicom.dcmread(
-            source, force=True, stop_before_pixels=True, specific_tags=list(_WANTED)
+            stream, force=True, stop_before_pixels=True, specific_tags=list(_WANTED)
         )
         if _SOP_CLASS not in dataset and _ROWS not in dataset:
             raise ValueError("not a DICOM data set")
         return dataset
-
-
-def _inflated(file: BinaryIO) -> bytes:
-    """The beginning of the data set of a deflated file (PS3.5 A.5); pydicom would inflate all of it."""
-    start = file.read(144)  # ends with the length of the meta information
-    file.seek(144 + int.from_bytes(start[140:144], "little"))
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(MOST_INFLATED), MOST_INFLATED)
 
 
 def _tables_of(dataset: Any) -> Tables:

@@ -8,7 +8,7 @@ imported only then. A file that cannot be used becomes a `Header` of kind "probl
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from dicomdl.errors import HeaderError
 from dicomdl.headers.coding import first_element, syntax_of
@@ -21,9 +21,9 @@ from dicomdl.headers.columns import (
     sign_padding,
 )
 from dicomdl.headers.elements import Walked, Wanted, walk, walk_meta
-from dicomdl.headers.frame import Attribute, Frame, attributes
+from dicomdl.headers.frame import FILE_FIELDS, Attribute, Frame, attributes
 from dicomdl.headers.functional_groups import first_item, frame_rows
-from dicomdl.headers.header import NO_TILE, CodedTile, Header
+from dicomdl.headers.header import NO_TILE, UNREAD, CodedTile, Header
 from dicomdl.headers.heads import PIXEL_DATA, TRANSFER_SYNTAX, Step
 from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.layouts import Layouts
@@ -41,7 +41,7 @@ from dicomdl.headers.uids import (
     is_image_storage,
 )
 from dicomdl.headers.window import Window
-from dicomdl.storage.system import OPEN_FLAGS, read_at
+from dicomdl.storage.sources import open_path
 
 # Small: the few UIDs that every file names.
 _uid = functools.lru_cache(maxsize=256)(as_text)
@@ -86,27 +86,20 @@ class HeaderReader:
     def read(self, path: str) -> Header:
         """What the file at `path` is; never raises for what a file may contain, a missing file included."""
         try:
-            descriptor = os.open(path, OPEN_FLAGS)
+            handle = open_path(path)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
         try:
-            stat = os.fstat(descriptor)
-            first = read_at(descriptor, self._first_read, 0)
-            header = self.parse(
-                first, stat.st_size, lambda offset, length: read_at(descriptor, length, offset)
-            )
+            first = handle.read_at(0, self._first_read)
+            header = self.parse(first, handle.size, handle.read_at)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
-            os.close(descriptor)
-        kind, reason, detail, sop_class, _, _, _, rows, places, deflated, is_float, tiles = header
-        times = (
-            stat.st_size,
-            stat.st_mtime_ns,
-            stat.st_ctime_ns,
-        )  # not by _replace, which takes 2 us
+            handle.close()
+        kind, reason, detail, sop_class, _, rows, places, deflated, is_float, tiles = header
+        # Not by _replace, which takes 2 us.
         return Header(
-            kind, reason, detail, sop_class, *times, rows, places, deflated, is_float, tiles
+            kind, reason, detail, sop_class, handle.source, rows, places, deflated, is_float, tiles
         )
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
@@ -191,7 +184,7 @@ class HeaderReader:
             places *= len(tiles) or 1
         is_float = pixel_data.tag != PIXEL_DATA
         return Header(
-            "image", "", "", sop_class, 0, 0, 0, rows, places, context.deflated, is_float, tiles
+            "image", "", "", sop_class, UNREAD, rows, places, context.deflated, is_float, tiles
         )
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
@@ -277,17 +270,16 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     }
     own = [a.name for a in attributes()]
     added = [a.name for a in extra]
+    state: dict[str, Any] = dict(zip(FILE_FIELDS, header.source, strict=True))
     return [
         Frame(
-            path=name,
             frame_number=header.frame_numbers[number],
             byte_offset=place.byte_offset,
             byte_length=place.byte_length,
             bit_offset=place.bit_offset,
             deflated=header.deflated,
             float_pixels=header.float_pixels,
-            file_bytes=header.file_bytes,
-            file_mtime_ns=header.file_mtime_ns,
+            **state,
             **(header.tiles[number] if header.tiles else NO_TILE)._asdict(),
             extra=tuple((column, values[column][number]) for column in added),
             **{column: values[column][number] for column in own},

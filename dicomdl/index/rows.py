@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dicomdl.errors import IndexFolderError
 from dicomdl.geometry.grid import Tolerances
-from dicomdl.headers.frame import SOURCE_FIELDS, Frame, FrameSource
+from dicomdl.headers.frame import FILE_FIELDS, SOURCE_FIELDS, Frame, FrameSource
 from dicomdl.index.generations import map_table, read_facts
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered
@@ -83,9 +83,9 @@ class Generation:
         return {}
 
     def cell(self, name: str) -> Callable[[int], Any]:
-        """A quick reader of one column: frame row -> value. `path`, `file_bytes` and `file_mtime_ns` are those of its file."""
+        """A quick reader of one column: frame row -> value. FILE_FIELDS are those of its file."""
         if name not in self._cells:
-            if name in _FILE_COLUMNS:
+            if name in FILE_FIELDS:
                 convert: Callable[[Any], Any] = os.fsdecode if name == "path" else int
                 reader = _through(self.cell("file"), _cells(self.files, name), convert)
             else:
@@ -95,7 +95,7 @@ class Generation:
 
     def values(self, name: str, rows: slice) -> list[Any]:
         """One column of some frame rows: as `cell` gives them, but several at once."""
-        if name in _FILE_COLUMNS:
+        if name in FILE_FIELDS:
             files = self.frames.numbers("file")[rows]
             return (
                 _decoded(*self.files.binaries(name, files))
@@ -137,9 +137,7 @@ class Generation:
         constants = self.frames.constants
         known = {name: constants[name] for name in _FRAME_COLUMNS if name in constants}
         others = [
-            (name, self.cell(name))
-            for name in (*_FILE_COLUMNS, *_FRAME_COLUMNS)
-            if name not in known
+            (name, self.cell(name)) for name in (*FILE_FIELDS, *_FRAME_COLUMNS) if name not in known
         ]
         return (
             known,
@@ -157,9 +155,8 @@ class Generation:
         )
 
 
-_FILE_COLUMNS: Final = ("path", "file_bytes", "file_mtime_ns")
 _FRAME_COLUMNS: Final = tuple(
-    f.name for f in fields(Frame) if f.name not in (*_FILE_COLUMNS, "extra")
+    f.name for f in fields(Frame) if f.name not in (*FILE_FIELDS, "extra")
 )
 _NOT_EXTRA: Final = frozenset({*_FRAME_COLUMNS, "file", "pixel_digest"})
 

@@ -6,9 +6,9 @@ from typing import Final
 import pyarrow as pa
 
 from dicomdl.geometry.verdict import IDC_CHECKS
-from dicomdl.headers.frame import Attribute, attributes
+from dicomdl.headers.frame import FILE_FIELDS, Attribute, attributes
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 TABLES: Final = ("files", "frames", "stacks", "problems")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -42,12 +42,12 @@ _CONCLUDED: Final = (
     ("duplicate_of", pa.int64()),
     ("pixel_digest", TEXT),
 )
+# The state of a file as the scan saw it, as `storage.sources.state_of` has it.
+STATE_COLUMNS: Final = FILE_FIELDS[1:]
 FILES_SCHEMA: Final = pa.schema(
     [
         ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
-        ("file_bytes", pa.int64()),
-        ("file_mtime_ns", pa.int64()),
-        ("file_ctime_ns", pa.int64()),
+        *((name, pa.int64()) for name in STATE_COLUMNS),
         ("kind", TEXT),
         ("sop_class_uid", TEXT),
     ]

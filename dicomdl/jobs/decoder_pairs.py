@@ -7,7 +7,7 @@ from dicomdl.errors import UnsupportedSyntax
 from dicomdl.headers import uids
 from dicomdl.jobs.second_decoder import Second
 from dicomdl.pixels import decoders as codecs
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 
 Relation = Literal["independent", "related", "same library"]
 _PYDICOM: Final = Second("pydicom", "pydicom", "pydicom")
@@ -61,7 +61,7 @@ _SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
 }
 
 
-def seconds_for(source: Source) -> tuple[Second, ...]:
+def seconds_for(source: FrameLike) -> tuple[Second, ...]:
     """The second decoders that can be asked for a frame, the most independent first; () where there is none."""
     return _SECONDS.get(source.transfer_syntax_uid, ())
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dicomdl.errors import PixelError
-from dicomdl.headers.frame import SOURCE_FIELDS, FrameSource
+from dicomdl.headers.frame import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.index.table import Table
 from dicomdl.pixels.read import read_frame
+from dicomdl.storage.sources import as_stream, opened
 
 
 def digests(frames: Table, files: Table) -> Callable[[int], str]:
@@ -19,13 +20,9 @@ def digests(frames: Table, files: Table) -> Callable[[int], str]:
         if known := frames.text("pixel_digest", row):
             return known
         places = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
-        path, size, modified = (
-            files.value(name, frames.value("file", row))
-            for name in ("path", "file_bytes", "file_mtime_ns")
-        )
-        source = FrameSource(
-            path=os.fsdecode(path), file_bytes=size, file_mtime_ns=modified, **places
-        )
+        file = frames.value("file", row)
+        state = {name: files.value(name, file) for name in FILE_FIELDS}
+        source = FrameSource(**{**state, "path": os.fsdecode(state["path"])}, **places)
         rescale = [
             frames.value(name, row)
             for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")
@@ -50,8 +47,8 @@ def _digest(source: FrameSource, rescale: Sequence[float | None], *, by_file: bo
             result.update(np.ascontiguousarray(values).data)
             return result.hexdigest()
     try:
-        with open(source.path, "rb") as file:
-            whole = hashlib.file_digest(file, "blake2b").hexdigest()
-    except OSError:
+        with opened(source.file) as handle:
+            whole = hashlib.file_digest(as_stream(handle), "blake2b").hexdigest()
+    except PixelError:
         return ""
     return f"{whole[:32]}:{source.frame_number}:{source.tile_top}:{source.tile_left}"

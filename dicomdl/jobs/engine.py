@@ -21,7 +21,7 @@ from dicomdl.headers.frame import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
-from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, frames_schema
+from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, STATE_COLUMNS, frames_schema
 from dicomdl.index.table import Table
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.system import available_cores
@@ -37,9 +37,7 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
     numbers = range(first, first + len(paths))
     files = {
         "path": list(paths),
-        "file_bytes": [h.file_bytes for h in headers],
-        "file_mtime_ns": [h.file_mtime_ns for h in headers],
-        "file_ctime_ns": [h.file_ctime_ns for h in headers],
+        **{name: [h.source[i] for h in headers] for i, name in enumerate(STATE_COLUMNS, 1)},
         "kind": [h.kind for h in headers],
         "sop_class_uid": [h.sop_class_uid for h in headers],
         "file": list(numbers),

@@ -27,6 +27,7 @@ from dicomdl.index.schema import (
     PROBLEMS_SCHEMA,
     READ_FILES_SCHEMA,
     STACKS_SCHEMA,
+    STATE_COLUMNS,
     TABLES,
     frames_schema,
 )
@@ -36,6 +37,7 @@ from dicomdl.jobs.engine import read_all
 from dicomdl.jobs.patients import hash_patients, holds_raw_patients, patient_key_name
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk, walk
+from dicomdl.storage.sources import COMPARED
 from dicomdl.version import __version__
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -183,9 +185,11 @@ def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
 def _unchanged(found: Walk, files: Table) -> bool:
     if len(files) != len(found.paths):
         return False
-    stats = np.array(found.stats, dtype=np.int64).reshape(-1, 3)
-    names = ("file_bytes", "file_mtime_ns", "file_ctime_ns")
-    same = all(np.array_equal(stats[:, i], files.numbers(name)) for i, name in enumerate(names))
+    states = np.array(found.states, dtype=np.int64).reshape(-1, len(STATE_COLUMNS))
+    same = all(
+        np.array_equal(states[:, i], files.numbers(name))
+        for i, name in enumerate(STATE_COLUMNS[:COMPARED])
+    )
     return same and files.equals("path", found.paths)
 
 
@@ -194,15 +198,12 @@ def _divide(found: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
     if old is None:
         return {}, list(range(len(found.paths)))
     columns = [old.files.column("path").to_pylist()]
-    columns += [
-        old.files.numbers(name).tolist()
-        for name in ("file_bytes", "file_mtime_ns", "file_ctime_ns")
-    ]
+    columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:COMPARED]]
     known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     kept: dict[int, int] = {}
     fresh: list[int] = []
-    for row, (path, status) in enumerate(zip(found.paths, found.stats, strict=True)):
-        old_row = known.get((path, *status))
+    for row, (path, state) in enumerate(zip(found.paths, found.states, strict=True)):
+        old_row = known.get((path, *state[:COMPARED]))
         if old_row is None:
             fresh.append(row)
         else:

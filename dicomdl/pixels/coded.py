@@ -9,8 +9,7 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
-from dicomdl.pixels.codestreams import Source, join_fragments
-from dicomdl.pixels.native import with_file
+from dicomdl.pixels.codestreams import FrameLike, join_fragments
 from dicomdl.pixels.options import FREE_FRAME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import (
     frame_shape,
@@ -19,11 +18,10 @@ from dicomdl.pixels.stored import (
     stored_bits,
     stored_dtype,
 )
-from dicomdl.storage.sources import take_open_file, truncated
-from dicomdl.storage.system import read_at
+from dicomdl.storage.sources import opened, read_range
 
 
-def read_coded(source: Source, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
+def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
     """The values of one compressed frame, the photometric interpretation that they have, and how often the codec halved them."""
     codecs.find_syntax(source.transfer_syntax_uid)  # before a whole film is read
     dtype = stored_dtype(source)
@@ -58,22 +56,14 @@ def read_coded(source: Source, out: Values | None, how: Decoding) -> tuple[Value
     return values, coded.space, coded.reduced
 
 
-def read_codestream(source: Source) -> bytes:
+def read_codestream(source: FrameLike) -> bytes:
     """The codestream of one frame, without a copy where it lies in one item, as most do."""
     offset, length = source.byte_offset, source.byte_length
-    if offset + length > source.file_bytes:
-        raise truncated(length, max(0, source.file_bytes - offset))
-
-    def read(descriptor: int) -> bytes:
-        head = read_at(descriptor, 8, offset)
+    with opened(source.file) as handle:
+        head = read_range(handle, offset, min(8, length))
         if head[:4] != b"\xfe\xff\x00\xe0" or int.from_bytes(head[4:], "little") != length - 8:
-            return join_fragments(take_open_file(descriptor, offset, length))
-        stream = read_at(descriptor, length - 8, offset + 8)
-        if len(stream) < length - 8:
-            raise truncated(length, len(stream) + 8)
-        return stream
-
-    return with_file(source, read)
+            return join_fragments(read_range(handle, offset, length))
+        return read_range(handle, offset + 8, length - 8)
 
 
 def _coded_bits(coded: codecs.Coded) -> CodedBits:
@@ -81,7 +71,7 @@ def _coded_bits(coded: codecs.Coded) -> CodedBits:
     return CodedBits(coded.precision, signed, overshoots, coded.bytewise)
 
 
-def to_rgb(values: Values, space: str, source: Source) -> None:
+def to_rgb(values: Values, space: str, source: FrameLike) -> None:
     """YBR_FULL* and YBR_PARTIAL* to RGB, rounded and clipped, in place: the inverse of PS3.3 C.7.6.3.1.2.
 
     Written for 8 bits there; for more the offsets 16 and 128 and the range scale with 2 ** (BitsStored - 8).

@@ -8,7 +8,7 @@ from dicomdl.geometry.grid import halved
 from dicomdl.headers.frame import Frame, FrameSource
 from dicomdl.storage.sources import truncated
 
-Source: TypeAlias = FrameSource | Frame
+FrameLike: TypeAlias = FrameSource | Frame
 
 
 class Codestream(NamedTuple):
@@ -55,7 +55,7 @@ def _fragments(data: bytes) -> Iterator[bytes]:
         yield data[start:position]
 
 
-def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
+def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None:
     """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
     found = (
         facts.rows or source.rows,
@@ -93,7 +93,7 @@ def check_facts(facts: Codestream, source: Source, stream_bytes: int) -> None:
         )
 
 
-def coded_space(facts: Codestream, source: Source) -> str:
+def coded_space(facts: Codestream, source: FrameLike) -> str:
     """The photometric interpretation of the decoded samples.
 
     What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
@@ -238,7 +238,7 @@ def _precincts(style: bytes, rows: int, columns: int) -> int:
     return count
 
 
-def halves_alike(facts: Codestream, source: Source) -> bool:
+def halves_alike(facts: Codestream, source: FrameLike) -> bool:
     """Whether the lower resolutions of a codestream are what halving its stored values would give.
 
     Not where the sign of the stream contradicts the header, or where samples are left-aligned: then only whole ones can be made what

@@ -19,7 +19,7 @@ from dicomdl.headers import uids
 from dicomdl.headers.requirement import require_pydicom
 from dicomdl.pixels.codestreams import (
     Codestream,
-    Source,
+    FrameLike,
     check_facts,
     coded_space,
     halves_alike,
@@ -55,7 +55,7 @@ class Job(NamedTuple):
     """
 
     stream: bytes
-    source: Source
+    source: FrameLike
     facts: Codestream
     out: Values | None = None
     rgb: bool = False
@@ -85,7 +85,7 @@ class Syntax(NamedTuple):
 
 def decode(
     stream: bytes,
-    source: Source,
+    source: FrameLike,
     out: Values | None = None,
     *,
     rgb: bool = False,
@@ -169,7 +169,7 @@ def find_syntax(transfer_syntax_uid: str) -> Syntax:
     return syntax
 
 
-def _check_rle(segments: int, source: Source, stream_bytes: int) -> None:
+def _check_rle(segments: int, source: FrameLike, stream_bytes: int) -> None:
     """One segment a byte of a pixel (PS3.5 G.2), of which two coded bytes give 128 at most."""
     expected = source.samples_per_pixel * source.bits_allocated // 8
     if segments != expected:

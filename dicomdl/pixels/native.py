@@ -1,16 +1,14 @@
 """pixels.native"""
 
-import os
-import zlib
-from collections.abc import Callable
-from typing import Final, TypeVar
+import contextlib
+from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
 from dicomdl.arrays import Values
-from dicomdl.errors import DecodeError
-from dicomdl.headers.coding import first_element
-from dicomdl.headers.elements import walk_meta
+from dicomdl.errors import DecodeError, HeaderError
+from dicomdl.headers.inflate import inflate, inflate_data_set
 from dicomdl.headers.uids import (
     DEFLATED_IN_ITEMS,
     GE_BIG_ENDIAN_PIXELS,
@@ -18,8 +16,7 @@ from dicomdl.headers.uids import (
     PLAIN_BIG,
     syntaxes_of,
 )
-from dicomdl.headers.window import Window
-from dicomdl.pixels.codestreams import Source, join_fragments
+from dicomdl.pixels.codestreams import FrameLike, join_fragments
 from dicomdl.pixels.stored import (
     frame_bits,
     is_subsampled,
@@ -27,36 +24,26 @@ from dicomdl.pixels.stored import (
     whole_bits,
 )
 from dicomdl.storage.memory import Share, share
-from dicomdl.storage.sources import opened, take_open_file, truncated
+from dicomdl.storage.sources import Handle, opened, read_range, truncated
 
-Result = TypeVar("Result")
 UNCODED: Final = syntaxes_of("", "deflate")
 
 
-def _read_bytes(source: Source, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`; refused before they are allocated when the file is too short for them."""
-    if offset + length > source.file_bytes:
-        raise truncated(length, max(0, source.file_bytes - offset))
-    data = with_file(source, lambda descriptor: take_open_file(descriptor, offset, length))
-    if len(data) < length:
-        raise truncated(length, len(data))
-    return data
+def _read_bytes(source: FrameLike, offset: int, length: int) -> bytes:
+    """`length` bytes at `offset`; refused before they are allocated where the file is too short."""
+    with opened(source.file) as handle:
+        return read_range(handle, offset, length)
 
 
-def with_file(source: Source, read: Callable[[int], Result]) -> Result:
-    """What `read` makes of the open file, which must be the one that was scanned."""
-    with opened(source.path, source.file_bytes, source.file_mtime_ns) as descriptor:
-        return read(descriptor)
-
-
-def native_bytes(source: Source) -> Values:
+def native_bytes(source: FrameLike) -> Values:
     """The frame's bytes as uint8: out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in those."""
     if source.deflated:
         return _inflated(source)
     if source.transfer_syntax_uid in (NATIVE_IN_ITEMS, DEFLATED_IN_ITEMS):
         data = join_fragments(_read_bytes(source, source.byte_offset, source.byte_length))
         if source.transfer_syntax_uid == DEFLATED_IN_ITEMS:
-            data = _inflate(data, (whole_bits(source) + 7) // 8)
+            with _damage_told():
+                data = inflate([data], (whole_bits(source) + 7) // 8)
         return np.frombuffer(data, np.uint8)
     offset, length = source.byte_offset, source.byte_length
     if source.bits_allocated <= 8 and source.transfer_syntax_uid in PLAIN_BIG:
@@ -72,14 +59,14 @@ def native_bytes(source: Source) -> Values:
     return np.frombuffer(_read_bytes(source, offset, length), np.uint8)
 
 
-def _is_in_words(source: Source, element: int) -> bool:
+def _is_in_words(source: FrameLike, element: int) -> bool:
     """Whether the value that starts at `element` has VR OW, which only its header tells; implicit VR means OW (PS3.5 A.1)."""
     if source.transfer_syntax_uid == GE_BIG_ENDIAN_PIXELS:
         return True
     return element >= 12 and _read_bytes(source, element - 12, 6)[4:] == b"OW"
 
 
-def arrange(raw: Values, source: Source, values: Values) -> None:
+def arrange(raw: Values, source: FrameLike, values: Values) -> None:
     """Put the samples of one native frame into `values`: bits unpacked, chrominance doubled, planes interleaved."""
     bits, first = frame_bits(source, raw.nbytes), source.bit_offset
     needed = (first + bits + 7) // 8
@@ -120,42 +107,36 @@ _MOST_KEPT: Final = 256 * 2**20
 _files: Final[Share[bytes]] = share("inflated files", len)
 
 
-def _inflated(source: Source) -> Values:
+def _inflated(source: FrameLike) -> Values:
     """The frame's bytes out of a deflated data set (PS3.5 A.5).
 
     A frame can only be reached by inflating all before it. So the second and later frames of a file keep what they inflated, up to
     256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s instead of 6.1. The first frame, often the only one, stops at its end
     and keeps nothing. Threads may inflate a file twice.
     """
-    data = with_file(source, lambda descriptor: _inflate_file(descriptor, source))
+    with opened(source.file) as handle:
+        data = _inflate_file(handle, source)
     found = len(data) - source.byte_offset
     if found < source.byte_length:
         raise truncated(source.byte_length, max(0, found))
     return np.frombuffer(data, np.uint8, source.byte_length, source.byte_offset)
 
 
-def _inflate_file(descriptor: int, source: Source) -> bytes:
+def _inflate_file(handle: Handle, source: FrameLike) -> bytes:
     """The data set from its beginning at least to the end of the frame, or to its own end."""
-    status, end = os.fstat(descriptor), source.byte_offset + source.byte_length
-    identity = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    known = _files.find(identity)
+    file, end = handle.source, source.byte_offset + source.byte_length
+    known = _files.find(file)
     if known is not None and end <= len(known):
         return known
-    packed = take_open_file(descriptor, 0, source.file_bytes)
-    packed = packed[_end_of_meta(packed) :]
-    if source.frame_number == 1 or end > _MOST_KEPT:
-        return _inflate(packed, end)
-    return _files.keep(identity, _inflate(packed, _MOST_KEPT))
+    keeps = source.frame_number > 1 and end <= _MOST_KEPT
+    with _damage_told():
+        data = inflate_data_set(handle.read_at, handle.size, _MOST_KEPT if keeps else end)
+    return _files.keep(file, data) if keeps else data
 
 
-def _inflate(data: bytes, limit: int) -> bytes:
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
-    except zlib.error as error:
-        raise DecodeError(f"the deflated bytes are damaged ({error})") from None
-
-
-def _end_of_meta(data: bytes) -> int:
-    """Where the file meta information ends and the deflated data set begins."""
-    window = Window(lambda offset, length: data[offset : offset + length], len(data), data)
-    return walk_meta(window, first_element(data) or 0, None, -1)[1]
+        yield
+    except HeaderError as error:
+        raise DecodeError(str(error)) from None

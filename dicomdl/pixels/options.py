@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from dicomdl.errors import TooLarge, UsageError
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 
 Colour = Literal["rgb", "stored"]
 # What compressed bytes may become without a question: any codec codes a blank frame in next to nothing, but no true file holds a frame
@@ -47,7 +47,7 @@ WHOLE: Final = Decoding()
 
 
 def require_justified(
-    needed_bytes: int, sources: Sequence[Source], free_bytes: int, max_bytes: int | None
+    needed_bytes: int, sources: Sequence[FrameLike], free_bytes: int, max_bytes: int | None
 ) -> None:
     """Refuse values of more memory than the bytes of their frames justify, or than the caller allows."""
     if max_bytes is None:

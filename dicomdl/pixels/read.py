@@ -13,7 +13,7 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.pixels.coded import read_coded, to_rgb
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.halving import halve
 from dicomdl.pixels.native import UNCODED
 from dicomdl.pixels.options import WHOLE, Colour, Decoding
@@ -25,7 +25,7 @@ from dicomdl.pixels.whole import read_plain, read_whole
 
 
 def read_frame(
-    source: Source,
+    source: FrameLike,
     out: Values | None = None,
     *,
     colour: Colour = "rgb",
@@ -81,7 +81,7 @@ def read_frame(
     return decode_frame(source, out, Decoding(colour, reduce, threads, max_bytes))
 
 
-def decode_frame(source: Source, out: Values | None = None, how: Decoding = WHOLE) -> Values:
+def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = WHOLE) -> Values:
     """`read_frame` with its options as one value."""
     with named(source):
         if how.reduce:
@@ -91,7 +91,7 @@ def decode_frame(source: Source, out: Values | None = None, how: Decoding = WHOL
         return read_whole(source, out, how)
 
 
-def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
+def _read_reduced(source: FrameLike, out: Values | None, how: Decoding) -> Values:
     """A frame at a lower resolution: what the codec can halve by itself, and the rest afterwards."""
     smooth, done = not is_label(source), 0
     whole = dataclasses.replace(how, reduce=0)
@@ -113,7 +113,7 @@ def _read_reduced(source: Source, out: Values | None, how: Decoding) -> Values:
 
 
 def read_rows(
-    source: Source,
+    source: FrameLike,
     row_start: int,
     row_stop: int,
     out: Values | None = None,

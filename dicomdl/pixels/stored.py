@@ -11,7 +11,7 @@ from dicomdl.errors import DecodeError, PixelError, UsageError
 from dicomdl.geometry.grid import halved
 from dicomdl.headers.uids import PLAIN_BIG, PLAIN_LITTLE, content_of
 from dicomdl.pixels.bits import HeaderBits, header_rule, keep_bits
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 
 _SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 _DTYPES: Final = {
@@ -36,7 +36,7 @@ def is_native(transfer_syntax_uid: str) -> bool:
     return transfer_syntax_uid in PLAIN_LITTLE or transfer_syntax_uid in PLAIN_BIG
 
 
-def stored_dtype(source: Source) -> np.dtype[Any]:
+def stored_dtype(source: FrameLike) -> np.dtype[Any]:
     """The dtype of a frame's stored values, in this machine's byte order.
 
     uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed where PixelRepresentation is 1;
@@ -58,17 +58,17 @@ def stored_dtype(source: Source) -> np.dtype[Any]:
     return dtype
 
 
-def frame_shape(source: Source, reduce: int = 0) -> tuple[int, ...]:
+def frame_shape(source: FrameLike, reduce: int = 0) -> tuple[int, ...]:
     """The shape of a frame's stored values: (rows, columns), or (rows, columns, samples) where there are several."""
     return _shape(source, halved(source.rows, reduce), halved(source.columns, reduce))
 
 
-def _shape(source: Source, rows: int, columns: int | None = None) -> tuple[int, ...]:
+def _shape(source: FrameLike, rows: int, columns: int | None = None) -> tuple[int, ...]:
     size = (rows, source.columns if columns is None else columns)
     return size if source.samples_per_pixel == 1 else (*size, source.samples_per_pixel)
 
 
-def is_label(source: Source) -> bool:
+def is_label(source: FrameLike) -> bool:
     """Whether samples have no mean: labels of segmentations, indices of palettes, single bits."""
     named_so = (
         content_of(source.sop_class_uid) == "segmentation"
@@ -77,14 +77,14 @@ def is_label(source: Source) -> bool:
     return named_so or source.bits_allocated == 1
 
 
-def add_frame_note(error: BaseException, source: Source) -> None:
+def add_frame_note(error: BaseException, source: FrameLike) -> None:
     """Note on an error the file and frame that it is about, unless it names its file already."""
     if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
 
 
 @contextlib.contextmanager
-def named(source: Source) -> Iterator[None]:
+def named(source: FrameLike) -> Iterator[None]:
     """Add file and frame to each PixelError that leaves the block: this is the edge where they are known."""
     try:
         yield
@@ -93,7 +93,7 @@ def named(source: Source) -> Iterator[None]:
         raise
 
 
-def result_array(out: Values | None, source: Source, rows: int) -> Values:
+def result_array(out: Values | None, source: FrameLike, rows: int) -> Values:
     """The array to fill: `out` after a check that it fits, or a new one."""
     shape, dtype = _shape(source, rows), stored_dtype(source)
     if out is None:
@@ -115,7 +115,7 @@ def check_out(out: Values, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
         )
 
 
-def is_plain(source: Source) -> bool:
+def is_plain(source: FrameLike) -> bool:
     """Whether the file's bytes are the result's, at most with the bytes of each sample reversed."""
     if source.deflated or source.bits_allocated < 8 or not is_native(source.transfer_syntax_uid):
         return False
@@ -126,7 +126,7 @@ def is_plain(source: Source) -> bool:
     )
 
 
-def stored_range(source: Source) -> tuple[int, int]:
+def stored_range(source: FrameLike) -> tuple[int, int]:
     """The smallest and largest stored value that a frame's header allows; what `read_frame` gives lies between them."""
     bits, _ = stored_bits(source)
     return (
@@ -136,7 +136,7 @@ def stored_range(source: Source) -> tuple[int, int]:
     )
 
 
-def stored_bits(source: Source) -> tuple[int, int]:
+def stored_bits(source: FrameLike) -> tuple[int, int]:
     """BitsStored and HighBit; values that cannot be are taken as the usual ones: all bits, right-aligned."""
     stored = (
         source.bits_stored
@@ -149,35 +149,35 @@ def stored_bits(source: Source) -> tuple[int, int]:
     return stored, high
 
 
-def header_bits(source: Source) -> HeaderBits:
+def header_bits(source: FrameLike) -> HeaderBits:
     """What decides which bits of a frame's samples count."""
     stored, high = stored_bits(source)
     return HeaderBits(source.bits_allocated, stored, high, source.pixel_representation == 1)
 
 
-def as_meant(values: Values, source: Source) -> None:
+def as_meant(values: Values, source: FrameLike) -> None:
     """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
     if (source.transfer_syntax_uid in PLAIN_BIG) == np.little_endian:
         values.byteswap(inplace=True)
     keep_stored_bits(values, source)
 
 
-def keep_stored_bits(values: Values, source: Source) -> None:
+def keep_stored_bits(values: Values, source: FrameLike) -> None:
     """Clear what is outside of BitsStored, align the rest right and extend its sign, in place (PS3.5 8.1.1)."""
     if not source.float_pixels:
         keep_bits(values, header_rule(header_bits(source)))
 
 
-def whole_bits(source: Source) -> int:
+def whole_bits(source: FrameLike) -> int:
     return source.rows * source.columns * source.samples_per_pixel * source.bits_allocated
 
 
-def frame_bits(source: Source, found_bytes: int) -> int:
+def frame_bits(source: FrameLike, found_bytes: int) -> int:
     # Two pixels of a subsampled frame share one pair of chrominance samples (PS3.3 C.7.6.3.1.2).
     return whole_bits(source) // 3 * 2 if is_subsampled(source, found_bytes) else whole_bits(source)
 
 
-def is_subsampled(source: Source, found_bytes: int) -> bool:
+def is_subsampled(source: FrameLike, found_bytes: int) -> bool:
     """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels; some are only labelled so."""
     if source.samples_per_pixel != 3 or source.photometric_interpretation not in _SUBSAMPLED:
         return False

@@ -1,6 +1,5 @@
 """pixels.tiles"""
 
-import os
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -8,12 +7,12 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.stored import is_plain, named, result_array
 from dicomdl.pixels.whole import read_plain, read_whole, whole_of
 from dicomdl.storage.memory import Share, share
-from dicomdl.storage.sources import check_unchanged, unopened
+from dicomdl.storage.sources import look_up
 
 
 class _Band(NamedTuple):
@@ -27,7 +26,7 @@ _bands: Final[Share[_Band]] = share("mosaic bands", lambda band: band.values.nby
 
 
 def read_tile(
-    source: Source, row_start: int, row_stop: int, out: Values | None, how: Decoding
+    source: FrameLike, row_start: int, row_stop: int, out: Values | None, how: Decoding
 ) -> Values:
     """Rows of a tile, copied out of the band of the mosaic that it lies in.
 
@@ -41,7 +40,7 @@ def read_tile(
     return values
 
 
-def read_tiles(sources: Sequence[Source], out: Values, how: Decoding = WHOLE) -> Values:
+def read_tiles(sources: Sequence[FrameLike], out: Values, how: Decoding = WHOLE) -> Values:
     """The stored values of tiles of one mosaic, which is read once for all of them.
 
     Parameters
@@ -70,7 +69,7 @@ def read_tiles(sources: Sequence[Source], out: Values, how: Decoding = WHOLE) ->
     return out
 
 
-def same_mosaic(one: Source, other: Source) -> bool:
+def same_mosaic(one: FrameLike, other: FrameLike) -> bool:
     """Whether two frames are tiles of one coded frame, so that `read_tiles` may read them together."""
     coded = (one.coded_rows, one.coded_columns, one.byte_offset)
     return (
@@ -80,15 +79,10 @@ def same_mosaic(one: Source, other: Source) -> bool:
     )
 
 
-def _band_of(source: Source, how: Decoding) -> _Band:
+def _band_of(source: FrameLike, how: Decoding) -> _Band:
     """The rows of the mosaic around a tile: of native ones those of the tile, of others all."""
-    try:
-        status = os.stat(source.path)
-    except OSError as error:
-        raise unopened(error) from error
-    check_unchanged(source.file_bytes, source.file_mtime_ns, status.st_size, status.st_mtime_ns)
-    file = (source.path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    whole = (*file, source.byte_offset, source.coded_rows, source.coded_columns, how.colour)
+    place = (source.byte_offset, source.coded_rows, source.coded_columns)
+    whole = (look_up(source.file), *place, how.colour)
     part = (*whole, source.tile_top, source.rows)
     if (known := _bands.find(whole) or _bands.find(part)) is not None:
         return known
@@ -96,7 +90,7 @@ def _band_of(source: Source, how: Decoding) -> _Band:
     return _bands.keep(whole if len(band.values) == source.coded_rows else part, band)
 
 
-def _read_band(source: Source, how: Decoding) -> _Band:
+def _read_band(source: FrameLike, how: Decoding) -> _Band:
     _check_inside(source)
     whole, top = whole_of(source), source.tile_top
     if not is_plain(whole):
@@ -104,7 +98,7 @@ def _read_band(source: Source, how: Decoding) -> _Band:
     return _Band(top, read_plain(whole, top, top + source.rows, None, how))
 
 
-def _check_inside(tile: Source) -> None:
+def _check_inside(tile: FrameLike) -> None:
     top, left = tile.tile_top, tile.tile_left
     if not (
         0 <= top <= tile.coded_rows - tile.rows and 0 <= left <= tile.coded_columns - tile.columns

@@ -6,14 +6,14 @@ import math
 from dicomdl.arrays import Values
 from dicomdl.headers.frame import Frame, FrameSource
 from dicomdl.pixels.coded import read_coded, to_rgb
-from dicomdl.pixels.codestreams import Source
-from dicomdl.pixels.native import UNCODED, arrange, native_bytes, with_file
+from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.pixels.native import UNCODED, arrange, native_bytes
 from dicomdl.pixels.options import FREE_FRAME_BYTES, Decoding, require_justified
 from dicomdl.pixels.stored import as_meant, frame_shape, is_plain, result_array, stored_dtype
-from dicomdl.storage.sources import read_exactly, truncated
+from dicomdl.storage.sources import opened, read_exactly, truncated
 
 
-def read_whole(source: Source, out: Values | None, how: Decoding) -> Values:
+def read_whole(source: FrameLike, out: Values | None, how: Decoding) -> Values:
     """A frame that is coded as it is."""
     if is_plain(source):
         return read_plain(source, 0, source.rows, out, how)
@@ -34,7 +34,7 @@ def read_whole(source: Source, out: Values | None, how: Decoding) -> Values:
 
 
 def read_plain(
-    source: Source, row_start: int, row_stop: int, out: Values | None, how: Decoding
+    source: FrameLike, row_start: int, row_stop: int, out: Values | None, how: Decoding
 ) -> Values:
     row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
     if source.byte_length < source.rows * row_bytes:
@@ -42,14 +42,15 @@ def read_plain(
     values = result_array(out, source, row_stop - row_start)
     if values.size:
         begin = source.byte_offset + row_start * row_bytes
-        with_file(source, lambda descriptor: read_exactly(descriptor, values, begin))
+        with opened(source.file) as handle:
+            read_exactly(handle, values, begin)
     as_meant(values, source)
     if how.colour == "rgb":
         to_rgb(values, source.photometric_interpretation, source)
     return values
 
 
-def whole_of(tile: Source) -> FrameSource:
+def whole_of(tile: FrameLike) -> FrameSource:
     """The mosaic that a tile lies in, as a frame."""
     frame = tile.source if isinstance(tile, Frame) else tile
     return dataclasses.replace(

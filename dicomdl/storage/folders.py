@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dicomdl.errors import UsageError
+from dicomdl.storage.sources import State, state_of
 
 
 @dataclass
@@ -14,7 +15,7 @@ class Walk:
     """What a walk over the roots found: files, and what was passed over."""
 
     paths: list[bytes] = field(default_factory=list)
-    stats: list[tuple[int, int, int]] = field(default_factory=list)  # size, mtime_ns, ctime_ns
+    states: list[State] = field(default_factory=list)
     keys: list[tuple[int, int]] = field(default_factory=list)  # device, inode
     may_repeat: bool = (
         False  # some file may have been reached twice: by links, or by roots that overlap
@@ -111,7 +112,7 @@ def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
     if status.st_nlink > 1 or entry.is_symlink():
         found.may_repeat = True
     found.paths.append(entry.path)
-    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.states.append(state_of(status))
     found.keys.append((status.st_dev, status.st_ino))
 
 
@@ -134,7 +135,7 @@ def _add_root_file(path: bytes, found: Walk) -> None:
             f"{os.fsdecode(path)!r} is neither a folder nor a file", path=os.fsdecode(path)
         )
     found.paths.append(path)
-    found.stats.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    found.states.append(state_of(status))
     found.keys.append((status.st_dev, status.st_ino))
 
 
@@ -148,5 +149,5 @@ def _drop_repeats(found: Walk) -> None:
             seen.add(found.keys[i])
             keep.append(i)
     found.paths = [found.paths[i] for i in keep]
-    found.stats = [found.stats[i] for i in keep]
+    found.states = [found.states[i] for i in keep]
     found.keys = [found.keys[i] for i in keep]

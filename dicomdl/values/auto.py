@@ -125,7 +125,7 @@ def _stored_limits(frame: Frame) -> Limits | None:
     if colour:
         return Limits(low, high)  # no rescale applies to colour (PS3.3 C.11.1)
     if has_modality_lut(frame):
-        return Limits(0, (1 << modality_lut(frame.path).bits) - 1)
+        return Limits(0, (1 << modality_lut(frame.file).bits) - 1)
     rescale = Rescale.from_frame(frame)
     ends = [value * rescale.slope + rescale.intercept for value in (low, high)]
     return Limits(min(ends), max(ends))
@@ -189,7 +189,7 @@ def units_of(frame: Frame) -> str:
     if frame.modality in ("PT", "NM") and frame.units:
         return frame.units
     if has_modality_lut(frame):
-        kind = modality_lut(frame.path).kind
+        kind = modality_lut(frame.file).kind
         return "" if kind == "US" else kind
     kind = frame.rescale_type.strip()
     if frame.modality == "CT" and kind in ("", "US"):

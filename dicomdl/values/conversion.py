@@ -160,14 +160,14 @@ def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Co
     conversion = plain.conversion
     if isinstance(quantity, RealWorld):
         frame = stack.frame(place)
-        maps = real_world_maps(frame.path, frame.frame_number)
+        maps = real_world_maps(frame.file, frame.frame_number)
         return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
     if isinstance(quantity, SUV):
         factor = suv_factor_of(stack, quantity)
         rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
         return dataclasses.replace(conversion, rescale=rescale)
     if plain.has_table:
-        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).path))
+        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).file))
     return conversion
 
 
@@ -211,7 +211,7 @@ def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -
     frame = stack.middle if place is None else stack.frame(place)
     if isinstance(quantity, RealWorld):
         return select_real_world_map(
-            real_world_maps(frame.path, frame.frame_number), quantity.which
+            real_world_maps(frame.file, frame.frame_number), quantity.which
         ).units
     return units_of(frame)
 

@@ -13,8 +13,8 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DicomdlError, IntensityError, PixelError
 from dicomdl.headers.rare_tables import (
     MOST_ENTRIES,
+    File,
     Group,
-    Path,
     RawMap,
     RawTable,
     Tables,
@@ -23,6 +23,7 @@ from dicomdl.headers.rare_tables import (
     raw_tables,
 )
 from dicomdl.storage.memory import remembered
+from dicomdl.storage.sources import Source
 from dicomdl.values.lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps, look_up
 
 
@@ -70,7 +71,7 @@ def select_real_world_map(
     return found[0] if len(found) == 1 else RealWorldMaps(tuple(found))
 
 
-def modality_lut(path: Path) -> LookupTable:
+def modality_lut(file: File) -> LookupTable:
     """The table of the Modality LUT Sequence (0028,3000), from stored to modality values.
 
     Raises
@@ -78,15 +79,15 @@ def modality_lut(path: Path) -> LookupTable:
     IntensityError
         The file cannot be read, has no such table, or one that contradicts its LUT Descriptor (0028,3002).
     """
-    with _about(path):
-        tables = raw_tables(path, IntensityError)
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
         if not tables.modality:
             found = "is empty" if tables.modality == () else "is absent"
             raise IntensityError(f"the Modality LUT Sequence (0028,3000) {found}: use the rescale")
         return _lookup_table(tables.modality[0], bool(tables.signed))
 
 
-def voi_luts(path: Path, frame_number: int = 1) -> tuple[LookupTable, ...]:
+def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
     """The tables of the VOI LUT Sequence (0028,3010), from modality to display values; () where there is none.
 
     Their first value is signed where their input may be (PS3.3 C.11.2.1.1): without a rescale as Pixel Representation says, after a
@@ -95,8 +96,8 @@ def voi_luts(path: Path, frame_number: int = 1) -> tuple[LookupTable, ...]:
 
     Parameters
     ----------
-    path
-        A DICOM file.
+    file
+        A DICOM file, or the `file` of a frame, which must be as it was scanned.
     frame_number
         From 1. Enhanced objects keep the tables in the Frame VOI LUT Sequence (0028,9132), per frame or shared.
 
@@ -107,14 +108,14 @@ def voi_luts(path: Path, frame_number: int = 1) -> tuple[LookupTable, ...]:
     UsageError
         There is no such frame.
     """
-    with _about(path):
-        tables = raw_tables(path, IntensityError)
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
         groups = groups_of(tables, frame_number)
         raw = next((group.voi for group in groups if group.voi), ())
         return tuple(_lookup_table(one, _input_is_signed(tables, groups)) for one in raw)
 
 
-def real_world_maps(path: Path, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
+def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
     """The items of the Real World Value Mapping Sequence (0040,9096) of one frame; () where there is none.
 
     First and last value mapped are signed as Pixel Representation says, unless the last were then below the first: some writers
@@ -122,8 +123,8 @@ def real_world_maps(path: Path, frame_number: int = 1) -> tuple[RealWorldMap, ..
 
     Parameters
     ----------
-    path
-        A DICOM file.
+    file
+        A DICOM file, or the `file` of a frame, which must be as it was scanned.
     frame_number
         From 1. The frame's own functional group goes before the shared one and this before the top level.
 
@@ -134,13 +135,13 @@ def real_world_maps(path: Path, frame_number: int = 1) -> tuple[RealWorldMap, ..
     UsageError
         There is no such frame.
     """
-    with _about(path):
-        tables = raw_tables(path, IntensityError)
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
         raw = next((group.maps for group in groups_of(tables, frame_number) if group.maps), ())
         return tuple(_real_world_map(one, tables.signed) for one in raw)
 
 
-def palette(path: Path) -> Palette:
+def palette(file: File) -> Palette:
     """The colours of a PALETTE COLOR file: plain or segmented tables of 8 or 16 bits, brought to one range of indices.
 
     The tables of supplemental palettes, which colour a grey-scale image in part, are not for this: such a file is an error.
@@ -152,8 +153,8 @@ def palette(path: Path) -> Palette:
     PixelError
         The file cannot be read, is not of PALETTE COLOR, or has no usable tables.
     """
-    with _about(path):
-        tables = raw_tables(path, PixelError)
+    with _about(file):
+        tables = raw_tables(file, PixelError)
         if tables.photometric not in ("", "PALETTE COLOR"):
             raise PixelError(
                 "the photometric interpretation is not PALETTE COLOR: the file has no palette for all of its values"
@@ -161,14 +162,14 @@ def palette(path: Path) -> Palette:
         return _palette(tables.palette, bool(tables.signed))
 
 
-def palette_to_rgb(indices: Values, path: Path) -> Values:
+def palette_to_rgb(indices: Values, file: File) -> Values:
     """Colours of PALETTE COLOR frames, by the look-up tables of their file (see `palette`).
 
     Parameters
     ----------
     indices
         Stored values of shape (..., rows, columns).
-    path
+    file
         The file that they came from.
 
     Returns
@@ -181,15 +182,16 @@ def palette_to_rgb(indices: Values, path: Path) -> Values:
     PixelError
         As for `palette`.
     """
-    return palette(path)(indices)
+    return palette(file)(indices)
 
 
 @contextlib.contextmanager
-def _about(path: Path) -> Iterator[None]:
+def _about(file: File) -> Iterator[None]:
     try:
         yield
     except DicomdlError as error:
-        error.add_note(f"file: {os.fspath(path)}")
+        path = file.path if isinstance(file, Source) else os.fspath(file)
+        error.add_note(f"file: {path}")
         raise
 
 

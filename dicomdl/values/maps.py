@@ -165,7 +165,7 @@ class VoiLut(FormulaMap):
     @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "VoiLut":
         """The file's own table number `which`; IntensityError when there is none (attribute `tables`, how many it has)."""
-        tables = voi_luts(frame.path, frame.frame_number) if frame.voi_lut_sequence else ()
+        tables = voi_luts(frame.file, frame.frame_number) if frame.voi_lut_sequence else ()
         if not 0 <= which < len(tables):
             raise IntensityError(
                 f"VOI LUT {which} asked for, but the file has {len(tables)}", tables=len(tables)

@@ -221,7 +221,7 @@ def _read_colour(
     def fill(number: int) -> None:
         source = sources[number]
         if has_palette:
-            array[number] = palette(source.path).in_8_bits()(decode_frame(source, None, each))
+            array[number] = palette(source.file).in_8_bits()(decode_frame(source, None, each))
         else:
             decode_frame(source, array[number], each)
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError, UsageError
+from dicomdl.headers.frame import FILE_FIELDS
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.pixels.stored import (
@@ -26,7 +27,7 @@ from dicomdl.pixels.stored import (
 )
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
-from dicomdl.storage.sources import Piece, read_pieces
+from dicomdl.storage.sources import Piece, Source, read_pieces
 from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
@@ -88,23 +89,15 @@ class Scratch:
 
 
 class _Places(NamedTuple):
-    """Where slices are: their paths, and (3, slices) the sizes and modification times of their files and where they begin in them."""
+    """Where slices are: their files, and where they begin in them."""
 
-    paths: list[str]
-    numbers: npt.NDArray[np.int64]
+    files: list[Source]
+    offsets: npt.NDArray[np.int64]
 
     def pieces(self, slices: range, begin: int) -> list[Piece]:
         """Those of some slices, from byte `begin` of each."""
-        sizes, times, offsets = self.numbers[:, slices.start : slices.stop]
-        return list(
-            zip(
-                self.paths[slices.start : slices.stop],
-                sizes.tolist(),
-                times.tolist(),
-                (offsets + begin).tolist(),
-                strict=True,
-            )
-        )
+        part = slice(slices.start, slices.stop)
+        return list(zip(self.files[part], (self.offsets[part] + begin).tolist(), strict=True))
 
 
 class StackVoxels:
@@ -150,11 +143,9 @@ class StackVoxels:
 
     def _located(self) -> _Places:
         """Where each slice begins, and what its file was at the scan."""
-        paths, *numbers = (
-            self.stack.values(name)
-            for name in ("path", "file_bytes", "file_mtime_ns", "byte_offset")
-        )
-        return _Places(paths, np.array(numbers, np.int64))
+        columns = (self.stack.values(name) for name in FILE_FIELDS)
+        files = list(map(Source, *columns))
+        return _Places(files, np.array(self.stack.values("byte_offset"), np.int64))
 
     def read(
         self,

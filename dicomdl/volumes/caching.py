@@ -11,9 +11,9 @@ from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.pixels.stored import is_native, named
 from dicomdl.storage.cache.entries import Arrays, Entry
-from dicomdl.storage.cache.keys import FileState, Key, stack_key
+from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
 from dicomdl.storage.cache.stats import Cache
-from dicomdl.storage.sources import check_unchanged
+from dicomdl.storage.sources import look_up
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import Conversion
 from dicomdl.values.quantity import Quantity
@@ -87,16 +87,12 @@ class StackCache:
     def _key(self, strict: bool) -> Key:
         """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
         sources, files = self._stack.sources, []
-        for path, group in itertools.groupby(sources, key=lambda source: source.path):
+        for file, group in itertools.groupby(sources, key=lambda source: source.file):
             frames = list(group)
             with named(frames[0]):
-                state = FileState.of(
-                    path, self._stack.series_instance_uid, [frame.frame_number for frame in frames]
-                )
-                check_unchanged(
-                    frames[0].file_bytes, frames[0].file_mtime_ns, state.size, state.mtime_ns
-                )
-            files.append(state)
+                now = look_up(file)
+            numbers = tuple(frame.frame_number for frame in frames)
+            files.append(KeyFile(now, self._stack.series_instance_uid, numbers))
         done = hashlib.blake2b(digest_size=16)
         for one in self._conversions:
             table = (

@@ -26,8 +26,9 @@ from dicomdl.storage.cache import folder as cachefolder
 from dicomdl.storage.cache import layout as layout_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.entries import Arrays
-from dicomdl.storage.cache.keys import FileState, Key, stack_key
+from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
 from dicomdl.storage.cache.memory import MemoryCache
+from dicomdl.storage.sources import Source, look_up
 
 Array = NDArray[Any]
 Where = tuple[slice, slice, slice]
@@ -259,7 +260,7 @@ def tell_overhead(scratch: Path) -> None:
         "look-up of an opened entry": lambda: made.get(key, never),
         "opening an entry": reopen,
         "a key of 128 files, asked for again": lambda: stack_key(
-            [FileState.of(path, f"1.2.{path}") for path in files], {"a": "b"}
+            [KeyFile(look_up(Source(str(path))), f"1.2.{path}") for path in files], {"a": "b"}
         ),
     }
     for name, task in told.items():

@@ -46,6 +46,7 @@ def synthetic_index(
         "file_bytes": np.full(len(paths), FRAME_BYTES + 9000),
         "file_mtime_ns": 10**18 + np.arange(len(paths)),
         "file_ctime_ns": 10**18 + np.arange(len(paths)),
+        "file_inode": 1 + np.arange(len(paths)),
         "kind": ["image"] * len(paths),
         "sop_class_uid": [CT] * len(paths),
     }

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from dicomdl.errors import MissingExtra, UsageError, missing_extra
-from dicomdl.pixels.codestreams import Source
+from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.read import read_frame
 from dicomdl.pixels.stored import frame_shape
 from dicomdl.storage.memory import decisions
@@ -58,7 +58,7 @@ class _Job(NamedTuple):
     """A frame for the device: its place in the batch, and its codestream."""
 
     place: int
-    source: Source
+    source: FrameLike
     stream: bytes
 
 
@@ -113,7 +113,7 @@ class DeviceDecoder:
         """Every kind met: "proving", "trusted", or the reason why the device does not decode it."""
         return {kind: self._state(kind) for kind in list(self._agreed)}
 
-    def read(self, sources: Sequence[Source]) -> list["Tensor"]:
+    def read(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
         """The stored values of frames, as `pixels.read_frame` means them, on the device.
 
         Parameters
@@ -159,7 +159,7 @@ class DeviceDecoder:
             _TRUSTED if self._agreed.get(kind, 0) >= self.samples else _PROVING
         )
 
-    def _read_batch(self, sources: Sequence[Source]) -> list["Tensor"]:
+    def _read_batch(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
         jobs: dict[Kind, list[_Job]] = {}
         for place, examined in enumerate(_in_threads(examine, sources)):
             if examined is not None:
@@ -171,7 +171,7 @@ class DeviceDecoder:
         found |= zip(rest, self._read_on_cpu([sources[place] for place in rest]), strict=True)
         return [found[place] for place in range(len(sources))]
 
-    def _read_on_cpu(self, sources: Sequence[Source]) -> list["Tensor"]:
+    def _read_on_cpu(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
         return [to_device(values, self.device) for values in _in_threads(read_frame, sources)]
 
     def _read_kind(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:

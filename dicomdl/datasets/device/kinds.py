@@ -9,7 +9,13 @@ from dicomdl.headers import uids
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.bits import HeaderBits
 from dicomdl.pixels.coded import read_codestream
-from dicomdl.pixels.codestreams import Source, check_facts, coded_space, jpeg_segments, main_header
+from dicomdl.pixels.codestreams import (
+    FrameLike,
+    check_facts,
+    coded_space,
+    jpeg_segments,
+    main_header,
+)
 from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
 from dicomdl.pixels.stored import frame_shape, named, stored_bits
 
@@ -70,7 +76,7 @@ class Kind:
         return 1 if self.transfer_syntax_uid in _JPEG_2000 else 6 if self.to_rgb else 2
 
 
-def examine(source: Source) -> tuple[Kind, bytes] | None:
+def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
     """The kind and the codestream of a frame, after the checks that come before every decoder; None for what the CPU reads anyway."""
     uid, samples = source.transfer_syntax_uid, source.samples_per_pixel
     small = (
@@ -143,7 +149,7 @@ def color_spec(kind: Kind) -> str:
     return "UNCHANGED"
 
 
-def misfit_of(image: "Tensor", source: Source) -> str:
+def misfit_of(image: "Tensor", source: FrameLike) -> str:
     """Why an image cannot hold the frame, "" when it can: (rows, columns, samples) of integers no wider than BitsAllocated."""
     expected = (source.rows, source.columns, source.samples_per_pixel)
     name = str(image.dtype).removeprefix("torch.")

@@ -3,14 +3,14 @@
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from dicomdl.errors import FileChanged, PixelError, UsageError
+from dicomdl.errors import UsageError
 from dicomdl.storage.cache.layout import FORMAT_VERSION
+from dicomdl.storage.sources import Source, as_stream, opened
 from dicomdl.version import __version__
 
 VALUES_VERSION: Final = (
@@ -18,45 +18,16 @@ VALUES_VERSION: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
-    """One source file as it is now, and which of its frames are meant: all that a key knows of it.
+class KeyFile(NamedTuple):
+    """One file that goes into a key, in the state that `look_up` found, and which of its frames are meant.
 
-    Made by `FileState.of`. `path` only serves to read the contents for a strict key; it is no part of any key, so that a data set
-    that is mounted elsewhere keeps its entries.
+    Its path only serves to read the contents for a strict key; it is no part of any key, so that a
+    data set that is mounted elsewhere keeps its entries.
     """
 
-    path: str
-    instance_uid: str
-    frames: tuple[int, ...]
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-
-    @classmethod
-    def of(
-        cls, path: str | os.PathLike[str], instance_uid: str = "", frames: Sequence[int] = (1,)
-    ) -> "FileState":
-        """Ask the file system now, about 2 us a file.
-
-        Raises
-        ------
-        FileChanged
-            The file is gone.
-        PixelError
-            It cannot be looked up. Attribute `errno`.
-        """
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            raise FileChanged("the file that was scanned is gone: scan again") from None
-        except OSError as error:
-            raise PixelError(
-                f"the file cannot be opened: {error.strerror}", errno=error.errno
-            ) from error
-        times = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        return cls(os.fsdecode(path), instance_uid, tuple(map(int, frames)), *times)
+    file: Source
+    instance_uid: str = ""
+    frames: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +41,7 @@ class Key:
             raise UsageError("a key is 64 hexadecimal digits, as stack_key makes it")
 
 
-def stack_key(files: Sequence[FileState], options: Mapping[str, str], strict: bool = False) -> Key:
+def stack_key(files: Sequence[KeyFile], options: Mapping[str, str], strict: bool = False) -> Key:
     """The key of values that are made of these files, in this order, with these options.
 
     Parameters
@@ -95,14 +66,8 @@ def stack_key(files: Sequence[FileState], options: Mapping[str, str], strict: bo
         A strict key of a file that cannot be read.
     """
     sources = [
-        [
-            file.instance_uid,
-            list(file.frames),
-            _content(file.path)
-            if strict
-            else [file.size, file.mtime_ns, file.ctime_ns, file.inode],
-        ]
-        for file in files
+        [one.instance_uid, list(one.frames), _content(one.file) if strict else list(one.file[1:])]
+        for one in files
     ]
     versions = {"dicomdl": __version__, "values": VALUES_VERSION, "format": FORMAT_VERSION}
     told = {"versions": versions, "strict": strict, "files": sources, "options": dict(options)}
@@ -110,11 +75,7 @@ def stack_key(files: Sequence[FileState], options: Mapping[str, str], strict: bo
     return Key(hashlib.blake2b(text.encode(), digest_size=32).hexdigest())
 
 
-def _content(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(
-                file, functools.partial(hashlib.blake2b, digest_size=32)
-            ).hexdigest()
-    except OSError as error:
-        raise PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno) from error
+def _content(file: Source) -> str:
+    digest = functools.partial(hashlib.blake2b, digest_size=32)
+    with opened(file) as handle:
+        return hashlib.file_digest(as_stream(handle), digest).hexdigest()
