@@ -62,7 +62,7 @@ class SyntaxCheck:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PixelCheck:
-    """What decoding with two decoders found: a row a transfer syntax, and every frame that is not equal.
+    """The result of decoding twice: a row per transfer syntax, and every frame that is not equal.
 
     `ok` when no decoders differ beyond rounding and no frame was refused by either. Frames without a second decoder are counted,
     not held against it.
@@ -310,9 +310,8 @@ def sampled(index: "Index", sample: int, seed: int = 0) -> tuple[list[int], int]
     for number in range(len(index)):
         facts = index.facts(number, (*_KIND, *_PLACE))
         series, position = place = (facts["series_instance_uid"], facts["position_in_stack"])
-        if (
-            series != before[0] or position <= before[1]
-        ):  # frames lie by stack and slice; copies are in none, each for itself
+        # Frames are sorted by stack and slice; each copy is outside of every stack.
+        if series != before[0] or position <= before[1]:
             stack += 1
         before = place
         # Of a mosaic it matters that it is one, not how large.

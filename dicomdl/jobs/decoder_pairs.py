@@ -12,9 +12,8 @@ from dicomdl.pixels.codestreams import FrameLike
 Relation = Literal["independent", "related", "same library"]
 _PYDICOM: Final = Second("pydicom", "pydicom", "pydicom")
 _LIBJPEG: Final = Second("pydicom/pylibjpeg-libjpeg", "libjpeg (Richter)", "pydicom", "pylibjpeg")
-_EXTENDED: Final = _LIBJPEG._replace(
-    decode_as=uids.JPEG_EXTENDED
-)  # pydicom has no name for the retired ones
+# pydicom has no name for the retired ones.
+_EXTENDED: Final = _LIBJPEG._replace(decode_as=uids.JPEG_EXTENDED)
 _OPENJPEG: Final = Second("pydicom/pylibjpeg-openjpeg", "OpenJPEG", "pydicom", "pylibjpeg")
 _PYJPEGLS: Final = Second("pydicom/pyjpegls", "CharLS", "pydicom", "pyjpegls")
 _PILLOW: Final = Second("pydicom/pillow", "OpenJPEG", "pydicom", "pillow")

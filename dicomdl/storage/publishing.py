@@ -1,8 +1,8 @@
 """Where dicomdl's own files live, and how they come into being: whole or not at all.
 
-A file is written under a temporary name in its own folder and put in place by one `os.replace`: the only scheme
-that survived 360 kills in mid-write without one wrong read. Nothing is written through a memory map, because a
-full disk then ends the process instead of raising.
+A file is written under a temporary name in its own folder and put in place by one `os.replace`: the
+only scheme that survived 360 kills in mid-write without one wrong read. Nothing is written through a
+memory map, because a full disk then ends the process instead of raising.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from dicomdl.errors import StorageError
 
 
 def cache_folder(*parts: str) -> str:
-    """The folder for default indexes and caches: ``$DICOMDL_CACHE``, or the platform's user cache folder.
+    """The folder for default indexes and caches.
 
-    Created when absent, readable by its owner only: what lies there comes from patients.
+    ``$DICOMDL_CACHE``, or the platform's user cache folder. Created when absent, readable by its
+    owner only, because its content comes from patients.
     """
     root = os.environ.get("DICOMDL_CACHE")
     if not root:
@@ -32,7 +33,10 @@ def cache_folder(*parts: str) -> str:
 
 
 def make_folder(folder: str) -> None:
-    """Create a folder and its parents, for the owner only (mode 0700); an existing one is left as it is."""
+    """Create a folder and its parents, for the owner only (mode 0700).
+
+    An existing folder is left as it is.
+    """
     parent = os.path.dirname(os.path.abspath(folder))
     if not os.path.isdir(parent):  # makedirs gives its mode to the last folder only
         make_folder(parent)
@@ -42,7 +46,7 @@ def make_folder(folder: str) -> None:
 
 @contextlib.contextmanager
 def explained(sentence: str) -> Iterator[None]:
-    """Turn an OSError (disk full, no right to write, ...) into one StorageError that begins with `sentence`."""
+    """Turn an OSError (disk full, no right to write, ...) into a StorageError with `sentence`."""
     try:
         yield
     except OSError as error:
@@ -50,12 +54,15 @@ def explained(sentence: str) -> Iterator[None]:
 
 
 def write_whole(path: str, data: bytes) -> None:
-    """Put `data` at `path` in one step (mode 0600): a reader sees the old file or the new one, never a part."""
+    """Put `data` at `path` in one step (mode 0600).
+
+    A reader sees the old file or the new one, never a part.
+    """
     _write(path, data, os.replace)
 
 
 def write_first(path: str, data: bytes) -> None:
-    """As `write_whole`, unless another process has put a file there in the meantime: then that one stays."""
+    """As `write_whole`, but a file that another process has put there meanwhile stays."""
 
     def keep_first(temporary: str, final: str) -> None:
         with contextlib.suppress(FileExistsError):
@@ -83,7 +90,10 @@ def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: str, name: str) -> Iterator[str]:
-    """A temporary folder beside its final place `parent/name`; renamed there when the block ends well, else removed."""
+    """A temporary folder beside its final place `parent/name`.
+
+    Renamed to it when the block ends well, else removed.
+    """
     temporary = os.path.join(parent, f".{name}.{secrets.token_hex(6)}.tmp")
     with explained(f"the index cannot be written to {parent!r}"):
         try:
@@ -110,10 +120,10 @@ def _sync_folder(folder: str) -> None:
 def remove_old(
     folder: str, limit_s: float, now: float, *, pattern: str, keep: Collection[str] = ()
 ) -> None:
-    """Remove the entries of a folder whose whole name fits our `pattern` and that have not changed for `limit_s` seconds.
+    """Remove entries of a folder that match `pattern` and have not changed for `limit_s` seconds.
 
-    One that another process removes at the same time is no error, nor is one that cannot be removed: the next
-    call tries again.
+    An entry that another process removes at the same time, or that cannot be removed, is no error:
+    the next call tries again.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
