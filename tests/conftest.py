@@ -1,7 +1,9 @@
 """What every test may ask for: the corpus of real files, a folder for phantoms and its index, a cache folder of the test's own."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
+from traceback import walk_tb
 
 import pytest
 from hypothesis import settings
@@ -31,6 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         ):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Skip a test that forks by itself where the system cannot, but never where dicomdl needs a fork."""
+    try:
+        return (yield)
+    except AttributeError as error:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+        if error.name != "fork" or any(name.startswith("dicomdl") for name in frames):
+            raise
+        return pytest.skip("this system has no fork")
 
 
 @pytest.fixture

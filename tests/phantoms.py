@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import imagecodecs
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
@@ -610,6 +611,13 @@ def set_pixels(
         )
     dataset["PixelData"].VR = "OB"
     dataset["PixelData"].is_undefined_length = True
+
+
+def encode_htj2k(image: NDArray[Any]) -> bytes:
+    """A frame as HTJ2K; the test is skipped by name where imagecodecs is too old to encode it."""
+    if not hasattr(imagecodecs, "htj2k_encode"):
+        pytest.skip("needs an encoder of HTJ2K (imagecodecs 2026.1.1)")
+    return bytes(imagecodecs.htj2k_encode(image, reversible=True))
 
 
 def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:

@@ -196,7 +196,7 @@ def test_htj2k_is_decoded_by_another_library(tmp_path: Path) -> None:
 
     def encode(dataset: Any, _: int) -> None:
         dataset.file_meta.TransferSyntaxUID = HTJ2K
-        dataset.PixelData = phantoms.encapsulate([imagecodecs.htj2k_encode(image, reversible=True)])
+        dataset.PixelData = phantoms.encapsulate([phantoms.encode_htj2k(image)])
         dataset["PixelData"].VR = "OB"
 
     write_series(tmp_path / "dicom", shape=(1, 16, 24), edit=encode)

@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from phantoms import encode_frame
+from phantoms import encode_frame, encode_htj2k
 from PIL import Image
 
 from dicomdl.errors import DecodeError, DicomdlError, PixelError, TruncatedPixels, UnsupportedSyntax
@@ -36,7 +36,7 @@ def encode(image: Array, uid: str) -> bytes:
     if uid == JXL:
         return bytes(imagecodecs.jpegxl_encode(image, lossless=True))
     if uid == HTJ2K:
-        return bytes(imagecodecs.htj2k_encode(image, reversible=True))
+        return encode_htj2k(image)
     return encode_frame(image, uid, 8 * image.itemsize)
 
 

@@ -18,7 +18,14 @@ import pydicom
 import pytest
 from conftest import CORPUS
 from numpy.typing import NDArray
-from phantoms import encode_frame, true_rgb, true_volume, write_multiframe, write_secondary_capture
+from phantoms import (
+    encode_frame,
+    encode_htj2k,
+    true_rgb,
+    true_volume,
+    write_multiframe,
+    write_secondary_capture,
+)
 from pydicom.encaps import encapsulate
 
 from dicomdl.errors import (
@@ -755,7 +762,7 @@ def in_every_syntax(folder: Path, image: Array, **facts: Any) -> dict[str, Frame
     )
     sources[HTJ2K] = write(
         folder / "ht",
-        in_item(imagecodecs.htj2k_encode(image, reversible=True)),
+        in_item(encode_htj2k(image)),
         transfer_syntax_uid=HTJ2K,
         **shape,
     )
