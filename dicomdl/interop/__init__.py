@@ -1,24 +1,9 @@
-"""Samples of other libraries, and back."""
+"""Samples of MONAI, TorchIO, torchvision and Lightning, and back.
 
-import importlib
-from typing import Any
+The names are listed in ``__init__.pyi``. Each is loaded at its first use, because the libraries are
+optional.
+"""
 
-_HOMES = {
-    "DataModule": "lightning",
-    "ForMonai": "monai",
-    "ForTorchIO": "torchio",
-    "ForTorchvision": "torchvision",
-    "collate_flat": "lightning",
-    "from_monai": "monai",
-    "from_torchio": "torchio",
-    "from_torchvision": "torchvision",
-    "to_monai": "monai",
-    "to_torchio": "torchio",
-    "to_torchvision": "torchvision",
-}
+import lazy_loader
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dicomdl.interop.{_HOMES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

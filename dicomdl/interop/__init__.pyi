@@ -1,0 +1,11 @@
+from .lightning import DataModule as DataModule
+from .lightning import collate_flat as collate_flat
+from .monai import ForMonai as ForMonai
+from .monai import from_monai as from_monai
+from .monai import to_monai as to_monai
+from .torchio import ForTorchIO as ForTorchIO
+from .torchio import from_torchio as from_torchio
+from .torchio import to_torchio as to_torchio
+from .torchvision import ForTorchvision as ForTorchvision
+from .torchvision import from_torchvision as from_torchvision
+from .torchvision import to_torchvision as to_torchvision
