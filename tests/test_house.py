@@ -206,3 +206,28 @@ def test_an_index_is_opened_without_what_builds_it() -> None:
         "torch",
     }
     assert not loaded & builders
+
+
+# What may open paths: `storage`, and modules that open files of our own (logs, tables, keys).
+OPENERS = {
+    *("cli.py", "jobs/patients.py", "values/presets.py", "values/stack_intensity.py"),
+    *("index/generations.py", "datasets/skipped.py", "datasets/transport/memory.py"),
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_of_users_are_opened_and_looked_up_in_storage_alone(module: Path) -> None:
+    place = module.relative_to(ROOT / "dicomdl").as_posix()
+    if place.startswith("storage/") or place in OPENERS:
+        return
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Call):
+            function = node.func
+            name = function.id if isinstance(function, ast.Name) else ""
+            assert name not in ("open", "open_path") or place == "headers/reader.py", node.lineno
+            asked = getattr(function, "attr", "")
+            assert not (_of(node, "os") and asked in ("open", "stat", "lstat", "fstat")), (
+                node.lineno
+            )
+            assert not (_of(node, "io") and asked in ("open", "FileIO")), node.lineno
+            assert asked not in ("read_bytes", "read_text"), node.lineno
