@@ -280,6 +280,7 @@ def test_a_file_that_changed_since_the_scan_is_noticed_though_its_stack_is_cache
 
 
 def test_labels_with_a_palette_stay_labels_however_they_are_read(folder: Path) -> None:
+    pytest.importorskip("torch")
     label_map = "1.2.840.10008.5.1.4.1.1.66.7"
     write_series(folder, shape=(3, 4, 5), sop_class=label_map, photometric="PALETTE COLOR")
     index = index_of(folder)

@@ -244,6 +244,7 @@ def test_window_gives_float32_between_0_and_1(folder: Path) -> None:
 
 
 def test_a_percentile_maps_a_value_alike_in_frame_volume_and_sample(folder: Path) -> None:
+    pytest.importorskip("torch")
     write_series(folder, shape=(40, 9, 11), modality="MR")
     stack = only_stack(folder)
     recipe = stack_intensity(stack, dicomdl.Percentile(1, 99))
