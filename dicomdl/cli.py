@@ -1,7 +1,8 @@
 """The command `dicomdl`: the only place that prints.
 
-Exit codes: 0 fine, 1 done but problems were found, 2 wrong use or something that could not be done at all. Nothing
-heavy is imported until a command needs it: `dicomdl --help` takes 25 ms, not the seconds that torch takes.
+Exit codes: 0 fine, 1 done but problems were found, 2 wrong use or something that could not be done
+at all. Nothing heavy is imported until a command needs it: `dicomdl --help` takes 25 ms, not the
+seconds that torch takes.
 """
 
 import argparse
@@ -26,10 +27,11 @@ DEMO_TILE: Final = 128  # pixels of one picture on the demo's contact sheet
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    # a terminal that cannot show a character of a path gets its escape
     for stream in (
         sys.stdout,
         sys.stderr,
-    ):  # a terminal that cannot show a character of a path gets its escape
+    ):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
@@ -263,7 +265,7 @@ def facts(index: Any) -> dict[str, Any]:
     }
 
 
-# --- demo -------------------------------------------------------------------------------------------------------------
+# --- demo -----------------------------------------------------------------------------------------
 
 
 def _demo(given: argparse.Namespace) -> int:
@@ -330,7 +332,10 @@ def _demo_volume(index: Any, say: Any) -> Any:
 
 
 def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
-    """Every image frame once, through a DataLoader; a batch with a frame that cannot be decoded is told, not lost silently."""
+    """Every image frame once, through a DataLoader.
+
+    A batch with a frame that cannot be decoded is told, not lost silently.
+    """
     import warnings
 
     import torch

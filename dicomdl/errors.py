@@ -20,15 +20,16 @@
         ├── IrregularStack    a stack whose verdict forbids a volume without a policy
         └── IncompleteGroup   a group of stacks (time points, echoes, ...) with slices missing in some
 
-Numbers that an error speaks of are its attributes: ``raise TruncatedPixels("…", expected_bytes=512, found_bytes=100)``
-gives ``error.expected_bytes``. Every class takes one string and pickles with its attributes and notes.
-Path and frame are added once, at the edge, by `add_note`.
+Numbers that an error speaks of are its attributes: ``raise TruncatedPixels("…", expected_bytes=512,
+found_bytes=100)`` gives ``error.expected_bytes``. Every class takes one string and pickles with its
+attributes and notes. Path and frame are added once, at the edge, by `add_note`.
 
-A worker of a DataLoader sends only the class of an error and the text of its traceback, and torch calls the class
-with that text in the main process. So a worker ends the text with one line of JSON (`facts_line`), which the class
-reads back: class, message, facts and notes arrive, and the worker's traceback is the last note. Numbers, text, None,
-lists, tuples and dicts arrive equal; NumPy scalars and arrays arrive as numbers and lists, anything else as its text.
-Without the line (another torch, a class derived from ours with other arguments) the text alone arrives.
+A worker of a DataLoader sends only the class of an error and the text of its traceback, and torch
+calls the class with that text in the main process. So a worker ends the text with one line of JSON
+(`facts_line`), which the class reads back: class, message, facts and notes arrive, and the worker's
+traceback is the last note. Numbers, text, None, lists, tuples and dicts arrive equal; NumPy scalars
+and arrays arrive as numbers and lists, anything else as its text. Without the line (another torch,
+a class derived from ours with other arguments) the text alone arrives.
 """
 
 import json
@@ -59,7 +60,8 @@ class DicomdlError(ValueError):
         self.__dict__.update(facts)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached for names that no fact set; typed as Any so that callers may read facts under strict mypy.
+        # Only reached for names that no fact set; typed as Any so that callers may read
+        # facts under strict mypy.
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
@@ -80,11 +82,17 @@ class IndexFolderError(DicomdlError):
 
 
 class GenerationGone(IndexFolderError):
-    """A pickled index names a generation that a later scan has removed: open or scan the index again."""
+    """A pickled index names a generation that a later scan has removed.
+
+    Open or scan the index again.
+    """
 
 
 class HeaderError(DicomdlError):
-    """One file whose header cannot be used. Attribute `reason` is the word that the `problems` table stores."""
+    """One file whose header cannot be used.
+
+    Attribute `reason` is the word that the `problems` table stores.
+    """
 
     reason: str
 
@@ -94,7 +102,10 @@ class PixelError(DicomdlError):
 
 
 class FileChanged(PixelError):
-    """The file is no longer the one that was scanned (size or modification time differ): scan again."""
+    """The file is no longer the one that was scanned (size or modification time differ).
+
+    Scan again.
+    """
 
 
 class TruncatedPixels(PixelError):
@@ -106,7 +117,9 @@ class DecodeError(PixelError):
 
 
 class TooLarge(PixelError):
-    """The values would need more memory than the file's bytes justify: pass `max_bytes` to read them all the same.
+    """The values would need more memory than the file's bytes justify.
+
+    Pass `max_bytes` to read them all the same.
 
     Attributes `needed_bytes`, `limit_bytes`.
     """
@@ -124,7 +137,10 @@ class IntensityError(DicomdlError):
 
 
 class DoesNotFit(IntensityError):
-    """Values that the integer dtype asked for does not hold. Attributes `minimum`, `maximum`, `dtype`."""
+    """Values that the integer dtype asked for does not hold.
+
+    Attributes `minimum`, `maximum`, `dtype`.
+    """
 
     minimum: int
     maximum: int
@@ -132,7 +148,10 @@ class DoesNotFit(IntensityError):
 
 
 class SUVError(IntensityError):
-    """A PET stack whose header does not give SUV. Attribute `attribute` names the DICOM attributes at fault."""
+    """A PET stack whose header does not give SUV.
+
+    Attribute `attribute` names the DICOM attributes at fault.
+    """
 
     attribute: str
 
@@ -142,14 +161,20 @@ class GeometryError(DicomdlError):
 
 
 class IrregularStack(GeometryError):
-    """A stack whose verdict forbids a volume without a policy. Attributes: `verdict`, `detail` (a dict)."""
+    """A stack whose verdict forbids a volume without a policy. Attributes.
+
+    `verdict`, `detail` (a dict).
+    """
 
     verdict: str
     detail: dict[str, Any]
 
 
 class IncompleteGroup(GeometryError):
-    """A group of stacks in which some lack slices that others have. Attribute `missing`: {dimension value: [slice, ...]}."""
+    """A group of stacks in which some lack slices that others have. Attribute `missing`.
+
+    {dimension value: [slice, ...]}.
+    """
 
     missing: dict[Any, list[int]]
 
@@ -164,7 +189,10 @@ def missing_extra(feature: str, package: str, extra: str) -> MissingExtra:
 
 
 def facts_line(error: DicomdlError) -> str:
-    """One line of JSON with everything an error knows: a note that makes it arrive whole in another process."""
+    """One line of JSON with everything an error knows.
+
+    A note that makes it arrive whole in another process.
+    """
     facts = dict(vars(error))
     notes = [note for note in facts.pop("__notes__", ()) if not is_facts_line(note)]
     sent = {
@@ -182,7 +210,10 @@ def is_facts_line(note: str) -> bool:
 
 
 def _sent_facts(kind: type[DicomdlError], text: str) -> tuple[str, dict[str, Any]] | None:
-    """The message and attributes that the last line of facts in a worker's text gives a class; None without such a line."""
+    """The message and attributes that the last line of facts in a worker's text gives a class.
+
+    None without such a line.
+    """
     # What an error was raised from stands before it, under a heading of its own.
     *_, own = text.split("\nTraceback (most recent call last):\n")
     line = next((line for line in own.split("\n") if is_facts_line(line)), "")

@@ -1,4 +1,7 @@
-"""Entries whose content follows from their key, and processes that ask for them: shared by tests of the cache."""
+"""Entries whose content follows from their key, and processes that ask for them.
+
+Shared by tests of the cache.
+"""
 
 import contextlib
 import errno
@@ -41,7 +44,10 @@ def key_of(number: int) -> Key:
 
 
 def content(number: int, shape: tuple[int, ...] = (3, 40, 50)) -> Arrays:
-    """Values and a mask that are a function of the key: whoever reads can tell whether they are right."""
+    """Values and a mask that are a function of the key.
+
+    Whoever reads can tell whether they are right.
+    """
     rng = np.random.default_rng(number)
     return Arrays(rng.integers(-2000, 3000, shape, dtype=np.int16), rng.random(shape) < 0.2)
 

@@ -1,4 +1,7 @@
-"""What every test may ask for: the corpus of real files, a folder for phantoms and its index, a cache folder of the test's own."""
+"""What every test may ask for.
+
+The corpus of real files, a folder for phantoms and its index, a cache folder of the test's own.
+"""
 
 import os
 from collections.abc import Generator
@@ -11,7 +14,8 @@ from hypothesis import settings
 import dicomdl
 from dicomdl.storage import memory
 
-# Machines differ, so no example has a deadline. CI draws the same examples every time: a commit fails there
+# Machines differ, so no example has a deadline. CI draws the same examples every time: a commit
+# fails there
 # for what it changes, and the search for new ones goes on where people work.
 settings.register_profile("dicomdl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dicomdl")

@@ -1,12 +1,14 @@
 """Writers of small DICOM files whose voxels store their own place.
 
-The *ramp phantom*: the voxel at (slice, row, column) = (z, y, x) of the true geometry stores ``x + 7 y + 53 z``
-(+ `offset`), so that a flip, a transposition or a wrong order is a wrong number at a known place. Slice z lies at
-``origin + z * dz * (row direction x column direction)``: slices ascend as DESIGN section 4 says, whatever the
-orientation. Files get random names from a fixed seed, so the order on disk says nothing about the order in space.
+The *ramp phantom*: the voxel at (slice, row, column) = (z, y, x) of the true geometry stores ``x +
+7 y + 53 z`` (+ `offset`), so that a flip, a transposition or a wrong order is a wrong number at a
+known place. Slice z lies at ``origin + z * dz * (row direction x column direction)``: slices ascend
+as DESIGN section 4 says, whatever the orientation. Files get random names from a fixed seed, so the
+order on disk says nothing about the order in space.
 
-Everything is deterministic: UIDs are derived from what is written. Two calls into one folder therefore need
-different parameters or a different `seed`; a file that would be overwritten raises FileExistsError.
+Everything is deterministic: UIDs are derived from what is written. Two calls into one folder
+therefore need different parameters or a different `seed`; a file that would be overwritten raises
+FileExistsError.
 """
 
 import hashlib
@@ -85,7 +87,7 @@ NATIVE_SYNTAXES = (
 )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # what must come out
 
 
@@ -124,7 +126,10 @@ def true_positions(
     orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
     shear: Sequence[float] = (0, 0),
 ) -> NDArray[np.float64]:
-    """ImagePositionPatient of every slice, (slices, 3), mm; `shear` is mm a slice along (row direction, column direction)."""
+    """ImagePositionPatient of every slice, (slices, 3), mm.
+
+    `shear` is mm a slice along (row direction, column direction).
+    """
     directions = np.asarray(orientation, np.float64)
     step = (
         spacing[0] * slice_normal(orientation)
@@ -142,8 +147,8 @@ def true_affine(
 ) -> NDArray[np.float64]:
     """4 x 4: ``affine @ [slice, row, column, 1]`` = the voxel's centre, LPS, mm.
 
-    The row index walks along the *column* direction (the second triple of ImageOrientationPatient) and the
-    column index along the row direction (PS3.3 C.7.6.2.1.1).
+    The row index walks along the *column* direction (the second triple of ImageOrientationPatient)
+    and the column index along the row direction (PS3.3 C.7.6.2.1.1).
     """
     directions = np.asarray(orientation, np.float64)
     first, second = true_positions(2, spacing, origin, orientation, shear)
@@ -156,17 +161,23 @@ def true_affine(
 
 
 def true_rgb(frames: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """What `write_secondary_capture` stores: (frames, rows, columns, 3), the samples 0, 90 and 180 above the ramp, modulo 256."""
+    """What `write_secondary_capture` stores.
+
+    (frames, rows, columns, 3), the samples 0, 90 and 180 above the ramp, modulo 256.
+    """
     samples: Array = (ramp((frames, rows, columns))[..., None] + np.array([0, 90, 180])) % 256
     return samples.astype(np.uint8)
 
 
 def true_mask(frames: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """What `write_segmentation_1bit` stores: (frames, rows, columns) of 0 and 1, 1 where the ramp divides by 3."""
+    """What `write_segmentation_1bit` stores.
+
+    (frames, rows, columns) of 0 and 1, 1 where the ramp divides by 3.
+    """
     return np.asarray(ramp((frames, rows, columns)) % 3 == 0, np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # writers
 
 
@@ -227,13 +238,15 @@ def write_series(
     stored
         Stored values instead of the ramp, (slices, rows, columns), any integer type.
     unused_bits
-        What native signed samples hold above HighBit: their sign, zeros or ones. Unsigned ones get zeros for "extend".
+        What native signed samples hold above HighBit: their sign, zeros or ones. Unsigned ones get
+        zeros for "extend".
     drop, repeat
         Slices that are left out; slices that are written a second time under a new SOPInstanceUID.
     seed
         Tells apart two calls with otherwise equal parameters: enters UIDs and file names.
     edit
-        Called with (dataset, z) just before a file is written; it may change everything, file meta included.
+        Called with (dataset, z) just before a file is written; it may change everything, file meta
+        included.
 
     Returns
     -------
@@ -408,9 +421,12 @@ def write_secondary_capture(
     seed: int = 0,
     edit: Edit | None = None,
 ) -> Path:
-    """Write a colour screenshot without geometry: `true_rgb(frames, rows, columns)`, 8 bits a sample.
+    """Write a colour screenshot without geometry.
 
-    The samples are stored as they are under the given PhotometricInterpretation; no colour is converted.
+    `true_rgb(frames, rows, columns)`, 8 bits a sample.
+
+    The samples are stored as they are under the given PhotometricInterpretation; no colour is
+    converted.
     """
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid(
@@ -450,10 +466,12 @@ def write_segmentation_1bit(
     frame_of_reference: str | None = None,
     edit: Edit | None = None,
 ) -> Path:
-    """Write a binary SEG (PS3.3 A.51): `true_mask(slices * segments, rows, columns)`, one bit a pixel, frames back to back.
+    """Write a binary SEG (PS3.3 A.51).
 
-    With 5 x 7 pixels a frame has 35 bits, so frame 2 starts at bit 3 of byte 4 (PS3.5 8.1.1 packs across frames).
-    Frame `s * slices + z + 1` is slice z of segment s + 1.
+    `true_mask(slices * segments, rows, columns)`, one bit a pixel, frames back to back.
+
+    With 5 x 7 pixels a frame has 35 bits, so frame 2 starts at bit 3 of byte 4 (PS3.5 8.1.1 packs
+    across frames). Frame `s * slices + z + 1` is slice z of segment s + 1.
     """
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid("segmentation", study_uid, shape, segments)
@@ -526,7 +544,7 @@ def write_structured_report(
     return save(dataset, Path(path), edit)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the parts
 
 
@@ -621,11 +639,14 @@ def encode_htj2k(image: NDArray[Any]) -> bytes:
 
 
 def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:
-    """One frame's codestream, lossless except for JPEG baseline: (rows, columns[, samples]) of 8 or 16 bits.
+    """One frame's codestream, lossless except for JPEG baseline.
 
-    JPEG 2000 keeps the sign; JPEG and JPEG-LS know none and get the two's complement in `bits_stored` bits, RLE the
-    allocated bytes as they are. imagecodecs writes JPEG-LS of 9 to 16 bits with a precision of 16: pydicom 3.0.2 then
-    does not extend the sign of 12-bit samples, GDCM does. GDCM cannot read RLE of an odd number of pixels.
+    (rows, columns[, samples]) of 8 or 16 bits.
+
+    JPEG 2000 keeps the sign; JPEG and JPEG-LS know none and get the two's complement in
+    `bits_stored` bits, RLE the allocated bytes as they are. imagecodecs writes JPEG-LS of 9 to 16
+    bits with a precision of 16: pydicom 3.0.2 then does not extend the sign of 12-bit samples, GDCM
+    does. GDCM cannot read RLE of an odd number of pixels.
     """
     if syntax in (JPEG2000Lossless, JPEG2000):
         # no multiple component transform: PhotometricInterpretation stays what the data set says

@@ -1,8 +1,11 @@
-"""The table of defects: ramp phantoms of everything that goes wrong in a folder of slices, each with the truth about it.
+"""The table of defects.
 
-Every `Defect` writes files and returns the `Part`s that a reader must find: one grid of true modality values each.
-What tells parts of one grid apart (time point, echo, kernel, ...) is marked by an offset added to the ramp, so that a
-volume that mixes two of them holds a wrong number at a known place. `test_defects` judges; nothing here imports dicomdl.
+Ramp phantoms of everything that goes wrong in a folder of slices, each with the truth about it.
+
+Every `Defect` writes files and returns the `Part`s that a reader must find: one grid of true
+modality values each. What tells parts of one grid apart (time point, echo, kernel, ...) is marked
+by an offset added to the ramp, so that a volume that mixes two of them holds a wrong number at a
+known place. `test_defects` judges; nothing here imports dicomdl.
 """
 
 import dataclasses
@@ -32,20 +35,23 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
 SHAPE: Final = (6, 5, 7)
-MARK: Final = 400  # above the largest value of a ramp of SHAPE, 299: no voxel of one part has the value of another's
+# above the largest value of a ramp of SHAPE, 299: no voxel of one part has the value of another's
+MARK: Final = 400
 AXIAL: Final = (1, 0, 0, 0, 1, 0)
 SAGITTAL: Final = (0, 1, 0, 0, 0, -1)  # its normal points to the right: slices ascend towards -x
 UNCHECKED: Final = ("unchecked",)
 
-Facts = Mapping[
-    Any, Any
-]  # keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it
+# keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it
+Facts = Mapping[Any, Any]
 Tell = Callable[[int, int], Facts]  # (part, slice) -> what the headers of its file say
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """True values on a true grid: voxel (z, y, x) holds ``(x + 7 y + 53 z + mark) * slope[z] + intercept[z]``."""
+    """True values on a true grid.
+
+    Voxel (z, y, x) holds ``(x + 7 y + 53 z + mark) * slope[z] + intercept[z]``.
+    """
 
     affine: npt.NDArray[np.float64]
     shape: tuple[int, int, int]
@@ -56,7 +62,10 @@ class Part:
     tolerance_mm: float = 0.02
 
     def holds(self, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> bool:
-        """Whether (slices, rows, columns) at `affine` are exactly this part: every slice once, in order, every value true."""
+        """Whether (slices, rows, columns) at `affine` are exactly this part.
+
+        Every slice once, in order, every value true.
+        """
         if array.shape != (len(self.slices), *self.shape[1:]):
             return False
         world = np.moveaxis(np.indices(array.shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
@@ -89,14 +98,12 @@ class Defect:
     name: str
     write: Callable[[Path], list[Part]]
     stacks: Sequence[str] | None  # "verdict slices" of every stack; None: whatever is never wrong
-    dimension: (
-        Mapping[str, Sequence[Any]] | None
-    )  # of the one group: name -> its values in order; None: no group
+    # of the one group: name -> its values in order; None: no group
+    dimension: Mapping[str, Sequence[Any]] | None
     copies: int
     details: Mapping[str, Mapping[str, Any]]  # verdict -> what its detail must hold
-    missing: Mapping[
-        int, Sequence[int]
-    ]  # place in the group -> the slices of the whole grid that are not there
+    # place in the group -> the slices of the whole grid that are not there
+    missing: Mapping[int, Sequence[int]]
 
 
 DEFECTS: Final[list[Defect]] = []
@@ -120,7 +127,7 @@ def defect(
     return enter
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # writers
 
 
@@ -138,7 +145,9 @@ def series(
     truth: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Part:
-    """Write part `number` as a classic series, marked by ``MARK * number``; `options` are those of `write_series`.
+    """Write part `number` as a classic series, marked by ``MARK * number``.
+
+    `options` are those of `write_series`.
 
     `truth` replaces options where the headers lie on purpose.
     """
@@ -173,10 +182,12 @@ def parts(
     last: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[Part]:
-    """Write `count` parts of one grid that `tell` tells apart; `last` are options of the last one alone.
+    """Write `count` parts of one grid that `tell` tells apart.
 
-    Instance numbers run "part by part", "slice by slice" (all parts of a slice follow each other), are "shuffled", so
-    that they tell nothing, or "absent".
+    `last` are options of the last one alone.
+
+    Instance numbers run "part by part", "slice by slice" (all parts of a slice follow each other),
+    are "shuffled", so that they tell nothing, or "absent".
     """
     slices = options.get("shape", SHAPE)[0]
     given = {
@@ -209,10 +220,12 @@ def enhanced(
     name: str = "enhanced",
     **options: Any,
 ) -> list[Part]:
-    """Write parts `first`, `first` + 1, ... of one grid as one enhanced file with its frames shuffled.
+    """Write parts `first`, `first` + 1, ...
 
-    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient goes where it belongs.
-    `only` chooses frames, `facts` are attributes of the file.
+    of one grid as one enhanced file with its frames shuffled.
+
+    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient
+    goes where it belongs. `only` chooses frames, `facts` are attributes of the file.
     """
     shape = options.setdefault("shape", SHAPE)
     cells = [
@@ -293,7 +306,7 @@ def elsewhere(part: Part, shift: Sequence[float]) -> Part:
     return dataclasses.replace(part, affine=affine)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # values
 
 
@@ -315,9 +328,8 @@ def _(folder: Path) -> list[Part]:
 @defect("signed and unsigned slices in one series", ["regular 6"])
 def _(folder: Path) -> list[Part]:
     signed = [True, False, False, True, False, True]
-    shift = np.where(
-        signed, -1000, 3000
-    )  # 3000 needs the 12th bit: negative where the first slice's sign is taken for all
+    # 3000 needs the 12th bit: negative where the first slice's sign is taken for all
+    shift = np.where(signed, -1000, 3000)
     stored = ramp(SHAPE) + shift[:, None, None]
     return [
         series(
@@ -359,7 +371,7 @@ def _(folder: Path) -> list[Part]:
     return [low, series(folder, 1, drop=(0, 1, 2))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # slices
 
 
@@ -634,7 +646,7 @@ def _(folder: Path) -> list[Part]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # geometry
 
 
@@ -838,7 +850,7 @@ for row in UNUSABLE:
     _enter_unusable(*row)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # time
 
 
@@ -1342,7 +1354,10 @@ def _(folder: Path) -> list[Part]:
 
 
 def _enter_lost_slice(name: str, number: int, tell: Tell, numbering: str) -> None:
-    """What follows a lost slice moves up: chunks of one volume's length then mix two time points."""
+    """What follows a lost slice moves up.
+
+    Chunks of one volume's length then mix two time points.
+    """
 
     @defect(name, None)
     def _(folder: Path) -> list[Part]:
@@ -1411,7 +1426,7 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, 0, tell=tell), series(folder, 1, tell=tell, origin=(0, 0, 8))]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # other dimensions
 
 
@@ -1529,11 +1544,12 @@ def _(folder: Path) -> list[Part]:
 
 
 B_VALUES: Final = (0, 500, 1000)
+# in the order of acquisition, which is theirs: they have no other
 AXES: Final[list[list[float]]] = [
     [0, 1, 0],
     [1, 0, 0],
     [0, 0, 1],
-]  # in the order of acquisition, which is theirs: they have no other
+]
 
 
 @defect("b-values", THREE, {"diffusion_b_value": B_VALUES})
@@ -1755,7 +1771,7 @@ def _(folder: Path) -> list[Part]:
     return []
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # identities
 
 
@@ -1802,7 +1818,7 @@ def _(folder: Path) -> list[Part]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # enhanced multi-frame
 
 
@@ -1935,7 +1951,7 @@ def _(folder: Path) -> list[Part]:
     return enhanced(folder, 3, content, only=lambda n, z: (n, z) != (2, 5))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # chance
 
 

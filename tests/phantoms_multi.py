@@ -1,7 +1,9 @@
-"""Writers of ramp phantoms that pack their slices in a way of their own: mosaics, grids, NM and ultrasound volumes.
+"""Writers of ramp phantoms that pack their slices in a way of their own.
 
-Voxels and geometry are those of `phantoms`: the voxel at (z, y, x) stores x + 7 y + 53 z, and slice z lies at
-``origin + z * dz * (row direction x column direction)``.
+Mosaics, grids, NM and ultrasound volumes.
+
+Voxels and geometry are those of `phantoms`: the voxel at (z, y, x) stores x + 7 y + 53 z, and slice
+z lies at ``origin + z * dz * (row direction x column direction)``.
 """
 
 import math
@@ -56,13 +58,16 @@ def tiled(volume: Array, *, is_square: bool = True) -> Array:
     return mosaic
 
 
-# --- Siemens ----------------------------------------------------------------------------------------------------------
+# --- Siemens --------------------------------------------------------------------------------------
 
 
 def csa_header(
     entries: Mapping[str, Sequence[object]], version: Literal[1, 2] = 2, padding_items: int = 6
 ) -> bytes:
-    """A CSA header: entries of items, which are text; each entry has `padding_items` items, the empty ones last."""
+    """A CSA header: entries of items, which are text.
+
+    Each entry has `padding_items` items, the empty ones last.
+    """
     parts = [b"SV10\4\3\2\1"] if version == 2 else []
     parts.append(struct.pack("<II", len(entries), 77))
     for name, values in entries.items():
@@ -141,9 +146,10 @@ def write_mosaic(
 ) -> Path:
     """Write the ramp phantom as one Siemens mosaic.
 
-    `descending` puts the last slice into the first tile. `csa` is the version of the CSA image header, 0 for none; `entries` are added
-    to it or replace what it says. `series_header` adds the CSA series header, `count_tag` (0019,100A). ImagePositionPatient is that
-    of a slice as large as the whole mosaic, centred on the first tile.
+    `descending` puts the last slice into the first tile. `csa` is the version of the CSA image
+    header, 0 for none; `entries` are added to it or replace what it says. `series_header` adds the
+    CSA series header, `count_tag` (0019,100A). ImagePositionPatient is that of a slice as large as
+    the whole mosaic, centred on the first tile.
     """
     slices, rows, columns = shape
     order = range(slices)[:: -1 if descending else 1]
@@ -185,7 +191,7 @@ def write_mosaic(
     return save(dataset, Path(path), edit)
 
 
-# --- UIH --------------------------------------------------------------------------------------------------------------
+# --- UIH ------------------------------------------------------------------------------------------
 
 
 def write_uih_grid(
@@ -199,7 +205,10 @@ def write_uih_grid(
     transfer_syntax: str = ExplicitVRLittleEndian,
     edit: Edit | None = None,
 ) -> Path:
-    """Write the ramp phantom as one UIH grid: (0065,1050) the number of slices, (0065,1051) an item with the position of each."""
+    """Write the ramp phantom as one UIH grid.
+
+    (0065,1050) the number of slices, (0065,1051) an item with the position of each.
+    """
     positions = true_positions(shape[0], spacing, origin, orientation)
     dataset = _mr((shape, "uih"), transfer_syntax, ("ORIGINAL", "PRIMARY", "M", "VFRAME"), "UIH")
     dataset.ImagePositionPatient, dataset.ImageOrientationPatient = (
@@ -218,7 +227,7 @@ def write_uih_grid(
     return save(dataset, Path(path), edit)
 
 
-# --- nuclear medicine and ultrasound ----------------------------------------------------------------------------------
+# --- nuclear medicine and ultrasound --------------------------------------------------------------
 
 
 def write_nm_volume(

@@ -1,4 +1,6 @@
-"""The table of defects, judged by one oracle: every volume is true voxel by voxel, everything else is refused with numbers.
+"""The table of defects, judged by one oracle.
+
+Every volume is true voxel by voxel, everything else is refused with numbers.
 
 `python tests/test_defects.py` prints what becomes of each defect.
 """
@@ -33,7 +35,7 @@ def scan(folder: Path, name: str = "") -> dicomdl.Index:
     return dicomdl.scan(folder, folder.parent / f"{folder.name}{name}.index", progress=False)
 
 
-# --- the oracle -------------------------------------------------------------------------------------------------------
+# --- the oracle -----------------------------------------------------------------------------------
 
 
 def written(folder: Path) -> Counter[Place]:
@@ -53,7 +55,10 @@ def place(frame: dicomdl.Frame) -> Place:
 
 
 def modality_values(frame: dicomdl.Frame) -> npt.NDArray[np.float64]:
-    """One frame's modality values, read by pydicom; enhanced phantoms that come here have no rescale but 1 and 0."""
+    """One frame's modality values, read by pydicom.
+
+    Enhanced phantoms that come here have no rescale but 1 and 0.
+    """
     dataset = pydicom.dcmread(frame.path)
     stored = dataset.pixel_array.reshape(-1, *dataset.pixel_array.shape[-2:])[
         frame.frame_number - 1
@@ -86,7 +91,10 @@ def assert_nothing_is_lost_and_nothing_is_twice(
 
 
 def assert_read_or_refused(index: dicomdl.Index, parts: Sequence[Part]) -> dict[int, Part]:
-    """Every stack is one part as it truly is, or an IrregularStack with its numbers; the part of each readable stack."""
+    """Every stack is one part as it truly is, or an IrregularStack with its numbers.
+
+    The part of each readable stack.
+    """
     found: dict[int, Part] = {}
     for stack in index.stacks:
         if stack.verdict not in ("regular", "tilted", "single"):
@@ -141,7 +149,7 @@ def assert_groups_are_read_whole_or_refused(
                 dicomdl.read_volume(group)
 
 
-# --- what each defect must become -------------------------------------------------------------------------------------
+# --- what each defect must become -----------------------------------------------------------------
 
 
 def same(found: Any, wanted: Any) -> bool:
@@ -298,7 +306,7 @@ def test_the_oracle_sees_what_is_wrong(folder: Path) -> None:
     assert not first.holds(array[::-1], descending)  # true at every voxel, but slices ascend
 
 
-# --- no conclusion depends on files -----------------------------------------------------------------------------------
+# --- no conclusion depends on files ---------------------------------------------------------------
 
 
 def write_everything(root: Path) -> None:
@@ -350,7 +358,10 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shuffled_names_folders_and_order_of_writing_give_the_identical_index(
     everything: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Folders are renamed as wholes: without a Series Instance UID the folder is what a series has."""
+    """Folders are renamed as wholes.
+
+    Without a Series Instance UID the folder is what a series has.
+    """
     chance = random.Random(seed)
     files = sorted(path for path in everything.rglob("*") if path.is_file())
     folders = sorted({path.parent for path in files})
@@ -429,7 +440,7 @@ def test_a_slice_that_is_taken_away_and_comes_back_changes_the_verdict_and_back(
     assert_same_conclusions(scan(folder), whole)
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def told(defect: Defect, folder: Path) -> str:

@@ -153,7 +153,10 @@ def test_each_share_of_memory_has_one_cache() -> None:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small(module: Path) -> None:
-    """Functions without arguments have one result; above any other `lru_cache` a comment gives the reason."""
+    """Functions without arguments have one result.
+
+    Above any other `lru_cache` a comment gives the reason.
+    """
     lines = module.read_text().splitlines()
     nodes = list(ast.walk(ast.parse(module.read_text())))
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]

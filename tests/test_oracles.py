@@ -1,4 +1,7 @@
-"""The NIfTI references of the corpus are our volumes; and the oracle that says so sees what is wrong."""
+"""The NIfTI references of the corpus are our volumes.
+
+And the oracle that says so sees what is wrong.
+"""
 
 import subprocess
 import sys

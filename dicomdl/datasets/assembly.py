@@ -28,9 +28,8 @@ def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
         # Without branches: where a mask is ragged, a masked copy takes ten times as long.
         bits = read.array.view(f"i{read.array.itemsize}")
         change = bits ^ np.array(lowest, read.array.dtype).view(bits.dtype)
-        padding = (
-            read.padding if read.padding.ndim == change.ndim else read.padding[..., None]
-        )  # of colour
+        # of colour
+        padding = read.padding if read.padding.ndim == change.ndim else read.padding[..., None]
         np.multiply(change, padding, out=change)
         np.bitwise_xor(bits, change, out=bits)
     return read.array
@@ -42,7 +41,10 @@ def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]
 
 
 class Image(NamedTuple):
-    """An image on its way into a sample: modality values, or network values where it is mapped already."""
+    """An image on its way into a sample.
+
+    Modality values, or network values where it is mapped already.
+    """
 
     values: npt.NDArray[Any]
     is_mapped: bool = False
@@ -95,7 +97,8 @@ class Delivery:
             raise UsageError(f"intensity_on={self.intensity_on!r}: expected 'cpu' or 'device'")
 
 
-# What is carried as it is; unsigned 16 bits are for colour alone, and torch hardly computes with them.
+# What is carried as it is; unsigned 16 bits are for colour alone, and torch hardly computes with
+# them.
 _CARRIED: Final[dict[str, Any]] = {
     "B": np.uint8,
     "h": np.int16,

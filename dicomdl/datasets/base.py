@@ -33,12 +33,15 @@ teach_default_collate()
 class SampleDataset(torch.utils.data.Dataset[Any]):
     """Rows of samples, some of which cannot be read.
 
-    Subclasses make one sample in `_make`. Here is what happens around it: batches (each file opened once), epochs, errors, transforms.
+    Subclasses make one sample in `_make`. Here is what happens around it: batches (each file opened
+    once), epochs, errors, transforms.
 
-    `on_error` "raise" raises what reading a sample raised, with its file. "skip" leaves the sample out of its batch, which is
-    then shorter; where nothing would be left of it, and where samples are asked for one by one, another is delivered as
-    for "replace". "replace" delivers the sample of another row, chosen by (seed, epoch, row). What was skipped is counted and listed in
-    `skipped`, whatever process it happened in. Errors of a transform are the caller's own and always raised.
+    `on_error` "raise" raises what reading a sample raised, with its file. "skip" leaves the sample
+    out of its batch, which is then shorter; where nothing would be left of it, and where samples
+    are asked for one by one, another is delivered as for "replace". "replace" delivers the sample
+    of another row, chosen by (seed, epoch, row). What was skipped is counted and listed in
+    `skipped`, whatever process it happened in. Errors of a transform are the caller's own and
+    always raised.
     """
 
     transform: Transform | None
@@ -52,8 +55,8 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that random choices depend on, before a loader starts its workers.
 
-        Workers that live on (``persistent_workers=True``) hold copies that this does not reach: the rows of a `RowSampler` carry their
-        epoch along and do.
+        Workers that live on (``persistent_workers=True``) hold copies that this does not reach: the
+        rows of a `RowSampler` carry their epoch along and do.
         """
         if not (isinstance(epoch, int) and epoch >= 0):
             raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
@@ -61,7 +64,10 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) the first row of each stack, and the end: rows between two of them read the same files."""
+        """(stacks + 1,) the first row of each stack, and the end.
+
+        Rows between two of them read the same files.
+        """
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -83,10 +89,12 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
-        """The samples of a batch, in the order asked for; made in the order of rows, and each file opened once."""
-        with BatchImages(
-            len(rows) if self.transform is None else 0
-        ) as images:  # a transform may keep images, and change them later
+        """The samples of a batch, in the order asked for.
+
+        Made in the order of rows, and each file opened once.
+        """
+        # a transform may keep images, and change them later
+        with BatchImages(len(rows) if self.transform is None else 0) as images:
             found = self._tried_together(rows, images)
         if all(sample is None for sample, _ in found) and self.policy.on_error == "skip" and found:
             row = rows[-1]  # nothing would be left of the batch
@@ -100,10 +108,12 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         return [transformed(sample, self.transform) for sample, _ in found if sample is not None]
 
     def outcomes(self, rows: Sequence[int]) -> list[Any]:
-        """For those who can leave rows out, such as `StackStream`: the sample of each row, its error, or None where it is skipped."""
-        found = self._tried_together(
-            rows
-        )  # which are not delivered together: each in memory of its own
+        """For those who can leave rows out, such as `StackStream`.
+
+        The sample of each row, its error, or None where it is skipped.
+        """
+        # which are not delivered together: each in memory of its own
+        found = self._tried_together(rows)
         self._note_skipped(rows, found)
         results: list[Any] = []
         for sample, error in found:
@@ -122,7 +132,9 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def _tried_together(
         self, rows: Sequence[int], images: BatchImages | None = None
     ) -> list[tuple[Sample | None, BaseException | None]]:
-        """(sample, None) or (None, error) of each row, in the order asked for; replaced where the policy says so.
+        """(sample, None) or (None, error) of each row, in the order asked for.
+
+        Replaced where the policy says so.
 
         Where the rows make one batch, with `images`, what may not be skipped is raised.
         """
@@ -161,7 +173,10 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         return int(row) % count
 
     def _read_row(self, row: int, epoch: int) -> Sample:
-        """Reading raises a DicomdlError for what files do; a StopIteration, which would end an epoch without a word, never leaves."""
+        """Reading raises a DicomdlError for what files do.
+
+        A StopIteration, which would end an epoch without a word, never leaves.
+        """
         try:
             sample = self._make(row, epoch)
             sample["epoch"] = epoch
@@ -199,7 +214,10 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
 
 def transformed(sample: Sample, transform: Transform | None) -> Any:
-    """What the transform makes of a sample; its StopIteration, which a loader would take for the end of the epoch, is an error."""
+    """What the transform makes of a sample.
+
+    Its StopIteration, which a loader would take for the end of the epoch, is an error.
+    """
     if transform is None:
         return sample
     try:

@@ -33,7 +33,8 @@ class Centers:
             np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3),
         )
         self._jitter = jitter
-        # Arrays, not objects: a worker that looks at an object writes to its count of references, and so copies its page.
+        # Arrays, not objects: a worker that looks at an object writes to its count of
+        # references, and so copies its page.
         self.series, which = np.unique(np.array(names, np.str_), return_inverse=True)
         self.rows = np.argsort(which, kind="stable")
         self._ends = np.searchsorted(which[self.rows], np.arange(len(self.series) + 1))

@@ -25,7 +25,10 @@ def teach_default_collate() -> None:
 
 @errors_leave_whole
 def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:
-    """What the default collate does with samples: as with any dict, once their images have one size."""
+    """What the default collate does with samples.
+
+    As with any dict, once their images have one size.
+    """
     shapes = {
         tuple(sample["image"].shape)
         for sample in samples
@@ -45,7 +48,10 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
 
 
 def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
-    """The samples with images of one dtype: integers that wait for their intensity may be of two, or beside floats."""
+    """The samples with images of one dtype.
+
+    Integers that wait for their intensity may be of two, or beside floats.
+    """
     types = {
         sample["image"].dtype for sample in samples if isinstance(sample.get("image"), torch.Tensor)
     }
@@ -59,10 +65,13 @@ def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
 
 @errors_leave_whole
 def collate(samples: Sequence[Any]) -> Any:
-    """Collate samples of any sizes: what has one shape is stacked, tensors of several shapes stay a list.
+    """Collate samples of any sizes.
 
-    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``. In a worker the batch may be the samples' own memory, as it
-    may with the default collate: change samples before they are collated, not afterwards.
+    What has one shape is stacked, tensors of several shapes stay a list.
+
+    Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``. In a worker the batch
+    may be the samples' own memory, as it may with the default collate: change samples before they
+    are collated, not afterwards.
     """
     if not isinstance(samples[0], dict):  # a transform may deliver anything
         return torch.utils.data.default_collate(list(samples))
@@ -77,7 +86,10 @@ def _stacked_or_listed(values: list[Any]) -> Any:
 
 
 def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> dict[str, Any]:
-    """One dict of all samples: plain tensors of one shape stacked, the rest as `otherwise` collates it."""
+    """One dict of all samples.
+
+    Plain tensors of one shape stacked, the rest as `otherwise` collates it.
+    """
     leaves = own_pool() is not None
     batch: dict[str, Any] = OutgoingBatch() if leaves else {}
     for key in samples[0]:
@@ -89,7 +101,8 @@ def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> 
         if are_alike and (leaves or not is_worker()):
             batch[key] = stacked(values)
         elif are_alike:
-            # torch's way out of a worker, whose stack lies in shared memory and takes no lazy negatives.
+            # torch's way out of a worker, whose stack lies in shared memory and takes
+            # no lazy negatives.
             batch[key] = otherwise([value.resolve_neg() for value in values])
         else:
             batch[key] = otherwise(values)

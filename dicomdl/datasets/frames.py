@@ -1,9 +1,10 @@
 """PyTorch datasets of frames, volumes and patches; the door to torch.
 
-A sample is a dict: `image` (float32 tensor, channel first), `affine` (4, 4) float64, `spacing`, `units`, identifiers as
-strings. What is unknown is NaN or "", never None, so that the default collate works. A sample depends on (seed, epoch, row)
-alone, never on the worker that makes it. A dataset holds an index and options, both of which pickle as a few
-hundred bytes; every start method of a DataLoader works.
+A sample is a dict: `image` (float32 tensor, channel first), `affine` (4, 4) float64, `spacing`,
+`units`, identifiers as strings. What is unknown is NaN or "", never None, so that the default
+collate works. A sample depends on (seed, epoch, row) alone, never on the worker that makes it. A
+dataset holds an index and options, both of which pickle as a few hundred bytes; every start method
+of a DataLoader works.
 """
 
 from collections.abc import Sequence
@@ -55,39 +56,48 @@ class FrameDataset(PixelDataset):
     index
         An Index or a part of one.
     intensity
-        How modality values become network values: "auto" (by modality, see `intensity.by_modality`), "modality" (as
-        they are), "file" (the file's own window or VOI LUT), a preset such as "ct.lung", (center, width), a Window, a
-        Percentile, an SUV, a RealWorld or any callable on arrays. It is resolved once a stack, so that all its frames are mapped
-        alike; projection images (CR, DX, MG, ...) and other frames without geometry are resolved each alone. Padding (Pixel Padding
-        Value) becomes the lowest value and takes no part in percentiles.
+        How modality values become network values: "auto" (by modality, see
+        `intensity.by_modality`), "modality" (as they are), "file" (the file's own window or VOI
+        LUT), a preset such as "ct.lung", (center, width), a Window, a Percentile, an SUV, a
+        RealWorld or any callable on arrays. It is resolved once a stack, so that all its frames are
+        mapped alike; projection images (CR, DX, MG, ...) and other frames without geometry are
+        resolved each alone. Padding (Pixel Padding Value) becomes the lowest value and takes no
+        part in percentiles.
     transform
         Called with the sample; what it returns is delivered.
     size, spacing
-        (rows, columns) and (row, column) mm or one number: `spacing` resamples to that, `size` alone resamples the whole
-        field of view to that many pixels, both together resample, then crop or pad about the centre. Bilinear, with
-        antialiasing, on modality values (the nearest pixel for segmentations); `affine` follows.
+        (rows, columns) and (row, column) mm or one number: `spacing` resamples to that, `size`
+        alone resamples the whole field of view to that many pixels, both together resample, then
+        crop or pad about the centre. Bilinear, with antialiasing, on modality values (the nearest
+        pixel for segmentations); `affine` follows.
     channels
         1 makes colour grey, 3 repeats grey; by default grey has 1 channel and colour 3.
     content
-        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None everything. Equal copies of a
-        frame are left out in any case. What is left out is told once, as a table (`left_out`).
+        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None
+        everything. Equal copies of a frame are left out in any case. What is left out is told once,
+        as a table (`left_out`).
     suv
-        "required": "auto" raises an SUVError for PET whose header gives no SUV. "if_possible": it takes percentiles of those.
+        "required": "auto" raises an SUVError for PET whose header gives no SUV. "if_possible": it
+        takes percentiles of those.
     reduce
-        Halves rows and columns that often while reading, before `size` and `spacing` (see `read_frame`).
+        Halves rows and columns that often while reading, before `size` and `spacing` (see
+        `read_frame`).
     max_bytes
         The most memory that a compressed frame may become (see `read_frame`).
     neighbours
-        That many slices before and after the frame come along as channels (2.5D): 2 n + 1 of them, in slice order. Beyond the
-        ends of the stack they are padding.
+        That many slices before and after the frame come along as channels (2.5D): 2 n + 1 of them,
+        in slice order. Beyond the ends of the stack they are padding.
     intensity_on
-        "device" leaves images integers where they are, with their intensity as data, for `apply_intensity` on a GPU: half the bytes to
-        carry. Such samples have `intensity` (5,) float64.
+        "device" leaves images integers where they are, with their intensity as data, for
+        `apply_intensity` on a GPU: half the bytes to carry. Such samples have `intensity` (5,)
+        float64.
     cache
-        "disk", "memory", a number of bytes, a folder as a `pathlib.Path`, or a `cache.Cache`: where the decoded stacks of compressed
-        frames are kept, shared by all workers. Uncompressed frames need none and get none; nor do lower resolutions (`reduce`).
+        "disk", "memory", a number of bytes, a folder as a `pathlib.Path`, or a `cache.Cache`: where
+        the decoded stacks of compressed frames are kept, shared by all workers. Uncompressed frames
+        need none and get none; nor do lower resolutions (`reduce`).
     on_error, seed
-        "raise", "skip" or "replace" what cannot be read; see `samples.SampleDataset`, and `skipped`.
+        "raise", "skip" or "replace" what cannot be read; see `samples.SampleDataset`, and
+        `skipped`.
 
     Notes
     -----
@@ -178,7 +188,10 @@ class FrameDataset(PixelDataset):
         return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
-        """The frame between its neighbours, (2 n + 1, rows, columns); where there is none, padding."""
+        """The frame between its neighbours, (2 n + 1, rows, columns).
+
+        Where there is none, padding.
+        """
         voxels = self.reading.voxels(stack, recipe.quantity)
         if voxels.is_colour:
             raise UsageError(
@@ -195,9 +208,8 @@ class FrameDataset(PixelDataset):
             and (stack.modality in PROJECTION or number_of_frames == 1)
             and stack.modality != "PT"
         ):
-            recipe = resolve(
-                self.reading.intensity, self.index.frame(number)
-            )  # a percentile then takes the frame itself as its sample
+            # a percentile then takes the frame itself as its sample
+            recipe = resolve(self.reading.intensity, self.index.frame(number))
             return with_units(recipe, stack, self.index.value(number, "position_in_stack"))
         return self.reading.recipe(stack)
 

@@ -20,12 +20,10 @@ from dicomdl.values.sampling import stack_sample
 from dicomdl.volumes.blocks import voxels_of
 
 Labels = Callable[[Stack], npt.NDArray[Any]]
-BODY_VOXELS: Final = (
-    1 << 13
-)  # of a stack's body to draw from: 96 kB, for the 64 stacks that are remembered
-SLAB_VOXELS: Final = (
-    1 << 18
-)  # of a patch that are read and mapped at once: half a megabyte, and one of float32
+# of a stack's body to draw from: 96 kB, for the 64 stacks that are remembered
+BODY_VOXELS: Final = 1 << 13
+# of a patch that are read and mapped at once: half a megabyte, and one of float32
+SLAB_VOXELS: Final = 1 << 18
 of_thread = threading.local()
 _label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
 _labelled_voxels: Final[Share[Mapping[int, npt.NDArray[np.int32]]]] = share("label voxels")
@@ -105,7 +103,10 @@ def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
 
 @remembered("body voxels")
 def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np.int32]:
-    """Voxels of the body: of at most 32 slices, every n-th row and column, so that a stack is not read for it."""
+    """Voxels of the body.
+
+    Of at most 32 slices, every n-th row and column, so that a stack is not read for it.
+    """
     recipe = resolve(Identity(), stack.middle)
     if above is None:
         above = -500.0 if recipe.units == "HU" else otsu(stack_sample(stack))

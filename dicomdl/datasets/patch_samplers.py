@@ -1,7 +1,10 @@
-"""Where patches lie in a stack, and how they come back together: pure numpy, and chance that depends on nothing but its key.
+"""Where patches lie in a stack, and how they come back together.
 
-A patch has a start voxel, which may be negative, and a size; what lies outside of the stack is padded. Random choices take a generator
-made of (seed, epoch, row), so a patch is the same whichever worker or rank makes it, and in whatever order.
+Pure numpy, and chance that depends on nothing but its key.
+
+A patch has a start voxel, which may be negative, and a size; what lies outside of the stack is
+padded. Random choices take a generator made of (seed, epoch, row), so a patch is the same whichever
+worker or rank makes it, and in whatever order.
 """
 
 import itertools
@@ -53,12 +56,15 @@ class PatchSampler(Protocol):
         """The first voxel of patch `number` (from 0) of the stack."""
 
 
-# --- samplers -------------------------------------------------------------------------------------------------------
+# --- samplers -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Every place inside of the stack with the same probability; along axes shorter than the patch, the stack in its middle."""
+    """Every place inside of the stack with the same probability.
+
+    Along axes shorter than the patch, the stack in its middle.
+    """
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
         """`per_stack`."""
@@ -87,7 +93,8 @@ class Foreground:
     Parameters
     ----------
     above
-        Modality values above this are body. By default above -500 for CT in HU, else above the threshold of Otsu on the stack's sample.
+        Modality values above this are body. By default above -500 for CT in HU, else above the
+        threshold of Otsu on the stack's sample.
     """
 
     above: float | None = None
@@ -111,8 +118,9 @@ class Balanced:
     Parameters
     ----------
     weights
-        {label: weight}; labels that a stack lacks are left out there, and a stack with none of them is sampled uniformly. By
-        default all labels of the stack, background too, with the same weight.
+        {label: weight}; labels that a stack lacks are left out there, and a stack with none of them
+        is sampled uniformly. By default all labels of the stack, background too, with the same
+        weight.
     """
 
     weights: tuple[tuple[int, float], ...] = ()
@@ -155,13 +163,16 @@ class Balanced:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """All places of a grid that covers the stack, for inference: `stitch` brings the results back together.
+    """All places of a grid that covers the stack, for inference.
+
+    `stitch` brings the results back together.
 
     Parameters
     ----------
     overlap
-        The part of a patch that neighbours share at least, 0 to below 1; one number, or one an axis. Places are spread evenly,
-        the first and the last flush with the stack; along axes shorter than the patch the stack lies in its middle.
+        The part of a patch that neighbours share at least, 0 to below 1; one number, or one an
+        axis. Places are spread evenly, the first and the last flush with the stack; along axes
+        shorter than the patch the stack lies in its middle.
     """
 
     overlap: float | tuple[float, float, float] = 0.0
@@ -199,7 +210,10 @@ class Grid:
 
 
 def as_sampler(option: str | PatchSampler) -> PatchSampler:
-    """What a user passed as ``sampler=``: "uniform", "foreground", "labels", "grid" or a sampler."""
+    """What a user passed as ``sampler=``.
+
+    "uniform", "foreground", "labels", "grid" or a sampler.
+    """
     named: dict[str, Callable[[], PatchSampler]] = {
         "uniform": Uniform,
         "foreground": Foreground,
@@ -244,7 +258,10 @@ def _around_one(
 
 
 def _inside(start: Sequence[int], shape: Voxel, size: Voxel) -> Voxel:
-    """A start moved so that the patch lies inside; where the stack is shorter than the patch, in its middle."""
+    """A start moved so that the patch lies inside.
+
+    Where the stack is shorter than the patch, in its middle.
+    """
     z, y, x = (
         (n - s) // 2 if n < s else min(max(int(a), 0), n - s)
         for a, n, s in zip(start, shape, size, strict=True)
@@ -272,6 +289,5 @@ def otsu(sample: Values) -> float:
     sums = np.cumsum(counts * centers)
     means = sums[:-1] / np.maximum(below, 1), (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     between = below * above * (means[0] - means[1]) ** 2
-    return float(
-        edges[1:-1][between >= between.max() * (1 - 1e-9)].mean()
-    )  # in the middle of an empty valley
+    # in the middle of an empty valley
+    return float(edges[1:-1][between >= between.max() * (1 - 1e-9)].mean())

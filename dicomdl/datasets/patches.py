@@ -47,25 +47,30 @@ from dicomdl.volumes.cutting import cut, padding_shows, read_block
 class PatchDataset(StackDataset):
     """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
 
-    A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own slices are decoded, and those decoded last
-    are kept, per process, in 90 MiB or what `DICOMDL_MEMORY` gives them (see `dicomdl.storage.memory`).
+    A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own
+    slices are decoded, and those decoded last are kept, per process, in 90 MiB or what
+    `DICOMDL_MEMORY` gives them (see `dicomdl.storage.memory`).
 
     Parameters
     ----------
     index, intensity, transform, channels, content, suv, max_bytes, intensity_on, cache, on_error, seed
-        As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in frames and volumes.
+        As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in
+        frames and volumes.
     size
-        (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is padded: with the value that becomes the
-        lowest one; with -1024 (CT in HU) or 0 where values stay as they are.
+        (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is
+        padded: with the value that becomes the lowest one; with -1024 (CT in HU) or 0 where values
+        stay as they are.
     per_stack
         Patches of each stack in an epoch, for samplers that draw.
     sampler
-        Where patches lie: "uniform", "foreground", "labels", "grid", or a `Uniform`, `Foreground`, `Balanced(weights)`,
-        `Grid(overlap)`, `Centers.from_table(table)`, or anything with their two methods. Draws depend on (seed, epoch, row) alone.
+        Where patches lie: "uniform", "foreground", "labels", "grid", or a `Uniform`, `Foreground`,
+        `Balanced(weights)`, `Grid(overlap)`, `Centers.from_table(table)`, or anything with their
+        two methods. Draws depend on (seed, epoch, row) alone.
     labels
-        A function that gives a stack's label map, an integer array (slices, rows, columns): for the sampler "labels", and delivered as
-        `label` (D, H, W) int64, 0 beyond the stack. Called in the process that makes the sample, and kept
-        there in 61 MiB or what `DICOMDL_MEMORY` gives them.
+        A function that gives a stack's label map, an integer array (slices, rows, columns): for the
+        sampler "labels", and delivered as `label` (D, H, W) int64, 0 beyond the stack. Called in
+        the process that makes the sample, and kept there in 61 MiB or what `DICOMDL_MEMORY` gives
+        them.
     irregular, min_slices
         As for `VolumeDataset`, but for "resample".
 
@@ -201,7 +206,8 @@ class PatchDataset(StackDataset):
     def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:
         """The patch, (C, ...), mapped already or not.
 
-        Where nothing stands against it, it is read and mapped a few slices at a time, while they are in the processor's cache.
+        Where nothing stands against it, it is read and mapped a few slices at a time, while they
+        are in the processor's cache.
         """
         inside = all(
             0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
@@ -229,7 +235,10 @@ class PatchDataset(StackDataset):
 
     @property
     def _scratch(self) -> Scratch:
-        """Memory of this thread; for a device the values go on into the sample as they are, and so into its memory."""
+        """Memory of this thread.
+
+        For a device the values go on into the sample as they are, and so into its memory.
+        """
         name = f"scratch_{self.delivery.intensity_on}"
         if not hasattr(of_thread, name):
             setattr(

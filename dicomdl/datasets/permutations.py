@@ -31,16 +31,18 @@ class StackedRows(Protocol):
 
 
 def philox(seed: int, *words: int) -> np.random.Philox:
-    """The random numbers of a seed for one purpose; `words` (epoch, purpose, ...) are apart from the seed, whatever its size."""
+    """The random numbers of a seed for one purpose.
+
+    `words` (epoch, purpose, ...) are apart from the seed, whatever its size.
+    """
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=words))
 
 
 def permutation(count: int, seed: int, epoch: int, purpose: int) -> Rows:
     """Every number below `count` once, (count,) int64, every order equally likely."""
     keys = philox(seed, epoch, purpose).random_raw(count)
-    order: Rows = np.argsort(
-        keys
-    )  # 3 times as fast as a stable sort, and the same where no two keys are equal
+    # 3 times as fast as a stable sort, and the same where no two keys are equal
+    order: Rows = np.argsort(keys)
     ordered = keys[order]
     if (ordered[1:] == ordered[:-1]).any():
         order = np.argsort(keys, kind="stable")
@@ -58,7 +60,8 @@ def stack_order(boundaries: Rows, seed: int, epoch: int) -> Rows:
 
 def windowed(order: Rows, window: int, seed: int, epoch: int) -> Rows:
     """The order with every `window` consecutive rows shuffled among each other."""
-    # The window's number above 32 random bits: one sort shuffles all windows. Equal bits (once in 8,000 windows of 1024) keep their order.
+    # The window's number above 32 random bits: one sort shuffles all windows. Equal bits
+    # (once in 8,000 windows of 1024) keep their order.
     keys = np.arange(len(order), dtype=np.uint64) // np.uint64(window) << np.uint64(32)
     keys |= philox(seed, epoch, WINDOWS).random_raw(len(order)) >> np.uint64(32)
     return order[np.argsort(keys, kind="stable")]
@@ -83,7 +86,10 @@ def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def check_ranks(world_size: int) -> None:
-    """UsageError when torch.distributed was initialised after the ranks were asked for: every rank would deliver everything."""
+    """UsageError when torch.distributed was initialised after the ranks were asked for.
+
+    Every rank would deliver everything.
+    """
     found = _distributed()[1]
     if found not in (1, world_size):
         raise UsageError(

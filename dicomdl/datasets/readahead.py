@@ -31,14 +31,20 @@ def read_chunks(
     epoch: int,
     positions: Iterator[list[int]],
 ) -> Iterator[Chunk]:
-    """The outcomes of the rows at some positions of a share, chunk by chunk; `rows_at` says which rows those are."""
+    """The outcomes of the rows at some positions of a share, chunk by chunk.
+
+    `rows_at` says which rows those are.
+    """
     for chunk in positions:
         rows = [EpochRow(row, epoch) for row in rows_at(chunk)]
         yield list(zip(chunk, _read_rows(dataset, rows), strict=True))
 
 
 def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
-    """One outcome a row. When reading them together fails or skips, each is read alone, so that the others are not lost.
+    """One outcome a row.
+
+    When reading them together fails or skips, each is read alone, so that the others are not
+    lost.
 
     Our own datasets tell the outcome of each row by themselves (`samples.SampleDataset.outcomes`).
     """
@@ -89,9 +95,8 @@ def _read_row(dataset: Any, row: EpochRow) -> Any:
         return Failure(error)
     except _INTERRUPTS:
         raise
-    except (
-        BaseException
-    ) as error:  # such as a decoder's PanicException, which would end the worker without a word
+    except BaseException as error:
+        # such as a decoder's PanicException, which would end the worker without a word
         return Failure(
             _caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error)
         )

@@ -68,10 +68,12 @@ def resized(
     smooth: bool,
     fill: float | None,
 ) -> tuple[npt.NDArray[Any], Affine, Affine]:
-    """A frame (C, H, W) on another in-plane grid: image, affine and spacing, as `FrameDataset` documents.
+    """A frame (C, H, W) on another in-plane grid.
 
-    `smooth` interpolates with antialiasing; labels take the nearest pixel instead. `fill` is what lies beyond the frame, by default the
-    smallest value.
+    Image, affine and spacing, as `FrameDataset` documents.
+
+    `smooth` interpolates with antialiasing; labels take the nearest pixel instead. `fill` is what
+    lies beyond the frame, by default the smallest value.
     """
     if target.is_own:
         return image, affine, spacing
@@ -94,11 +96,13 @@ def resized(
             raise GeometryError(
                 f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing
             )
-        # With the scale given (not recomputed from the rounded size), pixels have exactly the spacing asked for.
+        # With the scale given (not recomputed from the rounded size), pixels have exactly
+        # the spacing asked for.
         tensor = torch.nn.functional.interpolate(
             tensor, scale_factor=scale, recompute_scale_factor=False, **how
         )
-    # Edges stay where they were, so the first centre moves by half the difference of the pixel sizes.
+    # Edges stay where they were, so the first centre moves by half the difference of the
+    # pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
     image, offset = _crop_or_pad(tensor[0].numpy(), size, fill if smooth else 0)
     shift += np.asarray(offset) / np.asarray(scale)
@@ -133,7 +137,10 @@ def _crop_or_pad(
 def resampled(
     volume: Volume, target: TargetGrid, interpolation: Interpolation, fill: float | None
 ) -> Volume:
-    """A volume on another grid, as `VolumeDataset` documents; without geometry only its size changes."""
+    """A volume on another grid, as `VolumeDataset` documents.
+
+    Without geometry only its size changes.
+    """
     if target.is_own:
         return volume
     size, spacing = target.size, target.spacing

@@ -4,4 +4,7 @@ from typing import Any
 
 
 class Sample(dict[str, Any]):
-    """One sample: a dict. A type of its own, so that the default collate can say what to do about sizes."""
+    """One sample: a dict.
+
+    A type of its own, so that the default collate can say what to do about sizes.
+    """

@@ -1,9 +1,13 @@
-"""Samplers: the rows of an epoch in an order that depends on (seed, epoch) alone, dealt to ranks, resumable at any batch.
+"""Samplers.
 
-A row is delivered as an `EpochRow`, which carries its epoch: the workers of a DataLoader hold copies of the dataset, and
-with `persistent_workers=True` nothing that the parent sets later reaches them, but rows do. Orders are the argsort of
-Philox numbers, whose stream NumPy promises not to change (that of `Generator.permutation` may), so that a run resumes in
-the same order under another release. An epoch costs the parent 8 bytes a row, workers nothing.
+The rows of an epoch in an order that depends on (seed, epoch) alone, dealt to ranks, resumable at
+any batch.
+
+A row is delivered as an `EpochRow`, which carries its epoch: the workers of a DataLoader hold
+copies of the dataset, and with `persistent_workers=True` nothing that the parent sets later reaches
+them, but rows do. Orders are the argsort of Philox numbers, whose stream NumPy promises not to
+change (that of `Generator.permutation` may), so that a run resumes in the same order under another
+release. An epoch costs the parent 8 bytes a row, workers nothing.
 """
 
 import itertools
@@ -36,9 +40,12 @@ from dicomdl.errors import UsageError
 
 
 class EpochRow(int):
-    """A row that knows its epoch: it computes, compares, hashes and prints as the row, and pickles whole.
+    """A row that knows its epoch.
 
-    Datasets take ``getattr(row, "epoch", self.epoch)``, before any arithmetic, whose result is a plain int.
+    It computes, compares, hashes and prints as the row, and pickles whole.
+
+    Datasets take ``getattr(row, "epoch", self.epoch)``, before any arithmetic, whose result is a
+    plain int.
 
     Parameters
     ----------
@@ -164,8 +171,9 @@ class RowSampler(torch.utils.data.Sampler[int]):
         Parameters
         ----------
         samples_done
-            Samples received since the pass began (this rank's; a last batch may be counted as full). By default the
-            rows drawn from the sampler, which under a plain DataLoader with workers are more than were delivered.
+            Samples received since the pass began (this rank's; a last batch may be counted as
+            full). By default the rows drawn from the sampler, which under a plain DataLoader with
+            workers are more than were delivered.
         """
         counts = "drawn" if samples_done is None else "delivered"
         start = self.start_of(self._position)
@@ -187,7 +195,8 @@ class RowSampler(torch.utils.data.Sampler[int]):
         check_state(state, self._identity(), "epoch", "position")
         self.epoch = state["epoch"]
         self._position = min(state["position"], self.total)
-        # StatefulDataLoader makes an iterator of a pass that has ended, and at once another one for the next epoch. A plain
+        # StatefulDataLoader makes an iterator of a pass that has ended, and at once
+        # another one for the next epoch. A plain
         # DataLoader makes two where it means one, and the rest of the ended pass is no row.
         self._ended = state.get("counts") == "drawn"
         self._pass = None
@@ -278,7 +287,10 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         )
 
     def _sizes(self, position: int) -> Iterator[int]:
-        """Upper limits of the batches from a position on: equal on all ranks, so that one rank's state serves all."""
+        """Upper limits of the batches from a position on.
+
+        Equal on all ranks, so that one rank's state serves all.
+        """
         shortest = (self.sampler.total - position) // self.sampler.world_size
         for after in reversed(range(self._count(position))):
             size = (
@@ -295,8 +307,8 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         Parameters
         ----------
         batches_done
-            Batches received since the pass began, as ``enumerate(loader, 1)`` counts them. By default those drawn (see
-            `RowSampler.state_dict`).
+            Batches received since the pass began, as ``enumerate(loader, 1)`` counts them. By
+            default those drawn (see `RowSampler.state_dict`).
         """
         if batches_done is None:
             return self.sampler.state_dict()

@@ -15,7 +15,10 @@ from dicomdl.index.index import Index
 
 
 class LeftOutWarning(UserWarning):
-    """A dataset does not take everything that its index holds; the message is a table of what and why."""
+    """A dataset does not take everything that its index holds.
+
+    The message is a table of what and why.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class StackChoice:
-    """Which stacks a dataset takes: of what content, what is done with irregular ones, and how long they are at least."""
+    """Which stacks a dataset takes.
+
+    Of what content, what is done with irregular ones, and how long they are at least.
+    """
 
     content: str | None
     irregular: Irregular

@@ -11,14 +11,19 @@ from dicomdl.volumes.cutting import overlap_of
 
 
 def gaussian(size: Voxel, sigma: float = 0.125) -> npt.NDArray[np.float32]:
-    """(size) weights for `stitch`: a bell about the middle, `sigma` times the size wide, at least 1e-3 of its top everywhere."""
+    """(size) weights for `stitch`.
+
+    A bell about the middle, `sigma` times the size wide, at least 1e-3 of its top everywhere.
+    """
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / max(sigma * n, 1e-6)) ** 2) for n in size]
     weights = axes[0][:, None, None] * axes[1][:, None] * axes[2]
     return np.asarray(np.maximum(weights / weights.max(), 1e-3), np.float32)
 
 
 class Stitcher:
-    """Patches, or what a network made of them, back into one array of a stack: a weighted mean where they overlap.
+    """Patches, or what a network made of them, back into one array of a stack.
+
+    A weighted mean where they overlap.
 
     Parameters
     ----------
@@ -75,7 +80,9 @@ class Stitcher:
         return bool((self._total > 0).all())
 
     def result(self, fill: float = np.nan) -> npt.NDArray[np.float32]:
-        """(C, slices, rows, columns) or (slices, rows, columns) float32, a new array; `fill` where no patch lies.
+        """(C, slices, rows, columns) or (slices, rows, columns) float32, a new array.
+
+        `fill` where no patch lies.
 
         Raises
         ------

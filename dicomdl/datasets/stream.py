@@ -1,9 +1,10 @@
 """Streaming: whole stacks one after the other, read ahead by a thread, mixed in a bounded buffer.
 
-For disks and network file systems on which random rows are slow. What is delivered when is decided on row numbers alone
-(seed, epoch, share), before anything is read: so a pass resumes by replaying numbers, not pixels, and no order depends on
-threads or timing. The epoch's rows, stack by stack, are one line that is cut into ranks x workers pieces of equal length:
-each row comes exactly once, shares differ by one row, and a stack that lies across a cut is read by two workers.
+For disks and network file systems on which random rows are slow. What is delivered when is decided
+on row numbers alone (seed, epoch, share), before anything is read: so a pass resumes by replaying
+numbers, not pixels, and no order depends on threads or timing. The epoch's rows, stack by stack,
+are one line that is cut into ranks x workers pieces of equal length: each row comes exactly once,
+shares differ by one row, and a stack that lies across a cut is read by two workers.
 """
 
 import multiprocessing.context
@@ -52,8 +53,8 @@ from dicomdl.errors import UsageError
 class StackedDataset(Protocol):
     """What a stream reads: a map-style dataset that says where its stacks begin.
 
-    An optional ``__getitems__(rows)`` reads several rows at once. It may return fewer samples than rows, where the dataset
-    skips what it cannot read; the stream then asks again row by row.
+    An optional ``__getitems__(rows)`` reads several rows at once. It may return fewer samples than
+    rows, where the dataset skips what it cannot read; the stream then asks again row by row.
     """
 
     boundaries: Rows
@@ -63,7 +64,10 @@ class StackedDataset(Protocol):
         """The number of rows."""
 
     def __getitem__(self, row: int, /) -> Any:
-        """The sample of a row, which depends on (seed, epoch, row) alone; `row` is an `EpochRow`."""
+        """The sample of a row, which depends on (seed, epoch, row) alone.
+
+        `row` is an `EpochRow`.
+        """
 
 
 class StackStream(torch.utils.data.IterableDataset[Any]):
@@ -132,7 +136,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         self._loads = 0
         self._resume: Resume | None = None
 
-    # --- epochs -------------------------------------------------------------------------------------------------------
+    # --- epochs -----------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -140,7 +144,10 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         return int(self.shared_batches[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """What the next pass delivers, in this process and in all its workers; a loaded position stays when it is of this epoch."""
+        """What the next pass delivers, in this process and in all its workers.
+
+        A loaded position stays when it is of this epoch.
+        """
         epoch = checked_count("epoch", epoch, 0)
         if self._resume is not None and (
             epoch != self._resume.epoch or self.shared_batches[PASSES] > 0
@@ -155,7 +162,9 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         share, done, refusal = worker, 0, None
         try:
             share, done = self._resumed(worker, workers)
-        except UsageError as error:  # raised here, in a persistent worker, it would end the worker and its words with it
+        except UsageError as error:
+            # raised here, in a persistent worker, it would end the worker and its
+            # words with it
             refusal = error
         return _StackIterator(self, Position(self.epoch, share, workers, done), worker, refusal)
 
@@ -183,10 +192,13 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
                     stacklevel=3,
                 )
 
-    # --- what a share is ----------------------------------------------------------------------------------------------
+    # --- what a share is --------------------------------------------------------------------------
 
     def _ends(self, share: int, workers: int) -> tuple[int, int]:
-        """Where a worker's share of the epoch's line of rows begins and ends; beyond the line it begins again."""
+        """Where a worker's share of the epoch's line of rows begins and ends.
+
+        Beyond the line it begins again.
+        """
         shares, number, rows = (
             self.world_size * workers,
             self.rank * workers + share,
@@ -227,7 +239,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         first, last = self._ends(share, max(1, loader.num_workers))
         return last - first
 
-    # --- resuming -----------------------------------------------------------------------------------------------------
+    # --- resuming ---------------------------------------------------------------------------------
 
     def state_dict(
         self, loader: "torch.utils.data.DataLoader[Any] | None" = None, batches_done: int = 0
@@ -237,8 +249,8 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         Parameters
         ----------
         loader
-            The loader whose pass it is. Without it the state is the epoch alone, which is all that StatefulDataLoader needs
-            beside the states of the iterators.
+            The loader whose pass it is. Without it the state is the epoch alone, which is all that
+            StatefulDataLoader needs beside the states of the iterators.
         batches_done
             Batches received since the pass began, as ``enumerate(loader, 1)`` counts them.
         """
@@ -284,15 +296,14 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         counts = {"rows": len(self.dataset), "stacks": len(self.dataset.boundaries) - 1}
         return {"kind": "StackStream", **{name: getattr(self, name) for name in names}, **counts}
 
-    # --- pickling -----------------------------------------------------------------------------------------------------
+    # --- pickling ---------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         if self._found_ranks:
             check_ranks(self.world_size)
         state = self.__dict__.copy()
-        if (
-            multiprocessing.context.get_spawning_popen() is None
-        ):  # a copy for keeps, not for a worker: it shares nothing
+        # a copy for keeps, not for a worker: it shares nothing
+        if multiprocessing.context.get_spawning_popen() is None:
             state["shared_batches"] = self.shared_batches.tolist()
         return state
 
@@ -361,14 +372,16 @@ class _StackIterator(Iterator[Any]):
         if stream.read_ahead == 0:
             return chunks
         ahead = Ahead()
-        self._stop = weakref.finalize(
-            self, ahead.stop
-        )  # the thread knows the queue, not the iterator, which so may go
+        # the thread knows the queue, not the iterator, which so may go
+        self._stop = weakref.finalize(self, ahead.stop)
         ahead.start(chunks)
         return ahead
 
     def close(self) -> None:
-        """End the reading thread and let go of what it read; happens by itself at the end and when the iterator goes."""
+        """End the reading thread and let go of what it read.
+
+        Happens by itself at the end and when the iterator goes.
+        """
         if self._stop is not None:
             self._stop()
         self._chunks, self._ready = iter(()), {}
@@ -385,7 +398,10 @@ class _StackIterator(Iterator[Any]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken; UsageError when it is of another stream or number of workers."""
+        """Go on where the state was taken.
+
+        UsageError when it is of another stream or number of workers.
+        """
         identity = {
             **self._stream._identity(),
             "share": self._place.share,

@@ -68,7 +68,9 @@ class Share:
 
 
 class Draws:
-    """Which position of a share is delivered next: a random one of the first `buffer` that were not yet.
+    """Which position of a share is delivered next.
+
+    A random one of the first `buffer` that were not yet.
 
     Parameters
     ----------
@@ -119,11 +121,16 @@ class Draws:
 
 @dataclass(slots=True)
 class Resume:
-    """Which share each worker takes in the next pass and how much of it is done; each worker uses its place once."""
+    """Which share each worker takes in the next pass and how much of it is done.
+
+    Each worker uses its place once.
+    """
 
     epoch: int
     places: list[tuple[int, int]]
-    unused: torch.Tensor  # (workers,) ones and zeros in shared memory: the workers of a later pass must begin at the beginning
+    # (workers,) ones and zeros in shared memory: the workers of a later pass must begin at
+    # the beginning
+    unused: torch.Tensor
 
     @classmethod
     def of_state(cls, epoch: int, workers: Any) -> "Resume":
@@ -173,8 +180,8 @@ def state_after(
 ) -> list[list[int]]:
     """[share, done] of each worker of the next loader, when this one has delivered so many batches.
 
-    A DataLoader takes batches from its workers in turn, passing over those that have ended. The next loader begins with its
-    worker 0 again, which therefore takes the share whose turn it is.
+    A DataLoader takes batches from its workers in turn, passing over those that have ended. The
+    next loader begins with its worker 0 again, which therefore takes the share whose turn it is.
     """
     turns = collections.deque(
         [share, done, length, batches(length, done, loader)]

@@ -41,12 +41,13 @@ class VolumeDataset(StackDataset):
     index, intensity, transform, channels, content
         As for `FrameDataset`; `intensity` is resolved once a stack.
     size, spacing
-        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in three dimensions.
-        Trilinear, without antialiasing; segmentations take the nearest voxel.
+        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in
+        three dimensions. Trilinear, without antialiasing; segmentations take the nearest voxel.
     irregular
-        "raise" takes only stacks that are regular, single or tilted, "resample" also those with missing slices or uneven
-        spacing, put onto their regular grid (see `read_volume`); neither takes what is incomplete in its group, such as an
-        interrupted last time point. "accept" takes everything as it lies. What is left out is told once, as a table (`left_out`).
+        "raise" takes only stacks that are regular, single or tilted, "resample" also those with
+        missing slices or uneven spacing, put onto their regular grid (see `read_volume`); neither
+        takes what is incomplete in its group, such as an interrupted last time point. "accept"
+        takes everything as it lies. What is left out is told once, as a table (`left_out`).
     min_slices
         Stacks with fewer slices are left out.
     suv, reduce, max_bytes, intensity_on, cache, on_error, seed
@@ -103,9 +104,8 @@ class VolumeDataset(StackDataset):
         stack = self._stacks[row]
         recipe = self.reading.recipe(stack)
         grey = not is_colour(stack)
-        dtype = (
-            np.float32 if grey and not self.target.is_own else None
-        )  # interpolated values are not rounded to integers
+        # interpolated values are not rounded to integers
+        dtype = np.float32 if grey and not self.target.is_own else None
         voxels = self.reading.cached_voxels(stack, recipe.quantity) if self._lies(stack) else None
         if voxels is not None:
             array, padding = voxels.read((0, 0, 0), stack.shape)

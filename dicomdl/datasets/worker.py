@@ -1,7 +1,8 @@
 """What a worker of a DataLoader is, and how errors leave one.
 
-torch sends the class of an error and the text of its traceback. `errors_leave_whole` makes that text say the facts and
-notes of our errors, which their classes read back in the main process (`dicomdl.errors`).
+torch sends the class of an error and the text of its traceback. `errors_leave_whole` makes that
+text say the facts and notes of our errors, which their classes read back in the main process
+(`dicomdl.errors`).
 """
 
 import contextlib

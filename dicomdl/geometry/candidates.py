@@ -1,7 +1,8 @@
 """Which facts may tell frames at one position apart, and how their values are compared and shown.
 
-The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Times are compared with their dates and shown in seconds from the first volume, so that no
-date of a patient leaves the index.
+The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Times are compared
+with their dates and shown in seconds from the first volume, so that no date of a patient leaves the
+index.
 """
 
 import functools
@@ -29,7 +30,10 @@ _MOST_INDICES: Final = 12  # three or four are usual; each is a candidate
 
 
 class Candidates:
-    """The candidates of any rows of a table; columns that hold one value throughout are never looked at."""
+    """The candidates of any rows of a table.
+
+    Columns that hold one value throughout are never looked at.
+    """
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
@@ -63,7 +67,10 @@ class Candidates:
         return result
 
     def _seconds(self, spec: Spec, rows: Ints) -> Floats | None:
-        """Times in seconds; None where some have none. A date counts where all have one; else midnight is looked for."""
+        """Times in seconds; None where some have none. A date counts where all have one.
+
+        Else midnight is looked for.
+        """
         *date_times, date, time = spec.columns if len(spec.columns) > 1 else (*spec.columns, "", "")
         for column in date_times:
             seconds = self._converted(column)[rows]
@@ -74,9 +81,8 @@ class Candidates:
         seconds, days = self._converted(time)[rows], self._converted(date)[rows]
         if np.isnan(seconds).any():
             return None
-        if (
-            np.isnan(days).any() or (days == days[0]).all()
-        ):  # one date for all may have been put there, or be that of the first frame
+        # one date for all may have been put there, or be that of the first frame
+        if np.isnan(days).any() or (days == days[0]).all():
             return past_midnight(seconds)
         return seconds + days
 
@@ -87,7 +93,10 @@ class Candidates:
         return self._converted_columns[column]
 
     def _converted(self, column: str) -> Floats:
-        """(n,) a column of dates or times in seconds, NaN where absent; each distinct text is converted once."""
+        """(n,) a column of dates or times in seconds, NaN where absent.
+
+        Each distinct text is converted once.
+        """
         if column not in self._converted_columns:
             convert = (
                 seconds_of_date_time
@@ -127,7 +136,10 @@ class Candidates:
         return found + self._dimension_indices(rows)
 
     def _numbers(self, spec: Spec, column: str, rows: Ints) -> Floats | None:
-        """The values of a phase, a time or a count; None where some have none: what is absent has no order."""
+        """The values of a phase, a time or a count; None where some have none.
+
+        What is absent has no order.
+        """
         if spec.kind == "value":
             return None
         numbers = (
@@ -169,7 +181,10 @@ class Candidates:
         ranks: npt.NDArray[np.int32],
         varying: npt.NDArray[np.bool_],
     ) -> Ints | None:
-        """Codes of the values as `_first_known` sees them in the columns of a spec; None where none varies."""
+        """Codes of the values as `_first_known` sees them in the columns of a spec.
+
+        None where none varies.
+        """
         if len(spec.columns) == 1 and columns[0] in self._plain:
             place = self._plain[columns[0]]
             if not varying[place]:
@@ -206,9 +221,8 @@ class Candidates:
         """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
         result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
         frames = members(dimension.labels)
-        for (
-            candidate
-        ) in dimension.candidates:  # one look at the table for each, not one for each volume
+        # one look at the table for each, not one for each volume
+        for candidate in dimension.candidates:
             for label, value in enumerate(self._shown(candidate, rows, frames)):
                 result[label][candidate.name] = value
         return result
@@ -238,7 +252,10 @@ class Candidates:
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
-    """The value of the first column that has one; a direction told by x, y and z is one value, a list of one value is that."""
+    """The value of the first column that has one.
+
+    A direction told by x, y and z is one value, a list of one value is that.
+    """
     for place, (column, value) in enumerate(zip(columns, values, strict=True)):
         if value is None or value == "":
             continue

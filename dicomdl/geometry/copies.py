@@ -39,14 +39,20 @@ class Copies:
 
     @functools.cached_property
     def _repeated_instance(self) -> npt.NDArray[np.bool_]:
-        """(n,) which frames share SOP Instance UID and frame number with another one: a file that is there twice."""
+        """(n,) which frames share SOP Instance UID and frame number with another one.
+
+        A file that is there twice.
+        """
         keys = combined_codes([self._columns.facts.ranks(name) for name in _ONE_FRAME])
         return np.asarray(
             (np.bincount(keys)[keys] > 1) & ~is_blank(self._columns.facts, "sop_instance_uid")
         )
 
     def without_same_instances(self, rows: Ints) -> Ints:
-        """Rows without the second files of an instance. The same UID is not enough: some writers give one to all their files."""
+        """Rows without the second files of an instance. The same UID is not enough.
+
+        Some writers give one to all their files.
+        """
         again = rows[self._repeated_instance[rows]]
         if len(again) == 0:
             return rows
@@ -64,7 +70,10 @@ class Copies:
         return self._digest is not None and count <= _MOST_COMPARED
 
     def among(self, rows: Ints, places: Ints) -> Ints:
-        """Those of the rows that hold the pixels of an earlier one at their place; what they are copies of is noted."""
+        """Those of the rows that hold the pixels of an earlier one at their place.
+
+        What they are copies of is noted.
+        """
         assert self._digest is not None
         first: dict[tuple[int, str], int] = {}
         copies = []

@@ -1,12 +1,16 @@
-"""What tells frames at one position apart: the search for the attribute, or few, that make one volume of each value.
+"""What tells frames at one position apart.
 
-Pure numpy. A dimension of a set of frames is an attribute, or the smallest combination, that is unique within each
-position and takes the same values at all positions. It is found, not listed: every candidate is tried, the meaningful
-ones first (`Tier`). What more than one of a tier would tell differently is a tie, and a tie is never decided.
+The search for the attribute, or few, that make one volume of each value.
 
-Times and counts that differ from slice to slice tell volumes apart, too, where their order leaves no choice: when all
-frames of one pass over the positions come before all of the next one (`_passes`), or when neighbours in time lie at
-one position (`_strides`). Heart phases are compared by their rank at each position (`_phases`).
+Pure numpy. A dimension of a set of frames is an attribute, or the smallest combination, that is
+unique within each position and takes the same values at all positions. It is found, not listed:
+every candidate is tried, the meaningful ones first (`Tier`). What more than one of a tier would
+tell differently is a tie, and a tie is never decided.
+
+Times and counts that differ from slice to slice tell volumes apart, too, where their order leaves
+no choice: when all frames of one pass over the positions come before all of the next one
+(`_passes`), or when neighbours in time lie at one position (`_strides`). Heart phases are compared
+by their rank at each position (`_phases`).
 """
 
 import itertools
@@ -21,7 +25,9 @@ from dicomdl.arrays import Floats, Ints
 
 MOST_TOGETHER: Final = 3  # attributes in one combination
 POSITIONS_LOOKED_AT: Final = 50  # before all positions are
-FEWEST_IN_ORDER: Final = 6  # frames whose order is no accident: four have one of two orders of two passes in two cases of three
+# frames whose order is no accident: four have one of two orders of two passes in two cases of
+# three
+FEWEST_IN_ORDER: Final = 6
 MOST_POSITIONS: Final = (
     0.75  # of an incomplete set: at more than this part of the positions each value must be
 )
@@ -29,7 +35,10 @@ _LIMIT: Final = 2**62
 
 
 class Tier(IntEnum):
-    """How much an attribute means: those of a higher tier are only asked when all before them gave nothing."""
+    """How much an attribute means.
+
+    Those of a higher tier are only asked when all before them gave nothing.
+    """
 
     MEANING = 0  # what was measured or how: time point, echo, b-value, phase, kernel
     BOOKKEEPING = 1  # what a scanner counts: acquisitions, stacks, dimension indices
@@ -47,9 +56,9 @@ Kind = Literal["value", "phase", "time", "count"]
 class Candidate:
     """One attribute of n frames.
 
-    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each position counts too,
-    a "time" or a "count" may run on, so its passes count too: for these three, `numbers` are the values, none missing.
-    `slow` ones vary slowest where a dimension has several.
+    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each
+    position counts too, a "time" or a "count" may run on, so its passes count too: for these three,
+    `numbers` are the values, none missing. `slow` ones vary slowest where a dimension has several.
     """
 
     name: str
@@ -62,7 +71,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dimension:
-    """The answer: `labels[i]` is the volume of frame i, 0 ... count - 1, in lexicographic order of the attributes' values."""
+    """The answer: `labels[i]` is the volume of frame i, 0 ...
+
+    count - 1, in lexicographic order of the attributes' values.
+    """
 
     candidates: tuple[Candidate, ...]  # those that it is made of, the slowest first
     labels: Ints
@@ -77,11 +89,13 @@ class Tie:
 
 
 def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension | Tie | None:
-    """The dimension of n frames at the positions `places` (0 ... p - 1, all occupied), None where nothing tells them apart.
+    """The dimension of n frames at the positions `places` (0 ...
 
-    Where some positions have fewer frames than others (an interrupted last volume), an attribute must have a value that
-    all positions have and exactly as many values as the fullest position has frames; or, where it means something, each
-    of its values must be at most positions.
+    p - 1, all occupied), None where nothing tells them apart.
+
+    Where some positions have fewer frames than others (an interrupted last volume), an attribute
+    must have a value that all positions have and exactly as many values as the fullest position has
+    frames; or, where it means something, each of its values must be at most positions.
     """
     counts = np.bincount(places)
     most = int(counts.max())
@@ -159,7 +173,10 @@ def _with(candidate: Candidate, codes: Ints | None) -> Iterator[Candidate]:
 def _smallest(
     places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool
 ) -> Dimension | Tie | None:
-    """The smallest combination with a form from number `added` on; of those before, none was enough."""
+    """The smallest combination with a form from number `added` on.
+
+    Of those before, none was enough.
+    """
     counts = [int(form.codes.max()) + 1 for form in forms]
     few = np.flatnonzero(places < POSITIONS_LOOKED_AT)  # most combinations fail there already
     for size in range(1, MOST_TOGETHER + 1):
@@ -194,8 +211,9 @@ def _is_unique(places: Ints, codes: Ints) -> bool:
 def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
     """Whether an attribute can be part of a dimension.
 
-    In a whole set a part takes the same values equally often at every position, because the combination does; else its
-    values may not be more than the fullest position has frames, or a few more where every position lacks another one.
+    In a whole set a part takes the same values equally often at every position, because the
+    combination does; else its values may not be more than the fullest position has frames, or a few
+    more where every position lacks another one.
     """
     values = int(labels.max()) + 1
     if values == 1 or values > most * (1 if whole else 1 / MOST_POSITIONS):
@@ -236,17 +254,19 @@ def _rank_within(places: Ints, codes: Ints) -> Ints:
 
 
 def _phases(places: Ints, candidate: Candidate) -> Ints | None:
-    """The rank of each frame's phase at its position; None unless every position goes through the cycle alike.
+    """The rank of each frame's phase at its position.
 
-    Each position has its own heart beat: its first phase must be within half a step of the usual one, and so must all
-    others, as fractions of its cycle. The delays of a triggered scan that jitter fail that.
+    None unless every position goes through the cycle alike.
+
+    Each position has its own heart beat: its first phase must be within half a step of the usual
+    one, and so must all others, as fractions of its cycle. The delays of a triggered scan that
+    jitter fail that.
     """
     assert candidate.numbers is not None
     ranks = _rank_within(places, candidate.codes)
     count = int(ranks.max()) + 1
-    cells, first = np.unique(
-        places * count + ranks, return_index=True
-    )  # magnitude and velocity share a phase
+    # magnitude and velocity share a phase
+    cells, first = np.unique(places * count + ranks, return_index=True)
     if (
         count == 1
         or len(cells) != count * (int(places.max()) + 1)
@@ -266,11 +286,13 @@ def _phases(places: Ints, candidate: Candidate) -> Ints | None:
 
 
 def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
-    """The number of the pass over the positions that each frame belongs to; None where passes overlap, differ, or may begin elsewhere.
+    """The number of the pass over the positions that each frame belongs to.
 
-    Frames of one value are of one pass: echoes share a time. All passes must go through the positions in one order,
-    because a frame lost in one of them moves all later ones. An interrupted set may only lack the end of its last pass,
-    after two whole ones.
+    None where passes overlap, differ, or may begin elsewhere.
+
+    Frames of one value are of one pass: echoes share a time. All passes must go through the
+    positions in one order, because a frame lost in one of them moves all later ones. An interrupted
+    set may only lack the end of its last pass, after two whole ones.
     """
     count = int(places.max()) + 1
     order = np.lexsort([places, candidate.codes])
@@ -299,10 +321,13 @@ def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
 
 
 def _begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) -> bool:
-    """Whether passes that are cut every `size` frames are cut where they begin: where frames are lost at both ends, any cut looks whole.
+    """Whether passes that are cut every `size` frames are cut where they begin.
 
-    There is a pause before each pass longer than any within; or numbers count on from 1, or from a multiple; or, if time
-    only runs on, each pass goes straight from one end of the positions to the other.
+    Where frames are lost at both ends, any cut looks whole.
+
+    There is a pause before each pass longer than any within; or numbers count on from 1, or from a
+    multiple; or, if time only runs on, each pass goes straight from one end of the positions to the
+    other.
     """
     assert candidate.numbers is not None
     numbers = candidate.numbers[order]

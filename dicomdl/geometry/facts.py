@@ -8,7 +8,10 @@ from dicomdl.arrays import Floats, Ints
 
 
 class Facts(Protocol):
-    """The frames' columns as the building of stacks needs them; row i is the same frame in all of them."""
+    """The frames' columns as the building of stacks needs them.
+
+    Row i is the same frame in all of them.
+    """
 
     def __len__(self) -> int: ...
 

@@ -12,7 +12,8 @@ from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_position
 from dicomdl.geometry.grouping import by_text, combined_codes, is_blank
 from dicomdl.geometry.verdict import has_geometry
 
-# What orders frames that geometry does not; a copy of an instance in another file comes after it by its coding.
+# What orders frames that geometry does not; a copy of an instance in another file comes after it
+# by its coding.
 TIE_BREAKERS = (
     *("instance_number", "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
     *("transfer_syntax_uid", "byte_length", "byte_offset"),
@@ -23,7 +24,8 @@ _MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
 class FrameColumns:
     """Columns of all n frames; row i is the same frame in all of them.
 
-    `placed` are the frames with a position and an orientation, `by_transducer` those whose coordinates are a transducer's.
+    `placed` are the frames with a position and an orientation, `by_transducer` those whose
+    coordinates are a transducer's.
     """
 
     def __init__(self, facts: Facts, tolerances: Tolerances) -> None:

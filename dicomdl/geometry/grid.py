@@ -1,8 +1,10 @@
-"""Positions and orientations of slices -> their order, their affine, their verdict. Pure numpy, no files.
+"""Positions and orientations of slices -> their order, their affine, their verdict.
 
-``affine @ [slice, row, column, 1]`` is the centre of that voxel in the patient coordinate system (LPS, mm). Slices
-ascend along row direction x column direction, as in ITK; order comes from positions projected on that normal
-(PS3.3 C.7.6.2.1.1), never from instance numbers, names or z.
+Pure numpy, no files.
+
+``affine @ [slice, row, column, 1]`` is the centre of that voxel in the patient coordinate system
+(LPS, mm). Slices ascend along row direction x column direction, as in ITK; order comes from
+positions projected on that normal (PS3.3 C.7.6.2.1.1), never from instance numbers, names or z.
 """
 
 import math
@@ -25,9 +27,10 @@ def halved(length: int, times: int) -> int:
 class Tolerances:
     """What still counts as equal; one frozen value that an index stores.
 
-    `spacing_fraction` and `spacing_mm` bound the error of a projected position against some origin + k x spacing:
-    max(1 % of the spacing, min(0.1 mm, 10 % of the spacing)). It is the error of a position, not of a gap: a GE PET of
-    3.27 mm has gaps of 3.19 to 3.29 mm and positions off by 0.04 mm, and 0.625 mm CT is written with one decimal.
+    `spacing_fraction` and `spacing_mm` bound the error of a projected position against some origin
+    + k x spacing: max(1 % of the spacing, min(0.1 mm, 10 % of the spacing)). It is the error of a
+    position, not of a gap: a GE PET of 3.27 mm has gaps of 3.19 to 3.29 mm and positions off by
+    0.04 mm, and 0.625 mm CT is written with one decimal.
     """
 
     spacing_fraction: float = 0.01
@@ -54,8 +57,8 @@ class Tolerances:
 class Geometry:
     """The grid of a volume: shape (slices, rows, columns) and affine.
 
-    `affine` is 4 x 4 float64, read-only, from (slice, row, column, 1) to LPS mm. Spacing, direction and origin are
-    derived from it, in the same axis order.
+    `affine` is 4 x 4 float64, read-only, from (slice, row, column, 1) to LPS mm. Spacing, direction
+    and origin are derived from it, in the same axis order.
     """
 
     shape: tuple[int, int, int]
@@ -104,7 +107,10 @@ class Geometry:
 
     @property
     def shear(self) -> float:
-        """Largest cosine between two index axes: 0 for an orthogonal grid, sine of the gantry tilt for a tilted one."""
+        """Largest cosine between two index axes.
+
+        0 for an orthogonal grid, sine of the gantry tilt for a tilted one.
+        """
         gram = self.direction.T @ self.direction
         return float(np.abs(gram - np.diag(np.diag(gram))).max()) if self.is_known else math.nan
 
@@ -115,7 +121,10 @@ class Geometry:
         return np.asarray(self.affine[:3, :3] @ middle + self.affine[:3, 3])
 
     def halved(self, times: int) -> "Geometry":
-        """The grid of the same slices with rows and columns halved `times` times: every 2^n-th voxel centre stays (see `halving`)."""
+        """The grid of the same slices with rows and columns halved `times` times.
+
+        Every 2^n-th voxel centre stays (see `halving`).
+        """
         slices, rows, columns = self.shape
         affine = self.affine.copy()
         affine[:3, 1:3] *= 1 << times
@@ -145,7 +154,8 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
 
     Cosines that are off unit length or right angle within tolerance are repaired; None when they are not cosines.
     """
-    # The same sums as in `_are_cosines`, so that the two never differ by a rounding; numpy takes 100 us for one orientation.
+    # The same sums as in `_are_cosines`, so that the two never differ by a rounding; numpy
+    # takes 100 us for one orientation.
     a, b, c, x, y, z = cosines = orientation.tolist()
     lengths = math.sqrt(a * a + b * b + c * c), math.sqrt(x * x + y * y + z * z)
     if (
@@ -180,7 +190,8 @@ def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
     with_offset = np.flatnonzero(np.isfinite(offsets))
     if len(with_offset) == 0:
         return positions
-    # PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z coordinates.
+    # PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z
+    # coordinates.
     positions = positions.copy()
     orientations = facts.vectors("image_orientation_patient", 6)
     instances, numbers = facts.ranks("sop_instance_uid"), facts.numbers("frame_number")

@@ -11,7 +11,8 @@ from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry.facts import Facts
 from dicomdl.headers.uids import OWN_PLANES
 
-# The Series, then what splits it exactly; orientation and in-plane grid are compared with tolerances afterwards.
+# The Series, then what splits it exactly; orientation and in-plane grid are compared with
+# tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
 _EXACT_KEYS: Final = (
     "sop_class_uid",
@@ -52,20 +53,23 @@ def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
     keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
     keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
-    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits is not one kind of sample.
+    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits
+    # is not one kind of sample.
     keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
     # A slice without rescale among others with one would be stored values among Hounsfield units.
     keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
     keys.append(
         by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0))
     )
-    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on, and what was made after the
+    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on,
+    # and what was made after the
     # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
     keys.append(by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
     keys.append(
         by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"]))
     )
-    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced objects may have one frame.
+    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced
+    # objects may have one frame.
     classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
     keys.append((facts.numbers("number_of_frames") > 1) * classic)
     combined = combined_codes(keys)
@@ -75,7 +79,10 @@ def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
 
 
 def _series_numbers(facts: Facts, series: Ints) -> Ints:
-    """(n,) codes of SeriesNumber, by which some archives' Series are two; a blank one is that of its Series, if there is only one."""
+    """(n,) codes of SeriesNumber, by which some archives' Series are two.
+
+    A blank one is that of its Series, if there is only one.
+    """
     numbers = facts.numbers("series_number").astype(np.float64)
     codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
     blank = np.isnan(numbers)
@@ -115,8 +122,8 @@ def combined_codes(keys: Sequence[Ints]) -> Ints:
 def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
     """Rows grouped by values that lie within `absolute + relative * |reference|` of a reference.
 
-    References are the median of all, about which jitter lies, and then the lowest value of what is left: by the order of the
-    values, not of the rows, so that the order of files has no say.
+    References are the median of all, about which jitter lies, and then the lowest value of what is
+    left: by the order of the values, not of the rows, so that the order of files has no say.
     """
     if (values == values[0]).all():
         yield rows
@@ -128,9 +135,8 @@ def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> It
     farthest = np.searchsorted(
         distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right"
     )
-    for number, reference in enumerate(
-        distinct
-    ):  # sorted: those before have a label, those behind `farthest` are too far away
+    # sorted: those before have a label, those behind `farthest` are too far away
+    for number, reference in enumerate(distinct):
         if label[number] < 0:
             behind = slice(number, farthest[number])
             near = (

@@ -6,7 +6,8 @@ from dicomdl.arrays import Ints
 from dicomdl.geometry.frame_columns import FrameColumns
 from dicomdl.geometry.verdict import Assessment, assess, idc_checks
 
-# What should not change from slice to slice of one volume; where it does, positions do not repeat and the stack says so.
+# What should not change from slice to slice of one volume; where it does, positions do not repeat
+# and the stack says so.
 _CONTRAST: Final = (
     *(
         "echo_time",
@@ -26,7 +27,11 @@ _CONTRAST: Final = (
 
 
 class Judge:
-    """Assesses rows. The last answer is kept for the next call, because time points lie where their neighbours do."""
+    """Assesses rows.
+
+    The last answer is kept for the next call, because time points lie where their neighbours
+    do.
+    """
 
     def __init__(self, columns: FrameColumns) -> None:
         self._columns = columns

@@ -1,7 +1,10 @@
-"""Slices that make no grid -> the regular grid that they belong to: which slices are kept, which lie between which. Pure numpy.
+"""Slices that make no grid -> the regular grid that they belong to.
 
-Holes are filled and uneven gaps are evened out along the line of the positions, which a tilt leaves oblique: neighbours
-are mixed pixel by pixel, so the shear stays in the affine, exact, and nothing is ever taken from outside of two neighbours.
+Which slices are kept, which lie between which. Pure numpy.
+
+Holes are filled and uneven gaps are evened out along the line of the positions, which a tilt leaves
+oblique: neighbours are mixed pixel by pixel, so the shear stays in the affine, exact, and nothing
+is ever taken from outside of two neighbours.
 """
 
 import math
@@ -23,8 +26,9 @@ MAX_VOXELS: Final = 2**33  # of a grid that is made, not read: 16 GiB of int16
 class RegularSlices:
     """A regular grid, and where each of its slices lies among those that were read.
 
-    Slice j of the grid lies `fraction[j]` (float64, in [0, 1)) of the way from slice `lower[j]` (int64) to the one after
-    it; 0 means that it is slice `lower[j]`. `places` (float64) is where the slices that were read lie, in slices of the grid.
+    Slice j of the grid lies `fraction[j]` (float64, in [0, 1)) of the way from slice `lower[j]`
+    (int64) to the one after it; 0 means that it is slice `lower[j]`. `places` (float64) is where
+    the slices that were read lie, in slices of the grid.
     """
 
     geometry: Geometry
@@ -56,9 +60,12 @@ class RegularSlices:
         return result
 
     def labels(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The slices of the grid for labels, which cannot be mixed: the one that was read within half a slice, else background, 0.
+        """The slices of the grid for labels, which cannot be mixed.
 
-        Where a segmentation has no frame there is nothing of the segment: writers leave empty frames out.
+        The one that was read within half a slice, else background, 0.
+
+        Where a segmentation has no frame there is nothing of the segment: writers leave empty
+        frames out.
         """
         near = np.abs(np.arange(len(self.lower)) - self.places[self._nearest]) <= 0.5
         result = self.nearest(slices)
@@ -88,17 +95,19 @@ def regular_slices(
 ) -> RegularSlices:
     """The grid that slices of the verdict `missing_slices` or `uneven_spacing` belong to.
 
-    Missing slices: every slice keeps its place on the grid of the true spacing. Uneven spacing: the spacing is the median gap,
-    the grid begins with the first slice and ends with the last whole step, less than one step before the last slice: what
-    lies beyond is left out rather than invented. A slice closer to its place than `tolerances.same_position_mm` (and than
-    10 % of the spacing) is kept as it is.
+    Missing slices: every slice keeps its place on the grid of the true spacing. Uneven spacing: the
+    spacing is the median gap, the grid begins with the first slice and ends with the last whole
+    step, less than one step before the last slice: what lies beyond is left out rather than
+    invented. A slice closer to its place than `tolerances.same_position_mm` (and than 10 % of the
+    spacing) is kept as it is.
 
     Parameters
     ----------
     positions
         (slices, 3) LPS mm, ascending along the normal, on one line.
     geometry
-        Of the stack: its step is the true one for missing slices, and the mean one for uneven spacing.
+        Of the stack: its step is the true one for missing slices, and the mean one for uneven
+        spacing.
 
     Raises
     ------
@@ -133,13 +142,15 @@ def require_possible(shape: tuple[int, int, int]) -> None:
 
 
 def _neighbours(places: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64], Floats]:
-    """For the places 0, 1, 2, ... up to the last one: the slice at or before it, and how far on to the next one, 0 within tolerance."""
+    """For the places 0, 1, 2, ... up to the last one.
+
+    The slice at or before it, and how far on to the next one, 0 within tolerance.
+    """
     grid = np.arange(math.floor(places[-1] + tolerance) + 1, dtype=np.float64)
     lower = np.searchsorted(places, grid + tolerance, side="right") - 1
     upper = np.minimum(lower + 1, len(places) - 1)
     beyond = grid - places[lower]
-    between = (beyond > tolerance) & (
-        lower < len(places) - 1
-    )  # behind the last slice nothing is more than the tolerance, but for rounding
+    # behind the last slice nothing is more than the tolerance, but for rounding
+    between = (beyond > tolerance) & (lower < len(places) - 1)
     gaps = np.where(between, places[upper] - places[lower], 1.0)
     return lower.astype(np.int64), np.where(between, beyond / gaps, 0.0)

@@ -11,7 +11,10 @@ from dicomdl.geometry.dimensions import Kind, Tier
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One attribute of a dimension: its name, the columns that hold it, and what its order may prove."""
+    """One attribute of a dimension.
+
+    Its name, the columns that hold it, and what its order may prove.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -28,7 +31,8 @@ def _same(*names: str, **more: Any) -> list[Spec]:
     return [Spec(name, (name,), **more) for name in names]
 
 
-# In the order of preference where several attributes tell the same; the order too in which they vary, slowest first.
+# In the order of preference where several attributes tell the same; the order too in which they
+# vary, slowest first.
 SPECS: Final[tuple[Spec, ...]] = (
     *_same(
         "temporal_position_index",
@@ -121,7 +125,8 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("image_index", "instance_number", kind="count", tier=Tier.NUMBER, slow=True),
     *_same("lossy_image_compression", tier=Tier.NUMBER),
 )
-# Columns whose values are lists of any length, which Arrow does not order; they are compared as tuples.
+# Columns whose values are lists of any length, which Arrow does not order; they are compared as
+# tuples.
 LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
 VECTORS: Final = frozenset(
     {

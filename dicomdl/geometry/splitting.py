@@ -1,8 +1,9 @@
 """Frames that agree in everything exact -> groups of stacks.
 
-First by orientation and in-plane grid within tolerance, then, where positions repeat, by what tells the frames at one position
-apart (`dimensions`): each value of that is a stack, and all of them together are a group. Frames without position or
-orientation make stacks, too: each multi-frame file its own (a clip is a unit), single-frame files together.
+First by orientation and in-plane grid within tolerance, then, where positions repeat, by what tells
+the frames at one position apart (`dimensions`): each value of that is a stack, and all of them
+together are a group. Frames without position or orientation make stacks, too: each multi-frame file
+its own (a clip is a unit), single-frame files together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,10 @@ class Splitter:
         self._copies = copies
 
     def groups(self, rows: Ints) -> Iterator[list[Part]]:
-        """Rows that agree in everything exact, as groups of stacks; frames without geometry come last."""
+        """Rows that agree in everything exact, as groups of stacks.
+
+        Frames without geometry come last.
+        """
         placed = rows[self._columns.placed[rows]]
         if len(placed):
             for same_plane in clusters(
@@ -74,12 +78,14 @@ class Splitter:
     def _split(self, rows: Ints) -> Iterator[list[Part]]:
         """The groups of stacks that frames of one orientation and in-plane grid make.
 
-        In this order: segments are stacks; positions that do not repeat are one; fields of view beside each other are split; so is
-        what the search tells apart; then what was derived from what was not, acquisitions that overlap, copies.
+        In this order: segments are stacks; positions that do not repeat are one; fields of view
+        beside each other are split; so is what the search tells apart; then what was derived from
+        what was not, acquisitions that overlap, copies.
         """
         segments = self._columns.segments[rows]
         if (segments != segments[0]).any():
-            # Each segment has the slices in which it is not empty, so they need not agree (PS3.3 C.8.20.2.3.1).
+            # Each segment has the slices in which it is not empty, so they need not
+            # agree (PS3.3 C.8.20.2.3.1).
             numbers = np.unique(segments)
             parts = [
                 part
@@ -125,9 +131,10 @@ class Splitter:
     def _grouped(self, rows: Ints, places: Ints, dimension: Dimension) -> Iterator[list[Part]]:
         """One part for each value of the dimension, and which slices of the whole grid it lacks.
 
-        Volumes that were derived (an ADC map among b-values) are a group of their own, if they are wholly derived: a single
-        slice is called DERIVED where it was compressed, too. Volumes that have less than half of their positions in
-        common with the largest one are acquisitions that overlap: each is whole in itself and a group of its own.
+        Volumes that were derived (an ADC map among b-values) are a group of their own, if they are
+        wholly derived: a single slice is called DERIVED where it was compressed, too. Volumes that
+        have less than half of their positions in common with the largest one are acquisitions that
+        overlap: each is whole in itself and a group of its own.
         """
         values, frames = self._columns.candidates.shown(dimension, rows), members(dimension.labels)
         derived = [self._columns.derived[rows[one]] for one in frames]
@@ -147,10 +154,13 @@ class Splitter:
         frames: Sequence[Ints],
         values: Sequence[dict[str, Any]],
     ) -> Iterator[list[Part]]:
-        """The volumes that lie on the grid of the largest one as a group, the others alone; see `_grouped`.
+        """The volumes that lie on the grid of the largest one as a group, the others alone.
 
-        Alone are, too, what lies on every n-th position, a thicker reconstruction of the same scan, and acquisitions of a single
-        slice, which watch the contrast agent arrive. Of time points, either is one that was interrupted.
+        See `_grouped`.
+
+        Alone are, too, what lies on every n-th position, a thicker reconstruction of the same scan,
+        and acquisitions of a single slice, which watch the contrast agent arrive. Of time points,
+        either is one that was interrupted.
         """
         in_time = any(candidate.slow for candidate in dimension.candidates)
         watches = any(candidate.name == "acquisition_number" for candidate in dimension.candidates)
@@ -216,7 +226,10 @@ class Splitter:
         return []
 
     def _side_by_side(self, rows: Ints, places: Ints) -> list[Ints] | None:
-        """Rows divided where fields of view lie beside each other in the same planes (two knees); else None."""
+        """Rows divided where fields of view lie beside each other in the same planes (two knees).
+
+        Else None.
+        """
         axes = plane_axes(self._columns.orientations[rows[0]], self._columns.tolerances)
         if axes is None:
             return None
@@ -235,7 +248,10 @@ class Splitter:
         return parts if 1 < len(parts) <= most else None
 
     def _duplicates(self, rows: Ints, places: Ints) -> Iterator[list[Part]]:
-        """Rows at repeated positions that nothing tells apart: equal copies are set aside, and the rest is looked at again."""
+        """Rows at repeated positions that nothing tells apart.
+
+        Equal copies are set aside, and the rest is looked at again.
+        """
         repeated = np.bincount(places)[places] > 1
         if not self._copies.can_compare(int(repeated.sum())):
             yield [Part(rows, remarks={"pixels": "unchecked"})]
@@ -247,7 +263,8 @@ class Splitter:
         instances = sorted(
             {self._columns.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]}
         )
-        # Frames whose headers are equal in everything are put in order by their pixels, so that the order of files has no say.
+        # Frames whose headers are equal in everything are put in order by their pixels,
+        # so that the order of files has no say.
         digests = np.unique(
             [self._copies.digests.get(row, "") for row in rows.tolist()], return_inverse=True
         )[1]

@@ -1,14 +1,16 @@
 """Splits Series into Stacks, the frames that form one grid, and gives each a verdict.
 
-A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is split in three steps: by what cannot be one grid (SOP
-class, size, kind of samples, frame of reference, localizers), by orientation and in-plane grid within tolerance, and
-then, where positions repeat, by what tells the frames at one position apart (`dimensions`): each value of that is a
-Stack, and all of them together are a group. Frames without position or orientation make stacks, too: each multi-frame
-file its own (a clip is a unit), single-frame files together.
+A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is split in three steps: by what
+cannot be one grid (SOP class, size, kind of samples, frame of reference, localizers), by
+orientation and in-plane grid within tolerance, and then, where positions repeat, by what tells the
+frames at one position apart (`dimensions`): each value of that is a Stack, and all of them together
+are a group. Frames without position or orientation make stacks, too: each multi-frame file its own
+(a clip is a unit), single-frame files together.
 
-Conclusions depend on what the headers say and never on the order or names of files: groups are numbered by the
-values that made them, and ties within a stack are broken by SOP Instance UID and frame number. Pixels are looked at
-only where nothing in the headers tells two frames apart: equal ones are copies, different ones stay `duplicates`.
+Conclusions depend on what the headers say and never on the order or names of files: groups are
+numbered by the values that made them, and ties within a stack are broken by SOP Instance UID and
+frame number. Pixels are looked at only where nothing in the headers tells two frames apart: equal
+ones are copies, different ones stay `duplicates`.
 """
 
 import json
@@ -54,8 +56,8 @@ class StackRow:
 class Stacking:
     """`order[k]` is the row of the frame that comes k-th; stack rows refer to that order.
 
-    Copies come behind all stacks; `duplicate_of[k]` is the place in that order of what frame k is a copy of, else -1.
-    `digests` are those of the rows whose pixels were compared.
+    Copies come behind all stacks; `duplicate_of[k]` is the place in that order of what frame k is a
+    copy of, else -1. `digests` are those of the rows whose pixels were compared.
     """
 
     order: Ints
@@ -76,11 +78,11 @@ def build_stacks(
     tolerances
         What still counts as equal.
     folders
-        (n,) the number of the folder that each frame's file is in. Frames without a Series Instance UID are one Series
-        only within a folder; their stacks say so in `detail`.
+        (n,) the number of the folder that each frame's file is in. Frames without a Series Instance
+        UID are one Series only within a folder; their stacks say so in `detail`.
     digest
-        row -> the same text for frames with the same modality values, "" for one that cannot be read. Without it, frames
-        that nothing tells apart are `duplicates` with "unchecked" pixels.
+        row -> the same text for frames with the same modality values, "" for one that cannot be
+        read. Without it, frames that nothing tells apart are `duplicates` with "unchecked" pixels.
     """
     if len(facts) == 0:
         return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64), {})
@@ -121,7 +123,8 @@ def _stack_row(
     in_plane = columns.pixel_spacings[first]
     if not np.isfinite(in_plane).all():
         in_plane = columns.imager_spacings[first]
-    # Where no two slices lie apart, the affine's step is only the thickness of one: no spacing was measured.
+    # Where no two slices lie apart, the affine's step is only the thickness of one: no
+    # spacing was measured.
     step = math.nan
     if "spacing" in found.detail:
         step = float(np.sqrt((found.affine[:3, 0] ** 2).sum()))
@@ -145,7 +148,8 @@ def _stack_row(
 def _folders_of_blank(columns: FrameColumns, folders: Ints | None) -> Ints:
     """(n,) the folder of each frame without a Series Instance UID, else -1.
 
-    Folders are numbered by the lowest instance in them, so that their names have no say in the order of stacks.
+    Folders are numbered by the lowest instance in them, so that their names have no say in the
+    order of stacks.
     """
     blank = columns.blanks["series_instance_uid"]
     if folders is None:

@@ -9,7 +9,10 @@ from dicomdl.arrays import Floats
 
 
 def past_midnight(seconds: Floats) -> Floats | None:
-    """Times of day that may begin on one day and end on the next; None where they spread so far that either may be."""
+    """Times of day that may begin on one day and end on the next.
+
+    None where they spread so far that either may be.
+    """
     distinct = np.unique(seconds)
     if distinct[-1] - distinct[0] <= 43200:
         return seconds

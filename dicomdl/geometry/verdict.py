@@ -25,7 +25,8 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 )
 _FARTHEST_MM: Final = 1e6
 _LARGEST_PIXEL_MM: Final = 1e4
-# What IDC's table of volumes says of a Series, under its names; stricter than our verdict, which is about a stack.
+# What IDC's table of volumes says of a Series, under its names; stricter than our verdict, which
+# is about a stack.
 IDC_CHECKS: Final = (
     "orthogonal_orientation",
     "unique_slice_positions",
@@ -38,7 +39,10 @@ IDC_CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a set of slices makes: their order, the affine of the grid, the verdict and the numbers behind it."""
+    """What a set of slices makes.
+
+    Their order, the affine of the grid, the verdict and the numbers behind it.
+    """
 
     order: npt.NDArray[np.int64]
     affine: Floats  # NaN where nothing is known
@@ -48,9 +52,8 @@ class Assessment:
 
 def _are_cosines(orientations: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
     """(n,) which of (n, 6) are two perpendicular unit vectors within tolerance."""
-    cosines = np.clip(
-        np.nan_to_num(orientations), -2, 2
-    ).T  # so that squares of absurd ones stay numbers
+    # so that squares of absurd ones stay numbers
+    cosines = np.clip(np.nan_to_num(orientations), -2, 2).T
     (a, b, c), (x, y, z) = cosines[:3], cosines[3:]
     lengths = np.sqrt(np.stack([a * a + b * b + c * c, x * x + y * y + z * z]))
     right = np.abs(a * x + b * y + c * z) <= tolerances.unit
@@ -62,7 +65,10 @@ def _are_cosines(orientations: Floats, tolerances: Tolerances) -> npt.NDArray[np
 
 
 def _along(positions: Floats, direction: Floats) -> Floats:
-    """(n,) how far positions lie along a direction: sums written out, because a matrix product may round a row by where it stands."""
+    """(n,) how far positions lie along a direction.
+
+    Sums written out, because a matrix product may round a row by where it stands.
+    """
     return np.asarray(
         positions[:, 0] * direction[0]
         + positions[:, 1] * direction[1]
@@ -88,7 +94,8 @@ def assess(
     pixel_spacing
         (2,) PixelSpacing (between rows, between columns), mm.
     thickness
-        SliceThickness, mm: the step of a single slice, which has no neighbour to measure; 1 mm when unknown.
+        SliceThickness, mm: the step of a single slice, which has no neighbour to measure; 1 mm when
+        unknown.
     """
     count = len(positions)
     axes = plane_axes(orientation, tolerances)
@@ -112,7 +119,10 @@ def assess(
 def has_geometry(
     positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances
 ) -> npt.NDArray[np.bool_]:
-    """(n,) which of n frames say where they are: three, six and two numbers a frame, all of them possible ones."""
+    """(n,) which of n frames say where they are.
+
+    Three, six and two numbers a frame, all of them possible ones.
+    """
     finite = np.isfinite(np.concatenate([positions, pixel_spacings], axis=1)).all(axis=1)
     plane = _are_cosines(orientations, tolerances)
     near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
@@ -123,7 +133,10 @@ def has_geometry(
 def slice_places(
     positions: Floats, orientation: Floats, tolerances: Tolerances
 ) -> npt.NDArray[np.int64]:
-    """(n,) the number of each slice's position along the normal, 0 the lowest; slices at one position share it."""
+    """(n,) the number of each slice's position along the normal, 0 the lowest.
+
+    Slices at one position share it.
+    """
     axes = plane_axes(orientation, tolerances)
     if axes is None:
         raise GeometryError("the orientation is not two perpendicular unit vectors")
@@ -135,10 +148,13 @@ def slice_places(
 
 
 def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
-    """`IDC_CHECKS` and `obliquity_degrees` of slices as IDC's volume_geometry_index computes them; None where it has no value.
+    """`IDC_CHECKS` and `obliquity_degrees` of slices as IDC's volume_geometry_index computes them.
 
-    Every gap between neighbours, repeats included, against 1 % of the mean gap; in-plane positions within 0.1 mm. A
-    stack has one orientation, size and pixel spacing, so the three columns about those are left out.
+    None where it has no value.
+
+    Every gap between neighbours, repeats included, against 1 % of the mean gap; in-plane positions
+    within 0.1 mm. A stack has one orientation, size and pixel spacing, so the three columns about
+    those are left out.
     """
     row, column = orientation[:3], orientation[3:]
     normal = cross(row, column)
@@ -180,9 +196,8 @@ def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floa
 def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -> Floats:
     affine = np.eye(4)
     affine[:3, 0] = step
-    affine[:3, 1] = (
-        axes[1] * pixel_spacing[0]
-    )  # the row index moves along the column direction (PS3.3 C.7.6.2.1.1)
+    # the row index moves along the column direction (PS3.3 C.7.6.2.1.1)
+    affine[:3, 1] = axes[1] * pixel_spacing[0]
     affine[:3, 2] = axes[0] * pixel_spacing[1]
     affine[:3, 3] = origin
     return affine
@@ -205,9 +220,8 @@ def _judge(
         return "duplicates", detail, alone
     error, is_grid = _grid_error(projected, np.arange(len(projected)), tolerances)
     spacing = float((projected[-1] - projected[0]) / (len(projected) - 1))
-    slope = (positions[-1] - positions[0]) / (
-        projected[-1] - projected[0]
-    )  # how far the line goes for each mm along the normal
+    # how far the line goes for each mm along the normal
+    slope = (positions[-1] - positions[0]) / (projected[-1] - projected[0])
     tilt = float(np.linalg.norm(slope - axes[2]) / np.linalg.norm(slope))
     detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
     if tilt > tolerances.tilt:
@@ -244,11 +258,14 @@ def _judge(
 def _grid_error(
     projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances
 ) -> tuple[float, bool]:
-    """(how far the worst position is from first + index x spacing, mm; whether the positions are a regular grid).
+    """(how far the worst position is from first + index x spacing, mm.
 
-    They are if some start and spacing put every position within tolerance. First and last position, on which the affine
-    rests as it does in ITK and dcm2niix, are rounded like all others, which would make nine of ten 0.625 mm series with
-    one decimal look uneven; so where they miss by up to twice the tolerance, the best start and spacing are looked for.
+    Whether the positions are a regular grid).
+
+    They are if some start and spacing put every position within tolerance. First and last position,
+    on which the affine rests as it does in ITK and dcm2niix, are rounded like all others, which
+    would make nine of ten 0.625 mm series with one decimal look uneven; so where they miss by up to
+    twice the tolerance, the best start and spacing are looked for.
     """
     spacing = float((projected[-1] - projected[0]) / index[-1])
     error = float(np.abs(projected - projected[0] - index * spacing).max())
@@ -256,9 +273,9 @@ def _grid_error(
     if not limit < error <= 2 * limit:
         return error, error <= limit
     low, high = spacing - 2 * error / index[-1], spacing + 2 * error / index[-1]
-    for _ in range(
-        40
-    ):  # half the range of what remains is convex in the spacing; 40 thirds leave 1e-7 of the interval
+    # half the range of what remains is convex in the spacing; 40 thirds leave 1e-7 of the
+    # interval
+    for _ in range(40):
         third = (high - low) / 3
         left, right = (np.ptp(projected - index * guess) for guess in (low + third, high - third))
         low, high = (low, high - third) if left < right else (low + third, high)
@@ -310,11 +327,11 @@ def _holes(
     return (spacing, missing) if regular else None
 
 
-FILLABLE: Final = frozenset(
-    {"missing_slices", "uneven_spacing"}
-)  # verdicts that `regular_slices` makes a grid of
+# verdicts that `regular_slices` makes a grid of
+FILLABLE: Final = frozenset({"missing_slices", "uneven_spacing"})
 Irregular = Literal["raise", "accept", "resample"]
 POLICIES: Final[tuple[Irregular, ...]] = get_args(Irregular)
-# Verdicts whose affine is exact, and those of them that say that two slices or more have one spacing.
+# Verdicts whose affine is exact, and those of them that say that two slices or more have one
+# spacing.
 READABLE: Final = frozenset({"regular", "single", "tilted"})
 EVENLY_SPACED: Final = READABLE - {"single"}

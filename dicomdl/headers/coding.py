@@ -7,7 +7,10 @@ from dicomdl.headers.window import Window
 
 
 def first_element(first: bytes) -> int | None:
-    """Where the first element is: after preamble and prefix (PS3.10 7.1), or at 0 in files without; None: not DICOM."""
+    """Where the first element is: after preamble and prefix (PS3.10 7.1), or at 0 in files without.
+
+    None: not DICOM.
+    """
     if first[128:132] == b"DICM":
         return 132
     if first[:4] == b"DICM":
@@ -41,7 +44,8 @@ def syntax_of(window: Window, position: int, transfer_syntax: str) -> tuple[Synt
             "the transfer syntax is little endian, the data set is big endian",
             reason="contradicting_syntax",
         )
-    # Without a transfer syntax, native pixels can only be little endian; encapsulated ones are refused in `places`.
+    # Without a transfer syntax, native pixels can only be little endian; encapsulated ones
+    # are refused in `places`.
     return (EXPLICIT if explicit else IMPLICIT), transfer_syntax or (
         EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE
     )

@@ -1,6 +1,7 @@
 """Raw little-endian values of the header -> typed columns of the `frames` table.
 
-Text becomes str, numbers int or float, what is absent or no number None; a required number that is none is an error.
+Text becomes str, numbers int or float, what is absent or no number None; a required number that is
+none is an error.
 """
 
 import functools
@@ -76,7 +77,10 @@ def _from_binary(raw: bytes, code: str, size: int) -> Any:
 
 
 def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
-    """DS and IS (PS3.5 6.2): numbers as text, several ones between backslashes; None when they are not that."""
+    """DS and IS (PS3.5 6.2): numbers as text, several ones between backslashes.
+
+    None when they are not that.
+    """
     text = raw.strip(b"\0 ")
     if not text:
         return None
@@ -111,7 +115,10 @@ def check_real(raw: bytes, column: Attribute) -> None:
 
 
 def vector_values(raw: bytes, column: Attribute, frames: int) -> Iterator[bytes]:
-    """The value of each frame of a vector; empty ones when it has not one a frame (NM vectors also occur in single frames)."""
+    """The value of each frame of a vector.
+
+    Empty ones when it has not one a frame (NM vectors also occur in single frames).
+    """
     if column.vr == "US":
         values = [raw[i : i + 2] for i in range(0, len(raw), 2)]
     else:
@@ -145,7 +152,10 @@ def sign_padding(columns: dict[str, Column]) -> None:
 
 
 def fill_pixel_defaults(columns: dict[str, Column]) -> None:
-    """What the Image Pixel module lets one conclude where it was left out: the columns of reading are never None."""
+    """What the Image Pixel module lets one conclude where it was left out.
+
+    The columns of reading are never None.
+    """
     count = next(len(c) if isinstance(c, list) else c.rows for c in columns.values())
     fills: tuple[tuple[str, Callable[..., int], tuple[str, ...]], ...] = (
         ("samples_per_pixel", lambda: 1, ()),

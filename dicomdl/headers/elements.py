@@ -1,13 +1,14 @@
 """The walk over a data set's elements: bytes in, the raw values of wanted elements out.
 
-Knows PS3.5 section 7 (data element structure, sequences, items) and nothing of what the values mean. Only the first
-bytes of a file are looked at, through a `window`.
+Knows PS3.5 section 7 (data element structure, sequences, items) and nothing of what the values
+mean. Only the first bytes of a file are looked at, through a `window`.
 
-Each walk has two gears. The plain one reads one element at a time, knows every odd case and says what is wrong;
-the fast one (`_skim_*`) goes through the bytes at hand and stops before anything that is not an ordinary little-endian
-element, at about 0.25 us an element. Slices of one series repeat the same element headers, so `layouts` remembers
-them as runs between the elements whose length varies and compares each run with one `struct` call; the result is the
-same as the walk's, at a fifth of its time.
+Each walk has two gears. The plain one reads one element at a time, knows every odd case and says
+what is wrong; the fast one (`_skim_*`) goes through the bytes at hand and stops before anything
+that is not an ordinary little-endian element, at about 0.25 us an element. Slices of one series
+repeat the same element headers, so `layouts` remembers them as runs between the elements whose
+length varies and compares each run with one `struct` call; the result is the same as the walk's, at
+a fifth of its time.
 """
 
 from collections.abc import Sequence
@@ -42,8 +43,8 @@ _STOP: Final = -2  # instead of a slot: the fast gear leaves this element to the
 class Wanted:
     """Which elements a walk keeps: slot i of its result is for ``entries[i]``.
 
-    An entry is (tag, private creator); the creator is "" for standard elements, and a vendor's tag has 00 as its
-    block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty.
+    An entry is (tag, private creator); the creator is "" for standard elements, and a vendor's tag
+    has 00 as its block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty.
     """
 
     def __init__(self, entries: Sequence[tuple[int, str]]) -> None:
@@ -82,7 +83,10 @@ def _is_creator(raw: int) -> bool:
 
 
 class Walked(NamedTuple):
-    """The result of a walk: raw values by slot (b"" when absent), and the pixel data element (None when there is none)."""
+    """The result of a walk.
+
+    Raw values by slot (b"" when absent), and the pixel data element (None when there is none).
+    """
 
     values: tuple[bytes, ...]
     pixel_data: ElementHead | None
@@ -93,9 +97,10 @@ def walk(
 ) -> Walked:
     """Walk the top level of a data set from `position` to its pixel data or its end.
 
-    Raises HeaderError (reason `truncated`, `malformed`, `too_deep`, `too_many_elements`, `header_too_large`) where
-    the structure breaks: a file that ends inside an element has lost some, and nobody could tell which.
-    A `trail` gets the steps of the walk; once it is longer than `MAX_STEPS`, it gets no more.
+    Raises HeaderError (reason `truncated`, `malformed`, `too_deep`, `too_many_elements`,
+    `header_too_large`) where the structure breaks: a file that ends inside an element has lost
+    some, and nobody could tell which. A `trail` gets the steps of the walk; once it is longer than
+    `MAX_STEPS`, it gets no more.
     """
     kept = _Kept(wanted)
     skim = _skim_explicit if syntax.explicit else _skim_implicit
@@ -133,7 +138,10 @@ def _step(
     kept: _Kept,
     trail: list[Step] | None,
 ) -> int | None:
-    """Past one element of the top level, keeping its value if it is wanted; None at padding after the data set."""
+    """Past one element of the top level, keeping its value if it is wanted.
+
+    None at padding after the data set.
+    """
     tag, vr, value, length = head
     raw = raw_tag(tag)
     slot = kept.slots.get(raw, -1)
@@ -157,7 +165,8 @@ def _step(
     return end
 
 
-# What a skim notes of an element: raw tag, VR as a number, where it and its value are in the buffer, its length, its slot.
+# What a skim notes of an element: raw tag, VR as a number, where it and its value are in the
+# buffer, its length, its slot.
 Seen: TypeAlias = tuple[int, int, int, int, int, int]
 
 
@@ -171,7 +180,10 @@ def _as_step(seen: Seen, shift: int, *, explicit: bool) -> Step:
 def _skim_explicit(
     buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None
 ) -> tuple[int, int]:
-    """Go through `buffer` from `at` as `_step` does, up to where that is needed; where this is, and the elements met."""
+    """Go through `buffer` from `at` as `_step` does, up to where that is needed.
+
+    Where this is, and the elements met.
+    """
     met = 0
     limit = len(buffer)
     last = limit - HEAD_BYTES
@@ -232,9 +244,12 @@ def _skim_implicit(
 def walk_meta(
     window: Window, position: int, trail: list[Step] | None, slot: int
 ) -> tuple[bytes, int]:
-    """The raw transfer syntax (b"" when not given) and where the data set starts; the group length is not trusted.
+    """The raw transfer syntax (b"" when not given) and where the data set starts.
 
-    The file meta information is explicit little endian in every file (PS3.10 7.1); `slot` is noted for the transfer syntax.
+    The group length is not trusted.
+
+    The file meta information is explicit little endian in every file (PS3.10 7.1); `slot` is noted
+    for the transfer syntax.
     """
     transfer_syntax = b""
     while position < window.size:

@@ -2,10 +2,11 @@
 
 Every field says its DICOM tag, its value representation, who needs it and, for enhanced multi-frame
 objects, the functional group it lives in. The `frames` table of an index has these columns and no
-others (plus what `scan(attributes=...)` adds), which makes the table an allow-list: what is not here is never
-kept. Absent text is "", absent numbers are None.
+others (plus what `scan(attributes=...)` adds), which makes the table an allow-list: what is not
+here is never kept. Absent text is "", absent numbers are None.
 
-The tags, VRs and functional group macros are those of PS3.6 and PS3.3 C.7.6.16; private ones name their creator.
+The tags, VRs and functional group macros are those of PS3.6 and PS3.3 C.7.6.16; private ones name
+their creator.
 """
 
 import dataclasses
@@ -42,12 +43,13 @@ CT_RECONSTRUCTION: Final = 0x00189314
 CT_XRAY_DETAILS: Final = 0x00189325
 MULTI_ENERGY_CT: Final = 0x00189364  # a functional group, and a sequence of the classic CT image
 SEGMENT_IDENTIFICATION: Final = 0x0062000A
+# MR, CT, PET, X-Ray 3D image frame type
 FRAME_TYPES: Final = (
     0x00189226,
     0x00189329,
     0x00189751,
     0x00189504,
-)  # MR, CT, PET, X-Ray 3D image frame type
+)
 RADIOPHARMACEUTICAL: Final = 0x00540016
 
 
@@ -55,11 +57,12 @@ RADIOPHARMACEUTICAL: Final = 0x00540016
 class Attribute:
     """Where one column of the `frames` table comes from and how it is stored.
 
-    `size` is the number of values: 1 a scalar, n > 1 exactly n, 0 any number (text of several values keeps
-    DICOM's backslash). `inside` is a top-level sequence whose first item holds the attribute. `groups` are
-    the functional group macros that hold it in an enhanced object, `group_tag` its tag there when it differs.
-    `per_frame` marks vectors with one value a frame (NM vectors, GridFrameOffsetVector). `required` ones, when
-    present but unreadable, make the file a problem instead of an absent value.
+    `size` is the number of values: 1 a scalar, n > 1 exactly n, 0 any number (text of several
+    values keeps DICOM's backslash). `inside` is a top-level sequence whose first item holds the
+    attribute. `groups` are the functional group macros that hold it in an enhanced object,
+    `group_tag` its tag there when it differs. `per_frame` marks vectors with one value a frame (NM
+    vectors, GridFrameOffsetVector). `required` ones, when present but unreadable, make the file a
+    problem instead of an absent value.
     """
 
     name: str
@@ -89,9 +92,8 @@ class Attribute:
 _TEXT_VRS: Final = frozenset(
     {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 )
-_INTEGER_VRS: Final = frozenset(
-    {"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"}
-)  # XS: US or SS, by PixelRepresentation
+# XS: US or SS, by PixelRepresentation
+_INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})
 
 
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
@@ -102,14 +104,17 @@ def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class FrameSource:
-    """Where one frame's bytes are and how they code its samples: all that reading stored values needs.
+    """Where one frame's bytes are and how they code its samples.
 
-    Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in (BitsAllocated 1 only).
-    Encapsulated frames: from the first fragment's item tag to the end of the last fragment, item headers inside.
-    `deflated`: the offset counts in the inflated data set. `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode`
-    are the file as the scan saw it (see `storage.sources.Source`).
-    A tile of a mosaic is `rows` x `columns` pixels from (`tile_top`, `tile_left`) on of a coded frame of `coded_rows` x
-    `coded_columns`; both are 0 where the frame is coded as it is.
+    All that reading stored values needs.
+
+    Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in
+    (BitsAllocated 1 only). Encapsulated frames: from the first fragment's item tag to the end of
+    the last fragment, item headers inside. `deflated`: the offset counts in the inflated data set.
+    `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode` are the file as the scan saw it
+    (see `storage.sources.Source`). A tile of a mosaic is `rows` x `columns` pixels from
+    (`tile_top`, `tile_left`) on of a coded frame of `coded_rows` x `coded_columns`; both are 0
+    where the frame is coded as it is.
     """
 
     path: str
@@ -151,8 +156,8 @@ class FrameSource:
 class Frame:
     """One frame's header facts, frozen: a row of the `frames` table.
 
-    Units are DICOM's own (mm, ms, degrees, kV, s, Bq); positions are in the patient coordinate system (LPS, mm).
-    Text that is absent is "", a number that is absent is None.
+    Units are DICOM's own (mm, ms, degrees, kV, s, Bq); positions are in the patient coordinate
+    system (LPS, mm). Text that is absent is "", a number that is absent is None.
     """
 
     # where the bytes are: filled from the walk of the file, not from an attribute
@@ -182,9 +187,8 @@ class Frame:
     study_instance_uid: str = _fact(0x0020000D, "UI", "identity")
     series_instance_uid: str = _fact(0x0020000E, "UI", "identity")
     frame_of_reference_uid: str = _fact(0x00200052, "UI", "identity")
-    volume_frame_of_reference_uid: str = _fact(
-        0x00209312, "UI", "identity"
-    )  # of enhanced ultrasound, bound to the transducer
+    # of enhanced ultrasound, bound to the transducer
+    volume_frame_of_reference_uid: str = _fact(0x00209312, "UI", "identity")
 
     # what people select by
     modality: str = _fact(0x00080060, "CS", "select")
@@ -243,9 +247,8 @@ class Frame:
     spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
     slice_location: float | None = _fact(0x00201041, "DS", "grid")
     gantry_detector_tilt: float | None = _fact(0x00181120, "DS", "grid")
-    grid_frame_offset: float | None = _fact(
-        0x3004000C, "DS", "grid", 0, per_frame=True
-    )  # RTDOSE, PS3.3 C.8.8.3.2
+    # RTDOSE, PS3.3 C.8.8.3.2
+    grid_frame_offset: float | None = _fact(0x3004000C, "DS", "grid", 0, per_frame=True)
 
     # stored -> modality -> windowed values
     rescale_slope: float | None = _fact(
@@ -341,12 +344,10 @@ class Frame:
     siemens_images_in_mosaic: int | None = _fact(
         0x0019000A, "US", "split", creator="SIEMENS MR HEADER"
     )
-    siemens_coil: str = _fact(
-        0x0051000F, "LO", "split", creator="SIEMENS MR HEADER"
-    )  # one image a coil where they were not combined
-    ge_raw_data_type: int | None = _fact(
-        0x0043002F, "SS", "split", creator="GEMS_PARM_01"
-    )  # magnitude, phase, real, imaginary
+    # one image a coil where they were not combined
+    siemens_coil: str = _fact(0x0051000F, "LO", "split", creator="SIEMENS MR HEADER")
+    # magnitude, phase, real, imaginary
+    ge_raw_data_type: int | None = _fact(0x0043002F, "SS", "split", creator="GEMS_PARM_01")
     ge_b_value: tuple[float, ...] | None = _fact(
         0x00430039, "IS", "split", 0, creator="GEMS_PARM_01"
     )
@@ -359,12 +360,12 @@ class Frame:
     ge_diffusion_direction_z: float | None = _fact(
         0x001900BD, "DS", "split", creator="GEMS_ACQU_01"
     )
+    # cardiac, or of ASL
     philips_phase_number: int | None = _fact(
         0x20010008, "IS", "split", creator="Philips Imaging DD 001"
-    )  # cardiac, or of ASL
-    philips_label_type: str = _fact(
-        0x20050029, "CS", "split", creator="Philips MR Imaging DD 005"
-    )  # ASL: label or control
+    )
+    # ASL: label or control
+    philips_label_type: str = _fact(0x20050029, "CS", "split", creator="Philips MR Imaging DD 005")
     philips_gradient_direction_number: int | None = _fact(
         0x20050013, "IS", "split", creator="Philips MR Imaging DD 005"
     )
@@ -394,9 +395,8 @@ class Frame:
     )
     reconstruction_algorithm: str = _fact(0x00189315, "CS", "split", groups=(CT_RECONSTRUCTION,))
     image_index: int | None = _fact(0x00541330, "US", "split")
-    energy_window_vector: int | None = _fact(
-        0x00540010, "US", "split", 0, per_frame=True
-    )  # NM, PS3.3 C.8.4.8
+    # NM, PS3.3 C.8.4.8
+    energy_window_vector: int | None = _fact(0x00540010, "US", "split", 0, per_frame=True)
     detector_vector: int | None = _fact(0x00540020, "US", "split", 0, per_frame=True)
     phase_vector: int | None = _fact(0x00540030, "US", "split", 0, per_frame=True)
     rotation_vector: int | None = _fact(0x00540050, "US", "split", 0, per_frame=True)

@@ -1,4 +1,7 @@
-"""The rows of a multi-frame file: shared and per-frame functional groups (PS3.3 C.7.6.16), and vectors of one value a frame."""
+"""The rows of a multi-frame file.
+
+Shared and per-frame functional groups (PS3.3 C.7.6.16), and vectors of one value a frame.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +14,10 @@ from dicomdl.headers.rows import Context, Row, Schema, override
 def frame_rows(
     row: Row, frames: int, shared: bytes, per_frame: bytes, context: Context
 ) -> Sequence[Row]:
-    """One row a frame: the file's values under the shared and per-frame functional groups and the frame's vectors."""
+    """One row a frame.
+
+    The file's values under the shared and per-frame functional groups and the frame's vectors.
+    """
     schema, _, syntax, account, *_ = context
     if shared:
         for item in items(shared, syntax, account):
@@ -55,7 +61,10 @@ def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) 
 
 
 def _group_values(item: bytes, context: Context, outer: tuple[int, ...] = ()) -> dict[int, bytes]:
-    """Raw values by column of one item of a functional groups sequence; macros nest once (MR diffusion)."""
+    """Raw values by column of one item of a functional groups sequence.
+
+    Macros nest once (MR diffusion).
+    """
     schema, _, syntax, account, *_ = context
     found: dict[int, bytes] = {}
     for tag, vr, value in iterate(item, syntax, account):

@@ -24,7 +24,9 @@ UNREAD: Final = Source("", 0, 0, 0)
 
 
 class Header(NamedTuple):
-    """What one file is. `rows` has one tuple of raw values a frame, in the order of the reader's `columns`.
+    """What one file is.
+
+    `rows` has one tuple of raw values a frame, in the order of the reader's `columns`.
 
     `tiles` has one item a row where the rows are the tiles of the file's one frame.
     """

@@ -1,4 +1,6 @@
-"""The header of one element (PS3.5 7.1): tag, VR and length, with or without a VR, in either byte order.
+"""The header of one element (PS3.5 7.1).
+
+Tag, VR and length, with or without a VR, in either byte order.
 
 Tags are written as DICOM prints them, 0xGGGGEEEE.
 """
@@ -17,9 +19,8 @@ FLOAT_PIXEL_DATA: Final = 0x7FE00008
 DOUBLE_FLOAT_PIXEL_DATA: Final = 0x7FE00009
 TRANSFER_SYNTAX: Final = 0x00020010
 PIXEL_TAGS: Final = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
-VR_LESS: Final = frozenset(
-    {ITEM, ITEM_END, SEQUENCE_END}
-)  # PS3.5 7.5: these three have no VR in any syntax
+# PS3.5 7.5: these three have no VR in any syntax
+VR_LESS: Final = frozenset({ITEM, ITEM_END, SEQUENCE_END})
 # PS3.5 7.1.2: these VRs have two reserved bytes and a 32-bit length, all others a 16-bit length.
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -45,7 +46,8 @@ def raw_tag(tag: int) -> int:
     return (tag & 0xFFFF) << 16 | tag >> 16
 
 
-# What the fast gear compares, little-endian numbers as they lie in the file: the tag; VR and 16-bit length, or a 32-bit
+# What the fast gear compares, little-endian numbers as they lie in the file: the tag; VR and
+# 16-bit length, or a 32-bit
 # length; the 32-bit length of long VRs.
 HEAD: Final = struct.Struct("<IHHI").unpack_from
 HEAD_BYTES: Final = 12
@@ -60,7 +62,10 @@ _LONG = {True: struct.Struct("<I").unpack_from, False: struct.Struct(">I").unpac
 
 
 class ElementHead(NamedTuple):
-    """One element's header: tag, VR ("" bytes when implicit), where its value starts, its length."""
+    """One element's header.
+
+    Tag, VR ("" bytes when implicit), where its value starts, its length.
+    """
 
     tag: int
     vr: bytes
@@ -69,7 +74,10 @@ class ElementHead(NamedTuple):
 
 
 def read_head(window: Window, position: int, syntax: Syntax) -> ElementHead:
-    """The element header at `position` (PS3.5 7.1); items and delimiters have no VR in any syntax."""
+    """The element header at `position` (PS3.5 7.1).
+
+    Items and delimiters have no VR in any syntax.
+    """
     start = window.at(position, 12)
     buffer = window.buffer
     little = syntax.little
@@ -90,12 +98,18 @@ def read_head(window: Window, position: int, syntax: Syntax) -> ElementHead:
 
 
 def inner_syntax(vr: bytes, syntax: Syntax) -> Syntax:
-    """The syntax inside a sequence: UN of undefined length holds implicit little endian (PS3.5 6.2.2, note 2)."""
+    """The syntax inside a sequence.
+
+    UN of undefined length holds implicit little endian (PS3.5 6.2.2, note 2).
+    """
     return IMPLICIT if vr == b"UN" else syntax
 
 
 class Step(NamedTuple):
-    """One element header that a walk met, the slot of its value (-1: not kept), and whether it names a private creator."""
+    """One element header that a walk met, the slot of its value (-1.
+
+    Not kept), and whether it names a private creator.
+    """
 
     position: int
     head: ElementHead

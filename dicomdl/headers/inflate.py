@@ -1,6 +1,7 @@
 """Deflated data sets (PS3.5 A.5): the one inflater, and what of a file it is asked for.
 
-Nothing is inflated further than its reader says, so that no bomb goes off: 1 MB may inflate to 1 GiB.
+Nothing is inflated further than its reader says, so that no bomb goes off: 1 MB may inflate to 1
+GiB.
 """
 
 import zlib

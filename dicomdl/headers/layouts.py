@@ -33,20 +33,25 @@ class _Segment:
     expected: tuple[Any, ...]
     values: Callable[..., tuple[bytes, ...]] | None
     size: int
-    slot: (
-        int | None
-    )  # of the ending element, -1 when nobody wants it; None when it is the pixel data or of undefined length
+    # of the ending element, -1 when nobody wants it; None when it is the pixel data or of
+    # undefined length
+    slot: int | None
     steps: range  # the numbers of the layout's steps that it covers
     length: Callable[..., tuple[int]]  # reads the length that the run ends with
     length_bytes: int
-    last_seen: bytes = b""  # the run of the last file, up to that length, and its values: most runs repeat from slice to slice
+    # the run of the last file, up to that length, and its values: most runs repeat from slice
+    # to slice
+    last_seen: bytes = b""
     last_values: tuple[bytes, ...] = ()
     changes: int = 0  # how often the run was another than in the file before; the first file counts
 
 
 @dataclass(slots=True)
 class _Layout:
-    """The element headers of a kind of file: which steps there are, and which of them vary in length."""
+    """The element headers of a kind of file.
+
+    Which steps there are, and which of them vary in length.
+    """
 
     buffer: bytes  # the file that it was learned from: what its headers are is read there
     start: int
@@ -62,7 +67,10 @@ class _Layout:
 
 
 class Matched(NamedTuple):
-    """What a layout tells of a file: the result of its walk, the raw transfer syntax and how the data set is coded."""
+    """What a layout tells of a file.
+
+    The result of its walk, the raw transfer syntax and how the data set is coded.
+    """
 
     walked: Walked
     transfer_syntax: bytes
@@ -70,9 +78,12 @@ class Matched(NamedTuple):
 
 
 class Layouts:
-    """Learned layouts of files that begin at `start`: the same result as `walk`, faster where files resemble each other.
+    """Learned layouts of files that begin at `start`.
 
-    A pure accelerator: `match` returns None whenever anything in a file's structure differs from what was learned.
+    The same result as `walk`, faster where files resemble each other.
+
+    A pure accelerator: `match` returns None whenever anything in a file's structure differs from
+    what was learned.
     """
 
     CAPACITY: Final = 8
@@ -131,7 +142,9 @@ def _layout(
         not step.head.vr and step.head.tag not in VR_LESS
         for step in (steps if syntax.explicit else meta)
     ):
-        return None  # an element without VR among others with: the bytes of its length may look like a VR in the next file
+        # an element without VR among others with: the bytes of its length may look like a
+        # VR in the next file
+        return None
     syntaxes = [step for step in meta if step.head.tag == TRANSFER_SYNTAX]
     if len(syntaxes) != 1:
         return None
@@ -140,9 +153,8 @@ def _layout(
         for number, step in enumerate(steps)
         if step.creator or step is syntaxes[0]
     }
-    first = len(
-        meta
-    )  # the first element of the data set tells how it is coded, so its length stays
+    # the first element of the data set tells how it is coded, so its length stays
+    first = len(meta)
     may_vary = [
         n
         for n, step in enumerate(steps)
@@ -154,7 +166,8 @@ def _layout(
     )
 
 
-# How a header is read when its length may be any: by its size and whether it has a VR; the length comes last.
+# How a header is read when its length may be any: by its size and whether it has a VR; the length
+# comes last.
 _HEAD_FORMS: Final = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}
 _HEADS: Final = {key: struct.Struct(f"<{form}").unpack_from for key, form in _HEAD_FORMS.items()}
 _LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {
@@ -164,7 +177,10 @@ _LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {
 
 
 class _Run:
-    """Builds one segment: the struct formats of the headers to compare and of the values to take."""
+    """Builds one segment.
+
+    The struct formats of the headers to compare and of the values to take.
+    """
 
     def __init__(self, start: int) -> None:
         self.start = self.heads_end = self.values_end = start
@@ -188,7 +204,10 @@ class _Run:
         self.values_end = head.value + head.length
 
     def close(self, step: Step, steps: range, buffer: bytes) -> _Segment:
-        """End the run with a header whose length is read; what its headers must be stands in `buffer`."""
+        """End the run with a header whose length is read.
+
+        What its headers must be stands in `buffer`.
+        """
         head = step.head
         self.heads.append(
             f"{step.position - self.heads_end}x{_HEAD_FORMS[head.value - step.position, bool(head.vr)]}"
@@ -212,9 +231,8 @@ class _Run:
 def _compile(layout: _Layout, wanted: Wanted) -> None:
     """Turn the layout's steps into segments, each ended by an element whose length varies."""
     layout.segments = list(_segments(layout, range(len(layout.steps))))
-    kept = [
-        step.slot for step in layout.steps if step.slot >= 0
-    ]  # matching collects values in the order of the steps
+    # matching collects values in the order of the steps
+    kept = [step.slot for step in layout.steps if step.slot >= 0]
     place = {slot: rank for rank, slot in enumerate(kept, 1)}
     layout.pick = itemgetter(*(place.get(slot, 0) for slot in range(wanted.size)))
 
@@ -244,16 +262,14 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
     kept: list[bytes] = [b""]
     found = Found(0, 0)
     limit = len(buffer)
-    torn: list[
-        tuple[_Segment, set[int]]
-    ] = []  # segments in which other elements than the last one vary in length, too
+    # segments in which other elements than the last one vary in length, too
+    torn: list[tuple[_Segment, set[int]]] = []
     try:
         for segment in layout.segments:
             value = position + segment.size
             before_length = value - segment.length_bytes
-            if (
-                buffer[position:before_length] == segment.last_seen
-            ):  # headers and values as in the file before
+            # headers and values as in the file before
+            if buffer[position:before_length] == segment.last_seen:
                 length = segment.length(buffer, before_length)[0]
             else:
                 heads = segment.heads(buffer, position)
@@ -264,9 +280,8 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                     continue
                 length = heads[-1]
                 segment.changes += 1
-                if (
-                    segment.changes == 3 and len(segment.steps) > 3
-                ):  # twice is no accident: what changes gets a run of its own
+                # twice is no accident: what changes gets a run of its own
+                if segment.changes == 3 and len(segment.steps) > 3:
                     torn.append(
                         (segment, _changed(layout, segment, buffer[position:before_length]))
                     )
@@ -279,9 +294,9 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                 found = Found(value, length)
                 position = _close(layout, segment.steps[-1], found, buffer, kept)
                 continue
-            position = (
-                value + length
-            )  # an undefined length, which would be another structure, ends beyond the buffer, too
+            # an undefined length, which would be another structure, ends beyond the
+            # buffer, too
+            position = value + length
             if position > limit:
                 return None
             if segment.slot >= 0:
@@ -290,7 +305,8 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
         struct.error,
         HeaderError,
         _OtherStructure,
-    ):  # or the header goes on beyond the buffer: the plain walk will tell
+    ):
+        # or the header goes on beyond the buffer: the plain walk will tell
         return None
     for segment, varying in torn:  # the next file like this one is compared in runs again
         layout.varying |= varying
@@ -325,7 +341,10 @@ class Found(NamedTuple):
 
 
 def _close(layout: _Layout, number: int, found: Found, buffer: bytes, kept: list[bytes]) -> int:
-    """Keep the value of step `number` if it is wanted; the position after it. The last step is the pixel data: not passed."""
+    """Keep the value of step `number` if it is wanted; the position after it.
+
+    The last step is the pixel data: not passed.
+    """
     step = layout.steps[number]
     if number == len(layout.steps) - 1:
         return found.value

@@ -1,7 +1,8 @@
 """Mosaics: the slices of a volume as tiles of one image, row by row, on ceil(sqrt(n)) columns.
 
-What tells where the slices are is private (`siemens`, `uih`). What does not add up leaves the image whole and without a
-position: its own is that of a slice as large as the mosaic, which nothing in the row would tell from a true one.
+What tells where the slices are is private (`siemens`, `uih`). What does not add up leaves the image
+whole and without a position: its own is that of a slice as large as the mosaic, which nothing in
+the row would tell from a true one.
 """
 
 import struct
@@ -16,8 +17,10 @@ from dicomdl.headers.siemens import csa_diffusion, protocol_slices, read_csa, si
 from dicomdl.headers.tiling import Tiling
 from dicomdl.headers.uih import uih_tiling
 
-# What only mosaics and old Siemens diffusion images are asked for, in a walk of their own: 10 to 100 KB that all of a
-# scanner's files have. De-identification may remove the creator of a block and leave its elements, so these are also looked for
+# What only mosaics and old Siemens diffusion images are asked for, in a walk of their own: 10 to
+# 100 KB that all of a
+# scanner's files have. De-identification may remove the creator of a block and leave its
+# elements, so these are also looked for
 # where they usually are.
 _PRIVATE: Final = (
     (0x00290010, "SIEMENS CSA HEADER"),
@@ -31,7 +34,10 @@ _PRIVATE_WANTED: Final = Wanted([*_PRIVATE, *((tag | 0x1000, "") for tag, _ in _
 def unpacked_rows(
     rows: Sequence[Row], context: Context
 ) -> tuple[Sequence[Row], Sequence[CodedTile]]:
-    """The rows of a file without functional groups, and their tiles: one row a tile where its one frame is a mosaic."""
+    """The rows of a file without functional groups, and their tiles.
+
+    One row a tile where its one frame is a mosaic.
+    """
     at = context.schema.at
     image_type = rows[0][at.image_type]
     if len(rows) > 1:

@@ -53,7 +53,10 @@ def skip_sequence(
 
 
 def _skim_nested(buffer: bytes, at: int, open_values: list[tuple[Syntax, bool]]) -> tuple[int, int]:
-    """Go through `buffer` from `at` as `_step_nested` does, up to where that is needed; where this is, and the elements met."""
+    """Go through `buffer` from `at` as `_step_nested` does, up to where that is needed.
+
+    Where this is, and the elements met.
+    """
     met = 0
     limit = len(buffer)
     (explicit, _), holds_items = open_values[-1]
@@ -136,7 +139,10 @@ def _step_nested(
 def iterate(
     raw: bytes, syntax: Syntax, account: Window | None = None
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """(tag, VR, value) of the elements of one data set or item that is wholly in memory; `account` counts them."""
+    """(tag, VR, value) of the elements of one data set or item that is wholly in memory.
+
+    `account` counts them.
+    """
     window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
     position = 0
     account = account or window
@@ -166,7 +172,8 @@ def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator
         if head.tag != ITEM:
             return
         if head.length == UNDEFINED:
-            # An item of undefined length ends like a sequence does: its delimiter closes the one open value.
+            # An item of undefined length ends like a sequence does: its delimiter
+            # closes the one open value.
             end = _item_end(window, head.value, syntax)
             yield raw[head.value : end - 8]
         else:

@@ -1,4 +1,7 @@
-"""Reconstructed volumes of nuclear medicine: one position in the header, and vectors that number the slices."""
+"""Reconstructed volumes of nuclear medicine.
+
+One position in the header, and vectors that number the slices.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +13,10 @@ _RECONSTRUCTED = ([b"RECON TOMO"], [b"RECON GATED TOMO"])
 
 
 def placed_rows(rows: Sequence[Row], detectors: bytes, context: Context) -> Sequence[Row]:
-    """The rows of an NM file; those of reconstructed slices with the positions that the first detector's item implies."""
+    """The rows of an NM file.
+
+    Those of reconstructed slices with the positions that the first detector's item implies.
+    """
     schema, at = context.schema, context.schema.at
     kind = rows[0][at.image_type].strip(b"\0 ").split(b"\\")[2:3]
     if [word.strip() for word in kind] not in _RECONSTRUCTED:
@@ -31,11 +37,14 @@ def placed_rows(rows: Sequence[Row], detectors: bytes, context: Context) -> Sequ
 
 
 def nm_positions(plane: Plane, slices: Sequence[int | None]) -> list[Vector] | None:
-    """The position of each frame of a reconstructed NM volume, whose slices (from 1) are `slices`; None where they are unknown.
+    """The position of each frame of a reconstructed NM volume, whose slices (from 1) are `slices`.
 
-    `plane` is the first slice. A positive SpacingBetweenSlices stacks the others "behind" it, a negative one "in front"
-    (PS3.3 C.8.4.15). The normal row x column points away from who looks at the image, so behind is along it: GE writes -4.4 mm
-    for volumes whose first slice is the top of the head, and readers that ignore the sign show them upside down.
+    None where they are unknown.
+
+    `plane` is the first slice. A positive SpacingBetweenSlices stacks the others "behind" it, a
+    negative one "in front" (PS3.3 C.8.4.15). The normal row x column points away from who looks at
+    the image, so behind is along it: GE writes -4.4 mm for volumes whose first slice is the top of
+    the head, and readers that ignore the sign show them upside down.
     """
     axes = axes_of(plane.orientation)
     if (

@@ -1,6 +1,7 @@
 """Where the frames lie inside the pixel data, native (PS3.5 8.1, 8.2) or encapsulated (PS3.5 A.4).
 
-Pixel data are measured, never read: of native ones only the length counts, of encapsulated ones the item headers are followed.
+Pixel data are measured, never read: of native ones only the length counts, of encapsulated ones the
+item headers are followed.
 """
 
 import functools
@@ -12,7 +13,8 @@ from dicomdl.errors import HeaderError
 from dicomdl.headers.heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers.window import Window
 
-# What a hostile file may cost: whole slide images have had some 100,000 frames, most files one fragment a frame.
+# What a hostile file may cost: whole slide images have had some 100,000 frames, most files one
+# fragment a frame.
 MAX_FRAMES: Final = 1_000_000
 MAX_FRAGMENTS: Final = 1_000_000
 _MAX_TABLE_BYTES: Final = 8 * MAX_FRAMES
@@ -32,13 +34,18 @@ class PixelLayout(NamedTuple):
 
     frames: int
     frame_bits: int
-    whole_bits: int  # more than frame_bits where the photometric interpretation says that chrominance is subsampled
+    # more than frame_bits where the photometric interpretation says that chrominance is
+    # subsampled
+    whole_bits: int
 
 
 # Small: three numbers per layout that occurs.
 @functools.lru_cache(maxsize=4096)
 def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
-    """The frames' size from the raw values of rows ... number_of_frames; an error is returned, so that it is cached too."""
+    """The frames' size from the raw values of rows ... number_of_frames.
+
+    An error is returned, so that it is cached too.
+    """
     rows, columns, samples, photometric, _, allocated, _, _, _, frames = raws
     try:
         sizes = [_unsigned(raw) for raw in (rows, columns, samples, allocated)]
@@ -106,7 +113,8 @@ def locate_frames(
 ) -> list[Place]:
     """The place of each frame, in file order; HeaderError when they cannot all be there.
 
-    `native` says that the transfer syntax is not a compressed one, `extended_offsets` is the raw Extended Offset Table.
+    `native` says that the transfer syntax is not a compressed one, `extended_offsets` is the raw
+    Extended Offset Table.
     """
     if native:
         return _locate_native(pixel_data, layout, window)
@@ -121,7 +129,8 @@ def locate_frames(
 def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window) -> list[Place]:
     """Frames lie end to end without padding, even where BitsAllocated 1 lets them share a byte (PS3.5 8.1.1)."""
     frames, bits, whole = layout
-    # Some writers label whole pixels as subsampled ones; the length that the element claims tells, even of a cut file.
+    # Some writers label whole pixels as subsampled ones; the length that the element claims
+    # tells, even of a cut file.
     if pixel_data.length != UNDEFINED and 8 * pixel_data.length >= frames * whole:
         bits = whole
     needed = (frames * bits + 7) // 8
@@ -138,9 +147,8 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
             expected_bytes=needed,
             found_bytes=found,
         )
-    if (
-        bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1
-    ):  # whole frames, and a byte to make it even
+    # whole frames, and a byte to make it even
+    if bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1:
         more = 8 * found // bits
         raise HeaderError(
             f"NumberOfFrames is {frames}, found {more} frames",
@@ -168,8 +176,8 @@ def _locate_encapsulated(
 ) -> list[Place]:
     """From the first item tag of each frame to the end of its last fragment (PS3.5 A.4).
 
-    The item headers are followed one by one: offset tables are often wrong, so they only say which fragments belong
-    together where there are more of them than frames.
+    The item headers are followed one by one: offset tables are often wrong, so they only say which
+    fragments belong together where there are more of them than frames.
     """
     start = window.at(position, 8)
     table_length = _item_length(window.buffer[start : start + 8], position)
@@ -217,7 +225,10 @@ def _codestreams(window: Window, starts: list[int]) -> int:
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
-    """The length that the item header `raw`, which lies at `position`, gives; None at the delimiter or the end of the file."""
+    """The length that the item header `raw`, which lies at `position`, gives.
+
+    None at the delimiter or the end of the file.
+    """
     if len(raw) < 8:
         return None
     group, element, length = _ITEM_HEAD.unpack(raw)
@@ -286,7 +297,10 @@ def _starts_from_offsets(
 
 
 def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames: int) -> list[int]:
-    """The frames' first fragments where no table says: after each fragment that ends a codestream (EOI, EOC)."""
+    """The frames' first fragments where no table says.
+
+    After each fragment that ends a codestream (EOI, EOC).
+    """
     heads = [starts[0]]
     for begin, stop in pairwise([*starts, end]):
         if (

@@ -1,4 +1,7 @@
-"""The plane of an image, and directions and numbers as headers give them: what placing slices needs."""
+"""The plane of an image, and directions and numbers as headers give them.
+
+What placing slices needs.
+"""
 
 import math
 from collections.abc import Sequence

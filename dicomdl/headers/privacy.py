@@ -7,16 +7,46 @@ from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Attribute, Frame, attributes, snake_case
 from dicomdl.headers.requirement import require_pydicom
 
-# Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all dates and times of birth
-# and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than listed where possible.
-_PHI_VRS: Final = frozenset(
-    {"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"}
-)  # free text may say anything
+# Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all
+# dates and times of birth
+# and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than
+# listed where possible.
+# free text may say anything
+_PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"})
 _PHI_WORDS: Final = (
-    "patient", "person", "physician", "operator", "performer", "requester", "institution", "address", "telephone", "accession",
-    "station", "serial", "deviceuid", "comments", "description", "history", "allerg", "occupation", "insurance", "medicalrecord",
-    "birth", "name", "studyid", "admission", "visit", "location", "identification", "reviewer", "author", "uid", "label", "trial",
-)  # fmt: skip
+    "patient",
+    "person",
+    "physician",
+    "operator",
+    "performer",
+    "requester",
+    "institution",
+    "address",
+    "telephone",
+    "accession",
+    "station",
+    "serial",
+    "deviceuid",
+    "comments",
+    "description",
+    "history",
+    "allerg",
+    "occupation",
+    "insurance",
+    "medicalrecord",
+    "birth",
+    "name",
+    "studyid",
+    "admission",
+    "visit",
+    "location",
+    "identification",
+    "reviewer",
+    "author",
+    "uid",
+    "label",
+    "trial",
+)
 
 
 def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tuple[Attribute, ...]:
@@ -25,7 +55,8 @@ def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tup
     Raises
     ------
     UsageError
-        An unknown keyword, a sequence or bulk data, or an identifying attribute without ``allow_phi=True``.
+        An unknown keyword, a sequence or bulk data, or an identifying attribute without
+        ``allow_phi=True``.
     """
     if not keywords:
         return ()

@@ -1,7 +1,10 @@
-"""The rare tables of one header as they lie in the file: bytes and words, before anything is concluded from them. Pydicom's door.
+"""The rare tables of one header as they lie in the file.
 
-The rule to know: a header is parsed once per file (path, size, modification time), however many frames ask for it. Only the bytes are
-taken from pydicom, because its own reading of these elements depends on the VR that it guesses.
+Bytes and words, before anything is concluded from them. Pydicom's door.
+
+The rule to know: a header is parsed once per file (path, size, modification time), however many
+frames ask for it. Only the bytes are taken from pydicom, because its own reading of these elements
+depends on the VR that it guesses.
 """
 
 import contextlib
@@ -28,12 +31,12 @@ from dicomdl.storage.sources import Source, as_stream, look_up, opened
 File: TypeAlias = str | os.PathLike[str] | Source
 
 MOST_ENTRIES: Final = 1 << 16
-MOST_BYTES: Final = (
-    16 * MOST_ENTRIES
-)  # looked at of an element: more than 65536 entries, plain or in segments, can need
+# looked at of an element: more than 65536 entries, plain or in segments, can need
+MOST_BYTES: Final = 16 * MOST_ENTRIES
 MOST_INFLATED: Final = 1 << 26  # header bytes of a deflated file; a 1 MB file can inflate to 1 GB
 
-# Modality LUT Type (0028,3004), the defined terms of PS3.3 C.11.1.1.2. Anything else is free text and not kept.
+# Modality LUT Type (0028,3004), the defined terms of PS3.3 C.11.1.1.2. Anything else is free text
+# and not kept.
 KINDS: Final = frozenset({"OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
 
 _SOP_CLASS, _PHOTOMETRIC, _FRAMES, _ROWS = 0x00080016, 0x00280004, 0x00280008, 0x00280010
@@ -64,11 +67,14 @@ _CODES: Final = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD
 _DEFLATED: Final = b"\x02\x00\x10\x00UI\x16\x00" + DEFLATED.encode()
 
 
-# --- what a header says --------------------------------------------------------------------------------------------
+# --- what a header says ---------------------------------------------------------------------------
 
 
 class Element(NamedTuple):
-    """The value of one element as it lies in the file; `vr` is "" where the file does not say it."""
+    """The value of one element as it lies in the file.
+
+    `vr` is "" where the file does not say it.
+    """
 
     vr: str = ""
     value: bytes = b""
@@ -81,7 +87,10 @@ class Element(NamedTuple):
         ).astype("<u2")
 
     def octets(self) -> NDArray[np.uint8]:
-        """The value as bytes; the ones that lie in words, low byte first, change places in a big-endian file."""
+        """The value as bytes.
+
+        The ones that lie in words, low byte first, change places in a big-endian file.
+        """
         if self.little_endian or self.vr in ("OB", "UN"):
             return np.frombuffer(self.value, np.uint8)
         return np.frombuffer(self.words().tobytes(), np.uint8)
@@ -106,7 +115,10 @@ class Rescale(NamedTuple):
 
 
 class RawMap(NamedTuple):
-    """An item of the Real World Value Mapping Sequence before its range was concluded; `signed` as its VR says."""
+    """An item of the Real World Value Mapping Sequence before its range was concluded.
+
+    `signed` as its VR says.
+    """
 
     words: tuple[int, ...]
     signed: bool
@@ -119,7 +131,10 @@ class RawMap(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the top level, the shared or one frame's functional groups say; None where they do not."""
+    """What the top level, the shared or one frame's functional groups say.
+
+    None where they do not.
+    """
 
     voi: tuple[RawTable, ...] | None = None
     maps: tuple[RawMap, ...] | None = None
@@ -127,7 +142,10 @@ class Group(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Everything that is wanted from one file; `signed` is None where there is no Pixel Representation (float pixels)."""
+    """Everything that is wanted from one file.
+
+    `signed` is None where there is no Pixel Representation (float pixels).
+    """
 
     signed: bool | None
     bits_stored: int
@@ -154,11 +172,14 @@ def groups_of(tables: Tables, frame_number: int) -> tuple[Group, ...]:
     return tables.per_frame[frame_number - 1], tables.shared, tables.top
 
 
-# --- segments -----------------------------------------------------------------------------------------------------
+# --- segments -------------------------------------------------------------------------------------
 
 
 class _Segment(NamedTuple):
-    """The values of a discrete segment; or a line of `line` entries to the one value, where `line` is not 0."""
+    """The values of a discrete segment.
+
+    Or a line of `line` entries to the one value, where `line` is not 0.
+    """
 
     line: int
     values: list[int]
@@ -167,16 +188,16 @@ class _Segment(NamedTuple):
 def expanded(codes: list[int], entries: int, code_bytes: int, name: str) -> list[int]:
     """The table that segments describe (PS3.3 C.7.9.2), no longer than it needs to be.
 
-    An indirect segment repeats earlier ones, which ends and cannot grow out of bounds, as no segment is empty. Its offset counts bytes
-    from the beginning of the data; some software counts entries (pydicom does), which is understood where the bytes lead to no segment.
+    An indirect segment repeats earlier ones, which ends and cannot grow out of bounds, as no
+    segment is empty. Its offset counts bytes from the beginning of the data; some software counts
+    entries (pydicom does), which is understood where the bytes lead to no segment.
     """
     table: list[int] = []
     segments: list[_Segment | None] = []  # None for indirect ones, which do not nest
     starts: dict[int, int] = {}  # position -> number of the segment there
     position = 0
-    while (
-        position + 2 < len(codes) and len(table) < entries
-    ):  # no segment is shorter than 3: the rest is padding
+    # no segment is shorter than 3: the rest is padding
+    while position + 2 < len(codes) and len(table) < entries:
         opcode, length = codes[position : position + 2]
         taken = {0: length, 1: 1, 2: 4 // code_bytes}.get(opcode, len(codes))
         values = codes[position + 2 : position + 2 + taken]
@@ -217,14 +238,17 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
             return
 
 
-# --- one header -> raw tables -------------------------------------------------------------------------------------
+# --- one header -> raw tables ---------------------------------------------------------------------
 
 # One at a time: parsing silences warnings for the whole process, and holds the GIL anyway.
 _tables: Final[Share[Tables]] = share("header tables", one_at_a_time=True)
 
 
 def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
-    """The raw tables of a file, parsed once as long as it stays the same; whatever goes wrong is a `failure`."""
+    """The raw tables of a file, parsed once as long as it stays the same.
+
+    Whatever goes wrong is a `failure`.
+    """
     source = file if isinstance(file, Source) else Source(os.path.abspath(file))
     try:
         found = look_up(source)
@@ -241,9 +265,8 @@ def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
 
 def _parsed(source: Source) -> Tables:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # pydicom's warnings quote values, and values may identify a person
+        # pydicom's warnings quote values, and values may identify a person
+        warnings.simplefilter("ignore")
         return _tables_of(_read_header(source))
 
 
@@ -397,7 +420,10 @@ def _text(dataset: Any, tag: int) -> str:
 
 
 def _numbers(dataset: Any, tag: int, usual: str) -> tuple[float, ...]:
-    """The values of a numeric element, () where it is absent or no number; `usual` is its VR where the file names none that helps."""
+    """The values of a numeric element, () where it is absent or no number.
+
+    `usual` is its VR where the file names none that helps.
+    """
     element = _element(dataset, tag)
     vr = element.vr if element.vr in (*_CODES, "DS", "IS") else usual
     if vr in _CODES:

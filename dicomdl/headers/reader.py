@@ -1,8 +1,9 @@
 """One file -> what it is, its frames' facts and where each frame's bytes are.
 
-Only the first bytes of a file are read; pixel data are measured, not read. The walk over the elements is ours
-(`elements`); pydicom is asked for the data dictionary (names of extra columns) and for character sets beyond ASCII, and is
-imported only then. A file that cannot be used becomes a `Header` of kind "problem" with a reason; nothing raises.
+Only the first bytes of a file are read; pixel data are measured, not read. The walk over the
+elements is ours (`elements`); pydicom is asked for the data dictionary (names of extra columns) and
+for character sets beyond ASCII, and is imported only then. A file that cannot be used becomes a
+`Header` of kind "problem" with a reason; nothing raises.
 """
 
 import functools
@@ -61,7 +62,10 @@ FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it
 
 
 class HeaderReader:
-    """Reads headers. What it remembers of one file only makes the next one faster, and never changes what is read.
+    """Reads headers.
+
+    What it remembers of one file only makes the next one faster, and never changes what is
+    read.
 
     Parameters
     ----------
@@ -73,7 +77,8 @@ class HeaderReader:
         self.extra = tuple(extra)
         self.columns = (*attributes(), *self.extra)
         self._schema = Schema(self.columns)
-        # Tag 0 leaves a slot empty: the transfer syntax is the file meta information's, whatever the data set may say.
+        # Tag 0 leaves a slot empty: the transfer syntax is the file meta information's,
+        # whatever the data set may say.
         entries = [
             (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
             for column in self.columns
@@ -84,7 +89,10 @@ class HeaderReader:
         self._first_read = FIRST_READ
 
     def read(self, path: str) -> Header:
-        """What the file at `path` is; never raises for what a file may contain, a missing file included."""
+        """What the file at `path` is.
+
+        Never raises for what a file may contain, a missing file included.
+        """
         try:
             handle = open_path(path)
         except OSError as error:
@@ -188,7 +196,10 @@ class HeaderReader:
         )
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
-        """Typed columns of raw rows. Text is stripped str, numbers int or float, missing ones None."""
+        """Typed columns of raw rows.
+
+        Text is stripped str, numbers int or float, missing ones None.
+        """
         result: dict[str, Column] = {}
         for column, convert, raws in zip(
             self.columns, self._schema.converters, zip(*rows, strict=True), strict=True
@@ -215,7 +226,10 @@ def _plain_row(row: Row, charset: bytes, sequences: Sequence[bytes], context: Co
 
 
 def _usable_layout(row: Row, context: Context) -> PixelLayout:
-    """How the pixels of a file lie; HeaderError where they are a video, or the header says nothing usable of them."""
+    """How the pixels of a file lie.
+
+    HeaderError where they are a video, or the header says nothing usable of them.
+    """
     if family_of(context.transfer_syntax) == "video":
         raise HeaderError(VIDEO_ADVICE, reason="video")
     schema = context.schema

@@ -1,4 +1,7 @@
-"""Raw rows, one a frame: a tuple of bytes with a place for every column, and what is known of the columns."""
+"""Raw rows, one a frame.
+
+A tuple of bytes with a place for every column, and what is known of the columns.
+"""
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -99,7 +102,10 @@ class Schema:
 
 
 class Context(NamedTuple):
-    """One file that is being read: its columns, and how it is coded; its first element is at `start`."""
+    """One file that is being read: its columns, and how it is coded.
+
+    Its first element is at `start`.
+    """
 
     schema: Schema
     transfer_syntax: str

@@ -1,11 +1,13 @@
 """Siemens mosaics, and what else CSA headers say: private headers, of which nothing is guessed.
 
-ImagePositionPatient is that of a slice as large as the whole mosaic, centred on the first tile. The tiles ascend along the
-SliceNormalVector of the CSA image header, whose sign is the one that counts (dcm2niix and nibabel read it so;
-ProtocolSliceNumber, which dcm2niix looks at too, only says in which order to store them). Where the protocol in the CSA series
-header lists as many slices as there are tiles, and the first tile's centre is one end of that list, the tiles go towards the
-other end, whatever else is said: in the mosaics of the corpus the two agree within 2e-5 mm, and this also places those whose
-image header was removed. CSA headers are described by nibabel ("Siemens format DICOM with CSA header").
+ImagePositionPatient is that of a slice as large as the whole mosaic, centred on the first tile. The
+tiles ascend along the SliceNormalVector of the CSA image header, whose sign is the one that counts
+(dcm2niix and nibabel read it so; ProtocolSliceNumber, which dcm2niix looks at too, only says in
+which order to store them). Where the protocol in the CSA series header lists as many slices as
+there are tiles, and the first tile's centre is one end of that list, the tiles go towards the other
+end, whatever else is said: in the mosaics of the corpus the two agree within 2e-5 mm, and this also
+places those whose image header was removed. CSA headers are described by nibabel ("Siemens format
+DICOM with CSA header").
 """
 
 import math
@@ -38,9 +40,8 @@ _CSA_NAMES: Final = {
         "DiffusionGradientDirection",
     )
 }
-_CSA_TAG: Final = struct.Struct(
-    "<64si4siii"
-)  # name, multiplicity, VR, syngo type, number of items, 77 or 205
+# name, multiplicity, VR, syngo type, number of items, 77 or 205
+_CSA_TAG: Final = struct.Struct("<64si4siii")
 _CSA_ITEM: Final = struct.Struct("<iiii")
 _PARALLEL: Final = 1e-3  # departure of two unit normals' product from 1
 
@@ -111,9 +112,8 @@ def _step_of_protocol(
     step = (places[1] - places[0]) / (count - 1)
     here = dot(centre, axes.normal)
     for end, signed in zip(places, (step, -step), strict=True):
-        if abs(here - end) < 0.1 * abs(
-            step
-        ):  # a head that was followed as it moved is elsewhere: then the list does not count
+        # a head that was followed as it moved is elsewhere: then the list does not count
+        if abs(here - end) < 0.1 * abs(step):
             return signed
     return None
 
@@ -131,7 +131,10 @@ def _step_of_csa(
 
 
 def read_csa(raw: bytes) -> dict[str, list[str]]:
-    """The items of a CSA image header that are of use here, by name; {} when it is damaged or something else."""
+    """The items of a CSA image header that are of use here, by name.
+
+    {} when it is damaged or something else.
+    """
     try:
         return _read_csa(raw)
     except (struct.error, ValueError):
@@ -146,7 +149,8 @@ def _read_csa(raw: bytes) -> dict[str, list[str]]:
         raise ValueError
     position += 8
     found: dict[str, list[str]] = {}
-    offset = 0  # the lengths of the first version are too large by the number of items of its first entry
+    # the lengths of the first version are too large by the number of items of its first entry
+    offset = 0
     for entry in range(entries):
         name, multiplicity, _, _, count, _ = _CSA_TAG.unpack_from(raw, position)
         position += _CSA_TAG.size
@@ -173,7 +177,10 @@ def _read_csa(raw: bytes) -> dict[str, list[str]]:
 
 
 def csa_diffusion(csa: Mapping[str, Sequence[str]]) -> tuple[int | None, Vector | None]:
-    """b-value, s/mm^2, and gradient direction, LPS, of a CSA image header; None where it does not say."""
+    """b-value, s/mm^2, and gradient direction, LPS, of a CSA image header.
+
+    None where it does not say.
+    """
     b_values = [integer(text) for text in csa.get("B_value", ())]
     direction = [real(text) for text in csa.get("DiffusionGradientDirection", ())]
     b_value = b_values[0] if len(b_values) == 1 else None
@@ -189,7 +196,10 @@ _SLICE_COUNT: Final = re.compile(rb"sSliceArray\.lSize[ \t]*=[ \t]*(\d{1,4})\b")
 
 
 def protocol_slices(raw: bytes) -> list[Vector]:
-    """The centres of the slices, LPS mm, in the order of the protocol in a CSA series header; [] when there is none."""
+    """The centres of the slices, LPS mm, in the order of the protocol in a CSA series header.
+
+    [] when there is none.
+    """
     start, end = raw.find(b"### ASCCONV BEGIN"), raw.rfind(b"### ASCCONV END ###")
     if not 0 <= start < end:
         return []

@@ -1,4 +1,7 @@
-"""Text of a file's own character set -> UTF-8. A door to pydicom, which knows the character sets."""
+"""Text of a file's own character set -> UTF-8.
+
+A door to pydicom, which knows the character sets.
+"""
 
 import warnings
 
@@ -20,7 +23,10 @@ def transcoded(row: Row, charset: bytes, schema: Schema) -> Row:
 
 
 def _to_utf8(raw: bytes, charset: bytes) -> bytes:
-    """Text of a file's SpecificCharacterSet as UTF-8; what does not decode is replaced, never refused."""
+    """Text of a file's SpecificCharacterSet as UTF-8.
+
+    What does not decode is replaced, never refused.
+    """
     require_pydicom()
     from pydicom.charset import convert_encodings, decode_bytes
 

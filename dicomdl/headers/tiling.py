@@ -10,7 +10,10 @@ MAX_TILES: Final = 4096  # a real mosaic has had up to some 200
 
 
 class Tile(NamedTuple):
-    """One slice in a mosaic: its first row and column there, and the position of its first pixel in LPS mm."""
+    """One slice in a mosaic.
+
+    Its first row and column there, and the position of its first pixel in LPS mm.
+    """
 
     top: int
     left: int
@@ -28,7 +31,8 @@ class Tiling(NamedTuple):
 def tile_size(plane: Plane, count: int, *, is_square: bool = True) -> tuple[int, int] | None:
     """Rows and columns of a tile; None when `count` tiles do not make the image.
 
-    Tiles lie on ceil(sqrt(count)) columns. Siemens has the same number of rows, UIH only the rows that are needed.
+    Tiles lie on ceil(sqrt(count)) columns. Siemens has the same number of rows, UIH only the rows
+    that are needed.
     """
     across = math.isqrt(count - 1) + 1 if 0 < count <= MAX_TILES else 0
     down = across if is_square else -(-count // max(across, 1))

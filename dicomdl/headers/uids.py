@@ -49,10 +49,11 @@ class SopClass(NamedTuple):
     content
         What the pixels are: an image, or a map on one.
     own_planes
-        Whether every frame has a plane of its own (functional groups, PS3.3 A.36 ff.): a file of one frame is then
-        like a file of many.
+        Whether every frame has a plane of its own (functional groups, PS3.3 A.36 ff.): a file of
+        one frame is then like a file of many.
     placed
-        Whether its images have a place in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56, A.70 to A.72).
+        Whether its images have a place in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56, A.70
+        to A.72).
     """
 
     uid: str
@@ -92,7 +93,8 @@ _ON_SERVERS: Final = (
     ("204", "JPIP HTJ2K Referenced"),
     ("205", "JPIP HTJ2K Referenced Deflate"),
 )
-# MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8); all but HEVC are in one piece, or fragmentable (".1").
+# MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8); all but HEVC are in one piece, or
+# fragmentable (".1").
 _VIDEOS: Final = (
     ("100", "MPEG2 Main Profile / Main Level"),
     ("101", "MPEG2 Main Profile / High Level"),
@@ -248,7 +250,8 @@ CONTENTS: Final = tuple(dict.fromkeys(row.content for row in SOP_CLASSES.values(
 OWN_PLANES: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.own_planes)
 PLACED: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.placed)
 _CONTENT: Final = {row.uid: row.content for row in SOP_CLASSES.values()}
-# Branches of the storage classes whose files have no pixels by design; every other file with Rows and no pixel data
+# Branches of the storage classes whose files have no pixels by design; every other file with Rows
+# and no pixel data
 # lost them.
 _NO_IMAGE_BRANCHES: Final = (
     *("88.", "11.", "66", "67", "104.", "9.", "78.", "79.", "80."),

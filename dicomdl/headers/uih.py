@@ -13,8 +13,8 @@ _IMAGE_POSITION: Final = 0x00200032
 def uih_tiling(plane: Plane, count: bytes, frames: bytes, context: Context) -> Tiling | None:
     """The tiles of a UIH grid; None where its header does not say where they are.
 
-    `count` is the raw (0065,xx50), the number of slices, and `frames` the raw sequence (0065,xx51) with one item for each slice, which
-    holds its ImagePositionPatient.
+    `count` is the raw (0065,xx50), the number of slices, and `frames` the raw sequence (0065,xx51)
+    with one item for each slice, which holds its ImagePositionPatient.
     """
     positions: list[Vector] = []
     for item in items(frames, context.syntax, context.window):

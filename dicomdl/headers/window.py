@@ -5,8 +5,10 @@ from typing import Final
 
 from dicomdl.errors import HeaderError
 
-# A hostile header costs at most this, about 2 s (a real one has had 6 levels, 1,246 elements and 291 KB; an enhanced
-# multi-frame file of 10,000 frames has about 500,000 elements, item headers counted). Elements count by what they cost.
+# A hostile header costs at most this, about 2 s (a real one has had 6 levels, 1,246 elements and
+# 291 KB; an enhanced
+# multi-frame file of 10,000 frames has about 500,000 elements, item headers counted). Elements
+# count by what they cost.
 MAX_ELEMENTS: Final = 3_000_000
 MAX_HEADER_BYTES: Final = 64 * 2**20
 
@@ -14,8 +16,8 @@ MAX_HEADER_BYTES: Final = 64 * 2**20
 class Window:
     """The bytes of a file around the place that is looked at, read on demand.
 
-    `read(offset, length)` gives the bytes there, fewer at the end of the file; `size` is the file's length. It also
-    keeps the account of what the file has cost: bytes read and elements met.
+    `read(offset, length)` gives the bytes there, fewer at the end of the file; `size` is the file's
+    length. It also keeps the account of what the file has cost: bytes read and elements met.
     """
 
     __slots__ = ("base", "buffer", "bytes_read", "elements_met", "read", "size")
@@ -37,7 +39,10 @@ class Window:
             )
 
     def at(self, position: int, length: int) -> int:
-        """Bring [position, position + length) into `buffer` as far as the file goes; return where it starts there."""
+        """Bring [position, position + length) into `buffer` as far as the file goes.
+
+        Return where it starts there.
+        """
         start = position - self.base
         if start >= 0 and start + length <= len(self.buffer):
             return start

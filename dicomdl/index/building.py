@@ -17,7 +17,10 @@ from dicomdl.index.table import CONSTANTS, Table
 def frames_table(
     places: Mapping[str, Sequence[Any]], columns: Mapping[str, Column], extra: Sequence[Attribute]
 ) -> Table:
-    """The rows of `frames` for some files: `places` holds the columns of where, `columns` the typed attributes."""
+    """The rows of `frames` for some files.
+
+    `places` holds the columns of where, `columns` the typed attributes.
+    """
     count = len(places["file"])
     schema = frames_schema(extra)
     arrays = []
@@ -72,9 +75,8 @@ def encoded(table: Table) -> Table:
     arrays, fields = [], []
     for field in table.arrow.schema:
         array = table.column(field.name)
-        if pa.types.is_large_string(field.type) or table.is_number(
-            field.name
-        ):  # what is encoded already stays as it is
+        # what is encoded already stays as it is
+        if pa.types.is_large_string(field.type) or table.is_number(field.name):
             array = _narrow(array)
         arrays.append(array)
         fields.append(pa.field(field.name, array.type))

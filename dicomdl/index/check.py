@@ -30,7 +30,10 @@ from dicomdl.index.text import (
 
 @dataclass(frozen=True, slots=True)
 class StackCheck:
-    """What is known of one stack: `reason` says its verdict in a sentence, `needs_person` whether somebody should look."""
+    """What is known of one stack.
+
+    `reason` says its verdict in a sentence, `needs_person` whether somebody should look.
+    """
 
     number: int
     series_instance_uid: str
@@ -43,9 +46,8 @@ class StackCheck:
     group: int
     group_index: int
     detail: Mapping[str, Any]
-    idc: Mapping[
-        str, bool | float | None
-    ]  # IDC's columns, by their names; None where IDC has no answer
+    # IDC's columns, by their names; None where IDC has no answer
+    idc: Mapping[str, bool | float | None]
     reason: str
     needs_person: bool
 
@@ -64,10 +66,13 @@ class StackCheck:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Check:
-    """The verdict on every stack of an index, its ledger and its problems: what needs a person, and why.
+    """The verdict on every stack of an index, its ledger and its problems.
 
-    A person is needed by missing slices, uneven spacing, different slices at one position, a CT, MR or PET image without
-    geometry, a stack that lacks slices which the others of its group have, and every file that could not be used.
+    What needs a person, and why.
+
+    A person is needed by missing slices, uneven spacing, different slices at one position, a CT, MR
+    or PET image without geometry, a stack that lacks slices which the others of its group have, and
+    every file that could not be used.
     """
 
     path: str
@@ -127,7 +132,10 @@ class Check:
         }
 
     def text(self, everything: bool = False) -> str:
-        """For a terminal: who needs a person and why, the others counted; with `everything` all stacks and all problems."""
+        """For a terminal: who needs a person and why, the others counted.
+
+        With `everything` all stacks and all problems.
+        """
         lines = [self._headline()]
         groups = _alike(self.rows if everything else self.needing)
         shown = groups if everything else groups[:SHOWN_LINES]
@@ -244,9 +252,8 @@ def check(part: Part) -> Check:
 def _needs_person(
     content: str, verdict: str, detail: Mapping[str, Any], sop_class_uid: str
 ) -> bool:
-    if (
-        content == "segmentation"
-    ):  # frames without a voxel of the segment may be left out (PS3.3 C.8.20.2.3.1)
+    # frames without a voxel of the segment may be left out (PS3.3 C.8.20.2.3.1)
+    if content == "segmentation":
         return verdict == "duplicates"
     # What the Modality says does not count: a screenshot may call itself CT.
     unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
@@ -272,9 +279,8 @@ def reason(verdict: str, detail: Mapping[str, Any], slices: int, members: int) -
         for key, value in detail.items()
         if key not in _PHRASES and key not in _TOLD_BY_OTHERS
     }
-    told += [
-        f"{key.replace('_', ' ')} {_value_told(value)}" for key, value in unknown.items()
-    ]  # told badly rather than lost
+    # told badly rather than lost
+    told += [f"{key.replace('_', ' ')} {_value_told(value)}" for key, value in unknown.items()]
     return "; ".join(phrase for phrase in told if phrase)
 
 
@@ -305,9 +311,8 @@ def _gaps_told(facts: _Facts) -> str:
 
 def _error_told(facts: _Facts) -> str:
     error = facts.detail["position_error"]
-    if (
-        facts.verdict not in ("regular", "tilted") or facts.slices <= 2
-    ):  # two slices are never off the line through them
+    # two slices are never off the line through them
+    if facts.verdict not in ("regular", "tilted") or facts.slices <= 2:
         return ""
     return (
         "positions on an even grid"
@@ -354,9 +359,8 @@ def _copies_told(facts: _Facts) -> str:
 
 
 def _instances_told(facts: _Facts) -> str:
-    instances = facts.detail[
-        "instances"
-    ]  # UIDs of 64 characters: two are enough to find the place, `detail` has the others
+    # UIDs of 64 characters: two are enough to find the place, `detail` has the others
+    instances = facts.detail["instances"]
     return f"instances {_value_told(instances[:2])}{', ...' if len(instances) > 2 else ''}"
 
 
@@ -417,7 +421,10 @@ _STACK_TITLES: Final = ("modality", "shape", "spacing mm", "verdict", "reason")
 
 
 def _alike(rows: Iterable[StackCheck]) -> list[list[StackCheck]]:
-    """Neighbours that differ in nothing but their number: the time points of a series with the same fault are one line."""
+    """Neighbours that differ in nothing but their number.
+
+    The time points of a series with the same fault are one line.
+    """
 
     def said(row: StackCheck) -> tuple[Any, ...]:
         return (
@@ -450,7 +457,10 @@ def _facts_told(group: Sequence[StackCheck]) -> list[str]:
 
 
 def _stack_lines(groups: Sequence[Sequence[StackCheck]], marked: bool) -> list[str]:
-    """A line a group of alike stacks, below the Series it is of; a mark where one needs a person."""
+    """A line a group of alike stacks, below the Series it is of.
+
+    A mark where one needs a person.
+    """
     rows = [
         [
             _numbers_told(group) + (" !" if marked and group[0].needs_person else "  "),

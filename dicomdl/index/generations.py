@@ -18,10 +18,10 @@ from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 from dicomdl.version import __version__
 
-GRACE_S: Final = (
-    24 * 3600.0
-)  # a generation that was replaced stays this long for those who still have it open
-# What may be removed from an index folder: names that dicomdl gave, whole ones and those of interrupted writes.
+# a generation that was replaced stays this long for those who still have it open
+GRACE_S: Final = 24 * 3600.0
+# What may be removed from an index folder: names that dicomdl gave, whole ones and those of
+# interrupted writes.
 OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
 OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
 _FACTS: Final = "scan.json"
@@ -66,7 +66,8 @@ def read_manifest(folder: str) -> dict[str, Any]:
 def read_facts(folder: str, generation: str) -> dict[str, Any]:
     """What the scan that made a generation wrote down: its options, and what the walk passed over.
 
-    They belong to the generation, not to the manifest: who still reads a superseded one gets its own.
+    They belong to the generation, not to the manifest: who still reads a superseded one gets its
+    own.
 
     Raises
     ------
@@ -118,7 +119,10 @@ def _gone(folder: str, generation: str) -> GenerationGone:
 
 
 def is_index_folder(folder: str) -> bool:
-    """Whether a folder holds an index, whole, damaged or just begun, or nothing; never when it holds anything else."""
+    """Whether a folder holds an index, whole, damaged or just begun, or nothing.
+
+    Never when it holds anything else.
+    """
     for name in os.listdir(folder):
         if name == "generations":
             if not all(

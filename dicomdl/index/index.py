@@ -1,8 +1,11 @@
-"""The Index: what a scan concluded, as people and datasets see it, with views Study, Series and Stack.
+"""The Index.
 
-An Index is a generation of tables and a selection of rows. Both are memory-mapped: opening a million frames takes
-milliseconds, a worker shares the pages of its neighbours, and a pickle holds a path, a generation and the name of
-a selection. Nothing here changes an index; `select` and `split` give new, smaller ones.
+What a scan concluded, as people and datasets see it, with views Study, Series and Stack.
+
+An Index is a generation of tables and a selection of rows. Both are memory-mapped: opening a
+million frames takes milliseconds, a worker shares the pages of its neighbours, and a pickle holds a
+path, a generation and the name of a selection. Nothing here changes an index; `select` and `split`
+give new, smaller ones.
 """
 
 import functools
@@ -100,7 +103,10 @@ class Index:
         return self._generation.cell(column)(self.row(number))
 
     def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Some facts of frame `number`, by the names of their columns: quicker than all of them by `frame`."""
+        """Some facts of frame `number`, by the names of their columns.
+
+        Quicker than all of them by `frame`.
+        """
         row = self.row(number)
         return {column: self._generation.cell(column)(row) for column in columns}
 
@@ -110,7 +116,8 @@ class Index:
         Raises
         ------
         UsageError
-            The frame is an equal copy of another one (`Frame.duplicate_of`), which makes it part of no stack.
+            The frame is an equal copy of another one (`Frame.duplicate_of`), which makes it part of
+            no stack.
         """
         starts, row = self._generation.stack_starts, self.row(number)
         if row >= starts[-1]:
@@ -131,7 +138,10 @@ class Index:
 
     @property
     def stacks(self) -> "Stacks":
-        """The stacks whose frames are all selected, in order. A stack that `select` took apart is not among them."""
+        """The stacks whose frames are all selected, in order.
+
+        A stack that `select` took apart is not among them.
+        """
         return Stacks(self._generation, self._whole_stacks())
 
     def _whole_stacks(self) -> npt.NDArray[np.int64]:
@@ -180,7 +190,10 @@ class Index:
 
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """What the last scan of this folder wrote down: options, what was passed over, generations."""
+        """What the last scan of this folder wrote down.
+
+        Options, what was passed over, generations.
+        """
         manifest = read_manifest(self.path)
         return manifest | read_facts(self.path, manifest["generation"])
 
@@ -203,10 +216,10 @@ class Index:
         Parameters
         ----------
         **conditions
-            ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent), ``min_column=low`` and
-            ``max_column=high`` (inclusive). Columns of stacks (`verdict`, `slices`, `content`, `slice_spacing`, ...)
-            take whole stacks, and no equal copies, which are in none; columns of frames (`modality`, `echo_time`, ...)
-            take frames.
+            ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent),
+            ``min_column=low`` and ``max_column=high`` (inclusive). Columns of stacks (`verdict`,
+            `slices`, `content`, `slice_spacing`, ...) take whole stacks, and no equal copies, which
+            are in none; columns of frames (`modality`, `echo_time`, ...) take frames.
 
         Raises
         ------
@@ -260,9 +273,10 @@ class Index:
     ) -> tuple["Index", ...]:
         """Parts without a patient (or study, or series) in common.
 
-        The part of a patient follows from a hash of its PatientID and the seed alone, so adding patients never moves
-        one between parts. Fractions are therefore expected rather than exact. Where PatientID is blank, the
-        Study Instance UID stands in for it, then the Series Instance UID.
+        The part of a patient follows from a hash of its PatientID and the seed alone, so adding
+        patients never moves one between parts. Fractions are therefore expected rather than exact.
+        Where PatientID is blank, the Study Instance UID stands in for it, then the Series Instance
+        UID.
 
         Parameters
         ----------
@@ -321,7 +335,10 @@ class Index:
             table.to_parquet(os.path.join(target, f"{name}.parquet"))
 
     def to_pandas(self, table: str = "frames") -> Any:
-        """One of the tables as a pandas DataFrame: "frames" (the selected ones), "stacks", "files" or "problems"."""
+        """One of the tables as a pandas DataFrame.
+
+        "frames" (the selected ones), "stacks", "files" or "problems".
+        """
         tables = self._exported()
         if table not in tables:
             raise UsageError(f"there is no table {table!r}: {', '.join(tables)}", table=table)
@@ -332,9 +349,8 @@ class Index:
         frames, stacks = generation.frames, generation.stacks
         if not self._whole:
             rows, whole = self.rows(), self._whole_stacks()
-            starts = np.searchsorted(
-                rows, generation.stack_starts[whole]
-            )  # where a stack's frames are among the exported ones
+            # where a stack's frames are among the exported ones
+            starts = np.searchsorted(rows, generation.stack_starts[whole])
             originals = frames.numbers("duplicate_of")[rows]
             places = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
             # -2: of a frame that is not exported.
@@ -362,14 +378,20 @@ class Index:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Patients, studies, series, stacks and frames; what a stack taken apart leaves counts as frames."""
+        """Patients, studies, series, stacks and frames.
+
+        What a stack taken apart leaves counts as frames.
+        """
         return overview.counts(self._part())
 
     def check(self) -> Check:
-        """The verdict on every stack with its numbers and the reason, the ledger, the problems: what needs a person.
+        """The verdict on every stack with its numbers and the reason, the ledger, the problems.
 
-        Prints well in a terminal and in a notebook; `check().ok` says whether nothing needs a person, `check().rows` has
-        every stack of this selection, `check().to_dict()` everything for machines. Problems are those of the whole index.
+        What needs a person.
+
+        Prints well in a terminal and in a notebook; `check().ok` says whether nothing needs a
+        person, `check().rows` has every stack of this selection, `check().to_dict()` everything for
+        machines. Problems are those of the whole index.
         """
         return check(self._part())
 
@@ -433,7 +455,10 @@ def _unpickle(
 
 
 def _keep_selection(ranges: Ranges) -> str:
-    """Write ranges to the cache folder, once, under the digest of their content; the digest is the selection's name."""
+    """Write ranges to the cache folder, once, under the digest of their content.
+
+    The digest is the selection's name.
+    """
     name = hashlib.blake2b(ranges.tobytes(), digest_size=16).hexdigest()
     path = os.path.join(storage.cache_folder("selections"), f"{name}.i64")
     if not os.path.exists(path):

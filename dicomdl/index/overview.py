@@ -1,8 +1,11 @@
-"""What an index says to people: what `print(index)` shows, and `index.check()`, as text, as HTML and as plain values for JSON.
+"""What an index says to people.
 
-An index hands over a `Part`: its tables and which of their rows are meant. Nothing here opens a file or changes a
-conclusion. Stacks are named by number and Series Instance UID, files by path; no patient's identity and no date is in
-any of it. What files say passes `printable` before it is shown, and is escaped in HTML as well.
+What `print(index)` shows, and `index.check()`, as text, as HTML and as plain values for JSON.
+
+An index hands over a `Part`: its tables and which of their rows are meant. Nothing here opens a
+file or changes a conclusion. Stacks are named by number and Series Instance UID, files by path; no
+patient's identity and no date is in any of it. What files say passes `printable` before it is
+shown, and is escaped in HTML as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +29,16 @@ from dicomdl.index.text import (
 
 SHOWN_PROBLEMS: Final = 20
 SHOWN_VALUES: Final = 8  # of a list in a reason
+# under IDC's names, as `geometry.idc_checks` computes them
 IDC_COLUMNS: Final = (
     *IDC_CHECKS,
     "obliquity_degrees",
-)  # under IDC's names, as `geometry.idc_checks` computes them
+)
 # A tilted, regular or single stack is as it should be.
 ALARMING: Final = frozenset({"missing_slices", "uneven_spacing", "duplicates"})
 
 
-# --- the summary ------------------------------------------------------------------------------------------------------
+# --- the summary ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,10 @@ def _whole_groups(part: Part) -> int:
 
 
 def counts(part: Part) -> dict[str, int]:
-    """Patients, studies, series, stacks and frames; what a stack taken apart leaves counts as frames."""
+    """Patients, studies, series, stacks and frames.
+
+    What a stack taken apart leaves counts as frames.
+    """
     selected = np.concatenate([[0], np.cumsum(part.mask)])
     touched = np.flatnonzero(np.diff(selected[part.starts]))
     heads = part.starts[touched]

@@ -36,7 +36,8 @@ DEFAULTS: Final = {
     **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
     **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
 }
-# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read them again.
+# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read
+# them again.
 _CONCLUDED: Final = (
     ("position_in_stack", pa.int32()),
     ("duplicate_of", pa.int64()),
@@ -52,9 +53,8 @@ FILES_SCHEMA: Final = pa.schema(
         ("sop_class_uid", TEXT),
     ]
 )
-READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(
-    pa.field("file", pa.int32())
-)  # as workers send it: with the number of the file
+# as workers send it: with the number of the file
+READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(pa.field("file", pa.int32()))
 PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", TEXT), ("detail", TEXT)])
 STACKS_SCHEMA: Final = pa.schema(
     [
@@ -77,7 +77,10 @@ STACKS_SCHEMA: Final = pa.schema(
 
 
 def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
-    """The schema of `frames`: where the frame is, its attributes, its slice index, and the columns of `extra`."""
+    """The schema of `frames`.
+
+    Where the frame is, its attributes, its slice index, and the columns of `extra`.
+    """
     fields = [
         *_PLACE_FIELDS,
         *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)),

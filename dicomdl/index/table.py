@@ -35,7 +35,10 @@ CONSTANTS: Final = (
 
 
 class Table:
-    """Columns of one table, each of one chunk, read-only; values cross into numpy or Python here and nowhere else."""
+    """Columns of one table, each of one chunk, read-only.
+
+    Values cross into numpy or Python here and nowhere else.
+    """
 
     def __init__(self, arrow: pa.Table) -> None:
         self.arrow = arrow
@@ -73,11 +76,17 @@ class Table:
 
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
-        """The columns that hold one value in every row, and that value: known without a look at the rows."""
+        """The columns that hold one value in every row, and that value.
+
+        Known without a look at the rows.
+        """
         return dict(json.loads((self.arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
-        """One column as an Arrow array; UsageError with the nearest names when there is no such column."""
+        """One column as an Arrow array.
+
+        UsageError with the nearest names when there is no such column.
+        """
         if name not in self._arrays:  # kept, because Arrow's own look-up by name takes 30 us
             if name not in self._places:
                 raise no_such_column(name, self.names)
@@ -115,7 +124,10 @@ class Table:
         return np.where(np.asarray(array.is_valid())[:, None], flat, np.nan)
 
     def flat(self, name: str) -> tuple[int, npt.NDArray[Any]]:
-        """(size, numbers) of a column of lists of one size: row i is numbers[i * size : (i + 1) * size]; size 0 where some are absent."""
+        """(size, numbers) of a column of lists of one size: row i is numbers[i * size .
+
+        (i + 1) * size]; size 0 where some are absent.
+        """
         array = self.column(name)
         if (
             not pa.types.is_fixed_size_list(array.type)
@@ -254,7 +266,10 @@ def _readable(arrow: pa.Table) -> pa.Table:
 
 
 def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
-    """(n,) which rows' value equals `wanted`, or is one of them when it is a list, tuple or set; None: absent."""
+    """(n,) which rows' value equals `wanted`, or is one of them when it is a list, tuple or set.
+
+    None: absent.
+    """
     several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
     choices = list(wanted) if several else [wanted]
     if table.is_text(name):
@@ -291,7 +306,10 @@ def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.N
 
 
 def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool) -> pa.Array:
-    """The column, once it is known that it can be compared with the choices; UsageError otherwise."""
+    """The column, once it is known that it can be compared with the choices.
+
+    UsageError otherwise.
+    """
     array = table.column(name)
     if table.is_list(name):
         raise UsageError(
@@ -303,7 +321,8 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         fits = is_number
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
-        # Arrow would cut a fraction to an integer; bounds are compared in Python or as floats, where that is no matter.
+        # Arrow would cut a fraction to an integer; bounds are compared in Python or as
+        # floats, where that is no matter.
         whole = (
             not (exact and pa.types.is_integer(kind))
             or not is_number
@@ -330,13 +349,17 @@ def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
 def _view(array: pa.Array) -> npt.NDArray[Any]:
     """The numbers of an Arrow array without nulls, in place, read-only.
 
-    Not by `Array.to_numpy`, which imports pandas where it is installed: 0.25 s and 25 MB in every worker.
+    Not by `Array.to_numpy`, which imports pandas where it is installed: 0.25 s and 25 MB in every
+    worker.
     """
     return np.from_dlpack(array)
 
 
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
-    """The numbers of a plain Arrow array; floats with NaN where some are missing, flags as booleans."""
+    """The numbers of a plain Arrow array.
+
+    Floats with NaN where some are missing, flags as booleans.
+    """
     if pa.types.is_boolean(array.type):
         return _flags(array)
     return (

@@ -33,9 +33,9 @@ class Part:
     is_whole: bool  # all of the index, not a selection
     frames: Table
     stacks: Table
-    starts: npt.NDArray[
-        np.int64
-    ]  # (stacks + 1,) the first frame row of each stack, and the end; equal copies come behind it
+    # (stacks + 1,) the first frame row of each stack, and the end; equal copies come behind
+    # it
+    starts: npt.NDArray[np.int64]
     chosen: npt.NDArray[np.int64]  # the stacks whose frames are all meant
     mask: npt.NDArray[np.bool_]  # (frames,) the frames that are meant
     ledger: Mapping[str, int]
@@ -67,12 +67,14 @@ def _at(
 
 
 def printable(text: str) -> str:
-    """Text from files without what could command a terminal: escape sequences, line breaks, bytes that are no UTF-8."""
+    """Text from files without what could command a terminal.
+
+    Escape sequences, line breaks, bytes that are no UTF-8.
+    """
     if text.isascii() and text.isprintable():
         return text
-    readable = text.encode(
-        "utf-8", "backslashreplace"
-    ).decode()  # a path's bytes that are no text become \udc.. in words
+    # a path's bytes that are no text become \udc.. in words
+    readable = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable)
 
 

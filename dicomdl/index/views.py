@@ -77,7 +77,10 @@ class Stack:
 
     @property
     def verdict(self) -> str:
-        """What the grid is: regular, tilted, single, missing_slices, uneven_spacing, duplicates or no_geometry."""
+        """What the grid is.
+
+        Regular, tilted, single, missing_slices, uneven_spacing, duplicates or no_geometry.
+        """
         return str(self._generation.stack_value("verdict", self.number))
 
     @property
@@ -99,7 +102,10 @@ class Stack:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """(slice, row, column) spacing in mm; NaN where unknown (a single slice has no slice spacing)."""
+        """(slice, row, column) spacing in mm.
+
+        NaN where unknown (a single slice has no slice spacing).
+        """
         depth, row, column = self._generation.stack_value("spacing", self.number)
         return (depth, row, column)
 
@@ -117,7 +123,10 @@ class Stack:
         return frame_positions(self._generation.frames.part(self.rows), self.tolerances)
 
     def position(self, number: int) -> npt.NDArray[np.float64]:
-        """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown: one of `positions`."""
+        """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown.
+
+        One of `positions`.
+        """
         place = self.frame_value(number, "image_position_patient")
         if place is None or self.frame_value(number, "grid_frame_offset") is not None:
             return np.array(self.positions[number])
@@ -130,7 +139,9 @@ class Stack:
 
     @property
     def dimension(self) -> dict[str, Any]:
-        """What tells this stack from the others of its group, such as ``{"echo_time": 4.9}``; {} for one that is alone.
+        """What tells this stack from the others of its group, such as ``{"echo_time": 4.9}``.
+
+        {} for one that is alone.
 
         Times of day are told in seconds from the first stack of the group.
         """
@@ -288,7 +299,10 @@ class Stacks(Sequence[Stack]):
         return np.stack([np.diff(starts)[self.numbers], *size], axis=1).astype(np.int64)
 
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
-        """(len,) which stacks' `detail` has a key; looked for in the text, for a million details are not parsed for a few."""
+        """(len,) which stacks' `detail` has a key.
+
+        Looked for in the text, for a million details are not parsed for a few.
+        """
         codes, details = self._generation.stacks.codes("detail")
         has_key = np.array(
             [f'"{key}": ' in detail for detail in details] or [False], dtype=np.bool_
@@ -312,9 +326,12 @@ class Stacks(Sequence[Stack]):
 
 
 class Group(Sequence[Stack]):
-    """Stacks of one Series on one grid that a dimension tells apart: time points, echoes, b-values, phases, kernels.
+    """Stacks of one Series on one grid that a dimension tells apart.
 
-    `read_volume` makes one array (t, slice, row, column) of it. Every stack is in one group, if only with itself.
+    Time points, echoes, b-values, phases, kernels.
+
+    `read_volume` makes one array (t, slice, row, column) of it. Every stack is in one group, if
+    only with itself.
     """
 
     __slots__ = ("_generation", "number")
@@ -352,7 +369,11 @@ class Group(Sequence[Stack]):
 
     @property
     def missing(self) -> dict[Any, list[int]]:
-        """{value: the slices of the whole grid that this value's stack lacks}, empty when the group is complete."""
+        """{value.
+
+        The slices of the whole grid that this value's stack lacks}, empty when the group is
+        complete.
+        """
         gaps = [stack.detail.get("missing_in_group") for stack in self]
         return {value: slices for value, slices in zip(self.dimension, gaps, strict=True) if slices}
 

@@ -43,9 +43,8 @@ class SampleGrid:
     affine: Floats  # (4, 4), to LPS mm
     spacing: Floats  # (3,)
     shape: tuple[int, ...]  # (rows, columns) or (slices, rows, columns)
-    labels: tuple[
-        tuple[str, bool, torch.dtype], ...
-    ]  # name, whether it has an axis of channels, dtype
+    # name, whether it has an axis of channels, dtype
+    labels: tuple[tuple[str, bool, torch.dtype], ...]
 
     @property
     def is_frame(self) -> bool:
@@ -56,7 +55,10 @@ class SampleGrid:
         return bool(np.isfinite(self.affine).all())
 
     def along_axes(self, unknown: Unknown) -> Floats:
-        """(4, 4) from indices to mm along the axes of the array; an unknown spacing counts as 1 mm with "axes"."""
+        """(4, 4) from indices to mm along the axes of the array.
+
+        An unknown spacing counts as 1 mm with "axes".
+        """
         if unknown == "axes":
             return np.diag([*np.where(np.isfinite(self.spacing), self.spacing, 1.0), 1.0])
         return np.diag([*self.spacing, 1.0])
@@ -78,11 +80,14 @@ class SampleGrid:
         nearest = np.rint(index_map)
         index_map = np.where(np.abs(index_map - nearest) < _SNAP_VOXELS, nearest, index_map)
         affine = self.affine @ index_map
-        # A single slice has a step in its affine but no spacing, so a new axis has a spacing where all old axes that it runs along do.
+        # A single slice has a step in its affine but no spacing, so a new axis has a
+        # spacing where all old axes that it runs along do.
         steps = index_map[:3, :3]
         along = np.where(steps == 0, 0.0, steps * np.where(steps == 0, 0.0, self.spacing[:, None]))
         spacing = np.linalg.norm(along, axis=0)
-        if self.is_known:  # axes of a tilted stack are not orthogonal: only the affine gives the length of a diagonal step
+        # axes of a tilted stack are not orthogonal: only the affine gives the length of a
+        # diagonal step
+        if self.is_known:
             spacing = np.where(np.isnan(spacing), np.nan, np.linalg.norm(affine[:3, :3], axis=0))
         return torch.from_numpy(affine), torch.from_numpy(spacing)
 
@@ -141,7 +146,11 @@ def elsewhere(sample: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str
 
 
 def _as_it_was(label: torch.Tensor, has_channels: bool, dtype: torch.dtype) -> torch.Tensor:
-    """A label in its old form; one that interpolation made fractional stays float, for that is an error to see, not to round."""
+    """A label in its old form.
+
+    One that interpolation made fractional stays float, for that is an error to see, not to
+    round.
+    """
     if label.is_floating_point() and not dtype.is_floating_point:
         whole = label.round()
         label = whole.to(dtype) if torch.equal(label, whole) else label
@@ -180,9 +189,12 @@ def rebuilt(
 
 
 def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
-    """A seed for one sample: of (seed, epoch, row, location) where a seed is given, else from torch's generator.
+    """A seed for one sample.
 
-    A DataLoader seeds that generator anew for each worker and epoch, so nothing repeats; with `seed` nothing depends on the worker.
+    Of (seed, epoch, row, location) where a seed is given, else from torch's generator.
+
+    A DataLoader seeds that generator anew for each worker and epoch, so nothing repeats; with
+    `seed` nothing depends on the worker.
     """
     if seed is None:
         return int(torch.randint(1 << 31, ()).item())
@@ -197,7 +209,10 @@ def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, torch's generator runs from `seed`; after it, it goes on as if nothing had been drawn."""
+    """Within, torch's generator runs from `seed`.
+
+    After it, it goes on as if nothing had been drawn.
+    """
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -218,7 +233,10 @@ def checked_unknown(unknown: Unknown) -> Unknown:
 
 
 def from_plane(index_map: Floats) -> Floats:
-    """(4, 4) of a map of (slice, row, column) from a (3, 3) one of (row, column); others as they are."""
+    """(4, 4) of a map of (slice, row, column) from a (3, 3) one of (row, column).
+
+    Others as they are.
+    """
     if index_map.shape == (4, 4):
         return index_map
     result = np.eye(4)

@@ -16,7 +16,9 @@ from dicomdl.interop.grid import optional_package
 
 
 def collate_flat(samples: Sequence[Any]) -> Any:
-    """Collate where a transform makes several samples of one (RandCropByPosNegLabeld): all become one batch.
+    """Collate where a transform makes several samples of one (RandCropByPosNegLabeld).
+
+    All become one batch.
 
     Sizes may differ, as for `dicomdl.collate`.
     """
@@ -30,7 +32,11 @@ def collate_flat(samples: Sequence[Any]) -> Any:
 
 
 class _TellsEpoch:
-    """Mixed into a DataLoader class: whoever draws for an epoch is told its number before it begins; batches given out are counted."""
+    """Mixed into a DataLoader class.
+
+    Whoever draws for an epoch is told its number before it begins; batches given out are
+    counted.
+    """
 
     before_epoch: Callable[[Any], None] | None = None
     batches_done: int = 0
@@ -49,12 +55,16 @@ class _TellsEpoch:
 
     def __len__(self) -> int:
         count = getattr(self.dataset, "number_of_batches", None)  # type: ignore[attr-defined]
-        # Without a length Lightning fetches a batch ahead, and the count of those done would be one too many.
+        # Without a length Lightning fetches a batch ahead, and the count of those done
+        # would be one too many.
         return int(super().__len__()) if count is None else int(count(self))  # type: ignore[misc]
 
 
 class _Resumable(_TellsEpoch):
-    """What Lightning takes for a loader that can go on in the middle of an epoch; the state itself is the DataModule's."""
+    """What Lightning takes for a loader that can go on in the middle of an epoch.
+
+    The state itself is the DataModule's.
+    """
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing of its own."""
@@ -67,8 +77,8 @@ class _Resumable(_TellsEpoch):
 class _Shielded(DistributedSampler[Any]):
     """A sampler that knows ranks and epochs itself, in a form that Lightning leaves alone.
 
-    Lightning would share out the share again (it asks for this very class), and it calls `set_epoch` after the pass has begun, which
-    makes a sampler forget where it was resumed.
+    Lightning would share out the share again (it asks for this very class), and it calls
+    `set_epoch` after the pass has begun, which makes a sampler forget where it was resumed.
     """
 
     def __init__(self, own: Any) -> None:
@@ -102,7 +112,10 @@ def _knows_ranks(sampler: Any) -> bool:
 
 
 def _state_of(part: Any, loader: Any) -> Any:
-    """The state of a part, which draws ahead of what is delivered; it is told how much was, if it can be."""
+    """The state of a part, which draws ahead of what is delivered.
+
+    It is told how much was, if it can be.
+    """
     told = {
         "loader": loader,
         "batches_done": loader.batches_done,
@@ -113,20 +126,23 @@ def _state_of(part: Any, loader: Any) -> Any:
 
 
 class _Loaders:
-    """Train, validation, test and prediction datasets as a LightningDataModule; needs the extra `lightning`.
+    """Train, validation, test and prediction datasets as a LightningDataModule.
+
+    Needs the extra `lightning`.
 
     Parameters
     ----------
     train, val, test, predict
         Datasets, or a list of them; any may be None.
     train_options
-        Options of the training DataLoader alone, over `options`: `sampler`, `batch_sampler`, `shuffle`, `drop_last`, ...
-        A sampler may be a function of the dataset, called when ranks are known, such as
-        ``lambda dataset: RowBatchSampler(RowSampler(dataset), 8)``.
-        By default datasets of dicomdl get a RowSampler with their own seed, so that their workers know the epoch, and others are
-        shuffled by torch.
+        Options of the training DataLoader alone, over `options`: `sampler`, `batch_sampler`,
+        `shuffle`, `drop_last`, ... A sampler may be a function of the dataset, called when ranks
+        are known, such as ``lambda dataset: RowBatchSampler(RowSampler(dataset), 8)``. By default
+        datasets of dicomdl get a RowSampler with their own seed, so that their workers know the
+        epoch, and others are shuffled by torch.
     loader
-        The class of loaders: DataLoader or torchdata's StatefulDataLoader, whose state Lightning keeps in its checkpoints.
+        The class of loaders: DataLoader or torchdata's StatefulDataLoader, whose state Lightning
+        keeps in its checkpoints.
     **options
         Options of every DataLoader: `batch_size`, `num_workers`, `collate_fn`, ...
 
@@ -159,9 +175,8 @@ class _Loaders:
         self.options = options
         self.loader = loader
         self._loaded: Mapping[str, Any] = {}
-        self._training: list[
-            tuple[Any, dict[str, Any]]
-        ] = []  # each loader, and whose state it advances
+        # each loader, and whose state it advances
+        self._training: list[tuple[Any, dict[str, Any]]] = []
         of_one = {"dataset", "sampler", "batch_sampler", "shuffle"} & set(options)
         if of_one:
             raise UsageError(
@@ -199,9 +214,8 @@ class _Loaders:
         stateful = {name: part for name, part in parts.items() if _has_state(part)}
         made = _loader_class(self.loader, bool(stateful))(dataset, **options)
         if isinstance(options.get("batch_sampler"), _Shielded):
-            made.__dict__["sampler"] = options[
-                "batch_sampler"
-            ]  # not drawn from; where Lightning looks for who shares out
+            # not drawn from; where Lightning looks for who shares out
+            made.__dict__["sampler"] = options["batch_sampler"]
         made.before_epoch = self._begin_epoch
         self._training.append((made, stateful))
         self._give_back(len(self._training) - 1)
@@ -223,9 +237,8 @@ class _Loaders:
         if "sampler" in options or isinstance(dataset, IterableDataset):
             return options
         shuffle = bool(options.pop("shuffle", True))
-        if isinstance(
-            dataset, SampleDataset
-        ):  # all ranks have equally many rows, or one would wait for ever
+        # all ranks have equally many rows, or one would wait for ever
+        if isinstance(dataset, SampleDataset):
             made = RowSampler(
                 dataset,
                 seed=dataset.policy.seed,
@@ -314,9 +327,8 @@ def __getattr__(name: str) -> Any:
     try:
         base = optional_package("lightning.pytorch", "DataModule", "lightning").LightningDataModule
     except Exception:
-        base = optional_package(
-            "pytorch_lightning", "DataModule", "lightning"
-        ).LightningDataModule  # the same under its older name
+        # the same under its older name
+        base = optional_package("pytorch_lightning", "DataModule", "lightning").LightningDataModule
     made = type(
         name,
         (_Loaders, base),

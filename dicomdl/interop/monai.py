@@ -1,10 +1,14 @@
-"""Samples for MONAI, TorchIO, torchvision v2 and Lightning, and back: the only place where RAS is spoken.
+"""Samples for MONAI, TorchIO, torchvision v2 and Lightning, and back.
 
-`to_monai`, `to_torchio` and `to_torchvision` make of a sample what the package's transforms take, the `from_` functions make a
-sample of it again. `ForMonai`, `ForTorchIO` and `ForTorchvision` do both around a transform: give them as ``transform=``. The rule
-to know: while a sample is with another package its place (`affine`, `spacing`) travels inside that package's image, so no key
-can go stale; on the way back `affine` is the old one times the map from new to old indices, so it stays exact where nothing moved,
-and it is NaN where the map is not known. Index order never changes: (slice, row, column) outside, whatever the package calls it.
+The only place where RAS is spoken.
+
+`to_monai`, `to_torchio` and `to_torchvision` make of a sample what the package's transforms take,
+the `from_` functions make a sample of it again. `ForMonai`, `ForTorchIO` and `ForTorchvision` do
+both around a transform: give them as ``transform=``. The rule to know: while a sample is with
+another package its place (`affine`, `spacing`) travels inside that package's image, so no key can
+go stale; on the way back `affine` is the old one times the map from new to old indices, so it stays
+exact where nothing moved, and it is NaN where the map is not known. Index order never changes:
+(slice, row, column) outside, whatever the package calls it.
 
 The packages are optional and imported when first used.
 """
@@ -36,33 +40,38 @@ from dicomdl.interop.grid import (
     seeded,
 )
 
-# --- MONAI ------------------------------------------------------------------------------------------------------------
+# --- MONAI ----------------------------------------------------------------------------------------
 
 
 def to_monai(
     sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, unknown: Unknown = "raise"
 ) -> dict[str, Any]:
-    """A sample as a dict of MetaTensors, on which MONAI's dict transforms work; needs the extra `monai`.
+    """A sample as a dict of MetaTensors, on which MONAI's dict transforms work.
+
+    Needs the extra `monai`.
 
     Parameters
     ----------
     sample
-        `image` (C, H, W) or (C, D, H, W), `affine` (4, 4) to LPS mm, `spacing` (3,); tensors under `labels` of the same spatial shape,
-        with or without channels, go along. Everything else is passed on.
+        `image` (C, H, W) or (C, D, H, W), `affine` (4, 4) to LPS mm, `spacing` (3,); tensors under
+        `labels` of the same spatial shape, with or without channels, go along. Everything else is
+        passed on.
     labels
         Names of what must move with the image.
     unknown
-        What to do with a frame of unknown pixel spacing or a volume of unknown position: "raise", or "axes": take the axes of the
-        array for those of the world, and voxels of unknown size for 1 mm. `affine` is NaN on the way back.
+        What to do with a frame of unknown pixel spacing or a volume of unknown position: "raise",
+        or "axes": take the axes of the array for those of the world, and voxels of unknown size for
+        1 mm. `affine` is NaN on the way back.
 
     Returns
     -------
     dict
-        `image` and labels as MetaTensors with an axis of channels, sharing memory with the sample's; no `affine`, no `spacing`. A volume's
-        MetaTensor has the (4, 4) RAS affine of the same (slice, row, column) order. A frame's has a (3, 3) affine in its own plane,
-        mm downwards and to the right from the first pixel's centre: MONAI cuts a 2D image's affine to the first two world axes,
-        which is singular for sagittal and coronal frames. So Spacingd is right on every frame, and Orientationd has no anatomical
-        meaning on one.
+        `image` and labels as MetaTensors with an axis of channels, sharing memory with the
+        sample's; no `affine`, no `spacing`. A volume's MetaTensor has the (4, 4) RAS affine of the
+        same (slice, row, column) order. A frame's has a (3, 3) affine in its own plane, mm
+        downwards and to the right from the first pixel's centre: MONAI cuts a 2D image's affine to
+        the first two world axes, which is singular for sagittal and coronal frames. So Spacingd is
+        right on every frame, and Orientationd has no anatomical meaning on one.
 
     Raises
     ------
@@ -95,11 +104,14 @@ def to_monai(
 
 
 def from_monai(data: Any) -> Any:
-    """The way back from `to_monai`: a Sample, whose `affine` is LPS again; of a list (RandCropByPosNegLabeld makes one), a list.
+    """The way back from `to_monai`: a Sample, whose `affine` is LPS again.
 
-    An image that lost its metadata (``track_meta=False``) or an axis gets NaN as `affine` and `spacing`. Labels get their dtype and
-    form back, unless they have become fractional because a transform had no ``mode="nearest"`` for them (a lazy Compose forgets
-    it: give it ``overrides={"mask": {"mode": "nearest"}}``).
+    Of a list (RandCropByPosNegLabeld makes one), a list.
+
+    An image that lost its metadata (``track_meta=False``) or an axis gets NaN as `affine` and
+    `spacing`. Labels get their dtype and form back, unless they have become fractional because a
+    transform had no ``mode="nearest"`` for them (a lazy Compose forgets it: give it
+    ``overrides={"mask": {"mode": "nearest"}}``).
     """
     if isinstance(data, list | tuple):
         return [from_monai(one) for one in data]
@@ -148,7 +160,9 @@ def _in_monai(grid: SampleGrid, unknown: Unknown) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ForMonai:
-    """A MONAI dict transform as the ``transform=`` of a dataset: `to_monai`, the transform, `from_monai`; extra `monai`.
+    """A MONAI dict transform as the ``transform=`` of a dataset.
+
+    `to_monai`, the transform, `from_monai`; extra `monai`.
 
     Parameters
     ----------
@@ -157,11 +171,13 @@ class ForMonai:
     labels, unknown
         As for `to_monai`.
     seed
-        None draws from torch's generator, which a DataLoader seeds for each worker and epoch. A number makes a sample depend on
-        (seed, the sample's `epoch` or its row's, `row`, `location`) alone. MONAI's own random states, which workers inherit
-        and would all continue alike, are set from it.
+        None draws from torch's generator, which a DataLoader seeds for each worker and epoch. A
+        number makes a sample depend on (seed, the sample's `epoch` or its row's, `row`, `location`)
+        alone. MONAI's own random states, which workers inherit and would all continue alike, are
+        set from it.
     restore
-        False leaves MetaTensors, for ``monai.data.DataLoader``; torch's default collate would keep the first one's affine for all.
+        False leaves MetaTensors, for ``monai.data.DataLoader``; torch's default collate would keep
+        the first one's affine for all.
 
     Examples
     --------

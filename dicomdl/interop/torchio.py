@@ -30,7 +30,10 @@ from dicomdl.interop.grid import (
 def to_torchio(
     sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, unknown: Unknown = "raise"
 ) -> Any:
-    """A sample as a `torchio.Subject`: `image` a ScalarImage, labels LabelMaps, everything else as it is; needs the extra `torchio`.
+    """A sample as a `torchio.Subject`.
+
+    `image` a ScalarImage, labels LabelMaps, everything else as it is; needs the extra
+    `torchio`.
 
     Parameters
     ----------
@@ -40,15 +43,16 @@ def to_torchio(
     Returns
     -------
     torchio.Subject
-        Images (C, D, H, W) in the order (slice, row, column), of frames (C, H, W, 1) as TorchIO wants 2D images, with RAS affines. Tensors
-        share memory with the sample's.
+        Images (C, D, H, W) in the order (slice, row, column), of frames (C, H, W, 1) as TorchIO
+        wants 2D images, with RAS affines. Tensors share memory with the sample's.
 
     Raises
     ------
     MissingExtra, UsageError
         Without TorchIO; for an image or label of another shape.
     GeometryError
-        The position is unknown, or the stack is tilted: TorchIO's resampling knows no shear. Resample such a dataset (``spacing=``) first.
+        The position is unknown, or the stack is tilted: TorchIO's resampling knows no shear.
+        Resample such a dataset (``spacing=``) first.
     """
     torchio = optional_package("torchio", "to_torchio", "torchio")
     grid = grid_of(sample, labels)
@@ -56,9 +60,8 @@ def to_torchio(
     images: dict[str, Any] = {}
     for name, tensor in channelled(sample, grid).items():
         kind = torchio.ScalarImage if name == "image" else torchio.LabelMap
-        if (
-            tensor.dtype == torch.int64 and (tensor == tensor.int()).all()
-        ):  # NIfTI, which ToCanonical goes through, refuses int64
+        # NIfTI, which ToCanonical goes through, refuses int64
+        if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
         images[name] = kind(
             tensor=tensor[..., None] if grid.is_frame else tensor, affine=affine.copy()
@@ -68,10 +71,13 @@ def to_torchio(
 
 
 def from_torchio(subject: Any) -> Sample:
-    """The way back from `to_torchio`: plain tensors, which the default collate takes, and an LPS `affine`.
+    """The way back from `to_torchio`.
 
-    TorchIO's own rule stays in force: RandomFlip and RandomAffine move the content within its grid (another patient on the same scanner),
-    Resample, ToCanonical, Crop and Pad move the grid over the content.
+    Plain tensors, which the default collate takes, and an LPS `affine`.
+
+    TorchIO's own rule stays in force: RandomFlip and RandomAffine move the content within its grid
+    (another patient on the same scanner), Resample, ToCanonical, Crop and Pad move the grid over
+    the content.
     """
     grid, old = subject[GRID_KEY]
     images = {
@@ -107,7 +113,9 @@ def _in_torchio(grid: SampleGrid, unknown: Unknown) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ForTorchIO:
-    """A TorchIO transform as the ``transform=`` of a dataset: `to_torchio`, the transform, `from_torchio`; extra `torchio`.
+    """A TorchIO transform as the ``transform=`` of a dataset.
+
+    `to_torchio`, the transform, `from_torchio`; extra `torchio`.
 
     Parameters
     ----------

@@ -69,9 +69,12 @@ def to_torchvision(
 
 
 def from_torchvision(data: Mapping[str, Any]) -> Sample:
-    """The way back from `to_torchvision`: plain tensors, channels first, and the `affine` that follows from where the points went.
+    """The way back from `to_torchvision`.
 
-    It is NaN after what is not an affine map (ElasticTransform, RandomPerspective) and without ``track``.
+    Plain tensors, channels first, and the `affine` that follows from where the points went.
+
+    It is NaN after what is not an affine map (ElasticTransform, RandomPerspective) and without
+    ``track``.
     """
     grid = data[GRID_KEY]
     names = ("image", *(label for label, _, _ in grid.labels))
@@ -92,7 +95,11 @@ def from_torchvision(data: Mapping[str, Any]) -> Sample:
 
 
 def _points(height: int, width: int) -> torch.Tensor:
-    """(9, 2) float64: x and y of a grid of points, (0, 0) being the corner of the first pixel, as torchvision counts boxes."""
+    """(9, 2) float64.
+
+    X and y of a grid of points, (0, 0) being the corner of the first pixel, as torchvision
+    counts boxes.
+    """
     axes = [torch.linspace(0, length, 3, dtype=torch.float64) for length in (width, height)]
     return torch.cartesian_prod(*axes)
 
@@ -100,8 +107,9 @@ def _points(height: int, width: int) -> torch.Tensor:
 def _recentred(points: Floats, height: int, width: int) -> Floats:
     """The points as they are, but after a rotation with ``expand=True`` as the pixels are.
 
-    There torchvision shifts boxes until their corners touch the edge, and pixels until the centre is in the centre, on a canvas of a whole
-    number of pixels: half a pixel of difference. Touching two edges without being parallel to them tells the case.
+    There torchvision shifts boxes until their corners touch the edge, and pixels until the centre
+    is in the centre, on a canvas of a whole number of pixels: half a pixel of difference. Touching
+    two edges without being parallel to them tells the case.
     """
     size = np.array([width, height], dtype=np.float64)
     if not (points.ndim == 2 and len(points) == 9 and np.isfinite(points).all()):
@@ -112,7 +120,10 @@ def _recentred(points: Floats, height: int, width: int) -> Floats:
 
 
 def _map_of_points(old: Floats, new: Floats) -> Floats:
-    """(4, 4) from new to old (slice, row, column), of points (n, 2) in x and y; NaN where no affine map does it."""
+    """(4, 4) from new to old (slice, row, column), of points (n, 2) in x and y.
+
+    NaN where no affine map does it.
+    """
     result = np.full((4, 4), np.nan)
     if new.shape != old.shape or not np.isfinite(new).all():
         return result
@@ -129,14 +140,17 @@ def _map_of_points(old: Floats, new: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ForTorchvision:
-    """A torchvision v2 transform as the ``transform=`` of a dataset: `to_torchvision`, the transform, `from_torchvision`.
+    """A torchvision v2 transform as the ``transform=`` of a dataset.
+
+    `to_torchvision`, the transform, `from_torchvision`.
 
     It needs the extra `torchvision`.
 
     Parameters
     ----------
     transform
-        Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None converts only.
+        Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None converts
+        only.
     labels, track
         As for `to_torchvision`.
     seed

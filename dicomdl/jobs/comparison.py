@@ -22,8 +22,10 @@ Outcome = Literal[
 LONGEST_REASON: Final = (
     200  # characters of an error; the one of a frame that no decoder can read quotes them all
 )
-# Levels that a sample of these may be off: two right decoders round the inverse transform differently (ITU-T T.81 A.3.3, T.803). Over
-# the corpus the DCT's are at most 1 apart, JPEG 2000's not at all. Near-lossless JPEG-LS is reconstructed exactly (ITU-T T.87 A.4).
+# Levels that a sample of these may be off: two right decoders round the inverse transform
+# differently (ITU-T T.81 A.3.3, T.803). Over
+# the corpus the DCT's are at most 1 apart, JPEG 2000's not at all. Near-lossless JPEG-LS is
+# reconstructed exactly (ITU-T T.87 A.4).
 _ROUNDING: Final[Mapping[str, int]] = {
     uid: 1 for uid in uids.syntaxes_of("jpeg", "jpeg2000") if uids.is_lossy(uid)
 }
@@ -32,7 +34,9 @@ _WAVELETS: Final = frozenset(filter(uids.is_lossy, uids.syntaxes_of("jpeg2000"))
 _COLOUR_ROUNDING: Final = (
     3  # of RGB that was made from components a level apart: 1 + 1.772 (PS3.3 C.7.6.3.1.2)
 )
-_UPSAMPLING: Final = 1.0  # mean difference of a chrominance plane: how subsampled ones are filled up is the decoder's choice (T.81 A.1.1)
+# mean difference of a chrominance plane: how subsampled ones are filled up is the decoder's
+# choice (T.81 A.1.1)
+_UPSAMPLING: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,10 @@ def _judged(
 
 
 def _gaps(ours: Values, theirs: Values) -> Values:
-    """How far each pair of samples is apart; infinitely where only one is NaN, at least 1 where integers differ."""
+    """How far each pair of samples is apart.
+
+    Infinitely where only one is NaN, at least 1 where integers differ.
+    """
     whole = ours.dtype.kind in "iu" and theirs.dtype.kind in "iu"
     if whole and max(ours.itemsize, theirs.itemsize) < 8:
         return np.asarray(np.abs(ours.astype(np.int64) - theirs.astype(np.int64)))

@@ -1,11 +1,13 @@
-"""Frames decoded twice, by dicomdl and by a reader that parses the file itself: every difference is listed.
+"""Frames decoded twice, by dicomdl and by a reader that parses the file itself.
+
+Every difference is listed.
 
 The second reader runs in a process of its own (`second_decoder`), because decoders abort, hang and
-return wrong pixels: GDCM (inside SimpleITK) aborts on damaged frames, pylibjpeg-libjpeg returns wrong
-pixels for truncated ones without an error. The death of the process is a result. A difference states
-which two decoders differ, not which is right. How independent the two are depends on the transfer
-syntax: every JPEG 2000 decoder available is a build of OpenJPEG, and two builds of one library can be
-wrong together. The report states that.
+return wrong pixels: GDCM (inside SimpleITK) aborts on damaged frames, pylibjpeg-libjpeg returns
+wrong pixels for truncated ones without an error. The death of the process is a result. A difference
+states which two decoders differ, not which is right. How independent the two are depends on the
+transfer syntax: every JPEG 2000 decoder available is a build of OpenJPEG, and two builds of one
+library can be wrong together. The report states that.
 """
 
 import itertools
@@ -44,7 +46,8 @@ _FINE: Final = frozenset({"equal", "within_rounding", "no_second_decoder"})
 class SyntaxCheck:
     """The frames of one transfer syntax: how many were decoded twice, and what came of it.
 
-    `seconds` names each second decoder that was used and whether it is "independent", "related" code or a build of the "same library".
+    `seconds` names each second decoder that was used and whether it is "independent", "related"
+    code or a build of the "same library".
     """
 
     transfer_syntax_uid: str
@@ -64,8 +67,8 @@ class SyntaxCheck:
 class PixelCheck:
     """The result of decoding twice: a row per transfer syntax, and every frame that is not equal.
 
-    `ok` when no decoders differ beyond rounding and no frame was refused by either. Frames without a second decoder are counted,
-    not held against it.
+    `ok` when no decoders differ beyond rounding and no frame was refused by either. Frames without
+    a second decoder are counted, not held against it.
     """
 
     path: str
@@ -74,9 +77,8 @@ class PixelCheck:
     kinds: int  # 0 when every frame was checked
     rows: tuple[SyntaxCheck, ...]
     differences: tuple[Difference, ...]
-    unlisted: Mapping[
-        str, int
-    ]  # differences that are counted above, but too many to be kept, by outcome
+    # differences that are counted above, but too many to be kept, by outcome
+    unlisted: Mapping[str, int]
 
     @property
     def checked(self) -> int:
@@ -103,7 +105,10 @@ class PixelCheck:
         }
 
     def text(self, everything: bool = False) -> str:
-        """For a terminal: the table, and the differences that need a person; with `everything` those of rounding, too."""
+        """For a terminal: the table, and the differences that need a person.
+
+        With `everything` those of rounding, too.
+        """
         told = [self._headline(), *_table(self.rows)]
         listed = [d for d in self.differences if everything or d.outcome not in _FINE]
         for difference in listed if everything else listed[:SHOWN_DIFFERENCES]:
@@ -163,7 +168,7 @@ def _notes(rows: Sequence[SyntaxCheck]) -> list[str]:
     )
 
 
-# --- the check --------------------------------------------------------------------------------------------------------
+# --- the check ------------------------------------------------------------------------------------
 
 
 def check_pixels(
@@ -176,16 +181,17 @@ def check_pixels(
 ) -> PixelCheck:
     """Decode frames with two decoders and list every difference.
 
-    The first is dicomdl's own way by the index, the second a reader that parses the file itself, in a process of its own. Stored values
-    are compared, before any rescale. dicomdl may fall back on a decoder behind its first one; the relation speaks of the first one.
+    The first is dicomdl's own way by the index, the second a reader that parses the file itself, in
+    a process of its own. Stored values are compared, before any rescale. dicomdl may fall back on a
+    decoder behind its first one; the relation speaks of the first one.
 
     Parameters
     ----------
     index
         Whose frames.
     sample
-        How many frames of each kind (transfer syntax, bits, samples, photometric interpretation, SOP class, manufacturer, ...), spread
-        over its stacks; None for every frame.
+        How many frames of each kind (transfer syntax, bits, samples, photometric interpretation,
+        SOP class, manufacturer, ...), spread over its stacks; None for every frame.
     seed
         Another seed takes other frames of each kind. The same one takes the same.
     timeout_s
@@ -235,7 +241,10 @@ def check_pixels(
 
 
 class _Tally:
-    """Counts outcomes by transfer syntax; keeps so many differences that a million of rounding do not fill the memory."""
+    """Counts outcomes by transfer syntax.
+
+    Keeps so many differences that a million of rounding do not fill the memory.
+    """
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Counter[str]] = {}
@@ -279,7 +288,7 @@ def _syntax_name(uid: str) -> str:
     return UID(uid).keyword or uid or "(none)"
 
 
-# --- which frames -----------------------------------------------------------------------------------------------------
+# --- which frames ---------------------------------------------------------------------------------
 
 _KIND: Final = (
     *(
@@ -304,7 +313,10 @@ _PLACE: Final = ("series_instance_uid", "position_in_stack")
 
 
 def sampled(index: "Index", sample: int, seed: int = 0) -> tuple[list[int], int]:
-    """(numbers of `sample` frames of each kind, ascending; how many kinds there are): a stack after the other, whole rounds first."""
+    """(numbers of `sample` frames of each kind, ascending; how many kinds there are).
+
+    A stack after the other, whole rounds first.
+    """
     kinds: dict[tuple[Any, ...], dict[int, list[int]]] = {}
     stack, before = 0, ("", -1)
     for number in range(len(index)):

@@ -26,7 +26,8 @@ _RLE: Final = Second("pydicom/pylibjpeg-rle", "pylibjpeg-rle", "pydicom", "pylib
 _GDCM_JPEG: Final = Second("pydicom + SimpleITK (GDCM)", "libjpeg (IJG)", "simpleitk", colour="rgb")
 _GDCM_CHARLS: Final = _GDCM_JPEG._replace(library="CharLS")
 _GDCM_OPENJPEG: Final = _GDCM_JPEG._replace(library="OpenJPEG")
-# Whose code dicomdl's decoders are. libjpeg-turbo grew out of IJG's libjpeg, and both have their lossless part from one patch.
+# Whose code dicomdl's decoders are. libjpeg-turbo grew out of IJG's libjpeg, and both have their
+# lossless part from one patch.
 _LIBRARIES: Final = {
     "imagecodecs.jpeg8_decode": "libjpeg-turbo",
     "imagecodecs.jpegls_decode": "CharLS",
@@ -61,12 +62,18 @@ _SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
 
 
 def seconds_for(source: FrameLike) -> tuple[Second, ...]:
-    """The second decoders that can be asked for a frame, the most independent first; () where there is none."""
+    """The second decoders that can be asked for a frame, the most independent first.
+
+    () where there is none.
+    """
     return _SECONDS.get(source.transfer_syntax_uid, ())
 
 
 def first_decoder(transfer_syntax_uid: str) -> str:
-    """The name of what dicomdl decodes a transfer syntax with: the first of its decoders, "" for native frames and unknown syntaxes."""
+    """The name of what dicomdl decodes a transfer syntax with.
+
+    The first of its decoders, "" for native frames and unknown syntaxes.
+    """
     try:
         return codecs.find_syntax(transfer_syntax_uid).decoders[0].name
     except UnsupportedSyntax:
@@ -74,7 +81,10 @@ def first_decoder(transfer_syntax_uid: str) -> str:
 
 
 def relation(second: Second, transfer_syntax_uid: str) -> Relation:
-    """Whether a second decoder shares code with dicomdl's: what two builds of one library agree on may still be wrong."""
+    """Whether a second decoder shares code with dicomdl's.
+
+    What two builds of one library agree on may still be wrong.
+    """
     ours = _LIBRARIES.get(first_decoder(transfer_syntax_uid), "")
     if second.library == ours:
         return "same library"

@@ -14,7 +14,10 @@ from dicomdl.storage.sources import as_stream, opened
 
 
 def digests(frames: Table, files: Table) -> Callable[[int], str]:
-    """row -> a digest of the frame's modality values; see `_digest`. What the scan before has read is not read again."""
+    """row -> a digest of the frame's modality values; see `_digest`.
+
+    What the scan before has read is not read again.
+    """
 
     def digest(row: int) -> str:
         if known := frames.text("pixel_digest", row):
@@ -33,7 +36,9 @@ def digests(frames: Table, files: Table) -> Callable[[int], str]:
 
 
 def _digest(source: FrameSource, rescale: Sequence[float | None], *, by_file: bool) -> str:
-    """Of the stored values and the rescale; of the whole file where look-up tables decide what values mean, or where nothing can
+    """Of the stored values and the rescale.
+
+    Of the whole file where look-up tables decide what values mean, or where nothing can
     decode them; "" where not even that can be read."""
     if not by_file and source.photometric_interpretation != "PALETTE COLOR":
         try:

@@ -1,7 +1,7 @@
 """Headers of many files: chunk by chunk in this process, or in worker processes.
 
-`read_chunk` is the unit of work of every engine. A chunk that a dead worker leaves unread is read by
-this process, so a scan ends with the same tables however many workers die.
+`read_chunk` is the unit of work of every engine. A chunk that a dead worker leaves unread is read
+by this process, so a scan ends with the same tables however many workers die.
 """
 
 import contextlib

@@ -37,7 +37,10 @@ def hash_patients(frames: Table) -> Table:
 
 
 def holds_raw_patients(target: str) -> bool:
-    """Whether an older generation of the index keeps PatientID as it is: it gets no time of grace."""
+    """Whether an older generation of the index keeps PatientID as it is.
+
+    It gets no time of grace.
+    """
     try:
         facts = read_facts(target, read_manifest(target)["generation"])
         return bool(facts["options"]["patient_id"] == "keep")

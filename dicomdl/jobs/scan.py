@@ -1,8 +1,11 @@
-"""Folders -> Index: walk, read headers in parallel, build stacks, publish; the second time only what changed.
+"""Folders -> Index: walk, read headers in parallel, build stacks, publish.
 
-Files are told by content, never by name. Headers are read in processes that are started by dicomdl's own command, not by
-`multiprocessing`, so that notebooks, standard input and scripts without a main guard work. What an engine on
-a cluster would run is `read_chunk`: paths in, tables of rows out.
+The second time only what changed.
+
+Files are told by content, never by name. Headers are read in processes that are started by
+dicomdl's own command, not by `multiprocessing`, so that notebooks, standard input and scripts
+without a main guard work. What an engine on a cluster would run is `read_chunk`: paths in, tables
+of rows out.
 """
 
 import hashlib
@@ -60,33 +63,39 @@ def scan(
     Parameters
     ----------
     roots
-        A folder or file, or several. Hidden folders (".name") are passed over and counted. File links are followed,
-        folder links only with `follow_links`; each file is read once, however many ways lead to it.
+        A folder or file, or several. Hidden folders (".name") are passed over and counted. File
+        links are followed, folder links only with `follow_links`; each file is read once, however
+        many ways lead to it.
     out
-        The index folder; by default one in the user's cache folder that the next scan of the same roots updates.
-        When it exists, only new and changed files are read and deleted ones forgotten. The old index stays whole
-        until the new one is complete.
+        The index folder; by default one in the user's cache folder that the next scan of the same
+        roots updates. When it exists, only new and changed files are read and deleted ones
+        forgotten. The old index stays whole until the new one is complete.
     workers
-        Processes that read headers; by default one a core for large folders, none (this process reads) for small ones.
+        Processes that read headers; by default one a core for large folders, none (this process
+        reads) for small ones.
     progress
         Show a progress bar with files per second.
     attributes
-        Further columns by DICOM keyword, e.g. ``["ContrastBolusAgent"]``; identifying ones need `allow_phi`.
+        Further columns by DICOM keyword, e.g. ``["ContrastBolusAgent"]``; identifying ones need
+        `allow_phi`.
     patient_id
-        "keep" stores PatientID, because labels are joined by it; "hash" stores a hash with a key that stays in the
-        user's cache folder: the same patient has the same hash in all indexes of this user.
+        "keep" stores PatientID, because labels are joined by it; "hash" stores a hash with a key
+        that stays in the user's cache folder: the same patient has the same hash in all indexes of
+        this user.
     tolerances
         What still counts as equal positions and orientations; stored with the index.
 
     Returns
     -------
     Index
-        Files that could not be used are rows of its `problems`; nothing that a file contains stops the scan.
+        Files that could not be used are rows of its `problems`; nothing that a file contains stops
+        the scan.
 
     Raises
     ------
     UsageError
-        A root that does not exist, an unknown or identifying attribute, an `out` that is some other folder.
+        A root that does not exist, an unknown or identifying attribute, an `out` that is some other
+        folder.
     StorageError
         The index cannot be written; the old one is untouched.
     """
@@ -120,7 +129,7 @@ def scan(
     return open_index(target)
 
 
-# --- what to scan, and where to ---------------------------------------------------------------------------------------
+# --- what to scan, and where to -------------------------------------------------------------------
 
 
 def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
@@ -154,7 +163,7 @@ def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> s
     return target
 
 
-# --- what is new ------------------------------------------------------------------------------------------------------
+# --- what is new ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,10 @@ class _Old:
 
 
 def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
-    """The index at `target` when it was made with the same options; a damaged or older one is made anew."""
+    """The index at `target` when it was made with the same options.
+
+    A damaged or older one is made anew.
+    """
     try:
         manifest = read_manifest(target)
         facts = read_facts(target, manifest["generation"])
@@ -296,7 +308,10 @@ def stacks_table(stacking: Stacking) -> Table:
 
 
 def _folders(frames: Table, files: Table) -> npt.NDArray[np.int64]:
-    """(frames,) which folder each frame's file is in: what is left to tell Series without a UID apart."""
+    """(frames,) which folder each frame's file is in.
+
+    What is left to tell Series without a UID apart.
+    """
     if "" not in frames.codes("series_instance_uid")[1]:
         return np.zeros(len(frames), dtype=np.int64)
     folders = [os.path.dirname(path) for path in files.column("path").to_pylist()]

@@ -32,7 +32,8 @@ TIMEOUT_S: Final = 60.0  # for one frame; the slowest of the corpus takes 3 s
 class Second(NamedTuple):
     """A second decoder: how reports name it, whose code it is, and what the process is asked for.
 
-    `colour` is what its values compare with: "stored" components, or "rgb" where it converts by itself.
+    `colour` is what its values compare with: "stored" components, or "rgb" where it converts by
+    itself.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Refusal(NamedTuple):
     ended: bool = False
 
 
-# --- the second process, from this side -------------------------------------------------------------------------------
+# --- the second process, from this side -----------------------------------------------------------
 
 # A request is a JSON object. Its answer is the length of a JSON object, the object, and, where that
 # has a "dtype", the bytes of the array that it describes.
@@ -154,7 +155,7 @@ class SecondReader:
             child.end()
 
 
-# --- the second process, from its own side ----------------------------------------------------------------------------
+# --- the second process, from its own side --------------------------------------------------------
 
 
 _Read: TypeAlias = Callable[[Mapping[str, Any]], Values]
@@ -167,7 +168,10 @@ _NEEDED: Final = {
 
 
 def second_reading(request: Mapping[str, Any]) -> Values:
-    """What the decoder that a request names makes of a frame; any exception means that it refuses."""
+    """What the decoder that a request names makes of a frame.
+
+    Any exception means that it refuses.
+    """
     readers: dict[str, _Read] = {
         "pydicom": _by_pydicom,
         "imagecodecs": _by_imagecodecs,
@@ -269,7 +273,8 @@ def _by_imagecodecs(request: Mapping[str, Any]) -> Values:
 def _by_simpleitk(request: Mapping[str, Any]) -> Values:
     """pydicom finds the frame, GDCM decodes it out of a file of nothing else.
 
-    Of the file itself SimpleITK would apply the rescale, invert MONOCHROME1, and decode every frame for the one that is asked for.
+    Of the file itself SimpleITK would apply the rescale, invert MONOCHROME1, and decode every frame
+    for the one that is asked for.
     """
     import SimpleITK
 
@@ -281,7 +286,10 @@ def _by_simpleitk(request: Mapping[str, Any]) -> Values:
 
 
 def _write_alone(path: str, dataset: Any, request: Mapping[str, Any]) -> None:
-    """One frame as a secondary capture that says only how its samples are coded: nothing of a patient."""
+    """One frame as a secondary capture that says only how its samples are coded.
+
+    Nothing of a patient.
+    """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import UID, SecondaryCaptureImageStorage

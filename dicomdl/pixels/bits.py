@@ -13,7 +13,10 @@ from dicomdl.arrays import Values
 
 
 class HeaderBits(NamedTuple):
-    """What a header says of a sample: BitsAllocated, BitsStored, HighBit, and whether it is signed."""
+    """What a header says of a sample.
+
+    BitsAllocated, BitsStored, HighBit, and whether it is signed.
+    """
 
     allocated: int
     stored: int
@@ -38,8 +41,9 @@ class CodedBits(NamedTuple):
 class BitRule(NamedTuple):
     """What makes stored values of samples.
 
-    "keep" nothing; "extend" the sign of the `bits` that end at bit `high`; "mask" those bits, shifted to
-    the right; or "clip" to what `bits` hold, because wrapping round would turn white into black.
+    "keep" nothing; "extend" the sign of the `bits` that end at bit `high`; "mask" those bits,
+    shifted to the right; or "clip" to what `bits` hold, because wrapping round would turn white
+    into black.
     """
 
     action: Literal["keep", "extend", "mask", "clip"]

@@ -72,9 +72,12 @@ def _coded_bits(coded: codecs.Coded) -> CodedBits:
 
 
 def to_rgb(values: Values, space: str, source: FrameLike) -> None:
-    """YBR_FULL* and YBR_PARTIAL* to RGB, rounded and clipped, in place: the inverse of PS3.3 C.7.6.3.1.2.
+    """YBR_FULL* and YBR_PARTIAL* to RGB, rounded and clipped, in place.
 
-    Written for 8 bits there; for more the offsets 16 and 128 and the range scale with 2 ** (BitsStored - 8).
+    The inverse of PS3.3 C.7.6.3.1.2.
+
+    Written for 8 bits there; for more the offsets 16 and 128 and the range scale with 2 **
+    (BitsStored - 8).
     """
     if source.samples_per_pixel != 3 or not space.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return
@@ -102,20 +105,23 @@ def _chrominance_tables() -> tuple[Values, Values, Values]:
     """What chrominances of 8 bits add to the luminance in red, green (by 256 blue + red) and blue, int16, rounded to nearest, exactly."""
     shift = np.arange(256, dtype=np.int64) - 128
     blue, red = shift[:, None], shift[None, :]
-    green = (587_000 - 2 * 202_008 * blue - 2 * 419_198 * red) // (
-        2 * 587_000
-    )  # 0.114 x 1.772 / 0.587, 0.299 x 1.402 / 0.587
+    # 0.114 x 1.772 / 0.587, 0.299 x 1.402 / 0.587
+    green = (587_000 - 2 * 202_008 * blue - 2 * 419_198 * red) // (2 * 587_000)
+    # 1.402, 1.772
     tables = (
         (2804 * shift + 1000) // 2000,
         green.ravel(),
         (3544 * shift + 1000) // 2000,
-    )  # 1.402, 1.772
+    )
     red_table, green_table, blue_table = (table.astype(np.int16) for table in tables)
     return red_table, green_table, blue_table
 
 
 def _full_to_rgb(values: Values) -> None:
-    """YBR_FULL of 8 bits to RGB in place, by tables: three times as fast as in float32, and exact."""
+    """YBR_FULL of 8 bits to RGB in place, by tables.
+
+    Three times as fast as in float32, and exact.
+    """
     to_red, to_green, to_blue = _chrominance_tables()
     luma = values[..., 0].astype(np.int16)
     blue, red = values[..., 1].astype(np.uint16), values[..., 2].astype(np.uint16)

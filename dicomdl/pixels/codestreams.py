@@ -12,7 +12,10 @@ FrameLike: TypeAlias = FrameSource | Frame
 
 
 class Codestream(NamedTuple):
-    """What a compressed frame says of itself; 0 and "" where its format does not say or it was not looked up."""
+    """What a compressed frame says of itself.
+
+    0 and "" where its format does not say or it was not looked up.
+    """
 
     rows: int = 0
     columns: int = 0
@@ -75,17 +78,15 @@ def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None
             bits_allocated=source.bits_allocated,
             precision=facts.precision,
         )
-    if (
-        facts.packets > 8 * stream_bytes
-    ):  # an empty one is a bit; a decoder makes room for all before it sees the first
+    # an empty one is a bit; a decoder makes room for all before it sees the first
+    if facts.packets > 8 * stream_bytes:
         raise DecodeError(
             f"{stream_bytes} bytes cannot hold {facts.packets} packets",
             packets=facts.packets,
             found_bytes=stream_bytes,
         )
-    if (
-        not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1
-    ):  # a decoder makes room for every tile before it sees the first
+    # a decoder makes room for every tile before it sees the first
+    if not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1:
         raise DecodeError(
             f"{stream_bytes} bytes cannot hold {facts.tiles} tiles",
             tiles=facts.tiles,
@@ -96,7 +97,8 @@ def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None
 def coded_space(facts: Codestream, source: FrameLike) -> str:
     """The photometric interpretation of the decoded samples.
 
-    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone YBR_RCT and YBR_ICT.
+    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone
+    YBR_RCT and YBR_ICT.
     """
     space = source.photometric_interpretation
     if facts.colour == "rgb" or space in ("YBR_RCT", "YBR_ICT"):
@@ -106,7 +108,8 @@ def coded_space(facts: Codestream, source: FrameLike) -> str:
     return space
 
 
-MAX_SCANS: Final = 500  # of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
+# of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
+MAX_SCANS: Final = 500
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3)
 
@@ -114,7 +117,8 @@ _TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A
 def _require_end(stream: bytes) -> None:
     """The end marker FFD9 of JPEG, JPEG-LS and JPEG 2000 must be there, before nothing but padding.
 
-    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may be anything: some pad with a space.
+    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may
+    be anything: some pad with a space.
     """
     end = stream.rfind(b"\xff\xd9")
     if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
@@ -148,10 +152,11 @@ def inspect_jpeg(stream: bytes) -> Codestream:
             )
             named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
             facts = Codestream(rows, columns, samples, segment[0])
+            # these code the samples as they are: only the header knows their colours
             lossless = marker in (
                 0xC3,
                 0xF7,
-            )  # these code the samples as they are: only the header knows their colours
+            )
             if samples == 3 and not lossless:
                 rgb, ybr = adobe_rgb or named_rgb, jfif or adobe_ybr
                 facts = facts._replace(
@@ -191,9 +196,10 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
         -(bottom - tile_top) // max(1, tile_height)
     )
     samples = int.from_bytes(size[36:38], "big")
+    # COD (A.6.1)
     style = next(
         (segment for marker, segment in main_header(stream, start + 2) if marker == 0x52), b""
-    )  # COD (A.6.1)
+    )
     rows, columns, precision = bottom - top, right - left, (size[38] & 0x7F) + 1
     levels = style[5] if len(style) > 5 else 0
     return Codestream(
@@ -206,7 +212,8 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
         if len(style) > 4 and style[4] == 1 and samples >= 3
         else "",  # the transformation of RGB that a decoder undoes
         tiles=tiles,
-        # Resolutions count from the corner of the reference grid, so an image that begins elsewhere would be shifted (B.2, B.5);
+        # Resolutions count from the corner of the reference grid, so an image that begins
+        # elsewhere would be shifted (B.2, B.5);
         # tiles are filtered each alone, with seams that a frame halved afterwards does not have.
         levels=levels if tiles == 1 and not (left or top) else 0,
         packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
@@ -226,7 +233,10 @@ def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _precincts(style: bytes, rows: int, columns: int) -> int:
-    """How many precincts one component has: many only where the coding style makes them small (T.800 A.6.1, B.6)."""
+    """How many precincts one component has.
+
+    Many only where the coding style makes them small (T.800 A.6.1, B.6).
+    """
     if not style or not style[0] & 1:
         return 0
     levels, sizes = style[5], style[10:]
@@ -241,8 +251,9 @@ def _precincts(style: bytes, rows: int, columns: int) -> int:
 def halves_alike(facts: Codestream, source: FrameLike) -> bool:
     """Whether the lower resolutions of a codestream are what halving its stored values would give.
 
-    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then only whole ones can be made what
-    they mean. What the filter overshoots is clipped to the bits of the stream, and then to BitsStored.
+    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then
+    only whole ones can be made what they mean. What the filter overshoots is clipped to the bits of
+    the stream, and then to BitsStored.
     """
     stored = source.bits_stored or source.bits_allocated
     left_aligned = facts.precision > stored and source.high_bit >= stored
@@ -265,7 +276,10 @@ def inspect_rle(stream: bytes) -> Codestream:
 
 
 def inspect_jpegxl(stream: bytes) -> Codestream:
-    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2); colour and precision lie deeper."""
+    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2).
+
+    Colour and precision lie deeper.
+    """
     if stream.startswith(b"\0\0\0\x0cJXL "):
         stream = _jpegxl_box(stream)
     if not stream.startswith(b"\xff\x0a"):
@@ -292,7 +306,10 @@ def inspect_jpegxl(stream: bytes) -> Codestream:
 
 
 def _jpegxl_box(stream: bytes) -> bytes:
-    """The beginning of the codestream in a container: of the box `jxlc`, or of the first `jxlp` behind its counter."""
+    """The beginning of the codestream in a container.
+
+    Of the box `jxlc`, or of the first `jxlp` behind its counter.
+    """
     position = 12
     while position + 8 <= len(stream):
         length, kind = (

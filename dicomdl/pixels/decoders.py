@@ -1,9 +1,12 @@
-"""Compressed frames: from a codestream to its samples. The door to imagecodecs, Pillow and pydicom's decoders.
+"""Compressed frames: from a codestream to its samples.
 
-A codestream is looked at before it is decoded, because decoders are not to be trusted with damage: libjpeg-turbo and
-pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a word. gdcm is never asked, since it aborts the
-process on damaged frames (41 of 427 mutated JPEG frames). All decoding is behind one call, `decode`, which takes and gives plain
-values, so that it could run in a process of its own. What the samples mean (BitsStored, sign) is the caller's.
+The door to imagecodecs, Pillow and pydicom's decoders.
+
+A codestream is looked at before it is decoded, because decoders are not to be trusted with damage:
+libjpeg-turbo and pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a
+word. gdcm is never asked, since it aborts the process on damaged frames (41 of 427 mutated JPEG
+frames). All decoding is behind one call, `decode`, which takes and gives plain values, so that it
+could run in a process of its own. What the samples mean (BitsStored, sign) is the caller's.
 """
 
 from collections.abc import Callable
@@ -34,10 +37,11 @@ from dicomdl.storage.sources import truncated
 class Coded(NamedTuple):
     """The samples of one compressed frame and what its codestream says of them.
 
-    `samples` has the shape of the frame and the integer dtype that its codec chose; it lies in the `out` of `decode` where that fits.
-    `space` is their photometric interpretation. `precision` is the bits of a coded sample, 0 where the format does not
-    say (RLE, JPEG XL). `bytewise` samples came as they would lie in a native frame; `lossy` ones are not exact. `reduced` is how
-    often rows and columns were halved while decoding.
+    `samples` has the shape of the frame and the integer dtype that its codec chose; it lies in the
+    `out` of `decode` where that fits. `space` is their photometric interpretation. `precision` is
+    the bits of a coded sample, 0 where the format does not say (RLE, JPEG XL). `bytewise` samples
+    came as they would lie in a native frame; `lossy` ones are not exact. `reduced` is how often
+    rows and columns were halved while decoding.
     """
 
     samples: Values
@@ -51,7 +55,8 @@ class Coded(NamedTuple):
 class Job(NamedTuple):
     """One codestream to decode, into `out` where the codec can.
 
-    `rgb` asks a decoder that `converts` for RGB; `reduce` is how often rows and columns are to be halved.
+    `rgb` asks a decoder that `converts` for RGB; `reduce` is how often rows and columns are to be
+    halved.
     """
 
     stream: bytes
@@ -80,7 +85,7 @@ class Syntax(NamedTuple):
     reducers: tuple[Decoder, ...] = ()  # decode lower resolutions alone
 
 
-# --- one frame ----------------------------------------------------------------------------------------------------
+# --- one frame ------------------------------------------------------------------------------------
 
 
 def decode(
@@ -99,16 +104,19 @@ def decode(
     stream
         The frame's codestream, as `join_fragments` gives it.
     source
-        What the header says of the frame; a codestream that contradicts it is refused before it is decoded.
+        What the header says of the frame; a codestream that contradicts it is refused before it is
+        decoded.
     out
-        C-contiguous array of the frame's shape, of BitsAllocated bits, to decode into where the codec can. Its content is
-        undefined afterwards unless `Coded.samples` lies in it. Not with `reduce`.
+        C-contiguous array of the frame's shape, of BitsAllocated bits, to decode into where the
+        codec can. Its content is undefined afterwards unless `Coded.samples` lies in it. Not with
+        `reduce`.
     rgb
-        Whether a codec that can is to turn YBR_FULL of 8 bits into RGB, which libjpeg-turbo does in passing; `Coded.space` says
-        what came. It rounds the coefficients to 16 bits: green is one off for 34 of the 65,536 pairs of chrominances.
+        Whether a codec that can is to turn YBR_FULL of 8 bits into RGB, which libjpeg-turbo does in
+        passing; `Coded.space` says what came. It rounds the coefficients to 16 bits: green is one
+        off for 34 of the 65,536 pairs of chrominances.
     reduce
-        Rows and columns are halved that often, where the codestream holds the lower resolution (JPEG 2000); `Coded.reduced` says
-        how often they were.
+        Rows and columns are halved that often, where the codestream holds the lower resolution
+        (JPEG 2000); `Coded.reduced` says how often they were.
     threads
         Threads inside of the codec, where it has any (JPEG 2000).
 
@@ -133,9 +141,8 @@ def decode(
         if reduce and syntax.reducers and halves_alike(facts, source)
         else 0
     )
-    rgb = (
-        rgb and lossy and space.startswith("YBR_FULL") and facts.precision == 8
-    )  # lossless JPEG converts nothing
+    # lossless JPEG converts nothing
+    rgb = rgb and lossy and space.startswith("YBR_FULL") and facts.precision == 8
     job = Job(stream, source, facts, out, rgb, threads=threads)
     samples, decoder = (
         _decode_reduced(syntax, job._replace(out=None, reduce=reduce)) if reduce else (None, None)
@@ -154,7 +161,10 @@ def decode(
 
 
 def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[None, None]:
-    """What a decoder of lower resolutions gives; nothing where none can: whole frames have better decoders, whose error then counts."""
+    """What a decoder of lower resolutions gives; nothing where none can.
+
+    Whole frames have better decoders, whose error then counts.
+    """
     try:
         return _decode(syntax.reducers, job)
     except PixelError:
@@ -185,7 +195,10 @@ def _check_rle(segments: int, source: FrameLike, stream_bytes: int) -> None:
 
 
 def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
-    """What the first decoder that can returns, and which one it was; the reasons of all of them when none can."""
+    """What the first decoder that can returns, and which one it was.
+
+    The reasons of all of them when none can.
+    """
     reasons = []
     missing = 0
     cut: TruncatedPixels | None = None
@@ -200,7 +213,9 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
         except TruncatedPixels as error:  # every decoder would miss the same bytes
             cut = error
             reasons.append(f"{decoder.name}: {error}")
-        except BaseException as error:  # Rust decoders panic with a BaseException, which would kill a DataLoader worker
+        except BaseException as error:
+            # Rust decoders panic with a BaseException, which would kill a DataLoader
+            # worker
             reasons.append(f"{decoder.name}: {_reason(error)}")
     if missing == len(decoders):
         raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
@@ -212,7 +227,10 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
 
 
 def _reason(error: BaseException) -> str:
-    """What a decoder said, in words only where they are ours or imagecodecs': pydicom quotes values, and values may identify a person."""
+    """What a decoder said, in words only where they are ours or imagecodecs'.
+
+    Pydicom quotes values, and values may identify a person.
+    """
     told = isinstance(error, DecodeError) or type(error).__module__.startswith("imagecodecs")
     return f"{type(error).__name__}: {str(error)[:200]}" if told else type(error).__name__
 
@@ -253,11 +271,14 @@ def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
     return UnsupportedSyntax(text, transfer_syntax_uid=uid)
 
 
-# --- decoders -----------------------------------------------------------------------------------------------------
+# --- decoders -------------------------------------------------------------------------------------
 
 
 def _target(job: Job) -> Values | None:
-    """The array to fill as the codec would type it, so that it decodes in place; None where it uses another width."""
+    """The array to fill as the codec would type it, so that it decodes in place.
+
+    None where it uses another width.
+    """
     width = 1 if job.facts.precision <= 8 else 2 if job.facts.precision <= 16 else 4
     if job.out is None or job.out.itemsize != width:
         return None
@@ -267,7 +288,8 @@ def _target(job: Job) -> Values | None:
 def _decode_jpeg(job: Job) -> Values:
     import imagecodecs
 
-    # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would guess from the markers.
+    # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would
+    # guess from the markers.
     space = {3: "YCBCR", 4: "CMYK"}.get(job.source.samples_per_pixel)
     result = "RGB" if job.rgb else space
     decoded: Values = imagecodecs.jpeg8_decode(
@@ -307,15 +329,13 @@ def _decode_jpeg2000_reduced(job: Job) -> Values:
     )
     samples: Values = np.array(image)
     precision = job.facts.precision
-    if (
-        job.source.samples_per_pixel == 1
-    ):  # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
+    # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
+    if job.source.samples_per_pixel == 1:
         np.right_shift(samples, 8 * samples.itemsize - precision, out=samples)
     if not job.facts.signed:
         return samples
-    np.subtract(
-        samples, samples.dtype.type(1 << precision - 1), out=samples
-    )  # modulo the width of the dtype
+    # modulo the width of the dtype
+    np.subtract(samples, samples.dtype.type(1 << precision - 1), out=samples)
     return samples.view(f"i{samples.itemsize}")
 
 
@@ -386,16 +406,17 @@ def _pydicom(*plugins: str) -> tuple[Decoder, ...]:
     )
 
 
-_JPEG: Final = Decoder(
-    "imagecodecs.jpeg8_decode", _decode_jpeg, converts=True
-)  # safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
+# safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
+_JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg, converts=True)
 _JPEGLS: Final = Decoder("imagecodecs.jpegls_decode", _decode_jpegls)
 _JPEG2000: Final = Decoder("imagecodecs.jpeg2k_decode", _decode_jpeg2000)
 _REDUCED: Final = (Decoder("Pillow", _decode_jpeg2000_reduced),)
 _JPEGXL: Final = Decoder("imagecodecs.jpegxl_decode", _decode_jpegxl)
 _RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
-# Left out: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG takes 2.6, but of 3,000 mutated frames 23 hung and 6
-# killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621); pylibjpeg for JPEG-LS (wrong pixels for
+# Left out: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG takes 2.6, but of
+# 3,000 mutated frames 23 hung and 6
+# killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621);
+# pylibjpeg for JPEG-LS (wrong pixels for
 # damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
 _SYNTAXES: Final = {
     uids.JPEG_BASELINE: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow"))),

@@ -1,8 +1,11 @@
-"""Frames at a half, a quarter, ... of their resolution, as JPEG 2000's reversible wavelet makes them (ITU-T T.800 Annex F).
+"""Frames at a half, a quarter, ...
 
-A JPEG 2000 stream holds its lower resolutions, so a decoder can stop there; for everything else they are computed here by the same
-steps. One rule then says where pixels are, whatever the transfer syntax: pixel (r, c) of a frame that was halved n times lies at pixel
-(2^n r, 2^n c) of the whole one. Its value is a weighted mean of the 5 x 5 pixels around it, each time.
+of their resolution, as JPEG 2000's reversible wavelet makes them (ITU-T T.800 Annex F).
+
+A JPEG 2000 stream holds its lower resolutions, so a decoder can stop there; for everything else
+they are computed here by the same steps. One rule then says where pixels are, whatever the transfer
+syntax: pixel (r, c) of a frame that was halved n times lies at pixel (2^n r, 2^n c) of the whole
+one. Its value is a weighted mean of the 5 x 5 pixels around it, each time.
 """
 
 from typing import Any, Final
@@ -28,16 +31,19 @@ def halve(
     times
         From 0.
     smooth
-        False takes every second pixel as it is: for labels and for the indices of a palette, which have no mean.
+        False takes every second pixel as it is: for labels and for the indices of a palette, which
+        have no mean.
     limits
-        The smallest and the largest value that integers may have, by default those of their dtype: the filter overshoots at edges, and
-        what it overshoots is clipped, as a decoder of JPEG 2000 clips it to the bits of the codestream.
+        The smallest and the largest value that integers may have, by default those of their dtype:
+        the filter overshoots at edges, and what it overshoots is clipped, as a decoder of JPEG 2000
+        clips it to the bits of the codestream.
 
     Returns
     -------
     ndarray
-        (ceil(rows / 2^n), ceil(columns / 2^n)[, samples]) of the same dtype, a new array. Integers are exactly those of the
-        reversible 5/3 wavelet, floats those of the same filter without its rounding; nothing wraps.
+        (ceil(rows / 2^n), ceil(columns / 2^n)[, samples]) of the same dtype, a new array. Integers
+        are exactly those of the reversible 5/3 wavelet, floats those of the same filter without its
+        rounding; nothing wraps.
 
     Raises
     ------
@@ -70,7 +76,8 @@ def _halved_once(values: Values, work: np.dtype[Any]) -> Values:
         stop = min(first + BAND, rows)
         above = max(0, 2 * first - 2)  # the filter reaches two rows beyond the one that stays
         band = values[above : 2 * stop + 1].astype(work)
-        # Rows first: an encoder splits columns of samples first (T.800 F.4.2), which rounding can tell.
+        # Rows first: an encoder splits columns of samples first (T.800 F.4.2), which
+        # rounding can tell.
         low = _low_pass(band)[first - above // 2 : stop - above // 2]
         result[first:stop] = _low_pass(low.swapaxes(0, 1)).swapaxes(0, 1)
     return result

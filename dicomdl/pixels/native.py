@@ -36,7 +36,11 @@ def _read_bytes(source: FrameLike, offset: int, length: int) -> bytes:
 
 
 def native_bytes(source: FrameLike) -> Values:
-    """The frame's bytes as uint8: out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in those."""
+    """The frame's bytes as uint8.
+
+    Out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in
+    those.
+    """
     if source.deflated:
         return _inflated(source)
     if source.transfer_syntax_uid in (NATIVE_IN_ITEMS, DEFLATED_IN_ITEMS):
@@ -50,7 +54,8 @@ def native_bytes(source: FrameLike) -> Values:
         # Frames lie end to end without padding (PS3.5 8.1.1).
         element = offset - (source.frame_number - 1) * frame_bits(source, length) // 8
         if _is_in_words(source, element):
-            # OW: the element is a row of 16-bit words, whose bytes big endian swaps (PS3.5 7.3, 8.1.2); frames may start inside one.
+            # OW: the element is a row of 16-bit words, whose bytes big endian swaps
+            # (PS3.5 7.3, 8.1.2); frames may start inside one.
             lead = (offset - element) % 2
             words = np.frombuffer(
                 _read_bytes(source, offset - lead, (lead + length + 1) // 2 * 2), np.uint16
@@ -60,14 +65,20 @@ def native_bytes(source: FrameLike) -> Values:
 
 
 def _is_in_words(source: FrameLike, element: int) -> bool:
-    """Whether the value that starts at `element` has VR OW, which only its header tells; implicit VR means OW (PS3.5 A.1)."""
+    """Whether the value that starts at `element` has VR OW, which only its header tells.
+
+    Implicit VR means OW (PS3.5 A.1).
+    """
     if source.transfer_syntax_uid == GE_BIG_ENDIAN_PIXELS:
         return True
     return element >= 12 and _read_bytes(source, element - 12, 6)[4:] == b"OW"
 
 
 def arrange(raw: Values, source: FrameLike, values: Values) -> None:
-    """Put the samples of one native frame into `values`: bits unpacked, chrominance doubled, planes interleaved."""
+    """Put the samples of one native frame into `values`.
+
+    Bits unpacked, chrominance doubled, planes interleaved.
+    """
     bits, first = frame_bits(source, raw.nbytes), source.bit_offset
     needed = (first + bits + 7) // 8
     if raw.nbytes < needed:
@@ -91,7 +102,10 @@ def arrange(raw: Values, source: FrameLike, values: Values) -> None:
 
 
 def _double_chrominance(samples: Values, values: Values) -> None:
-    """Y0 Y1 CB CR -> (Y0, CB, CR), (Y1, CB, CR): the pair belongs to both pixels (PS3.3 C.7.6.3.1.2)."""
+    """Y0 Y1 CB CR -> (Y0, CB, CR), (Y1, CB, CR).
+
+    The pair belongs to both pixels (PS3.3 C.7.6.3.1.2).
+    """
     rows, columns, _ = values.shape
     if columns % 2:
         raise DecodeError(
@@ -110,9 +124,10 @@ _files: Final[Share[bytes]] = share("inflated files", len)
 def _inflated(source: FrameLike) -> Values:
     """The frame's bytes out of a deflated data set (PS3.5 A.5).
 
-    A frame can only be reached by inflating all before it. So the second and later frames of a file keep what they inflated, up to
-    256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s instead of 6.1. The first frame, often the only one, stops at its end
-    and keeps nothing. Threads may inflate a file twice.
+    A frame can only be reached by inflating all before it. So the second and later frames of a file
+    keep what they inflated, up to 256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s
+    instead of 6.1. The first frame, often the only one, stops at its end and keeps nothing. Threads
+    may inflate a file twice.
     """
     with opened(source.file) as handle:
         data = _inflate_file(handle, source)

@@ -8,7 +8,8 @@ from dicomdl.errors import TooLarge, UsageError
 from dicomdl.pixels.codestreams import FrameLike
 
 Colour = Literal["rgb", "stored"]
-# What compressed bytes may become without a question: any codec codes a blank frame in next to nothing, but no true file holds a frame
+# What compressed bytes may become without a question: any codec codes a blank frame in next to
+# nothing, but no true file holds a frame
 # of more than 128 MiB, or values of 1 GiB in all, that is blank to less than a thousandth.
 FREE_FRAME_BYTES: Final = 128 * 2**20
 FREE_VOLUME_BYTES: Final = 2**30

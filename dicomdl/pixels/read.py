@@ -1,9 +1,10 @@
 """The stored values of frames: native bytes straight into the array, or what `codecs` gives.
 
-Native little endian frames are one `os.preadv` into the result; only the bits above BitsStored cost a second pass, in
-place. Everything else (words of the other endianness, planes, single bits, deflated data sets, subsampled colour, compressed
-frames) is read first and arranged then. The tiles of a mosaic are cut out of its bands or of the whole decoded mosaic, which are kept
-for the tiles that come next.
+Native little endian frames are one `os.preadv` into the result; only the bits above BitsStored cost
+a second pass, in place. Everything else (words of the other endianness, planes, single bits,
+deflated data sets, subsampled colour, compressed frames) is read first and arranged then. The tiles
+of a mosaic are cut out of its bands or of the whole decoded mosaic, which are kept for the tiles
+that come next.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from dicomdl.pixels.stored import check_out, is_label, is_plain, named, result_a
 from dicomdl.pixels.tiles import read_tile
 from dicomdl.pixels.whole import read_plain, read_whole
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_frame(
@@ -35,30 +36,36 @@ def read_frame(
 ) -> Values:
     """The stored values of one frame, as the file means them before any rescale.
 
-    Bits outside of BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are pixel-interleaved whatever their
-    PlanarConfiguration; PALETTE COLOR gives the indices (see `lookup.palette_to_rgb`). Safe to call from threads: reading, decoding
-    and the passes over the values release the GIL. Of a multi-frame file only the bytes of the frame are read.
+    Bits outside of BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are
+    pixel-interleaved whatever their PlanarConfiguration; PALETTE COLOR gives the indices (see
+    `lookup.palette_to_rgb`). Safe to call from threads: reading, decoding and the passes over the
+    values release the GIL. Of a multi-frame file only the bytes of the frame are read.
 
     Parameters
     ----------
     source
         Where the frame is and how it is coded: a `Frame`, or the `FrameSource` of one.
     out
-        C-contiguous array of `frame_shape(source, reduce)` and `stored_dtype(source)` to fill. Its content is undefined after an error.
+        C-contiguous array of `frame_shape(source, reduce)` and `stored_dtype(source)` to fill. Its
+        content is undefined after an error.
     colour
-        "rgb" turns the YBR_* photometric interpretations into RGB (PS3.3 C.7.6.3.1.2); "stored" leaves luminance and
-        chrominance. JPEG 2000 decoders always undo YBR_RCT and YBR_ICT, so those are RGB in both.
+        "rgb" turns the YBR_* photometric interpretations into RGB (PS3.3 C.7.6.3.1.2); "stored"
+        leaves luminance and chrominance. JPEG 2000 decoders always undo YBR_RCT and YBR_ICT, so
+        those are RGB in both.
     reduce
-        Halves rows and columns that often, rounded up: a quarter of the pixels for 1, a sixteenth for 2, ... Pixel (r, c) lies where
-        pixel (2^n r, 2^n c) of the whole frame does. JPEG 2000 and HTJ2K decode only what that takes; everything else is read whole
-        and smoothed by the same filter, so that lossless frames give the same values in every transfer syntax (grey: exactly those
-        of JPEG 2000's reversible wavelet; lossy JPEG 2000 has a filter of its own; RGB that JPEG 2000 keeps as YBR_RCT is a few
-        units off, for rounding). Labels of segmentations and indices of palettes are not smoothed: every 2^n-th pixel is taken.
+        Halves rows and columns that often, rounded up: a quarter of the pixels for 1, a sixteenth
+        for 2, ... Pixel (r, c) lies where pixel (2^n r, 2^n c) of the whole frame does. JPEG 2000
+        and HTJ2K decode only what that takes; everything else is read whole and smoothed by the
+        same filter, so that lossless frames give the same values in every transfer syntax (grey:
+        exactly those of JPEG 2000's reversible wavelet; lossy JPEG 2000 has a filter of its own;
+        RGB that JPEG 2000 keeps as YBR_RCT is a few units off, for rounding). Labels of
+        segmentations and indices of palettes are not smoothed: every 2^n-th pixel is taken.
     threads
         Threads for this one frame, where its codec can use them (JPEG 2000).
     max_bytes
-        The most memory that a compressed frame may become, whole (also with `reduce`). By default 128 MiB, or a thousand times its
-        bytes in the file if that is more: a damaged or hostile file may claim anything.
+        The most memory that a compressed frame may become, whole (also with `reduce`). By default
+        128 MiB, or a thousand times its bytes in the file if that is more: a damaged or hostile
+        file may claim anything.
 
     Returns
     -------
@@ -92,7 +99,10 @@ def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = W
 
 
 def _read_reduced(source: FrameLike, out: Values | None, how: Decoding) -> Values:
-    """A frame at a lower resolution: what the codec can halve by itself, and the rest afterwards."""
+    """A frame at a lower resolution.
+
+    What the codec can halve by itself, and the rest afterwards.
+    """
     smooth, done = not is_label(source), 0
     whole = dataclasses.replace(how, reduce=0)
     if source.coded_rows:
@@ -122,9 +132,10 @@ def read_rows(
 ) -> Values:
     """The stored values of the rows from `row_start` up to, not including, `row_stop` of one frame.
 
-    Native frames whose samples lie row by row read those bytes only; all others are decoded whole and cut. A tile reads as `read_frame`
-    does: its neighbours' rows are read with it.
-    Parameters, values and errors are those of `read_frame`; the shape is (row_stop - row_start, columns[, samples]).
+    Native frames whose samples lie row by row read those bytes only; all others are decoded whole
+    and cut. A tile reads as `read_frame` does: its neighbours' rows are read with it. Parameters,
+    values and errors are those of `read_frame`; the shape is (row_stop - row_start, columns[,
+    samples]).
 
     Raises
     ------

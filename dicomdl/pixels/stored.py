@@ -39,8 +39,8 @@ def is_native(transfer_syntax_uid: str) -> bool:
 def stored_dtype(source: FrameLike) -> np.dtype[Any]:
     """The dtype of a frame's stored values, in this machine's byte order.
 
-    uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed where PixelRepresentation is 1;
-    float32 or float64 for Float and Double Float Pixel Data.
+    uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed where
+    PixelRepresentation is 1; float32 or float64 for Float and Double Float Pixel Data.
 
     Raises
     ------
@@ -59,7 +59,10 @@ def stored_dtype(source: FrameLike) -> np.dtype[Any]:
 
 
 def frame_shape(source: FrameLike, reduce: int = 0) -> tuple[int, ...]:
-    """The shape of a frame's stored values: (rows, columns), or (rows, columns, samples) where there are several."""
+    """The shape of a frame's stored values.
+
+    (rows, columns), or (rows, columns, samples) where there are several.
+    """
     return _shape(source, halved(source.rows, reduce), halved(source.columns, reduce))
 
 
@@ -85,7 +88,10 @@ def add_frame_note(error: BaseException, source: FrameLike) -> None:
 
 @contextlib.contextmanager
 def named(source: FrameLike) -> Iterator[None]:
-    """Add file and frame to each PixelError that leaves the block: this is the edge where they are known."""
+    """Add file and frame to each PixelError that leaves the block.
+
+    This is the edge where they are known.
+    """
     try:
         yield
     except PixelError as error:
@@ -127,7 +133,10 @@ def is_plain(source: FrameLike) -> bool:
 
 
 def stored_range(source: FrameLike) -> tuple[int, int]:
-    """The smallest and largest stored value that a frame's header allows; what `read_frame` gives lies between them."""
+    """The smallest and largest stored value that a frame's header allows.
+
+    What `read_frame` gives lies between them.
+    """
     bits, _ = stored_bits(source)
     return (
         (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
@@ -137,7 +146,10 @@ def stored_range(source: FrameLike) -> tuple[int, int]:
 
 
 def stored_bits(source: FrameLike) -> tuple[int, int]:
-    """BitsStored and HighBit; values that cannot be are taken as the usual ones: all bits, right-aligned."""
+    """BitsStored and HighBit; values that cannot be are taken as the usual ones.
+
+    All bits, right-aligned.
+    """
     stored = (
         source.bits_stored
         if 0 < (source.bits_stored or 0) <= source.bits_allocated
@@ -178,9 +190,11 @@ def frame_bits(source: FrameLike, found_bytes: int) -> int:
 
 
 def is_subsampled(source: FrameLike, found_bytes: int) -> bool:
-    """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels; some are only labelled so."""
+    """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels.
+
+    Some are only labelled so.
+    """
     if source.samples_per_pixel != 3 or source.photometric_interpretation not in _SUBSAMPLED:
         return False
-    return (
-        found_bytes <= whole_bits(source) // 12 + 1
-    )  # two thirds, and the byte that makes the length even
+    # two thirds, and the byte that makes the length even
+    return found_bytes <= whole_bits(source) // 12 + 1

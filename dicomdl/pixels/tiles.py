@@ -30,8 +30,9 @@ def read_tile(
 ) -> Values:
     """Rows of a tile, copied out of the band of the mosaic that it lies in.
 
-    Tiles are read one after the other, and 8 of a mosaic of 64 share their rows: to read each one's rows alone would read the file
-    eight times, and to decode a compressed mosaic for each would take 64 times as long.
+    Tiles are read one after the other, and 8 of a mosaic of 64 share their rows: to read each one's
+    rows alone would read the file eight times, and to decode a compressed mosaic for each would
+    take 64 times as long.
     """
     values = result_array(out, source, row_stop - row_start)
     band = _band_of(source, how)
@@ -48,7 +49,8 @@ def read_tiles(sources: Sequence[FrameLike], out: Values, how: Decoding = WHOLE)
     sources
         Tiles of the same frame of the same file, in any order: see `same_mosaic`.
     out
-        C-contiguous array of shape (tiles, rows, columns[, samples]) to fill: ``out[k]`` is the tile ``sources[k]``.
+        C-contiguous array of shape (tiles, rows, columns[, samples]) to fill: ``out[k]`` is the
+        tile ``sources[k]``.
     how
         The options of `read_frame`, but for `reduce`.
 

@@ -55,8 +55,8 @@ _PROGRAM: Final = (
 class Death:
     """How a child ended, in words, and its exit code, negative for a signal.
 
-    `was_ready` tells whether the child had begun to answer. Only one that had not is quoted: a later
-    one has read files, and the last words of its libraries may be those of the files.
+    `was_ready` tells whether the child had begun to answer. Only one that had not is quoted: a
+    later one has read files, and the last words of its libraries may be those of the files.
     """
 
     why: str
@@ -249,7 +249,7 @@ def _read(pipe: IO[bytes], longest: int) -> bytes:
     return data
 
 
-# --- in the child -----------------------------------------------------------------------------------
+# --- in the child ---------------------------------------------------------------------------------
 
 
 def run(setup: dict[str, Any]) -> None:

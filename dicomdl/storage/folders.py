@@ -34,7 +34,10 @@ class Walk:
 
 
 def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
-    """Every regular file below the roots, once, in an order that follows from their paths; `avoid` (the index) is left out."""
+    """Every regular file below the roots, once, in an order that follows from their paths.
+
+    `avoid` (the index) is left out.
+    """
     found = Walk(may_repeat=len(roots) > 1)
     avoided = _identity(avoid)
     seen_folders: set[tuple[int, int]] = set()
@@ -95,17 +98,15 @@ def _walk_folder(
 
 
 def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
-    may_be = (
-        entry.inode() == folder[1] or entry.is_symlink()
-    )  # the directory tells inodes at no cost
+    # the directory tells inodes at no cost
+    may_be = entry.inode() == folder[1] or entry.is_symlink()
     return may_be and _identity(os.fsdecode(entry.path)) == folder
 
 
 def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
     """Note a file, however a link leads to it; a device, FIFO or socket is only counted."""
-    status = (
-        entry.stat() if os.name != "nt" else os.stat(entry.path)
-    )  # Windows lists folders without inodes and link counts
+    # Windows lists folders without inodes and link counts
+    status = entry.stat() if os.name != "nt" else os.stat(entry.path)
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1
         return
@@ -117,7 +118,10 @@ def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
 
 
 def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
-    """Note an entry that the system does not describe: a link to nowhere, one it forbids; a file that vanished is none."""
+    """Note an entry that the system does not describe: a link to nowhere, one it forbids.
+
+    A file that vanished is none.
+    """
     if entry.is_symlink():
         found.special_files += 1
     elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
@@ -140,7 +144,10 @@ def _add_root_file(path: bytes, found: Walk) -> None:
 
 
 def _drop_repeats(found: Walk) -> None:
-    """Keep the first path to each (device, inode); the order of paths decides, so it is the same every time."""
+    """Keep the first path to each (device, inode).
+
+    The order of paths decides, so it is the same every time.
+    """
     order = sorted(range(len(found.paths)), key=found.paths.__getitem__)
     seen: set[tuple[int, int]] = set()
     keep = []

@@ -1,8 +1,8 @@
 """Where dicomdl's own files live, and how they come into being: whole or not at all.
 
 A file is written under a temporary name in its own folder and put in place by one `os.replace`: the
-only scheme that survived 360 kills in mid-write without one wrong read. Nothing is written through a
-memory map, because a full disk then ends the process instead of raising.
+only scheme that survived 360 kills in mid-write without one wrong read. Nothing is written through
+a memory map, because a full disk then ends the process instead of raising.
 """
 
 import contextlib

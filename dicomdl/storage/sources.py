@@ -33,7 +33,9 @@ _LOW_BITS: Final = 2**63 - 1
 
 
 def state_of(status: os.stat_result) -> State:
-    """Size, modification time, change time (both in ns) and inode; scans compare the first `COMPARED`.
+    """Size, modification time, change time (both in ns) and inode.
+
+    Scans compare the first `COMPARED`.
 
     Of an inode the low 63 bits, which fit the index; 0 where the file system has none.
     """
@@ -98,7 +100,10 @@ class Handle(Protocol):
         """Up to `length` bytes at `offset`; fewer at the end."""
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset`; how many bytes there were, which may be fewer than wanted."""
+        """Fill `buffer` from `offset`.
+
+        How many bytes there were, which may be fewer than wanted.
+        """
 
     def close(self) -> None:
         """Give back what the system holds for it."""
@@ -140,7 +145,10 @@ class _LocalFile:
 
 
 def open_path(path: str) -> Handle:
-    """The file at a path in whatever state it is, for scans; an OSError where it cannot be opened."""
+    """The file at a path in whatever state it is, for scans.
+
+    An OSError where it cannot be opened.
+    """
     return _LocalFile(path)
 
 
@@ -187,7 +195,7 @@ def _unread(error: OSError) -> PixelError:
     return PixelError(f"the file cannot be read: {error.strerror}", errno=error.errno)
 
 
-# --- handles that stay open -------------------------------------------------------------------------
+# --- handles that stay open -----------------------------------------------------------------------
 
 MOST_OPEN: Final = 128
 _kept_files: Final = threading.local()
@@ -195,7 +203,10 @@ _kept_files: Final = threading.local()
 
 @contextlib.contextmanager
 def kept_open() -> Iterator[None]:
-    """Files that this thread reads from stay open until the block ends, at most `MOST_OPEN`: for a batch."""
+    """Files that this thread reads from stay open until the block ends, at most `MOST_OPEN`.
+
+    For a batch.
+    """
     if getattr(_kept_files, "handles", None) is not None:
         yield
         return
@@ -242,7 +253,7 @@ class opened:
             raise _unread(error) from error
 
 
-# --- byte ranges ------------------------------------------------------------------------------------
+# --- byte ranges ----------------------------------------------------------------------------------
 
 Piece: TypeAlias = tuple[Source, int]
 
@@ -285,7 +296,10 @@ def read_exactly(handle: Handle, buffer: Values, offset: int) -> None:
 
 
 def _fill(handle: Handle, buffer: Values, offset: int) -> int:
-    """How many bytes of `buffer` could be read; one call does it unless there are more than 2 GiB."""
+    """How many bytes of `buffer` could be read.
+
+    One call does it unless there are more than 2 GiB.
+    """
     found = handle.read_into(buffer.data, offset)
     while 0 < found < buffer.nbytes:
         more = handle.read_into(buffer.data.cast("B")[found:], offset + found)
@@ -296,7 +310,9 @@ def _fill(handle: Handle, buffer: Values, offset: int) -> int:
 
 
 def read_range(handle: Handle, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`, as many calls as they may take; TruncatedPixels where the file ends before.
+    """`length` bytes at `offset`, as many calls as they may take.
+
+    TruncatedPixels where the file ends before.
 
     Refused before they are allocated where the file was too short when it was opened.
     """
@@ -347,5 +363,8 @@ class _Stream(io.RawIOBase):
 
 
 def as_stream(handle: Handle) -> io.BufferedReader:
-    """A handle as the binary file that other libraries read from; closing it leaves the handle open."""
+    """A handle as the binary file that other libraries read from.
+
+    Closing it leaves the handle open.
+    """
     return io.BufferedReader(_Stream(handle))

@@ -38,22 +38,25 @@ AUTO_RULES: Final = MappingProxyType[str, Rule](
 def by_modality(frame: Frame) -> Intensity:
     """What ``intensity="auto"`` does to a stack, from its representative frame.
 
-    ==============================  ============================================================================
-    frame                           modality values -> network values
-    ==============================  ============================================================================
-    CT in HU                        [-1024, 3071] onto [0, 1], the whole scale (preset ct.full)
-    MR                              percentiles 0.5 and 99.5 of the stack onto [0, 1]: MR has no absolute scale
-    PT                              SUVbw (`SUV`) of [0, 20] g/ml onto [0, 1]; without SUV see `pet_without_suv`
-    NM                              percentiles 0 and 100 of the stack onto [0, 1]
-    CR DX MG RG RF XA IO PX         the file's own window or VOI LUT when it has a usable one, else percentiles 0.5
+    ==============================
+    ============================================================================ frame
+    modality values -> network values ==============================
+    ============================================================================ CT in HU
+    [-1024, 3071] onto [0, 1], the whole scale (preset ct.full) MR
+    percentiles 0.5 and 99.5 of the stack onto [0, 1]: MR has no absolute scale PT
+    SUVbw (`SUV`) of [0, 20] g/ml onto [0, 1]; without SUV see `pet_without_suv` NM
+    percentiles 0 and 100 of the stack onto [0, 1] CR DX MG RG RF XA IO PX         the file's own
+    window or VOI LUT when it has a usable one, else percentiles 0.5
                                     and 99.5; then 1 - x for MONOCHROME1
-    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255; palettes, too
-    US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored allows onto [0, 1];
-    other; CT not in HU             more: the file's own window or VOI LUT, else percentiles 0.5 and 99.5
-    SEG, RTDOSE                     as they are (`Identity`): labels, fractions, doses
-    ==============================  ============================================================================
+    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255;
+    palettes, too US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored
+    allows onto [0, 1]; other; CT not in HU             more: the file's own window or VOI LUT, else
+    percentiles 0.5 and 99.5 SEG, RTDOSE                     as they are (`Identity`): labels,
+    fractions, doses ==============================
+    ============================================================================
 
-    SOP class outranks Modality for segmentations and for secondary captures of up to 8 bits. Only "auto" inverts.
+    SOP class outranks Modality for segmentations and for secondary captures of up to 8 bits. Only
+    "auto" inverts.
     """
     rule = _rule(frame)
     if rule == "ct":
@@ -93,17 +96,24 @@ def _has_palette(frame: Frame) -> bool:
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
-    # SOP classes say more about the values than Modality does: 600 "CT" series of IDC are screenshots.
+    # SOP classes say more about the values than Modality does: 600 "CT" series of IDC are
+    # screenshots.
     return is_secondary_capture(frame.sop_class_uid)
 
 
 def pet_without_suv() -> Intensity:
-    """What "auto" does to PET under ``suv="if_possible"`` where the header gives no SUV: percentiles 0 and 99.9 of the stack."""
+    """What "auto" does to PET under ``suv="if_possible"`` where the header gives no SUV.
+
+    Percentiles 0 and 99.9 of the stack.
+    """
     return Intensity(Percentile(0.0, 99.9))
 
 
 def _own_voi(frame: Frame) -> Window | VoiLut | None:
-    """The file's first window, or its first VOI LUT, or none when it has no usable one: "auto" has another answer then."""
+    """The file's first window, or its first VOI LUT, or none when it has no usable one.
+
+    "auto" has another answer then.
+    """
     for source in (Window, VoiLut):
         try:
             return source.from_frame(frame)
@@ -134,18 +144,18 @@ def _stored_limits(frame: Frame) -> Limits | None:
 def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
     """The recipe for a whole stack, from what a user passed as ``intensity=``.
 
-    Called once per stack, with its middle frame (slice ``n // 2``). Windows may differ from slice to
-    slice; the middle one's holds for all, because frame, volume and patch of a stack must map a
+    Called once per stack, with its middle frame (slice ``n // 2``). Windows may differ from slice
+    to slice; the middle one's holds for all, because frame, volume and patch of a stack must map a
     value identically.
 
     Parameters
     ----------
     option
         ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"``
-        (the file's own first window, or its first VOI LUT where it has no window), ``"file:1"`` (its
-        second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a preset's name; (center, width); a
-        Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto [0, 1])
-        or a RealWorld; any callable; or any of these as an `IntensityRequest`.
+        (the file's own first window, or its first VOI LUT where it has no window), ``"file:1"``
+        (its second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a preset's name; (center, width);
+        a Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto [0,
+        1]) or a RealWorld; any callable; or any of these as an `IntensityRequest`.
     frame
         The stack's representative frame, None where no DICOM facts are known.
 
@@ -168,7 +178,10 @@ def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
 
 
 def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:
-    """A window or table of the file; the window where it has both, since people look at that (PS3.3 C.11.2)."""
+    """A window or table of the file.
+
+    The window where it has both, since people look at that (PS3.3 C.11.2).
+    """
     if request.source == "voi_lut":
         return VoiLut.from_frame(frame, request.which or 0)
     if request.which is None and frame.voi_lut_sequence and not frame.window_center:
@@ -179,10 +192,11 @@ def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:
 def units_of(frame: Frame) -> str:
     """Units of a frame's modality values, "" when unknown.
 
-    CT is "HU" when Rescale Type (0028,1054) is HU or absent, since the CT image module requires it for anything else
-    (PS3.3 C.8.2.1), and for US (unspecified, C.11.1.1.2) where that module demands HU: ORIGINAL, not LOCALIZER.
-    Not without any rescale, and a secondary capture only if it says HU itself. PT and NM: Units (0054,1001), such as "BQML".
-    RTDOSE: Dose Units (3004,0002), such as "GY". Others: the Rescale Type, US being "". With a Modality LUT: its Modality LUT Type.
+    CT is "HU" when Rescale Type (0028,1054) is HU or absent, since the CT image module requires it
+    for anything else (PS3.3 C.8.2.1), and for US (unspecified, C.11.1.1.2) where that module
+    demands HU: ORIGINAL, not LOCALIZER. Not without any rescale, and a secondary capture only if it
+    says HU itself. PT and NM: Units (0054,1001), such as "BQML". RTDOSE: Dose Units (3004,0002),
+    such as "GY". Others: the Rescale Type, US being "". With a Modality LUT: its Modality LUT Type.
     """
     if frame.modality == "RTDOSE":
         return frame.dose_units
@@ -202,7 +216,6 @@ def _is_hounsfield(frame: Frame, kind: str) -> bool:
         frame.rescale_slope is None and frame.rescale_intercept is None
     ):
         return False
-    image_type = (frame.frame_type or frame.image_type).split(
-        "\\"
-    )  # enhanced CT says it per frame (PS3.3 C.8.15.3.10)
+    # enhanced CT says it per frame (PS3.3 C.8.15.3.10)
+    image_type = (frame.frame_type or frame.image_type).split("\\")
     return kind == "" or (image_type[0] == "ORIGINAL" and "LOCALIZER" not in image_type[2:3])

@@ -1,4 +1,7 @@
-"""What is done to the stored values of each slice: its own rescale, table, map or SUV factor, and its padding."""
+"""What is done to the stored values of each slice.
+
+Its own rescale, table, map or SUV factor, and its padding.
+"""
 
 import dataclasses
 import functools
@@ -49,11 +52,14 @@ _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What turns the stored values of one frame into others: a table where there is one, else the rescale.
+    """What turns the stored values of one frame into others.
 
-    `padding` are the lowest and the highest stored value that stand for no image, both included (PS3.3 C.7.5.1.1.2), or None.
-    Float pixels have values of their own for that (0028,0122), (0028,0123), which are not in the index: their padding is not known.
-    `expands_palette` says whether PALETTE COLOR becomes RGB.
+    A table where there is one, else the rescale.
+
+    `padding` are the lowest and the highest stored value that stand for no image, both included
+    (PS3.3 C.7.5.1.1.2), or None. Float pixels have values of their own for that (0028,0122),
+    (0028,0123), which are not in the index: their padding is not known. `expands_palette` says
+    whether PALETTE COLOR becomes RGB.
     """
 
     rescale: Rescale = _IDENTITY
@@ -69,7 +75,10 @@ class Conversion:
         )
 
     def is_colour(self, source: FrameSource) -> bool:
-        """Whether a frame is read as colour: it has several samples, or a palette that is expanded."""
+        """Whether a frame is read as colour.
+
+        It has several samples, or a palette that is expanded.
+        """
         return _is_colour(source, expands_palette=self.expands_palette)
 
     def padding_of(self, stored: Values) -> Mask | None:
@@ -81,7 +90,10 @@ class Conversion:
         return found if found.any() else None
 
     def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
-        """Fill `out` (int16, int32, float32) with the values of `stored`; DoesNotFit where they do not fit."""
+        """Fill `out` (int16, int32, float32) with the values of `stored`.
+
+        DoesNotFit where they do not fit.
+        """
         if self.table is None:
             self.rescale.fill(stored, out, stored_range)
         elif isinstance(self.table, LookupTable):
@@ -122,7 +134,10 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
 def conversion(
     stack: Stack, place: int, facts: tuple[Any, ...], quantity: Quantity = "modality"
 ) -> Conversion:
-    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand; raises as `conversions` does."""
+    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand.
+
+    Raises as `conversions` does.
+    """
     try:
         return _finished(_by_index(facts, _expands_palette(stack)), stack, place, quantity)
     except SUVError:
@@ -156,7 +171,10 @@ def _by_index(facts: tuple[Any, ...], expands_palette: bool) -> _Plain:
 
 
 def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
-    """The conversion of one slice, with what the index does not hold: tables and maps of its file, the factor of its stack."""
+    """The conversion of one slice, with what the index does not hold.
+
+    Tables and maps of its file, the factor of its stack.
+    """
     conversion = plain.conversion
     if isinstance(quantity, RealWorld):
         frame = stack.frame(place)
@@ -173,7 +191,10 @@ def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Co
 
 @remembered("SUV factors")
 def suv_factor_of(stack: Stack, suv: SUV) -> float:
-    """What the modality values of a PET stack are multiplied by: see `suv.suv_factor`, whose errors it raises."""
+    """What the modality values of a PET stack are multiplied by.
+
+    See `suv.suv_factor`, whose errors it raises.
+    """
     own = stack.value("sop_class_uid")
     series = [
         other
@@ -202,7 +223,10 @@ def suv_factor_of(stack: Stack, suv: SUV) -> float:
 
 
 def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -> str:
-    """Units of a stack's values: of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the real-world map.
+    """Units of a stack's values.
+
+    Of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the
+    real-world map.
 
     Of slice `place`, by default the middle one, which stands for all.
     """
@@ -222,7 +246,10 @@ def is_colour(stack: Stack) -> bool:
 
 
 def _expands_palette(stack: Stack) -> bool:
-    """Whether PALETTE COLOR becomes RGB; to label maps a palette only suggests colours for display."""
+    """Whether PALETTE COLOR becomes RGB.
+
+    To label maps a palette only suggests colours for display.
+    """
     return stack.content == "image"
 
 

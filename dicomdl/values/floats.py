@@ -4,9 +4,8 @@ from typing import Any, Final
 
 import numpy as np
 
-EXACT_IN_FLOAT32: Final = frozenset(
-    "?bBhHef"
-)  # dtype.char of what converts to float32 without rounding
+# dtype.char of what converts to float32 without rounding
+EXACT_IN_FLOAT32: Final = frozenset("?bBhHef")
 
 
 def is_float32(value: float) -> bool:
@@ -15,6 +14,7 @@ def is_float32(value: float) -> bool:
 
 
 def store_floats(option: Any, *names: str) -> None:
-    # int, numpy scalars and pydicom's DSfloat become float, so that equal options print and hash alike.
+    # int, numpy scalars and pydicom's DSfloat become float, so that equal options print and
+    # hash alike.
     for name in names:
         object.__setattr__(option, name, float(getattr(option, name)))

@@ -187,7 +187,10 @@ def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
 
 
 def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
-    """The ramp of integers clipped and shifted before they become float32: equal, in half the time."""
+    """The ramp of integers clipped and shifted before they become float32.
+
+    Equal, in half the time.
+    """
     low, high = values.dtype.type(lower), values.dtype.type(lower + width)
     for source, target in blocks(values, out):
         # `out` makes it an array also where there are no dimensions.

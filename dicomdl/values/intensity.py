@@ -1,7 +1,7 @@
 """The recipe of a stack: what is done to its modality values, decided once.
 
-Network values are always float32. Recipes are frozen values: they compare, print, pickle and are cache
-keys. They never write to their argument.
+Network values are always float32. Recipes are frozen values: they compare, print, pickle and are
+cache keys. They never write to their argument.
 """
 
 import dataclasses
@@ -25,12 +25,14 @@ class Intensity:
     Parameters
     ----------
     mapping
-        Modality values to network values. A `Percentile` still needs the stack's sample: see `needs_sample`.
+        Modality values to network values. A `Percentile` still needs the stack's sample: see
+        `needs_sample`.
     invert
-        Whether x becomes 1 - x afterwards: MONOCHROME1 projection images under "auto", nothing else.
+        Whether x becomes 1 - x afterwards: MONOCHROME1 projection images under "auto", nothing
+        else.
     units
-        Of the result: "1" for what a window or limits have made of it, the modality's units for `Identity`,
-        "" where nobody knows (a caller's own function).
+        Of the result: "1" for what a window or limits have made of it, the modality's units for
+        `Identity`, "" where nobody knows (a caller's own function).
     quantity
         What `mapping` takes: modality values, or SUV or real-world values instead of them.
     """
@@ -42,7 +44,10 @@ class Intensity:
 
     @property
     def formula(self) -> Formula | None:
-        """What `mapping` computes; None for a caller's own function, and for a `Percentile` without limits."""
+        """What `mapping` computes.
+
+        None for a caller's own function, and for a `Percentile` without limits.
+        """
         return self.mapping.formula if isinstance(self.mapping, FormulaMap) else None
 
     @property
@@ -56,7 +61,10 @@ class Intensity:
         return isinstance(self.mapping, Percentile)
 
     def with_sample(self, sample: Values) -> "Intensity":
-        """The same recipe with the limits that the stack's sample gives (see `Percentile`); itself when it needs none."""
+        """The same recipe with the limits that the stack's sample gives (see `Percentile`).
+
+        Itself when it needs none.
+        """
         if not isinstance(self.mapping, Percentile):
             return self
         return dataclasses.replace(
@@ -98,8 +106,7 @@ def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:
         raise IntensityError(
             f"the intensity function made shape {result.shape} of {values.shape}: it must keep the shape"
         )
-    _, out = source_and_target(
-        values, out
-    )  # always a copy: the function may have returned its argument
+    # always a copy: the function may have returned its argument
+    _, out = source_and_target(values, out)
     np.copyto(out, result, casting="unsafe")
     return out

@@ -1,11 +1,15 @@
-"""Look-up tables and real-world maps, read from the file when they are needed: too few files have them for the index.
+"""Look-up tables and real-world maps, read from the file when they are needed.
 
-The rule to know: what tables mean is decided here, by the standard and from the raw words that `rawtables` gives. pydicom's
-`apply_color_lut` is wrong for big-endian files, for 8-bit tables of more than 256 entries and for indirect segments, so it is the
-second opinion of the tests and not used here.
+Too few files have them for the index.
 
-Tables are values: they compare, hash, pickle and are cache keys. They clip at both ends, as the standard says; real-world maps do
-not, because no real-world value is defined outside of their range: it is NaN.
+The rule to know: what tables mean is decided here, by the standard and from the raw words that
+`rawtables` gives. pydicom's `apply_color_lut` is wrong for big-endian files, for 8-bit tables of
+more than 256 entries and for indirect segments, so it is the second opinion of the tests and not
+used here.
+
+Tables are values: they compare, hash, pickle and are cache keys. They clip at both ends, as the
+standard says; real-world maps do not, because no real-world value is defined outside of their
+range: it is NaN.
 """
 
 import itertools
@@ -24,12 +28,14 @@ from dicomdl.headers.rare_tables import MOST_ENTRIES
 BLOCK: Final = 1 << 16  # values worked on at once: half a megabyte of places or of float64
 
 
-# --- look-up tables -----------------------------------------------------------------------------------------------
+# --- look-up tables -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LookupTable:
-    """One Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1): a callable, integers in, unsigned integers out.
+    """One Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1).
+
+    A callable, integers in, unsigned integers out.
 
     Parameters
     ----------
@@ -40,8 +46,8 @@ class LookupTable:
     data
         The entries as little-endian uint16, 1 to 65536 of them, also where they fit 8 bits.
     kind
-        Modality LUT Type (0028,3004) where it is a defined term ("OD": thousandths of optical density, "HU", "US": unspecified,
-        ...), else "".
+        Modality LUT Type (0028,3004) where it is a defined term ("OD": thousandths of optical
+        density, "HU", "US": unspecified, ...), else "".
 
     Raises
     ------
@@ -70,7 +76,11 @@ class LookupTable:
 
     @property
     def maximum(self) -> int:
-        """The largest entry. Some devices say 16 bits of tables that end at 4095, so that `bits` is no scale for display."""
+        """The largest entry.
+
+        Some devices say 16 bits of tables that end at 4095, so that `bits` is no scale for
+        display.
+        """
         return int(self.entries.max())
 
     def __call__(self, values: Values) -> Values:
@@ -92,7 +102,9 @@ class LookupTable:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Palette:
-    """The colours of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9): a callable, indices in, RGB out.
+    """The colours of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9).
+
+    A callable, indices in, RGB out.
 
     Parameters
     ----------
@@ -114,23 +126,31 @@ class Palette:
         return np.frombuffer(self.data, "u1" if self.bits == 8 else "<u2").reshape(-1, 3)
 
     def __call__(self, indices: Values) -> Values:
-        """RGB of indices of shape (..., rows, columns): (..., rows, columns, 3), uint8 or uint16. Clips at both ends."""
+        """RGB of indices of shape (..., rows, columns): (..., rows, columns, 3), uint8 or uint16.
+
+        Clips at both ends.
+        """
         return look_up(self.colours, self.first, indices)
 
     def in_8_bits(self) -> "Palette":
-        """The same colours in 8 bits a sample, rounded; itself where it has them. Cheaper here than on the pixels, and equal."""
+        """The same colours in 8 bits a sample, rounded; itself where it has them.
+
+        Cheaper here than on the pixels, and equal.
+        """
         if self.bits == 8:
             return self
-        return Palette(
-            self.first, 8, np.rint(self.colours / 257).astype(np.uint8).tobytes()
-        )  # 65535 / 257 = 255
+        # 65535 / 257 = 255
+        return Palette(self.first, 8, np.rint(self.colours / 257).astype(np.uint8).tobytes())
 
     def __repr__(self) -> str:
         return f"Palette({len(self.colours)} colours of {self.bits} bits from {self.first})"
 
 
 def look_up(table: Values, first: int, values: Values) -> Values:
-    """The rows of `table` at ``values - first``, clipped at both ends; `take` lets other threads run."""
+    """The rows of `table` at ``values - first``, clipped at both ends.
+
+    `take` lets other threads run.
+    """
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise UsageError(f"a look-up table maps integers or floats, found {values.dtype}")
@@ -149,9 +169,8 @@ def _place(block: Values, first: int, count: int, out: NDArray[np.intp]) -> None
     """Where each value lies in a table, perhaps outside of it."""
     if block.dtype.kind == "f":
         exact = np.rint(block.astype(np.float64))
-        np.fmin(
-            np.fmax(exact, first, out=exact), first + count - 1, out=exact
-        )  # fmax of NaN and `first` is `first`
+        # fmax of NaN and `first` is `first`
+        np.fmin(np.fmax(exact, first, out=exact), first + count - 1, out=exact)
         block = exact
     elif block.dtype.kind == "b":
         block = block.view(np.uint8)
@@ -167,12 +186,14 @@ def _place(block: Values, first: int, count: int, out: NDArray[np.intp]) -> None
     )
 
 
-# --- real-world maps ----------------------------------------------------------------------------------------------
+# --- real-world maps ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RealWorldMap:
-    """One item of a Real World Value Mapping Sequence (PS3.3 C.7.6.16.2.11): stored values to quantities with units.
+    """One item of a Real World Value Mapping Sequence (PS3.3 C.7.6.16.2.11).
+
+    Stored values to quantities with units.
 
     It maps stored values, not modality values.
 
@@ -183,9 +204,11 @@ class RealWorldMap:
     slope, intercept
         ``stored * slope + intercept``; not used where there is a table.
     table
-        Little-endian float64, one for each stored value from `first` to `last`; b"" for a linear map.
+        Little-endian float64, one for each stored value from `first` to `last`; b"" for a linear
+        map.
     units
-        Code Value of the Measurement Units Code Sequence (0040,08EA), UCUM: "mm2/s", "[hnsf'U]", "1".
+        Code Value of the Measurement Units Code Sequence (0040,08EA), UCUM: "mm2/s", "[hnsf'U]",
+        "1".
     label
         LUT Label (0040,9210): free text, so it is neither printed nor put into messages.
 
@@ -243,7 +266,8 @@ class RealWorldMap:
 class RealWorldMaps:
     """Several maps to the same units whose ranges of stored values do not overlap, used as one.
 
-    The standard lets items divide the stored values among them (PS3.3 C.7.6.16.2.11.1, figure C.7.6.16-7): a piecewise map.
+    The standard lets items divide the stored values among them (PS3.3 C.7.6.16.2.11.1, figure
+    C.7.6.16-7): a piecewise map.
     """
 
     maps: tuple[RealWorldMap, ...]
@@ -266,7 +290,10 @@ class RealWorldMaps:
         return self.maps[0].units
 
     def __call__(self, stored: Values, out: Float32 | None = None) -> Float32:
-        """As `RealWorldMap`: each value by the map whose range it lies in, NaN between and outside of the ranges."""
+        """As `RealWorldMap`.
+
+        Each value by the map whose range it lies in, NaN between and outside of the ranges.
+        """
         return _real_world(self.maps, stored, out)
 
 

@@ -37,13 +37,15 @@ def select_real_world_map(
     maps
         What `real_world_maps` gave.
     which
-        A number from 0, units ("mm2/s"), or a label where no map has such units. Several maps to the same units become one where their
-        ranges of stored values do not overlap; where they do, the same stored value would have two meanings.
+        A number from 0, units ("mm2/s"), or a label where no map has such units. Several maps to
+        the same units become one where their ranges of stored values do not overlap; where they do,
+        the same stored value would have two meanings.
 
     Raises
     ------
     IntensityError
-        There is none, or several that overlap; attribute `units`, those of all maps. Labels are not listed: they are free text.
+        There is none, or several that overlap; attribute `units`, those of all maps. Labels are not
+        listed: they are free text.
     """
     units = tuple(one.units for one in maps)
     listed = (
@@ -77,7 +79,8 @@ def modality_lut(file: File) -> LookupTable:
     Raises
     ------
     IntensityError
-        The file cannot be read, has no such table, or one that contradicts its LUT Descriptor (0028,3002).
+        The file cannot be read, has no such table, or one that contradicts its LUT Descriptor
+        (0028,3002).
     """
     with _about(file):
         tables = raw_tables(file, IntensityError)
@@ -88,18 +91,22 @@ def modality_lut(file: File) -> LookupTable:
 
 
 def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
-    """The tables of the VOI LUT Sequence (0028,3010), from modality to display values; () where there is none.
+    """The tables of the VOI LUT Sequence (0028,3010), from modality to display values.
 
-    Their first value is signed where their input may be (PS3.3 C.11.2.1.1): without a rescale as Pixel Representation says, after a
-    Modality LUT never, after a rescale where Bits Stored, slope and intercept allow a negative value, and in Hounsfield units always.
-    What the explicit VR says (US or SS) is not looked at, because writers derive it from Pixel Representation.
+    () where there is none.
+
+    Their first value is signed where their input may be (PS3.3 C.11.2.1.1): without a rescale as
+    Pixel Representation says, after a Modality LUT never, after a rescale where Bits Stored, slope
+    and intercept allow a negative value, and in Hounsfield units always. What the explicit VR says
+    (US or SS) is not looked at, because writers derive it from Pixel Representation.
 
     Parameters
     ----------
     file
         A DICOM file, or the `file` of a frame, which must be as it was scanned.
     frame_number
-        From 1. Enhanced objects keep the tables in the Frame VOI LUT Sequence (0028,9132), per frame or shared.
+        From 1. Enhanced objects keep the tables in the Frame VOI LUT Sequence (0028,9132), per
+        frame or shared.
 
     Raises
     ------
@@ -116,22 +123,27 @@ def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
 
 
 def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
-    """The items of the Real World Value Mapping Sequence (0040,9096) of one frame; () where there is none.
+    """The items of the Real World Value Mapping Sequence (0040,9096) of one frame.
 
-    First and last value mapped are signed as Pixel Representation says, unless the last were then below the first: some writers
-    choose the other VR. The double-float range (0040,9214), (0040,9213) goes before the integer one.
+    () where there is none.
+
+    First and last value mapped are signed as Pixel Representation says, unless the last were then
+    below the first: some writers choose the other VR. The double-float range (0040,9214),
+    (0040,9213) goes before the integer one.
 
     Parameters
     ----------
     file
         A DICOM file, or the `file` of a frame, which must be as it was scanned.
     frame_number
-        From 1. The frame's own functional group goes before the shared one and this before the top level.
+        From 1. The frame's own functional group goes before the shared one and this before the top
+        level.
 
     Raises
     ------
     IntensityError
-        The file cannot be read, or an item has neither slope and intercept nor a table, no range, or a table that is too short.
+        The file cannot be read, or an item has neither slope and intercept nor a table, no range,
+        or a table that is too short.
     UsageError
         There is no such frame.
     """
@@ -142,11 +154,14 @@ def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ..
 
 
 def palette(file: File) -> Palette:
-    """The colours of a PALETTE COLOR file: plain or segmented tables of 8 or 16 bits, brought to one range of indices.
+    """The colours of a PALETTE COLOR file.
 
-    The tables of supplemental palettes, which colour a grey-scale image in part, are not for this: such a file is an error.
-    Tables say their width twice, by their descriptor and by their length; the length is believed. A 16-bit
-    palette without an entry above 255 holds 8-bit colours, since entries span the full range (PS3.3 C.7.6.3.1.6).
+    Plain or segmented tables of 8 or 16 bits, brought to one range of indices.
+
+    The tables of supplemental palettes, which colour a grey-scale image in part, are not for this:
+    such a file is an error. Tables say their width twice, by their descriptor and by their length;
+    the length is believed. A 16-bit palette without an entry above 255 holds 8-bit colours, since
+    entries span the full range (PS3.3 C.7.6.3.1.6).
 
     Raises
     ------
@@ -204,7 +219,8 @@ class _Descriptor(NamedTuple):
 def _descriptor(raw: RawTable, signed: bool, failure: type[DicomdlError]) -> _Descriptor:
     """Number of entries, first value mapped, bits of an entry.
 
-    Only the second is ever signed (PS3.3 C.11.1.1.1): a count of 63488 in an SS is no negative number. 0 entries are 65536.
+    Only the second is ever signed (PS3.3 C.11.1.1.1): a count of 63488 in an SS is no negative
+    number. 0 entries are 65536.
     """
     if len(raw.descriptor) < 3:
         message = f"the descriptor of the {raw.name} has {len(raw.descriptor)} values: expected 3"
@@ -235,7 +251,10 @@ def _first_entries(
 
 @remembered("lookup tables")
 def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
-    """A Modality or VOI LUT. Up to 8 bits, entries may lie two a word or one a word: the length tells (PS3.3 C.11.1.1.1)."""
+    """A Modality or VOI LUT. Up to 8 bits, entries may lie two a word or one a word.
+
+    The length tells (PS3.3 C.11.1.1.1).
+    """
     entries, first, bits = _descriptor(raw, signed, IntensityError)
     packed = bits <= 8 and len(raw.data.value) < 2 * entries
     values = _first_entries(
@@ -333,5 +352,8 @@ def _channel(raw: RawTable, signed: bool) -> _Channel:
 
 
 def _widened(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Entries scaled to the full range of 16 bits (PS3.3 C.7.6.3.1.6); those of 8 bits appear in both bytes."""
+    """Entries scaled to the full range of 16 bits (PS3.3 C.7.6.3.1.6).
+
+    Those of 8 bits appear in both bytes.
+    """
     return np.rint(values * (65535 / ((1 << bits) - 1))).astype("<u2")

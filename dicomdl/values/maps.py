@@ -1,7 +1,7 @@
 """Maps from modality values to network values: windows, limits, tables, percentiles.
 
-Each is a frozen value that reduces to one of the four formulas; a `Percentile` does so once the limits
-of its stack are known.
+Each is a frozen value that reduces to one of the four formulas; a `Percentile` does so once the
+limits of its stack are known.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 class IntensityMap(Protocol):
-    """What maps modality values to network values, elementwise: any callable, array in, array of the same shape out."""
+    """What maps modality values to network values, elementwise.
+
+    Any callable, array in, array of the same shape out.
+    """
 
     def __call__(self, values: Values, /) -> Values:
         """Network values; converted to float32 by the caller."""
@@ -44,7 +47,8 @@ class Identity(FormulaMap):
 class Limits(FormulaMap):
     """Linear map of [lower, upper] onto [0, 1].
 
-    Equal limits are a step: values above them give 1, the others 0, so a constant image gives zeros, not NaN.
+    Equal limits are a step: values above them give 1, the others 0, so a constant image gives
+    zeros, not NaN.
 
     Parameters
     ----------
@@ -130,7 +134,9 @@ class Window(FormulaMap):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The values that become 0 and 1, in modality units; of the tangent at the center for SIGMOID, which reaches neither.
+        """The values that become 0 and 1, in modality units.
+
+        Of the tangent at the center for SIGMOID, which reaches neither.
 
         LINEAR: PS3.3 C.11.2.1.2.1. LINEAR_EXACT: C.11.2.1.3.2.
         """
@@ -150,7 +156,9 @@ class Window(FormulaMap):
 
 @dataclass(frozen=True, slots=True)
 class VoiLut(FormulaMap):
-    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1]: entries are divided by the largest number of as many bits as they use.
+    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1].
+
+    Entries are divided by the largest number of as many bits as they use.
 
     Not of `table.bits`: some devices say 16 bits of tables that end at 4095.
 
@@ -164,7 +172,10 @@ class VoiLut(FormulaMap):
 
     @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "VoiLut":
-        """The file's own table number `which`; IntensityError when there is none (attribute `tables`, how many it has)."""
+        """The file's own table number `which`.
+
+        IntensityError when there is none (attribute `tables`, how many it has).
+        """
         tables = voi_luts(frame.file, frame.frame_number) if frame.voi_lut_sequence else ()
         if not 0 <= which < len(tables):
             raise IntensityError(
@@ -187,10 +198,11 @@ class VoiLut(FormulaMap):
 class Percentile:
     """Linear map onto [0, 1] between two percentiles of a stack's values.
 
-    The limits belong to the stack, so that frame, volume and patch map a value identically. Whoever reads the stack
-    computes them once: it reads the frames at `sample_positions(n_frames)` (at most 16, evenly spaced, the first and the
-    last among them), takes every `sample_stride`-th row and column of each (at most 2**20 values in all), and
-    calls ``with_limits(*limits(sample))``. Called directly, it takes the array that it is given as its own sample.
+    The limits belong to the stack, so that frame, volume and patch map a value identically. Whoever
+    reads the stack computes them once: it reads the frames at `sample_positions(n_frames)` (at most
+    16, evenly spaced, the first and the last among them), takes every `sample_stride`-th row and
+    column of each (at most 2**20 values in all), and calls ``with_limits(*limits(sample))``. Called
+    directly, it takes the array that it is given as its own sample.
 
     Parameters
     ----------
@@ -217,9 +229,8 @@ class Percentile:
 
         IntensityError when no value is finite. Rounded, so that the map runs in float32.
         """
-        values = np.asarray(
-            sample, np.float64
-        ).ravel()  # float64: np.percentile overflows inside int16
+        # float64: np.percentile overflows inside int16
+        values = np.asarray(sample, np.float64).ravel()
         if sample.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:

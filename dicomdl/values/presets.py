@@ -25,7 +25,10 @@ def presets() -> dict[str, Window]:
 
 
 def preset(name: str) -> Window:
-    """The window called `name`, such as ``"ct.lung"``; UsageError with near names (attribute `near`) when there is none."""
+    """The window called `name`, such as ``"ct.lung"``.
+
+    UsageError with near names (attribute `near`) when there is none.
+    """
     known = _presets()
     if name in known:
         return known[name]

@@ -10,7 +10,9 @@ from dicomdl.values.suv import SUV
 
 @dataclass(frozen=True, slots=True)
 class RealWorld:
-    """The wish for real-world values: stored values by the file's own Real World Value Mapping (PS3.3 C.7.6.16.2.11).
+    """The wish for real-world values.
+
+    Stored values by the file's own Real World Value Mapping (PS3.3 C.7.6.16.2.11).
 
     Parameters
     ----------
@@ -46,7 +48,10 @@ Quantity: TypeAlias = Literal["modality", "network"] | SUV | RealWorld
 
 
 def as_quantity(option: str | SUV | RealWorld) -> Quantity:
-    """The quantity of ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld; UsageError otherwise."""
+    """The quantity of ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld.
+
+    UsageError otherwise.
+    """
     if isinstance(option, RealWorld):
         return option
     if isinstance(option, SUV):

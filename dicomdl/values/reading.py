@@ -1,8 +1,11 @@
-"""Frames as one array of modality values (HU for CT), SUV or real-world values: read, decoded and converted, each by its own header.
+"""Frames as one array of modality values (HU for CT), SUV or real-world values.
 
-Uncompressed frames are read by positioned reads straight into the array that is returned, by threads, and rescaled
-there while they are still in the processor's cache: 128 x 512 x 512 costs little more than reading the bytes. Where padding is
-(Pixel Padding Value) is seen in the same pass, in stored values: afterwards it could not be told from true ones.
+Read, decoded and converted, each by its own header.
+
+Uncompressed frames are read by positioned reads straight into the array that is returned, by
+threads, and rescaled there while they are still in the processor's cache: 128 x 512 x 512 costs
+little more than reading the bytes. Where padding is (Pixel Padding Value) is seen in the same pass,
+in stored values: afterwards it could not be told from true ones.
 """
 
 import dataclasses
@@ -28,7 +31,7 @@ from dicomdl.values.conversion import Conversion
 from dicomdl.values.lookup_reading import palette
 from dicomdl.values.rescale import MODALITY_DTYPES, dtypes_to_try, in_first_that_fits
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class Converted(NamedTuple):
@@ -47,7 +50,8 @@ def read_converted(
 ) -> Converted:
     """Frames of one size as one array of one dtype.
 
-    int16 when all values fit exactly, else int32, else float32, unless `dtype` is given: see `volume.read_volume`.
+    int16 when all values fit exactly, else int32, else float32, unless `dtype` is given: see
+    `volume.read_volume`.
 
     The first conversion says whether PALETTE COLOR becomes RGB. `how.threads`
     are for all frames together; those that frames leave idle help to decode one.
@@ -75,7 +79,10 @@ def _read_grey(
     wanted: Sequence[np.dtype[Any]],
     how: Decoding,
 ) -> Converted:
-    """The frames in the first dtype that holds all values; frames that were read before one does not fit are kept, not read again."""
+    """The frames in the first dtype that holds all values.
+
+    Frames that were read before one does not fit are kept, not read again.
+    """
     require_justified(
         math.prod(shape) * wanted[0].itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes
     )
@@ -118,7 +125,10 @@ def _per_frame(how: Decoding, frames: int) -> Decoding:
 
 
 def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[slice]:
-    """What is read at once: each frame alone, tiles of one mosaic that follow one another together."""
+    """What is read at once.
+
+    Each frame alone, tiles of one mosaic that follow one another together.
+    """
     starts = [0]
     for number in range(1, len(sources)):
         before = number - 1
@@ -139,7 +149,9 @@ def _is_integral(sources: Sequence[FrameSource], conversions: Sequence[Conversio
 def _fill(
     sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
 ) -> Mask | None:
-    """Read one frame, or tiles of one mosaic, into their places and convert them there; frames of another width take a detour.
+    """Read one frame, or tiles of one mosaic, into their places and convert them there.
+
+    Frames of another width take a detour.
 
     Gives where they are padding, None where nowhere.
     """
@@ -168,7 +180,10 @@ def _fill(
 def _fill_reduced(
     sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
 ) -> Mask | None:
-    """Frames at a lower resolution whose padding must not be mixed with the image: halved apart from it."""
+    """Frames at a lower resolution whose padding must not be mixed with the image.
+
+    Halved apart from it.
+    """
     masks = []
     for source, place in zip(sources, places, strict=True):
         whole = decode_frame(source, None, dataclasses.replace(how, reduce=0))
@@ -230,7 +245,10 @@ def _read_colour(
 
 
 def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: int) -> None:
-    """Do work(number) for all numbers on some threads; after an error the others end with the frame they are at."""
+    """Do work(number) for all numbers on some threads.
+
+    After an error the others end with the frame they are at.
+    """
     workers = min(len(numbers), threads)
     if workers <= 1:
         for number in numbers:

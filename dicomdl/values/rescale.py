@@ -74,8 +74,9 @@ class Rescale:
     def from_frame(cls, frame: RescaleFacts) -> "Rescale":
         """The rescale of one frame; absent attributes are the identity.
 
-        RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT Sequence (0028,3000)
-        excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError. `modality` applies it.
+        RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT
+        Sequence (0028,3000) excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError.
+        `modality` applies it.
         """
         if frame.dose_grid_scaling is not None:
             if frame.dose_grid_scaling == 0 or not math.isfinite(frame.dose_grid_scaling):
@@ -122,11 +123,13 @@ class Rescale:
         return out
 
     def fill(self, stored: Values, out: Values, stored_range: Range | None = None) -> None:
-        """Fill `out` with the modality values of one slice; safe to call from threads on different slices.
+        """Fill `out` with the modality values of one slice.
+
+        Safe to call from threads on different slices.
 
         The values are looked at (one pass for the minimum, one for the maximum) only when neither
-        `stored_range` nor the dtype of `stored` proves that they fit `out`. In place is fine: `out` may
-        be the memory of `stored` seen as another dtype of the same size (uint16 as int16).
+        `stored_range` nor the dtype of `stored` proves that they fit `out`. In place is fine: `out`
+        may be the memory of `stored` seen as another dtype of the same size (uint16 as int16).
 
         Parameters
         ----------
@@ -160,7 +163,10 @@ class Rescale:
 
 
 def has_modality_lut(frame: RescaleFacts) -> bool:
-    """Whether a Modality LUT Sequence (0028,3000) makes modality values; where both are there against the rule, the rescale does."""
+    """Whether a Modality LUT Sequence (0028,3000) makes modality values.
+
+    Where both are there against the rule, the rescale does.
+    """
     return (
         frame.modality_lut_sequence
         and frame.rescale_slope is None
@@ -176,8 +182,8 @@ def modality_dtype(rescales: Iterable[Rescale], stored_min: int, stored_max: int
     rescales
         Those of all frames; equal ones may be given once.
     stored_min, stored_max
-        Smallest and largest stored value over all frames: the actual ones, or what Bits Stored allows for a
-        dtype that is safe without looking.
+        Smallest and largest stored value over all frames: the actual ones, or what Bits Stored
+        allows for a dtype that is safe without looking.
 
     Returns
     -------
@@ -201,7 +207,10 @@ def dtypes_to_try(*, integral: bool) -> Sequence[np.dtype[Any]]:
 def in_first_that_fits(
     attempt: Callable[[np.dtype[Any]], Result], dtypes: Sequence[np.dtype[Any]]
 ) -> Result:
-    """What `attempt` gives for the first of some dtypes that holds all values; DoesNotFit where none does."""
+    """What `attempt` gives for the first of some dtypes that holds all values.
+
+    DoesNotFit where none does.
+    """
     for dtype in dtypes[:-1]:
         try:
             return attempt(dtype)
@@ -222,12 +231,12 @@ def _check_fit(
 
 
 def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
-    # Integer arithmetic is modulo 2**bits, and the true results are known to fit: so is every step, whatever it passes through.
+    # Integer arithmetic is modulo 2**bits, and the true results are known to fit: so is every
+    # step, whatever it passes through.
     source = stored
     if stored.dtype.itemsize == out.dtype.itemsize and stored.dtype.isnative:
-        source = stored.view(
-            out.dtype
-        )  # no buffered cast, and no temporary when out is the same memory
+        # no buffered cast, and no temporary when out is the same memory
+        source = stored.view(out.dtype)
     slope, intercept = (_modulo(value, out.dtype) for value in (rescale.slope, rescale.intercept))
     if rescale.slope != 1:
         np.multiply(source, slope, out=out, dtype=out.dtype, casting="unsafe")

@@ -22,7 +22,10 @@ SAMPLED_VALUES: Final = 1 << 20
 
 
 def sample_positions(n_frames: int) -> NDArray[np.intp]:
-    """Which frames of a stack the sample for `Percentile` takes: ascending, at most 16, evenly spaced, first and last among them."""
+    """Which frames of a stack the sample for `Percentile` takes.
+
+    Ascending, at most 16, evenly spaced, first and last among them.
+    """
     if n_frames <= SAMPLED_FRAMES:
         return np.arange(n_frames, dtype=np.intp)
     gaps = SAMPLED_FRAMES - 1
@@ -70,9 +73,8 @@ def read_sample(
     how = Decoding(threads=available_cores(), max_bytes=max_bytes)
     try:
         return sample_of(*read_converted(sources, every, how=how)), True
-    except (
-        PixelError
-    ) as error:  # one slice that cannot be read is the fault of its own sample, not of all
+    except PixelError as error:
+        # one slice that cannot be read is the fault of its own sample, not of all
         parts = []
         for source, one in zip(sources, every, strict=True):
             with contextlib.suppress(PixelError):
@@ -83,7 +85,10 @@ def read_sample(
 
 
 def sample_of(frames: Values, padding: Mask | None) -> Values:
-    """The sample that frames of a stack give, without padding; all of it where everything is padding: blank is to become blank."""
+    """The sample that frames of a stack give, without padding.
+
+    All of it where everything is padding: blank is to become blank.
+    """
     values = _sparse(frames)
     kept = None if padding is None else ~_sparse(padding)
     return values if kept is None or not kept.any() else values[kept]

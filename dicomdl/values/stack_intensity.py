@@ -1,4 +1,7 @@
-"""What an option means for a stack: its recipe, with the limits of percentiles computed and kept."""
+"""What an option means for a stack.
+
+Its recipe, with the limits of percentiles computed and kept.
+"""
 
 import contextlib
 import dataclasses
@@ -40,12 +43,16 @@ def stack_intensity(
     suv: SuvPolicy = "required",
     max_bytes: int | None = None,
 ) -> Intensity:
-    """What `option` means for a stack, percentiles computed: from its middle slice and its fixed sample.
+    """What `option` means for a stack, percentiles computed.
 
-    The limits of percentiles are kept in memory and in the cache folder, so that every worker of every run maps a
-    value of this stack alike and reads the sample at most once. A group has limits of its own, the same for all its stacks.
+    From its middle slice and its fixed sample.
 
-    An SUVError where SUV are needed and the header does not give them; under "auto" with ``suv="if_possible"`` percentiles instead.
+    The limits of percentiles are kept in memory and in the cache folder, so that every worker of
+    every run maps a value of this stack alike and reads the sample at most once. A group has limits
+    of its own, the same for all its stacks.
+
+    An SUVError where SUV are needed and the header does not give them; under "auto" with
+    ``suv="if_possible"`` percentiles instead.
     """
     request, suv = IntensityRequest.parse(option), checked_suv(suv)
     first = _first(stack)
@@ -99,7 +106,8 @@ def kept_limits(
         OSError,
         ValueError,
         TypeError,
-    ):  # StorageError among them: a cache that cannot be used costs time, not the epoch
+    ):
+        # StorageError among them: a cache that cannot be used costs time, not the epoch
         sample, is_whole = read_sample(stack, quantity, max_bytes)
         lower, upper = percentile.limits(sample)
         if not is_whole:  # a file may come back

@@ -1,10 +1,14 @@
-"""PET modality values -> standardized uptake values (SUV): one factor from header facts, or an error that names the attribute.
+"""PET modality values -> standardized uptake values (SUV).
 
-The rule to know: SUV = activity concentration x body measure / dose at the time that the values are decay corrected to.
-That time is the whole difficulty. Decay Correction START means the start of the acquisition (PS3.3 C.8.9.1.1.5), one
-instant for all images of a Series, which headers spell in several ways; `_scan_start` says which one counts. Nothing is
-guessed: what is missing, zero, implausible or contradictory is a `SUVError`, and what the case does not need is not looked at
-(values that are SUV already need neither dose nor times). Follows QIBA's vendor-neutral pseudo-code, its robust version.
+One factor from header facts, or an error that names the attribute.
+
+The rule to know: SUV = activity concentration x body measure / dose at the time that the values are
+decay corrected to. That time is the whole difficulty. Decay Correction START means the start of the
+acquisition (PS3.3 C.8.9.1.1.5), one instant for all images of a Series, which headers spell in
+several ways; `_scan_start` says which one counts. Nothing is guessed: what is missing, zero,
+implausible or contradictory is a `SUVError`, and what the case does not need is not looked at
+(values that are SUV already need neither dose nor times). Follows QIBA's vendor-neutral
+pseudo-code, its robust version.
 """
 
 import difflib
@@ -46,15 +50,16 @@ class SUV:
     kind
         What the dose is spread over, by DICOM's terms for SUV Type (0054,1006), PS3.3 C.8.9.1:
 
-        ===============  ============================================  ===========================================
-        ``bw``           body weight
-        ``lbm``          lean body mass (SUL), James's formula with    PS3.16 DCM 126411; Sugawara 1999
+        ===============  ============================================
+        =========================================== ``bw``           body weight ``lbm``
+        lean body mass (SUL), James's formula with    PS3.16 DCM 126411; Sugawara 1999
                          120 for men, as most workstations have it
         ``lbmjames128``  lean body mass (SUL), James's own, 128        PS3.16 DCM 126415; James 1976
-        ``lbmjanma``     lean body mass (SUL), Janmahasatian           PS3.16 DCM 126414; Clin Pharmacokinet 44, 2005
-        ``ibw``          ideal body weight                             PS3.16 DCM 126413; Sugawara 1999
-        ``bsa``          body surface area, Du Bois                    PS3.16 DCM 126412; Du Bois 1916
-        ===============  ============================================  ===========================================
+        ``lbmjanma``     lean body mass (SUL), Janmahasatian           PS3.16 DCM 126414; Clin
+        Pharmacokinet 44, 2005 ``ibw``          ideal body weight                             PS3.16
+        DCM 126413; Sugawara 1999 ``bsa``          body surface area, Du Bois
+        PS3.16 DCM 126412; Du Bois 1916 ===============
+        ============================================  ===========================================
     upper
         The SUV that is mapped to 1, finite and above 0; None leaves it to whoever maps.
 
@@ -77,7 +82,10 @@ class SUV:
 
     @property
     def units(self) -> str:
-        """DICOM's word for the unit, as in Units (0054,1001): "GML" (g/ml), for body surface "CM2ML" (cm2/ml)."""
+        """DICOM's word for the unit, as in Units (0054,1001).
+
+        "GML" (g/ml), for body surface "CM2ML" (cm2/ml).
+        """
         return "CM2ML" if self.kind == "bsa" else "GML"
 
 
@@ -96,22 +104,26 @@ def suv_factor(facts: Columns, kind: SuvKind = "bw", *, series: Columns | None =
     Parameters
     ----------
     facts
-        The `SUV_COLUMNS` of one stack's frames, one value a frame, as the index holds them: "" and None are absent.
+        The `SUV_COLUMNS` of one stack's frames, one value a frame, as the index holds them: "" and
+        None are absent.
     kind
         As for `SUV`.
     series
-        The `SERIES_COLUMNS` of all images of the Series, when it has more stacks than this one (time points, bed
-        positions): the earliest of them is the start of the scan. Default: those of the frames.
+        The `SERIES_COLUMNS` of all images of the Series, when it has more stacks than this one
+        (time points, bed positions): the earliest of them is the start of the scan. Default: those
+        of the frames.
 
     Returns
     -------
     float
-        In g/ml (cm2/ml for "bsa") per modality unit (BQML, CNTS, GML, CM2ML), the same for all frames: apply it after the rescale.
+        In g/ml (cm2/ml for "bsa") per modality unit (BQML, CNTS, GML, CM2ML), the same for all
+        frames: apply it after the rescale.
 
     Raises
     ------
     SUVError
-        The header does not give SUV; `attribute` names what is missing, implausible or contradictory.
+        The header does not give SUV; `attribute` names what is missing, implausible or
+        contradictory.
     UsageError
         An unknown kind; columns that are absent, empty or of different lengths.
 
@@ -165,11 +177,14 @@ def _check_corrected(header: PetHeader) -> None:
         raise refusal(["units", "rescale_type"], "contradictory", "the same unit")
 
 
-# --- the body -------------------------------------------------------------------------------------------------------
+# --- the body -------------------------------------------------------------------------------------
 
 
 def _measure(kind: SuvKind, header: PetHeader) -> float:
-    """What the dose is spread over: grams, for "bsa" square centimetres. Formulas of PS3.16 DCM 126410 to 126415."""
+    """What the dose is spread over: grams, for "bsa" square centimetres.
+
+    Formulas of PS3.16 DCM 126410 to 126415.
+    """
     if kind == "bw":
         return 1000 * _weight(header)
     size = _size(header)
@@ -231,7 +246,10 @@ def _conversion(declared: SuvKind, wanted: SuvKind, header: PetHeader) -> float:
 
 
 def _declared_kind(header: PetHeader, units: str) -> SuvKind:
-    """The kind that the values are already: SUV Type, BW where it is absent and the Units are GML (PS3.3 C.8.9.1)."""
+    """The kind that the values are already.
+
+    SUV Type, BW where it is absent and the Units are GML (PS3.3 C.8.9.1).
+    """
     stated = header.text("suv_type").lower() or ("bw" if units == "GML" else "bsa")
     if stated not in SUV_KINDS:
         raise refusal(
@@ -246,7 +264,10 @@ def _declared_kind(header: PetHeader, units: str) -> SuvKind:
 
 
 def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) -> float:
-    """Philips stores counts: one private factor makes them SUVbw, the other Bq/ml. Either may be 0 where it is unknown."""
+    """Philips stores counts: one private factor makes them SUVbw, the other Bq/ml.
+
+    Either may be 0 where it is unknown.
+    """
     to_suv, to_activity = (
         header.number("philips_suv_factor"),
         header.number("philips_activity_factor"),
@@ -269,7 +290,7 @@ def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) 
     )
 
 
-# --- the dose -------------------------------------------------------------------------------------------------------
+# --- the dose -------------------------------------------------------------------------------------
 
 
 def _reference_dose(header: PetHeader, series: Columns | None) -> float:

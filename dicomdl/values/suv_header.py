@@ -71,7 +71,10 @@ def check_columns(columns: Columns, needed: Sequence[str]) -> None:
 
 
 class PetHeader:
-    """What one stack's frames agree on: a fact that must be the same in all of them is read through here."""
+    """What one stack's frames agree on.
+
+    A fact that must be the same in all of them is read through here.
+    """
 
     def __init__(self, facts: Columns) -> None:
         self.facts = facts
@@ -116,7 +119,10 @@ def number_of(value: Any) -> float | None:
 
 
 def refusal(columns: Sequence[str], found: str, expected: str) -> SUVError:
-    """The error about some columns; `found` is "" where they are absent, and never quotes the header."""
+    """The error about some columns.
+
+    `found` is "" where they are absent, and never quotes the header.
+    """
     names = " and ".join(_attribute(column) for column in columns)
     verb = "are" if len(columns) > 1 else "is"
     return SUVError(

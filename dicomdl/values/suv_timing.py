@@ -15,8 +15,10 @@ from dicomdl.values.suv_header import (
     text_of,
 )
 
-# No scan begins later: 0.4 % of the dose would be left. C-11 is imaged up to 6 half-lives, Cu-64 up to 6 (3 days), Zr-89
-# and I-124 up to 4; while one day, which is how de-identified dates go wrong, is 13 half-lives of F-18.
+# No scan begins later: 0.4 % of the dose would be left. C-11 is imaged up to 6 half-lives, Cu-64
+# up to 6 (3 days), Zr-89
+# and I-124 up to 4; while one day, which is how de-identified dates go wrong, is 13 half-lives of
+# F-18.
 MAX_HALF_LIVES: Final = 8.0
 MAX_LEAD_S: Final = 600.0  # a dynamic scan may begin this long before its injection
 MAX_SERIES_LEAD_S: Final = (
@@ -26,9 +28,8 @@ SAME_TIME_S: Final = 60.0  # two spellings of one time of day
 SAME_START_S: Final = 2.0  # times are often written in whole seconds
 TOLERATED_DECAY: Final = 0.02  # of the dose, between times that should be one
 _DAY_S: Final = 86400.0
-_DAY_0: Final = datetime.date(
-    1999, 9, 5
-).toordinal()  # near the dates of PET, so that float64 keeps microseconds
+# near the dates of PET, so that float64 keeps microseconds
+_DAY_0: Final = datetime.date(1999, 9, 5).toordinal()
 
 
 def decay_time(header: PetHeader, half_life: float, series: Columns | None) -> float:
@@ -69,9 +70,12 @@ def decay_time(header: PetHeader, half_life: float, series: Columns | None) -> f
 
 
 def _injection(header: PetHeader, start: "_Moment") -> "_Moment":
-    """When the dose was given: the date and time, else the time of day alone; both must agree on the time of day.
+    """When the dose was given: the date and time, else the time of day alone.
 
-    All clocks are local to the scan (PS3.5 6.2): an offset from UTC counts only where the scan's own is stated, too.
+    Both must agree on the time of day.
+
+    All clocks are local to the scan (PS3.5 6.2): an offset from UTC counts only where the scan's
+    own is stated, too.
     """
     column = "radiopharmaceutical_start_date_time"
     clock = _clock(header.text("radiopharmaceutical_start_time"), "radiopharmaceutical_start_time")
@@ -91,7 +95,8 @@ def _injection(header: PetHeader, start: "_Moment") -> "_Moment":
     apart = _apart(clock, moment.seconds)
     if abs(apart) <= SAME_TIME_S:
         return moment
-    # Some write the DT in UTC beside a local TM: whole quarters of an hour apart, as time zones are.
+    # Some write the DT in UTC beside a local TM: whole quarters of an hour apart, as time
+    # zones are.
     if (
         moment.zone == 0
         and start.zone is None
@@ -103,7 +108,10 @@ def _injection(header: PetHeader, start: "_Moment") -> "_Moment":
 
 
 class _Moment(NamedTuple):
-    """A point in time: seconds since 1999-09-05 by the local clock, or within an unknown day when not `dated`."""
+    """A point in time.
+
+    Seconds since 1999-09-05 by the local clock, or within an unknown day when not `dated`.
+    """
 
     seconds: float
     dated: bool
@@ -123,15 +131,17 @@ class _Timing(NamedTuple):
 def _scan_start(header: PetHeader, half_life: float, series: Columns | None) -> _Moment:
     """The instant that the values of a Series are decay corrected to (START).
 
-    1. Series Date and Time, which is defined to be that reference (PS3.3 C.8.9.1.1.2), unless it is after the first image
+    1. Series Date and Time, which is defined to be that reference (PS3.3 C.8.9.1.1.2), unless it is
+    after the first image
        of the Series: then the Series was made later, by a reconstruction or another workstation;
-    2. GE's own scan date and time (0009,100D);
-    3. the earliest acquisition of all images of the Series: of all time points and beds, not of this stack alone.
+    2. GE's own scan date and time (0009,100D); 3. the earliest acquisition of all images of the
+    Series: of all time points and beds, not of this stack alone.
 
-    QIBA's pseudo-code also offers to compute 3 back from each image: acquired - Frame Reference Time + the time of the
-    average count rate within the frame. Where a Series is whole, both give the same. Where they differ (a Series whose
-    first bed is missing, a second injection) vendors differ as well: GE counts to the start of the frame, Siemens and Philips to
-    its average, CPS writes 0. So it serves as a witness (`_check_witnesses`), and a contradiction is an error.
+    QIBA's pseudo-code also offers to compute 3 back from each image: acquired - Frame Reference
+    Time + the time of the average count rate within the frame. Where a Series is whole, both give
+    the same. Where they differ (a Series whose first bed is missing, a second injection) vendors
+    differ as well: GE counts to the start of the frame, Siemens and Philips to its average, CPS
+    writes 0. So it serves as a witness (`_check_witnesses`), and a contradiction is an error.
     """
     first = _first_acquisition(header, series)
     start = _series_start(header, first) or _private_start(header, first) or first
@@ -146,14 +156,18 @@ def _scan_start(header: PetHeader, half_life: float, series: Columns | None) -> 
 
 
 def _series_start(header: PetHeader, first: _Moment) -> _Moment | None:
-    """Series Date and Time unless absent or after the first image. Without a date it is the nearest to the first image."""
+    """Series Date and Time unless absent or after the first image.
+
+    Without a date it is the nearest to the first image.
+    """
     clock = _clock(header.text("series_time"), "series_time")
     if clock is None:
         return None
     day = _day(header.text("series_date"), "series_date")
     start = _Moment(clock + (day or 0) * _DAY_S, day is not None, "series_time", first.zone)
     if not (start.dated and first.dated):
-        # Of the two dates one is missing: times of day are compared, and whichever date there is dates both.
+        # Of the two dates one is missing: times of day are compared, and whichever date
+        # there is dates both.
         start = _near(start, first)._replace(dated=first.dated)
     return None if start.seconds > first.seconds else start
 
@@ -180,7 +194,8 @@ def _first_acquisition(header: PetHeader, series: Columns | None) -> _Moment:
     moments = [_acquisition(*row) for row in rows]
     dated = [moment for moment in moments if moment.dated]
     anchor = min(dated, key=_seconds) if dated else _dated_by_series(moments[0], header)
-    # A time without a date is the nearest one to a time that has one: beds may lie on both sides of midnight.
+    # A time without a date is the nearest one to a time that has one: beds may lie on both
+    # sides of midnight.
     placed = [
         moment if moment.dated else _near(moment, anchor)._replace(dated=anchor.dated)
         for moment in moments
@@ -291,7 +306,10 @@ def _rows(columns: Columns, names: Sequence[str]) -> Iterable[tuple[str, ...]]:
 
 
 def _clock(text: str, column: str) -> float | None:
-    """Seconds since midnight of a TM (PS3.5 6.2), None when it is absent; one without minutes is no time to compute with."""
+    """Seconds since midnight of a TM (PS3.5 6.2), None when it is absent.
+
+    One without minutes is no time to compute with.
+    """
     if not text:
         return None
     match = _TM.fullmatch(text)
@@ -321,7 +339,10 @@ def _day(text: str, column: str) -> int | None:
 
 
 def _date_time(text: str, column: str, clock: float | None = None) -> _Moment | None:
-    """A DT (PS3.5 6.2), None when it is absent. One that ends with the day takes its time from `clock`."""
+    """A DT (PS3.5 6.2), None when it is absent.
+
+    One that ends with the day takes its time from `clock`.
+    """
     if not text:
         return None
     match = _DT.fullmatch(text)

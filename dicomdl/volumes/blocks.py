@@ -1,8 +1,9 @@
 """Blocks of voxels out of a stack, without reading the rest of it.
 
-The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read each; of coded ones its own
-slices, which are kept, decoded, for the blocks that come next (see `storage.memory`). A block's values are those that `read_volume`
-has there, bit by bit: the same conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
+The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read
+each; of coded ones its own slices, which are kept, decoded, for the blocks that come next (see
+`storage.memory`). A block's values are those that `read_volume` has there, bit by bit: the same
+conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
 """
 
 import functools
@@ -34,7 +35,8 @@ from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
 from dicomdl.volumes.caching import StackCache, is_worth_caching
 
-# What must be the same in all frames of a stack for its blocks to be read in one go; what is left may differ: where frames are.
+# What must be the same in all frames of a stack for its blocks to be read in one go; what is left
+# may differ: where frames are.
 _UNIFORM: Final = (
     *(
         "transfer_syntax_uid",
@@ -212,7 +214,10 @@ class StackVoxels:
 
     @functools.cached_property
     def always_int16(self) -> bool:
-        """Whether blocks of plain frames are int16 whatever the values: then parts of a block may be read one after the other."""
+        """Whether blocks of plain frames are int16 whatever the values.
+
+        Then parts of a block may be read one after the other.
+        """
         if (
             not (self._plain and self._integral and self._one_conversion)
             or self.conversions[0].table is not None
@@ -308,7 +313,8 @@ class StackVoxels:
         *,
         want_padding: bool,
     ) -> Converted:
-        # Of several conversions one may fail after others have written: then the stored values must still be there.
+        # Of several conversions one may fail after others have written: then the stored
+        # values must still be there.
         in_place = (
             self._one_conversion
             and dtype.kind == "i"
@@ -363,7 +369,10 @@ def voxels_of(
 
 
 def _reader_size(reader: StackVoxels) -> int:
-    """A path, three numbers and at most one conversion per slice; tables have a share of their own."""
+    """A path, three numbers and at most one conversion per slice.
+
+    Tables have a share of their own.
+    """
     return 512 * reader.shape[0]
 
 

@@ -33,7 +33,10 @@ def is_worth_caching(stack: Stack) -> bool:
 
 
 class StackCache:
-    """One stack in a cache: read whole for the first block, by whichever process wants one first."""
+    """One stack in a cache.
+
+    Read whole for the first block, by whichever process wants one first.
+    """
 
     def __init__(
         self,

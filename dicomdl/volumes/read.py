@@ -49,40 +49,47 @@ def read_volume(
     Parameters
     ----------
     stack
-        From ``index.stacks``; or a group from ``index.groups``, all of whose stacks become one array with a leading axis.
+        From ``index.stacks``; or a group from ``index.groups``, all of whose stacks become one
+        array with a leading axis.
     values
-        "modality": each slice by its own rescale or Modality LUT. "suv" or an `SUV`: PET as standardized uptake values. "real_world"
-        or a `RealWorld`: stored values by the file's own Real World Value Mapping, NaN where it maps nothing.
+        "modality": each slice by its own rescale or Modality LUT. "suv" or an `SUV`: PET as
+        standardized uptake values. "real_world" or a `RealWorld`: stored values by the file's own
+        Real World Value Mapping, NaN where it maps nothing.
     irregular
-        What to do with a stack whose slices do not make a grid: "raise" an IrregularStack with the numbers; "accept"
-        the slices as they lie (the affine then holds on average only, or is NaN without geometry); or "resample" onto a
-        regular, orthogonal grid, filled slices being told in `Volume.filled`:
+        What to do with a stack whose slices do not make a grid: "raise" an IrregularStack with the
+        numbers; "accept" the slices as they lie (the affine then holds on average only, or is NaN
+        without geometry); or "resample" onto a regular, orthogonal grid, filled slices being told
+        in `Volume.filled`:
 
         - missing slices are interpolated between their neighbours, all others stay as they are;
         - uneven spacing becomes the median gap, from the first slice on (see `dicomdl.regular.regular_slices`), each slice
           interpolated between its two neighbours unless a file holds it;
         - a tilt, alone or besides, is resampled away (`Volume.resample`; outside of the old grid is the smallest value).
 
-        Interpolation is linear and never reaches outside of the slices (within half a pixel of the edge of a tilted one, the edge
-        is repeated). Segmentations take the nearest slice, and background where none is within half a slice: an empty frame
-        may be left out of them. Slices that leave their line by more than 0.1 mm in their own plane, gaps so wide that most
-        slices would be made up, repeated positions and stacks without geometry still raise.
+        Interpolation is linear and never reaches outside of the slices (within half a pixel of the
+        edge of a tilted one, the edge is repeated). Segmentations take the nearest slice, and
+        background where none is within half a slice: an empty frame may be left out of them. Slices
+        that leave their line by more than 0.1 mm in their own plane, gaps so wide that most slices
+        would be made up, repeated positions and stacks without geometry still raise.
     dtype
-        int16, int32 or float32; by default int16 when all values fit exactly, else int32, else float32 (which every
-        stack with a fractional slope or intercept gets). Interpolated integers are rounded. Colour stays uint8 (or uint16).
+        int16, int32 or float32; by default int16 when all values fit exactly, else int32, else
+        float32 (which every stack with a fractional slope or intercept gets). Interpolated integers
+        are rounded. Colour stays uint8 (or uint16).
     reduce
-        Halves rows and columns that often, as `read_frame` does: for overviews and training at low resolution. The first voxel's centre
-        stays where it is. Slices stay; pixels beside padding are means of both.
+        Halves rows and columns that often, as `read_frame` does: for overviews and training at low
+        resolution. The first voxel's centre stays where it is. Slices stay; pixels beside padding
+        are means of both.
     threads
         Threads that read and decode; by default one a core.
     max_bytes
-        The most memory that compressed frames may become. By default 1 GiB, or a thousand times their bytes in the files if that is more.
+        The most memory that compressed frames may become. By default 1 GiB, or a thousand times
+        their bytes in the files if that is more.
 
     Returns
     -------
     Volume
-        array (slice, row, column[, sample]), of a group (t, slice, row, column[, sample]) in one dtype, a new array
-        that the caller owns.
+        array (slice, row, column[, sample]), of a group (t, slice, row, column[, sample]) in one
+        dtype, a new array that the caller owns.
 
     Raises
     ------
@@ -97,7 +104,8 @@ def read_volume(
     TooLarge
         The values would take more memory than `max_bytes`.
     IntensityError
-        A rescale that is no number, a table or map that cannot be used or is not there, or values that do not fit the `dtype` asked for.
+        A rescale that is no number, a table or map that cannot be used or is not there, or values
+        that do not fit the `dtype` asked for.
     SUVError
         SUV are asked for and the header does not give them; attribute `attribute`.
     """
@@ -149,9 +157,8 @@ def read_volume(
         padding=padding,
         quantity=quantity,
     )
-    if (
-        irregular == "resample"
-    ):  # stacks of a group lie alike, but one may be over the tolerance that the others just keep
+    # stacks of a group lie alike, but one may be over the tolerance that the others just keep
+    if irregular == "resample":
         volume = _made_regular(
             volume, next((each for each in stacks if each.verdict in FILLABLE), first)
         )
@@ -206,7 +213,10 @@ def _require_complete(group: Group, stacks: Sequence[Stack]) -> None:
 
 
 def _number(value: Any) -> str:
-    """A value of a dimension for a message, if it is a number: text of a header may say anything."""
+    """A value of a dimension for a message, if it is a number.
+
+    Text of a header may say anything.
+    """
     return f" ({value})" if isinstance(value, int | float) else ""
 
 
@@ -216,7 +226,10 @@ def _listed(slices: Sequence[int]) -> str:
 
 
 def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[int]]:
-    """{value: the slices of the fullest stack that this value's stack lacks}, going by positions; by number where those are unknown."""
+    """{value: the slices of the fullest stack that this value's stack lacks}, going by positions.
+
+    By number where those are unknown.
+    """
     fullest = max(stacks, key=len)
     if all(len(stack) == len(fullest) for stack in stacks):
         return {}
@@ -256,7 +269,10 @@ def _require_one_grid(stacks: Sequence[Stack]) -> None:
 
 
 def _one_place_mm(stack: Stack) -> float:
-    """How far apart, in mm, the scan took two slices for one place: in their plane or along the normal."""
+    """How far apart, in mm, the scan took two slices for one place.
+
+    In their plane or along the normal.
+    """
     return max(stack.tolerances.in_plane_mm, stack.tolerances.same_position_mm)
 
 

@@ -1,6 +1,9 @@
-"""Grids, and the values of an array on another grid; images and files of SimpleITK, to which this module is the door.
+"""Grids, and the values of an array on another grid.
 
-Arrays are (slice, row, column[, sample]), or with one leading axis of time points (`series`), which share one grid.
+Images and files of SimpleITK, to which this module is the door.
+
+Arrays are (slice, row, column[, sample]), or with one leading axis of time points (`series`), which
+share one grid.
 """
 
 import itertools
@@ -32,7 +35,7 @@ def simpleitk() -> Any:
     return SimpleITK
 
 
-# --- grids ------------------------------------------------------------------------------------------------------------
+# --- grids ----------------------------------------------------------------------------------------
 
 
 def require_known(geometry: Geometry) -> None:
@@ -102,9 +105,12 @@ def interpolate(
     *,
     series: bool,
 ) -> Values:
-    """Values of `array` at the voxels of `new`, each time point alone; outside of `old` they are `fill`, by default the smallest of all.
+    """Values of `array` at the voxels of `new`, each time point alone.
 
-    Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as ITK does.
+    Outside of `old` they are `fill`, by default the smallest of all.
+
+    Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as
+    ITK does.
     """
     _check_fill(fill, array.dtype)
     resampler = _resampler(old, new, interpolation, float(array.min() if fill is None else fill))
@@ -141,7 +147,8 @@ def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill:
 def _resampled(array: Values, resampler: Any) -> Values:
     """One (slice, row, column[, sample]) array through the filter, in its own dtype."""
     sitk = simpleitk()
-    # ITK truncates when it interpolates integers, half a unit too low on average: interpolate floats and round.
+    # ITK truncates when it interpolates integers, half a unit too low on average: interpolate
+    # floats and round.
     exact = resampler.GetInterpolator() == sitk.sitkNearestNeighbor or array.dtype.kind == "f"
     image = sitk.GetImageFromArray(
         array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4
@@ -181,7 +188,10 @@ def exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 
 
 def rounded(values: Values, dtype: np.dtype[Any]) -> Values:
-    """Floats as an integer dtype, rounded to the nearest and never wrapped; `values` is written to."""
+    """Floats as an integer dtype, rounded to the nearest and never wrapped.
+
+    `values` is written to.
+    """
     limits = np.iinfo(dtype)
     return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(dtype)
 
@@ -207,7 +217,7 @@ def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], l
     return order, flips
 
 
-# --- images and files -------------------------------------------------------------------------------------------------
+# --- images and files -----------------------------------------------------------------------------
 
 
 def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:

@@ -1,7 +1,9 @@
-"""A Stack or a Group of them as one array of modality values on a known grid: reading, windowing, resampling, other formats.
+"""A Stack or a Group of them as one array of modality values on a known grid.
 
-What a volume is and how it is read, windowed and looked at; where slices go that make no grid is decided by `regular`, the
-work on other grids is done by `resampling`.
+Reading, windowing, resampling, other formats.
+
+What a volume is and how it is read, windowed and looked at; where slices go that make no grid is
+decided by `regular`, the work on other grids is done by `resampling`.
 """
 
 import dataclasses
@@ -46,23 +48,28 @@ from dicomdl.volumes.resampling import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """Values on a grid: `array[slice, row, column]` (colour: a last axis of samples) and where its voxels are.
+    """Values on a grid: `array[slice, row, column]` (colour.
 
-    ``affine @ [slice, row, column, 1]`` is a voxel's centre in LPS mm. `units` are those of the values ("HU",
-    "BQML", ...; "1" after a window; "" unknown). `frame` holds the facts of the stack's middle slice, `stack` is where
-    the volume came from, None for one from elsewhere.
+    A last axis of samples) and where its voxels are.
 
-    A group of stacks (time points, echoes, b-values, ...) has one leading axis, `array[t, slice, row, column]`, and
-    `dimension`, the value of what tells them apart for each t: (4.9, 7.2), or tuples of values where there are several
-    `dimension_names`. Both are () for a plain volume: that, not the number of axes, tells the two apart. `stack` and `frame`
-    are those of the first t; `at` gives one t alone.
+    ``affine @ [slice, row, column, 1]`` is a voxel's centre in LPS mm. `units` are those of the
+    values ("HU", "BQML", ...; "1" after a window; "" unknown). `frame` holds the facts of the
+    stack's middle slice, `stack` is where the volume came from, None for one from elsewhere.
 
-    `filled` is (slices,) bool, read-only: True for slices with values that were interpolated between neighbours because no
-    file holds them (``irregular="resample"``). It follows the volume onto other grids.
+    A group of stacks (time points, echoes, b-values, ...) has one leading axis, `array[t, slice,
+    row, column]`, and `dimension`, the value of what tells them apart for each t: (4.9, 7.2), or
+    tuples of values where there are several `dimension_names`. Both are () for a plain volume:
+    that, not the number of axes, tells the two apart. `stack` and `frame` are those of the first t;
+    `at` gives one t alone.
 
-    `padding` is bool of the shape of the array without samples: True where the file says that there is no image (Pixel Padding
-    Value), None where nowhere. `array` keeps what is stored there; `window` makes it the lowest value. `quantity` says what the
-    values are: "modality" values, an `SUV`, a `RealWorld`, or "network" values that a window has made.
+    `filled` is (slices,) bool, read-only: True for slices with values that were interpolated
+    between neighbours because no file holds them (``irregular="resample"``). It follows the volume
+    onto other grids.
+
+    `padding` is bool of the shape of the array without samples: True where the file says that there
+    is no image (Pixel Padding Value), None where nowhere. `array` keeps what is stored there;
+    `window` makes it the lowest value. `quantity` says what the values are: "modality" values, an
+    `SUV`, a `RealWorld`, or "network" values that a window has made.
     """
 
     array: Values
@@ -108,7 +115,10 @@ class Volume:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the stack it came from, "" for a volume from elsewhere; see it before you trust the affine."""
+        """The verdict on the stack it came from, "" for a volume from elsewhere.
+
+        See it before you trust the affine.
+        """
         return self.stack.verdict if self.stack is not None else ""
 
     @property
@@ -179,7 +189,8 @@ class Volume:
         Raises
         ------
         SUVError
-            The header does not give SUV; attribute `attribute` names what is missing or contradictory.
+            The header does not give SUV; attribute `attribute` names what is missing or
+            contradictory.
         UsageError
             The values are no modality values of a stack.
         """
@@ -196,11 +207,12 @@ class Volume:
     ) -> "Volume":
         """The volume with its values mapped for a network or an eye: float32, mostly in [0, 1].
 
-        ``volume.window("ct.lung")``, ``volume.window(-600, 1500)``, ``volume.window(Percentile(1, 99))``; what
-        `resolve` takes. Percentiles are those of the stack that the volume came from, resampled or not; a group has one pair
-        of limits for all its stacks (see `stack_sample`), so that its time points stay comparable. Padding becomes the lowest value
-        and takes no part in percentiles. "auto" makes PET SUV, and raises an SUVError where the header does not give them, unless
-        ``suv="if_possible"``: percentiles then.
+        ``volume.window("ct.lung")``, ``volume.window(-600, 1500)``, ``volume.window(Percentile(1,
+        99))``; what `resolve` takes. Percentiles are those of the stack that the volume came from,
+        resampled or not; a group has one pair of limits for all its stacks (see `stack_sample`), so
+        that its time points stay comparable. Padding becomes the lowest value and takes no part in
+        percentiles. "auto" makes PET SUV, and raises an SUVError where the header does not give
+        them, unless ``suv="if_possible"``: percentiles then.
         """
         option: Any = intensity if width is None else (intensity, width)
         recipe = self._recipe(IntensityRequest.parse(option), checked_suv(suv))
@@ -214,7 +226,10 @@ class Volume:
         )
 
     def _recipe(self, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
-        """What a request means for these values, percentiles computed: of modality values by the stack, of others by their own."""
+        """What a request means for these values, percentiles computed.
+
+        Of modality values by the stack, of others by their own.
+        """
         if self.quantity == "modality" and self.stack is not None:
             whole = self.stack.group if self.dimension else self.stack
             return stack_intensity(whole, request, suv)
@@ -232,7 +247,10 @@ class Volume:
         return recipe.with_sample(self._sample())
 
     def _for_quantity(self, request: IntensityRequest, recipe: Intensity) -> Intensity:
-        """The recipe for values that are no modality values; UsageError where it is for those alone."""
+        """The recipe for values that are no modality values.
+
+        UsageError where it is for those alone.
+        """
         if request.source == "auto" and isinstance(self.quantity, SUV):  # of whatever kind
             return dataclasses.replace(recipe, quantity=self.quantity)
         if request.needs_file and recipe.quantity != self.quantity:
@@ -287,19 +305,22 @@ class Volume:
         interpolation: Interpolation = "linear",
         fill: float | None = None,
     ) -> "Volume":
-        """The same field of view on another orthogonal grid; a sheared (tilted) volume loses its shear rightly.
+        """The same field of view on another orthogonal grid.
+
+        A sheared (tilted) volume loses its shear rightly.
 
         Parameters
         ----------
         spacing
             (slice, row, column) in mm, or one number for all three.
         size
-            (slices, rows, columns). Alone, the field of view is divided into that many voxels; with `spacing`, the
-            grid has this size about the same centre, cropped or padded.
+            (slices, rows, columns). Alone, the field of view is divided into that many voxels; with
+            `spacing`, the grid has this size about the same centre, cropped or padded.
         interpolation
             "linear", "nearest" (labels) or "cubic" (B-spline).
         fill
-            The value outside of the volume; by default its smallest one, and background, 0, for a segmentation.
+            The value outside of the volume; by default its smallest one, and background, 0, for a
+            segmentation.
 
         Raises
         ------
@@ -323,9 +344,8 @@ class Volume:
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
         array, padding = self.array, self.padding
-        if (
-            padding is not None
-        ):  # padding is not mixed with the image; the nearest voxel says where it is
+        # padding is not mixed with the image; the nearest voxel says where it is
+        if padding is not None:
             array = spread_over(array, padding)
             nearest = interpolate(
                 padding.view(np.uint8),
@@ -377,14 +397,18 @@ class Volume:
         )
 
     def to_sitk(self) -> Any:
-        """The volume as a SimpleITK image (its index order is column, row, slice; its space is LPS, too).
+        """The volume as a SimpleITK image (its index order is column, row, slice.
 
-        The volume of a group becomes an image of four dimensions; the fourth counts 0, 1, 2, ... and says nothing of time.
+        Its space is LPS, too).
+
+        The volume of a group becomes an image of four dimensions; the fourth counts 0, 1, 2, ...
+        and says nothing of time.
 
         Raises
         ------
         GeometryError
-            The position is unknown, or the grid is sheared, which an ITK image cannot say: `resample` first.
+            The position is unknown, or the grid is sheared, which an ITK image cannot say:
+            `resample` first.
         """
         return to_image(self.array, self.geometry, series=bool(self.dimension))
 
@@ -395,10 +419,13 @@ class Volume:
         return cls(array, geometry, units, dimension=times, dimension_names=("t",) if times else ())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the volume to a file; the format follows the name: .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+        """Write the volume to a file; the format follows the name.
 
-        No DICOM attribute and no identity goes into the file. NIfTI's RAS affine is written by SimpleITK. The volume of a group
-        becomes one file of four dimensions, as `to_sitk` gives it; `dimension` is not in it.
+        .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+
+        No DICOM attribute and no identity goes into the file. NIfTI's RAS affine is written by
+        SimpleITK. The volume of a group becomes one file of four dimensions, as `to_sitk` gives it;
+        `dimension` is not in it.
         """
         target = os.fspath(path)
         require_format(target)
@@ -432,7 +459,7 @@ class Volume:
         return figure
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
@@ -443,7 +470,10 @@ def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
 
 
 def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """(title, place in the array) of at most `count` slices that show a volume: across it, or its middle one across time."""
+    """(title, place in the array) of at most `count` slices that show a volume.
+
+    Across it, or its middle one across time.
+    """
     if not volume.dimension:
         return [(f"slice {z}", (z,)) for z in _evenly_spaced(len(volume.array), count).tolist()]
     middle = volume.geometry.shape[0] // 2
@@ -454,7 +484,10 @@ def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def shown_intensity(volume: Volume, intensity: IntensityOption) -> IntensityRequest:
-    """The request for a picture; "auto" takes percentiles of real-world values, which no rule is for."""
+    """The request for a picture.
+
+    "auto" takes percentiles of real-world values, which no rule is for.
+    """
     request = IntensityRequest.parse(intensity)
     if request.source == "auto" and isinstance(volume.quantity, RealWorld):
         return IntensityRequest.parse(Percentile(0.5, 99.5))

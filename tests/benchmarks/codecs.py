@@ -51,7 +51,7 @@ PLUGINS = {
 }
 
 
-# --- overhead ---------------------------------------------------------------------------------------------------------
+# --- overhead -------------------------------------------------------------------------------------
 
 
 def body(rows: int, columns: int) -> Array:
@@ -151,7 +151,7 @@ def encode(frame: Array, uid: UID) -> bytes:
     return phantom_ct.encode(frame, uid)
 
 
-# --- volumes ----------------------------------------------------------------------------------------------------------
+# --- volumes --------------------------------------------------------------------------------------
 
 
 def race_volume(codec: str, slices: int, scratch: Path, repeat: int) -> None:
@@ -215,7 +215,7 @@ def pydicom_loop(paths: list[str], plugin: str) -> Task:
     return task
 
 
-# --- one frame of many ------------------------------------------------------------------------------------------------
+# --- one frame of many ----------------------------------------------------------------------------
 
 
 def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
@@ -268,7 +268,7 @@ def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
     )
 
 
-# --- lower resolutions ------------------------------------------------------------------------------------------------
+# --- lower resolutions ----------------------------------------------------------------------------
 
 
 def race_reduced(scratch: Path, repeat: int) -> None:

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/frame.py --slices 2048 --frames 256 --repeat 5
 
-Uncompressed frames of 512 x 512 come from all over the folder; the peers are given the path, dicomdl the frame of an index that exists.
-`FrameDataset[i]` does more than the others: rescale, window, float32, tensor, identifiers. For the compressed frames the floor is the
-codec alone, on a codestream in memory. Every contender's frames are compared whole
-before the clock starts.
+Uncompressed frames of 512 x 512 come from all over the folder; the peers are given the path,
+dicomdl the frame of an index that exists. `FrameDataset[i]` does more than the others: rescale,
+window, float32, tensor, identifiers. For the compressed frames the floor is the codec alone, on a
+codestream in memory. Every contender's frames are compared whole before the clock starts.
 """
 
 import os
@@ -51,7 +51,10 @@ class Frames:
 
 
 def reading(items: Sequence[Any], read: Callable[[Any], Array], truth: Sequence[Array]) -> Task:
-    """A task that reads every item. The first call, before the clock starts, compares whole frames and gives how many are wrong."""
+    """A task that reads every item.
+
+    The first call, before the clock starts, compares whole frames and gives how many are wrong.
+    """
     checked = False
 
     def task() -> int:
@@ -120,7 +123,10 @@ def pydicom_frames(paths: Sequence[str], truth: Sequence[Array], plugin: str = "
 
 
 def simpleitk_frames(paths: Sequence[str], truth: Sequence[Array]) -> Task:
-    """SimpleITK applies the rescale, so it is compared with HU. A copy: a view dies with its image."""
+    """SimpleITK applies the rescale, so it is compared with HU. A copy.
+
+    A view dies with its image.
+    """
     import SimpleITK
 
     sitk: Any = SimpleITK

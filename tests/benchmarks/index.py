@@ -1,10 +1,13 @@
-"""An index of 1,000,000 frames in 10,000 series: opening, looking up, selecting, printing, pickling, memory of workers.
+"""An index of 1,000,000 frames in 10,000 series.
+
+Opening, looking up, selecting, printing, pickling, memory of workers.
 
     python tests/benchmarks/index.py --frames 1000000 --repeat 5
 
-Times that only the first use pays are taken in fresh processes, after the imports. The memory of a worker is the private dirty memory of
-a spawned process that unpickled the index and read rows in random order, less that of one with the same imports and no
-index; it is taken at every tenth of the epoch, because growth is the fault to look for.
+Times that only the first use pays are taken in fresh processes, after the imports. The memory of a
+worker is the private dirty memory of a spawned process that unpickled the index and read rows in
+random order, less that of one with the same imports and no index; it is taken at every tenth of the
+epoch, because growth is the fault to look for.
 """
 
 import hashlib
@@ -41,22 +44,26 @@ WANTED = (
     "image_position_patient",
     "rescale_slope",
 )
+# ms
 GOALS = {
     "open_index": 10.0,
     "first index.frame(i)": 1.0,
     "select(modality='CT')": 50.0,
     "print(index)": 500.0,
-}  # ms
+}
 
 
-# --- the index --------------------------------------------------------------------------------------------------------
+# --- the index ------------------------------------------------------------------------------------
 
 
 def repeated_index(folder: Path, frames: int) -> Path:
-    """An index of `frames` frames, kept between runs: a real one of 100 CT slices, repeated under other identifiers.
+    """An index of `frames` frames, kept between runs.
 
-    Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No files lie behind it.
-    The folder's name holds a digest of the code that decides the tables: a change of that makes another index.
+    A real one of 100 CT slices, repeated under other identifiers.
+
+    Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No
+    files lie behind it. The folder's name holds a digest of the code that decides the tables: a
+    change of that makes another index.
     """
     from dicomdl.headers import frame
     from dicomdl.index import table as tables
@@ -123,7 +130,10 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:
-    """The table with these columns replaced and encoded as `scan` encodes them; the others are encoded already."""
+    """The table with these columns replaced and encoded as `scan` encodes them.
+
+    The others are encoded already.
+    """
     from dicomdl.index import table as tables
 
     for name, values in columns.items():
@@ -164,7 +174,7 @@ def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator)
     }
 
 
-# --- times, each in a fresh process -----------------------------------------------------------------------------------
+# --- times, each in a fresh process ---------------------------------------------------------------
 
 
 def first_uses(folder: str, row: int) -> dict[str, float]:
@@ -237,11 +247,14 @@ def time_first_uses(folder: Path, repeat: int, frames: int) -> None:
     print(flush=True)
 
 
-# --- memory of workers ------------------------------------------------------------------------------------------------
+# --- memory of workers ----------------------------------------------------------------------------
 
 
 def private_dirty_mb() -> float:
-    """Private dirty memory of this process in MB; where the system does not say, its unique set size."""
+    """Private dirty memory of this process in MB.
+
+    Where the system does not say, its unique set size.
+    """
     try:
         with open("/proc/self/smaps_rollup") as file:
             return (
@@ -255,7 +268,10 @@ def private_dirty_mb() -> float:
 
 
 def worker(index: Any, lookups: int, seed: int, answers: Any) -> None:
-    """A worker that looks rows up in random order, as an epoch does; without an index it only does the same imports."""
+    """A worker that looks rows up in random order, as an epoch does.
+
+    Without an index it only does the same imports.
+    """
     _import_all()
     rows = (
         np.random.default_rng(seed).integers(0, lookups, lookups)

@@ -1,12 +1,13 @@
 """The data of the benchmarks: CT slices as a scanner writes them, written once and kept.
 
-A slice is 512 x 512, 12 bits in 16, explicit little endian, under a header of about 260 elements in 8 to 10 kB, modelled
-on GE's (two thirds of the elements are private): UIDs and decimal strings whose length changes from slice to slice,
-sequences of defined and of undefined length, nested ones, binary blocks. No two series have quite the same elements. The pixels
-are a smooth body plus noise, so that codecs meet a realistic ratio (about 2.3 : 1 for JPEG 2000).
+A slice is 512 x 512, 12 bits in 16, explicit little endian, under a header of about 260 elements in
+8 to 10 kB, modelled on GE's (two thirds of the elements are private): UIDs and decimal strings
+whose length changes from slice to slice, sequences of defined and of undefined length, nested ones,
+binary blocks. No two series have quite the same elements. The pixels are a smooth body plus noise,
+so that codecs meet a realistic ratio (about 2.3 : 1 for JPEG 2000).
 
-Kept in ``$DICOMDL_BENCHMARK_DATA``, else in the temporary folder. Run it to write the data beforehand:
-``python tests/benchmarks/phantom_ct.py --slices 2048`` (1.1 GB).
+Kept in ``$DICOMDL_BENCHMARK_DATA``, else in the temporary folder. Run it to write the data
+beforehand: ``python tests/benchmarks/phantom_ct.py --slices 2048`` (1.1 GB).
 """
 
 import argparse
@@ -74,7 +75,10 @@ def data_folder() -> Path:
 
 
 def ct_folder(slices: int = 2048) -> Path:
-    """A folder of `slices` CT slices in series of 128, one subfolder a series; written when it is not there."""
+    """A folder of `slices` CT slices in series of 128, one subfolder a series.
+
+    Written when it is not there.
+    """
     return _kept(f"ct-{slices}", lambda folder: _write_ct(folder, slices))
 
 
@@ -133,7 +137,10 @@ def _write_ct(folder: Path, slices: int, syntax: UID = ExplicitVRLittleEndian) -
 
 
 class SlicePixels:
-    """Stored values 0 to 4095 (HU + 1024) of one series: an elliptic body in air, organs as slow waves, noise of 18 HU."""
+    """Stored values 0 to 4095 (HU + 1024) of one series.
+
+    An elliptic body in air, organs as slow waves, noise of 18 HU.
+    """
 
     def __init__(self, series: int) -> None:
         self._random = np.random.default_rng(series)
@@ -156,7 +163,10 @@ class SlicePixels:
 
 
 def series_header(number: int, chance: random.Random, syntax: UID) -> Dataset:
-    """What all slices of one series share; a twentieth of the optional elements is missing, others in each series."""
+    """What all slices of one series share.
+
+    A twentieth of the optional elements is missing, others in each series.
+    """
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = UID(f"{ROOT_UID}.1")

@@ -1,7 +1,10 @@
-"""Contenders in one run: interleaved rounds, medians, one table with ratios to dicomdl and to the floor.
+"""Contenders in one run.
 
-Every contender runs once before the clock starts, which warms the page cache, does its imports and checks its answer. Then
-rounds A B C, A B C, ...: what disturbs the machine disturbs all of them. A peer that is not installed is listed as absent.
+Interleaved rounds, medians, one table with ratios to dicomdl and to the floor.
+
+Every contender runs once before the clock starts, which warms the page cache, does its imports and
+checks its answer. Then rounds A B C, A B C, ...: what disturbs the machine disturbs all of them. A
+peer that is not installed is listed as absent.
 """
 
 import argparse
@@ -22,8 +25,9 @@ Task = Callable[[], object]
 class Contender:
     """One way to do the job.
 
-    `prepare` imports what is needed and gives the task to time; ImportError there means "absent". `note` says what is different
-    about its job. `check`, given the task's result, says what is wrong with it, or "".
+    `prepare` imports what is needed and gives the task to time; ImportError there means "absent".
+    `note` says what is different about its job. `check`, given the task's result, says what is
+    wrong with it, or "".
     """
 
     name: str
@@ -86,7 +90,9 @@ def _prepare(
         except ImportError as error:
             absent.append((contender.name, f"absent: {error}"))
             continue
-        except Exception as error:  # a peer that cannot do the job must not end the run; the table shows what it said
+        except Exception as error:
+            # a peer that cannot do the job must not end the run; the table shows what
+            # it said
             absent.append(
                 (
                     contender.name,
@@ -120,7 +126,10 @@ def print_table(title: str, timings: dict[str, Timing], units: int, unit: str) -
 
 
 def arguments(description: str | None, **more: tuple[int, str]) -> argparse.Namespace:
-    """The command line that the benchmarks share; `more` adds integer options as (default, help)."""
+    """The command line that the benchmarks share.
+
+    `more` adds integer options as (default, help).
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/scan.py --slices 2048 --repeat 5
 
-The header scan reads CT slices of 512 x 512 under full headers (see phantom_ct.py) with one worker. dicomdl keeps all its columns and
-writes the index; the peers give 25 values a file and write nothing. The rescan looks at 50,000 files of which none has changed,
-within one process, against `os.walk` + `os.stat` of the same tree.
+The header scan reads CT slices of 512 x 512 under full headers (see phantom_ct.py) with one worker.
+dicomdl keeps all its columns and writes the index; the peers give 25 values a file and write
+nothing. The rescan looks at 50,000 files of which none has changed, within one process, against
+`os.walk` + `os.stat` of the same tree.
 """
 
 import os
@@ -77,7 +78,10 @@ def dicomdl_scan(folder: Path, scratch: Path) -> Task:
 
 
 def dicomdl_headers(paths: Sequence[str]) -> Task:
-    """Headers read into Arrow tables with every column, as a worker process does it; without walk, stacks and index."""
+    """Headers read into Arrow tables with every column, as a worker process does it.
+
+    Without walk, stacks and index.
+    """
     from dicomdl.headers.reader import HeaderReader
     from dicomdl.jobs.engine import CHUNK_FILES, read_chunk
 

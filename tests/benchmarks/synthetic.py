@@ -33,7 +33,10 @@ FRAME_BYTES = 512 * 512 * 2
 def synthetic_index(
     folder: str | os.PathLike[str], frames: int = 1_000_000, series: int = 10_000
 ) -> str:
-    """Write an index of `series` series of ``frames // series`` slices each into `folder`; returns the folder."""
+    """Write an index of `series` series of ``frames // series`` slices each into `folder`.
+
+    Returns the folder.
+    """
     of_series, slices = _places(frames, series)
     rows = synthetic_frames(of_series, slices)
     stacking = build_stacks(encoded(rows), Tolerances())

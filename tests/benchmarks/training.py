@@ -1,13 +1,18 @@
-"""Samples for training: patches straight from DICOM, epochs through a DataLoader, a cache for JPEG 2000, frames; memory and starts.
+"""Samples for training.
+
+Patches straight from DICOM, epochs through a DataLoader, a cache for JPEG 2000, frames; memory and
+starts.
 
     python tests/benchmarks/training.py --slices 512 --repeat 5
     python tests/benchmarks/training.py --only 3
 
-Patches are 96 x 96 x 96 float32 in the lung window, out of series of 128 x 512 x 512. dicomdl draws the places; the floor and the stores
-(npy, blosc2, zarr) read the same ones, MONAI and TorchIO draw their own. Peers that are slow make fewer patches a round; all figures
-are of one patch, or frame. Every patch, of every contender, is compared with the true voxels of its place before the clock starts; what
-loaders deliver too. "Second epoch" is one with the workers up and the caches filled; a loader's whole epoch is timed, and all have
-2 workers, batch 2, and the same settings. Rows 5 and 6, memory of workers and the time to the first batch, are in training_memory.py.
+Patches are 96 x 96 x 96 float32 in the lung window, out of series of 128 x 512 x 512. dicomdl draws
+the places; the floor and the stores (npy, blosc2, zarr) read the same ones, MONAI and TorchIO draw
+their own. Peers that are slow make fewer patches a round; all figures are of one patch, or frame.
+Every patch, of every contender, is compared with the true voxels of its place before the clock
+starts; what loaders deliver too. "Second epoch" is one with the workers up and the caches filled; a
+loader's whole epoch is timed, and all have 2 workers, batch 2, and the same settings. Rows 5 and 6,
+memory of workers and the time to the first batch, are in training_memory.py.
 """
 
 import gc
@@ -59,7 +64,7 @@ class Way:
     note: str = ""
 
 
-# --- races of ways that make different numbers of samples ---------------------------------------------------------------
+# --- races of ways that make different numbers of samples -----------------------------------------
 
 
 def race_ways(
@@ -134,7 +139,10 @@ def one_by_one(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
 
 
 def by_loader(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
-    """An epoch through a DataLoader; the first one checks what is delivered, and fills what there is to fill."""
+    """An epoch through a DataLoader.
+
+    The first one checks what is delivered, and fills what there is to fill.
+    """
 
     def prepare() -> Task:
         dataset = torch.utils.data.Subset(way.make(), range(way.count))
@@ -165,11 +173,14 @@ def separate(batch: dict[str, Any]) -> list[Item]:
     ]
 
 
-# --- patches ----------------------------------------------------------------------------------------------------------
+# --- patches --------------------------------------------------------------------------------------
 
 
 class Patches:
-    """What the races of patches share: index, truth, and the places that dicomdl draws, in random order of stacks."""
+    """What the races of patches share.
+
+    Index, truth, and the places that dicomdl draws, in random order of stacks.
+    """
 
     def __init__(self, folder: Path, scratch: Path, count: int) -> None:
         import dicomdl
@@ -219,7 +230,10 @@ class Patches:
 
 
 def patch_ways(shared: Patches, count: int, slow: int) -> list[Way]:
-    """All that make a random patch: dicomdl, the floor, stores and peers. `slow` is the patches of those that load whole volumes."""
+    """All that make a random patch: dicomdl, the floor, stores and peers.
+
+    `slow` is the patches of those that load whole volumes.
+    """
     truth, scratch = shared.truth, shared.scratch
 
     def nnunet() -> At:
@@ -327,7 +341,7 @@ class Moving:
         return self._patch.copy()
 
 
-# --- a cache for compressed stacks --------------------------------------------------------------------------------------
+# --- a cache for compressed stacks ----------------------------------------------------------------
 
 
 def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
@@ -383,7 +397,7 @@ def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
     print(flush=True)
 
 
-# --- frames -------------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 def read_some(paths: Sequence[str], numbers: Sequence[int]) -> None:
@@ -404,9 +418,8 @@ def race_frames(folder: Path, scratch: Path, repeat: int) -> None:
 
     def fault(item: Item) -> str:
         row = int(item["row"])
-        own = (
-            index.value(row, "pixel_padding_value") if "units" in item else None
-        )  # the others do not look for padding
+        # the others do not look for padding
+        own = index.value(row, "pixel_padding_value") if "units" in item else None
         return fault_of_values(
             item["image"].numpy()[0], truth[row], None if own is None else int(own) - 1024
         )

@@ -1,13 +1,19 @@
-"""1,000,000 frames: private dirty memory of a loader's spawned workers over an epoch, pickles of datasets, the time to the first batch.
+"""1,000,000 frames.
+
+Private dirty memory of a loader's spawned workers over an epoch, pickles of datasets, the time to
+the first batch.
 
     python tests/benchmarks/training_memory.py --frames 1000000 --rows 20000
 
-The index repeats two real series of 128 slices under other identifiers: every 32nd is the CT of 512 x 512, the others have 4 x 4 pixels,
-so an epoch is the walk through the rows of the index and not the reading of half a terabyte. Their files exist, and all
-are opened and read. Workers are those of a DataLoader; a collate function measures their memory once the batch's samples are gone, and
-delivers nothing else. The same is done for a dataset that imports every module that such a worker had, and no more.
+The index repeats two real series of 128 slices under other identifiers: every 32nd is the CT of 512
+x 512, the others have 4 x 4 pixels, so an epoch is the walk through the rows of the index and not
+the reading of half a terabyte. Their files exist, and all are opened and read. Workers are those of
+a DataLoader; a collate function measures their memory once the batch's samples are gone, and
+delivers nothing else. The same is done for a dataset that imports every module that such a worker
+had, and no more.
 
-This module is imported anew by spawned workers: it imports nothing but the standard library, so that what a worker imports is measured.
+This module is imported anew by spawned workers: it imports nothing but the standard library, so
+that what a worker imports is measured.
 """
 
 import gc
@@ -34,7 +40,7 @@ PER_STACK = 16
 KINDS = ("frames", "patches")
 
 
-# --- the index --------------------------------------------------------------------------------------------------------
+# --- the index ------------------------------------------------------------------------------------
 
 
 def repeated_index(frames: int) -> Path:
@@ -137,7 +143,7 @@ def dataset_of(kind: str, folder: str) -> Any:
     return dicomdl.PatchDataset(index, PATCH, per_stack=PER_STACK)
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def private_dirty_mb() -> float:
@@ -213,7 +219,11 @@ class Probe:
 
 
 def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
-    """Of shuffled rows: private dirty MB of the worker that ends with most, at the start and every tenth; its modules; us a row."""
+    """Of shuffled rows.
+
+    Private dirty MB of the worker that ends with most, at the start and every tenth; its
+    modules; us a row.
+    """
     import torch
 
     import dicomdl
@@ -269,7 +279,7 @@ def print_memory(folder: Path, rows: int) -> None:
     print(flush=True)
 
 
-# --- the first batch ----------------------------------------------------------------------------------------------------
+# --- the first batch ------------------------------------------------------------------------------
 
 
 def first_batch(kind: str, folder: str) -> dict[str, float]:

@@ -1,8 +1,11 @@
-"""The datasets that training.py races, all of one shape: ``dataset[i]`` is {"image", "where"}; and the truth to check them by.
+"""The datasets that training.py races, all of one shape: ``dataset[i]`` is {"image", "where"}.
 
-`image` is (1, a, b, c) in whatever order of axes the peer has, `where` the number of the series and the affine that takes its voxels to
-LPS mm. So a patch that a peer cut where it liked is compared with the true voxels of that place. Peers give plain tensors,
-not their own tensor types, and `where` as bytes: a loader's workers hand over bytes at once, but each tensor by a file of its own.
+And the truth to check them by.
+
+`image` is (1, a, b, c) in whatever order of axes the peer has, `where` the number of the series and
+the affine that takes its voxels to LPS mm. So a patch that a peer cut where it liked is compared
+with the true voxels of that place. Peers give plain tensors, not their own tensor types, and
+`where` as bytes: a loader's workers hand over bytes at once, but each tensor by a file of its own.
 """
 
 import os
@@ -33,7 +36,10 @@ def window(values: Array) -> NDArray[np.float32]:
 
 
 def without_padding(slices: int) -> Path:
-    """The CT of `phantom_ct.ct_folder` with no Pixel Padding Value in its headers; there it is 0, which air has now and then."""
+    """The CT of `phantom_ct.ct_folder` with no Pixel Padding Value in its headers.
+
+    There it is 0, which air has now and then.
+    """
 
     def write(folder: Path) -> None:
         kept = phantom_ct.OPTIONAL.pop("PixelPaddingValue")
@@ -63,7 +69,10 @@ class Truth:
         )
 
     def padding_of(self, series: int) -> int | None:
-        """The HU that a series says are padding: dicomdl makes the lowest value of them, the peers do not look."""
+        """The HU that a series says are padding.
+
+        Dicomdl makes the lowest value of them, the peers do not look.
+        """
         import pydicom
 
         stored = pydicom.dcmread(self.paths[series][0], stop_before_pixels=True).get(
@@ -151,7 +160,11 @@ class At(torch.utils.data.Dataset[Item]):
 
 
 def bare_rows(truth: Truth) -> Callable[..., Array]:
-    """The floor: one open, preadv and close a slice for the rows of the patch, its columns copied into a fresh array."""
+    """The floor.
+
+    One open, preadv and close a slice for the rows of the patch, its columns copied into a
+    fresh array.
+    """
     slice_bytes = phantom_ct.ROWS * phantom_ct.COLUMNS * 2
     places = [
         [(path, os.path.getsize(path) - slice_bytes) for path in paths] for paths in truth.paths
@@ -182,7 +195,10 @@ def npy_store(truth: Truth, scratch: Path) -> list[Array]:
 
 
 def nnunet_store(truth: Truth) -> list[Any]:
-    """Blosc2 as nnU-Net keeps it: network values as float32, ZSTD 8, blocks for the L1 cache, mapped. Kept between runs."""
+    """Blosc2 as nnU-Net keeps it.
+
+    Network values as float32, ZSTD 8, blocks for the L1 cache, mapped. Kept between runs.
+    """
     import blosc2
 
     def write(folder: Path) -> None:
@@ -256,7 +272,10 @@ def as_plain(data: Item) -> Item:
 
 
 def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
-    """RandSpatialCrop after LoadImage: "Dataset", "CacheDataset" or "PersistentDataset". What is random is not cached."""
+    """RandSpatialCrop after LoadImage: "Dataset", "CacheDataset" or "PersistentDataset".
+
+    What is random is not cached.
+    """
     from monai import data
     from monai import transforms as t
 
@@ -272,12 +291,12 @@ def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
         return data.Dataset(items, t.Compose([*load, crop, scale, plain]))
     whole = t.Compose([*load, scale, crop, plain])
     if kind == "CacheDataset":
-        return data.CacheDataset(
-            items, whole, progress=False, hash_as_key=True, num_workers=1
-        )  # equal items are cached once
+        # equal items are cached once
+        return data.CacheDataset(items, whole, progress=False, hash_as_key=True, num_workers=1)
+    # by default it loses the affine
     return data.PersistentDataset(
         items, whole, cache_dir=scratch / "monai", track_meta=True, weights_only=False
-    )  # by default it loses the affine
+    )
 
 
 class TorchioPatches(torch.utils.data.Dataset[Item]):

@@ -148,8 +148,9 @@ def torchio_volume(folder: Path) -> Task:
 def dicomsdl_volume(paths: Sequence[str], *, rescale: str) -> Task:
     """A loop that opens every file for its position, sorts, and fills one int16 array.
 
-    `rescale` "own": the HU that dicomsdl gives, in float, cast. "by hand": its stored values plus the intercept, never
-    in float, which is the least that a loop can do and right only for a slope of 1 and at most 15 bits.
+    `rescale` "own": the HU that dicomsdl gives, in float, cast. "by hand": its stored values plus
+    the intercept, never in float, which is the least that a loop can do and right only for a slope
+    of 1 and at most 15 bits.
     """
     import dicomsdl
 

@@ -1,4 +1,7 @@
-"""samples: what happens around the making of a sample, in every kind of loader: errors, epochs, batches, intensities applied later."""
+"""samples: what happens around the making of a sample, in every kind of loader.
+
+Errors, epochs, batches, intensities applied later.
+"""
 
 import gc
 import itertools
@@ -64,7 +67,7 @@ class Raising(SampleDataset):
         return Sample(image=torch.full((1, 2, 2), float(row)), row=row)
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -196,7 +199,7 @@ def test_only_what_reading_raises_is_skipped(folder: Path) -> None:
         dicomdl.FrameDataset(index_of(folder), on_error="ignore")  # type: ignore[arg-type]
 
 
-# --- batches and rows -------------------------------------------------------------------------------------------------
+# --- batches and rows -----------------------------------------------------------------------------
 
 
 def test_a_batch_comes_in_the_order_asked_for_and_opens_each_file_once(
@@ -261,7 +264,7 @@ def test_rows_between_two_boundaries_are_of_one_stack_and_a_dataset_pickles_smal
     assert torch.equal(again[len(dataset) - 1]["image"], dataset[len(dataset) - 1]["image"])
 
 
-# --- intensities that are applied later -------------------------------------------------------------------------------
+# --- intensities that are applied later -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_what_no_numbers_can_say_is_refused_for_a_device(folder: Path) -> None:
         dicomdl.FrameDataset(index_of(folder), intensity_on="gpu")  # type: ignore[arg-type]
 
 
-# --- 2.5D -------------------------------------------------------------------------------------------------------------
+# --- 2.5D -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", [None, JPEG2000Lossless])
@@ -368,7 +371,7 @@ def test_neighbours_are_channels_in_slice_order_and_padding_beyond_the_ends(
             dicomdl.FrameDataset(index, **wrong)  # type: ignore[arg-type]
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read_ahead", [0, 8])

@@ -161,7 +161,8 @@ def test_a_resized_frame_keeps_every_value_at_its_place(
     places = to_plain @ np.stack(
         [np.zeros(rows.size), rows.ravel(), columns.ravel(), np.ones(rows.size)]
     )
-    # Antialiasing averages over neighbours: away from the edges a ramp keeps its values to about 1 % of a pixel.
+    # Antialiasing averages over neighbours: away from the edges a ramp keeps its values to
+    # about 1 % of a pixel.
     inner = (places[1] > 1.5) & (places[1] < 7.5) & (places[2] > 2.5) & (places[2] < 10.5)
     expected = 53 * 2 + 7 * places[1] + places[2] - 1024
     assert inner.sum() >= 20
@@ -406,9 +407,8 @@ def test_projection_images_of_one_series_have_each_its_own_window_and_monochrome
     dataset = dicomdl.FrameDataset(index)
     stored = true_volume((2, 20, 30))
     for i, (center, width) in enumerate(((100, 200), (500, 1000))):
-        expected = 1 - np.clip(
-            ((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1
-        )  # LINEAR, PS3.3 C.11.2.1.2.1
+        # LINEAR, PS3.3 C.11.2.1.2.1
+        expected = 1 - np.clip(((stored[i] - (center - 0.5)) / (width - 1)) + 0.5, 0, 1)
         assert np.allclose(dataset[i]["image"][0].numpy(), expected, atol=1e-6)
     assert np.array_equal(dicomdl.read_frame(index.frame(0)), stored[0])
 
@@ -528,7 +528,7 @@ def test_a_label_map_is_padded_with_background(folder: Path) -> None:
     assert int(volumes[0]["image"].sum()) == true
 
 
-# --- patches ----------------------------------------------------------------------------------------------------------
+# --- patches --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""patches: places that lie where they should, chance that depends on its key alone, and patches that come back together."""
+"""patches.
+
+Places that lie where they should, chance that depends on its key alone, and patches that come back
+together.
+"""
 
 import itertools
 import pickle
@@ -206,11 +210,12 @@ def test_points_of_a_table_are_in_the_middle_of_their_patch() -> None:
     )
     view = View((20, 20, 20), centers=[(4.2, 5.4, 6.6), (0, 0, 0)])
     assert centers.start(view, (4, 4, 5), 0, chance(0, 0, 0)) == (2, 3, 5)
+    # reaches beyond the border
     assert centers.start(view, (4, 4, 4), 1, chance(0, 0, 0)) == (
         -2,
         -2,
         -2,
-    )  # reaches beyond the border
+    )
     moved = {
         Centers.from_table(table, jitter=2).start(view, (4, 4, 5), 0, chance(0, epoch, 0))
         for epoch in range(300)

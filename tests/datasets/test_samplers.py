@@ -1,4 +1,8 @@
-"""Samplers: every row once over all ranks, in an order of (seed, epoch) alone, and the same rest after every interruption."""
+"""Samplers.
+
+Every row once over all ranks, in an order of (seed, epoch) alone, and the same rest after every
+interruption.
+"""
 
 import collections
 import itertools
@@ -48,7 +52,7 @@ def rows_of(batches: Any) -> list[list[int]]:
     return [batch[:, 0].tolist() for batch in batches]
 
 
-# --- orders -----------------------------------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------
 
 
 @given(
@@ -98,9 +102,8 @@ def test_every_order_of_a_few_rows_is_equally_likely() -> None:
     )
     expected = 2400 / 24
     assert len(counts) == 24
-    assert (
-        sum((count - expected) ** 2 / expected for count in counts.values()) < 65
-    )  # chi-square, 23 degrees: p = 1e-5
+    # chi-square, 23 degrees: p = 1e-5
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 65
 
 
 def test_every_row_comes_everywhere_in_the_order() -> None:
@@ -157,7 +160,7 @@ def test_a_million_rows_are_no_python_list() -> None:
     assert held < 10e6 and peak < 40e6
 
 
-# --- epochs -----------------------------------------------------------------------------------------------------------
+# --- epochs ---------------------------------------------------------------------------------------
 
 
 def test_a_row_carries_its_epoch_and_is_otherwise_its_number() -> None:
@@ -222,7 +225,7 @@ def test_samplers_of_torch_can_carry_the_epoch_too() -> None:
     ) == 3
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 @given(
@@ -258,7 +261,7 @@ def test_all_ranks_have_as_many_batches_and_rows_come_once(
         assert list(resumed) == whole[done:]
 
 
-# --- resuming ---------------------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shuffle", ["rows", "stacks", False])
@@ -368,7 +371,7 @@ def test_a_resumed_pass_resumes_again() -> None:
         state = sampler.state_dict(batches_done=1)
 
 
-# --- wrong use --------------------------------------------------------------------------------------------------------
+# --- wrong use ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Streams: every sample once over ranks and workers, the same after every interruption, and no error lost."""
+"""Streams.
+
+Every sample once over ranks and workers, the same after every interruption, and no error lost.
+"""
 
 import gc
 import itertools
@@ -31,7 +34,10 @@ POISON = (StopIteration, ValueError, MemoryError, KeyError, BaseException, Decod
 
 
 class Stacks:
-    """A dataset whose samples say which row and epoch they were asked for; rows in `poison` raise."""
+    """A dataset whose samples say which row and epoch they were asked for.
+
+    Rows in `poison` raise.
+    """
 
     def __init__(
         self, lengths: list[int], poison: dict[int, type[BaseException]] | None = None
@@ -111,7 +117,7 @@ def no_thread_is_left() -> bool:
     return not threads()
 
 
-# --- which samples ----------------------------------------------------------------------------------------------------
+# --- which samples --------------------------------------------------------------------------------
 
 
 @given(
@@ -188,9 +194,8 @@ def test_samples_come_stack_by_stack_mixed_by_the_buffer() -> None:
     mixed = flat([torch.stack(list(StackStream(dataset, shuffle_buffer=60)))])
     assert len({row // 50 for row in mixed[:40]}) > 1
     place = {row: k for k, row in enumerate(in_order)}
-    assert all(
-        place[row] < k + 60 for k, row in enumerate(mixed)
-    )  # never more than the buffer ahead
+    # never more than the buffer ahead
+    assert all(place[row] < k + 60 for k, row in enumerate(mixed))
     assert flat([torch.stack(list(StackStream(dataset, shuffle=False)))]) == list(range(400))
 
 
@@ -222,7 +227,7 @@ def test_an_empty_dataset_is_an_empty_pass() -> None:
         assert list(stream) == [] and list(DataLoader(stream, num_workers=2)) == []
 
 
-# --- workers ----------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 
 
 def test_epochs_reach_persistent_workers_of_every_start_method() -> None:
@@ -263,7 +268,10 @@ def test_a_pass_without_set_epoch_is_the_same_again_and_says_so() -> None:
 
 
 def train_rank(rank: int, port: int, folder: str) -> None:
-    """One of two ranks: a pass over a stream, and training with DistributedDataParallel over batches of a sampler."""
+    """One of two ranks.
+
+    A pass over a stream, and training with DistributedDataParallel over batches of a sampler.
+    """
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     dataset, options = Stacks(LENGTHS), {"num_workers": 2, "multiprocessing_context": "fork"}
@@ -271,11 +279,12 @@ def train_rank(rank: int, port: int, folder: str) -> None:
         "stream": flat(DataLoader(StackStream(dataset, shuffle_buffer=4), batch_size=3, **options))
     }  # type: ignore[arg-type]
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+    # 13 and 12 rows: batches of 4 and 6 would be 4 and 3 of one rank and the other
     for size in (
         3,
         4,
         6,
-    ):  # 13 and 12 rows: batches of 4 and 6 would be 4 and 3 of one rank and the other
+    ):
         seen = []
         for batch in DataLoader(
             dataset, batch_sampler=RowBatchSampler(RowSampler(dataset), size), **options
@@ -342,7 +351,7 @@ def test_datasets_of_dicom_files_are_streamed_and_sampled(kind: str, tmp_path: P
             )
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def drain(loader: Any) -> tuple[list[int], list[BaseException]]:
@@ -401,7 +410,7 @@ def test_what_the_dataset_skips_is_left_out_and_nothing_else(workers: int) -> No
     assert sorted(rows) == [row for row in range(200) if row not in dataset.poison]
 
 
-# --- the thread and the memory ----------------------------------------------------------------------------------------
+# --- the thread and the memory --------------------------------------------------------------------
 
 
 def test_a_pass_holds_no_more_samples_than_its_buffers() -> None:
@@ -446,7 +455,7 @@ def test_a_stream_pickles_small_and_its_copies_go_their_own_way() -> None:
     assert all(torch.equal(one, other) for one, other in zip(stream, copy, strict=True))
 
 
-# --- resuming ---------------------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 def stream_of(dataset: Stacks | None = None) -> StackStream:

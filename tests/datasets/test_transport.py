@@ -100,7 +100,7 @@ def is_sound(batch: Any) -> bool:
     )
 
 
-# --- what arrives -----------------------------------------------------------------------------------------------------
+# --- what arrives ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -504,7 +504,7 @@ def test_batches_may_go_to_several_receivers() -> None:
     del loader
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @needs_buffers
@@ -716,7 +716,7 @@ def test_what_is_small_or_outside_of_a_worker_has_no_buffer() -> None:
     assert not rows._sizes and own_pool() is None
 
 
-# --- the switch and the self-check ------------------------------------------------------------------------------------
+# --- the switch and the self-check ----------------------------------------------------------------
 
 
 def refused(*arguments: Any) -> Any:
@@ -790,7 +790,7 @@ def test_the_switch_is_followed_without_a_word(way: str) -> None:
         assert check.uses_buffers() == (way == "auto" and sys.platform == "linux")
 
 
-# --- the datasets -----------------------------------------------------------------------------------------------------
+# --- the datasets ---------------------------------------------------------------------------------
 
 
 @both_ways
@@ -846,6 +846,5 @@ def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
             batch["moved"]
             for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)
         ]
-        assert moved == [True, False, False, False], (
-            dataset
-        )  # the first one tells that images are of one size
+        # the first one tells that images are of one size
+        assert moved == [True, False, False, False], dataset

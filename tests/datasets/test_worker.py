@@ -51,7 +51,8 @@ def raised(dataset: Dataset[Any], kind: type[BaseException], **how: Any) -> Any:
     loader = iter(DataLoader(dataset, batch_size=None, num_workers=1, timeout=60, **how))
     with pytest.raises(kind) as caught:
         next(loader)
-    # Else torch waits for the worker when the error, whose traceback holds the loader, is forgotten.
+    # Else torch waits for the worker when the error, whose traceback holds the loader, is
+    # forgotten.
     loader._shutdown_workers()  # type: ignore[attr-defined]
     return caught.value
 

@@ -1,4 +1,7 @@
-"""candidates: the facts that may tell frames apart, from columns to codes, and how their values are shown."""
+"""candidates.
+
+The facts that may tell frames apart, from columns to codes, and how their values are shown.
+"""
 
 from typing import Any
 

@@ -94,7 +94,7 @@ def test_the_smallest_combination_is_taken() -> None:
     )[0] == ["c"]
 
 
-# --- incomplete sets --------------------------------------------------------------------------------------------------
+# --- incomplete sets ------------------------------------------------------------------------------
 
 
 def test_an_interrupted_last_volume_is_told_by_an_attribute_with_as_many_values_as_the_fullest_position_has_frames() -> (
@@ -157,7 +157,8 @@ def test_after_two_whole_passes_an_interrupted_third_one_is_believed() -> None:
 def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_move_them(
     kind: Kind,
 ) -> None:
-    # Three of four times at each of three positions: one lost at the first time, one at the second, one at the third.
+    # Three of four times at each of three positions: one lost at the first time, one at the
+    # second, one at the third.
     cells = [
         (time, place)
         for time in range(4)
@@ -168,7 +169,7 @@ def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_mov
     assert search(places, candidate("when", range(9), Tier.NUMBER, kind)) is None
 
 
-# --- times and counts that run on -------------------------------------------------------------------------------------
+# --- times and counts that run on -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["time", "count"])
@@ -276,7 +277,7 @@ def test_an_exact_echo_time_comes_before_the_rank_of_a_trigger_that_jitters() ->
     assert dimension(PLACES, trigger, candidate("echo_time", TIMES))[0] == ["echo_time"]
 
 
-# --- properties -------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)

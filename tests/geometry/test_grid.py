@@ -48,7 +48,7 @@ def along_z(*z: float) -> Floats:
     return np.array([[-100.0, -90.0, value] for value in z])
 
 
-# --- verdicts of DESIGN section 5 -------------------------------------------------------------------------------------
+# --- verdicts of DESIGN section 5 -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
@@ -102,11 +102,12 @@ def test_the_tolerance_is_of_a_position_and_scales_with_the_spacing(
 ) -> None:
     for error, verdict in ((0.98 * limit, "regular"), (1.02 * limit, "uneven_spacing")):
         z = [spacing * k for k in range(9)]
+        # up, down, up: no other origin or spacing does better
         z[2], z[4], z[6] = (
             z[2] + error,
             z[4] - error,
             z[6] + error,
-        )  # up, down, up: no other origin or spacing does better
+        )
         assert judge(along_z(*z)).verdict == verdict
 
 
@@ -258,7 +259,7 @@ def test_cosines_a_little_off_unit_length_and_right_angle_are_repaired() -> None
     assert plane_axes(np.array([1.003, 0, 0, 0.02, 0.998, 0]), Tolerances()) is None
 
 
-# --- properties -------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------
 
 
 @st.composite
@@ -308,7 +309,7 @@ def test_reversing_the_slices_changes_nothing_but_the_order(orientation: Floats,
     assert forward.order.tolist() == (5 - backward.order).tolist()
 
 
-# --- second opinion ---------------------------------------------------------------------------------------------------
+# --- second opinion -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
@@ -334,7 +335,7 @@ def test_simpleitk_agrees_on_order_spacing_origin_and_direction(
     )
 
 
-# --- the value --------------------------------------------------------------------------------------------------------
+# --- the value ------------------------------------------------------------------------------------
 
 
 def test_a_geometry_is_a_frozen_value_that_compares_and_hashes() -> None:
@@ -364,7 +365,7 @@ def test_an_affine_of_another_shape_is_a_geometry_error() -> None:
     assert caught.value.shape == (3, 3)
 
 
-# --- places and IDC's checks ------------------------------------------------------------------------------------------
+# --- places and IDC's checks ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))

@@ -1,4 +1,7 @@
-"""Slices that make no grid: where the regular grid lies, what is kept, and what lies between which."""
+"""Slices that make no grid.
+
+Where the regular grid lies, what is kept, and what lies between which.
+"""
 
 import numpy as np
 import pytest
@@ -53,9 +56,8 @@ def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
     gaps=st.lists(st.integers(60, 900), min_size=2, max_size=40),
     shear=st.sampled_from([(0, 0), (0.2, 0.3)]),
 )
-@example(
-    gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3)
-)  # ends exactly the tolerance before a place of the grid
+# ends exactly the tolerance before a place of the grid
+@example(gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3))
 @settings(max_examples=100)
 def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extrapolated(
     gaps: list[int], shear: tuple[float, float]
@@ -70,9 +72,8 @@ def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extr
     assert float(grid.geometry.affine[:3, 0] @ normal) == pytest.approx(median)
     assert places[-1] - median < there[-1] <= places[-1] + 0.01 + 1e-9
     values = grid.values((53 * places)[:, None, None].repeat(3, 1).repeat(4, 2))[:, 0, 0]
-    assert (
-        np.abs(values - 53 * there).max() <= 53 * 0.01 + 1e-9
-    )  # a slice within 0.01 mm of its place is kept as it is
+    # a slice within 0.01 mm of its place is kept as it is
+    assert np.abs(values - 53 * there).max() <= 53 * 0.01 + 1e-9
     assert (values >= 0).all() and (values <= 53 * places[-1]).all()
     assert np.allclose(values[grid.filled], 53 * there[grid.filled])
 

@@ -1,4 +1,7 @@
-"""stacks: what a Series is split by, and that conclusions follow from headers and not from the order of files."""
+"""stacks.
+
+What a Series is split by, and that conclusions follow from headers and not from the order of files.
+"""
 
 import functools
 import json
@@ -66,7 +69,7 @@ def setter(keyword: str, value: Any, only: tuple[int, ...] | None = None) -> Any
     return edit
 
 
-# --- one stack --------------------------------------------------------------------------------------------------------
+# --- one stack ------------------------------------------------------------------------------------
 
 
 def test_a_regular_series_is_one_stack_with_the_affine_of_its_ramp(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_one_slice_without_a_position_does_not_spoil_the_others(tmp_path: Path) 
     assert verdicts(tmp_path) == [("no_geometry", 1), ("regular", 5)]
 
 
-# --- several stacks ---------------------------------------------------------------------------------------------------
+# --- several stacks -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def real_headers() -> tuple[bytes, ...]:
     )
 
 
-# --- the walk -----------------------------------------------------------------------------------------------------
+# --- the walk -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
@@ -118,7 +118,7 @@ def test_padding_after_the_data_set_is_not_an_error() -> None:
         assert walk(window_on(raw + padding), 0, EXPLICIT, WANTED).values[0] == b"MR"
 
 
-# --- two gears, one result ----------------------------------------------------------------------------------------
+# --- two gears, one result ------------------------------------------------------------------------
 
 
 def both_gears(
@@ -200,7 +200,7 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
         assert fast == plain
 
 
-# --- what hostile structure may cost ------------------------------------------------------------------------------
+# --- what hostile structure may cost --------------------------------------------------------------
 
 
 def test_elements_are_counted_over_the_whole_walk_not_a_sequence(

@@ -31,12 +31,40 @@ OTHER_SIZES = {
 # In no dictionary of pydicom; as dcm2niix reads them.
 UNKNOWN_PRIVATE = {"uih_b_value", "uih_diffusion_direction", "philips_label_type"}
 
-# PS3.15 Table E.1-1, what may never be a column; PatientID is kept, because labels are joined by it.
+# PS3.15 Table E.1-1, what may never be a column; PatientID is kept, because labels are joined by
+# it.
 IDENTIFYING = (
-    0x00100010, 0x00100030, 0x00100032, 0x00101000, 0x00101001, 0x00101005, 0x00101040, 0x00101060, 0x00102154, 0x00104000,
-    0x00080050, 0x00080080, 0x00080081, 0x00080090, 0x00080092, 0x00080094, 0x00081010, 0x00081040, 0x00081048, 0x00081050,
-    0x00081060, 0x00081070, 0x00181000, 0x00200010, 0x00204000, 0x00321032, 0x00400006, 0x00400242, 0x0040A123, 0x00380010,
-)  # fmt: skip
+    0x00100010,
+    0x00100030,
+    0x00100032,
+    0x00101000,
+    0x00101001,
+    0x00101005,
+    0x00101040,
+    0x00101060,
+    0x00102154,
+    0x00104000,
+    0x00080050,
+    0x00080080,
+    0x00080081,
+    0x00080090,
+    0x00080092,
+    0x00080094,
+    0x00081010,
+    0x00081040,
+    0x00081048,
+    0x00081050,
+    0x00081060,
+    0x00081070,
+    0x00181000,
+    0x00200010,
+    0x00204000,
+    0x00321032,
+    0x00400006,
+    0x00400242,
+    0x0040A123,
+    0x00380010,
+)
 
 
 @pytest.mark.parametrize("attribute", STANDARD, ids=lambda attribute: attribute.name)
@@ -154,9 +182,18 @@ def test_keywords_become_snake_case(keyword: str, column: str) -> None:
 
 def test_a_frame_is_frozen_pickles_and_shows_no_patient() -> None:
     frame = Frame(
-        path="a.dcm", frame_number=2, byte_offset=9, byte_length=8, file_bytes=17, file_mtime_ns=1, patient_id="MRN-123", modality="CT",
-        rows=2, columns=4, sop_instance_uid="1.2.3",
-    )  # fmt: skip
+        path="a.dcm",
+        frame_number=2,
+        byte_offset=9,
+        byte_length=8,
+        file_bytes=17,
+        file_mtime_ns=1,
+        patient_id="MRN-123",
+        modality="CT",
+        rows=2,
+        columns=4,
+        sop_instance_uid="1.2.3",
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         frame.rows = 3  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(frame)) == frame

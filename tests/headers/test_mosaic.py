@@ -48,7 +48,7 @@ def assert_is_the_ramp(
     assert len(found) == shape[0]
 
 
-# --- Siemens ----------------------------------------------------------------------------------------------------------
+# --- Siemens --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("descending", [False, True], ids=["first slice first", "last slice first"])
@@ -234,9 +234,8 @@ def test_a_csa_header_reads_as_nibabel_reads_it_in_both_versions() -> None:
     ours = read_csa(raw)
     assert [float(v) for v in ours["SliceNormalVector"]] == theirs["SliceNormalVector"]["items"]
     assert [float(v) for v in ours["B_value"]] == theirs["B_value"]["items"]
-    assert (
-        read_csa(phantoms_multi.csa_header(entries, version=1)) == ours
-    )  # nibabel 5.3 fails on the first version
+    # nibabel 5.3 fails on the first version
+    assert read_csa(phantoms_multi.csa_header(entries, version=1)) == ours
 
 
 def test_no_damage_to_a_csa_header_or_a_protocol_raises() -> None:
@@ -281,7 +280,7 @@ def test_tiles_are_rows_of_the_table_with_one_frame_number(tmp_path: Path) -> No
     assert sorted(frames.numbers("coded_rows").tolist()) == [0, 0] + [18] * 7
 
 
-# --- UIH --------------------------------------------------------------------------------------------------------------
+# --- UIH ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -325,7 +324,7 @@ def test_a_uih_grid_with_a_position_that_is_no_number_stays_whole(tmp_path: Path
     assert frame.image_position_patient is None
 
 
-# --- reconstructed volumes of nuclear medicine ------------------------------------------------------------------------
+# --- reconstructed volumes of nuclear medicine ----------------------------------------------------
 
 
 @pytest.mark.parametrize("descending", [False, True], ids=["positive spacing", "negative spacing"])
@@ -391,7 +390,7 @@ def test_nm_images_that_are_no_slices_get_no_geometry(tmp_path: Path, kind: str)
     } == {(None, None)}
 
 
-# --- enhanced objects -------------------------------------------------------------------------------------------------
+# --- enhanced objects -----------------------------------------------------------------------------
 
 
 def test_an_ultrasound_volume_has_its_positions_in_its_own_frame_of_reference(
@@ -458,9 +457,8 @@ def test_shared_and_per_frame_groups_count_in_every_enhanced_object(
     def edit(dataset: Dataset, _: int) -> None:
         dataset.SOPClassUID = getattr(pydicom.uid, keyword)
         shared = dataset.SharedFunctionalGroupsSequence[0]
-        for k, group in enumerate(
-            dataset.PerFrameFunctionalGroupsSequence
-        ):  # an attribute of both: the frame's own counts
+        # an attribute of both: the frame's own counts
+        for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             group.PixelMeasuresSequence = shared.PixelMeasuresSequence
             group.FrameContentSequence[0].FrameReferenceDateTime = f"202001021011{k:02d}"
         shared.PixelMeasuresSequence = phantoms.item(PixelSpacing=[7, 7])
@@ -524,7 +522,7 @@ def test_damaged_files_of_every_packing_each_give_a_header_and_sound_tiles(tmp_p
             assert 0 <= tile.tile_top <= tile.coded_rows - height
 
 
-# --- the corpus, against references that others wrote -----------------------------------------------------------------
+# --- the corpus, against references that others wrote ---------------------------------------------
 
 MOSAICS = {
     "neurolabusc+dcm_qa_nih/In/20180918Si/mr_0003": "neurolabusc+dcm_qa_nih/Ref",

@@ -80,7 +80,7 @@ def read_with_pydicom(path: Path) -> Dataset:
         return pydicom.dcmread(path, force=True)
 
 
-# --- the second opinion: what pydicom says an attribute is --------------------------------------------------------
+# --- the second opinion: what pydicom says an attribute is ----------------------------------------
 
 
 def pydicom_value(dataset: Dataset, attribute: Attribute, number: int) -> Any:
@@ -166,9 +166,8 @@ def _comparable(value: Any) -> Any:
 def _with_defaults(frame: Frame, attribute: Attribute, expected: Any) -> Any:
     """What the index adds to absent values (`samples_per_pixel` 1, ...) and the sign of padding values."""
     if attribute.name == "transfer_syntax_uid" and not expected:
-        return (
-            frame.transfer_syntax_uid
-        )  # a file without meta information: guessed from its first element
+        # a file without meta information: guessed from its first element
+        return frame.transfer_syntax_uid
     if (
         attribute.name in ("pixel_padding_value", "pixel_padding_range_limit")
         and expected is not None
@@ -208,7 +207,7 @@ def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
     return different
 
 
-# --- the second opinion: which bytes a frame has ------------------------------------------------------------------
+# --- the second opinion: which bytes a frame has --------------------------------------------------
 
 
 def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> set[str]:
@@ -238,7 +237,11 @@ def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> s
 
 
 def native_frame_bits(frame: Frame, length: int, frames: int) -> int:
-    """Bits a frame; chrominance of YBR_FULL_422 is subsampled to 2 samples a pixel (PS3.3 C.7.6.3.1.2), if the length says so."""
+    """Bits a frame.
+
+    Chrominance of YBR_FULL_422 is subsampled to 2 samples a pixel (PS3.3 C.7.6.3.1.2), if the
+    length says so.
+    """
     samples = frame.samples_per_pixel
     whole = frame.rows * frame.columns * samples * frame.bits_allocated
     if "422" in frame.photometric_interpretation and length * 8 < whole * frames:
@@ -264,7 +267,10 @@ def pydicom_end_of_meta(content: bytes) -> int:
 
 
 def as_coded(frames: list[Frame], dataset: Dataset) -> list[Frame]:
-    """The frames as they are coded: what the reader makes of mosaics and CSA headers is `test_mosaic`'s."""
+    """The frames as they are coded.
+
+    What the reader makes of mosaics and CSA headers is `test_mosaic`'s.
+    """
     if "ep_b" in frames[0].sequence_name and not pydicom_value(dataset, B_VALUE, 0):
         frames = [
             dataclasses.replace(frame, siemens_b_value=None, siemens_diffusion_direction=None)
@@ -305,7 +311,7 @@ def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_f
     assert compared or folder.name not in HAVE_IMAGES
 
 
-# --- every value of the table, in every way of writing it ---------------------------------------------------------
+# --- every value of the table, in every way of writing it -----------------------------------------
 
 
 def example_value(attribute: Attribute, frames: int) -> Any:
@@ -390,7 +396,7 @@ def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(
             assert getattr(frames[0], attribute.name) not in (None, ""), attribute.name
 
 
-# --- damage: any bytes give a Header, never an exception -----------------------------------------------------------
+# --- damage: any bytes give a Header, never an exception ------------------------------------------
 
 SEED_FILES = "CT_small MR_small MR_small_implicit MR_small_bigendian image_dfl SC_rgb_rle_2frame JPEG2000 priv_SQ rtdose UN_sequence"
 
@@ -561,9 +567,22 @@ def _change_transfer_syntax(raw: bytes, at: int, _: int, rng: random.Random) -> 
 
 
 MUTATORS = (
-    _change_byte, _change_byte, _change_length, _change_length, _change_vr, _delete_element, _double_element, _swap_with_next,
-    _insert_delimiter, _delete_delimiter, _cut_anywhere, _cut_at_element, _swap_endianness, _change_number, _change_transfer_syntax,
-)  # fmt: skip
+    _change_byte,
+    _change_byte,
+    _change_length,
+    _change_length,
+    _change_vr,
+    _delete_element,
+    _double_element,
+    _swap_with_next,
+    _insert_delimiter,
+    _delete_delimiter,
+    _cut_anywhere,
+    _cut_at_element,
+    _swap_endianness,
+    _change_number,
+    _change_transfer_syntax,
+)
 
 
 def mutant(rng: random.Random, originals: list[Seed]) -> bytes:
@@ -618,7 +637,7 @@ def assert_sound(header: Header, raw: bytes, reader: HeaderReader) -> None:
         assert header.deflated or place.byte_offset + place.byte_length <= len(raw)
 
 
-# --- bombs and contradictions: what a header may claim -------------------------------------------------------------
+# --- bombs and contradictions: what a header may claim --------------------------------------------
 
 PIXELS = 0x7FE00010
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -681,7 +700,10 @@ def deflated(inner: bytes) -> bytes:
 
 @cache
 def gibibyte_of_zeros() -> bytes:
-    """What follows any deflated prefix to inflate to 1 GiB more, in 1 MB: full flushes make blocks that repeat."""
+    """What follows any deflated prefix to inflate to 1 GiB more, in 1 MB.
+
+    Full flushes make blocks that repeat.
+    """
     compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     compressor.compress(b"\0" * 2**16)
     compressor.flush(zlib.Z_FULL_FLUSH)
@@ -967,12 +989,11 @@ def test_a_rescale_slope_that_is_no_number_is_a_problem(text: bytes) -> None:
     )
     header = parse(raw)
     assert (header.kind, header.reason) == ("problem", "invalid_value")
-    assert (
-        text.strip().decode() not in header.detail
-    )  # a message never quotes a value: it may be a name
+    # a message never quotes a value: it may be a name
+    assert text.strip().decode() not in header.detail
 
 
-# --- columns that users add ---------------------------------------------------------------------------------------
+# --- columns that users add -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

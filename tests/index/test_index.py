@@ -43,7 +43,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return dicomdl.open_index(synthetic_index(tmp_path_factory.mktemp("many"), 30_000, 6_000))
 
 
-# --- select -----------------------------------------------------------------------------------------------------------
+# --- select ---------------------------------------------------------------------------------------
 
 
 def test_columns_of_stacks_take_whole_stacks_and_columns_of_frames_take_frames(
@@ -109,7 +109,7 @@ def test_a_value_of_another_type_is_a_usage_error(index: Index, condition: dict[
         index.select(**condition)
 
 
-# --- looking things up ------------------------------------------------------------------------------------------------
+# --- looking things up ----------------------------------------------------------------------------
 
 
 def test_frames_come_in_the_order_of_stacks_and_slices(index: Index) -> None:
@@ -209,7 +209,7 @@ def test_studies_series_and_stacks_are_views(index: Index) -> None:
         assert repr(view)
 
 
-# --- split ------------------------------------------------------------------------------------------------------------
+# --- split ----------------------------------------------------------------------------------------
 
 
 def patients(part: Index) -> set[str]:
@@ -281,7 +281,7 @@ def test_fractions_that_are_no_parts_of_one_are_usage_errors(
         index.split((0.5,), by="slice")
 
 
-# --- pickles ----------------------------------------------------------------------------------------------------------
+# --- pickles --------------------------------------------------------------------------------------
 
 
 def test_an_index_its_selections_and_stacks_pickle_small_and_come_back(many: Index) -> None:
@@ -352,7 +352,7 @@ def test_opening_what_is_no_index_is_an_index_folder_error(tmp_path: Path) -> No
         dicomdl.open_index(tmp_path / "nowhere")
 
 
-# --- out of here ------------------------------------------------------------------------------------------------------
+# --- out of here ----------------------------------------------------------------------------------
 
 
 def test_the_summary_counts_everything(index: Index) -> None:
@@ -404,7 +404,10 @@ def test_an_exported_selection_points_into_itself(index: Index) -> None:
 
 
 def test_look_ups_do_not_copy_long_columns(many: Index) -> None:
-    """A worker's private memory must not grow with the index: only short dictionaries become Python objects."""
+    """A worker's private memory must not grow with the index.
+
+    Only short dictionaries become Python objects.
+    """
     import tracemalloc
 
     fresh = Index(type(many._generation)(many.path, many.generation))

@@ -38,7 +38,7 @@ def part_of(index: Index, **columns: list[Any]) -> Part:
     return part
 
 
-# --- reasons ----------------------------------------------------------------------------------------------------------
+# --- reasons --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_every_defect_of_a_stack_is_in_its_reason() -> None:
     )
 
 
-# --- what needs a person ----------------------------------------------------------------------------------------------
+# --- what needs a person --------------------------------------------------------------------------
 
 
 def test_regular_tilted_and_single_stacks_need_nobody(tmp_path: Path, scanned: Scan) -> None:
@@ -308,7 +308,7 @@ def test_a_stack_that_lacks_slices_of_its_group_needs_a_person(
     )
 
 
-# --- remarks ----------------------------------------------------------------------------------------------------------
+# --- remarks --------------------------------------------------------------------------------------
 
 
 def test_equal_copies_are_a_remark(tmp_path: Path, scanned: Scan) -> None:
@@ -357,7 +357,7 @@ def test_an_empty_index_is_fine(tmp_path: Path, scanned: Scan) -> None:
     )
 
 
-# --- how it is shown --------------------------------------------------------------------------------------------------
+# --- how it is shown ------------------------------------------------------------------------------
 
 
 @pytest.fixture

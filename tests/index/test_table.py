@@ -170,7 +170,7 @@ def test_replacing_a_column_leaves_the_others() -> None:
     assert table.value("whole", 0) == 1
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def empty_tables() -> dict[str, Table]:

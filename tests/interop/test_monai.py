@@ -1,4 +1,8 @@
-"""Interop: after another package's transform every voxel still says where in the world it was, or the affine is NaN."""
+"""Interop.
+
+After another package's transform every voxel still says where in the world it was, or the affine is
+NaN.
+"""
 
 import functools
 import importlib
@@ -122,7 +126,8 @@ def assert_right(made: Sample, original: Sample, at_most: float = 1e-3) -> None:
     spatial = made["image"].shape[1:]
     assert made["mask"].shape == spatial and made["mask"].dtype == torch.int64
     threshold = original["image"][0].mean()
-    # Linear and nearest interpolation may differ by half a voxel's step; further from the threshold than that they agree.
+    # Linear and nearest interpolation may differ by half a voxel's step; further from the
+    # threshold than that they agree.
     sure = (made["image"][0] - threshold).abs() > 40
     sure &= torch.from_numpy(well_within(made, original))
     assert torch.equal(made["mask"].bool()[sure], (made["image"][0] > threshold)[sure])
@@ -143,7 +148,7 @@ BOTH = ("image", "mask")
 LINEAR = ("bilinear", "nearest")
 
 
-# --- MONAI ------------------------------------------------------------------------------------------------------------
+# --- MONAI ----------------------------------------------------------------------------------------
 
 SPATIAL_3D: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda _: None,
@@ -215,9 +220,8 @@ def test_monai_sees_the_affine_that_its_own_reader_sees(
 ) -> None:
     needed("nibabel")
     dicomdl.read_volume(index.stacks[0]).save(tmp_path / "volume.nii.gz")
-    theirs = monai.LoadImage(image_only=True)(
-        tmp_path / "volume.nii.gz"
-    )  # its order is (column, row, slice)
+    # its order is (column, row, slice)
+    theirs = monai.LoadImage(image_only=True)(tmp_path / "volume.nii.gz")
     ours = to_monai(volume)["image"]
     point = np.array([5, 3, 7, 1])
     i, j, k = (
@@ -325,7 +329,7 @@ def test_metatensors_go_through_monais_own_loader(monai: Any, index: dicomdl.Ind
     assert batch["image"].shape == (4, 1, *SHAPE[1:]) and batch["image"].affine.shape == (4, 3, 3)
 
 
-# --- TorchIO ----------------------------------------------------------------------------------------------------------
+# --- TorchIO --------------------------------------------------------------------------------------
 
 IN_TORCHIO: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda _: None,
@@ -397,7 +401,7 @@ def test_samples_from_subjects_collate_by_default(torchio: Any, volume: Sample) 
     assert batch["image"].shape == (2, 1, *SHAPE) and batch["mask"].dtype == torch.int64
 
 
-# --- torchvision ------------------------------------------------------------------------------------------------------
+# --- torchvision ----------------------------------------------------------------------------------
 
 IN_TORCHVISION: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda _: None,
@@ -453,13 +457,12 @@ def test_a_torchvision_that_cannot_be_imported_is_a_missing_extra(
 def test_the_map_of_points_is_that_of_pixel_centres() -> None:
     points = torchvision_module._points(10, 20).numpy()
     halved = torchvision_module._map_of_points(points, points / 2)
-    assert np.allclose(
-        halved @ [7, 0, 0, 1], [7, 0.5, 0.5, 1]
-    )  # the first of half as many pixels lies between the first two
+    # the first of half as many pixels lies between the first two
+    assert np.allclose(halved @ [7, 0, 0, 1], [7, 0.5, 0.5, 1])
     assert np.isnan(torchvision_module._map_of_points(points, points**2)).all()
 
 
-# --- chance, processes ------------------------------------------------------------------------------------------------
+# --- chance, processes ----------------------------------------------------------------------------
 
 
 def loaded(dataset: Any, method: str | None, seed: int = 0) -> torch.Tensor:
@@ -481,10 +484,11 @@ def test_with_a_seed_nothing_depends_on_the_worker(
         seed=3,
     )
     by_torchio = ForTorchIO(torchio.RandomNoise(), seed=3)
+    # a spawned worker takes seconds to import MONAI
     for transform, method in (
         (by_monai, "fork"),
         (by_torchio, "spawn"),
-    ):  # a spawned worker takes seconds to import MONAI
+    ):
         dataset = dicomdl.FrameDataset(index, transform=transform)
         assert torch.equal(loaded(dataset, None), loaded(dataset, method))
         again = pickle.loads(pickle.dumps(dataset))
@@ -516,7 +520,7 @@ def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -
     assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[1])
 
 
-# --- Lightning --------------------------------------------------------------------------------------------------------
+# --- Lightning ------------------------------------------------------------------------------------
 
 
 def model_class(lightning: Any) -> Any:
@@ -580,9 +584,10 @@ def test_a_model_trains_validates_and_predicts_with_lightning(
     assert [sorted(rows) for rows in epochs] == [list(range(8))] * 2 and epochs[0] != epochs[1]
     assert model.losses[-1] < model.losses[0] and model.validated == 2 * 2 * 3
     assert torch.cat(run.predict(model, datamodule=data)).tolist() == list(range(8))
+    # nothing to validate with
     trainer(max_epochs=1).fit(
         model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3)
-    )  # nothing to validate with
+    )
 
 
 class Told(torch.utils.data.Dataset[Any]):
@@ -671,9 +676,8 @@ def test_a_second_stop_within_an_epoch_is_resumed_as_well(
         return model.seen
 
     whole = fit()
-    assert (
-        fit(ckpt_path=tmp_path / "step=1.ckpt") == whole[1:]
-    )  # writes step=2 and step=3 anew, from a resumed pass
+    # writes step=2 and step=3 anew, from a resumed pass
+    assert fit(ckpt_path=tmp_path / "step=1.ckpt") == whole[1:]
     assert fit(ckpt_path=tmp_path / "step=3.ckpt") == whole[3:]
 
 

@@ -1,4 +1,7 @@
-"""crosscheck: decoders that agree, that differ, refuse, die, hang and lie; which frames are taken; what the report says."""
+"""crosscheck: decoders that agree, that differ, refuse, die, hang and lie; which frames are taken.
+
+What the report says.
+"""
 
 import itertools
 import json
@@ -71,7 +74,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
     return scan(folder)
 
 
-# --- decoders that agree ----------------------------------------------------------------------------------------------
+# --- decoders that agree --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +180,8 @@ def test_a_transfer_syntax_with_one_decoder_is_counted_and_not_held_against_the_
 
 
 def test_jpegls_whose_precision_is_not_bits_stored_is_a_difference(tmp_path: Path) -> None:
-    # The writer codes 12 bits with a precision of 16, and pydicom 3.0.2 then leaves the sign of 12 bits where it was.
+    # The writer codes 12 bits with a precision of 16, and pydicom 3.0.2 then leaves the sign
+    # of 12 bits where it was.
     write_series(
         tmp_path / "dicom",
         shape=(1, 16, 24),
@@ -222,7 +226,7 @@ def test_a_second_build_of_one_library_is_called_that() -> None:
         assert ranks == sorted(ranks), uid
 
 
-# --- a first decoder that is wrong ------------------------------------------------------------------------------------
+# --- a first decoder that is wrong ----------------------------------------------------------------
 
 
 def wrong(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
@@ -326,7 +330,7 @@ def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
         assert comparison_module._gaps(ours, other).tolist() == [[0, np.inf], [0, 0]]
 
 
-# --- a second decoder that misbehaves ---------------------------------------------------------------------------------
+# --- a second decoder that misbehaves -------------------------------------------------------------
 
 
 @pytest.fixture
@@ -478,7 +482,7 @@ def test_what_was_written_for_the_second_decoder_is_removed_though_it_died(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-# --- which frames -----------------------------------------------------------------------------------------------------
+# --- which frames ---------------------------------------------------------------------------------
 
 
 def test_a_sample_has_frames_of_each_kind_and_follows_from_the_seed(many: dicomdl.Index) -> None:
@@ -519,7 +523,7 @@ def test_a_sample_or_time_that_is_not_positive_is_refused(
         check(plain, **options)
 
 
-# --- the report -------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def test_the_report_is_plain_values_for_json_and_says_nothing_of_a_patient(
@@ -581,7 +585,7 @@ def test_an_index_without_frames_is_fine(plain: dicomdl.Index) -> None:
     assert found.text()
 
 
-# --- real files -------------------------------------------------------------------------------------------------------
+# --- real files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.corpus
@@ -595,7 +599,7 @@ def test_the_compressed_files_of_the_corpus_give_what_another_decoder_gives(
     assert found.checked >= 25 and len(found.rows) >= 12
 
 
-# --- the oracle -------------------------------------------------------------------------------------------------------
+# --- the oracle -----------------------------------------------------------------------------------
 
 
 def test_the_oracle_explains_what_it_can_and_prints_what_it_cannot(

@@ -1,4 +1,8 @@
-"""scanner: every file is seen once and is of one kind, an update equals a fresh scan, and nothing breaks an old index."""
+"""scanner.
+
+Every file is seen once and is of one kind, an update equals a fresh scan, and nothing breaks an old
+index.
+"""
 
 import contextlib
 import functools
@@ -71,7 +75,10 @@ def scan(*roots: Any, out: Any = None, **options: Any) -> Index:
 
 
 def content(index: Index) -> dict[str, list[str]]:
-    """Everything an index says, without how its columns are encoded; as text, because NaN does not equal itself."""
+    """Everything an index says, without how its columns are encoded.
+
+    As text, because NaN does not equal itself.
+    """
     return {
         name: [repr(row) for row in getattr(index._generation, name).plain().arrow.to_pylist()]
         for name in TABLES
@@ -89,7 +96,7 @@ def all_bytes(folder: str | Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file())
 
 
-# --- the ledger -------------------------------------------------------------------------------------------------------
+# --- the ledger -----------------------------------------------------------------------------------
 
 
 def test_the_ledger_adds_up_and_every_file_is_of_one_kind(root: Path, out: str) -> None:
@@ -137,7 +144,7 @@ def test_an_empty_folder_is_an_empty_index_that_prints(tmp_path: Path, out: str)
     assert scan(tmp_path / "nothing", out=out).generation == index.generation
 
 
-# --- roots and the walk -----------------------------------------------------------------------------------------------
+# --- roots and the walk ---------------------------------------------------------------------------
 
 
 def test_roots_may_be_several_overlapping_and_single_files(
@@ -296,7 +303,7 @@ def test_the_index_folder_inside_the_root_is_left_out_however_the_root_is_writte
         assert scan(alias, out=root / "index").ledger["files"] == 10
 
 
-# --- updates ----------------------------------------------------------------------------------------------------------
+# --- updates --------------------------------------------------------------------------------------
 
 
 def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(
@@ -436,7 +443,7 @@ def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(
     assert scan(root, follow_links=True).path != first.path
 
 
-# --- interrupted scans ------------------------------------------------------------------------------------------------
+# --- interrupted scans ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("point", ["read_chunk", "build_stacks", "encoded", "publish"])
@@ -543,9 +550,8 @@ def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(
     monkeypatch.undo()
     assert caught.value.errno == 28
     assert content(dicomdl.open_index(out)) == old
-    if (
-        call != "replace"
-    ):  # then the generation is whole, only not named; the next scan removes it in time
+    # then the generation is whole, only not named; the next scan removes it in time
+    if call != "replace":
         assert sorted(os.listdir(os.path.join(out, "generations"))) == before
 
 
@@ -572,7 +578,7 @@ def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(
     assert len(os.listdir(os.path.join(out, "generations"))) == 1
 
 
-# --- wrong use --------------------------------------------------------------------------------------------------------
+# --- wrong use ------------------------------------------------------------------------------------
 
 
 def test_a_missing_folder_is_a_usage_error_and_makes_nothing(tmp_path: Path, out: str) -> None:
@@ -603,7 +609,7 @@ def test_a_folder_with_other_files_is_refused_as_out(root: Path, tmp_path: Path)
     assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
 
 
-# --- workers ----------------------------------------------------------------------------------------------------------
+# --- workers --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -742,7 +748,7 @@ def test_workers_start_from_anywhere(root: Path, out: str, tmp_path: Path, way: 
     assert done.stdout == "10\n", done.stderr
 
 
-# --- patients ---------------------------------------------------------------------------------------------------------
+# --- patients -------------------------------------------------------------------------------------
 
 
 def test_hashed_patients_are_stable_and_blank_ones_stay_blank(tmp_path: Path, out: str) -> None:

@@ -1,11 +1,14 @@
-"""Frames of a folder by dicomdl and by every other reader at hand: who agrees, who differs, and who is right.
+"""Frames of a folder by dicomdl and by every other reader at hand.
+
+Who agrees, who differs, and who is right.
 
     python tests/oracles/decoders.py FOLDER [--frames N] [--all]
 
-asks pydicom with each of its plugins (gdcm, too), other functions of imagecodecs, SimpleITK on the file itself, and, where PyAV is
-installed, FFmpeg's own JPEG 2000 decoder, which shares no code with OpenJPEG. All of them run in a process of their own, which may die.
-Every difference is put under a verdict that a computation supports: `VERDICTS` says who is right and by what; what no verdict explains
-is printed with file, frame and numbers, and makes the exit code 1.
+asks pydicom with each of its plugins (gdcm, too), other functions of imagecodecs, SimpleITK on the
+file itself, and, where PyAV is installed, FFmpeg's own JPEG 2000 decoder, which shares no code with
+OpenJPEG. All of them run in a process of their own, which may die. Every difference is put under a
+verdict that a computation supports: `VERDICTS` says who is right and by what; what no verdict
+explains is printed with file, frame and numbers, and makes the exit code 1.
 """
 
 import argparse
@@ -82,7 +85,7 @@ VERDICTS = {  # what differs: who is right, by what
 }
 
 
-# --- the other readers, in their own process --------------------------------------------------------------------------
+# --- the other readers, in their own process ------------------------------------------------------
 
 
 def read(request: Mapping[str, Any]) -> Array:
@@ -115,7 +118,10 @@ def whole_by_simpleitk(path: str) -> Array:
 
 
 def by_ffmpeg(request: Mapping[str, Any]) -> Array:
-    """FFmpeg's own decoder of JPEG 2000: grey samples come left-aligned in 16 bits, colours as 8-bit RGB; signed ones offset."""
+    """FFmpeg's own decoder of JPEG 2000.
+
+    Grey samples come left-aligned in 16 bits, colours as 8-bit RGB; signed ones offset.
+    """
     import av  # ImportError: not installed
 
     dataset = seconddecoder._dataset(request["path"])
@@ -165,11 +171,14 @@ def readers_of(frame: dicomdl.Frame) -> Iterator[Second]:
     yield FILE
 
 
-# --- who is right -----------------------------------------------------------------------------------------------------
+# --- who is right ---------------------------------------------------------------------------------
 
 
 def expected(frame: dicomdl.Frame, reader: Second) -> Array:
-    """dicomdl's values as this reader would give them: SimpleITK applies palettes and rescale to what it reads itself."""
+    """dicomdl's values as this reader would give them.
+
+    SimpleITK applies palettes and rescale to what it reads itself.
+    """
     ours = pixels.read_frame(frame, colour="rgb" if reader is FILE else reader.colour)
     if reader is not FILE:
         return ours
@@ -200,10 +209,11 @@ def of_codecs(
     if frame.transfer_syntax_uid not in comparison_module._ROUNDING:
         return
     components = frame.samples_per_pixel == 1 or (reader is not FILE and reader.colour == "stored")
+    # 3: see comparison_module._COLOUR_ROUNDING
     yield (
         "rounding of the inverse transform",
         bool(gaps.max() <= (1 if components else 3)),
-    )  # 3: see comparison_module._COLOUR_ROUNDING
+    )
     if frame.samples_per_pixel == 3:
         luminance = gaps[..., 0].max() if components else 0
         yield (
@@ -290,18 +300,16 @@ def bytes_of(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint8).ravel()
 
 
-# --- the comparison ---------------------------------------------------------------------------------------------------
+# --- the comparison -------------------------------------------------------------------------------
 
 
 @dataclass
 class Table:
     counts: dict[str, Counter[str]] = field(default_factory=dict)  # reader -> outcome -> frames
-    verdicts: dict[tuple[str, str], list[str]] = field(
-        default_factory=dict
-    )  # (reader, verdict) -> places
-    refused: dict[tuple[str, str], list[str]] = field(
-        default_factory=dict
-    )  # (reader, why) -> places
+    # (reader, verdict) -> places
+    verdicts: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    # (reader, why) -> places
+    refused: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     unexplained: list[str] = field(default_factory=list)
     ours_refused: list[str] = field(default_factory=list)
 
@@ -397,9 +405,8 @@ def one_image(folder: Path, index: dicomdl.Index) -> Iterator[str]:
             for path in sorted(folder.glob(pattern))
             if str(path) in by_path
         ]
-        depth = max(
-            (frame.bits_stored for frame in frames), default=0
-        )  # members of another bit depth are other images
+        # members of another bit depth are other images
+        depth = max((frame.bits_stored for frame in frames), default=0)
         members = [
             frame
             for frame in frames
@@ -412,7 +419,7 @@ def one_image(folder: Path, index: dicomdl.Index) -> Iterator[str]:
             yield f"{pattern}: {same} of {len(members)} lossless members, in {syntaxes} transfer syntaxes, are identical"
 
 
-# --- what is said -----------------------------------------------------------------------------------------------------
+# --- what is said ---------------------------------------------------------------------------------
 
 OUTCOMES = ("equal", "explained", "UNEXPLAINED", "refuses", "both refuse", "only theirs")
 

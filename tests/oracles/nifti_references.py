@@ -2,12 +2,13 @@
 
     python tests/oracles/nifti_references.py CORPUS [--only WORD]
 
-dcm2niix, dicom2nifti, dcmstack and IBSI made the references from DICOM files that lie beside them. Each is looked for among
-the volumes that dicomdl makes of the same files: stacks, groups of stacks as 4-D, and the parts of a group that share one
-value (one echo of a multi-echo time series). Matched means the same world points within 0.02 mm and the same values, each side
-after its own scaling; a fourth axis must run the same way, too. Where a reference cannot be equal, its rule says why, and
-what of it is equal nevertheless is still required. Prints a row for every reference and matched/total per collection;
-ends with 1 when something that should be equal is not.
+dcm2niix, dicom2nifti, dcmstack and IBSI made the references from DICOM files that lie beside them.
+Each is looked for among the volumes that dicomdl makes of the same files: stacks, groups of stacks
+as 4-D, and the parts of a group that share one value (one echo of a multi-echo time series).
+Matched means the same world points within 0.02 mm and the same values, each side after its own
+scaling; a fourth axis must run the same way, too. Where a reference cannot be equal, its rule says
+why, and what of it is equal nevertheless is still required. Prints a row for every reference and
+matched/total per collection; ends with 1 when something that should be equal is not.
 """
 
 import argparse
@@ -35,9 +36,11 @@ Check = Literal["same", "philips", "first_place", "mirrored", "shifted", "filled
 WORLD_MM = 0.02
 # Both sides store float32: a slope rounded once, a product rounded once.
 FLOAT_TOLERANCE = 5e-7
-# What one affine map of all values may leave over, as a part of their range; a stored step is 1/4095 of it, 240 times this.
+# What one affine map of all values may leave over, as a part of their range; a stored step is
+# 1/4095 of it, 240 times this.
 MAP_TOLERANCE = 1e-6
-# dcm2niix takes its slope as a difference of float32 numbers as large as the intercept: off by 7e-5 for phase maps in mrad.
+# dcm2niix takes its slope as a difference of float32 numbers as large as the intercept: off by
+# 7e-5 for phase maps in mrad.
 SIDECAR_TOLERANCE = 2e-4
 INTERPOLATED = 0.51  # an interpolated value rounded to an integer, and float32
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -142,7 +145,11 @@ RULES = (  # the first that fits counts
 
 @dataclass(frozen=True)
 class Reference:
-    """A NIfTI: values (i, j, k, t[, sample]), the affine from (i, j, k, 1) to LPS mm, and dcm2niix's sidecar where a check needs it."""
+    """A NIfTI.
+
+    Values (i, j, k, t[, sample]), the affine from (i, j, k, 1) to LPS mm, and dcm2niix's
+    sidecar where a check needs it.
+    """
 
     values: Values
     affine: npt.NDArray[np.float64]
@@ -150,7 +157,10 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path, check: Check = "same") -> "Reference":
-        """Read a NIfTI. All axes from the fourth on become one, of length 1 when there is none; of RGBA, alpha is left out."""
+        """Read a NIfTI. All axes from the fourth on become one, of length 1 when there is none.
+
+        Of RGBA, alpha is left out.
+        """
         image: Any = nib.load(path)
         values = np.asanyarray(image.dataobj)
         if values.dtype.names:
@@ -217,7 +227,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one reference. `progress` is how far a candidate came before it failed: the furthest tells most."""
+    """What became of one reference. `progress` is how far a candidate came before it failed.
+
+    The furthest tells most.
+    """
 
     outcome: Literal["matched", "listed", "NOT MATCHED"]
     ours: str = "-"
@@ -236,7 +249,7 @@ class Row:
         return f"{self.outcome:11} {self.error_mm:10.6f} mm {self.difference:12.6g}  {self.reference}\n{'':39} {self.ours}{remark}"
 
 
-# --- one candidate against one reference --------------------------------------------------------------------------------
+# --- one candidate against one reference ----------------------------------------------------------
 
 
 def align(
@@ -257,9 +270,8 @@ def align(
     voxels = np.empty((8, 3))
     voxels[:, axes] = np.where(np.isin(np.arange(3), flipped), last - corners, corners)
     theirs = voxels @ steps.T + reference.affine[:3, 3]
-    known = np.where(
-        np.isfinite(ours.affine), ours.affine, 0
-    )  # a single slice has no slice step, and needs none
+    # a single slice has no slice step, and needs none
+    known = np.where(np.isfinite(ours.affine), ours.affine, 0)
     apart = corners @ known[:3, :3].T + known[:3, 3] - theirs
     return Alignment(
         (int(axes[0]), int(axes[1]), int(axes[2])),
@@ -269,7 +281,10 @@ def align(
 
 
 def _directions(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """3 x 3 unit vectors along slice, row and column; slices along the normal where no step is known."""
+    """3 x 3 unit vectors along slice, row and column.
+
+    Slices along the normal where no step is known.
+    """
     steps = np.array(affine[:3, :3])
     if not np.isfinite(steps[:, 0]).all():
         steps[:, 0] = np.cross(steps[:, 2], steps[:, 1])
@@ -353,7 +368,10 @@ def _largest_difference(ours: Values, theirs: Values) -> float:
 
 
 def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
-    """When only the order on the fourth axis differs: where each of our entries is in the reference."""
+    """When only the order on the fourth axis differs.
+
+    Where each of our entries is in the reference.
+    """
     places = [
         [t for t in range(len(theirs)) if _largest_difference(one, theirs[t]) <= allowed]
         for one in ours
@@ -397,7 +415,7 @@ def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
     )
 
 
-# --- one reference against all candidates -------------------------------------------------------------------------------
+# --- one reference against all candidates ---------------------------------------------------------
 
 
 def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
@@ -467,7 +485,7 @@ def check_reference(path: Path, corpus: Path) -> Row:
     return replace(row, reference=name)
 
 
-# --- all of them --------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 def references(corpus: Path) -> list[Path]:

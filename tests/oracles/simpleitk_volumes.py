@@ -16,7 +16,9 @@ import SimpleITK as sitk
 
 import dicomdl
 
-WORLD_MM = 0.1  # the positions of a regular stack may leave their grid by this much, and the two readers round differently
+# the positions of a regular stack may leave their grid by this much, and the two readers round
+# differently
+WORLD_MM = 0.1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Which bits count: the rules against whole numbers, and the cases that tell codestreams and headers apart."""
+"""Which bits count.
+
+The rules against whole numbers, and the cases that tell codestreams and headers apart.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,8 @@
-"""codecs: what goes in comes out, what is cut, contradicts its header or makes a decoder fail is a typed error."""
+"""codecs.
+
+What goes in comes out, what is cut, contradicts its header or makes a decoder fail is a typed
+error.
+"""
 
 import contextlib
 import io
@@ -88,7 +92,7 @@ def colours(rows: int = 24, columns: int = 31) -> Array:
     return np.random.default_rng(5).integers(0, 256, (rows, columns, 3)).astype("u1")
 
 
-# --- what goes in comes out ---------------------------------------------------------------------------------------
+# --- what goes in comes out -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uid", LOSSLESS)
@@ -166,14 +170,13 @@ def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
         )
 
 
-# --- colours, lower resolutions ---------------------------------------------------------------------------------------
+# --- colours, lower resolutions -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("space", ["YBR_FULL", "YBR_FULL_422"])
 def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str) -> None:
-    image = np.kron(
-        colours(6, 7), np.ones((8, 8, 1), "u1")
-    )  # blocks of one colour, which baseline JPEG keeps exactly
+    # blocks of one colour, which baseline JPEG keeps exactly
+    image = np.kron(colours(6, 7), np.ones((8, 8, 1), "u1"))
     stream = imagecodecs.jpeg8_encode(
         image, level=100, colorspace="YCBCR", outcolorspace="YCBCR", subsampling="444"
     )
@@ -184,9 +187,8 @@ def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str)
     )
     assert (stored.space, rgb.space) == (space, "RGB")
     assert np.array_equal(stored.samples, image)
-    luma, blue, red = (
-        image[..., n].astype(float) - (128 if n else 0) for n in range(3)
-    )  # PS3.3 C.7.6.3.1.2, solved for RGB
+    # PS3.3 C.7.6.3.1.2, solved for RGB
+    luma, blue, red = (image[..., n].astype(float) - (128 if n else 0) for n in range(3))
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
     exact = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1).clip(0, 255)
     assert np.abs(rgb.samples - exact).max() < 0.51
@@ -228,12 +230,13 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
     image = ramp(64, 64)
     stream = bytearray(encode(image, J2K))
     start = stream.find(b"\xff\x4f\xff\x51") + 8
+    # right edge, left edge, tile width stays, tile's left edge: all one pixel further
     for at in (
         0,
         8,
         16,
         24,
-    ):  # right edge, left edge, tile width stays, tile's left edge: all one pixel further
+    ):
         if at != 16:
             stream[start + at : start + at + 4] = (
                 int.from_bytes(stream[start + at : start + at + 4], "big") + 1
@@ -269,7 +272,7 @@ def test_several_threads_give_the_same_values() -> None:
     assert np.array_equal(decode(items(stream), source(image, J2K), threads=4).samples, image)
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uid", LOSSLESS)
@@ -497,7 +500,7 @@ def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# --- decoders that are absent or fail -----------------------------------------------------------------------------
+# --- decoders that are absent or fail -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ KINDS = {"u1": (0, 255), "i1": (-128, 127), "u2": (0, 65535), "i2": (-32768, 327
 
 
 def in_jpeg_2000(image: Array) -> tuple[bytes, int]:
-    """A lossless stream of the image, and how often it can be halved: OpenJPEG gives small images fewer levels."""
+    """A lossless stream of the image, and how often it can be halved.
+
+    OpenJPEG gives small images fewer levels.
+    """
     stream = bytes(
         imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=True, mct=False)
     )
@@ -29,7 +32,10 @@ def in_jpeg_2000(image: Array) -> tuple[bytes, int]:
 
 
 def by_openjpeg(stream: bytes, image: Array, times: int) -> Array:
-    """The lower resolution that OpenJPEG takes out of a stream of the image; Pillow gives 8 or 16 bits, unsigned."""
+    """The lower resolution that OpenJPEG takes out of a stream of the image.
+
+    Pillow gives 8 or 16 bits, unsigned.
+    """
     picture = Jpeg2KImageFile(io.BytesIO(stream))
     picture.reduce = times
     picture._size = (halved(image.shape[1], times) << times, halved(image.shape[0], times) << times)

@@ -1,4 +1,8 @@
-"""pixels: stored values against pydicom, SimpleITK, the other codecs of one image, and frames that the tests write."""
+"""pixels.
+
+Stored values against pydicom, SimpleITK, the other codecs of one image, and frames that the tests
+write.
+"""
 
 import dataclasses
 import itertools
@@ -112,7 +116,7 @@ def colours(rows: int, columns: int, samples: int = 3, dtype: str = "u1") -> Arr
     return np.random.default_rng(5).integers(0, 256, (rows, columns, samples)).astype(dtype)
 
 
-# --- second opinions on real files --------------------------------------------------------------------------------
+# --- second opinions on real files ----------------------------------------------------------------
 
 # Files that cannot be decoded by anyone, and why.
 BROKEN = {
@@ -133,7 +137,10 @@ def image_files(root: Path) -> Iterator[tuple[str, list[Frame]]]:
 
 
 def by_pydicom(dataset: pydicom.Dataset, index: int, raw: bool) -> Iterator[tuple[str, Array]]:
-    """What each decoder of pydicom makes of a frame, as far as it can; gdcm may abort, pylibjpeg differs in lossy JPEG."""
+    """What each decoder of pydicom makes of a frame, as far as it can.
+
+    Gdcm may abort, pylibjpeg differs in lossy JPEG.
+    """
     from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
     uid = dataset.file_meta.TransferSyntaxUID
@@ -153,7 +160,10 @@ def by_pydicom(dataset: pydicom.Dataset, index: int, raw: bool) -> Iterator[tupl
 
 
 def near(theirs: Array, ours: Array) -> Array:
-    """`ours` where `theirs` is at most 1 off in green: libjpeg-turbo rounds the coefficients of its colour conversion to 16 bits."""
+    """`ours` where `theirs` is at most 1 off in green.
+
+    Libjpeg-turbo rounds the coefficients of its colour conversion to 16 bits.
+    """
     apart = np.abs(theirs.astype(np.int32) - ours)
     return (
         ours
@@ -240,7 +250,8 @@ def test_jpeg_lossless_images_have_the_values_of_simpleitk() -> None:
 )
 def test_one_image_in_many_lossless_transfer_syntaxes_has_one_set_of_values(pattern: str) -> None:
     frames = [read_frames(path)[0] for path in sorted(CORPUS.glob(pattern))]
-    # The corpus' README: members of another bit depth (the cornerstone 8- and 12-bit ones) are other images.
+    # The corpus' README: members of another bit depth (the cornerstone 8- and 12-bit ones)
+    # are other images.
     depth = max(frame.bits_stored for frame in frames)
     members = [f for f in frames if f.transfer_syntax_uid in LOSSLESS and f.bits_stored == depth]
     values = [read_frame(member) for member in members]
@@ -261,9 +272,8 @@ def test_junk_above_12_bits_is_removed_from_signed_and_unsigned_frames() -> None
         low, high = (-2048, 2047) if frame.pixel_representation else (0, 4095)
         assert low <= values.min() and values.max() <= high
         raw = np.frombuffer(path.read_bytes()[frame.byte_offset :][: frame.byte_length], "<u2")
-        raw = raw.reshape(frame.coded_rows or frame.rows, -1)[
-            : frame.rows, : frame.columns
-        ]  # of a mosaic the first tile
+        # of a mosaic the first tile
+        raw = raw.reshape(frame.coded_rows or frame.rows, -1)[: frame.rows, : frame.columns]
         assert np.array_equal(values & 0xFFF, raw & 0xFFF)
 
 
@@ -276,7 +286,7 @@ def test_a_frame_that_nobody_can_decode_is_a_typed_error() -> None:
         assert caught.value.expected_shape[0] == 1024
 
 
-# --- native frames ------------------------------------------------------------------------------------------------
+# --- native frames --------------------------------------------------------------------------------
 
 
 def test_a_little_endian_frame_is_read_where_it_lies(tmp_path: Path) -> None:
@@ -401,9 +411,8 @@ def test_big_endian_samples_come_in_the_order_of_this_machine(tmp_path: Path, ui
 def test_8_bit_big_endian_frames_are_taken_out_of_words_only_where_the_vr_is_ow(
     tmp_path: Path, vr: bytes
 ) -> None:
-    frames = [
-        ramp(3, 3, "u1", start) for start in (0, 100, 200)
-    ]  # 9 bytes each: the second starts inside a word
+    # 9 bytes each: the second starts inside a word
+    frames = [ramp(3, 3, "u1", start) for start in (0, 100, 200)]
     data = b"".join(frame.tobytes() for frame in frames) + b"\0"
     stored = np.frombuffer(data, "u2").byteswap().tobytes() if vr == b"OW" else data
     head = b"\x7f\xe0\x00\x10" + vr + b"\0\0" + len(data).to_bytes(4, "big")
@@ -490,7 +499,7 @@ def test_a_read_that_comes_in_parts_or_without_preadv_fills_the_frame(
         read_frame(dataclasses.replace(source, byte_offset=7))
 
 
-# --- the file is another one --------------------------------------------------------------------------------------
+# --- the file is another one ----------------------------------------------------------------------
 
 
 def test_a_file_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
@@ -498,9 +507,8 @@ def test_a_file_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
     for change in ({"file_bytes": 126}, {"file_mtime_ns": source.file_mtime_ns - 1}):
         with pytest.raises(FileChanged):
             read_frame(dataclasses.replace(source, **change))
-    read_frame(
-        dataclasses.replace(source, file_mtime_ns=-1)
-    )  # was never scanned: nothing to compare with
+    # was never scanned: nothing to compare with
+    read_frame(dataclasses.replace(source, file_mtime_ns=-1))
 
 
 def test_a_file_that_is_gone_or_unreadable_is_a_typed_error(tmp_path: Path) -> None:
@@ -512,7 +520,7 @@ def test_a_file_that_is_gone_or_unreadable_is_a_typed_error(tmp_path: Path) -> N
         read_frame(source)
 
 
-# --- deflated -----------------------------------------------------------------------------------------------------
+# --- deflated -------------------------------------------------------------------------------------
 
 
 def deflated(path: Path, dataset: bytes, **facts: Any) -> FrameSource:
@@ -601,9 +609,10 @@ def test_a_deflated_data_set_that_ends_too_early_or_is_damaged_is_a_typed_error(
         )
 
 
-# --- compressed -------------------------------------------------------------------------------------------------------
+# --- compressed -----------------------------------------------------------------------------------
 
 
+# a codestream of fewer bits than BitsAllocated
 @pytest.mark.parametrize(
     ("uid", "bits", "coded"),
     [
@@ -611,9 +620,7 @@ def test_a_deflated_data_set_that_ends_too_early_or_is_damaged_is_a_typed_error(
         for uid in (RLE, JPEG_LL, JPEG_LS, J2K)
         for coded in ("u1", "u2")
     ]
-    + [
-        (uid, 16, "u1") for uid in (JPEG_LL, JPEG_LS, J2K)
-    ],  # a codestream of fewer bits than BitsAllocated
+    + [(uid, 16, "u1") for uid in (JPEG_LL, JPEG_LS, J2K)],
 )
 def test_a_compressed_frame_fills_out_and_can_be_cut_into_rows(
     tmp_path: Path, uid: str, bits: int, coded: str
@@ -750,7 +757,7 @@ def test_frames_are_read_by_threads(tmp_path: Path) -> None:
     assert np.array_equal(out, np.stack(images))
 
 
-# --- lower resolutions, limits ----------------------------------------------------------------------------------------
+# --- lower resolutions, limits --------------------------------------------------------------------
 
 
 def in_every_syntax(folder: Path, image: Array, **facts: Any) -> dict[str, FrameSource]:
@@ -938,7 +945,7 @@ def test_a_hostile_size_is_refused_before_anything_is_allocated(tmp_path: Path) 
     assert peak < 2**20
 
 
-# --- colour -------------------------------------------------------------------------------------------------------
+# --- colour ---------------------------------------------------------------------------------------
 
 
 def forward(rgb: Array) -> Array:
@@ -975,9 +982,8 @@ def test_luminance_and_chrominance_become_the_rgb_that_they_were(
         "transfer_syntax_uid": uid,
     }
     source = write(tmp_path / "a", data, rows=16, columns=12, **facts)
-    assert (
-        np.abs(read_frame(source).astype(int) - rgb).max() <= off
-    )  # what rounding to 8 bits costs
+    # what rounding to 8 bits costs
+    assert np.abs(read_frame(source).astype(int) - rgb).max() <= off
     assert np.array_equal(read_frame(source, colour="stored"), ybr)
     assert np.array_equal(read_rows(source, 3, 7), read_frame(source)[3:7])
 
@@ -1054,10 +1060,11 @@ def test_jpeg_components_are_not_converted_where_the_header_says_rgb(tmp_path: P
         "columns": 16,
         "transfer_syntax_uid": JPEG,
     }
+    # the codestream's component names R, G, B go before the header (PS3.5 8.2.1)
     for space in (
         "RGB",
         "YBR_FULL_422",
-    ):  # the codestream's component names R, G, B go before the header (PS3.5 8.2.1)
+    ):
         source = write(tmp_path / "a", in_item(stream), photometric_interpretation=space, **facts)
         assert np.abs(read_frame(source).astype(int) - rgb).max() <= 2
 
@@ -1116,7 +1123,7 @@ def test_a_file_without_a_palette_is_a_typed_error() -> None:
         palette_to_rgb(np.zeros((2, 2), "u1"), PYDICOM_FILES / "MR_small.dcm")
 
 
-# --- parts --------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uid", [LITTLE, BIG])
@@ -1152,7 +1159,7 @@ def test_only_transfer_syntaxes_whose_samples_lie_in_the_file_are_native() -> No
     ] == [LITTLE, IMPLICIT, BIG, GE]
 
 
-# --- tiles of a mosaic --------------------------------------------------------------------------------------------
+# --- tiles of a mosaic ----------------------------------------------------------------------------
 
 
 def tiles_of(path: Path, syntax: str = "1.2.840.10008.1.2.1", **options: Any) -> list[FrameSource]:

@@ -62,7 +62,7 @@ def replace(path: str | Path) -> None:
     os.replace(other, path)
 
 
-# --- every reader -------------------------------------------------------------------------------------
+# --- every reader ---------------------------------------------------------------------------------
 
 
 def series(folder: Path, **options: Any) -> dicomdl.Stack:
@@ -190,7 +190,7 @@ def test_the_next_scan_reads_just_the_file_whose_change_time_moved(tmp_path: Pat
     assert np.array_equal(read_frame(again.source(2)), ramp(SHAPE)[2])
 
 
-# --- the check itself -----------------------------------------------------------------------------------
+# --- the check itself -----------------------------------------------------------------------------
 
 
 def status_of(state: tuple[int, int, int, int]) -> os.stat_result:
@@ -241,7 +241,7 @@ def test_inodes_beyond_63_bits_fit_the_index() -> None:
     assert state_of(status_of((*STATE[:3], 2**127 + 5)))[3] == 5
 
 
-# --- handles ----------------------------------------------------------------------------------------------
+# --- handles --------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Stored -> modality -> network values: exact formulas, the standard's examples, and what the options mean."""
+"""Stored -> modality -> network values.
+
+Exact formulas, the standard's examples, and what the options mean.
+"""
 
 import importlib.resources
 import math
@@ -87,7 +90,7 @@ def assert_exact_to_float32(result: np.ndarray, exact: np.ndarray) -> None:
     assert (error <= 2.5e-7 * np.abs(exact) + 1e-37).all(), error.max()
 
 
-# --- rescale ------------------------------------------------------------------------------------------------------
+# --- rescale --------------------------------------------------------------------------------------
 
 
 @given(stored_arrays, st.integers(-40, 40).filter(bool), st.integers(-70000, 70000))
@@ -300,7 +303,7 @@ def test_a_dose_grid_scaling_of_zero_names_the_attribute():
         Rescale.from_frame(frame_with(dose_grid_scaling=0.0))
 
 
-# --- windows ------------------------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 @given(int16_arrays, centers, widths)
@@ -383,9 +386,8 @@ def test_windows_are_monotone_and_stay_within_0_and_1(center: float, width: floa
     assert result.max() <= 1
 
 
-@pytest.mark.filterwarnings(
-    "ignore:overflow encountered in exp"
-)  # pydicom's own, for the sigmoid of width 2
+# pydicom's own, for the sigmoid of width 2
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("center, width", [(2048, 4096), (0, 100), (40.7, 400.3), (2048, 2)])
 def test_pydicom_gives_the_same_windowed_values(function: Any, center: float, width: float):
@@ -406,7 +408,10 @@ def y_of(window: Window, x: float) -> float:
 
 
 def test_the_standards_example_of_the_full_12_bit_range():
-    """PS3.3 C.11.2.1.2.1, c=2048, w=4096: 0 up to x=0, 1 above 4095, ((x - 2047.5) / 4095 + 0.5) between."""
+    """PS3.3 C.11.2.1.2.1, c=2048, w=4096.
+
+    0 up to x=0, 1 above 4095, ((x - 2047.5) / 4095 + 0.5) between.
+    """
     window = Window(2048, 4096, "LINEAR")
     assert [y_of(window, x) for x in (-1, 0, 4095, 4096)] == [0, 0, 1, 1]
     assert y_of(window, 1) == np.float32((1 - 2047.5) / 4095 + 0.5)
@@ -489,7 +494,7 @@ def test_an_unknown_voi_lut_function_is_an_error_that_does_not_quote_the_header(
     assert "DOE" not in str(caught.value)
 
 
-# --- what all maps have in common ---------------------------------------------------------------------------------
+# --- what all maps have in common -----------------------------------------------------------------
 
 MAPS = [
     Identity(),
@@ -561,7 +566,7 @@ def test_large_integers_keep_their_place_in_a_narrow_window():
     assert Limits(2**30, 2**30 + 4)(values).tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
-# --- percentiles --------------------------------------------------------------------------------------------------
+# --- percentiles ----------------------------------------------------------------------------------
 
 
 def test_percentile_limits_are_those_of_the_finite_values():
@@ -629,7 +634,7 @@ def test_the_stride_is_the_smallest_that_keeps_the_sample_within_2_to_the_20(
     assert stride == 1 or sampled(stride - 1) > SAMPLED_VALUES
 
 
-# --- presets ------------------------------------------------------------------------------------------------------
+# --- presets --------------------------------------------------------------------------------------
 
 
 def test_the_presets_that_people_ask_for_are_there():
@@ -662,7 +667,7 @@ def test_an_unknown_preset_is_an_error_that_lists_near_names(wrong: str, near: s
     assert near in caught.value.near
 
 
-# --- auto, resolve, units -----------------------------------------------------------------------------------------
+# --- auto, resolve, units -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""lookup: tables and real-world maps as files write them, against pydicom, highdicom and the standard's own words."""
+"""lookup.
+
+Tables and real-world maps as files write them, against pydicom, highdicom and the standard's own
+words.
+"""
 
 import os
 import pickle
@@ -148,7 +152,7 @@ def table(values: Sequence[int] | Array, first: int = 0, bits: int = 16) -> Look
     return LookupTable(first, bits, words(values))
 
 
-# --- a look-up table ----------------------------------------------------------------------------------------------
+# --- a look-up table ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_tables_are_values() -> None:
         one(np.array(["a"]))
 
 
-# --- Modality LUT -------------------------------------------------------------------------------------------------
+# --- Modality LUT ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -338,7 +342,7 @@ def test_absent_empty_and_absurd_modality_luts_are_typed_errors(tmp_path: Path) 
         assert "Secret" not in str(raised.value)
 
 
-# --- VOI LUT ------------------------------------------------------------------------------------------------------
+# --- VOI LUT --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -355,6 +359,7 @@ def test_all_voi_luts_are_read_and_none_is_no_error(tmp_path: Path, syntax: str)
     assert lookup_reading_module.voi_luts(write(tmp_path / "b", image(), syntax)) == ()
 
 
+# -2048 .. 2047 becomes 0 .. 4095
 @pytest.mark.parametrize(
     ("signed", "rescale", "first"),
     [
@@ -368,7 +373,7 @@ def test_all_voi_luts_are_read_and_none_is_no_error(tmp_path: Path, syntax: str)
             1,
             {"RescaleSlope": 1, "RescaleIntercept": 2048},
             65436,
-        ),  # -2048 .. 2047 becomes 0 .. 4095
+        ),
         (1, {"RescaleSlope": 1, "RescaleIntercept": 2047}, -100),
         (0, {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "HU"}, -100),
         (1, {"ModalityLUTSequence": [lut(0, 16, words([1]), entries=1)]}, 65436),  # always unsigned
@@ -438,7 +443,7 @@ def test_a_frame_has_the_voi_luts_of_its_own_group_then_of_the_shared_one(
     ]
 
 
-# --- palettes -----------------------------------------------------------------------------------------------------
+# --- palettes -------------------------------------------------------------------------------------
 
 
 def random_channels(bits: int, entries: int = 256, seed: int = 4) -> list[Array]:
@@ -459,9 +464,9 @@ def test_a_palette_is_read_whatever_its_width_and_byte_order(
     rgb = lookup_reading_module.palette_to_rgb(indices, path)
     assert rgb.dtype == (np.uint8 if bits == 8 else np.uint16) and rgb.shape == (3, 10, 10, 3)
     assert np.array_equal(rgb, np.stack(channels, -1)[np.clip(indices.astype(int) - first, 0, 255)])
-    if (
-        syntax != BIG
-    ):  # pydicom reads big-endian tables as little-endian ones, and its indices into 8-bit tables wrap at 256
+    # pydicom reads big-endian tables as little-endian ones, and its indices into 8-bit tables
+    # wrap at 256
+    if syntax != BIG:
         few = indices[indices < 256]
         assert np.array_equal(
             lookup_reading_module.palette_to_rgb(few, path),
@@ -491,9 +496,8 @@ def test_channels_with_descriptors_of_their_own_each_follow_it(tmp_path: Path) -
     path = write(tmp_path / "a", palette_image(parts))
     indices = np.arange(400)
     rgb = lookup_reading_module.palette_to_rgb(indices, path)
-    assert (
-        rgb.dtype == np.uint16
-    )  # one channel needs 16 bits: those of 8 are spread over the full range
+    # one channel needs 16 bits: those of 8 are spread over the full range
+    assert rgb.dtype == np.uint16
     assert np.array_equal(rgb[:, 0], red[np.clip(indices, 0, 255)] * 257)
     assert np.array_equal(rgb[:, 1], green[np.clip(indices - 30, 0, 99)] * 257)
     assert np.array_equal(rgb[:, 2], wide[np.clip(indices - 250, 0, 49)])
@@ -514,9 +518,8 @@ def test_8_bit_colours_are_8_bits_whatever_the_descriptor_and_the_words_say(
 def test_16_bit_colours_are_16_bits_although_the_descriptor_says_8_and_12_bits_are_spread(
     tmp_path: Path,
 ) -> None:
-    channels = [
-        channel >> shift for shift, channel in enumerate(random_channels(16))
-    ]  # a channel that is dark stays dark
+    # a channel that is dark stays dark
+    channels = [channel >> shift for shift, channel in enumerate(random_channels(16))]
     path = write(
         tmp_path / "a", palette_image([((256, 0, 8), words(channel)) for channel in channels])
     )
@@ -549,9 +552,8 @@ def test_segments_are_expanded_as_the_standard_says_and_as_pydicom_does(
     )
     red = lookup_reading_module.palette(path).colours[:, 0]
     assert red.tolist() == EXPANDED
-    if not (
-        syntax == BIG and bits == 8
-    ):  # pydicom takes the bytes of big-endian words as they come
+    # pydicom takes the bytes of big-endian words as they come
+    if not (syntax == BIG and bits == 8):
         assert np.array_equal(red, apply_color_lut(np.arange(13), pydicom.dcmread(path))[:, 0])
 
 
@@ -622,7 +624,7 @@ def test_files_without_a_palette_for_all_values_are_typed_errors(tmp_path: Path)
             )
 
 
-# --- real-world maps ----------------------------------------------------------------------------------------------
+# --- real-world maps ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -825,7 +827,7 @@ def test_highdicom_maps_the_same(tmp_path: Path) -> None:
         assert np.array_equal(one(stored), item.apply(stored).astype("f4"))
 
 
-# --- files --------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def test_frames_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -942,7 +944,7 @@ def test_damaged_files_give_an_answer_or_a_typed_error(tmp_path: Path) -> None:
                 assert "Secret" not in str(error)
 
 
-# --- real files ---------------------------------------------------------------------------------------------------
+# --- real files -----------------------------------------------------------------------------------
 
 
 def test_the_palette_that_pydicom_ships_gives_its_colours() -> None:

@@ -1,4 +1,8 @@
-"""modality: stored values become others by each frame's own rescale, table, map or SUV factor, and padding is seen on the way."""
+"""modality.
+
+Stored values become others by each frame's own rescale, table, map or SUV factor, and padding is
+seen on the way.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -34,7 +38,7 @@ def only_stack(folder: Path) -> dicomdl.Stack:
     return stack
 
 
-# --- Modality LUT -----------------------------------------------------------------------------------------------------
+# --- Modality LUT ---------------------------------------------------------------------------------
 
 
 def with_modality_lut(first: int, entries: Any, kind: str = "US") -> Any:
@@ -96,7 +100,7 @@ def test_a_damaged_modality_lut_names_its_file_when_values_are_asked_for(folder:
     assert any(str(folder) in note for note in caught.value.__notes__)
 
 
-# --- padding ----------------------------------------------------------------------------------------------------------
+# --- padding --------------------------------------------------------------------------------------
 
 
 def padded(value: int, limit: int | None = None) -> Any:
@@ -139,9 +143,8 @@ def test_padding_is_what_the_file_says_in_stored_values(
     volume = dicomdl.read_volume(only_stack(folder))
     expected = (stored >= low) & (stored <= high)
     assert volume.padding is not None and np.array_equal(volume.padding, expected)
-    assert np.array_equal(
-        volume.array, (stored + intercept).astype(volume.array.dtype)
-    )  # the values stay what is stored
+    # the values stay what is stored
+    assert np.array_equal(volume.array, (stored + intercept).astype(volume.array.dtype))
 
 
 def test_a_volume_without_padding_has_no_mask(folder: Path) -> None:
@@ -245,11 +248,14 @@ def test_padding_of_a_hole_that_is_filled_is_that_of_its_neighbours(folder: Path
     assert volume.padding[:, :, :3].all() and not volume.padding[:, :, 3:].any()
 
 
-# --- SUV --------------------------------------------------------------------------------------------------------------
+# --- SUV ------------------------------------------------------------------------------------------
 
 
 def pet(weight: float | None = 70.0, **more: Any) -> Any:
-    """BQML, decay corrected to a start one hour and a half-life of one hour after the injection: half of the dose is left."""
+    """BQML, decay corrected to a start one hour and a half-life of one hour after the injection.
+
+    Half of the dose is left.
+    """
 
     def edit(dataset: Dataset, z: int) -> None:
         dataset.Units, dataset.CorrectedImage, dataset.DecayCorrection = (
@@ -309,23 +315,21 @@ def test_auto_maps_suv_and_never_guesses_them(folder: Path) -> None:
 def test_auto_raises_for_pet_without_suv_unless_it_may_take_percentiles(folder: Path) -> None:
     write_series(folder, shape=SHAPE, modality="PT", slope=100, edit=pet(weight=None))
     index = index_of(folder)
+    # asked for by name
     for ask in (
         lambda: dicomdl.FrameDataset(index)[0],
         lambda: dicomdl.VolumeDataset(index)[0],
         lambda: dicomdl.read_volume(index.stacks[0]).window("auto"),
         lambda: dicomdl.read_volume(index.stacks[0], values="suv"),
-        lambda: dicomdl.VolumeDataset(index, intensity=dicomdl.SUV(), suv="if_possible")[
-            0
-        ],  # asked for by name
+        lambda: dicomdl.VolumeDataset(index, intensity=dicomdl.SUV(), suv="if_possible")[0],
     ):
         with pytest.raises(SUVError, match="PatientWeight") as caught:
             ask()
         assert "PatientWeight" in caught.value.attribute
     lenient = dicomdl.FrameDataset(index, suv="if_possible")[3]["image"]
     assert lenient.max() == 1 and lenient.min() >= 0
-    assert (
-        dicomdl.FrameDataset(index, intensity="modality")[0]["units"] == "BQML"
-    )  # no SUV are needed
+    # no SUV are needed
+    assert dicomdl.FrameDataset(index, intensity="modality")[0]["units"] == "BQML"
     with pytest.raises(UsageError, match="suv="):
         dicomdl.FrameDataset(index, suv="maybe")  # type: ignore[arg-type]
 
@@ -345,7 +349,7 @@ def test_the_earliest_acquisition_is_sought_in_all_stacks_of_the_series(folder: 
         assert conversion_module.suv_factor_of(stack, dicomdl.SUV()) == pytest.approx(FACTOR)
 
 
-# --- real-world values ------------------------------------------------------------------------------------------------
+# --- real-world values ----------------------------------------------------------------------------
 
 
 def mapped(slope: float, units: str = "mm2/s", last: int = 4095) -> Any:
@@ -406,7 +410,7 @@ def test_a_window_can_be_had_of_other_quantities(folder: Path) -> None:
     assert np.allclose(sample, np.clip((values - 2) / 4, 0, 1), atol=1e-6)
 
 
-# --- lower resolutions, limits ----------------------------------------------------------------------------------------
+# --- lower resolutions, limits --------------------------------------------------------------------
 
 
 def test_a_volume_at_a_lower_resolution_lies_where_the_whole_one_does(folder: Path) -> None:
@@ -430,9 +434,8 @@ def test_a_volume_at_a_lower_resolution_lies_where_the_whole_one_does(folder: Pa
         assert np.allclose(
             half.geometry.voxel_to_world(voxel), whole.geometry.voxel_to_world(twice)
         )
-    assert (
-        np.abs(half.array[:, 1:-1, 1:-1] - whole.array[:, 2:-2:2, 2:-2:2]).max() <= 1
-    )  # a ramp keeps its values
+    # a ramp keeps its values
+    assert np.abs(half.array[:, 1:-1, 1:-1] - whole.array[:, 2:-2:2, 2:-2:2]).max() <= 1
     frame = dicomdl.FrameDataset(index, intensity="modality", reduce=1)[2]
     assert np.array_equal(frame["image"][0].numpy(), half.array[2])
     assert np.allclose(frame["affine"].numpy() @ [0, 3, 4, 1], half.affine @ [2, 3, 4, 1])
@@ -491,7 +494,7 @@ def test_a_conversion_compares_and_hashes_as_a_value(folder: Path) -> None:
     assert len(set(own)) == 4 and own[0] == dataclasses.replace(own[0])
 
 
-# --- what a volume's values are ---------------------------------------------------------------------------------------
+# --- what a volume's values are -------------------------------------------------------------------
 
 
 def test_windows_on_suv_volumes_take_suv(folder: Path) -> None:
@@ -532,9 +535,8 @@ def test_windows_on_real_world_volumes_take_real_world_values(folder: Path) -> N
     assert montage(volume, 4).max() > 0  # a picture is not black
     part = dicomdl.read_volume(only_stack(folder), values="real_world")
     part.array[:, :3] = np.nan
-    assert (
-        np.isnan(part.resample((1, 1, 1), size=(8, 16, 16)).array).mean() < 0.6
-    )  # beyond the grid nothing is NaN
+    # beyond the grid nothing is NaN
+    assert np.isnan(part.resample((1, 1, 1), size=(8, 16, 16)).array).mean() < 0.6
 
 
 def test_suv_of_what_is_no_pet_says_so(folder: Path) -> None:
@@ -577,7 +579,7 @@ def test_errors_of_a_slice_name_its_file(folder: Path) -> None:
     assert str(folder) in caught.value.__notes__[0]
 
 
-# --- padding is not mixed ---------------------------------------------------------------------------------------------
+# --- padding is not mixed -------------------------------------------------------------------------
 
 
 def test_padding_above_the_image_brightens_nothing(folder: Path) -> None:

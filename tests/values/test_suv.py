@@ -1,4 +1,8 @@
-"""SUV factors: the formulas by hand, which clock counts, and one named attribute for everything that a header can lack."""
+"""SUV factors.
+
+The formulas by hand, which clock counts, and one named attribute for everything that a header can
+lack.
+"""
 
 import datetime
 import pickle
@@ -72,7 +76,7 @@ def refusal(*frames: dict[str, Any], kind: Any = "bw", series: Any = None, **mor
     return caught.value
 
 
-# --- options and errors ---------------------------------------------------------------------------------------------
+# --- options and errors ---------------------------------------------------------------------------
 
 
 def test_the_option_is_a_value_that_knows_its_unit():
@@ -126,7 +130,7 @@ def test_columns_that_are_missing_empty_or_uneven_are_usage_errors():
         suv_factor(complete, series={"acquisition_date": ["20200306"]})
 
 
-# --- Bq/ml ----------------------------------------------------------------------------------------------------------
+# --- Bq/ml ----------------------------------------------------------------------------------------
 
 
 def test_start_decays_the_dose_from_the_injection_to_the_start_of_the_scan():
@@ -158,9 +162,8 @@ def test_a_cylinder_that_holds_what_is_left_of_the_dose_has_suv_1(
 ):
     dose = max(weight * 1000 * kbq_per_g * 1000, 2e5)
     start = at + datetime.timedelta(seconds=round(half_life * lives))
-    activity = (
-        dose * 0.5 ** ((start - at).total_seconds() / half_life) / (1000 * weight)
-    )  # Bq/ml at a density of 1 g/ml
+    # Bq/ml at a density of 1 g/ml
+    activity = dose * 0.5 ** ((start - at).total_seconds() / half_life) / (1000 * weight)
     suv = activity * factor(
         patient_weight=weight,
         radionuclide_total_dose=min(dose, 1e11),
@@ -196,13 +199,14 @@ def test_shifting_all_dates_and_times_changes_nothing(days: int, seconds: int):
     assert factor(**shifted, radiopharmaceutical_start_date_time=whole) == pytest.approx(
         factor(), rel=1e-6
     )
+    # also over midnight
     assert factor(**shifted, radiopharmaceutical_start_date_time="") == pytest.approx(
         factor(), rel=1e-6
-    )  # also over midnight
+    )
     assert factor(**{**shifted, **UNDATED}) == pytest.approx(factor(), rel=1e-6)
 
 
-# --- the start of the scan ------------------------------------------------------------------------------------------
+# --- the start of the scan ------------------------------------------------------------------------
 
 
 def beds(*times: str, **more: Any) -> dict[str, list[Any]]:
@@ -310,17 +314,17 @@ FRAMES = [
 def test_frame_reference_times_that_agree_change_nothing():
     assert elapsed(suv_factor(facts(*FRAMES))) == pytest.approx(3600)
     assert elapsed(suv_factor(facts(*FRAMES, series_time="173000"))) == pytest.approx(3600)
+    # as GE counts
     to_start = [
         {**frame, "frame_reference_time": frame["frame_reference_time"] - 89000} for frame in FRAMES
-    ]  # as GE counts
+    ]
     assert elapsed(suv_factor(facts(*to_start, series_time="173000"))) == pytest.approx(3600)
 
 
 def test_a_series_whose_first_beds_are_missing_is_told_by_its_frame_reference_times():
     assert "FrameReferenceTime (0054,1300)" in refusal(*FRAMES[2:], series_time="173000").attribute
-    assert elapsed(suv_factor(facts(*FRAMES[2:]))) == pytest.approx(
-        3600
-    )  # its Series Time is right
+    # its Series Time is right
+    assert elapsed(suv_factor(facts(*FRAMES[2:]))) == pytest.approx(3600)
 
 
 def test_decay_factors_are_a_witness_where_frame_reference_times_are_0():
@@ -360,7 +364,7 @@ def test_a_dynamic_scan_may_begin_before_its_injection():
     assert "contradictory" in str(refusal(**injected))
 
 
-# --- the injection --------------------------------------------------------------------------------------------------
+# --- the injection --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["1300", "13:00:00", "130000.000001", "130000.0 "])
@@ -456,7 +460,7 @@ def test_a_half_life_in_minutes_is_refused():
     assert "half-lives" in str(refusal(radionuclide_half_life=109.77))
 
 
-# --- counts and SUV ---------------------------------------------------------------------------------------------------
+# --- counts and SUV -------------------------------------------------------------------------------
 
 
 def test_philips_counts_become_suv_by_its_own_factor_before_any_other():
@@ -517,7 +521,7 @@ def test_a_declared_kind_that_does_not_fit_is_refused(units: str, declared: str)
     assert "SUVType (0054,1006)" in refusal(units=units, suv_type=declared).attribute
 
 
-# --- kinds -------------------------------------------------------------------------------------------------------------
+# --- kinds ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -554,7 +558,7 @@ def test_a_body_beyond_a_formula_is_refused():
     assert refusal(kind="ibw", patient_size=0.9).attribute == "PatientSize (0010,1020)"
 
 
-# --- what is missing, zero, implausible, contradictory ---------------------------------------------------------------
+# --- what is missing, zero, implausible, contradictory --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -668,7 +672,7 @@ def test_what_a_case_does_not_need_is_not_looked_at():
     )
 
 
-# --- real files -----------------------------------------------------------------------------------------------------
+# --- real files -----------------------------------------------------------------------------------
 
 
 def columns_of(paths: list[Path]) -> dict[str, list[Any]]:
@@ -713,7 +717,8 @@ def test_ibsi_pet_is_suv_already_although_its_date_of_injection_was_shifted(
 
 def test_a_whole_body_scan_in_bq_starts_with_its_first_bed(corpus: Path):
     columns = columns_of(sorted((corpus / "FNNDSC+data/dicom/rsna_2/PET").iterdir()))
-    # Injected at 11:39:00, first bed at 13:02:44.678: 5024.678 s of F-18 (6586.2 s) in 66.2 kg, 381.47 MBq.
+    # Injected at 11:39:00, first bed at 13:02:44.678: 5024.678 s of F-18 (6586.2 s) in 66.2
+    # kg, 381.47 MBq.
     expected = 66200 / (381470000 * 0.5 ** (5024.678 / 6586.2))
     assert suv_factor(columns) == pytest.approx(expected, rel=1e-9)
     later = {**columns, "series_time": ["180000"] * len(columns["units"])}

@@ -1,4 +1,7 @@
-"""voxels: blocks of every kind of stack are those of the whole volume, and cost what they should."""
+"""voxels.
+
+Blocks of every kind of stack are those of the whole volume, and cost what they should.
+"""
 
 import os
 from pathlib import Path
@@ -210,7 +213,7 @@ def test_a_truncated_file_is_an_error_and_never_old_memory(folder: Path) -> None
         reader.read((0, 0, 0), SHAPE)
 
 
-# --- caches -----------------------------------------------------------------------------------------------------------
+# --- caches ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

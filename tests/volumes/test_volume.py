@@ -158,9 +158,8 @@ def test_resampling_a_tilted_volume_puts_values_where_they_are_in_the_patient(fo
     assert straight.geometry.shear < 1e-9
     inside = np.argwhere(straight.array != -999)
     back = volume.geometry.world_to_voxel(straight.geometry.voxel_to_world(inside))
-    expected = (
-        back @ [53, 7, 1] + 10
-    )  # the ramp is linear, so linear interpolation is exact up to rounding
+    # the ramp is linear, so linear interpolation is exact up to rounding
+    expected = back @ [53, 7, 1] + 10
     keep = ((back >= 0) & (back <= np.array(volume.shape) - 1)).all(axis=1)
     assert keep.sum() > 1000
     assert np.abs(straight.array[tuple(inside[keep].T)] - expected[keep]).max() <= 0.5 + 1e-6
@@ -577,12 +576,10 @@ def assert_a_true_ramp(
     inside = (y > -1e-6) & (y < 15 + 1e-6) & (x > -1e-6) & (x < 11 + 1e-6)
     assert p.min() > -1e-6 and p.max() < last + 0.011  # no slice outside of those that were read
     assert inside.sum() > 0.8 * 16 * 12 * volume.shape[0]
-    beyond = (
-        (y < -0.5 - 1e-6) | (y > 15.5 + 1e-6) | (x < -0.5 - 1e-6) | (x > 11.5 + 1e-6)
-    )  # not in any voxel that was read
-    assert (
-        volume.array.reshape(-1)[beyond] == 10
-    ).all()  # the smallest value that was read, as documented
+    # not in any voxel that was read
+    beyond = (y < -0.5 - 1e-6) | (y > 15.5 + 1e-6) | (x < -0.5 - 1e-6) | (x > 11.5 + 1e-6)
+    # the smallest value that was read, as documented
+    assert (volume.array.reshape(-1)[beyond] == 10).all()
     difference = volume.array.reshape(-1)[inside] - (53 * p + 7 * y + x + 10)[inside]
     assert np.abs(difference).max() <= tolerance
 
@@ -705,9 +702,8 @@ def test_filled_slices_stay_marked_on_other_grids(folder: Path) -> None:
     write_series(folder, shape=(10, 5, 7), drop=(3,))
     volume = dicomdl.read_volume(only_stack(folder), irregular="resample")
     assert np.flatnonzero(volume.reorient("IPL").filled).tolist() == [6]
-    assert (
-        volume.reorient("PSL").filled.tolist() == [True] * 5
-    )  # every slice of the new order crosses it
+    # every slice of the new order crosses it
+    assert volume.reorient("PSL").filled.tolist() == [True] * 5
     fine = volume.resample((1, 1, 1))
     there = volume.geometry.world_to_voxel(
         fine.geometry.voxel_to_world([[k, 0, 0] for k in range(20)])

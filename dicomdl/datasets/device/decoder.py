@@ -1,18 +1,24 @@
-"""Frames as tensors on a device: nvImageCodec decodes the kinds of frames for which it was seen to be right; rescale and window run there.
+"""Frames as tensors on a device.
 
-The rule to know: trust is earned by each kind of frame (transfer syntax, bits, sign, colour, coding options). The first frames of
-a kind are decoded by both sides and delivered from the CPU; a kind for which the device differs, fails or gives another shape is
-never asked for again in this process, and `DeviceDecoder.kinds` says why. nvImageCodec 0.8 with nvJPEG of CUDA 12 returned
-nothing but zeros for JPEG lossless of 9 to 15 bits, and for streams with their Huffman tables before the frame header, without
-a word (its issue 50): hence the coding options are a part of the kind, and a frame of one value is no evidence and never believed.
-What trust cannot give: a codestream that is damaged inside, behind sound headers, may come back as values where the CPU refuses it.
+NvImageCodec decodes the kinds of frames for which it was seen to be right; rescale and window run
+there.
 
-This module and `datasets` are the two doors to torch: this one for tensors on a device, used in the main process and never in
-the workers of a DataLoader.
+The rule to know: trust is earned by each kind of frame (transfer syntax, bits, sign, colour, coding
+options). The first frames of a kind are decoded by both sides and delivered from the CPU; a kind
+for which the device differs, fails or gives another shape is never asked for again in this process,
+and `DeviceDecoder.kinds` says why. nvImageCodec 0.8 with nvJPEG of CUDA 12 returned nothing but
+zeros for JPEG lossless of 9 to 15 bits, and for streams with their Huffman tables before the frame
+header, without a word (its issue 50): hence the coding options are a part of the kind, and a frame
+of one value is no evidence and never believed. What trust cannot give: a codestream that is damaged
+inside, behind sound headers, may come back as values where the CPU refuses it.
 
-Verified without a GPU, on nvImageCodec 0.9.0 and 0.8.0: the calls used here exist and take these arguments, codestreams are
-parsed, and a decoder that can decode nothing leads to the CPU's values. Not verified on hardware: which kinds earn trust, any
-speed, and the hand-over of device memory by DLPack. Every decode, CPU-only ones too, needs NVIDIA's driver.
+This module and `datasets` are the two doors to torch: this one for tensors on a device, used in the
+main process and never in the workers of a DataLoader.
+
+Verified without a GPU, on nvImageCodec 0.9.0 and 0.8.0: the calls used here exist and take these
+arguments, codestreams are parsed, and a decoder that can decode nothing leads to the CPU's values.
+Not verified on hardware: which kinds earn trust, any speed, and the hand-over of device memory by
+DLPack. Every decode, CPU-only ones too, needs NVIDIA's driver.
 """
 
 import importlib
@@ -49,8 +55,10 @@ Result = TypeVar("Result")
 BATCH: Final = 32  # frames in flight: 64 MB of 512 x 512 in float64
 _TRUSTED: Final = "trusted"
 _PROVING: Final = "proving"
-# Per kind of frame, why no decoder of this process uses the device for it: what one decoder has found wrong is the
-# library's fault, so that it outlives the decoder and none tries again before `storage.memory.clear`.
+# Per kind of frame, why no decoder of this process uses the device for it: what one decoder has
+# found wrong is the
+# library's fault, so that it outlives the decoder and none tries again before
+# `storage.memory.clear`.
 _distrusted: Final[dict["Kind", str]] = decisions()
 
 
@@ -62,7 +70,7 @@ class _Job(NamedTuple):
     stream: bytes
 
 
-# --- the decoder --------------------------------------------------------------------------------------------------
+# --- the decoder ----------------------------------------------------------------------------------
 
 
 class DeviceDecoder:
@@ -96,7 +104,8 @@ class DeviceDecoder:
         self._codec = _nvimgcodec()
         number = CPU_ONLY if self.device.type == "cpu" else self.device.index
         try:
-            # libjpeg-turbo interpolates subsampled chrominance, which nvJPEG only does when asked to.
+            # libjpeg-turbo interpolates subsampled chrominance, which nvJPEG only
+            # does when asked to.
             self._decoder = self._codec.Decoder(device_id=number, options=":fancy_upsampling=1")
         except RuntimeError as error:
             raise MissingExtra(
@@ -124,8 +133,9 @@ class DeviceDecoder:
         Returns
         -------
         list of Tensor
-            One a frame, (rows, columns) or (rows, columns, samples), own memory. uint8, int8 and int16 as stored. uint16 becomes int32
-            and uint32 int64, because torch computes with neither of them. Float pixels stay float32 or float64.
+            One a frame, (rows, columns) or (rows, columns, samples), own memory. uint8, int8 and
+            int16 as stored. uint16 becomes int32 and uint32 int64, because torch computes with
+            neither of them. Float pixels stay float32 or float64.
 
         Raises
         ------
@@ -188,9 +198,8 @@ class DeviceDecoder:
 
     def _prove(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:
         """The frames as the CPU reads them, after a look at what the device makes of them."""
-        truths = self._read_on_cpu(
-            [job.source for job in jobs]
-        )  # first: what the CPU refuses is not given to the device
+        # first: what the CPU refuses is not given to the device
+        truths = self._read_on_cpu([job.source for job in jobs])
         for values, truth in zip(self._decode(kind, jobs), truths, strict=True):
             if values is None:
                 self._distrust(kind, "nvImageCodec gives no image")
@@ -201,7 +210,10 @@ class DeviceDecoder:
         return {job.place: truth for job, truth in zip(jobs, truths, strict=True)}
 
     def _read_trusted(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:
-        """The frames that the device gave, without those that it did not; a frame of one value is read by the CPU as well."""
+        """The frames that the device gave, without those that it did not.
+
+        A frame of one value is read by the CPU as well.
+        """
         values = self._decode(kind, jobs)
         flat = [
             job
@@ -216,10 +228,15 @@ class DeviceDecoder:
         } | proven
 
     def _decode(self, kind: Kind, jobs: list[_Job]) -> list["Tensor | None"]:
-        """Stored values as the device decodes them, None where it does not; what no decoder may do ends the trust in the kind."""
+        """Stored values as the device decodes them, None where it does not.
+
+        What no decoder may do ends the trust in the kind.
+        """
         try:
             images = self._ask(kind, [job.stream for job in jobs])
-        except Exception as error:  # whatever a foreign library raises; told in `kinds`, and the CPU has the last word
+        except Exception as error:
+            # whatever a foreign library raises; told in `kinds`, and the CPU has the
+            # last word
             self._distrust(
                 kind, f"nvImageCodec failed with {type(error).__name__}: {str(error)[:200]}"
             )
@@ -240,7 +257,8 @@ class DeviceDecoder:
         import torch
 
         codec = self._codec
-        # Without this, an EXIF orientation would turn the frame and more than 8 bits would be scaled to 8.
+        # Without this, an EXIF orientation would turn the frame and more than 8 bits
+        # would be scaled to 8.
         space = getattr(codec.ColorSpec, color_spec(kind))
         params = codec.DecodeParams(
             apply_exif_orientation=False, color_spec=space, allow_any_depth=True

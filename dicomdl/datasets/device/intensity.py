@@ -1,4 +1,7 @@
-"""Intensities on a device: the four formulas computed by torch, and recipes as numbers that collate."""
+"""Intensities on a device.
+
+The four formulas computed by torch, and recipes as numbers that collate.
+"""
 
 import math
 from collections.abc import Callable
@@ -54,7 +57,9 @@ def _formula_of(numbers: list[float]) -> tuple[Formula, bool]:
 
 
 def apply_intensity(batch: dict[str, Any], device: Any = None) -> dict[str, Any]:
-    """A batch (or a sample) of ``intensity_on="device"``, its images mapped on `device`: float32, as the CPU would make them.
+    """A batch (or a sample) of ``intensity_on="device"``, its images mapped on `device`.
+
+    Float32, as the CPU would make them.
 
     Integers are half the bytes to carry; the copy does not wait where the batch is pinned. Values
     agree with those of ``intensity_on="cpu"`` within 2 units in the last place. `intensity` leaves
@@ -79,15 +84,17 @@ def apply_intensity(batch: dict[str, Any], device: Any = None) -> dict[str, Any]
 
 
 def window(values: Tensor, intensity: Intensity | IntensityMap) -> Tensor:
-    """Network values of a tensor, on its device: what `Intensity` gives for an array, within 2 ulp of the exact formula.
+    """Network values of a tensor, on its device.
+
+    What `Intensity` gives for an array, within 2 ulp of the exact formula.
 
     Parameters
     ----------
     values
         Modality values of any shape, dtype and device.
     intensity
-        A resolved recipe (`stack_intensity`), or a map: Window, Limits, Identity, or a function of the user's that
-        takes a tensor and returns one of the same shape and device.
+        A resolved recipe (`stack_intensity`), or a map: Window, Limits, Identity, or a function of
+        the user's that takes a tensor and returns one of the same shape and device.
 
     Returns
     -------
@@ -139,7 +146,8 @@ def _ramp(values: Tensor, ramp: Ramp) -> Tensor:
     lower, width = torch.tensor((ramp.lower, ramp.width), dtype=torch.float32).tolist()
     is_exact = values.dtype in _EXACT and lower == ramp.lower and 0 < width < math.inf
     work = torch.float32 if is_exact else torch.float64
-    # CUDA multiplies by the reciprocal of a plain number, which costs a bit; a tensor is divided by.
+    # CUDA multiplies by the reciprocal of a plain number, which costs a bit; a tensor is
+    # divided by.
     divisor = torch.full((), ramp.width, dtype=work, device=values.device)
     result = values.to(work, copy=True).sub_(ramp.lower).div_(divisor)
     return (result.clamp_(0, 1) if ramp.clip else result).to(torch.float32)

@@ -32,8 +32,9 @@ CPU_ONLY: Final = -99999  # NVIMGCODEC_DEVICE_CPU_ONLY, which Python sees from 0
 class Kind:
     """What decoders treat alike: the frames for which one's being right speaks for the others.
 
-    `bits_stored`, `high_bit` and `pixel_representation` are the header's, `precision` the codestream's. `space` is the photometric
-    interpretation of the decoded samples. `coding` lists the coding options that the codestream names (see `_coding`).
+    `bits_stored`, `high_bit` and `pixel_representation` are the header's, `precision` the
+    codestream's. `space` is the photometric interpretation of the decoded samples. `coding` lists
+    the coding options that the codestream names (see `_coding`).
     """
 
     transfer_syntax_uid: str
@@ -67,9 +68,10 @@ class Kind:
     def tolerance(self) -> int:
         """By how much the device may differ from the CPU in one sample.
 
-        Lossless: not at all. JPEG 2000: 1, since its wavelets are computed in float32, whose error only shows where it changes
-        a rounding. JPEG: 2, since an inverse DCT may be off by 1 (IEEE 1180), on either side. Where those become RGB, blue
-        has 1 x luminance and 1.772 x chrominance: 2 + 3.5, rounded up.
+        Lossless: not at all. JPEG 2000: 1, since its wavelets are computed in float32, whose error
+        only shows where it changes a rounding. JPEG: 2, since an inverse DCT may be off by 1 (IEEE
+        1180), on either side. Where those become RGB, blue has 1 x luminance and 1.772 x
+        chrominance: 2 + 3.5, rounded up.
         """
         if not self.lossy:
             return 0
@@ -77,7 +79,10 @@ class Kind:
 
 
 def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
-    """The kind and the codestream of a frame, after the checks that come before every decoder; None for what the CPU reads anyway."""
+    """The kind and the codestream of a frame, after the checks that come before every decoder.
+
+    None for what the CPU reads anyway.
+    """
     uid, samples = source.transfer_syntax_uid, source.samples_per_pixel
     small = (
         source.bits_allocated in (8, 16) and samples in (1, 3) and source.rows * source.columns > 0
@@ -113,7 +118,10 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
 
 
 def _coding(stream: bytes, uid: str) -> str:
-    """The options that a codestream's headers name, which choose a decoder's paths: one word each."""
+    """The options that a codestream's headers name, which choose a decoder's paths.
+
+    One word each.
+    """
     if uid in _JPEG:
         words = [marker + part for marker, part in _jpeg_options(stream)]
         return " ".join(
@@ -143,14 +151,20 @@ def _jpeg_options(stream: bytes) -> Iterator[tuple[str, str]]:
 
 
 def color_spec(kind: Kind) -> str:
-    """What to ask for so that no colour is converted but YBR to RGB; nvImageCodec takes every JPEG of three components for YCbCr."""
+    """What to ask for so that no colour is converted but YBR to RGB.
+
+    NvImageCodec takes every JPEG of three components for YCbCr.
+    """
     if kind.samples_per_pixel == 3 and kind.transfer_syntax_uid in _JPEG:
         return "SRGB" if kind.to_rgb else "SYCC"
     return "UNCHANGED"
 
 
 def misfit_of(image: "Tensor", source: FrameLike) -> str:
-    """Why an image cannot hold the frame, "" when it can: (rows, columns, samples) of integers no wider than BitsAllocated."""
+    """Why an image cannot hold the frame, "" when it can.
+
+    (rows, columns, samples) of integers no wider than BitsAllocated.
+    """
     expected = (source.rows, source.columns, source.samples_per_pixel)
     name = str(image.dtype).removeprefix("torch.")
     width = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16}.get(name, 64)
@@ -160,7 +174,10 @@ def misfit_of(image: "Tensor", source: FrameLike) -> str:
 
 
 def difference_of(values: "Tensor", truth: "Tensor", kind: Kind) -> str:
-    """How the device differs from the CPU, "" where it is right; lossy ones may not be off all over the frame."""
+    """How the device differs from the CPU, "" where it is right.
+
+    Lossy ones may not be off all over the frame.
+    """
     import torch
 
     apart = (values.to(torch.int32) - truth.to(torch.int32)).abs_()

@@ -29,9 +29,12 @@ def read_stack_on_device(
     *,
     irregular: Literal["raise", "accept"] = "raise",
 ) -> "Tensor":
-    """A stack's network values on the device of a decoder: what `read_volume` and the intensity make of it.
+    """A stack's network values on the device of a decoder.
 
-    Frames are read, rescaled by their own rescales and windowed 32 at a time, so that beside the result only those are in memory.
+    What `read_volume` and the intensity make of it.
+
+    Frames are read, rescaled by their own rescales and windowed 32 at a time, so that beside the
+    result only those are in memory.
 
     Parameters
     ----------
@@ -95,7 +98,9 @@ def _numpy_dtype(values: "Tensor") -> np.dtype[Any]:
 def _read_converted(
     sources: Sequence[FrameSource], own: Sequence[Conversion], decoder: DeviceDecoder
 ) -> "list[tuple[Tensor, Tensor | None]]":
-    """Converted values of a few frames on the device and where they are padding; colour has none but its stored values (PS3.3 C.11.1).
+    """Converted values of a few frames on the device and where they are padding.
+
+    Colour has none but its stored values (PS3.3 C.11.1).
 
     Tables, maps and palettes are applied by the CPU.
     """

@@ -16,7 +16,9 @@ _INT32: Final = np.iinfo(np.int32)
 
 
 def to_device(values: Values, device: Any) -> Tensor:
-    """An array of stored values on a device, in the dtypes of `DeviceDecoder.read`; through pinned memory where that is CUDA.
+    """An array of stored values on a device, in the dtypes of `DeviceDecoder.read`.
+
+    Through pinned memory where that is CUDA.
 
     DecodeError when uint64 values are beyond int64.
     """
@@ -35,14 +37,19 @@ def to_device(values: Values, device: Any) -> Tensor:
 
 
 def _unsigned(tensor: Tensor, itemsize: int) -> Tensor:
-    """The numbers whose bits the signed tensor holds, in twice the width: torch has hardly any operation on uint16 and uint32."""
+    """The numbers whose bits the signed tensor holds, in twice the width.
+
+    Torch has hardly any operation on uint16 and uint32.
+    """
     if itemsize == 2:
         return tensor.to(torch.int32).bitwise_and_(0xFFFF)
     return tensor.to(torch.int64).bitwise_and_(0xFFFFFFFF) if itemsize == 4 else tensor
 
 
 def keep_coded_bits(samples: Tensor, kind: Kind) -> Tensor:
-    """Decoded samples as stored values: the header's sign, no bits above BitsStored, overshoot clipped; as `pixels` does it.
+    """Decoded samples as stored values.
+
+    The header's sign, no bits above BitsStored, overshoot clipped; as `pixels` does it.
 
     Parameters
     ----------
@@ -71,19 +78,23 @@ def keep_coded_bits(samples: Tensor, kind: Kind) -> Tensor:
 def to_modality(
     stored: Tensor, rescale: Rescale, stored_range: tuple[int, int] | None = None
 ) -> Tensor:
-    """Modality values, the numbers that `Rescale` gives for an array: computed in float64 and rounded once.
+    """Modality values, the numbers that `Rescale` gives for an array.
+
+    Computed in float64 and rounded once.
 
     Parameters
     ----------
     stored
         Any shape and device, as `DeviceDecoder.read` gives them; integers up to 32 bits are exact.
     stored_range
-        Bounds that the caller vouches for, such as (0, 4095); without them the values are looked at where their dtype leaves doubt.
+        Bounds that the caller vouches for, such as (0, 4095); without them the values are looked at
+        where their dtype leaves doubt.
 
     Returns
     -------
     Tensor
-        int32 when slope, intercept and stored values are integers and fit, else float32; a new tensor.
+        int32 when slope, intercept and stored values are integers and fit, else float32; a new
+        tensor.
 
     Raises
     ------

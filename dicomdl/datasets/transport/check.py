@@ -19,7 +19,10 @@ _CONTENT: Final = 91  # any byte but 0, which is what new memory holds
 
 
 def torch_collate() -> Any:
-    """The module of torch with the functions of the default collate; None where its private path has changed."""
+    """The module of torch with the functions of the default collate.
+
+    None where its private path has changed.
+    """
     with contextlib.suppress(ImportError):
         module = importlib.import_module("torch.utils.data._utils.collate")
         is_known = callable(getattr(module, "collate", None))
@@ -30,7 +33,10 @@ def torch_collate() -> Any:
 
 @functools.lru_cache(1)
 def uses_buffers() -> bool:
-    """Whether this process sends batches in buffers: the environment allows it, and what they need is there."""
+    """Whether this process sends batches in buffers.
+
+    The environment allows it, and what they need is there.
+    """
     wanted = os.environ.get(VARIABLE) or "auto"
     if wanted == "torch":
         return False

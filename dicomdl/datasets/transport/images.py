@@ -19,10 +19,11 @@ _of_thread: Final = threading.local()
 class BatchImages:
     """The memory of the images that a thread makes for one batch, one behind the other in a buffer.
 
-    Within ``with BatchImages(count) as images:``, `images.place` is the place in the batch of the sample that is being
-    made. The first batch of a worker only tells whether images may be made in place: they may not where images differ
-    in size, nor where code keeps them and might change them while the batch is being sent. ``BatchImages(0)`` makes no
-    images in place, as for samples of their own within a batch.
+    Within ``with BatchImages(count) as images:``, `images.place` is the place in the batch of the
+    sample that is being made. The first batch of a worker only tells whether images may be made in
+    place: they may not where images differ in size, nor where code keeps them and might change them
+    while the batch is being sent. ``BatchImages(0)`` makes no images in place, as for samples of
+    their own within a batch.
     """
 
     def __init__(self, count: int) -> None:

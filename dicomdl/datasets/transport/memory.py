@@ -13,7 +13,8 @@ Bytes = npt.NDArray[np.uint8]
 # The first page of a buffer holds its state in its first byte; tensors begin behind it.
 PAGE: Final = 4096
 STATE: Final = 0
-# Of the worker, or nobody's; leased to the receiver; visible in a forked child of the receiver, for good.
+# Of the worker, or nobody's; leased to the receiver; visible in a forked child of the receiver,
+# for good.
 FREE, LEASED, LOST = range(3)
 
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -57,7 +58,10 @@ def nameless_file(size: int) -> int:
 
 
 def mapped(process: int | str, descriptor: int, size: int) -> Bytes:
-    """The bytes behind a descriptor of a process; mapped by torch, whose maps keep no descriptor, as Python's do."""
+    """The bytes behind a descriptor of a process.
+
+    Mapped by torch, whose maps keep no descriptor, as Python's do.
+    """
     path = f"/proc/{process}/fd/{descriptor}"
     if os.stat(path).st_size != size:
         raise FileNotFoundError(f"{path} is another file")

@@ -106,7 +106,10 @@ class InPlace:
 
 
 class Pool:
-    """The buffers of a worker. A lock guards them, since the thread of a queue sends what the worker leases."""
+    """The buffers of a worker.
+
+    A lock guards them, since the thread of a queue sends what the worker leases.
+    """
 
     def __init__(self) -> None:
         self.process = os.getpid()
@@ -200,7 +203,9 @@ class Pool:
         return memory
 
     def send(self, tensor: torch.Tensor) -> Lease | None:
-        """What a receiver needs in order to see a tensor, or a copy of it; None where no buffer is free.
+        """What a receiver needs in order to see a tensor, or a copy of it.
+
+        None where no buffer is free.
 
         The tensor's own buffer is sent where it lies in one that no code in this process keeps.
         """
@@ -225,7 +230,10 @@ class Pool:
         )
 
     def _to_send(self, tensor: torch.Tensor) -> Buffer | None:
-        """The buffer that a tensor begins, once per lease: several threads may be about to send the same batch."""
+        """The buffer that a tensor begins, once per lease.
+
+        Several threads may be about to send the same batch.
+        """
         buffer = self._at(tensor.data_ptr())
         with self._lock:
             if buffer is None or buffer.is_sent:
@@ -270,7 +278,10 @@ def own_pool() -> Pool | None:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """A new tensor, its content undefined; in a worker, if it is large, in memory that leaves it without a copy."""
+    """A new tensor, its content undefined.
+
+    In a worker, if it is large, in memory that leaves it without a copy.
+    """
     size = torch.Size(shape).numel() * dtype.itemsize
     pool = own_pool() if size >= MIN_BYTES and dtype in PLAIN_TYPES else None
     leased = None if pool is None else pool.lease(size)
@@ -282,8 +293,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Plain tensors of one shape and dtype in one, in memory that leaves a worker without a copy.
 
-    If they are all that `BatchImages` made in a buffer, the result is their own memory: code that changes one changes
-    the other.
+    If they are all that `BatchImages` made in a buffer, the result is their own memory: code that
+    changes one changes the other.
     """
     shape, dtype = (len(tensors), *tensors[0].shape), tensors[0].dtype
     pool = own_pool()

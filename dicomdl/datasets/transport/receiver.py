@@ -22,8 +22,8 @@ class _Buffer:
 class Receiver:
     """The buffers that are mapped in this process, and those that are leased to it.
 
-    A buffer stays mapped between leases only if its worker is a child of this process, whose end tells that the
-    buffer is no longer needed.
+    A buffer stays mapped between leases only if its worker is a child of this process, whose end
+    tells that the buffer is no longer needed.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,10 @@ class Receiver:
         self.workers: dict[int, weakref.ref[Any]] = {}  # process objects of the workers
 
     def receive(self, lease: Lease) -> Bytes:
-        """The bytes of a lease and no others: code that copies a tensor's storage must not get other pixels."""
+        """The bytes of a lease and no others.
+
+        Code that copies a tensor's storage must not get other pixels.
+        """
         for name in lease.evicted:
             self.mapped.pop(name, None)
         buffer = self.mapped.get(lease.name) or _opened(lease)
@@ -44,7 +47,10 @@ class Receiver:
         return view
 
     def _release(self, buffer: _Buffer, process: int) -> None:
-        """Give a buffer back to its worker when the last view is gone; in a fork it is not the last one."""
+        """Give a buffer back to its worker when the last view is gone.
+
+        In a fork it is not the last one.
+        """
         if os.getpid() != process:
             return
         self.leased.discard(buffer)

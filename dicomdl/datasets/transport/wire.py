@@ -53,7 +53,10 @@ def _packed(value: Any, pool: Pool) -> Any:
 
 
 def _resolved(value: Any) -> Any:
-    """A value that is what lies in its memory: torch forgets that a tensor stands for its negative."""
+    """A value that is what lies in its memory.
+
+    Torch forgets that a tensor stands for its negative.
+    """
     return value.resolve_neg() if is_plain_tensor(value) else value
 
 

@@ -15,7 +15,10 @@ from dicomdl.storage.cache.stats import CacheWarning, Counters, Stats
 
 
 class BaseCache(ABC):
-    """Finds entries, makes those that are missing, and counts; a process has counters of its own."""
+    """Finds entries, makes those that are missing, and counts.
+
+    A process has counters of its own.
+    """
 
     def __init__(self) -> None:
         self._counters = Counters()
@@ -31,7 +34,10 @@ class BaseCache(ABC):
 
     @abstractmethod
     def _store(self, digest: str, arrays: Arrays) -> bool:
-        """Store an entry; False where it is too large. Raises OSError where that is not possible."""
+        """Store an entry; False where it is too large.
+
+        Raises OSError where that is not possible.
+        """
 
     @abstractmethod
     def _drop(self, digest: str, lost: Body) -> None:

@@ -14,17 +14,21 @@ from dicomdl.arrays import Mask, Values
 from dicomdl.errors import UsageError
 
 Box: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+# of this byte order only
 DTYPES: Final = {
     np.dtype(name).str: np.dtype(name) for name in ("i2", "i4", "u1", "f4", "i1", "u2", "u4")
-}  # of this byte order only
+}
 MAX_SAMPLES: Final = 16
 
 
 class Lost(Exception):
-    """An entry that was there is damaged, overwritten or gone: make it again. Never leaves a cache."""
+    """An entry that was there is damaged, overwritten or gone: make it again.
+
+    Never leaves a cache.
+    """
 
 
-# --- what users see ---------------------------------------------------------------------------------------------------
+# --- what users see -------------------------------------------------------------------------------
 
 
 class Arrays(NamedTuple):
@@ -100,7 +104,10 @@ class Entry:
         return values
 
     def mask_part(self, *where: slice) -> Mask | None:
-        """The mask of the same part, True where there is padding; None where the entry has no mask."""
+        """The mask of the same part, True where there is padding.
+
+        None where the entry has no mask.
+        """
         box = _box(where, self.shape)
         return self._read(lambda body: body.mask(box)) if self.has_mask else None
 

@@ -1,7 +1,7 @@
 """The folder of a disk cache: how entries are written, which files are orphans, what it reports.
 
-An entry is put in place whole, by one `os.replace`. Temporary and lock files of an entry whose lock no
-process holds are orphans. Only files with a name of ours are ever removed.
+An entry is put in place whole, by one `os.replace`. Temporary and lock files of an entry whose lock
+no process holds are orphans. Only files with a name of ours are ever removed.
 """
 
 import contextlib
@@ -93,7 +93,8 @@ def lock_path(folder: str, digest: str) -> str:
 def remove_orphans(folder: str) -> None:
     """Remove temporary and lock files whose process is dead.
 
-    A process that writes an entry holds the entry's lock. Without locks, files a day old are orphans.
+    A process that writes an entry holds the entry's lock. Without locks, files a day old are
+    orphans.
     """
     found: dict[str, list[str]] = {}
     for item in _items(folder):
@@ -179,9 +180,8 @@ def may_be_mapped(folder: str) -> bool:
     except OSError:
         return True
     here = os.path.realpath(folder) + "/"
-    kinds = {
-        mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts
-    }  # a later mount covers an earlier one
+    # a later mount covers an earlier one
+    kinds = {mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts}
     kind = (
         kinds[max((point for point in kinds if here.startswith(point)), key=len, default="/")]
         if kinds
@@ -190,7 +190,7 @@ def may_be_mapped(folder: str) -> bool:
     return not (kind in _NETWORK or kind.startswith("fuse"))
 
 
-# --- what the command line says ---------------------------------------------------------------------------------------
+# --- what the command line says -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +198,8 @@ class FolderReport:
     """What is in the folder of a disk cache; `str` is for people, `as_dict` for machines.
 
     `damaged` names the files of damaged entries, which only `verify` looks for. `oldest_use` and
-    `newest_use` are seconds since 1970. `leftovers` counts temporary and lock files, `foreign` files
-    that are not of this cache, and `removed` those that `clear` removed.
+    `newest_use` are seconds since 1970. `leftovers` counts temporary and lock files, `foreign`
+    files that are not of this cache, and `removed` those that `clear` removed.
     """
 
     folder: str

@@ -47,18 +47,21 @@ def stack_key(files: Sequence[KeyFile], options: Mapping[str, str], strict: bool
     Parameters
     ----------
     files
-        In slice order. A file's size, modification and change time and inode stand for its contents: every rewriting changes one of
-        them, even when the modification time is set back.
+        In slice order. A file's size, modification and change time and inode stand for its
+        contents: every rewriting changes one of them, even when the modification time is set back.
     options
-        Everything else that the values depend on, by name: the reprs of frozen options. Tiles of one frame need their origin here.
+        Everything else that the values depend on, by name: the reprs of frozen options. Tiles of
+        one frame need their origin here.
     strict
-        A hash of each file's contents takes the place of times and inode: for file systems whose inodes or times cannot be relied on, and
-        for data that moves between them. It reads every file whole (0.8 GB/s).
+        A hash of each file's contents takes the place of times and inode: for file systems whose
+        inodes or times cannot be relied on, and for data that moves between them. It reads every
+        file whole (0.8 GB/s).
 
     Returns
     -------
     Key
-        BLAKE2b of canonical JSON; the versions of dicomdl, its values and its format are part of it.
+        BLAKE2b of canonical JSON; the versions of dicomdl, its values and its format are part of
+        it.
 
     Raises
     ------

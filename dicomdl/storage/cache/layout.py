@@ -31,8 +31,8 @@ offset  size  content
 A checksum is CRC-32 (ISO 3309, as zlib computes it) and every byte is behind one, which is compared
 before the byte is used. Values are C-ordered, in the byte order of the machine that wrote them.
 
-A raw block is some rows of one slice, up to 64 KiB; the last one of a slice has what remains. So the
-values are one array that can be mapped, and a patch of 128 x 128 pixels verifies 2-3 blocks per
+A raw block is some rows of one slice, up to 64 KiB; the last one of a slice has what remains. So
+the values are one array that can be mapped, and a patch of 128 x 128 pixels verifies 2-3 blocks per
 slice. A compressed block is a box of about 32 x 32 x 32 voxels, compressed by Blosc2 (LZ4 after a
 shuffle), so that a patch decompresses few others. Blocks follow each other in C order; those at the
 far ends are smaller. A slice of the mask has one bit per pixel, rows filled up to whole bytes, the
@@ -286,7 +286,10 @@ def blosc2_codec() -> Any:
 
 
 def _compressed(tile: Values) -> bytes:
-    """LZ4 after a shuffle of bytes: 2.2-2.5 x smaller on CT; one thread, because workers are many."""
+    """LZ4 after a shuffle of bytes: 2.2-2.5 x smaller on CT.
+
+    One thread, because workers are many.
+    """
     return bytes(
         blosc2_codec().blosc2_encode(
             tile, level=5, compressor="lz4", shuffle="shuffle", typesize=tile.itemsize, numthreads=1
@@ -329,7 +332,10 @@ def file_pieces(digest: str, arrays: Arrays, format: str) -> list[Any]:
 
 
 def write_pieces(descriptor: int, pieces: Sequence[Any]) -> None:
-    """Write, never through a map: a full disk then raises instead of ending the process (SIGBUS)."""
+    """Write, never through a map.
+
+    A full disk then raises instead of ending the process (SIGBUS).
+    """
     for piece in pieces:
         rest = memoryview(piece)
         while rest:

@@ -1,4 +1,7 @@
-"""gpu: a device's decoder is only believed for the kinds of frames for which it was seen to be right."""
+"""gpu.
+
+A device's decoder is only believed for the kinds of frames for which it was seen to be right.
+"""
 
 import dataclasses
 import itertools
@@ -59,7 +62,7 @@ needs_cuda = pytest.mark.skipif(
 )
 
 
-# --- a decoder that does as it is told ----------------------------------------------------------------------------
+# --- a decoder that does as it is told ------------------------------------------------------------
 
 
 class Image:
@@ -79,7 +82,10 @@ class Image:
 
 
 class FakeCodec(types.ModuleType):
-    """`nvidia.nvimgcodec` as far as it is used: right by default, but for what `answer` makes of a codestream and its samples."""
+    """`nvidia.nvimgcodec` as far as it is used.
+
+    Right by default, but for what `answer` makes of a codestream and its samples.
+    """
 
     NVIMGCODEC_DEVICE_CPU_ONLY = -99999
     ColorSpec = types.SimpleNamespace(UNCHANGED=0, SRGB=1, SYCC=3)
@@ -255,7 +261,7 @@ def agree(decoder: DeviceDecoder, sources: Sequence[FrameSource]) -> None:
         assert np.array_equal(as_numpy(values).astype(np.int64), truth.astype(np.int64))
 
 
-# --- trust --------------------------------------------------------------------------------------------------------
+# --- trust ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uid", [JPEG_LL, "1.2.840.10008.1.2.4.57", J2K, J2K_LOSSY])
@@ -289,13 +295,14 @@ def test_the_first_frames_come_from_the_cpu_and_later_ones_from_the_device(
     assert sorted(read) == sorted(source.path for source in sources[:3])
 
 
+# what nvJPEG did to 9-15 bits of JPEG lossless
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
         (
             lambda stream, samples: samples * 0,
             "differs from the CPU by",
-        ),  # what nvJPEG did to 9-15 bits of JPEG lossless
+        ),
         (
             lambda stream, samples: samples + np.uint16(1),
             "differs from the CPU by 1, on average by 1, where 0 is allowed",
@@ -446,12 +453,13 @@ def test_coding_options_make_kinds(tmp_path: Path, decoder: DeviceDecoder) -> No
     sof = streams[0].index(b"\xff\xc3")
     dht = streams[0].index(b"\xff\xc4")
     size = 2 + int.from_bytes(streams[0][dht + 2 : dht + 4], "big")
+    # tables before the frame
     moved = (
         streams[0][:sof]
         + streams[0][dht : dht + size]
         + streams[0][sof:dht]
         + streams[0][dht + size :]
-    )  # tables before the frame
+    )
     for level in (1, 5):
         for reversible in (True, False):
             streams.append(
@@ -491,7 +499,7 @@ def test_the_report_and_the_print_say_what_is_left_to_the_cpu(
     assert str(tmp_path) not in repr(decoder.kinds)
 
 
-# --- lossy frames -------------------------------------------------------------------------------------------------
+# --- lossy frames ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("change", "trusted"), [(0, True), (1, True), (2, True), (3, False)])
@@ -540,7 +548,7 @@ def test_the_tolerance_is_none_for_lossless_and_small_for_lossy_kinds() -> None:
     assert tolerance(JPEG, "YBR_FULL") == 6
 
 
-# --- colour -------------------------------------------------------------------------------------------------------
+# --- colour ---------------------------------------------------------------------------------------
 
 
 def colours(count: int, rows: int = 16, columns: int = 24) -> list[Array]:
@@ -640,7 +648,7 @@ def test_other_luminance_and_chrominance_is_left_to_the_cpu(
     assert fake.frames == 0
 
 
-# --- what the CPU reads -------------------------------------------------------------------------------------------
+# --- what the CPU reads ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "i8", "f4", "f8"])
@@ -694,7 +702,7 @@ def test_tiles_of_a_mosaic_are_cut_by_the_cpu(
     assert fake.frames == 0
 
 
-# --- damage -------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def test_a_stream_that_is_cut_or_contradicts_its_header_is_never_given_to_the_device(
@@ -754,7 +762,7 @@ def test_trust_in_right_aligned_frames_is_none_in_left_aligned_ones(
     assert set(decoder.kinds.values()) == {"trusted"}
 
 
-# --- the bits -----------------------------------------------------------------------------------------------------
+# --- the bits -------------------------------------------------------------------------------------
 
 
 @given(
@@ -791,7 +799,7 @@ def test_coded_bits_become_stored_values_as_pixels_makes_them(
         assert found.dtype == to_device(truth, "cpu").dtype
 
 
-# --- rescale and window -------------------------------------------------------------------------------------------
+# --- rescale and window ---------------------------------------------------------------------------
 
 stored_arrays = st.sampled_from(
     ["uint8", "int8", "uint16", "int16", "int32", "uint32", "float32"]
@@ -906,7 +914,7 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
         window(values, lambda x: x[:2])
 
 
-# --- stacks -------------------------------------------------------------------------------------------------------
+# --- stacks ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])
@@ -967,7 +975,7 @@ def test_an_irregular_stack_is_refused_unless_it_is_accepted(
         read_stack_on_device(stack, decoder, irregular="resample")  # type: ignore[arg-type]
 
 
-# --- what is needed -----------------------------------------------------------------------------------------------
+# --- what is needed -------------------------------------------------------------------------------
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1013,7 +1021,7 @@ def test_a_decoder_stays_in_its_process(
         decoder.read(frames(tmp_path, 1))
 
 
-# --- the real package ---------------------------------------------------------------------------------------------
+# --- the real package -----------------------------------------------------------------------------
 
 
 @pytest.fixture

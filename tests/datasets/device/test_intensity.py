@@ -1,4 +1,7 @@
-"""Maps on a device: every formula computed by torch as NumPy computes it, and a new map with nothing but its formula."""
+"""Maps on a device.
+
+Every formula computed by torch as NumPy computes it, and a new map with nothing but its formula.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -135,9 +135,8 @@ def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_n
         sealed(changed)
         path.write_bytes(changed)
         made = DiskCache(tmp_path / "c")
-        assert (
-            made._find(key_of(0).digest) is None or made.get(key_of(0), never).shape
-        )  # whole by chance, or none
+        # whole by chance, or none
+        assert made._find(key_of(0).digest) is None or made.get(key_of(0), never).shape
 
 
 def test_whatever_has_an_entrys_name_is_a_miss_and_is_replaced(tmp_path: Path) -> None:
@@ -211,7 +210,7 @@ def test_hostile_files_run_no_code(tmp_path: Path) -> None:
     assert in_a_fork(child) == 0
 
 
-# --- the format -------------------------------------------------------------------------------------------------------
+# --- the format -----------------------------------------------------------------------------------
 
 
 def golden(values: bytes, mask: bytes, digest: str) -> bytes:

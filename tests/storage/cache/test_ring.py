@@ -1,4 +1,7 @@
-"""ring: what a reader gets is what was written, on machines that keep the order of stores or do not."""
+"""ring.
+
+What a reader gets is what was written, on machines that keep the order of stores or do not.
+"""
 
 import os
 from collections.abc import Callable
