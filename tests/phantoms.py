@@ -60,7 +60,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
-from dicomdl.headers.heads import EXPLICIT, Syntax
+from dicomdl.headers._heads import EXPLICIT, Syntax
 
 Array = NDArray[Any]
 Edit = Callable[[Dataset, int], object]

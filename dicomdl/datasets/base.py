@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.datasets.assembly import Delivery
+from dicomdl.datasets._assembly import Delivery
+from dicomdl.datasets._options import Policy, Reading
+from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets.collate import teach_default_collate
-from dicomdl.datasets.options import Policy, Reading
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice
-from dicomdl.datasets.skipped import Skipped, SkippedLog
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.datasets.assembly import (
+from dicomdl.datasets._assembly import (
     Delivery,
     Image,
     IntensityOn,
@@ -21,9 +21,9 @@ from dicomdl.datasets.assembly import (
     floored,
     made_sample,
 )
+from dicomdl.datasets._options import OnError, Policy, Reading
+from dicomdl.datasets._regrid import TargetGrid, frame_grid, resized
 from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
-from dicomdl.datasets.options import OnError, Policy, Reading
-from dicomdl.datasets.regrid import TargetGrid, frame_grid, resized
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import Taken, checked_content, tell
 from dicomdl.errors import UsageError

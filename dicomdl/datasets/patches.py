@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.arrays import Voxel
-from dicomdl.datasets.assembly import (
+from dicomdl.datasets._assembly import (
     Delivery,
     Image,
     IntensityOn,
@@ -16,6 +16,8 @@ from dicomdl.datasets.assembly import (
     floored,
     made_sample,
 )
+from dicomdl.datasets._options import OnError, Policy, Reading
+from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.label_maps import (
@@ -27,9 +29,7 @@ from dicomdl.datasets.label_maps import (
     of_thread,
     points_of,
 )
-from dicomdl.datasets.options import OnError, Policy, Reading
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
-from dicomdl.datasets.regrid import checked_numbers
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, tell
 from dicomdl.datasets.transport.images import new_array

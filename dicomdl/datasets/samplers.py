@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dicomdl.datasets.permutations import (
+from dicomdl.datasets._permutations import (
     CHUNK,
     ROWS,
     Rows,

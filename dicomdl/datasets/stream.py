@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dicomdl.datasets.permutations import (
+from dicomdl.datasets._permutations import (
     BUFFER,
     STACKS,
     Rows,
@@ -32,8 +32,8 @@ from dicomdl.datasets.permutations import (
     philox,
     ranks,
 )
-from dicomdl.datasets.readahead import SKIPPED, Ahead, Chunk, Failure, read_chunks
-from dicomdl.datasets.stream_order import (
+from dicomdl.datasets._readahead import SKIPPED, Ahead, Chunk, Failure, read_chunks
+from dicomdl.datasets._stream_order import (
     CHUNKS,
     EPOCH,
     LOADS,

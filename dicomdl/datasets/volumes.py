@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.datasets.assembly import (
+from dicomdl.datasets._assembly import (
     Delivery,
     Image,
     IntensityOn,
@@ -15,9 +15,9 @@ from dicomdl.datasets.assembly import (
     floored,
     made_sample,
 )
+from dicomdl.datasets._options import OnError, Policy, Reading
+from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
-from dicomdl.datasets.options import OnError, Policy, Reading
-from dicomdl.datasets.regrid import TargetGrid, resampled
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, tell
 from dicomdl.geometry.verdict import READABLE, Irregular

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats
 from dicomdl.errors import GeometryError
-from dicomdl.geometry.facts import Facts
+from dicomdl.geometry._facts import Facts
 
 
 def halved(length: int, times: int) -> int:

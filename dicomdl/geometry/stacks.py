@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dicomdl.arrays import Ints
-from dicomdl.geometry.copies import Copies, Digest
-from dicomdl.geometry.facts import Facts
-from dicomdl.geometry.frame_columns import FrameColumns
+from dicomdl.geometry._copies import Copies, Digest
+from dicomdl.geometry._facts import Facts
+from dicomdl.geometry._frame_columns import FrameColumns
+from dicomdl.geometry._grouping import exact_groups
+from dicomdl.geometry._judge import Judge
+from dicomdl.geometry._splitting import Part, Splitter
 from dicomdl.geometry.grid import Tolerances
-from dicomdl.geometry.grouping import exact_groups
-from dicomdl.geometry.judge import Judge
-from dicomdl.geometry.splitting import Part, Splitter
 from dicomdl.geometry.verdict import Assessment
 from dicomdl.headers.uids import content_of
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from dicomdl.headers.pixel_data import Place
-from dicomdl.headers.rows import Row
+from dicomdl.headers._pixel_data import Place
+from dicomdl.headers._rows import Row
 from dicomdl.storage.sources import Source
 
 FileKind = Literal["image", "no_image", "not_dicom", "problem"]

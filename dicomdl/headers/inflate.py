@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.coding import first_element
-from dicomdl.headers.elements import walk_meta
-from dicomdl.headers.heads import UNDEFINED, ElementHead
-from dicomdl.headers.window import MAX_HEADER_BYTES, Window
+from dicomdl.headers._coding import first_element
+from dicomdl.headers._elements import walk_meta
+from dicomdl.headers._heads import UNDEFINED, ElementHead
+from dicomdl.headers._window import MAX_HEADER_BYTES, Window
 
 Read = Callable[[int, int], bytes]
 

@@ -12,7 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.coding import first_element, syntax_of
+from dicomdl.headers._coding import first_element, syntax_of
+from dicomdl.headers._elements import Walked, Wanted, walk, walk_meta
+from dicomdl.headers._functional_groups import first_item, frame_rows
+from dicomdl.headers._heads import PIXEL_DATA, TRANSFER_SYNTAX, Step
+from dicomdl.headers._layouts import Layouts
+from dicomdl.headers._mosaic import unpacked_rows
+from dicomdl.headers._nuclear_medicine import placed_rows
+from dicomdl.headers._pixel_data import PixelLayout, locate_frames, pixel_layout
+from dicomdl.headers._rows import Context, Row, Schema, override
+from dicomdl.headers._text import transcoded
+from dicomdl.headers._window import Window
 from dicomdl.headers.columns import (
     Column,
     Constant,
@@ -21,18 +31,9 @@ from dicomdl.headers.columns import (
     fill_pixel_defaults,
     sign_padding,
 )
-from dicomdl.headers.elements import Walked, Wanted, walk, walk_meta
 from dicomdl.headers.frame import FILE_FIELDS, Attribute, Frame, attributes
-from dicomdl.headers.functional_groups import first_item, frame_rows
 from dicomdl.headers.header import NO_TILE, UNREAD, CodedTile, Header
-from dicomdl.headers.heads import PIXEL_DATA, TRANSFER_SYNTAX, Step
 from dicomdl.headers.inflate import Inflated
-from dicomdl.headers.layouts import Layouts
-from dicomdl.headers.mosaic import unpacked_rows
-from dicomdl.headers.nuclear_medicine import placed_rows
-from dicomdl.headers.pixel_data import PixelLayout, locate_frames, pixel_layout
-from dicomdl.headers.rows import Context, Row, Schema, override
-from dicomdl.headers.text import transcoded
 from dicomdl.headers.uids import (
     DEFLATED,
     NATIVE,
@@ -41,7 +42,6 @@ from dicomdl.headers.uids import (
     family_of,
     is_image_storage,
 )
-from dicomdl.headers.window import Window
 from dicomdl.storage.sources import open_path
 
 # Small: the few UIDs that every file names.

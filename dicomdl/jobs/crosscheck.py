@@ -25,8 +25,8 @@ from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
 
 if TYPE_CHECKING:
     from dicomdl.index.index import Index
-from dicomdl.jobs.comparison import Compared, Difference, Outcome, compare_frame
-from dicomdl.jobs.decoder_pairs import Relation, first_name, relation
+from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
+from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 
 SAMPLE: Final = 4  # frames of each kind
 SHOWN_DIFFERENCES: Final = 40

@@ -35,9 +35,9 @@ from dicomdl.index.schema import (
     frames_schema,
 )
 from dicomdl.index.table import Table
-from dicomdl.jobs.digests import digests
+from dicomdl.jobs._digests import digests
+from dicomdl.jobs._patients import hash_patients, holds_raw_patients, patient_key_name
 from dicomdl.jobs.engine import read_all
-from dicomdl.jobs.patients import hash_patients, holds_raw_patients, patient_key_name
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk, walk
 from dicomdl.storage.sources import COMPARED

@@ -13,14 +13,14 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
+from dicomdl.pixels._native import UNCODED
+from dicomdl.pixels._whole import read_plain, read_whole
 from dicomdl.pixels.coded import read_coded, to_rgb
 from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.halving import halve
-from dicomdl.pixels.native import UNCODED
 from dicomdl.pixels.options import WHOLE, Colour, Decoding
 from dicomdl.pixels.stored import check_out, is_label, is_plain, named, result_array, stored_range
 from dicomdl.pixels.tiles import read_tile
-from dicomdl.pixels.whole import read_plain, read_whole
 
 # --- reading --------------------------------------------------------------------------------------
 

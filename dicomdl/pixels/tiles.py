@@ -7,10 +7,10 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
+from dicomdl.pixels._whole import read_plain, read_whole, whole_of
 from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.stored import is_plain, named, result_array
-from dicomdl.pixels.whole import read_plain, read_whole, whole_of
 from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import look_up
 

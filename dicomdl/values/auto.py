@@ -7,8 +7,8 @@ from dicomdl.errors import IntensityError, UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
+from dicomdl.values._lookup_reading import modality_lut
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.lookup_reading import modality_lut
 from dicomdl.values.maps import Identity, Limits, Percentile, VoiLut, Window
 from dicomdl.values.presets import preset
 from dicomdl.values.request import IntensityOption, IntensityRequest

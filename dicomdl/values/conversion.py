@@ -15,13 +15,13 @@ from dicomdl.headers.frame import FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered
+from dicomdl.values._lookup import LookupTable, RealWorldMap, RealWorldMaps
+from dicomdl.values._lookup_reading import modality_lut, real_world_maps, select_real_world_map
+from dicomdl.values._suv_header import SERIES_COLUMNS, SUV_COLUMNS
 from dicomdl.values.auto import units_of
-from dicomdl.values.lookup import LookupTable, RealWorldMap, RealWorldMaps
-from dicomdl.values.lookup_reading import modality_lut, real_world_maps, select_real_world_map
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV, suv_factor
-from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS
 
 
 class ConversionFacts(NamedTuple):

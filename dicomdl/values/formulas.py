@@ -17,8 +17,8 @@ import numpy as np
 
 from dicomdl.arrays import Float32, Values
 from dicomdl.errors import UsageError
-from dicomdl.values.floats import EXACT_IN_FLOAT32, is_float32
-from dicomdl.values.lookup import LookupTable, blocks
+from dicomdl.values._floats import EXACT_IN_FLOAT32, is_float32
+from dicomdl.values._lookup import LookupTable, blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import numpy as np
 from dicomdl.arrays import Float32, Values
 from dicomdl.errors import IntensityError
 from dicomdl.headers.frame import Frame
-from dicomdl.values.floats import store_floats
+from dicomdl.values._floats import store_floats
+from dicomdl.values._lookup import LookupTable
+from dicomdl.values._lookup_reading import voi_luts
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Table
-from dicomdl.values.lookup import LookupTable
-from dicomdl.values.lookup_reading import voi_luts
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")

@@ -27,8 +27,8 @@ from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_j
 from dicomdl.pixels.read import decode_frame
 from dicomdl.pixels.stored import add_frame_note, frame_shape, is_label, stored_dtype, stored_range
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
+from dicomdl.values._lookup_reading import palette
 from dicomdl.values.conversion import Conversion
-from dicomdl.values.lookup_reading import palette
 from dicomdl.values.rescale import MODALITY_DTYPES, dtypes_to_try, in_first_that_fits
 
 # --- reading --------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
-from dicomdl.values.floats import store_floats
-from dicomdl.values.lookup import blocks
+from dicomdl.values._floats import store_floats
+from dicomdl.values._lookup import blocks
 
 Range: TypeAlias = tuple[int, int]
 Result = TypeVar("Result")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 from dicomdl.errors import UsageError
-from dicomdl.values.suv_header import (
+from dicomdl.values._suv_header import (
     SERIES_COLUMNS,
     SUV_COLUMNS,
     Columns,
@@ -25,7 +25,7 @@ from dicomdl.values.suv_header import (
     check_columns,
     refusal,
 )
-from dicomdl.values.suv_timing import decay_time
+from dicomdl.values._suv_timing import decay_time
 
 # The defined terms of SUV Type (0054,1006) in lower case.
 SuvKind = Literal["bw", "lbm", "lbmjames128", "lbmjanma", "ibw", "bsa"]

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rounds import Contender, Task, arguments, race
 
+from dicomdl.storage.cache import _layout as layout_module
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache import layout as layout_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.entries import Arrays
 from dicomdl.storage.cache.keys import Key, KeyFile, stack_key

@@ -20,9 +20,9 @@ from pydicom.uid import JPEG2000Lossless
 from torch.utils.data import DataLoader
 
 import dicomdl
+from dicomdl.datasets._options import Policy
 from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.device.intensity import apply_intensity
-from dicomdl.datasets.options import Policy
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
 from dicomdl.values.maps import Limits, Percentile, Window

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from dicomdl.datasets.permutations import Shuffle, Uneven, permutation
+from dicomdl.datasets._permutations import Shuffle, Uneven, permutation
 from dicomdl.datasets.samplers import EpochRow, RowBatchSampler, RowSampler, WithEpoch
 from dicomdl.errors import UsageError
 

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from dicomdl.datasets.permutations import Uneven
+from dicomdl.datasets._permutations import Uneven
 from dicomdl.datasets.samplers import RowBatchSampler, RowSampler
 from dicomdl.datasets.stream import StackStream
 from dicomdl.errors import DecodeError, UsageError

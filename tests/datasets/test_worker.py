@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dicomdl import errors
-from dicomdl.datasets.skipped import SkippedLog
+from dicomdl.datasets._skipped import SkippedLog
 from dicomdl.datasets.worker import errors_leave_whole
 
 METHODS = ["fork", "spawn", "forkserver"]

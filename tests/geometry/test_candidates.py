@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dicomdl.geometry.candidates import Candidates
-from dicomdl.geometry.dimensions import Dimension, find_dimension
-from dicomdl.geometry.specs import SPECS
+from dicomdl.geometry._candidates import Candidates
+from dicomdl.geometry._dimensions import Dimension, find_dimension
+from dicomdl.geometry._specs import SPECS
 from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import Frame, attributes
 from dicomdl.index.building import encoded, frames_table

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dicomdl.geometry.dimensions import Candidate, Dimension, Kind, Tie, Tier, find_dimension
+from dicomdl.geometry._dimensions import Candidate, Dimension, Kind, Tie, Tier, find_dimension
 
 Ints = NDArray[np.int64]
 

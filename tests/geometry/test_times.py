@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dicomdl.geometry.times import seconds_of_date, seconds_of_date_time, seconds_of_time
+from dicomdl.geometry._times import seconds_of_date, seconds_of_date_time, seconds_of_time
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from phantoms import element
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers import window as window_module
-from dicomdl.headers.elements import Walked, Wanted, walk, walk_meta
-from dicomdl.headers.heads import (
+from dicomdl.headers import _window as window_module
+from dicomdl.headers._elements import Walked, Wanted, walk, walk_meta
+from dicomdl.headers._heads import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
@@ -24,7 +24,7 @@ from dicomdl.headers.heads import (
     UNDEFINED,
     Syntax,
 )
-from dicomdl.headers.window import Window
+from dicomdl.headers._window import Window
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 WANTED = Wanted(

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from dicomdl.headers._planes import Plane
+from dicomdl.headers._siemens import csa_diffusion, protocol_slices, read_csa, siemens_tiling
 from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import Frame
-from dicomdl.headers.planes import Plane
 from dicomdl.headers.reader import HeaderReader, read_frames
-from dicomdl.headers.siemens import csa_diffusion, protocol_slices, read_csa, siemens_tiling
 from dicomdl.jobs.engine import read_chunk
 from dicomdl.pixels.read import read_frame
 

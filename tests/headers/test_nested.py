@@ -4,10 +4,10 @@ import pytest
 from phantoms import element
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.elements import Wanted, walk
-from dicomdl.headers.heads import EXPLICIT, ITEM, ITEM_END, UNDEFINED, Step
-from dicomdl.headers.nested import items, iterate, skip_sequence
-from dicomdl.headers.window import Window
+from dicomdl.headers._elements import Wanted, walk
+from dicomdl.headers._heads import EXPLICIT, ITEM, ITEM_END, UNDEFINED, Step
+from dicomdl.headers._nested import items, iterate, skip_sequence
+from dicomdl.headers._window import Window
 
 
 def window_on(raw: bytes) -> Window:

@@ -25,15 +25,15 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
 from dicomdl.errors import HeaderError, UsageError
+from dicomdl.headers._elements import Wanted, walk, walk_meta
+from dicomdl.headers._heads import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED, Step, Syntax
+from dicomdl.headers._window import Window
 from dicomdl.headers.columns import Constant
-from dicomdl.headers.elements import Wanted, walk, walk_meta
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Attribute, Frame, attributes
 from dicomdl.headers.header import Header
-from dicomdl.headers.heads import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED, Step, Syntax
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader, read_frames
 from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
-from dicomdl.headers.window import Window
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 

@@ -26,13 +26,13 @@ from phantoms import (
 
 import dicomdl
 from dicomdl.errors import TruncatedPixels, UsageError
-from dicomdl.jobs import comparison as comparison_module
+from dicomdl.jobs import _comparison as comparison_module
+from dicomdl.jobs import _decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import crosscheck
-from dicomdl.jobs import decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import second_decoder as seconddecoder
-from dicomdl.jobs.comparison import compare_frame
+from dicomdl.jobs._comparison import compare_frame
+from dicomdl.jobs._decoder_pairs import relation, seconds_for
 from dicomdl.jobs.crosscheck import PixelCheck, check_pixels, sampled
-from dicomdl.jobs.decoder_pairs import relation, seconds_for
 from dicomdl.jobs.second_decoder import SecondReader
 from dicomdl.pixels import read as pixels
 from dicomdl.storage.children import START_S, Child

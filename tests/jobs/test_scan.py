@@ -25,7 +25,7 @@ from dicomdl.errors import IndexFolderError, StorageError, UsageError
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index import generations as generations_module
 from dicomdl.index.index import Index
-from dicomdl.jobs import digests as digests_module
+from dicomdl.jobs import _digests as digests_module
 from dicomdl.jobs import engine as engine_module
 from dicomdl.jobs import scan as scanner
 from dicomdl.jobs.engine import WorkerWarning

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 import dicomdl
 from dicomdl.errors import DicomdlError
-from dicomdl.jobs import comparison as comparison_module
-from dicomdl.jobs import decoder_pairs as decoder_pairs_module
+from dicomdl.jobs import _comparison as comparison_module
+from dicomdl.jobs import _decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import second_decoder as seconddecoder
 from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
 from dicomdl.pixels import read as pixels
-from dicomdl.values.lookup_reading import palette_to_rgb
+from dicomdl.values._lookup_reading import palette_to_rgb
 
 Array = NDArray[Any]
 

@@ -44,7 +44,7 @@ from dicomdl.errors import (
 )
 from dicomdl.headers.frame import Frame, FrameSource
 from dicomdl.headers.reader import read_frames
-from dicomdl.pixels import native as native_module
+from dicomdl.pixels import _native as native_module
 from dicomdl.pixels import tiles as tiles_module
 from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import FREE_FRAME_BYTES
@@ -52,7 +52,7 @@ from dicomdl.pixels.read import read_frame, read_rows
 from dicomdl.pixels.stored import frame_shape, is_native, stored_dtype
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
 from dicomdl.storage import sources as sources_module
-from dicomdl.values.lookup_reading import palette_to_rgb
+from dicomdl.values._lookup_reading import palette_to_rgb
 
 Array = NDArray[Any]
 

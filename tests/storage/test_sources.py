@@ -31,7 +31,7 @@ from dicomdl.storage.sources import (
     read_range,
     state_of,
 )
-from dicomdl.values.lookup_reading import modality_lut
+from dicomdl.values._lookup_reading import modality_lut
 from dicomdl.volumes.blocks import StackVoxels
 
 DEFLATED = "1.2.840.10008.1.2.1.99"

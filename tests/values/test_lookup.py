@@ -23,9 +23,9 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from dicomdl.errors import DicomdlError, IntensityError, PixelError, UsageError
 from dicomdl.headers import rare_tables as rawtables
-from dicomdl.values import lookup_reading as lookup_reading_module
-from dicomdl.values.lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps
-from dicomdl.values.lookup_reading import select_real_world_map
+from dicomdl.values import _lookup_reading as lookup_reading_module
+from dicomdl.values._lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps
+from dicomdl.values._lookup_reading import select_real_world_map
 
 Array = NDArray[Any]
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from dicomdl.errors import IntensityError, SUVError, UsageError
 from dicomdl.headers.frame import Frame, attributes
+from dicomdl.values._suv_header import SERIES_COLUMNS, SUV_COLUMNS
 from dicomdl.values.suv import SUV, SUV_KINDS, suv_factor
-from dicomdl.values.suv_header import SERIES_COLUMNS, SUV_COLUMNS
 
 F18 = 6586.2
 ZR89 = 78.41 * 3600

@@ -39,7 +39,7 @@ from dicomdl.storage.system import available_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
-from dicomdl.datasets.device.kinds import (
+from dicomdl.datasets.device._kinds import (
     CPU_ONLY,
     Kind,
     color_spec,
@@ -48,7 +48,7 @@ from dicomdl.datasets.device.kinds import (
     is_flat,
     misfit_of,
 )
-from dicomdl.datasets.device.values import keep_coded_bits, to_device
+from dicomdl.datasets.device._values import keep_coded_bits, to_device
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")

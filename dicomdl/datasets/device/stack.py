@@ -17,9 +17,9 @@ from dicomdl.values.stack_intensity import stack_intensity
 
 if TYPE_CHECKING:
     from torch import Tensor
+from dicomdl.datasets.device._values import to_device, to_modality
 from dicomdl.datasets.device.decoder import BATCH, DeviceDecoder
 from dicomdl.datasets.device.intensity import window
-from dicomdl.datasets.device.values import to_device, to_modality
 
 
 def read_stack_on_device(

@@ -10,12 +10,12 @@ from typing import Any, Final, Literal
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.storage import locks
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache.base import BaseCache
+from dicomdl.storage.cache._base import BaseCache
+from dicomdl.storage.cache._file_source import FileSource
+from dicomdl.storage.cache._layout import Identity, blosc2_codec, file_pieces
+from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Arrays, Body, Lost
-from dicomdl.storage.cache.file_source import FileSource
-from dicomdl.storage.cache.layout import Identity, blosc2_codec, file_pieces
 from dicomdl.storage.cache.stats import checked_bytes
-from dicomdl.storage.cache.stored import StoredEntry
 from dicomdl.storage.publishing import cache_folder, make_folder
 
 DiskFormat = Literal["raw", "blosc2"]

@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import StorageError
 from dicomdl.storage import locks
+from dicomdl.storage.cache._file_source import FileSource
+from dicomdl.storage.cache._layout import Identity, write_pieces
+from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Lost
-from dicomdl.storage.cache.file_source import FileSource
-from dicomdl.storage.cache.layout import Identity, write_pieces
-from dicomdl.storage.cache.stored import StoredEntry
 from dicomdl.storage.publishing import cache_folder
 from dicomdl.storage.system import OPEN_FLAGS
 

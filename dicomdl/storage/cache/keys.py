@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dicomdl.errors import UsageError
-from dicomdl.storage.cache.layout import FORMAT_VERSION
+from dicomdl.storage.cache._layout import FORMAT_VERSION
 from dicomdl.storage.sources import Source, as_stream, opened
 from dicomdl.version import __version__
 

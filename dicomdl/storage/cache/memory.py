@@ -6,11 +6,11 @@ from multiprocessing import context, reduction
 from typing import Any, Final
 
 from dicomdl.storage import locks
-from dicomdl.storage.cache.base import BaseCache
+from dicomdl.storage.cache._base import BaseCache
+from dicomdl.storage.cache._ring import Ring
+from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Arrays, Body, Lost
-from dicomdl.storage.cache.ring import Ring
 from dicomdl.storage.cache.stats import checked_bytes
-from dicomdl.storage.cache.stored import StoredEntry
 from dicomdl.storage.system import physical_memory
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from phantoms import encode_frame, write_secondary_capture, write_series
 
 import dicomdl
+from dicomdl.datasets.device import _kinds as kinds_module
 from dicomdl.datasets.device import decoder as gpu
-from dicomdl.datasets.device import kinds as kinds_module
+from dicomdl.datasets.device._kinds import Kind
+from dicomdl.datasets.device._values import keep_coded_bits, to_device, to_modality
 from dicomdl.datasets.device.decoder import DeviceDecoder
 from dicomdl.datasets.device.intensity import window
-from dicomdl.datasets.device.kinds import Kind
 from dicomdl.datasets.device.stack import read_stack_on_device
-from dicomdl.datasets.device.values import keep_coded_bits, to_device, to_modality
 from dicomdl.errors import (
     DecodeError,
     IntensityError,
@@ -41,8 +41,8 @@ from dicomdl.errors import (
     UsageError,
 )
 from dicomdl.headers.frame import FrameSource
+from dicomdl.pixels import _native as native_module
 from dicomdl.pixels import decoders as codecs
-from dicomdl.pixels import native as native_module
 from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
 from dicomdl.pixels.read import read_frame
 from dicomdl.values.intensity import Intensity

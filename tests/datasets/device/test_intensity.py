@@ -15,9 +15,9 @@ from phantoms import write_series
 
 import dicomdl
 from dicomdl.datasets.device.intensity import apply_intensity, intensity_as_data, window
+from dicomdl.values._lookup import LookupTable
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Table
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.lookup import LookupTable
 
 TABLE = LookupTable(-3, 12, np.arange(0, 4000, 40, dtype="<u2").tobytes())
 FORMULAS: list[Formula] = [

@@ -34,11 +34,11 @@ from cache_entries import (
 
 from dicomdl.errors import MissingExtra, UsageError
 from dicomdl.storage import locks
+from dicomdl.storage.cache import _layout as layout_module
+from dicomdl.storage.cache import _stored as stored_module
 from dicomdl.storage.cache import disk as disk_module
 from dicomdl.storage.cache import entries
 from dicomdl.storage.cache import folder as cachefolder
-from dicomdl.storage.cache import layout as layout_module
-from dicomdl.storage.cache import stored as stored_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.folder import clear, show, verify
 from dicomdl.storage.cache.stats import CacheWarning

@@ -26,7 +26,7 @@ from cache_entries import (
     posix_only,
 )
 
-from dicomdl.storage.cache import layout as layout_module
+from dicomdl.storage.cache import _layout as layout_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.entries import Arrays
 from dicomdl.storage.cache.stats import CacheWarning

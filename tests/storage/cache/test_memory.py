@@ -29,7 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomdl.storage import locks
-from dicomdl.storage.cache import ring
+from dicomdl.storage.cache import _ring as ring
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.entries import Arrays
 from dicomdl.storage.cache.keys import stack_key

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from cache_entries import Maker, assert_content, content, key_of, never
 
-from dicomdl.storage.cache import ring
+from dicomdl.storage.cache import _ring as ring
+from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Lost
 from dicomdl.storage.cache.memory import MemoryCache
-from dicomdl.storage.cache.stored import StoredEntry
 
 SHAPE = (3, 300, 300)
 

@@ -1,0 +1,148 @@
+"""geometry.grouping"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.arrays import Floats, Ints
+from dicomdl.geometry._facts import Facts
+from dicomdl.headers.uids import OWN_PLANES
+
+# The Series, then what splits it exactly; orientation and in-plane grid are compared with
+# tolerances afterwards.
+_SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
+_EXACT_KEYS: Final = (
+    "sop_class_uid",
+    "frame_of_reference_uid",
+    "volume_frame_of_reference_uid",
+    "units",
+)
+_EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
+# Colour by palette and inverted grey scales are other kinds of samples than plain ones.
+_PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
+
+
+def is_every_nth(places: set[int], of: set[int]) -> bool:
+    """Whether three or more places are every second, third, ... one of others."""
+    within = np.flatnonzero([place in places for place in sorted(of)])
+    steps = np.diff(within)
+    return (
+        len(within) == len(places) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
+    )
+
+
+def overlap(places: Sequence[Ints]) -> bool:
+    """Whether the extents of some positions overlap."""
+    extents = sorted((int(one.min()), int(one.max())) for one in places)
+    reached = itertools.accumulate((end for _, end in extents), max)
+    return any(start <= end for (start, _), end in zip(extents[1:], reached, strict=False))
+
+
+def is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
+    ranks = facts.ranks(name)  # the empty text comes first
+    lowest = int(np.argmin(ranks))
+    return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
+
+
+def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
+    """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
+    series = combined_codes([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
+    samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
+    keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
+    keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
+    # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits
+    # is not one kind of sample.
+    keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
+    # A slice without rescale among others with one would be stored values among Hounsfield units.
+    keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
+    keys.append(
+        by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0))
+    )
+    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on,
+    # and what was made after the
+    # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
+    keys.append(by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
+    keys.append(
+        by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"]))
+    )
+    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced
+    # objects may have one frame.
+    classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
+    keys.append((facts.numbers("number_of_frames") > 1) * classic)
+    combined = combined_codes(keys)
+    order = np.argsort(combined, kind="stable")
+    bounds = np.flatnonzero(np.diff(combined[order])) + 1
+    return series, np.split(order, bounds)
+
+
+def _series_numbers(facts: Facts, series: Ints) -> Ints:
+    """(n,) codes of SeriesNumber, by which some archives' Series are two.
+
+    A blank one is that of its Series, if there is only one.
+    """
+    numbers = facts.numbers("series_number").astype(np.float64)
+    codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    blank = np.isnan(numbers)
+    if blank.any() and not blank.all():
+        lowest, highest = (
+            np.full(int(series.max()) + 1, len(codes)),
+            np.full(int(series.max()) + 1, -1),
+        )
+        np.minimum.at(lowest, series[~blank], codes[~blank])
+        np.maximum.at(highest, series[~blank], codes[~blank])
+        only = (lowest == highest)[series]
+        codes = np.where(blank & only, highest[series], codes)
+    return codes
+
+
+def by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
+    codes, values = facts.codes(name)
+    return np.asarray(
+        np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes]
+    )
+
+
+def combined_codes(keys: Sequence[Ints]) -> Ints:
+    """One integer a row that orders and equals as the tuple of the keys does."""
+    result = np.zeros(len(keys[0]), dtype=np.int64)
+    for key in keys:
+        low = int(key.min())
+        span = int(key.max()) - low + 1
+        if span == 1:
+            continue
+        if int(result.max(initial=0)) >= 2**62 // span:
+            result = np.unique(result, return_inverse=True)[1].astype(np.int64)
+        result = result * span + (key - low)
+    return np.unique(result, return_inverse=True)[1].astype(np.int64)
+
+
+def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
+    """Rows grouped by values that lie within `absolute + relative * |reference|` of a reference.
+
+    References are the median of all, about which jitter lies, and then the lowest value of what is
+    left: by the order of the values, not of the rows, so that the order of files has no say.
+    """
+    if (values == values[0]).all():
+        yield rows
+        return
+    distinct, inverse = np.unique(values, axis=0, return_inverse=True)
+    median = np.quantile(values, 0.5, axis=0, method="lower")
+    about = (np.abs(distinct - median) <= absolute + relative * np.abs(median)).all(axis=1)
+    label = np.where(about, len(distinct), -1)
+    farthest = np.searchsorted(
+        distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right"
+    )
+    # sorted: those before have a label, those behind `farthest` are too far away
+    for number, reference in enumerate(distinct):
+        if label[number] < 0:
+            behind = slice(number, farthest[number])
+            near = (
+                np.abs(distinct[behind] - reference) <= absolute + relative * np.abs(reference)
+            ).all(axis=1)
+            label[behind][near & (label[behind] < 0)] = number
+    labels = label[inverse.reshape(-1)]
+    for number in np.unique(labels):
+        yield rows[labels == number]

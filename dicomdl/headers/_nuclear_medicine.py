@@ -1,0 +1,62 @@
+"""Reconstructed volumes of nuclear medicine.
+
+One position in the header, and vectors that number the slices.
+"""
+
+from collections.abc import Sequence
+
+from dicomdl.headers._functional_groups import first_item
+from dicomdl.headers._planes import Plane, Vector, along, axes_of, plane_of, vector
+from dicomdl.headers._rows import Context, Row, decimals, override
+
+_RECONSTRUCTED = ([b"RECON TOMO"], [b"RECON GATED TOMO"])
+
+
+def placed_rows(rows: Sequence[Row], detectors: bytes, context: Context) -> Sequence[Row]:
+    """The rows of an NM file.
+
+    Those of reconstructed slices with the positions that the first detector's item implies.
+    """
+    schema, at = context.schema, context.schema.at
+    kind = rows[0][at.image_type].strip(b"\0 ").split(b"\\")[2:3]
+    if [word.strip() for word in kind] not in _RECONSTRUCTED:
+        return rows
+    number_of = {
+        schema.columns[number].tag: number
+        for number in (at.image_position_patient, at.image_orientation_patient)
+    }
+    first = first_item(detectors, number_of, context)
+    vectors = [schema.value(row, at.slice_vector) for row in rows]
+    slices = [1] if vectors == [None] else vectors
+    positions = nm_positions(plane_of(override(rows[0], first), schema), slices)
+    texts = [b""] * len(rows) if positions is None else list(map(decimals, positions))
+    return [
+        override(row, {**first, at.image_position_patient: text})
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def nm_positions(plane: Plane, slices: Sequence[int | None]) -> list[Vector] | None:
+    """The position of each frame of a reconstructed NM volume, whose slices (from 1) are `slices`.
+
+    None where they are unknown.
+
+    `plane` is the first slice. A positive SpacingBetweenSlices stacks the others "behind" it, a
+    negative one "in front" (PS3.3 C.8.4.15). The normal row x column points away from who looks at
+    the image, so behind is along it: GE writes -4.4 mm for volumes whose first slice is the top of
+    the head, and readers that ignore the sign show them upside down.
+    """
+    axes = axes_of(plane.orientation)
+    if (
+        axes is None
+        or plane.position is None
+        or any(number is None or number < 1 for number in slices)
+    ):
+        return None
+    if set(slices) != {1} and not plane.slice_spacing:
+        return None
+    spacing = plane.slice_spacing or 0.0
+    return [
+        along(vector(plane.position), axes.normal, spacing * ((number or 1) - 1))
+        for number in slices
+    ]

@@ -1,0 +1,130 @@
+"""Raw rows, one a frame.
+
+A tuple of bytes with a place for every column, and what is known of the columns.
+"""
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from dicomdl.headers._heads import Syntax
+from dicomdl.headers._window import Window
+from dicomdl.headers.columns import BINARY, converter, swap_bytes
+from dicomdl.headers.frame import Attribute
+
+Row: TypeAlias = tuple[bytes, ...]
+_FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+
+
+class Numbers(NamedTuple):
+    """The number of each column that reading a header looks at by itself."""
+
+    transfer_syntax_uid: int
+    sop_class_uid: int
+    image_type: int
+    sequence_name: int
+    rows: int
+    columns: int
+    number_of_frames: int
+    image_position_patient: int
+    image_orientation_patient: int
+    pixel_spacing: int
+    spacing_between_slices: int
+    slice_vector: int
+    siemens_images_in_mosaic: int
+    siemens_b_value: int
+    siemens_diffusion_direction: int
+
+
+class Schema:
+    """The columns of a reader's rows, sorted by how they are read.
+
+    Attributes
+    ----------
+    at
+        The numbers of some columns, by name.
+    inside
+        sequence -> tag -> number, of what the first item of a top-level sequence holds.
+    groups, macros
+        (functional group macro, tag) -> number, and all of the macros.
+    pixel_format
+        The columns that say how pixels are coded.
+    free_texts
+        Numbers of the columns that SpecificCharacterSet applies to (PS3.5 6.1.2.3).
+    required_reals
+        Numbers of those whose being no number makes the file a problem.
+    per_frame
+        Numbers of the vectors with one value a frame.
+    """
+
+    def __init__(self, columns: Sequence[Attribute]) -> None:
+        self.columns = tuple(columns)
+        self.count = len(self.columns)
+        numbered = list(enumerate(self.columns))
+        index = {column.name: number for number, column in numbered}
+        self.at = Numbers(*map(index.__getitem__, Numbers._fields))
+        self.pixel_format = slice(self.at.rows, self.at.number_of_frames + 1)
+        self.inside: dict[int, dict[int, int]] = {}
+        for number, column in numbered:
+            if column.inside:
+                self.inside.setdefault(column.inside, {})[column.tag] = number
+        self.groups = {
+            (group, column.group_tag or column.tag): number
+            for number, column in numbered
+            for group in column.groups
+        }
+        self.macros = frozenset(group for group, _ in self.groups)
+        self.free_texts = [number for number, column in numbered if column.vr in _FREE_TEXT_VRS]
+        self.required_reals = [
+            number for number, column in numbered if column.required and column.kind == "real"
+        ]
+        self.per_frame = [number for number, column in numbered if column.per_frame]
+        self.converters = [converter(column) for column in self.columns]
+        self.texts_of = itemgetter(*self.free_texts)
+        self.vectors_of = itemgetter(*self.per_frame)
+
+    def value(self, row: Row, number: int) -> Any:
+        """The typed value of one column of a raw row."""
+        return self.converters[number](row[number])
+
+    def swapped(self, values: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Big-endian values by number, as little-endian ones."""
+        return {number: swap_bytes(value, self.columns[number]) for number, value in values.items()}
+
+    def swapped_row(self, row: Row) -> Row:
+        """A row of big-endian values as one of little-endian ones."""
+        binary = {
+            number: value
+            for number, value in enumerate(row)
+            if value and self.columns[number].vr in BINARY
+        }
+        return override(row, self.swapped(binary))
+
+
+class Context(NamedTuple):
+    """One file that is being read: its columns, and how it is coded.
+
+    Its first element is at `start`.
+    """
+
+    schema: Schema
+    transfer_syntax: str
+    syntax: Syntax
+    window: Window
+    start: int
+    deflated: bool
+
+
+def override(row: Row, changes: Mapping[int, bytes]) -> Row:
+    """A row with other values in some of its columns."""
+    if not changes:
+        return row
+    values = list(row)
+    for number, value in changes.items():
+        values[number] = value
+    return tuple(values)
+
+
+def decimals(numbers: Sequence[float]) -> bytes:
+    """Numbers as a raw value of DS."""
+    return "\\".join(map(repr, numbers)).encode()

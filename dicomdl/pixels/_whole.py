@@ -1,0 +1,64 @@
+"""pixels.whole"""
+
+import dataclasses
+import math
+
+from dicomdl.arrays import Values
+from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.pixels._native import UNCODED, arrange, native_bytes
+from dicomdl.pixels.coded import read_coded, to_rgb
+from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.pixels.options import FREE_FRAME_BYTES, Decoding, require_justified
+from dicomdl.pixels.stored import as_meant, frame_shape, is_plain, result_array, stored_dtype
+from dicomdl.storage.sources import opened, read_exactly, truncated
+
+
+def read_whole(source: FrameLike, out: Values | None, how: Decoding) -> Values:
+    """A frame that is coded as it is."""
+    if is_plain(source):
+        return read_plain(source, 0, source.rows, out, how)
+    if source.transfer_syntax_uid in UNCODED:
+        require_justified(
+            math.prod(frame_shape(source)) * stored_dtype(source).itemsize,
+            [source],
+            FREE_FRAME_BYTES,
+            how.max_bytes,
+        )
+        values, space = result_array(out, source, source.rows), source.photometric_interpretation
+        arrange(native_bytes(source), source, values)
+    else:
+        values, space, _ = read_coded(source, out, how)
+    if how.colour == "rgb":
+        to_rgb(values, space, source)
+    return values
+
+
+def read_plain(
+    source: FrameLike, row_start: int, row_stop: int, out: Values | None, how: Decoding
+) -> Values:
+    row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
+    if source.byte_length < source.rows * row_bytes:
+        raise truncated(source.rows * row_bytes, source.byte_length)
+    values = result_array(out, source, row_stop - row_start)
+    if values.size:
+        begin = source.byte_offset + row_start * row_bytes
+        with opened(source.file) as handle:
+            read_exactly(handle, values, begin)
+    as_meant(values, source)
+    if how.colour == "rgb":
+        to_rgb(values, source.photometric_interpretation, source)
+    return values
+
+
+def whole_of(tile: FrameLike) -> FrameSource:
+    """The mosaic that a tile lies in, as a frame."""
+    frame = tile.source if isinstance(tile, Frame) else tile
+    return dataclasses.replace(
+        frame,
+        rows=tile.coded_rows,
+        columns=tile.coded_columns,
+        coded_rows=0,
+        coded_columns=0,
+        tile_top=0,
+        tile_left=0,
+    )

@@ -1,0 +1,178 @@
+"""One entry in the format of `layout`, wherever its bytes are: every block is verified before use.
+
+A source gives the bytes. Where they can be mapped, a block is verified once per process and read in
+place from then on; where they cannot, each read takes a copy of its blocks and verifies the copy.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.arrays import Mask, Values
+from dicomdl.storage.cache._layout import (
+    Identity,
+    Overlap,
+    blosc2_codec,
+    checksum_of,
+    overlaps,
+    read_layout,
+)
+from dicomdl.storage.cache.entries import Box, Lost, slices_of, unpacked_mask
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Source(Protocol):
+    """Where the bytes of an entry are."""
+
+    size: int
+    number: int  # tells the entry from a later one in its place: an inode, an offset
+
+    def map(self) -> Bytes | None:
+        """All bytes in memory; None where they may change while they are read."""
+        ...
+
+    def read(self, start: int, end: int) -> Bytes:
+        """A private copy of some bytes, or Lost."""
+        ...
+
+    def require_whole(self) -> None:
+        """Lost where the entry has been overwritten, even in part."""
+        ...
+
+
+class StoredEntry:
+    """An entry of a source; raises Lost where it is not the undamaged entry of its key."""
+
+    def __init__(
+        self,
+        source: Source,
+        digest: str,
+        known: Callable[[Identity], bytes | None] | None = None,
+    ) -> None:
+        """`known` gives the `verified_bits` of the same entry, if it was open before."""
+        self.source = source
+        self.layout = layout = read_layout(source.read, source.size, digest)
+        source.require_whole()
+        self.shape, self.dtype, self.has_mask = layout.shape, layout.dtype, layout.has_mask
+        self.identity = (digest, source.number, layout.writing)
+        count = len(layout.checksums)
+        bits = known(self.identity) if known else None
+        self.verified = (
+            np.zeros(count, bool)
+            if bits is None
+            else np.unpackbits(np.frombuffer(bits, np.uint8), count=count) > 0
+        )
+        self._bytes = source.map()
+        self._array: Values | None = None
+        self._packed: Bytes | None = None
+        if self._bytes is not None:
+            if layout.format == "raw":
+                whole = self._bytes[layout.values_at : layout.offsets[-1]]
+                self._array = whole.view(layout.dtype).reshape(layout.shape)
+            if layout.has_mask:
+                self._packed = self._bytes[layout.mask_at : layout.file_bytes].reshape(
+                    layout.shape[0], *layout.mask_slice
+                )
+
+    def verified_bits(self) -> bytes:
+        """One bit per block that is verified, for `known` of the next time."""
+        return np.packbits(self.verified).tobytes()
+
+    def values(self, box: Box) -> Values:
+        """A new array of a box of the values; Lost where one of its blocks is damaged."""
+        values = self._values(box)
+        self.source.require_whole()
+        return values
+
+    def mask(self, box: Box) -> Mask:
+        """A new array of a box of the mask; Lost where one of its slices is damaged."""
+        slices, rows, columns = box
+        first, shape = len(self.layout.lengths), self.layout.mask_slice
+        blocks = [self._block(first + number) for number in range(*slices)]
+        packed = (
+            np.array(blocks, np.uint8).reshape(-1, *shape)
+            if self._packed is None
+            else self._packed[slice(*slices)]
+        )
+        mask = unpacked_mask(packed, rows, columns)
+        self.source.require_whole()
+        return mask
+
+    def require_whole(self) -> None:
+        """Lost if any block is damaged."""
+        for number in range(len(self.layout.checksums)):
+            self._block(number)
+
+    def _values(self, box: Box) -> Values:
+        layout = self.layout
+        if self._array is not None and self._is_verified(box):
+            return self._array[slices_of(box)].copy()
+        axes = [
+            overlaps(*ends, step, length)
+            for ends, step, length in zip(box, layout.block, layout.shape, strict=False)
+        ]
+        if self._array is not None:
+            for one in itertools.product(*axes):
+                self._block(self._number(one))
+            return self._array[slices_of(box)].copy()
+        out = np.empty((*(stop - start for start, stop in box), *layout.samples), layout.dtype)
+        for one in itertools.product(*axes):
+            tile = self._tile(
+                self._number(one), (one[0].extent, one[1].extent, one[2].extent, *layout.samples)
+            )
+            out[one[0].target, one[1].target, one[2].target] = tile[
+                one[0].inside, one[1].inside, one[2].inside
+            ]
+        return out
+
+    def _is_verified(self, box: Box) -> bool:
+        grid = self.verified[: len(self.layout.lengths)].reshape(self.layout.grid)
+        touched = (
+            slice(start // step, -(-stop // step))
+            for (start, stop), step in zip(box, self.layout.block, strict=True)
+        )
+        return bool(grid[tuple(touched)].all())
+
+    def _number(self, one: Sequence[Overlap]) -> int:
+        _, rows, columns = self.layout.grid
+        return (one[0].place * rows + one[1].place) * columns + one[2].place
+
+    def _tile(self, number: int, shape: tuple[int, ...]) -> Values:
+        """The values of one block, which has that shape."""
+        layout, data = self.layout, self._block(number)
+        if layout.format == "raw":
+            return data.view(layout.dtype).reshape(shape)
+        tile = np.empty(shape, layout.dtype)
+        try:
+            found = blosc2_codec().blosc2_decode(
+                data, numthreads=1, out=tile.reshape(-1).view(np.uint8)
+            )
+        except (ValueError, RuntimeError) as error:
+            raise Lost from error
+        if len(found) != tile.nbytes:
+            raise Lost
+        return tile
+
+    def _block(self, number: int) -> Bytes:
+        """The bytes of a block, verified: the first time where mapped, each time where copied."""
+        layout, blocks = self.layout, len(self.layout.lengths)
+        if number < blocks:
+            start, end = layout.offsets[number], layout.offsets[number + 1]
+        else:
+            length = layout.mask_slice[0] * layout.mask_slice[1]
+            start = layout.mask_at + (number - blocks) * length
+            end = start + length
+        if self._bytes is not None:
+            data = self._bytes[start:end]
+            if self.verified[number]:
+                return data
+        else:
+            data = self.source.read(start, end)
+        if checksum_of()(data) != layout.checksums[number]:
+            raise Lost
+        self.verified[number] = True
+        return data

@@ -1,0 +1,359 @@
+"""Look-up tables, palettes and real-world maps of one file, made of the raw words that its header holds."""
+
+import contextlib
+import operator
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomdl.arrays import Values
+from dicomdl.errors import DicomdlError, IntensityError, PixelError
+from dicomdl.headers.rare_tables import (
+    MOST_ENTRIES,
+    File,
+    Group,
+    RawMap,
+    RawTable,
+    Tables,
+    expanded,
+    groups_of,
+    raw_tables,
+)
+from dicomdl.storage.memory import remembered
+from dicomdl.storage.sources import Source
+from dicomdl.values._lookup import LookupTable, Palette, RealWorldMap, RealWorldMaps, look_up
+
+
+def select_real_world_map(
+    maps: Sequence[RealWorldMap], which: int | str
+) -> RealWorldMap | RealWorldMaps:
+    """One of a file's real-world maps.
+
+    Parameters
+    ----------
+    maps
+        What `real_world_maps` gave.
+    which
+        A number from 0, units ("mm2/s"), or a label where no map has such units. Several maps to
+        the same units become one where their ranges of stored values do not overlap; where they do,
+        the same stored value would have two meanings.
+
+    Raises
+    ------
+    IntensityError
+        There is none, or several that overlap; attribute `units`, those of all maps. Labels are not
+        listed: they are free text.
+    """
+    units = tuple(one.units for one in maps)
+    listed = (
+        f"there are {len(maps)}, in the units {', '.join(map(repr, units))}"
+        if maps
+        else "the file has none"
+    )
+    if not isinstance(which, str):
+        if not 0 <= operator.index(which) < len(maps):
+            raise IntensityError(f"real-world map {which} asked for, but {listed}", units=units)
+        return maps[which]
+    found = [one for one in maps if one.units == which] or [
+        one for one in maps if one.label == which
+    ]
+    found = list(
+        {
+            (one.first, one.last, one.slope, one.intercept, one.table, one.units): one
+            for one in found
+        }.values()
+    )
+    if not found:
+        raise IntensityError(
+            f"no real-world map has the units or the label asked for: {listed}", units=units
+        )
+    return found[0] if len(found) == 1 else RealWorldMaps(tuple(found))
+
+
+def modality_lut(file: File) -> LookupTable:
+    """The table of the Modality LUT Sequence (0028,3000), from stored to modality values.
+
+    Raises
+    ------
+    IntensityError
+        The file cannot be read, has no such table, or one that contradicts its LUT Descriptor
+        (0028,3002).
+    """
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
+        if not tables.modality:
+            found = "is empty" if tables.modality == () else "is absent"
+            raise IntensityError(f"the Modality LUT Sequence (0028,3000) {found}: use the rescale")
+        return _lookup_table(tables.modality[0], bool(tables.signed))
+
+
+def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
+    """The tables of the VOI LUT Sequence (0028,3010), from modality to display values.
+
+    () where there is none.
+
+    Their first value is signed where their input may be (PS3.3 C.11.2.1.1): without a rescale as
+    Pixel Representation says, after a Modality LUT never, after a rescale where Bits Stored, slope
+    and intercept allow a negative value, and in Hounsfield units always. What the explicit VR says
+    (US or SS) is not looked at, because writers derive it from Pixel Representation.
+
+    Parameters
+    ----------
+    file
+        A DICOM file, or the `file` of a frame, which must be as it was scanned.
+    frame_number
+        From 1. Enhanced objects keep the tables in the Frame VOI LUT Sequence (0028,9132), per
+        frame or shared.
+
+    Raises
+    ------
+    IntensityError
+        The file cannot be read, or a table contradicts its LUT Descriptor (0028,3002).
+    UsageError
+        There is no such frame.
+    """
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
+        groups = groups_of(tables, frame_number)
+        raw = next((group.voi for group in groups if group.voi), ())
+        return tuple(_lookup_table(one, _input_is_signed(tables, groups)) for one in raw)
+
+
+def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
+    """The items of the Real World Value Mapping Sequence (0040,9096) of one frame.
+
+    () where there is none.
+
+    First and last value mapped are signed as Pixel Representation says, unless the last were then
+    below the first: some writers choose the other VR. The double-float range (0040,9214),
+    (0040,9213) goes before the integer one.
+
+    Parameters
+    ----------
+    file
+        A DICOM file, or the `file` of a frame, which must be as it was scanned.
+    frame_number
+        From 1. The frame's own functional group goes before the shared one and this before the top
+        level.
+
+    Raises
+    ------
+    IntensityError
+        The file cannot be read, or an item has neither slope and intercept nor a table, no range,
+        or a table that is too short.
+    UsageError
+        There is no such frame.
+    """
+    with _about(file):
+        tables = raw_tables(file, IntensityError)
+        raw = next((group.maps for group in groups_of(tables, frame_number) if group.maps), ())
+        return tuple(_real_world_map(one, tables.signed) for one in raw)
+
+
+def palette(file: File) -> Palette:
+    """The colours of a PALETTE COLOR file.
+
+    Plain or segmented tables of 8 or 16 bits, brought to one range of indices.
+
+    The tables of supplemental palettes, which colour a grey-scale image in part, are not for this:
+    such a file is an error. Tables say their width twice, by their descriptor and by their length;
+    the length is believed. A 16-bit palette without an entry above 255 holds 8-bit colours, since
+    entries span the full range (PS3.3 C.7.6.3.1.6).
+
+    Raises
+    ------
+    PixelError
+        The file cannot be read, is not of PALETTE COLOR, or has no usable tables.
+    """
+    with _about(file):
+        tables = raw_tables(file, PixelError)
+        if tables.photometric not in ("", "PALETTE COLOR"):
+            raise PixelError(
+                "the photometric interpretation is not PALETTE COLOR: the file has no palette for all of its values"
+            )
+        return _palette(tables.palette, bool(tables.signed))
+
+
+def palette_to_rgb(indices: Values, file: File) -> Values:
+    """Colours of PALETTE COLOR frames, by the look-up tables of their file (see `palette`).
+
+    Parameters
+    ----------
+    indices
+        Stored values of shape (..., rows, columns).
+    file
+        The file that they came from.
+
+    Returns
+    -------
+    ndarray
+        RGB of shape (..., rows, columns, 3), uint8 or uint16 as the tables are.
+
+    Raises
+    ------
+    PixelError
+        As for `palette`.
+    """
+    return palette(file)(indices)
+
+
+@contextlib.contextmanager
+def _about(file: File) -> Iterator[None]:
+    try:
+        yield
+    except DicomdlError as error:
+        path = file.path if isinstance(file, Source) else os.fspath(file)
+        error.add_note(f"file: {path}")
+        raise
+
+
+class _Descriptor(NamedTuple):
+    entries: int
+    first: int
+    bits: int
+
+
+def _descriptor(raw: RawTable, signed: bool, failure: type[DicomdlError]) -> _Descriptor:
+    """Number of entries, first value mapped, bits of an entry.
+
+    Only the second is ever signed (PS3.3 C.11.1.1.1): a count of 63488 in an SS is no negative
+    number. 0 entries are 65536.
+    """
+    if len(raw.descriptor) < 3:
+        message = f"the descriptor of the {raw.name} has {len(raw.descriptor)} values: expected 3"
+        raise failure(message, values=len(raw.descriptor))
+    entries, first, bits = raw.descriptor[:3]
+    if not 1 <= bits <= 16:
+        raise failure(
+            f"the descriptor of the {raw.name} says {bits} bits an entry: expected 8 to 16",
+            bits=bits,
+        )
+    return _Descriptor(entries or MOST_ENTRIES, _as_signed(first) if signed else first, bits)
+
+
+def _as_signed(word: int) -> int:
+    return word - (1 << 16) if word >= 1 << 15 else word
+
+
+def _first_entries(
+    found: NDArray[Any], entries: int, raw: RawTable, failure: type[DicomdlError]
+) -> NDArray[Any]:
+    if len(found) < entries:
+        message = (
+            f"the descriptor of the {raw.name} says {entries} entries, its data has {len(found)}"
+        )
+        raise failure(message, expected_entries=entries, found_entries=len(found))
+    return found[:entries]
+
+
+@remembered("lookup tables")
+def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
+    """A Modality or VOI LUT. Up to 8 bits, entries may lie two a word or one a word.
+
+    The length tells (PS3.3 C.11.1.1.1).
+    """
+    entries, first, bits = _descriptor(raw, signed, IntensityError)
+    packed = bits <= 8 and len(raw.data.value) < 2 * entries
+    values = _first_entries(
+        raw.data.octets() if packed else raw.data.words(), entries, raw, IntensityError
+    )
+    bits = max(bits, int(values.max()).bit_length())  # some say 8 bits of entries that have more
+    return LookupTable(first, bits, values.astype("<u2").tobytes(), raw.kind)
+
+
+def _input_is_signed(tables: Tables, groups: Sequence[Group]) -> bool:
+    """Whether the input of a VOI LUT may be negative (PS3.3 C.11.2.1.1)."""
+    rescale = next((group.rescale for group in groups if group.rescale is not None), None)
+    if rescale is None:
+        return bool(tables.signed) and not tables.modality
+    half = 1 << (tables.bits_stored - 1)
+    ends = (-half, half - 1) if tables.signed else (0, 2 * half - 1)
+    return rescale.kind == "HU" or min(end * rescale.slope + rescale.intercept for end in ends) < 0
+
+
+@remembered("real-world maps")
+def _real_world_map(raw: RawMap, signed: bool | None) -> RealWorldMap:
+    first, last = _range_of(raw, signed)
+    linear = raw.slope is not None and raw.intercept is not None
+    if not raw.table and not linear:
+        message = "a real-world map has neither RealWorldValueLUTData (0040,9212) nor RealWorldValueSlope (0040,9225) and -Intercept (0040,9224)"
+        raise IntensityError(message)
+    table = raw.table
+    if table:
+        expected = int(last) - int(first) + 1
+        if len(table) < 8 * expected:
+            message = f"RealWorldValueLUTData (0040,9212) has {len(table) // 8} entries for {expected} stored values"
+            raise IntensityError(message, expected_entries=expected, found_entries=len(table) // 8)
+        table = table[: 8 * max(expected, 0)]
+    slope, intercept = (raw.slope, raw.intercept) if linear and not table else (1.0, 0.0)
+    return RealWorldMap(first, last, slope, intercept, table, raw.units, raw.label)  # type: ignore[arg-type]
+
+
+def _range_of(raw: RawMap, signed: bool | None) -> tuple[float, float]:
+    """First and last value mapped."""
+    if len(raw.exact) == 2:
+        return raw.exact[0], raw.exact[1]
+    if len(raw.words) != 2:
+        message = "a real-world map lacks RealWorldValueFirstValueMapped (0040,9216) or RealWorldValueLastValueMapped (0040,9211)"
+        raise IntensityError(message)
+    as_signed = (_as_signed(raw.words[0]), _as_signed(raw.words[1]))
+    usual, other = (
+        (as_signed, raw.words)
+        if (raw.signed if signed is None else signed)
+        else (raw.words, as_signed)
+    )
+    first, last = other if usual[0] > usual[1] and other[0] <= other[1] else usual
+    return float(first), float(last)
+
+
+@remembered("palettes")
+def _palette(raw: tuple[RawTable, ...], signed: bool) -> Palette:
+    """Three channels, each with its own descriptor, as one table of colours over all indices that any of them maps."""
+    channels = [_channel(one, signed) for one in raw]
+    eight = all(channel.bits <= 8 for channel in channels) or all(
+        int(channel.values.max()) < 256 for channel in channels
+    )
+    if not eight:
+        channels = [
+            channel._replace(values=_widened(channel.values, channel.bits)) for channel in channels
+        ]
+    first = min(channel.first for channel in channels)
+    last = max(channel.first + len(channel.values) - 1 for channel in channels)
+    indices = np.arange(first, last + 1)
+    colours = np.stack(
+        [look_up(channel.values, channel.first, indices) for channel in channels], axis=-1
+    )
+    return Palette(first, 8 if eight else 16, colours.astype("u1" if eight else "<u2").tobytes())
+
+
+class _Channel(NamedTuple):
+    first: int
+    bits: int
+    values: NDArray[Any]
+
+
+def _channel(raw: RawTable, signed: bool) -> _Channel:
+    """One channel; its bits as its data has them, where these contradict the descriptor."""
+    if not raw.data.value:
+        raise PixelError(f"the {raw.name} is absent or empty")
+    entries, first, bits = _descriptor(raw, signed, PixelError)
+    if raw.segmented:
+        codes = (raw.data.octets() if bits <= 8 else raw.data.words())[: 8 * entries]
+        values = np.array(expanded(codes.tolist(), entries, codes.itemsize, raw.name), codes.dtype)
+    elif len(raw.data.value) < 2 * entries:  # one byte an entry, also where 16 bits are announced
+        values, bits = raw.data.octets(), min(bits, 8)
+    else:
+        values = raw.data.words()
+    values = _first_entries(values, entries, raw, PixelError)
+    return _Channel(first, bits if int(values.max()) < 1 << bits else 16, values)
+
+
+def _widened(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Entries scaled to the full range of 16 bits (PS3.3 C.7.6.3.1.6).
+
+    Those of 8 bits appear in both bytes.
+    """
+    return np.rint(values * (65535 / ((1 << bits) - 1))).astype("<u2")
