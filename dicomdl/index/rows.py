@@ -89,12 +89,20 @@ class Generation:
         """A quick reader of one column: frame row -> value. FILE_FIELDS are those of its file."""
         if name not in self._cells:
             if name in FILE_FIELDS:
-                convert: Callable[[Any], Any] = os.fsdecode if name == "path" else int
-                reader = _through(self.cell("file"), _cells(self.files, name), convert)
+                reader = self._file_cell(name)
             else:
                 reader = _cells(self.frames, name)
             self._cells[name] = reader
         return self._cells[name]
+
+    def _file_cell(self, name: str) -> Callable[[int], Any]:
+        if name == "path":
+            return _through(self.cell("file"), _cells(self.files, name), os.fsdecode)
+        states = self.files.numbers(name)
+        if not self.frames.is_number("file"):
+            return _through(self.cell("file"), states.item, int)
+        files = self.frames.numbers("file")
+        return lambda row: states.item(files[row])
 
     def values(self, name: str, rows: slice) -> list[Any]:
         """One column of some frame rows: as `cell` gives them, but several at once."""

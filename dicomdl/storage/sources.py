@@ -114,13 +114,15 @@ class _LocalFile:
 
     __slots__ = ("_descriptor", "_path", "_status")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, expected: Source | None = None) -> None:
         self._path = path
-        self._descriptor = os.open(path, OPEN_FLAGS)
+        self._descriptor = descriptor = os.open(path, OPEN_FLAGS)
         try:
-            self._status = os.fstat(self._descriptor)
+            self._status = status = os.fstat(descriptor)
+            if expected is not None:
+                expected.check(status)
         except BaseException:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise
 
     @property
@@ -144,12 +146,12 @@ class _LocalFile:
         os.close(self._descriptor)
 
 
-def open_path(path: str) -> Handle:
-    """The file at a path in whatever state it is, for scans.
+def open_path(path: str, expected: Source | None = None) -> Handle:
+    """The file at a path, in the state expected; for scans in whatever state it is.
 
     An OSError where it cannot be opened.
     """
-    return _LocalFile(path)
+    return _LocalFile(path, expected)
 
 
 def look_up(source: Source) -> Source:
@@ -174,15 +176,9 @@ def look_up(source: Source) -> Source:
 
 def _open(source: Source) -> Handle:
     try:
-        handle = open_path(source.path)
+        return open_path(source.path, source)
     except OSError as error:
         raise _unopened(source, error) from error
-    try:
-        handle.check(source)
-    except BaseException:
-        handle.close()
-        raise
-    return handle
 
 
 def _unopened(source: Source, error: OSError) -> PixelError:
