@@ -25,7 +25,7 @@ CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "s
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks, and tests that read the real files or start processes anew, are slow without saying so."""
+    """Mark notebooks, and tests that read real files or start new processes, as slow."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
         if (
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """Skip a test that forks by itself where the system cannot, but never where dicomdl needs a fork."""
+    """Skip a test that forks where the system cannot, but never where dicomdl needs the fork."""
     try:
         return (yield)
     except AttributeError as error:

@@ -105,7 +105,10 @@ def true_volume(
     offset: int = 0,
     drop: Iterable[int] = (),
 ) -> NDArray[np.float64]:
-    """The modality values that `write_series` wrote, float64, (slices without the dropped ones, rows, columns)."""
+    """Return the modality values that `write_series` wrote.
+
+    Float64, (slices without the dropped ones, rows, columns).
+    """
     slopes, intercepts = per_slice(slope, shape[0]), per_slice(intercept, shape[0])
     volume = (ramp(shape) + offset) * np.asarray(slopes)[:, None, None] + np.asarray(intercepts)[
         :, None, None
@@ -343,12 +346,14 @@ def write_multiframe(
     seed: int = 0,
     edit: Edit | None = None,
 ) -> Path:
-    """Write the ramp phantom as one enhanced CT or MR file (PS3.3 A.38, A.36) with functional groups.
+    """Write the ramp phantom as one enhanced CT or MR file with functional groups.
 
-    `order[k]` is the true slice that frame number k + 1 shows (default: `frame_order(slices, seed)`, shuffled).
-    Orientation and pixel measures are shared; positions are per frame; so is the rescale when it is given per slice.
-    `offset_table` and `fragments_per_frame` say how encapsulated frames are laid out (PS3.5 A.4); an extended table
-    allows one fragment a frame only. Other parameters as in `write_series`. `edit` is called with (dataset, 0).
+    The objects are those of PS3.3 A.38 and A.36. `order[k]` is the true slice of frame number k + 1
+    (default: `frame_order(slices, seed)`, shuffled). Orientation and pixel measures are shared;
+    positions are per frame; so is the rescale when it is given per slice. `offset_table` and
+    `fragments_per_frame` set the layout of encapsulated frames (PS3.5 A.4); an extended table
+    allows only one fragment per frame. Other parameters are those of `write_series`. `edit` is
+    called with (dataset, 0).
     """
     order = frame_order(shape[0], seed) if order is None else list(order)
     bits_stored = bits_stored or (12 if bits_allocated == 16 else bits_allocated)
@@ -592,7 +597,7 @@ def set_pixels(
     offset_table: OffsetTable = "basic",
     fragments_per_frame: int = 1,
 ) -> None:
-    """Store `values`, (frames, rows, columns[, samples]), under the transfer syntax that the file meta names."""
+    """Store `values`, (frames, rows, columns[, samples]), in the file meta's transfer syntax."""
     low, high = (
         (-(1 << bits_stored - 1), (1 << bits_stored - 1) - 1)
         if signed
@@ -600,7 +605,7 @@ def set_pixels(
     )
     if values.min() < low or values.max() > high:
         raise ValueError(
-            f"values {values.min()} to {values.max()} do not fit {bits_stored} bits: {low} to {high}"
+            f"values {values.min()} to {values.max()} exceed {bits_stored} bits: {low} to {high}"
         )
     samples = values.shape[3] if values.ndim == 4 else 1
     _describe_pixels(
@@ -616,7 +621,8 @@ def set_pixels(
         return
     if fragments_per_frame > 1 and (offset_table == "extended" or syntax == RLELossless):
         raise ValueError(
-            "an Extended Offset Table (PS3.3 C.7.6.3) and RLE (PS3.5 A.4.2) want one fragment a frame"
+            "an Extended Offset Table (PS3.3 C.7.6.3) and RLE (PS3.5 A.4.2) need one fragment per "
+            "frame"
         )
     frames = [encode_frame(frame, syntax, bits_stored) for frame in samples_as_stored]
     if offset_table == "extended":

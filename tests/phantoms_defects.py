@@ -277,7 +277,10 @@ def enhanced(
 
 
 def say(dataset: Dataset, facts: Facts) -> None:
-    """Set (or with None delete) attributes by keyword, private ones by (group, creator, element, VR)."""
+    """Set attributes by keyword, or with None delete them.
+
+    Private ones are named by (group, creator, element, VR).
+    """
     for key, value in facts.items():
         if isinstance(key, tuple):
             group, creator, element, vr = key
@@ -1956,9 +1959,10 @@ def _(folder: Path) -> list[Part]:
 
 
 def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
-    """Write time points that one or two attributes tell (or instance numbers alone) beside others that tell nothing.
+    """Write time points that one or two attributes distinguish, or instance numbers alone.
 
-    Slices are lost at the end, at the beginning or anywhere, and sent twice. Returns the parts and what was done.
+    Other attributes beside these distinguish nothing. Slices are lost at the end, at the beginning
+    or anywhere, and sent twice. Returns the parts and a description of the series.
     """
     chance = random.Random(seed)
     count, slices = chance.choice([2, 3, 4]), chance.choice([3, 4, 6])
@@ -2028,5 +2032,6 @@ def series_by_chance(folder: Path, seed: int) -> tuple[list[Part], str]:
     ]
     return (
         made,
-        f"{count} x {slices}, told by {chosen} and numbers {numbering}, beside {beside}; lost: {lost[loss]}, twice: {twice}",
+        f"{count} x {slices}, told by {chosen} and numbers {numbering}, beside {beside}; "
+        f"lost: {lost[loss]}, twice: {twice}",
     )

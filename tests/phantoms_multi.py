@@ -242,10 +242,10 @@ def write_nm_volume(
     image_type: str = "RECON TOMO",
     edit: Edit | None = None,
 ) -> Path:
-    """Write the ramp phantom as a reconstructed NM volume (PS3.3 A.5), frames from the top when `descending`.
+    """Write the ramp phantom as a reconstructed NM volume (PS3.3 A.5), from the top down if asked.
 
-    The detector's item says where the first frame lies; the sign of SpacingBetweenSlices says to which side the others do. Each of
-    `time_slots` adds 1000 to the ramp.
+    The detector's item has the position of the first frame, the sign of SpacingBetweenSlices the
+    direction of the others. Each of `time_slots` adds 1000 to the ramp.
     """
     slices = shape[0]
     order = list(range(slices))[:: -1 if descending else 1]
@@ -292,7 +292,10 @@ def write_us_volume(
     seed: int = 0,
     edit: Edit | None = None,
 ) -> Path:
-    """Write the ramp phantom as an enhanced ultrasound volume (PS3.3 A.59), frames shuffled, one volume a time, 1000 apart."""
+    """Write the ramp phantom as an enhanced ultrasound volume (PS3.3 A.59), frames shuffled.
+
+    There is one volume per time; their values are 1000 apart.
+    """
     study, series = uid("study", "RAMP-1"), uid("US volume", shape, times, seed)
     dataset = _dataset(EnhancedUSVolumeStorage, ExplicitVRLittleEndian, uid("instance", series))
     _identify(dataset, "US", "RAMP-1", study, series, 1)

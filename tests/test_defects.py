@@ -107,7 +107,8 @@ def assert_read_or_refused(index: dicomdl.Index, parts: Sequence[Part]) -> dict[
             if part.holds(volume.array, volume.affine) and part not in found.values()
         ]
         assert true, (
-            f"{stack!r} {stack.dimension} is no part: its first column is {volume.array[:, 0, 0].tolist()}"
+            f"{stack!r} {stack.dimension} is no part: "
+            f"its first column is {volume.array[:, 0, 0].tolist()}"
         )
         assert np.allclose(volume.affine, stack.affine)
         found[stack.number] = true[0]

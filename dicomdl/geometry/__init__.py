@@ -1,1 +1,1 @@
-"""Positions -> order, affine, verdict, stacks. Pure NumPy."""
+"""Order, affine, verdict and stacks from positions and orientations, in pure NumPy."""

@@ -1,8 +1,8 @@
-"""Which facts may tell frames at one position apart, and how their values are compared and shown.
+"""Candidate attributes that may distinguish frames at one position, with comparable values.
 
-The table `SPECS` lists them by meaning; `dimensions` finds the one that does. Times are compared
-with their dates and shown in seconds from the first volume, so that no date of a patient leaves the
-index.
+`SPECS` lists the attributes by meaning; `_dimensions` finds the one that distinguishes the frames.
+Times are compared together with their dates and shown in seconds from the first volume, so that no
+date of a patient leaves the index.
 """
 
 import functools
@@ -26,13 +26,14 @@ from dicomdl.geometry._times import (
 )
 
 DIMENSION_INDICES: Final = "dimension_index_values"
-_MOST_INDICES: Final = 12  # three or four are usual; each is a candidate
+# Three or four dimension indices are usual; each is a candidate.
+_MOST_INDICES: Final = 12
 
 
 class Candidates:
-    """The candidates of any rows of a table.
+    """Candidate attributes for any subset of the rows of a table.
 
-    Columns that hold one value throughout are never looked at.
+    Columns that hold one value in all rows are never examined.
     """
 
     def __init__(self, facts: Facts) -> None:
@@ -43,7 +44,7 @@ class Candidates:
 
     @functools.cached_property
     def _plain(self) -> dict[str, int]:
-        """Where each column of single values is in `_ranks`."""
+        """Column number in `_ranks` for each column of single values."""
         names = [
             c
             for spec, columns in self._specs
@@ -51,15 +52,15 @@ class Candidates:
             for c in columns
             if c not in LISTS | VECTORS
         ]
-        return {name: place for place, name in enumerate(names)}
+        return {name: number for number, name in enumerate(names)}
 
     @functools.cached_property
     def _ranks(self) -> npt.NDArray[np.int32]:
-        """(n, columns): one gather for all columns of a group's rows."""
+        """Ranks of all single-valued columns, (n, columns): one gather for the rows of a group."""
         result = np.empty((len(self._facts), len(self._plain)), dtype=np.int32)
         noisy = {column for spec, columns in self._specs if spec.noisy for column in columns}
-        for name, place in self._plain.items():
-            result[:, place] = (
+        for name, number in self._plain.items():
+            result[:, number] = (
                 _ranked(_five_digits(self._facts.numbers(name)))
                 if name in noisy
                 else self._facts.ranks(name)
@@ -67,9 +68,10 @@ class Candidates:
         return result
 
     def _seconds(self, spec: Spec, rows: Ints) -> Floats | None:
-        """Times in seconds; None where some have none. A date counts where all have one.
+        """Return times in seconds, or None where any row has no time.
 
-        Else midnight is looked for.
+        The date counts if all rows have one; without dates, the times are checked for a midnight
+        between them.
         """
         *date_times, date, time = spec.columns if len(spec.columns) > 1 else (*spec.columns, "", "")
         for column in date_times:
@@ -81,19 +83,22 @@ class Candidates:
         seconds, days = self._converted(time)[rows], self._converted(date)[rows]
         if np.isnan(seconds).any():
             return None
-        # one date for all may have been put there, or be that of the first frame
+        # A date that is the same for all rows may be a default, or the date of the first frame.
         if np.isnan(days).any() or (days == days[0]).all():
             return past_midnight(seconds)
         return seconds + days
 
     def _numbers_of(self, column: str) -> Floats:
-        """(n,) a column of numbers, NaN where absent; converted once, not for each group."""
+        """Return a numeric column as (n,) floats, NaN where absent.
+
+        The column is converted once, not once per group.
+        """
         if column not in self._converted_columns:
             self._converted_columns[column] = self._facts.numbers(column).astype(np.float64)
         return self._converted_columns[column]
 
     def _converted(self, column: str) -> Floats:
-        """(n,) a column of dates or times in seconds, NaN where absent.
+        """Return a column of dates or times as (n,) seconds, NaN where absent.
 
         Each distinct text is converted once.
         """
@@ -112,10 +117,10 @@ class Candidates:
         return self._converted_columns[column]
 
     def of(self, rows: Ints) -> list[Candidate]:
-        """What varies among some frames; `codes` follow the order of `rows`."""
+        """Return the attributes that vary among `rows`; `codes` follow the order of `rows`."""
         ranks = self._ranks[rows]
         varying = (ranks != ranks[0]).any(axis=0)
-        found = []
+        candidates = []
         for spec, columns in self._specs:
             numbers = self._numbers(spec, columns[0], rows)
             codes = _ranked(numbers) if numbers is not None else None
@@ -123,7 +128,7 @@ class Candidates:
                 codes = self._codes(spec, columns, rows, ranks, varying)
             if codes is None or (codes == codes[0]).all():
                 continue
-            found.append(
+            candidates.append(
                 Candidate(
                     spec.name,
                     spec.tier,
@@ -133,12 +138,12 @@ class Candidates:
                     numbers,
                 )
             )
-        return found + self._dimension_indices(rows)
+        return candidates + self._dimension_indices(rows)
 
     def _numbers(self, spec: Spec, column: str, rows: Ints) -> Floats | None:
-        """The values of a phase, a time or a count; None where some have none.
+        """Return the values of a phase, time or count, or None where any row has none.
 
-        What is absent has no order.
+        An absent value has no order.
         """
         if spec.kind == "value":
             return None
@@ -148,7 +153,7 @@ class Candidates:
         return None if numbers is None or np.isnan(numbers).any() else numbers
 
     def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
-        """Which of some columns of single values differ among rows."""
+        """Return the names of single-valued columns whose values differ among `rows`."""
         wanted = [name for name in names if name in self._plain]
         if not wanted:
             return []
@@ -160,7 +165,11 @@ class Candidates:
         ]
 
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
-        """Codes in the order in which their values first come by acquisition time, instance and frame number: directions have none."""
+        """Renumber codes in the order in which their values were first acquired.
+
+        The order is by acquisition time, instance number and frame number. It serves values without
+        an order of their own, such as directions.
+        """
         times = self._seconds(next(spec for spec in SPECS if spec.name == "acquisition_time"), rows)
         keys = [
             codes,
@@ -169,9 +178,9 @@ class Candidates:
         ]
         order = np.lexsort(keys if times is None else [*keys, times])
         distinct, first = np.unique(codes[order], return_index=True)
-        place = np.empty(len(distinct), dtype=np.int64)
-        place[np.argsort(first)] = np.arange(len(distinct))
-        return place[np.searchsorted(distinct, codes)]
+        rank = np.empty(len(distinct), dtype=np.int64)
+        rank[np.argsort(first)] = np.arange(len(distinct))
+        return rank[np.searchsorted(distinct, codes)]
 
     def _codes(
         self,
@@ -181,30 +190,33 @@ class Candidates:
         ranks: npt.NDArray[np.int32],
         varying: npt.NDArray[np.bool_],
     ) -> Ints | None:
-        """Codes of the values as `_first_known` sees them in the columns of a spec.
+        """Return codes of a spec's values, or None if none of its columns varies.
 
-        None where none varies.
+        The value of a row is that of `_first_known`.
         """
         if len(spec.columns) == 1 and columns[0] in self._plain:
-            place = self._plain[columns[0]]
-            if not varying[place]:
+            number = self._plain[columns[0]]
+            if not varying[number]:
                 return None
             if spec.natural:
                 return _naturally_ranked(self._facts.values(columns[0], rows))
-            return ranks[:, place].astype(np.int64)
+            return ranks[:, number].astype(np.int64)
         if not any(varying[self._plain[c]] if c in self._plain else True for c in columns):
             return None
         return _ranked_objects(self._known(spec, rows))
 
     def _known(self, spec: Spec, rows: Ints) -> list[Any]:
-        """The value of a spec in each row, from the first of its columns that has one."""
+        """Return the value of a spec per row, from the first of its columns that has one."""
         return [
             _first_known(spec.columns, values)
             for values in zip(*(self._facts.values(c, rows) for c in spec.columns), strict=True)
         ]
 
     def _dimension_indices(self, rows: Ints) -> list[Candidate]:
-        """Each of the dimension indices of an enhanced object, where all frames have equally many (PS3.3 C.7.6.17)."""
+        """Return one candidate per dimension index of an enhanced object (PS3.3 C.7.6.17).
+
+        The list is empty unless all frames have equally many indices.
+        """
         if DIMENSION_INDICES in self._facts.constants:
             return []
         values = self._facts.values(DIMENSION_INDICES, rows)
@@ -218,17 +230,18 @@ class Candidates:
         ]
 
     def shown(self, dimension: Dimension, rows: Ints) -> list[dict[str, Any]]:
-        """For each volume of a dimension of `rows` the value of each of its attributes, as JSON has them."""
+        """Return {attribute: value} per volume of a dimension of `rows`, with values for JSON."""
         result: list[dict[str, Any]] = [{} for _ in range(dimension.count)]
         frames = members(dimension.labels)
-        # one look at the table for each, not one for each volume
+        # One table access per attribute, not one per volume.
         for candidate in dimension.candidates:
             for label, value in enumerate(self._shown(candidate, rows, frames)):
                 result[label][candidate.name] = value
         return result
 
     def _shown(self, candidate: Candidate, rows: Ints, frames: Sequence[Ints]) -> list[Any]:
-        firsts = rows[[one[0] for one in frames]]
+        """Return the value of one attribute per volume; `frames` are the rows of each volume."""
+        firsts = rows[[volume[0] for volume in frames]]
         if candidate.name.startswith(DIMENSION_INDICES):
             number = int(candidate.name.removeprefix(DIMENSION_INDICES).strip("[]"))
             return [
@@ -237,14 +250,16 @@ class Candidates:
         spec = next(spec for spec in SPECS if spec.name == candidate.name)
         if candidate.kind == "time":
             seconds = self._seconds(spec, rows)
-            assert seconds is not None  # or it would be no candidate
+            # A time that some row lacks is not a candidate.
+            assert seconds is not None
             earliest = seconds.min()
-            return [round(float(seconds[one].min() - earliest), 3) for one in frames]
+            return [round(float(seconds[volume].min() - earliest), 3) for volume in frames]
         numbers = self._numbers_of(spec.columns[0])[rows] if candidate.kind != "value" else rows
-        if candidate.kind == "phase":  # those that jitter are told by their middle
-            return [float(np.median(numbers[one])) for one in frames]
+        # The median represents a phase that jitters.
+        if candidate.kind == "phase":
+            return [float(np.median(numbers[volume])) for volume in frames]
         if candidate.kind == "count":
-            return [int(numbers[one].min()) for one in frames]
+            return [int(numbers[volume].min()) for volume in frames]
         return [
             list(value) if isinstance(value, tuple) else value
             for value in self._known(spec, firsts)
@@ -252,34 +267,36 @@ class Candidates:
 
 
 def _first_known(columns: Sequence[str], values: Sequence[Any]) -> Any:
-    """The value of the first column that has one.
+    """Return the value of the first column that has one, None if none has.
 
-    A direction told by x, y and z is one value, a list of one value is that.
+    A direction in x, y and z columns is one tuple; a list of one value becomes that value.
     """
-    for place, (column, value) in enumerate(zip(columns, values, strict=True)):
+    for number, (column, value) in enumerate(zip(columns, values, strict=True)):
         if value is None or value == "":
             continue
         if column.endswith("_direction_x"):
-            return tuple(values[place : place + 3])
-        if column == "ge_b_value":  # 1,000,000,000 + b where several are in one series
+            return tuple(values[number : number + 3])
+        # GE writes 1,000,000,000 + b if a series holds several b-values.
+        if column == "ge_b_value":
             return float(value[0] % 100_000)
         return value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return None
 
 
 def _five_digits(values: Floats) -> Floats:
-    """Numbers rounded to five significant digits."""
+    """Round numbers to five significant digits."""
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = 10.0 ** (4 - np.floor(np.log10(np.abs(values))))
         return np.where(np.isfinite(scale), np.round(values * scale) / scale, values)
 
 
 def _ranked(values: Floats) -> Ints:
+    """Return the rank of each number among the distinct numbers."""
     return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _ranked_objects(values: Sequence[Any]) -> Ints:
-    """Ranks of numbers and tuples of numbers; None comes first."""
+    """Return ranks of numbers or tuples of numbers; None comes first."""
     known = sorted(
         set(values) - {None}, key=lambda value: value if isinstance(value, tuple) else (value,)
     )
@@ -288,7 +305,7 @@ def _ranked_objects(values: Sequence[Any]) -> Ints:
 
 
 def _naturally_ranked(texts: Sequence[str]) -> Ints:
-    """Ranks of texts by their words and by the value of the numbers between them."""
+    """Return ranks of texts by their words and by the value of the numbers between them."""
     known = sorted(
         set(texts),
         key=lambda text: (

@@ -1,6 +1,6 @@
-"""Frames that are there twice: files of one instance, and equal pixels at one place.
+"""Duplicate frames: files of one instance, and frames with equal pixels at one position.
 
-Pixels are looked at only where nothing in the headers tells two frames apart.
+Pixels are compared only where no header attribute distinguishes two frames.
 """
 
 import functools
@@ -16,19 +16,19 @@ from dicomdl.geometry._grouping import combined_codes, is_blank
 
 Digest = Callable[[int], str]
 _ONE_FRAME: Final = ("sop_instance_uid", "frame_number", "tile_top", "tile_left")
-# Frames of one series whose pixels are compared; more are told as "unchecked".
+# Limit of frames per series whose pixels are compared; larger sets are reported as "unchecked".
 _MOST_COMPARED: Final = 20_000
 
 
 class Copies:
-    """The copies that were found so far.
+    """Registry of the copies found so far.
 
     Attributes
     ----------
     original
-        The row of a copy -> the row of what it is a copy of.
+        Row of a copy -> row of its original.
     digests
-        Those of the rows whose pixels were compared.
+        Row -> digest, for the rows whose pixels were compared.
     """
 
     def __init__(self, columns: FrameColumns, digest: Digest | None) -> None:
@@ -39,9 +39,9 @@ class Copies:
 
     @functools.cached_property
     def _repeated_instance(self) -> npt.NDArray[np.bool_]:
-        """(n,) which frames share SOP Instance UID and frame number with another one.
+        """Mask of frames, (n,), that share SOP Instance UID and frame number with another frame.
 
-        A file that is there twice.
+        The usual reason is a file that exists twice.
         """
         keys = combined_codes([self._columns.facts.ranks(name) for name in _ONE_FRAME])
         return np.asarray(
@@ -49,39 +49,40 @@ class Copies:
         )
 
     def without_same_instances(self, rows: Ints) -> Ints:
-        """Rows without the second files of an instance. The same UID is not enough.
+        """Return the rows without second files of an instance.
 
-        Some writers give one to all their files.
+        Equal UIDs are not enough, because some writers give one UID to all their files: the
+        positions and the pixels must be equal, too.
         """
         again = rows[self._repeated_instance[rows]]
         if len(again) == 0:
             return rows
         keys = combined_codes([*(self._columns.facts.ranks(name)[again] for name in _ONE_FRAME)])
         where = np.nan_to_num(self._columns.positions[again], nan=1e300)
-        places = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[1].reshape(
-            -1
-        )
+        positions = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[
+            1
+        ].reshape(-1)
         if not self.can_compare(len(again)):
             return rows
-        return rows[~np.isin(rows, self.among(again, places))]
+        return rows[~np.isin(rows, self.among(again, positions))]
 
     def can_compare(self, count: int) -> bool:
-        """Whether the pixels of so many frames may be looked at."""
+        """Whether the pixels of `count` frames may be compared."""
         return self._digest is not None and count <= _MOST_COMPARED
 
-    def among(self, rows: Ints, places: Ints) -> Ints:
-        """Those of the rows that hold the pixels of an earlier one at their place.
+    def among(self, rows: Ints, positions: Ints) -> Ints:
+        """Return the rows whose pixels equal those of an earlier row at the same position.
 
-        What they are copies of is noted.
+        The original of each copy is recorded in `original`.
         """
         assert self._digest is not None
         first: dict[tuple[int, str], int] = {}
         copies = []
-        alone = np.bincount(places)[places] == 1
-        for row, place in zip(rows[~alone].tolist(), places[~alone].tolist(), strict=True):
+        alone = np.bincount(positions)[positions] == 1
+        for row, position in zip(rows[~alone].tolist(), positions[~alone].tolist(), strict=True):
             if row not in self.digests:
                 self.digests[row] = self._digest(row)
-            original = first.setdefault((place, self.digests[row] or f"unreadable {row}"), row)
+            original = first.setdefault((position, self.digests[row] or f"unreadable {row}"), row)
             if original != row:
                 self.original[row] = original
                 copies.append(row)

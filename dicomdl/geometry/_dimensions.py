@@ -1,16 +1,14 @@
-"""What tells frames at one position apart.
+"""Search for a stack group's dimension: the attribute that distinguishes frames at one position.
 
-The search for the attribute, or few, that make one volume of each value.
+A dimension is an attribute, or the smallest combination of attributes, that is unique within each
+position and takes the same values at all positions, so that each value makes one volume. The search
+tries every candidate, the meaningful ones first (`Tier`). If several attributes of one tier would
+make different volumes, the result is a tie; a tie is never decided.
 
-Pure numpy. A dimension of a set of frames is an attribute, or the smallest combination, that is
-unique within each position and takes the same values at all positions. It is found, not listed:
-every candidate is tried, the meaningful ones first (`Tier`). What more than one of a tier would
-tell differently is a tie, and a tie is never decided.
-
-Times and counts that differ from slice to slice tell volumes apart, too, where their order leaves
-no choice: when all frames of one pass over the positions come before all of the next one
-(`_passes`), or when neighbours in time lie at one position (`_strides`). Heart phases are compared
-by their rank at each position (`_phases`).
+Times and counts that differ from slice to slice can distinguish volumes, too, where their order
+leaves no choice: when all frames of one pass over the positions come before all frames of the next
+(`_passes`), or when neighbours in time lie at one position (`_strides`). Cardiac phases are
+compared by their rank at each position (`_phases`).
 """
 
 import itertools
@@ -23,30 +21,37 @@ import numpy as np
 
 from dicomdl.arrays import Floats, Ints
 
-MOST_TOGETHER: Final = 3  # attributes in one combination
-POSITIONS_LOOKED_AT: Final = 50  # before all positions are
-# frames whose order is no accident: four have one of two orders of two passes in two cases of
-# three
+# Limit of attributes in one combination.
+MOST_TOGETHER: Final = 3
+# Positions that are tested before all positions are.
+POSITIONS_LOOKED_AT: Final = 50
+# Minimum of frames whose order is no accident: four frames have one of the two orders of two
+# passes in two cases of three.
 FEWEST_IN_ORDER: Final = 6
-MOST_POSITIONS: Final = (
-    0.75  # of an incomplete set: at more than this part of the positions each value must be
-)
+# In an incomplete set, each value must occur at more than this fraction of the positions.
+MOST_POSITIONS: Final = 0.75
 _LIMIT: Final = 2**62
 
 
 class Tier(IntEnum):
-    """How much an attribute means.
+    """Rank of an attribute by its meaning.
 
-    Those of a higher tier are only asked when all before them gave nothing.
+    A tier is tried only after all tiers before it gave no dimension.
     """
 
-    MEANING = 0  # what was measured or how: time point, echo, b-value, phase, kernel
-    BOOKKEEPING = 1  # what a scanner counts: acquisitions, stacks, dimension indices
-    ACQUISITION_TIME = 2  # a time that is the same at all positions
-    PHASE_ORDER = 3  # the rank of a trigger delay that jitters from slice to slice
-    ACQUISITION_ORDER = 4  # acquisition times that run on from slice to slice
+    # The subject or method of a measurement: time point, echo, b-value, phase, kernel.
+    MEANING = 0
+    # Counters of the scanner: acquisitions, stacks, dimension indices.
+    BOOKKEEPING = 1
+    # A time that is the same at all positions.
+    ACQUISITION_TIME = 2
+    # The rank of a trigger delay that jitters from slice to slice.
+    PHASE_ORDER = 3
+    # Acquisition times that increase from slice to slice.
+    ACQUISITION_ORDER = 4
     CONTENT_TIME = 5
-    NUMBER = 6  # instance number and the like, which only count
+    # Instance number and similar counters.
+    NUMBER = 6
 
 
 Kind = Literal["value", "phase", "time", "count"]
@@ -56,9 +61,10 @@ Kind = Literal["value", "phase", "time", "count"]
 class Candidate:
     """One attribute of n frames.
 
-    `codes` order and equal each other as the values do. A "phase" may jitter, so its rank at each
-    position counts too, a "time" or a "count" may run on, so its passes count too: for these three,
-    `numbers` are the values, none missing. `slow` ones vary slowest where a dimension has several.
+    `codes` order and equal each other as the values do. `numbers` are the values of a "phase",
+    "time" or "count", none missing. A "phase" may jitter, so its rank at each position counts too;
+    a "time" or "count" may increase from slice to slice, so its passes count too. In a dimension of
+    several attributes, `slow` ones vary slowest.
     """
 
     name: str
@@ -71,64 +77,67 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dimension:
-    """The answer: `labels[i]` is the volume of frame i, 0 ...
+    """Result of the search: frame i belongs to volume `labels[i]`.
 
-    count - 1, in lexicographic order of the attributes' values.
+    Volumes are numbered 0 to `count` - 1 in lexicographic order of the attributes' values.
+    `candidates` are the attributes, the slowest first.
     """
 
-    candidates: tuple[Candidate, ...]  # those that it is made of, the slowest first
+    candidates: tuple[Candidate, ...]
     labels: Ints
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Attributes each of which would do, with different volumes as the result."""
+    """Attributes that are each sufficient, but make different volumes."""
 
     names: tuple[str, ...]
 
 
-def find_dimension(places: Ints, candidates: Sequence[Candidate]) -> Dimension | Tie | None:
-    """The dimension of n frames at the positions `places` (0 ...
+def find_dimension(positions: Ints, candidates: Sequence[Candidate]) -> Dimension | Tie | None:
+    """Find the dimension of n frames, None where no attribute distinguishes them.
 
-    p - 1, all occupied), None where nothing tells them apart.
-
-    Where some positions have fewer frames than others (an interrupted last volume), an attribute
-    must have a value that all positions have and exactly as many values as the fullest position has
-    frames; or, where it means something, each of its values must be at most positions.
+    `positions` numbers the position of each frame from 0 to p - 1, all of them occupied. Some
+    positions may have fewer frames than others (an interrupted last volume). An attribute must then
+    have a value that all positions have, and exactly as many values as the fullest position has
+    frames; or, for an attribute that means something, each value must occur at most positions.
     """
-    counts = np.bincount(places)
+    counts = np.bincount(positions)
     most = int(counts.max())
     if most == 1:
         return None
-    whole = bool((counts == most).all())
+    complete = bool((counts == most).all())
     forms: list[Candidate] = []
     seen: set[bytes] = set()
     for tier in Tier:
         added = len(forms)
-        for form in _forms(places, candidates, tier, whole=whole):
+        for form in _forms(positions, candidates, tier, complete=complete):
             labels = _dense(form.codes)
             pattern = _pattern(labels)
-            if pattern not in seen and _may_help(places, labels, most, whole=whole):
+            if pattern not in seen and _may_help(positions, labels, most, complete=complete):
                 seen.add(pattern)
                 forms.append(replace(form, codes=labels))
         if (
             len(forms) > added
-            and (found := _smallest(places, forms, added, most, whole=whole)) is not None
+            and (found := _smallest(positions, forms, added, most, complete=complete)) is not None
         ):
             if isinstance(found, Dimension) and tier >= Tier.PHASE_ORDER:
-                return _contradiction(places, found, candidates) or found
+                return _contradiction(positions, found, candidates) or found
             return found
     return None
 
 
-def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidate]) -> Tie | None:
-    """A Tie with an attribute that means something and, though not told everywhere, tells it otherwise than an order of times or numbers.
+def _contradiction(
+    positions: Ints, found: Dimension, candidates: Sequence[Candidate]
+) -> Tie | None:
+    """Return a Tie if a meaningful attribute contradicts an order of times or numbers.
 
-    That is one whose values differ from frame to frame at most positions, but not in the same order of volumes.
+    Such an attribute is not known everywhere: its values differ from frame to frame at most
+    positions, but not in the same order of volumes.
     """
-    order = np.lexsort([found.labels, places])
-    starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    order = np.lexsort([found.labels, positions])
+    starts = np.flatnonzero(np.diff(positions[order], prepend=-1))
     for candidate in candidates:
         codes = _dense(candidate.codes)
         if (
@@ -139,56 +148,60 @@ def _contradiction(places: Ints, found: Dimension, candidates: Sequence[Candidat
         ):
             continue
         orders = [tuple(_dense(part).tolist()) for part in np.split(codes[order], starts[1:])]
-        telling = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
-        if 2 * len(telling) > len(orders) and len(set(telling)) > 1:
+        distinct = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
+        if 2 * len(distinct) > len(orders) and len(set(distinct)) > 1:
             return Tie((candidate.name, *(one.name for one in found.candidates)))
     return None
 
 
 def _forms(
-    places: Ints, candidates: Sequence[Candidate], tier: Tier, *, whole: bool
+    positions: Ints, candidates: Sequence[Candidate], tier: Tier, *, complete: bool
 ) -> Iterator[Candidate]:
-    """The candidates of a tier as they are, and what follows from the order of their values."""
-    several_places = int(places.max()) > 0
+    """Yield the candidates of a tier, and labels derived from the order of their values."""
+    several_positions = int(positions.max()) > 0
     for candidate in candidates:
-        # At a single position any count is unique and proves nothing.
-        if candidate.tier == tier and (several_places or tier < Tier.CONTENT_TIME):
+        # At a single position, any count is unique and proves nothing.
+        if candidate.tier == tier and (several_positions or tier < Tier.CONTENT_TIME):
             yield candidate
-        if not several_places or len(places) < FEWEST_IN_ORDER:
+        if not several_positions or len(positions) < FEWEST_IN_ORDER:
             continue
         runs_on = candidate.kind in ("time", "count")
-        if candidate.kind == "phase" and tier == Tier.PHASE_ORDER and whole:
-            yield from _with(candidate, _phases(places, candidate))
+        if candidate.kind == "phase" and tier == Tier.PHASE_ORDER and complete:
+            yield from _with(candidate, _phases(positions, candidate))
         if runs_on and tier == max(candidate.tier, Tier.ACQUISITION_ORDER):
-            yield from _with(candidate, _passes(places, candidate, whole=whole))
-            if whole and candidate.tier != Tier.CONTENT_TIME:
-                yield from _with(candidate, _strides(places, candidate.codes))
+            yield from _with(candidate, _passes(positions, candidate, complete=complete))
+            if complete and candidate.tier != Tier.CONTENT_TIME:
+                yield from _with(candidate, _strides(positions, candidate.codes))
 
 
 def _with(candidate: Candidate, codes: Ints | None) -> Iterator[Candidate]:
+    """Yield the candidate with other codes, if there are any."""
     if codes is not None:
         yield replace(candidate, codes=codes)
 
 
 def _smallest(
-    places: Ints, forms: Sequence[Candidate], added: int, most: int, *, whole: bool
+    positions: Ints, forms: Sequence[Candidate], added: int, most: int, *, complete: bool
 ) -> Dimension | Tie | None:
-    """The smallest combination with a form from number `added` on.
+    """Find the smallest combination that contains a form from number `added` on.
 
-    Of those before, none was enough.
+    The forms before were tried together already, without success.
     """
     counts = [int(form.codes.max()) + 1 for form in forms]
-    few = np.flatnonzero(places < POSITIONS_LOOKED_AT)  # most combinations fail there already
+    # Most combinations fail at the first positions already.
+    few = np.flatnonzero(positions < POSITIONS_LOOKED_AT)
     for size in range(1, MOST_TOGETHER + 1):
         found: list[Dimension] = []
         for chosen in itertools.combinations(range(len(forms)), size):
             if chosen[-1] < added or np.prod([counts[i] for i in chosen], dtype=np.float64) < most:
                 continue
             together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
-            if not _is_unique(places[few], _mixed([form.codes[few] for form in together])):
+            if not _is_unique(positions[few], _mixed([form.codes[few] for form in together])):
                 continue
             labels = _dense(_mixed([form.codes for form in together]))
-            if _tells_apart(places, labels, most, max(form.tier for form in together), whole=whole):
+            if _distinguishes(
+                positions, labels, most, max(form.tier for form in together), complete=complete
+            ):
                 found.append(Dimension(tuple(together), labels, int(labels.max()) + 1))
         if len({_pattern(dimension.labels) for dimension in found}) > 1:
             return Tie(
@@ -202,74 +215,76 @@ def _smallest(
     return None
 
 
-def _is_unique(places: Ints, codes: Ints) -> bool:
+def _is_unique(positions: Ints, codes: Ints) -> bool:
     """Whether no two frames at one position have the same code."""
-    order = np.lexsort([codes, places])
-    return not bool(((np.diff(places[order]) == 0) & (np.diff(codes[order]) == 0)).any())
+    order = np.lexsort([codes, positions])
+    return not bool(((np.diff(positions[order]) == 0) & (np.diff(codes[order]) == 0)).any())
 
 
-def _may_help(places: Ints, labels: Ints, most: int, *, whole: bool) -> bool:
+def _may_help(positions: Ints, labels: Ints, most: int, *, complete: bool) -> bool:
     """Whether an attribute can be part of a dimension.
 
-    In a whole set a part takes the same values equally often at every position, because the
-    combination does; else its values may not be more than the fullest position has frames, or a few
-    more where every position lacks another one.
+    In a complete set, a part of a combination takes the same values equally often at every
+    position, because the combination does. In an incomplete set, an attribute may not have more
+    values than the fullest position has frames, or a few more where every position lacks another
+    value.
     """
     values = int(labels.max()) + 1
-    if values == 1 or values > most * (1 if whole else 1 / MOST_POSITIONS):
+    if values == 1 or values > most * (1 if complete else 1 / MOST_POSITIONS):
         return False
-    if not whole:
+    if not complete:
         return True
     table = np.bincount(
-        places * values + labels, minlength=(int(places.max()) + 1) * values
+        positions * values + labels, minlength=(int(positions.max()) + 1) * values
     ).reshape(-1, values)
     return bool((table == table[0]).all())
 
 
-def _tells_apart(places: Ints, labels: Ints, most: int, tier: Tier, *, whole: bool) -> bool:
-    """Whether labels are unique within each position, and the same at all positions as far as the frames go."""
+def _distinguishes(positions: Ints, labels: Ints, most: int, tier: Tier, *, complete: bool) -> bool:
+    """Whether labels are unique within each position and agree across positions.
+
+    In an incomplete set, positions agree as far as their frames go.
+    """
     values = int(labels.max()) + 1
-    if not _is_unique(places, labels):
+    if not _is_unique(positions, labels):
         return False
-    if whole:
+    if complete:
         return values == most
-    covered = np.bincount(labels) / (int(places.max()) + 1)
+    covered = np.bincount(labels) / (int(positions.max()) + 1)
     return (values == most and covered.max() == 1) or (
         tier <= Tier.BOOKKEEPING and covered.min() > MOST_POSITIONS
     )
 
 
-def _rank_within(places: Ints, codes: Ints) -> Ints:
-    """The rank of each frame's value among the distinct values at its position."""
-    order = np.lexsort([codes, places])
-    new_place = np.diff(places[order], prepend=-1) != 0
-    step = (np.diff(codes[order], prepend=0) != 0) | new_place
+def _rank_within(positions: Ints, codes: Ints) -> Ints:
+    """Return the rank of each frame's value among the distinct values at its position."""
+    order = np.lexsort([codes, positions])
+    new_position = np.diff(positions[order], prepend=-1) != 0
+    step = (np.diff(codes[order], prepend=0) != 0) | new_position
     running = np.cumsum(step)
     ranks = np.empty(len(codes), dtype=np.int64)
-    starts = running[new_place]
+    starts = running[new_position]
     ranks[order] = running - np.repeat(
-        starts, np.diff(np.append(np.flatnonzero(new_place), len(order)))
+        starts, np.diff(np.append(np.flatnonzero(new_position), len(order)))
     )
     return ranks
 
 
-def _phases(places: Ints, candidate: Candidate) -> Ints | None:
-    """The rank of each frame's phase at its position.
+def _phases(positions: Ints, candidate: Candidate) -> Ints | None:
+    """Return the rank of each frame's phase at its position.
 
-    None unless every position goes through the cycle alike.
-
-    Each position has its own heart beat: its first phase must be within half a step of the usual
-    one, and so must all others, as fractions of its cycle. The delays of a triggered scan that
-    jitter fail that.
+    The result is None unless every position goes through the cycle alike. Each position has its own
+    heart beat: its first phase must be within half a step of the usual one, and so must all others,
+    as fractions of its cycle. The jittering delays of a triggered scan fail that test.
     """
     assert candidate.numbers is not None
-    ranks = _rank_within(places, candidate.codes)
+    ranks = _rank_within(positions, candidate.codes)
     count = int(ranks.max()) + 1
-    # magnitude and velocity share a phase
-    cells, first = np.unique(places * count + ranks, return_index=True)
+    # Magnitude and velocity images share a phase.
+    cells, first = np.unique(positions * count + ranks, return_index=True)
     if (
         count == 1
-        or len(cells) != count * (int(places.max()) + 1)
+        or len(cells) != count * (int(positions.max()) + 1)
         or np.isnan(candidate.numbers).any()
     ):
         return None
@@ -285,19 +300,18 @@ def _phases(places: Ints, candidate: Candidate) -> Ints | None:
     )
 
 
-def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
-    """The number of the pass over the positions that each frame belongs to.
+def _passes(positions: Ints, candidate: Candidate, *, complete: bool) -> Ints | None:
+    """Return the number of the pass over the positions for each frame.
 
-    None where passes overlap, differ, or may begin elsewhere.
-
-    Frames of one value are of one pass: echoes share a time. All passes must go through the
-    positions in one order, because a frame lost in one of them moves all later ones. An interrupted
-    set may only lack the end of its last pass, after two whole ones.
+    The result is None where passes overlap, differ, or may begin elsewhere. Frames with one value
+    belong to one pass: echoes share a time. All passes must visit the positions in one order,
+    because a frame lost in one of them moves all later ones. An incomplete set may lack only the
+    end of its last pass, after two complete ones.
     """
-    count = int(places.max()) + 1
-    order = np.lexsort([places, candidate.codes])
-    if whole:
-        labels = _rank_within(places, candidate.codes)
+    count = int(positions.max()) + 1
+    order = np.lexsort([positions, candidate.codes])
+    if complete:
+        labels = _rank_within(positions, candidate.codes)
         size = len(order) // (int(labels.max()) + 1)
         if (
             size == len(order)
@@ -311,22 +325,21 @@ def _passes(places: Ints, candidate: Candidate, *, whole: bool) -> Ints | None:
             return None
         labels = np.empty(len(order), dtype=np.int64)
         labels[order] = np.arange(len(order)) // count
-    one_pass = places[order[:size]]
+    one_pass = positions[order[:size]]
     if (
         len(np.unique(one_pass)) != count
-        or not (places[order] == np.resize(one_pass, len(order))).all()
+        or not (positions[order] == np.resize(one_pass, len(order))).all()
     ):
         return None
     return labels if _begins_there(one_pass, candidate, order, size) else None
 
 
 def _begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) -> bool:
-    """Whether passes that are cut every `size` frames are cut where they begin.
+    """Whether passes that are cut every `size` frames are cut at their beginnings.
 
-    Where frames are lost at both ends, any cut looks whole.
-
-    There is a pause before each pass longer than any within; or numbers count on from 1, or from a
-    multiple; or, if time only runs on, each pass goes straight from one end of the positions to the
+    Where frames are lost at both ends, any cut looks complete. Evidence for a beginning is a pause
+    before each pass longer than any within; or numbers that count on from 1, or from a multiple of
+    `size`; or, if time only increases, passes that go straight from one end of the positions to the
     other.
     """
     assert candidate.numbers is not None
@@ -344,22 +357,25 @@ def _begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) 
     return len(one_pass) > 2 and bool((along >= 0).all() or (along <= 0).all())
 
 
-def _strides(places: Ints, codes: Ints) -> Ints | None:
-    """The place of each frame in its run, where counting runs through all frames of one position before the next."""
-    most = len(places) // (int(places.max()) + 1)
+def _strides(positions: Ints, codes: Ints) -> Ints | None:
+    """Return the number of each frame within its run of frames at one position.
+
+    The result is None unless the count goes through all frames of one position before the next.
+    """
+    most = len(positions) // (int(positions.max()) + 1)
     if len(np.unique(codes)) != len(codes):
         return None
     order = np.argsort(codes)
-    runs = places[order].reshape(-1, most)
+    runs = positions[order].reshape(-1, most)
     if not (runs == runs[:, :1]).all():
         return None
-    labels = np.empty(len(places), dtype=np.int64)
-    labels[order] = np.arange(len(places)) % most
+    labels = np.empty(len(positions), dtype=np.int64)
+    labels[order] = np.arange(len(positions)) % most
     return labels
 
 
 def _mixed(codes: Sequence[Ints]) -> Ints:
-    """One integer a frame that orders and equals as the tuple of dense codes does."""
+    """Return one integer per frame that orders and equals as the tuple of dense codes does."""
     result = codes[0]
     for code in codes[1:]:
         values = int(code.max()) + 1
@@ -370,18 +386,18 @@ def _mixed(codes: Sequence[Ints]) -> Ints:
 
 
 def _dense(codes: Ints) -> Ints:
-    """0, 1, 2, ... in the order of the codes."""
+    """Return 0, 1, 2, ... in the order of the codes."""
     if (codes == codes[0]).all():
         return np.zeros(len(codes), dtype=np.int64)
     return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _pattern(labels: Ints) -> bytes:
-    """The same for two labellings that put the same frames together, whatever they call them."""
+    """Return equal bytes for labellings that group the frames alike, whatever their labels are."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return bytes(first[inverse.reshape(-1)].astype(np.int64).tobytes())
 
 
 def members(labels: Ints) -> list[Ints]:
-    """The places of each label 0, 1, 2, ... in order."""
+    """Return the indices of the frames with label 0, 1, 2, ..., in order."""
     return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])

@@ -1,4 +1,4 @@
-"""The frames' facts that the building of stacks asks again and again, computed once for all frames."""
+"""Columns of facts that the building of stacks reads repeatedly, computed once for all frames."""
 
 import functools
 
@@ -12,20 +12,21 @@ from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
 from dicomdl.geometry.verdict import has_geometry
 
-# What orders frames that geometry does not; a copy of an instance in another file comes after it
-# by its coding.
+# Columns that order frames where geometry does not. The coding decides the order of an instance
+# and its copy in another file.
 TIE_BREAKERS = (
     *("instance_number", "sop_instance_uid", "frame_number", "tile_top", "tile_left"),
     *("transfer_syntax_uid", "byte_length", "byte_offset"),
 )
-_MOSAICS = frozenset({"MOSAIC", "VFRAME"})  # in ImageType, of Siemens and UIH
+# Values in ImageType of Siemens and UIH.
+_MOSAICS = frozenset({"MOSAIC", "VFRAME"})
 
 
 class FrameColumns:
     """Columns of all n frames; row i is the same frame in all of them.
 
-    `placed` are the frames with a position and an orientation, `by_transducer` those whose
-    coordinates are a transducer's.
+    `placed` marks frames with a position and an orientation, `by_transducer` frames whose
+    coordinates are those of a transducer.
     """
 
     def __init__(self, facts: Facts, tolerances: Tolerances) -> None:
@@ -49,13 +50,16 @@ class FrameColumns:
         self.candidates = Candidates(facts)
 
     def ordered(self, rows: Ints, *by: Ints) -> Ints:
-        """Rows by the tie breakers, and where those are equal by the keys given."""
+        """Sort rows by the tie breakers, then by the keys given."""
         ranks = [self.facts.ranks(name)[rows] for name in reversed(TIE_BREAKERS)]
         return rows[np.lexsort([*by, *ranks])]
 
     @functools.cached_property
     def clips(self) -> Ints:
-        """(n,) numbers that tell multi-frame files apart, by instance first so that the order of files has little say; else -1."""
+        """Number of the multi-frame file of each frame, (n,); -1 for single-frame files.
+
+        The instance comes first, so that the order of files matters little.
+        """
         by_file = combined_codes(
             [self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)]
         )
@@ -63,7 +67,7 @@ class FrameColumns:
 
     @functools.cached_property
     def mosaics(self) -> npt.NDArray[np.bool_]:
-        """(n,) which frames show many slices that the reader of headers could not tell apart."""
+        """Mask of frames, (n,), that are mosaics whose tiles the header reader could not locate."""
         kinds = by_text(
             self.facts, "image_type", lambda text: int(not _MOSAICS.isdisjoint(text.split("\\")))
         )
@@ -71,7 +75,7 @@ class FrameColumns:
 
     @functools.cached_property
     def derived(self) -> npt.NDArray[np.bool_]:
-        """(n,) whose pixels were made of other images' (PS3.3 C.7.6.1.1.2, value 1)."""
+        """Mask of frames, (n,), derived from other images (PS3.3 C.7.6.1.1.2, value 1)."""
         return by_text(
             self.facts, "image_type", lambda text: int(text.startswith("DERIVED"))
         ).astype(np.bool_)

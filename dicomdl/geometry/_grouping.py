@@ -1,4 +1,9 @@
-"""geometry.grouping"""
+"""Groups of frames by equal values, and by values within a tolerance.
+
+Exact values split first (`exact_groups`): Series, SOP class, size, kind of samples, frame of
+reference, localizers. Orientation and in-plane grid are compared with tolerances afterwards
+(`clusters`). Both depend on the values alone, never on the order of the files.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +16,8 @@ from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry._facts import Facts
 from dicomdl.headers.uids import OWN_PLANES
 
-# The Series, then what splits it exactly; orientation and in-plane grid are compared with
-# tolerances afterwards.
+# The keys of a Series, then the values that split it exactly; orientation and in-plane grid are
+# compared with tolerances afterwards.
 _SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
 _EXACT_KEYS: Final = (
     "sop_class_uid",
@@ -21,55 +26,58 @@ _EXACT_KEYS: Final = (
     "units",
 )
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
-# Colour by palette and inverted grey scales are other kinds of samples than plain ones.
+# Palette colour and inverted grey scales are separate kinds of samples.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
 
 
-def is_every_nth(places: set[int], of: set[int]) -> bool:
-    """Whether three or more places are every second, third, ... one of others."""
-    within = np.flatnonzero([place in places for place in sorted(of)])
+def is_every_nth(some: set[int], all_numbers: set[int]) -> bool:
+    """Whether `some` are three or more of `all_numbers`, every second, third, ... one of them."""
+    within = np.flatnonzero([number in some for number in sorted(all_numbers)])
     steps = np.diff(within)
-    return (
-        len(within) == len(places) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
-    )
+    return len(within) == len(some) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
 
 
-def overlap(places: Sequence[Ints]) -> bool:
-    """Whether the extents of some positions overlap."""
-    extents = sorted((int(one.min()), int(one.max())) for one in places)
+def overlap(sets: Sequence[Ints]) -> bool:
+    """Whether the extents of some sets of slice numbers overlap."""
+    extents = sorted((int(numbers.min()), int(numbers.max())) for numbers in sets)
     reached = itertools.accumulate((end for _, end in extents), max)
     return any(start <= end for (start, _), end in zip(extents[1:], reached, strict=False))
 
 
 def is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
-    ranks = facts.ranks(name)  # the empty text comes first
+    """Mask of rows, (n,), whose text is empty."""
+    # The empty text comes first.
+    ranks = facts.ranks(name)
     lowest = int(np.argmin(ranks))
     return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
 
 
 def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
-    """(the number of each frame's Series, the rows of each group of frames that agree in everything exact)."""
+    """Group the frames that agree in all exact keys.
+
+    Returns (number of the Series of each frame, rows of each group).
+    """
     series = combined_codes([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
     keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
     keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
     # Grey values of any depth become one array of modality values; colour of 8 and of 16 bits
-    # is not one kind of sample.
+    # are two kinds of samples.
     keys.append(np.where(samples > 1, depths, 0).astype(np.int64))
-    # A slice without rescale among others with one would be stored values among Hounsfield units.
+    # A slice without rescale among slices with one would mix stored values with Hounsfield units.
     keys.append(np.isfinite(facts.numbers("rescale_slope")).astype(np.int64))
     keys.append(
         by_text(facts, "photometric_interpretation", lambda text: _PHOTOMETRIC_KINDS.get(text, 0))
     )
-    # Scouts are no slices of the volume that they plan, whatever grid they happen to lie on,
-    # and what was made after the
-    # examination none of what was measured (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
+    # Localizers are not slices of the volume that they plan, even on the same grid, and images
+    # made after the examination (SECONDARY) are not slices of the measured volume
+    # (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
     keys.append(by_text(facts, "image_type", lambda text: int("LOCALIZER" in text.split("\\"))))
     keys.append(
         by_text(facts, "image_type", lambda text: int(text.split("\\")[1:2] == ["SECONDARY"]))
     )
-    # Some archives keep the slices and a multi-frame copy of them under one Series; enhanced
-    # objects may have one frame.
+    # Some archives store the slices and a multi-frame copy of them under one Series. Enhanced
+    # objects may have a single frame.
     classic = by_text(facts, "sop_class_uid", lambda uid: int(uid not in OWN_PLANES))
     keys.append((facts.numbers("number_of_frames") > 1) * classic)
     combined = combined_codes(keys)
@@ -79,9 +87,9 @@ def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
 
 
 def _series_numbers(facts: Facts, series: Ints) -> Ints:
-    """(n,) codes of SeriesNumber, by which some archives' Series are two.
+    """Return (n,) codes of SeriesNumber, which divides the Series of some archives in two.
 
-    A blank one is that of its Series, if there is only one.
+    A blank number takes that of its Series, if the Series has only one.
     """
     numbers = facts.numbers("series_number").astype(np.float64)
     codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -99,6 +107,7 @@ def _series_numbers(facts: Facts, series: Ints) -> Ints:
 
 
 def by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
+    """Return (n,) integers computed from the texts of a column, once per distinct text."""
     codes, values = facts.codes(name)
     return np.asarray(
         np.array([number(str(value or "")) for value in values] or [0], dtype=np.int64)[codes]
@@ -106,7 +115,7 @@ def by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
 
 
 def combined_codes(keys: Sequence[Ints]) -> Ints:
-    """One integer a row that orders and equals as the tuple of the keys does."""
+    """Return one integer per row that orders and equals as the tuple of the keys does."""
     result = np.zeros(len(keys[0]), dtype=np.int64)
     for key in keys:
         low = int(key.min())
@@ -120,10 +129,11 @@ def combined_codes(keys: Sequence[Ints]) -> Ints:
 
 
 def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
-    """Rows grouped by values that lie within `absolute + relative * |reference|` of a reference.
+    """Yield rows grouped by values within `absolute + relative * |reference|` of a reference.
 
-    References are the median of all, about which jitter lies, and then the lowest value of what is
-    left: by the order of the values, not of the rows, so that the order of files has no say.
+    The first reference is the median of all values, the centre of any jitter; the next ones are the
+    lowest value of the remaining rows. References follow from the values and not from the order of
+    the rows, so the order of files does not matter.
     """
     if (values == values[0]).all():
         yield rows
@@ -135,7 +145,7 @@ def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> It
     farthest = np.searchsorted(
         distinct[:, 0], distinct[:, 0] + absolute + relative * np.abs(distinct[:, 0]), side="right"
     )
-    # sorted: those before have a label, those behind `farthest` are too far away
+    # The values are sorted: values before have a label, values from `farthest` on are too far.
     for number, reference in enumerate(distinct):
         if label[number] < 0:
             behind = slice(number, farthest[number])

@@ -1,4 +1,4 @@
-"""The verdict on some frames, and what else is to be said of any stack."""
+"""Verdicts on sets of frames, with the remarks that apply to any stack."""
 
 from typing import Any, Final
 
@@ -6,8 +6,8 @@ from dicomdl.arrays import Ints
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry.verdict import Assessment, assess, idc_checks
 
-# What should not change from slice to slice of one volume; where it does, positions do not repeat
-# and the stack says so.
+# Attributes that should not change from slice to slice of one volume. If one does although
+# positions do not repeat, the detail of the stack reports it.
 _CONTRAST: Final = (
     *(
         "echo_time",
@@ -27,28 +27,29 @@ _CONTRAST: Final = (
 
 
 class Judge:
-    """Assesses rows.
+    """Assessment of the rows of stacks.
 
-    The last answer is kept for the next call, because time points lie where their neighbours
-    do.
+    The last result is cached, because time points usually have the positions of their neighbours.
     """
 
     def __init__(self, columns: FrameColumns) -> None:
         self._columns = columns
-        self._kept: tuple[tuple[Any, ...], tuple[Assessment, dict[str, Any]]] | None = None
+        self._last: tuple[tuple[Any, ...], tuple[Assessment, dict[str, Any]]] | None = None
 
     def assess(self, rows: Ints, remarks: dict[str, Any] | None = None) -> tuple[Assessment, Ints]:
-        """The verdict on the rows of a stack, with its remarks in the detail, and the rows in slice order."""
-        found, _ = self._judged(rows)
-        detail = found.detail | (remarks or {}) | self._remarks(rows)
-        return Assessment(found.order, found.affine, found.verdict, detail), rows[found.order]
+        """Return the assessment of a stack, remarks included, and its rows in slice order."""
+        assessment, _ = self._judged(rows)
+        detail = assessment.detail | (remarks or {}) | self._remarks(rows)
+        return Assessment(assessment.order, assessment.affine, assessment.verdict, detail), rows[
+            assessment.order
+        ]
 
     def idc(self, rows: Ints) -> dict[str, Any]:
-        """IDC's checks of the rows of a stack."""
+        """Return IDC's checks of the rows of a stack."""
         return self._judged(rows)[1]
 
     def _remarks(self, rows: Ints) -> dict[str, Any]:
-        """What is to be said of any stack."""
+        """Return the remarks that apply to any stack."""
         first, columns = rows[0], self._columns
         remarks: dict[str, Any] = {
             name: "blank" for name, blank in columns.blanks.items() if blank[first]
@@ -60,12 +61,13 @@ class Judge:
         return remarks
 
     def _judged(self, rows: Ints) -> tuple[Assessment, dict[str, Any]]:
+        """Return the assessment and IDC's checks of some rows, cached while these are equal."""
         columns, first = self._columns, rows[0]
         positions = columns.positions[rows]
         orientation, spacing = columns.orientations[first], columns.pixel_spacings[first]
         thickness = float(columns.thickness[first])
         key = (positions.tobytes(), orientation.tobytes(), spacing.tobytes(), thickness)
-        if self._kept is None or self._kept[0] != key:
-            found = assess(positions, orientation, spacing, columns.tolerances, thickness)
-            self._kept = (key, (found, idc_checks(positions, orientation)))
-        return self._kept[1]
+        if self._last is None or self._last[0] != key:
+            assessment = assess(positions, orientation, spacing, columns.tolerances, thickness)
+            self._last = (key, (assessment, idc_checks(positions, orientation)))
+        return self._last[1]

@@ -1,6 +1,6 @@
-"""The table of facts that may tell frames at one position apart.
+"""Table of the attributes that may distinguish frames at one position.
 
-Vendors' private copies of a public attribute go by its name.
+A vendor's private copy of a public attribute is listed under the public name.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,16 @@ from dicomdl.geometry._dimensions import Kind, Tier
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One attribute of a dimension.
+    """One attribute of a dimension: its name, its columns, and what its order may prove.
 
-    Its name, the columns that hold it, and what its order may prove.
+    Attributes
+    ----------
+    ordered
+        False: the values follow one another in the order of their acquisition.
+    natural
+        Text is ordered by the numbers in it: "b500" before "b1000".
+    noisy
+        Values are compared to five digits, because scanners compute them anew for each slice.
     """
 
     name: str
@@ -21,18 +28,18 @@ class Spec:
     kind: Kind = "value"
     tier: Tier = Tier.MEANING
     slow: bool = False
-    ordered: bool = True  # else its values follow one another as they were first acquired
-    natural: bool = False  # text with numbers in it, which order it: "b500" before "b1000"
-    noisy: bool = False  # compared to five digits: scanners compute it anew for each slice
+    ordered: bool = True
+    natural: bool = False
+    noisy: bool = False
 
 
 def _same(*names: str, **more: Any) -> list[Spec]:
-    """Specs of attributes that are a column each."""
+    """Return specs of attributes with one column each."""
     return [Spec(name, (name,), **more) for name in names]
 
 
-# In the order of preference where several attributes tell the same; the order too in which they
-# vary, slowest first.
+# The order is the preference among attributes that make the same volumes, and the order in which
+# the attributes of a combination vary, slowest first.
 SPECS: Final[tuple[Spec, ...]] = (
     *_same(
         "temporal_position_index",
@@ -99,7 +106,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
     *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
-    # A date and time in one, then the date, then the time.
+    # A date-time, then the date, then the time.
     Spec(
         "acquisition_time",
         ("acquisition_date_time", "acquisition_date", "acquisition_time"),
@@ -125,8 +132,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("image_index", "instance_number", kind="count", tier=Tier.NUMBER, slow=True),
     *_same("lossy_image_compression", tier=Tier.NUMBER),
 )
-# Columns whose values are lists of any length, which Arrow does not order; they are compared as
-# tuples.
+# Columns of lists of any length. Arrow does not order lists, so they are compared as tuples.
 LISTS: Final = frozenset({"ge_b_value", "echo_numbers", "inversion_times"})
 VECTORS: Final = frozenset(
     {

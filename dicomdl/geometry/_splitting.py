@@ -1,9 +1,9 @@
-"""Frames that agree in everything exact -> groups of stacks.
+"""Division of frames that agree in all exact keys into groups of stacks.
 
-First by orientation and in-plane grid within tolerance, then, where positions repeat, by what tells
-the frames at one position apart (`dimensions`): each value of that is a stack, and all of them
-together are a group. Frames without position or orientation make stacks, too: each multi-frame file
-its own (a clip is a unit), single-frame files together.
+Orientation and in-plane grid divide the frames first, within tolerance. Where positions repeat, the
+search of `_dimensions` finds the attribute that distinguishes the frames at one position: each of
+its values is a stack, and all of them together are a group. Frames without position or orientation
+make stacks, too: one per multi-frame file (a clip is a unit), and one of all single-frame files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,19 +19,22 @@ from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import clusters, is_every_nth, overlap
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry.grid import plane_axes
-from dicomdl.geometry.verdict import EVENLY_SPACED, slice_places
+from dicomdl.geometry.verdict import EVENLY_SPACED, number_slices
 
-_MOST_NAMED: Final = 10  # instances named in the detail of duplicates
-_MOST_ACQUISITIONS: Final = 4  # that overlap without a common grid
-_FEWEST_SLICES: Final = 3  # of an acquisition among others: two slices are always regular
+# Limit of instances named in the detail of duplicates.
+_MOST_NAMED: Final = 10
+# Limit of acquisitions that overlap without a common grid.
+_MOST_ACQUISITIONS: Final = 4
+# Minimum of slices of an acquisition among others: two slices are always regular.
+_FEWEST_SLICES: Final = 3
 _WHOLE_MOSAIC: Final = (
-    "a mosaic of slices whose places are not told: its private header is missing or damaged"
+    "a mosaic with tiles of unknown positions: its private header is missing or damaged"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The rows of one stack, what tells it from the others of its group, and what is to be said of it."""
+    """Rows of one stack, with the values that distinguish it in its group, and remarks on it."""
 
     rows: Ints
     dimension: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class Part:
 
 
 class Splitter:
-    """Splits rows by what their columns say, asking for verdicts and for copies on the way."""
+    """Division of rows by their columns, which asks for verdicts and for copies on the way."""
 
     def __init__(self, columns: FrameColumns, judge: Judge, copies: Copies) -> None:
         self._columns = columns
@@ -47,7 +50,7 @@ class Splitter:
         self._copies = copies
 
     def groups(self, rows: Ints) -> Iterator[list[Part]]:
-        """Rows that agree in everything exact, as groups of stacks.
+        """Yield rows that agree in all exact keys as groups of stacks.
 
         Frames without geometry come last.
         """
@@ -76,16 +79,17 @@ class Splitter:
                 ]
 
     def _split(self, rows: Ints) -> Iterator[list[Part]]:
-        """The groups of stacks that frames of one orientation and in-plane grid make.
+        """Yield the groups of stacks that frames of one orientation and in-plane grid make.
 
-        In this order: segments are stacks; positions that do not repeat are one; fields of view
-        beside each other are split; so is what the search tells apart; then what was derived from
-        what was not, acquisitions that overlap, copies.
+        The rules apply in this order. Segments are stacks. Positions that do not repeat are one
+        stack. Fields of view side by side are separated. Frames are divided by the dimension that
+        the search finds. Without one, derived images are separated from others, then overlapping
+        acquisitions, then copies.
         """
         segments = self._columns.segments[rows]
         if (segments != segments[0]).any():
-            # Each segment has the slices in which it is not empty, so they need not
-            # agree (PS3.3 C.8.20.2.3.1).
+            # A segment has only the slices in which it is not empty, so the slices of segments
+            # need not agree (PS3.3 C.8.20.2.3.1).
             numbers = np.unique(segments)
             parts = [
                 part
@@ -103,68 +107,75 @@ class Splitter:
                 for part in parts
             ]
             return
-        places = slice_places(
+        slice_numbers = number_slices(
             self._columns.positions[rows],
             self._columns.orientations[rows[0]],
             self._columns.tolerances,
         )
-        if int(places.max()) + 1 == len(rows):
-            yield from self._overlapping(rows, places) or [[Part(rows)]]
+        if int(slice_numbers.max()) + 1 == len(rows):
+            yield from self._overlapping(rows, slice_numbers) or [[Part(rows)]]
             return
-        beside = self._side_by_side(rows, places)
+        beside = self._side_by_side(rows, slice_numbers)
         if beside is not None:
             for part in beside:
                 yield from self._split(part)
             return
-        found = find_dimension(places, self._columns.candidates.of(rows))
+        found = find_dimension(slice_numbers, self._columns.candidates.of(rows))
         derived = self._columns.derived[rows]
         if isinstance(found, Dimension):
-            yield from self._grouped(rows, places, found)
+            yield from self._grouped(rows, slice_numbers, found)
         elif isinstance(found, Tie):
             yield [Part(rows, remarks={"told_apart_by": list(found.names)})]
         elif (derived != derived[0]).any():
             yield from self._split(rows[~derived])
             yield from self._split(rows[derived])
         else:
-            yield from self._overlapping(rows, places) or self._duplicates(rows, places)
+            yield from self._overlapping(rows, slice_numbers) or self._duplicates(
+                rows, slice_numbers
+            )
 
-    def _grouped(self, rows: Ints, places: Ints, dimension: Dimension) -> Iterator[list[Part]]:
-        """One part for each value of the dimension, and which slices of the whole grid it lacks.
+    def _grouped(
+        self, rows: Ints, slice_numbers: Ints, dimension: Dimension
+    ) -> Iterator[list[Part]]:
+        """Yield one part per value of the dimension, with the slices that it lacks on the grid.
 
-        Volumes that were derived (an ADC map among b-values) are a group of their own, if they are
-        wholly derived: a single slice is called DERIVED where it was compressed, too. Volumes that
-        have less than half of their positions in common with the largest one are acquisitions that
-        overlap: each is whole in itself and a group of its own.
+        Derived volumes (an ADC map among b-values) are a group of their own if all their frames are
+        derived: a single slice is called DERIVED when it was compressed, too. Volumes that have
+        less than half of their positions in common with the largest one are overlapping
+        acquisitions: each is complete in itself and a group of its own.
         """
         values, frames = self._columns.candidates.shown(dimension, rows), members(dimension.labels)
-        derived = [self._columns.derived[rows[one]] for one in frames]
-        pure = all((one == one[0]).all() for one in derived)
-        kinds = [bool(one[0]) and pure for one in derived]
+        derived = [self._columns.derived[rows[volume]] for volume in frames]
+        pure = all((flags == flags[0]).all() for flags in derived)
+        kinds = [bool(flags[0]) and pure for flags in derived]
         for kind in sorted(set(kinds)):
             chosen = [t for t in range(dimension.count) if kinds[t] is kind]
             yield from self._on_one_grid(
-                rows, places, dimension, [frames[t] for t in chosen], [values[t] for t in chosen]
+                rows,
+                slice_numbers,
+                dimension,
+                [frames[t] for t in chosen],
+                [values[t] for t in chosen],
             )
 
     def _on_one_grid(
         self,
         rows: Ints,
-        places: Ints,
+        slice_numbers: Ints,
         dimension: Dimension,
         frames: Sequence[Ints],
         values: Sequence[dict[str, Any]],
     ) -> Iterator[list[Part]]:
-        """The volumes that lie on the grid of the largest one as a group, the others alone.
+        """Yield the volumes on the grid of the largest one as a group, the others as single stacks.
 
-        See `_grouped`.
-
-        Alone are, too, what lies on every n-th position, a thicker reconstruction of the same scan,
-        and acquisitions of a single slice, which watch the contrast agent arrive. Of time points,
-        either is one that was interrupted.
+        The rule of half of the positions is in `_grouped`. Two more cases stay single stacks: a
+        volume on every n-th position (a thicker reconstruction of the same scan), and an
+        acquisition of a single slice (bolus tracking). Among time points, both mean an interrupted
+        acquisition, which stays in the group.
         """
         in_time = any(candidate.slow for candidate in dimension.candidates)
         watches = any(candidate.name == "acquisition_number" for candidate in dimension.candidates)
-        taken = [set(places[one].tolist()) for one in frames]
+        taken = [set(slice_numbers[volume].tolist()) for volume in frames]
         largest = max(taken, key=len)
         together = [
             2 * len(mine & largest) >= len(mine)
@@ -172,29 +183,32 @@ class Splitter:
             and not (watches and len(mine) == 1 < len(largest))
             for mine in taken
         ]
-        whole = sorted(
+        union = sorted(
             set().union(*(mine for mine, joins in zip(taken, together, strict=True) if joins))
         )
         group = []
-        for one, mine, joins, value in zip(frames, taken, together, values, strict=True):
+        for volume, mine, joins, value in zip(frames, taken, together, values, strict=True):
             if not joins:
-                yield [Part(rows[one], value)]
+                yield [Part(rows[volume], value)]
                 continue
             missing = (
-                [number for number, place in enumerate(whole) if place not in mine]
-                if len(mine) < len(whole)
+                [index for index, number in enumerate(union) if number not in mine]
+                if len(mine) < len(union)
                 else []
             )
-            group.append(Part(rows[one], value, {"missing_in_group": missing} if missing else {}))
+            group.append(
+                Part(rows[volume], value, {"missing_in_group": missing} if missing else {})
+            )
         yield group
 
-    def _overlapping(self, rows: Ints, places: Ints) -> list[list[Part]]:
-        """Acquisitions (reconstructions, ...) whose extents overlap on different grids, each regular by itself; else [].
+    def _overlapping(self, rows: Ints, slice_numbers: Ints) -> list[list[Part]]:
+        """Return acquisitions (reconstructions, ...) that overlap on different grids, else [].
 
-        Without repeated positions, only uneven spacing or a contrast that varies makes one look for them; parts that merely
-        follow one another, finer and coarser ones, stay one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
+        Each must be regular by itself. Without repeated positions, the search needs a reason:
+        uneven spacing or a contrast that varies. Parts that merely follow one another, one finer
+        than the other, remain one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
         """
-        unique = int(places.max()) + 1 == len(rows)
+        unique = int(slice_numbers.max()) + 1 == len(rows)
         found = self._judge.assess(rows)[0]
         varies = found.detail.get("varies", [])
         if len(rows) < 2 * _FEWEST_SLICES or (
@@ -216,19 +230,19 @@ class Splitter:
                 continue
             frames = members(labels)
             if min(map(len, frames)) < _FEWEST_SLICES or not (
-                named or overlap([places[one] for one in frames])
+                named or overlap([slice_numbers[part] for part in frames])
             ):
                 continue
             shown = self._columns.candidates.shown(Dimension((candidate,), labels, count), rows)
-            parts = [Part(rows[one], value) for one, value in zip(frames, shown, strict=True)]
+            parts = [Part(rows[part], value) for part, value in zip(frames, shown, strict=True)]
             if all(self._judge.assess(part.rows)[0].verdict in EVENLY_SPACED for part in parts):
                 return [[part] for part in parts]
         return []
 
-    def _side_by_side(self, rows: Ints, places: Ints) -> list[Ints] | None:
-        """Rows divided where fields of view lie beside each other in the same planes (two knees).
+    def _side_by_side(self, rows: Ints, slice_numbers: Ints) -> list[Ints] | None:
+        """Divide rows where fields of view lie side by side in the same planes, else None.
 
-        Else None.
+        Two knees in one Series are the usual case.
         """
         axes = plane_axes(self._columns.orientations[rows[0]], self._columns.tolerances)
         if axes is None:
@@ -236,35 +250,35 @@ class Splitter:
         in_plane = np.stack(
             [(self._columns.positions[rows] * axis).sum(axis=1) for axis in axes[:2]], axis=1
         )
-        order = np.argsort(places, kind="stable")
-        starts = np.flatnonzero(np.diff(places[order], prepend=-1))
+        order = np.argsort(slice_numbers, kind="stable")
+        starts = np.flatnonzero(np.diff(slice_numbers[order], prepend=-1))
         spread = np.maximum.reduceat(in_plane[order], starts) - np.minimum.reduceat(
             in_plane[order], starts
         )
         if (spread <= self._columns.tolerances.in_plane_mm).all():
             return None
         parts = list(clusters(rows, in_plane, self._columns.tolerances.in_plane_mm, 0.0))
-        most = int(np.bincount(places).max())
+        most = int(np.bincount(slice_numbers).max())
         return parts if 1 < len(parts) <= most else None
 
-    def _duplicates(self, rows: Ints, places: Ints) -> Iterator[list[Part]]:
-        """Rows at repeated positions that nothing tells apart.
+    def _duplicates(self, rows: Ints, slice_numbers: Ints) -> Iterator[list[Part]]:
+        """Yield rows at repeated positions that no attribute distinguishes.
 
-        Equal copies are set aside, and the rest is looked at again.
+        Equal copies are set aside, and the remaining rows are divided again.
         """
-        repeated = np.bincount(places)[places] > 1
+        repeated = np.bincount(slice_numbers)[slice_numbers] > 1
         if not self._copies.can_compare(int(repeated.sum())):
             yield [Part(rows, remarks={"pixels": "unchecked"})]
             return
-        copies = self._copies.among(rows[repeated], places[repeated])
+        copies = self._copies.among(rows[repeated], slice_numbers[repeated])
         if len(copies):
             yield from self._split(rows[~np.isin(rows, copies)])
             return
         instances = sorted(
             {self._columns.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]}
         )
-        # Frames whose headers are equal in everything are put in order by their pixels,
-        # so that the order of files has no say.
+        # The pixels order frames whose headers are equal, so that the order of files does not
+        # matter.
         digests = np.unique(
             [self._copies.digests.get(row, "") for row in rows.tolist()], return_inverse=True
         )[1]

@@ -9,21 +9,21 @@ from dicomdl.arrays import Floats
 
 
 def past_midnight(seconds: Floats) -> Floats | None:
-    """Times of day that may begin on one day and end on the next.
+    """Shift times of day that span midnight, so that they increase from one day to the next.
 
-    None where they spread so far that either may be.
+    None where they spread so far (more than 12 hours) that one day and two are both possible.
     """
     distinct = np.unique(seconds)
     if distinct[-1] - distinct[0] <= 43200:
         return seconds
-    place = int(np.argmax(np.diff(distinct)))
-    if distinct[place + 1] - distinct[place] <= 43200:
+    gap = int(np.argmax(np.diff(distinct)))
+    if distinct[gap + 1] - distinct[gap] <= 43200:
         return None
-    return np.where(seconds > distinct[place], seconds - 86400, seconds)
+    return np.where(seconds > distinct[gap], seconds - 86400, seconds)
 
 
 def seconds_of_time(text: str) -> float:
-    """A TM, HHMMSS.FFFFFF or a beginning of it, as seconds of the day; NaN where it is none."""
+    """Convert a TM, HHMMSS.FFFFFF or a beginning of it, to seconds of the day; NaN if invalid."""
     digits = (text or "").replace(":", "")
     whole, _, fraction = digits.partition(".")
     if not (
@@ -35,7 +35,7 @@ def seconds_of_time(text: str) -> float:
 
 
 def seconds_of_date(text: str) -> float:
-    """A DA, YYYYMMDD, as seconds of the calendar; NaN where it is none."""
+    """Convert a DA, YYYYMMDD, to seconds of the calendar; NaN if invalid."""
     digits = (text or "").replace(".", "")
     if not (digits.isdecimal() and len(digits) == 8):
         return math.nan
@@ -48,7 +48,7 @@ def seconds_of_date(text: str) -> float:
 
 
 def seconds_of_date_time(text: str) -> float:
-    """A DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX, in UTC where it tells its offset; NaN where it is none."""
+    """Convert a DT, YYYYMMDDHHMMSS.FFFFFF&ZZXX, to UTC if it has an offset; NaN if invalid."""
     value, sign, offset = (text or "").strip(), 1, ""
     for mark in "+-":
         if mark in value:

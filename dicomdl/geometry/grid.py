@@ -1,9 +1,7 @@
-"""Positions and orientations of slices -> their order, their affine, their verdict.
-
-Pure numpy, no files.
+"""Grids of slices: shape and affine, tolerances, and the positions of frames.
 
 ``affine @ [slice, row, column, 1]`` is the centre of that voxel in the patient coordinate system
-(LPS, mm). Slices ascend along row direction x column direction, as in ITK; order comes from
+(LPS, mm). Slices ascend along row direction x column direction, as in ITK. Their order comes from
 positions projected on that normal (PS3.3 C.7.6.2.1.1), never from instance numbers, names or z.
 """
 
@@ -19,34 +17,61 @@ from dicomdl.geometry._facts import Facts
 
 
 def halved(length: int, times: int) -> int:
-    """Rows or columns that are left after halving them `times` times, rounded up (ITU-T T.800 B-15)."""
+    """Return the rows or columns left after `times` halvings, rounded up (ITU-T T.800 B-15)."""
     return -(-length >> times)
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """What still counts as equal; one frozen value that an index stores.
+    """Limits of differences that still count as equal; one frozen value that an index stores.
 
-    `spacing_fraction` and `spacing_mm` bound the error of a projected position against some origin
-    + k x spacing: max(1 % of the spacing, min(0.1 mm, 10 % of the spacing)). It is the error of a
-    position, not of a gap: a GE PET of 3.27 mm has gaps of 3.19 to 3.29 mm and positions off by
-    0.04 mm, and 0.625 mm CT is written with one decimal.
+    `spacing_fraction`, `spacing_mm` and `spacing_mm_fraction` bound the error of a projected
+    position against the best grid origin + k x spacing: max(1 % of the spacing, min(0.1 mm, 10 % of
+    the spacing)). The bound is on positions and not on gaps: a GE PET of 3.27 mm has gaps of 3.19
+    to 3.29 mm and position errors of 0.04 mm, and 0.625 mm CT is written with one decimal.
+
+    Parameters
+    ----------
+    spacing_fraction
+        Error of a position that is always regular, as a fraction of the spacing.
+    spacing_mm
+        Error of a position that is regular at large spacings, mm.
+    spacing_mm_fraction
+        Fraction of the spacing that `spacing_mm` may not exceed.
+    in_plane_mm
+        Distance of positions from one line, measured in the slice plane, mm.
+    tilt
+        Sine of the angle between slice axis and normal; 1e-3 is 0.06 degrees.
+    cosines
+        Difference of direction cosines within one orientation.
+    unit
+        Departure of direction cosines from unit length and right angle that is repaired.
+    pixel_spacing
+        Relative difference of pixel spacings within one in-plane grid.
+    same_position_mm
+        Distance below which two positions are one, if it is also below 10 % of the spacing, mm.
+
+    Examples
+    --------
+    >>> from dicomdl import Tolerances
+    >>> Tolerances().position(5.0)
+    0.1
+    >>> Tolerances(spacing_mm=0.2).position(5.0)
+    0.2
     """
 
     spacing_fraction: float = 0.01
     spacing_mm: float = 0.1
     spacing_mm_fraction: float = 0.1
     in_plane_mm: float = 0.1
-    tilt: float = 1e-3  # sine of the angle between slice axis and normal; 0.06 degrees
-    cosines: float = 1e-3  # difference of direction cosines of one orientation
-    unit: float = 1e-2  # departure from unit length and right angle that is repaired
-    pixel_spacing: float = 1e-3  # relative difference of one in-plane grid
-    same_position_mm: float = (
-        1e-2  # below this, and below 10 % of the spacing, two positions are one
-    )
+    tilt: float = 1e-3
+    cosines: float = 1e-3
+    unit: float = 1e-2
+    pixel_spacing: float = 1e-3
+    same_position_mm: float = 1e-2
 
     def position(self, spacing: float) -> float:
-        """The largest error of a projected position that still is regular, in mm."""
+        """Return the largest error of a projected position that is still regular, mm."""
         return max(
             self.spacing_fraction * spacing,
             min(self.spacing_mm, self.spacing_mm_fraction * spacing),
@@ -55,10 +80,29 @@ class Tolerances:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """The grid of a volume: shape (slices, rows, columns) and affine.
+    """Grid of a volume: shape and affine, from which spacing, direction and origin are derived.
 
-    `affine` is 4 x 4 float64, read-only, from (slice, row, column, 1) to LPS mm. Spacing, direction
-    and origin are derived from it, in the same axis order.
+    Parameters
+    ----------
+    shape
+        (slices, rows, columns).
+    affine
+        (4, 4), copied as read-only float64: (slice, row, column, 1) -> LPS mm. NaN where unknown.
+
+    Raises
+    ------
+    GeometryError
+        The affine is not 4 x 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dicomdl import Geometry
+    >>> grid = Geometry((20, 256, 256), np.diag([5.0, 0.5, 0.5, 1.0]))
+    >>> grid
+    Geometry(20 x 256 x 256 voxels of 5 x 0.5 x 0.5 mm)
+    >>> grid.voxel_to_world([1, 2, 0]).tolist()
+    [5.0, 1.0, 0.0]
     """
 
     shape: tuple[int, int, int]
@@ -92,38 +136,38 @@ class Geometry:
 
     @property
     def direction(self) -> Floats:
-        """3 x 3: its columns are the unit vectors along the slice, row and column index, LPS."""
+        """Unit vectors along the slice, row and column index as columns of a (3, 3) array, LPS."""
         return np.asarray(self.affine[:3, :3] / np.asarray(self.spacing))
 
     @property
     def origin(self) -> tuple[float, float, float]:
-        """Centre of voxel (0, 0, 0) in LPS mm."""
+        """Centre of voxel (0, 0, 0), LPS mm."""
         return (float(self.affine[0, 3]), float(self.affine[1, 3]), float(self.affine[2, 3]))
 
     @property
     def is_known(self) -> bool:
-        """Whether position and orientation are known at all."""
+        """Whether position and orientation are known."""
         return bool(np.isfinite(self.affine).all())
 
     @property
     def shear(self) -> float:
-        """Largest cosine between two index axes.
+        """Largest cosine between two index axes, NaN where unknown.
 
-        0 for an orthogonal grid, sine of the gantry tilt for a tilted one.
+        0 for an orthogonal grid, the sine of the gantry tilt for a tilted one.
         """
         gram = self.direction.T @ self.direction
         return float(np.abs(gram - np.diag(np.diag(gram))).max()) if self.is_known else math.nan
 
     @property
     def center(self) -> Floats:
-        """The middle of the grid in LPS mm."""
+        """Centre of the grid, (3,) LPS mm."""
         middle = (np.asarray(self.shape, dtype=np.float64) - 1) / 2
         return np.asarray(self.affine[:3, :3] @ middle + self.affine[:3, 3])
 
     def halved(self, times: int) -> "Geometry":
-        """The grid of the same slices with rows and columns halved `times` times.
+        """Return the grid of the same slices with rows and columns halved `times` times.
 
-        Every 2^n-th voxel centre stays (see `halving`).
+        Every 2^n-th voxel centre is retained (see `dicomdl.pixels.halving`).
         """
         slices, rows, columns = self.shape
         affine = self.affine.copy()
@@ -131,13 +175,13 @@ class Geometry:
         return Geometry((slices, halved(rows, times), halved(columns, times)), affine)
 
     def voxel_to_world(self, voxels: npt.ArrayLike) -> Floats:
-        """(..., 3) indices (slice, row, column) -> (..., 3) LPS mm."""
+        """Convert (..., 3) indices (slice, row, column) to (..., 3) LPS mm."""
         return np.asarray(
             np.asarray(voxels, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
         )
 
     def world_to_voxel(self, points: npt.ArrayLike) -> Floats:
-        """(..., 3) LPS mm -> (..., 3) fractional indices (slice, row, column)."""
+        """Convert (..., 3) LPS mm to (..., 3) fractional indices (slice, row, column)."""
         inverse = np.linalg.inv(self.affine[:3, :3])
         return np.asarray((np.asarray(points, dtype=np.float64) - self.affine[:3, 3]) @ inverse.T)
 
@@ -150,12 +194,13 @@ class Geometry:
 
 
 def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
-    """Unit row direction, column direction and normal as the rows of a 3 x 3, from ImageOrientationPatient.
+    """Return unit row direction, column direction and normal as the rows of a 3 x 3 array.
 
-    Cosines that are off unit length or right angle within tolerance are repaired; None when they are not cosines.
+    The input is ImageOrientationPatient. Cosines within tolerance of unit length and right angle
+    are repaired; the result is None beyond it.
     """
-    # The same sums as in `_are_cosines`, so that the two never differ by a rounding; numpy
-    # takes 100 us for one orientation.
+    # Python computes the same sums as `_are_cosines`, so that the two never differ by a rounding.
+    # NumPy takes 100 us for one orientation.
     a, b, c, x, y, z = cosines = orientation.tolist()
     lengths = math.sqrt(a * a + b * b + c * c), math.sqrt(x * x + y * y + z * z)
     if (
@@ -173,25 +218,26 @@ def plane_axes(orientation: Floats, tolerances: Tolerances) -> Floats | None:
 
 
 def cross(first: Floats, second: Floats) -> Floats:
-    """The cross product of two vectors: numpy's own takes 40 us where this takes 2."""
+    """Return the cross product of two vectors in 2 us; `numpy.cross` takes 40."""
     a, b, c = first.tolist()
     x, y, z = second.tolist()
     return np.array([b * z - c * y, c * x - a * z, a * y - b * x])
 
 
 def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
-    """(n, 3) mm, the centre of each frame's first pixel in the coordinates of its frame of reference, NaN where unknown.
+    """Return the centre of each frame's first pixel, (n, 3) mm, NaN where unknown.
 
-    ImagePositionPatient (LPS), moved by the plane's offset where a dose grid has one; of an enhanced ultrasound volume
-    ImagePositionVolume, whose coordinates are those of the transducer (PS3.3 C.8.24.2).
+    Coordinates are those of the frame of reference: ImagePositionPatient (LPS), moved by the
+    plane's offset where a dose grid has one; for an enhanced ultrasound volume ImagePositionVolume,
+    in the coordinates of the transducer (PS3.3 C.8.24.2).
     """
     positions = _else(facts.vectors("image_position_patient", 3), facts, "image_position_volume")
     offsets = facts.numbers("grid_frame_offset")
     with_offset = np.flatnonzero(np.isfinite(offsets))
     if len(with_offset) == 0:
         return positions
-    # PS3.3 C.8.8.3.2: offsets that begin with 0 are distances along the normal; others are z
-    # coordinates.
+    # Offsets that begin with 0 are distances along the normal, others z coordinates
+    # (PS3.3 C.8.8.3.2).
     positions = positions.copy()
     orientations = facts.vectors("image_orientation_patient", 6)
     instances, numbers = facts.ranks("sop_instance_uid"), facts.numbers("frame_number")
@@ -209,11 +255,12 @@ def frame_positions(facts: Facts, tolerances: Tolerances) -> Floats:
 
 
 def frame_orientations(facts: Facts) -> Floats:
-    """(n, 6) ImageOrientationPatient, or ImageOrientationVolume where only that is known."""
+    """Return (n, 6) ImageOrientationPatient, or ImageOrientationVolume where only that is known."""
     return _else(facts.vectors("image_orientation_patient", 6), facts, "image_orientation_volume")
 
 
 def _else(values: Floats, facts: Facts, column: str) -> Floats:
+    """Return the values, replaced by those of another column where they are NaN."""
     if facts.constants.get(column, ()) is None:
         return values
     return np.where(np.isnan(values[:, :1]), facts.vectors(column, values.shape[1]), values)

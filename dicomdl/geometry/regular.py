@@ -1,10 +1,8 @@
-"""Slices that make no grid -> the regular grid that they belong to.
+"""Regular grids for stacks with missing slices or uneven spacing, in pure NumPy.
 
-Which slices are kept, which lie between which. Pure numpy.
-
-Holes are filled and uneven gaps are evened out along the line of the positions, which a tilt leaves
-oblique: neighbours are mixed pixel by pixel, so the shear stays in the affine, exact, and nothing
-is ever taken from outside of two neighbours.
+Holes are filled and uneven gaps evened out along the line of the positions, which a gantry tilt
+leaves oblique. Neighbouring slices are mixed pixel by pixel, so the affine contains the exact
+shear, and no value is extrapolated.
 """
 
 import math
@@ -19,32 +17,34 @@ from dicomdl.arrays import Floats
 from dicomdl.errors import GeometryError
 from dicomdl.geometry.grid import Geometry, Tolerances
 
-MAX_VOXELS: Final = 2**33  # of a grid that is made, not read: 16 GiB of int16
+# Limit of voxels of a computed grid: 16 GiB of int16.
+MAX_VOXELS: Final = 2**33
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegularSlices:
-    """A regular grid, and where each of its slices lies among those that were read.
+    """A regular grid, and the location of each of its slices among the slices that were read.
 
     Slice j of the grid lies `fraction[j]` (float64, in [0, 1)) of the way from slice `lower[j]`
-    (int64) to the one after it; 0 means that it is slice `lower[j]`. `places` (float64) is where
-    the slices that were read lie, in slices of the grid.
+    (int64) to the next one; 0 means that it is slice `lower[j]`. `located` (float64) are the
+    locations of the slices that were read, in slices of the grid.
     """
 
     geometry: Geometry
-    places: Floats
+    located: Floats
     lower: npt.NDArray[np.int64]
     fraction: Floats
 
     @property
     def filled(self) -> npt.NDArray[np.bool_]:
-        """(slices of the grid,) True for those that no file holds."""
+        """Mask of the grid's slices, (slices,), that are in no file."""
         return self.fraction > 0
 
     def values(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The slices of the grid from those that were read, (slices, rows, columns[, samples]), in a new array of the same dtype.
+        """Compute the slices of the grid by linear interpolation.
 
-        Mixed linearly in float64, integers rounded to the nearest.
+        Takes the slices that were read, (slices, rows, columns[, samples]), and returns a new array
+        of the same dtype. Slices are mixed in float64, and integers rounded to the nearest.
         """
         result = np.empty((len(self.lower), *slices.shape[1:]), slices.dtype)
         for target, first, fraction in zip(
@@ -60,29 +60,31 @@ class RegularSlices:
         return result
 
     def labels(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The slices of the grid for labels, which cannot be mixed.
+        """Select the slices of the grid for labels, which cannot be mixed, as a new array.
 
-        The one that was read within half a slice, else background, 0.
-
-        Where a segmentation has no frame there is nothing of the segment: writers leave empty
-        frames out.
+        Each is the nearest slice within half a slice, else background, 0: writers leave out empty
+        frames, so a segmentation has nothing of the segment where it has no frame.
         """
-        near = np.abs(np.arange(len(self.lower)) - self.places[self._nearest]) <= 0.5
+        near = np.abs(np.arange(len(self.lower)) - self.located[self._nearest]) <= 0.5
         result = self.nearest(slices)
         result[~near] = 0
         return result
 
     def nearest(self, slices: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The nearest of the slices that were read, however far, for each slice of the grid, in a new array."""
+        """Select the nearest slice that was read for each slice of the grid, as a new array."""
         return np.asarray(slices[self._nearest])
 
     @property
     def _nearest(self) -> npt.NDArray[np.int64]:
+        """Number of the nearest slice that was read, per slice of the grid."""
         return self.lower + np.rint(self.fraction).astype(np.int64)
 
 
 def is_worth_filling(slices: int, detail: Mapping[str, Any]) -> bool:
-    """Whether the grid that `regular_slices` would make has at most twice as many slices as there are, by the numbers of a verdict."""
+    """Whether the regular grid has at most twice as many slices as the stack.
+
+    Computed from the numbers in the detail of a verdict.
+    """
     if "median_gap" not in detail or "missing" in detail:
         return True
     return bool(
@@ -93,21 +95,30 @@ def is_worth_filling(slices: int, detail: Mapping[str, Any]) -> bool:
 def regular_slices(
     positions: Floats, geometry: Geometry, verdict: str, tolerances: Tolerances
 ) -> RegularSlices:
-    """The grid that slices of the verdict `missing_slices` or `uneven_spacing` belong to.
+    """Compute the regular grid for slices with the verdict `missing_slices` or `uneven_spacing`.
 
-    Missing slices: every slice keeps its place on the grid of the true spacing. Uneven spacing: the
-    spacing is the median gap, the grid begins with the first slice and ends with the last whole
-    step, less than one step before the last slice: what lies beyond is left out rather than
-    invented. A slice closer to its place than `tolerances.same_position_mm` (and than 10 % of the
-    spacing) is kept as it is.
+    Missing slices: every slice has its place on the grid of the true spacing. Uneven spacing: the
+    spacing is the median gap. The grid begins with the first slice and ends with the last complete
+    step, less than one step before the last slice, so that no value is extrapolated. A slice within
+    `tolerances.same_position_mm` (and within 10 % of the spacing) of a slice of the grid is taken
+    unchanged.
 
     Parameters
     ----------
     positions
         (slices, 3) LPS mm, ascending along the normal, on one line.
     geometry
-        Of the stack: its step is the true one for missing slices, and the mean one for uneven
+        Grid of the stack. Its step is the true one for missing slices, and the mean one for uneven
         spacing.
+    verdict
+        "missing_slices" or "uneven_spacing".
+    tolerances
+        Those of the index.
+
+    Returns
+    -------
+    RegularSlices
+        The grid and the location of its slices.
 
     Raises
     ------
@@ -118,16 +129,16 @@ def regular_slices(
     projected = (positions - positions[0]) @ normal
     if verdict == "missing_slices":
         spacing = float(geometry.affine[:3, 0] @ normal)
-        places = np.concatenate([[0.0], np.cumsum(np.rint(np.diff(projected) / spacing))])
+        located = np.concatenate([[0.0], np.cumsum(np.rint(np.diff(projected) / spacing))])
     else:
         spacing = float(np.median(np.diff(projected)))
-        places = projected / spacing
-    require_possible((math.ceil(places[-1]) + 1, *geometry.shape[1:]))
-    lower, fraction = _neighbours(places, min(tolerances.same_position_mm / spacing, 0.1))
+        located = projected / spacing
+    require_possible((math.ceil(located[-1]) + 1, *geometry.shape[1:]))
+    lower, fraction = _neighbours(located, min(tolerances.same_position_mm / spacing, 0.1))
     affine = geometry.affine.copy()
-    affine[:3, 0] = (positions[-1] - positions[0]) / places[-1]
+    affine[:3, 0] = (positions[-1] - positions[0]) / located[-1]
     return RegularSlices(
-        Geometry((len(lower), *geometry.shape[1:]), affine), places, lower, fraction
+        Geometry((len(lower), *geometry.shape[1:]), affine), located, lower, fraction
     )
 
 
@@ -141,16 +152,17 @@ def require_possible(shape: tuple[int, int, int]) -> None:
         )
 
 
-def _neighbours(places: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64], Floats]:
-    """For the places 0, 1, 2, ... up to the last one.
+def _neighbours(located: Floats, tolerance: float) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return the neighbours of slices 0, 1, 2, ... of the grid: (slice at or before, fraction).
 
-    The slice at or before it, and how far on to the next one, 0 within tolerance.
+    The fraction is the distance beyond that slice, relative to the gap to the next one, and 0
+    within tolerance.
     """
-    grid = np.arange(math.floor(places[-1] + tolerance) + 1, dtype=np.float64)
-    lower = np.searchsorted(places, grid + tolerance, side="right") - 1
-    upper = np.minimum(lower + 1, len(places) - 1)
-    beyond = grid - places[lower]
-    # behind the last slice nothing is more than the tolerance, but for rounding
-    between = (beyond > tolerance) & (lower < len(places) - 1)
-    gaps = np.where(between, places[upper] - places[lower], 1.0)
+    grid = np.arange(math.floor(located[-1] + tolerance) + 1, dtype=np.float64)
+    lower = np.searchsorted(located, grid + tolerance, side="right") - 1
+    upper = np.minimum(lower + 1, len(located) - 1)
+    beyond = grid - located[lower]
+    # Beyond the last slice, distances exceed the tolerance only by rounding.
+    between = (beyond > tolerance) & (lower < len(located) - 1)
+    gaps = np.where(between, located[upper] - located[lower], 1.0)
     return lower.astype(np.int64), np.where(between, beyond / gaps, 0.0)

@@ -1,16 +1,16 @@
-"""Splits Series into Stacks, the frames that form one grid, and gives each a verdict.
+"""Division of Series into stacks, the frames that form one grid, with a verdict on each.
 
-A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is split in three steps: by what
-cannot be one grid (SOP class, size, kind of samples, frame of reference, localizers), by
-orientation and in-plane grid within tolerance, and then, where positions repeat, by what tells the
-frames at one position apart (`dimensions`): each value of that is a Stack, and all of them together
-are a group. Frames without position or orientation make stacks, too: each multi-frame file its own
-(a clip is a unit), single-frame files together.
+A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is divided in three steps. Exact
+values that cannot share a grid come first: SOP class, size, kind of samples, frame of reference,
+localizers. Orientation and in-plane grid are next, within tolerance. Where positions repeat, the
+last step is the attribute that distinguishes the frames at one position (`_dimensions`): each of
+its values is a stack, and all of them together are a group. Frames without position or orientation
+make stacks, too: one per multi-frame file (a clip is a unit), and one of all single-frame files.
 
-Conclusions depend on what the headers say and never on the order or names of files: groups are
-numbered by the values that made them, and ties within a stack are broken by SOP Instance UID and
-frame number. Pixels are looked at only where nothing in the headers tells two frames apart: equal
-ones are copies, different ones stay `duplicates`.
+The result depends on the headers and never on the order or names of files: groups are numbered by
+the values that made them, and ties within a stack are broken by SOP Instance UID and frame number.
+Pixels are compared only where no header attribute distinguishes two frames: equal ones are copies,
+different ones stay `duplicates`.
 """
 
 import json
@@ -35,29 +35,35 @@ from dicomdl.headers.uids import content_of
 
 @dataclass(frozen=True, slots=True)
 class StackRow:
-    """One stack: where its frames are once `Stacking.order` is applied, and what was concluded."""
+    """One row of the table of stacks.
+
+    `frame_start` refers to `Stacking.order`. `detail` and `dimension` are JSON. `affine` has 16
+    numbers, row by row. `spacing` is (slice, row, column) in mm, NaN where unknown. `idc` holds the
+    checks of `verdict.idc_checks`.
+    """
 
     frame_start: int
     slices: int
     series: int
     content: str
     verdict: str
-    detail: str  # JSON
-    affine: tuple[float, ...]  # 16 numbers, row by row
-    spacing: tuple[float, ...]  # slice, row, column; mm; NaN where unknown
+    detail: str
+    affine: tuple[float, ...]
+    spacing: tuple[float, ...]
     slice_spacing: float
-    dimension: str  # JSON
+    dimension: str
     group: int
     group_index: int
-    idc: dict[str, Any]  # `geometry.idc_checks`
+    idc: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Stacking:
-    """`order[k]` is the row of the frame that comes k-th; stack rows refer to that order.
+    """Result of `build_stacks`: the order of all frames, and the stacks in that order.
 
-    Copies come behind all stacks; `duplicate_of[k]` is the place in that order of what frame k is a
-    copy of, else -1. `digests` are those of the rows whose pixels were compared.
+    `order[k]` is the row of the k-th frame. Copies come after all stacks; `duplicate_of[k]` is the
+    index in that order of the original of frame k, else -1. `digests` are those of the rows whose
+    pixels were compared.
     """
 
     order: Ints
@@ -76,13 +82,19 @@ def build_stacks(
     facts
         Columns of all frames, any order.
     tolerances
-        What still counts as equal.
+        Limits of differences that still count as equal.
     folders
-        (n,) the number of the folder that each frame's file is in. Frames without a Series Instance
-        UID are one Series only within a folder; their stacks say so in `detail`.
+        (n,) number of the folder of each frame's file. Frames without a Series Instance UID are one
+        Series only within a folder; their stacks report it in `detail`.
     digest
-        row -> the same text for frames with the same modality values, "" for one that cannot be
-        read. Without it, frames that nothing tells apart are `duplicates` with "unchecked" pixels.
+        Function row -> text that is equal for frames with the same modality values, and "" for a
+        frame that cannot be read. Without it, frames that no attribute distinguishes are
+        `duplicates` with "unchecked" pixels.
+
+    Returns
+    -------
+    Stacking
+        Stacks, and the order of the frames that they refer to.
     """
     if len(facts) == 0:
         return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64), {})
@@ -98,9 +110,9 @@ def build_stacks(
         rows = copies.without_same_instances(group[np.argsort(rank_of_row[group])])
         for parts in splitter.groups(rows):
             for number, part in enumerate(parts):
-                found, rows = judge.assess(part.rows, part.remarks)
+                assessment, rows = judge.assess(part.rows, part.remarks)
                 place = _Place(start, int(series[rows[0]]), group_number, number)
-                stacks.append(_stack_row(part, found, place, columns, judge))
+                stacks.append(_stack_row(part, assessment, place, columns, judge))
                 order.append(rows)
                 start += len(rows)
             group_number += 1
@@ -108,7 +120,7 @@ def build_stacks(
 
 
 class _Place(NamedTuple):
-    """Where a stack is among all of them."""
+    """Start, Series and group of a stack among all stacks."""
 
     start: int
     series: int
@@ -117,25 +129,26 @@ class _Place(NamedTuple):
 
 
 def _stack_row(
-    part: Part, found: Assessment, place: _Place, columns: FrameColumns, judge: Judge
+    part: Part, assessment: Assessment, place: _Place, columns: FrameColumns, judge: Judge
 ) -> StackRow:
+    """Return the row of one stack in the table of stacks."""
     first = int(part.rows[0])
     in_plane = columns.pixel_spacings[first]
     if not np.isfinite(in_plane).all():
         in_plane = columns.imager_spacings[first]
-    # Where no two slices lie apart, the affine's step is only the thickness of one: no
+    # If all slices share one position, the step of the affine is only the slice thickness: no
     # spacing was measured.
     step = math.nan
-    if "spacing" in found.detail:
-        step = float(np.sqrt((found.affine[:3, 0] ** 2).sum()))
+    if "spacing" in assessment.detail:
+        step = float(np.sqrt((assessment.affine[:3, 0] ** 2).sum()))
     return StackRow(
         frame_start=place.start,
         slices=len(part.rows),
         series=place.series,
         content=content_of(columns.facts.text("sop_class_uid", first)),
-        verdict=found.verdict,
-        detail=json.dumps(found.detail),
-        affine=tuple(found.affine.reshape(-1).tolist()),
+        verdict=assessment.verdict,
+        detail=json.dumps(assessment.detail),
+        affine=tuple(assessment.affine.reshape(-1).tolist()),
         spacing=(step, float(in_plane[0]), float(in_plane[1])),
         slice_spacing=step,
         dimension=json.dumps(part.dimension),
@@ -146,10 +159,10 @@ def _stack_row(
 
 
 def _folders_of_blank(columns: FrameColumns, folders: Ints | None) -> Ints:
-    """(n,) the folder of each frame without a Series Instance UID, else -1.
+    """Return (n,) the folder of each frame without a Series Instance UID, else -1.
 
-    Folders are numbered by the lowest instance in them, so that their names have no say in the
-    order of stacks.
+    Folders are numbered by the lowest instance in them, so that their names do not affect the order
+    of stacks.
     """
     blank = columns.blanks["series_instance_uid"]
     if folders is None:
@@ -163,17 +176,17 @@ def _folders_of_blank(columns: FrameColumns, folders: Ints | None) -> Ints:
 def _stacking(
     order: Sequence[Ints], stacks: Sequence[StackRow], copies: Copies, rank_of_row: Ints
 ) -> Stacking:
-    """All frames in the order of their stacks, the copies behind."""
-    found = sorted(copies.original, key=lambda row: int(rank_of_row[row]))
-    whole = np.concatenate([*order, np.array(found, dtype=np.int64)])
-    place = _inverse(whole)
-    duplicate_of = np.full(len(whole), -1, dtype=np.int64)
-    duplicate_of[len(whole) - len(found) :] = [place[copies.original[row]] for row in found]
-    return Stacking(whole, stacks, duplicate_of, copies.digests)
+    """Put all frames in the order of their stacks, copies last."""
+    copied = sorted(copies.original, key=lambda row: int(rank_of_row[row]))
+    complete = np.concatenate([*order, np.array(copied, dtype=np.int64)])
+    index = _inverse(complete)
+    duplicate_of = np.full(len(complete), -1, dtype=np.int64)
+    duplicate_of[len(complete) - len(copied) :] = [index[copies.original[row]] for row in copied]
+    return Stacking(complete, stacks, duplicate_of, copies.digests)
 
 
 def _inverse(order: Ints) -> Ints:
-    """Where each row comes in an order of all rows."""
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return place
+    """Return the index of each row in an order of all rows."""
+    index = np.empty(len(order), dtype=np.int64)
+    index[order] = np.arange(len(order))
+    return index

@@ -1,4 +1,9 @@
-"""geometry.verdict"""
+"""Verdicts: whether slices form a regular grid, with the order and affine that follow.
+
+A grid is regular if every position is within tolerance of origin + k x spacing (`Tolerances`). The
+affine rests on the first and last slice, as in ITK and dcm2niix. `VERDICTS` lists all verdicts,
+`READABLE` those with an exact affine, and `FILLABLE` those that `regular_slices` can make regular.
+"""
 
 import math
 from dataclasses import dataclass
@@ -25,8 +30,8 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 )
 _FARTHEST_MM: Final = 1e6
 _LARGEST_PIXEL_MM: Final = 1e4
-# What IDC's table of volumes says of a Series, under its names; stricter than our verdict, which
-# is about a stack.
+# Columns of IDC's table of volumes. They describe a Series, and are stricter than the verdict,
+# which describes a stack.
 IDC_CHECKS: Final = (
     "orthogonal_orientation",
     "unique_slice_positions",
@@ -39,20 +44,29 @@ IDC_CHECKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a set of slices makes.
+    """Verdict on a set of slices, with the numbers behind it.
 
-    Their order, the affine of the grid, the verdict and the numbers behind it.
+    Attributes
+    ----------
+    order
+        (n,) int64, the slices in ascending order along the normal.
+    affine
+        (4, 4) of the grid, LPS mm; NaN where nothing is known.
+    verdict
+        One of `VERDICTS`.
+    detail
+        The numbers behind the verdict, by name.
     """
 
     order: npt.NDArray[np.int64]
-    affine: Floats  # NaN where nothing is known
+    affine: Floats
     verdict: Verdict
     detail: dict[str, Any]
 
 
 def _are_cosines(orientations: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
-    """(n,) which of (n, 6) are two perpendicular unit vectors within tolerance."""
-    # so that squares of absurd ones stay numbers
+    """Mask, (n,), of (n, 6) orientations that are perpendicular unit vectors within tolerance."""
+    # Clipping keeps the squares of absurd values finite.
     cosines = np.clip(np.nan_to_num(orientations), -2, 2).T
     (a, b, c), (x, y, z) = cosines[:3], cosines[3:]
     lengths = np.sqrt(np.stack([a * a + b * b + c * c, x * x + y * y + z * z]))
@@ -65,9 +79,9 @@ def _are_cosines(orientations: Floats, tolerances: Tolerances) -> npt.NDArray[np
 
 
 def _along(positions: Floats, direction: Floats) -> Floats:
-    """(n,) how far positions lie along a direction.
+    """Return (n,) positions projected on a direction.
 
-    Sums written out, because a matrix product may round a row by where it stands.
+    The sums are written out, because a matrix product may round a row depending on its index.
     """
     return np.asarray(
         positions[:, 0] * direction[0]
@@ -90,12 +104,19 @@ def assess(
     positions
         (n, 3) ImagePositionPatient, any order.
     orientation
-        (6,) ImageOrientationPatient that they share.
+        (6,) ImageOrientationPatient of all slices.
     pixel_spacing
         (2,) PixelSpacing (between rows, between columns), mm.
+    tolerances
+        Limits of differences that still count as equal.
     thickness
         SliceThickness, mm: the step of a single slice, which has no neighbour to measure; 1 mm when
         unknown.
+
+    Returns
+    -------
+    Assessment
+        Order, affine, verdict and detail.
     """
     count = len(positions)
     axes = plane_axes(orientation, tolerances)
@@ -119,10 +140,7 @@ def assess(
 def has_geometry(
     positions: Floats, orientations: Floats, pixel_spacings: Floats, tolerances: Tolerances
 ) -> npt.NDArray[np.bool_]:
-    """(n,) which of n frames say where they are.
-
-    Three, six and two numbers a frame, all of them possible ones.
-    """
+    """Mask, (n,), of the frames with a possible position, orientation and pixel spacing."""
     finite = np.isfinite(np.concatenate([positions, pixel_spacings], axis=1)).all(axis=1)
     plane = _are_cosines(orientations, tolerances)
     near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
@@ -130,31 +148,29 @@ def has_geometry(
     return np.asarray(finite & plane & near & sized)
 
 
-def slice_places(
+def number_slices(
     positions: Floats, orientation: Floats, tolerances: Tolerances
 ) -> npt.NDArray[np.int64]:
-    """(n,) the number of each slice's position along the normal, 0 the lowest.
+    """Return (n,) the number of each slice's position along the normal, 0 for the lowest.
 
-    Slices at one position share it.
+    Slices at one position share a number.
     """
     axes = plane_axes(orientation, tolerances)
     if axes is None:
         raise GeometryError("the orientation is not two perpendicular unit vectors")
     projected = _along(positions, axes[2])
     order = np.argsort(projected, kind="stable")
-    places = np.empty(len(projected), dtype=np.int64)
-    places[order] = np.cumsum(_distinct(projected[order], tolerances)) - 1
-    return places
+    numbers = np.empty(len(projected), dtype=np.int64)
+    numbers[order] = np.cumsum(_distinct(projected[order], tolerances)) - 1
+    return numbers
 
 
 def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
-    """`IDC_CHECKS` and `obliquity_degrees` of slices as IDC's volume_geometry_index computes them.
+    """Compute `IDC_CHECKS` and `obliquity_degrees` as IDC's volume_geometry_index does.
 
-    None where it has no value.
-
-    Every gap between neighbours, repeats included, against 1 % of the mean gap; in-plane positions
-    within 0.1 mm. A stack has one orientation, size and pixel spacing, so the three columns about
-    those are left out.
+    A check is None where it has no value. Every gap between neighbours, repeats included, is
+    compared with 1 % of the mean gap, and in-plane positions with 0.1 mm. A stack has one
+    orientation, size and pixel spacing, so the three columns about those are left out.
     """
     row, column = orientation[:3], orientation[3:]
     normal = cross(row, column)
@@ -178,6 +194,7 @@ def idc_checks(positions: Floats, orientation: Floats) -> dict[str, Any]:
 
 
 def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floats) -> str:
+    """Return the reason why slices have no geometry, "" if they have one."""
     if not np.isfinite(positions).all():
         return "ImagePositionPatient is missing or not three finite numbers"
     if np.abs(positions).max() > _FARTHEST_MM:
@@ -194,9 +211,10 @@ def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floa
 
 
 def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -> Floats:
+    """Return the (4, 4) affine of a grid."""
     affine = np.eye(4)
     affine[:3, 0] = step
-    # the row index moves along the column direction (PS3.3 C.7.6.2.1.1)
+    # The row index moves along the column direction (PS3.3 C.7.6.2.1.1).
     affine[:3, 1] = axes[1] * pixel_spacing[0]
     affine[:3, 2] = axes[0] * pixel_spacing[1]
     affine[:3, 3] = origin
@@ -206,7 +224,7 @@ def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -
 def _judge(
     projected: Floats, positions: Floats, axes: Floats, alone: Floats, tolerances: Tolerances
 ) -> tuple[Verdict, dict[str, Any], Floats]:
-    """The verdict on two or more sorted slices, its numbers, and the step from slice to slice (LPS mm)."""
+    """Return verdict, numbers and step (LPS mm) for two or more sorted slices."""
     keep = _distinct(projected, tolerances)
     detail: dict[str, Any] = {}
     repeated = len(projected) - int(keep.sum())
@@ -220,16 +238,15 @@ def _judge(
         return "duplicates", detail, alone
     error, is_grid = _grid_error(projected, np.arange(len(projected)), tolerances)
     spacing = float((projected[-1] - projected[0]) / (len(projected) - 1))
-    # how far the line goes for each mm along the normal
+    # Vector of the line of positions per mm along the normal.
     slope = (positions[-1] - positions[0]) / (projected[-1] - projected[0])
     tilt = float(np.linalg.norm(slope - axes[2]) / np.linalg.norm(slope))
     detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
     if tilt > tolerances.tilt:
         detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)
     if len(projected) == 2:
-        detail["unconfirmed"] = (
-            True  # two slices have one gap: nothing contradicts it, nothing confirms it
-        )
+        # Two slices have one gap, which nothing contradicts and nothing confirms.
+        detail["unconfirmed"] = True
     verdict: Verdict = "tilted" if tilt > tolerances.tilt else "regular"
     if not is_grid:
         gaps = np.diff(projected)
@@ -258,14 +275,13 @@ def _judge(
 def _grid_error(
     projected: Floats, index: npt.NDArray[np.int64], tolerances: Tolerances
 ) -> tuple[float, bool]:
-    """(how far the worst position is from first + index x spacing, mm.
+    """Return (error of the worst position, whether the positions form a regular grid).
 
-    Whether the positions are a regular grid).
-
-    They are if some start and spacing put every position within tolerance. First and last position,
-    on which the affine rests as it does in ITK and dcm2niix, are rounded like all others, which
-    would make nine of ten 0.625 mm series with one decimal look uneven; so where they miss by up to
-    twice the tolerance, the best start and spacing are looked for.
+    The error is against first + index x spacing, mm. Positions form a grid if some origin and
+    spacing put every position within tolerance. The first and last position, on which the affine
+    rests as it does in ITK and dcm2niix, are rounded like all others, which would make nine of ten
+    0.625 mm series with one decimal look uneven. If the error is up to twice the tolerance, the
+    function therefore searches for the best origin and spacing.
     """
     spacing = float((projected[-1] - projected[0]) / index[-1])
     error = float(np.abs(projected - projected[0] - index * spacing).max())
@@ -273,8 +289,8 @@ def _grid_error(
     if not limit < error <= 2 * limit:
         return error, error <= limit
     low, high = spacing - 2 * error / index[-1], spacing + 2 * error / index[-1]
-    # half the range of what remains is convex in the spacing; 40 thirds leave 1e-7 of the
-    # interval
+    # Ternary search: the half-range of the residuals is convex in the spacing; 40 steps shrink
+    # the interval to 1e-7.
     for _ in range(40):
         third = (high - low) / 3
         left, right = (np.ptp(projected - index * guess) for guess in (low + third, high - third))
@@ -283,7 +299,7 @@ def _grid_error(
 
 
 def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_]:
-    """Which of the sorted positions are new, the others repeating their predecessor."""
+    """Mask of the sorted positions that do not repeat their predecessor."""
     gaps = np.diff(projected)
     clear = gaps[gaps > tolerances.same_position_mm]
     limit = (
@@ -295,7 +311,10 @@ def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_
 
 
 def _distance_from_line(projected: Floats, positions: Floats) -> float:
-    """How far positions leave the line from the first to the last one, measured in the slice plane, mm."""
+    """Return the largest distance of positions from the line from first to last, mm.
+
+    The distance is measured in the slice plane.
+    """
     length = float(projected[-1] - projected[0])
     fraction = (projected - projected[0]) / length if length > 0 else np.zeros(len(projected))
     line = positions[0] + fraction[:, None] * (positions[-1] - positions[0])
@@ -305,9 +324,10 @@ def _distance_from_line(projected: Floats, positions: Floats) -> float:
 def _holes(
     projected: Floats, gaps: Floats, tolerances: Tolerances
 ) -> tuple[float, npt.NDArray[np.int64]] | None:
-    """(true spacing, slices missing after each slice) when every gap is a multiple of the smallest repeated gap.
+    """Return (true spacing, slices missing after each slice) of a grid with holes.
 
-    None when the gaps are no such multiples, or when there would be as many holes as slices or more.
+    Every gap must be a multiple of the smallest repeated gap. The result is None otherwise, and
+    when there would be at least as many holes as slices.
     """
     ordered = np.sort(gaps)
     near = np.abs(np.diff(ordered)) <= 2 * tolerances.position(float(ordered[0]))
@@ -315,7 +335,8 @@ def _holes(
         return None
     smallest = float(ordered[int(np.argmax(near))])
     if smallest > ordered[0] + 2 * tolerances.position(smallest):
-        return None  # a gap smaller than every repeated one cannot be a multiple of it
+        # A gap smaller than every repeated gap cannot be a multiple of it.
+        return None
     steps = np.rint(gaps / smallest)
     total = float(steps.sum())
     spacing = float((projected[-1] - projected[0]) / total)
@@ -327,11 +348,10 @@ def _holes(
     return (spacing, missing) if regular else None
 
 
-# verdicts that `regular_slices` makes a grid of
+# Verdicts of stacks that `regular_slices` can make regular.
 FILLABLE: Final = frozenset({"missing_slices", "uneven_spacing"})
 Irregular = Literal["raise", "accept", "resample"]
 POLICIES: Final[tuple[Irregular, ...]] = get_args(Irregular)
-# Verdicts whose affine is exact, and those of them that say that two slices or more have one
-# spacing.
+# Verdicts with an exact affine; `EVENLY_SPACED` are those of two slices or more.
 READABLE: Final = frozenset({"regular", "single", "tilted"})
 EVENLY_SPACED: Final = READABLE - {"single"}

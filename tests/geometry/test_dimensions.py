@@ -97,9 +97,7 @@ def test_the_smallest_combination_is_taken() -> None:
 # --- incomplete sets ------------------------------------------------------------------------------
 
 
-def test_an_interrupted_last_volume_is_told_by_an_attribute_with_as_many_values_as_the_fullest_position_has_frames() -> (
-    None
-):
+def test_an_interrupted_volume_is_told_by_an_attribute_with_a_value_per_frame_of_a_full_position():
     keep = ~((TIMES == 2) & (PLACES >= 2))
     assert dimension(PLACES[keep], candidate("time", TIMES[keep])) == (
         ["time"],
@@ -219,9 +217,7 @@ def test_a_million_frames_with_many_attributes_that_do_not_help_are_searched_in_
     assert search(places, *(candidate(f"a{i}", half) for i, half in enumerate(broken))) is None
 
 
-def test_all_frames_of_a_position_before_the_next_one_are_volumes_by_count_and_by_acquisition_but_not_by_content_time() -> (
-    None
-):
+def test_frames_sorted_by_position_are_volumes_by_count_and_acquisition_but_not_content_time():
     when = np.arange(12)
     assert (
         dimension(PLACES, candidate("instance_number", when, Tier.NUMBER, "count"))[1]

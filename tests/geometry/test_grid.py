@@ -15,7 +15,7 @@ from phantoms import slice_normal, true_affine, true_positions, write_series
 
 from dicomdl.errors import GeometryError
 from dicomdl.geometry.grid import Geometry, Tolerances, plane_axes
-from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, slice_places
+from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, number_slices
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
@@ -376,7 +376,7 @@ def test_slices_at_one_position_share_a_place_and_places_ascend_along_the_normal
     order = [3, 0, 4, 3, 1, 2, 0, 3]
     jitter = np.random.default_rng(0).uniform(-0.002, 0.002, (len(order), 3))
     assert (
-        slice_places(positions[order] + jitter, np.array(orientation), Tolerances()).tolist()
+        number_slices(positions[order] + jitter, np.array(orientation), Tolerances()).tolist()
         == order
     )
 

@@ -20,7 +20,10 @@ OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 def made(
     places: np.ndarray, shear: tuple[float, float] = (0, 0), shape: tuple[int, int] = (3, 4)
 ) -> tuple[str, RegularSlices]:
-    """The verdict on slices at these places (mm along the normal, `shear` mm a mm in their plane), and their grid."""
+    """Return the verdict on slices at `places` along the normal, mm, and their regular grid.
+
+    `shear` is the in-plane shift in mm per mm along the normal.
+    """
     orientation = np.array(OBLIQUE)
     step = slice_normal(orientation) + shear[0] * orientation[:3] + shear[1] * orientation[3:]
     positions = np.array([5.0, 6.0, 7.0]) + np.asarray(places, dtype=float)[:, None] * step

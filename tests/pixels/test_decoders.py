@@ -446,7 +446,10 @@ def test_rle_of_another_size_is_refused() -> None:
 
 
 def mutated(stream: bytes, seed: int) -> bytes:
-    """The stream with one to four bytes changed, removed, doubled or moved, half of them near its beginning."""
+    """Return the stream with one to four bytes changed, removed, doubled or moved.
+
+    Half of the changes are near its beginning.
+    """
     chance, damaged = np.random.default_rng(seed), bytearray(stream)
     for _ in range(chance.integers(1, 5)):
         at, length = (
@@ -584,7 +587,10 @@ def test_an_interrupt_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_codecs_loads_no_codec() -> None:
-    code = "import sys, dicomdl.pixels; print([m for m in ('imagecodecs', 'pydicom', 'torch', 'pyarrow', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, dicomdl.pixels; heavy = 'imagecodecs', 'pydicom', 'torch', 'pyarrow', 'PIL'; "
+        "print([m for m in heavy if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

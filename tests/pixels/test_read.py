@@ -118,9 +118,9 @@ def colours(rows: int, columns: int, samples: int = 3, dtype: str = "u1") -> Arr
 
 # --- second opinions on real files ----------------------------------------------------------------
 
-# Files that cannot be decoded by anyone, and why.
+# Files that no decoder can read, and why.
 BROKEN = {
-    "JPEG2000-embedded-sequence-delimiter.dcm": "bytes of the codestream's size segment are overwritten"
+    "JPEG2000-embedded-sequence-delimiter.dcm": "bytes of the size segment are overwritten",
 }
 
 
