@@ -1,4 +1,8 @@
-"""index.building"""
+"""Construction of tables: columns to Arrow, dictionary encoding, bytes for a pipe.
+
+A column is dictionary-encoded with the narrowest index when it has few distinct values: at most
+256, or one per 8 rows. Only a scan uses this file; reading an index does not load it.
+"""
 
 import io
 import json
@@ -15,18 +19,20 @@ from dicomdl.index.table import CONSTANTS, Table
 
 
 def frames_table(
-    places: Mapping[str, Sequence[Any]], columns: Mapping[str, Column], extra: Sequence[Attribute]
+    locations: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Column],
+    extra: Sequence[Attribute],
 ) -> Table:
-    """The rows of `frames` for some files.
+    """Build the rows of `frames` for some files.
 
-    `places` holds the columns of where, `columns` the typed attributes.
+    `locations` holds the columns of byte ranges and tiles, `columns` the typed attributes.
     """
-    count = len(places["file"])
+    count = len(locations["file"])
     schema = frames_schema(extra)
     arrays = []
     for field in schema:
-        if field.name in places:
-            arrays.append(pa.array(places[field.name], type=field.type))
+        if field.name in locations:
+            arrays.append(pa.array(locations[field.name], type=field.type))
         elif field.name in DEFAULTS:
             arrays.append(pa.array(np.full(count, DEFAULTS[field.name]), type=field.type))
         else:
@@ -48,7 +54,7 @@ def _array(column: Column, kind: pa.DataType) -> pa.Array:
 
 
 def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
-    """A table of plain columns."""
+    """Build a table of plain columns."""
     return Table(
         pa.Table.from_arrays(
             [pa.array(columns[f.name], type=f.type) for f in schema], schema=schema
@@ -57,12 +63,12 @@ def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
 
 
 def empty_table(schema: pa.Schema) -> Table:
-    """A table of no rows."""
+    """Build a table without rows."""
     return Table(schema.empty_table())
 
 
 def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
-    """Tables one under the other, without dictionary encoding."""
+    """Concatenate tables by rows, without dictionary encoding."""
     return Table(
         pa.concat_tables(
             [schema.empty_table(), *(t.plain().arrow for t in tables)]
@@ -71,11 +77,14 @@ def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
 
 
 def encoded(table: Table) -> Table:
-    """The table with every column of few distinct values dictionary-encoded, nulls as a value of the dictionary."""
+    """Dictionary-encode every column that has few distinct values.
+
+    Null becomes a value of the dictionary. Columns with one value in all rows are listed in the
+    metadata of the schema (`CONSTANTS`).
+    """
     arrays, fields = [], []
     for field in table.arrow.schema:
         array = table.column(field.name)
-        # what is encoded already stays as it is
         if pa.types.is_large_string(field.type) or table.is_number(field.name):
             array = _narrow(array)
         arrays.append(array)
@@ -90,7 +99,7 @@ def encoded(table: Table) -> Table:
 
 
 def _only_value(array: pa.Array) -> list[Any]:
-    """[the value] of a column that holds the same one in every row, else []."""
+    """Return [value] for a column that holds one value in all rows, else []."""
     if len(array) == 0 or pa.types.is_large_binary(array.type):
         return []
     if array.null_count == len(array):
@@ -104,6 +113,10 @@ def _only_value(array: pa.Array) -> list[Any]:
 
 
 def _narrow(array: pa.Array) -> pa.Array:
+    """Encode an array with the narrowest index type, or return it when it has many values.
+
+    The first 4096 rows decide whether the rest is tried.
+    """
     coded = array[:4096].dictionary_encode(null_encoding="encode")
     if len(array) > 4096:
         if len(coded.dictionary) > 2048:
@@ -117,7 +130,7 @@ def _narrow(array: pa.Array) -> pa.Array:
 
 
 def to_bytes(tables: Sequence[Table]) -> bytes:
-    """Tables as one block of bytes for a pipe."""
+    """Serialise tables as one block of bytes for a pipe."""
     sink = io.BytesIO()
     for table in tables:
         with pa.ipc.new_stream(sink, table.arrow.schema) as writer:
@@ -126,6 +139,6 @@ def to_bytes(tables: Sequence[Table]) -> bytes:
 
 
 def from_bytes(block: bytes, count: int) -> list[Table]:
-    """The `count` tables of `to_bytes`."""
+    """Deserialise the `count` tables that `to_bytes` wrote."""
     source = pa.BufferReader(block)
     return [Table(pa.ipc.open_stream(source).read_all().combine_chunks()) for _ in range(count)]

@@ -1,4 +1,9 @@
-"""index.check"""
+"""Check: the verdict on every stack with its reason, for people and as plain values for JSON.
+
+Missing slices, uneven spacing, duplicates, an image without geometry, a gap in a group and an
+unusable file need a person; everything else is counted. Text names stacks by number and Series
+Instance UID, and holds no patient's identity and no date.
+"""
 
 import itertools
 import json
@@ -16,48 +21,62 @@ from dicomdl.index.text import (
     SHOWN_LINES,
     Part,
     Problem,
-    counted,
     escaped,
+    format_counts,
+    format_ledger,
+    format_verdicts,
     html_table,
-    ledger_told,
     plain_value,
     plural,
     printable,
     text_columns,
-    verdicts_told,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class StackCheck:
-    """What is known of one stack.
+    """The check of one stack.
 
-    `reason` says its verdict in a sentence, `needs_person` whether somebody should look.
+    Attributes
+    ----------
+    number
+        The number of the stack in the index.
+    series_instance_uid, modality, content, verdict, dimension, group, group_index, detail
+        As for `Stack`.
+    shape
+        (slices, rows, columns).
+    spacing
+        (slice, row, column) spacing in mm; NaN where unknown.
+    idc
+        The columns of IDC's geometry checks, under their names; None where IDC has no answer.
+    reason
+        The verdict as one line, with its numbers.
+    needs_person
+        Whether a person should look at the stack.
     """
 
     number: int
     series_instance_uid: str
     modality: str
     content: str
-    shape: tuple[int, int, int]  # slices, rows, columns
-    spacing: tuple[float, float, float]  # the same axes, mm; NaN where unknown
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
     verdict: str
     dimension: Mapping[str, Any]
     group: int
     group_index: int
     detail: Mapping[str, Any]
-    # IDC's columns, by their names; None where IDC has no answer
     idc: Mapping[str, bool | float | None]
     reason: str
     needs_person: bool
 
     @property
     def uniform_slice_spacing(self) -> bool:
-        """IDC's stricter check of every gap."""
+        """Whether all gaps are equal by IDC's check, which is stricter than the verdict."""
         return bool(self.idc.get("uniform_slice_spacing"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values without NaN; IDC's columns stand beside ours."""
+        """Convert to plain values without NaN; IDC's columns stand beside the others."""
         values = {
             field.name: getattr(self, field.name) for field in fields(self) if field.name != "idc"
         }
@@ -68,21 +87,36 @@ class StackCheck:
 class Check:
     """The verdict on every stack of an index, its ledger and its problems.
 
-    What needs a person, and why.
-
-    A person is needed by missing slices, uneven spacing, different slices at one position, a CT, MR
-    or PET image without geometry, a stack that lacks slices which the others of its group have, and
+    A person is needed for missing slices, uneven spacing, different slices at one position, a CT,
+    MR or PET image without geometry, a stack that lacks slices which others of its group have, and
     every file that could not be used.
+
+    Attributes
+    ----------
+    path, generation
+        The index folder, and its generation.
+    rows
+        One `StackCheck` per complete stack of the selection.
+    ledger
+        Number of files per kind.
+    problems
+        Problems of the complete index; a selection does not change them.
+    passed_over
+        Number of entries that the walk left out, per kind.
+    equal_copies
+        Frames that are in no stack because another frame is equal.
+    parted_frames
+        Frames of partly selected stacks; no row describes them.
     """
 
     path: str
     generation: str
     rows: tuple[StackCheck, ...]
     ledger: Mapping[str, int]
-    problems: tuple[Problem, ...]  # of the whole index: a selection does not change them
+    problems: tuple[Problem, ...]
     passed_over: Mapping[str, int]
-    equal_copies: int  # frames that are in no stack because another frame is equal
-    parted_frames: int  # frames of stacks that the selection took apart; no row speaks of them
+    equal_copies: int
+    parted_frames: int
 
     @property
     def needing(self) -> list[StackCheck]:
@@ -96,25 +130,25 @@ class Check:
 
     @property
     def remarks(self) -> list[str]:
-        """What is worth knowing and alarms nobody."""
+        """Remarks that need no person: copies, absent UIDs, partly selected stacks."""
         blank = sum(
             "blank" in (row.detail.get("series_instance_uid"), row.detail.get("study_instance_uid"))
             for row in self.rows
         )
-        told = {
+        remarks = {
             "frame(s) left out as equal copies of others": self.equal_copies,
             "stack(s) without a Series or Study Instance UID": blank,
             "frame(s) of stacks that the selection took apart, not checked": self.parted_frames,
             "passed over": self.passed_over,
         }
         return [
-            f"{text}: {counted(n)}" if isinstance(n, Mapping) else f"{n:,} {text}"
-            for text, n in told.items()
+            f"{text}: {format_counts(n)}" if isinstance(n, Mapping) else f"{n:,} {text}"
+            for text, n in remarks.items()
             if n
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON, null instead of NaN."""
+        """Convert to plain values for JSON, with null for NaN."""
         return {
             "index": self.path,
             "generation": self.generation,
@@ -132,46 +166,44 @@ class Check:
         }
 
     def text(self, everything: bool = False) -> str:
-        """For a terminal: who needs a person and why, the others counted.
+        """Format for a terminal: the stacks that need a person, with reasons; others are counted.
 
-        With `everything` all stacks and all problems.
+        With `everything`, all stacks and all problems.
         """
         lines = [self._headline()]
         groups = _alike(self.rows if everything else self.needing)
         shown = groups if everything else groups[:SHOWN_LINES]
         lines += _stack_lines(shown, marked=everything)
         if len(shown) < len(groups):
-            lines.append(
-                f"  ... and {_stacks_in(groups[len(shown) :]):,} more stack(s): --all, or `check.rows`"
-            )
+            more = _stacks_in(groups[len(shown) :])
+            lines.append(f"  ... and {more:,} more stack(s): --all, or `check.rows`")
         if not everything:
             fine = _fine(self.rows)
             lines += (
-                ["  nothing to do for", *(f"    {m:<8} {verdicts_told(told)}" for m, told in fine)]
+                ["  nothing to do for", *(f"    {m:<8} {format_verdicts(v)}" for m, v in fine)]
                 if fine
                 else []
             )
-        lines.append(f"  {ledger_told(self.ledger)}")
+        lines.append(f"  {format_ledger(self.ledger)}")
         problems = self.problems if everything else self.problems[:SHOWN_PROBLEMS]
         for problem in problems:
             lines += [f"    {problem.reason:<20} {problem.path}", f"    {'':<20} {problem.detail}"]
         if len(problems) < len(self.problems):
-            lines.append(
-                f"    ... and {len(self.problems) - len(problems):,} more file(s): --all, or `check.problems`"
-            )
+            more = len(self.problems) - len(problems)
+            lines.append(f"    ... and {more:,} more file(s): --all, or `check.problems`")
         lines += [f"  {remark}" for remark in self.remarks]
         return "\n".join(printable(line) for line in [*lines, f"  in {self.path}"])
 
     def _headline(self) -> str:
         needing, files = len(self.needing), len(self.problems)
         stacks = f"{len(self.rows):,} {plural('stacks', len(self.rows))}"
-        told = [
+        parts = [
             f"{needing:,} of {stacks} {'needs' if needing == 1 else 'need'} a person"
             if needing
             else f"{stacks}, none needs a person"
         ]
-        told += [f"{files:,} file(s) could not be used"] if files else []
-        return "Check: " + "; ".join(told)
+        parts += [f"{files:,} file(s) could not be used"] if files else []
+        return "Check: " + "; ".join(parts)
 
     def __repr__(self) -> str:
         return self.text()
@@ -181,30 +213,28 @@ class Check:
         parts = [f"<p><b>{escaped(self._headline())}</b></p>"]
         if groups:
             rows = [
-                [_numbers_told(g), g[0].series_instance_uid or "(none)", *_facts_told(g)]
+                [_format_numbers(g), g[0].series_instance_uid or "(none)", *_format_facts(g)]
                 for g in groups[:SHOWN_LINES]
             ]
             parts.append(html_table(["stack", "series", *_STACK_TITLES], rows, right={0}))
         if len(groups) > SHOWN_LINES:
-            parts.append(
-                f"<p>... and {_stacks_in(groups[SHOWN_LINES:]):,} more stack(s): <code>check.rows</code></p>"
-            )
-        if fine := [[m, verdicts_told(told)] for m, told in _fine(self.rows)]:
+            more = _stacks_in(groups[SHOWN_LINES:])
+            parts.append(f"<p>... and {more:,} more stack(s): <code>check.rows</code></p>")
+        if fine := [[m, format_verdicts(verdicts)] for m, verdicts in _fine(self.rows)]:
             parts.append(f"<p>Nothing to do for</p>{html_table(['modality', 'verdicts'], fine)}")
-        parts.append(f"<p>{escaped(ledger_told(self.ledger))}</p>")
+        parts.append(f"<p>{escaped(format_ledger(self.ledger))}</p>")
         if self.problems:
             rows = [[p.reason, p.path, p.detail] for p in self.problems[:SHOWN_PROBLEMS]]
             parts.append(html_table(["problem", "path", "detail"], rows))
         if len(self.problems) > SHOWN_PROBLEMS:
-            parts.append(
-                f"<p>... and {len(self.problems) - SHOWN_PROBLEMS:,} more file(s): <code>check.problems</code></p>"
-            )
+            more = len(self.problems) - SHOWN_PROBLEMS
+            parts.append(f"<p>... and {more:,} more file(s): <code>check.problems</code></p>")
         parts += [f"<p>{escaped(remark)}</p>" for remark in self.remarks]
         return f"<div>{''.join(parts)}<p><code>{escaped(self.path)}</code></p></div>"
 
 
 def check(part: Part) -> Check:
-    """Every stack with its verdict and the reason, what the ledger and the problems say."""
+    """Check every complete stack of a part, with the ledger and the problems of its index."""
     members = (
         np.bincount(part.stacks.numbers("group"))
         if len(part.stacks)
@@ -252,129 +282,137 @@ def check(part: Part) -> Check:
 def _needs_person(
     content: str, verdict: str, detail: Mapping[str, Any], sop_class_uid: str
 ) -> bool:
-    # frames without a voxel of the segment may be left out (PS3.3 C.8.20.2.3.1)
+    # Frames without a voxel of the segment may be omitted (PS3.3 C.8.20.2.3.1).
     if content == "segmentation":
         return verdict == "duplicates"
-    # What the Modality says does not count: a screenshot may call itself CT.
+    # SOP class, not Modality: a screenshot may have the modality CT.
     unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
     return verdict in ALARMING or unplaced or bool(detail.get("missing_in_group"))
 
 
 def reason(verdict: str, detail: Mapping[str, Any], slices: int, members: int) -> str:
-    """The numbers behind a verdict as one line.
+    """Format the numbers behind a verdict as one line.
 
     Parameters
     ----------
     verdict, detail
-        As the stack has them (DESIGN section 5).
+        As for `Stack`.
     slices
-        How many the stack has.
+        The number of slices of the stack.
     members
-        How many stacks its group has, itself included.
+        The number of stacks of its group, itself included.
     """
     facts = _Facts(verdict, detail, slices, members)
-    told = [phrase(facts) for key, phrase in _PHRASES.items() if key in detail]
-    unknown = {
-        key: value
-        for key, value in detail.items()
-        if key not in _PHRASES and key not in _TOLD_BY_OTHERS
+    phrases = [phrase(facts) for key, phrase in _PHRASES.items() if key in detail]
+    others = {
+        key: value for key, value in detail.items() if key not in _PHRASES and key not in _NO_PHRASE
     }
-    # told badly rather than lost
-    told += [f"{key.replace('_', ' ')} {_value_told(value)}" for key, value in unknown.items()]
-    return "; ".join(phrase for phrase in told if phrase)
+    # Keys without a phrase are shown as they are, rather than lost.
+    phrases += [f"{key.replace('_', ' ')} {_format_value(value)}" for key, value in others.items()]
+    return "; ".join(phrase for phrase in phrases if phrase)
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
+    """Input of the phrases of a reason."""
+
     verdict: str
     detail: Mapping[str, Any]
     slices: int
     members: int
 
 
-def _holes_told(facts: _Facts) -> str:
+def _describe_holes(facts: _Facts) -> str:
     detail = facts.detail
-    whole = facts.slices - detail.get("repeated_positions", 0) + detail["missing"]
-    places = detail.get("missing_after", [])
-    after = f" after slice{'s' if len(places) > 1 else ''} {_value_told(places)}" if places else ""
-    return f"{detail['missing']} of {whole} slices missing{after}; true spacing {_value_told(detail.get('spacing'))} mm"
+    expected = facts.slices - detail.get("repeated_positions", 0) + detail["missing"]
+    slices = detail.get("missing_after", [])
+    after = (
+        f" after slice{'s' if len(slices) > 1 else ''} {_format_value(slices)}" if slices else ""
+    )
+    spacing = _format_value(detail.get("spacing"))
+    return f"{detail['missing']} of {expected} slices missing{after}; true spacing {spacing} mm"
 
 
-def _gaps_told(facts: _Facts) -> str:
+def _describe_gaps(facts: _Facts) -> str:
     if "missing" in facts.detail:
-        return ""  # the holes say it better
+        # The phrase of the missing slices is more precise.
+        return ""
     smallest, median, largest = (
-        _value_told(facts.detail.get(f"{which}_gap")) for which in ("smallest", "median", "largest")
+        _format_value(facts.detail.get(f"{which}_gap"))
+        for which in ("smallest", "median", "largest")
     )
     return f"spacing between {smallest} and {largest} mm, median {median}"
 
 
-def _error_told(facts: _Facts) -> str:
+def _describe_error(facts: _Facts) -> str:
     error = facts.detail["position_error"]
-    # two slices are never off the line through them
+    # Two slices always lie on the line through them.
     if facts.verdict not in ("regular", "tilted") or facts.slices <= 2:
         return ""
     return (
         "positions on an even grid"
         if error < 1e-3
-        else f"positions within {_value_told(error)} mm of an even grid"
+        else f"positions within {_format_value(error)} mm of an even grid"
     )
 
 
-def _step_told(facts: _Facts) -> str:
+def _describe_step(facts: _Facts) -> str:
     step = facts.detail["step"]
     return (
         "one slice, as thick as SliceThickness says"
         if step == "SliceThickness"
-        else f"one slice, its thickness {_value_told(step)}"
+        else f"one slice, its thickness {_format_value(step)}"
     )
 
 
-def _group_gaps_told(facts: _Facts) -> str:
+def _describe_group_gaps(facts: _Facts) -> str:
     lacking = facts.detail["missing_in_group"]
     slices = "1 slice" if len(lacking) == 1 else f"{len(lacking)} slices"
     return (
-        f"lacks {slices} that others of its group of {facts.members} stacks have: {_value_told(lacking)}"
+        f"lacks {slices} that others of its group of {facts.members} stacks have: "
+        f"{_format_value(lacking)}"
         if lacking
         else ""
     )
 
 
-def _copies_told(facts: _Facts) -> str:
+def _describe_copies(facts: _Facts) -> str:
     detail = facts.detail
-    told = [
+    phrases = [
         f"{detail['repeated_positions']} of {facts.slices} slices at the position of another one"
     ]
     if "pixels" in detail:
-        told.append(
+        phrases.append(
             "pixels not compared"
             if detail["pixels"] == "unchecked"
-            else f"pixels {_value_told(detail['pixels'])}"
+            else f"pixels {_format_value(detail['pixels'])}"
         )
     if ties := detail.get("told_apart_by"):
-        told.append(f"{' or '.join(map(str, ties))} would tell them apart, but differently")
+        phrases.append(f"{' or '.join(map(str, ties))} would tell them apart, but differently")
     else:
-        told.append("nothing in the headers tells them apart")
-    return "; ".join(told)
+        phrases.append("nothing in the headers tells them apart")
+    return "; ".join(phrases)
 
 
-def _instances_told(facts: _Facts) -> str:
-    # UIDs of 64 characters: two are enough to find the place, `detail` has the others
+def _describe_instances(facts: _Facts) -> str:
+    # UIDs have up to 64 characters: two identify the position, `detail` holds the others.
     instances = facts.detail["instances"]
-    return f"instances {_value_told(instances[:2])}{', ...' if len(instances) > 2 else ''}"
+    return f"instances {_format_value(instances[:2])}{', ...' if len(instances) > 2 else ''}"
 
 
-_PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {  # in this order
-    "why": lambda facts: _value_told(facts.detail["why"]),
-    "missing_in_group": _group_gaps_told,
-    "repeated_positions": _copies_told,
-    "missing": _holes_told,
-    "smallest_gap": _gaps_told,
+# Phrases of a reason, in their order, by the key of `detail` that calls for them.
+_PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
+    "why": lambda facts: _format_value(facts.detail["why"]),
+    "missing_in_group": _describe_group_gaps,
+    "repeated_positions": _describe_copies,
+    "missing": _describe_holes,
+    "smallest_gap": _describe_gaps,
     "in_plane_error": lambda facts: (
-        f"positions leave a straight line by up to {_value_told(facts.detail['in_plane_error'])} mm"
+        "positions leave a straight line by up to "
+        f"{_format_value(facts.detail['in_plane_error'])} mm"
     ),
-    "tilt_deg": lambda facts: f"tilted by {_value_told(facts.detail['tilt_deg'])} degrees",
-    "position_error": _error_told,
+    "tilt_deg": lambda facts: f"tilted by {_format_value(facts.detail['tilt_deg'])} degrees",
+    "position_error": _describe_error,
     "unconfirmed": lambda facts: (
         "two slices: nothing confirms the spacing" if facts.slices == 2 else ""
     ),
@@ -382,18 +420,19 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {  # in this order
         f"{', '.join(map(str, facts.detail['varies']))} not the same in all slices"
     ),
     "coordinates": lambda facts: (
-        f"coordinates {_value_told(facts.detail['coordinates'])}, not of the patient"
+        f"coordinates {_format_value(facts.detail['coordinates'])}, not of the patient"
     ),
-    "step": _step_told,
+    "step": _describe_step,
     "series_instance_uid": lambda facts: (
-        f"Series Instance UID is {_value_told(facts.detail['series_instance_uid'])}"
+        f"Series Instance UID is {_format_value(facts.detail['series_instance_uid'])}"
     ),
     "study_instance_uid": lambda facts: (
-        f"Study Instance UID is {_value_told(facts.detail['study_instance_uid'])}"
+        f"Study Instance UID is {_format_value(facts.detail['study_instance_uid'])}"
     ),
-    "instances": _instances_told,
+    "instances": _describe_instances,
 }
-_TOLD_BY_OTHERS: Final = frozenset(
+# Keys of `detail` that other phrases include, or that have columns of their own.
+_NO_PHRASE: Final = frozenset(
     {
         "spacing",
         "median_gap",
@@ -406,14 +445,14 @@ _TOLD_BY_OTHERS: Final = frozenset(
 )
 
 
-def _value_told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_value_told(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {_format_value(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         more = f", ... ({len(value)} in all)" if len(value) > SHOWN_VALUES else ""
-        return ", ".join(map(_value_told, value[:SHOWN_VALUES])) + more
+        return ", ".join(map(_format_value, value[:SHOWN_VALUES])) + more
     return "none" if value is None else str(value)
 
 
@@ -421,12 +460,12 @@ _STACK_TITLES: Final = ("modality", "shape", "spacing mm", "verdict", "reason")
 
 
 def _alike(rows: Iterable[StackCheck]) -> list[list[StackCheck]]:
-    """Neighbours that differ in nothing but their number.
+    """Group consecutive rows that are equal but for their number.
 
-    The time points of a series with the same fault are one line.
+    The time points of a series with the same fault become one line.
     """
 
-    def said(row: StackCheck) -> tuple[Any, ...]:
+    def shown(row: StackCheck) -> tuple[Any, ...]:
         return (
             row.series_instance_uid,
             row.modality,
@@ -436,53 +475,54 @@ def _alike(rows: Iterable[StackCheck]) -> list[list[StackCheck]]:
             row.needs_person,
         )
 
-    return [list(members) for _, members in itertools.groupby(rows, key=said)]
+    return [list(members) for _, members in itertools.groupby(rows, key=shown)]
 
 
 def _stacks_in(groups: Iterable[Sequence[StackCheck]]) -> int:
     return sum(map(len, groups))
 
 
-def _numbers_told(group: Sequence[StackCheck]) -> str:
+def _format_numbers(group: Sequence[StackCheck]) -> str:
     return str(group[0].number) if len(group) == 1 else f"{group[0].number}-{group[-1].number}"
 
 
-def _facts_told(group: Sequence[StackCheck]) -> list[str]:
+def _format_facts(group: Sequence[StackCheck]) -> list[str]:
     row = group[0]
     spacing = " x ".join(f"{step:.4g}" if math.isfinite(step) else "?" for step in row.spacing)
-    told = f"{len(group)} stacks, each: {row.reason}" if len(group) > 1 else row.reason
+    reason = f"{len(group)} stacks, each: {row.reason}" if len(group) > 1 else row.reason
     if len(group) == 1 and row.dimension:
-        told = f"[{_value_told(row.dimension)}] {told}"
-    return [row.modality or "(none)", " x ".join(map(str, row.shape)), spacing, row.verdict, told]
+        reason = f"[{_format_value(row.dimension)}] {reason}"
+    shape = " x ".join(map(str, row.shape))
+    return [row.modality or "(none)", shape, spacing, row.verdict, reason]
 
 
 def _stack_lines(groups: Sequence[Sequence[StackCheck]], marked: bool) -> list[str]:
-    """A line a group of alike stacks, below the Series it is of.
+    """Format one line per group of alike stacks, below a line for their Series.
 
-    A mark where one needs a person.
+    With `marked`, an exclamation mark follows the numbers of stacks that need a person.
     """
     rows = [
         [
-            _numbers_told(group) + (" !" if marked and group[0].needs_person else "  "),
-            *_facts_told(group),
+            _format_numbers(group) + (" !" if marked and group[0].needs_person else "  "),
+            *_format_facts(group),
         ]
         for group in groups
     ]
     if not rows:
         return []
     header, *lines = text_columns(["stack  ", *_STACK_TITLES], rows, right={0})
-    told, before = [header], None
+    result, before = [header], None
     for group, line in zip(groups, lines, strict=True):
         series = group[0].series_instance_uid or "(no UID)"
-        told += [f"  series {series}", line] if series != before else [line]
+        result += [f"  series {series}", line] if series != before else [line]
         before = series
-    return told
+    return result
 
 
 def _fine(rows: Iterable[StackCheck]) -> list[tuple[str, Counter[str]]]:
-    """(modality, verdicts) of the stacks that need nobody, most stacks first."""
-    found: dict[str, Counter[str]] = {}
+    """Return (modality, verdicts) of the stacks that need no person, most stacks first."""
+    fine: dict[str, Counter[str]] = {}
     for row in rows:
         if not row.needs_person:
-            found.setdefault(row.modality or "(none)", Counter())[row.verdict] += 1
-    return sorted(found.items(), key=lambda item: -item[1].total())
+            fine.setdefault(row.modality or "(none)", Counter())[row.verdict] += 1
+    return sorted(fine.items(), key=lambda item: -item[1].total())

@@ -1,4 +1,9 @@
-"""index.generations"""
+"""Generations: complete sets of tables in an index folder, of which the manifest names one.
+
+A scan writes a new generation beside the current one and replaces the manifest in one step, so
+readers see either all of the old tables or all of the new ones. A superseded generation is removed
+after ``GRACE_S`` (one day), for processes that still read it.
+"""
 
 import contextlib
 import datetime
@@ -18,9 +23,9 @@ from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 from dicomdl.version import __version__
 
-# a generation that was replaced stays this long for those who still have it open
+# Grace period of a superseded generation: processes may still have it open.
 GRACE_S: Final = 24 * 3600.0
-# What may be removed from an index folder: names that dicomdl gave, whole ones and those of
+# Names that may be removed from an index folder: those that dicomdl gives, for complete and for
 # interrupted writes.
 OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
 OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
@@ -28,7 +33,7 @@ _FACTS: Final = "scan.json"
 
 
 def read_manifest(folder: str) -> dict[str, Any]:
-    """The manifest of an index folder.
+    """Read the manifest of an index folder.
 
     Raises
     ------
@@ -43,7 +48,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
         generation = manifest["generation"]
     except FileNotFoundError:
         raise IndexFolderError(
-            f"there is no index at {folder!r}: make one with dicomdl.scan(folder, out=...)",
+            f"there is no index at {folder!r}: write one with dicomdl.scan(folder, out=...)",
             path=folder,
         ) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -52,7 +57,8 @@ def read_manifest(folder: str) -> dict[str, Any]:
         ) from error
     if format_found != FORMAT:
         raise IndexFolderError(
-            f"the index {folder!r} has format {format_found}, this dicomdl {__version__} reads {FORMAT}: scan again",
+            f"the index {folder!r} has format {format_found}, "
+            f"this dicomdl {__version__} reads {FORMAT}: scan again",
             found=format_found,
             expected=FORMAT,
         )
@@ -64,10 +70,10 @@ def read_manifest(folder: str) -> dict[str, Any]:
 
 
 def read_facts(folder: str, generation: str) -> dict[str, Any]:
-    """What the scan that made a generation wrote down: its options, and what the walk passed over.
+    """Read the facts of a generation: the options of its scan, and what the walk passed over.
 
-    They belong to the generation, not to the manifest: who still reads a superseded one gets its
-    own.
+    They are stored with the generation, so a process that still reads a superseded generation gets
+    the facts of that one.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def read_facts(folder: str, generation: str) -> dict[str, Any]:
 
 
 def map_table(folder: str, generation: str, name: str) -> Table:
-    """One table of a generation, memory-mapped: nothing is read until it is looked at.
+    """Map one table of a generation into memory; pages are read at their first use.
 
     Raises
     ------
@@ -119,9 +125,9 @@ def _gone(folder: str, generation: str) -> GenerationGone:
 
 
 def is_index_folder(folder: str) -> bool:
-    """Whether a folder holds an index, whole, damaged or just begun, or nothing.
+    """Whether a folder is empty or holds only the files of an index.
 
-    Never when it holds anything else.
+    The index may be complete, damaged or interrupted. Any other file or folder makes it False.
     """
     for name in os.listdir(folder):
         if name == "generations":
@@ -138,10 +144,11 @@ def is_index_folder(folder: str) -> bool:
 def publish(
     folder: str, tables: Mapping[str, Table], facts: Mapping[str, Any], grace_s: float | None = None
 ) -> str:
-    """Write a new generation, make it the current one, and remove those whose grace period (GRACE_S by default) is over.
+    """Write a new generation and make it the current one.
 
-    Until the manifest is replaced, in one step, readers see the old generation; whatever goes wrong before leaves
-    it untouched (StorageError).
+    Generations whose grace period (``GRACE_S`` by default) has passed are removed. Readers see the
+    old generation until the manifest is replaced in one step. A failure before that step
+    (StorageError) leaves the old generation untouched.
     """
     grace_s = GRACE_S if grace_s is None else grace_s
     storage.make_folder(os.path.join(folder, "generations"))
@@ -169,7 +176,7 @@ def publish(
     storage.write_whole(
         os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode()
     )
-    # Generations nobody names any more, and what killed scans left behind.
+    # Generations that no manifest names, and the remains of killed scans.
     storage.remove_old(
         os.path.join(folder, "generations"),
         grace_s,
@@ -193,7 +200,7 @@ def _write(path: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _new_file(path: str) -> Iterator[BinaryIO]:
-    """A file of its owner alone, on the disk when the block ends."""
+    """Open a new file that only its owner may read; it is on the disk when the block ends."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         yield file

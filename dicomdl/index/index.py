@@ -1,11 +1,9 @@
-"""The Index.
+"""Index: the frames that a scan found, and selections of them.
 
-What a scan concluded, as people and datasets see it, with views Study, Series and Stack.
-
-An Index is a generation of tables and a selection of rows. Both are memory-mapped: opening a
-million frames takes milliseconds, a worker shares the pages of its neighbours, and a pickle holds a
-path, a generation and the name of a selection. Nothing here changes an index; `select` and `split`
-give new, smaller ones.
+An `Index` is a generation of tables and a selection of rows. Both are memory-mapped: opening a
+million frames takes milliseconds, and workers share pages. A pickle holds a path, the name of a
+generation and the name of a selection, at most 4 kB. An index is immutable; `select` and `split`
+return new, smaller ones.
 """
 
 import functools
@@ -29,10 +27,11 @@ from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Problems, Series, Stack, Stacks, Study
 from dicomdl.storage import publishing as storage
 
-Ranges = npt.NDArray[np.int64]  # (k, 2): rows [start, stop), ascending, not touching
-INLINE_RANGES: Final = (
-    32  # a pickle carries this many ranges itself; more go to a file in the cache folder
-)
+# (k, 2): rows [start, stop), ascending, not touching.
+Ranges = npt.NDArray[np.int64]
+# Most ranges that a pickle holds; longer selections are written to the cache folder.
+INLINE_RANGES: Final = 32
+# Columns whose values a split keeps together; each is used where those before it are blank.
 SPLIT_LEVELS: Final = {
     "patient": ("patient_id", "study_instance_uid", "series_instance_uid"),
     "study": ("study_instance_uid", "series_instance_uid"),
@@ -41,9 +40,40 @@ SPLIT_LEVELS: Final = {
 
 
 class Index:
-    """Every frame that a scan found, in stacks, or the part of them that `select` or `split` left.
+    """The frames that a scan found, in order of stacks and slices, or a selection of them.
 
-    Made by `dicomdl.scan` and `dicomdl.open_index`. Immutable; pickles as a path (at most 4 kB).
+    `dicomdl.scan` and `dicomdl.open_index` return one. It is immutable, and pickles as a path (at
+    most 4 kB).
+
+    Attributes
+    ----------
+    path, generation
+        The index folder, and the name of its generation.
+    columns
+        The names that `select` takes.
+    stacks, groups, series, studies
+        Views of the frames; see `Stack`, `Group`, `Series` and `Study`.
+    problems, ledger, manifest
+        The files that could not be used, the number of files per kind, the facts of the scan.
+    counts
+        The number of patients, studies, series, stacks and frames.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> folder = os.path.join(os.path.dirname(get_testdata_file("DICOMDIR")), "77654033")
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     index = dicomdl.scan(folder, out, progress=False)
+    >>> len(index), len(index.stacks)
+    (7, 4)
+    >>> index.select(modality="CT", min_slices=3).stacks  # doctest: +ELLIPSIS
+    1 stack(s)
+    Stack(CT 4 x 16 x 16, 68.33 x 0.4883 x 0.4883 mm, uneven_spacing, series 1.3.6.1...)
+    >>> train, test = index.split([0.8, 0.2], seed=1)
+    >>> len(train) + len(test)
+    7
     """
 
     def __init__(self, generation: Generation, ranges: Ranges | None = None) -> None:
@@ -54,10 +84,10 @@ class Index:
         self._whole = ranges is None
         self._offsets = np.concatenate([[0], np.cumsum(self._ranges[:, 1] - self._ranges[:, 0])])
 
-    # --- what it holds ---
+    # --- frames ---
 
     def __len__(self) -> int:
-        """The number of frames."""
+        """Return the number of frames."""
         return int(self._offsets[-1])
 
     @property
@@ -67,57 +97,68 @@ class Index:
 
     @property
     def generation(self) -> str:
-        """The name of the generation that this index reads; a later scan makes another."""
+        """The name of the generation that this index reads; a later scan writes another."""
         return self._generation.name
 
     @property
     def columns(self) -> list[str]:
-        """The names that `select` takes: those of stacks, then those of frames."""
+        """The column names that `select` takes: those of stacks, then those of frames."""
         return [*self._generation.stacks.names, *self._generation.frames.names]
 
     def rows(self) -> npt.NDArray[np.int64]:
-        """(len,) the rows of the `frames` table that are selected, ascending."""
+        """Return (len,) the selected rows of the `frames` table, int64, ascending."""
         lengths = np.diff(self._offsets)
         return np.asarray(
             np.arange(len(self)) + np.repeat(self._ranges[:, 0] - self._offsets[:-1], lengths)
         )
 
     def row(self, number: int) -> int:
-        """The row of the `frames` table of the frame `number` (from 0) of this index."""
+        """Return the row in the `frames` table of frame `number` of this index.
+
+        Parameters
+        ----------
+        number
+            The number of the frame, from 0; negative numbers count from the end.
+
+        Raises
+        ------
+        UsageError
+            There is no such frame.
+        """
         if not -len(self) <= number < len(self):
             raise UsageError(f"frame {number} of {len(self)}", number=number, frames=len(self))
         number %= len(self)
-        place = int(np.searchsorted(self._offsets, number, side="right")) - 1
-        return int(self._ranges[place, 0] + number - self._offsets[place])
+        which = int(np.searchsorted(self._offsets, number, side="right")) - 1
+        return int(self._ranges[which, 0] + number - self._offsets[which])
 
     def frame(self, number: int) -> Frame:
-        """Frame `number` (from 0, in order of stacks and slices) with all its facts."""
+        """Return frame `number` (from 0, in order of stacks and slices) with all its facts."""
         return self._generation.frame(self.row(number))
 
     def source(self, number: int) -> FrameSource:
-        """Where the bytes of frame `number` are and how they code its samples."""
+        """Return the byte range of frame `number` and the facts that decode it."""
         return self._generation.source(self.row(number))
 
     def value(self, number: int, column: str) -> Any:
-        """One fact of frame `number`, by the name of its column."""
+        """Return one fact of frame `number`, by the name of its column."""
         return self._generation.cell(column)(self.row(number))
 
     def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Some facts of frame `number`, by the names of their columns.
+        """Return some facts of frame `number`, by the names of their columns.
 
-        Quicker than all of them by `frame`.
+        Faster than `frame`, which reads all facts.
         """
         row = self.row(number)
         return {column: self._generation.cell(column)(row) for column in columns}
 
     def stack_of(self, number: int) -> "Stack":
-        """The stack that frame `number` belongs to, whole, whatever part of it this index selects.
+        """Return the complete stack of frame `number`, also where only a part of it is selected.
 
         Raises
         ------
         UsageError
-            The frame is an equal copy of another one (`Frame.duplicate_of`), which makes it part of
-            no stack.
+            The frame is an equal copy of another frame (`Frame.duplicate_of`), so it is in no
+            stack.
         """
         starts, row = self._generation.stack_starts, self.row(number)
         if row >= starts[-1]:
@@ -130,7 +171,7 @@ class Index:
         return Stack(self._generation, int(np.searchsorted(starts, row, side="right")) - 1)
 
     def stack_boundaries(self) -> npt.NDArray[np.int64]:
-        """(n + 1,) the numbers of the frames that begin a stack, whole or in part, and the end."""
+        """Return (n + 1,) the numbers of the first selected frame of each stack, and the end."""
         starts = np.searchsorted(self._generation.stack_starts, self.rows(), side="right")
         return np.concatenate([np.flatnonzero(np.diff(starts, prepend=-1)), [len(self)]]).astype(
             np.int64
@@ -138,10 +179,7 @@ class Index:
 
     @property
     def stacks(self) -> "Stacks":
-        """The stacks whose frames are all selected, in order.
-
-        A stack that `select` took apart is not among them.
-        """
+        """The stacks of which every frame is selected, in order."""
         return Stacks(self._generation, self._whole_stacks())
 
     def _whole_stacks(self) -> npt.NDArray[np.int64]:
@@ -150,13 +188,16 @@ class Index:
             return np.arange(len(starts) - 1)
         if len(self._ranges) == 0:
             return np.empty(0, dtype=np.int64)
-        place = np.searchsorted(self._ranges[:, 0], starts[:-1], side="right") - 1
-        inside = (place >= 0) & (starts[1:] <= self._ranges[np.maximum(place, 0), 1])
+        which = np.searchsorted(self._ranges[:, 0], starts[:-1], side="right") - 1
+        inside = (which >= 0) & (starts[1:] <= self._ranges[np.maximum(which, 0), 1])
         return np.flatnonzero(inside)
 
     @property
     def groups(self) -> list["Group"]:
-        """The groups of two or more stacks (time points, echoes, b-values, ...) of which every stack is selected."""
+        """The groups of two or more stacks of which every stack is selected.
+
+        Their stacks are time points, echoes, b-values, ... on one grid.
+        """
         whole = np.zeros(len(self._generation.stacks), dtype=bool)
         whole[self._whole_stacks()] = True
         return [
@@ -185,41 +226,43 @@ class Index:
 
     @property
     def problems(self) -> Problems:
-        """The files that could not be used, one row a file; selections do not change them."""
+        """The files that could not be used, one per row; a selection does not change them."""
         return Problems(self._generation)
 
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
-        """What the last scan of this folder wrote down.
-
-        Options, what was passed over, generations.
-        """
+        """Facts of the last scan of this folder: options, passed over, generations."""
         manifest = read_manifest(self.path)
         return manifest | read_facts(self.path, manifest["generation"])
 
     @functools.cached_property
     def ledger(self) -> Mapping[str, int]:
-        """How many files were seen, and of which kind each one is: the kinds add up to `files`."""
+        """The number of files that the scan saw, and their number per kind, which add up to it."""
         codes, kinds = self._generation.files.codes("kind")
         counts = np.bincount(codes, minlength=len(kinds)) if len(codes) else np.zeros(0, dtype=int)
-        found = {str(kind): int(count) for kind, count in zip(kinds, counts, strict=False)}
+        per_kind = {str(kind): int(count) for kind, count in zip(kinds, counts, strict=False)}
         return {
             "files": len(self._generation.files),
-            **{k: found.get(k, 0) for k in ("image", "no_image", "not_dicom", "problem")},
+            **{k: per_kind.get(k, 0) for k in ("image", "no_image", "not_dicom", "problem")},
         }
 
-    # --- smaller indexes ---
+    # --- selections ---
 
     def select(self, **conditions: Any) -> "Index":
-        """The part of the index that meets every condition.
+        """Return the part of the index that meets every condition.
 
         Parameters
         ----------
         **conditions
             ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent),
             ``min_column=low`` and ``max_column=high`` (inclusive). Columns of stacks (`verdict`,
-            `slices`, `content`, `slice_spacing`, ...) take whole stacks, and no equal copies, which
-            are in none; columns of frames (`modality`, `echo_time`, ...) take frames.
+            `slices`, `content`, `slice_spacing`, ...) select complete stacks, without equal copies,
+            which are in no stack. Columns of frames (`modality`, `echo_time`, ...) select frames.
+
+        Returns
+        -------
+        Index
+            A new index of the same generation.
 
         Raises
         ------
@@ -244,7 +287,7 @@ class Index:
         return self._per_frame(mask) if by_stack else mask
 
     def _per_frame(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """(frames,) what holds for the stack of each frame; copies have none."""
+        """Expand flags per stack to (frames,) flags; False for copies, which are in no stack."""
         starts = self._generation.stack_starts
         return np.append(
             np.repeat(mask, np.diff(starts)),
@@ -257,7 +300,18 @@ class Index:
         return mask
 
     def of_stacks(self, numbers: npt.ArrayLike) -> "Index":
-        """The part of the index that the stacks with these numbers (`Stack.number`) make up, so far as it is selected."""
+        """Return the selected frames of some stacks.
+
+        Parameters
+        ----------
+        numbers
+            Numbers of stacks (`Stack.number`), in any order.
+
+        Raises
+        ------
+        UsageError
+            There is no stack with such a number.
+        """
         wanted, count = np.asarray(numbers, dtype=np.int64), len(self._generation.stacks)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
             raise UsageError(
@@ -271,21 +325,31 @@ class Index:
     def split(
         self, fractions: Sequence[float], by: str = "patient", seed: int = 0
     ) -> tuple["Index", ...]:
-        """Parts without a patient (or study, or series) in common.
+        """Split the index into parts that share no patient (or study, or series).
 
-        The part of a patient follows from a hash of its PatientID and the seed alone, so adding
-        patients never moves one between parts. Fractions are therefore expected rather than exact.
-        Where PatientID is blank, the Study Instance UID stands in for it, then the Series Instance
-        UID.
+        The part of a patient depends only on a hash of its PatientID and the seed, so adding
+        patients never moves one between parts. Split sizes are therefore approximate; with few
+        patients a part can be empty. A blank PatientID is replaced by the Study Instance UID, then
+        by the Series Instance UID.
 
         Parameters
         ----------
         fractions
-            The expected share of each part; together at most 1. What they leave is in no part.
+            The expected share of each part, together at most 1. The remainder is in no part.
         by
-            "patient", "study" or "series": what must not be divided.
+            The level that must not be divided: "patient", "study" or "series".
         seed
             Another seed gives other parts.
+
+        Returns
+        -------
+        tuple of Index
+            One per fraction, in their order.
+
+        Raises
+        ------
+        UsageError
+            An unknown level, or fractions that are negative or add up to more than 1.
         """
         if by not in SPLIT_LEVELS:
             raise UsageError(f"split by {by!r}: expected one of {', '.join(SPLIT_LEVELS)}", by=by)
@@ -296,28 +360,35 @@ class Index:
                 fractions=tuple(fractions),
             )
         if bounds[-1] > 1 - 1e-9:
-            bounds[-1] = np.inf  # rounding must not lose a patient
-        place = self._places(by, seed)
+            # Rounding must not lose a patient.
+            bounds[-1] = np.inf
+        positions = self._split_positions(by, seed)
         mask = self._mask()
         return tuple(
-            Index(self._generation, _ranges(mask & (place >= low) & (place < high)))
+            Index(self._generation, _ranges(mask & (positions >= low) & (positions < high)))
             for low, high in itertools.pairwise(bounds)
         )
 
-    def _places(self, by: str, seed: int) -> npt.NDArray[np.float64]:
-        """(frames,) where in [0, 1) each frame's patient, study or series falls."""
-        place = np.full(len(self._generation.frames), np.nan)
+    def _split_positions(self, by: str, seed: int) -> npt.NDArray[np.float64]:
+        """Return (frames,) the position in [0, 1) of each frame's patient, study or series."""
+        positions = np.full(len(self._generation.frames), np.nan)
         for name in SPLIT_LEVELS[by]:
             codes, values = self._generation.frames.codes(name)
             per_value = np.array(
                 [_unit_hash(f"{seed}\0{name}\0{value}") if value else np.nan for value in values]
                 or [np.nan]
             )
-            place = np.where(np.isnan(place), per_value[codes], place)
-        return np.where(np.isnan(place), _unit_hash(f"{seed}\0"), place)
+            positions = np.where(np.isnan(positions), per_value[codes], positions)
+        return np.where(np.isnan(positions), _unit_hash(f"{seed}\0"), positions)
 
     def stack(self, number: int) -> "Stack":
-        """Stack `number` of the whole index, as `Stack.number` names it."""
+        """Return the stack with the number `Stack.number`, also when it is not selected.
+
+        Raises
+        ------
+        UsageError
+            There is no stack with this number.
+        """
         if not 0 <= number < len(self._generation.stacks):
             raise UsageError(
                 f"there are stacks 0 to {len(self._generation.stacks) - 1}, not {number}",
@@ -325,19 +396,40 @@ class Index:
             )
         return Stack(self._generation, number)
 
-    # --- out of here ---
+    # --- export ---
 
     def to_parquet(self, folder: str | os.PathLike[str]) -> None:
-        """Write `files`, `frames` (the selected ones), `stacks` and `problems` as Parquet files into a folder."""
+        """Write the tables as Parquet files into a folder.
+
+        These are `files`, `frames` (the selected ones), `stacks` and `problems`.
+
+        Parameters
+        ----------
+        folder
+            A folder, which is created when it does not exist.
+
+        Raises
+        ------
+        StorageError
+            The folder or a file cannot be written.
+        """
         target = os.fspath(folder)
         storage.make_folder(target)
         for name, table in self._exported().items():
             table.to_parquet(os.path.join(target, f"{name}.parquet"))
 
     def to_pandas(self, table: str = "frames") -> Any:
-        """One of the tables as a pandas DataFrame.
+        """Return one of the tables as a pandas DataFrame.
 
-        "frames" (the selected ones), "stacks", "files" or "problems".
+        Parameters
+        ----------
+        table
+            "frames" (the selected ones), "stacks", "files" or "problems".
+
+        Raises
+        ------
+        UsageError
+            There is no such table.
         """
         tables = self._exported()
         if table not in tables:
@@ -349,13 +441,13 @@ class Index:
         frames, stacks = generation.frames, generation.stacks
         if not self._whole:
             rows, whole = self.rows(), self._whole_stacks()
-            # where a stack's frames are among the exported ones
+            # Row of the first frame of each stack among the exported rows.
             starts = np.searchsorted(rows, generation.stack_starts[whole])
             originals = frames.numbers("duplicate_of")[rows]
-            places = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
-            # -2: of a frame that is not exported.
+            exported = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
+            # -2: the original is not exported.
             originals = (
-                np.where(originals < 0, -1, np.where(rows[places] == originals, places, -2))
+                np.where(originals < 0, -1, np.where(rows[exported] == originals, exported, -2))
                 if len(rows)
                 else originals
             )
@@ -372,26 +464,25 @@ class Index:
             return _unpickle, (self.path, self.generation, None, "")
         if len(self._ranges) <= INLINE_RANGES:
             return _unpickle, (self.path, self.generation, self._ranges.tolist(), "")
-        return _unpickle, (self.path, self.generation, None, _keep_selection(self._ranges))
+        return _unpickle, (self.path, self.generation, None, _write_selection(self._ranges))
 
     # --- for people ---
 
     @property
     def counts(self) -> dict[str, int]:
-        """Patients, studies, series, stacks and frames.
+        """The number of patients, studies, series, stacks and frames.
 
-        What a stack taken apart leaves counts as frames.
+        Frames of a partly selected stack count as frames; the stack does not count.
         """
         return overview.counts(self._part())
 
     def check(self) -> Check:
-        """The verdict on every stack with its numbers and the reason, the ledger, the problems.
+        """Check every stack: its verdict with numbers and reason, the ledger, the problems.
 
-        What needs a person.
-
-        Prints well in a terminal and in a notebook; `check().ok` says whether nothing needs a
-        person, `check().rows` has every stack of this selection, `check().to_dict()` everything for
-        machines. Problems are those of the whole index.
+        The result prints what needs a person, in a terminal and in a notebook. ``check().ok`` is
+        True when nothing needs one, ``check().rows`` holds every complete stack of this selection,
+        and ``check().to_dict()`` everything as plain values. Problems are those of the complete
+        index.
         """
         return check(self._part())
 
@@ -419,25 +510,51 @@ class Index:
         )
 
     def _passed_over(self) -> dict[str, int]:
-        """What the walk left out, by kind: {} when nothing."""
-        counted = {
+        """Count the entries that the walk left out, per kind; kinds without any are omitted."""
+        counts = {
             name.replace("_", " "): len(n) if isinstance(n, list) else n
             for name, n in self._generation.facts.get("passed_over", {}).items()
         }
-        return {name: n for name, n in counted.items() if n}
+        return {name: n for name, n in counts.items() if n}
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:
     """Open the index folder that `dicomdl.scan` wrote.
 
+    Opening takes milliseconds: the tables are memory-mapped.
+
+    Parameters
+    ----------
+    path
+        The index folder, the `out` of the scan.
+
+    Returns
+    -------
+    Index
+        The current generation of the index.
+
     Raises
     ------
     IndexFolderError
-        No index there, a damaged one, or one of another format.
+        There is no index, it is damaged, or it has another format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     _ = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False)
+    ...     print(dicomdl.open_index(out))  # doctest: +ELLIPSIS
+    Index: 1 patient, 1 study, 1 series, 1 stack, 1 frame
+      modality   stacks     frames  verdicts
+      CT              1          1  1 single
+      1 files = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
+      in ...
     """
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     generation = generation_of(folder, read_manifest(folder)["generation"])
-    # Looked at now, so that a damaged index says so here and not in mid-training.
+    # Read now, so that a damaged index is reported here and not in mid-training.
     _ = generation.tolerances, generation.files, generation.stacks
     return Index(generation)
 
@@ -446,19 +563,17 @@ def _unpickle(
     folder: str, generation: str, ranges: list[list[int]] | None, selection: str
 ) -> Index:
     opened = generation_of(folder, generation)
-    len(opened.frames)  # says GenerationGone now rather than at the first frame
+    # Raises GenerationGone now rather than at the first frame.
+    len(opened.frames)
     if selection:
-        return Index(opened, _kept_selection(selection))
+        return Index(opened, _read_selection(selection))
     return Index(
         opened, None if ranges is None else np.array(ranges, dtype=np.int64).reshape(-1, 2)
     )
 
 
-def _keep_selection(ranges: Ranges) -> str:
-    """Write ranges to the cache folder, once, under the digest of their content.
-
-    The digest is the selection's name.
-    """
+def _write_selection(ranges: Ranges) -> str:
+    """Write ranges to the cache folder, once, and return their name: a digest of the content."""
     name = hashlib.blake2b(ranges.tobytes(), digest_size=16).hexdigest()
     path = os.path.join(storage.cache_folder("selections"), f"{name}.i64")
     if not os.path.exists(path):
@@ -466,24 +581,25 @@ def _keep_selection(ranges: Ranges) -> str:
     return name
 
 
-def _kept_selection(name: str) -> Ranges:
+def _read_selection(name: str) -> Ranges:
     path = os.path.join(storage.cache_folder("selections"), f"{name}.i64")
     try:
         return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
     except (OSError, ValueError):
         raise IndexFolderError(
-            f"the selection {name} is not in this machine's cache folder: select again here, or share DICOMDL_CACHE",
+            f"the selection {name} is not in this machine's cache folder: "
+            "select again here, or share DICOMDL_CACHE",
             selection=name,
         ) from None
 
 
 def _ranges(mask: npt.NDArray[np.bool_]) -> Ranges:
-    """(k, 2) the runs of True."""
+    """Return (k, 2) the runs of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return edges.reshape(-1, 2).astype(np.int64)
 
 
 def _unit_hash(key: str) -> float:
-    """A number in [0, 1) that follows from `key` on every machine."""
+    """Hash `key` to a number in [0, 1), the same on every machine."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return float((int.from_bytes(digest, "little") >> 11) / 2**53)

@@ -1,11 +1,8 @@
-"""What an index says to people.
+"""Overview: the numbers of an index that ``print(index)`` and a notebook show.
 
-What `print(index)` shows, and `index.check()`, as text, as HTML and as plain values for JSON.
-
-An index hands over a `Part`: its tables and which of their rows are meant. Nothing here opens a
-file or changes a conclusion. Stacks are named by number and Series Instance UID, files by path; no
-patient's identity and no date is in any of it. What files say passes `printable` before it is
-shown, and is escaped in HTML as well.
+Input is a `Part`: tables, and the selected rows. This file opens no file and changes no conclusion.
+Its text names stacks by number and Series Instance UID and files by path; it holds no patient's
+identity and no date. Text from files passes `printable`, and in HTML `escaped`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,33 +14,31 @@ import numpy as np
 from dicomdl.geometry.verdict import IDC_CHECKS
 from dicomdl.index.text import (
     Part,
-    counted,
     escaped,
+    format_counts,
+    format_ledger,
+    format_verdicts,
     html_table,
-    ledger_told,
     plural,
     printable,
     text_columns,
-    verdicts_told,
 )
 
 SHOWN_PROBLEMS: Final = 20
-SHOWN_VALUES: Final = 8  # of a list in a reason
-# under IDC's names, as `geometry.idc_checks` computes them
+# Values of a list in a reason.
+SHOWN_VALUES: Final = 8
+# Under IDC's names, as `geometry.verdict.idc_checks` computes them.
 IDC_COLUMNS: Final = (
     *IDC_CHECKS,
     "obliquity_degrees",
 )
-# A tilted, regular or single stack is as it should be.
+# Verdicts that need a person. Tilted, regular and single stacks are as expected.
 ALARMING: Final = frozenset({"missing_slices", "uneven_spacing", "duplicates"})
-
-
-# --- the summary ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ModalityCount:
-    """The whole stacks of one modality: how many, of how many frames, with which verdicts."""
+    """The complete stacks of one modality: their number, their frames, their verdicts."""
 
     modality: str
     stacks: int
@@ -53,26 +48,28 @@ class ModalityCount:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """An index in numbers, as `print(index)` shows them."""
+    """An index in numbers, as ``print(index)`` shows them."""
 
     title: str
     counts: Mapping[str, int]
-    groups: int  # of two or more stacks
+    # Groups of two or more stacks.
+    groups: int
     equal_copies: int
-    modalities: Sequence[ModalityCount]  # most frames first
+    # Sorted by frames, most first.
+    modalities: Sequence[ModalityCount]
     ledger: Mapping[str, int]
     reasons: Mapping[str, int]
     passed_over: Mapping[str, int]
     path: str
 
     def text(self) -> str:
-        """For a terminal: counts, a line a modality, the ledger, the problems."""
+        """Format for a terminal: counts, one line per modality, the ledger, the problems."""
         lines = [
             f"{self.title}: "
             + ", ".join(f"{n:,} {plural(name, n)}" for name, n in self.counts.items())
         ]
         rows = [
-            [m.modality, f"{m.stacks:,}", f"{m.frames:,}", " " + verdicts_told(m.verdicts)]
+            [m.modality, f"{m.stacks:,}", f"{m.frames:,}", " " + format_verdicts(m.verdicts)]
             for m in self.modalities
         ]
         lines += (
@@ -82,39 +79,44 @@ class Overview:
             if rows
             else []
         )
-        lines += [f"  {told}" for told in self._told_of_stacks()]
-        lines.append(f"  {ledger_told(self.ledger)}")
-        lines += [f"  problems: {counted(self.reasons)}"] if self.reasons else []
-        lines += [f"  passed over: {counted(self.passed_over)}"] if self.passed_over else []
+        lines += [f"  {remark}" for remark in self._remarks()]
+        lines.append(f"  {format_ledger(self.ledger)}")
+        lines += [f"  problems: {format_counts(self.reasons)}"] if self.reasons else []
+        lines += [f"  passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
         lines.append(f"  in {self.path}")
         return "\n".join(printable(line) for line in lines)
 
-    def _told_of_stacks(self) -> list[str]:
-        groups = f"{self.groups:,} group(s) of stacks on one grid: time points, echoes, b-values, ... (index.groups)"
+    def _remarks(self) -> list[str]:
+        groups = (
+            f"{self.groups:,} group(s) of stacks on one grid: "
+            "time points, echoes, b-values, ... (index.groups)"
+        )
         copies = f"{self.equal_copies:,} frame(s) are equal copies of others and in no stack"
         return [
-            told for told, count in ((groups, self.groups), (copies, self.equal_copies)) if count
+            text for text, count in ((groups, self.groups), (copies, self.equal_copies)) if count
         ]
 
     def html(self) -> str:
-        """The same for a notebook."""
+        """Format for a notebook."""
         head = " · ".join(f"<b>{n:,}</b> {plural(name, n)}" for name, n in self.counts.items())
         rows = [
-            [m.modality, f"{m.stacks:,}", f"{m.frames:,}", verdicts_told(m.verdicts)]
+            [m.modality, f"{m.stacks:,}", f"{m.frames:,}", format_verdicts(m.verdicts)]
             for m in self.modalities
         ]
         last = [
-            *self._told_of_stacks(),
-            ledger_told(self.ledger),
-            f"problems: {counted(self.reasons) or 'none'}",
+            *self._remarks(),
+            format_ledger(self.ledger),
+            f"problems: {format_counts(self.reasons) or 'none'}",
         ]
-        last += [f"passed over: {counted(self.passed_over)}"] if self.passed_over else []
+        last += [f"passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
         table = html_table(["modality", "stacks", "frames", "verdicts"], rows, right={1, 2})
-        return f"<div><p>{head}</p>{table}<p>{'<br>'.join(map(escaped, last))}<br><code>{escaped(self.path)}</code></p></div>"
+        foot = "<br>".join(map(escaped, last))
+        path = f"<code>{escaped(self.path)}</code>"
+        return f"<div><p>{head}</p>{table}<p>{foot}<br>{path}</p></div>"
 
 
 def overview(part: Part) -> Overview:
-    """The numbers of an index."""
+    """Compute the numbers of an index."""
     return Overview(
         title="Index"
         if part.is_whole
@@ -131,7 +133,7 @@ def overview(part: Part) -> Overview:
 
 
 def _whole_groups(part: Part) -> int:
-    """How many groups of two or more stacks are there with all of them."""
+    """Count the groups of two or more stacks of which every stack is selected."""
     groups = part.stacks.numbers("group")
     sizes = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
     return int(
@@ -140,9 +142,9 @@ def _whole_groups(part: Part) -> int:
 
 
 def counts(part: Part) -> dict[str, int]:
-    """Patients, studies, series, stacks and frames.
+    """Count patients, studies, series, stacks and frames.
 
-    What a stack taken apart leaves counts as frames.
+    Frames of a partly selected stack count as frames; the stack does not count.
     """
     selected = np.concatenate([[0], np.cumsum(part.mask)])
     touched = np.flatnonzero(np.diff(selected[part.starts]))
@@ -167,14 +169,16 @@ def _by_modality(part: Part) -> list[ModalityCount]:
     rows = []
     for code in np.unique(of_stack):
         members = of_stack == code
-        found, numbers = np.unique(verdicts[part.chosen[members]], return_counts=True)
-        told = {str(names[verdict]): int(n) for verdict, n in zip(found, numbers, strict=True)}
+        present, numbers = np.unique(verdicts[part.chosen[members]], return_counts=True)
+        per_verdict = {
+            str(names[verdict]): int(n) for verdict, n in zip(present, numbers, strict=True)
+        }
         rows.append(
             ModalityCount(
                 str(modalities[code]) or "(none)",
                 int(members.sum()),
                 int(slices[members].sum()),
-                told,
+                per_verdict,
             )
         )
     return sorted(rows, key=lambda row: -row.frames)

@@ -1,4 +1,9 @@
-"""index.rows"""
+"""Generation: the open tables of one generation, and fast access to single rows.
+
+A reader of one cell takes 0.1 us, where Arrow's takes 2 us: numbers are read through a NumPy view,
+encoded columns through a dictionary of Python objects. One `Generation` per process is shared by
+all its indexes and stacks.
+"""
 
 import functools
 import itertools
@@ -17,13 +22,13 @@ from dicomdl.index.generations import map_table, read_facts
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered
 
-CACHED_VALUES: Final = (
-    4096  # the values of a column with at most this many become Python objects once looked at
-)
+# Columns with at most this many distinct values keep each value as a Python object after its first
+# use.
+CACHED_VALUES: Final = 4096
 
 
 class Generation:
-    """The tables of one generation, opened when first asked for and shared by all indexes of a process."""
+    """The tables of one generation, opened at their first use and shared within a process."""
 
     def __init__(self, folder: str, name: str) -> None:
         self.folder = folder
@@ -31,52 +36,52 @@ class Generation:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """What its scan wrote down: options, and what the walk passed over."""
+        """Facts of the scan: its options, and what the walk passed over."""
         return read_facts(self.folder, self.name)
 
     @functools.cached_property
     def tolerances(self) -> Tolerances:
-        """What its scan took for equal; whoever reads must not decide anew."""
+        """Tolerances of the scan; code that reads the index must use these, not its defaults."""
         try:
             return Tolerances(**self.facts["options"]["tolerances"])
         except (KeyError, TypeError) as error:
             raise IndexFolderError(
-                f"the index {self.folder!r} does not say its tolerances: scan again",
+                f"the index {self.folder!r} does not state its tolerances: scan again",
                 path=self.folder,
             ) from error
 
     @functools.cached_property
     def files(self) -> Table:
-        """One row a file."""
+        """One row per file."""
         return map_table(self.folder, self.name, "files")
 
     @functools.cached_property
     def frames(self) -> Table:
-        """One row a frame, sorted by stack and slice."""
+        """One row per frame, sorted by stack and slice."""
         return map_table(self.folder, self.name, "frames")
 
     @functools.cached_property
     def stacks(self) -> Table:
-        """One row a stack."""
+        """One row per stack."""
         return map_table(self.folder, self.name, "stacks")
 
     @functools.cached_property
     def problems(self) -> Table:
-        """One row a file that could not be used."""
+        """One row per file that could not be used."""
         return map_table(self.folder, self.name, "problems")
 
     @functools.cached_property
     def stack_starts(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) the first frame row of each stack, and the end.
 
-        Copies, which are in no stack, come behind it.
+        Rows after the end are copies, which are in no stack.
         """
         starts, slices = self.stacks.numbers("frame_start"), self.stacks.numbers("slices")
         return np.append(starts, slices.sum()).astype(np.int64)
 
     @functools.cached_property
     def groups(self) -> list[npt.NDArray[np.int64]]:
-        """The stacks of each group, by group and place in it."""
+        """Stack numbers of each group, in the order of `group_index`."""
         numbers = self.stacks.numbers("group")
         order = np.lexsort([self.stacks.numbers("group_index"), numbers])
         return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
@@ -86,7 +91,10 @@ class Generation:
         return {}
 
     def cell(self, name: str) -> Callable[[int], Any]:
-        """A quick reader of one column: frame row -> value. FILE_FIELDS are those of its file."""
+        """Return a fast reader of one column, frame row -> value.
+
+        FILE_FIELDS are read from the table `files`.
+        """
         if name not in self._cells:
             if name in FILE_FIELDS:
                 reader = self._file_cell(name)
@@ -105,7 +113,7 @@ class Generation:
         return lambda row: states.item(files[row])
 
     def values(self, name: str, rows: slice) -> list[Any]:
-        """One column of some frame rows: as `cell` gives them, but several at once."""
+        """Return the values of one column for a range of frame rows, as `cell` does for one."""
         if name in FILE_FIELDS:
             files = self.frames.numbers("file")[rows]
             return (
@@ -119,7 +127,7 @@ class Generation:
         return [cell(row) for row in range(rows.start, rows.stop)]
 
     def stack_value(self, name: str, number: int) -> Any:
-        """One fact of a stack."""
+        """Return one value of the `stacks` table."""
         if name not in self._stack_cells:
             self._stack_cells[name] = _cells(self.stacks, name)
         return self._stack_cells[name](number)
@@ -133,7 +141,7 @@ class Generation:
         return [self.cell(name) for name in SOURCE_FIELDS]
 
     def source(self, row: int) -> FrameSource:
-        """Where the bytes of one frame row are."""
+        """Return the byte range and the pixel format of one frame row."""
         return FrameSource(*[cell(row) for cell in self._source_cells])
 
     @functools.cached_property
@@ -144,24 +152,29 @@ class Generation:
         list[tuple[str, Callable[[int], Any]]],
         list[tuple[str, Callable[[int], Any]]],
     ]:
-        """(fields of `Frame` that are the same in every row, readers of the other fields, readers of extra columns)."""
+        """The three parts of a `Frame`: constant fields, readers of the others, readers of extras.
+
+        A field is constant when its column holds one value in all rows.
+        """
         constants = self.frames.constants
-        known = {name: constants[name] for name in _FRAME_COLUMNS if name in constants}
+        constant = {name: constants[name] for name in _FRAME_COLUMNS if name in constants}
         others = [
-            (name, self.cell(name)) for name in (*FILE_FIELDS, *_FRAME_COLUMNS) if name not in known
+            (name, self.cell(name))
+            for name in (*FILE_FIELDS, *_FRAME_COLUMNS)
+            if name not in constant
         ]
         return (
-            known,
+            constant,
             others,
             [(name, self.cell(name)) for name in self.frames.names if name not in _NOT_EXTRA],
         )
 
     def frame(self, row: int) -> Frame:
-        """One frame row as a Frame."""
-        known, others, extra = self._frame_parts
+        """Return one frame row as a Frame."""
+        constant, others, extra = self._frame_parts
         return Frame(
             extra=tuple((name, cell(row)) for name, cell in extra),
-            **known,
+            **constant,
             **{name: cell(row) for name, cell in others},
         )
 
@@ -173,10 +186,9 @@ _NOT_EXTRA: Final = frozenset({*_FRAME_COLUMNS, "file", "pixel_digest"})
 
 
 def _cells(table: Table, name: str) -> Callable[[int], Any]:
-    """A quick reader of single cells.
+    """Return a fast reader of single cells: 0.1 us where Arrow's own takes 2 us.
 
-    0.1 us where Arrow's own takes 2, and no page is touched that is not needed. The row must
-    exist.
+    It touches no page that the cell does not need. The row must exist.
     """
     if name in table.constants:
         value = table.constants[name]
@@ -190,33 +202,34 @@ def _cells(table: Table, name: str) -> Callable[[int], Any]:
             else (lambda row: table.value(name, row))
         )
     if table.is_encoded(name):
-        codes, one = table.codes_of(name)
+        codes, decode = table.codes_of(name)
         return (
-            _remembered(codes, one)
+            _cached(codes, decode)
             if len(array.dictionary) <= CACHED_VALUES
-            else lambda row: one(codes[row])
+            else lambda row: decode(codes[row])
         )
     if table.is_number(name) and not array.null_count:
         numbers = table.numbers(name)
         return lambda row: numbers[row].item()
-    # a private copy of a long column would cost every worker its memory
+    # Arrow, because a private copy of a long column would cost memory in every worker.
     return lambda row: array[row].as_py()
 
 
-def _remembered(codes: npt.NDArray[Any], one: Callable[[int], Any]) -> Callable[[int], Any]:
+def _cached(codes: npt.NDArray[Any], decode: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Return a reader that decodes each code once."""
     values: dict[int, Any] = {}
 
     def cell(row: int) -> Any:
         code = codes[row]
         if code not in values:
-            values[code] = one(code)
+            values[code] = decode(code)
         return values[code]
 
     return cell
 
 
 def _decoded(data: bytes, ends: list[int]) -> list[str]:
-    """Paths that lie one behind the other, as text."""
+    """Decode paths that are concatenated in `data` and end at `ends`."""
     pieces = itertools.pairwise(ends)
     if data.isascii():
         text = os.fsdecode(data)
@@ -227,17 +240,19 @@ def _decoded(data: bytes, ends: list[int]) -> list[str]:
 def _through(
     files: Callable[[int], Any], cells: Callable[[int], Any], convert: Callable[[Any], Any]
 ) -> Callable[[int], Any]:
+    """Return a reader of a column of `files` by frame row."""
     return lambda row: convert(cells(files(row)))
 
 
 def _opened_size(_: Generation) -> int:
-    """What Python keeps of a generation: first rows, groups, and some values per column.
+    """Estimate the private memory of a generation: stack starts, groups, cached values.
 
-    Its tables are mapped.
+    Its tables are memory-mapped.
     """
     return 2**18
 
 
 @remembered("generations", _opened_size)
 def generation_of(folder: str, name: str) -> Generation:
+    """Return the generation of a folder, the same object for all callers of a process."""
     return Generation(folder, name)

@@ -1,4 +1,8 @@
-"""index.schema"""
+"""Schemas of the four tables of an index, and the number of their format.
+
+``FORMAT`` rises with every change of a table, of the manifest or of the folder. An index of another
+format is refused, and the next scan rebuilds it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -17,8 +21,8 @@ _ARROW: Final[Mapping[str, pa.DataType]] = {
     "real": pa.float64(),
     "flag": pa.bool_(),
 }
-# The columns of `frames` that come from where a frame is, not from an attribute.
-_PLACE_FIELDS: Final = (
+# Columns of `frames` that describe a byte range or a tile; the others hold DICOM attributes.
+_LOCATION_FIELDS: Final = (
     ("file", pa.int32()),
     ("frame_number", pa.int32()),
     ("byte_offset", pa.int64()),
@@ -31,29 +35,30 @@ _PLACE_FIELDS: Final = (
     ("tile_top", pa.int32()),
     ("tile_left", pa.int32()),
 )
-# What most frames have alike: no tile of a mosaic; -1 until the scan has concluded it.
+# Values of most frames: not a tile of a mosaic; -1 until the scan fills it in.
 DEFAULTS: Final = {
     **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
     **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
 }
-# `pixel_digest`: of frames whose pixels had to be compared, so that the next scan need not read
-# them again.
+# Columns that the scan fills in last. `pixel_digest` is set for frames whose pixels were compared,
+# so that the next scan does not read them again.
 _CONCLUDED: Final = (
     ("position_in_stack", pa.int32()),
     ("duplicate_of", pa.int64()),
     ("pixel_digest", TEXT),
 )
-# The state of a file as the scan saw it, as `storage.sources.state_of` has it.
+# State of a file when it was scanned, as `storage.sources.state_of` returns it.
 STATE_COLUMNS: Final = FILE_FIELDS[1:]
 FILES_SCHEMA: Final = pa.schema(
     [
-        ("path", pa.large_binary()),  # as the operating system has it: a name need not be UTF-8
+        # Bytes of the operating system: a file name need not be UTF-8.
+        ("path", pa.large_binary()),
         *((name, pa.int64()) for name in STATE_COLUMNS),
         ("kind", TEXT),
         ("sop_class_uid", TEXT),
     ]
 )
-# as workers send it: with the number of the file
+# Table that workers send: with the number of each file.
 READ_FILES_SCHEMA: Final = FILES_SCHEMA.append(pa.field("file", pa.int32()))
 PROBLEMS_SCHEMA: Final = pa.schema([("file", pa.int32()), ("reason", TEXT), ("detail", TEXT)])
 STACKS_SCHEMA: Final = pa.schema(
@@ -66,8 +71,10 @@ STACKS_SCHEMA: Final = pa.schema(
         ("detail", TEXT),
         ("affine", pa.list_(pa.float64(), 16)),
         ("spacing", pa.list_(pa.float64(), 3)),
-        ("slice_spacing", pa.float64()),  # the first of `spacing`, to select by
-        ("dimension", TEXT),  # JSON object: what tells this stack from the others of its group
+        # First item of `spacing`, for `select`.
+        ("slice_spacing", pa.float64()),
+        # JSON object: the values that distinguish this stack from the others of its group.
+        ("dimension", TEXT),
         ("group", pa.int64()),
         ("group_index", pa.int64()),
         *((name, pa.bool_()) for name in IDC_CHECKS),
@@ -77,12 +84,13 @@ STACKS_SCHEMA: Final = pa.schema(
 
 
 def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
-    """The schema of `frames`.
+    """Return the schema of `frames`.
 
-    Where the frame is, its attributes, its slice index, and the columns of `extra`.
+    Its columns are the byte range of a frame, the attributes, those of `extra`, and the
+    conclusions of the scan.
     """
     fields = [
-        *_PLACE_FIELDS,
+        *_LOCATION_FIELDS,
         *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)),
         *_CONCLUDED,
     ]

@@ -1,15 +1,17 @@
-"""The four tables of an index as memory-mapped Arrow files, and the folder of generations they live in.
+"""Table: one memory-mapped Arrow table of an index, read as NumPy arrays and Python objects.
+
+An index folder holds four tables per generation::
 
     lidc.index/
-      manifest.json                       which generation is current; replaced in one step, and only this
-      generations/<id>/scan.json          options of the scan, its tolerances among them
-      generations/<id>/files.arrow        path, size, times, kind, SOP class; one row a file
-      generations/<id>/frames.arrow       one row a frame, sorted by stack and slice
-      generations/<id>/stacks.arrow       one row a stack: its range of frames, verdict, affine
-      generations/<id>/problems.arrow     one row a file that could not be used
+      manifest.json                     name of the current generation; replaced in one step
+      generations/<id>/scan.json        options of the scan, with its tolerances
+      generations/<id>/files.arrow      one row per file: path, size, times, kind, SOP class
+      generations/<id>/frames.arrow     one row per frame, sorted by stack and slice
+      generations/<id>/stacks.arrow     one row per stack: range of frames, verdict, affine
+      generations/<id>/problems.arrow   one row per file that could not be used
 
-A generation is never changed once it is named. Columns with few distinct values are dictionary-encoded with the
-narrowest index that holds them, so that a column costs a byte or two a frame. This module is the door to pyarrow.
+A published generation never changes. Columns with few distinct values are dictionary-encoded with
+the narrowest index, so a column costs one or two bytes per frame.
 """
 
 import functools
@@ -29,20 +31,19 @@ from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
 
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
-CONSTANTS: Final = (
-    b"dicomdl.constants"  # schema metadata: most of a study's 150 columns hold one value, or none
-)
+# Key of the schema's metadata: most of the 150 columns of a study hold one value, or none.
+CONSTANTS: Final = b"dicomdl.constants"
 
 
 class Table:
     """Columns of one table, each of one chunk, read-only.
 
-    Values cross into numpy or Python here and nowhere else.
+    The only class that converts Arrow values to NumPy or Python.
     """
 
     def __init__(self, arrow: pa.Table) -> None:
         self.arrow = arrow
-        self._places = {name: place for place, name in enumerate(arrow.schema.names)}
+        self._column_numbers = {name: number for number, name in enumerate(arrow.schema.names)}
         self._arrays: dict[str, pa.Array] = {}
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class Table:
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
-        return list(self._places)
+        return list(self._column_numbers)
 
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
@@ -61,12 +62,12 @@ class Table:
         )
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds one number a row, as it is: neither flags nor encoded."""
+        """Whether a column holds one plain number per row: neither flags nor encoded."""
         kind = self.column(name).type
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
     def is_list(self, name: str) -> bool:
-        """Whether a column holds several numbers a row."""
+        """Whether a column holds several numbers per row."""
         kind = self.column(name).type
         return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
@@ -76,21 +77,22 @@ class Table:
 
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
-        """The columns that hold one value in every row, and that value.
-
-        Known without a look at the rows.
-        """
+        """Columns that hold one value in all rows, and that value, from the schema's metadata."""
         return dict(json.loads((self.arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
-        """One column as an Arrow array.
+        """Return one column as an Arrow array.
 
-        UsageError with the nearest names when there is no such column.
+        Raises
+        ------
+        UsageError
+            There is no such column; the message lists the nearest names.
         """
-        if name not in self._arrays:  # kept, because Arrow's own look-up by name takes 30 us
-            if name not in self._places:
+        # Cached, because Arrow's own look-up by name takes 30 us.
+        if name not in self._arrays:
+            if name not in self._column_numbers:
                 raise no_such_column(name, self.names)
-            chunked = self.arrow.column(self._places[name])
+            chunked = self.arrow.column(self._column_numbers[name])
             if chunked.num_chunks > 1:
                 raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
             self._arrays[name] = (
@@ -99,12 +101,12 @@ class Table:
         return self._arrays[name]
 
     def value(self, name: str, row: int) -> Any:
-        """One value as a Python object: str, int, float, bool, tuple of floats, bytes or None."""
+        """Return one value: str, int, float, bool, tuple of floats, bytes or None."""
         value = self.column(name)[row].as_py()
         return tuple(value) if isinstance(value, list) else value
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
-        """A numeric column; a view where nothing is missing or encoded, else a copy with NaN."""
+        """Return a numeric column: a view when it is plain and complete, else a copy with NaN."""
         array = self.column(name)
         if self.is_number(name) and not array.null_count:
             return _view(array)
@@ -113,7 +115,7 @@ class Table:
         return _numbers(array)
 
     def vectors(self, name: str, size: int) -> npt.NDArray[np.float64]:
-        """(n, size) floats of a column of fixed-size lists, NaN where absent."""
+        """Return (n, size) floats of a column of fixed-size lists, NaN where absent."""
         array = self.column(name)
         if len(array) == 0:
             return np.empty((0, size))
@@ -124,9 +126,9 @@ class Table:
         return np.where(np.asarray(array.is_valid())[:, None], flat, np.nan)
 
     def flat(self, name: str) -> tuple[int, npt.NDArray[Any]]:
-        """(size, numbers) of a column of lists of one size: row i is numbers[i * size .
+        """Return (size, numbers) of a column of lists of one size.
 
-        (i + 1) * size]; size 0 where some are absent.
+        Row i is ``numbers[i * size : (i + 1) * size]``. The size is 0 when some rows are absent.
         """
         array = self.column(name)
         if (
@@ -139,36 +141,41 @@ class Table:
         return size, _view(array.values)[array.offset * size : (array.offset + len(array)) * size]
 
     def some_numbers(self, name: str, rows: npt.NDArray[Any]) -> list[Any]:
-        """Some values of a numeric column in which none is missing."""
+        """Return some values of a numeric column without nulls."""
         taken = self.column(name).take(pa.array(rows))
         plain = taken.dictionary_decode() if pa.types.is_dictionary(taken.type) else taken
         return _view(plain).tolist()  # type: ignore[no-any-return]
 
     def binaries(self, name: str, rows: npt.NDArray[Any]) -> tuple[bytes, list[int]]:
-        """Some values of a column of bytes, one behind the other, and the places where each begins and the last one ends."""
+        """Return some values of a column of bytes, concatenated, and their offsets.
+
+        The offsets are one more than the values: value i is ``data[offsets[i] : offsets[i + 1]]``.
+        """
         taken = self.column(name).take(pa.array(rows)).cast(pa.large_binary())
-        _, places, data = taken.buffers()
-        ends = (
-            np.frombuffer(places, np.int64)[taken.offset : taken.offset + len(rows) + 1].tolist()
+        _, offset_buffer, data = taken.buffers()
+        offsets = (
+            np.frombuffer(offset_buffer, np.int64)[
+                taken.offset : taken.offset + len(rows) + 1
+            ].tolist()
             if len(rows)
             else [0]
         )
-        return b"" if data is None else data.to_pybytes(), ends
+        return b"" if data is None else data.to_pybytes(), offsets
 
     def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
-        """(codes, values) of a column: row i holds values[codes[i]]."""
+        """Return (codes, values) of a column: row i holds ``values[codes[i]]``."""
         array = self.column(name)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode(null_encoding="encode")
         return _view(array.indices), array.dictionary.to_pylist()
 
     def codes_of(self, name: str) -> tuple[npt.NDArray[Any], Callable[[int], Any]]:
-        """(codes, code -> value) of a dictionary-encoded column."""
+        """Return (codes, code -> value) of a dictionary-encoded column."""
         array = self.column(name)
         return _view(array.indices), lambda code: array.dictionary[int(code)].as_py()
 
     def ranks(self, name: str) -> npt.NDArray[np.int64]:
-        """(n,) integers that order and equal each other as the column's values do."""
+        """Return (n,) integers that compare and sort as the values of the column do."""
         array = self.column(name)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode(null_encoding="encode")
@@ -178,43 +185,44 @@ class Table:
         return np.asarray(rank[_view(array.indices)])
 
     def text(self, name: str, row: int) -> str:
-        """One value of a text column."""
+        """Return one value of a text column."""
         return str(self.column(name)[row].as_py())
 
     def values(self, name: str, rows: npt.NDArray[np.int64]) -> list[Any]:
-        """Some values of a column as Python objects; lists as tuples, None where absent."""
+        """Return some values as Python objects; lists as tuples, None where absent."""
         return [
             tuple(value) if isinstance(value, list) else value
             for value in self.column(name).take(pa.array(rows)).to_pylist()
         ]
 
     def part(self, rows: slice) -> "Table":
-        """The rows of a range, without a copy."""
+        """Return the rows of a range, without a copy."""
         return Table(self.arrow.slice(rows.start, rows.stop - rows.start))
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Table":
-        """The rows given, in the order given."""
+        """Return the given rows in the given order."""
         return Table(self.arrow.take(pa.array(rows)))
 
     def with_column(self, name: str, values: npt.NDArray[Any] | Sequence[Any]) -> "Table":
-        """The table with one column replaced."""
-        place = self.arrow.schema.get_field_index(name)
-        field = self.arrow.schema.field(place)
+        """Return the table with one column replaced."""
+        number = self.arrow.schema.get_field_index(name)
+        field = self.arrow.schema.field(number)
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        replaced = self.arrow.set_column(place, pa.field(name, kind), pa.array(values, type=kind))
-        return Table(replaced.replace_schema_metadata(None))  # `constants` may not hold any more
+        replaced = self.arrow.set_column(number, pa.field(name, kind), pa.array(values, type=kind))
+        # The metadata lists constant columns, which may have changed.
+        return Table(replaced.replace_schema_metadata(None))
 
     def with_paths(self, files: "Table") -> "Table":
-        """The table with a column `path`, found through its column `file`."""
+        """Return the table with a column `path`, looked up by its column `file`."""
         paths = files.arrow.column("path").take(pa.array(self.numbers("file")))
         return Table(self.arrow.append_column("path", paths.combine_chunks()))
 
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
-        """The table with one more column, of int32."""
+        """Return the table with one more column, int32."""
         return Table(self.arrow.append_column(name, pa.array(values, type=pa.int32())))
 
     def without(self, name: str) -> "Table":
-        """The table without one of its columns."""
+        """Return the table without one of its columns."""
         return Table(self.arrow.drop_columns([name]))
 
     def equals(self, name: str, values: Sequence[Any]) -> bool:
@@ -223,7 +231,7 @@ class Table:
         return bool(column.equals(pa.array(values, type=column.type)))
 
     def plain(self) -> "Table":
-        """The table without dictionary encoding."""
+        """Return the table without dictionary encoding."""
         if not any(pa.types.is_dictionary(kind) for kind in self.arrow.schema.types):
             return self
         fields = [
@@ -238,7 +246,7 @@ class Table:
             pq.write_table(_readable(self.plain().arrow), path)
 
     def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame (needs the extra `notebook`)."""
+        """Return the table as a pandas DataFrame (needs the extra `notebook`)."""
         try:
             import pandas  # noqa: F401
         except ImportError:
@@ -247,7 +255,7 @@ class Table:
 
 
 def no_such_column(name: str, names: Sequence[str]) -> UsageError:
-    """The error for a column that does not exist, with the names that come nearest."""
+    """Build the error for a column that does not exist, with the nearest names."""
     import difflib
 
     near = difflib.get_close_matches(name, names, 3)
@@ -256,7 +264,7 @@ def no_such_column(name: str, names: Sequence[str]) -> UsageError:
 
 
 def _readable(arrow: pa.Table) -> pa.Table:
-    """Paths as text: bytes that are no UTF-8 become \\x escapes, for people and other programs."""
+    r"""Convert paths to text for export; bytes outside UTF-8 become \x escapes."""
     if "path" not in arrow.schema.names:
         return arrow
     paths = [path.decode("utf-8", "backslashreplace") for path in arrow.column("path").to_pylist()]
@@ -266,9 +274,9 @@ def _readable(arrow: pa.Table) -> pa.Table:
 
 
 def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
-    """(n,) which rows' value equals `wanted`, or is one of them when it is a list, tuple or set.
+    """Return (n,) flags: rows whose value equals `wanted`, or is one of a list, tuple or set.
 
-    None: absent.
+    None selects rows without a value.
     """
     several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
     choices = list(wanted) if several else [wanted]
@@ -287,7 +295,7 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
 
 
 def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
-    """(n,) which rows' value lies in [low, high]; absent values lie nowhere."""
+    """Return (n,) flags: rows whose value lies in [low, high]; False for absent values."""
     array = _comparable(
         table, name, [bound for bound in (low, high) if bound is not None], exact=False
     )
@@ -306,14 +314,17 @@ def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.N
 
 
 def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool) -> pa.Array:
-    """The column, once it is known that it can be compared with the choices.
+    """Return the column after a check that it can be compared with the choices.
 
-    UsageError otherwise.
+    Raises
+    ------
+    UsageError
+        The column holds lists, or values of another type than the choices.
     """
     array = table.column(name)
     if table.is_list(name):
         raise UsageError(
-            f"{name} holds several numbers a row: select by another column", column=name
+            f"{name} holds several numbers per row: select by another column", column=name
         )
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     for choice in choices:
@@ -321,20 +332,20 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         fits = is_number
         if table.is_text(name) or pa.types.is_large_binary(kind):
             fits = isinstance(choice, str if table.is_text(name) else bytes)
-        # Arrow would cut a fraction to an integer; bounds are compared in Python or as
-        # floats, where that is no matter.
-        whole = (
+        # Equality only: Arrow would truncate a fraction to an integer. Bounds are compared in
+        # Python or as floats.
+        lossless = (
             not (exact and pa.types.is_integer(kind))
             or not is_number
             or (float(choice).is_integer() and abs(choice) < 2**63)
         )
-        if choice is not None and not (fits and whole):
+        if choice is not None and not (fits and lossless):
             raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
     return array
 
 
 def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
-    """(n,) a boolean Arrow array as numpy, null being False."""
+    """Convert a boolean Arrow array to (n,) flags; null becomes False."""
     array = array.fill_null(False) if array.null_count else array
     bits = (
         np.frombuffer(array.buffers()[1], dtype=np.uint8)
@@ -347,19 +358,15 @@ def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
 
 
 def _view(array: pa.Array) -> npt.NDArray[Any]:
-    """The numbers of an Arrow array without nulls, in place, read-only.
+    """Return a read-only view of an Arrow array of numbers without nulls.
 
-    Not by `Array.to_numpy`, which imports pandas where it is installed: 0.25 s and 25 MB in every
-    worker.
+    `Array.to_numpy` would import pandas when it is installed: 0.25 s and 25 MB in every worker.
     """
     return np.from_dlpack(array)
 
 
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
-    """The numbers of a plain Arrow array.
-
-    Floats with NaN where some are missing, flags as booleans.
-    """
+    """Return the numbers of a plain Arrow array: floats with NaN for nulls, flags as booleans."""
     if pa.types.is_boolean(array.type):
         return _flags(array)
     return (
@@ -370,7 +377,7 @@ def _numbers(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_]:
-    """(n,) for each row of an encoded column what holds for its value."""
+    """Return (n,) flags per row of an encoded column from flags per distinct value."""
     if len(array) == 0:
         return np.zeros(0, dtype=np.bool_)
     return np.asarray(np.asarray(per_value, dtype=np.bool_)[_view(array.indices)])

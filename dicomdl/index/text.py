@@ -1,4 +1,8 @@
-"""index.text"""
+"""Text for people: what an index passes to the overview and the check, tables, printable words.
+
+Text from files may hold escape sequences that command a terminal, or HTML. `printable` removes the
+former, `escaped` both.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,12 +16,23 @@ import numpy.typing as npt
 from dicomdl.geometry.verdict import VERDICTS
 from dicomdl.index.table import Table
 
-SHOWN_LINES: Final = 40  # lines of the check's table that are shown before the rest is only counted
+# Lines of the table of a check; the rest is counted.
+SHOWN_LINES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One file that could not be used: why in a word (`reason`) and in numbers (`detail`)."""
+    """One file that could not be used.
+
+    Attributes
+    ----------
+    path
+        The path of the file.
+    reason
+        The reason in one word.
+    detail
+        The reason in a sentence, with numbers.
+    """
 
     path: str
     reason: str
@@ -26,31 +41,35 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What an index hands over: the tables of its generation, and which of their rows are meant."""
+    """An index as the overview and the check read it: its tables, and the selected rows."""
 
     path: str
     generation: str
-    is_whole: bool  # all of the index, not a selection
+    # Whether this is the complete index, not a selection.
+    is_whole: bool
     frames: Table
     stacks: Table
-    # (stacks + 1,) the first frame row of each stack, and the end; equal copies come behind
-    # it
+    # (stacks + 1,) the first frame row of each stack, and the end; later rows are equal copies.
     starts: npt.NDArray[np.int64]
-    chosen: npt.NDArray[np.int64]  # the stacks whose frames are all meant
-    mask: npt.NDArray[np.bool_]  # (frames,) the frames that are meant
+    # Numbers of the stacks whose frames are all selected.
+    chosen: npt.NDArray[np.int64]
+    # (frames,) the selected frames.
+    mask: npt.NDArray[np.bool_]
     ledger: Mapping[str, int]
     problems: Sequence[Problem]
-    reasons: Mapping[str, int]  # how many problems have each reason
-    passed_over: Mapping[str, int]  # what the walk left out, by kind
+    # Number of problems per reason.
+    reasons: Mapping[str, int]
+    # Number of entries that the walk left out, per kind.
+    passed_over: Mapping[str, int]
 
     def heads(self, name: str) -> list[Any]:
-        """A fact of the first frame of each chosen stack."""
+        """Return a fact of the first frame of each chosen stack."""
         return _at(self.frames, name, self.starts[self.chosen])
 
     def conclusions(
         self, name: str, convert: Callable[[Any], Any] = lambda value: value
     ) -> list[Any]:
-        """A column of the chosen stacks, each distinct value converted once."""
+        """Return a column of the chosen stacks; each distinct value is converted once."""
         return _at(self.stacks, name, self.chosen, convert)
 
 
@@ -60,25 +79,27 @@ def _at(
     rows: npt.NDArray[np.int64],
     convert: Callable[[Any], Any] = lambda value: value,
 ) -> list[Any]:
+    """Return the values of some rows; each distinct value is converted once."""
     codes, values = table.codes(name)
     wanted = codes[rows]
-    known = {code: convert(values[code]) for code in np.unique(wanted).tolist()}
-    return [known[code] for code in wanted.tolist()]
+    converted = {code: convert(values[code]) for code in np.unique(wanted).tolist()}
+    return [converted[code] for code in wanted.tolist()]
 
 
 def printable(text: str) -> str:
-    """Text from files without what could command a terminal.
+    """Replace the characters of a text that could command a terminal.
 
-    Escape sequences, line breaks, bytes that are no UTF-8.
+    These are escape sequences, line breaks, and bytes that are not UTF-8.
     """
     if text.isascii() and text.isprintable():
         return text
-    # a path's bytes that are no text become \udc.. in words
+    # Path bytes that are not text are surrogates (\udc..), which become escapes.
     readable = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable)
 
 
 def escaped(text: str) -> str:
+    """Make a text printable and escape it for HTML."""
     return escape(printable(text))
 
 
@@ -88,16 +109,16 @@ def text_columns(
     right: Iterable[int],
     widths: Sequence[int] = (),
 ) -> list[str]:
-    """Lines of aligned columns, the titles first; `widths` are the least ones."""
+    """Format lines of aligned columns, the titles first; `widths` are minimum widths."""
     cells = [[printable(cell) for cell in row] for row in (titles, *rows)]
     least = [*widths, *[0] * (len(titles) - len(widths))]
     needed = [
-        max(least[place], *(len(row[place]) for row in cells)) for place in range(len(titles))
+        max(least[column], *(len(row[column]) for row in cells)) for column in range(len(titles))
     ]
     aligned = [
         [
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, needed, strict=True))
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, needed, strict=True))
         ]
         for row in cells
     ]
@@ -107,9 +128,11 @@ def text_columns(
 def html_table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], right: Iterable[int] = ()
 ) -> str:
+    """Format an HTML table; the columns in `right` are aligned to the right."""
     head = "".join(f"<th style='text-align:left'>{escaped(title)}</th>" for title in titles)
-    aligned = ["right" if place in right else "left" for place in range(len(titles))]
-    # UIDs and paths break anywhere, or they push the last column, which is prose, out of sight.
+    aligned = ["right" if column in right else "left" for column in range(len(titles))]
+    # UIDs and paths may break anywhere; otherwise they push the last column, which is prose, out
+    # of sight.
     wraps = [
         "overflow-wrap:anywhere" if title in ("series", "path") else "white-space:nowrap"
         for title in titles
@@ -128,29 +151,34 @@ def html_table(
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def verdicts_told(verdicts: Mapping[str, int]) -> str:
+def format_verdicts(verdicts: Mapping[str, int]) -> str:
+    """Format the number of stacks per verdict, in the order of `VERDICTS`."""
     return ", ".join(f"{verdicts[v]:,} {v}" for v in VERDICTS if verdicts.get(v))
 
 
-def counted(numbers: Mapping[str, int]) -> str:
+def format_counts(numbers: Mapping[str, int]) -> str:
+    """Format the counts that are not 0, with their names."""
     return ", ".join(f"{n:,} {name}" for name, n in numbers.items() if n)
 
 
-def ledger_told(ledger: Mapping[str, int]) -> str:
+def format_ledger(ledger: Mapping[str, int]) -> str:
+    """Format the ledger as a sum: files = images + others + problems."""
     return (
-        f"{ledger['files']:,} files = {ledger['image']:,} with images + {ledger['no_image']:,} DICOM without an image"
+        f"{ledger['files']:,} files = {ledger['image']:,} with images"
+        f" + {ledger['no_image']:,} DICOM without an image"
         f" + {ledger['not_dicom']:,} not DICOM + {ledger['problem']:,} problems"
     )
 
 
 def plural(name: str, count: int) -> str:
+    """Return a plural noun, or its singular for a count of 1."""
     if count != 1 or name == "series":
         return name
     return {"patients": "patient", "studies": "study", "stacks": "stack", "frames": "frame"}[name]
 
 
 def plain_value(value: Any) -> Any:
-    """The value in what JSON knows: None for NaN and the infinities."""
+    """Convert a value to JSON types; NaN and the infinities become None."""
     if isinstance(value, Mapping):
         return {str(key): plain_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

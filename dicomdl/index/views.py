@@ -1,4 +1,8 @@
-"""index.views"""
+"""Views of an index: Stack, Group, Series, Study, and the problems.
+
+A view holds a generation and a number; each value is read from the memory-mapped tables at its
+first use. Views compare and hash by index folder, generation and number, and pickle as these.
+"""
 
 import json
 import os
@@ -17,7 +21,7 @@ from dicomdl.index.text import Problem, printable
 
 
 class Problems(Sequence[Problem]):
-    """The problems of an index, read from the table as they are looked at."""
+    """The problems of an index, a sequence of `Problem` that reads the table on access."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -34,7 +38,7 @@ class Problems(Sequence[Problem]):
         return Problem(path, table.value("reason", number), table.value("detail", number))
 
     def reasons(self) -> Counter[str]:
-        """How many problems have each reason, the most frequent first."""
+        """Count the problems per reason, the most frequent first."""
         codes, values = self._generation.problems.codes("reason")
         return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
 
@@ -47,7 +51,38 @@ class Problems(Sequence[Problem]):
 class Stack:
     """The frames of one Series that form one grid, in slice order, with the verdict on it.
 
-    A view into an index: pickles as a path and a number.
+    A view of an index, which pickles as a path and a number. `Index.stacks` holds them.
+
+    Attributes
+    ----------
+    number
+        The number of the stack in its index, from 0.
+    shape
+        (slices, rows, columns).
+    affine
+        (4, 4) float64, from (slice, row, column, 1) to LPS mm.
+    spacing
+        (slice, row, column) spacing in mm.
+    verdict, detail
+        The verdict on the grid, and its numbers.
+    dimension, group, group_index
+        The values that distinguish the stack from others on its grid, and their group.
+    frames, sources
+        The facts of every slice; the byte range of every slice.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     stack = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False).stacks[0]
+    >>> stack.shape, stack.verdict, stack.content
+    ((1, 128, 128), 'single', 'image')
+    >>> stack.modality, stack.value("rows")
+    ('CT', 128)
+    >>> stack.spacing
+    (nan, 0.661468, 0.661468)
     """
 
     __slots__ = ("_generation", "number")
@@ -58,7 +93,7 @@ class Stack:
 
     @property
     def rows(self) -> slice:
-        """The rows of the `frames` table, in slice order."""
+        """The range of rows in the `frames` table, in slice order."""
         starts = self._generation.stack_starts
         return slice(int(starts[self.number]), int(starts[self.number + 1]))
 
@@ -77,9 +112,10 @@ class Stack:
 
     @property
     def verdict(self) -> str:
-        """What the grid is.
+        """The verdict on the grid.
 
-        Regular, tilted, single, missing_slices, uneven_spacing, duplicates or no_geometry.
+        One of "regular", "tilted", "single", "missing_slices", "uneven_spacing", "duplicates" and
+        "no_geometry".
         """
         return str(self._generation.stack_value("verdict", self.number))
 
@@ -90,60 +126,56 @@ class Stack:
 
     @property
     def content(self) -> str:
-        """What the pixels are: "image", "segmentation", "dose" or "parametric_map"."""
+        """The kind of pixels: "image", "segmentation", "dose" or "parametric_map"."""
         return str(self._generation.stack_value("content", self.number))
 
     @property
     def affine(self) -> npt.NDArray[np.float64]:
-        """(4, 4) from (slice, row, column, 1) to LPS mm; NaN without geometry."""
+        """(4, 4) float64, from (slice, row, column, 1) to LPS mm; NaN without geometry."""
         return np.asarray(
             self._generation.stack_value("affine", self.number), dtype=np.float64
         ).reshape(4, 4)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """(slice, row, column) spacing in mm.
-
-        NaN where unknown (a single slice has no slice spacing).
-        """
-        depth, row, column = self._generation.stack_value("spacing", self.number)
-        return (depth, row, column)
+        """(slice, row, column) spacing in mm; NaN where unknown."""
+        slice_, row, column = self._generation.stack_value("spacing", self.number)
+        return (slice_, row, column)
 
     @property
     def geometry(self) -> Geometry:
-        """Shape and affine."""
+        """The shape and the affine."""
         return Geometry(self.shape, self.affine)
 
     @property
     def positions(self) -> npt.NDArray[np.float64]:
-        """(slices, 3) LPS mm, where the centre of each slice's first pixel is; NaN where unknown.
+        """(slices, 3) LPS mm, the centre of the first pixel of each slice; NaN where unknown.
 
-        ImagePositionPatient, and for the planes of a dose grid with their offset (PS3.3 C.8.8.3.2).
+        This is ImagePositionPatient; the planes of a dose grid add their offset (PS3.3 C.8.8.3.2).
         """
         return frame_positions(self._generation.frames.part(self.rows), self.tolerances)
 
     def position(self, number: int) -> npt.NDArray[np.float64]:
-        """(3,) LPS mm, where the centre of the first pixel of slice `number` is; NaN where unknown.
+        """Return (3,) LPS mm, the centre of the first pixel of slice `number`.
 
-        One of `positions`.
+        It is the row of `positions`, read without the others; NaN where unknown.
         """
-        place = self.frame_value(number, "image_position_patient")
-        if place is None or self.frame_value(number, "grid_frame_offset") is not None:
+        position = self.frame_value(number, "image_position_patient")
+        if position is None or self.frame_value(number, "grid_frame_offset") is not None:
             return np.array(self.positions[number])
-        return np.array(place, dtype=np.float64)
+        return np.array(position, dtype=np.float64)
 
     @property
     def tolerances(self) -> Tolerances:
-        """What the scan took for equal positions and orientations when it judged the stack."""
+        """The tolerances of the scan, by which the verdict was reached."""
         return self._generation.tolerances
 
     @property
     def dimension(self) -> dict[str, Any]:
-        """What tells this stack from the others of its group, such as ``{"echo_time": 4.9}``.
+        """The values that distinguish this stack in its group, such as ``{"echo_time": 4.9}``.
 
-        {} for one that is alone.
-
-        Times of day are told in seconds from the first stack of the group.
+        Empty for the only stack of a group. Times of day are in seconds from the first stack of the
+        group.
         """
         values = json.loads(self._generation.stack_value("dimension", self.number))
         return {
@@ -153,17 +185,17 @@ class Stack:
 
     @property
     def group(self) -> "Group":
-        """The stacks on one grid that `dimension` tells apart, this one among them."""
+        """The group: all stacks on this grid, distinguished by `dimension`, itself included."""
         return Group(self._generation, int(self._generation.stack_value("group", self.number)))
 
     @property
     def group_index(self) -> int:
-        """The place of this stack in its group, from 0."""
+        """The position of this stack in its group, from 0."""
         return int(self._generation.stack_value("group_index", self.number))
 
     @property
     def patient_id(self) -> str:
-        """PatientID, or its keyed hash where the scan was told so."""
+        """PatientID, or its keyed hash after a scan with ``patient_id="hash"``."""
         return str(self.value("patient_id"))
 
     @property
@@ -182,64 +214,65 @@ class Stack:
         return str(self.value("modality"))
 
     def value(self, column: str) -> Any:
-        """A fact of the first frame, by the name of its column."""
+        """Return a fact of the first frame, by the name of its column."""
         return self._generation.cell(column)(self.rows.start)
 
     def values(self, column: str) -> list[Any]:
-        """A fact of every frame, in slice order."""
+        """Return a fact of every frame, in slice order, by the name of its column."""
         return self._generation.values(column, self.rows)
 
     def is_constant(self, column: str) -> bool:
-        """Whether a fact is the same in every frame; looked at without making values of it."""
+        """Whether a fact is the same in every frame; compares codes where the column has them."""
         frames = self._generation.frames
         if column in frames.constants:
             return True
         if frames.is_encoded(column):
-            own = frames.codes_of(column)[0][self.rows]
+            codes = frames.codes_of(column)[0][self.rows]
         elif frames.is_number(column) and not frames.column(column).null_count:
-            own = frames.numbers(column)[self.rows]
-        else:  # a copy of a long column would cost more than its few values here
+            codes = frames.numbers(column)[self.rows]
+        else:
+            # A copy of the column would cost more than the few values of one stack.
             values = self.values(column)
             return all(value == values[0] for value in values)
-        return bool((own == own[:1]).all())
+        return bool((codes == codes[:1]).all())
 
     def frame_value(self, number: int, column: str) -> Any:
-        """A fact of slice `number`, by the name of its column."""
+        """Return a fact of slice `number`, by the name of its column."""
         return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
 
     @property
     def series(self) -> "Stacks":
-        """All stacks of this one's Series in the whole index, itself among them."""
+        """All stacks of the same Series in the complete index, itself included."""
         numbers = self._generation.stacks.numbers("series")
         return Stacks(self._generation, np.flatnonzero(numbers == numbers[self.number]))
 
     def frame(self, number: int) -> Frame:
-        """Slice `number` with all its facts."""
+        """Return slice `number` with all its facts."""
         return self._generation.frame(range(self.rows.start, self.rows.stop)[number])
 
     @property
     def frames(self) -> list[Frame]:
-        """All slices with all their facts; `source` is quicker for reading."""
+        """All slices with all their facts; `sources` is faster for reading pixels."""
         return [self.frame(number) for number in range(self.slices)]
 
     @property
     def middle(self) -> Frame:
-        """The middle slice: the frame that stands for its stack where one must."""
+        """The middle slice: the frame that represents its stack."""
         return self.frame(self.slices // 2)
 
     def source(self, number: int) -> FrameSource:
-        """Where the bytes of slice `number` are."""
+        """Return the byte range of slice `number` and the facts that decode it."""
         return self._generation.source(range(self.rows.start, self.rows.stop)[number])
 
     @property
     def sources(self) -> list[FrameSource]:
-        """Where the bytes of every slice are, in slice order."""
+        """The byte range of every slice, in slice order, with the facts that decode it."""
         source = self._generation.source
         return [source(row) for row in range(self.rows.start, self.rows.stop)]
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """(index folder, generation, number): the same stack has the same key in every process."""
+        """(index folder, generation, number), the same in every process."""
         return (self._generation.folder, self._generation.name, self.number)
 
     def __eq__(self, other: object) -> bool:
@@ -256,9 +289,10 @@ class Stack:
             " x ".join(map(str, self.shape)),
             " x ".join(f"{s:.4g}" for s in self.spacing),
         )
-        told = "".join(f", {name} {value}" for name, value in self.dimension.items())
+        dimension = "".join(f", {name} {value}" for name, value in self.dimension.items())
         return (
-            f"Stack({self.modality or '?'} {shape}, {spacing} mm, {self.verdict}{printable(told)}, "
+            f"Stack({self.modality or '?'} {shape}, {spacing} mm, "
+            f"{self.verdict}{printable(dimension)}, "
             f"series {self.series_instance_uid or '(no UID)'})"
         )
 
@@ -268,7 +302,7 @@ def _unpickle_stack(folder: str, generation: str, number: int) -> Stack:
 
 
 class Stacks(Sequence[Stack]):
-    """Stacks by number, made as they are looked at."""
+    """A sequence of stacks, held as their numbers; a `Stack` is built on access."""
 
     def __init__(self, generation: Generation, numbers: npt.NDArray[np.int64]) -> None:
         self._generation = generation
@@ -288,20 +322,20 @@ class Stacks(Sequence[Stack]):
         return (Stack(self._generation, number) for number in self.numbers.tolist())
 
     def shapes(self) -> npt.NDArray[np.int64]:
-        """(stacks, 3) slices, rows and columns of each."""
+        """Return (stacks, 3) slices, rows and columns of each stack, int64."""
         starts = self._generation.stack_starts
         frames = self._generation.frames
-        heads = starts[self.numbers]
+        first_rows = starts[self.numbers]
         size = [
-            np.asarray(frames.values(name, heads), np.int64).reshape(-1)
+            np.asarray(frames.values(name, first_rows), np.int64).reshape(-1)
             for name in ("rows", "columns")
         ]
         return np.stack([np.diff(starts)[self.numbers], *size], axis=1).astype(np.int64)
 
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
-        """(len,) which stacks' `detail` has a key.
+        """Return (len,) flags: stacks whose `detail` has a key.
 
-        Looked for in the text, for a million details are not parsed for a few.
+        The search is in the JSON text, which spares parsing a million details.
         """
         codes, details = self._generation.stacks.codes("detail")
         has_key = np.array(
@@ -310,7 +344,7 @@ class Stacks(Sequence[Stack]):
         return np.asarray(has_key[codes[self.numbers]])
 
     def verdicts(self) -> Counter[str]:
-        """How many stacks have each verdict."""
+        """Count the stacks per verdict."""
         codes, values = self._generation.stacks.codes("verdict")
         return Counter(
             {
@@ -326,12 +360,21 @@ class Stacks(Sequence[Stack]):
 
 
 class Group(Sequence[Stack]):
-    """Stacks of one Series on one grid that a dimension tells apart.
+    """Stacks of one Series on one grid, distinguished by a dimension.
 
-    Time points, echoes, b-values, phases, kernels.
+    Dimensions are time points, echoes, b-values, phases, kernels, ... `read_volume` returns one
+    array (t, slice, row, column) for a group. Every stack is in exactly one group, possibly alone.
 
-    `read_volume` makes one array (t, slice, row, column) of it. Every stack is in one group, if
-    only with itself.
+    Attributes
+    ----------
+    number
+        The number of the group in its index.
+    stacks
+        The stacks, in the order of their dimension.
+    dimension_names, dimension
+        The attributes that distinguish the stacks, and their value per stack.
+    missing
+        The slices that some stacks lack, per value of the dimension.
     """
 
     __slots__ = ("_generation", "number")
@@ -342,7 +385,7 @@ class Group(Sequence[Stack]):
 
     @property
     def stacks(self) -> Stacks:
-        """Its stacks in the order of their dimension."""
+        """The stacks, in the order of their dimension."""
         return Stacks(self._generation, self._generation.groups[self.number])
 
     def __len__(self) -> int:
@@ -353,26 +396,28 @@ class Group(Sequence[Stack]):
 
     @property
     def dimension_names(self) -> tuple[str, ...]:
-        """The attributes that tell the stacks apart, the slowest first, such as ("temporal_position_index", "echo_time")."""
+        """The columns of the attributes that distinguish the stacks, the slowest first.
+
+        For example ``("temporal_position_index", "echo_time")``.
+        """
         return tuple(self[0].dimension)
 
     @property
     def dimension(self) -> tuple[Any, ...]:
-        """Their value for each stack; a tuple for each where there are several attributes."""
+        """The value of each stack; tuples when there are several attributes."""
         values = [tuple(stack.dimension.values()) for stack in self]
         return tuple(value[0] if len(value) == 1 else value for value in values)
 
     @property
     def tolerances(self) -> Tolerances:
-        """What the scan took for one grid when it put the stacks together."""
+        """The tolerances of the scan, by which the stacks share a grid."""
         return self._generation.tolerances
 
     @property
     def missing(self) -> dict[Any, list[int]]:
-        """{value.
+        """The slices of the grid that a stack lacks, per value of the dimension.
 
-        The slices of the whole grid that this value's stack lacks}, empty when the group is
-        complete.
+        Empty when the group is complete.
         """
         gaps = [stack.detail.get("missing_in_group") for stack in self]
         return {value: slices for value, slices in zip(self.dimension, gaps, strict=True) if slices}
@@ -388,7 +433,8 @@ class Group(Sequence[Stack]):
 
     def __repr__(self) -> str:
         missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
-        return f"Group({len(self)} stacks by {', '.join(self.dimension_names) or '(nothing)'}{missing}, {self[0]!r})"
+        names = ", ".join(self.dimension_names) or "(nothing)"
+        return f"Group({len(self)} stacks by {names}{missing}, {self[0]!r})"
 
 
 def _unpickle_group(folder: str, generation: str, number: int) -> Group:
@@ -397,7 +443,13 @@ def _unpickle_group(folder: str, generation: str, number: int) -> Group:
 
 @dataclass(frozen=True)
 class Series:
-    """One Series (PatientID, Study and Series Instance UID) and its stacks."""
+    """One Series and its stacks; two patients or studies with one UID are two Series.
+
+    Attributes
+    ----------
+    stacks
+        Its stacks, in order.
+    """
 
     stacks: Stacks
 
@@ -408,21 +460,28 @@ class Series:
 
     @property
     def modality(self) -> str:
-        """Modality of its first stack."""
+        """Modality (0008,0060) of the first stack."""
         return str(self.stacks[0].modality)
 
     @property
     def description(self) -> str:
-        """SeriesDescription of its first stack."""
+        """Series Description (0008,103E) of the first stack."""
         return str(self.stacks[0].value("series_description"))
 
     def __repr__(self) -> str:
-        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {self.series_instance_uid or '(no UID)'})"
+        uid = self.series_instance_uid or "(no UID)"
+        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {uid})"
 
 
 @dataclass(frozen=True)
 class Study:
-    """One Study and its Series."""
+    """One Study and its Series.
+
+    Attributes
+    ----------
+    series
+        Its Series, in order.
+    """
 
     series: Sequence[Series]
 

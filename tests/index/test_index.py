@@ -1,4 +1,4 @@
-"""index: selections, splits, views and pickles of what a scan found."""
+"""index: selections, splits, views and pickles of an Index."""
 
 import math
 import multiprocessing
@@ -109,7 +109,7 @@ def test_a_value_of_another_type_is_a_usage_error(index: Index, condition: dict[
         index.select(**condition)
 
 
-# --- looking things up ----------------------------------------------------------------------------
+# --- lookups ------------------------------------------------------------------------------------
 
 
 def test_frames_come_in_the_order_of_stacks_and_slices(index: Index) -> None:
@@ -352,7 +352,7 @@ def test_opening_what_is_no_index_is_an_index_folder_error(tmp_path: Path) -> No
         dicomdl.open_index(tmp_path / "nowhere")
 
 
-# --- out of here ----------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
 def test_the_summary_counts_everything(index: Index) -> None:

@@ -1,4 +1,4 @@
-"""What an index says to people: the summary and the check, in text, HTML and plain values."""
+"""overview and check: text, HTML and plain values of an index."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ Scan = Callable[[], Index]
 
 @pytest.fixture
 def scanned(tmp_path: Path) -> Scan:
-    """Scans what the test wrote below tmp_path / "dicom"."""
+    """Return a function that scans the files below tmp_path / "dicom"."""
     return lambda: dicomdl.scan(
         tmp_path / "dicom", out=tmp_path / "index", workers=1, progress=False
     )
 
 
 def part_of(index: Index, **columns: list[Any]) -> Part:
-    """What the index hands over, some columns of its stacks replaced."""
+    """Return the Part of an index, with some columns of its stacks replaced."""
     part = index._part()
     for name, values in columns.items():
         part = dataclasses.replace(part, stacks=part.stacks.with_column(name, values))
@@ -357,12 +357,12 @@ def test_an_empty_index_is_fine(tmp_path: Path, scanned: Scan) -> None:
     )
 
 
-# --- how it is shown ------------------------------------------------------------------------------
+# --- display -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def many(tmp_path: Path, scanned: Scan) -> Part:
-    """Stacks of 60 series, each one with another number of slices missing."""
+    """Return stacks of 60 series, each with another number of missing slices."""
     for seed in range(60):
         write_series(tmp_path / "dicom", shape=(1, 2, 2), seed=seed)
     details = [

@@ -1,4 +1,4 @@
-"""tables: columns and the folder of generations."""
+"""table, building and generations: columns, and the folder of generations."""
 
 import json
 import os
