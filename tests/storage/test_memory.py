@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import pkgutil
 import re
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -86,12 +88,19 @@ def test_a_budget_that_is_none_says_what_is_expected(
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_workers_have_the_budget_of_the_environment(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DICOMDL_MEMORY", "3MiB")
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        assert pool.apply(memory.budget) == 3 * MIB
+def test_workers_have_the_budget_of_the_environment(method: str) -> None:
+    # A process of its own: the server of forkserver keeps the environment that it was started with.
+    code = (
+        "import multiprocessing, sys\n"
+        "from dicomdl.storage import memory\n"
+        "with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:\n"
+        "    print(pool.apply(memory.budget))\n"
+    )
+    path = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "DICOMDL_MEMORY": "3MiB", "PYTHONPATH": path}
+    command = [sys.executable, "-c", code, method]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) == 3 * MIB
 
 
 # --- shares -------------------------------------------------------------------------------------
