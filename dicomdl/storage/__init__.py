@@ -1,3 +1,4 @@
-"""Where bytes live, theirs and ours: files as the scan saw them, folders, caches, child processes.
+"""Storage of bytes: source files as the scan saw them, folders, caches and child processes.
 
-Knows no DICOM."""
+The package is independent of DICOM. It is the only one that opens files of users.
+"""

@@ -1,20 +1,20 @@
-"""Child processes that answer messages: started, asked, timed, limited and ended in one way.
+"""Child processes that answer messages, with deadlines, memory limits and one way to end.
 
-A child is a Python interpreter of its own, started by `sys.executable -c`. It needs no main guard,
-so it starts from a script, a notebook cell or standard input, and it shares no memory and no locks
-with its parent. Messages are bytes in both directions, each behind its length; nothing is pickled.
+A child is a separate Python interpreter, started by `sys.executable -c`. It needs no main guard, so
+it starts from a script, a notebook cell or standard input. It shares no memory and no locks with
+its parent. Messages are bytes in both directions, each preceded by its length; nothing is pickled.
 
-Life of a child:
+Life cycle of a child:
 
-1. The parent names a function and its argument. The child imports the function and calls it; the
-   result is the function that answers messages.
-2. The child sends an empty message: it is ready. Deadlines count from there, because on a busy
-   machine the imports alone may take longer than the deadline.
+1. The parent names a function and its argument. The child imports and calls the function. The
+   result is a second function, which answers messages.
+2. The child sends an empty message when it is ready. Deadlines count from that moment, because on a
+   busy machine the imports alone may take longer than the deadline.
 3. The parent sends a message and receives the answer, message by message.
-4. The child ends when the parent ends it, closes its input, or dies. The death of a child, its
-   own or by a deadline, is a result (`Death`), not an exception.
+4. The child ends when the parent ends it, closes its input, or dies. The death of a child, whether
+   by itself or by a deadline, is a result (`Death`), not an exception.
 
-In the child, whatever prints to standard output goes to standard error, which the parent drains.
+Standard output of a child is redirected to its standard error, which the parent drains.
 """
 
 import contextlib
@@ -32,19 +32,19 @@ from typing import IO, Any, Final, TypeAlias
 
 from dicomdl.errors import StorageError
 
-# Imports of a cold cache on a busy machine take seconds; only an import that hangs takes this long.
+# Imports with a cold file cache take seconds on a busy machine. Only a hanging import takes longer.
 START_S: Final = 120.0
-# A child whose pipes are closed needs this long at most to tell its exit code.
+# Longest wait for the exit code of a child whose pipes are closed.
 EXIT_S: Final = 1.0
 LONGEST_MESSAGE: Final = 1 << 36
 LONGEST_WORDS: Final = 200
 
-# Answers one message by the parts of the answer. The parts are bytes or other buffers.
+# Function that answers one message with the parts of the answer: bytes or other buffers.
 Answer: TypeAlias = Callable[[bytes], Iterable[Any]]
 
 _BLOCK: Final = 4096
 _LENGTH: Final = struct.Struct("<Q")
-# sys.path comes first: it says where dicomdl is.
+# sys.path is set first, because it locates dicomdl.
 _PROGRAM: Final = (
     "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"
     "from dicomdl.storage.children import run; run(setup)"
@@ -53,10 +53,10 @@ _PROGRAM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a child ended, in words, and its exit code, negative for a signal.
+    """The reason in words why a child ended, and its exit code, negative for a signal.
 
-    `was_ready` tells whether the child had begun to answer. Only one that had not is quoted: a
-    later one has read files, and the last words of its libraries may be those of the files.
+    `was_ready` is True when the child had begun to answer. Standard error is quoted only when it
+    had not: after that the child has read files, and its libraries may print their content.
     """
 
     why: str
@@ -71,26 +71,27 @@ UNREADABLE: Final = "its process gave an answer that cannot be read"
 
 
 class Child:
-    """A process of its own that answers messages.
+    """A separate process that answers messages.
 
     Parameters
     ----------
     target
-        ``"module:function"``. The child calls the function with `setup`; what it returns answers.
+        ``"module:function"``. The child calls the function with `setup`. The returned function
+        answers the messages.
     setup
-        Anything that JSON can hold.
+        Any value that JSON can hold.
     memory_bytes
-        Limit of the child's memory (private, writable); None for none. Systems without such limits
-        (macOS, Windows) ignore it.
+        Limit of the private, writable memory of the child; None for no limit. Systems without such
+        limits (macOS, Windows) ignore it.
 
     Raises
     ------
     StorageError
-        No process can be started.
+        The process cannot be started.
     """
 
     def __init__(self, target: str, setup: Any = None, *, memory_bytes: int | None = None) -> None:
-        # Notebooks put things other than strings into sys.path.
+        # Notebooks put objects other than strings into sys.path.
         path = [folder for folder in sys.path if isinstance(folder, str)]
         options = {"path": path, "target": target, "setup": setup, "memory_bytes": memory_bytes}
         pipe = subprocess.PIPE
@@ -113,11 +114,11 @@ class Child:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process is known to run."""
+        """Whether the process has not ended yet."""
         return self._process.poll() is None
 
     def send(self, *parts: Any) -> None:
-        """Send one message, in parts; where the child is dead, `receive` tells."""
+        """Send one message, in parts. The death of the child is reported by `receive`."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             _write(self._process.stdin, parts)
@@ -125,14 +126,20 @@ class Child:
     def receive(
         self, timeout_s: float | None = None, longest: int = LONGEST_MESSAGE
     ) -> bytes | Death:
-        """The next message of the child, or how it ended.
+        """Receive the next message of the child, or the reason why it ended.
 
         Parameters
         ----------
         timeout_s
-            Seconds from now, or from when the child is ready if that is later, until it is killed.
+            Seconds until the child is killed, counted from this call or from when the child is
+            ready, whichever is later; None for no deadline.
         longest
-            Bytes. A longer message ends the child, before anything is allocated.
+            Bytes. A longer message ends the child before memory for it is allocated.
+
+        Returns
+        -------
+        bytes or Death
+            The message, or how the child ended.
         """
         if not self._is_ready:
             ready = self._received(START_S, 0)
@@ -142,7 +149,7 @@ class Child:
         return self._received(timeout_s, longest)
 
     def end(self) -> Death:
-        """Kill the process, unless it has ended, and close its pipes."""
+        """Kill the process unless it has ended already, and close its pipes."""
         if self._death is None:
             self._process.kill()
         return self._ended()
@@ -165,7 +172,7 @@ class Child:
 
     @contextlib.contextmanager
     def _deadline(self, timeout_s: float | None) -> Iterator[threading.Event]:
-        """Kill the process after a while; whether that has happened."""
+        """Kill the process when the time is over; the yielded event is set when that happens."""
         late = threading.Event()
         if timeout_s is None:
             yield late
@@ -184,12 +191,12 @@ class Child:
             timer.cancel()
 
     def _ended(self, why: str = "") -> Death:
-        """Reap the process: without its pipes it ends by itself, unless it hangs."""
+        """Reap the process, which ends by itself when its pipes are closed, unless it hangs."""
         if self._death is not None:
             return self._death
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                # What a dead process never read cannot be flushed.
+                # Closing flushes, which fails for a message that a dead process never read.
                 with contextlib.suppress(OSError):
                     pipe.close()
         try:
@@ -197,13 +204,13 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        # Not for ever: a grandchild may hold the pipe open.
+        # With a time limit, because a grandchild may hold the pipe open.
         self._drain.join(EXIT_S)
         self._death = Death(why or self._reported(code), code, self._is_ready)
         return self._death
 
     def _reported(self, code: int) -> str:
-        """How the process ended, in words: the signal where there was one."""
+        """Describe the end of the process in words: the signal if there was one, or the code."""
         start = "" if self._is_ready else " as soon as it started"
         words = "" if self._is_ready else self._last_words()
         text = f"its process ended{start} (exit code {code})"
@@ -212,7 +219,7 @@ class Child:
         return f"{text}: {words}" if words else text
 
     def _keep_last_words(self) -> None:
-        """Read standard error to its end, so that a child that prints much never waits."""
+        """Drain standard error, so that a child that prints much never blocks on a full pipe."""
         pipe = self._process.stderr
         assert pipe is not None
         with contextlib.suppress(OSError, ValueError), pipe:
@@ -227,7 +234,7 @@ class Child:
 
 
 def _write(pipe: IO[bytes], parts: Iterable[Any]) -> None:
-    # A view of nothing cannot be cast.
+    # Empty views are left out, because they cannot be cast.
     views = [view for part in parts if (view := memoryview(part)).nbytes]
     pipe.write(_LENGTH.pack(sum(view.nbytes for view in views)))
     for view in views:
@@ -236,7 +243,7 @@ def _write(pipe: IO[bytes], parts: Iterable[Any]) -> None:
 
 
 def _read(pipe: IO[bytes], longest: int) -> bytes:
-    """One message; EOFError where the pipe ends before it does."""
+    """Read one message; raise EOFError when the pipe ends before the message does."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -253,8 +260,8 @@ def _read(pipe: IO[bytes], longest: int) -> bytes:
 
 
 def run(setup: dict[str, Any]) -> None:
-    """The whole life of a child: get ready, then answer messages until there are no more."""
-    # Duplicates, so that nothing that a library reads or prints gets between the messages.
+    """Run the child: get ready, then answer messages until the parent closes the pipe."""
+    # Duplicated descriptors keep the reads and prints of libraries out of the message stream.
     with (
         os.fdopen(os.dup(0), "rb") as source,
         os.fdopen(os.dup(1), "wb") as sink,
@@ -277,7 +284,7 @@ def _limit_memory(memory_bytes: int | None) -> None:
         return
     import resource
 
-    # Not RLIMIT_AS: the files that a process has mapped, its libraries among them, cost no memory.
+    # RLIMIT_DATA and not RLIMIT_AS, which also counts mapped files, such as libraries.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

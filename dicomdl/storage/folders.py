@@ -1,4 +1,9 @@
-"""storage.folders"""
+"""Walk over folders that lists every regular file once, in an order given by the paths.
+
+Folder entries are sorted by name, so two scans of the same folders give the same order. Repeats are
+found by (device, inode). The search runs only when the walk met a link, a file with several hard
+links, or more than one root.
+"""
 
 import os
 import stat
@@ -12,21 +17,25 @@ from dicomdl.storage.sources import State, state_of
 
 @dataclass
 class Walk:
-    """What a walk over the roots found: files, and what was passed over."""
+    """The result of a walk over the roots: the files, and counts of the entries passed over.
+
+    `paths`, `states` and `keys` have one entry per file, in the same order. `unreadable` holds the
+    paths of folders and entries that the system refused to list or describe.
+    """
 
     paths: list[bytes] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
-    keys: list[tuple[int, int]] = field(default_factory=list)  # device, inode
-    may_repeat: bool = (
-        False  # some file may have been reached twice: by links, or by roots that overlap
-    )
+    # (device, inode) per file.
+    keys: list[tuple[int, int]] = field(default_factory=list)
+    # True when a file may have been reached twice: through links, or through overlapping roots.
+    may_repeat: bool = False
     hidden_folders: int = 0
     linked_folders: int = 0
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     def passed_over(self) -> dict[str, Any]:
-        """What is in no ledger, as the manifest keeps it."""
+        """Return the entries without a row in the index, in the form that the manifest stores."""
         return {
             name: getattr(self, name)
             for name in ("hidden_folders", "linked_folders", "special_files", "unreadable")
@@ -34,9 +43,21 @@ class Walk:
 
 
 def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
-    """Every regular file below the roots, once, in an order that follows from their paths.
+    """List every regular file below the roots once, in an order given by the paths.
 
-    `avoid` (the index) is left out.
+    Parameters
+    ----------
+    roots
+        Folders, or single files.
+    follow_links
+        Whether links to folders are followed. Links to files always are.
+    avoid
+        A folder to leave out: the index.
+
+    Raises
+    ------
+    UsageError
+        A root is neither a folder nor a regular file.
     """
     found = Walk(may_repeat=len(roots) > 1)
     avoided = _identity(avoid)
@@ -52,7 +73,7 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
-    """(device, inode): the same folder however its path is written; None where there is none."""
+    """Return (device, inode), which is equal for all spellings of a path; None without a folder."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -98,14 +119,14 @@ def _walk_folder(
 
 
 def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
-    # the directory tells inodes at no cost
+    # The listing already contains the inode, so most folders need no system call here.
     may_be = entry.inode() == folder[1] or entry.is_symlink()
     return may_be and _identity(os.fsdecode(entry.path)) == folder
 
 
 def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
-    """Note a file, however a link leads to it; a device, FIFO or socket is only counted."""
-    # Windows lists folders without inodes and link counts
+    """Add a file, or the target of a link to a file; only count a device, FIFO or socket."""
+    # Windows lists folders without inodes and link counts.
     status = entry.stat() if os.name != "nt" else os.stat(entry.path)
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1
@@ -118,9 +139,9 @@ def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
 
 
 def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
-    """Note an entry that the system does not describe: a link to nowhere, one it forbids.
+    """Record an entry that the system cannot describe: a dangling link, or one without permission.
 
-    A file that vanished is none.
+    A file that has vanished since the listing is ignored.
     """
     if entry.is_symlink():
         found.special_files += 1
@@ -144,10 +165,7 @@ def _add_root_file(path: bytes, found: Walk) -> None:
 
 
 def _drop_repeats(found: Walk) -> None:
-    """Keep the first path to each (device, inode).
-
-    The order of paths decides, so it is the same every time.
-    """
+    """Keep the first path per (device, inode), in path order, so that every scan keeps the same."""
     order = sorted(range(len(found.paths)), key=found.paths.__getitem__)
     seen: set[tuple[int, int]] = set()
     keep = []

@@ -1,8 +1,8 @@
-"""Locks among processes that spare work: on files, and on single bytes of shared memory.
+"""Locks between processes, on files and on single bytes of shared memory, that only spare work.
 
-File locks are those of `filelock`, on every platform; locks on bytes are POSIX record locks. The
-system releases both when their process dies. Results never depend on a lock: some network file
-systems have none, and a process that waits too long continues without one.
+File locks are those of `filelock`, on every platform. Byte locks are POSIX record locks. The system
+releases both when their process dies. Results never depend on a lock: some network file systems
+have none, and a process that waits too long continues without one.
 """
 
 import contextlib
@@ -16,26 +16,26 @@ _fcntl: ModuleType | None
 try:
     import fcntl as _fcntl
 except ImportError:
-    # Windows has no record locks, so there the memory of a cache is each worker's own.
+    # Windows has no record locks, so there every worker has a separate memory cache.
     _fcntl = None
 
-# The longest that a process waits for another one that makes the same entry.
+# Longest wait of a process for another one that computes the same entry.
 LOCK_WAIT_S: Final = 30.0
 _POLL_S: Final = 0.01
 
 
 def available() -> bool:
-    """Whether this system has record locks."""
+    """Return whether this system has record locks."""
     return _fcntl is not None
 
 
 @contextlib.contextmanager
 def alone(path: str, wait_s: float | None = None) -> Iterator[bool | None]:
-    """Hold the lock of a file while the block runs, or go without it.
+    """Hold the lock of a file while the block runs, if possible.
 
-    True where the lock is held. False where another process has held it for `wait_s`, by default
-    `LOCK_WAIT_S`. None where it cannot be had: no locks on this file system, no right to write.
-    The file is created for the lock and removed with it.
+    Yields True when the lock is held; False when another process has held it for `wait_s` (by
+    default `LOCK_WAIT_S`); None when locking is impossible (a file system without locks, no write
+    permission). The file is created for the lock and removed with it.
     """
     lock = _file_lock(path)
     try:
@@ -47,8 +47,9 @@ def alone(path: str, wait_s: float | None = None) -> Iterator[bool | None]:
         yield held
     finally:
         if held:
-            # Before the release, so that no process that waits gets a lock which the next one to
-            # come does not see. Windows removes no open file: there it is removed after.
+            # Removal before the release: a waiting process would otherwise get the lock of a file
+            # that is then removed, and a later process would lock a new file at the same time.
+            # Windows cannot remove an open file, so there the removal comes after.
             if os.name != "nt":
                 _remove(path)
             with contextlib.suppress(OSError, RuntimeError):
@@ -60,7 +61,7 @@ def alone(path: str, wait_s: float | None = None) -> Iterator[bool | None]:
 def _file_lock(path: str) -> Any:
     import filelock
 
-    # Its fallback, a file that stands for the lock, would outlive a process that is killed.
+    # The soft fallback, a marker file, would outlive a process that is killed.
     return filelock.FileLock(path, mode=0o600, fallback_to_soft=False)
 
 
@@ -80,10 +81,11 @@ def _remove(path: str) -> None:
 
 
 def record_lock(descriptor: int, byte: int, end: float) -> bool:
-    """Whether the lock of one byte of an open file was acquired by `end` (of time.monotonic).
+    """Acquire the lock of one byte of an open file; return whether it was acquired in time.
 
-    True where there are no locks. Record locks belong to a process, are not inherited by fork, and
-    are released when it dies; its threads need another lock among them.
+    `end` is a time of `time.monotonic`. The result is True on systems without locks. Record locks
+    belong to a process, are not inherited by fork, and are released when the process dies. Threads
+    of one process need an additional lock among themselves.
     """
     pause = 0.0005
     while _fcntl is not None:

@@ -1,34 +1,34 @@
-"""The memory of a process: one registry of all its caches, with one budget.
+"""The registry of all caches of a process, with one memory budget.
 
-The budget is 256 MiB per process. The environment variable `DICOMDL_MEMORY` sets another one, as a
-number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLoader are processes:
-they inherit the variable, and each has the whole budget for itself. Every cache has a fixed share
-of the budget, in thousandths:
+The budget is 256 MiB per process. The environment variable `DICOMDL_MEMORY` sets another budget, as
+a number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLoader are processes:
+they inherit the variable, and each has a full budget. Every cache has a fixed share of the budget,
+in thousandths:
 
-    slices               350   decoded slices of coded stacks, for the blocks that come next
-    label maps           240   the integers of a dataset's `labels=`, per stack
-    inflated files       140   the data sets of deflated files with several frames
-    label voxels          80   the voxels of each label, which samplers draw centers from
-    mosaic bands          50   decoded rows of mosaics, for the tiles that come next
+    slices               350   decoded slices of coded stacks, for the following blocks
+    label maps           240   integer labels of a dataset's `labels=`, per stack
+    inflated files       140   data sets of deflated files with several frames
+    label voxels          80   voxels of each label, from which samplers draw centers
+    mosaic bands          50   decoded rows of mosaics, for the following tiles
     stack readers         30   byte ranges and conversions of stacks
     real-world maps       20   maps of stored values to real-world values
-    header tables         20   lookup tables, palettes and maps as headers hold them
-    body voxels           20   the voxels of the body, per stack, which samplers draw centers from
-    generations           10   opened index folders, whose tables are mapped and not memory
-    label points          10   the points of a table that lie in a stack
+    header tables         20   lookup tables, palettes and maps as stored in headers
+    body voxels           20   voxels of the body, per stack, from which samplers draw centers
+    generations           10   opened index folders (their tables are mapped and not counted)
+    label points          10   points of a table that lie in a stack
     lookup tables         10   Modality and VOI LUTs
     palettes              10   colour tables
-    intensity recipes      5   what `intensity=` means, per stack
+    intensity recipes      5   the conversion that `intensity=` stands for, per stack
     intensity limits       4   percentiles, per stack
     SUV factors            1   per stack
 
-A share evicts the least recently used items. Shares lend each other nothing. An item larger than
-its share is kept alone until the next item comes; a `MemoryWarning` reports the first one per share
-and process.
+A share evicts its least recently used items. Unused room of one share is not available to another.
+An item larger than its share stays as the only item until the next one is added. A `MemoryWarning`
+reports the first such item per share and process.
 
 The budget does not cover:
 
-- `MemoryCache` and `DiskCache`: users make them, with limits of their own;
+- `MemoryCache` and `DiskCache`, which users create with separate limits;
 - batches in transport, the scratch buffers of threads, and arrays that a caller holds;
 - caches of a few small values; a comment beside each gives the reason.
 """
@@ -54,7 +54,7 @@ Parameters = ParamSpec("Parameters")
 
 DEFAULT_BUDGET: Final = 256 * 2**20
 VARIABLE: Final = "DICOMDL_MEMORY"
-# What an item costs besides its value: its key and its entry.
+# Overhead per item besides its value: the key and the entry of the dictionary.
 ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
     "slices": 350,
@@ -83,19 +83,25 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10*
 
 
 class MemoryWarning(UserWarning):
-    """An item is larger than its share of the memory budget; see `dicomdl.storage.memory`."""
+    """Warning that an item is larger than its share of the memory budget.
+
+    Set the environment variable `DICOMDL_MEMORY` to a larger number of bytes. The shares are listed
+    in `dicomdl.storage.memory`.
+    """
 
 
 # --- the budget ---------------------------------------------------------------------------------
 
 
 def budget() -> int:
-    """The memory budget of this process in bytes; `DICOMDL_MEMORY` is read once, and after `clear`.
+    """Return the memory budget of this process in bytes.
+
+    `DICOMDL_MEMORY` is read at the first call, and again after `clear`.
 
     Raises
     ------
     UsageError
-        The variable is set to something that is no number of bytes; attribute `found`.
+        The value of the variable is not a number of bytes; attribute `found`.
     """
     return _registry.budget()
 
@@ -117,7 +123,7 @@ def _budget_of(text: str) -> int:
 
 
 class _Item:
-    """A value, its bytes, and when it was used last."""
+    """A value, its size in bytes, and the time of its last use."""
 
     __slots__ = ("size", "used", "value")
 
@@ -128,18 +134,19 @@ class _Item:
 class Share(Generic[Value]):
     """The cache of one share of the budget: the most recently used items that fit. See `share`.
 
-    A hit takes no lock: it looks into a dictionary and sets the time of last use.
+    A hit takes no lock: it is one dictionary lookup, which also sets the time of last use.
 
     Parameters
     ----------
     name
         One of `SHARES`.
     size
-        The bytes of a value.
+        Function that returns the bytes of a value.
     one_at_a_time
-        Whether values are made by one thread at a time.
+        Whether only one thread at a time computes values.
     limit
-        The bytes of the share; a function, for the budget is known at the first item.
+        Function that returns the bytes of the share. The budget is first known when the first item
+        is added.
     """
 
     def __init__(
@@ -160,7 +167,7 @@ class Share(Generic[Value]):
         self._has_warned = False
 
     def of(self, key: Any, make: Callable[[], Value]) -> Value:
-        """The value of a key, made where there is none. What `make` raises is not kept."""
+        """Return the value of a key; compute it by `make` if absent. Exceptions are not cached."""
         if (item := self._items.get(key)) is not None:
             item.used = self._tick()
             return item.value  # type: ignore[no-any-return]
@@ -171,12 +178,13 @@ class Share(Generic[Value]):
             return self.keep(key, make()) if found is None else found
 
     def around(self, function: Callable[Parameters, Value]) -> Callable[Parameters, Value]:
-        """A function whose results this share keeps, by its arguments."""
+        """Wrap a function so that this share caches its results by their arguments."""
         find, tick = self._items.get, self._tick
 
         @functools.wraps(function)
         def wrapper(*args: Any) -> Any:
-            # As `of`, without its calls: some of these are asked several times per sample.
+            # A copy of `of` without its calls: some of these functions run several times per
+            # sample.
             if (item := find(args)) is None:
                 return self.keep(args, function(*args))  # type: ignore[call-arg]
             item.used = tick()
@@ -185,14 +193,14 @@ class Share(Generic[Value]):
         return wrapper  # type: ignore[return-value]
 
     def find(self, key: Any) -> Value | None:
-        """The value of a key; None where there is none."""
+        """Return the value of a key; None if absent."""
         if (item := self._items.get(key)) is None:
             return None
         item.used = self._tick()
         return item.value  # type: ignore[no-any-return]
 
     def keep(self, key: Any, value: Value) -> Value:
-        """Keep a value, and return it; or the one that another thread was faster to keep."""
+        """Cache a value and return it, or return the value that another thread cached first."""
         size, limit = self._size(value) + ITEM_BYTES, self._limit()
         with self._lock:
             if (item := self._items.get(key)) is not None:
@@ -208,7 +216,10 @@ class Share(Generic[Value]):
         return value
 
     def _drop_oldest(self, limit: int) -> None:
-        """Drop the items used longest ago until the newest one fits, many small ones at once."""
+        """Evict the least recently used items until the newest fits.
+
+        At least a 16th of the items is evicted, so that many small items are sorted seldom.
+        """
         oldest = sorted(self._items, key=lambda key: self._items[key].used)
         at_once = len(oldest) // 16
         for count, key in enumerate(oldest[:-1]):
@@ -219,19 +230,19 @@ class Share(Generic[Value]):
     def _warn(self, size: int, limit: int) -> None:
         message = (
             f"{self.name}: an item of {size:,} bytes is larger than its share of the memory "
-            f"budget, {limit:,} of {budget():,} bytes. It is kept alone, and every other one is "
-            f"read again: set the environment variable {VARIABLE} to a larger number"
+            f"budget, {limit:,} of {budget():,} bytes. It is cached alone, and all other items "
+            f"are read again: set the environment variable {VARIABLE} to a larger number"
         )
         warnings.warn(message, MemoryWarning, stacklevel=4)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Evict all items."""
         with self._lock:
             self._items.clear()
             self.bytes, self._has_warned = 0, False
 
     def after_fork(self) -> None:
-        """New locks, as threads of the parent may have held the old ones. The items stay."""
+        """Renew the locks, which threads of the parent may have held. The items stay."""
         self._lock = threading.Lock()
         self._making = None if self._making is None else threading.Lock()
         self.bytes = sum(item.size for item in self._items.values())
@@ -241,23 +252,23 @@ class Share(Generic[Value]):
 
 
 def bytes_in(value: Any) -> int:
-    """The bytes of a value and of what its tuples, lists, mappings and dataclasses hold.
+    """Return the bytes of a value and of its contents; an object that occurs twice counts once.
 
-    An object that occurs twice counts once.
+    Contents are those of tuples, lists, sets, mappings and the fields of dataclasses.
     """
-    total, seen, waiting = 0, set[int](), [value]
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+    total, seen, pending = 0, set[int](), [value]
+    while pending:
+        item = pending.pop()
+        if id(item) in seen:
             continue
-        seen.add(id(one))
-        total += one.nbytes if isinstance(one, np.ndarray) else sys.getsizeof(one)
-        if isinstance(one, Mapping):
-            waiting += (*one.keys(), *one.values())
-        elif isinstance(one, tuple | list | set | frozenset):
-            waiting += one
-        elif dataclasses.is_dataclass(one) and not isinstance(one, type):
-            waiting += (getattr(one, field.name) for field in dataclasses.fields(one))
+        seen.add(id(item))
+        total += item.nbytes if isinstance(item, np.ndarray) else sys.getsizeof(item)
+        if isinstance(item, Mapping):
+            pending += (*item.keys(), *item.values())
+        elif isinstance(item, tuple | list | set | frozenset):
+            pending += item
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            pending += (getattr(item, field.name) for field in dataclasses.fields(item))
     return total
 
 
@@ -265,7 +276,7 @@ def bytes_in(value: Any) -> int:
 
 
 class _Registry:
-    """The shares of this process, its decisions, and its budget once it is known."""
+    """The shares and decisions of this process, and its budget once that is known."""
 
     def __init__(self) -> None:
         self.shares: dict[str, Share[Any]] = {}
@@ -281,15 +292,15 @@ class _Registry:
         return self._budget
 
     def clear(self) -> None:
-        for own in self.shares.values():
-            own.clear()
+        for registered in self.shares.values():
+            registered.clear()
         for decided in self.decisions:
             decided.clear()
         self._budget = None
 
     def _after_fork(self) -> None:
-        for own in self.shares.values():
-            own.after_fork()
+        for registered in self.shares.values():
+            registered.after_fork()
 
 
 _registry: Final = _Registry()
@@ -298,22 +309,32 @@ _registry: Final = _Registry()
 def share(
     name: str, size: Callable[[Value], int] = bytes_in, *, one_at_a_time: bool = False
 ) -> Share[Value]:
-    """The cache of one of `SHARES`; each share has one cache."""
+    """Register and return the cache of one of `SHARES`. Each share has one cache.
+
+    Parameters
+    ----------
+    name
+        One of `SHARES`.
+    size
+        Function that returns the bytes of a value.
+    one_at_a_time
+        Whether only one thread at a time computes values.
+    """
     thousandths = SHARES[name]
-    made = Share[Value](
+    registered = Share[Value](
         name,
         size,
         one_at_a_time=one_at_a_time,
         limit=lambda: _registry.budget() * thousandths // 1000,
     )
-    _registry.shares[name] = made
-    return made
+    _registry.shares[name] = registered
+    return registered
 
 
 def remembered(
     name: str, size: Callable[[Any], int] = bytes_in
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """A decorator that caches results in a share, by positional, hashable arguments."""
+    """Decorate a function so that a share caches its results by positional, hashable arguments."""
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         return share(name, size).around(function)
@@ -322,17 +343,17 @@ def remembered(
 
 
 def decisions() -> dict[Any, Any]:
-    """A new dictionary for a few small conclusions about this process, such as a faulty library.
+    """Return a new dictionary for a few small conclusions about this process.
 
-    Only `clear` empties it. No share counts it.
+    An example is a faulty library. Only `clear` empties the dictionary, and no share counts it.
     """
-    made: dict[Any, Any] = {}
-    _registry.decisions.append(made)
-    return made
+    decided: dict[Any, Any] = {}
+    _registry.decisions.append(decided)
+    return decided
 
 
 def report() -> dict[str, int]:
-    """The bytes in each share now; 0 for shares whose modules are not loaded."""
+    """Return the bytes in use per share; 0 for shares whose modules are not loaded."""
     return {
         name: _registry.shares[name].bytes if name in _registry.shares else 0 for name in SHARES
     }

@@ -1,8 +1,8 @@
-"""Where dicomdl's own files live, and how they come into being: whole or not at all.
+"""Publication of dicomdl's files: each appears complete, in one step, or not at all.
 
-A file is written under a temporary name in its own folder and put in place by one `os.replace`: the
-only scheme that survived 360 kills in mid-write without one wrong read. Nothing is written through
-a memory map, because a full disk then ends the process instead of raising.
+A file is written under a temporary name in its final folder and put in place by one `os.replace`.
+This is the only scheme that survived 360 kills in mid-write without one wrong read. Files are never
+written through a memory map, because a full disk then ends the process instead of raising.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from dicomdl.errors import StorageError
 
 
 def cache_folder(*parts: str) -> str:
-    """The folder for default indexes and caches.
+    """Return the folder for default indexes and caches, and create it if absent.
 
-    ``$DICOMDL_CACHE``, or the platform's user cache folder. Created when absent, readable by its
-    owner only, because its content comes from patients.
+    The folder is ``$DICOMDL_CACHE``, or the platform's user cache folder, with `parts` appended. A
+    new folder is readable by its owner only, because its content comes from patients.
     """
     root = os.environ.get("DICOMDL_CACHE")
     if not root:
@@ -38,7 +38,8 @@ def make_folder(folder: str) -> None:
     An existing folder is left as it is.
     """
     parent = os.path.dirname(os.path.abspath(folder))
-    if not os.path.isdir(parent):  # makedirs gives its mode to the last folder only
+    # os.makedirs applies its mode to the last folder only.
+    if not os.path.isdir(parent):
         make_folder(parent)
     with explained(f"the folder {folder!r} cannot be created"):
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -62,7 +63,7 @@ def write_whole(path: str, data: bytes) -> None:
 
 
 def write_first(path: str, data: bytes) -> None:
-    """As `write_whole`, but a file that another process has put there meanwhile stays."""
+    """Put `data` at `path` as `write_whole` does, unless another process has written it first."""
 
     def keep_first(temporary: str, final: str) -> None:
         with contextlib.suppress(FileExistsError):
@@ -90,9 +91,9 @@ def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: str, name: str) -> Iterator[str]:
-    """A temporary folder beside its final place `parent/name`.
+    """Create a temporary folder in `parent`, and rename it to `name` when the block ends.
 
-    Renamed to it when the block ends well, else removed.
+    The temporary folder is removed when the block raises.
     """
     temporary = os.path.join(parent, f".{name}.{secrets.token_hex(6)}.tmp")
     with explained(f"the index cannot be written to {parent!r}"):
@@ -108,7 +109,7 @@ def new_folder(parent: str, name: str) -> Iterator[str]:
 
 
 def _sync_folder(folder: str) -> None:
-    """Ask the disk to keep a folder's entries; not every platform can open folders."""
+    """Flush the entries of a folder to the disk, on platforms that can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -122,8 +123,8 @@ def remove_old(
 ) -> None:
     """Remove entries of a folder that match `pattern` and have not changed for `limit_s` seconds.
 
-    An entry that another process removes at the same time, or that cannot be removed, is no error:
-    the next call tries again.
+    An entry that another process removes at the same time is skipped, as is one that cannot be
+    removed: the next call tries again.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

@@ -1,16 +1,17 @@
-"""Files of others, as a scan saw them: the one place where they are looked up, opened and read.
+"""Sources: files of users as a scan saw them, and the only module that opens and reads them.
 
-`Source` says which file is meant and in which state the scan found it. `opened` gives a `Handle` on
-it, from which byte ranges are read, and refuses a file in another state. Everything else in dicomdl
-asks a handle for ranges and never opens a path, so that members of archives and objects of a store
-need only another handle.
+A `Source` names a file and the state in which the scan found it. `opened` returns a `Handle`, from
+which byte ranges are read, and refuses a file in another state. All other modules read ranges from
+a handle and never open a path. Members of archives and objects of a store therefore need only
+another handle.
 
-The state is size, modification time, change time and inode. A rewriting that sets the modification
-time back still moves the change time, which no program can set. So do `chmod`, a new hard link and
-a copy of the data set, which leave the content as it is: such a file is refused as well, and the
-next scan reads just that file again. Where the change time is none (Windows has the time of
-creation there), the inode is compared with it. Elsewhere it is not: it could only repeat what the
-change time says, and file systems in user space number their files anew at every mount.
+The state is size, modification time, change time and inode. A program that rewrites a file and sets
+the modification time back still moves the change time, which no program can set. `chmod`, a new
+hard link and a copy of the data set move the change time too, although the content is unchanged.
+Such a file is refused as well, and the next scan reads only that file again. On Windows the change
+time is the time of creation, so there the inode is compared in addition. Other systems do not
+compare the inode: it adds nothing to the change time, and file systems in user space number their
+files anew at every mount.
 """
 
 import contextlib
@@ -33,11 +34,10 @@ _LOW_BITS: Final = 2**63 - 1
 
 
 def state_of(status: os.stat_result) -> State:
-    """Size, modification time, change time (both in ns) and inode.
+    """Return size in bytes, modification time and change time in ns, and inode.
 
-    Scans compare the first `COMPARED`.
-
-    Of an inode the low 63 bits, which fit the index; 0 where the file system has none.
+    Scans compare the first `COMPARED` entries. The inode is reduced to its low 63 bits, which fit
+    the index; it is 0 on file systems without inodes.
     """
     inode = status.st_ino & _LOW_BITS
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
@@ -46,9 +46,9 @@ def state_of(status: os.stat_result) -> State:
 class Source(NamedTuple):
     """A file in one state: as the scan saw it, or as it is now.
 
-    A tuple, because one is made for every frame that is read. `mtime_ns` is UNKNOWN where no scan
-    saw the file, and nothing is compared then; an UNKNOWN `ctime_ns` and an `inode` of 0 are not
-    compared either.
+    The class is a tuple for speed: one is created per frame that is read. `mtime_ns` is UNKNOWN for
+    a file that no scan has seen; such a file is accepted in any state. An UNKNOWN `ctime_ns` and an
+    `inode` of 0 are not compared.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Source(NamedTuple):
     inode: int = 0
 
     def check(self, status: os.stat_result) -> None:
-        """FileChanged where `status` is of the file in another state."""
+        """Raise FileChanged if `status` describes the file in another state."""
         if (
             status.st_size == self.size
             and status.st_mtime_ns == self.mtime_ns
@@ -69,11 +69,11 @@ class Source(NamedTuple):
         if self.mtime_ns == UNKNOWN:
             return
         if status.st_size != self.size or status.st_mtime_ns != self.mtime_ns:
-            found = f"{self.size} bytes then, {status.st_size} now"
+            change = f"{self.size} bytes then, {status.st_size} now"
         else:
-            found = "rewritten with its old time, copied, linked, or given other permissions"
+            change = "rewritten with its old time, copied, linked, or given other permissions"
         raise FileChanged(
-            f"the file changed after it was scanned ({found}): scan again",
+            f"the file changed after it was scanned ({change}): scan again",
             expected_bytes=self.size,
             found_bytes=status.st_size,
         )
@@ -83,7 +83,7 @@ class Source(NamedTuple):
 
 
 class Handle(Protocol):
-    """What is open for reading; `source` is its state when it was opened. OSErrors pass through."""
+    """An open source of bytes. An OSError of the system passes through."""
 
     @property
     def source(self) -> Source:
@@ -91,26 +91,23 @@ class Handle(Protocol):
 
     @property
     def size(self) -> int:
-        """The bytes that there were when it was opened."""
+        """The size in bytes when it was opened."""
 
     def check(self, expected: Source) -> None:
-        """FileChanged where it is not in the expected state."""
+        """Raise FileChanged if the file is not in the expected state."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes at `offset`; fewer at the end."""
+        """Read up to `length` bytes at `offset`; fewer at the end."""
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset`.
-
-        How many bytes there were, which may be fewer than wanted.
-        """
+        """Fill `buffer` from `offset`; return the number of bytes read, which may be fewer."""
 
     def close(self) -> None:
-        """Give back what the system holds for it."""
+        """Release the resources of the system."""
 
 
 class _LocalFile:
-    """A file of a mounted file system."""
+    """A file on a mounted file system."""
 
     __slots__ = ("_descriptor", "_path", "_status")
 
@@ -147,22 +144,22 @@ class _LocalFile:
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
-    """The file at a path, in the state expected; for scans in whatever state it is.
+    """Open the file at a path; raise OSError on failure.
 
-    An OSError where it cannot be opened.
+    Raises FileChanged unless the file is in the expected state. Scans expect no state.
     """
     return _LocalFile(path, expected)
 
 
 def look_up(source: Source) -> Source:
-    """The file as it is now, without opening it.
+    """Return the current state of a file, without opening it.
 
     Raises
     ------
     FileChanged
-        It is gone, or in another state than `source` says.
+        The file is gone, or its state differs from `source`.
     PixelError
-        It cannot be looked up, or is no regular file. Attribute `errno`.
+        The file cannot be looked up (attribute `errno`), or is not a regular file.
     """
     try:
         status = os.stat(source.path)
@@ -199,9 +196,9 @@ _kept_files: Final = threading.local()
 
 @contextlib.contextmanager
 def kept_open() -> Iterator[None]:
-    """Files that this thread reads from stay open until the block ends, at most `MOST_OPEN`.
+    """Keep the files that this thread reads open until the block ends, at most `MOST_OPEN` of them.
 
-    For a batch.
+    A batch is read inside such a block.
     """
     if getattr(_kept_files, "handles", None) is not None:
         yield
@@ -216,9 +213,9 @@ def kept_open() -> Iterator[None]:
 
 
 class opened:
-    """A source open for reading, in the state that it says.
+    """A context in which a source is open for reading, in the state that it declares.
 
-    Inside of `kept_open` it is opened once, and looked at once, for all that is read from it.
+    Inside `kept_open`, a file is opened and checked once for all reads.
     """
 
     __slots__ = ("_keep", "_own", "source")
@@ -255,10 +252,11 @@ Piece: TypeAlias = tuple[Source, int]
 
 
 def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
-    """Fill `buffer` with one piece after the other; yields when one is there.
+    """Fill `buffer` with one piece after the other, and yield after each.
 
-    A piece is a source and the offset where it begins. `opened` and `read_exactly` in one, with
-    nothing between the system calls, for those who read a hundred pieces to make one block.
+    A piece is a source and the offset of its first byte. The function combines `opened` and
+    `read_exactly` without overhead between the system calls, because one block may consist of a
+    hundred pieces.
     """
     keep: dict[str, tuple[Handle, Source]] | None = getattr(_kept_files, "handles", None)
     view, needed = buffer.data, buffer.nbytes
@@ -285,16 +283,16 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
 
 
 def read_exactly(handle: Handle, buffer: Values, offset: int) -> None:
-    """Fill `buffer` from `offset`, without a copy; TruncatedPixels where the file is too short."""
+    """Fill `buffer` from `offset`, without a copy; TruncatedPixels if the file is too short."""
     found = _fill(handle, buffer, offset)
     if found < buffer.nbytes:
         raise truncated(buffer.nbytes, found)
 
 
 def _fill(handle: Handle, buffer: Values, offset: int) -> int:
-    """How many bytes of `buffer` could be read.
+    """Fill `buffer` as far as possible; return the number of bytes read.
 
-    One call does it unless there are more than 2 GiB.
+    One system call suffices up to 2 GiB.
     """
     found = handle.read_into(buffer.data, offset)
     while 0 < found < buffer.nbytes:
@@ -306,11 +304,10 @@ def _fill(handle: Handle, buffer: Values, offset: int) -> int:
 
 
 def read_range(handle: Handle, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`, as many calls as they may take.
+    """Return `length` bytes at `offset`, in as many system calls as necessary.
 
-    TruncatedPixels where the file ends before.
-
-    Refused before they are allocated where the file was too short when it was opened.
+    Raises TruncatedPixels if the file ends before. A range beyond the size of the file when it was
+    opened is refused before memory for it is allocated.
     """
     if offset + length > handle.size:
         raise truncated(length, max(0, handle.size - offset))
@@ -324,7 +321,7 @@ def read_range(handle: Handle, offset: int, length: int) -> bytes:
 
 
 def truncated(expected_bytes: int, found_bytes: int) -> TruncatedPixels:
-    """The error for a frame whose bytes are not all there."""
+    """Return the error for a frame with missing bytes."""
     return TruncatedPixels(
         f"the frame needs {expected_bytes} bytes, found {found_bytes}",
         expected_bytes=expected_bytes,
@@ -338,7 +335,7 @@ class _Stream(io.RawIOBase):
 
     @property
     def name(self) -> str:
-        """As files have it; pydicom asks for it."""
+        """The path, which pydicom reads from file objects."""
         return self._handle.source.path
 
     def readable(self) -> bool:
@@ -353,14 +350,11 @@ class _Stream(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        found = self._handle.read_into(memoryview(buffer), self._position)
-        self._position += found
-        return found
+        count = self._handle.read_into(memoryview(buffer), self._position)
+        self._position += count
+        return count
 
 
 def as_stream(handle: Handle) -> io.BufferedReader:
-    """A handle as the binary file that other libraries read from.
-
-    Closing it leaves the handle open.
-    """
+    """Wrap a handle as a binary file for other libraries; closing that leaves the handle open."""
     return io.BufferedReader(_Stream(handle))

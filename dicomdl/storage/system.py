@@ -1,9 +1,9 @@
-"""Differences between operating systems: positioned reads, flags for opening, cores, memory."""
+"""Operating-system differences: positioned reads, flags for opening files, cores and memory."""
 
 import os
 from typing import Final
 
-# O_NONBLOCK: a FIFO that has taken a file's place since the walk must not hang a scan.
+# O_NONBLOCK keeps a scan from hanging on a FIFO that has replaced a file since the walk.
 # O_BINARY exists on Windows only.
 OPEN_FLAGS: Final = (
     os.O_RDONLY
@@ -16,10 +16,10 @@ _HAS_PREADV: Final = hasattr(os, "preadv")
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
-    """Up to `length` bytes at `offset` of an open file; fewer at its end."""
+    """Read up to `length` bytes at `offset` of an open file; fewer at its end."""
     if hasattr(os, "pread"):
         return os.pread(descriptor, length, offset)
-    # Windows: descriptors are not shared between threads here.
+    # Windows. Moving the position is safe: threads share no descriptors here.
     os.lseek(descriptor, offset, os.SEEK_SET)
     return os.read(descriptor, length)
 
@@ -27,7 +27,7 @@ def read_at(descriptor: int, length: int, offset: int) -> bytes:
 def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Fill `buffer` from `offset` of an open file, without a copy.
 
-    Returns the number of bytes read; one call reads 2 GiB at most.
+    The result is the number of bytes read. One call reads 2 GiB at most.
     """
     if _HAS_PREADV:
         return os.preadv(descriptor, (buffer,), offset)
@@ -37,12 +37,12 @@ def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 
 def available_cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine has."""
+    """Return the number of cores that this process may use: in a container, fewer than exist."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def physical_memory() -> int | None:
-    """The bytes of memory that the machine has; None where the system does not say."""
+    """Return the bytes of memory of the machine; None on systems that do not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""children: processes that answer messages, and whose death is a result."""
+"""children: processes answer messages, and their death is a result."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ Start = Callable[..., Child]
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts children whose answer to `message` is the body of a function."""
+    """A function that starts children, whose answer to `message` is the body of a function."""
     monkeypatch.syspath_prepend(tmp_path)
     with contextlib.ExitStack() as started:
 

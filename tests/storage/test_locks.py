@@ -1,4 +1,4 @@
-"""locks: one process at a time, and never an error or a wait for a dead one."""
+"""locks: one process at a time, without errors and without waiting for a dead process."""
 
 import errno
 import os

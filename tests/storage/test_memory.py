@@ -1,4 +1,4 @@
-"""memory: what a process keeps has one budget, and shares of it that hold what was used last."""
+"""memory: the caches of a process have one budget, and its shares hold the items used last."""
 
 import importlib
 import multiprocessing
@@ -31,7 +31,7 @@ posix_only = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 def share_of(limit: int, **options: Any) -> memory.Share[bytes]:
-    """A share of some bytes of values, whose items cost nothing besides."""
+    """A share of some bytes of values, whose items have no overhead."""
     return memory.Share("slices", lambda value: len(value) - 400, limit=lambda: limit, **options)
 
 
@@ -186,7 +186,8 @@ def test_values_can_be_made_by_one_thread_at_a_time() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [True]  # and who waited found it
+    # The waiting thread found the item.
+    assert most == [True]
 
 
 def test_bytes_are_those_of_all_that_a_value_holds_once() -> None:
@@ -232,7 +233,7 @@ def test_a_fork_in_the_midst_of_a_locked_region_finds_free_locks_and_its_items()
     def hold() -> None:
         assert kept._making is not None
         with kept._lock, kept._making:
-            # As where a thread was interrupted between an item and its bytes.
+            # The state after an interruption between the item and the count of bytes.
             kept.bytes += 10**9
             holds.set()
             may_go.wait()
@@ -267,7 +268,7 @@ def _use(kept: memory.Share[Any]) -> None:
 
 
 def table_of_its_own(dataset: Dataset, z: int) -> None:
-    """A Modality LUT in place of the rescale, another one in each slice."""
+    """A Modality LUT instead of the rescale, a different one in each slice."""
     table = Dataset()
     table.add_new("LUTDescriptor", "US", [4096, 0, 16])
     table.add_new("LUTData", "OW", (np.arange(4096, dtype="<u2") + z).tobytes())

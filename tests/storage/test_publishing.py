@@ -1,4 +1,4 @@
-"""storage: a file or folder is there whole or not at all, for its owner only."""
+"""publishing: a file or folder appears complete or not at all, for its owner only."""
 
 import os
 import stat

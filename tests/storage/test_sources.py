@@ -1,4 +1,4 @@
-"""One state of a file: what its check says, and that every reader asks it."""
+"""sources: the state of a file is checked, and every reader checks it."""
 
 import os
 import time
@@ -40,9 +40,9 @@ SHAPE = (6, 9, 14)
 
 
 def rewrite(path: str | Path) -> None:
-    """Write the same number of other bytes in place, and set the modification time back."""
+    """Overwrite the file with as many other bytes, and set the modification time back."""
     before = os.stat(path)
-    # A change time is as fine as the kernel's clock.
+    # The resolution of a change time is that of the kernel's clock.
     time.sleep(0.02)
     with open(path, "r+b") as file:
         file.seek(-8, os.SEEK_END)
@@ -53,7 +53,7 @@ def rewrite(path: str | Path) -> None:
 
 
 def replace(path: str | Path) -> None:
-    """Put another file of that size and modification time in its place."""
+    """Replace the file by another one of the same size and modification time."""
     before, data = os.stat(path), Path(path).read_bytes()
     time.sleep(0.02)
     other = Path(path).with_name("other")
@@ -194,7 +194,7 @@ def test_the_next_scan_reads_just_the_file_whose_change_time_moved(tmp_path: Pat
 
 
 def status_of(state: tuple[int, int, int, int]) -> os.stat_result:
-    """What `os.stat` would give of such a file."""
+    """The result that `os.stat` would give for such a file."""
     size, mtime_ns, ctime_ns, inode = state
     numbers = (0o100600, inode, 1, 1, 0, 0, size, 0, 0, 0)
     named = {"st_mtime_ns": mtime_ns, "st_ctime_ns": ctime_ns}

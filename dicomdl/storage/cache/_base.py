@@ -1,6 +1,6 @@
-"""The one way of a cache: look an entry up, else make it once, store it, and count.
+"""The base of both caches: look an entry up, on a miss compute and store it once, and count.
 
-`DiskCache` and `MemoryCache` only say where entries are found, stored and locked.
+`DiskCache` and `MemoryCache` only add how entries are found, stored and locked.
 """
 
 import functools
@@ -15,10 +15,7 @@ from dicomdl.storage.cache.stats import CacheWarning, Counters, Stats
 
 
 class BaseCache(ABC):
-    """Finds entries, makes those that are missing, and counts.
-
-    A process has counters of its own.
-    """
+    """A cache that finds entries, computes missing ones, and counts per process."""
 
     def __init__(self) -> None:
         self._counters = Counters()
@@ -26,29 +23,26 @@ class BaseCache(ABC):
 
     @abstractmethod
     def _find(self, digest: str, counting: bool = False) -> Body | None:
-        """The entry where it is stored and usable; `counting` counts one that is damaged."""
+        """Return the entry if it is stored and usable; `counting` counts a damaged one."""
 
     @abstractmethod
     def _alone(self, digest: str) -> AbstractContextManager[object]:
-        """Holds the lock of an entry, if that can be had."""
+        """Return a context that holds the lock of an entry, if possible."""
 
     @abstractmethod
     def _store(self, digest: str, arrays: Arrays) -> bool:
-        """Store an entry; False where it is too large.
-
-        Raises OSError where that is not possible.
-        """
+        """Store an entry; return False if it is too large, raise OSError if storing fails."""
 
     @abstractmethod
     def _drop(self, digest: str, lost: Body) -> None:
-        """Count an entry that proved unusable while it was read, and let `_find` not find it again."""
+        """Count and remove an entry that proved unusable during a read."""
 
     def stats(self) -> Stats:
-        """What this process has asked of the cache."""
+        """Return the counts of this process."""
         return self._counters.stats()
 
     def get(self, key: Key, make: Make) -> Entry:
-        """The entry of a key, made by `make` if need be. Raises what `make` raises."""
+        """Return the entry of a key, on a miss computed by `make`, whose errors pass through."""
         body = self._find(key.digest)
         if body is None:
             body = self._fill(key.digest, make)
@@ -57,7 +51,7 @@ class BaseCache(ABC):
         return Entry(body, functools.partial(self._again, key.digest, make))
 
     def _fill(self, digest: str, make: Make) -> Body:
-        """Make an entry, unless another process makes it while this one waits for the lock."""
+        """Compute an entry, unless another process does so while this one waits for the lock."""
         with self._alone(digest):
             body = self._find(digest, counting=True)
             if body is None:
@@ -77,14 +71,14 @@ class BaseCache(ABC):
         return Held(arrays)
 
     def _again(self, digest: str, make: Make, lost: Body, may_be_stored: bool) -> Body:
-        """The entry in place of one that was lost while it was read."""
+        """Return a new entry in place of one that was lost during a read."""
         self._drop(digest, lost)
         if may_be_stored:
             return self._fill(digest, make)
         return self._made(digest, make, may_be_stored=False)
 
     def _warn(self, error: OSError | DicomdlError) -> None:
-        """Warn once per process that nothing can be stored."""
+        """Warn once per process that entries cannot be stored."""
         if not self._warned:
             self._warned = True
             reason = getattr(error, "strerror", None) or str(error)

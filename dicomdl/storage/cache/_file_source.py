@@ -1,4 +1,8 @@
-"""The bytes of an entry's file: mapped, or read block by block where a map is not safe."""
+"""The bytes of an entry's file: mapped, or read block by block where a map is not safe.
+
+A map is not safe on a network file system: when the server drops the file, the process ends
+(SIGBUS) instead of getting an error.
+"""
 
 import mmap
 import os
@@ -12,10 +16,10 @@ from dicomdl.storage.system import read_at
 
 
 class FileSource:
-    """An open file.
+    """An open file as the source of an entry.
 
-    The descriptor stays the caller's: a file that can be mapped needs it only until then, and one
-    that cannot has a duplicate.
+    The caller keeps the ownership of the descriptor. A file to be mapped needs the descriptor only
+    until `map`; any other file uses a duplicate.
     """
 
     def __init__(self, descriptor: int, mapped: bool) -> None:
@@ -27,19 +31,19 @@ class FileSource:
             weakref.finalize(self, os.close, self._descriptor)
 
     def map(self) -> Bytes | None:
-        """The whole file in memory. Never closed by hand: the last array of it closes it."""
+        """Map the file; None if it must not be mapped. The last array of the map closes it."""
         if not self._can_be_mapped:
             return None
         map_ = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
         return np.frombuffer(map_, np.uint8)
 
     def read(self, start: int, end: int) -> Bytes:
-        """Some bytes of the file, fewer at its end."""
+        """Read the bytes from `start` to `end`, fewer at the end of the file."""
         try:
             return np.frombuffer(read_at(self._descriptor, end - start, start), np.uint8)
         except OSError as error:
-            # A network file system whose server has dropped the file.
+            # The server of a network file system has dropped the file.
             raise Lost from error
 
     def require_whole(self) -> None:
-        """Whole as long as it is open: a file of ours is replaced, never written to."""
+        """Accept the file: entries are replaced, never overwritten, so an open one stays whole."""

@@ -1,4 +1,4 @@
-"""The format of an entry: version 1, the same bytes in a file and in shared memory.
+r"""The format of an entry, version 1: the same bytes in a file and in shared memory.
 
 All integers are little-endian. An entry is::
 
@@ -16,8 +16,8 @@ offset  size  content
 ======  ====  ===========================================================================
 0       8     magic: 89 44 43 4D 44 4C 0D 0A ("\x89DCMDL\r\n")
 8       4     version of the format
-12      4     checksum of all bytes before the values, taken with zeros in this place
-16      8     bytes of the whole entry
+12      4     checksum of all bytes before the values, taken with zeros in these 4 bytes
+16      8     size of the entry in bytes
 24      32    key
 56      8     dtype of the values as numpy writes it ("<i2"), filled up with zeros
 64      8     "raw" or "blosc2", filled up with zeros
@@ -25,20 +25,20 @@ offset  size  content
 76      4     1 where there is a mask, else 0
 80      32    shape: slices, rows, columns, samples (0 where there are none), 8 bytes each
 112     12    shape of a block: slices, rows, columns, 4 bytes each
-124     4     a random number of this writing: tells an entry from a later one in its place
+124     4     random number per write, which distinguishes successive entries at one offset
 ======  ====  ===========================================================================
 
-A checksum is CRC-32 (ISO 3309, as zlib computes it) and every byte is behind one, which is compared
-before the byte is used. Values are C-ordered, in the byte order of the machine that wrote them.
+Checksums are CRC-32 (ISO 3309, as computed by zlib). They cover every byte and are compared before
+the byte is used. Values are C-ordered, in the byte order of the machine that wrote them.
 
-A raw block is some rows of one slice, up to 64 KiB; the last one of a slice has what remains. So
-the values are one array that can be mapped, and a patch of 128 x 128 pixels verifies 2-3 blocks per
-slice. A compressed block is a box of about 32 x 32 x 32 voxels, compressed by Blosc2 (LZ4 after a
-shuffle), so that a patch decompresses few others. Blocks follow each other in C order; those at the
-far ends are smaller. A slice of the mask has one bit per pixel, rows filled up to whole bytes, the
-first column in the highest bit.
+A raw block is some rows of one slice, up to 64 KiB; the last block of a slice has the remaining
+rows. The values therefore are one array that can be mapped, and a patch of 128 x 128 pixels
+verifies 2-3 blocks per slice. A compressed block is a box of about 32 x 32 x 32 voxels, compressed
+by Blosc2 (LZ4 after a shuffle), so that a patch decompresses few voxels outside it. Blocks follow
+each other in C order; those at the far ends are smaller. A slice of the mask has one bit per pixel:
+rows are filled up to full bytes, and the first column is the highest bit.
 
-Readers refuse every other version. Nothing is allocated on the word of a header.
+Readers refuse every other version. No memory is allocated before the sizes in a header are checked.
 """
 
 import dataclasses
@@ -68,37 +68,37 @@ from dicomdl.storage.cache.entries import (
     slices_of,
 )
 
-# Part of every key: raise it when the bytes of an entry change their meaning.
+# Part of every key. Raise it when the bytes of an entry change their meaning.
 FORMAT_VERSION: Final = 1
 PAGE: Final = 4096
 _BLOCK_BYTES: Final = 64 * 1024
 _TILE_VOXELS: Final = 2**15
-# Key, number of the source, number of the writing.
+# Key, number of the source, random number of the write.
 Identity: TypeAlias = tuple[str, int, int]
 MAGIC: Final = b"\x89DCMDL\r\n"
-# Magic, version, checksum, bytes, key, dtype, format, axes, mask, shape, block, writing.
+# Magic, version, checksum, bytes, key, dtype, format, axes, mask, shape, block, random number.
 _HEADER: Final = struct.Struct("<8sIIQ32s8s8sII4Q4I")
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What lies where in the file of an entry."""
+    """The offsets, shapes and checksums of the parts of an entry."""
 
     digest: str
     dtype: np.dtype[Any]
     format: str
     shape: tuple[int, ...]
     has_mask: bool
-    # Slices, rows and columns of a block; those at the far ends are smaller.
+    # Slices, rows and columns of a block. Blocks at the far ends are smaller.
     block: tuple[int, int, int]
-    # A random number: tells an entry from a later one in its place.
+    # Random number per write, which distinguishes successive entries at one offset.
     writing: int
     lengths: npt.NDArray[np.int64]
     checksums: npt.NDArray[np.uint32]
 
     @functools.cached_property
     def grid(self) -> tuple[int, int, int]:
-        """How many blocks there are along each axis."""
+        """The number of blocks along each axis."""
         slices, rows, columns = (
             -(-length // step) for length, step in zip(self.shape[:3], self.block, strict=True)
         )
@@ -106,41 +106,45 @@ class _Layout:
 
     @property
     def samples(self) -> tuple[int, ...]:
+        """The axis of samples as a shape: empty for gray values."""
         return self.shape[3:]
 
     @property
     def mask_slice(self) -> tuple[int, int]:
-        """(rows, bytes a row) of one slice of the mask."""
+        """(rows, bytes per row) of one slice of the mask."""
         return self.shape[1], -(-self.shape[2] // 8)
 
     @functools.cached_property
     def values_at(self) -> int:
+        """The offset of the values."""
         tables = self.checksums.nbytes + (0 if self.format == "raw" else 4 * len(self.lengths))
         return aligned(_HEADER.size + tables)
 
     @functools.cached_property
     def offsets(self) -> list[int]:
-        """Where each block begins, and where the last one ends."""
+        """The offset of each block, and the end of the last one."""
         return [self.values_at, *(self.values_at + np.cumsum(self.lengths)).tolist()]
 
     @property
     def mask_at(self) -> int:
+        """The offset of the mask."""
         return self.offsets[-1]
 
     @property
     def file_bytes(self) -> int:
+        """The size of the entry in bytes."""
         return self.mask_at + self.shape[0] * math.prod(self.mask_slice) * self.has_mask
 
-    def extent(self, place: Sequence[int]) -> Box:
-        """The voxels of the block at a place of the grid."""
+    def extent(self, index: Sequence[int]) -> Box:
+        """Return the box of voxels of the block at an index (slice, row, column) of the grid."""
         a, b, c = (
             (i * step, min((i + 1) * step, length))
-            for i, step, length in zip(place, self.block, self.shape[:3], strict=True)
+            for i, step, length in zip(index, self.block, self.shape[:3], strict=True)
         )
         return a, b, c
 
     def packed(self) -> bytes:
-        """All that lies before the values."""
+        """Pack the bytes before the values: header, tables and zeros."""
         tables = (
             b"" if self.format == "raw" else self.lengths.astype("<u4").tobytes()
         ) + self.checksums.astype("<u4").tobytes()
@@ -162,7 +166,7 @@ class _Layout:
 
 
 def aligned(offset: int, step: int = PAGE) -> int:
-    """The next multiple of `step`."""
+    """Return the next multiple of `step`."""
     return -(-offset // step) * step
 
 
@@ -176,7 +180,7 @@ def _block_shape(shape: tuple[int, ...], row_bytes: int, format: str) -> tuple[i
 
 
 def _raw_lengths(layout: _Layout) -> npt.NDArray[np.int64]:
-    """The bytes of each block when nothing is compressed."""
+    """Return the bytes of each uncompressed block."""
     row_bytes = (
         layout.shape[2] * int(np.prod(layout.samples, dtype=np.int64)) * layout.dtype.itemsize
     )
@@ -189,12 +193,13 @@ def _raw_lengths(layout: _Layout) -> npt.NDArray[np.int64]:
 def read_layout(
     read: Callable[[int, int], npt.NDArray[np.uint8]], size: int, digest: str
 ) -> _Layout:
-    """The layout of `size` bytes that are the whole, undamaged entry of this key; else Lost.
+    """Read the layout of an entry of `size` bytes; raise Lost unless it is the one of this key.
 
-    `read` gives the bytes from a start to an end, or fewer.
+    `read` returns the bytes from a start to an end, or fewer. The header and the tables are
+    verified here; the blocks are verified when they are read.
     """
     head = read(0, min(size, 16 * PAGE)).tobytes()
-    layout, checksum = _said(head, size, digest)
+    layout, checksum = _declared(head, size, digest)
     blocks = math.prod(layout.grid)
     count = blocks + layout.shape[0] * layout.has_mask
     words = count + (0 if layout.format == "raw" else blocks)
@@ -212,10 +217,10 @@ def read_layout(
     return layout
 
 
-def _said(head: bytes, size: int, digest: str) -> tuple[_Layout, int]:
-    """The layout that a header states, without the tables, and its checksum.
+def _declared(head: bytes, size: int, digest: str) -> tuple[_Layout, int]:
+    """Return the layout that a header declares, without the tables, and the header's checksum.
 
-    It may state anything: plain integers are compared, nothing is allocated.
+    The header may be damaged, so its integers are compared before memory is allocated for them.
     """
     if len(head) < _HEADER.size:
         raise Lost
@@ -257,9 +262,9 @@ def _said(head: bytes, size: int, digest: str) -> tuple[_Layout, int]:
 
 @functools.cache
 def checksum_of() -> Callable[[Any], int]:
-    """CRC-32 of ISO 3309, as `zlib.crc32`.
+    """Return the fastest function for CRC-32 of ISO 3309, with the results of `zlib.crc32`.
 
-    By libdeflate where there is one, which takes 0.09 ns per byte instead of 0.25.
+    libdeflate takes 0.09 ns per byte, zlib 0.25.
     """
     try:
         import imagecodecs
@@ -268,13 +273,13 @@ def checksum_of() -> Callable[[Any], int]:
             function: Callable[[Any], int] = imagecodecs.deflate_crc32
             return function
     except Exception:
-        # A build without libdeflate raises an error of its own when the function is called.
+        # A build without libdeflate raises a special error when the function is called.
         return zlib.crc32
     return zlib.crc32
 
 
 def blosc2_codec() -> Any:
-    """imagecodecs, whose BLOSC2 compresses; MissingExtra from a build that lacks it."""
+    """Return imagecodecs, which contains Blosc2; raise MissingExtra for a build without it."""
     try:
         import imagecodecs
 
@@ -286,9 +291,9 @@ def blosc2_codec() -> Any:
 
 
 def _compressed(tile: Values) -> bytes:
-    """LZ4 after a shuffle of bytes: 2.2-2.5 x smaller on CT.
+    """Compress by LZ4 after a shuffle of bytes, which makes CT 2.2-2.5 x smaller.
 
-    One thread, because workers are many.
+    One thread compresses, because many workers run at the same time.
     """
     return bytes(
         blosc2_codec().blosc2_encode(
@@ -298,7 +303,7 @@ def _compressed(tile: Values) -> bytes:
 
 
 def file_pieces(digest: str, arrays: Arrays, format: str) -> list[Any]:
-    """The bytes of an entry's file, one buffer after the other."""
+    """Return the bytes of an entry as a list of buffers, in the order of the format."""
     values, packed = arrays.values, packed_mask(arrays.mask)
     nothing: Any = np.empty(0, np.int64)
     block = _block_shape(values.shape, values[0, 0].nbytes, format)
@@ -319,23 +324,20 @@ def file_pieces(digest: str, arrays: Arrays, format: str) -> list[Any]:
         blocks: list[Any] = [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         stored: list[Any] = [whole]
     else:
-        places = itertools.product(*map(range, layout.grid))
+        indices = itertools.product(*map(range, layout.grid))
         blocks = stored = [
-            _compressed(np.ascontiguousarray(values[slices_of(layout.extent(place))]))
-            for place in places
+            _compressed(np.ascontiguousarray(values[slices_of(layout.extent(index))]))
+            for index in indices
         ]
-        lengths = np.array([len(one) for one in blocks], np.int64)
-    masks = [] if packed is None else [one.reshape(-1) for one in packed]
-    checksums = np.array([checksum_of()(one) for one in (*blocks, *masks)], np.uint32)
+        lengths = np.array([len(block) for block in blocks], np.int64)
+    masks = [] if packed is None else [rows.reshape(-1) for rows in packed]
+    checksums = np.array([checksum_of()(part) for part in (*blocks, *masks)], np.uint32)
     layout = dataclasses.replace(layout, lengths=lengths, checksums=checksums)
     return [layout.packed(), *stored, *masks]
 
 
 def write_pieces(descriptor: int, pieces: Sequence[Any]) -> None:
-    """Write, never through a map.
-
-    A full disk then raises instead of ending the process (SIGBUS).
-    """
+    """Write buffers by system calls: a full disk then raises, while a map would end the process."""
     for piece in pieces:
         rest = memoryview(piece)
         while rest:
@@ -343,25 +345,33 @@ def write_pieces(descriptor: int, pieces: Sequence[Any]) -> None:
 
 
 class Overlap(NamedTuple):
-    """What a block and a part have in common along one axis."""
+    """The overlap of a block and a requested part along one axis."""
 
-    place: int  # of the block in the grid
-    extent: int  # of the block
-    inside: slice  # of the block
-    target: slice  # of the part
+    # Index of the block in the grid.
+    block: int
+    # Length of the block.
+    extent: int
+    # The overlap, counted from the start of the block.
+    inside: slice
+    # The overlap, counted from the start of the part.
+    target: slice
 
 
 def overlaps(start: int, stop: int, step: int, length: int) -> list[Overlap]:
-    found = []
-    for place in range(start // step, -(-stop // step)) if stop > start else ():
-        first, last = place * step, min((place + 1) * step, length)
+    """Return the overlaps of the part [start, stop) with the blocks on an axis.
+
+    The axis has `length` elements, in blocks of `step`.
+    """
+    result = []
+    for block in range(start // step, -(-stop // step)) if stop > start else ():
+        first, last = block * step, min((block + 1) * step, length)
         low, high = max(first, start), min(last, stop)
-        found.append(
+        result.append(
             Overlap(
-                place,
+                block,
                 last - first,
                 slice(low - first, high - first),
                 slice(low - start, high - start),
             )
         )
-    return found
+    return result

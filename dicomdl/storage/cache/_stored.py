@@ -1,7 +1,7 @@
-"""One entry in the format of `layout`, wherever its bytes are: every block is verified before use.
+"""An entry in the format of `_layout`, read from a source; every block is verified before use.
 
-A source gives the bytes. Where they can be mapped, a block is verified once per process and read in
-place from then on; where they cannot, each read takes a copy of its blocks and verifies the copy.
+If the source can be mapped, a block is verified once per process and read from the map from then
+on. Otherwise each read takes a copy of its blocks and verifies the copy.
 """
 
 import itertools
@@ -26,26 +26,37 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
 class Source(Protocol):
-    """Where the bytes of an entry are."""
+    """The bytes of an entry."""
 
     size: int
-    number: int  # tells the entry from a later one in its place: an inode, an offset
+    # Distinguishes the entry from its successor: an inode, or a position in a ring.
+    number: int
 
     def map(self) -> Bytes | None:
-        """All bytes in memory; None where they may change while they are read."""
+        """Return all bytes as mapped memory; None if they may change during a read."""
         ...
 
     def read(self, start: int, end: int) -> Bytes:
-        """A private copy of some bytes, or Lost."""
+        """Return a private copy of the bytes from `start` to `end`; raise Lost if impossible."""
         ...
 
     def require_whole(self) -> None:
-        """Lost where the entry has been overwritten, even in part."""
+        """Raise Lost if any byte of the entry has been overwritten."""
         ...
 
 
 class StoredEntry:
-    """An entry of a source; raises Lost where it is not the undamaged entry of its key."""
+    """An entry of a source; creation raises Lost unless it is the undamaged entry of the key.
+
+    Parameters
+    ----------
+    source
+        The bytes of the entry.
+    digest
+        The key, 64 hexadecimal digits.
+    known
+        Function that returns the `verified_bits` of the same entry if it was open before.
+    """
 
     def __init__(
         self,
@@ -53,7 +64,7 @@ class StoredEntry:
         digest: str,
         known: Callable[[Identity], bytes | None] | None = None,
     ) -> None:
-        """`known` gives the `verified_bits` of the same entry, if it was open before."""
+
         self.source = source
         self.layout = layout = read_layout(source.read, source.size, digest)
         source.require_whole()
@@ -79,17 +90,17 @@ class StoredEntry:
                 )
 
     def verified_bits(self) -> bytes:
-        """One bit per block that is verified, for `known` of the next time."""
+        """Return one bit per verified block, for the argument `known` of the next opening."""
         return np.packbits(self.verified).tobytes()
 
     def values(self, box: Box) -> Values:
-        """A new array of a box of the values; Lost where one of its blocks is damaged."""
+        """Return a new array of a box of the values; raise Lost if one of its blocks is damaged."""
         values = self._values(box)
         self.source.require_whole()
         return values
 
     def mask(self, box: Box) -> Mask:
-        """A new array of a box of the mask; Lost where one of its slices is damaged."""
+        """Return a new array of a box of the mask; raise Lost if one of its slices is damaged."""
         slices, rows, columns = box
         first, shape = len(self.layout.lengths), self.layout.mask_slice
         blocks = [self._block(first + number) for number in range(*slices)]
@@ -103,7 +114,7 @@ class StoredEntry:
         return mask
 
     def require_whole(self) -> None:
-        """Lost if any block is damaged."""
+        """Verify all blocks; raise Lost if any is damaged."""
         for number in range(len(self.layout.checksums)):
             self._block(number)
 
@@ -116,17 +127,16 @@ class StoredEntry:
             for ends, step, length in zip(box, layout.block, layout.shape, strict=False)
         ]
         if self._array is not None:
-            for one in itertools.product(*axes):
-                self._block(self._number(one))
+            for part in itertools.product(*axes):
+                self._block(self._number(part))
             return self._array[slices_of(box)].copy()
         out = np.empty((*(stop - start for start, stop in box), *layout.samples), layout.dtype)
-        for one in itertools.product(*axes):
-            tile = self._tile(
-                self._number(one), (one[0].extent, one[1].extent, one[2].extent, *layout.samples)
-            )
-            out[one[0].target, one[1].target, one[2].target] = tile[
-                one[0].inside, one[1].inside, one[2].inside
-            ]
+        for part in itertools.product(*axes):
+            slices, rows, columns = part
+            shape = (slices.extent, rows.extent, columns.extent, *layout.samples)
+            tile = self._tile(self._number(part), shape)
+            inside = tile[slices.inside, rows.inside, columns.inside]
+            out[slices.target, rows.target, columns.target] = inside
         return out
 
     def _is_verified(self, box: Box) -> bool:
@@ -137,28 +147,29 @@ class StoredEntry:
         )
         return bool(grid[tuple(touched)].all())
 
-    def _number(self, one: Sequence[Overlap]) -> int:
+    def _number(self, part: Sequence[Overlap]) -> int:
+        """Return the number of a block in C order."""
         _, rows, columns = self.layout.grid
-        return (one[0].place * rows + one[1].place) * columns + one[2].place
+        return (part[0].block * rows + part[1].block) * columns + part[2].block
 
     def _tile(self, number: int, shape: tuple[int, ...]) -> Values:
-        """The values of one block, which has that shape."""
+        """Return the values of one block, whose shape is given."""
         layout, data = self.layout, self._block(number)
         if layout.format == "raw":
             return data.view(layout.dtype).reshape(shape)
         tile = np.empty(shape, layout.dtype)
         try:
-            found = blosc2_codec().blosc2_decode(
+            decoded = blosc2_codec().blosc2_decode(
                 data, numthreads=1, out=tile.reshape(-1).view(np.uint8)
             )
         except (ValueError, RuntimeError) as error:
             raise Lost from error
-        if len(found) != tile.nbytes:
+        if len(decoded) != tile.nbytes:
             raise Lost
         return tile
 
     def _block(self, number: int) -> Bytes:
-        """The bytes of a block, verified: the first time where mapped, each time where copied."""
+        """Return the verified bytes of a block. A mapped block is verified once, a copy always."""
         layout, blocks = self.layout, len(self.layout.lengths)
         if number < blocks:
             start, end = layout.offsets[number], layout.offsets[number + 1]

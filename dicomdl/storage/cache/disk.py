@@ -1,4 +1,8 @@
-"""A cache in a folder, shared by processes and ranks and kept for the next run."""
+"""`DiskCache`: decoded stacks in a folder, shared by processes and ranks, persistent across runs.
+
+An entry is one file. Eviction is by least recent use, which is the modification time of the file;
+each process updates it once per 60 s at most.
+"""
 
 import contextlib
 import os
@@ -20,47 +24,77 @@ from dicomdl.storage.publishing import cache_folder, make_folder
 
 DiskFormat = Literal["raw", "blosc2"]
 DEFAULT_DISK_BYTES: Final = 50 * 2**30
-# An entry's file is marked as used once in so many seconds at most.
+# Shortest interval between two marks of an entry's file as used.
 TOUCH_S: Final = 60.0
-# Entries that a process has open, with one map each; mapping one again takes 0.1 ms.
+# Number of entries that a process keeps open, with one map each. Mapping again takes 0.1 ms.
 OPEN_ENTRIES: Final = 64
-# Entries whose verified blocks a process remembers, 128 bytes for a CT.
+# Number of closed entries whose verified blocks a process remembers, 128 bytes per CT.
 KNOWN_ENTRIES: Final = 16384
-# Eviction leaves a 16th of the limit free. A process writes a 16th of what is free before it lists
-# the folder again.
+# Eviction leaves a 16th of the limit free. A process writes up to a 16th of the free bytes before
+# it lists the folder again.
 _SLACK: Final = 16
 
 
 class DiskCache(BaseCache):
-    """Entries as files in a folder, shared by processes and ranks, and there for the next run.
+    """A cache of decoded stacks as files in a folder, shared by processes and ranks.
+
+    The entries persist for the next run.
 
     Parameters
     ----------
     folder
-        Created when absent, for its owner only; by default "arrays" in the user's cache folder (or
-        `DICOMDL_CACHE`).
+        Folder of the entries, created when absent, for its owner only. The default is "arrays" in
+        the user's cache folder (or `DICOMDL_CACHE`).
     max_bytes
-        Limit of all entries together; the least recently used are evicted first. Processes that
-        write at the same time exceed it by what each writes before it lists the folder again: an
-        entry, or a 16th of what was free.
+        Limit of all entries together. The least recently used entries are evicted first. Processes
+        that write at the same time may exceed the limit by the bytes that each writes before it
+        lists the folder again: one entry, or a 16th of the free bytes.
     format
-        "raw" maps the values as they are. "blosc2" compresses them (LZ4 after a shuffle): CT
-        becomes 2.2-2.5 x smaller, and a patch takes 10 x longer.
+        "raw" stores the values uncompressed and maps them. "blosc2" compresses them (LZ4 after a
+        shuffle): CT becomes 2.2-2.5 x smaller, and reading a patch takes 10 x longer.
     strict
-        Keys are made of the contents of files (see `stack_key`).
+        Whether keys are computed from the contents of files instead of their times and inodes (see
+        `stack_key`).
+
+    Attributes
+    ----------
+    folder : str
+        The absolute path of the folder.
+    max_bytes : int
+        The limit in bytes.
+    format : {"raw", "blosc2"}
+        The format of new entries.
+    strict : bool
+        Whether keys are computed from contents.
 
     Raises
     ------
     StorageError
-        The folder belongs to another user, or all users can write to it. A folder that this process
-        cannot write to is no error: values are returned from memory, with one `CacheWarning`.
+        The folder belongs to another user, or all users can write to it.
     MissingExtra
-        "blosc2" without its package.
+        `format` is "blosc2", and imagecodecs lacks Blosc2.
+    UsageError
+        `format` is unknown, or `max_bytes` is not a number above 0.
+
+    Warns
+    -----
+    CacheWarning
+        Entries cannot be stored, for example in a folder without write permission. Values are
+        computed each time then. The warning appears once per process.
 
     Notes
     -----
-    The folder holds pixels of patients: protect it as the source data. A cache pickles as its
-    options. Nothing is open after construction; a process has up to 64 entries mapped.
+    The folder holds pixels of patients: protect it like the source data. A pickled cache consists
+    of its options. No file is open after construction; later, a process maps up to 64 entries.
+
+    Examples
+    --------
+    >>> import dicomdl, tempfile
+    >>> cache = dicomdl.DiskCache(tempfile.mkdtemp(), max_bytes=10 * 2**30)
+    >>> cache.stats()
+    Stats(hits=0, made=0, stored=0, damaged=0, evicted=0, failed=0)
+
+    A dataset takes it as an option: ``PatchDataset(index, size=(96, 96, 96), cache=cache)``.
     """
 
     def __init__(
@@ -85,7 +119,7 @@ class DiskCache(BaseCache):
         self._is_ready()
 
     def _begin(self) -> None:
-        """Begin the state that each process has of its own."""
+        """Initialize the state that each process has separately."""
         super().__init__()
         self._opened: OrderedDict[str, StoredEntry] = OrderedDict()
         self._known: OrderedDict[Identity, bytes] = OrderedDict()
@@ -117,7 +151,7 @@ class DiskCache(BaseCache):
         self._opened.pop(digest, None)
         self._counters.add("damaged")
         path = self._path(digest)
-        # Not a newer one, which another process has put in its place.
+        # The comparison spares a newer file, which another process may have put in place.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.lstat(path), _status(lost)):
                 os.unlink(path)
@@ -126,9 +160,9 @@ class DiskCache(BaseCache):
         return os.path.join(self.folder, f"{digest}.entry")
 
     def _is_ready(self) -> bool:
-        """Whether the folder exists and is ours.
+        """Return whether the folder exists and is private.
 
-        Checked once per process, and again as long as the folder could not be created.
+        The check runs once per process, and again at each call until the folder could be created.
         """
         if self._checked and os.path.isdir(self.folder):
             return True
@@ -144,7 +178,7 @@ class DiskCache(BaseCache):
         return True
 
     def _find(self, digest: str, counting: bool = False) -> StoredEntry | None:
-        # Once per get: the folder may have been removed.
+        # The first lookup of a `get` checks the folder again, which may have been removed.
         if not (self._checked if counting else self._is_ready()):
             return None
         if time.monotonic() - self._swept > TOUCH_S:
@@ -158,7 +192,7 @@ class DiskCache(BaseCache):
             except FileNotFoundError:
                 return None
             except (Lost, OSError, ValueError):
-                # ValueError: the file has become shorter since it was looked at.
+                # A ValueError means that the file has become shorter since its size was read.
                 self._counters.add("damaged", int(counting))
                 return None
             self._keep(digest, body)
@@ -171,9 +205,9 @@ class DiskCache(BaseCache):
         return self._known.pop(identity, None)
 
     def _keep(self, digest: str, body: StoredEntry) -> None:
-        """Cache an open entry; close the least recently used one where there are too many.
+        """Keep an entry open, and close the least recently used one beyond `OPEN_ENTRIES`.
 
-        The verified blocks of a closed entry are remembered.
+        The flags of verified blocks of a closed entry are kept.
         """
         self._opened[digest] = body
         if abs(time.time() - _status(body).st_mtime) > TOUCH_S:
@@ -187,9 +221,9 @@ class DiskCache(BaseCache):
                 self._known.popitem(last=False)
 
     def _touch(self, digest: str, body: StoredEntry) -> bool:
-        """Mark an entry as used, by the modification time of its file.
+        """Mark an entry as used by the modification time of its file.
 
-        False where the file is gone or has been replaced.
+        Returns False if the file is gone or has been replaced.
         """
         path = self._path(digest)
         try:
@@ -199,13 +233,14 @@ class DiskCache(BaseCache):
         except FileNotFoundError:
             return False
         except OSError:
-            return True  # read only: still there
+            # The folder is read-only, and the file is still there.
+            return True
         return True
 
     def _sweep(self) -> None:
         """Mark the entries used since the last sweep, and close files that have been removed.
 
-        The bytes of a removed file are free only when every process has closed it.
+        The disk space of a removed file is free only when every process has closed it.
         """
         self._swept = time.monotonic()
         recently, self._recently = self._recently, set()
@@ -229,7 +264,7 @@ class DiskCache(BaseCache):
         return True
 
     def _make_room(self, needed: int) -> None:
-        """Evict the least recently used entries.
+        """Evict the least recently used entries if the limit requires it.
 
         The folder is listed only when this process has used up its allowance.
         """
@@ -237,24 +272,24 @@ class DiskCache(BaseCache):
             self._allowance -= needed
             return
         used = sorted(cachefolder.used_files(self.folder))
-        total = sum(one.size for one in used)
+        total = sum(file.size for file in used)
         if total + needed > self.max_bytes:
             target = self.max_bytes - needed - self.max_bytes // _SLACK
-            for one in used:
+            for file in used:
                 if total <= max(target, 0):
                     break
-                if one.digest and self._evict(one):
-                    total -= one.size
+                if file.digest and self._evict(file):
+                    total -= file.size
         self._allowance = max(0, self.max_bytes - total - needed) // _SLACK
 
-    def _evict(self, one: cachefolder.Used) -> bool:
-        """Remove an entry.
+    def _evict(self, file: cachefolder.Used) -> bool:
+        """Remove an entry; return whether its file is gone.
 
-        Processes that have it mapped still read it (POSIX). Windows refuses, and the entry stays.
+        Processes that map the file still read it (POSIX). Windows refuses, and the entry stays.
         """
-        self._opened.pop(one.digest, None)
+        self._opened.pop(file.digest, None)
         try:
-            os.unlink(one.path)
+            os.unlink(file.path)
         except FileNotFoundError:
             return True
         except OSError:
@@ -264,6 +299,6 @@ class DiskCache(BaseCache):
 
 
 def _status(body: Body) -> os.stat_result:
-    """The status of an entry's file when it was opened."""
+    """Return the status of an entry's file at the time it was opened."""
     assert isinstance(body, StoredEntry) and isinstance(body.source, FileSource)
     return body.source.status

@@ -1,7 +1,8 @@
-"""One entry of a cache: the arrays it is made of, and how parts of it are read.
+"""Entries of a cache: the arrays that are stored, and the reading of parts of them.
 
-A body that proves damaged, foreign, cut or overwritten raises `Lost`; the entry then asks its cache
-for another body, which is made again if need be.
+An entry reads from a body: stored bytes, or arrays in the memory of the process. A body that proves
+damaged, foreign, truncated or overwritten raises `Lost`. The entry then requests another body from
+its cache, which computes the values again if necessary.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from dicomdl.arrays import Mask, Values
 from dicomdl.errors import UsageError
 
 Box: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-# of this byte order only
+# Byte order of this machine only.
 DTYPES: Final = {
     np.dtype(name).str: np.dtype(name) for name in ("i2", "i4", "u1", "f4", "i1", "u2", "u4")
 }
@@ -22,20 +23,21 @@ MAX_SAMPLES: Final = 16
 
 
 class Lost(Exception):
-    """An entry that was there is damaged, overwritten or gone: make it again.
-
-    Never leaves a cache.
-    """
+    """An entry that existed is damaged, overwritten or gone. The error never leaves a cache."""
 
 
-# --- what users see -------------------------------------------------------------------------------
+# --- entries as datasets use them -----------------------------------------------------------------
 
 
 class Arrays(NamedTuple):
     """Arrays to be cached.
 
-    `values` is (slices, rows, columns[, samples]). `mask` is (slices, rows, columns) and True where
-    there is padding; None where there is none.
+    Attributes
+    ----------
+    values : ndarray
+        Shape (slices, rows, columns[, samples]); integers of up to 32 bits, or float32.
+    mask : ndarray of bool or None
+        Shape (slices, rows, columns), True at padding; None if the stack has no padding.
     """
 
     values: Values
@@ -46,25 +48,26 @@ Make: TypeAlias = Callable[[], Arrays]
 
 
 class Body(Protocol):
-    """Where an entry's values are. `values` and `mask` give new arrays, or raise Lost."""
+    """The stored values of an entry. `values` and `mask` return new arrays, or raise Lost."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     has_mask: bool
 
     def values(self, box: Box) -> Values:
-        """A new array of the values of a box."""
+        """Return a new array of the values of a box."""
         ...
 
     def mask(self, box: Box) -> Mask:
-        """A new array of the mask of a box, where the entry has one."""
+        """Return a new array of the mask of a box, for an entry with a mask."""
         ...
 
 
 class Entry:
-    """Cached values of which parts can be read, in one process.
+    """The cached values of one key, of which parts can be read.
 
-    An entry that is damaged, evicted or overwritten later is made again without notice.
+    An entry belongs to one process. When it is damaged, evicted or overwritten later, its values
+    are computed again silently.
     """
 
     __slots__ = ("_again", "_body")
@@ -84,7 +87,7 @@ class Entry:
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask of padding lies beside the values."""
+        """Whether the entry has a mask of padding."""
         return self._body.has_mask
 
     @property
@@ -93,21 +96,29 @@ class Entry:
         return not isinstance(self._body, Held)
 
     def part(self, *where: slice) -> Values:
-        """A new, writable array of some slices, rows and columns, and all samples.
+        """Read some slices, rows and columns, with all samples, as a new, writable array.
 
-        ``entry.part(slice(0, 64), slice(10, 20))`` has rows 10 to 19 of 64 slices. Slices are
-        clipped to the shape as numpy does; those not given mean everything. Raises UsageError for
-        steps, and what `make` raises where values must be made again.
+        ``entry.part(slice(0, 64), slice(10, 20))`` has rows 10 to 19 of 64 slices.
+
+        Parameters
+        ----------
+        *where
+            Up to three slices, on the axes slice, row and column. They are clipped to the shape as
+            in numpy. Omitted ones select the full axis.
+
+        Raises
+        ------
+        UsageError
+            A slice has a step, or more than three are given.
+        DicomdlError
+            The values must be computed again, and `make` fails.
         """
         box = _box(where, self.shape)
         values: Values = self._read(lambda body: body.values(box))
         return values
 
     def mask_part(self, *where: slice) -> Mask | None:
-        """The mask of the same part, True where there is padding.
-
-        None where the entry has no mask.
-        """
+        """Read the mask of a part, True at padding; None if the entry has no mask."""
         box = _box(where, self.shape)
         return self._read(lambda body: body.mask(box)) if self.has_mask else None
 
@@ -121,21 +132,21 @@ class Entry:
 
 
 def _box(where: Sequence[slice], shape: tuple[int, ...]) -> Box:
-    """(start, stop) on each of the three axes of space."""
+    """Return (start, stop) per axis of space."""
     if len(where) > 3:
         raise UsageError(f"a part has at most 3 slices (slices, rows, columns), found {len(where)}")
     given = (*where, *[slice(None)] * (3 - len(where)))
-    found = [one.indices(length) for one, length in zip(given, shape[:3], strict=True)]
-    if any(step != 1 for _, _, step in found):
+    ends = [axis.indices(length) for axis, length in zip(given, shape[:3], strict=True)]
+    if any(step != 1 for _, _, step in ends):
         raise UsageError(
             "the slices of a part have no step: take every n-th of the part that is returned"
         )
-    slices, rows, columns = ((start, max(start, stop)) for start, stop, _ in found)
+    slices, rows, columns = ((start, max(start, stop)) for start, stop, _ in ends)
     return slices, rows, columns
 
 
 def checked_arrays(arrays: Arrays) -> Arrays:
-    """The arrays as a cache keeps them: C-contiguous, of a dtype that is allowed."""
+    """Return the arrays C-contiguous; raise UsageError for a dtype or shape that is not allowed."""
     values, mask = arrays
     if (
         values.ndim not in (3, 4)
@@ -158,7 +169,7 @@ def checked_arrays(arrays: Arrays) -> Arrays:
 
 
 class Held:
-    """Values in this process's memory."""
+    """The values of an entry in the memory of this process."""
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
@@ -169,29 +180,29 @@ class Held:
         )
 
     def values(self, box: Box) -> Values:
-        """A copy of a box of the values."""
+        """Copy a box of the values."""
         return self.arrays.values[slices_of(box)].copy()
 
     def mask(self, box: Box) -> Mask:
-        """A copy of a box of the mask."""
+        """Copy a box of the mask."""
         assert self.arrays.mask is not None
         return self.arrays.mask[slices_of(box)].copy()
 
 
 def slices_of(box: Box) -> tuple[slice, ...]:
-    """A box as an index of an array."""
+    """Return a box as an index of an array."""
     return tuple(slice(start, stop) for start, stop in box)
 
 
 def packed_mask(mask: Mask | None) -> npt.NDArray[np.uint8] | None:
-    """A mask with 8 columns in a byte, each row on its own."""
+    """Pack 8 columns of a mask into a byte; each row begins with a new byte."""
     return None if mask is None else np.packbits(mask, axis=2)
 
 
 def unpacked_mask(
     packed: npt.NDArray[np.uint8], rows: tuple[int, int], columns: tuple[int, int]
 ) -> Mask:
-    """Some rows and columns of what `packed_mask` gave."""
+    """Unpack some rows and columns of a mask from `packed_mask`."""
     first, last = columns
     bits = np.unpackbits(packed[:, slice(*rows), first // 8 : -(-last // 8)], axis=2)[
         :, :, first % 8 : first % 8 + last - first

@@ -1,7 +1,7 @@
-"""The folder of a disk cache: how entries are written, which files are orphans, what it reports.
+"""The folder of a disk cache: writing of entries, removal of orphans, reports.
 
-An entry is put in place whole, by one `os.replace`. Temporary and lock files of an entry whose lock
-no process holds are orphans. Only files with a name of ours are ever removed.
+An entry is published complete, by one `os.replace`. Temporary files and lock files are orphans when
+no process holds the lock of their entry. Only files whose names match those of a cache are removed.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ _NETWORK: Final = {
 def open_entry(
     path: str, digest: str, mapped: bool, known: Callable[[Identity], bytes | None] | None = None
 ) -> StoredEntry:
-    """Open an entry's file; FileNotFoundError where there is none, Lost where it is damaged."""
+    """Open an entry's file; raise FileNotFoundError if absent, Lost if it is damaged."""
     descriptor = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -66,10 +66,10 @@ def open_entry(
 
 
 def write_entry(folder: str, digest: str, pieces: Sequence[Any]) -> None:
-    """Put a whole entry in place in one step.
+    """Publish an entry in one step.
 
-    No fsync, which would cost as much as the writing: the checksums find what a power cut takes or
-    mangles, and the entry is made again.
+    There is no fsync, which would cost as much as the writing. The checksums detect bytes that a
+    power cut lost, and the entry is computed again.
     """
     temporary = os.path.join(folder, f"{digest}.{secrets.token_hex(6)}.tmp")
     descriptor = os.open(temporary, _CREATE_FLAGS, 0o600)
@@ -86,24 +86,24 @@ def write_entry(folder: str, digest: str, pieces: Sequence[Any]) -> None:
 
 
 def lock_path(folder: str, digest: str) -> str:
-    """The file whose lock a process holds while it makes an entry."""
+    """Return the path of the file whose lock a process holds while it computes an entry."""
     return os.path.join(folder, f"{digest}.lock")
 
 
 def remove_orphans(folder: str) -> None:
     """Remove temporary and lock files whose process is dead.
 
-    A process that writes an entry holds the entry's lock. Without locks, files a day old are
-    orphans.
+    A process that writes an entry holds the lock of the entry. On file systems without locks, files
+    older than a day are orphans.
     """
-    found: dict[str, list[str]] = {}
+    candidates: dict[str, list[str]] = {}
     for item in _items(folder):
         if _TEMPORARY.fullmatch(item.name) or _LOCK.fullmatch(item.name):
-            found.setdefault(item.name.split(".")[0], []).append(item.path)
-    for digest, paths in found.items():
+            candidates.setdefault(item.name.split(".")[0], []).append(item.path)
+    for digest, paths in candidates.items():
         with locks.alone(lock_path(folder, digest), wait_s=0) as held:
             for path in paths:
-                # The lock removes its own file.
+                # The lock file is removed by the lock itself.
                 if not path.endswith(".lock") and (held or (held is None and _is_old(path))):
                     with contextlib.suppress(OSError):
                         os.unlink(path)
@@ -118,37 +118,38 @@ def _is_old(path: str) -> bool:
 
 def _items(folder: str) -> list["os.DirEntry[str]"]:
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        with os.scandir(folder) as items:
+            return list(items)
     except OSError:
         return []
 
 
 class Used(NamedTuple):
-    """One of our files in the folder; the modification time tells when it was last used."""
+    """A file of the cache in the folder; its modification time is the time of its last use."""
 
     mtime: float
     size: int
     path: str
-    digest: str  # "" of a temporary file
+    # "" for a temporary file.
+    digest: str
 
 
 def used_files(folder: str) -> list[Used]:
-    """Entries, and temporary files because they take room as well."""
-    found = []
+    """List the entries and the temporary files, which take room as well."""
+    files = []
     for item in _items(folder):
         match = _ENTRY.fullmatch(item.name)
         if match or _TEMPORARY.fullmatch(item.name):
             with contextlib.suppress(OSError):
                 status = item.stat(follow_symlinks=False)
-                found.append(
+                files.append(
                     Used(status.st_mtime, status.st_size, item.path, match[1] if match else "")
                 )
-    return found
+    return files
 
 
 def require_private(folder: str) -> None:
-    """Refuse a folder into which others can put files: a checksum is no proof against malice."""
+    """Refuse a folder to which other users can write: a checksum does not stop an attacker."""
     try:
         status = os.stat(folder)
     except OSError as error:
@@ -164,15 +165,16 @@ def require_private(folder: str) -> None:
         )
     if os.name == "posix" and status.st_mode & stat.S_IWOTH:
         raise StorageError(
-            f"everybody can write to the cache folder {folder!r}: choose another one, or chmod o-w",
+            f"all users can write to the cache folder {folder!r}: choose another one, or chmod o-w",
             mode=status.st_mode,
         )
 
 
 def may_be_mapped(folder: str) -> bool:
-    """Whether files of the folder can be mapped: not those of a network file system.
+    """Return whether files of the folder can be mapped, which network file systems exclude.
 
-    There, the eviction by another machine ends a process (SIGBUS) that reads its map.
+    On a network file system, an eviction by another machine ends a process that reads its map
+    (SIGBUS).
     """
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -180,7 +182,7 @@ def may_be_mapped(folder: str) -> bool:
     except OSError:
         return True
     here = os.path.realpath(folder) + "/"
-    # a later mount covers an earlier one
+    # A later mount covers an earlier one.
     kinds = {mount[4].rstrip("/") + "/": mount[mount.index("-") + 1] for mount in mounts}
     kind = (
         kinds[max((point for point in kinds if here.startswith(point)), key=len, default="/")]
@@ -190,16 +192,33 @@ def may_be_mapped(folder: str) -> bool:
     return not (kind in _NETWORK or kind.startswith("fuse"))
 
 
-# --- what the command line says -------------------------------------------------------------------
+# --- reports and commands -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FolderReport:
-    """What is in the folder of a disk cache; `str` is for people, `as_dict` for machines.
+    """The contents of the folder of a disk cache; `str` is for people, `as_dict` for machines.
 
-    `damaged` names the files of damaged entries, which only `verify` looks for. `oldest_use` and
-    `newest_use` are seconds since 1970. `leftovers` counts temporary and lock files, `foreign`
-    files that are not of this cache, and `removed` those that `clear` removed.
+    Attributes
+    ----------
+    folder : str
+        The absolute path.
+    entries : int
+        Number of entries.
+    size_bytes : int
+        Bytes of all entries together.
+    oldest_use, newest_use : float or None
+        Earliest and latest use of an entry, in seconds since 1970; None without entries.
+    leftovers : int
+        Number of temporary and lock files.
+    foreign : int
+        Number of files that do not belong to the cache.
+    verified : bool
+        Whether `verify` has read all entries.
+    damaged : tuple of str
+        Names of the files of damaged entries, which only `verify` detects.
+    removed : int
+        Number of files that `clear` removed.
     """
 
     folder: str
@@ -214,7 +233,7 @@ class FolderReport:
     removed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
+        """Return the fields as a dict for JSON."""
         return {**dataclasses.asdict(self), "damaged": list(self.damaged)}
 
     def __str__(self) -> str:
@@ -233,11 +252,11 @@ class FolderReport:
                 "that were killed"
             )
         if self.foreign:
-            lines.append(f"  {self.foreign:,} other files, which are left alone")
+            lines.append(f"  {self.foreign:,} other files, which are left as they are")
         if self.verified:
             lines.append(
                 f"  {len(self.damaged):,} damaged"
-                + (", which will be made again:" if self.damaged else "")
+                + (", which will be computed again:" if self.damaged else "")
             )
             lines.extend(f"    {name}" for name in self.damaged)
         return "\n".join(lines)
@@ -251,19 +270,19 @@ def _existing(folder: str | os.PathLike[str] | None) -> str:
 
 
 def show(folder: str | os.PathLike[str] | None = None) -> FolderReport:
-    """What a cache folder (the user's by default) holds, from a listing alone.
+    """Report the contents of a cache folder (by default the user's) from a listing alone.
 
-    Raises StorageError where there is no such folder.
+    Raises StorageError if the folder does not exist.
     """
     path = _existing(folder)
-    used = [one for one in used_files(path) if one.digest]
+    used = [file for file in used_files(path) if file.digest]
     names = [item.name for item in _items(path)]
     leftovers = sum(1 for name in names if _TEMPORARY.fullmatch(name) or _LOCK.fullmatch(name))
-    times = [one.mtime for one in used]
+    times = [file.mtime for file in used]
     return FolderReport(
         path,
         entries=len(used),
-        size_bytes=sum(one.size for one in used),
+        size_bytes=sum(file.size for file in used),
         oldest_use=min(times, default=None),
         newest_use=max(times, default=None),
         leftovers=leftovers,
@@ -272,24 +291,25 @@ def show(folder: str | os.PathLike[str] | None = None) -> FolderReport:
 
 
 def verify(folder: str | os.PathLike[str] | None = None) -> FolderReport:
-    """Read every entry of a cache folder and compare all checksums; changes nothing."""
+    """Read every entry of a cache folder and compare all checksums, without any change."""
     path = _existing(folder)
     mapped, damaged = may_be_mapped(path), []
-    for one in sorted(used_files(path), key=lambda one: one.path):
-        if one.digest:
+    for file in sorted(used_files(path), key=lambda file: file.path):
+        if file.digest:
             try:
-                open_entry(one.path, one.digest, mapped).require_whole()
+                open_entry(file.path, file.digest, mapped).require_whole()
             except FileNotFoundError:
-                continue  # evicted meanwhile
+                # Another process has evicted the entry meanwhile.
+                continue
             except (Lost, OSError, ValueError):
-                damaged.append(os.path.basename(one.path))
+                damaged.append(os.path.basename(file.path))
     return dataclasses.replace(show(path), verified=True, damaged=tuple(damaged))
 
 
 def clear(folder: str | os.PathLike[str] | None = None) -> FolderReport:
-    """Remove the entries, temporary and lock files of a cache folder, and nothing else.
+    """Remove the entries, temporary files and lock files of a cache folder, and no other files.
 
-    Running processes make their entries again.
+    Running processes compute their entries again.
     """
     path = _existing(folder)
     removed = 0

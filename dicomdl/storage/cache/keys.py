@@ -1,4 +1,9 @@
-"""storage.cache.keys"""
+"""Keys of cache entries: digests of the states of files and of the options of the values.
+
+A key holds everything that the values depend on, so that a stale entry is never found. The state of
+a file is cheap to read but depends on the file system; a strict key reads the contents instead, at
+0.8 GB/s.
+"""
 
 import functools
 import hashlib
@@ -13,15 +18,14 @@ from dicomdl.storage.cache._layout import FORMAT_VERSION
 from dicomdl.storage.sources import Source, as_stream, opened
 from dicomdl.version import __version__
 
-VALUES_VERSION: Final = (
-    1  # part of every key: raise it when the same files and options come to give other values
-)
+# Part of every key. Raise it when the same files and options result in other values.
+VALUES_VERSION: Final = 1
 
 
 class KeyFile(NamedTuple):
-    """One file that goes into a key, in the state that `look_up` found, and which of its frames are meant.
+    """A file that goes into a key, in the state that `look_up` returned, and the frames in use.
 
-    Its path only serves to read the contents for a strict key; it is no part of any key, so that a
+    The path only serves to read the contents for a strict key. It is not a part of any key, so a
     data set that is mounted elsewhere keeps its entries.
     """
 
@@ -32,7 +36,7 @@ class KeyFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The name of an entry: 64 hexadecimal digits that tell nothing about a patient."""
+    """The name of an entry: 64 hexadecimal digits, which reveal nothing about a patient."""
 
     digest: str
 
@@ -42,39 +46,40 @@ class Key:
 
 
 def stack_key(files: Sequence[KeyFile], options: Mapping[str, str], strict: bool = False) -> Key:
-    """The key of values that are made of these files, in this order, with these options.
+    """Return the key of values that are computed from these files, in this order, with options.
 
     Parameters
     ----------
     files
-        In slice order. A file's size, modification and change time and inode stand for its
-        contents: every rewriting changes one of them, even when the modification time is set back.
+        The files in slice order. Size, modification time, change time and inode stand for the
+        contents of a file: every rewrite changes one of them, even when the modification time is
+        set back.
     options
         Everything else that the values depend on, by name: the reprs of frozen options. Tiles of
         one frame need their origin here.
     strict
-        A hash of each file's contents takes the place of times and inode: for file systems whose
-        inodes or times cannot be relied on, and for data that moves between them. It reads every
-        file whole (0.8 GB/s).
+        Whether a hash of the contents replaces times and inode. It serves file systems with
+        unreliable inodes or times, and data that moves between file systems. It reads every file
+        completely (0.8 GB/s).
 
     Returns
     -------
     Key
-        BLAKE2b of canonical JSON; the versions of dicomdl, its values and its format are part of
-        it.
+        BLAKE2b of canonical JSON, which includes the versions of dicomdl, its values and its
+        format.
 
     Raises
     ------
     PixelError
-        A strict key of a file that cannot be read.
+        `strict` is True, and a file cannot be read.
     """
     sources = [
-        [one.instance_uid, list(one.frames), _content(one.file) if strict else list(one.file[1:])]
-        for one in files
+        [file.instance_uid, list(file.frames), _content(file.file) if strict else [*file.file[1:]]]
+        for file in files
     ]
     versions = {"dicomdl": __version__, "values": VALUES_VERSION, "format": FORMAT_VERSION}
-    told = {"versions": versions, "strict": strict, "files": sources, "options": dict(options)}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    parts = {"versions": versions, "strict": strict, "files": sources, "options": dict(options)}
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return Key(hashlib.blake2b(text.encode(), digest_size=32).hexdigest())
 
 

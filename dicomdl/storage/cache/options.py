@@ -1,4 +1,4 @@
-"""`as_cache`: the cache that the option `cache=` of a dataset means."""
+"""The option `cache=` of datasets, and its conversion to a cache."""
 
 import os
 from typing import TypeAlias
@@ -12,18 +12,18 @@ CacheOption: TypeAlias = "Cache | str | int | os.PathLike[str] | None"
 
 
 def as_cache(option: CacheOption) -> Cache | None:
-    """The cache that an option means.
+    """Return the cache that an option stands for.
 
     ==============  =======================================================================
     None            no cache
     "memory"        a `MemoryCache` of 4 GiB, or a quarter of the memory if that is less
-    a number        a `MemoryCache` of so many bytes
+    a number        a `MemoryCache` of that number of bytes
     "disk"          a `DiskCache` in the user's cache folder
     a pathlib.Path  a `DiskCache` in that folder
     a cache         itself
     ==============  =======================================================================
 
-    Raises UsageError for everything else.
+    Raises UsageError for any other value.
     """
     if option is None:
         return None

@@ -1,4 +1,4 @@
-"""What a cache reports, and the protocol of caches."""
+"""Counts that a cache reports per process, and the protocol of caches."""
 
 import dataclasses
 import os
@@ -13,16 +13,27 @@ from dicomdl.storage.cache.keys import Key
 
 
 class CacheWarning(UserWarning):
-    """A cache cannot store what it is given; values are delivered all the same."""
+    """Warning that a cache cannot store entries; values are computed and returned nevertheless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts of one process since it began.
+    """Counts of one process since its start.
 
-    `hits` were found; `made` were not, and were computed by this process; `stored` is how many of
-    those were stored, `failed` how often storing failed. `damaged` entries were found and made
-    again. `evicted` entries were removed for room, or were while this process read them.
+    Attributes
+    ----------
+    hits : int
+        Entries that the cache had.
+    made : int
+        Entries that this process computed.
+    stored : int
+        Computed entries that were stored.
+    damaged : int
+        Entries that were found damaged, and computed again.
+    evicted : int
+        Entries that this process removed for room, or that were evicted while it read them.
+    failed : int
+        Computed entries whose storing failed.
     """
 
     hits: int = 0
@@ -37,22 +48,23 @@ class Stats:
 class Cache(Protocol):
     """The protocol of caches that datasets take; `DiskCache` and `MemoryCache` follow it."""
 
-    strict: bool  # whether keys are to be made with strict=True
+    # Whether keys are to be computed with strict=True.
+    strict: bool
 
     def get(self, key: Key, make: Make) -> Entry:
-        """The entry of a key, made by `make` if need be, once by all processes of the cache.
+        """Return the entry of a key, computed by `make` on a miss.
 
-        Raises what `make` raises.
+        The processes of the cache compute an entry once. Errors of `make` pass through.
         """
         ...
 
     def stats(self) -> Stats:
-        """What this process has asked of the cache."""
+        """Return the counts of this process."""
         ...
 
 
 class Counters:
-    """The counts behind `Stats`; a process that was forked begins anew."""
+    """The counts behind `Stats`; a forked process begins with zeros."""
 
     def __init__(self) -> None:
         self.process = -1
@@ -67,13 +79,16 @@ class Counters:
         return self.counts
 
     def add(self, name: str, number: int = 1) -> None:
+        """Increase a count."""
         self._mine()[name] += number
 
     def stats(self) -> Stats:
+        """Return the counts of this process."""
         return Stats(**self._mine())
 
 
 def checked_bytes(max_bytes: int) -> int:
+    """Return a limit in bytes; raise UsageError unless it is a number above 0."""
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes <= 0:
         raise UsageError(f"max_bytes={max_bytes!r}: expected a number of bytes above 0")
     return int(max_bytes)

@@ -1,4 +1,4 @@
-"""disk: a hit is what would have been computed, whatever happens to processes and disks."""
+"""disk: a hit equals the computed values, whatever happens to processes and disks."""
 
 import errno
 import functools
@@ -217,7 +217,8 @@ def test_what_was_used_longest_ago_makes_room(tmp_path: Path) -> None:
     for number in range(5):
         os.utime(entry_file(folder, key_of(number)), (1000 * (number + 1),) * 2)
     fresh = DiskCache(folder, max_bytes=int(5.4 * size))
-    fresh.get(key_of(0), never)  # used: now it is the youngest
+    # The entry was used, so it is the youngest now.
+    fresh.get(key_of(0), never)
     fresh.get(key_of(5), functools.partial(content, 5))
     left = {number for number in range(6) if entry_file(folder, key_of(number)).exists()}
     assert left == {0, 2, 3, 4, 5}
@@ -254,7 +255,8 @@ def test_a_folder_stays_within_its_bytes_while_many_write_and_evicted_entries_st
             children.remove(done)
             assert status == 0
         time.sleep(0.002)
-    assert most <= limit + 4 * size  # an entry each, at the worst
+    # In the worst case each of the processes exceeds the limit by one entry.
+    assert most <= limit + 4 * size
     assert verify(folder).damaged == ()
 
 
@@ -332,7 +334,8 @@ def test_a_disk_that_refuses_costs_the_entry_not_the_value(
     assert made.stats().failed >= 1
     maker = Maker(9)
     made.get(key_of(9), maker)
-    assert_content(made.get(key_of(9), never), 9)  # the disk has room again
+    # The disk has room again.
+    assert_content(made.get(key_of(9), never), 9)
 
 
 @posix_only

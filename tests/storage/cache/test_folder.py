@@ -1,4 +1,4 @@
-"""folder: entries are whole or absent, ours alone, and leave nothing behind."""
+"""folder: entries are complete or absent, private, and without leftovers."""
 
 import functools
 import os
@@ -54,7 +54,7 @@ def test_a_folder_that_others_can_write_to_or_own_is_refused(
 ) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
-    with pytest.raises(StorageError, match="everybody can write"):
+    with pytest.raises(StorageError, match="all users can write"):
         DiskCache(tmp_path / "open")
     (tmp_path / "others").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)

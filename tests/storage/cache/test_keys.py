@@ -1,4 +1,4 @@
-"""keys: a key changes with everything that the values depend on, and tells nothing."""
+"""keys: a key changes with everything that the values depend on, and reveals nothing."""
 
 import os
 import shutil
@@ -49,7 +49,8 @@ def test_a_key_is_the_same_in_any_order_of_the_options_and_in_another_process(
     program = (
         "import sys\nfrom dicomdl.storage.cache.keys import KeyFile, stack_key\n"
         "from dicomdl.storage.sources import Source, look_up\n"
-        "files = [KeyFile(look_up(Source(path)), f'1.2.840.{number}') for number, path in enumerate(sys.argv[1:])]\n"
+        "files = [KeyFile(look_up(Source(path)), f'1.2.840.{number}')\n"
+        "         for number, path in enumerate(sys.argv[1:])]\n"
         f"print(stack_key(files, {OPTIONS!r}).digest)"
     )
     ran = subprocess.run(
@@ -63,7 +64,8 @@ def test_a_key_is_the_same_in_any_order_of_the_options_and_in_another_process(
 
 def rewrite_with_its_times(path: Path) -> None:
     before = os.stat(path)
-    time.sleep(0.02)  # a change time is as fine as the kernel's clock
+    # The resolution of a change time is that of the kernel's clock.
+    time.sleep(0.02)
     path.write_bytes(b"x" * before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 

@@ -1,4 +1,4 @@
-"""layout: every damaged, foreign or cut entry is found, and made again."""
+"""layout: every damaged, foreign or truncated entry is detected, and computed again."""
 
 import functools
 import os
@@ -78,7 +78,8 @@ def test_every_truncation_and_every_tail_is_found(format: Any, tmp_path: Path) -
         assert_made_again(tmp_path / "c", 0)
     path.write_bytes(whole + b"\0")
     assert_made_again(tmp_path / "c", 0)
-    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))  # what a power cut leaves
+    # The state that a power cut leaves.
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
     assert_made_again(tmp_path / "c", 0)
 
 
@@ -113,7 +114,7 @@ def test_another_version_byte_order_or_format_is_a_miss(tmp_path: Path) -> None:
 
 
 def sealed(header: bytearray) -> None:
-    """Give a changed header the checksum that belongs to it."""
+    """Correct the checksum of a changed header."""
     header[12:16] = bytes(4)
     header[12:16] = struct.pack("<I", zlib.crc32(header[:4096]))
 
@@ -135,7 +136,7 @@ def test_headers_with_true_checksums_and_absurd_sizes_are_misses_that_allocate_n
         sealed(changed)
         path.write_bytes(changed)
         made = DiskCache(tmp_path / "c")
-        # whole by chance, or none
+        # By chance the entry is complete; otherwise it is not found.
         assert made._find(key_of(0).digest) is None or made.get(key_of(0), never).shape
 
 
@@ -214,7 +215,7 @@ def test_hostile_files_run_no_code(tmp_path: Path) -> None:
 
 
 def golden(values: bytes, mask: bytes, digest: str) -> bytes:
-    """An entry of 2 slices, 3 rows and 4 columns of int16 with a mask, by the description alone."""
+    """An entry of 2 x 3 x 4 int16 with a mask, written from the description of the format alone."""
     blocks = [values[:24], values[24:], mask[:3], mask[3:]]
     checksums = struct.pack("<4I", *map(zlib.crc32, blocks))
 
@@ -269,5 +270,5 @@ def test_an_entry_is_written_as_the_format_describes_it(
 
 
 def test_bytes_of_another_meaning_need_another_version() -> None:
-    """Whoever changes the golden entry raises the version, and this number with it."""
+    """A change of the golden entry requires a new version, and a new number here."""
     assert layout_module.FORMAT_VERSION == 1

@@ -1,4 +1,4 @@
-"""memory: all workers share entries, and none waits for a dead one."""
+"""memory: all workers share entries, and none waits for a dead worker."""
 
 import errno
 import functools
@@ -38,7 +38,7 @@ from dicomdl.storage.cache.stats import CacheWarning
 
 
 def ask(made: DiskCache | MemoryCache, numbers: list[int], results: Any) -> None:
-    """What a worker does: the digest of what it reads, and how much of it it had to make."""
+    """The work of a worker: the digest of all that it reads, and the number it had to compute."""
     sums = []
     for number in numbers:
         entry = made.get(key_of(number), functools.partial(content, number))
@@ -182,7 +182,7 @@ def test_a_reader_never_sees_an_entry_that_is_being_overwritten() -> None:
 def test_a_worker_that_dies_with_a_lock_or_in_mid_write_stops_nobody(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Longer than a test may take: to wait for the dead worker fails.
+    # Longer than a test may take, so waiting for the dead worker fails.
     monkeypatch.setattr(locks, "LOCK_WAIT_S", 3600.0)
     monkeypatch.setattr(ring, "STORE_WAIT_S", 3600.0)
     made = MemoryCache(2**20)

@@ -1,4 +1,4 @@
-"""options: what users pass becomes a cache, and a cache travels to other processes."""
+"""options: an option becomes a cache, and a cache can be sent to other processes."""
 
 import copy
 import pickle
@@ -43,7 +43,8 @@ def test_caches_pickle_small_and_a_pickled_memory_cache_is_empty(tmp_path: Path)
         made.get(key_of(0), Maker())
         data = pickle.dumps(made)
         assert len(data) < 600
-        again = pickle.loads(data)  # our own, a line above
+        # The data were pickled one line above.
+        again = pickle.loads(data)
         assert repr(again) == repr(made)
         assert again.strict is True
     maker = Maker()

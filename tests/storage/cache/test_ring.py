@@ -1,7 +1,4 @@
-"""ring.
-
-What a reader gets is what was written, on machines that keep the order of stores or do not.
-"""
+"""ring: a reader gets the bytes that were written, with and without ordered stores."""
 
 import os
 from collections.abc import Callable
@@ -39,7 +36,7 @@ def place_of(made: MemoryCache, number: int) -> tuple[int, int]:
 
 
 def damage(made: MemoryCache, number: int, at: int) -> None:
-    """Flip one bit; `at` counts from the end of the entry where it is negative."""
+    """Flip one bit; a negative `at` counts from the end of the entry."""
     start, size = place_of(made, number)
     offset = start + at % size
     old = os.pread(made._ring.descriptor, 1, offset)[0]
@@ -84,7 +81,7 @@ def stale_tail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def overwrite_half(made: MemoryCache, number: int, size: int) -> None:
-    """What a reader finds whose copy overlaps the write of a newer entry."""
+    """The result of a reader whose copy overlaps the write of a newer entry."""
     start, _ = place_of(made, number)
     newer = np.full(size // 2, 7, np.uint8)
     os.pwrite(made._ring.descriptor, newer.tobytes(), start + size // 4)
