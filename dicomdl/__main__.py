@@ -1,4 +1,4 @@
-"""`python -m dicomdl` is the command `dicomdl`."""
+"""The entry point of `python -m dicomdl`, equal to the command `dicomdl`."""
 
 import sys
 

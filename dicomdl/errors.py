@@ -1,35 +1,36 @@
-"""Every error that dicomdl raises on purpose, as one tree.
+"""The errors of dicomdl, in one tree.
 
     DicomdlError (ValueError)
     ├── UsageError            an argument, option or column that does not exist or does not fit
     ├── MissingExtra          a feature whose optional package is not installed
-    ├── StorageError          a folder or file of ours that cannot be written or read
+    ├── StorageError          a folder or file of dicomdl that cannot be written or read
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
     │   └── GenerationGone    a pickled index whose generation a later scan has removed
     ├── HeaderError           one file whose header cannot be used; becomes a row in `problems`
-    ├── PixelError            one frame whose stored values cannot be given
+    ├── PixelError            one frame whose stored values cannot be read
     │   ├── FileChanged       the file is no longer the one that was scanned
     │   ├── TruncatedPixels   fewer bytes than the frame needs
     │   ├── DecodeError       the codestream is damaged or contradicts the header
     │   ├── TooLarge          the values would need more memory than the file's bytes justify
-    │   └── UnsupportedSyntax no decoder for this transfer syntax is at hand
+    │   └── UnsupportedSyntax no installed decoder for this transfer syntax
     ├── IntensityError        a rescale, window or unit that cannot be applied
-    │   ├── DoesNotFit        values that the integer dtype asked for does not hold
-    │   └── SUVError          a PET stack whose header does not give SUV
-    └── GeometryError         positions or orientations that do not make the asked-for grid
+    │   ├── DoesNotFit        values outside the range of the requested integer dtype
+    │   └── SUVError          a PET stack whose header does not define SUV
+    └── GeometryError         positions or orientations that do not form the requested grid
         ├── IrregularStack    a stack whose verdict forbids a volume without a policy
-        └── IncompleteGroup   a group of stacks (time points, echoes, ...) with slices missing in some
+        └── IncompleteGroup   a group of stacks (time points, ...) with missing slices in some
 
-Numbers that an error speaks of are its attributes: ``raise TruncatedPixels("…", expected_bytes=512,
-found_bytes=100)`` gives ``error.expected_bytes``. Every class takes one string and pickles with its
-attributes and notes. Path and frame are added once, at the edge, by `add_note`.
+The numbers in the message of an error are its attributes: ``raise TruncatedPixels("…",
+expected_bytes=512, found_bytes=100)`` sets ``error.expected_bytes``. Every class takes one string
+and pickles with its attributes and notes. `add_note` adds path and frame once, where a public
+function ends.
 
 A worker of a DataLoader sends only the class of an error and the text of its traceback, and torch
-calls the class with that text in the main process. So a worker ends the text with one line of JSON
-(`facts_line`), which the class reads back: class, message, facts and notes arrive, and the worker's
-traceback is the last note. Numbers, text, None, lists, tuples and dicts arrive equal; NumPy scalars
-and arrays arrive as numbers and lists, anything else as its text. Without the line (another torch,
-a class derived from ours with other arguments) the text alone arrives.
+calls the class with that text in the main process. Therefore a worker ends the text with one line
+of JSON (`facts_line`), from which the class restores message, facts and notes. The traceback of the
+worker becomes the last note. Numbers, text, None, lists, tuples and dicts arrive equal; NumPy
+scalars and arrays arrive as numbers and lists, any other value as its text. If the line is missing
+(another version of torch, a derived class with other arguments), only the text arrives.
 """
 
 import json
@@ -38,47 +39,58 @@ from typing import Any, Final
 
 _FACTS: Final = "facts of the error: "
 _FROM_WORKER: Final = re.compile(r"Caught \w+ in DataLoader worker")
-_TUPLE, _DICT = "<tuple>", "<dict>"  # keys of objects that stand for what JSON lacks
+# Keys of the JSON objects that represent tuples, and dicts with keys other than strings.
+_TUPLE, _DICT = "<tuple>", "<dict>"
 
 
 class DicomdlError(ValueError):
-    """Root of the tree: `except DicomdlError` catches whatever dicomdl found wrong.
+    """The root of all errors that dicomdl raises on purpose; a `ValueError`.
 
     Parameters
     ----------
     message
-        What was found, what was expected, what to do.
+        The finding, the expectation and the remedy. Messages contain paths and UIDs, and never the
+        identity of a patient.
     **facts
-        The numbers and names behind the message; they become attributes of the error.
+        The numbers and names of the message, which become attributes of the error.
+
+    Examples
+    --------
+    >>> import dicomdl
+    >>> try:
+    ...     dicomdl.preset("ct.unknown")
+    ... except dicomdl.DicomdlError as error:
+    ...     print(type(error).__name__)
+    UsageError
     """
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         if _FROM_WORKER.match(message) and (sent := _sent_facts(type(self), message)) is not None:
             message, facts = sent
         super().__init__(message)
-        # BaseException.__reduce__ carries __dict__, so these survive pickling.
+        # BaseException.__reduce__ includes __dict__, so pickling keeps the facts.
         self.__dict__.update(facts)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached for names that no fact set; typed as Any so that callers may read
+        # Python calls this only for names that no fact has set. The type Any lets callers read
         # facts under strict mypy.
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
 
 class UsageError(DicomdlError):
-    """An argument, option or column that does not exist or does not fit."""
+    """An argument, option or column does not exist or does not fit."""
 
 
 class MissingExtra(DicomdlError):
-    """A feature whose optional package is not installed; the message names the extra to install."""
+    """A feature needs an optional package that is not installed; the message names the extra."""
 
 
 class StorageError(DicomdlError):
-    """A folder or file of dicomdl's own that cannot be written or read."""
+    """A folder or file of dicomdl (index, cache, output) cannot be written or read."""
 
 
 class IndexFolderError(DicomdlError):
-    """An index folder that is absent, damaged or of another format."""
+    """An index folder is absent, damaged or of another format."""
 
 
 class GenerationGone(IndexFolderError):
@@ -89,23 +101,23 @@ class GenerationGone(IndexFolderError):
 
 
 class HeaderError(DicomdlError):
-    """One file whose header cannot be used.
+    """The header of one file cannot be used.
 
-    Attribute `reason` is the word that the `problems` table stores.
+    Attributes
+    ----------
+    reason : str
+        The word that the table `problems` stores.
     """
 
     reason: str
 
 
 class PixelError(DicomdlError):
-    """One frame whose stored values cannot be given."""
+    """The stored values of one frame cannot be read."""
 
 
 class FileChanged(PixelError):
-    """The file is no longer the one that was scanned (size or modification time differ).
-
-    Scan again.
-    """
+    """The file has changed since the scan, in size or in times: scan again."""
 
 
 class TruncatedPixels(PixelError):
@@ -117,11 +129,16 @@ class DecodeError(PixelError):
 
 
 class TooLarge(PixelError):
-    """The values would need more memory than the file's bytes justify.
+    """The values would need more memory than the bytes of the file justify.
 
-    Pass `max_bytes` to read them all the same.
+    Pass `max_bytes` to read them nevertheless.
 
-    Attributes `needed_bytes`, `limit_bytes`.
+    Attributes
+    ----------
+    needed_bytes : int
+        The memory that the values need.
+    limit_bytes : int
+        The memory that is allowed.
     """
 
     needed_bytes: int
@@ -129,17 +146,22 @@ class TooLarge(PixelError):
 
 
 class UnsupportedSyntax(PixelError):
-    """No decoder for this transfer syntax is at hand; the message says which package brings one."""
+    """No decoder for the transfer syntax is installed; the message names a package with one."""
 
 
 class IntensityError(DicomdlError):
-    """A rescale, window or unit that cannot be applied."""
+    """A rescale, window or unit cannot be applied."""
 
 
 class DoesNotFit(IntensityError):
-    """Values that the integer dtype asked for does not hold.
+    """Values lie outside the range of the requested integer dtype.
 
-    Attributes `minimum`, `maximum`, `dtype`.
+    Attributes
+    ----------
+    minimum, maximum : int
+        The range of the values.
+    dtype : str
+        The requested dtype.
     """
 
     minimum: int
@@ -148,22 +170,30 @@ class DoesNotFit(IntensityError):
 
 
 class SUVError(IntensityError):
-    """A PET stack whose header does not give SUV.
+    """The header of a PET stack does not define SUV.
 
-    Attribute `attribute` names the DICOM attributes at fault.
+    Attributes
+    ----------
+    attribute : str
+        The DICOM attributes at fault.
     """
 
     attribute: str
 
 
 class GeometryError(DicomdlError):
-    """Positions or orientations that do not make the asked-for grid."""
+    """Positions or orientations do not form the requested grid."""
 
 
 class IrregularStack(GeometryError):
-    """A stack whose verdict forbids a volume without a policy. Attributes.
+    """The verdict of a stack forbids a volume without a policy for irregular stacks.
 
-    `verdict`, `detail` (a dict).
+    Attributes
+    ----------
+    verdict : str
+        The verdict.
+    detail : dict
+        The measured defects.
     """
 
     verdict: str
@@ -171,27 +201,31 @@ class IrregularStack(GeometryError):
 
 
 class IncompleteGroup(GeometryError):
-    """A group of stacks in which some lack slices that others have. Attribute `missing`.
+    """Some stacks of a group lack slices that others have.
 
-    {dimension value: [slice, ...]}.
+    Attributes
+    ----------
+    missing : dict
+        The missing slices per stack: {dimension value: [slice, ...]}.
     """
 
     missing: dict[Any, list[int]]
 
 
 def missing_extra(feature: str, package: str, extra: str) -> MissingExtra:
-    """The error for a feature whose optional package is absent, with the command that installs it."""
+    """Return the error for an absent optional package, with the command that installs it."""
     return MissingExtra(
-        f"{feature} needs the package {package}, which is not installed: pip install 'dicomdl[{extra}]'",
+        f"{feature} needs the package {package}, which is not installed: "
+        f"pip install 'dicomdl[{extra}]'",
         package=package,
         extra=extra,
     )
 
 
 def facts_line(error: DicomdlError) -> str:
-    """One line of JSON with everything an error knows.
+    """Return one line of JSON with class, message, facts and notes of an error.
 
-    A note that makes it arrive whole in another process.
+    As a note of the error, the line restores it in another process.
     """
     facts = dict(vars(error))
     notes = [note for note in facts.pop("__notes__", ()) if not is_facts_line(note)]
@@ -205,18 +239,18 @@ def facts_line(error: DicomdlError) -> str:
 
 
 def is_facts_line(note: str) -> bool:
-    """Whether a note is what `facts_line` gave."""
+    """Return whether a note is a line from `facts_line`."""
     return note.startswith(_FACTS)
 
 
 def _sent_facts(kind: type[DicomdlError], text: str) -> tuple[str, dict[str, Any]] | None:
-    """The message and attributes that the last line of facts in a worker's text gives a class.
+    """Return message and attributes from the line of facts in a worker's text.
 
-    None without such a line.
+    The result is None without such a line, or when the line belongs to another class.
     """
-    # What an error was raised from stands before it, under a heading of its own.
-    *_, own = text.split("\nTraceback (most recent call last):\n")
-    line = next((line for line in own.split("\n") if is_facts_line(line)), "")
+    # The causes of an error come before it in the text, each under a heading.
+    *_, last = text.split("\nTraceback (most recent call last):\n")
+    line = next((line for line in last.split("\n") if is_facts_line(line)), "")
     traceback = "\n".join(line for line in text.split("\n") if not is_facts_line(line))
     try:
         sent = json.loads(line.removeprefix(_FACTS), object_hook=_from_json)
@@ -230,12 +264,12 @@ def _sent_facts(kind: type[DicomdlError], text: str) -> tuple[str, dict[str, Any
 def _as_json(value: Any) -> Any:
     if isinstance(value, dict):
         if all(type(key) is str and not key.startswith("<") for key in value):
-            return {key: _as_json(one) for key, one in value.items()}
-        return {_DICT: [[_as_json(key), _as_json(one)] for key, one in value.items()]}
+            return {key: _as_json(item) for key, item in value.items()}
+        return {_DICT: [[_as_json(key), _as_json(item)] for key, item in value.items()]}
     if isinstance(value, tuple):
-        return {_TUPLE: [_as_json(one) for one in value]}
+        return {_TUPLE: [_as_json(item) for item in value]}
     if isinstance(value, list):
-        return [_as_json(one) for one in value]
+        return [_as_json(item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
     return _as_json(value.tolist()) if hasattr(value, "tolist") else str(value)
