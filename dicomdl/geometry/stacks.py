@@ -111,15 +111,15 @@ def build_stacks(
         for parts in splitter.groups(rows):
             for number, part in enumerate(parts):
                 assessment, rows = judge.assess(part.rows, part.remarks)
-                place = _Place(start, int(series[rows[0]]), group_number, number)
-                stacks.append(_stack_row(part, assessment, place, columns, judge))
+                location = _Location(start, int(series[rows[0]]), group_number, number)
+                stacks.append(_stack_row(part, assessment, location, columns, judge))
                 order.append(rows)
                 start += len(rows)
             group_number += 1
     return _stacking(order, stacks, copies, rank_of_row)
 
 
-class _Place(NamedTuple):
+class _Location(NamedTuple):
     """Start, Series and group of a stack among all stacks."""
 
     start: int
@@ -129,7 +129,7 @@ class _Place(NamedTuple):
 
 
 def _stack_row(
-    part: Part, assessment: Assessment, place: _Place, columns: FrameColumns, judge: Judge
+    part: Part, assessment: Assessment, location: _Location, columns: FrameColumns, judge: Judge
 ) -> StackRow:
     """Return the row of one stack in the table of stacks."""
     first = int(part.rows[0])
@@ -142,9 +142,9 @@ def _stack_row(
     if "spacing" in assessment.detail:
         step = float(np.sqrt((assessment.affine[:3, 0] ** 2).sum()))
     return StackRow(
-        frame_start=place.start,
+        frame_start=location.start,
         slices=len(part.rows),
-        series=place.series,
+        series=location.series,
         content=content_of(columns.facts.text("sop_class_uid", first)),
         verdict=assessment.verdict,
         detail=json.dumps(assessment.detail),
@@ -152,8 +152,8 @@ def _stack_row(
         spacing=(step, float(in_plane[0]), float(in_plane[1])),
         slice_spacing=step,
         dimension=json.dumps(part.dimension),
-        group=place.group,
-        group_index=place.number,
+        group=location.group,
+        group_index=location.number,
         idc=judge.idc(part.rows),
     )
 

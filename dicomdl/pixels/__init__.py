@@ -1,1 +1,1 @@
-"""One frame's stored values. The doors to the codecs."""
+"""Stored values of single frames, native and compressed; the only package that calls codecs."""

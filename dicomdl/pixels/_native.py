@@ -1,4 +1,9 @@
-"""pixels.native"""
+"""Bytes of native frames, and their arrangement as samples.
+
+Native means uncompressed: plain little or big endian, in items, or in a deflated data set. A
+deflated frame is reachable only by inflating all data before it, so inflated files are cached up to
+256 MiB each.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -30,23 +35,23 @@ UNCODED: Final = syntaxes_of("", "deflate")
 
 
 def _read_bytes(source: FrameLike, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`; refused before they are allocated where the file is too short."""
+    """Read `length` bytes at `offset`; refuse before allocation if the file is too short."""
     with opened(source.file) as handle:
         return read_range(handle, offset, length)
 
 
 def native_bytes(source: FrameLike) -> Values:
-    """The frame's bytes as uint8.
+    """Return the frame's bytes as uint8.
 
-    Out of items, inflated, and out of big endian words where 8-bit or 1-bit samples lie in
-    those.
+    Items are joined, deflated data inflated, and big endian words swapped where they hold samples
+    of 8 bits or 1 bit.
     """
     if source.deflated:
         return _inflated(source)
     if source.transfer_syntax_uid in (NATIVE_IN_ITEMS, DEFLATED_IN_ITEMS):
         data = join_fragments(_read_bytes(source, source.byte_offset, source.byte_length))
         if source.transfer_syntax_uid == DEFLATED_IN_ITEMS:
-            with _damage_told():
+            with _damage_as_decode_error():
                 data = inflate([data], (whole_bits(source) + 7) // 8)
         return np.frombuffer(data, np.uint8)
     offset, length = source.byte_offset, source.byte_length
@@ -54,8 +59,8 @@ def native_bytes(source: FrameLike) -> Values:
         # Frames lie end to end without padding (PS3.5 8.1.1).
         element = offset - (source.frame_number - 1) * frame_bits(source, length) // 8
         if _is_in_words(source, element):
-            # OW: the element is a row of 16-bit words, whose bytes big endian swaps
-            # (PS3.5 7.3, 8.1.2); frames may start inside one.
+            # OW: the element is a sequence of 16-bit words with swapped bytes in big endian
+            # (PS3.5 7.3, 8.1.2). A frame may start inside a word.
             lead = (offset - element) % 2
             words = np.frombuffer(
                 _read_bytes(source, offset - lead, (lead + length + 1) // 2 * 2), np.uint16
@@ -65,7 +70,7 @@ def native_bytes(source: FrameLike) -> Values:
 
 
 def _is_in_words(source: FrameLike, element: int) -> bool:
-    """Whether the value that starts at `element` has VR OW, which only its header tells.
+    """Whether the value that starts at `element` has VR OW, which only its header states.
 
     Implicit VR means OW (PS3.5 A.1).
     """
@@ -75,15 +80,16 @@ def _is_in_words(source: FrameLike, element: int) -> bool:
 
 
 def arrange(raw: Values, source: FrameLike, values: Values) -> None:
-    """Put the samples of one native frame into `values`.
+    """Write the samples of one native frame into `values`.
 
-    Bits unpacked, chrominance doubled, planes interleaved.
+    Bits are unpacked, chrominance is doubled, and planes are interleaved.
     """
     bits, first = frame_bits(source, raw.nbytes), source.bit_offset
     needed = (first + bits + 7) // 8
     if raw.nbytes < needed:
         raise truncated(needed, raw.nbytes)
-    if source.bits_allocated == 1:  # the first pixel is the lowest bit (PS3.5 8.1.1)
+    # The first pixel is the lowest bit (PS3.5 8.1.1).
+    if source.bits_allocated == 1:
         samples = np.unpackbits(raw[:needed], bitorder="little")[first : first + bits]
     else:
         samples = raw[:needed].view(
@@ -102,9 +108,9 @@ def arrange(raw: Values, source: FrameLike, values: Values) -> None:
 
 
 def _double_chrominance(samples: Values, values: Values) -> None:
-    """Y0 Y1 CB CR -> (Y0, CB, CR), (Y1, CB, CR).
+    """Expand Y0 Y1 CB CR to (Y0, CB, CR), (Y1, CB, CR).
 
-    The pair belongs to both pixels (PS3.3 C.7.6.3.1.2).
+    The chrominance pair belongs to both pixels (PS3.3 C.7.6.3.1.2).
     """
     rows, columns, _ = values.shape
     if columns % 2:
@@ -117,17 +123,17 @@ def _double_chrominance(samples: Values, values: Values) -> None:
         values[:, pixel::2, 1:] = pairs[..., 2:]
 
 
-_MOST_KEPT: Final = 256 * 2**20
+_MOST_CACHED_BYTES: Final = 256 * 2**20
 _files: Final[Share[bytes]] = share("inflated files", len)
 
 
 def _inflated(source: FrameLike) -> Values:
-    """The frame's bytes out of a deflated data set (PS3.5 A.5).
+    """Return the frame's bytes from a deflated data set (PS3.5 A.5).
 
-    A frame can only be reached by inflating all before it. So the second and later frames of a file
-    keep what they inflated, up to 256 MiB, for the next one: 60 frames of 512 x 512 take 0.2 s
-    instead of 6.1. The first frame, often the only one, stops at its end and keeps nothing. Threads
-    may inflate a file twice.
+    A frame is reachable only by inflating all data before it. The second and later frames of a file
+    therefore cache the inflated data, up to 256 MiB, for the next frame: 60 frames of 512 x 512
+    take 0.2 s instead of 6.1. The first frame, often the only one, stops inflating at its end and
+    caches nothing. Two threads may inflate the same file.
     """
     with opened(source.file) as handle:
         data = _inflate_file(handle, source)
@@ -138,19 +144,20 @@ def _inflated(source: FrameLike) -> Values:
 
 
 def _inflate_file(handle: Handle, source: FrameLike) -> bytes:
-    """The data set from its beginning at least to the end of the frame, or to its own end."""
+    """Return the data set from its beginning, at least to the end of the frame or its own end."""
     file, end = handle.source, source.byte_offset + source.byte_length
     known = _files.find(file)
     if known is not None and end <= len(known):
         return known
-    keeps = source.frame_number > 1 and end <= _MOST_KEPT
-    with _damage_told():
-        data = inflate_data_set(handle.read_at, handle.size, _MOST_KEPT if keeps else end)
-    return _files.keep(file, data) if keeps else data
+    caches = source.frame_number > 1 and end <= _MOST_CACHED_BYTES
+    with _damage_as_decode_error():
+        data = inflate_data_set(handle.read_at, handle.size, _MOST_CACHED_BYTES if caches else end)
+    return _files.keep(file, data) if caches else data
 
 
 @contextlib.contextmanager
-def _damage_told() -> Iterator[None]:
+def _damage_as_decode_error() -> Iterator[None]:
+    """Raise the HeaderError of damaged deflated data as a DecodeError."""
     try:
         yield
     except HeaderError as error:

@@ -1,4 +1,8 @@
-"""pixels.whole"""
+"""Complete frames as they are coded: plain, otherwise native, or compressed.
+
+A plain frame takes one read into the result and one pass in place. A tile of a mosaic is a part of
+a coded frame; `mosaic_of` returns the frame that holds it.
+"""
 
 import dataclasses
 import math
@@ -14,7 +18,7 @@ from dicomdl.storage.sources import opened, read_exactly, truncated
 
 
 def read_whole(source: FrameLike, out: Values | None, how: Decoding) -> Values:
-    """A frame that is coded as it is."""
+    """Read a frame as it is coded, without a change of resolution."""
     if is_plain(source):
         return read_plain(source, 0, source.rows, out, how)
     if source.transfer_syntax_uid in UNCODED:
@@ -36,6 +40,7 @@ def read_whole(source: FrameLike, out: Values | None, how: Decoding) -> Values:
 def read_plain(
     source: FrameLike, row_start: int, row_stop: int, out: Values | None, how: Decoding
 ) -> Values:
+    """Read rows `row_start` to `row_stop` of a plain frame, straight into the result."""
     row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
     if source.byte_length < source.rows * row_bytes:
         raise truncated(source.rows * row_bytes, source.byte_length)
@@ -50,8 +55,8 @@ def read_plain(
     return values
 
 
-def whole_of(tile: FrameLike) -> FrameSource:
-    """The mosaic that a tile lies in, as a frame."""
+def mosaic_of(tile: FrameLike) -> FrameSource:
+    """Return the mosaic that holds a tile, as a frame."""
     frame = tile.source if isinstance(tile, Frame) else tile
     return dataclasses.replace(
         frame,

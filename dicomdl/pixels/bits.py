@@ -1,8 +1,8 @@
-"""Which bits of a sample are the stored value: decided from numbers, applied by each array library.
+"""Rules for the bits of a sample that are the stored value, decided from numbers alone.
 
-The rule to know: the header has the last word. Its BitsStored, HighBit and PixelRepresentation say
-which bits count and whether the highest one is a sign (PS3.5 8.1.1); a codestream only says what a
-decoder has done to the samples before.
+The header has the last word: BitsStored, HighBit and PixelRepresentation state which bits count and
+whether the highest one is a sign (PS3.5 8.1.1). A codestream only states how a decoder has treated
+the samples before. Each array library applies the rules by itself; `keep_bits` does so for NumPy.
 """
 
 from typing import Literal, NamedTuple
@@ -13,10 +13,7 @@ from dicomdl.arrays import Values
 
 
 class HeaderBits(NamedTuple):
-    """What a header says of a sample.
-
-    BitsAllocated, BitsStored, HighBit, and whether it is signed.
-    """
+    """Bits of a sample as the header declares them: BitsAllocated, BitsStored, HighBit, signed."""
 
     allocated: int
     stored: int
@@ -25,11 +22,12 @@ class HeaderBits(NamedTuple):
 
 
 class CodedBits(NamedTuple):
-    """What is known of decoded samples.
+    """Bits of decoded samples.
 
-    `precision` is the codestream's, 0 where it names none. `signed` says whether the decoder gave
-    signed samples, `overshoots` whether values may lie beyond the bits stored: lossy codecs and the
-    filter of a wavelet do that. `bytewise` codecs know nothing of bits.
+    `precision` is that of the codestream, 0 where it declares none. `signed` is True if the decoder
+    returned signed samples. `overshoots` is True if values may exceed the bits stored, as with
+    lossy codecs and the filter of a wavelet. `bytewise` codecs code bytes and have no notion of
+    bits.
     """
 
     precision: int
@@ -39,11 +37,11 @@ class CodedBits(NamedTuple):
 
 
 class BitRule(NamedTuple):
-    """What makes stored values of samples.
+    """Rule that turns samples into stored values.
 
-    "keep" nothing; "extend" the sign of the `bits` that end at bit `high`; "mask" those bits,
-    shifted to the right; or "clip" to what `bits` hold, because wrapping round would turn white
-    into black.
+    "keep" changes nothing; "extend" extends the sign of the `bits` that end at bit `high`; "mask"
+    keeps those bits, shifted to the right; "clip" limits values to the range of `bits`, because
+    wrapping round would turn white into black.
     """
 
     action: Literal["keep", "extend", "mask", "clip"]
@@ -53,13 +51,13 @@ class BitRule(NamedTuple):
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The smallest and largest value of `bits`."""
+        """Smallest and largest value of `bits`."""
         half = 1 << self.bits - 1
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
 
 def header_rule(header: HeaderBits) -> BitRule:
-    """The rule for samples as they lie in a file; ACR-NEMA wrote left-aligned ones."""
+    """Return the rule for samples as they are in a file; ACR-NEMA wrote left-aligned ones."""
     action: Literal["keep", "extend", "mask"] = "extend" if header.signed else "mask"
     if header.stored == header.allocated:
         action = "keep"
@@ -67,13 +65,14 @@ def header_rule(header: HeaderBits) -> BitRule:
 
 
 def coded_rule(header: HeaderBits, coded: CodedBits) -> BitRule:
-    """The rule for samples as a decoder gave them."""
+    """Return the rule for samples as a decoder returned them."""
     stored, signed = header.stored, header.signed
     is_left_aligned = header.high >= stored and coded.precision > stored
-    if coded.bytewise or is_left_aligned:  # coded as they were
+    # These samples were coded without a change.
+    if coded.bytewise or is_left_aligned:
         return header_rule(header)
     if signed and not coded.signed:
-        # JPEG and JPEG-LS know no sign, JPEG 2000 streams may be labelled wrongly.
+        # JPEG and JPEG-LS have no sign, and JPEG 2000 streams may declare the wrong one.
         bits = min(stored, coded.precision or stored)
         return BitRule("extend", bits, bits - 1, signed)
     if coded.overshoots and signed == coded.signed:
@@ -83,7 +82,7 @@ def coded_rule(header: HeaderBits, coded: CodedBits) -> BitRule:
 
 
 def keep_bits(values: Values, rule: BitRule) -> None:
-    """Apply a rule to integers as wide as BitsAllocated, signed as the header says, in place."""
+    """Apply a rule in place to integers as wide as BitsAllocated, signed as the header declares."""
     width, shift = 8 * values.itemsize, rule.high + 1 - rule.bits
     if rule.action == "extend":
         if rule.high + 1 < width:

@@ -1,4 +1,8 @@
-"""pixels.coded"""
+"""Values of compressed frames, from the bytes in the file to stored bits and RGB.
+
+The codec's samples become the result without a copy where their width allows it. The header decides
+which bits count (`bits`), and the codestream decides the colour space (PS3.5 8.2.1).
+"""
 
 import functools
 import math
@@ -22,8 +26,9 @@ from dicomdl.storage.sources import opened, read_range
 
 
 def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
-    """The values of one compressed frame, the photometric interpretation that they have, and how often the codec halved them."""
-    codecs.find_syntax(source.transfer_syntax_uid)  # before a whole film is read
+    """Read a compressed frame: (values, photometric interpretation, halvings by the codec)."""
+    # An unsupported syntax is refused before a large file is read.
+    codecs.find_syntax(source.transfer_syntax_uid)
     dtype = stored_dtype(source)
     if source.float_pixels:
         raise DecodeError("float pixel data cannot be compressed (PS3.5 A.4)")
@@ -51,13 +56,14 @@ def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Va
     elif values is None:
         values = np.empty(samples.shape, dtype)
     if not np.may_share_memory(samples, values):
-        np.copyto(values, samples, casting="unsafe")  # the same bits: wider samples were refused
+        # The cast preserves all bits, because wider samples were refused.
+        np.copyto(values, samples, casting="unsafe")
     keep_bits(values, coded_rule(header_bits(source), _coded_bits(coded)))
     return values, coded.space, coded.reduced
 
 
 def read_codestream(source: FrameLike) -> bytes:
-    """The codestream of one frame, without a copy where it lies in one item, as most do."""
+    """Return the codestream of one frame, without a copy if it lies in one item, as most do."""
     offset, length = source.byte_offset, source.byte_length
     with opened(source.file) as handle:
         head = read_range(handle, offset, min(8, length))
@@ -67,17 +73,16 @@ def read_codestream(source: FrameLike) -> bytes:
 
 
 def _coded_bits(coded: codecs.Coded) -> CodedBits:
+    """Return the bits of decoded samples."""
     signed, overshoots = coded.samples.dtype.kind == "i", coded.lossy or coded.reduced > 0
     return CodedBits(coded.precision, signed, overshoots, coded.bytewise)
 
 
 def to_rgb(values: Values, space: str, source: FrameLike) -> None:
-    """YBR_FULL* and YBR_PARTIAL* to RGB, rounded and clipped, in place.
+    """Convert YBR_FULL* and YBR_PARTIAL* to RGB, rounded and clipped, in place.
 
-    The inverse of PS3.3 C.7.6.3.1.2.
-
-    Written for 8 bits there; for more the offsets 16 and 128 and the range scale with 2 **
-    (BitsStored - 8).
+    This is the inverse of PS3.3 C.7.6.3.1.2, which is written for 8 bits. For more bits, the
+    offsets 16 and 128 and the range scale with 2 ** (BitsStored - 8).
     """
     if source.samples_per_pixel != 3 or not space.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return
@@ -102,7 +107,11 @@ def to_rgb(values: Values, space: str, source: FrameLike) -> None:
 
 @functools.cache
 def _chrominance_tables() -> tuple[Values, Values, Values]:
-    """What chrominances of 8 bits add to the luminance in red, green (by 256 blue + red) and blue, int16, rounded to nearest, exactly."""
+    """Return the contributions of chrominances of 8 bits to red, green and blue.
+
+    They are added to the luminance: int16, exact, rounded to the nearest. The index for green is
+    256 blue + red.
+    """
     shift = np.arange(256, dtype=np.int64) - 128
     blue, red = shift[:, None], shift[None, :]
     # 0.114 x 1.772 / 0.587, 0.299 x 1.402 / 0.587
@@ -118,18 +127,18 @@ def _chrominance_tables() -> tuple[Values, Values, Values]:
 
 
 def _full_to_rgb(values: Values) -> None:
-    """YBR_FULL of 8 bits to RGB in place, by tables.
+    """Convert YBR_FULL of 8 bits to RGB in place, by tables.
 
-    Three times as fast as in float32, and exact.
+    The tables are exact, and three times as fast as float32.
     """
     to_red, to_green, to_blue = _chrominance_tables()
     luma = values[..., 0].astype(np.int16)
     blue, red = values[..., 1].astype(np.uint16), values[..., 2].astype(np.uint16)
-    for sample, table, place in (
+    for sample, table, index in (
         (0, to_red, red),
         (2, to_blue, blue),
         (1, to_green, (blue << 8) + red),
     ):
-        plane = table.take(place)
+        plane = table.take(index)
         plane += luma
         values[..., sample] = np.clip(plane, 0, 255, out=plane)

@@ -1,4 +1,9 @@
-"""pixels.codestreams"""
+"""Facts that codestreams declare about themselves, and their comparison with the header.
+
+A codestream is inspected before it is decoded: a decoder allocates for the declared sizes, tiles
+and packets before it meets the first damaged byte, and some return wrong pixels for a truncated
+stream without an error.
+"""
 
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -12,9 +17,10 @@ FrameLike: TypeAlias = FrameSource | Frame
 
 
 class Codestream(NamedTuple):
-    """What a compressed frame says of itself.
+    """Facts that a compressed frame declares, 0 and "" where its format has none.
 
-    0 and "" where its format does not say or it was not looked up.
+    `levels` is the number of halvings by leaving out higher resolutions of JPEG 2000. `packets` is
+    the least number of packets for a JPEG 2000 image of these sizes.
     """
 
     rows: int = 0
@@ -26,23 +32,23 @@ class Codestream(NamedTuple):
     adobe: bool = False
     segments: int = 0
     tiles: int = 1
-    levels: int = 0  # how often JPEG 2000 can be halved by leaving out its higher resolutions
-    packets: int = 0  # the least that JPEG 2000 of these sizes must have
+    levels: int = 0
+    packets: int = 0
 
 
 def join_fragments(data: bytes) -> bytes:
-    """The codestream in the items that hold one frame.
+    """Return the codestream in the items that hold one frame.
 
     Raises
     ------
     TruncatedPixels, DecodeError
-        The items are cut, or something else lies between them.
+        The items are truncated, or other bytes lie between them.
     """
     return b"".join(_fragments(data))
 
 
 def _fragments(data: bytes) -> Iterator[bytes]:
-    """The values of the items that hold one frame (PS3.5 A.4)."""
+    """Yield the values of the items that hold one frame (PS3.5 A.4)."""
     position = 0
     while position < len(data) and data[position : position + 4] != b"\xfe\xff\xdd\xe0":
         if data[position : position + 4] != b"\xfe\xff\x00\xe0":
@@ -59,7 +65,7 @@ def _fragments(data: bytes) -> Iterator[bytes]:
 
 
 def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None:
-    """Refuse a codestream that contradicts the header before a decoder allocates anything for it."""
+    """Refuse a codestream that contradicts the header before a decoder allocates memory for it."""
     found = (
         facts.rows or source.rows,
         facts.columns or source.columns,
@@ -74,18 +80,19 @@ def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None
         )
     if facts.precision > max(8, source.bits_allocated):
         raise DecodeError(
-            f"the codestream has {facts.precision} bits a sample, BitsAllocated is {source.bits_allocated}",
+            f"the codestream has {facts.precision} bits per sample, "
+            f"BitsAllocated is {source.bits_allocated}",
             bits_allocated=source.bits_allocated,
             precision=facts.precision,
         )
-    # an empty one is a bit; a decoder makes room for all before it sees the first
+    # An empty packet is one bit. A decoder allocates for all packets before it reads the first.
     if facts.packets > 8 * stream_bytes:
         raise DecodeError(
             f"{stream_bytes} bytes cannot hold {facts.packets} packets",
             packets=facts.packets,
             found_bytes=stream_bytes,
         )
-    # a decoder makes room for every tile before it sees the first
+    # A decoder allocates for all tiles before it reads the first.
     if not 0 < facts.tiles <= stream_bytes // _TILE_BYTES + 1:
         raise DecodeError(
             f"{stream_bytes} bytes cannot hold {facts.tiles} tiles",
@@ -95,9 +102,9 @@ def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None
 
 
 def coded_space(facts: Codestream, source: FrameLike) -> str:
-    """The photometric interpretation of the decoded samples.
+    """Return the photometric interpretation of the decoded samples.
 
-    What the codestream says goes before the header (PS3.5 8.2.1); a decoder of JPEG 2000 has undone
+    The codestream overrides the header (PS3.5 8.2.1). A decoder of JPEG 2000 has already undone
     YBR_RCT and YBR_ICT.
     """
     space = source.photometric_interpretation
@@ -108,17 +115,19 @@ def coded_space(facts: Codestream, source: FrameLike) -> str:
     return space
 
 
-# of a progressive JPEG: each is a pass over the whole frame, and a few bytes long if it likes
+# Limit of scans of a progressive JPEG: each is a pass over the complete frame, even if it has only
+# a few bytes.
 MAX_SCANS: Final = 500
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_TILE_BYTES: Final = 14  # of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3)
+# Size of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3).
+_TILE_BYTES: Final = 14
 
 
 def _require_end(stream: bytes) -> None:
-    """The end marker FFD9 of JPEG, JPEG-LS and JPEG 2000 must be there, before nothing but padding.
+    """Require the end marker FFD9 of JPEG, JPEG-LS and JPEG 2000, followed only by padding.
 
-    It told 995 of 995 truncated frames from the whole ones, over five codecs. The byte after it may
-    be anything: some pad with a space.
+    The marker distinguished 995 of 995 truncated frames from complete ones, over five codecs. The
+    byte after it may have any value: some writers pad with a space.
     """
     end = stream.rfind(b"\xff\xd9")
     if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
@@ -129,7 +138,10 @@ def _require_end(stream: bytes) -> None:
 
 
 def inspect_jpeg(stream: bytes) -> Codestream:
-    """The frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55), and which colours its markers speak of."""
+    """Read the frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55).
+
+    The colours are those that its markers declare.
+    """
     _require_end(stream)
     facts = Codestream()
     jfif = adobe_rgb = adobe_ybr = False
@@ -152,7 +164,7 @@ def inspect_jpeg(stream: bytes) -> Codestream:
             )
             named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
             facts = Codestream(rows, columns, samples, segment[0])
-            # these code the samples as they are: only the header knows their colours
+            # Lossless syntaxes code the samples unchanged: only the header states their colours.
             lossless = marker in (
                 0xC3,
                 0xF7,
@@ -164,19 +176,25 @@ def inspect_jpeg(stream: bytes) -> Codestream:
                 )
     if not facts.columns:
         raise DecodeError("the codestream has no JPEG frame header")
-    if not facts.rows:  # pylibjpeg-libjpeg, asked after libjpeg-turbo has refused it, hangs
+    # libjpeg-turbo refuses such a frame, and pylibjpeg-libjpeg, the next decoder, hangs.
+    if not facts.rows:
         raise DecodeError(
-            "the JPEG frame header leaves the rows to a DNL marker behind the scan, which no decoder here follows"
+            "the JPEG frame header leaves the rows to a DNL marker behind the scan, "
+            "which no decoder here supports"
         )
     return facts
 
 
 def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG stream, the last one that of its first scan (ITU-T T.81 B.1.1.4, B.2)."""
+    """Yield (marker, segment without its length) of a JPEG stream.
+
+    The last segment is that of the first scan (ITU-T T.81 B.1.1.4, B.2).
+    """
     position, marker = 2, 0
     while position + 4 <= len(stream) and stream[position] == 0xFF and marker != 0xDA:
         marker = stream[position + 1]
-        if marker == 0xFF:  # a fill byte
+        # A fill byte.
+        if marker == 0xFF:
             position += 1
             continue
         length = int.from_bytes(stream[position + 2 : position + 4], "big")
@@ -185,7 +203,10 @@ def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def inspect_jpeg2000(stream: bytes) -> Codestream:
-    """The SIZ segment of JPEG 2000 and HTJ2K (ITU-T T.800 A.5.1), also of streams that were wrapped into a JP2 file."""
+    """Read the SIZ segment of JPEG 2000 and HTJ2K (ITU-T T.800 A.5.1).
+
+    The stream may be wrapped in a JP2 file.
+    """
     _require_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")
     size = stream[start + 4 : start + 45]
@@ -196,7 +217,7 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
         -(bottom - tile_top) // max(1, tile_height)
     )
     samples = int.from_bytes(size[36:38], "big")
-    # COD (A.6.1)
+    # The coding style, COD (T.800 A.6.1).
     style = next(
         (segment for marker, segment in main_header(stream, start + 2) if marker == 0x52), b""
     )
@@ -208,20 +229,22 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
         samples=samples,
         precision=precision,
         signed=size[38] > 0x7F,
-        colour="rgb"
-        if len(style) > 4 and style[4] == 1 and samples >= 3
-        else "",  # the transformation of RGB that a decoder undoes
+        # A decoder undoes the transformation of RGB.
+        colour="rgb" if len(style) > 4 and style[4] == 1 and samples >= 3 else "",
         tiles=tiles,
         # Resolutions count from the corner of the reference grid, so an image that begins
-        # elsewhere would be shifted (B.2, B.5);
-        # tiles are filtered each alone, with seams that a frame halved afterwards does not have.
+        # elsewhere would be shifted (T.800 B.2, B.5). Tiles are filtered separately, with seams
+        # that a frame halved after decoding does not have.
         levels=levels if tiles == 1 and not (left or top) else 0,
         packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
     )
 
 
 def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
-    """(marker, segment without its length) of a JPEG 2000 codestream up to its first tile (ITU-T T.800 A.2)."""
+    """Yield (marker, segment without its length) of a JPEG 2000 codestream up to its first tile.
+
+    The syntax is that of ITU-T T.800 A.2.
+    """
     while (
         position + 4 <= len(stream)
         and stream[position] == 0xFF
@@ -233,9 +256,9 @@ def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _precincts(style: bytes, rows: int, columns: int) -> int:
-    """How many precincts one component has.
+    """Return the number of precincts of one component.
 
-    Many only where the coding style makes them small (T.800 A.6.1, B.6).
+    It is large only if the coding style makes precincts small (T.800 A.6.1, B.6).
     """
     if not style or not style[0] & 1:
         return 0
@@ -249,10 +272,10 @@ def _precincts(style: bytes, rows: int, columns: int) -> int:
 
 
 def halves_alike(facts: Codestream, source: FrameLike) -> bool:
-    """Whether the lower resolutions of a codestream are what halving its stored values would give.
+    """Whether lower resolutions of a codestream equal halvings of its stored values.
 
-    Not where the sign of the stream contradicts the header, or where samples are left-aligned: then
-    only whole ones can be made what they mean. What the filter overshoots is clipped to the bits of
+    They do not if the sign of the stream contradicts the header, or if samples are left-aligned:
+    only complete frames can then be corrected. Overshoot of the filter is clipped to the bits of
     the stream, and then to BitsStored.
     """
     stored = source.bits_stored or source.bits_allocated
@@ -264,27 +287,28 @@ def halves_alike(facts: Codestream, source: FrameLike) -> bool:
 
 
 def _longs(segment: bytes, start: int) -> tuple[int, ...]:
-    """Eight big endian numbers of 32 bits."""
+    """Return eight big endian numbers of 32 bits."""
     return tuple(int.from_bytes(segment[at : at + 4], "big") for at in range(start, start + 32, 4))
 
 
 def inspect_rle(stream: bytes) -> Codestream:
-    """The number of segments, all that RLE says of itself (PS3.5 G.5)."""
+    """Read the number of segments, the only fact that RLE declares (PS3.5 G.5)."""
     if len(stream) < 64:
         raise truncated(64, len(stream))
     return Codestream(segments=int.from_bytes(stream[:4], "little"))
 
 
 def inspect_jpegxl(stream: bytes) -> Codestream:
-    """The size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2).
+    """Read the size header of JPEG XL, bare or in a container (ISO/IEC 18181-1 D.2 and 18181-2).
 
-    Colour and precision lie deeper.
+    Colour and precision lie deeper in the stream and are not read.
     """
     if stream.startswith(b"\0\0\0\x0cJXL "):
         stream = _jpegxl_box(stream)
     if not stream.startswith(b"\xff\x0a"):
         raise DecodeError("the codestream is not JPEG XL")
-    bits = int.from_bytes(stream[2:18], "little")  # the first field is the lowest bits
+    # The first field is in the lowest bits.
+    bits = int.from_bytes(stream[2:18], "little")
 
     def take(count: int) -> int:
         nonlocal bits
@@ -306,9 +330,9 @@ def inspect_jpegxl(stream: bytes) -> Codestream:
 
 
 def _jpegxl_box(stream: bytes) -> bytes:
-    """The beginning of the codestream in a container.
+    """Return the beginning of the codestream in a JPEG XL container.
 
-    Of the box `jxlc`, or of the first `jxlp` behind its counter.
+    It is in the box `jxlc`, or in the first `jxlp` behind its counter.
     """
     position = 12
     while position + 8 <= len(stream):

@@ -1,12 +1,11 @@
-"""Compressed frames: from a codestream to its samples.
+"""Decoding of compressed frames, from a codestream to samples; the door to all codecs.
 
-The door to imagecodecs, Pillow and pydicom's decoders.
-
-A codestream is looked at before it is decoded, because decoders are not to be trusted with damage:
-libjpeg-turbo and pylibjpeg-libjpeg return wrong pixels for a cut JPEG lossless frame without a
-word. gdcm is never asked, since it aborts the process on damaged frames (41 of 427 mutated JPEG
-frames). All decoding is behind one call, `decode`, which takes and gives plain values, so that it
-could run in a process of its own. What the samples mean (BitsStored, sign) is the caller's.
+The codecs are those of imagecodecs, Pillow and pydicom's plugins. A codestream is inspected before
+it is decoded, because decoders cannot be trusted with damage: libjpeg-turbo and pylibjpeg-libjpeg
+return wrong pixels for a truncated lossless JPEG frame without an error. gdcm is never used, since
+it aborts the process on damaged frames (41 of 427 mutated JPEG frames). The one entry, `decode`,
+takes and returns plain values, so that it could run in a process of its own. The caller interprets
+the samples (BitsStored, sign).
 """
 
 from collections.abc import Callable
@@ -35,13 +34,13 @@ from dicomdl.storage.sources import truncated
 
 
 class Coded(NamedTuple):
-    """The samples of one compressed frame and what its codestream says of them.
+    """Samples of one compressed frame, with facts about them from the codestream.
 
-    `samples` has the shape of the frame and the integer dtype that its codec chose; it lies in the
-    `out` of `decode` where that fits. `space` is their photometric interpretation. `precision` is
-    the bits of a coded sample, 0 where the format does not say (RLE, JPEG XL). `bytewise` samples
-    came as they would lie in a native frame; `lossy` ones are not exact. `reduced` is how often
-    rows and columns were halved while decoding.
+    `samples` has the shape of the frame and an integer dtype chosen by the codec; it lies in the
+    `out` of `decode` where that fits. `space` is the photometric interpretation of the samples.
+    `precision` is the number of bits per coded sample, 0 where the format does not declare it (RLE,
+    JPEG XL). `bytewise` samples are those of a native frame; `lossy` samples are not exact.
+    `reduced` is the number of halvings of rows and columns during decoding.
     """
 
     samples: Values
@@ -55,8 +54,8 @@ class Coded(NamedTuple):
 class Job(NamedTuple):
     """One codestream to decode, into `out` where the codec can.
 
-    `rgb` asks a decoder that `converts` for RGB; `reduce` is how often rows and columns are to be
-    halved.
+    `rgb` requests RGB from a decoder that `converts`; `reduce` is the number of halvings of rows
+    and columns.
     """
 
     stream: bytes
@@ -69,7 +68,7 @@ class Job(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """One way to decode. `decode` returns its job's `out`, filled, or an array of its own."""
+    """One way to decode. `decode` returns the filled `out` of its job, or a new array."""
 
     name: str
     decode: Callable[[Job], Values]
@@ -77,12 +76,15 @@ class Decoder(NamedTuple):
 
 
 class Syntax(NamedTuple):
-    """How the frames of one transfer syntax are looked at and decoded, best decoder first."""
+    """Inspection and decoders of one transfer syntax, the best decoder first.
+
+    `bytewise` samples are those of a native frame. `reducers` decode only lower resolutions.
+    """
 
     inspect: Callable[[bytes], Codestream]
     decoders: tuple[Decoder, ...]
-    bytewise: bool = False  # the samples come out as they would lie in a native frame
-    reducers: tuple[Decoder, ...] = ()  # decode lower resolutions alone
+    bytewise: bool = False
+    reducers: tuple[Decoder, ...] = ()
 
 
 # --- one frame ------------------------------------------------------------------------------------
@@ -97,28 +99,32 @@ def decode(
     reduce: int = 0,
     threads: int = 1,
 ) -> Coded:
-    """The samples of one compressed frame.
+    """Decode the samples of one compressed frame.
 
     Parameters
     ----------
     stream
-        The frame's codestream, as `join_fragments` gives it.
+        The frame's codestream, as `join_fragments` returns it.
     source
-        What the header says of the frame; a codestream that contradicts it is refused before it is
-        decoded.
+        Facts from the header; a codestream that contradicts them is refused before it is decoded.
     out
-        C-contiguous array of the frame's shape, of BitsAllocated bits, to decode into where the
-        codec can. Its content is undefined afterwards unless `Coded.samples` lies in it. Not with
-        `reduce`.
+        C-contiguous array of the frame's shape with BitsAllocated bits, to decode into where the
+        codec can. Its content is undefined afterwards unless `Coded.samples` lies in it. It is not
+        used with `reduce`.
     rgb
-        Whether a codec that can is to turn YBR_FULL of 8 bits into RGB, which libjpeg-turbo does in
-        passing; `Coded.space` says what came. It rounds the coefficients to 16 bits: green is one
-        off for 34 of the 65,536 pairs of chrominances.
+        Request the conversion of YBR_FULL of 8 bits to RGB from a codec that can, which
+        libjpeg-turbo does in passing; `Coded.space` is the result. The codec rounds coefficients to
+        16 bits: green is one off for 34 of the 65,536 pairs of chrominances.
     reduce
-        Rows and columns are halved that often, where the codestream holds the lower resolution
-        (JPEG 2000); `Coded.reduced` says how often they were.
+        Number of halvings of rows and columns, where the codestream holds the lower resolution
+        (JPEG 2000); `Coded.reduced` is the number done.
     threads
-        Threads inside of the codec, where it has any (JPEG 2000).
+        Threads within the codec, where it has any (JPEG 2000).
+
+    Returns
+    -------
+    Coded
+        Samples and facts about them.
 
     Raises
     ------
@@ -141,7 +147,7 @@ def decode(
         if reduce and syntax.reducers and halves_alike(facts, source)
         else 0
     )
-    # lossless JPEG converts nothing
+    # Lossless JPEG converts no colours.
     rgb = rgb and lossy and space.startswith("YBR_FULL") and facts.precision == 8
     job = Job(stream, source, facts, out, rgb, threads=threads)
     samples, decoder = (
@@ -161,9 +167,9 @@ def decode(
 
 
 def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[None, None]:
-    """What a decoder of lower resolutions gives; nothing where none can.
+    """Decode a lower resolution; (None, None) if no decoder can.
 
-    Whole frames have better decoders, whose error then counts.
+    The full resolution has better decoders, whose error is then reported.
     """
     try:
         return _decode(syntax.reducers, job)
@@ -172,7 +178,7 @@ def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[
 
 
 def find_syntax(transfer_syntax_uid: str) -> Syntax:
-    """How the frames of a transfer syntax are decoded; UnsupportedSyntax where they are not."""
+    """Return the decoders of a transfer syntax; raise UnsupportedSyntax if it has none."""
     syntax = _SYNTAXES.get(transfer_syntax_uid)
     if syntax is None:
         raise _unsupported(transfer_syntax_uid)
@@ -180,7 +186,10 @@ def find_syntax(transfer_syntax_uid: str) -> Syntax:
 
 
 def _check_rle(segments: int, source: FrameLike, stream_bytes: int) -> None:
-    """One segment a byte of a pixel (PS3.5 G.2), of which two coded bytes give 128 at most."""
+    """Require one segment per byte of a pixel (PS3.5 G.2), and enough bytes for the frame.
+
+    Two coded bytes expand to at most 128.
+    """
     expected = source.samples_per_pixel * source.bits_allocated // 8
     if segments != expected:
         raise DecodeError(
@@ -195,9 +204,9 @@ def _check_rle(segments: int, source: FrameLike, stream_bytes: int) -> None:
 
 
 def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
-    """What the first decoder that can returns, and which one it was.
+    """Return the result of the first decoder that can, and that decoder.
 
-    The reasons of all of them when none can.
+    The error contains the reasons of all decoders if none can.
     """
     reasons = []
     missing = 0
@@ -210,12 +219,12 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
         except ImportError:
             missing += 1
             reasons.append(f"{decoder.name} is not installed")
-        except TruncatedPixels as error:  # every decoder would miss the same bytes
+        except TruncatedPixels as error:
+            # Every decoder would miss the same bytes.
             cut = error
             reasons.append(f"{decoder.name}: {error}")
         except BaseException as error:
-            # Rust decoders panic with a BaseException, which would kill a DataLoader
-            # worker
+            # Rust decoders panic with a BaseException, which would kill a DataLoader worker.
             reasons.append(f"{decoder.name}: {_reason(error)}")
     if missing == len(decoders):
         raise _unsupported(job.source.transfer_syntax_uid, f": {'; '.join(reasons)}")
@@ -227,16 +236,19 @@ def _decode(decoders: tuple[Decoder, ...], job: Job) -> tuple[Values, Decoder]:
 
 
 def _reason(error: BaseException) -> str:
-    """What a decoder said, in words only where they are ours or imagecodecs'.
+    """Return a decoder's error, with its message only if it is ours or imagecodecs'.
 
-    Pydicom quotes values, and values may identify a person.
+    Messages of pydicom quote values, and values may identify a person.
     """
-    told = isinstance(error, DecodeError) or type(error).__module__.startswith("imagecodecs")
-    return f"{type(error).__name__}: {str(error)[:200]}" if told else type(error).__name__
+    quotable = isinstance(error, DecodeError) or type(error).__module__.startswith("imagecodecs")
+    return f"{type(error).__name__}: {str(error)[:200]}" if quotable else type(error).__name__
 
 
 def _checked(decoded: Values, job: Job) -> Values:
-    """The decoded integers in the shape of the frame, no wider than BitsAllocated, or an error that says what came instead."""
+    """Return the decoded integers in the shape of the frame, no wider than BitsAllocated.
+
+    Anything else raises a DecodeError with the shape or dtype found.
+    """
     source = job.source
     shape: tuple[int, ...] = (
         halved(source.rows, job.reduce),
@@ -261,13 +273,15 @@ def _checked(decoded: Values, job: Job) -> Values:
 
 
 def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
+    """Return the error for a transfer syntax without a decoder."""
     family = uids.family_of(uid)
     if family == "video":
         text = uids.VIDEO_ADVICE
     elif family == "jpip":
         text = "the pixels are on a JPIP server, not in the file"
     else:
-        text = f"no decoder for the transfer syntax {uid if uid.replace('.', '').isdecimal() else '(not a UID)'}{reasons}"
+        name = uid if uid.replace(".", "").isdecimal() else "(not a UID)"
+        text = f"no decoder for the transfer syntax {name}{reasons}"
     return UnsupportedSyntax(text, transfer_syntax_uid=uid)
 
 
@@ -275,9 +289,9 @@ def _unsupported(uid: str, reasons: str = "") -> UnsupportedSyntax:
 
 
 def _target(job: Job) -> Values | None:
-    """The array to fill as the codec would type it, so that it decodes in place.
+    """Return the array to fill as the codec would type it, so that it decodes in place.
 
-    None where it uses another width.
+    The result is None where the codec uses another width.
     """
     width = 1 if job.facts.precision <= 8 else 2 if job.facts.precision <= 16 else 4
     if job.out is None or job.out.itemsize != width:
@@ -286,10 +300,11 @@ def _target(job: Job) -> Values | None:
 
 
 def _decode_jpeg(job: Job) -> Values:
+    """Decode JPEG of any process, lossless ones included."""
     import imagecodecs
 
-    # Equal colour spaces make libjpeg-turbo return the components as coded, whatever it would
-    # guess from the markers.
+    # With equal colour spaces, libjpeg-turbo returns the components as coded and ignores its guess
+    # from the markers.
     space = {3: "YCBCR", 4: "CMYK"}.get(job.source.samples_per_pixel)
     result = "RGB" if job.rgb else space
     decoded: Values = imagecodecs.jpeg8_decode(
@@ -299,6 +314,7 @@ def _decode_jpeg(job: Job) -> Values:
 
 
 def _decode_jpegls(job: Job) -> Values:
+    """Decode JPEG-LS."""
     import imagecodecs
 
     decoded: Values = imagecodecs.jpegls_decode(job.stream, out=_target(job))
@@ -306,6 +322,7 @@ def _decode_jpegls(job: Job) -> Values:
 
 
 def _decode_jpeg2000(job: Job) -> Values:
+    """Decode JPEG 2000 and HTJ2K."""
     import imagecodecs
 
     decoded: Values = imagecodecs.jpeg2k_decode(
@@ -315,13 +332,15 @@ def _decode_jpeg2000(job: Job) -> Values:
 
 
 def _decode_jpeg2000_reduced(job: Job) -> Values:
+    """Decode a lower resolution of JPEG 2000 and HTJ2K."""
     import io
 
-    from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile  # by its name: no other format is tried
+    # The class of one format is used, because Image.open would try others, too.
+    from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
     image = Jpeg2KImageFile(io.BytesIO(job.stream))
     image.reduce = job.reduce
-    # Pillow would round sizes to the nearest, OpenJPEG rounds them up; of these both make the same.
+    # Pillow rounds sizes to the nearest, OpenJPEG rounds them up. For these sizes, both agree.
     columns, rows = image.size
     image._size = (
         halved(columns, job.reduce) << job.reduce,
@@ -329,17 +348,18 @@ def _decode_jpeg2000_reduced(job: Job) -> Values:
     )
     samples: Values = np.array(image)
     precision = job.facts.precision
-    # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits
+    # Pillow makes samples unsigned and shifts them to the top of 8 or 16 bits.
     if job.source.samples_per_pixel == 1:
         np.right_shift(samples, 8 * samples.itemsize - precision, out=samples)
     if not job.facts.signed:
         return samples
-    # modulo the width of the dtype
+    # The difference is modulo the width of the dtype.
     np.subtract(samples, samples.dtype.type(1 << precision - 1), out=samples)
     return samples.view(f"i{samples.itemsize}")
 
 
 def _decode_jpegxl(job: Job) -> Values:
+    """Decode JPEG XL."""
     import imagecodecs
 
     decoded: Values = imagecodecs.jpegxl_decode(job.stream, numthreads=1)
@@ -347,6 +367,7 @@ def _decode_jpegxl(job: Job) -> Values:
 
 
 def _decode_rle(job: Job) -> Values:
+    """Decode RLE, plane by plane."""
     import imagecodecs
 
     source = job.source
@@ -370,12 +391,14 @@ def _decode_rle(job: Job) -> Values:
         if job.out is None
         else job.out.view(dtype)
     )
-    for sample, plane in enumerate(planes):  # one by one: three times as fast as all at once
+    # A copy per plane is three times as fast as one of all planes.
+    for sample, plane in enumerate(planes):
         pixels[..., sample] = plane
     return pixels
 
 
 def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
+    """Decode by one plugin of pydicom, which gets the stream as an encapsulated frame."""
     require_pydicom()
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -400,24 +423,24 @@ def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
 
 
 def _pydicom(*plugins: str) -> tuple[Decoder, ...]:
+    """Return decoders for some plugins of pydicom."""
     return tuple(
         Decoder(f"pydicom's plugin {plugin}", partial(_decode_by_pydicom, plugin=plugin))
         for plugin in plugins
     )
 
 
-# safe on 15,000 damaged frames; ljpeg and jpegsof3 are not
+# jpeg8_decode is safe on 15,000 damaged frames; ljpeg and jpegsof3 are not.
 _JPEG: Final = Decoder("imagecodecs.jpeg8_decode", _decode_jpeg, converts=True)
 _JPEGLS: Final = Decoder("imagecodecs.jpegls_decode", _decode_jpegls)
 _JPEG2000: Final = Decoder("imagecodecs.jpeg2k_decode", _decode_jpeg2000)
 _REDUCED: Final = (Decoder("Pillow", _decode_jpeg2000_reduced),)
 _JPEGXL: Final = Decoder("imagecodecs.jpegxl_decode", _decode_jpegxl)
 _RLE: Final = Decoder("imagecodecs.dicomrle_decode", _decode_rle)
-# Left out: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG takes 2.6, but of
-# 3,000 mutated frames 23 hung and 6
-# killed the process, and of 3,000 damaged behind the header it refused 971, OpenJPEG 2,621);
-# pylibjpeg for JPEG-LS (wrong pixels for
-# damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
+# Decoders left out on purpose: imagecodecs.htj2k_decode (OpenJPH 0.26 takes 1.4 ms where OpenJPEG
+# takes 2.6, but 23 of 3,000 mutated frames hung and 6 killed the process, and it refused only 971
+# of 3,000 frames damaged behind the header, OpenJPEG 2,621); pylibjpeg for JPEG-LS (wrong pixels
+# for damaged frames, one hang in 1,500) and for RLE (366 panics in 1,500).
 _SYNTAXES: Final = {
     uids.JPEG_BASELINE: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow"))),
     uids.JPEG_EXTENDED: Syntax(inspect_jpeg, (_JPEG, *_pydicom("pylibjpeg", "pillow"))),

@@ -1,11 +1,10 @@
-"""Frames at a half, a quarter, ...
+"""Frames at a half, a quarter, ... of their resolution, by JPEG 2000's reversible wavelet.
 
-of their resolution, as JPEG 2000's reversible wavelet makes them (ITU-T T.800 Annex F).
-
-A JPEG 2000 stream holds its lower resolutions, so a decoder can stop there; for everything else
-they are computed here by the same steps. One rule then says where pixels are, whatever the transfer
-syntax: pixel (r, c) of a frame that was halved n times lies at pixel (2^n r, 2^n c) of the whole
-one. Its value is a weighted mean of the 5 x 5 pixels around it, each time.
+The filter is that of ITU-T T.800 Annex F. A JPEG 2000 stream holds its lower resolutions, so a
+decoder can stop at one; for all other syntaxes, this module computes them by the same steps. One
+rule then locates pixels for every transfer syntax: pixel (r, c) of a frame that was halved n times
+lies at pixel (2^n r, 2^n c) of the full frame. Each halving makes a weighted mean of the 5 x 5
+pixels around it.
 """
 
 from typing import Any, Final
@@ -16,45 +15,47 @@ from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import halved
 
-BAND: Final = 64  # rows of the result that are made at once
+# Rows of the result that are computed at once.
+BAND: Final = 64
 
 
 def halve(
     values: Values, times: int, *, smooth: bool = True, limits: tuple[int, int] | None = None
 ) -> Values:
-    """A frame with its rows and columns halved `times` times.
+    """Halve the rows and columns of a frame `times` times.
 
     Parameters
     ----------
     values
         (rows, columns) or (rows, columns, samples), integers of up to 32 bits or floats.
     times
-        From 0.
+        Number of halvings, from 0.
     smooth
-        False takes every second pixel as it is: for labels and for the indices of a palette, which
-        have no mean.
+        False takes every second pixel unchanged: for labels and for indices of palettes, which have
+        no mean.
     limits
-        The smallest and the largest value that integers may have, by default those of their dtype:
-        the filter overshoots at edges, and what it overshoots is clipped, as a decoder of JPEG 2000
-        clips it to the bits of the codestream.
+        Smallest and largest value of the result for integers, by default those of the dtype. The
+        filter overshoots at edges; the overshoot is clipped, as a decoder of JPEG 2000 clips it to
+        the bits of the codestream.
 
     Returns
     -------
     ndarray
         (ceil(rows / 2^n), ceil(columns / 2^n)[, samples]) of the same dtype, a new array. Integers
         are exactly those of the reversible 5/3 wavelet, floats those of the same filter without its
-        rounding; nothing wraps.
+        rounding. Values never wrap.
 
     Raises
     ------
     UsageError
-        Integers of 64 bits, whose sums have no type.
+        The integers have 64 bits: no dtype holds their sums.
     """
     if not smooth or times == 0:
         return np.array(values[:: 1 << times, :: 1 << times], order="C")
     if values.dtype.kind != "f" and values.itemsize > 4:
         raise UsageError(
-            f"{values.dtype} cannot be smoothed: read the frame whole", dtype=str(values.dtype)
+            f"{values.dtype} cannot be smoothed: read the frame in full resolution",
+            dtype=str(values.dtype),
         )
     work = np.dtype(
         np.float64 if values.dtype.kind == "f" else np.int64 if values.itemsize > 2 else np.int32
@@ -69,22 +70,26 @@ def halve(
 
 
 def _halved_once(values: Values, work: np.dtype[Any]) -> Values:
-    """One level, band by band, so that a large frame needs little more memory than its half."""
+    """Compute one level, band by band, so that memory is little more than the result's."""
     rows = halved(values.shape[0], 1)
     result = np.empty((rows, halved(values.shape[1], 1), *values.shape[2:]), work)
     for first in range(0, rows, BAND):
         stop = min(first + BAND, rows)
-        above = max(0, 2 * first - 2)  # the filter reaches two rows beyond the one that stays
+        # The filter reaches two rows beyond the row that is retained.
+        above = max(0, 2 * first - 2)
         band = values[above : 2 * stop + 1].astype(work)
-        # Rows first: an encoder splits columns of samples first (T.800 F.4.2), which
-        # rounding can tell.
+        # Rows are first, because an encoder splits columns of samples first (T.800 F.4.2): the
+        # order changes the rounding.
         low = _low_pass(band)[first - above // 2 : stop - above // 2]
         result[first:stop] = _low_pass(low.swapaxes(0, 1)).swapaxes(0, 1)
     return result
 
 
 def _low_pass(values: Values) -> Values:
-    """The even samples along axis 0 after the lifting steps of T.800 F.4.8.1, with the ends mirrored (F.3.7)."""
+    """Return the even samples along axis 0 after the lifting steps of T.800 F.4.8.1.
+
+    The ends are mirrored (T.800 F.3.7).
+    """
     even, odd = values[0::2], values[1::2]
     if not len(odd):
         return even
@@ -96,7 +101,8 @@ def _low_pass(values: Values) -> Values:
 
 
 def _part(values: Values, bits: int) -> Values:
-    """A half (1 bit) or a quarter (2 bits) of sums; of integers rounded as the standard does."""
+    """Return a half (1 bit) or a quarter (2 bits) of sums, integers rounded as in the standard."""
     if values.dtype.kind == "f":
         return values / (1 << bits)
-    return (values + (bits & 2)) >> bits  # floor(x / 2), floor((x + 2) / 4)
+    # floor(x / 2) or floor((x + 2) / 4)
+    return (values + (bits & 2)) >> bits

@@ -1,4 +1,4 @@
-"""pixels.options"""
+"""Options of decoding, and the limits on the memory that a frame may take."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from dicomdl.errors import TooLarge, UsageError
 from dicomdl.pixels.codestreams import FrameLike
 
 Colour = Literal["rgb", "stored"]
-# What compressed bytes may become without a question: any codec codes a blank frame in next to
-# nothing, but no true file holds a frame
-# of more than 128 MiB, or values of 1 GiB in all, that is blank to less than a thousandth.
+# Memory that compressed bytes may expand to in any case: every codec codes a blank frame in a few
+# bytes, but no real file holds a frame of more than 128 MiB, or values of 1 GiB in all, that is
+# compressed to less than a thousandth.
 FREE_FRAME_BYTES: Final = 128 * 2**20
 FREE_VOLUME_BYTES: Final = 2**30
 MAX_EXPANSION: Final = 1000
@@ -19,7 +19,7 @@ MAX_REDUCE: Final = 15
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Decoding:
-    """How frames are decoded: what the keywords of `read_frame` say."""
+    """Options of decoding a frame, the keywords of `read_frame` as one value."""
 
     colour: Colour = "rgb"
     reduce: int = 0
@@ -31,7 +31,8 @@ class Decoding:
             raise UsageError(f"colour is {self.colour!r}; it is 'rgb' or 'stored'")
         if not (isinstance(self.reduce, int) and 0 <= self.reduce <= MAX_REDUCE):
             raise UsageError(
-                f"reduce is {self.reduce!r}: rows and columns can be halved 0 to {MAX_REDUCE} times",
+                f"reduce is {self.reduce!r}: rows and columns can be halved "
+                f"0 to {MAX_REDUCE} times",
                 reduce=self.reduce,
             )
         if not (isinstance(self.threads, int) and self.threads >= 1):
@@ -40,7 +41,7 @@ class Decoding:
             )
 
     def with_threads(self, threads: int) -> "Decoding":
-        """The same with some other number of threads."""
+        """Return the same options with another number of threads."""
         return self if threads == self.threads else dataclasses.replace(self, threads=threads)
 
 
@@ -50,15 +51,15 @@ WHOLE: Final = Decoding()
 def require_justified(
     needed_bytes: int, sources: Sequence[FrameLike], free_bytes: int, max_bytes: int | None
 ) -> None:
-    """Refuse values of more memory than the bytes of their frames justify, or than the caller allows."""
+    """Refuse values that need more memory than their bytes justify or the caller allows."""
     if max_bytes is None:
         if needed_bytes <= free_bytes:
             return
         max_bytes = max(free_bytes, MAX_EXPANSION * sum(source.byte_length for source in sources))
     if needed_bytes > max_bytes:
         raise TooLarge(
-            f"the values need {needed_bytes} bytes of memory, more than the {max_bytes} that are allowed: if the file is sound, "
-            f"pass max_bytes={needed_bytes}",
+            f"the values need {needed_bytes} bytes of memory, more than the {max_bytes} that are "
+            f"allowed: if the file is sound, pass max_bytes={needed_bytes}",
             needed_bytes=needed_bytes,
             limit_bytes=max_bytes,
         )

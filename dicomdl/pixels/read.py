@@ -1,10 +1,10 @@
-"""The stored values of frames: native bytes straight into the array, or what `codecs` gives.
+"""Stored values of frames, the entry to this package.
 
-Native little endian frames are one `os.preadv` into the result; only the bits above BitsStored cost
-a second pass, in place. Everything else (words of the other endianness, planes, single bits,
-deflated data sets, subsampled colour, compressed frames) is read first and arranged then. The tiles
-of a mosaic are cut out of its bands or of the whole decoded mosaic, which are kept for the tiles
-that come next.
+A native little endian frame is one `os.preadv` into the result; only bits above BitsStored cost a
+second pass, in place. All other frames (words of the other endianness, planes, single bits,
+deflated data sets, subsampled colour, compressed frames) are read first and arranged afterwards.
+Tiles of a mosaic are cut out of a band of its rows, or out of the complete decoded mosaic, which is
+cached for the next tiles.
 """
 
 import dataclasses
@@ -34,43 +34,45 @@ def read_frame(
     threads: int = 1,
     max_bytes: int | None = None,
 ) -> Values:
-    """The stored values of one frame, as the file means them before any rescale.
+    """Read the stored values of one frame, before any rescale.
 
-    Bits outside of BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are
-    pixel-interleaved whatever their PlanarConfiguration; PALETTE COLOR gives the indices (see
-    `lookup.palette_to_rgb`). Safe to call from threads: reading, decoding and the passes over the
-    values release the GIL. Of a multi-frame file only the bytes of the frame are read.
+    Bits outside BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are
+    pixel-interleaved for any PlanarConfiguration; PALETTE COLOR gives the indices (see
+    `dicomdl.values.lookup.palette_to_rgb`). A multi-frame file is read only where the frame's bytes
+    are. The function is thread-safe: reading, decoding and the passes over the values release the
+    GIL.
 
     Parameters
     ----------
     source
-        Where the frame is and how it is coded: a `Frame`, or the `FrameSource` of one.
+        Byte range and coding of the frame: a `Frame`, or the `FrameSource` of one.
     out
         C-contiguous array of `frame_shape(source, reduce)` and `stored_dtype(source)` to fill. Its
         content is undefined after an error.
     colour
-        "rgb" turns the YBR_* photometric interpretations into RGB (PS3.3 C.7.6.3.1.2); "stored"
+        "rgb" converts the YBR_* photometric interpretations to RGB (PS3.3 C.7.6.3.1.2); "stored"
         leaves luminance and chrominance. JPEG 2000 decoders always undo YBR_RCT and YBR_ICT, so
-        those are RGB in both.
+        those are RGB with either value.
     reduce
-        Halves rows and columns that often, rounded up: a quarter of the pixels for 1, a sixteenth
-        for 2, ... Pixel (r, c) lies where pixel (2^n r, 2^n c) of the whole frame does. JPEG 2000
-        and HTJ2K decode only what that takes; everything else is read whole and smoothed by the
-        same filter, so that lossless frames give the same values in every transfer syntax (grey:
-        exactly those of JPEG 2000's reversible wavelet; lossy JPEG 2000 has a filter of its own;
-        RGB that JPEG 2000 keeps as YBR_RCT is a few units off, for rounding). Labels of
+        Number of halvings of rows and columns, rounded up: a quarter of the pixels for 1, a
+        sixteenth for 2, ... Pixel (r, c) lies at pixel (2^n r, 2^n c) of the full frame. JPEG 2000
+        and HTJ2K decode only the resolution needed. All other frames are read in full and smoothed
+        by the same filter, so lossless frames have the same values in every transfer syntax: for
+        grey exactly those of JPEG 2000's reversible wavelet. Lossy JPEG 2000 has another filter,
+        and RGB that JPEG 2000 stores as YBR_RCT is a few units off by rounding. Labels of
         segmentations and indices of palettes are not smoothed: every 2^n-th pixel is taken.
     threads
-        Threads for this one frame, where its codec can use them (JPEG 2000).
+        Threads for this frame, where its codec can use them (JPEG 2000).
     max_bytes
-        The most memory that a compressed frame may become, whole (also with `reduce`). By default
-        128 MiB, or a thousand times its bytes in the file if that is more: a damaged or hostile
-        file may claim anything.
+        Limit of the memory of a compressed frame at full resolution (also with `reduce`). The
+        default is 128 MiB, or a thousand times its bytes in the file if that is more: a damaged or
+        hostile file may declare any size.
 
     Returns
     -------
     ndarray
-        Shape (rows, columns) or (rows, columns, samples), a new array or `out`.
+        Shape (rows, columns) or (rows, columns, samples) in `stored_dtype(source)`, a new array or
+        `out`.
 
     Raises
     ------
@@ -81,15 +83,32 @@ def read_frame(
     DecodeError
         The frame is damaged or contradicts the header.
     TooLarge
-        The frame would take more memory than `max_bytes`; nothing of that size was allocated.
+        The frame would take more memory than `max_bytes`; no memory of that size was allocated.
     UnsupportedSyntax
         There is no decoder for the transfer syntax.
+    UsageError
+        `out` does not fit, or an option has no such value.
+
+    Examples
+    --------
+    >>> import shutil, tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> _ = shutil.copy(get_testdata_file("CT_small.dcm"), folder.name)
+    >>> index = dicomdl.scan(folder.name, folder.name + "/index", workers=1, progress=False)
+    >>> values = dicomdl.read_frame(index.stacks[0].frame(0))
+    >>> values.shape, values.dtype
+    ((128, 128), dtype('int16'))
+    >>> dicomdl.read_frame(index.stacks[0].frame(0), reduce=1).shape
+    (64, 64)
+    >>> folder.cleanup()
     """
     return decode_frame(source, out, Decoding(colour, reduce, threads, max_bytes))
 
 
 def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = WHOLE) -> Values:
-    """`read_frame` with its options as one value."""
+    """Read a frame as `read_frame` does, with its options as one value."""
     with named(source):
         if how.reduce:
             return _read_reduced(source, out, how)
@@ -99,9 +118,9 @@ def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = W
 
 
 def _read_reduced(source: FrameLike, out: Values | None, how: Decoding) -> Values:
-    """A frame at a lower resolution.
+    """Read a frame at a lower resolution.
 
-    What the codec can halve by itself, and the rest afterwards.
+    The codec makes the halvings that it can, and `halve` the others.
     """
     smooth, done = not is_label(source), 0
     whole = dataclasses.replace(how, reduce=0)
@@ -130,17 +149,21 @@ def read_rows(
     *,
     colour: Colour = "rgb",
 ) -> Values:
-    """The stored values of the rows from `row_start` up to, not including, `row_stop` of one frame.
+    """Read the stored values of rows `row_start` to `row_stop` (exclusive) of one frame.
 
-    Native frames whose samples lie row by row read those bytes only; all others are decoded whole
-    and cut. A tile reads as `read_frame` does: its neighbours' rows are read with it. Parameters,
-    values and errors are those of `read_frame`; the shape is (row_stop - row_start, columns[,
-    samples]).
+    Native frames with samples row by row need only those bytes; all others are decoded completely
+    and cut. A tile is read as in `read_frame`, together with its neighbours' rows. Parameters,
+    values and errors are those of `read_frame`.
+
+    Returns
+    -------
+    ndarray
+        (row_stop - row_start, columns[, samples]).
 
     Raises
     ------
     UsageError
-        The rows are not those of the frame, or `out` does not fit.
+        The rows exceed the frame, or `out` does not fit.
     """
     if not 0 <= row_start <= row_stop <= source.rows:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""pixels.stored"""
+"""Shape, dtype and bits of a frame's stored values, as its header declares them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -28,19 +28,19 @@ _DTYPES: Final = {
 
 
 def is_native(transfer_syntax_uid: str) -> bool:
-    """Whether frames lie in the file as plain samples, so that a part of one can be read by its position.
+    """Whether frames are plain samples in the file, so that parts can be read by byte range.
 
-    True for the little and big endian transfer syntaxes. False for the deflated one, whose frames have no place of
-    their own in the file, and for every encapsulated one.
+    True for the little and big endian transfer syntaxes. False for the deflated one, where frames
+    have no byte range, and for every encapsulated one.
     """
     return transfer_syntax_uid in PLAIN_LITTLE or transfer_syntax_uid in PLAIN_BIG
 
 
 def stored_dtype(source: FrameLike) -> np.dtype[Any]:
-    """The dtype of a frame's stored values, in this machine's byte order.
+    """Return the dtype of a frame's stored values, in this machine's byte order.
 
-    uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed where
-    PixelRepresentation is 1; float32 or float64 for Float and Double Float Pixel Data.
+    The dtype is uint8 for BitsAllocated 1; else as wide as BitsAllocated (8, 16, 32, 64) and signed
+    if PixelRepresentation is 1; float32 or float64 for Float and Double Float Pixel Data.
 
     Raises
     ------
@@ -50,7 +50,8 @@ def stored_dtype(source: FrameLike) -> np.dtype[Any]:
     dtype = _DTYPES.get((source.float_pixels, source.bits_allocated, source.pixel_representation))
     if dtype is None:
         raise DecodeError(
-            f"BitsAllocated {source.bits_allocated} with PixelRepresentation {source.pixel_representation} cannot be read; "
+            f"BitsAllocated {source.bits_allocated} with PixelRepresentation "
+            f"{source.pixel_representation} cannot be read; "
             "1, 8, 16, 32 and 64 with 0 or 1 can (float pixels: 32 and 64)",
             bits_allocated=source.bits_allocated,
             pixel_representation=source.pixel_representation,
@@ -59,14 +60,15 @@ def stored_dtype(source: FrameLike) -> np.dtype[Any]:
 
 
 def frame_shape(source: FrameLike, reduce: int = 0) -> tuple[int, ...]:
-    """The shape of a frame's stored values.
+    """Return the shape of a frame's stored values after `reduce` halvings.
 
-    (rows, columns), or (rows, columns, samples) where there are several.
+    (rows, columns), or (rows, columns, samples) where there are several samples.
     """
     return _shape(source, halved(source.rows, reduce), halved(source.columns, reduce))
 
 
 def _shape(source: FrameLike, rows: int, columns: int | None = None) -> tuple[int, ...]:
+    """Return the shape of an array of some rows of a frame."""
     size = (rows, source.columns if columns is None else columns)
     return size if source.samples_per_pixel == 1 else (*size, source.samples_per_pixel)
 
@@ -81,7 +83,7 @@ def is_label(source: FrameLike) -> bool:
 
 
 def add_frame_note(error: BaseException, source: FrameLike) -> None:
-    """Note on an error the file and frame that it is about, unless it names its file already."""
+    """Add the file and frame as a note to an error, unless its file is noted already."""
     if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
         error.add_note(f"file: {source.path}, frame {source.frame_number}")
 
@@ -90,7 +92,7 @@ def add_frame_note(error: BaseException, source: FrameLike) -> None:
 def named(source: FrameLike) -> Iterator[None]:
     """Add file and frame to each PixelError that leaves the block.
 
-    This is the edge where they are known.
+    The block is the edge where both are known.
     """
     try:
         yield
@@ -100,7 +102,7 @@ def named(source: FrameLike) -> Iterator[None]:
 
 
 def result_array(out: Values | None, source: FrameLike, rows: int) -> Values:
-    """The array to fill: `out` after a check that it fits, or a new one."""
+    """Return the array to fill: `out` after a check that it fits, or a new one."""
     shape, dtype = _shape(source, rows), stored_dtype(source)
     if out is None:
         return np.empty(shape, dtype)
@@ -109,33 +111,36 @@ def result_array(out: Values | None, source: FrameLike, rows: int) -> Values:
 
 
 def check_out(out: Values, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Require a writeable C-contiguous array of the given shape and dtype."""
     if (
         out.shape != shape
         or out.dtype != dtype
         or not (out.flags.c_contiguous and out.flags.writeable)
     ):
         raise UsageError(
-            f"out must be a writeable C-contiguous {dtype} array of shape {shape}, found {out.dtype} of {out.shape}",
+            f"out must be a writeable C-contiguous {dtype} array of shape {shape}, "
+            f"found {out.dtype} of {out.shape}",
             expected_shape=shape,
             found_shape=out.shape,
         )
 
 
 def is_plain(source: FrameLike) -> bool:
-    """Whether the file's bytes are the result's, at most with the bytes of each sample reversed."""
+    """Whether the file's bytes are those of the result, up to the byte order of a sample."""
     if source.deflated or source.bits_allocated < 8 or not is_native(source.transfer_syntax_uid):
         return False
     if source.bits_allocated == 8 and source.transfer_syntax_uid in PLAIN_BIG:
-        return False  # may be stored in words: see _native_bytes
+        # The samples may be stored in words: see `_native.native_bytes`.
+        return False
     return source.samples_per_pixel == 1 or (
         source.planar_configuration == 0 and not is_subsampled(source, source.byte_length)
     )
 
 
 def stored_range(source: FrameLike) -> tuple[int, int]:
-    """The smallest and largest stored value that a frame's header allows.
+    """Return the smallest and largest stored value that a frame's header allows.
 
-    What `read_frame` gives lies between them.
+    The values of `read_frame` lie between them.
     """
     bits, _ = stored_bits(source)
     return (
@@ -146,9 +151,9 @@ def stored_range(source: FrameLike) -> tuple[int, int]:
 
 
 def stored_bits(source: FrameLike) -> tuple[int, int]:
-    """BitsStored and HighBit; values that cannot be are taken as the usual ones.
+    """Return BitsStored and HighBit; impossible values are replaced by the usual ones.
 
-    All bits, right-aligned.
+    The usual ones are all bits, right-aligned.
     """
     stored = (
         source.bits_stored
@@ -162,39 +167,42 @@ def stored_bits(source: FrameLike) -> tuple[int, int]:
 
 
 def header_bits(source: FrameLike) -> HeaderBits:
-    """What decides which bits of a frame's samples count."""
+    """Return the facts that decide which bits of a frame's samples count."""
     stored, high = stored_bits(source)
     return HeaderBits(source.bits_allocated, stored, high, source.pixel_representation == 1)
 
 
 def as_meant(values: Values, source: FrameLike) -> None:
-    """Turn the samples of plain frames, as they lie in the file, into stored values, in place."""
+    """Turn samples of a plain frame, as they are in the file, into stored values, in place."""
     if (source.transfer_syntax_uid in PLAIN_BIG) == np.little_endian:
         values.byteswap(inplace=True)
     keep_stored_bits(values, source)
 
 
 def keep_stored_bits(values: Values, source: FrameLike) -> None:
-    """Clear what is outside of BitsStored, align the rest right and extend its sign, in place (PS3.5 8.1.1)."""
+    """Clear bits outside BitsStored, align right and extend the sign, in place (PS3.5 8.1.1)."""
     if not source.float_pixels:
         keep_bits(values, header_rule(header_bits(source)))
 
 
 def whole_bits(source: FrameLike) -> int:
+    """Return the bits of all samples of a frame without subsampling."""
     return source.rows * source.columns * source.samples_per_pixel * source.bits_allocated
 
 
 def frame_bits(source: FrameLike, found_bytes: int) -> int:
-    # Two pixels of a subsampled frame share one pair of chrominance samples (PS3.3 C.7.6.3.1.2).
+    # Two pixels of a subsampled frame share one pair of chrominance samples
+    # (PS3.3 C.7.6.3.1.2).
+    """Return the bits of a frame that has `found_bytes` in the file."""
     return whole_bits(source) // 3 * 2 if is_subsampled(source, found_bytes) else whole_bits(source)
 
 
 def is_subsampled(source: FrameLike, found_bytes: int) -> bool:
-    """Whether a frame of `found_bytes` holds one pair of chrominance samples for two pixels.
+    """Whether a frame of `found_bytes` holds one pair of chrominance samples per two pixels.
 
-    Some are only labelled so.
+    Some frames are only labelled so.
     """
     if source.samples_per_pixel != 3 or source.photometric_interpretation not in _SUBSAMPLED:
         return False
-    # two thirds, and the byte that makes the length even
+    # Two thirds of the bytes, and one byte that makes the length even.
     return found_bytes <= whole_bits(source) // 12 + 1

@@ -97,7 +97,7 @@ def test_the_smallest_combination_is_taken() -> None:
 # --- incomplete sets ------------------------------------------------------------------------------
 
 
-def test_an_interrupted_volume_is_told_by_an_attribute_with_a_value_per_frame_of_a_full_position():
+def test_as_many_values_as_a_full_position_has_frames_tell_an_interrupted_volume() -> None:
     keep = ~((TIMES == 2) & (PLACES >= 2))
     assert dimension(PLACES[keep], candidate("time", TIMES[keep])) == (
         ["time"],
@@ -217,7 +217,7 @@ def test_a_million_frames_with_many_attributes_that_do_not_help_are_searched_in_
     assert search(places, *(candidate(f"a{i}", half) for i, half in enumerate(broken))) is None
 
 
-def test_frames_sorted_by_position_are_volumes_by_count_and_acquisition_but_not_content_time():
+def test_frames_sorted_by_position_are_volumes_by_count_but_not_content_time() -> None:
     when = np.arange(12)
     assert (
         dimension(PLACES, candidate("instance_number", when, Tier.NUMBER, "count"))[1]

@@ -587,7 +587,7 @@ def test_a_deflated_data_set_that_is_too_large_to_keep_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = read_frames(write_multiframe(tmp_path / "a", transfer_syntax=DEFLATED, order=range(6)))
-    monkeypatch.setattr(native_module, "_MOST_KEPT", frames[3].byte_offset)
+    monkeypatch.setattr(native_module, "_MOST_CACHED_BYTES", frames[3].byte_offset)
     for number in (4, 1, 5, 0, 2):
         assert np.array_equal(read_frame(frames[number]), true_volume((6, 5, 7))[number])
 
