@@ -1,5 +1,6 @@
-"""Type aliases of the arrays that all packages use."""
+"""Type aliases of the arrays that all packages use, and the ends of integer dtypes."""
 
+import functools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,3 +14,13 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Float32: TypeAlias = npt.NDArray[np.float32]
 # Slice, row and column.
 Voxel: TypeAlias = tuple[int, int, int]
+
+
+# Small: one entry per dtype. NumPy takes 1 us to make an `iinfo`, and a patch asks ten times.
+@functools.lru_cache(maxsize=64)
+def ends_of(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The smallest and the largest value of an integer or boolean dtype."""
+    if dtype.kind == "b":
+        return 0, 1
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dicomdl.arrays import Float32, Values
+from dicomdl.arrays import Float32, Values, ends_of
 from dicomdl.errors import UsageError
 from dicomdl.values._floats import EXACT_IN_FLOAT32, is_float32
 from dicomdl.values._lookup import LookupTable, blocks
@@ -182,8 +182,8 @@ def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
         or not (lower.is_integer() and width.is_integer() and 0 < width <= 1 << 24)
     ):
         return False
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= lower and lower + width <= int(limits.max)
+    smallest, largest = ends_of(dtype)
+    return smallest <= lower and lower + width <= largest
 
 
 def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:

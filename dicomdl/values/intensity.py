@@ -6,12 +6,12 @@ cache keys. They never write to their argument.
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dicomdl.arrays import Float32, Values
+from dicomdl.arrays import Float32, Values, ends_of
 from dicomdl.errors import IntensityError
 from dicomdl.values.formulas import Formula, FormulaMap, Same, source_and_target
 from dicomdl.values.maps import IntensityMap, Percentile
@@ -35,20 +35,23 @@ class Intensity:
         `Identity`, "" where nobody knows (a caller's own function).
     quantity
         What `mapping` takes: modality values, or SUV or real-world values instead of them.
+
+    Attributes
+    ----------
+    formula
+        What `mapping` computes, asked once. None for a caller's own function, and for a
+        `Percentile` without limits.
     """
 
     mapping: IntensityMap
     invert: bool = False
     units: str = "1"
     quantity: Quantity = "modality"
+    formula: Formula | None = field(init=False, repr=False, compare=False)
 
-    @property
-    def formula(self) -> Formula | None:
-        """What `mapping` computes.
-
-        None for a caller's own function, and for a `Percentile` without limits.
-        """
-        return self.mapping.formula if isinstance(self.mapping, FormulaMap) else None
+    def __post_init__(self) -> None:
+        formula = self.mapping.formula if isinstance(self.mapping, FormulaMap) else None
+        object.__setattr__(self, "formula", formula)
 
     @property
     def is_identity(self) -> bool:
@@ -82,18 +85,19 @@ class Intensity:
         lowest = ends[self.invert]
         if dtype.kind == "f":
             return lowest
-        limits = np.iinfo(dtype)
-        return min(
-            max(math.ceil(lowest) if self.invert else math.floor(lowest), int(limits.min)),
-            int(limits.max),
-        )
+        smallest, largest = ends_of(dtype)
+        whole = math.ceil(lowest) if self.invert else math.floor(lowest)
+        return min(max(whole, smallest), largest)
 
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
         """Network values, float32 of the shape of `values`, in a new array or `out`.
 
         IntensityError when a caller's own function changes the shape.
         """
-        if isinstance(self.mapping, FormulaMap | Percentile):
+        if self.formula is not None:
+            values, result = source_and_target(values, out)
+            self.formula.fill(values, result)
+        elif isinstance(self.mapping, Percentile):
             result = self.mapping(values, out)
         else:
             result = _converted(self.mapping(values), values, out)

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from dicomdl.arrays import Values
+from dicomdl.arrays import Values, ends_of
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import blocks
@@ -222,7 +222,7 @@ def in_first_that_fits(
 def _check_fit(
     stored: Values, rescale: Rescale, dtype: np.dtype[Any], stored_range: Range | None
 ) -> None:
-    if _fits(_integral_ends(rescale, stored_range or _dtype_range(stored.dtype)), dtype):
+    if _fits(_integral_ends(rescale, stored_range or ends_of(stored.dtype)), dtype):
         return
     low, high = _integral_ends(rescale, _actual_range(stored))
     if not _fits((low, high), dtype):
@@ -266,15 +266,8 @@ def _integral_ends(rescale: Rescale, stored_range: Range) -> Range:
 
 
 def _fits(ends: Range, dtype: np.dtype[Any]) -> bool:
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= ends[0] and ends[1] <= int(limits.max)
-
-
-def _dtype_range(dtype: np.dtype[Any]) -> Range:
-    if dtype.kind == "b":
-        return 0, 1
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)
+    smallest, largest = ends_of(dtype)
+    return smallest <= ends[0] and ends[1] <= largest
 
 
 def _actual_range(stored: Values) -> Range:

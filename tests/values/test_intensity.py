@@ -23,6 +23,7 @@ from pydicom.pixels.processing import apply_windowing
 from dicomdl.errors import DoesNotFit, IntensityError, UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.values.auto import AUTO_RULES, PROJECTION, by_modality, resolve, units_of
+from dicomdl.values.formulas import Formula, FormulaMap, Ramp
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.maps import Identity, Limits, Percentile, Window
 from dicomdl.values.presets import preset, presets
@@ -850,3 +851,24 @@ def test_a_percentile_recipe_waits_for_the_sample_of_the_stack_and_then_maps_eve
 )
 def test_units_are_those_that_the_file_declares_or_the_standard_demands(frame: Frame, units: str):
     assert units_of(frame) == units
+
+
+def test_a_recipe_asks_its_map_once_what_it_computes():
+    asked: list[str] = []
+
+    class Asked(FormulaMap):
+        @property
+        def formula(self) -> Formula:
+            asked.append("formula")
+            return Ramp(0.0, 10.0)
+
+    recipe = Intensity(Asked(), invert=True)
+    for _ in range(3):
+        assert recipe.floor(np.dtype(np.int16)) == 10 and not recipe.is_identity
+        assert recipe(np.array([0, 5, 20], np.int16)).tolist() == [1.0, 0.5, 0.0]
+    assert asked == ["formula"]
+
+
+def test_a_recipe_pickles_with_its_formula():
+    recipe = pickle.loads(pickle.dumps(Intensity(Window(40, 400))))
+    assert recipe == Intensity(Window(40, 400)) and recipe.formula == Ramp(-160.0, 400.0, margin=1)
