@@ -19,7 +19,7 @@ Voxel: TypeAlias = tuple[int, int, int]
 # Small: one entry per dtype. NumPy takes 1 us to make an `iinfo`, and a patch asks ten times.
 @functools.lru_cache(maxsize=64)
 def ends_of(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The smallest and the largest value of an integer or boolean dtype."""
+    """Return the smallest and the largest value of an integer or boolean dtype."""
     if dtype.kind == "b":
         return 0, 1
     limits = np.iinfo(dtype)

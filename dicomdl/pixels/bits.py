@@ -5,6 +5,7 @@ whether the highest one is a sign (PS3.5 8.1.1). A codestream only states how a 
 the samples before. Each array library applies the rules by itself; `keep_bits` does so for NumPy.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -56,6 +57,25 @@ class BitRule(NamedTuple):
         return (-half, half - 1) if self.signed else (0, 2 * half - 1)
 
 
+# Small: four numbers per combination that occurs.
+@functools.lru_cache(maxsize=256)
+def header_bits_of(
+    allocated: int, stored: int | None, high: int | None, representation: int
+) -> HeaderBits:
+    """Return the bits that the attributes of a header name.
+
+    Impossible values are replaced by the usual ones: all bits, right-aligned.
+    """
+    bits, top = stored or 0, high or 0
+    if not 0 < bits <= allocated:
+        bits = allocated
+    if not bits <= top < allocated:
+        top = bits - 1
+    return HeaderBits(allocated, bits, top, representation == 1)
+
+
+# Small: four numbers per combination that occurs.
+@functools.lru_cache(maxsize=256)
 def header_rule(header: HeaderBits) -> BitRule:
     """Return the rule for samples as they are in a file; ACR-NEMA wrote left-aligned ones."""
     action: Literal["keep", "extend", "mask"] = "extend" if header.signed else "mask"

@@ -19,7 +19,6 @@ from dicomdl.pixels.stored import (
     frame_shape,
     header_bits,
     result_array,
-    stored_bits,
     stored_dtype,
 )
 from dicomdl.storage.sources import opened, read_range
@@ -86,7 +85,7 @@ def to_rgb(values: Values, space: str, source: FrameLike) -> None:
     """
     if source.samples_per_pixel != 3 or not space.startswith(("YBR_FULL", "YBR_PARTIAL")):
         return
-    bits, _ = stored_bits(source)
+    bits = header_bits(source).stored
     if bits == 8 and values.itemsize == 1 and space.startswith("YBR_FULL"):
         _full_to_rgb(values)
         return

@@ -17,7 +17,7 @@ from dicomdl.pixels.codestreams import (
     main_header,
 )
 from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
-from dicomdl.pixels.stored import frame_shape, named, stored_bits
+from dicomdl.pixels.stored import frame_shape, header_bits, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,10 +103,12 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
     rgb_of_jpeg = uid in _DCT and facts.precision == 8 and space in ("YBR_FULL", "YBR_FULL_422")
     if samples == 3 and not (space == "RGB" or rgb_of_jpeg):
         return None  # no device has our formula for other luminance and chrominance
+    bits = header_bits(source)
     header = (
         uid,
-        source.bits_allocated,
-        *stored_bits(source),
+        bits.allocated,
+        bits.stored,
+        bits.high,
         source.pixel_representation,
         facts.precision,
         samples,
