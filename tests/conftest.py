@@ -1,7 +1,4 @@
-"""What every test may ask for.
-
-The corpus of real files, a folder for phantoms and its index, a cache folder of the test's own.
-"""
+"""Fixtures of all tests: the corpus of real files, folders for phantoms, their index, caches."""
 
 import os
 from collections.abc import Generator
@@ -14,9 +11,8 @@ from hypothesis import settings
 import dicomdl
 from dicomdl.storage import memory
 
-# Machines differ, so no example has a deadline. CI draws the same examples every time: a commit
-# fails there
-# for what it changes, and the search for new ones goes on where people work.
+# Machines differ, so no example has a deadline. CI draws the same examples every time, so that a
+# commit fails only for its own changes. Local runs search for new examples.
 settings.register_profile("dicomdl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dicomdl")
 

@@ -1,12 +1,12 @@
-"""Writers of small DICOM files whose voxels store their own place.
+"""Writers of small DICOM files whose voxels store their own position.
 
 The *ramp phantom*: the voxel at (slice, row, column) = (z, y, x) of the true geometry stores ``x +
 7 y + 53 z`` (+ `offset`), so that a flip, a transposition or a wrong order is a wrong number at a
-known place. Slice z lies at ``origin + z * dz * (row direction x column direction)``: slices ascend
-as DESIGN section 4 says, whatever the orientation. Files get random names from a fixed seed, so the
-order on disk says nothing about the order in space.
+known position. Slice z lies at ``origin + z * dz * (row direction x column direction)``: slices
+ascend along the normal for every orientation. Files get random names from a fixed seed, so the
+order on disk differs from the order in space.
 
-Everything is deterministic: UIDs are derived from what is written. Two calls into one folder
+All writers are deterministic: UIDs are derived from the content. Two calls into one folder
 therefore need different parameters or a different `seed`; a file that would be overwritten raises
 FileExistsError.
 """
@@ -88,7 +88,7 @@ NATIVE_SYNTAXES = (
 
 
 # --------------------------------------------------------------------------------------------------
-# what must come out
+# true values
 
 
 def ramp(shape: Sequence[int]) -> NDArray[np.int64]:
@@ -117,7 +117,7 @@ def true_volume(
 
 
 def slice_normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    """Row direction x column direction of ImageOrientationPatient: the way slices ascend."""
+    """Return row direction x column direction of ImageOrientationPatient: slices ascend along it."""
     directions = np.asarray(orientation, np.float64)
     return np.cross(directions[:3], directions[3:])
 
@@ -129,9 +129,9 @@ def true_positions(
     orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
     shear: Sequence[float] = (0, 0),
 ) -> NDArray[np.float64]:
-    """ImagePositionPatient of every slice, (slices, 3), mm.
+    """Return ImagePositionPatient of every slice, (slices, 3), mm.
 
-    `shear` is mm a slice along (row direction, column direction).
+    `shear` is mm per slice along (row direction, column direction).
     """
     directions = np.asarray(orientation, np.float64)
     step = (
@@ -164,18 +164,18 @@ def true_affine(
 
 
 def true_rgb(frames: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """What `write_secondary_capture` stores.
+    """Return the values that `write_secondary_capture` stores, (frames, rows, columns, 3).
 
-    (frames, rows, columns, 3), the samples 0, 90 and 180 above the ramp, modulo 256.
+    The samples are 0, 90 and 180 above the ramp, modulo 256.
     """
     samples: Array = (ramp((frames, rows, columns))[..., None] + np.array([0, 90, 180])) % 256
     return samples.astype(np.uint8)
 
 
 def true_mask(frames: int, rows: int, columns: int) -> NDArray[np.uint8]:
-    """What `write_segmentation_1bit` stores.
+    """Return the values that `write_segmentation_1bit` stores, (frames, rows, columns) of 0 and 1.
 
-    (frames, rows, columns) of 0 and 1, 1 where the ramp divides by 3.
+    They are 1 where 3 divides the ramp.
     """
     return np.asarray(ramp((frames, rows, columns)) % 3 == 0, np.uint8)
 
@@ -216,37 +216,37 @@ def write_series(
     seed: int = 0,
     edit: Edit | None = None,
 ) -> list[Path]:
-    """Write one ramp phantom as a classic series, one file a slice.
+    """Write one ramp phantom as a classic series, one file per slice.
 
     Parameters
     ----------
     folder
-        Where to; created when absent.
+        Folder of the files; created if absent.
     shape
         (slices, rows, columns) of the true geometry, before `drop`.
     spacing
         (dz, dy, dx), mm: between slices, between rows, between columns.
     positions
-        One ImagePositionPatient a slice, instead of `true_positions(...)`.
+        One ImagePositionPatient per slice, instead of `true_positions(...)`.
     slope, intercept
-        One number, or one a slice; None leaves the attribute out.
+        One number, or one per slice; None leaves the attribute out.
     transfer_syntax
         One of `NATIVE_SYNTAXES` or one that `encode_frame` knows.
     bits_stored
         12 for 16 allocated bits unless given, else all of them. HighBit = BitsStored - 1.
     signed
-        PixelRepresentation 1; one flag, or one a slice.
+        PixelRepresentation 1; one flag, or one per slice.
     offset
         Added to the ramp before it is stored: negative numbers show a missing sign extension.
     stored
         Stored values instead of the ramp, (slices, rows, columns), any integer type.
     unused_bits
-        What native signed samples hold above HighBit: their sign, zeros or ones. Unsigned ones get
-        zeros for "extend".
+        Bits of native signed samples above HighBit: their sign, zeros or ones. Unsigned samples
+        get zeros for "extend".
     drop, repeat
         Slices that are left out; slices that are written a second time under a new SOPInstanceUID.
     seed
-        Tells apart two calls with otherwise equal parameters: enters UIDs and file names.
+        Distinguishes two calls with otherwise equal parameters: enters UIDs and file names.
     edit
         Called with (dataset, z) just before a file is written; it may change everything, file meta
         included.
@@ -426,12 +426,10 @@ def write_secondary_capture(
     seed: int = 0,
     edit: Edit | None = None,
 ) -> Path:
-    """Write a colour screenshot without geometry.
+    """Write a colour screenshot without geometry: `true_rgb(frames, rows, columns)`.
 
-    `true_rgb(frames, rows, columns)`, 8 bits a sample.
-
-    The samples are stored as they are under the given PhotometricInterpretation; no colour is
-    converted.
+    The samples have 8 bits and are stored unchanged under the given PhotometricInterpretation; no
+    colour is converted.
     """
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid(
@@ -471,12 +469,11 @@ def write_segmentation_1bit(
     frame_of_reference: str | None = None,
     edit: Edit | None = None,
 ) -> Path:
-    """Write a binary SEG (PS3.3 A.51).
+    """Write a binary SEG (PS3.3 A.51): `true_mask(slices * segments, rows, columns)`.
 
-    `true_mask(slices * segments, rows, columns)`, one bit a pixel, frames back to back.
-
-    With 5 x 7 pixels a frame has 35 bits, so frame 2 starts at bit 3 of byte 4 (PS3.5 8.1.1 packs
-    across frames). Frame `s * slices + z + 1` is slice z of segment s + 1.
+    Pixels have one bit, and frames follow each other without padding. With 5 x 7 pixels a frame has
+    35 bits, so frame 2 starts at bit 3 of byte 4 (PS3.5 8.1.1 packs across frames). Frame `s *
+    slices + z + 1` is slice z of segment s + 1.
     """
     study_uid = study_uid or uid("study", patient_id)
     series_uid = series_uid or uid("segmentation", study_uid, shape, segments)
@@ -554,7 +551,7 @@ def write_structured_report(
 
 
 def uid(*words: object) -> str:
-    """A UID that depends on nothing but `words`."""
+    """Return a UID that depends only on `words`."""
     return str(generate_uid(prefix=UID_PREFIX, entropy_srcs=[repr(word) for word in words]))
 
 
@@ -564,7 +561,7 @@ def frame_order(frames: int, seed: int = 0) -> list[int]:
 
 
 def per_slice(value: Any, slices: int) -> list[Any]:
-    """One value a slice, from one value or a sequence of them."""
+    """Return one value per slice, from one value or a sequence of them."""
     return list(value) if np.ndim(value) else [value] * slices
 
 
@@ -645,17 +642,16 @@ def encode_htj2k(image: NDArray[Any]) -> bytes:
 
 
 def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:
-    """One frame's codestream, lossless except for JPEG baseline.
+    """Return the codestream of one frame, lossless except for JPEG baseline.
 
-    (rows, columns[, samples]) of 8 or 16 bits.
-
-    JPEG 2000 keeps the sign; JPEG and JPEG-LS know none and get the two's complement in
-    `bits_stored` bits, RLE the allocated bytes as they are. imagecodecs writes JPEG-LS of 9 to 16
-    bits with a precision of 16: pydicom 3.0.2 then does not extend the sign of 12-bit samples, GDCM
-    does. GDCM cannot read RLE of an odd number of pixels.
+    The frame is (rows, columns[, samples]) of 8 or 16 bits. JPEG 2000 preserves the sign; JPEG and
+    JPEG-LS have none and get the two's complement in `bits_stored` bits, RLE the allocated bytes
+    unchanged. imagecodecs writes JPEG-LS of 9 to 16 bits with a precision of 16: pydicom 3.0.2 then
+    does not extend the sign of 12-bit samples, GDCM does. GDCM cannot read RLE of an odd number of
+    pixels.
     """
     if syntax in (JPEG2000Lossless, JPEG2000):
-        # no multiple component transform: PhotometricInterpretation stays what the data set says
+        # Without a multiple component transform, PhotometricInterpretation remains unchanged.
         return bytes(
             imagecodecs.jpeg2k_encode(
                 frame,
@@ -695,7 +691,7 @@ def encode_frame(frame: Array, syntax: str, bits_stored: int) -> bytes:
 
 
 def save(dataset: Dataset, path: Path, edit: Edit | None = None, z: int = 0) -> Path:
-    """Write the data set as a DICOM file that was not there before, after `edit` had its say."""
+    """Apply `edit`, and write the data set as a new DICOM file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise FileExistsError(f"{path} is there already: give each call its own seed or names")

@@ -1,11 +1,9 @@
-"""The table of defects.
-
-Ramp phantoms of everything that goes wrong in a folder of slices, each with the truth about it.
+"""The table of defects: ramp phantoms of all known faults of folders of slices, with their truth.
 
 Every `Defect` writes files and returns the `Part`s that a reader must find: one grid of true
-modality values each. What tells parts of one grid apart (time point, echo, kernel, ...) is marked
-by an offset added to the ramp, so that a volume that mixes two of them holds a wrong number at a
-known place. `test_defects` judges; nothing here imports dicomdl.
+modality values each. The attribute that distinguishes parts of one grid (time point, echo, kernel,
+...) is marked by an offset added to the ramp, so that a volume that mixes two parts holds a wrong
+number at a known position. `test_defects` judges; this module does not import dicomdl.
 """
 
 import dataclasses
@@ -35,15 +33,17 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat
 
 SHAPE: Final = (6, 5, 7)
-# above the largest value of a ramp of SHAPE, 299: no voxel of one part has the value of another's
+# The mark exceeds the largest value of a ramp of SHAPE, 299, so the values of parts never overlap.
 MARK: Final = 400
 AXIAL: Final = (1, 0, 0, 0, 1, 0)
-SAGITTAL: Final = (0, 1, 0, 0, 0, -1)  # its normal points to the right: slices ascend towards -x
+# The normal points to the right: slices ascend towards -x.
+SAGITTAL: Final = (0, 1, 0, 0, 0, -1)
 UNCHECKED: Final = ("unchecked",)
 
-# keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it
+# Keyword, or (group, creator, element, VR) of a private attribute -> value; None deletes it.
 Facts = Mapping[Any, Any]
-Tell = Callable[[int, int], Facts]  # (part, slice) -> what the headers of its file say
+# (part, slice) -> attributes of its file.
+Tell = Callable[[int, int], Facts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,14 @@ class Part:
     mark: int
     slopes: Sequence[float]
     intercepts: Sequence[float]
-    slices: tuple[int, ...]  # those that were written
+    # The slices that were written.
+    slices: tuple[int, ...]
     tolerance_mm: float = 0.02
 
     def holds(self, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> bool:
         """Whether (slices, rows, columns) at `affine` are exactly this part.
 
-        Every slice once, in order, every value true.
+        Every slice occurs once, in order, with true values.
         """
         if array.shape != (len(self.slices), *self.shape[1:]):
             return False
@@ -93,16 +94,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Defect:
-    """One row of the table: how it is written and what must become of it."""
+    """One row of the table: the writer of a defect, and the expected outcome."""
 
     name: str
     write: Callable[[Path], list[Part]]
-    stacks: Sequence[str] | None  # "verdict slices" of every stack; None: whatever is never wrong
-    # of the one group: name -> its values in order; None: no group
+    # "verdict slices" of every stack; None: any outcome that is never wrong.
+    stacks: Sequence[str] | None
+    # Name -> values in order, for the only group; None: no group.
     dimension: Mapping[str, Sequence[Any]] | None
     copies: int
-    details: Mapping[str, Mapping[str, Any]]  # verdict -> what its detail must hold
-    # place in the group -> the slices of the whole grid that are not there
+    # Verdict -> required entries of its detail.
+    details: Mapping[str, Mapping[str, Any]]
+    # Index in the group -> missing slices of the group's grid.
     missing: Mapping[int, Sequence[int]]
 
 
@@ -132,7 +135,7 @@ def defect(
 
 
 def series_uid(folder: Path) -> str:
-    """The Series that all parts of a defect share: one a folder."""
+    """Return the Series that all parts of a defect share: one per folder."""
     return uid("series of a defect", folder.name)
 
 
@@ -147,9 +150,8 @@ def series(
 ) -> Part:
     """Write part `number` as a classic series, marked by ``MARK * number``.
 
-    `options` are those of `write_series`.
-
-    `truth` replaces options where the headers lie on purpose.
+    `options` are those of `write_series`. `truth` replaces options where the headers are wrong on
+    purpose.
     """
     shape = options.setdefault("shape", SHAPE)
     options = {"offset": MARK * number, "series_uid": series_uid(folder), "seed": number, **options}
@@ -182,12 +184,11 @@ def parts(
     last: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[Part]:
-    """Write `count` parts of one grid that `tell` tells apart.
+    """Write `count` parts of one grid that `tell` distinguishes.
 
-    `last` are options of the last one alone.
-
-    Instance numbers run "part by part", "slice by slice" (all parts of a slice follow each other),
-    are "shuffled", so that they tell nothing, or "absent".
+    `last` are options of the last part alone. Instance numbers run "part by part" or "slice by
+    slice" (all parts of a slice follow each other), are "shuffled", so that they prove nothing, or
+    "absent".
     """
     slices = options.get("shape", SHAPE)[0]
     given = {
@@ -220,12 +221,10 @@ def enhanced(
     name: str = "enhanced",
     **options: Any,
 ) -> list[Part]:
-    """Write parts `first`, `first` + 1, ...
+    """Write parts `first`, `first` + 1, ... of one grid as one enhanced file with shuffled frames.
 
-    of one grid as one enhanced file with its frames shuffled.
-
-    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient
-    goes where it belongs. `only` chooses frames, `facts` are attributes of the file.
+    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient is
+    put into its own macro. `only` chooses frames, `facts` are attributes of the file.
     """
     shape = options.setdefault("shape", SHAPE)
     cells = [
@@ -469,7 +468,7 @@ def _(folder: Path) -> list[Part]:
     duplicates={"repeated_positions": 1},
 )
 def _(folder: Path) -> list[Part]:
-    """Told apart by image type it would be two series of every other slice."""
+    """Divided by image type, it would be two series of every other slice."""
 
     def tell(n, z):
         return {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", *(["HELIX"] if (z + n) % 2 else [])]}
@@ -1007,7 +1006,7 @@ def _(folder: Path) -> list[Part]:
     {"acquisition_time": [lambda seconds: 0 <= seconds <= 60] * 3},
 )
 def _(folder: Path) -> list[Part]:
-    """No value that is shown tells a date."""
+    """No value that is shown contains a date."""
     return parts(
         folder,
         3,
@@ -1357,7 +1356,7 @@ def _(folder: Path) -> list[Part]:
 
 
 def _enter_lost_slice(name: str, number: int, tell: Tell, numbering: str) -> None:
-    """What follows a lost slice moves up.
+    """Enter a defect in which all slices after a lost one move up.
 
     Chunks of one volume's length then mix two time points.
     """
@@ -1396,7 +1395,7 @@ for number, which in enumerate(("first", "second")):
 
 
 def unlink(folder: Path, mark: int, z: int) -> None:
-    """Take away the file of `parts` that holds slice z of the part with this mark."""
+    """Remove the file of `parts` that holds slice z of the part with this mark."""
     (lost,) = [
         path for path in folder.iterdir() if int(dcmread(path).pixel_array[0, 0]) == mark + 53 * z
     ]
@@ -1547,7 +1546,7 @@ def _(folder: Path) -> list[Part]:
 
 
 B_VALUES: Final = (0, 500, 1000)
-# in the order of acquisition, which is theirs: they have no other
+# The order of acquisition: directions have no order of their own.
 AXES: Final[list[list[float]]] = [
     [0, 1, 0],
     [1, 0, 0],

@@ -1,9 +1,8 @@
-"""Writers of ramp phantoms that pack their slices in a way of their own.
+"""Writers of ramp phantoms whose objects pack slices in their own way.
 
-Mosaics, grids, NM and ultrasound volumes.
-
-Voxels and geometry are those of `phantoms`: the voxel at (z, y, x) stores x + 7 y + 53 z, and slice
-z lies at ``origin + z * dz * (row direction x column direction)``.
+These are mosaics, grids, NM and ultrasound volumes. Voxels and geometry are those of `phantoms`:
+the voxel at (z, y, x) stores x + 7 y + 53 z, and slice z lies at ``origin + z * dz * (row direction
+x column direction)``.
 """
 
 import math
@@ -44,9 +43,9 @@ Direction = Sequence[float]
 
 
 def tiled(volume: Array, *, is_square: bool = True) -> Array:
-    """(slices, rows, columns) as one image of tiles on ceil(sqrt(slices)) columns; the rest is 0.
+    """Arrange (slices, rows, columns) as one image of tiles on ceil(sqrt(slices)) columns, else 0.
 
-    The rows of tiles are as many as the columns, or those that are needed.
+    There are as many rows of tiles as columns, or only as many as needed.
     """
     slices, rows, columns = volume.shape
     side = math.ceil(math.sqrt(slices))
@@ -147,9 +146,9 @@ def write_mosaic(
     """Write the ramp phantom as one Siemens mosaic.
 
     `descending` puts the last slice into the first tile. `csa` is the version of the CSA image
-    header, 0 for none; `entries` are added to it or replace what it says. `series_header` adds the
-    CSA series header, `count_tag` (0019,100A). ImagePositionPatient is that of a slice as large as
-    the whole mosaic, centred on the first tile.
+    header, 0 for none; `entries` are added to it or replace its entries. `series_header` adds the
+    CSA series header, `count_tag` (0019,100A). ImagePositionPatient is that of a slice of the
+    mosaic's size, centred on the first tile.
     """
     slices, rows, columns = shape
     order = range(slices)[:: -1 if descending else 1]
@@ -207,7 +206,7 @@ def write_uih_grid(
 ) -> Path:
     """Write the ramp phantom as one UIH grid.
 
-    (0065,1050) the number of slices, (0065,1051) an item with the position of each.
+    (0065,1050) is the number of slices, (0065,1051) an item with the position of each.
     """
     positions = true_positions(shape[0], spacing, origin, orientation)
     dataset = _mr((shape, "uih"), transfer_syntax, ("ORIGINAL", "PRIMARY", "M", "VFRAME"), "UIH")

@@ -1,8 +1,7 @@
 """The table of defects, judged by one oracle.
 
-Every volume is true voxel by voxel, everything else is refused with numbers.
-
-`python tests/test_defects.py` prints what becomes of each defect.
+Every volume is true voxel by voxel, and everything else is refused with numbers.
+`python tests/test_defects.py` prints the outcome of each defect.
 """
 
 import json
@@ -55,9 +54,9 @@ def place(frame: dicomdl.Frame) -> Place:
 
 
 def modality_values(frame: dicomdl.Frame) -> npt.NDArray[np.float64]:
-    """One frame's modality values, read by pydicom.
+    """Return one frame's modality values, read by pydicom.
 
-    Enhanced phantoms that come here have no rescale but 1 and 0.
+    The enhanced phantoms used here have only the rescale 1 and 0.
     """
     dataset = pydicom.dcmread(frame.path)
     stored = dataset.pixel_array.reshape(-1, *dataset.pixel_array.shape[-2:])[
@@ -72,7 +71,7 @@ def modality_values(frame: dicomdl.Frame) -> npt.NDArray[np.float64]:
 def assert_nothing_is_lost_and_nothing_is_twice(
     index: dicomdl.Index, folder: Path
 ) -> list[dicomdl.Frame]:
-    """Every frame is in one stack, or is an equal copy of one that is; the copies."""
+    """Assert that every frame is in one stack, or an equal copy of such a frame; return copies."""
     assert list(index.problems) == []
     in_stacks = Counter(place(frame) for stack in index.stacks for frame in stack.frames)
     copies = [frame for frame in map(index.frame, range(len(index))) if frame.duplicate_of >= 0]
@@ -91,9 +90,9 @@ def assert_nothing_is_lost_and_nothing_is_twice(
 
 
 def assert_read_or_refused(index: dicomdl.Index, parts: Sequence[Part]) -> dict[int, Part]:
-    """Every stack is one part as it truly is, or an IrregularStack with its numbers.
+    """Assert that every stack is one true part, or an IrregularStack with its numbers.
 
-    The part of each readable stack.
+    Return the part of each readable stack.
     """
     found: dict[int, Part] = {}
     for stack in index.stacks:
@@ -154,7 +153,7 @@ def assert_groups_are_read_whole_or_refused(
 
 
 def same(found: Any, wanted: Any) -> bool:
-    """Equality with a tolerance for numbers; `wanted` may be a condition."""
+    """Compare with a tolerance for numbers; `wanted` may be a condition."""
     if callable(wanted):
         return bool(wanted(found))
     if isinstance(wanted, tuple | list):
@@ -200,7 +199,7 @@ def named(name: str) -> Defect:
 def assert_never_wrong(
     index: dicomdl.Index, folder: Path, parts: Sequence[Part]
 ) -> tuple[int, int]:
-    """The oracle; (readable stacks, equal copies)."""
+    """Apply the oracle; return (readable stacks, equal copies)."""
     copies = assert_nothing_is_lost_and_nothing_is_twice(index, folder)
     found = assert_read_or_refused(index, parts)
     assert_groups_are_read_whole_or_refused(index, found, parts)
@@ -210,7 +209,7 @@ def assert_never_wrong(
 def assert_as_wanted(
     index: dicomdl.Index, defect: Defect, parts: Sequence[Part], readable: int, copies: int
 ) -> None:
-    """Not refused where it could be right, and refused with the numbers that show why."""
+    """Assert that readable stacks are read, and others refused with the numbers that show why."""
     if defect.stacks is not None:
         assert sorted(f"{stack.verdict} {stack.slices}" for stack in index.stacks) == sorted(
             defect.stacks
@@ -324,7 +323,7 @@ NAMES_OF_FILES = ["path", "file", "file_bytes", "file_mtime_ns"]
 
 
 def conclusions(index: dicomdl.Index) -> dict[str, list[dict[str, Any]]]:
-    """All that an index says, except for where its files are."""
+    """Return the tables of an index without the names of files."""
     tables = {
         name: index.to_pandas(name).drop(columns=NAMES_OF_FILES, errors="ignore")
         for name in ("frames", "stacks")
@@ -359,9 +358,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shuffled_names_folders_and_order_of_writing_give_the_identical_index(
     everything: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Folders are renamed as wholes.
+    """Files of one folder stay together.
 
-    Without a Series Instance UID the folder is what a series has.
+    The folder identifies a series without a Series Instance UID.
     """
     chance = random.Random(seed)
     files = sorted(path for path in everything.rglob("*") if path.is_file())
@@ -386,7 +385,7 @@ def test_shuffled_names_folders_and_order_of_writing_give_the_identical_index(
 def test_files_of_all_series_in_one_folder_give_the_identical_index(
     everything: Path, tmp_path: Path, seed: int
 ) -> None:
-    """Except for those without a Series Instance UID, which their folder holds together."""
+    """Files without a Series Instance UID are excluded: their folder identifies their series."""
     chance = random.Random(seed)
     files = [path for path in everything.rglob("*") if path.is_file() and has_series(path)]
     for variant in ("one", "other"):

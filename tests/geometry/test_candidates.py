@@ -1,7 +1,4 @@
-"""candidates.
-
-The facts that may tell frames apart, from columns to codes, and how their values are shown.
-"""
+"""Candidate attributes, from columns to codes, and the values shown for them."""
 
 from typing import Any
 
@@ -54,11 +51,15 @@ def test_every_spec_names_columns_of_the_table_and_no_name_twice() -> None:
 
 def test_every_fact_that_is_kept_for_splitting_is_a_candidate_or_has_another_use() -> None:
     other_uses = {
-        "siemens_images_in_mosaic",  # header: how many tiles
-        "in_stack_position_number",  # the position itself
-        "slice_vector",  # the same
-        "referenced_segment_number",  # stacks: always splits
-        "dimension_index_values",  # each index is a candidate by itself
+        # The number of tiles, for the header reader.
+        "siemens_images_in_mosaic",
+        # The position itself.
+        "in_stack_position_number",
+        "slice_vector",
+        # Segments always split.
+        "referenced_segment_number",
+        # Each index is a candidate by itself.
+        "dimension_index_values",
         "grid_frame_offset",
     }
     kept = {a.name for a in attributes() if a.need == "split"}

@@ -1,4 +1,4 @@
-"""dimensions: what tells frames at one position apart, as numbers without any file."""
+"""The search for the dimension of frames at one position, on numbers without files."""
 
 import itertools
 from typing import Any
@@ -111,7 +111,7 @@ def test_an_attribute_with_more_values_than_that_tells_nothing() -> None:
 
 
 def test_times_of_an_incomplete_set_need_a_volume_that_is_whole() -> None:
-    # A slice twice, and a clock that moved on in the middle: both halves would be called a volume.
+    # A repeated slice, and a clock that advances in the middle: each half looks like a volume.
     places, halves = [0, 1, 2, 2, 3, 4], [0, 0, 0, 1, 1, 1]
     assert (
         search(places, candidate("acquisition_time", halves, Tier.ACQUISITION_TIME, "time")) is None
@@ -155,8 +155,8 @@ def test_after_two_whole_passes_an_interrupted_third_one_is_believed() -> None:
 def test_passes_in_different_orders_prove_nothing_because_a_lost_frame_would_move_them(
     kind: Kind,
 ) -> None:
-    # Three of four times at each of three positions: one lost at the first time, one at the
-    # second, one at the third.
+    # Three of four times at each of three positions: one frame is lost at the first time, one at
+    # the second, one at the third.
     cells = [
         (time, place)
         for time in range(4)
@@ -249,7 +249,8 @@ def test_at_a_single_position_a_count_proves_nothing_but_an_acquisition_does() -
 
 
 def test_heart_phases_are_compared_by_their_rank_at_each_position() -> None:
-    delay = (100 + 4 * PLACES) * TIMES + PLACES  # each slice its own heart beat
+    # Each slice has its own heart beat.
+    delay = (100 + 4 * PLACES) * TIMES + PLACES
     assert dimension(PLACES, candidate("trigger_time", delay, kind="phase"))[1] == TIMES.tolist()
 
 

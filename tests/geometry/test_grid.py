@@ -1,4 +1,4 @@
-"""geometry: order, affine and verdict of slices, against exact arithmetic and SimpleITK."""
+"""Order, affine and verdict of slices, against exact arithmetic and SimpleITK."""
 
 import itertools
 import math
@@ -102,7 +102,7 @@ def test_the_tolerance_is_of_a_position_and_scales_with_the_spacing(
 ) -> None:
     for error, verdict in ((0.98 * limit, "regular"), (1.02 * limit, "uneven_spacing")):
         z = [spacing * k for k in range(9)]
-        # up, down, up: no other origin or spacing does better
+        # Errors up, down, up: no other origin or spacing is better.
         z[2], z[4], z[6] = (
             z[2] + error,
             z[4] - error,

@@ -1,7 +1,4 @@
-"""Slices that make no grid.
-
-Where the regular grid lies, what is kept, and what lies between which.
-"""
+"""Regular grids for slices with holes or uneven gaps."""
 
 import numpy as np
 import pytest
@@ -59,7 +56,7 @@ def test_missing_slices_come_back_as_filled_and_all_others_stay_what_they_are(
     gaps=st.lists(st.integers(60, 900), min_size=2, max_size=40),
     shear=st.sampled_from([(0, 0), (0.2, 0.3)]),
 )
-# ends exactly the tolerance before a place of the grid
+# The last slice lies exactly the tolerance before a slice of the grid.
 @example(gaps=[60, 60, 60, 118, 160, 841, 900, 900, 900], shear=(0.2, 0.3))
 @settings(max_examples=100)
 def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extrapolated(
@@ -75,7 +72,7 @@ def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extr
     assert float(grid.geometry.affine[:3, 0] @ normal) == pytest.approx(median)
     assert places[-1] - median < there[-1] <= places[-1] + 0.01 + 1e-9
     values = grid.values((53 * places)[:, None, None].repeat(3, 1).repeat(4, 2))[:, 0, 0]
-    # a slice within 0.01 mm of its place is kept as it is
+    # A slice within 0.01 mm of a slice of the grid is taken unchanged.
     assert np.abs(values - 53 * there).max() <= 53 * 0.01 + 1e-9
     assert (values >= 0).all() and (values <= 53 * places[-1]).all()
     assert np.allclose(values[grid.filled], 53 * there[grid.filled])
@@ -84,7 +81,8 @@ def test_uneven_slices_are_put_on_the_grid_of_the_median_gap_and_nothing_is_extr
 def test_a_slice_at_its_place_is_kept_and_only_the_others_are_marked() -> None:
     verdict, grid = made(np.array([0, 3, 6, 9, 12, 17, 22, 27]))
     assert verdict == "uneven_spacing"
-    assert grid.geometry.shape[0] == 10  # 0, 3, ..., 27
+    # Slices at 0, 3, ..., 27 mm.
+    assert grid.geometry.shape[0] == 10
     assert np.flatnonzero(~grid.filled).tolist() == [0, 1, 2, 3, 4, 9]
 
 
@@ -93,7 +91,8 @@ def test_integers_are_rounded_and_keep_their_dtype() -> None:
     slices = np.zeros((6, 3, 4), np.int16)
     slices[3], slices[4] = 3, 6
     assert grid.values(slices).dtype == np.int16
-    assert (grid.values(slices)[4] == 4).all()  # 4.5, to even
+    # 4.5 is rounded to even.
+    assert (grid.values(slices)[4] == 4).all()
     extremes = np.full((6, 3, 4), np.iinfo(np.int32).min, np.int32)
     extremes[4:] = np.iinfo(np.int32).max
     assert np.abs(grid.values(extremes)[4].astype(np.int64)).max() <= 1

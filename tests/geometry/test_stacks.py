@@ -1,7 +1,4 @@
-"""stacks.
-
-What a Series is split by, and that conclusions follow from headers and not from the order of files.
-"""
+"""Division of Series into stacks by their headers, independent of the order of the files."""
 
 import functools
 import json
@@ -301,7 +298,8 @@ def test_dose_planes_lie_where_their_grid_frame_offsets_say(tmp_path: Path, rela
 
 
 def test_relative_dose_offsets_follow_the_normal_of_an_oblique_plane(tmp_path: Path) -> None:
-    orientation = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the normal points to the feet
+    # The normal points to the feet.
+    orientation = (-1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
     def dose(dataset: Dataset, z: int) -> None:
         dataset.SOPClassUID, dataset.Modality, dataset.NumberOfFrames = RTDOSE, "RTDOSE", 3

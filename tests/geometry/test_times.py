@@ -1,4 +1,4 @@
-"""times: dates and times of a header as seconds."""
+"""Dates and times of headers as seconds."""
 
 import math
 

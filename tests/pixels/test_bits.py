@@ -1,7 +1,4 @@
-"""Which bits count.
-
-The rules against whole numbers, and the cases that tell codestreams and headers apart.
-"""
+"""Rules for the bits that count, against exact integers and contradictions of header and stream."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
-"""codecs.
+"""Decoding of codestreams: images survive, and every kind of damage is a typed error.
 
-What goes in comes out, what is cut, contradicts its header or makes a decoder fail is a typed
-error.
+Damage is a truncated stream, a contradiction of the header, or an input on which a decoder fails.
 """
 
 import contextlib
@@ -55,7 +54,7 @@ def decode(data: bytes, *arguments: Any, **options: Any) -> codecs.Coded:
 
 
 def source(image: Array, uid: str, **facts: Any) -> FrameSource:
-    """What a true header would say of the image, but for `facts`."""
+    """Return the facts of a true header of the image, with `facts` on top."""
     samples = image.shape[2] if image.ndim == 3 else 1
     bits = 8 * image.itemsize
     place = {
@@ -175,7 +174,7 @@ def test_the_colours_that_a_jpeg_stream_names_go_before_the_header() -> None:
 
 @pytest.mark.parametrize("space", ["YBR_FULL", "YBR_FULL_422"])
 def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str) -> None:
-    # blocks of one colour, which baseline JPEG keeps exactly
+    # Baseline JPEG preserves blocks of one colour exactly.
     image = np.kron(colours(6, 7), np.ones((8, 8, 1), "u1"))
     stream = imagecodecs.jpeg8_encode(
         image, level=100, colorspace="YCBCR", outcolorspace="YCBCR", subsampling="444"
@@ -187,7 +186,7 @@ def test_luminance_and_chrominance_become_rgb_in_passing_where_asked(space: str)
     )
     assert (stored.space, rgb.space) == (space, "RGB")
     assert np.array_equal(stored.samples, image)
-    # PS3.3 C.7.6.3.1.2, solved for RGB
+    # PS3.3 C.7.6.3.1.2, solved for RGB.
     luma, blue, red = (image[..., n].astype(float) - (128 if n else 0) for n in range(3))
     green = luma - 0.114 * 1.772 / 0.587 * blue - 0.299 * 1.402 / 0.587 * red
     exact = np.stack([luma + 1.402 * red, green, luma + 1.772 * blue], axis=-1).clip(0, 255)
@@ -230,7 +229,7 @@ def test_an_image_that_begins_off_the_corner_of_its_reference_grid_is_decoded_wh
     image = ramp(64, 64)
     stream = bytearray(encode(image, J2K))
     start = stream.find(b"\xff\x4f\xff\x51") + 8
-    # right edge, left edge, tile width stays, tile's left edge: all one pixel further
+    # Right edge, left edge and the tile's left edge move by one pixel; the tile's width does not.
     for at in (
         0,
         8,
@@ -485,7 +484,8 @@ def test_200_damaged_frames_are_an_array_or_a_typed_error_and_never_a_crash_or_a
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(60)  # ends the process even inside a codec
+        # The alarm ends the process even inside a codec.
+        signal.alarm(60)
         status = 1
         try:
             for seed in range(200):

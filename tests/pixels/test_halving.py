@@ -1,4 +1,4 @@
-"""halving: what JPEG 2000 keeps at its lower resolutions, and pixels where they belong."""
+"""Halved frames, against the lower resolutions of JPEG 2000, and the positions of their pixels."""
 
 import io
 from typing import Any
@@ -21,18 +21,19 @@ KINDS = {"u1": (0, 255), "i1": (-128, 127), "u2": (0, 65535), "i2": (-32768, 327
 
 
 def in_jpeg_2000(image: Array) -> tuple[bytes, int]:
-    """A lossless stream of the image, and how often it can be halved.
+    """Return a lossless stream of the image, and the number of its halvings.
 
     OpenJPEG gives small images fewer levels.
     """
     stream = bytes(
         imagecodecs.jpeg2k_encode(image, level=0, codecformat="j2k", reversible=True, mct=False)
     )
-    return stream, stream[stream.find(b"\xff\x52") + 9]  # COD, ITU-T T.800 A.6.1
+    # The levels are in COD (ITU-T T.800 A.6.1).
+    return stream, stream[stream.find(b"\xff\x52") + 9]
 
 
 def by_openjpeg(stream: bytes, image: Array, times: int) -> Array:
-    """The lower resolution that OpenJPEG takes out of a stream of the image.
+    """Return the lower resolution that OpenJPEG decodes from a stream of the image.
 
     Pillow gives 8 or 16 bits, unsigned.
     """

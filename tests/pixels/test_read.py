@@ -1,8 +1,4 @@
-"""pixels.
-
-Stored values against pydicom, SimpleITK, the other codecs of one image, and frames that the tests
-write.
-"""
+"""Stored values, against pydicom, SimpleITK, other codecs of one image, and written frames."""
 
 import dataclasses
 import itertools
@@ -131,15 +127,16 @@ def image_files(root: Path) -> Iterator[tuple[str, list[Frame]]]:
             try:
                 frames = read_frames(path)
             except DicomdlError:
-                continue  # test_header knows why
+                # The tests of the header reader cover these files.
+                continue
             if frames:
                 yield path, frames
 
 
 def by_pydicom(dataset: pydicom.Dataset, index: int, raw: bool) -> Iterator[tuple[str, Array]]:
-    """What each decoder of pydicom makes of a frame, as far as it can.
+    """Yield the result of each decoder of pydicom that can read a frame.
 
-    Gdcm may abort, pylibjpeg differs in lossy JPEG.
+    gdcm is left out because it may abort, and pylibjpeg for lossy JPEG because it differs.
     """
     from pydicom.pixels import get_decoder, pixel_array  # type: ignore[attr-defined]
 
@@ -160,9 +157,9 @@ def by_pydicom(dataset: pydicom.Dataset, index: int, raw: bool) -> Iterator[tupl
 
 
 def near(theirs: Array, ours: Array) -> Array:
-    """`ours` where `theirs` is at most 1 off in green.
+    """Return `ours` if `theirs` is at most 1 off in green, else `theirs`.
 
-    Libjpeg-turbo rounds the coefficients of its colour conversion to 16 bits.
+    libjpeg-turbo rounds the coefficients of its colour conversion to 16 bits.
     """
     apart = np.abs(theirs.astype(np.int32) - ours)
     return (
@@ -272,7 +269,7 @@ def test_junk_above_12_bits_is_removed_from_signed_and_unsigned_frames() -> None
         low, high = (-2048, 2047) if frame.pixel_representation else (0, 4095)
         assert low <= values.min() and values.max() <= high
         raw = np.frombuffer(path.read_bytes()[frame.byte_offset :][: frame.byte_length], "<u2")
-        # of a mosaic the first tile
+        # The first tile of a mosaic.
         raw = raw.reshape(frame.coded_rows or frame.rows, -1)[: frame.rows, : frame.columns]
         assert np.array_equal(values & 0xFFF, raw & 0xFFF)
 
@@ -411,7 +408,7 @@ def test_big_endian_samples_come_in_the_order_of_this_machine(tmp_path: Path, ui
 def test_8_bit_big_endian_frames_are_taken_out_of_words_only_where_the_vr_is_ow(
     tmp_path: Path, vr: bytes
 ) -> None:
-    # 9 bytes each: the second starts inside a word
+    # Frames have 9 bytes each, so the second starts inside a word.
     frames = [ramp(3, 3, "u1", start) for start in (0, 100, 200)]
     data = b"".join(frame.tobytes() for frame in frames) + b"\0"
     stored = np.frombuffer(data, "u2").byteswap().tobytes() if vr == b"OW" else data
@@ -507,7 +504,7 @@ def test_a_file_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
     for change in ({"file_bytes": 126}, {"file_mtime_ns": source.file_mtime_ns - 1}):
         with pytest.raises(FileChanged):
             read_frame(dataclasses.replace(source, **change))
-    # was never scanned: nothing to compare with
+    # A source that was never scanned has no state to compare with.
     read_frame(dataclasses.replace(source, file_mtime_ns=-1))
 
 
@@ -569,7 +566,8 @@ def test_frames_of_a_deflated_file_are_inflated_once(
     )
     for frame, expected in zip(frames, true_volume((6, 5, 7)), strict=True):
         assert np.array_equal(read_frame(frame), expected)
-    assert len(calls) == 2  # the first frame, which may be the only one, keeps nothing
+    # The first frame, which may be the only one, caches nothing.
+    assert len(calls) == 2
 
 
 def test_what_was_inflated_is_forgotten_when_the_file_changes(tmp_path: Path) -> None:
@@ -612,7 +610,7 @@ def test_a_deflated_data_set_that_ends_too_early_or_is_damaged_is_a_typed_error(
 # --- compressed -----------------------------------------------------------------------------------
 
 
-# a codestream of fewer bits than BitsAllocated
+# The codestream has fewer bits than BitsAllocated.
 @pytest.mark.parametrize(
     ("uid", "bits", "coded"),
     [
@@ -982,7 +980,7 @@ def test_luminance_and_chrominance_become_the_rgb_that_they_were(
         "transfer_syntax_uid": uid,
     }
     source = write(tmp_path / "a", data, rows=16, columns=12, **facts)
-    # what rounding to 8 bits costs
+    # The difference comes from rounding to 8 bits.
     assert np.abs(read_frame(source).astype(int) - rgb).max() <= off
     assert np.array_equal(read_frame(source, colour="stored"), ybr)
     assert np.array_equal(read_rows(source, 3, 7), read_frame(source)[3:7])
@@ -1060,7 +1058,7 @@ def test_jpeg_components_are_not_converted_where_the_header_says_rgb(tmp_path: P
         "columns": 16,
         "transfer_syntax_uid": JPEG,
     }
-    # the codestream's component names R, G, B go before the header (PS3.5 8.2.1)
+    # The codestream's component names R, G, B override the header (PS3.5 8.2.1).
     for space in (
         "RGB",
         "YBR_FULL_422",
