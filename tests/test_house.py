@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,13 @@ def test_files_of_users_are_opened_and_looked_up_in_storage_alone(module: Path) 
             )
             assert not (_of(node, "io") and asked in ("open", "FileIO")), node.lineno
             assert asked not in ("read_bytes", "read_text"), node.lineno
+
+
+def test_the_oldest_versions_are_the_floors_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = (ROOT / "configs/constraints-oldest.txt").read_text().splitlines()
+    floors = dict(each.split(">=") for each in project["dependencies"])
+    oldest = dict(each.split("==") for each in pinned if not each.startswith("#"))
+    assert floors.keys() == oldest.keys()
+    for name, floor in floors.items():
+        assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", oldest[name]), name
