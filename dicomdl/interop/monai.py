@@ -181,8 +181,12 @@ class ForMonai:
 
     Examples
     --------
-    >>> augment = Compose([Spacingd(["image", "label"], (2, 2, 2), mode=["bilinear", "nearest"]), RandFlipd(["image", "label"], 0.5, 0)])
-    >>> dataset = dicomdl.VolumeDataset(index, transform=dicomdl.interop.ForMonai(augment, seed=0))
+    >>> import dicomdl, torch
+    >>> from monai.transforms import Compose, Flipd, Resized
+    >>> transform = Compose([Resized(["image"], (8, 8, 8)), Flipd(["image"], 0)])
+    >>> volume = {"image": torch.zeros(1, 4, 16, 16), "affine": torch.eye(4)}
+    >>> dicomdl.interop.ForMonai(transform, seed=0)(volume)["image"].shape
+    torch.Size([1, 8, 8, 8])
     """
 
     transform: Callable[[Any], Any] | None = None
