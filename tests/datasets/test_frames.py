@@ -611,6 +611,7 @@ def test_grid_patches_of_a_dataset_stitch_back_to_the_volume(patients: dicomdl.I
         assert np.allclose(whole, volumes[stack]["image"].numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_patches_are_the_same_in_every_process_and_others_in_every_epoch(
     patients: dicomdl.Index,
 ) -> None:
@@ -983,6 +984,7 @@ def test_blocks_of_mixed_rescales_are_those_of_the_volume_bit_by_bit(folder: Pat
         assert np.array_equal(sample["image"][0].numpy(), volume[z : z + 2])
 
 
+@pytest.mark.slow
 def test_a_dataset_is_enough_for_torchs_default_collate_to_know_samples(folder: Path) -> None:
     write_series(folder / "a", shape=(1, 5, 6))
     write_series(folder / "b", shape=(1, 7, 8), seed=2)

@@ -230,6 +230,7 @@ def test_an_empty_dataset_is_an_empty_pass() -> None:
 # --- workers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_epochs_reach_persistent_workers_of_every_start_method() -> None:
     expected: dict[int, Any] = {}
     for method in ("fork", "spawn"):
@@ -297,6 +298,7 @@ def train_rank(rank: int, port: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_with_two_workers_deliver_each_sample_once(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -171,6 +171,7 @@ def data_sets(draw: st.DrawFn) -> tuple[bytes, Syntax]:
     return raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw, syntax
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(data_sets(), st.sampled_from([None, 0, 30]))
 def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(

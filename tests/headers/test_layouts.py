@@ -57,6 +57,7 @@ def readers() -> tuple[HeaderReader, HeaderReader, tuple[bytes, ...]]:
 header_bytes = st.one_of(st.integers(0, 255), st.sampled_from(list(b"ULSQOWCSIS")))
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(
     st.integers(0, 7),

@@ -493,6 +493,7 @@ def test_the_energy_of_a_monoenergetic_image_is_found(tmp_path: Path, enhanced: 
     assert {frame.monoenergetic_energy_equivalent for frame in read_frames(path)} == {70.0}
 
 
+@pytest.mark.slow
 def test_damaged_files_of_every_packing_each_give_a_header_and_sound_tiles(tmp_path: Path) -> None:
     writers = {
         "mosaic": lambda path: phantoms_multi.write_mosaic(path, series_header=True),

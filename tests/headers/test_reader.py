@@ -867,6 +867,7 @@ def test_a_file_that_claims_too_much_is_a_problem_with_its_reason(name: str) -> 
     assert header.detail
 
 
+@pytest.mark.slow
 def test_a_deflate_bomb_costs_little_memory() -> None:
     bomb = deflate_bomb(b"".join(image_elements()) + element(PIXELS, b"OW", length=2**30))
     tracemalloc.start()

@@ -226,6 +226,7 @@ def test_a_split_is_by_patient_disjoint_whole_and_of_the_expected_sizes(many: In
     assert all(len(part.stacks) * 5 == len(part) for part in parts)
 
 
+@pytest.mark.slow
 def test_a_split_depends_on_the_seed_alone(many: Index) -> None:
     again = dicomdl.open_index(many.path)
     assert [patients(part) for part in many.split((0.5, 0.5))] == [
@@ -306,6 +307,7 @@ def facts(index: Index, stack: Stack) -> tuple[int, str, str]:
     return len(index), index.value(0, "sop_instance_uid"), stack.series_instance_uid
 
 
+@pytest.mark.slow
 def test_a_spawned_process_unpickles_what_it_needs(many: Index) -> None:
     scattered = many.select(instance_number=[1, 3, 5])
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -227,7 +227,7 @@ def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(
     "name",
     [b"\xff\xfe.dcm", b"a" * 255, b"new\nline", b"tab\t", b"-dash", "\u00fc\u0308\u202e".encode()],
 )
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_any_name_that_a_file_may_have_is_kept(
     tmp_path: Path, out: str, name: bytes, workers: int, monkeypatch: Any
 ) -> None:
@@ -495,6 +495,7 @@ dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)
 """
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.parametrize(
     "where",
@@ -555,6 +556,7 @@ def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(
         assert sorted(os.listdir(os.path.join(out, "generations"))) == before
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(
     root: Path, out: str
@@ -619,6 +621,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_two_workers_make_exactly_the_index_of_one(
     root: Path, out: str, small_chunks: None
 ) -> None:
@@ -635,6 +638,7 @@ def test_two_workers_make_exactly_the_index_of_one(
         assert Path(folders[0]).read_bytes() == Path(folders[1]).read_bytes()
 
 
+@pytest.mark.slow
 def test_workers_know_the_extra_attributes(root: Path, out: str, small_chunks: None) -> None:
     for path in (root / "ct").iterdir():
         path.unlink()
@@ -645,6 +649,7 @@ def test_workers_know_the_extra_attributes(root: Path, out: str, small_chunks: N
     assert {index.value(i, "contrast_bolus_agent") for i in range(len(index))} == {"IODINE"}
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_worker_that_is_killed_in_mid_scan_loses_nothing(
     root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
@@ -676,6 +681,7 @@ def test_workers_that_all_end_at_their_start_lose_nothing_and_it_is_said_once(
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_the_scan(
     root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -720,6 +726,7 @@ print(index.ledger["files"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["standard input", "script without a main guard", "notebook cell"])
 def test_workers_start_from_anywhere(root: Path, out: str, tmp_path: Path, way: str) -> None:
     program = SCRIPT.format(root=str(root), out=out)
@@ -862,6 +869,7 @@ def test_progress_is_shown_only_when_asked_for(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_two_scans_at_once_leave_one_whole_index(root: Path, out: str) -> None:
     program = "import sys, dicomdl; dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)"
     running = [

@@ -289,6 +289,7 @@ def patches(index: dicomdl.Index, sampler: Any) -> Iterator[Any]:
     return (dataset[row] for row in range(0, len(dataset), 3))
 
 
+@pytest.mark.slow
 def test_no_share_ever_holds_more_than_fits_but_for_one_item(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -892,6 +892,7 @@ def test_files_without_preamble_are_read(tmp_path: Path) -> None:
     assert lookup_reading_module.modality_lut(path) == table([3])
 
 
+@pytest.mark.slow
 def test_of_a_deflated_file_only_a_bounded_part_is_inflated(tmp_path: Path) -> None:
     plain = write(
         tmp_path / "a", image(ModalityLUTSequence=[lut(0, 16, words([3]), entries=1)])

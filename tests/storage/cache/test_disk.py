@@ -138,6 +138,7 @@ def test_many_processes_compute_each_entry_once(tmp_path: Path) -> None:
     assert len(names(tmp_path / "c")) == 16
 
 
+@pytest.mark.slow
 @posix_only
 def test_with_kills_no_more_is_computed_than_was_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"

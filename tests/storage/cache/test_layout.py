@@ -42,6 +42,7 @@ def test_without_libdeflate_the_checksums_are_the_same(monkeypatch: pytest.Monke
     assert fast(data) == slow(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_flipped_bit_is_found_and_made_again(format: Any, tmp_path: Path) -> None:
     DiskCache(tmp_path / "c", format=format).get(key_of(0), Maker())

@@ -159,6 +159,7 @@ def test_a_ring_of_entries_of_any_sizes_never_gives_another_ones_values(
             assert not has_mask or np.array_equal(entry.mask_part(), mask)
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_reader_never_sees_an_entry_that_is_being_overwritten() -> None:
     made = MemoryCache(400_000)
