@@ -170,6 +170,7 @@ def test_a_file_of_the_same_size_and_time_that_was_rewritten_is_refused(
 
 
 def test_a_patch_through_a_dataset_refuses_it_as_well(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     stack = series(tmp_path / "dicom")
     index = dicomdl.open_index(tmp_path / "dicom.index")
     patches = dicomdl.PatchDataset(index, (6, 4, 4), intensity="modality")
