@@ -1,7 +1,7 @@
 """Construction of tables: columns to Arrow, dictionary encoding, bytes for a pipe.
 
 A column is dictionary-encoded with the narrowest index when it has few distinct values: at most
-256, or one per 8 rows. Only a scan uses this file; reading an index does not load it.
+256, or one per 8 rows. Only a scan builds tables.
 """
 
 import io

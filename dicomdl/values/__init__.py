@@ -1,1 +1,1 @@
-"""What numbers mean: rescale, lookup tables, SUV, windows, "auto"."""
+"""Values: the meaning of numbers, by rescale, lookup tables, SUV, windows and "auto"."""

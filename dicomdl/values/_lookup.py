@@ -1,15 +1,9 @@
-"""Look-up tables and real-world maps, read from the file when they are needed.
+"""Look-up tables, palettes and real-world maps as frozen values, and their application.
 
-Too few files have them for the index.
-
-The rule to know: what tables mean is decided here, by the standard and from the raw words that
-`rawtables` gives. pydicom's `apply_color_lut` is wrong for big-endian files, for 8-bit tables of
-more than 256 entries and for indirect segments, so it is the second opinion of the tests and not
-used here.
-
-Tables are values: they compare, hash, pickle and are cache keys. They clip at both ends, as the
-standard says; real-world maps do not, because no real-world value is defined outside of their
-range: it is NaN.
+Too few files have them for the index, so `_lookup_reading` reads them from the file when needed.
+They compare, hash, pickle and serve as cache keys. Tables clip at both ends (PS3.3 C.11.1.1,
+C.11.2.1.1). Real-world maps do not: outside of their range no real-world value is defined, and the
+result is NaN.
 """
 
 import itertools
@@ -25,7 +19,8 @@ from dicomdl.arrays import Float32, Values
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.headers.rare_tables import MOST_ENTRIES
 
-BLOCK: Final = 1 << 16  # values worked on at once: half a megabyte of places or of float64
+# Values per block: half a megabyte of table positions or of float64.
+BLOCK: Final = 1 << 16
 
 
 # --- look-up tables -------------------------------------------------------------------------------
@@ -33,26 +28,24 @@ BLOCK: Final = 1 << 16  # values worked on at once: half a megabyte of places or
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LookupTable:
-    """One Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1).
-
-    A callable, integers in, unsigned integers out.
+    """One Modality or VOI LUT (PS3.3 C.11.1.1, C.11.2.1.1), from integers to unsigned integers.
 
     Parameters
     ----------
     first
-        The value that gets the first entry; smaller ones get it, too.
+        The value that maps to the first entry; smaller values map to it as well.
     bits
-        Of an entry, 1 to 16. The output is uint8 up to 8 bits, else uint16.
+        Bits per entry, 1 to 16. The output is uint8 up to 8 bits, else uint16.
     data
-        The entries as little-endian uint16, 1 to 65536 of them, also where they fit 8 bits.
+        The entries as little-endian uint16, 1 to 65536 of them, also for 8 bits.
     kind
-        Modality LUT Type (0028,3004) where it is a defined term ("OD": thousandths of optical
+        Modality LUT Type (0028,3004) when it is a defined term ("OD": thousandths of optical
         density, "HU", "US": unspecified, ...), else "".
 
     Raises
     ------
     IntensityError
-        No entries, too many, or larger ones than `bits` says; attributes `bits`, `entries`.
+        No entries, too many, or entries beyond `bits`; attributes `bits`, `entries`.
     """
 
     first: int
@@ -63,7 +56,8 @@ class LookupTable:
     def __post_init__(self) -> None:
         count = len(self.data) // 2
         if not (1 <= self.bits <= 16 and 1 <= count <= MOST_ENTRIES and len(self.data) % 2 == 0):
-            message = f"a look-up table of {len(self.data)} bytes with {self.bits} bits an entry: expected 1 to 65536 uint16 of 1 to 16 bits"
+            message = f"a look-up table of {len(self.data)} bytes with {self.bits} bits per entry"
+            message += ": expected 1 to 65536 uint16 of 1 to 16 bits"
             raise IntensityError(message, bits=self.bits, entries=count)
         if self.maximum >= 1 << self.bits:
             message = f"a look-up table of {self.bits} bits has an entry {self.maximum}"
@@ -71,47 +65,50 @@ class LookupTable:
 
     @property
     def entries(self) -> NDArray[np.uint16]:
-        """The entries, uint16 of shape (n,): a read-only view."""
+        """The entries, (n,) uint16, a read-only view."""
         return np.frombuffer(self.data, "<u2")
 
     @property
     def maximum(self) -> int:
         """The largest entry.
 
-        Some devices say 16 bits of tables that end at 4095, so that `bits` is no scale for
-        display.
+        It is the scale for display, because some devices declare 16 bits for tables that end at
+        4095.
         """
         return int(self.entries.max())
 
     def __call__(self, values: Values) -> Values:
-        """The entries of `values`, of the same shape, uint8 where `bits` is 8 or fewer, else uint16.
+        """Return the entries of `values`, of the same shape, uint8 up to 8 bits, else uint16.
 
         Parameters
         ----------
         values
-            Any integer dtype. Floats (modality values of a fractional rescale that feed a VOI LUT) are rounded to the nearest
-            integer first: rounding errors leave them a little above or below the whole number that they stand for, and cutting off would
-            give the entry beside it half of the time. NaN gets the first entry, the one of everything that lies below the table.
+            Any integer dtype. Floats (modality values of a fractional rescale before a VOI LUT) are
+            rounded to the nearest integer: rounding errors put them slightly above or below the
+            integer, and truncation would select the adjacent entry half of the time. NaN maps to
+            the first entry, as all values below the table.
         """
         table = self.entries if self.bits > 8 else self.entries.astype(np.uint8)
         return look_up(table, self.first, values)
 
     def __repr__(self) -> str:
-        return f"LookupTable({len(self.data) // 2} entries of {self.bits} bits from {self.first}{', ' * bool(self.kind)}{self.kind})"
+        kind = f", {self.kind}" if self.kind else ""
+        count = len(self.data) // 2
+        return f"LookupTable({count} entries of {self.bits} bits from {self.first}{kind})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Palette:
-    """The colours of a PALETTE COLOR image (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9).
+    """The colours of a PALETTE COLOR image, from indices to RGB.
 
-    A callable, indices in, RGB out.
+    Defined in PS3.3 C.7.6.3.1.5, C.7.6.3.1.6 and C.7.9.
 
     Parameters
     ----------
     first
-        The index that gets the first colour; smaller ones get it, too.
+        The index that maps to the first colour; smaller indices map to it as well.
     bits
-        Of a sample: 8 or 16.
+        Bits per sample: 8 or 16.
     data
         RGB triples, uint8 or little-endian uint16.
     """
@@ -122,20 +119,20 @@ class Palette:
 
     @property
     def colours(self) -> Values:
-        """The colours, uint8 or uint16 of shape (n, 3): a read-only view."""
+        """The colours, (n, 3) uint8 or uint16, a read-only view."""
         return np.frombuffer(self.data, "u1" if self.bits == 8 else "<u2").reshape(-1, 3)
 
     def __call__(self, indices: Values) -> Values:
-        """RGB of indices of shape (..., rows, columns): (..., rows, columns, 3), uint8 or uint16.
+        """Return RGB (..., rows, columns, 3), uint8 or uint16, of indices (..., rows, columns).
 
-        Clips at both ends.
+        Indices beyond the ends get the first or the last colour.
         """
         return look_up(self.colours, self.first, indices)
 
     def in_8_bits(self) -> "Palette":
-        """The same colours in 8 bits a sample, rounded; itself where it has them.
+        """Return the palette with 8 bits per sample, rounded; itself when it has 8 bits.
 
-        Cheaper here than on the pixels, and equal.
+        The result equals rounding the pixels, at less cost.
         """
         if self.bits == 8:
             return self
@@ -147,34 +144,35 @@ class Palette:
 
 
 def look_up(table: Values, first: int, values: Values) -> Values:
-    """The rows of `table` at ``values - first``, clipped at both ends.
+    """Return the rows of `table` at ``values - first``, clipped at both ends.
 
-    `take` lets other threads run.
+    `np.take` releases the GIL.
     """
     values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise UsageError(f"a look-up table maps integers or floats, found {values.dtype}")
     out = np.empty((values.size, *table.shape[1:]), table.dtype.newbyteorder("="))
     flat = values.reshape(-1)
-    places = np.empty(min(BLOCK, flat.size), np.intp)
+    buffer = np.empty(min(BLOCK, flat.size), np.intp)
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
-        at = places[: block.size]
-        _place(block, first, len(table), at)
-        np.take(table, at, axis=0, mode="clip", out=out[start : start + BLOCK])
+        rows = buffer[: block.size]
+        _find_rows(block, first, len(table), rows)
+        np.take(table, rows, axis=0, mode="clip", out=out[start : start + BLOCK])
     return out.reshape((*values.shape, *table.shape[1:]))
 
 
-def _place(block: Values, first: int, count: int, out: NDArray[np.intp]) -> None:
-    """Where each value lies in a table, perhaps outside of it."""
+def _find_rows(block: Values, first: int, count: int, out: NDArray[np.intp]) -> None:
+    """Compute the row of each value in a table, which may be outside of it."""
     if block.dtype.kind == "f":
         exact = np.rint(block.astype(np.float64))
-        # fmax of NaN and `first` is `first`
+        # fmax of NaN and `first` is `first`.
         np.fmin(np.fmax(exact, first, out=exact), first + count - 1, out=exact)
         block = exact
     elif block.dtype.kind == "b":
         block = block.view(np.uint8)
-    elif block.itemsize >= out.itemsize:  # the subtraction must not wrap
+    elif block.itemsize >= out.itemsize:
+        # The subtraction must not wrap.
         limits = np.iinfo(block.dtype)
         block = np.clip(block, max(int(limits.min), -(1 << 30)), min(int(limits.max), 1 << 30))
     np.subtract(
@@ -193,29 +191,26 @@ def _place(block: Values, first: int, count: int, out: NDArray[np.intp]) -> None
 class RealWorldMap:
     """One item of a Real World Value Mapping Sequence (PS3.3 C.7.6.16.2.11).
 
-    Stored values to quantities with units.
-
-    It maps stored values, not modality values.
+    It maps stored values, not modality values, to quantities with units.
 
     Parameters
     ----------
     first, last
-        The stored values that it is for, both ends included.
+        The range of stored values, both ends included.
     slope, intercept
-        ``stored * slope + intercept``; not used where there is a table.
+        ``stored * slope + intercept``; not used with a table.
     table
-        Little-endian float64, one for each stored value from `first` to `last`; b"" for a linear
-        map.
+        Little-endian float64, one per stored value from `first` to `last`; b"" for a linear map.
     units
         Code Value of the Measurement Units Code Sequence (0040,08EA), UCUM: "mm2/s", "[hnsf'U]",
         "1".
     label
-        LUT Label (0040,9210): free text, so it is neither printed nor put into messages.
+        LUT Label (0040,9210), free text, which is neither printed nor part of a message.
 
     Raises
     ------
     IntensityError
-        Something is not finite, the range is empty, or the table does not have its length.
+        A number is not finite, the range is empty, or the table has another length.
     """
 
     first: float
@@ -236,24 +231,31 @@ class RealWorldMap:
                     **{name: value},
                 )
         if self.first > self.last:
-            message = f"a real-world map of the stored values {self.first:g} to {self.last:g}: the first is above the last"
+            message = f"a real-world map of the stored values {self.first:g} to {self.last:g}"
+            message += ": the first is above the last"
             raise IntensityError(message, first=self.first, last=self.last)
         expected = int(self.last) - int(self.first) + 1
         if self.table and len(self.table) != 8 * expected:
-            message = f"a real-world map of {expected} stored values has {len(self.table) / 8:g} table entries"
+            message = f"a real-world map of {expected} stored values"
+            message += f" has {len(self.table) / 8:g} table entries"
             raise IntensityError(
                 message, expected_entries=expected, found_entries=len(self.table) // 8
             )
 
     def __call__(self, stored: Values, out: Float32 | None = None) -> Float32:
-        """Real-world values as float32, computed in float64 and rounded once, in a new array or `out`; NaN outside of the range.
+        """Return real-world values, float32 of the shape of `stored`, in `out` or a new array.
 
-        IntensityError where a value is beyond the range of float32.
+        They are computed in float64 and rounded once; NaN outside of the range of stored values.
+
+        Raises
+        ------
+        IntensityError
+            A value is beyond the range of float32.
         """
         return _real_world((self,), stored, out)
 
     def _exact(self, block: Values) -> NDArray[np.float64]:
-        """Real-world values of a block; the ones of values outside of the range mean nothing."""
+        """Compute real-world values of a block, undefined outside of the range."""
         if self.table:
             table = np.frombuffer(self.table, "<f8")
             return look_up(table, int(self.first), block)
@@ -264,40 +266,42 @@ class RealWorldMap:
 
 @dataclass(frozen=True, slots=True)
 class RealWorldMaps:
-    """Several maps to the same units whose ranges of stored values do not overlap, used as one.
+    """A piecewise map: several maps to the same units whose ranges do not overlap.
 
-    The standard lets items divide the stored values among them (PS3.3 C.7.6.16.2.11.1, figure
-    C.7.6.16-7): a piecewise map.
+    Items of the sequence may divide the stored values (PS3.3 C.7.6.16.2.11.1, figure C.7.6.16-7).
     """
 
     maps: tuple[RealWorldMap, ...]
 
     def __post_init__(self) -> None:
-        units = tuple(one.units for one in self.maps)
+        units = tuple(each.units for each in self.maps)
         if len(set(units)) != 1:
             raise IntensityError(
-                f"real-world maps of {len(set(units))} units cannot be used as one: choose by number",
+                f"real-world maps of {len(set(units))} units cannot be used as one: "
+                "choose by number",
                 units=units,
             )
-        ordered = sorted(self.maps, key=lambda one: one.first)
+        ordered = sorted(self.maps, key=lambda each: each.first)
         if any(before.last >= after.first for before, after in itertools.pairwise(ordered)):
-            message = f"{len(units)} real-world maps to {units[0]!r} overlap, so stored values have several meanings: choose by number"
+            message = f"{len(units)} real-world maps to {units[0]!r} overlap"
+            message += ", so stored values have several meanings: choose by number"
             raise IntensityError(message, units=units)
 
     @property
     def units(self) -> str:
-        """The units that all of them have."""
+        """The units of all maps."""
         return self.maps[0].units
 
     def __call__(self, stored: Values, out: Float32 | None = None) -> Float32:
-        """As `RealWorldMap`.
+        """Return real-world values as `RealWorldMap` does, each by the map of its range.
 
-        Each value by the map whose range it lies in, NaN between and outside of the ranges.
+        NaN between and outside of the ranges.
         """
         return _real_world(self.maps, stored, out)
 
 
 def _real_world(maps: Sequence[RealWorldMap], stored: Values, out: Float32 | None) -> Float32:
+    """Apply maps with disjoint ranges to stored values."""
     stored = np.asarray(stored)
     if stored.dtype.kind not in "biuf":
         raise UsageError(f"real-world maps are for integers or floats, found {stored.dtype}")
@@ -312,22 +316,28 @@ def _real_world(maps: Sequence[RealWorldMap], stored: Values, out: Float32 | Non
             for source, target in blocks(stored, out):
                 np.copyto(target, _exact_block(maps, source), casting="same_kind")
     except FloatingPointError:
-        steepest = max(maps, key=lambda one: abs(one.slope))
-        message = f"slope {steepest.slope:g} and intercept {steepest.intercept:g} give values beyond the range of float32"
+        steepest = max(maps, key=lambda each: abs(each.slope))
+        message = f"slope {steepest.slope:g} and intercept {steepest.intercept:g}"
+        message += " give values beyond the range of float32"
         raise IntensityError(message, slope=steepest.slope, intercept=steepest.intercept) from None
     return out
 
 
 def _exact_block(maps: Sequence[RealWorldMap], block: Values) -> NDArray[np.float64]:
+    """Apply maps with disjoint ranges to a block, in float64."""
     exact = np.full(block.shape, np.nan)
-    for one in maps:
-        inside = (block >= one.first) & (block <= one.last)  # false for NaN
-        np.copyto(exact, one._exact(block), where=inside)
+    for each in maps:
+        # False for NaN.
+        inside = (block >= each.first) & (block <= each.last)
+        np.copyto(exact, each._exact(block), where=inside)
     return exact
 
 
 def blocks(values: Values, out: Values) -> Iterator[tuple[Values, Values]]:
-    """Pairs of views that together cover both arrays, small enough to stay in the cache where the layout allows it."""
+    """Yield pairs of views that together cover both arrays.
+
+    C-contiguous arrays are divided into blocks that stay in the processor's cache.
+    """
     if values.size <= BLOCK or not (values.flags.c_contiguous and out.flags.c_contiguous):
         yield values, out
         return

@@ -1,4 +1,9 @@
-"""Look-up tables, palettes and real-world maps of one file, made of the raw words that its header holds."""
+"""Look-up tables, palettes and real-world maps of one file, from the raw words of its header.
+
+The meaning of the words follows the standard. pydicom's `apply_color_lut` is wrong for big-endian
+files, for 8-bit tables of more than 256 entries and for indirect segments, so only the tests use
+it, as a second opinion.
+"""
 
 import contextlib
 import operator
@@ -30,24 +35,24 @@ from dicomdl.values._lookup import LookupTable, Palette, RealWorldMap, RealWorld
 def select_real_world_map(
     maps: Sequence[RealWorldMap], which: int | str
 ) -> RealWorldMap | RealWorldMaps:
-    """One of a file's real-world maps.
+    """Select one of the real-world maps of a file.
 
     Parameters
     ----------
     maps
-        What `real_world_maps` gave.
+        The result of `real_world_maps`.
     which
-        A number from 0, units ("mm2/s"), or a label where no map has such units. Several maps to
-        the same units become one where their ranges of stored values do not overlap; where they do,
-        the same stored value would have two meanings.
+        A number from 0, units ("mm2/s"), or a label when no map has such units. Several maps to the
+        same units become one when their ranges of stored values do not overlap; an overlap would
+        give a stored value two meanings.
 
     Raises
     ------
     IntensityError
-        There is none, or several that overlap; attribute `units`, those of all maps. Labels are not
-        listed: they are free text.
+        There is no such map, or several overlap; attribute `units`, those of all maps. Labels are
+        not listed, because they are free text.
     """
-    units = tuple(one.units for one in maps)
+    units = tuple(each.units for each in maps)
     listed = (
         f"there are {len(maps)}, in the units {', '.join(map(repr, units))}"
         if maps
@@ -57,56 +62,59 @@ def select_real_world_map(
         if not 0 <= operator.index(which) < len(maps):
             raise IntensityError(f"real-world map {which} asked for, but {listed}", units=units)
         return maps[which]
-    found = [one for one in maps if one.units == which] or [
-        one for one in maps if one.label == which
+    matching = [each for each in maps if each.units == which] or [
+        each for each in maps if each.label == which
     ]
-    found = list(
+    distinct = list(
         {
-            (one.first, one.last, one.slope, one.intercept, one.table, one.units): one
-            for one in found
+            (each.first, each.last, each.slope, each.intercept, each.table, each.units): each
+            for each in matching
         }.values()
     )
-    if not found:
+    if not distinct:
         raise IntensityError(
             f"no real-world map has the units or the label asked for: {listed}", units=units
         )
-    return found[0] if len(found) == 1 else RealWorldMaps(tuple(found))
+    return distinct[0] if len(distinct) == 1 else RealWorldMaps(tuple(distinct))
 
 
 def modality_lut(file: File) -> LookupTable:
-    """The table of the Modality LUT Sequence (0028,3000), from stored to modality values.
+    """Read the table of the Modality LUT Sequence (0028,3000), from stored to modality values.
 
     Raises
     ------
     IntensityError
-        The file cannot be read, has no such table, or one that contradicts its LUT Descriptor
+        The file cannot be read, has no such table, or a table that contradicts its LUT Descriptor
         (0028,3002).
     """
     with _about(file):
         tables = raw_tables(file, IntensityError)
         if not tables.modality:
-            found = "is empty" if tables.modality == () else "is absent"
-            raise IntensityError(f"the Modality LUT Sequence (0028,3000) {found}: use the rescale")
+            state = "is empty" if tables.modality == () else "is absent"
+            raise IntensityError(f"the Modality LUT Sequence (0028,3000) {state}: use the rescale")
         return _lookup_table(tables.modality[0], bool(tables.signed))
 
 
 def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
-    """The tables of the VOI LUT Sequence (0028,3010), from modality to display values.
+    """Read the tables of the VOI LUT Sequence (0028,3010), from modality to display values.
 
-    () where there is none.
-
-    Their first value is signed where their input may be (PS3.3 C.11.2.1.1): without a rescale as
-    Pixel Representation says, after a Modality LUT never, after a rescale where Bits Stored, slope
-    and intercept allow a negative value, and in Hounsfield units always. What the explicit VR says
-    (US or SS) is not looked at, because writers derive it from Pixel Representation.
+    The first value mapped is signed when the input may be negative (PS3.3 C.11.2.1.1): without a
+    rescale by Pixel Representation, after a Modality LUT never, after a rescale when Bits Stored,
+    slope and intercept allow a negative value, and in Hounsfield units always. The explicit VR (US
+    or SS) is ignored, because writers derive it from Pixel Representation.
 
     Parameters
     ----------
     file
-        A DICOM file, or the `file` of a frame, which must be as it was scanned.
+        A DICOM file, or the `file` of a frame, which must be unchanged since the scan.
     frame_number
-        From 1. Enhanced objects keep the tables in the Frame VOI LUT Sequence (0028,9132), per
+        From 1. Enhanced objects hold the tables in the Frame VOI LUT Sequence (0028,9132), per
         frame or shared.
+
+    Returns
+    -------
+    tuple of LookupTable
+        Empty when the file has none.
 
     Raises
     ------
@@ -119,25 +127,28 @@ def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
         tables = raw_tables(file, IntensityError)
         groups = groups_of(tables, frame_number)
         raw = next((group.voi for group in groups if group.voi), ())
-        return tuple(_lookup_table(one, _input_is_signed(tables, groups)) for one in raw)
+        return tuple(_lookup_table(each, _input_is_signed(tables, groups)) for each in raw)
 
 
 def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
-    """The items of the Real World Value Mapping Sequence (0040,9096) of one frame.
+    """Read the items of the Real World Value Mapping Sequence (0040,9096) of one frame.
 
-    () where there is none.
-
-    First and last value mapped are signed as Pixel Representation says, unless the last were then
+    The first and the last value mapped are signed by Pixel Representation, unless the last is then
     below the first: some writers choose the other VR. The double-float range (0040,9214),
-    (0040,9213) goes before the integer one.
+    (0040,9213) has precedence over the integer range.
 
     Parameters
     ----------
     file
-        A DICOM file, or the `file` of a frame, which must be as it was scanned.
+        A DICOM file, or the `file` of a frame, which must be unchanged since the scan.
     frame_number
-        From 1. The frame's own functional group goes before the shared one and this before the top
-        level.
+        From 1. The functional group of the frame has precedence over the shared group, and this
+        over the top level.
+
+    Returns
+    -------
+    tuple of RealWorldMap
+        Empty when the file has none.
 
     Raises
     ------
@@ -150,42 +161,41 @@ def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ..
     with _about(file):
         tables = raw_tables(file, IntensityError)
         raw = next((group.maps for group in groups_of(tables, frame_number) if group.maps), ())
-        return tuple(_real_world_map(one, tables.signed) for one in raw)
+        return tuple(_real_world_map(each, tables.signed) for each in raw)
 
 
 def palette(file: File) -> Palette:
-    """The colours of a PALETTE COLOR file.
+    """Read the colours of a PALETTE COLOR file.
 
-    Plain or segmented tables of 8 or 16 bits, brought to one range of indices.
-
-    The tables of supplemental palettes, which colour a grey-scale image in part, are not for this:
-    such a file is an error. Tables say their width twice, by their descriptor and by their length;
-    the length is believed. A 16-bit palette without an entry above 255 holds 8-bit colours, since
-    entries span the full range (PS3.3 C.7.6.3.1.6).
+    Plain or segmented tables of 8 or 16 bits are brought to one range of indices. Supplemental
+    palettes, which colour a part of a grey-scale image, are an error. Tables state their width by
+    their descriptor and by their length, of which the length counts. A 16-bit palette without an
+    entry above 255 holds 8-bit colours, because entries span the full range (PS3.3 C.7.6.3.1.6).
 
     Raises
     ------
     PixelError
-        The file cannot be read, is not of PALETTE COLOR, or has no usable tables.
+        The file cannot be read, is not PALETTE COLOR, or has no usable tables.
     """
     with _about(file):
         tables = raw_tables(file, PixelError)
         if tables.photometric not in ("", "PALETTE COLOR"):
             raise PixelError(
-                "the photometric interpretation is not PALETTE COLOR: the file has no palette for all of its values"
+                "the photometric interpretation is not PALETTE COLOR: "
+                "the file has no palette for all of its values"
             )
         return _palette(tables.palette, bool(tables.signed))
 
 
 def palette_to_rgb(indices: Values, file: File) -> Values:
-    """Colours of PALETTE COLOR frames, by the look-up tables of their file (see `palette`).
+    """Convert PALETTE COLOR frames to RGB, by the look-up tables of their file (see `palette`).
 
     Parameters
     ----------
     indices
         Stored values of shape (..., rows, columns).
     file
-        The file that they came from.
+        The file of the frames.
 
     Returns
     -------
@@ -202,6 +212,7 @@ def palette_to_rgb(indices: Values, file: File) -> Values:
 
 @contextlib.contextmanager
 def _about(file: File) -> Iterator[None]:
+    """Add the path of the file to errors."""
     try:
         yield
     except DicomdlError as error:
@@ -217,10 +228,10 @@ class _Descriptor(NamedTuple):
 
 
 def _descriptor(raw: RawTable, signed: bool, failure: type[DicomdlError]) -> _Descriptor:
-    """Number of entries, first value mapped, bits of an entry.
+    """Parse a LUT Descriptor: number of entries, first value mapped, bits per entry.
 
-    Only the second is ever signed (PS3.3 C.11.1.1.1): a count of 63488 in an SS is no negative
-    number. 0 entries are 65536.
+    Only the second may be signed (PS3.3 C.11.1.1.1): a count of 63488 in an SS is no negative
+    number. A count of 0 means 65536.
     """
     if len(raw.descriptor) < 3:
         message = f"the descriptor of the {raw.name} has {len(raw.descriptor)} values: expected 3"
@@ -228,7 +239,7 @@ def _descriptor(raw: RawTable, signed: bool, failure: type[DicomdlError]) -> _De
     entries, first, bits = raw.descriptor[:3]
     if not 1 <= bits <= 16:
         raise failure(
-            f"the descriptor of the {raw.name} says {bits} bits an entry: expected 8 to 16",
+            f"the descriptor of the {raw.name} says {bits} bits per entry: expected 8 to 16",
             bits=bits,
         )
     return _Descriptor(entries or MOST_ENTRIES, _as_signed(first) if signed else first, bits)
@@ -239,28 +250,31 @@ def _as_signed(word: int) -> int:
 
 
 def _first_entries(
-    found: NDArray[Any], entries: int, raw: RawTable, failure: type[DicomdlError]
+    data: NDArray[Any], entries: int, raw: RawTable, failure: type[DicomdlError]
 ) -> NDArray[Any]:
-    if len(found) < entries:
+    """Return the entries that the descriptor declares; `failure` when the data has fewer."""
+    if len(data) < entries:
         message = (
-            f"the descriptor of the {raw.name} says {entries} entries, its data has {len(found)}"
+            f"the descriptor of the {raw.name} says {entries} entries, its data has {len(data)}"
         )
-        raise failure(message, expected_entries=entries, found_entries=len(found))
-    return found[:entries]
+        raise failure(message, expected_entries=entries, found_entries=len(data))
+    return data[:entries]
 
 
 @remembered("lookup tables")
 def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
-    """A Modality or VOI LUT. Up to 8 bits, entries may lie two a word or one a word.
+    """Build a Modality or VOI LUT.
 
-    The length tells (PS3.3 C.11.1.1.1).
+    Entries of up to 8 bits may be stored two per word or one per word, by the length of the data
+    (PS3.3 C.11.1.1.1).
     """
     entries, first, bits = _descriptor(raw, signed, IntensityError)
     packed = bits <= 8 and len(raw.data.value) < 2 * entries
     values = _first_entries(
         raw.data.octets() if packed else raw.data.words(), entries, raw, IntensityError
     )
-    bits = max(bits, int(values.max()).bit_length())  # some say 8 bits of entries that have more
+    # Some files declare 8 bits for entries that have more.
+    bits = max(bits, int(values.max()).bit_length())
     return LookupTable(first, bits, values.astype("<u2").tobytes(), raw.kind)
 
 
@@ -276,16 +290,20 @@ def _input_is_signed(tables: Tables, groups: Sequence[Group]) -> bool:
 
 @remembered("real-world maps")
 def _real_world_map(raw: RawMap, signed: bool | None) -> RealWorldMap:
+    """Build a real-world map; a table has precedence over slope and intercept."""
     first, last = _range_of(raw, signed)
     linear = raw.slope is not None and raw.intercept is not None
     if not raw.table and not linear:
-        message = "a real-world map has neither RealWorldValueLUTData (0040,9212) nor RealWorldValueSlope (0040,9225) and -Intercept (0040,9224)"
-        raise IntensityError(message)
+        raise IntensityError(
+            "a real-world map has neither RealWorldValueLUTData (0040,9212) "
+            "nor RealWorldValueSlope (0040,9225) and -Intercept (0040,9224)"
+        )
     table = raw.table
     if table:
         expected = int(last) - int(first) + 1
         if len(table) < 8 * expected:
-            message = f"RealWorldValueLUTData (0040,9212) has {len(table) // 8} entries for {expected} stored values"
+            message = f"RealWorldValueLUTData (0040,9212) has {len(table) // 8} entries"
+            message += f" for {expected} stored values"
             raise IntensityError(message, expected_entries=expected, found_entries=len(table) // 8)
         table = table[: 8 * max(expected, 0)]
     slope, intercept = (raw.slope, raw.intercept) if linear and not table else (1.0, 0.0)
@@ -293,12 +311,14 @@ def _real_world_map(raw: RawMap, signed: bool | None) -> RealWorldMap:
 
 
 def _range_of(raw: RawMap, signed: bool | None) -> tuple[float, float]:
-    """First and last value mapped."""
+    """Return the first and the last value mapped."""
     if len(raw.exact) == 2:
         return raw.exact[0], raw.exact[1]
     if len(raw.words) != 2:
-        message = "a real-world map lacks RealWorldValueFirstValueMapped (0040,9216) or RealWorldValueLastValueMapped (0040,9211)"
-        raise IntensityError(message)
+        raise IntensityError(
+            "a real-world map lacks RealWorldValueFirstValueMapped (0040,9216) "
+            "or RealWorldValueLastValueMapped (0040,9211)"
+        )
     as_signed = (_as_signed(raw.words[0]), _as_signed(raw.words[1]))
     usual, other = (
         (as_signed, raw.words)
@@ -311,8 +331,11 @@ def _range_of(raw: RawMap, signed: bool | None) -> tuple[float, float]:
 
 @remembered("palettes")
 def _palette(raw: tuple[RawTable, ...], signed: bool) -> Palette:
-    """Three channels, each with its own descriptor, as one table of colours over all indices that any of them maps."""
-    channels = [_channel(one, signed) for one in raw]
+    """Build one table of colours from three channels with a descriptor each.
+
+    It covers all indices that any channel maps.
+    """
+    channels = [_channel(each, signed) for each in raw]
     eight = all(channel.bits <= 8 for channel in channels) or all(
         int(channel.values.max()) < 256 for channel in channels
     )
@@ -336,14 +359,15 @@ class _Channel(NamedTuple):
 
 
 def _channel(raw: RawTable, signed: bool) -> _Channel:
-    """One channel; its bits as its data has them, where these contradict the descriptor."""
+    """Build one channel; its bits follow the data when the descriptor contradicts it."""
     if not raw.data.value:
         raise PixelError(f"the {raw.name} is absent or empty")
     entries, first, bits = _descriptor(raw, signed, PixelError)
     if raw.segmented:
         codes = (raw.data.octets() if bits <= 8 else raw.data.words())[: 8 * entries]
         values = np.array(expanded(codes.tolist(), entries, codes.itemsize, raw.name), codes.dtype)
-    elif len(raw.data.value) < 2 * entries:  # one byte an entry, also where 16 bits are announced
+    elif len(raw.data.value) < 2 * entries:
+        # One byte per entry, also when 16 bits are declared.
         values, bits = raw.data.octets(), min(bits, 8)
     else:
         values = raw.data.words()
@@ -352,8 +376,8 @@ def _channel(raw: RawTable, signed: bool) -> _Channel:
 
 
 def _widened(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Entries scaled to the full range of 16 bits (PS3.3 C.7.6.3.1.6).
+    """Scale entries to the full range of 16 bits (PS3.3 C.7.6.3.1.6).
 
-    Those of 8 bits appear in both bytes.
+    Entries of 8 bits appear in both bytes.
     """
     return np.rint(values * (65535 / ((1 << bits) - 1))).astype("<u2")

@@ -1,4 +1,8 @@
-"""values.suv_header"""
+"""The PET header: facts on which all frames of a stack agree, and the errors about them.
+
+Messages name attributes by keyword and tag, and never quote a value of the header, which may be a
+date.
+"""
 
 import functools
 import math
@@ -48,7 +52,8 @@ SUV_COLUMNS: Final[tuple[str, ...]] = (
         "philips_activity_factor",
     ),
 )
-_NAMES: Final = {  # of attributes whose column is not just their keyword in snake case
+# Names of attributes whose column is not their keyword in snake case.
+_NAMES: Final = {
     "suv_type": "SUVType",
     "ge_scan_date_time": "GE's scan date and time",
     "philips_suv_factor": "Philips' SUV scale factor",
@@ -60,31 +65,30 @@ _INSTEAD: Final = (
 
 
 def check_columns(columns: Columns, needed: Sequence[str]) -> None:
+    """Require columns of one length above 0; UsageError otherwise."""
     missing = [name for name in needed if name not in columns]
     if missing:
         raise UsageError(f"columns are missing: {', '.join(missing)}", missing=missing)
     lengths = {len(columns[name]) for name in needed}
     if len(lengths) != 1 or 0 in lengths:
         raise UsageError(
-            f"the columns have lengths {sorted(lengths)}: expected one value a frame and a frame at least"
+            f"the columns have lengths {sorted(lengths)}: "
+            "expected one value per frame and at least one frame"
         )
 
 
 class PetHeader:
-    """What one stack's frames agree on.
-
-    A fact that must be the same in all of them is read through here.
-    """
+    """The facts of one stack that must be the same in all its frames."""
 
     def __init__(self, facts: Columns) -> None:
         self.facts = facts
 
     def text(self, column: str) -> str:
-        """The one text of a column, upper case without padding; "" when absent."""
+        """Return the text of a column, upper case without padding; "" when absent."""
         return str(self._only(column, {text_of(value).upper() for value in self.facts[column]}))
 
     def number(self, column: str) -> float | None:
-        """The one number of a column; None when absent."""
+        """Return the number of a column; None when absent."""
         number: float | None = self._only(
             column, {number_of(value) for value in self.facts[column]}
         )
@@ -93,7 +97,7 @@ class PetHeader:
         return number
 
     def positive(self, column: str, unit: str) -> float:
-        """A number that the calculation cannot do without."""
+        """Return the number of a column that must be present and above 0."""
         number = self.number(column)
         if number is None:
             raise refusal([column], "", f"a number above 0 in {unit}")
@@ -102,31 +106,34 @@ class PetHeader:
         return number
 
     def _only(self, column: str, values: set[Any]) -> Any:
+        """Return the only value of a set; SUVError for several."""
         if len(values) != 1:
-            found = (
+            problem = (
                 f"contradictory: {len(values)} different values in one stack, absent counted as one"
             )
-            raise refusal([column], found, "the same in all frames")
+            raise refusal([column], problem, "the same in all frames")
         return values.pop()
 
 
 def text_of(value: Any) -> str:
+    """Return a value as text without padding; "" for None."""
     return "" if value is None else str(value).strip(" \0")
 
 
 def number_of(value: Any) -> float | None:
+    """Return a value as float; None for None and NaN."""
     return None if value is None or math.isnan(value) else float(value)
 
 
-def refusal(columns: Sequence[str], found: str, expected: str) -> SUVError:
-    """The error about some columns.
+def refusal(columns: Sequence[str], problem: str, expected: str) -> SUVError:
+    """Build the error about some columns.
 
-    `found` is "" where they are absent, and never quotes the header.
+    `problem` is "" when they are absent, and never quotes the header.
     """
     names = " and ".join(_attribute(column) for column in columns)
     verb = "are" if len(columns) > 1 else "is"
     return SUVError(
-        f"no SUV: {names} {verb} {found or 'absent'}; expected {expected}: {_INSTEAD}",
+        f"no SUV: {names} {verb} {problem or 'absent'}; expected {expected}: {_INSTEAD}",
         attribute=names,
     )
 
@@ -134,7 +141,7 @@ def refusal(columns: Sequence[str], found: str, expected: str) -> SUVError:
 # Small: one name per column of the index.
 @functools.cache
 def _attribute(column: str) -> str:
-    """A column as users know it: ``patient_weight`` -> ``PatientWeight (0010,1030)``."""
+    """Return the attribute of a column: ``patient_weight`` -> ``PatientWeight (0010,1030)``."""
     attribute = next(attribute for attribute in attributes() if attribute.name == column)
     tag = attribute.tag | (0x1000 if attribute.creator else 0)
     keyword = _NAMES.get(column) or "".join(word.capitalize() for word in column.split("_"))

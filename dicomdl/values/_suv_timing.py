@@ -1,4 +1,9 @@
-"""values.suv_timing"""
+"""Times of a PET scan: from the injection to the instant of the decay correction.
+
+Times are seconds since 1999-09-05 by the local clock of the scan. De-identification often removes
+or shifts dates, so a time of day without a date is accepted when it is unambiguous, and a
+contradiction beyond 2 % of decay is an error.
+"""
 
 import datetime
 import math
@@ -15,25 +20,27 @@ from dicomdl.values._suv_header import (
     text_of,
 )
 
-# No scan begins later: 0.4 % of the dose would be left. C-11 is imaged up to 6 half-lives, Cu-64
-# up to 6 (3 days), Zr-89
-# and I-124 up to 4; while one day, which is how de-identified dates go wrong, is 13 half-lives of
-# F-18.
+# Longest time from injection to scan: 0.4 % of the dose is left after it. C-11 is imaged up to 6
+# half-lives, Cu-64 up to 6 (3 days), Zr-89 and I-124 up to 4. One day, the usual fault of
+# de-identified dates, is 13 half-lives of F-18.
 MAX_HALF_LIVES: Final = 8.0
-MAX_LEAD_S: Final = 600.0  # a dynamic scan may begin this long before its injection
-MAX_SERIES_LEAD_S: Final = (
-    43200.0  # a Series does not begin more than half a day before its first image
-)
-SAME_TIME_S: Final = 60.0  # two spellings of one time of day
-SAME_START_S: Final = 2.0  # times are often written in whole seconds
-TOLERATED_DECAY: Final = 0.02  # of the dose, between times that should be one
+# A dynamic scan may begin this long before its injection.
+MAX_LEAD_S: Final = 600.0
+# A Series begins at most half a day before its first image.
+MAX_SERIES_LEAD_S: Final = 43200.0
+# Largest difference of two spellings of one time of day.
+SAME_TIME_S: Final = 60.0
+# Times are often written in whole seconds.
+SAME_START_S: Final = 2.0
+# Largest fraction of the dose that decays between times that should be equal.
+TOLERATED_DECAY: Final = 0.02
 _DAY_S: Final = 86400.0
-# near the dates of PET, so that float64 keeps microseconds
+# Day 0 is near the dates of PET, so that float64 resolves microseconds.
 _DAY_0: Final = datetime.date(1999, 9, 5).toordinal()
 
 
 def decay_time(header: PetHeader, half_life: float, series: Columns | None) -> float:
-    """Seconds from the injection to the start of the scan."""
+    """Compute the seconds from the injection to the start of the scan."""
     start = _scan_start(header, half_life, series)
     injected = _injection(header, start)
     latest = MAX_HALF_LIVES * half_life
@@ -48,34 +55,36 @@ def decay_time(header: PetHeader, half_life: float, series: Columns | None) -> f
                 "dates and times that were not shifted apart",
             )
     else:
-        # Only times of day: the last such time before the scan, which may be on the day before.
+        # Only times of day: the injection is the last such time before the scan, which may be on
+        # the day before.
         elapsed = (start.seconds - injected.seconds) % _DAY_S
         if elapsed >= _DAY_S - lead:
             elapsed -= _DAY_S
         if elapsed + _DAY_S <= latest:
-            found = f"without a date, and a half-life of {half_life / 3600:.1f} h leaves several days possible"
+            problem = (
+                f"without a date, and a half-life of {half_life / 3600:.1f} h "
+                "leaves several days possible"
+            )
             raise refusal(
                 ["radiopharmaceutical_start_date_time", start.column],
-                found,
+                problem,
                 "the date of the injection and of the scan",
             )
     if elapsed > latest:
-        found = f"contradictory ({elapsed / half_life:.0f} half-lives apart)"
+        problem = f"contradictory ({elapsed / half_life:.0f} half-lives apart)"
         raise refusal(
             columns,
-            found,
+            problem,
             f"an injection before the scan, by {MAX_HALF_LIVES:g} half-lives at most",
         )
     return elapsed
 
 
 def _injection(header: PetHeader, start: "_Moment") -> "_Moment":
-    """When the dose was given: the date and time, else the time of day alone.
+    """Return the time of the injection: date and time, else the time of day alone.
 
-    Both must agree on the time of day.
-
-    All clocks are local to the scan (PS3.5 6.2): an offset from UTC counts only where the scan's
-    own is stated, too.
+    When the header has both, they must agree on the time of day. Clocks are local to the scan
+    (PS3.5 6.2): an offset from UTC counts only when the scan states one as well.
     """
     column = "radiopharmaceutical_start_date_time"
     clock = _clock(header.text("radiopharmaceutical_start_time"), "radiopharmaceutical_start_time")
@@ -95,32 +104,33 @@ def _injection(header: PetHeader, start: "_Moment") -> "_Moment":
     apart = _apart(clock, moment.seconds)
     if abs(apart) <= SAME_TIME_S:
         return moment
-    # Some write the DT in UTC beside a local TM: whole quarters of an hour apart, as time
-    # zones are.
+    # Some headers have the DT in UTC and the TM in local time: their difference is then a multiple
+    # of a quarter of an hour, as time zones are.
     if (
         moment.zone == 0
         and start.zone is None
         and abs(apart - 900 * round(apart / 900)) <= SAME_TIME_S
     ):
         return moment._replace(seconds=moment.seconds + apart)
-    found = "contradictory (their times of day differ by more than a minute)"
-    raise refusal([column, "radiopharmaceutical_start_time"], found, "one time of injection")
+    problem = "contradictory (their times of day differ by more than a minute)"
+    raise refusal([column, "radiopharmaceutical_start_time"], problem, "one time of injection")
 
 
 class _Moment(NamedTuple):
     """A point in time.
 
-    Seconds since 1999-09-05 by the local clock, or within an unknown day when not `dated`.
+    `seconds` count from 1999-09-05 by the local clock; from midnight of an unknown day when not
+    `dated`. `zone` is the offset of that clock in seconds east of UTC, None when not stated.
     """
 
     seconds: float
     dated: bool
     column: str
-    zone: float | None  # of the local clock, in seconds east of UTC, where it is stated
+    zone: float | None
 
 
 class _Timing(NamedTuple):
-    """When one image was acquired, and how far it says that is from the start of the scan."""
+    """The acquisition time of one image, and its facts about the distance to the scan's start."""
 
     acquired: float
     reference_ms: float | None
@@ -129,19 +139,21 @@ class _Timing(NamedTuple):
 
 
 def _scan_start(header: PetHeader, half_life: float, series: Columns | None) -> _Moment:
-    """The instant that the values of a Series are decay corrected to (START).
+    """Return the instant to which the values of a Series are decay corrected (START).
 
-    1. Series Date and Time, which is defined to be that reference (PS3.3 C.8.9.1.1.2), unless it is
-    after the first image
-       of the Series: then the Series was made later, by a reconstruction or another workstation;
-    2. GE's own scan date and time (0009,100D); 3. the earliest acquisition of all images of the
-    Series: of all time points and beds, not of this stack alone.
+    The first of these that applies:
 
-    QIBA's pseudo-code also offers to compute 3 back from each image: acquired - Frame Reference
-    Time + the time of the average count rate within the frame. Where a Series is whole, both give
-    the same. Where they differ (a Series whose first bed is missing, a second injection) vendors
-    differ as well: GE counts to the start of the frame, Siemens and Philips to its average, CPS
-    writes 0. So it serves as a witness (`_check_witnesses`), and a contradiction is an error.
+    1. Series Date and Time, which is that reference by definition (PS3.3 C.8.9.1.1.2), unless it is
+       after the first image of the Series: then a reconstruction or another workstation created the
+       Series later.
+    2. GE's scan date and time (0009,100D).
+    3. The earliest acquisition of all images of the Series, with all time points and beds.
+
+    QIBA's pseudo-code also offers to compute 3 back from each image: acquisition time - Frame
+    Reference Time + the time of the average count rate within the frame. For a complete Series both
+    are equal. When they differ (a missing first bed, a second injection), vendors differ as well:
+    GE counts to the start of the frame, Siemens and Philips to its average, CPS writes 0. Frame
+    Reference Time is therefore a witness (`_check_witnesses`), and a contradiction is an error.
     """
     first = _first_acquisition(header, series)
     start = _series_start(header, first) or _private_start(header, first) or first
@@ -156,9 +168,9 @@ def _scan_start(header: PetHeader, half_life: float, series: Columns | None) -> 
 
 
 def _series_start(header: PetHeader, first: _Moment) -> _Moment | None:
-    """Series Date and Time unless absent or after the first image.
+    """Return Series Date and Time, or None when absent or after the first image.
 
-    Without a date it is the nearest to the first image.
+    Without a date, the day is the one nearest to the first image.
     """
     clock = _clock(header.text("series_time"), "series_time")
     if clock is None:
@@ -166,14 +178,14 @@ def _series_start(header: PetHeader, first: _Moment) -> _Moment | None:
     day = _day(header.text("series_date"), "series_date")
     start = _Moment(clock + (day or 0) * _DAY_S, day is not None, "series_time", first.zone)
     if not (start.dated and first.dated):
-        # Of the two dates one is missing: times of day are compared, and whichever date
-        # there is dates both.
+        # At least one date is missing: times of day are compared, and the date of the first image,
+        # if any, applies.
         start = _near(start, first)._replace(dated=first.dated)
     return None if start.seconds > first.seconds else start
 
 
 def _private_start(header: PetHeader, first: _Moment) -> _Moment | None:
-    """GE's scan date and time; its date counts for nothing where all other dates were removed."""
+    """Return GE's scan date and time; its date is ignored when all other dates were removed."""
     start = _date_time(header.text("ge_scan_date_time"), "ge_scan_date_time")
     if start is not None and not first.dated:
         start = _near(start, first)._replace(dated=False)
@@ -187,15 +199,15 @@ def _private_start(header: PetHeader, first: _Moment) -> _Moment | None:
 
 
 def _first_acquisition(header: PetHeader, series: Columns | None) -> _Moment:
-    """When the earliest image of the Series was acquired."""
+    """Return the acquisition time of the earliest image of the Series."""
     rows = set(_rows(header.facts, SERIES_COLUMNS))
     if series is not None:
         rows.update(_rows(series, SERIES_COLUMNS))
     moments = [_acquisition(*row) for row in rows]
     dated = [moment for moment in moments if moment.dated]
     anchor = min(dated, key=_seconds) if dated else _dated_by_series(moments[0], header)
-    # A time without a date is the nearest one to a time that has one: beds may lie on both
-    # sides of midnight.
+    # A time without a date takes the day nearest to a dated one: beds may lie on both sides of
+    # midnight.
     placed = [
         moment if moment.dated else _near(moment, anchor)._replace(dated=anchor.dated)
         for moment in moments
@@ -204,6 +216,7 @@ def _first_acquisition(header: PetHeader, series: Columns | None) -> _Moment:
 
 
 def _dated_by_series(moment: _Moment, header: PetHeader) -> _Moment:
+    """Date a time of day by Series Date: the day nearest to Series Time, or to noon."""
     day, clock = (
         _day(header.text("series_date"), "series_date"),
         _clock(header.text("series_time"), "series_time"),
@@ -215,29 +228,30 @@ def _dated_by_series(moment: _Moment, header: PetHeader) -> _Moment:
 
 
 def _acquisition(date: str, time: str, date_time: str) -> _Moment:
-    """Acquisition Date and Time, else Acquisition DateTime."""
+    """Return Acquisition Date and Time, else Acquisition DateTime."""
     clock = _clock(time, "acquisition_time")
-    whole = _date_time(date_time, "acquisition_date_time", clock)
+    combined = _date_time(date_time, "acquisition_date_time", clock)
     if clock is None:
-        if whole is None:
+        if combined is None:
             raise refusal(
                 ["acquisition_time"],
                 "",
                 "the time of every image of the Series, for the start of the scan",
             )
-        return whole
+        return combined
     day = _day(date, "acquisition_date")
-    if day is None and whole is not None:
-        day = int(whole.seconds // _DAY_S)
+    if day is None and combined is not None:
+        day = int(combined.seconds // _DAY_S)
     return _Moment(
         clock + (day or 0) * _DAY_S,
         day is not None,
         "acquisition_time",
-        None if whole is None else whole.zone,
+        None if combined is None else combined.zone,
     )
 
 
 def _timings(header: PetHeader, first: _Moment) -> list[_Timing]:
+    """Return the distinct timings of the images of a stack."""
     rows = zip(
         _rows(header.facts, SERIES_COLUMNS),
         *(
@@ -256,11 +270,12 @@ def _timings(header: PetHeader, first: _Moment) -> list[_Timing]:
 
 
 def _check_witnesses(timings: Sequence[_Timing], start: _Moment, half_life: float) -> None:
-    """A contradiction where the images say how long after the scan's start they are, and none of their ways agrees with it.
+    """Require that the images agree with the start of the scan; SUVError otherwise.
 
-    Frame Reference Time and Decay Factor count to the start of a frame or to the time of its average count rate, by vendor: any
-    instant within the frame will do. 0 and 1 are what is written where they are unknown, and a number that puts the
-    start elsewhere for every bed is no offset: these say nothing.
+    Frame Reference Time and Decay Factor state the distance of an image from the start, to the
+    start of the frame or to the time of its average count rate, by vendor: any instant within the
+    frame is accepted. One of the two that agrees is enough. The values 0 and 1 mean unknown. A
+    value that gives another start for every bed is no offset, and is ignored.
     """
     tolerance = max(SAME_START_S, -half_life * math.log2(1 - TOLERATED_DECAY))
     contradicting = []
@@ -281,16 +296,16 @@ def _check_witnesses(timings: Sequence[_Timing], start: _Moment, half_life: floa
             return
         contradicting.append(column)
     if contradicting:
-        found = "contradictory (the images count from another start of the scan)"
+        problem = "contradictory (the images count from another start of the scan)"
         raise refusal(
             [*contradicting, start.column],
-            found,
+            problem,
             "one start of the scan, and all images of its Series",
         )
 
 
 def _window(timing: _Timing, offset: float) -> tuple[float, float] | None:
-    """Between which instants the scan began, if the image is `offset` seconds after that."""
+    """Return the interval in which the scan began, for an image `offset` seconds after it."""
     if offset <= 0 or timing.duration_ms is None or math.isinf(offset):
         return None
     return timing.acquired - offset, timing.acquired - offset + timing.duration_ms / 1000
@@ -302,13 +317,14 @@ _DT: Final = re.compile(r"(\d{8})(\d\d.*?)?(?:([+-])(\d\d)(\d\d))?")
 
 
 def _rows(columns: Columns, names: Sequence[str]) -> Iterable[tuple[str, ...]]:
+    """Return the texts of some columns, one tuple per frame."""
     return zip(*(map(text_of, columns[name]) for name in names), strict=True)
 
 
 def _clock(text: str, column: str) -> float | None:
-    """Seconds since midnight of a TM (PS3.5 6.2), None when it is absent.
+    """Return seconds since midnight of a TM (PS3.5 6.2), None when absent.
 
-    One without minutes is no time to compute with.
+    A TM without minutes is an error.
     """
     if not text:
         return None
@@ -320,13 +336,14 @@ def _clock(text: str, column: str) -> float | None:
         int(match[2]),
         float((match[3] or "0") + (match[4] or "")),
     )
-    if hours > 23 or minutes > 59 or seconds >= 61:  # 60 is a leap second
+    # Second 60 is a leap second.
+    if hours > 23 or minutes > 59 or seconds >= 61:
         raise refusal([column], "not a time of day", "HHMM[SS[.FFFFFF]]")
     return 3600.0 * hours + 60.0 * minutes + seconds
 
 
 def _day(text: str, column: str) -> int | None:
-    """The number of a DA's day, None when it is absent."""
+    """Return the day number of a DA, None when absent."""
     if not text:
         return None
     match = _DA.fullmatch(text)
@@ -339,9 +356,9 @@ def _day(text: str, column: str) -> int | None:
 
 
 def _date_time(text: str, column: str, clock: float | None = None) -> _Moment | None:
-    """A DT (PS3.5 6.2), None when it is absent.
+    """Return the moment of a DT (PS3.5 6.2), None when absent.
 
-    One that ends with the day takes its time from `clock`.
+    A DT without a time takes it from `clock`.
     """
     if not text:
         return None
@@ -358,14 +375,15 @@ def _date_time(text: str, column: str, clock: float | None = None) -> _Moment | 
 
 
 def _apart(clock: float, other: float) -> float:
-    """Seconds from `other` to the nearest time of that clock, within half a day."""
+    """Return seconds from `other` to the nearest time with this clock, within half a day."""
     return (clock - other + _DAY_S / 2) % _DAY_S - _DAY_S / 2
 
 
 def _seconds(moment: _Moment) -> float:
+    """Return the sort key of moments."""
     return moment.seconds
 
 
 def _near(moment: _Moment, anchor: _Moment) -> _Moment:
-    """The moment on the day that brings it nearest to another."""
+    """Move a moment to the day on which it is nearest to another."""
     return moment._replace(seconds=anchor.seconds + _apart(moment.seconds, anchor.seconds))

@@ -1,4 +1,8 @@
-"""What an option means for a frame: "auto" by modality, the file's own windows, and units."""
+"""Recipes from options and a frame: "auto" by modality, the file's windows, and units.
+
+A recipe is resolved once per stack, from its middle frame, so that frame, volume and patch of the
+stack map a value identically.
+"""
 
 from types import MappingProxyType
 from typing import Final, Literal
@@ -32,31 +36,43 @@ AUTO_RULES: Final = MappingProxyType[str, Rule](
         **dict.fromkeys(("SEG", "RTDOSE"), "values"),
     }
 )
-"""Modality (0008,0060) -> rule of "auto"; every other modality is a "picture". `by_modality` says what the rules do."""
+"""Rule of "auto" per Modality (0008,0060); others are "picture". `by_modality` explains them."""
 
 
 def by_modality(frame: Frame) -> Intensity:
-    """What ``intensity="auto"`` does to a stack, from its representative frame.
+    """Return the recipe of ``intensity="auto"`` for a stack, from its representative frame.
 
-    ==============================
-    ============================================================================ frame
-    modality values -> network values ==============================
-    ============================================================================ CT in HU
-    [-1024, 3071] onto [0, 1], the whole scale (preset ct.full) MR
-    percentiles 0.5 and 99.5 of the stack onto [0, 1]: MR has no absolute scale PT
-    SUVbw (`SUV`) of [0, 20] g/ml onto [0, 1]; without SUV see `pet_without_suv` NM
-    percentiles 0 and 100 of the stack onto [0, 1] CR DX MG RG RF XA IO PX         the file's own
-    window or VOI LUT when it has a usable one, else percentiles 0.5
-                                    and 99.5; then 1 - x for MONOCHROME1
-    colour of any modality          the range that Bits Stored allows onto [0, 1]: 8 bits / 255;
-    palettes, too US, OT, SC, ES, ... and any     up to 8 bits stored: the range that Bits Stored
-    allows onto [0, 1]; other; CT not in HU             more: the file's own window or VOI LUT, else
-    percentiles 0.5 and 99.5 SEG, RTDOSE                     as they are (`Identity`): labels,
-    fractions, doses ==============================
-    ============================================================================
+    =========================  =================================================================
+    frame                      modality values -> network values
+    =========================  =================================================================
+    CT in HU                   [-1024, 3071] onto [0, 1], the full scale (preset ct.full)
+    MR                         percentiles 0.5 and 99.5 of the stack onto [0, 1], because MR has
+                               no absolute scale
+    PT                         SUVbw (`SUV`), [0, 20] g/ml onto [0, 1]; percentiles 0 and 99.9
+                               without SUV, under ``suv="if_possible"``
+    NM                         percentiles 0 and 100 of the stack onto [0, 1]
+    CR DX MG RG RF XA IO PX    the file's window or VOI LUT when it has a usable one, else
+                               percentiles 0.5 and 99.5; then 1 - x for MONOCHROME1
+    colour of any modality     the range of Bits Stored onto [0, 1], so 8 bits / 255; palettes
+                               as well
+    US, OT, SC, ES, ...,       up to 8 bits stored: the range of Bits Stored onto [0, 1];
+    others, CT not in HU       more bits: the file's window or VOI LUT, else percentiles 0.5 and
+                               99.5
+    SEG, RTDOSE                unchanged (`Identity`): labels, fractions, doses
+    =========================  =================================================================
 
-    SOP class outranks Modality for segmentations and for secondary captures of up to 8 bits. Only
-    "auto" inverts.
+    The SOP class outranks Modality for segmentations, and for secondary captures of up to 8 bits.
+    Only "auto" inverts.
+
+    Parameters
+    ----------
+    frame
+        The representative frame of the stack.
+
+    Returns
+    -------
+    Intensity
+        The recipe. A `Percentile` in it still needs the sample of the stack.
     """
     rule = _rule(frame)
     if rule == "ct":
@@ -96,23 +112,22 @@ def _has_palette(frame: Frame) -> bool:
 
 
 def _is_secondary_capture(frame: Frame) -> bool:
-    # SOP classes say more about the values than Modality does: 600 "CT" series of IDC are
-    # screenshots.
+    # By SOP class, because Modality can be wrong: 600 "CT" series of IDC are screenshots.
     return is_secondary_capture(frame.sop_class_uid)
 
 
 def pet_without_suv() -> Intensity:
-    """What "auto" does to PET under ``suv="if_possible"`` where the header gives no SUV.
+    """Return the recipe of "auto" for PET without SUV: percentiles 0 and 99.9 of the stack.
 
-    Percentiles 0 and 99.9 of the stack.
+    It applies under ``suv="if_possible"`` when the header does not give SUV.
     """
     return Intensity(Percentile(0.0, 99.9))
 
 
 def _own_voi(frame: Frame) -> Window | VoiLut | None:
-    """The file's first window, or its first VOI LUT, or none when it has no usable one.
+    """Return the file's first window, else its first VOI LUT, else None.
 
-    "auto" has another answer then.
+    An unusable window or table counts as absent: "auto" then takes percentiles.
     """
     for source in (Window, VoiLut):
         try:
@@ -123,9 +138,10 @@ def _own_voi(frame: Frame) -> Window | VoiLut | None:
 
 
 def _stored_limits(frame: Frame) -> Limits | None:
-    """The modality values of the range that Bits Stored allows, for colour and for up to 8 bits."""
+    """Return the modality values of the range of Bits Stored, for colour and for up to 8 bits."""
     if _has_palette(frame):
-        return Limits(0, 255)  # its indices become RGB of 8 bits before they are mapped
+        # Palette indices become RGB of 8 bits before the map.
+        return Limits(0, 255)
     if frame.float_pixels or not frame.bits_allocated:
         return None
     low, high = stored_range(frame)
@@ -133,7 +149,8 @@ def _stored_limits(frame: Frame) -> Limits | None:
     if high - low > 255 and not colour:
         return None
     if colour:
-        return Limits(low, high)  # no rescale applies to colour (PS3.3 C.11.1)
+        # No rescale applies to colour (PS3.3 C.11.1).
+        return Limits(low, high)
     if has_modality_lut(frame):
         return Limits(0, (1 << modality_lut(frame.file).bits) - 1)
     rescale = Rescale.from_frame(frame)
@@ -142,29 +159,29 @@ def _stored_limits(frame: Frame) -> Limits | None:
 
 
 def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
-    """The recipe for a whole stack, from what a user passed as ``intensity=``.
+    """Resolve the option ``intensity=`` to the recipe of a stack.
 
     Called once per stack, with its middle frame (slice ``n // 2``). Windows may differ from slice
-    to slice; the middle one's holds for all, because frame, volume and patch of a stack must map a
-    value identically.
+    to slice; the middle frame's applies to all, because frame, volume and patch of a stack must map
+    a value identically.
 
     Parameters
     ----------
     option
         ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"``
-        (the file's own first window, or its first VOI LUT where it has no window), ``"file:1"``
-        (its second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; a preset's name; (center, width);
-        a Window, Limits, Percentile, VoiLut or Intensity; an SUV (as it is, or [0, upper] onto [0,
+        (the file's first window, or its first VOI LUT when it has no window), ``"file:1"`` (its
+        second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; the name of a preset; (center, width);
+        a Window, Limits, Percentile, VoiLut or Intensity; an SUV (unchanged, or [0, upper] onto [0,
         1]) or a RealWorld; any callable; or any of these as an `IntensityRequest`.
     frame
-        The stack's representative frame, None where no DICOM facts are known.
+        The representative frame of the stack; None when no DICOM facts are known.
 
     Raises
     ------
     UsageError
-        An unknown name, something that is no option, or one that needs a frame where there is none.
+        An unknown name, a value that is not an option, or an option that needs a frame without one.
     IntensityError
-        ``"file"`` or ``"voi_lut"`` and the frame has no usable one; an impossible center or width.
+        ``"file"`` or ``"voi_lut"`` for a frame without a usable one; an impossible center or width.
     """
     request = IntensityRequest.parse(option)
     if request.given is not None:
@@ -178,9 +195,9 @@ def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
 
 
 def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:
-    """A window or table of the file.
+    """Return a window or table of the file.
 
-    The window where it has both, since people look at that (PS3.3 C.11.2).
+    "file" prefers the window, because that is the view that people use (PS3.3 C.11.2).
     """
     if request.source == "voi_lut":
         return VoiLut.from_frame(frame, request.which or 0)
@@ -190,13 +207,21 @@ def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:
 
 
 def units_of(frame: Frame) -> str:
-    """Units of a frame's modality values, "" when unknown.
+    """Return the units of a frame's modality values, "" when unknown.
 
-    CT is "HU" when Rescale Type (0028,1054) is HU or absent, since the CT image module requires it
-    for anything else (PS3.3 C.8.2.1), and for US (unspecified, C.11.1.1.2) where that module
-    demands HU: ORIGINAL, not LOCALIZER. Not without any rescale, and a secondary capture only if it
-    says HU itself. PT and NM: Units (0054,1001), such as "BQML". RTDOSE: Dose Units (3004,0002),
-    such as "GY". Others: the Rescale Type, US being "". With a Modality LUT: its Modality LUT Type.
+    =================  =========================================================================
+    frame              units
+    =================  =========================================================================
+    CT                 "HU" when Rescale Type (0028,1054) is HU or absent, because the CT image
+                       module requires it for other units (PS3.3 C.8.2.1). "HU" also for US
+                       (unspecified, C.11.1.1.2) where that module demands HU: ORIGINAL, not
+                       LOCALIZER. A frame without a rescale has no units, and a secondary capture
+                       only when its Rescale Type is HU.
+    PT, NM             Units (0054,1001), such as "BQML"
+    RTDOSE             Dose Units (3004,0002), such as "GY"
+    with Modality LUT  Modality LUT Type, "" for US
+    others             Rescale Type, "" for US
+    =================  =========================================================================
     """
     if frame.modality == "RTDOSE":
         return frame.dose_units
@@ -216,6 +241,6 @@ def _is_hounsfield(frame: Frame, kind: str) -> bool:
         frame.rescale_slope is None and frame.rescale_intercept is None
     ):
         return False
-    # enhanced CT says it per frame (PS3.3 C.8.15.3.10)
+    # Enhanced CT has a Frame Type per frame (PS3.3 C.8.15.3.10).
     image_type = (frame.frame_type or frame.image_type).split("\\")
     return kind == "" or (image_type[0] == "ORIGINAL" and "LOCALIZER" not in image_type[2:3])

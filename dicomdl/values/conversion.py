@@ -1,6 +1,7 @@
-"""What is done to the stored values of each slice.
+"""Conversions: stored values of a slice to modality values, SUV or real-world values.
 
-Its own rescale, table, map or SUV factor, and its padding.
+Each slice has its own rescale, table, map or SUV factor, and its own padding, from its own header.
+Slices whose facts are all equal share one `Conversion`.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from dicomdl.values.suv import SUV, suv_factor
 
 
 class ConversionFacts(NamedTuple):
-    """What the index tells of a frame's conversion: each a fact of `Frame`."""
+    """The facts of a `Frame` that the index holds and a conversion needs."""
 
     rescale_slope: float | None
     rescale_intercept: float | None
@@ -37,7 +38,7 @@ class ConversionFacts(NamedTuple):
 
     @property
     def padding(self) -> tuple[int, int] | None:
-        """The lowest and the highest stored value that stand for no image, both included, or None."""
+        """The lowest and the highest stored value that mean padding, both included, or None."""
         value, limit = self.pixel_padding_value, self.pixel_padding_range_limit
         if value is None or self.photometric_interpretation not in _GREY:
             return None
@@ -52,14 +53,20 @@ _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What turns the stored values of one frame into others.
+    """The map from the stored values of one frame to its values.
 
-    A table where there is one, else the rescale.
-
-    `padding` are the lowest and the highest stored value that stand for no image, both included
-    (PS3.3 C.7.5.1.1.2), or None. Float pixels have values of their own for that (0028,0122),
-    (0028,0123), which are not in the index: their padding is not known. `expands_palette` says
-    whether PALETTE COLOR becomes RGB.
+    Attributes
+    ----------
+    rescale
+        Applied when there is no table.
+    table
+        A Modality LUT or a real-world map.
+    padding
+        The lowest and the highest stored value that mean padding, both included (PS3.3
+        C.7.5.1.1.2), or None. Float pixels have attributes of their own, (0028,0122) and
+        (0028,0123), which are not in the index: their padding is unknown.
+    expands_palette
+        Whether PALETTE COLOR becomes RGB.
     """
 
     rescale: Rescale = _IDENTITY
@@ -75,24 +82,24 @@ class Conversion:
         )
 
     def is_colour(self, source: FrameSource) -> bool:
-        """Whether a frame is read as colour.
-
-        It has several samples, or a palette that is expanded.
-        """
+        """Whether a frame is read as colour: with several samples, or an expanded palette."""
         return _is_colour(source, expands_palette=self.expands_palette)
 
     def padding_of(self, stored: Values) -> Mask | None:
-        """Where stored values are padding; None where nowhere."""
+        """Return the mask of padding, or None when no stored value is padding."""
         if self.padding is None:
             return None
         low, high = self.padding
-        found = stored == low if low == high else (stored >= low) & (stored <= high)
-        return found if found.any() else None
+        mask = stored == low if low == high else (stored >= low) & (stored <= high)
+        return mask if mask.any() else None
 
     def __call__(self, stored: Values, out: Values, stored_range: tuple[int, int] | None) -> None:
-        """Fill `out` (int16, int32, float32) with the values of `stored`.
+        """Fill `out` (int16, int32 or float32) with the values of `stored`.
 
-        DoesNotFit where they do not fit.
+        Raises
+        ------
+        DoesNotFit
+            A value does not fit `out`.
         """
         if self.table is None:
             self.rescale.fill(stored, out, stored_range)
@@ -103,14 +110,14 @@ class Conversion:
 
 
 def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversion]:
-    """What is done to each slice, by its own header, never by the first one's for all.
+    """Return the conversion of each slice, by its own header.
 
     Raises
     ------
     SUVError
-        SUV are asked for and the header does not give them.
+        SUV are requested and the header does not give them.
     IntensityError
-        A slice has a rescale, table or map that cannot be used, or no real-world map as asked for.
+        A slice has an unusable rescale, table or map, or not the requested real-world map.
     """
     if not isinstance(quantity, RealWorld) and all(
         stack.is_constant(name) for name in CONVERSION_COLUMNS
@@ -118,91 +125,88 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
         facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
         if not has_modality_lut(ConversionFacts(*facts)):
             return [conversion(stack, 0, facts, quantity)] * stack.slices
-    found = [
-        conversion(stack, place, facts, quantity) for place, facts in enumerate(_facts_of(stack))
+    result = [
+        conversion(stack, number, facts, quantity) for number, facts in enumerate(_facts_of(stack))
     ]
     if isinstance(quantity, RealWorld):
-        units = {
-            one.table.units for one in found if isinstance(one.table, RealWorldMap | RealWorldMaps)
-        }
+        tables = [each.table for each in result]
+        units = {table.units for table in tables if isinstance(table, RealWorldMap | RealWorldMaps)}
         if len(units) > 1:
-            message = f"the real-world maps of the slices have {len(units)} units: ask for one by its units"
-            raise IntensityError(message, units=sorted(units))
-    return found
+            message = f"the real-world maps of the slices have {len(units)} units"
+            raise IntensityError(f"{message}: ask for one by its units", units=sorted(units))
+    return result
 
 
 def conversion(
-    stack: Stack, place: int, facts: tuple[Any, ...], quantity: Quantity = "modality"
+    stack: Stack, number: int, facts: tuple[Any, ...], quantity: Quantity = "modality"
 ) -> Conversion:
-    """What is done to one slice of a stack, whose `CONVERSION_COLUMNS` are at hand.
+    """Return the conversion of slice `number`, from the values of its `CONVERSION_COLUMNS`.
 
-    Raises as `conversions` does.
+    Raises the errors of `conversions`.
     """
     try:
-        return _finished(_by_index(facts, _expands_palette(stack)), stack, place, quantity)
+        return _completed(_by_index(facts, _expands_palette(stack)), stack, number, quantity)
     except SUVError:
         raise
     except IntensityError as error:
-        add_frame_note(error, stack.source(place))
+        add_frame_note(error, stack.source(number))
         raise
 
 
 def _facts_of(stack: Stack) -> Iterator[tuple[Any, ...]]:
-    """The `CONVERSION_COLUMNS` of each slice."""
+    """Return the values of `CONVERSION_COLUMNS` per slice."""
     return zip(*(stack.values(name) for name in CONVERSION_COLUMNS), strict=True)
 
 
-class _Plain(NamedTuple):
-    """What the index alone tells of a conversion, and whether a Modality LUT takes the place of its rescale."""
+class _FromIndex(NamedTuple):
+    """The part of a conversion that the index gives, and whether a Modality LUT replaces it."""
 
     conversion: Conversion
     has_table: bool
 
 
-# Small: a rescale and two numbers per combination of facts that occurs.
+# Small: a rescale and two numbers per combination of facts.
 @functools.lru_cache(maxsize=4096)
-def _by_index(facts: tuple[Any, ...], expands_palette: bool) -> _Plain:
-    """What frames with these values of `CONVERSION_COLUMNS` have in common."""
-    said = ConversionFacts(*facts)
-    has_table = has_modality_lut(said)
-    rescale = _IDENTITY if has_table else Rescale.from_frame(said)
-    conversion = Conversion(rescale, None, said.padding, expands_palette)
-    return _Plain(conversion, has_table)
+def _by_index(facts: tuple[Any, ...], expands_palette: bool) -> _FromIndex:
+    """Return the conversion of frames with these values of `CONVERSION_COLUMNS`."""
+    named = ConversionFacts(*facts)
+    has_table = has_modality_lut(named)
+    rescale = _IDENTITY if has_table else Rescale.from_frame(named)
+    conversion = Conversion(rescale, None, named.padding, expands_palette)
+    return _FromIndex(conversion, has_table)
 
 
-def _finished(plain: _Plain, stack: Stack, place: int, quantity: Quantity) -> Conversion:
-    """The conversion of one slice, with what the index does not hold.
-
-    Tables and maps of its file, the factor of its stack.
-    """
-    conversion = plain.conversion
+def _completed(from_index: _FromIndex, stack: Stack, number: int, quantity: Quantity) -> Conversion:
+    """Complete the conversion of a slice: tables and maps of its file, SUV factor of its stack."""
+    conversion = from_index.conversion
     if isinstance(quantity, RealWorld):
-        frame = stack.frame(place)
+        frame = stack.frame(number)
         maps = real_world_maps(frame.file, frame.frame_number)
         return dataclasses.replace(conversion, table=select_real_world_map(maps, quantity.which))
     if isinstance(quantity, SUV):
         factor = suv_factor_of(stack, quantity)
         rescale = Rescale(conversion.rescale.slope * factor, conversion.rescale.intercept * factor)
         return dataclasses.replace(conversion, rescale=rescale)
-    if plain.has_table:
-        return dataclasses.replace(conversion, table=modality_lut(stack.source(place).file))
+    if from_index.has_table:
+        return dataclasses.replace(conversion, table=modality_lut(stack.source(number).file))
     return conversion
 
 
 @remembered("SUV factors")
 def suv_factor_of(stack: Stack, suv: SUV) -> float:
-    """What the modality values of a PET stack are multiplied by.
+    """Return the factor from the modality values of a PET stack to SUV (see `suv.suv_factor`).
 
-    See `suv.suv_factor`, whose errors it raises.
+    The start of the scan is taken from all PET stacks of the Series with the same SOP class. Raises
+    the errors of `suv_factor`.
     """
-    own = stack.value("sop_class_uid")
+    sop_class = stack.value("sop_class_uid")
     series = [
         other
         for other in stack.series
         if other.number == stack.number
-        or (other.modality, other.value("sop_class_uid")) == ("PT", own)
+        or (other.modality, other.value("sop_class_uid")) == ("PT", sop_class)
     ]
-    everywhere = {
+    series_facts = {
         name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS
     }
     try:
@@ -211,28 +215,27 @@ def suv_factor_of(stack: Stack, suv: SUV) -> float:
         ):
             attribute = "ModalityLUTSequence (0028,3000)"
             raise SUVError(
-                f"{attribute} makes the modality values: no activity that SUV could be computed from",
+                f"{attribute} makes the modality values: "
+                "no activity that SUV could be computed from",
                 attribute=attribute,
             )
         return suv_factor(
-            {name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=everywhere
+            {name: stack.values(name) for name in SUV_COLUMNS}, suv.kind, series=series_facts
         )
     except SUVError as error:
         error.add_note(f"series: {stack.series_instance_uid}")
         raise
 
 
-def quantity_units(stack: Stack, quantity: Quantity, place: int | None = None) -> str:
-    """Units of a stack's values.
+def quantity_units(stack: Stack, quantity: Quantity, number: int | None = None) -> str:
+    """Return the units of slice `number`, by default the middle one, which represents the stack.
 
-    Of modality values as `intensity.units_of` says, "GML" or "CM2ML" of SUV, those of the
-    real-world map.
-
-    Of slice `place`, by default the middle one, which stands for all.
+    Modality values have the units of `auto.units_of`, SUV "GML" or "CM2ML", and real-world values
+    those of their map.
     """
     if isinstance(quantity, SUV):
         return quantity.units
-    frame = stack.middle if place is None else stack.frame(place)
+    frame = stack.middle if number is None else stack.frame(number)
     if isinstance(quantity, RealWorld):
         return select_real_world_map(
             real_world_maps(frame.file, frame.frame_number), quantity.which
@@ -246,10 +249,7 @@ def is_colour(stack: Stack) -> bool:
 
 
 def _expands_palette(stack: Stack) -> bool:
-    """Whether PALETTE COLOR becomes RGB.
-
-    To label maps a palette only suggests colours for display.
-    """
+    """Whether PALETTE COLOR becomes RGB; the palette of a label map is only for display."""
     return stack.content == "image"
 
 

@@ -1,12 +1,12 @@
-"""The four formulas that every map to network values reduces to, computed with NumPy.
+"""Formulas: the four forms that every map to network values reduces to, computed with NumPy.
 
-The rule to know: a map says what it computes once, as one of these values. NumPy computes them
-here and torch in `datasets.device.intensity`; padding, the cache and the transport to a device ask
-the formula and never the map. A new map is one class with a `formula`.
+A map states its computation once, as one of these values. NumPy computes them here, torch in
+`datasets.device.intensity`. Padding, the cache and the transport to a device read the formula and
+never the map. A new map is one class with a `formula`.
 
-A ramp runs in float32 as subtract, divide, clip: both roundings are relative, so the result is
-within 2 ulp of the exact formula, which scale-and-shift is not (its error grows with center /
-width). Where the lower end or the input is not exactly a float32 it runs in float64, in blocks
+A ramp is computed in float32 as subtract, divide, clip. Both roundings are relative, so the result
+is within 2 ulp of the exact formula; the error of scale-and-shift grows with center / width. When
+float32 does not hold the lower end or the input exactly, the ramp is computed in float64, in blocks
 that stay in the processor's cache.
 """
 
@@ -27,26 +27,26 @@ class Same:
 
     @property
     def ends(self) -> None:
-        """Nothing becomes 0 or 1 by it."""
+        """None: no value is mapped to 0 or 1."""
         return
 
     def fill(self, values: Values, out: Float32) -> None:
-        """Compute into `out`, float32 of the shape of `values`."""
+        """Compute into `out`, float32 of the shape of `values`, rounded once."""
         np.copyto(out, values, casting="unsafe")
 
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """``(values - lower) / width``; a step at `lower` where `width` is 0: 1 above it, else 0.
+    """``(values - lower) / width``; for width 0 a step at `lower`: 1 above it, else 0.
 
     Parameters
     ----------
     lower, width
         Finite, ``width >= 0``.
     clip
-        Whether values beyond the ends become 0 and 1 or continue along the line.
+        Whether values beyond the ends become 0 and 1, or continue along the line.
     margin
-        How far outside of the ends padding is put, where the ends themselves are rounded.
+        Distance of padding from the ends, for ends that are rounded.
     """
 
     lower: float
@@ -56,7 +56,7 @@ class Ramp:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Values that become 0 and 1."""
+        """Values that become 0 and 1, with the margin."""
         return self.lower - self.margin, self.lower + self.width + self.margin
 
     def fill(self, values: Values, out: Float32) -> None:
@@ -80,13 +80,13 @@ class Sigmoid:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Values that become 0 and 1 in float32: 160 in the exponent."""
+        """Values that become 0 and 1 in float32: 160 in the exponent, 40 widths from the center."""
         return self.center - 40 * self.width, self.center + 40 * self.width
 
     def fill(self, values: Values, out: Float32) -> None:
         """Compute into `out`, float32 of the shape of `values`; NaN stays NaN."""
         for source, target in blocks(values, out):
-            # exp overflows to infinity where the result is 0.
+            # exp overflows to infinity for values whose result is 0.
             with np.errstate(over="ignore", under="ignore"):
                 exponent = (source.astype(np.float64) - self.center) * (-4 / self.width)
                 np.copyto(target, 1 / (1 + np.exp(exponent)), casting="same_kind")
@@ -101,12 +101,12 @@ class Table:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Values that get the smallest and the largest entry."""
+        """Values that map to the smallest and the largest entry."""
         entries, first = self.table.entries, self.table.first
         return first + int(entries.argmin()), first + int(entries.argmax())
 
     def fill(self, values: Values, out: Float32) -> None:
-        """Compute into `out`, float32 of the shape of `values`; NaN gets the first entry."""
+        """Compute into `out`, float32 of the shape of `values`; NaN maps to the first entry."""
         np.divide(self.table(values), np.float32(self.scale), out=out, dtype=np.float32)
 
 
@@ -114,24 +114,30 @@ Formula: TypeAlias = Same | Ramp | Sigmoid | Table
 
 
 class FormulaMap:
-    """A map that reduces to a formula: all that a new map has to say is its `formula`."""
+    """Base of the maps that reduce to a formula; a subclass defines `formula` alone."""
 
     __slots__ = ()
 
     @property
     def formula(self) -> Formula:
-        """What the map computes."""
+        """The formula that the map computes."""
         raise NotImplementedError
 
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values of an array of any shape, in a new array or `out`; NaN stays NaN."""
+        """Return float32 network values of the shape of `values`, in `out` or a new array."""
         values, out = source_and_target(values, out)
         self.formula.fill(values, out)
         return out
 
 
 def source_and_target(values: Values, out: Float32 | None) -> tuple[Values, Float32]:
-    """The values as an array, and `out` after a check that it fits, or a new array."""
+    """Return the values as an array, and `out` or a new float32 array of their shape.
+
+    Raises
+    ------
+    UsageError
+        `out` has another dtype or shape.
+    """
     values = np.asarray(values)
     if out is None:
         return values, np.empty(values.shape, np.float32)
@@ -144,8 +150,8 @@ def source_and_target(values: Values, out: Float32 | None) -> tuple[Values, Floa
 
 def _is_exact(dtype: np.dtype[Any], lower: float, width: float) -> bool:
     """Whether float32 holds the values and the lower end, so that only results are rounded."""
-    held = dtype.char in EXACT_IN_FLOAT32 and dtype.isnative and is_float32(lower)
-    return held and bool(np.float32(width) > 0)
+    is_exact = dtype.char in EXACT_IN_FLOAT32 and dtype.isnative and is_float32(lower)
+    return is_exact and bool(np.float32(width) > 0)
 
 
 def _step(values: Values, lower: float, out: Float32) -> None:
@@ -175,7 +181,7 @@ def _double_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
 
 
 def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
-    """Whether a dtype has both ends of a ramp, and float32 all differences between them."""
+    """Whether an integer dtype holds both ends of a ramp, and float32 all differences."""
     if (
         dtype.kind not in "iu"
         or not dtype.isnative
@@ -187,14 +193,15 @@ def _are_within(dtype: np.dtype[Any], lower: float, width: float) -> bool:
 
 
 def _integer_ramp(values: Values, lower: int, width: int, out: Float32) -> None:
-    """The ramp of integers clipped and shifted before they become float32.
+    """Compute a ramp of integers, clipped and shifted before the conversion to float32.
 
-    Equal, in half the time.
+    The result is equal, in half the time.
     """
     low, high = values.dtype.type(lower), values.dtype.type(lower + width)
     for source, target in blocks(values, out):
-        # `out` makes it an array also where there are no dimensions.
+        # With `out`, np.clip returns an array for 0 dimensions as well.
         shifted = np.clip(source, low, high, out=np.empty(source.shape, source.dtype))
-        np.subtract(shifted, low, out=shifted)  # wraps, and is right without its sign
+        # Wraps; read as unsigned, the result is right.
+        np.subtract(shifted, low, out=shifted)
         unsigned = shifted.view(f"u{shifted.itemsize}")
         np.divide(unsigned, np.float32(width), out=target, dtype=np.float32)

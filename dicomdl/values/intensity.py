@@ -1,7 +1,7 @@
-"""The recipe of a stack: what is done to its modality values, decided once.
+"""Intensity: the recipe of a stack, from modality values to network values, resolved once.
 
-Network values are always float32. Recipes are frozen values: they compare, print, pickle and are
-cache keys. They never write to their argument.
+Network values are always float32. Recipes are frozen values, which compare, print, pickle and serve
+as cache keys. They never write to their argument.
 """
 
 import dataclasses
@@ -20,26 +20,25 @@ from dicomdl.values.quantity import Quantity
 
 @dataclass(frozen=True, slots=True)
 class Intensity:
-    """What is done to the modality values of a stack, decided once.
+    """The recipe of a stack: a map from its values to network values.
 
     Parameters
     ----------
     mapping
-        Modality values to network values. A `Percentile` still needs the stack's sample: see
+        Modality values to network values. A `Percentile` still needs the sample of the stack: see
         `needs_sample`.
     invert
-        Whether x becomes 1 - x afterwards: MONOCHROME1 projection images under "auto", nothing
-        else.
+        Whether x becomes 1 - x afterwards. Only "auto" sets it, for MONOCHROME1 projection images.
     units
-        Of the result: "1" for what a window or limits have made of it, the modality's units for
-        `Identity`, "" where nobody knows (a caller's own function).
+        Units of the result: "1" after a window or limits, the units of the modality for `Identity`,
+        "" when unknown (a caller's function).
     quantity
-        What `mapping` takes: modality values, or SUV or real-world values instead of them.
+        The input of `mapping`: modality values, SUV or real-world values.
 
     Attributes
     ----------
     formula
-        What `mapping` computes, asked once. None for a caller's own function, and for a
+        The formula of `mapping`, read once per recipe. None for a caller's function, and for a
         `Percentile` without limits.
     """
 
@@ -55,18 +54,18 @@ class Intensity:
 
     @property
     def is_identity(self) -> bool:
-        """Whether values stay what they are."""
+        """Whether values stay unchanged."""
         return isinstance(self.formula, Same) and not self.invert
 
     @property
     def needs_sample(self) -> bool:
-        """Whether `with_sample` has to be called before the values of different frames compare."""
+        """Whether `with_sample` must be called before the values of different frames compare."""
         return isinstance(self.mapping, Percentile)
 
     def with_sample(self, sample: Values) -> "Intensity":
-        """The same recipe with the limits that the stack's sample gives (see `Percentile`).
+        """Return the recipe with the limits of the stack's sample (see `Percentile`).
 
-        Itself when it needs none.
+        A recipe that needs no sample is returned as it is.
         """
         if not isinstance(self.mapping, Percentile):
             return self
@@ -75,9 +74,10 @@ class Intensity:
         )
 
     def floor(self, dtype: np.dtype[Any]) -> float | None:
-        """The value of `dtype` that becomes the lowest network value, which padding takes the place of.
+        """Return the value of `dtype` that maps to the lowest network value, for padding.
 
-        None where values are not windowed: padding stays what it is under `Identity`, and a caller's own function may mean anything.
+        None when values are not windowed: padding stays unchanged under `Identity`, and the lowest
+        value of a caller's function is unknown.
         """
         ends = None if self.formula is None else self.formula.ends
         if ends is None:
@@ -90,9 +90,12 @@ class Intensity:
         return min(max(whole, smallest), largest)
 
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values, float32 of the shape of `values`, in a new array or `out`.
+        """Return network values, float32 of the shape of `values`, in `out` or a new array.
 
-        IntensityError when a caller's own function changes the shape.
+        Raises
+        ------
+        IntensityError
+            A caller's function changes the shape.
         """
         if self.formula is not None:
             values, result = source_and_target(values, out)
@@ -105,12 +108,14 @@ class Intensity:
 
 
 def _converted(result: Values, values: Values, out: Float32 | None) -> Float32:
+    """Copy the result of a caller's function to float32, after a check of its shape."""
     result = np.asarray(result)
     if result.shape != values.shape:
         raise IntensityError(
-            f"the intensity function made shape {result.shape} of {values.shape}: it must keep the shape"
+            f"the intensity function made shape {result.shape} of {values.shape}: "
+            "it must keep the shape"
         )
-    # always a copy: the function may have returned its argument
+    # Always a copy: the function may have returned its argument.
     _, out = source_and_target(values, out)
     np.copyto(out, result, casting="unsafe")
     return out

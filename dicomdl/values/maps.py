@@ -1,6 +1,6 @@
 """Maps from modality values to network values: windows, limits, tables, percentiles.
 
-Each is a frozen value that reduces to one of the four formulas; a `Percentile` does so once the
+Each is a frozen value that reduces to one of the four formulas. A `Percentile` does so when the
 limits of its stack are known.
 """
 
@@ -24,18 +24,18 @@ _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 class IntensityMap(Protocol):
-    """What maps modality values to network values, elementwise.
+    """An elementwise map from modality values to network values.
 
-    Any callable, array in, array of the same shape out.
+    Any callable qualifies that takes an array and returns one of the same shape.
     """
 
     def __call__(self, values: Values, /) -> Values:
-        """Network values; converted to float32 by the caller."""
+        """Return network values; the caller converts them to float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity(FormulaMap):
-    """Modality values as they are, as float32."""
+    """Modality values unchanged, as float32."""
 
     @property
     def formula(self) -> Formula:
@@ -47,15 +47,20 @@ class Identity(FormulaMap):
 class Limits(FormulaMap):
     """Linear map of [lower, upper] onto [0, 1].
 
-    Equal limits are a step: values above them give 1, the others 0, so a constant image gives
-    zeros, not NaN.
+    Equal limits are a step: values above them become 1, the others 0, so a constant image becomes
+    zeros and not NaN.
 
     Parameters
     ----------
     lower, upper
-        Finite, in modality units, ``lower <= upper``; IntensityError otherwise.
+        Finite, in modality units, ``lower <= upper``.
     clip
-        Whether values outside the limits become 0 and 1 or go on along the line.
+        Whether values outside the limits become 0 and 1, or continue along the line.
+
+    Raises
+    ------
+    IntensityError
+        A limit is not finite, or `lower` is above `upper`; attributes `lower`, `upper`.
     """
 
     lower: float
@@ -67,7 +72,8 @@ class Limits(FormulaMap):
         if not (
             math.isfinite(self.lower) and math.isfinite(self.upper) and self.lower <= self.upper
         ):
-            message = f"limits {self.lower} and {self.upper}: expected finite numbers, the lower one first"
+            message = f"limits {self.lower} and {self.upper}"
+            message += ": expected finite numbers, the lower one first"
             raise IntensityError(message, lower=self.lower, upper=self.upper)
 
     @property
@@ -78,22 +84,38 @@ class Limits(FormulaMap):
 
 @dataclass(frozen=True, slots=True)
 class Window(FormulaMap):
-    """Window center and width onto [0, 1], by one of the three VOI LUT functions of PS3.3 C.11.2.1.2 and C.11.2.1.3.
+    """Map of a window center and width onto [0, 1], by one of the three VOI LUT functions.
 
     Parameters
     ----------
     center, width
-        In modality units. Width at least 1 for LINEAR, above 0 for the others.
+        In modality units. The width is at least 1 for LINEAR, above 0 for the others.
     function
-        LINEAR_EXACT maps [c - w/2, c + w/2] onto [0, 1]. LINEAR, what a file means unless it says otherwise, maps
-        [c - 0.5 - (w-1)/2, c - 0.5 + (w-1)/2], and is a threshold at c - 0.5 for width 1. SIGMOID is 1 / (1 + exp(-4 (x - c) / w)).
+        LINEAR_EXACT maps [c - w/2, c + w/2] onto [0, 1]. LINEAR, the default of files, maps
+        [c - 0.5 - (w-1)/2, c - 0.5 + (w-1)/2], and is a threshold at c - 0.5 for width 1. SIGMOID
+        is 1 / (1 + exp(-4 (x - c) / w)).
     name
-        For people; two windows that differ in it are equal.
+        A name for people; windows that differ only in it are equal.
 
     Raises
     ------
     IntensityError
-        Not finite, or the width is too small; attributes `center`, `width`.
+        A value is not finite, the width is too small (attributes `center`, `width`), or the
+        function is unknown.
+
+    References
+    ----------
+    PS3.3 C.11.2.1.2 and C.11.2.1.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dicomdl
+    >>> window = dicomdl.Window(center=40, width=400)
+    >>> window.limits
+    (-160.0, 240.0)
+    >>> window(np.array([-1000, -160, 40, 240], np.int16))
+    array([0. , 0. , 0.5, 1. ], dtype=float32)
     """
 
     center: float
@@ -110,19 +132,34 @@ class Window(FormulaMap):
         enough = self.width >= 1 if self.function == "LINEAR" else self.width > 0
         if not (enough and math.isfinite(self.center) and math.isfinite(self.width)):
             needed = "at least 1" if self.function == "LINEAR" else "above 0"
-            message = f"window center {self.center}, width {self.width}: expected finite numbers and, for {self.function}, a width {needed}"
+            message = f"window center {self.center}, width {self.width}: expected finite numbers"
+            message += f" and, for {self.function}, a width {needed}"
             raise IntensityError(message, center=self.center, width=self.width)
 
     @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "Window":
-        """The file's own window number `which` (from 0), with its VOI LUT Function (LINEAR when absent, PS3.3 C.11.2.1.3).
+        """Return a window of the file.
 
-        IntensityError when the frame has none (attribute `windows`, how many it has) or its values are unusable.
+        Its VOI LUT Function is that of the file, LINEAR when absent (PS3.3 C.11.2.1.3).
+
+        Parameters
+        ----------
+        frame
+            A frame, from `Index.frame` or `Stack.frame`.
+        which
+            The number of the window, from 0.
+
+        Raises
+        ------
+        IntensityError
+            There is no such window (attribute `windows`, the number that there are), or its values
+            are unusable.
         """
         centers, widths = frame.window_center or (), frame.window_width or ()
         windows = min(len(centers), len(widths))
         if len(centers) != len(widths):
-            message = f"{len(centers)} WindowCenter (0028,1050) but {len(widths)} WindowWidth (0028,1051) values: expected pairs"
+            message = f"{len(centers)} WindowCenter (0028,1050)"
+            message += f" but {len(widths)} WindowWidth (0028,1051) values: expected pairs"
             raise IntensityError(message, windows=windows)
         if not 0 <= which < windows:
             raise IntensityError(
@@ -136,9 +173,8 @@ class Window(FormulaMap):
     def limits(self) -> tuple[float, float]:
         """The values that become 0 and 1, in modality units.
 
-        Of the tangent at the center for SIGMOID, which reaches neither.
-
-        LINEAR: PS3.3 C.11.2.1.2.1. LINEAR_EXACT: C.11.2.1.3.2.
+        SIGMOID reaches neither; these are the limits of its tangent at the center. LINEAR: PS3.3
+        C.11.2.1.2.1. LINEAR_EXACT: C.11.2.1.3.2.
         """
         if self.function == "LINEAR":
             half = (self.width - 1) / 2
@@ -147,7 +183,7 @@ class Window(FormulaMap):
 
     @property
     def formula(self) -> Formula:
-        """The sigmoid, or the ramp between `limits`, whose ends are computed and so rounded."""
+        """The sigmoid, or the ramp between `limits`, with a margin for their rounding."""
         if self.function == "SIGMOID":
             return Sigmoid(self.center, self.width)
         width = self.width - 1 if self.function == "LINEAR" else self.width
@@ -156,25 +192,27 @@ class Window(FormulaMap):
 
 @dataclass(frozen=True, slots=True)
 class VoiLut(FormulaMap):
-    """A VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1].
+    """Map by a VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1].
 
-    Entries are divided by the largest number of as many bits as they use.
-
-    Not of `table.bits`: some devices say 16 bits of tables that end at 4095.
+    Entries are divided by the largest number of the bits that they use. `table.bits` is no scale:
+    some devices declare 16 bits for tables that end at 4095.
 
     Parameters
     ----------
     table
-        From `lookup.voi_luts`.
+        A table of `voi_luts`.
     """
 
     table: LookupTable
 
     @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "VoiLut":
-        """The file's own table number `which`.
+        """Return a table of the file, by its number from 0.
 
-        IntensityError when there is none (attribute `tables`, how many it has).
+        Raises
+        ------
+        IntensityError
+            There is no such table; attribute `tables`, the number that there are.
         """
         tables = voi_luts(frame.file, frame.frame_number) if frame.voi_lut_sequence else ()
         if not 0 <= which < len(tables):
@@ -190,7 +228,7 @@ class VoiLut(FormulaMap):
 
     @property
     def formula(self) -> Formula:
-        """The table's entries by `scale`."""
+        """The entries of the table, divided by `scale`."""
         return Table(self.table, self.scale)
 
 
@@ -198,18 +236,23 @@ class VoiLut(FormulaMap):
 class Percentile:
     """Linear map onto [0, 1] between two percentiles of a stack's values.
 
-    The limits belong to the stack, so that frame, volume and patch map a value identically. Whoever
-    reads the stack computes them once: it reads the frames at `sample_positions(n_frames)` (at most
-    16, evenly spaced, the first and the last among them), takes every `sample_stride`-th row and
-    column of each (at most 2**20 values in all), and calls ``with_limits(*limits(sample))``. Called
-    directly, it takes the array that it is given as its own sample.
+    The limits belong to the stack, so that frame, volume and patch map a value identically. They
+    are computed once from a fixed sample: the frames at ``sample_positions(n_frames)`` (at most 16,
+    evenly spaced, with the first and the last), of these every `sample_stride`-th row and column
+    (at most 2**20 values in all). ``with_limits(*limits(sample))`` is the resulting map. A direct
+    call takes its argument as the sample.
 
     Parameters
     ----------
     lower, upper
-        Percentiles, ``0 <= lower < upper <= 100``; IntensityError otherwise.
+        Percentiles, ``0 <= lower < upper <= 100``.
     clip
         As for `Limits`.
+
+    Raises
+    ------
+    IntensityError
+        The percentiles are out of range; attributes `lower`, `upper`.
     """
 
     lower: float = 0.5
@@ -225,11 +268,16 @@ class Percentile:
             raise IntensityError(message, lower=self.lower, upper=self.upper)
 
     def limits(self, sample: Values) -> tuple[float, float]:
-        """The two percentiles (linear interpolation) of the finite values of `sample`, rounded to float32.
+        """Return the two percentiles (linear interpolation) of the finite values of a sample.
 
-        IntensityError when no value is finite. Rounded, so that the map runs in float32.
+        They are rounded to float32, so that the map is computed in float32.
+
+        Raises
+        ------
+        IntensityError
+            No value is finite; attribute `sampled`, the number of values.
         """
-        # float64: np.percentile overflows inside int16
+        # float64, because np.percentile overflows in int16.
         values = np.asarray(sample, np.float64).ravel()
         if sample.dtype.kind == "f":
             values = values[np.isfinite(values)]
@@ -242,9 +290,9 @@ class Percentile:
         return float(lower), float(upper)
 
     def with_limits(self, lower: float, upper: float) -> Limits:
-        """The map, once the limits are known."""
+        """Return the map between known limits."""
         return Limits(lower, upper, self.clip)
 
     def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Network values of an array of any shape by its own percentiles, in a new array or `out`."""
+        """Return network values of an array by its own percentiles, in `out` or a new array."""
         return self.with_limits(*self.limits(np.asarray(values)))(values, out)

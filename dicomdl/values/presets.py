@@ -1,4 +1,4 @@
-"""Windows by name, from presets.toml."""
+"""Presets: windows by name, from presets.toml, which states the source of each."""
 
 import difflib
 import functools
@@ -20,14 +20,41 @@ def _presets() -> dict[str, Window]:
 
 
 def presets() -> dict[str, Window]:
-    """Every named window; presets.toml says where each comes from. A new dict each time."""
+    """Return every named window, in a new dict.
+
+    Returns
+    -------
+    dict
+        Name, such as "ct.lung", to `Window`.
+
+    Examples
+    --------
+    >>> import dicomdl
+    >>> len(dicomdl.presets())
+    18
+    """
     return dict(_presets())
 
 
 def preset(name: str) -> Window:
-    """The window called `name`, such as ``"ct.lung"``.
+    """Return a window by its name.
 
-    UsageError with near names (attribute `near`) when there is none.
+    Parameters
+    ----------
+    name
+        The name of a preset, such as "ct.lung".
+
+    Raises
+    ------
+    UsageError
+        There is no such preset; attribute `near`, the nearest names.
+
+    Examples
+    --------
+    >>> import dicomdl
+    >>> window = dicomdl.preset("ct.lung")
+    >>> window.center, window.width
+    (-600.0, 1500.0)
     """
     known = _presets()
     if name in known:

@@ -1,4 +1,7 @@
-"""What numbers are before anything maps them: modality values, SUV or real-world values."""
+"""Quantities: modality values, SUV or real-world values, the input of every window.
+
+A quantity is requested by ``values=`` and is part of the key of a cached stack.
+"""
 
 import operator
 from dataclasses import dataclass
@@ -10,19 +13,22 @@ from dicomdl.values.suv import SUV
 
 @dataclass(frozen=True, slots=True)
 class RealWorld:
-    """The wish for real-world values.
-
-    Stored values by the file's own Real World Value Mapping (PS3.3 C.7.6.16.2.11).
+    """Request for real-world values, by the file's Real World Value Mapping.
 
     Parameters
     ----------
     which
-        A number from 0, units ("mm2/s"), or a label, as for `lookup_reading.select_real_world_map`.
+        The map: a number from 0, units ("mm2/s"), or a label when no map has such units. Several
+        maps to the same units are used together when their ranges of stored values do not overlap.
 
     Raises
     ------
     UsageError
-        Neither text nor a whole number from 0.
+        `which` is neither text nor an integer from 0.
+
+    References
+    ----------
+    PS3.3 C.7.6.16.2.11.
     """
 
     which: int | str = 0
@@ -41,16 +47,19 @@ class RealWorld:
 
 
 Quantity: TypeAlias = Literal["modality", "network"] | SUV | RealWorld
-"""What values are: modality values by rescale or Modality LUT, SUV, or real-world values.
+"""Meaning of values: modality values (by rescale or Modality LUT), SUV, or real-world values.
 
-"network" values are what a window has made of any of these.
+"network" values are the result of a window on any of these.
 """
 
 
 def as_quantity(option: str | SUV | RealWorld) -> Quantity:
-    """The quantity of ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld.
+    """Parse the option ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld.
 
-    UsageError otherwise.
+    Raises
+    ------
+    UsageError
+        Any other value.
     """
     if isinstance(option, RealWorld):
         return option

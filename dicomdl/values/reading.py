@@ -1,11 +1,9 @@
 """Frames as one array of modality values (HU for CT), SUV or real-world values.
 
-Read, decoded and converted, each by its own header.
-
-Uncompressed frames are read by positioned reads straight into the array that is returned, by
-threads, and rescaled there while they are still in the processor's cache: 128 x 512 x 512 costs
-little more than reading the bytes. Where padding is (Pixel Padding Value) is seen in the same pass,
-in stored values: afterwards it could not be told from true ones.
+Each frame is read, decoded and converted by its own header. Threads read uncompressed frames by
+positioned reads into the returned array and rescale them there, while they are in the processor's
+cache: 128 x 512 x 512 costs little more than reading the bytes. The mask of padding (Pixel Padding
+Value) is computed in the same pass from stored values, because converted values do not show it.
 """
 
 import dataclasses
@@ -31,11 +29,17 @@ from dicomdl.values._lookup_reading import palette
 from dicomdl.values.conversion import Conversion
 from dicomdl.values.rescale import MODALITY_DTYPES, dtypes_to_try, in_first_that_fits
 
-# --- reading --------------------------------------------------------------------------------------
-
 
 class Converted(NamedTuple):
-    """Values of frames, (frame, row, column[, sample]), and where they are padding, (frame, row, column); None where none is."""
+    """Values of frames and the mask of their padding.
+
+    Attributes
+    ----------
+    array
+        (frame, row, column[, sample]).
+    padding
+        (frame, row, column), True for padding; None without any.
+    """
 
     array: Values
     padding: Mask | None
@@ -48,13 +52,12 @@ def read_converted(
     dtype: npt.DTypeLike | None = None,
     how: Decoding = WHOLE,
 ) -> Converted:
-    """Frames of one size as one array of one dtype.
+    """Read frames of one size as one array of one dtype.
 
-    int16 when all values fit exactly, else int32, else float32, unless `dtype` is given: see
-    `volume.read_volume`.
-
-    The first conversion says whether PALETTE COLOR becomes RGB. `how.threads`
-    are for all frames together; those that frames leave idle help to decode one.
+    The dtype is int16 when all values fit exactly, else int32, else float32, unless `dtype` is
+    given (see `read_volume`). The first conversion decides whether PALETTE COLOR becomes RGB.
+    ``how.threads`` is the number for all frames together; with fewer frames than threads, several
+    decode one frame.
     """
     shapes = {frame_shape(source, how.reduce) for source in sources}
     if len(shapes) != 1:
@@ -79,28 +82,29 @@ def _read_grey(
     wanted: Sequence[np.dtype[Any]],
     how: Decoding,
 ) -> Converted:
-    """The frames in the first dtype that holds all values.
+    """Read the frames in the first dtype that holds all values.
 
-    Frames that were read before one does not fit are kept, not read again.
+    When a frame does not fit, the frames read before it are converted, not read again.
     """
     require_justified(
         math.prod(shape) * wanted[0].itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes
     )
-    array = np.empty(shape, wanted[0])  # every frame is filled whole, or the read raises
+    # Every frame is filled completely, or the read raises.
+    array = np.empty(shape, wanted[0])
     runs = _runs(sources, conversions)
     done = np.zeros(len(runs), dtype=np.bool_)
-    # Zeroed memory costs nothing until a mask is written to it.
+    # Zeroed memory costs nothing until a mask is written.
     padding = (
         np.zeros(shape, dtype=np.bool_)
-        if any(one.padding is not None for one in conversions)
+        if any(each.padding is not None for each in conversions)
         else None
     )
     padded = np.zeros(len(runs), dtype=np.bool_)
-    each = _per_frame(how, len(runs))
+    how_each = _per_frame(how, len(runs))
 
     def fill(number: int) -> None:
         run = runs[number]
-        mask = _fill(sources[run], conversions[run.start], array[run], each)
+        mask = _fill(sources[run], conversions[run.start], array[run], how_each)
         if mask is not None and padding is not None:
             padding[run] = mask
             padded[number] = True
@@ -109,9 +113,9 @@ def _read_grey(
     def read_rest(wider: np.dtype[Any]) -> Values:
         nonlocal array
         if wider != array.dtype:
-            kept, array = array, np.empty(shape, wider)
+            narrower, array = array, np.empty(shape, wider)
             for number in np.flatnonzero(done):
-                array[runs[number]] = kept[runs[number]]
+                array[runs[number]] = narrower[runs[number]]
         _in_threads(fill, np.flatnonzero(~done).tolist(), how.threads)
         return array
 
@@ -120,14 +124,14 @@ def _read_grey(
 
 
 def _per_frame(how: Decoding, frames: int) -> Decoding:
-    """How one of several frames is decoded, when each is decoded by a thread of its own."""
+    """Divide the threads among frames: how one of them is decoded."""
     return how.with_threads(max(1, how.threads // frames))
 
 
 def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> list[slice]:
-    """What is read at once.
+    """Return the ranges of frames that are read together: consecutive tiles of one mosaic.
 
-    Each frame alone, tiles of one mosaic that follow one another together.
+    Any other frame is a range of its own.
     """
     starts = [0]
     for number in range(1, len(sources)):
@@ -141,36 +145,35 @@ def _runs(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> 
 
 
 def _is_integral(sources: Sequence[FrameSource], conversions: Sequence[Conversion]) -> bool:
-    """Whether all values are integers; whether they fit is seen while reading them."""
+    """Whether all values are integers; whether they fit is known only after reading."""
     integral = all(conversion.is_integral for conversion in set(conversions))
     return integral and not any(source.float_pixels for source in sources)
 
 
 def _fill(
-    sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
+    sources: Sequence[FrameSource], conversion: Conversion, out: Values, how: Decoding
 ) -> Mask | None:
-    """Read one frame, or tiles of one mosaic, into their places and convert them there.
+    """Read one frame, or tiles of one mosaic, into `out` and convert them in place.
 
-    Frames of another width take a detour.
-
-    Gives where they are padding, None where nowhere.
+    Stored values of another item size need a temporary array. Returns the mask of padding, None
+    without any.
     """
     source = sources[0]
     try:
         dtype = stored_dtype(source)
-        integral = dtype.kind in "iu" and places.dtype.kind in "iu" and conversion.table is None
-        direct = integral and dtype.itemsize == places.dtype.itemsize
+        integral = dtype.kind in "iu" and out.dtype.kind in "iu" and conversion.table is None
+        in_place = integral and dtype.itemsize == out.dtype.itemsize
         if how.reduce and (len(sources) > 1 or conversion.padding is not None):
-            return _fill_reduced(sources, conversion, places, how)
+            return _fill_reduced(sources, conversion, out, how)
         if len(sources) > 1:
             stored = read_tiles(
-                sources, places.view(dtype) if direct else np.empty(places.shape, dtype), how
+                sources, out.view(dtype) if in_place else np.empty(out.shape, dtype), how
             )
         else:
-            places = places[0]
-            stored = decode_frame(source, places.view(dtype) if direct else None, how)
+            out = out[0]
+            stored = decode_frame(source, out.view(dtype) if in_place else None, how)
         padding = conversion.padding_of(stored)
-        conversion(stored, places, None if dtype.kind == "f" else stored_range(source))
+        conversion(stored, out, None if dtype.kind == "f" else stored_range(source))
     except IntensityError as error:
         add_frame_note(error, source)
         raise
@@ -178,37 +181,41 @@ def _fill(
 
 
 def _fill_reduced(
-    sources: Sequence[FrameSource], conversion: Conversion, places: Values, how: Decoding
+    sources: Sequence[FrameSource], conversion: Conversion, out: Values, how: Decoding
 ) -> Mask | None:
-    """Frames at a lower resolution whose padding must not be mixed with the image.
+    """Read frames at a lower resolution; image and padding are halved separately.
 
-    Halved apart from it.
+    A filter would otherwise mix padding with the image. Returns the mask of padding, None without
+    any.
     """
     masks = []
-    for source, place in zip(sources, places, strict=True):
-        whole = decode_frame(source, None, dataclasses.replace(how, reduce=0))
-        bounds = None if whole.dtype.kind == "f" else stored_range(source)
-        mask = conversion.padding_of(whole)
+    for source, target in zip(sources, out, strict=True):
+        full = decode_frame(source, None, dataclasses.replace(how, reduce=0))
+        bounds = None if full.dtype.kind == "f" else stored_range(source)
+        mask = conversion.padding_of(full)
         small = halve(
-            whole if mask is None else spread_over(whole, mask),
+            full if mask is None else spread_over(full, mask),
             how.reduce,
             smooth=not is_label(source),
             limits=bounds,
         )
         masks.append(None if mask is None else halve(mask, how.reduce, smooth=False))
         if mask is not None:
-            small[masks[-1]] = halve(whole, how.reduce, smooth=False)[masks[-1]]
-        conversion(small, place, bounds)
+            small[masks[-1]] = halve(full, how.reduce, smooth=False)[masks[-1]]
+        conversion(small, target, bounds)
     if all(mask is None for mask in masks):
         return None
-    found = np.stack(
-        [np.zeros(places.shape[1:], np.bool_) if mask is None else mask for mask in masks]
+    padding = np.stack(
+        [np.zeros(out.shape[1:], np.bool_) if mask is None else mask for mask in masks]
     )
-    return found if len(sources) > 1 else found[0]
+    return padding if len(sources) > 1 else padding[0]
 
 
 def spread_over(values: Values, padding: Mask) -> Values:
-    """Values with the smallest of the image in the place of padding, in a new array, so that no filter mixes padding with the image."""
+    """Return a copy of `values` in which the image's smallest value replaces padding.
+
+    A filter then does not mix padding with the image.
+    """
     image = values[~padding]
     return np.where(padding, image.min() if image.size else values.dtype.type(0), values)
 
@@ -219,7 +226,7 @@ def _read_colour(
     dtype: npt.DTypeLike | None,
     how: Decoding,
 ) -> Values:
-    """Frames of colour as they are stored; PALETTE COLOR becomes RGB of 8 bits."""
+    """Read colour frames as stored; PALETTE COLOR becomes RGB of 8 bits."""
     stored = stored_dtype(sources[0])
     has_palette = sources[0].photometric_interpretation == "PALETTE COLOR"
     if any(stored_dtype(source) != stored for source in sources):
@@ -231,23 +238,23 @@ def _read_colour(
         shape = (*shape, 3)
     require_justified(math.prod(shape) * result.itemsize, sources, FREE_VOLUME_BYTES, how.max_bytes)
     array = np.empty(shape, result)
-    each = _per_frame(how, len(sources))
+    how_each = _per_frame(how, len(sources))
 
     def fill(number: int) -> None:
         source = sources[number]
         if has_palette:
-            array[number] = palette(source.file).in_8_bits()(decode_frame(source, None, each))
+            array[number] = palette(source.file).in_8_bits()(decode_frame(source, None, how_each))
         else:
-            decode_frame(source, array[number], each)
+            decode_frame(source, array[number], how_each)
 
     _in_threads(fill, range(len(sources)), how.threads)
     return array
 
 
 def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: int) -> None:
-    """Do work(number) for all numbers on some threads.
+    """Call work(number) for all numbers on some threads.
 
-    After an error the others end with the frame they are at.
+    After an error, the other threads stop when their current frame is done.
     """
     workers = min(len(numbers), threads)
     if workers <= 1:
@@ -272,6 +279,9 @@ def _in_threads(work: Callable[[int], None], numbers: Sequence[int], threads: in
 
 
 def read_image(source: FrameSource, conversion: Conversion, *, how: Decoding = WHOLE) -> Converted:
-    """One frame, (rows, columns) or, of colour, (rows, columns, samples), and where it is padding."""
+    """Read one frame and the mask of its padding.
+
+    The array is (rows, columns), or (rows, columns, samples) for colour.
+    """
     array, padding = read_converted([source], [conversion], how=how)
     return Converted(array[0], None if padding is None else padding[0])

@@ -1,8 +1,8 @@
-"""The option ``intensity=``, parsed once where a user passes it.
+"""IntensityRequest: the option ``intensity=``, parsed once at the call of the user.
 
-The rule to know: every public function and constructor that takes ``intensity=`` parses it before
-it does anything else, so a misspelt option is refused at the call and not by the first sample in
-a worker. What is left to decide needs a frame, and `auto.resolve` decides it.
+Every public function and constructor that takes ``intensity=`` parses it first, so a misspelt
+option raises at the call and not at the first sample in a worker. `auto.resolve` then needs a frame
+to make the recipe of a stack.
 """
 
 import math
@@ -27,20 +27,20 @@ _EXPECTED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class IntensityRequest:
-    """What a user asked for as ``intensity=``, checked; `auto.resolve` makes the recipe of a stack.
+    """The checked option ``intensity=``; `auto.resolve` makes the recipe of a stack from it.
 
-    Two requests are equal where they ask for the same, however that was written. They pickle, and
-    hash unless they hold a callable that does not.
+    Requests for the same recipe are equal, whatever their spelling. They pickle, and hash unless
+    they hold a callable that does not.
 
     Parameters
     ----------
     source
-        Who decides: the rules of "auto", nobody for "modality", the file's own "file" window or
-        "voi_lut", or the user, who has "given" a recipe.
+        The source of the recipe: the rules of "auto", "modality" values as they are, a window of
+        the "file", a "voi_lut" of the file, or "given" by the user.
     which
-        The number of the file's window or table, from 0; None where the user named none.
+        The number of the file's window or table, from 0; None when the user named none.
     given
-        The recipe, where the user gave one.
+        The recipe, when the user gave one.
     option
         The option, for `repr`.
     """
@@ -55,24 +55,24 @@ class IntensityRequest:
 
     @property
     def needs_file(self) -> bool:
-        """Whether the facts of a file decide what becomes of modality values."""
+        """Whether the recipe depends on the facts of a file."""
         return self.source in ("auto", "file", "voi_lut")
 
     @classmethod
     def parse(cls, option: "IntensityOption") -> "IntensityRequest":
-        """The request that an option states; a request is itself.
+        """Parse an option; a request is returned as it is.
 
         Parameters
         ----------
         option
-            What `auto.resolve` takes.
+            Any option of `auto.resolve`.
 
         Raises
         ------
         UsageError
-            An unknown name, or something that is no option.
+            An unknown name, or a value that is not an option.
         IntensityError
-            A center or width that no window has.
+            An impossible center or width.
         """
         if isinstance(option, IntensityRequest):
             return option
@@ -106,21 +106,21 @@ def _by_name(name: str) -> IntensityRequest:
 
 
 def _pair(numbers: Sequence[Any]) -> tuple[float, float]:
-    """The (center, width) of a tuple or list; `Window` checks what they may be."""
-    are_numbers = all(isinstance(one, Real) and not isinstance(one, bool) for one in numbers)
-    if len(numbers) != 2 or not are_numbers or any(math.isnan(one) for one in numbers):
+    """Return the (center, width) of a tuple or list; `Window` checks their range."""
+    are_numbers = all(isinstance(n, Real) and not isinstance(n, bool) for n in numbers)
+    if len(numbers) != 2 or not are_numbers or any(math.isnan(n) for n in numbers):
         raise UsageError(f"intensity={numbers!r}: expected (center, width), two numbers")
     return float(numbers[0]), float(numbers[1])
 
 
 def _recipe(option: Any) -> Intensity:
-    """The recipe that a value or a callable stands for."""
+    """Return the recipe of a value or a callable."""
     if isinstance(option, Intensity):
         return option
     if isinstance(option, SUV):
-        as_it_is = option.upper is None
+        is_unchanged = option.upper is None
         mapping = Identity() if option.upper is None else Limits(0.0, option.upper)
-        units = option.units if as_it_is else "1"
+        units = option.units if is_unchanged else "1"
         return Intensity(mapping, units=units, quantity=SUV(option.kind))
     if isinstance(option, RealWorld):
         return Intensity(Identity(), units="", quantity=option)

@@ -1,7 +1,7 @@
-"""Stored values to modality values: slope and intercept, and the dtype that holds the results.
+"""Rescale: stored values to modality values by slope and intercept, and the dtype of the result.
 
-The rule to know: modality values are int16 when every slope and intercept is integral and the
-actual values fit, else int32, else float32 computed in float64 and rounded once; nothing wraps.
+Modality values are int16 when every slope and intercept is integral and the actual values fit, else
+int32, else float32, computed in float64 and rounded once. No value wraps.
 """
 
 import math
@@ -22,7 +22,7 @@ MODALITY_DTYPES: Final = (np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.fl
 
 
 class RescaleFacts(Protocol):
-    """What a header says of its rescale: a `Frame` says so, and so do the index's columns."""
+    """The facts of a rescale, as a `Frame` and the columns of an index hold them."""
 
     @property
     def rescale_slope(self) -> float | None:
@@ -43,7 +43,7 @@ class RescaleFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Stored values to modality values: ``stored * slope + intercept`` (PS3.3 C.11.1.1).
+    """Map from stored to modality values: ``stored * slope + intercept`` (PS3.3 C.11.1.1).
 
     Parameters
     ----------
@@ -53,7 +53,14 @@ class Rescale:
     Raises
     ------
     IntensityError
-        Slope 0 or a value that is not finite; attributes `slope`, `intercept`.
+        The slope is 0, or a value is not finite; attributes `slope`, `intercept`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dicomdl
+    >>> dicomdl.Rescale(1, -1024)(np.array([0, 1024, 4095], np.uint16))
+    array([-1024,     0,  3071], dtype=int16)
     """
 
     slope: float = 1.0
@@ -72,15 +79,20 @@ class Rescale:
 
     @classmethod
     def from_frame(cls, frame: RescaleFacts) -> "Rescale":
-        """The rescale of one frame; absent attributes are the identity.
+        """Return the rescale of one frame; absent attributes are the identity.
 
-        RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3). A Modality LUT
-        Sequence (0028,3000) excludes a rescale (PS3.3 C.11.1) and is not linear: IntensityError.
-        `modality` applies it.
+        RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3).
+
+        Raises
+        ------
+        IntensityError
+            The frame has a Modality LUT Sequence (0028,3000), which excludes a rescale (PS3.3
+            C.11.1) and is not linear, or a slope or intercept that cannot be used.
         """
         if frame.dose_grid_scaling is not None:
             if frame.dose_grid_scaling == 0 or not math.isfinite(frame.dose_grid_scaling):
-                message = f"DoseGridScaling (3004,000E) is {frame.dose_grid_scaling}; expected a finite number other than 0"
+                message = f"DoseGridScaling (3004,000E) is {frame.dose_grid_scaling}"
+                message += "; expected a finite number other than 0"
                 raise IntensityError(message, dose_grid_scaling=frame.dose_grid_scaling)
             return cls(frame.dose_grid_scaling, 0.0)
         if has_modality_lut(frame):
@@ -101,7 +113,7 @@ class Rescale:
         return self.slope == 1 and self.intercept == 0
 
     def __call__(self, stored: Values) -> Values:
-        """Modality values of one array, in a new array of the same shape.
+        """Return modality values of one array, in a new array of the same shape.
 
         Parameters
         ----------
@@ -110,8 +122,10 @@ class Rescale:
 
         Returns
         -------
-        int16 or int32, the first that holds the actual values, when slope, intercept and stored values are integers;
-        float32, computed in float64 and rounded once, otherwise and beyond int32.
+        ndarray
+            int16 or int32, the first that holds the actual values, when slope, intercept and stored
+            values are integers. Otherwise, and beyond int32, float32, computed in float64 and
+            rounded once.
         """
         dtype = np.dtype(np.float32)
         actual = None
@@ -125,28 +139,29 @@ class Rescale:
     def fill(self, stored: Values, out: Values, stored_range: Range | None = None) -> None:
         """Fill `out` with the modality values of one slice.
 
-        Safe to call from threads on different slices.
-
-        The values are looked at (one pass for the minimum, one for the maximum) only when neither
-        `stored_range` nor the dtype of `stored` proves that they fit `out`. In place is fine: `out`
-        may be the memory of `stored` seen as another dtype of the same size (uint16 as int16).
+        Threads may call it on different slices. The minimum and the maximum of the values are
+        computed (two passes) only when neither `stored_range` nor the dtype of `stored` proves that
+        they fit `out`. It works in place: `out` may be the memory of `stored` viewed as another
+        dtype of the same size (uint16 as int16).
 
         Parameters
         ----------
         stored
             Native stored values, any shape, any integer or float dtype.
         out
-            int16, int32 or float32 of the same shape; the only argument written to.
+            int16, int32 or float32 of the same shape; the only argument that is written.
         stored_range
-            Bounds that the caller vouches for, such as (0, 4095) for 12 unsigned bits stored.
+            Bounds that the caller guarantees, such as (0, 4095) for 12 unsigned bits stored.
 
         Raises
         ------
         DoesNotFit
-            `out` is an integer array and a value would not fit; it is untouched then.
+            `out` is an integer array and a value does not fit; `out` is then unchanged.
         IntensityError
-            `out` is an integer array and slope or intercept is not integral; or it is float32 and a
+            `out` is an integer array and slope or intercept is not integral, or it is float32 and a
             value is beyond its range.
+        UsageError
+            `out` has another shape or dtype.
         """
         if out.shape != stored.shape or out.dtype not in MODALITY_DTYPES:
             message = f"out is {out.dtype} {out.shape}"
@@ -163,9 +178,9 @@ class Rescale:
 
 
 def has_modality_lut(frame: RescaleFacts) -> bool:
-    """Whether a Modality LUT Sequence (0028,3000) makes modality values.
+    """Whether a Modality LUT Sequence (0028,3000) gives the modality values.
 
-    Where both are there against the rule, the rescale does.
+    When a header has both, against the rule, the rescale applies.
     """
     return (
         frame.modality_lut_sequence
@@ -175,19 +190,20 @@ def has_modality_lut(frame: RescaleFacts) -> bool:
 
 
 def modality_dtype(rescales: Iterable[Rescale], stored_min: int, stored_max: int) -> np.dtype[Any]:
-    """The one dtype that holds the modality values of a whole stack.
+    """Return the dtype that holds the modality values of a complete stack.
 
     Parameters
     ----------
     rescales
-        Those of all frames; equal ones may be given once.
+        The rescales of all frames; equal ones may be given once.
     stored_min, stored_max
-        Smallest and largest stored value over all frames: the actual ones, or what Bits Stored
-        allows for a dtype that is safe without looking.
+        The smallest and the largest stored value over all frames: the actual ones, or the range of
+        Bits Stored, for a dtype that is safe without reading.
 
     Returns
     -------
-    int16 if everything is integral and fits, else int32 if that fits, else float32.
+    numpy.dtype
+        int16 if all are integral and fit, else int32 if they fit, else float32.
     """
     low, high = 0, 0
     for rescale in rescales:
@@ -200,16 +216,19 @@ def modality_dtype(rescales: Iterable[Rescale], stored_min: int, stored_max: int
 
 
 def dtypes_to_try(*, integral: bool) -> Sequence[np.dtype[Any]]:
-    """The dtypes of modality values, narrowest first; float32 alone where they are no integers."""
+    """Return the dtypes of modality values, narrowest first; only float32 for fractions."""
     return MODALITY_DTYPES if integral else MODALITY_DTYPES[-1:]
 
 
 def in_first_that_fits(
     attempt: Callable[[np.dtype[Any]], Result], dtypes: Sequence[np.dtype[Any]]
 ) -> Result:
-    """What `attempt` gives for the first of some dtypes that holds all values.
+    """Call `attempt` for each dtype until one holds all values, and return its result.
 
-    DoesNotFit where none does.
+    Raises
+    ------
+    DoesNotFit
+        No dtype holds all values.
     """
     for dtype in dtypes[:-1]:
         try:
@@ -231,11 +250,11 @@ def _check_fit(
 
 
 def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
-    # Integer arithmetic is modulo 2**bits, and the true results are known to fit: so is every
-    # step, whatever it passes through.
+    # Integer arithmetic is modulo 2**bits and the final results fit, so wrapped intermediate
+    # results do no harm.
     source = stored
     if stored.dtype.itemsize == out.dtype.itemsize and stored.dtype.isnative:
-        # no buffered cast, and no temporary when out is the same memory
+        # Avoids a buffered cast, and a temporary when `out` is the same memory.
         source = stored.view(out.dtype)
     slope, intercept = (_modulo(value, out.dtype) for value in (rescale.slope, rescale.intercept))
     if rescale.slope != 1:
@@ -255,12 +274,13 @@ def _rescale_to_float(stored: Values, rescale: Rescale, out: Values) -> None:
                 values += rescale.intercept
                 np.copyto(target, values, casting="same_kind")
     except FloatingPointError:
-        message = f"slope {rescale.slope} and intercept {rescale.intercept} give values beyond the range of float32"
+        message = f"slope {rescale.slope} and intercept {rescale.intercept}"
+        message += " give values beyond the range of float32"
         raise IntensityError(message, slope=rescale.slope, intercept=rescale.intercept) from None
 
 
 def _integral_ends(rescale: Rescale, stored_range: Range) -> Range:
-    # Python integers: exact whatever the size.
+    # Python integers are exact at any size.
     ends = [int(value) * int(rescale.slope) + int(rescale.intercept) for value in stored_range]
     return min(ends), max(ends)
 

@@ -1,4 +1,7 @@
-"""The fixed sample of a stack's values that percentiles are computed from."""
+"""Samples: the fixed sample of a stack's values, from which percentiles are computed.
+
+At most 16 frames and 2**20 values, always the same ones, so every process computes equal limits.
+"""
 
 import contextlib
 import math
@@ -22,9 +25,9 @@ SAMPLED_VALUES: Final = 1 << 20
 
 
 def sample_positions(n_frames: int) -> NDArray[np.intp]:
-    """Which frames of a stack the sample for `Percentile` takes.
+    """Return the slice numbers of the sample for `Percentile`.
 
-    Ascending, at most 16, evenly spaced, first and last among them.
+    They are ascending, at most 16, evenly spaced, with the first and the last.
     """
     if n_frames <= SAMPLED_FRAMES:
         return np.arange(n_frames, dtype=np.intp)
@@ -33,7 +36,10 @@ def sample_positions(n_frames: int) -> NDArray[np.intp]:
 
 
 def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
-    """The smallest step, the same for rows and columns, with which `n_sampled` frames give at most 2**20 values."""
+    """Return the step of rows and columns of the sample for `Percentile`.
+
+    It is the smallest step with which `n_sampled` frames give at most 2**20 values.
+    """
     stride = max(1, math.isqrt(n_sampled * rows * columns // SAMPLED_VALUES))
     while (
         stride < max(rows, columns)
@@ -46,10 +52,10 @@ def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
 def stack_sample(
     stack: Stack | Group, quantity: Quantity = "modality", max_bytes: int | None = None
 ) -> Values:
-    """The fixed sample of a stack's values that percentiles are computed from (see `Percentile`), without padding.
+    """Read the fixed sample of a stack's values (see `Percentile`), without padding.
 
-    Slices that cannot be read are left out of it: reading them for themselves says so. That of a group pools the samples of at most 16
-    of its stacks, evenly spaced, the first and the last among them.
+    Slices that cannot be read are omitted; reading them alone raises. The sample of a group pools
+    the samples of at most 16 of its stacks, evenly spaced, with the first and the last.
     """
     return read_sample(stack, quantity, max_bytes)[0]
 
@@ -57,44 +63,44 @@ def stack_sample(
 def read_sample(
     stack: Stack | Group, quantity: Quantity, max_bytes: int | None
 ) -> tuple[Values, bool]:
-    """The sample, and whether all of its slices could be read."""
+    """Read the sample, and whether all of its slices could be read."""
     stacks = (
         [stack[t] for t in sample_positions(len(stack)).tolist()]
         if isinstance(stack, Group)
         else [stack]
     )
     sources: list[FrameSource] = []
-    every: list[Conversion] = []
+    sampled: list[Conversion] = []
     for each in stacks:
-        own = conversions(each, quantity)
-        for place in sample_positions(each.slices).tolist():
-            sources.append(each.source(place))
-            every.append(own[place])
+        per_slice = conversions(each, quantity)
+        for number in sample_positions(each.slices).tolist():
+            sources.append(each.source(number))
+            sampled.append(per_slice[number])
     how = Decoding(threads=available_cores(), max_bytes=max_bytes)
     try:
-        return sample_of(*read_converted(sources, every, how=how)), True
+        return sample_of(*read_converted(sources, sampled, how=how)), True
     except PixelError as error:
-        # one slice that cannot be read is the fault of its own sample, not of all
+        # A slice that cannot be read must not cost the sample of the others.
         parts = []
-        for source, one in zip(sources, every, strict=True):
+        for source, conversion in zip(sources, sampled, strict=True):
             with contextlib.suppress(PixelError):
-                parts.append(sample_of(*read_converted([source], [one], how=how)).ravel())
+                parts.append(sample_of(*read_converted([source], [conversion], how=how)).ravel())
         if not parts:
             raise error from None
         return np.concatenate(parts), False
 
 
 def sample_of(frames: Values, padding: Mask | None) -> Values:
-    """The sample that frames of a stack give, without padding.
+    """Return the sample of some frames, without padding.
 
-    All of it where everything is padding: blank is to become blank.
+    When all of it is padding, it is returned as it is: a blank stack stays blank.
     """
     values = _sparse(frames)
-    kept = None if padding is None else ~_sparse(padding)
-    return values if kept is None or not kept.any() else values[kept]
+    image = None if padding is None else ~_sparse(padding)
+    return values if image is None or not image.any() else values[image]
 
 
 def _sparse(frames: Values) -> Values:
-    """Every n-th row and column of frames, so many that they make a sample."""
+    """Return a view of every n-th row and column of frames, by `sample_stride`."""
     stride = sample_stride(frames.shape[1], frames.shape[2], len(frames))
     return frames[:, ::stride, ::stride]

@@ -1,6 +1,7 @@
-"""What an option means for a stack.
+"""Recipes of stacks: an option resolved for a stack, with the limits of its percentiles.
 
-Its recipe, with the limits of percentiles computed and kept.
+Limits are computed once and cached, in memory and in the cache folder, so that every worker of
+every run maps a value of a stack identically.
 """
 
 import contextlib
@@ -25,13 +26,12 @@ from dicomdl.values.suv import SUV
 
 SuvPolicy = Literal["required", "if_possible"]
 SUV_POLICIES: Final[tuple[SuvPolicy, ...]] = get_args(SuvPolicy)
-_SAMPLE_RULE: Final = (
-    2  # counts up when `sample_positions` or `sample_stride` change: kept limits are of one rule
-)
+# Rises when `sample_positions` or `sample_stride` change: part of the key of cached limits.
+_SAMPLE_RULE: Final = 2
 
 
 def checked_suv(policy: SuvPolicy) -> SuvPolicy:
-    """The policy; UsageError for one that does not exist."""
+    """Return the policy, or raise UsageError for one that does not exist."""
     if policy not in SUV_POLICIES:
         raise UsageError(f"suv={policy!r}: expected one of {', '.join(map(repr, SUV_POLICIES))}")
     return policy
@@ -43,16 +43,17 @@ def stack_intensity(
     suv: SuvPolicy = "required",
     max_bytes: int | None = None,
 ) -> Intensity:
-    """What `option` means for a stack, percentiles computed.
+    """Resolve `option` for a stack, from its middle slice and its fixed sample.
 
-    From its middle slice and its fixed sample.
+    The limits of percentiles are cached in memory and in the cache folder, so that every worker of
+    every run maps a value of this stack identically and reads the sample at most once. A group has
+    one pair of limits for all its stacks.
 
-    The limits of percentiles are kept in memory and in the cache folder, so that every worker of
-    every run maps a value of this stack alike and reads the sample at most once. A group has limits
-    of its own, the same for all its stacks.
-
-    An SUVError where SUV are needed and the header does not give them; under "auto" with
-    ``suv="if_possible"`` percentiles instead.
+    Raises
+    ------
+    SUVError
+        SUV are needed and the header does not give them. Under "auto" with ``suv="if_possible"``,
+        percentiles apply instead.
     """
     request, suv = IntensityRequest.parse(option), checked_suv(suv)
     first = _first(stack)
@@ -78,17 +79,21 @@ def stack_intensity(
     return dataclasses.replace(recipe, mapping=percentile.with_limits(lower, upper))
 
 
-def with_units(recipe: Intensity, stack: Stack, place: int | None = None) -> Intensity:
-    """The recipe with the units of real-world values, which only their map knows."""
+def with_units(recipe: Intensity, stack: Stack, number: int | None = None) -> Intensity:
+    """Return the recipe with the units of real-world values, which only their map states.
+
+    `number` is the slice, by default the middle one.
+    """
     if not (isinstance(recipe.quantity, RealWorld) and isinstance(recipe.mapping, Identity)):
         return recipe
-    return dataclasses.replace(recipe, units=quantity_units(stack, recipe.quantity, place))
+    return dataclasses.replace(recipe, units=quantity_units(stack, recipe.quantity, number))
 
 
 @remembered("intensity limits")
 def kept_limits(
     stack: Stack | Group, percentile: Any, quantity: Quantity, max_bytes: int | None = None
 ) -> tuple[float, float]:
+    """Return the limits of a percentile from the cache, or compute and cache them."""
     key = (
         _SAMPLE_RULE,
         _first(stack).key[1:],
@@ -107,10 +112,11 @@ def kept_limits(
         ValueError,
         TypeError,
     ):
-        # StorageError among them: a cache that cannot be used costs time, not the epoch
-        sample, is_whole = read_sample(stack, quantity, max_bytes)
+        # These include StorageError: an unusable cache costs time, not the epoch.
+        sample, is_complete = read_sample(stack, quantity, max_bytes)
         lower, upper = percentile.limits(sample)
-        if not is_whole:  # a file may come back
+        # A missing file may return, so limits of a part of the sample are not cached.
+        if not is_complete:
             return lower, upper
     with contextlib.suppress(StorageError):
         storage.write_whole(

@@ -1,14 +1,12 @@
-"""PET modality values -> standardized uptake values (SUV).
+"""SUV: the factor from PET modality values to standardized uptake values, from header facts.
 
-One factor from header facts, or an error that names the attribute.
-
-The rule to know: SUV = activity concentration x body measure / dose at the time that the values are
-decay corrected to. That time is the whole difficulty. Decay Correction START means the start of the
-acquisition (PS3.3 C.8.9.1.1.5), one instant for all images of a Series, which headers spell in
-several ways; `_scan_start` says which one counts. Nothing is guessed: what is missing, zero,
-implausible or contradictory is a `SUVError`, and what the case does not need is not looked at
-(values that are SUV already need neither dose nor times). Follows QIBA's vendor-neutral
-pseudo-code, its robust version.
+SUV = activity concentration x body measure / dose at the time to which the values are decay
+corrected. That time is the difficulty. Decay Correction START means the start of the acquisition
+(PS3.3 C.8.9.1.1.5), one instant for all images of a Series, which headers state in several ways;
+`_suv_timing` finds it. Nothing is guessed: a fact that is missing, zero, implausible or
+contradictory is a `SUVError` that names the attribute. Only the facts that a case needs are read:
+values that are SUV already need neither dose nor times. The computation follows the robust version
+of QIBA's vendor-neutral pseudo-code.
 """
 
 import difflib
@@ -27,46 +25,65 @@ from dicomdl.values._suv_header import (
 )
 from dicomdl.values._suv_timing import decay_time
 
-# The defined terms of SUV Type (0054,1006) in lower case.
+# Defined terms of SUV Type (0054,1006), in lower case.
 SuvKind = Literal["bw", "lbm", "lbmjames128", "lbmjanma", "ibw", "bsa"]
 SUV_KINDS: Final[tuple[str, ...]] = get_args(SuvKind)
-MAX_WEIGHT_KG: Final = 500.0  # above: grams
-MAX_SIZE_M: Final = 3.0  # above: centimetres; nobody was taller than 2.72 m
-MIN_DOSE_BQ: Final = (
-    1e5  # below: MBq, kBq or mCi; 5 MBq in a mouse and 10 MBq of I-124 are the small doses
-)
-MIN_DOSE_BQ_PER_KG: Final = (
-    1e4  # below: kBq (370,000 in 70 kg is 5,300); the faintest total-body scans use 5e4
-)
-MAX_DOSE_BQ: Final = 1e11  # ten times the largest therapies that are imaged
+# Larger weights are grams.
+MAX_WEIGHT_KG: Final = 500.0
+# Larger sizes are centimetres: the tallest person measured 2.72 m.
+MAX_SIZE_M: Final = 3.0
+# Smaller doses are MBq, kBq or mCi: 5 MBq in a mouse and 10 MBq of I-124 are small doses.
+MIN_DOSE_BQ: Final = 1e5
+# Smaller doses are kBq (370,000 in 70 kg is 5,300): the faintest total-body scans use 5e4.
+MIN_DOSE_BQ_PER_KG: Final = 1e4
+# Ten times the largest therapies that are imaged.
+MAX_DOSE_BQ: Final = 1e11
 
 
 @dataclass(frozen=True, slots=True)
 class SUV:
-    """The wish for standardized uptake values.
+    """Request for standardized uptake values.
 
     Parameters
     ----------
     kind
-        What the dose is spread over, by DICOM's terms for SUV Type (0054,1006), PS3.3 C.8.9.1:
+        The body measure by which the dose is divided, in DICOM's terms for SUV Type (0054,1006):
 
-        ===============  ============================================
-        =========================================== ``bw``           body weight ``lbm``
-        lean body mass (SUL), James's formula with    PS3.16 DCM 126411; Sugawara 1999
-                         120 for men, as most workstations have it
-        ``lbmjames128``  lean body mass (SUL), James's own, 128        PS3.16 DCM 126415; James 1976
-        ``lbmjanma``     lean body mass (SUL), Janmahasatian           PS3.16 DCM 126414; Clin
-        Pharmacokinet 44, 2005 ``ibw``          ideal body weight                             PS3.16
-        DCM 126413; Sugawara 1999 ``bsa``          body surface area, Du Bois
-        PS3.16 DCM 126412; Du Bois 1916 ===============
-        ============================================  ===========================================
+        ===============  ===========================  ==========================================
+        kind             body measure                 definition (PS3.16) and source
+        ===============  ===========================  ==========================================
+        ``bw``           body weight                  DCM 126410
+        ``lbm``          lean body mass (SUL), James  DCM 126411; Sugawara 1999
+                         with 120 for men, as in
+                         most workstations
+        ``lbmjames128``  lean body mass (SUL), James  DCM 126415; James 1976
+                         with 128, the original
+        ``lbmjanma``     lean body mass (SUL),        DCM 126414; Clin Pharmacokinet 44, 2005
+                         Janmahasatian
+        ``ibw``          ideal body weight            DCM 126413; Sugawara 1999
+        ``bsa``          body surface area, Du Bois   DCM 126412; Du Bois 1916
+        ===============  ===========================  ==========================================
     upper
-        The SUV that is mapped to 1, finite and above 0; None leaves it to whoever maps.
+        As ``intensity=``, the SUV that becomes 1, finite and above 0; None leaves SUV unchanged.
 
     Raises
     ------
     UsageError
-        An unknown kind, an impossible upper end.
+        An unknown kind, or an impossible upper end.
+
+    References
+    ----------
+    PS3.3 C.8.9.1; PS3.16 CID 85.
+
+    Examples
+    --------
+    Pass it as ``values=`` to read SUV, as ``intensity=`` to map [0, upper] onto [0, 1]:
+
+    >>> import dicomdl
+    >>> dicomdl.SUV("lbm").units
+    'GML'
+    >>> dicomdl.SUV(upper=20)
+    SUV(kind='bw', upper=20)
     """
 
     kind: SuvKind = "bw"
@@ -82,14 +99,12 @@ class SUV:
 
     @property
     def units(self) -> str:
-        """DICOM's word for the unit, as in Units (0054,1001).
-
-        "GML" (g/ml), for body surface "CM2ML" (cm2/ml).
-        """
+        """Units by the terms of Units (0054,1001): "GML" (g/ml), for "bsa" "CM2ML" (cm2/ml)."""
         return "CM2ML" if self.kind == "bsa" else "GML"
 
 
 def _unknown_kind(kind: object) -> str:
+    """Return the message for an unknown kind, with the nearest kinds."""
     if str(kind).lower() == "sul":
         return 'SUL has several formulas: ask for the kind "lbm", "lbmjames128" or "lbmjanma"'
     near = difflib.get_close_matches(str(kind).lower(), SUV_KINDS, n=3, cutoff=0.4) or list(
@@ -99,37 +114,37 @@ def _unknown_kind(kind: object) -> str:
 
 
 def suv_factor(facts: Columns, kind: SuvKind = "bw", *, series: Columns | None = None) -> float:
-    """What the modality values of a stack are multiplied by to become SUV.
+    """Return the factor from the modality values of a stack to SUV.
 
     Parameters
     ----------
     facts
-        The `SUV_COLUMNS` of one stack's frames, one value a frame, as the index holds them: "" and
-        None are absent.
+        The `SUV_COLUMNS` of the frames of one stack, one value per frame, as the index holds them:
+        "" and None are absent.
     kind
         As for `SUV`.
     series
-        The `SERIES_COLUMNS` of all images of the Series, when it has more stacks than this one
-        (time points, bed positions): the earliest of them is the start of the scan. Default: those
-        of the frames.
+        The `SERIES_COLUMNS` of all images of the Series, when it has further stacks (time points,
+        bed positions): the earliest image is the start of the scan. Default: those of the frames.
 
     Returns
     -------
     float
         In g/ml (cm2/ml for "bsa") per modality unit (BQML, CNTS, GML, CM2ML), the same for all
-        frames: apply it after the rescale.
+        frames, to be applied after the rescale.
 
     Raises
     ------
     SUVError
-        The header does not give SUV; `attribute` names what is missing, implausible or
-        contradictory.
+        The header does not give SUV; `attribute` names the missing, implausible or contradictory
+        attribute.
     UsageError
-        An unknown kind; columns that are absent, empty or of different lengths.
+        An unknown kind, or columns that are absent, empty or of different lengths.
 
-    Source
-    ------
-    QIBA FDG-PET/CT profile, vendor-neutral pseudo-code for SUV calculation; PS3.3 C.8.9.1, C.8.9.4; PS3.16 CID 85.
+    References
+    ----------
+    QIBA FDG-PET/CT profile, vendor-neutral pseudo-code for SUV calculation; PS3.3 C.8.9.1, C.8.9.4;
+    PS3.16 CID 85.
     """
     SUV(kind)
     check_columns(facts, SUV_COLUMNS)
@@ -144,12 +159,12 @@ def suv_factor(facts: Columns, kind: SuvKind = "bw", *, series: Columns | None =
         return _factor_of_counts(header, kind, series)
     if units in ("GML", "CM2ML"):
         return _conversion(_declared_kind(header, units), kind, header)
-    found = "none of BQML, CNTS, GML, CM2ML, which alone lead to SUV" if units else ""
-    raise refusal(["units"], found, "BQML, CNTS, GML or CM2ML")
+    problem = "none of BQML, CNTS, GML, CM2ML, which alone lead to SUV" if units else ""
+    raise refusal(["units"], problem, "BQML, CNTS, GML or CM2ML")
 
 
 def _check_corrected(header: PetHeader) -> None:
-    """PET, of the tracer's counts, corrected for attenuation and for decay to a time that is known."""
+    """Require PET emission counts, corrected for attenuation and for decay to a known time."""
     if header.text("modality") != "PT":
         raise refusal(["modality"], "not PT", "PT: other modalities have no SUV")
     if header.text("counts_source") not in ("", "EMISSION"):
@@ -157,8 +172,8 @@ def _check_corrected(header: PetHeader) -> None:
     corrections = [word.strip() for word in header.text("corrected_image").split("\\")]
     for word, meaning in (("ATTN", "attenuation"), ("DECY", "decay")):
         if word not in corrections:
-            found = f"without {word} (corrected for {meaning})" if any(corrections) else ""
-            raise refusal(["corrected_image"], found, "ATTN and DECY among its values")
+            problem = f"without {word} (corrected for {meaning})" if any(corrections) else ""
+            raise refusal(["corrected_image"], problem, "ATTN and DECY among its values")
     decay = header.text("decay_correction")
     if decay == "NONE":
         raise refusal(
@@ -181,9 +196,9 @@ def _check_corrected(header: PetHeader) -> None:
 
 
 def _measure(kind: SuvKind, header: PetHeader) -> float:
-    """What the dose is spread over: grams, for "bsa" square centimetres.
+    """Compute the body measure: grams, for "bsa" square centimetres.
 
-    Formulas of PS3.16 DCM 126410 to 126415.
+    The formulas are those of PS3.16 DCM 126410 to 126415.
     """
     if kind == "bw":
         return 1000 * _weight(header)
@@ -196,7 +211,8 @@ def _measure(kind: SuvKind, header: PetHeader) -> float:
         kilograms = 48.0 + 1.06 * (cm - 152) if male else 45.5 + 0.91 * (cm - 152)
     elif kind == "lbmjanma":
         weight = _weight(header)
-        index = weight / size**2  # kg/m2, as in the paper
+        # Body mass index in kg/m2, as in the paper.
+        index = weight / size**2
         kilograms = 9270 * weight / (6680 + 216 * index if male else 8780 + 244 * index)
     else:
         weight = _weight(header)
@@ -246,9 +262,9 @@ def _conversion(declared: SuvKind, wanted: SuvKind, header: PetHeader) -> float:
 
 
 def _declared_kind(header: PetHeader, units: str) -> SuvKind:
-    """The kind that the values are already.
+    """Return the kind of values that are SUV already.
 
-    SUV Type, BW where it is absent and the Units are GML (PS3.3 C.8.9.1).
+    It is SUV Type; when absent, BW for Units GML (PS3.3 C.8.9.1), BSA for CM2ML.
     """
     stated = header.text("suv_type").lower() or ("bw" if units == "GML" else "bsa")
     if stated not in SUV_KINDS:
@@ -264,9 +280,9 @@ def _declared_kind(header: PetHeader, units: str) -> SuvKind:
 
 
 def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) -> float:
-    """Philips stores counts: one private factor makes them SUVbw, the other Bq/ml.
+    """Compute the factor of counts, which Philips stores with two private factors.
 
-    Either may be 0 where it is unknown.
+    One converts counts to SUVbw, the other to Bq/ml. Either may be 0 when unknown.
     """
     to_suv, to_activity = (
         header.number("philips_suv_factor"),
@@ -282,10 +298,10 @@ def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) 
         return to_suv * _conversion("bw", kind, header)
     if to_activity is not None and to_activity > 0:
         return to_activity * _measure(kind, header) / _reference_dose(header, series)
-    found = "absent, 0 or negative, and Units are CNTS"
+    problem = "absent, 0 or negative, and Units are CNTS"
     raise refusal(
         ["philips_suv_factor", "philips_activity_factor"],
-        found,
+        problem,
         "one of them above 0: counts alone are no activity",
     )
 
@@ -294,7 +310,7 @@ def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) 
 
 
 def _reference_dose(header: PetHeader, series: Columns | None) -> float:
-    """Bq of the dose that are left at the time that the values are decay corrected to."""
+    """Compute the dose in Bq that is left at the time to which the values are decay corrected."""
     dose = header.positive("radionuclide_total_dose", "Bq")
     weight = header.number("patient_weight")
     if dose < MIN_DOSE_BQ or (

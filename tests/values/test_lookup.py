@@ -1,8 +1,4 @@
-"""lookup.
-
-Tables and real-world maps as files write them, against pydicom, highdicom and the standard's own
-words.
-"""
+"""lookup: tables and real-world maps of files, against pydicom, highdicom and the standard."""
 
 import os
 import pickle
@@ -41,7 +37,7 @@ PYDICOM_FILES = Path(os.path.dirname(pydicom.data.__file__)) / "test_files"
 
 
 def image(signed: int = 0, **more: Any) -> Dataset:
-    """The header of a picture without anything to look up."""
+    """Return the header of a picture without tables."""
     dataset = Dataset()
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     dataset.SOPInstanceUID = "1.2.3"
@@ -78,7 +74,7 @@ def words(values: Sequence[int] | Array, syntax: str = LITTLE) -> bytes:
 
 
 def octets(values: Sequence[int] | Array, syntax: str = LITTLE) -> bytes:
-    """Bytes two a word, the first one in the low byte, as OW has them."""
+    """Pack two bytes per word, the first in the low byte, as in OW."""
     padded = np.append(np.asarray(values, "u1"), np.zeros(len(values) % 2, "u1"))
     return (padded.reshape(-1, 2)[:, ::-1] if syntax == BIG else padded).tobytes()
 
@@ -496,7 +492,7 @@ def test_channels_with_descriptors_of_their_own_each_follow_it(tmp_path: Path) -
     path = write(tmp_path / "a", palette_image(parts))
     indices = np.arange(400)
     rgb = lookup_reading_module.palette_to_rgb(indices, path)
-    # one channel needs 16 bits: those of 8 are spread over the full range
+    # One channel needs 16 bits: entries of 8 bits are scaled to the full range.
     assert rgb.dtype == np.uint16
     assert np.array_equal(rgb[:, 0], red[np.clip(indices, 0, 255)] * 257)
     assert np.array_equal(rgb[:, 1], green[np.clip(indices - 30, 0, 99)] * 257)
@@ -552,7 +548,7 @@ def test_segments_are_expanded_as_the_standard_says_and_as_pydicom_does(
     )
     red = lookup_reading_module.palette(path).colours[:, 0]
     assert red.tolist() == EXPANDED
-    # pydicom takes the bytes of big-endian words as they come
+    # pydicom does not swap the bytes of big-endian words.
     if not (syntax == BIG and bits == 8):
         assert np.array_equal(red, apply_color_lut(np.arange(13), pydicom.dcmread(path))[:, 0])
 

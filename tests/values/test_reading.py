@@ -1,8 +1,4 @@
-"""modality.
-
-Stored values become others by each frame's own rescale, table, map or SUV factor, and padding is
-seen on the way.
-"""
+"""reading and conversion: values by each frame's own rescale, table, map or SUV factor; padding."""
 
 import dataclasses
 from pathlib import Path
@@ -252,7 +248,7 @@ def test_padding_of_a_hole_that_is_filled_is_that_of_its_neighbours(folder: Path
 
 
 def pet(weight: float | None = 70.0, **more: Any) -> Any:
-    """BQML, decay corrected to a start one hour and a half-life of one hour after the injection.
+    """Return an edit to a PET in BQML, one hour and one half-life after the injection.
 
     Half of the dose is left.
     """
@@ -335,7 +331,7 @@ def test_auto_raises_for_pet_without_suv_unless_it_may_take_percentiles(folder: 
 
 
 def test_the_earliest_acquisition_is_sought_in_all_stacks_of_the_series(folder: Path) -> None:
-    """Beds of other sizes make two stacks of one Series, whose times belong together."""
+    """Beds of different sizes are two stacks of one Series, with one start of the scan."""
     late = {"SeriesTime": "170000", "AcquisitionTime": "120000"}
     early = {"SeriesTime": "170000", "AcquisitionTime": "110000"}
     same = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "modality": "PT", "slope": 1}

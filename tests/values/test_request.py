@@ -1,4 +1,4 @@
-"""The option ``intensity=``: what it may be, and that every entry point refuses what it may not."""
+"""request: the option ``intensity=``, and its refusal by every entry point when invalid."""
 
 import pickle
 from collections.abc import Callable
@@ -60,7 +60,7 @@ BAD: dict[str, Any] = {
 
 
 class Entry(NamedTuple):
-    """What an entry point may be called with."""
+    """Inputs of an entry point."""
 
     index: dicomdl.Index
     volume: dicomdl.Volume

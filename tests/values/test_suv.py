@@ -1,8 +1,4 @@
-"""SUV factors.
-
-The formulas by hand, which clock counts, and one named attribute for everything that a header can
-lack.
-"""
+"""suv: formulas by hand, the choice of clocks, and a named attribute per fault of a header."""
 
 import datetime
 import pickle
@@ -49,7 +45,7 @@ UNDATED = {"series_date": "", "acquisition_date": "", "radiopharmaceutical_start
 
 
 def facts(*frames: dict[str, Any], **more: Any) -> dict[str, list[Any]]:
-    """Columns of some frames, each BASE with its own facts; `more` holds for all of them."""
+    """Return columns of frames, each BASE with its own facts; `more` applies to all."""
     rows = [{**ABSENT, **BASE, **more, **frame} for frame in frames or ({},)]
     return {name: [row[name] for row in rows] for name in SUV_COLUMNS}
 
@@ -62,7 +58,7 @@ def factor(kind: Any = "bw", **more: Any) -> float:
 def elapsed(
     value: float, half_life: float = F18, weight: float = 70.0, dose: float = 3.7e8
 ) -> float:
-    """The seconds of decay that a factor of SUVbw speaks of."""
+    """Return the seconds of decay in a factor of SUVbw."""
     return float(np.log2(value * dose / (1000 * weight)) * half_life)
 
 
@@ -420,9 +416,8 @@ def test_a_date_and_time_in_utc_beside_a_local_time_is_the_same_injection():
 @pytest.mark.parametrize("other", ["20200306130101", "20200306120000", "20200306120000+0100"])
 def test_two_times_of_injection_that_differ_are_contradictory(other: str):
     error = refusal(radiopharmaceutical_start_date_time=other)
-    assert (
-        error.attribute
-        == "RadiopharmaceuticalStartDateTime (0018,1078) and RadiopharmaceuticalStartTime (0018,1072)"
+    assert error.attribute == (
+        "RadiopharmaceuticalStartDateTime (0018,1078) and RadiopharmaceuticalStartTime (0018,1072)"
     )
     assert elapsed(factor(radiopharmaceutical_start_date_time="20200306130059")) == pytest.approx(
         3541
@@ -621,9 +616,8 @@ def test_a_size_that_is_absent_or_in_centimetres_is_refused_by_kinds_that_need_i
 
 def test_no_time_of_injection_names_both_attributes():
     error = refusal(radiopharmaceutical_start_time="", radiopharmaceutical_start_date_time="")
-    assert (
-        error.attribute
-        == "RadiopharmaceuticalStartDateTime (0018,1078) and RadiopharmaceuticalStartTime (0018,1072)"
+    assert error.attribute == (
+        "RadiopharmaceuticalStartDateTime (0018,1078) and RadiopharmaceuticalStartTime (0018,1072)"
     )
 
 
@@ -676,7 +670,7 @@ def test_what_a_case_does_not_need_is_not_looked_at():
 
 
 def columns_of(paths: list[Path]) -> dict[str, list[Any]]:
-    """The columns as pydicom reads them: not by way of the index."""
+    """Return the columns as pydicom reads them, without the index."""
     import pydicom
 
     rows = []
