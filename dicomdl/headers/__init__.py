@@ -1,1 +1,4 @@
-"""One file -> its frames' facts, and where their bytes are. The door to pydicom."""
+"""Header reading: the facts of the frames of one file, and the byte ranges of their pixels.
+
+Together with `pixels`, this package is the only one that imports pydicom.
+"""

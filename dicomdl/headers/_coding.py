@@ -1,4 +1,4 @@
-"""Where the data set of a file begins, and how it is coded."""
+"""The start of a file: the position of the first element, and the coding of the data set."""
 
 from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax
@@ -7,9 +7,9 @@ from dicomdl.headers.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 
 def first_element(first: bytes) -> int | None:
-    """Where the first element is: after preamble and prefix (PS3.10 7.1), or at 0 in files without.
+    """Return the position of the first element; None if the file is not DICOM.
 
-    None: not DICOM.
+    The element follows preamble and prefix (PS3.10 7.1), or is at 0 in files without them.
     """
     if first[128:132] == b"DICM":
         return 132
@@ -24,9 +24,11 @@ def first_element(first: bytes) -> int | None:
 
 
 def syntax_of(window: Window, position: int, transfer_syntax: str) -> tuple[Syntax, str]:
-    """How the data set is coded, from the transfer syntax and its first element, which wins where they differ.
+    """Return the coding of the data set, and its transfer syntax (a default where it is absent).
 
-    Big endian against little endian is not decided by looks: what the pixels are would be a guess.
+    The first element decides between explicit and implicit VR if it contradicts the transfer
+    syntax. A contradiction about the byte order raises HeaderError, because the byte order of the
+    pixels would be a guess.
     """
     start = window.at(position, 8)
     group, vr = window.buffer[start : start + 2], window.buffer[start + 4 : start + 6]
@@ -44,8 +46,8 @@ def syntax_of(window: Window, position: int, transfer_syntax: str) -> tuple[Synt
             "the transfer syntax is little endian, the data set is big endian",
             reason="contradicting_syntax",
         )
-    # Without a transfer syntax, native pixels can only be little endian; encapsulated ones
-    # are refused in `places`.
+    # Native pixels without a transfer syntax can only be little endian. Encapsulated ones are
+    # refused by `locate_frames`.
     return (EXPLICIT if explicit else IMPLICIT), transfer_syntax or (
         EXPLICIT_LITTLE if explicit else IMPLICIT_LITTLE
     )

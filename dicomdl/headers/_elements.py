@@ -1,14 +1,14 @@
-"""The walk over a data set's elements: bytes in, the raw values of wanted elements out.
+"""The walk over the elements of a data set, which returns the raw values of wanted elements.
 
-Knows PS3.5 section 7 (data element structure, sequences, items) and nothing of what the values
-mean. Only the first bytes of a file are looked at, through a `window`.
+This module implements PS3.5 section 7 (data element structure, sequences, items) and ignores the
+meaning of the values. It reads only the first bytes of a file, through a `Window`.
 
-Each walk has two gears. The plain one reads one element at a time, knows every odd case and says
-what is wrong; the fast one (`_skim_*`) goes through the bytes at hand and stops before anything
-that is not an ordinary little-endian element, at about 0.25 us an element. Slices of one series
-repeat the same element headers, so `layouts` remembers them as runs between the elements whose
-length varies and compares each run with one `struct` call; the result is the same as the walk's, at
-a fifth of its time.
+Each walk has two gears. The plain gear reads one element at a time, handles every odd case and
+reports defects. The fast gear (`_skim_*`) takes about 0.25 us per element. It runs through the
+buffered bytes and stops before anything but an ordinary little-endian element. A third way is
+`_layouts`: slices of one series repeat the same element headers, so it stores them as runs between
+the elements whose length varies, and compares each run with one `struct` call. The result equals
+that of the walk, in a fifth of its time.
 """
 
 from collections.abc import Sequence
@@ -37,14 +37,15 @@ from dicomdl.headers._nested import skip_sequence
 from dicomdl.headers._window import MAX_ELEMENTS, Window, truncated
 
 MAX_META_ELEMENTS: Final = 1000
-_STOP: Final = -2  # instead of a slot: the fast gear leaves this element to the plain one
+# Replaces the slot of elements that the fast gear leaves to the plain one.
+_STOP: Final = -2
 
 
 class Wanted:
-    """Which elements a walk keeps: slot i of its result is for ``entries[i]``.
+    """The elements whose values a walk returns: slot i of the result belongs to ``entries[i]``.
 
-    An entry is (tag, private creator); the creator is "" for standard elements, and a vendor's tag
-    has 00 as its block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty.
+    An entry is (tag, private creator). The creator is "" for standard elements. A private tag has
+    00 as its block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty.
     """
 
     def __init__(self, entries: Sequence[tuple[int, str]]) -> None:
@@ -59,8 +60,11 @@ class Wanted:
                 self.blocks.setdefault((tag >> 16, creator.encode()), []).append((tag & 0xFF, slot))
 
 
-class _Kept:
-    """The values that one walk keeps, by slot, and which tags it still waits for (as raw little-endian numbers)."""
+class _Values:
+    """The values that one walk has collected, by slot, and the slots of wanted tags.
+
+    Tags are raw little-endian numbers.
+    """
 
     __slots__ = ("_blocks", "slots", "values")
 
@@ -70,12 +74,13 @@ class _Kept:
         self._blocks = wanted.blocks
 
     def reserve(self, raw: int, creator: bytes) -> None:
-        """Wait for the wanted tags of the block that the element `raw` reserves for `creator` (PS3.5 7.8.1)."""
+        """Add the wanted tags of the block that the element `raw` reserves (PS3.5 7.8.1)."""
         group, block = raw & 0xFFFF, raw >> 16
-        mine = self._blocks.get((group, creator.strip(b" \0")))
-        if mine:
-            # a copy: the next file reserves other blocks
-            self.slots = self.slots | {(block << 8 | low) << 16 | group: slot for low, slot in mine}
+        wanted = self._blocks.get((group, creator.strip(b" \0")))
+        if wanted:
+            tags = {(block << 8 | low) << 16 | group: slot for low, slot in wanted}
+            # A new dict per file, because the next file may reserve other blocks.
+            self.slots = self.slots | tags
 
 
 def _is_creator(raw: int) -> bool:
@@ -83,9 +88,9 @@ def _is_creator(raw: int) -> bool:
 
 
 class Walked(NamedTuple):
-    """The result of a walk.
+    """The result of a walk: raw values by slot (b"" if absent), and the pixel data element or None.
 
-    Raw values by slot (b"" when absent), and the pixel data element (None when there is none).
+    The values keep the byte order of the file.
     """
 
     values: tuple[bytes, ...]
@@ -97,36 +102,39 @@ def walk(
 ) -> Walked:
     """Walk the top level of a data set from `position` to its pixel data or its end.
 
-    Raises HeaderError (reason `truncated`, `malformed`, `too_deep`, `too_many_elements`,
-    `header_too_large`) where the structure breaks: a file that ends inside an element has lost
-    some, and nobody could tell which. A `trail` gets the steps of the walk; once it is longer than
-    `MAX_STEPS`, it gets no more.
+    `trail` collects the steps of the walk, until it is longer than `MAX_STEPS`.
+
+    Raises
+    ------
+    HeaderError
+        The structure is broken: reason `truncated`, `malformed`, `too_deep`, `too_many_elements` or
+        `header_too_large`. A file that ends inside an element is refused, because an unknown number
+        of further elements is missing.
     """
-    kept = _Kept(wanted)
+    collected = _Values(wanted)
     skim = _skim_explicit if syntax.explicit else _skim_implicit
     while True:
         if syntax.little:
             trail = trail if trail is not None and len(trail) <= MAX_STEPS else None
             start = window.at(position, HEAD_BYTES)
             seen: list[Seen] | None = None if trail is None else []
-            end, met = skim(window.buffer, start, kept, seen)
-            window.count(met)
+            end, count = skim(window.buffer, start, collected, seen)
+            window.count(count)
             if trail is not None:
-                trail += [
-                    _as_step(one, position - start, explicit=syntax.explicit) for one in seen or ()
-                ]
+                shift = position - start
+                trail += [_as_step(item, shift, explicit=syntax.explicit) for item in seen or ()]
             position += end - start
         if position >= window.size:
-            return Walked(tuple(kept.values), None)
+            return Walked(tuple(collected.values), None)
         window.count(PLAIN_COST)
         head = read_head(window, position, syntax)
         if head.tag in PIXEL_TAGS:
             if trail is not None:
                 trail.append(Step(position, head, -1))
-            return Walked(tuple(kept.values), head)
-        after = _step(window, position, head, syntax, kept, trail)
+            return Walked(tuple(collected.values), head)
+        after = _step(window, position, head, syntax, collected, trail)
         if after is None:
-            return Walked(tuple(kept.values), None)
+            return Walked(tuple(collected.values), None)
         position = after
 
 
@@ -135,23 +143,23 @@ def _step(
     position: int,
     head: ElementHead,
     syntax: Syntax,
-    kept: _Kept,
+    collected: _Values,
     trail: list[Step] | None,
 ) -> int | None:
-    """Past one element of the top level, keeping its value if it is wanted.
+    """Pass one element of the top level, and collect its value if it is wanted.
 
-    None at padding after the data set.
+    Returns the position after the element, or None at padding after the data set.
     """
     tag, vr, value, length = head
     raw = raw_tag(tag)
-    slot = kept.slots.get(raw, -1)
+    slot = collected.slots.get(raw, -1)
     creator = slot < 0 and _is_creator(raw)
     if trail is not None:
         trail.append(Step(position, head, max(slot, -1), creator))
     if length == UNDEFINED:
         end = skip_sequence(window, value, inner_syntax(vr, syntax), trail if slot < 0 else None)
         if slot >= 0:
-            kept.values[slot] = window.take(value, end - value - 8)
+            collected.values[slot] = window.take(value, end - value - 8)
         return end
     end = value + length
     if end > window.size:
@@ -159,14 +167,14 @@ def _step(
             return None
         raise truncated(value, length, window.size)
     if slot >= 0:
-        kept.values[slot] = window.take(value, length)
+        collected.values[slot] = window.take(value, length)
     elif creator:
-        kept.reserve(raw, window.take(value, length))
+        collected.reserve(raw, window.take(value, length))
     return end
 
 
-# What a skim notes of an element: raw tag, VR as a number, where it and its value are in the
-# buffer, its length, its slot.
+# An element that a skim has passed: raw tag, VR as a number, its offset and that of its value in
+# the buffer, its length, its slot.
 Seen: TypeAlias = tuple[int, int, int, int, int, int]
 
 
@@ -178,16 +186,16 @@ def _as_step(seen: Seen, shift: int, *, explicit: bool) -> Step:
 
 
 def _skim_explicit(
-    buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None
+    buffer: bytes, at: int, collected: _Values, seen: list[Seen] | None = None
 ) -> tuple[int, int]:
-    """Go through `buffer` from `at` as `_step` does, up to where that is needed.
+    """Pass ordinary elements of `buffer` from `at` on, and stop where `_step` is needed.
 
-    Where this is, and the elements met.
+    Returns the offset of the stop, and the number of elements passed.
     """
-    met = 0
+    count = 0
     limit = len(buffer)
     last = limit - HEAD_BYTES
-    values, slot_of = kept.values, kept.slots.get
+    values, slot_of = collected.values, collected.slots.get
     while at <= last:
         tag, code, length, long = HEAD(buffer, at)
         if code in SHORT_CODES:
@@ -196,7 +204,8 @@ def _skim_explicit(
             value, length = at + 12, long
         elif tag or code or length:
             break
-        else:  # zeros after the data set
+        else:
+            # Zeros after the data set.
             value = at + 8
         end = value + length
         slot = slot_of(tag, -1)
@@ -206,22 +215,23 @@ def _skim_explicit(
             seen.append((tag, code, at, value, length, slot))
         if slot >= 0:
             values[slot] = buffer[value:end]
-        elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:  # _is_creator
-            kept.reserve(tag, buffer[value:end])
-            slot_of = kept.slots.get
+        elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:
+            # The condition is that of _is_creator, without a call.
+            collected.reserve(tag, buffer[value:end])
+            slot_of = collected.slots.get
         at = end
-        met += 1
-    return at, met
+        count += 1
+    return at, count
 
 
 def _skim_implicit(
-    buffer: bytes, at: int, kept: _Kept, seen: list[Seen] | None = None
+    buffer: bytes, at: int, collected: _Values, seen: list[Seen] | None = None
 ) -> tuple[int, int]:
-    """As `_skim_explicit`, for elements without VR."""
-    met = 0
+    """Pass ordinary elements as `_skim_explicit` does, for elements without VR."""
+    count = 0
     limit = len(buffer)
     last = limit - HEAD_BYTES
-    values, slot_of = kept.values, kept.slots.get
+    values, slot_of = collected.values, collected.slots.get
     while at <= last:
         tag, low, high, _ = HEAD(buffer, at)
         value = at + 8
@@ -233,23 +243,22 @@ def _skim_implicit(
             seen.append((tag, 0, at, value, end - value, slot))
         if slot >= 0:
             values[slot] = buffer[value:end]
-        elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:  # _is_creator
-            kept.reserve(tag, buffer[value:end])
-            slot_of = kept.slots.get
+        elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:
+            collected.reserve(tag, buffer[value:end])
+            slot_of = collected.slots.get
         at = end
-        met += 1
-    return at, met
+        count += 1
+    return at, count
 
 
 def walk_meta(
     window: Window, position: int, trail: list[Step] | None, slot: int
 ) -> tuple[bytes, int]:
-    """The raw transfer syntax (b"" when not given) and where the data set starts.
+    """Return the raw transfer syntax (b"" if absent), and the position of the data set.
 
-    The group length is not trusted.
-
-    The file meta information is explicit little endian in every file (PS3.10 7.1); `slot` is noted
-    for the transfer syntax.
+    The file meta information is explicit little endian in every file (PS3.10 7.1). Its group length
+    is often wrong, so it is ignored. `trail` collects the steps; `slot` is that of the transfer
+    syntax.
     """
     transfer_syntax = b""
     while position < window.size:

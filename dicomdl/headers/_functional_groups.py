@@ -1,6 +1,7 @@
-"""The rows of a multi-frame file.
+"""The rows of a multi-frame file, from functional groups and from vectors.
 
-Shared and per-frame functional groups (PS3.3 C.7.6.16), and vectors of one value a frame.
+Shared and per-frame functional groups are those of PS3.3 C.7.6.16. A vector has one value per
+frame.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ from dicomdl.headers.columns import swap_bytes, vector_values
 def frame_rows(
     row: Row, frames: int, shared: bytes, per_frame: bytes, context: Context
 ) -> Sequence[Row]:
-    """One row a frame.
+    """Return one row per frame.
 
-    The file's values under the shared and per-frame functional groups and the frame's vectors.
+    The values of the file are overridden by the shared functional groups, then by those of the
+    frame, then by the vectors.
     """
     schema, _, syntax, account, *_ = context
     if shared:
@@ -37,10 +39,12 @@ def frame_rows(
 
 
 def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) -> dict[int, bytes]:
-    """What holds for every frame where nothing says whose groups are whose, such as in files of which a tool kept some frames.
+    """Return the values that all groups share, for files whose groups cannot be assigned to frames.
 
-    What the groups differ in is unknown then: such frames have no position. Their values must not depend on it. With fewer
-    groups than frames, what the groups say need not hold for the frames that have none.
+    A tool that removes frames may leave all groups. Attributes on which the groups disagree are
+    left empty, so these frames have no position. Required attributes may not be among them. With
+    fewer groups than frames, nothing is known about the frames without a group, and HeaderError is
+    raised.
     """
     known = set().union(*groups) if len(groups) > frames else set()
     agreed = {
@@ -52,7 +56,7 @@ def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) 
     ):
         raise HeaderError(
             f"NumberOfFrames is {frames}, but there are functional groups for {len(groups)}: "
-            "nothing says whose they are",
+            "they cannot be assigned to frames",
             reason="functional_groups",
             expected=frames,
             found=len(groups),
@@ -61,34 +65,34 @@ def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) 
 
 
 def _group_values(item: bytes, context: Context, outer: tuple[int, ...] = ()) -> dict[int, bytes]:
-    """Raw values by column of one item of a functional groups sequence.
+    """Return the raw values by column of one item of a functional groups sequence.
 
     Macros nest once (MR diffusion).
     """
     schema, _, syntax, account, *_ = context
-    found: dict[int, bytes] = {}
+    values: dict[int, bytes] = {}
     for tag, vr, value in iterate(item, syntax, account):
         number = schema.groups.get((outer[-1], tag)) if outer else None
         if number is not None:
-            found[number] = value if syntax.little else swap_bytes(value, schema.columns[number])
+            values[number] = value if syntax.little else swap_bytes(value, schema.columns[number])
         elif (
             len(outer) < 2
             and tag in schema.macros
             and (vr in (b"SQ", b"") and (value[:4] == b"\xfe\xff\x00\xe0" or not syntax.little))
         ):
             for inner in items(value, syntax, account):
-                found |= _group_values(inner, context, (*outer, tag))
+                values |= _group_values(inner, context, (*outer, tag))
                 break
-    return found
+    return values
 
 
 def first_item(raw: bytes, wanted: Mapping[int, int], context: Context) -> dict[int, bytes]:
-    """Raw values by column of the first item of a sequence; `wanted` gives the column of a tag."""
+    """Return the raw values by column of the first item; `wanted` maps tags to columns."""
     for item in items(raw, context.syntax, context.window):
-        found = {
+        values = {
             wanted[tag]: value
             for tag, _, value in iterate(item, context.syntax, context.window)
             if tag in wanted
         }
-        return found if context.syntax.little else context.schema.swapped(found)
+        return values if context.syntax.little else context.schema.swapped(values)
     return {}

@@ -1,6 +1,4 @@
-"""The header of one element (PS3.5 7.1).
-
-Tag, VR and length, with or without a VR, in either byte order.
+"""Element headers (PS3.5 7.1): tag, VR and length, in either byte order, explicit or implicit.
 
 Tags are written as DICOM prints them, 0xGGGGEEEE.
 """
@@ -19,18 +17,20 @@ FLOAT_PIXEL_DATA: Final = 0x7FE00008
 DOUBLE_FLOAT_PIXEL_DATA: Final = 0x7FE00009
 TRANSFER_SYNTAX: Final = 0x00020010
 PIXEL_TAGS: Final = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
-# PS3.5 7.5: these three have no VR in any syntax
+# These three have no VR in any syntax (PS3.5 7.5).
 VR_LESS: Final = frozenset({ITEM, ITEM_END, SEQUENCE_END})
-# PS3.5 7.1.2: these VRs have two reserved bytes and a 32-bit length, all others a 16-bit length.
+# These VRs have two reserved bytes and a 32-bit length, all others a 16-bit length (PS3.5 7.1.2).
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
-PLAIN_COST: Final = 6  # in elements of the fast gear: 0.3 us
-MAX_STEPS: Final = 4096  # a layout of more element headers is not worth its memory
+# Cost of the plain gear, in elements of the fast one, which take 0.3 us.
+PLAIN_COST: Final = 6
+# Longest layout, in element headers. Longer ones would need too much memory.
+MAX_STEPS: Final = 4096
 
 
 class Syntax(NamedTuple):
-    """How element headers are coded: with or without a VR, little or big endian."""
+    """The coding of element headers: explicit or implicit VR, little or big endian."""
 
     explicit: bool
     little: bool
@@ -42,13 +42,12 @@ BIG_ENDIAN: Final = Syntax(explicit=True, little=False)
 
 
 def raw_tag(tag: int) -> int:
-    """A tag as its four bytes read as one little-endian number."""
+    """Return a tag as one number, as its four bytes in the file read in little endian."""
     return (tag & 0xFFFF) << 16 | tag >> 16
 
 
-# What the fast gear compares, little-endian numbers as they lie in the file: the tag; VR and
-# 16-bit length, or a 32-bit
-# length; the 32-bit length of long VRs.
+# Little-endian numbers for the fast gear: the tag; VR and 16-bit length, or a 32-bit length; the
+# 32-bit length of long VRs.
 HEAD: Final = struct.Struct("<IHHI").unpack_from
 HEAD_BYTES: Final = 12
 _SHORT_VRS: Final = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
@@ -62,10 +61,7 @@ _LONG = {True: struct.Struct("<I").unpack_from, False: struct.Struct(">I").unpac
 
 
 class ElementHead(NamedTuple):
-    """One element's header.
-
-    Tag, VR ("" bytes when implicit), where its value starts, its length.
-    """
+    """The header of one element: tag, VR (b"" if implicit), position and length of the value."""
 
     tag: int
     vr: bytes
@@ -74,7 +70,7 @@ class ElementHead(NamedTuple):
 
 
 def read_head(window: Window, position: int, syntax: Syntax) -> ElementHead:
-    """The element header at `position` (PS3.5 7.1).
+    """Read the element header at `position` (PS3.5 7.1).
 
     Items and delimiters have no VR in any syntax.
     """
@@ -91,24 +87,25 @@ def read_head(window: Window, position: int, syntax: Syntax) -> ElementHead:
             return ElementHead(tag, vr, position + 12, _LONG[little](buffer, start + 8)[0])
         if vr.isalpha() and vr.isupper():
             return ElementHead(tag, vr, position + 8, _SHORT[little](buffer, start + 6)[0])
-        # Writers that forget the VR of one element write it as implicit; pydicom reads it so, too.
+        # Some writers omit the VR of an element and write it as implicit. pydicom accepts it, too.
         return ElementHead(tag, b"", position + 8, _LONG[little](buffer, start + 4)[0])
     except struct.error:
         raise truncated(position, 12, window.size) from None
 
 
 def inner_syntax(vr: bytes, syntax: Syntax) -> Syntax:
-    """The syntax inside a sequence.
+    """Return the syntax inside a sequence.
 
-    UN of undefined length holds implicit little endian (PS3.5 6.2.2, note 2).
+    UN of undefined length contains implicit little endian (PS3.5 6.2.2, note 2).
     """
     return IMPLICIT if vr == b"UN" else syntax
 
 
 class Step(NamedTuple):
-    """One element header that a walk met, the slot of its value (-1.
+    """An element header that a walk has passed.
 
-    Not kept), and whether it names a private creator.
+    `slot` is that of its value, -1 for an unwanted element. `creator` is True if the element names
+    a private creator.
     """
 
     position: int

@@ -1,4 +1,14 @@
-"""headers.layouts"""
+"""Layouts: the learned sequences of element headers of earlier files, which accelerate the walk.
+
+Slices of one series repeat the same element headers. A layout stores them as runs between the
+elements whose length varies, and compares a run with one `struct` call. The result equals that of
+`walk`, in a fifth of its time. A layout never changes a result: a file that differs in any header
+from all layouts is walked.
+
+The headers, and the values of private creators and of the transfer syntax, must be equal. Lengths
+may vary in the last element of a run only. When the length of another element varies, its run is
+split.
+"""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -27,50 +37,51 @@ from dicomdl.headers._window import Window
 
 @dataclass(slots=True)
 class _Segment:
-    """A run of element headers at fixed distances, ended by one element whose length is read."""
+    """A run of element headers at fixed distances, ended by an element whose length is read."""
 
     heads: Callable[..., tuple[Any, ...]]
     expected: tuple[Any, ...]
     values: Callable[..., tuple[bytes, ...]] | None
     size: int
-    # of the ending element, -1 when nobody wants it; None when it is the pixel data or of
-    # undefined length
+    # Slot of the last element, -1 if it is unwanted, None for the pixel data and for undefined
+    # lengths.
     slot: int | None
-    steps: range  # the numbers of the layout's steps that it covers
-    length: Callable[..., tuple[int]]  # reads the length that the run ends with
+    # Numbers of the layout's steps in the run.
+    steps: range
+    # Function that reads the length at the end of the run.
+    length: Callable[..., tuple[int]]
     length_bytes: int
-    # the run of the last file, up to that length, and its values: most runs repeat from slice
-    # to slice
+    # The run of the last file up to that length, and its values: most runs repeat from slice to
+    # slice.
     last_seen: bytes = b""
     last_values: tuple[bytes, ...] = ()
-    changes: int = 0  # how often the run was another than in the file before; the first file counts
+    # Number of files whose run differed from that of the file before, the first file included.
+    changes: int = 0
 
 
 @dataclass(slots=True)
 class _Layout:
-    """The element headers of a kind of file.
+    """The element headers of a kind of file: its steps, and those whose length varies."""
 
-    Which steps there are, and which of them vary in length.
-    """
-
-    buffer: bytes  # the file that it was learned from: what its headers are is read there
+    # The beginning of the file that the layout was learned from, as the reference of its headers.
+    buffer: bytes
     start: int
     syntax: Syntax
     transfer_syntax: bytes
     steps: list[Step]
-    first: int  # the number of the data set's first step
-    constants: dict[int, bytes]  # values that must stay as they are, by the number of their step
+    # Number of the data set's first step.
+    first: int
+    # Values that must be equal, by the number of their step.
+    constants: dict[int, bytes]
     varying: set[int]
-    may_vary: list[int]  # the numbers of the steps whose length may be another in the next file
+    # Numbers of the steps whose length may differ in the next file.
+    may_vary: list[int]
     segments: list[_Segment] = field(default_factory=list)
     pick: Callable[[Any], tuple[bytes, ...]] = tuple
 
 
 class Matched(NamedTuple):
-    """What a layout tells of a file.
-
-    The result of its walk, the raw transfer syntax and how the data set is coded.
-    """
+    """A file that matches a layout: the result of its walk, its raw transfer syntax and coding."""
 
     walked: Walked
     transfer_syntax: bytes
@@ -78,12 +89,10 @@ class Matched(NamedTuple):
 
 
 class Layouts:
-    """Learned layouts of files that begin at `start`.
+    """The layouts of up to 8 kinds of files, most recently matched first.
 
-    The same result as `walk`, faster where files resemble each other.
-
-    A pure accelerator: `match` returns None whenever anything in a file's structure differs from
-    what was learned.
+    They only accelerate: `match` returns None if the structure of a file differs from all layouts
+    in any way.
     """
 
     CAPACITY: Final = 8
@@ -94,29 +103,33 @@ class Layouts:
         self._misses = 0
 
     def match(self, buffer: bytes, start: int) -> Matched | None:
-        """The walk of the file that begins with `buffer`, whose first element is at `start`, or None when no layout fits."""
+        """Return the walk of the file that begins with `buffer`; None if no layout fits.
+
+        `start` is the position of the file's first element.
+        """
         for rank, layout in enumerate(self._recent):
-            found = _match(layout, buffer) if layout.start == start else None
-            if found is not None:
+            walked = _match(layout, buffer) if layout.start == start else None
+            if walked is not None:
                 if rank:
                     self._recent.insert(0, self._recent.pop(rank))
                 self._misses = 0
-                return Matched(found, layout.transfer_syntax, layout.syntax)
+                return Matched(walked, layout.transfer_syntax, layout.syntax)
         return None
 
     def worth_learning(self) -> bool:
-        """Whether recording the next walk pays: rarely, when no two files resemble each other."""
+        """Return whether to record the next walk: always at first, rarely after 64 misses."""
         self._misses += 1
         return self._misses < 64 or self._misses % 32 == 0
 
     def learn(
         self, buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_set: list[Step]
     ) -> None:
-        """Remember the steps of a file, meta information and data set, whose whole header is in `buffer`."""
+        """Store the steps of a file, meta information and data set; `buffer` has all its header."""
         layout = _layout(buffer, start, syntax, meta, data_set)
         if layout is None:
             return
-        # What varies in length in one series does so in the next: splitting a run later costs more.
+        # Elements whose length varies in one series vary in the next one, too. Splitting a run
+        # later costs more.
         tags = {known.steps[number].head.tag for known in self._recent for number in known.varying}
         layout.varying |= {
             number for number in layout.may_vary if layout.steps[number].head.tag in tags
@@ -129,7 +142,7 @@ class Layouts:
 def _layout(
     buffer: bytes, start: int, syntax: Syntax, meta: list[Step], data_set: list[Step]
 ) -> _Layout | None:
-    """The layout of one file, None for files whose structure is odd enough to be walked each time."""
+    """Return the layout of one file; None for odd structures, which are walked each time."""
     steps = meta + data_set
     if (
         not data_set
@@ -142,8 +155,7 @@ def _layout(
         not step.head.vr and step.head.tag not in VR_LESS
         for step in (steps if syntax.explicit else meta)
     ):
-        # an element without VR among others with: the bytes of its length may look like a
-        # VR in the next file
+        # An element without VR in an explicit file: its length may look like a VR in the next file.
         return None
     syntaxes = [step for step in meta if step.head.tag == TRANSFER_SYNTAX]
     if len(syntaxes) != 1:
@@ -153,7 +165,7 @@ def _layout(
         for number, step in enumerate(steps)
         if step.creator or step is syntaxes[0]
     }
-    # the first element of the data set tells how it is coded, so its length stays
+    # The first element of the data set determines the coding, so its length must be equal.
     first = len(meta)
     may_vary = [
         n
@@ -166,8 +178,7 @@ def _layout(
     )
 
 
-# How a header is read when its length may be any: by its size and whether it has a VR; the length
-# comes last.
+# Formats of a header with any length, by its size and whether it has a VR. The length comes last.
 _HEAD_FORMS: Final = {(8, True): "IHH", (8, False): "II", (12, True): "QI"}
 _HEADS: Final = {key: struct.Struct(f"<{form}").unpack_from for key, form in _HEAD_FORMS.items()}
 _LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {
@@ -177,10 +188,7 @@ _LENGTHS: Final[dict[int, Callable[..., tuple[int]]]] = {
 
 
 class _Run:
-    """Builds one segment.
-
-    The struct formats of the headers to compare and of the values to take.
-    """
+    """The builder of one segment: struct formats of the headers to compare and values to take."""
 
     def __init__(self, start: int) -> None:
         self.start = self.heads_end = self.values_end = start
@@ -188,7 +196,7 @@ class _Run:
         self.values = ["<"]
 
     def compare(self, step: Step, constant: bytes | None) -> None:
-        """Add a header whose every byte, length included, must be as it was, and a value that must be."""
+        """Add a header that must be equal, length included, and optionally an equal value."""
         value = step.head.value
         self.heads.append(
             f"{step.position - self.heads_end}x{'QI' if value - step.position == 12 else 'Q'}"
@@ -204,14 +212,10 @@ class _Run:
         self.values_end = head.value + head.length
 
     def close(self, step: Step, steps: range, buffer: bytes) -> _Segment:
-        """End the run with a header whose length is read.
-
-        What its headers must be stands in `buffer`.
-        """
+        """End the run with a header whose length is read; `buffer` is the reference file."""
         head = step.head
-        self.heads.append(
-            f"{step.position - self.heads_end}x{_HEAD_FORMS[head.value - step.position, bool(head.vr)]}"
-        )
+        form = _HEAD_FORMS[head.value - step.position, bool(head.vr)]
+        self.heads.append(f"{step.position - self.heads_end}x{form}")
         heads = struct.Struct("".join(self.heads)).unpack_from
         length_bytes = 2 if head.vr and head.value - step.position == 8 else 4
         return _Segment(
@@ -229,12 +233,12 @@ class _Run:
 
 
 def _compile(layout: _Layout, wanted: Wanted) -> None:
-    """Turn the layout's steps into segments, each ended by an element whose length varies."""
+    """Divide the layout's steps into segments, each ended by an element whose length varies."""
     layout.segments = list(_segments(layout, range(len(layout.steps))))
-    # matching collects values in the order of the steps
-    kept = [step.slot for step in layout.steps if step.slot >= 0]
-    place = {slot: rank for rank, slot in enumerate(kept, 1)}
-    layout.pick = itemgetter(*(place.get(slot, 0) for slot in range(wanted.size)))
+    # A match collects values in the order of the steps, after an empty one at rank 0.
+    slots = [step.slot for step in layout.steps if step.slot >= 0]
+    ranks = {slot: rank for rank, slot in enumerate(slots, 1)}
+    layout.pick = itemgetter(*(ranks.get(slot, 0) for slot in range(wanted.size)))
 
 
 def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
@@ -254,33 +258,36 @@ def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
 
 
 class _OtherStructure(Exception):
-    """A file does not have a layout's elements."""
+    """The elements of a file differ from those of a layout."""
 
 
 def _match(layout: _Layout, buffer: bytes) -> Walked | None:
+    """Return the walk of a file by a layout; None if the file differs, or goes beyond `buffer`."""
     position = layout.start
-    kept: list[bytes] = [b""]
-    found = Found(0, 0)
+    values: list[bytes] = [b""]
+    extent = _Extent(0, 0)
     limit = len(buffer)
-    # segments in which other elements than the last one vary in length, too
+    # Segments in which elements before the last one vary in length, too.
     torn: list[tuple[_Segment, set[int]]] = []
     try:
         for segment in layout.segments:
             value = position + segment.size
             before_length = value - segment.length_bytes
-            # headers and values as in the file before
+            # Headers and values mostly equal those of the file before.
             if buffer[position:before_length] == segment.last_seen:
                 length = segment.length(buffer, before_length)[0]
             else:
                 heads = segment.heads(buffer, position)
                 if heads[:-1] != segment.expected:
                     varying: set[int] = set()
-                    position, found = _match_steps(layout, segment, buffer, position, kept, varying)
+                    position, extent = _match_steps(
+                        layout, segment, buffer, position, values, varying
+                    )
                     torn.append((segment, varying))
                     continue
                 length = heads[-1]
                 segment.changes += 1
-                # twice is no accident: what changes gets a run of its own
+                # After two changes the run is split at the changing elements.
                 if segment.changes == 3 and len(segment.steps) > 3:
                     torn.append(
                         (segment, _changed(layout, segment, buffer[position:before_length]))
@@ -289,37 +296,34 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                 segment.last_values = (
                     segment.values(buffer, position) if segment.values is not None else ()
                 )
-            kept += segment.last_values
+            values += segment.last_values
             if segment.slot is None:
-                found = Found(value, length)
-                position = _close(layout, segment.steps[-1], found, buffer, kept)
+                extent = _Extent(value, length)
+                position = _close(layout, segment.steps[-1], extent, buffer, values)
                 continue
-            # an undefined length, which would be another structure, ends beyond the
-            # buffer, too
+            # An undefined length, which is another structure, also ends beyond the buffer.
             position = value + length
             if position > limit:
                 return None
             if segment.slot >= 0:
-                kept.append(buffer[value:position])
-    except (
-        struct.error,
-        HeaderError,
-        _OtherStructure,
-    ):
-        # or the header goes on beyond the buffer: the plain walk will tell
+                values.append(buffer[value:position])
+    except (struct.error, HeaderError, _OtherStructure):
+        # A struct.error also means that the header is longer than the buffer. The plain walk
+        # finds the reason.
         return None
-    for segment, varying in torn:  # the next file like this one is compared in runs again
+    # Splitting the torn segments lets the next similar file match in runs again.
+    for segment, varying in torn:
         layout.varying |= varying
-        place = layout.segments.index(segment)
-        layout.segments[place : place + 1] = _segments(
+        index = layout.segments.index(segment)
+        layout.segments[index : index + 1] = _segments(
             layout, range(segment.steps.start, segment.steps.stop)
         )
     last = layout.steps[-1].head
-    return Walked(layout.pick(kept), ElementHead(last.tag, last.vr, found.value, found.length))
+    return Walked(layout.pick(values), ElementHead(last.tag, last.vr, extent.value, extent.length))
 
 
 def _changed(layout: _Layout, segment: _Segment, run: bytes) -> set[int]:
-    """The steps of a run whose values are others than in the file before."""
+    """Return the steps of a run whose values differ from those of the file before."""
     start = layout.steps[segment.steps.start].position
     spans = {
         n: (layout.steps[n].head.value - start, layout.steps[n].head.length)
@@ -333,36 +337,39 @@ def _changed(layout: _Layout, segment: _Segment, run: bytes) -> set[int]:
     }
 
 
-class Found(NamedTuple):
-    """Where an element's value starts in a file, and its length."""
+class _Extent(NamedTuple):
+    """The position of an element's value in a file, and its length."""
 
     value: int
     length: int
 
 
-def _close(layout: _Layout, number: int, found: Found, buffer: bytes, kept: list[bytes]) -> int:
-    """Keep the value of step `number` if it is wanted; the position after it.
+def _close(
+    layout: _Layout, number: int, extent: _Extent, buffer: bytes, values: list[bytes]
+) -> int:
+    """Collect the value of step `number` if it is wanted; return the position after it.
 
-    The last step is the pixel data: not passed.
+    The last step is the pixel data, whose start is returned.
     """
     step = layout.steps[number]
     if number == len(layout.steps) - 1:
-        return found.value
-    if (found.length == UNDEFINED) != (step.head.length == UNDEFINED):
+        return extent.value
+    if (extent.length == UNDEFINED) != (step.head.length == UNDEFINED):
         raise _OtherStructure
-    if found.length == UNDEFINED:
+    if extent.length == UNDEFINED:
         if step.slot < 0:
-            return found.value  # what is inside has steps of its own
+            # The elements inside are further steps of the layout.
+            return extent.value
         window = Window(lambda offset, count: buffer[offset : offset + count], len(buffer), buffer)
         inside = inner_syntax(step.head.vr, EXPLICIT if step.head.vr else IMPLICIT)
-        end = skip_sequence(window, found.value, inside)
-        kept.append(buffer[found.value : end - 8])
+        end = skip_sequence(window, extent.value, inside)
+        values.append(buffer[extent.value : end - 8])
         return end
-    end = found.value + found.length
+    end = extent.value + extent.length
     if end > len(buffer):
         raise _OtherStructure
     if step.slot >= 0:
-        kept.append(buffer[found.value : end])
+        values.append(buffer[extent.value : end])
     return end
 
 
@@ -371,31 +378,37 @@ def _match_steps(
     segment: _Segment,
     buffer: bytes,
     position: int,
-    kept: list[bytes],
+    values: list[bytes],
     varying: set[int],
-) -> tuple[int, Found]:
-    """Match a segment element by element where its run does not fit, and note which elements vary in length."""
-    found = Found(position, 0)
+) -> tuple[int, _Extent]:
+    """Match a segment element by element if its run does not fit.
+
+    Adds the numbers of the elements whose length differs to `varying`.
+    """
+    extent = _Extent(position, 0)
     for number in segment.steps:
         step = layout.steps[number]
         head = step.head
-        found = _read_like(step, layout.buffer, buffer, position)
+        extent = _read_like(step, layout.buffer, buffer, position)
         constant = layout.constants.get(number)
-        if constant is not None and buffer[found.value : found.value + found.length] != constant:
+        if constant is not None and buffer[extent.value : extent.value + extent.length] != constant:
             raise _OtherStructure
-        if found.length != head.length and number not in layout.varying:
+        if extent.length != head.length and number not in layout.varying:
             if number == layout.first:
                 raise _OtherStructure
             varying.add(number)
-        position = _close(layout, number, found, buffer, kept)
-    return position, found
+        position = _close(layout, number, extent, buffer, values)
+    return position, extent
 
 
-def _read_like(step: Step, learned: bytes, buffer: bytes, position: int) -> Found:
-    """The value and length of the element at `position`, if its tag and VR are those of `step` of the `learned` file."""
+def _read_like(step: Step, learned: bytes, buffer: bytes, position: int) -> _Extent:
+    """Read the extent of the element at `position`.
+
+    Raises _OtherStructure unless its tag and VR equal those of `step` in the `learned` file.
+    """
     size = step.head.value - step.position
     read = _HEADS[size, bool(step.head.vr)]
-    found = read(buffer, position)
-    if found[:-1] != read(learned, step.position)[:-1]:
+    head = read(buffer, position)
+    if head[:-1] != read(learned, step.position)[:-1]:
         raise _OtherStructure
-    return Found(position + size, found[-1])
+    return _Extent(position + size, head[-1])

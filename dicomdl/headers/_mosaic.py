@@ -1,8 +1,9 @@
 """Mosaics: the slices of a volume as tiles of one image, row by row, on ceil(sqrt(n)) columns.
 
-What tells where the slices are is private (`siemens`, `uih`). What does not add up leaves the image
-whole and without a position: its own is that of a slice as large as the mosaic, which nothing in
-the row would tell from a true one.
+The positions of the slices are in private elements (`_siemens`, `_uih`). If these are absent or
+contradict each other, the image stays one frame, and its position is removed: the position in the
+header is that of a slice as large as the mosaic, and nothing in the row would distinguish it from a
+true one.
 """
 
 import struct
@@ -17,11 +18,9 @@ from dicomdl.headers._tiling import Tiling
 from dicomdl.headers._uih import uih_tiling
 from dicomdl.headers.header import CodedTile
 
-# What only mosaics and old Siemens diffusion images are asked for, in a walk of their own: 10 to
-# 100 KB that all of a
-# scanner's files have. De-identification may remove the creator of a block and leave its
-# elements, so these are also looked for
-# where they usually are.
+# Elements that a separate walk reads, for mosaics and old Siemens diffusion images only: they take
+# 10 to 100 KB in all files of a scanner. De-identification may remove the creator of a block and
+# leave its elements, so they are also searched in their usual block.
 _PRIVATE: Final = (
     (0x00290010, "SIEMENS CSA HEADER"),
     (0x00290020, "SIEMENS CSA HEADER"),
@@ -34,14 +33,15 @@ _PRIVATE_WANTED: Final = Wanted([*_PRIVATE, *((tag | 0x1000, "") for tag, _ in _
 def unpacked_rows(
     rows: Sequence[Row], context: Context
 ) -> tuple[Sequence[Row], Sequence[CodedTile]]:
-    """The rows of a file without functional groups, and their tiles.
+    """Return the rows of a file without functional groups, and their tiles.
 
-    One row a tile where its one frame is a mosaic.
+    A mosaic becomes one row per tile; other images have no tiles.
     """
     at = context.schema.at
     image_type = rows[0][at.image_type]
     if len(rows) > 1:
-        if _shows_many(image_type):  # one position for frames of many slices each
+        if _shows_many(image_type):
+            # Each frame has many slices, but there is only one position.
             rows = [override(row, {at.image_position_patient: b""}) for row in rows]
         return rows, ()
     if b"MOSAIC" in image_type or b"VFRAME" in image_type or b"ep_b" in rows[0][at.sequence_name]:
@@ -50,6 +50,7 @@ def unpacked_rows(
 
 
 def _unpacked(row: Row, context: Context) -> tuple[Sequence[Row], Sequence[CodedTile]]:
+    """Return the rows and tiles of a file of one frame that is a mosaic or a diffusion image."""
     schema, at = context.schema, context.schema.at
     is_mosaic = _shows_many(row[at.image_type])
     if not is_mosaic and (b"ep_b" not in row[at.sequence_name] or row[at.siemens_b_value]):
@@ -63,8 +64,8 @@ def _unpacked(row: Row, context: Context) -> tuple[Sequence[Row], Sequence[Coded
     if frames:
         tiling = uih_tiling(plane, count, frames, context)
     else:
-        said = schema.value(row, at.siemens_images_in_mosaic)
-        tiling = siemens_tiling(plane, said, csa, protocol_slices(series))
+        declared = schema.value(row, at.siemens_images_in_mosaic)
+        tiling = siemens_tiling(plane, declared, csa, protocol_slices(series))
     if tiling is None:
         return [override(row, {at.image_position_patient: b""})], ()
     return _tile_rows(row, plane, tiling, schema)
@@ -90,19 +91,22 @@ def _tile_rows(
 
 
 def _csa_diffusion(row: Row, csa: Mapping[str, Sequence[str]], schema: Schema) -> dict[int, bytes]:
-    """What scanners before syngo MR VB13 say of diffusion in the CSA header only."""
+    """Return b-value and direction as changes of a row without them.
+
+    Scanners before syngo MR VB13 store them in the CSA header only.
+    """
     at = schema.at
     b_value, direction = csa_diffusion(csa)
-    found = {}
+    changes = {}
     if b_value is not None and not row[at.siemens_b_value]:
-        found[at.siemens_b_value] = b"%d" % b_value
+        changes[at.siemens_b_value] = b"%d" % b_value
     if direction is not None and not row[at.siemens_diffusion_direction]:
-        found[at.siemens_diffusion_direction] = struct.pack("<3d", *direction)
-    return found
+        changes[at.siemens_diffusion_direction] = struct.pack("<3d", *direction)
+    return changes
 
 
 def _private_values(context: Context) -> list[bytes]:
-    """The raw values of the elements `_PRIVATE`, b"" where absent."""
+    """Return the raw values of the elements `_PRIVATE`, b"" if absent."""
     start = 0 if context.deflated else walk_meta(context.window, context.start, None, -1)[1]
     values = walk(context.window, start, context.syntax, _PRIVATE_WANTED).values
     count = len(_PRIVATE)
@@ -112,7 +116,7 @@ def _private_values(context: Context) -> list[bytes]:
 
 
 def _shows_many(image_type: bytes) -> bool:
-    """Whether an image is a mosaic of slices: of Siemens, or of UIH."""
+    """Return whether an image is a mosaic of slices, by Siemens or by UIH."""
     return not {b"MOSAIC", b"VFRAME"}.isdisjoint(
         part.strip(b"\0 ") for part in image_type.split(b"\\")
     )

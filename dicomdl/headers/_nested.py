@@ -1,4 +1,4 @@
-"""Values that hold elements: sequences and their items (PS3.5 7.5), walked over or taken apart."""
+"""Sequences and their items (PS3.5 7.5): skipped, or iterated element by element."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -34,18 +34,19 @@ _RAW_ENDS: Final = frozenset({raw_tag(ITEM_END), raw_tag(SEQUENCE_END)})
 def skip_sequence(
     window: Window, position: int, syntax: Syntax, trail: "list[Step] | None" = None
 ) -> int:
-    """The byte after the sequence delimitation item of a value of undefined length that starts at `position`.
+    """Skip a value of undefined length; return the position after its sequence delimitation item.
 
-    Items of defined length are jumped over; of undefined length, walked. Encapsulated fragments look the same.
+    The value starts at `position`. Items of defined length are skipped in one step, those of
+    undefined length are walked. Encapsulated fragments have the same structure.
     """
-    # (syntax inside, holds items) of every value of undefined length that is open
+    # (syntax inside, contains items) per open value of undefined length.
     open_values = [(syntax, True)]
     while open_values:
         if syntax.little and (trail is None or len(trail) > MAX_STEPS):
             trail = None
             start = window.at(position, HEAD_BYTES)
-            end, met = _skim_nested(window.buffer, start, open_values)
-            window.count(met)
+            end, count = _skim_nested(window.buffer, start, open_values)
+            window.count(count)
             position += end - start
         window.count(PLAIN_COST)
         position = _step_nested(window, position, open_values, trail)
@@ -53,11 +54,11 @@ def skip_sequence(
 
 
 def _skim_nested(buffer: bytes, at: int, open_values: list[tuple[Syntax, bool]]) -> tuple[int, int]:
-    """Go through `buffer` from `at` as `_step_nested` does, up to where that is needed.
+    """Pass ordinary elements of `buffer` from `at` on, and stop where `_step_nested` is needed.
 
-    Where this is, and the elements met.
+    Returns the offset of the stop, and the number of elements passed.
     """
-    met = 0
+    count = 0
     limit = len(buffer)
     (explicit, _), holds_items = open_values[-1]
     while at + HEAD_BYTES <= limit:
@@ -93,8 +94,8 @@ def _skim_nested(buffer: bytes, at: int, open_values: list[tuple[Syntax, bool]])
         if end + length > limit:
             break
         at = end + length
-        met += 1
-    return at, met
+        count += 1
+    return at, count
 
 
 def _step_nested(
@@ -103,7 +104,10 @@ def _step_nested(
     open_values: list[tuple[Syntax, bool]],
     trail: "list[Step] | None",
 ) -> int:
-    """Past one element inside values of undefined length, of which `open_values` is the stack."""
+    """Pass one element inside values of undefined length, whose stack is `open_values`.
+
+    Returns the position after the element.
+    """
     current, holds_items = open_values[-1]
     head = read_head(window, position, current)
     undefined = head.length == UNDEFINED
@@ -139,9 +143,9 @@ def _step_nested(
 def iterate(
     raw: bytes, syntax: Syntax, account: Window | None = None
 ) -> Iterator[tuple[int, bytes, bytes]]:
-    """(tag, VR, value) of the elements of one data set or item that is wholly in memory.
+    """Yield (tag, VR, value) per element of a data set or item in memory.
 
-    `account` counts them.
+    The elements are charged to `account`.
     """
     window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
     position = 0
@@ -162,7 +166,10 @@ def iterate(
 
 
 def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator[bytes]:
-    """The items of a sequence's value, each as its bytes without item header and delimiter (PS3.5 7.5); `account` counts them."""
+    """Yield the items of a sequence as bytes without item header and delimiter (PS3.5 7.5).
+
+    The items are charged to `account`.
+    """
     window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
     position = 0
     account = account or window
@@ -172,8 +179,7 @@ def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator
         if head.tag != ITEM:
             return
         if head.length == UNDEFINED:
-            # An item of undefined length ends like a sequence does: its delimiter
-            # closes the one open value.
+            # An item of undefined length ends with a delimiter, like a sequence.
             end = _item_end(window, head.value, syntax)
             yield raw[head.value : end - 8]
         else:
@@ -185,7 +191,7 @@ def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator
 
 
 def _item_end(window: Window, position: int, syntax: Syntax) -> int:
-    """The byte after the item delimitation item of an item of undefined length that starts at `position`."""
+    """Return the position after the delimiter of an item of undefined length at `position`."""
     while position < window.size:
         head = read_head(window, position, syntax)
         if head.tag == ITEM_END:

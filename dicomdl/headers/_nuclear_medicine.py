@@ -1,7 +1,4 @@
-"""Reconstructed volumes of nuclear medicine.
-
-One position in the header, and vectors that number the slices.
-"""
+"""Reconstructed volumes of nuclear medicine, whose header has one position and a slice vector."""
 
 from collections.abc import Sequence
 
@@ -13,9 +10,9 @@ _RECONSTRUCTED = ([b"RECON TOMO"], [b"RECON GATED TOMO"])
 
 
 def placed_rows(rows: Sequence[Row], detectors: bytes, context: Context) -> Sequence[Row]:
-    """The rows of an NM file.
+    """Return the rows of an NM file, those of reconstructed slices with their positions.
 
-    Those of reconstructed slices with the positions that the first detector's item implies.
+    The positions follow from the item of the first detector.
     """
     schema, at = context.schema, context.schema.at
     kind = rows[0][at.image_type].strip(b"\0 ").split(b"\\")[2:3]
@@ -37,14 +34,13 @@ def placed_rows(rows: Sequence[Row], detectors: bytes, context: Context) -> Sequ
 
 
 def nm_positions(plane: Plane, slices: Sequence[int | None]) -> list[Vector] | None:
-    """The position of each frame of a reconstructed NM volume, whose slices (from 1) are `slices`.
+    """Return the position per frame of a reconstructed NM volume; None if they are unknown.
 
-    None where they are unknown.
-
-    `plane` is the first slice. A positive SpacingBetweenSlices stacks the others "behind" it, a
-    negative one "in front" (PS3.3 C.8.4.15). The normal row x column points away from who looks at
-    the image, so behind is along it: GE writes -4.4 mm for volumes whose first slice is the top of
-    the head, and readers that ignore the sign show them upside down.
+    `plane` is the first slice, and `slices` has the slice number per frame, from 1. A positive
+    SpacingBetweenSlices stacks the others "behind" the first, a negative one "in front" (PS3.3
+    C.8.4.15). The normal row x column points away from the viewer of the image, so "behind" is
+    along the normal. GE writes -4.4 mm for volumes whose first slice is the top of the head;
+    readers that ignore the sign show them upside down.
     """
     axes = axes_of(plane.orientation)
     if (

@@ -1,7 +1,7 @@
-"""Where the frames lie inside the pixel data, native (PS3.5 8.1, 8.2) or encapsulated (PS3.5 A.4).
+"""The byte ranges of the frames in the pixel data, native (PS3.5 8.1, 8.2) or encapsulated (A.4).
 
-Pixel data are measured, never read: of native ones only the length counts, of encapsulated ones the
-item headers are followed.
+Pixel data are measured, and their content is not read. For native ones the length of the element
+suffices, for encapsulated ones the item headers are followed.
 """
 
 import functools
@@ -13,8 +13,8 @@ from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
 
-# What a hostile file may cost: whole slide images have had some 100,000 frames, most files one
-# fragment a frame.
+# Limits for hostile files. Whole slide images have had some 100,000 frames, and most files have one
+# fragment per frame.
 MAX_FRAMES: Final = 1_000_000
 MAX_FRAGMENTS: Final = 1_000_000
 _MAX_TABLE_BYTES: Final = 8 * MAX_FRAMES
@@ -22,7 +22,7 @@ _ITEM_HEAD: Final = struct.Struct("<HHI")
 
 
 class Place(NamedTuple):
-    """Where one frame's bytes are; see `FrameSource`."""
+    """The byte range of one frame; see `FrameSource`."""
 
     byte_offset: int
     byte_length: int
@@ -34,17 +34,17 @@ class PixelLayout(NamedTuple):
 
     frames: int
     frame_bits: int
-    # more than frame_bits where the photometric interpretation says that chrominance is
-    # subsampled
+    # Bits of a frame without subsampling of chrominance. They exceed frame_bits if the photometric
+    # interpretation declares subsampling.
     whole_bits: int
 
 
-# Small: three numbers per layout that occurs.
+# Small: three numbers per layout.
 @functools.lru_cache(maxsize=4096)
 def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
-    """The frames' size from the raw values of rows ... number_of_frames.
+    """Return the size of the frames from the raw values of the columns rows to number_of_frames.
 
-    An error is returned, so that it is cached too.
+    An error is returned and not raised, so that it is cached as well.
     """
     rows, columns, samples, photometric, _, allocated, _, _, _, frames = raws
     try:
@@ -111,10 +111,10 @@ def locate_frames(
     native: bool,
     extended_offsets: bytes = b"",
 ) -> list[Place]:
-    """The place of each frame, in file order; HeaderError when they cannot all be there.
+    """Return the byte range per frame, in file order; raise HeaderError if any is missing.
 
-    `native` says that the transfer syntax is not a compressed one, `extended_offsets` is the raw
-    Extended Offset Table.
+    `native` is True for an uncompressed transfer syntax. `extended_offsets` is the raw Extended
+    Offset Table.
     """
     if native:
         return _locate_native(pixel_data, layout, window)
@@ -127,10 +127,13 @@ def locate_frames(
 
 
 def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window) -> list[Place]:
-    """Frames lie end to end without padding, even where BitsAllocated 1 lets them share a byte (PS3.5 8.1.1)."""
+    """Locate native frames, which follow each other without padding (PS3.5 8.1.1).
+
+    With BitsAllocated 1, two frames may share a byte.
+    """
     frames, bits, whole = layout
-    # Some writers label whole pixels as subsampled ones; the length that the element claims
-    # tells, even of a cut file.
+    # Some writers declare subsampling for complete pixels. The declared length of the element
+    # reveals this, even for a truncated file.
     if pixel_data.length != UNDEFINED and 8 * pixel_data.length >= frames * whole:
         bits = whole
     needed = (frames * bits + 7) // 8
@@ -147,7 +150,7 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
             expected_bytes=needed,
             found_bytes=found,
         )
-    # whole frames, and a byte to make it even
+    # The surplus is a number of complete frames, and possibly a byte that makes the length even.
     if bits % 8 == 0 and found - needed >= bits // 8 and (found - needed) % (bits // 8) <= 1:
         more = 8 * found // bits
         raise HeaderError(
@@ -174,10 +177,11 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
 def _locate_encapsulated(
     position: int, frames: int, window: Window, extended_offsets: bytes
 ) -> list[Place]:
-    """From the first item tag of each frame to the end of its last fragment (PS3.5 A.4).
+    """Locate encapsulated frames (PS3.5 A.4).
 
-    The item headers are followed one by one: offset tables are often wrong, so they only say which
-    fragments belong together where there are more of them than frames.
+    A byte range begins with the first item tag of a frame and ends with its last fragment. The item
+    headers are followed one by one. Offset tables are often wrong, so they only assign fragments to
+    frames if there are more fragments than frames.
     """
     start = window.at(position, 8)
     table_length = _item_length(window.buffer[start : start + 8], position)
@@ -217,7 +221,10 @@ def _locate_encapsulated(
 
 
 def _codestreams(window: Window, starts: list[int]) -> int:
-    """How many fragments begin a codestream of JPEG, JPEG-LS or JPEG 2000, whose data cannot hold the markers that do."""
+    """Count the fragments that begin a codestream of JPEG, JPEG-LS or JPEG 2000.
+
+    The data of a codestream cannot contain these start markers.
+    """
     return sum(
         window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
         for start in starts
@@ -225,10 +232,7 @@ def _codestreams(window: Window, starts: list[int]) -> int:
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
-    """The length that the item header `raw`, which lies at `position`, gives.
-
-    None at the delimiter or the end of the file.
-    """
+    """Return the length in the item header `raw` at `position`; None at delimiter or end."""
     if len(raw) < 8:
         return None
     group, element, length = _ITEM_HEAD.unpack(raw)
@@ -245,19 +249,19 @@ def _item_length(raw: bytes, position: int) -> int | None:
 
 
 def _fragments(window: Window, position: int) -> tuple[list[int], int]:
-    """Where each fragment's item tag is, and where the last fragment ends."""
+    """Return the position of each fragment's item tag, and the end of the last fragment."""
     starts: list[int] = []
     buffer, base = window.buffer, window.base
     length = 0
     while True:
         at = position - base
         if not 0 <= at <= len(buffer) - 8:
-            # Small fragments come many at a time; of large ones the header is enough.
+            # Many small fragments are read at once. For large ones the header suffices.
             buffer, base, at = window.read(position, 8 if length > 4096 else 2**16), position, 0
-        found = _item_length(buffer[at : at + 8], position)
-        if found is None:
+        item_length = _item_length(buffer[at : at + 8], position)
+        if item_length is None:
             return starts, position
-        length = found
+        length = item_length
         starts.append(position)
         position += 8 + length
         if position > window.size:
@@ -278,7 +282,10 @@ def _fragments(window: Window, position: int) -> tuple[list[int], int]:
 def _starts_from_offsets(
     table: bytes, code: str, first: int, starts: list[int], frames: int
 ) -> list[int]:
-    """The frames' first fragments by an offset table, [] when it contradicts the fragments (PS3.5 A.4, PS3.3 C.7.6.3.1.8)."""
+    """Return the first fragment per frame by an offset table (PS3.5 A.4, PS3.3 C.7.6.3.1.8).
+
+    The result is [] if the table contradicts the fragments.
+    """
     width = struct.calcsize(code)
     heads = [
         first + offset
@@ -297,9 +304,9 @@ def _starts_from_offsets(
 
 
 def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames: int) -> list[int]:
-    """The frames' first fragments where no table says.
+    """Return the first fragment per frame without a table, by the end markers of codestreams.
 
-    After each fragment that ends a codestream (EOI, EOC).
+    A frame ends with the fragment that contains EOI or EOC.
     """
     heads = [starts[0]]
     for begin, stop in pairwise([*starts, end]):
@@ -310,7 +317,7 @@ def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames
             heads.append(stop)
     if len(heads) != frames:
         raise HeaderError(
-            f"{len(starts)} fragments cannot be told apart as {frames} frames",
+            f"{len(starts)} fragments cannot be assigned to {frames} frames",
             reason="fragments",
             expected=frames,
             found=len(heads),

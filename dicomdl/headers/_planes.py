@@ -1,7 +1,4 @@
-"""The plane of an image, and directions and numbers as headers give them.
-
-What placing slices needs.
-"""
+"""The plane of an image, and conversions of directions and numbers from headers."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +7,8 @@ from typing import Final, NamedTuple, TypeAlias
 from dicomdl.headers._rows import Row, Schema
 
 Vector: TypeAlias = tuple[float, float, float]
-_SKEW: Final = 1e-2  # departure from unit length and right angle that directions may have
+# Tolerance of directions: departure from unit length, and from a right angle.
+_SKEW: Final = 1e-2
 
 
 class Plane(NamedTuple):
@@ -18,14 +16,17 @@ class Plane(NamedTuple):
 
     rows: int
     columns: int
-    position: tuple[float, ...] | None  # ImagePositionPatient
-    orientation: tuple[float, ...] | None  # ImageOrientationPatient
-    pixel_spacing: tuple[float, ...] | None  # between rows, between columns
+    # ImagePositionPatient.
+    position: tuple[float, ...] | None
+    # ImageOrientationPatient.
+    orientation: tuple[float, ...] | None
+    # Distances between rows and between columns.
+    pixel_spacing: tuple[float, ...] | None
     slice_spacing: float | None
 
 
 def plane_of(row: Row, schema: Schema) -> Plane:
-    """The plane that a raw row describes."""
+    """Return the plane that a raw row describes."""
     at = schema.at
     numbers = (
         at.rows,
@@ -47,7 +48,10 @@ class Axes(NamedTuple):
 
 
 def axes_of(orientation: tuple[float, ...] | None) -> Axes | None:
-    """The directions that ImageOrientationPatient gives, None when they are not of unit length and at a right angle."""
+    """Return the directions of ImageOrientationPatient.
+
+    The result is None unless they have unit length and a right angle, within 1e-2.
+    """
     if orientation is None:
         return None
     row, column = vector(orientation[:3]), vector(orientation[3:])
@@ -63,13 +67,13 @@ def axes_of(orientation: tuple[float, ...] | None) -> Axes | None:
 
 
 def vector(numbers: Sequence[float]) -> Vector:
-    """Three numbers as a vector."""
+    """Return three numbers as a vector."""
     x, y, z = numbers
     return (x, y, z)
 
 
 def dot(a: Vector, b: Vector) -> float:
-    """The inner product."""
+    """Return the inner product."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -79,7 +83,7 @@ def _unit(a: Vector) -> Vector:
 
 
 def along(start: Vector, direction: Vector, distance: float) -> Vector:
-    """The point at a distance from another one, along a direction."""
+    """Return the point at a distance from `start` along a direction."""
     return (
         start[0] + direction[0] * distance,
         start[1] + direction[1] * distance,
@@ -88,12 +92,12 @@ def along(start: Vector, direction: Vector, distance: float) -> Vector:
 
 
 def first_text(raw: bytes) -> str:
-    """Text up to the first zero byte."""
+    """Return the text up to the first zero byte."""
     return raw.split(b"\0", 1)[0].decode("latin-1").strip()
 
 
 def real(text: str) -> float | None:
-    """A finite number, None where the text is none."""
+    """Return a text as a finite number; None for any other text."""
     try:
         number = float(text)
     except ValueError:
@@ -102,7 +106,7 @@ def real(text: str) -> float | None:
 
 
 def integer(text: str) -> int | None:
-    """A whole number of 32 bits, None where the text is none."""
+    """Return a text as an integer of 32 bits; None for any other text."""
     number = real(text)
     return (
         int(number) if number is not None and number.is_integer() and abs(number) < 2**31 else None

@@ -1,7 +1,4 @@
-"""Raw rows, one a frame.
-
-A tuple of bytes with a place for every column, and what is known of the columns.
-"""
+"""Raw rows, one per frame: tuples with the raw bytes of every column, and the schema of columns."""
 
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -17,7 +14,7 @@ _FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 
 
 class Numbers(NamedTuple):
-    """The number of each column that reading a header looks at by itself."""
+    """The numbers of the columns that the header reader uses by name."""
 
     transfer_syntax_uid: int
     sop_class_uid: int
@@ -37,24 +34,24 @@ class Numbers(NamedTuple):
 
 
 class Schema:
-    """The columns of a reader's rows, sorted by how they are read.
+    """The columns of a reader's rows, grouped by the way they are read.
 
     Attributes
     ----------
     at
         The numbers of some columns, by name.
     inside
-        sequence -> tag -> number, of what the first item of a top-level sequence holds.
+        sequence -> tag -> number, for columns in the first item of a top-level sequence.
     groups, macros
-        (functional group macro, tag) -> number, and all of the macros.
+        (functional group macro, tag) -> number, and the set of all macros.
     pixel_format
-        The columns that say how pixels are coded.
+        The columns that describe the coding of pixels.
     free_texts
         Numbers of the columns that SpecificCharacterSet applies to (PS3.5 6.1.2.3).
     required_reals
-        Numbers of those whose being no number makes the file a problem.
+        Numbers of the columns whose text must be a number; otherwise the file is a problem.
     per_frame
-        Numbers of the vectors with one value a frame.
+        Numbers of the vectors with one value per frame.
     """
 
     def __init__(self, columns: Sequence[Attribute]) -> None:
@@ -84,15 +81,15 @@ class Schema:
         self.vectors_of = itemgetter(*self.per_frame)
 
     def value(self, row: Row, number: int) -> Any:
-        """The typed value of one column of a raw row."""
+        """Return the typed value of one column of a raw row."""
         return self.converters[number](row[number])
 
     def swapped(self, values: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Big-endian values by number, as little-endian ones."""
+        """Convert big-endian values by number to little-endian ones."""
         return {number: swap_bytes(value, self.columns[number]) for number, value in values.items()}
 
     def swapped_row(self, row: Row) -> Row:
-        """A row of big-endian values as one of little-endian ones."""
+        """Convert a row of big-endian values to little endian."""
         binary = {
             number: value
             for number, value in enumerate(row)
@@ -102,10 +99,7 @@ class Schema:
 
 
 class Context(NamedTuple):
-    """One file that is being read: its columns, and how it is coded.
-
-    Its first element is at `start`.
-    """
+    """The file that is being read: its columns and its coding. Its first element is at `start`."""
 
     schema: Schema
     transfer_syntax: str
@@ -116,7 +110,7 @@ class Context(NamedTuple):
 
 
 def override(row: Row, changes: Mapping[int, bytes]) -> Row:
-    """A row with other values in some of its columns."""
+    """Return a row with changed values in some columns."""
     if not changes:
         return row
     values = list(row)
@@ -126,5 +120,5 @@ def override(row: Row, changes: Mapping[int, bytes]) -> Row:
 
 
 def decimals(numbers: Sequence[float]) -> bytes:
-    """Numbers as a raw value of DS."""
+    """Return numbers as a raw value of DS."""
     return "\\".join(map(repr, numbers)).encode()

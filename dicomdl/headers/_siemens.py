@@ -1,13 +1,18 @@
-"""Siemens mosaics, and what else CSA headers say: private headers, of which nothing is guessed.
+"""Siemens mosaics and CSA headers: tile positions and diffusion values from private elements.
 
-ImagePositionPatient is that of a slice as large as the whole mosaic, centred on the first tile. The
-tiles ascend along the SliceNormalVector of the CSA image header, whose sign is the one that counts
-(dcm2niix and nibabel read it so; ProtocolSliceNumber, which dcm2niix looks at too, only says in
-which order to store them). Where the protocol in the CSA series header lists as many slices as
-there are tiles, and the first tile's centre is one end of that list, the tiles go towards the other
-end, whatever else is said: in the mosaics of the corpus the two agree within 2e-5 mm, and this also
-places those whose image header was removed. CSA headers are described by nibabel ("Siemens format
-DICOM with CSA header").
+ImagePositionPatient is that of a slice as large as the complete mosaic, centred on the first tile.
+The tiles ascend along the SliceNormalVector of the CSA image header, whose sign is decisive
+(dcm2niix and nibabel read it in this way; ProtocolSliceNumber, which dcm2niix reads too, is only
+the order of storage).
+
+The protocol in the CSA series header has priority: if it lists as many slices as there are tiles,
+and the centre of the first tile is one end of that list, the tiles ascend towards the other end. In
+the mosaics of the corpus both sources agree within 2e-5 mm. The protocol also gives the positions
+of mosaics whose CSA image header was removed. Nothing is guessed beyond that.
+
+References
+----------
+nibabel, "Siemens format DICOM with CSA header", describes the format of CSA headers.
 """
 
 import math
@@ -40,27 +45,28 @@ _CSA_NAMES: Final = {
         "DiffusionGradientDirection",
     )
 }
-# name, multiplicity, VR, syngo type, number of items, 77 or 205
+# Name, multiplicity, VR, syngo type, number of items, 77 or 205.
 _CSA_TAG: Final = struct.Struct("<64si4siii")
 _CSA_ITEM: Final = struct.Struct("<iiii")
-_PARALLEL: Final = 1e-3  # departure of two unit normals' product from 1
+# Tolerance of parallel unit normals: departure of their product from 1.
+_PARALLEL: Final = 1e-3
 
 
 def siemens_tiling(
     plane: Plane, count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]
 ) -> Tiling | None:
-    """The tiles of a Siemens mosaic; None where its header does not say, or contradicts itself.
+    """Return the tiles of a Siemens mosaic; None for an incomplete or contradictory header.
 
     Parameters
     ----------
     plane
         The mosaic as its header describes it.
     count
-        (0019,xx0A) NumberOfImagesInMosaic, None where absent.
+        (0019,xx0A) NumberOfImagesInMosaic; None if absent.
     csa
-        From `read_csa` of the CSA image header.
+        Items of the CSA image header, from `read_csa`.
     protocol
-        From `protocol_slices` of the CSA series header: the centres of the slices.
+        Centres of the slices in the CSA series header, from `protocol_slices`.
     """
     count = _count(count, csa, protocol)
     size = None if count is None else tile_size(plane, count)
@@ -93,27 +99,31 @@ def siemens_tiling(
 def _count(
     count: int | None, csa: Mapping[str, Sequence[str]], protocol: Sequence[Vector]
 ) -> int | None:
-    """How many tiles, None where nobody says so or two say different things."""
-    said = {integer(text) for text in csa.get("NumberOfImagesInMosaic", ())[:1]} | (
+    """Return the number of tiles; None if it is absent or if two sources disagree."""
+    declared = {integer(text) for text in csa.get("NumberOfImagesInMosaic", ())[:1]} | (
         {count} if count is not None else set()
     )
-    if not said and len(protocol) > 1:  # a 3D protocol lists its slab as one slice
+    # A 3D protocol lists its slab as one slice, so a list of one is not used.
+    if not declared and len(protocol) > 1:
         return len(protocol)
-    return said.pop() if len(said) == 1 else None
+    return declared.pop() if len(declared) == 1 else None
 
 
 def _step_of_protocol(
     axes: Axes, centre: Vector, protocol: Sequence[Vector], count: int
 ) -> float | None:
-    """The signed distance along the normal from tile to tile, where the first tile is one end of the protocol's slices."""
+    """Return the signed distance along the normal from tile to tile, by the protocol.
+
+    The result is None unless the first tile is one end of the protocol's slices.
+    """
     if count < 2 or len(protocol) != count:
         return None
-    places = [dot(slice_centre, axes.normal) for slice_centre in (protocol[0], protocol[-1])]
-    step = (places[1] - places[0]) / (count - 1)
-    here = dot(centre, axes.normal)
-    for end, signed in zip(places, (step, -step), strict=True):
-        # a head that was followed as it moved is elsewhere: then the list does not count
-        if abs(here - end) < 0.1 * abs(step):
+    ends = [dot(slice_centre, axes.normal) for slice_centre in (protocol[0], protocol[-1])]
+    step = (ends[1] - ends[0]) / (count - 1)
+    first = dot(centre, axes.normal)
+    for end, signed in zip(ends, (step, -step), strict=True):
+        # With prospective motion correction the slices lie elsewhere, and the list is not used.
+        if abs(first - end) < 0.1 * abs(step):
             return signed
     return None
 
@@ -121,6 +131,7 @@ def _step_of_protocol(
 def _step_of_csa(
     axes: Axes, slice_spacing: float | None, csa: Mapping[str, Sequence[str]]
 ) -> float | None:
+    """Return the signed distance from tile to tile, by the normal of the CSA image header."""
     numbers = [real(text) for text in csa.get("SliceNormalVector", ())]
     if len(numbers) != 3 or None in numbers or slice_spacing is None or not slice_spacing > 0:
         return None
@@ -131,9 +142,9 @@ def _step_of_csa(
 
 
 def read_csa(raw: bytes) -> dict[str, list[str]]:
-    """The items of a CSA image header that are of use here, by name.
+    """Read the required items of a CSA image header, by name.
 
-    {} when it is damaged or something else.
+    The result is {} if the header is damaged or of another kind.
     """
     try:
         return _read_csa(raw)
@@ -148,8 +159,8 @@ def _read_csa(raw: bytes) -> dict[str, list[str]]:
     if not 0 < entries <= _MAX_CSA_ENTRIES:
         raise ValueError
     position += 8
-    found: dict[str, list[str]] = {}
-    # the lengths of the first version are too large by the number of items of its first entry
+    result: dict[str, list[str]] = {}
+    # In the first version, lengths are too large by the number of items of the first entry.
     offset = 0
     for entry in range(entries):
         name, multiplicity, _, _, count, _ = _CSA_TAG.unpack_from(raw, position)
@@ -165,22 +176,20 @@ def _read_csa(raw: bytes) -> dict[str, list[str]]:
             if not 0 <= length <= len(raw) - position:
                 if is_second:
                     raise ValueError
-                break  # as SPM reads the first version: nothing more follows in this entry
+                # As in SPM, the entry of a first version ends here.
+                break
             values.append(raw[position : position + length])
             position += (length + 3) // 4 * 4
         key = _CSA_NAMES.get(name.split(b"\0", 1)[0])
         if key is not None:
-            found[key] = [text for text in map(first_text, values[: multiplicity or None]) if text]
-            if len(found) == len(_CSA_NAMES):
+            result[key] = [text for text in map(first_text, values[: multiplicity or None]) if text]
+            if len(result) == len(_CSA_NAMES):
                 break
-    return found
+    return result
 
 
 def csa_diffusion(csa: Mapping[str, Sequence[str]]) -> tuple[int | None, Vector | None]:
-    """b-value, s/mm^2, and gradient direction, LPS, of a CSA image header.
-
-    None where it does not say.
-    """
+    """Return b-value (s/mm^2) and gradient direction (LPS) of a CSA header; None if absent."""
     b_values = [integer(text) for text in csa.get("B_value", ())]
     direction = [real(text) for text in csa.get("DiffusionGradientDirection", ())]
     b_value = b_values[0] if len(b_values) == 1 else None
@@ -196,9 +205,9 @@ _SLICE_COUNT: Final = re.compile(rb"sSliceArray\.lSize[ \t]*=[ \t]*(\d{1,4})\b")
 
 
 def protocol_slices(raw: bytes) -> list[Vector]:
-    """The centres of the slices, LPS mm, in the order of the protocol in a CSA series header.
+    """Return the centres of the slices (LPS, mm) in the order of the protocol.
 
-    [] when there is none.
+    `raw` is a CSA series header. The result is [] if it has no protocol.
     """
     start, end = raw.find(b"### ASCCONV BEGIN"), raw.rfind(b"### ASCCONV END ###")
     if not 0 <= start < end:
@@ -206,10 +215,11 @@ def protocol_slices(raw: bytes) -> list[Vector]:
     text = raw[start:end]
     sizes = {int(size) for size in _SLICE_COUNT.findall(text)}
     count = sizes.pop() if len(sizes) == 1 else 0
-    centres = [[0.0, 0.0, 0.0] for _ in range(min(count, MAX_TILES))]  # what is 0 is not written
+    # The protocol omits coordinates that are 0.
+    centres = [[0.0, 0.0, 0.0] for _ in range(min(count, MAX_TILES))]
     for number, axis, value in _SLICE_POSITION.findall(text):
-        place = real(value.decode("ascii"))
-        if place is None or int(number) >= len(centres):
+        coordinate = real(value.decode("ascii"))
+        if coordinate is None or int(number) >= len(centres):
             return []
-        centres[int(number)][(b"Sag", b"Cor", b"Tra").index(axis)] = place
+        centres[int(number)][(b"Sag", b"Cor", b"Tra").index(axis)] = coordinate
     return [vector(centre) for centre in centres]

@@ -1,7 +1,4 @@
-"""Text of a file's own character set -> UTF-8.
-
-A door to pydicom, which knows the character sets.
-"""
+"""Conversion of text from the character set of a file to UTF-8, by pydicom."""
 
 import warnings
 
@@ -10,7 +7,10 @@ from dicomdl.headers.requirement import require_pydicom
 
 
 def transcoded(row: Row, charset: bytes, schema: Schema) -> Row:
-    """The row with text as UTF-8, where the file's character set is not ASCII (PS3.3 C.12.1.1.2)."""
+    """Convert the text of a row to UTF-8 from SpecificCharacterSet (PS3.3 C.12.1.1.2).
+
+    Text in ASCII stays as it is, and pydicom is not imported for it.
+    """
     joined = b"".join(schema.texts_of(row))
     if joined.isascii() and b"\x1b" not in joined:
         return row
@@ -23,16 +23,13 @@ def transcoded(row: Row, charset: bytes, schema: Schema) -> Row:
 
 
 def _to_utf8(raw: bytes, charset: bytes) -> bytes:
-    """Text of a file's SpecificCharacterSet as UTF-8.
-
-    What does not decode is replaced, never refused.
-    """
+    """Convert text to UTF-8; characters that cannot be decoded are replaced."""
     require_pydicom()
     from pydicom.charset import convert_encodings, decode_bytes
 
     names = charset.decode("ascii", "replace").strip("\0 ").split("\\")
     with warnings.catch_warnings():
-        # pydicom's warnings quote values, and values may identify a person
+        # The warnings of pydicom quote values, and values may identify a person.
         warnings.simplefilter("ignore")
         try:
             encodings = convert_encodings([name.strip() for name in names])

@@ -1,4 +1,4 @@
-"""The tiles of a mosaic: one slice each, row by row."""
+"""The tiling of a mosaic: the size and position of its tiles, which are slices, row by row."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,12 @@ from typing import Final, NamedTuple
 
 from dicomdl.headers._planes import Plane, Vector
 
-MAX_TILES: Final = 4096  # a real mosaic has had up to some 200
+# Limit for hostile files. Real mosaics have had up to about 200 tiles.
+MAX_TILES: Final = 4096
 
 
 class Tile(NamedTuple):
-    """One slice in a mosaic.
-
-    Its first row and column there, and the position of its first pixel in LPS mm.
-    """
+    """A slice in a mosaic: first row and column, and position of the first pixel (LPS, mm)."""
 
     top: int
     left: int
@@ -21,7 +19,7 @@ class Tile(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """The slices of a mosaic, in its order, all of `rows` x `columns` pixels."""
+    """The slices of a mosaic in the order of its tiles, each of `rows` x `columns` pixels."""
 
     rows: int
     columns: int
@@ -29,10 +27,10 @@ class Tiling(NamedTuple):
 
 
 def tile_size(plane: Plane, count: int, *, is_square: bool = True) -> tuple[int, int] | None:
-    """Rows and columns of a tile; None when `count` tiles do not make the image.
+    """Return rows and columns of a tile; None if `count` tiles do not fill the image.
 
-    Tiles lie on ceil(sqrt(count)) columns. Siemens has the same number of rows, UIH only the rows
-    that are needed.
+    The tiles are on ceil(sqrt(count)) columns. Siemens uses the same number of rows (`is_square`),
+    UIH only the necessary rows.
     """
     across = math.isqrt(count - 1) + 1 if 0 < count <= MAX_TILES else 0
     down = across if is_square else -(-count // max(across, 1))
@@ -42,6 +40,7 @@ def tile_size(plane: Plane, count: int, *, is_square: bool = True) -> tuple[int,
 
 
 def tiled(plane: Plane, rows: int, columns: int, positions: Sequence[Vector]) -> Tiling:
+    """Return the tiling of an image into tiles of `rows` x `columns` at the given positions."""
     across = plane.columns // columns
     return Tiling(
         rows,

@@ -1,4 +1,4 @@
-"""UIH grids: a private sequence gives each tile's position."""
+"""UIH grids: mosaics with the position of each tile in a private sequence."""
 
 from typing import Final
 
@@ -11,10 +11,10 @@ _IMAGE_POSITION: Final = 0x00200032
 
 
 def uih_tiling(plane: Plane, count: bytes, frames: bytes, context: Context) -> Tiling | None:
-    """The tiles of a UIH grid; None where its header does not say where they are.
+    """Return the tiles of a UIH grid; None if the header does not define their positions.
 
-    `count` is the raw (0065,xx50), the number of slices, and `frames` the raw sequence (0065,xx51)
-    with one item for each slice, which holds its ImagePositionPatient.
+    `count` is the raw (0065,xx50), the number of slices. `frames` is the raw sequence (0065,xx51)
+    with one item per slice, which contains its ImagePositionPatient.
     """
     positions: list[Vector] = []
     for item in items(frames, context.syntax, context.window):
@@ -30,10 +30,10 @@ def uih_tiling(plane: Plane, count: bytes, frames: bytes, context: Context) -> T
         if len(numbers) != 3 or None in numbers or len(positions) == MAX_TILES:
             return None
         positions.append(vector([number or 0.0 for number in numbers]))
-    said = integer(first_text(count))
+    declared = integer(first_text(count))
     size = (
         tile_size(plane, len(positions), is_square=False)
-        if said in (None, len(positions))
+        if declared in (None, len(positions))
         else None
     )
     return None if size is None else tiled(plane, *size, positions)

@@ -1,23 +1,22 @@
-"""A window on a file, which slides over values that nobody wants, and the account of what the file has cost."""
+"""A window on a file, which slides over unwanted values, and an account of the reading cost."""
 
 from collections.abc import Callable
 from typing import Final
 
 from dicomdl.errors import HeaderError
 
-# A hostile header costs at most this, about 2 s (a real one has had 6 levels, 1,246 elements and
-# 291 KB; an enhanced
-# multi-frame file of 10,000 frames has about 500,000 elements, item headers counted). Elements
-# count by what they cost.
+# Limits for hostile headers, about 2 s. A real header has had 6 levels, 1,246 elements and 291 KB.
+# An enhanced multi-frame file of 10,000 frames has about 500,000 elements, item headers included.
+# Elements are weighted by their cost.
 MAX_ELEMENTS: Final = 3_000_000
 MAX_HEADER_BYTES: Final = 64 * 2**20
 
 
 class Window:
-    """The bytes of a file around the place that is looked at, read on demand.
+    """A buffered part of a file, read on demand around the current position.
 
-    `read(offset, length)` gives the bytes there, fewer at the end of the file; `size` is the file's
-    length. It also keeps the account of what the file has cost: bytes read and elements met.
+    `read(offset, length)` returns bytes of the file, fewer at its end. `size` is the length of the
+    file. The window also counts the bytes read and the elements passed, and enforces their limits.
     """
 
     __slots__ = ("base", "buffer", "bytes_read", "elements_met", "read", "size")
@@ -31,7 +30,7 @@ class Window:
         self.elements_met = 0
 
     def count(self, elements: int) -> None:
-        """Note that so many more elements were met; HeaderError when they are too many."""
+        """Count elements; raise HeaderError beyond `MAX_ELEMENTS`."""
         self.elements_met += elements
         if self.elements_met > MAX_ELEMENTS:
             raise HeaderError(
@@ -39,9 +38,9 @@ class Window:
             )
 
     def at(self, position: int, length: int) -> int:
-        """Bring [position, position + length) into `buffer` as far as the file goes.
+        """Load [position, position + length) into `buffer`, and return its offset there.
 
-        Return where it starts there.
+        At the end of the file, `buffer` has fewer bytes.
         """
         start = position - self.base
         if start >= 0 and start + length <= len(self.buffer):
@@ -59,7 +58,7 @@ class Window:
         return 0
 
     def take(self, position: int, length: int) -> bytes:
-        """The bytes [position, position + length); HeaderError when the file ends before."""
+        """Return the bytes [position, position + length); HeaderError if the file ends before."""
         start = self.at(position, length)
         value = self.buffer[start : start + length]
         if len(value) != length:
@@ -68,6 +67,7 @@ class Window:
 
 
 def truncated(position: int, length: int, size: int) -> HeaderError:
+    """Return the error for an element that needs bytes beyond the end of the file."""
     return HeaderError(
         f"an element at byte {position} needs {length} bytes, the file ends at {size}",
         reason="truncated",

@@ -1,7 +1,7 @@
-"""Raw little-endian values of the header -> typed columns of the `frames` table.
+"""Conversion of raw little-endian values of headers to typed columns of the table `frames`.
 
-Text becomes str, numbers int or float, what is absent or no number None; a required number that is
-none is an error.
+Text becomes str, numbers become int or float. Absent values become None, as does text that is not a
+number. In a required column, such text is an error.
 """
 
 import functools
@@ -15,7 +15,7 @@ from dicomdl.headers.frame import Attribute
 
 
 class Constant(NamedTuple):
-    """A column that holds one value in all `rows`."""
+    """A column with one value in all `rows`."""
 
     value: Any
     rows: int
@@ -39,7 +39,7 @@ BINARY: Final = {
 
 
 def converter(column: Attribute) -> Callable[[bytes], Any]:
-    """A function from one raw little-endian value to the column's value, with a memory for values seen."""
+    """Return the function that converts one raw little-endian value of a column, with a cache."""
     if column.kind == "flag":
         return bool
     if column.kind == "text":
@@ -53,18 +53,19 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
         convert = functools.partial(
             _from_digits, size=1 if column.per_frame else column.size, integer=integer
         )
-    # Small: short values, a megabyte per column at most, gone with the reader of a scan.
+    # Small: short values, a megabyte per column at most, freed with the reader of a scan.
     return functools.lru_cache(maxsize=4096)(convert)
 
 
 def as_text(raw: bytes) -> str:
-    """Text without the padding of PS3.5 6.2; bytes that are no UTF-8 are replaced."""
+    """Return text without the padding of PS3.5 6.2; bytes that are not UTF-8 are replaced."""
     return raw.decode("utf-8", "replace").strip("\0 ").replace("\0", "")
 
 
 def _from_binary(raw: bytes, code: str, size: int) -> Any:
     width = struct.calcsize(code)
-    if size == 1 and code in "HI" and len(raw) in (2, 4):  # US written as UL, and the reverse
+    # Some writers write US as UL, or the reverse.
+    if size == 1 and code in "HI" and len(raw) in (2, 4):
         return int.from_bytes(raw, "little")
     values = struct.unpack(f"<{len(raw) // width}{code}", raw[: len(raw) // width * width])
     if not all(map(math.isfinite, values)):
@@ -77,10 +78,7 @@ def _from_binary(raw: bytes, code: str, size: int) -> Any:
 
 
 def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
-    """DS and IS (PS3.5 6.2): numbers as text, several ones between backslashes.
-
-    None when they are not that.
-    """
+    """Convert DS and IS (PS3.5 6.2), numbers as text separated by backslashes; None if invalid."""
     text = raw.strip(b"\0 ")
     if not text:
         return None
@@ -105,19 +103,24 @@ def _is_real(raw: bytes) -> bool:
 
 
 def check_real(raw: bytes, column: Attribute) -> None:
-    """A rescale value that is present but no number may not silently become 1 or 0."""
+    """Raise HeaderError unless a present value is a number.
+
+    An invalid rescale slope or intercept must not become 1 or 0 silently.
+    """
     if not _is_real(raw):
+        tag = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X})"
         raise HeaderError(
-            f"{column.name} ({column.tag >> 16:04X},{column.tag & 0xFFFF:04X}) is not a finite number",
+            f"{column.name} {tag} is not a finite number",
             reason="invalid_value",
             name=column.name,
         )
 
 
 def vector_values(raw: bytes, column: Attribute, frames: int) -> Iterator[bytes]:
-    """The value of each frame of a vector.
+    """Return the value of a vector per frame.
 
-    Empty ones when it has not one a frame (NM vectors also occur in single frames).
+    The values are empty if their number differs from that of the frames: NM vectors also occur in
+    single frames.
     """
     if column.vr == "US":
         values = [raw[i : i + 2] for i in range(0, len(raw), 2)]
@@ -129,7 +132,7 @@ def vector_values(raw: bytes, column: Attribute, frames: int) -> Iterator[bytes]
 
 
 def swap_bytes(raw: bytes, column: Attribute) -> bytes:
-    """A big-endian binary value as little endian; text stays."""
+    """Convert a big-endian binary value to little endian; text stays as it is."""
     width = struct.calcsize(BINARY.get(column.vr, "c"))
     return (
         b"".join(raw[i : i + width][::-1] for i in range(0, len(raw), width)) if width > 1 else raw
@@ -137,7 +140,7 @@ def swap_bytes(raw: bytes, column: Attribute) -> bytes:
 
 
 def sign_padding(columns: dict[str, Column]) -> None:
-    """PixelPaddingValue is signed exactly when the pixels are (PS3.3 C.7.5.1.1.2), whatever VR was written."""
+    """Apply the sign of the pixels to PixelPaddingValue (PS3.3 C.7.5.1.1.2), whatever its VR."""
     for name in ("pixel_padding_value", "pixel_padding_range_limit"):
         values = columns[name]
         if isinstance(values, Constant) and values.value is None:
@@ -152,9 +155,9 @@ def sign_padding(columns: dict[str, Column]) -> None:
 
 
 def fill_pixel_defaults(columns: dict[str, Column]) -> None:
-    """What the Image Pixel module lets one conclude where it was left out.
+    """Fill absent columns of the Image Pixel module with their implied values.
 
-    The columns of reading are never None.
+    The columns that reading needs are never None.
     """
     count = next(len(c) if isinstance(c, list) else c.rows for c in columns.values())
     fills: tuple[tuple[str, Callable[..., int], tuple[str, ...]], ...] = (

@@ -1,12 +1,12 @@
-"""The one table of everything the index knows of a frame: the fields of `Frame`.
+"""`Frame`, whose fields are the columns of the table `frames` and all that an index stores.
 
-Every field says its DICOM tag, its value representation, who needs it and, for enhanced multi-frame
-objects, the functional group it lives in. The `frames` table of an index has these columns and no
-others (plus what `scan(attributes=...)` adds), which makes the table an allow-list: what is not
-here is never kept. Absent text is "", absent numbers are None.
+Every field declares its DICOM tag, its value representation, its purpose and, for enhanced
+multi-frame objects, its functional group. The table `frames` has these columns and those that
+`scan(attributes=...)` adds. It is an allow-list: other attributes are never stored. Absent text is
+"", absent numbers are None.
 
-The tags, VRs and functional group macros are those of PS3.6 and PS3.3 C.7.6.16; private ones name
-their creator.
+The tags, VRs and functional group macros are those of PS3.6 and PS3.3 C.7.6.16. Private attributes
+name their creator.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ Kind = Literal["text", "integer", "real", "reals", "flag"]
 PIXEL_MEASURES: Final = 0x00289110
 PLANE_POSITION: Final = 0x00209113
 PLANE_ORIENTATION: Final = 0x00209116
-PLANE_POSITION_VOLUME: Final = 0x0020930E  # of enhanced ultrasound (PS3.3 C.8.24.6.1, C.8.24.6.2)
+# Enhanced ultrasound (PS3.3 C.8.24.6.1, C.8.24.6.2).
+PLANE_POSITION_VOLUME: Final = 0x0020930E
 PLANE_ORIENTATION_VOLUME: Final = 0x0020930F
 FRAME_CONTENT: Final = 0x00209111
 TEMPORAL_POSITION: Final = 0x00209310
@@ -37,13 +38,15 @@ MR_ECHO: Final = 0x00189114
 MR_MODIFIER: Final = 0x00189115
 MR_TIMING: Final = 0x00189112
 MR_DIFFUSION: Final = 0x00189117
-DIFFUSION_DIRECTION: Final = 0x00189076  # nested inside MR_DIFFUSION
+# Nested in MR_DIFFUSION.
+DIFFUSION_DIRECTION: Final = 0x00189076
 MR_VELOCITY_ENCODING: Final = 0x00189197
 CT_RECONSTRUCTION: Final = 0x00189314
 CT_XRAY_DETAILS: Final = 0x00189325
-MULTI_ENERGY_CT: Final = 0x00189364  # a functional group, and a sequence of the classic CT image
+# A functional group, and a sequence of the classic CT image.
+MULTI_ENERGY_CT: Final = 0x00189364
 SEGMENT_IDENTIFICATION: Final = 0x0062000A
-# MR, CT, PET, X-Ray 3D image frame type
+# MR, CT, PET and X-Ray 3D image frame type.
 FRAME_TYPES: Final = (
     0x00189226,
     0x00189329,
@@ -55,14 +58,32 @@ RADIOPHARMACEUTICAL: Final = 0x00540016
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """Where one column of the `frames` table comes from and how it is stored.
+    """The source of one column of the table `frames`, and its type.
 
-    `size` is the number of values: 1 a scalar, n > 1 exactly n, 0 any number (text of several
-    values keeps DICOM's backslash). `inside` is a top-level sequence whose first item holds the
-    attribute. `groups` are the functional group macros that hold it in an enhanced object,
-    `group_tag` its tag there when it differs. `per_frame` marks vectors with one value a frame (NM
-    vectors, GridFrameOffsetVector). `required` ones, when present but unreadable, make the file a
-    problem instead of an absent value.
+    Attributes
+    ----------
+    name : str
+        The column.
+    tag, vr : int, str
+        Tag and value representation. "XS" stands for US or SS.
+    need : Need
+        The purpose of the column.
+    size : int
+        Number of values: 1 for a scalar, n > 1 for exactly n, 0 for any number. Text of several
+        values keeps the backslash of DICOM.
+    creator : str
+        The private creator; "" for standard attributes.
+    inside : int
+        The top-level sequence whose first item contains the attribute; 0 for none.
+    groups : tuple of int
+        The functional group macros that contain it in an enhanced object.
+    group_tag : int
+        Its tag in these macros if that differs; 0 otherwise.
+    per_frame : bool
+        Whether it is a vector with one value per frame (NM vectors, GridFrameOffsetVector).
+    required : bool
+        Whether a present but unreadable value makes the file a problem, instead of being treated
+        as absent.
     """
 
     name: str
@@ -79,7 +100,7 @@ class Attribute:
 
     @property
     def kind(self) -> Kind:
-        """How the column is typed in memory and in Arrow."""
+        """The type of the column in memory and in Arrow."""
         if self.vr == "SQ":
             return "flag"
         if self.vr in _TEXT_VRS:
@@ -92,29 +113,29 @@ class Attribute:
 _TEXT_VRS: Final = frozenset(
     {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 )
-# XS: US or SS, by PixelRepresentation
+# XS stands for US or SS, depending on PixelRepresentation.
 _INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})
 
 
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
-    """Declare one field of `Frame` that is a fact of the file's header."""
+    """Declare a field of `Frame` whose value is a fact of the header."""
     default: Any = "" if vr in _TEXT_VRS else False if vr == "SQ" else None
     return dataclasses.field(default=default, metadata={"attribute": (tag, vr, need, size, more)})
 
 
 @dataclass(frozen=True, slots=True)
 class FrameSource:
-    """Where one frame's bytes are and how they code its samples.
+    """The byte range of one frame and the coding of its samples: all that reading it needs.
 
-    All that reading stored values needs.
+    A native frame has `byte_length` bytes at `byte_offset`, and its first sample begins after
+    `bit_offset` bits (BitsAllocated 1 only). The byte range of an encapsulated frame extends from
+    the item tag of the first fragment to the end of the last fragment, item headers included. If
+    `deflated` is True, the offset counts in the inflated data set.
 
-    Native frames: `byte_length` bytes at `byte_offset`, the first sample `bit_offset` bits in
-    (BitsAllocated 1 only). Encapsulated frames: from the first fragment's item tag to the end of
-    the last fragment, item headers inside. `deflated`: the offset counts in the inflated data set.
-    `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode` are the file as the scan saw it
-    (see `storage.sources.Source`). A tile of a mosaic is `rows` x `columns` pixels from
-    (`tile_top`, `tile_left`) on of a coded frame of `coded_rows` x `coded_columns`; both are 0
-    where the frame is coded as it is.
+    `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode` are the state of the file during
+    the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x `columns` pixels, and
+    begins at (`tile_top`, `tile_left`) of a coded frame of `coded_rows` x `coded_columns`. Both
+    sizes are 0 for a frame that is no tile.
     """
 
     path: str
@@ -140,13 +161,14 @@ class FrameSource:
     coded_columns: int = 0
     tile_top: int = 0
     tile_left: int = 0
-    sop_class_uid: str = ""  # whether samples are labels, which have no mean
+    # Tells images from segmentations, whose samples are labels and must not be averaged.
+    sop_class_uid: str = ""
     file_ctime_ns: int = UNKNOWN
     file_inode: int = 0
 
     @property
     def file(self) -> Source:
-        """The file as the scan saw it."""
+        """The file, in the state of the scan."""
         return Source(
             self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
         )
@@ -154,32 +176,58 @@ class FrameSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One frame's header facts, frozen: a row of the `frames` table.
+    """The facts of one frame: a row of the table `frames`, frozen.
 
-    Units are DICOM's own (mm, ms, degrees, kV, s, Bq); positions are in the patient coordinate
-    system (LPS, mm). Text that is absent is "", a number that is absent is None.
+    The fields from `transfer_syntax_uid` on are named after DICOM keywords (`pixel_spacing` for
+    PixelSpacing) and have the units of DICOM (mm, ms, degrees, kV, s, Bq). Positions are in the
+    patient coordinate system (LPS, mm). Absent text is "", absent numbers are None.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    frame_number : int
+        The number of the frame in the file, from 1.
+    byte_offset, byte_length, bit_offset : int
+        The byte range of the frame in the file; see `source`.
+    deflated : bool
+        Whether the byte range counts in the inflated data set.
+    float_pixels : bool
+        Whether the pixels are Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25).
+    file_bytes, file_mtime_ns, file_ctime_ns, file_inode : int
+        The state of the file during the scan: size in bytes, times in ns, inode.
+    coded_rows, coded_columns : int
+        The size of the mosaic that contains the frame as a tile; 0 for a frame that is no tile.
+    tile_top, tile_left : int
+        The first row and column of the tile in the mosaic.
+    position_in_stack : int
+        The slice index in the stack of the frame; -1 for a frame without a stack.
+    duplicate_of : int
+        The row of the frame of which this is an equal copy; -1 for other frames.
+    extra : tuple of (str, object)
+        The columns that `scan(attributes=...)` added, by name.
     """
 
-    # where the bytes are: filled from the walk of the file, not from an attribute
+    # Byte range and file, from the walk of the file.
     path: str
-    frame_number: int  # from 1, as DICOM counts
+    frame_number: int
     byte_offset: int
     byte_length: int
     bit_offset: int = 0
     deflated: bool = False
-    float_pixels: bool = False  # Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25)
+    float_pixels: bool = False
     file_bytes: int
     file_mtime_ns: int
     file_ctime_ns: int = UNKNOWN
     file_inode: int = 0
-    coded_rows: int = 0  # of the mosaic that this frame is a tile of; 0: it is no tile
+    coded_rows: int = 0
     coded_columns: int = 0
     tile_top: int = 0
     tile_left: int = 0
-    position_in_stack: int = -1  # slice index in its stack, -1 in none
-    duplicate_of: int = -1  # the row of the frame whose equal copy this is, -1: of none
+    position_in_stack: int = -1
+    duplicate_of: int = -1
 
-    # identity
+    # Identity.
     transfer_syntax_uid: str = _fact(0x00020010, "UI", "identity")
     sop_class_uid: str = _fact(0x00080016, "UI", "identity")
     sop_instance_uid: str = _fact(0x00080018, "UI", "identity")
@@ -187,10 +235,10 @@ class Frame:
     study_instance_uid: str = _fact(0x0020000D, "UI", "identity")
     series_instance_uid: str = _fact(0x0020000E, "UI", "identity")
     frame_of_reference_uid: str = _fact(0x00200052, "UI", "identity")
-    # of enhanced ultrasound, bound to the transducer
+    # Enhanced ultrasound: a frame of reference bound to the transducer.
     volume_frame_of_reference_uid: str = _fact(0x00209312, "UI", "identity")
 
-    # what people select by
+    # Attributes for selection.
     modality: str = _fact(0x00080060, "CS", "select")
     series_number: int | None = _fact(0x00200011, "IS", "select")
     instance_number: int | None = _fact(0x00200013, "IS", "select")
@@ -214,7 +262,7 @@ class Frame:
     mr_acquisition_type: str = _fact(0x00180023, "CS", "select")
     segmentation_type: str = _fact(0x00620001, "CS", "select")
 
-    # how the samples are coded
+    # Coding of the samples.
     rows: int = _fact(0x00280010, "US", "pixels", required=True)
     columns: int = _fact(0x00280011, "US", "pixels", required=True)
     samples_per_pixel: int = _fact(0x00280002, "US", "pixels", required=True)
@@ -226,7 +274,7 @@ class Frame:
     pixel_representation: int = _fact(0x00280103, "US", "pixels")
     number_of_frames: int = _fact(0x00280008, "IS", "pixels", required=True)
 
-    # the grid
+    # The grid.
     image_position_patient: tuple[float, ...] | None = _fact(
         0x00200032, "DS", "grid", 3, groups=(PLANE_POSITION,)
     )
@@ -247,10 +295,10 @@ class Frame:
     spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
     slice_location: float | None = _fact(0x00201041, "DS", "grid")
     gantry_detector_tilt: float | None = _fact(0x00181120, "DS", "grid")
-    # RTDOSE, PS3.3 C.8.8.3.2
+    # RTDOSE (PS3.3 C.8.8.3.2).
     grid_frame_offset: float | None = _fact(0x3004000C, "DS", "grid", 0, per_frame=True)
 
-    # stored -> modality -> windowed values
+    # Conversion of stored to modality and windowed values.
     rescale_slope: float | None = _fact(
         0x00281053, "DS", "intensity", groups=(PIXEL_VALUE_TRANSFORMATION,), required=True
     )
@@ -279,7 +327,7 @@ class Frame:
     dose_grid_scaling: float | None = _fact(0x3004000E, "DS", "intensity", required=True)
     dose_units: str = _fact(0x30040002, "CS", "intensity")
 
-    # what may tell frames at one position apart
+    # Attributes that may distinguish frames at one position.
     acquisition_number: int | None = _fact(0x00200012, "IS", "split")
     acquisition_date: str = _fact(0x00080022, "DA", "split")
     acquisition_time: str = _fact(0x00080032, "TM", "split")
@@ -344,9 +392,9 @@ class Frame:
     siemens_images_in_mosaic: int | None = _fact(
         0x0019000A, "US", "split", creator="SIEMENS MR HEADER"
     )
-    # one image a coil where they were not combined
+    # One image per coil, in series without combined images.
     siemens_coil: str = _fact(0x0051000F, "LO", "split", creator="SIEMENS MR HEADER")
-    # magnitude, phase, real, imaginary
+    # Magnitude, phase, real, imaginary.
     ge_raw_data_type: int | None = _fact(0x0043002F, "SS", "split", creator="GEMS_PARM_01")
     ge_b_value: tuple[float, ...] | None = _fact(
         0x00430039, "IS", "split", 0, creator="GEMS_PARM_01"
@@ -360,11 +408,11 @@ class Frame:
     ge_diffusion_direction_z: float | None = _fact(
         0x001900BD, "DS", "split", creator="GEMS_ACQU_01"
     )
-    # cardiac, or of ASL
+    # The cardiac phase, or that of ASL.
     philips_phase_number: int | None = _fact(
         0x20010008, "IS", "split", creator="Philips Imaging DD 001"
     )
-    # ASL: label or control
+    # ASL: label or control.
     philips_label_type: str = _fact(0x20050029, "CS", "split", creator="Philips MR Imaging DD 005")
     philips_gradient_direction_number: int | None = _fact(
         0x20050013, "IS", "split", creator="Philips MR Imaging DD 005"
@@ -387,7 +435,8 @@ class Frame:
     )
     convolution_kernel: str = _fact(0x00181210, "SH", "split", 0, groups=(CT_RECONSTRUCTION,))
     kvp: float | None = _fact(0x00180060, "DS", "split", groups=(CT_XRAY_DETAILS,))
-    monoenergetic_energy_equivalent: float | None = _fact(  # keV, PS3.3 C.8.15.3.12
+    # keV (PS3.3 C.8.15.3.12).
+    monoenergetic_energy_equivalent: float | None = _fact(
         0x0018937C, "FD", "split", inside=MULTI_ENERGY_CT, groups=(MULTI_ENERGY_CT,)
     )
     reconstruction_diameter: float | None = _fact(
@@ -395,7 +444,7 @@ class Frame:
     )
     reconstruction_algorithm: str = _fact(0x00189315, "CS", "split", groups=(CT_RECONSTRUCTION,))
     image_index: int | None = _fact(0x00541330, "US", "split")
-    # NM, PS3.3 C.8.4.8
+    # NM (PS3.3 C.8.4.8).
     energy_window_vector: int | None = _fact(0x00540010, "US", "split", 0, per_frame=True)
     detector_vector: int | None = _fact(0x00540020, "US", "split", 0, per_frame=True)
     phase_vector: int | None = _fact(0x00540030, "US", "split", 0, per_frame=True)
@@ -408,7 +457,7 @@ class Frame:
         0x0062000B, "US", "split", groups=(SEGMENT_IDENTIFICATION,)
     )
 
-    # SUV
+    # SUV.
     units: str = _fact(0x00541001, "CS", "suv")
     suv_type: str = _fact(0x00541006, "CS", "suv")
     counts_source: str = _fact(0x00541002, "CS", "suv")
@@ -441,18 +490,18 @@ class Frame:
         0x70530009, "DS", "suv", creator="Philips PET Private Group"
     )
 
-    extra: tuple[tuple[str, Any], ...] = ()  # the columns that scan(attributes=...) added, by name
+    extra: tuple[tuple[str, Any], ...] = ()
 
     @property
     def file(self) -> Source:
-        """The file as the scan saw it."""
+        """The file, in the state of the scan."""
         return Source(
             self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
         )
 
     @property
     def source(self) -> FrameSource:
-        """Where this frame's bytes are and how they code its samples."""
+        """The byte range of this frame and the coding of its samples."""
         return FrameSource(*(getattr(self, name) for name in SOURCE_FIELDS))
 
     def __repr__(self) -> str:
@@ -464,22 +513,22 @@ class Frame:
         return f"Frame({', '.join(shown)})"
 
 
-# A frame's fields in the order of `Source`'s: columns of `files`, not of `frames`.
+# The fields of a frame that form its `Source`, in order. They are columns of the table `files`.
 FILE_FIELDS: Final = ("path", "file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
 SOURCE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FrameSource))
 
 
 @functools.cache
 def attributes() -> tuple[Attribute, ...]:
-    """The header attributes of the index, in the order of `Frame`'s fields."""
-    found = []
+    """Return the header attributes of the index, in the order of the fields of `Frame`."""
+    result = []
     for field in dataclasses.fields(Frame):
         if "attribute" in field.metadata:
             tag, vr, need, size, more = field.metadata["attribute"]
-            found.append(Attribute(field.name, tag, vr, need, size, **more))
-    return tuple(found)
+            result.append(Attribute(field.name, tag, vr, need, size, **more))
+    return tuple(result)
 
 
 def snake_case(keyword: str) -> str:
-    """A DICOM keyword as a column name: ``SOPInstanceUID`` -> ``sop_instance_uid``."""
+    """Return the column name of a DICOM keyword: ``SOPInstanceUID`` -> ``sop_instance_uid``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", keyword).lower()

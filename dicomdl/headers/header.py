@@ -1,4 +1,4 @@
-"""What the reader says of one file."""
+"""`Header`, the result of reading the header of one file."""
 
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
@@ -11,7 +11,7 @@ FileKind = Literal["image", "no_image", "not_dicom", "problem"]
 
 
 class CodedTile(NamedTuple):
-    """Where in its mosaic a tile is; see `FrameSource`."""
+    """The size of a mosaic and the position of a tile in it; see `FrameSource`."""
 
     coded_rows: int
     coded_columns: int
@@ -24,11 +24,28 @@ UNREAD: Final = Source("", 0, 0, 0)
 
 
 class Header(NamedTuple):
-    """What one file is.
+    """The result of reading one file: its kind, and the facts and byte ranges of its frames.
 
-    `rows` has one tuple of raw values a frame, in the order of the reader's `columns`.
-
-    `tiles` has one item a row where the rows are the tiles of the file's one frame.
+    Attributes
+    ----------
+    kind : {"image", "no_image", "not_dicom", "problem"}
+        The kind of the file.
+    reason, detail : str
+        Reason and detail of a problem; "" for other kinds.
+    sop_class_uid : str
+        The SOP class.
+    source : Source
+        The file and its state.
+    rows : sequence of tuple of bytes
+        One tuple of raw values per frame, in the order of the reader's `columns`.
+    places : sequence of Place
+        One byte range per row.
+    deflated : bool
+        Whether the byte ranges count in the inflated data set.
+    float_pixels : bool
+        Whether the pixels are Float or Double Float Pixel Data.
+    tiles : sequence of CodedTile
+        One item per row if the rows are the tiles of a mosaic; empty otherwise.
     """
 
     kind: FileKind
@@ -44,5 +61,5 @@ class Header(NamedTuple):
 
     @property
     def frame_numbers(self) -> Sequence[int]:
-        """The frame of each row, from 1."""
+        """The frame number per row, from 1."""
         return [1] * len(self.tiles) or range(1, len(self.rows) + 1)

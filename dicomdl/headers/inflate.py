@@ -1,7 +1,6 @@
-"""Deflated data sets (PS3.5 A.5): the one inflater, and what of a file it is asked for.
+"""Inflation of deflated data sets (PS3.5 A.5), with limits.
 
-Nothing is inflated further than its reader says, so that no bomb goes off: 1 MB may inflate to 1
-GiB.
+1 MB may inflate to 1 GiB, so every function has a limit beyond which it does not inflate.
 """
 
 import zlib
@@ -22,9 +21,9 @@ _CHUNK: Final = 2**20
 
 
 def inflated(packed: Iterable[bytes], chunk: int = _CHUNK) -> Iterator[bytes]:
-    """The inflated bytes of a raw deflated stream, in pieces of at most `chunk` bytes.
+    """Yield the inflated bytes of a raw deflated stream, in pieces of at most `chunk` bytes.
 
-    A stream that breaks off ends where it does; HeaderError where it is damaged.
+    A truncated stream yields the bytes before its end. A damaged one raises HeaderError.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -40,18 +39,18 @@ def inflated(packed: Iterable[bytes], chunk: int = _CHUNK) -> Iterator[bytes]:
 
 
 def inflate(packed: Iterable[bytes], limit: int) -> bytes:
-    """The first `limit` inflated bytes of a raw deflated stream, fewer where it ends before."""
-    pieces, found = [], 0
+    """Return the first `limit` inflated bytes of a raw deflated stream, fewer if it is shorter."""
+    pieces, length = [], 0
     for piece in inflated(packed, min(limit, _CHUNK)) if limit > 0 else ():
         pieces.append(piece)
-        found += len(piece)
-        if found >= limit:
+        length += len(piece)
+        if length >= limit:
             break
     return b"".join(pieces)[:limit]
 
 
 def inflate_data_set(read: Read, size: int, limit: int) -> bytes:
-    """The first `limit` bytes of the data set of a deflated file of `size` bytes."""
+    """Return the first `limit` bytes of the data set of a deflated file of `size` bytes."""
     first = read(0, min(size, _PACKED))
     window = Window(read, size, first)
     position = walk_meta(window, first_element(first) or 0, None, -1)[1]
@@ -67,7 +66,7 @@ def _packed(read: Read, position: int, size: int) -> Iterator[bytes]:
 class Inflated:
     """The data set of a deflated file: its beginning inflated in memory, the rest only measured.
 
-    Of 1 GiB of zeros in 1 MB, `MAX_HEADER_BYTES` are kept and `MAX_INFLATED` looked at.
+    At most `MAX_HEADER_BYTES` (64 MiB) are stored, and at most `MAX_INFLATED` (512 MiB) measured.
     """
 
     def __init__(self, read: Read, size: int, position: int) -> None:
@@ -76,14 +75,14 @@ class Inflated:
         self._kept = bytearray()
 
     def window(self) -> Window:
-        """A window on the data set, whose size is an upper bound until `measure` says it."""
+        """Return a window on the data set, whose size is an upper bound until `measure`."""
         while len(self._kept) < MAX_HEADER_BYTES and (piece := self._next()) is not None:
             self._kept += piece
         ended = len(self._kept) < MAX_HEADER_BYTES
         return Window(self._take, self._length if ended else MAX_INFLATED)
 
     def measure(self, pixel_data: ElementHead) -> int:
-        """The size of the data set, counted up to the end of its pixel data."""
+        """Return the size of the data set, measured up to the end of its pixel data."""
         end = (
             MAX_INFLATED + 1
             if pixel_data.length == UNDEFINED

@@ -1,4 +1,8 @@
-"""headers.privacy"""
+"""Additional columns of an index, and the refusal of attributes that can identify a patient.
+
+The index is an allow-list. `scan(attributes=...)` adds further keywords to it. Keywords of the
+basic confidentiality profile need ``allow_phi=True``.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,11 +11,9 @@ from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Attribute, Frame, attributes, snake_case
 from dicomdl.headers.requirement import require_pydicom
 
-# Identifying attributes of the basic profile (PS3.15 Table E.1-1) beyond person names and all
-# dates and times of birth
-# and contact: adding one of these needs allow_phi=True. Whole groups are refused rather than
-# listed where possible.
-# free text may say anything
+# Attributes that need allow_phi=True: those of the basic profile (PS3.15 Table E.1-1). They are
+# recognized by VR, by group and by words in their keyword, so more are refused than the table
+# lists. The VRs are person names, dates and times, and free text, which may contain anything.
 _PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"})
 _PHI_WORDS: Final = (
     "patient",
@@ -50,21 +52,28 @@ _PHI_WORDS: Final = (
 
 
 def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tuple[Attribute, ...]:
-    """Columns for DICOM keywords beyond the index's own, as `scan(attributes=[...])` takes them.
+    """Return columns for DICOM keywords beyond those of the index, for `scan(attributes=[...])`.
+
+    Parameters
+    ----------
+    keywords
+        DICOM keywords. Those that the index has anyway are ignored.
+    allow_phi
+        Whether attributes that can identify a patient are allowed.
 
     Raises
     ------
     UsageError
-        An unknown keyword, a sequence or bulk data, or an identifying attribute without
-        ``allow_phi=True``.
+        A keyword is unknown, or is a sequence or bulk data, or identifies a patient and `allow_phi`
+        is False.
     """
     if not keywords:
         return ()
     require_pydicom()
     from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 
-    own = {attribute.name for attribute in attributes()} | set(Frame.__slots__)
-    found = []
+    known = {attribute.name for attribute in attributes()} | set(Frame.__slots__)
+    result = []
     for keyword in dict.fromkeys(keywords):
         tag = tag_for_keyword(keyword)
         if tag is None:
@@ -73,7 +82,7 @@ def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tup
                 keyword=keyword,
             )
         name, vr, vm = snake_case(keyword), dictionary_VR(tag), dictionary_VM(tag)
-        if name in own:
+        if name in known:
             continue
         if vr == "SQ" or vr.startswith("O") or vr == "UN":
             raise UsageError(
@@ -86,10 +95,11 @@ def extra_attributes(keywords: Sequence[str], *, allow_phi: bool = False) -> tup
         )
         if identifying and not allow_phi:
             raise UsageError(
-                f"{keyword} can identify a patient: pass allow_phi=True to keep it in the index, and guard the index then",
+                f"{keyword} can identify a patient: pass allow_phi=True to store it in the index, "
+                "and protect the index then",
                 keyword=keyword,
             )
-        found.append(
+        result.append(
             Attribute(name, tag, "XS" if " or " in vr else vr, "select", 1 if vm == "1" else 0)
         )
-    return tuple(found)
+    return tuple(result)

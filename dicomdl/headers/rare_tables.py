@@ -1,10 +1,8 @@
-"""The rare tables of one header as they lie in the file.
+"""Rare tables of a header (LUTs, palettes, real-world maps), as raw bytes and words.
 
-Bytes and words, before anything is concluded from them. Pydicom's door.
-
-The rule to know: a header is parsed once per file (path, size, modification time), however many
-frames ask for it. Only the bytes are taken from pydicom, because its own reading of these elements
-depends on the VR that it guesses.
+A header is parsed once per state of a file, for all of its frames. pydicom parses it, but only the
+bytes of the elements are used, because its conversion of these elements depends on a guessed VR.
+`values` and `pixels` interpret the tables.
 """
 
 import contextlib
@@ -27,16 +25,17 @@ from dicomdl.headers.uids import DEFLATED
 from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import Source, as_stream, look_up, opened
 
-# A path is any file that is there; a source must be as it was scanned.
+# A path accepts the file in any state. A source requires the state of the scan.
 File: TypeAlias = str | os.PathLike[str] | Source
 
 MOST_ENTRIES: Final = 1 << 16
-# looked at of an element: more than 65536 entries, plain or in segments, can need
+# Limit of the bytes of an element. 65536 entries need less, plain or in segments.
 MOST_BYTES: Final = 16 * MOST_ENTRIES
-MOST_INFLATED: Final = 1 << 26  # header bytes of a deflated file; a 1 MB file can inflate to 1 GB
+# Limit of the header of a deflated file, in bytes. A file of 1 MB can inflate to 1 GB.
+MOST_INFLATED: Final = 1 << 26
 
-# Modality LUT Type (0028,3004), the defined terms of PS3.3 C.11.1.1.2. Anything else is free text
-# and not kept.
+# Modality LUT Type (0028,3004): the defined terms of PS3.3 C.11.1.1.2. Any other text is free text,
+# which is dropped.
 KINDS: Final = frozenset({"OD", "HU", "US", "MGML", "Z_EFF", "ED", "EDW", "HU_MOD", "PCT"})
 
 _SOP_CLASS, _PHOTOMETRIC, _FRAMES, _ROWS = 0x00080016, 0x00280004, 0x00280008, 0x00280010
@@ -67,37 +66,31 @@ _CODES: Final = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD
 _DEFLATED: Final = b"\x02\x00\x10\x00UI\x16\x00" + DEFLATED.encode()
 
 
-# --- what a header says ---------------------------------------------------------------------------
+# --- raw tables -----------------------------------------------------------------------------------
 
 
 class Element(NamedTuple):
-    """The value of one element as it lies in the file.
-
-    `vr` is "" where the file does not say it.
-    """
+    """The value of one element as stored in the file; `vr` is "" if the file does not state it."""
 
     vr: str = ""
     value: bytes = b""
     little_endian: bool = True
 
     def words(self) -> NDArray[np.uint16]:
-        """The value as unsigned 16-bit words."""
+        """Return the value as unsigned 16-bit words."""
         return np.frombuffer(
             self.value, "<u2" if self.little_endian else ">u2", len(self.value) // 2
         ).astype("<u2")
 
     def octets(self) -> NDArray[np.uint8]:
-        """The value as bytes.
-
-        The ones that lie in words, low byte first, change places in a big-endian file.
-        """
+        """Return the value as bytes; those in words of a big-endian file are swapped."""
         if self.little_endian or self.vr in ("OB", "UN"):
             return np.frombuffer(self.value, np.uint8)
         return np.frombuffer(self.words().tobytes(), np.uint8)
 
 
 class RawTable(NamedTuple):
-    """A table before anything was concluded; `descriptor` are unsigned words."""
+    """A table before its interpretation; `descriptor` has unsigned words."""
 
     name: str
     descriptor: tuple[int, ...]
@@ -115,9 +108,9 @@ class Rescale(NamedTuple):
 
 
 class RawMap(NamedTuple):
-    """An item of the Real World Value Mapping Sequence before its range was concluded.
+    """An item of the Real World Value Mapping Sequence before its interpretation.
 
-    `signed` as its VR says.
+    `signed` is the sign of the words by their VR.
     """
 
     words: tuple[int, ...]
@@ -131,10 +124,7 @@ class RawMap(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What the top level, the shared or one frame's functional groups say.
-
-    None where they do not.
-    """
+    """The tables of the top level, the shared or one frame's functional groups; None if absent."""
 
     voi: tuple[RawTable, ...] | None = None
     maps: tuple[RawMap, ...] | None = None
@@ -142,9 +132,9 @@ class Group(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Everything that is wanted from one file.
+    """All tables of one file, and the attributes that their interpretation needs.
 
-    `signed` is None where there is no Pixel Representation (float pixels).
+    `signed` is None without Pixel Representation (float pixels).
     """
 
     signed: bool | None
@@ -159,16 +149,27 @@ class Tables(NamedTuple):
 
 
 def groups_of(tables: Tables, frame_number: int) -> tuple[Group, ...]:
-    """What applies to one frame, the most special first."""
+    """Return the groups that apply to one frame, the most specific first.
+
+    Raises
+    ------
+    UsageError
+        The file has no frame of this number.
+    IntensityError
+        The per-frame functional groups have fewer items than there are frames.
+    """
     if not 1 <= frame_number <= tables.frames:
-        message = f"frame {frame_number} asked for: the file has {tables.frames}, counted from 1"
+        message = f"there is no frame {frame_number}: the file has {tables.frames}, from 1"
         raise UsageError(message, frame_number=frame_number, frames=tables.frames)
     if not tables.per_frame:
         return tables.shared, tables.top
     if frame_number > len(tables.per_frame):
-        found = len(tables.per_frame)
-        message = f"the Per-frame Functional Groups Sequence (5200,9230) has {found} items for {tables.frames} frames"
-        raise IntensityError(message, expected_items=tables.frames, found_items=found)
+        count = len(tables.per_frame)
+        message = (
+            f"the Per-frame Functional Groups Sequence (5200,9230) has {count} items "
+            f"for {tables.frames} frames"
+        )
+        raise IntensityError(message, expected_items=tables.frames, found_items=count)
     return tables.per_frame[frame_number - 1], tables.shared, tables.top
 
 
@@ -176,9 +177,9 @@ def groups_of(tables: Tables, frame_number: int) -> tuple[Group, ...]:
 
 
 class _Segment(NamedTuple):
-    """The values of a discrete segment.
+    """A discrete segment with its values, or a linear one of `line` entries towards its value.
 
-    Or a line of `line` entries to the one value, where `line` is not 0.
+    `line` is 0 for a discrete segment.
     """
 
     line: int
@@ -186,17 +187,20 @@ class _Segment(NamedTuple):
 
 
 def expanded(codes: list[int], entries: int, code_bytes: int, name: str) -> list[int]:
-    """The table that segments describe (PS3.3 C.7.9.2), no longer than it needs to be.
+    """Expand segments to a table (PS3.3 C.7.9.2), until it has `entries`.
 
-    An indirect segment repeats earlier ones, which ends and cannot grow out of bounds, as no
-    segment is empty. Its offset counts bytes from the beginning of the data; some software counts
-    entries (pydicom does), which is understood where the bytes lead to no segment.
+    An indirect segment repeats earlier ones. The expansion ends, because no segment is empty. The
+    offset of an indirect segment counts bytes from the beginning of the data. Some software,
+    pydicom included, counts entries instead; such an offset is accepted if the bytes lead to no
+    segment.
     """
     table: list[int] = []
-    segments: list[_Segment | None] = []  # None for indirect ones, which do not nest
-    starts: dict[int, int] = {}  # position -> number of the segment there
+    # None for indirect segments, which do not nest.
+    segments: list[_Segment | None] = []
+    # Position -> number of the segment.
+    starts: dict[int, int] = {}
     position = 0
-    # no segment is shorter than 3: the rest is padding
+    # A segment has at least 3 codes; a shorter rest is padding.
     while position + 2 < len(codes) and len(table) < entries:
         opcode, length = codes[position : position + 2]
         taken = {0: length, 1: 1, 2: 4 // code_bytes}.get(opcode, len(codes))
@@ -210,10 +214,13 @@ def expanded(codes: list[int], entries: int, code_bytes: int, name: str) -> list
             segments.append(_Segment(length * opcode, values))
             _extend(table, segments[-1:], entries)
         else:
-            offset = sum(code << (8 * code_bytes * place) for place, code in enumerate(values))
+            offset = sum(code << (8 * code_bytes * rank) for rank, code in enumerate(values))
             number = starts.get(offset // code_bytes, starts.get(offset, len(segments)))
             if number + length > len(segments):
-                message = f"the {name} has an indirect segment of {length} segments from byte {offset} on that do not come before it"
+                message = (
+                    f"the {name} has an indirect segment that repeats {length} segments "
+                    f"from byte {offset} on, which do not precede it"
+                )
                 raise PixelError(message, position=position, offset=offset)
             _extend(table, itertools.islice(segments, number, number + length), entries)
             segments.append(None)
@@ -222,10 +229,13 @@ def expanded(codes: list[int], entries: int, code_bytes: int, name: str) -> list
 
 
 def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int) -> None:
-    """Append values, or a line from the last entry to a new end (PS3.3 C.7.9.2.2), until there are `entries`."""
+    """Append values, or a line from the last entry to a new end (PS3.3 C.7.9.2.2).
+
+    The function stops when the table has `entries`.
+    """
     for segment in segments:
         if segment is None:
-            raise PixelError("an indirect segment of a palette names another one")
+            raise PixelError("an indirect segment of a palette refers to another indirect one")
         line, values = segment
         if line:
             begin, end = table[-1], values[0]
@@ -238,40 +248,45 @@ def _extend(table: list[int], segments: Iterable[_Segment | None], entries: int)
             return
 
 
-# --- one header -> raw tables ---------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
-# One at a time: parsing silences warnings for the whole process, and holds the GIL anyway.
+# One thread at a time: parsing silences warnings of the complete process, and holds the GIL anyway.
 _tables: Final[Share[Tables]] = share("header tables", one_at_a_time=True)
 
 
 def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
-    """The raw tables of a file, parsed once as long as it stays the same.
+    """Return the raw tables of a file, parsed once per state of the file.
 
-    Whatever goes wrong is a `failure`.
+    Raises
+    ------
+    FileChanged
+        The file is not in the state of the scan.
+    DicomdlError
+        The header cannot be read. The class is `failure`.
     """
     source = file if isinstance(file, Source) else Source(os.path.abspath(file))
     try:
-        found = look_up(source)
-        return _tables.of(found, functools.partial(_parsed, found))
+        current = look_up(source)
+        return _tables.of(current, functools.partial(_parsed, current))
     except FileChanged:
         raise
     except PixelError as error:
         raise failure(str(error)) from None
     except Exception as error:
-        # A parser raises anything on damaged bytes, and its messages quote values.
+        # A parser may raise any error on damaged bytes, and its messages quote values.
         reason = type(error).__name__
         raise failure(f"the header cannot be read: {reason}", reason=reason) from None
 
 
 def _parsed(source: Source) -> Tables:
     with warnings.catch_warnings():
-        # pydicom's warnings quote values, and values may identify a person
+        # The warnings of pydicom quote values, and values may identify a person.
         warnings.simplefilter("ignore")
         return _tables_of(_read_header(source))
 
 
 def _read_header(source: Source) -> Any:
-    """pydicom's data set of the wanted elements before the pixels."""
+    """Read the wanted elements before the pixels as a data set of pydicom."""
     require_pydicom()
     import pydicom
 
@@ -279,7 +294,8 @@ def _read_header(source: Source) -> Any:
         stream: BinaryIO = as_stream(handle)
         if _DEFLATED in handle.read_at(0, 1024):
             stream = io.BytesIO(inflate_data_set(handle.read_at, handle.size, MOST_INFLATED))
-        # Not every file begins as Part 10 says; what is no DICOM at all comes back empty.
+        # force=True accepts files without the preamble of PS3.10. The result for a file that is
+        # not DICOM is empty.
         dataset = pydicom.dcmread(
             stream, force=True, stop_before_pixels=True, specific_tags=list(_WANTED)
         )
@@ -289,7 +305,8 @@ def _read_header(source: Source) -> Any:
 
 
 def _tables_of(dataset: Any) -> Tables:
-    pool: dict[Group, Group] = {}  # frames mostly say the same
+    # Most frames have equal groups, which are stored once.
+    pool: dict[Group, Group] = {}
     groups = [_group(item, top=False) for item in _items(dataset, _PER_FRAME) or ()]
     shared = _items(dataset, _SHARED)
     bits = (
@@ -309,7 +326,10 @@ def _tables_of(dataset: Any) -> Tables:
 
 
 def _group(dataset: Any, *, top: bool) -> Group:
-    """The tables of one set of functional groups, or of the top level, which holds them without a sequence around them."""
+    """Return the tables of one set of functional groups, or of the top level.
+
+    At the top level, the attributes are not wrapped in a sequence.
+    """
     voi, rescale = (
         (dataset, dataset)
         if top
@@ -344,7 +364,7 @@ def _raw_lut(item: Any, name: str) -> RawTable:
 
 
 def _raw_palette(dataset: Any) -> tuple[RawTable, ...]:
-    """The three channels; alpha and supplemental palettes are not looked at."""
+    """Return the three channels of the palette; alpha and supplemental palettes are ignored."""
     channels = []
     for number, colour in enumerate(("red", "green", "blue"), 1):
         plain, segmented = 0x00281200 + number, 0x00281220 + number
@@ -394,7 +414,7 @@ def _raw_map(item: Any) -> RawMap:
 
 
 def _items(dataset: Any, tag: int) -> Any:
-    """The items of a sequence; None where it is absent."""
+    """Return the items of a sequence; None if it is absent."""
     if tag not in dataset:
         return None
     element = dataset[tag]
@@ -402,7 +422,7 @@ def _items(dataset: Any, tag: int) -> Any:
 
 
 def _element(dataset: Any, tag: int) -> Element:
-    """The bytes of an element, before pydicom makes values of them; empty where it is absent."""
+    """Return the bytes of an element, before pydicom converts them; empty if it is absent."""
     if tag not in dataset:
         return Element()
     raw = dataset.get_item(tag)
@@ -420,9 +440,9 @@ def _text(dataset: Any, tag: int) -> str:
 
 
 def _numbers(dataset: Any, tag: int, usual: str) -> tuple[float, ...]:
-    """The values of a numeric element, () where it is absent or no number.
+    """Return the values of a numeric element; () if it is absent or not a number.
 
-    `usual` is its VR where the file names none that helps.
+    `usual` is the VR to assume if the file states none, or one that is not numeric.
     """
     element = _element(dataset, tag)
     vr = element.vr if element.vr in (*_CODES, "DS", "IS") else usual

@@ -1,9 +1,9 @@
-"""One file -> what it is, its frames' facts and where each frame's bytes are.
+"""The header reader: from one file to its kind, the facts of its frames and their byte ranges.
 
-Only the first bytes of a file are read; pixel data are measured, not read. The walk over the
-elements is ours (`elements`); pydicom is asked for the data dictionary (names of extra columns) and
+Only the first bytes of a file are read; pixel data are measured. The walk over the elements is part
+of this package (`_elements`). pydicom serves as the data dictionary (names of extra columns) and
 for character sets beyond ASCII, and is imported only then. A file that cannot be used becomes a
-`Header` of kind "problem" with a reason; nothing raises.
+`Header` of kind "problem" with a reason; no error is raised.
 """
 
 import functools
@@ -44,7 +44,7 @@ from dicomdl.headers.uids import (
 )
 from dicomdl.storage.sources import open_path
 
-# Small: the few UIDs that every file names.
+# Small: the few UIDs that all files contain.
 _uid = functools.lru_cache(maxsize=256)(as_text)
 CHARACTER_SET: Final = 0x00080005
 SHARED_GROUPS: Final = 0x52009229
@@ -58,27 +58,27 @@ _SPECIALS: Final = (
     EXTENDED_OFFSETS,
     DETECTOR_INFORMATION,
 )
-FIRST_READ: Final = 16 * 2**10  # most headers end before; one read then does it all
+# Bytes of the first read. Most headers are shorter, so that one read suffices.
+FIRST_READ: Final = 16 * 2**10
 
 
 class HeaderReader:
-    """Reads headers.
+    """A reader of headers, which learns the layouts of files to read similar ones faster.
 
-    What it remembers of one file only makes the next one faster, and never changes what is
-    read.
+    The result for a file never depends on the files read before.
 
     Parameters
     ----------
     extra
-        Columns beyond `Frame`'s own, from `extra_attributes`.
+        Columns in addition to those of `Frame`, from `extra_attributes`.
     """
 
     def __init__(self, extra: Sequence[Attribute] = ()) -> None:
         self.extra = tuple(extra)
         self.columns = (*attributes(), *self.extra)
         self._schema = Schema(self.columns)
-        # Tag 0 leaves a slot empty: the transfer syntax is the file meta information's,
-        # whatever the data set may say.
+        # Tag 0 leaves a slot empty: the transfer syntax is that of the file meta information, even
+        # if the data set contains the element, too.
         entries = [
             (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
             for column in self.columns
@@ -89,9 +89,9 @@ class HeaderReader:
         self._first_read = FIRST_READ
 
     def read(self, path: str) -> Header:
-        """What the file at `path` is.
+        """Read the header of the file at `path`.
 
-        Never raises for what a file may contain, a missing file included.
+        No content of a file raises an error. A missing file is a `Header` of kind "problem".
         """
         try:
             handle = open_path(path)
@@ -105,13 +105,16 @@ class HeaderReader:
         finally:
             handle.close()
         kind, reason, detail, sop_class, _, rows, places, deflated, is_float, tiles = header
-        # Not by _replace, which takes 2 us.
+        # A call of _replace would take 2 us.
         return Header(
             kind, reason, detail, sop_class, handle.source, rows, places, deflated, is_float, tiles
         )
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
-        """What a file of `size` bytes is, given its `first` bytes and a way to `read(offset, length)` more."""
+        """Read the header of a file of `size` bytes.
+
+        `first` has its first bytes, and `read(offset, length)` returns more of them.
+        """
         if size == 0:
             return Header("problem", "empty", "the file has 0 bytes")
         start = first_element(first)
@@ -120,7 +123,8 @@ class HeaderReader:
         try:
             return self._parse(first, size, read, start)
         except HeaderError as error:
-            if start == 0:  # no prefix said that this is DICOM, and it does not read as such
+            # Without the prefix "DICM", a file that cannot be read is not DICOM.
+            if start == 0:
                 return Header("not_dicom")
             return Header("problem", error.reason, str(error))
 
@@ -165,7 +169,7 @@ class HeaderReader:
         )
 
     def _conclude(self, walked: Walked, context: Context) -> Header:
-        """Turn raw values into rows, one a frame or tile, with the place of each frame's bytes."""
+        """Convert raw values to rows, one per frame or tile, and add the byte ranges of frames."""
         schema, pixel_data = context.schema, walked.pixel_data
         charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[
             schema.count :
@@ -187,7 +191,7 @@ class HeaderReader:
         if sop_class == NM_IMAGE:
             rows = placed_rows(rows, detectors, context)
         elif not (shared or per_frame):
-            # enhanced objects unpack their mosaics, but may still be called so
+            # Enhanced objects contain unpacked mosaics, but their image type may say MOSAIC still.
             rows, tiles = unpacked_rows(rows, context)
             places *= len(tiles) or 1
         is_float = pixel_data.tag != PIXEL_DATA
@@ -196,10 +200,7 @@ class HeaderReader:
         )
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
-        """Typed columns of raw rows.
-
-        Text is stripped str, numbers int or float, missing ones None.
-        """
+        """Convert raw rows to typed columns: stripped str, int, float, or None if absent."""
         result: dict[str, Column] = {}
         for column, convert, raws in zip(
             self.columns, self._schema.converters, zip(*rows, strict=True), strict=True
@@ -215,7 +216,7 @@ class HeaderReader:
 
 
 def _plain_row(row: Row, charset: bytes, sequences: Sequence[bytes], context: Context) -> Row:
-    """A file's own values in little endian and UTF-8, with those out of sequences."""
+    """Return the values of a file in little endian and UTF-8, with those from sequences."""
     schema = context.schema
     if not context.syntax.little:
         row = schema.swapped_row(row)
@@ -226,16 +227,13 @@ def _plain_row(row: Row, charset: bytes, sequences: Sequence[bytes], context: Co
 
 
 def _usable_layout(row: Row, context: Context) -> PixelLayout:
-    """How the pixels of a file lie.
-
-    HeaderError where they are a video, or the header says nothing usable of them.
-    """
+    """Return the layout of the pixels; raise HeaderError for a video or an unusable header."""
     if family_of(context.transfer_syntax) == "video":
         raise HeaderError(VIDEO_ADVICE, reason="video")
     schema = context.schema
     layout = pixel_layout(row[schema.pixel_format])
     if isinstance(layout, HeaderError):
-        # a new one: a raised error keeps its traceback, and with it the file's bytes
+        # The cached error is copied: a raised one keeps its traceback, and so the file's bytes.
         raise HeaderError(str(layout), **vars(layout))
     for number in schema.required_reals:
         if row[number]:
@@ -245,7 +243,7 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
 
 def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
     if not any(row):
-        raise HeaderError("no element that an index knows was found", reason="malformed")
+        raise HeaderError("the file has no element that an index stores", reason="malformed")
     if row[schema.at.rows] and row[schema.at.columns] and is_image_storage(sop_class):
         raise HeaderError(
             "the header describes an image, but there are no pixel data", reason="no_pixel_data"
@@ -254,17 +252,33 @@ def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
 
 
 def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -> list[Frame]:
-    """The frames of one DICOM file, in file order.
+    """Read the header of one DICOM file, and return its frames in file order.
+
+    Parameters
+    ----------
+    path
+        The file.
+    extra
+        Columns in addition to those of `Frame`, from `extra_attributes`.
 
     Returns
     -------
     list of Frame
-        Empty for DICOM without an image (SR, RTPLAN, DICOMDIR, ...).
+        One per frame, or per tile of a mosaic. Empty for DICOM without an image (SR, RTPLAN,
+        DICOMDIR, ...).
 
     Raises
     ------
     HeaderError
-        The file is not DICOM or cannot be used; attribute `reason` says why.
+        The file is not DICOM or cannot be used. Attribute `reason` is a word for the reason.
+
+    Examples
+    --------
+    >>> from pydicom.data import get_testdata_file
+    >>> from dicomdl.headers.reader import read_frames
+    >>> (frame,) = read_frames(get_testdata_file("CT_small.dcm"))
+    >>> frame.modality, frame.rows, frame.columns, frame.byte_length
+    ('CT', 128, 128, 32768)
     """
     reader = HeaderReader(extra)
     name = os.path.abspath(os.fspath(path))
@@ -282,7 +296,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     values = {
         name: [c.value] * count if isinstance(c, Constant) else c for name, c in columns.items()
     }
-    own = [a.name for a in attributes()]
+    standard = [a.name for a in attributes()]
     added = [a.name for a in extra]
     state: dict[str, Any] = dict(zip(FILE_FIELDS, header.source, strict=True))
     return [
@@ -296,7 +310,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
             **state,
             **(header.tiles[number] if header.tiles else NO_TILE)._asdict(),
             extra=tuple((column, values[column][number]) for column in added),
-            **{column: values[column][number] for column in own},
+            **{column: values[column][number] for column in standard},
         )
         for number, place in enumerate(header.places)
     ]

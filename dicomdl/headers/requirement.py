@@ -1,4 +1,4 @@
-"""The pydicom that is installed, and whether it is recent enough."""
+"""The check that the installed pydicom is recent enough."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ def require_pydicom() -> None:
     Raises
     ------
     MissingExtra
-        The installed pydicom is older than the oldest that dicomdl is tested with.
+        The installed pydicom is older than the oldest version that dicomdl is tested with.
     """
     import pydicom
 

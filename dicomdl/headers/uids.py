@@ -1,6 +1,7 @@
-"""The transfer syntaxes (PS3.5 section 10) and storage SOP classes (PS3.4 B.5) that dicomdl knows, one row each.
+"""Tables of transfer syntaxes (PS3.5 section 10) and storage SOP classes (PS3.4 B.5).
 
-No other file holds a UID of the standard: decisions name a constant of this file, or ask a row.
+No other file contains a UID of the standard. Decisions use a constant of this file, or a property
+of a row.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -10,16 +11,16 @@ Content = Literal["image", "segmentation", "parametric_map", "dose"]
 
 
 class TransferSyntax(NamedTuple):
-    """How the files of one transfer syntax are coded.
+    """The coding of the files of one transfer syntax.
 
     Parameters
     ----------
     uid, name
-        As PS3.6 table A-1 has them.
+        UID and name by PS3.6 table A-1.
     family
-        The codec family of encapsulated frames; "" where samples are plain.
+        The codec family of encapsulated frames; "" for plain samples.
     encapsulated
-        Whether frames lie in items (PS3.5 A.4); else they are native.
+        Whether frames are stored in items (PS3.5 A.4); otherwise they are native.
     lossy
         Whether the standard allows that decoded samples differ from the original ones.
     little_endian, implicit_vr, deflated
@@ -40,20 +41,20 @@ class TransferSyntax(NamedTuple):
 
 
 class SopClass(NamedTuple):
-    """What the images of one storage SOP class are.
+    """The properties of the images of one storage SOP class.
 
     Parameters
     ----------
     uid, name
-        As PS3.6 table A-1 has them.
+        UID and name by PS3.6 table A-1.
     content
-        What the pixels are: an image, or a map on one.
+        The meaning of the pixels: an image, or a map on an image.
     own_planes
-        Whether every frame has a plane of its own (functional groups, PS3.3 A.36 ff.): a file of
-        one frame is then like a file of many.
+        Whether every frame has a separate plane (functional groups, PS3.3 A.36 ff.). A file with
+        one frame is then treated like a file with many.
     placed
-        Whether its images have a place in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56, A.70
-        to A.72).
+        Whether its images have a position in the patient (PS3.3 A.3, A.4, A.21, A.36, A.38, A.56,
+        A.70 to A.72).
     """
 
     uid: str
@@ -93,8 +94,8 @@ _ON_SERVERS: Final = (
     ("204", "JPIP HTJ2K Referenced"),
     ("205", "JPIP HTJ2K Referenced Deflate"),
 )
-# MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8); all but HEVC are in one piece, or
-# fragmentable (".1").
+# MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8). All but HEVC also have a fragmentable variant
+# (".1").
 _VIDEOS: Final = (
     ("100", "MPEG2 Main Profile / Main Level"),
     ("101", "MPEG2 Main Profile / High Level"),
@@ -108,8 +109,8 @@ _VIDEOS: Final = (
 )
 _CODED: Final = "1.2.840.10008.1.2.4."
 VIDEO_ADVICE: Final = (
-    "the pixels are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode: take it out with pydicom "
-    "(pydicom.encaps.generate_frames gives the stream) and decode it with ffmpeg or PyAV"
+    "the pixels are a video (MPEG-2, MPEG-4 or HEVC), which dicomdl does not decode: extract the "
+    "stream with pydicom (pydicom.encaps.generate_frames) and decode it with ffmpeg or PyAV"
 )
 
 
@@ -196,7 +197,7 @@ TRANSFER_SYNTAXES: Final = {
     )
 }
 NATIVE: Final = frozenset(row.uid for row in TRANSFER_SYNTAXES.values() if not row.encapsulated)
-# Whose frames each lie in the file as plain samples, so that a part of one can be read alone.
+# Syntaxes whose frames are plain samples in the file, so that a part of a frame can be read.
 PLAIN_LITTLE: Final = frozenset(
     uid for uid in NATIVE - {DEFLATED} if TRANSFER_SYNTAXES[uid].little_endian_pixels
 )
@@ -250,9 +251,8 @@ CONTENTS: Final = tuple(dict.fromkeys(row.content for row in SOP_CLASSES.values(
 OWN_PLANES: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.own_planes)
 PLACED: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.placed)
 _CONTENT: Final = {row.uid: row.content for row in SOP_CLASSES.values()}
-# Branches of the storage classes whose files have no pixels by design; every other file with Rows
-# and no pixel data
-# lost them.
+# Branches of the storage classes whose files have no pixels by design. Every other file with Rows
+# and without pixel data has lost them.
 _NO_IMAGE_BRANCHES: Final = (
     *("88.", "11.", "66", "67", "104.", "9.", "78.", "79.", "80."),
     *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8"),
@@ -260,29 +260,29 @@ _NO_IMAGE_BRANCHES: Final = (
 
 
 def syntaxes_of(*families: Family) -> frozenset[str]:
-    """The transfer syntaxes of some codec families."""
+    """Return the transfer syntaxes of some codec families."""
     return frozenset(row.uid for row in TRANSFER_SYNTAXES.values() if row.family in families)
 
 
 def is_lossy(transfer_syntax_uid: str) -> bool:
-    """Whether decoded samples may differ from the original ones."""
+    """Return whether decoded samples may differ from the original ones."""
     row = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
     return row is not None and row.lossy
 
 
 def family_of(transfer_syntax_uid: str) -> Family:
-    """The codec family of a transfer syntax; "" for native and unknown ones."""
+    """Return the codec family of a transfer syntax; "" for native and unknown ones."""
     row = TRANSFER_SYNTAXES.get(transfer_syntax_uid)
     return "" if row is None else row.family
 
 
 def content_of(sop_class_uid: str) -> Content:
-    """What the pixels of a SOP class are: "image", "segmentation", "dose" or "parametric_map"."""
+    """Return the content of a SOP class: "image", "segmentation", "dose" or "parametric_map"."""
     return _CONTENT.get(sop_class_uid, "image")
 
 
 def is_image_storage(sop_class_uid: str) -> bool:
-    """Whether a SOP class of PS3.4 B.5 stores pixels; private classes do not count."""
+    """Return whether a SOP class of PS3.4 B.5 stores pixels; False for private classes."""
     if sop_class_uid in SOP_CLASSES:
         return True
     branch = sop_class_uid.removeprefix(_STORAGE)
@@ -290,5 +290,5 @@ def is_image_storage(sop_class_uid: str) -> bool:
 
 
 def is_secondary_capture(sop_class_uid: str) -> bool:
-    """Whether a SOP class is Secondary Capture, of one frame or one of the multi-frame kinds."""
+    """Return whether a SOP class is Secondary Capture, single-frame or multi-frame."""
     return (sop_class_uid + ".").startswith(_SECONDARY_CAPTURE + ".")

@@ -1,4 +1,4 @@
-"""The two gears of the walk say the same of any bytes; hostile structure has its price capped."""
+"""elements: both gears of the walk give the same result, and hostile structure has limits."""
 
 import struct
 from collections.abc import Callable
@@ -52,7 +52,10 @@ def outcome(call: Callable[[], object]) -> object:
 @cache
 def real_headers() -> tuple[bytes, ...]:
     """The first 8 kB of some files of different kinds."""
-    names = "CT_small MR_small_implicit MR_small_bigendian rtdose nested_priv_SQ UN_sequence priv_SQ SC_rgb_rle_2frame liver_1frame US1_J2KR"
+    names = (
+        "CT_small MR_small_implicit MR_small_bigendian rtdose nested_priv_SQ UN_sequence priv_SQ "
+        "SC_rgb_rle_2frame liver_1frame US1_J2KR"
+    )
     return tuple(
         (PYDICOM_FILES / f"{name}.dcm").read_bytes()[:8192]
         for name in names.split()
@@ -124,7 +127,7 @@ def test_padding_after_the_data_set_is_not_an_error() -> None:
 def both_gears(
     raw: bytes, position: int, syntax: Syntax, first: int | None
 ) -> tuple[object, object]:
-    """The outcome of the fast walk, and of the plain one, which a trail asks for."""
+    """The outcome of the fast walk, and of the plain one, which a trail requires."""
     fast = outcome(lambda: walk(window_on(raw, first), position, syntax, WANTED))
     return fast, outcome(lambda: walk(window_on(raw), position, syntax, WANTED, []))
 
@@ -201,7 +204,7 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
         assert fast == plain
 
 
-# --- what hostile structure may cost --------------------------------------------------------------
+# --- limits for hostile structure -----------------------------------------------------------------
 
 
 def test_elements_are_counted_over_the_whole_walk_not_a_sequence(

@@ -1,4 +1,4 @@
-"""The table of header attributes is that of the standard, and no identifying attribute is in it."""
+"""frame: the attributes agree with the standard, and none of them identifies a patient."""
 
 import dataclasses
 import pickle
@@ -19,20 +19,21 @@ from dicomdl.headers.frame import (
 STANDARD = [attribute for attribute in attributes() if not attribute.creator]
 PRIVATE = [attribute for attribute in attributes() if attribute.creator]
 
-# Columns that are not their keyword in snake case, and why.
+# Columns whose name is not the keyword in snake case, with the reason.
 OTHER_NAMES = {
     "grid_frame_offset": "GridFrameOffsetVector, of which a row has one value",
-    "voi_lut_function": "VOILUTFunction: nobody reads voilut",
-    "voi_lut_sequence": "VOILUTSequence: nobody reads voilut",
+    "voi_lut_function": "VOILUTFunction: voilut is hard to read",
+    "voi_lut_sequence": "VOILUTSequence: voilut is hard to read",
 }
 OTHER_SIZES = {
-    "referenced_segment_number": "1-n in the dictionary, 1 in the Segment Identification macro (PS3.3 C.8.20.3.1)"
+    # 1-n in the dictionary, 1 in the Segment Identification macro.
+    "referenced_segment_number": "PS3.3 C.8.20.3.1"
 }
-# In no dictionary of pydicom; as dcm2niix reads them.
+# Private attributes that pydicom does not know; dcm2niix reads them in this way.
 UNKNOWN_PRIVATE = {"uih_b_value", "uih_diffusion_direction", "philips_label_type"}
 
-# PS3.15 Table E.1-1, what may never be a column; PatientID is kept, because labels are joined by
-# it.
+# Attributes of PS3.15 Table E.1-1 that may never be a column. PatientID is stored, because labels
+# are joined by it.
 IDENTIFYING = (
     0x00100010,
     0x00100030,

@@ -1,4 +1,4 @@
-"""Learned layouts say the same as the walk, of any bytes."""
+"""layouts: learned layouts give the same result as the walk, for any bytes."""
 
 import os
 import random
@@ -46,7 +46,10 @@ def readers() -> tuple[HeaderReader, HeaderReader, tuple[bytes, ...]]:
     """A reader that knows the layouts of some files, one that walks every file, and those files."""
     learned, walking = HeaderReader(), HeaderReader()
     walking._layouts.CAPACITY = 0  # type: ignore[misc]
-    names = "CT_small MR_small MR_small_implicit rtdose SC_rgb_rle_2frame JPEG2000 MR_small_padded examples_jpeg2k"
+    names = (
+        "CT_small MR_small MR_small_implicit rtdose SC_rgb_rle_2frame JPEG2000 MR_small_padded "
+        "examples_jpeg2k"
+    )
     files = tuple((PYDICOM_FILES / f"{name}.dcm").read_bytes()[:65536] for name in names.split())
     for raw in files:
         learned.parse(raw, len(raw), lambda offset, length, raw=raw: raw[offset : offset + length])  # type: ignore[misc]

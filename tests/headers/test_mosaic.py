@@ -1,4 +1,4 @@
-"""Every slice of a mosaic, a grid or an NM volume lies where it lies, and what cannot be placed is never given a place."""
+"""mosaic: slices of mosaics, UIH grids and NM volumes get their true position, or none."""
 
 import os
 import warnings
@@ -197,7 +197,8 @@ def test_a_mosaic_that_cannot_be_placed_stays_whole_and_has_no_position(
 
 
 def test_an_enhanced_file_that_is_called_a_mosaic_is_none(tmp_path: Path) -> None:
-    def edit(dataset: Dataset, _: int) -> None:  # as syngo MR XA30 writes it
+    # The image type is that of syngo MR XA30.
+    def edit(dataset: Dataset, _: int) -> None:
         dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
 
     frames = read_frames(
@@ -234,7 +235,7 @@ def test_a_csa_header_reads_as_nibabel_reads_it_in_both_versions() -> None:
     ours = read_csa(raw)
     assert [float(v) for v in ours["SliceNormalVector"]] == theirs["SliceNormalVector"]["items"]
     assert [float(v) for v in ours["B_value"]] == theirs["B_value"]["items"]
-    # nibabel 5.3 fails on the first version
+    # nibabel 5.3 fails on the first version.
     assert read_csa(phantoms_multi.csa_header(entries, version=1)) == ours
 
 
@@ -457,7 +458,7 @@ def test_shared_and_per_frame_groups_count_in_every_enhanced_object(
     def edit(dataset: Dataset, _: int) -> None:
         dataset.SOPClassUID = getattr(pydicom.uid, keyword)
         shared = dataset.SharedFunctionalGroupsSequence[0]
-        # an attribute of both: the frame's own counts
+        # The attribute is in both groups: that of the frame has priority.
         for k, group in enumerate(dataset.PerFrameFunctionalGroupsSequence):
             group.PixelMeasuresSequence = shared.PixelMeasuresSequence
             group.FrameContentSequence[0].FrameReferenceDateTime = f"202001021011{k:02d}"
@@ -523,7 +524,7 @@ def test_damaged_files_of_every_packing_each_give_a_header_and_sound_tiles(tmp_p
             assert 0 <= tile.tile_top <= tile.coded_rows - height
 
 
-# --- the corpus, against references that others wrote ---------------------------------------------
+# --- the corpus, against references of other projects ---------------------------------------------
 
 MOSAICS = {
     "neurolabusc+dcm_qa_nih/In/20180918Si/mr_0003": "neurolabusc+dcm_qa_nih/Ref",
@@ -533,14 +534,17 @@ MOSAICS = {
 
 
 def world_to_voxel(image: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, 3) LPS mm -> fractional (x, y, z) of a SimpleITK image, which is LPS, too."""
+    """(n, 3) LPS mm to fractional (x, y, z) of a SimpleITK image, which is LPS, too."""
     direction = np.array(image.GetDirection()).reshape(-1, image.GetDimension())[:3, :3]
     matrix = direction * np.array(image.GetSpacing())[:3]
     return np.asarray((points - np.array(image.GetOrigin())[:3]) @ np.linalg.inv(matrix).T)
 
 
 def misplaced(frames: list[Frame], image: Any, volume: NDArray[Any]) -> float:
-    """The largest distance in mm between a tile's voxels and those of the volume (z, y, x) with the same values; inf if values differ."""
+    """The largest distance in mm between a tile's voxels and those of the volume (z, y, x).
+
+    Voxels correspond by their values; the result is inf if values differ.
+    """
     worst = 0.0
     for frame in frames:
         first, orientation = (
@@ -589,11 +593,12 @@ def test_mosaics_of_the_corpus_are_the_volumes_of_their_references(
 
 @pytest.mark.corpus
 def test_a_reversed_mosaic_without_image_header_lies_where_its_protocol_says(corpus: Path) -> None:
-    """The reference of dicom2nifti has the same slices in the same order, but puts the last of them where the first tile is.
+    """The reference of dicom2nifti has the same slices in order, but the last at the first tile.
 
-    It takes the position of the mosaic for that of the lowest slice, though these tiles begin at the top (ucImageNumbTra is 1). The
-    protocol lists slices from -62.65 to 88.27 mm along the normal, and the mosaic's position is at 88.27: the reference is
-    49 x 3.08 mm too high, outside of the volume that was scanned.
+    dicom2nifti takes the position of the mosaic for that of the lowest slice, although these tiles
+    begin at the top (ucImageNumbTra is 1). The protocol lists slices from -62.65 to 88.27 mm along
+    the normal, and the position of the mosaic is at 88.27. The reference therefore is 49 x 3.08 mm
+    too high, outside the scanned volume.
     """
     sitk = pytest.importorskip("SimpleITK")
     folder = corpus / "icometrix+dicom2nifti/tests/data/siemens/fmri"

@@ -1,4 +1,4 @@
-"""Sequences and their items, walked over or taken apart."""
+"""nested: sequences and their items are skipped or iterated."""
 
 import pytest
 from phantoms import element

@@ -1,4 +1,4 @@
-"""The header walk against pydicom, attribute by attribute and byte by byte, and against files that are damaged on purpose."""
+"""reader: headers agree with pydicom in every attribute and byte, and damage gives a problem."""
 
 import dataclasses
 import io
@@ -38,12 +38,12 @@ from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG, IMPLICIT_LITTLE
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 
 B_VALUE = next(attribute for attribute in attributes() if attribute.name == "siemens_b_value")
-# Where the walk and pydicom differ, and who is right: (end of the path, column or "*"): the reason.
+# Known differences between walk and pydicom, (end of the path, column or "*"), with the reason.
 KNOWN_DIFFERENCES: dict[tuple[str, str], str] = {
     (
         f"liver_{kind}1frame.dcm",
         column,
-    ): "three functional groups for one frame: nothing says which is its own"
+    ): "three functional groups for one frame, which cannot be assigned"
     for kind in ("", "expb_")
     for column in ("dimension_index_values", "image_position_patient")
 }
@@ -70,7 +70,7 @@ def folders() -> list[Any]:
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Every file in the folder that the reader calls an image, so that a file it wrongly refuses is noticed by the other test."""
+    """All files in the folder, in order; another test notices images that the reader refuses."""
     return [Path(root) / name for root, _, names in os.walk(folder) for name in sorted(names)]
 
 
@@ -80,7 +80,7 @@ def read_with_pydicom(path: Path) -> Dataset:
         return pydicom.dcmread(path, force=True)
 
 
-# --- the second opinion: what pydicom says an attribute is ----------------------------------------
+# --- the second opinion: the values of attributes by pydicom --------------------------------------
 
 
 def pydicom_value(dataset: Dataset, attribute: Attribute, number: int) -> Any:
@@ -91,7 +91,8 @@ def pydicom_value(dataset: Dataset, attribute: Attribute, number: int) -> Any:
             element = _element(dataset, attribute, number)
             value = None if element is None else element.value
         except (ValueError, KeyError, OverflowError, TypeError, NotImplementedError):
-            value = None  # not a value of its VR
+            # The text is not a value of its VR.
+            value = None
     if attribute.per_frame:
         frames = int(dataset.get("NumberOfFrames") or 1)
         values = _as_list(value)
@@ -110,7 +111,8 @@ def _element(dataset: Dataset, attribute: Attribute, number: int) -> Any:
             block = dataset.private_block(attribute.tag >> 16, attribute.creator)
         except KeyError:
             return None
-        return block[attribute.tag & 0xFF] if attribute.tag & 0xFF in block else None  # noqa: SIM401 (a block has no get)
+        # A block has no get.
+        return block[attribute.tag & 0xFF] if attribute.tag & 0xFF in block else None  # noqa: SIM401
     for sequence, item_number in ((0x52009230, number), (0x52009229, 0)):
         if attribute.groups and sequence in dataset and len(dataset[sequence].value) > item_number:
             element = _in_functional_groups(dataset[sequence].value[item_number], attribute)
@@ -164,9 +166,9 @@ def _comparable(value: Any) -> Any:
 
 
 def _with_defaults(frame: Frame, attribute: Attribute, expected: Any) -> Any:
-    """What the index adds to absent values (`samples_per_pixel` 1, ...) and the sign of padding values."""
+    """The defaults of absent values (`samples_per_pixel` 1, ...), and the sign of padding."""
     if attribute.name == "transfer_syntax_uid" and not expected:
-        # a file without meta information: guessed from its first element
+        # Without meta information, the syntax follows from the first element.
         return frame.transfer_syntax_uid
     if (
         attribute.name in ("pixel_padding_value", "pixel_padding_range_limit")
@@ -193,7 +195,7 @@ def _known(path: Path, column: str) -> bool:
 
 
 def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
-    """The columns in which some frame differs from what pydicom says."""
+    """The columns in which some frame differs from pydicom."""
     different = set()
     for attribute in attributes():
         varies = bool(attribute.groups) or attribute.per_frame
@@ -207,11 +209,11 @@ def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
     return different
 
 
-# --- the second opinion: which bytes a frame has --------------------------------------------------
+# --- the second opinion: the bytes of a frame by pydicom ------------------------------------------
 
 
 def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> set[str]:
-    """{"bytes"} when the ranges of some frame do not hold what pydicom says are its bytes."""
+    """{"bytes"} if the byte range of some frame does not contain the bytes that pydicom reads."""
     keyword = next(
         name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in dataset
     )
@@ -237,10 +239,10 @@ def byte_differences(frames: list[Frame], dataset: Dataset, content: bytes) -> s
 
 
 def native_frame_bits(frame: Frame, length: int, frames: int) -> int:
-    """Bits a frame.
+    """Bits per frame.
 
-    Chrominance of YBR_FULL_422 is subsampled to 2 samples a pixel (PS3.3 C.7.6.3.1.2), if the
-    length says so.
+    Chrominance of YBR_FULL_422 is subsampled to 2 samples per pixel (PS3.3 C.7.6.3.1.2), if the
+    length agrees.
     """
     samples = frame.samples_per_pixel
     whole = frame.rows * frame.columns * samples * frame.bits_allocated
@@ -267,10 +269,7 @@ def pydicom_end_of_meta(content: bytes) -> int:
 
 
 def as_coded(frames: list[Frame], dataset: Dataset) -> list[Frame]:
-    """The frames as they are coded.
-
-    What the reader makes of mosaics and CSA headers is `test_mosaic`'s.
-    """
+    """The frames as they are coded; `test_mosaic` tests mosaics and CSA headers."""
     if "ep_b" in frames[0].sequence_name and not pydicom_value(dataset, B_VALUE, 0):
         frames = [
             dataclasses.replace(frame, siemens_b_value=None, siemens_diffusion_direction=None)
@@ -311,11 +310,11 @@ def test_the_walk_and_pydicom_agree_on_every_attribute_and_every_byte_of_every_f
     assert compared or folder.name not in HAVE_IMAGES
 
 
-# --- every value of the table, in every way of writing it -----------------------------------------
+# --- every value of the table, in every coding ----------------------------------------------------
 
 
 def example_value(attribute: Attribute, frames: int) -> Any:
-    """Some value of the attribute's VR and number."""
+    """An example of the VR and the number of values of the attribute."""
     count = frames if attribute.per_frame else max(1, attribute.size)
     texts = {
         "DA": "20200102",
@@ -334,7 +333,7 @@ def example_value(attribute: Attribute, frames: int) -> Any:
 
 
 def with_every_attribute(dataset: Dataset, frames: int) -> None:
-    """Give the data set a value for each attribute that describes no pixels, inside groups where it has any."""
+    """Set each attribute that does not describe pixels, in its functional group if it has one."""
     shared, first = Dataset(), Dataset()
     for attribute in attributes():
         if attribute.need == "pixels" or attribute.vr == "SQ" or attribute.tag == 0x00020010:
@@ -398,11 +397,14 @@ def test_every_attribute_of_the_table_is_found_where_the_standard_puts_it(
 
 # --- damage: any bytes give a Header, never an exception ------------------------------------------
 
-SEED_FILES = "CT_small MR_small MR_small_implicit MR_small_bigendian image_dfl SC_rgb_rle_2frame JPEG2000 priv_SQ rtdose UN_sequence"
+SEED_FILES = (
+    "CT_small MR_small MR_small_implicit MR_small_bigendian image_dfl SC_rgb_rle_2frame JPEG2000 "
+    "priv_SQ rtdose UN_sequence"
+)
 
 
 class Seed(NamedTuple):
-    """A good file, and where its elements begin."""
+    """A good file, and the positions of its elements."""
 
     name: str
     content: bytes
@@ -604,7 +606,8 @@ def mutant(rng: random.Random, originals: list[Seed]) -> bytes:
 @pytest.mark.timeout(120)
 def test_2000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) -> None:
     random_seed = int(os.environ.get("DICOMDL_FUZZ_SEED", "20261122"))
-    print(f"DICOMDL_FUZZ_SEED={random_seed}")  # pytest shows it when the test fails
+    # pytest shows the seed when the test fails.
+    print(f"DICOMDL_FUZZ_SEED={random_seed}")
     rng = random.Random(random_seed)
     originals = seeds(tmp_path)
     learned = HeaderReader()
@@ -626,7 +629,7 @@ def parse(raw: bytes, reader: HeaderReader | None = None) -> Header:
 
 
 def assert_sound(header: Header, raw: bytes, reader: HeaderReader) -> None:
-    """An image has what reading its frames needs, and its frames lie in the file."""
+    """Assert that an image has all that reading its frames needs, and that they are in the file."""
     columns = reader.convert(header.rows)
     for name in ("rows", "columns", "bits_allocated", "transfer_syntax_uid"):
         column = columns[name]
@@ -637,7 +640,7 @@ def assert_sound(header: Header, raw: bytes, reader: HeaderReader) -> None:
         assert header.deflated or place.byte_offset + place.byte_length <= len(raw)
 
 
-# --- bombs and contradictions: what a header may claim --------------------------------------------
+# --- bombs and contradictions in headers ----------------------------------------------------------
 
 PIXELS = 0x7FE00010
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -700,10 +703,7 @@ def deflated(inner: bytes) -> bytes:
 
 @cache
 def gibibyte_of_zeros() -> bytes:
-    """What follows any deflated prefix to inflate to 1 GiB more, in 1 MB.
-
-    Full flushes make blocks that repeat.
-    """
+    """1 MB that inflates to 1 GiB after any deflated prefix; full flushes repeat its blocks."""
     compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     compressor.compress(b"\0" * 2**16)
     compressor.flush(zlib.Z_FULL_FLUSH)
@@ -725,7 +725,7 @@ def sequence_start(tag: int = 0x00081140) -> bytes:
 
 
 FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
-    # what is wrong: (the file, the reason of the problem)
+    # Fault: (the file, the reason of the problem).
     "an element of 4 GB": (
         lambda: file_of(element(0x00081030, b"UT", b"x", length=0xFFFFFFFE)),
         "truncated",
@@ -899,7 +899,8 @@ def frame_contents(raw: bytes) -> list[bytes]:
     ]
 
 
-ENDED = (b"ab", b"c\xff\xd9\0", b"de", b"\xff\xd9")  # two codestreams of two fragments each
+# Two codestreams of two fragments each.
+ENDED = (b"ab", b"c\xff\xd9\0", b"de", b"\xff\xd9")
 
 
 @pytest.mark.parametrize(
@@ -990,7 +991,7 @@ def test_a_rescale_slope_that_is_no_number_is_a_problem(text: bytes) -> None:
     )
     header = parse(raw)
     assert (header.kind, header.reason) == ("problem", "invalid_value")
-    # a message never quotes a value: it may be a name
+    # A message never quotes a value, which may be a name.
     assert text.strip().decode() not in header.detail
 
 

@@ -1,4 +1,4 @@
-"""An older pydicom than tested is refused where it is first needed, with the command that helps."""
+"""requirement: an untested older pydicom is refused at its first use, with the remedy."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The table of transfer syntaxes and SOP classes against pydicom's copy of PS3.6."""
+"""uids: the tables of transfer syntaxes and SOP classes agree with pydicom's copy of PS3.6."""
 
 import re
 
@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from dicomdl.headers import uids
 from dicomdl.headers.uids import SOP_CLASSES, TRANSFER_SYNTAXES, SopClass, TransferSyntax
 
-# Too new for the pydicom at hand, or no part of the standard.
+# Too new for the installed pydicom, or not a part of the standard.
 UNKNOWN_TO_PYDICOM = {
     uids.GE_BIG_ENDIAN_PIXELS,
     uids.DEFLATED_IN_ITEMS,
