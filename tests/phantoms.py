@@ -117,7 +117,7 @@ def true_volume(
 
 
 def slice_normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    """Return row direction x column direction of ImageOrientationPatient: slices ascend along it."""
+    """Return row direction x column direction of ImageOrientationPatient, the normal of slices."""
     directions = np.asarray(orientation, np.float64)
     return np.cross(directions[:3], directions[3:])
 
