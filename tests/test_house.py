@@ -176,7 +176,7 @@ def _is_cache(node: ast.expr) -> bool:
 
 
 def _changing_globals(tree: ast.Module) -> set[str]:
-    """Names of a module that functions bind anew, or containers of a module that functions change."""
+    """Names of a module that functions rebind, or containers that functions change."""
     bound, registered = set[str](), {"decisions", "share"}
     for statement in tree.body:
         if (

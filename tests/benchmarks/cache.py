@@ -1,11 +1,13 @@
-"""Random patches out of a cached CT against a memory map of an .npy file (the floor), blosc2's own store and zarr; and what checking costs.
+"""Random patches out of a cached CT against a memory map of an .npy file, blosc2 and zarr.
 
     python tests/benchmarks/cache.py --slices 128 --repeat 9
 
-Patches of 64 x 128 x 128 int16 at the same 40 random places for all, out of (slices) x 512 x 512. "opened" are the patches of a process
-that has touched them before, "first touch" opens the entry anew each round and verifies what it reads; "not verified" is the same with
-the checksums already known. Then the checksums that were to choose from, what a key costs, and the sizes. Every answer is compared before
-the clock starts. blosc2, zarr and xxhash are peers: absent ones are listed as absent.
+The memory map is the floor. Patches of 64 x 128 x 128 int16 at the same 40 random places for all,
+out of (slices) x 512 x 512. "opened" are the patches of a process that has touched them before,
+"first touch" opens the entry anew each round and verifies what it reads; "not verified" is the same
+with the checksums already known. Then the checksums that were to choose from, what a key costs, and
+the sizes. Every answer is compared before the clock starts. blosc2, zarr and xxhash are peers:
+absent ones are listed as absent.
 """
 
 import functools

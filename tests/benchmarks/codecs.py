@@ -1,13 +1,15 @@
-"""Compressed frames and volumes against the bare codec, against a pydicom loop, and on one and two threads.
+"""Compressed frames and volumes against the bare codec and a pydicom loop, on 1 and 2 threads.
 
     python tests/benchmarks/codecs.py --slices 128 --repeat 5
 
-Overhead: `read_frame` from the file (open, read, decode, sign and bits) against the same codec's bare call on the codestream in memory,
-interleaved, for 512 x 512 and 3000 x 2000 pixels of 16 bits, as the median of the ratios of pairs. HTJ2K is decoded by
-OpenJPEG, and OpenJPH, which is faster and not safe on damaged frames, is told beside it.
+Overhead: `read_frame` from the file (open, read, decode, sign and bits) against the same codec's
+bare call on the codestream in memory, interleaved, for 512 x 512 and 3000 x 2000 pixels of 16 bits,
+as the median of the ratios of pairs. HTJ2K is decoded by OpenJPEG, and OpenJPH, which is faster and
+not safe on damaged frames, is told beside it.
 
-Volume: all slices as HU, by one thread, by two, and by the loop of many a notebook (dcmread, pixel array by a named plugin, rescale,
-stack). Cine: frame 60 of 120 of a JPEG file, opened anew each time. Every answer is compared before the clock starts.
+Volume: all slices as HU, by one thread, by two, and by the loop of many a notebook (dcmread, pixel
+array by a named plugin, rescale, stack). Cine: frame 60 of 120 of a JPEG file, opened anew each
+time. Every answer is compared before the clock starts.
 """
 
 import functools
@@ -72,7 +74,8 @@ def compare_overhead(scratch: Path, repeat: int) -> None:
     from dicomdl.headers.reader import read_frames
 
     print(
-        "read_frame from the file / the bare codec in memory   [medians of ratios of pairs; ms of the bare codec]"
+        "read_frame from the file / the bare codec in memory   [medians of ratios of pairs; ms of "
+        "the bare codec]"
     )
     for codec, uid in phantom_ct.CODECS.items():
         told = []
@@ -88,7 +91,8 @@ def compare_overhead(scratch: Path, repeat: int) -> None:
                 rounds,
             )
             told.append(
-                f"{rows} x {columns}: {ratio_of(pairs):5.2f} ({1e3 * statistics.median(b for _, b in pairs):7.2f} ms)"
+                f"{rows} x {columns}: {ratio_of(pairs):5.2f} "
+                f"({1e3 * statistics.median(b for _, b in pairs):7.2f} ms)"
             )
             if codec == "htj2k":
                 openjph = paired(
@@ -104,7 +108,10 @@ def compare_overhead(scratch: Path, repeat: int) -> None:
 def paired(
     first: Callable[[], Any], second: Callable[[], Any], rounds: int
 ) -> list[tuple[float, float]]:
-    """(seconds of the first, seconds of the second), one after the other, so that what slows the machine slows both."""
+    """Return the seconds of the first and of the second.
+
+    They run one after the other, so that what slows the machine slows both.
+    """
     first(), second()
     found = []
     for _ in range(rounds):

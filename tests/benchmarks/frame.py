@@ -36,7 +36,7 @@ class Frames:
         self._index: Any = None
 
     def index(self) -> tuple[Any, list[int]]:
-        """dicomdl's index of the folder and the numbers of the chosen frames in it."""
+        """The index of the folder and the numbers of the chosen frames in it."""
         import dicomdl
 
         if self._index is None:

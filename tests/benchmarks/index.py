@@ -232,7 +232,8 @@ def time_first_uses(folder: Path, repeat: int, frames: int) -> None:
         runs.append(json.loads(output.splitlines()[-1]))
     runs = runs[1:]  # the first process warmed the page cache
     print(
-        f"Index of {int(runs[0]['frames'])} frames, {int(runs[0]['selected'])} of them selected; fresh processes   [medians]"
+        f"Index of {int(runs[0]['frames'])} frames, {int(runs[0]['selected'])} of them selected; "
+        "fresh processes   [medians]"
     )
     for name in runs[0]:
         if name in ("frames", "selected"):
@@ -291,7 +292,10 @@ def worker(index: Any, lookups: int, seed: int, answers: Any) -> None:
 
 
 def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
-    """(private dirty MB at the start and at every tenth of the epoch, us a look-up) of a spawned worker."""
+    """Return the private dirty MB of a spawned worker, and its us per look-up.
+
+    The MB are those at the start and at every tenth of the epoch.
+    """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     process = context.Process(target=worker, args=(index, lookups, 0, answers))
@@ -316,14 +320,16 @@ def print_memory(folder: Path, lookups: int) -> None:
     index = dicomdl.open_index(folder)
     without, _ = memory_of_worker(None, lookups)
     print(
-        f"Private dirty memory of a spawned worker above one with the same imports ({without[-1]:.1f} MB), {lookups} look-ups   [MB]"
+        "Private dirty memory of a spawned worker above one with the same imports "
+        f"({without[-1]:.1f} MB), {lookups} look-ups   [MB]"
     )
     for name, part in (("the index", index), ("a selection", index.select(modality="CT"))):
         measured, microseconds = memory_of_worker(part, lookups)
         above = [with_index - base for with_index, base in zip(measured, without, strict=True)]
         course = " ".join(f"{value:.1f}" for value in above)
         print(
-            f"  {name:<16}{above[-1]:>8.1f}   goal 10, flat   over the epoch: {course}   {microseconds:.1f} us a look-up",
+            f"  {name:<16}{above[-1]:>8.1f}   goal 10, flat   over the epoch: {course}   "
+            f"{microseconds:.1f} us a look-up",
             flush=True,
         )
 

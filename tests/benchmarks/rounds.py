@@ -53,7 +53,10 @@ class Timing:
 def race(
     title: str, contenders: Sequence[Contender], *, repeat: int, units: int = 1, unit: str = "ms"
 ) -> dict[str, Timing]:
-    """Run the contenders against each other and print the table, each figure divided by `units` (files, frames, ...)."""
+    """Run the contenders against each other and print the table.
+
+    Each figure is divided by `units` (files, frames, ...).
+    """
     ready, absent = _prepare(contenders)
     seconds: dict[str, list[float]] = {contender.name: [] for contender, _, _ in ready}
     for _ in range(repeat):
@@ -81,7 +84,10 @@ def race(
 def _prepare(
     contenders: Sequence[Contender],
 ) -> tuple[list[tuple[Contender, Task, str]], list[tuple[str, str]]]:
-    """(contender, task, what its check found) of those that can run, (name, reason) of the others."""
+    """Return what can run and what cannot.
+
+    The former are (contender, task, result of its check), the latter (name, reason).
+    """
     ready, absent = [], []
     for contender in contenders:
         try:
@@ -121,7 +127,9 @@ def print_table(title: str, timings: dict[str, Timing], units: int, unit: str) -
         ratios = "".join(f"{timing.median / first.median:>12.2f}" for first in firsts.values())
         note = f"   {timing.note}" if timing.note else ""
         print(
-            f"  {timing.name:<44}{timing.median * factor:>10.2f}{min(timing.seconds) * factor:>10.2f}{ratios}{note}"
+            "  "
+            f"{timing.name:<44}{timing.median * factor:>10.2f}"
+            f"{min(timing.seconds) * factor:>10.2f}{ratios}{note}"
         )
 
 
@@ -143,7 +151,10 @@ def arguments(description: str | None, **more: tuple[int, str]) -> argparse.Name
         )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores"
+    machine = (
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} "
+        "cores"
+    )
     print(f"{machine}, {given.repeat} rounds\n", flush=True)
     return given
 

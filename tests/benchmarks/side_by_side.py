@@ -1,4 +1,4 @@
-"""Two checkouts side by side: is one slower than the other, on named jobs?
+"""Two checkouts side by side, on named jobs: the ratio of their CPU times.
 
     python tests/benchmarks/side_by_side.py OLD_CHECKOUT NEW_CHECKOUT [--rounds 9] [--only patch]
 

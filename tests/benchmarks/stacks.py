@@ -1,9 +1,11 @@
-"""Building stacks for 1,000,000 frames in 10,000 series, in one process, with positions that repeat and without.
+"""Building stacks for 1,000,000 frames in 10,000 series in one process.
+
+Positions repeat in some of the runs.
 
     python tests/benchmarks/stacks.py --repeat 1
 
-The floor sorts the same frames by the same keys with numpy and does nothing else. No files are read; the tables are those that a
-scan has after the headers.
+The floor sorts the same frames by the same keys with numpy and does nothing else. No files are
+read; the tables are those that a scan has after the headers.
 """
 
 import functools
@@ -60,7 +62,7 @@ def five_times_of_two_echoes(of_series: Ints, slices: Ints) -> Table:
 
 
 def one_series(of_series: Ints, slices: Ints) -> Table:
-    """A thousand passes over the positions of a single series, told by the instance number alone."""
+    """A series of a thousand passes over its positions, separated by instance number alone."""
     rows = np.arange(len(slices))
     return numbered(synthetic_frames(of_series * 0, rows % 1000), rows)
 

@@ -1,4 +1,6 @@
-"""An index of any size without files behind it, made through the functions of `tables` and `stacks` that a scan uses.
+"""An index of any size without files behind it.
+
+It is made through the functions of `tables` and `stacks` that a scan uses.
 
     python tests/benchmarks/synthetic.py FOLDER --frames 1000000 --series 10000
 
@@ -143,7 +145,8 @@ def main() -> None:
     start = time.perf_counter()
     synthetic_index(given.folder, given.frames, given.series)
     print(
-        f"{given.folder}: {given.frames} frames in {given.series} series, {time.perf_counter() - start:.1f} s"
+        f"{given.folder}: {given.frames} frames in {given.series} series, "
+        f"{time.perf_counter() - start:.1f} s"
     )
 
 

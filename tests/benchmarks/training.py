@@ -100,7 +100,11 @@ def goal(
     most: float = 0.0,
     least: float = 0.0,
 ) -> None:
-    """Say whether the median of `one` is at most `most` times, or `other` at least `least` times, the other's."""
+    """Print whether a ratio of medians meets its goal.
+
+    The median of `one` is at most `most` times, or that of `other` at least `least` times, the
+    other's.
+    """
     if one not in timings or other not in timings:
         print(f"  goal {what}: not measured")
         return
@@ -108,7 +112,8 @@ def goal(
     ratio = mine / its if most else its / mine
     met = ratio <= most if most else ratio >= least
     print(
-        f"  goal {what}: {ratio:.2f}, {'at most' if most else 'at least'} {most or least:g}: {'met' if met else 'NOT MET'}"
+        f"  goal {what}: {ratio:.2f}, {'at most' if most else 'at least'} {most or least:g}: "
+        f"{'met' if met else 'NOT MET'}"
     )
 
 
@@ -206,7 +211,7 @@ class Patches:
             self.places.append((self.series_of[item["series_instance_uid"]], (z, y, x)))
 
     def dataset(self, **options: Any) -> Any:
-        """dicomdl's own, shuffled."""
+        """Samples of dicomdl, shuffled."""
         import dicomdl
 
         made = dicomdl.PatchDataset(
@@ -282,12 +287,15 @@ def patch_ways(shared: Patches, count: int, slow: int) -> list[Way]:
 
 
 def race_patches(shared: Patches, unpadded: Patches, repeat: int) -> None:
-    """`unpadded` is the same CT, but that no value of its files is declared to be padding, which dicomdl looks for."""
+    """Measure patches; `unpadded` is the same CT without a declared padding value."""
     ways = patch_ways(shared, len(shared.order), 1)
     plain = Way("dicomdl.PatchDataset, no padding declared", unpadded.dataset, len(shared.order))
     contenders = [one_by_one(way, shared.fault) for way in ways]
     contenders.insert(1, one_by_one(plain, unpadded.fault))
-    title = f"1. One random patch of 96 x 96 x 96 of {len(shared.truth.volumes)} stacks, float32 windowed, in one process"
+    title = (
+        f"1. One random patch of 96 x 96 x 96 of {len(shared.truth.volumes)} stacks, float32 "
+        "windowed, in one process"
+    )
     timings = race_ways(title, contenders, repeat=repeat, unit="ms/patch")
     goal("dicomdl / bare row reads", timings, ways[0].name, ways[1].name, most=2)
     goal("dicomdl, no padding declared / bare row reads", timings, plain.name, ways[1].name, most=2)
@@ -345,7 +353,7 @@ class Moving:
 
 
 def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
-    """The second epoch of a JPEG 2000 source, by other objects than those that filled the caches."""
+    """The second epoch of a JPEG 2000 source, by objects that did not fill the caches."""
     import dicomdl
 
     shared = Patches(folder, scratch, count)
@@ -447,7 +455,10 @@ def race_frames(folder: Path, scratch: Path, repeat: int) -> None:
     contenders.append(
         (Contender("bare preadv in 2 processes, no loader", plain, "nothing delivered"), count)
     )
-    title = f"4. {count} frames of 512 x 512 shuffled, float32 windowed, 2 workers, batch 2, second epoch"
+    title = (
+        f"4. {count} frames of 512 x 512 shuffled, float32 windowed, 2 workers, batch 2, second "
+        "epoch"
+    )
     timings = race_ways(title, contenders, repeat=repeat, unit="us/frame")
     mine = ways[0].name
     goal("pydicom Dataset / dicomdl", timings, mine, "pydicom Dataset", least=2)

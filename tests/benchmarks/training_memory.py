@@ -44,17 +44,18 @@ KINDS = ("frames", "patches")
 
 
 def repeated_index(frames: int) -> Path:
-    """An index of `frames` frames whose files exist, kept between runs as `index.repeated_index` keeps its own."""
+    """An index of `frames` frames whose files exist.
+
+    Runs share it, as they share that of `index.repeated_index`.
+    """
     import phantom_ct
 
     from dicomdl.headers import frame
     from dicomdl.index import table as tables
 
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
-    out = (
-        phantom_ct.data_folder()
-        / f"training-index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"
-    )
+    digest = hashlib.blake2b(code, digest_size=4).hexdigest()
+    out = phantom_ct.data_folder() / f"training-index-{frames}-{digest}-v{phantom_ct.VERSION}"
     if not out.exists():
         for outdated in phantom_ct.data_folder().glob(f"training-index-{frames}-*"):
             shutil.rmtree(outdated)
@@ -200,7 +201,10 @@ class Lists:
 
 
 class Probe:
-    """A collate function that drops the samples and now and then gives (worker, private dirty MB, modules, rows so far)."""
+    """A collate function that drops the samples and reports the worker's memory.
+
+    Now and then it returns (worker, private dirty MB, modules, rows so far).
+    """
 
     def __init__(self, every: int) -> None:
         self._every, self._rows, self._next = every, 0, 0
@@ -253,7 +257,8 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
 def print_memory(folder: Path, rows: int) -> None:
     """Rows of the table: what each dataset adds to a worker."""
     print(
-        f"5. Private dirty memory of a spawned worker of a loader, above one with the same imports, {rows} shuffled rows   [MB]"
+        "5. Private dirty memory of a spawned worker of a loader, above one with the same "
+        f"imports, {rows} shuffled rows   [MB]"
     )
     for kind in KINDS:
         dataset = dataset_of(kind, str(folder))
@@ -263,18 +268,21 @@ def print_memory(folder: Path, rows: int) -> None:
         told = " ".join(f"{value:.1f}" for value in above) + f"   {microseconds:.0f} us a row"
         met = "met" if above[-1] <= 10 else "NOT MET"
         print(
-            f"  {kind:<12}{above[-1]:>8.1f}   at most 10, flat: {met}   base {base:.0f}   over the epoch: {told}"
+            f"  {kind:<12}{above[-1]:>8.1f}   at most 10, flat: {met}   base {base:.0f}   over the "
+            f"epoch: {told}"
         )
     lists = Lists(1_000_000)
     measured, modules, _ = course(lists, rows)
     base = course(Imports(20_000, modules), 20_000)[0][-1]
     print(
-        f"  {'Python lists':<12}{measured[-1] - base:>8.1f}   over the epoch: {' '.join(f'{value - base:.1f}' for value in measured)}"
+        f"  {'Python lists':<12}{measured[-1] - base:>8.1f}   over the epoch: "
+        f"{' '.join(f'{value - base:.1f}' for value in measured)}"
     )
     for kind in (*KINDS, "volumes"):
         size = len(pickle.dumps(dataset_of(kind, str(folder))))
         print(
-            f"  the dataset of {kind}, pickled: {size} bytes, at most 4096: {'met' if size <= 4096 else 'NOT MET'}"
+            f"  the dataset of {kind}, pickled: {size} bytes, at most 4096: "
+            f"{'met' if size <= 4096 else 'NOT MET'}"
         )
     print(flush=True)
 
@@ -283,7 +291,10 @@ def print_memory(folder: Path, rows: int) -> None:
 
 
 def first_batch(kind: str, folder: str) -> dict[str, float]:
-    """Seconds from `open_index` to the first batch of two spawned workers, in this process, which has imported all it needs."""
+    """Seconds from `open_index` to the first batch of two spawned workers.
+
+    This process has imported all it needs.
+    """
     import torch
     import torch.utils.data
 
@@ -321,14 +332,16 @@ def print_first_batch(folder: Path, repeat: int) -> None:
                 runs.append(json.loads(output.splitlines()[-1]))
     empty = statistics.median(run["seconds"] for run in found["empty"])
     print(
-        "6. From open_index to the first batch, spawn, 2 workers, above an empty DataLoader's   [s, medians of fresh processes]"
+        "6. From open_index to the first batch, spawn, 2 workers, above an empty DataLoader's   "
+        "[s, medians of fresh processes]"
     )
     for kind, runs in found.items():
         seconds, made = (
             statistics.median(run[name] for run in runs) for name in ("seconds", "made")
         )
         told = (
-            f"   at most 1: {'met' if seconds - empty <= 1 else 'NOT MET'}; {made:.2f} of it before the loader"
+            f"   at most 1: {'met' if seconds - empty <= 1 else 'NOT MET'}; {made:.2f} of it "
+            "before the loader"
             if kind in KINDS
             else ""
         )

@@ -103,7 +103,10 @@ class Truth:
 
 
 def fault_of_values(image: Array, expected: Array, padding: int | None = None) -> str:
-    """What is wrong with stored values (uint16), HU (int16) or windowed ones, given the true HU and which of them are padding."""
+    """The fault of stored values (uint16), HU (int16) or windowed values, empty without one.
+
+    The true HU and the mask of padding are given.
+    """
     padded = np.zeros(expected.shape, bool) if padding is None else expected == padding
     if image.dtype == np.uint16:
         return (
@@ -156,7 +159,8 @@ class At(torch.utils.data.Dataset[Item]):
 
     def __getitem__(self, number: int) -> Item:
         series, part, where = self._rows[number]
-        return {"image": torch.from_numpy(self._read(series, part))[None], "where": where}  # type: ignore[arg-type]
+        image = torch.from_numpy(self._read(series, part))[None]  # type: ignore[arg-type]
+        return {"image": image, "where": where}
 
 
 def bare_rows(truth: Truth) -> Callable[..., Array]:

@@ -1,11 +1,12 @@
-"""A CT of 128 x 512 x 512 as an array of HU, against the peers and against a bare read of the same bytes.
+"""A CT of 128 x 512 x 512 as an array of HU, against the peers and a bare read of its bytes.
 
     python tests/benchmarks/volume.py --slices 128 --repeat 5
 
-int16 where the peer can (MONAI, highdicom and TorchIO are asked for it), slices in spatial order. Every answer is compared with
-the true volume before the clock starts: peers may give the axes or the slices in another order, which is no mistake, but other
-values are. dicomdl reads from an index that exists: that is its way of working, and the cost of the index is in scan.py.
-The floor reads each slice's pixel bytes into its place in one fresh `np.empty`, unscaled.
+int16 where the peer can (MONAI, highdicom and TorchIO are asked for it), slices in spatial order.
+Every answer is compared with the true volume before the clock starts: peers may give the axes or
+the slices in another order, which is no mistake, but other values are. dicomdl reads from an index
+that exists: that is its way of working, and the cost of the index is in scan.py. The floor reads
+each slice's pixel bytes into its place in one fresh `np.empty`, unscaled.
 """
 
 import os

@@ -106,7 +106,7 @@ def voxels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def errors_in_the_world(made: Sample, original: Sample, margin: float = 1.5) -> np.ndarray:
-    """How far values are from those that the ramp has at their place in the world, where that lies well within the original."""
+    """Errors against the ramp at each voxel's world point, well within the original alone."""
     old, ramp = voxels(original)
     indices, values = voxels(made)
     places = (np.linalg.inv(original["affine"].numpy()) @ made["affine"].numpy() @ indices.T).T

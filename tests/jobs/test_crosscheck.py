@@ -142,7 +142,7 @@ def test_each_second_decoder_of_a_transfer_syntax_gives_the_same(
 
 
 def colour_jpeg(path: Path) -> Path:
-    """A picture whose chrominance is coded at half the width, which decoders fill up in ways of their own."""
+    """A picture with chrominance at half the width, which decoders fill up differently."""
     y, x = np.mgrid[:48, :64]
     rgb = np.stack([3 * x, 255 - 4 * y, 2 * x + 2 * y], axis=-1).clip(0, 255).astype("u1")
     stream = imagecodecs.jpeg8_encode(rgb, level=95, subsampling="422")
@@ -284,8 +284,8 @@ def test_a_frame_that_only_the_second_decoder_gives_is_a_difference(
     found = check(plain, sample=None)
     assert not found.ok and counts(found) == {"only_one": 3}
     assert (
-        "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); pydicom: gave an array of (5, 7)"
-        in found.text()
+        "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); pydicom: gave an array of "
+        "(5, 7)" in found.text()
     )
 
 
@@ -336,7 +336,6 @@ def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
 @pytest.fixture
 def replace_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
     """Lets the second process read frames by a body that knows `request` and the true `read`."""
-
     names = (f"replaced_second_{number}" for number in itertools.count())
 
     def replace(body: str) -> None:
@@ -454,7 +453,8 @@ def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(
     index = scan(tmp_path / "dicom")
     for reason in ("ImportError()", "RuntimeError()"):
         replace_second(
-            f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn read(request)",
+            f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn "
+            "read(request)",
         )
         found = check(index)
         assert counts(found) == {"equal": 2}

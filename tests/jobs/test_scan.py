@@ -564,7 +564,8 @@ def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(
     old = content(scan(root, out=out))
     write_series(root / "new", seed=4)
     program = (
-        "import resource, sys\nimport dicomdl, dicomdl.jobs.scan\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "import resource, sys\nimport dicomdl, "
+        "dicomdl.jobs.scan\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "try:\n    dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)\n"
         "except dicomdl.DicomdlError as error:\n    print(type(error).__name__)\n"
     )

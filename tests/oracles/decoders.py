@@ -70,18 +70,49 @@ ONE_IMAGE = (
 )
 
 VERDICTS = {  # what differs: who is right, by what
-    "rounding of the inverse transform": "both: T.81 A.3.3 and T.803 leave its precision open; 1 level of a component at most",
-    "chrominance filled up otherwise": "both: T.81 does not say how subsampled chrominance is filled up; luminance within 1 level",
-    "colours converted": "dicomdl: raw=True asks for the components as coded; the reader made RGB of them",
-    "MONOCHROME1 inverted": "dicomdl: that is a matter of display (PS3.3 C.7.6.3.1.2); SimpleITK gives max - value for the value",
-    "rescale of another frame": "dicomdl: SimpleITK applies one rescale to all frames of an enhanced file (PS3.3 C.7.6.16.2.9)",
-    "rounded to a narrower type": "dicomdl: SimpleITK rounds the modality values to the type that it chose",
-    "colours of a palette in 8 bits": "both: dicomdl gives the 16 bits of the file (PS3.3 C.7.6.3.1.5), SimpleITK their high bytes",
-    "single bits as 0 and 255": "dicomdl: a stored bit is 0 or 1 (PS3.5 8.1.1); SimpleITK spreads it over 8",
-    "last bits lost": "dicomdl: pydicom's whole array agrees; GDCM leaves out the last byte where bits fill only a part of it",
-    "sign dropped": "dicomdl: two's complement in BitsStored bits (PS3.5 8.1.1); the reader gives the value modulo 2^BitsStored",
-    "bytes of colours mixed": "dicomdl: pydicom's decoder and pylibjpeg-rle agree; GDCM mixes the bytes of RLE colours of 16 and 32 bits",
-    "halves of 32 bits swapped": "dicomdl: pydicom and the file's little endian twin agree; GDCM swaps the bytes of words, not of samples",
+    "rounding of the inverse transform": (
+        "both: T.81 A.3.3 and T.803 leave its precision open; 1 level of a component at most"
+    ),
+    "chrominance filled up otherwise": (
+        "both: T.81 does not say how subsampled chrominance is filled up; luminance within 1 level"
+    ),
+    "colours converted": (
+        "dicomdl: raw=True asks for the components as coded; the reader made RGB of them"
+    ),
+    "MONOCHROME1 inverted": (
+        "dicomdl: that is a matter of display (PS3.3 C.7.6.3.1.2); SimpleITK gives max - value for "
+        "the value"
+    ),
+    "rescale of another frame": (
+        "dicomdl: SimpleITK applies one rescale to all frames of an enhanced file (PS3.3 "
+        "C.7.6.16.2.9)"
+    ),
+    "rounded to a narrower type": (
+        "dicomdl: SimpleITK rounds the modality values to the type that it chose"
+    ),
+    "colours of a palette in 8 bits": (
+        "both: dicomdl gives the 16 bits of the file (PS3.3 C.7.6.3.1.5), SimpleITK their high "
+        "bytes"
+    ),
+    "single bits as 0 and 255": (
+        "dicomdl: a stored bit is 0 or 1 (PS3.5 8.1.1); SimpleITK spreads it over 8"
+    ),
+    "last bits lost": (
+        "dicomdl: pydicom's whole array agrees; GDCM leaves out the last byte where bits fill only "
+        "a part of it"
+    ),
+    "sign dropped": (
+        "dicomdl: two's complement in BitsStored bits (PS3.5 8.1.1); the reader gives the value "
+        "modulo 2^BitsStored"
+    ),
+    "bytes of colours mixed": (
+        "dicomdl: pydicom's decoder and pylibjpeg-rle agree; GDCM mixes the bytes of RLE colours "
+        "of 16 and 32 bits"
+    ),
+    "halves of 32 bits swapped": (
+        "dicomdl: pydicom and the file's little endian twin agree; GDCM swaps the bytes of words, "
+        "not of samples"
+    ),
 }
 
 
@@ -175,7 +206,7 @@ def readers_of(frame: dicomdl.Frame) -> Iterator[Second]:
 
 
 def expected(frame: dicomdl.Frame, reader: Second) -> Array:
-    """dicomdl's values as this reader would give them.
+    """The values of dicomdl as this reader would give them.
 
     SimpleITK applies palettes and rescale to what it reads itself.
     """
@@ -364,7 +395,8 @@ def compare(
         at = tuple(int(i) for i in np.unravel_index(gaps.argmax(), gaps.shape))
         share = np.count_nonzero(gaps) / gaps.size
         table.unexplained.append(
-            f"{place}: {second.name}: {share:.2%} differ, at {at} dicomdl {ours[at]}, theirs {theirs[at]}"
+            f"{place}: {second.name}: {share:.2%} differ, at {at} dicomdl {ours[at]}, theirs "
+            f"{theirs[at]}"
         )
 
 
@@ -416,7 +448,10 @@ def one_image(folder: Path, index: dicomdl.Index) -> Iterator[str]:
             values = [pixels.read_frame(frame) for frame in members]
             same = sum(np.array_equal(values[0], other) for other in values)
             syntaxes = len({frame.transfer_syntax_uid for frame in members})
-            yield f"{pattern}: {same} of {len(members)} lossless members, in {syntaxes} transfer syntaxes, are identical"
+            yield (
+                f"{pattern}: {same} of {len(members)} lossless members, in {syntaxes} transfer "
+                "syntaxes, are identical"
+            )
 
 
 # --- what is said ---------------------------------------------------------------------------------
@@ -464,7 +499,8 @@ def main() -> int:
         print("\nfiles without usable frames")
         for problem in index.problems:
             print(
-                f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n  {'':<20} {problem.detail}"
+                f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n  {'':<20} "
+                f"{problem.detail}"
             )
         print("\none image in many transfer syntaxes")
         print("\n".join(f"  {line}" for line in one_image(folder, index)))

@@ -48,18 +48,21 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Rule:
-    """Which DICOM files references were made from, and what of a reference a volume of ours must equal.
+    r"""The DICOM files that references were made from, and what a volume of ours must equal.
 
-    `pattern` fits the reference's path below the corpus; `sources` are globs there, `\\1` what the pattern caught and "__" a
-    slash. `listed` is why a reference cannot be equal as a whole; what `check` names is required of it, too:
+    `pattern` fits the reference's path below the corpus; `sources` are globs there, `\1` what the
+    pattern caught and "__" a slash. `listed` is why a reference cannot be equal as a whole; what
+    `check` names is required of it, too:
 
     - "same": places and values, after each side's own scaling;
-    - "philips": places, and values but for one affine map, which the sidecar must confirm: dcm2niix scales by private attributes;
+    - "philips": places, and values but for one affine map, which the sidecar must confirm:
+      dcm2niix scales by private attributes;
     - "first_place": the values of all slices, but the place of the first slice only;
     - "mirrored": places and values once the reference is mirrored along z;
     - "shifted": places and values once the reference's last slice is where it puts its first;
     - "filled": places and values of what is not zero on its fourth axis;
-    - "interpolated": where it is not zero, the values that our slices give at its world points by linear interpolation.
+    - "interpolated": where it is not zero, the values that our slices give at its world points by
+      linear interpolation.
     """
 
     pattern: str
@@ -90,35 +93,41 @@ RULES = (  # the first that fits counts
         ".*/sliceincrement/002_.*",
         ("icometrix+dicom2nifti/tests/data/failing/sliceincrement/002",),
         "interpolated",
-        "four slices with a hole and 15.5 degrees of tilt, which dicom2nifti interpolated onto 5 x 514 x 512 orthogonal voxels: "
+        "four slices with a hole and 15.5 degrees of tilt, which dicom2nifti interpolated onto 5 x "
+        "514 x 512 orthogonal voxels: "
         "the values are no stored ones, and its grid is a choice that no standard makes",
     ),
     Rule(
         ".*dcm_qa_ct__In__GE/.*",
         (f"{QA}ct/In/GE",),
         "first_place",
-        "gaps of 1.08 to 7.00 mm and 18.5 degrees of tilt: each slice is where its own Image Position says (PS3.3 C.7.6.2.1.1), "
+        "gaps of 1.08 to 7.00 mm and 18.5 degrees of tilt: each slice is where its own Image "
+        "Position says (PS3.3 C.7.6.2.1.1), "
         "which no one affine can say (dcm2niix writes corrected copies beside this one)",
     ),
     Rule(
         ".*/philips_enhanced/dti/.*",
         (r"icometrix+dicom2nifti/tests/data/philips_enhanced/dti/001",),
         "filled",
-        "dicom2nifti wrote all four volumes to the first place of the fourth axis, where the last one stayed, and left three of zeros: the "
-        "frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and have no Temporal Position Index (C.7.6.16.2.2)",
+        "dicom2nifti wrote all four volumes to the first place of the fourth axis, where the last "
+        "one stayed, and left three of zeros: the "
+        "frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and have no Temporal Position Index "
+        "(C.7.6.16.2.2)",
     ),
     Rule(
         ".*/siemens/fmri/.*",
         ("icometrix+dicom2nifti/tests/data/siemens/fmri/001",),
         "shifted",
-        "dicom2nifti unpacked the mosaic from its last tile on, but began where Image Position puts the first one (PS3.3 C.7.6.2.1.1): "
+        "dicom2nifti unpacked the mosaic from its last tile on, but began where Image Position "
+        "puts the first one (PS3.3 C.7.6.2.1.1): "
         "49 x 3.08 mm too high; the 50 slice positions in the file's protocol are ours",
     ),
     Rule(
         ".*/ibsi_2_digital_phantom/nifti/(.*)/image/.*",
         (rf"{IBSI}ibsi_2_digital_phantom/dicom/\1",),
         "mirrored",
-        "the NIfTI has the same planes at z = 0 to 126 that Image Position (PS3.3 C.7.6.2.1.1) puts at z = 0 to -126",
+        "the NIfTI has the same planes at z = 0 to 126 that Image Position (PS3.3 C.7.6.2.1.1) "
+        "puts at z = 0 to -126",
     ),
     Rule("_ref_dcm2niix/shared/(.*)/.*", (r"\1",)),
     Rule("(icometrix.*)_ground_truth(?:_reoriented)?.nii.gz", (r"\1",)),
@@ -188,7 +197,7 @@ class Candidate:
     stacks: tuple[dicomdl.Stack, ...]
 
     def read(self, irregular: Literal["raise", "accept"]) -> Values:
-        """(t, slice, row, column[, sample])"""
+        """The values as (t, slice, row, column[, sample])."""
         array = dicomdl.read_volume(self.source, irregular=irregular).array
         if isinstance(self.source, dicomdl.Stack):
             return np.asarray(array[np.newaxis])
@@ -202,7 +211,9 @@ class Candidate:
         shape = " x ".join(
             map(str, (*([len(told)] if len(told) > 1 else []), *self.stacks[0].shape))
         )
-        return f"{shape} {self.stacks[0].verdict}{': ' if any(told) else ''}{' | '.join(told[:3])}{' | ...' if len(told) > 3 else ''}"
+        parts = [*told[:3], "..."] if len(told) > 3 else told
+        separator = ": " if any(told) else ""
+        return f"{shape} {self.stacks[0].verdict}{separator}{' | '.join(parts)}"
 
 
 def _short(value: Any) -> str:
@@ -213,7 +224,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which axis of the reference runs along each of ours, which of ours it runs against, and how far apart the voxels lie."""
+    """The axis of the reference along each of ours, its sense, and the distance of the voxels."""
 
     axes: tuple[int, int, int]
     flipped: tuple[int, ...]
@@ -246,7 +257,10 @@ class Row:
 
     def __str__(self) -> str:
         remark = f"  -- {self.remark}" if self.remark else ""
-        return f"{self.outcome:11} {self.error_mm:10.6f} mm {self.difference:12.6g}  {self.reference}\n{'':39} {self.ours}{remark}"
+        return (
+            f"{self.outcome:11} {self.error_mm:10.6f} mm {self.difference:12.6g}  "
+            f"{self.reference}\n{'':39} {self.ours}{remark}"
+        )
 
 
 # --- one candidate against one reference ----------------------------------------------------------
@@ -348,9 +362,10 @@ def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, A
 def _privately_scaled(
     ours: Values, theirs: Values, sidecar: dict[str, Any]
 ) -> tuple[Values, str, bool]:
-    """Our values on the reference's private scale by one affine map, what the map is, and whether the sidecar confirms it.
+    """Our values on the reference's private scale by one affine map.
 
-    The sidecar's map is 1 / (Rescale Slope x private Scale Slope) without an intercept.
+    Returned with the map and whether the sidecar confirms it. The sidecar's map is
+    1 / (Rescale Slope x private Scale Slope) without an intercept.
     """
     slope, intercept = np.polyfit(
         ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1
@@ -384,7 +399,7 @@ def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
 
 
 def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
-    """Our slices, interpolated linearly between their own positions, at the voxels of a reference that did the same."""
+    """Our slices at the voxels of a reference that was interpolated linearly between slices."""
     array = dicomdl.read_volume(stack, irregular="accept", dtype=np.float32).array
     grid = Geometry(reference.values.shape[2::-1], reference.affine[:, [2, 1, 0, 3]])
     theirs = reference.values[:, :, :, 0].transpose(2, 1, 0)
@@ -419,7 +434,10 @@ def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
 
 
 def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
-    """Every stack of image values, every group, and the parts of a group that share the value of one of several attributes."""
+    """Every stack of image values, every group, and parts of a group.
+
+    The stacks of a part share the value of one of several attributes.
+    """
     for stack in index.stacks:
         if stack.content == "image":
             yield Candidate(stack, (stack,))
@@ -499,7 +517,8 @@ def summary(rows: list[Row]) -> str:
     for collection in [*sorted({row.collection for row in rows}), "all"]:
         outcomes = [row.outcome for row in rows if collection in ("all", row.collection)]
         lines.append(
-            f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  {collection}"
+            f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  "
+            f"{collection}"
         )
     return "\n".join(lines)
 

@@ -1,8 +1,11 @@
-"""Every regular single-frame CT, MR and PT stack of a folder, read by dicomdl and by SimpleITK from exactly the same files.
+"""Every regular single-frame CT, MR and PT stack of a folder, read by dicomdl and by SimpleITK.
+
+Both read exactly the same files.
 
     python tests/oracles/simpleitk_volumes.py FOLDER
 
-prints matched/total and each disagreement: voxels by value, grids by the world points of their eight corners.
+prints matched/total and each disagreement: voxels by value, grids by the world points of their
+eight corners.
 """
 
 import argparse
@@ -106,12 +109,14 @@ def main() -> int:
         if not row.matches:
             print(row)
     print(
-        f"{sum(row.matches for row in rows)} of {len(rows)} stacks match ({sum(row.slices for row in rows)} slices)"
+        f"{sum(row.matches for row in rows)} of {len(rows)} stacks match "
+        f"({sum(row.slices for row in rows)} slices)"
     )
     for series in refused:
         print(f"SimpleITK cannot read series {series}")
     print(
-        f"largest difference of a corner's world point: {max((row.world_error_mm for row in rows), default=0):.6f} mm"
+        "largest difference of a corner's world point: "
+        f"{max((row.world_error_mm for row in rows), default=0):.6f} mm"
     )
     return 0 if all(row.matches for row in rows) else 1
 

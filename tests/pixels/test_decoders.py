@@ -83,7 +83,7 @@ def source(image: Array, uid: str, **facts: Any) -> FrameSource:
 
 
 def ramp(rows: int = 24, columns: int = 31, dtype: str = "u2", start: int = 0) -> Array:
-    """x + 7 y: every voxel tells where it belongs."""
+    """Values x + 7 y, which a swap of the axes or a shift changes."""
     return (np.arange(columns) + 7 * np.arange(rows)[:, None] + start).astype(dtype)
 
 

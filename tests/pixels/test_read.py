@@ -104,7 +104,7 @@ def in_item(stream: bytes) -> bytes:
 
 
 def ramp(rows: int, columns: int, dtype: str = "u2", start: int = 0) -> Array:
-    """x + 7 y: every voxel tells where it belongs."""
+    """Values x + 7 y, which a swap of the axes or a shift changes."""
     return (np.arange(columns) + 7 * np.arange(rows)[:, None] + start).astype(dtype)
 
 
