@@ -1,9 +1,10 @@
-"""Blocks of voxels out of a stack, without reading the rest of it.
+"""Blocks of voxels of a stack, read without the rest of it.
 
-The rule to know: of plain frames a block costs its own rows of its own slices, one positioned read
-each; of coded ones its own slices, which are kept, decoded, for the blocks that come next (see
-`storage.memory`). A block's values are those that `read_volume` has there, bit by bit: the same
-conversions, each slice's own. With a cache, coded stacks are decoded whole, once for all processes.
+For plain frames, a block costs one positioned read per slice, of the rows that it covers. For coded
+frames, it costs the decoding of its slices, which stay in memory for the next blocks (see
+`storage.memory`). With a disk or memory cache, a coded stack is decoded once, as a whole, for all
+processes. A block has the same values, bit by bit, as `read_volume` gives: each slice goes through
+the same conversion.
 """
 
 import functools
@@ -35,8 +36,8 @@ from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
 from dicomdl.volumes.caching import StackCache, is_worth_caching
 
-# What must be the same in all frames of a stack for its blocks to be read in one go; what is left
-# may differ: where frames are.
+# Facts that all frames of a stack must share for its blocks to be read as plain bytes. Byte offsets
+# and files may differ.
 _UNIFORM: Final = (
     *(
         "transfer_syntax_uid",
@@ -59,9 +60,13 @@ _UNIFORM: Final = (
 
 
 class Scratch:
-    """Memory for one block after the other, of one thread.
+    """Memory that one thread reuses for block after block.
 
-    `new_block` makes the arrays of blocks instead, for those whose blocks are to stay.
+    Parameters
+    ----------
+    new_block
+        Allocator of (shape, dtype) for blocks that must outlive the next read. None reuses one
+        buffer.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class Scratch:
         self._new_block = new_block
 
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """An array for a block; the one before loses its content, unless blocks stay."""
+        """Return an array for a block; without `new_block` it overwrites the previous block."""
         return (
             self._array("block", shape, dtype)
             if self._new_block is None
@@ -79,42 +84,42 @@ class Scratch:
         )
 
     def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """An array for the rows of a slice that a block lies in."""
+        """Return an array for the full rows of a slice that a block covers."""
         return self._array("band", shape, dtype)
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         needed = math.prod(shape) * dtype.itemsize
-        known = self._bytes.get(name)
-        if known is None or known.nbytes < needed:
-            known = self._bytes[name] = np.empty(needed, np.uint8)
-        return known[:needed].view(dtype).reshape(shape)
+        buffer = self._bytes.get(name)
+        if buffer is None or buffer.nbytes < needed:
+            buffer = self._bytes[name] = np.empty(needed, np.uint8)
+        return buffer[:needed].view(dtype).reshape(shape)
 
 
-class _Places(NamedTuple):
-    """Where slices are: their files, and where they begin in them."""
+class _SliceBytes(NamedTuple):
+    """Files of the slices, and the byte offset of each slice in its file."""
 
     files: list[Source]
     offsets: npt.NDArray[np.int64]
 
     def pieces(self, slices: range, begin: int) -> list[Piece]:
-        """Those of some slices, from byte `begin` of each."""
+        """Return the read requests for some slices, from byte `begin` of each."""
         part = slice(slices.start, slices.stop)
         return list(zip(self.files[part], (self.offsets[part] + begin).tolist(), strict=True))
 
 
 class StackVoxels:
-    """Reads blocks of one stack as the values that `read_volume` would give, or parts of it.
+    """Reader of blocks of one stack, with the values that `read_volume` gives.
 
     Parameters
     ----------
     stack
-        One of ``index.stacks``; its slices all have one size.
+        A stack of ``index.stacks``; all its slices have one size.
     quantity
-        As `read_volume` takes for ``values=``.
+        Quantity of the values, as for ``read_volume(values=)``.
     cache
-        Where the values of a stack are kept that `is_worth_caching`.
+        Cache for the values of the stack. It is used only if `is_worth_caching`.
     max_bytes
-        As for `read_frame`, of one slice; of the whole stack where a cache decodes that.
+        Limit as for `read_frame`, per slice; per stack where a cache decodes it as a whole.
     """
 
     def __init__(
@@ -136,18 +141,18 @@ class StackVoxels:
         self._plain = (
             uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         )
-        self._places = self._located() if self._plain else None
+        self._slice_bytes = self._located() if self._plain else None
         self._cache: StackCache | None = None
         if cache is not None and is_worth_caching(stack):
             self._cache = StackCache(cache, stack, quantity, self.conversions, max_bytes)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
 
-    def _located(self) -> _Places:
-        """Where each slice begins, and what its file was at the scan."""
+    def _located(self) -> _SliceBytes:
+        """Return the byte offset of each slice, and its file as the scan saw it."""
         columns = (self.stack.values(name) for name in FILE_FIELDS)
         files = list(map(Source, *columns))
-        return _Places(files, np.array(self.stack.values("byte_offset"), np.int64))
+        return _SliceBytes(files, np.array(self.stack.values("byte_offset"), np.int64))
 
     def read(
         self,
@@ -157,29 +162,34 @@ class StackVoxels:
         *,
         want_padding: bool = True,
     ) -> Converted:
-        """The block from voxel `start` up to, not including, `stop`, which lies inside of the stack.
+        """Read the block from voxel `start` up to `stop`, which is excluded.
 
         Parameters
         ----------
+        start, stop
+            (slice, row, column) corners of the block, inside the stack.
         scratch
-            Memory that the values may lie in until the next read: fresh pages cost as much as reading them does.
+            Memory for the values, valid until the next read. Fresh pages cost as much as the
+            read itself. None allocates new memory.
         want_padding
-            False spares the look for padding.
+            False skips the search for padding.
 
         Returns
         -------
         Converted
-            Values (slice, row, column[, sample]), a new array, int16 where all fit, else int32, else float32; colour as it is. And
-            where they are padding, None where nowhere.
+            Values (slice, row, column[, sample]): int16 if all fit, else int32, else float32;
+            colour as stored. And a mask of padding, None if there is none.
 
         Raises
         ------
+        UsageError
+            The block is not inside the stack.
         PixelError, IntensityError
-            As for `read_volume`; file and frame are noted.
+            As for `read_volume`. Notes name the file and the frame.
         """
         if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
             raise UsageError(
-                f"the block from {start} to {stop} is not inside of a stack of {self.shape}",
+                f"the block from {start} to {stop} is not inside the stack of shape {self.shape}",
                 start=start,
                 stop=stop,
             )
@@ -189,20 +199,22 @@ class StackVoxels:
         )
         if self._cache is not None and (cached := self._cache.block(start, stop)) is not None:
             return cached
-        if self._places is not None:
+        if self._slice_bytes is not None:
             return self._converted(
-                self._plain_block(self._places, slices, window, scratch or Scratch()),
+                self._plain_block(self._slice_bytes, slices, window, scratch or Scratch()),
                 slices,
                 want_padding=want_padding,
             )
         if self.is_colour:
-            blocks = [self._kept(z).array[window] for z in slices]
+            blocks = [self._slice(z).array[window] for z in slices]
             return Converted(np.stack(blocks), None)
-        kept = [self._kept(z) for z in slices]
-        is_float = not self._integral or any(one.array.dtype.kind == "f" for one in kept)
-        dtype = np.dtype(np.float32) if is_float else np.result_type(*(one.array for one in kept))
-        array = np.stack([one.array[window] for one in kept], dtype=dtype, casting="same_kind")
-        masks = [None if one.padding is None else one.padding[window] for one in kept]
+        decoded = [self._slice(z) for z in slices]
+        is_float = not self._integral or any(part.array.dtype.kind == "f" for part in decoded)
+        dtype = (
+            np.dtype(np.float32) if is_float else np.result_type(*(part.array for part in decoded))
+        )
+        array = np.stack([part.array[window] for part in decoded], dtype=dtype, casting="same_kind")
+        masks = [None if part.padding is None else part.padding[window] for part in decoded]
         if all(mask is None for mask in masks):
             return Converted(array, None)
         return Converted(
@@ -214,9 +226,9 @@ class StackVoxels:
 
     @functools.cached_property
     def always_int16(self) -> bool:
-        """Whether blocks of plain frames are int16 whatever the values.
+        """Whether blocks of plain frames are int16 for all possible stored values.
 
-        Then parts of a block may be read one after the other.
+        Parts of a block may then be read one after the other.
         """
         if (
             not (self._plain and self._integral and self._one_conversion)
@@ -228,14 +240,14 @@ class StackVoxels:
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """The last axis of blocks: () for grey, (3,) for RGB."""
+        """Last axis of blocks: () for grey, (3,) for RGB."""
         if not self.is_colour:
             return ()
         return (3,) if self._first.samples_per_pixel == 1 else (self._first.samples_per_pixel,)
 
     @property
     def likely_dtype(self) -> np.dtype[Any]:
-        """The dtype of blocks, but for values that turn out not to fit."""
+        """Dtype of blocks, unless values turn out not to fit it."""
         if self.is_colour:
             return (
                 np.dtype(np.uint8)
@@ -246,7 +258,7 @@ class StackVoxels:
 
     @functools.cached_property
     def padding_top(self) -> float:
-        """The highest value that padding has anywhere in the stack; -inf where there is none."""
+        """Highest converted value of padding in the stack; -inf without padding."""
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         ends = [(one, end) for one in distinct if one.padding is not None for end in one.padding]
         tables = any(one.table is not None for one, _ in ends)
@@ -262,7 +274,7 @@ class StackVoxels:
     # --- plain frames ---
 
     def _plain_block(
-        self, places: _Places, slices: range, window: tuple[slice, slice], scratch: Scratch
+        self, slice_bytes: _SliceBytes, slices: range, window: tuple[slice, slice], scratch: Scratch
     ) -> Values:
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
@@ -274,7 +286,7 @@ class StackVoxels:
             if block.shape[2] == first.columns
             else scratch.band((block.shape[1], first.columns), dtype)
         )
-        pieces, done = places.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
+        pieces, done = slice_bytes.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
         try:
             if band is None:
                 for piece in pieces:
@@ -291,14 +303,15 @@ class StackVoxels:
         return block
 
     def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
-        """The converted values of stored ones, all slices at once where one conversion serves them."""
+        """Convert stored values, all slices at once where they share one conversion."""
         own = [self.conversions[z] for z in slices]
         bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
 
         def attempt(dtype: np.dtype[Any]) -> Converted:
             return self._as(stored, own, dtype, bounds, want_padding=want_padding)
 
-        try:  # integral of the whole stack, as `read_volume` decides
+        # integral by the whole stack, as in `read_volume`
+        try:
             return in_first_that_fits(attempt, dtypes_to_try(integral=self._integral))
         except IntensityError as error:
             add_frame_note(error, self.stack.source(slices[0]))
@@ -313,8 +326,8 @@ class StackVoxels:
         *,
         want_padding: bool,
     ) -> Converted:
-        # Of several conversions one may fail after others have written: then the stored
-        # values must still be there.
+        # In place only for a single conversion: with several, one may fail after others have
+        # written, and the stored values are still needed for the next dtype.
         in_place = (
             self._one_conversion
             and dtype.kind == "i"
@@ -326,7 +339,7 @@ class StackVoxels:
         parts = (
             [slice(None)]
             if self._one_conversion
-            else [slice(place, place + 1) for place in range(len(own))]
+            else [slice(number, number + 1) for number in range(len(own))]
         )
         for part in parts:
             conversion = own[part.start or 0]
@@ -339,8 +352,8 @@ class StackVoxels:
 
     # --- coded frames ---
 
-    def _kept(self, z: int) -> Converted:
-        """One slice, decoded and converted, kept for the next block that wants it."""
+    def _slice(self, z: int) -> Converted:
+        """Return one slice, decoded and converted, from memory if a block has used it before."""
         return _slices.of(
             (self.stack.key, z, self.conversions[z]), functools.partial(self._decoded, z)
         )
@@ -364,14 +377,14 @@ def voxels_of(
     cache: Cache | None = None,
     max_bytes: int | None = None,
 ) -> StackVoxels:
-    """The reader of a stack, kept for the next block of it."""
+    """Return the reader of a stack; it stays in memory for the next block."""
     return _known_voxels(stack, quantity, cache, max_bytes)
 
 
 def _reader_size(reader: StackVoxels) -> int:
-    """A path, three numbers and at most one conversion per slice.
+    """Estimate the bytes of a reader: a path, three numbers and a conversion per slice.
 
-    Tables have a share of their own.
+    Look-up tables count in their own share of the memory budget.
     """
     return 512 * reader.shape[0]
 

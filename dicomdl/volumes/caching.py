@@ -1,4 +1,8 @@
-"""Stacks whose values a cache keeps, and which those are."""
+"""Stacks in a cache: the choice of stacks that are cached, and the blocks read from the cache.
+
+Only stacks with compressed frames are cached. An entry is a whole stack, keyed by its files as they
+are now and by every conversion of its values.
+"""
 
 import hashlib
 import itertools
@@ -21,10 +25,10 @@ from dicomdl.values.reading import Converted, read_converted
 
 
 def is_worth_caching(stack: Stack) -> bool:
-    """Whether a cache keeps the values of a stack: where frames must be decompressed for them.
+    """Whether a stack is cached: true if any of its frames is compressed.
 
-    What is stored as plain samples needs none, in whatever order its bytes lie: the file holds
-    the values already, and a cache would hold them twice.
+    A stack of plain samples, in any byte order, is read from its files: a cache would hold the
+    same values a second time.
     """
     name = "transfer_syntax_uid"
     if stack.is_constant(name):
@@ -33,9 +37,9 @@ def is_worth_caching(stack: Stack) -> bool:
 
 
 class StackCache:
-    """One stack in a cache.
+    """A stack in a cache.
 
-    Read whole for the first block, by whichever process wants one first.
+    The first process that needs a block reads and decodes the whole stack.
     """
 
     def __init__(
@@ -55,21 +59,21 @@ class StackCache:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether slices have to be decoded one by one after all."""
+        """Whether this stack bypasses the cache, so that its slices are decoded one by one."""
         return self._cache is None
 
     def block(self, start: Voxel, stop: Voxel) -> Converted | None:
-        """The block out of the cache; None, now and from now on, where the cache is given up.
+        """Return the block from the cache, or None if this stack bypasses the cache.
 
-        That is where a slice is damaged, which must not lose the others, and where the cache
-        cannot hold the stack, which must not be kept by every worker for itself.
+        The cache is bypassed from then on in two cases: a slice is damaged, which must not lose
+        the others; or the cache cannot hold the stack, and every worker would hold its own copy.
         """
         if self._cache is None:
             return None
         try:
             entry = self._entry or self._cache.get(self._key(self._cache.strict), self._whole)
-            where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            values, mask = entry.part(*where), entry.mask_part(*where)
+            window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            values, mask = entry.part(*window), entry.mask_part(*window)
         except FileChanged:
             raise
         except PixelError:
@@ -83,12 +87,16 @@ class StackCache:
 
     def _whole(self) -> Arrays:
         alone = multiprocessing.parent_process() is None
-        threads = available_cores() if alone else 1  # a loader's workers share the cores
+        # workers of a DataLoader share the cores
+        threads = available_cores() if alone else 1
         how = Decoding(threads=threads, max_bytes=self._max_bytes)
         return Arrays(*read_converted(self._stack.sources, self._conversions, how=how))
 
     def _key(self, strict: bool) -> Key:
-        """Of the files as they are now, which must be as they were scanned, and of all that is done to their values."""
+        """Return the key: files as they are now, and every conversion of their values.
+
+        `look_up` raises if a file has changed since the scan.
+        """
         sources, files = self._stack.sources, []
         for file, group in itertools.groupby(sources, key=lambda source: source.file):
             frames = list(group)
@@ -96,20 +104,20 @@ class StackCache:
                 now = look_up(file)
             numbers = tuple(frame.frame_number for frame in frames)
             files.append(KeyFile(now, self._stack.series_instance_uid, numbers))
-        done = hashlib.blake2b(digest_size=16)
-        for one in self._conversions:
+        digest = hashlib.blake2b(digest_size=16)
+        for conversion in self._conversions:
             table = (
                 b""
-                if one.table is None
-                else repr(one.table).encode()
-                + getattr(one.table, "data", getattr(one.table, "table", b""))
+                if conversion.table is None
+                else repr(conversion.table).encode()
+                + getattr(conversion.table, "data", getattr(conversion.table, "table", b""))
             )
-            done.update(repr((one.rescale, one.padding)).encode() + table)
+            digest.update(repr((conversion.rescale, conversion.padding)).encode() + table)
         tiles = [(source.tile_top, source.tile_left) for source in sources if source.coded_rows]
         options = {
             "quantity": repr(self._quantity),
             "content": self._stack.content,
-            "conversions": done.hexdigest(),
+            "conversions": digest.hexdigest(),
             "tiles": repr(tiles),
         }
         return stack_key(files, options, strict)

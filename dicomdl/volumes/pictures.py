@@ -1,4 +1,7 @@
-"""volumes.pictures"""
+"""Pictures of volumes as 8-bit arrays, and PNG files of them.
+
+Values are windowed by the same rule as for networks ("auto" by default).
+"""
 
 import math
 import os
@@ -15,19 +18,24 @@ from dicomdl.volumes.volume import Volume, pictured, shown_intensity
 def montage(
     volume: Volume, slices: int = 16, intensity: IntensityOption = "auto"
 ) -> npt.NDArray[np.uint8]:
-    """Evenly spaced slices side by side as one grey (rows, columns) or RGB (rows, columns, 3) picture, uint8.
+    """Tile evenly spaced slices into one picture.
 
-    The volume of a group shows its middle slice at evenly spaced time points.
+    For the volume of a group, the tiles are its middle slice at evenly spaced time points.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, grey (rows, columns) or RGB (rows, columns, 3).
     """
     values = volume.window(shown_intensity(volume, intensity), suv="if_possible").array
-    places = [place for _, place in pictured(volume, slices)]
-    across = math.ceil(math.sqrt(len(places)))
-    down = math.ceil(len(places) / across)
-    rows, columns, *samples = values[places[0]].shape
+    indices = [index for _, index in pictured(volume, slices)]
+    across = math.ceil(math.sqrt(len(indices)))
+    down = math.ceil(len(indices) / across)
+    rows, columns, *samples = values[indices[0]].shape
     sheet = np.zeros((down * rows, across * columns, *samples), dtype=np.uint8)
-    for number, place in enumerate(places):
+    for number, index in enumerate(indices):
         top, left = divmod(number, across)
-        tile = np.clip(values[place], 0, 1) * 255
+        tile = np.clip(values[index], 0, 1) * 255
         sheet[top * rows : (top + 1) * rows, left * columns : (left + 1) * columns] = np.rint(
             tile
         ).astype(np.uint8)
@@ -43,5 +51,5 @@ def write_png(path: str | os.PathLike[str], picture: npt.NDArray[np.uint8]) -> N
         )
     except RuntimeError as error:
         raise StorageError(
-            f"{os.fspath(path)!r} cannot be written: no such folder, or no right to write"
+            f"{os.fspath(path)!r} cannot be written: no such folder, or no permission to write"
         ) from error

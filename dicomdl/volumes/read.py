@@ -1,4 +1,8 @@
-"""volumes.read"""
+"""Volumes read from stacks and groups, and the policy for stacks whose slices make no grid.
+
+A stack becomes a volume only if its verdict allows it, or if the caller names a policy
+(`irregular`). A volume never has holes: a frame that cannot be read raises.
+"""
 
 import dataclasses
 import itertools
@@ -28,7 +32,8 @@ from dicomdl.values.suv import SUV
 from dicomdl.volumes.resampling import exact_float, rounded
 from dicomdl.volumes.volume import Volume
 
-_NOT_RESAMPLED: Final = {  # verdicts that no resampling can help, and what each means
+# Verdicts that resampling cannot cure, with the reason.
+_NOT_RESAMPLED: Final = {
     "duplicates": "nothing says which of the slices at one position is the right one",
     "no_geometry": "nothing says where its slices are",
 }
@@ -44,70 +49,84 @@ def read_volume(
     threads: int | None = None,
     max_bytes: int | None = None,
 ) -> Volume:
-    """Read a stack, or a group of them, as modality values (HU for CT) on its grid.
+    """Read a stack or a group as a volume of modality values (HU for CT) on its grid.
 
     Parameters
     ----------
     stack
-        From ``index.stacks``; or a group from ``index.groups``, all of whose stacks become one
-        array with a leading axis.
+        A stack of ``index.stacks``, or a group of ``index.groups``, whose stacks become one array
+        with a leading axis.
     values
-        "modality": each slice by its own rescale or Modality LUT. "suv" or an `SUV`: PET as
-        standardized uptake values. "real_world" or a `RealWorld`: stored values by the file's own
-        Real World Value Mapping, NaN where it maps nothing.
+        "modality": rescale or Modality LUT, per slice. "suv" or an `SUV`: PET as standardized
+        uptake values. "real_world" or a `RealWorld`: stored values through the Real World Value
+        Mapping of the file, NaN for values that it does not map.
     irregular
-        What to do with a stack whose slices do not make a grid: "raise" an IrregularStack with the
-        numbers; "accept" the slices as they lie (the affine then holds on average only, or is NaN
-        without geometry); or "resample" onto a regular, orthogonal grid, filled slices being told
+        Policy for a stack whose slices do not make a regular grid. "raise": an IrregularStack with
+        the numbers. "accept": the slices as stored; the affine holds only on average, or is NaN
+        without geometry. "resample": a regular, orthogonal grid, with interpolated slices marked
         in `Volume.filled`:
 
-        - missing slices are interpolated between their neighbours, all others stay as they are;
-        - uneven spacing becomes the median gap, from the first slice on (see `dicomdl.regular.regular_slices`), each slice
-          interpolated between its two neighbours unless a file holds it;
-        - a tilt, alone or besides, is resampled away (`Volume.resample`; outside of the old grid is the smallest value).
+        - Missing slices are interpolated between their neighbours. All others stay as they are.
+        - Uneven spacing becomes the median gap, starting at the first slice (see
+          `dicomdl.geometry.regular.regular_slices`). A slice is interpolated between its two
+          neighbours unless a file holds it.
+        - A tilt, alone or in addition, is resampled away (`Volume.resample`). Voxels outside the
+          old grid get the smallest value.
 
-        Interpolation is linear and never reaches outside of the slices (within half a pixel of the
-        edge of a tilted one, the edge is repeated). Segmentations take the nearest slice, and
-        background where none is within half a slice: an empty frame may be left out of them. Slices
-        that leave their line by more than 0.1 mm in their own plane, gaps so wide that most slices
-        would be made up, repeated positions and stacks without geometry still raise.
+        Interpolation is linear and stays inside the slices; within half a pixel of the edge of a
+        tilted slice, the edge is repeated. Segmentations take the nearest slice, or background if
+        none is within half a slice, because empty frames may be omitted from them. Four cases
+        still raise: slices that deviate from their line by more than 0.1 mm in plane, gaps so
+        wide that most slices would be interpolated, repeated positions, and missing geometry.
     dtype
-        int16, int32 or float32; by default int16 when all values fit exactly, else int32, else
-        float32 (which every stack with a fractional slope or intercept gets). Interpolated integers
-        are rounded. Colour stays uint8 (or uint16).
+        int16, int32 or float32. The default is int16 if all values fit exactly, else int32, else
+        float32; a fractional slope or intercept gives float32. Interpolated integers are rounded.
+        Colour stays uint8 or uint16.
     reduce
-        Halves rows and columns that often, as `read_frame` does: for overviews and training at low
-        resolution. The first voxel's centre stays where it is. Slices stay; pixels beside padding
-        are means of both.
+        Number of times that rows and columns are halved, as in `read_frame`, for overviews and
+        training at low resolution. The centre of the first voxel and the slices stay the same.
+        Pixels next to padding are means of image and padding.
     threads
-        Threads that read and decode; by default one a core.
+        Threads that read and decode. The default is one per core.
     max_bytes
-        The most memory that compressed frames may become. By default 1 GiB, or a thousand times
+        Limit for the decoded bytes of compressed frames. The default is 1 GiB, or a thousand times
         their bytes in the files if that is more.
 
     Returns
     -------
     Volume
-        array (slice, row, column[, sample]), of a group (t, slice, row, column[, sample]) in one
-        dtype, a new array that the caller owns.
+        array (slice, row, column[, sample]); for a group, (t, slice, row, column[, sample]) in one
+        dtype. The array is new and belongs to the caller.
 
     Raises
     ------
     IrregularStack
-        The verdict is none that the policy allows; attributes `verdict` and `detail`.
+        The policy does not allow the verdict. Attributes `verdict` and `detail`.
     IncompleteGroup
-        Stacks of the group lack slices that others have, whatever the policy; attribute `missing`.
+        Some stacks of the group lack slices, under any policy. Attribute `missing`.
     GeometryError
-        The stacks of the group do not lie on one grid.
+        The stacks of the group are not on one grid.
     PixelError
-        A frame cannot be read; its file and frame number are noted. Never a volume with holes.
+        A frame cannot be read. Notes name the file and the frame number.
     TooLarge
         The values would take more memory than `max_bytes`.
     IntensityError
-        A rescale that is no number, a table or map that cannot be used or is not there, or values
-        that do not fit the `dtype` asked for.
+        A rescale is not a number, a table or map is missing or cannot be used, or values do not
+        fit the requested `dtype`.
     SUVError
-        SUV are asked for and the header does not give them; attribute `attribute`.
+        The header does not give the requested SUV. Attribute `attribute`.
+    UsageError
+        `stack` is neither a stack nor a group, or `irregular` is not a policy.
+
+    Examples
+    --------
+    >>> import dicomdl, tempfile
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     index = dicomdl.scan(get_testdata_file("CT_small.dcm"), folder, progress=False)
+    ...     volume = dicomdl.read_volume(index.stacks[0])
+    >>> volume.array.shape, volume.array.dtype, volume.units
+    ((1, 128, 128), dtype('int16'), 'HU')
     """
     if irregular not in POLICIES:
         raise UsageError(
@@ -115,7 +134,8 @@ def read_volume(
         )
     if not isinstance(stack, Stack | Group):
         raise UsageError(
-            f"read_volume takes one of index.stacks or of index.groups, not a {type(stack).__name__}"
+            "read_volume takes a stack of index.stacks or a group of index.groups, "
+            f"not a {type(stack).__name__}"
         )
     group = stack if isinstance(stack, Group) else None
     stacks = [stack] if isinstance(stack, Stack) else list(stack)
@@ -157,7 +177,7 @@ def read_volume(
         padding=padding,
         quantity=quantity,
     )
-    # stacks of a group lie alike, but one may be over the tolerance that the others just keep
+    # All stacks of a group share a grid, but one may exceed a tolerance that the others just meet.
     if irregular == "resample":
         volume = _made_regular(
             volume, next((each for each in stacks if each.verdict in FILLABLE), first)
@@ -166,7 +186,7 @@ def read_volume(
 
 
 def _require_allowed(stack: Stack, irregular: Irregular) -> None:
-    """Raise the IrregularStack of a stack that the policy does not let become a volume."""
+    """Raise an IrregularStack unless the policy allows the verdict of a stack."""
     verdict = stack.verdict
     if verdict in READABLE or irregular == "accept":
         return
@@ -180,11 +200,20 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
         remedy = "'resample' to put it on a regular grid, or " if helps else ""
         message = f"pass irregular={remedy}'accept' to take it as it lies"
     elif verdict not in FILLABLE:
-        message = f"it cannot be resampled, for {_NOT_RESAMPLED[verdict]}; irregular='accept' takes it as it lies"
+        message = (
+            f"it cannot be resampled, for {_NOT_RESAMPLED[verdict]}; "
+            "irregular='accept' takes it as it lies"
+        )
     elif "in_plane_error" in detail:
-        message = f"it cannot be resampled, for its slices leave their line by {detail['in_plane_error']} mm in their own plane"
+        message = (
+            "it cannot be resampled, for its slices deviate from their line by "
+            f"{detail['in_plane_error']} mm in plane"
+        )
     elif not is_worth_filling(stack.slices, detail):
-        message = "it cannot be resampled, for more slices would be made up than were read; irregular='accept' takes it as it lies"
+        message = (
+            "it cannot be resampled, for more slices would be made up than were read; "
+            "irregular='accept' takes it as it lies"
+        )
     else:
         return
     numbers = ", ".join(f"{key} {value}" for key, value in detail.items())
@@ -196,26 +225,29 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
 
 
 def _require_complete(group: Group, stacks: Sequence[Stack]) -> None:
-    """Raise the IncompleteGroup of a group of which some stacks lack slices."""
+    """Raise an IncompleteGroup if some stacks of a group lack slices."""
     missing = group.missing or _lacking(stacks, group.dimension)
     if not missing:
         return
     short = [(t, value) for t, value in enumerate(group.dimension) if value in missing]
-    told = "; ".join(
+    listed = "; ".join(
         f"t {t}{_number(value)} lacks {_listed(missing[value])}" for t, value in short[:3]
     )
     more = f"; and {len(short) - 3} more" if len(short) > 3 else ""
     names, count = " and ".join(group.dimension_names), sum(map(len, missing.values()))
-    message = f"{len(short)} of {len(stacks)} stacks by {names} lack {count} slices in all: {told}{more}. Read the stacks one by one"
+    message = (
+        f"{len(short)} of {len(stacks)} stacks by {names} lack {count} slices in all: "
+        f"{listed}{more}. Read the stacks one by one"
+    )
     error = IncompleteGroup(message, missing=missing)
     error.add_note(f"series: {stacks[0].series_instance_uid}")
     raise error
 
 
 def _number(value: Any) -> str:
-    """A value of a dimension for a message, if it is a number.
+    """Format a value of a dimension for a message, if it is a number.
 
-    Text of a header may say anything.
+    Text of a header may identify a patient, so it stays out of messages.
     """
     return f" ({value})" if isinstance(value, int | float) else ""
 
@@ -226,9 +258,9 @@ def _listed(slices: Sequence[int]) -> str:
 
 
 def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[int]]:
-    """{value: the slices of the fullest stack that this value's stack lacks}, going by positions.
+    """Return {dimension value: slices of the fullest stack that the stack of this value lacks}.
 
-    By number where those are unknown.
+    Slices are compared by position, or by number where positions are unknown.
     """
     fullest = max(stacks, key=len)
     if all(len(stack) == len(fullest) for stack in stacks):
@@ -236,9 +268,8 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
     every, missing = fullest.positions, {}
     for value, stack in zip(values, stacks, strict=True):
         if len(stack) < len(fullest):
-            apart = np.abs(every[:, None] - stack.positions[None]).max(axis=2) > _one_place_mm(
-                stack
-            )
+            distance = np.abs(every[:, None] - stack.positions[None]).max(axis=2)
+            apart = distance > _same_position_mm(stack)
             lacks = (
                 np.flatnonzero(apart.all(axis=1))
                 if np.isfinite(every).all()
@@ -249,45 +280,50 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
 
 
 def _require_one_grid(stacks: Sequence[Stack]) -> None:
-    """Raise a GeometryError unless all stacks have the shape, the corners and the positions of the first."""
-    first, tolerance = stacks[0], _one_place_mm(stacks[0])
+    """Raise a GeometryError unless all stacks have the shape and positions of the first."""
+    first, tolerance = stacks[0], _same_position_mm(stacks[0])
     expected = _landmarks(first)
     for t, stack in enumerate(stacks[1:], 1):
         if stack.shape != first.shape:
-            message = f"stack {t} of the group is {stack.shape}, the first one {first.shape}: they make no one array"
+            message = (
+                f"stack {t} of the group has shape {stack.shape}, the first one {first.shape}: "
+                "they do not fit into one array"
+            )
             raise GeometryError(message, t=t, shape=stack.shape, expected=first.shape)
-        found = _landmarks(stack)
-        if np.isfinite(found).all() != np.isfinite(expected).all():
+        landmarks = _landmarks(stack)
+        if np.isfinite(landmarks).all() != np.isfinite(expected).all():
             raise GeometryError(
-                f"stack {t} of the group has a position and the first one none, or the other way round",
+                f"only one of stack {t} and the first stack of the group has a position",
                 t=t,
             )
-        error = float(np.abs(found - expected).max()) if np.isfinite(found).all() else 0.0
+        known = np.isfinite(landmarks).all()
+        error = float(np.abs(landmarks - expected).max()) if known else 0.0
         if error > tolerance:
-            message = f"stack {t} of the group lies {error:.3f} mm beside the first one, more than {tolerance} mm: they are not on one grid"
+            message = (
+                f"stack {t} of the group is {error:.3f} mm off the first one, "
+                f"more than {tolerance} mm: they are not on one grid"
+            )
             raise GeometryError(message, t=t, error_mm=error)
 
 
-def _one_place_mm(stack: Stack) -> float:
-    """How far apart, in mm, the scan took two slices for one place.
-
-    In their plane or along the normal.
-    """
+def _same_position_mm(stack: Stack) -> float:
+    """Return the distance in mm, in plane or along the normal, up to which positions are equal."""
     return max(stack.tolerances.in_plane_mm, stack.tolerances.same_position_mm)
 
 
 def _landmarks(stack: Stack) -> npt.NDArray[np.float64]:
-    """(points, 3) LPS mm: the corners of the first and the last slice, and where all slices are."""
+    """Return (points, 3) LPS mm: corners of the first and last slice, and all slice positions."""
     corners = np.array(list(itertools.product((0, 1), repeat=3))) * (np.array(stack.shape) - 1)
     return np.concatenate([stack.geometry.voxel_to_world(corners), stack.positions])
 
 
 def _made_regular(volume: Volume, stack: Stack) -> Volume:
-    """The slices of a stack, or of each of a group, on its regular, orthogonal grid."""
+    """Put the slices of a stack, or of each stack of a group, on its regular, orthogonal grid."""
     nearest, is_tilted = stack.content == "segmentation", "tilt_deg" in stack.detail
     dtype = volume.array.dtype
     twice = is_tilted and stack.verdict in FILLABLE and dtype.kind != "f" and not nearest
-    if twice:  # what is interpolated twice is rounded once
+    # values that are interpolated twice are rounded once
+    if twice:
         volume = dataclasses.replace(volume, array=volume.array.astype(exact_float(dtype)))
     if stack.verdict in FILLABLE:
         grid = regular_slices(stack.positions, volume.geometry, stack.verdict, stack.tolerances)

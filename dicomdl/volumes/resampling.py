@@ -1,9 +1,8 @@
-"""Grids, and the values of an array on another grid.
+"""Values of an array on another grid, and images and files of SimpleITK.
 
-Images and files of SimpleITK, to which this module is the door.
-
-Arrays are (slice, row, column[, sample]), or with one leading axis of time points (`series`), which
-share one grid.
+The only module that imports SimpleITK. Arrays are (slice, row, column[, sample]), with a leading
+axis of time points where `series` is true; all time points share one grid. Resampling works in
+index space, so that any affine, including a sheared one, is exact.
 """
 
 import itertools
@@ -21,15 +20,15 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
 
 Interpolation = Literal["linear", "nearest", "cubic"]
-MAX_SHEAR: Final = (
-    1e-3  # a cosine between axes up to this is a right angle (the tolerance of `regular`)
-)
+# Cosine between two axes that still counts as a right angle (the tolerance of `regular`).
+MAX_SHEAR: Final = 1e-3
 _FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_ROUNDING: Final = 1e-6  # of a slice: what inverting an affine leaves of a whole number
+# Slices: deviation from an integer that the inverse of an affine leaves.
+_ROUNDING: Final = 1e-6
 
 
 def simpleitk() -> Any:
-    """SimpleITK, imported when first needed (0.2 s); Any, because its types are incomplete."""
+    """Import SimpleITK at its first use (0.2 s). Typed as Any: its own types are incomplete."""
     import SimpleITK
 
     return SimpleITK
@@ -39,7 +38,7 @@ def simpleitk() -> Any:
 
 
 def require_known(geometry: Geometry) -> None:
-    """Raise a GeometryError for a grid without a place in space."""
+    """Raise a GeometryError for a grid whose position or orientation is unknown."""
     if not geometry.is_known:
         raise GeometryError(
             "the position or orientation of this volume is not known, so it has no place in space"
@@ -49,7 +48,7 @@ def require_known(geometry: Geometry) -> None:
 def new_grid(
     old: Geometry, spacing: Sequence[float] | float | None, size: Sequence[int] | None
 ) -> Geometry:
-    """An orthogonal grid about the same centre, along the old rows and columns."""
+    """Return an orthogonal grid about the same centre, along the old rows and columns."""
     require_known(old)
     direction = old.direction.copy()
     normal = np.cross(direction[:, 2], direction[:, 1])
@@ -67,7 +66,8 @@ def new_grid(
         )
     elif shape is not None:
         new_spacing = extent / shape
-    else:  # a tilted slice axis is longer than the distance of its slices
+    else:
+        # a step along a tilted slice axis is longer than the distance of the slices
         new_spacing = np.asarray(old.spacing) * np.abs((old.direction * direction).sum(axis=0))
     if shape is None:
         shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int)
@@ -80,7 +80,7 @@ def new_grid(
 
 
 def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
-    """Three positive numbers, or a GeometryError that says what was expected."""
+    """Return three positive numbers, or raise a GeometryError with what was expected."""
     try:
         numbers = np.array(np.broadcast_to(np.asarray(given, dtype=np.float64), 3))
     except (TypeError, ValueError):
@@ -91,7 +91,7 @@ def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
 
 
 def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(3,) mm that the voxels, edges included, span along each direction."""
+    """Return (3,) mm: the extent of the voxels, edges included, along each direction."""
     sides = geometry.affine[:3, :3] * np.asarray(geometry.shape)
     return np.asarray(np.abs(direction.T @ sides).sum(axis=1))
 
@@ -105,12 +105,10 @@ def interpolate(
     *,
     series: bool,
 ) -> Values:
-    """Values of `array` at the voxels of `new`, each time point alone.
+    """Interpolate `array` at the voxels of `new`, each time point separately.
 
-    Outside of `old` they are `fill`, by default the smallest of all.
-
-    Outside begins half a voxel beyond the outermost centres; in between the edge is repeated, as
-    ITK does.
+    Voxels outside `old` get `fill`, by default the minimum of the array. As in ITK, outside begins
+    half a voxel beyond the outermost centres; up to there the edge is repeated.
     """
     _check_fill(fill, array.dtype)
     resampler = _resampler(old, new, interpolation, float(array.min() if fill is None else fill))
@@ -123,7 +121,7 @@ def interpolate(
 
 
 def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill: float) -> Any:
-    """SimpleITK's filter in index space, so that any affine, sheared too, is exact."""
+    """Return SimpleITK's filter in index space, where any affine is exact, even a sheared one."""
     sitk = simpleitk()
     choices = {
         "linear": sitk.sitkLinear,
@@ -145,10 +143,10 @@ def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill:
 
 
 def _resampled(array: Values, resampler: Any) -> Values:
-    """One (slice, row, column[, sample]) array through the filter, in its own dtype."""
+    """Run the filter on one (slice, row, column[, sample]) array; the dtype stays the same."""
     sitk = simpleitk()
-    # ITK truncates when it interpolates integers, half a unit too low on average: interpolate
-    # floats and round.
+    # ITK truncates interpolated integers, which is half a unit too low on average. Floats are
+    # interpolated and rounded instead.
     exact = resampler.GetInterpolator() == sitk.sitkNearestNeighbor or array.dtype.kind == "f"
     image = sitk.GetImageFromArray(
         array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4
@@ -160,7 +158,10 @@ def _resampled(array: Values, resampler: Any) -> Values:
 
 
 def carried(marks: npt.NDArray[np.bool_], old: Geometry, new: Geometry) -> npt.NDArray[np.bool_]:
-    """(slices of `new`,) which of them take values from a marked slice of `old`, going by the slices that their corners lie between."""
+    """Return (slices of `new`,) bool: True where values come from a marked slice of `old`.
+
+    A new slice takes values from all old slices between which its corners lie.
+    """
     if not marks.any():
         return np.zeros(new.shape[0], dtype=np.bool_)
     step, row, column, first = (np.linalg.inv(old.affine) @ new.affine)[0]
@@ -183,21 +184,18 @@ def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
 
 
 def exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """The float type that holds every integer of a dtype."""
+    """Return the float type that holds every integer of a dtype exactly."""
     return np.float32 if dtype.itemsize <= 2 else np.float64
 
 
 def rounded(values: Values, dtype: np.dtype[Any]) -> Values:
-    """Floats as an integer dtype, rounded to the nearest and never wrapped.
-
-    `values` is written to.
-    """
+    """Round floats to an integer dtype, clipped to its range. `values` is overwritten."""
     limits = np.iinfo(dtype)
     return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(dtype)
 
 
 def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], list[int]]:
-    """(old axis for each new axis, new axes to flip) so that index axes go to the directions named."""
+    """Return (old axis per new axis, new axes to flip) that lead along the named directions."""
     named = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
     letters = [named[letter] for letter in axes.upper() if letter in named]
     if len(axes) != 3 or sorted(world for world, _ in letters) != [0, 1, 2]:
@@ -221,18 +219,21 @@ def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], l
 
 
 def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
-    """A SimpleITK image of three dimensions, or four for a series, whose fourth one counts time points from 0 in steps of 1.
+    """Build a SimpleITK image of three dimensions, or of four for a series.
+
+    The fourth dimension counts time points from 0 in steps of 1.
 
     Raises
     ------
     GeometryError
-        The position is unknown, or the grid is sheared, which an ITK image cannot say.
+        The position is unknown, or the grid is sheared, which an ITK image cannot express.
     """
     require_known(geometry)
     if geometry.shear > MAX_SHEAR:
         tilt = math.degrees(math.asin(min(1.0, geometry.shear)))
         raise GeometryError(
-            f"the slice axis is tilted by {tilt:.2f} degrees: resample() to an orthogonal grid first",
+            f"the slice axis is tilted by {tilt:.2f} degrees: "
+            "resample() to an orthogonal grid first",
             tilt_deg=tilt,
         )
     direction = geometry.direction[:, ::-1].copy()
@@ -249,11 +250,14 @@ def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
 
 
 def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
-    """(a copy of the values, the grid, the places of the time points along a fourth dimension or () without one)."""
+    """Return (a copy of the values, the grid, coordinates of time points) of a SimpleITK image.
+
+    The coordinates are those along the fourth dimension, () without one.
+    """
     dimensions = image.GetDimension()
     if dimensions not in (3, 4):
         raise GeometryError(
-            f"the image has {dimensions} dimensions, a volume has 3, a series of them 4",
+            f"the image has {dimensions} dimensions, expected 3, or 4 with time points",
             dimensions=dimensions,
         )
     direction = np.asarray(image.GetDirection()).reshape(dimensions, dimensions)
@@ -271,19 +275,18 @@ def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
 
 
 def require_format(path: str) -> None:
-    """Raise a StorageError for a file name whose format keeps no grid."""
+    """Raise a StorageError for a file name whose format does not store a grid."""
     if not path.lower().endswith(_FORMATS):
         raise StorageError(
-            f"{path!r} cannot be written: the formats that keep a grid are {', '.join(_FORMATS)}"
+            f"{path!r} cannot be written: the formats that store a grid are {', '.join(_FORMATS)}"
         )
 
 
 def write_image(image: Any, path: str) -> None:
-    """Write an image to a file whose name `require_format` has passed."""
+    """Write an image to a file; `require_format` has checked its name."""
     try:
         simpleitk().WriteImage(image, path, useCompression=True)
     except RuntimeError as error:
-        known = os.path.isdir(os.path.dirname(os.path.abspath(path)))
-        raise StorageError(
-            f"{path!r} cannot be written: {'no right to write' if known else 'no such folder'}"
-        ) from error
+        exists = os.path.isdir(os.path.dirname(os.path.abspath(path)))
+        reason = "no permission to write" if exists else "no such folder"
+        raise StorageError(f"{path!r} cannot be written: {reason}") from error

@@ -1,9 +1,8 @@
-"""A Stack or a Group of them as one array of modality values on a known grid.
+"""Volumes: values of a stack or a group in one array, with the grid that its voxels lie on.
 
-Reading, windowing, resampling, other formats.
-
-What a volume is and how it is read, windowed and looked at; where slices go that make no grid is
-decided by `regular`, the work on other grids is done by `resampling`.
+A volume is immutable: each operation returns a new one. An array that an operation does not change
+is shared, not copied. `geometry.regular` places slices that make no regular grid; `resampling`
+interpolates on other grids.
 """
 
 import dataclasses
@@ -48,28 +47,55 @@ from dicomdl.volumes.resampling import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """Values on a grid: `array[slice, row, column]` (colour.
+    """Values on a grid: an array and the positions of its voxels.
 
-    A last axis of samples) and where its voxels are.
+    Parameters
+    ----------
+    array
+        Values, array[slice, row, column]; colour has a last axis of samples. The volume of a group
+        has a leading axis: array[t, slice, row, column].
+    geometry
+        Shape and affine of the grid: ``affine @ [slice, row, column, 1]`` is the centre of a voxel
+        in LPS mm.
+    units
+        Units of the values: "HU", "BQML", ...; "1" after a window; "" if unknown.
+    frame
+        Facts of the middle slice; for a group, of its first stack.
+    stack
+        Stack that was read; for a group, its first one. None for a volume from elsewhere.
+    dimension
+        Value per t of the attribute that distinguishes the stacks of a group (time points, echoes,
+        b-values, ...), such as (4.9, 7.2); tuples if there are several `dimension_names`. () for a
+        plain volume: this, not the number of axes, marks the volume of a group.
+    dimension_names
+        Names of the attributes behind `dimension`; () for a plain volume.
+    filled
+        (slices,) bool, read-only: True for slices that were interpolated between neighbours
+        because no file holds them (``irregular="resample"``). Resampling carries it along.
+    padding
+        bool, of the shape of the array without samples: True for pixels outside the image (Pixel
+        Padding Value). None without padding. `array` has the stored values there; `window`
+        replaces them by the lowest value.
+    quantity
+        Kind of the values: "modality", an `SUV`, a `RealWorld`, or "network" after a window.
 
-    ``affine @ [slice, row, column, 1]`` is a voxel's centre in LPS mm. `units` are those of the
-    values ("HU", "BQML", ...; "1" after a window; "" unknown). `frame` holds the facts of the
-    stack's middle slice, `stack` is where the volume came from, None for one from elsewhere.
+    Raises
+    ------
+    GeometryError
+        The array, `filled` or `padding` does not have the shape of the grid.
 
-    A group of stacks (time points, echoes, b-values, ...) has one leading axis, `array[t, slice,
-    row, column]`, and `dimension`, the value of what tells them apart for each t: (4.9, 7.2), or
-    tuples of values where there are several `dimension_names`. Both are () for a plain volume:
-    that, not the number of axes, tells the two apart. `stack` and `frame` are those of the first t;
-    `at` gives one t alone.
-
-    `filled` is (slices,) bool, read-only: True for slices with values that were interpolated
-    between neighbours because no file holds them (``irregular="resample"``). It follows the volume
-    onto other grids.
-
-    `padding` is bool of the shape of the array without samples: True where the file says that there
-    is no image (Pixel Padding Value), None where nowhere. `array` keeps what is stored there;
-    `window` makes it the lowest value. `quantity` says what the values are: "modality" values, an
-    `SUV`, a `RealWorld`, or "network" values that a window has made.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dicomdl import Geometry, Volume
+    >>> affine = np.diag([5.0, 2.0, 2.0, 1.0])
+    >>> volume = Volume(np.arange(24).reshape(2, 3, 4), Geometry((2, 3, 4), affine), "HU")
+    >>> volume
+    Volume(2 x 3 x 4 int64, 5 x 2 x 2 mm, HU)
+    >>> volume.window((12, 24)).array.dtype
+    dtype('float32')
+    >>> volume.resample(size=(2, 6, 8)).spacing
+    (5.0, 1.0, 1.0)
     """
 
     array: Values
@@ -90,7 +116,8 @@ class Volume:
             or self.array.ndim > len(expected) + 1
         ):
             raise GeometryError(
-                f"the array is {self.array.shape}, the grid is {expected}: pass `dimension` for an array with a leading axis",
+                f"the array is {self.array.shape}, the grid is {expected}: "
+                "pass `dimension` for an array with a leading axis",
                 shape=self.array.shape,
                 expected=expected,
             )
@@ -115,15 +142,15 @@ class Volume:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the stack it came from, "" for a volume from elsewhere.
+        """Verdict on the stack that was read, "" for a volume from elsewhere.
 
-        See it before you trust the affine.
+        The affine is exact for "regular", "single" and "tilted", and an average for others.
         """
         return self.stack.verdict if self.stack is not None else ""
 
     @property
     def affine(self) -> npt.NDArray[np.float64]:
-        """(4, 4) from (slice, row, column, 1) to LPS mm, read-only."""
+        """(4, 4) float64 from (slice, row, column, 1) to LPS mm, read-only."""
         return self.geometry.affine
 
     @property
@@ -133,17 +160,17 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array."""
+        """Shape of the array."""
         return tuple(self.array.shape)
 
     @property
     def series_instance_uid(self) -> str:
-        """Series Instance UID, "" when the volume came from elsewhere."""
+        """Series Instance UID, "" for a volume from elsewhere."""
         return self.frame.series_instance_uid if self.frame else ""
 
     @property
     def study_instance_uid(self) -> str:
-        """Study Instance UID, "" when the volume came from elsewhere."""
+        """Study Instance UID, "" for a volume from elsewhere."""
         return self.frame.study_instance_uid if self.frame else ""
 
     def __repr__(self) -> str:
@@ -161,13 +188,31 @@ class Volume:
             else self.verdict,
             f"{int(self.filled.sum())} slices filled" if self.filled.any() else "",
         ]
-        return f"Volume({', '.join([f'{shape} {self.array.dtype}', f'{spacing} mm', *filter(None, notes)])})"
+        parts = [f"{shape} {self.array.dtype}", f"{spacing} mm", *filter(None, notes)]
+        return f"Volume({', '.join(parts)})"
 
     def at(self, t: int) -> "Volume":
-        """One time point (echo, b-value, ...) of a group's volume, as a plain volume of its own stack; its array is a view."""
+        """Return one time point (echo, b-value, ...) of the volume of a group, as a plain volume.
+
+        Parameters
+        ----------
+        t
+            Index on the leading axis; negative counts from the end.
+
+        Returns
+        -------
+        Volume
+            The volume of the stack at `t`. Its array is a view.
+
+        Raises
+        ------
+        UsageError
+            `t` is out of range, or the volume has no leading axis.
+        """
         if not -len(self.dimension) <= t < len(self.dimension):
             raise UsageError(
-                f"t is {t}: this volume has {len(self.dimension) or 'no leading axis of'} time points",
+                f"t is {t}: this volume has {len(self.dimension) or 'no leading axis of'} "
+                "time points",
                 t=t,
             )
         stack = self.stack.group[t % len(self.dimension)] if self.stack is not None else None
@@ -184,15 +229,20 @@ class Volume:
         )
 
     def suv(self, kind: SuvKind = "bw") -> "Volume":
-        """PET as standardized uptake values, float32 in g/ml (cm2/ml for "bsa"): see `dicomdl.SUV`.
+        """Convert PET to standardized uptake values, float32 in g/ml (cm2/ml for "bsa").
+
+        Parameters
+        ----------
+        kind
+            Normalization, as for `dicomdl.SUV`.
 
         Raises
         ------
         SUVError
-            The header does not give SUV; attribute `attribute` names what is missing or
-            contradictory.
+            The header does not give SUV. Attribute `attribute` names the missing or contradictory
+            DICOM attribute.
         UsageError
-            The values are no modality values of a stack.
+            The values are not modality values of a stack.
         """
         return dataclasses.replace(
             self, array=self._as(SUV(kind)), units=SUV(kind).units, quantity=SUV(kind)
@@ -205,14 +255,29 @@ class Volume:
         *,
         suv: SuvPolicy = "required",
     ) -> "Volume":
-        """The volume with its values mapped for a network or an eye: float32, mostly in [0, 1].
+        """Map values for a network or for display: float32, mostly in [0, 1].
 
-        ``volume.window("ct.lung")``, ``volume.window(-600, 1500)``, ``volume.window(Percentile(1,
-        99))``; what `resolve` takes. Percentiles are those of the stack that the volume came from,
-        resampled or not; a group has one pair of limits for all its stacks (see `stack_sample`), so
-        that its time points stay comparable. Padding becomes the lowest value and takes no part in
-        percentiles. "auto" makes PET SUV, and raises an SUVError where the header does not give
-        them, unless ``suv="if_possible"``: percentiles then.
+        Percentiles are those of the stack that was read, resampled or not. A group has one pair of
+        limits for all its stacks (see `stack_sample`), so that time points stay comparable. Padding
+        becomes the lowest value and does not count in percentiles.
+
+        Parameters
+        ----------
+        intensity
+            A rule for the mapping: "auto", a preset such as "ct.lung", (center, width), `Limits`,
+            a `Percentile`, ...; or the center, with `width`.
+        width
+            Width of the window around a center: ``volume.window(-600, 1500)``.
+        suv
+            Policy of "auto" for PET without SUV in the header. "required": raise an SUVError.
+            "if_possible": use percentiles.
+
+        Raises
+        ------
+        SUVError
+            "auto" needs SUV, and the header does not give them.
+        UsageError
+            The rule is unknown, or applies to modality values only and these are others.
         """
         option: Any = intensity if width is None else (intensity, width)
         recipe = self._recipe(IntensityRequest.parse(option), checked_suv(suv))
@@ -226,9 +291,9 @@ class Volume:
         )
 
     def _recipe(self, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
-        """What a request means for these values, percentiles computed.
+        """Return the recipe of a request for these values, with percentiles computed.
 
-        Of modality values by the stack, of others by their own.
+        Percentiles of modality values come from the stack, others from the array.
         """
         if self.quantity == "modality" and self.stack is not None:
             whole = self.stack.group if self.dimension else self.stack
@@ -247,27 +312,30 @@ class Volume:
         return recipe.with_sample(self._sample())
 
     def _for_quantity(self, request: IntensityRequest, recipe: Intensity) -> Intensity:
-        """The recipe for values that are no modality values.
+        """Adapt a recipe to values that are not modality values.
 
-        UsageError where it is for those alone.
+        Raises a UsageError for a recipe that applies to modality values only.
         """
-        if request.source == "auto" and isinstance(self.quantity, SUV):  # of whatever kind
+        # "auto" fits every kind of SUV
+        if request.source == "auto" and isinstance(self.quantity, SUV):
             return dataclasses.replace(recipe, quantity=self.quantity)
         if request.needs_file and recipe.quantity != self.quantity:
             message = f"{request} is for modality values, and these are not"
             raise UsageError(f"{message}: name a (center, width), Limits or a Percentile")
-        if recipe.quantity == "modality":  # a window by numbers takes values as they are
+        # a window by numbers takes the values as they are
+        if recipe.quantity == "modality":
             return dataclasses.replace(recipe, quantity=self.quantity)
         return recipe
 
     def _as(self, quantity: Quantity) -> Values:
-        """The values as another quantity, which only modality values of PET can become: SUV."""
+        """Return the values as another quantity: only modality values of PET convert, to SUV."""
         if quantity == self.quantity:
             return self.array
         if not isinstance(quantity, SUV) or self.quantity != "modality" or self.stack is None:
             wanted = "real_world" if isinstance(quantity, RealWorld) else "suv"
             raise UsageError(
-                f"these values cannot become others: read_volume(stack, values={wanted!r}) gives them"
+                f"these values cannot be converted: read_volume(stack, values={wanted!r}) gives "
+                "the quantity that was asked for"
             )
         factors = {
             suv_factor_of(stack, quantity)
@@ -275,7 +343,8 @@ class Volume:
         }
         if len(factors) > 1:
             raise UsageError(
-                "the stacks of the group have SUV factors of their own: read_volume(group, values='suv') gives SUV"
+                "the stacks of the group have different SUV factors: "
+                "read_volume(group, values='suv') gives SUV"
             )
         return np.multiply(
             self.array,
@@ -285,7 +354,7 @@ class Volume:
         )
 
     def _sample(self) -> Values:
-        """What `stack_sample` would take, out of the array itself."""
+        """Take the sample of `stack_sample` from the array itself."""
         slices = sample_positions(self.geometry.shape[0])
         parts = []
         for values in (self.array, self.padding):
@@ -305,27 +374,29 @@ class Volume:
         interpolation: Interpolation = "linear",
         fill: float | None = None,
     ) -> "Volume":
-        """The same field of view on another orthogonal grid.
+        """Resample the same field of view on another orthogonal grid.
 
-        A sheared (tilted) volume loses its shear rightly.
+        The shear of a tilted volume is resampled away, so the new grid is orthogonal.
 
         Parameters
         ----------
         spacing
             (slice, row, column) in mm, or one number for all three.
         size
-            (slices, rows, columns). Alone, the field of view is divided into that many voxels; with
+            (slices, rows, columns). Alone, it divides the field of view into that many voxels. With
             `spacing`, the grid has this size about the same centre, cropped or padded.
         interpolation
-            "linear", "nearest" (labels) or "cubic" (B-spline).
+            "linear", "nearest" (for labels) or "cubic" (B-spline).
         fill
-            The value outside of the volume; by default its smallest one, and background, 0, for a
+            Value outside the volume. The default is the smallest value, and 0 (background) for a
             segmentation.
 
         Raises
         ------
         GeometryError
-            The volume's position is not known, or the new grid is impossible.
+            The position of the volume is unknown, or the new grid is impossible.
+        UsageError
+            `interpolation` is unknown, or `fill` does not fit the dtype.
         """
         return self.resample_to(
             new_grid(self.geometry, spacing, size), interpolation=interpolation, fill=fill
@@ -338,13 +409,28 @@ class Volume:
         interpolation: Interpolation = "linear",
         fill: float | None = None,
     ) -> "Volume":
-        """The volume's values at the voxels of another grid, which may be rotated or sheared against it."""
+        """Resample the volume on any other grid, which may be rotated or sheared against it.
+
+        Parameters
+        ----------
+        geometry
+            The new grid.
+        interpolation, fill
+            As for `resample`.
+
+        Raises
+        ------
+        GeometryError
+            The position of the volume or of the grid is unknown.
+        UsageError
+            As for `resample`.
+        """
         require_known(self.geometry)
         require_known(geometry)
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
         array, padding = self.array, self.padding
-        # padding is not mixed with the image; the nearest voxel says where it is
+        # Padding is not mixed into the image: its mask is interpolated by nearest neighbour.
         if padding is not None:
             array = spread_over(array, padding)
             nearest = interpolate(
@@ -357,7 +443,8 @@ class Volume:
             )
             padding = nearest.astype(np.bool_)
         if fill is None and array.dtype.kind == "f":
-            finite = array[np.isfinite(array)]  # real-world values are NaN where they map nothing
+            # real-world values are NaN where the mapping is undefined
+            finite = array[np.isfinite(array)]
             fill = float(finite.min()) if finite.size else None
         array = interpolate(
             array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension)
@@ -368,11 +455,24 @@ class Volume:
         )
 
     def reorient(self, axes: str = "SPL") -> "Volume":
-        """The volume with its axes permuted and flipped so that their indices ascend towards the directions named.
+        """Permute and flip the axes so that indices ascend towards the named directions.
 
-        One letter an axis, in the order of the array: "SPL" is slices to Superior, rows to Posterior, columns to
-        Left, the order of an axial series. Oblique axes go to the nearest direction; no value is interpolated and
-        the affine, shear included, stays exact. A leading axis of time points stays where it is.
+        No value is interpolated, and the affine stays exact, shear included. A leading axis of time
+        points stays first.
+
+        Parameters
+        ----------
+        axes
+            One letter per axis, in the order of the array. "SPL" is slices to Superior, rows to
+            Posterior, columns to Left: the order of an axial series. Oblique axes count as the
+            nearest direction.
+
+        Raises
+        ------
+        GeometryError
+            The position of the volume is unknown.
+        UsageError
+            `axes` does not name one of each pair L/R, A/P, S/I.
         """
         require_known(self.geometry)
         order, flips = axes_towards(self.geometry, axes)
@@ -397,44 +497,83 @@ class Volume:
         )
 
     def to_sitk(self) -> Any:
-        """The volume as a SimpleITK image (its index order is column, row, slice.
+        """Convert to a SimpleITK image: index order (column, row, slice), LPS mm.
 
-        Its space is LPS, too).
-
-        The volume of a group becomes an image of four dimensions; the fourth counts 0, 1, 2, ...
-        and says nothing of time.
+        The volume of a group becomes an image of four dimensions. Its fourth coordinate counts
+        0, 1, 2, ... and does not carry `dimension`.
 
         Raises
         ------
         GeometryError
-            The position is unknown, or the grid is sheared, which an ITK image cannot say:
+            The position is unknown, or the grid is sheared, which an ITK image cannot express:
             `resample` first.
         """
         return to_image(self.array, self.geometry, series=bool(self.dimension))
 
     @classmethod
     def from_sitk(cls, image: Any, units: str = "") -> "Volume":
-        """A volume from a SimpleITK image of three dimensions, or of four (`dimension` then is the place along "t"); values are copied."""
+        """Copy a SimpleITK image into a volume.
+
+        Parameters
+        ----------
+        image
+            A SimpleITK image of three or four dimensions. Coordinates along the fourth become
+            `dimension`, with the name "t".
+        units
+            Units of the values.
+
+        Raises
+        ------
+        GeometryError
+            The image has another number of dimensions, or its fourth is not separate from space.
+        """
         array, geometry, times = from_image(image)
         return cls(array, geometry, units, dimension=times, dimension_names=("t",) if times else ())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the volume to a file; the format follows the name.
+        """Write the volume to a file in the format of its name.
 
-        .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+        The file contains neither DICOM attributes nor identity. SimpleITK converts the affine to
+        RAS for NIfTI. The volume of a group becomes one file of four dimensions, as in `to_sitk`;
+        `dimension` is not stored.
 
-        No DICOM attribute and no identity goes into the file. NIfTI's RAS affine is written by
-        SimpleITK. The volume of a group becomes one file of four dimensions, as `to_sitk` gives it;
-        `dimension` is not in it.
+        Parameters
+        ----------
+        path
+            File name ending in .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+
+        Raises
+        ------
+        StorageError
+            The format does not store a grid, or the file cannot be written.
+        GeometryError
+            As for `to_sitk`.
         """
         target = os.fspath(path)
         require_format(target)
         write_image(self.to_sitk(), target)
 
     def plot(self, intensity: IntensityOption = "auto", slices: int = 9) -> Any:
-        """A matplotlib figure of evenly spaced slices in their true proportions (needs the extra `notebook`).
+        """Plot evenly spaced slices in their true proportions; needs the extra `notebook`.
 
-        The volume of a group shows its middle slice at evenly spaced time points.
+        For the volume of a group, the plot shows its middle slice at evenly spaced time points.
+
+        Parameters
+        ----------
+        intensity
+            As for `window`. Network values are shown as they are.
+        slices
+            Maximum number of slices.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure, not registered with pyplot.
+
+        Raises
+        ------
+        MissingExtra
+            matplotlib is not installed.
         """
         try:
             import matplotlib.pyplot as plt
@@ -447,13 +586,14 @@ class Volume:
         figure = plt.figure(
             figsize=(2.4 * columns, 2.4 * math.ceil(len(chosen) / columns)), layout="tight"
         )
-        plt.close(figure)  # a notebook then shows what is returned, once, and pyplot keeps nothing
-        for number, (title, place) in enumerate(chosen, 1):
+        # A closed figure is shown once by a notebook, as the returned value, and pyplot drops it.
+        plt.close(figure)
+        for number, (title, index) in enumerate(chosen, 1):
             axes = figure.add_subplot(math.ceil(len(chosen) / columns), columns, number)
             aspect = (
                 self.spacing[1] / self.spacing[2] if np.isfinite(self.spacing[1:]).all() else 1.0
             )
-            axes.imshow(shown.array[place], cmap="gray", vmin=0, vmax=1, aspect=aspect)
+            axes.imshow(shown.array[index], cmap="gray", vmin=0, vmax=1, aspect=aspect)
             axes.set_title(title, fontsize=8)
             axes.axis("off")
         return figure
@@ -463,16 +603,16 @@ class Volume:
 
 
 def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
-    """At most `count` places in [0, length), first and last among them."""
+    """Return at most `count` indices in [0, length), including the first and the last."""
     return np.unique(
         np.linspace(0, length - 1, max(1, min(count, length))).round().astype(np.int64)
     )
 
 
 def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """(title, place in the array) of at most `count` slices that show a volume.
+    """Return (title, index into the array) of at most `count` slices that show a volume.
 
-    Across it, or its middle one across time.
+    They are spread over the slices, or, for a group, over the time points of the middle slice.
     """
     if not volume.dimension:
         return [(f"slice {z}", (z,)) for z in _evenly_spaced(len(volume.array), count).tolist()]
@@ -484,9 +624,9 @@ def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def shown_intensity(volume: Volume, intensity: IntensityOption) -> IntensityRequest:
-    """The request for a picture.
+    """Return the request for a picture.
 
-    "auto" takes percentiles of real-world values, which no rule is for.
+    "auto" means percentiles for real-world values, for which no other rule exists.
     """
     request = IntensityRequest.parse(intensity)
     if request.source == "auto" and isinstance(volume.quantity, RealWorld):

@@ -1,7 +1,4 @@
-"""voxels.
-
-Blocks of every kind of stack are those of the whole volume, and cost what they should.
-"""
+"""Blocks of voxels: equal to those of the volume for every kind of stack, at the right cost."""
 
 import os
 from pathlib import Path

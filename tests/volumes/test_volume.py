@@ -275,7 +275,7 @@ def test_the_limits_of_a_percentile_are_computed_once_and_kept_for_other_process
     monkeypatch.setattr(sampling_module, "read_converted", counted)
     first = stack_intensity(stack, "auto")
     assert reads == [5]
-    # What a new process finds: nothing in memory, the limits in the cache folder.
+    # The state of a new process: empty memory, limits in the cache folder.
     memory.clear()
     assert stack_intensity(stack, "auto") == first
     assert reads == [5]
@@ -309,7 +309,7 @@ def test_reorient_refuses_axes_that_do_not_name_three_directions() -> None:
         volume.reorient("SSL")
 
 
-def test_an_axial_volume_is_already_in_the_order_slices_to_superior_rows_to_posterior_columns_to_left(
+def test_an_axial_volume_already_has_slices_to_superior_rows_to_posterior_columns_to_left(
     folder: Path,
 ) -> None:
     write_series(folder, shape=(4, 5, 7))
@@ -542,7 +542,10 @@ def write_spaced(
     orientation: tuple[float, ...] = OBLIQUE,
     **options: object,
 ) -> np.ndarray:
-    """Slices `places` mm along the normal that store 53 p + 7 y + x + 10, and the affine from (p, y, x) to the patient."""
+    """Write slices at `places` mm along the normal that store 53 p + 7 y + x + 10.
+
+    Returns the affine from (p, y, x) to LPS mm.
+    """
     step = (
         slice_normal(orientation)
         + shear[0] * np.array(orientation[:3])
@@ -568,7 +571,7 @@ def write_spaced(
 def assert_a_true_ramp(
     volume: Volume, ramp_affine: np.ndarray, last: float, tolerance: float
 ) -> None:
-    """Every voxel between the centres of the outermost ones holds the ramp's value at its own place in the patient."""
+    """Every voxel between the outermost centres holds the value of the ramp at its position."""
     voxels = np.indices(volume.geometry.shape).reshape(3, -1).T
     p, y, x = (
         Geometry((1, 1, 1), ramp_affine).world_to_voxel(volume.geometry.voxel_to_world(voxels)).T
@@ -677,7 +680,7 @@ def test_slices_moved_in_their_own_plane_are_not_resampled_and_the_error_has_the
 ) -> None:
     positions = [[0.5 if z == 3 else 0, 0, 2 * z] for z in range(6)]
     write_series(folder, shape=(6, 5, 7), positions=positions)
-    with pytest.raises(IrregularStack, match=r"leave their line by 0\.5") as caught:
+    with pytest.raises(IrregularStack, match=r"deviate from their line by 0\.5") as caught:
         dicomdl.read_volume(only_stack(folder), irregular="resample")
     assert caught.value.detail["in_plane_error"] == pytest.approx(0.5)
 
@@ -753,7 +756,7 @@ def write_echoes(
     drop: dict[float, tuple[int, ...]] | None = None,
     **options: object,
 ) -> None:
-    """A series in which every position is there once an echo; echo t is offset by 1000 t."""
+    """A series with every position once per echo; echo t is offset by 1000 t."""
 
     def echo(value: float) -> object:
         def edit(dataset: object, z: int) -> None:
@@ -853,7 +856,7 @@ def test_a_group_with_the_same_hole_everywhere_is_filled_in_every_stack(folder: 
 
 
 class MadeUp(dicomdl.Group):
-    """A group of any stacks, which no scan would make: what reading must find out by itself."""
+    """A group of arbitrary stacks, which a scan would not make: reading must detect it itself."""
 
     __slots__ = ("_stacks",)
 
@@ -946,7 +949,7 @@ def _echo(value: float) -> object:
 def test_irregular_stacks_with_different_holes_are_no_group(folder: Path) -> None:
     write_series(folder / "a", shape=(8, 5, 7), series_uid="1.2.1", drop=(3,))
     write_series(folder / "b", shape=(8, 5, 7), series_uid="1.2.2", drop=(4,))
-    with pytest.raises(GeometryError, match=r"2\.000 mm beside"):
+    with pytest.raises(GeometryError, match=r"2\.000 mm off"):
         dicomdl.read_volume(MadeUp(list(only_index(folder).stacks)), irregular="accept")
 
 
@@ -985,7 +988,7 @@ def test_a_percentile_of_a_group_is_one_for_all_its_stacks(folder: Path) -> None
 
 
 def in_four(names: tuple[str, ...] = ("echo_time",), colour: bool = False) -> Volume:
-    """Three ramps, 1000 apart, on one oblique grid; from elsewhere."""
+    """Three ramps, 1000 apart, on one oblique grid, not read from files."""
     array = np.stack([true_volume((6, 9, 11), offset=1000 * t) for t in range(3)]).astype(np.int16)
     array = (
         np.stack([array % 256, array % 100, array % 7], axis=-1).astype(np.uint8)
