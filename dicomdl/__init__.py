@@ -1,7 +1,7 @@
 """From a folder of DICOM to PyTorch batches: right, fast and easy.
 
-The public names are listed in ``__init__.pyi``. Each is loaded at its first use: `import dicomdl`
-loads neither torch nor SimpleITK nor pyarrow.
+The public names are listed in ``__init__.pyi``. Each is imported at its first use: `import dicomdl`
+imports neither torch nor SimpleITK nor pyarrow.
 """
 
 import lazy_loader

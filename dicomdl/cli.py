@@ -1,8 +1,8 @@
-"""The command `dicomdl`: the only place that prints.
+"""The command `dicomdl`, and the only module that prints.
 
-Exit codes: 0 fine, 1 done but problems were found, 2 wrong use or something that could not be done
-at all. Nothing heavy is imported until a command needs it: `dicomdl --help` takes 25 ms, not the
-seconds that torch takes.
+Exit codes: 0 success, 1 done with problems found, 2 wrong use or failure. Heavy packages are
+imported by the commands that need them: `dicomdl --help` takes 25 ms instead of the seconds of
+torch.
 """
 
 import argparse
@@ -22,16 +22,14 @@ from dicomdl.version import __version__
 FINE: Final = 0
 PROBLEMS: Final = 1
 WRONG_USE: Final = 2
-DEMO_TILE: Final = 128  # pixels of one picture on the demo's contact sheet
+# Rows and columns of a frame on the contact sheet of the demo.
+DEMO_TILE: Final = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
-    # a terminal that cannot show a character of a path gets its escape
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):
+    """Run one command and return its exit code."""
+    # characters of a path that a terminal cannot show are printed as escapes
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
@@ -46,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dicomdl: {_printable(str(error))}{_printable(notes)}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
-        print("dicomdl: interrupted; an index that existed before is untouched", file=sys.stderr)
+        print("dicomdl: interrupted; an existing index is unchanged", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `dicomdl show ... | head`
+    except BrokenPipeError:
+        # `dicomdl show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
 
@@ -56,27 +55,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dicomdl",
-        description="From a folder of DICOM to PyTorch batches: right, fast, and without a detour through another file format.",
-        epilog="exit codes: 0 fine, 1 problems were found, 2 wrong use",
+        description="From a folder of DICOM to PyTorch batches: right, fast, and without a detour "
+        "through another file format.",
+        epilog="exit codes: 0 success, 1 problems found, 2 wrong use or failure",
     )
     parser.add_argument("--version", action="version", version=f"dicomdl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     scan = commands.add_parser(
-        "scan", help="index every DICOM file below some folders; the second time only what changed"
+        "scan",
+        help="index all DICOM files below some folders; a repeated scan reads only changed files",
     )
     scan.add_argument("roots", nargs="+", metavar="ROOT", help="folder or file")
     scan.add_argument(
         "-o",
         "--out",
         metavar="INDEX",
-        help="index folder (default: one in the user's cache folder)",
+        help="index folder (default: a folder in the user's cache)",
     )
     scan.add_argument(
         "-j",
         "--workers",
         type=int,
         metavar="N",
-        help="processes that read headers (default: one a core)",
+        help="number of processes that read headers (default: one per core)",
     )
     scan.add_argument(
         "--follow-links", action="store_true", help="walk into folders that are symbolic links"
@@ -87,23 +88,23 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEYWORD",
-        help="a further column, e.g. ContrastBolusAgent",
+        help="store another attribute, e.g. ContrastBolusAgent; may be repeated",
     )
     scan.add_argument(
-        "--allow-phi", action="store_true", help="let --attribute keep identifying attributes"
+        "--allow-phi", action="store_true", help="allow --attribute to store identifying attributes"
     )
     scan.add_argument(
         "--patient-id",
         choices=("keep", "hash"),
         default="keep",
-        help="store PatientID, or a keyed hash of it",
+        help="store PatientID itself, or a keyed hash of it (default: %(default)s)",
     )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=_scan)
-    show = commands.add_parser("show", help="what an index holds")
+    show = commands.add_parser("show", help="summarize an index")
     show.add_argument("index", metavar="INDEX", help="index folder")
-    show.add_argument("--stacks", action="store_true", help="list the stacks, a line each")
+    show.add_argument("--stacks", action="store_true", help="list the stacks, one per line")
     show.add_argument(
         "--problems", action="store_true", help="list the files that could not be used, and why"
     )
@@ -111,34 +112,36 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_show)
     check = commands.add_parser(
         "check",
-        help="which stacks and files need a person, with numbers and reasons; exit code 1 when any does",
+        help="list the stacks and files that need a person, with reasons; exit code 1 if any does",
     )
     check.add_argument("index", metavar="INDEX", help="index folder")
     check.add_argument(
         "--all",
         action="store_true",
-        help="list every stack and every problem, not only the first that need a person",
+        help="list every stack and every problem, not only the first ones that need a person",
     )
     check.add_argument(
         "--pixels",
         action="store_true",
-        help="instead, decode frames with two independent decoders and list every difference",
+        help="check pixels instead: decode frames with two decoders and list every difference",
     )
     check.add_argument(
         "--sample",
         type=_frames,
         default=4,
         metavar="N",
-        help="with --pixels: frames of each kind, or 'all' (default: %(default)s)",
+        help="with --pixels: frames per kind, or 'all' (default: %(default)s)",
     )
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=_check)
-    cache = commands.add_parser("cache", help="what the disk cache of decoded stacks holds")
+    cache = commands.add_parser(
+        "cache", help="show, verify or clear the disk cache of decoded stacks"
+    )
     cache.add_argument(
         "action",
         choices=("show", "verify", "clear"),
-        help="list it, check every checksum (exit code 1 on damage), or empty it",
+        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries",
     )
     cache.add_argument(
         "folder",
@@ -149,14 +152,14 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--json", action="store_true", help="print the result as JSON")
     cache.set_defaults(run=_cache)
     demo = commands.add_parser(
-        "demo", help="the whole way, from files to batches, on the DICOM files that pydicom ships"
+        "demo", help="run every step, from files to batches, on the DICOM files that pydicom ships"
     )
     demo.add_argument(
         "-o",
         "--out",
         metavar="FOLDER",
         default="dicomdl-demo",
-        help="where index and picture go (default: %(default)s)",
+        help="folder for the index and the picture (default: %(default)s)",
     )
     demo.add_argument("--json", action="store_true", help="print the result as JSON")
     demo.set_defaults(run=_demo)
@@ -210,12 +213,12 @@ def _show(given: argparse.Namespace) -> int:
 
 
 def _frames(text: str) -> int | None:
-    """How many frames of each kind are decoded; None for all of them."""
+    """Parse the number of frames per kind; None for all frames."""
     if text == "all":
         return None
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 1, or 'all'")
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number of at least 1, or 'all'")
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -251,7 +254,7 @@ def _cache(given: argparse.Namespace) -> int:
 
 
 def facts(index: Any) -> dict[str, Any]:
-    """What an index holds, for machines."""
+    """Return the summary of an index as plain values for JSON."""
     return {
         "index": index.path,
         "generation": index.generation,
@@ -269,8 +272,8 @@ def facts(index: Any) -> dict[str, Any]:
 
 
 def _demo(given: argparse.Namespace) -> int:
-    """Scan, summary, a volume, an epoch, a picture."""
-    say = _say_nothing if given.json else _print
+    """Run the demo: a scan, a volume, an epoch, a picture."""
+    say = _discard if given.json else _print
     folder = os.path.abspath(given.out)
     make_folder(folder)
     source = _pydicom_files()
@@ -278,14 +281,13 @@ def _demo(given: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     index = scan(source, os.path.join(folder, "demo.index"), progress=False)
-    say(
-        f"1. scan: {index.ledger['files']} files that pydicom ships, in {time.perf_counter() - start:.2f} s\n{index!r}"
-    )
+    seconds = time.perf_counter() - start
+    say(f"1. scan: {index.ledger['files']} files that pydicom ships, in {seconds:.2f} s\n{index!r}")
     volume = _demo_volume(index, say)
     batches, frames, unreadable, tiles = _demo_epoch(index, say)
     picture = os.path.join(folder, "frames.png")
     _write_sheet(picture, tiles)
-    say(f"4. picture: one frame of each of {len(tiles)} stacks, windowed by modality, in {picture}")
+    say(f"4. picture: one frame from each of {len(tiles)} stacks, windowed by modality: {picture}")
     say("next: dicomdl scan YOUR_FOLDER -o YOUR.index")
     if given.json:
         print(
@@ -304,16 +306,16 @@ def _demo(given: argparse.Namespace) -> int:
     return FINE
 
 
-def _say_nothing(text: str) -> None:
+def _discard(text: str) -> None:
     del text
 
 
 def _pydicom_files() -> str:
-    """The folder of DICOM files inside the pydicom package, found without importing it."""
+    """Return the folder of DICOM files inside the pydicom package, without importing it."""
     package = importlib.util.find_spec("pydicom")
     if package is None or not package.submodule_search_locations:
         raise UsageError(
-            "pydicom is not installed, and the demo runs on its files: pip install pydicom"
+            "pydicom is not installed, and the demo needs its files: pip install pydicom"
         )
     return os.path.join(package.submodule_search_locations[0], "data", "test_files")
 
@@ -325,16 +327,15 @@ def _demo_volume(index: Any, say: Any) -> Any:
         index.select(verdict="regular", content="image").stacks, key=lambda stack: stack.slices
     )
     volume = read_volume(stack)
-    say(
-        f"2. volume: {volume!r} from {stack.slices} files, values {volume.array.min()} to {volume.array.max()} {volume.units}"
-    )
+    values = f"{volume.array.min()} to {volume.array.max()} {volume.units}"
+    say(f"2. volume: {volume!r} from {stack.slices} files, values {values}")
     return volume
 
 
 def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
-    """Every image frame once, through a DataLoader.
+    """Read every image frame once through a DataLoader.
 
-    A batch with a frame that cannot be decoded is told, not lost silently.
+    Frames that cannot be decoded are reported.
     """
     import warnings
 
@@ -344,7 +345,8 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
     from dicomdl.datasets.selection import LeftOutWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeftOutWarning)  # the demo says below what it took
+        # the number of frames is printed below
+        warnings.simplefilter("ignore", LeftOutWarning)
         dataset = FrameDataset(index, size=(DEMO_TILE, DEMO_TILE), channels=3, suv="if_possible")
     loader = iter(torch.utils.data.DataLoader(dataset, batch_size=1))
     first_rows = {
@@ -370,10 +372,11 @@ def _demo_epoch(index: Any, say: Any) -> tuple[int, int, list[str], list[Any]]:
     seconds = time.perf_counter() - start
     shape = tuple(batch["image"].shape)
     say(
-        f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader as {shape} batches in {seconds:.2f} s"
+        f"3. epoch: {frames} of {len(dataset)} image frames through a DataLoader "
+        f"as {shape} batches in {seconds:.2f} s"
     )
     for reason in unreadable:
-        say(f"   not decodable: {reason}")
+        say(f"   cannot be decoded: {reason}")
     return batches, frames, unreadable, tiles
 
 
@@ -392,14 +395,13 @@ def _write_sheet(path: str, tiles: Sequence[Any]) -> None:
 
 
 def _print(text: str) -> None:
-    """Print text from files without what could command a terminal (escape sequences, other control characters)."""
+    """Print text without control characters: text from files could command the terminal."""
     print(_printable(text))
 
 
 def _printable(text: str) -> str:
-    from dicomdl.index.text import (
-        printable,  # every command has imported the tables by the time it has something to say
-    )
+    # imported here for a fast `--help`; a command that prints has imported the index by then
+    from dicomdl.index.text import printable
 
     return "\n".join(printable(line) for line in text.split("\n"))
 

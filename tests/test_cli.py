@@ -1,4 +1,4 @@
-"""The command line, as a shell sees it: output, exit codes, and what it does not import."""
+"""The command line, as a shell sees it: output, exit codes, and lazy imports."""
 
 import json
 import subprocess
@@ -154,8 +154,9 @@ def test_demo_runs_the_whole_way_and_draws_a_picture(
 )
 def test_importing_dicomdl_and_asking_for_help_import_nothing_heavy(statement: str) -> None:
     check = (
-        "import sys\nheavy = {'torch', 'SimpleITK', 'pyarrow', 'numpy', 'pydicom'} & "
-        "set(sys.modules)\nassert not heavy, heavy"
+        "import sys\n"
+        "heavy = {'torch', 'SimpleITK', 'pyarrow', 'numpy', 'pydicom'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     ran = subprocess.run(
         [sys.executable, "-c", f"{statement}\n{check}"], capture_output=True, text=True, check=False

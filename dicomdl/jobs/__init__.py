@@ -1,1 +1,1 @@
-"""Whole jobs over files or an index, run by people, engines and the command line."""
+"""Jobs over many files or an index: the scan, and the check of pixels by a second decoder."""

@@ -1,4 +1,8 @@
-"""jobs.comparison"""
+"""Comparison of one frame as decoded by dicomdl and by a second decoder.
+
+Values count as equal within the rounding that the standards of the lossy transfer syntaxes leave to
+a decoder; any larger difference is reported with its size.
+"""
 
 import math
 from collections.abc import Mapping
@@ -19,32 +23,43 @@ from dicomdl.pixels.options import Colour
 Outcome = Literal[
     "equal", "within_rounding", "different", "only_one", "refused_by_both", "no_second_decoder"
 ]
-LONGEST_REASON: Final = (
-    200  # characters of an error; the one of a frame that no decoder can read quotes them all
-)
-# Levels that a sample of these may be off: two right decoders round the inverse transform
-# differently (ITU-T T.81 A.3.3, T.803). Over
-# the corpus the DCT's are at most 1 apart, JPEG 2000's not at all. Near-lossless JPEG-LS is
-# reconstructed exactly (ITU-T T.87 A.4).
+# Characters of an error in a report; the error of a frame that no decoder reads quotes them all.
+LONGEST_REASON: Final = 200
+# Levels per sample by which two right decoders may differ, because they round the inverse transform
+# differently (ITU-T T.81 A.3.3, T.803). Over the corpus, DCT decoders differ by at most 1, and JPEG
+# 2000 decoders not at all. Near-lossless JPEG-LS is reconstructed exactly (ITU-T T.87 A.4).
 _ROUNDING: Final[Mapping[str, int]] = {
     uid: 1 for uid in uids.syntaxes_of("jpeg", "jpeg2000") if uids.is_lossy(uid)
 }
-# Nothing is subsampled there.
+# Transfer syntaxes without subsampled components.
 _WAVELETS: Final = frozenset(filter(uids.is_lossy, uids.syntaxes_of("jpeg2000")))
-_COLOUR_ROUNDING: Final = (
-    3  # of RGB that was made from components a level apart: 1 + 1.772 (PS3.3 C.7.6.3.1.2)
-)
-# mean difference of a chrominance plane: how subsampled ones are filled up is the decoder's
-# choice (T.81 A.1.1)
+# Levels of RGB that was converted from components one level apart: 1 + 1.772 (PS3.3 C.7.6.3.1.2).
+_COLOUR_ROUNDING: Final = 3
+# Mean difference of a chrominance plane: the upsampling of subsampled planes is the decoder's
+# choice (T.81 A.1.1).
 _UPSAMPLING: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One frame on which two decoders do not give equal values, or that not both of them can decode.
+    """Result of comparing one frame.
 
-    `what` says it in words. `max_difference` is the largest difference of a sample and `share` the share of samples that differ;
-    None where there are no two arrays to compare.
+    Attributes
+    ----------
+    path, frame_number, transfer_syntax_uid
+        Identify the frame; `frame_number` counts from 1.
+    outcome
+        "equal", "within_rounding", "different", "only_one" (one decoder refused),
+        "refused_by_both" or "no_second_decoder".
+    first, second
+        Names of the two decoders; `second` is "" without a second decoder.
+    what
+        Description in words; "" for equal values.
+    max_difference
+        Largest difference of a sample; None unless there are two arrays of one shape, or if it is
+        infinite (NaN against a number).
+    share
+        Share of samples that differ; None unless there are two arrays of one shape.
     """
 
     path: str
@@ -59,23 +74,25 @@ class Difference:
 
 
 class Compared(NamedTuple):
-    """What came of one frame, and the second decoder that was asked, if there was any."""
+    """Result for one frame, and its second decoder, None if there was none."""
 
     difference: Difference
     second: Second | None
 
 
 def compare_frame(source: FrameSource, reader: SecondReader) -> Compared:
-    """Decode one frame with dicomdl and with the most independent second decoder that is installed and does not refuse it.
+    """Decode one frame with dicomdl and with a second decoder, and compare the values.
 
-    A second decoder whose process dies or hangs is not replaced by the next one: that is the result.
+    The second decoder is the most independent one that is installed and does not refuse the frame.
+    If its process dies or hangs, this is the result: no further decoder is tried.
     """
     waiting = [second for second in seconds_for(source) if second.name not in reader.missing]
     refused: Second | None = None
     why = Refusal("")
     ours: Values | Refusal | None = None
     for second in waiting:
-        reader.ask(source, second)  # it works while this process does
+        # the second process decodes while this one does
+        reader.ask(source, second)
         if ours is None or source.samples_per_pixel > 1:
             ours = _ours(source, second.colour)
         theirs = reader.answer()
@@ -94,7 +111,7 @@ def compare_frame(source: FrameSource, reader: SecondReader) -> Compared:
 
 
 def _ours(source: FrameSource, colour: Colour) -> Values | Refusal:
-    """dicomdl's values, or why there are none."""
+    """Return the values that dicomdl decodes, or its refusal."""
     try:
         return pixels.read_frame(source, colour=colour)
     except PixelError as error:
@@ -122,7 +139,7 @@ def _judged(
 ) -> Difference:
     if isinstance(ours, Refusal) or isinstance(theirs, Refusal):
         refused = isinstance(ours, Refusal) and isinstance(theirs, Refusal)
-        told = [
+        results = [
             value.why if isinstance(value, Refusal) else f"gave an array of {value.shape}"
             for value in (ours, theirs)
         ]
@@ -130,7 +147,7 @@ def _judged(
             source,
             second,
             "refused_by_both" if refused else "only_one",
-            f"dicomdl: {told[0]}; {second.name}: {told[1]}",
+            f"dicomdl: {results[0]}; {second.name}: {results[1]}",
         )
     names = f"decoders differ: {first_name(source.transfer_syntax_uid)} and {second.name}"
     if ours.shape != theirs.shape:
@@ -149,22 +166,22 @@ def _judged(
 
 
 def _gaps(ours: Values, theirs: Values) -> Values:
-    """How far each pair of samples is apart.
+    """Return the absolute difference of each pair of samples.
 
-    Infinitely where only one is NaN, at least 1 where integers differ.
+    It is infinite where only one of the two is NaN, and at least 1 where integers differ.
     """
-    whole = ours.dtype.kind in "iu" and theirs.dtype.kind in "iu"
-    if whole and max(ours.itemsize, theirs.itemsize) < 8:
+    integral = ours.dtype.kind in "iu" and theirs.dtype.kind in "iu"
+    if integral and max(ours.itemsize, theirs.itemsize) < 8:
         return np.asarray(np.abs(ours.astype(np.int64) - theirs.astype(np.int64)))
-    one, other = ours.astype(np.float64), theirs.astype(np.float64)
+    first, second = ours.astype(np.float64), theirs.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        gaps = np.maximum(np.abs(one - other), 1 if whole else 0)
-    same = (ours == theirs) | (np.isnan(one) & np.isnan(other))
+        gaps = np.maximum(np.abs(first - second), 1 if integral else 0)
+    same = (ours == theirs) | (np.isnan(first) & np.isnan(second))
     return np.where(same, 0, np.where(np.isnan(gaps), np.inf, gaps))
 
 
 def _is_rounding(gaps: Values, source: FrameSource, second: Second) -> bool:
-    """Whether differences are as small as those of two right decoders of a lossy transfer syntax may be."""
+    """Whether differences are within what two right decoders of a lossy syntax may have."""
     allowed = _ROUNDING.get(source.transfer_syntax_uid, 0)
     if not allowed:
         return False

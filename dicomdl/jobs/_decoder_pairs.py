@@ -1,4 +1,7 @@
-"""jobs.decoder_pairs"""
+"""Second decoders per transfer syntax, and how independent they are of those of dicomdl.
+
+Two builds of one library can be wrong together, so a report names the relation of each pair.
+"""
 
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -12,7 +15,7 @@ from dicomdl.pixels.codestreams import FrameLike
 Relation = Literal["independent", "related", "same library"]
 _PYDICOM: Final = Second("pydicom", "pydicom", "pydicom")
 _LIBJPEG: Final = Second("pydicom/pylibjpeg-libjpeg", "libjpeg (Richter)", "pydicom", "pylibjpeg")
-# pydicom has no name for the retired ones.
+# pydicom does not know the retired syntaxes: the codestream is declared as extended JPEG.
 _EXTENDED: Final = _LIBJPEG._replace(decode_as=uids.JPEG_EXTENDED)
 _OPENJPEG: Final = Second("pydicom/pylibjpeg-openjpeg", "OpenJPEG", "pydicom", "pylibjpeg")
 _PYJPEGLS: Final = Second("pydicom/pyjpegls", "CharLS", "pydicom", "pyjpegls")
@@ -26,8 +29,8 @@ _RLE: Final = Second("pydicom/pylibjpeg-rle", "pylibjpeg-rle", "pydicom", "pylib
 _GDCM_JPEG: Final = Second("pydicom + SimpleITK (GDCM)", "libjpeg (IJG)", "simpleitk", colour="rgb")
 _GDCM_CHARLS: Final = _GDCM_JPEG._replace(library="CharLS")
 _GDCM_OPENJPEG: Final = _GDCM_JPEG._replace(library="OpenJPEG")
-# Whose code dicomdl's decoders are. libjpeg-turbo grew out of IJG's libjpeg, and both have their
-# lossless part from one patch.
+# Libraries behind the decoders of dicomdl. libjpeg-turbo is derived from IJG's libjpeg, and both
+# have their lossless part from the same patch.
 _LIBRARIES: Final = {
     "imagecodecs.jpeg8_decode": "libjpeg-turbo",
     "imagecodecs.jpegls_decode": "CharLS",
@@ -38,7 +41,7 @@ _LIBRARIES: Final = {
     "imagecodecs.jpegsof3_decode": "jpegsof3",
 }
 _RELATED: Final = frozenset({frozenset({"libjpeg-turbo", "libjpeg (IJG)"})})
-# The most independent first. JPEG XL has none: libjxl is the only decoder.
+# Most independent first. JPEG XL is absent: libjxl is its only decoder.
 _SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
     uids.IMPLICIT_LITTLE: (_PYDICOM,),
     uids.EXPLICIT_LITTLE: (_PYDICOM,),
@@ -62,17 +65,14 @@ _SECONDS: Final[Mapping[str, tuple[Second, ...]]] = {
 
 
 def seconds_for(source: FrameLike) -> tuple[Second, ...]:
-    """The second decoders that can be asked for a frame, the most independent first.
-
-    () where there is none.
-    """
+    """Return the second decoders for a frame, most independent first; () if there is none."""
     return _SECONDS.get(source.transfer_syntax_uid, ())
 
 
 def first_decoder(transfer_syntax_uid: str) -> str:
-    """The name of what dicomdl decodes a transfer syntax with.
+    """Return the name of the first decoder of dicomdl for a transfer syntax.
 
-    The first of its decoders, "" for native frames and unknown syntaxes.
+    "" for native frames and unknown syntaxes.
     """
     try:
         return codecs.find_syntax(transfer_syntax_uid).decoders[0].name
@@ -81,10 +81,7 @@ def first_decoder(transfer_syntax_uid: str) -> str:
 
 
 def relation(second: Second, transfer_syntax_uid: str) -> Relation:
-    """Whether a second decoder shares code with dicomdl's.
-
-    What two builds of one library agree on may still be wrong.
-    """
+    """Return how far a second decoder shares code with the first decoder of dicomdl."""
     ours = _LIBRARIES.get(first_decoder(transfer_syntax_uid), "")
     if second.library == ours:
         return "same library"
@@ -92,5 +89,6 @@ def relation(second: Second, transfer_syntax_uid: str) -> Relation:
 
 
 def first_name(uid: str) -> str:
+    """Return the name of the first decoder for reports: "dicomdl/NAME", or "dicomdl" for native."""
     name = first_decoder(uid)
     return f"dicomdl/{name}" if name else "dicomdl"

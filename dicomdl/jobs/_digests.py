@@ -1,4 +1,4 @@
-"""jobs.digests"""
+"""Digests of pixels, by which a scan recognizes copies of one frame."""
 
 import hashlib
 import os
@@ -14,18 +14,18 @@ from dicomdl.storage.sources import as_stream, opened
 
 
 def digests(frames: Table, files: Table) -> Callable[[int], str]:
-    """row -> a digest of the frame's modality values; see `_digest`.
+    """Return a function from a row to the digest of its frame (see `_digest`).
 
-    What the scan before has read is not read again.
+    Digests of the previous scan are reused.
     """
 
     def digest(row: int) -> str:
         if known := frames.text("pixel_digest", row):
             return known
-        places = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
+        fields = {name: frames.value(name, row) for name in SOURCE_FIELDS if name in frames.names}
         file = frames.value("file", row)
         state = {name: files.value(name, file) for name in FILE_FIELDS}
-        source = FrameSource(**{**state, "path": os.fsdecode(state["path"])}, **places)
+        source = FrameSource(**{**state, "path": os.fsdecode(state["path"])}, **fields)
         rescale = [
             frames.value(name, row)
             for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")
@@ -36,10 +36,11 @@ def digests(frames: Table, files: Table) -> Callable[[int], str]:
 
 
 def _digest(source: FrameSource, rescale: Sequence[float | None], *, by_file: bool) -> str:
-    """Of the stored values and the rescale.
+    """Return a digest of the stored values and the rescale of a frame.
 
-    Of the whole file where look-up tables decide what values mean, or where nothing can
-    decode them; "" where not even that can be read."""
+    Two cases use the whole file instead: look-up tables that give the values their meaning, and
+    frames that cannot be decoded. The digest is "" if the file cannot be read.
+    """
     if not by_file and source.photometric_interpretation != "PALETTE COLOR":
         try:
             values = read_frame(source)

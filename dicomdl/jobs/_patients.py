@@ -1,4 +1,8 @@
-"""jobs.patients"""
+"""Keyed hashes of PatientID, for indexes that must not store it.
+
+The key belongs to the user and stays in the cache folder: the same patient has the same hash in all
+indexes of one user.
+"""
 
 import hashlib
 import hmac
@@ -12,21 +16,22 @@ from dicomdl.storage import publishing as storage
 
 
 def _patient_key() -> bytes:
-    """The key of this user's patient hashes; made once, readable by its owner only."""
+    """Return this user's key of patient hashes, created once, readable by its owner only."""
     path = os.path.join(storage.cache_folder(), "patient_id.key")
     if not os.path.exists(path):
         storage.write_first(path, secrets.token_bytes(32))
     with storage.explained(f"{path!r} cannot be read"), open(path, "rb") as file:
-        return file.read()  # of two first runs at once, both read the key that came first
+        # two first runs at once both read the key that was published first
+        return file.read()
 
 
 def patient_key_name() -> str:
-    """Names the key without giving it away, so that an index knows whether its hashes are of this key."""
+    """Return a digest that names the key: an index records which key its hashes are of."""
     return hashlib.blake2b(_patient_key(), digest_size=8, person=b"key name").hexdigest()
 
 
 def hash_patients(frames: Table) -> Table:
-    """PatientID of newly read frames as a keyed hash of 128 bits; blank stays blank."""
+    """Replace PatientID of newly read frames by a keyed hash of 128 bits; blank stays blank."""
     key = _patient_key()
     codes, patients = frames.codes("patient_id")
     hashes = [
@@ -37,9 +42,9 @@ def hash_patients(frames: Table) -> Table:
 
 
 def holds_raw_patients(target: str) -> bool:
-    """Whether an older generation of the index keeps PatientID as it is.
+    """Whether the current generation of the index stores PatientID unhashed.
 
-    It gets no time of grace.
+    Such a generation is deleted without a grace period.
     """
     try:
         facts = read_facts(target, read_manifest(target)["generation"])

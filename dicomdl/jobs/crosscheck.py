@@ -1,13 +1,11 @@
-"""Frames decoded twice, by dicomdl and by a reader that parses the file itself.
+"""The check of pixels: frames decoded by dicomdl and by a second decoder, with every difference.
 
-Every difference is listed.
-
-The second reader runs in a process of its own (`second_decoder`), because decoders abort, hang and
-return wrong pixels: GDCM (inside SimpleITK) aborts on damaged frames, pylibjpeg-libjpeg returns
-wrong pixels for truncated ones without an error. The death of the process is a result. A difference
-states which two decoders differ, not which is right. How independent the two are depends on the
-transfer syntax: every JPEG 2000 decoder available is a build of OpenJPEG, and two builds of one
-library can be wrong together. The report states that.
+The second decoder parses the file itself, in a separate process (`second_decoder`), because
+decoders abort, hang and return wrong pixels: GDCM (inside SimpleITK) aborts on damaged frames, and
+pylibjpeg-libjpeg returns wrong pixels for truncated ones without an error. The death of the process
+is a result. A difference names the two decoders that differ; it does not tell which is right.
+Independence depends on the transfer syntax: every available JPEG 2000 decoder is a build of
+OpenJPEG, and two builds of one library can be wrong together. The report names the relation.
 """
 
 import itertools
@@ -21,16 +19,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dicomdl.errors import UsageError
 from dicomdl.index.text import printable
+from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
+from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
 
 if TYPE_CHECKING:
     from dicomdl.index.index import Index
-from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
-from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 
-SAMPLE: Final = 4  # frames of each kind
+
+# Frames per kind.
+SAMPLE: Final = 4
 SHOWN_DIFFERENCES: Final = 40
-KEPT_DIFFERENCES: Final = 10_000  # of each outcome; more are only counted
+# Per outcome; further differences are only counted.
+KEPT_DIFFERENCES: Final = 10_000
 OUTCOMES: Final[tuple[Outcome, ...]] = (
     "equal",
     "within_rounding",
@@ -44,10 +45,21 @@ _FINE: Final = frozenset({"equal", "within_rounding", "no_second_decoder"})
 
 @dataclass(frozen=True, slots=True)
 class SyntaxCheck:
-    """The frames of one transfer syntax: how many were decoded twice, and what came of it.
+    """Counts of the frames of one transfer syntax, by outcome.
 
-    `seconds` names each second decoder that was used and whether it is "independent", "related"
-    code or a build of the "same library".
+    Attributes
+    ----------
+    transfer_syntax_uid, name
+        Transfer syntax, as UID and as keyword.
+    first
+        Name of the decoder of dicomdl.
+    seconds
+        Relation per second decoder that was used: "independent", "related" code, or a build of the
+        "same library".
+    frames
+        Number of frames that were checked; the other counts add up to it.
+    equal, within_rounding, different, only_one, refused_by_both, no_second_decoder
+        Number of frames per outcome.
     """
 
     transfer_syntax_uid: str
@@ -65,33 +77,47 @@ class SyntaxCheck:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PixelCheck:
-    """The result of decoding twice: a row per transfer syntax, and every frame that is not equal.
+    """Result of decoding frames twice: a row per transfer syntax, and every frame that differs.
 
-    `ok` when no decoders differ beyond rounding and no frame was refused by either. Frames without
-    a second decoder are counted, not held against it.
+    Attributes
+    ----------
+    path, generation
+        The index that was checked.
+    frames
+        Number of frames of the index.
+    kinds
+        Number of kinds that were sampled; 0 if every frame was checked.
+    rows
+        Counts per transfer syntax.
+    differences
+        Frames with values that are not equal, and frames that a decoder refused.
+    unlisted
+        Number of further differences per outcome, counted in `rows` but not listed.
     """
 
     path: str
     generation: str
-    frames: int  # of the index
-    kinds: int  # 0 when every frame was checked
+    frames: int
+    kinds: int
     rows: tuple[SyntaxCheck, ...]
     differences: tuple[Difference, ...]
-    # differences that are counted above, but too many to be kept, by outcome
     unlisted: Mapping[str, int]
 
     @property
     def checked(self) -> int:
-        """How many frames were looked at."""
+        """Number of frames that were checked."""
         return sum(row.frames for row in self.rows)
 
     @property
     def ok(self) -> bool:
-        """Whether no frame needs a person."""
+        """Whether all values are equal within rounding, and no decoder refused a frame.
+
+        Frames without a second decoder do not count against it.
+        """
         return not any(row.different or row.only_one or row.refused_by_both for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
+        """Return the result as plain values for JSON."""
         return {
             "index": self.path,
             "generation": self.generation,
@@ -105,32 +131,38 @@ class PixelCheck:
         }
 
     def text(self, everything: bool = False) -> str:
-        """For a terminal: the table, and the differences that need a person.
+        """Format the table and the differences for a terminal.
 
-        With `everything` those of rounding, too.
+        Parameters
+        ----------
+        everything
+            List all differences, also those within rounding. By default the list has the first 40
+            that are larger than rounding.
         """
-        told = [self._headline(), *_table(self.rows)]
+        lines = [self._headline(), *_table(self.rows)]
         listed = [d for d in self.differences if everything or d.outcome not in _FINE]
         for difference in listed if everything else listed[:SHOWN_DIFFERENCES]:
-            told += [
-                f"    {difference.outcome.replace('_', ' '):<16} {difference.path}, frame {difference.frame_number}",
+            outcome = difference.outcome.replace("_", " ")
+            lines += [
+                f"    {outcome:<16} {difference.path}, frame {difference.frame_number}",
                 f"    {'':<16} {difference.what}",
             ]
         left = len(listed) - SHOWN_DIFFERENCES
         if not everything and left > 0:
-            told.append(f"    ... and {left:,} more: --all, or `check.differences`")
+            lines.append(f"    ... and {left:,} more: --all, or `check.differences`")
         if rest := ", ".join(
             f"{n:,} {outcome.replace('_', ' ')}" for outcome, n in self.unlisted.items()
         ):
-            told.append(f"    counted, but not listed: {rest}")
+            lines.append(f"    counted, but not listed: {rest}")
         return "\n".join(
-            printable(line) for line in [*told, *_notes(self.rows), f"  in {self.path}"]
+            printable(line) for line in [*lines, *_notes(self.rows), f"  in {self.path}"]
         )
 
     def _headline(self) -> str:
         bad = sum(row.different + row.only_one + row.refused_by_both for row in self.rows)
         sampled = f", a sample of {self.kinds:,} kinds" if self.kinds else ""
-        verdict = f"{bad:,} need a person" if bad else "no difference beyond rounding"
+        needs = "needs" if bad == 1 else "need"
+        verdict = f"{bad:,} {needs} a person" if bad else "no difference beyond rounding"
         return (
             f"Pixels: {self.checked:,} of {self.frames:,} frames decoded twice{sampled}; {verdict}"
         )
@@ -181,24 +213,29 @@ def check_pixels(
 ) -> PixelCheck:
     """Decode frames with two decoders and list every difference.
 
-    The first is dicomdl's own way by the index, the second a reader that parses the file itself, in
-    a process of its own. Stored values are compared, before any rescale. dicomdl may fall back on a
-    decoder behind its first one; the relation speaks of the first one.
+    The first decoder is the one that dicomdl uses for reading. The second one parses the file
+    itself, in a separate process. Stored values are compared, before rescale. dicomdl may fall back
+    on another decoder than its first; the reported relation is that of the first.
 
     Parameters
     ----------
     index
-        Whose frames.
+        The index with the frames.
     sample
-        How many frames of each kind (transfer syntax, bits, samples, photometric interpretation,
-        SOP class, manufacturer, ...), spread over its stacks; None for every frame.
+        Number of frames per kind (transfer syntax, bits, samples, photometric interpretation, SOP
+        class, manufacturer, ...), spread over stacks; None for every frame.
     seed
-        Another seed takes other frames of each kind. The same one takes the same.
+        Seed of the choice of frames.
     timeout_s
-        Seconds that the second reader may take for one frame before it is stopped, which is then
-        the result. The start of its process does not count.
+        Limit in seconds for the second decoder, per frame. A decoder that exceeds it is stopped,
+        and this is the result. The start of its process does not count.
     progress
-        Show a progress bar where there is a terminal.
+        Show a progress bar on a terminal.
+
+    Returns
+    -------
+    PixelCheck
+        The counts per transfer syntax, and the differences.
 
     Raises
     ------
@@ -209,15 +246,17 @@ def check_pixels(
     """
     if sample is not None and sample < 1:
         raise UsageError(
-            f"sample is {sample}; it is a number of frames a kind, at least 1, or None for all",
+            f"sample is {sample}: expected at least 1 frame per kind, or None for all frames",
             sample=sample,
         )
     if not timeout_s > 0:
-        raise UsageError(f"timeout_s is {timeout_s}; it is positive", timeout_s=timeout_s)
+        raise UsageError(
+            f"timeout_s is {timeout_s}: expected a positive number", timeout_s=timeout_s
+        )
     numbers, kinds = (range(len(index)), 0) if sample is None else sampled(index, sample, seed)
     tally = _Tally()
     with warnings.catch_warnings():
-        # In a notebook without ipywidgets tqdm warns, and shows a text bar.
+        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     with SecondReader(timeout_s) as reader:
@@ -241,9 +280,9 @@ def check_pixels(
 
 
 class _Tally:
-    """Counts outcomes by transfer syntax.
+    """Counts of outcomes per transfer syntax, and the differences.
 
-    Keeps so many differences that a million of rounding do not fill the memory.
+    The list of differences is bounded, so that a million of them do not fill the memory.
     """
 
     def __init__(self) -> None:
@@ -253,22 +292,24 @@ class _Tally:
         self.kept: Counter[str] = Counter()
         self.unlisted: Counter[str] = Counter()
 
-    def add(self, compared: "Compared") -> None:
-        found = compared.difference
-        uid = found.transfer_syntax_uid
-        self.outcomes.setdefault(uid, Counter())[found.outcome] += 1
+    def add(self, compared: Compared) -> None:
+        """Count one frame."""
+        difference = compared.difference
+        uid, outcome = difference.transfer_syntax_uid, difference.outcome
+        self.outcomes.setdefault(uid, Counter())[outcome] += 1
         used = self.seconds.setdefault(uid, {})
         if compared.second is not None:
             used[compared.second.name] = relation(compared.second, uid)
-        if found.outcome in ("equal", "no_second_decoder"):
+        if outcome in ("equal", "no_second_decoder"):
             return
-        if self.kept[found.outcome] < KEPT_DIFFERENCES:
-            self.kept[found.outcome] += 1
-            self.differences.append(found)
+        if self.kept[outcome] < KEPT_DIFFERENCES:
+            self.kept[outcome] += 1
+            self.differences.append(difference)
         else:
-            self.unlisted[found.outcome] += 1
+            self.unlisted[outcome] += 1
 
     def rows(self) -> tuple[SyntaxCheck, ...]:
+        """Return one row per transfer syntax, ordered by UID."""
         return tuple(
             SyntaxCheck(
                 transfer_syntax_uid=uid,
@@ -288,7 +329,7 @@ def _syntax_name(uid: str) -> str:
     return UID(uid).keyword or uid or "(none)"
 
 
-# --- which frames ---------------------------------------------------------------------------------
+# --- the choice of frames -------------------------------------------------------------------------
 
 _KIND: Final = (
     *(
@@ -309,24 +350,24 @@ _KIND: Final = (
         "manufacturer",
     ),
 )
-_PLACE: Final = ("series_instance_uid", "position_in_stack")
+_POSITION: Final = ("series_instance_uid", "position_in_stack")
 
 
 def sampled(index: "Index", sample: int, seed: int = 0) -> tuple[list[int], int]:
-    """(numbers of `sample` frames of each kind, ascending; how many kinds there are).
+    """Return (numbers of `sample` frames per kind, ascending; the number of kinds).
 
-    A stack after the other, whole rounds first.
+    Each stack of a kind gives one frame before any gives a second.
     """
     kinds: dict[tuple[Any, ...], dict[int, list[int]]] = {}
     stack, before = 0, ("", -1)
     for number in range(len(index)):
-        facts = index.facts(number, (*_KIND, *_PLACE))
-        series, position = place = (facts["series_instance_uid"], facts["position_in_stack"])
-        # Frames are sorted by stack and slice; each copy is outside of every stack.
+        facts = index.facts(number, (*_KIND, *_POSITION))
+        series, position = here = (facts["series_instance_uid"], facts["position_in_stack"])
+        # Frames are sorted by stack and slice; a copy is outside all stacks.
         if series != before[0] or position <= before[1]:
             stack += 1
-        before = place
-        # Of a mosaic it matters that it is one, not how large.
+        before = here
+        # The kind of a mosaic does not depend on its size.
         kind = tuple(facts[name] if name != "coded_rows" else facts[name] > 0 for name in _KIND)
         kinds.setdefault(kind, {}).setdefault(stack, []).append(number)
     chosen: list[int] = []
@@ -336,7 +377,7 @@ def sampled(index: "Index", sample: int, seed: int = 0) -> tuple[list[int], int]
 
 
 def _spread(stacks: list[list[int]], sample: int, chance: random.Random) -> list[int]:
-    """`sample` numbers out of as many stacks as there are, one of each before a second of any."""
+    """Choose `sample` numbers from as many stacks as possible, one per stack and round."""
     some = chance.sample(stacks, min(len(stacks), sample))
     shuffled = [chance.sample(members, min(len(members), sample)) for members in some]
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*shuffled))

@@ -26,12 +26,14 @@ from dicomdl.index.table import Table
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.system import available_cores
 
-CHUNK_FILES: Final = 1024  # files a worker reads before it answers
-IN_PROCESS_FILES: Final = 4000  # below this, starting workers (0.4 s) costs more than they save
+# Files that a worker reads per answer.
+CHUNK_FILES: Final = 1024
+# Below this number of files, the start of workers (0.4 s) costs more than they save.
+IN_PROCESS_FILES: Final = 4000
 
 
 def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
-    """[files, frames, problems] of some files, numbered from `first`."""
+    """Read the headers of some files as tables [files, frames, problems], numbered from `first`."""
     with _no_cycle_collection():
         headers = [reader.read(os.fsdecode(path)) for path in paths]
     numbers = range(first, first + len(paths))
@@ -59,9 +61,9 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
 
 @contextlib.contextmanager
 def _no_cycle_collection() -> Iterator[None]:
-    """Switch the search for cycles off, which costs a quarter of the scan.
+    """Disable the cycle collector, which costs a quarter of the time of a scan.
 
-    Headers are tuples of bytes, without cycles, but by the hundred thousand.
+    Headers are tuples of bytes without cycles, in hundreds of thousands.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -77,7 +79,7 @@ def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Tab
     rows = [row for _, header in headers for row in header.rows]
     if not rows:
         return empty_table(frames_schema(extra))
-    places = {
+    columns = {
         "file": [number for number, header in headers for _ in header.rows],
         "frame_number": [number for _, header in headers for number in header.frame_numbers],
         "byte_offset": [place.byte_offset for _, header in headers for place in header.places],
@@ -90,16 +92,16 @@ def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Tab
         tiles = [
             tile for _, header in headers for tile in (header.tiles or [NO_TILE] * len(header.rows))
         ]
-        places |= dict(zip(CodedTile._fields, map(list, zip(*tiles, strict=True)), strict=True))
-    return frames_table(places, reader.convert(rows), extra)
+        columns |= dict(zip(CodedTile._fields, map(list, zip(*tiles, strict=True)), strict=True))
+    return frames_table(columns, reader.convert(rows), extra)
 
 
 def read_all(
     paths: Sequence[bytes], extra: Sequence[Attribute], workers: int | None, *, progress: bool
 ) -> Iterator[list[Table]]:
-    """The tables of every chunk of files, in any order, with a progress bar."""
+    """Read all files, with a progress bar: yield the tables of each chunk, in any order."""
     with warnings.catch_warnings():
-        # In a notebook without ipywidgets tqdm warns, and shows a text bar.
+        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
@@ -109,7 +111,7 @@ def read_all(
     if workers is None:
         workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
     if not sys.executable:
-        # Python inside another program: there is no command to start workers with.
+        # Python embedded in another program has no command to start workers with.
         workers = 1
     done = (
         _in_process(chunks, extra)
@@ -136,15 +138,15 @@ def _in_process(
         yield read_chunk(reader, paths, first)
 
 
-# A chunk: the number of its first file and its paths.
+# Chunk: the number of its first file, and its paths.
 _Chunk: TypeAlias = tuple[int, Sequence[bytes]]
-# A message to a worker: the number of the first file, then the paths with NUL between them.
+# Message to a worker: the number of the first file, then the paths with NUL between them.
 _FIRST: Final = struct.Struct("<Q")
 _WORKER: Final = "dicomdl.jobs.engine:answering"
 
 
 def answering(extra: Sequence[Mapping[str, Any]]) -> Answer:
-    """What a worker process answers chunks with: their tables."""
+    """Return the function by which a worker process answers a chunk with its tables."""
     reader = HeaderReader([Attribute(**{**a, "groups": tuple(a["groups"])}) for a in extra])
 
     def answer(message: bytes) -> list[Any]:
@@ -157,7 +159,7 @@ def answering(extra: Sequence[Mapping[str, Any]]) -> Answer:
 def _in_workers(
     chunks: Sequence[_Chunk], extra: Sequence[Attribute], workers: int
 ) -> Iterator[list[Table]]:
-    """Tables of chunks that worker processes read, and of those that dead workers left unread."""
+    """Yield tables from worker processes; this process reads chunks of workers that died."""
     waiting: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[_Chunk, bytes | Death] | None] = queue.SimpleQueue()
     for chunk in (*chunks, *[None] * workers):
@@ -191,7 +193,7 @@ def _start_worker(extra: Sequence[Attribute]) -> Child:
 
 
 def _feed(worker: Child, waiting: Any, answers: Any) -> None:
-    """Ask one worker chunk by chunk, until there are no more or it dies."""
+    """Send chunks to one worker until none are left or the worker dies."""
     while (chunk := waiting.get()) is not None:
         worker.send(_FIRST.pack(chunk[0]), b"\0".join(chunk[1]))
         answer = worker.receive()
@@ -202,16 +204,16 @@ def _feed(worker: Child, waiting: Any, answers: Any) -> None:
 
 
 class WorkerWarning(UserWarning):
-    """Worker processes of a scan have died; the scan is whole all the same."""
+    """Worker processes of a scan have died. The index is complete nevertheless."""
 
 
 def _warn(deaths: Sequence[Death], workers: int) -> None:
-    """Say once that the scan takes longer than it should, and why."""
-    # A worker that dies at its start tells most: what it cannot import.
+    """Warn once that the scan takes longer than it should, with the reason."""
+    # The error of a worker that died at its start is the most useful: it names a failed import.
     death = min(deaths, key=lambda death: death.was_ready)
     warnings.warn(
-        f"{len(deaths)} of {workers} worker processes of the scan ended early, so this process reads "
-        f"their files itself, which takes longer; the first: {death}",
+        f"{len(deaths)} of {workers} worker processes of the scan ended early, so this process "
+        f"reads their files itself, which takes longer; the first: {death}",
         WorkerWarning,
         stacklevel=2,
     )

@@ -1,11 +1,9 @@
-"""Folders -> Index: walk, read headers in parallel, build stacks, publish.
+"""The scan: walk folders, read headers in parallel, build stacks, publish an index.
 
-The second time only what changed.
-
-Files are told by content, never by name. Headers are read in processes that are started by
-dicomdl's own command, not by `multiprocessing`, so that notebooks, standard input and scripts
-without a main guard work. What an engine on a cluster would run is `read_chunk`: paths in, tables
-of rows out.
+A repeated scan reads new and changed files only. DICOM files are recognized by content, never by
+name. Worker processes are started by a command of dicomdl, not by `multiprocessing`, so that
+notebooks, standard input and scripts without a main guard work. The unit of work is
+`engine.read_chunk`: paths in, tables of rows out.
 """
 
 import hashlib
@@ -63,41 +61,54 @@ def scan(
     Parameters
     ----------
     roots
-        A folder or file, or several. Hidden folders (".name") are passed over and counted. File
-        links are followed, folder links only with `follow_links`; each file is read once, however
-        many ways lead to it.
+        A folder or file, or several. Hidden folders (".name") are skipped and counted. Links to
+        files are followed, links to folders only with `follow_links`. A file that is reached by
+        several paths is read once.
     out
-        The index folder; by default one in the user's cache folder that the next scan of the same
-        roots updates. When it exists, only new and changed files are read and deleted ones
-        forgotten. The old index stays whole until the new one is complete.
+        The index folder. The default is one in the user's cache folder, which the next scan of the
+        same roots updates. An update reads new and changed files only and drops deleted ones. The
+        old index stays valid until the new one is complete.
     workers
-        Processes that read headers; by default one a core for large folders, none (this process
-        reads) for small ones.
+        Number of processes that read headers. The default is one per core for large folders, and
+        this process alone for small ones.
     progress
         Show a progress bar with files per second.
+    follow_links
+        Walk into folders that are symbolic links.
     attributes
-        Further columns by DICOM keyword, e.g. ``["ContrastBolusAgent"]``; identifying ones need
-        `allow_phi`.
+        Further columns by DICOM keyword, such as ``["ContrastBolusAgent"]``. Identifying attributes
+        need `allow_phi`.
+    allow_phi
+        Allow identifying attributes in `attributes`.
     patient_id
-        "keep" stores PatientID, because labels are joined by it; "hash" stores a hash with a key
-        that stays in the user's cache folder: the same patient has the same hash in all indexes of
-        this user.
+        "keep" stores PatientID, because labels are joined by it. "hash" stores a keyed hash. The
+        key stays in the user's cache folder: a patient has the same hash in all indexes of a user.
     tolerances
-        What still counts as equal positions and orientations; stored with the index.
+        Largest differences at which positions and orientations count as equal; stored with the
+        index.
 
     Returns
     -------
     Index
-        Files that could not be used are rows of its `problems`; nothing that a file contains stops
-        the scan.
+        The index. Files that could not be used are rows of its `problems`: the contents of a file
+        never stop a scan.
 
     Raises
     ------
     UsageError
-        A root that does not exist, an unknown or identifying attribute, an `out` that is some other
-        folder.
+        A root does not exist, an attribute is unknown or identifying, or `out` is a folder with
+        other files.
     StorageError
-        The index cannot be written; the old one is untouched.
+        The index cannot be written. The old one is untouched.
+
+    Examples
+    --------
+    >>> import dicomdl, tempfile
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     index = dicomdl.scan(get_testdata_file("CT_small.dcm"), folder, progress=False)
+    >>> len(index), index.stacks[0].verdict
+    (1, 'single')
     """
     folders = _checked_roots(roots)
     if workers is not None and workers < 1:
@@ -114,22 +125,22 @@ def scan(
         "tolerances": asdict(tolerances),
     }
     target = _target(out, options)
-    found = walk(folders, follow_links=follow_links, avoid=target)
+    walked = walk(folders, follow_links=follow_links, avoid=target)
     old = _reusable(target, options)
-    if old is not None and _unchanged(found, old.files):
+    if old is not None and _unchanged(walked, old.files):
         return open_index(target)
-    kept, fresh = _divide(found, old)
-    chunks = list(read_all([found.paths[i] for i in fresh], extra, workers, progress=progress))
+    kept, fresh = _divide(walked, old)
+    chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))
     if patient_id == "hash":
         chunks = [[files, hash_patients(frames), problems] for files, frames, problems in chunks]
     tables = _merge(old, kept, fresh, chunks, extra)
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
-    publish(target, tables, {"options": options, "passed_over": found.passed_over()}, grace_s)
+    publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
     return open_index(target)
 
 
-# --- what to scan, and where to -------------------------------------------------------------------
+# --- roots and target -----------------------------------------------------------------------------
 
 
 def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
@@ -163,12 +174,12 @@ def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> s
     return target
 
 
-# --- what is new ----------------------------------------------------------------------------------
+# --- changes since the last scan ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Old:
-    """The tables of the index that a scan updates."""
+    """Tables of the index that a scan updates."""
 
     files: Table
     frames: Table
@@ -176,9 +187,9 @@ class _Old:
 
 
 def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
-    """The index at `target` when it was made with the same options.
+    """Return the tables of the index at `target` if its options and version are the same.
 
-    A damaged or older one is made anew.
+    None for a damaged or older index, which the scan replaces.
     """
     try:
         manifest = read_manifest(target)
@@ -194,27 +205,27 @@ def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
     return _Old(tables["files"], tables["frames"], tables["problems"])
 
 
-def _unchanged(found: Walk, files: Table) -> bool:
-    if len(files) != len(found.paths):
+def _unchanged(walked: Walk, files: Table) -> bool:
+    if len(files) != len(walked.paths):
         return False
-    states = np.array(found.states, dtype=np.int64).reshape(-1, len(STATE_COLUMNS))
+    states = np.array(walked.states, dtype=np.int64).reshape(-1, len(STATE_COLUMNS))
     same = all(
         np.array_equal(states[:, i], files.numbers(name))
         for i, name in enumerate(STATE_COLUMNS[:COMPARED])
     )
-    return same and files.equals("path", found.paths)
+    return same and files.equals("path", walked.paths)
 
 
-def _divide(found: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
-    """({old file row: new file row} of files that are as they were, new rows of files to read)."""
+def _divide(walked: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
+    """Return ({old row: new row} of unchanged files, rows of files to read)."""
     if old is None:
-        return {}, list(range(len(found.paths)))
+        return {}, list(range(len(walked.paths)))
     columns = [old.files.column("path").to_pylist()]
     columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:COMPARED]]
     known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     kept: dict[int, int] = {}
     fresh: list[int] = []
-    for row, (path, state) in enumerate(zip(found.paths, found.states, strict=True)):
+    for row, (path, state) in enumerate(zip(walked.paths, walked.states, strict=True)):
         old_row = known.get((path, *state[:COMPARED]))
         if old_row is None:
             fresh.append(row)
@@ -230,22 +241,22 @@ def _merge(
     chunks: Sequence[list[Table]],
     extra: Sequence[Attribute],
 ) -> dict[str, Table]:
-    """The tables `files`, `frames` and `problems` of all files, kept rows first, file rows in the order of the walk."""
-    files = [_placed(chunk[0], "file", fresh) for chunk in chunks]
-    frames = [_placed(chunk[1], "file", fresh) for chunk in chunks]
-    problems = [_placed(chunk[2], "file", fresh) for chunk in chunks]
+    """Join old and new rows of `files`, `frames` and `problems`, in the order of the walk."""
+    files = [_renumbered(chunk[0], "file", fresh) for chunk in chunks]
+    frames = [_renumbered(chunk[1], "file", fresh) for chunk in chunks]
+    problems = [_renumbered(chunk[2], "file", fresh) for chunk in chunks]
     if old is not None and kept:
         old_rows, new_rows = (
             np.array(list(kept), dtype=np.int64),
             np.array(list(kept.values()), dtype=np.int64),
         )
-        place = np.full(len(old.files), -1, dtype=np.int64)
-        place[old_rows] = new_rows
+        new_row = np.full(len(old.files), -1, dtype=np.int64)
+        new_row[old_rows] = new_rows
         files.insert(
             0, old.files.take(old_rows).plain().with_new_column("file", new_rows.astype(np.int32))
         )
-        frames.insert(0, _kept_rows(old.frames, place))
-        problems.insert(0, _kept_rows(old.problems, place))
+        frames.insert(0, _kept_rows(old.frames, new_row))
+        problems.insert(0, _kept_rows(old.problems, new_row))
     return {
         "files": _by_file(joined(files, READ_FILES_SCHEMA)).without("file"),
         "frames": encoded(_by_file(joined(frames, frames_schema(extra)))),
@@ -254,14 +265,14 @@ def _merge(
 
 
 def _by_file(table: Table) -> Table:
-    """In the order of the files, whichever process read them first."""
+    """Sort rows by file: chunks arrive in any order."""
     files = table.numbers("file")
     return (
         table if (files[1:] >= files[:-1]).all() else table.take(np.argsort(files, kind="stable"))
     )
 
 
-def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
+def _renumbered(table: Table, name: str, rows: Sequence[int]) -> Table:
     return (
         table.with_column(name, np.asarray(rows, dtype=np.int64)[table.numbers(name)])
         if len(table)
@@ -269,14 +280,14 @@ def _placed(table: Table, name: str, rows: Sequence[int]) -> Table:
     )
 
 
-def _kept_rows(table: Table, place: npt.NDArray[np.int64]) -> Table:
-    files = place[table.numbers("file")]
+def _kept_rows(table: Table, new_row: npt.NDArray[np.int64]) -> Table:
+    files = new_row[table.numbers("file")]
     rows = np.flatnonzero(files >= 0)
     return table.take(rows).plain().with_column("file", files[rows])
 
 
 def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[str, Table]:
-    """`frames`, whose columns are encoded, sorted into stacks, and `stacks`."""
+    """Sort `frames`, whose columns are encoded, into stacks, and build the table `stacks`."""
     stacking = build_stacks(frames, tolerances, _folders(frames, files), digests(frames, files))
     lengths = np.array([stack.slices for stack in stacking.stacks], dtype=np.int64)
     within = np.full(len(frames), -1, dtype=np.int64)
@@ -296,9 +307,9 @@ def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[st
 
 
 def stacks_table(stacking: Stacking) -> Table:
-    """The rows of `stacks`."""
-    own = [name for name in STACKS_SCHEMA.names if name in StackRow.__slots__]
-    columns = {name: [getattr(stack, name) for stack in stacking.stacks] for name in own}
+    """Build the table `stacks`, one row per stack."""
+    fields = [name for name in STACKS_SCHEMA.names if name in StackRow.__slots__]
+    columns = {name: [getattr(stack, name) for stack in stacking.stacks] for name in fields}
     columns |= {
         name: [stack.idc[name] for stack in stacking.stacks]
         for name in STACKS_SCHEMA.names
@@ -308,14 +319,14 @@ def stacks_table(stacking: Stacking) -> Table:
 
 
 def _folders(frames: Table, files: Table) -> npt.NDArray[np.int64]:
-    """(frames,) which folder each frame's file is in.
+    """Return (frames,) numbers of the folders of the files.
 
-    What is left to tell Series without a UID apart.
+    Series without a UID are distinguished by folder only; zeros if all have one.
     """
     if "" not in frames.codes("series_instance_uid")[1]:
         return np.zeros(len(frames), dtype=np.int64)
     folders = [os.path.dirname(path) for path in files.column("path").to_pylist()]
-    place = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+    numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
     return np.asarray(
-        np.array([place[folder] for folder in folders], dtype=np.int64)[frames.numbers("file")]
+        np.array([numbers[folder] for folder in folders], dtype=np.int64)[frames.numbers("file")]
     )

@@ -1,7 +1,7 @@
-"""A second decoder in a process of its own: pydicom, imagecodecs or GDCM decode frames on request.
+"""A second decoder in a separate process: pydicom, imagecodecs or GDCM decode frames on request.
 
-Decoders abort, hang and print, so the death of the process is an answer like any other. What comes
-back is not trusted: no pickles, and no array larger than the frame that was asked for.
+Decoders abort, hang and print, so the death of the process is a valid answer. Answers are not
+trusted: they contain no pickles, and no array larger than the requested frame.
 """
 
 import contextlib
@@ -26,48 +26,73 @@ from dicomdl.pixels.options import Colour
 from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
 from dicomdl.storage.system import physical_memory
 
-TIMEOUT_S: Final = 60.0  # for one frame; the slowest of the corpus takes 3 s
+# Limit per frame; the slowest frame of the corpus takes 3 s.
+TIMEOUT_S: Final = 60.0
 
 
 class Second(NamedTuple):
-    """A second decoder: how reports name it, whose code it is, and what the process is asked for.
+    """A second decoder.
 
-    `colour` is what its values compare with: "stored" components, or "rgb" where it converts by
-    itself.
+    Attributes
+    ----------
+    name
+        Name in reports.
+    library
+        Library that its code belongs to.
+    reader
+        Package that parses the file.
+    how
+        Plugin of pydicom, or function of imagecodecs.
+    decode_as
+        Transfer syntax that the reader knows the codestream by; "" for that of the file.
+    colour
+        Colour of its values: "stored" components, or "rgb" if it always converts.
     """
 
     name: str
     library: str
     reader: Literal["pydicom", "imagecodecs", "simpleitk"]
-    how: str = ""  # pydicom's plugin, or the function of imagecodecs
-    decode_as: str = ""  # the transfer syntax that its reader knows the codestream under
+    how: str = ""
+    decode_as: str = ""
     colour: Colour = "stored"
 
 
 class Refusal(NamedTuple):
-    """Why a decoder gave no values; `ended` where its process died or had to be stopped."""
+    """Reason why a decoder gave no values; `ended` if its process died or was stopped."""
 
     why: str
     ended: bool = False
 
 
-# --- the second process, from this side -----------------------------------------------------------
+# --- this process ---------------------------------------------------------------------------------
 
-# A request is a JSON object. Its answer is the length of a JSON object, the object, and, where that
-# has a "dtype", the bytes of the array that it describes.
+# A request is a JSON object. An answer is the length of a JSON object, the object, and, if that has
+# a "dtype", the bytes of the array that it describes.
 _HEAD: Final = struct.Struct("<I")
 TARGET: Final = "dicomdl.jobs.second_decoder:answering"
 _LONGEST_HEAD: Final = 1 << 20
-# Bytes of a sample: no decoder gives wider ones.
+# Bytes per sample; no decoder gives wider ones.
 _LONGEST_SAMPLE: Final = 8
 _NOT_INSTALLED: Final = "not installed"
 
 
 class SecondReader:
-    """The process that decodes a second time, one frame at a time; started again after its death.
+    """Context manager of the process that decodes a second time, one frame at a time.
 
-    A context manager. `missing` are the second decoders that turned out not to be installed.
-    `target` is what the process answers by instead of `answering`, for oracles and tests.
+    The process is restarted after its death.
+
+    Parameters
+    ----------
+    timeout_s
+        Limit per frame, after which the process is stopped.
+    target
+        "module:function" that the process answers by, instead of `answering`; for oracles and
+        tests.
+
+    Attributes
+    ----------
+    missing
+        Names of second decoders that turned out not to be installed.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S, target: str = "") -> None:
@@ -77,7 +102,7 @@ class SecondReader:
         self._child: Child | None = None
         self._prepared: set[str] = set()
         self._samples, self._reader, self._unprepared = 0, "", False
-        # Of this process, because one that dies cannot clear up what it wrote.
+        # The folder belongs to this process, because a process that dies cannot delete its files.
         self._scratch = tempfile.TemporaryDirectory(prefix="dicomdl-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> "SecondReader":
@@ -93,7 +118,7 @@ class SecondReader:
         self._scratch.cleanup()
 
     def ask(self, source: FrameSource, second: Second) -> None:
-        """Send a frame to be decoded; `answer` gives what comes of it."""
+        """Send a request for a frame; `answer` returns the result."""
         whole = (
             (source.coded_rows, source.coded_columns)
             if source.coded_rows
@@ -108,7 +133,7 @@ class SecondReader:
         if source.coded_rows:
             request["tile"] = [source.tile_top, source.tile_left, source.rows, source.columns]
         if self._child is not None and not self._child.is_alive:
-            # It died after its last answer.
+            # the process died after its last answer
             self._stop()
         self._child = self._child or Child(self.target, memory_bytes=physical_memory())
         self._reader, self._unprepared = second.reader, second.reader not in self._prepared
@@ -117,10 +142,10 @@ class SecondReader:
         self._child.send(json.dumps(request).encode())
 
     def answer(self) -> Values | Refusal | None:
-        """The values of the frame that was asked for, or why there are none.
+        """Return the values of the requested frame, or the reason why there are none.
 
-        None when the decoder is not installed. The deadline begins when the process has imported
-        what the decoder needs.
+        None if the decoder is not installed. The time limit starts after the process has imported
+        the packages of the decoder.
         """
         child = self._child
         assert child is not None, "ask first"
@@ -148,18 +173,18 @@ class SecondReader:
         return np.frombuffer(answer, dtype, math.prod(shape), start).reshape(shape)
 
     def _stop(self) -> None:
-        """End the process; the next frame starts another one."""
+        """End the process; the next request starts another one."""
         child, self._child = self._child, None
         self._prepared.clear()
         if child is not None:
             child.end()
 
 
-# --- the second process, from its own side --------------------------------------------------------
+# --- the second process ---------------------------------------------------------------------------
 
 
 _Read: TypeAlias = Callable[[Mapping[str, Any]], Values]
-# What each reader imports when it decodes for the first time, which may take longer than a frame.
+# Modules that a reader imports for its first frame, which may take longer than decoding it.
 _NEEDED: Final = {
     "pydicom": ("pydicom.encaps", "pydicom.pixels.decoders", "pydicom.pixels.utils"),
     "imagecodecs": ("pydicom.encaps", "imagecodecs"),
@@ -168,9 +193,9 @@ _NEEDED: Final = {
 
 
 def second_reading(request: Mapping[str, Any]) -> Values:
-    """What the decoder that a request names makes of a frame.
+    """Decode the frame of a request with the decoder that it names.
 
-    Any exception means that it refuses.
+    Any exception is a refusal.
     """
     readers: dict[str, _Read] = {
         "pydicom": _by_pydicom,
@@ -185,8 +210,8 @@ def second_reading(request: Mapping[str, Any]) -> Values:
 
 
 def answering(_: Any = None, read: _Read = second_reading) -> Answer:
-    """What the second process answers requests with: the values that `read` gives, or a refusal."""
-    # They quote values of headers.
+    """Return the function by which the second process answers a request: values, or a refusal."""
+    # warnings quote values of headers
     warnings.simplefilter("ignore")
 
     def answer(message: bytes) -> list[Any]:
@@ -199,7 +224,7 @@ def answering(_: Any = None, read: _Read = second_reading) -> Answer:
 
 
 def _prepared(reader: str) -> list[Any]:
-    """Import what a reader needs; what is not installed is found out when a frame is asked for."""
+    """Import the modules of a reader; a missing one shows at the first request for a frame."""
     for name in _NEEDED.get(reader, ()):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -207,9 +232,9 @@ def _prepared(reader: str) -> list[Any]:
 
 
 def _answered(request: Mapping[str, Any], read: _Read) -> list[Any]:
-    """The parts of the answer to one request.
+    """Return the parts of the answer to one request.
 
-    Of an error only its class is told: its text may quote the header.
+    An error is reported by its class only, because its text may quote the header.
     """
     try:
         values = read(request)
@@ -221,7 +246,8 @@ def _answered(request: Mapping[str, Any], read: _Read) -> list[Any]:
         return _head({"refused": _NOT_INSTALLED})
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # Rust decoders panic with a BaseException
+    # decoders in Rust panic with a BaseException
+    except BaseException as error:
         return _head({"refused": type(error).__name__})
 
 
@@ -241,15 +267,16 @@ def _by_pydicom(request: Mapping[str, Any]) -> Values:
     if request["how"] and request["how"] not in get_decoder(uid).available_plugins:
         raise ImportError(request["how"])
     if dataset.BitsAllocated == 1 and request["samples"] % 8:
-        # Frames that start inside of a byte: asked for one, pydicom 3.0.2 may read a byte too few.
+        # A frame may start inside a byte: pydicom 3.0.2 may read a byte too few for a single frame.
         return np.asarray(_all_bits(path).reshape(-1, dataset.Rows, dataset.Columns)[index])
     options: dict[str, Any] = {"index": index, "raw": True, "decoding_plugin": request["how"]}
-    if uid == uids.DEFLATED:  # its reader of files does not inflate
+    # pydicom's reader of single frames does not inflate
+    if uid == uids.DEFLATED:
         return np.asarray(pixel_array(_dataset(path), **options))
     return np.asarray(pixel_array(path, transfer_syntax_uid=UID(uid), **options))
 
 
-# In a process of its own: the last file only.
+# In a process of its own: caches the last file only.
 @functools.lru_cache(maxsize=1)
 def _all_bits(path: str) -> Values:
     from pydicom.pixels.utils import pixel_array
@@ -258,7 +285,7 @@ def _all_bits(path: str) -> Values:
 
 
 def _by_imagecodecs(request: Mapping[str, Any]) -> Values:
-    """pydicom finds the frame, a function of imagecodecs that dicomdl does not use decodes it."""
+    """Locate the frame by pydicom, decode it by an imagecodecs function dicomdl does not use."""
     import imagecodecs
 
     dataset = _dataset(request["path"])
@@ -271,10 +298,10 @@ def _by_imagecodecs(request: Mapping[str, Any]) -> Values:
 
 
 def _by_simpleitk(request: Mapping[str, Any]) -> Values:
-    """pydicom finds the frame, GDCM decodes it out of a file of nothing else.
+    """Locate the frame by pydicom, decode it by GDCM from a new file with only this frame.
 
-    Of the file itself SimpleITK would apply the rescale, invert MONOCHROME1, and decode every frame
-    for the one that is asked for.
+    From the original file, SimpleITK would apply the rescale, invert MONOCHROME1, and decode all
+    frames for a single one.
     """
     import SimpleITK
 
@@ -286,9 +313,9 @@ def _by_simpleitk(request: Mapping[str, Any]) -> Values:
 
 
 def _write_alone(path: str, dataset: Any, request: Mapping[str, Any]) -> None:
-    """One frame as a secondary capture that says only how its samples are coded.
+    """Write one frame as a secondary capture with the attributes of its coding only.
 
-    Nothing of a patient.
+    The file has no attribute of a patient.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
@@ -330,7 +357,7 @@ def _codestream(dataset: Any, request: Mapping[str, Any]) -> bytes:
     )
 
 
-# In a process of its own: the last file only.
+# In a process of its own: caches the last file only.
 @functools.lru_cache(maxsize=1)
 def _header(path: str) -> Any:
     import pydicom
@@ -338,7 +365,7 @@ def _header(path: str) -> Any:
     return pydicom.dcmread(path, force=True, stop_before_pixels=True)
 
 
-# In a process of its own: the last file only.
+# In a process of its own: caches the last file only.
 @functools.lru_cache(maxsize=1)
 def _dataset(path: str) -> Any:
     import pydicom
@@ -347,7 +374,7 @@ def _dataset(path: str) -> Any:
 
 
 def _syntax(dataset: Any) -> str:
-    """The transfer syntax that a file says, or else the one that it was evidently written in."""
+    """Return the transfer syntax that a file declares, or the one that pydicom detected."""
     if uid := dataset.file_meta.get("TransferSyntaxUID"):
         return str(uid)
     implicit, little = dataset.original_encoding

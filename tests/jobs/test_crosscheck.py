@@ -1,6 +1,6 @@
-"""crosscheck: decoders that agree, that differ, refuse, die, hang and lie; which frames are taken.
+"""The check of pixels: decoders that agree, differ, refuse, die, hang and lie.
 
-What the report says.
+Also the choice of frames, and the report.
 """
 
 import itertools
@@ -58,7 +58,7 @@ def check(index: dicomdl.Index, **options: Any) -> PixelCheck:
 
 
 def counts(found: PixelCheck) -> dict[str, int]:
-    """How many frames came out how, over all transfer syntaxes."""
+    """Number of frames per outcome, over all transfer syntaxes."""
     return {
         outcome: n
         for outcome in crosscheck.OUTCOMES
@@ -68,7 +68,7 @@ def counts(found: PixelCheck) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
-    """Three native slices, which every test of a misbehaving second decoder shares."""
+    """Three native slices, shared by all tests of a misbehaving second decoder."""
     folder = tmp_path_factory.mktemp("plain") / "dicom"
     write_series(folder, shape=(3, 5, 7))
     return scan(folder)
@@ -79,7 +79,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
-    """A phantom of each way to store frames."""
+    """A phantom per way of storing frames."""
     folder = tmp_path_factory.mktemp("many") / "dicom"
     for syntax in (*phantoms.NATIVE_SYNTAXES, RLE, JPEG_LL, JPEG_LS, J2K):
         write_series(
@@ -142,7 +142,7 @@ def test_each_second_decoder_of_a_transfer_syntax_gives_the_same(
 
 
 def colour_jpeg(path: Path) -> Path:
-    """A picture with chrominance at half the width, which decoders fill up differently."""
+    """A picture with chrominance at half the width, which decoders upsample in different ways."""
     y, x = np.mgrid[:48, :64]
     rgb = np.stack([3 * x, 255 - 4 * y, 2 * x + 2 * y], axis=-1).clip(0, 255).astype("u1")
     stream = imagecodecs.jpeg8_encode(rgb, level=95, subsampling="422")
@@ -180,8 +180,7 @@ def test_a_transfer_syntax_with_one_decoder_is_counted_and_not_held_against_the_
 
 
 def test_jpegls_whose_precision_is_not_bits_stored_is_a_difference(tmp_path: Path) -> None:
-    # The writer codes 12 bits with a precision of 16, and pydicom 3.0.2 then leaves the sign
-    # of 12 bits where it was.
+    # The writer codes 12 bits with a precision of 16. pydicom 3.0.2 then leaves the sign at bit 12.
     write_series(
         tmp_path / "dicom",
         shape=(1, 16, 24),
@@ -284,8 +283,8 @@ def test_a_frame_that_only_the_second_decoder_gives_is_a_difference(
     found = check(plain, sample=None)
     assert not found.ok and counts(found) == {"only_one": 3}
     assert (
-        "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); pydicom: gave an array of "
-        "(5, 7)" in found.text()
+        "dicomdl: TruncatedPixels (the frame needs 70 bytes, found 3); "
+        "pydicom: gave an array of (5, 7)" in found.text()
     )
 
 
@@ -335,7 +334,8 @@ def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
 
 @pytest.fixture
 def replace_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
-    """Lets the second process read frames by a body that knows `request` and the true `read`."""
+    """Make the second process read frames by a function body of `request` and the real `read`."""
+
     names = (f"replaced_second_{number}" for number in itertools.count())
 
     def replace(body: str) -> None:
@@ -453,8 +453,8 @@ def test_the_next_decoder_is_asked_when_one_is_not_installed_or_refuses(
     index = scan(tmp_path / "dicom")
     for reason in ("ImportError()", "RuntimeError()"):
         replace_second(
-            f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\nreturn "
-            "read(request)",
+            f"if request['name'] != 'pydicom + SimpleITK (GDCM)': raise {reason}\n"
+            "return read(request)",
         )
         found = check(index)
         assert counts(found) == {"equal": 2}
@@ -482,7 +482,7 @@ def test_what_was_written_for_the_second_decoder_is_removed_though_it_died(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-# --- which frames ---------------------------------------------------------------------------------
+# --- the choice of frames -------------------------------------------------------------------------
 
 
 def test_a_sample_has_frames_of_each_kind_and_follows_from_the_seed(many: dicomdl.Index) -> None:

@@ -1,8 +1,4 @@
-"""scanner.
-
-Every file is seen once and is of one kind, an update equals a fresh scan, and nothing breaks an old
-index.
-"""
+"""The scan: every file counts once, an update equals a fresh scan, an old index stays valid."""
 
 import contextlib
 import functools
@@ -58,7 +54,7 @@ def out(tmp_path: Path) -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files whose header was read, in order."""
+    """Files whose header was read, in order."""
     seen: list[str] = []
     original = HeaderReader.read
 
@@ -75,7 +71,7 @@ def scan(*roots: Any, out: Any = None, **options: Any) -> Index:
 
 
 def content(index: Index) -> dict[str, list[str]]:
-    """Everything an index says, without how its columns are encoded.
+    """All tables of an index as text, independent of the encoding of columns.
 
     As text, because NaN does not equal itself.
     """
@@ -212,7 +208,8 @@ def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(
     root: Path, out: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     os.mkfifo(root / "pipe.dcm")
-    monkeypatch.chdir(root)  # a socket's path is at most 107 bytes
+    # the path of a socket is at most 107 bytes
+    monkeypatch.chdir(root)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.dcm")
         index = scan(root, out=out)
@@ -551,7 +548,7 @@ def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(
     monkeypatch.undo()
     assert caught.value.errno == 28
     assert content(dicomdl.open_index(out)) == old
-    # then the generation is whole, only not named; the next scan removes it in time
+    # the generation is then complete but not named; a later scan removes it
     if call != "replace":
         assert sorted(os.listdir(os.path.join(out, "generations"))) == before
 
@@ -564,8 +561,8 @@ def test_a_file_size_limit_is_one_storage_error_and_the_old_index_stays(
     old = content(scan(root, out=out))
     write_series(root / "new", seed=4)
     program = (
-        "import resource, sys\nimport dicomdl, "
-        "dicomdl.jobs.scan\nresource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "import resource, sys\nimport dicomdl, dicomdl.jobs.scan\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "try:\n    dicomdl.scan(sys.argv[1], out=sys.argv[2], progress=False)\n"
         "except dicomdl.DicomdlError as error:\n    print(type(error).__name__)\n"
     )
