@@ -1,7 +1,4 @@
-"""The NIfTI references of the corpus are our volumes.
-
-And the oracle that says so sees what is wrong.
-"""
+"""The NIfTI references of the corpus equal our volumes, and the oracle detects errors."""
 
 import subprocess
 import sys
@@ -55,7 +52,7 @@ def index(folder: Path, tmp_path: Path) -> dicomdl.Index:
 
 
 def saved(volume: dicomdl.Volume, path: Path) -> Any:
-    """A volume as a NIfTI image: written by SimpleITK, which nibabel had no part in."""
+    """A volume as a NIfTI image, written by SimpleITK, independent of nibabel."""
     volume.save(path)
     return nib.load(path)
 

@@ -1,4 +1,7 @@
-"""interop.grid"""
+"""The grid of a sample while another package transforms it, and the sample built afterwards.
+
+The only module that converts between LPS and RAS.
+"""
 
 import contextlib
 import importlib
@@ -15,22 +18,26 @@ from dicomdl.errors import GeometryError, UsageError, missing_extra
 
 Unknown = Literal["raise", "axes"]
 LABELS: Final = ("label", "mask")
-_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # LPS to RAS and back
-GRID_KEY: Final = (
-    "dicomdl_grid"  # the key under which TorchIO and torchvision carry what `SampleGrid` holds
+# From LPS to RAS and back.
+_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Key of the `SampleGrid` in samples of TorchIO and torchvision.
+GRID_KEY: Final = "dicomdl_grid"
+# Residual of points above which a transform is not an affine map.
+MAX_RESIDUAL_PIXELS: Final = 0.01
+# Rounding noise of a matrix inverse; a real shift is larger.
+_SNAP_VOXELS: Final = 1e-9
+UNKNOWN_HELP: Final = (
+    'pass unknown="axes" to take the axes of the array for those of the world, '
+    "and voxels of unknown size for 1 mm"
 )
-MAX_RESIDUAL_PIXELS: Final = (
-    0.01  # points that lie further off no affine map: the transform was not one
-)
-_SNAP_VOXELS: Final = 1e-9  # rounding noise of a matrix inverse; a real shift is larger
-UNKNOWN_HELP: Final = 'pass unknown="axes" to take the axes of the array for those of the world, and voxels of unknown size for 1 mm'
 
 
 def optional_package(module: str, feature: str, extra: str) -> Any:
-    """An optional module, or the error that says how to get it."""
+    """Import an optional module, or raise a MissingExtra with the command that installs it."""
     try:
         return importlib.import_module(module)
-    except Exception as error:  # torchvision raises RuntimeError beside another build of torch
+    # torchvision raises a RuntimeError if it does not fit the build of torch
+    except Exception as error:
         missing = missing_extra(feature, extra, extra)
         missing.add_note(f"importing {module} raised {type(error).__name__}")
         raise missing from error
@@ -38,33 +45,46 @@ def optional_package(module: str, feature: str, extra: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SampleGrid:
-    """Where a sample lies before another package gets it, and the form of its labels."""
+    """Grid and label forms of a sample before another package transforms it.
 
-    affine: Floats  # (4, 4), to LPS mm
-    spacing: Floats  # (3,)
-    shape: tuple[int, ...]  # (rows, columns) or (slices, rows, columns)
-    # name, whether it has an axis of channels, dtype
+    Attributes
+    ----------
+    affine
+        (4, 4) from (slice, row, column, 1) to LPS mm; NaN if unknown.
+    spacing
+        (3,) mm; NaN if unknown.
+    shape
+        (rows, columns) or (slices, rows, columns).
+    labels
+        Name, presence of a channel axis, and dtype of each label on the grid.
+    """
+
+    affine: Floats
+    spacing: Floats
+    shape: tuple[int, ...]
     labels: tuple[tuple[str, bool, torch.dtype], ...]
 
     @property
     def is_frame(self) -> bool:
+        """Whether the sample is a frame, not a volume."""
         return len(self.shape) == 2
 
     @property
     def is_known(self) -> bool:
+        """Whether the affine is known."""
         return bool(np.isfinite(self.affine).all())
 
     def along_axes(self, unknown: Unknown) -> Floats:
-        """(4, 4) from indices to mm along the axes of the array.
+        """Return (4, 4) from indices to mm along the axes of the array.
 
-        An unknown spacing counts as 1 mm with "axes".
+        With "axes", an unknown spacing counts as 1 mm.
         """
         if unknown == "axes":
             return np.diag([*np.where(np.isfinite(self.spacing), self.spacing, 1.0), 1.0])
         return np.diag([*self.spacing, 1.0])
 
     def in_ras(self, unknown: Unknown) -> Floats:
-        """(4, 4) from indices to RAS mm."""
+        """Return (4, 4) from indices to RAS mm, or raise a GeometryError if it is unknown."""
         if self.is_known:
             return np.asarray(_RAS @ self.affine)
         if unknown == "raise":
@@ -72,7 +92,10 @@ class SampleGrid:
         return self.along_axes(unknown)
 
     def moved(self, index_map: Floats) -> tuple[torch.Tensor, torch.Tensor]:
-        """(4, 4) affine and (3,) spacing of the grid whose indices `index_map` (4, 4) takes to indices of this one."""
+        """Return (4, 4) affine and (3,) spacing of the grid that a transform leads to.
+
+        `index_map` (4, 4) maps new indices to indices of this grid.
+        """
         if not np.isfinite(index_map).all():
             return torch.full((4, 4), torch.nan, dtype=torch.float64), torch.full(
                 (3,), torch.nan, dtype=torch.float64
@@ -80,37 +103,43 @@ class SampleGrid:
         nearest = np.rint(index_map)
         index_map = np.where(np.abs(index_map - nearest) < _SNAP_VOXELS, nearest, index_map)
         affine = self.affine @ index_map
-        # A single slice has a step in its affine but no spacing, so a new axis has a
-        # spacing where all old axes that it runs along do.
+        # The affine of a single slice has a step but no spacing: a new axis has a spacing if all
+        # old axes that it runs along have one.
         steps = index_map[:3, :3]
         along = np.where(steps == 0, 0.0, steps * np.where(steps == 0, 0.0, self.spacing[:, None]))
         spacing = np.linalg.norm(along, axis=0)
-        # axes of a tilted stack are not orthogonal: only the affine gives the length of a
-        # diagonal step
+        # The axes of a tilted stack are not orthogonal: only the affine gives the length of a
+        # diagonal step.
         if self.is_known:
             spacing = np.where(np.isnan(spacing), np.nan, np.linalg.norm(affine[:3, :3], axis=0))
         return torch.from_numpy(affine), torch.from_numpy(spacing)
 
 
 def grid_of(sample: Mapping[str, Any], names: Sequence[str]) -> SampleGrid:
+    """Return the grid of a sample, and the forms of the labels `names` that lie on it.
+
+    Raises a UsageError for an image or label of another shape.
+    """
     image = sample.get("image")
     if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
-        found = (
+        actual = (
             f"shape {tuple(image.shape)}"
             if isinstance(image, torch.Tensor)
             else type(image).__name__
         )
-        raise UsageError(f"image is {found}; expected a sample's tensor, (C, H, W) or (C, D, H, W)")
+        raise UsageError(f"image is {actual}; expected a tensor (C, H, W) or (C, D, H, W)")
     spatial = tuple(image.shape[1:])
     labels = []
     for name in names:
         label = sample.get(name)
         if not isinstance(label, torch.Tensor) or label.ndim < len(spatial):
-            continue  # a class of the whole sample has no place
+            # a class of the whole sample is not on the grid
+            continue
         if label.ndim > image.ndim or tuple(label.shape[-len(spatial) :]) != spatial:
             shape = tuple(label.shape)
             raise UsageError(
-                f"{name} has shape {shape}; expected the image's {spatial}, with or without channels",
+                f"{name} has shape {shape}; expected {spatial} as the image, "
+                "with or without channels",
                 shape=shape,
             )
         labels.append((name, label.ndim == image.ndim, label.dtype))
@@ -131,7 +160,7 @@ def _numbers(given: Any, shape: tuple[int, ...]) -> Floats:
 
 
 def channelled(sample: Mapping[str, Any], grid: SampleGrid) -> dict[str, torch.Tensor]:
-    """The image and the labels that have a place, each with an axis of channels."""
+    """Return the image and the labels on the grid, each with a channel axis."""
     tensors = {"image": sample["image"]}
     for name, has_channels, _ in grid.labels:
         tensors[name] = sample[name] if has_channels else sample[name][None]
@@ -139,28 +168,27 @@ def channelled(sample: Mapping[str, Any], grid: SampleGrid) -> dict[str, torch.T
 
 
 def elsewhere(sample: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a sample is neither an image nor its place."""
+    """Return the entries of a sample other than `tensors` and its grid."""
     return {
         name: value for name, value in sample.items() if name not in ("affine", "spacing", *tensors)
     }
 
 
-def _as_it_was(label: torch.Tensor, has_channels: bool, dtype: torch.dtype) -> torch.Tensor:
-    """A label in its old form.
+def _restored(label: torch.Tensor, has_channels: bool, dtype: torch.dtype) -> torch.Tensor:
+    """Return a label with its original dtype and axes.
 
-    One that interpolation made fractional stays float, for that is an error to see, not to
-    round.
+    Fractional values after interpolation stay float: they are an error that must stay visible.
     """
     if label.is_floating_point() and not dtype.is_floating_point:
-        whole = label.round()
-        label = whole.to(dtype) if torch.equal(label, whole) else label
+        rounded = label.round()
+        label = rounded.to(dtype) if torch.equal(label, rounded) else label
     else:
         label = label.to(dtype)
     return label if has_channels or label.shape[0] != 1 else label[0]
 
 
 def index_map_of(old: Floats, new: Floats) -> Floats:
-    """From new to old indices, given where both lie; NaN where either is not known."""
+    """Return (4, 4) from new to old indices by the affines of both; NaN if either is unknown."""
     if (
         old.shape != new.shape
         or not (np.isfinite(old).all() and np.isfinite(new).all())
@@ -176,10 +204,10 @@ def rebuilt(
     index_map: Floats,
     tensors: Mapping[str, torch.Tensor],
 ) -> Sample:
-    """The sample made of transformed tensors and of what travelled beside them."""
+    """Build a sample from transformed tensors and the entries that were not transformed."""
     affine, spacing = grid.moved(index_map)
     labels = {
-        name: _as_it_was(tensors[name], has, dtype)
+        name: _restored(tensors[name], has, dtype)
         for name, has, dtype in grid.labels
         if name in tensors
     }
@@ -189,19 +217,17 @@ def rebuilt(
 
 
 def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
-    """A seed for one sample.
+    """Draw a seed for one sample.
 
-    Of (seed, epoch, row, location) where a seed is given, else from torch's generator.
-
-    A DataLoader seeds that generator anew for each worker and epoch, so nothing repeats; with
-    `seed` nothing depends on the worker.
+    With `seed`, it is a function of (seed, epoch, row, location), independent of the worker.
+    Without, it comes from torch's generator, which a DataLoader reseeds per worker and epoch.
     """
     if seed is None:
         return int(torch.randint(1 << 31, ()).item())
     location = sample.get("location")
-    place = () if location is None else tuple(int(start) for start in location)
+    start = () if location is None else tuple(int(index) for index in location)
     row = sample.get("row", 0)
-    numbers = (seed, int(sample.get("epoch", getattr(row, "epoch", 0))), int(row), *place)
+    numbers = (seed, int(sample.get("epoch", getattr(row, "epoch", 0))), int(row), *start)
     return int(
         np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)[0] >> 1
     )
@@ -209,10 +235,7 @@ def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within, torch's generator runs from `seed`.
-
-    After it, it goes on as if nothing had been drawn.
-    """
+    """Seed torch's generator within the context, and restore its state afterwards."""
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:
@@ -222,20 +245,21 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def plain_value(value: Any) -> Any:
-    """A tensor without metadata; anything else as it is."""
+    """Return a tensor without metadata; any other value unchanged."""
     return value.as_tensor() if hasattr(value, "as_tensor") else value
 
 
 def checked_unknown(unknown: Unknown) -> Unknown:
+    """Return the policy for an unknown grid, or raise a UsageError."""
     if unknown not in ("raise", "axes"):
         raise UsageError(f"unknown={unknown!r}: expected 'raise' or 'axes'")
     return unknown
 
 
 def from_plane(index_map: Floats) -> Floats:
-    """(4, 4) of a map of (slice, row, column) from a (3, 3) one of (row, column).
+    """Extend a (3, 3) map of (row, column) to a (4, 4) map of (slice, row, column).
 
-    Others as they are.
+    A (4, 4) map is returned unchanged.
     """
     if index_map.shape == (4, 4):
         return index_map

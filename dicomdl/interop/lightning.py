@@ -1,4 +1,8 @@
-"""interop.lightning"""
+"""The DataModule of Lightning: loaders of datasets, epochs, ranks, and state for checkpoints.
+
+`set_epoch` must be called before an epoch begins, and state must count delivered batches only:
+Lightning does neither for arbitrary samplers, so loaders are of a subclass that does.
+"""
 
 import inspect
 import itertools
@@ -16,27 +20,17 @@ from dicomdl.interop.grid import optional_package
 
 
 def collate_flat(samples: Sequence[Any]) -> Any:
-    """Collate where a transform makes several samples of one (RandCropByPosNegLabeld).
+    """Collate samples, and lists of samples from a transform, into one batch.
 
-    All become one batch.
-
-    Sizes may differ, as for `dicomdl.collate`.
+    RandCropByPosNegLabeld, for example, returns a list per sample. Sizes may differ, as for
+    `dicomdl.collate`.
     """
-    return collate(
-        list(
-            itertools.chain.from_iterable(
-                one if isinstance(one, list) else [one] for one in samples
-            )
-        )
-    )
+    lists = (sample if isinstance(sample, list) else [sample] for sample in samples)
+    return collate(list(itertools.chain.from_iterable(lists)))
 
 
-class _TellsEpoch:
-    """Mixed into a DataLoader class.
-
-    Whoever draws for an epoch is told its number before it begins; batches given out are
-    counted.
-    """
+class _EpochAware:
+    """Mix-in of a DataLoader that reports the start of an epoch and counts delivered batches."""
 
     before_epoch: Callable[[Any], None] | None = None
     batches_done: int = 0
@@ -55,30 +49,31 @@ class _TellsEpoch:
 
     def __len__(self) -> int:
         count = getattr(self.dataset, "number_of_batches", None)  # type: ignore[attr-defined]
-        # Without a length Lightning fetches a batch ahead, and the count of those done
-        # would be one too many.
+        # Without a length, Lightning prefetches a batch, and the count of delivered ones would be
+        # one too high.
         return int(super().__len__()) if count is None else int(count(self))  # type: ignore[misc]
 
 
-class _Resumable(_TellsEpoch):
-    """What Lightning takes for a loader that can go on in the middle of an epoch.
+class _Resumable(_EpochAware):
+    """Loader that Lightning recognizes as resumable within an epoch.
 
-    The state itself is the DataModule's.
+    The state itself is in the DataModule.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of its own."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Nothing of its own."""
+        """Ignore the state."""
 
 
 class _Shielded(DistributedSampler[Any]):
-    """A sampler that knows ranks and epochs itself, in a form that Lightning leaves alone.
+    """Wrapper that protects a sampler with its own ranks and epochs from Lightning.
 
-    Lightning would share out the share again (it asks for this very class), and it calls
-    `set_epoch` after the pass has begun, which makes a sampler forget where it was resumed.
+    Lightning would distribute the rank's share over the ranks again, except for subclasses of
+    DistributedSampler. It also calls `set_epoch` after the epoch has begun, which would discard
+    the position at which a sampler was resumed.
     """
 
     def __init__(self, own: Any) -> None:
@@ -91,7 +86,7 @@ class _Shielded(DistributedSampler[Any]):
         return len(self.own)
 
     def set_epoch(self, epoch: int) -> None:
-        """Not Lightning's business: see `_Loaders._begin_epoch`."""
+        """Ignore the call of Lightning: `_Loaders._begin_epoch` sets the epoch."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("own", "sampler") or name.startswith("__"):
@@ -100,62 +95,66 @@ class _Shielded(DistributedSampler[Any]):
 
 
 def _is_made(sampler: Any) -> bool:
-    """Whether it is a sampler, not a function or class that makes one."""
+    """Whether an option is a sampler, not a function or class that makes one."""
     return hasattr(sampler, "__iter__") and not isinstance(sampler, type)
 
 
 def _knows_ranks(sampler: Any) -> bool:
-    """Whether a sampler, or one that it draws from, shares out over ranks."""
+    """Whether a sampler, or one that it draws from, distributes over ranks."""
     return sampler is not None and (
         hasattr(sampler, "rank") or _knows_ranks(getattr(sampler, "sampler", None))
     )
 
 
 def _state_of(part: Any, loader: Any) -> Any:
-    """The state of a part, which draws ahead of what is delivered.
+    """Return the state of a dataset or sampler.
 
-    It is told how much was, if it can be.
+    It draws ahead of delivery, so it gets the number of delivered batches, if it takes them.
     """
-    told = {
+    counts = {
         "loader": loader,
         "batches_done": loader.batches_done,
         "samples_done": loader.batches_done * (loader.batch_size or 1),
     }
     known = inspect.signature(part.state_dict).parameters
-    return part.state_dict(**{name: value for name, value in told.items() if name in known})
+    return part.state_dict(**{name: value for name, value in counts.items() if name in known})
 
 
 class _Loaders:
-    """Train, validation, test and prediction datasets as a LightningDataModule.
+    """LightningDataModule of training, validation, test and prediction datasets.
 
     Needs the extra `lightning`.
 
     Parameters
     ----------
     train, val, test, predict
-        Datasets, or a list of them; any may be None.
+        A dataset or a list of them per stage; None for none.
     train_options
-        Options of the training DataLoader alone, over `options`: `sampler`, `batch_sampler`,
-        `shuffle`, `drop_last`, ... A sampler may be a function of the dataset, called when ranks
-        are known, such as ``lambda dataset: RowBatchSampler(RowSampler(dataset), 8)``. By default
-        datasets of dicomdl get a RowSampler with their own seed, so that their workers know the
-        epoch, and others are shuffled by torch.
+        Options of the training DataLoader only, on top of `options`: `sampler`, `batch_sampler`,
+        `shuffle`, `drop_last`, ... A sampler may be a function of the dataset, which is called when
+        ranks are known, such as ``lambda dataset: RowBatchSampler(RowSampler(dataset), 8)``. By
+        default, datasets of dicomdl get a RowSampler with the seed of the dataset, so that workers
+        know the epoch; torch shuffles others.
     loader
-        The class of loaders: DataLoader or torchdata's StatefulDataLoader, whose state Lightning
-        keeps in its checkpoints.
+        Class of the loaders: DataLoader, or StatefulDataLoader of torchdata, whose state Lightning
+        stores in its checkpoints.
     **options
         Options of every DataLoader: `batch_size`, `num_workers`, `collate_fn`, ...
 
-    Notes
-    -----
-    Before each epoch of training, `set_epoch` is called on the dataset, the sampler and the batch sampler, if they have it; validation
-    draws the same every time. With several ranks Lightning shares out the samples itself, but not those of a sampler with a `rank`, which
-    does so already. A checkpoint has the `state_dict` of what of them has one, so that training goes on in the middle of an epoch.
-
     Raises
     ------
-    MissingExtra, UsageError
-        Without Lightning; for options that cannot serve every dataset.
+    MissingExtra
+        Lightning is not installed.
+    UsageError
+        An option cannot serve every dataset.
+
+    Notes
+    -----
+    Before each training epoch, `set_epoch` is called on the dataset, the sampler and the batch
+    sampler, if they have it. Validation draws the same samples every time. With several ranks,
+    Lightning distributes the samples, unless the sampler has a `rank` and does so itself. A
+    checkpoint contains the `state_dict` of the dataset and samplers that have one, so that training
+    resumes within an epoch.
     """
 
     def __init__(
@@ -175,12 +174,13 @@ class _Loaders:
         self.options = options
         self.loader = loader
         self._loaded: Mapping[str, Any] = {}
-        # each loader, and whose state it advances
+        # each loader, with the dataset and samplers whose state it advances
         self._training: list[tuple[Any, dict[str, Any]]] = []
         of_one = {"dataset", "sampler", "batch_sampler", "shuffle"} & set(options)
         if of_one:
             raise UsageError(
-                f"{', '.join(sorted(of_one))}: expected in train_options, for it cannot serve every dataset"
+                f"{', '.join(sorted(of_one))}: expected in train_options, "
+                "because it cannot serve every dataset"
             )
         given = [self.train_options.get(name) for name in ("sampler", "batch_sampler")]
         if (
@@ -189,7 +189,8 @@ class _Loaders:
             and any(_is_made(sampler) for sampler in given)
         ):
             raise UsageError(
-                "one sampler serves one training dataset: give a function of the dataset that makes it"
+                "one sampler cannot serve several training datasets: "
+                "pass a function that makes one for a dataset"
             )
 
     def _loaders(self, stage: str) -> Any:
@@ -214,15 +215,15 @@ class _Loaders:
         stateful = {name: part for name, part in parts.items() if _has_state(part)}
         made = _loader_class(self.loader, bool(stateful))(dataset, **options)
         if isinstance(options.get("batch_sampler"), _Shielded):
-            # not drawn from; where Lightning looks for who shares out
+            # not drawn from: Lightning looks here for a sampler that distributes over ranks
             made.__dict__["sampler"] = options["batch_sampler"]
         made.before_epoch = self._begin_epoch
         self._training.append((made, stateful))
-        self._give_back(len(self._training) - 1)
+        self._restore(len(self._training) - 1)
         return made
 
     def _with_sampler(self, options: dict[str, Any], dataset: Any) -> dict[str, Any]:
-        """Options without what contradicts, and with a sampler or `shuffle` where a dataset has numbers."""
+        """Drop contradicting options, and add a sampler or `shuffle` for a map-style dataset."""
         options = {
             name: value
             for name, value in options.items()
@@ -237,7 +238,7 @@ class _Loaders:
         if "sampler" in options or isinstance(dataset, IterableDataset):
             return options
         shuffle = bool(options.pop("shuffle", True))
-        # all ranks have equally many rows, or one would wait for ever
+        # All ranks need the same number of rows; otherwise one would wait forever.
         if isinstance(dataset, SampleDataset):
             made = RowSampler(
                 dataset,
@@ -253,40 +254,39 @@ class _Loaders:
         if trainer is None:
             return
         batch_sampler = getattr(loader, "batch_sampler", None)
-        found = (
+        parts = (
             loader.dataset,
             loader.sampler,
             batch_sampler,
             getattr(batch_sampler, "sampler", None),
         )
-        targets = {
-            id(target): target for target in (getattr(target, "own", target) for target in found)
-        }
+        targets = {id(target): target for target in (getattr(part, "own", part) for part in parts)}
         for target in targets.values():
             set_epoch: Any = getattr(target, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(int(trainer.current_epoch))
 
     def train_dataloader(self) -> Any:
-        """A loader of the training dataset, or a list."""
+        """Return the loader of the training dataset, or a list of loaders."""
         self._training = []
         return self._loaders("train")
 
     def val_dataloader(self) -> Any:
-        """A loader of the validation dataset, or a list."""
+        """Return the loader of the validation dataset, or a list of loaders."""
         return self._loaders("val")
 
     def test_dataloader(self) -> Any:
-        """A loader of the test dataset, or a list."""
+        """Return the loader of the test dataset, or a list of loaders."""
         return self._loaders("test")
 
     def predict_dataloader(self) -> Any:
-        """A loader of the dataset to predict, or a list."""
+        """Return the loader of the prediction dataset, or a list of loaders."""
         return self._loaders("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the samplers, batch samplers and datasets of training, of those that have one."""
-        if hasattr(self.loader, "state_dict"):  # a stateful loader asks them itself
+        """Return the states of training datasets and samplers that have one."""
+        # a stateful loader collects them itself
+        if hasattr(self.loader, "state_dict"):
             return {}
         return {
             f"{number}.{name}": _state_of(part, loader)
@@ -295,12 +295,12 @@ class _Loaders:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Give back what `state_dict` gave, also before the loaders are made."""
+        """Restore the states of `state_dict`; may be called before the loaders exist."""
         self._loaded = dict(state_dict)
         for number in range(len(self._training)):
-            self._give_back(number)
+            self._restore(number)
 
-    def _give_back(self, number: int) -> None:
+    def _restore(self, number: int) -> None:
         for name, part in self._training[number][1].items():
             if f"{number}.{name}" in self._loaded:
                 part.load_state_dict(self._loaded[f"{number}.{name}"])
@@ -316,18 +316,18 @@ def _has_state(part: Any) -> bool:
 
 
 def _loader_class(loader: type[Any], is_resumable: bool) -> type[Any]:
-    mixin = _Resumable if is_resumable and not _has_state(loader) else _TellsEpoch
-    return type(f"{loader.__name__}ToldTheEpoch", (mixin, loader), {})
+    mixin = _Resumable if is_resumable and not _has_state(loader) else _EpochAware
+    return type(f"EpochAware{loader.__name__}", (mixin, loader), {})
 
 
 def __getattr__(name: str) -> Any:
-    """`DataModule` is made when first asked for, because its base is optional."""
+    """Create `DataModule` at its first use, because its base class is optional."""
     if name != "DataModule":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         base = optional_package("lightning.pytorch", "DataModule", "lightning").LightningDataModule
     except Exception:
-        # the same under its older name
+        # the older name of the same package
         base = optional_package("pytorch_lightning", "DataModule", "lightning").LightningDataModule
     made = type(
         name,

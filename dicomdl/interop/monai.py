@@ -1,16 +1,7 @@
-"""Samples for MONAI, TorchIO, torchvision v2 and Lightning, and back.
+"""Samples as dicts of MetaTensors for MONAI's dict transforms, and back.
 
-The only place where RAS is spoken.
-
-`to_monai`, `to_torchio` and `to_torchvision` make of a sample what the package's transforms take,
-the `from_` functions make a sample of it again. `ForMonai`, `ForTorchIO` and `ForTorchvision` do
-both around a transform: give them as ``transform=``. The rule to know: while a sample is with
-another package its place (`affine`, `spacing`) travels inside that package's image, so no key can
-go stale; on the way back `affine` is the old one times the map from new to old indices, so it stays
-exact where nothing moved, and it is NaN where the map is not known. Index order never changes:
-(slice, row, column) outside, whatever the package calls it.
-
-The packages are optional and imported when first used.
+The RAS affine of a MetaTensor carries the grid. A frame gets a (3, 3) affine in its own plane,
+because MONAI would cut a (4, 4) one to two world axes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,45 +31,46 @@ from dicomdl.interop.grid import (
     seeded,
 )
 
-# --- MONAI ----------------------------------------------------------------------------------------
-
 
 def to_monai(
     sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, unknown: Unknown = "raise"
 ) -> dict[str, Any]:
-    """A sample as a dict of MetaTensors, on which MONAI's dict transforms work.
+    """Convert a sample to a dict of MetaTensors for MONAI's dict transforms.
 
     Needs the extra `monai`.
 
     Parameters
     ----------
     sample
-        `image` (C, H, W) or (C, D, H, W), `affine` (4, 4) to LPS mm, `spacing` (3,); tensors under
-        `labels` of the same spatial shape, with or without channels, go along. Everything else is
+        A sample with `image` (C, H, W) or (C, D, H, W), `affine` (4, 4) to LPS mm, and `spacing`
+        (3,) mm. Labels have the same spatial shape, with or without channels. Other entries are
         passed on.
     labels
-        Names of what must move with the image.
+        Names of entries that are transformed with the image.
     unknown
-        What to do with a frame of unknown pixel spacing or a volume of unknown position: "raise",
-        or "axes": take the axes of the array for those of the world, and voxels of unknown size for
-        1 mm. `affine` is NaN on the way back.
+        Policy for a frame of unknown pixel spacing or a volume of unknown position. "raise": a
+        GeometryError. "axes": take the axes of the array for those of the world, and voxels of
+        unknown size for 1 mm; `affine` is NaN on the way back.
 
     Returns
     -------
     dict
-        `image` and labels as MetaTensors with an axis of channels, sharing memory with the
-        sample's; no `affine`, no `spacing`. A volume's MetaTensor has the (4, 4) RAS affine of the
-        same (slice, row, column) order. A frame's has a (3, 3) affine in its own plane, mm
-        downwards and to the right from the first pixel's centre: MONAI cuts a 2D image's affine to
-        the first two world axes, which is singular for sagittal and coronal frames. So Spacingd is
-        right on every frame, and Orientationd has no anatomical meaning on one.
+        `image` and labels as MetaTensors with a channel axis, which share memory with the sample;
+        without `affine` and `spacing`. The MetaTensor of a volume has a (4, 4) RAS affine in
+        (slice, row, column) order. That of a frame has a (3, 3) affine in its own plane, in mm
+        downwards and to the right from the centre of the first pixel, because MONAI cuts the affine
+        of a 2D image to the first two world axes, which is singular for sagittal and coronal
+        frames. Spacingd is therefore right for every frame, and Orientationd has no anatomical
+        meaning for frames.
 
     Raises
     ------
-    MissingExtra, UsageError
-        Without MONAI; for an image or label of another shape.
+    MissingExtra
+        MONAI is not installed.
+    UsageError
+        The image or a label has another shape.
     GeometryError
-        For an unknown place: MONAI resamples by a NaN affine without a word, and delivers noise.
+        The grid is unknown. MONAI would resample by a NaN affine without an error and return noise.
     """
     monai = optional_package("monai.data", "to_monai", "monai")
     grid = grid_of(sample, labels)
@@ -104,17 +96,26 @@ def to_monai(
 
 
 def from_monai(data: Any) -> Any:
-    """The way back from `to_monai`: a Sample, whose `affine` is LPS again.
+    """Convert the result of MONAI's transforms back to a Sample with an LPS `affine`.
 
-    Of a list (RandCropByPosNegLabeld makes one), a list.
+    Labels get their original dtype and axes. They stay fractional floats if a transform
+    interpolated them without ``mode="nearest"``; a lazy Compose drops that mode, so pass it
+    ``overrides={"mask": {"mode": "nearest"}}``.
 
-    An image that lost its metadata (``track_meta=False``) or an axis gets NaN as `affine` and
-    `spacing`. Labels get their dtype and form back, unless they have become fractional because a
-    transform had no ``mode="nearest"`` for them (a lazy Compose forgets it: give it
-    ``overrides={"mask": {"mode": "nearest"}}``).
+    Parameters
+    ----------
+    data
+        A dict of MetaTensors that began as `to_monai`, or a list of them, as
+        RandCropByPosNegLabeld returns.
+
+    Returns
+    -------
+    Sample or list of Sample
+        `affine` and `spacing` are NaN if the image lost its metadata (``track_meta=False``) or an
+        axis.
     """
     if isinstance(data, list | tuple):
-        return [from_monai(one) for one in data]
+        return [from_monai(part) for part in data]
     image = data["image"]
     metas = {
         name: value.meta
@@ -122,16 +123,16 @@ def from_monai(data: Any) -> Any:
         if "dicomdl_affine" in getattr(value, "meta", ())
     }
     if "image" not in metas:
-        nowhere = SampleGrid(
+        unknown = SampleGrid(
             np.full((4, 4), np.nan), np.full(3, np.nan), tuple(image.shape[1:]), ()
         )
         others = {name: plain_value(value) for name, value in data.items() if name != "image"}
-        return rebuilt(others, nowhere, nowhere.affine, {"image": plain_value(image)})
+        return rebuilt(others, unknown, unknown.affine, {"image": plain_value(image)})
     meta = metas["image"]
     shape = tuple(int(length) for length in meta["spatial_shape"])
     forms = tuple(
-        (name, bool(one["dicomdl_form"][0]), getattr(torch, one["dicomdl_form"][1]))
-        for name, one in metas.items()
+        (name, bool(meta["dicomdl_form"][0]), getattr(torch, meta["dicomdl_form"][1]))
+        for name, meta in metas.items()
     )
     grid = SampleGrid(
         meta["dicomdl_affine"],
@@ -160,24 +161,23 @@ def _in_monai(grid: SampleGrid, unknown: Unknown) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ForMonai:
-    """A MONAI dict transform as the ``transform=`` of a dataset.
+    """MONAI dict transform as the ``transform=`` of a dataset.
 
-    `to_monai`, the transform, `from_monai`; extra `monai`.
+    Applies `to_monai`, the transform, and `from_monai`. Needs the extra `monai`.
 
     Parameters
     ----------
     transform
-        Any callable on a dict, such as ``monai.transforms.Compose([...])``; None converts only.
+        Any callable on a dict, such as ``monai.transforms.Compose([...])``; None only converts.
     labels, unknown
         As for `to_monai`.
     seed
-        None draws from torch's generator, which a DataLoader seeds for each worker and epoch. A
-        number makes a sample depend on (seed, the sample's `epoch` or its row's, `row`, `location`)
-        alone. MONAI's own random states, which workers inherit and would all continue alike, are
-        set from it.
+        None draws from torch's generator, which a DataLoader seeds per worker and epoch. With a
+        number, a sample depends only on the seed and its `epoch`, `row` and `location`. The random
+        states of MONAI are set from it; workers would otherwise all inherit the same states.
     restore
-        False leaves MetaTensors, for ``monai.data.DataLoader``; torch's default collate would keep
-        the first one's affine for all.
+        False returns MetaTensors, for ``monai.data.DataLoader``. The default collate function of
+        torch would give all of them the affine of the first.
 
     Examples
     --------
@@ -196,7 +196,10 @@ class ForMonai:
     unknown: Unknown = "raise"
 
     def __call__(self, sample: Mapping[str, Any]) -> Any:
-        """A Sample, or a list of them; dicts of MetaTensors with ``restore=False``."""
+        """Transform a sample.
+
+        Returns a Sample or a list of them; dicts of MetaTensors with ``restore=False``.
+        """
         data: Any = to_monai(sample, self.labels, unknown=self.unknown)
         if self.transform is not None:
             seed = drawn(self.seed, sample)

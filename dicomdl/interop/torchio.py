@@ -1,4 +1,7 @@
-"""interop.torchio"""
+"""Samples as subjects of TorchIO, and back.
+
+The RAS affine of an image carries the grid. TorchIO cannot represent shear, so tilted stacks raise.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,28 +33,28 @@ from dicomdl.interop.grid import (
 def to_torchio(
     sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, unknown: Unknown = "raise"
 ) -> Any:
-    """A sample as a `torchio.Subject`.
-
-    `image` a ScalarImage, labels LabelMaps, everything else as it is; needs the extra
-    `torchio`.
+    """Convert a sample to a `torchio.Subject`; needs the extra `torchio`.
 
     Parameters
     ----------
     sample, labels, unknown
-        As for `to_monai`; TorchIO needs a position for frames as well.
+        As for `to_monai`. TorchIO needs a position for frames, too.
 
     Returns
     -------
     torchio.Subject
-        Images (C, D, H, W) in the order (slice, row, column), of frames (C, H, W, 1) as TorchIO
-        wants 2D images, with RAS affines. Tensors share memory with the sample's.
+        `image` as a ScalarImage, labels as LabelMaps, other entries unchanged. Images of volumes
+        are (C, D, H, W) in the order (slice, row, column), those of frames (C, H, W, 1), the 2D
+        form of TorchIO, with RAS affines. Tensors share memory with the sample.
 
     Raises
     ------
-    MissingExtra, UsageError
-        Without TorchIO; for an image or label of another shape.
+    MissingExtra
+        TorchIO is not installed.
+    UsageError
+        The image or a label has another shape.
     GeometryError
-        The position is unknown, or the stack is tilted: TorchIO's resampling knows no shear.
+        The position is unknown, or the stack is tilted: the resampling of TorchIO ignores shear.
         Resample such a dataset (``spacing=``) first.
     """
     torchio = optional_package("torchio", "to_torchio", "torchio")
@@ -60,7 +63,7 @@ def to_torchio(
     images: dict[str, Any] = {}
     for name, tensor in channelled(sample, grid).items():
         kind = torchio.ScalarImage if name == "image" else torchio.LabelMap
-        # NIfTI, which ToCanonical goes through, refuses int64
+        # ToCanonical uses NIfTI, which has no int64
         if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
         images[name] = kind(
@@ -71,13 +74,11 @@ def to_torchio(
 
 
 def from_torchio(subject: Any) -> Sample:
-    """The way back from `to_torchio`.
+    """Convert a Subject of `to_torchio` back to a Sample of plain tensors and an LPS `affine`.
 
-    Plain tensors, which the default collate takes, and an LPS `affine`.
-
-    TorchIO's own rule stays in force: RandomFlip and RandomAffine move the content within its grid
-    (another patient on the same scanner), Resample, ToCanonical, Crop and Pad move the grid over
-    the content.
+    The rule of TorchIO applies to the grid: RandomFlip and RandomAffine move the content within an
+    unchanged grid (another patient on the same scanner); Resample, ToCanonical, Crop and Pad move
+    the grid over the content.
     """
     grid, old = subject[GRID_KEY]
     images = {
@@ -88,7 +89,8 @@ def from_torchio(subject: Any) -> Sample:
     others = {name: value for name, value in subject.items() if name not in (GRID_KEY, *images)}
     index_map = index_map_of(old, np.asarray(subject["image"].affine, dtype=np.float64))
     if grid.is_frame:
-        order = [2, 0, 1, 3]  # (row, column, slice) to (slice, row, column)
+        # (row, column, slice) to (slice, row, column)
+        order = [2, 0, 1, 3]
         index_map = index_map[np.ix_(order, order)]
         images = {
             name: image[..., 0] if image.shape[-1] == 1 else image.movedim(-1, 1)
@@ -98,14 +100,15 @@ def from_torchio(subject: Any) -> Sample:
 
 
 def _in_torchio(grid: SampleGrid, unknown: Unknown) -> Floats:
-    """(4, 4) RAS affine, of a frame in the order (row, column, slice)."""
+    """Return the (4, 4) RAS affine, for a frame in the order (row, column, slice)."""
     affine = grid.in_ras(unknown)
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > 1e-3 and not grid.is_frame:
         raise GeometryError(
-            f"the slices of this stack are tilted (cosine {shear:.4f} between its axes), and TorchIO would drop the shear: "
-            "give the dataset spacing=..., which resamples it to a grid without",
+            f"the slices of this stack are tilted (cosine {shear:.4f} between its axes), "
+            "and TorchIO would drop the shear: pass spacing=... to the dataset, "
+            "which resamples it to an orthogonal grid",
             shear=shear,
         )
     return affine[:, [1, 2, 0, 3]] if grid.is_frame else affine
@@ -113,20 +116,20 @@ def _in_torchio(grid: SampleGrid, unknown: Unknown) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ForTorchIO:
-    """A TorchIO transform as the ``transform=`` of a dataset.
+    """TorchIO transform as the ``transform=`` of a dataset.
 
-    `to_torchio`, the transform, `from_torchio`; extra `torchio`.
+    Applies `to_torchio`, the transform, and `from_torchio`. Needs the extra `torchio`.
 
     Parameters
     ----------
     transform
-        Any callable on a Subject, such as ``torchio.Compose([...])``; None converts only.
+        Any callable on a Subject, such as ``torchio.Compose([...])``; None only converts.
     labels, unknown
         As for `to_torchio`.
     seed
         As for `ForMonai`.
     restore
-        False leaves Subjects, for ``torchio.SubjectsLoader``.
+        False returns Subjects, for ``torchio.SubjectsLoader``.
     """
 
     transform: Callable[[Any], Any] | None = None
@@ -136,7 +139,7 @@ class ForTorchIO:
     unknown: Unknown = "raise"
 
     def __call__(self, sample: Mapping[str, Any]) -> Any:
-        """A Sample, or a Subject with ``restore=False``."""
+        """Transform a sample; returns a Sample, or a Subject with ``restore=False``."""
         subject = to_torchio(sample, self.labels, unknown=self.unknown)
         if self.transform is not None:
             with seeded(drawn(self.seed, sample)):

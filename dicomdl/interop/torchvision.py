@@ -1,4 +1,8 @@
-"""interop.torchvision"""
+"""Samples as `tv_tensors` for the v2 transforms of torchvision, and back.
+
+tv_tensors have no affine. Nine points go through the transform as boxes of size zero, and the new
+`affine` is computed from their positions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,26 +32,31 @@ _TRACKED: Final = "dicomdl_points"
 def to_torchvision(
     sample: Mapping[str, Any], labels: Sequence[str] = LABELS, *, track: bool = True
 ) -> dict[str, Any]:
-    """A sample with `tv_tensors`, so that torchvision's v2 transforms act on image and labels alike; needs the extra `torchvision`.
+    """Convert a sample to `tv_tensors`, on which the v2 transforms of torchvision act.
+
+    Needs the extra `torchvision`.
 
     Parameters
     ----------
     sample, labels
         As for `to_monai`.
     track
-        Let nine points, as boxes of no size, go through the transform: they tell where the pixels went, and so the new `affine`.
-        Turn it off for transforms that count boxes (RandomIoUCrop, SanitizeBoundingBoxes) or do not take them (padding other
-        than "constant"); `affine` and `spacing` are NaN then.
+        Send nine points through the transform, as boxes of size zero, to compute the new `affine`.
+        Turn it off for transforms that count boxes (RandomIoUCrop, SanitizeBoundingBoxes) or refuse
+        them (padding other than "constant"); `affine` and `spacing` are then NaN.
 
     Returns
     -------
     dict
-        A frame as Image (C, H, W); a volume as Video (D, C, H, W), each slice alike; labels as Masks of the same form.
+        A frame as Image (C, H, W); a volume as Video (D, C, H, W), with the same transform for all
+        slices; labels as Masks of the same form.
 
     Raises
     ------
-    MissingExtra, UsageError
-        Without a torchvision that can be imported beside this torch; for an image or label of another shape.
+    MissingExtra
+        torchvision is not installed, or does not fit the installed torch.
+    UsageError
+        The image or a label has another shape.
     """
     tv = optional_package("torchvision.tv_tensors", "to_torchvision", "torchvision")
     grid = grid_of(sample, labels)
@@ -69,12 +78,10 @@ def to_torchvision(
 
 
 def from_torchvision(data: Mapping[str, Any]) -> Sample:
-    """The way back from `to_torchvision`.
+    """Convert tv_tensors of `to_torchvision` back to a Sample of plain tensors, channels first.
 
-    Plain tensors, channels first, and the `affine` that follows from where the points went.
-
-    It is NaN after what is not an affine map (ElasticTransform, RandomPerspective) and without
-    ``track``.
+    `affine` follows from the positions of the points. It is NaN after a transform that is not an
+    affine map (ElasticTransform, RandomPerspective), and with ``track=False``.
     """
     grid = data[GRID_KEY]
     names = ("image", *(label for label, _, _ in grid.labels))
@@ -95,21 +102,21 @@ def from_torchvision(data: Mapping[str, Any]) -> Sample:
 
 
 def _points(height: int, width: int) -> torch.Tensor:
-    """(9, 2) float64.
+    """Return (9, 2) float64: x and y of a grid of points.
 
-    X and y of a grid of points, (0, 0) being the corner of the first pixel, as torchvision
-    counts boxes.
+    (0, 0) is the corner of the first pixel, as for boxes of torchvision.
     """
     axes = [torch.linspace(0, length, 3, dtype=torch.float64) for length in (width, height)]
     return torch.cartesian_prod(*axes)
 
 
 def _recentred(points: Floats, height: int, width: int) -> Floats:
-    """The points as they are, but after a rotation with ``expand=True`` as the pixels are.
+    """Correct the points after a rotation with ``expand=True``; otherwise return them unchanged.
 
-    There torchvision shifts boxes until their corners touch the edge, and pixels until the centre
-    is in the centre, on a canvas of a whole number of pixels: half a pixel of difference. Touching
-    two edges without being parallel to them tells the case.
+    After such a rotation, torchvision shifts boxes until their corners touch the edges, but pixels
+    until their centre is in the centre of a canvas with a whole number of pixels. The difference is
+    up to half a pixel. The case is recognized by points that touch the edges without being parallel
+    to them.
     """
     size = np.array([width, height], dtype=np.float64)
     if not (points.ndim == 2 and len(points) == 9 and np.isfinite(points).all()):
@@ -120,9 +127,9 @@ def _recentred(points: Floats, height: int, width: int) -> Floats:
 
 
 def _map_of_points(old: Floats, new: Floats) -> Floats:
-    """(4, 4) from new to old (slice, row, column), of points (n, 2) in x and y.
+    """Fit (4, 4) from new to old (slice, row, column) to points (n, 2) in x and y.
 
-    NaN where no affine map does it.
+    NaN if no affine map fits.
     """
     result = np.full((4, 4), np.nan)
     if new.shape != old.shape or not np.isfinite(new).all():
@@ -131,32 +138,32 @@ def _map_of_points(old: Floats, new: Floats) -> Floats:
     solution, _, rank, _ = np.linalg.lstsq(given, old, rcond=None)
     if rank < 3 or np.abs(given @ solution - old).max() > MAX_RESIDUAL_PIXELS:
         return result
-    swapped, shift = solution[:2, :2].T[::-1, ::-1], solution[2, ::-1]  # (x, y) to (row, column)
+    # (x, y) to (row, column)
+    swapped, shift = solution[:2, :2].T[::-1, ::-1], solution[2, ::-1]
     result = np.eye(4)
     result[1:3, 1:3] = swapped
-    result[1:3, 3] = shift + swapped @ (0.5, 0.5) - 0.5  # from corners to centres of pixels
+    # corners to centres of pixels
+    result[1:3, 3] = shift + swapped @ (0.5, 0.5) - 0.5
     return result
 
 
 @dataclass(frozen=True, slots=True)
 class ForTorchvision:
-    """A torchvision v2 transform as the ``transform=`` of a dataset.
+    """Torchvision v2 transform as the ``transform=`` of a dataset.
 
-    `to_torchvision`, the transform, `from_torchvision`.
-
-    It needs the extra `torchvision`.
+    Applies `to_torchvision`, the transform, and `from_torchvision`. Needs the extra `torchvision`.
 
     Parameters
     ----------
     transform
-        Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None converts
-        only.
+        Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None only
+        converts.
     labels, track
         As for `to_torchvision`.
     seed
         As for `ForMonai`.
     restore
-        False leaves tv_tensors.
+        False returns tv_tensors.
     """
 
     transform: Callable[[Any], Any] | None = None
@@ -166,7 +173,7 @@ class ForTorchvision:
     track: bool = True
 
     def __call__(self, sample: Mapping[str, Any]) -> Any:
-        """A Sample, or a dict of tv_tensors with ``restore=False``."""
+        """Transform a sample; returns a Sample, or a dict of tv_tensors with ``restore=False``."""
         data = to_torchvision(sample, self.labels, track=self.track)
         if self.transform is not None:
             with seeded(drawn(self.seed, sample)):

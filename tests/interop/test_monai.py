@@ -1,8 +1,4 @@
-"""Interop.
-
-After another package's transform every voxel still says where in the world it was, or the affine is
-NaN.
-"""
+"""Interop: after a transform of another package the affine of a voxel is right, or NaN."""
 
 import functools
 import importlib
@@ -36,10 +32,11 @@ SHAPE = (8, 22, 26)
 
 
 def needed(module: str) -> Any:
-    """An optional package; the test is skipped by its name where it cannot be imported."""
+    """Import an optional package, or skip the test by the name of the package."""
     try:
         return importlib.import_module(module)
-    except Exception as error:  # torchvision beside another torch raises RuntimeError
+    # torchvision raises a RuntimeError if it does not fit the build of torch
+    except Exception as error:
         pytest.skip(f"needs {module}: {type(error).__name__}")
 
 
@@ -91,13 +88,13 @@ def frame(index: dicomdl.Index) -> Sample:
 
 
 def with_mask(sample: Sample) -> Sample:
-    """With a mask without channels of what is above the mean, and a class of the whole sample."""
+    """A sample with a mask of values above the mean, without channels, and a class."""
     image = sample["image"][0]
     return Sample({**sample, "mask": (image > image.mean()).long(), "label": torch.tensor(2)})
 
 
 def voxels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 4) indices of all voxels and (n,) values."""
+    """Return (n, 4) indices of all voxels and (n,) values."""
     image = sample["image"] if sample["image"].ndim == 4 else sample["image"][:, None]
     grid = np.stack(np.meshgrid(*map(np.arange, image.shape[1:]), indexing="ij"), axis=-1).reshape(
         -1, 3
@@ -106,7 +103,7 @@ def voxels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 
 def errors_in_the_world(made: Sample, original: Sample, margin: float = 1.5) -> np.ndarray:
-    """Errors against the ramp at each voxel's world point, well within the original alone."""
+    """Deviation of values from the ramp at their position, well inside the original grid."""
     old, ramp = voxels(original)
     indices, values = voxels(made)
     places = (np.linalg.inv(original["affine"].numpy()) @ made["affine"].numpy() @ indices.T).T
@@ -126,8 +123,8 @@ def assert_right(made: Sample, original: Sample, at_most: float = 1e-3) -> None:
     spatial = made["image"].shape[1:]
     assert made["mask"].shape == spatial and made["mask"].dtype == torch.int64
     threshold = original["image"][0].mean()
-    # Linear and nearest interpolation may differ by half a voxel's step; further from the
-    # threshold than that they agree.
+    # Linear and nearest interpolation differ by at most half the step of a voxel; values further
+    # from the threshold agree.
     sure = (made["image"][0] - threshold).abs() > 40
     sure &= torch.from_numpy(well_within(made, original))
     assert torch.equal(made["mask"].bool()[sure], (made["image"][0] > threshold)[sure])
@@ -467,7 +464,8 @@ def test_the_map_of_points_is_that_of_pixel_centres() -> None:
 
 def loaded(dataset: Any, method: str | None, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    workers = {None: 0, "fork": 2, "spawn": 1}[method]  # a spawned one imports everything again
+    # a spawned worker imports everything again
+    workers = {None: 0, "fork": 2, "spawn": 1}[method]
     loader = DataLoader(
         dataset, 2, num_workers=workers, generator=generator, multiprocessing_context=method
     )
@@ -525,7 +523,7 @@ def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -
 
 def model_class(lightning: Any) -> Any:
     class Model(lightning.LightningModule):
-        """Learns the mean of a frame; writes down what it was given."""
+        """Model that learns the mean of a frame and records its batches."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -584,14 +582,14 @@ def test_a_model_trains_validates_and_predicts_with_lightning(
     assert [sorted(rows) for rows in epochs] == [list(range(8))] * 2 and epochs[0] != epochs[1]
     assert model.losses[-1] < model.losses[0] and model.validated == 2 * 2 * 3
     assert torch.cat(run.predict(model, datamodule=data)).tolist() == list(range(8))
-    # nothing to validate with
+    # no validation dataset
     trainer(max_epochs=1).fit(
         model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3)
     )
 
 
 class Told(torch.utils.data.Dataset[Any]):
-    """A dataset of another's that is told the epoch."""
+    """A dataset from elsewhere with `set_epoch`."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
@@ -656,7 +654,8 @@ def test_training_goes_on_in_the_middle_of_an_epoch(
 
     whole = fit()
     assert len(whole) == 8
-    for done in (2, 5):  # in the first epoch, and in the second, of four batches each
+    # in the first and in the second epoch, of four batches each
+    for done in (2, 5):
         rest = fit(ckpt_path=tmp_path / kind / f"step={done}.ckpt")
         assert rest == whole[done:]
 
@@ -676,7 +675,7 @@ def test_a_second_stop_within_an_epoch_is_resumed_as_well(
         return model.seen
 
     whole = fit()
-    # writes step=2 and step=3 anew, from a resumed pass
+    # writes step=2 and step=3 again, from a resumed epoch
     assert fit(ckpt_path=tmp_path / "step=1.ckpt") == whole[1:]
     assert fit(ckpt_path=tmp_path / "step=3.ckpt") == whole[3:]
 
