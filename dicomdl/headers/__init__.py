@@ -1,4 +1,4 @@
 """Header reading: the facts of the frames of one file, and the byte ranges of their pixels.
 
-Together with `pixels`, this package is the only one that imports pydicom.
+pydicom has its door here. `pixels` and `jobs` import only its decoders.
 """

@@ -64,7 +64,6 @@ class StoredEntry:
         digest: str,
         known: Callable[[Identity], bytes | None] | None = None,
     ) -> None:
-
         self.source = source
         self.layout = layout = read_layout(source.read, source.size, digest)
         source.require_whole()
