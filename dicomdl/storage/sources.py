@@ -283,24 +283,18 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
 
 
 def read_exactly(handle: Handle, buffer: Values, offset: int) -> None:
-    """Fill `buffer` from `offset`, without a copy; TruncatedPixels if the file is too short."""
-    found = _fill(handle, buffer, offset)
-    if found < buffer.nbytes:
-        raise truncated(buffer.nbytes, found)
+    """Fill `buffer` from `offset`, without a copy; TruncatedPixels if the file is too short.
 
-
-def _fill(handle: Handle, buffer: Values, offset: int) -> int:
-    """Fill `buffer` as far as possible; return the number of bytes read.
-
-    One system call suffices up to 2 GiB.
+    One call is enough unless there are more than 2 GiB.
     """
-    found = handle.read_into(buffer.data, offset)
-    while 0 < found < buffer.nbytes:
+    found, needed = handle.read_into(buffer.data, offset), buffer.nbytes
+    while 0 < found < needed:
         more = handle.read_into(buffer.data.cast("B")[found:], offset + found)
         if more == 0:
             break
         found += more
-    return found
+    if found < needed:
+        raise truncated(needed, found)
 
 
 def read_range(handle: Handle, offset: int, length: int) -> bytes:
