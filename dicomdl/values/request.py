@@ -5,6 +5,7 @@ option raises at the call and not at the first sample in a worker. `auto.resolve
 to make the recipe of a stack.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,10 +108,14 @@ def _by_name(name: str) -> IntensityRequest:
 
 def _pair(numbers: Sequence[Any]) -> tuple[float, float]:
     """Return the (center, width) of a tuple or list; `Window` checks their range."""
-    are_numbers = all(isinstance(n, Real) and not isinstance(n, bool) for n in numbers)
-    if len(numbers) != 2 or not are_numbers or any(math.isnan(n) for n in numbers):
+    pair: list[float] = []
+    if all(isinstance(n, Real) and not isinstance(n, bool) for n in numbers):
+        # An integer may be larger than any float.
+        with contextlib.suppress(OverflowError):
+            pair = [float(n) for n in numbers]
+    if len(pair) != 2 or any(map(math.isnan, pair)):
         raise UsageError(f"intensity={numbers!r}: expected (center, width), two numbers")
-    return float(numbers[0]), float(numbers[1])
+    return pair[0], pair[1]
 
 
 def _recipe(option: Any) -> Intensity:

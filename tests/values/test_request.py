@@ -51,6 +51,7 @@ BAD: dict[str, Any] = {
     "not a number": (float("nan"), 400),
     "a width that is not a number": [40, np.float32("nan")],
     "an endless center": (float("inf"), 400),
+    "a center beyond all floats": (10**400, 400),
     "a width of 0": (40, 0),
     "a negative width": [40, -400],
     "an array": np.array([40, 400]),
