@@ -179,7 +179,9 @@ def _open(source: Source) -> Handle:
 
 
 def _unopened(source: Source, error: OSError) -> PixelError:
-    if isinstance(error, FileNotFoundError) and source.mtime_ns != UNKNOWN:
+    # The second where a file stands in the place of a folder.
+    is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if is_gone and source.mtime_ns != UNKNOWN:
         return FileChanged("the file that was scanned is gone: scan again")
     return PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno)
 

@@ -299,3 +299,11 @@ def test_what_is_no_file_or_is_gone_is_told_apart(file: Source, tmp_path: Path) 
         with pytest.raises(PixelError, match="No such file") as caught:
             ask(Source(file.path))
         assert not isinstance(caught.value, FileChanged) and caught.value.errno == 2
+
+
+def test_a_file_whose_folder_became_a_file_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_bytes(b"")
+    source = Source(str(tmp_path / "folder" / "a.dcm"), 1, 1)
+    for ask in (look_up, lambda source: opened(source).__enter__()):
+        with pytest.raises(FileChanged, match="gone"):
+            ask(source)
