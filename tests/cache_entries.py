@@ -1,6 +1,6 @@
-"""Entries whose content follows from their key, and processes that ask for them.
+"""Cache entries whose content follows from their key, and processes that read them.
 
-Shared by tests of the cache.
+The tests of the cache share them.
 """
 
 import contextlib
@@ -44,10 +44,7 @@ def key_of(number: int) -> Key:
 
 
 def content(number: int, shape: tuple[int, ...] = (3, 40, 50)) -> Arrays:
-    """Values and a mask that are a function of the key.
-
-    Whoever reads can tell whether they are right.
-    """
+    """Return values and a mask that follow from the number, so that a reader can check them."""
     rng = np.random.default_rng(number)
     return Arrays(rng.integers(-2000, 3000, shape, dtype=np.int16), rng.random(shape) < 0.2)
 
@@ -57,7 +54,7 @@ def never() -> Arrays:
 
 
 class Maker:
-    """Makes the content of a number, and counts how often."""
+    """A function that makes the content of a number, and counts its calls."""
 
     def __init__(self, number: int = 0, **shape: Any) -> None:
         self.number, self.shape, self.calls = number, shape, 0
@@ -102,7 +99,7 @@ def cache_of(kind: str, folder: Path, max_bytes: int = 2**24) -> Iterator[DiskCa
 
 
 def flip(path: Path, byte: int, bit: int) -> None:
-    """As a disk does it: the file's times stay."""
+    """Flip a bit as a faulty disk does: the times of the file are unchanged."""
     status = path.stat()
     with open(path, "r+b") as file:
         file.seek(byte)
@@ -113,15 +110,15 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 
 def assert_made_again(folder: Path, number: int, **shape: Any) -> None:
-    """A new process's cache gives the right values, has made them once, says so, and has mended the entry."""
-    made, maker = DiskCache(folder), Maker(number, **shape)
-    assert_content(made.get(key_of(number), maker), number, **shape)
-    assert (maker.calls, made.stats().damaged, made.stats().made) == (1, 1, 1)
+    """Assert that a new cache makes a damaged entry once, reports it, and repairs the file."""
+    cache, maker = DiskCache(folder), Maker(number, **shape)
+    assert_content(cache.get(key_of(number), maker), number, **shape)
+    assert (maker.calls, cache.stats().damaged, cache.stats().made) == (1, 1, 1)
     assert_content(DiskCache(folder).get(key_of(number), never), number, **shape)
 
 
 def in_a_fork(task: Callable[[], object]) -> int:
-    """The exit code of a child that runs the task; negative for a signal."""
+    """Run a task in a forked child and return its exit code, negative for a signal."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -138,10 +135,10 @@ def in_a_fork(task: Callable[[], object]) -> int:
 
 
 def fill(folder: Path, seed: int, numbers: int, log: Path | None = None, **shape: Any) -> None:
-    """Ask for all entries in an order of its own; what is made is written down."""
+    """Read all entries in an order that depends on the seed; log each entry that is made."""
     order = list(range(numbers))
     random.Random(seed).shuffle(order)
-    made = DiskCache(folder)
+    cache = DiskCache(folder)
 
     def make(number: int) -> Arrays:
         if log is not None:
@@ -150,7 +147,7 @@ def fill(folder: Path, seed: int, numbers: int, log: Path | None = None, **shape
         return content(number, **shape)
 
     for number in order:
-        assert_content(made.get(key_of(number), functools.partial(make, number)), number, **shape)
+        assert_content(cache.get(key_of(number), functools.partial(make, number)), number, **shape)
 
 
 def start(task: Callable[..., object], *arguments: Any) -> int:
@@ -165,7 +162,7 @@ def start(task: Callable[..., object], *arguments: Any) -> int:
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOLCK) -> None:
-    """What a network file system without locks does."""
+    """Make locks fail as on a network file system without locks."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(number, os.strerror(number))

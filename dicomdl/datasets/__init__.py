@@ -1,1 +1,1 @@
-"""Samples for networks. The door to torch."""
+"""PyTorch datasets, samplers and streams. torch is imported here and in `interop` alone."""

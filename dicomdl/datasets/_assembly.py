@@ -1,6 +1,7 @@
-"""How the values of a stack become a sample: padding, channels, tensors.
+"""The assembly of a sample from the values of a stack: padding, intensity, channels, tensors.
 
-A sample depends on (seed, epoch, row) alone, never on the process that makes it.
+The float32 image is written once, by the intensity, into the memory that leaves the worker (see
+`transport.images`).
 """
 
 from dataclasses import dataclass
@@ -19,16 +20,20 @@ from dicomdl.values.reading import Converted
 
 Affine = npt.NDArray[np.float64]
 IntensityOn = Literal["cpu", "device"]
-_LUMA: Final = (0.299, 0.587, 0.114)  # of RGB, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL)
+# Weights of red, green and blue in luminance, PS3.3 C.7.6.3.1.2 (the Y of YBR_FULL).
+_LUMA: Final = (0.299, 0.587, 0.114)
 
 
 def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
-    """The values, which are the caller's own to change, with padding as low as the recipe can see."""
+    """Return the values with padding set to the lowest value of the recipe.
+
+    The values are changed in place, so the caller must own them.
+    """
     if read.padding is not None and (lowest := recipe.floor(read.array.dtype)) is not None:
-        # Without branches: where a mask is ragged, a masked copy takes ten times as long.
+        # Bit arithmetic has no branches: with a ragged mask, a masked copy takes ten times as long.
         bits = read.array.view(f"i{read.array.itemsize}")
         change = bits ^ np.array(lowest, read.array.dtype).view(bits.dtype)
-        # of colour
+        # Colour has a trailing axis of samples.
         padding = read.padding if read.padding.ndim == change.ndim else read.padding[..., None]
         np.multiply(change, padding, out=change)
         np.bitwise_xor(bits, change, out=bits)
@@ -36,15 +41,12 @@ def floored(read: Converted, recipe: Intensity) -> npt.NDArray[Any]:
 
 
 def channel_first(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:
-    """(C, ...) from (...) or (..., C)."""
+    """Return a (C, ...) view of (...) or (..., C) values."""
     return values[None] if values.ndim == dimensions else np.moveaxis(values, -1, 0)
 
 
 class Image(NamedTuple):
-    """An image on its way into a sample.
-
-    Modality values, or network values where it is mapped already.
-    """
+    """The image of a sample: modality values, or network values if it is mapped already."""
 
     values: npt.NDArray[Any]
     is_mapped: bool = False
@@ -58,7 +60,7 @@ def made_sample(
     how: "Delivery",
     facts: dict[str, Any],
 ) -> Sample:
-    """The sample of an image, (C, ...) values that are the caller's own to change."""
+    """Return the sample of an image of (C, ...) values, which the caller must own."""
     values, channels = np.ascontiguousarray(image.values), how.channels
     if how.intensity_on == "device":
         facts["intensity"] = intensity_as_data(recipe)
@@ -85,7 +87,7 @@ def made_sample(
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """How the images of a dataset are delivered: its `channels` and `intensity_on`."""
+    """The delivery of images by a dataset: its options `channels` and `intensity_on`."""
 
     channels: int | None = None
     intensity_on: IntensityOn = "cpu"
@@ -97,8 +99,8 @@ class Delivery:
             raise UsageError(f"intensity_on={self.intensity_on!r}: expected 'cpu' or 'device'")
 
 
-# What is carried as it is; unsigned 16 bits are for colour alone, and torch hardly computes with
-# them.
+# The dtype in which `intensity_on="device"` delivers values; others become float32. Only colour has
+# unsigned 16 bits, and torch has hardly any operation on them.
 _CARRIED: Final[dict[str, Any]] = {
     "B": np.uint8,
     "h": np.int16,

@@ -1,9 +1,9 @@
-"""What a dataset is told, as frozen values that check themselves.
+"""Options of datasets, as frozen values that check themselves.
 
-The constructors of datasets keep flat keywords for people. What belongs together goes on from
-there as one value: `Reading` says what is read of a stack, `Policy` what happens where it cannot
-be read; `assembly.Delivery` says how images are delivered, `regrid.TargetGrid` on which grid, and
-`selection.StackChoice` which stacks are taken.
+The constructors of datasets have flat keywords. Inside, keywords that belong together travel as one
+value: `Reading` (which values of a stack to read), `Policy` (what to do about unreadable samples),
+`_assembly.Delivery` (how to deliver images), `_regrid.TargetGrid` (on which grid) and
+`selection.StackChoice` (which stacks to take).
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What happens where a sample cannot be read (`on_error`), and the seed of random choices."""
+    """The treatment of unreadable samples (`on_error`), and the seed of random choices."""
 
     on_error: OnError = "raise"
     seed: int = 0
@@ -46,13 +46,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is read of a stack: its intensity, its decoding, and the cache that keeps its values."""
+    """How to read a stack: its intensity, its decoding, and the cache of decoded values."""
 
     intensity: IntensityRequest
     suv: SuvPolicy
     decoding: Decoding
     cache: Cache | None = None
-    # A caller's own function need not hash; found out once, not for every sample.
+    # A user's function may be unhashable. The check runs once per dataset instead of per sample.
     is_hashable: bool = field(init=False, repr=False, compare=False, default=True)
 
     def __post_init__(self) -> None:
@@ -71,28 +71,31 @@ class Reading:
         max_bytes: int | None,
         reduce: int = 0,
     ) -> "Reading":
-        """The values of the keywords of a dataset, each checked."""
+        """Return the reading for the keywords of a dataset, each checked."""
         decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
         request = IntensityRequest.parse(intensity)
         return cls(request, checked_suv(suv), decoding, as_cache(cache))
 
     def recipe(self, stack: Stack) -> Intensity:
-        """What the intensity means for a stack."""
+        """Return the intensity resolved for a stack."""
         recipe_of = _known_recipe if self.is_hashable else stack_intensity
         return recipe_of(stack, self.intensity, self.suv, self.decoding.max_bytes)
 
     def voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels:
-        """The reader of a stack's blocks, at full resolution."""
+        """Return the reader of blocks of a stack, at full resolution."""
         return voxels_of(stack, quantity, self.cache, self.decoding.max_bytes)
 
     def cached_voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels | None:
-        """The reader of a stack whose values the cache keeps; None of one that it does not."""
+        """Return the reader of blocks if the stack is cached, else None."""
         if self.cache is None or self.decoding.reduce or not is_worth_caching(stack):
             return None
         return self.voxels(stack, quantity)
 
     def decoding_here(self) -> Decoding:
-        """The decoding by all cores, or by one in a DataLoader's worker, whose neighbours have them."""
+        """Return the decoding with all cores, or with one core in a worker of a DataLoader.
+
+        The other workers use the other cores.
+        """
         return self.decoding.with_threads(1 if is_worker() else available_cores())
 
 
@@ -100,4 +103,5 @@ class Reading:
 def _known_recipe(
     stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
 ) -> Intensity:
+    """Return `stack_intensity`, remembered per stack."""
     return stack_intensity(stack, request, suv, max_bytes)

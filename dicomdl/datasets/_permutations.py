@@ -1,4 +1,8 @@
-"""datasets.permutations"""
+"""Random orders of rows, ranks, and the checks that samplers and streams share.
+
+Orders are the argsort of Philox numbers. NumPy promises not to change the stream of Philox, whereas
+`Generator.permutation` may change, so a run resumes in the same order under another release.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -14,34 +18,39 @@ Uneven = Literal["keep", "drop", "pad"]
 State = dict[str, Any]
 Rows = npt.NDArray[np.int64]
 UNEVEN: Final = ("keep", "drop", "pad")
-CHUNK: Final = 4096  # rows that become Python integers at a time
-# What random numbers are for: each purpose has a stream of its own.
+# Rows that are converted to Python integers at a time.
+CHUNK: Final = 4096
+# Purposes of random numbers; each has a separate stream.
 ROWS, STACKS, WINDOWS, BUFFER = range(4)
 
 
 @runtime_checkable
 class StackedRows(Protocol):
-    """What a sampler asks of a dataset."""
+    """The part of a dataset that a sampler needs."""
 
     boundaries: Rows
-    """(stacks + 1,), ascending from 0 to the length: rows [boundaries[i], boundaries[i + 1]) come from stack i, in file order."""
+    """(stacks + 1,), ascending from 0 to the length.
+
+    Rows [boundaries[i], boundaries[i + 1]) come from stack i, in file order.
+    """
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
 
 
 def philox(seed: int, *words: int) -> np.random.Philox:
-    """The random numbers of a seed for one purpose.
+    """Return the bit generator of a seed for one purpose.
 
-    `words` (epoch, purpose, ...) are apart from the seed, whatever its size.
+    `words` (epoch, purpose, ...) form the spawn key, so they cannot collide with a seed of any
+    size.
     """
     return np.random.Philox(np.random.SeedSequence(seed, spawn_key=words))
 
 
 def permutation(count: int, seed: int, epoch: int, purpose: int) -> Rows:
-    """Every number below `count` once, (count,) int64, every order equally likely."""
+    """Return a uniformly random permutation of the numbers below `count`, (count,) int64."""
     keys = philox(seed, epoch, purpose).random_raw(count)
-    # 3 times as fast as a stable sort, and the same where no two keys are equal
+    # This sort is 3 times as fast as a stable one, and gives the same if all keys differ.
     order: Rows = np.argsort(keys)
     ordered = keys[order]
     if (ordered[1:] == ordered[:-1]).any():
@@ -50,7 +59,7 @@ def permutation(count: int, seed: int, epoch: int, purpose: int) -> Rows:
 
 
 def stack_order(boundaries: Rows, seed: int, epoch: int) -> Rows:
-    """All rows, stack by stack, the stacks in random order and their rows as they lie."""
+    """Return all rows stack by stack: stacks in random order, the rows of each ascending."""
     stacks = permutation(len(boundaries) - 1, seed, epoch, STACKS)
     lengths = np.diff(boundaries)[stacks]
     shift = boundaries[stacks] - (np.cumsum(lengths) - lengths)
@@ -59,23 +68,23 @@ def stack_order(boundaries: Rows, seed: int, epoch: int) -> Rows:
 
 
 def windowed(order: Rows, window: int, seed: int, epoch: int) -> Rows:
-    """The order with every `window` consecutive rows shuffled among each other."""
-    # The window's number above 32 random bits: one sort shuffles all windows. Equal bits
-    # (once in 8,000 windows of 1024) keep their order.
+    """Return the order with each window of consecutive rows shuffled within itself."""
+    # The key is the number of the window above 32 random bits, so one sort shuffles all windows.
+    # Rows with equal bits (once in 8,000 windows of 1024) stay in order.
     keys = np.arange(len(order), dtype=np.uint64) // np.uint64(window) << np.uint64(32)
     keys |= philox(seed, epoch, WINDOWS).random_raw(len(order)) >> np.uint64(32)
     return order[np.argsort(keys, kind="stable")]
 
 
 def dealt(rows: int, shares: int, uneven: Uneven) -> int:
-    """Rows that equal shares deliver together."""
+    """Return the number of rows that all shares deliver together."""
     if uneven == "keep":
         return rows
     return (rows if uneven == "drop" else rows + (shares - 1)) // shares * shares if rows else 0
 
 
 def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """As given, else of torch.distributed, else one."""
+    """Return (rank, world_size): as given, else of torch.distributed, else (0, 1)."""
     if (rank is None) != (world_size is None):
         raise UsageError(f"rank={rank}, world_size={world_size}: give both or neither")
     if rank is None or world_size is None:
@@ -86,35 +95,37 @@ def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def check_ranks(world_size: int) -> None:
-    """UsageError when torch.distributed was initialised after the ranks were asked for.
+    """Raise a UsageError if torch.distributed was initialised after the ranks were determined.
 
-    Every rank would deliver everything.
+    Otherwise every rank would deliver all rows.
     """
-    found = _distributed()[1]
-    if found not in (1, world_size):
+    actual = _distributed()[1]
+    if actual not in (1, world_size):
         raise UsageError(
-            f"made for {world_size} rank(s), but torch.distributed has {found}: make it after init_process_group, "
-            "or give rank= and world_size=",
-            world_size=found,
+            f"made for {world_size} rank(s), but torch.distributed has {actual}: make it after "
+            "init_process_group, or give rank= and world_size=",
+            world_size=actual,
         )
 
 
 def _distributed() -> tuple[int, int]:
+    """Return (rank, world_size) of torch.distributed, (0, 1) without it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
 def checked_boundaries(source: Any) -> Rows:
-    """The boundaries of a dataset as int64, from 0 to its length, never descending."""
+    """Return the boundaries of a dataset as int64; raise a UsageError if they are invalid."""
     if not isinstance(source, StackedRows):
         raise UsageError(
-            "shuffling stacks needs a dataset with `boundaries`, the rows between which each stack lies"
+            "shuffling stacks needs a dataset with `boundaries`, the first row of each stack and "
+            "the end"
         )
     boundaries = np.asarray(source.boundaries)
-    sound = boundaries.ndim == 1 and boundaries.dtype.kind in "iu" and len(boundaries) > 0
+    is_list = boundaries.ndim == 1 and boundaries.dtype.kind in "iu" and len(boundaries) > 0
     if not (
-        sound
+        is_list
         and boundaries[0] == 0
         and boundaries[-1] == len(source)
         and (boundaries[1:] >= boundaries[:-1]).all()
@@ -127,21 +138,21 @@ def checked_boundaries(source: Any) -> Rows:
 
 
 def checked_count(name: str, value: Any, least: int) -> int:
-    """An integer from `least` on."""
+    """Return an integer from `least`; raise a UsageError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise UsageError(f"{name}={value!r}: expected an integer from {least} on")
+        raise UsageError(f"{name}={value!r}: expected an integer from {least}")
     return int(value)
 
 
 def checked_uneven(uneven: Uneven) -> Uneven:
-    """One of UNEVEN."""
+    """Return one of `UNEVEN`; raise a UsageError for any other value."""
     if uneven not in UNEVEN:
         raise UsageError(f"uneven={uneven!r}: expected one of {', '.join(map(repr, UNEVEN))}")
     return uneven
 
 
 def check_state(state: Mapping[str, Any], identity: Mapping[str, Any], *numbers: str) -> None:
-    """UsageError unless a state has this identity and these whole numbers."""
+    """Raise a UsageError unless a state has this identity and integers from 0 as `numbers`."""
     if not isinstance(state, Mapping):
         raise UsageError(f"a state is a dict, found {type(state).__name__}")
     missing = [name for name in (*identity, *numbers) if name not in state]

@@ -1,7 +1,7 @@
-"""Samples read a few rows at a time, by a thread if asked, each with its own error in its own place.
+"""The reader of a stream: a few rows at a time, optionally by a thread.
 
-The rule to know: nothing that a dataset raises ends the reading but an interrupt; it is the outcome of its row, because an error that
-was raised here would end the iterator, and with it the rows after it.
+An error of a dataset is the outcome of its row, and only an interrupt ends the reading. If an error
+were raised here, it would end the iterator and lose the rows after it.
 """
 
 import threading
@@ -12,15 +12,17 @@ from typing import Any, Final
 from dicomdl.datasets.samplers import EpochRow
 from dicomdl.errors import UsageError
 
-_LOOK_S: Final = 5.0  # how often a waiting reader looks whether the thread still lives
-Chunk = list[tuple[int, Any]]  # (position, sample, Failure or SKIPPED)
+# The interval at which a waiting reader checks that the thread is alive.
+_CHECK_S: Final = 5.0
+# (position, outcome) pairs; an outcome is a sample, a Failure or SKIPPED.
+Chunk = list[tuple[int, Any]]
 SKIPPED: Final = object()
 _INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error in the place of a sample."""
+    """An error that takes the place of a sample."""
 
     error: Exception
 
@@ -31,9 +33,9 @@ def read_chunks(
     epoch: int,
     positions: Iterator[list[int]],
 ) -> Iterator[Chunk]:
-    """The outcomes of the rows at some positions of a share, chunk by chunk.
+    """Yield the outcomes at positions of a share, chunk by chunk.
 
-    `rows_at` says which rows those are.
+    `rows_at` maps positions to rows.
     """
     for chunk in positions:
         rows = [EpochRow(row, epoch) for row in rows_at(chunk)]
@@ -41,24 +43,28 @@ def read_chunks(
 
 
 def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
-    """One outcome a row.
+    """Return one outcome per row.
 
-    When reading them together fails or skips, each is read alone, so that the others are not
-    lost.
-
-    Our own datasets tell the outcome of each row by themselves (`samples.SampleDataset.outcomes`).
+    If reading the rows together fails or skips, each is read alone, so that one bad row does not
+    lose the others. Datasets with a method `outcomes` (`base.SampleDataset`) report the outcome of
+    each row themselves.
     """
     if hasattr(dataset, "outcomes"):
         return [
-            SKIPPED if o is None else _failure(o, row) if isinstance(o, BaseException) else o
-            for o, row in _outcomes(dataset, rows)
+            SKIPPED
+            if outcome is None
+            else _failure(outcome, row)
+            if isinstance(outcome, BaseException)
+            else outcome
+            for outcome, row in _outcomes(dataset, rows)
         ]
     if len(rows) > 1 and getattr(dataset, "__getitems__", None) is not None:
         try:
             samples = list(dataset.__getitems__(rows))
         except _INTERRUPTS:
             raise
-        except BaseException:  # told below, by the row whose fault it is
+        except BaseException:
+            # Reading row by row reports the error at the row that causes it.
             samples = []
         if len(samples) == len(rows):
             return samples
@@ -66,15 +72,18 @@ def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
 
 
 def _outcomes(dataset: Any, rows: list[EpochRow]) -> list[tuple[Any, EpochRow]]:
+    """Return (outcome, row) pairs of a dataset with the method `outcomes`."""
     try:
         return list(zip(dataset.outcomes(rows), rows, strict=True))
     except _INTERRUPTS:
         raise
-    except BaseException as error:  # nothing that a row would raise
+    except BaseException as error:
+        # `outcomes` returns the errors of rows, so this one concerns all of them.
         return [(error, row) for row in rows]
 
 
 def _failure(error: BaseException, row: EpochRow) -> Failure:
+    """Return the outcome for an error; errors that end loops silently become RuntimeErrors."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return Failure(error)
     return Failure(
@@ -83,11 +92,13 @@ def _failure(error: BaseException, row: EpochRow) -> Failure:
 
 
 def _read_row(dataset: Any, row: EpochRow) -> Any:
+    """Return the outcome of one row."""
     try:
         if getattr(dataset, "__getitems__", None) is None:
             return dataset[row]
         samples = list(dataset.__getitems__([row]))
-    except StopIteration as error:  # would be taken for the end of the epoch
+    except StopIteration as error:
+        # A loader would take it for the end of the epoch.
         return Failure(
             _caused(RuntimeError(f"the sample of row {row} raised StopIteration"), error)
         )
@@ -96,7 +107,7 @@ def _read_row(dataset: Any, row: EpochRow) -> Any:
     except _INTERRUPTS:
         raise
     except BaseException as error:
-        # such as a decoder's PanicException, which would end the worker without a word
+        # A decoder's PanicException, for example, would end the worker silently.
         return Failure(
             _caused(RuntimeError(f"the sample of row {row} raised {type(error).__name__}"), error)
         )
@@ -108,6 +119,7 @@ def _read_row(dataset: Any, row: EpochRow) -> Any:
 
 
 def _caused(error: Exception, cause: BaseException) -> Exception:
+    """Return an error with its cause, as ``raise ... from`` sets it."""
     error.__cause__ = cause
     return error
 
@@ -130,18 +142,21 @@ class Ahead(Iterator[Chunk]):
         self._thread.start()
 
     def _run(self, chunks: Iterator[Chunk]) -> None:
+        """Read all chunks; the body of the thread."""
         error = None
         try:
             for chunk in chunks:
                 if not self._put(chunk):
                     break
-        except BaseException as caught:  # not a sample's error, which comes as its outcome
+        except BaseException as caught:
+            # Errors of samples are outcomes, so this is a fault of the reading itself.
             error = caught
         with self._changed:
             self._error, self._ended = error, True
             self._changed.notify_all()
 
     def _put(self, chunk: Chunk) -> bool:
+        """Hand over a chunk when none waits; return False once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None or self._stopped)
             if not self._stopped:
@@ -153,12 +168,13 @@ class Ahead(Iterator[Chunk]):
         with self._changed:
             while self._waiting is None and not self._ended and not self._stopped:
                 if (
-                    not self._changed.wait(_LOOK_S)
+                    not self._changed.wait(_CHECK_S)
                     and not (self._thread and self._thread.is_alive())
                     and not self._ended
                 ):
                     raise RuntimeError(
-                        "the reading thread is gone (was the process forked in the middle of a pass?)"
+                        "the reading thread is gone (was the process forked in the middle of a "
+                        "pass?)"
                     )
             chunk, self._waiting = self._waiting, None
             self._changed.notify_all()
@@ -169,7 +185,7 @@ class Ahead(Iterator[Chunk]):
         raise StopIteration
 
     def stop(self) -> None:
-        """Let the thread end after the chunk that it is reading."""
+        """Stop the thread after the chunk that it is reading."""
         with self._changed:
             self._stopped, self._waiting = True, None
             self._changed.notify_all()

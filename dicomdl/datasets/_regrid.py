@@ -1,4 +1,4 @@
-"""Other grids for samples: frames and volumes at the size and spacing that a dataset is told."""
+"""Frames and volumes on another grid: the size and spacing that a dataset delivers."""
 
 import math
 from dataclasses import dataclass
@@ -18,41 +18,41 @@ from dicomdl.volumes.volume import Volume
 
 @dataclass(frozen=True, slots=True)
 class TargetGrid:
-    """The size and spacing, one number per axis, that images are brought to; None as they are."""
+    """The size and spacing of delivered images, one number per axis; None leaves them as read."""
 
     size: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, axes: int, size: Any, spacing: Any) -> "TargetGrid":
-        """The grid of the keywords of a dataset of so many axes, checked."""
+        """Return the grid for the keywords of a dataset with `axes` axes, checked."""
         return cls(checked_numbers(size, axes, "size"), checked_numbers(spacing, axes, "spacing"))
 
     @property
     def is_own(self) -> bool:
-        """Whether every image keeps its own grid."""
+        """Whether images are delivered on the grid that they are read on."""
         return self.size is None and self.spacing is None
 
 
 def checked_numbers(given: Any, count: int, name: str) -> Any:
-    """A tuple of `count` positive numbers, or None."""
+    """Return a tuple of `count` positive numbers (integers for "size"), or None."""
     if given is None:
         return None
     try:
         numbers = tuple([given] * count if isinstance(given, int | float) else given)
-        sound = len(numbers) == count and all(0 < number < math.inf for number in numbers)
-        whole = name != "size" or (sound and all(float(number).is_integer() for number in numbers))
+        valid = len(numbers) == count and all(0 < number < math.inf for number in numbers)
+        if name == "size":
+            valid = valid and all(float(number).is_integer() for number in numbers)
     except (TypeError, ValueError):
-        sound = whole = False
-    if not (sound and whole):
-        raise UsageError(
-            f"{name}={given!r}: expected {count} positive {'whole ' if name == 'size' else ''}numbers"
-        )
+        valid = False
+    if not valid:
+        kind = "whole numbers" if name == "size" else "numbers"
+        raise UsageError(f"{name}={given!r}: expected {count} positive {kind}")
     return tuple(int(number) for number in numbers) if name == "size" else numbers
 
 
 def frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine]:
-    """The affine of a frame as slice 0 of its own grid, and (slice, row, column) spacing."""
+    """Return the affine of a frame as slice 0 of a grid, and its (slice, row, column) spacing."""
     affine, spacing = stack.affine, np.asarray(stack.spacing, dtype=np.float64)
     affine[:3, 3] = stack.position(position)
     affine[:3, 1:3] *= 1 << reduce
@@ -68,12 +68,11 @@ def resized(
     smooth: bool,
     fill: float | None,
 ) -> tuple[npt.NDArray[Any], Affine, Affine]:
-    """A frame (C, H, W) on another in-plane grid.
+    """Return image, affine and spacing of a frame (C, H, W) on another in-plane grid.
 
-    Image, affine and spacing, as `FrameDataset` documents.
-
-    `smooth` interpolates with antialiasing; labels take the nearest pixel instead. `fill` is what
-    lies beyond the frame, by default the smallest value.
+    `FrameDataset` documents the rules. `smooth` interpolates bilinearly with antialiasing; without
+    it, as for labels, each pixel takes the nearest value. `fill` is the value beyond the frame, by
+    default the smallest value.
     """
     if target.is_own:
         return image, affine, spacing
@@ -83,7 +82,8 @@ def resized(
         {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest-exact"}
     )
     if new_spacing is None:
-        assert size is not None  # else the grid were its own
+        # Otherwise `is_own` would be true.
+        assert size is not None
         scale = tuple(new / old for new, old in zip(size, tensor.shape[2:], strict=True))
         tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), **how)
     else:
@@ -96,12 +96,12 @@ def resized(
             raise GeometryError(
                 f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing
             )
-        # With the scale given (not recomputed from the rounded size), pixels have exactly
-        # the spacing asked for.
+        # With the scale given, instead of recomputed from the rounded size, pixels have exactly
+        # the requested spacing.
         tensor = torch.nn.functional.interpolate(
             tensor, scale_factor=scale, recompute_scale_factor=False, **how
         )
-    # Edges stay where they were, so the first centre moves by half the difference of the
+    # The edges of the image are fixed, so the first centre moves by half the difference of the
     # pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
     image, offset = _crop_or_pad(tensor[0].numpy(), size, fill if smooth else 0)
@@ -116,7 +116,11 @@ def resized(
 def _crop_or_pad(
     image: npt.NDArray[Any], size: Any, fill: float | None
 ) -> tuple[npt.NDArray[Any], tuple[int, int]]:
-    """(C, *size) about the centre, padded with `fill`, by default the smallest value, and where its first pixel was."""
+    """Return the image cropped or padded about its centre to (C, *size), and its start.
+
+    The start is the (row, column) of its first pixel in the given image. `fill` is the value of the
+    padding, by default the smallest value of the image.
+    """
     if size is None or image.shape[1:] == tuple(size):
         return image, (0, 0)
     result = np.full(
@@ -137,9 +141,9 @@ def _crop_or_pad(
 def resampled(
     volume: Volume, target: TargetGrid, interpolation: Interpolation, fill: float | None
 ) -> Volume:
-    """A volume on another grid, as `VolumeDataset` documents.
+    """Return a volume on another grid, as `VolumeDataset` documents.
 
-    Without geometry only its size changes.
+    A volume without geometry can change in size only.
     """
     if target.is_own:
         return volume

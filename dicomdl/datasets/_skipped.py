@@ -1,4 +1,8 @@
-"""What could not be read, written down by every process that has a copy of a dataset."""
+"""The log of unreadable samples, shared by all processes that hold a copy of a dataset.
+
+The log is a file in the temporary folder of the machine, so it covers the workers of one machine.
+Each entry is one appended line of at most about 2,000 characters.
+"""
 
 import contextlib
 import json
@@ -14,7 +18,14 @@ from dicomdl.errors import is_facts_line
 class Skipped:
     """A sample that could not be read.
 
-    Its row, the epoch, what was done instead ("skip" or "replace"), and the error, in words.
+    Attributes
+    ----------
+    row, epoch
+        The sample.
+    action
+        "skip" or "replace".
+    error
+        The class, message and notes of the error.
     """
 
     row: int
@@ -24,7 +35,7 @@ class Skipped:
 
 
 class SkippedLog:
-    """A file of one line per sample, which goes with the log that began it, not with its copies."""
+    """A file of one line per sample, deleted with the log that created it, not with its copies."""
 
     def __init__(self) -> None:
         name = f"dicomdl-skipped-{os.urandom(8).hex()}.jsonl"
@@ -32,28 +43,31 @@ class SkippedLog:
         weakref.finalize(self, _remove, self.path, os.getpid())
 
     def note(self, row: int, epoch: int, action: str, error: BaseException | None) -> None:
-        """Write down one sample."""
+        """Append one sample."""
         notes = [note for note in getattr(error, "__notes__", ()) if not is_facts_line(note)]
         words = "; ".join([f"{type(error).__name__}: {error}", *notes])[:2000]
         line = json.dumps({"row": row, "epoch": epoch, "action": action, "error": words}) + "\n"
         with contextlib.suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                os.write(descriptor, line.encode())  # one call: lines of several workers do not mix
+                # One call per line, so that lines of several workers do not interleave.
+                os.write(descriptor, line.encode())
             finally:
                 os.close(descriptor)
 
     def read(self) -> list[Skipped]:
-        """What was written down so far, in the order that it happened."""
+        """Return the samples so far, in order of time."""
         try:
             with open(self.path, encoding="utf-8") as file:
-                whole = [line for line in file if line.endswith("}\n")]  # a full disk cuts a line
+                # A full disk truncates a line.
+                complete = [line for line in file if line.endswith("}\n")]
         except FileNotFoundError:
             return []
-        return [Skipped(**json.loads(line)) for line in whole]
+        return [Skipped(**json.loads(line)) for line in complete]
 
 
 def _remove(path: str, owner: int) -> None:
+    """Delete the file, in the process that created it."""
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             os.unlink(path)

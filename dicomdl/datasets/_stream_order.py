@@ -1,4 +1,4 @@
-"""datasets.stream_order"""
+"""The order of a stream, in row numbers alone: shares, draws from the buffer, and resuming."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,17 @@ import torch
 from dicomdl.datasets._permutations import Rows, checked_count
 from dicomdl.errors import UsageError
 
-EPOCH, PASSES, LOADS = range(3)  # places in the numbers that a stream shares with its workers
-_RANDOM: Final = 1024  # random numbers made at a time
-CHUNKS: Final = 3  # one being read, one waiting, one being delivered
+# Indices into the numbers that a stream shares with its workers.
+EPOCH, PASSES, LOADS = range(3)
+# Random numbers computed at a time.
+_RANDOM: Final = 1024
+# Chunks in memory: one being read, one waiting, one being delivered.
+CHUNKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far which share of an epoch is."""
+    """A position in an epoch: `done` samples of one of the shares of `workers` workers."""
 
     epoch: int
     share: int
@@ -28,14 +31,25 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A piece of the epoch's line of rows: parts of stacks, each from a first row on."""
+    """A piece of the sequence of an epoch's rows: parts of stacks with consecutive rows.
 
-    firsts: Rows  # (parts,)
-    ends: Rows  # (parts,), positions in the share at which the parts end
+    Attributes
+    ----------
+    firsts
+        (parts,) the first row of each part.
+    ends
+        (parts,) the end of each part, a position in the share.
+    """
+
+    firsts: Rows
+    ends: Rows
 
     @classmethod
     def cut(cls, boundaries: Rows, order: Rows, first: int, last: int) -> "Share":
-        """Positions [first, last) of the stacks laid end to end in `order`, and again from the beginning after the end."""
+        """Cut positions [first, last) out of the sequence of all stacks in `order`.
+
+        Positions beyond the sequence continue at its beginning.
+        """
         ends = np.cumsum(np.diff(boundaries)[order])
         rows, pieces = int(boundaries[-1]), []
         while first < last:
@@ -59,27 +73,25 @@ class Share:
         return cls(firsts, np.cumsum(lengths))
 
     def rows(self, positions: Sequence[int]) -> list[int]:
-        """The rows at positions of the share."""
+        """Return the rows at positions of the share."""
         parts = np.searchsorted(self.ends, positions, side="right")
-        found: list[int] = (
+        rows: list[int] = (
             self.firsts[parts] + positions - np.concatenate([[0], self.ends])[parts]
         ).tolist()
-        return found
+        return rows
 
 
 class Draws:
-    """Which position of a share is delivered next.
-
-    A random one of the first `buffer` that were not yet.
+    """The order of delivery of a share: a random one of the next `buffer` positions each time.
 
     Parameters
     ----------
     count
-        Positions of the share.
+        The number of positions in the share.
     buffer
-        From 1, which delivers them as they lie.
+        The number of positions to draw from; 1 delivers them in ascending order.
     random
-        Used up 64 bits a draw.
+        A bit generator, of which each draw consumes 64 bits.
     """
 
     def __init__(self, count: int, buffer: int, random: np.random.Philox) -> None:
@@ -90,7 +102,7 @@ class Draws:
         self._bits: Iterator[int] = iter(())
 
     def take(self) -> int:
-        """The next position; IndexError when none is left."""
+        """Return the next position; raise an IndexError when none is left."""
         bits = next(self._bits, None)
         if bits is None:
             self._bits = iter((self._random.random_raw(_RANDOM) >> np.uint64(32)).tolist())
@@ -107,10 +119,11 @@ class Draws:
         return position
 
     def to_read(self, size: int) -> Iterator[list[int]]:
-        """All positions still to deliver, ascending, `size` at a time."""
+        """Return all positions still to deliver, ascending, `size` at a time."""
         waiting, first, count = sorted(self.waiting), self._next, self._count
 
         def chunks() -> Iterator[list[int]]:
+            """Yield the waiting positions, then the others."""
             for begin in range(0, len(waiting), size):
                 yield waiting[begin : begin + size]
             for begin in range(first, count, size):
@@ -121,22 +134,28 @@ class Draws:
 
 @dataclass(slots=True)
 class Resume:
-    """Which share each worker takes in the next pass and how much of it is done.
+    """The shares of the workers in the next pass, and the progress in each; used once per worker.
 
-    Each worker uses its place once.
+    Attributes
+    ----------
+    epoch
+        The epoch of the next pass.
+    positions
+        (share, done) per worker.
+    unused
+        (workers,) ones and zeros in shared memory. A worker of a later pass finds 0 and begins at
+        the beginning.
     """
 
     epoch: int
-    places: list[tuple[int, int]]
-    # (workers,) ones and zeros in shared memory: the workers of a later pass must begin at
-    # the beginning
+    positions: list[tuple[int, int]]
     unused: torch.Tensor
 
     @classmethod
     def of_state(cls, epoch: int, workers: Any) -> "Resume":
-        """From the `workers` of a state: [[share, done], ...]."""
+        """Return the value for the `workers` of a state: [[share, done], ...]."""
         try:
-            places = [
+            positions = [
                 (checked_count("share", share, 0), checked_count("done", done, 0))
                 for share, done in workers
             ]
@@ -144,48 +163,49 @@ class Resume:
             raise UsageError(
                 "not a state of StackStream: `workers` is not a list of [share, done]"
             ) from error
-        if sorted(share for share, _ in places) != list(range(len(places))):
+        if sorted(share for share, _ in positions) != list(range(len(positions))):
             raise UsageError("not a state of StackStream: `workers` do not take each share once")
-        return cls(epoch, places, shared_batches([1] * len(places)))
+        return cls(epoch, positions, shared_batches([1] * len(positions)))
 
     def of(self, worker: int, workers: int) -> tuple[int, int]:
-        """(share, done) of a worker."""
+        """Return (share, done) of a worker."""
         if not self.unused.any():
             return worker, 0
-        if workers != len(self.places):
-            found = len(self.places)
+        if workers != len(self.positions):
+            expected = len(self.positions)
             raise UsageError(
-                f"the state is of a pass with {found} worker(s), the loader has {workers}: give it the same",
-                workers=found,
+                f"the state is of a pass with {expected} worker(s), the loader has {workers}: give "
+                "it the same",
+                workers=expected,
             )
-        return self.places[worker] if self.unused[worker] else (worker, 0)
+        return self.positions[worker] if self.unused[worker] else (worker, 0)
 
     def use(self, worker: int) -> None:
-        """The worker's place is taken."""
-        if worker < len(self.places):
+        """Mark the position of a worker as used."""
+        if worker < len(self.positions):
             self.unused[worker] = 0
 
 
 def batches(length: int, done: int, loader: "torch.utils.data.DataLoader[Any]") -> int:
-    """Batches that a worker still gives of its share."""
+    """Return the number of batches that a worker still delivers of its share."""
     size, left = loader.batch_size or 1, max(0, length - done)
     return left // size if loader.drop_last else -(-left // size)
 
 
 def state_after(
-    places: Sequence[tuple[int, int]],
+    positions: Sequence[tuple[int, int]],
     lengths: Sequence[int],
     batches_done: int,
     loader: "torch.utils.data.DataLoader[Any]",
 ) -> list[list[int]]:
-    """[share, done] of each worker of the next loader, when this one has delivered so many batches.
+    """Return [share, done] per worker of the next loader, after this one delivered some batches.
 
-    A DataLoader takes batches from its workers in turn, passing over those that have ended. The
-    next loader begins with its worker 0 again, which therefore takes the share whose turn it is.
+    A DataLoader takes batches from its workers in turn and skips workers that have ended. The next
+    loader begins with its worker 0, which therefore takes the share whose turn it is.
     """
     turns = collections.deque(
         [share, done, length, batches(length, done, loader)]
-        for (share, done), length in zip(places, lengths, strict=True)
+        for (share, done), length in zip(positions, lengths, strict=True)
     )
     total = sum(turn[3] for turn in turns)
     if batches_done > total:
@@ -203,6 +223,7 @@ def state_after(
 
 
 def shared_batches(numbers: Sequence[int]) -> torch.Tensor:
-    """Numbers in memory that a worker of any start method shares with its parent."""
-    made: torch.Tensor = torch.tensor(numbers, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-    return made
+    """Return numbers in memory that a worker of any start method shares with its parent."""
+    tensor = torch.tensor(numbers, dtype=torch.int64)
+    shared: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return shared

@@ -1,4 +1,8 @@
-"""What every dataset does around the making of one sample: batches, epochs, errors, transforms."""
+"""The base classes of the datasets: batches, epochs, errors and transforms around one sample.
+
+A subclass reads one sample in `_make`. A sample depends on (seed, epoch, row) alone, so a row that
+replaces an unreadable one is the same in every process.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -24,24 +28,37 @@ from dicomdl.index.views import Stacks
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
-MOST_REPLACEMENTS: Final = 16  # rows that are tried in place of one that cannot be read
+# The number of rows to try instead of one that cannot be read.
+MOST_REPLACEMENTS: Final = 16
 
-# Every dataset loads this module.
+# Every dataset imports this module, so the default collate knows samples wherever one is made.
 teach_default_collate()
 
 
 class SampleDataset(torch.utils.data.Dataset[Any]):
-    """Rows of samples, some of which cannot be read.
+    """A map-style dataset of samples, some of which may be unreadable.
 
-    Subclasses make one sample in `_make`. Here is what happens around it: batches (each file opened
-    once), epochs, errors, transforms.
+    Subclasses read one sample in `_make`. This class opens each file once per batch and handles
+    epochs, errors and transforms.
 
-    `on_error` "raise" raises what reading a sample raised, with its file. "skip" leaves the sample
-    out of its batch, which is then shorter; where nothing would be left of it, and where samples
-    are asked for one by one, another is delivered as for "replace". "replace" delivers the sample
-    of another row, chosen by (seed, epoch, row). What was skipped is counted and listed in
-    `skipped`, whatever process it happened in. Errors of a transform are the caller's own and
-    always raised.
+    The option `on_error` decides about unreadable samples:
+
+    - "raise" raises the error, with the file in its notes.
+    - "skip" leaves the sample out of its batch, which is then shorter. A batch without any readable
+      sample, and a sample asked for by itself, get a replacement.
+    - "replace" delivers the sample of another row, chosen by (seed, epoch, row).
+
+    `skipped` lists the unreadable samples of all processes. Errors of a transform are always
+    raised.
+
+    Attributes
+    ----------
+    transform
+        Called with each sample, or None.
+    policy
+        The options `on_error` and `seed`.
+    epoch
+        The epoch of rows that do not carry one (see `EpochRow`).
     """
 
     transform: Transform | None
@@ -53,10 +70,20 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         self._log = SkippedLog()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that random choices depend on, before a loader starts its workers.
+        """Set the epoch that random choices depend on, before a loader starts its workers.
 
-        Workers that live on (``persistent_workers=True``) hold copies that this does not reach: the
-        rows of a `RowSampler` carry their epoch along and do.
+        Persistent workers (``persistent_workers=True``) hold copies that this call does not reach.
+        The rows of a `RowSampler` carry their epoch and do reach them.
+
+        Parameters
+        ----------
+        epoch
+            An integer from 0.
+
+        Raises
+        ------
+        UsageError
+            The epoch is not an integer from 0.
         """
         if not (isinstance(epoch, int) and epoch >= 0):
             raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
@@ -64,9 +91,9 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) the first row of each stack, and the end.
+        """(stacks + 1,) int64: the first row of each stack, then the number of rows.
 
-        Rows between two of them read the same files.
+        Rows between two boundaries read the same files.
         """
         raise NotImplementedError
 
@@ -74,7 +101,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         return int(self.boundaries[-1])
 
     def _make(self, row: int, epoch: int) -> Sample:
-        """The sample of a row; a DicomdlError where it cannot be read."""
+        """Return the sample of a row; raise a DicomdlError if it cannot be read."""
         raise NotImplementedError
 
     @errors_leave_whole
@@ -84,98 +111,104 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         with BatchImages(0):
             sample, error = self._tried(row, epoch)
             if sample is None:
-                sample = self._instead_of(row, epoch, error)
+                sample = self._replacement(row, epoch, error)
         return transformed(sample, self.transform)
 
     @errors_leave_whole
     def __getitems__(self, rows: Sequence[int]) -> list[Any]:
-        """The samples of a batch, in the order asked for.
+        """Return the samples of a batch, in the order of `rows`.
 
-        Made in the order of rows, and each file opened once.
+        Samples are read in ascending order of rows, and each file is opened once.
         """
-        # a transform may keep images, and change them later
+        # A transform may reference images and change them later, so its images get memory of
+        # their own.
         with BatchImages(len(rows) if self.transform is None else 0) as images:
-            found = self._tried_together(rows, images)
-        if all(sample is None for sample, _ in found) and self.policy.on_error == "skip" and found:
-            row = rows[-1]  # nothing would be left of the batch
-            found[-1] = (
-                self._instead_of(
-                    self._checked(row), getattr(row, "epoch", self.epoch), found[-1][1]
+            results = self._tried_together(rows, images)
+        is_empty = all(sample is None for sample, _ in results)
+        if is_empty and self.policy.on_error == "skip" and results:
+            # A loader cannot deliver an empty batch.
+            row = rows[-1]
+            results[-1] = (
+                self._replacement(
+                    self._checked(row), getattr(row, "epoch", self.epoch), results[-1][1]
                 ),
                 None,
             )
-        self._note_skipped(rows, found)
-        return [transformed(sample, self.transform) for sample, _ in found if sample is not None]
+        self._note_skipped(rows, results)
+        return [transformed(sample, self.transform) for sample, _ in results if sample is not None]
 
     def outcomes(self, rows: Sequence[int]) -> list[Any]:
-        """For those who can leave rows out, such as `StackStream`.
+        """Return the sample of each row, its error, or None for a skipped row.
 
-        The sample of each row, its error, or None where it is skipped.
+        Callers are readers that can leave rows out, such as `StackStream`.
         """
-        # which are not delivered together: each in memory of its own
-        found = self._tried_together(rows)
-        self._note_skipped(rows, found)
-        results: list[Any] = []
-        for sample, error in found:
+        # Without `BatchImages` each image has memory of its own: the rows do not form one batch.
+        results = self._tried_together(rows)
+        self._note_skipped(rows, results)
+        outcomes: list[Any] = []
+        for sample, error in results:
             try:
-                results.append(
+                outcomes.append(
                     transformed(sample, self.transform)
                     if sample is not None
                     else None
                     if self.policy.on_error == "skip"
                     else error
                 )
-            except Exception as fault:  # the transform's own, of this row alone
-                results.append(fault)
-        return results
+            except Exception as fault:
+                # An error of the transform concerns this row alone.
+                outcomes.append(fault)
+        return outcomes
 
     def _tried_together(
         self, rows: Sequence[int], images: BatchImages | None = None
     ) -> list[tuple[Sample | None, BaseException | None]]:
-        """(sample, None) or (None, error) of each row, in the order asked for.
+        """Return (sample, None) or (None, error) of each row, in the order of `rows`.
 
-        Replaced where the policy says so.
-
-        Where the rows make one batch, with `images`, what may not be skipped is raised.
+        The policy "replace" replaces unreadable samples here. With `images` the rows form one
+        batch, and an error that the policy does not allow is raised; without, it is the row's
+        result.
         """
-        found: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
+        results: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
         with kept_open():
-            for place in sorted(range(len(rows)), key=numbers.__getitem__):
-                epoch = getattr(rows[place], "epoch", self.epoch)
+            for position in sorted(range(len(rows)), key=numbers.__getitem__):
+                epoch = getattr(rows[position], "epoch", self.epoch)
                 if images is not None:
-                    images.place = place
+                    images.position = position
                 try:
-                    sample, error = self._tried(numbers[place], epoch)
+                    sample, error = self._tried(numbers[position], epoch)
                     if sample is None and self.policy.on_error == "replace":
-                        sample, error = self._instead_of(numbers[place], epoch, error), None
+                        sample, error = self._replacement(numbers[position], epoch, error), None
                 except Exception as fault:
                     if images is not None:
                         raise
                     sample, error = None, fault
-                found[place] = (sample, error)
-        return found
+                results[position] = (sample, error)
+        return results
 
     def _note_skipped(
-        self, rows: Sequence[int], found: Sequence[tuple[Sample | None, BaseException | None]]
+        self, rows: Sequence[int], results: Sequence[tuple[Sample | None, BaseException | None]]
     ) -> None:
+        """Log the rows without a sample, under the policy "skip"."""
         if self.policy.on_error == "skip":
-            for row, (sample, error) in zip(rows, found, strict=True):
+            for row, (sample, error) in zip(rows, results, strict=True):
                 if sample is None and error is not None:
                     self._log.note(
                         self._checked(row), getattr(row, "epoch", self.epoch), "skip", error
                     )
 
     def _checked(self, row: int) -> int:
+        """Return a row counted from 0; raise an IndexError beyond the rows."""
         count = len(self)
         if not -count <= row < count:
             raise IndexError(f"sample {row} of {count}")
         return int(row) % count
 
     def _read_row(self, row: int, epoch: int) -> Sample:
-        """Reading raises a DicomdlError for what files do.
+        """Return the sample of a row; raise a DicomdlError for any fault of a file.
 
-        A StopIteration, which would end an epoch without a word, never leaves.
+        A StopIteration is turned into a RuntimeError, since it would end an epoch silently.
         """
         try:
             sample = self._make(row, epoch)
@@ -187,18 +220,19 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise RuntimeError("something that makes the sample raised StopIteration") from error
 
     def _tried(self, row: int, epoch: int) -> tuple[Sample | None, BaseException | None]:
-        """(sample, None), or (None, error) where the policy bears that it cannot be read."""
+        """Return (sample, None), or (None, error) if the policy allows unreadable samples."""
         try:
             return self._read_row(row, epoch), None
-        except (UsageError, MissingExtra):  # of how the dataset is used, not of its files
+        except (UsageError, MissingExtra):
+            # These are faults of the call, which another row would have too.
             raise
         except (DicomdlError, MemoryError) as error:
             if self.policy.on_error == "raise":
                 raise
             return None, error
 
-    def _instead_of(self, row: int, epoch: int, error: BaseException | None) -> Sample:
-        """The sample of another row; the error where none of several can be read."""
+    def _replacement(self, row: int, epoch: int, error: BaseException | None) -> Sample:
+        """Return the sample of another row; raise the error if `MOST_REPLACEMENTS` rows fail."""
         self._log.note(row, epoch, "replace", error)
         generator = chance(self.policy.seed, epoch, row)
         for _ in range(MOST_REPLACEMENTS):
@@ -209,20 +243,21 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
     @property
     def skipped(self) -> list[Skipped]:
-        """What could not be read so far, in any worker of this dataset on this machine, in the order that it happened."""
+        """The unreadable samples so far, of all workers on this machine, in order of time."""
         return self._log.read()
 
 
 def transformed(sample: Sample, transform: Transform | None) -> Any:
-    """What the transform makes of a sample.
+    """Return the result of the transform for a sample.
 
-    Its StopIteration, which a loader would take for the end of the epoch, is an error.
+    A StopIteration of the transform is turned into a RuntimeError.
     """
     if transform is None:
         return sample
     try:
         return transform(sample)
-    except StopIteration as error:  # a loader would take it for the end of the epoch
+    except StopIteration as error:
+        # A loader would take it for the end of the epoch.
         raise RuntimeError("the transform raised StopIteration") from error
 
 
@@ -230,7 +265,7 @@ IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_in
 
 
 class PixelDataset(SampleDataset):
-    """What our datasets have in common: what is read of their stacks, and how it is delivered."""
+    """A dataset of pixels: a reading of stacks and a delivery of images."""
 
     def __init__(
         self, transform: Transform | None, policy: Policy, reading: Reading, delivery: Delivery
@@ -241,9 +276,10 @@ class PixelDataset(SampleDataset):
 
 
 class StackDataset(PixelDataset):
-    """What datasets of whole stacks have: the stacks that may become volumes."""
+    """A dataset of complete stacks, restricted to those that may become volumes."""
 
     def _take(self, index: Index, choice: StackChoice) -> None:
+        """Set the index to the chosen stacks, and list what is left out."""
         self.irregular: Irregular = choice.irregular
         taken = choice.of(index)
         self.index, self.left_out = taken.index, taken.left_out

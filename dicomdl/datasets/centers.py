@@ -1,4 +1,8 @@
-"""datasets.centers"""
+"""A patch sampler for the points of a table, such as findings or lesions.
+
+The points are held in arrays. A worker that reads Python objects changes their reference counts and
+so copies the pages that it shares with its parent; arrays stay shared.
+"""
 
 import hashlib
 import math
@@ -19,37 +23,40 @@ class Centers:
     Parameters
     ----------
     points
-        (Series Instance UID, x, y, z) a point, LPS mm. `from_table` takes what pandas and csv give.
+        (Series Instance UID, x, y, z) per point, in LPS mm. `from_table` takes a data frame.
     jitter
-        The most voxels that a patch is moved by along each axis, another time in every epoch.
+        The largest random shift of a patch along each axis, in voxels; drawn anew in every epoch.
+
+    Attributes
+    ----------
+    series
+        (series,) the Series Instance UIDs, sorted.
+    rows
+        (points,) the rows of the points in the table, ordered by Series.
     """
 
     def __init__(
         self, points: Iterable[tuple[str, float, float, float]] = (), jitter: int = 0
     ) -> None:
         rows = list(points)
-        names, places = (
-            [str(row[0]) for row in rows],
-            np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3),
-        )
+        names = [str(row[0]) for row in rows]
+        points_mm = np.array([row[1:4] for row in rows], np.float64).reshape(-1, 3)
         self._jitter = jitter
-        # Arrays, not objects: a worker that looks at an object writes to its count of
-        # references, and so copies its page.
         self.series, which = np.unique(np.array(names, np.str_), return_inverse=True)
         self.rows = np.argsort(which, kind="stable")
         self._ends = np.searchsorted(which[self.rows], np.arange(len(self.series) + 1))
-        self._places = places[self.rows]
+        self._points_mm = points_mm[self.rows]
         self._digest = hashlib.blake2b(
-            repr((names, jitter)).encode() + places.tobytes(), digest_size=16
+            repr((names, jitter)).encode() + points_mm.tobytes(), digest_size=16
         ).digest()
 
     @property
     def jitter(self) -> int:
-        """The most voxels that a patch is moved by."""
+        """The largest random shift of a patch along each axis, in voxels."""
         return self._jitter
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._points_mm)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Centers) and other._digest == self._digest
@@ -68,12 +75,26 @@ class Centers:
         jitter: int = 0,
         columns: Sequence[str] = ("series_instance_uid", "x", "y", "z"),
     ) -> "Centers":
-        """The points of a data frame, or of a mapping of columns to values.
+        """Return the centers for a data frame, or for a mapping of columns to values.
+
+        Parameters
+        ----------
+        table
+            One row per point.
+        jitter
+            As for `Centers`.
+        columns
+            The names of the columns with the Series Instance UID and x, y, z in LPS mm.
+
+        Returns
+        -------
+        Centers
+            One patch per row of the table.
 
         Raises
         ------
         UsageError
-            A column is missing, or a coordinate is no finite number.
+            A column is missing, or a coordinate is not a finite number.
         """
         missing = [name for name in columns if name not in table]
         if missing:
@@ -84,7 +105,7 @@ class Centers:
                 for uid, x, y, z in zip(*(table[name] for name in columns), strict=True)
             ]
         except (TypeError, ValueError):
-            raise UsageError("a coordinate of the table is no number") from None
+            raise UsageError("a coordinate of the table is not a number") from None
         if not all(math.isfinite(value) for point in points for value in point[1:]):
             raise UsageError("a coordinate of the table is not finite")
         return cls(points, jitter)
@@ -92,22 +113,25 @@ class Centers:
     def of_series(
         self, series_instance_uid: str
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """(n, 3) LPS mm of one Series, and (n,) the rows of the table that they are, from 0."""
-        place = int(np.searchsorted(self.series, series_instance_uid))
-        if place == len(self.series) or self.series[place] != series_instance_uid:
+        """Return the points of one Series, (n, 3) LPS mm, and (n,) their rows in the table."""
+        number = int(np.searchsorted(self.series, series_instance_uid))
+        if number == len(self.series) or self.series[number] != series_instance_uid:
             return np.zeros((0, 3)), np.zeros(0, np.int64)
-        own = slice(int(self._ends[place]), int(self._ends[place + 1]))
-        return self._places[own], self.rows[own]
+        part = slice(int(self._ends[number]), int(self._ends[number + 1]))
+        return self._points_mm[part], self.rows[part]
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Not known of a shape alone: the dataset counts the points that lie in a stack."""
+        """Raise a UsageError: the number depends on the stack, and the dataset counts its points.
+
+        A shape alone does not determine it.
+        """
         del shape, size, per_stack
         raise UsageError("the points of a table are counted by the dataset")
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Around point `number` of the stack; it may reach beyond the border."""
+        """Return a start around point `number` of the stack; it may reach beyond the border."""
         center = view.centers()[number]
         moves = generator.integers(-self.jitter, self.jitter + 1, 3) if self.jitter else np.zeros(3)
         z, y, x = (

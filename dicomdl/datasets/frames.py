@@ -1,10 +1,10 @@
-"""PyTorch datasets of frames, volumes and patches; the door to torch.
+"""The dataset of 2D frames.
 
-A sample is a dict: `image` (float32 tensor, channel first), `affine` (4, 4) float64, `spacing`,
-`units`, identifiers as strings. What is unknown is NaN or "", never None, so that the default
-collate works. A sample depends on (seed, epoch, row) alone, never on the worker that makes it. A
-dataset holds an index and options, both of which pickle as a few hundred bytes; every start method
-of a DataLoader works.
+The rules of samples hold for volumes and patches too. A sample is a dict: `image` (float32 tensor,
+channel first), `affine` (4, 4) float64, `spacing`, `units`, identifiers as strings. Unknown values
+are NaN or "" instead of None, so that the default collate works. A sample depends on (seed, epoch,
+row) alone, whichever worker reads it. A dataset holds an index and options, which pickle as a few
+hundred bytes, so every start method of a DataLoader works.
 """
 
 from collections.abc import Sequence
@@ -56,55 +56,95 @@ class FrameDataset(PixelDataset):
     index
         An Index or a part of one.
     intensity
-        How modality values become network values: "auto" (by modality, see
-        `intensity.by_modality`), "modality" (as they are), "file" (the file's own window or VOI
-        LUT), a preset such as "ct.lung", (center, width), a Window, a Percentile, an SUV, a
-        RealWorld or any callable on arrays. It is resolved once a stack, so that all its frames are
-        mapped alike; projection images (CR, DX, MG, ...) and other frames without geometry are
-        resolved each alone. Padding (Pixel Padding Value) becomes the lowest value and takes no
-        part in percentiles.
+        The mapping of modality values to network values: "auto" (by modality, see `by_modality`),
+        "modality" (unchanged), "file" (the file's window or VOI LUT), a preset such as "ct.lung",
+        (center, width), a Window, a Percentile, an SUV, a RealWorld or any callable on arrays. It
+        is resolved once per stack, so that all its frames are mapped alike. Projection images (CR,
+        DX, MG, ...) and other frames without geometry are resolved one by one. Padding (Pixel
+        Padding Value) becomes the lowest value and is excluded from percentiles.
     transform
-        Called with the sample; what it returns is delivered.
-    size, spacing
-        (rows, columns) and (row, column) mm or one number: `spacing` resamples to that, `size`
-        alone resamples the whole field of view to that many pixels, both together resample, then
-        crop or pad about the centre. Bilinear, with antialiasing, on modality values (the nearest
-        pixel for segmentations); `affine` follows.
+        A callable that takes the sample; its result is delivered instead.
+    size
+        (rows, columns) of the images, or one number for both. Without `spacing` the complete field
+        of view is resampled to this size; with it, the resampled image is cropped or padded about
+        its centre.
+    spacing
+        (row, column) mm, or one number for both, to resample to. Interpolation is bilinear, with
+        antialiasing, on modality values; segmentations take the nearest pixel. `affine` follows.
     channels
-        1 makes colour grey, 3 repeats grey; by default grey has 1 channel and colour 3.
+        1 converts colour to grey, 3 repeats grey. By default grey has 1 channel and colour 3.
     content
-        "image" takes images only; "segmentation", "dose", "parametric_map" the others; None
-        everything. Equal copies of a frame are left out in any case. What is left out is told once,
-        as a table (`left_out`).
+        "image", "segmentation", "dose", "parametric_map", or None for all. Duplicates of a frame
+        are always left out. One warning reports everything left out as a table (`left_out`).
     suv
-        "required": "auto" raises an SUVError for PET whose header gives no SUV. "if_possible": it
-        takes percentiles of those.
+        "required": "auto" raises an SUVError for PET whose header gives no SUV. "if_possible":
+        "auto" takes percentiles of such PET.
     reduce
-        Halves rows and columns that often while reading, before `size` and `spacing` (see
+        The number of times that reading halves rows and columns, before `size` and `spacing` (see
         `read_frame`).
     max_bytes
-        The most memory that a compressed frame may become (see `read_frame`).
+        The limit on the memory of a decompressed frame (see `read_frame`).
     neighbours
-        That many slices before and after the frame come along as channels (2.5D): 2 n + 1 of them,
-        in slice order. Beyond the ends of the stack they are padding.
+        The number n of slices before and after the frame that are delivered as channels (2.5D):
+        2 n + 1 channels in slice order. Beyond the ends of the stack they are padding.
     intensity_on
-        "device" leaves images integers where they are, with their intensity as data, for
-        `apply_intensity` on a GPU: half the bytes to carry. Such samples have `intensity` (5,)
-        float64.
+        "device" delivers stored integers as integers, with their intensity as data, for
+        `apply_intensity` on a GPU. This halves the bytes to transfer. Such samples have `intensity`
+        (5,) float64.
     cache
-        "disk", "memory", a number of bytes, a folder as a `pathlib.Path`, or a `cache.Cache`: where
-        the decoded stacks of compressed frames are kept, shared by all workers. Uncompressed frames
-        need none and get none; nor do lower resolutions (`reduce`).
-    on_error, seed
-        "raise", "skip" or "replace" what cannot be read; see `samples.SampleDataset`, and
-        `skipped`.
+        The cache of decoded stacks of compressed frames, shared by all workers: "disk", "memory", a
+        number of bytes, a folder as a `pathlib.Path`, or a `Cache`. Uncompressed frames and lower
+        resolutions (`reduce`) are not cached.
+    on_error
+        "raise", "skip" or "replace" unreadable samples (see `SampleDataset`); `skipped` lists them.
+    seed
+        The seed of replacements, an integer from 0.
+
+    Attributes
+    ----------
+    index
+        The part of the index that the dataset takes.
+    left_out
+        The reasons for leaving out frames, with counts.
+    skipped
+        The unreadable samples so far.
+    boundaries
+        (stacks + 1,) int64: the first row of each stack, then the number of rows.
+
+    Raises
+    ------
+    UsageError
+        An option has an unknown value, or options exclude each other.
+    PixelError
+        On access: a frame cannot be read. The notes name its file.
+    GeometryError
+        On access: `spacing` is given and the frame has none.
+    IntensityError
+        On access: the intensity cannot be computed for the frame (an SUVError for PET without SUV).
 
     Notes
     -----
-    A sample has `image` (C, H, W) float32, `affine` (4, 4) and `spacing` (3,) float64 (NaN where unknown; the frame is
-    slice 0 of its own grid), `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
-    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample). Frames of different sizes need `size`,
-    batch_size=1 or ``collate_fn=dicomdl.collate``. An unreadable frame raises a PixelError that names its file.
+    A sample has `image` (C, H, W) float32, `affine` (4, 4) float64 from (slice, row, column) to LPS
+    mm, `spacing` (3,) float64 mm (both NaN where unknown; the frame is slice 0 of its own grid),
+    `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
+    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample) and `epoch`. Frames
+    of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> out = tempfile.TemporaryDirectory()
+    >>> index = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
+    >>> frames = dicomdl.FrameDataset(index, "ct.lung", size=(64, 64))
+    >>> frames
+    FrameDataset(1 frames, intensity='ct.lung')
+    >>> sample = frames[0]
+    >>> sample["image"].shape, sample["modality"]
+    (torch.Size([1, 64, 64]), 'CT')
+    >>> sample["spacing"][1:]
+    tensor([1.3229, 1.3229], dtype=torch.float64)
     """
 
     def __init__(
@@ -151,7 +191,7 @@ class FrameDataset(PixelDataset):
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) the first row of each stack, whole or in part, and the end."""
+        """(stacks + 1,) int64: the first row of each stack, complete or not, and the end."""
         return self.index.stack_boundaries()
 
     def _make(self, row: int, epoch: int) -> Sample:
@@ -188,9 +228,9 @@ class FrameDataset(PixelDataset):
         return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
-        """The frame between its neighbours, (2 n + 1, rows, columns).
+        """Return the frame between its neighbours, (2 n + 1, rows, columns).
 
-        Where there is none, padding.
+        Slices beyond the ends of the stack are padding.
         """
         voxels = self.reading.voxels(stack, recipe.quantity)
         if voxels.is_colour:
@@ -203,12 +243,13 @@ class FrameDataset(PixelDataset):
         )
 
     def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
+        """Return the intensity resolved for the stack, or for the frame if it has no geometry."""
         if (
             stack.verdict == "no_geometry"
             and (stack.modality in PROJECTION or number_of_frames == 1)
             and stack.modality != "PT"
         ):
-            # a percentile then takes the frame itself as its sample
+            # A percentile then takes the frame itself as its sample.
             recipe = resolve(self.reading.intensity, self.index.frame(number))
             return with_units(recipe, stack, self.index.value(number, "position_in_stack"))
         return self.reading.recipe(stack)

@@ -1,4 +1,8 @@
-"""datasets.label_maps"""
+"""Label maps, body voxels and points of a stack, from which patch samplers draw.
+
+Each is computed once per stack and process. Candidate voxels are thinned: 65,536 per label
+(`MOST_CANDIDATES`) and 8,192 of the body (`BODY_VOXELS`).
+"""
 
 import functools
 import threading
@@ -20,9 +24,9 @@ from dicomdl.values.sampling import stack_sample
 from dicomdl.volumes.blocks import voxels_of
 
 Labels = Callable[[Stack], npt.NDArray[Any]]
-# of a stack's body to draw from: 96 kB, for the 64 stacks that are remembered
+# Voxels of a stack's body to draw from: 96 kB for each of the 64 stacks that are remembered.
 BODY_VOXELS: Final = 1 << 13
-# of a patch that are read and mapped at once: half a megabyte, and one of float32
+# Voxels of a patch to read and map at once: half a megabyte of int16, one megabyte of float32.
 SLAB_VOXELS: Final = 1 << 18
 of_thread = threading.local()
 _label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
@@ -33,7 +37,7 @@ _labelled_voxels: Final[Share[Mapping[int, npt.NDArray[np.int32]]]] = share("lab
 def points_of(
     stack: Stack, centers: Centers
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """(n, 3) voxels of a table's points that lie in a stack, and (n,) their rows in the table."""
+    """Return (n, 3) voxels of the table's points in a stack, and (n,) their rows in the table."""
     points, rows = centers.of_series(stack.series_instance_uid)
     geometry = stack.geometry
     if not len(points) or not geometry.is_known:
@@ -44,7 +48,7 @@ def points_of(
 
 
 class ByIdentity:
-    """A function that need not hash: it is the same as itself."""
+    """A key for a function that may be unhashable, compared by identity."""
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
@@ -57,16 +61,18 @@ class ByIdentity:
 
 
 def label_map(stack: Stack, by: ByIdentity) -> npt.NDArray[Any]:
+    """Return the label map of a stack, (slices, rows, columns) integers, from the cache."""
     return _label_maps.of((stack, by), functools.partial(_read_labels, stack, by.labels))
 
 
 def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
-    """The label map of a stack, in the smallest integers that hold it."""
+    """Read the label map of a stack, in the smallest integer dtype that holds it."""
     try:
-        found = np.asarray(labels(stack))
-        if found.shape != stack.shape or found.dtype.kind not in "biu":
+        given = np.asarray(labels(stack))
+        if given.shape != stack.shape or given.dtype.kind not in "biu":
             raise GeometryError(
-                f"labels give {found.dtype} {found.shape} for a stack of {stack.shape}: expected integers of its shape"
+                f"labels give {given.dtype} {given.shape} for a stack of {stack.shape}: expected "
+                "integers of its shape"
             )
     except OSError as error:
         failure = GeometryError(
@@ -77,55 +83,58 @@ def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
     except GeometryError as error:
         error.add_note(f"series: {stack.series_instance_uid}")
         raise
-    if found.dtype.itemsize == 1:
-        return found
-    return found.astype(
-        np.result_type(np.min_scalar_type(found.min()), np.min_scalar_type(found.max()))
+    if given.dtype.itemsize == 1:
+        return given
+    return given.astype(
+        np.result_type(np.min_scalar_type(given.min()), np.min_scalar_type(given.max()))
     )
 
 
 def _labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+    """Return {label: (n, 3) voxels} of a stack, from the cache."""
     return _labelled_voxels.of((stack, by), functools.partial(_find_labelled, stack, by))
 
 
 def _find_labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+    """Find {label: (n, 3) voxels} of a stack, thinned."""
     labels = label_map(stack, by)
-    return {int(label): _thin_places(labels, label) for label in np.unique(labels)}
+    return {int(label): _thinned_voxels(labels, label) for label in np.unique(labels)}
 
 
-def _thin_places(found: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
-    """(n, 3) voxels of one label, evenly thinned out before they become coordinates."""
-    flat = np.flatnonzero(found == label)
+def _thinned_voxels(labels: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
+    """Return (n, 3) voxels of one label, thinned evenly before they become coordinates."""
+    flat = np.flatnonzero(labels == label)
     if len(flat) > MOST_CANDIDATES:
         flat = flat[np.linspace(0, len(flat) - 1, MOST_CANDIDATES).astype(np.int64)]
-    return np.stack(np.unravel_index(flat, found.shape), axis=1).astype(np.int32)
+    return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype(np.int32)
 
 
 @remembered("body voxels")
 def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np.int32]:
-    """Voxels of the body.
+    """Return (n, 3) voxels of the body.
 
-    Of at most 32 slices, every n-th row and column, so that a stack is not read for it.
+    They come from at most 32 slices and every n-th row and column, so that the complete stack need
+    not be read.
     """
     recipe = resolve(Identity(), stack.middle)
     if above is None:
         above = -500.0 if recipe.units == "HU" else otsu(stack_sample(stack))
     slices, rows, columns = stack.shape
     stride = max(1, int(np.sqrt(rows * columns / 4096)))
-    voxels, found = voxels_of(stack, cache=cache), []
+    voxels, candidates = voxels_of(stack, cache=cache), []
     for z in np.unique(np.linspace(0, slices - 1, min(slices, 32)).round().astype(int)).tolist():
         values, padding = voxels.read((z, 0, 0), (z + 1, rows, columns))
         thin = values[0, ::stride, ::stride]
         body = (thin if thin.ndim == 2 else thin.mean(axis=-1)) > above
         if padding is not None:
             body &= ~padding[0, ::stride, ::stride]
-        places = np.argwhere(body) * stride
-        found.append(np.concatenate([np.full((len(places), 1), z), places], axis=1))
-    return thinned(np.concatenate(found), BODY_VOXELS)
+        pixels = np.argwhere(body) * stride
+        candidates.append(np.concatenate([np.full((len(pixels), 1), z), pixels], axis=1))
+    return thinned(np.concatenate(candidates), BODY_VOXELS)
 
 
 class PatchView:
-    """What a sampler may ask of a stack; see `patches.StackView`."""
+    """The view of a stack that a sampler gets (see `patch_samplers.StackView`)."""
 
     def __init__(
         self, stack: Stack, sampler: PatchSampler, labels: Labels | None, cache: Any
@@ -134,16 +143,20 @@ class PatchView:
         self.shape: Voxel = stack.shape
 
     def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
+        """Return (n, 3) voxels of the body, thinned."""
         return _foreground(self._stack, above, self._cache)
 
     def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
+        """Return {label: (n, 3) voxels}, thinned; raise a UsageError without `labels`."""
         if self._labels is None:
             raise UsageError(
-                "the sampler asks for labels: give the dataset labels=, a function that gives the label map of a stack"
+                "the sampler asks for labels: give the dataset labels=, a function that gives the "
+                "label map of a stack"
             )
         return _labelled(self._stack, ByIdentity(self._labels))
 
     def centers(self) -> npt.NDArray[np.float64]:
+        """Return (n, 3) voxels of the table's points in the stack."""
         if not isinstance(self._sampler, Centers):
             raise UsageError("the sampler has no points")
         return points_of(self._stack, self._sampler)[0]

@@ -1,10 +1,8 @@
-"""Where patches lie in a stack, and how they come back together.
+"""Samplers of patches: the positions of patches in a stack, in pure numpy.
 
-Pure numpy, and chance that depends on nothing but its key.
-
-A patch has a start voxel, which may be negative, and a size; what lies outside of the stack is
-padded. Random choices take a generator made of (seed, epoch, row), so a patch is the same whichever
-worker or rank makes it, and in whatever order.
+A patch has a start voxel, which may be negative, and a size. Voxels outside the stack are padding.
+Random choices take a generator seeded by (seed, epoch, row), so a patch is the same in every
+worker, rank and order.
 """
 
 import itertools
@@ -19,41 +17,42 @@ import numpy.typing as npt
 from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import UsageError
 
-MOST_CANDIDATES: Final = 1 << 16  # voxels of one class that a stack keeps to draw from: 768 kB
+# Voxels of one label to draw from, per stack: 768 kB.
+MOST_CANDIDATES: Final = 1 << 16
 
 
 def chance(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """The generator of one sample; distinct for every (seed, epoch, row)."""
+    """Return the random generator of one sample, distinct for every (seed, epoch, row)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, row))))
 
 
 class StackView(Protocol):
-    """What a sampler may ask of a stack."""
+    """The view of a stack that a sampler gets."""
 
     @property
     def shape(self) -> Voxel:
         """(slices, rows, columns)."""
 
     def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
-        """(n, 3) voxels that belong to the body, evenly thinned out."""
+        """Return (n, 3) int32 voxels of the body, thinned evenly."""
 
     def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
-        """{label: (n, 3) voxels}, evenly thinned out."""
+        """Return {label: (n, 3) int32 voxels}, thinned evenly."""
 
     def centers(self) -> npt.NDArray[np.float64]:
-        """(n, 3) voxels around which patches were asked for."""
+        """Return (n, 3) float64 voxels, the points of a table in the stack."""
 
 
 class PatchSampler(Protocol):
-    """Where the patches of a stack begin. Frozen values: they compare, print and pickle."""
+    """The start voxels of the patches of a stack: a frozen value, compared by content."""
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """How many patches a stack of this shape gives in an epoch."""
+        """Return the number of patches per epoch for a stack of this shape."""
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """The first voxel of patch `number` (from 0) of the stack."""
+        """Return the first voxel of patch `number` (from 0) of the stack."""
 
 
 # --- samplers -------------------------------------------------------------------------------------
@@ -61,20 +60,20 @@ class PatchSampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Every place inside of the stack with the same probability.
+    """Patches at uniformly random positions inside the stack.
 
-    Along axes shorter than the patch, the stack in its middle.
+    Along an axis shorter than the patch, the stack lies in the middle of the patch.
     """
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """`per_stack`."""
+        """Return `per_stack`."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """A random place."""
+        """Return a uniformly random start."""
         del number
         return _inside(
             [
@@ -93,34 +92,39 @@ class Foreground:
     Parameters
     ----------
     above
-        Modality values above this are body. By default above -500 for CT in HU, else above the
-        threshold of Otsu on the stack's sample.
+        The threshold of modality values above which a voxel is body. By default -500 for CT in HU,
+        else Otsu's threshold of the stack's sample.
     """
 
     above: float | None = None
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """`per_stack`."""
+        """Return `per_stack`."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Around a random voxel of the body, anywhere where there is none."""
-        return _around_one(view.foreground(self.above), view, size, number, generator)
+        """Return a start around a random voxel of the body; uniform for a stack without body."""
+        return _around_random(view.foreground(self.above), view, size, number, generator)
 
 
 @dataclass(frozen=True, slots=True)
 class Balanced:
-    """Patches around a random voxel of a label that is chosen by weight.
+    """Patches around a random voxel of a label that is drawn by weight.
 
     Parameters
     ----------
     weights
-        {label: weight}; labels that a stack lacks are left out there, and a stack with none of them
-        is sampled uniformly. By default all labels of the stack, background too, with the same
+        {label: weight}. Labels that a stack lacks are ignored there, and a stack with none of them
+        is sampled uniformly. By default all labels of the stack, with the background, have the same
         weight.
+
+    Raises
+    ------
+    UsageError
+        A weight is negative or not finite, or all are 0.
     """
 
     weights: tuple[tuple[int, float], ...] = ()
@@ -133,19 +137,20 @@ class Balanced:
             pairs and not sum(w for _, w in pairs)
         ):
             raise UsageError(
-                f"weights are finite, not negative, and not all 0; found {[weight for _, weight in pairs]}"
+                "weights are finite, not negative, and not all 0; found "
+                f"{[weight for _, weight in pairs]}"
             )
         object.__setattr__(self, "weights", pairs)
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """`per_stack`."""
+        """Return `per_stack`."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Around a random voxel of a random label."""
+        """Return a start around a random voxel of a random label."""
         voxels = view.labelled()
         wanted = [
             (label, weight)
@@ -158,21 +163,24 @@ class Balanced:
         label = wanted[
             int(generator.choice(len(wanted), p=[weight / total for _, weight in wanted]))
         ][0]
-        return _around_one(voxels[label], view, size, number, generator)
+        return _around_random(voxels[label], view, size, number, generator)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """All places of a grid that covers the stack, for inference.
-
-    `stitch` brings the results back together.
+    """Patches on a grid that covers the stack, for inference; `stitch` joins the results.
 
     Parameters
     ----------
     overlap
-        The part of a patch that neighbours share at least, 0 to below 1; one number, or one an
-        axis. Places are spread evenly, the first and the last flush with the stack; along axes
-        shorter than the patch the stack lies in its middle.
+        The least fraction of a patch that neighbours share, from 0 to below 1: one number, or one
+        per axis. Patches are spread evenly, the first and last flush with the stack. Along an axis
+        shorter than the patch, the stack lies in the middle of the patch.
+
+    Raises
+    ------
+    UsageError
+        An overlap is outside of 0 to below 1.
     """
 
     overlap: float | tuple[float, float, float] = 0.0
@@ -182,15 +190,16 @@ class Grid:
             raise UsageError(f"overlap is {self.overlap}: expected 0 to below 1")
 
     def _parts(self) -> tuple[float, ...]:
+        """Return the overlap per axis."""
         return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * 3
 
     def starts(self, shape: Voxel, size: Voxel) -> list[Voxel]:
-        """All start voxels, the last axis fastest."""
+        """Return all start voxels, the last axis fastest."""
         axes = [_spread(n, s, part) for n, s, part in zip(shape, size, self._parts(), strict=True)]
         return [(z, y, x) for z, y, x in itertools.product(*axes)]
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """As many as cover the stack."""
+        """Return the number of patches that cover the stack."""
         del per_stack
         return math.prod(
             len(_spread(n, s, part)) for n, s, part in zip(shape, size, self._parts(), strict=True)
@@ -199,7 +208,7 @@ class Grid:
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Place `number` of the grid."""
+        """Return start `number` of the grid, in the order of `starts`."""
         del generator
         axes = [
             _spread(n, s, part) for n, s, part in zip(view.shape, size, self._parts(), strict=True)
@@ -210,10 +219,7 @@ class Grid:
 
 
 def as_sampler(option: str | PatchSampler) -> PatchSampler:
-    """What a user passed as ``sampler=``.
-
-    "uniform", "foreground", "labels", "grid" or a sampler.
-    """
+    """Return the sampler for the option ``sampler=``: a name or a sampler."""
     named: dict[str, Callable[[], PatchSampler]] = {
         "uniform": Uniform,
         "foreground": Foreground,
@@ -224,33 +230,35 @@ def as_sampler(option: str | PatchSampler) -> PatchSampler:
     if isinstance(option, str):
         if option not in named:
             raise UsageError(
-                f"sampler={option!r}: expected {', '.join(map(repr, named))}, Centers.from_table(...) or a sampler of your own"
+                f"sampler={option!r}: expected {', '.join(map(repr, named))}, "
+                "Centers.from_table(...) or a sampler of your own"
             )
         return named[option]()
     if not (hasattr(option, "count") and hasattr(option, "start")):
         raise UsageError(
-            f"sampler is a {type(option).__name__}: expected a name or something with `count` and `start`"
+            f"sampler is a {type(option).__name__}: expected a name or an object with the methods "
+            "`count` and `start`"
         )
     return option
 
 
 def _spread(length: int, size: int, overlap: float) -> list[int]:
-    """Starts along one axis, so many that neighbours share `overlap` of the size at least."""
+    """Return the starts along one axis; neighbours share at least `overlap` of the size."""
     if length <= size:
         return [(length - size) // 2]
     step = max(1, math.floor(size * (1 - overlap)))
     count = math.ceil((length - size) / step) + 1
-    return [round(place * (length - size) / (count - 1)) for place in range(count)]
+    return [round(number * (length - size) / (count - 1)) for number in range(count)]
 
 
-def _around_one(
+def _around_random(
     voxels: npt.NDArray[np.int32],
     view: StackView,
     size: Voxel,
     number: int,
     generator: np.random.Generator,
 ) -> Voxel:
-    """The patch in whose middle a random one of some voxels lies, moved inside of the stack."""
+    """Return the start of the patch centred on a random voxel, moved inside the stack."""
     if not len(voxels):
         return Uniform().start(view, size, number, generator)
     center = voxels[int(generator.integers(len(voxels)))]
@@ -258,9 +266,9 @@ def _around_one(
 
 
 def _inside(start: Sequence[int], shape: Voxel, size: Voxel) -> Voxel:
-    """A start moved so that the patch lies inside.
+    """Return a start moved so that the patch lies inside the stack.
 
-    Where the stack is shorter than the patch, in its middle.
+    Along an axis shorter than the patch, the stack lies in the middle of the patch.
     """
     z, y, x = (
         (n - s) // 2 if n < s else min(max(int(a), 0), n - s)
@@ -270,14 +278,21 @@ def _inside(start: Sequence[int], shape: Voxel, size: Voxel) -> Voxel:
 
 
 def thinned(voxels: npt.NDArray[Any], most: int = MOST_CANDIDATES) -> npt.NDArray[np.int32]:
-    """(n, 3) at most `most` of some voxels, evenly out of their order."""
+    """Return at most `most` of (n, 3) voxels, taken at even steps of their order."""
     if len(voxels) > most:
         voxels = voxels[np.linspace(0, len(voxels) - 1, most).astype(np.int64)]
     return np.ascontiguousarray(voxels, np.int32)
 
 
 def otsu(sample: Values) -> float:
-    """The threshold that parts a sample into two classes of least variance (Otsu 1979), by a histogram of 256 bins."""
+    """Return the threshold that splits a sample into two classes of least variance.
+
+    The histogram has 256 bins.
+
+    References
+    ----------
+    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1), 1979.
+    """
     values = np.asarray(sample, np.float64).ravel()
     values = values[np.isfinite(values)]
     if not values.size or values.min() == values.max():
@@ -289,5 +304,5 @@ def otsu(sample: Values) -> float:
     sums = np.cumsum(counts * centers)
     means = sums[:-1] / np.maximum(below, 1), (sums[-1] - sums[:-1]) / np.maximum(above, 1)
     between = below * above * (means[0] - means[1]) ** 2
-    # in the middle of an empty valley
+    # All thresholds in an empty valley are equally good; take the middle.
     return float(edges[1:-1][between >= between.max() * (1 - 1e-9)].mean())

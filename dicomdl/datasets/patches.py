@@ -1,4 +1,8 @@
-"""datasets.patches"""
+"""The dataset of 3D patches, cut out of stacks without reading complete volumes.
+
+A patch inside the stack is read and mapped a few slices at a time (`SLAB_VOXELS`), while they are
+in the processor's cache.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -47,39 +51,75 @@ from dicomdl.volumes.cutting import cut, padding_shows, read_block
 class PatchDataset(StackDataset):
     """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
 
-    A patch of uncompressed DICOM reads its own rows of its own slices. Of compressed, its own
-    slices are decoded, and those decoded last are kept, per process, in 90 MiB or what
+    For uncompressed DICOM, a patch reads its own rows of its own slices. For compressed DICOM, its
+    slices are decoded, and each process caches the slices decoded last, in 90 MiB or the share that
     `DICOMDL_MEMORY` gives them (see `dicomdl.storage.memory`).
 
     Parameters
     ----------
-    index, intensity, transform, channels, content, suv, max_bytes, intensity_on, cache, on_error, seed
-        As for `FrameDataset`; `intensity` is resolved once a stack, so that a value is mapped as in
-        frames and volumes.
+    index, intensity, transform, channels, content
+        As for `FrameDataset`; `intensity` is resolved once per stack, so that a value is mapped as
+        in frames and volumes.
     size
-        (slices, rows, columns) of a patch in voxels. Where it reaches beyond the stack it is
-        padded: with the value that becomes the lowest one; with -1024 (CT in HU) or 0 where values
-        stay as they are.
+        (slices, rows, columns) of a patch in voxels, or one number for all. Beyond the stack a
+        patch is padded with the value that maps to the lowest one. Where values stay unchanged, it
+        is padded with -1024 (CT in HU) or 0.
     per_stack
-        Patches of each stack in an epoch, for samplers that draw.
+        The number of patches per stack and epoch, for samplers that draw.
     sampler
-        Where patches lie: "uniform", "foreground", "labels", "grid", or a `Uniform`, `Foreground`,
-        `Balanced(weights)`, `Grid(overlap)`, `Centers.from_table(table)`, or anything with their
-        two methods. Draws depend on (seed, epoch, row) alone.
+        The positions of patches: "uniform", "foreground", "labels", "grid", or a `Uniform`,
+        `Foreground`, `Balanced(weights)`, `Grid(overlap)`, `Centers.from_table(table)`, or any
+        object with the methods `count` and `start`. Draws depend on (seed, epoch, row) alone.
     labels
-        A function that gives a stack's label map, an integer array (slices, rows, columns): for the
-        sampler "labels", and delivered as `label` (D, H, W) int64, 0 beyond the stack. Called in
-        the process that makes the sample, and kept there in 61 MiB or what `DICOMDL_MEMORY` gives
-        them.
+        A function from a stack to its label map, an integer array (slices, rows, columns). The
+        sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
+        the stack. It is called in the process that reads the sample, which caches label maps in
+        61 MiB or the share that `DICOMDL_MEMORY` gives them.
     irregular, min_slices
-        As for `VolumeDataset`, but for "resample".
+        As for `VolumeDataset`, without "resample".
+    suv, max_bytes, intensity_on, cache, on_error, seed
+        As for `FrameDataset`.
+
+    Attributes
+    ----------
+    index
+        The part of the index that the dataset takes.
+    left_out
+        The reasons for leaving out stacks, with counts.
+    skipped
+        The unreadable samples so far.
+    boundaries
+        (stacks + 1,) int64: the first row of each stack, then the number of rows.
+
+    Raises
+    ------
+    UsageError
+        An option has an unknown value, or options exclude each other.
+    PixelError, GeometryError, IntensityError
+        On access: as for `read_volume` and `FrameDataset`; a GeometryError also for a label map
+        that is unreadable or differs from its stack in shape.
 
     Notes
     -----
-    A sample has `image` (C, D, H, W) float32, `affine` (4, 4) of the patch itself, `spacing`, `location` (3,) int64 (its first
-    voxel in the stack, may be negative), `shape` (3,) of the stack, `units`, `modality`, `patient_id`, `study_instance_uid`,
-    `series_instance_uid`, `stack` (the number of the stack in the index), `row`; around the points of a table
-    `point`, the row of the table. Grid patches come back together by `stitch`.
+    A sample has `image` (C, D, H, W) float32, `affine` (4, 4) float64 from the indices of the patch
+    to LPS mm, `spacing` (3,) float64 mm, `location` (3,) int64 (the first voxel of the patch in the
+    stack, which may be negative), `shape` (3,) int64 of the stack, `units`, `modality`,
+    `patient_id`, `study_instance_uid`, `series_instance_uid`, `stack` (the number of the stack in
+    the index), `row` and `epoch`. Patches around the points of a table also have `point`, the row
+    of the table. `stitch` joins the patches of a grid.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> out = tempfile.TemporaryDirectory()
+    >>> index = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
+    >>> patches = dicomdl.PatchDataset(index, (1, 64, 64), sampler="grid")
+    >>> patches
+    PatchDataset(4 patches of 1 x 64 x 64, sampler=Grid(overlap=0.0), intensity='auto')
+    >>> patches[3]["image"].shape, patches[3]["location"]
+    (torch.Size([1, 1, 64, 64]), tensor([ 0, 64, 64]))
     """
 
     def __init__(
@@ -124,7 +164,8 @@ class PatchDataset(StackDataset):
             )
         if irregular == "resample":
             raise UsageError(
-                "patches are cut out of slices as they lie: read irregular='resample' volumes by VolumeDataset"
+                "patches are cut out of slices as they are: read irregular='resample' volumes by "
+                "VolumeDataset"
             )
         self._take(index, StackChoice(content, irregular, min_slices))
         if isinstance(self.sampler, Centers):
@@ -132,47 +173,48 @@ class PatchDataset(StackDataset):
         tell(self.left_out)
 
     def _keep_stacks_with_points(self, centers: Centers) -> None:
-        """Leave out the stacks that no point lies in, and tell how many points lie in none."""
-        found = (
+        """Leave out the stacks without a point, and report the number of points in no stack."""
+        candidates = (
             self.index.select(series_instance_uid=centers.series.tolist())
             if len(centers)
             else self.index.of_stacks([])
         )
-        inside = {stack.number: len(points_of(stack, centers)[0]) for stack in found.stacks}
+        inside = {stack.number: len(points_of(stack, centers)[0]) for stack in candidates.stacks}
         lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
             raise UsageError(
-                f"none of {len(centers)} points lies in a stack of the index: are they LPS mm, and their Series in it?"
+                f"none of {len(centers)} points lies in a stack of the index: are they LPS mm, and "
+                "their Series in it?"
             )
         if lost_points > 0:
             self.left_out.append(
                 LeftOut(f"{lost_points:,} of {len(centers):,} points lie in no stack", 0, 0)
             )
-        kept = self.index.of_stacks([number for number, count in inside.items() if count])
-        if len(kept) < len(self.index):
-            lost = LeftOut(
+        part = self.index.of_stacks([number for number, count in inside.items() if count])
+        if len(part) < len(self.index):
+            without_points = LeftOut(
                 "no point of the table in it",
-                len(self.index.stacks) - len(kept.stacks),
-                len(self.index) - len(kept),
+                len(self.index.stacks) - len(part.stacks),
+                len(self.index) - len(part),
             )
-            self.left_out.append(lost)
-        self.index = kept
+            self.left_out.append(without_points)
+        self.index = part
 
     @functools.cached_property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) the first row of each stack, and the end."""
+        """(stacks + 1,) int64: the first row of each stack, then the number of rows."""
         if isinstance(self.sampler, Centers):
             counts = np.array(
                 [len(points_of(stack, self.sampler)[0]) for stack in self._stacks], np.int64
             )
         else:
-            shapes, place = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
+            shapes, shape_of = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
             per_shape = [
                 self.sampler.count((z, y, x), self.size, self.per_stack)
                 for z, y, x in shapes.tolist()
             ]
             counts = (
-                np.array(per_shape, np.int64)[place.ravel()]
+                np.array(per_shape, np.int64)[shape_of.ravel()]
                 if len(shapes)
                 else np.zeros(0, np.int64)
             )
@@ -183,8 +225,8 @@ class PatchDataset(StackDataset):
         stack = self._stacks[number]
         recipe = self.reading.recipe(stack)
         view = PatchView(stack, self.sampler, self.labels, self.reading.cache)
-        place = row - int(self.boundaries[number])
-        start = self.sampler.start(view, self.size, place, chance(self.policy.seed, epoch, row))
+        patch = row - int(self.boundaries[number])
+        start = self.sampler.start(view, self.size, patch, chance(self.policy.seed, epoch, row))
         voxels = self.reading.voxels(stack, recipe.quantity)
         image = self._image(voxels, start, recipe)
         affine = stack.affine
@@ -196,7 +238,7 @@ class PatchDataset(StackDataset):
         }
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
         if isinstance(self.sampler, Centers):
-            facts["point"] = int(points_of(stack, self.sampler)[1][place])
+            facts["point"] = int(points_of(stack, self.sampler)[1][patch])
         if self.labels is not None:
             facts["label"] = torch.from_numpy(
                 cut(label_map(stack, ByIdentity(self.labels)), start, self.size)
@@ -204,10 +246,10 @@ class PatchDataset(StackDataset):
         return made_sample(image, affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
 
     def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:
-        """The patch, (C, ...), mapped already or not.
+        """Return the patch, (C, D, H, W), mapped already or not.
 
-        Where nothing stands against it, it is read and mapped a few slices at a time, while they
-        are in the processor's cache.
+        A patch of int16 values inside the stack is read and mapped a few slices at a time, while
+        they are in the processor's cache.
         """
         inside = all(
             0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
@@ -235,9 +277,10 @@ class PatchDataset(StackDataset):
 
     @property
     def _scratch(self) -> Scratch:
-        """Memory of this thread.
+        """The scratch memory of this thread.
 
-        For a device the values go on into the sample as they are, and so into its memory.
+        With ``intensity_on="device"`` the values become the image unmapped, so they are read into
+        the memory of the sample.
         """
         name = f"scratch_{self.delivery.intensity_on}"
         if not hasattr(of_thread, name):
@@ -250,4 +293,5 @@ class PatchDataset(StackDataset):
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))
-        return f"PatchDataset({len(self):,} patches of {size}, sampler={self.sampler!r}, intensity={self.reading.intensity!r})"
+        options = f"sampler={self.sampler!r}, intensity={self.reading.intensity!r}"
+        return f"PatchDataset({len(self):,} patches of {size}, {options})"

@@ -1,10 +1,11 @@
-"""datasets.sample"""
+"""The type of a sample."""
 
 from typing import Any
 
 
 class Sample(dict[str, Any]):
-    """One sample: a dict.
+    """One sample: a dict of tensors, numbers and strings.
 
-    A type of its own, so that the default collate can say what to do about sizes.
+    The subclass lets torch's default collate dispatch on it: images of different sizes raise an
+    error that says what to do.
     """

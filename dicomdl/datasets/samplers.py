@@ -1,13 +1,8 @@
-"""Samplers.
+"""Samplers of rows: an order that depends on (seed, epoch) alone, split over ranks, resumable.
 
-The rows of an epoch in an order that depends on (seed, epoch) alone, dealt to ranks, resumable at
-any batch.
-
-A row is delivered as an `EpochRow`, which carries its epoch: the workers of a DataLoader hold
-copies of the dataset, and with `persistent_workers=True` nothing that the parent sets later reaches
-them, but rows do. Orders are the argsort of Philox numbers, whose stream NumPy promises not to
-change (that of `Generator.permutation` may), so that a run resumes in the same order under another
-release. An epoch costs the parent 8 bytes a row, workers nothing.
+A row is delivered as an `EpochRow`, which carries its epoch. The workers of a DataLoader hold
+copies of the dataset, and with ``persistent_workers=True`` later settings of the parent do not
+reach them, but rows do. An epoch costs 8 bytes per row in the parent, and nothing in the workers.
 """
 
 import itertools
@@ -40,12 +35,10 @@ from dicomdl.errors import UsageError
 
 
 class EpochRow(int):
-    """A row that knows its epoch.
+    """A row that carries its epoch.
 
-    It computes, compares, hashes and prints as the row, and pickles whole.
-
-    Datasets take ``getattr(row, "epoch", self.epoch)``, before any arithmetic, whose result is a
-    plain int.
+    It computes, compares, hashes and prints as the row, and pickles with the epoch. Datasets read
+    ``getattr(row, "epoch", self.epoch)`` before any arithmetic, since arithmetic gives a plain int.
 
     Parameters
     ----------
@@ -56,7 +49,7 @@ class EpochRow(int):
     epoch: int
 
     def __new__(cls, row: int, epoch: int) -> "EpochRow":
-        """An immutable number is made here, not in `__init__`."""
+        """Create the row; the value of an int is set here, before `__init__`."""
         self = super().__new__(cls, row)
         self.epoch = epoch
         return self
@@ -66,38 +59,62 @@ class EpochRow(int):
 
 
 class RowSampler(torch.utils.data.Sampler[int]):
-    """The rows of an epoch, each once over all ranks, for ``DataLoader(dataset, batch_size=..., sampler=...)``.
+    """The rows of an epoch, each once over all ranks, for the option `sampler` of a DataLoader.
 
     Parameters
     ----------
     source
-        A dataset, or just a number of rows. `shuffle="stacks"` needs a dataset with `boundaries` (`StackedRows`).
+        A dataset, or a number of rows. ``shuffle="stacks"`` needs a dataset with `boundaries`.
     seed
         An integer from 0.
     shuffle
-        "rows": a uniformly random order. "stacks": stacks in random order, their rows shuffled in windows, so that a disk reads
-        mostly in order. False: as they lie.
+        "rows": a uniformly random order. "stacks": stacks in random order, with their rows shuffled
+        in windows, so that a disk reads mostly in order. False: ascending.
     window
-        With "stacks", how many consecutive rows are shuffled among each other.
+        The number of consecutive rows that "stacks" shuffles within themselves.
     uneven
-        When the ranks do not divide the rows. "keep": every row exactly once; ranks differ by one row, and so may differ by one
-        batch, for which DistributedDataParallel waits forever: use `RowBatchSampler`, which gives all ranks the same number of
-        batches, or "drop" (up to world_size - 1 rows, other ones each epoch) or "pad" (rows from the beginning again).
+        The treatment of rows that the ranks do not divide.
+
+        - "keep" delivers every row exactly once. Ranks then differ by one row and possibly by one
+          batch, for which DistributedDataParallel waits forever. `RowBatchSampler` gives all ranks
+          the same number of batches.
+        - "drop" leaves out up to world_size - 1 rows, different ones in each epoch.
+        - "pad" repeats rows from the beginning of the order.
     rank, world_size
-        By default those of torch.distributed when it is initialised, else 0 and 1.
+        By default those of torch.distributed if it is initialised, else 0 and 1.
 
-    Notes
-    -----
-    A pass over the sampler is an epoch: `set_epoch` says which; without it each pass is the epoch after the last one. Row k of a
-    rank is row k * world_size + rank of the order, so a state may be loaded under another number of ranks.
-
-    ``state_dict()`` counts the rows drawn: torchdata's StatefulDataLoader asks for it batch by batch, and needs nothing else.
-    A plain DataLoader draws ahead of what it delivers: there say ``state_dict(samples_done=...)``.
+    Attributes
+    ----------
+    epoch
+        The epoch of the present or next pass.
+    rows
+        The number of rows of the source.
 
     Raises
     ------
     UsageError
-        Options that do not exist or fit.
+        An option has an unknown value, or `source` has no valid `boundaries`.
+
+    Notes
+    -----
+    A pass over the sampler is an epoch. `set_epoch` sets its number; without it, each pass is the
+    epoch after the last one. Row k of a rank is row k * world_size + rank of the order, so a state
+    may be loaded under another number of ranks.
+
+    ``state_dict()`` counts the rows drawn. torchdata's StatefulDataLoader calls it batch by batch
+    and needs nothing else. A plain DataLoader draws rows ahead of delivery; there use
+    ``state_dict(samples_done=...)``.
+
+    Examples
+    --------
+    >>> sampler = RowSampler(6, seed=1, rank=0, world_size=2)
+    >>> first = list(sampler)
+    >>> other = list(RowSampler(6, seed=1, rank=1, world_size=2))
+    >>> sorted(first + other)
+    [0, 1, 2, 3, 4, 5]
+    >>> sampler.set_epoch(0)
+    >>> list(sampler) == first
+    True
     """
 
     def __init__(
@@ -122,21 +139,22 @@ class RowSampler(torch.utils.data.Sampler[int]):
         self.rank, self.world_size = ranks(rank, world_size)
         self._found_ranks = rank is None
         self.epoch = 0
-        self._position = 0  # in the order of all ranks, where the next pass begins
+        # The start of the next pass, a position in the order of all ranks.
+        self._position = 0
         self._ended = False
         self._pass: _Pass | None = None
 
     @property
     def total(self) -> int:
-        """Rows that all ranks deliver together in an epoch."""
+        """The number of rows that all ranks deliver together per epoch."""
         return dealt(self.rows, self.world_size, self.uneven)
 
     def __len__(self) -> int:
-        """Rows of a whole epoch on this rank, also when the next pass resumes in its middle."""
+        """Return the rows of a complete epoch on this rank, even if the next pass resumes."""
         return len(range(self.rank, self.total, self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """What the next pass delivers; a loaded position stays when it is of this epoch."""
+        """Set the epoch of the next pass; a loaded position of this epoch is preserved."""
         if epoch != self.epoch or (self._pass is not None and self._pass.began):
             self._position = 0
         self.epoch = checked_count("epoch", epoch, 0)
@@ -154,7 +172,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return self._pass
 
     def order(self, epoch: int) -> Rows:
-        """Rows of the whole epoch on this rank, (len(self),) int64."""
+        """Return the rows of a complete epoch on this rank, (len(self),) int64."""
         if self.boundaries is not None:
             order = windowed(
                 stack_order(self.boundaries, self.seed, epoch), self.window, self.seed, epoch
@@ -166,14 +184,14 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return np.resize(order, self.total)[self.rank :: self.world_size].copy()
 
     def state_dict(self, samples_done: int | None = None) -> State:
-        """Where the present pass is: a dict of numbers and words.
+        """Return the position of the present pass, a dict of numbers and strings.
 
         Parameters
         ----------
         samples_done
-            Samples received since the pass began (this rank's; a last batch may be counted as
-            full). By default the rows drawn from the sampler, which under a plain DataLoader with
-            workers are more than were delivered.
+            Samples that this rank received since the pass began; a last batch may be counted as
+            full. By default the rows drawn from the sampler. Under a plain DataLoader with workers
+            these are more than the rows delivered.
         """
         counts = "drawn" if samples_done is None else "delivered"
         start = self.start_of(self._position)
@@ -185,27 +203,28 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return {**self._identity(), "epoch": self.epoch, "position": position, "counts": counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next pass go on where the state was taken; the passes after it are whole.
+        """Resume the next pass at the position of a state; later passes are complete.
 
         Raises
         ------
         UsageError
-            The state is of another order (seed, rows, options) or not one of ours.
+            The state belongs to another order (seed, rows, options) or is no state of a RowSampler.
         """
         check_state(state, self._identity(), "epoch", "position")
         self.epoch = state["epoch"]
         self._position = min(state["position"], self.total)
-        # StatefulDataLoader makes an iterator of a pass that has ended, and at once
-        # another one for the next epoch. A plain
-        # DataLoader makes two where it means one, and the rest of the ended pass is no row.
+        # StatefulDataLoader creates an iterator for a pass that has ended, and then another for the
+        # next epoch. A plain DataLoader creates two iterators for one pass. The empty rest of an
+        # ended pass is therefore a pass only if the state counts drawn rows.
         self._ended = state.get("counts") == "drawn"
         self._pass = None
 
     def start_of(self, position: int) -> int:
-        """How many of the first `position` rows of the order are this rank's."""
+        """Return how many of the first `position` rows of the order belong to this rank."""
         return len(range(self.rank, position, self.world_size))
 
     def _identity(self) -> State:
+        """Return the options that determine the order, as a state stores them."""
         window = self.window if self.shuffle == "stacks" else 0
         return {
             "kind": "RowSampler",
@@ -218,7 +237,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
 
 
 class _Pass(Iterator[int]):
-    """One pass over a sampler; the order is made with the first row."""
+    """One pass over a sampler; the order is computed at the first row."""
 
     def __init__(self, sampler: RowSampler, epoch: int, position: int) -> None:
         self.epoch, self.position = epoch, position
@@ -234,6 +253,7 @@ class _Pass(Iterator[int]):
         return row
 
     def _draw(self, sampler: RowSampler) -> Iterator[int]:
+        """Yield the rows of the pass."""
         order = sampler.order(self.epoch)
         for first in range(self.start, len(order), CHUNK):
             for row in order[first : first + CHUNK].tolist():
@@ -241,19 +261,25 @@ class _Pass(Iterator[int]):
 
 
 class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of a `RowSampler`, as many on every rank, for ``DataLoader(dataset, batch_sampler=...)``.
+    """Batches of a `RowSampler`, the same number on every rank, for the option `batch_sampler`.
 
-    When ranks differ by a row and the longer one needs one more batch for it, the batch before the last is one row smaller on
-    all ranks: each row comes exactly once and DistributedDataParallel never waits. (Not possible for batches of one.)
+    If some ranks have one row more and would need one more batch for it, the batch before the last
+    is one row smaller on all ranks. Each row is delivered exactly once, and DistributedDataParallel
+    never waits. Batches of one row leave no room for this.
 
     Parameters
     ----------
     sampler
         A RowSampler.
     batch_size
-        Rows of a batch, from 1.
+        Rows per batch, from 1.
     drop_last
-        Leave out what does not fill a batch on every rank.
+        Leave out rows that do not fill a batch on every rank.
+
+    Raises
+    ------
+    UsageError
+        `batch_size` is not an integer from 1.
     """
 
     def __init__(self, sampler: RowSampler, batch_size: int, drop_last: bool = False) -> None:
@@ -262,34 +288,38 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.drop_last = drop_last
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, on every rank."""
+        """Return the batches of a complete epoch, the same on every rank."""
         return self._count(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """As of the sampler."""
+        """Set the epoch of the sampler."""
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
         return self._draw(iter(self.sampler))
 
     def _draw(self, rows: _Pass) -> Iterator[list[int]]:
+        """Yield the batches of a pass."""
         for size in self._sizes(rows.position):
             batch = list(itertools.islice(rows, size))
-            if batch:  # a rank without rows, when there are fewer rows than ranks
+            # With fewer rows than ranks, some ranks have none.
+            if batch:
                 yield batch
-        for _ in rows:  # what drop_last leaves out counts as done
+        # Rows that drop_last leaves out count as done.
+        for _ in rows:
             pass
 
     def _count(self, position: int) -> int:
+        """Return the number of batches from a position."""
         left, ranks_, size = self.sampler.total - position, self.sampler.world_size, self.batch_size
         return (
             left // ranks_ // size if self.drop_last else math.ceil(math.ceil(left / ranks_) / size)
         )
 
     def _sizes(self, position: int) -> Iterator[int]:
-        """Upper limits of the batches from a position on.
+        """Yield upper limits of the batch sizes from a position.
 
-        Equal on all ranks, so that one rank's state serves all.
+        They are equal on all ranks, so that the state of one rank serves all.
         """
         shortest = (self.sampler.total - position) // self.sampler.world_size
         for after in reversed(range(self._count(position))):
@@ -302,13 +332,18 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
             yield size
 
     def state_dict(self, batches_done: int | None = None) -> State:
-        """Where the present pass is.
+        """Return the position of the present pass.
 
         Parameters
         ----------
         batches_done
             Batches received since the pass began, as ``enumerate(loader, 1)`` counts them. By
-            default those drawn (see `RowSampler.state_dict`).
+            default the batches drawn (see `RowSampler.state_dict`).
+
+        Raises
+        ------
+        UsageError
+            The pass has fewer batches.
         """
         if batches_done is None:
             return self.sampler.state_dict()
@@ -328,21 +363,28 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As of the sampler; the batch size may be another one."""
+        """Load the state into the sampler; the batch size may differ."""
         self.sampler.load_state_dict(state)
 
 
 class WithEpoch(torch.utils.data.Sampler[Any]):
-    """Any other sampler or batch sampler, such as torch's DistributedSampler, with rows that carry the epoch.
+    """A wrapper of another sampler or batch sampler, whose rows then carry their epoch.
 
     Parameters
     ----------
     sampler
-        Its `set_epoch`, if it has one, is called before every pass.
+        A sampler such as torch's DistributedSampler. Its `set_epoch`, if it has one, is called
+        before every pass.
+
+    Attributes
+    ----------
+    epoch
+        The epoch of the present or next pass.
 
     Notes
     -----
-    `set_epoch` says which epoch the next pass is; without it each pass is the epoch after the last one.
+    `set_epoch` sets the epoch of the next pass. Without it, each pass is the epoch after the last
+    one.
     """
 
     def __init__(self, sampler: Iterable[Any]) -> None:
@@ -354,7 +396,7 @@ class WithEpoch(torch.utils.data.Sampler[Any]):
         return len(self.sampler)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """What the next pass delivers."""
+        """Set the epoch of the next pass, an integer from 0."""
         self.epoch, self._began = checked_count("epoch", epoch, 0), False
 
     def __iter__(self) -> Iterator[Any]:

@@ -1,4 +1,7 @@
-"""Which stacks of an index a dataset takes, and what it tells of those that it leaves out."""
+"""The choice of stacks that a dataset takes from an index, and the report of the rest.
+
+Each stack is counted once, under the first condition that it does not meet.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -15,15 +18,12 @@ from dicomdl.index.index import Index
 
 
 class LeftOutWarning(UserWarning):
-    """A dataset does not take everything that its index holds.
-
-    The message is a table of what and why.
-    """
+    """A dataset leaves out a part of its index; the message is a table of reasons and counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Stacks that a dataset does not take, with the frames in them, and why."""
+    """A reason, with the numbers of stacks and frames that a dataset leaves out for it."""
 
     reason: str
     stacks: int
@@ -31,17 +31,18 @@ class LeftOut:
 
 
 class Taken:
-    """What is left of an index, condition by condition, and what was left out for which reason, each stack once."""
+    """The part of an index that meets all conditions so far, and a list of what is left out."""
 
     def __init__(self, index: Index) -> None:
         self.index = index
         self.left_out: list[LeftOut] = []
 
     def leave_out(self, reason: str, **conditions: Any) -> None:
-        """Keep what meets the conditions, as `Index.select` does."""
+        """Select the frames that meet the conditions (see `Index.select`)."""
         self._keep(self.index.select(**conditions), reason)
 
     def _keep(self, kept: Index, reason: str) -> None:
+        """Continue with a part of the index, and list the rest under a reason."""
         if len(kept) < len(self.index):
             self.left_out.append(
                 LeftOut(
@@ -51,16 +52,16 @@ class Taken:
             self.index = kept
 
     def leave_out_copies(self) -> None:
-        """Keep the frames that are in a stack."""
+        """Select the frames that are in a stack."""
         self.leave_out("equal copy of another frame", min_position_in_stack=0)
 
     def leave_out_other_content(self, content: str | None) -> None:
-        """Keep what the pixels are to be."""
+        """Select the frames of a content; None selects all."""
         if content is not None:
             self.leave_out(f"not content={content!r}", content=content)
 
     def leave_out_irregular(self, irregular: Irregular) -> None:
-        """Keep the stacks that `read_volume` makes a volume of, and that lack nothing that others of their group have."""
+        """Select the stacks that `read_volume` reads, without those incomplete in their group."""
         if irregular == "accept":
             return
         usable = READABLE if irregular == "raise" else READABLE | FILLABLE
@@ -81,6 +82,7 @@ class Taken:
         self._leave_out_detail("incomplete in its group", "missing_in_group")
 
     def _leave_out_detail(self, reason: str, key: str) -> None:
+        """Select the stacks whose `detail` has no such key."""
         stacks = self.index.stacks
         has_key = stacks.have_detail(key)
         if has_key.any():
@@ -89,10 +91,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class StackChoice:
-    """Which stacks a dataset takes.
-
-    Of what content, what is done with irregular ones, and how long they are at least.
-    """
+    """The stacks that a dataset takes: content, treatment of irregular ones, least slices."""
 
     content: str | None
     irregular: Irregular
@@ -106,7 +105,7 @@ class StackChoice:
             )
 
     def of(self, index: Index) -> Taken:
-        """What it takes of an index."""
+        """Return the chosen part of an index."""
         taken = Taken(index)
         taken.leave_out_copies()
         taken.leave_out_other_content(self.content)
@@ -116,7 +115,7 @@ class StackChoice:
 
 
 def tell(left_out: Sequence[LeftOut]) -> None:
-    """Warn once of what is left out, as a table."""
+    """Warn about everything left out, as one table."""
     if left_out:
         width = max(len(row.reason) for row in left_out)
         table = "\n".join(
@@ -130,7 +129,7 @@ def tell(left_out: Sequence[LeftOut]) -> None:
 
 
 def checked_content(content: str | None) -> str | None:
-    """The content asked for, after a check that there is such."""
+    """Return the content; raise a UsageError if it is not one of `CONTENTS`."""
     if content is not None and content not in CONTENTS:
         raise UsageError(f"content={content!r}: expected None or one of {', '.join(CONTENTS)}")
     return content

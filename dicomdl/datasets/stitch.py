@@ -1,4 +1,4 @@
-"""datasets.stitch"""
+"""The join of overlapping patches into one array of a stack, by a weighted mean."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +11,10 @@ from dicomdl.volumes.cutting import overlap_of
 
 
 def gaussian(size: Voxel, sigma: float = 0.125) -> npt.NDArray[np.float32]:
-    """(size) weights for `stitch`.
+    """Return Gaussian weights of the shape `size`, for `stitch`.
 
-    A bell about the middle, `sigma` times the size wide, at least 1e-3 of its top everywhere.
+    The standard deviation per axis is `sigma` times the size. The weights are scaled to a maximum
+    of 1 and are at least 1e-3.
     """
     axes = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / max(sigma * n, 1e-6)) ** 2) for n in size]
     weights = axes[0][:, None, None] * axes[1][:, None] * axes[2]
@@ -21,16 +22,17 @@ def gaussian(size: Voxel, sigma: float = 0.125) -> npt.NDArray[np.float32]:
 
 
 class Stitcher:
-    """Patches, or what a network made of them, back into one array of a stack.
+    """One array of a stack, joined from patches or from a network's results for them.
 
-    A weighted mean where they overlap.
+    Overlapping patches are combined by their weighted mean. The patches are added one by one, so
+    that they need not all be in memory.
 
     Parameters
     ----------
     shape
         (slices, rows, columns) of the stack.
     weights
-        "gaussian", "constant", or an array of the patch's spatial size.
+        "gaussian", "constant", or an array of the spatial size of a patch.
     """
 
     def __init__(self, shape: Voxel, weights: str | Values = "gaussian") -> None:
@@ -40,10 +42,23 @@ class Stitcher:
         self._total = np.zeros(shape, np.float32)
 
     def add(self, patch: Values, location: Sequence[int]) -> None:
-        """Add one patch, (C, D, H, W) or (D, H, W), that began at voxel `location` of the stack."""
+        """Add one patch.
+
+        Parameters
+        ----------
+        patch
+            (C, D, H, W) or (D, H, W).
+        location
+            The first voxel of the patch in the stack, (slice, row, column); may be negative.
+
+        Raises
+        ------
+        UsageError
+            The channels differ from those of earlier patches, or the size from that of `weights`.
+        """
         patch = np.asarray(patch)
         size = patch.shape[-3:]
-        weights = self._of_size((int(size[0]), int(size[1]), int(size[2])))
+        weights = self._weights_of((int(size[0]), int(size[1]), int(size[2])))
         if self._sum is None:
             self._sum = np.zeros((*patch.shape[:-3], *self.shape), np.float32)
         if self._sum.shape[:-3] != patch.shape[:-3]:
@@ -51,17 +66,18 @@ class Stitcher:
                 f"patches of {self._sum.shape[:-3]} channels so far, now {patch.shape[:-3]}"
             )
         z, y, x = (int(a) for a in location)
-        met = overlap_of((z, y, x), (int(size[0]), int(size[1]), int(size[2])), self.shape)
-        if met is None:
+        overlap = overlap_of((z, y, x), (int(size[0]), int(size[1]), int(size[2])), self.shape)
+        if overlap is None:
             return
-        there, here = met
-        z_range, y_range, x_range = here
-        self._sum[..., there[0], there[1], there[2]] += (
-            patch[..., z_range, y_range, x_range] * weights[here]
+        in_stack, in_patch = overlap
+        z_range, y_range, x_range = in_patch
+        self._sum[..., in_stack[0], in_stack[1], in_stack[2]] += (
+            patch[..., z_range, y_range, x_range] * weights[in_patch]
         )
-        self._total[there] += weights[here]
+        self._total[in_stack] += weights[in_patch]
 
-    def _of_size(self, size: Voxel) -> Values:
+    def _weights_of(self, size: Voxel) -> Values:
+        """Return the weights for patches of a size, computed at the first patch."""
         if isinstance(self._weights, str):
             if self._weights not in ("gaussian", "constant"):
                 raise UsageError(
@@ -80,9 +96,17 @@ class Stitcher:
         return bool((self._total > 0).all())
 
     def result(self, fill: float = np.nan) -> npt.NDArray[np.float32]:
-        """(C, slices, rows, columns) or (slices, rows, columns) float32, a new array.
+        """Return the weighted mean of the patches.
 
-        `fill` where no patch lies.
+        Parameters
+        ----------
+        fill
+            The value of voxels without a patch.
+
+        Returns
+        -------
+        numpy.ndarray
+            (C, slices, rows, columns) or (slices, rows, columns) float32, a new array.
 
         Raises
         ------
@@ -103,8 +127,36 @@ def stitch(
     shape: Voxel,
     weights: str | Values = "gaussian",
 ) -> npt.NDArray[np.float32]:
-    """Patches back into one array of a stack: `Stitcher` in one call; NaN where no patch lies."""
-    whole = Stitcher(shape, weights)
+    """Join patches into one array of a stack: `Stitcher` in one call.
+
+    Parameters
+    ----------
+    patches
+        (C, D, H, W) or (D, H, W) arrays.
+    locations
+        The first voxel of each patch in the stack, (slice, row, column).
+    shape, weights
+        As for `Stitcher`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (C, slices, rows, columns) or (slices, rows, columns) float32; NaN for voxels without a
+        patch.
+
+    Raises
+    ------
+    UsageError, GeometryError
+        As for `Stitcher`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> patches = [np.zeros((1, 2, 2)), np.ones((1, 2, 2))]
+    >>> stitch(patches, [(0, 0, 0), (0, 0, 2)], (1, 2, 4))[0, 0]
+    array([0., 0., 1., 1.], dtype=float32)
+    """
+    stitcher = Stitcher(shape, weights)
     for patch, location in zip(patches, locations, strict=True):
-        whole.add(patch, location)
-    return whole.result()
+        stitcher.add(patch, location)
+    return stitcher.result()

@@ -1,10 +1,11 @@
-"""Streaming: whole stacks one after the other, read ahead by a thread, mixed in a bounded buffer.
+"""A stream of complete stacks, read ahead by a thread and mixed in a bounded buffer.
 
-For disks and network file systems on which random rows are slow. What is delivered when is decided
-on row numbers alone (seed, epoch, share), before anything is read: so a pass resumes by replaying
-numbers, not pixels, and no order depends on threads or timing. The epoch's rows, stack by stack,
-are one line that is cut into ranks x workers pieces of equal length: each row comes exactly once,
-shares differ by one row, and a stack that lies across a cut is read by two workers.
+It suits disks and network file systems on which random rows are slow. The order depends on (seed,
+epoch, share) alone and is determined before anything is read. A pass therefore resumes by replaying
+row numbers instead of pixels, and no order depends on threads or timing. The rows of an epoch,
+stack by stack, form one sequence that is cut into ranks x workers shares of equal length. Each row
+is delivered exactly once, shares differ by one row, and two workers read a stack that a cut
+divides.
 """
 
 import multiprocessing.context
@@ -51,64 +52,77 @@ from dicomdl.errors import UsageError
 
 
 class StackedDataset(Protocol):
-    """What a stream reads: a map-style dataset that says where its stacks begin.
+    """A map-style dataset that declares the first row of each stack.
 
     An optional ``__getitems__(rows)`` reads several rows at once. It may return fewer samples than
-    rows, where the dataset skips what it cannot read; the stream then asks again row by row.
+    rows if the dataset skips unreadable ones; the stream then reads row by row.
     """
 
     boundaries: Rows
-    """(stacks + 1,), ascending from 0 to the length: rows [boundaries[i], boundaries[i + 1]) come from stack i, in file order."""
+    """(stacks + 1,), ascending from 0 to the length.
+
+    Rows [boundaries[i], boundaries[i + 1]) come from stack i, in file order.
+    """
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
 
     def __getitem__(self, row: int, /) -> Any:
-        """The sample of a row, which depends on (seed, epoch, row) alone.
-
-        `row` is an `EpochRow`.
-        """
+        """Return the sample of a row (an `EpochRow`), which depends on (seed, epoch, row) alone."""
 
 
 class StackStream(torch.utils.data.IterableDataset[Any]):
-    """The samples of a dataset, stack by stack, for ``DataLoader(stream, batch_size=..., num_workers=...)``.
+    """The samples of a dataset, stack by stack, as an iterable dataset for a DataLoader.
 
     Parameters
     ----------
     dataset
         A FrameDataset, VolumeDataset, PatchDataset or other `StackedDataset`.
     shuffle
-        Stacks in random order, samples mixed by the buffer; else as they lie, each worker its part.
+        True takes stacks in random order and mixes samples in the buffer. False takes both in
+        ascending order; each worker then delivers its part of the order.
     shuffle_buffer
-        Samples that wait to be drawn at random, a worker: its memory is (shuffle_buffer + read_ahead) samples at most. Where every
-        stack is one row, as for volumes, the order of stacks is all there is to shuffle, and the buffer is not used.
+        The number of samples per worker that wait for a random draw. A worker holds at most
+        shuffle_buffer + read_ahead samples. If every stack is one row, as for volumes, the order of
+        stacks shuffles all rows, and the buffer is not used.
     read_ahead
-        Samples that a thread reads while others are delivered; 0 reads when asked, without a thread.
+        The number of samples that a thread reads while others are delivered. 0 reads on demand,
+        without a thread.
     seed
         An integer from 0.
     uneven
-        When ranks x workers do not divide the rows: "keep" delivers each row exactly once; "drop" and "pad" make all shares
-        equal, so that all ranks have the same number of batches (see `RowSampler`).
+        The treatment of rows that ranks x workers do not divide: "keep" delivers each row exactly
+        once; "drop" and "pad" make all shares equal, so that all ranks have the same number of
+        batches (see `RowSampler`).
     rank, world_size
-        By default those of torch.distributed when it is initialised, else 0 and 1.
+        By default those of torch.distributed if it is initialised, else 0 and 1.
 
-    Notes
-    -----
-    Call `set_epoch` before every pass: it reaches persistent workers too. Without it each pass has the same order, which is told
-    by a warning (unlike a sampler, a stream in a worker cannot know how many passes there were).
-
-    A sample that cannot be read raises its error in its place of the order; the samples after it still come. `drop_last` of a
-    DataLoader leaves out up to batch_size - 1 samples of every worker.
-
-    There is no `len`: with workers, a DataLoader would conclude fewer batches than come. See `number_of_batches`.
-
-    Under torchdata's StatefulDataLoader resuming needs nothing else. With a plain DataLoader take
-    ``stream.state_dict(loader, batches_done)`` and load it into the stream before the next loader is made.
+    Attributes
+    ----------
+    epoch
+        The epoch of the present or next pass.
 
     Raises
     ------
     UsageError
-        Options or boundaries that do not fit.
+        An option has an unknown value, or `dataset` has no valid `boundaries`.
+
+    Notes
+    -----
+    Use as ``DataLoader(stream, batch_size=..., num_workers=...)``. Call `set_epoch` before every
+    pass; it reaches persistent workers too. Without it each pass has the same order, and a warning
+    says so: unlike a sampler, a stream in a worker does not know the number of earlier passes.
+
+    An unreadable sample raises its error at its position in the order, and the samples after it
+    are still delivered. The option `drop_last` of a DataLoader leaves out up to batch_size - 1
+    samples of every worker.
+
+    The stream has no `len`: with workers, a DataLoader would derive too few batches from it. See
+    `number_of_batches`.
+
+    Under torchdata's StatefulDataLoader, resuming needs nothing else. With a plain DataLoader, take
+    ``stream.state_dict(loader, batches_done)`` and load it into the stream before the next loader
+    is created.
     """
 
     def __init__(
@@ -144,9 +158,9 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         return int(self.shared_batches[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """What the next pass delivers, in this process and in all its workers.
+        """Set the epoch of the next pass, in this process and in all its workers.
 
-        A loaded position stays when it is of this epoch.
+        A loaded position of this epoch is preserved.
         """
         epoch = checked_count("epoch", epoch, 0)
         if self._resume is not None and (
@@ -163,41 +177,43 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         try:
             share, done = self._resumed(worker, workers)
         except UsageError as error:
-            # raised here, in a persistent worker, it would end the worker and its
-            # words with it
+            # Raised here, the error would end a persistent worker and lose its message. The
+            # iterator raises it instead.
             refusal = error
         return _StackIterator(self, Position(self.epoch, share, workers, done), worker, refusal)
 
     def _resumed(self, worker: int, workers: int) -> tuple[int, int]:
-        """(share, done) of a worker's next pass."""
+        """Return (share, done) for a worker's next pass."""
         if self._found_ranks:
             check_ranks(self.world_size)
         if self._loads != self.shared_batches[LOADS]:
             raise UsageError(
-                "load_state_dict was called after the workers of this DataLoader had started: make a new DataLoader"
+                "load_state_dict was called after the workers of this DataLoader had started: make "
+                "a new DataLoader"
             )
         if self._resume is not None and self._resume.epoch == self.epoch:
             return self._resume.of(worker, workers)
         return worker, 0
 
     def _begin(self, worker: int) -> None:
-        """A pass delivers its first sample."""
+        """Count the pass of a worker that delivers its first sample."""
         if self._resume is not None:
             self._resume.use(worker)
         if worker == 0:
             self.shared_batches[PASSES] += 1
             if self.shuffle and self.shared_batches[PASSES] > 1:
                 warnings.warn(
-                    f"epoch {self.epoch} again: call set_epoch before every pass, or all have the same order",
+                    f"epoch {self.epoch} again: call set_epoch before every pass, or all have the "
+                    "same order",
                     stacklevel=3,
                 )
 
-    # --- what a share is --------------------------------------------------------------------------
+    # --- shares -----------------------------------------------------------------------------------
 
     def _ends(self, share: int, workers: int) -> tuple[int, int]:
-        """Where a worker's share of the epoch's line of rows begins and ends.
+        """Return [first, last) of a share in the sequence of the epoch's rows.
 
-        Beyond the line it begins again.
+        Positions beyond the sequence continue at its beginning.
         """
         shares, number, rows = (
             self.world_size * workers,
@@ -210,32 +226,38 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         return length * number, length * (number + 1)
 
     def _share(self, epoch: int, share: int, workers: int) -> "Share":
+        """Return a share of an epoch."""
         boundaries = checked_boundaries(self.dataset)
         stacks = len(boundaries) - 1
         order = permutation(stacks, self.seed, epoch, STACKS) if self.shuffle else np.arange(stacks)
         return Share.cut(boundaries, order, *self._ends(share, workers))
 
-    def _draws(self, count: int, place: "Position") -> "Draws":
+    def _draws(self, count: int, at: "Position") -> "Draws":
+        """Return the draws of a share with `count` rows, replayed to a position."""
         lengths = np.diff(self.dataset.boundaries)
         mixes = self.shuffle and lengths.max(initial=0) > 1
-        number = self.rank * place.workers + place.share
+        number = self.rank * at.workers + at.share
         draws = Draws(
             count,
             max(1, self.shuffle_buffer) if mixes else 1,
-            philox(self.seed, place.epoch, BUFFER, number),
+            philox(self.seed, at.epoch, BUFFER, number),
         )
-        for _ in range(min(place.done, count)):
+        for _ in range(min(at.done, count)):
             draws.take()
         return draws
 
     def number_of_batches(self, loader: "torch.utils.data.DataLoader[Any]") -> int:
-        """How many batches a whole epoch has on this rank, which depends on the loader's workers, batch_size and drop_last."""
+        """Return the number of batches of a complete epoch on this rank.
+
+        It depends on the loader's workers, batch_size and drop_last.
+        """
         return sum(
             batches(self._length(share, loader), 0, loader)
             for share in range(max(1, loader.num_workers))
         )
 
     def _length(self, share: int, loader: "torch.utils.data.DataLoader[Any]") -> int:
+        """Return the number of rows of a share."""
         first, last = self._ends(share, max(1, loader.num_workers))
         return last - first
 
@@ -244,15 +266,25 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
     def state_dict(
         self, loader: "torch.utils.data.DataLoader[Any] | None" = None, batches_done: int = 0
     ) -> State:
-        """Where the present pass of a plain DataLoader is: a dict of numbers and words.
+        """Return the position of the present pass of a plain DataLoader.
 
         Parameters
         ----------
         loader
-            The loader whose pass it is. Without it the state is the epoch alone, which is all that
-            StatefulDataLoader needs beside the states of the iterators.
+            The loader of the pass. Without it the state holds the epoch alone, which is all that
+            StatefulDataLoader needs besides the states of the iterators.
         batches_done
             Batches received since the pass began, as ``enumerate(loader, 1)`` counts them.
+
+        Returns
+        -------
+        dict
+            Numbers, strings and lists of numbers.
+
+        Raises
+        ------
+        UsageError
+            The loader has another dataset or delivers out of order, or the pass has fewer batches.
         """
         state = {**self._identity(), "epoch": self.epoch, "workers": None}
         if loader is None:
@@ -260,38 +292,41 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         if loader.dataset is not self or not getattr(loader, "in_order", True):
             raise UsageError("expected a DataLoader of this stream that delivers in order")
         workers = max(1, loader.num_workers)
-        places = [(share, 0) for share in range(workers)]
+        positions = [(share, 0) for share in range(workers)]
         if (
             self._resume is not None
             and self._resume.epoch == self.epoch
             and self.shared_batches[PASSES] <= 1
         ):
-            places = self._resume.places
-        lengths = [self._length(share, loader) for share, _ in places]
+            positions = self._resume.positions
+        lengths = [self._length(share, loader) for share, _ in positions]
         return {
             **state,
             "workers": state_after(
-                places, lengths, checked_count("batches_done", batches_done, 0), loader
+                positions, lengths, checked_count("batches_done", batches_done, 0), loader
             ),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next pass go on where the state was taken; the passes after it are whole.
+        """Resume the next pass at the position of a state; later passes are complete.
 
         Raises
         ------
         UsageError
-            The state is of another order (seed, rows, options, rank), or not one of ours.
+            The state belongs to another order (seed, rows, options, rank), or is no state of a
+            StackStream.
         """
         check_state(state, self._identity(), "epoch")
         self._resume = None
         self.set_epoch(state["epoch"])
-        if state.get("workers") is not None:  # not in a worker of StatefulDataLoader
+        # A worker of StatefulDataLoader loads the epoch alone.
+        if state.get("workers") is not None:
             self._resume = Resume.of_state(state["epoch"], state["workers"])
             self.shared_batches[LOADS] += 1
             self._loads = int(self.shared_batches[LOADS])
 
     def _identity(self) -> State:
+        """Return the options that determine the order, as a state stores them."""
         names = ("seed", "shuffle", "shuffle_buffer", "uneven", "rank", "world_size")
         counts = {"rows": len(self.dataset), "stacks": len(self.dataset.boundaries) - 1}
         return {"kind": "StackStream", **{name: getattr(self, name) for name in names}, **counts}
@@ -302,7 +337,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         if self._found_ranks:
             check_ranks(self.world_size)
         state = self.__dict__.copy()
-        # a copy for keeps, not for a worker: it shares nothing
+        # Only a copy for a worker shares memory; any other copy has its own numbers.
         if multiprocessing.context.get_spawning_popen() is None:
             state["shared_batches"] = self.shared_batches.tolist()
         return state
@@ -317,20 +352,21 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
 
 
 class _StackIterator(Iterator[Any]):
-    """One worker's pass. Not a generator: those end for good with the first error."""
+    """The pass of one worker. It is a class because a generator ends with its first error."""
 
     def __init__(
-        self, stream: StackStream, place: "Position", worker: int, refusal: UsageError | None
+        self, stream: StackStream, at: "Position", worker: int, refusal: UsageError | None
     ) -> None:
         self._stream, self._worker, self._refusal = stream, worker, refusal
         self._began = False
-        self._set(place)
+        self._set(at)
 
-    def _set(self, place: "Position") -> None:
-        self._place = place
-        first, last = self._stream._ends(place.share, place.workers)
+    def _set(self, at: "Position") -> None:
+        """Continue at a position of an epoch."""
+        self._at = at
+        first, last = self._stream._ends(at.share, at.workers)
         self._count = last - first
-        self._draws = self._stream._draws(self._count, place)
+        self._draws = self._stream._draws(self._count, at)
         self._ready: dict[int, Any] = {}
         self._chunks: Iterator[Chunk] | None = None
         self._stop: Any = None
@@ -352,6 +388,7 @@ class _StackIterator(Iterator[Any]):
         raise StopIteration
 
     def _outcome(self) -> Any:
+        """Return the next sample, its Failure, or SKIPPED."""
         if self._chunks is None:
             self._chunks = self._read()
         position = self._draws.take()
@@ -359,53 +396,54 @@ class _StackIterator(Iterator[Any]):
             chunk = next(self._chunks, None)
             if chunk is None:
                 raise RuntimeError(
-                    "the stream was closed, or its reader ended before its rows: they are not delivered"
+                    "the stream was closed, or its reader ended before its rows: they are not "
+                    "delivered"
                 )
             self._ready.update(chunk)
         return self._ready.pop(position)
 
     def _read(self) -> Iterator[Chunk]:
-        stream, place = self._stream, self._place
-        share = stream._share(place.epoch, place.share, place.workers)
+        """Start to read the rest of the share, by a thread if the stream reads ahead."""
+        stream, at = self._stream, self._at
+        share = stream._share(at.epoch, at.share, at.workers)
         size = max(1, stream.read_ahead // CHUNKS)
-        chunks = read_chunks(stream.dataset, share.rows, place.epoch, self._draws.to_read(size))
+        chunks = read_chunks(stream.dataset, share.rows, at.epoch, self._draws.to_read(size))
         if stream.read_ahead == 0:
             return chunks
         ahead = Ahead()
-        # the thread knows the queue, not the iterator, which so may go
+        # The thread references the queue and not the iterator, so that the iterator can be freed.
         self._stop = weakref.finalize(self, ahead.stop)
         ahead.start(chunks)
         return ahead
 
     def close(self) -> None:
-        """End the reading thread and let go of what it read.
+        """End the reading thread and free its samples.
 
-        Happens by itself at the end and when the iterator goes.
+        The end of the pass does so too; freeing the iterator ends the thread.
         """
         if self._stop is not None:
             self._stop()
         self._chunks, self._ready = iter(()), {}
 
     def state_dict(self) -> State:
-        """Where this worker's pass is, counting what was delivered, not what was read ahead."""
-        place = self._place
+        """Return the position of this worker's pass, counted in delivered samples."""
         return {
             **self._stream._identity(),
-            "epoch": place.epoch,
-            "share": place.share,
-            "workers": place.workers,
+            "epoch": self._at.epoch,
+            "share": self._at.share,
+            "workers": self._at.workers,
             "done": self._draws.done,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken.
+        """Continue at the position of a state.
 
-        UsageError when it is of another stream or number of workers.
+        A state of another stream or number of workers raises a UsageError.
         """
         identity = {
             **self._stream._identity(),
-            "share": self._place.share,
-            "workers": self._place.workers,
+            "share": self._at.share,
+            "workers": self._at.workers,
         }
         check_state(state, identity, "epoch", "done")
         self.close()

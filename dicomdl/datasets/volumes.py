@@ -1,4 +1,8 @@
-"""datasets.volumes"""
+"""The dataset of 3D volumes: one sample per stack.
+
+A volume with a cache, on the grid of its slices, is read from the cache; other volumes are read by
+`read_volume`.
+"""
 
 import dataclasses
 import json
@@ -34,31 +38,67 @@ from dicomdl.volumes.volume import Volume
 
 
 class VolumeDataset(StackDataset):
-    """3D volumes: the whole stacks of an index whose verdict allows a volume.
+    """3D volumes of the stacks whose verdict allows a volume.
 
     Parameters
     ----------
     index, intensity, transform, channels, content
-        As for `FrameDataset`; `intensity` is resolved once a stack.
-    size, spacing
-        (slices, rows, columns) and (slice, row, column) mm or one number: as for `FrameDataset`, in
-        three dimensions. Trilinear, without antialiasing; segmentations take the nearest voxel.
+        As for `FrameDataset`; `intensity` is resolved once per stack.
+    size
+        (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
+        three dimensions.
+    spacing
+        (slice, row, column) mm, or one number for all, to resample to. Interpolation is trilinear,
+        without antialiasing; segmentations take the nearest voxel.
     irregular
-        "raise" takes only stacks that are regular, single or tilted, "resample" also those with
-        missing slices or uneven spacing, put onto their regular grid (see `read_volume`); neither
-        takes what is incomplete in its group, such as an interrupted last time point. "accept"
-        takes everything as it lies. What is left out is told once, as a table (`left_out`).
+        "raise" takes the stacks that are regular, single or tilted. "resample" also takes those
+        with missing slices or uneven spacing, and resamples them to a regular grid (see
+        `read_volume`). Both leave out stacks that are incomplete in their group, such as an
+        interrupted last time point. "accept" takes all stacks, with the slices as they are. One
+        warning reports everything left out as a table (`left_out`).
     min_slices
-        Stacks with fewer slices are left out.
+        The least number of slices; shorter stacks are left out.
     suv, reduce, max_bytes, intensity_on, cache, on_error, seed
-        As for `FrameDataset`; `max_bytes` is for a whole volume (see `read_volume`).
+        As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
+
+    Attributes
+    ----------
+    index
+        The part of the index that the dataset takes.
+    left_out
+        The reasons for leaving out stacks, with counts.
+    skipped
+        The unreadable samples so far.
+    boundaries
+        (stacks + 1,) int64: the first row of each stack, then the number of rows.
+
+    Raises
+    ------
+    UsageError
+        An option has an unknown value, or options exclude each other.
+    PixelError, GeometryError, IntensityError
+        On access: as for `read_volume` and `FrameDataset`.
 
     Notes
     -----
-    A sample has `image` (C, D, H, W) float32 in the order (slice, row, column), `affine` (4, 4) float64 from those indices
-    to LPS mm, `spacing` (3,), `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`, `verdict`,
-    `dimension` (JSON: what tells the stack from others of its group, such as '{"echo_time": 4.9}', else "{}"), `row`.
-    Volumes of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+    A sample has `image` (C, D, H, W) float32 in the order (slice, row, column), `affine` (4, 4)
+    float64 from those indices to LPS mm, `spacing` (3,) float64 mm, `units`, `modality`,
+    `patient_id`, `study_instance_uid`, `series_instance_uid`, `verdict`, `dimension` (JSON: the
+    values that distinguish the stack from others of its group, such as '{"echo_time": 4.9}', else
+    "{}"), `filled` (the number of slices with interpolated values), `row` and `epoch`. Volumes of
+    different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> out = tempfile.TemporaryDirectory()
+    >>> index = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
+    >>> volumes = dicomdl.VolumeDataset(index, "ct.lung")
+    >>> sample = volumes[0]
+    >>> sample["image"].shape, sample["verdict"]
+    (torch.Size([1, 1, 128, 128]), 'single')
     """
 
     def __init__(
@@ -96,7 +136,7 @@ class VolumeDataset(StackDataset):
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,): each row is a stack."""
+        """(stacks + 1,) int64: each row is a stack."""
         return np.arange(len(self) + 1, dtype=np.int64)
 
     def _make(self, row: int, epoch: int) -> Sample:
@@ -104,9 +144,13 @@ class VolumeDataset(StackDataset):
         stack = self._stacks[row]
         recipe = self.reading.recipe(stack)
         grey = not is_colour(stack)
-        # interpolated values are not rounded to integers
+        # Interpolated values must not be rounded to integers.
         dtype = np.float32 if grey and not self.target.is_own else None
-        voxels = self.reading.cached_voxels(stack, recipe.quantity) if self._lies(stack) else None
+        voxels = (
+            self.reading.cached_voxels(stack, recipe.quantity)
+            if self._has_own_slices(stack)
+            else None
+        )
         if voxels is not None:
             array, padding = voxels.read((0, 0, 0), stack.shape)
             volume = Volume(
@@ -134,12 +178,12 @@ class VolumeDataset(StackDataset):
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
         fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
         volume = resampled(volume, self.target, interpolation, fill)
-        # As it lies, a single slice has no spacing to the next one; on another grid every axis has.
-        lies = stack.geometry.halved(self.reading.decoding.reduce)
-        as_it_lies = volume.geometry == lies or not volume.geometry.is_known
+        # A single slice has no slice spacing on its own grid, and one on every other grid.
+        own_grid = stack.geometry.halved(self.reading.decoding.reduce)
+        is_on_own_grid = volume.geometry == own_grid or not volume.geometry.is_known
         spacing = (
             np.asarray(stack.spacing) * (1, *[1 << self.reading.decoding.reduce] * 2)
-            if as_it_lies
+            if is_on_own_grid
             else np.asarray(volume.spacing)
         )
         facts = {"row": row, **{name: stack.value(name) for name in IDENTIFIERS}}
@@ -157,8 +201,8 @@ class VolumeDataset(StackDataset):
             facts,
         )
 
-    def _lies(self, stack: Stack) -> bool:
-        """Whether the volume is the stack's values as they lie."""
+    def _has_own_slices(self, stack: Stack) -> bool:
+        """Return whether the volume has the stack's slices, without resampling."""
         return self.irregular != "resample" or (
             stack.verdict in READABLE and "tilt_deg" not in stack.detail
         )

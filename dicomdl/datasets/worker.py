@@ -1,8 +1,8 @@
-"""What a worker of a DataLoader is, and how errors leave one.
+"""Workers of a DataLoader, and the way of errors out of them.
 
-torch sends the class of an error and the text of its traceback. `errors_leave_whole` makes that
-text say the facts and notes of our errors, which their classes read back in the main process
-(`dicomdl.errors`).
+torch sends the class of an error and the text of its traceback. `errors_leave_whole` puts the facts
+and notes of a DicomdlError into that text. In the main process the error classes read them back
+(see `dicomdl.errors`).
 """
 
 import contextlib
@@ -19,14 +19,14 @@ Result = TypeVar("Result")
 
 
 def is_worker() -> bool:
-    """Whether this process is a worker of a DataLoader."""
+    """Return whether this process is a worker of a DataLoader."""
     return torch.utils.data.get_worker_info() is not None
 
 
 def errors_leave_whole(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """A function whose errors (`DicomdlError`) leave a worker with their message, facts and notes.
+    """Decorate a function so that its DicomdlErrors leave a worker with message, facts and notes.
 
-    Put it around what torch calls in a worker. Outside of workers nothing changes.
+    It is for the functions that torch calls in a worker. Outside of workers nothing changes.
     """
 
     @functools.wraps(function)
@@ -42,8 +42,8 @@ def errors_leave_whole(function: Callable[Parameters, Result]) -> Callable[Param
 
 
 def _note_facts(error: DicomdlError) -> None:
-    """Make the line of facts the last note of an error, once, however many functions it passes."""
-    # A fact without a text of its own must not hide the error: the error leaves as text then.
+    """Make the line of facts the last note of an error, once, even in nested functions."""
+    # A fact whose repr fails must not hide the error, which then leaves without the line.
     with contextlib.suppress(Exception):
         line = facts_line(error)
         notes = [note for note in getattr(error, "__notes__", ()) if not is_facts_line(note)]

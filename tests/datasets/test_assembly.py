@@ -1,7 +1,4 @@
-"""samples: what happens around the making of a sample, in every kind of loader.
-
-Errors, epochs, batches, intensities applied later.
-"""
+"""Tests of the code around one sample: errors, epochs, batches, intensities applied later."""
 
 import gc
 import itertools
@@ -32,7 +29,7 @@ SHAPE = (5, 12, 14)
 
 @pytest.fixture
 def damaged(folder: Path) -> tuple[dicomdl.Index, set[int]]:
-    """20 frames of four stacks, and the rows of the five frames whose files are gone or changed since the scan."""
+    """20 frames of four stacks, and the rows of five whose files are missing or changed."""
     paths = [
         path
         for seed in range(4)
@@ -51,7 +48,7 @@ def damaged(folder: Path) -> tuple[dicomdl.Index, set[int]]:
 
 
 class Raising(SampleDataset):
-    """Raises what it is told for one row."""
+    """A dataset that raises a given error for one row."""
 
     def __init__(self, error: BaseException, **options: Any) -> None:
         super().__init__(None, Policy(options.get("on_error", "raise")))
@@ -84,7 +81,8 @@ def test_skipping_loses_nothing_but_what_cannot_be_read_and_tells_all_of_it(
     if batch_size > 1:
         assert sorted(delivered) == sorted(set(range(20)) - bad)
         assert {row.action for row in frames.skipped} == {"skip"}
-    else:  # nothing would be left of these batches
+    else:
+        # A batch of one unreadable sample would be empty.
         assert len(delivered) == 20 and not set(delivered) & bad
         assert {row.action for row in frames.skipped} == {"replace"}
     assert all("FileChanged" in row.error and "file: " in row.error for row in frames.skipped)
@@ -181,7 +179,8 @@ def test_no_error_ends_the_epoch_of_a_worker_without_a_word() -> None:
     )
     with pytest.raises(RuntimeError, match="StopIteration"):
         next(loader)
-    loader._shutdown_workers()  # type: ignore[attr-defined]  # else torch waits for them when the error is forgotten
+    # Otherwise torch waits for the workers when the error, which references the loader, is freed.
+    loader._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def test_only_what_reading_raises_is_skipped(folder: Path) -> None:
@@ -415,7 +414,8 @@ def test_the_list_of_what_was_skipped_goes_with_its_dataset(damaged: Any) -> Non
     del copy
     assert frames.skipped
     del frames
-    gc.collect()  # a loader and its dataset may know each other
+    # A loader and its dataset may form a cycle.
+    gc.collect()
     assert not os.path.exists(log)
 
 

@@ -1,4 +1,4 @@
-"""Datasets: every sample right, the same in every worker, and every error told."""
+"""Tests of the datasets: correct samples, equal in every worker, and reported errors."""
 
 import pickle
 import subprocess
@@ -259,7 +259,7 @@ def test_resampling_takes_what_can_be_filled_and_leaves_out_the_rest_with_reason
 
 
 def write_time_points(folder: Path, short: tuple[int, ...] = ()) -> None:
-    """Two echoes of one series; of the second one some slices are not there."""
+    """Two echoes of one series; the second lacks some slices."""
     for t, echo_time in enumerate((4.9, 7.2)):
 
         def edit(dataset: object, z: int, t: int = t, echo_time: float = echo_time) -> None:
@@ -796,11 +796,12 @@ def test_cached_datasets_give_the_same_samples_in_every_process(
                 expected,
             )
             if method == "spawn":
-                break  # an interpreter costs seconds
+                # Starting an interpreter takes seconds.
+                break
 
 
 def _subsampled(dataset: Dataset, z: int) -> None:
-    """Colour as two pixels' Y and their common Cb and Cr, as YBR_FULL_422 has it without compression."""
+    """Set the pixels to uncompressed YBR_FULL_422: Y per pixel, Cb and Cr per two pixels."""
     dataset.PhotometricInterpretation = "YBR_FULL_422"
     dataset.PixelData = bytes(range(dataset.Rows * dataset.Columns * 2))
 
@@ -991,7 +992,8 @@ def test_a_dataset_is_enough_for_torchs_default_collate_to_know_samples(folder: 
     index = index_of(folder)
     code = (
         "import sys, dicomdl, torch\n"
-        "loader = torch.utils.data.DataLoader(dicomdl.FrameDataset(dicomdl.open_index(sys.argv[1])), 2)\n"
+        "frames = dicomdl.FrameDataset(dicomdl.open_index(sys.argv[1]))\n"
+        "loader = torch.utils.data.DataLoader(frames, 2)\n"
         "try: next(iter(loader))\n"
         "except dicomdl.DicomdlError as error: print(error.shapes)\n"
     )

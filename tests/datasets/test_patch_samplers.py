@@ -1,8 +1,4 @@
-"""patches.
-
-Places that lie where they should, chance that depends on its key alone, and patches that come back
-together.
-"""
+"""Tests of patch samplers and stitching: positions, reproducible draws, and joined patches."""
 
 import itertools
 import pickle
@@ -33,7 +29,7 @@ sizes = st.tuples(*[st.integers(1, 24)] * 3)
 
 
 class View:
-    """A stack for samplers: its body and labels are given."""
+    """A view of a stack with given body and labels."""
 
     def __init__(
         self, shape: tuple[int, int, int], body: Any = (), labels: Any = None, centers: Any = ()
@@ -155,9 +151,7 @@ def test_gaussian_weights_are_a_bell_that_is_never_zero() -> None:
     assert np.allclose(weights, weights[::-1, ::-1, ::-1])
 
 
-def test_foreground_patches_have_a_voxel_of_the_body_in_their_middle_where_the_border_lets_them() -> (
-    None
-):
+def test_foreground_patches_have_the_body_in_their_middle_where_the_border_lets_them() -> None:
     body = [(10, 20, 20), (11, 25, 30)]
     for row in range(50):
         start = Foreground().start(View((30, 50, 50), body), (4, 6, 8), 0, chance(0, 0, row))

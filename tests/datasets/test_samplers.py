@@ -1,7 +1,7 @@
-"""Samplers.
+"""Tests of samplers.
 
-Every row once over all ranks, in an order of (seed, epoch) alone, and the same rest after every
-interruption.
+Every row comes once over all ranks, in an order of (seed, epoch) alone, and an interrupted epoch
+continues with the same rows.
 """
 
 import collections
@@ -28,7 +28,7 @@ LENGTHS = [5, 0, 7, 3, 9, 1]
 
 
 class Stacks:
-    """A dataset whose samples say which row and epoch they were asked for."""
+    """A dataset whose samples are their row and epoch."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.boundaries = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -42,7 +42,7 @@ class Stacks:
 
 
 def stateful_loader() -> Any:
-    """StatefulDataLoader of torchdata, which resumes by the protocol of our samplers and streams."""
+    """Return torchdata's StatefulDataLoader, whose protocol our samplers and streams follow."""
     return pytest.importorskip(
         "torchdata.stateful_dataloader", reason="needs torchdata"
     ).StatefulDataLoader

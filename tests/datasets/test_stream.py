@@ -1,6 +1,7 @@
-"""Streams.
+"""Tests of streams.
 
-Every sample once over ranks and workers, the same after every interruption, and no error lost.
+Every sample comes once over ranks and workers, an interrupted epoch continues with the same
+samples, and every error is raised.
 """
 
 import gc
@@ -34,10 +35,7 @@ POISON = (StopIteration, ValueError, MemoryError, KeyError, BaseException, Decod
 
 
 class Stacks:
-    """A dataset whose samples say which row and epoch they were asked for.
-
-    Rows in `poison` raise.
-    """
+    """A dataset whose samples are their row and epoch; rows in `poison` raise."""
 
     def __init__(
         self, lengths: list[int], poison: dict[int, type[BaseException]] | None = None
@@ -55,7 +53,7 @@ class Stacks:
 
 
 class Batched(Stacks):
-    """A dataset that reads rows together, and skips what it cannot read."""
+    """A dataset that reads rows together, and skips unreadable ones."""
 
     def __getitems__(self, rows: list[int]) -> list[torch.Tensor]:
         return [self[row] for row in rows if row not in self.poison]
@@ -69,7 +67,7 @@ class Strict(Stacks):
 
 
 class Counting(Stacks):
-    """A dataset that knows how many of its samples are alive."""
+    """A dataset that counts its living samples."""
 
     def __init__(self, lengths: list[int]) -> None:
         super().__init__(lengths)
@@ -92,7 +90,7 @@ class Counted:
 
 
 def stateful_loader() -> Any:
-    """StatefulDataLoader of torchdata, which resumes by the protocol of our samplers and streams."""
+    """Return torchdata's StatefulDataLoader, whose protocol our samplers and streams follow."""
     return pytest.importorskip(
         "torchdata.stateful_dataloader", reason="needs torchdata"
     ).StatefulDataLoader
@@ -269,10 +267,7 @@ def test_a_pass_without_set_epoch_is_the_same_again_and_says_so() -> None:
 
 
 def train_rank(rank: int, port: int, folder: str) -> None:
-    """One of two ranks.
-
-    A pass over a stream, and training with DistributedDataParallel over batches of a sampler.
-    """
+    """Run one of two ranks: a pass over a stream, then DistributedDataParallel over a sampler."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     dataset, options = Stacks(LENGTHS), {"num_workers": 2, "multiprocessing_context": "fork"}
@@ -280,7 +275,7 @@ def train_rank(rank: int, port: int, folder: str) -> None:
         "stream": flat(DataLoader(StackStream(dataset, shuffle_buffer=4), batch_size=3, **options))
     }  # type: ignore[arg-type]
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
-    # 13 and 12 rows: batches of 4 and 6 would be 4 and 3 of one rank and the other
+    # With 13 and 12 rows, batches of 4 would be 4 on one rank and 3 on the other.
     for size in (
         3,
         4,
@@ -323,7 +318,8 @@ def test_two_ranks_with_two_workers_deliver_each_sample_once(tmp_path: Path) -> 
 def test_datasets_of_dicom_files_are_streamed_and_sampled(kind: str, tmp_path: Path) -> None:
     from phantoms import write_series
 
-    import dicomdl  # here, because spawned workers of other tests import this file
+    # Spawned workers of other tests import this file, and need no dicomdl.
+    import dicomdl
 
     for patient, slices in (("A", 6), ("B", 4), ("C", 5)):
         write_series(tmp_path / "dicom" / patient, shape=(slices, 8, 8), patient_id=patient)
@@ -357,7 +353,7 @@ def test_datasets_of_dicom_files_are_streamed_and_sampled(kind: str, tmp_path: P
 
 
 def drain(loader: Any) -> tuple[list[int], list[BaseException]]:
-    """What a loop gets that goes on after errors."""
+    """Return the rows and errors of a loop that continues after errors."""
     rows: list[int] = []
     errors: list[BaseException] = []
     batches = iter(loader)
@@ -553,9 +549,9 @@ def test_resuming_reads_only_what_was_not_delivered() -> None:
 
 
 def train_until_killed(folder: Path, saved_batches: int) -> None:
-    """Deliver and save after every batch, as a training loop would; resume from what is there.
+    """Save the state after every batch, as a training loop would; resume from a saved state.
 
-    A byte goes to the descriptor `saved_batches` for each batch that is saved.
+    The descriptor `saved_batches` gets a byte per saved batch.
     """
     stream, state_file, log_file = (
         stream_of(Stacks([40] * 5)),
@@ -635,7 +631,9 @@ def test_loading_after_persistent_workers_began_is_refused() -> None:
     stream.load_state_dict(stream.state_dict(loader, 3))
     with pytest.raises(UsageError, match="new DataLoader"):
         list(loader)
-    loader._iterator._shutdown_workers()  # type: ignore[union-attr]  # the error holds it in a cycle: collected, it waits 5 s for its workers
+    # The error references the iterator in a cycle. Freed by the collector, it would wait 5 s for
+    # its workers.
+    loader._iterator._shutdown_workers()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How batches leave a loader's worker, in buffers and as torch sends them."""
+"""Tests of the way of batches out of a worker, in buffers and as torch sends them."""
 
 import copy
 import gc
@@ -35,7 +35,8 @@ from dicomdl.datasets.transport.wire import OutgoingBatch
 
 pytestmark = pytest.mark.slow
 
-teach_default_collate()  # spawned workers import this module, too
+# Spawned workers import this module too.
+teach_default_collate()
 METHODS = ["fork", "spawn", "forkserver"]
 needs_buffers = pytest.mark.skipif(
     not hasattr(os, "memfd_create"), reason="there is nameless memory on Linux only"
@@ -47,7 +48,7 @@ both_ways = pytest.mark.parametrize("way", ["auto", "torch"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """How batches leave workers: in buffers, unless a test asks for torch's way."""
+    """Send batches in buffers, or as torch does if a test asks for it."""
     gc.collect()
     wanted = getattr(request, "param", "auto")
     monkeypatch.setenv(check.VARIABLE, wanted)
@@ -86,11 +87,11 @@ class Numbered(Dataset[Any]):
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         with BatchImages(len(rows)) as images:
-            found = []
-            for place, row in enumerate(rows):
-                images.place = place
-                found.append(self[row])
-            return found
+            samples = []
+            for position, row in enumerate(rows):
+                images.position = position
+                samples.append(self[row])
+            return samples
 
 
 def is_sound(batch: Any) -> bool:
@@ -202,7 +203,7 @@ def test_a_sample_without_a_batch_arrives_as_a_sample() -> None:
 
 
 class Odd(Dataset[Any]):
-    """Tensors of kinds that have no plain bytes, or none at all."""
+    """Tensors without plain bytes, or without any bytes."""
 
     def __len__(self) -> int:
         return 6
@@ -232,7 +233,7 @@ def test_tensors_of_any_kind_arrive() -> None:
 
 
 class Negative(Odd):
-    """A tensor whose numbers are lazily the negatives of what lies in memory, which torch forgets when it sends it."""
+    """A tensor that lazily stands for the negatives in its memory, which torch loses in sending."""
 
     def __getitem__(self, row: int) -> Any:
         return Sample(image=torch.full((300, 200), complex(1, row)).conj().imag, row=row)
@@ -250,7 +251,7 @@ def test_what_is_lazily_negative_arrives_negative() -> None:
 
 
 class Keeping:
-    """A transform that keeps what it saw, and sees whether it changes."""
+    """A transform that references the images that it got, and checks whether they change."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[int, Any]] = []
@@ -264,7 +265,7 @@ class Keeping:
 
 
 class Transformed(Numbered):
-    """With a transform."""
+    """A dataset with a transform."""
 
     def __init__(self, rows: int, transform: Any) -> None:
         super().__init__(rows)
@@ -351,7 +352,7 @@ def test_a_batch_that_is_sent_twice_is_two() -> None:
 
 
 class Cached(Numbered):
-    """A dataset that keeps its samples, with or without batches made at once."""
+    """A dataset that references its samples, with or without ``__getitems__``."""
 
     def __init__(self, rows: int, inner: Any = None) -> None:
         super().__init__(rows)
@@ -376,7 +377,7 @@ def test_what_the_receiver_writes_reaches_nothing_that_a_worker_keeps(batch_size
 
 
 class ChangesLater(Numbered):
-    """A dataset that keeps the last image of a batch and changes it before it makes the next one."""
+    """A dataset that changes the last image of a batch before it makes the next batch."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(rows, ((400, 400),))
@@ -492,7 +493,8 @@ def test_batches_may_go_to_several_receivers() -> None:
     receive, send = context.Pipe(duplex=False)
     listener = context.Process(target=listen, args=(send,))
     listener.start()
-    send.close()  # so that the end of the listener ends the wait for it
+    # With this end closed, the end of the listener ends the wait for it.
+    send.close()
     # The worker, which passes the descriptors, must not end before the listener has them all.
     loader = DataLoader(
         Numbered(60), batch_size=2, num_workers=1, collate_fn=also, persistent_workers=True
@@ -542,7 +544,8 @@ def test_a_forked_process_sees_its_batch_as_it_was() -> None:
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
-        os.read(receive, 1)  # until the parent has let go of the batch and received many
+        # The parent writes after it has freed the batch and received many others.
+        os.read(receive, 1)
         os._exit(0 if is_sound(held) else 1)
     del held
     assert all(map(is_sound, loader))
@@ -599,7 +602,7 @@ def test_a_worker_may_fork_in_the_midst_of_a_batch() -> None:
 
 
 class Held(Dataset[Any]):
-    """Row n is what the worker's buffers take, in MB, once it has made a batch of images of one size, or of several."""
+    """Row n is the memory of the worker's buffers in MB, after a batch of images of `sizes`."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = sizes
@@ -609,9 +612,9 @@ class Held(Dataset[Any]):
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         images = []
-        with BatchImages(len(rows)) as room:
-            for place, row in enumerate(rows):
-                room.place = place
+        with BatchImages(len(rows)) as memory:
+            for position, row in enumerate(rows):
+                memory.position = position
                 images.append(new_array((self.sizes[row] << 20,), "u1"))
         pool: Any = own_pool()
         return [{"buffers": pool.size >> 20, "image": image.nbytes} for image in images]
@@ -639,7 +642,7 @@ def test_where_a_batch_is_copied_at_once_nothing_stays_mapped() -> None:
 
 
 class Stalling(Numbered):
-    """A dataset that never gives its last row."""
+    """A dataset that never delivers its last row."""
 
     def __getitem__(self, row: int) -> Any:
         if row == len(self) - 1:
@@ -653,7 +656,7 @@ def test_a_worker_that_is_killed_leaves_what_arrived_as_it_was() -> None:
     held: list[Any] = []
     for _ in range(20):
         held = [*held[-2:], next(loader)]
-    # All that was made has arrived: killed in the midst of sending, torch may wait for ever.
+    # All batches have arrived; if a worker is killed while sending, torch may wait forever.
     os.kill(loader._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match=r"killed|exited"):
         held.extend(loader)
@@ -682,8 +685,9 @@ def test_descriptors_and_maps_do_not_become_more_with_the_epochs() -> None:
 @needs_buffers
 def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
+    folders = [str(folder) for folder in Path(__file__).parents[:2]]
     script.write_text(
-        f"import sys; sys.path[:0] = {[str(Path(__file__).parents[0]), str(Path(__file__).parents[1])]!r}\n"
+        f"import sys; sys.path[:0] = {folders!r}\n"
         "from test_transport import *\n"
         "loader = iter(DataLoader(Numbered(1000), batch_size=2, num_workers=2))\n"
         "held = [next(loader) for _ in range(4)]\n"
@@ -697,7 +701,8 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
         workers = [int(word) for word in process.stdout.readline().split()[1:]]
         ends = [os.pidfd_open(worker) for worker in workers]
         process.kill()
-    for end in ends:  # torch's workers look every 5 s whether their parent lives
+    # torch's workers check every 5 s that their parent is alive.
+    for end in ends:
         select.select([end], [], [])
         os.close(end)
     assert len(workers) == 2
@@ -706,7 +711,8 @@ def test_nothing_outlives_processes_that_are_killed(tmp_path: Path) -> None:
         for name in os.listdir("/dev/shm")
         if any(str(pid) in name for pid in (process.pid, *workers))
     ]
-    assert not named  # what has no name goes with the last process that has it
+    # Memory without a name is freed with the last process that maps it.
+    assert not named
 
 
 def test_what_is_small_or_outside_of_a_worker_has_no_buffer() -> None:
@@ -723,7 +729,7 @@ def refused(*arguments: Any) -> Any:
     raise PermissionError(1, "Operation not permitted")
 
 
-# What the check finds alone: torch needs descriptors and pickles, too.
+# Faults that only the check meets. Descriptors and pickles are needed by torch too.
 FAULTS: dict[str, Any] = {
     "os.memfd_create is missing": lambda patch: patch.delattr(os, "memfd_create"),
     "default_collate_fn_map is missing": lambda patch: patch.setitem(
@@ -748,7 +754,7 @@ def test_the_self_check_says_what_is_missing_and_batches_go_torchs_way(
         FAULTS[fault](patch)
         assert fault in (check.self_check() or "")
         patch.delattr(RECEIVER.__class__, "receive")
-        # pytest records warnings in memory, which those of a worker do not leave.
+        # pytest records warnings in memory, so those of a worker would be lost.
         patch.setattr(warnings, "showwarning", lambda text, *_: os.write(2, f"{text}".encode()))
         loader = DataLoader(Numbered(20), 2, num_workers=2, collate_fn=dicomdl.collate)
         assert all(map(is_sound, loader))
@@ -846,5 +852,5 @@ def test_images_are_made_where_they_leave_and_not_moved(folder: Path) -> None:
             batch["moved"]
             for batch in DataLoader(rows, batch_size=2, num_workers=1, collate_fn=looked_at)
         ]
-        # the first one tells that images are of one size
+        # The first batch shows that the images have one size.
         assert moved == [True, False, False, False], dataset

@@ -1,4 +1,4 @@
-"""How errors leave a loader's worker."""
+"""Tests of the way of errors out of a worker."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ FACTS: dict[str, Any] = {
 
 
 class Raising(Dataset[Any]):
-    """Raises one error of the tree per row."""
+    """A dataset that raises another error of the tree per row."""
 
     def __len__(self) -> int:
         return len(TREE)
@@ -47,12 +47,12 @@ class Raising(Dataset[Any]):
 
 
 def raised(dataset: Dataset[Any], kind: type[BaseException], **how: Any) -> Any:
-    """The error that reading the only row of a dataset in a worker raises."""
+    """Return the error of reading the only row of a dataset in a worker."""
     loader = iter(DataLoader(dataset, batch_size=None, num_workers=1, timeout=60, **how))
     with pytest.raises(kind) as caught:
         next(loader)
-    # Else torch waits for the worker when the error, whose traceback holds the loader, is
-    # forgotten.
+    # Otherwise torch waits for the worker when the error, whose traceback references the loader, is
+    # freed.
     loader._shutdown_workers()  # type: ignore[attr-defined]
     return caught.value
 
@@ -80,7 +80,7 @@ def test_errors_leave_a_worker_whole(method: str) -> None:
 
 
 class Case(Dataset[Any]):
-    """One row, which is what a function gives."""
+    """A dataset of one row, the result of a function."""
 
     def __init__(self, function: Any) -> None:
         self.function = function
@@ -159,7 +159,7 @@ def test_an_error_may_be_copied_and_told_more_on_its_way() -> None:
 
 
 class Outside(Case):
-    """A dataset of a caller, around one of ours."""
+    """A user's dataset that wraps one of ours."""
 
     def __getitem__(self, row: int) -> Any:
         return self.function()
@@ -192,11 +192,11 @@ def test_facts_of_a_dataset_within_another_are_in_no_list_of_skipped_samples() -
 
 
 class Derived(errors.PixelError):
-    """A caller's own, with the arguments of ours."""
+    """A user's error with the arguments of ours."""
 
 
 class Other(errors.PixelError):
-    """A caller's own, with a constructor of its own."""
+    """A user's error with another constructor."""
 
     def __init__(self, path: str, code: int) -> None:
         super().__init__(f"{path}: {code}", code=code)

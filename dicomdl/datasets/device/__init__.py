@@ -1,1 +1,1 @@
-"""Decoding and intensities on a GPU."""
+"""Decoding, rescale and intensities on a GPU."""

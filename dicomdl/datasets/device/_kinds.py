@@ -1,4 +1,4 @@
-"""Kinds of frames: what a decoder treats alike, and how much two right ones may differ."""
+"""Kinds of frames that a decoder treats alike, and the tolerance between two correct decoders."""
 
 import math
 from collections.abc import Iterator
@@ -25,16 +25,28 @@ if TYPE_CHECKING:
 _DCT: Final = frozenset({uids.JPEG_BASELINE, uids.JPEG_EXTENDED})
 _JPEG: Final = _DCT | {uids.JPEG_LOSSLESS, uids.JPEG_LOSSLESS_FIRST_ORDER}
 _JPEG_2000: Final = uids.syntaxes_of("jpeg2000")
-CPU_ONLY: Final = -99999  # NVIMGCODEC_DEVICE_CPU_ONLY, which Python sees from 0.9 on
+# NVIMGCODEC_DEVICE_CPU_ONLY, which the Python package exports from version 0.9.
+CPU_ONLY: Final = -99999
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What decoders treat alike: the frames for which one's being right speaks for the others.
+    """The properties of frames that choose the paths of a decoder.
 
-    `bits_stored`, `high_bit` and `pixel_representation` are the header's, `precision` the
-    codestream's. `space` is the photometric interpretation of the decoded samples. `coding` lists
-    the coding options that the codestream names (see `_coding`).
+    If a decoder is correct for some frames of a kind, it is trusted for the others.
+
+    Attributes
+    ----------
+    transfer_syntax_uid, bits_allocated, samples_per_pixel, photometric_interpretation
+        As in the header.
+    bits_stored, high_bit, pixel_representation
+        As in the header.
+    precision
+        Bits per sample in the codestream.
+    space
+        The photometric interpretation of the decoded samples; "" for one sample per pixel.
+    coding
+        The coding options that the codestream names (see `_coding`).
     """
 
     transfer_syntax_uid: str
@@ -50,28 +62,30 @@ class Kind:
 
     @property
     def header_bits(self) -> HeaderBits:
-        """What the header says of a sample."""
+        """The bits of a sample as the header declares them."""
         signed = self.pixel_representation == 1
         return HeaderBits(self.bits_allocated, self.bits_stored, self.high_bit, signed)
 
     @property
     def lossy(self) -> bool:
-        """Whether two right decoders may differ."""
+        """Whether two correct decoders may differ."""
         return uids.is_lossy(self.transfer_syntax_uid)
 
     @property
     def to_rgb(self) -> bool:
-        """Whether luminance and chrominance become RGB, which the device does itself."""
+        """Whether the device converts luminance and chrominance to RGB."""
         return self.space.startswith("YBR")
 
     @property
     def tolerance(self) -> int:
-        """By how much the device may differ from the CPU in one sample.
+        """The largest difference between device and CPU in one sample.
 
-        Lossless: not at all. JPEG 2000: 1, since its wavelets are computed in float32, whose error
-        only shows where it changes a rounding. JPEG: 2, since an inverse DCT may be off by 1 (IEEE
-        1180), on either side. Where those become RGB, blue has 1 x luminance and 1.772 x
-        chrominance: 2 + 3.5, rounded up.
+        - Lossless: 0.
+        - JPEG 2000: 1. Its wavelets are computed in float32, whose error shows only if it changes a
+          rounding.
+        - JPEG: 2. Each of the two inverse DCTs may be off by 1 (IEEE 1180).
+        - JPEG converted to RGB: 6. Blue has 1 x luminance and 1.772 x chrominance: 2 + 3.5, rounded
+          up.
         """
         if not self.lossy:
             return 0
@@ -79,9 +93,9 @@ class Kind:
 
 
 def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
-    """The kind and the codestream of a frame, after the checks that come before every decoder.
+    """Return the kind and the codestream of a frame, after the checks before every decoder.
 
-    None for what the CPU reads anyway.
+    The result is None for a frame that only the CPU reads.
     """
     uid, samples = source.transfer_syntax_uid, source.samples_per_pixel
     small = (
@@ -102,7 +116,8 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
     space = coded_space(facts, source)
     rgb_of_jpeg = uid in _DCT and facts.precision == 8 and space in ("YBR_FULL", "YBR_FULL_422")
     if samples == 3 and not (space == "RGB" or rgb_of_jpeg):
-        return None  # no device has our formula for other luminance and chrominance
+        # The device has no formula equal to the CPU's for other luminance and chrominance.
+        return None
     bits = header_bits(source)
     header = (
         uid,
@@ -120,9 +135,9 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
 
 
 def _coding(stream: bytes, uid: str) -> str:
-    """The options that a codestream's headers name, which choose a decoder's paths.
+    """Return the options in the headers of a codestream that choose a decoder's paths.
 
-    One word each.
+    Each option is one word of the result.
     """
     if uid in _JPEG:
         words = [marker + part for marker, part in _jpeg_options(stream)]
@@ -133,7 +148,8 @@ def _coding(stream: bytes, uid: str) -> str:
     size = stream[start + 4 : start + 4 + int.from_bytes(stream[start + 4 : start + 6], "big")]
     tiled = size[4:12] != size[20:28] or size[12:20] != size[28:36]
     words = ["jp2" if start else "j2k", *(["tiled"] if tiled else []), f"SIZ{size[36:].hex()}"]
-    # CAP, COD, COC: wavelet, blocks, progression, component transform (ITU-T T.800 A.6).
+    # The markers CAP, COD and COC declare wavelet, blocks, progression and component transform
+    # (ITU-T T.800 A.6).
     header = main_header(stream, start + 4 + len(size))
     return " ".join(
         words
@@ -142,7 +158,10 @@ def _coding(stream: bytes, uid: str) -> str:
 
 
 def _jpeg_options(stream: bytes) -> Iterator[tuple[str, str]]:
-    """Markers up to the first scan in their order, with sampling factors, predictor and point transform; ITU-T T.81 B.2."""
+    """Yield the markers up to the first scan, in order, with their options (ITU-T T.81 B.2).
+
+    The options are sampling factors, predictor and point transform.
+    """
     for marker, segment in jpeg_segments(stream):
         if marker in (0xE0, 0xEE, 0xC4, 0xCC, 0xDB, 0xDD):
             yield f"{marker:02X}", ""
@@ -153,9 +172,9 @@ def _jpeg_options(stream: bytes) -> Iterator[tuple[str, str]]:
 
 
 def color_spec(kind: Kind) -> str:
-    """What to ask for so that no colour is converted but YBR to RGB.
+    """Return the colour specification for which only YBR is converted, to RGB.
 
-    NvImageCodec takes every JPEG of three components for YCbCr.
+    nvImageCodec treats every JPEG with three components as YCbCr.
     """
     if kind.samples_per_pixel == 3 and kind.transfer_syntax_uid in _JPEG:
         return "SRGB" if kind.to_rgb else "SYCC"
@@ -163,32 +182,37 @@ def color_spec(kind: Kind) -> str:
 
 
 def misfit_of(image: "Tensor", source: FrameLike) -> str:
-    """Why an image cannot hold the frame, "" when it can.
+    """Return the reason why an image cannot hold the frame, or "" if it can.
 
-    (rows, columns, samples) of integers no wider than BitsAllocated.
+    It must be (rows, columns, samples) integers, no wider than BitsAllocated.
     """
     expected = (source.rows, source.columns, source.samples_per_pixel)
     name = str(image.dtype).removeprefix("torch.")
     width = {"uint8": 8, "int8": 8, "uint16": 16, "int16": 16}.get(name, 64)
     if tuple(image.shape) in (expected, frame_shape(source)) and width <= source.bits_allocated:
         return ""
-    return f"nvImageCodec gives {name} of {tuple(image.shape)} for {source.bits_allocated} bits of {expected}"
+    given = f"{name} of {tuple(image.shape)}"
+    return f"nvImageCodec gives {given} for {source.bits_allocated} bits of {expected}"
 
 
 def difference_of(values: "Tensor", truth: "Tensor", kind: Kind) -> str:
-    """How the device differs from the CPU, "" where it is right.
+    """Return a text on how the device differs from the CPU, or "" within the tolerance.
 
-    Lossy ones may not be off all over the frame.
+    The mean difference may be at most 0.5, so that lossy frames are not off everywhere.
     """
     import torch
 
-    apart = (values.to(torch.int32) - truth.to(torch.int32)).abs_()
-    largest, average = int(apart.max()), float(apart.to(torch.float64).mean())
+    errors = (values.to(torch.int32) - truth.to(torch.int32)).abs_()
+    largest, average = int(errors.max()), float(errors.to(torch.float64).mean())
     if largest <= kind.tolerance and average <= 0.5:
         return ""
-    return f"differs from the CPU by {largest}, on average by {average:.3g}, where {kind.tolerance} is allowed"
+    return (
+        f"differs from the CPU by {largest}, on average by {average:.3g}, where {kind.tolerance} "
+        "is allowed"
+    )
 
 
 def is_flat(values: "Tensor") -> bool:
+    """Return whether all values are equal."""
     low, high = values.aminmax()
     return bool(low == high)

@@ -1,4 +1,4 @@
-"""Stored and modality values on a device: the copy there, the bits that count, the rescale."""
+"""Stored and modality values on a device: the copy, the significant bits, the rescale."""
 
 from typing import Any, Final
 
@@ -16,11 +16,9 @@ _INT32: Final = np.iinfo(np.int32)
 
 
 def to_device(values: Values, device: Any) -> Tensor:
-    """An array of stored values on a device, in the dtypes of `DeviceDecoder.read`.
+    """Return an array of stored values on a device, in the dtypes of `DeviceDecoder.read`.
 
-    Through pinned memory where that is CUDA.
-
-    DecodeError when uint64 values are beyond int64.
+    The copy to CUDA goes through pinned memory. uint64 values beyond int64 raise a DecodeError.
     """
     if values.dtype == np.uint64 and values.size and int(values.max()) >= 1 << 63:
         raise DecodeError("stored values of 2**63 and more: torch has no integers for them")
@@ -37,9 +35,9 @@ def to_device(values: Values, device: Any) -> Tensor:
 
 
 def _unsigned(tensor: Tensor, itemsize: int) -> Tensor:
-    """The numbers whose bits the signed tensor holds, in twice the width.
+    """Return the unsigned numbers whose bits a signed tensor holds, in twice the width.
 
-    Torch has hardly any operation on uint16 and uint32.
+    torch has hardly any operation on uint16 and uint32.
     """
     if itemsize == 2:
         return tensor.to(torch.int32).bitwise_and_(0xFFFF)
@@ -47,14 +45,17 @@ def _unsigned(tensor: Tensor, itemsize: int) -> Tensor:
 
 
 def keep_coded_bits(samples: Tensor, kind: Kind) -> Tensor:
-    """Decoded samples as stored values.
+    """Return decoded samples as stored values, by the rules of `pixels.bits`.
 
-    The header's sign, no bits above BitsStored, overshoot clipped; as `pixels` does it.
+    The values have the sign that the header declares and no bits above BitsStored; overshoot of
+    lossy codecs is clipped.
 
     Parameters
     ----------
     samples
-        uint8, int8, uint16 or int16 of any shape, as a decoder gave them; unchanged.
+        uint8, int8, uint16 or int16 of any shape, as the decoder returns them; not changed.
+    kind
+        The kind of the frame.
 
     Returns
     -------
@@ -78,28 +79,30 @@ def keep_coded_bits(samples: Tensor, kind: Kind) -> Tensor:
 def to_modality(
     stored: Tensor, rescale: Rescale, stored_range: tuple[int, int] | None = None
 ) -> Tensor:
-    """Modality values, the numbers that `Rescale` gives for an array.
+    """Return modality values, equal to those of `Rescale` for an array.
 
-    Computed in float64 and rounded once.
+    They are computed in float64 and rounded once.
 
     Parameters
     ----------
     stored
-        Any shape and device, as `DeviceDecoder.read` gives them; integers up to 32 bits are exact.
+        Any shape and device, as from `DeviceDecoder.read`; integers up to 32 bits are exact.
+    rescale
+        Slope and intercept.
     stored_range
-        Bounds that the caller vouches for, such as (0, 4095); without them the values are looked at
-        where their dtype leaves doubt.
+        Bounds that the caller guarantees, such as (0, 4095). Without them the values are examined
+        if their dtype does not decide whether the result fits int32.
 
     Returns
     -------
     Tensor
-        int32 when slope, intercept and stored values are integers and fit, else float32; a new
-        tensor.
+        int32 if slope, intercept and stored values are integers and the result fits, else float32;
+        a new tensor.
 
     Raises
     ------
     IntensityError
-        Values beyond the range of float32.
+        Values are beyond the range of float32.
     """
     values = stored.to(torch.float64, copy=True).mul_(rescale.slope).add_(rescale.intercept)
     integers = not stored.dtype.is_floating_point and rescale.is_integral
@@ -109,7 +112,8 @@ def to_modality(
         return values.to(torch.int32)
     result = values.to(torch.float32)
     if bool((result.isinf() & ~stored.isinf()).any()):
-        message = f"slope {rescale.slope} and intercept {rescale.intercept} give values beyond the range of float32"
+        given = f"slope {rescale.slope} and intercept {rescale.intercept}"
+        message = f"{given} give values beyond the range of float32"
         raise IntensityError(message, slope=rescale.slope, intercept=rescale.intercept)
     return result
 
@@ -117,6 +121,7 @@ def to_modality(
 def _ends(
     stored: Tensor, rescale: Rescale, stored_range: tuple[int, int] | None
 ) -> tuple[float, float]:
+    """Return the least and greatest modality value that the range of stored values allows."""
     limits = torch.iinfo(torch.uint8 if stored.dtype == torch.bool else stored.dtype)
     ends = [
         value * rescale.slope + rescale.intercept
@@ -126,8 +131,10 @@ def _ends(
 
 
 def _extremes(values: Tensor) -> tuple[float, float]:
+    """Return the least and greatest value."""
     return (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
 
 
 def _fits_int32(ends: tuple[float, float]) -> bool:
+    """Return whether a range of values fits int32."""
     return _INT32.min <= ends[0] and ends[1] <= _INT32.max

@@ -1,24 +1,21 @@
-"""Frames as tensors on a device.
+"""The decoder of frames on a device: nvImageCodec, for kinds of frames that it decodes correctly.
 
-NvImageCodec decodes the kinds of frames for which it was seen to be right; rescale and window run
-there.
+Each kind of frame (transfer syntax, bits, sign, colour, coding options) must earn trust. The first
+frames of a kind are decoded by both the CPU and the device, and the CPU's values are delivered. If
+the device differs, fails or returns another shape, it is not used for the kind again in this
+process, and `DeviceDecoder.kinds` reports the reason.
 
-The rule to know: trust is earned by each kind of frame (transfer syntax, bits, sign, colour, coding
-options). The first frames of a kind are decoded by both sides and delivered from the CPU; a kind
-for which the device differs, fails or gives another shape is never asked for again in this process,
-and `DeviceDecoder.kinds` says why. nvImageCodec 0.8 with nvJPEG of CUDA 12 returned nothing but
-zeros for JPEG lossless of 9 to 15 bits, and for streams with their Huffman tables before the frame
-header, without a word (its issue 50): hence the coding options are a part of the kind, and a frame
-of one value is no evidence and never believed. What trust cannot give: a codestream that is damaged
-inside, behind sound headers, may come back as values where the CPU refuses it.
+nvImageCodec 0.8 with nvJPEG of CUDA 12 silently returned zeros for JPEG lossless of 9 to 15 bits,
+and for streams with Huffman tables before the frame header (its issue 50). Hence the coding options
+are part of the kind, and a frame with a single value is always decoded by the CPU too. Trust has a
+limit: a codestream that is damaged behind valid headers may yield values that the CPU would refuse.
 
-This module and `datasets` are the two doors to torch: this one for tensors on a device, used in the
-main process and never in the workers of a DataLoader.
+The decoder works in the main process and refuses to work in the workers of a DataLoader.
 
 Verified without a GPU, on nvImageCodec 0.9.0 and 0.8.0: the calls used here exist and take these
-arguments, codestreams are parsed, and a decoder that can decode nothing leads to the CPU's values.
-Not verified on hardware: which kinds earn trust, any speed, and the hand-over of device memory by
-DLPack. Every decode, CPU-only ones too, needs NVIDIA's driver.
+arguments, codestreams are parsed, and a decoder that decodes no frame leads to the CPU's values.
+Not verified on hardware: the kinds that earn trust, any speed, and the transfer of device memory by
+DLPack. Every decode, even by nvImageCodec's CPU decoders, needs NVIDIA's driver.
 """
 
 import importlib
@@ -52,20 +49,19 @@ from dicomdl.datasets.device._values import keep_coded_bits, to_device
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
-BATCH: Final = 32  # frames in flight: 64 MB of 512 x 512 in float64
+# Frames decoded at a time: 64 MB for 512 x 512 in float64.
+BATCH: Final = 32
 _TRUSTED: Final = "trusted"
 _PROVING: Final = "proving"
-# Per kind of frame, why no decoder of this process uses the device for it: what one decoder has
-# found wrong is the
-# library's fault, so that it outlives the decoder and none tries again before
-# `storage.memory.clear`.
+# The reason per kind of frame why no decoder of this process uses the device for it. A fault is the
+# library's, so the decision outlives the decoder, until `storage.memory.clear`.
 _distrusted: Final[dict["Kind", str]] = decisions()
 
 
 class _Job(NamedTuple):
-    """A frame for the device: its place in the batch, and its codestream."""
+    """A frame for the device: its index in the batch, its source, and its codestream."""
 
-    place: int
+    position: int
     source: FrameLike
     stream: bytes
 
@@ -74,24 +70,31 @@ class _Job(NamedTuple):
 
 
 class DeviceDecoder:
-    """Reads frames as tensors on a device, decoded there by nvImageCodec where that has proven itself.
+    """A reader of frames as tensors on a device, decoded by nvImageCodec or by the CPU.
 
-    It holds CUDA state: make one in the main process and keep it. It cannot be pickled, and refuses to work in a fork. Threads
-    may share it; they wait for each other.
+    nvImageCodec decodes the kinds of frames for which it has agreed with the CPU. The decoder holds
+    CUDA state: create one in the main process and reuse it. It cannot be pickled, and refuses to
+    work in a fork. Threads may share it; they wait for each other.
 
     Parameters
     ----------
     device
-        "cuda", "cuda:1", ...; "cpu" stands for nvImageCodec's own CPU decoders, for trying things out.
+        "cuda", "cuda:1", ...; "cpu" means nvImageCodec's CPU decoders, for experiments.
     samples
-        How many frames of each kind have to agree with the CPU, at least 1.
+        The number of frames of each kind that must agree with the CPU, at least 1.
+
+    Attributes
+    ----------
+    kinds
+        The state of each kind of frame so far.
 
     Raises
     ------
     MissingExtra
-        nvImageCodec is not installed or finds no driver, or torch sees no CUDA; attribute `extra` is "gpu".
+        nvImageCodec is not installed or finds no driver, or torch has no CUDA; the attribute
+        `extra` is "gpu".
     UsageError
-        Another kind of device, or no samples.
+        The device is neither "cuda" nor "cpu", or `samples` is below 1.
     """
 
     def __init__(self, device: Any = "cuda", samples: int = 3) -> None:
@@ -104,8 +107,7 @@ class DeviceDecoder:
         self._codec = _nvimgcodec()
         number = CPU_ONLY if self.device.type == "cpu" else self.device.index
         try:
-            # libjpeg-turbo interpolates subsampled chrominance, which nvJPEG only
-            # does when asked to.
+            # libjpeg-turbo interpolates subsampled chrominance; nvJPEG does so with this option.
             self._decoder = self._codec.Decoder(device_id=number, options=":fancy_upsampling=1")
         except RuntimeError as error:
             raise MissingExtra(
@@ -119,11 +121,11 @@ class DeviceDecoder:
 
     @property
     def kinds(self) -> dict[Kind, str]:
-        """Every kind met: "proving", "trusted", or the reason why the device does not decode it."""
+        """The state of each kind so far: "proving", "trusted", or a reason to use the CPU."""
         return {kind: self._state(kind) for kind in list(self._agreed)}
 
     def read(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
-        """The stored values of frames, as `pixels.read_frame` means them, on the device.
+        """Return the stored values of frames, as `read_frame` reads them, on the device.
 
         Parameters
         ----------
@@ -133,20 +135,21 @@ class DeviceDecoder:
         Returns
         -------
         list of Tensor
-            One a frame, (rows, columns) or (rows, columns, samples), own memory. uint8, int8 and
-            int16 as stored. uint16 becomes int32 and uint32 int64, because torch computes with
-            neither of them. Float pixels stay float32 or float64.
+            One per frame, (rows, columns) or (rows, columns, samples), each in new memory. uint8,
+            int8 and int16 are as stored. uint16 becomes int32 and uint32 becomes int64, since torch
+            computes with neither of them. Float pixels are float32 or float64.
 
         Raises
         ------
         PixelError
-            Of a frame that cannot be read: what `read_frame` raises.
+            A frame cannot be read, as for `read_frame`.
         UsageError
-            Called in another process than the one that made the decoder.
+            The process is not the one that created the decoder.
         """
         if os.getpid() != self._process:
             raise UsageError(
-                "a DeviceDecoder holds CUDA state, which a fork does not inherit: use it in the process that made it"
+                "a DeviceDecoder holds CUDA state, which a fork does not inherit: use it in the "
+                "process that made it"
             )
         with self._lock:
             values: list[Tensor] = []
@@ -156,49 +159,58 @@ class DeviceDecoder:
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
-            "a DeviceDecoder holds CUDA state and cannot be pickled: use it in the main process, not in a DataLoader's workers"
+            "a DeviceDecoder holds CUDA state and cannot be pickled: use it in the main process, "
+            "not in a DataLoader's workers"
         )
 
     def __repr__(self) -> str:
         states = list(self.kinds.values())
         trusted, proving = states.count(_TRUSTED), states.count(_PROVING)
-        return f"DeviceDecoder({self.device}: {trusted} kinds trusted, {proving} proving, {len(states) - trusted - proving} left to the CPU)"
+        counts = f"{trusted} kinds trusted, {proving} proving"
+        return (
+            f"DeviceDecoder({self.device}: {counts}, {len(states) - trusted - proving} left to the "
+            "CPU)"
+        )
 
     def _state(self, kind: Kind) -> str:
+        """Return the state of a kind (see `kinds`)."""
         return _distrusted.get(kind) or (
             _TRUSTED if self._agreed.get(kind, 0) >= self.samples else _PROVING
         )
 
     def _read_batch(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
+        """Return the stored values of at most `BATCH` frames."""
         jobs: dict[Kind, list[_Job]] = {}
-        for place, examined in enumerate(_in_threads(examine, sources)):
+        for position, examined in enumerate(_in_threads(examine, sources)):
             if examined is not None:
-                jobs.setdefault(examined[0], []).append(_Job(place, sources[place], examined[1]))
-        found: dict[int, Tensor] = {}
-        for kind, mine in jobs.items():
-            found |= self._read_kind(kind, mine)
-        rest = [place for place in range(len(sources)) if place not in found]
-        found |= zip(rest, self._read_on_cpu([sources[place] for place in rest]), strict=True)
-        return [found[place] for place in range(len(sources))]
+                kind, stream = examined
+                jobs.setdefault(kind, []).append(_Job(position, sources[position], stream))
+        values: dict[int, Tensor] = {}
+        for kind, jobs_of_kind in jobs.items():
+            values |= self._read_kind(kind, jobs_of_kind)
+        rest = [position for position in range(len(sources)) if position not in values]
+        values |= zip(rest, self._read_on_cpu([sources[number] for number in rest]), strict=True)
+        return [values[position] for position in range(len(sources))]
 
     def _read_on_cpu(self, sources: Sequence[FrameLike]) -> list["Tensor"]:
+        """Return stored values on the device, decoded by the CPU."""
         return [to_device(values, self.device) for values in _in_threads(read_frame, sources)]
 
     def _read_kind(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:
-        """The frames of one kind by their places, but for those that are left to the CPU."""
-        found: dict[int, Tensor] = {}
+        """Return {position: values} of one kind, without the frames that are left to the CPU."""
+        values: dict[int, Tensor] = {}
         self._agreed.setdefault(kind, 0)
         while jobs and self._state(kind) == _PROVING:
             needed = self.samples - self._agreed[kind]
-            found |= self._prove(kind, jobs[:needed])
+            values |= self._prove(kind, jobs[:needed])
             jobs = jobs[needed:]
         if jobs and self._state(kind) == _TRUSTED:
-            found |= self._read_trusted(kind, jobs)
-        return found
+            values |= self._read_trusted(kind, jobs)
+        return values
 
     def _prove(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:
-        """The frames as the CPU reads them, after a look at what the device makes of them."""
-        # first: what the CPU refuses is not given to the device
+        """Return {position: values} as the CPU reads them, and compare those of the device."""
+        # The CPU reads first, so that the device never gets a frame that the CPU refuses.
         truths = self._read_on_cpu([job.source for job in jobs])
         for values, truth in zip(self._decode(kind, jobs), truths, strict=True):
             if values is None:
@@ -207,12 +219,12 @@ class DeviceDecoder:
                 self._distrust(kind, difference)
             elif not is_flat(truth):
                 self._agreed[kind] += 1
-        return {job.place: truth for job, truth in zip(jobs, truths, strict=True)}
+        return {job.position: truth for job, truth in zip(jobs, truths, strict=True)}
 
     def _read_trusted(self, kind: Kind, jobs: list[_Job]) -> dict[int, "Tensor"]:
-        """The frames that the device gave, without those that it did not.
+        """Return {position: values} of the frames that the device decodes.
 
-        A frame of one value is read by the CPU as well.
+        A frame with a single value is read by the CPU as well.
         """
         values = self._decode(kind, jobs)
         flat = [
@@ -223,20 +235,22 @@ class DeviceDecoder:
         proven = self._prove(kind, flat) if flat else {}
         if self._state(kind) != _TRUSTED:
             return proven
-        return {
-            job.place: value for job, value in zip(jobs, values, strict=True) if value is not None
-        } | proven
+        decoded = {
+            job.position: value
+            for job, value in zip(jobs, values, strict=True)
+            if value is not None
+        }
+        return decoded | proven
 
     def _decode(self, kind: Kind, jobs: list[_Job]) -> list["Tensor | None"]:
-        """Stored values as the device decodes them, None where it does not.
+        """Return stored values as the device decodes them, None for frames that it does not decode.
 
-        What no decoder may do ends the trust in the kind.
+        An exception or a misfit ends the trust in the kind.
         """
         try:
             images = self._ask(kind, [job.stream for job in jobs])
         except Exception as error:
-            # whatever a foreign library raises; told in `kinds`, and the CPU has the
-            # last word
+            # nvImageCodec may raise anything. `kinds` reports it, and the CPU reads the frames.
             self._distrust(
                 kind, f"nvImageCodec failed with {type(error).__name__}: {str(error)[:200]}"
             )
@@ -254,11 +268,12 @@ class DeviceDecoder:
         return values
 
     def _ask(self, kind: Kind, streams: list[bytes]) -> list["Tensor | None"]:
+        """Return the images of nvImageCodec for codestreams, None for those it cannot decode."""
         import torch
 
         codec = self._codec
-        # Without this, an EXIF orientation would turn the frame and more than 8 bits
-        # would be scaled to 8.
+        # Without these options, an EXIF orientation would rotate the frame, and samples of more
+        # than 8 bits would be scaled to 8.
         space = getattr(codec.ColorSpec, color_spec(kind))
         params = codec.DecodeParams(
             apply_exif_orientation=False, color_spec=space, allow_any_depth=True
@@ -270,7 +285,7 @@ class DeviceDecoder:
         )
         if len(images) != len(streams):
             raise RuntimeError(f"{len(images)} images for {len(streams)} codestreams")
-        # DLPack of an image in host memory asks for CUDA as well, so that one goes by numpy.
+        # DLPack of an image in host memory needs CUDA too, so such an image is taken by numpy.
         take: Callable[[Any], Tensor] = (
             (lambda image: torch.from_numpy(np.array(image)))
             if on_cpu
@@ -279,29 +294,33 @@ class DeviceDecoder:
         return [None if image is None else take(image) for image in images]
 
     def _distrust(self, kind: Kind, reason: str) -> None:
+        """Leave a kind to the CPU, in all decoders of this process; the first reason counts."""
         _distrusted.setdefault(kind, reason)
 
 
 def _checked_device(device: Any) -> Any:
+    """Return a torch.device with its index; raise if torch cannot use it."""
     import torch
 
-    found = torch.device(device)
-    if found.type not in ("cuda", "cpu"):
+    given = torch.device(device)
+    if given.type not in ("cuda", "cpu"):
         raise UsageError(
-            f"device is {found}: nvImageCodec decodes for cuda devices", device=str(found)
+            f"device is {given}: nvImageCodec decodes for cuda devices", device=str(given)
         )
-    if found.type == "cpu":
-        return found
+    if given.type == "cpu":
+        return given
     if not torch.cuda.is_available():
         raise MissingExtra(
-            f"decoding on {found} needs a GPU, its driver and a torch built for CUDA; this torch ({torch.__version__}) sees no CUDA",
+            f"decoding on {given} needs a GPU, its driver and a torch built for CUDA; this torch "
+            f"({torch.__version__}) sees no CUDA",
             package="torch",
             extra="gpu",
         )
-    return torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+    return torch.device("cuda", torch.cuda.current_device() if given.index is None else given.index)
 
 
 def _nvimgcodec() -> Any:
+    """Import nvImageCodec; raise a MissingExtra without it."""
     try:
         return importlib.import_module("nvidia.nvimgcodec")
     except ImportError as error:
@@ -309,7 +328,7 @@ def _nvimgcodec() -> Any:
 
 
 def _in_threads(work: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:
-    """work(item) of all, in order; the first error is raised."""
+    """Return work(item) of all items, in order; the first error is raised."""
     workers = min(len(items), available_cores())
     if workers <= 1:
         return [work(item) for item in items]

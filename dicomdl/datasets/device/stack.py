@@ -1,4 +1,4 @@
-"""A whole stack as network values on a device, decoded, rescaled and windowed there."""
+"""A complete stack as network values on a device, decoded, rescaled and windowed there."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,28 +29,29 @@ def read_stack_on_device(
     *,
     irregular: Literal["raise", "accept"] = "raise",
 ) -> "Tensor":
-    """A stack's network values on the device of a decoder.
+    """Read a stack as network values on the device of a decoder.
 
-    What `read_volume` and the intensity make of it.
-
-    Frames are read, rescaled by their own rescales and windowed 32 at a time, so that beside the
-    result only those are in memory.
+    The values are those of `read_volume`, mapped by the intensity. Frames are read, rescaled with
+    their own slope and intercept, and windowed 32 at a time; besides the result, only these are in
+    memory.
 
     Parameters
     ----------
     stack
-        One of ``index.stacks``.
+        An entry of ``index.stacks``.
     decoder
-        What decodes the frames, and whose device holds the result.
+        The decoder of the frames, whose device holds the result.
     intensity
-        As for `FrameDataset`; percentiles are those of the stack, read once by the CPU and kept.
+        As for `FrameDataset`. Percentiles are those of the stack, computed once by the CPU and
+        remembered.
     irregular
-        "accept" takes slices that do not make a grid as they lie; only `read_volume` resamples.
+        "raise" refuses a stack whose verdict does not allow a volume. "accept" takes its slices as
+        they are; only `read_volume` resamples.
 
     Returns
     -------
     Tensor
-        float32, (channels, slices, rows, columns); 3 channels for colour, palettes among them.
+        (channels, slices, rows, columns) float32; 3 channels for colour, including palettes.
 
     Raises
     ------
@@ -65,53 +66,60 @@ def read_stack_on_device(
     if irregular not in ("raise", "accept"):
         raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
     if irregular == "raise" and stack.verdict not in READABLE:
-        message = f"the stack is {stack.verdict}: pass irregular='accept' to take it as it lies, or resample it by read_volume"
-        raise IrregularStack(message, verdict=stack.verdict, detail=stack.detail)
+        raise IrregularStack(
+            f"the stack is {stack.verdict}: pass irregular='accept' to take its slices as they "
+            "are, or resample it by read_volume",
+            verdict=stack.verdict,
+            detail=stack.detail,
+        )
     recipe = stack_intensity(stack, request)
-    sources, own = stack.sources, conversions(stack, recipe.quantity)
+    sources, frame_conversions = stack.sources, conversions(stack, recipe.quantity)
     shapes = {frame_shape(source) for source in sources}
     if len(shapes) != 1:
         raise GeometryError(
             f"the frames have different sizes: {sorted(shapes)}", shapes=sorted(shapes)
         )
-    colour = own[0].is_colour(sources[0])
+    colour = frame_conversions[0].is_colour(sources[0])
     channels = max(sources[0].samples_per_pixel, 3) if colour else 1
     result = torch.empty(
         (channels, len(sources), *shapes.pop()[:2]), dtype=torch.float32, device=decoder.device
     )
     for start in range(0, len(sources), BATCH):
         run = slice(start, start + BATCH)
-        for place, (values, padding) in enumerate(
-            _read_converted(sources[run], own[run], decoder), start
+        for position, (values, padding) in enumerate(
+            _read_converted(sources[run], frame_conversions[run], decoder), start
         ):
             if padding is not None and (lowest := recipe.floor(_numpy_dtype(values))) is not None:
                 values = values.masked_fill(padding, lowest)
             mapped = window(values, recipe)
-            result[:, place] = mapped.movedim(-1, 0) if colour else mapped
+            result[:, position] = mapped.movedim(-1, 0) if colour else mapped
     return result
 
 
 def _numpy_dtype(values: "Tensor") -> np.dtype[Any]:
+    """Return the NumPy dtype of a tensor."""
     return np.dtype(str(values.dtype).removeprefix("torch."))
 
 
 def _read_converted(
-    sources: Sequence[FrameSource], own: Sequence[Conversion], decoder: DeviceDecoder
+    sources: Sequence[FrameSource], frame_conversions: Sequence[Conversion], decoder: DeviceDecoder
 ) -> "list[tuple[Tensor, Tensor | None]]":
-    """Converted values of a few frames on the device and where they are padding.
+    """Return (converted values, mask of padding) of frames, on the device.
 
-    Colour has none but its stored values (PS3.3 C.11.1).
-
-    Tables, maps and palettes are applied by the CPU.
+    Colour has no conversion beyond its stored values (PS3.3 C.11.1). The CPU applies tables, maps
+    and palettes.
     """
     source = sources[0]
-    colour = own[0].is_colour(source)
+    colour = frame_conversions[0].is_colour(source)
     has_palette = colour and source.samples_per_pixel == 1
-    if has_palette or any(one.table is not None for one in own):
-        images = [read_image(source, one) for source, one in zip(sources, own, strict=True)]
-        put = decoder.device
+    if has_palette or any(conversion.table is not None for conversion in frame_conversions):
+        images = [
+            read_image(source, conversion)
+            for source, conversion in zip(sources, frame_conversions, strict=True)
+        ]
+        device = decoder.device
         return [
-            (to_device(array, put), None if padding is None else to_device(padding, put))
+            (to_device(array, device), None if padding is None else to_device(padding, device))
             for array, padding in images
         ]
     stored = decoder.read(sources)
@@ -119,10 +127,14 @@ def _read_converted(
         return [(values, None) for values in stored]
     ranges = [None if source.float_pixels else stored_range(source) for source in sources]
     return [
-        (to_modality(values, one.rescale, bounds), _padding(values, one.padding))
-        for values, one, bounds in zip(stored, own, ranges, strict=True)
+        (
+            to_modality(values, conversion.rescale, bounds),
+            _padding(values, conversion.padding),
+        )
+        for values, conversion, bounds in zip(stored, frame_conversions, ranges, strict=True)
     ]
 
 
 def _padding(stored: "Tensor", ends: tuple[int, int] | None) -> "Tensor | None":
+    """Return the mask of stored values within the range of padding, or None without a range."""
     return None if ends is None else (stored >= ends[0]) & (stored <= ends[1])

@@ -1,4 +1,7 @@
-"""Whether batches leave workers in buffers, or as torch sends them."""
+"""The decision whether batches leave a worker in buffers or as torch sends them.
+
+A self-check sends one page through the functions that all buffers use, once per process.
+"""
 
 import contextlib
 import functools
@@ -15,14 +18,12 @@ import torch
 from dicomdl.datasets.transport.memory import PAGE, mapped, nameless_file
 
 VARIABLE: Final = "DICOMDL_TRANSPORT"
-_CONTENT: Final = 91  # any byte but 0, which is what new memory holds
+# Any byte except 0, the content of new memory.
+_CONTENT: Final = 91
 
 
 def torch_collate() -> Any:
-    """The module of torch with the functions of the default collate.
-
-    None where its private path has changed.
-    """
+    """Return the module of torch's default collate, or None if its private path has changed."""
     with contextlib.suppress(ImportError):
         module = importlib.import_module("torch.utils.data._utils.collate")
         is_known = callable(getattr(module, "collate", None))
@@ -33,9 +34,9 @@ def torch_collate() -> Any:
 
 @functools.lru_cache(1)
 def uses_buffers() -> bool:
-    """Whether this process sends batches in buffers.
+    """Return whether this process sends batches in buffers.
 
-    The environment allows it, and what they need is there.
+    It does if the environment allows it and the self-check succeeds.
     """
     wanted = os.environ.get(VARIABLE) or "auto"
     if wanted == "torch":
@@ -51,7 +52,7 @@ def uses_buffers() -> bool:
 
 
 def self_check() -> str | None:
-    """What buffers need and do not find in this process; None where all is there."""
+    """Return a reason why this process cannot send buffers, or None if it can."""
     if not hasattr(os, "memfd_create"):
         return "os.memfd_create is missing"
     if torch_collate() is None:
@@ -71,10 +72,12 @@ class _Probe:
 
 
 def _reduced(probe: _Probe) -> tuple[Any, ...]:
+    """Reduce a probe to its descriptor."""
     return _first_byte, (reduction.DupFd(probe.descriptor),)
 
 
 def _first_byte(descriptor: Any) -> int:
+    """Return the first byte of the page behind a received descriptor."""
     number = descriptor.detach()
     try:
         return int(mapped("self", number, PAGE)[0])
@@ -83,7 +86,7 @@ def _first_byte(descriptor: Any) -> int:
 
 
 def _round_trip() -> int:
-    """The byte that arrives when a page is sent by the way of all buffers, within this process."""
+    """Send a page as buffers are sent, within this process, and return the byte that arrives."""
     ForkingPickler.register(_Probe, _reduced)
     descriptor = nameless_file(PAGE)
     try:
@@ -95,6 +98,7 @@ def _round_trip() -> int:
 
 
 def _warn(message: str) -> None:
+    """Warn, in one worker of a loader only."""
     worker = torch.utils.data.get_worker_info()
     if worker is None or worker.id == 0:
         warnings.warn(message, RuntimeWarning, stacklevel=2)

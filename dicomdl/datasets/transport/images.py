@@ -1,4 +1,7 @@
-"""Where the images of a batch are made, so that the batch can leave a worker without a copy."""
+"""The memory for the images of a batch, arranged so that the batch leaves a worker uncopied.
+
+Images of one batch are written one behind the other into one buffer, which then is the batch.
+"""
 
 import math
 import threading
@@ -17,20 +20,20 @@ _of_thread: Final = threading.local()
 
 
 class BatchImages:
-    """The memory of the images that a thread makes for one batch, one behind the other in a buffer.
+    """The memory of the images that a thread reads for one batch, in one buffer.
 
-    Within ``with BatchImages(count) as images:``, `images.place` is the place in the batch of the
-    sample that is being made. The first batch of a worker only tells whether images may be made in
-    place: they may not where images differ in size, nor where code keeps them and might change them
-    while the batch is being sent. ``BatchImages(0)`` makes no images in place, as for samples of
-    their own within a batch.
+    Within ``with BatchImages(count) as images:``, set `images.position` to the index in the batch
+    of the sample that is read next. The first batch of a worker is not read into a buffer; it shows
+    whether later ones may be. They may not if images differ in size, or if code references the
+    images and might change them while the batch is being sent. ``BatchImages(0)`` gives each image
+    separate memory, as for a single sample read within a batch.
     """
 
     def __init__(self, count: int) -> None:
-        self.place = 0
+        self.position = 0
         self._count = count
         self._sizes: set[int] = set()
-        self._made: set[int] = set()
+        self._filled: set[int] = set()
         self._images: list[weakref.ref[Bytes]] = []
         self._memory: torch.Tensor | None = None
         self._outer: BatchImages | None = None
@@ -47,7 +50,7 @@ class BatchImages:
             pool.in_place.remember(self._images, are_alike=len(self._sizes) == 1)
 
     def new(self, size: int) -> Bytes:
-        """The memory of the sample's image."""
+        """Return `size` bytes for the image of the sample at `position`."""
         pool = own_pool() if self._count else None
         if pool is None:
             return np.empty(size, np.uint8)
@@ -59,18 +62,19 @@ class BatchImages:
         return image
 
     def _in_place(self, pool: Pool, size: int) -> Bytes | None:
-        if not pool.in_place.is_allowed or self.place in self._made or len(self._sizes) > 1:
+        """Return memory in the buffer of the batch, or None if the image may not lie there."""
+        if not pool.in_place.is_allowed or self.position in self._filled or len(self._sizes) > 1:
             return None
-        if not self._made:
-            whole = self._count * size
-            leased = pool.lease(whole) if whole >= MIN_BYTES else None
+        if not self._filled:
+            batch_bytes = self._count * size
+            leased = pool.lease(batch_bytes) if batch_bytes >= MIN_BYTES else None
             self._memory = None if leased is None else torch.from_numpy(leased).view(-1, size)
-        self._made.add(self.place)
-        return None if self._memory is None else pool.image(self._memory[self.place])
+        self._filled.add(self.position)
+        return None if self._memory is None else pool.image(self._memory[self.position])
 
 
 def new_array(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A new array for the image of a sample, its content undefined."""
+    """Return a new array for the image of a sample, with undefined content."""
     images: BatchImages | None = getattr(_of_thread, "images", None)
     if images is None:
         return np.empty(tuple(shape), dtype)

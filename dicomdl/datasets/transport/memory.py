@@ -1,4 +1,4 @@
-"""Memory of buffers, as the worker and the receiver see it."""
+"""The memory of buffers: its layout and its states, for the worker and the receiver."""
 
 import os
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import torch
 
 Bytes = npt.NDArray[np.uint8]
 
-# The first page of a buffer holds its state in its first byte; tensors begin behind it.
+# The first byte of a buffer is its state; tensors begin at the second page.
 PAGE: Final = 4096
 STATE: Final = 0
-# Of the worker, or nobody's; leased to the receiver; visible in a forked child of the receiver,
-# for good.
+# FREE: the worker may use it. LEASED: the receiver references it. LOST: a forked child of the
+# receiver can see it, so it is never reused.
 FREE, LEASED, LOST = range(3)
 
 _INTEGERS: Final = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -23,19 +23,37 @@ PLAIN_TYPES: Final = frozenset((torch.bool, *_INTEGERS, *_FLOATS))
 
 
 class Lease(NamedTuple):
-    """Where a tensor lies: what a worker tells a receiver about one lease of a buffer."""
+    """The message from a worker to a receiver about one lease of a buffer.
+
+    Attributes
+    ----------
+    name
+        The name of the buffer.
+    worker
+        The process that owns the buffer.
+    number
+        The descriptor of the buffer in that process.
+    size
+        The bytes of the buffer.
+    content
+        The bytes of the tensor.
+    descriptor
+        The means to receive a descriptor; None once a receiver has one.
+    evicted
+        The names of buffers that the worker has evicted.
+    """
 
     name: str
-    worker: int  # the process that owns the buffer
-    number: int  # the buffer's descriptor in that process
+    worker: int
+    number: int
     size: int
-    content: int  # bytes of the tensor
-    descriptor: Any  # how to get a descriptor; None once a receiver has one
-    evicted: list[str]  # buffers that the worker no longer has
+    content: int
+    descriptor: Any
+    evicted: list[str]
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether a value is a tensor that is its numbers and nothing else."""
+    """Return whether a value is a dense CPU tensor without gradient, of a plain dtype."""
     is_numbers = (
         type(value) is torch.Tensor
         and value.device.type == "cpu"
@@ -46,10 +64,11 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def nameless_file(size: int) -> int:
-    """A descriptor of so many bytes of memory; an OSError where there is not enough."""
+    """Return a descriptor of `size` bytes of memory; raise an OSError without enough memory."""
     descriptor = os.memfd_create("dicomdl-batch", os.MFD_CLOEXEC)
     try:
-        # Touching a page of a map for which there is no memory would kill the process.
+        # The memory is allocated now: touching a mapped page without memory behind it would kill
+        # the process.
         os.posix_fallocate(descriptor, 0, size)
     except BaseException:
         os.close(descriptor)
@@ -58,9 +77,9 @@ def nameless_file(size: int) -> int:
 
 
 def mapped(process: int | str, descriptor: int, size: int) -> Bytes:
-    """The bytes behind a descriptor of a process.
+    """Return the mapped bytes behind a descriptor of a process.
 
-    Mapped by torch, whose maps keep no descriptor, as Python's do.
+    torch maps them, since a map of Python's `mmap` would hold a descriptor.
     """
     path = f"/proc/{process}/fd/{descriptor}"
     if os.stat(path).st_size != size:
@@ -70,7 +89,7 @@ def mapped(process: int | str, descriptor: int, size: int) -> Bytes:
 
 
 def as_tensor(memory: Bytes, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """The tensor at the beginning of memory."""
+    """Return the tensor at the beginning of memory."""
     size = torch.Size(shape).numel() * dtype.itemsize
-    # A view could not be detached in place.
+    # Users may call `detach_` on the result, which fails for a view.
     return torch.from_numpy(memory)[:size].view(dtype).reshape(tuple(shape)).detach()

@@ -1,4 +1,7 @@
-"""The worker's side: a pool of buffers that are leased for batches and reused."""
+"""The worker's side: a pool of buffers that are leased for batches and reused.
+
+A buffer serves tensors of half its capacity or more, so at most half of the memory is unused.
+"""
 
 import os
 import secrets
@@ -26,11 +29,11 @@ from dicomdl.datasets.transport.memory import (
 )
 from dicomdl.datasets.worker import is_worker
 
-# Smaller tensors travel in the message.
+# Smaller tensors are sent within the message.
 MIN_BYTES: Final = 1 << 16
-# Per worker: each buffer is a descriptor there.
+# The limit per worker, in which each buffer takes a descriptor.
 MAX_BUFFERS: Final = 64
-# After so many leases with more free than leased bytes, the surplus is evicted.
+# After this many leases in a row with more free than leased bytes, the surplus is evicted.
 SURPLUS_LEASES: Final = 32
 
 
@@ -43,45 +46,50 @@ class Buffer:
         self.descriptor = nameless_file(self.size)
         weakref.finalize(self, os.close, self.descriptor)
         self.name = secrets.token_hex(8)
-        self.has_receiver = False  # a receiver has its descriptor
+        # Whether a receiver has the descriptor.
+        self.has_receiver = False
         self._bytes = mapped("self", self.descriptor, self.size)
         self._start = self._bytes.ctypes.data + PAGE
         self._leased: weakref.ref[Bytes] | None = None
 
     @property
     def state(self) -> int:
+        """FREE, LEASED or LOST, as the receiver sets it."""
         return int(self._bytes[STATE])
 
     @property
     def is_free(self) -> bool:
+        """Whether no process references the content."""
         return self.leased is None and self.state == FREE
 
     @property
     def leased(self) -> Bytes | None:
-        """The memory that is leased, as long as this process references it."""
+        """The leased memory, as long as this process references it."""
         return None if self._leased is None else self._leased()
 
     def lease(self, size: int) -> Bytes:
+        """Return `size` bytes of a free buffer, leased until they are released."""
         leased = self._bytes[PAGE : PAGE + size]
         self._leased = weakref.ref(leased)
         self.is_batch = self.is_sent = False
-        self.images: list[weakref.ref[Bytes]] = []  # that were made in it
+        # The images in the buffer.
+        self.images: list[weakref.ref[Bytes]] = []
         return leased
 
     def starts_at(self, address: int) -> bool:
-        """Whether it is leased, and its content begins at an address."""
+        """Return whether it is leased and its content begins at an address."""
         return self._start == address and self.leased is not None
 
     def hand_over(self) -> None:
-        """Leave the content to the receiver, until that releases it."""
+        """Hand the content over to the receiver, until it releases the buffer."""
         self.has_receiver = True
         self._bytes[STATE] = LEASED
 
 
 class InPlace:
-    """Whether the images of a batch may be made in the batch's buffer, as the batches before have shown.
+    """The permission to read images into the buffer of their batch, as earlier batches show.
 
-    Not before a batch has shown that images are of one size, and that no code keeps them.
+    A batch must first show that images have one size and that no code references them afterwards.
     """
 
     def __init__(self) -> None:
@@ -90,44 +98,47 @@ class InPlace:
         self._last: list[weakref.ref[Bytes]] = []
 
     def look_at_last_batch(self) -> None:
-        """Refuse from now on where images of the last batch are still referenced."""
+        """Withdraw the permission if images of the last batch are still referenced."""
         if any(image() is not None for image in self._last):
             self._refuse()
 
     def remember(self, images: list[weakref.ref[Bytes]], *, are_alike: bool) -> None:
-        """Take a batch's images as the last ones; `are_alike` says that they have one size."""
+        """Take over the images of a batch; `are_alike` is true if they have one size."""
         self._last = images
         self.is_allowed = not self._is_refused
         if not are_alike:
             self._refuse()
 
     def _refuse(self) -> None:
+        """Withdraw the permission for good."""
         self._is_refused, self.is_allowed = True, False
 
 
 class Pool:
     """The buffers of a worker.
 
-    A lock guards them, since the thread of a queue sends what the worker leases.
+    A lock guards them, since the worker leases buffers and the thread of a queue sends them.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.in_place = InPlace()
         self._lock = threading.Lock()
-        self._buffers: list[Buffer] = []  # in the order of their last lease
-        self._evicted: list[str] = []  # since the last message
+        # The buffers, in the order of their last lease.
+        self._buffers: list[Buffer] = []
+        # The names of buffers evicted since the last message.
+        self._evicted: list[str] = []
         self._surplus_leases = 0
 
     @property
     def size(self) -> int:
-        """Bytes of all buffers."""
+        """The bytes of all buffers."""
         return sum(buffer.size for buffer in self._buffers)
 
     def lease(self, size: int) -> Bytes | None:
-        """Memory of so many bytes; None where there is none."""
+        """Return `size` bytes of leased memory, or None if there is none."""
         with self._lock:
-            for lost in [one for one in self._buffers if one.state == LOST]:
+            for lost in [buffer for buffer in self._buffers if buffer.state == LOST]:
                 self._evict(lost)
             buffer = self._free_buffer(size) or self._new_buffer(size)
             if buffer is None:
@@ -138,6 +149,7 @@ class Pool:
             return leased
 
     def _free_buffer(self, size: int) -> Buffer | None:
+        """Take out a free buffer of a fitting size, the oldest lease first."""
         for buffer in self._buffers:
             if size <= buffer.capacity <= 2 * size and buffer.is_free:
                 self._buffers.remove(buffer)
@@ -145,6 +157,7 @@ class Pool:
         return None
 
     def _new_buffer(self, size: int) -> Buffer | None:
+        """Create a buffer, or return None if the system or the limit does not allow it."""
         if len(self._buffers) >= MAX_BUFFERS:
             free = next((buffer for buffer in self._buffers if buffer.is_free), None)
             if free is None:
@@ -153,11 +166,11 @@ class Pool:
         try:
             return Buffer(size)
         except (OSError, RuntimeError, ValueError):
-            # No memory, no descriptors, or a system that forbids it.
+            # There is no memory or descriptor left, or the system forbids it.
             return None
 
     def _drop_surplus(self) -> None:
-        """Evict free buffers, the oldest lease first, when they have outweighed leased ones for many leases."""
+        """Evict free buffers that have outweighed leased ones for many leases, the oldest first."""
         free = [buffer for buffer in self._buffers if buffer.is_free]
         surplus = 2 * sum(buffer.size for buffer in free) - self.size
         self._surplus_leases = self._surplus_leases + 1 if surplus > 0 else 0
@@ -169,29 +182,33 @@ class Pool:
                     surplus -= buffer.size
 
     def _evict(self, buffer: Buffer) -> None:
+        """Remove a buffer, and note its name for the receiver."""
         self._buffers.remove(buffer)
         if buffer.has_receiver:
             self._evicted.append(buffer.name)
 
     def before_fork(self) -> None:
-        """Give up the buffers that this process sees leased: its child may see them for longer."""
+        """Drop the buffers that this process references: a child may reference them for longer."""
         with self._lock:
             self._buffers = [buffer for buffer in self._buffers if buffer.leased is None]
 
     def image(self, memory: torch.Tensor) -> Bytes:
-        """Bytes of leased memory in which an image is made."""
+        """Return leased memory as the bytes of an image, and register the image."""
         image: Bytes = memory.numpy()
         buffer = self._at(memory.untyped_storage().data_ptr())
         if buffer is not None:
             buffer.images.append(weakref.ref(image))
         return image
 
-    def whole_batch(self, tensors: Sequence[torch.Tensor]) -> Bytes | None:
-        """The leased memory in which exactly these tensors lie, one behind the other from its beginning; once."""
+    def memory_of_batch(self, tensors: Sequence[torch.Tensor]) -> Bytes | None:
+        """Return the leased memory that these tensors fill from its beginning, else None.
+
+        A lease is returned once, so that two batches never share memory.
+        """
         first, size = tensors[0].data_ptr(), tensors[0].nbytes
-        for place, tensor in enumerate(tensors):
-            lies_here = tensor.is_contiguous() and tensor.data_ptr() == first + place * size
-            if not lies_here or tensor.is_neg():
+        for position, tensor in enumerate(tensors):
+            is_next = tensor.is_contiguous() and tensor.data_ptr() == first + position * size
+            if not is_next or tensor.is_neg():
                 return None
         buffer = self._at(first)
         memory = None if buffer is None else buffer.leased
@@ -203,11 +220,10 @@ class Pool:
         return memory
 
     def send(self, tensor: torch.Tensor) -> Lease | None:
-        """What a receiver needs in order to see a tensor, or a copy of it.
+        """Return the message that gives a receiver a tensor; None if no buffer is free.
 
-        None where no buffer is free.
-
-        The tensor's own buffer is sent where it lies in one that no code in this process keeps.
+        A tensor in a buffer without referenced images is sent in that buffer. Any other tensor is
+        copied into a buffer.
         """
         buffer = self._to_send(tensor)
         if buffer is None:
@@ -230,38 +246,42 @@ class Pool:
         )
 
     def _to_send(self, tensor: torch.Tensor) -> Buffer | None:
-        """The buffer that a tensor begins, once per lease.
+        """Return the buffer whose content begins with the tensor, once per lease, else None.
 
-        Several threads may be about to send the same batch.
+        Several threads may try to send the same batch.
         """
         buffer = self._at(tensor.data_ptr())
         with self._lock:
             if buffer is None or buffer.is_sent:
                 return None
             if any(image() is not None for image in buffer.images):
+                # The buffer is left to the code that references an image in it.
                 if buffer in self._buffers:
-                    self._buffers.remove(buffer)  # it stays with the code that keeps an image
+                    self._buffers.remove(buffer)
                 return None
             buffer.is_sent = True
             return buffer
 
     def _at(self, address: int) -> Buffer | None:
+        """Return the leased buffer whose content begins at an address."""
         with self._lock:
             return next((buffer for buffer in self._buffers if buffer.starts_at(address)), None)
 
 
 class _OwnPool:
-    """The pool of this process, made anew in a forked one."""
+    """The pool of this process; a forked process gets a new one."""
 
     def __init__(self) -> None:
         self.pool: Pool | None = None
 
     def get(self) -> Pool:
+        """Return the pool of this process, created at the first call."""
         if self.pool is None or self.pool.process != os.getpid():
             self.pool = Pool()
         return self.pool
 
     def before_fork(self) -> None:
+        """Prepare the pool for a fork."""
         if self.pool is not None and self.pool.process == os.getpid():
             self.pool.before_fork()
 
@@ -273,14 +293,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def own_pool() -> Pool | None:
-    """The pool of this process; None where it is no worker, or batches go torch's way."""
+    """Return the pool of this process, or None outside of workers and if torch sends batches."""
     return _OWN.get() if is_worker() and uses_buffers() else None
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """A new tensor, its content undefined.
+    """Return a new tensor with undefined content.
 
-    In a worker, if it is large, in memory that leaves it without a copy.
+    A large tensor in a worker lies in a buffer, which leaves the worker without a copy.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
     pool = own_pool() if size >= MIN_BYTES and dtype in PLAIN_TYPES else None
@@ -291,13 +311,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 
 def stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Plain tensors of one shape and dtype in one, in memory that leaves a worker without a copy.
+    """Stack plain tensors of one shape and dtype, in memory that leaves a worker without a copy.
 
-    If they are all that `BatchImages` made in a buffer, the result is their own memory: code that
-    changes one changes the other.
+    If they are all images that `BatchImages` placed in a buffer, the result is a view of their
+    memory: code that changes one changes the other.
     """
     shape, dtype = (len(tensors), *tensors[0].shape), tensors[0].dtype
     pool = own_pool()
-    if pool is not None and (memory := pool.whole_batch(tensors)) is not None:
+    if pool is not None and (memory := pool.memory_of_batch(tensors)) is not None:
         return as_tensor(memory, shape, dtype)
     return torch.stack(list(tensors), out=empty(shape, dtype))

@@ -1,4 +1,4 @@
-"""The receiver's side: buffers of workers, mapped once and released when their last view goes."""
+"""The receiver's side: buffers of workers, mapped once and released with their last view."""
 
 import multiprocessing.process
 import os
@@ -16,25 +16,27 @@ class _Buffer:
     name: str
     worker: int
     bytes: Bytes
-    is_forked: bool = False  # a forked child may see the leased content
+    # Whether a forked child may see the leased content.
+    is_forked: bool = False
 
 
 class Receiver:
     """The buffers that are mapped in this process, and those that are leased to it.
 
-    A buffer stays mapped between leases only if its worker is a child of this process, whose end
-    tells that the buffer is no longer needed.
+    A buffer stays mapped between leases only if its worker is a child of this process. The end of
+    the child then shows that the buffer is no longer needed.
     """
 
     def __init__(self) -> None:
         self.mapped: dict[str, _Buffer] = {}
         self.leased: set[_Buffer] = set()
-        self.workers: dict[int, weakref.ref[Any]] = {}  # process objects of the workers
+        # The process objects of the workers.
+        self.workers: dict[int, weakref.ref[Any]] = {}
 
     def receive(self, lease: Lease) -> Bytes:
-        """The bytes of a lease and no others.
+        """Return exactly the bytes of a lease.
 
-        Code that copies a tensor's storage must not get other pixels.
+        Code that copies the storage of a tensor must not get other pixels.
         """
         for name in lease.evicted:
             self.mapped.pop(name, None)
@@ -47,9 +49,9 @@ class Receiver:
         return view
 
     def _release(self, buffer: _Buffer, process: int) -> None:
-        """Give a buffer back to its worker when the last view is gone.
+        """Release a buffer to its worker after the last view is freed.
 
-        In a fork it is not the last one.
+        A forked process does nothing, since the parent may still have views.
         """
         if os.getpid() != process:
             return
@@ -62,7 +64,7 @@ class Receiver:
                 self._forget(worker)
 
     def _is_own(self, worker: int) -> bool:
-        """Whether a worker is a child of this process, which is watched from now on."""
+        """Return whether a worker is a child of this process, and watch it from then on."""
         if worker not in self.workers:
             for child in tuple(getattr(multiprocessing.process, "_children", ())):
                 if child.pid == worker:
@@ -71,47 +73,51 @@ class Receiver:
         return worker in self.workers
 
     def _has_ended(self, worker: int) -> bool:
+        """Return whether a watched worker has ended."""
         watched = self.workers.get(worker)
         process = None if watched is None else watched()
         return process is not None and process.exitcode is not None
 
     def _forget(self, worker: int) -> None:
+        """Drop a worker and its mapped buffers."""
         self.workers.pop(worker, None)
         for name, buffer in self.mapped.copy().items():
             if buffer.worker == worker:
                 self.mapped.pop(name, None)
 
     def before_fork(self) -> None:
-        """Mark the buffers whose content a child is about to see as well."""
+        """Mark the leased buffers, whose content a child will see too."""
         for buffer in self.leased.copy():
             buffer.is_forked = True
 
     def after_fork(self) -> None:
-        """Forget the buffers of the parent in a child."""
+        """Drop the buffers of the parent, in a child."""
         self.mapped.clear()
         self.leased.clear()
         self.workers.clear()
 
 
 def _opened(lease: Lease) -> _Buffer:
-    """A buffer that is new here: its descriptor is passed as torch passes its own.
+    """Map a buffer at its first lease in this process.
 
-    Where another process got the descriptor, the buffer is opened by the descriptor of the worker.
+    Its descriptor is passed as torch passes descriptors. If another process received the
+    descriptor, the buffer is opened through that of the worker, under ``/proc``.
     """
-    own = -1
+    descriptor = -1
     try:
         if lease.descriptor is None:
             contents = mapped(lease.worker, lease.number, lease.size)
         else:
-            own = lease.descriptor.detach()
-            contents = mapped("self", own, lease.size)
+            descriptor = lease.descriptor.detach()
+            contents = mapped("self", descriptor, lease.size)
     except (OSError, EOFError) as error:
         raise RuntimeError(
-            "a batch cannot be received: the worker that made it has ended, or no descriptors are left"
+            "a batch cannot be received: the worker that made it has ended, or no descriptors are "
+            "left"
         ) from error
     finally:
-        if own >= 0:
-            os.close(own)
+        if descriptor >= 0:
+            os.close(descriptor)
     return _Buffer(lease.name, lease.worker, contents)
 
 

@@ -1,4 +1,4 @@
-"""How batches and samples are pickled on their way from a worker to a receiver."""
+"""The pickling of batches and samples that are sent from a worker to a receiver."""
 
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from dicomdl.datasets.transport.receiver import RECEIVER
 
 
 class OutgoingBatch(dict[str, Any]):
-    """A batch that leaves a worker; a plain dict arrives."""
+    """A batch that leaves a worker; the receiver gets a plain dict."""
 
 
 class _Packed(NamedTuple):
-    """A plain tensor on its way: its bytes, or where they lie."""
+    """A plain tensor as it is sent: its bytes, or the lease of the buffer that holds them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -25,19 +25,20 @@ class _Packed(NamedTuple):
 
 
 def _reduced(values: dict[str, Any]) -> tuple[Any, ...]:
+    """Reduce a batch or sample, with its plain tensors packed if this process has a pool."""
     kind = dict if type(values) is OutgoingBatch else type(values)
     pool = own_pool()
     if pool is None:
         return kind, ({key: _resolved(value) for key, value in values.items()},)
-    return _arrived, (kind, {key: _packed(value, pool) for key, value in values.items()})
+    return _received, (kind, {key: _packed(value, pool) for key, value in values.items()})
 
 
 def _packed(value: Any, pool: Pool) -> Any:
-    """A value with `_Packed` in place of each plain tensor."""
+    """Return a value with each plain tensor replaced by a `_Packed`."""
     if type(value) is list:
-        return [_packed(one, pool) for one in value]
+        return [_packed(item, pool) for item in value]
     value = _resolved(value)
-    # torch keeps an order of its own, such as channels last.
+    # torch preserves another memory order, such as channels last.
     if not is_plain_tensor(value) or not value.is_contiguous():
         return value
     contents: Bytes | Lease | None = None
@@ -47,26 +48,28 @@ def _packed(value: Any, pool: Pool) -> Any:
         else:
             contents = pool.send(value)
     except Exception:
-        # An error here would leave the receiver waiting: torch may find a way.
+        # An error here would leave the receiver waiting. torch may still be able to send the value.
         return value
     return value if contents is None else _Packed(tuple(value.shape), value.dtype, contents)
 
 
 def _resolved(value: Any) -> Any:
-    """A value that is what lies in its memory.
+    """Return a value whose memory holds its numbers.
 
-    Torch forgets that a tensor stands for its negative.
+    torch loses the negative bit of a tensor when it sends its memory.
     """
     return value.resolve_neg() if is_plain_tensor(value) else value
 
 
-def _arrived(kind: type[Any], packed: dict[str, Any]) -> Any:
+def _received(kind: type[Any], packed: dict[str, Any]) -> Any:
+    """Return the batch or sample, in the receiver."""
     return kind({key: _unpacked(value) for key, value in packed.items()})
 
 
 def _unpacked(value: Any) -> Any:
+    """Return a value with each `_Packed` replaced by its tensor."""
     if type(value) is list:
-        return [_unpacked(one) for one in value]
+        return [_unpacked(item) for item in value]
     if type(value) is not _Packed:
         return value
     contents = value.contents
@@ -75,4 +78,5 @@ def _unpacked(value: Any) -> Any:
 
 
 ForkingPickler.register(OutgoingBatch, _reduced)
-ForkingPickler.register(Sample, _reduced)  # one that is delivered without a batch
+# A dataset without batches sends samples one by one.
+ForkingPickler.register(Sample, _reduced)

@@ -1,7 +1,4 @@
-"""gpu.
-
-A device's decoder is only believed for the kinds of frames for which it was seen to be right.
-"""
+"""Tests of decoding on a device: a kind of frame is trusted after it has proven correct."""
 
 import dataclasses
 import itertools
@@ -62,11 +59,11 @@ needs_cuda = pytest.mark.skipif(
 )
 
 
-# --- a decoder that does as it is told ------------------------------------------------------------
+# --- a fake decoder -------------------------------------------------------------------------------
 
 
 class Image:
-    """A decoded image in host memory, with the interchange that nvImageCodec's has."""
+    """A decoded image in host memory, with the array interface of nvImageCodec's images."""
 
     def __init__(self, samples: Array) -> None:
         self.samples = samples if samples.ndim == 3 else samples[..., None]
@@ -82,10 +79,7 @@ class Image:
 
 
 class FakeCodec(types.ModuleType):
-    """`nvidia.nvimgcodec` as far as it is used.
-
-    Right by default, but for what `answer` makes of a codestream and its samples.
-    """
+    """The used part of `nvidia.nvimgcodec`: correct, unless `answer` changes the samples."""
 
     NVIMGCODEC_DEVICE_CPU_ONLY = -99999
     ColorSpec = types.SimpleNamespace(UNCHANGED=0, SRGB=1, SYCC=3)
@@ -142,12 +136,12 @@ class FakeCodec(types.ModuleType):
 
     @property
     def frames(self) -> int:
-        """How many frames it was asked for."""
+        """The number of frames that it was asked to decode."""
         return sum(map(len, self.calls))
 
 
 def right(stream: bytes, params: Any) -> Array | None:
-    """What a faultless decoder makes of a codestream, None where it cannot be decoded."""
+    """Decode a codestream correctly; return None if it cannot be decoded."""
     colours: dict[str, Any] = {}
     try:
         if not stream.startswith(b"\xff\xd8"):
@@ -164,7 +158,7 @@ def right(stream: bytes, params: Any) -> Array | None:
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test distrusts what another has seen."""
+    """Isolate the distrusted kinds of a test from those of other tests."""
     monkeypatch.setattr(gpu, "_distrusted", {})
 
 
@@ -189,7 +183,7 @@ numbers = itertools.count()
 
 
 def write(folder: Path, data: bytes, image: Array, uid: str, **facts: Any) -> FrameSource:
-    """The source of a frame whose bytes are a whole file."""
+    """Write a file that holds only a codestream, and return the source of its frame."""
     path = folder / f"{next(numbers)}.bin"
     path.write_bytes(data)
     samples, bits, status = (
@@ -231,7 +225,7 @@ def write(folder: Path, data: bytes, image: Array, uid: str, **facts: Any) -> Fr
 def images(
     count: int, bits: int = 12, signed: bool = False, rows: int = 16, columns: int = 21
 ) -> list[Array]:
-    """Different images that use all bits."""
+    """Return different images that use all bits."""
     steps = np.arange(columns) * 2711 + np.arange(rows)[:, None] * 7919
     made = [
         (steps * (k + 1) + 11 * k) % (1 << bits) - (1 << bits - 1) * signed for k in range(count)
@@ -254,7 +248,7 @@ def as_numpy(values: torch.Tensor) -> Array:
 
 
 def agree(decoder: DeviceDecoder, sources: Sequence[FrameSource]) -> None:
-    """The decoder gives the stored values that the CPU gives."""
+    """Assert that the decoder returns the stored values of the CPU."""
     for values, source in zip(decoder.read(sources), sources, strict=True):
         truth = read_frame(source)
         assert values.shape == truth.shape
@@ -295,7 +289,7 @@ def test_the_first_frames_come_from_the_cpu_and_later_ones_from_the_device(
     assert sorted(read) == sorted(source.path for source in sources[:3])
 
 
-# what nvJPEG did to 9-15 bits of JPEG lossless
+# The zeros are nvJPEG's for JPEG lossless of 9 to 15 bits.
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -331,7 +325,8 @@ def test_a_kind_that_is_wrong_once_is_never_asked_for_again(
     agree(DeviceDecoder("cpu"), sources)
     asked = fake.frames
     assert asked == 3
-    fake.answer = lambda stream, samples: samples  # too late
+    # A correct answer comes too late.
+    fake.answer = lambda stream, samples: samples
     again = DeviceDecoder("cpu")
     agree(again, sources)
     assert fake.frames == asked
@@ -453,7 +448,7 @@ def test_coding_options_make_kinds(tmp_path: Path, decoder: DeviceDecoder) -> No
     sof = streams[0].index(b"\xff\xc3")
     dht = streams[0].index(b"\xff\xc4")
     size = 2 + int.from_bytes(streams[0][dht + 2 : dht + 4], "big")
-    # tables before the frame
+    # The Huffman tables are moved before the frame header.
     moved = (
         streams[0][:sof]
         + streams[0][dht : dht + size]
@@ -740,7 +735,7 @@ def test_what_both_refuse_is_the_cpus_error(
 def test_trust_in_right_aligned_frames_is_none_in_left_aligned_ones(
     tmp_path: Path, decoder: DeviceDecoder, uid: str, signed: bool
 ) -> None:
-    """Both are coded with 16 bits; only HighBit tells them apart."""
+    """Both are coded with 16 bits; only HighBit distinguishes them."""
     right_aligned = [
         write(tmp_path, in_item(encode_frame(image, uid, 16)), image, uid, bits_stored=12)
         for image in images(4, 12, signed)

@@ -1,7 +1,4 @@
-"""Maps on a device.
-
-Every formula computed by torch as NumPy computes it, and a new map with nothing but its formula.
-"""
+"""Tests of maps on a device: torch and NumPy agree for every formula, also of a new map."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +30,7 @@ FORMULAS: list[Formula] = [
 
 @dataclass(frozen=True, slots=True)
 class Reduces(FormulaMap):
-    """A map that nobody knows but for its formula."""
+    """A map that the package knows by its formula alone."""
 
     given: Formula
 
@@ -44,7 +41,7 @@ class Reduces(FormulaMap):
 
 @dataclass(frozen=True, slots=True)
 class Decades(FormulaMap):
-    """A map such as a user may add: so many decades of ten from 0."""
+    """A user's map: decades of ten from 0."""
 
     count: int
 
