@@ -1,14 +1,12 @@
-"""Frames of a folder by dicomdl and by every other reader at hand.
-
-Who agrees, who differs, and who is right.
+"""Frames of a folder, decoded by dicomdl and by all other readers, with a verdict per difference.
 
     python tests/oracles/decoders.py FOLDER [--frames N] [--all]
 
-asks pydicom with each of its plugins (gdcm, too), other functions of imagecodecs, SimpleITK on the
-file itself, and, where PyAV is installed, FFmpeg's own JPEG 2000 decoder, which shares no code with
-OpenJPEG. All of them run in a process of their own, which may die. Every difference is put under a
-verdict that a computation supports: `VERDICTS` says who is right and by what; what no verdict
-explains is printed with file, frame and numbers, and makes the exit code 1.
+The readers are pydicom with each of its plugins (including gdcm), other functions of imagecodecs,
+SimpleITK on the file itself, and, if PyAV is installed, FFmpeg's own JPEG 2000 decoder, which
+shares no code with OpenJPEG. They run in a separate process, which may die. Every difference gets a
+verdict that a computation supports; `VERDICTS` gives the right side and the reason. A difference
+without a verdict is printed with file, frame and numbers, and makes the exit code 1.
 """
 
 import argparse
@@ -62,30 +60,30 @@ FILE, FFMPEG = (
     Second("SimpleITK, the file", "GDCM", "simpleitk"),
     Second("FFmpeg", "FFmpeg", "simpleitk"),
 )
-# One image in many transfer syntaxes, by the corpus' README.
+# One image in many transfer syntaxes, according to the README of the corpus.
 ONE_IMAGE = (
     "neurolabusc+dcm_qa_ts/In/*.dcm",
     "cornerstonejs+cornerstone3D/**/CTImage.dcm_*",
     "robyoung+dicom-test-files/**/XA1_*",
 )
 
-VERDICTS = {  # what differs: who is right, by what
+# Difference: the right side, and the reason.
+VERDICTS = {
     "rounding of the inverse transform": (
-        "both: T.81 A.3.3 and T.803 leave its precision open; 1 level of a component at most"
+        "both: T.81 A.3.3 and T.803 leave its precision open; at most 1 level per component"
     ),
     "chrominance filled up otherwise": (
-        "both: T.81 does not say how subsampled chrominance is filled up; luminance within 1 level"
+        "both: T.81 does not specify the upsampling of chrominance; luminance within 1 level"
     ),
     "colours converted": (
-        "dicomdl: raw=True asks for the components as coded; the reader made RGB of them"
+        "dicomdl: raw=True requests the components as coded; the reader converted them to RGB"
     ),
     "MONOCHROME1 inverted": (
-        "dicomdl: that is a matter of display (PS3.3 C.7.6.3.1.2); SimpleITK gives max - value for "
-        "the value"
+        "dicomdl: inversion is for display (PS3.3 C.7.6.3.1.2); SimpleITK gives max - value"
     ),
     "rescale of another frame": (
-        "dicomdl: SimpleITK applies one rescale to all frames of an enhanced file (PS3.3 "
-        "C.7.6.16.2.9)"
+        "dicomdl: SimpleITK applies one rescale to all frames of an enhanced file "
+        "(PS3.3 C.7.6.16.2.9)"
     ),
     "rounded to a narrower type": (
         "dicomdl: SimpleITK rounds the modality values to the type that it chose"
@@ -98,8 +96,7 @@ VERDICTS = {  # what differs: who is right, by what
         "dicomdl: a stored bit is 0 or 1 (PS3.5 8.1.1); SimpleITK spreads it over 8"
     ),
     "last bits lost": (
-        "dicomdl: pydicom's whole array agrees; GDCM leaves out the last byte where bits fill only "
-        "a part of it"
+        "dicomdl: pydicom's whole array agrees; GDCM omits the last byte if bits fill only a part"
     ),
     "sign dropped": (
         "dicomdl: two's complement in BitsStored bits (PS3.5 8.1.1); the reader gives the value "
@@ -116,11 +113,11 @@ VERDICTS = {  # what differs: who is right, by what
 }
 
 
-# --- the other readers, in their own process ------------------------------------------------------
+# --- the other readers, in a separate process -----------------------------------------------------
 
 
 def read(request: Mapping[str, Any]) -> Array:
-    """What `request["name"]` makes of a frame."""
+    """Decode a frame with the reader `request["name"]`."""
     special = {FILE.name: by_simpleitk, FFMPEG.name: by_ffmpeg}
     if request["name"] not in special:
         return seconddecoder.second_reading(request)
@@ -149,11 +146,12 @@ def whole_by_simpleitk(path: str) -> Array:
 
 
 def by_ffmpeg(request: Mapping[str, Any]) -> Array:
-    """FFmpeg's own decoder of JPEG 2000.
+    """Decode JPEG 2000 with FFmpeg's own decoder.
 
-    Grey samples come left-aligned in 16 bits, colours as 8-bit RGB; signed ones offset.
+    Grey samples are left-aligned in 16 bits, colours are 8-bit RGB, signed samples have an offset.
     """
-    import av  # ImportError: not installed
+    # an ImportError means: not installed
+    import av
 
     dataset = seconddecoder._dataset(request["path"])
     stream = seconddecoder._codestream(dataset, request)
@@ -181,11 +179,11 @@ def by_ffmpeg(request: Mapping[str, Any]) -> Array:
 
 
 def answering(_: Any = None) -> Any:
-    """What the second process answers by."""
+    """Return the function by which the second process answers."""
     return seconddecoder.answering(read=read)
 
 
-# The second process imports this file by its name, whoever has imported it here.
+# The second process imports this file by its module name, however this process imported it.
 sys.path.append(str(Path(__file__).parent))
 TARGET = f"{Path(__file__).stem}:answering"
 
@@ -202,7 +200,7 @@ def readers_of(frame: dicomdl.Frame) -> Iterator[Second]:
     yield FILE
 
 
-# --- who is right ---------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def expected(frame: dicomdl.Frame, reader: Second) -> Array:
@@ -221,7 +219,7 @@ def expected(frame: dicomdl.Frame, reader: Second) -> Array:
 
 
 def explain(frame: dicomdl.Frame, reader: Second, ours: Array, theirs: Array) -> str:
-    """The verdict whose reason accounts for every sample that differs, "" when none does."""
+    """Return the verdict that explains every sample that differs, "" if none does."""
     if ours.shape != theirs.shape:
         return ""
     gaps = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
@@ -263,7 +261,7 @@ def of_codecs(
 def of_files(
     frame: dicomdl.Frame, ours: Array, theirs: Array, gaps: Array
 ) -> Iterator[tuple[str, bool]]:
-    """What SimpleITK does to the values of a file."""
+    """Return the verdict on values that SimpleITK converts for a whole file."""
     stored = pixels.read_frame(frame, colour="stored").astype(np.float64)
     slope, intercept = frame.rescale_slope or 1.0, frame.rescale_intercept or 0.0
     if frame.photometric_interpretation == "PALETTE COLOR":
@@ -277,7 +275,8 @@ def of_files(
         yield "MONOCHROME1 inverted", bool(np.abs(inverted - theirs).max() == 0)
     if frame.bits_allocated == 1:
         yield "single bits as 0 and 255", np.array_equal(stored * 255, theirs)
-        last = slice(-7, None)  # of the last frame
+        # the last samples of the last frame
+        last = slice(-7, None)
         spread = (stored * 255).ravel()
         alike = frame.frame_number == frame.number_of_frames and np.array_equal(
             spread[:-7], theirs.ravel()[:-7]
@@ -299,7 +298,7 @@ def of_files(
 
 
 def of_samples(frame: dicomdl.Frame, ours: Array, theirs: Array) -> Iterator[tuple[str, bool]]:
-    """What a reader does to the bits of samples."""
+    """Return the verdict on bits of samples that a reader changes."""
     if frame.pixel_representation == 1 and frame.samples_per_pixel == 1:
         yield (
             "sign dropped",
@@ -315,7 +314,7 @@ def of_samples(frame: dicomdl.Frame, ours: Array, theirs: Array) -> Iterator[tup
 
 
 def is_linear(stored: Array, theirs: Array) -> bool:
-    """Whether one slope and intercept lead from one array to the other."""
+    """Whether one slope and intercept map one array to the other."""
     low, high = (
         np.unravel_index(stored.argmin(), stored.shape),
         np.unravel_index(stored.argmax(), stored.shape),
@@ -336,7 +335,8 @@ def bytes_of(values: Array) -> Array:
 
 @dataclass
 class Table:
-    counts: dict[str, Counter[str]] = field(default_factory=dict)  # reader -> outcome -> frames
+    # reader -> outcome -> frames
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
     # (reader, verdict) -> places
     verdicts: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     # (reader, why) -> places
@@ -395,13 +395,13 @@ def compare(
         at = tuple(int(i) for i in np.unravel_index(gaps.argmax(), gaps.shape))
         share = np.count_nonzero(gaps) / gaps.size
         table.unexplained.append(
-            f"{place}: {second.name}: {share:.2%} differ, at {at} dicomdl {ours[at]}, theirs "
-            f"{theirs[at]}"
+            f"{place}: {second.name}: {share:.2%} differ, "
+            f"at {at} dicomdl {ours[at]}, theirs {theirs[at]}"
         )
 
 
 def chosen_frames(index: dicomdl.Index, per_file: int) -> Iterator[dicomdl.Frame]:
-    """The first frames of every file and its last one."""
+    """Return the first frames of every file, and the last one."""
     files: dict[str, list[int]] = {}
     for number in range(len(index)):
         files.setdefault(index.source(number).path, []).append(number)
@@ -449,12 +449,12 @@ def one_image(folder: Path, index: dicomdl.Index) -> Iterator[str]:
             same = sum(np.array_equal(values[0], other) for other in values)
             syntaxes = len({frame.transfer_syntax_uid for frame in members})
             yield (
-                f"{pattern}: {same} of {len(members)} lossless members, in {syntaxes} transfer "
-                "syntaxes, are identical"
+                f"{pattern}: {same} of {len(members)} lossless members, "
+                f"in {syntaxes} transfer syntaxes, are identical"
             )
 
 
-# --- what is said ---------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 OUTCOMES = ("equal", "explained", "UNEXPLAINED", "refuses", "both refuse", "only theirs")
 
@@ -499,8 +499,8 @@ def main() -> int:
         print("\nfiles without usable frames")
         for problem in index.problems:
             print(
-                f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n  {'':<20} "
-                f"{problem.detail}"
+                f"  {problem.reason:<20} {Path(problem.path).relative_to(folder)}\n"
+                f"  {'':<20} {problem.detail}"
             )
         print("\none image in many transfer syntaxes")
         print("\n".join(f"  {line}" for line in one_image(folder, index)))

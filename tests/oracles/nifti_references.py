@@ -48,21 +48,21 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Rule:
-    r"""The DICOM files that references were made from, and what a volume of ours must equal.
+    """Source files of references, and the parts of a reference that a volume must equal.
 
-    `pattern` fits the reference's path below the corpus; `sources` are globs there, `\1` what the
-    pattern caught and "__" a slash. `listed` is why a reference cannot be equal as a whole; what
-    `check` names is required of it, too:
+    `pattern` matches the path of the reference below the corpus. `sources` are globs there, with
+    `\\1` for the group of the pattern and "__" for a slash. `listed` is the reason why a reference
+    cannot be equal as a whole; the properties that `check` names are required nevertheless:
 
-    - "same": places and values, after each side's own scaling;
-    - "philips": places, and values but for one affine map, which the sidecar must confirm:
+    - "same": places and values, after the scaling of each side;
+    - "philips": places, and values except for one affine map, which the sidecar must confirm:
       dcm2niix scales by private attributes;
     - "first_place": the values of all slices, but the place of the first slice only;
     - "mirrored": places and values once the reference is mirrored along z;
     - "shifted": places and values once the reference's last slice is where it puts its first;
     - "filled": places and values of what is not zero on its fourth axis;
-    - "interpolated": where it is not zero, the values that our slices give at its world points by
-      linear interpolation.
+    - "interpolated": where it is not zero, the values of our slices at its world points, by linear
+      interpolation.
     """
 
     pattern: str
@@ -93,34 +93,33 @@ RULES = (  # the first that fits counts
         ".*/sliceincrement/002_.*",
         ("icometrix+dicom2nifti/tests/data/failing/sliceincrement/002",),
         "interpolated",
-        "four slices with a hole and 15.5 degrees of tilt, which dicom2nifti interpolated onto 5 x "
-        "514 x 512 orthogonal voxels: "
-        "the values are no stored ones, and its grid is a choice that no standard makes",
+        "four slices with a hole and 15.5 degrees of tilt, which dicom2nifti interpolated onto "
+        "5 x 514 x 512 orthogonal voxels: the values are not stored ones, and no standard defines "
+        "its grid",
     ),
     Rule(
         ".*dcm_qa_ct__In__GE/.*",
         (f"{QA}ct/In/GE",),
         "first_place",
-        "gaps of 1.08 to 7.00 mm and 18.5 degrees of tilt: each slice is where its own Image "
-        "Position says (PS3.3 C.7.6.2.1.1), "
-        "which no one affine can say (dcm2niix writes corrected copies beside this one)",
+        "gaps of 1.08 to 7.00 mm and 18.5 degrees of tilt: each slice is at its Image Position "
+        "(PS3.3 C.7.6.2.1.1), which no single affine can express (dcm2niix writes corrected copies "
+        "beside this one)",
     ),
     Rule(
         ".*/philips_enhanced/dti/.*",
         (r"icometrix+dicom2nifti/tests/data/philips_enhanced/dti/001",),
         "filled",
-        "dicom2nifti wrote all four volumes to the first place of the fourth axis, where the last "
-        "one stayed, and left three of zeros: the "
-        "frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and have no Temporal Position Index "
-        "(C.7.6.16.2.2)",
+        "dicom2nifti wrote all four volumes to index 0 of the fourth axis, where the last one "
+        "stayed, and left three of zeros: the frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and "
+        "have no Temporal Position Index (C.7.6.16.2.2)",
     ),
     Rule(
         ".*/siemens/fmri/.*",
         ("icometrix+dicom2nifti/tests/data/siemens/fmri/001",),
         "shifted",
-        "dicom2nifti unpacked the mosaic from its last tile on, but began where Image Position "
-        "puts the first one (PS3.3 C.7.6.2.1.1): "
-        "49 x 3.08 mm too high; the 50 slice positions in the file's protocol are ours",
+        "dicom2nifti unpacked the mosaic from its last tile on, but began at the Image Position of "
+        "the first one (PS3.3 C.7.6.2.1.1): 49 x 3.08 mm too high; the 50 slice positions in the "
+        "protocol of the file equal ours",
     ),
     Rule(
         ".*/ibsi_2_digital_phantom/nifti/(.*)/image/.*",
@@ -204,16 +203,15 @@ class Candidate:
         return np.asarray(array[[stack.group_index for stack in self.stacks]])
 
     def __str__(self) -> str:
-        told = [
+        parts = [
             ", ".join(f"{name}={_short(value)}" for name, value in stack.dimension.items())
             for stack in self.stacks
         ]
         shape = " x ".join(
-            map(str, (*([len(told)] if len(told) > 1 else []), *self.stacks[0].shape))
+            map(str, (*([len(parts)] if len(parts) > 1 else []), *self.stacks[0].shape))
         )
-        parts = [*told[:3], "..."] if len(told) > 3 else told
-        separator = ": " if any(told) else ""
-        return f"{shape} {self.stacks[0].verdict}{separator}{' | '.join(parts)}"
+        listed = f"{' | '.join(parts[:3])}{' | ...' if len(parts) > 3 else ''}"
+        return f"{shape} {self.stacks[0].verdict}{': ' if any(parts) else ''}{listed}"
 
 
 def _short(value: Any) -> str:
@@ -224,23 +222,23 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Alignment:
-    """The axis of the reference along each of ours, its sense, and the distance of the voxels."""
+    """Axis of the reference along each of ours, our flipped axes, and the distance of voxels."""
 
     axes: tuple[int, int, int]
     flipped: tuple[int, ...]
     error_mm: float
 
     def apply(self, values: Values) -> Values:
-        """The reference's values as (t, slice, row, column[, sample])."""
+        """Return the values of the reference as (t, slice, row, column[, sample])."""
         turned = values.transpose(3, *self.axes, *range(4, values.ndim))
         return np.flip(turned, tuple(axis + 1 for axis in self.flipped))
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one reference. `progress` is how far a candidate came before it failed.
+    """Result for one reference.
 
-    The furthest tells most.
+    `progress` is the number of steps that a candidate passed; the one with most is reported.
     """
 
     outcome: Literal["matched", "listed", "NOT MATCHED"]
@@ -257,10 +255,8 @@ class Row:
 
     def __str__(self) -> str:
         remark = f"  -- {self.remark}" if self.remark else ""
-        return (
-            f"{self.outcome:11} {self.error_mm:10.6f} mm {self.difference:12.6g}  "
-            f"{self.reference}\n{'':39} {self.ours}{remark}"
-        )
+        numbers = f"{self.error_mm:10.6f} mm {self.difference:12.6g}"
+        return f"{self.outcome:11} {numbers}  {self.reference}\n{'':39} {self.ours}{remark}"
 
 
 # --- one candidate against one reference ----------------------------------------------------------
@@ -269,7 +265,7 @@ class Row:
 def align(
     ours: Geometry, reference: Reference, *, first_slice_only: bool = False
 ) -> Alignment | None:
-    """How the reference lies on our grid; None when its axes or its size are others."""
+    """Return the alignment of the reference with our grid; None if axes or sizes differ."""
     size = np.asarray(reference.values.shape[:3])
     steps = reference.affine[:3, :3]
     cosines = _directions(ours.affine).T @ (steps / np.linalg.norm(steps, axis=0))
@@ -295,9 +291,9 @@ def align(
 
 
 def _directions(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """3 x 3 unit vectors along slice, row and column.
+    """Return 3 x 3 unit vectors along slice, row and column.
 
-    Slices along the normal where no step is known.
+    The slice direction is the normal if the step is unknown.
     """
     steps = np.array(affine[:3, :3])
     if not np.isfinite(steps[:, 0]).all():
@@ -306,7 +302,7 @@ def _directions(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def compare(candidate: Candidate, reference: Reference, check: Check = "same") -> Row:
-    """One candidate against one reference."""
+    """Compare one candidate with one reference."""
     if check == "interpolated":
         return _compare_interpolated(candidate.stacks[0], reference)
     first_place = check == "first_place"
@@ -333,7 +329,7 @@ def compare(candidate: Candidate, reference: Reference, check: Check = "same") -
 
 
 def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, Any]) -> Row:
-    """The row of a candidate that lies where the reference lies."""
+    """Return the row of a candidate with the grid of the reference."""
     exact = all(
         values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
         for values in (ours, theirs)
@@ -362,19 +358,21 @@ def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, A
 def _privately_scaled(
     ours: Values, theirs: Values, sidecar: dict[str, Any]
 ) -> tuple[Values, str, bool]:
-    """Our values on the reference's private scale by one affine map.
+    """Return our values on the private scale of the reference, the map, and its confirmation.
 
-    Returned with the map and whether the sidecar confirms it. The sidecar's map is
-    1 / (Rescale Slope x private Scale Slope) without an intercept.
+    The map is affine. The sidecar confirms it if it gives the same one: 1 / (Rescale Slope x
+    private Scale Slope), without an intercept.
     """
     slope, intercept = np.polyfit(
         ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1
     )
-    said = 1 / (float(sidecar["PhilipsRescaleSlope"]) * float(sidecar["PhilipsScaleSlope"]))
-    agrees = abs(slope / said - 1) <= SIDECAR_TOLERANCE and abs(
+    declared = 1 / (float(sidecar["PhilipsRescaleSlope"]) * float(sidecar["PhilipsScaleSlope"]))
+    agrees = abs(slope / declared - 1) <= SIDECAR_TOLERANCE and abs(
         intercept
     ) <= SIDECAR_TOLERANCE * float(np.ptp(theirs))
-    remark = f"private scaling: theirs = {slope:.7g} x ours {intercept:+.2g}, sidecar {said:.6g}"
+    remark = (
+        f"private scaling: theirs = {slope:.7g} x ours {intercept:+.2g}, sidecar {declared:.6g}"
+    )
     return ours.astype(np.float64) * slope + intercept, remark, bool(agrees)
 
 
@@ -383,10 +381,7 @@ def _largest_difference(ours: Values, theirs: Values) -> float:
 
 
 def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
-    """When only the order on the fourth axis differs.
-
-    Where each of our entries is in the reference.
-    """
+    """Return a remark if only the order on the fourth axis differs, else ""."""
     places = [
         [t for t in range(len(theirs)) if _largest_difference(one, theirs[t]) <= allowed]
         for one in ours
@@ -399,7 +394,7 @@ def _order_found(ours: Values, theirs: Values, allowed: float) -> str:
 
 
 def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
-    """Our slices at the voxels of a reference that was interpolated linearly between slices."""
+    """Compare with our slices, interpolated linearly between their positions."""
     array = dicomdl.read_volume(stack, irregular="accept", dtype=np.float32).array
     grid = Geometry(reference.values.shape[2::-1], reference.affine[:, [2, 1, 0, 3]])
     theirs = reference.values[:, :, :, 0].transpose(2, 1, 0)
@@ -434,10 +429,7 @@ def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
 
 
 def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
-    """Every stack of image values, every group, and parts of a group.
-
-    The stacks of a part share the value of one of several attributes.
-    """
+    """Yield stacks of images, groups, and parts of a group that share the value of an attribute."""
     for stack in index.stacks:
         if stack.content == "image":
             yield Candidate(stack, (stack,))
@@ -453,7 +445,7 @@ def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
 
 
 def find(reference: Reference, index: dicomdl.Index, check: Check = "same") -> Row:
-    """The candidate that is the reference, else the one that came closest."""
+    """Return the row of the candidate that equals the reference, or of the closest one."""
     rows = [compare(candidate, reference, check) for candidate in candidates(index)]
     if not rows:
         return Row("NOT MATCHED", remark=f"no image: {len(index.problems)} problems")
@@ -476,7 +468,7 @@ def find(reference: Reference, index: dicomdl.Index, check: Check = "same") -> R
 
 
 def check_reference(path: Path, corpus: Path) -> Row:
-    """Scan what a reference was made from and look for it."""
+    """Scan the source files of a reference and look for it."""
     name = path.relative_to(corpus).as_posix()
     rule, match = next(
         (rule, match) for rule in RULES if (match := re.fullmatch(rule.pattern, name))
@@ -507,18 +499,18 @@ def check_reference(path: Path, corpus: Path) -> Row:
 
 
 def references(corpus: Path) -> list[Path]:
-    """Every NIfTI file of the corpus, by name."""
+    """Return all NIfTI files of the corpus, by name."""
     return sorted(path for pattern in ("*.nii", "*.nii.gz") for path in corpus.rglob(pattern))
 
 
 def summary(rows: list[Row]) -> str:
-    """matched/total of each collection; listed ones are not among the matched."""
+    """Format matched/total per collection; listed references do not count as matched."""
     lines = ["matched/total  listed  collection"]
     for collection in [*sorted({row.collection for row in rows}), "all"]:
         outcomes = [row.outcome for row in rows if collection in ("all", row.collection)]
         lines.append(
-            f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  {outcomes.count('listed'):>6}  "
-            f"{collection}"
+            f"{outcomes.count('matched'):>7}/{len(outcomes):<5}  "
+            f"{outcomes.count('listed'):>6}  {collection}"
         )
     return "\n".join(lines)
 

@@ -1,11 +1,9 @@
-"""Every regular single-frame CT, MR and PT stack of a folder, read by dicomdl and by SimpleITK.
-
-Both read exactly the same files.
+"""Regular single-frame CT, MR and PT stacks of a folder, read by dicomdl and by SimpleITK.
 
     python tests/oracles/simpleitk_volumes.py FOLDER
 
-prints matched/total and each disagreement: voxels by value, grids by the world points of their
-eight corners.
+Both read the same files. The output is matched/total and each difference: voxels by value, grids by
+the world points of their eight corners.
 """
 
 import argparse
@@ -19,8 +17,8 @@ import SimpleITK as sitk
 
 import dicomdl
 
-# the positions of a regular stack may leave their grid by this much, and the two readers round
-# differently
+# Positions of a regular stack may deviate from the grid by this much, and the two readers round
+# differently.
 WORLD_MM = 0.1
 
 
@@ -78,7 +76,7 @@ def compare(stack: dicomdl.Stack) -> Comparison:
 
 
 def comparable(index: dicomdl.Index) -> list[dicomdl.Stack]:
-    """The stacks that the comparison is for: regular, of files that are one slice each."""
+    """Return the stacks to compare: regular, with one slice per file."""
     chosen = index.select(modality=["CT", "MR", "PT"], verdict="regular", content="image")
     return [
         s
@@ -88,12 +86,13 @@ def comparable(index: dicomdl.Index) -> list[dicomdl.Stack]:
 
 
 def compare_folder(folder: str, out: str) -> tuple[list[Comparison], list[str]]:
-    """(comparisons, the series that SimpleITK refuses)."""
+    """Return (comparisons, series that SimpleITK refuses)."""
     rows, refused = [], []
     for stack in comparable(dicomdl.scan(folder, out, progress=False)):
         try:
             rows.append(compare(stack))
-        except RuntimeError:  # GDCM reads no file whose elements are out of order, for one
+        # GDCM refuses, for example, files with elements out of order
+        except RuntimeError:
             refused.append(stack.series_instance_uid)
     return rows, refused
 
