@@ -134,7 +134,7 @@ class StackVoxels:
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
         first = self.conversions[0]
-        self._one_conversion = all(one is first or one == first for one in self.conversions)
+        self._one_conversion = all(each is first or each == first for each in self.conversions)
         self._first = stack.source(0)
         self.is_colour = first.is_colour(self._first)
         uniform = all(stack.is_constant(name) for name in _UNIFORM)
@@ -146,7 +146,7 @@ class StackVoxels:
         if cache is not None and is_worth_caching(stack):
             self._cache = StackCache(cache, stack, quantity, self.conversions, max_bytes)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
-        self._integral = all(one.is_integral for one in distinct) and not self._first.float_pixels
+        self._integral = all(each.is_integral for each in distinct) and not self._first.float_pixels
 
     def _located(self) -> _SliceBytes:
         """Return the byte offset of each slice, and its file as the scan saw it."""
