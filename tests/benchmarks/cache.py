@@ -1,13 +1,13 @@
-"""Random patches out of a cached CT against a memory map of an .npy file, blosc2 and zarr.
+"""Random patches from a cached CT, against a memory map of an .npy file, blosc2 and zarr.
 
     python tests/benchmarks/cache.py --slices 128 --repeat 9
 
-The memory map is the floor. Patches of 64 x 128 x 128 int16 at the same 40 random places for all,
-out of (slices) x 512 x 512. "opened" are the patches of a process that has touched them before,
-"first touch" opens the entry anew each round and verifies what it reads; "not verified" is the same
-with the checksums already known. Then the checksums that were to choose from, what a key costs, and
-the sizes. Every answer is compared before the clock starts. blosc2, zarr and xxhash are peers:
-absent ones are listed as absent.
+The memory map is the floor. All contenders read patches of 64 x 128 x 128 int16 at the same 40
+random positions, from (slices) x 512 x 512. "opened": the process has read the patches before.
+"first touch": the entry is opened anew per round, and its checksums are verified on reading. "not
+verified": the same, with checksums already known. Further tables compare checksums, the cost of a
+key, and sizes. All results are compared before the clock starts. blosc2, zarr and xxhash are peers;
+missing ones are listed as absent.
 """
 
 import functools
@@ -39,7 +39,7 @@ PLACES = 40
 
 
 def body(slices: int) -> Array:
-    """A body in air as a CT shows it: 12 bits with noise, nothing outside of the field of view."""
+    """A body in air as in a CT: 12 bits with noise, padding outside the field of view."""
     y, x = np.mgrid[-1:1:512j, -1:1:512j]
     tissue = np.where(
         (x / 0.8) ** 2 + (y / 0.6) ** 2 < 1,
@@ -68,7 +68,7 @@ def never() -> Arrays:
 
 
 class Race:
-    """What all contenders read, and how their answers are compared."""
+    """Patches that all contenders read, and the comparison of their results."""
 
     def __init__(self, values: Array, scratch: Path) -> None:
         self.values, self.scratch, self.places = values, scratch, places(values.shape)
@@ -94,7 +94,7 @@ class Race:
         return self.reading(lambda where: made.get(self.key, never).part(*where))
 
     def first_touch(self, made: DiskCache, verified: bool) -> Task:
-        """Each round as a process that opens the entry for the first time."""
+        """Read as a process that opens the entry for the first time in each round."""
         task = self.ours(made)
 
         def anew() -> None:
@@ -193,7 +193,7 @@ def race_patches(values: Array, scratch: Path, repeat: int) -> None:
 
 
 def race_checksums(values: Array, repeat: int) -> None:
-    """64 MiB in blocks of 64 KiB, as they are verified."""
+    """Checksum 64 MiB in blocks of 64 KiB, as in verification."""
     whole = values.reshape(-1).view(np.uint8)
     blocks = [whole[at : at + 65536] for at in range(0, len(whole), 65536)]
 
@@ -244,7 +244,7 @@ def race_writing(values: Array, scratch: Path, repeat: int) -> None:
 
 
 def tell_overhead(scratch: Path) -> None:
-    """What a hit costs beside its values: the look-up, opening an entry, and a key of 128 files."""
+    """Overhead of a hit: the look-up, the opening of an entry, and a key of 128 files."""
     files = []
     for number in range(128):
         path = scratch / f"{number}.bin"
@@ -277,7 +277,7 @@ def tell_overhead(scratch: Path) -> None:
 
 
 def main() -> None:
-    """Run all."""
+    """Run all parts."""
     given = arguments(__doc__, slices=(128, "slices of the CT"))
     values = body(given.slices)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,14 +2,14 @@
 
     python tests/benchmarks/codecs.py --slices 128 --repeat 5
 
-Overhead: `read_frame` from the file (open, read, decode, sign and bits) against the same codec's
-bare call on the codestream in memory, interleaved, for 512 x 512 and 3000 x 2000 pixels of 16 bits,
-as the median of the ratios of pairs. HTJ2K is decoded by OpenJPEG, and OpenJPH, which is faster and
-not safe on damaged frames, is told beside it.
+Overhead: `read_frame` from the file (open, read, decode, sign and bits) against a bare call of the
+same codec on the codestream in memory, interleaved, for 512 x 512 and 3000 x 2000 pixels of 16
+bits, as the median of the ratios of pairs. HTJ2K is decoded by OpenJPEG; OpenJPH, which is faster
+but not safe on damaged frames, is listed for comparison.
 
-Volume: all slices as HU, by one thread, by two, and by the loop of many a notebook (dcmread, pixel
-array by a named plugin, rescale, stack). Cine: frame 60 of 120 of a JPEG file, opened anew each
-time. Every answer is compared before the clock starts.
+Volume: all slices as HU, by one thread, by two, and by the usual loop of notebooks (dcmread, pixel
+array by a named plugin, rescale, stack). Cine: frame 60 of 120 of a JPEG file, which is opened per
+read. All results are compared before the clock starts.
 """
 
 import functools
@@ -110,7 +110,7 @@ def paired(
 ) -> list[tuple[float, float]]:
     """Return the seconds of the first and of the second.
 
-    They run one after the other, so that what slows the machine slows both.
+    They alternate, so that a slow machine slows both.
     """
     first(), second()
     found = []
@@ -226,7 +226,7 @@ def pydicom_loop(paths: list[str], plugin: str) -> Task:
 
 
 def race_cine(scratch: Path, repeat: int, *, colour: bool) -> None:
-    """Frame 60 of 120, the file opened anew for every read."""
+    """Read frame 60 of 120; the file is opened per read."""
     import pydicom
     from pydicom.pixels import pixel_array  # type: ignore[attr-defined]
 

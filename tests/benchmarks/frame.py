@@ -2,10 +2,10 @@
 
     python tests/benchmarks/frame.py --slices 2048 --frames 256 --repeat 5
 
-Uncompressed frames of 512 x 512 come from all over the folder; the peers are given the path,
-dicomdl the frame of an index that exists. `FrameDataset[i]` does more than the others: rescale,
-window, float32, tensor, identifiers. For the compressed frames the floor is the codec alone, on a
-codestream in memory. Every contender's frames are compared whole before the clock starts.
+Uncompressed frames of 512 x 512 come from all parts of the folder. Peers get the path, dicomdl the
+frame of an existing index. `FrameDataset[i]` does more than the others: rescale, window, float32,
+tensor, identifiers. For compressed frames, the floor is the codec alone, on a codestream in memory.
+The frames of all contenders are compared before the clock starts.
 """
 
 import os
@@ -53,7 +53,7 @@ class Frames:
 def reading(items: Sequence[Any], read: Callable[[Any], Array], truth: Sequence[Array]) -> Task:
     """A task that reads every item.
 
-    The first call, before the clock starts, compares whole frames and gives how many are wrong.
+    The first call, before the clock starts, compares frames and returns the number of wrong ones.
     """
     checked = False
 
@@ -73,12 +73,12 @@ def reading(items: Sequence[Any], read: Callable[[Any], Array], truth: Sequence[
 
 
 def none_wrong(wrong: int) -> str:
-    """The check of `reading`."""
+    """The check that `reading` does."""
     return f"WRONG VALUES in {wrong} frames" if wrong else ""
 
 
 def bare_read(path: str) -> Array:
-    """The floor: one preadv of the pixel bytes, which end the file, into a fresh array."""
+    """Floor: one preadv of the pixel bytes at the end of the file, into a fresh array."""
     array = np.empty((phantom_ct.ROWS, phantom_ct.COLUMNS), np.uint16)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     os.preadv(descriptor, [array.data.cast("B")], os.fstat(descriptor).st_size - array.nbytes)
@@ -94,7 +94,7 @@ def dicomdl_frames(frames: Frames, truth: Sequence[Array]) -> Task:
 
 
 def dicomdl_sources(frames: Frames, truth: Sequence[Array]) -> Task:
-    """What the datasets do: only the facts that reading needs."""
+    """Read as the datasets do, with only the facts that reading needs."""
     import dicomdl
 
     index, numbers = frames.index()
@@ -123,9 +123,9 @@ def pydicom_frames(paths: Sequence[str], truth: Sequence[Array], plugin: str = "
 
 
 def simpleitk_frames(paths: Sequence[str], truth: Sequence[Array]) -> Task:
-    """SimpleITK applies the rescale, so it is compared with HU. A copy.
+    """Read by SimpleITK, which applies the rescale, so the truth is HU.
 
-    A view dies with its image.
+    The array is a copy, because a view is valid only as long as its image.
     """
     import SimpleITK
 
@@ -141,7 +141,7 @@ def dicomsdl_frames(paths: Sequence[str], truth: Sequence[Array]) -> Task:
 
 
 def codestreams(paths: Sequence[str]) -> list[bytes]:
-    """The one frame of every file, its fragments joined."""
+    """Codestreams of single-frame files, with their fragments joined."""
     import pydicom
     from pydicom.encaps import generate_frames
 
@@ -166,7 +166,7 @@ DECODERS: dict[str, Callable[[bytes], Array]] = {
 
 
 def race_uncompressed(frames: Frames, repeat: int) -> None:
-    """The truth is pydicom's."""
+    """Compare uncompressed frames; pydicom gives the truth."""
     import pydicom
 
     truth = [pydicom.dcmread(path).pixel_array for path in frames.paths]
@@ -214,7 +214,7 @@ def race_uncompressed(frames: Frames, repeat: int) -> None:
 
 
 def race_compressed(codec: str, frames: Frames, repeat: int) -> None:
-    """The truth is the bare codec's; the peers decode with others."""
+    """Compare compressed frames; the bare codec gives the truth, peers use other decoders."""
     streams, paths = codestreams(frames.paths), frames.paths
     truth = [DECODERS[codec](stream) for stream in streams]
     ratio = sum(stored.nbytes for stored in truth) / sum(map(len, streams))

@@ -1,13 +1,11 @@
-"""An index of 1,000,000 frames in 10,000 series.
-
-Opening, looking up, selecting, printing, pickling, memory of workers.
+"""An index of 1,000,000 frames in 10,000 series: opening, look-up, selection, pickling, memory.
 
     python tests/benchmarks/index.py --frames 1000000 --repeat 5
 
-Times that only the first use pays are taken in fresh processes, after the imports. The memory of a
-worker is the private dirty memory of a spawned process that unpickled the index and read rows in
-random order, less that of one with the same imports and no index; it is taken at every tenth of the
-epoch, because growth is the fault to look for.
+First-use times are measured in fresh processes, after the imports. The memory of a worker is the
+private dirty memory of a spawned process that unpickled the index and read rows in random order,
+minus that of a process with the same imports and no index. It is measured at every tenth of the
+epoch, to detect growth.
 """
 
 import hashlib
@@ -57,13 +55,12 @@ GOALS = {
 
 
 def repeated_index(folder: Path, frames: int) -> Path:
-    """An index of `frames` frames, kept between runs.
+    """An index of `frames` frames, stored between runs.
 
-    A real one of 100 CT slices, repeated under other identifiers.
-
-    Odd series are CT, even ones MR; positions, times and UIDs differ as they do in real series. No
-    files lie behind it. The folder's name holds a digest of the code that decides the tables: a
-    change of that makes another index.
+    It repeats a real index of 100 CT slices under other identifiers. Odd series are CT, even ones
+    MR; positions, times and UIDs differ as in real series. The files do not exist. The name of the
+    folder contains a digest of the code that builds the tables, so that a change of the code makes
+    another index.
     """
     from dicomdl.headers import frame
     from dicomdl.index import table as tables
@@ -130,9 +127,9 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:
-    """The table with these columns replaced and encoded as `scan` encodes them.
+    """Replace columns of a table, encoded as `scan` encodes them.
 
-    The others are encoded already.
+    The other columns are encoded already.
     """
     from dicomdl.index import table as tables
 
@@ -148,7 +145,7 @@ def _replaced(table: Any, columns: dict[str, Any]) -> Any:
 
 
 def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator) -> dict[str, Any]:
-    """The columns of `frames` that tell one series, or one slice, from another."""
+    """Columns of `frames` that differ between series, or between slices."""
     root = phantom_ct.ROOT_UID
     shift = chance.uniform(-300, 300, (number[-1] + 1, 3)).round(3)
     positions = one.vectors("image_position_patient", 3)[rows] + shift[number]
@@ -178,7 +175,7 @@ def _frame_values(one: Any, number: Any, rows: Any, chance: np.random.Generator)
 
 
 def first_uses(folder: str, row: int) -> dict[str, float]:
-    """Milliseconds of each first use in this process, and the bytes of the pickles."""
+    """Measure first uses in this process, in milliseconds, and the bytes of the pickles."""
     import dicomdl
 
     _import_all()
@@ -211,7 +208,7 @@ def first_uses(folder: str, row: int) -> dict[str, float]:
 
 
 def _import_all() -> None:
-    """Every module that the measured calls use, so that no import is timed."""
+    """Import every module that the measured calls use, so that no import is timed."""
     import dicomdl.datasets.frames
     import dicomdl.index.index
     import dicomdl.index.table  # noqa: F401
@@ -252,9 +249,9 @@ def time_first_uses(folder: Path, repeat: int, frames: int) -> None:
 
 
 def private_dirty_mb() -> float:
-    """Private dirty memory of this process in MB.
+    """Return the private dirty memory of this process in MB.
 
-    Where the system does not say, its unique set size.
+    On systems without this figure, it is the unique set size.
     """
     try:
         with open("/proc/self/smaps_rollup") as file:
@@ -269,9 +266,9 @@ def private_dirty_mb() -> float:
 
 
 def worker(index: Any, lookups: int, seed: int, answers: Any) -> None:
-    """A worker that looks rows up in random order, as an epoch does.
+    """Look up rows in random order in a worker, as an epoch does.
 
-    Without an index it only does the same imports.
+    Without an index, the worker only does the same imports.
     """
     _import_all()
     rows = (
@@ -294,7 +291,7 @@ def worker(index: Any, lookups: int, seed: int, answers: Any) -> None:
 def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
     """Return the private dirty MB of a spawned worker, and its us per look-up.
 
-    The MB are those at the start and at every tenth of the epoch.
+    The memory is measured at the start and at every tenth of the epoch.
     """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
@@ -314,7 +311,7 @@ def memory_of_worker(index: Any, lookups: int) -> tuple[list[float], float]:
 
 
 def print_memory(folder: Path, lookups: int) -> None:
-    """Print what the index and a selection of it add to a worker's memory over an epoch."""
+    """Print the memory that the index and a selection of it add to a worker over an epoch."""
     import dicomdl
 
     index = dicomdl.open_index(folder)

@@ -1,12 +1,12 @@
-"""The data of the benchmarks: CT slices as a scanner writes them, written once and kept.
+"""The data of the benchmarks: CT slices as a scanner writes them, written once and stored.
 
-A slice is 512 x 512, 12 bits in 16, explicit little endian, under a header of about 260 elements in
-8 to 10 kB, modelled on GE's (two thirds of the elements are private): UIDs and decimal strings
-whose length changes from slice to slice, sequences of defined and of undefined length, nested ones,
-binary blocks. No two series have quite the same elements. The pixels are a smooth body plus noise,
-so that codecs meet a realistic ratio (about 2.3 : 1 for JPEG 2000).
+A slice is 512 x 512, 12 bits in 16, explicit little endian, with a header of about 260 elements in
+8 to 10 kB, modelled on that of GE (two thirds of the elements are private): UIDs and decimal
+strings whose length differs between slices, nested sequences of defined and undefined length,
+binary blocks. The elements differ between series. The pixels are a smooth body plus noise, which
+gives codecs a realistic ratio (about 2.3 : 1 for JPEG 2000).
 
-Kept in ``$DICOMDL_BENCHMARK_DATA``, else in the temporary folder. Run it to write the data
+The folder is ``$DICOMDL_BENCHMARK_DATA``, or else the temporary folder. To write the data
 beforehand: ``python tests/benchmarks/phantom_ct.py --slices 2048`` (1.1 GB).
 """
 
@@ -67,7 +67,7 @@ PRIVATE_VRS = ("SL", "SS", "DS", "FL", "LO", "SH", "UL", "DS", "US", "IS", "FD",
 
 
 def data_folder() -> Path:
-    """Where benchmark data are kept between runs."""
+    """Folder of benchmark data between runs."""
     return Path(
         os.environ.get("DICOMDL_BENCHMARK_DATA")
         or Path(tempfile.gettempdir()) / "dicomdl-benchmark"
@@ -75,9 +75,9 @@ def data_folder() -> Path:
 
 
 def ct_folder(slices: int = 2048) -> Path:
-    """A folder of `slices` CT slices in series of 128, one subfolder a series.
+    """Return a folder of `slices` CT slices in series of 128, one subfolder per series.
 
-    Written when it is not there.
+    The slices are written if the folder does not exist.
     """
     return _kept(f"ct-{slices}", lambda folder: _write_ct(folder, slices))
 
@@ -100,7 +100,7 @@ def compressed_folder(codec: str, slices: int = 32) -> Path:
 
 
 def small_files(count: int = 50_000) -> Path:
-    """A tree of `count` CT files of 4 x 4 pixels, 128 a folder: all walk and no reading."""
+    """A tree of `count` CT files of 4 x 4 pixels, 128 per folder, to measure the walk."""
     return _kept(f"small-{count}", lambda folder: _write_small_files(folder, count))
 
 
@@ -139,7 +139,7 @@ def _write_ct(folder: Path, slices: int, syntax: UID = ExplicitVRLittleEndian) -
 class SlicePixels:
     """Stored values 0 to 4095 (HU + 1024) of one series.
 
-    An elliptic body in air, organs as slow waves, noise of 18 HU.
+    They show an elliptic body in air, organs as slow waves, and noise of 18 HU.
     """
 
     def __init__(self, series: int) -> None:
@@ -163,9 +163,9 @@ class SlicePixels:
 
 
 def series_header(number: int, chance: random.Random, syntax: UID) -> Dataset:
-    """What all slices of one series share.
+    """The elements that all slices of one series share.
 
-    A twentieth of the optional elements is missing, others in each series.
+    A twentieth of the optional elements is missing, different ones per series.
     """
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
@@ -198,7 +198,7 @@ def series_header(number: int, chance: random.Random, syntax: UID) -> Dataset:
 
 
 def vary_slice(header: Dataset, series: int, z: int, slices: int, chance: random.Random) -> None:
-    """Set what a scanner writes anew for every slice; most of it changes its length too."""
+    """Set the elements that a scanner writes per slice; most values also change their length."""
     position = -120.5 + 0.625 * z
     header.SOPInstanceUID = (
         f"{ROOT_UID}.5.{series}.{z + 1}.{chance.randrange(10 ** chance.randint(6, 9))}"

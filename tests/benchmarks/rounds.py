@@ -1,10 +1,8 @@
-"""Contenders in one run.
-
-Interleaved rounds, medians, one table with ratios to dicomdl and to the floor.
+"""Contenders in one run: interleaved rounds, medians, ratios to dicomdl and to the floor.
 
 Every contender runs once before the clock starts, which warms the page cache, does its imports and
-checks its answer. Then rounds A B C, A B C, ...: what disturbs the machine disturbs all of them. A
-peer that is not installed is listed as absent.
+checks its result. Then follow rounds A B C, A B C, ..., so that disturbances of the machine affect
+all contenders. A peer that is not installed is listed as absent.
 """
 
 import argparse
@@ -25,9 +23,9 @@ Task = Callable[[], object]
 class Contender:
     """One way to do the job.
 
-    `prepare` imports what is needed and gives the task to time; ImportError there means "absent".
-    `note` says what is different about its job. `check`, given the task's result, says what is
-    wrong with it, or "".
+    `prepare` imports packages and returns the task to time; an ImportError there means "absent".
+    `note` describes differences of its job. `check` returns the fault of the result of the task,
+    "" for a right one.
     """
 
     name: str
@@ -38,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one contender took in each round."""
+    """Seconds of one contender per round."""
 
     name: str
     seconds: tuple[float, ...]
@@ -46,7 +44,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The median round."""
+        """Median of the rounds in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -84,7 +82,7 @@ def race(
 def _prepare(
     contenders: Sequence[Contender],
 ) -> tuple[list[tuple[Contender, Task, str]], list[tuple[str, str]]]:
-    """Return what can run and what cannot.
+    """Return the contenders that can run, and those that cannot.
 
     The former are (contender, task, result of its check), the latter (name, reason).
     """
@@ -112,7 +110,7 @@ def _prepare(
 
 
 def print_table(title: str, timings: dict[str, Timing], units: int, unit: str) -> None:
-    """Medians, the fastest round, and ratios to the first row of each reference."""
+    """Print medians, the fastest round, and ratios to the first row of each reference."""
     factor = {"s": 1, "ms": 1e3, "us": 1e6}[unit.split("/")[0]] / units
     references = [
         name for name in ("dicomdl", "floor") if any(key.startswith(name) for key in timings)

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/scan.py --slices 2048 --repeat 5
 
-The header scan reads CT slices of 512 x 512 under full headers (see phantom_ct.py) with one worker.
-dicomdl keeps all its columns and writes the index; the peers give 25 values a file and write
-nothing. The rescan looks at 50,000 files of which none has changed, within one process, against
-`os.walk` + `os.stat` of the same tree.
+The header scan reads CT slices of 512 x 512 with full headers (see phantom_ct.py) in one process.
+dicomdl reads all its columns and writes the index; the peers read 25 values per file and write
+nothing. The rescan checks 50,000 unchanged files in one process, against `os.walk` + `os.stat` of
+the same tree.
 """
 
 import os
@@ -48,7 +48,7 @@ PIXEL_DATA = 0x7FE00010
 
 
 def system_calls(paths: Sequence[str]) -> Task:
-    """The floor: open, fstat, one read of 16 KiB, close."""
+    """Floor: open, fstat, one read of 16 KiB, close."""
 
     def task() -> int:
         total = 0
@@ -63,7 +63,7 @@ def system_calls(paths: Sequence[str]) -> Task:
 
 
 def dicomdl_scan(folder: Path, scratch: Path) -> Task:
-    """The whole job: walk, read, stacks and verdicts, index written."""
+    """Entire scan: walk, read, stacks and verdicts, writing of the index."""
     import dicomdl
 
     def task() -> int:
@@ -78,9 +78,9 @@ def dicomdl_scan(folder: Path, scratch: Path) -> Task:
 
 
 def dicomdl_headers(paths: Sequence[str]) -> Task:
-    """Headers read into Arrow tables with every column, as a worker process does it.
+    """Read headers into Arrow tables with all columns, as a worker process does.
 
-    Without walk, stacks and index.
+    The walk, the stacks and the index are excluded.
     """
     from dicomdl.headers.reader import HeaderReader
     from dicomdl.jobs.engine import CHUNK_FILES, read_chunk

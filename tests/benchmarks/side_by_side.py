@@ -26,7 +26,7 @@ JOBS = ("scan", "volume", "frame", "patch", "epoch")
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and of the children that it has waited for."""
+    """Return user and system time of this process and of its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
@@ -74,7 +74,7 @@ def jobs(folder: str, scratch: str) -> dict[str, Callable[[], Any]]:
 
 
 def serve() -> None:
-    """Do the jobs named on standard input, and answer with the CPU seconds that each took."""
+    """Do the jobs named on standard input, and print the CPU seconds of each."""
     setup = json.loads(sys.stdin.readline())
     with tempfile.TemporaryDirectory() as scratch:
         todo = jobs(setup["folder"], scratch)
@@ -113,7 +113,7 @@ class Checkout:
         return self._process.stdin, self._process.stdout
 
     def run(self, job: str) -> float:
-        """Do a job; its CPU seconds."""
+        """Do a job and return its CPU seconds."""
         return float(self._send(job))
 
     def close(self) -> None:

@@ -1,11 +1,9 @@
-"""Building stacks for 1,000,000 frames in 10,000 series in one process.
-
-Positions repeat in some of the runs.
+"""Building stacks of 1,000,000 frames in 10,000 series in one process.
 
     python tests/benchmarks/stacks.py --repeat 1
 
-The floor sorts the same frames by the same keys with numpy and does nothing else. No files are
-read; the tables are those that a scan has after the headers.
+Some runs have repeated positions. The floor sorts the same frames by the same keys with numpy. No
+files are read: the tables are those of a scan after the headers.
 """
 
 import functools
@@ -35,7 +33,7 @@ Ints = NDArray[np.int64]
 
 
 def numbered(frames: Table, slices: Ints) -> Table:
-    """Frames with an instance number and an instance UID each, whatever their positions."""
+    """Frames with an instance number and UID each, at given positions."""
     instances = [f"2.25.6.{number}" for number in range(len(slices))]
     return frames.with_column("instance_number", slices + 1).with_column(
         "sop_instance_uid", instances
@@ -76,7 +74,7 @@ def stacks_of(frames: Table) -> Stacking:
 
 
 def expected(count: int, verdict: str, stacking: Stacking) -> str:
-    """What is wrong with the stacks, "" when nothing is."""
+    """Return the fault of the stacks, "" if they are right."""
     verdicts = {stack.verdict for stack in stacking.stacks}
     return (
         ""

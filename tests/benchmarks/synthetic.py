@@ -1,10 +1,8 @@
-"""An index of any size without files behind it.
-
-It is made through the functions of `tables` and `stacks` that a scan uses.
+"""An index of any size without files behind it, built by the functions that a scan uses.
 
     python tests/benchmarks/synthetic.py FOLDER --frames 1000000 --series 10000
 
-Odd series are CT, even ones MR; three series make a patient, two a study. Slices lie 2.5 mm apart.
+Odd series are CT, even ones MR. A patient has three series, a study two. Slices are 2.5 mm apart.
 """
 
 import argparse
@@ -69,13 +67,13 @@ def synthetic_index(
 
 
 def _places(frames: int, series: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(the series, the slice) of every frame."""
+    """Return (series, slice) numbers of every frame."""
     slices = frames // series
     return np.repeat(np.arange(series), slices), np.tile(np.arange(slices), series)
 
 
 def synthetic_frames(of_series: NDArray[np.int64], slices: NDArray[np.int64]) -> Table:
-    """The rows of `frames`, one file each, before stacks are built."""
+    """Return the rows of `frames`, one file per row, before stacks are built."""
     count = len(of_series)
     columns: dict[str, Any] = {
         a.name: Constant("" if a.kind == "text" else False if a.kind == "flag" else None, count)

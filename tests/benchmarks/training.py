@@ -1,18 +1,15 @@
-"""Samples for training.
-
-Patches straight from DICOM, epochs through a DataLoader, a cache for JPEG 2000, frames; memory and
-starts.
+"""Samples for training: patches from DICOM, epochs of a DataLoader, a cache for JPEG 2000, frames.
 
     python tests/benchmarks/training.py --slices 512 --repeat 5
     python tests/benchmarks/training.py --only 3
 
-Patches are 96 x 96 x 96 float32 in the lung window, out of series of 128 x 512 x 512. dicomdl draws
-the places; the floor and the stores (npy, blosc2, zarr) read the same ones, MONAI and TorchIO draw
-their own. Peers that are slow make fewer patches a round; all figures are of one patch, or frame.
-Every patch, of every contender, is compared with the true voxels of its place before the clock
-starts; what loaders deliver too. "Second epoch" is one with the workers up and the caches filled; a
-loader's whole epoch is timed, and all have 2 workers, batch 2, and the same settings. Rows 5 and 6,
-memory of workers and the time to the first batch, are in training_memory.py.
+Patches are 96 x 96 x 96 float32 in the lung window, from series of 128 x 512 x 512. dicomdl draws
+the positions; the floor and the stores (npy, blosc2, zarr) read the same ones. MONAI and TorchIO
+draw their own. Slow peers read fewer patches per round; all figures are per patch, or per frame.
+Every patch of every contender, also from loaders, is compared with the true voxels at its position
+before the clock starts. "Second epoch": workers are running and caches are filled. For loaders, an
+entire epoch is timed; all have 2 workers, batch 2, and the same settings. Rows 5 and 6, the memory
+of workers and the time to the first batch, are in training_memory.py.
 """
 
 import gc
@@ -56,7 +53,7 @@ Make = Callable[[], Any]  # gives a dataset of plain items
 
 @dataclass(frozen=True)
 class Way:
-    """One way to get samples: its dataset, and how many of them it makes a round."""
+    """One way to get samples: its dataset, and its number of samples per round."""
 
     name: str
     make: Make
@@ -70,7 +67,7 @@ class Way:
 def race_ways(
     title: str, ways: Sequence[tuple[Contender, int]], *, repeat: int, unit: str
 ) -> dict[str, Timing]:
-    """As `rounds.race`, but each contender's figures are divided by its own number of samples."""
+    """Race as `rounds.race`, with figures per sample of each contender."""
     ready, absent = _prepare([contender for contender, _ in ways])
     counts = {contender.name: count for contender, count in ways}
     seconds: dict[str, list[float]] = {contender.name: [] for contender, _, _ in ready}
@@ -118,13 +115,13 @@ def goal(
 
 
 def faults(items: Iterable[Item], fault: Callable[[Item], str]) -> str:
-    """What is wrong with the first wrong item, and how many are."""
+    """Return the fault of the first wrong item, and the number of wrong ones."""
     found = [one for one in map(fault, items) if one]
     return f"{found[0]} ({len(found)} samples)" if found else ""
 
 
 def one_by_one(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
-    """``dataset[i]`` in this process."""
+    """Time ``dataset[i]`` in this process."""
 
     def prepare() -> Task:
         dataset, checked = way.make(), False
@@ -144,9 +141,9 @@ def one_by_one(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
 
 
 def by_loader(way: Way, fault: Callable[[Item], str]) -> tuple[Contender, int]:
-    """An epoch through a DataLoader.
+    """Time an epoch of a DataLoader.
 
-    The first one checks what is delivered, and fills what there is to fill.
+    The first epoch checks the samples and fills the caches.
     """
 
     def prepare() -> Task:
@@ -182,9 +179,9 @@ def separate(batch: dict[str, Any]) -> list[Item]:
 
 
 class Patches:
-    """What the races of patches share.
+    """Data that the races of patches share.
 
-    Index, truth, and the places that dicomdl draws, in random order of stacks.
+    The index, the truth, and the positions that dicomdl draws, in random order of stacks.
     """
 
     def __init__(self, folder: Path, scratch: Path, count: int) -> None:
@@ -223,7 +220,7 @@ class Patches:
         return At(self.truth, self.places, read)
 
     def fault(self, item: Item) -> str:
-        """What is wrong with a sample of anybody's."""
+        """Return the fault of a sample of any contender."""
         image = np.asarray(item["image"])[0]
         if "where" in item:
             return self.truth.fault(image, *unpacked(item["where"]))
@@ -235,9 +232,9 @@ class Patches:
 
 
 def patch_ways(shared: Patches, count: int, slow: int) -> list[Way]:
-    """All that make a random patch: dicomdl, the floor, stores and peers.
+    """Return all contenders for a random patch: dicomdl, the floor, stores and peers.
 
-    `slow` is the patches of those that load whole volumes.
+    `slow` is the number of patches for contenders that load entire volumes.
     """
     truth, scratch = shared.truth, shared.scratch
 
@@ -340,7 +337,7 @@ def race_epochs(shared: Patches, repeat: int) -> None:
 
 
 class Moving:
-    """What a loader costs with nothing to read."""
+    """Measure the cost of a loader without reading."""
 
     def __init__(self) -> None:
         self._patch = np.zeros(SIZE, np.float32)
@@ -409,14 +406,14 @@ def race_cached(folder: Path, scratch: Path, count: int, repeat: int) -> None:
 
 
 def read_some(paths: Sequence[str], numbers: Sequence[int]) -> None:
-    """What one process of the plain floor does."""
+    """Do the work of one process of the plain floor."""
     frames = BareFrames(paths)
     for number in numbers:
         frames.read(number)
 
 
 def race_frames(folder: Path, scratch: Path, repeat: int) -> None:
-    """All frames of a folder in random order; sizes of batches as for patches, so 2 MB a batch."""
+    """Race all frames of a folder in random order, in batches of 2 MB as for patches."""
     import dicomdl
 
     index = dicomdl.scan(folder, out=scratch / f"{folder.name}.index", workers=1, progress=False)

@@ -1,16 +1,14 @@
-"""1,000,000 frames.
-
-Private dirty memory of a loader's spawned workers over an epoch, pickles of datasets, the time to
-the first batch.
+"""Memory and start of a loader over 1,000,000 frames.
 
     python tests/benchmarks/training_memory.py --frames 1000000 --rows 20000
 
-The index repeats two real series of 128 slices under other identifiers: every 32nd is the CT of 512
-x 512, the others have 4 x 4 pixels, so an epoch is the walk through the rows of the index and not
-the reading of half a terabyte. Their files exist, and all are opened and read. Workers are those of
-a DataLoader; a collate function measures their memory once the batch's samples are gone, and
-delivers nothing else. The same is done for a dataset that imports every module that such a worker
-had, and no more.
+The figures are the private dirty memory of spawned workers over an epoch, the size of pickled
+datasets, and the time to the first batch. The index repeats two real series of 128 slices under
+other identifiers: every 32nd is the CT of 512 x 512, the others have 4 x 4 pixels, so that an epoch
+measures the walk through the rows of the index, not the reading of half a terabyte. The files
+exist, and all are opened and read. Workers are those of a DataLoader; a collate function measures
+their memory once the samples of the batch are freed, and returns nothing else. The baseline is a
+dataset that imports every module that such a worker had, and no more.
 
 This module is imported anew by spawned workers: it imports nothing but the standard library, so
 that what a worker imports is measured.
@@ -148,7 +146,7 @@ def dataset_of(kind: str, folder: str) -> Any:
 
 
 def private_dirty_mb() -> float:
-    """As `index.private_dirty_mb`, without what that module imports."""
+    """Do the same as `index.private_dirty_mb`, without the imports of that module."""
     try:
         with open("/proc/self/smaps_rollup") as file:
             return (
@@ -181,7 +179,7 @@ class Imports:
 
 
 class Lists:
-    """What many write: a list of a path and some facts for every row."""
+    """A common hand-written dataset: a list of a path and some facts per row."""
 
     def __init__(self, length: int) -> None:
         self._rows = [
@@ -223,10 +221,10 @@ class Probe:
 
 
 def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
-    """Of shuffled rows.
+    """Measure an epoch of shuffled rows.
 
-    Private dirty MB of the worker that ends with most, at the start and every tenth; its
-    modules; us a row.
+    Returns the private dirty MB of the worker that ends with most, at the start and at every
+    tenth of the epoch; its modules; us per row.
     """
     import torch
 
@@ -255,7 +253,7 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
 
 
 def print_memory(folder: Path, rows: int) -> None:
-    """Rows of the table: what each dataset adds to a worker."""
+    """Rows of the table: memory that each dataset adds to a worker."""
     print(
         "5. Private dirty memory of a spawned worker of a loader, above one with the same "
         f"imports, {rows} shuffled rows   [MB]"

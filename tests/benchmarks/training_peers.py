@@ -1,11 +1,10 @@
-"""The datasets that training.py races, all of one shape: ``dataset[i]`` is {"image", "where"}.
+"""The datasets that training.py compares, and the truth to check their samples by.
 
-And the truth to check them by.
-
-`image` is (1, a, b, c) in whatever order of axes the peer has, `where` the number of the series and
-the affine that takes its voxels to LPS mm. So a patch that a peer cut where it liked is compared
-with the true voxels of that place. Peers give plain tensors, not their own tensor types, and
-`where` as bytes: a loader's workers hand over bytes at once, but each tensor by a file of its own.
+All have one form: ``dataset[i]`` is {"image", "where"}. `image` is (1, a, b, c) in the axis order
+of the peer. `where` is the number of the series and the affine from voxels of the patch to LPS mm,
+by which a patch from any position is compared with the true voxels. Peers return plain tensors, not
+their tensor types, and `where` as bytes: workers of a loader send bytes directly, but each tensor
+through a separate file.
 """
 
 import os
@@ -28,7 +27,7 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from RAS, which MONAI and TorchIO co
 
 
 def window(values: Array) -> NDArray[np.float32]:
-    """The lung window in place, as one would write it by hand."""
+    """Apply the lung window in place, as written by hand."""
     result = values.astype(np.float32)
     result -= np.float32(LOWER)
     result /= np.float32(WIDTH)
@@ -52,7 +51,7 @@ def without_padding(slices: int) -> Path:
 
 
 class Truth:
-    """HU of all series of a folder by pydicom, and where their voxels lie."""
+    """HU of all series of a folder by pydicom, with their affines."""
 
     def __init__(self, folder: Path) -> None:
         self.folders = phantom_ct.series_folders(folder)
@@ -81,7 +80,7 @@ class Truth:
         return None if stored is None else int(stored) - 1024
 
     def fault(self, image: Array, series: int, affine: Array, padding: int | None = None) -> str:
-        """What is wrong with an image (a, b, c), or ""."""
+        """Return the fault of an image (a, b, c), "" for a right one."""
         to_voxels = np.linalg.inv(self.affine) @ affine
         steps, start = np.rint(to_voxels[:3, :3]).astype(int), np.rint(to_voxels[:3, 3]).astype(int)
         axes = np.abs(steps).argmax(axis=0)  # of the volume, for each axis of the image
@@ -126,12 +125,12 @@ def fault_of_values(image: Array, expected: Array, padding: int | None = None) -
 
 
 def packed(series: int, affine: Array) -> bytes:
-    """What `where` of an item is."""
+    """Encode `where` of an item."""
     return np.array([series, *np.asarray(affine, np.float64).ravel()]).tobytes()
 
 
 def unpacked(where: bytes) -> tuple[int, Array]:
-    """The number of the series and the affine."""
+    """Decode `where` to the number of the series and the affine."""
     numbers = np.frombuffer(where)
     return int(numbers[0]), numbers[1:].reshape(4, 4)
 
@@ -267,7 +266,7 @@ def zarr_store(truth: Truth, scratch: Path) -> list[Any]:
 
 
 def as_plain(data: Item) -> Item:
-    """What a MONAI transform ends with, as a plain item."""
+    """Convert the result of a MONAI transform to a plain item."""
     image = data["image"]
     return {
         "image": image.as_tensor(),
@@ -304,7 +303,7 @@ def monai_patches(truth: Truth, count: int, kind: str, scratch: Path) -> Any:
 
 
 class TorchioPatches(torch.utils.data.Dataset[Item]):
-    """A SubjectsDataset, a UniformSampler of one patch a subject, and the window on the patch."""
+    """SubjectsDataset, a UniformSampler of one patch per subject, and the window on the patch."""
 
     def __init__(self, truth: Truth, count: int) -> None:
         import torchio
@@ -333,7 +332,7 @@ class TorchioPatches(torch.utils.data.Dataset[Item]):
 
 
 class PydicomFrames(torch.utils.data.Dataset[Item]):
-    """What many write themselves: dcmread, pixel_array, rescale, window, tensor."""
+    """A common hand-written dataset: dcmread, pixel_array, rescale, window, tensor."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = list(paths)

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/volume.py --slices 128 --repeat 5
 
-int16 where the peer can (MONAI, highdicom and TorchIO are asked for it), slices in spatial order.
-Every answer is compared with the true volume before the clock starts: peers may give the axes or
-the slices in another order, which is no mistake, but other values are. dicomdl reads from an index
-that exists: that is its way of working, and the cost of the index is in scan.py. The floor reads
-each slice's pixel bytes into its place in one fresh `np.empty`, unscaled.
+The result is int16 where the peer can (MONAI, highdicom and TorchIO are asked for it), with slices
+in spatial order. All results are compared with the true volume before the clock starts. Another
+order of axes or slices is accepted, other values are not. dicomdl reads from an existing index,
+because this is how it is used; scan.py measures the cost of the index. The floor reads the pixel
+bytes of all slices into one fresh `np.empty`, unscaled.
 """
 
 import os
@@ -48,7 +48,7 @@ def true_volume(paths: Sequence[str]) -> NDArray[np.int16]:
 
 
 def compared_with(truth: NDArray[np.int16]) -> Any:
-    """A check that says which layout and type an answer has, or that its values are wrong."""
+    """Return a check that reports the layout and type of a result, or that its values are wrong."""
 
     def check(answer: Any) -> str:
         array = np.squeeze(np.asarray(answer))
@@ -71,12 +71,12 @@ def compared_with(truth: NDArray[np.int16]) -> Any:
 
 
 def pixel_offset(path: str, slice_bytes: int) -> int:
-    """Where the pixel data begin: they end the files of phantom_ct."""
+    """Return the offset of the pixel data, which are at the end of files of phantom_ct."""
     return os.path.getsize(path) - slice_bytes
 
 
 def bare_read(paths: Sequence[str], shape: tuple[int, int, int], threads: int = 1) -> Task:
-    """The floor: one preadv a slice into a fresh array; every thread takes consecutive slices."""
+    """Floor: one preadv per slice into a fresh array; a thread reads consecutive slices."""
     from concurrent.futures import ThreadPoolExecutor
 
     slice_bytes = shape[1] * shape[2] * 2
@@ -178,7 +178,7 @@ def dicomsdl_volume(paths: Sequence[str], *, rescale: str) -> Task:
 
 
 def pydicom_volume(paths: Sequence[str]) -> Task:
-    """The loop of many a notebook: dcmread, sort by position, pixel_array, rescale, stack."""
+    """Usual loop of notebooks: dcmread, sort by position, pixel_array, rescale, stack."""
     import pydicom
 
     names = list(paths)[::-1]
