@@ -26,11 +26,14 @@ and pickles with its attributes and notes. `add_note` adds path and frame once, 
 function ends.
 
 A worker of a DataLoader sends only the class of an error and the text of its traceback, and torch
-calls the class with that text in the main process. Therefore a worker ends the text with one line
-of JSON (`facts_line`), from which the class restores message, facts and notes. The traceback of the
-worker becomes the last note. Numbers, text, None, lists, tuples and dicts arrive equal; NumPy
-scalars and arrays arrive as numbers and lists, any other value as its text. If the line is missing
-(another version of torch, a derived class with other arguments), only the text arrives.
+calls the class with that text in the main process. Therefore the datasets, streams and collate
+functions of dicomdl end the text with one line of JSON (`facts_line`), from which the class
+restores message, facts and notes. The traceback of the worker becomes the last note. Numbers, text,
+None, lists, tuples and dicts arrive equal; NumPy scalars and arrays arrive as numbers and lists,
+any other value as its text. If the line is missing (another version of torch, a derived class with
+other arguments), only the text arrives. So it does from a dataset of a user's own that calls
+`read_frame` or `read_volume`, unless its `__getitem__` is decorated with
+`dicomdl.datasets.worker.errors_leave_whole`.
 """
 
 import json
