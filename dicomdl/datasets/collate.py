@@ -36,9 +36,9 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
         if isinstance(sample.get("image"), torch.Tensor)
     }
     if len(shapes) > 1:
-        found = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
+        sizes = ", ".join(" x ".join(map(str, shape)) for shape in sorted(shapes))
         raise UsageError(
-            f"a batch needs images of one size, found {found}: give the dataset size=... (and "
+            f"a batch needs images of one size, found {sizes}: give the dataset size=... (and "
             "channels=...), use batch_size=1, or DataLoader(collate_fn=dicomdl.collate), which "
             "keeps them in a list",
             shapes=sorted(shapes),

@@ -25,7 +25,7 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, frame_grid, resized
 from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import Taken, checked_content, tell
+from dicomdl.datasets.selection import Taken, checked_content, warn_left_out
 from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
@@ -184,7 +184,7 @@ class FrameDataset(PixelDataset):
         taken.leave_out_copies()
         taken.leave_out_other_content(checked_content(content))
         self.index, self.left_out = taken.index, taken.left_out
-        tell(self.left_out)
+        warn_left_out(self.left_out)
 
     def __len__(self) -> int:
         return len(self.index)

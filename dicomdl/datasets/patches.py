@@ -35,7 +35,7 @@ from dicomdl.datasets.label_maps import (
 )
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import LeftOut, StackChoice, tell
+from dicomdl.datasets.selection import LeftOut, StackChoice, warn_left_out
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import Irregular
@@ -170,7 +170,7 @@ class PatchDataset(StackDataset):
         self._take(index, StackChoice(content, irregular, min_slices))
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
-        tell(self.left_out)
+        warn_left_out(self.left_out)
 
     def _keep_stacks_with_points(self, centers: Centers) -> None:
         """Leave out the stacks without a point, and report the number of points in no stack."""

@@ -39,17 +39,17 @@ class Taken:
 
     def leave_out(self, reason: str, **conditions: Any) -> None:
         """Select the frames that meet the conditions (see `Index.select`)."""
-        self._keep(self.index.select(**conditions), reason)
+        self._continue_with(self.index.select(**conditions), reason)
 
-    def _keep(self, kept: Index, reason: str) -> None:
+    def _continue_with(self, part: Index, reason: str) -> None:
         """Continue with a part of the index, and list the rest under a reason."""
-        if len(kept) < len(self.index):
+        if len(part) < len(self.index):
             self.left_out.append(
                 LeftOut(
-                    reason, len(self.index.stacks) - len(kept.stacks), len(self.index) - len(kept)
+                    reason, len(self.index.stacks) - len(part.stacks), len(self.index) - len(part)
                 )
             )
-            self.index = kept
+            self.index = part
 
     def leave_out_copies(self) -> None:
         """Select the frames that are in a stack."""
@@ -75,7 +75,7 @@ class Taken:
                 stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)
             ]
             numbers = self.index.stacks.numbers
-            self._keep(
+            self._continue_with(
                 self.index.of_stacks(numbers[~np.isin(numbers, sparse)]),
                 "uneven_spacing, most slices would be made up",
             )
@@ -86,7 +86,7 @@ class Taken:
         stacks = self.index.stacks
         has_key = stacks.have_detail(key)
         if has_key.any():
-            self._keep(self.index.of_stacks(stacks.numbers[~has_key]), reason)
+            self._continue_with(self.index.of_stacks(stacks.numbers[~has_key]), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class StackChoice:
         return taken
 
 
-def tell(left_out: Sequence[LeftOut]) -> None:
+def warn_left_out(left_out: Sequence[LeftOut]) -> None:
     """Warn about everything left out, as one table."""
     if left_out:
         width = max(len(row.reason) for row in left_out)

@@ -23,7 +23,7 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import StackChoice, tell
+from dicomdl.datasets.selection import StackChoice, warn_left_out
 from dicomdl.geometry.verdict import READABLE, Irregular
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
@@ -129,7 +129,7 @@ class VolumeDataset(StackDataset):
         )
         self.target = TargetGrid.of(3, size, spacing)
         self._take(index, StackChoice(content, irregular, min_slices))
-        tell(self.left_out)
+        warn_left_out(self.left_out)
 
     def __len__(self) -> int:
         return len(self._stacks)
