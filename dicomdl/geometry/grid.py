@@ -6,13 +6,14 @@ positions projected on that normal (PS3.3 C.7.6.2.1.1), never from instance numb
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Floats
-from dicomdl.errors import GeometryError
+from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry._facts import Facts
 
 
@@ -51,6 +52,11 @@ class Tolerances:
     same_position_mm
         Distance below which two positions are one, if it is also below 10 % of the spacing, mm.
 
+    Raises
+    ------
+    UsageError
+        A tolerance is not a number of at least 0.
+
     Examples
     --------
     >>> from dicomdl import Tolerances
@@ -69,6 +75,15 @@ class Tolerances:
     unit: float = 1e-2
     pixel_spacing: float = 1e-3
     same_position_mm: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # NaN is not at least 0.
+            if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
+                raise UsageError(f"{field.name}={value!r}: expected a number of at least 0")
+            # An index stores floats; NumPy's float32 has no JSON.
+            object.__setattr__(self, field.name, float(value))
 
     def position(self, spacing: float) -> float:
         """Return the largest error of a projected position that is still regular, mm."""

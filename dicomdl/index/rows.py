@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import IndexFolderError
+from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.headers.frame import FILE_FIELDS, SOURCE_FIELDS, Frame, FrameSource
 from dicomdl.index.generations import map_table, read_facts
@@ -44,7 +44,7 @@ class Generation:
         """Tolerances of the scan; code that reads the index must use these, not its defaults."""
         try:
             return Tolerances(**self.facts["options"]["tolerances"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UsageError) as error:
             raise IndexFolderError(
                 f"the index {self.folder!r} does not state its tolerances: scan again",
                 path=self.folder,

@@ -1,7 +1,9 @@
 """Order, affine and verdict of slices, against exact arithmetic and SimpleITK."""
 
 import itertools
+import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from phantoms import slice_normal, true_affine, true_positions, write_series
 
-from dicomdl.errors import GeometryError
+from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry, Tolerances, plane_axes
 from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, number_slices
 
@@ -446,3 +448,16 @@ def test_one_frame_and_many_are_judged_alike_at_the_border_of_the_tolerance(
     orientation = np.concatenate([(1 + long) * row, (1 + short) * column])
     many = has_geometry(np.zeros((1, 3)), orientation[None], np.ones((1, 2)), Tolerances())[0]
     assert bool(many) == (plane_axes(orientation, Tolerances()) is not None)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "1", None, True], ids=repr)
+def test_a_tolerance_that_is_no_number_of_at_least_0_is_refused(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"in_plane_mm=.*at least 0"):
+        Tolerances(in_plane_mm=value)
+
+
+def test_tolerances_of_numpy_numbers_are_those_of_floats() -> None:
+    found: dict[str, Any] = {"in_plane_mm": np.float32(1), "tilt": np.int64(0)}
+    narrow = Tolerances(**found)
+    assert narrow == Tolerances(in_plane_mm=1.0, tilt=0.0)
+    assert json.loads(json.dumps(asdict(narrow))) == asdict(narrow)
