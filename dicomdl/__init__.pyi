@@ -33,14 +33,14 @@ from .pixels.read import read_frame as read_frame
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality
-from .values.maps import Limits as Limits
-from .values.maps import Percentile as Percentile
-from .values.maps import Window as Window
 from .values.presets import preset as preset
 from .values.presets import presets as presets
 from .values.quantity import RealWorld as RealWorld
 from .values.rescale import Rescale as Rescale
 from .values.suv import SUV as SUV
+from .values.windows import Limits as Limits
+from .values.windows import Percentile as Percentile
+from .values.windows import Window as Window
 from .version import __version__ as __version__
 from .volumes.read import read_volume as read_volume
 from .volumes.volume import Volume as Volume

@@ -19,8 +19,8 @@ from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index.views import Stack
 from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
-from dicomdl.values.maps import Identity
 from dicomdl.values.sampling import stack_sample
+from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
 
 Labels = Callable[[Stack], npt.NDArray[Any]]

@@ -13,11 +13,11 @@ from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
 from dicomdl.values._lookup_reading import modality_lut
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity, Limits, Percentile, VoiLut, Window
 from dicomdl.values.presets import preset
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV
+from dicomdl.values.windows import Identity, Limits, Percentile, VoiLut, Window
 
 PROJECTION: Final = frozenset({"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"})
 SUV_UPPER: Final = 20.0  # g/ml

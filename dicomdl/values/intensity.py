@@ -14,8 +14,8 @@ import numpy as np
 from dicomdl.arrays import Float32, Values, ends_of
 from dicomdl.errors import IntensityError
 from dicomdl.values.formulas import Formula, FormulaMap, Same, source_and_target
-from dicomdl.values.maps import IntensityMap, Percentile
 from dicomdl.values.quantity import Quantity
+from dicomdl.values.windows import IntensityMap, Percentile
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import importlib.resources
 import tomllib
 
 from dicomdl.errors import UsageError
-from dicomdl.values.maps import Window
+from dicomdl.values.windows import Window
 
 
 @functools.cache

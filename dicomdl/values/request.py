@@ -14,10 +14,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 from dicomdl.errors import UsageError
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity, IntensityMap, Limits, Percentile, VoiLut, Window
 from dicomdl.values.presets import preset
 from dicomdl.values.quantity import RealWorld
 from dicomdl.values.suv import SUV
+from dicomdl.values.windows import Identity, IntensityMap, Limits, Percentile, VoiLut, Window
 
 _VALUES: Final = (Identity, Intensity, Limits, Percentile, RealWorld, SUV, VoiLut, Window)
 _EXPECTED: Final = (

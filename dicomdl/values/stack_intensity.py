@@ -18,11 +18,11 @@ from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import pet_without_suv, resolve
 from dicomdl.values.conversion import quantity_units, suv_factor_of
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.sampling import read_sample
 from dicomdl.values.suv import SUV
+from dicomdl.values.windows import Identity
 
 SuvPolicy = Literal["required", "if_possible"]
 SUV_POLICIES: Final[tuple[SuvPolicy, ...]] = get_args(SuvPolicy)

@@ -24,13 +24,13 @@ from dicomdl.index.views import Stack
 from dicomdl.values.auto import resolve
 from dicomdl.values.conversion import suv_factor_of
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Percentile
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.reading import spread_over
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.sampling import sample_of, sample_positions
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv, kept_limits, stack_intensity
 from dicomdl.values.suv import SUV, SuvKind
+from dicomdl.values.windows import Percentile
 from dicomdl.volumes.resampling import (
     Interpolation,
     axes_towards,

@@ -22,7 +22,7 @@ from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.device.intensity import apply_intensity
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import DicomdlError, FileChanged, UsageError
-from dicomdl.values.maps import Limits, Percentile, Window
+from dicomdl.values.windows import Limits, Percentile, Window
 
 SHAPE = (5, 12, 14)
 

@@ -25,11 +25,11 @@ from dicomdl.headers.frame import Frame
 from dicomdl.values.auto import AUTO_RULES, PROJECTION, by_modality, resolve, units_of
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity, Limits, Percentile, Window
 from dicomdl.values.presets import preset, presets
 from dicomdl.values.rescale import Rescale, dtypes_to_try, in_first_that_fits, modality_dtype
 from dicomdl.values.sampling import SAMPLED_VALUES, sample_positions, sample_stride
 from dicomdl.values.suv import SUV
+from dicomdl.values.windows import Identity, Limits, Percentile, Window
 
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32")
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -20,10 +20,10 @@ from dicomdl.values import conversion as conversion_module
 from dicomdl.values import reading as modality
 from dicomdl.values.conversion import conversions
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Limits, Percentile
 from dicomdl.values.quantity import RealWorld
 from dicomdl.values.reading import read_converted
 from dicomdl.values.sampling import stack_sample
+from dicomdl.values.windows import Limits, Percentile
 from dicomdl.volumes.pictures import montage
 
 SHAPE = (4, 6, 9)

@@ -15,9 +15,9 @@ from dicomdl.errors import DicomdlError, IntensityError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.values.auto import resolve
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity, Limits
 from dicomdl.values.request import IntensityRequest
 from dicomdl.values.stack_intensity import stack_intensity
+from dicomdl.values.windows import Identity, Limits
 from dicomdl.volumes.pictures import montage
 
 parse = IntensityRequest.parse

@@ -14,7 +14,7 @@ from torch import Tensor
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.values.formulas import Formula, Ramp, Same, Sigmoid, Table
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import IntensityMap, Percentile
+from dicomdl.values.windows import IntensityMap, Percentile
 
 # Dtypes whose values float32 holds exactly.
 _EXACT: Final = frozenset(

@@ -43,9 +43,9 @@ from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
 from dicomdl.pixels.read import read_frame
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.maps import Identity, Limits, Percentile, Window
 from dicomdl.values.rescale import Rescale
 from dicomdl.values.stack_intensity import stack_intensity
+from dicomdl.values.windows import Identity, Limits, Percentile, Window
 
 Array = NDArray[Any]
 Answer = Callable[[bytes, Array], Array | None]

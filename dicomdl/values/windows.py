@@ -1,4 +1,4 @@
-"""Maps from modality values to network values: windows, limits, tables, percentiles.
+"""Windows and other maps from modality values to network values: limits, tables, percentiles.
 
 Each is a frozen value that reduces to one of the four formulas. A `Percentile` does so when the
 limits of its stack are known.
