@@ -96,7 +96,7 @@ class Table:
             if chunked.num_chunks > 1:
                 raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
             self._arrays[name] = (
-                chunked.chunk(0) if chunked.num_chunks else pa.array([], type=chunked.type)
+                chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
             )
         return self._arrays[name]
 
@@ -243,7 +243,7 @@ class Table:
     def to_parquet(self, path: str) -> None:
         """Write the table as one Parquet file."""
         with storage.explained(f"{path!r} cannot be written"):
-            pq.write_table(_readable(self.plain().arrow), path)
+            pq.write_table(_with_variable_lists(_readable(self.plain().arrow)), path)
 
     def to_pandas(self) -> Any:
         """Return the table as a pandas DataFrame (needs the extra `notebook`)."""
@@ -381,3 +381,20 @@ def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_
     if len(array) == 0:
         return np.zeros(0, dtype=np.bool_)
     return np.asarray(np.asarray(per_value, dtype=np.bool_)[_view(array.indices)])
+
+
+def _with_variable_lists(arrow: pa.Table) -> pa.Table:
+    """Convert lists of a fixed size to lists whose missing rows are empty.
+
+    Parquet of pyarrow before 26 neither writes nor reads missing lists of a fixed size.
+    """
+    for number, field in enumerate(arrow.schema):
+        if pa.types.is_fixed_size_list(field.type):
+            column = arrow.column(number).combine_chunks()
+            present = np.asarray(column.is_valid())
+            offsets = np.append(0, np.cumsum(present * field.type.list_size)).astype(np.int32)
+            lists = pa.ListArray.from_arrays(
+                offsets, column.drop_null().flatten(), mask=pa.array(~present)
+            )
+            arrow = arrow.set_column(number, field.name, lists)
+    return arrow

@@ -384,6 +384,10 @@ def test_parquet_and_pandas_hold_what_the_index_holds(index: Index, tmp_path: Pa
     assert frames["sop_instance_uid"].tolist() == [
         index.value(k, "sop_instance_uid") for k in range(19)
     ]
+    for row, value in enumerate(frames["image_position_patient"]):
+        assert (None if value is None else tuple(value)) == index.value(
+            row, "image_position_patient"
+        )
     assert sorted(os.listdir(tmp_path / "out")) == [
         "files.parquet",
         "frames.parquet",
