@@ -80,7 +80,7 @@ class Tolerances:
         for field in fields(self):
             value = getattr(self, field.name)
             # NaN is not at least 0.
-            if not isinstance(value, Real) or isinstance(value, bool) or not value >= 0:
+            if not isinstance(value, Real) or isinstance(value, bool) or not float(value) >= 0:
                 raise UsageError(f"{field.name}={value!r}: expected a number of at least 0")
             # An index stores floats; NumPy's float32 has no JSON.
             object.__setattr__(self, field.name, float(value))
