@@ -1,8 +1,8 @@
 """Conversion of samples to MONAI, TorchIO, torchvision and Lightning, and back.
 
 The names are listed in ``__init__.pyi``. Each is imported at its first use, because the packages
-are optional. `to_monai`, `to_torchio` and `to_torchvision` convert a sample to the input of a package's
-transforms; the `from_` functions convert the result back. `ForMonai`, `ForTorchIO` and
+are optional. `to_monai`, `to_torchio` and `to_torchvision` convert a sample to the input of a
+package's transforms; the `from_` functions convert the result back. `ForMonai`, `ForTorchIO` and
 `ForTorchvision` do both around a transform, for the ``transform=`` of a dataset.
 
 The grid of a sample (`affine`, `spacing`) travels inside the image of the other package, so it

@@ -335,7 +335,6 @@ def test_floats_and_wide_integers_are_compared_exactly(dtype: str) -> None:
 @pytest.fixture
 def replace_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replace:
     """Make the second process read frames by a function body of `request` and the real `read`."""
-
     names = (f"replaced_second_{number}" for number in itertools.count())
 
     def replace(body: str) -> None:

@@ -48,10 +48,10 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Rule:
-    """Source files of references, and the parts of a reference that a volume must equal.
+    r"""Source files of references, and the parts of a reference that a volume must equal.
 
     `pattern` matches the path of the reference below the corpus. `sources` are globs there, with
-    `\\1` for the group of the pattern and "__" for a slash. `listed` is the reason why a reference
+    `\1` for the group of the pattern and "__" for a slash. `listed` is the reason why a reference
     cannot be equal as a whole; the properties that `check` names are required nevertheless:
 
     - "same": places and values, after the scaling of each side;
