@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="number of processes that read headers (default: one per core)",
+        help="number of processes that read headers (default: one per core for large folders)",
     )
     scan.add_argument(
         "--follow-links", action="store_true", help="walk into folders that are symbolic links"
