@@ -15,11 +15,11 @@ from phantoms import write_series
 from torch.utils.data import DataLoader
 
 import dicomdl
+from dicomdl import interop
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.samplers import RowBatchSampler, RowSampler
 from dicomdl.datasets.stream import StackStream
 from dicomdl.errors import GeometryError, MissingExtra, UsageError
-from dicomdl.interop import monai as interop
 from dicomdl.interop import torchvision as torchvision_module
 from dicomdl.interop.lightning import collate_flat
 from dicomdl.interop.monai import ForMonai, from_monai, to_monai
