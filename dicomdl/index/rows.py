@@ -106,10 +106,10 @@ class Generation:
     def _file_cell(self, name: str) -> Callable[[int], Any]:
         if name == "path":
             return _through(self.cell("file"), _cells(self.files, name), os.fsdecode)
-        states = self.files.numbers(name)
-        if not self.frames.is_number("file"):
-            return _through(self.cell("file"), states.item, int)
-        files = self.frames.numbers("file")
+        if not (self.files.is_number(name) and self.frames.is_number("file")):
+            # `Table.numbers` would give every worker a private copy of an encoded column.
+            return _through(self.cell("file"), _cells(self.files, name), int)
+        states, files = self.files.numbers(name), self.frames.numbers("file")
         return lambda row: states.item(files[row])
 
     def values(self, name: str, rows: slice) -> list[Any]:
