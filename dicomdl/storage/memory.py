@@ -5,12 +5,12 @@ a number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLo
 they inherit the variable, and each has a full budget. Every cache has a fixed share of the budget,
 in thousandths:
 
-    slices               350   decoded slices of coded stacks, for the following blocks
+    slices               365   decoded slices of coded stacks, for the following blocks
     label maps           240   integer labels of a dataset's `labels=`, per stack
     inflated files       140   data sets of deflated files with several frames
     label voxels          80   voxels of each label, from which samplers draw centers
     mosaic bands          50   decoded rows of mosaics, for the following tiles
-    stack readers         30   byte ranges and conversions of stacks
+    stack readers         15   byte ranges and conversions of stacks
     real-world maps       20   maps of stored values to real-world values
     header tables         20   lookup tables, palettes and maps as stored in headers
     body voxels           20   voxels of the body, per stack, from which samplers draw centers
@@ -57,12 +57,12 @@ VARIABLE: Final = "DICOMDL_MEMORY"
 # Overhead per item besides its value: the key and the entry of the dictionary.
 ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
-    "slices": 350,
+    "slices": 365,
     "label maps": 240,
     "inflated files": 140,
     "label voxels": 80,
     "mosaic bands": 50,
-    "stack readers": 30,
+    "stack readers": 15,
     "real-world maps": 20,
     "header tables": 20,
     "body voxels": 20,

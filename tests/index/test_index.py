@@ -16,6 +16,7 @@ from phantoms import write_multiframe, write_secondary_capture, write_series
 import dicomdl
 from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
 from dicomdl.index.index import Index
+from dicomdl.index.table import Table
 from dicomdl.index.views import Stack
 from dicomdl.storage import memory
 
@@ -487,3 +488,21 @@ def test_an_index_that_does_not_say_its_tolerances_is_refused_when_it_is_opened(
     memory.clear()
     with pytest.raises(IndexFolderError, match="scan again"):
         dicomdl.open_index(index.path)
+
+
+def test_the_states_of_files_are_read_without_decoding_a_column(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A decoded column is a private copy in every worker.
+    files = Index(type(index._generation)(index.path, index.generation))._generation.files
+    encoded = [name for name in ("file_bytes", "file_mtime_ns") if files.is_encoded(name)]
+    assert encoded, "the phantom has no encoded column"
+    original = type(files).numbers
+
+    def numbers(table: Table, name: str) -> Any:
+        assert not table.is_encoded(name), name
+        return original(table, name)
+
+    monkeypatch.setattr(type(files), "numbers", numbers)
+    fresh = Index(type(index._generation)(index.path, index.generation))
+    assert fresh.source(0).file == index.source(0).file
