@@ -82,6 +82,7 @@ def test_uniform_patches_begin_everywhere_with_the_same_probability() -> None:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(shapes, sizes, st.floats(0, 0.9))
 def test_a_grid_covers_every_voxel_and_neighbours_share_what_was_asked(

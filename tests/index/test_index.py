@@ -243,6 +243,7 @@ def test_adding_patients_moves_none_between_the_parts(many: Index, tmp_path: Pat
         assert patients(before) < patients(after)
 
 
+@pytest.mark.slow
 def test_a_split_of_a_selection_is_the_selection_of_the_split(many: Index) -> None:
     one = [part.rows().tolist() for part in many.select(modality="CT").split((0.5, 0.5))]
     other = [part.select(modality="CT").rows().tolist() for part in many.split((0.5, 0.5))]

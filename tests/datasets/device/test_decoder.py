@@ -846,6 +846,7 @@ def test_modality_values_beyond_float32_are_refused() -> None:
         to_modality(torch.tensor([5.0]), Rescale(1e38, 0))
 
 
+@pytest.mark.slow
 @given(stored_arrays, maps, st.booleans())
 @settings(max_examples=300)
 def test_a_recipe_maps_tensors_as_it_maps_arrays(values: Array, mapping: Any, invert: bool) -> None:
