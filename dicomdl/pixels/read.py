@@ -37,10 +37,9 @@ def read_frame(
     """Read the stored values of one frame, before any rescale.
 
     Bits outside BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are
-    pixel-interleaved for any PlanarConfiguration; PALETTE COLOR gives the indices (see
-    `dicomdl.values.lookup.palette_to_rgb`). A multi-frame file is read only where the frame's bytes
-    are. The function is thread-safe: reading, decoding and the passes over the values release the
-    GIL.
+    pixel-interleaved for any PlanarConfiguration; PALETTE COLOR gives the indices of the
+    palette, not its colours. A multi-frame file is read only where the frame's bytes are. The
+    function is thread-safe: reading, decoding and the passes over the values release the GIL.
 
     Parameters
     ----------

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomdl.arrays import Values
 from dicomdl.errors import DicomdlError, IntensityError, PixelError
 from dicomdl.headers.rare_tables import (
     MOST_ENTRIES,
@@ -185,29 +184,6 @@ def palette(file: File) -> Palette:
                 "the file has no palette for all of its values"
             )
         return _palette(tables.palette, bool(tables.signed))
-
-
-def palette_to_rgb(indices: Values, file: File) -> Values:
-    """Convert PALETTE COLOR frames to RGB, by the look-up tables of their file (see `palette`).
-
-    Parameters
-    ----------
-    indices
-        Stored values of shape (..., rows, columns).
-    file
-        The file of the frames.
-
-    Returns
-    -------
-    ndarray
-        RGB of shape (..., rows, columns, 3), uint8 or uint16 as the tables are.
-
-    Raises
-    ------
-    PixelError
-        As for `palette`.
-    """
-    return palette(file)(indices)
 
 
 @contextlib.contextmanager

@@ -57,11 +57,6 @@ class StackCache:
         self._max_bytes = max_bytes
         self._entry: Entry | None = None
 
-    @property
-    def is_given_up(self) -> bool:
-        """Whether this stack bypasses the cache, so that its slices are decoded one by one."""
-        return self._cache is None
-
     def block(self, start: Voxel, stop: Voxel) -> Converted | None:
         """Return the block from the cache, or None if this stack bypasses the cache.
 

@@ -962,7 +962,7 @@ def test_a_cache_that_is_too_small_keeps_nothing_in_the_workers(folder: Path) ->
         z, y, x = sample["location"].tolist()
         assert np.array_equal(sample["image"][0].numpy(), expected[z : z + 2, y : y + 9, x : x + 9])
     reader = voxels_of(patches._stacks[0], "modality", patches.reading.cache)
-    assert reader._cache is not None and reader._cache.is_given_up
+    assert reader._cache is not None and reader._cache.block((0, 0, 0), (1, 1, 1)) is None
 
 
 def test_blocks_of_mixed_rescales_are_those_of_the_volume_bit_by_bit(folder: Path) -> None:

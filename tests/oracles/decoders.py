@@ -30,7 +30,7 @@ from dicomdl.jobs import _decoder_pairs as decoder_pairs_module
 from dicomdl.jobs import second_decoder as seconddecoder
 from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
 from dicomdl.pixels import read as pixels
-from dicomdl.values._lookup_reading import palette_to_rgb
+from dicomdl.values._lookup_reading import palette
 
 Array = NDArray[Any]
 
@@ -212,7 +212,7 @@ def expected(frame: dicomdl.Frame, reader: Second) -> Array:
     if reader is not FILE:
         return ours
     if frame.photometric_interpretation == "PALETTE COLOR":
-        return palette_to_rgb(ours, frame.path)
+        return palette(frame.path)(ours)
     if frame.samples_per_pixel > 1 or frame.rescale_slope is None:
         return ours
     return ours.astype(np.float64) * (frame.rescale_slope or 1.0) + (frame.rescale_intercept or 0.0)

@@ -457,7 +457,7 @@ def test_a_palette_is_read_whatever_its_width_and_byte_order(
     dataset = palette_image([((256, first, bits), code(channel, syntax)) for channel in channels])
     path = write(tmp_path / "a", dataset, syntax)
     indices = np.arange(300, dtype="u2").reshape(3, 10, 10)
-    rgb = lookup_reading_module.palette_to_rgb(indices, path)
+    rgb = lookup_reading_module.palette(path)(indices)
     assert rgb.dtype == (np.uint8 if bits == 8 else np.uint16) and rgb.shape == (3, 10, 10, 3)
     assert np.array_equal(rgb, np.stack(channels, -1)[np.clip(indices.astype(int) - first, 0, 255)])
     # pydicom reads big-endian tables as little-endian ones, and its indices into 8-bit tables
@@ -465,7 +465,7 @@ def test_a_palette_is_read_whatever_its_width_and_byte_order(
     if syntax != BIG:
         few = indices[indices < 256]
         assert np.array_equal(
-            lookup_reading_module.palette_to_rgb(few, path),
+            lookup_reading_module.palette(path)(few),
             apply_color_lut(few, pydicom.dcmread(path)),
         )
 
@@ -478,7 +478,7 @@ def test_palettes_map_negative_indices_and_more_than_256_entries_of_8_bits(tmp_p
     )
     indices = np.arange(-700, 700, dtype="i2")
     assert np.array_equal(
-        lookup_reading_module.palette_to_rgb(indices, path),
+        lookup_reading_module.palette(path)(indices),
         np.stack(channels, -1)[np.clip(indices + 500, 0, 999)],
     )
 
@@ -491,7 +491,7 @@ def test_channels_with_descriptors_of_their_own_each_follow_it(tmp_path: Path) -
     parts = [((256, 0, 8), octets(red)), ((100, 30, 8), words(green)), ((50, 250, 16), words(wide))]
     path = write(tmp_path / "a", palette_image(parts))
     indices = np.arange(400)
-    rgb = lookup_reading_module.palette_to_rgb(indices, path)
+    rgb = lookup_reading_module.palette(path)(indices)
     # One channel needs 16 bits: entries of 8 bits are scaled to the full range.
     assert rgb.dtype == np.uint16
     assert np.array_equal(rgb[:, 0], red[np.clip(indices, 0, 255)] * 257)
@@ -615,9 +615,7 @@ def test_files_without_a_palette_for_all_values_are_typed_errors(tmp_path: Path)
     ]
     for number, dataset in enumerate(cases):
         with pytest.raises(PixelError):
-            lookup_reading_module.palette_to_rgb(
-                np.zeros((2, 2), "u1"), write(tmp_path / f"{number}", dataset)
-            )
+            lookup_reading_module.palette(write(tmp_path / f"{number}", dataset))
 
 
 # --- real-world maps ------------------------------------------------------------------------------
@@ -948,7 +946,7 @@ def test_the_palette_that_pydicom_ships_gives_its_colours() -> None:
     path = PYDICOM_FILES / "examples_palette.dcm"
     dataset = pydicom.dcmread(path)
     assert np.array_equal(
-        lookup_reading_module.palette_to_rgb(dataset.pixel_array, path),
+        lookup_reading_module.palette(path)(dataset.pixel_array),
         apply_color_lut(dataset.pixel_array, dataset)[..., :3],
     )
 
@@ -971,7 +969,7 @@ def test_real_palettes_give_the_colours_that_pydicom_gives(corpus: Path, name: s
     dataset = pydicom.dcmread(corpus / name)
     indices = dataset.pixel_array
     assert np.array_equal(
-        lookup_reading_module.palette_to_rgb(indices, corpus / name),
+        lookup_reading_module.palette(corpus / name)(indices),
         apply_color_lut(indices, dataset)[..., :3],
     )
 
