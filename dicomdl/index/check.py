@@ -9,14 +9,15 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 
 from dicomdl.headers.uids import PLACED
-from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS, SHOWN_VALUES
+from dicomdl.index._reasons import format_value, reason
+from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS
 from dicomdl.index.text import (
     SHOWN_LINES,
     Part,
@@ -290,172 +291,6 @@ def _needs_person(
     return verdict in ALARMING or unplaced or bool(detail.get("missing_in_group"))
 
 
-def reason(verdict: str, detail: Mapping[str, Any], slices: int, members: int) -> str:
-    """Format the numbers behind a verdict as one line.
-
-    Parameters
-    ----------
-    verdict, detail
-        As for `Stack`.
-    slices
-        The number of slices of the stack.
-    members
-        The number of stacks of its group, itself included.
-    """
-    facts = _Facts(verdict, detail, slices, members)
-    phrases = [phrase(facts) for key, phrase in _PHRASES.items() if key in detail]
-    others = {
-        key: value for key, value in detail.items() if key not in _PHRASES and key not in _NO_PHRASE
-    }
-    # Keys without a phrase are shown as they are, rather than lost.
-    phrases += [f"{key.replace('_', ' ')} {_format_value(value)}" for key, value in others.items()]
-    return "; ".join(phrase for phrase in phrases if phrase)
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """Input of the phrases of a reason."""
-
-    verdict: str
-    detail: Mapping[str, Any]
-    slices: int
-    members: int
-
-
-def _describe_holes(facts: _Facts) -> str:
-    detail = facts.detail
-    expected = facts.slices - detail.get("repeated_positions", 0) + detail["missing"]
-    slices = detail.get("missing_after", [])
-    after = (
-        f" after slice{'s' if len(slices) > 1 else ''} {_format_value(slices)}" if slices else ""
-    )
-    spacing = _format_value(detail.get("spacing"))
-    return f"{detail['missing']} of {expected} slices missing{after}; true spacing {spacing} mm"
-
-
-def _describe_gaps(facts: _Facts) -> str:
-    if "missing" in facts.detail:
-        # The phrase of the missing slices is more precise.
-        return ""
-    smallest, median, largest = (
-        _format_value(facts.detail.get(f"{which}_gap"))
-        for which in ("smallest", "median", "largest")
-    )
-    return f"spacing between {smallest} and {largest} mm, median {median}"
-
-
-def _describe_error(facts: _Facts) -> str:
-    error = facts.detail["position_error"]
-    # Two slices always lie on the line through them.
-    if facts.verdict not in ("regular", "tilted") or facts.slices <= 2:
-        return ""
-    return (
-        "positions on an even grid"
-        if error < 1e-3
-        else f"positions within {_format_value(error)} mm of an even grid"
-    )
-
-
-def _describe_step(facts: _Facts) -> str:
-    step = facts.detail["step"]
-    return (
-        "one slice, as thick as SliceThickness says"
-        if step == "SliceThickness"
-        else f"one slice, its thickness {_format_value(step)}"
-    )
-
-
-def _describe_group_gaps(facts: _Facts) -> str:
-    lacking = facts.detail["missing_in_group"]
-    slices = "1 slice" if len(lacking) == 1 else f"{len(lacking)} slices"
-    return (
-        f"lacks {slices} that others of its group of {facts.members} stacks have: "
-        f"{_format_value(lacking)}"
-        if lacking
-        else ""
-    )
-
-
-def _describe_copies(facts: _Facts) -> str:
-    detail = facts.detail
-    phrases = [
-        f"{detail['repeated_positions']} of {facts.slices} slices at the position of another one"
-    ]
-    if "pixels" in detail:
-        phrases.append(
-            "pixels not compared"
-            if detail["pixels"] == "unchecked"
-            else f"pixels {_format_value(detail['pixels'])}"
-        )
-    if ties := detail.get("told_apart_by"):
-        phrases.append(f"{' or '.join(map(str, ties))} would tell them apart, but differently")
-    else:
-        phrases.append("nothing in the headers tells them apart")
-    return "; ".join(phrases)
-
-
-def _describe_instances(facts: _Facts) -> str:
-    # UIDs have up to 64 characters: two identify the position, `detail` holds the others.
-    instances = facts.detail["instances"]
-    return f"instances {_format_value(instances[:2])}{', ...' if len(instances) > 2 else ''}"
-
-
-# Phrases of a reason, in their order, by the key of `detail` that calls for them.
-_PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
-    "why": lambda facts: _format_value(facts.detail["why"]),
-    "missing_in_group": _describe_group_gaps,
-    "repeated_positions": _describe_copies,
-    "missing": _describe_holes,
-    "smallest_gap": _describe_gaps,
-    "in_plane_error": lambda facts: (
-        "positions leave a straight line by up to "
-        f"{_format_value(facts.detail['in_plane_error'])} mm"
-    ),
-    "tilt_deg": lambda facts: f"tilted by {_format_value(facts.detail['tilt_deg'])} degrees",
-    "position_error": _describe_error,
-    "unconfirmed": lambda facts: (
-        "two slices: nothing confirms the spacing" if facts.slices == 2 else ""
-    ),
-    "varies": lambda facts: (
-        f"{', '.join(map(str, facts.detail['varies']))} not the same in all slices"
-    ),
-    "coordinates": lambda facts: (
-        f"coordinates {_format_value(facts.detail['coordinates'])}, not of the patient"
-    ),
-    "step": _describe_step,
-    "series_instance_uid": lambda facts: (
-        f"Series Instance UID is {_format_value(facts.detail['series_instance_uid'])}"
-    ),
-    "study_instance_uid": lambda facts: (
-        f"Study Instance UID is {_format_value(facts.detail['study_instance_uid'])}"
-    ),
-    "instances": _describe_instances,
-}
-# Keys of `detail` that other phrases include, or that have columns of their own.
-_NO_PHRASE: Final = frozenset(
-    {
-        "spacing",
-        "median_gap",
-        "largest_gap",
-        "missing_after",
-        "pixels",
-        "told_apart_by",
-        *IDC_COLUMNS,
-    }
-)
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_format_value(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        more = f", ... ({len(value)} in all)" if len(value) > SHOWN_VALUES else ""
-        return ", ".join(map(_format_value, value[:SHOWN_VALUES])) + more
-    return "none" if value is None else str(value)
-
-
 _STACK_TITLES: Final = ("modality", "shape", "spacing mm", "verdict", "reason")
 
 
@@ -491,7 +326,7 @@ def _format_facts(group: Sequence[StackCheck]) -> list[str]:
     spacing = " x ".join(f"{step:.4g}" if math.isfinite(step) else "?" for step in row.spacing)
     reason = f"{len(group)} stacks, each: {row.reason}" if len(group) > 1 else row.reason
     if len(group) == 1 and row.dimension:
-        reason = f"[{_format_value(row.dimension)}] {reason}"
+        reason = f"[{format_value(row.dimension)}] {reason}"
     shape = " x ".join(map(str, row.shape))
     return [row.modality or "(none)", shape, spacing, row.verdict, reason]
 

@@ -14,7 +14,8 @@ from pydicom.uid import UID, SecondaryCaptureImageStorage
 import dicomdl
 from dicomdl.headers.uids import PLACED
 from dicomdl.index import check as check_module
-from dicomdl.index.check import Check, reason
+from dicomdl.index._reasons import reason
+from dicomdl.index.check import Check
 from dicomdl.index.index import Index
 from dicomdl.index.overview import IDC_COLUMNS
 from dicomdl.index.text import SHOWN_LINES, Part, printable

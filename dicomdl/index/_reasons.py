@@ -1,0 +1,172 @@
+"""The reason of a verdict: one line of phrases, made from the numbers in the detail of a stack."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dicomdl.index.overview import IDC_COLUMNS, SHOWN_VALUES
+
+
+def reason(verdict: str, detail: Mapping[str, Any], slices: int, members: int) -> str:
+    """Format the numbers behind a verdict as one line.
+
+    Parameters
+    ----------
+    verdict, detail
+        As for `Stack`.
+    slices
+        The number of slices of the stack.
+    members
+        The number of stacks of its group, itself included.
+    """
+    facts = _Facts(verdict, detail, slices, members)
+    phrases = [phrase(facts) for key, phrase in _PHRASES.items() if key in detail]
+    others = {
+        key: value for key, value in detail.items() if key not in _PHRASES and key not in _NO_PHRASE
+    }
+    # Keys without a phrase are shown as they are, rather than lost.
+    phrases += [f"{key.replace('_', ' ')} {format_value(value)}" for key, value in others.items()]
+    return "; ".join(phrase for phrase in phrases if phrase)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """Input of the phrases of a reason."""
+
+    verdict: str
+    detail: Mapping[str, Any]
+    slices: int
+    members: int
+
+
+def _describe_holes(facts: _Facts) -> str:
+    detail = facts.detail
+    expected = facts.slices - detail.get("repeated_positions", 0) + detail["missing"]
+    slices = detail.get("missing_after", [])
+    after = f" after slice{'s' if len(slices) > 1 else ''} {format_value(slices)}" if slices else ""
+    spacing = format_value(detail.get("spacing"))
+    return f"{detail['missing']} of {expected} slices missing{after}; true spacing {spacing} mm"
+
+
+def _describe_gaps(facts: _Facts) -> str:
+    if "missing" in facts.detail:
+        # The phrase of the missing slices is more precise.
+        return ""
+    smallest, median, largest = (
+        format_value(facts.detail.get(f"{which}_gap"))
+        for which in ("smallest", "median", "largest")
+    )
+    return f"spacing between {smallest} and {largest} mm, median {median}"
+
+
+def _describe_error(facts: _Facts) -> str:
+    error = facts.detail["position_error"]
+    # Two slices always lie on the line through them.
+    if facts.verdict not in ("regular", "tilted") or facts.slices <= 2:
+        return ""
+    return (
+        "positions on an even grid"
+        if error < 1e-3
+        else f"positions within {format_value(error)} mm of an even grid"
+    )
+
+
+def _describe_step(facts: _Facts) -> str:
+    step = facts.detail["step"]
+    return (
+        "one slice, as thick as SliceThickness says"
+        if step == "SliceThickness"
+        else f"one slice, its thickness {format_value(step)}"
+    )
+
+
+def _describe_group_gaps(facts: _Facts) -> str:
+    lacking = facts.detail["missing_in_group"]
+    slices = "1 slice" if len(lacking) == 1 else f"{len(lacking)} slices"
+    return (
+        f"lacks {slices} that others of its group of {facts.members} stacks have: "
+        f"{format_value(lacking)}"
+        if lacking
+        else ""
+    )
+
+
+def _describe_copies(facts: _Facts) -> str:
+    detail = facts.detail
+    phrases = [
+        f"{detail['repeated_positions']} of {facts.slices} slices at the position of another one"
+    ]
+    if "pixels" in detail:
+        phrases.append(
+            "pixels not compared"
+            if detail["pixels"] == "unchecked"
+            else f"pixels {format_value(detail['pixels'])}"
+        )
+    if ties := detail.get("told_apart_by"):
+        phrases.append(f"{' or '.join(map(str, ties))} would tell them apart, but differently")
+    else:
+        phrases.append("nothing in the headers tells them apart")
+    return "; ".join(phrases)
+
+
+def _describe_instances(facts: _Facts) -> str:
+    # UIDs have up to 64 characters: two identify the position, `detail` holds the others.
+    instances = facts.detail["instances"]
+    return f"instances {format_value(instances[:2])}{', ...' if len(instances) > 2 else ''}"
+
+
+# Phrases of a reason, in their order, by the key of `detail` that calls for them.
+_PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
+    "why": lambda facts: format_value(facts.detail["why"]),
+    "missing_in_group": _describe_group_gaps,
+    "repeated_positions": _describe_copies,
+    "missing": _describe_holes,
+    "smallest_gap": _describe_gaps,
+    "in_plane_error": lambda facts: (
+        "positions leave a straight line by up to "
+        f"{format_value(facts.detail['in_plane_error'])} mm"
+    ),
+    "tilt_deg": lambda facts: f"tilted by {format_value(facts.detail['tilt_deg'])} degrees",
+    "position_error": _describe_error,
+    "unconfirmed": lambda facts: (
+        "two slices: nothing confirms the spacing" if facts.slices == 2 else ""
+    ),
+    "varies": lambda facts: (
+        f"{', '.join(map(str, facts.detail['varies']))} not the same in all slices"
+    ),
+    "coordinates": lambda facts: (
+        f"coordinates {format_value(facts.detail['coordinates'])}, not of the patient"
+    ),
+    "step": _describe_step,
+    "series_instance_uid": lambda facts: (
+        f"Series Instance UID is {format_value(facts.detail['series_instance_uid'])}"
+    ),
+    "study_instance_uid": lambda facts: (
+        f"Study Instance UID is {format_value(facts.detail['study_instance_uid'])}"
+    ),
+    "instances": _describe_instances,
+}
+# Keys of `detail` that other phrases include, or that have columns of their own.
+_NO_PHRASE: Final = frozenset(
+    {
+        "spacing",
+        "median_gap",
+        "largest_gap",
+        "missing_after",
+        "pixels",
+        "told_apart_by",
+        *IDC_COLUMNS,
+    }
+)
+
+
+def format_value(value: Any) -> str:
+    """Format a value of `detail` for a sentence: floats to 4 digits, long lists shortened."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {format_value(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        more = f", ... ({len(value)} in all)" if len(value) > SHOWN_VALUES else ""
+        return ", ".join(map(format_value, value[:SHOWN_VALUES])) + more
+    return "none" if value is None else str(value)
