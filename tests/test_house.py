@@ -41,6 +41,7 @@ def test_the_checks_pass(command: list[str]) -> None:
 
 
 def test_every_public_name_can_be_had_and_is_documented() -> None:
+    assert "__version__" in dicomdl.__all__
     for name in dicomdl.__all__:
         value = getattr(dicomdl, name)
         assert name == "__version__" or value.__doc__, name
