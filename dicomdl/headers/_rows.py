@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from dicomdl.headers._heads import Syntax
 from dicomdl.headers._window import Window
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import BINARY, converter, swap_bytes
-from dicomdl.headers.frame import Attribute
 
 Row: TypeAlias = tuple[bytes, ...]
 _FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers.frame import Attribute
+from dicomdl.headers.attribute import Attribute
 
 
 class Constant(NamedTuple):

@@ -12,14 +12,12 @@ name their creator.
 import dataclasses
 import functools
 import os
-import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from dicomdl.headers.attribute import TEXT_VRS, Attribute, Need
+from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
 from dicomdl.storage.sources import UNKNOWN, Source
-
-Need = Literal["identity", "select", "grid", "pixels", "intensity", "split", "suv"]
-Kind = Literal["text", "integer", "real", "reals", "flag"]
 
 # Functional group macros (PS3.3 C.7.6.16.2 and the modality-specific ones of C.8).
 PIXEL_MEASURES: Final = 0x00289110
@@ -56,122 +54,10 @@ FRAME_TYPES: Final = (
 RADIOPHARMACEUTICAL: Final = 0x00540016
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
-    """The source of one column of the table `frames`, and its type.
-
-    Attributes
-    ----------
-    name : str
-        The column.
-    tag, vr : int, str
-        Tag and value representation. "XS" stands for US or SS.
-    need : Need
-        The purpose of the column.
-    size : int
-        Number of values: 1 for a scalar, n > 1 for exactly n, 0 for any number. Text of several
-        values keeps the backslash of DICOM.
-    creator : str
-        The private creator; "" for standard attributes.
-    inside : int
-        The top-level sequence whose first item contains the attribute; 0 for none.
-    groups : tuple of int
-        The functional group macros that contain it in an enhanced object.
-    group_tag : int
-        Its tag in these macros if that differs; 0 otherwise.
-    per_frame : bool
-        Whether it is a vector with one value per frame (NM vectors, GridFrameOffsetVector).
-    required : bool
-        Whether a present but unreadable value makes the file a problem, instead of being treated
-        as absent.
-    """
-
-    name: str
-    tag: int
-    vr: str
-    need: Need
-    size: int = 1
-    creator: str = ""
-    inside: int = 0
-    groups: tuple[int, ...] = ()
-    group_tag: int = 0
-    per_frame: bool = False
-    required: bool = False
-
-    @property
-    def kind(self) -> Kind:
-        """The type of the column in memory and in Arrow."""
-        if self.vr == "SQ":
-            return "flag"
-        if self.vr in _TEXT_VRS:
-            return "text"
-        if self.per_frame or self.size == 1:
-            return "integer" if self.vr in _INTEGER_VRS else "real"
-        return "reals"
-
-
-_TEXT_VRS: Final = frozenset(
-    {"AE", "AS", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
-)
-# XS stands for US or SS, depending on PixelRepresentation.
-_INTEGER_VRS: Final = frozenset({"IS", "US", "SS", "UL", "SL", "UV", "SV", "AT", "XS"})
-
-
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
     """Declare a field of `Frame` whose value is a fact of the header."""
-    default: Any = "" if vr in _TEXT_VRS else False if vr == "SQ" else None
+    default: Any = "" if vr in TEXT_VRS else False if vr == "SQ" else None
     return dataclasses.field(default=default, metadata={"attribute": (tag, vr, need, size, more)})
-
-
-@dataclass(frozen=True, slots=True)
-class FrameSource:
-    """The byte range of one frame and the coding of its samples: all that reading it needs.
-
-    A native frame has `byte_length` bytes at `byte_offset`, and its first sample begins after
-    `bit_offset` bits (BitsAllocated 1 only). The byte range of an encapsulated frame extends from
-    the item tag of the first fragment to the end of the last fragment, item headers included. If
-    `deflated` is True, the offset counts in the inflated data set.
-
-    `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode` are the state of the file during
-    the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x `columns` pixels, and
-    begins at (`tile_top`, `tile_left`) of a coded frame of `coded_rows` x `coded_columns`. Both
-    sizes are 0 for a frame that is no tile.
-    """
-
-    path: str
-    frame_number: int
-    byte_offset: int
-    byte_length: int
-    bit_offset: int
-    deflated: bool
-    file_bytes: int
-    file_mtime_ns: int
-    transfer_syntax_uid: str
-    rows: int
-    columns: int
-    samples_per_pixel: int
-    photometric_interpretation: str
-    planar_configuration: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    pixel_representation: int
-    float_pixels: bool
-    coded_rows: int = 0
-    coded_columns: int = 0
-    tile_top: int = 0
-    tile_left: int = 0
-    # Tells images from segmentations, whose samples are labels and must not be averaged.
-    sop_class_uid: str = ""
-    file_ctime_ns: int = UNKNOWN
-    file_inode: int = 0
-
-    @property
-    def file(self) -> Source:
-        """The file, in the state of the scan."""
-        return Source(
-            self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -513,11 +399,6 @@ class Frame:
         return f"Frame({', '.join(shown)})"
 
 
-# The fields of a frame that form its `Source`, in order. They are columns of the table `files`.
-FILE_FIELDS: Final = ("path", "file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
-SOURCE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FrameSource))
-
-
 @functools.cache
 def attributes() -> tuple[Attribute, ...]:
     """Return the header attributes of the index, in the order of the fields of `Frame`."""
@@ -527,8 +408,3 @@ def attributes() -> tuple[Attribute, ...]:
             tag, vr, need, size, more = field.metadata["attribute"]
             result.append(Attribute(field.name, tag, vr, need, size, **more))
     return tuple(result)
-
-
-def snake_case(keyword: str) -> str:
-    """Return the column name of a DICOM keyword: ``SOPInstanceUID`` -> ``sop_instance_uid``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", keyword).lower()

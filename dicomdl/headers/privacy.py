@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from dicomdl.errors import UsageError
-from dicomdl.headers.frame import Attribute, Frame, attributes, snake_case
+from dicomdl.headers.attribute import Attribute, snake_case
+from dicomdl.headers.frame import Frame, attributes
 from dicomdl.headers.requirement import require_pydicom
 
 # Attributes that need allow_phi=True: those of the basic profile (PS3.15 Table E.1-1). They are

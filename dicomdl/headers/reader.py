@@ -23,6 +23,7 @@ from dicomdl.headers._pixel_data import PixelLayout, locate_frames, pixel_layout
 from dicomdl.headers._rows import Context, Row, Schema, override
 from dicomdl.headers._text import transcoded
 from dicomdl.headers._window import Window
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import (
     Column,
     Constant,
@@ -31,7 +32,8 @@ from dicomdl.headers.columns import (
     fill_pixel_defaults,
     sign_padding,
 )
-from dicomdl.headers.frame import FILE_FIELDS, Attribute, Frame, attributes
+from dicomdl.headers.frame import Frame, attributes
+from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.headers.header import NO_TILE, UNREAD, CodedTile, Header
 from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.uids import (

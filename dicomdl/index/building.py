@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import Column, Constant
-from dicomdl.headers.frame import Attribute
 from dicomdl.index.schema import DEFAULTS, frames_schema
 from dicomdl.index.table import CONSTANTS, Table
 

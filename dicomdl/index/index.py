@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import IndexFolderError, UsageError
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import overview
 from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
-from dicomdl.headers.frame import FILE_FIELDS, SOURCE_FIELDS, Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.index.generations import map_table, read_facts
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered

@@ -10,7 +10,9 @@ from typing import Final
 import pyarrow as pa
 
 from dicomdl.geometry.verdict import IDC_CHECKS
-from dicomdl.headers.frame import FILE_FIELDS, Attribute, attributes
+from dicomdl.headers.attribute import Attribute
+from dicomdl.headers.frame import attributes
+from dicomdl.headers.frame_source import FILE_FIELDS
 
 FORMAT: Final = 4
 TABLES: Final = ("files", "frames", "stacks", "problems")

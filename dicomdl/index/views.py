@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.geometry.grid import Geometry, Tolerances, frame_positions
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Problem, printable
 

@@ -14,7 +14,7 @@ import numpy as np
 from dicomdl.arrays import Values
 from dicomdl.errors import PixelError
 from dicomdl.headers import uids
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.jobs._decoder_pairs import first_name, seconds_for
 from dicomdl.jobs.second_decoder import Refusal, Second, SecondReader
 from dicomdl.pixels import read as pixels

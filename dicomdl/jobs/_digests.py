@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dicomdl.errors import PixelError
-from dicomdl.headers.frame import FILE_FIELDS, SOURCE_FIELDS, FrameSource
+from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.index.table import Table
 from dicomdl.pixels.read import read_frame
 from dicomdl.storage.sources import as_stream, opened

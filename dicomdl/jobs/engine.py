@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import StorageError
-from dicomdl.headers.frame import Attribute
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
-from dicomdl.headers.frame import Attribute
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest

@@ -21,7 +21,7 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.headers import uids
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.options import Colour
 from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
 from dicomdl.storage.system import physical_memory

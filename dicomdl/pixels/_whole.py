@@ -8,7 +8,8 @@ import dataclasses
 import math
 
 from dicomdl.arrays import Values
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels._native import UNCODED, arrange, native_bytes
 from dicomdl.pixels.coded import read_coded, to_rgb
 from dicomdl.pixels.codestreams import FrameLike

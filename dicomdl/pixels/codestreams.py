@@ -10,7 +10,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from dicomdl.errors import DecodeError, TruncatedPixels
 from dicomdl.geometry.grid import halved
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.storage.sources import truncated
 
 FrameLike: TypeAlias = FrameSource | Frame

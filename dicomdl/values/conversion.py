@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import IntensityError, SUVError
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered

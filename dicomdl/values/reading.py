@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import GeometryError, IntensityError, UsageError
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_justified
 from dicomdl.pixels.read import decode_frame

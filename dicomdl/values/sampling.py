@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import PixelError
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores

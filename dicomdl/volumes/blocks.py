@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError, UsageError
-from dicomdl.headers.frame import FILE_FIELDS
+from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.pixels.stored import (

@@ -62,10 +62,12 @@ def repeated_index(folder: Path, frames: int) -> Path:
     folder contains a digest of the code that builds the tables, so that a change of the code makes
     another index.
     """
-    from dicomdl.headers import frame
+    from dicomdl.headers import attribute, frame
     from dicomdl.index import table as tables
 
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
+    code = b"".join(
+        Path(str(module.__file__)).read_bytes() for module in (attribute, frame, tables)
+    )
     out = (
         folder
         / f"index-{frames}-{hashlib.blake2b(code, digest_size=4).hexdigest()}-v{phantom_ct.VERSION}"

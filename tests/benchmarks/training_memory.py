@@ -48,10 +48,12 @@ def repeated_index(frames: int) -> Path:
     """
     import phantom_ct
 
-    from dicomdl.headers import frame
+    from dicomdl.headers import attribute, frame
     from dicomdl.index import table as tables
 
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (frame, tables))
+    code = b"".join(
+        Path(str(module.__file__)).read_bytes() for module in (attribute, frame, tables)
+    )
     digest = hashlib.blake2b(code, digest_size=4).hexdigest()
     out = phantom_ct.data_folder() / f"training-index-{frames}-{digest}-v{phantom_ct.VERSION}"
     if not out.exists():

@@ -7,14 +7,9 @@ import pytest
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, private_dictionary_VR
 
 from dicomdl.headers import frame as frame_module
-from dicomdl.headers.frame import (
-    SOURCE_FIELDS,
-    Attribute,
-    Frame,
-    FrameSource,
-    attributes,
-    snake_case,
-)
+from dicomdl.headers.attribute import Attribute, snake_case
+from dicomdl.headers.frame import Frame, attributes
+from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
 
 STANDARD = [attribute for attribute in attributes() if not attribute.creator]
 PRIVATE = [attribute for attribute in attributes() if attribute.creator]

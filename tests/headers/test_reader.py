@@ -28,8 +28,9 @@ from dicomdl.errors import HeaderError, UsageError
 from dicomdl.headers._elements import Wanted, walk, walk_meta
 from dicomdl.headers._heads import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED, Step, Syntax
 from dicomdl.headers._window import Window
+from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import Constant
-from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Attribute, Frame, attributes
+from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Frame, attributes
 from dicomdl.headers.header import Header
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader, read_frames

@@ -20,7 +20,7 @@ from phantoms import encode_frame, encode_htj2k
 from PIL import Image
 
 from dicomdl.errors import DecodeError, DicomdlError, PixelError, TruncatedPixels, UnsupportedSyntax
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels import codestreams as codestreams_module
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.codestreams import join_fragments

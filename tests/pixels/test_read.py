@@ -38,7 +38,8 @@ from dicomdl.errors import (
     TruncatedPixels,
     UsageError,
 )
-from dicomdl.headers.frame import Frame, FrameSource
+from dicomdl.headers.frame import Frame
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.headers.reader import read_frames
 from dicomdl.pixels import _native as native_module
 from dicomdl.pixels import tiles as tiles_module
@@ -48,7 +49,7 @@ from dicomdl.pixels.read import read_frame, read_rows
 from dicomdl.pixels.stored import frame_shape, is_native, stored_dtype
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
 from dicomdl.storage import sources as sources_module
-from dicomdl.values._lookup_reading import palette_to_rgb
+from dicomdl.values._lookup_reading import palette
 
 Array = NDArray[Any]
 
@@ -1111,14 +1112,14 @@ def test_palette_indices_become_the_colours_of_their_file() -> None:
     assert indices.ndim == 2
     dataset = pydicom.dcmread(path)
     assert np.array_equal(
-        palette_to_rgb(indices, path), apply_color_lut(dataset.pixel_array, dataset)[..., :3]
+        palette(path)(indices), apply_color_lut(dataset.pixel_array, dataset)[..., :3]
     )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_without_a_palette_is_a_typed_error() -> None:
     with pytest.raises(PixelError):
-        palette_to_rgb(np.zeros((2, 2), "u1"), PYDICOM_FILES / "MR_small.dcm")
+        palette(PYDICOM_FILES / "MR_small.dcm")
 
 
 # --- parts ----------------------------------------------------------------------------------------

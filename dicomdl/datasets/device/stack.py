@@ -7,7 +7,7 @@ import numpy as np
 
 from dicomdl.errors import GeometryError, IrregularStack, UsageError
 from dicomdl.geometry.verdict import READABLE
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.pixels.stored import frame_shape, stored_range
 from dicomdl.values.conversion import Conversion, conversions

@@ -37,7 +37,7 @@ from dicomdl.errors import (
     TruncatedPixels,
     UsageError,
 )
-from dicomdl.headers.frame import FrameSource
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels import _native as native_module
 from dicomdl.pixels import decoders as codecs
 from dicomdl.pixels.bits import CodedBits, coded_rule, keep_bits
