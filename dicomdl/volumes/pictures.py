@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from dicomdl.errors import StorageError
 from dicomdl.values.request import IntensityOption
+from dicomdl.volumes._figures import pictured, shown_intensity
 from dicomdl.volumes.resampling import simpleitk
-from dicomdl.volumes.volume import Volume, pictured, shown_intensity
+from dicomdl.volumes.volume import Volume
 
 
 def montage(
@@ -27,8 +28,10 @@ def montage(
     numpy.ndarray
         uint8, grey (rows, columns) or RGB (rows, columns, 3).
     """
-    values = volume.window(shown_intensity(volume, intensity), suv="if_possible").array
-    indices = [index for _, index in pictured(volume, slices)]
+    request = shown_intensity(volume.quantity, intensity)
+    values = volume.window(request, suv="if_possible").array
+    chosen = pictured(volume.shape, slices, series=bool(volume.dimension))
+    indices = [index for _, index in chosen]
     across = math.ceil(math.sqrt(len(indices)))
     down = math.ceil(len(indices) / across)
     rows, columns, *samples = values[indices[0]].shape

@@ -6,7 +6,6 @@ interpolates on other grids.
 """
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,30 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values
-from dicomdl.errors import GeometryError, UsageError, missing_extra
+from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame import Frame
 from dicomdl.index.views import Stack
-from dicomdl.values.auto import resolve
-from dicomdl.values.conversion import suv_factor_of
-from dicomdl.values.intensity import Intensity
-from dicomdl.values.quantity import Quantity, RealWorld
-from dicomdl.values.reading import spread_over
+from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
-from dicomdl.values.sampling import sample_of, sample_positions
-from dicomdl.values.stack_intensity import SuvPolicy, checked_suv, kept_limits, stack_intensity
+from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
-from dicomdl.values.windows import Percentile
+from dicomdl.volumes._figures import figure_of, pictured, pyplot, shown_intensity
+from dicomdl.volumes._regridding import Gridded, checked_filled, regridded, reoriented
+from dicomdl.volumes._windowing import Measured, in_suv, windowed
 from dicomdl.volumes.resampling import (
     Interpolation,
-    axes_towards,
-    carried,
     from_image,
-    interpolate,
     new_grid,
     require_format,
-    require_known,
     to_image,
     write_image,
 )
@@ -110,35 +102,7 @@ class Volume:
     quantity: Quantity = "modality"
 
     def __post_init__(self) -> None:
-        expected = (*((len(self.dimension),) if self.dimension else ()), *self.geometry.shape)
-        if (
-            tuple(self.array.shape[: len(expected)]) != expected
-            or self.array.ndim > len(expected) + 1
-        ):
-            raise GeometryError(
-                f"the array is {self.array.shape}, the grid is {expected}: "
-                "pass `dimension` for an array with a leading axis",
-                shape=self.array.shape,
-                expected=expected,
-            )
-        filled = (
-            np.array(self.filled, dtype=np.bool_)
-            if len(self.filled)
-            else np.zeros(self.geometry.shape[0], dtype=np.bool_)
-        )
-        if filled.shape != self.geometry.shape[:1]:
-            raise GeometryError(
-                f"`filled` is {filled.shape} for {self.geometry.shape[0]} slices",
-                shape=filled.shape,
-            )
-        if self.padding is not None and self.padding.shape != expected:
-            raise GeometryError(
-                f"`padding` is {self.padding.shape}, the grid is {expected}",
-                shape=self.padding.shape,
-                expected=expected,
-            )
-        filled.flags.writeable = False
-        object.__setattr__(self, "filled", filled)
+        object.__setattr__(self, "filled", checked_filled(self._gridded()))
 
     @property
     def verdict(self) -> str:
@@ -174,19 +138,15 @@ class Volume:
         return self.frame.study_instance_uid if self.frame else ""
 
     def __repr__(self) -> str:
-        shape, spacing = (
-            " x ".join(map(str, self.shape)),
-            " x ".join(f"{s:.4g}" for s in self.spacing),
-        )
+        shape = " x ".join(map(str, self.shape))
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing)
+        verdict = "" if self.verdict in READABLE else self.verdict
+        filled = int(self.filled.sum())
         notes = [
             self.units,
             f"by {' and '.join(self.dimension_names) or 'nothing'}" if self.dimension else "",
-            ""
-            if self.verdict in ("", *READABLE)
-            else f"was {self.verdict}"
-            if self.filled.any()
-            else self.verdict,
-            f"{int(self.filled.sum())} slices filled" if self.filled.any() else "",
+            f"was {verdict}" if verdict and filled else verdict,
+            f"{filled} slices filled" if filled else "",
         ]
         parts = [f"{shape} {self.array.dtype}", f"{spacing} mm", *filter(None, notes)]
         return f"Volume({', '.join(parts)})"
@@ -244,9 +204,7 @@ class Volume:
         UsageError
             The values are not modality values of a stack.
         """
-        return dataclasses.replace(
-            self, array=self._as(SUV(kind)), units=SUV(kind).units, quantity=SUV(kind)
-        )
+        return self._with(in_suv(self._measured(), SUV(kind)))
 
     def window(
         self,
@@ -280,91 +238,26 @@ class Volume:
             The rule is unknown, or applies to modality values only and these are others.
         """
         option: Any = intensity if width is None else (intensity, width)
-        recipe = self._recipe(IntensityRequest.parse(option), checked_suv(suv))
-        array = self._as(recipe.quantity)
-        if self.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
-            array = np.where(self.padding, array.dtype.type(lowest), array)
-        stays = recipe.is_identity
-        units = self.units if stays and recipe.quantity == self.quantity else recipe.units
+        request = IntensityRequest.parse(option)
+        return self._with(windowed(self._measured(), request, checked_suv(suv)))
+
+    def _measured(self) -> Measured:
+        """Return the parts that the quantity concerns."""
+        return Measured(
+            array=self.array,
+            units=self.units,
+            quantity=self.quantity,
+            padding=self.padding,
+            frame=self.frame,
+            stack=self.stack,
+            is_series=bool(self.dimension),
+        )
+
+    def _with(self, measured: Measured) -> "Volume":
+        """Return this volume with values of another quantity."""
         return dataclasses.replace(
-            self, array=recipe(array), units=units, quantity=recipe.quantity if stays else "network"
+            self, array=measured.array, units=measured.units, quantity=measured.quantity
         )
-
-    def _recipe(self, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
-        """Return the recipe of a request for these values, with percentiles computed.
-
-        Percentiles of modality values come from the stack, others from the array.
-        """
-        if self.quantity == "modality" and self.stack is not None:
-            whole = self.stack.group if self.dimension else self.stack
-            return stack_intensity(whole, request, suv)
-        recipe = resolve(request, self.frame)
-        if self.quantity != "modality":
-            recipe = self._for_quantity(request, recipe)
-        if not recipe.needs_sample:
-            return recipe
-        if self.stack is not None and recipe.quantity != "network":
-            percentile: Any = recipe.mapping
-            limits = kept_limits(
-                self.stack.group if self.dimension else self.stack, percentile, recipe.quantity
-            )
-            return dataclasses.replace(recipe, mapping=percentile.with_limits(*limits))
-        return recipe.with_sample(self._sample())
-
-    def _for_quantity(self, request: IntensityRequest, recipe: Intensity) -> Intensity:
-        """Adapt a recipe to values that are not modality values.
-
-        Raises a UsageError for a recipe that applies to modality values only.
-        """
-        # "auto" fits every kind of SUV
-        if request.source == "auto" and isinstance(self.quantity, SUV):
-            return dataclasses.replace(recipe, quantity=self.quantity)
-        if request.needs_file and recipe.quantity != self.quantity:
-            message = f"{request} is for modality values, and these are not"
-            raise UsageError(f"{message}: name a (center, width), Limits or a Percentile")
-        # a window by numbers takes the values as they are
-        if recipe.quantity == "modality":
-            return dataclasses.replace(recipe, quantity=self.quantity)
-        return recipe
-
-    def _as(self, quantity: Quantity) -> Values:
-        """Return the values as another quantity: only modality values of PET convert, to SUV."""
-        if quantity == self.quantity:
-            return self.array
-        if not isinstance(quantity, SUV) or self.quantity != "modality" or self.stack is None:
-            wanted = "real_world" if isinstance(quantity, RealWorld) else "suv"
-            raise UsageError(
-                f"these values cannot be converted: read_volume(stack, values={wanted!r}) gives "
-                "the quantity that was asked for"
-            )
-        factors = {
-            suv_factor_of(stack, quantity)
-            for stack in (self.stack.group if self.dimension else [self.stack])
-        }
-        if len(factors) > 1:
-            raise UsageError(
-                "the stacks of the group have different SUV factors: "
-                "read_volume(group, values='suv') gives SUV"
-            )
-        return np.multiply(
-            self.array,
-            factors.pop(),
-            out=np.empty(self.array.shape, np.float32),
-            casting="same_kind",
-        )
-
-    def _sample(self) -> Values:
-        """Take the sample of `stack_sample` from the array itself."""
-        slices = sample_positions(self.geometry.shape[0])
-        parts = []
-        for values in (self.array, self.padding):
-            if values is not None and self.dimension:
-                values = values[sample_positions(len(values))][:, slices]
-                values = values.reshape(-1, *values.shape[2:])
-            elif values is not None:
-                values = values[slices]
-            parts.append(values)
-        return sample_of(*parts)  # type: ignore[arg-type]
 
     def resample(
         self,
@@ -425,34 +318,9 @@ class Volume:
         UsageError
             As for `resample`.
         """
-        require_known(self.geometry)
-        require_known(geometry)
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
-        array, padding = self.array, self.padding
-        # Padding is not mixed into the image: its mask is interpolated by nearest neighbour.
-        if padding is not None:
-            array = spread_over(array, padding)
-            nearest = interpolate(
-                padding.view(np.uint8),
-                self.geometry,
-                geometry,
-                "nearest",
-                0,
-                series=bool(self.dimension),
-            )
-            padding = nearest.astype(np.bool_)
-        if fill is None and array.dtype.kind == "f":
-            # real-world values are NaN where the mapping is undefined
-            finite = array[np.isfinite(array)]
-            fill = float(finite.min()) if finite.size else None
-        array = interpolate(
-            array, self.geometry, geometry, interpolation, fill, series=bool(self.dimension)
-        )
-        filled = carried(self.filled, self.geometry, geometry)
-        return dataclasses.replace(
-            self, array=array, geometry=geometry, filled=filled, padding=padding
-        )
+        return self._on(regridded(self._gridded(), geometry, interpolation, fill))
 
     def reorient(self, axes: str = "SPL") -> "Volume":
         """Permute and flip the axes so that indices ascend towards the named directions.
@@ -474,26 +342,22 @@ class Volume:
         UsageError
             `axes` does not name one of each pair L/R, A/P, S/I.
         """
-        require_known(self.geometry)
-        order, flips = axes_towards(self.geometry, axes)
-        lead = 1 if self.dimension else 0
-        affine = np.array(self.affine)
-        affine[:, :3] = affine[:, list(order)]
-        shape = tuple(self.geometry.shape[axis] for axis in order)
-        for axis in flips:
-            affine[:, 3] += affine[:, axis] * (shape[axis] - 1)
-            affine[:, axis] *= -1
+        return self._on(reoriented(self._gridded(), axes))
 
-        def turned(values: Values) -> Values:
-            rest = range(lead + 3, values.ndim)
-            values = values.transpose(*range(lead), *(lead + axis for axis in order), *rest)
-            return np.ascontiguousarray(np.flip(values, tuple(lead + axis for axis in flips)))
+    def _gridded(self) -> Gridded:
+        """Return the parts that depend on the grid."""
+        return Gridded(
+            self.array, self.geometry, self.filled, self.padding, times=len(self.dimension)
+        )
 
-        geometry = Geometry((shape[0], shape[1], shape[2]), affine)
-        filled = carried(self.filled, self.geometry, geometry)
-        padding = None if self.padding is None else turned(self.padding)
+    def _on(self, parts: Gridded) -> "Volume":
+        """Return this volume with the parts of another grid."""
         return dataclasses.replace(
-            self, array=turned(self.array), geometry=geometry, filled=filled, padding=padding
+            self,
+            array=parts.array,
+            geometry=parts.geometry,
+            filled=parts.filled,
+            padding=parts.padding,
         )
 
     def to_sitk(self) -> Any:
@@ -575,60 +439,8 @@ class Volume:
         MissingExtra
             matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
-        request = shown_intensity(self, intensity)
+        plt = pyplot()
+        request = shown_intensity(self.quantity, intensity)
         shown = self if self.quantity == "network" else self.window(request, suv="if_possible")
-        chosen = pictured(self, slices)
-        columns = math.ceil(math.sqrt(len(chosen)))
-        figure = plt.figure(
-            figsize=(2.4 * columns, 2.4 * math.ceil(len(chosen) / columns)), layout="tight"
-        )
-        # A closed figure is shown once by a notebook, as the returned value, and pyplot drops it.
-        plt.close(figure)
-        for number, (title, index) in enumerate(chosen, 1):
-            axes = figure.add_subplot(math.ceil(len(chosen) / columns), columns, number)
-            aspect = (
-                self.spacing[1] / self.spacing[2] if np.isfinite(self.spacing[1:]).all() else 1.0
-            )
-            axes.imshow(shown.array[index], cmap="gray", vmin=0, vmax=1, aspect=aspect)
-            axes.set_title(title, fontsize=8)
-            axes.axis("off")
-        return figure
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def _evenly_spaced(length: int, count: int) -> npt.NDArray[np.int64]:
-    """Return at most `count` indices in [0, length), including the first and the last."""
-    return np.unique(
-        np.linspace(0, length - 1, max(1, min(count, length))).round().astype(np.int64)
-    )
-
-
-def pictured(volume: Volume, count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Return (title, index into the array) of at most `count` slices that show a volume.
-
-    They are spread over the slices, or, for a group, over the time points of the middle slice.
-    """
-    if not volume.dimension:
-        return [(f"slice {z}", (z,)) for z in _evenly_spaced(len(volume.array), count).tolist()]
-    middle = volume.geometry.shape[0] // 2
-    return [
-        (f"t {t}, slice {middle}", (t, middle))
-        for t in _evenly_spaced(len(volume.array), count).tolist()
-    ]
-
-
-def shown_intensity(volume: Volume, intensity: IntensityOption) -> IntensityRequest:
-    """Return the request for a picture.
-
-    "auto" means percentiles for real-world values, for which no other rule exists.
-    """
-    request = IntensityRequest.parse(intensity)
-    if request.source == "auto" and isinstance(volume.quantity, RealWorld):
-        return IntensityRequest.parse(Percentile(0.5, 99.5))
-    return request
+        chosen = pictured(self.shape, slices, series=bool(self.dimension))
+        return figure_of(plt, shown.array, chosen, self.spacing)
