@@ -7,37 +7,38 @@ return new, smaller ones.
 """
 
 import functools
-import hashlib
-import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import IndexFolderError, UsageError
+from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import overview
+from dicomdl.index._exporting import exported
+from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
+from dicomdl.index._parts import ledger_of, part_of
+from dicomdl.index._selections import (
+    Ranges,
+    columns_of,
+    complete_stacks,
+    in_stacks,
+    meeting,
+    ranges_of,
+    rows_of,
+)
+from dicomdl.index._splitting import split_flags
+from dicomdl.index._stored_selections import INLINE_RANGES, read_selection, write_selection
 from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.rows import Generation, generation_of
-from dicomdl.index.table import Table, between, no_such_column, where
+from dicomdl.index.table import Table
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Problems, Series, Stack, Stacks, Study
 from dicomdl.storage import publishing as storage
-
-# (k, 2): rows [start, stop), ascending, not touching.
-Ranges = npt.NDArray[np.int64]
-# Most ranges that a pickle holds; longer selections are written to the cache folder.
-INLINE_RANGES: Final = 32
-# Columns whose values a split keeps together; each is used where those before it are blank.
-SPLIT_LEVELS: Final = {
-    "patient": ("patient_id", "study_instance_uid", "series_instance_uid"),
-    "study": ("study_instance_uid", "series_instance_uid"),
-    "series": ("series_instance_uid",),
-}
 
 
 class Index:
@@ -104,14 +105,11 @@ class Index:
     @property
     def columns(self) -> list[str]:
         """The column names that `select` takes: those of stacks, then those of frames."""
-        return [*self._generation.stacks.names, *self._generation.frames.names]
+        return columns_of(self._generation)
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Return (len,) the selected rows of the `frames` table, int64, ascending."""
-        lengths = np.diff(self._offsets)
-        return np.asarray(
-            np.arange(len(self)) + np.repeat(self._ranges[:, 0] - self._offsets[:-1], lengths)
-        )
+        return rows_of(self._ranges, self._offsets)
 
     def row(self, number: int) -> int:
         """Return the row in the `frames` table of frame `number` of this index.
@@ -161,15 +159,7 @@ class Index:
             The frame is an equal copy of another frame (`Frame.duplicate_of`), so it is in no
             stack.
         """
-        starts, row = self._generation.stack_starts, self.row(number)
-        if row >= starts[-1]:
-            original = self._generation.cell("duplicate_of")(row)
-            raise UsageError(
-                f"frame {number} is an equal copy of row {original} and in no stack",
-                number=number,
-                duplicate_of=original,
-            )
-        return Stack(self._generation, int(np.searchsorted(starts, row, side="right")) - 1)
+        return stack_with(self._generation, self.row(number), number)
 
     def stack_boundaries(self) -> npt.NDArray[np.int64]:
         """Return (n + 1,) the numbers of the first selected frame of each stack, and the end."""
@@ -184,14 +174,9 @@ class Index:
         return Stacks(self._generation, self._whole_stacks())
 
     def _whole_stacks(self) -> npt.NDArray[np.int64]:
+        """Return the numbers of the stacks of which every frame is selected."""
         starts = self._generation.stack_starts
-        if self._whole:
-            return np.arange(len(starts) - 1)
-        if len(self._ranges) == 0:
-            return np.empty(0, dtype=np.int64)
-        which = np.searchsorted(self._ranges[:, 0], starts[:-1], side="right") - 1
-        inside = (which >= 0) & (starts[1:] <= self._ranges[np.maximum(which, 0), 1])
-        return np.flatnonzero(inside)
+        return np.arange(len(starts) - 1) if self._whole else complete_stacks(self._ranges, starts)
 
     @property
     def groups(self) -> list["Group"]:
@@ -199,31 +184,17 @@ class Index:
 
         Their stacks are time points, echoes, b-values, ... on one grid.
         """
-        whole = np.zeros(len(self._generation.stacks), dtype=bool)
-        whole[self._whole_stacks()] = True
-        return [
-            Group(self._generation, n)
-            for n, members in enumerate(self._generation.groups)
-            if len(members) > 1 and whole[members].all()
-        ]
+        return groups_of(self._generation, self._whole_stacks())
 
     @property
     def series(self) -> list["Series"]:
         """The Series of the selected stacks."""
-        chosen = self._whole_stacks()
-        numbers = self._generation.stacks.numbers("series")[chosen]
-        order = np.argsort(numbers, kind="stable")
-        groups = np.split(chosen[order], np.flatnonzero(np.diff(numbers[order])) + 1)
-        return [Series(Stacks(self._generation, group)) for group in groups if len(group)]
+        return series_of(self._generation, self._whole_stacks())
 
     @property
     def studies(self) -> list["Study"]:
         """The Studies of the selected stacks."""
-        groups: dict[tuple[str, str], list[Series]] = {}
-        for series in self.series:
-            first = series.stacks[0]
-            groups.setdefault((first.patient_id, first.study_instance_uid), []).append(series)
-        return [Study(members) for members in groups.values()]
+        return studies_of(self.series)
 
     @property
     def problems(self) -> Problems:
@@ -239,13 +210,7 @@ class Index:
     @functools.cached_property
     def ledger(self) -> Mapping[str, int]:
         """The number of files that the scan saw, and their number per kind, which add up to it."""
-        codes, kinds = self._generation.files.codes("kind")
-        counts = np.bincount(codes, minlength=len(kinds)) if len(codes) else np.zeros(0, dtype=int)
-        per_kind = {str(kind): int(count) for kind, count in zip(kinds, counts, strict=False)}
-        return {
-            "files": len(self._generation.files),
-            **{k: per_kind.get(k, 0) for k in ("image", "no_image", "not_dicom", "problem")},
-        }
+        return ledger_of(self._generation.files)
 
     # --- selections ---
 
@@ -272,28 +237,8 @@ class Index:
         """
         mask = self._mask()
         for condition, wanted in conditions.items():
-            mask &= self._condition(condition, wanted)
-        return Index(self._generation, _ranges(mask))
-
-    def _condition(self, condition: str, wanted: Any) -> npt.NDArray[np.bool_]:
-        name, low, high = condition, None, None
-        if condition not in self.columns and condition.startswith(("min_", "max_")):
-            name = condition[4:]
-            low, high = (wanted, None) if condition.startswith("min_") else (None, wanted)
-        if name not in self.columns:
-            raise no_such_column(name, self.columns)
-        by_stack = name in self._generation.stacks.names
-        table = self._generation.stacks if by_stack else self._generation.frames
-        mask = where(table, name, wanted) if name == condition else between(table, name, low, high)
-        return self._per_frame(mask) if by_stack else mask
-
-    def _per_frame(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Expand flags per stack to (frames,) flags; False for copies, which are in no stack."""
-        starts = self._generation.stack_starts
-        return np.append(
-            np.repeat(mask, np.diff(starts)),
-            np.zeros(len(self._generation.frames) - starts[-1], dtype=bool),
-        )
+            mask &= meeting(self._generation, condition, wanted)
+        return Index(self._generation, ranges_of(mask))
 
     def _mask(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(len(self._generation.frames), dtype=bool)
@@ -313,15 +258,8 @@ class Index:
         UsageError
             There is no stack with such a number.
         """
-        wanted, count = np.asarray(numbers, dtype=np.int64), len(self._generation.stacks)
-        if wanted.size and (wanted.min() < 0 or wanted.max() >= count):
-            raise UsageError(
-                f"there are stacks 0 to {count - 1}, found {wanted.min()} to {wanted.max()}",
-                stacks=count,
-            )
-        chosen = np.zeros(count, dtype=bool)
-        chosen[wanted] = True
-        return Index(self._generation, _ranges(self._mask() & self._per_frame(chosen)))
+        mask = in_stacks(self._generation, numbers)
+        return Index(self._generation, ranges_of(self._mask() & mask))
 
     def split(
         self, fractions: Sequence[float], by: str = "patient", seed: int = 0
@@ -352,35 +290,8 @@ class Index:
         UsageError
             An unknown level, or fractions that are negative or add up to more than 1.
         """
-        if by not in SPLIT_LEVELS:
-            raise UsageError(f"split by {by!r}: expected one of {', '.join(SPLIT_LEVELS)}", by=by)
-        bounds = np.concatenate([[0.0], np.cumsum(np.asarray(fractions, dtype=np.float64))])
-        if len(bounds) < 2 or not (np.diff(bounds) >= 0).all() or bounds[-1] > 1 + 1e-9:
-            raise UsageError(
-                f"fractions are parts of 1 and together at most 1, found {tuple(fractions)}",
-                fractions=tuple(fractions),
-            )
-        if bounds[-1] > 1 - 1e-9:
-            # Rounding must not lose a patient.
-            bounds[-1] = np.inf
-        positions = self._split_positions(by, seed)
-        mask = self._mask()
-        return tuple(
-            Index(self._generation, _ranges(mask & (positions >= low) & (positions < high)))
-            for low, high in itertools.pairwise(bounds)
-        )
-
-    def _split_positions(self, by: str, seed: int) -> npt.NDArray[np.float64]:
-        """Return (frames,) the position in [0, 1) of each frame's patient, study or series."""
-        positions = np.full(len(self._generation.frames), np.nan)
-        for name in SPLIT_LEVELS[by]:
-            codes, values = self._generation.frames.codes(name)
-            per_value = np.array(
-                [_unit_hash(f"{seed}\0{name}\0{value}") if value else np.nan for value in values]
-                or [np.nan]
-            )
-            positions = np.where(np.isnan(positions), per_value[codes], positions)
-        return np.where(np.isnan(positions), _unit_hash(f"{seed}\0"), positions)
+        parts, mask = split_flags(self._generation.frames, fractions, by, seed), self._mask()
+        return tuple(Index(self._generation, ranges_of(mask & part)) for part in parts)
 
     def stack(self, number: int) -> "Stack":
         """Return the stack with the number `Stack.number`, also when it is not selected.
@@ -438,34 +349,15 @@ class Index:
         return tables[table].to_pandas()
 
     def _exported(self) -> dict[str, Table]:
-        generation = self._generation
-        frames, stacks = generation.frames, generation.stacks
-        if not self._whole:
-            rows, whole = self.rows(), self._whole_stacks()
-            # Row of the first frame of each stack among the exported rows.
-            starts = np.searchsorted(rows, generation.stack_starts[whole])
-            originals = frames.numbers("duplicate_of")[rows]
-            exported = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
-            # -2: the original is not exported.
-            originals = (
-                np.where(originals < 0, -1, np.where(rows[exported] == originals, exported, -2))
-                if len(rows)
-                else originals
-            )
-            frames = frames.take(rows).with_column("duplicate_of", originals)
-            stacks = stacks.take(whole).with_column("frame_start", starts)
-        frames, problems = (
-            frames.with_paths(generation.files),
-            generation.problems.with_paths(generation.files),
-        )
-        return {"files": generation.files, "frames": frames, "stacks": stacks, "problems": problems}
+        selected = None if self._whole else (self.rows(), self._whole_stacks())
+        return exported(self._generation, selected)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._whole:
             return _unpickle, (self.path, self.generation, None, "")
         if len(self._ranges) <= INLINE_RANGES:
             return _unpickle, (self.path, self.generation, self._ranges.tolist(), "")
-        return _unpickle, (self.path, self.generation, None, _write_selection(self._ranges))
+        return _unpickle, (self.path, self.generation, None, write_selection(self._ranges))
 
     # --- for people ---
 
@@ -494,29 +386,12 @@ class Index:
         return overview.overview(self._part()).html()
 
     def _part(self) -> Part:
-        generation = self._generation
-        return Part(
-            path=self.path,
-            generation=self.generation,
+        return part_of(
+            self._generation,
             is_whole=self._whole,
-            frames=generation.frames,
-            stacks=generation.stacks,
-            starts=generation.stack_starts,
             chosen=self._whole_stacks(),
             mask=self._mask(),
-            ledger=self.ledger,
-            problems=self.problems,
-            reasons=self.problems.reasons(),
-            passed_over=self._passed_over(),
         )
-
-    def _passed_over(self) -> dict[str, int]:
-        """Count the entries that the walk left out, per kind; kinds without any are omitted."""
-        counts = {
-            name.replace("_", " "): len(n) if isinstance(n, list) else n
-            for name, n in self._generation.facts.get("passed_over", {}).items()
-        }
-        return {name: n for name, n in counts.items() if n}
 
 
 def open_index(path: str | os.PathLike[str]) -> Index:
@@ -567,40 +442,7 @@ def _unpickle(
     # Raises GenerationGone now rather than at the first frame.
     len(opened.frames)
     if selection:
-        return Index(opened, _read_selection(selection))
+        return Index(opened, read_selection(selection))
     return Index(
         opened, None if ranges is None else np.array(ranges, dtype=np.int64).reshape(-1, 2)
     )
-
-
-def _write_selection(ranges: Ranges) -> str:
-    """Write ranges to the cache folder, once, and return their name: a digest of the content."""
-    name = hashlib.blake2b(ranges.tobytes(), digest_size=16).hexdigest()
-    path = os.path.join(storage.cache_folder("selections"), f"{name}.i64")
-    if not os.path.exists(path):
-        storage.write_whole(path, ranges.astype("<i8").tobytes())
-    return name
-
-
-def _read_selection(name: str) -> Ranges:
-    path = os.path.join(storage.cache_folder("selections"), f"{name}.i64")
-    try:
-        return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
-    except (OSError, ValueError):
-        raise IndexFolderError(
-            f"the selection {name} is not in this machine's cache folder: "
-            "select again here, or share DICOMDL_CACHE",
-            selection=name,
-        ) from None
-
-
-def _ranges(mask: npt.NDArray[np.bool_]) -> Ranges:
-    """Return (k, 2) the runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return edges.reshape(-1, 2).astype(np.int64)
-
-
-def _unit_hash(key: str) -> float:
-    """Hash `key` to a number in [0, 1), the same on every machine."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return float((int.from_bytes(digest, "little") >> 11) / 2**53)

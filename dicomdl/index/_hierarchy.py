@@ -1,0 +1,55 @@
+"""Frames and stacks in the hierarchy of DICOM: their stack, groups, Series and Studies."""
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import UsageError
+from dicomdl.index.rows import Generation
+from dicomdl.index.views import Group, Series, Stack, Stacks, Study
+
+
+def stack_with(generation: Generation, row: int, number: int) -> Stack:
+    """Return the stack that holds a row of `frames`; `number` names the frame in the error.
+
+    Raises
+    ------
+    UsageError
+        The frame is an equal copy of another frame, so it is in no stack.
+    """
+    starts = generation.stack_starts
+    if row >= starts[-1]:
+        original = generation.cell("duplicate_of")(row)
+        raise UsageError(
+            f"frame {number} is an equal copy of row {original} and in no stack",
+            number=number,
+            duplicate_of=original,
+        )
+    return Stack(generation, int(np.searchsorted(starts, row, side="right")) - 1)
+
+
+def groups_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Group]:
+    """Return the groups of two or more stacks that are all among the chosen ones."""
+    whole = np.zeros(len(generation.stacks), dtype=bool)
+    whole[chosen] = True
+    return [
+        Group(generation, n)
+        for n, members in enumerate(generation.groups)
+        if len(members) > 1 and whole[members].all()
+    ]
+
+
+def series_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Series]:
+    """Return the Series of the chosen stacks."""
+    numbers = generation.stacks.numbers("series")[chosen]
+    order = np.argsort(numbers, kind="stable")
+    groups = np.split(chosen[order], np.flatnonzero(np.diff(numbers[order])) + 1)
+    return [Series(Stacks(generation, group)) for group in groups if len(group)]
+
+
+def studies_of(series: list[Series]) -> list[Study]:
+    """Return the Studies of some Series, which are those of one patient and one UID."""
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for each in series:
+        first = each.stacks[0]
+        groups.setdefault((first.patient_id, first.study_instance_uid), []).append(each)
+    return [Study(members) for members in groups.values()]

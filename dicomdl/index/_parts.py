@@ -1,0 +1,57 @@
+"""Parts of an index that its overview and its check read, and the ledger of its files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.index.rows import Generation
+from dicomdl.index.table import Table
+from dicomdl.index.text import Part
+from dicomdl.index.views import Problems
+
+
+def part_of(
+    generation: Generation,
+    *,
+    is_whole: bool,
+    chosen: npt.NDArray[np.int64],
+    mask: npt.NDArray[np.bool_],
+) -> Part:
+    """Return the part of a generation with the chosen stacks and the frames of a mask."""
+    problems = Problems(generation)
+    return Part(
+        path=generation.folder,
+        generation=generation.name,
+        is_whole=is_whole,
+        frames=generation.frames,
+        stacks=generation.stacks,
+        starts=generation.stack_starts,
+        chosen=chosen,
+        mask=mask,
+        ledger=ledger_of(generation.files),
+        problems=problems,
+        reasons=problems.reasons(),
+        passed_over=_passed_over(generation.facts),
+    )
+
+
+def ledger_of(files: Table) -> dict[str, int]:
+    """Return the number of files, and their number per kind, which add up to it."""
+    codes, kinds = files.codes("kind")
+    counts = np.bincount(codes, minlength=len(kinds)) if len(codes) else np.zeros(0, dtype=int)
+    per_kind = {str(kind): int(count) for kind, count in zip(kinds, counts, strict=False)}
+    return {
+        "files": len(files),
+        **{k: per_kind.get(k, 0) for k in ("image", "no_image", "not_dicom", "problem")},
+    }
+
+
+def _passed_over(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Count the entries that the walk left out, per kind; kinds without any are omitted."""
+    counts = {
+        name.replace("_", " "): len(n) if isinstance(n, list) else n
+        for name, n in facts.get("passed_over", {}).items()
+    }
+    return {name: n for name, n in counts.items() if n}
