@@ -153,7 +153,8 @@ def _step(
     tag, vr, value, length = head
     raw = raw_tag(tag)
     slot = collected.slots.get(raw, -1)
-    creator = slot < 0 and _is_creator(raw)
+    # A creator is text (PS3.5 7.8.1), so an element of undefined length reserves no block.
+    creator = slot < 0 and length != UNDEFINED and _is_creator(raw)
     if trail is not None:
         trail.append(Step(position, head, max(slot, -1), creator))
     if length == UNDEFINED:
@@ -271,7 +272,8 @@ def walk_meta(
         if trail is not None:
             trail.append(Step(position, head, slot if is_syntax else -1))
         position = head.value + head.length
-        if position > window.size:
+        # An undefined length is no length even in a file that has so many bytes.
+        if position > window.size or head.length == UNDEFINED:
             raise truncated(head.value, head.length, window.size)
         if is_syntax:
             transfer_syntax = window.take(head.value, head.length)

@@ -71,7 +71,8 @@ def _from_binary(raw: bytes, code: str, size: int) -> Any:
     if not all(map(math.isfinite, values)):
         return None
     if size == 1:
-        return values[0] if values else None
+        # The columns of an index are signed: of UV, the upper half does not fit.
+        return values[0] if values and values[0] < 2**63 else None
     if size == 0:
         return tuple(float(v) for v in values) or None
     return tuple(float(v) for v in values) if len(values) == size else None

@@ -8,6 +8,7 @@ for character sets beyond ASCII, and is imported only then. A file that cannot b
 
 import functools
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -119,6 +120,21 @@ class HeaderReader:
         """
         if size == 0:
             return Header("problem", "empty", "the file has 0 bytes")
+        try:
+            return self._parsed(first, size, read)
+        except OSError:
+            raise
+        except Exception:
+            # The result must not depend on a layout that an earlier file has left.
+            self._layouts = Layouts(self._wanted)
+        try:
+            return self._parsed(first, size, read)
+        except OSError:
+            raise
+        except Exception as error:
+            return unforeseen(error)
+
+    def _parsed(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         start = first_element(first)
         if start is None:
             return Header("not_dicom")
@@ -215,6 +231,22 @@ class HeaderReader:
         sign_padding(result)
         fill_pixel_defaults(result)
         return result
+
+
+def unforeseen(error: Exception) -> Header:
+    """Return the problem of a file that ended its reader by an error of Python.
+
+    The detail has the class of the error and the line that raised it. The message of the error is
+    omitted, because it may quote a value, and values may identify a person.
+    """
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    *_, last = traceback.extract_tb(error.__traceback__)
+    detail = (
+        f"the header reader failed with {name} in {os.path.basename(last.filename)}, line "
+        f"{last.lineno}: this is a fault of dicomdl, please report it"
+    )
+    return Header("problem", "reader_error", detail)
 
 
 def _plain_row(row: Row, charset: bytes, sequences: Sequence[bytes], context: Context) -> Row:

@@ -18,8 +18,8 @@ from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import StorageError
 from dicomdl.headers.attribute import Attribute
-from dicomdl.headers.header import NO_TILE, CodedTile
-from dicomdl.headers.reader import HeaderReader
+from dicomdl.headers.header import NO_TILE, CodedTile, Header
+from dicomdl.headers.reader import HeaderReader, unforeseen
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
 from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, STATE_COLUMNS, frames_schema
 from dicomdl.index.table import Table
@@ -36,6 +36,12 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
     """Read the headers of some files as tables [files, frames, problems], numbered from `first`."""
     with _no_cycle_collection():
         headers = [reader.read(os.fsdecode(path)) for path in paths]
+    frames = _rows_or_problem(reader, headers, first)
+    if isinstance(frames, Header):
+        # One file must not cost the others of its chunk: the file that cannot be converted is found
+        # and becomes a problem.
+        headers = [_convertible(reader, header) for header in headers]
+        frames = _frame_rows(reader, headers, first)
     numbers = range(first, first + len(paths))
     files = {
         "path": list(paths),
@@ -52,11 +58,24 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
     }
     return [
         table_of(READ_FILES_SCHEMA, files),
-        _frame_rows(
-            reader, [(number, h) for number, h in zip(numbers, headers, strict=True) if h.rows]
-        ),
+        frames,
         table_of(PROBLEMS_SCHEMA, problems),
     ]
+
+
+def _rows_or_problem(
+    reader: HeaderReader, headers: Sequence[Header], first: int = 0
+) -> Table | Header:
+    try:
+        return _frame_rows(reader, headers, first)
+    except Exception as error:
+        return unforeseen(error)
+
+
+def _convertible(reader: HeaderReader, header: Header) -> Header:
+    """Return a header, or its problem if its rows cannot be converted to columns."""
+    rows = _rows_or_problem(reader, [header])
+    return rows._replace(source=header.source) if isinstance(rows, Header) else header
 
 
 @contextlib.contextmanager
@@ -74,12 +93,14 @@ def _no_cycle_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _frame_rows(reader: HeaderReader, headers: Sequence[tuple[int, Any]]) -> Table:
+def _frame_rows(reader: HeaderReader, every: Sequence[Header], first: int) -> Table:
+    """Return the rows of the table `frames` for files that are numbered from `first`."""
     extra = reader.extra
+    headers = [(number, header) for number, header in enumerate(every, first) if header.rows]
     rows = [row for _, header in headers for row in header.rows]
     if not rows:
         return empty_table(frames_schema(extra))
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "file": [number for number, header in headers for _ in header.rows],
         "frame_number": [number for _, header in headers for number in header.frame_numbers],
         "byte_offset": [place.byte_offset for _, header in headers for place in header.places],

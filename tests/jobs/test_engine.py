@@ -1,0 +1,79 @@
+"""engine: whatever one file does, it becomes one row of problems and costs no other file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import phantoms
+import pytest
+from pydicom.dataset import Dataset
+
+import dicomdl
+from dicomdl.headers._heads import SEQUENCE_END, UNDEFINED
+from dicomdl.headers.privacy import extra_attributes
+from dicomdl.headers.reader import HeaderReader
+from dicomdl.jobs.engine import read_chunk
+
+
+def written(folder: Path, numbers: dict[int, int]) -> list[bytes]:
+    """Paths of a series in slice order; slice z has `numbers`[z] as the offset of a container."""
+
+    def edit(dataset: Dataset, z: int) -> None:
+        if z in numbers:
+            dataset.FileOffsetInContainer = numbers[z]
+
+    return [os.fsencode(path) for path in phantoms.write_series(folder, edit=edit)]
+
+
+def test_a_file_whose_values_cannot_be_converted_is_a_problem_beside_the_others(
+    tmp_path: Path,
+) -> None:
+    paths = written(tmp_path, {})
+    reader = HeaderReader()
+    number = [column.name for column in reader.columns].index("instance_number")
+    usual = reader._schema.converters[number]
+
+    def convert(raw: bytes) -> Any:
+        if raw.strip() == b"4":
+            raise RecursionError("a name")
+        return usual(raw)
+
+    reader._schema.converters[number] = convert
+    files, frames, problems = read_chunk(reader, paths, 100)
+    assert files.column("kind").to_pylist() == ["image"] * 3 + ["problem"] + ["image"] * 2
+    assert frames.numbers("file").tolist() == [100, 101, 102, 104, 105]
+    assert problems.numbers("file").tolist() == [103]
+    assert problems.column("reason").to_pylist() == ["reader_error"]
+    (detail,) = problems.column("detail").to_pylist()
+    assert "RecursionError in test_engine.py" in detail and "a name" not in detail
+    # The state of the file is that of a file that was read: the next scan leaves it alone.
+    assert files.numbers("file_bytes").tolist() == [os.stat(path).st_size for path in paths]
+
+
+def test_unsigned_numbers_of_64_bits_beyond_the_signed_ones_are_absent(tmp_path: Path) -> None:
+    written(tmp_path / "in", {0: 2**64 - 1, 1: 2**63, 2: 2**63 - 1, 3: 5})
+    index = dicomdl.scan(
+        tmp_path / "in",
+        out=tmp_path / "index",
+        attributes=["FileOffsetInContainer"],
+        progress=False,
+        workers=1,
+    )
+    (stack,) = index.stacks
+    assert [dict(frame.extra)["file_offset_in_container"] for frame in stack.frames] == [
+        *(None, None, 2**63 - 1, 5, None, None)
+    ]
+    assert [attribute.vr for attribute in extra_attributes(["FileOffsetInContainer"])] == ["UV"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_element_of_undefined_length_ends_a_scan(tmp_path: Path, workers: int) -> None:
+    paths = phantoms.write_series(tmp_path / "in")
+    raw = paths[3].read_bytes()
+    at = raw.index(b"\x10\0\x10\0PN")
+    closed = phantoms.element(SEQUENCE_END, b"")
+    odd = phantoms.element(0x00090010, b"UN", closed, length=UNDEFINED)
+    paths[3].write_bytes(raw[:at] + odd + raw[at:])
+    index = dicomdl.scan(tmp_path / "in", out=tmp_path / "index", progress=False, workers=workers)
+    assert index.ledger["image"] == 6
+    assert [stack.verdict for stack in index.stacks] == ["regular"]
