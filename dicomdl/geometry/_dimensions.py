@@ -113,8 +113,8 @@ def find_dimension(positions: Ints, candidates: Sequence[Candidate]) -> Dimensio
     for tier in Tier:
         added = len(forms)
         for form in _forms(positions, candidates, tier, complete=complete):
-            labels = _dense(form.codes)
-            pattern = _pattern(labels)
+            labels = dense_codes(form.codes)
+            pattern = pattern_of(labels)
             if pattern not in seen and _may_help(positions, labels, most, complete=complete):
                 seen.add(pattern)
                 forms.append(replace(form, codes=labels))
@@ -139,7 +139,7 @@ def _contradiction(
     order = np.lexsort([found.labels, positions])
     starts = np.flatnonzero(np.diff(positions[order], prepend=-1))
     for candidate in candidates:
-        codes = _dense(candidate.codes)
+        codes = dense_codes(candidate.codes)
         if (
             candidate.tier != Tier.MEANING
             or candidate.kind != "value"
@@ -147,7 +147,7 @@ def _contradiction(
             or int(codes.max()) + 1 > 2 * found.count
         ):
             continue
-        orders = [tuple(_dense(part).tolist()) for part in np.split(codes[order], starts[1:])]
+        orders = [tuple(dense_codes(part).tolist()) for part in np.split(codes[order], starts[1:])]
         distinct = [ranks for ranks in orders if len(ranks) > 1 and len(set(ranks)) == len(ranks)]
         if 2 * len(distinct) > len(orders) and len(set(distinct)) > 1:
             return Tie((candidate.name, *(one.name for one in found.candidates)))
@@ -196,14 +196,14 @@ def _smallest(
             if chosen[-1] < added or np.prod([counts[i] for i in chosen], dtype=np.float64) < most:
                 continue
             together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
-            if not _is_unique(positions[few], _mixed([form.codes[few] for form in together])):
+            if not _is_unique(positions[few], mixed_codes([form.codes[few] for form in together])):
                 continue
-            labels = _dense(_mixed([form.codes for form in together]))
+            labels = dense_codes(mixed_codes([form.codes for form in together]))
             if _distinguishes(
                 positions, labels, most, max(form.tier for form in together), complete=complete
             ):
                 found.append(Dimension(tuple(together), labels, int(labels.max()) + 1))
-        if len({_pattern(dimension.labels) for dimension in found}) > 1:
+        if len({pattern_of(dimension.labels) for dimension in found}) > 1:
             return Tie(
                 tuple(
                     "+".join(candidate.name for candidate in dimension.candidates)
@@ -331,10 +331,10 @@ def _passes(positions: Ints, candidate: Candidate, *, complete: bool) -> Ints | 
         or not (positions[order] == np.resize(one_pass, len(order))).all()
     ):
         return None
-    return labels if _begins_there(one_pass, candidate, order, size) else None
+    return labels if begins_there(one_pass, candidate, order, size) else None
 
 
-def _begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) -> bool:
+def begins_there(one_pass: Ints, candidate: Candidate, order: Ints, size: int) -> bool:
     """Whether passes that are cut every `size` frames are cut at their beginnings.
 
     Where frames are lost at both ends, any cut looks complete. Evidence for a beginning is a pause
@@ -374,25 +374,25 @@ def _strides(positions: Ints, codes: Ints) -> Ints | None:
     return labels
 
 
-def _mixed(codes: Sequence[Ints]) -> Ints:
+def mixed_codes(codes: Sequence[Ints]) -> Ints:
     """Return one integer per frame that orders and equals as the tuple of dense codes does."""
     result = codes[0]
     for code in codes[1:]:
         values = int(code.max()) + 1
         if int(result.max()) >= _LIMIT // values:
-            result = _dense(result)
+            result = dense_codes(result)
         result = result * values + code
     return result
 
 
-def _dense(codes: Ints) -> Ints:
+def dense_codes(codes: Ints) -> Ints:
     """Return 0, 1, 2, ... in the order of the codes."""
     if (codes == codes[0]).all():
         return np.zeros(len(codes), dtype=np.int64)
     return np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
-def _pattern(labels: Ints) -> bytes:
+def pattern_of(labels: Ints) -> bytes:
     """Return equal bytes for labellings that group the frames alike, whatever their labels are."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return bytes(first[inverse.reshape(-1)].astype(np.int64).tobytes())
