@@ -2,6 +2,6 @@
 
 import sys
 
-from dicomdl.cli import main
+from dicomdl.cli.main import main
 
 sys.exit(main())

@@ -1,6 +1,7 @@
 """The command line, as a shell sees it: output, exit codes, and lazy imports."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import SimpleITK as sitk
 from phantoms import write_series
 
-from dicomdl.cli import main
+from dicomdl.cli.main import main
+from dicomdl.index.index import open_index
 
 
 @pytest.fixture
@@ -45,6 +47,94 @@ def test_a_missing_folder_is_wrong_use_with_a_sentence(
     assert (
         "does not exist" in captured.err and "Traceback" not in captured.err and captured.out == ""
     )
+
+
+def test_a_folder_that_was_scanned_without_out_is_shown_and_checked_by_its_own_name(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
+    # A file of the data that has the name of an index's own.
+    (folder / "manifest.json").write_text("{}")
+    assert main(["show", str(folder)]) == 2
+    assert not (tmp_path / "cache").exists()
+    assert main(["scan", str(folder), "-q"]) == 0
+    assert main(["scan", str(folder), "-q", "-a", "ContrastBolusAgent"]) == 0
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    assert "1 stack, 4 frames" in capsys.readouterr().out
+    assert main(["check", str(folder)]) == 0
+    latest = open_index(folder).manifest["options"]["attributes"]
+    assert latest == ["ContrastBolusAgent"]
+    assert main(["show", str(folder.parent)]) == 2
+
+
+def test_a_scan_that_finds_no_image_says_so_and_exits_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    scan = ["scan", str(tmp_path / "data"), "-o", str(tmp_path / "i"), "-q"]
+    assert main(scan) == 1
+    assert "there are no files in" in capsys.readouterr().out
+    (tmp_path / "data" / "readme.txt").write_text("no DICOM at all")
+    assert main(scan) == 1
+    assert "no file in" in (printed := capsys.readouterr().out) and "unpacked" in printed
+
+
+@pytest.mark.parametrize(
+    ("root", "sentence"),
+    [
+        ("s3://bucket/lidc", "is a URL"),
+        ("https://example.org/case.zip", "is a URL"),
+        ("case.zip", "unpack it"),
+        ("case.TAR.GZ", "unpack it"),
+        ("absent.zip", "does not exist"),
+    ],
+)
+def test_an_archive_or_a_url_is_refused_with_what_to_do(
+    root: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("case.zip", "case.TAR.GZ"):
+        (tmp_path / name).write_bytes(b"PK")
+    assert main(["scan", root, "-o", str(tmp_path / "i"), "-q"]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scan", "dicom", "-o", "i", "-j", "0"],
+        ["scan", "dicom", "-o", "i", "-a", "PatientName"],
+        ["scan", "dicom", "-o", ""],
+        ["scan", "dicom", "-o", "i", "-a", "NoSuchKeyword"],
+        ["show", "dicom"],
+        ["show", "i", "--stacks"],
+        ["check", "i", "--all"],
+        ["check", "i"],
+    ],
+)
+def test_messages_name_commands_and_options_not_functions_and_arguments(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(60):
+        write_series(tmp_path / "dicom" / str(number), shape=(5, 4, 4), drop=[2])
+    main(["scan", "dicom", "-o", "i", "-q"])
+    capsys.readouterr()
+    main(arguments)
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert said and not re.search(r"dicomdl\.\w+\(|\w+=(True|None|\.\.\.|\d)|`", said), said
 
 
 def test_no_command_and_no_index_are_wrong_use(
@@ -118,7 +208,7 @@ def test_an_identifying_attribute_needs_permission(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q", "-a", "PatientName"]) == 2
-    assert "allow_phi" in capsys.readouterr().err
+    assert "--allow-phi" in capsys.readouterr().err
 
 
 def test_escape_sequences_from_files_do_not_reach_the_terminal(
@@ -149,7 +239,7 @@ def test_demo_runs_the_whole_way_and_draws_a_picture(
     "statement",
     [
         "import dicomdl",
-        "from dicomdl.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from dicomdl.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
     ],
 )
 def test_importing_dicomdl_and_asking_for_help_import_nothing_heavy(statement: str) -> None:

@@ -33,6 +33,7 @@ from dicomdl.index._selections import (
 from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_selections import INLINE_RANGES, read_selection, write_selection
 from dicomdl.index.check import Check, check
+from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.table import Table
@@ -402,7 +403,7 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     Parameters
     ----------
     path
-        The index folder, the `out` of the scan.
+        The index folder, the `out` of the scan; or a folder that was scanned without `out`.
 
     Returns
     -------
@@ -429,6 +430,8 @@ def open_index(path: str | os.PathLike[str]) -> Index:
       in ...
     """
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    if not os.path.isdir(os.path.join(folder, "generations")):
+        folder = find_default(folder) or folder
     generation = generation_of(folder, read_manifest(folder)["generation"])
     # Read now, so that a damaged index is reported here and not in mid-training.
     _ = generation.tolerances, generation.files, generation.stacks

@@ -6,12 +6,12 @@ notebooks, standard input and scripts without a main guard work. The unit of wor
 `engine.read_chunk`: paths in, tables of rows out.
 """
 
-import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
+from dicomdl.index.defaults import default_folder
 from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest
 from dicomdl.index.index import Index, open_index
 from dicomdl.index.schema import (
@@ -40,6 +41,19 @@ from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk, walk
 from dicomdl.storage.sources import COMPARED
 from dicomdl.version import __version__
+
+# Endings of archives, which must be unpacked first.
+_ARCHIVES: Final = (
+    ".zip",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tar.zst",
+    ".7z",
+    ".rar",
+)
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -147,6 +161,8 @@ def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
     given = [roots] if isinstance(roots, str | bytes | os.PathLike) else list(roots)
     if not given or not all(os.fspath(root) for root in given):
         raise UsageError("no folder to scan was given, or one with an empty name")
+    for root in given:
+        _require_local(os.fsdecode(os.fspath(root)))
     folders = [os.path.abspath(os.fsencode(os.path.expanduser(os.fspath(root)))) for root in given]
     for folder in folders:
         if not os.path.exists(folder):
@@ -154,12 +170,25 @@ def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
     return sorted(set(folders))
 
 
+def _require_local(root: str) -> None:
+    """Raise UsageError for a URL and for an archive, which the scan does not read yet."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", root):
+        raise UsageError(
+            f"{root!r} is a URL, which the scan does not read yet: copy the files to a folder, or "
+            "mount them there",
+            path=root,
+        )
+    if root.lower().endswith(_ARCHIVES) and os.path.isfile(os.path.expanduser(root)):
+        raise UsageError(
+            f"{root!r} is an archive, which the scan does not read yet: unpack it and scan the "
+            "folder",
+            path=root,
+        )
+
+
 def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> str:
     if out is None:
-        name = hashlib.blake2b(
-            json.dumps(options, sort_keys=True).encode(), digest_size=12
-        ).hexdigest()
-        return storage.cache_folder("indexes", name)
+        return default_folder(options)
     if not os.fspath(out):
         raise UsageError("out is an empty name: name a folder for the index")
     target = os.path.abspath(os.path.expanduser(os.fspath(out)))

@@ -101,6 +101,9 @@ class Child:
                 stdin=pipe,
                 stdout=pipe,
                 stderr=pipe,
+                # Ctrl-C in a terminal interrupts the whole group: the parent alone handles it,
+                # and ends its children.
+                process_group=0 if os.name == "posix" else None,
             )
         except OSError as error:
             raise StorageError(

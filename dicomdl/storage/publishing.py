@@ -22,14 +22,19 @@ def cache_folder(*parts: str) -> str:
     The folder is ``$DICOMDL_CACHE``, or the platform's user cache folder, with `parts` appended. A
     new folder is readable by its owner only, because its content comes from patients.
     """
+    folder = os.path.join(cache_root(), *parts)
+    make_folder(folder)
+    return folder
+
+
+def cache_root() -> str:
+    """Return ``$DICOMDL_CACHE``, or the platform's user cache folder. It may not exist yet."""
     root = os.environ.get("DICOMDL_CACHE")
     if not root:
         from platformdirs import user_cache_dir
 
         root = user_cache_dir("dicomdl", appauthor=False)
-    folder = os.path.join(os.path.abspath(root), *parts)
-    make_folder(folder)
-    return folder
+    return os.path.abspath(root)
 
 
 def make_folder(folder: str) -> None:

@@ -181,3 +181,11 @@ def test_without_python_no_child_is_started(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "executable", "/no/python")
     with pytest.raises(StorageError, match="no process can be started with '/no/python'"):
         Child("dicomdl.storage.children:run")
+
+
+@posix_only
+def test_a_child_is_in_a_process_group_of_its_own_so_ctrl_c_reaches_the_parent_alone(
+    start: Start,
+) -> None:
+    child = start("return [str(os.getpgid(0) == os.getpid()).encode()]")
+    assert asked(child, b"") == b"True"

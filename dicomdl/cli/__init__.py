@@ -1,0 +1,1 @@
+"""The command `dicomdl`: one file per command, and the only package that prints."""

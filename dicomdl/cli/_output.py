@@ -1,0 +1,62 @@
+"""What the commands print: plain text without control characters, in the words of a shell."""
+
+import re
+from typing import Any, Final
+
+FINE: Final = 0
+PROBLEMS: Final = 1
+WRONG_USE: Final = 2
+INTERRUPTED: Final = 130
+
+# Parts of messages that name Python, and what a shell calls them.
+_IN_SHELL: Final = (
+    (r"dicomdl\.scan\(folder, out=\.\.\.\)", "dicomdl scan FOLDER -o INDEX"),
+    (r"dicomdl\.scan\(([^)]*)\)", r"dicomdl scan \1"),
+    (r"\bdicomdl\.open_index\(([^)]*)\)", r"dicomdl show \1"),
+    (r"\ballow_phi=True\b", "--allow-phi"),
+    (r"\bworkers=(\d+)", r"--workers \1"),
+    (r"\bworkers is (-?\d+)", r"--workers is \1"),
+    (r"\bout=(\.\.\.)?", "--out INDEX"),
+    (r"\bout is an empty name\b", "--out is an empty name"),
+    (r"\battributes=(\.\.\.)?", "--attribute KEYWORD"),
+    (r",? or `(check|index)\.\w+`", ""),
+    (r" \(index\.groups\)", ""),
+)
+
+
+def print_text(text: str, file: Any = None) -> None:
+    """Print text in the words of a shell, without control characters.
+
+    Text from files could command the terminal.
+    """
+    print(printable_lines(in_shell(text)), file=file)
+
+
+def in_shell(text: str) -> str:
+    """Replace names of Python functions and arguments by commands and options."""
+    for pattern, replacement in _IN_SHELL:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def printable_lines(text: str) -> str:
+    """Replace the control characters of every line by escapes."""
+    # Imported here for a fast `--help`; a command that prints has imported the index by then.
+    from dicomdl.index.text import printable
+
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def facts(index: Any) -> dict[str, Any]:
+    """Return the summary of an index as plain values for JSON."""
+    return {
+        "index": index.path,
+        "generation": index.generation,
+        "counts": index.counts,
+        "verdicts": dict(sorted(index.stacks.verdicts().items())),
+        "ledger": dict(index.ledger),
+        "passed_over": index.manifest.get("passed_over", {}),
+        "problems": [
+            {"path": p.path, "reason": p.reason, "detail": p.detail} for p in index.problems
+        ],
+    }

@@ -1,0 +1,91 @@
+"""`dicomdl scan`: index the DICOM files below some folders."""
+
+import argparse
+import json
+import os
+from typing import Any
+
+from dicomdl.cli._output import FINE, PROBLEMS, facts, print_text
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    scan = commands.add_parser(
+        "scan",
+        help="index all DICOM files below some folders; a repeated scan reads only changed files",
+    )
+    scan.add_argument("roots", nargs="+", metavar="ROOT", help="folder or file")
+    scan.add_argument(
+        "-o",
+        "--out",
+        metavar="INDEX",
+        help="index folder (default: one in the user's cache; `dicomdl show ROOT` finds it)",
+    )
+    scan.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        metavar="N",
+        help="number of processes that read headers (default: one per core for large folders)",
+    )
+    scan.add_argument(
+        "--follow-links", action="store_true", help="walk into folders that are symbolic links"
+    )
+    scan.add_argument(
+        "-a",
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="KEYWORD",
+        help="store another attribute, e.g. ContrastBolusAgent; may be repeated",
+    )
+    scan.add_argument(
+        "--allow-phi", action="store_true", help="allow --attribute to store identifying attributes"
+    )
+    scan.add_argument(
+        "--patient-id",
+        choices=("keep", "hash"),
+        default="keep",
+        help="store PatientID itself, or a keyed hash of it (default: %(default)s)",
+    )
+    scan.add_argument("--json", action="store_true", help="print the result as JSON")
+    scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    scan.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Scan, and print the summary. A scan that found no image is a problem."""
+    from dicomdl.jobs.scan import scan
+
+    index = scan(
+        given.roots,
+        given.out,
+        workers=given.workers,
+        progress=not (given.quiet or given.json),
+        follow_links=given.follow_links,
+        attributes=given.attribute,
+        allow_phi=given.allow_phi,
+        patient_id=given.patient_id,
+    )
+    if given.json:
+        print(json.dumps(facts(index), indent=1))
+    else:
+        print_text(repr(index))
+        if not len(index):
+            print_text(f"  {_nothing_found(given.roots, index)}")
+        if len(index.problems):
+            print_text(f"  see them: dicomdl show --problems {index.path}")
+    return FINE if len(index) and not len(index.problems) else PROBLEMS
+
+
+def _nothing_found(roots: list[str], index: Any) -> str:
+    """Describe why an index holds no image."""
+    where = ", ".join(repr(os.path.abspath(os.path.expanduser(root))) for root in roots)
+    if not index.ledger["files"]:
+        passed = sum(
+            n for n in index.manifest.get("passed_over", {}).values() if isinstance(n, int)
+        )
+        return f"there are no files in {where}" + (
+            ": hidden folders, links to folders and special files are passed over" if passed else ""
+        )
+    return f"no file in {where} holds a DICOM image; archives must be unpacked first"
