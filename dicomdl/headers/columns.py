@@ -79,8 +79,11 @@ def _from_binary(raw: bytes, code: str, size: int) -> Any:
 
 
 def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
-    """Convert DS and IS (PS3.5 6.2), numbers as text separated by backslashes; None if invalid."""
-    text = raw.strip(b"\0 ")
+    """Convert DS and IS (PS3.5 6.2), numbers as text separated by backslashes; None if invalid.
+
+    Empty values at the end of a list are dropped.
+    """
+    text = raw.strip(b"\0 ") if size else raw.rstrip(b"\0 \\").lstrip(b"\0 ")
     if not text:
         return None
     try:

@@ -100,7 +100,8 @@ def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
     The first value mapped is signed when the input may be negative (PS3.3 C.11.2.1.1): without a
     rescale by Pixel Representation, after a Modality LUT never, after a rescale when Bits Stored,
     slope and intercept allow a negative value, and in Hounsfield units always. The explicit VR (US
-    or SS) is ignored, because writers derive it from Pixel Representation.
+    or SS) is ignored, because writers derive it from Pixel Representation. A table that then lies
+    beside all values of the input has the other sign, if that one maps some of them.
 
     Parameters
     ----------
@@ -123,10 +124,50 @@ def voi_luts(file: File, frame_number: int = 1) -> tuple[LookupTable, ...]:
         There is no such frame.
     """
     with _about(file):
-        tables = raw_tables(file, IntensityError)
-        groups = groups_of(tables, frame_number)
-        raw = next((group.voi for group in groups if group.voi), ())
-        return tuple(_lookup_table(each, _input_is_signed(tables, groups)) for each in raw)
+        raw, values = _raw_voi_luts(file, frame_number)
+        return tuple(_lookup_table(each, _is_signed(each, values)) for each in raw)
+
+
+def voi_lut(file: File, frame_number: int, which: int) -> LookupTable:
+    """Read one table of the VOI LUT Sequence, as `voi_luts` reads all; the others may be unusable.
+
+    Raises
+    ------
+    IntensityError
+        As `voi_luts`, for this table alone; or there is no such table: attribute `tables`, the
+        number that there are.
+    UsageError
+        There is no such frame.
+    """
+    with _about(file):
+        raw, values = _raw_voi_luts(file, frame_number)
+        if not 0 <= which < len(raw):
+            raise IntensityError(
+                f"VOI LUT {which} asked for, but the file has {len(raw)}", tables=len(raw)
+            )
+        return _lookup_table(raw[which], _is_signed(raw[which], values))
+
+
+def voi_lut_count(file: File, frame_number: int) -> int:
+    """Return the number of items of the VOI LUT Sequence, usable or not.
+
+    Raises
+    ------
+    IntensityError
+        The file cannot be read.
+    UsageError
+        There is no such frame.
+    """
+    with _about(file):
+        return len(_raw_voi_luts(file, frame_number)[0])
+
+
+def _raw_voi_luts(file: File, frame_number: int) -> "tuple[tuple[RawTable, ...], _Input]":
+    """Return the VOI LUTs of a frame as in the header, and their input."""
+    tables = raw_tables(file, IntensityError)
+    groups = groups_of(tables, frame_number)
+    raw = next((group.voi for group in groups if group.voi), ())
+    return raw, _voi_input(tables, groups)
 
 
 def real_world_maps(file: File, frame_number: int = 1) -> tuple[RealWorldMap, ...]:
@@ -245,7 +286,7 @@ def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
     (PS3.3 C.11.1.1.1).
     """
     entries, first, bits = _descriptor(raw, signed, IntensityError)
-    packed = bits <= 8 and len(raw.data.value) < 2 * entries
+    packed = _is_packed(raw, entries, bits)
     values = _first_entries(
         raw.data.octets() if packed else raw.data.words(), entries, raw, IntensityError
     )
@@ -254,14 +295,59 @@ def _lookup_table(raw: RawTable, signed: bool) -> LookupTable:
     return LookupTable(first, bits, values.astype("<u2").tobytes(), raw.kind)
 
 
-def _input_is_signed(tables: Tables, groups: Sequence[Group]) -> bool:
-    """Whether the input of a VOI LUT may be negative (PS3.3 C.11.2.1.1)."""
-    rescale = next((group.rescale for group in groups if group.rescale is not None), None)
-    if rescale is None:
-        return bool(tables.signed) and not tables.modality
+def _is_packed(raw: RawTable, entries: int, bits: int) -> bool:
+    """Whether the data holds two entries per word.
+
+    Some writers declare 16 bits for bytes. They are bytes when they fill the data exactly and rise
+    or fall throughout; half of a table of words does not.
+    """
+    length = len(raw.data.value)
+    if length >= 2 * entries:
+        return False
+    if bits <= 8:
+        return True
+    if length not in (entries, entries + entries % 2):
+        return False
+    steps = np.diff(raw.data.octets()[:entries].astype(np.int16))
+    return bool((steps >= 0).all() or (steps <= 0).all())
+
+
+class _Input(NamedTuple):
+    """The values that a VOI LUT may get: whether they may be negative, and their range."""
+
+    signed: bool
+    low: float
+    high: float
+
+
+def _voi_input(tables: Tables, groups: Sequence[Group]) -> _Input:
+    """Return the input of a VOI LUT (PS3.3 C.11.2.1.1)."""
     half = 1 << (tables.bits_stored - 1)
     ends = (-half, half - 1) if tables.signed else (0, 2 * half - 1)
-    return rescale.kind == "HU" or min(end * rescale.slope + rescale.intercept for end in ends) < 0
+    rescale = next((group.rescale for group in groups if group.rescale is not None), None)
+    if rescale is not None:
+        low, high = sorted(end * rescale.slope + rescale.intercept for end in ends)
+        return _Input(rescale.kind == "HU" or low < 0, low, high)
+    if tables.modality:
+        return _Input(False, 0, MOST_ENTRIES - 1)
+    return _Input(bool(tables.signed), *ends)
+
+
+def _is_signed(raw: RawTable, values: _Input) -> bool:
+    """Whether the first value mapped is signed: as the input, unless this maps none of its values.
+
+    Some writers choose the other sign; the table then lies beside all values, and the image would
+    be black or white.
+    """
+    if len(raw.descriptor) < 2:
+        return values.signed
+    entries, first = raw.descriptor[0] or MOST_ENTRIES, raw.descriptor[1]
+
+    def is_used(first: int) -> bool:
+        return first <= values.high and first + entries - 1 >= values.low
+
+    usual, other = (_as_signed(first), first) if values.signed else (first, _as_signed(first))
+    return values.signed if is_used(usual) or not is_used(other) else not values.signed
 
 
 @remembered("real-world maps")

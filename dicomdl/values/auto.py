@@ -4,6 +4,7 @@ A recipe is resolved once per stack, from its middle frame, so that frame, volum
 stack map a value identically.
 """
 
+import contextlib
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -125,15 +126,16 @@ def pet_without_suv() -> Intensity:
 
 
 def _own_voi(frame: Frame) -> Window | VoiLut | None:
-    """Return the file's first window, else its first VOI LUT, else None.
+    """Return the file's first usable window, else its first usable VOI LUT, else None.
 
-    An unusable window or table counts as absent: "auto" then takes percentiles.
+    Several are alternative views, of which any may be shown (PS3.3 C.11.2.1.1, C.11.2.1.2). An
+    unusable one counts as absent: a width of 0, a table that contradicts its descriptor.
     """
     for source in (Window, VoiLut):
-        try:
-            return source.from_frame(frame)
-        except IntensityError:
-            continue
+        with contextlib.suppress(IntensityError):
+            for which in range(source.count(frame)):
+                with contextlib.suppress(IntensityError):
+                    return source.from_frame(frame, which)
     return None
 
 

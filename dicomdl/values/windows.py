@@ -16,7 +16,7 @@ from dicomdl.errors import IntensityError
 from dicomdl.headers.frame import Frame
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import LookupTable
-from dicomdl.values._lookup_reading import voi_luts
+from dicomdl.values._lookup_reading import voi_lut, voi_lut_count
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Table
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
@@ -137,6 +137,11 @@ class Window(FormulaMap):
             raise IntensityError(message, center=self.center, width=self.width)
 
     @classmethod
+    def count(cls, frame: Frame) -> int:
+        """Return the number of windows of the file, usable or not."""
+        return min(len(frame.window_center or ()), len(frame.window_width or ()))
+
+    @classmethod
     def from_frame(cls, frame: Frame, which: int = 0) -> "Window":
         """Return a window of the file.
 
@@ -156,7 +161,7 @@ class Window(FormulaMap):
             are unusable.
         """
         centers, widths = frame.window_center or (), frame.window_width or ()
-        windows = min(len(centers), len(widths))
+        windows = cls.count(frame)
         if len(centers) != len(widths):
             message = f"{len(centers)} WindowCenter (0028,1050)"
             message += f" but {len(widths)} WindowWidth (0028,1051) values: expected pairs"
@@ -194,8 +199,9 @@ class Window(FormulaMap):
 class VoiLut(FormulaMap):
     """Map by a VOI LUT of the file (PS3.3 C.11.2.1.1) onto [0, 1].
 
-    Entries are divided by the largest number of the bits that they use. `table.bits` is no scale:
-    some devices declare 16 bits for tables that end at 4095.
+    Entries are divided by the largest number of the bits that they use. The standard's range is
+    that of the descriptor's bits, but some devices declare 16 bits for tables that end at 4095,
+    which would come out dark: an image cannot declare 12 (C.11.2.1.1: 8 or 16).
 
     Parameters
     ----------
@@ -212,19 +218,29 @@ class VoiLut(FormulaMap):
         Raises
         ------
         IntensityError
-            There is no such table; attribute `tables`, the number that there are.
+            There is no such table (attribute `tables`, the number that there are), or it is
+            unusable.
         """
-        tables = voi_luts(frame.file, frame.frame_number) if frame.voi_lut_sequence else ()
-        if not 0 <= which < len(tables):
-            raise IntensityError(
-                f"VOI LUT {which} asked for, but the file has {len(tables)}", tables=len(tables)
-            )
-        return cls(tables[which])
+        if not frame.voi_lut_sequence:
+            raise IntensityError(f"VOI LUT {which} asked for, but the file has 0", tables=0)
+        return cls(voi_lut(frame.file, frame.frame_number, which))
+
+    @classmethod
+    def count(cls, frame: Frame) -> int:
+        """Return the number of tables of the file, usable or not.
+
+        Raises
+        ------
+        IntensityError
+            The file cannot be read.
+        """
+        return voi_lut_count(frame.file, frame.frame_number) if frame.voi_lut_sequence else 0
 
     @property
     def scale(self) -> int:
-        """The entry that becomes 1."""
-        return max(1, (1 << self.table.maximum.bit_length()) - 1)
+        """The entry that becomes 1: a largest entry of 4095 or 4096 are both 12 bits."""
+        largest = max(1, self.table.maximum)
+        return max(largest, (1 << (largest - 1).bit_length()) - 1)
 
     @property
     def formula(self) -> Formula:
