@@ -664,6 +664,46 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, shear=(0, 0.5))]
 
 
+def rounded_x(z: int) -> list[str]:
+    """The true x is 10.005: with two decimals, each slice has one of its neighbours."""
+    return [("10.00", "10.01")[z in (3, 5)], "0", decimals([0.5 * z])[0]]
+
+
+@defect("positions with two decimals, half a millimetre apart", ["regular 6"])
+def _(folder: Path) -> list[Part]:
+    near = {"spacing": (0.5, 1, 1), "origin": (10.005, 0, 0)}
+    tell: Tell = lambda _, z: {"ImagePositionPatient": rounded_x(z)}
+    return [series(folder, tell=tell, **near)]
+
+
+@defect("enhanced: positions with two decimals, half a millimetre apart", ["regular 6"])
+def _(folder: Path) -> list[Part]:
+    near = {"spacing": (0.5, 1, 1), "origin": (10.005, 0, 0)}
+    content: Tell = lambda _, z: {
+        "InStackPositionNumber": z + 1,
+        "ImagePositionPatient": [float(text) for text in rounded_x(z)],
+    }
+    return enhanced(folder, 1, content, **near)
+
+
+@defect(
+    "time points whose positions are rounded anew, half a millimetre apart",
+    ["regular 6"] * 3,
+    {"temporal_position_identifier": (1, 2, 3)},
+)
+def _(folder: Path) -> list[Part]:
+    near = {"spacing": (0.5, 1, 1), "origin": (10.005, 0, 0)}
+
+    def tell(n: int, z: int) -> Facts:
+        x = ("10.00", "10.01")[(z * (n + 1)) % 7 > 2]
+        return {
+            "TemporalPositionIdentifier": n + 1,
+            "ImagePositionPatient": [x, *rounded_x(z)[1:]],
+        }
+
+    return parts(folder, 3, tell, modality="MR", **near)
+
+
 @defect("GantryDetectorTilt without a tilt", ["regular 6"])
 def _(folder: Path) -> list[Part]:
     return [series(folder, tell=lambda _, z: {"GantryDetectorTilt": 14.0})]

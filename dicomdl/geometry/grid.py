@@ -42,7 +42,8 @@ class Tolerances:
     in_plane_mm
         Distance of positions from one line, measured in the slice plane, mm.
     tilt
-        Sine of the angle between slice axis and normal; 1e-3 is 0.06 degrees.
+        Sine of the angle between slice axis and normal; 1e-3 is 0.06 degrees. A larger angle is
+        rounding if it moves the last slice by at most `in_plane_mm` against the first.
     cosines
         Difference of direction cosines within one orientation.
     unit

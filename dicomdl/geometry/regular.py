@@ -135,8 +135,10 @@ def regular_slices(
         located = projected / spacing
     require_possible((math.ceil(located[-1]) + 1, *geometry.shape[1:]))
     lower, fraction = _neighbours(located, min(tolerances.same_position_mm / spacing, 0.1))
+    # The slice axis of the stack: oblique for a tilted one, else the normal.
+    axis = geometry.affine[:3, 0] / float(geometry.affine[:3, 0] @ normal)
     affine = geometry.affine.copy()
-    affine[:3, 0] = (positions[-1] - positions[0]) / located[-1]
+    affine[:3, 0] = axis * (projected[-1] / located[-1])
     return RegularSlices(
         Geometry((len(lower), *geometry.shape[1:]), affine), located, lower, fraction
     )

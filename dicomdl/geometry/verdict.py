@@ -1,8 +1,10 @@
 """Verdicts: whether slices form a regular grid, with the order and affine that follow.
 
 A grid is regular if every position is within tolerance of origin + k x spacing (`Tolerances`). The
-affine rests on the first and last slice, as in ITK and dcm2niix. `VERDICTS` lists all verdicts,
-`READABLE` those with an exact affine, and `FILLABLE` those that `regular_slices` can make regular.
+affine rests on the first and last slice, as in ITK and dcm2niix. In the slice plane, its slice axis
+is the normal through the middle slice where positions leave it by rounding only. `VERDICTS` lists
+all verdicts, `READABLE` those with an exact affine, and `FILLABLE` those that `regular_slices` can
+make regular.
 """
 
 import math
@@ -30,6 +32,8 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 )
 _FARTHEST_MM: Final = 1e6
 _LARGEST_PIXEL_MM: Final = 1e4
+# Distances from the slice axis up to this limit are not reported, mm.
+_ROUNDING_MM: Final = 1e-3
 # Columns of IDC's table of volumes. They describe a Series, and are stricter than the verdict,
 # which describes a stack.
 IDC_CHECKS: Final = (
@@ -133,8 +137,8 @@ def assess(
         return Assessment(
             order, _affine(positions[0], alone, axes, pixel_spacing), "single", detail
         )
-    verdict, detail, step = _judge(projected, positions, axes, alone, tolerances)
-    return Assessment(order, _affine(positions[0], step, axes, pixel_spacing), verdict, detail)
+    verdict, detail, origin, step = _judge(projected, positions, axes, alone, tolerances)
+    return Assessment(order, _affine(origin, step, axes, pixel_spacing), verdict, detail)
 
 
 def has_geometry(
@@ -223,8 +227,8 @@ def _affine(origin: Floats, step: Floats, axes: Floats, pixel_spacing: Floats) -
 
 def _judge(
     projected: Floats, positions: Floats, axes: Floats, alone: Floats, tolerances: Tolerances
-) -> tuple[Verdict, dict[str, Any], Floats]:
-    """Return verdict, numbers and step (LPS mm) for two or more sorted slices."""
+) -> tuple[Verdict, dict[str, Any], Floats, Floats]:
+    """Return verdict, numbers, origin and step (LPS mm) for two or more sorted slices."""
     keep = _distinct(projected, tolerances)
     detail: dict[str, Any] = {}
     repeated = len(projected) - int(keep.sum())
@@ -235,19 +239,19 @@ def _judge(
         detail["in_plane_error"] = round(line_error, 6)
     projected, positions = projected[keep], positions[keep]
     if len(projected) == 1:
-        return "duplicates", detail, alone
+        return "duplicates", detail, positions[0], alone
     error, is_grid = _grid_error(projected, np.arange(len(projected)), tolerances)
     spacing = float((projected[-1] - projected[0]) / (len(projected) - 1))
-    # Vector of the line of positions per mm along the normal.
-    slope = (positions[-1] - positions[0]) / (projected[-1] - projected[0])
-    tilt = float(np.linalg.norm(slope - axes[2]) / np.linalg.norm(slope))
+    tilt, origin, slope, off_axis = _slice_axis(projected, positions, axes[2], tolerances)
     detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
-    if tilt > tolerances.tilt:
+    if tilt > 0:
         detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)
+    elif off_axis > _ROUNDING_MM:
+        detail["off_axis"] = round(off_axis, 6)
     if len(projected) == 2:
         # Two slices have one gap, which nothing contradicts and nothing confirms.
         detail["unconfirmed"] = True
-    verdict: Verdict = "tilted" if tilt > tolerances.tilt else "regular"
+    verdict: Verdict = "tilted" if tilt > 0 else "regular"
     if not is_grid:
         gaps = np.diff(projected)
         detail |= {
@@ -269,7 +273,31 @@ def _judge(
             verdict = "missing_slices"
     if line_error > tolerances.in_plane_mm:
         verdict = "uneven_spacing"
-    return ("duplicates" if repeated else verdict), detail, spacing * slope
+    return ("duplicates" if repeated else verdict), detail, origin, spacing * slope
+
+
+def _slice_axis(
+    projected: Floats, positions: Floats, normal: Floats, tolerances: Tolerances
+) -> tuple[float, Floats, Floats, float]:
+    """Return (tilt, origin, step per mm along the normal, largest distance from the slice axis).
+
+    The line from the first to the last position is rounded: positions with two decimals of a stack
+    of 2.5 mm make an angle of 0.23 degrees. Up to `tolerances.in_plane_mm` over the whole stack,
+    the slice axis is therefore the normal, through the middle slice, and distances from it are
+    measured in the slice plane, mm. Beyond, the slice axis is the line, so the affine carries the
+    shear. `tilt` is the sine of its angle with the normal, 0 up to `tolerances.tilt`.
+    """
+    line = positions[-1] - positions[0]
+    length = projected[-1] - projected[0]
+    aside = float(np.linalg.norm(line - length * normal))
+    # The difference of two decimals is not exact: 0.3 - 0.2 is less than 0.1, 1.1 - 1 is more.
+    if aside > tolerances.in_plane_mm + 1e-6:
+        tilt = aside / float(np.linalg.norm(line))
+        return tilt if tilt > tolerances.tilt else 0.0, positions[0], line / length, 0.0
+    in_plane = positions - np.outer(projected, normal)
+    middle = in_plane[len(positions) // 2]
+    off_axis = float(np.sqrt(((in_plane - middle) ** 2).sum(axis=1)).max())
+    return 0.0, middle + projected[0] * normal, normal, off_axis
 
 
 def _grid_error(

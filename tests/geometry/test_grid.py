@@ -17,6 +17,7 @@ from phantoms import slice_normal, true_affine, true_positions, write_series
 
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry, Tolerances, plane_axes
+from dicomdl.geometry.regular import regular_slices
 from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, number_slices
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -127,10 +128,89 @@ def test_a_gantry_tilt_is_measured_and_sheared_into_the_affine() -> None:
 
 def test_a_tilt_below_0_06_degrees_is_no_tilt() -> None:
     below, above = (
-        judge(true_positions(5, (2, 1, 1), (0, 0, 0), AXIAL, (2 * tangent, 0)))
+        judge(true_positions(61, (2, 1, 1), (0, 0, 0), AXIAL, (2 * tangent, 0)))
         for tangent in (0.9e-3, 1.1e-3)
     )
     assert (below.verdict, above.verdict) == ("regular", "tilted")
+    assert above.detail["tilt_deg"] == pytest.approx(math.degrees(1.1e-3), abs=1e-3)
+
+
+@pytest.mark.parametrize("slices", [2, 3, 6, 7, 40])
+def test_a_tilt_of_less_than_a_tenth_of_a_millimetre_over_the_stack_is_rounding(
+    slices: int,
+) -> None:
+    below, above = (
+        judge(true_positions(slices, (0.5, 1, 1), (3, 4, 5), AXIAL, (0, aside / (slices - 1))))
+        for aside in (0.09, 0.11)
+    )
+    assert above.verdict == "tilted"
+    assert below.verdict == "regular"
+    assert "tilt_deg" not in below.detail
+    assert Geometry((slices, 5, 5), below.affine).shear < 1e-12
+    middle = slices // 2
+    np.testing.assert_allclose(
+        below.affine @ [middle, 0, 0, 1],
+        [3, 4 + 0.09 * middle / (slices - 1), 5 + 0.5 * middle, 1],
+        atol=1e-9,
+    )
+    assert below.detail["off_axis"] == pytest.approx(0.09 * middle / (slices - 1), abs=1e-6)
+
+
+def test_a_tenth_of_a_millimetre_in_one_decimal_is_rounding() -> None:
+    for tenth in range(-30, 30):
+        positions = np.array([[k // 3 + tenth, 0, 10 * k] for k in range(6)]) / 10
+        assert judge(positions).verdict == "regular"
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS.values(), ids=list(ORIENTATIONS))
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+@pytest.mark.parametrize("slices", [2, 6, 20])
+def test_positions_with_few_decimals_are_regular_and_within_their_rounding(
+    orientation: tuple[float, ...], decimals: int, slices: int
+) -> None:
+    spacing, unit = (3.0, 0.7, 0.8), 10.0**-decimals
+    true = true_positions(slices, spacing, (-12.3456, 31.0617, 7.2549), orientation)
+    found = judge(np.round(true, decimals), orientation, spacing[1:])
+    assert found.verdict == "regular"
+    assert "tilt_deg" not in found.detail
+    geometry = Geometry((slices, 5, 7), found.affine)
+    assert geometry.shear < 1e-12
+    located = geometry.voxel_to_world([(k, 0, 0) for k in range(slices)])
+    assert np.abs(located - true).max() <= 2 * unit
+    assert found.detail.get("off_axis", 0) <= 2 * unit
+
+
+@pytest.mark.parametrize("decimals", [3, 4])
+def test_rounded_direction_cosines_are_no_tilt(decimals: int) -> None:
+    """The normal of rounded cosines is off by up to half of their last digit, or a bit more."""
+    for seed in range(40):
+        matrix, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+        orientation = np.concatenate([matrix[0], matrix[1]])
+        true = true_positions(30, (3.0, 0.7, 0.8), (-12, 31, 7), tuple(orientation))
+        found = judge(true, np.round(orientation, decimals))
+        assert found.verdict == "regular"
+        located = Geometry((30, 5, 7), found.affine).voxel_to_world([(k, 0, 0) for k in range(30)])
+        assert np.abs(located - true).max() <= 0.1
+
+
+def test_a_long_line_that_is_no_tilt_stays_in_the_affine() -> None:
+    """A tenth of a millimetre is the limit in plane; 0.05 degrees leave it over 300 mm."""
+    true = true_positions(301, (1, 1, 1), (0, 0, 0), AXIAL, (0, 0.9e-3))
+    found = judge(true)
+    assert found.verdict == "regular"
+    located = Geometry((301, 5, 5), found.affine).voxel_to_world([(k, 0, 0) for k in range(301)])
+    np.testing.assert_allclose(located, true, atol=1e-9)
+
+
+def test_a_rounded_stack_with_a_hole_is_filled_along_the_normal() -> None:
+    x = [10.01, 10.02, 10.01, 10.02, 10.02]
+    positions = np.array([[x[k], 4.0, 0.5 * z] for k, z in enumerate((0, 1, 2, 4, 5))])
+    found = judge(positions)
+    assert found.verdict == "missing_slices"
+    grid = regular_slices(positions, Geometry((5, 4, 4), found.affine), found.verdict, Tolerances())
+    assert grid.geometry.shape == (6, 4, 4)
+    np.testing.assert_allclose(grid.geometry.affine[:3, 0], [0, 0, 0.5], atol=1e-12)
+    assert grid.geometry.origin == pytest.approx((10.01, 4.0, 0.0))
 
 
 def test_an_uneven_stack_tells_its_tilt_too() -> None:
@@ -296,8 +376,14 @@ def test_the_affine_maps_every_voxel_of_a_shuffled_series_to_its_world_point(
     geometry = Geometry((slices, 5, 7), found.affine)
     voxels = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), -1)
     expected = np.concatenate([voxels, np.ones((*voxels.shape[:3], 1))], -1) @ truth.T
-    np.testing.assert_allclose(geometry.voxel_to_world(voxels), expected[..., :3], atol=1e-8)
-    np.testing.assert_allclose(geometry.world_to_voxel(expected[..., :3]), voxels, atol=1e-6)
+    # A shear of less than a tenth of a millimetre over the stack is rounding.
+    error = 0 if "tilt_deg" in found.detail else found.detail.get("off_axis", 1e-3)
+    np.testing.assert_allclose(
+        geometry.voxel_to_world(voxels), expected[..., :3], atol=1e-8 + error
+    )
+    np.testing.assert_allclose(
+        geometry.world_to_voxel(expected[..., :3]), voxels, atol=1e-6 + error / min(spacing)
+    )
 
 
 @settings(max_examples=40)
