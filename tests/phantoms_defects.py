@@ -30,6 +30,7 @@ from phantoms import (
 )
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.valuerep import DSfloat
 
 SHAPE: Final = (6, 5, 7)
@@ -224,7 +225,8 @@ def enhanced(
     """Write parts `first`, `first` + 1, ... of one grid as one enhanced file with shuffled frames.
 
     `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient is
-    put into its own macro. `only` chooses frames, `facts` are attributes of the file.
+    put into its own macro, sequences stand beside it. `only` chooses frames, `facts` are attributes
+    of the file.
     """
     shape = options.setdefault("shape", SHAPE)
     cells = [
@@ -239,6 +241,8 @@ def enhanced(
         for k, (number, z) in enumerate(cells):
             group = dataset.PerFrameFunctionalGroupsSequence[k]
             said = dict(content(number, z))
+            for key in [key for key, value in said.items() if isinstance(value, DicomSequence)]:
+                say(group, {key: said.pop(key)})
             if "ImagePositionPatient" in said:
                 group.PlanePositionSequence = item(
                     ImagePositionPatient=decimals(said.pop("ImagePositionPatient"))
@@ -288,6 +292,13 @@ def say(dataset: Dataset, facts: Facts) -> None:
             setattr(dataset, key, value)
         elif key in dataset:
             delattr(dataset, key)
+
+
+def inside(facts: Facts) -> DicomSequence:
+    """Return a sequence of one item with these attributes."""
+    dataset = Dataset()
+    say(dataset, facts)
+    return DicomSequence([dataset])
 
 
 def verbatim(*texts: str) -> list[DSfloat]:
@@ -1678,6 +1689,91 @@ def _(folder: Path) -> list[Part]:
         return {(0x0019, "GEMS_ACQU_01", 0xBB + i, "DS"): str(AXES[n][i]) for i in range(3)}
 
     return parts(folder, 3, tell, "part by part", modality="MR")
+
+
+PHILIPS_NUMBER: Final = (0x2005, "Philips MR Imaging DD 005", 0x13, "IS")
+PHILIPS_B_NUMBER: Final = (0x2005, "Philips MR Imaging DD 005", 0x12, "IS")
+PHILIPS_ITEM: Final = (0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
+
+
+@defect(
+    "directions by number in Philips's private item per frame",
+    THREE,
+    {"philips_gradient_direction_number": [1, 2, 3]},
+)
+def _(folder: Path) -> list[Part]:
+    return enhanced(
+        folder,
+        3,
+        lambda n, z: {"StackID": "1", PHILIPS_ITEM: inside({PHILIPS_NUMBER: n + 1})},
+        facts={"Manufacturer": "Philips"},
+    )
+
+
+@defect(
+    "directions by number in Philips's private item of classic images",
+    THREE,
+    {"philips_gradient_direction_number": [1, 2, 3]},
+)
+def _(folder: Path) -> list[Part]:
+    return parts(
+        folder,
+        3,
+        lambda n, z: {
+            "Manufacturer": "Philips Medical Systems",
+            PHILIPS_ITEM: inside({PHILIPS_NUMBER: n + 1}),
+        },
+        modality="MR",
+    )
+
+
+@defect(
+    "b-values by number in Philips's private item per frame",
+    THREE,
+    {"philips_b_value_number": [1, 2, 3]},
+)
+def _(folder: Path) -> list[Part]:
+    return enhanced(
+        folder,
+        3,
+        lambda n, z: {"StackID": "1", PHILIPS_ITEM: inside({PHILIPS_B_NUMBER: n + 1})},
+    )
+
+
+@defect(
+    "echoes among the converted attributes without a functional group",
+    THREE,
+    {"echo_time": [5, 10, 15]},
+)
+def _(folder: Path) -> list[Part]:
+    return enhanced(
+        folder,
+        3,
+        lambda n, z: {
+            "StackID": "1",
+            "UnassignedPerFrameConvertedAttributesSequence": inside({"EchoTime": 5 * (n + 1)}),
+            # The source of a frame is another classic image; its number proves nothing.
+            "ConversionSourceAttributesSequence": inside({"InstanceNumber": 9 - n}),
+        },
+    )
+
+
+@defect(
+    "a private fact of GE among the converted attributes",
+    THREE,
+    {"ge_raw_data_type": [0, 1, 2]},
+)
+def _(folder: Path) -> list[Part]:
+    return enhanced(
+        folder,
+        3,
+        lambda n, z: {
+            "StackID": "1",
+            "UnassignedPerFrameConvertedAttributesSequence": inside(
+                {(0x0043, "GEMS_PARM_01", 0x2F, "SS"): n}
+            ),
+        },
+    )
 
 
 @defect(

@@ -85,7 +85,11 @@ SPECS: Final[tuple[Spec, ...]] = (
         ),
         ordered=False,
     ),
-    *_same("philips_gradient_direction_number", "velocity_encoding_maximum_value"),
+    *_same(
+        "philips_b_value_number",
+        "philips_gradient_direction_number",
+        "velocity_encoding_maximum_value",
+    ),
     *_same("velocity_encoding_direction", ordered=False),
     *_same("echo_time", "effective_echo_time", noisy=True),
     *_same("echo_numbers", "inversion_times"),

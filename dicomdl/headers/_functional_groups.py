@@ -1,15 +1,34 @@
 """The rows of a multi-frame file, from functional groups and from vectors.
 
 Shared and per-frame functional groups are those of PS3.3 C.7.6.16. A vector has one value per
-frame.
+frame. Items that hold the attributes of a classic image fill what the groups leave empty.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from dicomdl.errors import HeaderError
+from dicomdl.headers._attribute_items import (
+    CONVERTED,
+    PHILIPS_ITEMS,
+    converted_facts,
+    filled,
+    is_philips_item,
+    philips_facts,
+)
 from dicomdl.headers._nested import items, iterate
 from dicomdl.headers._rows import Context, Row, Schema, override
 from dicomdl.headers.columns import swap_bytes, vector_values
+
+
+class _Group(NamedTuple):
+    """Raw values by column of one item of a functional groups sequence.
+
+    `values` are those of the macros, `fills` those of items of classic attributes.
+    """
+
+    values: dict[int, bytes]
+    fills: dict[int, bytes]
 
 
 def frame_rows(
@@ -18,24 +37,39 @@ def frame_rows(
     """Return one row per frame.
 
     The values of the file are overridden by the shared functional groups, then by those of the
-    frame, then by the vectors.
+    frame, then by the vectors. Columns that are still empty are filled.
     """
     schema, _, syntax, account, *_ = context
+    fills: dict[int, bytes] = {}
     if shared:
         for item in items(shared, syntax, account):
-            row = override(row, _group_values(item, context))
+            group = _group(item, context)
+            row = override(row, group.values)
+            fills |= group.fills
     has_vectors = any(schema.vectors_of(row))
     if not per_frame and not has_vectors:
-        return [row] * frames
-    changes: list[dict[int, bytes]] = [{} for _ in range(frames)]
+        return [filled(row, fills)] * frames
+    groups = [_Group({}, {})] * frames
     if per_frame:
-        changes = [_group_values(item, context) for item in items(per_frame, syntax, account)]
-        if len(changes) != frames:
-            changes = [_agreed(changes, frames, schema)] * frames
+        groups = [_group(item, context) for item in items(per_frame, syntax, account)]
+        if len(groups) != frames:
+            values = _agreed([group.values for group in groups], frames, schema)
+            groups = [_Group(values, _common([group.fills for group in groups]))] * frames
+    changes = [group.values for group in groups]
     for number in schema.per_frame if has_vectors else ():
-        values = vector_values(row[number], schema.columns[number], frames)
-        changes = [{**change, number: value} for change, value in zip(changes, values, strict=True)]
-    return [override(row, change) for change in changes]
+        vector = vector_values(row[number], schema.columns[number], frames)
+        changes = [{**change, number: value} for change, value in zip(changes, vector, strict=True)]
+    rows = [override(row, change) for change in changes]
+    if not fills and not any(group.fills for group in groups):
+        return rows
+    return [
+        filled(each, {**fills, **group.fills}) for each, group in zip(rows, groups, strict=True)
+    ]
+
+
+def _common(fills: Sequence[Mapping[int, bytes]]) -> dict[int, bytes]:
+    """Return the values that are the same in all groups."""
+    return dict(set.intersection(*(set(each.items()) for each in fills)))
 
 
 def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) -> dict[int, bytes]:
@@ -64,35 +98,41 @@ def _agreed(groups: Sequence[Mapping[int, bytes]], frames: int, schema: Schema) 
     return {number: value or b"" for number, value in agreed.items()}
 
 
-def _group_values(item: bytes, context: Context, outer: tuple[int, ...] = ()) -> dict[int, bytes]:
-    """Return the raw values by column of one item of a functional groups sequence.
+def _group(item: bytes, context: Context) -> _Group:
+    """Return the values of one item of a functional groups sequence."""
+    macros = context.schema.macros
+    group = _Group({}, {})
+    creators: dict[int, bytes] = {}
+    for tag, vr, value in iterate(item, context.syntax, context.window):
+        if tag in macros:
+            group.values.update(_macro_values(tag, vr, value, context))
+        elif tag in CONVERTED:
+            group.fills.update(converted_facts(value, vr, context))
+        elif tag >> 16 == PHILIPS_ITEMS[0] >> 16:
+            if tag & 0xFF00 == 0:
+                creators[tag] = value.strip(b" \0")
+            elif is_philips_item(tag, creators):
+                group.fills.update(philips_facts(value, context, vr))
+    return group
+
+
+def _macro_values(
+    macro: int, vr: bytes, value: bytes, context: Context, *, is_outer: bool = True
+) -> dict[int, bytes]:
+    """Return the raw values by column of the first item of a macro.
 
     Macros nest once (MR diffusion).
     """
     schema, _, syntax, account, *_ = context
     values: dict[int, bytes] = {}
-    for tag, vr, value in iterate(item, syntax, account):
-        number = schema.groups.get((outer[-1], tag)) if outer else None
-        if number is not None:
-            values[number] = value if syntax.little else swap_bytes(value, schema.columns[number])
-        elif (
-            len(outer) < 2
-            and tag in schema.macros
-            and (vr in (b"SQ", b"") and (value[:4] == b"\xfe\xff\x00\xe0" or not syntax.little))
-        ):
-            for inner in items(value, syntax, account):
-                values |= _group_values(inner, context, (*outer, tag))
-                break
+    if vr not in (b"SQ", b"") or (value[:4] != b"\xfe\xff\x00\xe0" and syntax.little):
+        return values
+    for inner in items(value, syntax, account):
+        for tag, inner_vr, raw in iterate(inner, syntax, account):
+            number = schema.groups.get((macro, tag))
+            if number is not None:
+                values[number] = raw if syntax.little else swap_bytes(raw, schema.columns[number])
+            elif is_outer and tag in schema.macros:
+                values |= _macro_values(tag, inner_vr, raw, context, is_outer=False)
+        break
     return values
-
-
-def first_item(raw: bytes, wanted: Mapping[int, int], context: Context) -> dict[int, bytes]:
-    """Return the raw values by column of the first item; `wanted` maps tags to columns."""
-    for item in items(raw, context.syntax, context.window):
-        values = {
-            wanted[tag]: value
-            for tag, _, value in iterate(item, context.syntax, context.window)
-            if tag in wanted
-        }
-        return values if context.syntax.little else context.schema.swapped(values)
-    return {}

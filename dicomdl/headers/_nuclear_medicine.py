@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dicomdl.headers._functional_groups import first_item
+from dicomdl.headers._attribute_items import first_item
 from dicomdl.headers._planes import Plane, Vector, along, axes_of, plane_of, vector
 from dicomdl.headers._rows import Context, Row, decimals, override
 

@@ -4,13 +4,34 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from dicomdl.headers._heads import Syntax
+from dicomdl.headers._elements import Wanted
+from dicomdl.headers._heads import TRANSFER_SYNTAX, Syntax
 from dicomdl.headers._window import Window
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import BINARY, converter, swap_bytes
 
 Row: TypeAlias = tuple[bytes, ...]
 _FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+
+
+# Facts of Philips' private item (`_attribute_items`) that no public attribute states, or that some
+# files state nowhere else. Its other attributes describe the classic image: its UID, number, time.
+_PHILIPS_FACTS: Final = frozenset(
+    {
+        "diffusion_b_value",
+        "diffusion_gradient_orientation",
+        "philips_b_value",
+        "philips_b_value_number",
+        "philips_gradient_direction_number",
+        "philips_diffusion_direction_x",
+        "philips_diffusion_direction_y",
+        "philips_diffusion_direction_z",
+        "philips_scale_slope",
+        "philips_scale_intercept",
+        "philips_phase_number",
+        "philips_label_type",
+    }
+)
 
 
 class Numbers(NamedTuple):
@@ -28,6 +49,8 @@ class Numbers(NamedTuple):
     pixel_spacing: int
     spacing_between_slices: int
     slice_vector: int
+    manufacturer: int
+    philips_gradient_direction_number: int
     siemens_images_in_mosaic: int
     siemens_b_value: int
     siemens_diffusion_direction: int
@@ -36,10 +59,22 @@ class Numbers(NamedTuple):
 class Schema:
     """The columns of a reader's rows, grouped by the way they are read.
 
+    Parameters
+    ----------
+    columns
+        The columns.
+    specials
+        Tags of further elements of the top level that the reader uses.
+
     Attributes
     ----------
     at
         The numbers of some columns, by name.
+    wanted
+        The elements of a data set: those of the columns, then `specials`, then the sequences of
+        `inside`.
+    philips, philips_wanted
+        Numbers of the columns that Philips' private item has, and their elements.
     inside
         sequence -> tag -> number, for columns in the first item of a top-level sequence.
     groups, macros
@@ -54,7 +89,7 @@ class Schema:
         Numbers of the vectors with one value per frame.
     """
 
-    def __init__(self, columns: Sequence[Attribute]) -> None:
+    def __init__(self, columns: Sequence[Attribute], specials: Sequence[int] = ()) -> None:
         self.columns = tuple(columns)
         self.count = len(self.columns)
         numbered = list(enumerate(self.columns))
@@ -65,6 +100,16 @@ class Schema:
         for number, column in numbered:
             if column.inside:
                 self.inside.setdefault(column.inside, {})[column.tag] = number
+        # Tag 0 leaves a slot empty: the transfer syntax is that of the file meta information, even
+        # if the data set contains the element, too.
+        entries = [
+            (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
+            for column in self.columns
+        ]
+        self.wanted = Wanted([*entries, *((tag, "") for tag in (*specials, *self.inside))])
+        self.philips = [n for n, column in numbered if column.name in _PHILIPS_FACTS]
+        self.philips_wanted = Wanted([entries[number] for number in self.philips])
+        self._first_sequence = self.count + len(specials)
         self.groups = {
             (group, column.group_tag or column.tag): number
             for number, column in numbered
@@ -79,6 +124,11 @@ class Schema:
         self.converters = [converter(column) for column in self.columns]
         self.texts_of = itemgetter(*self.free_texts)
         self.vectors_of = itemgetter(*self.per_frame)
+
+    def parts(self, values: Row) -> tuple[Row, Row, Row]:
+        """Divide the values of `wanted` into those of columns, specials and `inside` sequences."""
+        first, sequence = self.count, self._first_sequence
+        return values[:first], values[first:sequence], values[sequence:]
 
     def value(self, row: Row, number: int) -> Any:
         """Return the typed value of one column of a raw row."""
@@ -99,7 +149,10 @@ class Schema:
 
 
 class Context(NamedTuple):
-    """The file that is being read: its columns and its coding. Its first element is at `start`."""
+    """The file that is being read: its columns and its coding. Its first element is at `start`.
+
+    `charset` is the raw Specific Character Set.
+    """
 
     schema: Schema
     transfer_syntax: str
@@ -107,6 +160,7 @@ class Context(NamedTuple):
     window: Window
     start: int
     deflated: bool
+    charset: bytes = b""
 
 
 def override(row: Row, changes: Mapping[int, bytes]) -> Row:

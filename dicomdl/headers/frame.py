@@ -303,6 +303,9 @@ class Frame:
     philips_gradient_direction_number: int | None = _fact(
         0x20050013, "IS", "split", creator="Philips MR Imaging DD 005"
     )
+    philips_b_value_number: int | None = _fact(
+        0x20050012, "IS", "split", creator="Philips MR Imaging DD 005"
+    )
     philips_b_value: float | None = _fact(
         0x20010003, "FL", "split", creator="Philips Imaging DD 001"
     )
@@ -354,6 +357,9 @@ class Frame:
     dose_calibration_factor: float | None = _fact(0x00541322, "DS", "suv")
     frame_reference_time: float | None = _fact(0x00541300, "DS", "suv")
     actual_frame_duration: int | None = _fact(0x00181242, "IS", "suv")
+    frame_acquisition_duration: float | None = _fact(
+        0x00189220, "FD", "suv", groups=(FRAME_CONTENT,)
+    )
     series_date: str = _fact(0x00080021, "DA", "suv")
     series_time: str = _fact(0x00080031, "TM", "suv")
     patient_weight: float | None = _fact(0x00101030, "DS", "suv")

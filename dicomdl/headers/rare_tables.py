@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomdl.errors import DicomdlError, FileChanged, IntensityError, PixelError, UsageError
+from dicomdl.headers._attribute_items import CONVERTED
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
 from dicomdl.headers.inflate import inflate_data_set
 from dicomdl.headers.requirement import require_pydicom
@@ -328,7 +329,8 @@ def _tables_of(dataset: Any) -> Tables:
 def _group(dataset: Any, *, top: bool) -> Group:
     """Return the tables of one set of functional groups, or of the top level.
 
-    At the top level, the attributes are not wrapped in a sequence.
+    At the top level, the attributes are not wrapped in a sequence. A converted image may have its
+    VOI LUT among the attributes without a functional group (PS3.3 C.7.6.16.2.25).
     """
     voi, rescale = (
         (dataset, dataset)
@@ -337,10 +339,22 @@ def _group(dataset: Any, *, top: bool) -> Group:
     )
     maps = _items(dataset, _REAL_WORLD)
     return Group(
-        None if voi is None else _luts(voi, _VOI_LUT, "VOI LUT (0028,3006)"),
+        next(
+            (
+                luts
+                for each in (voi, *(() if top else _converted(dataset)))
+                if each is not None
+                and (luts := _luts(each, _VOI_LUT, "VOI LUT (0028,3006)")) is not None
+            ),
+            None,
+        ),
         None if maps is None else tuple(_raw_map(item) for item in maps),
         None if rescale is None else _rescale(rescale),
     )
+
+
+def _converted(dataset: Any) -> list[Any]:
+    return [_only_item(dataset, tag) for tag in CONVERTED]
 
 
 def _only_item(dataset: Any, tag: int) -> Any:

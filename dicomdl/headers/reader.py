@@ -13,16 +13,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from dicomdl.errors import HeaderError
+from dicomdl.headers._attribute_items import (
+    filled,
+    found_philips_facts,
+    may_have_philips_item,
+    plain_row,
+)
 from dicomdl.headers._coding import first_element, syntax_of
-from dicomdl.headers._elements import Walked, Wanted, walk, walk_meta
-from dicomdl.headers._functional_groups import first_item, frame_rows
-from dicomdl.headers._heads import PIXEL_DATA, TRANSFER_SYNTAX, Step
+from dicomdl.headers._elements import Walked, walk, walk_meta
+from dicomdl.headers._functional_groups import frame_rows
+from dicomdl.headers._heads import PIXEL_DATA, Step
 from dicomdl.headers._layouts import Layouts
 from dicomdl.headers._mosaic import unpacked_rows
 from dicomdl.headers._nuclear_medicine import placed_rows
 from dicomdl.headers._pixel_data import PixelLayout, locate_frames, pixel_layout
 from dicomdl.headers._rows import Context, Row, Schema, override
-from dicomdl.headers._text import transcoded
 from dicomdl.headers._window import Window
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import (
@@ -79,16 +84,8 @@ class HeaderReader:
     def __init__(self, extra: Sequence[Attribute] = ()) -> None:
         self.extra = tuple(extra)
         self.columns = (*attributes(), *self.extra)
-        self._schema = Schema(self.columns)
-        # Tag 0 leaves a slot empty: the transfer syntax is that of the file meta information, even
-        # if the data set contains the element, too.
-        entries = [
-            (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
-            for column in self.columns
-        ]
-        sequences = ((tag, "") for tag in (*_SPECIALS, *self._schema.inside))
-        self._layouts = Layouts(wanted := Wanted([*entries, *sequences]))
-        self._wanted = wanted
+        self._schema = Schema(self.columns, _SPECIALS)
+        self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
 
     def read(self, path: str) -> Header:
@@ -126,7 +123,7 @@ class HeaderReader:
             raise
         except Exception:
             # The result must not depend on a layout that an earlier file has left.
-            self._layouts = Layouts(self._wanted)
+            self._layouts = Layouts(self._schema.wanted)
         try:
             return self._parsed(first, size, read)
         except OSError:
@@ -168,7 +165,7 @@ class HeaderReader:
         syntax, transfer_syntax = syntax_of(window, position, transfer_syntax)
         learn = learn and inflated is None
         steps: list[Step] = []
-        walked = walk(window, position, syntax, self._wanted, steps if learn else None)
+        walked = walk(window, position, syntax, self._schema.wanted, steps if learn else None)
         if walked.pixel_data is not None:
             if learn:
                 self._layouts.learn(first, start, syntax, meta, steps)
@@ -189,10 +186,10 @@ class HeaderReader:
     def _conclude(self, walked: Walked, context: Context) -> Header:
         """Convert raw values to rows, one per frame or tile, and add the byte ranges of frames."""
         schema, pixel_data = context.schema, walked.pixel_data
-        charset, shared, per_frame, extended_offsets, detectors, *sequences = walked.values[
-            schema.count :
-        ]
-        row = _plain_row(walked.values[: schema.count], charset, sequences, context)
+        row, specials, sequences = schema.parts(walked.values)
+        charset, shared, per_frame, extended_offsets, detectors = specials
+        context = context._replace(charset=charset) if charset else context
+        row = plain_row(row, sequences, context)
         sop_class = _uid(row[schema.at.sop_class_uid])
         if pixel_data is None:
             return _without_pixels(row, sop_class, schema)
@@ -209,6 +206,9 @@ class HeaderReader:
         if sop_class == NM_IMAGE:
             rows = placed_rows(rows, detectors, context)
         elif not (shared or per_frame):
+            if may_have_philips_item(row, context):
+                facts = found_philips_facts(context)
+                rows = [filled(each, facts) for each in rows]
             # Enhanced objects contain unpacked mosaics, but their image type may say MOSAIC still.
             rows, tiles = unpacked_rows(rows, context)
             places *= len(tiles) or 1
@@ -247,17 +247,6 @@ def unforeseen(error: Exception) -> Header:
         f"{last.lineno}: this is a fault of dicomdl, please report it"
     )
     return Header("problem", "reader_error", detail)
-
-
-def _plain_row(row: Row, charset: bytes, sequences: Sequence[bytes], context: Context) -> Row:
-    """Return the values of a file in little endian and UTF-8, with those from sequences."""
-    schema = context.schema
-    if not context.syntax.little:
-        row = schema.swapped_row(row)
-    if any(sequences):
-        for wanted, value in zip(schema.inside.values(), sequences, strict=True):
-            row = override(row, first_item(value, wanted, context)) if value else row
-    return transcoded(row, charset, schema) if charset else row
 
 
 def _usable_layout(row: Row, context: Context) -> PixelLayout:

@@ -18,6 +18,8 @@ SERIES_COLUMNS: Final[tuple[str, ...]] = (
     "acquisition_time",
     "acquisition_date_time",
 )
+# The same of a frame of a multi-frame object; optional among the columns of a Series.
+FRAME_TIME: Final = "frame_acquisition_date_time"
 SUV_COLUMNS: Final[tuple[str, ...]] = (
     *(
         "modality",
@@ -33,9 +35,11 @@ SUV_COLUMNS: Final[tuple[str, ...]] = (
         "decay_factor",
         "frame_reference_time",
         "actual_frame_duration",
+        "frame_acquisition_duration",
         "series_date",
         "series_time",
         *SERIES_COLUMNS,
+        FRAME_TIME,
     ),
     *(
         "patient_weight",

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from dicomdl.values._suv_header import (
+    FRAME_TIME,
     SERIES_COLUMNS,
     Columns,
     PetHeader,
@@ -200,9 +201,9 @@ def _private_start(header: PetHeader, first: _Moment) -> _Moment | None:
 
 def _first_acquisition(header: PetHeader, series: Columns | None) -> _Moment:
     """Return the acquisition time of the earliest image of the Series."""
-    rows = set(_rows(header.facts, SERIES_COLUMNS))
+    rows = set(_acquisitions(header.facts))
     if series is not None:
-        rows.update(_rows(series, SERIES_COLUMNS))
+        rows.update(_acquisitions(series))
     moments = [_acquisition(*row) for row in rows]
     dated = [moment for moment in moments if moment.dated]
     anchor = min(dated, key=_seconds) if dated else _dated_by_series(moments[0], header)
@@ -227,8 +228,15 @@ def _dated_by_series(moment: _Moment, header: PetHeader) -> _Moment:
     return _near(moment, _Moment(noon, True, "series_time", None))._replace(dated=True)
 
 
-def _acquisition(date: str, time: str, date_time: str) -> _Moment:
-    """Return Acquisition Date and Time, else Acquisition DateTime."""
+def _acquisition(date: str, time: str, date_time: str, frame: str) -> _Moment:
+    """Return Acquisition Date and Time, else Acquisition DateTime.
+
+    In a multi-frame object these are those of its first frame (PS3.3 C.7.6.16.1), so Frame
+    Acquisition DateTime comes first.
+    """
+    own = _date_time(frame, FRAME_TIME)
+    if own is not None:
+        return own
     clock = _clock(time, "acquisition_time")
     combined = _date_time(date_time, "acquisition_date_time", clock)
     if clock is None:
@@ -253,19 +261,25 @@ def _acquisition(date: str, time: str, date_time: str) -> _Moment:
 def _timings(header: PetHeader, first: _Moment) -> list[_Timing]:
     """Return the distinct timings of the images of a stack."""
     rows = zip(
-        _rows(header.facts, SERIES_COLUMNS),
+        _acquisitions(header.facts),
         *(
             map(number_of, header.facts[name])
-            for name in ("frame_reference_time", "actual_frame_duration", "decay_factor")
+            for name in (
+                "frame_reference_time",
+                "actual_frame_duration",
+                "frame_acquisition_duration",
+                "decay_factor",
+            )
         ),
         strict=True,
     )
     timings = []
-    for (date, time, date_time), *numbers in dict.fromkeys(rows):
-        moment = _acquisition(date, time, date_time)
+    for times, reference_ms, classic_ms, frame_ms, decay_factor in dict.fromkeys(rows):
+        moment = _acquisition(*times)
         if not (moment.dated and first.dated):
             moment = _near(moment, first)
-        timings.append(_Timing(moment.seconds, *numbers))
+        duration_ms = frame_ms if classic_ms is None else classic_ms
+        timings.append(_Timing(moment.seconds, reference_ms, duration_ms, decay_factor))
     return timings
 
 
@@ -316,9 +330,11 @@ _DA: Final = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
 _DT: Final = re.compile(r"(\d{8})(\d\d.*?)?(?:([+-])(\d\d)(\d\d))?")
 
 
-def _rows(columns: Columns, names: Sequence[str]) -> Iterable[tuple[str, ...]]:
-    """Return the texts of some columns, one tuple per frame."""
-    return zip(*(map(text_of, columns[name]) for name in names), strict=True)
+def _acquisitions(columns: Columns) -> Iterable[tuple[str, ...]]:
+    """Return the texts of the acquisition time, one tuple per frame."""
+    blank = [""] * len(columns[SERIES_COLUMNS[0]])
+    names = (*SERIES_COLUMNS, FRAME_TIME)
+    return zip(*(map(text_of, columns.get(name, blank)) for name in names), strict=True)
 
 
 def _clock(text: str, column: str) -> float | None:

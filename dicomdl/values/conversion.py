@@ -18,7 +18,7 @@ from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered
 from dicomdl.values._lookup import LookupTable, RealWorldMap, RealWorldMaps
 from dicomdl.values._lookup_reading import modality_lut, real_world_maps, select_real_world_map
-from dicomdl.values._suv_header import SERIES_COLUMNS, SUV_COLUMNS
+from dicomdl.values._suv_header import FRAME_TIME, SERIES_COLUMNS, SUV_COLUMNS
 from dicomdl.values.auto import units_of
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.rescale import Rescale, has_modality_lut
@@ -207,7 +207,8 @@ def suv_factor_of(stack: Stack, suv: SUV) -> float:
         or (other.modality, other.value("sop_class_uid")) == ("PT", sop_class)
     ]
     series_facts = {
-        name: [value for other in series for value in other.values(name)] for name in SERIES_COLUMNS
+        name: [value for other in series for value in other.values(name)]
+        for name in (*SERIES_COLUMNS, FRAME_TIME)
     }
     try:
         if stack.modality == "PT" and any(
