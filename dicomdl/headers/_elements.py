@@ -20,6 +20,7 @@ from dicomdl.headers._heads import (
     HEAD_BYTES,
     LONG_CODES,
     MAX_STEPS,
+    MEDIA_STORAGE_SOP_CLASS,
     PIXEL_TAGS,
     PLAIN_COST,
     RAW_STOPS,
@@ -278,3 +279,13 @@ def walk_meta(
         if is_syntax:
             transfer_syntax = window.take(head.value, head.length)
     return transfer_syntax, position
+
+
+def media_storage_class(window: Window, position: int) -> bytes:
+    """Return the raw SOP class in the file meta information (PS3.10 7.1); b"" if absent."""
+    trail: list[Step] = []
+    walk_meta(window, position, trail, -1)
+    for _, head, *_ in trail:
+        if head.tag == MEDIA_STORAGE_SOP_CLASS:
+            return window.take(head.value, head.length)
+    return b""

@@ -44,6 +44,7 @@ class Numbers(NamedTuple):
     rows: int
     columns: int
     number_of_frames: int
+    dose_units: int
     image_position_patient: int
     image_orientation_patient: int
     pixel_spacing: int

@@ -8,6 +8,7 @@ for character sets beyond ASCII, and is imported only then. A file that cannot b
 
 import functools
 import os
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -20,7 +21,7 @@ from dicomdl.headers._attribute_items import (
     plain_row,
 )
 from dicomdl.headers._coding import first_element, syntax_of
-from dicomdl.headers._elements import Walked, walk, walk_meta
+from dicomdl.headers._elements import Walked, media_storage_class, walk, walk_meta
 from dicomdl.headers._functional_groups import frame_rows
 from dicomdl.headers._heads import PIXEL_DATA, Step
 from dicomdl.headers._layouts import Layouts
@@ -44,11 +45,16 @@ from dicomdl.headers.header import NO_TILE, UNREAD, CodedTile, Header
 from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.uids import (
     DEFLATED,
+    JPIP_ADVICE,
     NATIVE,
     NM_IMAGE,
+    RT_DOSE,
+    STANDARD,
     VIDEO_ADVICE,
     family_of,
-    is_image_storage,
+    image_name,
+    is_uid,
+    may_lack_pixels,
 )
 from dicomdl.storage.sources import open_path
 
@@ -98,8 +104,11 @@ class HeaderReader:
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
         try:
-            first = handle.read_at(0, self._first_read)
-            header = self.parse(first, handle.size, handle.read_at)
+            if handle.size == 0:
+                header = _of_empty_file(path)
+            else:
+                first = handle.read_at(0, self._first_read)
+                header = self.parse(first, handle.size, handle.read_at)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
@@ -115,8 +124,6 @@ class HeaderReader:
 
         `first` has its first bytes, and `read(offset, length)` returns more of them.
         """
-        if size == 0:
-            return Header("problem", "empty", "the file has 0 bytes")
         try:
             return self._parsed(first, size, read)
         except OSError:
@@ -138,8 +145,9 @@ class HeaderReader:
         try:
             return self._parse(first, size, read, start)
         except HeaderError as error:
-            # Without the prefix "DICM", a file that cannot be read is not DICOM.
-            if start == 0:
+            # A file without the prefix "DICM" is DICOM if it can be read, or if it has a UID of the
+            # standard.
+            if start == 0 and STANDARD.encode() not in first:
                 return Header("not_dicom")
             return Header("problem", error.reason, str(error))
 
@@ -159,6 +167,8 @@ class HeaderReader:
             window, start, meta if learn else None, self._schema.at.transfer_syntax_uid
         )
         transfer_syntax = as_text(raw_syntax)
+        if family_of(transfer_syntax) == "jpip":
+            raise HeaderError(JPIP_ADVICE, reason="jpip")
         inflated = Inflated(read, size, position) if transfer_syntax == DEFLATED else None
         if inflated is not None:
             window, position = inflated.window(), 0
@@ -173,10 +183,12 @@ class HeaderReader:
                 self._first_read = min(2**18, 1 << walked.pixel_data.value.bit_length())
             if inflated is not None:
                 window.size = inflated.measure(walked.pixel_data)
-        values = override(
-            walked.values,
-            {self._schema.at.transfer_syntax_uid: raw_syntax or transfer_syntax.encode()},
-        )
+        at = self._schema.at
+        changes = {at.transfer_syntax_uid: raw_syntax or transfer_syntax.encode()}
+        if walked.pixel_data is None and not walked.values[at.sop_class_uid]:
+            # A directory has its class there only, and so has a file that was cut before it.
+            changes[at.sop_class_uid] = media_storage_class(Window(read, size, first), start)
+        values = override(walked.values, changes)
         deflated = inflated is not None
         return self._conclude(
             walked._replace(values=values),
@@ -191,7 +203,7 @@ class HeaderReader:
         context = context._replace(charset=charset) if charset else context
         row = plain_row(row, sequences, context)
         sop_class = _uid(row[schema.at.sop_class_uid])
-        if pixel_data is None:
+        if pixel_data is None or (may_lack_pixels(sop_class) and not _has_size(row, schema)):
             return _without_pixels(row, sop_class, schema)
         layout = _usable_layout(row, context)
         places = locate_frames(
@@ -233,6 +245,19 @@ class HeaderReader:
         return result
 
 
+# Names of DICOM files: by extension, or a number or UID after a short word (IM_0001, MR.1.2).
+_DICOM_NAME: Final = re.compile(
+    r".*\.(dcm|dicom|dic|ima)|DICOMDIR|[A-Z]{0,4}[-_. ]?[0-9][0-9._-]*", re.IGNORECASE
+)
+
+
+def _of_empty_file(path: str) -> Header:
+    """Return a problem for an empty file that is named as DICOM; others are not DICOM."""
+    if _DICOM_NAME.fullmatch(os.path.basename(path)):
+        return Header("problem", "empty", "the file has 0 bytes")
+    return Header("not_dicom")
+
+
 def unforeseen(error: Exception) -> Header:
     """Return the problem of a file that ended its reader by an error of Python.
 
@@ -264,12 +289,36 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
     return layout
 
 
+def _has_size(row: Row, schema: Schema) -> bool:
+    return any(row[schema.at.rows]) and any(row[schema.at.columns])
+
+
 def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
-    if not any(row):
-        raise HeaderError("the file has no element that an index stores", reason="malformed")
-    if row[schema.at.rows] and row[schema.at.columns] and is_image_storage(sop_class):
+    """Return the header of an object without an image; raise HeaderError if it has lost one.
+
+    A file that was cut between two elements is sound up to its end. Only its SOP class tells that
+    an image is missing.
+    """
+    if may_lack_pixels(sop_class):
+        return Header("no_image", "", "", sop_class)
+    if _has_size(row, schema):
         raise HeaderError(
             "the header describes an image, but there are no pixel data", reason="no_pixel_data"
+        )
+    # A dose object may have histograms instead of a grid (PS3.3 A.18.3). DoseUnits, which all
+    # have, follows the size of a grid.
+    is_histogram = sop_class == RT_DOSE and row[schema.at.dose_units]
+    if (name := image_name(sop_class)) and not is_histogram:
+        raise HeaderError(
+            f"an object of {name} has neither Rows (0028,0010) nor pixel data: the file was cut, "
+            "or its image was removed",
+            reason="no_pixel_data",
+        )
+    if not is_uid(sop_class):
+        raise HeaderError(
+            "the file has neither SOPClassUID (0008,0016) nor pixel data: it was cut, or is no "
+            "DICOM object",
+            reason="malformed",
         )
     return Header("no_image", "", "", sop_class)
 

@@ -1,10 +1,12 @@
 """Tables of transfer syntaxes (PS3.5 section 10) and storage SOP classes (PS3.4 B.5).
 
-No other file contains a UID of the standard. Decisions use a constant of this file, or a property
-of a row.
+No other file contains a UID of the standard, but for the list of SOP classes in `_sop_classes`.
+Decisions use a constant of this file, or a property of a row.
 """
 
 from typing import Final, Literal, NamedTuple
+
+from dicomdl.headers import _sop_classes
 
 Family = Literal["", "jpeg", "jpegls", "jpeg2000", "jpegxl", "rle", "deflate", "video", "jpip"]
 Content = Literal["image", "segmentation", "parametric_map", "dose"]
@@ -113,6 +115,11 @@ VIDEO_ADVICE: Final = (
     "stream with pydicom (pydicom.encaps.generate_frames) and decode it with ffmpeg or PyAV"
 )
 
+JPIP_ADVICE: Final = (
+    "the pixels are on a server (JPIP), which dicomdl does not ask: fetch them by Pixel Data "
+    "Provider URL (0028,7FE0), or get the object in another transfer syntax"
+)
+
 
 def _encapsulated(
     uid: str, name: str, family: Family = "", *, lossy: bool = False
@@ -203,8 +210,10 @@ PLAIN_LITTLE: Final = frozenset(
 )
 PLAIN_BIG: Final = NATIVE - {DEFLATED} - PLAIN_LITTLE
 
-_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+STANDARD: Final = "1.2.840.10008."
+_STORAGE: Final = STANDARD + "5.1.4.1.1."
 NM_IMAGE: Final = _STORAGE + "20"
+RT_DOSE: Final = _STORAGE + "481.2"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
 SOP_CLASSES: Final = {
     row.uid: row
@@ -244,19 +253,13 @@ SOP_CLASSES: Final = {
         SopClass(_STORAGE + "66.7", "Label Map Segmentation Storage", "segmentation"),
         SopClass(_STORAGE + "66.8", "Height Map Segmentation Storage", "segmentation"),
         SopClass(_STORAGE + "30", "Parametric Map Storage", "parametric_map"),
-        SopClass(_STORAGE + "481.2", "RT Dose Storage", "dose"),
+        SopClass(RT_DOSE, "RT Dose Storage", "dose"),
     )
 }
 CONTENTS: Final = tuple(dict.fromkeys(row.content for row in SOP_CLASSES.values()))
 OWN_PLANES: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.own_planes)
 PLACED: Final = frozenset(row.uid for row in SOP_CLASSES.values() if row.placed)
 _CONTENT: Final = {row.uid: row.content for row in SOP_CLASSES.values()}
-# Branches of the storage classes whose files have no pixels by design. Every other file with Rows
-# and without pixel data has lost them.
-_NO_IMAGE_BRANCHES: Final = (
-    *("88.", "11.", "66", "67", "104.", "9.", "78.", "79.", "80."),
-    *("481.3", "481.4", "481.5", "481.6", "481.7", "481.8"),
-)
 
 
 def syntaxes_of(*families: Family) -> frozenset[str]:
@@ -281,12 +284,29 @@ def content_of(sop_class_uid: str) -> Content:
     return _CONTENT.get(sop_class_uid, "image")
 
 
-def is_image_storage(sop_class_uid: str) -> bool:
-    """Return whether a SOP class of PS3.4 B.5 stores pixels; False for private classes."""
-    if sop_class_uid in SOP_CLASSES:
-        return True
-    branch = sop_class_uid.removeprefix(_STORAGE)
-    return branch != sop_class_uid and not branch.startswith(_NO_IMAGE_BRANCHES)
+def image_name(sop_class_uid: str) -> str:
+    """Return the name of a storage SOP class whose objects have pixels by PS3.3; "" for others.
+
+    RT Dose is one of them, although an object of it may have no dose grid.
+    """
+    row = SOP_CLASSES.get(sop_class_uid)
+    return _sop_classes.IMAGES.get(sop_class_uid, "") if row is None else row.name
+
+
+def may_lack_pixels(sop_class_uid: str) -> bool:
+    """Return whether an object without pixels is complete.
+
+    It is for the standard's classes without an image, and for private classes, about which nothing
+    is known.
+    """
+    if sop_class_uid.startswith(STANDARD):
+        return sop_class_uid in _sop_classes.WITHOUT_IMAGE
+    return is_uid(sop_class_uid)
+
+
+def is_uid(text: str) -> bool:
+    """Return whether a text can be a UID (PS3.5 9.1)."""
+    return "." in text and text.replace(".", "").isdigit()
 
 
 def is_secondary_capture(sop_class_uid: str) -> bool:

@@ -19,7 +19,7 @@ import pydicom
 import pydicom.data
 import pytest
 from conftest import CORPUS
-from mutations import mutant, seeds
+from mutations import mutant, phantom_seeds, seeds
 from phantoms import element
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
@@ -829,27 +829,144 @@ def test_native_pixels_of_undefined_length_are_measured_by_the_file() -> None:
     assert parse(native(size=3, length=UNDEFINED)).reason == "short_pixel_data"
 
 
-def test_an_empty_file_is_a_problem_and_a_text_is_not_dicom(tmp_path: Path) -> None:
-    contents = {
-        "empty": b"",
-        "text": b"Dear reader, this is no image. " * 9,
-        "zeros": b"\0" * 9999,
-        "one byte": b"D",
-    }
-    kinds = {}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-        kinds[name] = HeaderReader().read(str(tmp_path / name)).kind
-    assert kinds == {
-        "empty": "problem",
-        "text": "not_dicom",
-        "zeros": "not_dicom",
-        "one byte": "not_dicom",
-    }
-    assert HeaderReader().read(str(tmp_path / "absent")).reason == "unreadable"
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.dcm",
+        "A.DCM",
+        "x.dicom",
+        "scan.IMA",
+        "DICOMDIR",
+        "IM_0001",
+        "I10",
+        "MR.1.2.840.5",
+        "1.2.840.5",
+        "00000001",
+    ],
+)
+def test_an_empty_file_that_is_named_as_dicom_is_a_problem(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
     with pytest.raises(HeaderError) as caught:
-        read_frames(tmp_path / "empty")
+        read_frames(tmp_path / name)
     assert caught.value.reason == "empty"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            (name, b"")
+            for name in ["empty", "__init__.py", ".gitkeep", "notes.txt", "a.nii", "a.dcm.txt"]
+        ),
+        ("text", b"Dear reader, this is no image. " * 9),
+        ("zeros", b"\0" * 9999),
+        ("one byte", b"D"),
+    ],
+)
+def test_what_is_no_dicom_is_no_problem(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert HeaderReader().read(str(tmp_path / name)).kind == "not_dicom"
+    assert HeaderReader().read(str(tmp_path / "absent")).reason == "unreadable"
+
+
+# --- objects without an image ---------------------------------------------------------------------
+
+
+def test_an_image_cut_at_the_border_of_any_element_is_a_problem(tmp_path: Path) -> None:
+    kinds = set()
+    reader = HeaderReader()
+    for seed in phantom_seeds(tmp_path):
+        for position in seed.boundaries[:-1]:
+            cut = seed.content[:position]
+            header = parse(seed.file(cut), reader)
+            # Without a preamble, it is one as soon as the first UID of the standard is there.
+            bare = parse(cut[132:], reader) if not seed.packed_from else header
+            assert header.kind == "problem", (seed.name, position)
+            assert bare.kind == "problem" or b"1.2.840.10008." not in cut, (seed.name, position)
+            kinds.add(header.reason)
+    assert kinds == {"no_pixel_data", "malformed", "truncated"}
+
+
+def test_a_cut_slice_of_a_series_is_named_and_not_only_missing(tmp_path: Path) -> None:
+    paths = phantoms.write_series(tmp_path / "in")
+    raw = paths[0].read_bytes()
+    paths[0].write_bytes(raw[: raw.index(b"\x28\0\2\0US")])
+    header = HeaderReader().read(str(paths[0]))
+    assert header.reason == "no_pixel_data"
+    assert "CT Image Storage" in header.detail
+
+
+def object_of(sop_class: str, *elements: bytes) -> Header:
+    value = sop_class.encode()
+    return parse(file_of(element(0x00080016, b"UI", value + b"\0" * (len(value) % 2)), *elements))
+
+
+SIZE = (element(0x00280010, b"US", b"\1\0"), element(0x00280011, b"US", b"\1\0"))
+WITHOUT_SIZE = (element(0x00080060, b"CS", b"MR"),)
+
+
+@pytest.mark.parametrize("elements", [SIZE, WITHOUT_SIZE], ids=["with Rows", "without Rows"])
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        "1.2.840.10008.1.3.10",  # a directory
+        "1.2.840.10008.5.1.4.1.1.4.2",  # MR Spectroscopy, whose Rows are those of voxels
+        "1.2.840.10008.5.1.4.1.1.66",
+        "1.2.840.10008.5.1.4.1.1.481.5",
+        "1.3.12.2.1107.5.9.1",  # Siemens CSA Non-Image
+        "1.3.46.670589.11.0.0.12.1",  # Philips private MR spectrum
+        "1.2.840.113619.4.26",  # GE private
+    ],
+)
+def test_an_object_without_pixels_by_design_is_no_problem(
+    sop_class: str, elements: tuple[bytes, ...]
+) -> None:
+    header = object_of(sop_class, *elements)
+    assert (header.kind, header.sop_class_uid) == ("no_image", sop_class)
+
+
+@pytest.mark.parametrize("columns", [b"", b"\0\0"], ids=["no size", "size 0"])
+def test_pixels_without_a_size_make_no_image_of_a_structure_set(columns: bytes) -> None:
+    size = [element(0x00280010, b"US", columns), element(0x00280011, b"US", columns)]
+    pixels = element(PIXELS, b"OW", b"\0\0")
+    structures = "1.2.840.10008.5.1.4.1.1.481.3"
+    assert object_of(structures, *size, pixels).kind == "no_image"
+    assert object_of("1.2.840.10008.5.1.4.1.1.2", *size, pixels).kind == "problem"
+
+
+def test_private_classes_with_pixels_are_images() -> None:
+    elements = image_elements()
+    elements[0] = element(0x00080016, b"UI", b"1.3.12.2.1107.5.9.1\0")
+    assert parse(file_of(*elements, element(PIXELS, b"OW", b"\1" * 4))).kind == "image"
+
+
+def test_a_dose_object_may_have_histograms_instead_of_a_grid() -> None:
+    dose = "1.2.840.10008.5.1.4.1.1.481.2"
+    units = element(0x30040002, b"CS", b"GY")
+    histogram = element(0x30040050, b"SQ", b"")
+    assert object_of(dose, units, histogram).kind == "no_image"
+    assert object_of(dose).reason == "no_pixel_data"
+    assert object_of(dose, *SIZE, units).reason == "no_pixel_data"
+
+
+@pytest.mark.parametrize("sop_class", ["", "1.2.840.10008.5.1.4.1.1.9999", "CT", "\x80.\xff"])
+def test_a_class_that_is_unknown_leaves_an_image_without_pixels_a_problem(sop_class: str) -> None:
+    assert object_of(sop_class, *SIZE).reason == "no_pixel_data"
+    is_new = sop_class.endswith("9999")
+    assert object_of(sop_class).kind == ("no_image" if is_new else "problem")
+
+
+@pytest.mark.parametrize("number", ["94", "95", "204", "205"])
+def test_pixels_on_a_server_are_a_problem_that_says_so(tmp_path: Path, number: str) -> None:
+    syntax = f"1.2.840.10008.1.2.4.{number}"
+    url = element(0x00287FE0, b"UR", b"https://server/image")
+    raw = file_of(*image_elements(), url, transfer_syntax=syntax)
+    if number in ("95", "205"):
+        at = raw.index(element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0"))
+        raw = raw[:at] + zlib.compress(raw[at:], wbits=-zlib.MAX_WBITS)
+    header = parse(raw)
+    assert header.reason == "jpip"
+    assert "(0028,7FE0)" in header.detail
 
 
 @pytest.mark.parametrize("text", [b"abc ", b"1,5 ", b"nan ", b"inf "])

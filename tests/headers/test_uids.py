@@ -6,7 +6,7 @@ import pytest
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
 
-from dicomdl.headers import uids
+from dicomdl.headers import _sop_classes, uids
 from dicomdl.headers.uids import SOP_CLASSES, TRANSFER_SYNTAXES, SopClass, TransferSyntax
 
 # Too new for the installed pydicom, or not a part of the standard.
@@ -66,7 +66,42 @@ def test_a_transfer_syntax_is_lossy_unless_its_name_excludes_it(row: TransferSyn
 def test_a_sop_class_has_the_name_that_pydicom_has(row: SopClass) -> None:
     known = UID_dictionary.get(row.uid)
     assert known is None or known[:2] == (row.name, "SOP Class")
-    assert uids.is_image_storage(row.uid)
+    assert uids.image_name(row.uid) == row.name and not uids.may_lack_pixels(row.uid)
+
+
+# Classes of services and retired numbers without a name.
+NO_STORAGE = ("12.77", "40", "200.4", "200.5", "200.6", "201.2", "201.3", "201.4", "201.5", "201.6")
+
+
+def test_every_storage_class_of_pydicom_has_an_image_or_none() -> None:
+    storage = {
+        uid: name
+        for uid, (name, kind, *_) in UID_dictionary.items()
+        if kind == "SOP Class"
+        and ("Storage" in name or uid.startswith("1.2.840.10008.5.1.4.1.1."))
+        and "Storage Commitment" not in name
+        and uid.removeprefix("1.2.840.10008.5.1.4.1.1.") not in NO_STORAGE
+    }
+    images = {**_sop_classes.IMAGES, **{row.uid: row.name for row in SOP_CLASSES.values()}}
+    assert not images.keys() & _sop_classes.WITHOUT_IMAGE.keys()
+    listed = images | _sop_classes.WITHOUT_IMAGE
+    assert {uid: listed.get(uid) for uid in storage} == storage
+    assert all(uids.image_name(uid) == name for uid, name in images.items())
+    assert not any(uids.may_lack_pixels(uid) for uid in images)
+    assert all(map(uids.may_lack_pixels, _sop_classes.WITHOUT_IMAGE))
+
+
+def test_a_name_with_image_in_it_is_that_of_an_image() -> None:
+    named = {uid for uid, name in _sop_classes.WITHOUT_IMAGE.items() if "Image" in name}
+    assert named == set()
+    plain = {name for name in _sop_classes.IMAGES.values() if "Image" not in name}
+    assert plain == {
+        "Ophthalmic Optical Coherence Tomography B-scan Volume Analysis Storage",
+        "Ophthalmic Thickness Map Storage",
+        "Corneal Topography Map Storage",
+        "DICOS 2D AIT Storage",
+        "DICOS 3D AIT Storage",
+    }
 
 
 def test_frames_of_enhanced_and_converted_objects_have_planes_of_their_own() -> None:

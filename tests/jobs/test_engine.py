@@ -77,3 +77,15 @@ def test_no_element_of_undefined_length_ends_a_scan(tmp_path: Path, workers: int
     index = dicomdl.scan(tmp_path / "in", out=tmp_path / "index", progress=False, workers=workers)
     assert index.ledger["image"] == 6
     assert [stack.verdict for stack in index.stacks] == ["regular"]
+
+
+@pytest.mark.parametrize("slice_number", [0, 3, 5])
+def test_a_slice_cut_before_its_image_needs_a_person(tmp_path: Path, slice_number: int) -> None:
+    paths = phantoms.write_series(tmp_path / "in")
+    raw = paths[slice_number].read_bytes()
+    paths[slice_number].write_bytes(raw[: raw.index(b"\x28\0\2\0US")])
+    index = dicomdl.scan(tmp_path / "in", out=tmp_path / "index", progress=False, workers=1)
+    assert (index.ledger["image"], index.ledger["no_image"]) == (5, 0)
+    (problem,) = index.problems
+    assert problem.reason == "no_pixel_data" and problem.path == str(paths[slice_number])
+    assert len(index.check().problems) == 1

@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
     paths = write_series(folder / "ct")
     write_structured_report(folder / "report.dcm")
     (folder / "notes.dcm").write_text("no DICOM, whatever the name says")
-    (folder / "empty").write_bytes(b"")
+    (folder / "empty.dcm").write_bytes(b"")
     (folder / "cut").write_bytes(paths[0].read_bytes()[:-20])
     paths[0].rename(paths[0].with_name("slice.txt"))
     return folder
@@ -124,7 +124,7 @@ def test_the_ledger_of_the_corpus_adds_up(corpus: Path, out: str) -> None:
 
 def test_problems_name_the_file_and_quote_no_value(root: Path, out: str) -> None:
     problems = {os.path.basename(problem.path): problem for problem in scan(root, out=out).problems}
-    assert set(problems) == {"empty", "cut"}
+    assert set(problems) == {"empty.dcm", "cut"}
     assert "70 bytes" in problems["cut"].detail
     assert "RAMP" not in repr(problems)
 
@@ -340,7 +340,7 @@ def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(
     new = write_series(root / "new", shape=(2, 5, 7), seed=4)
     changed = root / "notes.dcm"
     changed.write_text("something else")
-    (root / "empty").unlink()
+    (root / "empty.dcm").unlink()
     (root / "ct" / "slice.txt").unlink()
     reads.clear()
     index = scan(root, out=out)
