@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from dicomdl.cli._output import FINE, PROBLEMS, facts, print_text
+from dicomdl.errors import UsageError
 
 
 def add(commands: Any) -> None:
@@ -14,7 +15,7 @@ def add(commands: Any) -> None:
         "scan",
         help="index all DICOM files below some folders; a repeated scan reads only changed files",
     )
-    scan.add_argument("roots", nargs="+", metavar="ROOT", help="folder or file")
+    scan.add_argument("roots", nargs="*", metavar="ROOT", help="folder or file")
     scan.add_argument(
         "-o",
         "--out",
@@ -48,6 +49,15 @@ def add(commands: Any) -> None:
         default="keep",
         help="store PatientID itself, or a keyed hash of it (default: %(default)s)",
     )
+    scan.add_argument(
+        "--move",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="the data of root OLD of the index are in NEW now: take over the files with the same "
+        "path, size and time without reading them; may be repeated, and needs no ROOT",
+    )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=run)
@@ -57,9 +67,12 @@ def run(given: argparse.Namespace) -> int:
     """Scan, and print the summary. A scan that found no image is a problem."""
     from dicomdl.jobs.scan import scan
 
+    move = dict(given.move)
+    roots = given.roots or _moved_roots(given.out, move)
     index = scan(
-        given.roots,
+        roots,
         given.out,
+        move=move,
         workers=given.workers,
         progress=not (given.quiet or given.json),
         follow_links=given.follow_links,
@@ -72,10 +85,23 @@ def run(given: argparse.Namespace) -> int:
     else:
         print_text(repr(index))
         if not len(index):
-            print_text(f"  {_nothing_found(given.roots, index)}")
+            print_text(f"  {_nothing_found(roots, index)}")
         if len(index.problems):
             print_text(f"  see them: dicomdl show --problems {index.path}")
     return FINE if len(index) and not len(index.problems) else PROBLEMS
+
+
+def _moved_roots(out: str | None, move: dict[str, str]) -> list[str]:
+    """Return the roots of the index at `out`, with the new ones in place of the old ones."""
+    if not move:
+        raise UsageError("name a folder to scan, or --move OLD NEW")
+    if out is None:
+        return list(move.values())
+    from dicomdl.index.index import open_index
+
+    roots = open_index(out, root={}).manifest["options"]["roots"]
+    new = {os.path.abspath(os.path.expanduser(old)): place for old, place in move.items()}
+    return [new.get(root, root) for root in roots]
 
 
 def _nothing_found(roots: list[str], index: Any) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.index.moves import moved
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table
 
@@ -28,11 +29,15 @@ def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict
         originals = _renumbered(frames.numbers("duplicate_of")[rows], rows)
         frames = frames.take(rows).with_column("duplicate_of", originals)
         stacks = stacks.take(whole).with_column("frame_start", starts)
+    files = generation.files
+    if generation.moves:
+        paths = [moved(path, generation.moves) for path in files.column("path").to_pylist()]
+        files = files.with_column("path", paths)
     return {
-        "files": generation.files,
-        "frames": frames.with_paths(generation.files),
+        "files": files,
+        "frames": frames.with_paths(files),
         "stacks": stacks,
-        "problems": generation.problems.with_paths(generation.files),
+        "problems": generation.problems.with_paths(files),
     }
 
 

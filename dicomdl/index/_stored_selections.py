@@ -1,17 +1,36 @@
 """Long selections in the cache folder, so that the pickle of an index stays below 4 kB."""
 
+import contextlib
 import hashlib
 import os
+import zlib
 from typing import Final
 
 import numpy as np
 
-from dicomdl.errors import IndexFolderError
+from dicomdl.errors import IndexFolderError, StorageError
 from dicomdl.index._selections import Ranges
 from dicomdl.storage import publishing as storage
 
 # Most ranges that a pickle holds; longer selections are written to the cache folder.
 INLINE_RANGES: Final = 32
+
+
+def stored(ranges: Ranges) -> tuple[bytes | None, str]:
+    """Return (packed ranges, "") for a pickle, or (None, name) of a stored selection.
+
+    Where the cache folder cannot be written (a container without a home), the pickle holds them
+    all.
+    """
+    if len(ranges) > INLINE_RANGES:
+        with contextlib.suppress(StorageError):
+            return None, write_selection(ranges)
+    return zlib.compress(ranges.astype("<i8").tobytes()), ""
+
+
+def unpacked(packed: bytes) -> Ranges:
+    """Return the ranges that `stored` packed."""
+    return np.frombuffer(zlib.decompress(packed), dtype="<i8").astype(np.int64).reshape(-1, 2)
 
 
 def write_selection(ranges: Ranges) -> str:

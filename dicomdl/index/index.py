@@ -31,10 +31,11 @@ from dicomdl.index._selections import (
     rows_of,
 )
 from dicomdl.index._splitting import split_flags
-from dicomdl.index._stored_selections import INLINE_RANGES, read_selection, write_selection
+from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.check import Check, check
 from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.moves import Moves, Roots, parse_moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.table import Table
 from dicomdl.index.text import Part
@@ -354,11 +355,10 @@ class Index:
         return exported(self._generation, selected)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        address = self._generation.address
         if self._whole:
-            return _unpickle, (self.path, self.generation, None, "")
-        if len(self._ranges) <= INLINE_RANGES:
-            return _unpickle, (self.path, self.generation, self._ranges.tolist(), "")
-        return _unpickle, (self.path, self.generation, None, write_selection(self._ranges))
+            return _unpickle, (*address, None, "")
+        return _unpickle, (*address, *stored(self._ranges))
 
     # --- for people ---
 
@@ -395,7 +395,7 @@ class Index:
         )
 
 
-def open_index(path: str | os.PathLike[str]) -> Index:
+def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> Index:
     """Open the index folder that `dicomdl.scan` wrote.
 
     Opening takes milliseconds: the tables are memory-mapped.
@@ -404,6 +404,12 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     ----------
     path
         The index folder, the `out` of the scan; or a folder that was scanned without `out`.
+    root
+        Where the data are now, if they were moved or are mounted elsewhere: the new folder in place
+        of the only root of the scan, or {old root: new root}. The default is ``$DICOMDL_ROOT``, as
+        a folder or as OLD=NEW pairs that ":" divides (";" on Windows). Files are the same if size
+        and modification time are; rows, splits and cache keys stay. ``dicomdl scan --move`` makes
+        the move permanent.
 
     Returns
     -------
@@ -414,6 +420,8 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     ------
     IndexFolderError
         There is no index, it is damaged, or it has another format.
+    UsageError
+        `root` does not fit the roots of the index.
 
     Examples
     --------
@@ -432,20 +440,20 @@ def open_index(path: str | os.PathLike[str]) -> Index:
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder
-    generation = generation_of(folder, read_manifest(folder)["generation"])
+    name = read_manifest(folder)["generation"]
+    roots = read_facts(folder, name).get("options", {}).get("roots", [])
+    generation = generation_of(folder, name, parse_moves(roots, root))
     # Read now, so that a damaged index is reported here and not in mid-training.
     _ = generation.tolerances, generation.files, generation.stacks
     return Index(generation)
 
 
 def _unpickle(
-    folder: str, generation: str, ranges: list[list[int]] | None, selection: str
+    folder: str, generation: str, moves: Moves, ranges: bytes | None, selection: str
 ) -> Index:
-    opened = generation_of(folder, generation)
+    opened = generation_of(folder, generation, moves)
     # Raises GenerationGone now rather than at the first frame.
     len(opened.frames)
     if selection:
         return Index(opened, read_selection(selection))
-    return Index(
-        opened, None if ranges is None else np.array(ranges, dtype=np.int64).reshape(-1, 2)
-    )
+    return Index(opened, None if ranges is None else unpacked(ranges))

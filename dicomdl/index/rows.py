@@ -20,8 +20,10 @@ from dicomdl.geometry.grid import Tolerances
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.index.generations import map_table, read_facts
+from dicomdl.index.moves import Moves, moved
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered
+from dicomdl.storage.sources import MovedPath
 
 # Columns with at most this many distinct values keep each value as a Python object after its first
 # use.
@@ -31,9 +33,21 @@ CACHED_VALUES: Final = 4096
 class Generation:
     """The tables of one generation, opened at their first use and shared within a process."""
 
-    def __init__(self, folder: str, name: str) -> None:
+    def __init__(self, folder: str, name: str, moves: Moves = ()) -> None:
         self.folder = folder
         self.name = name
+        self.moves = moves
+
+    @property
+    def address(self) -> tuple[str, str, Moves]:
+        """The arguments of `generation_of` for this generation."""
+        return self.folder, self.name, self.moves
+
+    def path(self, data: bytes) -> str:
+        """Return the path of a file now, from the bytes that the index stores."""
+        if self.moves and (now := moved(data, self.moves)) is not data:
+            return MovedPath(os.fsdecode(now))
+        return os.fsdecode(data)
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -106,7 +120,7 @@ class Generation:
 
     def _file_cell(self, name: str) -> Callable[[int], Any]:
         if name == "path":
-            return _through(self.cell("file"), _cells(self.files, name), os.fsdecode)
+            return _through(self.cell("file"), _cells(self.files, name), self.path)
         if not (self.files.is_number(name) and self.frames.is_number("file")):
             # `Table.numbers` would give every worker a private copy of an encoded column.
             return _through(self.cell("file"), _cells(self.files, name), int)
@@ -118,7 +132,7 @@ class Generation:
         if name in FILE_FIELDS:
             files = self.frames.numbers("file")[rows]
             return (
-                _decoded(*self.files.binaries(name, files))
+                self._paths(*self.files.binaries(name, files))
                 if name == "path"
                 else self.files.some_numbers(name, files)
             )
@@ -126,6 +140,14 @@ class Generation:
             return self.frames.numbers(name)[rows].tolist()  # type: ignore[no-any-return]
         cell = self.cell(name)
         return [cell(row) for row in range(rows.start, rows.stop)]
+
+    def _paths(self, data: bytes, ends: list[int]) -> list[str]:
+        """Decode paths that are concatenated in `data` and end at `ends`."""
+        pieces = itertools.pairwise(ends)
+        if data.isascii() and not self.moves:
+            text = os.fsdecode(data)
+            return [text[start:end] for start, end in pieces]
+        return [self.path(data[start:end]) for start, end in pieces]
 
     def stack_value(self, name: str, number: int) -> Any:
         """Return one value of the `stacks` table."""
@@ -229,15 +251,6 @@ def _cached(codes: npt.NDArray[Any], decode: Callable[[int], Any]) -> Callable[[
     return cell
 
 
-def _decoded(data: bytes, ends: list[int]) -> list[str]:
-    """Decode paths that are concatenated in `data` and end at `ends`."""
-    pieces = itertools.pairwise(ends)
-    if data.isascii():
-        text = os.fsdecode(data)
-        return [text[start:end] for start, end in pieces]
-    return [os.fsdecode(data[start:end]) for start, end in pieces]
-
-
 def _through(
     files: Callable[[int], Any], cells: Callable[[int], Any], convert: Callable[[Any], Any]
 ) -> Callable[[int], Any]:
@@ -254,6 +267,6 @@ def _opened_size(_: Generation) -> int:
 
 
 @remembered("generations", _opened_size)
-def generation_of(folder: str, name: str) -> Generation:
+def generation_of(folder: str, name: str, moves: Moves = ()) -> Generation:
     """Return the generation of a folder, the same object for all callers of a process."""
-    return Generation(folder, name)
+    return Generation(folder, name, moves)

@@ -5,7 +5,6 @@ first use. Views compare and hash by index folder, generation and number, and pi
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from dicomdl.geometry.grid import Geometry, Tolerances, frame_positions
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
+from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Problem, printable
 
@@ -35,7 +35,9 @@ class Problems(Sequence[Problem]):
             return [self[i] for i in range(*number.indices(len(self)))]
         number = range(len(self))[number]
         table = self._generation.problems
-        path = os.fsdecode(self._generation.files.value("path", table.value("file", number)))
+        path = self._generation.path(
+            self._generation.files.value("path", table.value("file", number))
+        )
         return Problem(path, table.value("reason", number), table.value("detail", number))
 
     def reasons(self) -> Counter[str]:
@@ -272,9 +274,10 @@ class Stack:
         return [source(row) for row in range(self.rows.start, self.rows.stop)]
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """(index folder, generation, number), the same in every process."""
-        return (self._generation.folder, self._generation.name, self.number)
+    def key(self) -> tuple[str, str, int, Moves]:
+        """(index folder, generation, number, moved roots), the same in every process."""
+        folder, generation, moves = self._generation.address
+        return (folder, generation, self.number, moves)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stack) and self.key == other.key
@@ -283,7 +286,7 @@ class Stack:
         return hash(self.key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_stack, self.key
+        return _unpickle_stack, (*self._generation.address, self.number)
 
     def __repr__(self) -> str:
         shape, spacing = (
@@ -298,8 +301,8 @@ class Stack:
         )
 
 
-def _unpickle_stack(folder: str, generation: str, number: int) -> Stack:
-    return Stack(generation_of(folder, generation), number)
+def _unpickle_stack(folder: str, generation: str, moves: Moves, number: int) -> Stack:
+    return Stack(generation_of(folder, generation, moves), number)
 
 
 class Stacks(Sequence[Stack]):
@@ -430,7 +433,7 @@ class Group(Sequence[Stack]):
         return hash(self[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_group, (self._generation.folder, self._generation.name, self.number)
+        return _unpickle_group, (*self._generation.address, self.number)
 
     def __repr__(self) -> str:
         missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
@@ -438,8 +441,8 @@ class Group(Sequence[Stack]):
         return f"Group({len(self)} stacks by {names}{missing}, {self[0]!r})"
 
 
-def _unpickle_group(folder: str, generation: str, number: int) -> Group:
-    return Group(generation_of(folder, generation), number)
+def _unpickle_group(folder: str, generation: str, moves: Moves, number: int) -> Group:
+    return Group(generation_of(folder, generation, moves), number)
 
 
 @dataclass(frozen=True)

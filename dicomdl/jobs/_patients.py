@@ -8,16 +8,19 @@ import hashlib
 import hmac
 import os
 import secrets
+from typing import Final
 
-from dicomdl.errors import IndexFolderError
+from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 
+_KEY_FILE: Final = "patient_id.key"
+
 
 def _patient_key() -> bytes:
     """Return this user's key of patient hashes, created once, readable by its owner only."""
-    path = os.path.join(storage.cache_folder(), "patient_id.key")
+    path = os.path.join(storage.cache_folder(), _KEY_FILE)
     if not os.path.exists(path):
         storage.write_first(path, secrets.token_bytes(32))
     with storage.explained(f"{path!r} cannot be read"), open(path, "rb") as file:
@@ -39,6 +42,26 @@ def hash_patients(frames: Table) -> Table:
         for p in patients
     ]
     return frames.with_column("patient_id", [hashes[code] for code in codes])
+
+
+def require_same_key(target: str, patient_id: str) -> None:
+    """Raise UsageError if the index at `target` holds hashes of another key.
+
+    With another key every patient gets another hash, and a split by patient would put patients of
+    the old training set into the new test set.
+    """
+    try:
+        facts = read_facts(target, read_manifest(target)["generation"])
+        before = str(facts["options"]["patient_id"])
+    except (IndexFolderError, KeyError):
+        return
+    if before.startswith("hash:") and patient_id.startswith("hash:") and before != patient_id:
+        raise UsageError(
+            f"the index {target!r} holds patient hashes of another key: the key is the file "
+            f"{_KEY_FILE!r} in the cache folder of the first scan; copy it to this one "
+            "(DICOMDL_CACHE), or scan into a new folder and split anew",
+            path=target,
+        )
 
 
 def holds_raw_patients(target: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
 from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest
 from dicomdl.index.index import Index, open_index
+from dicomdl.index.moves import Moves, moved, parse_moves
 from dicomdl.index.schema import (
     PROBLEMS_SCHEMA,
     READ_FILES_SCHEMA,
@@ -35,11 +36,16 @@ from dicomdl.index.schema import (
 )
 from dicomdl.index.table import Table
 from dicomdl.jobs._digests import digests
-from dicomdl.jobs._patients import hash_patients, holds_raw_patients, patient_key_name
+from dicomdl.jobs._patients import (
+    hash_patients,
+    holds_raw_patients,
+    patient_key_name,
+    require_same_key,
+)
 from dicomdl.jobs.engine import read_all
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk, walk
-from dicomdl.storage.sources import COMPARED
+from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED
 from dicomdl.version import __version__
 
 # Endings of archives, which must be unpacked first.
@@ -69,6 +75,7 @@ def scan(
     allow_phi: bool = False,
     patient_id: Literal["keep", "hash"] = "keep",
     tolerances: Tolerances | None = None,
+    move: Mapping[str, str] | None = None,
 ) -> Index:
     """Index every DICOM file below some folders.
 
@@ -100,6 +107,9 @@ def scan(
     tolerances
         Largest differences at which positions and orientations count as equal; stored with the
         index.
+    move
+        {old root: new root} of data that were moved since the last scan into `out`. Files with the
+        same path below the root, size and modification time are taken over without reading them.
 
     Returns
     -------
@@ -110,8 +120,8 @@ def scan(
     Raises
     ------
     UsageError
-        A root does not exist, an attribute is unknown or identifying, or `out` is a folder with
-        other files.
+        A root does not exist, an attribute is unknown or identifying, `out` is a folder with other
+        files, or its index holds hashes of another key (`patient_id`).
     StorageError
         The index cannot be written. The old one is untouched.
 
@@ -131,7 +141,7 @@ def scan(
     if patient_id not in ("keep", "hash"):
         raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
     tolerances = tolerances or Tolerances()
-    options = {
+    options: dict[str, Any] = {
         "roots": [os.fsdecode(folder) for folder in folders],
         "follow_links": follow_links,
         "attributes": list(attributes),
@@ -139,11 +149,17 @@ def scan(
         "tolerances": asdict(tolerances),
     }
     target = _target(out, options)
+    require_same_key(target, options["patient_id"])
     walked = walk(folders, follow_links=follow_links, avoid=target)
-    old = _reusable(target, options)
-    if old is not None and _unchanged(walked, old.files):
-        return open_index(target)
+    source = target
+    if move and out is None:
+        source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
+    old = _reusable(source, options, move or {})
+    if old is not None and not move and _unchanged(walked, old.files):
+        return open_index(target, root={})
     kept, fresh = _divide(walked, old)
+    if old is not None and old.moves:
+        old = replace(old, files=_with_states(old.files, kept, walked))
     chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))
     if patient_id == "hash":
         chunks = [[files, hash_patients(frames), problems] for files, frames, problems in chunks]
@@ -151,7 +167,7 @@ def scan(
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
     publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
-    return open_index(target)
+    return open_index(target, root={})
 
 
 # --- roots and target -----------------------------------------------------------------------------
@@ -213,25 +229,34 @@ class _Old:
     files: Table
     frames: Table
     problems: Table
+    moves: Moves = ()
 
 
-def _reusable(target: str, options: Mapping[str, Any]) -> _Old | None:
+def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) -> _Old | None:
     """Return the tables of the index at `target` if its options and version are the same.
 
     None for a damaged or older index, which the scan replaces.
+
+    Raises
+    ------
+    UsageError
+        An old root of `move` is no root of that index.
     """
+    moves: Moves = ()
     try:
         manifest = read_manifest(target)
         facts = read_facts(target, manifest["generation"])
-        if (
-            facts.get("options") != json.loads(json.dumps(options))
-            or manifest.get("dicomdl") != __version__
-        ):
+        before = dict(facts.get("options") or {})
+        if move:
+            moves = parse_moves(before.get("roots", []), move)
+            now = sorted(moved(os.fsencode(root), moves) for root in before.get("roots", []))
+            before["roots"] = [os.fsdecode(root) for root in now]
+        if before != json.loads(json.dumps(options)) or manifest.get("dicomdl") != __version__:
             return None
         tables = {name: map_table(target, manifest["generation"], name) for name in TABLES}
     except IndexFolderError:
         return None
-    return _Old(tables["files"], tables["frames"], tables["problems"])
+    return _Old(tables["files"], tables["frames"], tables["problems"], moves)
 
 
 def _unchanged(walked: Walk, files: Table) -> bool:
@@ -249,18 +274,41 @@ def _divide(walked: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
     """Return ({old row: new row} of unchanged files, rows of files to read)."""
     if old is None:
         return {}, list(range(len(walked.paths)))
-    columns = [old.files.column("path").to_pylist()]
-    columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:COMPARED]]
+    # A moved file has another change time.
+    compared = COMPARED_IF_MOVED if old.moves else COMPARED
+    columns = [[moved(path, old.moves) for path in old.files.column("path").to_pylist()]]
+    columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:compared]]
     known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     kept: dict[int, int] = {}
     fresh: list[int] = []
     for row, (path, state) in enumerate(zip(walked.paths, walked.states, strict=True)):
-        old_row = known.get((path, *state[:COMPARED]))
+        old_row = known.get((path, *state[:compared]))
         if old_row is None:
             fresh.append(row)
         else:
             kept[old_row] = row
     return kept, fresh
+
+
+def _roots_before(roots: Sequence[str], move: Mapping[str, str]) -> list[str]:
+    """Return the roots of the scan before the move, in the order of `_checked_roots`."""
+    absolute = {os.path.abspath(os.path.expanduser(new)): old for old, new in move.items()}
+    before = [os.path.abspath(os.path.expanduser(absolute.get(root, root))) for root in roots]
+    return [os.fsdecode(root) for root in sorted(map(os.fsencode, before))]
+
+
+def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
+    """Return the table of files with paths and states of this walk for the files that were kept."""
+    paths = files.column("path").to_pylist()
+    states = [files.numbers(name).copy() for name in STATE_COLUMNS]
+    for old_row, new_row in kept.items():
+        paths[old_row] = walked.paths[new_row]
+        for column, value in zip(states, walked.states[new_row], strict=True):
+            column[old_row] = value
+    files = files.plain().with_column("path", paths)
+    for name, column in zip(STATE_COLUMNS, states, strict=True):
+        files = files.with_column(name, column)
+    return files
 
 
 def _merge(

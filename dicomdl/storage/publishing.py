@@ -23,7 +23,14 @@ def cache_folder(*parts: str) -> str:
     new folder is readable by its owner only, because its content comes from patients.
     """
     folder = os.path.join(cache_root(), *parts)
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; set DICOMDL_CACHE to a folder that can be written, or give an index its "
+            "own folder with out=...",
+            errno=getattr(error, "errno", None),
+        ) from error
     return folder
 
 

@@ -30,6 +30,8 @@ State: TypeAlias = tuple[int, int, int, int]
 
 UNKNOWN: Final = -1
 COMPARED: Final = 4 if os.name == "nt" else 3
+# Of a file below a moved root: size and modification time.
+COMPARED_IF_MOVED: Final = 2
 _LOW_BITS: Final = 2**63 - 1
 
 
@@ -41,6 +43,16 @@ def state_of(status: os.stat_result) -> State:
     """
     inode = status.st_ino & _LOW_BITS
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
+
+
+class MovedPath(str):
+    """A path below a root that was moved since the scan.
+
+    A copy has another change time and another inode, so only size and modification time of the
+    file are compared with the scan.
+    """
+
+    __slots__ = ()
 
 
 class Source(NamedTuple):
@@ -62,8 +74,13 @@ class Source(NamedTuple):
         if (
             status.st_size == self.size
             and status.st_mtime_ns == self.mtime_ns
-            and (status.st_ctime_ns == self.ctime_ns or self.ctime_ns == UNKNOWN)
-            and (COMPARED == 3 or self._is_inode(status))
+            and (
+                (
+                    (status.st_ctime_ns == self.ctime_ns or self.ctime_ns == UNKNOWN)
+                    and (COMPARED == 3 or self._is_inode(status))
+                )
+                or isinstance(self.path, MovedPath)
+            )
         ):
             return
         if self.mtime_ns == UNKNOWN:
@@ -72,8 +89,11 @@ class Source(NamedTuple):
             change = f"{self.size} bytes then, {status.st_size} now"
         else:
             change = "rewritten with its old time, copied, linked, or given other permissions"
+        cure = "scan again"
+        if isinstance(self.path, MovedPath):
+            cure = "copy the data with its times (cp -p, rsync -a), or scan with move="
         raise FileChanged(
-            f"the file changed after it was scanned ({change}): scan again",
+            f"the file changed after it was scanned ({change}): {cure}",
             expected_bytes=self.size,
             found_bytes=status.st_size,
         )
@@ -154,6 +174,8 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
 def look_up(source: Source) -> Source:
     """Return the current state of a file, without opening it.
 
+    For a file below a moved root the state of the scan is returned, so that cache keys stay.
+
     Raises
     ------
     FileChanged
@@ -168,6 +190,8 @@ def look_up(source: Source) -> Source:
     if not stat.S_ISREG(status.st_mode):
         raise PixelError("the file cannot be read: this is no regular file")
     source.check(status)
+    if isinstance(source.path, MovedPath) and source.mtime_ns != UNKNOWN:
+        return source
     return Source(source.path, *state_of(status))
 
 
@@ -182,7 +206,10 @@ def _unopened(source: Source, error: OSError) -> PixelError:
     # The second where a file stands in the place of a folder.
     is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
     if is_gone and source.mtime_ns != UNKNOWN:
-        return FileChanged("the file that was scanned is gone: scan again")
+        return FileChanged(
+            "the file that was scanned is gone: scan again; if the data were moved, "
+            "open_index(path, root=...) or DICOMDL_ROOT names their new root"
+        )
     return PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno)
 
 

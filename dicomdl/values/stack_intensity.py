@@ -96,7 +96,7 @@ def kept_limits(
     """Return the limits of a percentile from the cache, or compute and cache them."""
     key = (
         _SAMPLE_RULE,
-        _first(stack).key[1:],
+        _first(stack).key[1:3],
         percentile,
         quantity,
         *(("group",) if isinstance(stack, Group) else ()),

@@ -310,6 +310,16 @@ def facts(index: Index, stack: Stack) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
+def test_a_long_selection_travels_in_the_pickle_where_the_cache_cannot_be_written(
+    many: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the place of the cache folder")
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "file" / "cache"))
+    part = many.split((0.5, 0.5))[0]
+    again = pickle.loads(pickle.dumps(part))
+    assert np.array_equal(again.rows(), part.rows())
+
+
 def test_a_spawned_process_unpickles_what_it_needs(many: Index) -> None:
     scattered = many.select(instance_number=[1, 3, 5])
     with multiprocessing.get_context("spawn").Pool(1) as pool:

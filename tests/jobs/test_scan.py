@@ -17,6 +17,7 @@ import pytest
 from phantoms import uid, write_secondary_capture, write_series, write_structured_report
 
 import dicomdl
+from dicomdl.cli.main import main
 from dicomdl.errors import IndexFolderError, StorageError, UsageError
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index import generations as generations_module
@@ -773,7 +774,7 @@ def test_hashed_patients_are_stable_and_blank_ones_stay_blank(tmp_path: Path, ou
     assert b"SECRET" not in all_bytes(out)
 
 
-def test_another_key_scans_again_and_gives_other_hashes(
+def test_another_key_gives_other_hashes_in_an_index_of_its_own(
     root: Path, out: str, cache_folder: Path
 ) -> None:
     first = scan(root, out=out, patient_id="hash")
@@ -782,7 +783,7 @@ def test_another_key_scans_again_and_gives_other_hashes(
         or os.name != "posix"
     )
     (cache_folder / "patient_id.key").unlink()
-    second = scan(root, out=out, patient_id="hash")
+    second = scan(root, out=out + "-again", patient_id="hash")
     assert first.stacks[0].patient_id != second.stacks[0].patient_id
 
 
@@ -974,3 +975,81 @@ def test_a_file_that_nothing_can_decode_is_a_copy_of_the_same_bytes(tmp_path: Pa
     index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
     assert [(stack.verdict, stack.slices) for stack in index.stacks] == [("regular", 6)]
     assert len(index.select(min_duplicate_of=0)) == 1
+
+
+@pytest.mark.parametrize("out", ["index", None])
+def test_a_move_takes_over_the_files_that_did_not_change_and_reads_the_others(
+    out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for patient in "ABC":
+        write_series(tmp_path / "old" / patient, shape=(4, 5, 7), patient_id=patient)
+    first = scan("old", out=out)
+    shutil.copytree("old", "new")
+    shutil.rmtree("old")
+    shutil.rmtree("new/C")
+    write_series(tmp_path / "new" / "D", shape=(4, 5, 7), patient_id="D")
+    os.utime(changed := next((tmp_path / "new" / "B").iterdir()), ns=(1, 1))
+    read: list[bytes] = []
+
+    def reading(paths: list[bytes], *arguments: object, **more: object) -> object:
+        read.extend(paths)
+        return engine_module.read_all(paths, *arguments, **more)
+
+    monkeypatch.setattr(scanner, "read_all", reading)
+    moved = scan("new", out=out, move={"old": "new"})
+    names = {os.path.basename(os.path.dirname(os.fsdecode(path))) for path in read}
+    assert names == {"B", "D"} and len(read) == 5 and os.fsencode(changed) in read
+    assert {stack.patient_id for stack in moved.stacks} == {"A", "B", "D"}
+    assert all(dicomdl.read_volume(stack).shape == (4, 5, 7) for stack in moved.stacks)
+    assert content(moved) == content(scan("new", out="fresh"))
+    read.clear()
+    assert scan("new", out=out).generation == moved.generation and not read
+    assert first.path == moved.path or out is None
+
+
+def test_the_command_line_moves_an_index_without_naming_its_other_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_series(tmp_path / "old", shape=(4, 5, 7), patient_id="A")
+    write_series(tmp_path / "other", shape=(4, 5, 7), patient_id="B")
+    assert main(["scan", "old", "other", "-o", "i", "-q"]) == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert main(["scan", "--move", "old", "new", "-o", "i", "-q"]) == 0
+    assert all(
+        dicomdl.read_volume(stack).shape == (4, 5, 7) for stack in dicomdl.open_index("i").stacks
+    )
+    assert len(dicomdl.open_index("i").stacks) == 2
+    capsys.readouterr()
+    assert main(["scan", "--move", "absent", "new", "-o", "i", "-q"]) == 2
+    assert main(["scan", "-o", "i", "-q"]) == 2
+    assert "--move OLD NEW" in capsys.readouterr().err
+
+
+def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
+    write_series(tmp_path / "data", shape=(2, 5, 7), patient_id="SECRET")
+    first = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "another"))
+    with pytest.raises(UsageError, match=r"hashes of another key.*DICOMDL_CACHE"):
+        scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
+    # The key of the first scan, copied to where the cache is now.
+    shutil.copy(tmp_path / "cache" / "patient_id.key", tmp_path / "another" / "patient_id.key")
+    write_series(tmp_path / "data", shape=(3, 5, 7), patient_id="SECRET", seed=2)
+    again = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
+    assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
+
+
+def test_a_cache_folder_that_cannot_be_made_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the place of the cache folder")
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "file" / "cache"))
+    write_series(tmp_path / "data", shape=(2, 5, 7))
+    with pytest.raises(StorageError, match=r"set DICOMDL_CACHE .* out="):
+        scan(tmp_path / "data")
+    index = scan(tmp_path / "data", out=tmp_path / "index")
+    with pytest.raises(StorageError, match="set DICOMDL_CACHE"):
+        dicomdl.VolumeDataset(index, cache="disk")[0]
