@@ -50,9 +50,13 @@ class FrameColumns:
         self.candidates = Candidates(facts)
 
     def ordered(self, rows: Ints, *by: Ints) -> Ints:
-        """Sort rows by the tie breakers, then by the keys given."""
+        """Sort rows by the tie breakers, then by the keys given.
+
+        Frames without an instance number follow those with one.
+        """
         ranks = [self.facts.ranks(name)[rows] for name in reversed(TIE_BREAKERS)]
-        return rows[np.lexsort([*by, *ranks])]
+        unnumbered = np.isnan(self.facts.numbers("instance_number")[rows])
+        return rows[np.lexsort([*by, *ranks, unnumbered])]
 
     @functools.cached_property
     def clips(self) -> Ints:

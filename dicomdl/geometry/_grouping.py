@@ -128,6 +128,14 @@ def combined_codes(keys: Sequence[Ints]) -> Ints:
     return np.unique(result, return_inverse=True)[1].astype(np.int64)
 
 
+def by_first(rows: Ints, codes: Ints) -> list[Ints]:
+    """Divide rows by their codes, in the order in which the codes first occur."""
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    starts = first[inverse.reshape(-1)]
+    order = np.argsort(starts, kind="stable")
+    return np.split(rows[order], np.flatnonzero(np.diff(starts[order])) + 1)
+
+
 def clusters(rows: Ints, values: Floats, absolute: float, relative: float) -> Iterator[Ints]:
     """Yield rows grouped by values within `absolute + relative * |reference|` of a reference.
 

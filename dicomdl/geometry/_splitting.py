@@ -16,7 +16,7 @@ from dicomdl.arrays import Ints
 from dicomdl.geometry._copies import Copies
 from dicomdl.geometry._dimensions import Dimension, Tie, Tier, find_dimension, members
 from dicomdl.geometry._frame_columns import FrameColumns
-from dicomdl.geometry._grouping import clusters, is_every_nth, overlap
+from dicomdl.geometry._grouping import by_first, clusters, is_every_nth, overlap
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry.grid import plane_axes
 from dicomdl.geometry.verdict import EVENLY_SPACED, number_slices
@@ -52,7 +52,7 @@ class Splitter:
     def groups(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield rows that agree in all exact keys as groups of stacks.
 
-        Frames without geometry come last.
+        Frames without geometry come last, in the order of the rows.
         """
         placed = rows[self._columns.placed[rows]]
         if len(placed):
@@ -68,9 +68,7 @@ class Splitter:
                     yield from self._split(grid)
         rest = rows[~self._columns.placed[rows]]
         if len(rest):
-            clips = self._columns.clips[rest]
-            for clip in np.unique(clips):
-                part = rest[clips == clip]
+            for part in by_first(rest, self._columns.clips[rest]):
                 yield [
                     Part(
                         part,

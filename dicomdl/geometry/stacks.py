@@ -6,6 +6,7 @@ localizers. Orientation and in-plane grid are next, within tolerance. Where posi
 last step is the attribute that distinguishes the frames at one position (`_dimensions`): each of
 its values is a stack, and all of them together are a group. Frames without position or orientation
 make stacks, too: one per multi-frame file (a clip is a unit), and one of all single-frame files.
+These follow the others of their Series in the order of Instance Number.
 
 The result depends on the headers and never on the order or names of files: groups are numbered by
 the values that made them, and ties within a stack are broken by SOP Instance UID and frame number.
@@ -103,19 +104,29 @@ def build_stacks(
     splitter = Splitter(columns, judge, copies)
     rank_of_row = _inverse(columns.ordered(np.arange(len(facts))))
     series, groups = exact_groups(facts, _folders_of_blank(columns, folders))
+    found = (
+        parts
+        for group in groups
+        for parts in splitter.groups(
+            copies.without_same_instances(group[np.argsort(rank_of_row[group])])
+        )
+    )
+
+    def place(parts: Sequence[Part]) -> tuple[int, int]:
+        """Sort groups by Series; those without geometry come last, by their first frame."""
+        first = int(parts[0].rows[0])
+        return int(series[first]), -1 if columns.placed[first] else int(rank_of_row[first])
+
     order: list[Ints] = []
     stacks: list[StackRow] = []
-    start = group_number = 0
-    for group in groups:
-        rows = copies.without_same_instances(group[np.argsort(rank_of_row[group])])
-        for parts in splitter.groups(rows):
-            for number, part in enumerate(parts):
-                assessment, rows = judge.assess(part.rows, part.remarks)
-                location = _Location(start, int(series[rows[0]]), group_number, number)
-                stacks.append(_stack_row(part, assessment, location, columns, judge))
-                order.append(rows)
-                start += len(rows)
-            group_number += 1
+    start = 0
+    for group_number, parts in enumerate(sorted(found, key=place)):
+        for number, part in enumerate(parts):
+            assessment, rows = judge.assess(part.rows, part.remarks)
+            location = _Location(start, int(series[rows[0]]), group_number, number)
+            stacks.append(_stack_row(part, assessment, location, columns, judge))
+            order.append(rows)
+            start += len(rows)
     return _stacking(order, stacks, copies, rank_of_row)
 
 

@@ -20,7 +20,9 @@ from phantoms import (
     write_segmentation_1bit,
     write_series,
 )
+from pydicom import config
 from pydicom.dataset import Dataset
+from pydicom.valuerep import IS
 
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, build_stacks
@@ -395,3 +397,56 @@ def test_slices_that_watch_the_contrast_agent_arrive_are_not_a_short_volume(tmp_
         for stack in stacking.stacks
     )
     assert found == [(1, "single", False)] * 3 + [(12, "regular", False)]
+
+
+def clip(folder: Path, name: str, number: str | None, *, frames: int = 3, rows: int = 5) -> None:
+    """Write a clip, or a still of one frame, whose UID is `name` and nothing else is ordered by."""
+
+    def edit(dataset: Dataset, _: int) -> None:
+        dataset.SOPInstanceUID = f"{UID_PREFIX}{name}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+        dataset.InstanceNumber = number and IS(number, validation_mode=config.IGNORE)
+
+    write_secondary_capture(
+        folder / name, frames=frames, rows=rows, series_uid=uid("clips"), seed=rows, edit=edit
+    )
+
+
+def order_of(folder: Path, seed: int) -> list[tuple[str, int]]:
+    """UID and frame number of all frames, in the order of the index."""
+    table, stacking = stacks_of(folder, seed)
+    uids = [
+        str(value).removeprefix(UID_PREFIX)
+        for value in table.values("sop_instance_uid", stacking.order)
+    ]
+    return list(zip(uids, table.numbers("frame_number")[stacking.order].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clips_come_in_the_order_of_instance_numbers(tmp_path: Path, seed: int) -> None:
+    # Ties and absent numbers come in the order of UIDs. A frame has no other size than its stack.
+    clips = [("9", "1", 5), ("8", "2", 9), ("7", " 10 ", 5), ("5", "11", 3), ("6", "11", 3)]
+    for name, number, rows in [*clips, ("2", "", 5), ("3", None, 9)]:
+        clip(tmp_path, name, number, rows=rows)
+    expected = [name for name, _, _ in clips] + ["2", "3"]
+    assert order_of(tmp_path, seed) == [(name, k) for name in expected for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stills_come_in_the_order_of_instance_numbers(tmp_path: Path, seed: int) -> None:
+    for name, number in (("1", None), ("4", "12"), ("6", "2"), ("8", "2"), ("9", "1")):
+        clip(tmp_path, name, number, frames=1)
+    assert order_of(tmp_path, seed) == [(name, 1) for name in ("9", "6", "8", "4", "1")]
+    assert [stack.slices for stack in stacks_of(tmp_path, seed)[1].stacks] == [5]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stills_and_clips_of_a_series_alternate_by_instance_number(
+    tmp_path: Path, seed: int
+) -> None:
+    shapes = {"9": (1, 5), "8": (3, 5), "7": (1, 7), "6": (2, 9), "5": (1, 9)}
+    for number, (name, (frames, rows)) in enumerate(shapes.items()):
+        clip(tmp_path, name, str(number + 1), frames=frames, rows=rows)
+    found = order_of(tmp_path, seed)
+    assert found == [(name, k + 1) for name, (n, _) in shapes.items() for k in range(n)]
