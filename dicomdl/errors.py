@@ -85,7 +85,18 @@ class UsageError(DicomdlError):
 
 
 class MissingExtra(DicomdlError):
-    """A feature needs an optional package that is not installed; the message names the extra."""
+    """A feature needs an optional package that is not installed, or whose import failed.
+
+    Attributes
+    ----------
+    package : str
+        The package.
+    extra : str
+        The extra of dicomdl that installs it.
+    """
+
+    package: str
+    extra: str
 
 
 class StorageError(DicomdlError):
@@ -213,16 +224,6 @@ class IncompleteGroup(GeometryError):
     """
 
     missing: dict[Any, list[int]]
-
-
-def missing_extra(feature: str, package: str, extra: str) -> MissingExtra:
-    """Return the error for an absent optional package, with the command that installs it."""
-    return MissingExtra(
-        f"{feature} needs the package {package}, which is not installed: "
-        f"pip install 'dicomdl[{extra}]'",
-        package=package,
-        extra=extra,
-    )
 
 
 def facts_line(error: DicomdlError) -> str:

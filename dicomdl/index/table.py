@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dicomdl.errors import UsageError, missing_extra
+from dicomdl.errors import UsageError
+from dicomdl.extras import import_extra
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
 
@@ -247,10 +248,7 @@ class Table:
 
     def to_pandas(self) -> Any:
         """Return the table as a pandas DataFrame (needs the extra `notebook`)."""
-        try:
-            import pandas  # noqa: F401
-        except ImportError:
-            raise missing_extra("to_pandas()", "pandas", "notebook") from None
+        import_extra("pandas", "to_pandas()", "notebook")
         return _readable(self.plain().arrow).to_pandas()
 
 

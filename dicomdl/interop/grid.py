@@ -4,7 +4,6 @@ The only module that converts between LPS and RAS.
 """
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -14,7 +13,7 @@ import torch
 
 from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
-from dicomdl.errors import GeometryError, UsageError, missing_extra
+from dicomdl.errors import GeometryError, UsageError
 
 Unknown = Literal["raise", "axes"]
 LABELS: Final = ("label", "mask")
@@ -30,17 +29,6 @@ UNKNOWN_HELP: Final = (
     'pass unknown="axes" to take the axes of the array for those of the world, '
     "and voxels of unknown size for 1 mm"
 )
-
-
-def optional_package(module: str, feature: str, extra: str) -> Any:
-    """Import an optional module, or raise a MissingExtra with the command that installs it."""
-    try:
-        return importlib.import_module(module)
-    # torchvision raises a RuntimeError if it does not fit the build of torch
-    except Exception as error:
-        missing = missing_extra(feature, extra, extra)
-        missing.add_note(f"importing {module} raised {type(error).__name__}")
-        raise missing from error
 
 
 @dataclass(frozen=True, slots=True)

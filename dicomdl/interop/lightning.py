@@ -4,6 +4,7 @@
 Lightning does neither for arbitrary samplers, so loaders are of a subclass that does.
 """
 
+import importlib.util
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.collate import collate
 from dicomdl.datasets.samplers import RowSampler
 from dicomdl.errors import UsageError
-from dicomdl.interop.grid import optional_package
+from dicomdl.extras import import_extra
 
 
 def collate_flat(samples: Sequence[Any]) -> Any:
@@ -324,11 +325,11 @@ def __getattr__(name: str) -> Any:
     """Create `DataModule` at its first use, because its base class is optional."""
     if name != "DataModule":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        base = optional_package("lightning.pytorch", "DataModule", "lightning").LightningDataModule
-    except Exception:
-        # the older name of the same package
-        base = optional_package("pytorch_lightning", "DataModule", "lightning").LightningDataModule
+    # The older name of the same package only where the newer one is not installed.
+    is_new = importlib.util.find_spec("lightning") is not None
+    is_old = importlib.util.find_spec("pytorch_lightning") is not None
+    module = "pytorch_lightning" if is_old and not is_new else "lightning.pytorch"
+    base = import_extra(module, "DataModule", "lightning").LightningDataModule
     made = type(
         name,
         (_Loaders, base),

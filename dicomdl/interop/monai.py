@@ -13,6 +13,7 @@ import torch
 
 from dicomdl.arrays import Floats
 from dicomdl.errors import GeometryError
+from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
     LABELS,
     UNKNOWN_HELP,
@@ -25,7 +26,6 @@ from dicomdl.interop.grid import (
     from_plane,
     grid_of,
     index_map_of,
-    optional_package,
     plain_value,
     rebuilt,
     seeded,
@@ -72,7 +72,7 @@ def to_monai(
     GeometryError
         The grid is unknown. MONAI would resample by a NaN affine without an error and return noise.
     """
-    monai = optional_package("monai.data", "to_monai", "monai")
+    monai = import_extra("monai.data", "to_monai", "monai")
     grid = grid_of(sample, labels)
     tensors = channelled(sample, grid)
     forms = {name: (has_channels, dtype) for name, has_channels, dtype in grid.labels}
@@ -203,7 +203,7 @@ class ForMonai:
         data: Any = to_monai(sample, self.labels, unknown=self.unknown)
         if self.transform is not None:
             seed = drawn(self.seed, sample)
-            optional_package("monai.data.utils", "ForMonai", "monai").set_rnd(self.transform, seed)
+            import_extra("monai.data.utils", "ForMonai", "monai").set_rnd(self.transform, seed)
             with seeded(seed):
                 data = self.transform(data)
         return from_monai(data) if self.restore else data

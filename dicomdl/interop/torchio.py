@@ -13,6 +13,7 @@ import torch
 from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import GeometryError
+from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
     GRID_KEY,
     LABELS,
@@ -24,7 +25,6 @@ from dicomdl.interop.grid import (
     elsewhere,
     grid_of,
     index_map_of,
-    optional_package,
     rebuilt,
     seeded,
 )
@@ -57,7 +57,7 @@ def to_torchio(
         The position is unknown, or the stack is tilted: the resampling of TorchIO ignores shear.
         Resample such a dataset (``spacing=``) first.
     """
-    torchio = optional_package("torchio", "to_torchio", "torchio")
+    torchio = import_extra("torchio", "to_torchio", "torchio")
     grid = grid_of(sample, labels)
     affine = _in_torchio(grid, checked_unknown(unknown))
     images: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import torch
 
 from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
+from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
     GRID_KEY,
     LABELS,
@@ -21,7 +22,6 @@ from dicomdl.interop.grid import (
     drawn,
     elsewhere,
     grid_of,
-    optional_package,
     rebuilt,
     seeded,
 )
@@ -58,7 +58,7 @@ def to_torchvision(
     UsageError
         The image or a label has another shape.
     """
-    tv = optional_package("torchvision.tv_tensors", "to_torchvision", "torchvision")
+    tv = import_extra("torchvision.tv_tensors", "to_torchvision", "torchvision")
     grid = grid_of(sample, labels)
     made: dict[str, Any] = {}
     for name, tensor in channelled(sample, grid).items():

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Values
-from dicomdl.errors import missing_extra
+from dicomdl.extras import import_extra
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.windows import Percentile
@@ -24,11 +24,7 @@ def pyplot() -> Any:
     MissingExtra
         matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise missing_extra("Volume.plot()", "matplotlib", "notebook") from None
-    return plt
+    return import_extra("matplotlib.pyplot", "Volume.plot()", "notebook")
 
 
 def figure_of(

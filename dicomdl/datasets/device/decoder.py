@@ -18,7 +18,6 @@ Not verified on hardware: the kinds that earn trust, any speed, and the transfer
 DLPack. Every decode, even by nvImageCodec's CPU decoders, needs NVIDIA's driver.
 """
 
-import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -27,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
-from dicomdl.errors import MissingExtra, UsageError, missing_extra
+from dicomdl.errors import MissingExtra, UsageError
+from dicomdl.extras import import_extra
 from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.read import read_frame
 from dicomdl.pixels.stored import frame_shape
@@ -321,10 +321,9 @@ def _checked_device(device: Any) -> Any:
 
 def _nvimgcodec() -> Any:
     """Import nvImageCodec; raise a MissingExtra without it."""
-    try:
-        return importlib.import_module("nvidia.nvimgcodec")
-    except ImportError as error:
-        raise missing_extra("decoding on a GPU", "nvidia-nvimgcodec", "gpu") from error
+    return import_extra(
+        "nvidia.nvimgcodec", "decoding on a GPU", "gpu", package="nvidia-nvimgcodec"
+    )
 
 
 def _in_threads(work: Callable[[Given], Result], items: Sequence[Given]) -> list[Result]:

@@ -57,7 +57,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Values
-from dicomdl.errors import missing_extra
+from dicomdl.extras import missing_extra
 from dicomdl.storage.cache.entries import (
     DTYPES,
     MAX_SAMPLES,
