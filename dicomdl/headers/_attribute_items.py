@@ -11,7 +11,7 @@ empty, and never replace a value.
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from dicomdl.errors import HeaderError
 from dicomdl.headers._elements import Wanted, walk, walk_meta
@@ -41,8 +41,11 @@ def plain_row(row: Row, sequences: Sequence[bytes], context: Context) -> Row:
     if not context.syntax.little:
         row = schema.swapped_row(row)
     if any(sequences):
-        for wanted, value in zip(schema.inside.values(), sequences, strict=True):
-            row = override(row, first_item(value, wanted, context)) if value else row
+        for (tag, wanted), value in zip(schema.inside.items(), sequences, strict=True):
+            if value and tag in schema.counts:
+                row = override(row, agreed_items(value, wanted, schema.counts[tag], context))
+            elif value:
+                row = override(row, first_item(value, wanted, context))
     return transcoded(row, context.charset, schema) if context.charset else row
 
 
@@ -56,6 +59,40 @@ def first_item(raw: bytes, wanted: Mapping[int, int], context: Context) -> dict[
         }
         return values if context.syntax.little else context.schema.swapped(values)
     return {}
+
+
+def agreed_items(
+    raw: bytes, wanted: Mapping[int, int], count: int, context: Context
+) -> dict[int, bytes]:
+    """Return the raw values by column on which all items agree, and in column `count` their number.
+
+    Items count by their content: repeated and empty ones do not. Values that differ are empty.
+    """
+    schema, syntax = context.schema, context.syntax
+    converters = schema.converters
+    different: dict[frozenset[tuple[int, Any]], dict[int, bytes]] = {}
+    for item in items(raw, syntax, context.window):
+        content = {tag: value for tag, _, value in iterate(item, syntax, context.window)}
+        values = {wanted[tag]: value for tag, value in content.items() if tag in wanted}
+        values = values if syntax.little else schema.swapped(values)
+        # Numbers have several spellings.
+        typed = {
+            tag: converters[wanted[tag]](values[wanted[tag]])
+            if tag in wanted
+            else raw.strip(b"\0 ")
+            for tag, raw in content.items()
+        }
+        known = frozenset((tag, value) for tag, value in typed.items() if value not in (b"", ""))
+        if known:
+            different[known] = values
+    found = list(different.values())
+    agreed = {
+        number: found[0].get(number, b"")
+        if len({converters[number](each.get(number, b"")) for each in found}) == 1
+        else b""
+        for number in wanted.values()
+    }
+    return {**agreed, count: str(len(found)).encode()}
 
 
 def filled(row: Row, facts: Mapping[int, bytes]) -> Row:

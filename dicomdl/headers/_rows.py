@@ -78,6 +78,9 @@ class Schema:
         Numbers of the columns that Philips' private item has, and their elements.
     inside
         sequence -> tag -> number, for columns in the first item of a top-level sequence.
+    counts
+        sequence -> number of the column that counts its different items. Columns inside of it have
+        the values on which all items agree.
     groups, macros
         (functional group macro, tag) -> number, and the set of all macros.
     pixel_format
@@ -99,7 +102,7 @@ class Schema:
         self.pixel_format = slice(self.at.rows, self.at.number_of_frames + 1)
         self.inside: dict[int, dict[int, int]] = {}
         for number, column in numbered:
-            if column.inside:
+            if column.inside and not column.counts:
                 self.inside.setdefault(column.inside, {})[column.tag] = number
         # Tag 0 leaves a slot empty: the transfer syntax is that of the file meta information, even
         # if the data set contains the element, too.
@@ -111,6 +114,7 @@ class Schema:
         self.philips = [n for n, column in numbered if column.name in _PHILIPS_FACTS]
         self.philips_wanted = Wanted([entries[number] for number in self.philips])
         self._first_sequence = self.count + len(specials)
+        self.counts = {column.inside: number for number, column in numbered if column.counts}
         self.groups = {
             (group, column.group_tag or column.tag): number
             for number, column in numbered

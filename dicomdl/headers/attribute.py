@@ -31,6 +31,9 @@ class Attribute:
         The functional group macros that contain it in an enhanced object.
     group_tag : int
         Its tag in these macros if that differs; 0 otherwise.
+    counts : bool
+        Whether it is the number of different items of the sequence `inside`, and no element of
+        them.
     per_frame : bool
         Whether it is a vector with one value per frame (NM vectors, GridFrameOffsetVector).
     required : bool
@@ -47,12 +50,15 @@ class Attribute:
     inside: int = 0
     groups: tuple[int, ...] = ()
     group_tag: int = 0
+    counts: bool = False
     per_frame: bool = False
     required: bool = False
 
     @property
     def kind(self) -> Kind:
         """The type of the column in memory and in Arrow."""
+        if self.counts:
+            return "integer"
         if self.vr == "SQ":
             return "flag"
         if self.vr in TEXT_VRS:

@@ -56,7 +56,8 @@ RADIOPHARMACEUTICAL: Final = 0x00540016
 
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
     """Declare a field of `Frame` whose value is a fact of the header."""
-    default: Any = "" if vr in TEXT_VRS else False if vr == "SQ" else None
+    is_flag = vr == "SQ" and not more.get("counts")
+    default: Any = "" if vr in TEXT_VRS else False if is_flag else None
     return dataclasses.field(default=default, metadata={"attribute": (tag, vr, need, size, more)})
 
 
@@ -364,6 +365,10 @@ class Frame:
     series_time: str = _fact(0x00080031, "TM", "suv")
     patient_weight: float | None = _fact(0x00101030, "DS", "suv")
     patient_size: float | None = _fact(0x00101020, "DS", "suv")
+    # Different items: any number is allowed (PS3.3 C.8.9.2).
+    radiopharmaceuticals: int | None = _fact(
+        RADIOPHARMACEUTICAL, "SQ", "suv", inside=RADIOPHARMACEUTICAL, counts=True
+    )
     radiopharmaceutical_start_time: str = _fact(0x00181072, "TM", "suv", inside=RADIOPHARMACEUTICAL)
     radiopharmaceutical_start_date_time: str = _fact(
         0x00181078, "DT", "suv", inside=RADIOPHARMACEUTICAL

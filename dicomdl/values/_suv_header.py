@@ -45,6 +45,7 @@ SUV_COLUMNS: Final[tuple[str, ...]] = (
         "patient_weight",
         "patient_size",
         "patient_sex",
+        "radiopharmaceuticals",
         "radiopharmaceutical_start_time",
         "radiopharmaceutical_start_date_time",
     ),
@@ -59,6 +60,7 @@ SUV_COLUMNS: Final[tuple[str, ...]] = (
 # Names of attributes whose column is not their keyword in snake case.
 _NAMES: Final = {
     "suv_type": "SUVType",
+    "radiopharmaceuticals": "RadiopharmaceuticalInformationSequence",
     "ge_scan_date_time": "GE's scan date and time",
     "philips_suv_factor": "Philips' SUV scale factor",
     "philips_activity_factor": "Philips' activity concentration scale factor",

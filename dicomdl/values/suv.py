@@ -310,7 +310,18 @@ def _factor_of_counts(header: PetHeader, kind: SuvKind, series: Columns | None) 
 
 
 def _reference_dose(header: PetHeader, series: Columns | None) -> float:
-    """Compute the dose in Bq that is left at the time to which the values are decay corrected."""
+    """Compute the dose in Bq that is left at the time to which the values are decay corrected.
+
+    A header may list several radiopharmaceuticals (PS3.3 C.8.9.2), and nothing says which one the
+    counts are from.
+    """
+    injected = header.number("radiopharmaceuticals")
+    if injected is not None and injected > 1:
+        raise refusal(
+            ["radiopharmaceuticals"],
+            f"ambiguous ({injected:g} different items)",
+            "one radiopharmaceutical, whose dose gives the SUV",
+        )
     dose = header.positive("radionuclide_total_dose", "Bq")
     weight = header.number("patient_weight")
     if dose < MIN_DOSE_BQ or (

@@ -16,6 +16,7 @@ PRIVATE = [attribute for attribute in attributes() if attribute.creator]
 
 # Columns whose name is not the keyword in snake case, with the reason.
 OTHER_NAMES = {
+    "radiopharmaceuticals": "RadiopharmaceuticalInformationSequence, of which a row has the count",
     "grid_frame_offset": "GridFrameOffsetVector, of which a row has one value",
     "voi_lut_function": "VOILUTFunction: voilut is hard to read",
     "voi_lut_sequence": "VOILUTSequence: voilut is hard to read",

@@ -85,6 +85,13 @@ def read_with_pydicom(path: Path) -> Dataset:
 
 def pydicom_value(dataset: Dataset, attribute: Attribute, number: int) -> Any:
     """The value of frame `number` (from 0) as `Frame` would type it."""
+    if attribute.counts:
+        items = dataset.get(attribute.inside)
+        different: list[Dataset] = []
+        for item in items.value if items is not None else ():
+            if len(item) and item not in different:
+                different.append(item)
+        return len(different) if items is not None and items.value else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -11,7 +11,7 @@ import torch
 from conftest import index_of
 from phantoms import item, ramp, true_volume, write_series
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless
 
 import dicomdl
 from dicomdl.errors import IntensityError, SUVError, TooLarge, UsageError
@@ -306,6 +306,75 @@ def test_auto_maps_suv_and_never_guesses_them(folder: Path) -> None:
         dicomdl.read_volume(index.stacks[0], values="suv").window("auto").array, whole, atol=1e-6
     )
     assert np.allclose(dicomdl.read_volume(index.stacks[0]).window("auto").array, whole, atol=1e-6)
+
+
+DOSE = {
+    "RadionuclideTotalDose": "350000000",
+    "RadionuclideHalfLife": "3600",
+    "RadiopharmaceuticalStartTime": "100000",
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "another dose": {**DOSE, "RadionuclideTotalDose": 235e6},
+    "another time": {**DOSE, "RadiopharmaceuticalStartTime": "093000"},
+    "another nuclide": {**DOSE, "RadionuclideHalfLife": 1200},
+    "another tracer of the same dose": {**DOSE, "Radiopharmaceutical": "NaF"},
+    "an unknown dose": {"Radiopharmaceutical": "NaF"},
+}
+
+
+def injections(*doses: dict[str, Any], **more: Any) -> Any:
+    """Return an edit to a PET with one item per radiopharmaceutical."""
+    return pet(RadiopharmaceuticalInformationSequence=[item(**dose)[0] for dose in doses], **more)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_radiopharmaceuticals_give_no_suv_in_any_order(
+    folder: Path, name: str, syntax: str
+) -> None:
+    for doses in ((DOSE, OTHERS[name]), (OTHERS[name], DOSE), (DOSE, OTHERS[name], DOSE)):
+        place = folder / str(len(list(folder.glob("*"))))
+        write_series(
+            place, shape=SHAPE, modality="PT", edit=injections(*doses), transfer_syntax=syntax
+        )
+        stack = only_stack(place)
+        with pytest.raises(SUVError, match="2 different items") as caught:
+            dicomdl.read_volume(stack, values="suv")
+        assert caught.value.attribute == "RadiopharmaceuticalInformationSequence (0054,0016)"
+        with pytest.raises(SUVError, match="2 different items"):
+            dicomdl.read_volume(stack).window("auto")
+        assert stack.frame(0).radiopharmaceuticals == 2
+        if name == "another dose":
+            assert stack.frame(0).radionuclide_total_dose is None
+            assert stack.frame(0).radionuclide_half_life == 3600
+        assert dicomdl.read_volume(stack).units == "BQML"
+
+
+def test_repeated_and_empty_items_are_one_radiopharmaceutical(folder: Path) -> None:
+    spelt = {
+        "RadionuclideTotalDose": "3.5E+08",
+        "RadionuclideHalfLife": "3600.0",
+        "RadiopharmaceuticalStartTime": "100000",
+        "Radiopharmaceutical": "",
+    }
+    for number, doses in enumerate(((DOSE, DOSE), (DOSE, spelt), ({}, DOSE), (DOSE, {}))):
+        write_series(folder / f"{number}", shape=SHAPE, modality="PT", edit=injections(*doses))
+        stack = only_stack(folder / f"{number}")
+        volume = dicomdl.read_volume(stack, values="suv")
+        assert np.allclose(volume.array, ramp(SHAPE) * FACTOR, rtol=1e-6)
+        assert stack.frame(0).radiopharmaceuticals == 1
+    write_series(folder / "none", shape=SHAPE, modality="PT", edit=injections())
+    with pytest.raises(SUVError, match="RadionuclideTotalDose"):
+        dicomdl.read_volume(only_stack(folder / "none"), values="suv")
+
+
+def test_one_slice_with_another_radiopharmaceutical_is_enough_for_none(folder: Path) -> None:
+    def edit(dataset: Dataset, z: int) -> None:
+        injections(DOSE, *([OTHERS["another dose"]] if z == 1 else []))(dataset, z)
+
+    write_series(folder, shape=SHAPE, modality="PT", edit=edit)
+    with pytest.raises(SUVError, match="RadiopharmaceuticalInformationSequence"):
+        dicomdl.read_volume(only_stack(folder), values="suv")
 
 
 def test_auto_raises_for_pet_without_suv_unless_it_may_take_percentiles(folder: Path) -> None:

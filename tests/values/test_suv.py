@@ -614,6 +614,19 @@ def test_a_size_that_is_absent_or_in_centimetres_is_refused_by_kinds_that_need_i
     assert factor(patient_size=size) == factor()
 
 
+def test_several_radiopharmaceuticals_are_named_with_their_number_where_a_dose_is_needed():
+    # PS3.3 C.8.9.2 allows any number of items.
+    for decay in ("START", "ADMIN"):
+        error = refusal(radiopharmaceuticals=2, decay_correction=decay)
+        assert error.attribute == "RadiopharmaceuticalInformationSequence (0054,0016)"
+        assert "2 different items" in str(error)
+    error = refusal(radiopharmaceuticals=3, units="CNTS", philips_activity_factor=2.0)
+    assert "3 different items" in str(error)
+    assert factor(radiopharmaceuticals=2, units="GML") == 1
+    assert factor(radiopharmaceuticals=2, units="CNTS", philips_suv_factor=2.0) == 2.0
+    assert factor(radiopharmaceuticals=1) == factor(radiopharmaceuticals=None) == factor()
+
+
 def test_no_time_of_injection_names_both_attributes():
     error = refusal(radiopharmaceutical_start_time="", radiopharmaceutical_start_date_time="")
     assert error.attribute == (
@@ -679,7 +692,7 @@ def columns_of(paths: list[Path]) -> dict[str, list[Any]]:
         inside = dataset.RadiopharmaceuticalInformationSequence[0]
         row = dict(ABSENT)
         for attribute in attributes():
-            if attribute.name in row and not attribute.creator:
+            if attribute.name in row and not (attribute.creator or attribute.counts):
                 element = (inside if attribute.inside else dataset).get(attribute.tag)
                 if element is not None and element.value not in (None, ""):
                     value = element.value
