@@ -147,6 +147,8 @@ class Frame:
     lossy_image_compression: str = _fact(0x00282110, "CS", "select")
     magnetic_field_strength: float | None = _fact(0x00180087, "DS", "select")
     mr_acquisition_type: str = _fact(0x00180023, "CS", "select")
+    scanning_sequence: str = _fact(0x00180020, "CS", "select", 0)
+    in_plane_phase_encoding_direction: str = _fact(0x00181312, "CS", "select")
     segmentation_type: str = _fact(0x00620001, "CS", "select")
 
     # Coding of the samples.
@@ -222,6 +224,7 @@ class Frame:
     content_date: str = _fact(0x00080023, "DA", "split")
     content_time: str = _fact(0x00080033, "TM", "split")
     temporal_position_identifier: int | None = _fact(0x00200100, "IS", "split")
+    temporal_resolution: float | None = _fact(0x00200110, "DS", "select")
     temporal_position_index: int | None = _fact(0x00209128, "UL", "split", groups=(FRAME_CONTENT,))
     temporal_position_time_offset: float | None = _fact(
         0x0020930D, "FD", "split", groups=(TEMPORAL_POSITION,)
@@ -298,6 +301,10 @@ class Frame:
     # The cardiac phase, or that of ASL.
     philips_phase_number: int | None = _fact(
         0x20010008, "IS", "split", creator="Philips Imaging DD 001"
+    )
+    # Seconds from the first volume.
+    philips_dynamic_scan_begin_time: float | None = _fact(
+        0x200500A0, "FL", "select", creator="Philips MR Imaging DD 001"
     )
     # ASL: label or control.
     philips_label_type: str = _fact(0x20050029, "CS", "split", creator="Philips MR Imaging DD 005")

@@ -120,6 +120,25 @@ def new_folder(parent: str, name: str) -> Iterator[str]:
             raise
 
 
+@contextlib.contextmanager
+def put_together(path: str) -> Iterator[str]:
+    """Create a temporary folder beside `path`, and move its files there when the block ends.
+
+    The block writes to the path that it gets. Files replace others of their names, and the one
+    named as `path` comes last. None is moved when the block raises. A symbolic link is followed.
+    """
+    folder, name = os.path.split(os.path.realpath(path))
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    with explained(f"{path!r} cannot be written"):
+        try:
+            os.mkdir(temporary)
+            yield os.path.join(temporary, name)
+            for file in sorted(os.listdir(temporary), key=lambda file: file == name):
+                os.replace(os.path.join(temporary, file), os.path.join(folder, file))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _sync_folder(folder: str) -> None:
     """Flush the entries of a folder to the disk, on platforms that can open folders."""
     with contextlib.suppress(OSError):

@@ -176,6 +176,7 @@ def read_volume(
         group.dimension_names if group is not None else (),
         padding=padding,
         quantity=quantity,
+        stacks=tuple(stacks) if group is not None else (),
     )
     # All stacks of a group share a grid, but one may exceed a tolerance that the others just meet.
     if irregular == "resample":

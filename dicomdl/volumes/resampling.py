@@ -218,10 +218,10 @@ def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], l
 # --- images and files -----------------------------------------------------------------------------
 
 
-def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
+def to_image(array: Values, geometry: Geometry, *, series: bool, step: float = 1.0) -> Any:
     """Build a SimpleITK image of three dimensions, or of four for a series.
 
-    The fourth dimension counts time points from 0 in steps of 1.
+    The fourth dimension counts time points from 0 in steps of `step`.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def to_image(array: Values, geometry: Geometry, *, series: bool) -> Any:
     whole = np.eye(dimensions)
     whole[:3, :3] = direction
     image = simpleitk().GetImageFromArray(array, isVector=array.ndim > dimensions)
-    image.SetSpacing([*geometry.spacing[::-1], 1.0][:dimensions])
+    image.SetSpacing([*geometry.spacing[::-1], step][:dimensions])
     image.SetOrigin([*geometry.origin, 0.0][:dimensions])
     image.SetDirection(whole.reshape(-1).tolist())
     return image
@@ -283,10 +283,14 @@ def require_format(path: str) -> None:
 
 
 def write_image(image: Any, path: str) -> None:
-    """Write an image to a file; `require_format` has checked its name."""
+    """Write an image to a file; `require_format` has checked its name.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
     try:
         simpleitk().WriteImage(image, path, useCompression=True)
     except RuntimeError as error:
-        exists = os.path.isdir(os.path.dirname(os.path.abspath(path)))
-        reason = "no permission to write" if exists else "no such folder"
-        raise StorageError(f"{path!r} cannot be written: {reason}") from error
+        raise StorageError(f"{os.path.basename(path)!r} cannot be written") from error

@@ -6,6 +6,7 @@ interpolates on other grids.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,16 +25,19 @@ from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
+from dicomdl.volumes._diffusion import gradients
 from dicomdl.volumes._figures import figure_of, pictured, pyplot, shown_intensity
 from dicomdl.volumes._regridding import Gridded, checked_filled, regridded, reoriented
+from dicomdl.volumes._saving import save_image
+from dicomdl.volumes._time_axis import step_of
 from dicomdl.volumes._windowing import Measured, in_suv, windowed
+from dicomdl.volumes.nifti import gradient_files, stem_of
 from dicomdl.volumes.resampling import (
     Interpolation,
     from_image,
     new_grid,
     require_format,
     to_image,
-    write_image,
 )
 
 
@@ -70,6 +74,8 @@ class Volume:
         replaces them by the lowest value.
     quantity
         Kind of the values: "modality", an `SUV`, a `RealWorld`, or "network" after a window.
+    stacks
+        Stacks of a group that were read, one per t; () for others.
 
     Raises
     ------
@@ -100,6 +106,7 @@ class Volume:
     filled: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     padding: Mask | None = None
     quantity: Quantity = "modality"
+    stacks: tuple[Stack, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filled", checked_filled(self._gridded()))
@@ -126,6 +133,24 @@ class Volume:
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
         return tuple(self.array.shape)
+
+    @property
+    def time_step_s(self) -> float:
+        """Time between the volumes of a group, s; NaN without one, or where none is known."""
+        return step_of(self.stacks, self.dimension_names, self.dimension)
+
+    @property
+    def b_values(self) -> npt.NDArray[np.float64]:
+        """(t,) b-values of a group, s/mm^2; NaN where the header gives none. () without a group."""
+        return gradients(self.stacks)[0]
+
+    @property
+    def b_vectors(self) -> npt.NDArray[np.float64]:
+        """(t, 3) gradient directions in LPS, of length 1; 0 for none, NaN where unknown.
+
+        They are those of the patient, so that no change of the grid concerns them.
+        """
+        return gradients(self.stacks)[1]
 
     @property
     def series_instance_uid(self) -> str:
@@ -175,7 +200,7 @@ class Volume:
                 "time points",
                 t=t,
             )
-        stack = self.stack.group[t % len(self.dimension)] if self.stack is not None else None
+        stack = self.stacks[t] if self.stacks else None
         frame = stack.middle if stack is not None else self.frame
         padding = None if self.padding is None else self.padding[t]
         return dataclasses.replace(
@@ -186,6 +211,7 @@ class Volume:
             frame=frame,
             dimension=(),
             dimension_names=(),
+            stacks=(),
         )
 
     def suv(self, kind: SuvKind = "bw") -> "Volume":
@@ -363,8 +389,8 @@ class Volume:
     def to_sitk(self) -> Any:
         """Convert to a SimpleITK image: index order (column, row, slice), LPS mm.
 
-        The volume of a group becomes an image of four dimensions. Its fourth coordinate counts
-        0, 1, 2, ... and does not carry `dimension`.
+        The volume of a group becomes an image of four dimensions. Its fourth coordinate is the time
+        in s where `time_step_s` is known; else it counts 0, 1, 2, ...
 
         Raises
         ------
@@ -372,7 +398,13 @@ class Volume:
             The position is unknown, or the grid is sheared, which an ITK image cannot express:
             `resample` first.
         """
-        return to_image(self.array, self.geometry, series=bool(self.dimension))
+        step = self.time_step_s
+        return to_image(
+            self.array,
+            self.geometry,
+            series=bool(self.dimension),
+            step=1.0 if math.isnan(step) else step,
+        )
 
     @classmethod
     def from_sitk(cls, image: Any, units: str = "") -> "Volume":
@@ -398,8 +430,9 @@ class Volume:
         """Write the volume to a file in the format of its name.
 
         The file contains neither DICOM attributes nor identity. SimpleITK converts the affine to
-        RAS for NIfTI. The volume of a group becomes one file of four dimensions, as in `to_sitk`;
-        `dimension` is not stored.
+        RAS for NIfTI. The volume of a group becomes one file of four dimensions, as in `to_sitk`.
+        A NIfTI file without a known time step states 0 s. Diffusion gets files .bval and .bvec
+        beside it, in the convention of FSL. Files appear complete, and replace others of the name.
 
         Parameters
         ----------
@@ -415,7 +448,9 @@ class Volume:
         """
         target = os.fspath(path)
         require_format(target)
-        write_image(self.to_sitk(), target)
+        beside = gradient_files(*gradients(self.stacks), self.geometry) if stem_of(target) else {}
+        has_step = not self.dimension or not math.isnan(self.time_step_s)
+        save_image(self.to_sitk(), target, has_step=has_step, beside=beside)
 
     def plot(self, intensity: IntensityOption = "auto", slices: int = 9) -> Any:
         """Plot evenly spaced slices in their true proportions; needs the extra `notebook`.

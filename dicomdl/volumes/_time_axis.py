@@ -1,0 +1,30 @@
+"""The time between the volumes on the leading axis of an array."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dicomdl.geometry.time_steps import time_step_s
+from dicomdl.index.views import Stack
+
+
+def step_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[Any]) -> float:
+    """Return the time in s between volumes; NaN if there is none or it is unknown.
+
+    Volumes from elsewhere have coordinates "t" instead of stacks: those that count 0, 1, 2, ... are
+    no times.
+    """
+    if stacks:
+        return time_step_s(names, lambda column: [_ends(stack, column) for stack in stacks])
+    if tuple(names) != ("t",) or len(dimension) < 2:
+        return math.nan
+    steps = np.diff(np.asarray(dimension, dtype=np.float64))
+    is_equal = steps[0] > 0 and steps[0] != 1 and np.allclose(steps, steps[0], rtol=1e-6)
+    return float(steps[0]) if is_equal else math.nan
+
+
+def _ends(stack: Stack, column: str) -> tuple[Any, Any]:
+    """Return a fact of the first and of the last slice."""
+    return stack.frame_value(0, column), stack.frame_value(len(stack) - 1, column)
