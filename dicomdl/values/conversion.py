@@ -117,8 +117,11 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
     SUVError
         SUV are requested and the header does not give them.
     IntensityError
-        A slice has an unusable rescale, table or map, or not the requested real-world map.
+        A slice has an unusable rescale, table or map, or not the requested real-world map; or the
+        slices have several units.
     """
+    if quantity == "modality" and not stack.is_constant("rescale_type"):
+        _require_one_unit(stack)
     if not isinstance(quantity, RealWorld) and all(
         stack.is_constant(name) for name in CONVERSION_COLUMNS
     ):
@@ -135,6 +138,17 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
             message = f"the real-world maps of the slices have {len(units)} units"
             raise IntensityError(f"{message}: ask for one by its units", units=sorted(units))
     return result
+
+
+def _require_one_unit(stack: Stack) -> None:
+    """Refuse a stack whose slices state several units of modality values; blanks state none."""
+    units = {units_of(stack.frame(number)) for number in range(stack.slices)} - {""}
+    if len(units) > 1:
+        raise IntensityError(
+            f"the slices of the stack have {len(units)} units ({', '.join(sorted(units))}): "
+            "read its frames one by one",
+            units=sorted(units),
+        )
 
 
 def conversion(

@@ -467,6 +467,21 @@ def test_real_world_maps_of_different_units_make_no_volume(folder: Path) -> None
         dicomdl.read_volume(only_stack(folder), values="real_world")
 
 
+def test_slices_with_modality_values_of_different_units_make_no_volume(folder: Path) -> None:
+    # A blank unit is unknown, and US is unspecified.
+    for name, kinds in (("one", ["normalized", "US"]), ("two", ["normalized", "milliradials"])):
+        write_series(
+            folder / name,
+            shape=SHAPE,
+            modality="MR",
+            edit=lambda dataset, z, kinds=kinds: setattr(dataset, "RescaleType", kinds[z % 2]),
+        )
+    assert dicomdl.read_volume(only_stack(folder / "one")).shape == SHAPE
+    with pytest.raises(IntensityError, match="2 units") as caught:
+        dicomdl.read_volume(only_stack(folder / "two"))
+    assert caught.value.units == ["milliradials", "normalized"]
+
+
 def test_a_window_can_be_had_of_other_quantities(folder: Path) -> None:
     write_series(folder, shape=SHAPE, modality="MR", edit=mapped(0.01))
     recipe = Intensity(Limits(2, 6), quantity=RealWorld())
