@@ -224,9 +224,9 @@ def enhanced(
 ) -> list[Part]:
     """Write parts `first`, `first` + 1, ... of one grid as one enhanced file with shuffled frames.
 
-    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient is
-    put into its own macro, sequences stand beside it. `only` chooses frames, `facts` are attributes
-    of the file.
+    `content(part, slice)` gives the attributes of the Frame Content macro; ImagePositionPatient
+    and FrameType (value 3) are put into their own macros, sequences stand beside it. `only` chooses
+    frames, `facts` are attributes of the file.
     """
     shape = options.setdefault("shape", SHAPE)
     cells = [
@@ -246,6 +246,10 @@ def enhanced(
             if "ImagePositionPatient" in said:
                 group.PlanePositionSequence = item(
                     ImagePositionPatient=decimals(said.pop("ImagePositionPatient"))
+                )
+            if "FrameType" in said:
+                group.MRImageFrameTypeSequence = item(
+                    FrameType=["ORIGINAL", "PRIMARY", said.pop("FrameType"), "NONE"]
                 )
             group.FrameContentSequence = item(**said)
             stored[k] += MARK * number
@@ -657,6 +661,76 @@ def _(folder: Path) -> list[Part]:
             },
         )
     ]
+
+
+@defect(
+    "two phase slices that complete the grid of the magnitude slices",
+    ["regular 6"],
+    regular={
+        "varies": ["image_type"],
+        "mixed": {"image_type": {"ORIGINAL\\PRIMARY\\M": 4, "ORIGINAL\\PRIMARY\\P": 2}},
+    },
+)
+def _(folder: Path) -> list[Part]:
+    return [
+        series(
+            folder,
+            modality="MR",
+            tell=lambda _, z: {"ImageType": ["ORIGINAL", "PRIMARY", "P" if z > 3 else "M"]},
+        )
+    ]
+
+
+@defect("two kernels, one after the other along the slices", ["regular 3", "regular 3"])
+def _(folder: Path) -> list[Part]:
+    return [
+        series(folder, n, drop=drop, tell=lambda n, z: {"ConvolutionKernel": ["B30f", "B60f"][n]})
+        for n, drop in enumerate(([3, 4, 5], [0, 1, 2]))
+    ]
+
+
+@defect("magnitude and phase, slice about slice", ["regular 3", "regular 3"])
+def _(folder: Path) -> list[Part]:
+    return [
+        series(
+            folder,
+            n,
+            drop=drop,
+            modality="MR",
+            tell=lambda n, z: {"ImageType": ["ORIGINAL", "PRIMARY", "MP"[n]]},
+        )
+        for n, drop in enumerate(([1, 3, 5], [0, 2, 4]))
+    ]
+
+
+@defect(
+    "three contrasts, one of them further on, and a count at each position",
+    ["regular 4", "regular 4", "regular 4"],
+    {"echo_time": [14, 108]},
+)
+def _(folder: Path) -> list[Part]:
+    def tell(number: int, z: int) -> Facts:
+        # The last contrast is the first at the two positions that the others do not reach.
+        count = 1 if number == 2 and z > 3 else number + 1
+        return {"EchoTime": [14, 108, 30][number], "TemporalPositionIdentifier": count}
+
+    drops = ([4, 5], [4, 5], [0, 1])
+    return [series(folder, n, drop=drop, modality="MR", tell=tell) for n, drop in enumerate(drops)]
+
+
+@defect(
+    "an enhanced file of three frame types, one of them further on, and an index that counts",
+    ["regular 4", "regular 4", "regular 4"],
+    {"frame_type": UNCHECKED},
+)
+def _(folder: Path) -> list[Part]:
+    kinds = ("T1", "T2", "POST_CONTRAST")
+
+    def content(number: int, z: int) -> Facts:
+        count = 1 if number == 2 and z > 3 else number + 1
+        return {"DimensionIndexValues": [1, z + 1, count], "FrameType": kinds[number]}
+
+    return enhanced(folder, 3, content, only=lambda n, z: z > 1 if n == 2 else z < 4)
 
 
 # --------------------------------------------------------------------------------------------------

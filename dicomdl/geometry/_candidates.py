@@ -39,6 +39,7 @@ class Candidates:
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
         self._converted_columns: dict[str, Floats] = {}
+        self._converted_lists: dict[str, Ints] = {}
         columns = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
         self._specs = [(spec, varying) for spec, varying in columns if varying]
 
@@ -153,16 +154,32 @@ class Candidates:
         return None if numbers is None or np.isnan(numbers).any() else numbers
 
     def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
-        """Return the names of single-valued columns whose values differ among `rows`."""
+        """Return the names of columns whose values differ among `rows`."""
         wanted = [name for name in names if name in self._plain]
-        if not wanted:
-            return []
         ranks = self._ranks[rows[:, None], [self._plain[name] for name in wanted]]
-        return [
+        differ = [
             name
             for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True)
             if differs
         ]
+        for name in names:
+            if name in LISTS | VECTORS:
+                codes = self._list_codes(name)[rows]
+                differ += [name] if (codes != codes[0]).any() else []
+        return differ
+
+    def _list_codes(self, column: str) -> Ints:
+        """Return a column of lists as (n,) integers that are equal where the lists are.
+
+        The column is converted once, not once per group.
+        """
+        if column not in self._converted_lists:
+            number_of: dict[Any, int] = {}
+            values = self._facts.values(column, np.arange(len(self._facts)))
+            self._converted_lists[column] = np.array(
+                [number_of.setdefault(value, len(number_of)) for value in values], dtype=np.int64
+            )
+        return self._converted_lists[column]
 
     def _as_acquired(self, rows: Ints, codes: Ints) -> Ints:
         """Renumber codes in the order in which their values were first acquired.
@@ -203,9 +220,9 @@ class Candidates:
             return ranks[:, number].astype(np.int64)
         if not any(varying[self._plain[c]] if c in self._plain else True for c in columns):
             return None
-        return _ranked_objects(self._known(spec, rows))
+        return _ranked_objects(self.known(spec, rows))
 
-    def _known(self, spec: Spec, rows: Ints) -> list[Any]:
+    def known(self, spec: Spec, rows: Ints) -> list[Any]:
         """Return the value of a spec per row, from the first of its columns that has one."""
         return [
             _first_known(spec.columns, values)
@@ -261,8 +278,7 @@ class Candidates:
         if candidate.kind == "count":
             return [int(numbers[volume].min()) for volume in frames]
         return [
-            list(value) if isinstance(value, tuple) else value
-            for value in self._known(spec, firsts)
+            list(value) if isinstance(value, tuple) else value for value in self.known(spec, firsts)
         ]
 
 

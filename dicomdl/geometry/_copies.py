@@ -4,7 +4,7 @@ Pixels are compared only where no header attribute distinguishes two frames.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Final
 
 import numpy as np
@@ -65,6 +65,11 @@ class Copies:
         if not self.can_compare(len(again)):
             return rows
         return rows[~np.isin(rows, self.among(again, positions))]
+
+    def forget_all_but(self, rows: Set[int]) -> None:
+        """Forget the copies beside `rows`: those of a division that was given up."""
+        for row in self.original.keys() - rows:
+            del self.original[row]
 
     def can_compare(self, count: int) -> bool:
         """Whether the pixels of `count` frames may be compared."""

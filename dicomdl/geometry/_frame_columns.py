@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Ints
 from dicomdl.geometry._candidates import Candidates
+from dicomdl.geometry._contrast import Contrasts
 from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
@@ -48,6 +49,7 @@ class FrameColumns:
             name: is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")
         }
         self.candidates = Candidates(facts)
+        self.contrasts = Contrasts(facts, self.candidates)
 
     def ordered(self, rows: Ints, *by: Ints) -> Ints:
         """Sort rows by the tie breakers, then by the keys given.

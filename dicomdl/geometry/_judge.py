@@ -6,24 +6,9 @@ from dicomdl.arrays import Ints
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry.verdict import Assessment, assess, idc_checks
 
-# Attributes that should not change from slice to slice of one volume. If one does although
-# positions do not repeat, the detail of the stack reports it.
-_CONTRAST: Final = (
-    *(
-        "echo_time",
-        "effective_echo_time",
-        "inversion_time",
-        "diffusion_b_value",
-        "complex_image_component",
-    ),
-    *(
-        "convolution_kernel",
-        "kvp",
-        "monoenergetic_energy_equivalent",
-        "slice_thickness",
-        "reconstruction_diameter",
-    ),
-)
+# Attributes that the slices of a volume share as a rule, beside the contrasts. The detail of a
+# stack reports where they vary.
+_USUALLY_SHARED: Final = ("slice_thickness", "reconstruction_diameter")
 
 
 class Judge:
@@ -56,7 +41,13 @@ class Judge:
         }
         if columns.by_transducer[first]:
             remarks["coordinates"] = "of the transducer"
-        if varies := columns.candidates.varying(rows, _CONTRAST):
+        contrast = columns.contrasts.among(rows)
+        varies = columns.candidates.varying(rows, _USUALLY_SHARED)
+        if contrast is not None:
+            varies = contrast.names + varies
+            if columns.placed[first]:
+                remarks["mixed"] = columns.contrasts.named(contrast, rows)
+        if varies:
             remarks["varies"] = varies
         return remarks
 

@@ -105,7 +105,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("siemens_coil", "sequence_name", natural=True),
     *_same("energy_window_vector", "detector_vector", "rotation_vector"),
     *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
-    *_same("convolution_kernel", "reconstruction_algorithm"),
+    *_same("convolution_kernel", "reconstruction_algorithm", "counts_source", "corrected_image"),
     *_same("reconstruction_diameter", ordered=False, noisy=True),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),

@@ -19,7 +19,7 @@ from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import by_first, clusters, is_every_nth, overlap
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry.grid import plane_axes
-from dicomdl.geometry.verdict import EVENLY_SPACED, number_slices
+from dicomdl.geometry.verdict import EVENLY_SPACED, READABLE, number_slices
 
 # Limit of instances named in the detail of duplicates.
 _MOST_NAMED: Final = 10
@@ -111,7 +111,11 @@ class Splitter:
             self._columns.tolerances,
         )
         if int(slice_numbers.max()) + 1 == len(rows):
-            yield from self._overlapping(rows, slice_numbers) or [[Part(rows)]]
+            yield from (
+                self._by_contrast(rows, slice_numbers)
+                or self._overlapping(rows, slice_numbers)
+                or [[Part(rows)]]
+            )
             return
         beside = self._side_by_side(rows, slice_numbers)
         if beside is not None:
@@ -121,16 +125,77 @@ class Splitter:
         found = find_dimension(slice_numbers, self._columns.candidates.of(rows))
         derived = self._columns.derived[rows]
         if isinstance(found, Dimension):
-            yield from self._grouped(rows, slice_numbers, found)
+            by_contrast = self._by_contrast(rows, slice_numbers) if self._mixes(rows, found) else []
+            yield from by_contrast or self._grouped(rows, slice_numbers, found)
         elif isinstance(found, Tie):
-            yield [Part(rows, remarks={"told_apart_by": list(found.names)})]
+            by_contrast = self._by_contrast(rows, slice_numbers) if self._counts(found) else []
+            yield from by_contrast or [[Part(rows, remarks={"told_apart_by": list(found.names)})]]
         elif (derived != derived[0]).any():
             yield from self._split(rows[~derived])
             yield from self._split(rows[derived])
         else:
-            yield from self._overlapping(rows, slice_numbers) or self._duplicates(
-                rows, slice_numbers
+            yield from (
+                self._by_contrast(rows, slice_numbers)
+                or self._overlapping(rows, slice_numbers)
+                or self._duplicates(rows, slice_numbers)
             )
+
+    def _counts(self, tie: Tie) -> bool:
+        """Whether all attributes of a tie only count, so that contrasts contradict none of them."""
+        names = {name for names in tie.names for name in names.split("+")}
+        return not any(self._columns.contrasts.knows(name) for name in names)
+
+    def _mixes(self, rows: Ints, dimension: Dimension) -> bool:
+        """Whether a volume of the dimension has slices of several contrasts.
+
+        A counter may number the frames at each position, whatever they show.
+        """
+        return any(
+            self._columns.contrasts.among(rows[volume]) is not None
+            for volume in members(dimension.labels)
+        )
+
+    def _by_contrast(self, rows: Ints, slice_numbers: Ints) -> list[list[Part]]:
+        """Return the groups of stacks that frames of several contrasts make, else [].
+
+        Each contrast must be a volume by itself. Where no position repeats, that takes three slices
+        on an even grid: fewer slices, or slices that fill the holes of others, may belong to them,
+        and the stack is reported as mixed. Where positions repeat, a single slice may remain.
+        Contrasts on the same positions are one group, derived ones apart from others.
+        """
+        contrast = self._columns.contrasts.among(rows)
+        if contrast is None:
+            return []
+        dimension = contrast.dimension()
+        frames = members(dimension.labels)
+        is_unique = int(slice_numbers.max()) + 1 == len(rows)
+        if is_unique and min(map(len, frames)) < _FEWEST_SLICES:
+            return []
+        copies, values = set(self._copies.original), self._columns.candidates.shown(dimension, rows)
+        groups: dict[tuple[Any, ...], list[Part]] = {}
+        for number, (volume, value) in enumerate(zip(frames, values, strict=True)):
+            places = np.sort(slice_numbers[volume])
+            within = list(self._split(rows[volume]))
+            for index, group in enumerate(within):
+                key: tuple[Any, ...] = (number, index)
+                if len(within) == len(group) == 1:
+                    key = (places.tobytes(), bool(self._columns.derived[rows[volume]].all()))
+                groups.setdefault(key, []).extend(
+                    Part(part.rows, value | part.dimension, part.remarks) for part in group
+                )
+        parts = [part for group in groups.values() for part in group]
+        if self._are_volumes(parts, _FEWEST_SLICES if is_unique else 1):
+            return list(groups.values())
+        self._copies.forget_all_but(copies)
+        return []
+
+    def _are_volumes(self, parts: Sequence[Part], fewest: int) -> bool:
+        """Whether each part is even, most of them with more than one slice."""
+        alone = sum(len(part.rows) == 1 for part in parts)
+        return 2 * alone < len(parts) and all(
+            len(part.rows) >= fewest and self._judge.assess(part.rows)[0].verdict in READABLE
+            for part in parts
+        )
 
     def _grouped(
         self, rows: Ints, slice_numbers: Ints, dimension: Dimension

@@ -38,9 +38,9 @@ from dicomdl.headers.uids import content_of
 class StackRow:
     """One row of the table of stacks.
 
-    `frame_start` refers to `Stacking.order`. `detail` and `dimension` are JSON. `affine` has 16
-    numbers, row by row. `spacing` is (slice, row, column) in mm, NaN where unknown. `idc` holds the
-    checks of `verdict.idc_checks`.
+    `frame_start` refers to `Stacking.order`. `mixed` is whether slices of several contrasts are in
+    the stack. `detail` and `dimension` are JSON. `affine` has 16 numbers, row by row. `spacing` is
+    (slice, row, column) in mm, NaN where unknown. `idc` holds the checks of `verdict.idc_checks`.
     """
 
     frame_start: int
@@ -48,6 +48,7 @@ class StackRow:
     series: int
     content: str
     verdict: str
+    mixed: bool
     detail: str
     affine: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -158,6 +159,7 @@ def _stack_row(
         series=location.series,
         content=content_of(columns.facts.text("sop_class_uid", first)),
         verdict=assessment.verdict,
+        mixed="mixed" in assessment.detail,
         detail=json.dumps(assessment.detail),
         affine=tuple(assessment.affine.reshape(-1).tolist()),
         spacing=(step, float(in_plane[0]), float(in_plane[1])),

@@ -115,11 +115,26 @@ def _describe_instances(facts: _Facts) -> str:
     return f"instances {format_value(instances[:2])}{', ...' if len(instances) > 2 else ''}"
 
 
+def _describe_mixed(facts: _Facts) -> str:
+    counts = [
+        f"{name} " + ", ".join(f"{value} in {count}" for value, count in values.items())
+        for name, values in facts.detail["mixed"].items()
+    ]
+    return f"slices of several contrasts: {'; '.join(counts)}"
+
+
+def _describe_varying(facts: _Facts) -> str:
+    # The phrase of contrasts counts the values of those attributes.
+    names = [name for name in facts.detail["varies"] if name not in facts.detail.get("mixed", ())]
+    return f"{', '.join(names)} not the same in all slices" if names else ""
+
+
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
     "missing_in_group": _describe_group_gaps,
     "repeated_positions": _describe_copies,
+    "mixed": _describe_mixed,
     "missing": _describe_holes,
     "smallest_gap": _describe_gaps,
     "in_plane_error": lambda facts: (
@@ -135,9 +150,7 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "unconfirmed": lambda facts: (
         "two slices: nothing confirms the spacing" if facts.slices == 2 else ""
     ),
-    "varies": lambda facts: (
-        f"{', '.join(map(str, facts.detail['varies']))} not the same in all slices"
-    ),
+    "varies": _describe_varying,
     "coordinates": lambda facts: (
         f"coordinates {format_value(facts.detail['coordinates'])}, not of the patient"
     ),

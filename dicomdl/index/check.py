@@ -1,8 +1,8 @@
 """Check: the verdict on every stack with its reason, for people and as plain values for JSON.
 
-Missing slices, uneven spacing, duplicates, an image without geometry, a gap in a group and an
-unusable file need a person; everything else is counted. Text names stacks by number and Series
-Instance UID, and holds no patient's identity and no date.
+Missing slices, uneven spacing, duplicates, slices of several contrasts, an image without geometry,
+a gap in a group and an unusable file need a person; everything else is counted. Text names stacks
+by number and Series Instance UID, and holds no patient's identity and no date.
 """
 
 import itertools
@@ -88,9 +88,9 @@ class StackCheck:
 class Check:
     """The verdict on every stack of an index, its ledger and its problems.
 
-    A person is needed for missing slices, uneven spacing, different slices at one position, a CT,
-    MR or PET image without geometry, a stack that lacks slices which others of its group have, and
-    every file that could not be used.
+    A person is needed for missing slices, uneven spacing, different slices at one position, slices
+    of several contrasts in one stack, a CT, MR or PET image without geometry, a stack that lacks
+    slices which others of its group have, and every file that could not be used.
 
     Attributes
     ----------
@@ -288,7 +288,12 @@ def _needs_person(
         return verdict == "duplicates"
     # SOP class, not Modality: a screenshot may have the modality CT.
     unplaced = verdict == "no_geometry" and sop_class_uid in PLACED
-    return verdict in ALARMING or unplaced or bool(detail.get("missing_in_group"))
+    return (
+        verdict in ALARMING
+        or unplaced
+        or bool(detail.get("missing_in_group"))
+        or bool(detail.get("mixed"))
+    )
 
 
 _STACK_TITLES: Final = ("modality", "shape", "spacing mm", "verdict", "reason")

@@ -224,8 +224,9 @@ class Index:
         **conditions
             ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent),
             ``min_column=low`` and ``max_column=high`` (inclusive). Columns of stacks (`verdict`,
-            `slices`, `content`, `slice_spacing`, ...) select complete stacks, without equal copies,
-            which are in no stack. Columns of frames (`modality`, `echo_time`, ...) select frames.
+            `mixed`, `slices`, `content`, `slice_spacing`, ...) select complete stacks, without
+            equal copies, which are in no stack. ``mixed=False`` leaves out the stacks with slices
+            of several contrasts. Columns of frames (`modality`, `echo_time`, ...) select frames.
 
         Returns
         -------

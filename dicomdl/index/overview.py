@@ -55,6 +55,8 @@ class Overview:
     # Groups of two or more stacks.
     groups: int
     equal_copies: int
+    # Stacks with slices of several contrasts.
+    mixed: int
     # Sorted by frames, most first.
     modalities: Sequence[ModalityCount]
     ledger: Mapping[str, int]
@@ -92,9 +94,9 @@ class Overview:
             "time points, echoes, b-values, ... (index.groups)"
         )
         copies = f"{self.equal_copies:,} frame(s) are equal copies of others and in no stack"
-        return [
-            text for text, count in ((groups, self.groups), (copies, self.equal_copies)) if count
-        ]
+        mixed = f"{self.mixed:,} stack(s) of several contrasts: select(mixed=False) leaves them out"
+        counts = ((groups, self.groups), (mixed, self.mixed), (copies, self.equal_copies))
+        return [text for text, count in counts if count]
 
     def html(self) -> str:
         """Format for a notebook."""
@@ -124,6 +126,7 @@ def overview(part: Part) -> Overview:
         counts=counts(part),
         groups=_whole_groups(part),
         equal_copies=int(part.mask[part.starts[-1] :].sum()),
+        mixed=int(part.stacks.numbers("mixed")[part.chosen].sum()),
         modalities=_by_modality(part),
         ledger=part.ledger,
         reasons=part.reasons,

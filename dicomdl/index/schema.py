@@ -70,6 +70,8 @@ STACKS_SCHEMA: Final = pa.schema(
         ("series", pa.int64()),
         ("content", TEXT),
         ("verdict", TEXT),
+        # Whether slices of several contrasts are in the stack; `detail` counts them.
+        ("mixed", pa.bool_()),
         ("detail", TEXT),
         ("affine", pa.list_(pa.float64(), 16)),
         ("spacing", pa.list_(pa.float64(), 3)),

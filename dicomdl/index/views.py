@@ -66,8 +66,8 @@ class Stack:
         (4, 4) float64, from (slice, row, column, 1) to LPS mm.
     spacing
         (slice, row, column) spacing in mm.
-    verdict, detail
-        The verdict on the grid, and its numbers.
+    verdict, mixed, detail
+        The verdict on the grid, whether its slices have several contrasts, and the numbers.
     dimension, group, group_index
         The values that distinguish the stack from others on its grid, and their group.
     frames, sources
@@ -126,6 +126,11 @@ class Stack:
     def detail(self) -> dict[str, Any]:
         """The numbers behind the verdict, lengths in mm."""
         return dict(json.loads(self._generation.stack_value("detail", self.number)))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its slices have several contrasts; ``detail["mixed"]`` counts them."""
+        return bool(self._generation.stack_value("mixed", self.number))
 
     @property
     def content(self) -> str:

@@ -347,7 +347,7 @@ def test_the_corpus_makes_the_same_stacks_in_any_order_of_its_files(corpus: Path
 def test_a_volume_whose_slices_have_two_kernels_says_so(tmp_path: Path) -> None:
     write_series(
         tmp_path / "two",
-        edit=lambda dataset, z: setattr(dataset, "ConvolutionKernel", "BONE" if z > 2 else "SOFT"),
+        edit=lambda dataset, z: setattr(dataset, "ConvolutionKernel", "BONE" if z > 3 else "SOFT"),
     )
     write_series(tmp_path / "one", edit=lambda dataset, z: setattr(dataset, "AcquisitionNumber", z))
     assert detail(stacks_of(tmp_path / "two")[1])["varies"] == ["convolution_kernel"]

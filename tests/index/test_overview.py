@@ -229,6 +229,29 @@ def test_uneven_spacing_needs_a_person(tmp_path: Path, scanned: Scan) -> None:
     assert row.needs_person and "spacing between 0.8 and 7 mm" in row.reason
 
 
+def test_slices_of_several_contrasts_need_a_person_and_can_be_left_out(
+    tmp_path: Path, scanned: Scan
+) -> None:
+    def edit(dataset: Any, z: int) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "P" if z > 7 else "M"]
+
+    write_series(tmp_path / "dicom", shape=(10, 4, 6), modality="MR", edit=edit)
+    write_series(tmp_path / "dicom", shape=(5, 4, 6), modality="MR", seed=1)
+    index = scanned()
+    (row,) = index.check().needing
+    assert row.verdict == "regular" and row.detail["varies"] == ["image_type"]
+    assert row.reason.startswith(
+        "slices of several contrasts: "
+        r"image_type ORIGINAL\PRIMARY\M in 8, ORIGINAL\PRIMARY\P in 2; positions"
+    )
+    assert "1 stack(s) of several contrasts: select(mixed=False)" in str(index)
+    assert [stack.slices for stack in index.select(mixed=False).stacks] == [5]
+    (stack,) = index.select(mixed=True).stacks
+    assert stack.mixed and stack.slices == 10
+    assert "contrasts" not in str(index.select(mixed=False))
+    assert dicomdl.read_volume(stack).shape == (10, 4, 6)
+
+
 def remove_position(dataset: Any, z: int) -> None:
     del dataset.ImagePositionPatient
 
