@@ -23,10 +23,10 @@ from .geometry.grid import Tolerances as Tolerances
 from .headers.frame import Frame as Frame
 from .index.index import Index as Index
 from .index.index import open_index as open_index
+from .index.studies import Series as Series
+from .index.studies import Study as Study
 from .index.views import Group as Group
-from .index.views import Series as Series
 from .index.views import Stack as Stack
-from .index.views import Study as Study
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.scan import scan as scan
 from .pixels.read import read_frame as read_frame

@@ -5,7 +5,8 @@ import numpy.typing as npt
 
 from dicomdl.errors import UsageError
 from dicomdl.index.rows import Generation
-from dicomdl.index.views import Group, Series, Stack, Stacks, Study
+from dicomdl.index.studies import Series, Study
+from dicomdl.index.views import Group, Stack, Stacks
 
 
 def stack_with(generation: Generation, row: int, number: int) -> Stack:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table
 from dicomdl.index.text import Part
-from dicomdl.index.views import Problems
 
 
 def part_of(

@@ -36,10 +36,12 @@ from dicomdl.index.check import Check, check
 from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.moves import Moves, Roots, parse_moves
+from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
+from dicomdl.index.studies import Series, Study
 from dicomdl.index.table import Table
 from dicomdl.index.text import Part
-from dicomdl.index.views import Group, Problems, Series, Stack, Stacks, Study
+from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.storage import publishing as storage
 
 

@@ -7,7 +7,6 @@ first use. Views compare and hash by index folder, generation and number, and pi
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,37 +17,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
-from dicomdl.index.text import Problem, printable
-
-
-class Problems(Sequence[Problem]):
-    """The problems of an index, a sequence of `Problem` that reads the table on access."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
-
-    def __len__(self) -> int:
-        return len(self._generation.problems)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[i] for i in range(*number.indices(len(self)))]
-        number = range(len(self))[number]
-        table = self._generation.problems
-        path = self._generation.path(
-            self._generation.files.value("path", table.value("file", number))
-        )
-        return Problem(path, table.value("reason", number), table.value("detail", number))
-
-    def reasons(self) -> Counter[str]:
-        """Count the problems per reason, the most frequent first."""
-        codes, values = self._generation.problems.codes("reason")
-        return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
-
-    def __repr__(self) -> str:
-        shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
-        more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
-        return f"{len(self)} problem(s)\n{shown}{more}" if len(self) else "no problems"
+from dicomdl.index.text import printable
 
 
 class Stack:
@@ -448,56 +417,3 @@ class Group(Sequence[Stack]):
 
 def _unpickle_group(folder: str, generation: str, moves: Moves, number: int) -> Group:
     return Group(generation_of(folder, generation, moves), number)
-
-
-@dataclass(frozen=True)
-class Series:
-    """One Series and its stacks; two patients or studies with one UID are two Series.
-
-    Attributes
-    ----------
-    stacks
-        Its stacks, in order.
-    """
-
-    stacks: Stacks
-
-    @property
-    def series_instance_uid(self) -> str:
-        """Series Instance UID."""
-        return str(self.stacks[0].series_instance_uid)
-
-    @property
-    def modality(self) -> str:
-        """Modality (0008,0060) of the first stack."""
-        return str(self.stacks[0].modality)
-
-    @property
-    def description(self) -> str:
-        """Series Description (0008,103E) of the first stack."""
-        return str(self.stacks[0].value("series_description"))
-
-    def __repr__(self) -> str:
-        uid = self.series_instance_uid or "(no UID)"
-        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {uid})"
-
-
-@dataclass(frozen=True)
-class Study:
-    """One Study and its Series.
-
-    Attributes
-    ----------
-    series
-        Its Series, in order.
-    """
-
-    series: Sequence[Series]
-
-    @property
-    def study_instance_uid(self) -> str:
-        """Study Instance UID."""
-        return str(self.series[0].stacks[0].study_instance_uid)
-
-    def __repr__(self) -> str:
-        return f"Study({len(self.series)} series, {self.study_instance_uid or '(no UID)'})"

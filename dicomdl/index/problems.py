@@ -1,0 +1,38 @@
+"""Problems of an index: the files that could not be used."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dicomdl.index.rows import Generation
+from dicomdl.index.text import Problem
+
+
+class Problems(Sequence[Problem]):
+    """The problems of an index, a sequence of `Problem` that reads the table on access."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __len__(self) -> int:
+        return len(self._generation.problems)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        number = range(len(self))[number]
+        table = self._generation.problems
+        path = self._generation.path(
+            self._generation.files.value("path", table.value("file", number))
+        )
+        return Problem(path, table.value("reason", number), table.value("detail", number))
+
+    def reasons(self) -> Counter[str]:
+        """Count the problems per reason, the most frequent first."""
+        codes, values = self._generation.problems.codes("reason")
+        return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
+
+    def __repr__(self) -> str:
+        shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
+        more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
+        return f"{len(self)} problem(s)\n{shown}{more}" if len(self) else "no problems"

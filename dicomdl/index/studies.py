@@ -1,0 +1,59 @@
+"""Series and Study: views of stacks for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dicomdl.index.views import Stacks
+
+
+@dataclass(frozen=True)
+class Series:
+    """One Series and its stacks; two patients or studies with one UID are two Series.
+
+    Attributes
+    ----------
+    stacks
+        Its stacks, in order.
+    """
+
+    stacks: Stacks
+
+    @property
+    def series_instance_uid(self) -> str:
+        """Series Instance UID."""
+        return str(self.stacks[0].series_instance_uid)
+
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060) of the first stack."""
+        return str(self.stacks[0].modality)
+
+    @property
+    def description(self) -> str:
+        """Series Description (0008,103E) of the first stack."""
+        return str(self.stacks[0].value("series_description"))
+
+    def __repr__(self) -> str:
+        uid = self.series_instance_uid or "(no UID)"
+        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {uid})"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One Study and its Series.
+
+    Attributes
+    ----------
+    series
+        Its Series, in order.
+    """
+
+    series: Sequence[Series]
+
+    @property
+    def study_instance_uid(self) -> str:
+        """Study Instance UID."""
+        return str(self.series[0].stacks[0].study_instance_uid)
+
+    def __repr__(self) -> str:
+        return f"Study({len(self.series)} series, {self.study_instance_uid or '(no UID)'})"
