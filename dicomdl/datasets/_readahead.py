@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dicomdl.datasets.samplers import EpochRow
+from dicomdl.datasets.epochs import EpochRow
 from dicomdl.errors import UsageError
 
 # The interval at which a waiting reader checks that the thread is alive.

@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from dataclasses import dataclass
 
+from dicomdl.datasets.epochs import NO_EPOCH
 from dicomdl.errors import is_facts_line
 
 
@@ -21,7 +22,7 @@ class Skipped:
     Attributes
     ----------
     row, epoch
-        The sample.
+        The sample; the epoch is -1 for a row without one.
     action
         "skip" or "replace".
     error
@@ -42,11 +43,12 @@ class SkippedLog:
         self.path = os.path.join(tempfile.gettempdir(), name)
         weakref.finalize(self, _remove, self.path, os.getpid())
 
-    def note(self, row: int, epoch: int, action: str, error: BaseException | None) -> None:
+    def note(self, row: int, epoch: int | None, action: str, error: BaseException | None) -> None:
         """Append one sample."""
         notes = [note for note in getattr(error, "__notes__", ()) if not is_facts_line(note)]
         words = "; ".join([f"{type(error).__name__}: {error}", *notes])[:2000]
-        line = json.dumps({"row": row, "epoch": epoch, "action": action, "error": words}) + "\n"
+        number = NO_EPOCH if epoch is None else epoch
+        line = json.dumps({"row": row, "epoch": number, "action": action, "error": words}) + "\n"
         with contextlib.suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:

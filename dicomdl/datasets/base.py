@@ -1,6 +1,7 @@
 """The base classes of the datasets: batches, epochs, errors and transforms around one sample.
 
-A subclass reads one sample in `_make`. A sample depends on (seed, epoch, row) alone, so a row that
+A subclass reads one sample in `_make`. Where its epoch is known, a sample depends on (seed, epoch,
+row) alone; otherwise a subclass with chance draws from torch's generator (see `epochs`). A row that
 replaces an unreadable one is the same in every process.
 """
 
@@ -16,6 +17,7 @@ from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets.collate import teach_default_collate
+from dicomdl.datasets.epochs import NO_EPOCH, SharedEpoch, received_epoch
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice
@@ -57,8 +59,6 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         Called with each sample, or None.
     policy
         The options `on_error` and `seed`.
-    epoch
-        The epoch of rows that do not carry one (see `EpochRow`).
     """
 
     transform: Transform | None
@@ -66,14 +66,20 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __init__(self, transform: Transform | None, policy: Policy) -> None:
         self.transform = transform
         self.policy = policy
-        self.epoch = 0
+        self._epoch = SharedEpoch()
         self._log = SkippedLog()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that random choices depend on, before a loader starts its workers.
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of rows that do not carry one, None before `set_epoch`."""
+        return self._epoch.value
 
-        Persistent workers (``persistent_workers=True``) hold copies that this call does not reach.
-        The rows of a `RowSampler` carry their epoch and do reach them.
+    def set_epoch(self, epoch: int) -> None:
+        """Fix the epoch of rows that do not carry one, in this process and in all its workers.
+
+        Random choices then depend on (seed, epoch, row) alone, until the next call. Before the
+        first call they are drawn from torch's generator, anew in every pass. The rows of our
+        samplers carry their epoch and do not need this call.
 
         Parameters
         ----------
@@ -87,7 +93,17 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """
         if not (isinstance(epoch, int) and epoch >= 0):
             raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
-        self.epoch = epoch
+        self._epoch.set(epoch)
+
+    def _epoch_of(self, row: int) -> int | None:
+        """Return the epoch of a row: its own, else the one set for the dataset, else None."""
+        epoch: int | None = getattr(row, "epoch", None)
+        if epoch is None:
+            epoch = received_epoch()
+        return self._epoch.value if epoch is None else epoch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epoch": self._epoch.copy()}
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
@@ -100,13 +116,16 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return int(self.boundaries[-1])
 
-    def _make(self, row: int, epoch: int) -> Sample:
-        """Return the sample of a row; raise a DicomdlError if it cannot be read."""
+    def _make(self, row: int, epoch: int | None) -> Sample:
+        """Return the sample of a row; raise a DicomdlError if it cannot be read.
+
+        A dataset with chance draws it from torch's generator if the epoch is None.
+        """
         raise NotImplementedError
 
     @errors_leave_whole
     def __getitem__(self, row: int) -> Any:
-        epoch = getattr(row, "epoch", self.epoch)
+        epoch = self._epoch_of(row)
         row = self._checked(row)
         with BatchImages(0):
             sample, error = self._tried(row, epoch)
@@ -129,9 +148,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             # A loader cannot deliver an empty batch.
             row = rows[-1]
             results[-1] = (
-                self._replacement(
-                    self._checked(row), getattr(row, "epoch", self.epoch), results[-1][1]
-                ),
+                self._replacement(self._checked(row), self._epoch_of(row), results[-1][1]),
                 None,
             )
         self._note_skipped(rows, results)
@@ -173,7 +190,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         numbers = [self._checked(row) for row in rows]
         with kept_open():
             for position in sorted(range(len(rows)), key=numbers.__getitem__):
-                epoch = getattr(rows[position], "epoch", self.epoch)
+                epoch = self._epoch_of(rows[position])
                 if images is not None:
                     images.position = position
                 try:
@@ -194,9 +211,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         if self.policy.on_error == "skip":
             for row, (sample, error) in zip(rows, results, strict=True):
                 if sample is None and error is not None:
-                    self._log.note(
-                        self._checked(row), getattr(row, "epoch", self.epoch), "skip", error
-                    )
+                    self._log.note(self._checked(row), self._epoch_of(row), "skip", error)
 
     def _checked(self, row: int) -> int:
         """Return a row counted from 0; raise an IndexError beyond the rows."""
@@ -205,21 +220,21 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise IndexError(f"sample {row} of {count}")
         return int(row) % count
 
-    def _read_row(self, row: int, epoch: int) -> Sample:
+    def _read_row(self, row: int, epoch: int | None) -> Sample:
         """Return the sample of a row; raise a DicomdlError for any fault of a file.
 
         A StopIteration is turned into a RuntimeError, since it would end an epoch silently.
         """
         try:
             sample = self._make(row, epoch)
-            sample["epoch"] = epoch
+            sample["epoch"] = NO_EPOCH if epoch is None else epoch
             return sample
         except OSError as error:
             raise PixelError(f"the sample cannot be read: {error.strerror or error}") from error
         except StopIteration as error:
             raise RuntimeError("something that makes the sample raised StopIteration") from error
 
-    def _tried(self, row: int, epoch: int) -> tuple[Sample | None, BaseException | None]:
+    def _tried(self, row: int, epoch: int | None) -> tuple[Sample | None, BaseException | None]:
         """Return (sample, None), or (None, error) if the policy allows unreadable samples."""
         try:
             return self._read_row(row, epoch), None
@@ -231,10 +246,13 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                 raise
             return None, error
 
-    def _replacement(self, row: int, epoch: int, error: BaseException | None) -> Sample:
-        """Return the sample of another row; raise the error if `MOST_REPLACEMENTS` rows fail."""
+    def _replacement(self, row: int, epoch: int | None, error: BaseException | None) -> Sample:
+        """Return the sample of another row; raise the error if `MOST_REPLACEMENTS` rows fail.
+
+        Without an epoch a row always has the same replacement.
+        """
         self._log.note(row, epoch, "replace", error)
-        generator = chance(self.policy.seed, epoch, row)
+        generator = chance(self.policy.seed, epoch or 0, row)
         for _ in range(MOST_REPLACEMENTS):
             sample, _ = self._tried(int(generator.integers(len(self))), epoch)
             if sample is not None:
@@ -291,6 +309,6 @@ class StackDataset(PixelDataset):
     def __getstate__(self) -> dict[str, Any]:
         return {
             name: value
-            for name, value in self.__dict__.items()
+            for name, value in super().__getstate__().items()
             if name not in ("_stacks", "boundaries")
         }

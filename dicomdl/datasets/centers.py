@@ -55,6 +55,11 @@ class Centers:
         """The largest random shift of a patch along each axis, in voxels."""
         return self._jitter
 
+    @property
+    def is_random(self) -> bool:
+        """Whether patches are shifted at random."""
+        return self._jitter != 0
+
     def __len__(self) -> int:
         return len(self._points_mm)
 

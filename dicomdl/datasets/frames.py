@@ -2,9 +2,9 @@
 
 The rules of samples hold for volumes and patches too. A sample is a dict: `image` (float32 tensor,
 channel first), `affine` (4, 4) float64, `spacing`, `units`, identifiers as strings. Unknown values
-are NaN or "" instead of None, so that the default collate works. A sample depends on (seed, epoch,
-row) alone, whichever worker reads it. A dataset holds an index and options, which pickle as a few
-hundred bytes, so every start method of a DataLoader works.
+are NaN or "" instead of None, so that the default collate works. Where its epoch is known, a sample
+depends on (seed, epoch, row) alone, whichever worker reads it (see `epochs`). A dataset holds an
+index and options, which pickle as a few hundred bytes, so every start method of a DataLoader works.
 """
 
 from collections.abc import Sequence
@@ -127,8 +127,9 @@ class FrameDataset(PixelDataset):
     A sample has `image` (C, H, W) float32, `affine` (4, 4) float64 from (slice, row, column) to LPS
     mm, `spacing` (3,) float64 mm (both NaN where unknown; the frame is slice 0 of its own grid),
     `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
-    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample) and `epoch`. Frames
-    of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample) and `epoch` (-1 for
+    a row that carries none, before `set_epoch`). Frames of different sizes need `size`,
+    batch_size=1 or ``collate_fn=dicomdl.collate``.
 
     Examples
     --------
@@ -194,7 +195,7 @@ class FrameDataset(PixelDataset):
         """(stacks + 1,) int64: the first row of each stack, complete or not, and the end."""
         return self.index.stack_boundaries()
 
-    def _make(self, row: int, epoch: int) -> Sample:
+    def _make(self, row: int, epoch: int | None) -> Sample:
         del epoch
         stack = self.index.stack_of(row)
         facts = self.index.facts(row, _FRAME_FACTS)

@@ -1,8 +1,8 @@
 """Samplers of patches: the positions of patches in a stack, in pure numpy.
 
 A patch has a start voxel, which may be negative, and a size. Voxels outside the stack are padding.
-Random choices take a generator seeded by (seed, epoch, row), so a patch is the same in every
-worker, rank and order.
+Random choices take a generator. Where it is seeded by (seed, epoch, row), a patch is the same in
+every worker, rank and order.
 """
 
 import itertools
@@ -44,7 +44,11 @@ class StackView(Protocol):
 
 
 class PatchSampler(Protocol):
-    """The start voxels of the patches of a stack: a frozen value, compared by content."""
+    """The start voxels of the patches of a stack: a frozen value, compared by content.
+
+    A sampler that never uses the generator of `start` may say so by an attribute `is_random` that
+    is False. Its patches are then fixed, and torch's generator is left alone.
+    """
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
         """Return the number of patches per epoch for a stack of this shape."""
@@ -188,6 +192,11 @@ class Grid:
     def __post_init__(self) -> None:
         if not all(0 <= part < 1 for part in self._parts()):
             raise UsageError(f"overlap is {self.overlap}: expected 0 to below 1")
+
+    @property
+    def is_random(self) -> bool:
+        """False: a grid has no chance."""
+        return False
 
     def _parts(self) -> tuple[float, ...]:
         """Return the overlap per axis."""

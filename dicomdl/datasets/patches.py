@@ -24,6 +24,7 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
+from dicomdl.datasets.epochs import drawn_number
 from dicomdl.datasets.label_maps import (
     SLAB_VOXELS,
     ByIdentity,
@@ -69,7 +70,10 @@ class PatchDataset(StackDataset):
     sampler
         The positions of patches: "uniform", "foreground", "labels", "grid", or a `Uniform`,
         `Foreground`, `Balanced(weights)`, `Grid(overlap)`, `Centers.from_table(table)`, or any
-        object with the methods `count` and `start`. Draws depend on (seed, epoch, row) alone.
+        object with the methods `count` and `start`. Draws depend on (seed, epoch, row) alone where
+        rows carry their epoch (`RowSampler`, `WithEpoch`) or `set_epoch` was called. Otherwise, as
+        under a plain DataLoader or for ``patches[3]``, each access draws from torch's generator:
+        anew in every pass, repeatable by `torch.manual_seed`. A grid has no chance.
     labels
         A function from a stack to its label map, an integer array (slices, rows, columns). The
         sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
@@ -77,8 +81,10 @@ class PatchDataset(StackDataset):
         61 MiB or the share that `DICOMDL_MEMORY` gives them.
     irregular, min_slices
         As for `VolumeDataset`, without "resample".
-    suv, max_bytes, intensity_on, cache, on_error, seed
+    suv, max_bytes, intensity_on, cache, on_error
         As for `FrameDataset`.
+    seed
+        The seed of draws and replacements, an integer from 0.
 
     Attributes
     ----------
@@ -220,13 +226,13 @@ class PatchDataset(StackDataset):
             )
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-    def _make(self, row: int, epoch: int) -> Sample:
+    def _make(self, row: int, epoch: int | None) -> Sample:
         number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
         stack = self._stacks[number]
         recipe = self.reading.recipe(stack)
         view = PatchView(stack, self.sampler, self.labels, self.reading.cache)
         patch = row - int(self.boundaries[number])
-        start = self.sampler.start(view, self.size, patch, chance(self.policy.seed, epoch, row))
+        start = self.sampler.start(view, self.size, patch, self._chance(row, epoch))
         voxels = self.reading.voxels(stack, recipe.quantity)
         image = self._image(voxels, start, recipe)
         affine = stack.affine
@@ -244,6 +250,15 @@ class PatchDataset(StackDataset):
                 cut(label_map(stack, ByIdentity(self.labels)), start, self.size)
             )
         return made_sample(image, affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
+
+    def _chance(self, row: int, epoch: int | None) -> np.random.Generator:
+        """Return the random generator of a sample; without an epoch, torch's generator seeds it.
+
+        A sampler without chance leaves torch's generator alone.
+        """
+        if epoch is None:
+            epoch = drawn_number() if getattr(self.sampler, "is_random", True) else 0
+        return chance(self.policy.seed, epoch, row)
 
     def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:
         """Return the patch, (C, D, H, W), mapped already or not.

@@ -1,8 +1,8 @@
 """Samplers of rows: an order that depends on (seed, epoch) alone, split over ranks, resumable.
 
-A row is delivered as an `EpochRow`, which carries its epoch. The workers of a DataLoader hold
-copies of the dataset, and with ``persistent_workers=True`` later settings of the parent do not
-reach them, but rows do. An epoch costs 8 bytes per row in the parent, and nothing in the workers.
+A row is delivered as an `EpochRow`, which carries its epoch into every worker, also through Subset,
+random_split and ConcatDataset (see `epochs.keep_epochs`). An epoch costs 8 bytes per row in the
+parent, and nothing in the workers.
 """
 
 import itertools
@@ -31,31 +31,8 @@ from dicomdl.datasets._permutations import (
     stack_order,
     windowed,
 )
+from dicomdl.datasets.epochs import EpochRow, keep_epochs
 from dicomdl.errors import UsageError
-
-
-class EpochRow(int):
-    """A row that carries its epoch.
-
-    It computes, compares, hashes and prints as the row, and pickles with the epoch. Datasets read
-    ``getattr(row, "epoch", self.epoch)`` before any arithmetic, since arithmetic gives a plain int.
-
-    Parameters
-    ----------
-    row, epoch
-        Integers from 0.
-    """
-
-    epoch: int
-
-    def __new__(cls, row: int, epoch: int) -> "EpochRow":
-        """Create the row; the value of an int is set here, before `__init__`."""
-        self = super().__new__(cls, row)
-        self.epoch = epoch
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return EpochRow, (int(self), self.epoch)
 
 
 class RowSampler(torch.utils.data.Sampler[int]):
@@ -64,7 +41,8 @@ class RowSampler(torch.utils.data.Sampler[int]):
     Parameters
     ----------
     source
-        A dataset, or a number of rows. ``shuffle="stacks"`` needs a dataset with `boundaries`.
+        A dataset, or a number of rows. ``shuffle="stacks"`` needs a dataset with `boundaries`. Each
+        Subset in it gets `indices` that pass the epoch on and are equal otherwise.
     seed
         An integer from 0.
     shuffle
@@ -131,6 +109,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
         if shuffle not in ("rows", "stacks", False):
             raise UsageError(f"shuffle={shuffle!r}: expected 'rows', 'stacks' or False")
         self.rows = checked_count("source", source if isinstance(source, int) else len(source), 0)
+        keep_epochs(source)
         self.boundaries = checked_boundaries(source) if shuffle == "stacks" else None
         self.seed = checked_count("seed", seed, 0)
         self.shuffle: Shuffle = shuffle
@@ -374,7 +353,7 @@ class WithEpoch(torch.utils.data.Sampler[Any]):
     ----------
     sampler
         A sampler such as torch's DistributedSampler. Its `set_epoch`, if it has one, is called
-        before every pass.
+        before every pass. Each Subset in its dataset gets `indices` that pass the epoch on.
 
     Attributes
     ----------
@@ -389,6 +368,7 @@ class WithEpoch(torch.utils.data.Sampler[Any]):
 
     def __init__(self, sampler: Iterable[Any]) -> None:
         self.sampler = sampler
+        keep_epochs(sampler)
         self.epoch = 0
         self._began = False
 

@@ -139,7 +139,7 @@ class VolumeDataset(StackDataset):
         """(stacks + 1,) int64: each row is a stack."""
         return np.arange(len(self) + 1, dtype=np.int64)
 
-    def _make(self, row: int, epoch: int) -> Sample:
+    def _make(self, row: int, epoch: int | None) -> Sample:
         del epoch
         stack = self._stacks[row]
         recipe = self.reading.recipe(stack)

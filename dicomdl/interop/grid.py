@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dicomdl.arrays import Floats
+from dicomdl.datasets.epochs import NO_EPOCH
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import GeometryError, UsageError
 
@@ -208,14 +209,18 @@ def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
     """Draw a seed for one sample.
 
     With `seed`, it is a function of (seed, epoch, row, location), independent of the worker.
-    Without, it comes from torch's generator, which a DataLoader reseeds per worker and epoch.
+    Without it, or where the epoch is unknown, it comes from torch's generator, which a DataLoader
+    seeds per worker.
     """
     if seed is None:
         return int(torch.randint(1 << 31, ()).item())
     location = sample.get("location")
     start = () if location is None else tuple(int(index) for index in location)
     row = sample.get("row", 0)
-    numbers = (seed, int(sample.get("epoch", getattr(row, "epoch", 0))), int(row), *start)
+    epoch = int(sample.get("epoch", getattr(row, "epoch", NO_EPOCH)))
+    if epoch == NO_EPOCH:
+        epoch = int(torch.randint(1 << 31, ()).item())
+    numbers = (seed, epoch, int(row), *start)
     return int(
         np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)[0] >> 1
     )

@@ -10,11 +10,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from dicomdl.datasets.base import SampleDataset
 from dicomdl.datasets.collate import collate
+from dicomdl.datasets.epochs import EpochRow, inner_datasets, keep_epochs
 from dicomdl.datasets.samplers import RowSampler
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
@@ -95,6 +96,31 @@ class _Shielded(DistributedSampler[Any]):
         return getattr(self.own, name)
 
 
+class _FirstEpoch(Sampler[int]):
+    """The rows of a dataset in order, always of epoch 0, so that chance is the same every time.
+
+    It is no SequentialSampler, which Lightning would replace with several ranks.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        keep_epochs(dataset)
+        self.rows = len(dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        return (EpochRow(row, 0) for row in range(self.rows))
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def _sample_dataset(dataset: Any) -> SampleDataset | None:
+    """Return the first dataset of dicomdl in a map-style dataset, such as a Subset of it."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    inner = (part for part in inner_datasets(dataset) if isinstance(part, SampleDataset))
+    return next(inner, None)
+
+
 def _is_made(sampler: Any) -> bool:
     """Whether an option is a sampler, not a function or class that makes one."""
     return hasattr(sampler, "__iter__") and not isinstance(sampler, type)
@@ -134,8 +160,8 @@ class _Loaders:
         Options of the training DataLoader only, on top of `options`: `sampler`, `batch_sampler`,
         `shuffle`, `drop_last`, ... A sampler may be a function of the dataset, which is called when
         ranks are known, such as ``lambda dataset: RowBatchSampler(RowSampler(dataset), 8)``. By
-        default, datasets of dicomdl get a RowSampler with the seed of the dataset, so that workers
-        know the epoch; torch shuffles others.
+        default, datasets of dicomdl, also in a Subset or ConcatDataset, get a RowSampler with the
+        seed of the dataset, so that workers know the epoch; torch shuffles others.
     loader
         Class of the loaders: DataLoader, or StatefulDataLoader of torchdata, whose state Lightning
         stores in its checkpoints.
@@ -152,8 +178,8 @@ class _Loaders:
     Notes
     -----
     Before each training epoch, `set_epoch` is called on the dataset, the sampler and the batch
-    sampler, if they have it. Validation draws the same samples every time. With several ranks,
-    Lightning distributes the samples, unless the sampler has a `rank` and does so itself. A
+    sampler, if they have it. Evaluation draws the samples of epoch 0 every time. With several
+    ranks, Lightning distributes the samples, unless the sampler has a `rank` and does so itself. A
     checkpoint contains the `state_dict` of the dataset and samplers that have one, so that training
     resumes within an epoch.
     """
@@ -204,7 +230,8 @@ class _Loaders:
         )
 
     def _of_evaluation(self, dataset: Any) -> Any:
-        return _loader_class(self.loader, False)(dataset, **self.options)
+        fixed = {} if _sample_dataset(dataset) is None else {"sampler": _FirstEpoch(dataset)}
+        return _loader_class(self.loader, False)(dataset, **self.options, **fixed)
 
     def _of_training(self, dataset: Any) -> Any:
         options = self._with_sampler(self.options | self.train_options, dataset)
@@ -240,10 +267,10 @@ class _Loaders:
             return options
         shuffle = bool(options.pop("shuffle", True))
         # All ranks need the same number of rows; otherwise one would wait forever.
-        if isinstance(dataset, SampleDataset):
+        if (inner := _sample_dataset(dataset)) is not None:
             made = RowSampler(
                 dataset,
-                seed=dataset.policy.seed,
+                seed=inner.policy.seed,
                 shuffle="rows" if shuffle else False,
                 uneven="pad",
             )

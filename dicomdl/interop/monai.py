@@ -172,9 +172,11 @@ class ForMonai:
     labels, unknown
         As for `to_monai`.
     seed
-        None draws from torch's generator, which a DataLoader seeds per worker and epoch. With a
-        number, a sample depends only on the seed and its `epoch`, `row` and `location`. The random
-        states of MONAI are set from it; workers would otherwise all inherit the same states.
+        None draws from torch's generator, which a DataLoader seeds per worker. With a number, a
+        sample depends only on the seed and its `epoch`, `row` and `location`, if its row carries an
+        epoch (`RowSampler`) or `set_epoch` was called; under a plain DataLoader chance is drawn
+        from torch's generator too, anew in every pass. The random states of MONAI are set from it;
+        workers would otherwise all inherit the same states.
     restore
         False returns MetaTensors, for ``monai.data.DataLoader``. The default collate function of
         torch would give all of them the affine of the first.

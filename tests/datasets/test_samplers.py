@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from dicomdl.datasets._permutations import Shuffle, Uneven, permutation
-from dicomdl.datasets.samplers import EpochRow, RowBatchSampler, RowSampler, WithEpoch
+from dicomdl.datasets.epochs import EpochRow
+from dicomdl.datasets.samplers import RowBatchSampler, RowSampler, WithEpoch
 from dicomdl.errors import UsageError
 
 LENGTHS = [5, 0, 7, 3, 9, 1]

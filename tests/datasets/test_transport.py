@@ -414,6 +414,7 @@ def test_samples_within_the_making_of_a_sample_are_made_apart(folder: Path) -> N
         labels=labels,
         sampler="labels",
     )
+    patches.set_epoch(0)
     alone = [patches[row] for row in range(12)]
     for batch in DataLoader(patches, batch_size=3, num_workers=1):
         for place, row in enumerate(batch["row"].tolist()):
@@ -817,6 +818,7 @@ def test_loaders_with_workers_deliver_what_those_without_do(
         "neighbours": lambda: dicomdl.FrameDataset(index, "ct.lung", neighbours=1, intensity_on=on),
     }
     dataset = makes[kind]()
+    dataset.set_epoch(0)
     order = [row % len(dataset) for row in (3, 1, 1, 0, 2, 3, 5, 4, 9, 7, 8, 2)]
     how: dict[str, Any] = {"batch_size": 4, "collate_fn": dicomdl.collate}
     expected = list(DataLoader(Subset(dataset, order), **how))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from phantoms import write_series
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 import dicomdl
 from dicomdl import interop
@@ -488,6 +488,7 @@ def test_with_a_seed_nothing_depends_on_the_worker(
         (by_torchio, "spawn"),
     ):
         dataset = dicomdl.FrameDataset(index, transform=transform)
+        dataset.set_epoch(0)
         assert torch.equal(loaded(dataset, None), loaded(dataset, method))
         again = pickle.loads(pickle.dumps(dataset))
         assert torch.equal(again[3]["image"], dataset[3]["image"])
@@ -508,7 +509,7 @@ def test_a_transform_leaves_the_callers_random_numbers_alone(torchio: Any, frame
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    ForTorchIO(torchio.RandomNoise(), seed=5)(frame)
+    ForTorchIO(torchio.RandomNoise(), seed=5)(Sample({**frame, "epoch": 0}))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -516,6 +517,31 @@ def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -
     noisy = ForTorchIO(torchio.RandomNoise(), seed=5)
     made = [noisy(Sample({**frame, "epoch": epoch}))["image"] for epoch in (0, 1, 0)]
     assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("persistent", [None, False, True])
+def test_a_seed_does_not_repeat_the_chance_of_a_pass_under_a_plain_loader(
+    monai: Any, torchio: Any, index: dicomdl.Index, persistent: bool | None
+) -> None:
+    workers: dict[str, Any] = (
+        {} if persistent is None else {"num_workers": 2, "persistent_workers": persistent}
+    )
+    for transform in (
+        ForMonai(monai.RandGaussianNoised("image", 1), seed=0),
+        ForTorchIO(torchio.RandomNoise(), seed=0),
+    ):
+        frames = dicomdl.FrameDataset(index, transform=transform)
+
+        def passes(frames: Any = frames) -> torch.Tensor:
+            torch.manual_seed(3)
+            loader = DataLoader(frames, 2, **workers)
+            images = [torch.cat([batch["image"] for batch in loader]) for _ in range(2)]
+            return torch.stack(images)
+
+        found = passes()
+        assert not any(torch.equal(one, two) for one, two in zip(*found, strict=True))
+        assert torch.equal(passes(), found)
 
 
 # --- Lightning ------------------------------------------------------------------------------------
@@ -586,6 +612,27 @@ def test_a_model_trains_validates_and_predicts_with_lightning(
     trainer(max_epochs=1).fit(
         model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3)
     )
+
+
+def test_evaluation_draws_the_same_patches_and_training_others(
+    lightning: Any, trainer: Any, index: dicomdl.Index
+) -> None:
+    class Seeing(model_class(lightning)):  # type: ignore[misc]
+        def training_step(self, batch: Any, number: int) -> Any:
+            trained.append(batch["location"].tolist())
+            return self.layer(batch["image"].mean(dim=(1, 2, 3, 4))[:, None]).sum()
+
+        def validation_step(self, batch: Any, number: int, dataloader_idx: int = 0) -> None:
+            evaluated.append(batch["location"].tolist())
+
+    for wrap in (lambda patches: patches, lambda patches: Subset(patches, range(4))):
+        trained: list[Any] = []
+        evaluated: list[Any] = []
+        patches = dicomdl.PatchDataset(index, (3, 5, 5), per_stack=4)
+        data = interop.DataModule(wrap(patches), wrap(patches), batch_size=4, num_workers=1)
+        trainer(max_epochs=2, num_sanity_val_steps=0).fit(Seeing(), datamodule=data)
+        assert len(trained) == 2 and trained[0] != trained[1]
+        assert len(evaluated) == 2 and evaluated[0] == evaluated[1]
 
 
 class Told(torch.utils.data.Dataset[Any]):
