@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import torch
 from dicomdl.datasets._assembly import Affine
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.in_plane import PROJECTION, SpacingAt
 from dicomdl.index.views import Stack
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
@@ -51,12 +52,30 @@ def checked_numbers(given: Any, count: int, name: str) -> Any:
     return tuple(int(number) for number in numbers) if name == "size" else numbers
 
 
-def frame_grid(stack: Stack, position: int, reduce: int) -> tuple[Affine, Affine]:
-    """Return the affine of a frame as slice 0 of a grid, and its (slice, row, column) spacing."""
+class FrameGrid(NamedTuple):
+    """The grid of a frame: its affine as slice 0, its (slice, row, column) spacing, its place."""
+
+    affine: Affine
+    spacing: Affine
+    spacing_at: SpacingAt
+
+
+def frame_grid(stack: Stack, position: int, reduce: int, *, in_patient: bool = False) -> FrameGrid:
+    """Return the grid of a frame, halved `reduce` times in plane.
+
+    A projection image has a spacing of its own. With `in_patient`, it is that in the patient, or
+    NaN.
+    """
     affine, spacing = stack.affine, np.asarray(stack.spacing, dtype=np.float64)
+    at: SpacingAt = "patient"
+    if stack.verdict == "no_geometry" or stack.modality in PROJECTION:
+        plane = stack.plane_spacing(position)
+        plane = plane.in_patient() if in_patient else plane
+        spacing[1:] = plane.row, plane.column
+        at = plane.at
     affine[:3, 3] = stack.position(position)
     affine[:3, 1:3] *= 1 << reduce
-    return affine, spacing * (1, *[1 << reduce] * 2)
+    return FrameGrid(affine, spacing * (1, *[1 << reduce] * 2), at)
 
 
 def resized(

@@ -8,7 +8,7 @@ index and options, which pickle as a few hundred bytes, so every start method of
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,11 @@ from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import Taken, checked_content, warn_left_out
 from dicomdl.errors import UsageError
+from dicomdl.geometry.in_plane import PROJECTION
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack
 from dicomdl.storage.cache.options import CacheOption
-from dicomdl.values.auto import PROJECTION, resolve
+from dicomdl.values.auto import resolve
 from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted, read_image
@@ -71,6 +72,10 @@ class FrameDataset(PixelDataset):
     spacing
         (row, column) mm, or one number for both, to resample to. Interpolation is bilinear, with
         antialiasing, on modality values; segmentations take the nearest pixel. `affine` follows.
+    spacing_at
+        "patient": the spacing of projection images (CR, DX, MG, XA, ...) is that in the patient,
+        divided by the magnification where the header has it at the detector, NaN where that is not
+        known. By default it is that of the header; the sample's `spacing_at` names its place.
     channels
         1 converts colour to grey, 3 repeats grey. By default grey has 1 channel and colour 3.
     content
@@ -126,9 +131,10 @@ class FrameDataset(PixelDataset):
     -----
     A sample has `image` (C, H, W) float32, `affine` (4, 4) float64 from (slice, row, column) to LPS
     mm, `spacing` (3,) float64 mm (both NaN where unknown; the frame is slice 0 of its own grid),
-    `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
-    `sop_instance_uid`, `frame_number`, `path`, `row` (the number of the sample) and `epoch` (-1 for
-    a row that carries none, before `set_epoch`). Frames of different sizes need `size`,
+    `spacing_at` ("patient", "detector", or "" if the header does not tell), `units`, `modality`,
+    `patient_id`, `study_instance_uid`, `series_instance_uid`, `sop_instance_uid`, `frame_number`,
+    `path`, `row` (the number of the sample) and `epoch` (-1 for a row that carries none, before
+    `set_epoch`). Frames of different sizes need `size`,
     batch_size=1 or ``collate_fn=dicomdl.collate``.
 
     Examples
@@ -156,6 +162,7 @@ class FrameDataset(PixelDataset):
         *,
         size: Sequence[int] | None = None,
         spacing: Sequence[float] | float | None = None,
+        spacing_at: Literal["patient"] | None = None,
         channels: int | None = None,
         content: str | None = "image",
         suv: SuvPolicy = "required",
@@ -173,6 +180,9 @@ class FrameDataset(PixelDataset):
             Reading.of(intensity, suv, cache, reduce=reduce, max_bytes=max_bytes),
             Delivery(channels, intensity_on),
         )
+        if spacing_at not in (None, "patient"):
+            raise UsageError(f"spacing_at={spacing_at!r}: expected 'patient' or None")
+        self.spacing_at = spacing_at
         self.target = TargetGrid.of(2, size, spacing)
         self.neighbours = neighbours
         if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (
@@ -218,14 +228,17 @@ class FrameDataset(PixelDataset):
             )
         image, fill = floored(read, recipe), recipe.floor(np.dtype(np.float32))
         image = image if self.neighbours else channel_first(image, 2)
+        grid = frame_grid(
+            stack,
+            position,
+            self.reading.decoding.reduce,
+            in_patient=self.spacing_at == "patient",
+        )
         image, affine, spacing = resized(
-            image,
-            *frame_grid(stack, position, self.reading.decoding.reduce),
-            self.target,
-            smooth=smooth,
-            fill=fill,
+            image, grid.affine, grid.spacing, self.target, smooth=smooth, fill=fill
         )
         identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
+        identifiers["spacing_at"] = grid.spacing_at
         return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:

@@ -108,11 +108,11 @@ class PatchDataset(StackDataset):
     Notes
     -----
     A sample has `image` (C, D, H, W) float32, `affine` (4, 4) float64 from the indices of the patch
-    to LPS mm, `spacing` (3,) float64 mm, `location` (3,) int64 (the first voxel of the patch in the
-    stack, which may be negative), `shape` (3,) int64 of the stack, `units`, `modality`,
-    `patient_id`, `study_instance_uid`, `series_instance_uid`, `stack` (the number of the stack in
-    the index), `row` and `epoch`. Patches around the points of a table also have `point`, the row
-    of the table. `stitch` joins the patches of a grid.
+    to LPS mm, `spacing` (3,) float64 mm, `spacing_at` (see `Stack.spacing_at`), `location` (3,)
+    int64 (the first voxel of the patch in the stack, which may be negative), `shape` (3,) int64 of
+    the stack, `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
+    `stack` (the number of the stack in the index), `row` and `epoch`. Patches around the points of
+    a table also have `point`, the row of the table. `stitch` joins the patches of a grid.
 
     Examples
     --------
@@ -240,6 +240,7 @@ class PatchDataset(StackDataset):
         facts = {
             "row": row,
             "stack": stack.number,
+            "spacing_at": stack.spacing_at,
             **{name: stack.value(name) for name in IDENTIFIERS},
         }
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}

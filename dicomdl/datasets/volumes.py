@@ -82,11 +82,12 @@ class VolumeDataset(StackDataset):
     Notes
     -----
     A sample has `image` (C, D, H, W) float32 in the order (slice, row, column), `affine` (4, 4)
-    float64 from those indices to LPS mm, `spacing` (3,) float64 mm, `units`, `modality`,
-    `patient_id`, `study_instance_uid`, `series_instance_uid`, `verdict`, `dimension` (JSON: the
-    values that distinguish the stack from others of its group, such as '{"echo_time": 4.9}', else
-    "{}"), `filled` (the number of slices with interpolated values), `row` and `epoch`. Volumes of
-    different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+    float64 from those indices to LPS mm, `spacing` (3,) float64 mm, `spacing_at` (see
+    `Stack.spacing_at`), `units`, `modality`, `patient_id`, `study_instance_uid`,
+    `series_instance_uid`, `verdict`, `dimension` (JSON: the values that distinguish the stack from
+    others of its group, such as '{"echo_time": 4.9}', else "{}"), `filled` (the number of slices
+    with interpolated values), `row` and `epoch`. Volumes of different sizes need `size`,
+    batch_size=1 or ``collate_fn=dicomdl.collate``.
 
     Examples
     --------
@@ -188,6 +189,7 @@ class VolumeDataset(StackDataset):
         )
         facts = {"row": row, **{name: stack.value(name) for name in IDENTIFIERS}}
         facts |= {
+            "spacing_at": stack.spacing_at,
             "verdict": stack.verdict,
             "dimension": json.dumps(stack.dimension),
             "filled": int(volume.filled.sum()),

@@ -36,7 +36,6 @@ class FrameColumns:
         self.positions = frame_positions(facts, tolerances)
         self.orientations = frame_orientations(facts)
         self.pixel_spacings = facts.vectors("pixel_spacing", 2)
-        self.imager_spacings = facts.vectors("imager_pixel_spacing", 2)
         self.thickness = facts.numbers("slice_thickness")
         in_patient = np.isfinite(facts.vectors("image_position_patient", 3)[:, 0])
         self.by_transducer = ~in_patient & np.isfinite(self.positions[:, 0])

@@ -29,6 +29,7 @@ from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import exact_groups
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry._splitting import Part, Splitter
+from dicomdl.geometry._stack_spacing import stack_spacing
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.verdict import Assessment
 from dicomdl.headers.uids import content_of
@@ -145,9 +146,7 @@ def _stack_row(
 ) -> StackRow:
     """Return the row of one stack in the table of stacks."""
     first = int(part.rows[0])
-    in_plane = columns.pixel_spacings[first]
-    if not np.isfinite(in_plane).all():
-        in_plane = columns.imager_spacings[first]
+    in_plane, remarks = stack_spacing(columns, part.rows)
     # If all slices share one position, the step of the affine is only the slice thickness: no
     # spacing was measured.
     step = math.nan
@@ -160,9 +159,9 @@ def _stack_row(
         content=content_of(columns.facts.text("sop_class_uid", first)),
         verdict=assessment.verdict,
         mixed="mixed" in assessment.detail,
-        detail=json.dumps(assessment.detail),
+        detail=json.dumps(assessment.detail | remarks),
         affine=tuple(assessment.affine.reshape(-1).tolist()),
-        spacing=(step, float(in_plane[0]), float(in_plane[1])),
+        spacing=(step, *in_plane),
         slice_spacing=step,
         dimension=json.dumps(part.dimension),
         group=location.group,

@@ -41,6 +41,10 @@ DIFFUSION_DIRECTION: Final = 0x00189076
 MR_VELOCITY_ENCODING: Final = 0x00189197
 CT_RECONSTRUCTION: Final = 0x00189314
 CT_XRAY_DETAILS: Final = 0x00189325
+# Enhanced XA and XRF (PS3.3 C.8.19.6).
+FRAME_PIXEL_DATA_PROPERTIES: Final = 0x00289443
+PROJECTION_PIXEL_CALIBRATION: Final = 0x00189401
+XRAY_GEOMETRY: Final = 0x00189476
 # A functional group, and a sequence of the classic CT image.
 MULTI_ENERGY_CT: Final = 0x00189364
 SEGMENT_IDENTIFICATION: Final = 0x0062000A
@@ -179,7 +183,23 @@ class Frame:
     pixel_spacing: tuple[float, ...] | None = _fact(
         0x00280030, "DS", "grid", 2, groups=(PIXEL_MEASURES,)
     )
-    imager_pixel_spacing: tuple[float, ...] | None = _fact(0x00181164, "DS", "grid", 2)
+    pixel_spacing_calibration_type: str = _fact(0x00280A02, "CS", "grid")
+    imager_pixel_spacing: tuple[float, ...] | None = _fact(
+        0x00181164, "DS", "grid", 2, groups=(FRAME_PIXEL_DATA_PROPERTIES,)
+    )
+    # Of a scanned film.
+    nominal_scanned_pixel_spacing: tuple[float, ...] | None = _fact(0x00182010, "DS", "grid", 2)
+    object_pixel_spacing_in_center_of_beam: tuple[float, ...] | None = _fact(
+        0x00189404, "FL", "grid", 2, groups=(PROJECTION_PIXEL_CALIBRATION,)
+    )
+    estimated_radiographic_magnification_factor: float | None = _fact(0x00181114, "DS", "grid")
+    distance_source_to_detector: float | None = _fact(
+        0x00181110, "DS", "grid", groups=(XRAY_GEOMETRY,)
+    )
+    distance_source_to_patient: float | None = _fact(0x00181111, "DS", "grid")
+    distance_source_to_isocenter: float | None = _fact(
+        0x00189402, "FL", "grid", groups=(XRAY_GEOMETRY,)
+    )
     slice_thickness: float | None = _fact(0x00180050, "DS", "split", groups=(PIXEL_MEASURES,))
     spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
     slice_location: float | None = _fact(0x00201041, "DS", "grid")

@@ -129,6 +129,21 @@ def _describe_varying(facts: _Facts) -> str:
     return f"{', '.join(names)} not the same in all slices" if names else ""
 
 
+def _describe_place(facts: _Facts) -> str:
+    place, factor = facts.detail["spacing_at"], facts.detail.get("magnification")
+    if place == "patient":
+        return ""
+    if place == "unknown":
+        return "Pixel Spacing without a calibration: in the patient or at the detector"
+    if place != "detector":
+        return f"pixel spacing at different places ({format_value(place)})"
+    if factor is None:
+        return "pixel spacing at the detector, of unknown magnification"
+    times = " to ".join(map(format_value, factor if isinstance(factor, list) else [factor]))
+    source = format_value(facts.detail.get("magnification_from", ""))
+    return f"pixel spacing at the detector, {times} times that in the patient by {source}"
+
+
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
@@ -155,6 +170,10 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
         f"coordinates {format_value(facts.detail['coordinates'])}, not of the patient"
     ),
     "step": _describe_step,
+    "in_plane_spacings": lambda facts: (
+        f"frames of different pixel spacings ({facts.detail['in_plane_spacings']} known)"
+    ),
+    "spacing_at": _describe_place,
     "series_instance_uid": lambda facts: (
         f"Series Instance UID is {format_value(facts.detail['series_instance_uid'])}"
     ),
@@ -172,6 +191,8 @@ _NO_PHRASE: Final = frozenset(
         "missing_after",
         "pixels",
         "told_apart_by",
+        "magnification",
+        "magnification_from",
         *IDC_COLUMNS,
     }
 )

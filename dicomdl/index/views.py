@@ -1,4 +1,4 @@
-"""Views of an index: Stack, Group, Series, Study, and the problems.
+"""Views of an index: Stack, Group, Series, Study.
 
 A view holds a generation and a number; each value is read from the memory-mapped tables at its
 first use. Views compare and hash by index folder, generation and number, and pickle as these.
@@ -13,6 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.geometry.grid import Geometry, Tolerances, frame_positions
+from dicomdl.geometry.in_plane import (
+    IN_PLANE_COLUMNS,
+    PROJECTION,
+    PlaneSpacing,
+    SpacingAt,
+    plane_spacing,
+)
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.moves import Moves
@@ -115,9 +122,27 @@ class Stack:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """(slice, row, column) spacing in mm; NaN where unknown."""
+        """(slice, row, column) spacing in mm; NaN where unknown.
+
+        That of a projection image may hold at the detector: see `spacing_at`.
+        """
         slice_, row, column = self._generation.stack_value("spacing", self.number)
         return (slice_, row, column)
+
+    @property
+    def spacing_at(self) -> SpacingAt:
+        """The place where the in-plane spacing holds: "patient", "detector", or "" if unknown."""
+        if self.verdict != "no_geometry" and self.modality not in PROJECTION:
+            return "patient"
+        unknown = "in_plane_spacings" in self.detail
+        return "" if unknown else self.plane_spacing().at
+
+    def plane_spacing(self, number: int = 0) -> PlaneSpacing:
+        """Return the in-plane spacing of slice `number`, with its place and magnification.
+
+        ``plane_spacing().in_patient()`` divides the spacing at the detector by the magnification.
+        """
+        return plane_spacing({name: self.frame_value(number, name) for name in IN_PLANE_COLUMNS})
 
     @property
     def geometry(self) -> Geometry:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from dicomdl.errors import IntensityError, UsageError
+from dicomdl.geometry.in_plane import PROJECTION
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
@@ -20,7 +21,6 @@ from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity, Limits, Percentile, VoiLut, Window
 
-PROJECTION: Final = frozenset({"CR", "DX", "MG", "RG", "RF", "XA", "IO", "PX"})
 SUV_UPPER: Final = 20.0  # g/ml
 Rule = Literal["ct", "percentile", "pet", "counts", "projection", "picture", "values"]
 AUTO_RULES: Final = MappingProxyType[str, Rule](
