@@ -29,6 +29,7 @@ _PHILIPS_FACTS: Final = frozenset(
         "philips_scale_slope",
         "philips_scale_intercept",
         "philips_phase_number",
+        "philips_dynamic_scan_begin_time",
         "philips_label_type",
     }
 )
@@ -41,6 +42,7 @@ class Numbers(NamedTuple):
     sop_class_uid: int
     image_type: int
     sequence_name: int
+    scanning_sequence: int
     rows: int
     columns: int
     number_of_frames: int
@@ -55,6 +57,10 @@ class Numbers(NamedTuple):
     siemens_images_in_mosaic: int
     siemens_b_value: int
     siemens_diffusion_direction: int
+    ge_b_value: int
+    ge_diffusion_direction_x: int
+    ge_diffusion_direction_y: int
+    ge_diffusion_direction_z: int
 
 
 class Schema:

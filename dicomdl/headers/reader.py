@@ -23,6 +23,7 @@ from dicomdl.headers._attribute_items import (
 from dicomdl.headers._coding import first_element, syntax_of
 from dicomdl.headers._elements import Walked, media_storage_class, walk, walk_meta
 from dicomdl.headers._functional_groups import frame_rows
+from dicomdl.headers._ge import facts_without_creator, may_lack_creators
 from dicomdl.headers._heads import PIXEL_DATA, Step
 from dicomdl.headers._layouts import Layouts
 from dicomdl.headers._mosaic import unpacked_rows
@@ -220,6 +221,9 @@ class HeaderReader:
         elif not (shared or per_frame):
             if may_have_philips_item(row, context):
                 facts = found_philips_facts(context)
+                rows = [filled(each, facts) for each in rows]
+            if may_lack_creators(row, context):
+                facts = facts_without_creator(context)
                 rows = [filled(each, facts) for each in rows]
             # Enhanced objects contain unpacked mosaics, but their image type may say MOSAIC still.
             rows, tiles = unpacked_rows(rows, context)

@@ -7,13 +7,16 @@ on the plane. dcm2niix reads them in this way; its output for phantoms of all pl
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from dicomdl.arrays import Floats
+from dicomdl.geometry.grid import Geometry
 from dicomdl.index.views import Stack
+from dicomdl.volumes.nifti import GradientWarning, gradient_files
 
 # Image Type or Frame Type of maps that were computed from diffusion images (PS3.3 C.8.13.3.1.1).
 _COMPUTED: Final = frozenset({"ADC", "EADC", "FA", "TENSOR", "EXP", "ADC_UNSPECIFIED", "ADC MAP"})
@@ -61,6 +64,34 @@ def gradients(stacks: Sequence[Stack]) -> tuple[Floats, Floats]:
     if vectors[np.isfinite(vectors)].any():
         b_values[ge_without] = 0.0
     return b_values, vectors
+
+
+def gradient_files_of(stacks: Sequence[Stack], geometry: Geometry) -> dict[str, str]:
+    """Return {suffix: text} of the files of FSL for n stacks that are saved on a grid.
+
+    Warns
+    -----
+    GradientWarning
+        A direction of GE depends on a phase axis that its header does not state.
+    """
+    files = gradient_files(*gradients(stacks), geometry)
+    if ".bvec" in files and any(map(_assumes_phase_axis, stacks)):
+        warnings.warn(
+            "In-plane Phase Encoding Direction is absent: gradient directions of GE are taken for "
+            "phase encoding along the columns",
+            GradientWarning,
+            stacklevel=3,
+        )
+    return files
+
+
+def _assumes_phase_axis(stack: Stack) -> bool:
+    _, length, is_ge = _vector(stack)
+    return is_ge and length > _GE_SCALED[0] and not _states_phase_axis(stack)
+
+
+def _states_phase_axis(stack: Stack) -> bool:
+    return stack.value("in_plane_phase_encoding_direction") in ("ROW", "COL")
 
 
 def _is_computed(stack: Stack) -> bool:

@@ -17,6 +17,10 @@ def step_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[A
     no times.
     """
     if stacks:
+        if len(names) > 1:
+            # A part of a group may share the value of an attribute.
+            values = [set(of_one) for of_one in zip(*dimension, strict=True)]
+            names = [name for name, of_one in zip(names, values, strict=True) if len(of_one) > 1]
         return time_step_s(names, lambda column: [_ends(stack, column) for stack in stacks])
     if tuple(names) != ("t",) or len(dimension) < 2:
         return math.nan

@@ -21,6 +21,10 @@ _UNITS: Final = 123
 _MM_ALONE: Final = 2
 
 
+class GradientWarning(UserWarning):
+    """The axes of the gradient directions that were written are not certain."""
+
+
 def stem_of(path: str) -> str | None:
     """Return a path without .nii or .nii.gz; None for a file of another format."""
     suffix = next((s for s in _SUFFIXES if path.lower().endswith(s)), None)

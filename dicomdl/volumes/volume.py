@@ -25,13 +25,13 @@ from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
-from dicomdl.volumes._diffusion import gradients
+from dicomdl.volumes._diffusion import gradient_files_of, gradients
 from dicomdl.volumes._figures import figure_of, pictured, pyplot, shown_intensity
 from dicomdl.volumes._regridding import Gridded, checked_filled, regridded, reoriented
 from dicomdl.volumes._saving import save_image
 from dicomdl.volumes._time_axis import step_of
 from dicomdl.volumes._windowing import Measured, in_suv, windowed
-from dicomdl.volumes.nifti import gradient_files, stem_of
+from dicomdl.volumes.nifti import stem_of
 from dicomdl.volumes.resampling import (
     Interpolation,
     from_image,
@@ -448,7 +448,7 @@ class Volume:
         """
         target = os.fspath(path)
         require_format(target)
-        beside = gradient_files(*gradients(self.stacks), self.geometry) if stem_of(target) else {}
+        beside = gradient_files_of(self.stacks, self.geometry) if stem_of(target) else {}
         has_step = not self.dimension or not math.isnan(self.time_step_s)
         save_image(self.to_sitk(), target, has_step=has_step, beside=beside)
 

@@ -1,11 +1,13 @@
 """NIfTI files of groups: time steps, b-values, gradient directions, and files that appear whole."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from phantoms import item, uid, write_multiframe, write_series
@@ -14,6 +16,7 @@ from phantoms_multi import write_mosaic
 
 import dicomdl
 from dicomdl.errors import StorageError
+from dicomdl.volumes.nifti import GradientWarning
 
 nib = pytest.importorskip("nibabel", reason="needs nibabel (extra `test`)")
 
@@ -168,6 +171,28 @@ def test_an_enhanced_series_has_the_step_of_its_frames(tmp_path: Path) -> None:
     assert header_of(volume_of(tmp_path / "dicom"), tmp_path / "a.nii") == (1.5, "sec")
 
 
+def test_a_part_with_one_echo_has_the_step_of_its_time_points(tmp_path: Path) -> None:
+    parts(
+        tmp_path / "dicom",
+        6,
+        lambda n, _: {
+            "TemporalPositionIdentifier": 1 + n // 2,
+            "EchoTime": 5 + 5 * (n % 2),
+            "RepetitionTime": 2000,
+        },
+        modality="MR",
+    )
+    volume = volume_of(tmp_path / "dicom")
+    assert len(volume.dimension_names) == 2 and np.isnan(volume.time_step_s)
+    part = dataclasses.replace(
+        volume,
+        array=volume.array[::2],
+        dimension=volume.dimension[::2],
+        stacks=volume.stacks[::2],
+    )
+    assert part.time_step_s == 2
+
+
 def test_mosaics_have_the_step_of_their_files(tmp_path: Path) -> None:
     (tmp_path / "dicom").mkdir()
     for n in range(3):
@@ -311,6 +336,27 @@ def test_a_shorter_ge_gradient_is_a_smaller_b_value(tmp_path: Path) -> None:
 def test_ge_marks_several_b_values_by_a_billion(tmp_path: Path) -> None:
     write_diffusion(tmp_path / "dicom", "GE", b_values=(0, 1000000700, 1000001400))
     assert volume_of(tmp_path / "dicom").b_values.tolist() == [0, 700, 1400]
+
+
+def test_directions_of_ge_without_a_phase_axis_are_written_with_a_warning(tmp_path: Path) -> None:
+    write_diffusion(tmp_path / "dicom", "GE")
+    volume = volume_of(tmp_path / "dicom")
+    with pytest.warns(GradientWarning, match="Phase Encoding"):
+        volume.save(tmp_path / "a.nii")
+    # those of phase encoding in the column, with the sign of the stored numbers
+    assert np.allclose(volume.b_vectors[1], (0.6, 0.48, -0.64))
+
+
+def test_directions_of_ge_without_private_creators_are_read(tmp_path: Path) -> None:
+    facts: Facts = {"ScanningSequence": ["EP", "RM"], "InPlanePhaseEncodingDirection": "COL"}
+    write_diffusion(tmp_path / "dicom", "GE", facts=lambda _: facts)
+    for path in (tmp_path / "dicom").iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset[0x0019, 0x0010], dataset[0x0043, 0x0010]
+        dataset.save_as(path)
+    volume = volume_of(tmp_path / "dicom")
+    assert volume.b_values.tolist() == [0, 1000, 1000]
+    assert np.allclose(volume.b_vectors[1], IN_WORLD["GE", "axial", "COL"])
 
 
 @pytest.mark.parametrize("vendor", ["SIEMENS", "GE", "Philips", "standard"])
