@@ -79,6 +79,15 @@ class FrameColumns:
         return np.asarray((kinds == 1) & (self.facts.numbers("coded_rows") == 0))
 
     @functools.cached_property
+    def mosaic_files(self) -> Ints:
+        """Number of the file of each frame, (n,), that is a tile of a mosaic; -1 for other frames.
+
+        A mosaic is one volume.
+        """
+        files = self.facts.numbers("file").astype(np.int64)
+        return np.where(self.facts.numbers("coded_rows") > 0, files, -1)
+
+    @functools.cached_property
     def derived(self) -> npt.NDArray[np.bool_]:
         """Mask of frames, (n,), derived from other images (PS3.3 C.7.6.1.1.2, value 1)."""
         return by_text(

@@ -2,22 +2,34 @@
 
 Orientation and in-plane grid divide the frames first, within tolerance. Where positions repeat, the
 search of `_dimensions` finds the attribute that distinguishes the frames at one position: each of
-its values is a stack, and all of them together are a group. Frames without position or orientation
-make stacks, too: one per multi-frame file (a clip is a unit), and one of all single-frame files.
+its values is a stack, and all of them together are a group. Volumes of a run that moved share no
+positions; `_runs` finds them, and their group says by how much they moved. Frames without position
+or orientation make stacks, too: one per multi-frame file (a clip is a unit), and one of all
+single-frame files.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from dicomdl.arrays import Ints
 from dicomdl.geometry._copies import Copies
-from dicomdl.geometry._dimensions import Dimension, Tie, Tier, find_dimension, members
+from dicomdl.geometry._dimensions import (
+    Dimension,
+    Tie,
+    Tier,
+    find_dimension,
+    members,
+    pattern_of,
+)
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import by_first, clusters, is_every_nth, overlap
 from dicomdl.geometry._judge import Judge
+from dicomdl.geometry._motion import Motion
 from dicomdl.geometry.grid import plane_axes
 from dicomdl.geometry.verdict import EVENLY_SPACED, READABLE, number_slices
 
@@ -27,6 +39,8 @@ _MOST_NAMED: Final = 10
 _MOST_ACQUISITIONS: Final = 4
 # Minimum of slices of an acquisition among others: two slices are always regular.
 _FEWEST_SLICES: Final = 3
+# Difference of direction cosines between volumes of a run: a head turns by less than 10 degrees.
+_TURN: Final = 0.17
 _WHOLE_MOSAIC: Final = (
     "a mosaic with tiles of unknown positions: its private header is missing or damaged"
 )
@@ -48,6 +62,7 @@ class Splitter:
         self._columns = columns
         self._judge = judge
         self._copies = copies
+        self._motion = Motion(columns, judge)
 
     def groups(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield rows that agree in all exact keys as groups of stacks.
@@ -56,15 +71,14 @@ class Splitter:
         """
         placed = rows[self._columns.placed[rows]]
         if len(placed):
-            for same_plane in clusters(
-                placed, self._columns.orientations[placed], self._columns.tolerances.cosines, 0.0
-            ):
-                for grid in clusters(
-                    same_plane,
-                    self._columns.pixel_spacings[same_plane],
-                    0.0,
-                    self._columns.tolerances.pixel_spacing,
-                ):
+            planes = list(self._planes(placed, self._columns.tolerances.cosines))
+            turning = self._turning(placed) if len(planes) > 1 else []
+            yield from itertools.chain.from_iterable(turning)
+            taken = [part.rows for groups in turning for group in groups for part in group]
+            for same_plane in planes:
+                if taken and np.isin(same_plane[0], np.concatenate(taken)):
+                    continue
+                for grid in self._grids(same_plane):
                     yield from self._split(grid)
         rest = rows[~self._columns.placed[rows]]
         if len(rest):
@@ -76,13 +90,32 @@ class Splitter:
                     )
                 ]
 
+    def _planes(self, rows: Ints, tolerance: float) -> Iterator[Ints]:
+        """Yield rows of equal orientation within a tolerance of the cosines."""
+        yield from clusters(rows, self._columns.orientations[rows], tolerance, 0.0)
+
+    def _grids(self, rows: Ints) -> Iterator[Ints]:
+        """Yield rows of equal in-plane grid."""
+        spacings = self._columns.pixel_spacings[rows]
+        yield from clusters(rows, spacings, 0.0, self._columns.tolerances.pixel_spacing)
+
+    def _turning(self, rows: Ints) -> list[list[list[Part]]]:
+        """Return the groups of each run whose volumes differ by a small rotation."""
+        cosines = self._columns.tolerances.cosines
+        return [
+            run
+            for near in self._planes(rows, max(_TURN, cosines))
+            if len(list(self._planes(near, cosines))) > 1 and len(list(self._grids(near))) == 1
+            if (run := self._run(near))
+        ]
+
     def _split(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield the groups of stacks that frames of one orientation and in-plane grid make.
 
-        The rules apply in this order. Segments are stacks. Positions that do not repeat are one
-        stack. Fields of view side by side are separated. Frames are divided by the dimension that
-        the search finds. Without one, derived images are separated from others, then overlapping
-        acquisitions, then copies.
+        The rules apply in this order. Segments are stacks. Volumes of a run that moved are a group.
+        Positions that do not repeat are one stack. Fields of view side by side are separated.
+        Frames are divided by the dimension that the search finds. Without one, derived images are
+        separated from others, then overlapping acquisitions, then copies.
         """
         segments = self._columns.segments[rows]
         if (segments != segments[0]).any():
@@ -110,11 +143,14 @@ class Splitter:
             self._columns.orientations[rows[0]],
             self._columns.tolerances,
         )
+        if self._motion.is_possible(rows) and (run := self._run(rows)):
+            yield from run
+            return
         if int(slice_numbers.max()) + 1 == len(rows):
             yield from (
                 self._by_contrast(rows, slice_numbers)
                 or self._overlapping(rows, slice_numbers)
-                or [[Part(rows)]]
+                or [[part] for part in self._files_apart(rows)]
             )
             return
         beside = self._side_by_side(rows, slice_numbers)
@@ -123,6 +159,9 @@ class Splitter:
                 yield from self._split(part)
             return
         found = find_dimension(slice_numbers, self._columns.candidates.of(rows))
+        if self._motion.contradicts(rows, slice_numbers, found) and (run := self._run(rows)):
+            yield from run
+            return
         derived = self._columns.derived[rows]
         if isinstance(found, Dimension):
             by_contrast = self._by_contrast(rows, slice_numbers) if self._mixes(rows, found) else []
@@ -196,6 +235,29 @@ class Splitter:
             len(part.rows) >= fewest and self._judge.assess(part.rows)[0].verdict in READABLE
             for part in parts
         )
+
+    def _run(self, rows: Ints, *, damaged: bool = False) -> list[list[Part]]:
+        """Return the groups of the volumes of a run among rows, with their movement, else []."""
+        run = self._motion.run(rows, damaged=damaged)
+        if run is None:
+            return []
+        groups = []
+        for group in self._grouped(rows, run.slices, run.dimension):
+            moved = self._motion.remarks([part.rows for part in group])
+            groups.append(
+                [
+                    replace(part, remarks=part.remarks | remarks)
+                    for part, remarks in zip(group, moved, strict=True)
+                ]
+            )
+        return groups
+
+    def _files_apart(self, rows: Ints) -> list[Part]:
+        """Return one part, or one per mosaic: tiles of two mosaics never share a stack."""
+        files = self._columns.mosaic_files[rows]
+        if (files < 0).any():
+            return [Part(rows)]
+        return [Part(rows[files == file]) for file in np.unique(files)]
 
     def _grouped(
         self, rows: Ints, slice_numbers: Ints, dimension: Dimension
@@ -327,23 +389,35 @@ class Splitter:
     def _duplicates(self, rows: Ints, slice_numbers: Ints) -> Iterator[list[Part]]:
         """Yield rows at repeated positions that no attribute distinguishes.
 
-        Equal copies are set aside, and the remaining rows are divided again.
+        Equal copies are set aside, and the remaining rows are divided again. Where the repeats are
+        those of a few volumes of a run, these alone are duplicates.
         """
         repeated = np.bincount(slice_numbers)[slice_numbers] > 1
-        if not self._copies.can_compare(int(repeated.sum())):
-            yield [Part(rows, remarks={"pixels": "unchecked"})]
-            return
-        copies = self._copies.among(rows[repeated], slice_numbers[repeated])
-        if len(copies):
-            yield from self._split(rows[~np.isin(rows, copies)])
-            return
+        compared = self._copies.can_compare(int(repeated.sum()))
+        if compared:
+            copies = self._copies.among(rows[repeated], slice_numbers[repeated])
+            if len(copies):
+                yield from self._split(rows[~np.isin(rows, copies)])
+                return
+        for group in self._run(rows, damaged=True) or [[Part(rows)]]:
+            yield [self._with_instances(part) if compared else part for part in group]
+
+    def _with_instances(self, part: Part) -> Part:
+        """Return a part that names the instances at its repeated positions, if there are any."""
+        rows, columns = part.rows, self._columns
+        slice_numbers = number_slices(
+            columns.positions[rows], columns.orientations[rows[0]], columns.tolerances
+        )
+        repeated = np.bincount(slice_numbers)[slice_numbers] > 1
+        if not repeated.any():
+            return part
         instances = sorted(
-            {self._columns.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]}
+            {columns.facts.text("sop_instance_uid", int(row)) for row in rows[repeated]}
         )
         # The pixels order frames whose headers are equal, so that the order of files does not
         # matter.
         digests = np.unique(
             [self._copies.digests.get(row, "") for row in rows.tolist()], return_inverse=True
         )[1]
-        rows = self._columns.ordered(rows, digests)
-        yield [Part(rows, remarks={"pixels": "different", "instances": instances[:_MOST_NAMED]})]
+        told = {"pixels": "different", "instances": instances[:_MOST_NAMED]}
+        return replace(part, rows=columns.ordered(rows, digests), remarks=part.remarks | told)

@@ -91,6 +91,16 @@ def _describe_group_gaps(facts: _Facts) -> str:
     )
 
 
+def _describe_movement(facts: _Facts) -> str:
+    detail = facts.detail
+    if not detail["movement_mm"]:
+        return ""
+    angle = detail.get("rotation_deg")
+    turned = f", rotated by {format_value(angle)} degrees" if angle else ""
+    distance = format_value(detail["movement_mm"])
+    return f"moved by {distance} mm against the first stack of its group{turned}"
+
+
 def _describe_copies(facts: _Facts) -> str:
     detail = facts.detail
     phrases = [
@@ -148,6 +158,7 @@ def _describe_place(facts: _Facts) -> str:
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
     "missing_in_group": _describe_group_gaps,
+    "movement_mm": _describe_movement,
     "repeated_positions": _describe_copies,
     "mixed": _describe_mixed,
     "missing": _describe_holes,
@@ -189,6 +200,7 @@ _NO_PHRASE: Final = frozenset(
         "median_gap",
         "largest_gap",
         "missing_after",
+        "rotation_deg",
         "pixels",
         "told_apart_by",
         "magnification",

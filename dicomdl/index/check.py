@@ -131,14 +131,19 @@ class Check:
 
     @property
     def remarks(self) -> list[str]:
-        """Remarks that need no person: copies, absent UIDs, partly selected stacks."""
+        """Remarks that need no person: copies, absent UIDs, movement, partly selected stacks."""
         blank = sum(
             "blank" in (row.detail.get("series_instance_uid"), row.detail.get("study_instance_uid"))
             for row in self.rows
         )
+        moved = [mm for row in self.rows if (mm := row.detail.get("movement_mm", 0)) > 0]
+        farthest = f"{max(moved, default=0):.4g}"
         remarks = {
             "frame(s) left out as equal copies of others": self.equal_copies,
             "stack(s) without a Series or Study Instance UID": blank,
+            f"stack(s) that moved against the first of their group, by up to {farthest} mm": len(
+                moved
+            ),
             "frame(s) of stacks that the selection took apart, not checked": self.parted_frames,
             "passed over": self.passed_over,
         }

@@ -105,7 +105,10 @@ def read_volume(
     IncompleteGroup
         Some stacks of the group lack slices, under any policy. Attribute `missing`.
     GeometryError
-        The stacks of the group are not on one grid.
+        The stacks of the group are not on one grid, as in a run that follows a moving head: some
+        are more than 0.1 mm off the first. Attributes `t`, `error_mm` and `rotation_deg`.
+        ``[read_volume(stack).resample_to(group[0].geometry) for stack in group]`` are volumes on
+        the grid of the first.
     PixelError
         A frame cannot be read. Notes name the file and the frame number.
     TooLarge
@@ -277,13 +280,15 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
                 else np.arange(len(stack), len(fullest))
             )
             missing[value] = lacks.tolist()
-    return missing
+    return {value: slices for value, slices in missing.items() if slices}
 
 
 def _require_one_grid(stacks: Sequence[Stack]) -> None:
     """Raise a GeometryError unless all stacks have the shape and positions of the first."""
     first, tolerance = stacks[0], _same_position_mm(stacks[0])
     expected = _landmarks(first)
+    known = bool(np.isfinite(expected).all())
+    moved: dict[int, float] = {}
     for t, stack in enumerate(stacks[1:], 1):
         if stack.shape != first.shape:
             message = (
@@ -292,19 +297,28 @@ def _require_one_grid(stacks: Sequence[Stack]) -> None:
             )
             raise GeometryError(message, t=t, shape=stack.shape, expected=first.shape)
         landmarks = _landmarks(stack)
-        if np.isfinite(landmarks).all() != np.isfinite(expected).all():
+        if np.isfinite(landmarks).all() != known:
             raise GeometryError(
                 f"only one of stack {t} and the first stack of the group has a position",
                 t=t,
             )
-        known = np.isfinite(landmarks).all()
-        error = float(np.abs(landmarks - expected).max()) if known else 0.0
-        if error > tolerance:
-            message = (
-                f"stack {t} of the group is {error:.3f} mm off the first one, "
-                f"more than {tolerance} mm: they are not on one grid"
-            )
-            raise GeometryError(message, t=t, error_mm=error)
+        apart = landmarks - expected if known else np.zeros((1, 3))
+        # Along each axis, as positions are compared in plane.
+        if np.abs(apart).max() > tolerance:
+            moved[t] = float(np.sqrt((apart**2).sum(axis=1)).max())
+    if not moved:
+        return
+    worst = max(moved, key=lambda t: moved[t])
+    angle = max(stack.detail.get("rotation_deg", 0.0) for stack in stacks)
+    turned = f" (rotated by up to {angle:.3g} degrees)" if angle else ""
+    raise GeometryError(
+        f"of the {len(stacks)} stacks of the group, {len(moved)} lie up to {moved[worst]:.3f} mm "
+        f"off the first one{turned}, more than {tolerance} mm: they are not on one grid. Put "
+        "each on the grid of the first: read_volume(stack).resample_to(group[0].geometry)",
+        t=worst,
+        error_mm=moved[worst],
+        rotation_deg=angle,
+    )
 
 
 def _same_position_mm(stack: Stack) -> float:
