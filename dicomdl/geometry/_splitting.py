@@ -9,8 +9,7 @@ single-frame files.
 """
 
 import itertools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -24,7 +23,6 @@ from dicomdl.geometry._dimensions import (
     Tier,
     find_dimension,
     members,
-    pattern_of,
 )
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import by_first, clusters, is_every_nth, overlap
