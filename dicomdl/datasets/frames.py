@@ -58,11 +58,12 @@ class FrameDataset(PixelDataset):
         An Index or a part of one.
     intensity
         The mapping of modality values to network values: "auto" (by modality, see `by_modality`),
-        "modality" (unchanged), "file" (the file's window or VOI LUT), a preset such as "ct.lung",
-        (center, width), a Window, a Percentile, an SUV, a RealWorld or any callable on arrays. It
-        is resolved once per stack, so that all its frames are mapped alike. Projection images (CR,
-        DX, MG, ...) and other frames without geometry are resolved one by one. Padding (Pixel
-        Padding Value) becomes the lowest value and is excluded from percentiles.
+        "modality" (unchanged), "philips" (Philips' floating point values, see `read_volume`),
+        "file" (the file's window or VOI LUT), a preset such as "ct.lung", (center, width), a
+        Window, a Percentile, an SUV, a RealWorld or any callable on arrays. It is resolved once per
+        stack, so that all its frames are mapped alike. Projection images (CR, DX, MG, ...) and
+        other frames without geometry are resolved one by one. Padding (Pixel Padding Value) becomes
+        the lowest value and is excluded from percentiles.
     transform
         A callable that takes the sample; its result is delivered instead.
     size

@@ -170,7 +170,8 @@ def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
     Parameters
     ----------
     option
-        ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32); ``"file"``
+        ``"auto"`` (`by_modality`); ``"modality"`` or None (modality values as float32);
+        ``"philips"`` (Philips' floating point values, by their private scaling); ``"file"``
         (the file's first window, or its first VOI LUT when it has no window), ``"file:1"`` (its
         second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; the name of a preset; (center, width);
         a Window, Limits, Percentile, VoiLut or Intensity; an SUV (unchanged, or [0, upper] onto [0,

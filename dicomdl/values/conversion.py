@@ -1,4 +1,4 @@
-"""Conversions: stored values of a slice to modality values, SUV or real-world values.
+"""Conversions: stored values of a slice to modality, Philips', SUV or real-world values.
 
 Each slice has its own rescale, table, map or SUV factor, and its own padding, from its own header.
 Slices whose facts are all equal share one `Conversion`.
@@ -18,6 +18,7 @@ from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered
 from dicomdl.values._lookup import LookupTable, RealWorldMap, RealWorldMaps
 from dicomdl.values._lookup_reading import modality_lut, real_world_maps, select_real_world_map
+from dicomdl.values._philips import PHILIPS_COLUMNS, philips_rescale
 from dicomdl.values._suv_header import FRAME_TIME, SERIES_COLUMNS, SUV_COLUMNS
 from dicomdl.values.auto import units_of
 from dicomdl.values.quantity import Quantity, RealWorld
@@ -117,14 +118,13 @@ def conversions(stack: Stack, quantity: Quantity = "modality") -> list[Conversio
     SUVError
         SUV are requested and the header does not give them.
     IntensityError
-        A slice has an unusable rescale, table or map, or not the requested real-world map; or the
-        slices have several units.
+        A slice has an unusable rescale, table or map, or not the requested real-world map or
+        private scaling; or the slices have several units.
     """
-    if quantity == "modality" and not stack.is_constant("rescale_type"):
+    if quantity in ("modality", "philips") and not stack.is_constant("rescale_type"):
         _require_one_unit(stack)
-    if not isinstance(quantity, RealWorld) and all(
-        stack.is_constant(name) for name in CONVERSION_COLUMNS
-    ):
+    columns = (*CONVERSION_COLUMNS, *(PHILIPS_COLUMNS if quantity == "philips" else ()))
+    if not isinstance(quantity, RealWorld) and all(map(stack.is_constant, columns)):
         facts = tuple(stack.value(name) for name in CONVERSION_COLUMNS)
         if not has_modality_lut(ConversionFacts(*facts)):
             return [conversion(stack, 0, facts, quantity)] * stack.slices
@@ -193,6 +193,8 @@ def _by_index(facts: tuple[Any, ...], expands_palette: bool) -> _FromIndex:
 def _completed(from_index: _FromIndex, stack: Stack, number: int, quantity: Quantity) -> Conversion:
     """Complete the conversion of a slice: tables and maps of its file, SUV factor of its stack."""
     conversion = from_index.conversion
+    if quantity == "philips":
+        return dataclasses.replace(conversion, rescale=philips_rescale(stack.frame(number)))
     if isinstance(quantity, RealWorld):
         frame = stack.frame(number)
         maps = real_world_maps(frame.file, frame.frame_number)
@@ -246,8 +248,10 @@ def quantity_units(stack: Stack, quantity: Quantity, number: int | None = None) 
     """Return the units of slice `number`, by default the middle one, which represents the stack.
 
     Modality values have the units of `auto.units_of`, SUV "GML" or "CM2ML", and real-world values
-    those of their map.
+    those of their map. No header states the units of Philips' values: "".
     """
+    if quantity == "philips":
+        return ""
     if isinstance(quantity, SUV):
         return quantity.units
     frame = stack.middle if number is None else stack.frame(number)

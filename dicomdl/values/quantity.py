@@ -1,4 +1,4 @@
-"""Quantities: modality values, SUV or real-world values, the input of every window.
+"""Quantities: modality, Philips', SUV or real-world values, the input of every window.
 
 A quantity is requested by ``values=`` and is part of the key of a cached stack.
 """
@@ -46,15 +46,16 @@ class RealWorld:
         object.__setattr__(self, "which", number)
 
 
-Quantity: TypeAlias = Literal["modality", "network"] | SUV | RealWorld
-"""Meaning of values: modality values (by rescale or Modality LUT), SUV, or real-world values.
+Quantity: TypeAlias = Literal["modality", "philips", "network"] | SUV | RealWorld
+"""Meaning of values: modality values (by rescale or Modality LUT), Philips' floating point values
+(by their private scaling), SUV, or real-world values.
 
 "network" values are the result of a window on any of these.
 """
 
 
 def as_quantity(option: str | SUV | RealWorld) -> Quantity:
-    """Parse the option ``values=``: "modality", "suv", "real_world", an SUV or a RealWorld.
+    """Parse ``values=``: "modality", "philips", "suv", "real_world", an SUV or a RealWorld.
 
     Raises
     ------
@@ -65,7 +66,12 @@ def as_quantity(option: str | SUV | RealWorld) -> Quantity:
         return option
     if isinstance(option, SUV):
         return SUV(option.kind)
-    named: dict[str, Quantity] = {"modality": "modality", "suv": SUV(), "real_world": RealWorld()}
+    named: dict[str, Quantity] = {
+        "modality": "modality",
+        "philips": "philips",
+        "suv": SUV(),
+        "real_world": RealWorld(),
+    }
     if not isinstance(option, str) or option not in named:
         expected = ", ".join(map(repr, named))
         raise UsageError(f"values={option!r}: expected {expected}, an SUV(...) or a RealWorld(...)")

@@ -21,8 +21,8 @@ from dicomdl.values.windows import Identity, IntensityMap, Limits, Percentile, V
 
 _VALUES: Final = (Identity, Intensity, Limits, Percentile, RealWorld, SUV, VoiLut, Window)
 _EXPECTED: Final = (
-    '"auto", "modality", "file", "voi_lut", a preset, (center, width), a Window, Limits, '
-    "Percentile, SUV or RealWorld, or a callable"
+    '"auto", "modality", "philips", "file", "voi_lut", a preset, (center, width), a Window, '
+    "Limits, Percentile, SUV or RealWorld, or a callable"
 )
 
 
@@ -95,6 +95,9 @@ IntensityOption: TypeAlias = (
 def _by_name(name: str) -> IntensityRequest:
     if name in ("auto", "modality"):
         return IntensityRequest(name, option=name)  # type: ignore[arg-type]
+    if name == "philips":
+        recipe = Intensity(Identity(), units="", quantity="philips")
+        return IntensityRequest("given", given=recipe, option=name)
     source, colon, number = name.partition(":")
     if source in ("file", "voi_lut") and (number.isdecimal() or not colon):
         which = int(number) if number else None

@@ -97,8 +97,9 @@ def _for_quantity(quantity: Quantity, request: IntensityRequest, recipe: Intensi
 
     Raises a UsageError for a recipe that applies to modality values only.
     """
-    # "auto" fits every kind of SUV
-    if request.source == "auto" and isinstance(quantity, SUV):
+    # "auto" fits every kind of SUV, and its percentiles fit values of unknown units
+    is_fit = isinstance(quantity, SUV) or (quantity == "philips" and recipe.needs_sample)
+    if request.source == "auto" and is_fit:
         return dataclasses.replace(recipe, quantity=quantity)
     if request.needs_file and recipe.quantity != quantity:
         message = f"{request} is for modality values, and these are not"
@@ -116,6 +117,7 @@ def _converted(measured: Measured, quantity: Quantity) -> Values:
     source = measured.source
     if not isinstance(quantity, SUV) or measured.quantity != "modality" or source is None:
         wanted = "real_world" if isinstance(quantity, RealWorld) else "suv"
+        wanted = quantity if isinstance(quantity, str) else wanted
         raise UsageError(
             f"these values cannot be converted: read_volume(stack, values={wanted!r}) gives "
             "the quantity that was asked for"

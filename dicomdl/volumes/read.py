@@ -57,9 +57,11 @@ def read_volume(
         A stack of ``index.stacks``, or a group of ``index.groups``, whose stacks become one array
         with a leading axis.
     values
-        "modality": rescale or Modality LUT, per slice. "suv" or an `SUV`: PET as standardized
-        uptake values. "real_world" or a `RealWorld`: stored values through the Real World Value
-        Mapping of the file, NaN for values that it does not map.
+        "modality": rescale or Modality LUT, per slice. "philips": floating point values by Philips'
+        private Scale Slope SS, ``(stored * RS + RI) / (RS * SS)`` with the rescale RS, RI of each
+        frame, as dcm2niix; they compare between series, and no header states their units. "suv" or
+        an `SUV`: PET as standardized uptake values. "real_world" or a `RealWorld`: stored values
+        through the Real World Value Mapping of the file, NaN for values that it does not map.
     irregular
         Policy for a stack whose slices do not make a regular grid. "raise": an IrregularStack with
         the numbers. "accept": the slices as stored; the affine holds only on average, or is NaN
@@ -114,8 +116,8 @@ def read_volume(
     TooLarge
         The values would take more memory than `max_bytes`.
     IntensityError
-        A rescale is not a number, a table or map is missing or cannot be used, or values do not
-        fit the requested `dtype`.
+        A rescale is not a number, a table, map or private scaling is missing or cannot be used, or
+        values do not fit the requested `dtype`.
     SUVError
         The header does not give the requested SUV. Attribute `attribute`.
     UsageError

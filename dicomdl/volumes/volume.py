@@ -73,7 +73,8 @@ class Volume:
         Padding Value). None without padding. `array` has the stored values there; `window`
         replaces them by the lowest value.
     quantity
-        Kind of the values: "modality", an `SUV`, a `RealWorld`, or "network" after a window.
+        Kind of the values: "modality", "philips", an `SUV`, a `RealWorld`, or "network" after a
+        window.
     stacks
         Stacks of a group that were read, one per t; () for others.
 

@@ -13,7 +13,6 @@ matched/total per collection; ends with 1 when something that should be equal is
 
 import argparse
 import itertools
-import json
 import re
 import sys
 import tempfile
@@ -36,12 +35,9 @@ Check = Literal["same", "philips", "first_place", "mirrored", "shifted", "filled
 WORLD_MM = 0.02
 # Both sides store float32: a slope rounded once, a product rounded once.
 FLOAT_TOLERANCE = 5e-7
-# What one affine map of all values may leave over, as a part of their range; a stored step is
-# 1/4095 of it, 240 times this.
-MAP_TOLERANCE = 1e-6
 # dcm2niix takes its slope as a difference of float32 numbers as large as the intercept: off by
-# 7e-5 for phase maps in mrad.
-SIDECAR_TOLERANCE = 2e-4
+# 7e-5 for phase maps in mrad. As a part of the range of values, twice that from one end.
+PHILIPS_TOLERANCE = 2e-4
 INTERPOLATED = 0.51  # an interpolated value rounded to an integer, and float32
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -55,8 +51,7 @@ class Rule:
     cannot be equal as a whole; the properties that `check` names are required nevertheless:
 
     - "same": places and values, after the scaling of each side;
-    - "philips": places, and values except for one affine map, which the sidecar must confirm:
-      dcm2niix scales by private attributes;
+    - "philips": places and values, by Philips' private scaling, which is dcm2niix's choice;
     - "first_place": the values of all slices, but the place of the first slice only;
     - "mirrored": places and values once the reference is mirrored along z;
     - "shifted": places and values once the reference's last slice is where it puts its first;
@@ -153,15 +148,10 @@ RULES = (  # the first that fits counts
 
 @dataclass(frozen=True)
 class Reference:
-    """A NIfTI.
-
-    Values (i, j, k, t[, sample]), the affine from (i, j, k, 1) to LPS mm, and dcm2niix's
-    sidecar where a check needs it.
-    """
+    """A NIfTI: values (i, j, k, t[, sample]), and the affine from (i, j, k, 1) to LPS mm."""
 
     values: Values
     affine: npt.NDArray[np.float64]
-    sidecar: dict[str, Any]
 
     @classmethod
     def load(cls, path: Path, check: Check = "same") -> "Reference":
@@ -184,8 +174,7 @@ class Reference:
             affine = np.diag([1.0, 1.0, -1.0, 1.0]) @ affine
         if check == "shifted":
             affine[:3, 3] -= affine[:3, 2] * (image.shape[2] - 1)
-        sidecar = path.with_name(path.name.partition(".nii")[0] + ".json")
-        return cls(values, affine, json.loads(sidecar.read_text()) if check == "philips" else {})
+        return cls(values, affine)
 
 
 @dataclass(frozen=True)
@@ -195,9 +184,9 @@ class Candidate:
     source: dicomdl.Stack | dicomdl.Group
     stacks: tuple[dicomdl.Stack, ...]
 
-    def read(self, irregular: Literal["raise", "accept"]) -> Values:
+    def read(self, irregular: Literal["raise", "accept"], values: str = "modality") -> Values:
         """The values as (t, slice, row, column[, sample])."""
-        array = dicomdl.read_volume(self.source, irregular=irregular).array
+        array = dicomdl.read_volume(self.source, values=values, irregular=irregular).array
         if isinstance(self.source, dicomdl.Stack):
             return np.asarray(array[np.newaxis])
         return np.asarray(array[[stack.group_index for stack in self.stacks]])
@@ -317,7 +306,9 @@ def compare(candidate: Candidate, reference: Reference, check: Check = "same") -
     if alignment.error_mm > WORLD_MM:
         return row
     try:
-        ours = candidate.read("accept" if first_place else "raise")
+        ours = candidate.read(
+            "accept" if first_place else "raise", "philips" if check == "philips" else "modality"
+        )
     except dicomdl.DicomdlError as error:
         return replace(row, remark=f"{type(error).__name__}: {error}"[:200], progress=2)
     theirs = alignment.apply(reference.values)
@@ -325,55 +316,28 @@ def compare(candidate: Candidate, reference: Reference, check: Check = "same") -
         return replace(
             row, remark=f"ours has shape {ours.shape}, theirs {theirs.shape}", progress=2
         )
-    return _compare_values(row, ours, theirs, reference.sidecar)
+    return _compare_values(row, ours, theirs, is_philips=check == "philips")
 
 
-def _compare_values(row: Row, ours: Values, theirs: Values, sidecar: dict[str, Any]) -> Row:
+def _compare_values(row: Row, ours: Values, theirs: Values, *, is_philips: bool) -> Row:
     """Return the row of a candidate with the grid of the reference."""
     exact = all(
         values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
         for values in (ours, theirs)
     )
     allowed = 0.0 if exact else FLOAT_TOLERANCE * float(np.abs(theirs).max())
-    remark = ""
-    if sidecar:
-        ours, remark, agrees = _privately_scaled(ours, theirs, sidecar)
-        allowed = MAP_TOLERANCE * float(np.ptp(theirs)) if agrees else 0.0
+    if is_philips:
+        has_offset = float(theirs.min(initial=0)) < 0
+        allowed = max(allowed, PHILIPS_TOLERANCE * float(np.ptp(theirs))) if has_offset else allowed
     difference = _largest_difference(ours, theirs)
-    row = replace(row, difference=difference, remark=remark, progress=3)
+    row = replace(row, difference=difference, remark="", progress=3)
     if difference <= allowed:
         return replace(row, outcome="matched", progress=4)
     order = _order_found(ours, theirs, allowed)
     return replace(
         row,
-        remark="; ".join(
-            filter(
-                None,
-                (remark, order or f"values differ in {np.count_nonzero(ours != theirs)} voxels"),
-            )
-        ),
+        remark=order or f"values differ in {np.count_nonzero(ours != theirs)} voxels",
     )
-
-
-def _privately_scaled(
-    ours: Values, theirs: Values, sidecar: dict[str, Any]
-) -> tuple[Values, str, bool]:
-    """Return our values on the private scale of the reference, the map, and its confirmation.
-
-    The map is affine. The sidecar confirms it if it gives the same one: 1 / (Rescale Slope x
-    private Scale Slope), without an intercept.
-    """
-    slope, intercept = np.polyfit(
-        ours.ravel().astype(np.float64), theirs.ravel().astype(np.float64), 1
-    )
-    declared = 1 / (float(sidecar["PhilipsRescaleSlope"]) * float(sidecar["PhilipsScaleSlope"]))
-    agrees = abs(slope / declared - 1) <= SIDECAR_TOLERANCE and abs(
-        intercept
-    ) <= SIDECAR_TOLERANCE * float(np.ptp(theirs))
-    remark = (
-        f"private scaling: theirs = {slope:.7g} x ours {intercept:+.2g}, sidecar {declared:.6g}"
-    )
-    return ours.astype(np.float64) * slope + intercept, remark, bool(agrees)
 
 
 def _largest_difference(ours: Values, theirs: Values) -> float:
