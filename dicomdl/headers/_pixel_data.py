@@ -193,7 +193,10 @@ def _locate_encapsulated(
     first = position + 8 + table_length
     starts, end = _fragments(window, first)
     if frames == 1 and starts:
-        found = max(len(table) // 4, _codestreams(window, starts) if len(starts) > 1 else 1)
+        begun = (
+            [_begins_codestream(window, start) for start in starts] if len(starts) > 1 else [True]
+        )
+        found = max(len(table) // 4, sum(begun))
         if found > 1:
             raise HeaderError(
                 f"NumberOfFrames is 1, found {found} codestreams",
@@ -215,20 +218,17 @@ def _locate_encapsulated(
         heads = (
             _starts_from_offsets(extended_offsets, "Q", first, starts, frames)
             or _starts_from_offsets(table, "I", first, starts, frames)
-            or _starts_from_end_markers(window, starts, end, frames)
+            or _starts_from_markers(window, starts, end, frames)
         )
     return [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
 
 
-def _codestreams(window: Window, starts: list[int]) -> int:
-    """Count the fragments that begin a codestream of JPEG, JPEG-LS or JPEG 2000.
+def _begins_codestream(window: Window, start: int) -> bool:
+    """Return whether a fragment begins a codestream of JPEG, JPEG-LS or JPEG 2000.
 
     The data of a codestream cannot contain these start markers.
     """
-    return sum(
-        window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
-        for start in starts
-    )
+    return window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
@@ -303,18 +303,16 @@ def _starts_from_offsets(
     return heads if sound else []
 
 
-def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames: int) -> list[int]:
-    """Return the first fragment per frame without a table, by the end markers of codestreams.
+def _starts_from_markers(window: Window, starts: list[int], end: int, frames: int) -> list[int]:
+    """Return the first fragment per frame without a table, by the markers of codestreams.
 
-    A frame ends with the fragment that contains EOI or EOC.
+    A frame ends with the fragment that contains EOI or EOC. Where bytes follow these, the frames
+    are those of the fragments that begin with a start marker.
     """
-    heads = [starts[0]]
-    for begin, stop in pairwise([*starts, end]):
-        if (
-            b"\xff\xd9" in window.read(max(begin + 8, stop - 10), min(10, stop - begin - 8))
-            and stop != end
-        ):
-            heads.append(stop)
+    heads = _behind_end_markers(window, starts, end)
+    if len(heads) != frames:
+        begun = [start for start in starts if _begins_codestream(window, start)]
+        heads = begun if begun[:1] == starts[:1] else heads
     if len(heads) != frames:
         raise HeaderError(
             f"{len(starts)} fragments cannot be assigned to {frames} frames",
@@ -322,4 +320,15 @@ def _starts_from_end_markers(window: Window, starts: list[int], end: int, frames
             expected=frames,
             found=len(heads),
         )
+    return heads
+
+
+def _behind_end_markers(window: Window, starts: list[int], end: int) -> list[int]:
+    heads = [starts[0]]
+    for begin, stop in pairwise([*starts, end]):
+        if (
+            b"\xff\xd9" in window.read(max(begin + 8, stop - 10), min(10, stop - begin - 8))
+            and stop != end
+        ):
+            heads.append(stop)
     return heads

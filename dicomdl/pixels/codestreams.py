@@ -8,10 +8,11 @@ stream without an error.
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from dicomdl.errors import DecodeError, TruncatedPixels
+from dicomdl.errors import DecodeError
 from dicomdl.geometry.grid import halved
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
+from dicomdl.pixels._endings import jpeg2000_end, jpeg_end
 from dicomdl.storage.sources import truncated
 
 FrameLike: TypeAlias = FrameSource | Frame
@@ -21,7 +22,8 @@ class Codestream(NamedTuple):
     """Facts that a compressed frame declares, 0 and "" where its format has none.
 
     `levels` is the number of halvings by leaving out higher resolutions of JPEG 2000. `packets` is
-    the least number of packets for a JPEG 2000 image of these sizes.
+    the least number of packets for a JPEG 2000 image of these sizes. `length` is the number of
+    bytes up to its end marker.
     """
 
     rows: int = 0
@@ -35,6 +37,7 @@ class Codestream(NamedTuple):
     tiles: int = 1
     levels: int = 0
     packets: int = 0
+    length: int = 0
 
 
 def join_fragments(data: bytes) -> bytes:
@@ -63,6 +66,14 @@ def _fragments(data: bytes) -> Iterator[bytes]:
         if max(start, position) > len(data):
             raise truncated(max(start, position), len(data))
         yield data[start:position]
+
+
+def without_rest(stream: bytes, facts: Codestream) -> bytes:
+    """Return a codestream without the bytes after its end marker, but for one that pads it.
+
+    Decoders differ in what they make of other bytes.
+    """
+    return stream[: facts.length] if 0 < facts.length < len(stream) - 1 else stream
 
 
 def check_facts(facts: Codestream, source: FrameLike, stream_bytes: int) -> None:
@@ -124,26 +135,14 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TILE_BYTES: Final = 14
 
 
-def _require_end(stream: bytes) -> None:
-    """Require the end marker FFD9 of JPEG, JPEG-LS and JPEG 2000, followed only by padding.
-
-    The marker distinguished 995 of 995 truncated frames from complete ones, over five codecs. The
-    byte after it may have any value: some writers pad with a space.
-    """
-    end = stream.rfind(b"\xff\xd9")
-    if end < 0 or stream[end + 3 :].strip(b"\0\xff \r\n"):
-        raise TruncatedPixels(
-            f"the codestream of {len(stream)} bytes does not end with its end marker",
-            found_bytes=len(stream),
-        )
-
-
 def inspect_jpeg(stream: bytes) -> Codestream:
     """Read the frame header of JPEG (SOF, ITU-T T.81 B.2.2) or JPEG-LS (SOF55).
 
     The colours are those that its markers declare.
     """
-    _require_end(stream)
+    if not stream.startswith(b"\xff\xd8"):
+        raise DecodeError("the codestream is not JPEG")
+    length = jpeg_end(stream)
     facts = Codestream()
     jfif = adobe_rgb = adobe_ybr = False
     for marker, segment in jpeg_segments(stream):
@@ -164,7 +163,7 @@ def inspect_jpeg(stream: bytes) -> Codestream:
                 segment[5],
             )
             named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
-            facts = Codestream(rows, columns, samples, segment[0])
+            facts = Codestream(rows, columns, samples, segment[0], length=length)
             # Lossless syntaxes code the samples unchanged: only the header states their colours.
             lossless = marker in (
                 0xC3,
@@ -208,11 +207,11 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
 
     The stream may be wrapped in a JP2 file.
     """
-    _require_end(stream)
     start = stream.find(b"\xff\x4f\xff\x51")
     size = stream[start + 4 : start + 45]
     if start < 0 or len(size) < 41:
         raise DecodeError("the codestream has no JPEG 2000 size segment")
+    length = jpeg2000_end(stream, start)
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = _longs(size, 4)
     tiles = -(-(right - tile_left) // max(1, tile_width)) * -(
         -(bottom - tile_top) // max(1, tile_height)
@@ -238,6 +237,7 @@ def inspect_jpeg2000(stream: bytes) -> Codestream:
         # that a frame halved after decoding does not have.
         levels=levels if tiles == 1 and not (left or top) else 0,
         packets=samples * _precincts(style, rows, columns) if tiles == 1 else 0,
+        length=length,
     )
 
 

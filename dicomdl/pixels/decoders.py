@@ -29,6 +29,7 @@ from dicomdl.pixels.codestreams import (
     inspect_jpeg2000,
     inspect_jpegxl,
     inspect_rle,
+    without_rest,
 )
 from dicomdl.storage.sources import truncated
 
@@ -138,6 +139,7 @@ def decode(
     syntax = find_syntax(source.transfer_syntax_uid)
     lossy = uids.is_lossy(source.transfer_syntax_uid)
     facts = syntax.inspect(stream)
+    stream = without_rest(stream, facts)
     check_facts(facts, source, len(stream))
     if syntax.bytewise:
         _check_rle(facts.segments, source, len(stream))

@@ -801,6 +801,17 @@ def test_several_fragments_a_frame_are_told_apart_by_a_sound_table_or_by_their_e
     assert frame_contents(raw) == [b"abc\xff\xd9\0", b"de\xff\xd9"]
 
 
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\xff\x4f\xff\x51"])
+def test_bytes_after_the_end_markers_leave_fragments_told_apart_by_their_start(
+    start: bytes,
+) -> None:
+    first, second = (start + b"a", b"b\xff\xd9 and more"), (start + b"c", b"d\xff\xd9 or less")
+    raw = encapsulated(b"", *first, *second)
+    assert frame_contents(raw) == [b"".join(first), b"".join(second)]
+    # A fragment before the first start marker belongs to no frame.
+    assert parse(encapsulated(b"", b"ab", *first, *second)).reason == "fragments"
+
+
 def test_a_wrong_offset_table_does_not_matter_where_each_frame_is_one_fragment() -> None:
     for table in (b"", struct.pack("<2I", 10, 0), struct.pack("<2I", 7, 999), b"\1"):
         assert frame_contents(encapsulated(table, b"ab", b"cd")) == [b"ab", b"cd"]

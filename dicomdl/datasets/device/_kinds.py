@@ -15,6 +15,7 @@ from dicomdl.pixels.codestreams import (
     coded_space,
     jpeg_segments,
     main_header,
+    without_rest,
 )
 from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
 from dicomdl.pixels.stored import frame_shape, header_bits, named
@@ -112,6 +113,7 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
         )
         stream = read_codestream(source)
         facts = codecs.find_syntax(uid).inspect(stream)
+        stream = without_rest(stream, facts)
         check_facts(facts, source, len(stream))
     space = coded_space(facts, source)
     rgb_of_jpeg = uid in _DCT and facts.precision == 8 and space in ("YBR_FULL", "YBR_FULL_422")

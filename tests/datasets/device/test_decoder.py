@@ -723,8 +723,10 @@ def test_what_both_refuse_is_the_cpus_error(
     agree(decoder, frames(tmp_path, 3, J2K))
     image = images(1)[0]
     stream = encode_frame(image, J2K, 12)
-    at = stream.index(b"\xff\x93")
-    damaged = write(tmp_path, in_item(stream[: at - 12] + b"\xff\xd9"), image, J2K, bits_stored=12)
+    # A tile without data (T.800 A.4.2): SOT with the length of itself and SOD.
+    at = stream.index(b"\xff\x90")
+    tile = stream[at : at + 6] + (14).to_bytes(4, "big") + stream[at + 10 : at + 12] + b"\xff\x93"
+    damaged = write(tmp_path, in_item(stream[:at] + tile + b"\xff\xd9"), image, J2K, bits_stored=12)
     with pytest.raises(DecodeError):
         decoder.read([damaged])
     assert fake.frames == 4
