@@ -28,6 +28,7 @@ from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import exact_groups
 from dicomdl.geometry._judge import Judge
+from dicomdl.geometry._reversed_rows import reversed_rows
 from dicomdl.geometry._splitting import Part, Splitter
 from dicomdl.geometry._stack_spacing import stack_spacing
 from dicomdl.geometry.grid import Tolerances
@@ -147,6 +148,7 @@ def _stack_row(
     """Return the row of one stack in the table of stacks."""
     first = int(part.rows[0])
     in_plane, remarks = stack_spacing(columns, part.rows)
+    remarks |= reversed_rows(columns, part.rows, part.dimension, location.number)
     # If all slices share one position, the step of the affine is only the slice thickness: no
     # spacing was measured.
     step = math.nan

@@ -318,6 +318,9 @@ class Frame:
     ge_diffusion_direction_z: float | None = _fact(
         0x001900BD, "DS", "split", creator="GEMS_ACQU_01"
     )
+    # The sequence epi_pepolar, and its scheme of reversed volumes.
+    ge_pulse_sequence_name: str = _fact(0x0019009C, "LO", "grid", creator="GEMS_ACQU_01")
+    ge_user_data_12: float | None = _fact(0x001900B3, "DS", "grid", creator="GEMS_ACQU_01")
     # The cardiac phase, or that of ASL.
     philips_phase_number: int | None = _fact(
         0x20010008, "IS", "split", creator="Philips Imaging DD 001"

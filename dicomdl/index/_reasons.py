@@ -154,11 +154,24 @@ def _describe_place(facts: _Facts) -> str:
     return f"pixel spacing at the detector, {times} times that in the patient by {source}"
 
 
+def _describe_reversed(facts: _Facts) -> str:
+    if facts.detail["reversed_rows"] == "all":
+        return (
+            "GE's epi_pepolar stores its rows in reverse, which orientation and position do not "
+            "state; read_volume(..., reversed_rows='turn') turns them"
+        )
+    return (
+        "GE's epi_pepolar may store its rows in reverse, and the header does not tell at which "
+        "time points"
+    )
+
+
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
     "missing_in_group": _describe_group_gaps,
     "movement_mm": _describe_movement,
+    "reversed_rows": _describe_reversed,
     "repeated_positions": _describe_copies,
     "mixed": _describe_mixed,
     "missing": _describe_holes,

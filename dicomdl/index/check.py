@@ -90,7 +90,8 @@ class Check:
 
     A person is needed for missing slices, uneven spacing, different slices at one position, slices
     of several contrasts in one stack, a CT, MR or PET image without geometry, a stack that lacks
-    slices which others of its group have, and every file that could not be used.
+    slices which others of its group have, rows stored in reverse, and every file that could not be
+    used.
 
     Attributes
     ----------
@@ -298,6 +299,7 @@ def _needs_person(
         or unplaced
         or bool(detail.get("missing_in_group"))
         or bool(detail.get("mixed"))
+        or "reversed_rows" in detail
     )
 
 

@@ -29,6 +29,7 @@ from dicomdl.values.conversion import conversions, quantity_units
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
+from dicomdl.volumes._reversed_rows import ReversedRows, turn_rows
 from dicomdl.volumes.resampling import exact_float, rounded
 from dicomdl.volumes.volume import Volume
 
@@ -44,6 +45,7 @@ def read_volume(
     *,
     values: str | SUV | RealWorld = "modality",
     irregular: Irregular = "raise",
+    reversed_rows: ReversedRows = "accept",
     dtype: npt.DTypeLike | None = None,
     reduce: int = 0,
     threads: int | None = None,
@@ -80,6 +82,9 @@ def read_volume(
         none is within half a slice, because empty frames may be omitted from them. Four cases
         still raise: slices that deviate from their line by more than 0.1 mm in plane, gaps so
         wide that most slices would be interpolated, repeated positions, and missing geometry.
+    reversed_rows
+        "turn": the rows of volumes of GE's epi_pepolar that are stored in reverse (`check` names
+        them) are turned, so that the affine holds. "accept": the rows as the header has them.
     dtype
         int16, int32 or float32. The default is int16 if all values fit exactly, else int32, else
         float32; a fractional slope or intercept gives float32. Interpolated integers are rounded.
@@ -111,6 +116,7 @@ def read_volume(
         are more than 0.1 mm off the first. Attributes `t`, `error_mm` and `rotation_deg`.
         ``[read_volume(stack).resample_to(group[0].geometry) for stack in group]`` are volumes on
         the grid of the first.
+        With `reversed_rows`: the header does not tell which rows to turn.
     PixelError
         A frame cannot be read. Notes name the file and the frame number.
     TooLarge
@@ -121,7 +127,7 @@ def read_volume(
     SUVError
         The header does not give the requested SUV. Attribute `attribute`.
     UsageError
-        `stack` is neither a stack nor a group, or `irregular` is not a policy.
+        `stack` is neither a stack nor a group, or `irregular` or `reversed_rows` is not a policy.
 
     Examples
     --------
@@ -161,6 +167,7 @@ def read_volume(
         max_bytes=max_bytes,
     )
     array, padding = read_converted(sources, every, dtype=dtype, how=how)
+    turn_rows(array, padding, stacks, reversed_rows, reduce)
     geometry = first.geometry.halved(reduce) if reduce else first.geometry
     units = {quantity_units(each, quantity) for each in stacks}
     if len(units) > 1:
