@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry._dimensions import Candidate, Dimension, Tier, members
 from dicomdl.geometry._facts import Facts
+from dicomdl.geometry._grouping import combined_codes
 from dicomdl.geometry._specs import LISTS, SPECS, VECTORS, Spec
 from dicomdl.geometry._times import (
     past_midnight,
@@ -40,6 +41,7 @@ class Candidates:
         self._facts = facts
         self._converted_columns: dict[str, Floats] = {}
         self._converted_lists: dict[str, Ints] = {}
+        self._converted_together: dict[tuple[str, ...], Ints] = {}
         columns = [(spec, [c for c in spec.columns if c not in facts.constants]) for spec in SPECS]
         self._specs = [(spec, varying) for spec, varying in columns if varying]
 
@@ -153,26 +155,35 @@ class Candidates:
         )
         return None if numbers is None or np.isnan(numbers).any() else numbers
 
-    def varying(self, rows: Ints, names: Sequence[str]) -> list[str]:
+    def varying(self, rows: Ints, names: tuple[str, ...]) -> list[str]:
         """Return the names of columns whose values differ among `rows`."""
-        wanted = [name for name in names if name in self._plain]
-        ranks = self._ranks[rows[:, None], [self._plain[name] for name in wanted]]
-        differ = [
-            name
-            for name, differs in zip(wanted, (ranks != ranks[0]).any(axis=0).tolist(), strict=True)
-            if differs
-        ]
+        codes = self._together(names)[rows]
+        if (codes == codes[0]).all():
+            return []
+        found = []
         for name in names:
-            if name in LISTS | VECTORS:
-                codes = self._list_codes(name)[rows]
-                differ += [name] if (codes != codes[0]).any() else []
-        return differ
+            ranks = self._ranks_of(name)
+            if ranks is not None and (ranks[rows] != ranks[rows[0]]).any():
+                found.append(name)
+        return found
 
-    def _list_codes(self, column: str) -> Ints:
-        """Return a column of lists as (n,) integers that are equal where the lists are.
+    def _together(self, names: tuple[str, ...]) -> Ints:
+        """Return (n,) integers that are equal where all these columns are, converted once."""
+        if names not in self._converted_together:
+            every = [ranks for ranks in map(self._ranks_of, names) if ranks is not None]
+            together = combined_codes(every) if every else np.zeros(len(self._facts), np.int64)
+            self._converted_together[names] = together
+        return self._converted_together[names]
 
-        The column is converted once, not once per group.
+    def _ranks_of(self, column: str) -> npt.NDArray[Any] | None:
+        """Return a column as (n,) integers that are equal where its values are.
+
+        The result is None for a column that is constant or holds times.
         """
+        if column in self._plain:
+            return self._ranks[:, self._plain[column]]
+        if column not in LISTS | VECTORS or column in self._facts.constants:
+            return None
         if column not in self._converted_lists:
             number_of: dict[Any, int] = {}
             values = self._facts.values(column, np.arange(len(self._facts)))

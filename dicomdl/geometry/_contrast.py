@@ -92,13 +92,13 @@ class Contrasts:
     def __init__(self, facts: Facts, candidates: Candidates) -> None:
         self._facts = facts
         self._candidates = candidates
-        self._columns = [
+        self._columns = tuple(
             column
             for spec in SPECS
             if spec.name in _KINDS
             for column in spec.columns
             if column not in facts.constants
-        ]
+        )
 
     def knows(self, name: str) -> bool:
         """Whether an attribute states a contrast."""
