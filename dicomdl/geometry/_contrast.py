@@ -2,8 +2,8 @@
 
 A volume holds one kind of values: one echo time, one b-value, magnitude or phase, one kernel. The
 attributes of `_KINDS` state that kind. Two slices differ in contrast if both state such an
-attribute and the values differ: a blank is unknown, and numbers within 2 % are equal (flip angles
-within 10 %), because some scanners write measured values or adapt them to the load.
+attribute and the values differ: a blank is unknown, and close numbers are equal (`_NEAR`), because
+scanners write measured values, or adapt them to the load or the heart rate from slice to slice.
 
 Attributes that scanners vary from slice to slice of a sound volume are no contrast: times, trigger
 delays, repetition time (triggered scans), tube current, coil elements, counters, rescale, window,
@@ -11,6 +11,8 @@ thickness. In Image Type only the words of `_WORDS` count, in MR value 3, too (P
 C.8.13.1.1.1.3); values 1 and 2, filters and the way of scanning do not.
 """
 
+import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,10 +26,18 @@ from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import combined_codes
 from dicomdl.geometry._specs import SPECS, Spec
 
-# Relative difference of numbers that still counts as equal; that of flip angles; and the
-# difference of the components of unit vectors.
-_NEAR: Final = 0.02
-_NEAR_FLIP_ANGLE: Final = 0.1
+# Relative difference of numbers that still counts as equal. The inversion time of late enhancement
+# is adjusted while the contrast agent washes out, and the flip angle to the load of each scan.
+_NEAR: Final = {
+    "diffusion_b_value": 0.02,
+    "velocity_encoding_maximum_value": 0.02,
+    "echo_time": 0.05,
+    "effective_echo_time": 0.05,
+    "inversion_time": 0.25,
+    "flip_angle": 0.1,
+    "kvp": 0.02,
+}
+# Difference of the components of unit vectors that still counts as equal.
 _NEAR_DIRECTION: Final = 0.01
 # Limit of values named per attribute.
 _MOST_NAMED: Final = 8
@@ -172,17 +182,13 @@ def _texts(values: Sequence[Any]) -> list[int]:
 
 def _sets(values: Sequence[Any]) -> list[int]:
     """Number texts of several values whose order means nothing."""
-    number_of: dict[tuple[str, ...], int] = {}
-    keys = [tuple(sorted(str(value).split("\\"))) for value in values]
+    return _numbered([tuple(sorted(str(value).split("\\"))) for value in values])
+
+
+def _numbered(keys: Sequence[Any]) -> list[int]:
+    """Return the number of each key among the distinct keys, in their order."""
+    number_of: dict[Any, int] = {}
     return [number_of.setdefault(key, len(number_of)) for key in keys]
-
-
-def _near(values: Sequence[Any]) -> list[int]:
-    return _clustered(values, _NEAR)
-
-
-def _flip_angles(values: Sequence[Any]) -> list[int]:
-    return _clustered(values, _NEAR_FLIP_ANGLE)
 
 
 def _clustered(values: Sequence[Any], near: float) -> list[int]:
@@ -190,6 +196,11 @@ def _clustered(values: Sequence[Any], near: float) -> list[int]:
     numbers = np.asarray(values, dtype=np.float64)
     apart = np.diff(numbers) > near * np.abs(numbers[1:])
     return [0, *np.cumsum(apart).tolist()]
+
+
+def _sequences(values: Sequence[Any]) -> list[int]:
+    """Number sequence names without their count of segments: "*tfi2d1_12" equals "*tfi2d1_14"."""
+    return _numbered([re.sub(r"_\d+", "_", str(value)) for value in values])
 
 
 def _axes(values: Sequence[Any]) -> list[int]:
@@ -236,22 +247,16 @@ def _image_contrast(text: str, is_mr: bool) -> tuple[str, ...] | None:
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
-    **dict.fromkeys(
-        (
-            *("diffusion_b_value", "velocity_encoding_maximum_value", "echo_time"),
-            *("effective_echo_time", "inversion_time", "kvp"),
-        ),
-        _near,
-    ),
-    "flip_angle": _flip_angles,
+    **{name: functools.partial(_clustered, near=near) for name, near in _NEAR.items()},
     "diffusion_gradient_orientation": _axes,
     "velocity_encoding_direction": _arrows,
     **dict.fromkeys(_IMAGE_TYPES, _texts),
+    "sequence_name": _sequences,
     "corrected_image": _sets,
     **dict.fromkeys(
         (
             *("philips_gradient_direction_number", "inversion_times", "complex_image_component"),
-            *("ge_raw_data_type", "philips_label_type", "sequence_name", "energy_window_vector"),
+            *("ge_raw_data_type", "philips_label_type", "energy_window_vector"),
             *("monoenergetic_energy_equivalent", "convolution_kernel", "reconstruction_algorithm"),
             "counts_source",
         ),

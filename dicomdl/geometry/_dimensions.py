@@ -196,7 +196,7 @@ def _smallest(
             if chosen[-1] < added or np.prod([counts[i] for i in chosen], dtype=np.float64) < most:
                 continue
             together = sorted((forms[i] for i in chosen), key=lambda form: not form.slow)
-            if not _is_unique(positions[few], mixed_codes([form.codes[few] for form in together])):
+            if not is_unique(positions[few], mixed_codes([form.codes[few] for form in together])):
                 continue
             labels = dense_codes(mixed_codes([form.codes for form in together]))
             if _distinguishes(
@@ -215,7 +215,7 @@ def _smallest(
     return None
 
 
-def _is_unique(positions: Ints, codes: Ints) -> bool:
+def is_unique(positions: Ints, codes: Ints) -> bool:
     """Whether no two frames at one position have the same code."""
     order = np.lexsort([codes, positions])
     return not bool(((np.diff(positions[order]) == 0) & (np.diff(codes[order]) == 0)).any())
@@ -246,7 +246,7 @@ def _distinguishes(positions: Ints, labels: Ints, most: int, tier: Tier, *, comp
     In an incomplete set, positions agree as far as their frames go.
     """
     values = int(labels.max()) + 1
-    if not _is_unique(positions, labels):
+    if not is_unique(positions, labels):
         return False
     if complete:
         return values == most

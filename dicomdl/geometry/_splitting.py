@@ -22,6 +22,7 @@ from dicomdl.geometry._dimensions import (
     Tie,
     Tier,
     find_dimension,
+    is_unique,
     members,
 )
 from dicomdl.geometry._frame_columns import FrameColumns
@@ -195,9 +196,9 @@ class Splitter:
     def _by_contrast(self, rows: Ints, slice_numbers: Ints) -> list[list[Part]]:
         """Return the groups of stacks that frames of several contrasts make, else [].
 
-        Each contrast must be a volume by itself. Where no position repeats, that takes three slices
-        on an even grid: fewer slices, or slices that fill the holes of others, may belong to them,
-        and the stack is reported as mixed. Where positions repeat, a single slice may remain.
+        Each contrast must be a volume by itself, three slices on an even grid: fewer slices, or
+        slices that fill the holes of others, may belong to them, and the stack is reported as
+        mixed. Where the contrasts are what separates repeated positions, fewer slices are enough.
         Contrasts on the same positions are one group, derived ones apart from others.
         """
         contrast = self._columns.contrasts.among(rows)
@@ -205,8 +206,10 @@ class Splitter:
             return []
         dimension = contrast.dimension()
         frames = members(dimension.labels)
-        is_unique = int(slice_numbers.max()) + 1 == len(rows)
-        if is_unique and min(map(len, frames)) < _FEWEST_SLICES:
+        repeats = int(slice_numbers.max()) + 1 < len(rows)
+        separates = repeats and is_unique(slice_numbers, dimension.labels)
+        fewest = 1 if separates else _FEWEST_SLICES
+        if min(map(len, frames)) < fewest:
             return []
         copies, values = set(self._copies.original), self._columns.candidates.shown(dimension, rows)
         groups: dict[tuple[Any, ...], list[Part]] = {}
@@ -221,7 +224,7 @@ class Splitter:
                     Part(part.rows, value | part.dimension, part.remarks) for part in group
                 )
         parts = [part for group in groups.values() for part in group]
-        if self._are_volumes(parts, _FEWEST_SLICES if is_unique else 1):
+        if self._are_volumes(parts, fewest):
             return list(groups.values())
         self._copies.forget_all_but(copies)
         return []

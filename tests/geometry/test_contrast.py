@@ -196,6 +196,24 @@ def test_one_slice_of_another_contrast_in_an_echo_marks_only_this_echo(tmp_path:
     ]
 
 
+def test_a_contrast_of_few_slices_does_not_divide_the_phases_of_others(tmp_path: Path) -> None:
+    # Two slices are always even; the contrasts do not separate the frames at any position.
+    for part in range(3):
+        write(
+            tmp_path,
+            [
+                {"FlipAngle": 50 if z in (0, 3) else 70, "TemporalPositionIdentifier": part + 1}
+                for z in range(4)
+            ],
+            part=part,
+        )
+    found = told(tmp_path)
+    assert [stack[:3] for stack in found] == [("regular", 4, True)] * 3
+    assert [stack[3] for stack in found] == [
+        {"temporal_position_identifier": number} for number in (1, 2, 3)
+    ]
+
+
 def test_many_values_are_counted_together(tmp_path: Path) -> None:
     write(tmp_path, [{"EchoTime": 5 * (1 + max(0, z - 1))} for z in range(12)])
     counts = detail(tmp_path)["mixed"]["echo_time"]
@@ -225,6 +243,16 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
             }
             for z in range(8)
         ],
+        # What adapts to the heart rate, the load and the contrast agent.
+        [
+            {
+                "SequenceName": f"*tfi2d1_{12 + z % 3}",
+                "EchoTime": 1.1 + 0.02 * (z % 3),
+                "FlipAngle": 55 if z > 4 else 50,
+                "InversionTime": 300 + 10 * z,
+            }
+            for z in range(8)
+        ],
         # Filters, the way of scanning, and a compressed slice that is DERIVED.
         [
             {
@@ -249,7 +277,7 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
         ],
         [{"CorrectedImage": ["DECY", "ATTN"] if z % 2 else ["ATTN", "DECY"]} for z in range(8)],
     ],
-    ids=["per slice", "image type", "blank", "direction", "order"],
+    ids=["per slice", "adapted", "image type", "blank", "direction", "order"],
 )
 def test_what_varies_in_a_sound_volume_is_no_contrast(
     tmp_path: Path, facts: Sequence[Facts]
