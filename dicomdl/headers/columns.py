@@ -43,7 +43,8 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
     if column.kind == "flag":
         return bool
     if column.kind == "text":
-        convert: Callable[[bytes], Any] = as_text
+        is_coding = column.vr == "CS" and column.need == "pixels"
+        convert: Callable[[bytes], Any] = _as_code if is_coding else as_text
     elif column.vr in BINARY:
         convert = functools.partial(
             _from_binary, code=BINARY[column.vr], size=1 if column.per_frame else column.size
@@ -60,6 +61,15 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
 def as_text(raw: bytes) -> str:
     """Return text without the padding of PS3.5 6.2; bytes that are not UTF-8 are replaced."""
     return raw.decode("utf-8", "replace").strip("\0 ").replace("\0", "")
+
+
+def _as_code(raw: bytes) -> str:
+    """Return a CS, whose letters are capitals (PS3.5 6.2), whatever the file has.
+
+    A photometric interpretation in small letters would be an unknown one, and a MONOCHROME1 image
+    would be shown as its negative.
+    """
+    return as_text(raw).upper()
 
 
 def _from_binary(raw: bytes, code: str, size: int) -> Any:

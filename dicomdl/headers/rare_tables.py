@@ -317,7 +317,7 @@ def _tables_of(dataset: Any) -> Tables:
         signed=next((value == 1 for value in _numbers(dataset, _PIXEL_REPRESENTATION, "US")), None),
         bits_stored=min(max(int(bits[0]), 1), 64),
         frames=max([1, len(groups), *map(int, _numbers(dataset, _FRAMES, "IS")[:1])]),
-        photometric=_text(dataset, _PHOTOMETRIC),
+        photometric=_text(dataset, _PHOTOMETRIC).upper(),
         modality=_luts(dataset, _MODALITY_LUT, "Modality LUT (0028,3006)"),
         palette=_raw_palette(dataset),
         top=_group(dataset, top=True),

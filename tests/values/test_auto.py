@@ -143,6 +143,14 @@ def test_monochrome1_is_inverted_after_the_table(tmp_path: Path, modality: str):
     )
 
 
+def test_the_photometric_interpretation_may_be_in_small_letters(tmp_path: Path):
+    dataset = picture(PhotometricInterpretation="monochrome1", **FULL)
+    assert view(tmp_path, dataset).ravel()[[0, 4095]].tolist() == [1, 0]
+    assert dicomdl.open_index(tmp_path / "index").frame(0).photometric_interpretation == (
+        "MONOCHROME1"
+    )
+
+
 def test_photometric_interpretation_decides_over_a_contradicting_presentation_lut_shape(
     tmp_path: Path,
 ):
