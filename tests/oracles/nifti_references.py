@@ -6,9 +6,11 @@ dcm2niix, dicom2nifti, dcmstack and IBSI made the references from DICOM files th
 Each is looked for among the volumes that dicomdl makes of the same files: stacks, groups of stacks
 as 4-D, and the parts of a group that share one value (one echo of a multi-echo time series).
 Matched means the same world points within 0.02 mm and the same values, each side after its own
-scaling; a fourth axis must run the same way, too. Where a reference cannot be equal, its rule says
-why, and what of it is equal nevertheless is still required. Prints a row for every reference and
-matched/total per collection; ends with 1 when something that should be equal is not.
+scaling; a fourth axis must run the same way, too, with the time step that a reference states, and
+with the b-values and directions in its .bval and .bvec, in the world within 1e-3. Where a reference
+cannot be equal, its rule says why, and what of it is equal nevertheless is still required. Prints a
+row for every reference and matched/total per collection; ends with 1 when something that should be
+equal is not.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import dicomdl
 from dicomdl.geometry.grid import Geometry
 
 Values = npt.NDArray[Any]
+Vectors = Literal["image", "patient"]
 Check = Literal["same", "philips", "first_place", "mirrored", "shifted", "filled", "interpolated"]
 
 WORLD_MM = 0.02
@@ -38,6 +41,8 @@ FLOAT_TOLERANCE = 5e-7
 # dcm2niix takes its slope as a difference of float32 numbers as large as the intercept: off by
 # 7e-5 for phase maps in mrad. As a part of the range of values, twice that from one end.
 PHILIPS_TOLERANCE = 2e-4
+STEP_S = 1e-4  # steps are float32, and JSON has six digits
+GRADIENT = 1e-3  # of b-values in s/mm^2, and of the components of unit vectors
 INTERPOLATED = 0.51  # an interpolated value rounded to an integer, and float32
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -58,12 +63,17 @@ class Rule:
     - "filled": places and values of what is not zero on its fourth axis;
     - "interpolated": where it is not zero, the values of our slices at its world points, by linear
       interpolation.
+
+    `step` is the reason why the time step of a reference is none. `vectors` are the axes of its
+    .bvec: those of the image, as FSL has them, or those of the patient.
     """
 
     pattern: str
     sources: tuple[str, ...] = ()
     check: Check = "same"
     listed: str = ""
+    step: str = ""
+    vectors: Vectors = "image"
 
 
 QA = "neurolabusc+dcm_qa_"
@@ -107,6 +117,7 @@ RULES = (  # the first that fits counts
         "dicom2nifti wrote all four volumes to index 0 of the fourth axis, where the last one "
         "stayed, and left three of zeros: the frames differ by MR Diffusion (PS3.3 C.8.13.5.9) and "
         "have no Temporal Position Index (C.7.6.16.2.2)",
+        vectors="patient",
     ),
     Rule(
         ".*/siemens/fmri/.*",
@@ -124,10 +135,21 @@ RULES = (  # the first that fits counts
         "puts at z = 0 to -126",
     ),
     Rule("_ref_dcm2niix/shared/(.*)/.*", (r"\1",)),
-    Rule("(icometrix.*)_ground_truth(?:_reoriented)?.nii.gz", (r"\1",)),
+    Rule(
+        "(icometrix.*)_ground_truth_reoriented.nii.gz",
+        (r"\1",),
+        step="lost when dicom2nifti reoriented the file beside it, which has the Repetition Time",
+    ),
+    # dicom2nifti writes the directions of Philips as the header has them (PS3.3 C.8.13.5.9)
+    Rule("(icometrix.*/philips/dti.*)_ground_truth.nii.gz", (r"\1",), vectors="patient"),
+    Rule("(icometrix.*)_ground_truth.nii.gz", (r"\1",)),
     Rule(".*/2D_16Echo_qT2/single_slice.*", ECHO_20[:1]),
     Rule(".*/2D_16Echo_qT2/single_vol.*", ECHO_20),
-    Rule(".*/2D_16Echo_qT2/two_.*", ECHO_20 + ECHO_40),
+    Rule(
+        ".*/2D_16Echo_qT2/two_.*",
+        ECHO_20 + ECHO_40,
+        step="dcmstack states the Repetition Time for an axis of echoes (Echo Time, PS3.3 C.8.3.1)",
+    ),
     Rule(
         ".*/ibsi_validation/nifti/(.*)/(.*)_image.nii.gz",
         (rf"{IBSI}ibsi_validation/dicom/\1/\2/image",),
@@ -237,6 +259,7 @@ class Row:
     remark: str = ""
     progress: int = 0
     reference: str = ""
+    candidate: Candidate | None = None
 
     @property
     def collection(self) -> str:
@@ -389,6 +412,90 @@ def _compare_interpolated(stack: dicomdl.Stack, reference: Reference) -> Row:
     )
 
 
+# --- the fourth axis ------------------------------------------------------------------------------
+
+
+def with_series(row: Row, candidate: Candidate, path: Path, rule: Rule, ours: Path) -> Row:
+    """Return a matched row after a comparison of time step, b-values and directions."""
+    image: Any = nib.load(path)
+    files = [Path(f"{stem_of(path)}{suffix}") for suffix in (".bval", ".bvec")]
+    if len(image.shape) < 4 or image.shape[3] < 2 or isinstance(candidate.source, dicomdl.Stack):
+        return row
+    volume = part_of(dicomdl.read_volume(candidate.source), candidate)
+    volume.save(ours)
+    step, own = step_in(image), step_in(nib.load(ours))
+    remarks = [f"step {own:.6g} s"]
+    faults = []
+    if step > 0 and abs(step - own) > STEP_S:
+        remarks.append(f"their step {step:.6g} s: {rule.step}")
+        faults += [] if rule.step else [f"step {own:.6g} s, theirs {step:.6g} s"]
+    if files[0].exists() and rule.check == "same":
+        remarks.append(f"b-values and directions of the {rule.vectors} compared")
+        faults += gradient_faults(path, ours, rule.vectors)
+    if faults:
+        return replace(row, outcome="NOT MATCHED", remark="; ".join(faults))
+    return replace(row, remark="; ".join(filter(None, (row.remark, *remarks))))
+
+
+def part_of(volume: dicomdl.Volume, candidate: Candidate) -> dicomdl.Volume:
+    """Return the volume of those stacks of a group that the candidate has."""
+    chosen = [stack.group_index for stack in candidate.stacks]
+    return replace(
+        volume,
+        array=volume.array[chosen],
+        padding=None if volume.padding is None else volume.padding[chosen],
+        dimension=tuple(volume.dimension[t] for t in chosen),
+        stacks=candidate.stacks,
+    )
+
+
+def step_in(image: Any) -> float:
+    """Return the time step of a NIfTI in s, 0 if it states none. An unknown unit counts as s."""
+    unit = {"msec": 1e-3, "usec": 1e-6}.get(image.header.get_xyzt_units()[1], 1.0)
+    return float(image.header["pixdim"][4]) * unit
+
+
+def stem_of(path: Path) -> Path:
+    """Return a path without .nii or .nii.gz."""
+    return path.with_name(path.name.partition(".nii")[0])
+
+
+def gradient_faults(theirs: Path, ours: Path, vectors: Vectors) -> list[str]:
+    """Return what differs between the .bval and .bvec of two images, in the world."""
+    b_values, directions = gradients_of(theirs, vectors)
+    own_values, own_directions = gradients_of(ours, "image")
+    if b_values.shape != own_values.shape:
+        return [f"{len(own_values)} b-values, theirs {len(b_values)}"]
+    # Polarity has no meaning for the signal, and dicom2nifti turns that of GE.
+    apart = np.minimum(
+        np.abs(directions - own_directions).max(axis=1),
+        np.abs(directions + own_directions).max(axis=1),
+    )
+    faults = {
+        "b-values": float(np.abs(b_values - own_values).max()),
+        "directions": float(apart.max()),
+    }
+    return [f"{name} differ by {off:.4g}" for name, off in faults.items() if off > GRADIENT]
+
+
+def gradients_of(path: Path, vectors: Vectors) -> tuple[Values, Values]:
+    """Return the b-values (n,) and directions (n, 3) in LPS of the files beside a NIfTI.
+
+    FSL counts along the axes of the array, and reverses the first one if they are right-handed.
+    """
+    stem = stem_of(path)
+    b_values = np.loadtxt(f"{stem}.bval", ndmin=1)
+    directions = np.loadtxt(f"{stem}.bvec", ndmin=2)
+    if vectors == "image":
+        image: Any = nib.load(path)
+        axes = (RAS_TO_LPS @ image.affine)[:3, :3]
+        axes = axes / np.linalg.norm(axes, axis=0)
+        if np.linalg.det(axes) > 0:
+            directions = directions * [[-1], [1], [1]]
+        directions = axes @ directions
+    return b_values, directions.T
+
+
 # --- one reference against all candidates ---------------------------------------------------------
 
 
@@ -410,7 +517,10 @@ def candidates(index: dicomdl.Index) -> Iterator[Candidate]:
 
 def find(reference: Reference, index: dicomdl.Index, check: Check = "same") -> Row:
     """Return the row of the candidate that equals the reference, or of the closest one."""
-    rows = [compare(candidate, reference, check) for candidate in candidates(index)]
+    rows = [
+        replace(compare(candidate, reference, check), candidate=candidate)
+        for candidate in candidates(index)
+    ]
     if not rows:
         return Row("NOT MATCHED", remark=f"no image: {len(index.problems)} problems")
     best = max(
@@ -447,9 +557,11 @@ def check_reference(path: Path, corpus: Path) -> Row:
     with tempfile.TemporaryDirectory() as scratch:
         row = find(
             Reference.load(path, rule.check),
-            dicomdl.scan(roots, scratch, progress=False),
+            dicomdl.scan(roots, f"{scratch}/index", progress=False),
             rule.check,
         )
+        if row.outcome == "matched" and row.candidate is not None:
+            row = with_series(row, row.candidate, path, rule, Path(scratch) / "ours.nii")
     if rule.listed and row.outcome == "matched":
         row = replace(
             row,
