@@ -871,6 +871,72 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, n, frame_of_reference=uid("frame of reference", n)) for n in range(2)]
 
 
+@defect("a frame of reference per slice", ["regular 6"], regular={"frames_of_reference": 6})
+def _(folder: Path) -> list[Part]:
+    return [series(folder, tell=lambda n, z: {"FrameOfReferenceUID": uid("slice", z)})]
+
+
+@defect(
+    "a frame of reference and a study per slice, one missing",
+    ["missing_slices 5"],
+    missing_slices={"frames_of_reference": 5, "studies": 5, "missing_after": [1]},
+)
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {
+        "FrameOfReferenceUID": uid("slice", z),
+        "StudyInstanceUID": uid("study of a slice", z),
+    }
+    series(folder, tell=tell, drop=[2])
+    return []
+
+
+@defect("a blank frame of reference in some slices", ["regular 6"])
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {"FrameOfReferenceUID": (None, "", uid("one frame"))[z % 3]}
+    return [series(folder, tell=tell)]
+
+
+@defect("echoes with a frame of reference per slice", ["regular 6"] * 2, {"echo_time": (5, 10)})
+def _(folder: Path) -> list[Part]:
+    return parts(
+        folder,
+        2,
+        lambda n, z: {"EchoTime": (5, 10)[n], "FrameOfReferenceUID": uid("slice", n, z)},
+        modality="MR",
+    )
+
+
+@defect("time points with a frame of reference each", ["regular 6"] * 3)
+def _(folder: Path) -> list[Part]:
+    return parts(
+        folder,
+        3,
+        lambda n, z: {"TemporalPositionIdentifier": n + 1, "FrameOfReferenceUID": uid("time", n)},
+        modality="MR",
+    )
+
+
+@defect("two frames of reference whose slices interleave", ["regular 6"] * 2)
+def _(folder: Path) -> list[Part]:
+    return [
+        series(
+            folder,
+            n,
+            origin=(0, 0, n),
+            frame_of_reference=uid("frame of reference", n),
+        )
+        for n in range(2)
+    ]
+
+
+@defect("two frames of reference, one behind the other, and a slice without one", ["regular 6"] * 2)
+def _(folder: Path) -> list[Part]:
+    def tell(n: int, z: int) -> Facts:
+        return {"FrameOfReferenceUID": None if (n, z) == (1, 5) else uid("frame of reference", n)}
+
+    return [series(folder, n, origin=(0, 0, 12 * n), tell=tell) for n in range(2)]
+
+
 @defect("a localizer of another orientation", ["regular 6", "single 1"])
 def _(folder: Path) -> list[Part]:
     return [
@@ -2005,6 +2071,16 @@ def _(folder: Path) -> list[Part]:
 )
 def _(folder: Path) -> list[Part]:
     return [series(folder, tell=lambda n, z: {"StudyInstanceUID": "", "SeriesInstanceUID": None})]
+
+
+@defect("a study per slice", ["regular 6"], regular={"studies": 6})
+def _(folder: Path) -> list[Part]:
+    return [series(folder, tell=lambda n, z: {"StudyInstanceUID": uid("study of a slice", z)})]
+
+
+@defect("a blank PatientID in some slices", ["regular 6"], regular={"blank_patients": 3})
+def _(folder: Path) -> list[Part]:
+    return [series(folder, tell=lambda n, z: {"PatientID": ("", "RAMP-1")[z % 2]})]
 
 
 @defect("the same patient and series in two studies", PAIR)

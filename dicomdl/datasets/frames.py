@@ -240,6 +240,9 @@ class FrameDataset(PixelDataset):
         )
         identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
         identifiers["spacing_at"] = grid.spacing_at
+        # Those of the stack, which labels are joined by: a slice of it may lack them.
+        identifiers["patient_id"] = stack.patient_id
+        identifiers["study_instance_uid"] = stack.study_instance_uid
         return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:

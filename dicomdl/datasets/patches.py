@@ -241,7 +241,7 @@ class PatchDataset(StackDataset):
             "row": row,
             "stack": stack.number,
             "spacing_at": stack.spacing_at,
-            **{name: stack.value(name) for name in IDENTIFIERS},
+            **{name: getattr(stack, name) for name in IDENTIFIERS},
         }
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
         if isinstance(self.sampler, Centers):

@@ -187,7 +187,7 @@ class VolumeDataset(StackDataset):
             if is_on_own_grid
             else np.asarray(volume.spacing)
         )
-        facts = {"row": row, **{name: stack.value(name) for name in IDENTIFIERS}}
+        facts = {"row": row, **{name: getattr(stack, name) for name in IDENTIFIERS}}
         facts |= {
             "spacing_at": stack.spacing_at,
             "verdict": stack.verdict,

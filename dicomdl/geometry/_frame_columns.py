@@ -11,6 +11,7 @@ from dicomdl.geometry._contrast import Contrasts
 from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
+from dicomdl.geometry.identities import Identities
 from dicomdl.geometry.verdict import has_geometry
 
 # Columns that order frames where geometry does not. The coding decides the order of an instance
@@ -23,14 +24,21 @@ TIE_BREAKERS = (
 _MOSAICS = frozenset({"MOSAIC", "VFRAME"})
 
 
+def inverse(order: Ints) -> Ints:
+    """Return the index of each row in an order of all rows."""
+    index = np.empty(len(order), dtype=np.int64)
+    index[order] = np.arange(len(order))
+    return index
+
+
 class FrameColumns:
     """Columns of all n frames; row i is the same frame in all of them.
 
     `placed` marks frames with a position and an orientation, `by_transducer` frames whose
-    coordinates are those of a transducer.
+    coordinates are those of a transducer. `folders` are those of `build_stacks`.
     """
 
-    def __init__(self, facts: Facts, tolerances: Tolerances) -> None:
+    def __init__(self, facts: Facts, tolerances: Tolerances, folders: Ints | None = None) -> None:
         self.facts = facts
         self.tolerances = tolerances
         self.positions = frame_positions(facts, tolerances)
@@ -47,8 +55,23 @@ class FrameColumns:
         self.blanks = {
             name: is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")
         }
+        self.identities = Identities(facts, self._folders_of_blank(folders))
         self.candidates = Candidates(facts)
         self.contrasts = Contrasts(facts, self.candidates)
+
+    def _folders_of_blank(self, folders: Ints | None) -> Ints:
+        """Return (n,) the folder of each frame without a Series Instance UID, else -1.
+
+        Folders are numbered by the lowest instance in them, so that their names do not affect the
+        order of stacks.
+        """
+        blank = self.blanks["series_instance_uid"]
+        if folders is None:
+            return np.full(len(blank), -1)
+        lowest = np.full(int(folders.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(lowest, folders, self.facts.ranks("sop_instance_uid"))
+        number = inverse(np.argsort(lowest, kind="stable"))
+        return np.where(blank, number[folders], -1)
 
     def ordered(self, rows: Ints, *by: Ints) -> Ints:
         """Sort rows by the tie breakers, then by the keys given.

@@ -1,8 +1,8 @@
 """Groups of frames by equal values, and by values within a tolerance.
 
-Exact values split first (`exact_groups`): Series, SOP class, size, kind of samples, frame of
-reference, localizers. Orientation and in-plane grid are compared with tolerances afterwards
-(`clusters`). Both depend on the values alone, never on the order of the files.
+Exact values split first (`exact_groups`): Series, SOP class, size, kind of samples, localizers.
+Orientation and in-plane grid are compared with tolerances afterwards (`clusters`). Both depend on
+the values alone, never on the order of the files.
 """
 
 import itertools
@@ -16,15 +16,9 @@ from dicomdl.arrays import Floats, Ints
 from dicomdl.geometry._facts import Facts
 from dicomdl.headers.uids import OWN_PLANES
 
-# The keys of a Series, then the values that split it exactly; orientation and in-plane grid are
-# compared with tolerances afterwards.
-_SERIES_KEYS: Final = ("patient_id", "study_instance_uid", "series_instance_uid")
-_EXACT_KEYS: Final = (
-    "sop_class_uid",
-    "frame_of_reference_uid",
-    "volume_frame_of_reference_uid",
-    "units",
-)
+# The values that split a Series exactly; orientation and in-plane grid are compared with tolerances
+# afterwards, then Study and frame of reference by `_joining`.
+_EXACT_KEYS: Final = ("sop_class_uid", "units")
 _EXACT_NUMBERS: Final = ("rows", "columns", "samples_per_pixel", "float_pixels")
 # Palette colour and inverted grey scales are separate kinds of samples.
 _PHOTOMETRIC_KINDS: Final = {"MONOCHROME1": 1, "PALETTE COLOR": 2}
@@ -52,12 +46,11 @@ def is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
     return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
 
 
-def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
-    """Group the frames that agree in all exact keys.
+def exact_groups(facts: Facts, series: Ints) -> list[Ints]:
+    """Group the frames that agree in all exact keys; `series` numbers their Series.
 
-    Returns (number of the Series of each frame, rows of each group).
+    Returns the rows of each group.
     """
-    series = combined_codes([*(facts.ranks(name) for name in _SERIES_KEYS), folders])
     samples, depths = facts.numbers("samples_per_pixel"), facts.numbers("bits_allocated")
     keys = [series, _series_numbers(facts, series), *(facts.ranks(name) for name in _EXACT_KEYS)]
     keys += [facts.numbers(name).astype(np.int64) for name in _EXACT_NUMBERS]
@@ -83,7 +76,7 @@ def exact_groups(facts: Facts, folders: Ints) -> tuple[Ints, list[Ints]]:
     combined = combined_codes(keys)
     order = np.argsort(combined, kind="stable")
     bounds = np.flatnonzero(np.diff(combined[order])) + 1
-    return series, np.split(order, bounds)
+    return np.split(order, bounds)
 
 
 def _series_numbers(facts: Facts, series: Ints) -> Ints:
@@ -93,17 +86,22 @@ def _series_numbers(facts: Facts, series: Ints) -> Ints:
     """
     numbers = facts.numbers("series_number").astype(np.float64)
     codes = np.unique(numbers, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    blank = np.isnan(numbers)
-    if blank.any() and not blank.all():
-        lowest, highest = (
-            np.full(int(series.max()) + 1, len(codes)),
-            np.full(int(series.max()) + 1, -1),
-        )
-        np.minimum.at(lowest, series[~blank], codes[~blank])
-        np.maximum.at(highest, series[~blank], codes[~blank])
-        only = (lowest == highest)[series]
-        codes = np.where(blank & only, highest[series], codes)
-    return codes
+    return filled(codes, np.isnan(numbers), series)
+
+
+def filled(codes: Ints, blank: npt.NDArray[np.bool_], groups: Ints) -> Ints:
+    """Replace the code of blank rows by that of the others of their group, if these have only one.
+
+    `groups` are (n,) numbers from 0.
+    """
+    if not blank.any() or blank.all():
+        return codes
+    count = int(groups.max()) + 1
+    lowest, highest = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(lowest, groups[~blank], codes[~blank])
+    np.maximum.at(highest, groups[~blank], codes[~blank])
+    only = (lowest == highest)[groups]
+    return np.where(blank & only, highest[groups], codes)
 
 
 def by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:

@@ -29,6 +29,10 @@ class Judge:
             assessment.order
         ]
 
+    def measured(self, rows: Ints) -> Assessment:
+        """Return the assessment of some rows without remarks."""
+        return self._judged(rows)[0]
+
     def idc(self, rows: Ints) -> dict[str, Any]:
         """Return IDC's checks of the rows of a stack."""
         return self._judged(rows)[1]
@@ -37,8 +41,11 @@ class Judge:
         """Return the remarks that apply to any stack."""
         first, columns = rows[0], self._columns
         remarks: dict[str, Any] = {
-            name: "blank" for name, blank in columns.blanks.items() if blank[first]
+            name: "blank"
+            for name, blank in columns.blanks.items()
+            if blank[first] and blank[rows].all()
         }
+        remarks |= columns.identities.remarks(rows)
         if columns.by_transducer[first]:
             remarks["coordinates"] = "of the transducer"
         contrast = columns.contrasts.among(rows)

@@ -1,6 +1,7 @@
 """Division of frames that agree in all exact keys into groups of stacks.
 
-Orientation and in-plane grid divide the frames first, within tolerance. Where positions repeat, the
+Orientation and in-plane grid divide the frames first, within tolerance, then the Study and the
+frame of reference where these hold grids of their own (`_joining`). Where positions repeat, the
 search of `_dimensions` finds the attribute that distinguishes the frames at one position: each of
 its values is a stack, and all of them together are a group. Volumes of a run that moved share no
 positions; `_runs` finds them, and their group says by how much they moved. Frames without position
@@ -8,7 +9,6 @@ or orientation make stacks, too: one per multi-frame file (a clip is a unit), an
 single-frame files.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -27,6 +27,7 @@ from dicomdl.geometry._dimensions import (
 )
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._grouping import by_first, clusters, is_every_nth, overlap
+from dicomdl.geometry._joining import Joiner
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry._motion import Motion
 from dicomdl.geometry.grid import plane_axes
@@ -54,6 +55,11 @@ class Part:
     remarks: dict[str, Any] = field(default_factory=dict)
 
 
+def with_remarks(part: Part, remarks: dict[str, Any]) -> Part:
+    """Return a part with more remarks."""
+    return replace(part, remarks=part.remarks | remarks) if remarks else part
+
+
 class Splitter:
     """Division of rows by their columns, which asks for verdicts and for copies on the way."""
 
@@ -62,6 +68,7 @@ class Splitter:
         self._judge = judge
         self._copies = copies
         self._motion = Motion(columns, judge)
+        self._joiner = Joiner(columns, judge)
 
     def groups(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield rows that agree in all exact keys as groups of stacks.
@@ -71,23 +78,21 @@ class Splitter:
         placed = rows[self._columns.placed[rows]]
         if len(placed):
             planes = list(self._planes(placed, self._columns.tolerances.cosines))
-            turning = self._turning(placed) if len(planes) > 1 else []
-            yield from itertools.chain.from_iterable(turning)
-            taken = [part.rows for groups in turning for group in groups for part in group]
+            taken = np.zeros(0, dtype=np.int64)
+            for turning, groups in self._turning(placed) if len(planes) > 1 else ():
+                taken = np.concatenate([taken, turning])
+                yield from groups
             for same_plane in planes:
-                if taken and np.isin(same_plane[0], np.concatenate(taken)):
-                    continue
-                for grid in self._grids(same_plane):
-                    yield from self._split(grid)
+                for grid in self._grids(same_plane[~np.isin(same_plane, taken)]):
+                    for part, remarks in self._joiner.placed(grid):
+                        for group in self._split(self._copies.without_same_instances(part)):
+                            yield [with_remarks(each, remarks) for each in group]
         rest = rows[~self._columns.placed[rows]]
-        if len(rest):
-            for part in by_first(rest, self._columns.clips[rest]):
-                yield [
-                    Part(
-                        part,
-                        remarks={"why": _WHOLE_MOSAIC} if self._columns.mosaics[part].all() else {},
-                    )
-                ]
+        for same_study in self._joiner.unplaced(rest) if len(rest) else ():
+            unique = self._copies.without_same_instances(same_study)
+            for part in by_first(unique, self._columns.clips[unique]):
+                whole = self._columns.mosaics[part].all()
+                yield [Part(part, remarks={"why": _WHOLE_MOSAIC} if whole else {})]
 
     def _planes(self, rows: Ints, tolerance: float) -> Iterator[Ints]:
         """Yield rows of equal orientation within a tolerance of the cosines."""
@@ -96,17 +101,18 @@ class Splitter:
     def _grids(self, rows: Ints) -> Iterator[Ints]:
         """Yield rows of equal in-plane grid."""
         spacings = self._columns.pixel_spacings[rows]
-        yield from clusters(rows, spacings, 0.0, self._columns.tolerances.pixel_spacing)
+        if len(rows):
+            yield from clusters(rows, spacings, 0.0, self._columns.tolerances.pixel_spacing)
 
-    def _turning(self, rows: Ints) -> list[list[list[Part]]]:
-        """Return the groups of each run whose volumes differ by a small rotation."""
+    def _turning(self, rows: Ints) -> Iterator[tuple[Ints, list[list[Part]]]]:
+        """Yield (rows, groups) of each run whose volumes differ by a small rotation."""
         cosines = self._columns.tolerances.cosines
-        return [
-            run
-            for near in self._planes(rows, max(_TURN, cosines))
-            if len(list(self._planes(near, cosines))) > 1 and len(list(self._grids(near))) == 1
-            if (run := self._run(near))
-        ]
+        for near in self._planes(rows, max(_TURN, cosines)):
+            if len(list(self._planes(near, cosines))) == 1 or len(list(self._grids(near))) > 1:
+                continue
+            for part, remarks in self._joiner.placed(near):
+                if run := self._run(self._copies.without_same_instances(part)):
+                    yield part, [[with_remarks(each, remarks) for each in group] for group in run]
 
     def _split(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield the groups of stacks that frames of one orientation and in-plane grid make.
@@ -246,10 +252,7 @@ class Splitter:
         for group in self._grouped(rows, run.slices, run.dimension):
             moved = self._motion.remarks([part.rows for part in group])
             groups.append(
-                [
-                    replace(part, remarks=part.remarks | remarks)
-                    for part, remarks in zip(group, moved, strict=True)
-                ]
+                [with_remarks(part, remarks) for part, remarks in zip(group, moved, strict=True)]
             )
         return groups
 

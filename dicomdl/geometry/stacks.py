@@ -1,11 +1,12 @@
 """Division of Series into stacks, the frames that form one grid, with a verdict on each.
 
-A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is divided in three steps. Exact
-values that cannot share a grid come first: SOP class, size, kind of samples, frame of reference,
-localizers. Orientation and in-plane grid are next, within tolerance. Where positions repeat, the
-last step is the attribute that distinguishes the frames at one position (`_dimensions`): each of
-its values is a stack, and all of them together are a group. Frames without position or orientation
-make stacks, too: one per multi-frame file (a clip is a unit), and one of all single-frame files.
+A Series is (PatientID, StudyInstanceUID, SeriesInstanceUID). It is divided in four steps. Exact
+values that cannot share a grid come first: SOP class, size, kind of samples, localizers.
+Orientation and in-plane grid are next, within tolerance, then Studies and frames of reference that
+hold grids of their own (`_joining`). Where positions repeat, the last step is the attribute that
+distinguishes the frames at one position (`_dimensions`): each of its values is a stack, and all of
+them together are a group. Frames without position or orientation make stacks, too: one per
+multi-frame file (a clip is a unit), and one of all single-frame files.
 These follow the others of their Series in the order of Instance Number.
 
 The result depends on the headers and never on the order or names of files: groups are numbered by
@@ -25,10 +26,11 @@ import numpy as np
 from dicomdl.arrays import Ints
 from dicomdl.geometry._copies import Copies, Digest
 from dicomdl.geometry._facts import Facts
-from dicomdl.geometry._frame_columns import FrameColumns
+from dicomdl.geometry._frame_columns import FrameColumns, inverse
 from dicomdl.geometry._grouping import exact_groups
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry._reversed_rows import reversed_rows
+from dicomdl.geometry._scattered import scattered
 from dicomdl.geometry._splitting import Part, Splitter
 from dicomdl.geometry._stack_spacing import stack_spacing
 from dicomdl.geometry.grid import Tolerances
@@ -102,35 +104,47 @@ def build_stacks(
     """
     if len(facts) == 0:
         return Stacking(np.empty(0, dtype=np.int64), [], np.empty(0, dtype=np.int64), {})
-    columns = FrameColumns(facts, tolerances)
+    columns = FrameColumns(facts, tolerances, folders)
     judge, copies = Judge(columns), Copies(columns, digest)
     splitter = Splitter(columns, judge, copies)
-    rank_of_row = _inverse(columns.ordered(np.arange(len(facts))))
-    series, groups = exact_groups(facts, _folders_of_blank(columns, folders))
-    found = (
-        parts
-        for group in groups
-        for parts in splitter.groups(
-            copies.without_same_instances(group[np.argsort(rank_of_row[group])])
-        )
+    rank_of_row = inverse(columns.ordered(np.arange(len(facts))))
+    groups = _in_order(
+        [
+            parts
+            for group in exact_groups(facts, columns.identities.series)
+            for parts in splitter.groups(group[np.argsort(rank_of_row[group])])
+        ],
+        columns,
+        rank_of_row,
     )
-
-    def place(parts: Sequence[Part]) -> tuple[int, int]:
-        """Sort groups by Series; those without geometry come last, by their first frame."""
-        first = int(parts[0].rows[0])
-        return int(series[first]), -1 if columns.placed[first] else int(rank_of_row[first])
-
+    rows_of_stacks = [part.rows for parts in groups for part in parts]
+    series = columns.identities.numbers_of_series(rows_of_stacks)
+    alone = scattered(columns, rows_of_stacks)
     order: list[Ints] = []
     stacks: list[StackRow] = []
     start = 0
-    for group_number, parts in enumerate(sorted(found, key=place)):
+    for group_number, parts in enumerate(groups):
         for number, part in enumerate(parts):
-            assessment, rows = judge.assess(part.rows, part.remarks)
-            location = _Location(start, int(series[rows[0]]), group_number, number)
+            remarks = part.remarks | alone.get(int(part.rows[0]), {})
+            assessment, rows = judge.assess(part.rows, remarks)
+            location = _Location(start, series[len(stacks)], group_number, number)
             stacks.append(_stack_row(part, assessment, location, columns, judge))
             order.append(rows)
             start += len(rows)
     return _stacking(order, stacks, copies, rank_of_row)
+
+
+def _in_order(
+    groups: list[list[Part]], columns: FrameColumns, rank_of_row: Ints
+) -> list[list[Part]]:
+    """Sort groups by Series; those without geometry come last, by their first frame."""
+    series = columns.identities.series
+
+    def place(parts: list[Part]) -> tuple[int, int]:
+        first = int(parts[0].rows[0])
+        return int(series[first]), -1 if columns.placed[first] else int(rank_of_row[first])
+
+    return sorted(groups, key=place)
 
 
 class _Location(NamedTuple):
@@ -172,35 +186,13 @@ def _stack_row(
     )
 
 
-def _folders_of_blank(columns: FrameColumns, folders: Ints | None) -> Ints:
-    """Return (n,) the folder of each frame without a Series Instance UID, else -1.
-
-    Folders are numbered by the lowest instance in them, so that their names do not affect the order
-    of stacks.
-    """
-    blank = columns.blanks["series_instance_uid"]
-    if folders is None:
-        return np.full(len(blank), -1)
-    lowest = np.full(int(folders.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, folders, columns.facts.ranks("sop_instance_uid"))
-    number = _inverse(np.argsort(lowest, kind="stable"))
-    return np.where(blank, number[folders], -1)
-
-
 def _stacking(
     order: Sequence[Ints], stacks: Sequence[StackRow], copies: Copies, rank_of_row: Ints
 ) -> Stacking:
     """Put all frames in the order of their stacks, copies last."""
     copied = sorted(copies.original, key=lambda row: int(rank_of_row[row]))
     complete = np.concatenate([*order, np.array(copied, dtype=np.int64)])
-    index = _inverse(complete)
+    index = inverse(complete)
     duplicate_of = np.full(len(complete), -1, dtype=np.int64)
     duplicate_of[len(complete) - len(copied) :] = [index[copies.original[row]] for row in copied]
     return Stacking(complete, stacks, duplicate_of, copies.digests)
-
-
-def _inverse(order: Ints) -> Ints:
-    """Return the index of each row in an order of all rows."""
-    index = np.empty(len(order), dtype=np.int64)
-    index[order] = np.arange(len(order))
-    return index

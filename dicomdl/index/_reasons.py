@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dicomdl.geometry.identities import COUNTED
 from dicomdl.index.overview import IDC_COLUMNS, SHOWN_VALUES
 
 
@@ -166,6 +167,29 @@ def _describe_reversed(facts: _Facts) -> str:
     )
 
 
+def _describe_uids(name: str) -> dict[str, Callable[[_Facts], str]]:
+    """Return the phrases of an identifier that differs within a stack or a Series, by their key."""
+    values, blank, apart = COUNTED[name]
+    title = _TITLES[name]
+    return {
+        values: lambda facts: (
+            f"its slices have {facts.detail[values]:,} {title}s, which tell nothing apart"
+        ),
+        blank: lambda facts: f"{title} blank in {facts.detail[blank]:,} of {facts.slices:,} slices",
+        apart: lambda facts: (
+            f"one of {facts.detail[apart]:,} {title}s of its Series that hold grids of their own"
+        ),
+    }
+
+
+_TITLES: Final = {
+    "patient_id": "PatientID",
+    "study_instance_uid": "Study Instance UID",
+    "frame_of_reference_uid": "Frame of Reference UID",
+    "volume_frame_of_reference_uid": "Volume Frame of Reference UID",
+}
+
+
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
@@ -204,6 +228,15 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "study_instance_uid": lambda facts: (
         f"Study Instance UID is {format_value(facts.detail['study_instance_uid'])}"
     ),
+    "slices_apart": lambda facts: (
+        f"one of {facts.detail['slices_apart']:,} slices of one orientation in its Series that "
+        "make no stack together"
+    ),
+    "unassigned": lambda facts: (
+        f"{_TITLES[facts.detail['unassigned']]} is blank, and the positions fit none or several of "
+        "the others in its Series"
+    ),
+    **{key: phrase for name in COUNTED for key, phrase in _describe_uids(name).items()},
     "instances": _describe_instances,
 }
 # Keys of `detail` that other phrases include, or that have columns of their own.

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import UsageError
+from dicomdl.index._identity import IDENTITY, per_frame, rows_of_stacks
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import between, no_such_column, where
 
@@ -60,6 +61,9 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
     by_stack = name in generation.stacks.names
     table = generation.stacks if by_stack else generation.frames
     mask = where(table, name, wanted) if name == condition else between(table, name, low, high)
+    if name in IDENTITY:
+        frames, starts = generation.frames, generation.stack_starts
+        mask = mask[per_frame(frames, rows_of_stacks(frames, name, starts), starts)]
     return _per_frame(generation, mask) if by_stack else mask
 
 

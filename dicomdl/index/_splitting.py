@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Ints
 from dicomdl.errors import UsageError
+from dicomdl.index._identity import per_frame, rows_of_series
 from dicomdl.index.table import Table
 
 # Columns whose values a split keeps together; each is used where those before it are blank.
@@ -23,9 +25,12 @@ SPLIT_LEVELS: Final = {
 
 
 def split_flags(
-    frames: Table, fractions: Sequence[float], by: str, seed: int
+    tables: tuple[Table, Table], starts: Ints, fractions: Sequence[float], by: str, seed: int
 ) -> list[npt.NDArray[np.bool_]]:
     """Return (frames,) flags per fraction: the frames of its part.
+
+    `tables` are `frames` and `stacks`, `starts` is (stacks + 1,) the first frame row of each stack,
+    and the end.
 
     Raises
     ------
@@ -43,20 +48,24 @@ def split_flags(
     if bounds[-1] > 1 - 1e-9:
         # Rounding must not lose a patient.
         bounds[-1] = np.inf
-    positions = _positions(frames, by, seed)
+    positions = _positions(*tables, starts, by, seed)
     return [(positions >= low) & (positions < high) for low, high in itertools.pairwise(bounds)]
 
 
-def _positions(frames: Table, by: str, seed: int) -> npt.NDArray[np.float64]:
-    """Return (frames,) the position in [0, 1) of each frame's patient, study or series."""
+def _positions(
+    frames: Table, stacks: Table, starts: Ints, by: str, seed: int
+) -> npt.NDArray[np.float64]:
+    """Return (frames,) the position in [0, 1) of the patient, study or series of each Series."""
     positions = np.full(len(frames), np.nan)
+    series = stacks.numbers("series")
     for name in SPLIT_LEVELS[by]:
         codes, values = frames.codes(name)
         per_value = np.array(
             [_unit_hash(f"{seed}\0{name}\0{value}") if value else np.nan for value in values]
             or [np.nan]
         )
-        positions = np.where(np.isnan(positions), per_value[codes], positions)
+        owners = per_frame(frames, rows_of_series(frames, name, starts, series), starts)
+        positions = np.where(np.isnan(positions), per_value[codes[owners]], positions)
     return np.where(np.isnan(positions), _unit_hash(f"{seed}\0"), positions)
 
 

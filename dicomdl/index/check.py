@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dicomdl.geometry.identities import COUNTED
 from dicomdl.headers.uids import PLACED
 from dicomdl.index._reasons import format_value, reason
 from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS
@@ -31,6 +32,11 @@ from dicomdl.index.text import (
     plural,
     printable,
     text_columns,
+)
+
+# Keys in the detail of stacks whose slices have several identifiers, or lack one.
+_JOINED: Final = frozenset(
+    key for counted in COUNTED.values() for key in (counted.values, counted.blank)
 )
 
 
@@ -139,12 +145,14 @@ class Check:
         )
         moved = [mm for row in self.rows if (mm := row.detail.get("movement_mm", 0)) > 0]
         farthest = f"{max(moved, default=0):.4g}"
+        joined = sum(not _JOINED.isdisjoint(row.detail) for row in self.rows)
         remarks = {
             "frame(s) left out as equal copies of others": self.equal_copies,
             "stack(s) without a Series or Study Instance UID": blank,
             f"stack(s) that moved against the first of their group, by up to {farthest} mm": len(
                 moved
             ),
+            "stack(s) joined although their slices have several identifiers": joined,
             "frame(s) of stacks that the selection took apart, not checked": self.parted_frames,
             "passed over": self.passed_over,
         }
@@ -300,6 +308,8 @@ def _needs_person(
         or bool(detail.get("missing_in_group"))
         or bool(detail.get("mixed"))
         or "reversed_rows" in detail
+        or "slices_apart" in detail
+        or "unassigned" in detail
     )
 
 

@@ -295,8 +295,9 @@ class Index:
         UsageError
             An unknown level, or fractions that are negative or add up to more than 1.
         """
-        parts, mask = split_flags(self._generation.frames, fractions, by, seed), self._mask()
-        return tuple(Index(self._generation, ranges_of(mask & part)) for part in parts)
+        made, mask = self._generation, self._mask()
+        parts = split_flags((made.frames, made.stacks), made.stack_starts, fractions, by, seed)
+        return tuple(Index(made, ranges_of(mask & part)) for part in parts)
 
     def stack(self, number: int) -> "Stack":
         """Return the stack with the number `Stack.number`, also when it is not selected.

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from dicomdl.geometry.verdict import IDC_CHECKS
+from dicomdl.index._identity import IDENTITY, rows_of_stacks
 from dicomdl.index.text import (
     Part,
     escaped,
@@ -151,13 +152,13 @@ def counts(part: Part) -> dict[str, int]:
     """
     selected = np.concatenate([[0], np.cumsum(part.mask)])
     touched = np.flatnonzero(np.diff(selected[part.starts]))
-    heads = part.starts[touched]
     patients, studies = (
-        part.frames.codes(name)[0][heads] for name in ("patient_id", "study_instance_uid")
+        part.frames.codes(name)[0][rows_of_stacks(part.frames, name, part.starts)[touched]]
+        for name in IDENTITY
     )
     return {
         "patients": len(np.unique(patients)),
-        "studies": np.unique(np.stack([patients, studies]), axis=1).shape[1] if len(heads) else 0,
+        "studies": np.unique(np.stack([patients, studies]), axis=1).shape[1] if len(touched) else 0,
         "series": len(np.unique(part.stacks.numbers("series")[touched])),
         "stacks": len(part.chosen),
         "frames": int(selected[-1]),

@@ -155,6 +155,14 @@ class Generation:
             self._stack_cells[name] = _cells(self.stacks, name)
         return self._stack_cells[name](number)
 
+    def identity(self, name: str, number: int) -> str:
+        """Return a text of stack `number` that identifies it: the first that is not blank."""
+        start, stop = self.stack_starts[number : number + 2].tolist()
+        value = str(self.cell(name)(start))
+        if value or name in self.frames.constants:
+            return value
+        return next(filter(None, self.values(name, slice(start, stop))), "")
+
     @functools.cached_property
     def _stack_cells(self) -> dict[str, Callable[[int], Any]]:
         return {}

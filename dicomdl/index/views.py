@@ -198,12 +198,12 @@ class Stack:
     @property
     def patient_id(self) -> str:
         """PatientID, or its keyed hash after a scan with ``patient_id="hash"``."""
-        return str(self.value("patient_id"))
+        return self._generation.identity("patient_id", self.number)
 
     @property
     def study_instance_uid(self) -> str:
-        """Study Instance UID."""
-        return str(self.value("study_instance_uid"))
+        """Study Instance UID, that of the first slice which has one."""
+        return self._generation.identity("study_instance_uid", self.number)
 
     @property
     def series_instance_uid(self) -> str:

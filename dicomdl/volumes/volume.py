@@ -161,6 +161,8 @@ class Volume:
     @property
     def study_instance_uid(self) -> str:
         """Study Instance UID, "" for a volume from elsewhere."""
+        if self.stack is not None:
+            return self.stack.study_instance_uid
         return self.frame.study_instance_uid if self.frame else ""
 
     def __repr__(self) -> str:

@@ -1,0 +1,62 @@
+"""Slices that no stack holds together: many stacks of one slice in a Series.
+
+A Series is usually one volume. Stacks of one slice at different positions of one orientation are
+what is left when something unforeseen differs from slice to slice.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from dicomdl.arrays import Ints
+from dicomdl.geometry._frame_columns import FrameColumns
+from dicomdl.geometry._grouping import clusters
+from dicomdl.headers.uids import content_of
+
+# Minimum of slices that should have been one stack: two slices prove nothing.
+_FEWEST: Final = 3
+
+
+def scattered(columns: FrameColumns, stacks: Sequence[Ints]) -> dict[int, dict[str, Any]]:
+    """Find the slices of one orientation that are stacks of their own.
+
+    Localizers stand alone, and so do slices of a segmentation, because frames without a voxel of
+    the segment may be omitted (PS3.3 C.8.20.2.3.1). Slices at fewer than three positions are no
+    volume: time points of one slice, or slices that watch a contrast agent arrive.
+
+    Parameters
+    ----------
+    columns
+        Columns of all frames.
+    stacks
+        The rows of every stack.
+
+    Returns
+    -------
+    dict
+        Row -> the remark on its stack: the number of such slices in its Series and orientation.
+    """
+    alone = np.array([rows[0] for rows in stacks if len(rows) == 1], dtype=np.int64)
+    alone = alone[columns.placed[alone]]
+    series, inverse = np.unique(columns.identities.series[alone], return_inverse=True)
+    counts = np.bincount(inverse.reshape(-1), minlength=len(series))
+    found: dict[int, dict[str, Any]] = {}
+    for number in np.flatnonzero(counts >= _FEWEST):
+        rows = alone[inverse.reshape(-1) == number]
+        rows = rows[[_is_slice(columns, row) for row in rows.tolist()]]
+        if len(rows) < _FEWEST:
+            continue
+        for parallel in clusters(rows, columns.orientations[rows], columns.tolerances.cosines, 0.0):
+            unit = max(columns.tolerances.same_position_mm, 1e-6)
+            positions = np.unique(np.rint(columns.positions[parallel] / unit), axis=0)
+            if len(positions) >= _FEWEST:
+                found |= {row: {"slices_apart": len(parallel)} for row in parallel.tolist()}
+    return found
+
+
+def _is_slice(columns: FrameColumns, row: int) -> bool:
+    """Whether a frame should be a slice of a volume."""
+    localizer = "LOCALIZER" in columns.facts.text("image_type", row).split("\\")
+    content = content_of(columns.facts.text("sop_class_uid", row))
+    return not localizer and content != "segmentation"

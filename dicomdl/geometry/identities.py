@@ -1,0 +1,143 @@
+"""Identities of frames: Series, and the UIDs that should agree within one but may not.
+
+A Series is that of one patient (PS3.3 A.1.2.2, A.1.2.3), has one Study Instance UID and one Frame
+of Reference UID (PS3.3 C.7.4.1.1.1). Software that replaces identifiers may write another UID into
+every file, or none. `_joining` decides which of them tell frames apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.arrays import Ints
+from dicomdl.geometry._facts import Facts
+from dicomdl.geometry._grouping import combined_codes, filled, is_blank
+
+DIVIDING: Final = ("study_instance_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid")
+
+
+class Counted(NamedTuple):
+    """Keys in the detail of a stack.
+
+    The number of values in it, the number of its slices without one, and the number of values that
+    divide its Series.
+    """
+
+    values: str
+    blank: str
+    apart: str
+
+
+def _counted(plural: str) -> Counted:
+    return Counted(plural, f"blank_{plural}", f"{plural}_apart")
+
+
+COUNTED: Final[Mapping[str, Counted]] = {
+    "patient_id": _counted("patients"),
+    "study_instance_uid": _counted("studies"),
+    "frame_of_reference_uid": _counted("frames_of_reference"),
+    "volume_frame_of_reference_uid": _counted("volume_frames_of_reference"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One identifier of all n frames.
+
+    `codes` (n,) order and equal each other as the values do; `blank` (n,) marks empty values.
+    """
+
+    codes: Ints
+    blank: npt.NDArray[np.bool_]
+
+
+class Identities:
+    """The identifiers of all n frames, by the name of their column.
+
+    Attributes
+    ----------
+    series
+        (n,) number of the Series of each frame: (PatientID, Series Instance UID), where a blank
+        PatientID is that of the other frames of the Series, and the folder for frames without a
+        Series Instance UID. Such frames are told apart by their Study, too.
+    columns
+        `Identity` per column.
+    """
+
+    def __init__(self, facts: Facts, folders_of_blank: Ints) -> None:
+        self.columns = {
+            name: Identity(facts.ranks(name), is_blank(facts, name)) for name in COUNTED
+        }
+        uids, unnamed = facts.ranks("series_instance_uid"), is_blank(facts, "series_instance_uid")
+        patients, studies = self.columns["patient_id"], self.columns["study_instance_uid"]
+        patient = filled(patients.codes, patients.blank & ~unnamed, uids)
+        series = combined_codes(
+            [patient, uids, folders_of_blank, np.where(unnamed, studies.codes, -1)]
+        )
+        # Series are numbered by patient, then by their lowest study.
+        lowest = np.full(int(series.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(lowest, series, studies.codes)
+        self.series = combined_codes([patient, lowest[series], uids, folders_of_blank])
+        values = combined_codes([identity.codes for identity in self.columns.values()])
+        self._vary = _differ_within(self.series, values)
+
+    def vary(self, row: int) -> bool:
+        """Whether any identifier differs among the frames of the Series of a row."""
+        return bool(self._vary[row])
+
+    def remarks(self, rows: Ints) -> dict[str, Any]:
+        """Return how many values of an identifier a stack has, and in how many slices it is blank.
+
+        Empty where all slices agree.
+        """
+        remarks: dict[str, Any] = {}
+        if not self._vary[rows[0]]:
+            return remarks
+        for name, identity in self.columns.items():
+            codes, blank = identity.codes[rows], identity.blank[rows]
+            if (codes == codes[0]).all():
+                continue
+            if (count := len(np.unique(codes[~blank]))) > 1:
+                remarks[COUNTED[name].values] = count
+            if blank.any():
+                remarks[COUNTED[name].blank] = int(blank.sum())
+        return remarks
+
+    def numbers_of_series(self, stacks: Sequence[Ints]) -> list[int]:
+        """Return the number of the Series of each stack, given the rows of all stacks in order.
+
+        A Series is divided by the Studies that divide it into stacks. Those that share a stack, and
+        all that do not divide, are one.
+        """
+        studies = self.columns["study_instance_uid"].codes
+        parents: dict[tuple[int, int], tuple[int, int]] = {}
+
+        def root(key: tuple[int, int]) -> tuple[int, int]:
+            while (parent := parents.setdefault(key, key)) != key:
+                key = parent
+            return key
+
+        keys = []
+        for rows in stacks:
+            series = int(self.series[rows[0]])
+            keys.append((series, int(studies[rows[0]])))
+            if not self._vary[rows[0]]:
+                continue
+            members = np.unique(studies[rows]).tolist()
+            # -1 stands for the Studies that do not divide the Series.
+            for study in [*members, -1] if len(members) > 1 else members:
+                parents[root((series, study))] = root(keys[-1])
+        numbers: dict[tuple[int, int], int] = {}
+        return [numbers.setdefault(root(key), len(numbers)) for key in keys]
+
+
+def _differ_within(groups: Ints, values: Ints) -> npt.NDArray[np.bool_]:
+    """Mask of rows, (n,), in whose group the values differ."""
+    first = np.empty(int(groups.max()) + 1, dtype=np.int64)
+    first[groups] = values
+    differ = np.zeros(len(first), dtype=bool)
+    differ[groups[first[groups] != values]] = True
+    return np.asarray(differ[groups])
