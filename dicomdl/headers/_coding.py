@@ -1,9 +1,21 @@
 """The start of a file: the position of the first element, and the coding of the data set."""
 
+from typing import Final
+
 from dicomdl.errors import HeaderError
-from dicomdl.headers._heads import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax
+from dicomdl.headers._heads import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    UNDEFINED,
+    Syntax,
+    read_head,
+)
 from dicomdl.headers._window import Window
 from dicomdl.headers.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
+
+# Group of the patient: the first 128 bytes of a data set do not reach beyond it.
+_LAST_GROUP: Final = 0x0010
 
 
 def first_element(first: bytes) -> int | None:
@@ -11,16 +23,41 @@ def first_element(first: bytes) -> int | None:
 
     The element follows preamble and prefix (PS3.10 7.1), or is at 0 in files without them.
     """
-    if first[128:132] == b"DICM":
+    if first[128:132] == b"DICM" and not _is_value(first):
         return 132
     if first[:4] == b"DICM":
         return 4
+    return 0 if _begins_data_set(first) else None
+
+
+def _begins_data_set(first: bytes) -> bool:
     group, element = first[:2], first[2:4]
-    if group in (b"\x02\x00", b"\x08\x00") and len(first) > 8 and element[1:] in (b"\x00", b"\x10"):
-        return 0
-    if group == b"\x00\x08" and len(first) > 8 and element[:1] == b"\x00" and first[4:6].isalpha():
-        return 0
-    return None
+    if len(first) <= 8:
+        return False
+    if group == b"\x00\x08":
+        return element[:1] == b"\x00" and first[4:6].isalpha()
+    return group in (b"\x02\x00", b"\x08\x00") and element[1:] in (b"\x00", b"\x10")
+
+
+def _is_value(first: bytes) -> bool:
+    """Return whether "DICM" at 128 is a part of a value of a file without preamble.
+
+    The elements from 0 on are then in ascending order, and one of them encloses it. A preamble has
+    any content (PS3.10 7.1), but meta information behind the prefix shows that it is one.
+    """
+    if not _begins_data_set(first) or first[132:134] == b"\x02\x00":
+        return False
+    window = Window(lambda offset, length: first[offset : offset + length], len(first), first)
+    syntax = BIG_ENDIAN if first[0] == 0 else EXPLICIT
+    position, last = 0, -1
+    while position <= 128 < len(first):
+        head = read_head(window, position, syntax)
+        if head.tag <= last or head.tag >> 16 > _LAST_GROUP or head.value > 128:
+            return False
+        if head.length == UNDEFINED:
+            return True
+        position, last = head.value + head.length, head.tag
+    return position >= 132
 
 
 def syntax_of(window: Window, position: int, transfer_syntax: str) -> tuple[Syntax, str]:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
+from dicomdl.headers.uids import NATIVE, TRANSFER_SYNTAXES, is_uid
 
 # Limits for hostile files. Whole slide images have had some 100,000 frames, and most files have one
 # fragment per frame.
@@ -108,22 +109,42 @@ def locate_frames(
     layout: PixelLayout,
     window: Window,
     *,
-    native: bool,
+    transfer_syntax: str,
     extended_offsets: bytes = b"",
 ) -> list[Place]:
     """Return the byte range per frame, in file order; raise HeaderError if any is missing.
 
-    `native` is True for an uncompressed transfer syntax. `extended_offsets` is the raw Extended
-    Offset Table.
+    `extended_offsets` is the raw Extended Offset Table.
     """
-    if native:
+    if transfer_syntax in NATIVE:
         return _locate_native(pixel_data, layout, window)
     if pixel_data.length != UNDEFINED:
-        raise HeaderError(
-            "the transfer syntax is compressed, but the pixel data are not encapsulated",
+        raise _not_encapsulated(transfer_syntax, items=_has_items(pixel_data, window))
+    return _locate_encapsulated(pixel_data.value, layout.frames, window, extended_offsets)
+
+
+def _not_encapsulated(transfer_syntax: str, *, items: bool) -> HeaderError:
+    """Return the error for pixel data of defined length in a syntax that is not native."""
+    if transfer_syntax not in TRANSFER_SYNTAXES:
+        name = transfer_syntax if is_uid(transfer_syntax) else "(not a UID)"
+        return HeaderError(
+            f"the transfer syntax {name} is unknown, so that the coding of the pixels is, too",
+            reason="unknown_syntax",
+        )
+    if items:
+        return HeaderError(
+            "the encapsulated pixel data have a defined length, which hides their end (PS3.5 A.4)",
             reason="malformed",
         )
-    return _locate_encapsulated(pixel_data.value, layout.frames, window, extended_offsets)
+    return HeaderError(
+        "the transfer syntax is compressed, but the pixel data are not encapsulated",
+        reason="malformed",
+    )
+
+
+def _has_items(pixel_data: ElementHead, window: Window) -> bool:
+    """Return whether pixel data begin with an item, in either byte order."""
+    return window.read(pixel_data.value, 4) in (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 
 
 def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window) -> list[Place]:
@@ -139,6 +160,18 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
     needed = (frames * bits + 7) // 8
     in_file = window.size - pixel_data.value
     found = in_file if pixel_data.length == UNDEFINED else pixel_data.length
+    # Only an exact length tells that the first sample looks like an item by chance.
+    if not needed <= pixel_data.length <= needed + 1 and _has_items(pixel_data, window):
+        raise HeaderError(
+            "the pixel data are encapsulated, but the transfer syntax is native or absent",
+            reason="malformed",
+        )
+    if found < needed and _begins_codestream(window, pixel_data.value):
+        raise HeaderError(
+            "the pixel data are a codestream of JPEG or JPEG 2000 outside of items, but the "
+            "transfer syntax is native or absent",
+            reason="malformed",
+        )
     if found > in_file:
         reason, found = "truncated", in_file
     else:
@@ -160,10 +193,6 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
             found=more,
         )
     start = pixel_data.value
-    if pixel_data.length == UNDEFINED and window.take(start, 4) == b"\xfe\xff\x00\xe0":
-        raise HeaderError(
-            "the transfer syntax is native, but the pixel data are encapsulated", reason="malformed"
-        )
     if bits % 8 == 0:
         length = bits // 8
         return [Place(start + number * length, length, 0) for number in range(frames)]
@@ -193,10 +222,8 @@ def _locate_encapsulated(
     first = position + 8 + table_length
     starts, end = _fragments(window, first)
     if frames == 1 and starts:
-        begun = (
-            [_begins_codestream(window, start) for start in starts] if len(starts) > 1 else [True]
-        )
-        found = max(len(table) // 4, sum(begun))
+        begun = sum(_begins_codestream(window, start + 8) for start in starts) if starts[1:] else 1
+        found = max(len(table) // 4, begun)
         if found > 1:
             raise HeaderError(
                 f"NumberOfFrames is 1, found {found} codestreams",
@@ -223,12 +250,12 @@ def _locate_encapsulated(
     return [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
 
 
-def _begins_codestream(window: Window, start: int) -> bool:
-    """Return whether a fragment begins a codestream of JPEG, JPEG-LS or JPEG 2000.
+def _begins_codestream(window: Window, position: int) -> bool:
+    """Return whether a codestream of JPEG, JPEG-LS or JPEG 2000 begins at `position`.
 
     The data of a codestream cannot contain these start markers.
     """
-    return window.read(start + 8, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
+    return window.read(position, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
@@ -311,7 +338,7 @@ def _starts_from_markers(window: Window, starts: list[int], end: int, frames: in
     """
     heads = _behind_end_markers(window, starts, end)
     if len(heads) != frames:
-        begun = [start for start in starts if _begins_codestream(window, start)]
+        begun = [start for start in starts if _begins_codestream(window, start + 8)]
         heads = begun if begun[:1] == starts[:1] else heads
     if len(heads) != frames:
         raise HeaderError(

@@ -47,7 +47,6 @@ from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.uids import (
     DEFLATED,
     JPIP_ADVICE,
-    NATIVE,
     NM_IMAGE,
     RT_DOSE,
     STANDARD,
@@ -211,7 +210,7 @@ class HeaderReader:
             pixel_data,
             layout,
             context.window,
-            native=context.transfer_syntax in NATIVE,
+            transfer_syntax=context.transfer_syntax,
             extended_offsets=extended_offsets,
         )
         rows = frame_rows(row, layout.frames, shared, per_frame, context)
