@@ -5,11 +5,13 @@ were raised here, it would end the iterator and lose the rows after it.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dicomdl.datasets.epochs import EpochRow
+import torch
+
+from dicomdl.datasets.epochs import EpochRow, chance_from, drawn_number
 from dicomdl.errors import UsageError
 
 # The interval at which a waiting reader checks that the thread is alive.
@@ -30,19 +32,32 @@ class Failure:
 def read_chunks(
     dataset: Any,
     rows_at: Callable[[list[int]], list[int]],
-    epoch: int,
+    epoch: int | None,
     positions: Iterator[list[int]],
 ) -> Iterator[Chunk]:
-    """Yield the outcomes at positions of a share, chunk by chunk.
+    """Return an iterator over the outcomes at positions of a share, chunk by chunk.
 
-    `rows_at` maps positions to rows.
+    `rows_at` maps positions to rows. Without an epoch, chance comes from a generator that torch's
+    own seeds here, before anything is read.
     """
-    for chunk in positions:
-        rows = [EpochRow(row, epoch) for row in rows_at(chunk)]
-        yield list(zip(chunk, _read_rows(dataset, rows), strict=True))
+    generator = torch.Generator()
+    if epoch is None:
+        generator.manual_seed(drawn_number())
+
+    def chunks() -> Iterator[Chunk]:
+        """Yield the outcomes."""
+        for chunk in positions:
+            rows = rows_at(chunk)
+            if epoch is not None:
+                rows = [EpochRow(row, epoch) for row in rows]
+            with chance_from(generator):
+                outcomes = _read_rows(dataset, rows)
+            yield list(zip(chunk, outcomes, strict=True))
+
+    return chunks()
 
 
-def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
+def _read_rows(dataset: Any, rows: Sequence[int]) -> list[Any]:
     """Return one outcome per row.
 
     If reading the rows together fails or skips, each is read alone, so that one bad row does not
@@ -71,7 +86,7 @@ def _read_rows(dataset: Any, rows: list[EpochRow]) -> list[Any]:
     return [_read_row(dataset, row) for row in rows]
 
 
-def _outcomes(dataset: Any, rows: list[EpochRow]) -> list[tuple[Any, EpochRow]]:
+def _outcomes(dataset: Any, rows: Sequence[int]) -> list[tuple[Any, int]]:
     """Return (outcome, row) pairs of a dataset with the method `outcomes`."""
     try:
         return list(zip(dataset.outcomes(rows), rows, strict=True))
@@ -82,7 +97,7 @@ def _outcomes(dataset: Any, rows: list[EpochRow]) -> list[tuple[Any, EpochRow]]:
         return [(error, row) for row in rows]
 
 
-def _failure(error: BaseException, row: EpochRow) -> Failure:
+def _failure(error: BaseException, row: int) -> Failure:
     """Return the outcome for an error; errors that end loops silently become RuntimeErrors."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return Failure(error)
@@ -91,7 +106,7 @@ def _failure(error: BaseException, row: EpochRow) -> Failure:
     )
 
 
-def _read_row(dataset: Any, row: EpochRow) -> Any:
+def _read_row(dataset: Any, row: int) -> Any:
     """Return the outcome of one row."""
     try:
         if getattr(dataset, "__getitems__", None) is None:

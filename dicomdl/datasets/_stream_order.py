@@ -12,7 +12,7 @@ from dicomdl.datasets._permutations import Rows, checked_count
 from dicomdl.errors import UsageError
 
 # Indices into the numbers that a stream shares with its workers.
-EPOCH, PASSES, LOADS = range(3)
+EPOCH, PASSES, LOADS, IS_SET = range(4)
 # Random numbers computed at a time.
 _RANDOM: Final = 1024
 # Chunks in memory: one being read, one waiting, one being delivered.

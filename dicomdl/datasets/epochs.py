@@ -5,6 +5,7 @@ drawn from torch's generator, which a DataLoader seeds per worker: anew in every
 again after `torch.manual_seed` with the same number of workers.
 """
 
+import contextlib
 import mmap
 import multiprocessing.context
 import operator
@@ -21,8 +22,9 @@ from dicomdl.datasets.worker import is_worker
 
 # The epoch of a sample whose row has none, as its entry `epoch`.
 NO_EPOCH: Final = -1
-# The epoch of the rows that this worker received last.
-_received: Final = threading.local()
+# Per thread: `epoch`, of the rows that this worker received last, and `generator`, if chance does
+# not come from torch's own.
+_of_thread: Final = threading.local()
 
 
 class EpochRow(int):
@@ -75,7 +77,7 @@ class EpochRow(int):
 def _arrived(row: int, epoch: int) -> EpochRow:
     """Return an unpickled row; a worker of a DataLoader also notes its epoch."""
     if is_worker():
-        _received.epoch = epoch
+        _of_thread.epoch = epoch
     return EpochRow(row, epoch)
 
 
@@ -85,12 +87,30 @@ def received_epoch() -> int | None:
     A worker serves one DataLoader and receives the rows of one batch at a time. A plain row thus
     has the epoch that a wrapper of the dataset dropped. Outside of workers the result is None.
     """
-    return getattr(_received, "epoch", None)
+    return getattr(_of_thread, "epoch", None)
 
 
 def drawn_number() -> int:
-    """Return a random integer from 0 to below 2**63 from torch's generator of this process."""
-    return int(torch.empty((), dtype=torch.int64).random_())
+    """Return a random integer from 0 to below 2**63 from torch's generator of this process.
+
+    Within `chance_from` it comes from the generator given there.
+    """
+    generator = getattr(_of_thread, "generator", None)
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+
+
+@contextlib.contextmanager
+def chance_from(generator: torch.Generator) -> Iterator[None]:
+    """Draw the numbers of this thread from a generator of its own.
+
+    A thread that reads ahead would otherwise share torch's generator with its process, and the
+    numbers would depend on timing.
+    """
+    _of_thread.generator = generator
+    try:
+        yield
+    finally:
+        _of_thread.generator = None
 
 
 class SharedEpoch:

@@ -37,6 +37,7 @@ from dicomdl.datasets._readahead import SKIPPED, Ahead, Chunk, Failure, read_chu
 from dicomdl.datasets._stream_order import (
     CHUNKS,
     EPOCH,
+    IS_SET,
     LOADS,
     PASSES,
     Draws,
@@ -68,7 +69,10 @@ class StackedDataset(Protocol):
         """Return the number of rows."""
 
     def __getitem__(self, row: int, /) -> Any:
-        """Return the sample of a row (an `EpochRow`), which depends on (seed, epoch, row) alone."""
+        """Return the sample of a row, an `EpochRow` after `StackStream.set_epoch`.
+
+        It depends on (seed, epoch, row) alone.
+        """
 
 
 class StackStream(torch.utils.data.IterableDataset[Any]):
@@ -112,6 +116,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
     Use as ``DataLoader(stream, batch_size=..., num_workers=...)``. Call `set_epoch` before every
     pass; it reaches persistent workers too. Without it each pass has the same order, and a warning
     says so: unlike a sampler, a stream in a worker does not know the number of earlier passes.
+    Samples with chance, such as patches, are then drawn anew from torch's seed all the same.
 
     An unreadable sample raises its error at its position in the order, and the samples after it
     are still delivered. The option `drop_last` of a DataLoader leaves out up to batch_size - 1
@@ -146,7 +151,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         self.uneven = checked_uneven(uneven)
         self.rank, self.world_size = ranks(rank, world_size)
         self._found_ranks = rank is None
-        self.shared_batches = shared_batches([0, 0, 0])
+        self.shared_batches = shared_batches([0, 0, 0, 0])
         self._loads = 0
         self._resume: Resume | None = None
 
@@ -162,13 +167,17 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
 
         A loaded position of this epoch is preserved.
         """
-        epoch = checked_count("epoch", epoch, 0)
+        self._begin_at(checked_count("epoch", epoch, 0), is_set=True)
+
+    def _begin_at(self, epoch: int, is_set: bool) -> None:
+        """Set the epoch of the next pass, which its rows carry if the user has set it."""
         if self._resume is not None and (
             epoch != self._resume.epoch or self.shared_batches[PASSES] > 0
         ):
             self._resume = None
         self.shared_batches[EPOCH] = epoch
         self.shared_batches[PASSES] = 0
+        self.shared_batches[IS_SET] = is_set
 
     def __iter__(self) -> "_StackIterator":
         info = torch.utils.data.get_worker_info()
@@ -286,7 +295,8 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         UsageError
             The loader has another dataset or delivers out of order, or the pass has fewer batches.
         """
-        state = {**self._identity(), "epoch": self.epoch, "workers": None}
+        is_set = bool(self.shared_batches[IS_SET])
+        state = {**self._identity(), "epoch": self.epoch, "is_set": is_set, "workers": None}
         if loader is None:
             return state
         if loader.dataset is not self or not getattr(loader, "in_order", True):
@@ -318,7 +328,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         """
         check_state(state, self._identity(), "epoch")
         self._resume = None
-        self.set_epoch(state["epoch"])
+        self._begin_at(state["epoch"], is_set=bool(state.get("is_set", True)))
         # A worker of StatefulDataLoader loads the epoch alone.
         if state.get("workers") is not None:
             self._resume = Resume.of_state(state["epoch"], state["workers"])
@@ -407,7 +417,8 @@ class _StackIterator(Iterator[Any]):
         stream, at = self._stream, self._at
         share = stream._share(at.epoch, at.share, at.workers)
         size = max(1, stream.read_ahead // CHUNKS)
-        chunks = read_chunks(stream.dataset, share.rows, at.epoch, self._draws.to_read(size))
+        epoch = at.epoch if stream.shared_batches[IS_SET] else None
+        chunks = read_chunks(stream.dataset, share.rows, epoch, self._draws.to_read(size))
         if stream.read_ahead == 0:
             return chunks
         ahead = Ahead()

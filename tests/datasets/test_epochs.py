@@ -206,6 +206,29 @@ def test_a_sampler_of_a_user_is_drawn_anew(patches: dicomdl.PatchDataset) -> Non
     assert other(*passes(dataset, 2))
 
 
+@pytest.mark.parametrize("options", PROCESSES, ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_a_stream_draws_anew_until_its_epoch_is_set(
+    patches: dicomdl.PatchDataset, options: dict[str, Any]
+) -> None:
+    def stream() -> dicomdl.StackStream:
+        return dicomdl.StackStream(patches, shuffle_buffer=4, read_ahead=3)
+
+    first, second = passes(stream(), 2, **options)
+    assert other(first, second) and passes(stream(), 2, **options) == [first, second]
+    fixed = stream()
+    loader = DataLoader(fixed, batch_size=4, **options)
+    assert other(*by_epoch(loader, fixed, (2, 3)))
+    expected = [(row, *patches[EpochRow(row, 2)]["location"].tolist()) for row in range(16)]
+    assert by_epoch(loader, fixed, (2,)) == [expected]
+    # A state says whether the epoch was set.
+    for source, is_set in ((fixed, True), (stream(), False)):
+        resumed = stream()
+        resumed.load_state_dict(source.state_dict())
+        again = DataLoader(resumed, batch_size=4)
+        assert (sorted(drawn(again)) == sorted(drawn(again))) == is_set
+
+
 # --- rows with an epoch ---------------------------------------------------------------------------
 
 
