@@ -6,9 +6,9 @@ attribute and the values differ: a blank is unknown, and close numbers are equal
 scanners write measured values, or adapt them to the load or the heart rate from slice to slice.
 
 Attributes that scanners vary from slice to slice of a sound volume are no contrast: times, trigger
-delays, repetition time (triggered scans), tube current, coil elements, counters, rescale, window,
-thickness. In Image Type only the words of `_WORDS` count, in MR value 3, too (PS3.3 C.8.3.1.1.1,
-C.8.13.1.1.1.3); values 1 and 2, filters and the way of scanning do not.
+delays, tube current, coil elements, counters, rescale, window, thickness. In Image Type only the
+words of `_WORDS` count, in MR value 3, too (PS3.3 C.8.3.1.1.1, C.8.13.1.1.1.3); values 1 and 2,
+filters and the way of scanning do not.
 """
 
 import functools
@@ -35,8 +35,12 @@ _NEAR: Final = {
     "effective_echo_time": 0.05,
     "inversion_time": 0.25,
     "flip_angle": 0.1,
+    # Triggered scans write the interval of each slice, and miss beats.
+    "repetition_time": 0.67,
     "kvp": 0.02,
 }
+# Numbers that are never 0: a 0 states nothing.
+_POSITIVE: Final = frozenset({"echo_time", "effective_echo_time", "repetition_time", "kvp"})
 # Difference of the components of unit vectors that still counts as equal.
 _NEAR_DIRECTION: Final = 0.01
 # Limit of values named per attribute.
@@ -163,7 +167,11 @@ class Contrasts:
         if spec.name in _IMAGE_TYPES:
             is_mr = self._facts.text("modality", int(rows[0])) == "MR"
             values = [_image_contrast(str(value or ""), is_mr) for value in values]
+        if spec.name in _POSITIVE:
+            values = [value or None for value in values]
         distinct = sorted({value for value in values if value is not None}, key=_as_key)
+        if len(distinct) < 2:
+            return None
         numbers = _KINDS[spec.name](distinct)
         code_of = dict(zip(distinct, numbers, strict=True)) | {None: -1}
         codes = np.array([code_of[value] for value in values], dtype=np.int64)

@@ -78,6 +78,7 @@ def told(folder: Path) -> list[tuple[str, int, bool, dict[str, Any]]]:
         (MAGNITUDE, PHASE, "image_type"),
         (T2, T1, "echo_time"),
         ({"FlipAngle": 5}, {"FlipAngle": 15}, "flip_angle"),
+        ({"RepetitionTime": 500}, {"RepetitionTime": 3000}, "repetition_time"),
         ({"SequenceName": "*tse2d1_7"}, {"SequenceName": "*fl3d1"}, "sequence_name"),
         ({"KVP": 80}, {"KVP": 140}, "kvp"),
         ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B60f"}, "convolution_kernel"),
@@ -232,7 +233,7 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
         [
             {
                 "TriggerTime": 13 * z,
-                "RepetitionTime": 500 + 41 * z,
+                "RepetitionTime": (500 + 41 * z) * (1 + z % 2),
                 "AcquisitionNumber": z,
                 "AcquisitionTime": f"1015{z:02d}",
                 "SliceLocation": 2 * z,
@@ -265,7 +266,8 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
             }
             for z in range(8)
         ],
-        # A blank is unknown.
+        # A blank is unknown, and so are an echo time and a repetition time of 0.
+        [{"EchoTime": 0, "RepetitionTime": 0} if z % 3 else T2 for z in range(8)],
         [T2 | {"SequenceName": "*tse2d1"} if z % 3 else {} for z in range(8)],
         # One axis, written with either sign and rounded.
         [
@@ -277,7 +279,7 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
         ],
         [{"CorrectedImage": ["DECY", "ATTN"] if z % 2 else ["ATTN", "DECY"]} for z in range(8)],
     ],
-    ids=["per slice", "adapted", "image type", "blank", "direction", "order"],
+    ids=["per slice", "adapted", "image type", "zero", "blank", "direction", "order"],
 )
 def test_what_varies_in_a_sound_volume_is_no_contrast(
     tmp_path: Path, facts: Sequence[Facts]
