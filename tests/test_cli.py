@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from phantoms import write_series
 
 from dicomdl.cli.main import main
-from dicomdl.index.index import open_index
+from dicomdl.index.opening import open_index
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def _frames(text: str) -> int | None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the verdicts, or the differences between two decoders."""
-    from dicomdl.index.index import open_index
+    from dicomdl.index.opening import open_index
 
     index = open_index(given.index)
     if given.pixels:

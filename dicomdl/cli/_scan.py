@@ -97,7 +97,7 @@ def _moved_roots(out: str | None, move: dict[str, str]) -> list[str]:
         raise UsageError("name a folder to scan, or --move OLD NEW")
     if out is None:
         return list(move.values())
-    from dicomdl.index.index import open_index
+    from dicomdl.index.opening import open_index
 
     roots = open_index(out, root={}).manifest["options"]["roots"]
     new = {os.path.abspath(os.path.expanduser(old)): place for old, place in move.items()}

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the summary, the stacks or the problems of an index."""
-    from dicomdl.index.index import open_index
+    from dicomdl.index.opening import open_index
 
     index = open_index(given.index)
     if given.json:

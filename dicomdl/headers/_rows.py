@@ -40,6 +40,8 @@ class Numbers(NamedTuple):
 
     transfer_syntax_uid: int
     sop_class_uid: int
+    study_instance_uid: int
+    series_instance_uid: int
     image_type: int
     sequence_name: int
     scanning_sequence: int

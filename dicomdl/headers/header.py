@@ -46,6 +46,8 @@ class Header(NamedTuple):
         Whether the pixels are Float or Double Float Pixel Data.
     tiles : sequence of CodedTile
         One item per row if the rows are the tiles of a mosaic; empty otherwise.
+    study_instance_uid, series_instance_uid : str
+        The UIDs of DICOM without an image; "" for other kinds.
     """
 
     kind: FileKind
@@ -58,6 +60,8 @@ class Header(NamedTuple):
     deflated: bool = False
     float_pixels: bool = False
     tiles: Sequence[CodedTile] = ()
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
 
     @property
     def frame_numbers(self) -> Sequence[int]:

@@ -113,11 +113,8 @@ class HeaderReader:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             handle.close()
-        kind, reason, detail, sop_class, _, rows, places, deflated, is_float, tiles = header
         # A call of _replace would take 2 us.
-        return Header(
-            kind, reason, detail, sop_class, handle.source, rows, places, deflated, is_float, tiles
-        )
+        return Header._make((*header[:4], handle.source, *header[5:]))
 
     def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
         """Read the header of a file of `size` bytes.
@@ -302,8 +299,15 @@ def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
     A file that was cut between two elements is sound up to its end. Only its SOP class tells that
     an image is missing.
     """
+    at = schema.at
+    without_image = Header(
+        "no_image",
+        sop_class_uid=sop_class,
+        study_instance_uid=_uid(row[at.study_instance_uid]),
+        series_instance_uid=_uid(row[at.series_instance_uid]),
+    )
     if may_lack_pixels(sop_class):
-        return Header("no_image", "", "", sop_class)
+        return without_image
     if _has_size(row, schema):
         raise HeaderError(
             "the header describes an image, but there are no pixel data", reason="no_pixel_data"
@@ -323,7 +327,7 @@ def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
             "DICOM object",
             reason="malformed",
         )
-    return Header("no_image", "", "", sop_class)
+    return without_image
 
 
 def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -> list[Frame]:

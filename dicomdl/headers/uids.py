@@ -4,12 +4,13 @@ No other file contains a UID of the standard, but for the list of SOP classes in
 Decisions use a constant of this file, or a property of a row.
 """
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from dicomdl.headers import _sop_classes
 
 Family = Literal["", "jpeg", "jpegls", "jpeg2000", "jpegxl", "rle", "deflate", "video", "jpip"]
 Content = Literal["image", "segmentation", "parametric_map", "dose"]
+CONTENT_KINDS: Final[tuple[Content, ...]] = get_args(Content)
 
 
 class TransferSyntax(NamedTuple):

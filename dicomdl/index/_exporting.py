@@ -1,13 +1,25 @@
-"""Tables of an index as an export shows them: the selected rows, with paths."""
+"""Tables of an index as an export shows them: the selected rows, with paths and identifiers."""
+
+import os
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.index._identity import IDENTITY, rows_of_stacks
+from dicomdl.index._numbers import FRAME_NUMBERS, STACK_NUMBERS
 from dicomdl.index.moves import moved
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table
 
 Rows = npt.NDArray[np.int64]
+
+# Facts of the first frame that the table of stacks repeats, because labels are joined by them.
+_HEADS: Final = (
+    *("modality", "patient_id", "study_instance_uid", "series_instance_uid"),
+    *("series_number", "series_description", "rows", "columns"),
+)
+_SERIES: Final = ("study_instance_uid", "series_instance_uid")
 
 
 def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict[str, Table]:
@@ -22,23 +34,69 @@ def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict
         for everything.
     """
     frames, stacks = generation.frames, generation.stacks
+    rows, whole = selected or (np.arange(len(frames)), np.arange(len(stacks)))
+    files = _with_series(_moved(generation), frames)
+    first = {name: _heads(generation, name, whole) for name in _HEADS}
+    folders = _folders(generation, files, whole)
     if selected is not None:
-        rows, whole = selected
         # Row of the first frame of each stack among the exported rows.
         starts = np.searchsorted(rows, generation.stack_starts[whole])
         originals = _renumbered(frames.numbers("duplicate_of")[rows], rows)
         frames = frames.take(rows).with_column("duplicate_of", originals)
         stacks = stacks.take(whole).with_column("frame_start", starts)
-    files = generation.files
-    if generation.moves:
-        paths = [moved(path, generation.moves) for path in files.column("path").to_pylist()]
-        files = files.with_column("path", paths)
     return {
         "files": files,
-        "frames": frames.with_paths(files),
-        "stacks": stacks,
+        "frames": _with_stacks(frames.with_paths(files), rows, generation),
+        "stacks": stacks.with_first_columns({STACK_NUMBERS[0]: whole, **first, "folder": folders}),
         "problems": generation.problems.with_paths(files),
     }
+
+
+def _heads(generation: Generation, name: str, whole: Rows) -> Any:
+    """Return the value of each stack: that of its identity, or of its first frame."""
+    frames, starts = generation.frames, generation.stack_starts
+    rows = rows_of_stacks(frames, name, starts) if name in IDENTITY else starts[:-1]
+    return frames.take(rows[whole]).column(name)
+
+
+def _folders(generation: Generation, files: Table, whole: Rows) -> list[bytes]:
+    """Return the folder of the first file of each stack."""
+    first = generation.frames.take(generation.stack_starts[whole])
+    return [os.path.dirname(path) for path in first.with_paths(files).column("path").to_pylist()]
+
+
+def _moved(generation: Generation) -> Table:
+    files = generation.files
+    if not generation.moves:
+        return files
+    paths = [moved(path, generation.moves) for path in files.column("path").to_pylist()]
+    return files.with_column("path", paths)
+
+
+def _with_series(files: Table, frames: Table) -> Table:
+    """Fill in the UIDs of files with images, which the table of frames holds."""
+    first = np.full(len(files), -1, dtype=np.int64)
+    of_file = frames.numbers("file")
+    first[of_file[::-1]] = np.arange(len(frames))[::-1]
+    held = np.flatnonzero(first >= 0)
+    for name in _SERIES:
+        values = files.column(name).to_pylist()
+        for file, value in zip(held.tolist(), frames.values(name, first[held]), strict=True):
+            values[file] = value
+        files = files.with_column(name, values)
+    return files
+
+
+def _with_stacks(frames: Table, rows: Rows, generation: Generation) -> Table:
+    """Add the row in the index, the number of the stack (-1 for copies) and its verdict."""
+    starts = generation.stack_starts
+    numbers = np.searchsorted(starts, rows, side="right") - 1
+    numbers[rows >= starts[-1]] = -1
+    codes, verdicts = generation.stacks.codes("verdict")
+    of_frame = np.append(codes, len(verdicts))[numbers] if len(codes) else np.zeros(0, np.int64)
+    names = np.array([*map(str, verdicts), ""], dtype=object)
+    columns = {FRAME_NUMBERS[0]: rows, "stack": numbers, "verdict": names[of_frame]}
+    return frames.with_first_columns(columns)
 
 
 def _renumbered(originals: Rows, rows: Rows) -> Rows:

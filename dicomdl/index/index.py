@@ -18,24 +18,24 @@ from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import overview
+from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._exporting import exported
 from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
+from dicomdl.index._numbers import STACK_NUMBERS, flags_of_table
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._selections import (
     Ranges,
-    columns_of,
     complete_stacks,
+    in_rows,
     in_stacks,
-    meeting,
     ranges_of,
     rows_of,
 )
 from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.check import Check, check
-from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_facts, read_manifest
-from dicomdl.index.moves import Moves, Roots, parse_moves
+from dicomdl.index.moves import Moves
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.studies import Series, Study
@@ -218,17 +218,22 @@ class Index:
 
     # --- selections ---
 
-    def select(self, **conditions: Any) -> "Index":
+    def select(self, table: Any = None, /, **conditions: Any) -> "Index":
         """Return the part of the index that meets every condition.
 
         Parameters
         ----------
+        table
+            A DataFrame of `to_pandas("stacks")` or `to_pandas("frames")` of this index, filtered or
+            joined with other tables: its stacks or frames are selected.
         **conditions
             ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent),
-            ``min_column=low`` and ``max_column=high`` (inclusive). Columns of stacks (`verdict`,
-            `mixed`, `slices`, `content`, `slice_spacing`, ...) select complete stacks, without
-            equal copies, which are in no stack. ``mixed=False`` leaves out the stacks with slices
-            of several contrasts. Columns of frames (`modality`, `echo_time`, ...) select frames.
+            ``column="*head*"`` (a pattern with ``*`` and ``?``, in upper or lower case),
+            ``column=function`` (of the value), ``min_column=low`` and ``max_column=high``
+            (inclusive), ``not_column=...`` (none of the above). A column may be named by its DICOM
+            keyword (``SeriesDescription``). Columns of stacks (`verdict`, `slices`, `content`,
+            `slice_spacing`, ...) select complete stacks, without equal copies, which are in no
+            stack. Columns of frames (`modality`, `echo_time`, ...) select frames.
 
         Returns
         -------
@@ -238,9 +243,24 @@ class Index:
         Raises
         ------
         UsageError
-            A column that does not exist, or a value of another type than the column's.
+            A column or a code that does not exist, a value of another type than the column's, or a
+            table of another index or selection.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import dicomdl
+        >>> from pydicom.data import get_testdata_file
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     index = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False)
+        >>> len(index.select(modality="CT", series_description="*body*", max_kvp=120))
+        0
+        >>> len(index.select(Modality="CT", not_verdict="regular", rows=lambda rows: rows > 100))
+        1
         """
         mask = self._mask()
+        if table is not None:
+            mask &= self._mask_of(table)
         for condition, wanted in conditions.items():
             mask &= meeting(self._generation, condition, wanted)
         return Index(self._generation, ranges_of(mask))
@@ -250,21 +270,81 @@ class Index:
         mask[self.rows()] = True
         return mask
 
-    def of_stacks(self, numbers: npt.ArrayLike) -> "Index":
+    def of_stacks(self, stacks: Any) -> "Index":
         """Return the selected frames of some stacks.
 
         Parameters
         ----------
-        numbers
-            Numbers of stacks (`Stack.number`), in any order.
+        stacks
+            Numbers of stacks (`Stack.number`), `Stack` objects or a DataFrame of
+            ``to_pandas("stacks")``, in any order.
 
         Raises
         ------
         UsageError
-            There is no stack with such a number.
+            There is no stack with such a number, or a table is not of this index and selection.
         """
+        if hasattr(stacks, "columns"):
+            return self.select(stacks)
+        numbers = [getattr(stack, "number", stack) for stack in stacks]
         mask = in_stacks(self._generation, numbers)
         return Index(self._generation, ranges_of(self._mask() & mask))
+
+    def of_frames(self, frames: Any) -> "Index":
+        """Return some of the selected frames.
+
+        Parameters
+        ----------
+        frames
+            Numbers of frames of this index (from 0), as `frame` takes them, or a DataFrame of
+            ``to_pandas("frames")``, in any order.
+
+        Raises
+        ------
+        UsageError
+            There is no such frame, or a table is not of this index and selection.
+        """
+        if hasattr(frames, "columns"):
+            return self.select(frames)
+        mask = in_rows(self._generation, [self.row(int(number)) for number in frames])
+        return Index(self._generation, ranges_of(mask))
+
+    def _mask_of(self, table: Any) -> npt.NDArray[np.bool_]:
+        """Return (frames,) flags of the stacks or frames in a DataFrame of this index."""
+        if not hasattr(table, "columns"):
+            raise UsageError(
+                f"select takes conditions and a DataFrame, not {type(table).__name__}: name the "
+                "columns, select(modality='CT'), or use of_stacks and of_frames"
+            )
+        mask = flags_of_table(self._generation, table)
+        if outside := int((mask & ~self._mask()).sum()):
+            raise UsageError(
+                f"{outside} frames of the table are not in this selection: the table is of "
+                "another one",
+                frames=outside,
+            )
+        return mask
+
+    def __or__(self, other: "Index") -> "Index":
+        """Return the frames that are in either of two selections of one index."""
+        return self._combined(other, np.logical_or)
+
+    def __and__(self, other: "Index") -> "Index":
+        """Return the frames that are in both of two selections of one index."""
+        return self._combined(other, np.logical_and)
+
+    def __invert__(self) -> "Index":
+        """Return the frames of the complete index that are not selected."""
+        return Index(self._generation, ranges_of(~self._mask()))
+
+    def _combined(self, other: "Index", how: Any) -> "Index":
+        if not isinstance(other, Index):
+            return NotImplemented
+        if self._generation.address[:2] != other._generation.address[:2]:
+            raise UsageError(
+                "the selections are of two indexes, or of two scans: select both from one index"
+            )
+        return Index(self._generation, ranges_of(how(self._mask(), other._mask())))
 
     def split(
         self, fractions: Sequence[float], by: str = "patient", seed: int = 0
@@ -342,7 +422,13 @@ class Index:
         Parameters
         ----------
         table
-            "frames" (the selected ones), "stacks", "files" or "problems".
+            "frames" (the selected ones), "stacks" (the selected ones, with `Stack.number` as the
+            index, and what labels are joined by), "files" or "problems".
+
+        Returns
+        -------
+        pandas.DataFrame
+            A table that `select` takes again, filtered or joined.
 
         Raises
         ------
@@ -352,7 +438,8 @@ class Index:
         tables = self._exported()
         if table not in tables:
             raise UsageError(f"there is no table {table!r}: {', '.join(tables)}", table=table)
-        return tables[table].to_pandas()
+        frame = tables[table].to_pandas()
+        return frame.set_index(STACK_NUMBERS[0]) if table == "stacks" else frame
 
     def _exported(self) -> dict[str, Table]:
         selected = None if self._whole else (self.rows(), self._whole_stacks())
@@ -397,59 +484,6 @@ class Index:
             chosen=self._whole_stacks(),
             mask=self._mask(),
         )
-
-
-def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> Index:
-    """Open the index folder that `dicomdl.scan` wrote.
-
-    Opening takes milliseconds: the tables are memory-mapped.
-
-    Parameters
-    ----------
-    path
-        The index folder, the `out` of the scan; or a folder that was scanned without `out`.
-    root
-        Where the data are now, if they were moved or are mounted elsewhere: the new folder in place
-        of the only root of the scan, or {old root: new root}. The default is ``$DICOMDL_ROOT``, as
-        a folder or as OLD=NEW pairs that ":" divides (";" on Windows). Files are the same if size
-        and modification time are; rows, splits and cache keys stay. ``dicomdl scan --move`` makes
-        the move permanent.
-
-    Returns
-    -------
-    Index
-        The current generation of the index.
-
-    Raises
-    ------
-    IndexFolderError
-        There is no index, it is damaged, or it has another format.
-    UsageError
-        `root` does not fit the roots of the index.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import dicomdl
-    >>> from pydicom.data import get_testdata_file
-    >>> with tempfile.TemporaryDirectory() as out:
-    ...     _ = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False)
-    ...     print(dicomdl.open_index(out))  # doctest: +ELLIPSIS
-    Index: 1 patient, 1 study, 1 series, 1 stack, 1 frame
-      modality   stacks     frames  verdicts
-      CT              1          1  1 single
-      1 files = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
-      in ...
-    """
-    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
-    if not os.path.isdir(os.path.join(folder, "generations")):
-        folder = find_default(folder) or folder
-    name = read_manifest(folder)["generation"]
-    roots = read_facts(folder, name).get("options", {}).get("roots", [])
-    generation = generation_of(folder, name, parse_moves(roots, root))
-    # Read now, so that a damaged index is reported here and not in mid-training.
-    _ = generation.tolerances, generation.files, generation.stacks
-    return Index(generation)
 
 
 def _unpickle(

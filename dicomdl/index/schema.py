@@ -58,6 +58,9 @@ FILES_SCHEMA: Final = pa.schema(
         *((name, pa.int64()) for name in STATE_COLUMNS),
         ("kind", TEXT),
         ("sop_class_uid", TEXT),
+        # Of DICOM without an image; the table of frames has those of images.
+        ("study_instance_uid", TEXT),
+        ("series_instance_uid", TEXT),
     ]
 )
 # Table that workers send: with the number of each file.

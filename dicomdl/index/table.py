@@ -17,7 +17,7 @@ the narrowest index, so a column costs one or two bytes per frame.
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -100,6 +100,11 @@ class Table:
                 chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
             )
         return self._arrays[name]
+
+    def distinct(self, name: str) -> list[Any]:
+        """Return the distinct values of a column, None among them."""
+        array = self.column(name)
+        return list((array.dictionary if self.is_encoded(name) else array.unique()).to_pylist())
 
     def value(self, name: str, row: int) -> Any:
         """Return one value: str, int, float, bool, tuple of floats, bytes or None."""
@@ -218,6 +223,16 @@ class Table:
         paths = files.arrow.column("path").take(pa.array(self.numbers("file")))
         return Table(self.arrow.append_column("path", paths.combine_chunks()))
 
+    def with_first_columns(self, columns: Mapping[str, Any]) -> "Table":
+        """Return the table with more columns before the others; text, integers or Arrow arrays."""
+        arrow = self.arrow
+        for number, (name, values) in enumerate(columns.items()):
+            array = values if isinstance(values, pa.Array) else pa.array(values)
+            if pa.types.is_binary(array.type):
+                array = pa.array([_text_of(value) for value in values], type=TEXT)
+            arrow = arrow.add_column(number, name, array)
+        return Table(arrow)
+
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
         """Return the table with one more column, int32."""
         return Table(self.arrow.append_column(name, pa.array(values, type=pa.int32())))
@@ -261,11 +276,15 @@ def no_such_column(name: str, names: Sequence[str]) -> UsageError:
     return UsageError(f"there is no column {name!r}{hint}", column=name)
 
 
+def _text_of(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
 def _readable(arrow: pa.Table) -> pa.Table:
     r"""Convert paths to text for export; bytes outside UTF-8 become \x escapes."""
     if "path" not in arrow.schema.names:
         return arrow
-    paths = [path.decode("utf-8", "backslashreplace") for path in arrow.column("path").to_pylist()]
+    paths = [_text_of(path) for path in arrow.column("path").to_pylist()]
     return arrow.set_column(
         arrow.schema.get_field_index("path"), "path", pa.array(paths, type=TEXT)
     )
@@ -290,6 +309,15 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
         raise UsageError(
             f"{name} holds {array.type}, not values like {choices[0]!r}", column=name
         ) from None
+
+
+def passing(table: Table, name: str, test: Callable[[Any], Any]) -> npt.NDArray[np.bool_]:
+    """Return (n,) flags: rows whose value passes a test, which is called per distinct value."""
+    array = table.column(name)
+    if table.is_list(name):
+        raise _is_of_lists(name)
+    coded = array if table.is_encoded(name) else array.dictionary_encode(null_encoding="encode")
+    return _per_row(coded, [bool(test(value)) for value in coded.dictionary.to_pylist()])
 
 
 def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.NDArray[np.bool_]:
@@ -321,9 +349,7 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
     """
     array = table.column(name)
     if table.is_list(name):
-        raise UsageError(
-            f"{name} holds several numbers per row: select by another column", column=name
-        )
+        raise _is_of_lists(name)
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     for choice in choices:
         is_number = isinstance(choice, int | float | np.number | np.bool_)
@@ -340,6 +366,12 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
         if choice is not None and not (fits and lossless):
             raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
     return array
+
+
+def _is_of_lists(name: str) -> UsageError:
+    return UsageError(
+        f"{name} holds several numbers per row: select by another column", column=name
+    )
 
 
 def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,7 @@ first use. Views compare and hash by index folder, generation and number, and pi
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -214,6 +215,21 @@ class Stack:
     def modality(self) -> str:
         """Modality (0008,0060)."""
         return str(self.value("modality"))
+
+    @property
+    def description(self) -> str:
+        """Series Description (0008,103E)."""
+        return str(self.value("series_description") or "")
+
+    @property
+    def paths(self) -> list[str]:
+        """The files, in slice order; a multi-frame file once."""
+        return list(dict.fromkeys(self.values("path")))
+
+    @property
+    def path(self) -> str:
+        """The folder that holds all files of the stack."""
+        return os.path.commonpath([os.path.dirname(path) for path in self.paths])
 
     def value(self, column: str) -> Any:
         """Return a fact of the first frame, by the name of its column."""

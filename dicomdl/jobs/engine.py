@@ -48,6 +48,8 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
         **{name: [h.source[i] for h in headers] for i, name in enumerate(STATE_COLUMNS, 1)},
         "kind": [h.kind for h in headers],
         "sop_class_uid": [h.sop_class_uid for h in headers],
+        "study_instance_uid": [h.study_instance_uid for h in headers],
+        "series_instance_uid": [h.series_instance_uid for h in headers],
         "file": list(numbers),
     }
     bad = [(number, h) for number, h in zip(numbers, headers, strict=True) if h.kind == "problem"]

@@ -24,8 +24,9 @@ from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
 from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest
-from dicomdl.index.index import Index, open_index
+from dicomdl.index.index import Index
 from dicomdl.index.moves import Moves, moved, parse_moves
+from dicomdl.index.opening import open_index
 from dicomdl.index.schema import (
     PROBLEMS_SCHEMA,
     READ_FILES_SCHEMA,

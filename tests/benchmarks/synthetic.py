@@ -52,6 +52,8 @@ def synthetic_index(
         "file_inode": 1 + np.arange(len(paths)),
         "kind": ["image"] * len(paths),
         "sop_class_uid": [CT] * len(paths),
+        "study_instance_uid": [""] * len(paths),
+        "series_instance_uid": [""] * len(paths),
     }
     tables = {
         "files": table_of(FILES_SCHEMA, files),

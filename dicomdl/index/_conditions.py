@@ -1,0 +1,120 @@
+"""Conditions of `Index.select`: flags per frame of the frames that meet one.
+
+A condition names a column in snake case or by its DICOM keyword, with a prefix (`min_`, `max_`,
+`not_`) or without one. Text is compared as it is, or as a pattern where it holds `*` or `?` and no
+row has exactly this text: Siemens' sequence names begin with an asterisk.
+"""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from dicomdl.errors import UsageError
+from dicomdl.geometry.verdict import VERDICTS
+from dicomdl.headers.attribute import snake_case
+from dicomdl.headers.uids import CONTENT_KINDS
+from dicomdl.index._identity import IDENTITY, per_frame, rows_of_stacks
+from dicomdl.index._selections import Flags, flags_per_frame
+from dicomdl.index.rows import Generation
+from dicomdl.index.table import Table, between, no_such_column, passing, where
+
+# Columns whose values are all known.
+_CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"verdict": VERDICTS, "content": CONTENT_KINDS}
+# Columns of short codes, in which a value that the index lacks and nearly has is a slip.
+_CODES: Final = ("modality", "body_part_examined")
+_PREFIXES: Final = ("min_", "max_", "not_")
+
+
+def columns_of(generation: Generation) -> list[str]:
+    """Return the column names of conditions: those of stacks, then those of frames."""
+    return [*generation.stacks.names, *generation.frames.names]
+
+
+def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
+    """Return (frames,) flags of the frames that meet a condition of `Index.select`.
+
+    Raises
+    ------
+    UsageError
+        A column or a code that does not exist, or a value of another type than the column's.
+    """
+    prefix, name = _parsed(condition, columns_of(generation))
+    by_stack = name in generation.stacks.names
+    table = generation.stacks if by_stack else generation.frames
+    if prefix in ("min_", "max_"):
+        low, high = (wanted, None) if prefix == "min_" else (None, wanted)
+        mask = between(table, name, low, high)
+    else:
+        mask = _equal(table, name, wanted)
+    if name in IDENTITY:
+        frames, starts = generation.frames, generation.stack_starts
+        mask = mask[per_frame(frames, rows_of_stacks(frames, name, starts), starts)]
+    mask = ~mask if prefix == "not_" else mask
+    return flags_per_frame(generation, mask) if by_stack else mask
+
+
+def _parsed(condition: str, columns: list[str]) -> tuple[str, str]:
+    """Return (prefix or "", column) of the name of a condition."""
+    for prefix in ("", *_PREFIXES):
+        name = condition.removeprefix(prefix)
+        if condition.startswith(prefix):
+            for column in (name, snake_case(name)):
+                if column in columns:
+                    return prefix, column
+    prefix = next((each for each in _PREFIXES if condition.startswith(each)), "")
+    raise no_such_column(snake_case(condition.removeprefix(prefix)), columns)
+
+
+def _equal(table: Table, name: str, wanted: Any) -> Flags:
+    """Return flags of the rows that equal a value, one of several, a pattern or a function."""
+    if callable(wanted):
+        return passing(table, name, wanted)
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
+    choices = list(wanted) if several else [wanted]
+    if table.is_text(name) and any(isinstance(choice, str) for choice in choices):
+        return _equal_text(table, name, choices)
+    return where(table, name, choices)
+
+
+def _equal_text(table: Table, name: str, choices: list[Any]) -> Flags:
+    values = {str(value or "") for value in table.distinct(name)}
+    plain = [choice for choice in choices if not _is_pattern(choice) or choice in values]
+    patterns = [_regex(choice) for choice in choices if choice not in plain]
+    _require_known(name, plain, values)
+    mask = where(table, name, plain)
+    if patterns:
+        mask |= passing(table, name, lambda text: any(p.fullmatch(text or "") for p in patterns))
+    return mask
+
+
+def _is_pattern(choice: Any) -> bool:
+    return isinstance(choice, str) and ("*" in choice or "?" in choice)
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    # A description is written in any case, and brackets are part of it.
+    escaped = pattern.replace("[", "[[]")
+    return re.compile(fnmatch.translate(escaped), re.IGNORECASE | re.DOTALL)
+
+
+def _require_known(name: str, choices: list[Any], values: set[str]) -> None:
+    """Raise UsageError for a code that does not exist, or that is a slip of one in the index."""
+    known = _CLOSED.get(name)
+    if known is None and name not in _CODES:
+        return
+    for choice in choices:
+        if not isinstance(choice, str) or choice in (known or values) or choice == "":
+            continue
+        near = _nearest(choice, sorted(known or values))
+        if known is not None or near:
+            hint = f"; did you mean {near!r}?" if near else ""
+            listed = ", ".join(sorted(known or values))
+            raise UsageError(f"{name}={choice!r}: the values are {listed}{hint}", column=name)
+
+
+def _nearest(choice: str, values: list[str]) -> str:
+    folded = {value.casefold(): value for value in values if value}
+    near = difflib.get_close_matches(choice.casefold(), folded, 1, 0.75)
+    return folded[near[0]] if near else ""

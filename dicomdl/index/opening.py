@@ -1,0 +1,62 @@
+"""Opening of the index folder that a scan wrote."""
+
+import os
+
+from dicomdl.index.defaults import find_default
+from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.index import Index
+from dicomdl.index.moves import Roots, parse_moves
+from dicomdl.index.rows import generation_of
+
+
+def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> Index:
+    """Open the index folder that `dicomdl.scan` wrote.
+
+    Opening takes milliseconds: the tables are memory-mapped.
+
+    Parameters
+    ----------
+    path
+        The index folder, the `out` of the scan; or a folder that was scanned without `out`.
+    root
+        Where the data are now, if they were moved or are mounted elsewhere: the new folder in place
+        of the only root of the scan, or {old root: new root}. The default is ``$DICOMDL_ROOT``, as
+        a folder or as OLD=NEW pairs that ":" divides (";" on Windows). Files are the same if size
+        and modification time are; rows, splits and cache keys stay. ``dicomdl scan --move`` makes
+        the move permanent.
+
+    Returns
+    -------
+    Index
+        The current generation of the index.
+
+    Raises
+    ------
+    IndexFolderError
+        There is no index, it is damaged, or it has another format.
+    UsageError
+        `root` does not fit the roots of the index.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     _ = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False)
+    ...     print(dicomdl.open_index(out))  # doctest: +ELLIPSIS
+    Index: 1 patient, 1 study, 1 series, 1 stack, 1 frame
+      modality   stacks     frames  verdicts
+      CT              1          1  1 single
+      1 files = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
+      in ...
+    """
+    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    if not os.path.isdir(os.path.join(folder, "generations")):
+        folder = find_default(folder) or folder
+    name = read_manifest(folder)["generation"]
+    roots = read_facts(folder, name).get("options", {}).get("roots", [])
+    generation = generation_of(folder, name, parse_moves(roots, root))
+    # Read now, so that a damaged index is reported here and not in mid-training.
+    _ = generation.tolerances, generation.files, generation.stacks
+    return Index(generation)

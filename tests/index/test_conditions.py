@@ -1,0 +1,180 @@
+"""conditions: what `select` takes, and tables that come back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from phantoms import write_series, write_structured_report
+
+import dicomdl
+from dicomdl.errors import UsageError
+from dicomdl.index.index import Index
+
+pd = pytest.importorskip("pandas")
+
+DESCRIPTIONS = ("AX T1 head", "ax t2 Head (2)", "Chest [lung]", "*tfl3d1", "")
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Five CT series of 3 to 7 slices and five patients, an MR, a report, and a copy."""
+    root = tmp_path_factory.mktemp("conditions")
+
+    def described(text: str) -> Any:
+        def edit(dataset: Any, z: int) -> None:
+            dataset.SeriesDescription = text
+
+        return edit
+
+    for number, text in enumerate(DESCRIPTIONS):
+        shape = (3 + number, 5, 7)
+        folder = root / "data" / f"s{number}"
+        write_series(folder, shape=shape, patient_id=f"P{number}", edit=described(text))
+    mr = {"modality": "MR", "sop_class": "1.2.840.10008.5.1.4.1.1.4"}
+    write_series(root / "data" / "mr", shape=(3, 5, 7), patient_id="P0", seed=9, **mr)
+    write_structured_report(root / "data" / "sr")
+    return dicomdl.scan(root / "data", root / "index", progress=False)
+
+
+def slices(index: Index) -> list[int]:
+    return sorted(stack.slices for stack in index.stacks if stack.modality == "CT")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({"series_description": "*head*"}, [3, 4]),
+        ({"series_description": "AX T1 head"}, [3]),
+        ({"series_description": "ax t1 head"}, []),
+        ({"series_description": "chest [LUNG]*"}, [5]),
+        ({"series_description": "*(?)"}, [4]),
+        # The text of a row is that text, even if it looks like a pattern.
+        ({"series_description": "*tfl3d1"}, [6]),
+        ({"series_description": ["*head*", "*tfl3d1"]}, [3, 4, 6]),
+        ({"series_description": None, "modality": "CT"}, [7]),
+        ({"not_series_description": "*head*"}, [5, 6, 7]),
+        ({"not_verdict": "regular"}, []),
+        ({"SeriesDescription": "*t2*"}, [4]),
+        ({"min_slices": 5, "max_slices": 6}, [5, 6]),
+        ({"not_slices": [3, 4]}, [5, 6, 7]),
+        ({"slices": lambda n: n % 2 == 0}, [4, 6]),
+        ({"PatientID": lambda text: text in ("P1", "P2")}, [4, 5]),
+        ({"patient_id": pd.Series(["P3", "P9"])}, [6]),
+        ({"patient_id": np.array(["P3"])}, [6]),
+        ({"max_KVP": 1e9, "not_modality": "MR"}, []),
+    ],
+)
+def test_a_condition_takes_values_patterns_functions_and_keywords(
+    index: Index, conditions: dict[str, Any], expected: list[int]
+) -> None:
+    assert slices(index.select(**conditions)) == expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "words"),
+    [
+        ({"verdict": "regulr"}, "did you mean 'regular'"),
+        ({"not_verdict": "fine"}, "the values are duplicates, "),
+        ({"content": "images"}, "did you mean 'image'"),
+        ({"modality": "ct"}, "did you mean 'CT'"),
+        ({"modality": ["MR", "CTT"]}, "did you mean 'CT'"),
+        ({"not_seris_description": "x"}, "did you mean series_description"),
+        ({"SeriesDescripton": "x"}, "did you mean series_description"),
+        ({"slices": "many"}, "slices holds int64"),
+        ({"image_position_patient": lambda p: True}, "several numbers per row"),
+    ],
+)
+def test_a_misspelt_condition_is_an_error_that_names_the_right_one(
+    index: Index, conditions: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        index.select(**conditions)
+    assert words in str(caught.value)
+
+
+def test_a_modality_that_the_index_does_not_have_selects_nothing(index: Index) -> None:
+    assert len(index.select(modality="PT")) == len(index.select(modality="US")) == 0
+
+
+def test_selections_are_joined_cut_and_inverted(index: Index) -> None:
+    head, long = index.select(series_description="*head*"), index.select(min_slices=4)
+    assert slices(head | long) == [3, 4, 5, 6, 7]
+    assert slices(head & long) == [4]
+    assert slices(~head) == [5, 6, 7] and len(~index) == 0
+    assert len(head) + len(~head) == len(index)
+    assert slices(index.of_stacks(head.stacks)) == slices(index.of_stacks(head.stacks.numbers))
+    assert index.of_frames([3, 0, 3]).rows().tolist() == [index.row(0), index.row(3)]
+
+
+def test_selections_of_two_indexes_do_not_mix(index: Index, tmp_path: Path) -> None:
+    write_series(tmp_path / "data", shape=(3, 5, 7))
+    other = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    with pytest.raises(UsageError, match="two indexes"):
+        _ = index | other
+    with pytest.raises(TypeError):
+        _ = index & [1]
+
+
+def test_the_table_of_stacks_has_what_labels_are_joined_by(index: Index) -> None:
+    table = index.select(min_slices=4).to_pandas("stacks")
+    for number, row in table.iterrows():
+        stack = index.stack(number)
+        assert (row.modality, row.patient_id, row.series_instance_uid, row.verdict) == (
+            *(stack.modality, stack.patient_id, stack.series_instance_uid, stack.verdict),
+        )
+        assert (row.slices, row.rows, row["columns"]) == stack.shape
+        assert (row.folder, row.series_description) == (stack.path, stack.description)
+    labels = pd.DataFrame({"patient_id": ["P1", "P4"], "target": [0, 1]})
+    chosen = table.reset_index().merge(labels, on="patient_id")
+    assert slices(index.select(chosen)) == [4, 7]
+    assert slices(index.of_stacks(table[table.slices > 5])) == [6, 7]
+
+
+def test_the_table_of_frames_has_stack_verdict_and_path_and_comes_back(index: Index) -> None:
+    part = index.select(series_description="*head*")
+    table = part.to_pandas("frames")
+    for number in range(len(part)):
+        row = table.loc[number]
+        assert row.row == part.row(number)
+        stack = part.stack_of(number)
+        assert (row.stack, row.verdict) == (stack.number, "regular")
+        assert row.path == part.frame(number).path
+    shuffled = table.sample(frac=0.5, random_state=1)
+    again = part.select(shuffled)
+    assert again.rows().tolist() == sorted(shuffled.row)
+    assert part.of_frames(shuffled.index).rows().tolist() == sorted(shuffled.row)
+
+
+def test_the_table_of_files_lists_dicom_without_an_image_with_its_class_and_series(
+    index: Index,
+) -> None:
+    files = index.to_pandas("files")
+    (report,) = files[files.kind == "no_image"].to_dict("records")
+    assert report["sop_class_uid"].startswith("1.2.840.10008.5.1.4.1.1.88")
+    assert report["series_instance_uid"] and report["study_instance_uid"]
+    images = files[files.kind == "image"].groupby("series_instance_uid").size()
+    assert sorted(images.tolist()) == [3, 3, 4, 5, 6, 7]
+
+
+def test_a_table_of_another_index_selection_or_scan_is_refused(
+    index: Index, tmp_path: Path
+) -> None:
+    for number in range(6):
+        write_series(tmp_path / "data", shape=(3, 5, 7), patient_id=f"Q{number}", seed=30 + number)
+    other = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    for name in ("stacks", "frames"):
+        with pytest.raises(UsageError, match="not of this index"):
+            index.select(other.to_pandas(name))
+        table = index.to_pandas(name)
+        with pytest.raises(UsageError, match="not in this selection"):
+            index.select(min_slices=5).select(table)
+        with pytest.raises(UsageError, match="reset_index"):
+            index.select(
+                table.reset_index(drop=True).drop(columns=["row", "stack"], errors="ignore")
+            )
+        uid = "series_instance_uid" if name == "stacks" else "sop_instance_uid"
+        with pytest.raises(UsageError, match="proves"):
+            index.select(table.drop(columns=uid))
+    with pytest.raises(UsageError, match="of_stacks"):
+        index.select([1, 2])
