@@ -35,7 +35,7 @@ _UNDEFINED: Final = 1e30
 _BROKEN: Final = frozenset({"truncated", "malformed", "too_deep"})
 
 
-def plain_row(row: Row, sequences: Sequence[bytes], context: Context) -> Row:
+def plain_row(row: Row, sequences: Sequence[bytes], charset: bytes, context: Context) -> Row:
     """Return the values of a data set in little endian and UTF-8, with those from sequences."""
     schema = context.schema
     if not context.syntax.little:
@@ -46,7 +46,7 @@ def plain_row(row: Row, sequences: Sequence[bytes], context: Context) -> Row:
                 row = override(row, agreed_items(value, wanted, schema.counts[tag], context))
             elif value:
                 row = override(row, first_item(value, wanted, context))
-    return transcoded(row, context.charset, schema) if context.charset else row
+    return transcoded(row, charset, schema) if charset else row
 
 
 def first_item(raw: bytes, wanted: Mapping[int, int], context: Context) -> dict[int, bytes]:
@@ -111,7 +111,7 @@ def converted_facts(raw: bytes, vr: bytes, context: Context) -> dict[int, bytes]
     if not values:
         return {}
     row, _, sequences = schema.parts(values)
-    row = plain_row(row, sequences, context)
+    row = plain_row(row, sequences, context.charset, context)
     facts = {
         number: value
         for number, value in enumerate(row)

@@ -63,6 +63,8 @@ class Numbers(NamedTuple):
     ge_diffusion_direction_x: int
     ge_diffusion_direction_y: int
     ge_diffusion_direction_z: int
+    ge_pulse_sequence_name: int
+    ge_user_data_12: int
 
 
 class Schema:
@@ -164,7 +166,7 @@ class Schema:
 class Context(NamedTuple):
     """The file that is being read: its columns and its coding. Its first element is at `start`.
 
-    `charset` is the raw Specific Character Set.
+    `charset` is the raw Specific Character Set of a file with functional groups.
     """
 
     schema: Schema

@@ -97,6 +97,16 @@ def test_a_single_volume_without_a_time_point_is_unknown_but_for_schemes_of_all_
     assert index.stacks[0].detail["reversed_rows"] == "unknown"
 
 
+def test_elements_without_their_private_creator_tell_it_too(folder: Path) -> None:
+    def edit(dataset: Any, z: int) -> None:
+        say(dataset, {"Manufacturer": "GE MEDICAL SYSTEMS", "ScanningSequence": ["EP", "SE"]})
+        dataset.add_new(0x0019109C, "LO", "epi_pepolar")
+        dataset.add_new(0x001910B3, "DS", "1")
+
+    phantoms.write_series(folder, shape=SHAPE, modality="MR", edit=edit)
+    assert index_of(folder).stacks[0].detail["reversed_rows"] == "all"
+
+
 def test_padding_turns_with_its_rows(folder: Path) -> None:
     def edit(dataset: Any, z: int) -> None:
         say(dataset, {NAME: "epi_pepolar", SCHEME: "1", "PixelPaddingValue": 0})
