@@ -23,7 +23,8 @@ def first_element(first: bytes) -> int | None:
 
     The element follows preamble and prefix (PS3.10 7.1), or is at 0 in files without them.
     """
-    if first[128:132] == b"DICM" and not _is_value(first):
+    # Meta information behind the prefix shows that it is one, which spares most files a call.
+    if first[128:132] == b"DICM" and (first[132:134] == b"\x02\x00" or not _is_value(first)):
         return 132
     if first[:4] == b"DICM":
         return 4
@@ -43,9 +44,9 @@ def _is_value(first: bytes) -> bool:
     """Return whether "DICM" at 128 is a part of a value of a file without preamble.
 
     The elements from 0 on are then in ascending order, and one of them encloses it. A preamble has
-    any content (PS3.10 7.1), but meta information behind the prefix shows that it is one.
+    any content (PS3.10 7.1).
     """
-    if not _begins_data_set(first) or first[132:134] == b"\x02\x00":
+    if not _begins_data_set(first):
         return False
     window = Window(lambda offset, length: first[offset : offset + length], len(first), first)
     syntax = BIG_ENDIAN if first[0] == 0 else EXPLICIT

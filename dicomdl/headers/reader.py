@@ -202,7 +202,7 @@ class HeaderReader:
             # A call of _replace takes 2 us.
             context = context._replace(charset=charset)
         sop_class = _uid(row[schema.at.sop_class_uid])
-        if pixel_data is None or (may_lack_pixels(sop_class) and not _has_size(row, schema)):
+        if pixel_data is None or (not _has_size(row, schema) and may_lack_pixels(sop_class)):
             return _without_pixels(row, sop_class, schema)
         layout = _usable_layout(row, context)
         places = locate_frames(
@@ -291,8 +291,12 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
     return layout
 
 
+_NO_NUMBER: Final = frozenset({b"", b"\0\0", b"\0\0\0\0"})
+
+
 def _has_size(row: Row, schema: Schema) -> bool:
-    return any(row[schema.at.rows]) and any(row[schema.at.columns])
+    at = schema.at
+    return row[at.rows] not in _NO_NUMBER and row[at.columns] not in _NO_NUMBER
 
 
 def _without_pixels(row: Row, sop_class: str, schema: Schema) -> Header:
