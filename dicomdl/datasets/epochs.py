@@ -15,16 +15,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dicomdl.datasets.worker import is_worker
 
 # The epoch of a sample whose row has none, as its entry `epoch`.
 NO_EPOCH: Final = -1
-# Per thread: `epoch`, of the rows that this worker received last, and `generator`, if chance does
-# not come from torch's own.
-_of_thread: Final = threading.local()
+
+
+class _OfThread(threading.local):
+    """The epoch of the rows that a worker received last, and the generator within `chance_from`.
+
+    Class attributes are the defaults of every thread; a missing attribute would cost 1 µs per row.
+    """
+
+    epoch: int | None = None
+    generator: torch.Generator | None = None
+
+
+_of_thread: Final = _OfThread()
 
 
 class EpochRow(int):
@@ -87,7 +96,7 @@ def received_epoch() -> int | None:
     A worker serves one DataLoader and receives the rows of one batch at a time. A plain row thus
     has the epoch that a wrapper of the dataset dropped. Outside of workers the result is None.
     """
-    return getattr(_of_thread, "epoch", None)
+    return _of_thread.epoch
 
 
 def drawn_number() -> int:
@@ -95,8 +104,7 @@ def drawn_number() -> int:
 
     Within `chance_from` it comes from the generator given there.
     """
-    generator = getattr(_of_thread, "generator", None)
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    return int(torch.empty((), dtype=torch.int64).random_(generator=_of_thread.generator))
 
 
 @contextlib.contextmanager
@@ -127,14 +135,14 @@ class SharedEpoch:
     def _begin(self, epoch: int | None) -> None:
         """Take new memory, owned by this process."""
         self._owner = os.getpid()
-        self._memory: npt.NDArray[np.int64] = np.frombuffer(mmap.mmap(-1, 8), np.int64)
+        self._memory = memoryview(mmap.mmap(-1, 8)).cast("q")
         self._memory[0] = NO_EPOCH if epoch is None else epoch
         self._for_spawned: torch.Tensor | None = None
 
     @property
     def value(self) -> int | None:
         """The epoch, or None."""
-        epoch = int(self._memory[0])
+        epoch = self._memory[0]
         return None if epoch == NO_EPOCH else epoch
 
     def set(self, epoch: int) -> None:
@@ -154,7 +162,7 @@ class SharedEpoch:
         if multiprocessing.context.get_spawning_popen() is None:
             return (self.value,)
         if self._for_spawned is None:
-            tensor = torch.tensor(int(self._memory[0]), dtype=torch.int64)
+            tensor = torch.tensor(self._memory[0], dtype=torch.int64)
             self._for_spawned = tensor.share_memory_()  # type: ignore[no-untyped-call]
         return self._for_spawned, self._owner
 
@@ -163,7 +171,7 @@ class SharedEpoch:
             self._begin(*state)
             return
         self._for_spawned, self._owner = state
-        self._memory = self._for_spawned.numpy().reshape(1)
+        self._memory = self._for_spawned.numpy().reshape(1).data.cast("B").cast("q")
 
 
 # --- wrappers -------------------------------------------------------------------------------------
