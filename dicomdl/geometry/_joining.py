@@ -7,8 +7,9 @@ that differ within a Series are a contradiction. Positions resolve it:
   positions are always even, so they prove nothing.
 - A blank UID is unknown. One UID per position, in three positions or more, is none: the software
   that replaced it made a new one per file. Such frames are joined as if all UIDs were equal.
-- Other UIDs are joined if all positions together are evenly spaced, and at most one of the UIDs
-  holds a grid of its own.
+- Other UIDs are joined if all positions together are evenly spaced, at most one of the UIDs holds
+  a grid of its own, and they share no position: a volume with a hole is not the time point of
+  another one.
 - Frames that complete one of several grids, filling its holes or continuing it, join this one.
 
 Without a position, UIDs of frames of reference have no meaning, and Studies are joined if they
@@ -53,15 +54,21 @@ class _Classes:
         return np.flatnonzero(self.labels == label)
 
     @property
-    def pairs(self) -> Ints:
-        """The labels of the distinct pairs of label and position."""
+    def positions(self) -> Ints:
+        """(labels,) number of positions of each value."""
         count = int(self.slices.max()) + 1
-        return np.unique(self.labels * count + self.slices) // count
+        pairs = np.unique(self.labels * count + self.slices) // count
+        return np.asarray(np.bincount(pairs, minlength=int(self.labels.max()) + 1))
+
+    @property
+    def singles(self) -> Ints:
+        """The labels of the known values with one position."""
+        return np.asarray(self.known[self.positions[self.known] == 1])
 
     @property
     def are_apart(self) -> bool:
         """Whether no position belongs to two values."""
-        return len(self.pairs) == int(self.slices.max()) + 1
+        return int(self.positions.sum()) == int(self.slices.max()) + 1
 
 
 class Joiner:
@@ -125,8 +132,7 @@ class Joiner:
     def _are_one(self, name: str, classes: _Classes, grids: Sequence[int]) -> bool:
         """Whether the values tell nothing apart; `grids` are those with a grid of their own."""
         if not grids and not self._is_doubtful(name, classes.rows):
-            positions = np.bincount(classes.pairs, minlength=int(classes.labels.max()) + 1)
-            if len(classes.known) >= _FEWEST and (positions[classes.known] == 1).all():
+            if len(classes.known) >= _FEWEST and len(classes.singles) == len(classes.known):
                 return True
             if len(classes.known) == 1:
                 return self._are_told_apart(classes)
@@ -134,9 +140,14 @@ class Joiner:
         return self._verdict(classes, everything) in EVENLY_SPACED and self._are_told_apart(classes)
 
     def _are_told_apart(self, classes: _Classes) -> bool:
-        """Whether something else tells the frames of several values at one position apart."""
+        """Whether the values share no position, or something else tells their frames there apart.
+
+        Two known values share none if one of them has a volume.
+        """
         if classes.are_apart:
             return True
+        if len(classes.known) > 1 and self._long(classes):
+            return False
         candidates = self._columns.candidates.of(classes.rows)
         return isinstance(find_dimension(classes.slices, candidates), Dimension)
 
@@ -151,8 +162,8 @@ class Joiner:
 
     def _long(self, classes: _Classes) -> list[int]:
         """Return the known values with at least three positions."""
-        positions = np.bincount(classes.pairs, minlength=int(classes.labels.max()) + 1)
-        return [label for label in classes.known.tolist() if positions[label] >= _FEWEST]
+        positions = classes.positions[classes.known]
+        return [int(label) for label in classes.known[positions >= _FEWEST]]
 
     def _verdict(self, classes: _Classes, members: Ints) -> str:
         """Return the verdict on the distinct positions of some rows, "" for less than three."""
@@ -180,6 +191,9 @@ class Joiner:
                 classes.labels, classes.labels[loose & ~alone]
             )
             labels[alone & ~whole] = label
+        alone = np.isin(labels, classes.singles)
+        if len(np.unique(labels[alone])) >= _FEWEST and not self._is_doubtful(name, classes.rows):
+            labels[alone] = labels[alone].min()
         apart = int(np.isin(np.unique(labels), classes.known).sum())
         for label in np.unique(labels):
             remarks: dict[str, Any] = {COUNTED[name].apart: apart} if apart > 1 else {}

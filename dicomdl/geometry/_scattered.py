@@ -1,7 +1,7 @@
 """Slices that no stack holds together: many stacks of one slice in a Series.
 
 A Series is usually one volume. Stacks of one slice at different positions of one orientation are
-what is left when something unforeseen differs from slice to slice.
+what is left when something unforeseen differs from slice to slice, even the PatientID.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def scattered(columns: FrameColumns, stacks: Sequence[Ints]) -> dict[int, dict[s
     """
     alone = np.array([rows[0] for rows in stacks if len(rows) == 1], dtype=np.int64)
     alone = alone[columns.placed[alone]]
-    series, inverse = np.unique(columns.identities.series[alone], return_inverse=True)
+    series, inverse = np.unique(columns.identities.uids[alone], return_inverse=True)
     counts = np.bincount(inverse.reshape(-1), minlength=len(series))
     found: dict[int, dict[str, Any]] = {}
     for number in np.flatnonzero(counts >= _FEWEST):

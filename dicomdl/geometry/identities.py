@@ -63,6 +63,9 @@ class Identities:
         (n,) number of the Series of each frame: (PatientID, Series Instance UID), where a blank
         PatientID is that of the other frames of the Series, and the folder for frames without a
         Series Instance UID. Such frames are told apart by their Study, too.
+    uids
+        (n,) number of the Series Instance UID of each frame, whatever its patient; that of the
+        Series for frames without one.
     columns
         `Identity` per column.
     """
@@ -81,6 +84,7 @@ class Identities:
         lowest = np.full(int(series.max()) + 1, np.iinfo(np.int64).max)
         np.minimum.at(lowest, series, studies.codes)
         self.series = combined_codes([patient, lowest[series], uids, folders_of_blank])
+        self.uids = combined_codes([uids, np.where(unnamed, self.series, -1)])
         values = combined_codes([identity.codes for identity in self.columns.values()])
         self._vary = _differ_within(self.series, values)
 

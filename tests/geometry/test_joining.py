@@ -206,6 +206,34 @@ def test_acquisitions_with_a_hole_are_not_joined_into_one_with_a_hole(tmp_path: 
     assert sorted(found(tmp_path)) == [("missing_slices", 9), ("regular", 10)]
 
 
+@pytest.mark.parametrize("dropped", [4, 0])
+def test_a_volume_with_a_hole_is_no_time_point_of_another_frame_of_reference(
+    tmp_path: Path, dropped: int
+) -> None:
+    for t in range(2):
+        write(
+            tmp_path,
+            lambda z, t=t: {FRAMES: one(t), "TemporalPositionIdentifier": t + 1},  # type: ignore[misc]
+            slices=10,
+            seed=t,
+            drop=[dropped] if t else [],
+        )
+    stacks = stacks_of(tmp_path)[1].stacks
+    assert len({stack.group for stack in stacks}) == 2
+    verdict = "missing_slices" if dropped else "regular"
+    assert sorted((s.verdict, s.slices) for s in stacks) == sorted([("regular", 10), (verdict, 9)])
+
+
+def test_slices_with_a_uid_each_beside_two_grids_are_a_volume(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        lambda z: {FRAMES: one(z // 5) if z < 10 else per_slice(z)},
+        positions=[[0, 0, 2 * z + 31 * (z // 5)] for z in range(15)],
+        slices=15,
+    )
+    assert found(tmp_path) == [("regular", 5)] * 3
+
+
 def test_a_slice_at_the_place_of_another_one_does_not_spoil_the_volume(tmp_path: Path) -> None:
     write(tmp_path, lambda z: {FRAMES: one()})
     write(tmp_path, lambda z: {FRAMES: one(2)}, slices=1, origin=(0, 0, 8), seed=1, offset=400)

@@ -123,6 +123,15 @@ def test_a_series_that_falls_into_single_slices_needs_a_person(tmp_path: Path) -
     assert "5 of 5 stacks need a person" in str(check)
 
 
+def test_a_series_with_a_patient_per_slice_is_not_joined_and_needs_a_person(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "in", lambda z: {"PatientID": f"P{z}"})
+    check = scan(tmp_path / "in").check()
+    assert [row.verdict for row in check.needing] == ["single"] * 6
+    assert check.needing[0].detail["slices_apart"] == 6
+
+
 def test_slices_left_over_beside_a_volume_need_a_person(tmp_path: Path) -> None:
     write(tmp_path / "in", lambda _: {}, shape=(8, 5, 7))
     for n in range(3):
