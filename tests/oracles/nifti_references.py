@@ -463,6 +463,9 @@ def stem_of(path: Path) -> Path:
 def gradient_faults(theirs: Path, ours: Path, vectors: Vectors) -> list[str]:
     """Return what differs between the .bval and .bvec of two images, in the world."""
     b_values, directions = gradients_of(theirs, vectors)
+    if not stem_of(ours).with_suffix(".bval").exists():
+        # A series of b = 0 alone is none of diffusion.
+        return ["no b-values"] if b_values.any() else []
     own_values, own_directions = gradients_of(ours, "image")
     if b_values.shape != own_values.shape:
         return [f"{len(own_values)} b-values, theirs {len(b_values)}"]
