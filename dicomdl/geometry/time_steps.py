@@ -84,12 +84,13 @@ _OFFSETS: Final = (
     ("philips_dynamic_scan_begin_time", 1.0),
 )
 _TRIGGER: Final = ("trigger_time", 1e-3)
-# Columns of dates and times: date-times, or a time with its date.
+# Columns of dates and times: date-times, or a time with its date. Those of a frame come first,
+# because those of a file are the same for all volumes that it holds.
 _TEXTS: Final = (
-    ("acquisition_date_time",),
-    ("acquisition_date", "acquisition_time"),
     ("frame_reference_date_time",),
     ("frame_acquisition_date_time",),
+    ("acquisition_date_time",),
+    ("acquisition_date", "acquisition_time"),
 )
 # Resolution of numbers and of texts with a fraction of a second.
 _FINE_S: Final = 0.01

@@ -77,6 +77,13 @@ def test_a_clock_of_whole_seconds_needs_enough_of_them() -> None:
     assert step(41, acquisition_time=every) == 2.5
 
 
+def test_times_of_frames_precede_those_of_their_files() -> None:
+    frames = [f"20200101{time}" for time in clock(0, 3, 6, 9)]
+    files = [frames[0], frames[0], frames[2], frames[2]]
+    step_s = step(4, acquisition_date_time=files, frame_acquisition_date_time=frames)
+    assert step_s == 3
+
+
 def test_times_past_midnight_run_on() -> None:
     times = ["235950.0", "000000.0", "000010.0"]
     assert step(3, acquisition_time=times) == 10
