@@ -41,7 +41,7 @@ class Motion:
         """
         if len(rows) < _FEWEST:
             return False
-        detail = self._judge.assess(rows)[0].detail
+        detail = self._judge.measured(rows).detail
         if "spacing" not in detail:
             return False
         if "in_plane_error" in detail or ("smallest_gap" in detail and "missing" not in detail):
@@ -63,7 +63,7 @@ class Motion:
             return not complete or (
                 isinstance(found, Dimension) and pattern_of(found.labels) != pattern_of(files)
             )
-        return not complete and self._overlap(rows, self._judge.assess(rows)[0].detail)
+        return not complete and self._overlap(rows, self._judge.measured(rows).detail)
 
     def _overlap(self, rows: Ints, detail: Mapping[str, Any]) -> bool:
         """Whether slices are about twice as thick as their spacing, or thicker."""
@@ -91,7 +91,7 @@ class Motion:
 
         They are the movement of whole volumes against the first one, if any of them moved.
         """
-        grids = [self._judge.assess(rows)[0] for rows in group]
+        grids = [self._judge.measured(rows) for rows in group]
         most = max(map(len, group))
         whole = [len(grid.order) == most and grid.verdict in EVENLY_SPACED for grid in grids]
         nothing: list[dict[str, float]] = [{} for _ in group]

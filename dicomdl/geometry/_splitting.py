@@ -239,7 +239,7 @@ class Splitter:
         """Whether each part is even, most of them with more than one slice."""
         alone = sum(len(part.rows) == 1 for part in parts)
         return 2 * alone < len(parts) and all(
-            len(part.rows) >= fewest and self._judge.assess(part.rows)[0].verdict in READABLE
+            len(part.rows) >= fewest and self._judge.measured(part.rows).verdict in READABLE
             for part in parts
         )
 
@@ -364,7 +364,7 @@ class Splitter:
                 continue
             shown = self._columns.candidates.shown(Dimension((candidate,), labels, count), rows)
             parts = [Part(rows[part], value) for part, value in zip(frames, shown, strict=True)]
-            if all(self._judge.assess(part.rows)[0].verdict in EVENLY_SPACED for part in parts):
+            if all(self._judge.measured(part.rows).verdict in EVENLY_SPACED for part in parts):
                 return [[part] for part in parts]
         return []
 
