@@ -584,6 +584,16 @@ def _(folder: Path) -> list[Part]:
     return []
 
 
+@defect("one position for all frames of a multi-frame CT", ["no_geometry 6"])
+def _(folder: Path) -> list[Part]:
+    def frames(dataset: Dataset, _: int) -> None:
+        dataset.NumberOfFrames, dataset.SpacingBetweenSlices = 6, "0.3"
+        dataset.PixelData = np.arange(6 * 5 * 7, dtype="<u2").tobytes()
+
+    write_series(folder, shape=(1, *SHAPE[1:]), series_uid=series_uid(folder), edit=frames)
+    return []
+
+
 @defect("no position, and a file twice", ["no_geometry 6"], copies=1)
 def _(folder: Path) -> list[Part]:
     series(folder, names="ordered", tell=lambda _, z: {"ImagePositionPatient": None})
@@ -1734,6 +1744,96 @@ def _(folder: Path) -> list[Part]:
 def _(folder: Path) -> list[Part]:
     tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
     return [series(folder, 0, tell=tell), series(folder, 1, tell=tell, origin=(0, 0, 6.8))]
+
+
+def moved(folder: Path, tell: Tell, turn_deg: float = 0.0) -> list[Part]:
+    """Write five volumes that follow a head, each `turn_deg` further about x.
+
+    Instance numbers prove nothing.
+    """
+    numbers = np.random.default_rng(11).permutation(30).reshape(5, 6) + 1
+    angles = np.deg2rad(turn_deg * np.arange(5))
+    return [
+        series(
+            folder,
+            n,
+            tell=tell,
+            modality="MR",
+            numbers=numbers[n].tolist(),
+            origin=(0.03 * n, -0.02 * n, 0.31 * n),
+            orientation=(1, 0, 0, 0, float(np.cos(a)), float(np.sin(a))),
+        )
+        for n, a in enumerate(angles)
+    ]
+
+
+FIVE: Final = ["regular 6"] * 5
+
+
+@defect(
+    "volumes that follow the head, told by AcquisitionNumber",
+    FIVE,
+    {"acquisition_number": (1, 2, 3, 4, 5)},
+    regular={"movement_mm": lambda mm: 0 <= mm < 1.3},
+)
+def _(folder: Path) -> list[Part]:
+    return moved(folder, lambda n, z: {"AcquisitionNumber": n + 1})
+
+
+@defect(
+    "volumes that follow the head, told by rising acquisition time",
+    FIVE,
+    {"acquisition_time": UNCHECKED},
+    regular={"movement_mm": lambda mm: 0 <= mm < 1.3},
+)
+def _(folder: Path) -> list[Part]:
+    return moved(folder, lambda n, z: {"AcquisitionTime": clock(30 * n + 2.5 * z)})
+
+
+@defect(
+    "volumes that turn with the head, one acquisition time each",
+    FIVE,
+    {"acquisition_time": (0, 30, 60, 90, 120)},
+)
+def _(folder: Path) -> list[Part]:
+    return moved(folder, lambda n, z: {"AcquisitionTime": clock(30 * n)}, turn_deg=0.5)
+
+
+@defect(
+    "b = 0 elsewhere, told by b-value and direction",
+    FIVE,
+    {"diffusion_b_value": UNCHECKED, "diffusion_gradient_orientation": UNCHECKED},
+)
+def _(folder: Path) -> list[Part]:
+    def tell(n: int, z: int) -> Facts:
+        b, axis = (0.0, 1000.0, 1000.0, 2000.0, 2000.0)[n], AXES[int(n in (2, 4))]
+        return {"DiffusionBValue": b, "DiffusionGradientOrientation": axis}
+
+    return [
+        series(
+            folder,
+            n,
+            tell=tell,
+            modality="MR",
+            origin=(0, 0, 3.51 * (n == 0)),
+            # Directions are in the order of acquisition.
+            numbers=list(range(6 * n + 1, 6 * n + 7)),
+        )
+        for n in range(5)
+    ]
+
+
+@defect(
+    "one of four time points with a position twice, different",
+    ["duplicates 7", *["regular 6"] * 3],
+    {"temporal_position_identifier": (1, 2, 3, 4)},
+    duplicates={"repeated_positions": 1, "pixels": "different"},
+)
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {"TemporalPositionIdentifier": n % 4 + 1}
+    made = [series(folder, n, tell=tell) for n in range(4)]
+    series(folder, 4, tell=tell, drop=[0, 1, 3, 4, 5])
+    return made[1:]
 
 
 B_VALUES: Final = (0, 500, 1000)

@@ -137,6 +137,9 @@ def assert_groups_are_read_whole_or_refused(
             with pytest.raises(IncompleteGroup) as caught:
                 dicomdl.read_volume(group)
             assert caught.value.missing == group.missing
+        elif max(stack.detail.get("movement_mm", 0) for stack in group) > 0.2:
+            with pytest.raises(GeometryError, match="resample_to"):
+                dicomdl.read_volume(group)
         elif all(stack.number in parts for stack in group):
             volume = dicomdl.read_volume(group)
             assert volume.dimension == group.dimension

@@ -12,6 +12,7 @@ from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import by_text, combined_codes, is_blank
 from dicomdl.geometry.grid import Tolerances, frame_orientations, frame_positions
 from dicomdl.geometry.identities import Identities
+from dicomdl.geometry.one_position import has_one_position
 from dicomdl.geometry.verdict import has_geometry
 
 # Columns that order frames where geometry does not. The coding decides the order of an instance
@@ -35,7 +36,8 @@ class FrameColumns:
     """Columns of all n frames; row i is the same frame in all of them.
 
     `placed` marks frames with a position and an orientation, `by_transducer` frames whose
-    coordinates are those of a transducer. `folders` are those of `build_stacks`.
+    coordinates are those of a transducer, and `one_position` frames of a file that has one position
+    for all of them; theirs is unknown. `folders` are those of `build_stacks`.
     """
 
     def __init__(self, facts: Facts, tolerances: Tolerances, folders: Ints | None = None) -> None:
@@ -49,15 +51,19 @@ class FrameColumns:
         self.by_transducer = ~in_patient & np.isfinite(self.positions[:, 0])
         segments = facts.numbers("referenced_segment_number")
         self.segments = np.nan_to_num(segments, nan=-1).astype(np.int64)
-        self.placed = has_geometry(
-            self.positions, self.orientations, self.pixel_spacings, tolerances
-        )
         self.blanks = {
             name: is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")
         }
         self.identities = Identities(facts, self._folders_of_blank(folders))
         self.candidates = Candidates(facts)
         self.contrasts = Contrasts(facts, self.candidates)
+        placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
+        self.one_position = has_one_position(
+            facts, np.where(placed, self.clips, -1), self.positions, self.candidates
+        )
+        if self.one_position.any():
+            self.positions = np.where(self.one_position[:, None], np.nan, self.positions)
+        self.placed = placed & ~self.one_position
 
     def _folders_of_blank(self, folders: Ints | None) -> Ints:
         """Return (n,) the folder of each frame without a Series Instance UID, else -1.

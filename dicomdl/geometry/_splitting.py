@@ -31,6 +31,7 @@ from dicomdl.geometry._joining import Joiner
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry._motion import Motion
 from dicomdl.geometry.grid import plane_axes
+from dicomdl.geometry.one_position import one_position_remarks
 from dicomdl.geometry.verdict import EVENLY_SPACED, READABLE, number_slices
 
 # Limit of instances named in the detail of duplicates.
@@ -91,8 +92,19 @@ class Splitter:
         for same_study in self._joiner.unplaced(rest) if len(rest) else ():
             unique = self._copies.without_same_instances(same_study)
             for part in by_first(unique, self._columns.clips[unique]):
-                whole = self._columns.mosaics[part].all()
-                yield [Part(part, remarks={"why": _WHOLE_MOSAIC} if whole else {})]
+                yield [self._unplaced(part)]
+
+    def _unplaced(self, rows: Ints) -> Part:
+        """Return frames without geometry as one part; a grid that may be assumed gives the order.
+
+        Slices ascend along the normal.
+        """
+        if self._columns.mosaics[rows].all():
+            return Part(rows, remarks={"why": _WHOLE_MOSAIC})
+        if not self._columns.one_position[rows].all():
+            return Part(rows)
+        remarks = one_position_remarks(self._columns.facts, rows)
+        return Part(rows[:: -1 if remarks.get("assumed_spacing", 0) < 0 else 1], remarks=remarks)
 
     def _planes(self, rows: Ints, tolerance: float) -> Iterator[Ints]:
         """Yield rows of equal orientation within a tolerance of the cosines."""
@@ -261,7 +273,7 @@ class Splitter:
         files = self._columns.mosaic_files[rows]
         if (files < 0).any():
             return [Part(rows)]
-        return [Part(rows[files == file]) for file in np.unique(files)]
+        return [Part(part) for part in by_first(rows, files)]
 
     def _grouped(
         self, rows: Ints, slice_numbers: Ints, dimension: Dimension

@@ -92,6 +92,12 @@ def _describe_group_gaps(facts: _Facts) -> str:
     )
 
 
+def _describe_assumption(facts: _Facts) -> str:
+    spacing = format_value(facts.detail["assumed_spacing"])
+    source = facts.detail.get("assumed_from", "the header")
+    return f"{source} suggests {spacing} mm between frames, which nothing confirms"
+
+
 def _describe_movement(facts: _Facts) -> str:
     detail = facts.detail
     if not detail["movement_mm"]:
@@ -193,6 +199,7 @@ _TITLES: Final = {
 # Phrases of a reason, in their order, by the key of `detail` that calls for them.
 _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "why": lambda facts: format_value(facts.detail["why"]),
+    "assumed_spacing": _describe_assumption,
     "missing_in_group": _describe_group_gaps,
     "movement_mm": _describe_movement,
     "reversed_rows": _describe_reversed,
@@ -247,6 +254,8 @@ _NO_PHRASE: Final = frozenset(
         "largest_gap",
         "missing_after",
         "rotation_deg",
+        "frames_at_one_position",
+        "assumed_from",
         "pixels",
         "told_apart_by",
         "magnification",

@@ -310,6 +310,7 @@ def _needs_person(
         or "reversed_rows" in detail
         or "slices_apart" in detail
         or "unassigned" in detail
+        or "frames_at_one_position" in detail
     )
 
 

@@ -6,7 +6,7 @@ A stack becomes a volume only if its verdict allows it, or if the caller names a
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +20,8 @@ from dicomdl.errors import (
     IrregularStack,
     UsageError,
 )
+from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.one_position import assumed_affine
 from dicomdl.geometry.regular import is_worth_filling, regular_slices
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, Irregular
 from dicomdl.index.views import Group, Stack
@@ -67,8 +69,10 @@ def read_volume(
     irregular
         Policy for a stack whose slices do not make a regular grid. "raise": an IrregularStack with
         the numbers. "accept": the slices as stored; the affine holds only on average, or is NaN
-        without geometry. "resample": a regular, orthogonal grid, with interpolated slices marked
-        in `Volume.filled`:
+        without geometry. A file with one position for all its frames gets the grid of its
+        SpacingBetweenSlices (for CT else SliceThickness) along the normal, which
+        ``stack.detail["assumed_spacing"]`` states. "resample": a regular, orthogonal grid, with
+        interpolated slices marked in `Volume.filled`:
 
         - Missing slices are interpolated between their neighbours. All others stay as they are.
         - Uneven spacing becomes the median gap, starting at the first slice (see
@@ -168,7 +172,8 @@ def read_volume(
     )
     array, padding = read_converted(sources, every, dtype=dtype, how=how)
     turn_rows(array, padding, stacks, reversed_rows, reduce)
-    geometry = first.geometry.halved(reduce) if reduce else first.geometry
+    geometry = _geometry(first)
+    geometry = geometry.halved(reduce) if reduce else geometry
     units = {quantity_units(each, quantity) for each in stacks}
     if len(units) > 1:
         raise IntensityError(
@@ -211,7 +216,7 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
             and is_worth_filling(stack.slices, detail)
         )
         remedy = "'resample' to put it on a regular grid, or " if helps else ""
-        message = f"pass irregular={remedy}'accept' to take it as it lies"
+        message = f"pass irregular={remedy}'accept' to {_accepted(detail)}"
     elif verdict not in FILLABLE:
         message = (
             f"it cannot be resampled, for {_NOT_RESAMPLED[verdict]}; "
@@ -235,6 +240,38 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
     )
     error.add_note(f"series: {stack.series_instance_uid}")
     raise error
+
+
+def _accepted(detail: Mapping[str, Any]) -> str:
+    """Return what "accept" does with a stack, for a message."""
+    if "assumed_spacing" in detail:
+        return (
+            f"place its slices {abs(detail['assumed_spacing'])} mm apart along the normal, as "
+            f"{detail['assumed_from']} suggests"
+        )
+    return "take it as it lies"
+
+
+def _geometry(stack: Stack) -> Geometry:
+    """Return the grid of a stack, or the one that the header of its only file suggests."""
+    detail = stack.detail
+    if "assumed_spacing" not in detail:
+        return stack.geometry
+    position, orientation, pixel_spacing = (
+        stack.value(name)
+        for name in ("image_position_patient", "image_orientation_patient", "pixel_spacing")
+    )
+    if orientation is None or pixel_spacing is None:
+        return stack.geometry
+    affine = assumed_affine(
+        np.array(position),
+        np.array(orientation),
+        np.array(pixel_spacing),
+        detail["assumed_spacing"],
+        stack.slices,
+        stack.tolerances,
+    )
+    return Geometry(stack.shape, affine)
 
 
 def _require_complete(group: Group, stacks: Sequence[Stack]) -> None:
