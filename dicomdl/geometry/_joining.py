@@ -28,11 +28,11 @@ from dicomdl.geometry._dimensions import Dimension, find_dimension
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry.grid import plane_axes
-from dicomdl.geometry.identities import COUNTED, DIVIDING
+from dicomdl.geometry.identities import COUNTED, DIVIDING, FEWEST_VALUES
 from dicomdl.geometry.verdict import EVENLY_SPACED, number_slices
 
 # Minimum of positions of a grid, and of UIDs that differ from position to position.
-_FEWEST: Final = 3
+_FEWEST: Final = FEWEST_VALUES
 _STUDY: Final = "study_instance_uid"
 _Mask = npt.NDArray[np.bool_]
 

@@ -17,6 +17,8 @@ from dicomdl.geometry._facts import Facts
 from dicomdl.geometry._grouping import combined_codes, filled, is_blank
 
 DIVIDING: Final = ("study_instance_uid", "frame_of_reference_uid", "volume_frame_of_reference_uid")
+# Minimum of UIDs that show that software made a new one per file.
+FEWEST_VALUES: Final = 3
 
 
 class Counted(NamedTuple):
@@ -86,6 +88,7 @@ class Identities:
         self.series = combined_codes([patient, lowest[series], uids, folders_of_blank])
         self.uids = combined_codes([uids, np.where(unnamed, self.series, -1)])
         values = combined_codes([identity.codes for identity in self.columns.values()])
+        self._instances = facts.ranks("sop_instance_uid")
         self._vary = _differ_within(self.series, values)
 
     def vary(self, row: int) -> bool:
@@ -124,6 +127,7 @@ class Identities:
                 key = parent
             return key
 
+        per_file = self._with_studies_per_file(stacks)
         keys = []
         for rows in stacks:
             series = int(self.series[rows[0]])
@@ -132,10 +136,28 @@ class Identities:
                 continue
             members = np.unique(studies[rows]).tolist()
             # -1 stands for the Studies that do not divide the Series.
-            for study in [*members, -1] if len(members) > 1 else members:
+            joined = len(members) > 1 or series in per_file
+            for study in [*members, -1] if joined else members:
                 parents[root((series, study))] = root(keys[-1])
         numbers: dict[tuple[int, int], int] = {}
         return [numbers.setdefault(root(key), len(numbers)) for key in keys]
+
+    def _with_studies_per_file(self, stacks: Sequence[Ints]) -> set[int]:
+        """Return the numbers of the Series in which every file has a Study of its own."""
+        rows_of: dict[int, list[Ints]] = {}
+        for rows in stacks:
+            if self._vary[rows[0]]:
+                rows_of.setdefault(int(self.series[rows[0]]), []).append(rows)
+        study = self.columns["study_instance_uid"]
+        found = set()
+        for series, parts in rows_of.items():
+            rows = np.concatenate(parts)
+            known = rows[~study.blank[rows]]
+            studies = np.unique(study.codes[known])
+            pairs = study.codes[known] * len(self._instances) + self._instances[known]
+            if FEWEST_VALUES <= len(studies) == len(np.unique(pairs)):
+                found.add(series)
+        return found
 
 
 def _differ_within(groups: Ints, values: Ints) -> npt.NDArray[np.bool_]:

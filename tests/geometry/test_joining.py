@@ -365,6 +365,17 @@ def test_stills_of_several_studies_are_joined_if_each_file_has_its_own(
     assert sorted(found(tmp_path)) == [("no_geometry", size) for size in sizes]
 
 
+def test_clips_with_a_study_per_file_are_one_series(tmp_path: Path) -> None:
+    for n in range(4):
+
+        def edit(dataset: Dataset, _: int, n: int = n) -> None:
+            dataset.StudyInstanceUID, dataset.SOPInstanceUID = uid("study", n), uid("clip", n)
+
+        write_secondary_capture(tmp_path / str(n), frames=3, series_uid=SERIES, edit=edit)
+    stacks = stacks_of(tmp_path)[1].stacks
+    assert [(stack.slices, stack.series) for stack in stacks] == [(3, 0)] * 4
+
+
 # --- chance ---------------------------------------------------------------------------------------
 
 

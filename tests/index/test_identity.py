@@ -106,6 +106,29 @@ def test_the_check_reports_what_was_joined_and_asks_for_nobody(tmp_path: Path) -
     assert "Doe" not in f"{check}{check.to_dict()}"
 
 
+def test_slices_without_a_frame_of_reference_that_fit_two_grids_need_a_person(
+    tmp_path: Path,
+) -> None:
+    for n in range(2):
+        frame = uid("frame", n)
+        write(
+            tmp_path / "in", lambda _, f=frame: {"FrameOfReferenceUID": f}, offset=400 * n, seed=n
+        )  # type: ignore[misc]
+    write(
+        tmp_path / "in",
+        lambda _: {"FrameOfReferenceUID": ""},
+        shape=(2, 5, 7),
+        origin=(0, 0, 12),
+        seed=2,
+    )
+    check = scan(tmp_path / "in").check()
+    (row,) = check.needing
+    assert row.shape[0] == 2
+    assert "Frame of Reference UID is blank, and the positions fit none or several" in row.reason
+    (other, _) = [row for row in check.rows if not row.needs_person]
+    assert "one of 2 Frame of Reference UIDs of its Series that hold grids" in other.reason
+
+
 # --- Series that fall apart -----------------------------------------------------------------------
 
 
