@@ -9,6 +9,9 @@ is not calibrated, and one that differs is; alone, it may be either.
 The magnification is the Estimated Radiographic Magnification Factor, the ratio of the distances
 from the source to the detector and to the patient (PS3.3 C.8.11.5, C.8.7.5), or that ratio itself.
 It holds in one plane of the patient. Nothing is divided by it unless the caller asks.
+
+An ultrasound image has the spacing of its calibrated regions (PS3.3 C.8.5.5) if all of them show
+tissue in two dimensions at one spacing.
 """
 
 import math
@@ -26,7 +29,11 @@ IN_PLANE_COLUMNS: Final = (
     *("imager_pixel_spacing", "nominal_scanned_pixel_spacing"),
     *("object_pixel_spacing_in_center_of_beam", "estimated_radiographic_magnification_factor"),
     *("distance_source_to_detector", "distance_source_to_patient", "distance_source_to_isocenter"),
+    *("region_spatial_format", "physical_units_x_direction", "physical_units_y_direction"),
+    *("physical_delta_x", "physical_delta_y"),
 )
+# Region Spatial Format 2D and Physical Units cm (PS3.3 C.8.5.5.1.1, C.8.5.5.1.15).
+_TISSUE: Final = (1, 3, 3)
 # Relative difference of two spellings of one spacing.
 _SAME: Final = 1e-3
 # A patient between source and detector is magnified, and not without limit.
@@ -96,7 +103,7 @@ def plane_spacing(facts: Mapping[str, Any]) -> PlaneSpacing:
         _usable(facts["imager_pixel_spacing"]) or _usable(facts["nominal_scanned_pixel_spacing"]),
     )
     # X-Ray calibration of an enhanced XA image (PS3.3 C.8.19.6.9).
-    object_plane = _usable(facts["object_pixel_spacing_in_center_of_beam"])
+    object_plane = _usable(facts["object_pixel_spacing_in_center_of_beam"]) or _of_regions(facts)
     if object_plane and not declared:
         return PlaneSpacing(*object_plane, "patient")
     spacing = declared or detector
@@ -135,6 +142,15 @@ def _magnification(facts: Mapping[str, Any]) -> tuple[float, str]:
         if detector and distance and 0 < distance <= detector < _LARGEST_MAGNIFICATION * distance:
             return float(detector / distance), f"{_RATIO}{place.capitalize()}"
     return math.nan, ""
+
+
+def _of_regions(facts: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the spacing of the calibrated regions of an ultrasound image, mm."""
+    kind = ("region_spatial_format", "physical_units_x_direction", "physical_units_y_direction")
+    between_rows, between_columns = facts["physical_delta_y"], facts["physical_delta_x"]
+    if tuple(facts[name] for name in kind) != _TISSUE or not between_rows or not between_columns:
+        return None
+    return _usable((10 * abs(between_rows), 10 * abs(between_columns)))
 
 
 def _usable(spacing: Any) -> tuple[float, float] | None:

@@ -56,6 +56,7 @@ FRAME_TYPES: Final = (
     0x00189504,
 )
 RADIOPHARMACEUTICAL: Final = 0x00540016
+ULTRASOUND_REGIONS: Final = 0x00186011
 
 
 def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
@@ -200,6 +201,19 @@ class Frame:
     distance_source_to_isocenter: float | None = _fact(
         0x00189402, "FL", "grid", groups=(XRAY_GEOMETRY,)
     )
+    # Of ultrasound (PS3.3 C.8.5.5): what all regions of an image have in common.
+    ultrasound_regions: int | None = _fact(
+        ULTRASOUND_REGIONS, "SQ", "grid", inside=ULTRASOUND_REGIONS, counts=True
+    )
+    region_spatial_format: int | None = _fact(0x00186012, "US", "grid", inside=ULTRASOUND_REGIONS)
+    physical_units_x_direction: int | None = _fact(
+        0x00186024, "US", "grid", inside=ULTRASOUND_REGIONS
+    )
+    physical_units_y_direction: int | None = _fact(
+        0x00186026, "US", "grid", inside=ULTRASOUND_REGIONS
+    )
+    physical_delta_x: float | None = _fact(0x0018602C, "FD", "grid", inside=ULTRASOUND_REGIONS)
+    physical_delta_y: float | None = _fact(0x0018602E, "FD", "grid", inside=ULTRASOUND_REGIONS)
     slice_thickness: float | None = _fact(0x00180050, "DS", "split", groups=(PIXEL_MEASURES,))
     spacing_between_slices: float | None = _fact(0x00180088, "DS", "grid", groups=(PIXEL_MEASURES,))
     slice_location: float | None = _fact(0x00201041, "DS", "grid")

@@ -134,3 +134,39 @@ def test_the_groups_of_an_enhanced_xa_state_its_spacing(tmp_path: Path) -> None:
     (stack,) = index_of(folder).stacks
     assert (stack.spacing[1:], stack.spacing_at) == ((0.3, 0.3), "detector")
     assert stack.plane_spacing(1).in_patient().row == pytest.approx(0.2)
+
+
+def region(**facts: Any) -> Dataset:
+    """A region of tissue with 0.02 cm between columns and 0.03 cm between rows."""
+    dataset = Dataset()
+    tissue = {
+        **{"RegionSpatialFormat": 1, "RegionDataType": 1, "RegionLocationMinX0": 0},
+        **{"PhysicalUnitsXDirection": 3, "PhysicalUnitsYDirection": 3},
+        **{"PhysicalDeltaX": 0.02, "PhysicalDeltaY": 0.03},
+    }
+    say(dataset, {**tissue, **facts})
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("regions", "spacing"),
+    [
+        ([{}], [0.3, 0.2]),
+        ([{}, {"RegionLocationMinX0": 4}], [0.3, 0.2]),
+        # Beside a region of another scale, and beside a spectrum.
+        ([{}, {"PhysicalDeltaX": 0.04}], None),
+        ([{}, {"RegionSpatialFormat": 3, "PhysicalUnitsXDirection": 4}], None),
+    ],
+)
+def test_an_ultrasound_image_has_the_spacing_of_all_its_regions(
+    folder: Path, regions: list[dict[str, Any]], spacing: list[float] | None
+) -> None:
+    sequence = [region(**facts) for facts in regions]
+    index = radiographs(folder, {"SequenceOfUltrasoundRegions": sequence}, modality="US")
+    sample = dicomdl.FrameDataset(index)[0]
+    assert sample["spacing_at"] == ("patient" if spacing else "")
+    if spacing:
+        assert sample["spacing"][1:].tolist() == pytest.approx(spacing)
+        assert index.stacks[0].spacing[1:] == pytest.approx(spacing)
+    else:
+        assert torch.isnan(sample["spacing"][1:]).all()

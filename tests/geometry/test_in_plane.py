@@ -69,6 +69,33 @@ def test_the_spacing_and_its_place(
     assert spacing is None or (found.row, found.column) == spacing
 
 
+REGION = {
+    **{"modality": "US", "region_spatial_format": 1, "physical_delta_x": 0.02},
+    **{"physical_units_x_direction": 3, "physical_units_y_direction": 3, "physical_delta_y": 0.03},
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "spacing"),
+    [
+        ({}, (0.3, 0.2)),
+        ({"pixel_spacing": (0.1, 0.15)}, (0.1, 0.15)),
+        # M-mode: columns are seconds.
+        ({"region_spatial_format": 2, "physical_units_x_direction": 4}, None),
+        ({"physical_units_x_direction": 4}, None),
+        ({"physical_delta_x": None}, None),
+        ({"physical_delta_y": 0.0}, None),
+    ],
+)
+def test_calibrated_regions_of_ultrasound_lie_in_the_patient(
+    facts: dict[str, Any], spacing: tuple[float, float] | None
+) -> None:
+    found = of(**{**REGION, **facts})
+    assert found.is_known == (spacing is not None)
+    if spacing is not None:
+        assert (found.row, found.column) == pytest.approx(spacing) and found.at == "patient"
+
+
 @pytest.mark.parametrize(
     ("facts", "magnification", "source"),
     [

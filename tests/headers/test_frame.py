@@ -16,6 +16,7 @@ PRIVATE = [attribute for attribute in attributes() if attribute.creator]
 
 # Columns whose name is not the keyword in snake case, with the reason.
 OTHER_NAMES = {
+    "ultrasound_regions": "SequenceOfUltrasoundRegions, of which a row has the count",
     "radiopharmaceuticals": "RadiopharmaceuticalInformationSequence, of which a row has the count",
     "grid_frame_offset": "GridFrameOffsetVector, of which a row has one value",
     "voi_lut_function": "VOILUTFunction: voilut is hard to read",
@@ -120,6 +121,7 @@ def test_every_group_is_a_sequence_of_the_data_dictionary() -> None:
         ("XRAY_GEOMETRY", "XRayGeometrySequence"),
         ("SEGMENT_IDENTIFICATION", "SegmentIdentificationSequence"),
         ("RADIOPHARMACEUTICAL", "RadiopharmaceuticalInformationSequence"),
+        ("ULTRASOUND_REGIONS", "SequenceOfUltrasoundRegions"),
     ],
 )
 def test_a_functional_group_has_the_tag_of_its_keyword(constant: str, keyword: str) -> None:

@@ -80,6 +80,9 @@ def read_with_pydicom(path: Path) -> Dataset:
         return pydicom.dcmread(path, force=True)
 
 
+COUNTED = {attribute.inside for attribute in attributes() if attribute.counts}
+
+
 # --- the second opinion: the values of attributes by pydicom --------------------------------------
 
 
@@ -112,20 +115,45 @@ def _element(dataset: Dataset, attribute: Attribute, number: int) -> Any:
         return dataset.file_meta.get(attribute.tag) if hasattr(dataset, "file_meta") else None
     if attribute.inside:
         items = dataset.get(attribute.inside)
-        return items.value[0].get(attribute.tag) if items is not None and items.value else None
-    if attribute.creator:
-        try:
-            block = dataset.private_block(attribute.tag >> 16, attribute.creator)
-        except KeyError:
+        if items is None or not items.value:
             return None
-        # A block has no get.
-        return block[attribute.tag & 0xFF] if attribute.tag & 0xFF in block else None  # noqa: SIM401
+        found = [item.get(attribute.tag) for item in items.value if len(item)]
+        # Counted items have the values on which all of them agree.
+        agree = attribute.inside not in COUNTED or all(each == found[0] for each in found)
+        return found[0] if found and agree else None
+    if attribute.creator:
+        found = _in_block(dataset, attribute.tag, attribute.creator)
+        return _in_philips_item(dataset, attribute, number) if found is None else found
     for sequence, item_number in ((0x52009230, number), (0x52009229, 0)):
         if attribute.groups and sequence in dataset and len(dataset[sequence].value) > item_number:
             element = _in_functional_groups(dataset[sequence].value[item_number], attribute)
             if element is not None:
                 return element
     return dataset.get(attribute.tag)
+
+
+def _in_block(dataset: Dataset, tag: int, creator: str) -> Any:
+    try:
+        block = dataset.private_block(tag >> 16, creator)
+    except KeyError:
+        return None
+    # A block has no get.
+    return block[tag & 0xFF] if tag & 0xFF in block else None  # noqa: SIM401
+
+
+def _in_philips_item(dataset: Dataset, attribute: Attribute, number: int) -> Any:
+    """The element of Philips' item per frame; a direction of zeros is none."""
+    groups = dataset.get(0x52009230)
+    if "philips" not in attribute.name or groups is None or len(groups.value) <= number:
+        return None
+    items = _in_block(groups.value[number], 0x2005000F, "Philips MR Imaging DD 005")
+    if items is None:
+        return None
+    if "_diffusion_direction_" in attribute.name:
+        axes = (_in_block(items.value[0], 0x200500B0 + i, attribute.creator) for i in range(3))
+        if not any(axis is not None and axis.value for axis in axes):
+            return None
+    return _in_block(items.value[0], attribute.tag, attribute.creator)
 
 
 def _in_functional_groups(item: Dataset, attribute: Attribute) -> Any:
@@ -205,7 +233,7 @@ def attribute_differences(frames: list[Frame], dataset: Dataset) -> set[str]:
     """The columns in which some frame differs from pydicom."""
     different = set()
     for attribute in attributes():
-        varies = bool(attribute.groups) or attribute.per_frame
+        varies = bool(attribute.groups) or attribute.per_frame or "philips" in attribute.name
         of_file = None if varies else pydicom_value(dataset, attribute, 0)
         for number, frame in enumerate(frames):
             expected = pydicom_value(dataset, attribute, number) if varies else of_file
