@@ -92,10 +92,14 @@ _TEXTS: Final = (
     ("acquisition_date_time",),
     ("acquisition_date", "acquisition_time"),
 )
-# Resolution of numbers and of texts with a fraction of a second.
+# Resolution of numbers, and of texts with and without a fraction of a second.
+_NUMBER_S: Final = 0.001
 _FINE_S: Final = 0.01
-# Departure of one volume from equal steps, and of a clock's step from the Repetition Time.
+_WHOLE_S: Final = 1.0
+# Departure of one volume from equal steps, as far as the resolution does not explain more, and at
+# most; and of a clock's step from the Repetition Time.
 _UNEQUAL: Final = 0.02
+_JITTER: Final = 0.05
 _OTHER: Final = 0.01
 # Uncertainty of the mean step of a coarse clock.
 _UNCERTAIN: Final = 0.05
@@ -117,11 +121,11 @@ def time_step_s(names: Sequence[str], facts: Facts) -> float:
     """
     axis = {name.partition("[")[0] for name in names}
     delays = axis & _DELAYS
+    repetition = _constant(facts, "repetition_time", 1e-3)
     if delays:
-        return _delay_step(next(iter(delays)), facts) if len(axis) == 1 else np.nan
+        return _delay_step(next(iter(delays)), repetition, facts) if len(axis) == 1 else np.nan
     if not axis or not (axis <= _TIMES | _DIFFUSION or (len(axis) == 1 and axis <= _COUNTERS)):
         return np.nan
-    repetition = _constant(facts, "repetition_time", 1e-3)
     clock = _first_clock(facts)
     if clock is not None:
         return _clock_step(clock, repetition)
@@ -130,23 +134,23 @@ def time_step_s(names: Sequence[str], facts: Facts) -> float:
     return _stated_step(repetition, facts, is_diffusion=bool(axis & _DIFFUSION))
 
 
-def _delay_step(column: str, facts: Facts) -> float:
+def _delay_step(column: str, repetition: float, facts: Facts) -> float:
     """Return the step of a delay within the cycle; its median over the places counts."""
     delays = np.median(_numbers(facts(column), 1e-3), axis=1, keepdims=True)
-    return np.nan if np.isnan(delays).any() else _clock_step(_Clock(delays, _FINE_S), np.nan)
+    return np.nan if np.isnan(delays).any() else _clock_step(_Clock(delays, _NUMBER_S), repetition)
 
 
 def _first_clock(facts: Facts) -> _Clock | None:
     """Return the first clock that every volume has and that runs."""
     for column, unit_s in _OFFSETS:
-        clock = _running(_numbers(facts(column), unit_s), _FINE_S)
+        clock = _running(_numbers(facts(column), unit_s), _NUMBER_S)
         if clock is not None:
             return clock
     for columns in _TEXTS:
         seconds = _seconds(columns, facts)
         if seconds is not None and (clock := _running(seconds, _resolution(seconds))) is not None:
             return clock
-    return _running(_numbers(facts(_TRIGGER[0]), _TRIGGER[1]), _FINE_S)
+    return _running(_numbers(facts(_TRIGGER[0]), _TRIGGER[1]), _NUMBER_S)
 
 
 def _running(seconds: Floats, resolution_s: float) -> _Clock | None:
@@ -179,11 +183,12 @@ def _seconds(columns: Sequence[str], facts: Facts) -> Floats | None:
 
 def _resolution(seconds: Floats) -> float:
     """Return 1 s for times without a fraction of a second."""
-    return 1.0 if (seconds == np.floor(seconds)).all() else _FINE_S
+    return _WHOLE_S if (seconds == np.floor(seconds)).all() else _FINE_S
 
 
 def _clock_step(clock: _Clock, repetition: float) -> float:
     """Return the step of a clock: the Repetition Time if it agrees, NaN for unequal steps."""
+    is_coarse = clock.resolution_s == _WHOLE_S
     since = clock.seconds - clock.seconds[:1]
     steps = len(since) - 1
     mean = since[-1] / steps
@@ -191,11 +196,12 @@ def _clock_step(clock: _Clock, repetition: float) -> float:
     if not step > 0 or float(np.ptp(mean)) > max(error, _UNEQUAL * step):
         return np.nan
     off = float(np.abs(since - np.arange(steps + 1)[:, None] * mean).max())
-    if off > max(clock.resolution_s, _UNEQUAL * step):
+    allowed = max(clock.resolution_s, _UNEQUAL * step)
+    if off > (allowed if is_coarse else min(allowed, _JITTER * step)):
         return np.nan
     if abs(step - repetition) <= max(_OTHER * repetition, error):
         return repetition
-    if error > _UNCERTAIN * step and off > 0:
+    if is_coarse and error > _UNCERTAIN * step and off > 0:
         return np.nan
     return round(step, 6)
 

@@ -71,6 +71,15 @@ def test_unequal_steps_are_no_step() -> None:
     assert np.isnan(step(5, *directions, acquisition_time=times, repetition_time=5000.0))
 
 
+def test_short_steps_are_as_equal_as_long_ones() -> None:
+    assert step(4, "trigger_time", trigger_time=[0.0, 35.0, 71.0, 106.0]) == pytest.approx(
+        0.0353, abs=1e-4
+    )
+    assert np.isnan(step(4, "trigger_time", trigger_time=[0.0, 35.0, 80.0, 110.0]))
+    assert step(4, acquisition_time=clock(0, 0.05, 0.1, 0.15)) == 0.05
+    assert np.isnan(step(4, acquisition_time=clock(0, 0.05, 0.109, 0.15)))
+
+
 def test_a_clock_of_whole_seconds_needs_enough_of_them() -> None:
     assert np.isnan(step(3, acquisition_time=["120000", "120001", "120003"]))
     every = [f"12{s // 60:02d}{s % 60:02d}" for s in np.floor(np.arange(41) * 2.5).astype(int)]
