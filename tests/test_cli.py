@@ -168,7 +168,8 @@ def test_show_lists_stacks(
     main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
     capsys.readouterr()
     assert main(["show", str(tmp_path / "i"), "--stacks"]) == 0
-    assert "Stack(CT 4 x 5 x 7" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 x 5 x 7" in printed and str(folder) in printed and "RAMP CT" in printed
 
 
 def test_check_exits_0_when_nothing_needs_a_person(

@@ -1,4 +1,4 @@
-"""`dicomdl show`: summarize an index."""
+"""`dicomdl show`: summarize an index, and list its stacks and problems."""
 
 import argparse
 import json
@@ -9,11 +9,22 @@ from dicomdl.cli._output import FINE, PROBLEMS, facts, print_text
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    show = commands.add_parser("show", help="summarize an index")
+    show = commands.add_parser("show", help="summarize an index, and list its stacks")
     show.add_argument(
         "index", metavar="INDEX", help="index folder, or a folder that was scanned without --out"
     )
     show.add_argument("--stacks", action="store_true", help="list the stacks, one per line")
+    show.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only frames that meet a condition: modality=CT,MR  'slices>=20'  verdict!=regular  "
+        "'series_description=*head*'; may be repeated",
+    )
+    show.add_argument("--csv", action="store_true", help="print the list of stacks as CSV")
+    show.add_argument("--dates", action="store_true", help="list Study Date, too")
+    show.add_argument("--patient-ids", action="store_true", help="list PatientID, too")
     show.add_argument(
         "--problems", action="store_true", help="list the files that could not be used, and why"
     )
@@ -23,22 +34,25 @@ def add(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the summary, the stacks or the problems of an index."""
+    from dicomdl.index import listing
     from dicomdl.index.opening import open_index
 
     index = open_index(given.index)
+    if given.where:
+        index = index.select(**listing.conditions_of(given.where))
+    rows = []
+    if given.stacks or given.csv or given.json:
+        rows = listing.listing(index, dates=given.dates, patient_ids=given.patient_ids)
     if given.json:
-        print(
-            json.dumps(
-                facts(index) | {"stacks": [row.to_dict() for row in index.check().rows]},
-                indent=1,
-                allow_nan=False,
-            )
-        )
+        checked = [row.to_dict() for row in index.check().rows]
+        stacks = [{**row, **check} for row, check in zip(rows, checked, strict=True)]
+        print(json.dumps(facts(index) | {"stacks": stacks}, indent=1, allow_nan=False))
+    elif given.csv:
+        print_text(listing.as_csv(rows))
     else:
         print_text(repr(index))
         if given.stacks:
-            for stack in index.stacks:
-                print_text(f"{stack.number:>6} {stack!r}")
+            print_text(listing.as_text(rows))
         if given.problems:
             for problem in index.problems:
                 print_text(f"{problem.reason:<20} {problem.path}")

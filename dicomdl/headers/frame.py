@@ -135,6 +135,7 @@ class Frame:
     series_number: int | None = _fact(0x00200011, "IS", "select")
     instance_number: int | None = _fact(0x00200013, "IS", "select")
     image_type: str = _fact(0x00080008, "CS", "split", 0)
+    study_date: str = _fact(0x00080020, "DA", "select")
     study_description: str = _fact(0x00081030, "LO", "select")
     series_description: str = _fact(0x0008103E, "LO", "select")
     protocol_name: str = _fact(0x00181030, "LO", "select")

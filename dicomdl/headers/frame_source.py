@@ -50,6 +50,13 @@ class FrameSource:
     file_ctime_ns: int = UNKNOWN
     file_inode: int = 0
 
+    def __repr__(self) -> str:
+        end = self.byte_offset + self.byte_length
+        return (
+            f"FrameSource({self.path!r}, frame {self.frame_number}, bytes {self.byte_offset} to "
+            f"{end}, {self.rows} x {self.columns}, {self.bits_stored} bits)"
+        )
+
     @property
     def file(self) -> Source:
         """The file, in the state of the scan."""

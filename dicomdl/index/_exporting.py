@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 # Facts of the first frame that the table of stacks repeats, because labels are joined by them.
 _HEADS: Final = (
     *("modality", "patient_id", "study_instance_uid", "series_instance_uid"),
-    *("series_number", "series_description", "rows", "columns"),
+    *("study_date", "series_number", "series_description", "rows", "columns"),
 )
 _SERIES: Final = ("study_instance_uid", "series_instance_uid")
 

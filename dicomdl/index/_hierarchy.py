@@ -6,6 +6,7 @@ import numpy.typing as npt
 from dicomdl.errors import UsageError
 from dicomdl.index.rows import Generation
 from dicomdl.index.studies import Series, Study
+from dicomdl.index.text import Lines
 from dicomdl.index.views import Group, Stack, Stacks
 
 
@@ -32,11 +33,11 @@ def groups_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Gro
     """Return the groups of two or more stacks that are all among the chosen ones."""
     whole = np.zeros(len(generation.stacks), dtype=bool)
     whole[chosen] = True
-    return [
+    return Lines(
         Group(generation, n)
         for n, members in enumerate(generation.groups)
         if len(members) > 1 and whole[members].all()
-    ]
+    )
 
 
 def series_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Series]:

@@ -1,5 +1,7 @@
 """Parts of an index that its overview and its check read, and the ledger of its files."""
 
+import functools
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +36,20 @@ def part_of(
         problems=problems,
         reasons=problems.reasons(),
         passed_over=_passed_over(generation.facts),
+        folder_of=functools.partial(_folder_of, generation),
+        held_files=_held_files(generation, mask),
     )
+
+
+def _folder_of(generation: Generation, stack: int) -> str:
+    path: str = generation.cell("path")(int(generation.stack_starts[stack]))
+    return os.path.dirname(path)
+
+
+def _held_files(generation: Generation, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    held = np.zeros(len(generation.files), dtype=np.bool_)
+    held[generation.frames.numbers("file")[mask]] = True
+    return held
 
 
 def ledger_of(files: Table) -> dict[str, int]:

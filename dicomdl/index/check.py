@@ -7,7 +7,6 @@ by number and Series Instance UID, and holds no patient's identity and no date.
 
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,13 +22,14 @@ from dicomdl.index.text import (
     SHOWN_LINES,
     Part,
     Problem,
+    counted,
     escaped,
     format_counts,
     format_ledger,
+    format_lengths,
     format_verdicts,
     html_table,
     plain_value,
-    plural,
     printable,
     text_columns,
 )
@@ -48,6 +48,12 @@ class StackCheck:
     ----------
     number
         The number of the stack in the index.
+    patient
+        The number of the patient in the index, from 1, which reveals no identity.
+    series_number, description
+        Series Number and Series Description.
+    folder
+        The folder of the first file.
     series_instance_uid, modality, content, verdict, dimension, group, group_index, detail
         As for `Stack`.
     shape
@@ -63,7 +69,11 @@ class StackCheck:
     """
 
     number: int
+    patient: int
     series_instance_uid: str
+    series_number: int | None
+    description: str
+    folder: str
     modality: str
     content: str
     shape: tuple[int, int, int]
@@ -146,21 +156,16 @@ class Check:
         moved = [mm for row in self.rows if (mm := row.detail.get("movement_mm", 0)) > 0]
         farthest = f"{max(moved, default=0):.4g}"
         joined = sum(not _JOINED.isdisjoint(row.detail) for row in self.rows)
-        remarks = {
-            "frame(s) left out as equal copies of others": self.equal_copies,
-            "stack(s) without a Series or Study Instance UID": blank,
-            f"stack(s) that moved against the first of their group, by up to {farthest} mm": len(
-                moved
-            ),
-            "stack(s) joined although their slices have several identifiers": joined,
-            "frame(s) of stacks that the selection took apart, not checked": self.parted_frames,
-            "passed over": self.passed_over,
+        counts = {
+            "left out as equal copies of others": (self.equal_copies, "frames"),
+            "without a Series or Study Instance UID": (blank, "stacks"),
+            f"moved against the first of the group by up to {farthest} mm": (len(moved), "stacks"),
+            "joined although the slices have several identifiers": (joined, "stacks"),
+            "taken apart by the selection and not checked": (self.parted_frames, "frames"),
         }
-        return [
-            f"{text}: {format_counts(n)}" if isinstance(n, Mapping) else f"{n:,} {text}"
-            for text, n in remarks.items()
-            if n
-        ]
+        remarks = [f"{text}: {counted(n, noun)}" for text, (n, noun) in counts.items() if n]
+        passed = format_counts(self.passed_over)
+        return [*remarks, f"passed over: {passed}"] if passed else remarks
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON, with null for NaN."""
@@ -191,7 +196,7 @@ class Check:
         lines += _stack_lines(shown, marked=everything)
         if len(shown) < len(groups):
             more = _stacks_in(groups[len(shown) :])
-            lines.append(f"  ... and {more:,} more stack(s): --all, or `check.rows`")
+            lines.append(f"  ... and {more:,} more stacks: --all, or `check.rows`")
         if not everything:
             fine = _fine(self.rows)
             lines += (
@@ -205,19 +210,19 @@ class Check:
             lines += [f"    {problem.reason:<20} {problem.path}", f"    {'':<20} {problem.detail}"]
         if len(problems) < len(self.problems):
             more = len(self.problems) - len(problems)
-            lines.append(f"    ... and {more:,} more file(s): --all, or `check.problems`")
+            lines.append(f"    ... and {more:,} more: --all, or `check.problems`")
         lines += [f"  {remark}" for remark in self.remarks]
         return "\n".join(printable(line) for line in [*lines, f"  in {self.path}"])
 
     def _headline(self) -> str:
         needing, files = len(self.needing), len(self.problems)
-        stacks = f"{len(self.rows):,} {plural('stacks', len(self.rows))}"
+        stacks = counted(len(self.rows), "stacks")
         parts = [
             f"{needing:,} of {stacks} {'needs' if needing == 1 else 'need'} a person"
             if needing
             else f"{stacks}, none needs a person"
         ]
-        parts += [f"{files:,} file(s) could not be used"] if files else []
+        parts += [f"{counted(files, 'files')} could not be used"] if files else []
         return "Check: " + "; ".join(parts)
 
     def __repr__(self) -> str:
@@ -234,7 +239,7 @@ class Check:
             parts.append(html_table(["stack", "series", *_STACK_TITLES], rows, right={0}))
         if len(groups) > SHOWN_LINES:
             more = _stacks_in(groups[SHOWN_LINES:])
-            parts.append(f"<p>... and {more:,} more stack(s): <code>check.rows</code></p>")
+            parts.append(f"<p>... and {more:,} more stacks: <code>check.rows</code></p>")
         if fine := [[m, format_verdicts(verdicts)] for m, verdicts in _fine(self.rows)]:
             parts.append(f"<p>Nothing to do for</p>{html_table(['modality', 'verdicts'], fine)}")
         parts.append(f"<p>{escaped(format_ledger(self.ledger))}</p>")
@@ -243,7 +248,7 @@ class Check:
             parts.append(html_table(["problem", "path", "detail"], rows))
         if len(self.problems) > SHOWN_PROBLEMS:
             more = len(self.problems) - SHOWN_PROBLEMS
-            parts.append(f"<p>... and {more:,} more file(s): <code>check.problems</code></p>")
+            parts.append(f"<p>... and {more:,} more: <code>check.problems</code></p>")
         parts += [f"<p>{escaped(remark)}</p>" for remark in self.remarks]
         return f"<div>{''.join(parts)}<p><code>{escaped(self.path)}</code></p></div>"
 
@@ -259,7 +264,11 @@ def check(part: Part) -> Check:
     idc = {name: part.conclusions(name) for name in IDC_COLUMNS}
     columns: dict[str, Iterable[Any]] = {
         "number": part.chosen.tolist(),
+        "patient": part.patients(),
         "series_instance_uid": part.heads("series_instance_uid"),
+        "series_number": part.heads("series_number"),
+        "description": [text or "" for text in part.heads("series_description")],
+        "folder": map(part.folder_of, part.chosen.tolist()),
         "modality": part.heads("modality"),
         "content": (contents := part.conclusions("content")),
         "shape": zip(slices, part.heads("rows"), part.heads("columns"), strict=True),
@@ -346,7 +355,7 @@ def _format_numbers(group: Sequence[StackCheck]) -> str:
 
 def _format_facts(group: Sequence[StackCheck]) -> list[str]:
     row = group[0]
-    spacing = " x ".join(f"{step:.4g}" if math.isfinite(step) else "?" for step in row.spacing)
+    spacing = format_lengths(row.spacing)
     reason = f"{len(group)} stacks, each: {row.reason}" if len(group) > 1 else row.reason
     if len(group) == 1 and row.dimension:
         reason = f"[{format_value(row.dimension)}] {reason}"
@@ -371,10 +380,18 @@ def _stack_lines(groups: Sequence[Sequence[StackCheck]], marked: bool) -> list[s
     header, *lines = text_columns(["stack  ", *_STACK_TITLES], rows, right={0})
     result, before = [header], None
     for group, line in zip(groups, lines, strict=True):
-        series = group[0].series_instance_uid or "(no UID)"
-        result += [f"  series {series}", line] if series != before else [line]
+        series = _format_series(group[0])
+        result += [f"  {series}", line] if series != before else [line]
         before = series
     return result
+
+
+def _format_series(row: StackCheck) -> str:
+    """Format the Series of a stack: number, description, UID and folder."""
+    number = "" if row.series_number is None else f" {row.series_number}"
+    description = f" {row.description!r}" if row.description else ""
+    uid = row.series_instance_uid or "(no UID)"
+    return f"series{number}{description} of patient {row.patient}, {uid}, in {row.folder}"
 
 
 def _fine(rows: Iterable[StackCheck]) -> list[tuple[str, Counter[str]]]:

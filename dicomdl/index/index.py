@@ -75,8 +75,8 @@ class Index:
     >>> len(index), len(index.stacks)
     (7, 4)
     >>> index.select(modality="CT", min_slices=3).stacks  # doctest: +ELLIPSIS
-    1 stack(s)
-    Stack(CT 4 x 16 x 16, 68.33 x 0.4883 x 0.4883 mm, uneven_spacing, series 1.3.6.1...)
+    1 stack
+    Stack(CT 4 x 16 x 16, 68.33 x 0.4883 x 0.4883 mm, uneven_spacing, series 2 'Routine Brain'...)
     >>> train, test = index.split([0.8, 0.2], seed=1)
     >>> len(train) + len(test)
     7

@@ -48,7 +48,7 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
     Index: 1 patient, 1 study, 1 series, 1 stack, 1 frame
       modality   stacks     frames  verdicts
       CT              1          1  1 single
-      1 files = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
+      1 file = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
       in ...
     """
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))

@@ -5,6 +5,7 @@ Its text names stacks by number and Series Instance UID and files by path; it ho
 identity and no date. Text from files passes `printable`, and in HTML `escaped`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,12 +16,12 @@ from dicomdl.geometry.verdict import IDC_CHECKS
 from dicomdl.index._identity import IDENTITY, rows_of_stacks
 from dicomdl.index.text import (
     Part,
+    counted,
     escaped,
     format_counts,
     format_ledger,
     format_verdicts,
     html_table,
-    plural,
     printable,
     text_columns,
 )
@@ -58,6 +59,10 @@ class Overview:
     equal_copies: int
     # Stacks with slices of several contrasts.
     mixed: int
+    # Frames of partly selected stacks.
+    parted_frames: int
+    # Files that hold the selected frames; None for the complete index.
+    selected_files: int | None
     # Sorted by frames, most first.
     modalities: Sequence[ModalityCount]
     ledger: Mapping[str, int]
@@ -68,8 +73,7 @@ class Overview:
     def text(self) -> str:
         """Format for a terminal: counts, one line per modality, the ledger, the problems."""
         lines = [
-            f"{self.title}: "
-            + ", ".join(f"{n:,} {plural(name, n)}" for name, n in self.counts.items())
+            f"{self.title}: " + ", ".join(counted(n, nouns) for nouns, n in self.counts.items())
         ]
         rows = [
             [m.modality, f"{m.stacks:,}", f"{m.frames:,}", " " + format_verdicts(m.verdicts)]
@@ -83,35 +87,43 @@ class Overview:
             else []
         )
         lines += [f"  {remark}" for remark in self._remarks()]
-        lines.append(f"  {format_ledger(self.ledger)}")
-        lines += [f"  problems: {format_counts(self.reasons)}"] if self.reasons else []
-        lines += [f"  passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
+        lines += [f"  {line}" for line in self._origin()]
         lines.append(f"  in {self.path}")
         return "\n".join(printable(line) for line in lines)
 
     def _remarks(self) -> list[str]:
-        groups = (
-            f"{self.groups:,} group(s) of stacks on one grid: "
-            "time points, echoes, b-values, ... (index.groups)"
+        counts = {
+            "on one grid: time points, echoes, b-values, ... (index.groups)": (
+                self.groups,
+                "groups",
+            ),
+            "of several contrasts: select(mixed=False) leaves them out": (self.mixed, "stacks"),
+            "left out as equal copies of others": (self.equal_copies, "frames"),
+            "of stacks that the selection took apart": (self.parted_frames, "frames"),
+        }
+        return [f"{counted(n, nouns)} {text}" for text, (n, nouns) in counts.items() if n]
+
+    def _origin(self) -> list[str]:
+        """Return the lines about files: of a selection, those that hold its frames."""
+        if self.selected_files is not None:
+            total = counted(self.ledger["files"], "files")
+            return [f"{self.selected_files:,} of {total} of the index hold them"]
+        lines = [format_ledger(self.ledger)]
+        lines += [f"problems: {format_counts(self.reasons)}"] if self.reasons else []
+        return lines + (
+            [f"passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
         )
-        copies = f"{self.equal_copies:,} frame(s) are equal copies of others and in no stack"
-        mixed = f"{self.mixed:,} stack(s) of several contrasts: select(mixed=False) leaves them out"
-        counts = ((groups, self.groups), (mixed, self.mixed), (copies, self.equal_copies))
-        return [text for text, count in counts if count]
 
     def html(self) -> str:
         """Format for a notebook."""
-        head = " · ".join(f"<b>{n:,}</b> {plural(name, n)}" for name, n in self.counts.items())
+        head = " · ".join(
+            re.sub(r"^\S+", r"<b>\g<0></b>", counted(n, noun)) for noun, n in self.counts.items()
+        )
         rows = [
             [m.modality, f"{m.stacks:,}", f"{m.frames:,}", format_verdicts(m.verdicts)]
             for m in self.modalities
         ]
-        last = [
-            *self._remarks(),
-            format_ledger(self.ledger),
-            f"problems: {format_counts(self.reasons) or 'none'}",
-        ]
-        last += [f"passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
+        last = [*self._remarks(), *self._origin()]
         table = html_table(["modality", "stacks", "frames", "verdicts"], rows, right={1, 2})
         foot = "<br>".join(map(escaped, last))
         path = f"<code>{escaped(self.path)}</code>"
@@ -128,6 +140,9 @@ def overview(part: Part) -> Overview:
         groups=_whole_groups(part),
         equal_copies=int(part.mask[part.starts[-1] :].sum()),
         mixed=int(part.stacks.numbers("mixed")[part.chosen].sum()),
+        parted_frames=int(part.mask[: part.starts[-1]].sum())
+        - int(np.diff(part.starts)[part.chosen].sum()),
+        selected_files=None if part.is_whole else int(part.held_files.sum()),
         modalities=_by_modality(part),
         ledger=part.ledger,
         reasons=part.reasons,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dicomdl.index.rows import Generation
-from dicomdl.index.text import Problem
+from dicomdl.index.text import Problem, counted
 
 
 class Problems(Sequence[Problem]):
@@ -35,4 +35,4 @@ class Problems(Sequence[Problem]):
     def __repr__(self) -> str:
         shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
         more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
-        return f"{len(self)} problem(s)\n{shown}{more}" if len(self) else "no problems"
+        return f"{counted(len(self), 'problems')}\n{shown}{more}" if len(self) else "no problems"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stacks
 
 
@@ -35,7 +36,7 @@ class Series:
 
     def __repr__(self) -> str:
         uid = self.series_instance_uid or "(no UID)"
-        return f"Series({self.modality or '?'}, {len(self.stacks)} stack(s), {uid})"
+        return f"Series({self.modality or '?'}, {counted(len(self.stacks), 'stacks')}, {uid})"
 
 
 @dataclass(frozen=True)

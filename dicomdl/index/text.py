@@ -8,14 +8,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.geometry.verdict import VERDICTS
+from dicomdl.index._identity import rows_of_stacks
 from dicomdl.index.table import Table
 
+T = TypeVar("T")
 # Lines of the table of a check; the rest is counted.
 SHOWN_LINES: Final = 40
 
@@ -61,10 +63,23 @@ class Part:
     reasons: Mapping[str, int]
     # Number of entries that the walk left out, per kind.
     passed_over: Mapping[str, int]
+    # Number of a stack -> the folder of its first file.
+    folder_of: Callable[[int], str]
+    # (files,) True for the files that hold a selected frame.
+    held_files: npt.NDArray[np.bool_]
 
     def heads(self, name: str) -> list[Any]:
         """Return a fact of the first frame of each chosen stack."""
         return _at(self.frames, name, self.starts[self.chosen])
+
+    def patients(self) -> list[int]:
+        """Return the number of the patient of each chosen stack, from 1 in the order of stacks."""
+        rows = rows_of_stacks(self.frames, "patient_id", self.starts)
+        codes = self.frames.codes("patient_id")[0][rows]
+        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        order = np.argsort(np.argsort(first))
+        numbers: list[int] = (order[inverse.reshape(-1)] + 1)[self.chosen].tolist()
+        return numbers
 
     def conclusions(
         self, name: str, convert: Callable[[Any], Any] = lambda value: value
@@ -84,6 +99,15 @@ def _at(
     wanted = codes[rows]
     converted = {code: convert(values[code]) for code in np.unique(wanted).tolist()}
     return [converted[code] for code in wanted.tolist()]
+
+
+class Lines(list[T]):
+    """A list that prints one item per line."""
+
+    def __repr__(self) -> str:
+        shown = "\n".join(map(repr, self[:SHOWN_LINES]))
+        more = f"\n... and {len(self) - SHOWN_LINES} more" if len(self) > SHOWN_LINES else ""
+        return f"[{len(self)}]\n{shown}{more}" if self else "[]"
 
 
 def printable(text: str) -> str:
@@ -164,17 +188,21 @@ def format_counts(numbers: Mapping[str, int]) -> str:
 def format_ledger(ledger: Mapping[str, int]) -> str:
     """Format the ledger as a sum: files = images + others + problems."""
     return (
-        f"{ledger['files']:,} files = {ledger['image']:,} with images"
+        f"{counted(ledger['files'], 'files')} = {ledger['image']:,} with images"
         f" + {ledger['no_image']:,} DICOM without an image"
         f" + {ledger['not_dicom']:,} not DICOM + {ledger['problem']:,} problems"
     )
 
 
-def plural(name: str, count: int) -> str:
-    """Return a plural noun, or its singular for a count of 1."""
-    if count != 1 or name == "series":
-        return name
-    return {"patients": "patient", "studies": "study", "stacks": "stack", "frames": "frame"}[name]
+def counted(count: int, nouns: str) -> str:
+    """Format a number with its noun, given in the plural: "1 file", "2 files"."""
+    singular = {"series": "series", "studies": "study"}.get(nouns, nouns.removesuffix("s"))
+    return f"{count:,} {singular if count == 1 else nouns}"
+
+
+def format_lengths(lengths: Iterable[float]) -> str:
+    """Format lengths in mm with four digits: "2.5 x 0.7 x ?"; "?" where unknown."""
+    return " x ".join(f"{each:.4g}" if math.isfinite(each) else "?" for each in lengths)
 
 
 def plain_value(value: Any) -> Any:

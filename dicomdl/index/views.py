@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,10 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
-from dicomdl.index.text import printable
+from dicomdl.index.text import Lines, counted, format_lengths, printable
+
+# Values of the dimension of a group in its repr.
+SHOWN_MEMBERS: Final = 6
 
 
 class Stack:
@@ -286,7 +289,7 @@ class Stack:
     def sources(self) -> list[FrameSource]:
         """The byte range of every slice, in slice order, with the facts that decode it."""
         source = self._generation.source
-        return [source(row) for row in range(self.rows.start, self.rows.stop)]
+        return Lines(source(row) for row in range(self.rows.start, self.rows.stop))
 
     @property
     def key(self) -> tuple[str, str, int, Moves]:
@@ -304,15 +307,13 @@ class Stack:
         return _unpickle_stack, (*self._generation.address, self.number)
 
     def __repr__(self) -> str:
-        shape, spacing = (
-            " x ".join(map(str, self.shape)),
-            " x ".join(f"{s:.4g}" for s in self.spacing),
-        )
+        shape = " x ".join(map(str, self.shape))
         dimension = "".join(f", {name} {value}" for name, value in self.dimension.items())
-        return (
-            f"Stack({self.modality or '?'} {shape}, {spacing} mm, "
-            f"{self.verdict}{printable(dimension)}, "
-            f"series {self.series_instance_uid or '(no UID)'})"
+        number = self.value("series_number")
+        series = f"{'?' if number is None else number} {self.description!r}"
+        return printable(
+            f"Stack({self.modality or '?'} {shape}, {format_lengths(self.spacing)} mm, "
+            f"{self.verdict}{dimension}, series {series} in {self.path})"
         )
 
 
@@ -375,7 +376,7 @@ class Stacks(Sequence[Stack]):
     def __repr__(self) -> str:
         shown = "\n".join(repr(stack) for stack in self[:20])
         more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
-        return f"{len(self)} stack(s)\n{shown}{more}"
+        return f"{counted(len(self), 'stacks')}\n{shown}{more}"
 
 
 class Group(Sequence[Stack]):
@@ -453,7 +454,9 @@ class Group(Sequence[Stack]):
     def __repr__(self) -> str:
         missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
         names = ", ".join(self.dimension_names) or "(nothing)"
-        return f"Group({len(self)} stacks by {names}{missing}, {self[0]!r})"
+        values = ", ".join(map(str, self.dimension[:SHOWN_MEMBERS]))
+        more = ", ..." if len(self) > SHOWN_MEMBERS else ""
+        return printable(f"Group({len(self)} by {names} ({values}{more}){missing}, {self[0]!r})")
 
 
 def _unpickle_group(folder: str, generation: str, moves: Moves, number: int) -> Group:

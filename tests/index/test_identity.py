@@ -102,7 +102,7 @@ def test_the_check_reports_what_was_joined_and_asks_for_nobody(tmp_path: Path) -
     (row,) = check.rows
     assert "6 Frame of Reference UIDs, which tell nothing apart" in row.reason
     assert "PatientID blank in 1 of 6 slices" in row.reason
-    assert "1 stack(s) joined although their slices have several identifiers" in str(check)
+    assert "joined although the slices have several identifiers: 1 stack" in str(check)
     assert "Doe" not in f"{check}{check.to_dict()}"
 
 

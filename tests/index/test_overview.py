@@ -244,7 +244,7 @@ def test_slices_of_several_contrasts_need_a_person_and_can_be_left_out(
         "slices of several contrasts: "
         r"image_type ORIGINAL\PRIMARY\M in 8, ORIGINAL\PRIMARY\P in 2; positions"
     )
-    assert "1 stack(s) of several contrasts: select(mixed=False)" in str(index)
+    assert "1 stack of several contrasts: select(mixed=False)" in str(index)
     assert [stack.slices for stack in index.select(mixed=False).stacks] == [5]
     (stack,) = index.select(mixed=True).stacks
     assert stack.mixed and stack.slices == 10
@@ -300,7 +300,7 @@ def test_a_file_that_could_not_be_used_needs_a_person(tmp_path: Path, scanned: S
     check = scanned().check()
     assert not check.ok and not check.needing
     assert (
-        "1 file(s) could not be used" in repr(check)
+        "1 file could not be used" in repr(check)
         and "empty.dcm" in repr(check)
         and check.problems[0].reason in repr(check)
     )
@@ -345,7 +345,7 @@ def test_equal_copies_are_a_remark(tmp_path: Path, scanned: Scan) -> None:
     )
     check = check_module.check(behind)
     assert check.ok and check.equal_copies == copies and len(check.rows) == 1
-    assert f"{copies} frame(s) left out as equal copies" in check.text()
+    assert f"left out as equal copies of others: {copies} frames" in check.text()
 
 
 def test_a_blank_series_uid_is_a_remark(tmp_path: Path, scanned: Scan) -> None:
@@ -355,7 +355,7 @@ def test_a_blank_series_uid_is_a_remark(tmp_path: Path, scanned: Scan) -> None:
         edit=lambda dataset, z: setattr(dataset, "SeriesInstanceUID", ""),
     )
     check = scanned().check()
-    assert check.ok and "1 stack(s) without a Series or Study Instance UID" in check.text()
+    assert check.ok and "without a Series or Study Instance UID: 1 stack" in check.text()
 
 
 def test_stacks_that_a_selection_took_apart_are_counted_and_not_judged(
@@ -366,7 +366,7 @@ def test_stacks_that_a_selection_took_apart_are_counted_and_not_judged(
     assert (
         check.rows == ()
         and check.parted_frames == 2
-        and "2 frame(s) of stacks that the selection took apart" in check.text()
+        and "taken apart by the selection and not checked: 2 frames" in check.text()
     )
 
 
@@ -400,16 +400,16 @@ def test_the_first_stacks_are_shown_and_the_rest_counted_unless_all_are_asked_fo
     many: Part,
 ) -> None:
     check = check_module.check(many)
-    assert repr(check).count(
-        "slices missing"
-    ) == SHOWN_LINES and "... and 20 more stack(s)" in repr(check)
+    assert repr(check).count("slices missing") == SHOWN_LINES and "... and 20 more stacks" in repr(
+        check
+    )
     assert (
         check._repr_html_().count("slices missing") == SHOWN_LINES
-        and "... and 20 more stack(s)" in check._repr_html_()
+        and "... and 20 more stacks" in check._repr_html_()
     )
     assert check.text(everything=True).count(
         "slices missing"
-    ) == 60 and "more stack(s)" not in check.text(everything=True)
+    ) == 60 and "more stacks" not in check.text(everything=True)
 
 
 def test_neighbours_with_the_same_fault_are_one_line(many: Part) -> None:

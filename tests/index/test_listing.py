@@ -1,0 +1,122 @@
+"""listing: stacks as text, CSV and JSON for a shell, and the conditions of one."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from phantoms import write_series
+
+import dicomdl
+from dicomdl.cli.main import main
+from dicomdl.errors import UsageError
+from dicomdl.index.index import Index
+from dicomdl.index.listing import as_csv, as_text, conditions_of, listing
+
+SECRET, DATE = "SECRET-17", "19991231"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    """Two series of one patient, one of another; a description that a spreadsheet computes."""
+
+    def edit(text: str) -> Any:
+        def described(dataset: Any, z: int) -> None:
+            dataset.SeriesDescription, dataset.StudyDate = text, DATE
+
+        return described
+
+    series = [(SECRET, "T1, sag"), ("B", "=1+1"), (SECRET, "scout")]
+    for number, (patient, text) in enumerate(series):
+        write_series(
+            tmp_path / "data" / f"s{number}",
+            shape=(3 + number, 5, 7),
+            patient_id=patient,
+            edit=edit(text),
+            seed=number,
+        )
+    return dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+
+
+def test_a_listing_says_which_series_a_stack_is(index: Index, tmp_path: Path) -> None:
+    rows = {row["description"]: row for row in listing(index)}
+    assert rows["T1, sag"]["folder"] == str(tmp_path / "data" / "s0")
+    assert rows["T1, sag"]["shape"] == [3, 5, 7] and rows["scout"]["verdict"] == "regular"
+    assert rows["T1, sag"]["patient"] == rows["scout"]["patient"] != rows["=1+1"]["patient"]
+    for stack in index.stacks:
+        assert rows[stack.description]["stack"] == stack.number
+        assert stack.path == rows[stack.description]["folder"]
+        assert sorted(stack.paths) == sorted(str(path) for path in Path(stack.path).iterdir())
+        number = stack.value("series_number")
+        assert repr(stack).endswith(f"series {number} {stack.description!r} in {stack.path})")
+
+
+def test_patient_ids_and_dates_are_listed_on_request_only(index: Index) -> None:
+    for text in (as_text(listing(index)), as_csv(listing(index)), json.dumps(listing(index))):
+        assert SECRET not in text and DATE not in text
+    assert SECRET not in repr(index.stacks) + str(index.check()) + repr(index.stacks[0].sources)
+    told = as_text(listing(index, dates=True, patient_ids=True))
+    assert SECRET in told and DATE in told
+
+
+def test_csv_is_read_back_and_computes_nothing(index: Index) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(listing(index)))))
+    assert sorted(row["description"] for row in rows) == ["'=1+1", "T1, sag", "scout"]
+    assert {row["shape"] for row in rows} == {"3 x 5 x 7", "4 x 5 x 7", "5 x 5 x 7"}
+
+
+def test_an_empty_selection_is_listed_as_such(index: Index) -> None:
+    nothing = listing(index.select(modality="PT"))
+    assert nothing == [] and "no stack" in as_text(nothing) and "stack," in as_csv(nothing)
+
+
+@pytest.mark.parametrize(
+    ("texts", "conditions"),
+    [
+        (["modality=CT,MR"], {"modality": ["CT", "MR"]}),
+        (["slices>=20", "echo_time<=4.5"], {"min_slices": 20, "max_echo_time": 4.5}),
+        (["verdict!=regular"], {"not_verdict": "regular"}),
+        (["SeriesDescription = *head*"], {"SeriesDescription": "*head*"}),
+        (["series_description="], {"series_description": ""}),
+    ],
+)
+def test_conditions_of_a_shell_are_those_of_select(
+    texts: list[str], conditions: dict[str, Any]
+) -> None:
+    assert conditions_of(texts) == conditions
+
+
+@pytest.mark.parametrize("text", ["modality", "=CT", ">20"])
+def test_a_condition_without_column_or_sign_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match="is no condition"):
+        conditions_of([text])
+
+
+def test_the_command_filters_and_speaks_of_the_selection(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", index.path, "--stacks", "--where", "slices>=4"]) == 0
+    printed = capsys.readouterr().out
+    assert "Selection of 9 of 12 frames: 2 patients" in printed
+    assert "9 of 12 files of the index hold them" in printed and "T1, sag" not in printed
+    assert main(["show", index.path, "--json", "--where", "series_description=*sag*"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["stacks"]
+    assert row["description"] == "T1, sag" and "patient_id" not in row
+    assert main(["show", index.path, "--where", "modalty=CT"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_the_summary_of_a_selection_adds_up(index: Index) -> None:
+    part = index.of_frames(range(len(index) - 1))
+    text = str(part)
+    assert text.startswith("Selection of 11 of 12 frames") and "2 stacks" in text
+    apart = 11 - part.stacks.shapes()[:, 0].sum()
+    assert f"{apart} frames of stacks that the selection took apart" in text
+
+
+def test_lists_of_groups_and_sources_print_one_line_each(index: Index) -> None:
+    lines = repr(index.stacks[0].sources).splitlines()
+    assert len(lines) == 1 + index.stacks[0].slices and all("bytes" in line for line in lines[1:])
+    assert index.groups == [] and repr(index.groups) == "[]"
