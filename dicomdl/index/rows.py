@@ -127,6 +127,21 @@ class Generation:
         states, files = self.files.numbers(name), self.frames.numbers("file")
         return lambda row: states.item(files[row])
 
+    def is_constant(self, column: str, rows: slice) -> bool:
+        """Whether a fact is the same in all rows; compares codes where the column has them."""
+        frames = self.frames
+        if column in frames.constants:
+            return True
+        if frames.is_encoded(column):
+            codes = frames.codes_of(column)[0][rows]
+        elif frames.is_number(column) and not frames.column(column).null_count:
+            codes = frames.numbers(column)[rows]
+        else:
+            # A copy of the column would cost more than the few values of one stack.
+            values = self.values(column, rows)
+            return all(value == values[0] for value in values)
+        return bool((codes == codes[:1]).all())
+
     def values(self, name: str, rows: slice) -> list[Any]:
         """Return the values of one column for a range of frame rows, as `cell` does for one."""
         if name in FILE_FIELDS:

@@ -4,6 +4,7 @@ A view holds a generation and a number; each value is read from the memory-mappe
 first use. Views compare and hash by index folder, generation and number, and pickle as these.
 """
 
+import functools
 import json
 import os
 from collections import Counter
@@ -21,8 +22,11 @@ from dicomdl.geometry.in_plane import (
     SpacingAt,
     plane_spacing,
 )
+from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
+from dicomdl.index import _stack_columns as stack_columns
+from dicomdl.index._group_parts import gaps_of, names_that_differ, quantity_of
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths, printable
@@ -244,18 +248,7 @@ class Stack:
 
     def is_constant(self, column: str) -> bool:
         """Whether a fact is the same in every frame; compares codes where the column has them."""
-        frames = self._generation.frames
-        if column in frames.constants:
-            return True
-        if frames.is_encoded(column):
-            codes = frames.codes_of(column)[0][self.rows]
-        elif frames.is_number(column) and not frames.column(column).null_count:
-            codes = frames.numbers(column)[self.rows]
-        else:
-            # A copy of the column would cost more than the few values of one stack.
-            values = self.values(column)
-            return all(value == values[0] for value in values)
-        return bool((codes == codes[:1]).all())
+        return self._generation.is_constant(column, self.rows)
 
     def frame_value(self, number: int, column: str) -> Any:
         """Return a fact of slice `number`, by the name of its column."""
@@ -343,35 +336,15 @@ class Stacks(Sequence[Stack]):
 
     def shapes(self) -> npt.NDArray[np.int64]:
         """Return (stacks, 3) slices, rows and columns of each stack, int64."""
-        starts = self._generation.stack_starts
-        frames = self._generation.frames
-        first_rows = starts[self.numbers]
-        size = [
-            np.asarray(frames.values(name, first_rows), np.int64).reshape(-1)
-            for name in ("rows", "columns")
-        ]
-        return np.stack([np.diff(starts)[self.numbers], *size], axis=1).astype(np.int64)
+        return stack_columns.shapes(self._generation, self.numbers)
 
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
-        """Return (len,) flags: stacks whose `detail` has a key.
-
-        The search is in the JSON text, which spares parsing a million details.
-        """
-        codes, details = self._generation.stacks.codes("detail")
-        has_key = np.array(
-            [f'"{key}": ' in detail for detail in details] or [False], dtype=np.bool_
-        )
-        return np.asarray(has_key[codes[self.numbers]])
+        """Return (len,) flags: stacks whose `detail` has a key."""
+        return stack_columns.have_detail(self._generation, self.numbers, key)
 
     def verdicts(self) -> Counter[str]:
         """Count the stacks per verdict."""
-        codes, values = self._generation.stacks.codes("verdict")
-        return Counter(
-            {
-                str(values[code]): int(n)
-                for code, n in zip(*np.unique(codes[self.numbers], return_counts=True), strict=True)
-            }
-        )
+        return stack_columns.verdicts(self._generation, self.numbers)
 
     def __repr__(self) -> str:
         shown = "\n".join(repr(stack) for stack in self[:20])
@@ -389,24 +362,32 @@ class Group(Sequence[Stack]):
     ----------
     number
         The number of the group in its index.
-    stacks
-        The stacks, in the order of their dimension.
-    dimension_names, dimension
-        The attributes that distinguish the stacks, and their value per stack.
+    stacks, dimension_names, dimension
+        The stacks in order, the attributes that distinguish them, and their value per stack.
     missing
         The slices that some stacks lack, per value of the dimension.
+    parts
+        The group by quantity: a group per unit, and for magnitude and phase.
+    readable
+        The group without the stacks that `read_volume` refuses.
     """
 
-    __slots__ = ("_generation", "number")
+    __slots__ = ("_generation", "chosen", "number")
 
-    def __init__(self, generation: Generation, number: int) -> None:
+    def __init__(
+        self, generation: Generation, number: int, chosen: tuple[int, ...] | None = None
+    ) -> None:
         self._generation = generation
         self.number = number
+        # The numbers of the stacks; None for all stacks of the group.
+        self.chosen = chosen
 
     @property
     def stacks(self) -> Stacks:
         """The stacks, in the order of their dimension."""
-        return Stacks(self._generation, self._generation.groups[self.number])
+        if self.chosen is None:
+            return Stacks(self._generation, self._generation.groups[self.number])
+        return Stacks(self._generation, np.array(self.chosen, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.stacks)
@@ -418,14 +399,18 @@ class Group(Sequence[Stack]):
     def dimension_names(self) -> tuple[str, ...]:
         """The columns of the attributes that distinguish the stacks, the slowest first.
 
-        For example ``("temporal_position_index", "echo_time")``.
+        For example ``("temporal_position_index", "echo_time")``. A part or the readable stacks of a
+        group have those names that still differ.
         """
-        return tuple(self[0].dimension)
+        if self.chosen is None:
+            return tuple(self[0].dimension)
+        return names_that_differ([stack.dimension for stack in self])
 
     @property
     def dimension(self) -> tuple[Any, ...]:
         """The value of each stack; tuples when there are several attributes."""
-        values = [tuple(stack.dimension.values()) for stack in self]
+        names = self.dimension_names
+        values = [tuple(stack.dimension[name] for name in names) for stack in self]
         return tuple(value[0] if len(value) == 1 else value for value in values)
 
     @property
@@ -439,25 +424,59 @@ class Group(Sequence[Stack]):
 
         Empty when the group is complete.
         """
-        gaps = [stack.detail.get("missing_in_group") for stack in self]
-        return {value: slices for value, slices in zip(self.dimension, gaps, strict=True) if slices}
+        missing = zip(self.dimension, gaps_of(s.detail for s in self), strict=True)
+        return {value: slices for value, slices in missing if slices}
+
+    @property
+    def parts(self) -> tuple["Group", ...]:
+        """The group by quantity, in the order of its stacks; the group itself if it has one.
+
+        A quantity is a unit, and the magnitude, phase, real or imaginary part of a signal.
+        ``read_volume(group.parts[0])`` is one array where ``read_volume(group)`` would mix units.
+        """
+        members: dict[tuple[Any, ...], list[Stack]] = {}
+        for stack in self:
+            key = quantity_of(functools.partial(stack.frame_value, stack.slices // 2))
+            members.setdefault(key, []).append(stack)
+        return tuple(map(self.only, members.values()))
+
+    @property
+    def readable(self) -> "Group":
+        """The group without stacks that `read_volume` refuses, by their verdict or missing slices.
+
+        It may be empty. `read_volume` never leaves out a stack by itself.
+        """
+        sound = [stack for stack in self if stack.verdict in READABLE]
+        missing = gaps_of(stack.detail for stack in sound)
+        return self.only([stack for stack, gap in zip(sound, missing, strict=True) if not gap])
+
+    def only(self, stacks: Sequence[Stack]) -> "Group":
+        """Return the group with some of its stacks."""
+        if len(stacks) == len(self):
+            return self
+        return Group(self._generation, self.number, tuple(stack.number for stack in stacks))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Group) and self[0] == other[0]
+        if not isinstance(other, Group) or self.chosen != other.chosen:
+            return False
+        return list(self[:1]) == list(other[:1])
 
     def __hash__(self) -> int:
-        return hash(self[0])
+        return hash((self.number, self.chosen))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle_group, (*self._generation.address, self.number)
+        return _unpickle_group, (*self._generation.address, self.number, self.chosen)
 
     def __repr__(self) -> str:
         missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
         names = ", ".join(self.dimension_names) or "(nothing)"
         values = ", ".join(map(str, self.dimension[:SHOWN_MEMBERS]))
         more = ", ..." if len(self) > SHOWN_MEMBERS else ""
-        return printable(f"Group({len(self)} by {names} ({values}{more}){missing}, {self[0]!r})")
+        first = f", {self[0]!r}" if len(self) else ""
+        return printable(f"Group({len(self)} by {names} ({values}{more}){missing}{first})")
 
 
-def _unpickle_group(folder: str, generation: str, moves: Moves, number: int) -> Group:
-    return Group(generation_of(folder, generation, moves), number)
+def _unpickle_group(
+    folder: str, generation: str, moves: Moves, number: int, chosen: tuple[int, ...] | None
+) -> Group:
+    return Group(generation_of(folder, generation, moves), number, chosen)

@@ -99,7 +99,7 @@ def kept_limits(
         _first(stack).key[1:3],
         percentile,
         quantity,
-        *(("group",) if isinstance(stack, Group) else ()),
+        *(("group", *(stack.chosen or ())) if isinstance(stack, Group) else ()),
     )
     name = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
     try:

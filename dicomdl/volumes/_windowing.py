@@ -32,11 +32,15 @@ class Measured:
     stack: Stack | None
     # Whether the array has a leading axis of time points.
     is_series: bool
+    # The stacks along that axis, where known.
+    stacks: tuple[Stack, ...] = ()
 
     @property
     def source(self) -> Stack | Group | None:
         """Stack or group that was read; None for a volume from elsewhere."""
-        return self.stack.group if self.stack is not None and self.is_series else self.stack
+        if self.stack is None or not self.is_series:
+            return self.stack
+        return self.stack.group.only(self.stacks) if self.stacks else self.stack.group
 
 
 def in_suv(measured: Measured, suv: SUV) -> Measured:

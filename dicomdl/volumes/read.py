@@ -59,7 +59,9 @@ def read_volume(
     ----------
     stack
         A stack of ``index.stacks``, or a group of ``index.groups``, whose stacks become one array
-        with a leading axis.
+        with a leading axis. No stack of a group is left out: one that cannot be read refuses the
+        group, and the error names it. ``group.readable`` is the group without such stacks, and
+        ``group.parts`` are its quantities (magnitude and phase) one by one.
     values
         "modality": rescale or Modality LUT, per slice. "philips": floating point values by Philips'
         private Scale Slope SS, ``(stored * RS + RI) / (RS * SS)`` with the rescale RS, RI of each
@@ -112,7 +114,8 @@ def read_volume(
     Raises
     ------
     IrregularStack
-        The policy does not allow the verdict. Attributes `verdict` and `detail`.
+        The policy does not allow the verdict of the stack, or of a stack of the group. Attributes
+        `verdict` and `detail`.
     IncompleteGroup
         Some stacks of the group lack slices, under any policy. Attribute `missing`.
     GeometryError
@@ -154,10 +157,12 @@ def read_volume(
         )
     group = stack if isinstance(stack, Group) else None
     stacks = [stack] if isinstance(stack, Stack) else list(stack)
+    if not stacks:
+        raise UsageError("the group has no stack: read_volume refuses each of them")
     if group is not None:
         _require_complete(group, stacks)
-    for each in stacks:
-        _require_allowed(each, irregular)
+    for t, each in enumerate(stacks):
+        _require_allowed(each, irregular, group, t)
     if len(stacks) > 1:
         _require_one_grid(stacks)
     first, quantity = stacks[0], as_quantity(values)
@@ -177,7 +182,7 @@ def read_volume(
     units = {quantity_units(each, quantity) for each in stacks}
     if len(units) > 1:
         raise IntensityError(
-            f"the stacks of the group have {len(units)} units: read them one by one",
+            f"the stacks of the group have {len(units)} units: read each group of `group.parts`",
             units=sorted(units),
         )
     if group is not None:
@@ -203,8 +208,13 @@ def read_volume(
     return volume
 
 
-def _require_allowed(stack: Stack, irregular: Irregular) -> None:
-    """Raise an IrregularStack unless the policy allows the verdict of a stack."""
+def _require_allowed(
+    stack: Stack, irregular: Irregular, group: Group | None = None, t: int = 0
+) -> None:
+    """Raise an IrregularStack unless the policy allows the verdict of a stack.
+
+    It is stack `t` of a group, if there is one.
+    """
     verdict = stack.verdict
     if verdict in READABLE or irregular == "accept":
         return
@@ -235,11 +245,17 @@ def _require_allowed(stack: Stack, irregular: Irregular) -> None:
     else:
         return
     numbers = ", ".join(f"{key} {value}" for key, value in detail.items())
-    error = IrregularStack(
-        f"the stack is {verdict} ({numbers}): {message}", verdict=verdict, detail=detail
-    )
+    which = "the stack" if group is None else f"stack {t} of the {len(group)} of the group"
+    message = f"{which} is {verdict} ({numbers}): {message}{_others(group)}"
+    error = IrregularStack(message, verdict=verdict, detail=detail)
     error.add_note(f"series: {stack.series_instance_uid}")
     raise error
+
+
+def _others(group: Group | None) -> str:
+    """Return the way to the stacks of a group that can be read, for a message."""
+    count = len(group.readable) if group is not None else 0
+    return f". read_volume(group.readable) reads the {count} that can be read" if count else ""
 
 
 def _accepted(detail: Mapping[str, Any]) -> str:
@@ -287,7 +303,7 @@ def _require_complete(group: Group, stacks: Sequence[Stack]) -> None:
     names, count = " and ".join(group.dimension_names), sum(map(len, missing.values()))
     message = (
         f"{len(short)} of {len(stacks)} stacks by {names} lack {count} slices in all: "
-        f"{listed}{more}. Read the stacks one by one"
+        f"{listed}{more}. Read the stacks one by one{_others(group)}"
     )
     error = IncompleteGroup(message, missing=missing)
     error.add_note(f"series: {stacks[0].series_instance_uid}")

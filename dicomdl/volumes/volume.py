@@ -280,6 +280,7 @@ class Volume:
             frame=self.frame,
             stack=self.stack,
             is_series=bool(self.dimension),
+            stacks=self.stacks,
         )
 
     def _with(self, measured: Measured) -> "Volume":
