@@ -126,4 +126,21 @@ def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> 
             batch[key] = otherwise([value.resolve_neg() for value in values])
         else:
             batch[key] = otherwise(values)
+    return tensors_last(batch)
+
+
+def tensors_last(batch: dict[str, Any]) -> dict[str, Any]:
+    """Order the entries of a batch: without tensors, stacked tensors, tensors of several shapes.
+
+    Lightning takes the length of the first tensor for the batch size, and warns of an ambiguous
+    collection where text, or a tensor of another length, follows.
+    """
+    for key in sorted(batch, key=lambda key: _place(batch[key])):
+        batch[key] = batch.pop(key)
     return batch
+
+
+def _place(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return 1
+    return 2 if isinstance(value, list | tuple) and any(map(torch.is_tensor, value)) else 0

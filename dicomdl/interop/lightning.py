@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from dicomdl.datasets.base import SampleDataset
-from dicomdl.datasets.collate import collate
+from dicomdl.datasets.collate import collate, tensors_last
 from dicomdl.datasets.epochs import EpochRow, inner_datasets, keep_epochs
 from dicomdl.datasets.samplers import RowSampler
 from dicomdl.errors import UsageError
@@ -293,6 +293,11 @@ class _Loaders:
             set_epoch: Any = getattr(target, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(int(trainer.current_epoch))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Order a batch so that Lightning finds its size, whatever function collated it."""
+        del dataloader_idx
+        return tensors_last(batch) if type(batch) is dict else batch
 
     def train_dataloader(self) -> Any:
         """Return the loader of the training dataset, or a list of loaders."""

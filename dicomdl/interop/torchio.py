@@ -1,6 +1,8 @@
-"""Samples as subjects of TorchIO, and back.
+"""Samples as subjects of TorchIO 1.x and 2.x, and back.
 
 The RAS affine of an image carries the grid. TorchIO cannot represent shear, so tilted stacks raise.
+In TorchIO 1.x a Subject is a dict of all entries. In 2.x it is an object with images and metadata,
+and the first argument of an image is its tensor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -66,11 +68,17 @@ def to_torchio(
         # ToCanonical uses NIfTI, which has no int64
         if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
-        images[name] = kind(
-            tensor=tensor[..., None] if grid.is_frame else tensor, affine=affine.copy()
-        )
+        images[name] = _image(kind, tensor[..., None] if grid.is_frame else tensor, affine)
     others = {**elsewhere(sample, images), GRID_KEY: (grid, affine)}
-    return torchio.Subject({**images, **others})
+    return torchio.Subject(**images, **others)
+
+
+def _image(kind: Any, tensor: torch.Tensor, affine: Floats) -> Any:
+    """Return an image of TorchIO."""
+    if issubclass(kind, dict):
+        return kind(tensor=tensor, affine=affine.copy())
+    # By keyword, the tensor of 2.x would be an entry of the metadata of an empty image.
+    return kind(tensor, affine=affine.copy())
 
 
 def from_torchio(subject: Any) -> Sample:
@@ -80,14 +88,15 @@ def from_torchio(subject: Any) -> Sample:
     unchanged grid (another patient on the same scanner); Resample, ToCanonical, Crop and Pad move
     the grid over the content.
     """
-    grid, old = subject[GRID_KEY]
+    entries = _entries(subject)
+    grid, old = entries[GRID_KEY]
     images = {
-        name: subject[name].data
+        name: entries[name].data
         for name in ("image", *(label for label, _, _ in grid.labels))
-        if name in subject
+        if name in entries
     }
-    others = {name: value for name, value in subject.items() if name not in (GRID_KEY, *images)}
-    index_map = index_map_of(old, np.asarray(subject["image"].affine, dtype=np.float64))
+    others = {name: value for name, value in entries.items() if name not in (GRID_KEY, *images)}
+    index_map = index_map_of(old, np.asarray(entries["image"].affine, dtype=np.float64))
     if grid.is_frame:
         # (row, column, slice) to (slice, row, column)
         order = [2, 0, 1, 3]
@@ -97,6 +106,14 @@ def from_torchio(subject: Any) -> Sample:
             for name, image in images.items()
         }
     return rebuilt(others, grid, index_map, images)
+
+
+def _entries(subject: Any) -> dict[str, Any]:
+    """Return all entries of a Subject."""
+    if isinstance(subject, dict):
+        return dict(subject)
+    kinds = (subject.metadata, subject.images, subject.points, subject.bounding_boxes)
+    return {name: entry for kind in kinds for name, entry in kind.items()}
 
 
 def _in_torchio(grid: SampleGrid, unknown: Unknown) -> Floats:

@@ -315,6 +315,18 @@ def test_intensities_applied_on_a_device_give_what_the_cpu_gives(
     )
 
 
+def test_the_first_tensor_of_a_batch_has_its_length_and_nothing_else_follows(folder: Path) -> None:
+    for number, shape in enumerate([(2, 12, 14), (1, 9, 8)]):
+        write_series(folder / str(number), shape=shape, seed=number)
+    index = index_of(folder)
+    frames = dicomdl.FrameDataset(index, "modality")
+    batch = next(iter(DataLoader(dicomdl.FrameDataset(index.select(rows=12)), batch_size=2)))
+    kinds = [isinstance(value, torch.Tensor) for value in batch.values()]
+    assert kinds == sorted(kinds) and {len(batch[key]) for key in batch} == {2}
+    several = next(iter(DataLoader(frames, batch_size=3, collate_fn=dicomdl.collate)))
+    assert list(several)[-1] == "image" and isinstance(several["image"], list)
+
+
 def test_inverted_projections_and_mixed_integers_collate_and_map(folder: Path) -> None:
     write_series(folder / "a", shape=(1, 12, 14), modality="DX", photometric="MONOCHROME1", seed=1)
     write_series(

@@ -328,11 +328,28 @@ def test_metatensors_go_through_monais_own_loader(monai: Any, index: dicomdl.Ind
 
 # --- TorchIO --------------------------------------------------------------------------------------
 
+
+def canonical(torchio: Any) -> Any:
+    """Return the transform to RAS+ by its name in TorchIO 2.x or 1.x."""
+    return torchio.Reorient("RAS") if hasattr(torchio, "Reorient") else torchio.ToCanonical()
+
+
+def flip(torchio: Any, axis: int, p: float = 1) -> Any:
+    """Return the transform that flips one axis, by its name in TorchIO 2.x or 1.x."""
+    kind = torchio.RandomFlip if hasattr(torchio, "RandomFlip") else torchio.Flip
+    return kind(axes=axis, flip_probability=p)
+
+
+def noise(torchio: Any) -> Any:
+    """Return the transform that adds noise, by its name in TorchIO 2.x or 1.x."""
+    return torchio.RandomNoise() if hasattr(torchio, "RandomNoise") else torchio.Noise(std=0.25)
+
+
 IN_TORCHIO: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda _: None,
-    "canonical": lambda t: t.ToCanonical(),
+    "canonical": canonical,
     "resample": lambda t: t.Resample((1.5, 1, 1)),
-    "canonical and resample": lambda t: t.Compose([t.ToCanonical(), t.Resample(1)]),
+    "canonical and resample": lambda t: t.Compose([canonical(t), t.Resample(1)]),
     "crop or pad": lambda t: t.CropOrPad((6, 30, 20)),
 }
 
@@ -345,7 +362,7 @@ def test_voxels_keep_their_place_in_the_world_through_torchio(
 
 
 def test_frames_are_2d_images_in_torchio_and_keep_their_place(torchio: Any, frame: Sample) -> None:
-    assert to_torchio(frame).is_2d()
+    assert to_torchio(frame).image.data.shape == (1, *SHAPE[1:], 1)
     for transform in (None, torchio.Resample((1, 1, 2)), torchio.CropOrPad((12, 14, 1))):
         made = ForTorchIO(transform)(frame)
         assert_right(made, frame)
@@ -369,7 +386,7 @@ def test_a_subject_says_of_itself_what_nibabel_says_of_the_volume(
 def test_a_flip_of_torchio_moves_image_and_mask_within_the_grid(
     torchio: Any, volume: Sample
 ) -> None:
-    made = ForTorchIO(torchio.RandomFlip(axes=1, flip_probability=1))(volume)
+    made = ForTorchIO(flip(torchio, 1))(volume)
     assert torch.equal(made["image"], volume["image"].flip(2)) and torch.equal(
         made["mask"], volume["mask"].flip(1)
     )
@@ -389,8 +406,35 @@ def test_what_torchio_would_get_wrong_is_refused(
     }
     with pytest.raises(GeometryError, match="unknown="):
         to_torchio(nowhere)
-    made = ForTorchIO(torchio.RandomFlip(axes=0, flip_probability=1), unknown="axes")(nowhere)
+    made = ForTorchIO(flip(torchio, 0), unknown="axes")(nowhere)
     assert torch.equal(made["image"], frame["image"].flip(1)) and torch.isnan(made["affine"]).all()
+
+
+def test_every_entry_of_a_sample_comes_back_from_torchio(
+    torchio: Any, index: dicomdl.Index
+) -> None:
+    patches = dicomdl.PatchDataset(index, (4, 8, 8), sampler="grid")
+    before, after = patches[1], ForTorchIO(flip(torchio, 0))(patches[1])
+    assert before.keys() == after.keys()
+    assert after["location"].tolist() == before["location"].tolist()
+    assert after["shape"].tolist() == list(SHAPE) and after["patient_id"] == before["patient_id"]
+
+
+def test_a_seed_decides_about_a_transform_of_torchio(torchio: Any, volume: Sample) -> None:
+    chance = ForTorchIO(flip(torchio, 0, 0.5), seed=3)
+    epochs = [chance({**volume, "epoch": epoch})["image"] for epoch in range(8)]
+    again = [chance({**volume, "epoch": epoch})["image"] for epoch in range(8)]
+    assert all(map(torch.equal, epochs, again))
+    assert len({torch.equal(image, volume["image"]) for image in epochs}) == 2
+
+
+def test_subjects_go_through_torchios_own_loader(torchio: Any, index: dicomdl.Index) -> None:
+    dataset = dicomdl.FrameDataset(index, transform=ForTorchIO(flip(torchio, 0), restore=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = next(iter(torchio.SubjectsLoader(dataset, batch_size=4)))
+    data = batch["image"]["data"] if isinstance(batch, dict) else batch["image"].data
+    assert data.shape == (4, 1, *SHAPE[1:], 1)
 
 
 def test_samples_from_subjects_collate_by_default(torchio: Any, volume: Sample) -> None:
@@ -481,7 +525,7 @@ def test_with_a_seed_nothing_depends_on_the_worker(
         monai.Compose([monai.RandFlipd("image", 0.5, 1), monai.RandGaussianNoised("image", 1)]),
         seed=3,
     )
-    by_torchio = ForTorchIO(torchio.RandomNoise(), seed=3)
+    by_torchio = ForTorchIO(noise(torchio), seed=3)
     # a spawned worker takes seconds to import MONAI
     for transform, method in (
         (by_monai, "fork"),
@@ -509,12 +553,12 @@ def test_a_transform_leaves_the_callers_random_numbers_alone(torchio: Any, frame
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    ForTorchIO(torchio.RandomNoise(), seed=5)(Sample({**frame, "epoch": 0}))
+    ForTorchIO(noise(torchio), seed=5)(Sample({**frame, "epoch": 0}))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -> None:
-    noisy = ForTorchIO(torchio.RandomNoise(), seed=5)
+    noisy = ForTorchIO(noise(torchio), seed=5)
     made = [noisy(Sample({**frame, "epoch": epoch}))["image"] for epoch in (0, 1, 0)]
     assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[1])
 
@@ -529,7 +573,7 @@ def test_a_seed_does_not_repeat_the_chance_of_a_pass_under_a_plain_loader(
     )
     for transform in (
         ForMonai(monai.RandGaussianNoised("image", 1), seed=0),
-        ForTorchIO(torchio.RandomNoise(), seed=0),
+        ForTorchIO(noise(torchio), seed=0),
     ):
         frames = dicomdl.FrameDataset(index, transform=transform)
 
@@ -612,6 +656,33 @@ def test_a_model_trains_validates_and_predicts_with_lightning(
     trainer(max_epochs=1).fit(
         model_class(lightning)(), datamodule=interop.DataModule(frames, batch_size=3)
     )
+
+
+@pytest.mark.parametrize("kind", ["frames", "patches", "dict"])
+def test_lightning_knows_the_batch_size(
+    lightning: Any, trainer: Any, index: dicomdl.Index, kind: str
+) -> None:
+    class Logging(model_class(lightning)):  # type: ignore[misc]
+        def training_step(self, batch: Any, number: int) -> Any:
+            self.log("mean", batch["image"].mean(), on_epoch=True, on_step=False)
+            sizes.append(importlib.import_module(data).extract_batch_size(batch))
+            return self.layer(torch.ones(1, 1)).sum()
+
+    sizes: list[int] = []
+    data = "lightning.pytorch.utilities.data"
+    dataset = {
+        "frames": lambda: dicomdl.FrameDataset(index),
+        "patches": lambda: dicomdl.PatchDataset(index, (2, 8, 8), per_stack=8),
+        "dict": lambda: dicomdl.FrameDataset(index, transform=dict),
+    }[kind]()
+    run = trainer(max_epochs=1)
+    # Lightning warns once per process.
+    importlib.import_module(data).warning_cache.clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run.fit(Logging(), datamodule=interop.DataModule(dataset, batch_size=3))
+    assert sizes == [3, 3, 2]
+    assert not [each for each in told if "ambiguous" in str(each.message)]
 
 
 def test_evaluation_draws_the_same_patches_and_training_others(
