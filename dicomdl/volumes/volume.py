@@ -443,6 +443,11 @@ class Volume:
         path
             File name ending in .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
 
+        Warns
+        -----
+        GradientWarning
+            Directions of GE depend on a phase axis that the header does not state.
+
         Raises
         ------
         StorageError
