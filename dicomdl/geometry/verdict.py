@@ -234,7 +234,7 @@ def _judge(
     repeated = len(projected) - int(keep.sum())
     if repeated:
         detail |= {"repeated_positions": repeated, "pixels": "unchecked"}
-    line_error = _distance_from_line(projected, positions)
+    line_error = _distance_from_line(projected, positions, tolerances)
     if line_error > tolerances.in_plane_mm:
         detail["in_plane_error"] = round(line_error, 6)
     projected, positions = projected[keep], positions[keep]
@@ -246,7 +246,7 @@ def _judge(
     detail |= {"spacing": round(spacing, 6), "position_error": round(error, 6)}
     if tilt > 0:
         detail["tilt_deg"] = round(math.degrees(math.asin(min(1.0, tilt))), 4)
-    elif off_axis > _ROUNDING_MM:
+    if off_axis > _ROUNDING_MM and "in_plane_error" not in detail:
         detail["off_axis"] = round(off_axis, 6)
     if len(projected) == 2:
         # Two slices have one gap, which nothing contradicts and nothing confirms.
@@ -293,11 +293,12 @@ def _slice_axis(
     # The difference of two decimals is not exact: 0.3 - 0.2 is less than 0.1, 1.1 - 1 is more.
     if aside > tolerances.in_plane_mm + 1e-6:
         tilt = aside / float(np.linalg.norm(line))
-        return tilt if tilt > tolerances.tilt else 0.0, positions[0], line / length, 0.0
+        slope, tilt = line / length, tilt if tilt > tolerances.tilt else 0.0
+        beside = positions - positions[0] - np.outer(projected - projected[0], slope)
+        return tilt, positions[0], slope, _longest(beside)
     in_plane = positions - np.outer(projected, normal)
     middle = in_plane[len(positions) // 2]
-    off_axis = float(np.sqrt(((in_plane - middle) ** 2).sum(axis=1)).max())
-    return 0.0, middle + projected[0] * normal, normal, off_axis
+    return 0.0, middle + projected[0] * normal, normal, _longest(in_plane - middle)
 
 
 def _grid_error(
@@ -338,15 +339,24 @@ def _distinct(projected: Floats, tolerances: Tolerances) -> npt.NDArray[np.bool_
     return np.concatenate([[True], gaps > limit])
 
 
-def _distance_from_line(projected: Floats, positions: Floats) -> float:
-    """Return the largest distance of positions from the line from first to last, mm.
+def _distance_from_line(projected: Floats, positions: Floats, tolerances: Tolerances) -> float:
+    """Return the largest distance of positions from a line, mm, measured in the slice plane.
 
-    The distance is measured in the slice plane.
+    The line is that from the first to the last position. These are rounded like all others: if the
+    distance is up to twice the tolerance, the parallel line in the middle of the positions counts.
     """
     length = float(projected[-1] - projected[0])
     fraction = (projected - projected[0]) / length if length > 0 else np.zeros(len(projected))
-    line = positions[0] + fraction[:, None] * (positions[-1] - positions[0])
-    return float(np.sqrt(((positions - line) ** 2).sum(axis=1)).max())
+    beside = positions - positions[0] - fraction[:, None] * (positions[-1] - positions[0])
+    error = _longest(beside)
+    if not tolerances.in_plane_mm < error <= 2 * tolerances.in_plane_mm:
+        return error
+    return min(error, _longest(beside - (beside.max(axis=0) + beside.min(axis=0)) / 2))
+
+
+def _longest(vectors: Floats) -> float:
+    """Return the length of the longest of (n, 3) vectors."""
+    return float(np.sqrt((vectors**2).sum(axis=1)).max())
 
 
 def _holes(

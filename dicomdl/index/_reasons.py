@@ -214,8 +214,7 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
     "tilt_deg": lambda facts: f"tilted by {format_value(facts.detail['tilt_deg'])} degrees",
     "position_error": _describe_error,
     "off_axis": lambda facts: (
-        f"positions up to {format_value(facts.detail['off_axis'])} mm beside the slice axis, "
-        "which is the normal"
+        f"positions up to {format_value(facts.detail['off_axis'])} mm beside the slice axis"
     ),
     "unconfirmed": lambda facts: (
         "two slices: nothing confirms the spacing" if facts.slices == 2 else ""
