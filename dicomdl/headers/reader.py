@@ -164,13 +164,15 @@ class HeaderReader:
             window, start, meta if learn else None, self._schema.at.transfer_syntax_uid
         )
         transfer_syntax = as_text(raw_syntax)
+        # A blank transfer syntax is an absent one.
+        raw_syntax = raw_syntax if transfer_syntax else b""
         if family_of(transfer_syntax) == "jpip":
             raise HeaderError(JPIP_ADVICE, reason="jpip")
         inflated = Inflated(read, size, position) if transfer_syntax == DEFLATED else None
         if inflated is not None:
             window, position = inflated.window(), 0
         syntax, transfer_syntax = syntax_of(window, position, transfer_syntax)
-        learn = learn and inflated is None
+        learn = learn and inflated is None and raw_syntax != b""
         steps: list[Step] = []
         walked = walk(window, position, syntax, self._schema.wanted, steps if learn else None)
         if walked.pixel_data is not None:

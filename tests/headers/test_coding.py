@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from dicomdl.errors import HeaderError
 from dicomdl.headers._coding import first_element
 from dicomdl.headers._heads import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax
-from dicomdl.headers.reader import read_frames
+from dicomdl.headers.reader import HeaderReader, read_frames
 
 NATIVE = "1.2.840.10008.1.2.1"
 JPEG = "1.2.840.10008.1.2.4.70"
@@ -182,3 +182,19 @@ def test_meta_information_in_big_endian_is_read_before_a_big_endian_data_set_onl
             assert reason_of(path)[0] == "truncated"
         else:
             assert read_frames(path)[0].rows == 5
+
+
+@pytest.mark.parametrize("blank", [b"", b"\0\0", b"    ", b" \0"])
+@pytest.mark.parametrize(
+    "data", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"]
+)
+def test_a_blank_transfer_syntax_is_an_absent_one(tmp_path: Path, blank: bytes, data: str) -> None:
+    (path,) = phantoms.write_series(tmp_path, shape=(1, 5, 7), transfer_syntax=data)
+    raw = path.read_bytes()
+    old = element(0x00020010, b"UI", data.encode() + b"\0" * (len(data) % 2))
+    path.write_bytes(raw.replace(old, element(0x00020010, b"UI", blank)))
+    reader = HeaderReader()
+    headers = [reader.read(str(path)) for _ in range(3)]
+    assert {header.kind for header in headers} == {"image"}
+    assert headers[0] == headers[1] == headers[2]
+    assert read_frames(path)[0].transfer_syntax_uid == data
