@@ -322,7 +322,7 @@ def write_everything(root: Path) -> None:
     (root / "captures" / "notes.txt").write_text("not DICOM")
 
 
-NAMES_OF_FILES = ["path", "file", "file_bytes", "file_mtime_ns"]
+NAMES_OF_FILES = ["path", "folder", "file", "file_bytes", "file_mtime_ns"]
 
 
 def conclusions(index: dicomdl.Index) -> dict[str, list[dict[str, Any]]]:
