@@ -448,7 +448,10 @@ class Group(Sequence[Stack]):
         """
         sound = [stack for stack in self if stack.verdict in READABLE]
         missing = gaps_of(stack.detail for stack in sound)
-        return self.only([stack for stack, gap in zip(sound, missing, strict=True) if not gap])
+        whole = [stack for stack, gap in zip(sound, missing, strict=True) if not gap]
+        # Segments have slices of their own, and none of them is missing.
+        most = max(map(len, whole), default=0)
+        return self.only([stack for stack in whole if len(stack) == most])
 
     def only(self, stacks: Sequence[Stack]) -> "Group":
         """Return the group with some of its stacks."""

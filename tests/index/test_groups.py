@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from phantoms import decimal
+from phantoms import decimal, write_segmentation_1bit
 from phantoms_defects import MARK, Part, series
+from pydicom.dataset import Dataset
 
 import dicomdl
 from dicomdl.errors import IncompleteGroup, IntensityError, IrregularStack, UsageError
@@ -67,6 +68,22 @@ def test_members_that_lack_slices_are_not_readable_and_the_error_says_what_is(
         dicomdl.read_volume(group)
     assert dicomdl.read_volume(group.readable).shape == (2, 6, 5, 7)
     assert group.readable.missing == {}
+
+
+def test_segments_with_slices_of_their_own_are_readable_with_the_fullest(folder: Path) -> None:
+    def drop_the_last_frame(dataset: Dataset, _: int) -> None:
+        del dataset.PerFrameFunctionalGroupsSequence[-1]
+        dataset.NumberOfFrames = 5
+        dataset.PixelData = dataset.PixelData[:22]
+
+    write_segmentation_1bit(
+        folder / "seg.dcm", shape=(3, 5, 7), segments=2, edit=drop_the_last_frame
+    )
+    (group,) = scan(folder).groups
+    assert [stack.slices for stack in group] == [3, 2]
+    with pytest.raises(IncompleteGroup, match="reads the 1 that can be read"):
+        dicomdl.read_volume(group)
+    assert dicomdl.read_volume(group.readable).shape[:2] == (1, 3)
 
 
 def test_a_whole_group_is_its_own_part_and_readable(folder: Path) -> None:
