@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Ints
-from dicomdl.geometry._dimensions import Dimension, Tie, pattern_of
+from dicomdl.geometry._dimensions import Dimension, Tie, Tier, pattern_of
 from dicomdl.geometry._frame_columns import FrameColumns
 from dicomdl.geometry._judge import Judge
 from dicomdl.geometry._runs import Places, Run, find_run, movement
@@ -53,9 +53,12 @@ class Motion:
         return several or self._overlap(rows, detail)
 
     def contradicts(self, rows: Ints, slice_numbers: Ints, found: Dimension | Tie | None) -> bool:
-        """Whether a dimension puts two mosaics into one volume, or holds at some positions only.
+        """Whether a dimension may mix moved volumes, which meet at some positions or at all.
 
-        The latter counts where slices overlap: moved volumes may meet at some of their positions.
+        It does if it puts two mosaics into one volume. Where slices overlap, moved volumes may fill
+        a finer grid: a dimension of some positions only is doubted, and a complete one if a run has
+        another number of volumes. That number counts against an order of times or counters, too, if
+        the run has an attribute.
         """
         files, counts = self._columns.mosaic_files[rows], np.bincount(slice_numbers)
         complete = isinstance(found, Dimension) and bool((counts == counts[0]).all())
@@ -63,7 +66,17 @@ class Motion:
             return not complete or (
                 isinstance(found, Dimension) and pattern_of(found.labels) != pattern_of(files)
             )
-        return not complete and self._overlap(rows, self._judge.measured(rows).detail)
+        overlap = self._overlap(rows, self._judge.assess(rows)[0].detail)
+        if not complete or not isinstance(found, Dimension):
+            return overlap
+        if not overlap and any(
+            each.tier <= Tier.BOOKKEEPING and each.kind != "phase" for each in found.candidates
+        ):
+            return False
+        run = self.run(rows, damaged=False)
+        if run is None or run.dimension.count == found.count:
+            return False
+        return overlap or all(each.tier <= Tier.BOOKKEEPING for each in run.dimension.candidates)
 
     def _overlap(self, rows: Ints, detail: Mapping[str, Any]) -> bool:
         """Whether slices are about twice as thick as their spacing, or thicker."""

@@ -133,6 +133,21 @@ def test_volumes_that_turn_are_one_group_with_the_angle(
     assert angles == pytest.approx([0, 0.4, 0.8, 1.2, 1.6], abs=1e-2)
 
 
+@pytest.mark.parametrize("thickness", [1, 2])
+def test_volumes_that_meet_in_pairs_are_not_mixed_by_the_order_of_their_numbers(
+    folder: Path, thickness: int
+) -> None:
+    """Volumes 0 and 1 lie half a slice below 2 and 3: two frames at each position of 1 mm."""
+
+    def tell(n: int, z: int) -> Mapping[str, Any]:
+        return {"TemporalPositionIdentifier": n + 1, "SliceThickness": thickness}
+
+    slice_by_slice = (np.arange(24).reshape(6, 4).T + 1).tolist()
+    moves = [(0, 0, 0), (0, 0, 0), (0, 0, 1), (0, 0, 1)]
+    group = assert_one_group_of(run(folder, tell, moves, numbers=slice_by_slice), scan(folder))
+    assert group.dimension == (1, 2, 3, 4)
+
+
 def renamed(folder: Path, t: int) -> Callable[[Dataset, int], None]:
     """Return an edit that makes a mosaic the volume `t` of a run."""
 
