@@ -33,6 +33,7 @@ from dicomdl.index.text import (
     printable,
     text_columns,
 )
+from dicomdl.index.views import Stack
 
 # Keys in the detail of stacks whose slices have several identifiers, or lack one.
 _JOINED: Final = frozenset(
@@ -301,6 +302,11 @@ def check(part: Part) -> Check:
         equal_copies=copies,
         parted_frames=int(part.mask.sum()) - sum(slices) - copies,
     )
+
+
+def reason_of(stack: Stack) -> str:
+    """Return the sentence of `check` for the verdict of a stack."""
+    return reason(stack.verdict, stack.detail, stack.slices, len(stack.group))
 
 
 def _needs_person(

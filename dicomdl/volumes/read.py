@@ -24,6 +24,7 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.one_position import assumed_affine
 from dicomdl.geometry.regular import is_worth_filling, regular_slices
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, Irregular
+from dicomdl.index.check import reason_of
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores
@@ -244,9 +245,8 @@ def _require_allowed(
         )
     else:
         return
-    numbers = ", ".join(f"{key} {value}" for key, value in detail.items())
     which = "the stack" if group is None else f"stack {t} of the {len(group)} of the group"
-    message = f"{which} is {verdict} ({numbers}): {message}{_others(group)}"
+    message = f"{which} is {verdict} ({reason_of(stack)}): {message}{_others(group)}"
     error = IrregularStack(message, verdict=verdict, detail=detail)
     error.add_note(f"series: {stack.series_instance_uid}")
     raise error

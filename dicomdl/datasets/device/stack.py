@@ -8,6 +8,7 @@ import numpy as np
 from dicomdl.errors import GeometryError, IrregularStack, UsageError
 from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame_source import FrameSource
+from dicomdl.index.check import reason_of
 from dicomdl.index.views import Stack
 from dicomdl.pixels.stored import frame_shape, stored_range
 from dicomdl.values.conversion import Conversion, conversions
@@ -67,8 +68,8 @@ def read_stack_on_device(
         raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
     if irregular == "raise" and stack.verdict not in READABLE:
         raise IrregularStack(
-            f"the stack is {stack.verdict}: pass irregular='accept' to take its slices as they "
-            "are, or resample it by read_volume",
+            f"the stack is {stack.verdict} ({reason_of(stack)}): pass irregular='accept' to take its "
+            "slices as they are, or resample it by read_volume",
             verdict=stack.verdict,
             detail=stack.detail,
         )
