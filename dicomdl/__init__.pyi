@@ -28,6 +28,7 @@ from .index.studies import Study as Study
 from .index.views import Group as Group
 from .index.views import Stack as Stack
 from .jobs.crosscheck import check_pixels as check_pixels
+from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
 from .pixels.read import read_frame as read_frame
 from .storage.cache.disk import DiskCache as DiskCache
@@ -42,5 +43,4 @@ from .values.windows import Limits as Limits
 from .values.windows import Percentile as Percentile
 from .values.windows import Window as Window
 from .version import __version__ as __version__
-from .volumes.read import read_volume as read_volume
 from .volumes.volume import Volume as Volume

@@ -32,7 +32,8 @@ from dicomdl.values.conversion import conversions, quantity_units
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
-from dicomdl.volumes._reversed_rows import ReversedRows, turn_rows
+from dicomdl.volumes._reversed_rows import ReversedRows as ReversedRows
+from dicomdl.volumes._reversed_rows import turn_rows
 from dicomdl.volumes.resampling import exact_float, rounded
 from dicomdl.volumes.volume import Volume
 
@@ -54,108 +55,13 @@ def read_volume(
     threads: int | None = None,
     max_bytes: int | None = None,
 ) -> Volume:
-    """Read a stack or a group as a volume of modality values (HU for CT) on its grid.
-
-    Parameters
-    ----------
-    stack
-        A stack of ``index.stacks``, or a group of ``index.groups``, whose stacks become one array
-        with a leading axis. No stack of a group is left out: one that cannot be read refuses the
-        group, and the error names it. ``group.readable`` is the group without such stacks, and
-        ``group.parts`` are its quantities (magnitude and phase) one by one.
-    values
-        "modality": rescale or Modality LUT, per slice. "philips": floating point values by Philips'
-        private Scale Slope SS, ``(stored * RS + RI) / (RS * SS)`` with the rescale RS, RI of each
-        frame, as dcm2niix; they compare between series, and no header states their units. "suv" or
-        an `SUV`: PET as standardized uptake values. "real_world" or a `RealWorld`: stored values
-        through the Real World Value Mapping of the file, NaN for values that it does not map.
-    irregular
-        Policy for a stack whose slices do not make a regular grid. "raise": an IrregularStack with
-        the numbers. "accept": the slices as stored; the affine holds only on average, or is NaN
-        without geometry. A file with one position for all its frames gets the grid of its
-        SpacingBetweenSlices (for CT else SliceThickness) along the normal, which
-        ``stack.detail["assumed_spacing"]`` states. "resample": a regular, orthogonal grid, with
-        interpolated slices marked in `Volume.filled`:
-
-        - Missing slices are interpolated between their neighbours. All others stay as they are.
-        - Uneven spacing becomes the median gap, starting at the first slice (see
-          `dicomdl.geometry.regular.regular_slices`). A slice is interpolated between its two
-          neighbours unless a file holds it.
-        - A tilt, alone or in addition, is resampled away (`Volume.resample`). Voxels outside the
-          old grid get the smallest value.
-
-        Interpolation is linear and stays inside the slices; within half a pixel of the edge of a
-        tilted slice, the edge is repeated. Segmentations take the nearest slice, or background if
-        none is within half a slice, because empty frames may be omitted from them. Four cases
-        still raise: slices that deviate from their line by more than 0.1 mm in plane, gaps so
-        wide that most slices would be interpolated, repeated positions, and missing geometry.
-    reversed_rows
-        "turn": the rows of volumes of GE's epi_pepolar that are stored in reverse (`check` names
-        them) are turned, so that the affine holds. "accept": the rows as the header has them.
-    dtype
-        int16, int32 or float32. The default is int16 if all values fit exactly, else int32, else
-        float32; a fractional slope or intercept gives float32. Interpolated integers are rounded.
-        Colour stays uint8 or uint16.
-    reduce
-        Number of times that rows and columns are halved, as in `read_frame`, for overviews and
-        training at low resolution. The centre of the first voxel and the slices stay the same.
-        Pixels next to padding are means of image and padding.
-    threads
-        Threads that read and decode. The default is one per core.
-    max_bytes
-        Limit for the decoded bytes of compressed frames. The default is 1 GiB, or a thousand times
-        their bytes in the files if that is more.
-
-    Returns
-    -------
-    Volume
-        array (slice, row, column[, sample]); for a group, (t, slice, row, column[, sample]) in one
-        dtype. The array is new and belongs to the caller.
-
-    Raises
-    ------
-    IrregularStack
-        The policy does not allow the verdict of the stack, or of a stack of the group. Attributes
-        `verdict` and `detail`.
-    IncompleteGroup
-        Some stacks of the group lack slices, under any policy. Attribute `missing`.
-    GeometryError
-        The stacks of the group are not on one grid, as in a run that follows a moving head: some
-        are more than 0.1 mm off the first. Attributes `t`, `error_mm` and `rotation_deg`.
-        ``[read_volume(stack).resample_to(group[0].geometry) for stack in group]`` are volumes on
-        the grid of the first.
-        With `reversed_rows`: the header does not tell which rows to turn.
-    PixelError
-        A frame cannot be read. Notes name the file and the frame number.
-    TooLarge
-        The values would take more memory than `max_bytes`.
-    IntensityError
-        A rescale is not a number, a table, map or private scaling is missing or cannot be used, or
-        values do not fit the requested `dtype`.
-    SUVError
-        The header does not give the requested SUV. Attribute `attribute`.
-    UsageError
-        `stack` is neither a stack nor a group, or `irregular` or `reversed_rows` is not a policy.
-
-    Examples
-    --------
-    >>> import dicomdl, tempfile
-    >>> from pydicom.data import get_testdata_file
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     index = dicomdl.scan(get_testdata_file("CT_small.dcm"), folder, progress=False)
-    ...     volume = dicomdl.read_volume(index.stacks[0])
-    >>> volume.array.shape, volume.array.dtype, volume.units
-    ((1, 128, 128), dtype('int16'), 'HU')
-    """
+    """Read a stack or a group as a volume on its grid: `jobs.reading.read_volume` documents it."""
     if irregular not in POLICIES:
         raise UsageError(
             f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}"
         )
     if not isinstance(stack, Stack | Group):
-        raise UsageError(
-            "read_volume takes a stack of index.stacks or a group of index.groups, "
-            f"not a {type(stack).__name__}"
-        )
+        raise UsageError(f"expected a stack or a group, not a {type(stack).__name__}")
     group = stack if isinstance(stack, Group) else None
     stacks = [stack] if isinstance(stack, Stack) else list(stack)
     if not stacks:

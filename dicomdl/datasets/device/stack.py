@@ -68,8 +68,8 @@ def read_stack_on_device(
         raise UsageError(f"irregular={irregular!r}: expected 'raise' or 'accept'")
     if irregular == "raise" and stack.verdict not in READABLE:
         raise IrregularStack(
-            f"the stack is {stack.verdict} ({reason_of(stack)}): pass irregular='accept' to take its "
-            "slices as they are, or resample it by read_volume",
+            f"the stack is {stack.verdict} ({reason_of(stack)}): pass irregular='accept' to take "
+            "its slices as they are, or resample it by read_volume",
             verdict=stack.verdict,
             detail=stack.detail,
         )

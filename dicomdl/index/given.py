@@ -1,0 +1,107 @@
+"""What users pass where an index is expected: an index, its path, its stacks, Series or groups."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from dicomdl.errors import IndexFolderError, UsageError
+from dicomdl.index.defaults import find_default
+from dicomdl.index.index import Index
+from dicomdl.index.opening import open_index
+from dicomdl.index.rows import Generation
+from dicomdl.index.studies import Series, Study
+from dicomdl.index.views import Group, Stack, Stacks
+
+View: TypeAlias = Stack | Stacks | Group | Series | Study
+Indexed: TypeAlias = Index | str | os.PathLike[str] | View | Sequence[View]
+
+_EXPECTED = "takes an Index of dicomdl.scan or dicomdl.open_index, the path of one, or its stacks"
+
+
+def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
+    """Return the index that a user means.
+
+    Parameters
+    ----------
+    given
+        An Index; the path of one, or of a folder that was scanned without `out`; stacks, groups,
+        Series or Studies of one index, one or several. Stacks are taken in the order of the index.
+    taker
+        The name of the function that takes it, for messages.
+    others
+        Its other arguments. An Index among them tells that the arguments are swapped.
+
+    Raises
+    ------
+    UsageError
+        Anything else. The message says what to pass.
+    IndexFolderError
+        There is no index at the path, or it cannot be read.
+    """
+    if isinstance(given, Index):
+        return given
+    if any(isinstance(other, Index) for other in others):
+        raise UsageError(f"{taker}: the index comes first, before the other arguments")
+    if isinstance(given, str | os.PathLike):
+        return _opened(os.fspath(given), taker)
+    parts = list(_parts_of(given))
+    if not parts:
+        raise UsageError(f"{taker} {_advice(given)}")
+    addresses = {generation.address for generation, _ in parts}
+    if len(addresses) > 1:
+        raise UsageError(
+            f"{taker} takes stacks of one index, not of {len(addresses)}: make one dataset of "
+            "each, and join them with torch.utils.data.ConcatDataset"
+        )
+    return Index(parts[0][0]).of_stacks([number for _, numbers in parts for number in numbers])
+
+
+def _parts_of(given: Any) -> Iterator[tuple[Generation, Sequence[int]]]:
+    """Return (generation, numbers of stacks) of a view or of a list of views; else nothing."""
+    if isinstance(given, Stack):
+        yield given._generation, [given.number]
+    elif isinstance(given, Stacks):
+        yield given._generation, given.numbers.tolist()
+    elif isinstance(given, Group | Series):
+        yield from _parts_of(given.stacks)
+    elif isinstance(given, Study):
+        yield from _parts_of(given.series)
+    elif isinstance(given, list | tuple) and all(isinstance(each, View) for each in given):
+        for each in given:
+            yield from _parts_of(each)
+
+
+def _opened(path: str, taker: str) -> Index:
+    """Return the index at a path; raise an IndexFolderError for a folder or file that is none."""
+    folder = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(os.path.join(folder, "generations")) or find_default(folder) is not None:
+        return open_index(path)
+    if os.path.isfile(folder):
+        words = f"{path!r} is a file: scan its folder with dicomdl.scan, and pass the index"
+    elif os.path.isdir(folder):
+        words = f"the folder {path!r} was never scanned: pass dicomdl.scan({path!r})"
+    else:
+        words = f"{path!r} does not exist: pass an Index of dicomdl.scan, or the path of one"
+    raise IndexFolderError(f"{taker}: {words}", path=folder)
+
+
+def _advice(given: Any) -> str:
+    """Return what to pass instead of something that is no index, for a message."""
+    kind, several = type(given).__name__, isinstance(given, list | tuple)
+    if several and given and all(isinstance(each, str | os.PathLike) for each in given):
+        return "takes an index, not a list of paths: dicomdl.scan(paths) makes one of them"
+    if several and given and all(isinstance(each, Index) for each in given):
+        return (
+            f"takes one Index, not {len(given)} (such as the parts of a split): pass one of them, "
+            "or join a dataset of each with torch.utils.data.ConcatDataset"
+        )
+    if several and given and all(isinstance(each, int | float) for each in given):
+        return f"{_EXPECTED}, and that comes first; not {given!r}"
+    if kind == "DataFrame":
+        return (
+            f"{_EXPECTED}, not a table: select its rows, such as "
+            "index.select(series_instance_uid=table['series_instance_uid'].tolist())"
+        )
+    if any(base.__module__.startswith("torch.utils.data") for base in type(given).__mro__):
+        return f"{_EXPECTED}, not a {kind}: pass the index that it was made of (dataset.index)"
+    return f"{_EXPECTED}, not {'an empty ' if several and not given else 'a '}{kind}"
