@@ -250,7 +250,7 @@ def test_check_states_how_far_the_members_of_a_group_moved(folder: Path) -> None
     assert [row.reason.count("moved by") for row in check.rows] == [0, 1, 1]
     assert "moved by 1.2 mm against the first stack of its group" in check.rows[2].reason
     (remark,) = check.remarks
-    assert remark == "2 stack(s) that moved against the first of their group, by up to 1.2 mm"
+    assert remark == "moved against the first of the group by up to 1.2 mm: 2 stacks"
 
 
 # --- sound cases that are no run ------------------------------------------------------------------
