@@ -1,8 +1,9 @@
 """The epoch of a row: carried by the row, set for a dataset, or unknown.
 
-A sample with chance depends on (seed, epoch, row) if its epoch is known. Otherwise its chance is
-drawn from torch's generator, which a DataLoader seeds per worker: anew in every pass, and the same
-again after `torch.manual_seed` with the same number of workers.
+A sample with chance depends on (seed, epoch, row) if its epoch is known. In a pass of a DataLoader
+it is otherwise drawn from torch's generator, which the loader seeds per worker: anew in every pass,
+and the same again after `torch.manual_seed` with the same number of workers. A row that is looked
+up without a loader, such as ``patches[3]`` in a notebook, is that of epoch 0.
 """
 
 import contextlib
@@ -10,8 +11,10 @@ import mmap
 import multiprocessing.context
 import operator
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -105,6 +108,33 @@ def drawn_number() -> int:
     Within `chance_from` it comes from the generator given there.
     """
     return int(torch.empty((), dtype=torch.int64).random_(generator=_of_thread.generator))
+
+
+def _fetches() -> frozenset[Any]:
+    """Return the code of the functions by which a DataLoader without workers fetches samples."""
+    fetch = getattr(torch.utils.data, "_utils", None)
+    kinds = vars(getattr(fetch, "fetch", object)).values() if fetch is not None else ()
+    found = (getattr(getattr(kind, "fetch", None), "__code__", None) for kind in kinds)
+    return frozenset(code for code in found if code is not None)
+
+
+_FETCHES: Final = _fetches()
+
+
+def is_in_pass() -> bool:
+    """Whether a DataLoader asks for the current sample, in a worker or in this process.
+
+    torch has no call that tells this of a loader without workers, so the callers are looked
+    through: 1 to 3 µs. Without the names of torch that this needs, the result is always True.
+    """
+    if is_worker() or _of_thread.generator is not None or not _FETCHES:
+        return True
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _FETCHES:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.epochs import drawn_number
+from dicomdl.datasets.epochs import drawn_number, is_in_pass
 from dicomdl.datasets.label_maps import (
     SLAB_VOXELS,
     ByIdentity,
@@ -71,9 +71,10 @@ class PatchDataset(StackDataset):
         The positions of patches: "uniform", "foreground", "labels", "grid", or a `Uniform`,
         `Foreground`, `Balanced(weights)`, `Grid(overlap)`, `Centers.from_table(table)`, or any
         object with the methods `count` and `start`. Draws depend on (seed, epoch, row) alone where
-        rows carry their epoch (`RowSampler`, `WithEpoch`) or `set_epoch` was called. Otherwise, as
-        under a plain DataLoader or for ``patches[3]``, each access draws from torch's generator:
-        anew in every pass, repeatable by `torch.manual_seed`. A grid has no chance.
+        rows carry their epoch (`RowSampler`, `WithEpoch`) or `set_epoch` was called. Under a plain
+        DataLoader they are drawn from torch's generator otherwise: anew in every pass, repeatable
+        by `torch.manual_seed`. ``patches[3]`` without a loader is that of epoch 0. A grid has no
+        chance.
     labels
         A function from a stack to its label map, an integer array (slices, rows, columns). The
         sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
@@ -255,10 +256,12 @@ class PatchDataset(StackDataset):
     def _chance(self, row: int, epoch: int | None) -> np.random.Generator:
         """Return the random generator of a sample; without an epoch, torch's generator seeds it.
 
-        A sampler without chance leaves torch's generator alone.
+        A row outside of the pass of a loader is that of epoch 0. A sampler without chance leaves
+        torch's generator alone.
         """
         if epoch is None:
-            epoch = drawn_number() if getattr(self.sampler, "is_random", True) else 0
+            is_random = getattr(self.sampler, "is_random", True)
+            epoch = drawn_number() if is_random and is_in_pass() else 0
         return chance(self.policy.seed, epoch, row)
 
     def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:

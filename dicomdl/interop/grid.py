@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dicomdl.arrays import Floats
-from dicomdl.datasets.epochs import NO_EPOCH
+from dicomdl.datasets.epochs import NO_EPOCH, is_in_pass
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import GeometryError, UsageError
 
@@ -210,7 +210,7 @@ def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
 
     With `seed`, it is a function of (seed, epoch, row, location), independent of the worker.
     Without it, or where the epoch is unknown, it comes from torch's generator, which a DataLoader
-    seeds per worker.
+    seeds per worker. A row outside of the pass of a loader is that of epoch 0.
     """
     if seed is None:
         return int(torch.randint(1 << 31, ()).item())
@@ -218,7 +218,9 @@ def drawn(seed: int | None, sample: Mapping[str, Any]) -> int:
     start = () if location is None else tuple(int(index) for index in location)
     row = sample.get("row", 0)
     epoch = int(sample.get("epoch", getattr(row, "epoch", NO_EPOCH)))
-    if epoch == NO_EPOCH:
+    if epoch == NO_EPOCH and not is_in_pass():
+        epoch = 0
+    elif epoch == NO_EPOCH:
         epoch = int(torch.randint(1 << 31, ()).item())
     numbers = (seed, epoch, int(row), *start)
     return int(

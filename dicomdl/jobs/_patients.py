@@ -44,18 +44,28 @@ def hash_patients(frames: Table) -> Table:
     return frames.with_column("patient_id", [hashes[code] for code in codes])
 
 
-def require_same_key(target: str, patient_id: str) -> None:
-    """Raise UsageError if the index at `target` holds hashes of another key.
+def known_key(target: str, patient_id: str) -> str:
+    """Return the option `patient_id` of the index at `target` if it holds hashes, as this does.
 
-    With another key every patient gets another hash, and a split by patient would put patients of
-    the old training set into the new test set.
+    The hashes of an index are of one key. Files that did not change keep theirs, whatever key this
+    user has.
     """
     try:
         facts = read_facts(target, read_manifest(target)["generation"])
         before = str(facts["options"]["patient_id"])
     except (IndexFolderError, KeyError):
-        return
-    if before.startswith("hash:") and patient_id.startswith("hash:") and before != patient_id:
+        return patient_id
+    both = before.startswith("hash:") and patient_id.startswith("hash:")
+    return before if both else patient_id
+
+
+def require_key(target: str, patient_id: str) -> None:
+    """Raise UsageError if the hashes of the index at `target` are of another key than this user's.
+
+    With another key every patient gets another hash, and a split by patient would put patients of
+    the old training set into the new test set.
+    """
+    if patient_id != f"hash:{patient_key_name()}":
         raise UsageError(
             f"the index {target!r} holds patient hashes of another key: the key is the file "
             f"{_KEY_FILE!r} in the cache folder of the first scan; copy it to this one "

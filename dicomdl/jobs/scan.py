@@ -40,8 +40,9 @@ from dicomdl.jobs._digests import digests
 from dicomdl.jobs._patients import (
     hash_patients,
     holds_raw_patients,
+    known_key,
     patient_key_name,
-    require_same_key,
+    require_key,
 )
 from dicomdl.jobs.engine import read_all
 from dicomdl.storage import publishing as storage
@@ -150,15 +151,17 @@ def scan(
         "tolerances": asdict(tolerances),
     }
     target = _target(out, options)
-    require_same_key(target, options["patient_id"])
     walked = walk(folders, follow_links=follow_links, avoid=target)
     source = target
     if move and out is None:
         source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
+    options["patient_id"] = known_key(source, options["patient_id"])
     old = _reusable(source, options, move or {})
     if old is not None and not move and _unchanged(walked, old.files):
         return open_index(target, root={})
     kept, fresh = _divide(walked, old)
+    if fresh and patient_id == "hash":
+        require_key(target, options["patient_id"])
     if old is not None and old.moves:
         old = replace(old, files=_with_states(old.files, kept, walked))
     chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))

@@ -146,10 +146,29 @@ def test_the_sampler_of_torch_for_ranks_draws_anew_in_every_epoch(
     assert other(*epochs) and len({place[1:] for place in epochs[0]}) > PER_STACK
 
 
-def test_one_row_asked_for_twice_is_drawn_twice(patches: dicomdl.PatchDataset) -> None:
-    places = {tuple(patches[3]["location"].tolist()) for _ in range(8)}
-    assert len(places) > 5 and patches[3]["epoch"] == -1
-    assert len({tuple(one["location"].tolist()) for one in patches.__getitems__([3] * 8)}) > 5
+@pytest.mark.parametrize("batched", [True, False])
+def test_one_row_asked_for_twice_in_a_pass_is_drawn_twice(
+    patches: dicomdl.PatchDataset, batched: bool
+) -> None:
+    many: Any = patches if batched else torch.utils.data.ConcatDataset([patches])
+    for batch_size in (4, None):
+        loader = DataLoader(many, batch_size=batch_size, sampler=[3] * 8)
+        assert len(set(drawn(loader) if batch_size else drawn_alone(loader))) > 5
+
+
+def drawn_alone(loader: Any) -> list[tuple[int, ...]]:
+    return [tuple(sample["location"].tolist()) for sample in loader]
+
+
+def test_a_row_without_a_loader_is_that_of_epoch_0_always(patches: dicomdl.PatchDataset) -> None:
+    state = torch.get_rng_state()
+    places = {tuple(patches[3]["location"].tolist()) for _ in range(4)}
+    places |= {tuple(one["location"].tolist()) for one in patches.__getitems__([3] * 4)}
+    fixed = dicomdl.PatchDataset(patches.index, (2, 5, 6), per_stack=PER_STACK, seed=7)
+    fixed.set_epoch(0)
+    assert len(places) == 1 and torch.equal(state, torch.get_rng_state())
+    patches.set_epoch(0)
+    assert places == {tuple(patches[3]["location"].tolist())}
 
 
 def test_the_seed_of_a_dataset_counts_beside_that_of_torch(patches: dicomdl.PatchDataset) -> None:
@@ -187,7 +206,7 @@ def test_points_with_jitter_are_drawn_anew(patches: dicomdl.PatchDataset) -> Non
     middle = (stack.affine @ [3, 30, 35, 1])[:3].tolist()
     centers = dicomdl.Centers([(stack.series_instance_uid, *middle)], jitter=20)
     dataset = dicomdl.PatchDataset(patches.index, (2, 5, 6), sampler=centers)
-    assert len({tuple(dataset[0]["location"].tolist()) for _ in range(6)}) > 3
+    assert len({drawn(DataLoader(dataset))[0] for _ in range(6)}) > 3
 
 
 class Own:

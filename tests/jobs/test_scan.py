@@ -1033,11 +1033,14 @@ def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.M
     write_series(tmp_path / "data", shape=(2, 5, 7), patient_id="SECRET")
     first = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
     monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "another"))
+    # Without new files no hash is needed.
+    same = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
+    assert same.generation == first.generation
+    write_series(tmp_path / "data", shape=(3, 5, 7), patient_id="SECRET", seed=2)
     with pytest.raises(UsageError, match=r"hashes of another key.*DICOMDL_CACHE"):
         scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
     # The key of the first scan, copied to where the cache is now.
     shutil.copy(tmp_path / "cache" / "patient_id.key", tmp_path / "another" / "patient_id.key")
-    write_series(tmp_path / "data", shape=(3, 5, 7), patient_id="SECRET", seed=2)
     again = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
     assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
 
