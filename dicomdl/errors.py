@@ -2,6 +2,7 @@
 
     DicomdlError (ValueError)
     ├── UsageError            an argument, option or column that does not exist or does not fit
+    │   └── EmptySelection    a dataset of which nothing is left
     ├── MissingExtra          a feature whose optional package is not installed
     ├── StorageError          a folder or file of dicomdl that cannot be written or read
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
@@ -82,6 +83,18 @@ class DicomdlError(ValueError):
 
 class UsageError(DicomdlError):
     """An argument, option or column does not exist or does not fit."""
+
+
+class EmptySelection(UsageError):
+    """Nothing is left of what was given to a dataset.
+
+    Attributes
+    ----------
+    left_out : list
+        (reason, stacks, frames) of everything left out.
+    """
+
+    left_out: list[tuple[str, int, int]]
 
 
 class MissingExtra(DicomdlError):

@@ -25,10 +25,11 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, frame_grid, resized
 from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import Taken, checked_content, warn_left_out
+from dicomdl.datasets.selection import Taken, checked_content, report_left_out
 from dicomdl.errors import UsageError
 from dicomdl.geometry.in_plane import PROJECTION
-from dicomdl.index.index import Index
+from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.auto import resolve
@@ -55,7 +56,8 @@ class FrameDataset(PixelDataset):
     Parameters
     ----------
     index
-        An Index or a part of one.
+        An Index or a part of one; its path, or that of a folder that was scanned without `out`; or
+        stacks, groups or Series of an index, which are taken in the order of the index.
     intensity
         The mapping of modality values to network values: "auto" (by modality, see `by_modality`),
         "modality" (unchanged), "philips" (Philips' floating point values, see `read_volume`),
@@ -120,7 +122,8 @@ class FrameDataset(PixelDataset):
     Raises
     ------
     UsageError
-        An option has an unknown value, or options exclude each other.
+        An option has an unknown value, or options exclude each other. An EmptySelection, with
+        counts, if nothing is left of the index.
     PixelError
         On access: a frame cannot be read. The notes name its file.
     GeometryError
@@ -147,7 +150,7 @@ class FrameDataset(PixelDataset):
     >>> index = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
     >>> frames = dicomdl.FrameDataset(index, "ct.lung", size=(64, 64))
     >>> frames
-    FrameDataset(1 frames, intensity='ct.lung')
+    FrameDataset(1 frame, intensity='ct.lung')
     >>> sample = frames[0]
     >>> sample["image"].shape, sample["modality"]
     (torch.Size([1, 64, 64]), 'CT')
@@ -157,7 +160,7 @@ class FrameDataset(PixelDataset):
 
     def __init__(
         self,
-        index: Index,
+        index: Indexed,
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         *,
@@ -175,6 +178,7 @@ class FrameDataset(PixelDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
+        given = as_index(index, type(self).__name__, (intensity, transform))
         super().__init__(
             transform,
             Policy(on_error, seed),
@@ -192,11 +196,11 @@ class FrameDataset(PixelDataset):
             raise UsageError(
                 f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels="
             )
-        taken = Taken(index)
+        taken = Taken(given)
         taken.leave_out_copies()
         taken.leave_out_other_content(checked_content(content))
         self.index, self.left_out = taken.index, taken.left_out
-        warn_left_out(self.left_out)
+        report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -273,4 +277,4 @@ class FrameDataset(PixelDataset):
         return self.reading.recipe(stack)
 
     def __repr__(self) -> str:
-        return f"FrameDataset({len(self):,} frames, intensity={self.reading.intensity!r})"
+        return f"FrameDataset({counted(len(self), 'frames')}, intensity={self.reading.intensity!r})"

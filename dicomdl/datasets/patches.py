@@ -36,11 +36,12 @@ from dicomdl.datasets.label_maps import (
 )
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import LeftOut, StackChoice, warn_left_out
+from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import Irregular
-from dicomdl.index.index import Index
+from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.text import counted
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
@@ -101,7 +102,7 @@ class PatchDataset(StackDataset):
     Raises
     ------
     UsageError
-        An option has an unknown value, or options exclude each other.
+        As for `FrameDataset`.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`; a GeometryError also for a label map
         that is unreadable or differs from its stack in shape.
@@ -131,7 +132,7 @@ class PatchDataset(StackDataset):
 
     def __init__(
         self,
-        index: Index,
+        index: Indexed,
         size: Sequence[int],
         *,
         per_stack: int = 4,
@@ -150,16 +151,16 @@ class PatchDataset(StackDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
+        given = as_index(index, type(self).__name__, (size, intensity, transform))
         super().__init__(
             transform,
             Policy(on_error, seed),
             Reading.of(intensity, suv, cache, max_bytes=max_bytes),
             Delivery(channels, intensity_on),
         )
-        given = checked_numbers(size, 3, "size")
-        if given is None:
+        if size is None:
             raise UsageError("size=None: a patch has a size")
-        self.size: Voxel = given
+        self.size: Voxel = checked_numbers(size, 3, "size")
         if not (isinstance(per_stack, int) and per_stack >= 1):
             raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
         self.per_stack = per_stack
@@ -174,10 +175,10 @@ class PatchDataset(StackDataset):
                 "patches are cut out of slices as they are: read irregular='resample' volumes by "
                 "VolumeDataset"
             )
-        self._take(index, StackChoice(content, irregular, min_slices))
+        self._take(given, StackChoice(content, irregular, min_slices))
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
-        warn_left_out(self.left_out)
+        report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def _keep_stacks_with_points(self, centers: Centers) -> None:
         """Leave out the stacks without a point, and report the number of points in no stack."""
@@ -313,4 +314,4 @@ class PatchDataset(StackDataset):
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))
         options = f"sampler={self.sampler!r}, intensity={self.reading.intensity!r}"
-        return f"PatchDataset({len(self):,} patches of {size}, {options})"
+        return f"PatchDataset({counted(len(self), 'patches')} of {size}, {options})"

@@ -3,18 +3,26 @@
 Each stack is counted once, under the first condition that it does not meet.
 """
 
+import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import EmptySelection, UsageError
 from dicomdl.geometry.regular import is_worth_filling
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, VERDICTS, Irregular
 from dicomdl.headers.uids import CONTENTS
 from dicomdl.index.index import Index
+from dicomdl.index.text import counted, format_ledger
+
+# The package, whose frames a warning passes over.
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+# Left out of every dataset without a warning: the frame that it copies is taken.
+_COPIES: Final = "equal copy of another frame"
 
 
 class LeftOutWarning(UserWarning):
@@ -34,6 +42,7 @@ class Taken:
     """The part of an index that meets all conditions so far, and a list of what is left out."""
 
     def __init__(self, index: Index) -> None:
+        self.given = index
         self.index = index
         self.left_out: list[LeftOut] = []
 
@@ -53,7 +62,22 @@ class Taken:
 
     def leave_out_copies(self) -> None:
         """Select the frames that are in a stack."""
-        self.leave_out("equal copy of another frame", min_position_in_stack=0)
+        self.leave_out(_COPIES, min_position_in_stack=0)
+
+    def leave_out_parts(self) -> None:
+        """Select the complete stacks."""
+        stacks = self.index.stacks
+        if int(stacks.shapes()[:, 0].sum()) < len(self.index):
+            parts, whole = self.index, self.index.of_stacks(stacks.numbers)
+            touched = len(parts.stack_boundaries()) - 1
+            self.left_out.append(
+                LeftOut(
+                    "a part of a stack, whose other slices are not selected",
+                    touched - len(stacks),
+                    len(parts) - len(whole),
+                )
+            )
+            self.index = whole
 
     def leave_out_other_content(self, content: str | None) -> None:
         """Select the frames of a content; None selects all."""
@@ -108,24 +132,61 @@ class StackChoice:
         """Return the chosen part of an index."""
         taken = Taken(index)
         taken.leave_out_copies()
+        taken.leave_out_parts()
         taken.leave_out_other_content(self.content)
         taken.leave_out_irregular(self.irregular)
         taken.leave_out(f"fewer than {self.min_slices} slices", min_slices=self.min_slices)
         return taken
 
 
-def warn_left_out(left_out: Sequence[LeftOut]) -> None:
-    """Warn about everything left out, as one table."""
-    if left_out:
-        width = max(len(row.reason) for row in left_out)
-        table = "\n".join(
-            f"  {row.reason:<{width}} {row.stacks:>8,} {row.frames:>10,}" for row in left_out
-        )
+def report_left_out(taker: str, given: Index, samples: int, left_out: Sequence[LeftOut]) -> None:
+    """Warn about what a dataset leaves out, as one table at the line of the caller.
+
+    Raises
+    ------
+    EmptySelection
+        The dataset has no samples.
+    """
+    told = [row for row in left_out if row.reason != _COPIES]
+    if not samples:
+        words = _why_empty(given, left_out)
+        facts = [(row.reason, row.stacks, row.frames) for row in left_out]
+        raise EmptySelection(f"{taker}: {words}", left_out=facts)
+    if told:
         warnings.warn(
-            f"left out:\n  {'reason':<{width}} {'stacks':>8} {'frames':>10}\n{table}",
-            LeftOutWarning,
-            stacklevel=3,
+            f"{taker} leaves out:\n{_table(told)}", LeftOutWarning, stacklevel=_level_of_caller()
         )
+
+
+def _why_empty(given: Index, left_out: Sequence[LeftOut]) -> str:
+    """Return the reason why nothing is left of an index, with counts."""
+    if not len(given):
+        if not given.ledger["image"]:
+            return f"the index has no image: {format_ledger(given.ledger)}"
+        files = counted(given.ledger["image"], "files")
+        return (
+            f"no frame is selected of the {files} with images in the index: see the conditions of "
+            "select(), or the fractions of split(), whose parts may be empty with few patients"
+        )
+    if not left_out:
+        return f"the sampler takes no sample from {counted(len(given.stacks), 'stacks')}"
+    whole = f"{counted(len(given.stacks), 'stacks')} with {counted(len(given), 'frames')}"
+    return f"nothing is left of {whole}. Left out:\n{_table(left_out)}"
+
+
+def _table(left_out: Sequence[LeftOut]) -> str:
+    width = max(len(row.reason) for row in left_out)
+    rows = [f"  {row.reason:<{width}} {row.stacks:>8,} {row.frames:>10,}" for row in left_out]
+    return "\n".join([f"  {'reason':<{width}} {'stacks':>8} {'frames':>10}", *rows])
+
+
+def _level_of_caller() -> int:
+    """Return the `stacklevel` of the first line outside of this package, for a warning here."""
+    # Level 1 is the function that warns; frame 2 from here is the one that calls it.
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def checked_content(content: str | None) -> str | None:

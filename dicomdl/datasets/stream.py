@@ -142,6 +142,11 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        if isinstance(dataset, str) or not hasattr(dataset, "boundaries"):
+            raise UsageError(
+                "StackStream takes a dataset, such as StackStream(dicomdl.FrameDataset(index)), or "
+                f"another one with `boundaries`; not a {type(dataset).__name__}"
+            )
         checked_boundaries(dataset)
         self.dataset = dataset
         self.shuffle = bool(shuffle)

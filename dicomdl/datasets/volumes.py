@@ -23,9 +23,10 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import StackChoice, warn_left_out
+from dicomdl.datasets.selection import StackChoice, report_left_out
 from dicomdl.geometry.verdict import READABLE, Irregular
-from dicomdl.index.index import Index
+from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.conversion import is_colour
@@ -75,7 +76,7 @@ class VolumeDataset(StackDataset):
     Raises
     ------
     UsageError
-        An option has an unknown value, or options exclude each other.
+        As for `FrameDataset`.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`.
 
@@ -104,7 +105,7 @@ class VolumeDataset(StackDataset):
 
     def __init__(
         self,
-        index: Index,
+        index: Indexed,
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         *,
@@ -122,6 +123,7 @@ class VolumeDataset(StackDataset):
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
+        given = as_index(index, type(self).__name__, (intensity, transform))
         super().__init__(
             transform,
             Policy(on_error, seed),
@@ -129,8 +131,8 @@ class VolumeDataset(StackDataset):
             Delivery(channels, intensity_on),
         )
         self.target = TargetGrid.of(3, size, spacing)
-        self._take(index, StackChoice(content, irregular, min_slices))
-        warn_left_out(self.left_out)
+        self._take(given, StackChoice(content, irregular, min_slices))
+        report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
         return len(self._stacks)
@@ -210,4 +212,6 @@ class VolumeDataset(StackDataset):
         )
 
     def __repr__(self) -> str:
-        return f"VolumeDataset({len(self):,} volumes, intensity={self.reading.intensity!r})"
+        return (
+            f"VolumeDataset({counted(len(self), 'volumes')}, intensity={self.reading.intensity!r})"
+        )

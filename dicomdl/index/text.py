@@ -196,7 +196,8 @@ def format_ledger(ledger: Mapping[str, int]) -> str:
 
 def counted(count: int, nouns: str) -> str:
     """Format a number with its noun, given in the plural: "1 file", "2 files"."""
-    singular = {"series": "series", "studies": "study"}.get(nouns, nouns.removesuffix("s"))
+    irregular = {"series": "series", "studies": "study", "patches": "patch"}
+    singular = irregular.get(nouns, nouns.removesuffix("s"))
     return f"{count:,} {singular if count == 1 else nouns}"
 
 

@@ -33,7 +33,14 @@ from torch.utils.data import DataLoader
 import dicomdl
 from dicomdl.datasets import label_maps as label_maps_module
 from dicomdl.datasets.selection import LeftOutWarning
-from dicomdl.errors import DecodeError, DicomdlError, IrregularStack, TruncatedPixels, UsageError
+from dicomdl.errors import (
+    DecodeError,
+    DicomdlError,
+    EmptySelection,
+    IrregularStack,
+    TruncatedPixels,
+    UsageError,
+)
 from dicomdl.pixels import decoders as codecs
 from dicomdl.volumes.blocks import voxels_of
 
@@ -303,29 +310,29 @@ def test_what_is_incomplete_in_its_group_is_left_out_unless_accepted(
     assert len(dicomdl.VolumeDataset(index_of(folder), irregular="accept")) == 2
 
 
-def test_an_equal_copy_is_left_out_once_and_told_as_one(folder: Path) -> None:
+def test_an_equal_copy_is_left_out_without_a_warning(folder: Path) -> None:
     paths = write_series(folder, shape=(4, 5, 7))
     (folder / "again.dcm").write_bytes(paths[2].read_bytes())
     index = index_of(folder)
     assert len(index) == 5
     for kind, length in ((dicomdl.FrameDataset, 4), (dicomdl.VolumeDataset, 1)):
-        with pytest.warns(LeftOutWarning, match="equal copy"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LeftOutWarning)
             dataset = kind(index)
         assert len(dataset) == length
         assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
             ("equal copy of another frame", 0, 1)
         ]
         assert all(isinstance(dataset[i]["image"], torch.Tensor) for i in range(length))
-    with pytest.warns(LeftOutWarning):
-        assert len(dicomdl.FrameDataset(index, content=None)) == 4
+    assert len(dicomdl.FrameDataset(index, content=None)) == 4
 
 
 def test_segmentations_come_when_asked_for(folder: Path) -> None:
     write_segmentation_1bit(folder / "s.dcm", shape=(4, 5, 7))
     index = index_of(folder)
     assert len(dicomdl.FrameDataset(index, content="segmentation")) == 4
-    with pytest.warns(LeftOutWarning):
-        assert len(dicomdl.FrameDataset(index)) == 0
+    with pytest.raises(EmptySelection, match="not content='image'"):
+        dicomdl.FrameDataset(index)
 
 
 def test_a_transform_gets_the_sample_and_its_result_is_delivered(ct: dicomdl.Index) -> None:
@@ -496,8 +503,8 @@ def test_the_spacing_of_a_sample_is_that_of_its_affine_under_every_policy(
 def test_gaps_so_wide_that_most_slices_would_be_made_up_are_not_resampled(folder: Path) -> None:
     write_series(folder, positions=[[0, 0, z] for z in (0, 1, 2, 3, 4, 400)])
     index = index_of(folder)
-    with pytest.warns(LeftOutWarning, match="made up"):
-        assert len(dicomdl.VolumeDataset(index, irregular="resample")) == 0
+    with pytest.raises(EmptySelection, match="made up"):
+        dicomdl.VolumeDataset(index, irregular="resample")
     with pytest.raises(IrregularStack, match="made up"):
         dicomdl.read_volume(index.stacks[0], irregular="resample")
 
@@ -759,8 +766,8 @@ def test_impossible_patches_are_refused_when_the_dataset_is_made(
 
 def test_patches_of_colour_have_three_channels(folder: Path) -> None:
     write_secondary_capture(folder / "a.dcm")
-    with pytest.warns(LeftOutWarning):
-        assert len(dicomdl.PatchDataset(index_of(folder), (1, 2, 2))) == 0
+    with pytest.raises(EmptySelection, match="no_geometry"):
+        dicomdl.PatchDataset(index_of(folder), (1, 2, 2))
     patches = dicomdl.PatchDataset(index_of(folder), (1, 2, 3), irregular="accept")
     assert patches[0]["image"].shape == (3, 1, 2, 3)
 
@@ -878,20 +885,6 @@ def test_all_datasets_keep_a_stack_in_a_cache_or_none_does(folder: Path, stored:
         dataset[0]
         made.append(cache.stats().made)
     assert set(made) == {int(is_kept)}, made
-
-
-def test_what_is_left_out_is_told_of_the_line_that_makes_the_dataset(folder: Path) -> None:
-    write_series(folder / "a", shape=(3, 8, 10))
-    write_secondary_capture(folder / "b")
-    index = index_of(folder)
-    for make in (
-        lambda: dicomdl.FrameDataset(index, content="segmentation"),
-        lambda: dicomdl.VolumeDataset(index),
-        lambda: dicomdl.PatchDataset(index, (1, 2, 2)),
-    ):
-        with pytest.warns(LeftOutWarning) as told:
-            make()
-        assert [warning.filename for warning in told] == [__file__]
 
 
 def test_an_impossible_cache_is_refused_when_the_dataset_is_made(ct: dicomdl.Index) -> None:
