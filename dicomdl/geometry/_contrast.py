@@ -206,6 +206,11 @@ def _clustered(values: Sequence[Any], near: float) -> list[int]:
     return [0, *np.cumsum(apart).tolist()]
 
 
+def _units(values: Sequence[Any]) -> list[int]:
+    """Number units of rescaled values; "US" means unspecified (PS3.3 C.11.1.1.2)."""
+    return [-1 if str(value).strip() in ("", "US") else n for n, value in enumerate(values)]
+
+
 def _sequences(values: Sequence[Any]) -> list[int]:
     """Number sequence names without their count of segments: "*tfi2d1_12" equals "*tfi2d1_14"."""
     return _numbered([re.sub(r"_\d+", "_", str(value)) for value in values])
@@ -261,6 +266,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     **dict.fromkeys(_IMAGE_TYPES, _texts),
     "sequence_name": _sequences,
     "corrected_image": _sets,
+    "rescale_type": _units,
     **dict.fromkeys(
         (
             *("philips_gradient_direction_number", "inversion_times", "complex_image_component"),

@@ -107,6 +107,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
     *_same("convolution_kernel", "reconstruction_algorithm", "counts_source", "corrected_image"),
     *_same("reconstruction_diameter", ordered=False, noisy=True),
+    *_same("rescale_type"),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
     *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),

@@ -69,6 +69,16 @@ def told(folder: Path) -> list[tuple[str, int, bool, dict[str, Any]]]:
     )
 
 
+def test_slices_of_several_units_that_are_no_volumes_are_named(tmp_path: Path) -> None:
+    write(tmp_path, [{"RescaleType": "milliradians" if z in (2, 5) else "HU"} for z in range(9)])
+    assert detail(tmp_path)["mixed"] == {"rescale_type": {"HU": 7, "milliradians": 2}}
+
+
+def test_an_unspecified_unit_is_none_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, [{"RescaleType": "US" if z in (2, 5) else "HU"} for z in range(9)])
+    assert "mixed" not in detail(tmp_path)
+
+
 # --- each contrast is a volume by itself ----------------------------------------------------------
 
 
@@ -82,6 +92,7 @@ def told(folder: Path) -> list[tuple[str, int, bool, dict[str, Any]]]:
         ({"SequenceName": "*tse2d1_7"}, {"SequenceName": "*fl3d1"}, "sequence_name"),
         ({"KVP": 80}, {"KVP": 140}, "kvp"),
         ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B60f"}, "convolution_kernel"),
+        ({"RescaleType": "normalized"}, {"RescaleType": "milliradians"}, "rescale_type"),
         ({"CorrectedImage": ["DECY"]}, {"CorrectedImage": ["DECY", "ATTN"]}, "corrected_image"),
         (
             {(0x0019, SIEMENS, 0x0C, "IS"): 50},
