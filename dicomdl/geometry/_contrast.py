@@ -41,6 +41,9 @@ _NEAR: Final = {
 }
 # Numbers that are never 0: a 0 states nothing.
 _POSITIVE: Final = frozenset({"echo_time", "effective_echo_time", "repetition_time", "kvp"})
+# Attributes whose absence says something, too: images without contrast agent lack its module
+# (PS3.3 C.7.6.4).
+_ABSENT_STATES: Final = frozenset({"contrast_bolus_agent"})
 # Difference of the components of unit vectors that still counts as equal.
 _NEAR_DIRECTION: Final = 0.01
 # Limit of values named per attribute.
@@ -169,6 +172,8 @@ class Contrasts:
             values = [_image_contrast(str(value or ""), is_mr) for value in values]
         if spec.name in _POSITIVE:
             values = [value or None for value in values]
+        if spec.name in _ABSENT_STATES:
+            values = [value or "" for value in values]
         distinct = sorted({value for value in values if value is not None}, key=_as_key)
         if len(distinct) < 2:
             return None
@@ -214,6 +219,13 @@ def _units(values: Sequence[Any]) -> list[int]:
 def _sequences(values: Sequence[Any]) -> list[int]:
     """Number sequence names without their count of segments: "*tfi2d1_12" equals "*tfi2d1_14"."""
     return _numbered([re.sub(r"_\d+", "_", str(value)) for value in values])
+
+
+def _descriptions(values: Sequence[Any]) -> list[int]:
+    """Number descriptions without their case and the numbers between their words."""
+    return _numbered(
+        [" ".join(re.sub(r"\b\d+\b", " ", str(value)).upper().split()) for value in values]
+    )
 
 
 def _axes(values: Sequence[Any]) -> list[int]:
@@ -265,8 +277,9 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "velocity_encoding_direction": _arrows,
     **dict.fromkeys(_IMAGE_TYPES, _texts),
     "sequence_name": _sequences,
-    "corrected_image": _sets,
     "rescale_type": _units,
+    **dict.fromkeys(("corrected_image", "scanning_sequence"), _sets),
+    **dict.fromkeys(("protocol_name", "series_description", "contrast_bolus_agent"), _descriptions),
     **dict.fromkeys(
         (
             *("philips_gradient_direction_number", "inversion_times", "complex_image_component"),

@@ -103,6 +103,7 @@ SPECS: Final[tuple[Spec, ...]] = (
         "frame_type",
     ),
     *_same("siemens_coil", "sequence_name", natural=True),
+    *_same("scanning_sequence", "contrast_bolus_agent"),
     *_same("energy_window_vector", "detector_vector", "rotation_vector"),
     *_same("kvp", "monoenergetic_energy_equivalent", "slice_thickness", noisy=True),
     *_same("convolution_kernel", "reconstruction_algorithm", "counts_source", "corrected_image"),
@@ -110,6 +111,7 @@ SPECS: Final[tuple[Spec, ...]] = (
     *_same("rescale_type"),
     *_same("acquisition_number", "frame_acquisition_number", tier=Tier.BOOKKEEPING, slow=True),
     *_same("stack_id", tier=Tier.BOOKKEEPING, natural=True),
+    *_same("protocol_name", "series_description", tier=Tier.BOOKKEEPING, natural=True),
     *_same("rescale_slope", "rescale_intercept", tier=Tier.BOOKKEEPING, ordered=False),
     # A date-time, then the date, then the time.
     Spec(

@@ -300,6 +300,7 @@ class Frame:
     )
     flip_angle: float | None = _fact(0x00181314, "DS", "split", groups=(MR_TIMING,))
     sequence_name: str = _fact(0x00180024, "SH", "split")
+    contrast_bolus_agent: str = _fact(0x00180010, "LO", "split")
     diffusion_b_value: float | None = _fact(0x00189087, "FD", "split", groups=(MR_DIFFUSION,))
     diffusion_gradient_orientation: tuple[float, ...] | None = _fact(
         0x00189089, "FD", "split", 3, groups=(MR_DIFFUSION, DIFFUSION_DIRECTION)

@@ -90,6 +90,10 @@ def test_an_unspecified_unit_is_none_of_its_own(tmp_path: Path) -> None:
         ({"FlipAngle": 5}, {"FlipAngle": 15}, "flip_angle"),
         ({"RepetitionTime": 500}, {"RepetitionTime": 3000}, "repetition_time"),
         ({"SequenceName": "*tse2d1_7"}, {"SequenceName": "*fl3d1"}, "sequence_name"),
+        ({"ScanningSequence": "SE"}, {"ScanningSequence": ["SE", "IR"]}, "scanning_sequence"),
+        ({"ContrastBolusAgent": ""}, {"ContrastBolusAgent": "Gd 10 ml"}, "contrast_bolus_agent"),
+        ({"ProtocolName": "t1_tra"}, {"ProtocolName": "t2_tra"}, "protocol_name"),
+        ({"SeriesDescription": "CBF"}, {"SeriesDescription": "MTT"}, "series_description"),
         ({"KVP": 80}, {"KVP": 140}, "kvp"),
         ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B60f"}, "convolution_kernel"),
         ({"RescaleType": "normalized"}, {"RescaleType": "milliradians"}, "rescale_type"),
@@ -289,8 +293,17 @@ def test_many_values_are_counted_together(tmp_path: Path) -> None:
             for z in range(8)
         ],
         [{"CorrectedImage": ["DECY", "ATTN"] if z % 2 else ["ATTN", "DECY"]} for z in range(8)],
+        # Numbers and spelling in descriptions, and a blank one.
+        [
+            {
+                "SeriesDescription": ["", f"T1 image {z + 1} of 8", f"t1  Image {z} of 8"][z % 3],
+                "ProtocolName": "T1" if z % 2 else "t1",
+                "ContrastBolusAgent": "Gd 10 ml" if z % 2 else "GD 12 ML",
+            }
+            for z in range(8)
+        ],
     ],
-    ids=["per slice", "adapted", "image type", "zero", "blank", "direction", "order"],
+    ids=["per slice", "adapted", "image type", "zero", "blank", "direction", "order", "words"],
 )
 def test_what_varies_in_a_sound_volume_is_no_contrast(
     tmp_path: Path, facts: Sequence[Facts]
