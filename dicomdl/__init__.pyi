@@ -43,4 +43,5 @@ from .values.windows import Limits as Limits
 from .values.windows import Percentile as Percentile
 from .values.windows import Window as Window
 from .version import __version__ as __version__
+from .volumes.plotting import plot as plot
 from .volumes.volume import Volume as Volume

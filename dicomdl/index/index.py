@@ -23,6 +23,7 @@ from dicomdl.index._exporting import exported
 from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
 from dicomdl.index._numbers import STACK_NUMBERS, flags_of_table
 from dicomdl.index._parts import ledger_of, part_of
+from dicomdl.index._plotting import Plotted
 from dicomdl.index._selections import (
     Ranges,
     complete_stacks,
@@ -45,7 +46,7 @@ from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.storage import publishing as storage
 
 
-class Index:
+class Index(Plotted):
     """The frames that a scan found, in order of stacks and slices, or a selection of them.
 
     `dicomdl.scan` and `dicomdl.open_index` return one. It is immutable, and pickles as a path (at

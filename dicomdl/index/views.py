@@ -27,6 +27,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _stack_columns as stack_columns
 from dicomdl.index._group_parts import gaps_of, names_that_differ, quantity_of
+from dicomdl.index._plotting import Plotted
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths, printable
@@ -35,7 +36,7 @@ from dicomdl.index.text import Lines, counted, format_lengths, printable
 SHOWN_MEMBERS: Final = 6
 
 
-class Stack:
+class Stack(Plotted):
     """The frames of one Series that form one grid, in slice order, with the verdict on it.
 
     A view of an index, which pickles as a path and a number. `Index.stacks` holds them.
@@ -314,7 +315,7 @@ def _unpickle_stack(folder: str, generation: str, moves: Moves, number: int) -> 
     return Stack(generation_of(folder, generation, moves), number)
 
 
-class Stacks(Sequence[Stack]):
+class Stacks(Plotted, Sequence[Stack]):
     """A sequence of stacks, held as their numbers; a `Stack` is built on access."""
 
     def __init__(self, generation: Generation, numbers: npt.NDArray[np.int64]) -> None:
@@ -342,6 +343,11 @@ class Stacks(Sequence[Stack]):
         """Return (len,) flags: stacks whose `detail` has a key."""
         return stack_columns.have_detail(self._generation, self.numbers, key)
 
+    def one_per_group(self) -> "Stacks":
+        """Return the first of these stacks of each group, in order."""
+        groups = self._generation.stacks.numbers("group")[self.numbers]
+        return Stacks(self._generation, self.numbers[np.unique(groups, return_index=True)[1]])
+
     def verdicts(self) -> Counter[str]:
         """Count the stacks per verdict."""
         return stack_columns.verdicts(self._generation, self.numbers)
@@ -352,7 +358,7 @@ class Stacks(Sequence[Stack]):
         return f"{counted(len(self), 'stacks')}\n{shown}{more}"
 
 
-class Group(Sequence[Stack]):
+class Group(Plotted, Sequence[Stack]):
     """Stacks of one Series on one grid, distinguished by a dimension.
 
     Dimensions are time points, echoes, b-values, phases, kernels, ... `read_volume` returns one

@@ -5,7 +5,8 @@ A quantity is requested by ``values=`` and is part of the key of a cached stack.
 
 import operator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
 
 from dicomdl.errors import UsageError
 from dicomdl.values.suv import SUV
@@ -46,12 +47,32 @@ class RealWorld:
         object.__setattr__(self, "which", number)
 
 
-Quantity: TypeAlias = Literal["modality", "philips", "network"] | SUV | RealWorld
+Quantity: TypeAlias = Literal["modality", "philips", "network", "derived"] | SUV | RealWorld
 """Meaning of values: modality values (by rescale or Modality LUT), Philips' floating point values
 (by their private scaling), SUV, or real-world values.
 
-"network" values are the result of a window on any of these.
+"network" values are the result of a window on any of these; "derived" values were computed by the
+caller, such as a prediction.
 """
+
+# Defined terms of Units (0054,1001), PS3.3 C.8.9.1.1.3, Dose Units (3004,0002) and the UCUM unity.
+_PRINTED: Final = MappingProxyType(
+    {
+        "1": "",
+        "NONE": "",
+        "GML": "g/ml",
+        "CM2ML": "cm2/ml",
+        "BQML": "Bq/ml",
+        "CNTS": "counts",
+        "CPS": "counts/s",
+        "GY": "Gy",
+    }
+)
+
+
+def printed_units(units: str) -> str:
+    """Return units for people: "HU", "g/ml"; "" for values without units."""
+    return _PRINTED.get(units, units)
 
 
 def as_quantity(option: str | SUV | RealWorld) -> Quantity:

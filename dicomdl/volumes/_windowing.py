@@ -37,7 +37,9 @@ class Measured:
 
     @property
     def source(self) -> Stack | Group | None:
-        """Stack or group that was read; None for a volume from elsewhere."""
+        """Stack or group that was read; None for values that no file holds."""
+        if self.quantity == "derived":
+            return None
         if self.stack is None or not self.is_series:
             return self.stack
         return self.stack.group.only(self.stacks) if self.stacks else self.stack.group
@@ -67,7 +69,11 @@ def windowed(measured: Measured, request: IntensityRequest, suv: SuvPolicy) -> M
     UsageError
         The rule applies to modality values only and these are others.
     """
-    recipe = _recipe(measured, request, suv)
+    return mapped(measured, recipe_of(measured, request, suv))
+
+
+def mapped(measured: Measured, recipe: Intensity) -> Measured:
+    """Map the values by a recipe of `recipe_of`; padding becomes the lowest value."""
     array = _converted(measured, recipe.quantity)
     if measured.padding is not None and (lowest := recipe.floor(array.dtype)) is not None:
         array = np.where(measured.padding, array.dtype.type(lowest), array)
@@ -77,14 +83,14 @@ def windowed(measured: Measured, request: IntensityRequest, suv: SuvPolicy) -> M
     return dataclasses.replace(measured, array=recipe(array), units=units, quantity=quantity)
 
 
-def _recipe(measured: Measured, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
+def recipe_of(measured: Measured, request: IntensityRequest, suv: SuvPolicy) -> Intensity:
     """Return the recipe of a request for these values, with percentiles computed.
 
     Percentiles of modality values come from the stack, others from the array.
     """
     if measured.quantity == "modality" and (source := measured.source) is not None:
         return stack_intensity(source, request, suv)
-    recipe = resolve(request, measured.frame)
+    recipe = resolve(request, None if measured.quantity == "derived" else measured.frame)
     if measured.quantity != "modality":
         recipe = _for_quantity(measured.quantity, request, recipe)
     if not recipe.needs_sample:

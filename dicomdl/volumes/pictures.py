@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from dicomdl.errors import StorageError
 from dicomdl.values.request import IntensityOption
-from dicomdl.volumes._figures import pictured, shown_intensity
+from dicomdl.volumes._figures import pictured
+from dicomdl.volumes._shown import shown_intensity
 from dicomdl.volumes.resampling import simpleitk
 from dicomdl.volumes.volume import Volume
 

@@ -9,27 +9,21 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from dicomdl.arrays import Mask, Values
-from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
-from dicomdl.geometry.verdict import READABLE
-from dicomdl.headers.frame import Frame
-from dicomdl.index.views import Stack
-from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
-from dicomdl.volumes._diffusion import gradient_files_of, gradients
-from dicomdl.volumes._figures import figure_of, pictured, pyplot, shown_intensity
-from dicomdl.volumes._regridding import Gridded, checked_filled, regridded, reoriented
+from dicomdl.volumes._diffusion import gradient_files_of
+from dicomdl.volumes._figures import figure_of
+from dicomdl.volumes._parts import VolumeParts
+from dicomdl.volumes._planes import Plane
+from dicomdl.volumes._regridding import regridded, reoriented
 from dicomdl.volumes._saving import save_image
-from dicomdl.volumes._time_axis import step_of
+from dicomdl.volumes._shown import measured_of
+from dicomdl.volumes._viewer import viewer_of
 from dicomdl.volumes._windowing import Measured, in_suv, windowed
 from dicomdl.volumes.nifti import stem_of
 from dicomdl.volumes.resampling import (
@@ -41,8 +35,8 @@ from dicomdl.volumes.resampling import (
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Volume:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Volume(VolumeParts):
     """Values on a grid: an array and the positions of its voxels.
 
     Parameters
@@ -73,8 +67,8 @@ class Volume:
         Padding Value). None without padding. `array` has the stored values there; `window`
         replaces them by the lowest value.
     quantity
-        Kind of the values: "modality", "philips", an `SUV`, a `RealWorld`, or "network" after a
-        window.
+        Kind of the values: "modality", "philips", an `SUV`, a `RealWorld`, "network" after a
+        window, or "derived" for values of a caller (`like`).
     stacks
         Stacks of a group that were read, one per t; () for others.
 
@@ -95,127 +89,11 @@ class Volume:
     dtype('float32')
     >>> volume.resample(size=(2, 6, 8)).spacing
     (5.0, 1.0, 1.0)
+    >>> volume.crop(rows=(1, 3)).origin, volume.crop(mask=volume.array > 20).shape
+    ((0.0, 2.0, 0.0), (1, 1, 3))
+    >>> volume.like(volume.array > 20)
+    Volume(2 x 3 x 4 bool, 5 x 2 x 2 mm)
     """
-
-    array: Values
-    geometry: Geometry
-    units: str = ""
-    frame: Frame | None = None
-    stack: Stack | None = None
-    dimension: tuple[Any, ...] = ()
-    dimension_names: tuple[str, ...] = ()
-    filled: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
-    padding: Mask | None = None
-    quantity: Quantity = "modality"
-    stacks: tuple[Stack, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "filled", checked_filled(self._gridded()))
-
-    @property
-    def verdict(self) -> str:
-        """Verdict on the stack that was read, "" for a volume from elsewhere.
-
-        The affine is exact for "regular", "single" and "tilted", and an average for others.
-        """
-        return self.stack.verdict if self.stack is not None else ""
-
-    @property
-    def affine(self) -> npt.NDArray[np.float64]:
-        """(4, 4) float64 from (slice, row, column, 1) to LPS mm, read-only."""
-        return self.geometry.affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """(slice, row, column) spacing in mm."""
-        return self.geometry.spacing
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return tuple(self.array.shape)
-
-    @property
-    def time_step_s(self) -> float:
-        """Time between the volumes of a group, s; NaN without one, or where none is known."""
-        return step_of(self.stacks, self.dimension_names, self.dimension)
-
-    @property
-    def b_values(self) -> npt.NDArray[np.float64]:
-        """(t,) b-values of a group, s/mm^2; NaN where the header gives none. () without a group."""
-        return gradients(self.stacks)[0]
-
-    @property
-    def b_vectors(self) -> npt.NDArray[np.float64]:
-        """(t, 3) gradient directions in LPS, of length 1; 0 for none, NaN where unknown.
-
-        They are those of the patient, so that no change of the grid concerns them.
-        """
-        return gradients(self.stacks)[1]
-
-    @property
-    def series_instance_uid(self) -> str:
-        """Series Instance UID, "" for a volume from elsewhere."""
-        return self.frame.series_instance_uid if self.frame else ""
-
-    @property
-    def study_instance_uid(self) -> str:
-        """Study Instance UID, "" for a volume from elsewhere."""
-        if self.stack is not None:
-            return self.stack.study_instance_uid
-        return self.frame.study_instance_uid if self.frame else ""
-
-    def __repr__(self) -> str:
-        shape = " x ".join(map(str, self.shape))
-        spacing = " x ".join(f"{s:.4g}" for s in self.spacing)
-        verdict = "" if self.verdict in READABLE else self.verdict
-        filled = int(self.filled.sum())
-        notes = [
-            self.units,
-            f"by {' and '.join(self.dimension_names) or 'nothing'}" if self.dimension else "",
-            f"was {verdict}" if verdict and filled else verdict,
-            f"{filled} slices filled" if filled else "",
-        ]
-        parts = [f"{shape} {self.array.dtype}", f"{spacing} mm", *filter(None, notes)]
-        return f"Volume({', '.join(parts)})"
-
-    def at(self, t: int) -> "Volume":
-        """Return one time point (echo, b-value, ...) of the volume of a group, as a plain volume.
-
-        Parameters
-        ----------
-        t
-            Index on the leading axis; negative counts from the end.
-
-        Returns
-        -------
-        Volume
-            The volume of the stack at `t`. Its array is a view.
-
-        Raises
-        ------
-        UsageError
-            `t` is out of range, or the volume has no leading axis.
-        """
-        if not -len(self.dimension) <= t < len(self.dimension):
-            raise UsageError(
-                f"t is {t}: this volume has {len(self.dimension) or 'no leading axis of'} "
-                "time points",
-                t=t,
-            )
-        stack = self.stacks[t] if self.stacks else None
-        frame = stack.middle if stack is not None else self.frame
-        padding = None if self.padding is None else self.padding[t]
-        return dataclasses.replace(
-            self,
-            array=self.array[t],
-            padding=padding,
-            stack=stack,
-            frame=frame,
-            dimension=(),
-            dimension_names=(),
-            stacks=(),
-        )
 
     def suv(self, kind: SuvKind = "bw") -> "Volume":
         """Convert PET to standardized uptake values, float32 in g/ml (cm2/ml for "bsa").
@@ -233,7 +111,7 @@ class Volume:
         UsageError
             The values are not modality values of a stack.
         """
-        return self._with(in_suv(self._measured(), SUV(kind)))
+        return self._with(in_suv(measured_of(self), SUV(kind)))
 
     def window(
         self,
@@ -268,20 +146,7 @@ class Volume:
         """
         option: Any = intensity if width is None else (intensity, width)
         request = IntensityRequest.parse(option)
-        return self._with(windowed(self._measured(), request, checked_suv(suv)))
-
-    def _measured(self) -> Measured:
-        """Return the parts that the quantity concerns."""
-        return Measured(
-            array=self.array,
-            units=self.units,
-            quantity=self.quantity,
-            padding=self.padding,
-            frame=self.frame,
-            stack=self.stack,
-            is_series=bool(self.dimension),
-            stacks=self.stacks,
-        )
+        return self._with(windowed(measured_of(self), request, checked_suv(suv)))
 
     def _with(self, measured: Measured) -> "Volume":
         """Return this volume with values of another quantity."""
@@ -374,22 +239,6 @@ class Volume:
         """
         return self._on(reoriented(self._gridded(), axes))
 
-    def _gridded(self) -> Gridded:
-        """Return the parts that depend on the grid."""
-        return Gridded(
-            self.array, self.geometry, self.filled, self.padding, times=len(self.dimension)
-        )
-
-    def _on(self, parts: Gridded) -> "Volume":
-        """Return this volume with the parts of another grid."""
-        return dataclasses.replace(
-            self,
-            array=parts.array,
-            geometry=parts.geometry,
-            filled=parts.filled,
-            padding=parts.padding,
-        )
-
     def to_sitk(self) -> Any:
         """Convert to a SimpleITK image: index order (column, row, slice), LPS mm.
 
@@ -461,30 +310,67 @@ class Volume:
         has_step = not self.dimension or not math.isnan(self.time_step_s)
         save_image(self.to_sitk(), target, has_step=has_step, beside=beside)
 
-    def plot(self, intensity: IntensityOption = "auto", slices: int = 9) -> Any:
-        """Plot evenly spaced slices in their true proportions; needs the extra `notebook`.
+    def plot(
+        self,
+        intensity: IntensityOption = "auto",
+        *,
+        plane: Plane | None = None,
+        slices: int | None = None,
+        mask: Any = None,
+    ) -> Any:
+        """Plot the three planes through the middle, or a montage; needs the extra `notebook`.
 
-        For the volume of a group, the plot shows its middle slice at evenly spaced time points.
+        Lengths and angles are true in mm, also for a tilted stack. Directions count as the nearest
+        one of the patient: rows of an axial picture lead to Posterior, columns to Left. Without
+        orientation, the slices are shown as they are stored. The title has the Series, the window
+        and its units.
 
         Parameters
         ----------
         intensity
-            As for `window`. Network values are shown as they are.
+            As for `window`. Network values are shown as they are, and PET without SUV, or values
+            without a rule, by percentiles.
+        plane
+            "axial", "coronal" or "sagittal": only this plane.
         slices
-            Maximum number of slices.
+            Largest number of evenly spaced pictures of a montage, along `plane` or else along the
+            slices. For the volume of a group: at evenly spaced time points, of the middle plane.
+        mask
+            bool or integer labels to draw over the pictures, with a legend: an array, a tensor or a
+            `Volume` on this grid. The planes go through the most of the mask, not the middle.
 
         Returns
         -------
         matplotlib.figure.Figure
-            The figure, not registered with pyplot.
+            The current figure of pyplot: ``plt.savefig`` and ``plt.show`` take it.
+
+        Raises
+        ------
+        GeometryError
+            The mask lies on another grid, or the volume has no such plane.
+        MissingExtra
+            matplotlib is not installed.
+        UsageError
+            The rule, the plane or the mask is none.
+        """
+        return figure_of(self, intensity, mask, plane, slices)
+
+    def view(self, intensity: IntensityOption = "auto", *, mask: Any = None) -> Any:
+        """Show one plane at a time in a notebook, with sliders; needs the extra `notebook`.
+
+        Parameters
+        ----------
+        intensity, mask
+            As for `plot`.
+
+        Returns
+        -------
+        ipywidgets.Widget
+            The plane and the controls: the slice, the plane, and the time point of a group.
 
         Raises
         ------
         MissingExtra
-            matplotlib is not installed.
+            ipywidgets or matplotlib is not installed.
         """
-        plt = pyplot()
-        request = shown_intensity(self.quantity, intensity)
-        shown = self if self.quantity == "network" else self.window(request, suv="if_possible")
-        chosen = pictured(self.shape, slices, series=bool(self.dimension))
-        return figure_of(plt, shown.array, chosen, self.spacing)
+        return viewer_of(self, intensity, mask)

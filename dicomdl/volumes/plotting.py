@@ -1,0 +1,62 @@
+"""One function that plots whatever has pictures: a volume, a stack, a group, an index."""
+
+from typing import Any
+
+from dicomdl.errors import UsageError
+from dicomdl.index.index import Index
+from dicomdl.index.views import Group, Stack, Stacks
+from dicomdl.values.request import IntensityOption
+from dicomdl.volumes._contact_sheet import contact_sheet
+from dicomdl.volumes.read import read_volume
+from dicomdl.volumes.volume import Volume
+
+
+def plot(what: Any, intensity: IntensityOption = "auto", **options: Any) -> Any:
+    """Plot a volume, a stack, a group or an index; needs the extra `notebook`.
+
+    Parameters
+    ----------
+    what
+        A `Volume`, `Stack` or `Group`: its planes, as `Volume.plot`. A stack is read as it lies
+        (``irregular="accept"``), and its verdict is in the title. An `Index` or its `stacks`: a
+        contact sheet of middle slices with captions, one per group.
+    intensity
+        As for `Volume.window`.
+    **options
+        Those of `Volume.plot`; ``count=24`` for a contact sheet, the largest number of pictures,
+        which are spread evenly over the stacks.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The current figure of pyplot: ``plt.savefig`` and ``plt.show`` take it.
+
+    Raises
+    ------
+    MissingExtra
+        matplotlib is not installed.
+    UsageError
+        There is nothing to plot, or another option is wrong.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> import numpy as np
+    >>> import dicomdl
+    >>> affine = [[0, 0, 2, 0], [0, 2, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]]
+    >>> grid = dicomdl.Geometry((2, 3, 4), np.array(affine))
+    >>> volume = dicomdl.Volume(np.arange(24).reshape(2, 3, 4), grid, "HU")
+    >>> figure = dicomdl.plot(volume, (12, 24))
+    >>> [axes.get_title() for axes in figure.axes]
+    ['axial slice 1', 'coronal row 1', 'sagittal column 2']
+    """
+    if isinstance(what, Volume):
+        return what.plot(intensity, **options)
+    if isinstance(what, Stack | Group):
+        return read_volume(what, irregular="accept").plot(intensity, **options)
+    if isinstance(what, Index | Stacks):
+        return contact_sheet(what.stacks if isinstance(what, Index) else what, intensity, **options)
+    raise UsageError(
+        f"plot takes a Volume, Stack, Group, Index or stacks, not {type(what).__name__}"
+    )
