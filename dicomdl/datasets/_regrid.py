@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +16,45 @@ from dicomdl.index.views import Stack
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
 
+Fit = Literal["stretch", "pad", "crop"]
+FITS: Final[tuple[Fit, ...]] = get_args(Fit)
+
 
 @dataclass(frozen=True, slots=True)
 class TargetGrid:
-    """The size and spacing of delivered images, one number per axis; None leaves them as read."""
+    """The size and spacing of delivered images, one number per axis; None leaves them as read.
+
+    `fit` says how an image of another shape gets the size (see `FrameDataset`); None leaves that to
+    `fit_of`.
+    """
 
     size: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
+    fit: Fit | None = None
+
+    def __post_init__(self) -> None:
+        if self.fit is None:
+            return
+        if self.fit not in FITS:
+            raise UsageError(
+                f"fit={self.fit!r}: expected one of {', '.join(map(repr, FITS))} or None"
+            )
+        if self.size is None or self.spacing is not None:
+            raise UsageError(
+                f"fit={self.fit!r} needs size= without spacing=: with spacing=, the image is "
+                "cropped or padded about its centre"
+            )
 
     @classmethod
-    def of(cls, axes: int, size: Any, spacing: Any) -> "TargetGrid":
+    def of(cls, axes: int, size: Any, spacing: Any, fit: Any = None) -> "TargetGrid":
         """Return the grid for the keywords of a dataset with `axes` axes, checked."""
-        return cls(checked_numbers(size, axes, "size"), checked_numbers(spacing, axes, "spacing"))
+        return cls(
+            checked_numbers(size, axes, "size"), checked_numbers(spacing, axes, "spacing"), fit
+        )
+
+    def fit_of(self, modality: str) -> Fit:
+        """Return the fit for frames of a modality: by default "pad" for projection images."""
+        return self.fit or ("pad" if modality in PROJECTION else "stretch")
 
     @property
     def is_own(self) -> bool:
@@ -78,33 +105,38 @@ def frame_grid(stack: Stack, position: int, reduce: int, *, in_patient: bool = F
     return FrameGrid(affine, spacing * (1, *[1 << reduce] * 2), at)
 
 
+class Resizing(NamedTuple):
+    """How frames of a stack come to another grid.
+
+    `smooth` interpolates bilinearly with antialiasing; without it, as for labels, each pixel takes
+    the nearest value. `fill` is the value beyond the frame, by default the smallest value.
+    """
+
+    fit: Fit
+    smooth: bool
+    fill: float | None
+
+
 def resized(
-    image: npt.NDArray[Any],
-    affine: Affine,
-    spacing: Affine,
-    target: TargetGrid,
-    *,
-    smooth: bool,
-    fill: float | None,
+    image: npt.NDArray[Any], affine: Affine, spacing: Affine, target: TargetGrid, how: Resizing
 ) -> tuple[npt.NDArray[Any], Affine, Affine]:
     """Return image, affine and spacing of a frame (C, H, W) on another in-plane grid.
 
-    `FrameDataset` documents the rules. `smooth` interpolates bilinearly with antialiasing; without
-    it, as for labels, each pixel takes the nearest value. `fill` is the value beyond the frame, by
-    default the smallest value.
+    `FrameDataset` documents the rules.
     """
     if target.is_own:
         return image, affine, spacing
     size, new_spacing = target.size, target.spacing
     tensor = torch.from_numpy(image.astype(np.float32))[None]
-    how: dict[str, Any] = (
-        {"mode": "bilinear", "antialias": True} if smooth else {"mode": "nearest-exact"}
+    mode: dict[str, Any] = (
+        {"mode": "bilinear", "antialias": True} if how.smooth else {"mode": "nearest-exact"}
     )
     if new_spacing is None:
         # Otherwise `is_own` would be true.
         assert size is not None
-        scale = tuple(new / old for new, old in zip(size, tensor.shape[2:], strict=True))
-        tensor = torch.nn.functional.interpolate(tensor, size=tuple(size), **how)
+        inner = _fitted(tuple(tensor.shape[2:]), size, how.fit)
+        scale = tuple(new / old for new, old in zip(inner, tensor.shape[2:], strict=True))
+        tensor = torch.nn.functional.interpolate(tensor, size=inner, **mode)
     else:
         if not np.isfinite(spacing[1:]).all():
             raise GeometryError(
@@ -118,18 +150,31 @@ def resized(
         # With the scale given, instead of recomputed from the rounded size, pixels have exactly
         # the requested spacing.
         tensor = torch.nn.functional.interpolate(
-            tensor, scale_factor=scale, recompute_scale_factor=False, **how
+            tensor, scale_factor=scale, recompute_scale_factor=False, **mode
         )
     # The edges of the image are fixed, so the first centre moves by half the difference of the
     # pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
-    image, offset = _crop_or_pad(tensor[0].numpy(), size, fill if smooth else 0)
+    image, offset = _crop_or_pad(tensor[0].numpy(), size, how.fill if how.smooth else 0)
     shift += np.asarray(offset) / np.asarray(scale)
     affine, spacing = affine.copy(), spacing.copy()
     affine[:3, 3] += affine[:3, 1:3] @ shift
     affine[:3, 1:3] /= np.asarray(scale)
     spacing[1:] /= np.asarray(scale)
     return image, affine, spacing
+
+
+def _fitted(shape: tuple[int, ...], size: tuple[int, ...], fit: Fit) -> tuple[int, ...]:
+    """Return the size of the complete image before it is padded or cropped.
+
+    One factor serves both axes, up to the rounding to whole pixels. The affine states the exact
+    scale of each axis.
+    """
+    if fit == "stretch":
+        return size
+    factors = [want / have for want, have in zip(size, shape, strict=True)]
+    factor = min(factors) if fit == "pad" else max(factors)
+    return tuple(max(1, round(have * factor)) for have in shape)
 
 
 def _crop_or_pad(

@@ -8,7 +8,7 @@ index and options, which pickle as a few hundred bytes, so every start method of
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from dicomdl.datasets._assembly import (
     made_sample,
 )
 from dicomdl.datasets._options import OnError, Policy, Reading
-from dicomdl.datasets._regrid import TargetGrid, frame_grid, resized
+from dicomdl.datasets._regrid import Fit, FrameGrid, Resizing, TargetGrid, frame_grid, resized
 from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import Taken, checked_content, report_left_out
@@ -69,9 +69,16 @@ class FrameDataset(PixelDataset):
     transform
         A callable that takes the sample; its result is delivered instead.
     size
-        (rows, columns) of the images, or one number for both. Without `spacing` the complete field
-        of view is resampled to this size; with it, the resampled image is cropped or padded about
-        its centre.
+        (rows, columns) of the images, or one number for both. Without `spacing` the image is
+        resampled to this size as `fit` says; with it, the resampled image is cropped or padded
+        about its centre.
+    fit
+        "stretch" resamples the complete field of view to `size`, each axis by its own factor. "pad"
+        takes one factor for both axes, so that the complete image fits inside, in the middle; the
+        rest has the lowest value (of the image where values stay unchanged). "crop" takes one
+        factor so that the image covers `size`, and cuts off what is beyond. The default is "pad"
+        for projection images (CR, DX, MG, RG, RF, XA, IO, PX) and "stretch" for all others.
+        `affine` and `spacing` are exact for each.
     spacing
         (row, column) mm, or one number for both, to resample to. Interpolation is bilinear, with
         antialiasing, on modality values; segmentations take the nearest pixel. `affine` follows.
@@ -164,7 +171,8 @@ class FrameDataset(PixelDataset):
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         *,
-        size: Sequence[int] | None = None,
+        size: Sequence[int] | int | None = None,
+        fit: Fit | None = None,
         spacing: Sequence[float] | float | None = None,
         spacing_at: Literal["patient"] | None = None,
         channels: int | None = None,
@@ -188,7 +196,7 @@ class FrameDataset(PixelDataset):
         if spacing_at not in (None, "patient"):
             raise UsageError(f"spacing_at={spacing_at!r}: expected 'patient' or None")
         self.spacing_at = spacing_at
-        self.target = TargetGrid.of(2, size, spacing)
+        self.target = TargetGrid.of(2, size, spacing, fit)
         self.neighbours = neighbours
         if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (
             neighbours and (reduce or channels is not None)
@@ -215,7 +223,7 @@ class FrameDataset(PixelDataset):
         stack = self.index.stack_of(row)
         facts = self.index.facts(row, _FRAME_FACTS)
         recipe = self._recipe(stack, row, facts["number_of_frames"])
-        position, smooth = facts["position_in_stack"], stack.content != "segmentation"
+        position = facts["position_in_stack"]
         if self.neighbours:
             read = self._with_neighbours(stack, position, recipe)
         elif (voxels := self.reading.cached_voxels(stack, recipe.quantity)) is not None:
@@ -231,23 +239,35 @@ class FrameDataset(PixelDataset):
             recipe = recipe.with_sample(
                 sample_of(read.array[None], None if read.padding is None else read.padding[None])
             )
-        image, fill = floored(read, recipe), recipe.floor(np.dtype(np.float32))
+        image = floored(read, recipe)
         image = image if self.neighbours else channel_first(image, 2)
+        image, grid = self._resized(image, stack, position, recipe)
+        identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
+        identifiers["spacing_at"] = grid.spacing_at
+        # Those of the stack, which labels are joined by: a slice of it may lack them.
+        identifiers["patient_id"] = stack.patient_id
+        identifiers["study_instance_uid"] = stack.study_instance_uid
+        return made_sample(
+            Image(image), grid.affine, grid.spacing, recipe, self.delivery, identifiers
+        )
+
+    def _resized(
+        self, image: npt.NDArray[Any], stack: Stack, position: int, recipe: Intensity
+    ) -> tuple[npt.NDArray[Any], FrameGrid]:
+        """Return a frame (C, H, W) and its grid, of the size and spacing to deliver."""
         grid = frame_grid(
             stack,
             position,
             self.reading.decoding.reduce,
             in_patient=self.spacing_at == "patient",
         )
-        image, affine, spacing = resized(
-            image, grid.affine, grid.spacing, self.target, smooth=smooth, fill=fill
+        how = Resizing(
+            self.target.fit_of(stack.modality),
+            stack.content != "segmentation",
+            recipe.floor(np.dtype(np.float32)),
         )
-        identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
-        identifiers["spacing_at"] = grid.spacing_at
-        # Those of the stack, which labels are joined by: a slice of it may lack them.
-        identifiers["patient_id"] = stack.patient_id
-        identifiers["study_instance_uid"] = stack.study_instance_uid
-        return made_sample(Image(image), affine, spacing, recipe, self.delivery, identifiers)
+        image, affine, spacing = resized(image, grid.affine, grid.spacing, self.target, how)
+        return image, FrameGrid(affine, spacing, grid.spacing_at)
 
     def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
         """Return the frame between its neighbours, (2 n + 1, rows, columns).
