@@ -4,7 +4,8 @@ A Series has one frame of reference and belongs to one Study (PS3.3 C.7.4.1.1.1,
 that differ within a Series are a contradiction. Positions resolve it:
 
 - A UID that holds a grid of its own, three or more evenly spaced positions, is believed. Two
-  positions are always even, so they prove nothing.
+  positions are always even, so they prove nothing. Where these grids make one together, positions
+  and UIDs contradict each other, and the remark `one_grid` calls a person.
 - A blank UID is unknown. One UID per position, in three positions or more, is none: the software
   that replaced it made a new one per file. Such frames are joined as if all UIDs were equal.
 - Other UIDs are joined if all positions together are evenly spaced, at most one of the UIDs holds
@@ -195,8 +196,11 @@ class Joiner:
         if len(np.unique(labels[alone])) >= _FEWEST and not self._is_doubtful(name, classes.rows):
             labels[alone] = labels[alone].min()
         apart = int(np.isin(np.unique(labels), classes.known).sum())
+        divided: dict[str, Any] = {COUNTED[name].apart: apart} if apart > 1 else {}
+        if classes.are_apart and self._verdict(classes, np.arange(len(labels))) in EVENLY_SPACED:
+            divided["one_grid"] = True
         for label in np.unique(labels):
-            remarks: dict[str, Any] = {COUNTED[name].apart: apart} if apart > 1 else {}
+            remarks = divided
             if label not in classes.known:
                 remarks = {"unassigned": name}
             yield classes.rows[labels == label], remarks

@@ -238,11 +238,16 @@ _PHRASES: Final[Mapping[str, Callable[[_Facts], str]]] = {
         f"one of {facts.detail['slices_apart']:,} slices of one orientation in its Series that "
         "make no stack together"
     ),
+    "series_apart": lambda facts: (
+        f"one of {facts.detail['series_apart']:,} slices of one orientation and Series Number in "
+        "its Study that have a Series Instance UID each"
+    ),
     "unassigned": lambda facts: (
         f"{_TITLES[facts.detail['unassigned']]} is blank, and the positions fit none or several of "
         "the others in its Series"
     ),
     **{key: phrase for name in COUNTED for key, phrase in _describe_uids(name).items()},
+    "one_grid": lambda _: "all of them together make one even grid",
     "instances": _describe_instances,
 }
 # Keys of `detail` that other phrases include, or that have columns of their own.

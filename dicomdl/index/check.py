@@ -39,6 +39,8 @@ from dicomdl.index.views import Stack
 _JOINED: Final = frozenset(
     key for counted in COUNTED.values() for key in (counted.values, counted.blank)
 )
+# Keys in the detail of stacks whose Series an identifier divides.
+_APART: Final = frozenset(counted.apart for counted in COUNTED.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ class Check:
 
     A person is needed for missing slices, uneven spacing, different slices at one position, slices
     of several contrasts in one stack, a CT, MR or PET image without geometry, a stack that lacks
-    slices which others of its group have, rows stored in reverse, and every file that could not be
-    used.
+    slices which others of its group have, rows stored in reverse, slices of a Series that fall
+    apart, and every file that could not be used.
 
     Attributes
     ----------
@@ -157,11 +159,13 @@ class Check:
         moved = [mm for row in self.rows if (mm := row.detail.get("movement_mm", 0)) > 0]
         farthest = f"{max(moved, default=0):.4g}"
         joined = sum(not _JOINED.isdisjoint(row.detail) for row in self.rows)
+        apart = sum(not _APART.isdisjoint(row.detail) for row in self.rows)
         counts = {
             "left out as equal copies of others": (self.equal_copies, "frames"),
             "without a Series or Study Instance UID": (blank, "stacks"),
             f"moved against the first of the group by up to {farthest} mm": (len(moved), "stacks"),
             "joined although the slices have several identifiers": (joined, "stacks"),
+            "apart by identifiers that differ within a Series": (apart, "stacks"),
             "taken apart by the selection and not checked": (self.parted_frames, "frames"),
         }
         remarks = [f"{text}: {counted(n, noun)}" for text, (n, noun) in counts.items() if n]
@@ -324,6 +328,8 @@ def _needs_person(
         or bool(detail.get("mixed"))
         or "reversed_rows" in detail
         or "slices_apart" in detail
+        or "series_apart" in detail
+        or "one_grid" in detail
         or "unassigned" in detail
         or "frames_at_one_position" in detail
     )

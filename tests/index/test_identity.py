@@ -169,6 +169,34 @@ def test_slices_left_over_beside_a_volume_need_a_person(tmp_path: Path) -> None:
     assert [row.detail["slices_apart"] for row in needing] == [3] * 3
 
 
+def test_slices_with_a_series_each_need_a_person(tmp_path: Path) -> None:
+    for z in range(6):
+        options = {"shape": (1, 5, 7), "origin": (0, 0, 2 * z), "series_uid": uid("series", z)}
+        write(tmp_path / "in", lambda _: {"SeriesNumber": 4}, **options)
+    index = scan(tmp_path / "in")
+    assert [row.detail["series_apart"] for row in index.check().needing] == [6] * 6
+    assert "6 slices of one orientation and Series Number" in index.check().needing[0].reason
+
+
+def test_series_of_one_slice_with_numbers_of_their_own_need_nobody(tmp_path: Path) -> None:
+    for z in range(6):
+        options = {"shape": (1, 5, 7), "origin": (0, 0, 2 * z), "series_uid": uid("series", z)}
+        write(tmp_path / "in", lambda _, z=z: {"SeriesNumber": z + 1}, **options)  # type: ignore[misc]
+    assert scan(tmp_path / "in").check().ok
+
+
+@pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("divide", [lambda z: z % 2, lambda z: z // 3])
+def test_identifiers_that_divide_one_grid_need_a_person(
+    tmp_path: Path, keyword: str, divide: Callable[[int], int]
+) -> None:
+    write(tmp_path / "in", lambda z: {keyword: study(divide(z))})
+    check = scan(tmp_path / "in").check()
+    assert [row.shape[0] for row in check.needing] == [3, 3]
+    assert "all of them together make one even grid" in check.needing[0].reason
+    assert "apart by identifiers that differ within a Series: 2 stacks" in check.remarks
+
+
 @pytest.mark.parametrize(
     "kind", ["orientations", "localizers", "two slices", "time points", "projections"]
 )
