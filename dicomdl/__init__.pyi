@@ -30,10 +30,10 @@ from .index.views import Stack as Stack
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
-from .pixels.read import read_frame as read_frame
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality
+from .values.frames import read_frame as read_frame
 from .values.presets import preset as preset
 from .values.presets import presets as presets
 from .values.quantity import RealWorld as RealWorld

@@ -34,74 +34,9 @@ def read_frame(
     threads: int = 1,
     max_bytes: int | None = None,
 ) -> Values:
-    """Read the stored values of one frame, before any rescale.
+    """Read the stored values of one frame: `values.frames.read_frame` documents the options.
 
-    Bits outside BitsStored are cleared or sign-extended (PS3.5 8.1.1). Colour frames are
-    pixel-interleaved for any PlanarConfiguration; PALETTE COLOR gives the indices of the
-    palette, not its colours. A multi-frame file is read only where the frame's bytes are. The
-    function is thread-safe: reading, decoding and the passes over the values release the GIL.
-
-    Parameters
-    ----------
-    source
-        Byte range and coding of the frame: a `Frame`, or the `FrameSource` of one.
-    out
-        C-contiguous array of `frame_shape(source, reduce)` and `stored_dtype(source)` to fill. Its
-        content is undefined after an error.
-    colour
-        "rgb" converts the YBR_* photometric interpretations to RGB (PS3.3 C.7.6.3.1.2); "stored"
-        leaves luminance and chrominance. JPEG 2000 decoders always undo YBR_RCT and YBR_ICT, so
-        those are RGB with either value.
-    reduce
-        Number of halvings of rows and columns, rounded up: a quarter of the pixels for 1, a
-        sixteenth for 2, ... Pixel (r, c) lies at pixel (2^n r, 2^n c) of the full frame. JPEG 2000
-        and HTJ2K decode only the resolution needed. All other frames are read in full and smoothed
-        by the same filter, so lossless frames have the same values in every transfer syntax: for
-        grey exactly those of JPEG 2000's reversible wavelet. Lossy JPEG 2000 has another filter,
-        and RGB that JPEG 2000 stores as YBR_RCT is a few units off by rounding. Labels of
-        segmentations and indices of palettes are not smoothed: every 2^n-th pixel is taken.
-    threads
-        Threads for this frame, where its codec can use them (JPEG 2000).
-    max_bytes
-        Limit of the memory of a compressed frame at full resolution (also with `reduce`). The
-        default is 128 MiB, or a thousand times its bytes in the file if that is more: a damaged or
-        hostile file may declare any size.
-
-    Returns
-    -------
-    ndarray
-        Shape (rows, columns) or (rows, columns, samples) in `stored_dtype(source)`, a new array or
-        `out`.
-
-    Raises
-    ------
-    FileChanged
-        The file is not the one that was scanned.
-    TruncatedPixels
-        Bytes are missing. Attributes `expected_bytes`, `found_bytes` where they are known.
-    DecodeError
-        The frame is damaged or contradicts the header.
-    TooLarge
-        The frame would take more memory than `max_bytes`; no memory of that size was allocated.
-    UnsupportedSyntax
-        There is no decoder for the transfer syntax.
-    UsageError
-        `out` does not fit, or an option has no such value.
-
-    Examples
-    --------
-    >>> import shutil, tempfile
-    >>> import dicomdl
-    >>> from pydicom.data import get_testdata_file
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> _ = shutil.copy(get_testdata_file("CT_small.dcm"), folder.name)
-    >>> index = dicomdl.scan(folder.name, folder.name + "/index", workers=1, progress=False)
-    >>> values = dicomdl.read_frame(index.stacks[0].frame(0))
-    >>> values.shape, values.dtype
-    ((128, 128), dtype('int16'))
-    >>> dicomdl.read_frame(index.stacks[0].frame(0), reduce=1).shape
-    (64, 64)
-    >>> folder.cleanup()
+    `out` has `frame_shape(source, reduce)` and `stored_dtype(source)`.
     """
     return decode_frame(source, out, Decoding(colour, reduce, threads, max_bytes))
 

@@ -12,7 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import IntensityError, SUVError
+from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
+from dicomdl.headers.uids import content_of
 from dicomdl.index.views import Stack
 from dicomdl.pixels.stored import add_frame_note
 from dicomdl.storage.memory import remembered
@@ -164,6 +166,25 @@ def conversion(
         raise
     except IntensityError as error:
         add_frame_note(error, stack.source(number))
+        raise
+
+
+def frame_conversion(frame: Frame, quantity: Quantity = "modality") -> Conversion:
+    """Return the conversion of a frame by its own facts, without those of its stack.
+
+    SUV need the Series: see `conversion`. Raises its errors.
+    """
+    facts = tuple(getattr(frame, name) for name in CONVERSION_COLUMNS)
+    try:
+        made, has_table = _by_index(facts, content_of(frame.sop_class_uid) == "image")
+        if quantity == "philips":
+            return dataclasses.replace(made, rescale=philips_rescale(frame))
+        if isinstance(quantity, RealWorld):
+            maps = real_world_maps(frame.file, frame.frame_number)
+            return dataclasses.replace(made, table=select_real_world_map(maps, quantity.which))
+        return dataclasses.replace(made, table=modality_lut(frame.file)) if has_table else made
+    except IntensityError as error:
+        add_frame_note(error, frame)
         raise
 
 
