@@ -1746,6 +1746,18 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, 0, tell=tell), series(folder, 1, tell=tell, origin=(0, 0, 6.8))]
 
 
+@defect("five stations, each overlapping the next one off its grid", ["regular 6"] * 5)
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
+    return [series(folder, n, tell=tell, origin=(0, 0, 8.7 * n)) for n in range(5)]
+
+
+@defect("two stations that overlap by half a spacing", PAIR)
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
+    return [series(folder, n, tell=tell, origin=(0, 0, 9 * n)) for n in range(2)]
+
+
 def moved(folder: Path, tell: Tell, turn_deg: float = 0.0) -> list[Part]:
     """Write five volumes that follow a head, each `turn_deg` further about x.
 

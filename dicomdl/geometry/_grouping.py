@@ -31,11 +31,12 @@ def is_every_nth(some: set[int], all_numbers: set[int]) -> bool:
     return len(within) == len(some) > 2 and int(steps.min()) > 1 and bool((steps == steps[0]).all())
 
 
-def overlap(sets: Sequence[Ints]) -> bool:
-    """Whether the extents of some sets of slice numbers overlap."""
+def overlap(sets: Sequence[Ints], *, chained: bool = False) -> bool:
+    """Whether extents of some sets of slice numbers overlap; with `chained`, each with the next."""
     extents = sorted((int(numbers.min()), int(numbers.max())) for numbers in sets)
     reached = itertools.accumulate((end for _, end in extents), max)
-    return any(start <= end for (start, _), end in zip(extents[1:], reached, strict=False))
+    meet = [start <= end for (start, _), end in zip(extents[1:], reached, strict=False)]
+    return all(meet) if chained else any(meet)
 
 
 def is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:

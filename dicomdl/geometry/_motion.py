@@ -50,7 +50,7 @@ class Motion:
             return False
         files = self._columns.mosaic_files[rows]
         several = files[0] >= 0 and bool((files != files[0]).any())
-        return several or self._overlap(rows, detail)
+        return several or self.overlap(rows, detail)
 
     def contradicts(self, rows: Ints, slice_numbers: Ints, found: Dimension | Tie | None) -> bool:
         """Whether a dimension may mix moved volumes, which meet at some positions or at all.
@@ -66,7 +66,7 @@ class Motion:
             return not complete or (
                 isinstance(found, Dimension) and pattern_of(found.labels) != pattern_of(files)
             )
-        overlap = self._overlap(rows, self._judge.assess(rows)[0].detail)
+        overlap = self.overlap(rows, self._judge.assess(rows)[0].detail)
         if not complete or not isinstance(found, Dimension):
             return overlap
         if not overlap and any(
@@ -78,7 +78,7 @@ class Motion:
             return False
         return overlap or all(each.tier <= Tier.BOOKKEEPING for each in run.dimension.candidates)
 
-    def _overlap(self, rows: Ints, detail: Mapping[str, Any]) -> bool:
+    def overlap(self, rows: Ints, detail: Mapping[str, Any]) -> bool:
         """Whether slices are about twice as thick as their spacing, or thicker."""
         thickness = float(self._columns.thickness[rows[0]])
         return thickness >= _OVERLAPPING * float(detail.get("spacing", math.inf))

@@ -36,7 +36,7 @@ from dicomdl.geometry.verdict import EVENLY_SPACED, READABLE, number_slices
 
 # Limit of instances named in the detail of duplicates.
 _MOST_NAMED: Final = 10
-# Limit of acquisitions that overlap without a common grid.
+# Limit of acquisitions of which only some overlap without a common grid.
 _MOST_ACQUISITIONS: Final = 4
 # Minimum of slices of an acquisition among others: two slices are always regular.
 _FEWEST_SLICES: Final = 3
@@ -346,18 +346,20 @@ class Splitter:
         """Return acquisitions (reconstructions, ...) that overlap on different grids, else [].
 
         Each must be regular by itself. Without repeated positions, the search needs a reason:
-        uneven spacing or a contrast that varies. Parts that merely follow one another, one finer
-        than the other, remain one stack, unless the file calls them stacks (PS3.3 C.7.6.16.2.2.4).
+        uneven spacing, holes between slices that are too thick for it, or a contrast that varies.
+        Parts that merely follow one another, one finer than the other, remain one stack, unless the
+        file calls them stacks (PS3.3 C.7.6.16.2.2.4).
         """
         unique = int(slice_numbers.max()) + 1 == len(rows)
         found = self._judge.assess(rows)[0]
         varies = found.detail.get("varies", [])
-        if len(rows) < 2 * _FEWEST_SLICES or (
-            unique and found.verdict != "uneven_spacing" and not varies
-        ):
+        uneven = found.verdict == "uneven_spacing" or (
+            found.verdict == "missing_slices" and self._motion.overlap(rows, found.detail)
+        )
+        if len(rows) < 2 * _FEWEST_SLICES or (unique and not uneven and not varies):
             return []
         for candidate in self._columns.candidates.of(rows):
-            if unique and found.verdict != "uneven_spacing" and candidate.name not in varies:
+            if unique and not uneven and candidate.name not in varies:
                 continue
             labels = np.unique(candidate.codes, return_inverse=True)[1].reshape(-1)
             count = int(labels.max()) + 1
@@ -365,13 +367,13 @@ class Splitter:
                 candidate.name == "stack_id",
                 candidate.tier == Tier.MEANING and candidate.slow,
             )
-            if candidate.tier > Tier.BOOKKEEPING or not (
-                1 < count <= _MOST_ACQUISITIONS or named or many
-            ):
+            if candidate.tier > Tier.BOOKKEEPING:
                 continue
             frames = members(labels)
+            # Stations of a long scan are many, and each overlaps the next one.
+            chained = not named and not many and count > _MOST_ACQUISITIONS
             if min(map(len, frames)) < _FEWEST_SLICES or not (
-                named or overlap([slice_numbers[part] for part in frames])
+                named or overlap([slice_numbers[part] for part in frames], chained=chained)
             ):
                 continue
             shown = self._columns.candidates.shown(Dimension((candidate,), labels, count), rows)
