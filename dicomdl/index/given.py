@@ -1,18 +1,15 @@
 """What users pass where an index is expected: an index, its path, its stacks, Series or groups."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from dicomdl.errors import IndexFolderError, UsageError
+from dicomdl.index._numbers import View, parts_of
 from dicomdl.index.defaults import find_default
 from dicomdl.index.index import Index
 from dicomdl.index.opening import open_index
-from dicomdl.index.rows import Generation
-from dicomdl.index.studies import Series, Study
-from dicomdl.index.views import Group, Stack, Stacks
 
-View: TypeAlias = Stack | Stacks | Group | Series | Study
 Indexed: TypeAlias = Index | str | os.PathLike[str] | View | Sequence[View]
 
 _EXPECTED = "takes an Index of dicomdl.scan or dicomdl.open_index, the path of one, or its stacks"
@@ -44,7 +41,7 @@ def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
         raise UsageError(f"{taker}: the index comes first, before the other arguments")
     if isinstance(given, str | os.PathLike):
         return _opened(os.fspath(given), taker)
-    parts = list(_parts_of(given))
+    parts = list(parts_of(given))
     if not parts:
         raise UsageError(f"{taker} {_advice(given)}")
     addresses = {generation.address for generation, _ in parts}
@@ -54,21 +51,6 @@ def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
             "each, and join them with torch.utils.data.ConcatDataset"
         )
     return Index(parts[0][0]).of_stacks([number for _, numbers in parts for number in numbers])
-
-
-def _parts_of(given: Any) -> Iterator[tuple[Generation, Sequence[int]]]:
-    """Return (generation, numbers of stacks) of a view or of a list of views; else nothing."""
-    if isinstance(given, Stack):
-        yield given._generation, [given.number]
-    elif isinstance(given, Stacks):
-        yield given._generation, given.numbers.tolist()
-    elif isinstance(given, Group | Series):
-        yield from _parts_of(given.stacks)
-    elif isinstance(given, Study):
-        yield from _parts_of(given.series)
-    elif isinstance(given, list | tuple) and all(isinstance(each, View) for each in given):
-        for each in given:
-            yield from _parts_of(each)
 
 
 def _opened(path: str, taker: str) -> Index:
@@ -104,4 +86,5 @@ def _advice(given: Any) -> str:
         )
     if any(base.__module__.startswith("torch.utils.data") for base in type(given).__mro__):
         return f"{_EXPECTED}, not a {kind}: pass the index that it was made of (dataset.index)"
-    return f"{_EXPECTED}, not {'an empty ' if several and not given else 'a '}{kind}"
+    article = "an empty" if several and not given else "an" if kind[0] in "aeiouAEIOU" else "a"
+    return f"{_EXPECTED}, not {article} {kind}"

@@ -21,14 +21,18 @@ from dicomdl.index import overview
 from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._exporting import exported
 from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
-from dicomdl.index._numbers import STACK_NUMBERS, flags_of_table
+from dicomdl.index._numbers import (
+    STACK_NUMBERS,
+    flags_of_stacks,
+    flags_of_table,
+    whole_numbers,
+)
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
 from dicomdl.index._selections import (
     Ranges,
     complete_stacks,
     in_rows,
-    in_stacks,
     ranges_of,
     rows_of,
 )
@@ -233,7 +237,7 @@ class Index(Plotted):
             ``column=function`` (of the value), ``min_column=low`` and ``max_column=high``
             (inclusive), ``not_column=...`` (none of the above). A column may be named by its DICOM
             keyword (``SeriesDescription``). Columns of stacks (`verdict`, `slices`, `content`,
-            `slice_spacing`, ...) select complete stacks, without equal copies, which are in no
+            `folder`, ...) select complete stacks, without equal copies, which are in no
             stack. Columns of frames (`modality`, `echo_time`, ...) select frames.
 
         Returns
@@ -277,19 +281,18 @@ class Index(Plotted):
         Parameters
         ----------
         stacks
-            Numbers of stacks (`Stack.number`), `Stack` objects or a DataFrame of
-            ``to_pandas("stacks")``, in any order.
+            Numbers of stacks (`Stack.number`); stacks, groups, Series or Studies; or a DataFrame of
+            ``to_pandas("stacks")``. One or several, in any order.
 
         Raises
         ------
         UsageError
-            There is no stack with such a number, or a table is not of this index and selection.
+            There is no stack with such a number, or views or a table are not of this index.
         """
         if hasattr(stacks, "columns"):
             return self.select(stacks)
-        numbers = [getattr(stack, "number", stack) for stack in stacks]
-        mask = in_stacks(self._generation, numbers)
-        return Index(self._generation, ranges_of(self._mask() & mask))
+        mask = self._mask() & flags_of_stacks(self._generation, stacks)
+        return Index(self._generation, ranges_of(mask))
 
     def of_frames(self, frames: Any) -> "Index":
         """Return some of the selected frames.
@@ -307,23 +310,20 @@ class Index(Plotted):
         """
         if hasattr(frames, "columns"):
             return self.select(frames)
-        mask = in_rows(self._generation, [self.row(int(number)) for number in frames])
+        mask = in_rows(self._generation, [self.row(n) for n in whole_numbers(frames, "frames")])
         return Index(self._generation, ranges_of(mask))
 
     def _mask_of(self, table: Any) -> npt.NDArray[np.bool_]:
         """Return (frames,) flags of the stacks or frames in a DataFrame of this index."""
-        if not hasattr(table, "columns"):
+        if isinstance(table, Index) or not hasattr(table, "columns"):
             raise UsageError(
                 f"select takes conditions and a DataFrame, not {type(table).__name__}: name the "
-                "columns, select(modality='CT'), or use of_stacks and of_frames"
+                "columns, select(modality='CT'), or use of_stacks, of_frames and a & b"
             )
         mask = flags_of_table(self._generation, table)
         if outside := int((mask & ~self._mask()).sum()):
-            raise UsageError(
-                f"{outside} frames of the table are not in this selection: the table is of "
-                "another one",
-                frames=outside,
-            )
+            message = f"{outside} frames of the table are not in this selection: it is of another"
+            raise UsageError(message, frames=outside)
         return mask
 
     def __or__(self, other: "Index") -> "Index":

@@ -67,6 +67,10 @@ class Table:
         kind = self.column(name).type
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
+    def is_flag(self, name: str) -> bool:
+        """Whether the column holds True or False."""
+        return bool(pa.types.is_boolean(self.column(name).type))
+
     def is_list(self, name: str) -> bool:
         """Whether a column holds several numbers per row."""
         kind = self.column(name).type
@@ -228,7 +232,7 @@ class Table:
         arrow = self.arrow
         for number, (name, values) in enumerate(columns.items()):
             array = values if isinstance(values, pa.Array) else pa.array(values)
-            if pa.types.is_binary(array.type):
+            if pa.types.is_binary(array.type) or pa.types.is_null(array.type):
                 array = pa.array([_text_of(value) for value in values], type=TEXT)
             arrow = arrow.add_column(number, name, array)
         return Table(arrow)
@@ -307,7 +311,7 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
         return _flags(pc.is_in(array, value_set=pa.array(choices, type=array.type)))
     except (*_WRONG_TYPE, OverflowError):
         raise UsageError(
-            f"{name} holds {array.type}, not values like {choices[0]!r}", column=name
+            f"{name} holds {_plain_type(array.type)}, not {_types_of(choices)}", column=name
         ) from None
 
 
@@ -364,8 +368,25 @@ def _comparable(table: Table, name: str, choices: Sequence[Any], *, exact: bool)
             or (float(choice).is_integer() and abs(choice) < 2**63)
         )
         if choice is not None and not (fits and lossless):
-            raise UsageError(f"{name} holds {kind}, not values like {choice!r}", column=name)
+            hint = ": convert it, with .astype(str) in pandas" if table.is_text(name) else ""
+            raise UsageError(
+                f"{name} holds {_plain_type(kind)}, not {_types_of([choice])}{hint}", column=name
+            )
     return array
+
+
+def _plain_type(kind: pa.DataType) -> str:
+    """Return the type of a column in plain words."""
+    if pa.types.is_boolean(kind):
+        return "True or False"
+    if pa.types.is_integer(kind):
+        return "whole numbers"
+    return "numbers" if pa.types.is_floating(kind) else "text"
+
+
+def _types_of(values: Sequence[Any]) -> str:
+    """Return the types of values, but no value: it may be a PatientID or a date."""
+    return " or ".join(sorted({type(value).__name__ for value in values}))
 
 
 def _is_of_lists(name: str) -> UsageError:

@@ -81,7 +81,7 @@ def test_a_condition_takes_values_patterns_functions_and_keywords(
         ({"modality": ["MR", "CTT"]}, "did you mean 'CT'"),
         ({"not_seris_description": "x"}, "did you mean series_description"),
         ({"SeriesDescripton": "x"}, "did you mean series_description"),
-        ({"slices": "many"}, "slices holds int64"),
+        ({"slices": "many"}, "slices holds whole numbers"),
         ({"image_position_patient": lambda p: True}, "several numbers per row"),
     ],
 )
@@ -176,5 +176,88 @@ def test_a_table_of_another_index_selection_or_scan_is_refused(
         uid = "series_instance_uid" if name == "stacks" else "sop_instance_uid"
         with pytest.raises(UsageError, match="proves"):
             index.select(table.drop(columns=uid))
-    with pytest.raises(UsageError, match="of_stacks"):
-        index.select([1, 2])
+    for wrong in ([1, 2], other):
+        with pytest.raises(UsageError, match="of_stacks"):
+            index.select(wrong)
+
+
+def test_stacks_are_named_by_numbers_views_and_tables(index: Index) -> None:
+    stacks = [stack for stack in index.stacks if stack.modality == "CT"]
+    first = [stacks[0].number]
+    for given in (stacks[0], stacks[:1], stacks[0].number, np.array(first), pd.Index(first)):
+        assert slices(index.of_stacks(given)) == [stacks[0].slices]
+    assert slices(index.of_stacks(each for each in stacks if each.slices > 5)) == [6, 7]
+    assert slices(index.of_stacks(index.series)) == [3, 4, 5, 6, 7]
+    assert slices(index.of_stacks([float(first[0])])) == [stacks[0].slices]
+    assert slices(index.of_stacks([])) == []
+
+
+def test_flags_fractions_texts_and_views_of_another_index_are_no_numbers(
+    index: Index, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "data", shape=(3, 5, 7), patient_id="Q", seed=30)
+    other = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    table = index.to_pandas("stacks")
+    for wrong, sentence in [
+        (table.modality == "CT", "flags"),
+        ([True], "flags"),
+        ([1.5], "fractions"),
+        ([float("nan")], "fractions"),
+        (table.patient_id, "type str"),
+        ("12", "type str"),
+        (None, "type NoneType"),
+    ]:
+        for take in (index.of_stacks, index.of_frames):
+            with pytest.raises(UsageError, match=sentence) as caught:
+                take(wrong)
+            assert "P1" not in str(caught.value)
+    for views in (other.stacks, other.stacks[0], list(other.stacks), other.series):
+        with pytest.raises(UsageError, match="another index"):
+            index.of_stacks(views)
+
+
+def test_an_error_about_a_value_does_not_quote_it(index: Index) -> None:
+    for column in ("patient_id", "study_date"):
+        with pytest.raises(UsageError, match="text, not int") as caught:
+            index.select(**{column: 19771231})
+        assert "1977" not in str(caught.value)
+
+
+def test_a_table_of_an_older_scan_is_refused_where_another_echo_has_the_number(
+    tmp_path: Path,
+) -> None:
+    def at(echo: float) -> Any:
+        return lambda dataset, z: setattr(dataset, "EchoTime", echo)
+
+    uids = {"study_uid": 1, "series_uid": 2, "frame_of_reference": 3}
+    for number, echo in enumerate((5.0, 10.0, 20.0)):
+        # One Series of three echoes.
+        write_series(
+            tmp_path / "data" / f"e{number}",
+            shape=(3, 5, 7),
+            modality="MR",
+            sop_class="1.2.840.10008.5.1.4.1.1.4",
+            **{name: f"1.2.{uid}" for name, uid in uids.items()},
+            seed=number,
+            offset=number,
+            edit=at(echo),
+        )
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    table = index.to_pandas("stacks")
+    assert len(table) == 3 and table.series_instance_uid.nunique() == 1
+    for path in (tmp_path / "data" / "e0").iterdir():
+        path.unlink()
+    again = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    with pytest.raises(UsageError, match="not of this index"):
+        again.select(table[table.index == 1])
+    assert len(again.select(again.to_pandas("stacks")).stacks) == 2
+
+
+def test_a_table_comes_back_from_csv_with_its_blank_uids(tmp_path: Path) -> None:
+    def blank(dataset: Any, z: int) -> None:
+        dataset.SeriesInstanceUID = ""
+
+    write_series(tmp_path / "data", shape=(3, 5, 7), patient_id="P", edit=blank)
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    index.to_pandas("stacks").to_csv(tmp_path / "table.csv")
+    assert len(index.select(pd.read_csv(tmp_path / "table.csv")).stacks) == 1
