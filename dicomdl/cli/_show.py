@@ -20,29 +20,36 @@ def add(commands: Any) -> None:
         default=[],
         metavar="CONDITION",
         help="only frames that meet a condition: modality=CT,MR  'slices>=20'  verdict!=regular  "
-        "'series_description=*head*'; may be repeated",
+        "'series_description=*head*'  'folder=*/case1/*', with any column of the index; may be "
+        "repeated",
     )
-    show.add_argument("--csv", action="store_true", help="print the list of stacks as CSV")
-    show.add_argument("--dates", action="store_true", help="list Study Date, too")
-    show.add_argument("--patient-ids", action="store_true", help="list PatientID, too")
-    show.add_argument(
+    show.add_argument("--dates", action="store_true", help="list the stacks with Study Date")
+    show.add_argument("--patient-ids", action="store_true", help="list the stacks with PatientID")
+    kind = show.add_mutually_exclusive_group()
+    kind.add_argument(
         "--problems", action="store_true", help="list the files that could not be used, and why"
     )
-    show.add_argument("--json", action="store_true", help="print everything as JSON")
+    kind.add_argument(
+        "--csv", action="store_true", help="print the list of stacks as CSV, with their UIDs"
+    )
+    kind.add_argument("--json", action="store_true", help="print everything as JSON")
     show.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> int:
     """Print the summary, the stacks or the problems of an index."""
-    from dicomdl.index import listing
+    from dicomdl.index import filtering, listing
     from dicomdl.index.opening import open_index
 
-    index = open_index(given.index)
-    if given.where:
-        index = index.select(**listing.conditions_of(given.where))
-    rows = []
-    if given.stacks or given.csv or given.json:
-        rows = listing.listing(index, dates=given.dates, patient_ids=given.patient_ids)
+    index = filtering.selected(open_index(given.index), given.where)
+    rows, listed = [], given.stacks or given.dates or given.patient_ids
+    if listed or given.csv or given.json:
+        rows = listing.listing(
+            index,
+            dates=given.dates,
+            patient_ids=given.patient_ids,
+            uids=given.csv or given.json,
+        )
     if given.json:
         checked = [row.to_dict() for row in index.check().rows]
         stacks = [{**row, **check} for row, check in zip(rows, checked, strict=True)]
@@ -51,8 +58,10 @@ def run(given: argparse.Namespace) -> int:
         print_text(listing.as_csv(rows))
     else:
         print_text(repr(index))
-        if given.stacks:
+        if listed:
             print_text(listing.as_text(rows))
+        if given.problems and not len(index.problems):
+            print_text("  no file has a problem")
         if given.problems:
             for problem in index.problems:
                 print_text(f"{problem.reason:<20} {problem.path}")

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import VERDICTS
 from dicomdl.headers.attribute import snake_case
 from dicomdl.headers.uids import CONTENT_KINDS
+from dicomdl.index._exporting import folders_of
 from dicomdl.index._identity import IDENTITY, per_frame, rows_of_stacks
 from dicomdl.index._selections import Flags, flags_per_frame
 from dicomdl.index.rows import Generation
@@ -25,11 +28,27 @@ _CLOSED: Final[Mapping[str, tuple[str, ...]]] = {"verdict": VERDICTS, "content":
 # Columns of short codes, in which a value that the index lacks and nearly has is a slip.
 _CODES: Final = ("modality", "body_part_examined")
 _PREFIXES: Final = ("min_", "max_", "not_")
+# A column of stacks that the tables compute: the folder of the first file.
+_FOLDER: Final = "folder"
 
 
 def columns_of(generation: Generation) -> list[str]:
     """Return the column names of conditions: those of stacks, then those of frames."""
-    return [*generation.stacks.names, *generation.frames.names]
+    return [*generation.stacks.names, _FOLDER, *generation.frames.names]
+
+
+def column_of(generation: Generation, name: str) -> tuple[str, type]:
+    """Return the column of a name or DICOM keyword, and whether it holds str, bool or float.
+
+    Raises
+    ------
+    UsageError
+        The column does not exist.
+    """
+    prefix, column = _parsed(name, columns_of(generation))
+    table, _ = _table_of(generation, column)
+    kind = str if table.is_text(column) else bool if table.is_flag(column) else float
+    return prefix + column, kind
 
 
 def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
@@ -41,8 +60,7 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
         A column or a code that does not exist, or a value of another type than the column's.
     """
     prefix, name = _parsed(condition, columns_of(generation))
-    by_stack = name in generation.stacks.names
-    table = generation.stacks if by_stack else generation.frames
+    table, by_stack = _table_of(generation, name)
     if prefix in ("min_", "max_"):
         low, high = (wanted, None) if prefix == "min_" else (None, wanted)
         mask = between(table, name, low, high)
@@ -53,6 +71,15 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
         mask = mask[per_frame(frames, rows_of_stacks(frames, name, starts), starts)]
     mask = ~mask if prefix == "not_" else mask
     return flags_per_frame(generation, mask) if by_stack else mask
+
+
+def _table_of(generation: Generation, name: str) -> tuple[Table, bool]:
+    """Return the table that has a column, and whether it is that of stacks."""
+    if name == _FOLDER:
+        folders = folders_of(generation, np.arange(len(generation.stacks)))
+        return generation.stacks.with_first_columns({_FOLDER: folders}), True
+    by_stack = name in generation.stacks.names
+    return generation.stacks if by_stack else generation.frames, by_stack
 
 
 def _parsed(condition: str, columns: list[str]) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict
     rows, whole = selected or (np.arange(len(frames)), np.arange(len(stacks)))
     files = _with_series(_moved(generation), frames)
     first = {name: _heads(generation, name, whole) for name in _HEADS}
-    folders = _folders(generation, files, whole)
+    folders = folders_of(generation, whole)
     if selected is not None:
         # Row of the first frame of each stack among the exported rows.
         starts = np.searchsorted(rows, generation.stack_starts[whole])
@@ -59,10 +59,11 @@ def _heads(generation: Generation, name: str, whole: Rows) -> Any:
     return frames.take(rows[whole]).column(name)
 
 
-def _folders(generation: Generation, files: Table, whole: Rows) -> list[bytes]:
-    """Return the folder of the first file of each stack."""
-    first = generation.frames.take(generation.stack_starts[whole])
-    return [os.path.dirname(path) for path in first.with_paths(files).column("path").to_pylist()]
+def folders_of(generation: Generation, stacks: Rows) -> list[bytes]:
+    """Return the folder of the first file of each stack, where the data are now."""
+    numbers = generation.frames.numbers("file")[generation.stack_starts[stacks]]
+    held = generation.files.take(numbers).column("path").to_pylist()
+    return [os.path.dirname(moved(path, generation.moves)) for path in held]
 
 
 def _moved(generation: Generation) -> Table:

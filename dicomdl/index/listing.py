@@ -10,42 +10,18 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.text import format_lengths, plain_value, text_columns
 
 _TITLES: Final = (
     *("stack", "patient", "patient_id", "study_date", "series_number", "description"),
     *("modality", "shape", "spacing", "verdict", "dimension", "folder"),
+    *("study_instance_uid", "series_instance_uid"),
 )
-# Signs of a condition, the longer ones first, and the prefix of `Index.select` for each.
-_SIGNS: Final = ((">=", "min_"), ("<=", "max_"), ("!=", "not_"), ("=", ""))
-
-
-def conditions_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse conditions such as ``modality=CT,MR`` and ``slices>=20`` for `Index.select`.
-
-    Raises
-    ------
-    UsageError
-        A text has no sign, or no column.
-    """
-    conditions: dict[str, Any] = {}
-    for text in texts:
-        sign, prefix = next(((s, p) for s, p in _SIGNS if s in text), ("", ""))
-        name, _, value = text.partition(sign) if sign else ("", "", "")
-        if not name.strip():
-            raise UsageError(
-                f"{text!r} is no condition: expected column=value, column!=value, column>=number "
-                "or column<=number, such as modality=CT,MR or 'slices>=20'"
-            )
-        choices = [_value(part.strip()) for part in value.split(",")]
-        conditions[prefix + name.strip()] = choices if len(choices) > 1 else choices[0]
-    return conditions
 
 
 def listing(
-    index: Index, *, dates: bool = False, patient_ids: bool = False
+    index: Index, *, dates: bool = False, patient_ids: bool = False, uids: bool = False
 ) -> list[dict[str, Any]]:
     """List the complete stacks of a selection as plain values.
 
@@ -57,6 +33,8 @@ def listing(
         Whether Study Date is listed.
     patient_ids
         Whether PatientID is listed beside the number of the patient.
+    uids
+        Whether Study and Series Instance UID are listed, which labels are joined by.
     """
     part = index._part()
     columns: dict[str, Sequence[Any]] = {
@@ -72,6 +50,8 @@ def listing(
         "verdict": part.conclusions("verdict"),
         "dimension": part.conclusions("dimension", json.loads),
         "folder": [part.folder_of(number) for number in part.chosen.tolist()],
+        "study_instance_uid": part.heads("study_instance_uid") if uids else [],
+        "series_instance_uid": part.heads("series_instance_uid") if uids else [],
     }
     shown = [title for title in _TITLES if len(columns[title]) == len(part.chosen)]
     rows = zip(*(columns[title] for title in shown), strict=True)
@@ -114,13 +94,3 @@ def _cell(name: str, value: Any) -> str:
 
 def _inert(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _value(text: str) -> Any:
-    """Return an integer, a float or the text itself."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -1,4 +1,4 @@
-"""listing: stacks as text, CSV and JSON for a shell, and the conditions of one."""
+"""listing: stacks as text, CSV and JSON for a shell."""
 
 import csv
 import io
@@ -11,9 +11,8 @@ from phantoms import write_series
 
 import dicomdl
 from dicomdl.cli.main import main
-from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
-from dicomdl.index.listing import as_csv, as_text, conditions_of, listing
+from dicomdl.index.listing import as_csv, as_text, listing
 
 SECRET, DATE = "SECRET-17", "19991231"
 
@@ -67,31 +66,34 @@ def test_csv_is_read_back_and_computes_nothing(index: Index) -> None:
     assert {row["shape"] for row in rows} == {"3 x 5 x 7", "4 x 5 x 7", "5 x 5 x 7"}
 
 
+def test_csv_and_json_have_the_uids_that_labels_are_joined_by(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = {stack.series_instance_uid: stack.study_instance_uid for stack in index.stacks}
+    assert main(["show", index.path, "--csv"]) == 0
+    table = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert {row["series_instance_uid"]: row["study_instance_uid"] for row in table} == expected
+    assert main(["show", index.path, "--json"]) == 0
+    stacks = json.loads(capsys.readouterr().out)["stacks"]
+    assert {row["series_instance_uid"]: row["study_instance_uid"] for row in stacks} == expected
+    assert main(["show", index.path, "--stacks"]) == 0
+    assert "instance uid" not in capsys.readouterr().out
+
+
+def test_an_option_of_the_list_prints_the_list_and_one_format_excludes_another(
+    index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", index.path, "--dates"]) == 0
+    assert DATE in capsys.readouterr().out
+    assert main(["show", index.path, "--problems"]) == 0
+    assert "no file has a problem" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["show", index.path, "--csv", "--json"])
+
+
 def test_an_empty_selection_is_listed_as_such(index: Index) -> None:
     nothing = listing(index.select(modality="PT"))
     assert nothing == [] and "no stack" in as_text(nothing) and "stack," in as_csv(nothing)
-
-
-@pytest.mark.parametrize(
-    ("texts", "conditions"),
-    [
-        (["modality=CT,MR"], {"modality": ["CT", "MR"]}),
-        (["slices>=20", "echo_time<=4.5"], {"min_slices": 20, "max_echo_time": 4.5}),
-        (["verdict!=regular"], {"not_verdict": "regular"}),
-        (["SeriesDescription = *head*"], {"SeriesDescription": "*head*"}),
-        (["series_description="], {"series_description": ""}),
-    ],
-)
-def test_conditions_of_a_shell_are_those_of_select(
-    texts: list[str], conditions: dict[str, Any]
-) -> None:
-    assert conditions_of(texts) == conditions
-
-
-@pytest.mark.parametrize("text", ["modality", "=CT", ">20"])
-def test_a_condition_without_column_or_sign_is_an_error(text: str) -> None:
-    with pytest.raises(UsageError, match="is no condition"):
-        conditions_of([text])
 
 
 def test_the_command_filters_and_speaks_of_the_selection(
