@@ -57,6 +57,19 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
+def is_private(folder: str) -> bool:
+    """Whether only the owner may read a folder, or the files in it."""
+    others = stat.S_IRWXG | stat.S_IRWXO
+    try:
+        if not os.stat(folder).st_mode & others:
+            return True
+        with os.scandir(folder) as entries:
+            modes = [entry.stat().st_mode for entry in entries]
+    except OSError:
+        return True
+    return not any(mode & others for mode in modes)
+
+
 @contextlib.contextmanager
 def explained(sentence: str) -> Iterator[None]:
     """Turn an OSError (disk full, no right to write, ...) into a StorageError with `sentence`."""
@@ -121,19 +134,22 @@ def new_folder(parent: str, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def put_together(path: str) -> Iterator[str]:
+def put_together(path: str, *, private: bool = False) -> Iterator[str]:
     """Create a temporary folder beside `path`, and move its files there when the block ends.
 
     The block writes to the path that it gets. Files replace others of their names, and the one
     named as `path` comes last. None is moved when the block raises. A symbolic link is followed.
+    With `private`, only the owner may read the files (mode 0600).
     """
     folder, name = os.path.split(os.path.realpath(path))
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
     with explained(f"{path!r} cannot be written"):
         try:
-            os.mkdir(temporary)
+            os.mkdir(temporary, 0o700 if private else 0o777)
             yield os.path.join(temporary, name)
             for file in sorted(os.listdir(temporary), key=lambda file: file == name):
+                if private:
+                    os.chmod(os.path.join(temporary, file), 0o600)
                 os.replace(os.path.join(temporary, file), os.path.join(folder, file))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,33 +1,56 @@
 """Files of a volume, which appear complete and together, or not at all."""
 
-import gzip
+import math
 import os
-import shutil
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from dicomdl.errors import StorageError
-from dicomdl.storage.publishing import put_together
-from dicomdl.volumes.nifti import HEADER_BYTES, stem_of, without_time_step
-from dicomdl.volumes.resampling import write_image
+from dicomdl.storage.publishing import is_private, put_together
+from dicomdl.volumes._diffusion import gradient_files_of
+from dicomdl.volumes._facts import VolumeFacts
+from dicomdl.volumes._nifti_images import NiftiImage, write_nifti
+from dicomdl.volumes.nifti import stem_of
+from dicomdl.volumes.resampling import (
+    TIME_STEP,
+    UNITS,
+    require_format,
+    require_known,
+    to_image,
+    write_image,
+)
 
 
-def save_image(image: Any, path: str, *, has_step: bool, beside: Mapping[str, str]) -> None:
+def saved(volume: VolumeFacts, path: str) -> str:
+    """Save a volume as `Volume.save` documents it, and return the path."""
+    require_format(path)
+    require_known(volume.geometry)
+    is_series, step, is_nifti = bool(volume.dimension), volume.time_step_s, bool(stem_of(path))
+    if is_nifti:
+        part = NiftiImage(volume.array, volume.geometry, is_series, step, volume.units)
+        beside = gradient_files_of(volume.stacks, volume.geometry)
+        _publish(lambda inside: write_nifti(part, inside), path, beside, volume)
+        return path
+    image = to_image(
+        volume.array,
+        volume.geometry,
+        series=is_series,
+        step=1.0 if math.isnan(step) else step,
+    )
+    stated = {UNITS: volume.units, TIME_STEP: "" if math.isnan(step) else repr(step)}
+    for name, value in stated.items():
+        if value:
+            image.SetMetaData(name, value)
+    _publish(lambda inside: write_image(image, inside), path, {}, volume)
+    return path
+
+
+def _publish(
+    write: Callable[[str], None], path: str, beside: Mapping[str, str], volume: VolumeFacts
+) -> None:
     """Write an image, and texts beside it under its name with other suffixes.
 
-    Existing files of these names are replaced.
-
-    Parameters
-    ----------
-    image
-        A SimpleITK image.
-    path
-        Its file name, with the suffix of a format that stores a grid.
-    has_step
-        Whether the fourth spacing of the image is a time in s. A NIfTI file that has none states 0
-        and the unit "unknown".
-    beside
-        {suffix: text}, for a NIfTI file.
+    Existing files of these names are replaced. Only the owner may read them where only the owner
+    may read the index of the volume.
 
     Raises
     ------
@@ -36,27 +59,9 @@ def save_image(image: Any, path: str, *, has_step: bool, beside: Mapping[str, st
     """
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise StorageError(f"{path!r} cannot be written: no such folder")
-    with put_together(path) as inside:
-        stem = stem_of(inside)
-        if stem is None or has_step:
-            write_image(image, inside)
-        else:
-            write_image(image, f"{stem}.open.nii")
-            _rewrite(f"{stem}.open.nii", inside)
+    private = volume.stack is not None and is_private(volume.stack.key[0])
+    with put_together(path, private=private) as inside:
+        write(inside)
         for suffix, text in beside.items():
-            with open(f"{stem}{suffix}", "w", encoding="ascii", newline="\n") as file:
+            with open(f"{stem_of(inside)}{suffix}", "w", encoding="ascii", newline="\n") as file:
                 file.write(text)
-
-
-def _rewrite(source: str, target: str) -> None:
-    """Rewrite an uncompressed NIfTI file without a time step; compressed if the name says so."""
-    with open(source, "r+b") as file:
-        header = without_time_step(file.read(HEADER_BYTES))
-        file.seek(0)
-        file.write(header)
-    if not target.lower().endswith(".gz"):
-        os.replace(source, target)
-        return
-    with open(source, "rb") as raw, gzip.GzipFile(target, "wb", compresslevel=6, mtime=0) as packed:
-        shutil.copyfileobj(raw, packed, 1 << 20)
-    os.unlink(source)

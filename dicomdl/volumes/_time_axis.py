@@ -13,8 +13,8 @@ from dicomdl.index.views import Stack
 def step_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[Any]) -> float:
     """Return the time in s between volumes; NaN if there is none or it is unknown.
 
-    Volumes from elsewhere have coordinates "t" instead of stacks: those that count 0, 1, 2, ... are
-    no times.
+    Volumes from elsewhere have coordinates instead of stacks: "time_s", or "t", which are no times
+    where they count 0, 1, 2, ...
     """
     if stacks:
         if len(names) > 1:
@@ -22,10 +22,11 @@ def step_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[A
             values = [set(of_one) for of_one in zip(*dimension, strict=True)]
             names = [name for name, of_one in zip(names, values, strict=True) if len(of_one) > 1]
         return time_step_s(names, lambda column: [_ends(stack, column) for stack in stacks])
-    if tuple(names) != ("t",) or len(dimension) < 2:
+    if tuple(names) not in (("t",), ("time_s",)) or len(dimension) < 2:
         return math.nan
     steps = np.diff(np.asarray(dimension, dtype=np.float64))
-    is_equal = steps[0] > 0 and steps[0] != 1 and np.allclose(steps, steps[0], rtol=1e-6)
+    is_time = steps[0] > 0 and (steps[0] != 1 or names[0] == "time_s")
+    is_equal = is_time and np.allclose(steps, steps[0], rtol=1e-6)
     return float(steps[0]) if is_equal else math.nan
 
 

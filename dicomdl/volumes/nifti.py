@@ -1,10 +1,5 @@
-"""What a NIfTI file says beside its values: the time step, b-values and gradient directions.
+"""What stands beside a NIfTI file: b-values and gradient directions, in two text files of FSL."""
 
-SimpleITK writes the file and its affine. It cannot leave the time step open, so that the header is
-corrected here. Diffusion goes into the two text files of FSL that stand beside the image.
-"""
-
-import struct
 from typing import Final
 
 import numpy as np
@@ -13,12 +8,6 @@ from dicomdl.arrays import Floats
 from dicomdl.geometry.grid import Geometry
 
 _SUFFIXES: Final = (".nii.gz", ".nii")
-# nifti1.h: the size of the header, the offsets of pixdim[4] and of xyzt_units, and the code of mm
-# with an unknown unit of time.
-HEADER_BYTES: Final = 348
-_PIXDIM_4: Final = 92
-_UNITS: Final = 123
-_MM_ALONE: Final = 2
 
 
 class GradientWarning(UserWarning):
@@ -29,14 +18,6 @@ def stem_of(path: str) -> str | None:
     """Return a path without .nii or .nii.gz; None for a file of another format."""
     suffix = next((s for s in _SUFFIXES if path.lower().endswith(s)), None)
     return None if suffix is None else path[: -len(suffix)]
-
-
-def without_time_step(header: bytes) -> bytes:
-    """Return a header whose time step is 0, with the unit "unknown"."""
-    changed = bytearray(header)
-    struct.pack_into("=f", changed, _PIXDIM_4, 0.0)
-    changed[_UNITS] = _MM_ALONE
-    return bytes(changed)
 
 
 def gradient_files(b_values: Floats, vectors: Floats, geometry: Geometry) -> dict[str, str]:

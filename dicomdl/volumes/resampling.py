@@ -22,7 +22,10 @@ from dicomdl.geometry.regular import require_possible
 Interpolation = Literal["linear", "nearest", "cubic"]
 # Cosine between two axes that still counts as a right angle (the tolerance of `regular`).
 MAX_SHEAR: Final = 1e-3
-_FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# Names of metadata in files of NRRD and MetaImage.
+UNITS: Final = "units"
+TIME_STEP: Final = "time_step_s"
+FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 # Slices: deviation from an integer that the inverse of an affine leaves.
 _ROUNDING: Final = 1e-6
 
@@ -229,6 +232,9 @@ def to_image(array: Values, geometry: Geometry, *, series: bool, step: float = 1
         The position is unknown, or the grid is sheared, which an ITK image cannot express.
     """
     require_known(geometry)
+    # ITK has neither of these types.
+    if array.dtype.name in ("bool", "float16"):
+        array = array.astype(np.uint8 if array.dtype == np.bool_ else np.float32)
     if geometry.shear > MAX_SHEAR:
         tilt = math.degrees(math.asin(min(1.0, geometry.shear)))
         raise GeometryError(
@@ -276,9 +282,9 @@ def from_image(image: Any) -> tuple[Values, Geometry, tuple[float, ...]]:
 
 def require_format(path: str) -> None:
     """Raise a StorageError for a file name whose format does not store a grid."""
-    if not path.lower().endswith(_FORMATS):
+    if not path.lower().endswith(FORMATS):
         raise StorageError(
-            f"{path!r} cannot be written: the formats that store a grid are {', '.join(_FORMATS)}"
+            f"{path!r} cannot be written: the formats that store a grid are {', '.join(FORMATS)}"
         )
 
 
@@ -294,3 +300,17 @@ def write_image(image: Any, path: str) -> None:
         simpleitk().WriteImage(image, path, useCompression=True)
     except RuntimeError as error:
         raise StorageError(f"{os.path.basename(path)!r} cannot be written") from error
+
+
+def read_image(path: str) -> Any:
+    """Read an image from a file.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read.
+    """
+    try:
+        return simpleitk().ReadImage(path)
+    except RuntimeError as error:
+        raise StorageError(f"{os.path.basename(path)!r} cannot be read, or is damaged") from error

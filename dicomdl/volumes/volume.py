@@ -16,21 +16,19 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
-from dicomdl.volumes._diffusion import gradient_files_of
 from dicomdl.volumes._figures import figure_of
+from dicomdl.volumes._loading import load_image
 from dicomdl.volumes._parts import VolumeParts
 from dicomdl.volumes._planes import Plane
 from dicomdl.volumes._regridding import regridded, reoriented
-from dicomdl.volumes._saving import save_image
+from dicomdl.volumes._saving import saved
 from dicomdl.volumes._shown import measured_of
 from dicomdl.volumes._viewer import viewer_of
 from dicomdl.volumes._windowing import Measured, in_suv, windowed
-from dicomdl.volumes.nifti import stem_of
 from dicomdl.volumes.resampling import (
     Interpolation,
     from_image,
     new_grid,
-    require_format,
     to_image,
 )
 
@@ -279,18 +277,25 @@ class Volume(VolumeParts):
         array, geometry, times = from_image(image)
         return cls(array, geometry, units, dimension=times, dimension_names=("t",) if times else ())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the volume to a file in the format of its name.
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Write the volume to a file in the format of its name, and return the path.
 
-        The file contains neither DICOM attributes nor identity. SimpleITK converts the affine to
-        RAS for NIfTI. The volume of a group becomes one file of four dimensions, as in `to_sitk`.
-        A NIfTI file without a known time step states 0 s. Diffusion gets files .bval and .bvec
-        beside it, in the convention of FSL. Files appear complete, and replace others of the name.
+        The file contains neither DICOM attributes nor identity, but the units of the values. NIfTI
+        has the affine in RAS, in its sform, where a tilt stays exact; the qform of a tilted volume
+        has code 0. The volume of a group becomes one file of four dimensions, as in `to_sitk`. A
+        NIfTI file without a known time step states 0 s. Diffusion gets files .bval and .bvec beside
+        it, in the convention of FSL. bool is saved as uint8. Files appear complete, and replace
+        others of the name; only their owner may read them where that holds for the index.
 
         Parameters
         ----------
         path
             File name ending in .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+
+        Returns
+        -------
+        str
+            The path, which `load` takes.
 
         Warns
         -----
@@ -302,13 +307,44 @@ class Volume(VolumeParts):
         StorageError
             The format does not store a grid, or the file cannot be written.
         GeometryError
-            As for `to_sitk`.
+            The position is unknown, or a tilted volume is saved in another format than NIfTI.
         """
-        target = os.fspath(path)
-        require_format(target)
-        beside = gradient_files_of(self.stacks, self.geometry) if stem_of(target) else {}
-        has_step = not self.dimension or not math.isnan(self.time_step_s)
-        save_image(self.to_sitk(), target, has_step=has_step, beside=beside)
+        return saved(self, os.fspath(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Volume":
+        """Read a volume from a file of NIfTI, NRRD or MetaImage; its affine may have a shear.
+
+        The array, its type, the affine and the units are those that `save` wrote, within the
+        precision of the format: NIfTI has the affine in float32, and no bool. A fourth dimension
+        becomes the leading axis, with the name "time_s" of its `dimension` where the file states a
+        time step, else "t". Scaled values of NIfTI become float32.
+
+        Parameters
+        ----------
+        path
+            File name ending in .nii.gz, .nii, .nrrd, .nhdr, .mha or .mhd.
+
+        Returns
+        -------
+        Volume
+            A volume without facts of DICOM. Its affine is NaN if a NIfTI file states none.
+
+        Raises
+        ------
+        StorageError
+            The file is absent, damaged or of another format.
+        GeometryError
+            The file has no three or four dimensions.
+        """
+        loaded = load_image(os.fspath(path))
+        return cls(
+            loaded.array,
+            loaded.geometry,
+            loaded.units,
+            dimension=loaded.times,
+            dimension_names=loaded.names,
+        )
 
     def plot(
         self,

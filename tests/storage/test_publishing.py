@@ -129,3 +129,30 @@ def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> No
         data = path.read_bytes()
         assert len(data) == 2_000_000
         assert len(set(data)) == 1
+
+
+@posix_only
+def test_files_put_together_are_their_owners_only_where_asked(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        for private, expected in ((True, 0o600), (False, 0o644)):
+            with storage.put_together(str(tmp_path / "a.txt"), private=private) as inside:
+                Path(inside).write_text("a")
+                Path(inside).with_name("b.txt").write_text("b")
+                assert mode(Path(inside).parent) == (0o700 if private else 0o755)
+            assert {mode(path) for path in tmp_path.iterdir()} == {expected}
+    finally:
+        os.umask(before)
+
+
+@posix_only
+def test_a_folder_is_private_while_others_can_read_nothing_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    storage.make_folder(str(folder))
+    storage.write_whole(str(folder / "manifest.json"), b"{}")
+    assert storage.is_private(str(folder))
+    folder.chmod(0o755)
+    assert storage.is_private(str(folder))
+    (folder / "manifest.json").chmod(0o644)
+    assert not storage.is_private(str(folder))
+    assert storage.is_private(str(tmp_path / "absent"))

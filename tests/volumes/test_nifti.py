@@ -406,24 +406,41 @@ def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dicomdl.volumes._saving.write_image", full)
+    monkeypatch.setattr("dicomdl.volumes._saving.write_nifti", full)
     with pytest.raises(StorageError, match="No space left"):
         volume.reorient("RAS").save(target / "a.nii")
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
 
 
-def test_files_replace_those_of_the_name_and_have_the_mode_of_the_user(tmp_path: Path) -> None:
+def test_files_replace_those_of_the_name_and_are_as_private_as_the_index(tmp_path: Path) -> None:
     write_diffusion(tmp_path / "dicom", "SIEMENS")
     volume = volume_of(tmp_path / "dicom")
     target = tmp_path / "out"
     target.mkdir()
     for suffix in (".nii.gz", ".bval", ".bvec"):
         (target / f"a{suffix}").write_text("old")
+
+    def modes() -> set[int]:
+        return {path.stat().st_mode & 0o777 for path in target.iterdir()}
+
     volume.save(target / "a.nii.gz")
     assert sorted(path.name for path in target.iterdir()) == ["a.bval", "a.bvec", "a.nii.gz"]
     assert all("old" not in (target / f"a{suffix}").read_text() for suffix in (".bval", ".bvec"))
-    expected = 0o666 & ~_umask()
-    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {expected}
+    assert modes() == {0o600}
+    # The folder alone opens nothing, because the files in it are private.
+    (tmp_path / "index").chmod(0o755)
+    volume.save(target / "a.nii.gz")
+    assert modes() == {0o600}
+    for path in (tmp_path / "index").iterdir():
+        path.chmod(0o755)
+    volume.save(target / "a.nii.gz")
+    assert modes() == {0o666 & ~_umask()}
+
+
+def test_a_volume_from_elsewhere_is_saved_with_the_mode_of_the_user(tmp_path: Path) -> None:
+    volume = dicomdl.Volume(np.zeros((2, 3, 4)), dicomdl.Geometry((2, 3, 4), np.eye(4)))
+    volume.save(tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
 def _umask() -> int:
