@@ -14,6 +14,7 @@ that of the walk, in a fifth of its time.
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import (
     EXPLICIT,
     HEAD,
@@ -40,17 +41,23 @@ from dicomdl.headers._window import MAX_ELEMENTS, Window, truncated
 MAX_META_ELEMENTS: Final = 1000
 # Replaces the slot of elements that the fast gear leaves to the plain one.
 _STOP: Final = -2
+# The longest value of a VR whose length has 16 bits (PS3.5 7.1.2), which is even.
+_LONGEST_SHORT: Final = 0xFFFE
 
 
 class Wanted:
     """The elements whose values a walk returns: slot i of the result belongs to ``entries[i]``.
 
     An entry is (tag, private creator). The creator is "" for standard elements. A private tag has
-    00 as its block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty.
+    00 as its block byte (PS3.5 7.8.1). Tag 0 leaves its slot empty. The slots of `short` have a VR
+    whose length has 16 bits.
     """
 
-    def __init__(self, entries: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self, entries: Sequence[tuple[int, str]], short: frozenset[int] = frozenset()
+    ) -> None:
         self.size = len(entries)
+        self.short = short
         self.slots = {
             raw_tag(tag): slot for slot, (tag, creator) in enumerate(entries) if tag and not creator
         }
@@ -67,9 +74,10 @@ class _Values:
     Tags are raw little-endian numbers.
     """
 
-    __slots__ = ("_blocks", "slots", "values")
+    __slots__ = ("_blocks", "short", "slots", "values")
 
     def __init__(self, wanted: Wanted) -> None:
+        self.short = wanted.short
         self.values = [b""] * wanted.size
         self.slots = wanted.slots
         self._blocks = wanted.blocks
@@ -169,10 +177,23 @@ def _step(
             return None
         raise truncated(value, length, window.size)
     if slot >= 0:
+        if length > _LONGEST_SHORT and slot in collected.short:
+            raise too_long(tag, length)
         collected.values[slot] = window.take(value, length)
     elif creator:
         collected.reserve(raw, window.take(value, length))
     return end
+
+
+def too_long(tag: int, length: int) -> HeaderError:
+    """Return the error for a value that is longer than its VR allows."""
+    return HeaderError(
+        f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {length} bytes, its VR allows "
+        f"{_LONGEST_SHORT}",
+        reason="malformed",
+        limit_bytes=_LONGEST_SHORT,
+        found_bytes=length,
+    )
 
 
 # An element that a skim has passed: raw tag, VR as a number, its offset and that of its value in

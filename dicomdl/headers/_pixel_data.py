@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
-from dicomdl.headers.uids import NATIVE, TRANSFER_SYNTAXES, is_uid
+from dicomdl.headers.uids import NATIVE, TRANSFER_SYNTAXES, family_of, is_uid
 
 # Limits for hostile files. Whole slide images have had some 100,000 frames, and most files have one
 # fragment per frame.
@@ -120,7 +120,9 @@ def locate_frames(
         return _locate_native(pixel_data, layout, window)
     if pixel_data.length != UNDEFINED:
         raise _not_encapsulated(transfer_syntax, items=_has_items(pixel_data, window))
-    return _locate_encapsulated(pixel_data.value, layout.frames, window, extended_offsets)
+    return _locate_encapsulated(
+        pixel_data.value, layout.frames, window, extended_offsets, transfer_syntax
+    )
 
 
 def _not_encapsulated(transfer_syntax: str, *, items: bool) -> HeaderError:
@@ -204,7 +206,7 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
 
 
 def _locate_encapsulated(
-    position: int, frames: int, window: Window, extended_offsets: bytes
+    position: int, frames: int, window: Window, extended_offsets: bytes, transfer_syntax: str
 ) -> list[Place]:
     """Locate encapsulated frames (PS3.5 A.4).
 
@@ -222,7 +224,7 @@ def _locate_encapsulated(
     first = position + 8 + table_length
     starts, end = _fragments(window, first)
     if frames == 1 and starts:
-        begun = sum(_begins_codestream(window, start + 8) for start in starts) if starts[1:] else 1
+        begun = len(_begun(window, starts, transfer_syntax)) if starts[1:] else 1
         found = max(len(table) // 4, begun)
         if found > 1:
             raise HeaderError(
@@ -245,17 +247,33 @@ def _locate_encapsulated(
         heads = (
             _starts_from_offsets(extended_offsets, "Q", first, starts, frames)
             or _starts_from_offsets(table, "I", first, starts, frames)
-            or _starts_from_markers(window, starts, end, frames)
+            or _starts_from_markers(window, starts, end, frames, transfer_syntax)
         )
     return [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
 
 
-def _begins_codestream(window: Window, position: int) -> bool:
-    """Return whether a codestream of JPEG, JPEG-LS or JPEG 2000 begins at `position`.
+# JPEG and JPEG-LS, JPEG 2000 and JPEG XL, bare or in a file. The data of a codestream of JPEG or
+# JPEG 2000 cannot contain these markers.
+_STARTS: Final = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ")
+_BARE_JPEG_XL: Final = b"\xff\x0a"
+# The header of RLE (PS3.5 G.5): the number of segments, and the first offset, which is 64.
+_RLE_SEGMENTS: Final = 15
+_RLE_OFFSET: Final = b"\x40\0\0\0"
 
-    The data of a codestream cannot contain these start markers.
-    """
-    return window.read(position, 4).startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
+
+def _begins_codestream(window: Window, position: int, transfer_syntax: str = "") -> bool:
+    """Return whether a codestream begins at `position`."""
+    head = window.read(position, 8)
+    family = family_of(transfer_syntax)
+    if family == "rle":
+        segments = int.from_bytes(head[:4], "little")
+        return 1 <= segments <= _RLE_SEGMENTS and head[4:] == _RLE_OFFSET
+    return head.startswith((*_STARTS, _BARE_JPEG_XL) if family == "jpegxl" else _STARTS)
+
+
+def _begun(window: Window, starts: list[int], transfer_syntax: str) -> list[int]:
+    """Return the fragments that begin with a codestream."""
+    return [each for each in starts if _begins_codestream(window, each + 8, transfer_syntax)]
 
 
 def _item_length(raw: bytes, position: int) -> int | None:
@@ -330,15 +348,18 @@ def _starts_from_offsets(
     return heads if sound else []
 
 
-def _starts_from_markers(window: Window, starts: list[int], end: int, frames: int) -> list[int]:
+def _starts_from_markers(
+    window: Window, starts: list[int], end: int, frames: int, transfer_syntax: str
+) -> list[int]:
     """Return the first fragment per frame without a table, by the markers of codestreams.
 
-    A frame ends with the fragment that contains EOI or EOC. Where bytes follow these, the frames
-    are those of the fragments that begin with a start marker.
+    A frame ends with the fragment that contains EOI or EOC. Where bytes follow these, and for
+    codestreams that end without a marker, the frames are those of the fragments that begin one.
     """
-    heads = _behind_end_markers(window, starts, end)
+    has_end = family_of(transfer_syntax) not in ("rle", "jpegxl")
+    heads = _behind_end_markers(window, starts, end) if has_end else []
     if len(heads) != frames:
-        begun = [start for start in starts if _begins_codestream(window, start + 8)]
+        begun = _begun(window, starts, transfer_syntax)
         heads = begun if begun[:1] == starts[:1] else heads
     if len(heads) != frames:
         raise HeaderError(

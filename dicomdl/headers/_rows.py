@@ -11,6 +11,10 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import BINARY, converter, swap_bytes
 
 Row: TypeAlias = tuple[bytes, ...]
+# VRs whose length has 16 bits (PS3.5 7.1.2), as far as columns have them.
+_SHORT_VRS: Final = frozenset(
+    {"AS", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "SH", "SL", "SS", "TM", "UI", "UL", "US"}
+)
 _FREE_TEXT_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 
 
@@ -120,7 +124,12 @@ class Schema:
             (0 if column.inside or column.tag == TRANSFER_SYNTAX else column.tag, column.creator)
             for column in self.columns
         ]
-        self.wanted = Wanted([*entries, *((tag, "") for tag in (*specials, *self.inside))])
+        short = frozenset(
+            number
+            for number, column in numbered
+            if column.vr in _SHORT_VRS and not (column.inside or column.per_frame)
+        )
+        self.wanted = Wanted([*entries, *((tag, "") for tag in (*specials, *self.inside))], short)
         self.philips = [n for n, column in numbered if column.name in _PHILIPS_FACTS]
         self.philips_wanted = Wanted([entries[number] for number in self.philips])
         self._first_sequence = self.count + len(specials)

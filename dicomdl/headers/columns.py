@@ -38,6 +38,10 @@ BINARY: Final = {
 }
 
 
+# No VR of numbers allows a longer value (PS3.5 7.1.2). Nested elements may have one.
+_LONGEST: Final = 0xFFFE
+
+
 def converter(column: Attribute) -> Callable[[bytes], Any]:
     """Return the function that converts one raw little-endian value of a column, with a cache."""
     if column.kind == "flag":
@@ -73,6 +77,8 @@ def _as_code(raw: bytes) -> str:
 
 
 def _from_binary(raw: bytes, code: str, size: int) -> Any:
+    if len(raw) > _LONGEST:
+        return None
     width = struct.calcsize(code)
     # Some writers write US as UL, or the reverse.
     if size == 1 and code in "HI" and len(raw) in (2, 4):
@@ -94,7 +100,7 @@ def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
     Empty values at the end of a list are dropped.
     """
     text = raw.strip(b"\0 ") if size else raw.rstrip(b"\0 \\").lstrip(b"\0 ")
-    if not text:
+    if not text or len(text) > _LONGEST:
         return None
     try:
         values = tuple(float(part) for part in text.split(b"\\"))

@@ -28,7 +28,7 @@ from pydicom.uid import UID
 from dicomdl.errors import HeaderError, UsageError
 from dicomdl.headers._heads import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED
 from dicomdl.headers.attribute import Attribute
-from dicomdl.headers.columns import Constant
+from dicomdl.headers.columns import Constant, converter
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Frame, attributes
 from dicomdl.headers.header import Header
 from dicomdl.headers.privacy import extra_attributes
@@ -610,10 +610,11 @@ def encapsulated(
     frames: bytes = b"2 ",
     end: bytes = element(SEQUENCE_END, b""),
     extended: bytes = b"",
+    transfer_syntax: str = JPEG_2000,
 ) -> bytes:
     offsets = [element(0x7FE00001, b"OV", extended)] if extended else []
     pixels = element(PIXELS, b"OB", fragments(table, *contents) + end, length=UNDEFINED)
-    return file_of(*image_elements(frames), *offsets, pixels, transfer_syntax=JPEG_2000)
+    return file_of(*image_elements(frames), *offsets, pixels, transfer_syntax=transfer_syntax)
 
 
 def deflated(inner: bytes) -> bytes:
@@ -854,6 +855,57 @@ def test_bytes_after_the_end_markers_leave_fragments_told_apart_by_their_start(
     assert frame_contents(raw) == [b"".join(first), b"".join(second)]
     # A fragment before the first start marker belongs to no frame.
     assert parse(encapsulated(b"", b"ab", *first, *second)).reason == "fragments"
+
+
+# The start of a codestream without an end marker, per transfer syntax.
+RLE_START = struct.pack("<2I", 1, 64) + bytes(56)
+UNMARKED = [
+    ("1.2.840.10008.1.2.5", RLE_START),
+    ("1.2.840.10008.1.2.4.110", b"\xff\x0a"),
+    ("1.2.840.10008.1.2.4.112", b"\0\0\0\x0cJXL \r\n\x87\n"),
+]
+
+
+@pytest.mark.parametrize(("syntax", "start"), UNMARKED)
+def test_codestreams_without_end_markers_are_told_apart_by_their_start(
+    syntax: str, start: bytes
+) -> None:
+    first, second = (start + b"ab", b"\xff\xd9"), (start + b"cd", b"", b"ef")
+    raw = encapsulated(b"", *first, *second, transfer_syntax=syntax)
+    assert frame_contents(raw) == [b"".join(first), b"".join(second)]
+
+
+@pytest.mark.parametrize(("syntax", "start"), UNMARKED)
+def test_more_codestreams_without_end_markers_than_frames_make_a_problem(
+    syntax: str, start: bytes
+) -> None:
+    frames = [start + b"ab", start + b"cd"]
+    assert parse(encapsulated(b"", *frames, frames=b"1 ", transfer_syntax=syntax)).reason == (
+        "more_frames"
+    )
+    one = encapsulated(b"", start, b"ab", frames=b"1 ", transfer_syntax=syntax)
+    assert frame_contents(one) == [start + b"ab"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr"), [(0x00080008, b"UN"), (0x00200032, b"UN"), (0x00281050, b"UN")]
+)
+def test_a_value_longer_than_its_vr_allows_is_a_problem_and_not_parsed(tag: int, vr: bytes) -> None:
+    def header(size: int) -> Header:
+        image, *pixel_module = image_elements()
+        value = element(tag, vr, b"1\\" * (size // 2))
+        first = [image, value] if tag < 0x00280002 else [image]
+        last = [] if tag < 0x00280002 else [value]
+        return parse(file_of(*first, *pixel_module, *last, element(PIXELS, b"OW", b"\1" * 4)))
+
+    assert header(65_534).kind == "image"
+    assert header(2**20).reason == "malformed"
+
+
+def test_a_nested_value_longer_than_its_vr_allows_is_no_number() -> None:
+    column = next(each for each in attributes() if each.name == "window_center")
+    convert = converter(column)
+    assert convert(b"1\\" * 2) == (1.0, 1.0) and convert(b"1\\" * 2**16) is None
 
 
 def test_a_wrong_offset_table_does_not_matter_where_each_frame_is_one_fragment() -> None:
