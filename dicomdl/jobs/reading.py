@@ -157,7 +157,12 @@ def _only_volume(source: Any) -> Stack | Group:
         for stacks in members.values()
     ]
     if not volumes:
-        raise UsageError(f"there is no volume to read: {format_ledger(index.ledger)}")
+        words = (
+            f"there is no volume to read: {format_ledger(index.ledger)}"
+            if isinstance(source, str | os.PathLike)
+            else "there is no volume to read: no complete stack is selected"
+        )
+        raise UsageError(words)
     if len(volumes) > 1:
         raise _several(volumes, source)
     return volumes[0]

@@ -74,6 +74,8 @@ def test_what_holds_no_volume_is_an_error_with_counts(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match="1 file = 0 with images"):
         dicomdl.read_volume(folder)
+    with pytest.raises(UsageError, match="no complete stack is selected"):
+        dicomdl.read_volume(dicomdl.scan(folder, progress=False).select(modality="CT"))
     with pytest.raises(UsageError, match="does not exist"):
         dicomdl.read_volume(folder / "nowhere")
     with pytest.raises(UsageError, match="not a ndarray"):
