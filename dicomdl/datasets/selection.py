@@ -171,7 +171,13 @@ def _why_empty(given: Index, left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return f"the sampler takes no sample from {counted(len(given.stacks), 'stacks')}"
     whole = f"{counted(len(given.stacks), 'stacks')} with {counted(len(given), 'frames')}"
-    return f"nothing is left of {whole}. Left out:\n{_table(left_out)}"
+    help_ = (
+        "\nirregular='accept' takes all verdicts; 'resample' (VolumeDataset) fills holes and evens "
+        "out spacing"
+        if any(row.reason in VERDICTS for row in left_out)
+        else ""
+    )
+    return f"nothing is left of {whole}. Left out:\n{_table(left_out)}{help_}"
 
 
 def _table(left_out: Sequence[LeftOut]) -> str:
