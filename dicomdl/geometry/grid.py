@@ -204,7 +204,7 @@ class Geometry:
     def __repr__(self) -> str:
         shape, spacing = (
             " x ".join(map(str, self.shape)),
-            " x ".join(f"{s:.4g}" for s in self.spacing),
+            " x ".join("?" if math.isnan(s) else f"{s:.4g}" for s in self.spacing),
         )
         return f"Geometry({shape} voxels of {spacing} mm)"
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.geometry.grid import Geometry
 from dicomdl.volumes._facts import VolumeFacts
 
 # Distance of two grids at any corner that still counts as one grid, in voxels.
@@ -89,8 +88,7 @@ def mask_on(volume: VolumeFacts, mask: Any) -> Values:
     UsageError
         The values are neither bool nor integers.
     """
-    if isinstance(mask, VolumeFacts):
-        require_same_grid(volume.geometry, mask.geometry)
+    require_same_grid(volume, mask)
     values, has_times = fitting(mask, volume.geometry.shape, len(volume.dimension))
     if values.ndim > (4 if has_times else 3):
         raise GeometryError(
@@ -103,23 +101,26 @@ def mask_on(volume: VolumeFacts, mask: Any) -> Values:
     return values
 
 
-def require_same_grid(grid: Geometry, other: Geometry) -> None:
-    """Raise a GeometryError unless two known grids have the same voxels; see `Tolerances`."""
-    if grid.shape != other.shape:
+def require_same_grid(volume: VolumeFacts, other: Any) -> None:
+    """Raise a GeometryError for a volume on another grid than `volume`; arrays have no grid."""
+    if not isinstance(other, VolumeFacts):
+        return
+    grid, given = volume.geometry, other.geometry
+    if grid.shape != given.shape:
         raise GeometryError(
-            f"the mask has a grid of {other.shape}, the volume of {grid.shape}: "
-            "mask.resample_to(volume.geometry, interpolation='nearest')",
-            shape=other.shape,
+            f"the grid is {given.shape}, that of the volume {grid.shape}: "
+            "resample_to(volume.geometry), labels with interpolation='nearest'",
+            shape=given.shape,
             expected=grid.shape,
         )
-    if not (grid.is_known and other.is_known):
+    if not (grid.is_known and given.is_known):
         return
     corners = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(grid.shape) - 1)
-    moved = grid.world_to_voxel(other.voxel_to_world(corners)) - corners
-    if np.abs(moved).max() > _SAME_GRID:
-        worst = np.abs(grid.voxel_to_world(corners) - other.voxel_to_world(corners)).max()
+    places, wanted = given.voxel_to_world(corners), grid.voxel_to_world(corners)
+    if np.abs(grid.world_to_voxel(places) - corners).max() > _SAME_GRID:
+        worst = float(np.abs(places - wanted).max())
         raise GeometryError(
-            f"the mask lies up to {worst:.3g} mm beside the volume: "
-            "mask.resample_to(volume.geometry, interpolation='nearest')",
-            error_mm=float(worst),
+            f"the grid lies up to {worst:.3g} mm beside that of the volume: "
+            "resample_to(volume.geometry), labels with interpolation='nearest'",
+            error_mm=worst,
         )

@@ -58,7 +58,7 @@ class Overlay:
 
     def legend(self) -> list[tuple[str, tuple[float, float, float] | None]]:
         """Return (text, colour) per label; the colour of the count of the rest is None."""
-        if self.values.dtype == np.bool_:
+        if self.values.dtype == np.bool_ and len(self.labels):
             return [("mask", _COLOURS[0])]
         named = [
             (f"label {label}", _COLOURS[n % len(_COLOURS)])
@@ -80,7 +80,7 @@ def overlay_of(volume: VolumeFacts, mask: Any) -> Overlay | None:
         return None
     values = mask_on(volume, mask)
     if values.dtype == np.bool_:
-        labels = np.array([True])
+        labels = np.array([True])[: values.any()]
     elif values.dtype == np.uint8:
         # A hundred million voxels in 0.1 s; np.unique sorts them.
         labels = np.flatnonzero(np.bincount(values.reshape(-1), minlength=1))

@@ -7,7 +7,7 @@ from typing import Any, Self
 from dicomdl.errors import UsageError
 from dicomdl.volumes._cropping import Range, block_of, cropped
 from dicomdl.volumes._facts import VolumeFacts
-from dicomdl.volumes._fitting import fitting, mask_on
+from dicomdl.volumes._fitting import fitting, mask_on, require_same_grid
 from dicomdl.volumes._regridding import Gridded
 
 
@@ -59,8 +59,9 @@ class VolumeParts(VolumeFacts):
         Parameters
         ----------
         array
-            An array or a tensor, (slice, row, column), with a last axis for samples or channels.
-            For the volume of a group, it may have the leading axis too. Its memory is shared.
+            An array, a tensor or a `Volume` on this grid: (slice, row, column), with a last axis
+            for samples or channels. For the volume of a group, it may have the leading axis too.
+            Its memory is shared.
         units
             Units of the values.
 
@@ -73,10 +74,11 @@ class VolumeParts(VolumeFacts):
         Raises
         ------
         GeometryError
-            The array has another shape, such as a leading axis of channels.
+            The array has another shape, such as a leading axis of channels, or another grid.
         UsageError
             These are no numbers.
         """
+        require_same_grid(self, array)
         values, is_series = fitting(array, self.geometry.shape, len(self.dimension))
         return dataclasses.replace(
             self,

@@ -560,3 +560,9 @@ def test_tolerances_of_numpy_numbers_are_those_of_floats() -> None:
     narrow = Tolerances(**found)
     assert narrow == Tolerances(in_plane_mm=1.0, tilt=0.0)
     assert json.loads(json.dumps(asdict(narrow))) == asdict(narrow)
+
+
+def test_unknown_spacing_of_a_grid_prints_as_a_question_mark() -> None:
+    affine = np.diag([np.nan, 0.5, 0.25, 1.0])
+    affine[:3, 0] = np.nan
+    assert repr(Geometry((1, 5, 7), affine)) == "Geometry(1 x 5 x 7 voxels of ? x 0.5 x 0.25 mm)"

@@ -154,7 +154,8 @@ def test_a_mask_may_be_bool_labels_or_a_volume(kind: str) -> None:
 def test_many_labels_are_counted_and_an_empty_mask_has_no_legend() -> None:
     figure = volume().plot((300, 600), mask=np.arange(960).reshape(SHAPE) % 31)
     assert figure.legends[0].get_texts()[-1].get_text() == "and 18 more"
-    assert not volume().plot((300, 600), mask=np.zeros(SHAPE, np.uint8)).legends
+    for dtype in ("uint8", "bool"):
+        assert not volume().plot((300, 600), mask=np.zeros(SHAPE, dtype)).legends
 
 
 def test_a_mask_of_another_grid_is_refused_before_a_figure_opens() -> None:

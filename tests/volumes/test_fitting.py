@@ -66,6 +66,13 @@ def test_another_shape_is_an_error_with_its_remedy(array: np.ndarray, remedy: st
         volume().like(array)
 
 
+def test_a_volume_on_another_grid_is_no_prediction() -> None:
+    moved = AFFINE.copy()
+    moved[2, 3] += 1
+    with pytest.raises(GeometryError, match="1 mm beside"):
+        volume().like(Volume(np.ones(SHAPE), Geometry(SHAPE, moved)))
+
+
 def test_words_are_no_prediction() -> None:
     with pytest.raises(UsageError, match="expected an array of numbers, found list"):
         volume().like(["a"])
@@ -106,7 +113,7 @@ def test_a_mask_on_another_grid_is_refused_with_the_distance() -> None:
     moved = AFFINE.copy()
     moved[0, 3] += 0.5
     mask = Volume(np.ones(SHAPE, bool), Geometry(SHAPE, moved))
-    with pytest.raises(GeometryError, match=r"up to 0.5 mm beside the volume.*resample_to"):
+    with pytest.raises(GeometryError, match=r"up to 0.5 mm beside that of the volume.*resample_to"):
         mask_on(volume(), mask)
     rounded = AFFINE.copy()
     rounded[0, 3] += 1e-4
