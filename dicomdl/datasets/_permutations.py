@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.errors import UsageError
+from dicomdl.index.text import counted
 
 Shuffle = Literal["rows", "stacks", False]
 Uneven = Literal["keep", "drop", "pad"]
@@ -102,8 +103,8 @@ def check_ranks(world_size: int) -> None:
     actual = _distributed()[1]
     if actual not in (1, world_size):
         raise UsageError(
-            f"made for {world_size} rank(s), but torch.distributed has {actual}: make it after "
-            "init_process_group, or give rank= and world_size=",
+            f"made for {counted(world_size, 'ranks')}, but torch.distributed has {actual}: make it "
+            "after init_process_group, or give rank= and world_size=",
             world_size=actual,
         )
 

@@ -10,6 +10,7 @@ import torch
 
 from dicomdl.datasets._permutations import Rows, checked_count
 from dicomdl.errors import UsageError
+from dicomdl.index.text import counted
 
 # Indices into the numbers that a stream shares with its workers.
 EPOCH, PASSES, LOADS, IS_SET = range(4)
@@ -174,8 +175,8 @@ class Resume:
         if workers != len(self.positions):
             expected = len(self.positions)
             raise UsageError(
-                f"the state is of a pass with {expected} worker(s), the loader has {workers}: give "
-                "it the same",
+                f"the state is of a pass with {counted(expected, 'workers')}, the loader has "
+                f"{workers}: give it the same",
                 workers=expected,
             )
         return self.positions[worker] if self.unused[worker] else (worker, 0)

@@ -103,7 +103,8 @@ class Centers:
         """
         missing = [name for name in columns if name not in table]
         if missing:
-            raise UsageError(f"the table lacks the column(s) {', '.join(missing)}", missing=missing)
+            nouns = "column" if len(missing) == 1 else "columns"
+            raise UsageError(f"the table lacks the {nouns} {', '.join(missing)}", missing=missing)
         try:
             points = [
                 (str(uid), float(x), float(y), float(z))
