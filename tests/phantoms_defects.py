@@ -1758,6 +1758,15 @@ def _(folder: Path) -> list[Part]:
     return [series(folder, n, tell=tell, origin=(0, 0, 9 * n)) for n in range(2)]
 
 
+@defect("a head and a body, far apart and of different spacing", ["regular 6"] * 2)
+def _(folder: Path) -> list[Part]:
+    tell: Tell = lambda n, z: {"AcquisitionNumber": n + 1}
+    return [
+        series(folder, n, tell=tell, origin=(0, 0, 57 * n), spacing=(2.0 + 3 * n, 1, 1))
+        for n in range(2)
+    ]
+
+
 def moved(folder: Path, tell: Tell, turn_deg: float = 0.0) -> list[Part]:
     """Write five volumes that follow a head, each `turn_deg` further about x.
 

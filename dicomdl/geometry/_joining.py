@@ -197,13 +197,22 @@ class Joiner:
             labels[alone] = labels[alone].min()
         apart = int(np.isin(np.unique(labels), classes.known).sum())
         divided: dict[str, Any] = {COUNTED[name].apart: apart} if apart > 1 else {}
-        if classes.are_apart and self._verdict(classes, np.arange(len(labels))) in EVENLY_SPACED:
+        if self._make_one_grid(classes):
             divided["one_grid"] = True
         for label in np.unique(labels):
             remarks = divided
             if label not in classes.known:
                 remarks = {"unassigned": name}
             yield classes.rows[labels == label], remarks
+
+    def _make_one_grid(self, classes: _Classes) -> bool:
+        """Whether the values divide one grid, and no contrast confirms the division."""
+        everything = np.arange(len(classes.rows))
+        return (
+            classes.are_apart
+            and self._verdict(classes, everything) in EVENLY_SPACED
+            and self._columns.contrasts.among(classes.rows) is None
+        )
 
     def _completing(self, classes: _Classes, members: Ints, others: Ints) -> _Mask:
         """Mask of rows: those of `others` that fill holes of the grid of `members` or continue it.

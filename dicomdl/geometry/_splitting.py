@@ -38,6 +38,8 @@ from dicomdl.geometry.verdict import EVENLY_SPACED, READABLE, number_slices
 _MOST_NAMED: Final = 10
 # Limit of acquisitions of which only some overlap without a common grid.
 _MOST_ACQUISITIONS: Final = 4
+# Minimum of the gap between slabs, in spacings of their slices.
+_SLABS_APART: Final = 3
 # Minimum of slices of an acquisition among others: two slices are always regular.
 _FEWEST_SLICES: Final = 3
 # Difference of direction cosines between volumes of a run: a head turns by less than 10 degrees.
@@ -348,7 +350,7 @@ class Splitter:
         Each must be regular by itself. Without repeated positions, the search needs a reason:
         uneven spacing, holes between slices that are too thick for it, or a contrast that varies.
         Parts that merely follow one another, one finer than the other, remain one stack, unless the
-        file calls them stacks (PS3.3 C.7.6.16.2.2.4).
+        file calls them stacks (PS3.3 C.7.6.16.2.2.4) or a wide gap shows that they are slabs.
         """
         unique = int(slice_numbers.max()) + 1 == len(rows)
         found = self._judge.assess(rows)[0]
@@ -373,7 +375,9 @@ class Splitter:
             # Stations of a long scan are many, and each overlaps the next one.
             chained = not named and not many and count > _MOST_ACQUISITIONS
             if min(map(len, frames)) < _FEWEST_SLICES or not (
-                named or overlap([slice_numbers[part] for part in frames], chained=chained)
+                named
+                or overlap([slice_numbers[part] for part in frames], chained=chained)
+                or self._are_slabs([rows[part] for part in frames])
             ):
                 continue
             shown = self._columns.candidates.shown(Dimension((candidate,), labels, count), rows)
@@ -381,6 +385,17 @@ class Splitter:
             if all(self._judge.measured(part.rows).verdict in EVENLY_SPACED for part in parts):
                 return [[part] for part in parts]
         return []
+
+    def _are_slabs(self, parts: Sequence[Ints]) -> bool:
+        """Whether parts follow one another with gaps much wider than those between their slices."""
+        axes = plane_axes(self._columns.orientations[parts[0][0]], self._columns.tolerances)
+        if axes is None:
+            return False
+        along = [self._columns.positions[part] @ axes[2] for part in parts]
+        slabs = np.array(sorted((each.min(), each.max(), len(each) - 1) for each in along))
+        spacings = (slabs[:, 1] - slabs[:, 0]) / slabs[:, 2]
+        wider = np.maximum(spacings[1:], spacings[:-1])
+        return bool((slabs[1:, 0] - slabs[:-1, 1] >= _SLABS_APART * wider).all())
 
     def _side_by_side(self, rows: Ints, slice_numbers: Ints) -> list[Ints] | None:
         """Divide rows where fields of view lie side by side in the same planes, else None.

@@ -197,6 +197,16 @@ def test_identifiers_that_divide_one_grid_need_a_person(
     assert "apart by identifiers that differ within a Series: 2 stacks" in check.remarks
 
 
+def test_frames_of_reference_that_a_contrast_confirms_need_nobody(tmp_path: Path) -> None:
+    def tell(z: int) -> dict[str, Any]:
+        return {"FrameOfReferenceUID": study(z // 3), "ConvolutionKernel": ["B30f", "B60f"][z // 3]}
+
+    write(tmp_path / "in", tell)
+    check = scan(tmp_path / "in").check()
+    assert [row.shape[0] for row in check.rows] == [3, 3]
+    assert check.ok
+
+
 @pytest.mark.parametrize(
     "kind", ["orientations", "localizers", "two slices", "time points", "projections"]
 )
