@@ -82,7 +82,9 @@ def agreed_items(
             else raw.strip(b"\0 ")
             for tag, raw in content.items()
         }
-        known = frozenset((tag, value) for tag, value in typed.items() if value not in (b"", ""))
+        known = frozenset(
+            (tag, value) for tag, value in typed.items() if value not in (b"", "", None)
+        )
         if known:
             different[known] = values
     found = list(different.values())

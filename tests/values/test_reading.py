@@ -357,7 +357,9 @@ def test_repeated_and_empty_items_are_one_radiopharmaceutical(folder: Path) -> N
         "RadiopharmaceuticalStartTime": "100000",
         "Radiopharmaceutical": "",
     }
-    for number, doses in enumerate(((DOSE, DOSE), (DOSE, spelt), ({}, DOSE), (DOSE, {}))):
+    blank = dict.fromkeys(DOSE, "")
+    pairs = ((DOSE, DOSE), (DOSE, spelt), ({}, DOSE), (DOSE, {}), (DOSE, blank), (blank, DOSE))
+    for number, doses in enumerate(pairs):
         write_series(folder / f"{number}", shape=SHAPE, modality="PT", edit=injections(*doses))
         stack = only_stack(folder / f"{number}")
         volume = dicomdl.read_volume(stack, values="suv")
