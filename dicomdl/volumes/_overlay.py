@@ -80,7 +80,7 @@ def overlay_of(volume: VolumeFacts, mask: Any) -> Overlay | None:
         return None
     values = mask_on(volume, mask)
     if values.dtype == np.bool_:
-        labels = np.array([True])[: values.any()]
+        labels = np.array([True])[: int(values.any())]
     elif values.dtype == np.uint8:
         # A hundred million voxels in 0.1 s; np.unique sorts them.
         labels = np.flatnonzero(np.bincount(values.reshape(-1), minlength=1))
