@@ -107,6 +107,16 @@ def test_an_archive_or_a_url_is_refused_with_what_to_do(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 60 series that lack a slice, and their index `i`."""
+    folder = tmp_path_factory.mktemp("faulty")
+    for number in range(60):
+        write_series(folder / "dicom" / str(number), shape=(5, 4, 4), drop=[2])
+    main(["scan", str(folder / "dicom"), "-o", str(folder / "i"), "-q"])
+    return folder
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -122,15 +132,11 @@ def test_an_archive_or_a_url_is_refused_with_what_to_do(
 )
 def test_messages_name_commands_and_options_not_functions_and_arguments(
     arguments: list[str],
-    tmp_path: Path,
+    faulty: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for number in range(60):
-        write_series(tmp_path / "dicom" / str(number), shape=(5, 4, 4), drop=[2])
-    main(["scan", "dicom", "-o", "i", "-q"])
-    capsys.readouterr()
+    monkeypatch.chdir(faulty)
     main(arguments)
     captured = capsys.readouterr()
     said = captured.out + captured.err

@@ -29,7 +29,8 @@ FORKED: list[dict[str, Any]] = [
     {"num_workers": 2},
     {"num_workers": 2, "persistent_workers": True},
 ]
-PROCESSES: list[dict[str, Any]] = [{}, *FORKED]
+# One way of a loader with workers is quick enough for the quick half.
+PROCESSES: list[Any] = [{}, FORKED[1], pytest.param(FORKED[0], marks=pytest.mark.slow)]
 SPAWNED: dict[str, Any] = {
     "num_workers": 1,
     "persistent_workers": True,

@@ -113,6 +113,7 @@ def test_a_dataset_of_a_user_warns_at_its_own_line(index: dicomdl.Index) -> None
     assert [warning.filename for warning in told] == [__file__]
 
 
+@pytest.mark.slow
 def test_the_warning_of_a_script_names_its_line(index: dicomdl.Index, tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(f"import dicomdl\n\ndicomdl.VolumeDataset({index.path!r})\n")

@@ -75,6 +75,7 @@ def test_splits_patches_and_cache_entries_stay(
     assert (cache.stats().made, cache.stats().hits > 0) == (0, True)
 
 
+@pytest.mark.slow
 def test_the_move_travels_with_pickles_and_into_spawned_workers(index: Index, scratch: str) -> None:
     there = dicomdl.open_index(index.path, root={str(Path(scratch).parent / "data"): scratch})
     for thing in (there, there.stacks[1], there.select(patient_id="B")):

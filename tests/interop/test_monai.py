@@ -564,7 +564,9 @@ def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("persistent", [None, False, True])
+@pytest.mark.parametrize(
+    "persistent", [None, *(pytest.param(each, marks=pytest.mark.slow) for each in (False, True))]
+)
 def test_a_seed_does_not_repeat_the_chance_of_a_pass_under_a_plain_loader(
     monai: Any, torchio: Any, index: dicomdl.Index, persistent: bool | None
 ) -> None:
