@@ -16,19 +16,24 @@ from dicomdl.headers.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 # Group of the patient: the first 128 bytes of a data set do not reach beyond it.
 _LAST_GROUP: Final = 0x0010
+PREAMBLE: Final = 128
 
 
 def first_element(first: bytes) -> int | None:
     """Return the position of the first element; None if the file is not DICOM.
 
-    The element follows preamble and prefix (PS3.10 7.1), or is at 0 in files without them.
+    The element follows preamble and prefix (PS3.10 7.1), or is at 0 in files without them. Some
+    writers leave the prefix out behind a preamble of zeros.
     """
     # Meta information behind the prefix shows that it is one, which spares most files a call.
     if first[128:132] == b"DICM" and (first[132:134] == b"\x02\x00" or not _is_value(first)):
         return 132
     if first[:4] == b"DICM":
         return 4
-    return 0 if _begins_data_set(first) else None
+    if _begins_data_set(first):
+        return 0
+    is_blank = first[:PREAMBLE] == bytes(PREAMBLE)
+    return PREAMBLE if is_blank and _begins_data_set(first[PREAMBLE:]) else None
 
 
 def _begins_data_set(first: bytes) -> bool:

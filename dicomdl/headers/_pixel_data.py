@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
-from dicomdl.headers.uids import NATIVE, TRANSFER_SYNTAXES, family_of, is_uid
+from dicomdl.headers.uids import NATIVE, RLE_LOSSLESS, TRANSFER_SYNTAXES, family_of, is_uid
 
 # Limits for hostile files. Whole slide images have had some 100,000 frames, and most files have one
 # fragment per frame.
@@ -162,18 +162,9 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
     needed = (frames * bits + 7) // 8
     in_file = window.size - pixel_data.value
     found = in_file if pixel_data.length == UNDEFINED else pixel_data.length
-    # Only an exact length tells that the first sample looks like an item by chance.
-    if not needed <= pixel_data.length <= needed + 1 and _has_items(pixel_data, window):
-        raise HeaderError(
-            "the pixel data are encapsulated, but the transfer syntax is native or absent",
-            reason="malformed",
-        )
-    if found < needed and _begins_codestream(window, pixel_data.value):
-        raise HeaderError(
-            "the pixel data are a codestream of JPEG or JPEG 2000 outside of items, but the "
-            "transfer syntax is native or absent",
-            reason="malformed",
-        )
+    # Only an exact length tells that the first samples look like items or a codestream by chance.
+    if not needed <= pixel_data.length <= needed + 1:
+        _refuse_coded(pixel_data, window, is_short=found < needed)
     if found > in_file:
         reason, found = "truncated", in_file
     else:
@@ -203,6 +194,25 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
         first, last = number * bits, (number + 1) * bits
         places.append(Place(start + first // 8, (last + 7) // 8 - first // 8, first % 8))
     return places
+
+
+def _refuse_coded(pixel_data: ElementHead, window: Window, *, is_short: bool) -> None:
+    """Raise HeaderError if pixel data under a native transfer syntax are encapsulated or coded.
+
+    Only RLE may be longer than the pixels.
+    """
+    if _has_items(pixel_data, window):
+        raise HeaderError(
+            "the pixel data are encapsulated, but the transfer syntax is native or absent",
+            reason="malformed",
+        )
+    is_coded = is_short and _begins_codestream(window, pixel_data.value)
+    if is_coded or _begins_codestream(window, pixel_data.value, RLE_LOSSLESS):
+        raise HeaderError(
+            "the pixel data are a codestream (JPEG, JPEG 2000, JPEG XL or RLE) outside of items, "
+            "but the transfer syntax is native or absent",
+            reason="malformed",
+        )
 
 
 def _locate_encapsulated(

@@ -20,7 +20,7 @@ from dicomdl.headers._attribute_items import (
     may_have_philips_item,
     plain_row,
 )
-from dicomdl.headers._coding import first_element, syntax_of
+from dicomdl.headers._coding import PREAMBLE, first_element, syntax_of
 from dicomdl.headers._elements import Walked, media_storage_class, walk, walk_meta
 from dicomdl.headers._functional_groups import frame_rows
 from dicomdl.headers._ge import facts_without_creator, may_lack_creators
@@ -144,7 +144,7 @@ class HeaderReader:
         except HeaderError as error:
             # A file without the prefix "DICM" is DICOM if it can be read, or if it has a UID of the
             # standard.
-            if start == 0 and STANDARD.encode() not in first:
+            if start in (0, PREAMBLE) and STANDARD.encode() not in first:
                 return Header("not_dicom")
             return Header("problem", error.reason, str(error))
 

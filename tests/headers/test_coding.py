@@ -13,7 +13,10 @@ from pydicom.encaps import encapsulate
 from dicomdl.errors import HeaderError
 from dicomdl.headers._coding import first_element
 from dicomdl.headers._heads import BIG_ENDIAN, EXPLICIT, IMPLICIT, Syntax
+from dicomdl.headers.frame import Frame
 from dicomdl.headers.reader import HeaderReader, read_frames
+from dicomdl.headers.uids import DEFLATED
+from dicomdl.pixels.read import read_frame
 
 NATIVE = "1.2.840.10008.1.2.1"
 JPEG = "1.2.840.10008.1.2.4.70"
@@ -70,6 +73,40 @@ def test_a_preamble_may_have_any_content(tmp_path: Path, preamble: bytes, syntax
     path.write_bytes(preamble.ljust(128, b"\0") + raw[128:])
     assert first_element(path.read_bytes()) == 132
     assert len(read_frames(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("syntax", "with_meta"),
+    [
+        (syntax, with_meta)
+        for syntax in phantoms.NATIVE_SYNTAXES
+        for with_meta in (True, False)
+        if with_meta or syntax != DEFLATED
+    ],
+)
+def test_a_preamble_of_zeros_may_lack_the_prefix(
+    tmp_path: Path, syntax: str, with_meta: bool
+) -> None:
+    (path,) = phantoms.write_series(tmp_path, shape=(1, 5, 7), transfer_syntax=syntax)
+    (expected,) = read_frames(path)
+    raw = path.read_bytes()
+    start = 132 if with_meta else 144 + int.from_bytes(raw[140:144], "little")
+    path.write_bytes(bytes(128) + raw[start:])
+    (frame,) = read_frames(path)
+    assert frame.transfer_syntax_uid == expected.transfer_syntax_uid
+    assert frame.image_position_patient == expected.image_position_patient
+    assert np.array_equal(read_frame(frame), read_frame(frame_of(raw, tmp_path / "whole.dcm")))
+
+
+def frame_of(raw: bytes, path: Path) -> Frame:
+    path.write_bytes(raw)
+    return read_frames(path)[0]
+
+
+@pytest.mark.parametrize("after", [b"", bytes(400), b"\x08\0\0\0" + bytes(99), b"\2\0\x10\0UI\4\0"])
+def test_zeros_and_what_resembles_an_element_are_not_dicom(tmp_path: Path, after: bytes) -> None:
+    (tmp_path / "a").write_bytes(bytes(128) + after)
+    assert HeaderReader().read(str(tmp_path / "a")).kind == "not_dicom"
 
 
 def test_a_value_that_ends_at_the_prefix_encloses_none() -> None:
@@ -140,6 +177,19 @@ def test_encapsulated_pixels_of_defined_length_are_named(tmp_path: Path) -> None
     assert "are encapsulated" in reason_of(path)[1]
     path = relabelled(tmp_path / "c", NATIVE, NATIVE, b"\xff\xd8\xff" + b"\1" * 99)
     assert "outside of items" in reason_of(path)[1]
+
+
+@pytest.mark.parametrize("size", [500, 64 * 64 * 2 + 40])
+def test_rle_outside_of_items_is_named(tmp_path: Path, size: int) -> None:
+    values = struct.pack("<3I", 2, 64, 300).ljust(64, b"\0") + b"\1" * (size - 64)
+    path = relabelled(tmp_path, NATIVE, NATIVE, values)
+    assert "outside of items" in reason_of(path)[1]
+
+
+def test_samples_that_look_like_rle_are_samples(tmp_path: Path) -> None:
+    values = struct.pack("<3I", 2, 64, 300).ljust(64 * 64 * 2, b"\1")
+    path = relabelled(tmp_path, NATIVE, NATIVE, values)
+    assert len(read_frames(path)) == 1
 
 
 def test_samples_that_look_like_an_item_are_samples(tmp_path: Path) -> None:
