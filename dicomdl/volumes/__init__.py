@@ -1,1 +1,1 @@
-"""Stacks as arrays on a grid: whole, in blocks, on other grids. The door to SimpleITK."""
+"""Stacks as arrays on a grid: whole, in blocks, resampled. The door to SimpleITK and nibabel."""
