@@ -18,6 +18,7 @@ _IN_SHELL: Final = (
     (r"\bworkers is (-?\d+)", r"--workers is \1"),
     (r"\bout=(\.\.\.)?", "--out INDEX"),
     (r"\bout is an empty name\b", "--out is an empty name"),
+    (r"\bpatient_id='(\w+)'", r"--patient-id \1"),
     (r"\bmove=", "--move OLD NEW"),
     (r"\bopen_index\(path, root=\.\.\.\)", "dicomdl scan --move OLD NEW"),
     (r"\battributes=(\.\.\.)?", "--attribute KEYWORD"),

@@ -49,14 +49,27 @@ def known_key(target: str, patient_id: str) -> str:
 
     The hashes of an index are of one key. Files that did not change keep theirs, whatever key this
     user has.
+
+    Raises
+    ------
+    UsageError
+        The index holds hashes, and this scan would store PatientID: the identities would be back,
+        and another split with them.
     """
     try:
         facts = read_facts(target, read_manifest(target)["generation"])
         before = str(facts["options"]["patient_id"])
     except (IndexFolderError, KeyError):
         return patient_id
-    both = before.startswith("hash:") and patient_id.startswith("hash:")
-    return before if both else patient_id
+    if not before.startswith("hash:"):
+        return patient_id
+    if patient_id == "keep":
+        raise UsageError(
+            f"the index {target!r} holds hashes instead of PatientID: pass patient_id='hash', or "
+            "scan into a new folder",
+            path=target,
+        )
+    return before
 
 
 def require_key(target: str, patient_id: str) -> None:

@@ -123,7 +123,7 @@ def scan(
     ------
     UsageError
         A root does not exist, an attribute is unknown or identifying, `out` is a folder with other
-        files, or its index holds hashes of another key (`patient_id`).
+        files, or its index holds hashes and this scan has another key or none (`patient_id`).
     StorageError
         The index cannot be written. The old one is untouched.
 

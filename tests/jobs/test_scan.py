@@ -1045,6 +1045,20 @@ def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.M
     assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
 
 
+def test_a_scan_that_forgets_the_hash_does_not_bring_identities_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
+    write_series(tmp_path / "data", shape=(2, 5, 7), patient_id="SECRET")
+    first = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
+    with pytest.raises(UsageError, match="holds hashes instead of PatientID"):
+        scan(tmp_path / "data", out=tmp_path / "index")
+    assert main(["scan", str(tmp_path / "data"), "-o", str(tmp_path / "index"), "-q"]) == 2
+    assert "pass --patient-id hash" in capsys.readouterr().err
+    assert dicomdl.open_index(tmp_path / "index").generation == first.generation
+    assert scan(tmp_path / "data", out=tmp_path / "other").stacks[0].patient_id == "SECRET"
+
+
 def test_a_cache_folder_that_cannot_be_made_says_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
