@@ -128,6 +128,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["show", "i", "--stacks"],
         ["check", "i", "--all"],
         ["check", "i"],
+        ["check", "i", "--sample", "2"],
     ],
 )
 def test_messages_name_commands_and_options_not_functions_and_arguments(

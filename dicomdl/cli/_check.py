@@ -2,9 +2,11 @@
 
 import argparse
 import json
-from typing import Any
+from typing import Any, Final
 
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
+
+_SAMPLE: Final = 4
 
 
 def add(commands: Any) -> None:
@@ -29,9 +31,9 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--sample",
         type=_frames,
-        default=4,
+        default=argparse.SUPPRESS,
         metavar="N",
-        help="with --pixels: frames per kind, or 'all' (default: %(default)s)",
+        help=f"with --pixels: frames per kind, or 'all' (default: {_SAMPLE})",
     )
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -49,14 +51,19 @@ def _frames(text: str) -> int | None:
 
 def run(given: argparse.Namespace) -> int:
     """Print the verdicts, or the differences between two decoders."""
+    from dicomdl.errors import UsageError
     from dicomdl.index.opening import open_index
 
+    if "sample" in given and not given.pixels:
+        raise UsageError("--sample is an option of --pixels")
     index = open_index(given.index)
     if given.pixels:
         from dicomdl.jobs.crosscheck import check_pixels
 
         check: Any = check_pixels(
-            index, sample=given.sample, progress=not (given.quiet or given.json)
+            index,
+            sample=getattr(given, "sample", _SAMPLE),
+            progress=not (given.quiet or given.json),
         )
     else:
         check = index.check()

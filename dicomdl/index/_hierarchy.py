@@ -45,7 +45,7 @@ def series_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Ser
     numbers = generation.stacks.numbers("series")[chosen]
     order = np.argsort(numbers, kind="stable")
     groups = np.split(chosen[order], np.flatnonzero(np.diff(numbers[order])) + 1)
-    return [Series(Stacks(generation, group)) for group in groups if len(group)]
+    return Lines(Series(Stacks(generation, group)) for group in groups if len(group))
 
 
 def studies_of(series: list[Series]) -> list[Study]:
@@ -54,4 +54,4 @@ def studies_of(series: list[Series]) -> list[Study]:
     for each in series:
         first = each.stacks[0]
         groups.setdefault((first.patient_id, first.study_instance_uid), []).append(each)
-    return [Study(members) for members in groups.values()]
+    return Lines(Study(members) for members in groups.values())

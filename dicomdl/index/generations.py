@@ -46,6 +46,12 @@ def read_manifest(folder: str) -> dict[str, Any]:
             manifest = json.loads(file.read())
         format_found = manifest["format"]
         generation = manifest["generation"]
+    except NotADirectoryError:
+        raise IndexFolderError(
+            f"{folder!r} is a file, not the folder of an index: write one with "
+            "dicomdl.scan(folder, out=...)",
+            path=folder,
+        ) from None
     except FileNotFoundError:
         raise IndexFolderError(
             f"there is no index at {folder!r}: write one with dicomdl.scan(folder, out=...)",

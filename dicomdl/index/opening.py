@@ -2,6 +2,7 @@
 
 import os
 
+from dicomdl.errors import UsageError
 from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.index import Index
@@ -35,7 +36,7 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
     IndexFolderError
         There is no index, it is damaged, or it has another format.
     UsageError
-        `root` does not fit the roots of the index.
+        `path` is no path, or `root` does not fit the roots of the index.
 
     Examples
     --------
@@ -51,6 +52,8 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
       1 file = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
       in ...
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"open_index takes the path of an index folder, not {type(path).__name__}")
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder

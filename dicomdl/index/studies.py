@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dicomdl.index.text import counted
+from dicomdl.index.text import counted, printable
 from dicomdl.index.views import Stacks
 
 
@@ -25,6 +25,12 @@ class Series:
         return str(self.stacks[0].series_instance_uid)
 
     @property
+    def series_number(self) -> int | None:
+        """Series Number (0020,0011) of the first stack; None where it is absent."""
+        number: int | None = self.stacks[0].value("series_number")
+        return number
+
+    @property
     def modality(self) -> str:
         """Modality (0008,0060) of the first stack."""
         return str(self.stacks[0].modality)
@@ -35,8 +41,12 @@ class Series:
         return str(self.stacks[0].value("series_description"))
 
     def __repr__(self) -> str:
+        number = "?" if self.series_number is None else self.series_number
         uid = self.series_instance_uid or "(no UID)"
-        return f"Series({self.modality or '?'}, {counted(len(self.stacks), 'stacks')}, {uid})"
+        return printable(
+            f"Series({self.modality or '?'}, {number} {self.description!r}, "
+            f"{counted(len(self.stacks), 'stacks')}, {uid})"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,4 +67,6 @@ class Study:
         return str(self.series[0].stacks[0].study_instance_uid)
 
     def __repr__(self) -> str:
-        return f"Study({len(self.series)} series, {self.study_instance_uid or '(no UID)'})"
+        modalities = " ".join(sorted({each.modality or "?" for each in self.series}))
+        uid = self.study_instance_uid or "(no UID)"
+        return printable(f"Study({modalities}, {len(self.series)} series, {uid})")

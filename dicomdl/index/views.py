@@ -6,6 +6,7 @@ first use. Views compare and hash by index folder, generation and number, and pi
 
 import functools
 import json
+import operator
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -328,6 +329,7 @@ class Stacks(Plotted, Sequence[Stack]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return Stacks(self._generation, self.numbers[number])
+        number = operator.index(number)
         if not -len(self) <= number < len(self):
             raise IndexError(f"stack {number} of {len(self)}")
         return Stack(self._generation, int(self.numbers[number]))
@@ -478,11 +480,12 @@ class Group(Plotted, Sequence[Stack]):
 
     def __repr__(self) -> str:
         missing = f", {sum(map(len, self.missing.values()))} slices missing" if self.missing else ""
-        names = ", ".join(self.dimension_names) or "(nothing)"
         values = ", ".join(map(str, self.dimension[:SHOWN_MEMBERS]))
         more = ", ..." if len(self) > SHOWN_MEMBERS else ""
+        names = ", ".join(self.dimension_names)
+        by = f" by {names} ({values}{more})" if names else ""
         first = f", {self[0]!r}" if len(self) else ""
-        return printable(f"Group({len(self)} by {names} ({values}{more}){missing}{first})")
+        return printable(f"Group({len(self)}{by}{missing}{first})")
 
 
 def _unpickle_group(

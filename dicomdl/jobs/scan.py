@@ -178,6 +178,8 @@ def scan(
 
 
 def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
+    if not isinstance(roots, str | bytes | os.PathLike | Iterable):
+        raise UsageError(f"scan takes a folder, or a list of them, not {type(roots).__name__}")
     given = [roots] if isinstance(roots, str | bytes | os.PathLike) else list(roots)
     if not given or not all(os.fspath(root) for root in given):
         raise UsageError("no folder to scan was given, or one with an empty name")

@@ -85,8 +85,10 @@ class Source(NamedTuple):
             return
         if self.mtime_ns == UNKNOWN:
             return
-        if status.st_size != self.size or status.st_mtime_ns != self.mtime_ns:
+        if status.st_size != self.size:
             change = f"{self.size} bytes then, {status.st_size} now"
+        elif status.st_mtime_ns != self.mtime_ns:
+            change = "another modification time"
         else:
             change = "rewritten with its old time, copied, linked, or given other permissions"
         cure = "scan again"

@@ -11,6 +11,7 @@ from phantoms import write_series
 
 import dicomdl
 from dicomdl.cli.main import main
+from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.listing import as_csv, as_text, listing
 
@@ -122,3 +123,35 @@ def test_lists_of_groups_and_sources_print_one_line_each(index: Index) -> None:
     lines = repr(index.stacks[0].sources).splitlines()
     assert len(lines) == 1 + index.stacks[0].slices and all("bytes" in line for line in lines[1:])
     assert index.groups == [] and repr(index.groups) == "[]"
+
+
+def test_series_studies_and_single_groups_say_which_they_are(index: Index) -> None:
+    lines = repr(index.series).splitlines()
+    assert lines[0] == "[3]" and len(lines) == 4
+    for line, series in zip(lines[1:], index.series, strict=True):
+        number, uid = series.series_number, series.series_instance_uid
+        assert line == f"Series(CT, {number} {series.description!r}, 1 stack, {uid})"
+    assert repr(index.studies[0]).startswith("Study(CT, 1 series, ")
+    assert repr(index.stacks[0].group) == f"Group(1, {index.stacks[0]!r})"
+    for wrong in ("a", 1.5, [0]):
+        with pytest.raises(TypeError, match="integer"):
+            index.stacks[wrong]
+
+
+@pytest.mark.parametrize("wrong", [3, None, 1.5])
+def test_what_is_no_path_is_refused_with_what_to_pass(index: Index, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=f"not {type(wrong).__name__}"):
+        dicomdl.scan(wrong)
+    with pytest.raises(UsageError, match=f"not {type(wrong).__name__}"):
+        dicomdl.open_index(wrong)
+    with pytest.raises(UsageError, match="not Index"):
+        dicomdl.open_index(index)  # type: ignore[arg-type]
+
+
+def test_a_file_is_not_the_folder_of_an_index(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "case.zip").write_bytes(b"PK")
+    assert main(["show", str(tmp_path / "case.zip")]) == 2
+    said = capsys.readouterr().err
+    assert "is a file, not the folder of an index" in said and "dicomdl scan FOLDER" in said

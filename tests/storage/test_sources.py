@@ -62,6 +62,13 @@ def replace(path: str | Path) -> None:
     os.replace(other, path)
 
 
+def test_a_file_of_the_same_size_and_another_time_is_told_by_its_time(tmp_path: Path) -> None:
+    stack = series(tmp_path)
+    os.utime(stack.paths[0], ns=(0, 0))
+    with pytest.raises(FileChanged, match="another modification time"):
+        dicomdl.read_volume(stack)
+
+
 # --- every reader ---------------------------------------------------------------------------------
 
 
