@@ -28,12 +28,17 @@ from .index.studies import Study as Study
 from .index.views import Group as Group
 from .index.views import Stack as Stack
 from .jobs.crosscheck import check_pixels as check_pixels
+from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality
+from .values.fingerprint import Fingerprint as Fingerprint
 from .values.frames import read_frame as read_frame
+from .values.normalisation import Clip as Clip
+from .values.normalisation import MinMax as MinMax
+from .values.normalisation import ZScore as ZScore
 from .values.presets import preset as preset
 from .values.presets import presets as presets
 from .values.quantity import RealWorld as RealWorld

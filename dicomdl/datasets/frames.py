@@ -62,10 +62,11 @@ class FrameDataset(PixelDataset):
         The mapping of modality values to network values: "auto" (by modality, see `by_modality`),
         "modality" (unchanged), "philips" (Philips' floating point values, see `read_volume`),
         "file" (the file's window or VOI LUT), a preset such as "ct.lung", (center, width), a
-        Window, a Percentile, an SUV, a RealWorld or any callable on arrays. It is resolved once per
-        stack, so that all its frames are mapped alike. Projection images (CR, DX, MG, ...) and
-        other frames without geometry are resolved one by one. Padding (Pixel Padding Value) becomes
-        the lowest value and is excluded from percentiles.
+        Window, a Percentile, a ZScore, a MinMax, a Clip, a Fingerprint, an SUV, a RealWorld, a
+        tuple of these (a chain), or any callable on arrays. It is resolved once per stack, so that
+        all its frames are mapped alike. Projection images (CR, DX, MG, ...) and other frames
+        without geometry are resolved one by one. Padding (Pixel Padding Value) becomes the lowest
+        value and is excluded from percentiles and statistics.
     transform
         A callable that takes the sample; its result is delivered instead.
     size

@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Voxel
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, otsu, thinned
+from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, thinned
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index.views import Stack
 from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
+from dicomdl.values.foreground import BODY_HU, otsu
 from dicomdl.values.sampling import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
@@ -118,7 +119,7 @@ def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np
     """
     recipe = resolve(Identity(), stack.middle)
     if above is None:
-        above = -500.0 if recipe.units == "HU" else otsu(stack_sample(stack))
+        above = BODY_HU if recipe.units == "HU" else otsu(stack_sample(stack))
     slices, rows, columns = stack.shape
     stride = max(1, int(np.sqrt(rows * columns / 4096)))
     voxels, candidates = voxels_of(stack, cache=cache), []

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Values, Voxel
+from dicomdl.arrays import Voxel
 from dicomdl.errors import UsageError
 
 # Voxels of one label to draw from, per stack: 768 kB.
@@ -291,27 +291,3 @@ def thinned(voxels: npt.NDArray[Any], most: int = MOST_CANDIDATES) -> npt.NDArra
     if len(voxels) > most:
         voxels = voxels[np.linspace(0, len(voxels) - 1, most).astype(np.int64)]
     return np.ascontiguousarray(voxels, np.int32)
-
-
-def otsu(sample: Values) -> float:
-    """Return the threshold that splits a sample into two classes of least variance.
-
-    The histogram has 256 bins.
-
-    References
-    ----------
-    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. SMC 9(1), 1979.
-    """
-    values = np.asarray(sample, np.float64).ravel()
-    values = values[np.isfinite(values)]
-    if not values.size or values.min() == values.max():
-        return float(values[0]) if values.size else 0.0
-    counts, edges = np.histogram(values, 256)
-    centers = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)[:-1]
-    above = values.size - below
-    sums = np.cumsum(counts * centers)
-    means = sums[:-1] / np.maximum(below, 1), (sums[-1] - sums[:-1]) / np.maximum(above, 1)
-    between = below * above * (means[0] - means[1]) ** 2
-    # All thresholds in an empty valley are equally good; take the middle.
-    return float(edges[1:-1][between >= between.max() * (1 - 1e-9)].mean())

@@ -79,6 +79,12 @@ def explained(sentence: str) -> Iterator[None]:
         raise StorageError(f"{sentence}: {error.strerror or error}", errno=error.errno) from error
 
 
+def read_whole(path: str) -> bytes:
+    """Return the bytes of a file that `write_whole` wrote."""
+    with explained(f"{path!r} cannot be read"), open(path, "rb") as file:
+        return file.read()
+
+
 def write_whole(path: str, data: bytes) -> None:
     """Put `data` at `path` in one step (mode 0600).
 

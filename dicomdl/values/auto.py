@@ -5,8 +5,9 @@ stack map a value identically.
 """
 
 import contextlib
+import dataclasses
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.geometry.in_plane import PROJECTION
@@ -14,8 +15,11 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.uids import content_of, is_secondary_capture
 from dicomdl.pixels.stored import stored_range
 from dicomdl.values._lookup_reading import modality_lut
+from dicomdl.values.foreground import BODY_HU
 from dicomdl.values.intensity import Intensity
+from dicomdl.values.normalisation import Chain, Clip, MinMax, ZScore, chained
 from dicomdl.values.presets import preset
+from dicomdl.values.quantity import Quantity
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.rescale import Rescale, has_modality_lut
 from dicomdl.values.suv import SUV
@@ -160,7 +164,9 @@ def _stored_limits(frame: Frame) -> Limits | None:
     return Limits(min(ends), max(ends))
 
 
-def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
+def resolve(
+    option: IntensityOption, frame: Frame | None, quantity: Quantity = "modality"
+) -> Intensity:
     """Resolve the option ``intensity=`` to the recipe of a stack.
 
     Called once per stack, with its middle frame (slice ``n // 2``). Windows may differ from slice
@@ -174,20 +180,44 @@ def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
         ``"philips"`` (Philips' floating point values, by their private scaling); ``"file"``
         (the file's first window, or its first VOI LUT when it has no window), ``"file:1"`` (its
         second window, ...), ``"voi_lut"``, ``"voi_lut:1"``; the name of a preset; (center, width);
-        a Window, Limits, Percentile, VoiLut or Intensity; an SUV (unchanged, or [0, upper] onto [0,
-        1]) or a RealWorld; any callable; or any of these as an `IntensityRequest`.
+        a Window, Limits, Percentile, ZScore, MinMax, Clip, VoiLut or Intensity; a Fingerprint; an
+        SUV (unchanged, or [0, upper] onto [0, 1]) or a RealWorld; any callable; a tuple of maps and
+        names, a chain; or any of these as an `IntensityRequest`.
     frame
         The representative frame of the stack; None when no DICOM facts are known.
+    quantity
+        The values that the recipe is for. Only modality values have the units of the frame.
 
     Raises
     ------
     UsageError
         An unknown name, a value that is not an option, or an option that needs a frame without one.
     IntensityError
-        ``"file"`` or ``"voi_lut"`` for a frame without a usable one; an impossible center or width.
+        ``"file"`` or ``"voi_lut"`` for a frame without a usable one; an impossible center or width;
+        statistics of colour; a fingerprint of another modality or units.
     """
     request = IntensityRequest.parse(option)
+    recipe = _resolved(request, frame)
+    units = "" if frame is None or recipe.quantity != "modality" else units_of(frame)
+    if frame is not None and _needs_grey(recipe) and _is_colour(frame):
+        raise IntensityError(
+            "ZScore and MinMax are for grey values, and these are colour: expected 'auto', Clip "
+            "or Percentile"
+        )
+    is_body = units == "HU" and quantity == "modality"
+    mapping = _with_threshold(recipe.mapping) if is_body else recipe.mapping
+    return recipe if mapping is recipe.mapping else dataclasses.replace(recipe, mapping=mapping)
+
+
+def _resolved(request: IntensityRequest, frame: Frame | None) -> Intensity:
+    """Resolve a request; its masks have no threshold yet."""
+    if request.source == "chain":
+        return _chain(request, frame)
     if request.given is not None:
+        if frame is not None and request.only_for is not None:
+            _require_same(request.only_for, request.given, frame)
+        if isinstance(request.given.mapping, Clip):
+            return dataclasses.replace(request.given, units=_input_units(request.given, frame))
         return request.given
     if request.source == "modality":
         return Intensity(Identity(), units="" if frame is None else units_of(frame))
@@ -195,6 +225,55 @@ def resolve(option: IntensityOption, frame: Frame | None) -> Intensity:
         message = f"values without DICOM facts have no {request} window"
         raise UsageError(f"{message}: name a preset or a (center, width)")
     return by_modality(frame) if request.source == "auto" else Intensity(_of_file(frame, request))
+
+
+def _chain(request: IntensityRequest, frame: Frame | None) -> Intensity:
+    """Return the one recipe of a chain. Its units stay while all of its maps clip."""
+    parts = [_resolved(part, frame) for part in request.parts]
+    first = parts[0]
+    keeps = all(isinstance(part.mapping, Clip | Identity) for part in parts)
+    units = first.units if keeps else "1"
+    mapping = chained([part.mapping for part in parts])
+    return Intensity(mapping, units=units, quantity=first.quantity)
+
+
+def _input_units(recipe: Intensity, frame: Frame | None) -> str:
+    if recipe.quantity == "modality":
+        return "" if frame is None else units_of(frame)
+    return recipe.quantity.units if isinstance(recipe.quantity, SUV) else ""
+
+
+def _require_same(only_for: tuple[str, str], recipe: Intensity, frame: Frame) -> None:
+    """Refuse a frame of another modality or units than those of a fingerprint."""
+    modality, units = only_for
+    found = units_of(frame) if recipe.quantity == "modality" else units
+    if (frame.modality, found) != only_for:
+        raise IntensityError(
+            f"the fingerprint is of {modality} in {units or 'no'} units, and the stack is "
+            f"{frame.modality} in {found or 'no'} units: expected one of its own kind",
+            modality=frame.modality,
+            expected=modality,
+        )
+
+
+def _needs_grey(recipe: Intensity) -> bool:
+    """Whether a recipe has statistics that colour does not have."""
+    parts = recipe.mapping.parts if isinstance(recipe.mapping, Chain) else (recipe.mapping,)
+    return any(isinstance(part, ZScore | MinMax) for part in parts)
+
+
+def _is_colour(frame: Frame) -> bool:
+    return (frame.samples_per_pixel or 1) > 1 or _has_palette(frame)
+
+
+def _with_threshold(mapping: Any) -> Any:
+    """Return a map whose mask of the foreground has the threshold of values in HU."""
+    if isinstance(mapping, Chain):
+        parts = tuple(_with_threshold(part) for part in mapping.parts)
+        return mapping if parts == mapping.parts else Chain(parts)
+    if isinstance(mapping, ZScore) and mapping.mask is not None and mapping.above is None:
+        return ZScore(mapping.mask, BODY_HU)
+    return mapping
 
 
 def _of_file(frame: Frame, request: IntensityRequest) -> Window | VoiLut:

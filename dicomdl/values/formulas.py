@@ -10,6 +10,7 @@ float32 does not hold the lower end or the input exactly, the ramp is computed i
 that stay in the processor's cache.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,34 +38,63 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """``(values - lower) / width``; for width 0 a step at `lower`: 1 above it, else 0.
+    """``(values - lower) / width``; for width 0 a step at `lower`: `high` above it, else `low`.
 
     Parameters
     ----------
     lower, width
         Finite, ``width >= 0``.
     clip
-        Whether values beyond the ends become 0 and 1, or continue along the line.
+        Whether results stay within `low` and `high`, or continue along the line.
     margin
         Distance of padding from the ends, for ends that are rounded.
+    low, high
+        Smallest and largest result, ``low <= high``; either may be infinite, for a step neither.
+    bottom
+        The value of padding for a ramp that goes on below, instead of `lower`: the smallest value
+        of a sample.
     """
 
     lower: float
     width: float
     clip: bool = True
     margin: float = 0.0
+    low: float = 0.0
+    high: float = 1.0
+    bottom: float | None = None
+
+    @property
+    def saturates(self) -> bool:
+        """Whether all values below the lower end become one number."""
+        return self.width == 0 or (self.clip and math.isfinite(self.low))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Values that become 0 and 1, with the margin."""
-        return self.lower - self.margin, self.lower + self.width + self.margin
+        """Values that become the smallest and the largest result, with the margin.
+
+        Without such a result, those that become 0 and 1, or `bottom`.
+        """
+        low, high = (self.low, self.high) if self.clip else (0.0, 1.0)
+        start = self.lower + self.width * (low if math.isfinite(low) else 0.0)
+        stop = self.lower + self.width * (high if math.isfinite(high) else 1.0)
+        if self.bottom is not None and not self.saturates:
+            start = self.bottom
+        return start - self.margin, stop + self.margin
+
+    def at(self, value: float) -> float:
+        """Return the result for one number, in float64."""
+        if self.width == 0:
+            return self.high if value > self.lower else self.low
+        result = (value - self.lower) / self.width
+        return min(max(result, self.low), self.high) if self.clip else result
 
     def fill(self, values: Values, out: Float32) -> None:
         """Compute into `out`, float32 of the shape of `values`; NaN stays NaN."""
-        if self.clip and _are_within(values.dtype, self.lower, self.width):
+        is_unit = self.clip and self.low == 0 and self.high == 1
+        if is_unit and _are_within(values.dtype, self.lower, self.width):
             _integer_ramp(values, int(self.lower), int(self.width), out)
         elif self.width == 0:
-            _step(values, self.lower, out)
+            _step(values, self, out)
         elif _is_exact(values.dtype, self.lower, self.width):
             _single_ramp(values, self, out)
         else:
@@ -113,6 +143,41 @@ class Table:
 Formula: TypeAlias = Same | Ramp | Sigmoid | Table
 
 
+def composed(first: Formula, second: Formula) -> Formula | None:
+    """Return the one formula of two in turn, or None when no formula computes both.
+
+    Ramps compose into a ramp, whose smallest and largest results are those of the second for those
+    of the first.
+    """
+    if isinstance(first, Same):
+        return second
+    if isinstance(second, Same):
+        return first
+    if not (isinstance(first, Ramp) and isinstance(second, Ramp)):
+        return None
+    line = (first.low, first.high) if first.clip else (-math.inf, math.inf)
+    if first.width == 0 or second.width == 0:
+        return _composed_step(first, second, line)
+    low, high = (second.at(end) for end in line)
+    lower, width = first.lower + second.lower * first.width, first.width * second.width
+    is_clipped = math.isfinite(low) or math.isfinite(high)
+    # The lower end in input units is rounded: padding lies safely below it.
+    margin = first.margin + 1e-6 * (abs(lower) + width) if math.isfinite(low) else 0.0
+    return Ramp(lower, width, is_clipped, margin, low, high, first.bottom)
+
+
+def _composed_step(first: Ramp, second: Ramp, line: tuple[float, float]) -> Ramp:
+    """Return two ramps in turn of which one is a step, given the ends of the first's results."""
+    if first.width == 0:
+        low, high = second.at(first.low), second.at(first.high)
+        return Ramp(first.lower, 0.0, True, first.margin, low, high)
+    if line[0] <= second.lower < line[1]:
+        lower = first.lower + second.lower * first.width
+        return Ramp(lower, 0.0, True, first.margin, second.low, second.high)
+    constant = second.at(line[0])
+    return Ramp(first.lower, 0.0, True, first.margin, constant, constant)
+
+
 class FormulaMap:
     """Base of the maps that reduce to a formula; a subclass defines `formula` alone."""
 
@@ -154,10 +219,10 @@ def _is_exact(dtype: np.dtype[Any], lower: float, width: float) -> bool:
     return is_exact and bool(np.float32(width) > 0)
 
 
-def _step(values: Values, lower: float, out: Float32) -> None:
+def _step(values: Values, ramp: Ramp, out: Float32) -> None:
     for source, target in blocks(values, out):
-        above = np.heaviside(source.astype(np.float64) - lower, 0.0)
-        np.copyto(target, above, casting="same_kind")
+        above = np.heaviside(source.astype(np.float64) - ramp.lower, 0.0)
+        np.copyto(target, ramp.low + above * (ramp.high - ramp.low), casting="same_kind")
 
 
 def _single_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
@@ -166,7 +231,7 @@ def _single_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
             np.subtract(source, np.float32(ramp.lower), out=target, dtype=np.float32)
             np.divide(target, np.float32(ramp.width), out=target)
             if ramp.clip:
-                np.clip(target, 0, 1, out=target)
+                np.clip(target, ramp.low, ramp.high, out=target)
 
 
 def _double_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
@@ -176,7 +241,7 @@ def _double_ramp(values: Values, ramp: Ramp, out: Float32) -> None:
             exact -= ramp.lower
             exact /= ramp.width
             if ramp.clip:
-                np.clip(exact, 0, 1, out=exact)
+                np.clip(exact, ramp.low, ramp.high, out=exact)
             np.copyto(target, exact, casting="same_kind")
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from dicomdl.arrays import Float32, Values, ends_of
 from dicomdl.errors import IntensityError
-from dicomdl.values.formulas import Formula, FormulaMap, Same, source_and_target
+from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, source_and_target
 from dicomdl.values.quantity import Quantity
-from dicomdl.values.windows import IntensityMap, Percentile
+from dicomdl.values.sampled import SampledMap
+from dicomdl.values.windows import IntensityMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Intensity:
     Parameters
     ----------
     mapping
-        Modality values to network values. A `Percentile` still needs the sample of the stack: see
-        `needs_sample`.
+        Modality values to network values. A `SampledMap` (`Percentile`, `ZScore`, ...) still needs
+        the sample of the stack: see `needs_sample`.
     invert
         Whether x becomes 1 - x afterwards. Only "auto" sets it, for MONOCHROME1 projection images.
     units
-        Units of the result: "1" after a window or limits, the units of the modality for `Identity`,
-        "" when unknown (a caller's function).
+        Units of the result: "1" after a window, limits or statistics, the units of the modality for
+        `Identity` and `Clip`, "" when unknown (a caller's function).
     quantity
         The input of `mapping`: modality values, SUV or real-world values.
 
@@ -39,7 +40,7 @@ class Intensity:
     ----------
     formula
         The formula of `mapping`, read once per recipe. None for a caller's function, and for a
-        `Percentile` without limits.
+        `SampledMap`.
     """
 
     mapping: IntensityMap
@@ -60,18 +61,23 @@ class Intensity:
     @property
     def needs_sample(self) -> bool:
         """Whether `with_sample` must be called before the values of different frames compare."""
-        return isinstance(self.mapping, Percentile)
+        return isinstance(self.mapping, SampledMap)
+
+    @property
+    def saturates(self) -> bool:
+        """Whether all values below the lowest that the map distinguishes become one number."""
+        if self.formula is None or isinstance(self.formula, Same):
+            return False
+        return not isinstance(self.formula, Ramp) or self.formula.saturates
 
     def with_sample(self, sample: Values) -> "Intensity":
         """Return the recipe with the limits of the stack's sample (see `Percentile`).
 
         A recipe that needs no sample is returned as it is.
         """
-        if not isinstance(self.mapping, Percentile):
+        if not isinstance(self.mapping, SampledMap):
             return self
-        return dataclasses.replace(
-            self, mapping=self.mapping.with_limits(*self.mapping.limits(sample))
-        )
+        return dataclasses.replace(self, mapping=self.mapping.known(self.mapping.limits(sample)))
 
     def floor(self, dtype: np.dtype[Any]) -> float | None:
         """Return the value of `dtype` that maps to the lowest network value, for padding.
@@ -100,7 +106,7 @@ class Intensity:
         if self.formula is not None:
             values, result = source_and_target(values, out)
             self.formula.fill(values, result)
-        elif isinstance(self.mapping, Percentile):
+        elif isinstance(self.mapping, SampledMap):
             result = self.mapping(values, out)
         else:
             result = _converted(self.mapping(values), values, out)

@@ -1,4 +1,4 @@
-"""Recipes of stacks: an option resolved for a stack, with the limits of its percentiles.
+"""Recipes of stacks: an option resolved for a stack, with its percentiles or statistics.
 
 Limits are computed once and cached, in memory and in the cache folder, so that every worker of
 every run maps a value of a stack identically.
@@ -18,8 +18,10 @@ from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import pet_without_suv, resolve
 from dicomdl.values.conversion import quantity_units, suv_factor_of
 from dicomdl.values.intensity import Intensity
+from dicomdl.values.normalisation import Clip
 from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.request import IntensityOption, IntensityRequest
+from dicomdl.values.sampled import SampledMap
 from dicomdl.values.sampling import read_sample
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity
@@ -74,9 +76,9 @@ def stack_intensity(
     recipe = with_units(recipe, first)
     if not recipe.needs_sample:
         return recipe
-    percentile: Any = recipe.mapping
-    lower, upper = kept_limits(stack, percentile, recipe.quantity, max_bytes)
-    return dataclasses.replace(recipe, mapping=percentile.with_limits(lower, upper))
+    sampled: Any = recipe.mapping
+    limits = kept_limits(stack, sampled, recipe.quantity, max_bytes)
+    return dataclasses.replace(recipe, mapping=sampled.known(limits))
 
 
 def with_units(recipe: Intensity, stack: Stack, number: int | None = None) -> Intensity:
@@ -84,20 +86,21 @@ def with_units(recipe: Intensity, stack: Stack, number: int | None = None) -> In
 
     `number` is the slice, by default the middle one.
     """
-    if not (isinstance(recipe.quantity, RealWorld) and isinstance(recipe.mapping, Identity)):
+    keeps = isinstance(recipe.mapping, Identity | Clip) or recipe.units == ""
+    if not (isinstance(recipe.quantity, RealWorld) and keeps):
         return recipe
     return dataclasses.replace(recipe, units=quantity_units(stack, recipe.quantity, number))
 
 
 @remembered("intensity limits")
 def kept_limits(
-    stack: Stack | Group, percentile: Any, quantity: Quantity, max_bytes: int | None = None
-) -> tuple[float, float]:
-    """Return the limits of a percentile from the cache, or compute and cache them."""
+    stack: Stack | Group, sampled: SampledMap, quantity: Quantity, max_bytes: int | None = None
+) -> tuple[float, ...]:
+    """Return the limits of a map from the cache, or compute and cache them."""
     key = (
         _SAMPLE_RULE,
         _first(stack).key[1:3],
-        percentile,
+        sampled,
         quantity,
         *(("group", *(stack.chosen or ())) if isinstance(stack, Group) else ()),
     )
@@ -105,8 +108,10 @@ def kept_limits(
     try:
         path = os.path.join(storage.cache_folder("limits"), f"{name}.json")
         with open(path, "rb") as file:
-            lower, upper = json.load(file)
-        return float(lower), float(upper)
+            limits = tuple(map(float, json.load(file)))
+        if len(limits) == sampled.count:
+            return limits
+        raise ValueError(f"{len(limits)} limits, expected {sampled.count}")
     except (
         OSError,
         ValueError,
@@ -114,16 +119,16 @@ def kept_limits(
     ):
         # These include StorageError: an unusable cache costs time, not the epoch.
         sample, is_complete = read_sample(stack, quantity, max_bytes)
-        lower, upper = percentile.limits(sample)
+        limits = sampled.limits(sample)
         # A missing file may return, so limits of a part of the sample are not cached.
         if not is_complete:
-            return lower, upper
+            return limits
     with contextlib.suppress(StorageError):
         storage.write_whole(
             os.path.join(storage.cache_folder("limits"), f"{name}.json"),
-            json.dumps([lower, upper]).encode(),
+            json.dumps(limits).encode(),
         )
-    return lower, upper
+    return limits
 
 
 def _first(stack: Stack | Group) -> Stack:

@@ -11,13 +11,14 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
-from dicomdl.arrays import Float32, Values
+from dicomdl.arrays import Values
 from dicomdl.errors import IntensityError
 from dicomdl.headers.frame import Frame
 from dicomdl.values._floats import store_floats
 from dicomdl.values._lookup import LookupTable
 from dicomdl.values._lookup_reading import voi_lut, voi_lut_count
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Table
+from dicomdl.values.sampled import SampledMap, finite_of
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
 _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
@@ -249,7 +250,7 @@ class VoiLut(FormulaMap):
 
 
 @dataclass(frozen=True, slots=True)
-class Percentile:
+class Percentile(SampledMap):
     """Linear map onto [0, 1] between two percentiles of a stack's values.
 
     The limits belong to the stack, so that frame, volume and patch map a value identically. They
@@ -283,7 +284,12 @@ class Percentile:
             )
             raise IntensityError(message, lower=self.lower, upper=self.upper)
 
-    def limits(self, sample: Values) -> tuple[float, float]:
+    @property
+    def count(self) -> int:
+        """2."""
+        return 2
+
+    def limits(self, sample: Values, original: Values | None = None) -> tuple[float, float]:
         """Return the two percentiles (linear interpolation) of the finite values of a sample.
 
         They are rounded to float32, so that the map is computed in float32.
@@ -293,15 +299,8 @@ class Percentile:
         IntensityError
             No value is finite; attribute `sampled`, the number of values.
         """
-        # float64, because np.percentile overflows in int16.
-        values = np.asarray(sample, np.float64).ravel()
-        if sample.dtype.kind == "f":
-            values = values[np.isfinite(values)]
-        if not values.size:
-            raise IntensityError(
-                f"none of {sample.size} sampled values is finite: no percentiles",
-                sampled=int(sample.size),
-            )
+        del original
+        values = finite_of(sample)
         lower, upper = np.percentile(values, (self.lower, self.upper)).astype(np.float32)
         return float(lower), float(upper)
 
@@ -309,6 +308,6 @@ class Percentile:
         """Return the map between known limits."""
         return Limits(lower, upper, self.clip)
 
-    def __call__(self, values: Values, out: Float32 | None = None) -> Float32:
-        """Return network values of an array by its own percentiles, in `out` or a new array."""
-        return self.with_limits(*self.limits(np.asarray(values)))(values, out)
+    def known(self, limits: tuple[float, ...]) -> Limits:
+        """Return the map between known limits."""
+        return self.with_limits(*limits)

@@ -90,15 +90,16 @@ def recipe_of(measured: Measured, request: IntensityRequest, suv: SuvPolicy) -> 
     """
     if measured.quantity == "modality" and (source := measured.source) is not None:
         return stack_intensity(source, request, suv)
-    recipe = resolve(request, None if measured.quantity == "derived" else measured.frame)
+    frame = None if measured.quantity == "derived" else measured.frame
+    recipe = resolve(request, frame, measured.quantity)
     if measured.quantity != "modality":
         recipe = _for_quantity(measured.quantity, request, recipe)
     if not recipe.needs_sample:
         return recipe
     if recipe.quantity != "network" and (source := measured.source) is not None:
-        percentile: Any = recipe.mapping
-        limits = kept_limits(source, percentile, recipe.quantity)
-        return dataclasses.replace(recipe, mapping=percentile.with_limits(*limits))
+        sampled: Any = recipe.mapping
+        limits = kept_limits(source, sampled, recipe.quantity)
+        return dataclasses.replace(recipe, mapping=sampled.known(limits))
     return recipe.with_sample(_sample(measured))
 
 
@@ -111,7 +112,7 @@ def _for_quantity(quantity: Quantity, request: IntensityRequest, recipe: Intensi
     is_fit = isinstance(quantity, SUV) or (quantity == "philips" and recipe.needs_sample)
     if request.source == "auto" and is_fit:
         return dataclasses.replace(recipe, quantity=quantity)
-    if request.needs_file and recipe.quantity != quantity:
+    if (request.needs_file or request.names_units) and recipe.quantity != quantity:
         message = f"{request} is for modality values, and these are not"
         raise UsageError(f"{message}: name a (center, width), Limits or a Percentile")
     # a window by numbers takes the values as they are

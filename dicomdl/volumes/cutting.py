@@ -47,7 +47,10 @@ def read_block(
 def padding_shows(voxels: StackVoxels, recipe: Intensity) -> bool:
     """Whether padding must be looked for: unmasked, it could differ from the lowest value."""
     lowest = recipe.floor(np.dtype(np.float32))
-    return lowest is not None and (recipe.invert or voxels.padding_top > lowest)
+    if lowest is None:
+        return False
+    # A map that goes on below its lower end distinguishes any two values of padding.
+    return recipe.invert or not recipe.saturates or voxels.padding_top > lowest
 
 
 def cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.int64]:

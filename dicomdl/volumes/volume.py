@@ -128,7 +128,7 @@ class Volume(VolumeParts):
         ----------
         intensity
             A rule for the mapping: "auto", a preset such as "ct.lung", (center, width), `Limits`,
-            a `Percentile`, ...; or the center, with `width`.
+            a `Percentile`, a `ZScore`, a chain, ...; or the center, with `width`.
         width
             Width of the window around a center: ``volume.window(-600, 1500)``.
         suv

@@ -339,7 +339,7 @@ def test_inverted_projections_and_mixed_integers_collate_and_map(folder: Path) -
     )
     index = index_of(folder)
     later = next(iter(DataLoader(dicomdl.FrameDataset(index, intensity_on="device"), batch_size=2)))
-    assert later["image"].dtype == torch.int32 and later["intensity"].shape == (2, 5)
+    assert later["image"].dtype == torch.int32 and later["intensity"].shape == (2, 7)
     assert torch.allclose(
         apply_intensity(later)["image"],
         next(iter(DataLoader(dicomdl.FrameDataset(index), batch_size=2)))["image"],

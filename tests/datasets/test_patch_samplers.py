@@ -17,7 +17,6 @@ from dicomdl.datasets.patch_samplers import (
     Uniform,
     as_sampler,
     chance,
-    otsu,
     thinned,
 )
 from dicomdl.datasets.stitch import Stitcher, gaussian, stitch
@@ -246,13 +245,6 @@ def test_samplers_are_values_and_have_names() -> None:
             as_sampler(wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError):
         Grid(1.0)
-
-
-def test_otsu_parts_two_humps_and_knows_a_constant() -> None:
-    generator = np.random.default_rng(0)
-    humps = np.concatenate([generator.normal(0, 5, 5000), generator.normal(100, 5, 3000)])
-    assert 20 < otsu(humps) < 80
-    assert otsu(np.full(10, 7)) == 7 and otsu(np.array([np.nan])) == 0
 
 
 def test_thinning_keeps_first_and_last_and_the_order() -> None:

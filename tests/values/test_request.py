@@ -31,6 +31,8 @@ PAIRS: list[Any] = [
 OPTIONS: list[Any] = [
     *("auto", "modality", "file", "file:1", "voi_lut", "voi_lut:2", "ct.lung", None, *PAIRS),
     *(dicomdl.Window(40, 400), Limits(0, 1), dicomdl.Percentile(), Identity(), dicomdl.SUV()),
+    *(dicomdl.ZScore(), dicomdl.ZScore("foreground"), dicomdl.MinMax(), dicomdl.Clip(0, 9)),
+    *((dicomdl.Clip(0, 9), dicomdl.ZScore()), ("ct.lung", dicomdl.MinMax(clip=False))),
     *(dicomdl.SUV(upper=5), dicomdl.RealWorld(), Intensity(Limits(0, 1), invert=True), np.sqrt),
 ]
 BAD: dict[str, Any] = {
@@ -57,6 +59,12 @@ BAD: dict[str, Any] = {
     "an array": np.array([40, 400]),
     "a dict": {"center": 40, "width": 400},
     "a class": dicomdl.Percentile,
+    "a chain with a number": (dicomdl.Clip(0, 9), 400),
+    "a chain with a misspelt name": (dicomdl.Clip(0, 9), "autp"),
+    "a chain with a function": (dicomdl.Clip(0, 9), np.sqrt),
+    "a chain with auto": ("auto", dicomdl.ZScore()),
+    "a chain with SUV in its middle": (dicomdl.Clip(0, 9), dicomdl.SUV()),
+    "a chain with a sigmoid": (dicomdl.Window(0, 9, "SIGMOID"), dicomdl.ZScore()),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dicomdl.errors import IntensityError, UsageError
 from dicomdl.values.formulas import Formula, Ramp, Same, Sigmoid, Table
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.windows import IntensityMap, Percentile
+from dicomdl.values.windows import IntensityMap
 
 # Dtypes whose values float32 holds exactly.
 _EXACT: Final = frozenset(
@@ -26,22 +26,24 @@ _EXACT: Final = frozenset(
 
 
 def intensity_as_data(recipe: Intensity) -> Tensor:
-    """Return a recipe as five float64 numbers: kind, lower or center, width, clip, invert.
+    """Return a recipe as seven float64 numbers.
 
-    The kind is 0 for unchanged values, 1 for a ramp and 2 for a sigmoid.
+    They are kind, lower or center, width, clip, low, high, invert (see `Ramp`). The kind is 0 for
+    unchanged values, 1 for a ramp and 2 for a sigmoid.
 
     Raises
     ------
     UsageError
-        The recipe is a user's function or a table, which five numbers cannot describe.
+        The recipe is a user's function or a table, which seven numbers cannot describe.
     """
     formula = recipe.formula
     if isinstance(formula, Same):
-        numbers = (0.0, 0.0, 1.0, 0.0)
+        numbers = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
     elif isinstance(formula, Ramp):
-        numbers = (1.0, formula.lower, formula.width, float(formula.clip))
+        ends = formula.low, formula.high
+        numbers = (1.0, formula.lower, formula.width, float(formula.clip), *ends)
     elif isinstance(formula, Sigmoid):
-        numbers = (2.0, formula.center, formula.width, 1.0)
+        numbers = (2.0, formula.center, formula.width, 1.0, 0.0, 1.0)
     else:
         message = 'intensity_on="device" takes windows, limits and percentiles'
         raise UsageError(f"{message}: a function or a table is applied on the CPU")
@@ -49,11 +51,12 @@ def intensity_as_data(recipe: Intensity) -> Tensor:
 
 
 def _formula_of(numbers: list[float]) -> tuple[Formula, bool]:
-    """Return the formula that five numbers describe, and whether to invert its result."""
-    kind, start, width, clip, invert = numbers
+    """Return the formula that seven numbers describe, and whether to invert its result."""
+    kind, start, width, clip, low, high, invert = numbers
     if kind == 0:
         return Same(), bool(invert)
-    return Ramp(start, width, bool(clip)) if kind == 1 else Sigmoid(start, width), bool(invert)
+    ramp = Ramp(start, width, bool(clip), low=low, high=high)
+    return ramp if kind == 1 else Sigmoid(start, width), bool(invert)
 
 
 def apply_intensity(batch: dict[str, Any], device: Any = None) -> dict[str, Any]:
@@ -116,13 +119,14 @@ def window(values: Tensor, intensity: Intensity | IntensityMap) -> Tensor:
     Raises
     ------
     UsageError
-        The percentiles have no limits yet, or the function does not take or return tensors.
+        The map still needs the sample of the stack, or the function does not take or return
+        tensors.
     IntensityError
         The function changes the shape.
     """
     recipe = intensity if isinstance(intensity, Intensity) else Intensity(intensity)
-    if isinstance(recipe.mapping, Percentile):
-        message = "the percentiles have no limits yet"
+    if recipe.needs_sample:
+        message = "the percentiles or statistics of the stack are not known yet"
         raise UsageError(f"{message}: take the recipe that stack_intensity gives for the stack")
     formula = recipe.formula
     if formula is None:
@@ -140,7 +144,7 @@ def _computed(formula: Formula, values: Tensor) -> Tensor:
     if isinstance(formula, Same):
         return values.to(torch.float32, copy=True)
     if isinstance(formula, Ramp):
-        return _step(values, formula.lower) if formula.width == 0 else _ramp(values, formula)
+        return _step(values, formula) if formula.width == 0 else _ramp(values, formula)
     if isinstance(formula, Sigmoid):
         exponent = values.to(torch.float64, copy=True).sub_(formula.center)
         exponent.mul_(-4 / formula.width)
@@ -148,11 +152,11 @@ def _computed(formula: Formula, values: Tensor) -> Tensor:
     return _looked_up(values, formula)
 
 
-def _step(values: Tensor, lower: float) -> Tensor:
-    """Return 1 above `lower`, else 0, and NaN for NaN."""
-    above = values.to(torch.float64, copy=True).sub_(lower)
-    stepped = torch.where(above.isnan(), above, (above > 0).to(torch.float64))
-    return stepped.to(torch.float32)
+def _step(values: Tensor, ramp: Ramp) -> Tensor:
+    """Return `high` above `lower`, else `low`, and NaN for NaN."""
+    above = values.to(torch.float64, copy=True).sub_(ramp.lower)
+    steps = (above > 0).to(torch.float64) * (ramp.high - ramp.low) + ramp.low
+    return torch.where(above.isnan(), above, steps).to(torch.float32)
 
 
 def _ramp(values: Tensor, ramp: Ramp) -> Tensor:
@@ -164,7 +168,7 @@ def _ramp(values: Tensor, ramp: Ramp) -> Tensor:
     # bit of precision. Division by a tensor is rounded correctly.
     divisor = torch.full((), ramp.width, dtype=work, device=values.device)
     result = values.to(work, copy=True).sub_(ramp.lower).div_(divisor)
-    return (result.clamp_(0, 1) if ramp.clip else result).to(torch.float32)
+    return (result.clamp_(ramp.low, ramp.high) if ramp.clip else result).to(torch.float32)
 
 
 def _looked_up(values: Tensor, formula: Table) -> Tensor:
