@@ -4,6 +4,7 @@ import difflib
 import functools
 import importlib.resources
 import tomllib
+from typing import Final
 
 from dicomdl.errors import UsageError
 from dicomdl.values.windows import Window
@@ -17,6 +18,11 @@ def _presets() -> dict[str, Window]:
         for modality, words in tomllib.loads(text).items()
         for word, entry in words.items()
     }
+
+
+# The DX module, which MG shares, fixes Rescale Type to US, unspecified (PS3.3 C.8.11.3); CR and US
+# state no units; MR has no absolute scale.
+_WITHOUT_SCALE: Final = frozenset({"cr", "dx", "io", "mg", "mr", "px", "rf", "rg", "us", "xa"})
 
 
 def presets() -> dict[str, Window]:
@@ -59,6 +65,13 @@ def preset(name: str) -> Window:
     known = _presets()
     if name in known:
         return known[name]
+    modality = name.partition(".")[0].lower()
+    if modality in _WITHOUT_SCALE:
+        raise UsageError(
+            f"no window preset {name!r}: values of {modality.upper()} have no units that compare "
+            "between devices; expected 'auto' or 'file', the window of the file, or Percentile",
+            near=(),
+        )
     near = difflib.get_close_matches(name, known, n=3)
     near += [full for full in known if full.partition(".")[2] == name and full not in near]
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"

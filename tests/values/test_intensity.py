@@ -654,6 +654,12 @@ def test_every_preset_has_a_source_and_is_linear_exact_and_knows_its_name():
         assert (window.function, window.name) == ("LINEAR_EXACT", name)
 
 
+@pytest.mark.parametrize("name", ["dx.chest", "cr.chest", "mg.breast", "us.full", "MR.brain"])
+def test_a_modality_without_units_has_no_presets_and_the_error_names_what_it_has(name: str):
+    with pytest.raises(UsageError, match="expected 'auto' or 'file'"):
+        resolve(name, None)
+
+
 def test_changing_the_dict_of_presets_changes_no_preset():
     presets().clear()
     assert preset("ct.brain") == Window(40, 80)
