@@ -1122,21 +1122,21 @@ def test_identifying_attributes_are_kept_on_request_only() -> None:
 
 def test_an_added_attribute_is_read_typed_and_kept_with_the_frame(tmp_path: Path) -> None:
     def edit(dataset: Dataset, _: int) -> None:
-        dataset.ContrastBolusAgent = "IOHEXOL "
+        dataset.ContrastBolusIngredient = "IODINE"
         dataset.ContrastBolusVolume = "80.5"
 
     path = phantoms.write_secondary_capture(tmp_path / "a.dcm", edit=edit)
     extra = extra_attributes(
-        ["ContrastBolusAgent", "ContrastBolusVolume", "ContrastBolusRoute", "Modality"]
+        ["ContrastBolusIngredient", "ContrastBolusVolume", "ContrastBolusRoute", "Modality"]
     )
     assert [a.name for a in extra] == [
-        "contrast_bolus_agent",
+        "contrast_bolus_ingredient",
         "contrast_bolus_volume",
         "contrast_bolus_route",
     ]
     (frame,) = read_frames(path, extra)
     assert frame.extra == (
-        ("contrast_bolus_agent", "IOHEXOL"),
+        ("contrast_bolus_ingredient", "IODINE"),
         ("contrast_bolus_volume", 80.5),
         ("contrast_bolus_route", ""),
     )
