@@ -44,6 +44,8 @@ _POSITIVE: Final = frozenset({"echo_time", "effective_echo_time", "repetition_ti
 # Attributes whose absence says something, too: images without contrast agent lack its module
 # (PS3.3 C.7.6.4).
 _ABSENT_STATES: Final = frozenset({"contrast_bolus_agent"})
+# Time points are volumes of their own also where their slices lie between those of others.
+_TIME_POINTS: Final = frozenset({"temporal_position_index", "temporal_position_identifier"})
 # Difference of the components of unit vectors that still counts as equal.
 _NEAR_DIRECTION: Final = 0.01
 # Limit of values named per attribute.
@@ -119,10 +121,13 @@ class Contrasts:
 
     def knows(self, name: str) -> bool:
         """Whether an attribute states a contrast."""
-        return name in _KINDS
+        return name in _KINDS and name not in _TIME_POINTS
 
-    def among(self, rows: Ints) -> Contrast | None:
-        """Return the contrasts among some rows, None where the slices state only one."""
+    def among(self, rows: Ints, *, in_time: bool = False) -> Contrast | None:
+        """Return the contrasts among some rows, None where the slices state only one.
+
+        With `in_time`, time points count, too.
+        """
         varying = set(self._candidates.varying(rows, self._columns))
         if not varying:
             return None
@@ -131,7 +136,8 @@ class Contrasts:
             varying.discard("image_type")
         found = []
         for spec in SPECS:
-            if spec.name in _KINDS and not varying.isdisjoint(spec.columns):
+            counts = spec.name in _KINDS and (in_time or spec.name not in _TIME_POINTS)
+            if counts and not varying.isdisjoint(spec.columns):
                 codes = self._codes(spec, rows)
                 if codes is not None:
                     found.append(Candidate(spec.name, spec.tier, "value", codes))
@@ -180,6 +186,9 @@ class Contrasts:
         numbers = _KINDS[spec.name](distinct)
         code_of = dict(zip(distinct, numbers, strict=True)) | {None: -1}
         codes = np.array([code_of[value] for value in values], dtype=np.int64)
+        if spec.name in _TIME_POINTS and len(distinct) * 2 > len(rows):
+            # A time point per slice counts slices.
+            return None
         return combined_codes([codes]) if len(np.unique(codes[codes >= 0])) > 1 else None
 
 
@@ -275,7 +284,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     **{name: functools.partial(_clustered, near=near) for name, near in _NEAR.items()},
     "diffusion_gradient_orientation": _axes,
     "velocity_encoding_direction": _arrows,
-    **dict.fromkeys(_IMAGE_TYPES, _texts),
+    **dict.fromkeys((*_IMAGE_TYPES, *_TIME_POINTS), _texts),
     "sequence_name": _sequences,
     "rescale_type": _units,
     **dict.fromkeys(("corrected_image", "scanning_sequence"), _sets),

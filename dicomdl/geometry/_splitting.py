@@ -221,12 +221,13 @@ class Splitter:
         mixed. Where the contrasts are what separates repeated positions, fewer slices are enough.
         Contrasts on the same positions are one group, derived ones apart from others.
         """
-        contrast = self._columns.contrasts.among(rows)
+        repeats = int(slice_numbers.max()) + 1 < len(rows)
+        # Where positions repeat, the search for a dimension has looked at the time points.
+        contrast = self._columns.contrasts.among(rows, in_time=not repeats)
         if contrast is None:
             return []
         dimension = contrast.dimension()
         frames = members(dimension.labels)
-        repeats = int(slice_numbers.max()) + 1 < len(rows)
         separates = repeats and is_unique(slice_numbers, dimension.labels)
         fewest = 1 if separates else _FEWEST_SLICES
         if min(map(len, frames)) < fewest:

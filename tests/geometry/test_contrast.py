@@ -79,6 +79,37 @@ def test_an_unspecified_unit_is_none_of_its_own(tmp_path: Path) -> None:
     assert "mixed" not in detail(tmp_path)
 
 
+def test_time_points_between_the_slices_of_others_are_volumes_of_their_own(tmp_path: Path) -> None:
+    def time(number: int) -> Facts:
+        return {"TemporalPositionIdentifier": number}
+
+    write(tmp_path, [time(1)] * 8)
+    write_between(tmp_path, [time(2)] * 7)
+    found = told(tmp_path)
+    assert [stack[:3] for stack in found] == [("regular", 8, False), ("regular", 7, False)]
+
+
+def test_a_time_point_per_slice_is_a_counter(tmp_path: Path) -> None:
+    write(tmp_path, [{"TemporalPositionIdentifier": z + 1} for z in range(7)])
+    assert [stack[:3] for stack in told(tmp_path)] == [("regular", 7, False)]
+
+
+def write_between(folder: Path, facts: Sequence[Facts]) -> None:
+    """Write slices between those of `write`."""
+    write_series(
+        folder,
+        shape=(len(facts), 5, 7),
+        origin=(0, 0, 1.0),
+        series_uid=uid("series of contrasts"),
+        study_uid=uid("study of contrasts"),
+        frame_of_reference=uid("frame of contrasts"),
+        seed=1,
+        offset=400,
+        modality="MR",
+        edit=lambda dataset, z: say(dataset, facts[z]),
+    )
+
+
 # --- each contrast is a volume by itself ----------------------------------------------------------
 
 
