@@ -94,7 +94,7 @@ class ZScore(SampledMap):
     ----------
     mask
         The voxels of the statistics: None for all, "foreground" for those of the body. All voxels
-        are mapped in either case. Without voxels in the foreground, all count.
+        are mapped in either case. Without two different values in the foreground, all count.
     above
         For "foreground", the value above which voxels count, in units of the stack's values before
         any map. By default -500 for values in HU, otherwise Otsu's threshold of the sample, as the
@@ -141,8 +141,9 @@ class ZScore(SampledMap):
         if self.mask is not None:
             decided = sample if original is None else original
             above = otsu(decided) if self.above is None else self.above
-            inside = sample[decided > above]
-            if np.isfinite(inside).any():
+            inside = sample[(decided > above) & np.isfinite(sample)]
+            # One value has no deviation, and would blank a stack that is not constant.
+            if inside.size and inside.min() < inside.max():
                 values = finite_of(inside)
         # The mean of equal floats may differ from them in the last place.
         is_constant = values.min() == values.max()

@@ -15,7 +15,7 @@ import torch
 from conftest import index_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from phantoms import ramp, write_secondary_capture, write_series
+from phantoms import item, ramp, write_secondary_capture, write_series
 
 import dicomdl
 import dicomdl.values.sampling as sampling_module
@@ -70,20 +70,20 @@ def padded_index(folder: Path, **how: Any) -> dicomdl.Index:
 def truth_of(option: Any, image: np.ndarray) -> np.ndarray:
     """Compute an option in float64 by its definition; `image` are the values without padding."""
     values = image.astype(np.float64)
-    for item in option if isinstance(option, tuple) else (option,):
-        if isinstance(item, ZScore):
-            inside = values if item.mask is None else values[image > item.above]
+    for each in option if isinstance(option, tuple) else (option,):
+        if isinstance(each, ZScore):
+            inside = values if each.mask is None else values[image > each.above]
             values = (values - inside.mean()) / inside.std()
-        elif isinstance(item, MinMax):
+        elif isinstance(each, MinMax):
             values = (values - values.min()) / (values.max() - values.min())
-        elif isinstance(item, Clip):
-            values = np.clip(values, item.lower, item.upper)
-        elif isinstance(item, Limits):
-            values = (values - item.lower) / (item.upper - item.lower)
-        elif item == "ct.full":
+        elif isinstance(each, Clip):
+            values = np.clip(values, each.lower, each.upper)
+        elif isinstance(each, Limits):
+            values = (values - each.lower) / (each.upper - each.lower)
+        elif each == "ct.full":
             values = np.clip((values + 1024) / 4095, 0, 1)
         else:
-            values = np.clip((values - item[0]) / item[1] + 0.5, 0, 1)
+            values = np.clip((values - each[0]) / each[1] + 0.5, 0, 1)
     return values
 
 
@@ -235,7 +235,10 @@ def test_the_foreground_is_above_500_for_hu_and_above_otsus_threshold_elsewhere(
         assert np.allclose(chain, mapped, atol=1e-3)
 
 
-def test_without_foreground_all_voxels_count(folder: Path) -> None:
+def test_without_two_values_in_the_foreground_all_voxels_count(folder: Path) -> None:
+    values = np.array([0, 1, 2, 3, 900, 900], np.int16)
+    for above in (500.0, 1000.0):
+        assert ZScore("foreground", above).limits(values) == ZScore().limits(values)
     write_series(folder, shape=SHAPE, intercept=-2000)
     volume = dicomdl.read_volume(index_of(folder).stacks[0])
     assert np.array_equal(volume.window(ZScore("foreground")).array, volume.window(ZScore()).array)
@@ -273,6 +276,48 @@ def test_monochrome1_turns_round_under_auto_alone(folder: Path) -> None:
     write_series(folder / "2", photometric="MONOCHROME2", seed=1, **how)  # type: ignore[arg-type]
     first, second = dicomdl.FrameDataset(index_of(folder), ZScore())
     assert torch.equal(first["image"], second["image"])
+
+
+def test_suv_come_first_in_a_chain_and_their_statistics_are_those_of_suv(folder: Path) -> None:
+    def edit(dataset: Any, z: int) -> None:
+        dataset.Units, dataset.DecayCorrection = "BQML", "START"
+        dataset.CorrectedImage = ["ATTN", "DECY"]
+        dataset.SeriesDate = dataset.AcquisitionDate = "20200101"
+        dataset.SeriesTime = dataset.AcquisitionTime = "110000"
+        dataset.PatientWeight = 70.0
+        dataset.RadiopharmaceuticalInformationSequence = item(
+            RadionuclideTotalDose=3.5e8,
+            RadionuclideHalfLife=3600.0,
+            RadiopharmaceuticalStartTime="100000",
+        )
+
+    write_series(folder, shape=SHAPE, modality="PT", slope=[z + 1 for z in range(6)], edit=edit)
+    index = index_of(folder)
+    volume = dicomdl.read_volume(index.stacks[0], values="suv")
+    values = volume.array.astype(np.float64)
+    for option, limited in (
+        ((SUV(), ZScore()), values),
+        ((SUV(), Clip(0, 0.3), ZScore()), np.clip(values, 0, 0.3)),
+        ((SUV(upper=0.3), ZScore()), np.clip(values, 0, 0.3)),
+    ):
+        expected = (limited - limited.mean()) / limited.std()
+        image = dicomdl.VolumeDataset(index, option)[0]["image"][0]
+        assert np.allclose(image, expected, atol=1e-4)
+        patches = dicomdl.PatchDataset(index, SHAPE, intensity=option, sampler="grid")
+        assert np.array_equal(patches[0]["image"][0], image)
+    # A volume of SUV is the input of maps without a quantity of their own.
+    assert np.allclose(
+        volume.window(ZScore()).array, (values - values.mean()) / values.std(), atol=1e-4
+    )
+
+
+def test_a_projection_is_its_own_sample(folder: Path) -> None:
+    for number in range(2):
+        stored = ramp((1, 6, 7)) * (1 + 9 * number)
+        write_series(folder, shape=(1, 6, 7), modality="DX", stored=stored, seed=number)
+    for sample in dicomdl.FrameDataset(index_of(folder), ZScore()):
+        assert abs(float(sample["image"].mean())) < 1e-6
+        assert abs(float(sample["image"].std(correction=0)) - 1) < 1e-6
 
 
 # --- composition ----------------------------------------------------------------------------------

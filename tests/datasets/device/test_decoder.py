@@ -916,7 +916,14 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
 
 
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])
-@pytest.mark.parametrize("intensity", ["auto", "modality", (40, 400), Percentile(1, 99)])
+@pytest.mark.parametrize(
+    "intensity",
+    [
+        *("auto", "modality", (40, 400), Percentile(1, 99), dicomdl.ZScore()),
+        (dicomdl.Clip(-900, 300), dicomdl.ZScore("foreground")),
+    ],
+    ids=repr,
+)
 def test_a_stack_is_what_read_volume_and_the_intensity_make_of_it(
     tmp_path: Path, decoder: DeviceDecoder, uid: str, intensity: Any
 ) -> None:

@@ -1,5 +1,6 @@
 """Tests of maps on a device: torch and NumPy agree for every formula, also of a new map."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ FORMULAS: list[Formula] = [
     Ramp(0.1, 0.7),
     Ramp(0.1, 0.7, clip=False),
     Ramp(40.0, 0.0),
+    Ramp(40.0, 7.5, low=-1.25, high=2.5),
+    Ramp(40.5, 12.0, low=-math.inf, high=3.0),
+    Ramp(40.0, 0.0, low=-2.0, high=5.0),
+    Ramp(40.0, 0.0, low=0.0, high=0.0),
     Sigmoid(40.5, 400.0),
     Table(TABLE, 4095),
 ]
