@@ -25,6 +25,8 @@ FORMAT: Final = "dicomdl fingerprint"
 VERSION: Final = 1
 # nnU-Net calls a grid anisotropic from this ratio of spacings and of sizes.
 _ANISOTROPY: Final = 3.0
+# Units of modality values that compare between stacks: CT numbers, and PET that is SUV already.
+_SCALES: Final = frozenset({"HU", "GML", "CM2ML"})
 _NUMBERS: Final = ("lower", "median", "upper", "mean", "deviation", "minimum", "maximum")
 _COUNTS: Final = ("frames", "voxels", "unreadable")
 
@@ -95,7 +97,7 @@ class Fingerprint:
     @property
     def has_scale(self) -> bool:
         """Whether values of different stacks compare: HU, SUV and real-world values."""
-        return self.units == "HU" or isinstance(self.quantity, SUV | RealWorld)
+        return self.units in _SCALES or isinstance(self.quantity, SUV | RealWorld)
 
     @property
     def maps(self) -> tuple[Clip | Line | SampledMap, ...]:

@@ -134,6 +134,8 @@ def test_values_with_a_scale_are_clipped_and_standardised_by_the_data_set() -> N
 def test_values_without_a_scale_are_standardised_by_stack() -> None:
     recipe = resolve(with_(modality="MR", units=""), None)
     assert recipe.mapping == ZScore()
+    assert resolve(with_(modality="PT", units="BQML"), None).mapping == ZScore()
+    assert not resolve(with_(modality="PT", units="GML"), None).needs_sample
 
 
 @pytest.mark.parametrize("change", [{"deviation": 0.0}, {"lower": 40.0, "upper": 40.0}])
