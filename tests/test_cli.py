@@ -83,6 +83,16 @@ def test_a_scan_that_finds_no_image_says_so_and_exits_1(
     assert "no file in" in (printed := capsys.readouterr().out) and "unpacked" in printed
 
 
+def test_one_hidden_folder_is_counted_in_the_singular(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "data", shape=(3, 4, 4))
+    (tmp_path / "data" / ".hidden").mkdir()
+    assert main(["scan", str(tmp_path / "data"), "-o", str(tmp_path / "i"), "-q"]) == 0
+    assert main(["check", str(tmp_path / "i")]) == 0
+    assert capsys.readouterr().out.count("passed over: 1 hidden folder\n") == 2
+
+
 @pytest.mark.parametrize(
     ("root", "sentence"),
     [

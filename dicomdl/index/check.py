@@ -24,9 +24,9 @@ from dicomdl.index.text import (
     Problem,
     counted,
     escaped,
-    format_counts,
     format_ledger,
     format_lengths,
+    format_nouns,
     format_verdicts,
     html_table,
     plain_value,
@@ -169,7 +169,7 @@ class Check:
             "taken apart by the selection and not checked": (self.parted_frames, "frames"),
         }
         remarks = [f"{text}: {counted(n, noun)}" for text, (n, noun) in counts.items() if n]
-        passed = format_counts(self.passed_over)
+        passed = format_nouns(self.passed_over)
         return [*remarks, f"passed over: {passed}"] if passed else remarks
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dicomdl.index.text import (
     escaped,
     format_counts,
     format_ledger,
+    format_nouns,
     format_verdicts,
     html_table,
     printable,
@@ -111,7 +112,7 @@ class Overview:
         lines = [format_ledger(self.ledger)]
         lines += [f"problems: {format_counts(self.reasons)}"] if self.reasons else []
         return lines + (
-            [f"passed over: {format_counts(self.passed_over)}"] if self.passed_over else []
+            [f"passed over: {format_nouns(self.passed_over)}"] if self.passed_over else []
         )
 
     def html(self) -> str:

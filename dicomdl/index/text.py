@@ -201,6 +201,11 @@ def counted(count: int, nouns: str) -> str:
     return f"{count:,} {singular if count == 1 else nouns}"
 
 
+def format_nouns(numbers: Mapping[str, int]) -> str:
+    """Format the counts that are not 0 with their nouns, given in the plural."""
+    return ", ".join(counted(n, nouns) for nouns, n in numbers.items() if n)
+
+
 def format_lengths(lengths: Iterable[float]) -> str:
     """Format lengths in mm with four digits: "2.5 x 0.7 x ?"; "?" where unknown."""
     return " x ".join(f"{each:.4g}" if math.isfinite(each) else "?" for each in lengths)
