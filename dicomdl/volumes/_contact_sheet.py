@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +30,8 @@ _LINE: Final = 30
 def contact_sheet(stacks: Stacks, intensity: IntensityOption = "auto", count: int = 24) -> Any:
     """Return the figure of `dicomdl.plot` for an index; it documents the parameters."""
     request = IntensityRequest.parse(intensity)
-    if count < 1:
-        raise UsageError(f"count={count}: expected a number of at least 1")
+    if not isinstance(count, Integral) or count < 1:
+        raise UsageError(f"count={count!r}: expected a number of at least 1")
     if not len(stacks):
         raise UsageError("there is no complete stack to plot: check the selection")
     plt = pyplot("plot()")

@@ -83,12 +83,17 @@ class Subject:
         middle = middle_of(self.volume.geometry.shape, mask)
         return [self.panel(view, middle[view.axis], t) for view in views or self.views.values()]
 
-    def montage(self, view: View, count: int) -> list[Panel]:
-        """Make evenly spaced pictures: along a plane, or of its middle one at each time point."""
+    def montage(self, view: View, slices: int | list[int], t: int | None) -> list[Panel]:
+        """Make evenly spaced pictures: along a plane, or of its middle one at each time point.
+
+        A list has the numbers of slices, to show at one time point.
+        """
         length = self.volume.geometry.shape[view.axis]
+        if isinstance(slices, list):
+            return [self.panel(view, number, t) for number in _within(slices, length)]
         if not self.volume.dimension:
-            return [self.panel(view, number, None) for number in evenly_spaced(length, count)]
-        times = evenly_spaced(len(self.volume.dimension), count)
+            return [self.panel(view, number, None) for number in evenly_spaced(length, slices)]
+        times = evenly_spaced(len(self.volume.dimension), slices)
         return [self.panel(view, length // 2, t) for t in times]
 
 
@@ -111,11 +116,10 @@ def figure_of(
     intensity: IntensityOption,
     mask: Any,
     plane: str | None,
-    slices: int | None,
+    slices: int | Sequence[int] | None,
 ) -> Any:
     """Return the figure of `Volume.plot`, which documents the parameters."""
-    if slices is not None and slices < 1:
-        raise UsageError(f"slices={slices}: expected a number of at least 1")
+    chosen = None if slices is None else _checked_slices(slices)
     plt = pyplot("Volume.plot()")
     subject = subject_of(volume, intensity, mask)
     view = chosen_view(subject.views, plane)
@@ -128,10 +132,33 @@ def figure_of(
     else:
         # Along the slices, unless a plane has a name.
         named = view if plane is not None else dataclasses.replace(view, name="")
-        panels = subject.montage(named, slices or _UNORDERED)
+        panels = subject.montage(named, chosen or _UNORDERED, t)
     figure = new_figure(plt)
     draw(figure, subject, panels, is_row=slices is None and not is_stacked)
     return figure
+
+
+def _checked_slices(slices: Any) -> int | list[int]:
+    """Return a number of slices, or a list of their numbers; raise UsageError for all else."""
+    try:
+        array = np.asarray(slices)
+    except ValueError:  # lists of several lengths
+        array = np.zeros(0)
+    if array.dtype.kind in "iu" and array.ndim == 0 and array >= 1:
+        return int(array)
+    if array.dtype.kind in "iu" and array.ndim == 1 and array.size:
+        return [int(number) for number in array]
+    raise UsageError(
+        f"slices={slices!r}: expected a number of at least 1, or a list of numbers of slices"
+    )
+
+
+def _within(numbers: list[int], length: int) -> list[int]:
+    """Return numbers of slices counted from 0; raise UsageError for those beyond the slices."""
+    beyond = [number for number in numbers if not -length <= number < length]
+    if beyond:
+        raise UsageError(f"slices={numbers}: there is no slice {beyond[0]} of {length}")
+    return [number % length for number in numbers]
 
 
 def pyplot(feature: str) -> Any:

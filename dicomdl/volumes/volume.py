@@ -46,7 +46,8 @@ class Volume(VolumeParts):
         Shape and affine of the grid: ``affine @ [slice, row, column, 1]`` is the centre of a voxel
         in LPS mm.
     units
-        Units of the values: "HU", "BQML", ...; "1" after a window; "" if unknown.
+        Units of the values, by the terms of DICOM: "HU", "BQML", "GML", ...; "1" after a window; ""
+        if unknown. The repr of a volume and figures show them as "Bq/ml" and "g/ml".
     frame
         Facts of the middle slice; for a group, of its first stack.
     stack
@@ -351,7 +352,7 @@ class Volume(VolumeParts):
         intensity: IntensityOption = "auto",
         *,
         plane: Plane | None = None,
-        slices: int | None = None,
+        slices: int | Sequence[int] | None = None,
         mask: Any = None,
     ) -> Any:
         """Plot the three planes through the middle, or a montage; needs the extra `notebook`.
@@ -371,6 +372,8 @@ class Volume(VolumeParts):
         slices
             Largest number of evenly spaced pictures of a montage, along `plane` or else along the
             slices. For the volume of a group: at evenly spaced time points, of the middle plane.
+            Or a list of numbers: these slices, at the middle time point; negative numbers count
+            from the end.
         mask
             bool or integer labels to draw over the pictures, with a legend: an array, a tensor or a
             `Volume` on this grid. The planes go through the most of the mask, not the middle.
@@ -387,7 +390,7 @@ class Volume(VolumeParts):
         MissingExtra
             matplotlib is not installed.
         UsageError
-            The rule, the plane or the mask is none.
+            The rule, the plane, a slice or the mask is none.
         """
         return figure_of(self, intensity, mask, plane, slices)
 

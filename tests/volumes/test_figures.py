@@ -126,6 +126,25 @@ def test_a_plane_or_a_montage_can_be_asked_for() -> None:
         volume().plot((300, 600), plane="front")  # type: ignore[arg-type]
 
 
+def test_a_list_of_numbers_is_a_montage_of_these_slices() -> None:
+    figure = volume().plot((300, 600), slices=[1, 2, -1])
+    assert titles(figure) == ["slice 1", "slice 2", "slice 7"]
+    shown = volume().window((300, 600)).array
+    assert np.array_equal(picture(figure.axes[2]), shown[7])
+    numbers: Any = np.array([3])
+    coronal = volume().plot((300, 600), plane="coronal", slices=numbers)
+    assert titles(coronal) == ["coronal row 3"]
+    assert titles(volume().plot((300, 600), slices=range(2))) == ["slice 0", "slice 1"]
+
+
+@pytest.mark.parametrize(
+    "slices", [[], [8], [-9], [1.5], [True], [[1], [2, 3]], 2.5, True, "3", ["1"], {1}]
+)
+def test_other_numbers_of_slices_are_a_usage_error(slices: Any) -> None:
+    with pytest.raises(UsageError, match="slices="):
+        volume().plot((300, 600), slices=slices)
+
+
 def test_a_mask_lies_over_its_voxels_and_has_a_legend() -> None:
     labels = np.zeros(SHAPE, np.int16)
     labels[6, 2:4, 3], labels[6, 8, 9] = 1, 5
@@ -207,3 +226,4 @@ def test_a_group_is_shown_at_its_middle_time_point() -> None:
     assert np.array_equal(picture(figure.axes[0]), group.window((2500, 1000)).array[2, 4])
     figure = group.plot((2500, 1000), plane="coronal", slices=2)
     assert titles(figure) == ["t 0, coronal row 5", "t 4, coronal row 5"]
+    assert titles(group.plot((2500, 1000), slices=[0, 7])) == ["t 2, slice 0", "t 2, slice 7"]

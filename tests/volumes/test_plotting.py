@@ -59,8 +59,9 @@ def test_a_contact_sheet_is_limited_and_takes_a_selection(tmp_path: Path) -> Non
     assert index.stacks[:1].plot("ct.lung").get_suptitle() == "1 picture of 1 stack"
     with pytest.raises(UsageError, match="no complete stack"):
         index.select(modality="MR").plot()
-    with pytest.raises(UsageError, match="count=0"):
-        index.plot(count=0)
+    for count in (0, [1, 2], "3"):
+        with pytest.raises(UsageError, match="count="):
+            index.plot(count=count)
 
 
 def test_a_group_is_one_picture_of_a_contact_sheet(tmp_path: Path) -> None:
