@@ -114,7 +114,12 @@ def test_an_archive_or_a_url_is_refused_with_what_to_do(
     for name in ("case.zip", "case.TAR.GZ"):
         (tmp_path / name).write_bytes(b"PK")
     assert main(["scan", root, "-o", str(tmp_path / "i"), "-q"]) == 2
-    assert sentence in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert sentence in said
+    if sentence == "is a URL":
+        for command in ("show", "check"):
+            assert main([command, root]) == 2
+            assert capsys.readouterr().err == said
 
 
 @pytest.fixture(scope="module")

@@ -23,16 +23,28 @@ def default_folder(options: Mapping[str, Any]) -> str:
 def find_default(root: str) -> str | None:
     """Return the default index folder whose scan had `root` as its only root.
 
-    The latest one, if scans with several options were made. None without such an index.
+    A link to the folder counts as the folder, unless the link itself was scanned. The latest index,
+    if scans with several options were made. None without such an index: one of several roots would
+    bring the files of the others.
     """
     parent = os.path.join(storage.cache_root(), _PART)
-    found: list[tuple[float, str]] = []
+    # (Whether the path itself was scanned, time, folder).
+    found: list[tuple[bool, float, str]] = []
     with contextlib.suppress(OSError):
         for name in os.listdir(parent):
             folder = os.path.join(parent, name)
             # An index that is damaged, of another format or half removed is none.
             with contextlib.suppress(DicomdlError, OSError):
                 facts = read_facts(folder, read_manifest(folder)["generation"])
-                if facts.get("options", {}).get("roots") == [root]:
-                    found.append((os.path.getmtime(os.path.join(folder, "manifest.json")), folder))
-    return max(found)[1] if found else None
+                roots = facts.get("options", {}).get("roots", [])
+                if len(roots) == 1 and _is_same(roots[0], root):
+                    written = os.path.getmtime(os.path.join(folder, "manifest.json"))
+                    found.append((roots == [root], written, folder))
+    return max(found)[2] if found else None
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Return whether two paths lead to the same folder, through links too."""
+    with contextlib.suppress(OSError, ValueError):
+        return one == other or os.path.realpath(one) == os.path.realpath(other)
+    return False

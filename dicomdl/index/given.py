@@ -9,6 +9,7 @@ from dicomdl.index._numbers import View, parts_of
 from dicomdl.index.defaults import find_default
 from dicomdl.index.index import Index
 from dicomdl.index.opening import open_index
+from dicomdl.storage.folders import require_no_url
 
 Indexed: TypeAlias = Index | str | os.PathLike[str] | View | Sequence[View]
 
@@ -55,6 +56,7 @@ def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
 
 def _opened(path: str, taker: str) -> Index:
     """Return the index at a path; raise an IndexFolderError for a folder or file that is none."""
+    require_no_url(path)
     folder = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(os.path.join(folder, "generations")) or find_default(folder) is not None:
         return open_index(path)

@@ -8,6 +8,7 @@ from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.index import Index
 from dicomdl.index.moves import Roots, parse_moves
 from dicomdl.index.rows import generation_of
+from dicomdl.storage.folders import require_no_url
 
 
 def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> Index:
@@ -36,7 +37,7 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
     IndexFolderError
         There is no index, it is damaged, or it has another format.
     UsageError
-        `path` is no path, or `root` does not fit the roots of the index.
+        `path` is a URL or no path, or `root` does not fit the roots of the index.
 
     Examples
     --------
@@ -54,6 +55,7 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"open_index takes the path of an index folder, not {type(path).__name__}")
+    require_no_url(os.fspath(path))
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder

@@ -8,7 +8,6 @@ notebooks, standard input and scripts without a main guard work. The unit of wor
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
@@ -46,7 +45,7 @@ from dicomdl.jobs._patients import (
 )
 from dicomdl.jobs.engine import read_all
 from dicomdl.storage import publishing as storage
-from dicomdl.storage.folders import Walk, walk
+from dicomdl.storage.folders import Walk, require_no_url, walk
 from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED
 from dicomdl.version import __version__
 
@@ -194,12 +193,7 @@ def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
 
 def _require_local(root: str) -> None:
     """Raise UsageError for a URL and for an archive, which the scan does not read yet."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", root):
-        raise UsageError(
-            f"{root!r} is a URL, which the scan does not read yet: copy the files to a folder, or "
-            "mount them there",
-            path=root,
-        )
+    require_no_url(root)
     if root.lower().endswith(_ARCHIVES) and os.path.isfile(os.path.expanduser(root)):
         raise UsageError(
             f"{root!r} is an archive, which the scan does not read yet: unpack it and scan the "

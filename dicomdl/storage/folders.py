@@ -6,6 +6,7 @@ links, or more than one root.
 """
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,16 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
     if found.may_repeat:
         _drop_repeats(found)
     return found
+
+
+def require_no_url(path: str) -> None:
+    """Raise UsageError for a URL, also for one whose "//" became "/" in a `pathlib.Path`."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) and not os.path.exists(path):
+        raise UsageError(
+            f"{path!r} is a URL, which dicomdl does not read yet: copy the files to a folder, or "
+            "mount them there",
+            path=path,
+        )
 
 
 def _identity(folder: str) -> tuple[int, int] | None:

@@ -70,6 +70,37 @@ def test_anything_else_is_refused_with_what_to_pass(index: dicomdl.Index, tmp_pa
 
 def test_a_path_without_an_index_says_why(folder: Path) -> None:
     (path,) = write_series(folder, shape=(1, 5, 7))
-    for given, words in {folder: "never scanned", path: "is a file", "no": "not exist"}.items():
+    for given, words in {
+        folder: "never scanned",
+        path: "is a file",
+        "no": "not exist",
+    }.items():
         with pytest.raises(IndexFolderError, match=words):
             as_index(given, "FrameDataset")
+    for url in ("s3://bucket/lidc", Path("https://example.org/lidc")):
+        with pytest.raises(UsageError, match="is a URL"):
+            as_index(url, "FrameDataset")
+
+
+def test_a_link_to_a_scanned_folder_finds_its_index(folder: Path, tmp_path: Path) -> None:
+    write_series(folder, shape=(2, 5, 7))
+    write_series(tmp_path / "other", shape=(3, 5, 7))
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    index = dicomdl.scan(folder, progress=False)
+    assert dicomdl.open_index(tmp_path / "link").path == index.path
+    assert as_index(tmp_path / "link", "FrameDataset").path == index.path
+    own = dicomdl.scan(tmp_path / "link", progress=False)
+    later = dicomdl.scan(folder, progress=False)
+    assert own.path != later.path == index.path
+    assert dicomdl.open_index(tmp_path / "link").path == own.path
+    assert dicomdl.open_index(folder).path == index.path
+
+
+def test_one_of_several_roots_does_not_bring_the_files_of_the_others(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_series(folder, shape=(2, 5, 7))
+    write_series(tmp_path / "other", shape=(3, 5, 7))
+    dicomdl.scan([folder, tmp_path / "other"], progress=False)
+    with pytest.raises(IndexFolderError, match="never scanned"):
+        as_index(folder, "FrameDataset")
