@@ -85,6 +85,11 @@ class UsageError(DicomdlError):
     """An argument, option or column does not exist or does not fit."""
 
 
+def no_integer(given: Any, name: str) -> UsageError:
+    """Return the error for something that is not the number of a sample, frame or stack."""
+    return UsageError(f"the number of a {name} is an integer, not a {type(given).__name__}")
+
+
 class EmptySelection(UsageError):
     """Nothing is left of what was given to a dataset.
 

@@ -6,6 +6,7 @@ replaces an unreadable one is the same in every process.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
-from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError
+from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError, no_integer
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stacks
@@ -214,11 +215,18 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                     self._log.note(self._checked(row), self._epoch_of(row), "skip", error)
 
     def _checked(self, row: int) -> int:
-        """Return a row counted from 0; raise an IndexError beyond the rows."""
+        """Return a row counted from 0; raise an IndexError beyond the rows.
+
+        A row that is no integer is a UsageError.
+        """
+        try:
+            number = operator.index(row)
+        except TypeError:
+            raise no_integer(row, "sample") from None
         count = len(self)
-        if not -count <= row < count:
-            raise IndexError(f"sample {row} of {count}")
-        return int(row) % count
+        if not -count <= number < count:
+            raise IndexError(f"sample {number} of {count}")
+        return number % count
 
     def _read_row(self, row: int, epoch: int | None) -> Sample:
         """Return the sample of a row; raise a DicomdlError for any fault of a file.

@@ -82,7 +82,7 @@ class Taken:
     def leave_out_other_content(self, content: str | None) -> None:
         """Select the frames of a content; None selects all."""
         if content is not None:
-            self.leave_out(f"not content={content!r}", content=content)
+            self.leave_out(f"content other than {content.replace('_', ' ')}", content=content)
 
     def leave_out_irregular(self, irregular: Irregular) -> None:
         """Select the stacks that `read_volume` reads, without those incomplete in their group."""

@@ -7,6 +7,7 @@ return new, smaller ones.
 """
 
 import functools
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,28 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, no_integer
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import overview
 from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._exporting import exported
 from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
-from dicomdl.index._numbers import (
-    STACK_NUMBERS,
-    flags_of_stacks,
-    flags_of_table,
-    whole_numbers,
-)
+from dicomdl.index._numbers import STACK_NUMBERS, flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
-from dicomdl.index._selections import (
-    Ranges,
-    complete_stacks,
-    in_rows,
-    ranges_of,
-    rows_of,
-)
+from dicomdl.index._selections import Ranges, complete_stacks, in_rows, ranges_of, rows_of
 from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.check import Check, check
@@ -131,11 +121,16 @@ class Index(Plotted):
         Raises
         ------
         UsageError
-            There is no such frame.
+            There is no such frame, or the number is no integer.
         """
-        if not -len(self) <= number < len(self):
-            raise UsageError(f"frame {number} of {len(self)}", number=number, frames=len(self))
-        number %= len(self)
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise no_integer(number, "frame") from None
+        count = len(self)
+        if not -count <= number < count:
+            raise UsageError(f"frame {number} of {count}", number=number, frames=count)
+        number %= count
         which = int(np.searchsorted(self._offsets, number, side="right")) - 1
         return int(self._ranges[which, 0] + number - self._offsets[which])
 
@@ -386,8 +381,12 @@ class Index(Plotted):
         Raises
         ------
         UsageError
-            There is no stack with this number.
+            There is no stack with this number, or it is no integer.
         """
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise no_integer(number, "stack") from None
         if not 0 <= number < len(self._generation.stacks):
             raise UsageError(
                 f"there are stacks 0 to {len(self._generation.stacks) - 1}, not {number}",

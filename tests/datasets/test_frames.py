@@ -218,7 +218,7 @@ def test_what_a_dataset_leaves_out_it_tells_once_as_a_table(folder: Path) -> Non
         and "content" in str(told[0].message)
     )
     assert [(row.reason, row.stacks, row.frames) for row in dataset.left_out] == [
-        ("not content='image'", 1, 4),
+        ("content other than image", 1, 4),
         ("missing_slices", 1, 7),
     ]
     assert len(dataset) == 1
@@ -331,7 +331,7 @@ def test_segmentations_come_when_asked_for(folder: Path) -> None:
     write_segmentation_1bit(folder / "s.dcm", shape=(4, 5, 7))
     index = index_of(folder)
     assert len(dicomdl.FrameDataset(index, content="segmentation")) == 4
-    with pytest.raises(EmptySelection, match="not content='image'"):
+    with pytest.raises(EmptySelection, match="content other than image"):
         dicomdl.FrameDataset(index)
 
 
@@ -379,6 +379,19 @@ def test_a_number_outside_of_the_dataset_is_an_index_error(ct: dicomdl.Index) ->
         with pytest.raises(IndexError):
             dataset[len(dataset)]
         assert torch.equal(dataset[-1]["image"], dataset[len(dataset) - 1]["image"])
+
+
+@pytest.mark.parametrize("wrong", [1.5, "a", None, slice(2), torch.tensor(1.0)])
+def test_a_number_that_is_no_integer_is_a_usage_error(ct: dicomdl.Index, wrong: Any) -> None:
+    for dataset in (dicomdl.FrameDataset(ct), dicomdl.PatchDataset(ct, (2, 2, 2))):
+        with pytest.raises(UsageError, match=f"not a {type(wrong).__name__}"):
+            dataset[wrong]
+        with pytest.raises(UsageError, match="the number of a sample"):
+            dataset.__getitems__([0, wrong])
+    number: Any = torch.tensor(1)
+    assert torch.equal(
+        dicomdl.FrameDataset(ct)[number]["image"], dicomdl.FrameDataset(ct)[1]["image"]
+    )
 
 
 @pytest.mark.parametrize(

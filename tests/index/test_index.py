@@ -135,6 +135,15 @@ def test_a_frame_beyond_the_end_is_a_usage_error(index: Index, number: int) -> N
         index.frame(number)
 
 
+@pytest.mark.parametrize("number", [1.5, "a", None, [1]])
+def test_a_number_that_is_no_integer_is_a_usage_error(index: Index, number: Any) -> None:
+    for look_up in (index.frame, index.source, index.row, index.stack, index.stack_of):
+        with pytest.raises(UsageError, match=f"an integer, not a {type(number).__name__}"):
+            look_up(number)
+    one: Any = np.int16(1)
+    assert index.row(one) == index.row(1) and index.stack(one) == index.stack(1)
+
+
 def test_a_slice_beyond_the_end_of_a_stack_is_an_index_error_and_not_the_next_stack(
     index: Index,
 ) -> None:
