@@ -43,10 +43,12 @@ class Copies:
 
         The usual reason is a file that exists twice.
         """
-        keys = combined_codes([self._columns.facts.ranks(name) for name in _ONE_FRAME])
-        return np.asarray(
-            (np.bincount(keys)[keys] > 1) & ~is_blank(self._columns.facts, "sop_instance_uid")
-        )
+        keys = combined_codes([self._columns.ranks(name) for name in _ONE_FRAME])
+        repeated = np.asarray(np.bincount(keys)[keys] > 1)
+        if not repeated.any():
+            return repeated
+        name = _ONE_FRAME[0]
+        return repeated & ~is_blank(self._columns.facts, name, self._columns.ranks(name))
 
     def without_same_instances(self, rows: Ints) -> Ints:
         """Return the rows without second files of an instance.
@@ -57,7 +59,7 @@ class Copies:
         again = rows[self._repeated_instance[rows]]
         if len(again) == 0:
             return rows
-        keys = combined_codes([*(self._columns.facts.ranks(name)[again] for name in _ONE_FRAME)])
+        keys = combined_codes([*(self._columns.ranks(name)[again] for name in _ONE_FRAME)])
         where = np.nan_to_num(self._columns.positions[again], nan=1e300)
         positions = np.unique(np.column_stack([keys, where]), axis=0, return_inverse=True)[
             1

@@ -54,7 +54,7 @@ class FrameColumns:
         self.blanks = {
             name: is_blank(facts, name) for name in ("series_instance_uid", "study_instance_uid")
         }
-        self.identities = Identities(facts, self._folders_of_blank(folders))
+        self.identities = Identities(facts, self._folders_of_blank(folders), self.ranks)
         self.candidates = Candidates(facts)
         self.contrasts = Contrasts(facts, self.candidates)
         placed = has_geometry(self.positions, self.orientations, self.pixel_spacings, tolerances)
@@ -72,19 +72,28 @@ class FrameColumns:
         order of stacks.
         """
         blank = self.blanks["series_instance_uid"]
-        if folders is None:
+        if folders is None or not blank.any():
             return np.full(len(blank), -1)
         lowest = np.full(int(folders.max()) + 1, np.iinfo(np.int64).max)
-        np.minimum.at(lowest, folders, self.facts.ranks("sop_instance_uid"))
+        np.minimum.at(lowest, folders, self._instances)
         number = inverse(np.argsort(lowest, kind="stable"))
         return np.where(blank, number[folders], -1)
+
+    @functools.cached_property
+    def _instances(self) -> Ints:
+        """Ranks of SOP Instance UID, the only long column that several steps need."""
+        return self.facts.ranks("sop_instance_uid")
+
+    def ranks(self, name: str) -> Ints:
+        """Return (n,) integers that order and equal as the values of a column do."""
+        return self._instances if name == "sop_instance_uid" else self.facts.ranks(name)
 
     def ordered(self, rows: Ints, *by: Ints) -> Ints:
         """Sort rows by the tie breakers, then by the keys given.
 
         Frames without an instance number follow those with one.
         """
-        ranks = [self.facts.ranks(name)[rows] for name in reversed(TIE_BREAKERS)]
+        ranks = [self.ranks(name)[rows] for name in reversed(TIE_BREAKERS)]
         unnumbered = np.isnan(self.facts.numbers("instance_number")[rows])
         return rows[np.lexsort([*by, *ranks, unnumbered])]
 
@@ -94,10 +103,11 @@ class FrameColumns:
 
         The instance comes first, so that the order of files matters little.
         """
-        by_file = combined_codes(
-            [self.facts.ranks("sop_instance_uid"), self.facts.numbers("file").astype(np.int64)]
-        )
-        return np.where(self.facts.numbers("number_of_frames") > 1, by_file, -1)
+        several = self.facts.numbers("number_of_frames") > 1
+        if not several.any():
+            return np.full(len(several), -1)
+        by_file = combined_codes([self._instances, self.facts.numbers("file").astype(np.int64)])
+        return np.where(several, by_file, -1)
 
     @functools.cached_property
     def mosaics(self) -> npt.NDArray[np.bool_]:

@@ -39,10 +39,10 @@ def overlap(sets: Sequence[Ints], *, chained: bool = False) -> bool:
     return all(meet) if chained else any(meet)
 
 
-def is_blank(facts: Facts, name: str) -> npt.NDArray[np.bool_]:
-    """Mask of rows, (n,), whose text is empty."""
+def is_blank(facts: Facts, name: str, ranks: Ints | None = None) -> npt.NDArray[np.bool_]:
+    """Mask of rows, (n,), whose text is empty; `ranks` are those of the column, if known."""
     # The empty text comes first.
-    ranks = facts.ranks(name)
+    ranks = facts.ranks(name) if ranks is None else ranks
     lowest = int(np.argmin(ranks))
     return np.asarray((ranks == ranks[lowest]) & (facts.text(name, lowest) == ""))
 

@@ -5,7 +5,7 @@ of Reference UID (PS3.3 C.7.4.1.1.1). Software that replaces identifiers may wri
 every file, or none. `_joining` decides which of them tell frames apart.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -72,11 +72,13 @@ class Identities:
         `Identity` per column.
     """
 
-    def __init__(self, facts: Facts, folders_of_blank: Ints) -> None:
+    def __init__(self, facts: Facts, folders_of_blank: Ints, ranks: Callable[[str], Ints]) -> None:
+        codes = {name: facts.ranks(name) for name in COUNTED}
         self.columns = {
-            name: Identity(facts.ranks(name), is_blank(facts, name)) for name in COUNTED
+            name: Identity(each, is_blank(facts, name, each)) for name, each in codes.items()
         }
-        uids, unnamed = facts.ranks("series_instance_uid"), is_blank(facts, "series_instance_uid")
+        uids = facts.ranks("series_instance_uid")
+        unnamed = is_blank(facts, "series_instance_uid", uids)
         patients, studies = self.columns["patient_id"], self.columns["study_instance_uid"]
         patient = filled(patients.codes, patients.blank & ~unnamed, uids)
         series = combined_codes(
@@ -88,7 +90,7 @@ class Identities:
         self.series = combined_codes([patient, lowest[series], uids, folders_of_blank])
         self.uids = combined_codes([uids, np.where(unnamed, self.series, -1)])
         values = combined_codes([identity.codes for identity in self.columns.values()])
-        self._instances = facts.ranks("sop_instance_uid")
+        self._ranks = ranks
         self._vary = _differ_within(self.series, values)
 
     def vary(self, row: int) -> bool:
@@ -154,7 +156,8 @@ class Identities:
             rows = np.concatenate(parts)
             known = rows[~study.blank[rows]]
             studies = np.unique(study.codes[known])
-            pairs = study.codes[known] * len(self._instances) + self._instances[known]
+            instances = self._ranks("sop_instance_uid")
+            pairs = study.codes[known] * len(instances) + instances[known]
             if FEWEST_VALUES <= len(studies) == len(np.unique(pairs)):
                 found.add(series)
         return found

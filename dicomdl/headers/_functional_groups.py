@@ -48,7 +48,7 @@ def frame_rows(
             fills |= group.fills
     has_vectors = any(schema.vectors_of(row))
     if not per_frame and not has_vectors:
-        return [filled(row, fills)] * frames
+        return [filled(row, fills) if fills else row] * frames
     groups = [_Group({}, {})] * frames
     if per_frame:
         groups = [_group(item, context) for item in items(per_frame, syntax, account)]

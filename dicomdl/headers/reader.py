@@ -56,7 +56,7 @@ from dicomdl.headers.uids import (
     is_uid,
     may_lack_pixels,
 )
-from dicomdl.storage.sources import open_path
+from dicomdl.storage.sources import Source, open_path
 
 # Small: the few UIDs that all files contain.
 _uid = functools.lru_cache(maxsize=256)(as_text)
@@ -93,6 +93,8 @@ class HeaderReader:
         self._schema = Schema(self.columns, _SPECIALS)
         self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
+        # The file that is being read.
+        self._source = UNREAD
 
     def read(self, path: str) -> Header:
         """Read the header of the file at `path`.
@@ -103,24 +105,34 @@ class HeaderReader:
             handle = open_path(path)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
+        source, size = handle.source, handle.size
         try:
-            if handle.size == 0:
+            if size == 0:
                 header = _of_empty_file(path)
             else:
-                first = handle.read_at(0, self._first_read)
-                header = self.parse(first, handle.size, handle.read_at)
+                header = self.parse(
+                    handle.read_at(0, self._first_read), size, handle.read_at, source
+                )
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         finally:
             handle.close()
-        # A call of _replace would take 2 us.
-        return Header._make((*header[:4], handle.source, *header[5:]))
+        # A call of _replace takes 2 us: headers of images have their source from the start.
+        return header if header.source is source else header._replace(source=source)
 
-    def parse(self, first: bytes, size: int, read: Callable[[int, int], bytes]) -> Header:
+    def parse(
+        self,
+        first: bytes,
+        size: int,
+        read: Callable[[int, int], bytes],
+        source: Source = UNREAD,
+    ) -> Header:
         """Read the header of a file of `size` bytes.
 
-        `first` has its first bytes, and `read(offset, length)` returns more of them.
+        `first` has its first bytes, and `read(offset, length)` returns more of them. `source` is
+        the file.
         """
+        self._source = source
         try:
             return self._parsed(first, size, read)
         except OSError:
@@ -219,18 +231,23 @@ class HeaderReader:
         if sop_class == NM_IMAGE:
             rows = placed_rows(rows, detectors, context)
         elif not (shared or per_frame):
-            if may_have_philips_item(row, context):
-                facts = found_philips_facts(context)
-                rows = [filled(each, facts) for each in rows]
-            if may_lack_creators(row, context):
-                facts = facts_without_creator(context)
-                rows = [filled(each, facts) for each in rows]
+            if row[schema.at.manufacturer][:2] in _WITH_FACTS_APART:
+                rows = _with_facts_apart(rows, row, context)
             # Enhanced objects contain unpacked mosaics, but their image type may say MOSAIC still.
             rows, tiles = unpacked_rows(rows, context)
             places *= len(tiles) or 1
         is_float = pixel_data.tag != PIXEL_DATA
         return Header(
-            "image", "", "", sop_class, UNREAD, rows, places, context.deflated, is_float, tiles
+            "image",
+            "",
+            "",
+            sop_class,
+            self._source,
+            rows,
+            places,
+            context.deflated,
+            is_float,
+            tiles,
         )
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
@@ -294,6 +311,20 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
 
 
 _NO_NUMBER: Final = frozenset({b"", b"\0\0", b"\0\0\0\0"})
+
+
+# Makers, by two letters, whose classic images may hold facts that the walk of a file passes.
+_WITH_FACTS_APART: Final = frozenset({b"GE", b"PH", b"Ph", b"ph"})
+
+
+def _with_facts_apart(rows: Sequence[Row], row: Row, context: Context) -> Sequence[Row]:
+    """Return the rows of a classic image with facts of private elements that need another walk."""
+    facts: dict[int, bytes] = {}
+    if may_have_philips_item(row, context):
+        facts = found_philips_facts(context)
+    elif may_lack_creators(row, context):
+        facts = facts_without_creator(context)
+    return [filled(each, facts) for each in rows] if facts else rows
 
 
 def _has_size(row: Row, schema: Schema) -> bool:
