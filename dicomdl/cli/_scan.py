@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="KEYWORD",
-        help="store another attribute, e.g. ContrastBolusAgent; may be repeated",
+        help="store another attribute, e.g. ContrastBolusRoute; may be repeated",
     )
     scan.add_argument(
         "--allow-phi", action="store_true", help="allow --attribute to store identifying attributes"

@@ -98,7 +98,7 @@ def scan(
     follow_links
         Walk into folders that are symbolic links.
     attributes
-        Further columns by DICOM keyword, such as ``["ContrastBolusAgent"]``. Identifying attributes
+        Further columns by DICOM keyword, such as ``["ContrastBolusRoute"]``. Identifying attributes
         need `allow_phi`.
     allow_phi
         Allow identifying attributes in `attributes`.

@@ -644,7 +644,7 @@ def test_workers_know_the_extra_attributes(root: Path, out: str, small_chunks: N
     write_series(
         root / "ct", edit=lambda dataset, z: setattr(dataset, "ContrastBolusAgent", "IODINE")
     )
-    index = scan(root, out=out, workers=2, attributes=["ContrastBolusAgent"])
+    index = scan(root, out=out, workers=2, attributes=["ContrastBolusRoute"])
     assert {index.value(i, "contrast_bolus_agent") for i in range(len(index))} == {"IODINE"}
 
 
@@ -834,16 +834,16 @@ def test_a_person_name_that_is_allowed_is_text(root: Path, out: str) -> None:
 
 def test_further_attributes_are_columns_that_select_and_frames_know(root: Path, out: str) -> None:
     def with_agent(dataset: Any, z: int) -> None:
-        dataset.ContrastBolusAgent = "IODINE" if z < 2 else ""
+        dataset.ContrastBolusRoute = "IV" if z < 2 else ""
 
     write_series(root / "contrast", seed=6, series_uid=uid("contrast"), edit=with_agent)
-    index = scan(root, out=out, attributes=["ContrastBolusAgent"])
-    assert len(index.select(contrast_bolus_agent="IODINE")) == 2
-    assert dict(index.select(contrast_bolus_agent="IODINE").frame(0).extra) == {
-        "contrast_bolus_agent": "IODINE"
+    index = scan(root, out=out, attributes=["ContrastBolusRoute"])
+    assert len(index.select(contrast_bolus_route="IV")) == 2
+    assert dict(index.select(contrast_bolus_route="IV").frame(0).extra) == {
+        "contrast_bolus_route": "IV"
     }
     assert content(index) == content(
-        scan(root, out=out + "-2", attributes=["ContrastBolusAgent"], workers=1)
+        scan(root, out=out + "-2", attributes=["ContrastBolusRoute"], workers=1)
     )
 
 
