@@ -43,6 +43,8 @@ def test_a_path_and_views_stand_for_an_index(index: dicomdl.Index, folder: Path)
 
 
 def test_anything_else_is_refused_with_what_to_pass(index: dicomdl.Index, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+
     class DataFrame:
         """A class named as the one of pandas."""
 

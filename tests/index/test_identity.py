@@ -51,6 +51,7 @@ def test_samples_have_the_identity_of_their_stack(tmp_path: Path) -> None:
         lambda z: {"StudyInstanceUID": study(z), "PatientID": "" if z < 2 else "P"},
     )
     index = scan(tmp_path / "in")
+    pytest.importorskip("torch")
     frames = dicomdl.FrameDataset(index, intensity=None)
     volumes = dicomdl.VolumeDataset(index, intensity=None)
     patches = dicomdl.PatchDataset(index, size=(2, 2, 2), intensity=None)

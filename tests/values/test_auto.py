@@ -69,6 +69,7 @@ def view(folder: Path, dataset: Dataset) -> Array:
     dataset.save_as(folder / "a.dcm", enforce_file_format=True)
     index = dicomdl.scan(folder, folder / "index", progress=False)
     volume = dicomdl.read_volume(index.stacks[0], irregular="accept").window("auto")
+    pytest.importorskip("torch")
     frames = dicomdl.FrameDataset(index, intensity="auto")
     assert np.array_equal(frames[0]["image"][0].numpy(), volume.array[0])
     return volume.array[0]

@@ -91,6 +91,7 @@ def test_slices_with_factors_of_their_own_become_one_volume(tmp_path: Path) -> N
     assert np.allclose(volume.array, exact, rtol=1e-6)
     # The standard's rescale stays the default.
     assert np.allclose(dicomdl.read_volume(index.stacks[0]).array, ramp(SHAPE) * 1.25)
+    pytest.importorskip("torch")
     frames = dicomdl.FrameDataset(index, intensity="philips")
     assert frames[3]["units"] == "" and np.allclose(frames[3]["image"][0], exact[3], rtol=1e-6)
     whole = dicomdl.VolumeDataset(index, intensity="philips")[0]["image"][0]
@@ -100,6 +101,7 @@ def test_slices_with_factors_of_their_own_become_one_volume(tmp_path: Path) -> N
 
 
 def test_windows_and_percentiles_apply_to_the_values(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     write_series(tmp_path, shape=SHAPE, modality="MR", slope=1.25, edit=philips())
     index = index_of(tmp_path)
     volume = dicomdl.read_volume(index.stacks[0], values="philips")
