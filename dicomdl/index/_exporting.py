@@ -1,6 +1,7 @@
 """Tables of an index as an export shows them: the selected rows, with paths and identifiers."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +23,10 @@ _HEADS: Final = (
 _SERIES: Final = ("study_instance_uid", "series_instance_uid")
 
 
-def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict[str, Table]:
-    """Return the tables `files`, `frames`, `stacks` and `problems`.
+def exported(
+    generation: Generation, selected: tuple[Rows, Rows] | None
+) -> dict[str, Callable[[], Table]]:
+    """Return functions that build the tables `files`, `frames`, `stacks` and `problems`.
 
     Parameters
     ----------
@@ -35,20 +38,29 @@ def exported(generation: Generation, selected: tuple[Rows, Rows] | None) -> dict
     """
     frames, stacks = generation.frames, generation.stacks
     rows, whole = selected or (np.arange(len(frames)), np.arange(len(stacks)))
-    files = _with_series(_moved(generation), frames)
-    first = {name: _heads(generation, name, whole) for name in _HEADS}
-    folders = folders_of(generation, whole)
-    if selected is not None:
-        # Row of the first frame of each stack among the exported rows.
-        starts = np.searchsorted(rows, generation.stack_starts[whole])
-        originals = _renumbered(frames.numbers("duplicate_of")[rows], rows)
-        frames = frames.take(rows).with_column("duplicate_of", originals)
-        stacks = stacks.take(whole).with_column("frame_start", starts)
+
+    def exported_frames() -> Table:
+        part = frames
+        if selected is not None:
+            originals = _renumbered(frames.numbers("duplicate_of")[rows], rows)
+            part = frames.take(rows).with_column("duplicate_of", originals)
+        return _with_stacks(part.with_paths(_moved(generation)), rows, generation)
+
+    def exported_stacks() -> Table:
+        part = stacks
+        if selected is not None:
+            # Row of the first frame of each stack among the exported rows.
+            starts = np.searchsorted(rows, generation.stack_starts[whole])
+            part = stacks.take(whole).with_column("frame_start", starts)
+        first = {name: _heads(generation, name, whole) for name in _HEADS}
+        folders = folders_of(generation, whole)
+        return part.with_first_columns({STACK_NUMBERS[0]: whole, **first, "folder": folders})
+
     return {
-        "files": files,
-        "frames": _with_stacks(frames.with_paths(files), rows, generation),
-        "stacks": stacks.with_first_columns({STACK_NUMBERS[0]: whole, **first, "folder": folders}),
-        "problems": generation.problems.with_paths(files),
+        "files": lambda: _with_series(_moved(generation), frames),
+        "frames": exported_frames,
+        "stacks": exported_stacks,
+        "problems": lambda: generation.problems.with_paths(_moved(generation)),
     }
 
 
@@ -56,13 +68,13 @@ def _heads(generation: Generation, name: str, whole: Rows) -> Any:
     """Return the value of each stack: that of its identity, or of its first frame."""
     frames, starts = generation.frames, generation.stack_starts
     rows = rows_of_stacks(frames, name, starts) if name in IDENTITY else starts[:-1]
-    return frames.take(rows[whole]).column(name)
+    return frames.column(name).take(rows[whole])
 
 
 def folders_of(generation: Generation, stacks: Rows) -> list[bytes]:
     """Return the folder of the first file of each stack, where the data are now."""
     numbers = generation.frames.numbers("file")[generation.stack_starts[stacks]]
-    held = generation.files.take(numbers).column("path").to_pylist()
+    held = generation.files.column("path").take(numbers).to_pylist()
     return [os.path.dirname(moved(path, generation.moves)) for path in held]
 
 

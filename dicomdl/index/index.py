@@ -9,7 +9,7 @@ return new, smaller ones.
 import functools
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -414,7 +414,7 @@ class Index(Plotted):
         target = os.fspath(folder)
         storage.make_folder(target)
         for name, table in self._exported().items():
-            table.to_parquet(os.path.join(target, f"{name}.parquet"))
+            table().to_parquet(os.path.join(target, f"{name}.parquet"))
 
     def to_pandas(self, table: str = "frames") -> Any:
         """Return one of the tables as a pandas DataFrame.
@@ -438,10 +438,10 @@ class Index(Plotted):
         tables = self._exported()
         if table not in tables:
             raise UsageError(f"there is no table {table!r}: {', '.join(tables)}", table=table)
-        frame = tables[table].to_pandas()
+        frame = tables[table]().to_pandas()
         return frame.set_index(STACK_NUMBERS[0]) if table == "stacks" else frame
 
-    def _exported(self) -> dict[str, Table]:
+    def _exported(self) -> dict[str, Callable[[], Table]]:
         selected = None if self._whole else (self.rows(), self._whole_stacks())
         return exported(self._generation, selected)
 

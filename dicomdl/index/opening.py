@@ -4,7 +4,7 @@ import os
 
 from dicomdl.errors import UsageError
 from dicomdl.index.defaults import find_default
-from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.generations import read_manifest
 from dicomdl.index.index import Index
 from dicomdl.index.moves import Roots, parse_moves
 from dicomdl.index.rows import generation_of
@@ -60,8 +60,9 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder
     name = read_manifest(folder)["generation"]
-    roots = read_facts(folder, name).get("options", {}).get("roots", [])
-    generation = generation_of(folder, name, parse_moves(roots, root))
+    generation = generation_of(folder, name)
+    if moves := parse_moves(generation.facts.get("options", {}).get("roots", []), root):
+        generation = generation_of(folder, name, moves)
     # Read now, so that a damaged index is reported here and not in mid-training.
     _ = generation.tolerances, generation.files, generation.stacks
     return Index(generation)
