@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.datasets._assembly import Delivery
+from dicomdl.datasets._cases import ABSENT, CaseRule, Cases
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets.collate import teach_default_collate
@@ -27,7 +28,7 @@ from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError, no_integer
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
-from dicomdl.index.views import Stacks
+from dicomdl.index.views import Stack, Stacks
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
@@ -304,19 +305,32 @@ class PixelDataset(SampleDataset):
 class StackDataset(PixelDataset):
     """A dataset of complete stacks, restricted to those that may become volumes."""
 
-    def _take(self, index: Index, choice: StackChoice) -> None:
-        """Set the index to the chosen stacks, and list what is left out."""
+    def _take(self, index: Index, choice: StackChoice, rule: CaseRule) -> None:
+        """Set the index to the chosen stacks, the rule of samples, and list what is left out."""
         self.irregular: Irregular = choice.irregular
         taken = choice.of(index)
-        self.index, self.left_out = taken.index, taken.left_out
+        self.index, self.left_out, self.rule = taken.index, taken.left_out, rule
+
+    @functools.cached_property
+    def _cases(self) -> Cases:
+        """The stacks of each sample."""
+        return self.rule.cases(self.index)
 
     @functools.cached_property
     def _stacks(self) -> Stacks:
-        return self.index.stacks
+        """The first stack of each case: the one that samples take their grid and facts from."""
+        return self.index.stacks.numbered(self._cases.firsts)
+
+    def _case(self, number: int) -> list[Stack | None]:
+        """Return the members of a case; None for one that the case lacks."""
+        return [
+            None if member == ABSENT else self.index.stack(member)
+            for member in self._cases[number].tolist()
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return {
             name: value
             for name, value in super().__getstate__().items()
-            if name not in ("_stacks", "boundaries")
+            if name not in ("_cases", "_stacks", "boundaries")
         }

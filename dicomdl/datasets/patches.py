@@ -20,6 +20,7 @@ from dicomdl.datasets._assembly import (
     floored,
     made_sample,
 )
+from dicomdl.datasets._cases import EachStack
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -175,7 +176,7 @@ class PatchDataset(StackDataset):
                 "patches are cut out of slices as they are: read irregular='resample' volumes by "
                 "VolumeDataset"
             )
-        self._take(given, StackChoice(content, irregular, min_slices))
+        self._take(given, StackChoice(content, irregular, min_slices), EachStack())
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)

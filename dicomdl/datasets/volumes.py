@@ -19,6 +19,7 @@ from dicomdl.datasets._assembly import (
     floored,
     made_sample,
 )
+from dicomdl.datasets._cases import EachStack
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -131,11 +132,11 @@ class VolumeDataset(StackDataset):
             Delivery(channels, intensity_on),
         )
         self.target = TargetGrid.of(3, size, spacing)
-        self._take(given, StackChoice(content, irregular, min_slices))
+        self._take(given, StackChoice(content, irregular, min_slices), EachStack())
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
-        return len(self._stacks)
+        return len(self._cases)
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:

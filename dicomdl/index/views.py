@@ -337,6 +337,10 @@ class Stacks(Plotted, Sequence[Stack]):
     def __iter__(self) -> Iterator[Stack]:
         return (Stack(self._generation, number) for number in self.numbers.tolist())
 
+    def numbered(self, numbers: npt.NDArray[np.int64]) -> "Stacks":
+        """Return the stacks of this index with some numbers (`Stack.number`), in their order."""
+        return Stacks(self._generation, numbers)
+
     def shapes(self) -> npt.NDArray[np.int64]:
         """Return (stacks, 3) slices, rows and columns of each stack, int64."""
         return stack_columns.shapes(self._generation, self.numbers)
