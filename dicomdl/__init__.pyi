@@ -23,6 +23,7 @@ from .geometry.grid import Tolerances as Tolerances
 from .headers.frame import Frame as Frame
 from .index.index import Index as Index
 from .index.opening import open_index as open_index
+from .index.pairing import Pairing as Pairing
 from .index.studies import Series as Series
 from .index.studies import Study as Study
 from .index.views import Group as Group

@@ -7,6 +7,8 @@ row has exactly this text: Siemens' sequence names begin with an asterisk.
 
 import difflib
 import fnmatch
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -30,6 +32,11 @@ _CODES: Final = ("modality", "body_part_examined")
 _PREFIXES: Final = ("min_", "max_", "not_")
 # A column of stacks that the tables compute: the folder of the first file.
 _FOLDER: Final = "folder"
+# A column of stacks that holds several values by name, as JSON.
+_DIMENSION: Final = "dimension"
+# Relative difference of a number of a dimension from the one that is wanted: an echo time is typed
+# with the digits that a repr shows.
+_SAME_VALUE: Final = 1e-6
 
 
 def columns_of(generation: Generation) -> list[str]:
@@ -46,7 +53,7 @@ def column_of(generation: Generation, name: str) -> tuple[str, type]:
         The column does not exist.
     """
     prefix, column = _parsed(name, columns_of(generation))
-    table, _ = _table_of(generation, column)
+    table, _ = table_of(generation, column)
     kind = str if table.is_text(column) else bool if table.is_flag(column) else float
     return prefix + column, kind
 
@@ -60,7 +67,7 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
         A column or a code that does not exist, or a value of another type than the column's.
     """
     prefix, name = _parsed(condition, columns_of(generation))
-    table, by_stack = _table_of(generation, name)
+    table, by_stack = table_of(generation, name)
     if prefix in ("min_", "max_"):
         low, high = (wanted, None) if prefix == "min_" else (None, wanted)
         mask = between(table, name, low, high)
@@ -73,7 +80,7 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
     return flags_per_frame(generation, mask) if by_stack else mask
 
 
-def _table_of(generation: Generation, name: str) -> tuple[Table, bool]:
+def table_of(generation: Generation, name: str) -> tuple[Table, bool]:
     """Return the table that has a column, and whether it is that of stacks."""
     if name == _FOLDER:
         folders = folders_of(generation, np.arange(len(generation.stacks)))
@@ -98,11 +105,30 @@ def _equal(table: Table, name: str, wanted: Any) -> Flags:
     """Return flags of the rows that equal a value, one of several, a pattern or a function."""
     if callable(wanted):
         return passing(table, name, wanted)
+    if name == _DIMENSION and isinstance(wanted, Mapping):
+        return passing(table, name, lambda text: _has_values(json.loads(text), wanted))
     several = isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes)
     choices = list(wanted) if several else [wanted]
     if table.is_text(name) and any(isinstance(choice, str) for choice in choices):
         return _equal_text(table, name, choices)
     return where(table, name, choices)
+
+
+def _has_values(dimension: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a dimension has the wanted values, or values that pass the wanted functions."""
+    for name, want in wanted.items():
+        if name not in dimension:
+            return False
+        value = dimension[name]
+        if callable(want):
+            meets = bool(want(value))
+        elif isinstance(want, int | float) and isinstance(value, int | float):
+            meets = math.isclose(value, want, rel_tol=_SAME_VALUE)
+        else:
+            meets = value == (list(want) if isinstance(want, tuple) else want)
+        if not meets:
+            return False
+    return True
 
 
 def _equal_text(table: Table, name: str, choices: list[Any]) -> Flags:
@@ -134,14 +160,15 @@ def _require_known(name: str, choices: list[Any], values: set[str]) -> None:
     for choice in choices:
         if not isinstance(choice, str) or choice in (known or values) or choice == "":
             continue
-        near = _nearest(choice, sorted(known or values))
+        near = nearest(choice, sorted(known or values))
         if known is not None or near:
             hint = f"; did you mean {near!r}?" if near else ""
             listed = ", ".join(sorted(known or values))
             raise UsageError(f"{name}={choice!r}: the values are {listed}{hint}", column=name)
 
 
-def _nearest(choice: str, values: list[str]) -> str:
+def nearest(choice: str, values: Iterable[str]) -> str:
+    """Return the value that is spelled most like a choice, in any case; "" for none."""
     folded = {value.casefold(): value for value in values if value}
     near = difflib.get_close_matches(choice.casefold(), folded, 1, 0.75)
     return folded[near[0]] if near else ""

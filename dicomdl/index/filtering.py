@@ -10,9 +10,14 @@ from dicomdl.index._conditions import column_of
 from dicomdl.index.index import Index
 
 # A name, a sign and values.
-_CONDITION: Final = re.compile(r"\s*(\w+)\s*(>=|<=|!=|==|=|>|<)(.*)", re.DOTALL)
+_CONDITION: Final = re.compile(r"\s*(\w+)\s*(>=|<=|!=|!~|==|=|>|<|~)(.*)", re.DOTALL)
 # Prefix of `Index.select` for each sign.
-_PREFIXES: Final = {">=": "min_", ">": "min_", "<=": "max_", "<": "max_", "!=": "not_"}
+_PREFIXES: Final = {
+    **{">=": "min_", ">": "min_", "<=": "max_", "<": "max_"},
+    **{"!=": "not_", "!~": "not_"},
+}
+# A value in quotes, which may hold commas, or a value up to the next comma.
+_VALUE: Final = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*?))\s*(?:,|$)""", re.DOTALL)
 # Directions to the next float, since the bounds of `Index.select` are inclusive.
 _BEYOND: Final = {">": math.inf, "<": -math.inf}
 _FLAGS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -40,20 +45,44 @@ def parsed(index: Index, text: str) -> tuple[str, Any]:
     match = _CONDITION.fullmatch(text)
     if match is None:
         raise UsageError(
-            f"{text!r} is no condition: expected column=value, !=, >=, <=, > or <, in quotes, such "
-            "as modality=CT,MR or 'slices>=20'"
+            f"{text!r} is no condition: expected column=value, !=, >=, <=, > or <, or a pattern "
+            "after ~ or !~, in quotes, such as modality=CT,MR or 'slices>=20'"
         )
     name, sign, rest = match.groups()
     if re.search(r"\s(and|or|&&?|\|\|?)\s.*[=<>]", rest):
-        raise UsageError(f"{text!r} holds several conditions: give each its own --where")
+        raise UsageError(
+            f"{text!r} holds several conditions: give each its own --where, or a list of texts"
+        )
     column, kind = column_of(index._generation, name)
-    values = [_value(column, part.strip(), kind) for part in rest.split(",")]
+    values = [_value(column, part, kind) for part in _parts(rest)]
+    if "~" in sign:
+        _require_patterns(column, values)
     if sign in _BEYOND and kind is not str:
         values = [math.nextafter(value, _BEYOND[sign]) for value in values]
     elif sign in _BEYOND or (sign in (">=", "<=") and len(values) > 1):
         raise UsageError(f"{column} takes one value with >= or <=", column=column)
     one = len(values) == 1
     return _PREFIXES.get(sign, "") + column, values[0] if one else values
+
+
+def _parts(text: str) -> list[str]:
+    """Return the values between commas; those in quotes without them."""
+    parts: list[str] = []
+    for match in _VALUE.finditer(text):
+        parts.append(next(part for part in match.groups() if part is not None))
+        if not match[0].endswith(","):
+            break
+    return parts
+
+
+def _require_patterns(column: str, values: list[Any]) -> None:
+    """Raise UsageError unless values after ~ are patterns, of a column of text."""
+    if not all(isinstance(value, str) and ("*" in value or "?" in value) for value in values):
+        raise UsageError(
+            f"{column} ~ takes patterns with * or ?, of a column of text, such as "
+            "series_description ~ '*t1*'",
+            column=column,
+        )
 
 
 def _value(column: str, text: str, kind: type) -> Any:

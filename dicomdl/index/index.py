@@ -230,7 +230,8 @@ class Index(Plotted):
             ``column=value`` (equal), ``column=[a, b]`` (one of), ``column=None`` (absent),
             ``column="*head*"`` (a pattern with ``*`` and ``?``, in upper or lower case),
             ``column=function`` (of the value), ``min_column=low`` and ``max_column=high``
-            (inclusive), ``not_column=...`` (none of the above). A column may be named by its DICOM
+            (inclusive), ``not_column=...`` (none of the above), ``dimension={"echo_time": 4.9}``
+            (values of `Stack.dimension`, or functions of them). A column may be named by its DICOM
             keyword (``SeriesDescription``). Columns of stacks (`verdict`, `slices`, `content`,
             `folder`, ...) select complete stacks, without equal copies, which are in no
             stack. Columns of frames (`modality`, `echo_time`, ...) select frames.

@@ -49,6 +49,12 @@ def slices(index: Index, *texts: str) -> list[int]:
         (["mixed=True"], []),
         (["min_slices=4", "kvp="], [4, 4]),
         (["series_description=ramp*", "echo_time="], [3, 4, 4]),
+        # Patterns, and values in quotes, which may hold a comma.
+        (["series_description ~ '*amp*'"], [3, 4, 4]),
+        (['series_description !~ "ramp*"'], []),
+        (["patient_id='01', \"02\""], [4, 4]),
+        (["series_description='RAMP, CT'"], []),
+        (["slices = '3'"], [3]),
     ],
 )
 def test_a_condition_selects_what_it_says(
