@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Voxel
+from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, thinned
 from dicomdl.errors import GeometryError, UsageError
@@ -23,6 +24,7 @@ from dicomdl.values.foreground import BODY_HU, otsu
 from dicomdl.values.sampling import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
+from dicomdl.volumes.cutting import cut
 
 Labels = Callable[[Stack], npt.NDArray[Any]]
 # Voxels of a stack's body to draw from: 96 kB for each of the 64 stacks that are remembered.
@@ -36,15 +38,15 @@ _labelled_voxels: Final[Share[Mapping[int, npt.NDArray[np.int32]]]] = share("lab
 
 @remembered("label points")
 def points_of(
-    stack: Stack, centers: Centers
+    stack: Stack, centers: Centers, grid: GridRequest
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return (n, 3) voxels of the table's points in a stack, and (n,) their rows in the table."""
     points, rows = centers.of_series(stack.series_instance_uid)
-    geometry = stack.geometry
+    geometry = grid.geometry(stack)
     if not len(points) or not geometry.is_known:
         return np.zeros((0, 3)), np.zeros(0, np.int64)
     voxels = geometry.world_to_voxel(points)
-    inside = ((voxels > -0.5) & (voxels < np.asarray(stack.shape) - 0.5)).all(axis=1)
+    inside = ((voxels > -0.5) & (voxels < np.asarray(geometry.shape) - 0.5)).all(axis=1)
     return np.asarray(voxels[inside]), rows[inside]
 
 
@@ -91,14 +93,26 @@ def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
     )
 
 
-def _labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+def label_block(
+    stack: Stack, by: ByIdentity, grid: GridRequest, start: Voxel, size: Voxel
+) -> npt.NDArray[np.int64]:
+    """Return the labels of a block of the grid, int64; 0 outside of the stack."""
+    return cut(grid.labels(label_map(stack, by), stack), start, size)
+
+
+def _labelled(
+    stack: Stack, by: ByIdentity, grid: GridRequest
+) -> Mapping[int, npt.NDArray[np.int32]]:
     """Return {label: (n, 3) voxels} of a stack, from the cache."""
-    return _labelled_voxels.of((stack, by), functools.partial(_find_labelled, stack, by))
+    find = functools.partial(_find_labelled, stack, by, grid)
+    return _labelled_voxels.of((stack, by, grid), find)
 
 
-def _find_labelled(stack: Stack, by: ByIdentity) -> Mapping[int, npt.NDArray[np.int32]]:
+def _find_labelled(
+    stack: Stack, by: ByIdentity, grid: GridRequest
+) -> Mapping[int, npt.NDArray[np.int32]]:
     """Find {label: (n, 3) voxels} of a stack, thinned."""
-    labels = label_map(stack, by)
+    labels = grid.labels(label_map(stack, by), stack)
     return {int(label): _thinned_voxels(labels, label) for label in np.unique(labels)}
 
 
@@ -111,7 +125,9 @@ def _thinned_voxels(labels: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int3
 
 
 @remembered("body voxels")
-def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np.int32]:
+def _foreground(
+    stack: Stack, above: float | None, cache: Any, grid: GridRequest
+) -> npt.NDArray[np.int32]:
     """Return (n, 3) voxels of the body.
 
     They come from at most 32 slices and every n-th row and column, so that the complete stack need
@@ -131,21 +147,28 @@ def _foreground(stack: Stack, above: float | None, cache: Any) -> npt.NDArray[np
             body &= ~padding[0, ::stride, ::stride]
         pixels = np.argwhere(body) * stride
         candidates.append(np.concatenate([np.full((len(pixels), 1), z), pixels], axis=1))
-    return thinned(np.concatenate(candidates), BODY_VOXELS)
+    return thinned(grid.voxels(np.concatenate(candidates), stack), BODY_VOXELS)
 
 
 class PatchView:
     """The view of a stack that a sampler gets (see `patch_samplers.StackView`)."""
 
     def __init__(
-        self, stack: Stack, sampler: PatchSampler, labels: Labels | None, cache: Any
+        self,
+        stack: Stack,
+        shape: Voxel,
+        sampler: PatchSampler,
+        labels: Labels | None,
+        cache: Any,
+        grid: GridRequest,
     ) -> None:
         self._stack, self._sampler, self._labels, self._cache = stack, sampler, labels, cache
-        self.shape: Voxel = stack.shape
+        self._grid = grid
+        self.shape = shape
 
     def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
         """Return (n, 3) voxels of the body, thinned."""
-        return _foreground(self._stack, above, self._cache)
+        return _foreground(self._stack, above, self._cache, self._grid)
 
     def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
         """Return {label: (n, 3) voxels}, thinned; raise a UsageError without `labels`."""
@@ -154,10 +177,10 @@ class PatchView:
                 "the sampler asks for labels: give the dataset labels=, a function that gives the "
                 "label map of a stack"
             )
-        return _labelled(self._stack, ByIdentity(self._labels))
+        return _labelled(self._stack, ByIdentity(self._labels), self._grid)
 
     def centers(self) -> npt.NDArray[np.float64]:
         """Return (n, 3) voxels of the table's points in the stack."""
         if not isinstance(self._sampler, Centers):
             raise UsageError("the sampler has no points")
-        return points_of(self._stack, self._sampler)[0]
+        return points_of(self._stack, self._sampler, self._grid)[0]

@@ -21,6 +21,7 @@ from dicomdl.datasets._assembly import (
     made_sample,
 )
 from dicomdl.datasets._cases import EachStack
+from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -31,7 +32,7 @@ from dicomdl.datasets.label_maps import (
     ByIdentity,
     Labels,
     PatchView,
-    label_map,
+    label_block,
     of_thread,
     points_of,
 )
@@ -47,8 +48,8 @@ from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.volumes.blocks import Scratch, StackVoxels
-from dicomdl.volumes.cutting import cut, padding_shows, read_block
+from dicomdl.volumes.block_reader import BlockReader, Scratch
+from dicomdl.volumes.cutting import padding_shows, read_block
 
 
 class PatchDataset(StackDataset):
@@ -64,9 +65,16 @@ class PatchDataset(StackDataset):
         As for `FrameDataset`; `intensity` is resolved once per stack, so that a value is mapped as
         in frames and volumes.
     size
-        (slices, rows, columns) of a patch in voxels, or one number for all. Beyond the stack a
-        patch is padded with the value that maps to the lowest one. Where values stay unchanged, it
-        is padded with -1024 (CT in HU) or 0.
+        (slices, rows, columns) of a patch in voxels, or one number for all; with `orientation`, in
+        the order of its axes. Beyond the stack a patch is padded with the value that maps to the
+        lowest one. Where values stay unchanged, it is padded with -1024 (CT in HU) or 0.
+    orientation
+        The directions of the axes of patches, one letter per axis, as for `Volume.reorient`: with
+        "RAS" the first index ascends to the right of the patient, the second to the front, the
+        third to the head, for stacks in every orientation. Axes are exchanged and reversed exactly;
+        oblique ones count as the nearest direction. `size`, positions, labels and the sample then
+        are in this grid. Stacks of unknown orientation are left out. None keeps (slice, row,
+        column).
     per_stack
         The number of patches per stack and epoch, for samplers that draw.
     sampler
@@ -103,7 +111,7 @@ class PatchDataset(StackDataset):
     Raises
     ------
     UsageError
-        As for `FrameDataset`.
+        As for `FrameDataset`; also for an `orientation` that names no three directions.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`; a GeometryError also for a label map
         that is unreadable or differs from its stack in shape.
@@ -138,6 +146,7 @@ class PatchDataset(StackDataset):
         *,
         per_stack: int = 4,
         sampler: str | PatchSampler = "uniform",
+        orientation: str | None = None,
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         labels: Labels | None = None,
@@ -165,6 +174,7 @@ class PatchDataset(StackDataset):
         if not (isinstance(per_stack, int) and per_stack >= 1):
             raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
         self.per_stack = per_stack
+        self.grid = GridRequest(orientation)
         self.sampler = as_sampler(sampler)
         self.labels = labels
         if labels is None and sampler in ("labels", "balanced"):
@@ -176,7 +186,8 @@ class PatchDataset(StackDataset):
                 "patches are cut out of slices as they are: read irregular='resample' volumes by "
                 "VolumeDataset"
             )
-        self._take(given, StackChoice(content, irregular, min_slices), EachStack())
+        choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
+        self._take(given, choice, EachStack())
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)
@@ -188,7 +199,10 @@ class PatchDataset(StackDataset):
             if len(centers)
             else self.index.of_stacks([])
         )
-        inside = {stack.number: len(points_of(stack, centers)[0]) for stack in candidates.stacks}
+        inside = {
+            stack.number: len(points_of(stack, centers, self.grid)[0])
+            for stack in candidates.stacks
+        }
         lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
             raise UsageError(
@@ -214,10 +228,13 @@ class PatchDataset(StackDataset):
         """(stacks + 1,) int64: the first row of each stack, then the number of rows."""
         if isinstance(self.sampler, Centers):
             counts = np.array(
-                [len(points_of(stack, self.sampler)[0]) for stack in self._stacks], np.int64
+                [len(points_of(stack, self.sampler, self.grid)[0]) for stack in self._stacks],
+                np.int64,
             )
         else:
-            shapes, shape_of = np.unique(self._stacks.shapes(), axis=0, return_inverse=True)
+            shapes, shape_of = np.unique(
+                self.grid.shapes(self._stacks), axis=0, return_inverse=True
+            )
             per_shape = [
                 self.sampler.count((z, y, x), self.size, self.per_stack)
                 for z, y, x in shapes.tolist()
@@ -233,12 +250,15 @@ class PatchDataset(StackDataset):
         number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
         stack = self._stacks[number]
         recipe = self.reading.recipe(stack)
-        view = PatchView(stack, self.sampler, self.labels, self.reading.cache)
+        geometry = self.grid.geometry(stack)
+        view = PatchView(
+            stack, geometry.shape, self.sampler, self.labels, self.reading.cache, self.grid
+        )
         patch = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, patch, self._chance(row, epoch))
-        voxels = self.reading.voxels(stack, recipe.quantity)
-        image = self._image(voxels, start, recipe)
-        affine = stack.affine
+        reader = self.grid.reader(self.reading.voxels(stack, recipe.quantity))
+        image = self._image(reader, start, recipe)
+        affine = np.array(geometry.affine)
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {
             "row": row,
@@ -246,14 +266,14 @@ class PatchDataset(StackDataset):
             "spacing_at": stack.spacing_at,
             **{name: getattr(stack, name) for name in IDENTIFIERS},
         }
-        facts |= {"location": torch.tensor(start), "shape": torch.tensor(stack.shape)}
+        facts |= {"location": torch.tensor(start), "shape": torch.tensor(geometry.shape)}
         if isinstance(self.sampler, Centers):
-            facts["point"] = int(points_of(stack, self.sampler)[1][patch])
+            facts["point"] = int(points_of(stack, self.sampler, self.grid)[1][patch])
         if self.labels is not None:
             facts["label"] = torch.from_numpy(
-                cut(label_map(stack, ByIdentity(self.labels)), start, self.size)
+                label_block(stack, ByIdentity(self.labels), self.grid, start, self.size)
             )
-        return made_sample(image, affine, np.asarray(stack.spacing), recipe, self.delivery, facts)
+        return made_sample(image, affine, self.grid.spacing(stack), recipe, self.delivery, facts)
 
     def _chance(self, row: int, epoch: int | None) -> np.random.Generator:
         """Return the random generator of a sample; without an epoch, torch's generator seeds it.
@@ -266,7 +286,7 @@ class PatchDataset(StackDataset):
             epoch = drawn_number() if is_random and is_in_pass() else 0
         return chance(self.policy.seed, epoch, row)
 
-    def _image(self, voxels: StackVoxels, start: Voxel, recipe: Intensity) -> Image:
+    def _image(self, voxels: BlockReader, start: Voxel, recipe: Intensity) -> Image:
         """Return the patch, (C, D, H, W), mapped already or not.
 
         A patch of int16 values inside the stack is read and mapped a few slices at a time, while

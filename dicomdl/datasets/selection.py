@@ -105,6 +105,15 @@ class Taken:
             )
         self._leave_out_detail("incomplete in its group", "missing_in_group")
 
+    def leave_out_unplaced(self) -> None:
+        """Select the stacks whose position and orientation are known."""
+        stacks = self.index.stacks
+        known = np.isfinite(stacks.affines()).all(axis=(1, 2))
+        if not known.all():
+            self._continue_with(
+                self.index.of_stacks(stacks.numbers[known]), "no known orientation in the patient"
+            )
+
     def _leave_out_detail(self, reason: str, key: str) -> None:
         """Select the stacks whose `detail` has no such key."""
         stacks = self.index.stacks
@@ -115,11 +124,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class StackChoice:
-    """The stacks that a dataset takes: content, treatment of irregular ones, least slices."""
+    """The stacks that a dataset takes: content, treatment of irregular ones, least slices.
+
+    `is_placed` takes only those whose position and orientation are known.
+    """
 
     content: str | None
     irregular: Irregular
     min_slices: int
+    is_placed: bool = False
 
     def __post_init__(self) -> None:
         checked_content(self.content)
@@ -135,6 +148,8 @@ class StackChoice:
         taken.leave_out_parts()
         taken.leave_out_other_content(self.content)
         taken.leave_out_irregular(self.irregular)
+        if self.is_placed:
+            taken.leave_out_unplaced()
         taken.leave_out(f"fewer than {self.min_slices} slices", min_slices=self.min_slices)
         return taken
 

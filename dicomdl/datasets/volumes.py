@@ -20,6 +20,7 @@ from dicomdl.datasets._assembly import (
     made_sample,
 )
 from dicomdl.datasets._cases import EachStack
+from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -49,6 +50,11 @@ class VolumeDataset(StackDataset):
     size
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
         three dimensions.
+    orientation
+        The directions of the axes, one letter per axis, as for `Volume.reorient`: "RAS" is what
+        MONAI's ``Orientationd(axcodes="RAS")`` delivers. `size`, `spacing` and the sample then are
+        in the order of these axes. Stacks of unknown orientation are left out. None keeps (slice,
+        row, column).
     spacing
         (slice, row, column) mm, or one number for all, to resample to. Interpolation is trilinear,
         without antialiasing; segmentations take the nearest voxel.
@@ -111,6 +117,7 @@ class VolumeDataset(StackDataset):
         transform: Transform | None = None,
         *,
         size: Sequence[int] | None = None,
+        orientation: str | None = None,
         spacing: Sequence[float] | float | None = None,
         channels: int | None = None,
         content: str | None = "image",
@@ -132,7 +139,9 @@ class VolumeDataset(StackDataset):
             Delivery(channels, intensity_on),
         )
         self.target = TargetGrid.of(3, size, spacing)
-        self._take(given, StackChoice(content, irregular, min_slices), EachStack())
+        self.grid = GridRequest(orientation)
+        choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
+        self._take(given, choice, EachStack())
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
@@ -179,14 +188,18 @@ class VolumeDataset(StackDataset):
         volume = dataclasses.replace(
             volume, array=floored(Converted(volume.array, volume.padding), recipe), padding=None
         )
+        if self.grid.orientation is not None:
+            volume = volume.reorient(self.grid.orientation)
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
         fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
         volume = resampled(volume, self.target, interpolation, fill)
         # A single slice has no slice spacing on its own grid, and one on every other grid.
-        own_grid = stack.geometry.halved(self.reading.decoding.reduce)
-        is_on_own_grid = volume.geometry == own_grid or not volume.geometry.is_known
+        own = stack.geometry.halved(self.reading.decoding.reduce)
+        order = self.grid.order(own)
+        is_on_own_grid = volume.geometry == order.geometry(own) or not volume.geometry.is_known
+        halved = 1 << self.reading.decoding.reduce
         spacing = (
-            np.asarray(stack.spacing) * (1, *[1 << self.reading.decoding.reduce] * 2)
+            self.grid.spacing(stack) * order.of((1, halved, halved))
             if is_on_own_grid
             else np.asarray(volume.spacing)
         )

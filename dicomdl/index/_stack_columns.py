@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from dicomdl.arrays import Ints, Mask
+from dicomdl.arrays import Floats, Ints, Mask
 from dicomdl.index.rows import Generation
 
 
@@ -17,6 +17,11 @@ def shapes(generation: Generation, stacks: Ints) -> Ints:
         for name in ("rows", "columns")
     ]
     return np.stack([np.diff(starts)[stacks], *size], axis=1).astype(np.int64)
+
+
+def affines(generation: Generation, stacks: Ints) -> Floats:
+    """Return (len, 4, 4) the affine of each stack, float64; NaN without geometry."""
+    return generation.stacks.vectors("affine", 16)[stacks].reshape(-1, 4, 4)
 
 
 def have_detail(generation: Generation, stacks: Ints, key: str) -> Mask:

@@ -345,6 +345,10 @@ class Stacks(Plotted, Sequence[Stack]):
         """Return (stacks, 3) slices, rows and columns of each stack, int64."""
         return stack_columns.shapes(self._generation, self.numbers)
 
+    def affines(self) -> npt.NDArray[np.float64]:
+        """Return (stacks, 4, 4) the affine of each stack, float64; NaN without geometry."""
+        return stack_columns.affines(self._generation, self.numbers)
+
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
         """Return (len,) flags: stacks whose `detail` has a key."""
         return stack_columns.have_detail(self._generation, self.numbers, key)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Values
 from dicomdl.errors import GeometryError, UsageError
+from dicomdl.geometry.axes import axes_towards
 from dicomdl.geometry.grid import Geometry
-from dicomdl.volumes.resampling import axes_towards
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: Final = get_args(Plane)
@@ -133,10 +133,11 @@ def _completed(geometry: Geometry) -> Floats | None:
 
 
 def _view(name: str, geometry: Geometry) -> View:
-    order, flips = axes_towards(geometry, "SPL")
+    towards = axes_towards(geometry, "SPL")
+    order, flips = towards.axes, towards.flips
     (across, _), (rows, down), (columns, right) = _VIEWS[name]
     # An axis is reversed where its index leads against the direction of the picture.
-    turned = (rows in flips) != (down < 0), (columns in flips) != (right < 0)
+    turned = flips[rows] != (down < 0), flips[columns] != (right < 0)
     vectors = geometry.affine[:3, [order[columns], order[rows]]].T
     vectors = vectors * np.where(turned[::-1], -1.0, 1.0)[:, None]
     width = np.linalg.norm(vectors[0])

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values
 from dicomdl.errors import GeometryError
+from dicomdl.geometry.axes import axes_towards
 from dicomdl.geometry.grid import Geometry
 from dicomdl.values.reading import spread_over
 from dicomdl.volumes.resampling import (
     Interpolation,
-    axes_towards,
     carried,
     interpolate,
     require_known,
@@ -103,20 +103,11 @@ def reoriented(old: Gridded, axes: str) -> Gridded:
         `axes` does not name one of each pair L/R, A/P, S/I.
     """
     require_known(old.geometry)
-    order, flips = axes_towards(old.geometry, axes)
-    affine = np.array(old.geometry.affine)
-    affine[:, :3] = affine[:, list(order)]
-    shape = tuple(old.geometry.shape[axis] for axis in order)
-    for axis in flips:
-        affine[:, 3] += affine[:, axis] * (shape[axis] - 1)
-        affine[:, axis] *= -1
-    geometry = Geometry((shape[0], shape[1], shape[2]), affine)
-    lead = 1 if old.times else 0
+    order = axes_towards(old.geometry, axes)
+    geometry, lead = order.geometry(old.geometry), 1 if old.times else 0
 
     def turned(values: Values) -> Values:
-        rest = range(lead + 3, values.ndim)
-        values = values.transpose(*range(lead), *(lead + axis for axis in order), *rest)
-        return np.ascontiguousarray(np.flip(values, tuple(lead + axis for axis in flips)))
+        return np.ascontiguousarray(order.view(values, lead))
 
     filled = carried(old.filled, old.geometry, geometry)
     padding = None if old.padding is None else turned(old.padding)

@@ -9,14 +9,15 @@ the same conversion.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
-from dicomdl.errors import IntensityError, PixelError, UsageError
+from dicomdl.errors import IntensityError, PixelError
+from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
@@ -34,6 +35,7 @@ from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
+from dicomdl.volumes.block_reader import Scratch, require_inside
 from dicomdl.volumes.caching import StackCache, is_worth_caching
 
 # Facts that all frames of a stack must share for its blocks to be read as plain bytes. Byte offsets
@@ -57,42 +59,6 @@ _UNIFORM: Final = (
         "coded_rows",
     ),
 )
-
-
-class Scratch:
-    """Memory that one thread reuses for block after block.
-
-    Parameters
-    ----------
-    new_block
-        Allocator of (shape, dtype) for blocks that must outlive the next read. None reuses one
-        buffer.
-    """
-
-    def __init__(
-        self, new_block: Callable[[tuple[int, ...], np.dtype[Any]], Values] | None = None
-    ) -> None:
-        self._bytes: dict[str, Values] = {}
-        self._new_block = new_block
-
-    def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """Return an array for a block; without `new_block` it overwrites the previous block."""
-        return (
-            self._array("block", shape, dtype)
-            if self._new_block is None
-            else self._new_block(shape, dtype)
-        )
-
-    def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """Return an array for the full rows of a slice that a block covers."""
-        return self._array("band", shape, dtype)
-
-    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        needed = math.prod(shape) * dtype.itemsize
-        buffer = self._bytes.get(name)
-        if buffer is None or buffer.nbytes < needed:
-            buffer = self._bytes[name] = np.empty(needed, np.uint8)
-        return buffer[:needed].view(dtype).reshape(shape)
 
 
 class _SliceBytes(NamedTuple):
@@ -187,12 +153,7 @@ class StackVoxels:
         PixelError, IntensityError
             As for `read_volume`. Notes name the file and the frame.
         """
-        if not all(0 <= a < b <= n for a, b, n in zip(start, stop, self.shape, strict=True)):
-            raise UsageError(
-                f"the block from {start} to {stop} is not inside the stack of shape {self.shape}",
-                start=start,
-                stop=stop,
-            )
+        require_inside(start, stop, self.shape)
         slices, window = (
             range(start[0], stop[0]),
             (slice(start[1], stop[1]), slice(start[2], stop[2])),
@@ -223,6 +184,11 @@ class StackVoxels:
                 [np.zeros(array.shape[1:], np.bool_) if mask is None else mask for mask in masks]
             ),
         )
+
+    @functools.cached_property
+    def geometry(self) -> Geometry:
+        """The grid of the stack; its affine is NaN where unknown."""
+        return self.stack.geometry
 
     @functools.cached_property
     def always_int16(self) -> bool:

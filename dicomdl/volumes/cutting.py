@@ -11,11 +11,11 @@ import numpy.typing as npt
 from dicomdl.arrays import Voxel
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
-from dicomdl.volumes.blocks import Scratch, StackVoxels
+from dicomdl.volumes.block_reader import BlockReader, Scratch
 
 
 def read_block(
-    voxels: StackVoxels, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None
+    voxels: BlockReader, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None
 ) -> Converted:
     """Read a block that may reach beyond the stack.
 
@@ -44,7 +44,7 @@ def read_block(
     return Converted(array, padding)
 
 
-def padding_shows(voxels: StackVoxels, recipe: Intensity) -> bool:
+def padding_shows(voxels: BlockReader, recipe: Intensity) -> bool:
     """Whether padding must be looked for: unmasked, it could differ from the lowest value."""
     lowest = recipe.floor(np.dtype(np.float32))
     if lowest is None:

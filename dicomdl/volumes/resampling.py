@@ -5,7 +5,6 @@ axis of time points where `series` is true; all time points share one grid. Resa
 index space, so that any affine, including a sheared one, is exact.
 """
 
-import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -195,27 +194,6 @@ def rounded(values: Values, dtype: np.dtype[Any]) -> Values:
     """Round floats to an integer dtype, clipped to its range. `values` is overwritten."""
     limits = np.iinfo(dtype)
     return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(dtype)
-
-
-def axes_towards(geometry: Geometry, axes: str) -> tuple[tuple[int, int, int], list[int]]:
-    """Return (old axis per new axis, new axes to flip) that lead along the named directions."""
-    named = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
-    letters = [named[letter] for letter in axes.upper() if letter in named]
-    if len(axes) != 3 or sorted(world for world, _ in letters) != [0, 1, 2]:
-        raise UsageError(
-            f"axes={axes!r}: expected one letter of each pair L/R, A/P, S/I, such as 'SPL'",
-            axes=axes,
-        )
-    direction = geometry.direction
-    best = max(
-        itertools.permutations(range(3)),
-        key=lambda p: sum(abs(direction[world, axis]) for world, axis in enumerate(p)),
-    )
-    order = (best[letters[0][0]], best[letters[1][0]], best[letters[2][0]])
-    flips = [
-        new for new, (world, sign) in enumerate(letters) if direction[world, best[world]] * sign < 0
-    ]
-    return order, flips
 
 
 # --- images and files -----------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.storage.memory import Share
 from dicomdl.values.sampling import stack_sample
 from dicomdl.volumes import blocks as voxels
-from dicomdl.volumes.blocks import Scratch, StackVoxels
+from dicomdl.volumes.block_reader import Scratch
+from dicomdl.volumes.blocks import StackVoxels
 
 SHAPE = (6, 9, 14)
 BLOCKS = [
