@@ -29,6 +29,7 @@ from .index.studies import Study as Study
 from .index.views import Group as Group
 from .index.views import Stack as Stack
 from .jobs.crosscheck import check_pixels as check_pixels
+from .jobs.demo_data import demo_data as demo_data
 from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan

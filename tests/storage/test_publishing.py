@@ -57,6 +57,16 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_files_of_several_folders_are_written_into_folders_of_their_owner(tmp_path: Path) -> None:
+    files = [("a/b/1", b"one"), ("a/b/2", b"two"), ("3", b"three")]
+    storage.write_files(str(tmp_path / "new"), iter(files))
+    assert all((tmp_path / "new" / name).read_bytes() == data for name, data in files)
+    assert stat.S_IMODE((tmp_path / "new" / "a").stat().st_mode) == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        storage.write_files(str(tmp_path / "file"), files)
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
