@@ -15,6 +15,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dicomdl.headers._listed import Listed
 from dicomdl.headers.attribute import TEXT_VRS, Attribute, Need
 from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
 from dicomdl.storage.sources import UNKNOWN, Source
@@ -67,7 +68,7 @@ def _fact(tag: int, vr: str, need: Need, size: int = 1, **more: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(metaclass=Listed):
     """The facts of one frame: a row of the table `frames`, frozen.
 
     The fields from `transfer_syntax_uid` on are named after DICOM keywords (`pixel_spacing` for

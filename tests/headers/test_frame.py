@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import pydoc
 
 import pytest
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, private_dictionary_VR
@@ -202,3 +203,18 @@ def test_a_frame_is_frozen_pickles_and_shows_no_patient() -> None:
     assert "MRN-123" not in repr(frame)
     assert "1.2.3" in repr(frame)
     assert frame.source == FrameSource(**{name: getattr(frame, name) for name in SOURCE_FIELDS})
+
+
+def test_help_shows_the_docstring_of_a_frame_and_no_field_twice() -> None:
+    text = pydoc.render_doc(Frame, renderer=pydoc.plaintext)
+    assert len(text.splitlines()) < 50
+    assert "Frame(**facts)" in text and "echo_time" not in text
+
+
+def test_completion_on_a_frame_has_every_column() -> None:
+    made = Frame(
+        path="", frame_number=1, byte_offset=0, byte_length=0, file_bytes=0, file_mtime_ns=0
+    )
+    assert {field.name for field in dataclasses.fields(Frame)} | {"file", "source"} <= set(
+        dir(made)
+    )
