@@ -157,7 +157,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         return [transformed(sample, self.transform) for sample, _ in results if sample is not None]
 
     def outcomes(self, rows: Sequence[int]) -> list[Any]:
-        """Return the sample of each row, its error, or None for a skipped row.
+        """Return the sample of each of `rows`, its error, or None for a skipped row.
 
         Callers are readers that can leave rows out, such as `StackStream`.
         """

@@ -119,7 +119,20 @@ class Centers:
     def of_series(
         self, series_instance_uid: str
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return the points of one Series, (n, 3) LPS mm, and (n,) their rows in the table."""
+        """Return the points of one Series.
+
+        Parameters
+        ----------
+        series_instance_uid
+            The Series Instance UID.
+
+        Returns
+        -------
+        points : numpy.ndarray
+            (n, 3) float64, LPS mm.
+        rows : numpy.ndarray
+            (n,) int64, their rows in the table.
+        """
         number = int(np.searchsorted(self.series, series_instance_uid))
         if number == len(self.series) or self.series[number] != series_instance_uid:
             return np.zeros((0, 3)), np.zeros(0, np.int64)
@@ -127,9 +140,9 @@ class Centers:
         return self._points_mm[part], self.rows[part]
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Raise a UsageError: the number depends on the stack, and the dataset counts its points.
+        """Raise a UsageError: the dataset counts the points of each stack.
 
-        A shape alone does not determine it.
+        Neither `shape` nor `size` nor `per_stack` determines their number.
         """
         del shape, size, per_stack
         raise UsageError("the points of a table are counted by the dataset")
@@ -137,7 +150,10 @@ class Centers:
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return a start around point `number` of the stack; it may reach beyond the border."""
+        """Return the start of a patch of `size` around point `number` of the stack in `view`.
+
+        It may reach beyond the border. The jitter is drawn from `generator`.
+        """
         center = view.centers()[number]
         moves = generator.integers(-self.jitter, self.jitter + 1, 3) if self.jitter else np.zeros(3)
         z, y, x = (

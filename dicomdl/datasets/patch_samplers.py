@@ -51,12 +51,18 @@ class PatchSampler(Protocol):
     """
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Return the number of patches per epoch for a stack of this shape."""
+        """Return the number of patches of `size` per epoch for a stack of `shape`.
+
+        `per_stack` is the option of the dataset.
+        """
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return the first voxel of patch `number` (from 0) of the stack."""
+        """Return the first voxel of patch `number` (from 0) of the stack in `view`.
+
+        The patch has `size` voxels; chance comes from `generator` alone.
+        """
 
 
 # --- samplers -------------------------------------------------------------------------------------
@@ -70,14 +76,17 @@ class Uniform:
     """
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Return `per_stack`."""
+        """Return `per_stack`, whatever `shape` and `size` are."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return a uniformly random start."""
+        """Return a random start in `view` for a patch of `size`, drawn from `generator`.
+
+        All starts inside the stack are equally probable, for each `number`.
+        """
         del number
         return _inside(
             [
@@ -103,14 +112,17 @@ class Foreground:
     above: float | None = None
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Return `per_stack`."""
+        """Return `per_stack`, whatever `shape` and `size` are."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return a start around a random voxel of the body; uniform for a stack without body."""
+        """Return a start around a voxel of the body in `view`, drawn from `generator`.
+
+        The patch has `size` voxels; `number` plays no part. Without a body the start is uniform.
+        """
         return _around_random(view.foreground(self.above), view, size, number, generator)
 
 
@@ -147,14 +159,17 @@ class Balanced:
         object.__setattr__(self, "weights", pairs)
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Return `per_stack`."""
+        """Return `per_stack`, whatever `shape` and `size` are."""
         del shape, size
         return per_stack
 
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return a start around a random voxel of a random label."""
+        """Return a start around a voxel of a label in `view`, both drawn from `generator`.
+
+        The patch has `size` voxels; `number` plays no part.
+        """
         voxels = view.labelled()
         wanted = [
             (label, weight)
@@ -203,12 +218,12 @@ class Grid:
         return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * 3
 
     def starts(self, shape: Voxel, size: Voxel) -> list[Voxel]:
-        """Return all start voxels, the last axis fastest."""
+        """Return all starts of patches of `size` in a stack of `shape`, the last axis fastest."""
         axes = [_spread(n, s, part) for n, s, part in zip(shape, size, self._parts(), strict=True)]
         return [(z, y, x) for z, y, x in itertools.product(*axes)]
 
     def count(self, shape: Voxel, size: Voxel, per_stack: int) -> int:
-        """Return the number of patches that cover the stack."""
+        """Return the number of patches of `size` that cover `shape`, not `per_stack`."""
         del per_stack
         return math.prod(
             len(_spread(n, s, part)) for n, s, part in zip(shape, size, self._parts(), strict=True)
@@ -217,7 +232,10 @@ class Grid:
     def start(
         self, view: StackView, size: Voxel, number: int, generator: np.random.Generator
     ) -> Voxel:
-        """Return start `number` of the grid, in the order of `starts`."""
+        """Return start `number` of `starts` for the shape of `view` and `size`.
+
+        The `generator` is not used.
+        """
         del generator
         axes = [
             _spread(n, s, part) for n, s, part in zip(view.shape, size, self._parts(), strict=True)

@@ -133,7 +133,13 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return len(range(self.rank, self.total, self.world_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass; a loaded position of this epoch is preserved."""
+        """Set the epoch of the next pass; a loaded position of this epoch is preserved.
+
+        Parameters
+        ----------
+        epoch
+            An integer from 0.
+        """
         if epoch != self.epoch or (self._pass is not None and self._pass.began):
             self._position = 0
         self.epoch = checked_count("epoch", epoch, 0)
@@ -151,7 +157,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return self._pass
 
     def order(self, epoch: int) -> Rows:
-        """Return the rows of a complete epoch on this rank, (len(self),) int64."""
+        """Return (len(self),) int64, the rows of the complete `epoch` on this rank."""
         if self.boundaries is not None:
             order = windowed(
                 stack_order(self.boundaries, self.seed, epoch), self.window, self.seed, epoch
@@ -163,7 +169,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
         return np.resize(order, self.total)[self.rank :: self.world_size].copy()
 
     def state_dict(self, samples_done: int | None = None) -> State:
-        """Return the position of the present pass, a dict of numbers and strings.
+        """Return the position of the present pass.
 
         Parameters
         ----------
@@ -171,6 +177,11 @@ class RowSampler(torch.utils.data.Sampler[int]):
             Samples that this rank received since the pass began; a last batch may be counted as
             full. By default the rows drawn from the sampler. Under a plain DataLoader with workers
             these are more than the rows delivered.
+
+        Returns
+        -------
+        dict
+            Numbers and strings, for `load_state_dict`.
         """
         counts = "drawn" if samples_done is None else "delivered"
         start = self.start_of(self._position)
@@ -183,6 +194,11 @@ class RowSampler(torch.utils.data.Sampler[int]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume the next pass at the position of a state; later passes are complete.
+
+        Parameters
+        ----------
+        state
+            The result of `state_dict`.
 
         Raises
         ------
@@ -271,7 +287,7 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         return self._count(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the sampler."""
+        """Set the `epoch` of the sampler."""
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -319,6 +335,11 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
             Batches received since the pass began, as ``enumerate(loader, 1)`` counts them. By
             default the batches drawn (see `RowSampler.state_dict`).
 
+        Returns
+        -------
+        dict
+            The state of the sampler.
+
         Raises
         ------
         UsageError
@@ -342,7 +363,7 @@ class RowBatchSampler(torch.utils.data.Sampler[list[int]]):
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state into the sampler; the batch size may differ."""
+        """Load `state` into the sampler; the batch size may differ."""
         self.sampler.load_state_dict(state)
 
 
@@ -376,7 +397,7 @@ class WithEpoch(torch.utils.data.Sampler[Any]):
         return len(self.sampler)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass, an integer from 0."""
+        """Set the `epoch` of the next pass, an integer from 0."""
         self.epoch, self._began = checked_count("epoch", epoch, 0), False
 
     def __iter__(self) -> Iterator[Any]:

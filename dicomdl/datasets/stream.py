@@ -168,7 +168,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
         return int(self.shared_batches[EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass, in this process and in all its workers.
+        """Set the `epoch` of the next pass, from 0, in this process and in all its workers.
 
         A loaded position of this epoch is preserved.
         """
@@ -263,7 +263,7 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
     def number_of_batches(self, loader: "torch.utils.data.DataLoader[Any]") -> int:
         """Return the number of batches of a complete epoch on this rank.
 
-        It depends on the loader's workers, batch_size and drop_last.
+        It depends on workers, batch_size and drop_last of the `loader`.
         """
         return sum(
             batches(self._length(share, loader), 0, loader)
@@ -324,6 +324,11 @@ class StackStream(torch.utils.data.IterableDataset[Any]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume the next pass at the position of a state; later passes are complete.
+
+        Parameters
+        ----------
+        state
+            The result of `state_dict`.
 
         Raises
         ------

@@ -87,7 +87,7 @@ class Tolerances:
             object.__setattr__(self, field.name, float(value))
 
     def position(self, spacing: float) -> float:
-        """Return the largest error of a projected position that is still regular, mm."""
+        """Return the largest regular error of a projected position in mm, for `spacing` in mm."""
         return max(
             self.spacing_fraction * spacing,
             min(self.spacing_mm, self.spacing_mm_fraction * spacing),
@@ -191,13 +191,13 @@ class Geometry:
         return Geometry((slices, halved(rows, times), halved(columns, times)), affine)
 
     def voxel_to_world(self, voxels: npt.ArrayLike) -> Floats:
-        """Convert (..., 3) indices (slice, row, column) to (..., 3) LPS mm."""
+        """Return (..., 3) LPS mm for `voxels`, (..., 3) indices (slice, row, column)."""
         return np.asarray(
             np.asarray(voxels, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
         )
 
     def world_to_voxel(self, points: npt.ArrayLike) -> Floats:
-        """Convert (..., 3) LPS mm to (..., 3) fractional indices (slice, row, column)."""
+        """Return (..., 3) fractional indices (slice, row, column) for `points`, (..., 3) LPS mm."""
         inverse = np.linalg.inv(self.affine[:3, :3])
         return np.asarray((np.asarray(points, dtype=np.float64) - self.affine[:3, 3]) @ inverse.T)
 

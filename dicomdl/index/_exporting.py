@@ -1,7 +1,7 @@
 """Tables of an index as an export shows them: the selected rows, with paths and identifiers."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from dicomdl.index._numbers import FRAME_NUMBERS, STACK_NUMBERS
 from dicomdl.index.moves import moved
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table
+from dicomdl.storage import publishing as storage
 
 Rows = npt.NDArray[np.int64]
 
@@ -119,3 +120,16 @@ def _renumbered(originals: Rows, rows: Rows) -> Rows:
     exported_rows = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
     is_exported = rows[exported_rows] == originals
     return np.where(originals < 0, -1, np.where(is_exported, exported_rows, -2))
+
+
+def write_parquet(tables: Mapping[str, Callable[[], Table]], folder: str) -> None:
+    """Write each table as a Parquet file into a folder, which is created if it is absent.
+
+    Raises
+    ------
+    StorageError
+        The folder or a file cannot be written.
+    """
+    storage.make_folder(folder)
+    for name, table in tables.items():
+        table().to_parquet(os.path.join(folder, f"{name}.parquet"))

@@ -1,9 +1,11 @@
 """Frames and stacks in the hierarchy of DICOM: their stack, groups, Series and Studies."""
 
+import operator
+
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, no_integer
 from dicomdl.index.rows import Generation
 from dicomdl.index.studies import Series, Study
 from dicomdl.index.text import Lines
@@ -27,6 +29,25 @@ def stack_with(generation: Generation, row: int, number: int) -> Stack:
             duplicate_of=original,
         )
     return Stack(generation, int(np.searchsorted(starts, row, side="right")) - 1)
+
+
+def stack_numbered(generation: Generation, number: int) -> Stack:
+    """Return the stack with a number.
+
+    Raises
+    ------
+    UsageError
+        There is no stack with this number, or it is no integer.
+    """
+    try:
+        number = operator.index(number)
+    except TypeError:
+        raise no_integer(number, "stack") from None
+    if not 0 <= number < len(generation.stacks):
+        raise UsageError(
+            f"there are stacks 0 to {len(generation.stacks) - 1}, not {number}", number=number
+        )
+    return Stack(generation, number)
 
 
 def groups_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Group]:

@@ -13,10 +13,15 @@ class Plotted:
     __slots__ = ()
 
     def plot(self, intensity: Any = "auto", **options: Any) -> Any:
-        """Plot with matplotlib, as `dicomdl.plot` does, which documents the parameters.
+        """Plot with matplotlib, as `dicomdl.plot` does.
 
         A stack or a group shows its planes, as `Volume.plot`; an index or several stacks show a
         contact sheet.
+
+        Parameters
+        ----------
+        intensity, **options
+            Those of `dicomdl.plot`.
 
         Returns
         -------

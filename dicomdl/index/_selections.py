@@ -1,9 +1,11 @@
 """Selections of frames as ranges of rows, and as flags per frame."""
 
+import operator
+
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import UsageError, no_integer
 from dicomdl.index.rows import Generation
 
 # (k, 2): rows [start, stop), ascending, not touching.
@@ -21,6 +23,26 @@ def rows_of(ranges: Ranges, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     """Return the rows of ranges, ascending. `offsets` is (k + 1,) the rows before each range."""
     count = np.arange(int(offsets[-1]))
     return np.asarray(count + np.repeat(ranges[:, 0] - offsets[:-1], np.diff(offsets)))
+
+
+def row_of(ranges: Ranges, offsets: npt.NDArray[np.int64], number: int) -> int:
+    """Return the row of a selected frame; negative numbers count from the end.
+
+    Raises
+    ------
+    UsageError
+        There is no such frame, or the number is no integer.
+    """
+    try:
+        number = operator.index(number)
+    except TypeError:
+        raise no_integer(number, "frame") from None
+    count = int(offsets[-1])
+    if not -count <= number < count:
+        raise UsageError(f"frame {number} of {count}", number=number, frames=count)
+    number %= count
+    which = int(np.searchsorted(offsets, number, side="right")) - 1
+    return int(ranges[which, 0] + number - offsets[which])
 
 
 def complete_stacks(ranges: Ranges, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

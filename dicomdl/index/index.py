@@ -7,7 +7,6 @@ return new, smaller ones.
 """
 
 import functools
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,17 +14,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import UsageError, no_integer
+from dicomdl.errors import UsageError
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
-from dicomdl.index import overview
+from dicomdl.index import _hierarchy, overview
 from dicomdl.index._conditions import columns_of, meeting
-from dicomdl.index._exporting import exported
-from dicomdl.index._hierarchy import groups_of, series_of, stack_with, studies_of
+from dicomdl.index._exporting import exported, write_parquet
 from dicomdl.index._numbers import STACK_NUMBERS, flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
-from dicomdl.index._selections import Ranges, complete_stacks, in_rows, ranges_of, rows_of
+from dicomdl.index._selections import (
+    Ranges,
+    complete_stacks,
+    in_rows,
+    ranges_of,
+    row_of,
+    rows_of,
+)
 from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.check import Check, check
@@ -37,7 +42,6 @@ from dicomdl.index.studies import Series, Study
 from dicomdl.index.table import Table
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
-from dicomdl.storage import publishing as storage
 
 
 class Index(Plotted):
@@ -58,6 +62,17 @@ class Index(Plotted):
         The files that could not be used, the number of files per kind, the facts of the scan.
     counts
         The number of patients, studies, series, stacks and frames.
+
+    Methods
+    -------
+    select, split, of_stacks, of_frames
+        Parts of the index; ``a & b``, ``a | b`` and ``~a`` combine them.
+    frame, facts, value, source, row, rows
+        Facts, byte ranges and rows of frames, by the number of the frame.
+    stack, stack_of, stack_boundaries
+        A stack by its number, the stack of a frame, the first frame of each stack.
+    check, plot, to_pandas, to_parquet
+        What needs a person, a contact sheet, and tables for other programs.
 
     Examples
     --------
@@ -113,26 +128,14 @@ class Index(Plotted):
     def row(self, number: int) -> int:
         """Return the row in the `frames` table of frame `number` of this index.
 
-        Parameters
-        ----------
-        number
-            The number of the frame, from 0; negative numbers count from the end.
+        Negative numbers count from the end.
 
         Raises
         ------
         UsageError
             There is no such frame, or the number is no integer.
         """
-        try:
-            number = operator.index(number)
-        except TypeError:
-            raise no_integer(number, "frame") from None
-        count = len(self)
-        if not -count <= number < count:
-            raise UsageError(f"frame {number} of {count}", number=number, frames=count)
-        number %= count
-        which = int(np.searchsorted(self._offsets, number, side="right")) - 1
-        return int(self._ranges[which, 0] + number - self._offsets[which])
+        return row_of(self._ranges, self._offsets, number)
 
     def frame(self, number: int) -> Frame:
         """Return frame `number` (from 0, in order of stacks and slices) with all its facts."""
@@ -143,11 +146,11 @@ class Index(Plotted):
         return self._generation.source(self.row(number))
 
     def value(self, number: int, column: str) -> Any:
-        """Return one fact of frame `number`, by the name of its column."""
+        """Return the fact `column` of frame `number`."""
         return self._generation.cell(column)(self.row(number))
 
     def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Return some facts of frame `number`, by the names of their columns.
+        """Return the facts `columns` of frame `number`, by name.
 
         Faster than `frame`, which reads all facts.
         """
@@ -163,7 +166,7 @@ class Index(Plotted):
             The frame is an equal copy of another frame (`Frame.duplicate_of`), so it is in no
             stack.
         """
-        return stack_with(self._generation, self.row(number), number)
+        return _hierarchy.stack_with(self._generation, self.row(number), number)
 
     def stack_boundaries(self) -> npt.NDArray[np.int64]:
         """Return (n + 1,) the numbers of the first selected frame of each stack, and the end."""
@@ -188,17 +191,17 @@ class Index(Plotted):
 
         Their stacks are time points, echoes, b-values, ... on one grid.
         """
-        return groups_of(self._generation, self._whole_stacks())
+        return _hierarchy.groups_of(self._generation, self._whole_stacks())
 
     @property
     def series(self) -> list["Series"]:
         """The Series of the selected stacks."""
-        return series_of(self._generation, self._whole_stacks())
+        return _hierarchy.series_of(self._generation, self._whole_stacks())
 
     @property
     def studies(self) -> list["Study"]:
         """The Studies of the selected stacks."""
-        return studies_of(self.series)
+        return _hierarchy.studies_of(self.series)
 
     @property
     def problems(self) -> Problems:
@@ -280,6 +283,11 @@ class Index(Plotted):
             Numbers of stacks (`Stack.number`); stacks, groups, Series or Studies; or a DataFrame of
             ``to_pandas("stacks")``. One or several, in any order.
 
+        Returns
+        -------
+        Index
+            A selection of the same generation.
+
         Raises
         ------
         UsageError
@@ -298,6 +306,11 @@ class Index(Plotted):
         frames
             Numbers of frames of this index (from 0), as `frame` takes them, or a DataFrame of
             ``to_pandas("frames")``, in any order.
+
+        Returns
+        -------
+        Index
+            A selection of the same generation.
 
         Raises
         ------
@@ -377,23 +390,14 @@ class Index(Plotted):
         return tuple(Index(made, ranges_of(mask & part)) for part in parts)
 
     def stack(self, number: int) -> "Stack":
-        """Return the stack with the number `Stack.number`, also when it is not selected.
+        """Return the stack whose `Stack.number` is `number`, also when it is not selected.
 
         Raises
         ------
         UsageError
             There is no stack with this number, or it is no integer.
         """
-        try:
-            number = operator.index(number)
-        except TypeError:
-            raise no_integer(number, "stack") from None
-        if not 0 <= number < len(self._generation.stacks):
-            raise UsageError(
-                f"there are stacks 0 to {len(self._generation.stacks) - 1}, not {number}",
-                number=number,
-            )
-        return Stack(self._generation, number)
+        return _hierarchy.stack_numbered(self._generation, number)
 
     # --- export ---
 
@@ -412,10 +416,7 @@ class Index(Plotted):
         StorageError
             The folder or a file cannot be written.
         """
-        target = os.fspath(folder)
-        storage.make_folder(target)
-        for name, table in self._exported().items():
-            table().to_parquet(os.path.join(target, f"{name}.parquet"))
+        write_parquet(self._exported(), os.fspath(folder))
 
     def to_pandas(self, table: str = "frames") -> Any:
         """Return one of the tables as a pandas DataFrame.

@@ -46,18 +46,23 @@ class Stack(Plotted):
     ----------
     number
         The number of the stack in its index, from 0.
-    shape
-        (slices, rows, columns).
+    shape, spacing
+        (slices, rows, columns), and the spacing along these axes in mm.
     affine
         (4, 4) float64, from (slice, row, column, 1) to LPS mm.
-    spacing
-        (slice, row, column) spacing in mm.
     verdict, mixed, detail
         The verdict on the grid, whether its slices have several contrasts, and the numbers.
     dimension, group, group_index
         The values that distinguish the stack from others on its grid, and their group.
     frames, sources
         The facts of every slice; the byte range of every slice.
+
+    Methods
+    -------
+    value, values, frame_value, is_constant
+        A fact by the name of its column: of the first slice, of all, of one; is it the same in all.
+    frame, source, position, plane_spacing, plot
+        Facts, byte range, position and in-plane spacing of a slice; a picture of three planes.
 
     Examples
     --------
@@ -241,19 +246,19 @@ class Stack(Plotted):
         return os.path.commonpath([os.path.dirname(path) for path in self.paths])
 
     def value(self, column: str) -> Any:
-        """Return a fact of the first frame, by the name of its column."""
+        """Return the fact `column` of the first frame."""
         return self._generation.cell(column)(self.rows.start)
 
     def values(self, column: str) -> list[Any]:
-        """Return a fact of every frame, in slice order, by the name of its column."""
+        """Return the fact `column` of every frame, in slice order."""
         return self._generation.values(column, self.rows)
 
     def is_constant(self, column: str) -> bool:
-        """Whether a fact is the same in every frame; compares codes where the column has them."""
+        """Return whether the fact `column` is the same in every frame; codes are compared."""
         return self._generation.is_constant(column, self.rows)
 
     def frame_value(self, number: int, column: str) -> Any:
-        """Return a fact of slice `number`, by the name of its column."""
+        """Return the fact `column` of slice `number`."""
         return self._generation.cell(column)(range(self.rows.start, self.rows.stop)[number])
 
     @property
@@ -470,7 +475,7 @@ class Group(Plotted, Sequence[Stack]):
         return self.only([stack for stack in whole if len(stack) == most])
 
     def only(self, stacks: Sequence[Stack]) -> "Group":
-        """Return the group with some of its stacks."""
+        """Return the group with some of its `stacks`."""
         if len(stacks) == len(self):
             return self
         return Group(self._generation, self.number, tuple(stack.number for stack in stacks))

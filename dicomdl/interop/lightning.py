@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
@@ -26,6 +26,16 @@ def collate_flat(samples: Sequence[Any]) -> Any:
 
     RandCropByPosNegLabeld, for example, returns a list per sample. Sizes may differ, as for
     `dicomdl.collate`.
+
+    Parameters
+    ----------
+    samples
+        Samples, or lists of samples.
+
+    Returns
+    -------
+    dict
+        The batch, as from `dicomdl.collate`.
     """
     lists = (sample if isinstance(sample, list) else [sample] for sample in samples)
     return collate(list(itertools.chain.from_iterable(lists)))
@@ -295,7 +305,10 @@ class _Loaders:
                 set_epoch(int(trainer.current_epoch))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Order a batch so that Lightning finds its size, whatever function collated it."""
+        """Return `batch` in an order in which Lightning finds its size.
+
+        `dataloader_idx` plays no part.
+        """
         del dataloader_idx
         return tensors_last(batch) if type(batch) is dict else batch
 
@@ -328,7 +341,7 @@ class _Loaders:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the states of `state_dict`; may be called before the loaders exist."""
+        """Restore the states in `state_dict`; may be called before the loaders exist."""
         self._loaded = dict(state_dict)
         for number in range(len(self._training)):
             self._restore(number)
@@ -351,6 +364,10 @@ def _has_state(part: Any) -> bool:
 def _loader_class(loader: type[Any], is_resumable: bool) -> type[Any]:
     mixin = _Resumable if is_resumable and not _has_state(loader) else _EpochAware
     return type(f"EpochAware{loader.__name__}", (mixin, loader), {})
+
+
+if TYPE_CHECKING:
+    DataModule = _Loaders
 
 
 def __getattr__(name: str) -> Any:

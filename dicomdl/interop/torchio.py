@@ -87,6 +87,16 @@ def from_torchio(subject: Any) -> Sample:
     The rule of TorchIO applies to the grid: RandomFlip and RandomAffine move the content within an
     unchanged grid (another patient on the same scanner); Resample, ToCanonical, Crop and Pad move
     the grid over the content.
+
+    Parameters
+    ----------
+    subject
+        The result of `to_torchio`, transformed or not.
+
+    Returns
+    -------
+    Sample
+        The sample, with `affine` and `spacing` of the moved grid.
     """
     entries = _entries(subject)
     grid, old = entries[GRID_KEY]
@@ -142,7 +152,7 @@ class ForTorchIO:
     transform
         Any callable on a Subject, such as ``torchio.Compose([...])``; None only converts.
     labels, unknown
-        As for `to_torchio`.
+        As for `to_monai`. TorchIO needs a position for frames, too.
     seed
         As for `ForMonai`.
     restore

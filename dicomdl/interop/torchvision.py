@@ -82,6 +82,16 @@ def from_torchvision(data: Mapping[str, Any]) -> Sample:
 
     `affine` follows from the positions of the points. It is NaN after a transform that is not an
     affine map (ElasticTransform, RandomPerspective), and with ``track=False``.
+
+    Parameters
+    ----------
+    data
+        The result of `to_torchvision`, transformed or not.
+
+    Returns
+    -------
+    Sample
+        The sample, with `affine` and `spacing` of the moved grid.
     """
     grid = data[GRID_KEY]
     names = ("image", *(label for label, _, _ in grid.labels))
@@ -158,12 +168,14 @@ class ForTorchvision:
     transform
         Any callable on a dict, such as ``torchvision.transforms.v2.Compose([...])``; None only
         converts.
-    labels, track
-        As for `to_torchvision`.
+    labels
+        As for `to_monai`.
     seed
         As for `ForMonai`.
     restore
         False returns tv_tensors.
+    track
+        As for `to_torchvision`.
     """
 
     transform: Callable[[Any], Any] | None = None

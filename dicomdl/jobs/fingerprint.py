@@ -79,6 +79,11 @@ def fingerprint(
     max_bytes
         As for `read_volume`.
 
+    Returns
+    -------
+    Fingerprint
+        A frozen value, for ``intensity=``, ``spacing=fingerprint.target_spacing`` and `save`.
+
     Raises
     ------
     EmptySelection

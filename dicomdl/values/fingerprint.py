@@ -141,6 +141,11 @@ class Fingerprint:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fingerprint as JSON, in one step.
 
+        Parameters
+        ----------
+        path
+            The file, which is replaced if it exists.
+
         Raises
         ------
         StorageError
@@ -154,6 +159,16 @@ class Fingerprint:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Fingerprint":
         """Read a fingerprint that `save` wrote.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        Fingerprint
+            An equal fingerprint.
 
         Raises
         ------

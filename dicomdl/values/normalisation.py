@@ -131,10 +131,11 @@ class ZScore(SampledMap):
         return 3
 
     def limits(self, sample: Values, original: Values | None = None) -> tuple[float, float, float]:
-        """Return mean, standard deviation and the smallest value of a sample.
+        """Return mean, standard deviation and the smallest value of a `sample`.
 
         They are rounded to float32, so that the map is computed in float32. The standard deviation
-        is that of the values themselves (divided by n), 0 for constant values.
+        is that of the values themselves (divided by n), 0 for constant values. The foreground is
+        that of the `original` sample, before any map of a chain; by default that of `sample`.
         """
         everything = finite_of(sample)
         values = everything
@@ -159,7 +160,7 @@ class ZScore(SampledMap):
         return mean, deviation, smallest
 
     def known(self, limits: tuple[float, ...]) -> Line:
-        """Return the map for a known mean, standard deviation and smallest value."""
+        """Return the map for `limits`: mean, standard deviation and smallest value."""
         mean, deviation, smallest = limits
         if deviation == 0:
             return Line(Ramp(mean, 0.0, low=0.0, high=0.0))
@@ -194,13 +195,13 @@ class MinMax(SampledMap):
         return 2
 
     def limits(self, sample: Values, original: Values | None = None) -> tuple[float, float]:
-        """Return the smallest and the largest finite value of a sample."""
+        """Return the smallest and the largest finite value of `sample`; `original` is ignored."""
         del original
         values = finite_of(sample)
         return float(np.float32(values.min())), float(np.float32(values.max()))
 
     def known(self, limits: tuple[float, ...]) -> Limits:
-        """Return the map between known limits."""
+        """Return the map between known `limits`."""
         lower, upper = limits
         return Limits(lower, upper, self.clip)
 

@@ -50,6 +50,11 @@ def preset(name: str) -> Window:
     name
         The name of a preset, such as "ct.lung".
 
+    Returns
+    -------
+    Window
+        The window, with this name.
+
     Raises
     ------
     UsageError

@@ -79,7 +79,7 @@ class Rescale:
 
     @classmethod
     def from_frame(cls, frame: RescaleFacts) -> "Rescale":
-        """Return the rescale of one frame; absent attributes are the identity.
+        """Return the rescale of `frame`; absent attributes are the identity.
 
         RTDOSE scales by Dose Grid Scaling (3004,000E) instead (PS3.3 C.8.8.3).
 

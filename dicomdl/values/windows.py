@@ -139,7 +139,7 @@ class Window(FormulaMap):
 
     @classmethod
     def count(cls, frame: Frame) -> int:
-        """Return the number of windows of the file, usable or not."""
+        """Return the number of windows in the file of `frame`, usable or not."""
         return min(len(frame.window_center or ()), len(frame.window_width or ()))
 
     @classmethod
@@ -154,6 +154,11 @@ class Window(FormulaMap):
             A frame, from `Index.frame` or `Stack.frame`.
         which
             The number of the window, from 0.
+
+        Returns
+        -------
+        Window
+            The window, with the name "file".
 
         Raises
         ------
@@ -290,9 +295,10 @@ class Percentile(SampledMap):
         return 2
 
     def limits(self, sample: Values, original: Values | None = None) -> tuple[float, float]:
-        """Return the two percentiles (linear interpolation) of the finite values of a sample.
+        """Return the two percentiles (linear interpolation) of the finite values of `sample`.
 
-        They are rounded to float32, so that the map is computed in float32.
+        They are rounded to float32, so that the map is computed in float32. `original`, the sample
+        before any map of a chain, is ignored.
 
         Raises
         ------
@@ -305,9 +311,9 @@ class Percentile(SampledMap):
         return float(lower), float(upper)
 
     def with_limits(self, lower: float, upper: float) -> Limits:
-        """Return the map between known limits."""
+        """Return the map between `lower` and `upper`."""
         return Limits(lower, upper, self.clip)
 
     def known(self, limits: tuple[float, ...]) -> Limits:
-        """Return the map between known limits."""
+        """Return the map between known `limits`."""
         return self.with_limits(*limits)

@@ -116,6 +116,11 @@ class VolumeParts(VolumeFacts):
         margin
             Distance in mm that is added on each side of the bounding box, up to the border.
 
+        Returns
+        -------
+        Volume
+            The part; its affine starts at its own first voxel.
+
         Raises
         ------
         GeometryError

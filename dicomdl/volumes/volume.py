@@ -71,6 +71,19 @@ class Volume(VolumeParts):
     stacks
         Stacks of a group that were read, one per t; () for others.
 
+    Methods
+    -------
+    window, suv
+        Values for a network or for display; SUV of PET.
+    resample, resample_to, reorient, crop
+        The volume on another grid.
+    at, like
+        One time point of a group; other values on this grid, such as a prediction.
+    save, load, to_sitk, from_sitk
+        NIfTI, NRRD, MetaImage and SimpleITK.
+    plot, view
+        Pictures, and a viewer for notebooks.
+
     Raises
     ------
     GeometryError
@@ -101,6 +114,11 @@ class Volume(VolumeParts):
         ----------
         kind
             Normalization, as for `dicomdl.SUV`.
+
+        Returns
+        -------
+        Volume
+            The values on the same grid.
 
         Raises
         ------
@@ -135,6 +153,11 @@ class Volume(VolumeParts):
         suv
             Policy of "auto" for PET without SUV in the header. "required": raise an SUVError.
             "if_possible": use percentiles.
+
+        Returns
+        -------
+        Volume
+            Network values on the same grid, with the units "1".
 
         Raises
         ------
@@ -178,6 +201,11 @@ class Volume(VolumeParts):
             Value outside the volume. The default is the smallest value, and 0 (background) for a
             segmentation.
 
+        Returns
+        -------
+        Volume
+            The values on the new grid.
+
         Raises
         ------
         GeometryError
@@ -205,6 +233,11 @@ class Volume(VolumeParts):
         interpolation, fill
             As for `resample`.
 
+        Returns
+        -------
+        Volume
+            The values on the new grid.
+
         Raises
         ------
         GeometryError
@@ -228,6 +261,11 @@ class Volume(VolumeParts):
             One letter per axis, in the order of the array. "SPL" is slices to Superior, rows to
             Posterior, columns to Left: the order of an axial series. Oblique axes count as the
             nearest direction.
+
+        Returns
+        -------
+        Volume
+            The same values in another order.
 
         Raises
         ------
@@ -269,6 +307,11 @@ class Volume(VolumeParts):
             `dimension`, with the name "t".
         units
             Units of the values.
+
+        Returns
+        -------
+        Volume
+            A copy, without facts of DICOM.
 
         Raises
         ------
@@ -399,7 +442,9 @@ class Volume(VolumeParts):
 
         Parameters
         ----------
-        intensity, mask
+        intensity
+            As for `window`.
+        mask
             As for `plot`.
 
         Returns

@@ -42,7 +42,7 @@ class BaseCache(ABC):
         return self._counters.stats()
 
     def get(self, key: Key, make: Make) -> Entry:
-        """Return the entry of a key, on a miss computed by `make`, whose errors pass through."""
+        """Return the entry of `key`, on a miss computed by `make`, whose errors pass through."""
         body = self._find(key.digest)
         if body is None:
             body = self._fill(key.digest, make)
