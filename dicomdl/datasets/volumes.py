@@ -57,7 +57,8 @@ class VolumeDataset(StackDataset):
         row, column).
     spacing
         (slice, row, column) mm, or one number for all, to resample to. Interpolation is trilinear,
-        without antialiasing; segmentations take the nearest voxel.
+        with antialiasing along axes that shrink (see `Volume.resample`); segmentations take the
+        nearest voxel.
     irregular
         "raise" takes the stacks that are regular, single or tilted. "resample" also takes those
         with missing slices or uneven spacing, and resamples them to a regular grid (see

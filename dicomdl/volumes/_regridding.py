@@ -13,10 +13,9 @@ from dicomdl.errors import GeometryError
 from dicomdl.geometry.axes import axes_towards
 from dicomdl.geometry.grid import Geometry
 from dicomdl.values.reading import spread_over
+from dicomdl.volumes.interpolation import Resampling, interpolate
 from dicomdl.volumes.resampling import (
-    Interpolation,
     carried,
-    interpolate,
     require_known,
 )
 
@@ -64,9 +63,7 @@ def checked_filled(parts: Gridded) -> npt.NDArray[np.bool_]:
     return filled
 
 
-def regridded(
-    old: Gridded, geometry: Geometry, interpolation: Interpolation, fill: float | None
-) -> Gridded:
+def regridded(old: Gridded, geometry: Geometry, how: Resampling, fill: float | None) -> Gridded:
     """Interpolate the values on another grid. `fill` None is the smallest finite value.
 
     Raises
@@ -81,14 +78,17 @@ def regridded(
     if padding is not None:
         array = spread_over(array, padding)
         flags = padding.view(np.uint8)
-        nearest = interpolate(flags, old.geometry, geometry, "nearest", 0, series=series)
+        nearest = interpolate(
+            flags, old.geometry, geometry, Resampling("nearest"), 0, series=series
+        )
         padding = nearest.astype(np.bool_)
     if fill is None and array.dtype.kind == "f":
         # real-world values are NaN where the mapping is undefined
         finite = array[np.isfinite(array)]
         fill = float(finite.min()) if finite.size else None
-    array = interpolate(array, old.geometry, geometry, interpolation, fill, series=series)
-    filled = carried(old.filled, old.geometry, geometry)
+    array = interpolate(array, old.geometry, geometry, how, fill, series=series)
+    smooths = how.is_linear and how.antialias
+    filled = carried(old.filled, old.geometry, geometry, antialias=smooths)
     return Gridded(array, geometry, filled, padding, old.times)
 
 

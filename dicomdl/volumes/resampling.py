@@ -8,17 +8,18 @@ index space, so that any affine, including a sheared one, is exact.
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Values
-from dicomdl.errors import GeometryError, StorageError, UsageError
+from dicomdl.arrays import Floats, Values, Voxel
+from dicomdl.errors import GeometryError, StorageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
 
-Interpolation = Literal["linear", "nearest", "cubic"]
+Interpolation = Literal["linear", "nearest", "cubic", "thick_slices"]
+INTERPOLATIONS: Final[tuple[Interpolation, ...]] = get_args(Interpolation)
 # Cosine between two axes that still counts as a right angle (the tolerance of `regular`).
 MAX_SHEAR: Final = 1e-3
 # Names of metadata in files of NRRD and MetaImage.
@@ -98,96 +99,72 @@ def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArr
     return np.asarray(np.abs(direction.T @ sides).sum(axis=1))
 
 
-def interpolate(
+def sampled(
     array: Values,
-    old: Geometry,
-    new: Geometry,
+    matrix: Floats,
+    shape: Voxel,
     interpolation: Interpolation,
-    fill: float | None,
-    *,
-    series: bool,
+    fill: float,
 ) -> Values:
-    """Interpolate `array` at the voxels of `new`, each time point separately.
+    """Sample values by SimpleITK, in index space, where any affine is exact, even a sheared one.
 
-    Voxels outside `old` get `fill`, by default the minimum of the array. As in ITK, outside begins
-    half a voxel beyond the outermost centres; up to there the edge is repeated.
+    Parameters
+    ----------
+    array
+        (slices, rows, columns), not bool.
+    matrix
+        (4, 4) from indices of the result to indices of the array.
+    shape
+        (slices, rows, columns) of the result.
+    interpolation
+        "linear", "nearest" or "cubic"; others count as linear.
+    fill
+        Value of voxels outside.
+
+    Returns
+    -------
+    numpy.ndarray
+        The dtype of the array. ITK truncates interpolated integers: pass floats.
     """
-    _check_fill(fill, array.dtype)
-    resampler = _resampler(old, new, interpolation, float(array.min() if fill is None else fill))
-    if not series:
-        return _resampled(array, resampler)
-    result = np.empty((len(array), *new.shape, *array.shape[4:]), array.dtype)
-    for target, values in zip(result, array, strict=True):
-        target[...] = _resampled(values, resampler)
-    return result
-
-
-def _resampler(old: Geometry, new: Geometry, interpolation: Interpolation, fill: float) -> Any:
-    """Return SimpleITK's filter in index space, where any affine is exact, even a sheared one."""
     sitk = simpleitk()
-    choices = {
-        "linear": sitk.sitkLinear,
-        "nearest": sitk.sitkNearestNeighbor,
-        "cubic": sitk.sitkBSpline,
-    }
-    if interpolation not in choices:
-        raise UsageError(f"interpolation={interpolation!r}: expected one of {', '.join(choices)}")
-    new_to_old = np.linalg.inv(old.affine) @ new.affine
-    matrix = new_to_old[2::-1, 2::-1]  # ITK counts (column, row, slice)
+    choices = {"nearest": sitk.sitkNearestNeighbor, "cubic": sitk.sitkBSpline}
+    # ITK counts (column, row, slice).
+    steps, first = matrix[2::-1, 2::-1], matrix[2::-1, 3]
     resampler = sitk.ResampleImageFilter()
-    resampler.SetSize([int(n) for n in new.shape[::-1]])
-    resampler.SetTransform(
-        sitk.AffineTransform(matrix.reshape(-1).tolist(), new_to_old[2::-1, 3].tolist())
-    )
-    resampler.SetInterpolator(choices[interpolation])
+    resampler.SetSize([int(n) for n in shape[::-1]])
+    resampler.SetTransform(sitk.AffineTransform(steps.reshape(-1).tolist(), first.tolist()))
+    resampler.SetInterpolator(choices.get(interpolation, sitk.sitkLinear))
     resampler.SetDefaultPixelValue(fill)
-    return resampler
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
 
 
-def _resampled(array: Values, resampler: Any) -> Values:
-    """Run the filter on one (slice, row, column[, sample]) array; the dtype stays the same."""
-    sitk = simpleitk()
-    # ITK truncates interpolated integers, which is half a unit too low on average. Floats are
-    # interpolated and rounded instead.
-    exact = resampler.GetInterpolator() == sitk.sitkNearestNeighbor or array.dtype.kind == "f"
-    image = sitk.GetImageFromArray(
-        array if exact else array.astype(exact_float(array.dtype)), isVector=array.ndim == 4
-    )
-    values = np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)))
-    if exact:
-        return values
-    return rounded(values, array.dtype)
-
-
-def carried(marks: npt.NDArray[np.bool_], old: Geometry, new: Geometry) -> npt.NDArray[np.bool_]:
+def carried(
+    marks: npt.NDArray[np.bool_], old: Geometry, new: Geometry, *, antialias: bool = False
+) -> npt.NDArray[np.bool_]:
     """Return (slices of `new`,) bool: True where values come from a marked slice of `old`.
 
-    A new slice takes values from all old slices between which its corners lie.
+    A new slice takes values from all old slices between which its corners lie; with `antialias`,
+    from those within one new slice of them.
     """
     if not marks.any():
         return np.zeros(new.shape[0], dtype=np.bool_)
     step, row, column, first = (np.linalg.inv(old.affine) @ new.affine)[0]
     corners = [row * y + column * x for y in (0, new.shape[1] - 1) for x in (0, new.shape[2] - 1)]
     middle = first + step * np.arange(new.shape[0])
-    below = np.floor(middle + min(corners) + _ROUNDING).astype(np.int64)
-    above = np.ceil(middle + max(corners) - _ROUNDING).astype(np.int64)
+    reach = max(abs(step) - 1, 0.0) if antialias else 0.0
+    below = np.floor(middle + min(corners) - reach + _ROUNDING).astype(np.int64)
+    above = np.ceil(middle + max(corners) + reach - _ROUNDING).astype(np.int64)
     counted = np.concatenate([[0], np.cumsum(marks)])
     return np.asarray(
         counted[np.clip(above + 1, 0, len(marks))] > counted[np.clip(below, 0, len(marks))]
     )
 
 
-def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
-    if fill is None or dtype.kind == "f":
-        return
-    limits = np.iinfo(dtype)
-    if not (float(fill).is_integer() and limits.min <= fill <= limits.max):
-        raise UsageError(f"fill={fill} does not fit {dtype}", fill=fill)
-
-
 def exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    """Return the float type that holds every integer of a dtype exactly."""
-    return np.float32 if dtype.itemsize <= 2 else np.float64
+    """Return the float type that holds every integer of a dtype exactly; floats stay theirs."""
+    exact_bytes = 4 if dtype.kind == "f" else 2
+    return np.float32 if dtype.itemsize <= exact_bytes else np.float64
 
 
 def rounded(values: Values, dtype: np.dtype[Any]) -> Values:

@@ -25,6 +25,7 @@ from dicomdl.volumes._saving import saved
 from dicomdl.volumes._shown import measured_of
 from dicomdl.volumes._viewer import viewer_of
 from dicomdl.volumes._windowing import Measured, in_suv, windowed
+from dicomdl.volumes.interpolation import Resampling
 from dicomdl.volumes.resampling import (
     Interpolation,
     from_image,
@@ -183,6 +184,7 @@ class Volume(VolumeParts):
         size: Sequence[int] | None = None,
         interpolation: Interpolation = "linear",
         fill: float | None = None,
+        antialias: bool = True,
     ) -> "Volume":
         """Resample the same field of view on another orthogonal grid.
 
@@ -196,10 +198,17 @@ class Volume(VolumeParts):
             (slices, rows, columns). Alone, it divides the field of view into that many voxels. With
             `spacing`, the grid has this size about the same centre, cropped or padded.
         interpolation
-            "linear", "nearest" (for labels) or "cubic" (B-spline).
+            "linear", "nearest" (for labels), "cubic" (B-spline), or "thick_slices": as "linear",
+            but the nearest slice is taken along an axis whose spacing is more than 3 times the
+            smallest one, in the volume or else in the new grid. That is nnU-Net's rule for
+            anisotropic images. Grids that are oblique to each other are interpolated linearly.
         fill
             Value outside the volume. The default is the smallest value, and 0 (background) for a
             segmentation.
+        antialias
+            Whether linear interpolation averages all voxels along axes that shrink, by a triangle
+            as wide as two new voxels (as torch and Pillow do). False takes the two nearest voxels,
+            as SimpleITK, MONAI and TorchIO do; the others alias fine detail into noise.
 
         Returns
         -------
@@ -214,7 +223,10 @@ class Volume(VolumeParts):
             `interpolation` is unknown, or `fill` does not fit the dtype.
         """
         return self.resample_to(
-            new_grid(self.geometry, spacing, size), interpolation=interpolation, fill=fill
+            new_grid(self.geometry, spacing, size),
+            interpolation=interpolation,
+            fill=fill,
+            antialias=antialias,
         )
 
     def resample_to(
@@ -223,6 +235,7 @@ class Volume(VolumeParts):
         *,
         interpolation: Interpolation = "linear",
         fill: float | None = None,
+        antialias: bool = True,
     ) -> "Volume":
         """Resample the volume on any other grid, which may be rotated or sheared against it.
 
@@ -230,7 +243,7 @@ class Volume(VolumeParts):
         ----------
         geometry
             The new grid.
-        interpolation, fill
+        interpolation, fill, antialias
             As for `resample`.
 
         Returns
@@ -247,7 +260,8 @@ class Volume(VolumeParts):
         """
         if fill is None and self.stack is not None and self.stack.content == "segmentation":
             fill = 0
-        return self._on(regridded(self._gridded(), geometry, interpolation, fill))
+        how = Resampling(interpolation, antialias)
+        return self._on(regridded(self._gridded(), geometry, how, fill))
 
     def reorient(self, axes: str = "SPL") -> "Volume":
         """Permute and flip the axes so that indices ascend towards the named directions.

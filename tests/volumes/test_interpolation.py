@@ -1,0 +1,224 @@
+"""Interpolation between grids: SimpleITK and torch as second opinions, blocks against wholes."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dicomdl import Geometry, Volume
+from dicomdl.arrays import Values, Voxel
+from dicomdl.errors import UsageError
+from dicomdl.volumes.interpolation import Regridding, Resampling, interpolate, thick_axis
+from dicomdl.volumes.resampling import new_grid, sampled
+from tests.phantoms import true_affine
+
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
+SHAPE = (9, 17, 14)
+RNG = np.random.default_rng(5)
+NOISE = RNG.integers(-1000, 1000, SHAPE).astype(np.float32)
+RANGE = 2000.0
+
+
+def grid(
+    shape: Voxel = SHAPE, spacing: tuple[float, ...] = (2.5, 0.9, 0.7), **more: Any
+) -> Geometry:
+    return Geometry(shape, true_affine(spacing, (3, -4, 5), **more))
+
+
+def by_simpleitk(array: Values, old: Geometry, new: Geometry, fill: float) -> Values:
+    matrix = np.linalg.inv(old.affine) @ new.affine
+    return sampled(array, matrix, new.shape, "linear", fill)
+
+
+def turned(old: Geometry, order: tuple[int, ...], flips: tuple[bool, ...]) -> Geometry:
+    """Return the grid with axes exchanged and reversed, and other steps, within the old one."""
+    affine = np.array(old.affine)
+    affine[:, :3] = affine[:, list(order)] * np.array([0.98, 1.0, 0.97])
+    shape = np.array(old.shape)[list(order)]
+    for axis, flip in enumerate(flips):
+        affine[:3, 3] += affine[:3, axis] * (0.7 + flip * (shape[axis] - 1))
+        affine[:, axis] *= -1 if flip else 1
+    return Geometry((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("flips", [(False,) * 3, (True, False, True)])
+def test_parallel_axes_that_do_not_shrink_get_the_values_of_simpleitk(
+    order: tuple[int, ...], flips: tuple[bool, ...]
+) -> None:
+    old = grid(orientation=OBLIQUE, spacing=(1.0, 1.0, 1.0))
+    new = turned(old, order, flips)
+    ours = interpolate(NOISE, old, new, Resampling(), -5000, series=False)
+    theirs = by_simpleitk(NOISE, old, new, -5000)
+    assert np.array_equal(ours == -5000, theirs == -5000) and (ours == -5000).any()
+    assert np.abs(ours - theirs).max() < 1e-4 * RANGE
+
+
+def test_without_antialiasing_an_axis_that_shrinks_gets_the_values_of_simpleitk() -> None:
+    old = grid()
+    new = new_grid(old, (3.1, 2.2, 1.9), None)
+    ours = interpolate(NOISE, old, new, Resampling(antialias=False), 0, series=False)
+    assert np.abs(ours - by_simpleitk(NOISE, old, new, 0)).max() < 1e-4 * RANGE
+
+
+@pytest.mark.parametrize("factor", [(0.4, 0.71), (0.29, 1.3), (0.5, 0.5), (0.13, 2.0)])
+def test_slices_that_shrink_get_the_values_of_torch_with_antialiasing(
+    factor: tuple[float, float],
+) -> None:
+    torch = pytest.importorskip("torch")
+    image = RNG.normal(size=(3, 47, 60)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(image)[None],
+        scale_factor=factor,
+        mode="bilinear",
+        antialias=True,
+        recompute_scale_factor=False,
+    )[0].numpy()
+    old = Geometry(image.shape, np.diag([1.0, *factor, 1.0]))
+    affine = np.eye(4)
+    # torch keeps the first edge where it is
+    affine[1:3, 3] = 0.5 - np.array(factor) / 2
+    new = Geometry(expected.shape, affine)
+    ours = interpolate(image, old, new, Resampling(), 0, series=False)
+    assert np.abs(ours - expected).max() < 1e-5 * np.ptp(image)
+
+
+def test_slices_shrink_by_the_same_rule_as_rows_and_columns() -> None:
+    old = Geometry(SHAPE, np.eye(4))
+    small = Volume(NOISE, old).resample((2.3, 2.3, 2.3)).array
+    swapped = Volume(
+        np.ascontiguousarray(NOISE.transpose(2, 0, 1)), Geometry((14, 9, 17), np.eye(4))
+    )
+    again = swapped.resample((2.3, 2.3, 2.3)).array.transpose(1, 2, 0)
+    assert np.abs(small - again).max() < 1e-4 * RANGE
+
+
+GRIDS: dict[str, tuple[Geometry, Geometry, Resampling]] = {
+    "finer": (grid(), new_grid(grid(), (1.2, 0.4, 0.5), None), Resampling()),
+    "coarser": (grid(), new_grid(grid(), (4.0, 2.0, 1.1), None), Resampling()),
+    "turned": (grid(), turned(grid(), (2, 0, 1), (True, False, True)), Resampling()),
+    "thick": (grid(), new_grid(grid(), (1.0, 1.0, 1.0), None), Resampling("thick_slices")),
+    "nearest": (grid(), new_grid(grid(), (1.3, 1.3, 1.3), None), Resampling("nearest")),
+    "tilted": (
+        grid(shear=(0.2, 0.8)),
+        new_grid(grid(shear=(0.2, 0.8)), (1.0, 0.8, 0.6), None),
+        Resampling(),
+    ),
+    "tilted, coarser": (
+        grid(shear=(0.2, 0.8)),
+        new_grid(grid(shear=(0.2, 0.8)), (4.0, 2.0, 1.5), None),
+        Resampling(),
+    ),
+    "rotated": (grid(), grid(orientation=OBLIQUE, spacing=(2.0, 1.0, 2.0)), Resampling()),
+    "tilted, nearest": (
+        grid(shear=(0.2, 0.8)),
+        new_grid(grid(shear=(0.2, 0.8)), (1.0, 0.8, 0.6), None),
+        Resampling("nearest"),
+    ),
+}
+
+
+class Counted:
+    """Reads boxes of the noise, and counts how often each voxel is read."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(SHAPE, np.int64)
+
+    def __call__(self, start: Voxel, stop: Voxel) -> NDArray[Any]:
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        self.counts[z, y, x] += 1
+        return NOISE[z, y, x]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_block_has_the_values_of_the_whole_and_reads_no_voxel_twice(name: str) -> None:
+    old, new, how = GRIDS[name]
+    whole = interpolate(NOISE, old, new, how, -7, series=False)
+    assert whole.shape == new.shape and np.isfinite(whole).all()
+    generator = np.random.default_rng(1)
+    for _ in range(8):
+        start = [int(generator.integers(0, n)) for n in new.shape]
+        stop = [
+            int(generator.integers(a + 1, n + 1)) for a, n in zip(start, new.shape, strict=True)
+        ]
+        read = Counted()
+        block = Regridding(old, new, how).block(
+            read, (start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), NOISE.dtype, -7
+        )
+        expected = whole[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        assert np.abs(block - expected).max() <= 1e-4 * RANGE
+        assert read.counts.max() <= 1
+
+
+def test_a_block_reads_the_voxels_between_which_it_lies() -> None:
+    old = Geometry((40, 40, 40), np.eye(4))
+    new = new_grid(old, 2.0, None)
+    read: list[tuple[Voxel, Voxel]] = []
+
+    def counted(start: Voxel, stop: Voxel) -> NDArray[Any]:
+        read.append((start, stop))
+        return np.zeros(np.subtract(stop, start), np.int16)
+
+    Regridding(old, new, Resampling()).block(counted, (5, 6, 7), (6, 8, 9), np.dtype(np.int16), 0)
+    # place 2 i + 0.5, and less than 2 voxels to both sides of it
+    assert read == [((9, 11, 13), (13, 17, 19))]
+
+
+def test_thick_slices_follow_the_anisotropy_rule_of_nnunet() -> None:
+    isotropic = grid(spacing=(1.0, 1.0, 1.0))
+    assert thick_axis(grid(spacing=(3.0, 1.0, 1.0)), isotropic) is None
+    assert thick_axis(grid(spacing=(3.1, 1.0, 1.0)), isotropic) == 0
+    assert thick_axis(isotropic, grid(spacing=(1.0, 1.0, 4.0))) == 2
+    # two coarse axes have no slices
+    assert thick_axis(grid(spacing=(1.25, 0.24, 1.25)), isotropic) is None
+
+
+def test_between_thick_slices_the_nearest_one_is_taken() -> None:
+    old = grid(spacing=(5.0, 0.7, 0.7))
+    volume = Volume(NOISE, old)
+    thick = volume.resample((1.0, 1.0, 1.0), interpolation="thick_slices").array
+    in_plane = volume.resample((5.0, 1.0, 1.0)).array
+    assert np.abs(thick - np.repeat(in_plane, 5, axis=0)).max() < 1e-4 * RANGE
+
+
+@pytest.mark.parametrize("spacing", [(2.5, 0.9, 0.7), (1.0, 0.4, 0.3), (6.0, 3.0, 3.0)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float64])
+def test_a_constant_volume_stays_constant(dtype: Any, spacing: tuple[float, ...]) -> None:
+    volume = Volume(np.full(SHAPE, 100, dtype), grid()).resample(spacing)
+    assert volume.array.dtype == dtype
+    assert np.abs(volume.array - 100.0).max() <= (1e-12 if dtype == np.float64 else 0)
+
+
+def test_the_own_grid_gives_the_values_unchanged() -> None:
+    old = grid(orientation=OBLIQUE)
+    values = RNG.integers(-(2**31), 2**31, SHAPE).astype(np.int32)
+    assert np.array_equal(Volume(values, old).resample(old.spacing).array, values)
+
+
+def test_values_that_are_not_finite_reach_only_the_voxels_that_they_count_for() -> None:
+    values = NOISE.copy()
+    values[4, 8, 7] = np.inf
+    old = Geometry(SHAPE, np.eye(4))
+    small = Volume(values, old).resample((1.0, 2.0, 0.5)).array
+    marked = Volume((np.isinf(values)).astype(np.float32), old).resample((1.0, 2.0, 0.5)).array
+    assert np.array_equal(np.isnan(small), marked > 0) and (marked > 0).any()
+    clean = Volume(NOISE, old).resample((1.0, 2.0, 0.5)).array
+    assert np.array_equal(small[marked == 0], clean[marked == 0])
+
+
+def test_antialiasing_of_a_tilted_volume_removes_what_its_grid_cannot_hold() -> None:
+    old = grid((9, 60, 60), (2.5, 0.5, 0.5), shear=(0.0, 0.8))
+    x = np.indices(old.shape)[2]
+    stripes = Volume((1000.0 * (x % 2)).astype(np.float32), old)
+    new = new_grid(old, (2.5, 0.5, 1.9), None)
+    inner = (slice(1, -1), slice(16, -16), slice(5, -5))
+    smooth = stripes.resample_to(new).array[inner]
+    assert np.abs(smooth - 500).max() < 60
+    assert np.abs(stripes.resample_to(new, antialias=False).array[inner] - 500).max() > 200
+
+
+def test_an_unknown_interpolation_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'sinc'.*thick_slices"):
+        Volume(NOISE, grid()).resample(1.0, interpolation="sinc")  # type: ignore[arg-type]
