@@ -15,15 +15,16 @@ failure, 130 interrupted. `--json` prints results for machines; `python -m dicom
 command.
 
 ```text
-dicomdl scan data/chest -o chest.index     # exit code 1 when files could not be used
-dicomdl show chest.index --problems        # which files, and why
-dicomdl show chest.index --stacks --where modality=CT --where 'slices>=20'  # or --csv
-dicomdl scan data/chest                    # without -o, in the user's cache folder:
-dicomdl show data/chest                    # the folder's own name finds its index
-dicomdl check chest.index                  # what needs a person, and why
-dicomdl check --pixels chest.index         # compares two decoders; --sample all
-dicomdl scan --move /data/chest /scratch/chest -o chest.index  # the data were moved:
-                                           # reads no header again
+dicomdl scan demo -o demo.index     # exit code 1 when files could not be used
+dicomdl show demo.index --problems  # which files, and why
+# or --csv
+dicomdl show demo.index --stacks --where modality=CT --where 'slices>=20'
+dicomdl scan demo                   # without -o: an index in the user's cache folder,
+dicomdl show demo                   # which the folder's own name finds
+dicomdl check demo.index            # what needs a person, and why
+dicomdl check --pixels demo.index   # compares two decoders; --sample all
+# moved data: reads no header again
+dicomdl scan --move /data/demo /scratch/demo -o demo.index
 ```
 """
 

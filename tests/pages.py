@@ -2,9 +2,9 @@
 
 A block in ```` ```python ```` runs; a block in ```` ```text ```` directly behind it is what it
 prints, with ``...`` for anything. Lines of a ```` ```console ```` block that begin with ``$`` run
-as commands of `dicomdl`. The blocks of a page share names and a folder, whose folder `data` has the
-files of `docs/example_data.py`. Two comments, which readers do not see, stand directly in front of
-a block: ``<!-- not run: REASON -->``, and ``<!-- before: CODE -->`` for lines that run first.
+as commands of `dicomdl`. The blocks of a page share names, and a folder of their own. Two comments,
+which readers do not see, stand directly in front of a block: ``<!-- not run: REASON -->``, and
+``<!-- before: CODE -->`` for lines that run first.
 """
 
 import re

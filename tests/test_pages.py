@@ -5,7 +5,6 @@ import doctest
 import io
 import os
 import re
-import runpy
 import shlex
 import shutil
 import sys
@@ -37,17 +36,17 @@ def name_of(path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def example_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the pages read."""
-    folder = tmp_path_factory.mktemp("pages") / "data"
-    runpy.run_path(str(DOCS / "example_data.py"))["write_all"](folder)
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that most pages read, written once; a call of `demo_data` then writes nothing."""
+    folder = tmp_path_factory.mktemp("pages") / "demo"
+    dicomdl.demo_data(folder, patients=6)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(
-    path: Path, example_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
     blocks = READ[path].blocks
@@ -56,7 +55,8 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
             re.search(rf"\bimport {library}\b|\bfrom {library}\b", each.code) for each in blocks
         ):
             pytest.importorskip(library)
-    shutil.copytree(example_data, tmp_path / "data")
+    if any('demo_data("demo", patients=6)' in block.code for block in blocks):
+        shutil.copytree(demo, tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     names: dict[str, Any] = {"__name__": "__page__"}
