@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.datasets._assembly import Delivery
-from dicomdl.datasets._cases import ABSENT, CaseRule, Cases
+from dicomdl.datasets._cases import ABSENT, CaseRule, Cases, EachStack
+from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets.collate import teach_default_collate
@@ -310,6 +311,16 @@ class StackDataset(PixelDataset):
         self.irregular: Irregular = choice.irregular
         taken = choice.of(index)
         self.index, self.left_out, self.rule = taken.index, taken.left_out, rule
+
+    def _take_channels(self, index: Index, choice: StackChoice, options: ChannelOptions) -> None:
+        """Take a sample per chosen stack, or per case of a pairing, whose roles are channels."""
+        self.roles: Roles | None = options.roles(self.reading)
+        if options.pairing is None:
+            self._take(index, choice, EachStack())
+            return
+        self.irregular = choice.irregular
+        taken, self.rule = take_pairs(index, choice, options.pairing)
+        self.index, self.left_out = taken.index, taken.left_out
 
     @functools.cached_property
     def _cases(self) -> Cases:

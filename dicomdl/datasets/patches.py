@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.arrays import Voxel
+from dicomdl.arrays import Float32, Voxel
 from dicomdl.datasets._assembly import (
     Delivery,
     Image,
@@ -20,8 +20,10 @@ from dicomdl.datasets._assembly import (
     floored,
     made_sample,
 )
-from dicomdl.datasets._cases import EachStack
+from dicomdl.datasets._cases import ABSENT
+from dicomdl.datasets._channels import ChannelOptions, Channels, Intensities, are_one_grid
 from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._on_grid import OnGrid, interpolation_of
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
@@ -41,12 +43,13 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.errors import UsageError
+from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.text import counted
+from dicomdl.index.views import Stack
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.volumes.block_reader import BlockReader, Scratch
 from dicomdl.volumes.cutting import padding_shows, read_block
@@ -61,9 +64,18 @@ class PatchDataset(StackDataset):
 
     Parameters
     ----------
-    index, intensity, transform, channels, content
-        As for `FrameDataset`; `intensity` is resolved once per stack, so that a value is mapped as
-        in frames and volumes.
+    index, transform, content
+        As for `FrameDataset`.
+    intensity
+        As for `FrameDataset`, resolved once per stack, so that a value is mapped as in frames and
+        volumes. With a pairing, a dict may give one per role; the others have "auto".
+    channels
+        As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
+        or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
+        which the others are interpolated linearly (segmentations take the nearest voxel), with
+        antialiasing where voxels become larger. Only the voxels that the patch needs are read.
+        Samplers, labels and points refer to the first role. Voxels outside of an image have the
+        lowest value. What does not pair is left out, and listed with the reason.
     size
         (slices, rows, columns) of a patch in voxels, or one number for all; with `orientation`, in
         the order of its axes. Beyond the stack a patch is padded with the value that maps to the
@@ -107,11 +119,15 @@ class PatchDataset(StackDataset):
         The unreadable samples so far.
     boundaries
         (stacks + 1,) int64: the first row of each stack, then the number of rows.
+    roles
+        The names of the channels of a pairing (`roles.names`); None without one.
 
     Raises
     ------
     UsageError
         As for `FrameDataset`; also for an `orientation` that names no three directions.
+        Also where a rule of a pairing names a column that does not exist or meets no stack, and
+        for an intensity of a role that does not exist.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`; a GeometryError also for a label map
         that is unreadable or differs from its stack in shape.
@@ -124,6 +140,12 @@ class PatchDataset(StackDataset):
     the stack, `units`, `modality`, `patient_id`, `study_instance_uid`, `series_instance_uid`,
     `stack` (the number of the stack in the index), `row` and `epoch`. Patches around the points of
     a table also have `point`, the row of the table. `stitch` joins the patches of a grid.
+
+    With a pairing, `image` is (roles, D, H, W) in the order of the roles (`roles.names`), `present`
+    (roles,) bool is False for an absent optional image, whose channel has the lowest value of its
+    intensity (0 where that depends on the stack), `stacks` (roles,) int64 are the numbers of the
+    stacks, -1 where absent, and `units` and `series` are dicts of the units and the Series Instance
+    UID per role. The other entries are those of the first role.
 
     Examples
     --------
@@ -147,10 +169,10 @@ class PatchDataset(StackDataset):
         per_stack: int = 4,
         sampler: str | PatchSampler = "uniform",
         orientation: str | None = None,
-        intensity: IntensityOption = "auto",
+        intensity: Intensities = "auto",
         transform: Transform | None = None,
         labels: Labels | None = None,
-        channels: int | None = None,
+        channels: Channels = None,
         content: str | None = "image",
         irregular: Irregular = "raise",
         min_slices: int = 1,
@@ -162,11 +184,12 @@ class PatchDataset(StackDataset):
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (size, intensity, transform))
+        options = ChannelOptions.of(channels, intensity, intensity_on)
         super().__init__(
             transform,
             Policy(on_error, seed),
-            Reading.of(intensity, suv, cache, max_bytes=max_bytes),
-            Delivery(channels, intensity_on),
+            Reading.of(options.intensities[0], suv, cache, max_bytes=max_bytes),
+            Delivery(options.count, intensity_on),
         )
         if size is None:
             raise UsageError("size=None: a patch has a size")
@@ -187,7 +210,7 @@ class PatchDataset(StackDataset):
                 "VolumeDataset"
             )
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
-        self._take(given, choice, EachStack())
+        self._take_channels(given, choice, options)
         if isinstance(self.sampler, Centers):
             self._keep_stacks_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)
@@ -199,9 +222,12 @@ class PatchDataset(StackDataset):
             if len(centers)
             else self.index.of_stacks([])
         )
+        cases = self.rule.cases(self.index)
+        firsts = set(cases.firsts.tolist())
         inside = {
             stack.number: len(points_of(stack, centers, self.grid)[0])
             for stack in candidates.stacks
+            if stack.number in firsts
         }
         lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
@@ -213,7 +239,9 @@ class PatchDataset(StackDataset):
             self.left_out.append(
                 LeftOut(f"{lost_points:,} of {len(centers):,} points lie in no stack", 0, 0)
             )
-        part = self.index.of_stacks([number for number, count in inside.items() if count])
+        kept = [number for number, count in inside.items() if count]
+        members = cases.where(np.isin(cases.firsts, kept)).numbers
+        part = self.index.of_stacks(members[members != ABSENT])
         if len(part) < len(self.index):
             without_points = LeftOut(
                 "no point of the table in it",
@@ -257,7 +285,12 @@ class PatchDataset(StackDataset):
         patch = row - int(self.boundaries[number])
         start = self.sampler.start(view, self.size, patch, self._chance(row, epoch))
         reader = self.grid.reader(self.reading.voxels(stack, recipe.quantity))
-        image = self._image(reader, start, recipe)
+        if self.roles is None:
+            image = self._image(reader, start, recipe)
+        else:
+            case = self._case(number)
+            recipes = self.roles.recipes(case)
+            image = self._channels(case, recipes, geometry, start)
         affine = np.array(geometry.affine)
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {
@@ -273,7 +306,10 @@ class PatchDataset(StackDataset):
             facts["label"] = torch.from_numpy(
                 label_block(stack, ByIdentity(self.labels), self.grid, start, self.size)
             )
-        return made_sample(image, affine, self.grid.spacing(stack), recipe, self.delivery, facts)
+        sample = made_sample(image, affine, self.grid.spacing(stack), recipe, self.delivery, facts)
+        if self.roles is not None:
+            sample.update(self.roles.entries(case, recipes))
+        return sample
 
     def _chance(self, row: int, epoch: int | None) -> np.random.Generator:
         """Return the random generator of a sample; without an epoch, torch's generator seeds it.
@@ -287,19 +323,52 @@ class PatchDataset(StackDataset):
         return chance(self.policy.seed, epoch, row)
 
     def _image(self, voxels: BlockReader, start: Voxel, recipe: Intensity) -> Image:
-        """Return the patch, (C, D, H, W), mapped already or not.
+        """Return the patch, (C, D, H, W), mapped already or not."""
+        if self.delivery.intensity_on == "device" or not self._is_mapped_in_slabs(voxels, start):
+            block = read_block(voxels, start, self.size, recipe, self._scratch)
+            return Image(channel_first(floored(block, recipe), 3))
+        image = new_array(self.size, np.float32)
+        self._map_slabs(voxels, start, recipe, image)
+        return Image(channel_first(image, 3), is_mapped=True)
 
-        A patch of int16 values inside the stack is read and mapped a few slices at a time, while
-        they are in the processor's cache.
-        """
+    def _channels(
+        self,
+        case: Sequence[Stack | None],
+        recipes: Sequence[Intensity | None],
+        geometry: Geometry,
+        start: Voxel,
+    ) -> Image:
+        """Return the patch of each role of a case, (roles, D, H, W), on the grid of the first."""
+        first = case[0]
+        assert self.roles is not None and first is not None
+        image = new_array((len(case), *self.size), np.float32)
+        for number, (stack, recipe) in enumerate(zip(case, recipes, strict=True)):
+            if stack is None or recipe is None:
+                image[number] = self.roles.lowest(number)
+                continue
+            voxels: BlockReader = self.roles.readings[number].voxels(stack, recipe.quantity)
+            if first is stack or are_one_grid(voxels.geometry, first.geometry):
+                voxels = self.grid.reader(voxels)
+            else:
+                voxels = OnGrid(voxels, geometry, recipe, interpolation_of(stack))
+            if self._is_mapped_in_slabs(voxels, start):
+                self._map_slabs(voxels, start, recipe, image[number])
+            else:
+                block = read_block(voxels, start, self.size, recipe, self._scratch)
+                recipe(floored(block, recipe), image[number])
+        return Image(image, is_mapped=True)
+
+    def _is_mapped_in_slabs(self, voxels: BlockReader, start: Voxel) -> bool:
+        """Whether a patch is read and mapped a few slices at a time: int16 inside the image."""
         inside = all(
             0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
         )
-        scratch = self._scratch
-        if self.delivery.intensity_on == "device" or not (inside and voxels.always_int16):
-            block = floored(read_block(voxels, start, self.size, recipe, scratch), recipe)
-            return Image(channel_first(block, 3))
-        image = new_array(self.size, np.float32)
+        return inside and voxels.always_int16
+
+    def _map_slabs(
+        self, voxels: BlockReader, start: Voxel, recipe: Intensity, image: Float32
+    ) -> None:
+        """Read a patch and map it into an image, while its slices are in the processor's cache."""
         stop, shows = (
             (start[1] + self.size[1], start[2] + self.size[2]),
             padding_shows(voxels, recipe),
@@ -310,11 +379,10 @@ class PatchDataset(StackDataset):
             read = voxels.read(
                 (start[0] + first, *start[1:]),
                 (start[0] + last, *stop),
-                scratch,
+                self._scratch,
                 want_padding=shows,
             )
             recipe(floored(read, recipe), image[first:last])
-        return Image(channel_first(image, 3), is_mapped=True)
 
     @property
     def _scratch(self) -> Scratch:

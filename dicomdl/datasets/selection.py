@@ -48,9 +48,9 @@ class Taken:
 
     def leave_out(self, reason: str, **conditions: Any) -> None:
         """Select the frames that meet the conditions (see `Index.select`)."""
-        self._continue_with(self.index.select(**conditions), reason)
+        self.continue_with(self.index.select(**conditions), reason)
 
-    def _continue_with(self, part: Index, reason: str) -> None:
+    def continue_with(self, part: Index, reason: str) -> None:
         """Continue with a part of the index, and list the rest under a reason."""
         if len(part) < len(self.index):
             self.left_out.append(
@@ -99,7 +99,7 @@ class Taken:
                 stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)
             ]
             numbers = self.index.stacks.numbers
-            self._continue_with(
+            self.continue_with(
                 self.index.of_stacks(numbers[~np.isin(numbers, sparse)]),
                 "uneven_spacing, most slices would be made up",
             )
@@ -110,7 +110,7 @@ class Taken:
         stacks = self.index.stacks
         known = np.isfinite(stacks.affines()).all(axis=(1, 2))
         if not known.all():
-            self._continue_with(
+            self.continue_with(
                 self.index.of_stacks(stacks.numbers[known]), "no known orientation in the patient"
             )
 
@@ -119,7 +119,7 @@ class Taken:
         stacks = self.index.stacks
         has_key = stacks.have_detail(key)
         if has_key.any():
-            self._continue_with(self.index.of_stacks(stacks.numbers[~has_key]), reason)
+            self.continue_with(self.index.of_stacks(stacks.numbers[~has_key]), reason)
 
 
 @dataclass(frozen=True, slots=True)

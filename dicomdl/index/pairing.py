@@ -4,7 +4,7 @@ The choice is made on columns alone: it reads no pixels, and makes no object per
 choice is listed with its stacks, and never made silently.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -88,14 +88,14 @@ class Pairing:
             object.__setattr__(self, name, value)
         if self.by not in LEVELS:
             raise UsageError(f"by={self.by!r}: expected one of {', '.join(LEVELS)}", by=self.by)
-        _require_roles(self.optional, self.names, "optional")
+        self.require_roles(self.optional, "optional")
         if self.names[0] in self.optional:
             raise UsageError(
                 f"the first role, {self.names[0]!r}, gives the grid of a case: it cannot be "
                 "optional"
             )
         if isinstance(self.prefer, Mapping):
-            _require_roles(self.prefer, self.names, "prefer")
+            self.require_roles(self.prefer, "prefer")
         for role in self.names:
             for preference in self.preferences_of(role):
                 _require_preference(preference)
@@ -111,6 +111,16 @@ class Pairing:
         if given is None:
             return ()
         return (given,) if isinstance(given, str) or callable(given) else tuple(given)
+
+    def require_roles(self, given: Iterable[str], option: str) -> None:
+        """Raise UsageError unless an option names roles of the pairing alone."""
+        for role in given:
+            if role not in self.names:
+                near = nearest(str(role), self.names)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise UsageError(
+                    f"{option}: there is no role {role!r} of {', '.join(self.names)}{hint}"
+                )
 
     def pairs(self, index: Indexed) -> Pairs:
         """Return the cases of an index, and what does not pair, with the reasons.
@@ -186,14 +196,6 @@ def _as_names(given: Any) -> tuple[str, ...]:
     if given is None:
         return ()
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _require_roles(given: Any, names: tuple[str, ...], option: str) -> None:
-    for role in given:
-        if role not in names:
-            near = nearest(str(role), names)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise UsageError(f"{option}: there is no role {role!r} of {', '.join(names)}{hint}")
 
 
 def _require_preference(preference: Any) -> None:

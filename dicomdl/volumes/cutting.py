@@ -34,14 +34,21 @@ def read_block(
         inner = voxels.read((z.start, y.start, x.start), (z.stop, y.stop, x.stop))
     dtype = voxels.likely_dtype if inner is None else inner.array.dtype
     samples = voxels.samples
-    lowest = recipe.floor(dtype)
-    outside = lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
-    array = np.full((*size, *samples), outside, dtype)
+    array = np.full((*size, *samples), outside_value(recipe, dtype), dtype)
     padding = np.ones(size, np.bool_)
     if overlap is not None and inner is not None:
         array[overlap[1]] = inner.array
         padding[overlap[1]] = False if inner.padding is None else inner.padding
     return Converted(array, padding)
+
+
+def outside_value(recipe: Intensity, dtype: np.dtype[Any]) -> float:
+    """Return the value of voxels outside of an image: the floor of the recipe, else -1024 HU or 0.
+
+    It is a value before the recipe is applied.
+    """
+    lowest = recipe.floor(dtype)
+    return lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
 
 
 def padding_shows(voxels: BlockReader, recipe: Intensity) -> bool:
