@@ -147,7 +147,7 @@ def iterate(
 
     The elements are charged to `account`.
     """
-    window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
+    window = Window.on(raw)
     position = 0
     account = account or window
     while position < len(raw):
@@ -170,7 +170,7 @@ def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator
 
     The items are charged to `account`.
     """
-    window = Window(lambda offset, length: raw[offset : offset + length], len(raw), raw)
+    window = Window.on(raw)
     position = 0
     account = account or window
     while position + 8 <= len(raw):

@@ -15,14 +15,14 @@ def transcoded(row: Row, charset: bytes, schema: Schema) -> Row:
     if joined.isascii() and b"\x1b" not in joined:
         return row
     foreign = {
-        number: _to_utf8(row[number], charset)
+        number: to_utf8(row[number], charset)
         for number in schema.free_texts
         if not row[number].isascii() or b"\x1b" in row[number]
     }
     return override(row, foreign)
 
 
-def _to_utf8(raw: bytes, charset: bytes) -> bytes:
+def to_utf8(raw: bytes, charset: bytes) -> bytes:
     """Convert text to UTF-8; characters that cannot be decoded are replaced."""
     require_pydicom()
     from pydicom.charset import convert_encodings, decode_bytes

@@ -19,7 +19,7 @@ class Window:
     file. The window also counts the bytes read and the elements passed, and enforces their limits.
     """
 
-    __slots__ = ("base", "buffer", "bytes_read", "elements_met", "read", "size")
+    __slots__ = ("base", "buffer", "bytes_read", "elements_met", "most_bytes", "read", "size")
 
     def __init__(self, read: Callable[[int, int], bytes], size: int, first: bytes = b"") -> None:
         self.read = read
@@ -27,7 +27,15 @@ class Window:
         self.buffer = first
         self.base = 0
         self.bytes_read = len(first)
+        self.most_bytes = MAX_HEADER_BYTES
         self.elements_met = 0
+
+    @classmethod
+    def on(cls, raw: bytes) -> "Window":
+        """Return a window on bytes in memory, which cost no reading."""
+        window = cls(lambda offset, length: raw[offset : offset + length], len(raw), raw)
+        window.most_bytes = 2 * len(raw) + (1 << 17)
+        return window
 
     def count(self, elements: int) -> None:
         """Count elements; raise HeaderError beyond `MAX_ELEMENTS`."""
@@ -47,11 +55,11 @@ class Window:
             return start
         wanted = max(length, 1 << 16)
         self.bytes_read += min(wanted, max(0, self.size - position))
-        if self.bytes_read > MAX_HEADER_BYTES:
+        if self.bytes_read > self.most_bytes:
             raise HeaderError(
-                f"the header is longer than {MAX_HEADER_BYTES} bytes",
+                f"the header is longer than {self.most_bytes} bytes",
                 reason="header_too_large",
-                limit_bytes=MAX_HEADER_BYTES,
+                limit_bytes=self.most_bytes,
             )
         self.buffer = self.read(position, wanted)
         self.base = position

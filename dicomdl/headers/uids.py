@@ -215,6 +215,7 @@ STANDARD: Final = "1.2.840.10008."
 _STORAGE: Final = STANDARD + "5.1.4.1.1."
 NM_IMAGE: Final = _STORAGE + "20"
 RT_DOSE: Final = _STORAGE + "481.2"
+RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
 SOP_CLASSES: Final = {
     row.uid: row

@@ -1,0 +1,134 @@
+"""The data set of one file without an image: its elements, read into memory as a whole.
+
+Objects that describe an image, such as structure sets, consist of sequences. They have no pixel
+data whose bytes could stay in the file.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dicomdl.errors import HeaderError
+from dicomdl.headers._coding import first_element, syntax_of
+from dicomdl.headers._elements import walk_meta
+from dicomdl.headers._heads import PIXEL_TAGS, Syntax, inner_syntax
+from dicomdl.headers._nested import items, iterate
+from dicomdl.headers._text import to_utf8
+from dicomdl.headers._window import Window
+from dicomdl.headers.columns import as_text
+from dicomdl.headers.inflate import inflate
+from dicomdl.headers.uids import DEFLATED
+from dicomdl.storage.sources import Source, opened, read_range
+
+# The largest structure set that is read: 10 million points of 50 bytes.
+MAX_DATA_SET_BYTES: Final = 512 * 2**20
+SPECIFIC_CHARACTER_SET: Final = 0x00080005
+
+
+class Value(NamedTuple):
+    """The raw value of one element, and the coding of what is nested in it."""
+
+    raw: bytes
+    syntax: Syntax
+    charset: bytes
+
+    @property
+    def text(self) -> str:
+        """The text of the value, without padding; "" if the element is absent."""
+        raw = self.raw
+        if self.charset and (not raw.isascii() or b"\x1b" in raw):
+            raw = to_utf8(raw, self.charset)
+        return as_text(raw)
+
+    @property
+    def integer(self) -> int | None:
+        """The number of an IS (PS3.5 6.2); None if it is absent or is none."""
+        try:
+            return int(self.raw.strip(b"\0 "))
+        except ValueError:
+            return None
+
+    @property
+    def binary(self) -> int | None:
+        """The number of a US or UL; None if it is absent or longer."""
+        if len(self.raw) not in (2, 4):
+            return None
+        return int.from_bytes(self.raw, "little" if self.syntax.little else "big")
+
+    def items(self) -> "Iterator[Item]":
+        """Yield the items of a sequence."""
+        for raw in items(self.raw, self.syntax):
+            yield Item(raw, self.syntax, self.charset)
+
+
+class Item:
+    """The elements of one item of a sequence, or of a data set, by tag."""
+
+    __slots__ = ("_charset", "_syntax", "_values")
+
+    def __init__(self, raw: bytes, syntax: Syntax, charset: bytes = b"") -> None:
+        self._syntax = syntax
+        self._values = {tag: (vr, value) for tag, vr, value in _elements(raw, syntax)}
+        # An item may have a character set of its own (PS3.3 C.12.1.1.2).
+        self._charset = self._values.get(SPECIFIC_CHARACTER_SET, (b"", charset))[1]
+
+    def __contains__(self, tag: int) -> bool:
+        return tag in self._values
+
+    def __getitem__(self, tag: int) -> Value:
+        """Return the value of a tag; an empty one if the element is absent."""
+        vr, raw = self._values.get(tag, (b"", b""))
+        return Value(raw, inner_syntax(vr, self._syntax), self._charset)
+
+
+def _elements(raw: bytes, syntax: Syntax) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield (tag, VR, value) of the elements before pixel data."""
+    for tag, vr, value in iterate(raw, syntax):
+        if tag in PIXEL_TAGS:
+            return
+        yield tag, vr, value
+
+
+def read_data_set(source: Source) -> Item:
+    """Read the data set of a file as a whole.
+
+    Raises
+    ------
+    HeaderError
+        The file is not DICOM, is damaged, or is longer than `MAX_DATA_SET_BYTES`. Attribute
+        `reason` is a word for the reason.
+    PixelError
+        The file cannot be opened or read, or has changed since the scan.
+    """
+    with opened(source) as handle:
+        size = handle.size
+        if size > MAX_DATA_SET_BYTES:
+            raise _too_long(size)
+        whole = read_range(handle, 0, size)
+    start = first_element(whole[: 1 << 16])
+    if start is None:
+        raise HeaderError("this is not a DICOM file", reason="not_dicom")
+    window = Window.on(whole)
+    raw_syntax, position = walk_meta(window, start, None, -1)
+    name = as_text(raw_syntax)
+    if name == DEFLATED:
+        whole, position = inflate([whole[position:]], MAX_DATA_SET_BYTES + 1), 0
+        if len(whole) > MAX_DATA_SET_BYTES:
+            raise _too_long(len(whole))
+        window = Window.on(whole)
+    syntax, _ = syntax_of(window, position, name)
+    return Item(whole[position:], syntax)
+
+
+def _too_long(size: int) -> HeaderError:
+    return HeaderError(
+        f"the data set has {size} bytes or more, the limit is {MAX_DATA_SET_BYTES}",
+        reason="header_too_large",
+        found_bytes=size,
+        limit_bytes=MAX_DATA_SET_BYTES,
+    )
+
+
+def source_of(path: str | os.PathLike[str]) -> Source:
+    """Return the source of a file that no scan has seen, accepted in any state."""
+    return Source(os.path.abspath(os.fspath(path)))
