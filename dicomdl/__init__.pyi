@@ -33,6 +33,7 @@ from .jobs.demo_data import demo_data as demo_data
 from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
+from .labels.read import read_labels as read_labels
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality

@@ -17,9 +17,10 @@
     ├── IntensityError        a rescale, window or unit that cannot be applied
     │   ├── DoesNotFit        values outside the range of the requested integer dtype
     │   └── SUVError          a PET stack whose header does not define SUV
-    └── GeometryError         positions or orientations that do not form the requested grid
-        ├── IrregularStack    a stack whose verdict forbids a volume without a policy
-        └── IncompleteGroup   a group of stacks (time points, ...) with missing slices in some
+    ├── GeometryError         positions or orientations that do not form the requested grid
+    │   ├── IrregularStack    a stack whose verdict forbids a volume without a policy
+    │   └── IncompleteGroup   a group of stacks (time points, ...) with missing slices in some
+    └── AnnotationError       a SEG, RTSTRUCT, RTDOSE or mask that does not fit its image
 
 The numbers in the message of an error are its attributes: ``raise TruncatedPixels("…",
 expected_bytes=512, found_bytes=100)`` sets ``error.expected_bytes``. Every class takes one string
@@ -242,6 +243,10 @@ class IncompleteGroup(GeometryError):
     """
 
     missing: dict[Any, list[int]]
+
+
+class AnnotationError(DicomdlError):
+    """An annotation (SEG, RTSTRUCT, RTDOSE, a mask in a file) cannot be brought onto an image."""
 
 
 def facts_line(error: DicomdlError) -> str:

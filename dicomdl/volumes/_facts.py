@@ -3,6 +3,7 @@
 `Volume` adds the operations.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class VolumeFacts:
     padding: Mask | None = None
     quantity: Quantity = "modality"
     stacks: tuple[Stack, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filled", checked_filled(self._gridded()))

@@ -71,6 +71,8 @@ class Volume(VolumeParts):
         window, or "derived" for values of a caller (`like`).
     stacks
         Stacks of a group that were read, one per t; () for others.
+    names
+        {label: name} of labels (`read_labels`); {} for others.
 
     Methods
     -------

@@ -1,0 +1,89 @@
+"""The option `segments=` or `rois=`: which segments or regions become which labels."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dicomdl.errors import AnnotationError, UsageError
+from dicomdl.headers.annotation import Segment
+
+# A number, a pattern of the label, or a coded type as "SCT:10200004".
+Wanted = int | str
+Wish = Sequence[Wanted] | Mapping[str, Wanted | Sequence[Wanted]] | None
+_CODE = re.compile(r"([A-Z0-9_]+):([A-Za-z0-9.\-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A label, and the numbers of the segments whose union it is."""
+
+    label: int
+    name: str
+    numbers: tuple[int, ...]
+
+
+def chosen(segments: Sequence[Segment], wish: Wish, option: str) -> tuple[Choice, ...]:
+    """Return the labels that a wish stands for.
+
+    Parameters
+    ----------
+    segments
+        The segments or regions of interest of an object.
+    wish
+        None: every segment, numbered and named as in the object. A list: segments by number, by a
+        regular expression that matches the complete label (capitals do not count), or by the code
+        of the type ("SCT:10200004"); their labels count from 1. A mapping of names to one or
+        several of these: each name is one label, from 1, for the union of its segments.
+    option
+        The name of the option, for messages.
+
+    Raises
+    ------
+    AnnotationError
+        No segment is as wished. The attribute `names` lists the segments.
+    UsageError
+        The wish is none, or a pattern is no regular expression.
+    """
+    if wish is None:
+        # Segment 0 of a label map is its background (PS3.3 C.8.20.2).
+        every = [segment for segment in segments if segment.number]
+        return tuple(Choice(each.number, each.label, (each.number,)) for each in every)
+    if isinstance(wish, str | int):
+        raise UsageError(f"{option}={wish!r}: expected a list, or a mapping of names")
+    choices: list[Choice] = []
+    if isinstance(wish, Mapping):
+        for name, items in wish.items():
+            each = [items] if isinstance(items, str | int) else list(items)
+            numbers = [n for item in each for n in _numbers(segments, item, option)]
+            choices.append(Choice(len(choices) + 1, name, tuple(dict.fromkeys(numbers))))
+        return tuple(choices)
+    by_number = {segment.number: segment.label for segment in segments}
+    numbers = [number for item in wish for number in _numbers(segments, item, option)]
+    return tuple(
+        Choice(label, by_number[number], (number,))
+        for label, number in enumerate(dict.fromkeys(numbers), 1)
+    )
+
+
+def _numbers(segments: Sequence[Segment], item: Wanted, option: str) -> list[int]:
+    """Return the numbers of the segments that one item of a wish names, at least one."""
+    found = [segment.number for segment in segments if _is_named(segment, item)]
+    if not found:
+        names = [f"{segment.number} {segment.label}" for segment in segments]
+        listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+        raise AnnotationError(
+            f"{option}: nothing is named {item!r} among {len(names)}: {listed}", names=names
+        )
+    return found
+
+
+def _is_named(segment: Segment, item: Wanted) -> bool:
+    if isinstance(item, int):
+        return segment.number == item
+    code = _CODE.fullmatch(item)
+    if code and segment.type and (segment.type.scheme, segment.type.value) == code.groups():
+        return True
+    try:
+        return re.fullmatch(item, segment.label, re.IGNORECASE) is not None
+    except re.error as error:
+        raise UsageError(f"{item!r} is no regular expression: {error}") from None

@@ -1,0 +1,206 @@
+"""Contours of a structure set on the slices of a stack.
+
+Slices are planes with positions of their own, so that tilted, uneven and incomplete stacks need no
+special case. A contour belongs to the nearest slice within half the spacing to the next one.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from dicomdl.arrays import Floats, Ints, Voxel
+from dicomdl.errors import AnnotationError
+from dicomdl.headers.structure_set import CLOSED_TYPES, Contours
+from dicomdl.index.views import Stack
+from dicomdl.labels._polygons import Edges
+
+# The extent of a contour along the normal that is still one plane, as a part of the spacing.
+_FLAT: Final = 0.5
+# Contours of one region at this distance from each other, as a part of the spacing, lie in one
+# plane. Contours of PET have been up to 0.04 mm off their slice.
+_SAME_PLANE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """The slices of a stack as planes, in slice order.
+
+    Attributes
+    ----------
+    origins
+        (slices, 3) float64, LPS mm: the centre of the first pixel of each slice.
+    down, right
+        (3,) float64, mm: the step from one row, or one column, to the next.
+    heights
+        (slices,) float64, mm along the normal, ascending.
+    reach
+        (slices, 2) float64, mm: half the distance to the slice below and above.
+    """
+
+    origins: Floats
+    down: Floats
+    right: Floats
+    heights: Floats
+    reach: Floats
+
+    @classmethod
+    def of(cls, stack: Stack) -> "Planes":
+        """Return the planes of a stack.
+
+        Raises
+        ------
+        AnnotationError
+            The positions of the stack are unknown.
+        """
+        affine, origins = stack.affine, stack.positions
+        if not (np.isfinite(affine).all() and np.isfinite(origins).all()):
+            raise AnnotationError(
+                f"the positions of the slices are not known (verdict {stack.verdict}), so that "
+                "contours have no place in them",
+                verdict=stack.verdict,
+            )
+        return cls.at(origins, affine[:3, 1], affine[:3, 2], _thickness(stack))
+
+    @classmethod
+    def at(cls, origins: Floats, down: Floats, right: Floats, thickness: float) -> "Planes":
+        """Return planes at ascending origins; `thickness` is the reach of a single one, mm."""
+        normal = np.cross(right, down)
+        heights = origins @ (normal / np.linalg.norm(normal))
+        gaps = np.diff(heights)
+        if not len(gaps):
+            gaps = np.array([thickness])
+        reach = np.stack([np.r_[gaps[:1], gaps], np.r_[gaps, gaps[-1:]]], axis=1)
+        return cls(origins, down, right, heights, reach[: len(heights)] / 2)
+
+    @property
+    def normal(self) -> Floats:
+        """(3,) float64: the unit vector along which slices ascend."""
+        normal = np.cross(self.right, self.down)
+        return np.asarray(normal / np.linalg.norm(normal))
+
+    def nearest(self, heights: Floats) -> Ints:
+        """Return the slice of each height, -1 beyond half the spacing of every slice."""
+        above = np.clip(np.searchsorted(self.heights, heights), 1, max(1, len(self.heights) - 1))
+        below = above - 1
+        above = np.minimum(above, len(self.heights) - 1)
+        is_above = self.heights[above] - heights < heights - self.heights[below]
+        chosen = np.where(is_above, above, below)
+        offset = heights - self.heights[chosen]
+        reach = np.where(offset < 0, self.reach[chosen, 0], self.reach[chosen, 1])
+        return np.where(np.abs(offset) <= reach, chosen, -1)
+
+    def pixels(self, points: Floats, slices: Ints) -> Floats:
+        """Return (points, 2) float64: the (row, column) of LPS points in their slices, pixels."""
+        return self.steps(points - self.origins[slices])
+
+    def steps(self, vectors: Floats) -> Floats:
+        """Return (..., 2) float64: vectors in mm as steps of (rows, columns)."""
+        return np.stack([vectors @ _dual(self.down), vectors @ _dual(self.right)], axis=-1)
+
+
+def _dual(step: Floats) -> Floats:
+    """Return the vector whose scalar product with mm counts steps; rows and columns are square."""
+    return np.asarray(step / (step @ step))
+
+
+def _thickness(stack: Stack) -> float:
+    """Return the extent of a single slice along its normal, mm."""
+    thickness = stack.value("slice_thickness")
+    return float(thickness) if thickness else 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """The contours of one region that fill pixels of a stack, and counts of the others.
+
+    Attributes
+    ----------
+    edges
+        The edges of the contours; their planes are slices.
+    start, stop
+        The block that the contours cover, which may reach beyond the rows and columns of the stack.
+        Both are (0, 0, 0) without contours.
+    distance_mm
+        The largest distance of a contour from its slice; NaN without contours.
+    beyond
+        The number of closed contours beyond the first or last slice, or in a hole of the stack.
+    between
+        The number of closed contours in planes between slices, nearer ones of which were taken.
+    open
+        The number of points and open contours, which enclose no area.
+    """
+
+    edges: Edges
+    start: Voxel
+    stop: Voxel
+    distance_mm: float
+    beyond: int
+    between: int
+    open: int
+
+
+def place(contours: Contours, planes: Planes) -> Placed:
+    """Assign the closed contours of a region to slices.
+
+    Raises
+    ------
+    AnnotationError
+        Contours lie across the slices of the stack: they were drawn in another orientation.
+    """
+    sizes = np.diff(contours.starts)
+    closed = np.array([kind in CLOSED_TYPES for kind in contours.types], np.bool_) & (sizes > 2)
+    numbers = np.flatnonzero(closed)
+    not_closed = int((~closed).sum()) - len(contours.unusable)
+    low, high = _extremes(contours.points @ planes.normal, contours.starts, numbers)
+    middle = (low + high) / 2
+    slices = planes.nearest(middle)
+    inside = slices >= 0
+    spacing = planes.reach[slices].min(axis=1) * 2
+    across = (high - low > _FLAT * spacing) & inside
+    if across.any():
+        extent = float((high - low)[across].max())
+        raise AnnotationError(
+            f"{int(across.sum())} of {len(numbers)} contours extend up to {extent:.3g} mm across "
+            "the slices: they were drawn in another orientation than that of the stack",
+            contours=int(across.sum()),
+            extent_mm=extent,
+        )
+    offset = np.abs(middle - planes.heights[slices])
+    nearest = np.full(len(planes.heights), np.inf)
+    np.minimum.at(nearest, slices[inside], offset[inside])
+    kept = inside & (offset <= nearest[slices] + _SAME_PLANE * spacing)
+    order = np.flatnonzero(kept)[np.argsort(slices[kept], kind="stable")]
+    edges, start, stop = _edges(contours, planes, numbers[order], slices[order])
+    return Placed(
+        edges,
+        start,
+        stop,
+        float(offset[kept].max()) if kept.any() else np.nan,
+        int((~inside).sum()),
+        int((inside & ~kept).sum()),
+        not_closed,
+    )
+
+
+def _edges(
+    contours: Contours, planes: Planes, numbers: Ints, slices: Ints
+) -> tuple[Edges, Voxel, Voxel]:
+    """Return the edges of some contours in their slices, and the block that they cover."""
+    sizes = np.diff(contours.starts)[numbers]
+    chosen = [contours.points[contours.starts[n] : contours.starts[n + 1]] for n in numbers]
+    if not chosen:
+        return Edges.of(np.zeros((0, 2)), np.zeros(1, np.int64), slices), (0, 0, 0), (0, 0, 0)
+    points = planes.pixels(np.concatenate(chosen), np.repeat(slices, sizes))
+    starts = np.cumsum([0, *sizes], dtype=np.int64)
+    # A pixel inside has its centre between the lowest and the highest point.
+    low, high = np.ceil(points.min(axis=0)), np.ceil(points.max(axis=0))
+    start = (int(slices[0]), int(low[0]), int(low[1]))
+    stop = (int(slices[-1]) + 1, int(high[0]), int(high[1]))
+    return Edges.of(points, starts, slices), start, stop
+
+
+def _extremes(values: Floats, starts: Ints, numbers: Ints) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest value of some contours, none of which is empty."""
+    runs = [values[starts[number] : starts[number + 1]] for number in numbers]
+    return np.array([run.min() for run in runs]), np.array([run.max() for run in runs])

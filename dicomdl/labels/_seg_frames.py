@@ -1,0 +1,190 @@
+"""The frames of one segmentation as arrays: where they lie in space, and in the file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from dicomdl.arrays import Floats, Ints, Values
+from dicomdl.errors import AnnotationError, HeaderError, PixelError
+from dicomdl.headers.columns import Constant
+from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
+from dicomdl.headers.header import NO_TILE
+from dicomdl.headers.reader import HeaderReader
+from dicomdl.pixels.read import read_rows
+from dicomdl.pixels.stored import add_frame_note, is_native
+from dicomdl.storage.sources import Handle, read_exactly
+
+_GRID_COLUMNS: Final = (
+    "image_position_patient",
+    "image_orientation_patient",
+    "pixel_spacing",
+    "referenced_segment_number",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegFrames:
+    """The frames of a segmentation, in the order of the file.
+
+    Attributes
+    ----------
+    source_of
+        A function from the number of a frame to its byte range.
+    size
+        (rows, columns) of a frame.
+    origins
+        (frames, 3) float64, LPS mm: the centre of the first pixel.
+    down, right
+        (frames, 3) float64, mm: the step from one row, or one column, to the next.
+    segments
+        (frames,) int64: the segment of each frame; 0 for label maps.
+    first_bits
+        (frames,) int64: the first bit of each frame in the file, or None where frames are not plain
+        bits of the file.
+    """
+
+    source_of: Callable[[int], FrameSource]
+    size: tuple[int, int]
+    origins: Floats
+    down: Floats
+    right: Floats
+    segments: Ints
+    first_bits: Ints | None
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    @classmethod
+    def of_file(cls, path: str) -> "SegFrames":
+        """Read the frames of a file.
+
+        Raises
+        ------
+        HeaderError
+            The file is damaged, or has no frames.
+        AnnotationError
+            Frames have no position, orientation or pixel spacing.
+        """
+        reader = HeaderReader()
+        header = reader.read(path)
+        if not header.rows:
+            raise HeaderError(
+                header.detail or "the file has no frames", reason=header.reason or "no_pixel_data"
+            )
+        count = len(header.rows)
+        typed = {
+            name: [column.value] * count if isinstance(column, Constant) else column
+            for name, column in reader.convert(header.rows).items()
+        }
+        state = dict(zip(("path", *SOURCE_STATE), header.source, strict=True))
+        columns: dict[str, Sequence[Any]] = {
+            **typed,
+            **{name: [value] * count for name, value in state.items()},
+            "frame_number": header.frame_numbers,
+            "byte_offset": [place.byte_offset for place in header.places],
+            "byte_length": [place.byte_length for place in header.places],
+            "bit_offset": [place.bit_offset for place in header.places],
+            "deflated": [header.deflated] * count,
+            "float_pixels": [header.float_pixels] * count,
+            **{name: [value] * count for name, value in NO_TILE._asdict().items()},
+        }
+        return cls.of_columns(columns)
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "SegFrames":
+        """Return the frames with these columns of the table `frames`, in the order of the file."""
+        for name in _GRID_COLUMNS[:3]:
+            absent = sum(value is None for value in columns[name])
+            if absent:
+                raise AnnotationError(
+                    f"{absent} of {len(columns[name])} frames have no {name}", column=name
+                )
+        orientation = np.array(columns["image_orientation_patient"], np.float64)
+        spacing = np.array(columns["pixel_spacing"], np.float64)
+        segments = [number or 0 for number in columns["referenced_segment_number"]]
+        offsets = np.array(columns["byte_offset"], np.int64)
+        bits = np.array(columns["bit_offset"], np.int64)
+
+        def source_of(number: int) -> FrameSource:
+            return FrameSource(*(columns[name][number] for name in SOURCE_FIELDS))
+
+        first = source_of(0)
+        plain = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
+        return cls(
+            source_of,
+            (first.rows, first.columns),
+            np.array(columns["image_position_patient"], np.float64),
+            orientation[:, 3:] * spacing[:, :1],
+            orientation[:, :3] * spacing[:, 1:],
+            np.array(segments, np.int64),
+            offsets * 8 + bits if plain and not first.deflated else None,
+        )
+
+
+SOURCE_STATE: Final = ("file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
+
+
+class Rows(NamedTuple):
+    """Rows of a frame: the number of the first, and (rows, columns) values."""
+
+    first: int
+    values: Values
+
+
+class RowReader:
+    """Reads rows of frames as stored values, while their file is open.
+
+    Parameters
+    ----------
+    frames
+        The frames.
+    handle
+        The open file; used for plain bits only.
+    """
+
+    def __init__(self, frames: SegFrames, handle: Handle) -> None:
+        self._frames, self._handle = frames, handle
+        # A multiple of eight bytes, and room for the bits before and after a frame.
+        self._buffer = np.zeros(frames.size[0] * frames.size[1] // 64 + 2, np.uint64)
+
+    def rows(self, number: int, first: int, last: int) -> Rows | None:
+        """Return rows `first` to `last` (excluded) of a frame.
+
+        Of single bits, rows of zeros before and after the others are left out; None if there are no
+        others. Their values are bool, those of other frames as stored.
+        """
+        frames = self._frames
+        if frames.first_bits is None:
+            return Rows(first, read_rows(frames.source_of(number), first, last))
+        # PS3.5 8.1.1: the first pixel is the lowest bit of its byte.
+        columns = frames.size[1]
+        begin = int(frames.first_bits[number])
+        start, stop = begin + first * columns >> 3, begin + last * columns + 7 >> 3
+        words = self._buffer[: stop - start + 7 >> 3]
+        words[-1:] = 0
+        packed = words.view(np.uint8)
+        try:
+            read_exactly(self._handle, packed[: stop - start], start)
+        except PixelError as error:
+            add_frame_note(error, frames.source_of(number))
+            raise
+        filled = np.flatnonzero(words)
+        if not len(filled):
+            return None
+        # The first and the last row with a bit in a word that is not zero; bits of the rows, and of
+        # the frames, before and after may share such a word.
+        shift = begin - (start << 3)
+        top = max(first, (int(filled[0]) * 64 - shift) // columns)
+        bottom = min(last, (int(filled[-1]) * 64 + 63 - shift) // columns + 1)
+        if top >= bottom:
+            return None
+        skipped = shift + top * columns
+        from_byte = skipped >> 3
+        bits = np.unpackbits(
+            packed[from_byte:],
+            bitorder="little",
+            count=(skipped & 7) + (bottom - top) * columns,
+        )[skipped & 7 :]
+        return Rows(top, bits.reshape(-1, columns).view(np.bool_))

@@ -1,0 +1,170 @@
+"""`read_labels`: the labels of an object on the grid of a stack, as a volume."""
+
+import os
+import warnings
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.errors import AnnotationError, DicomdlError, UsageError
+from dicomdl.headers.annotation import Annotation, read_annotation
+from dicomdl.headers.data_set import source_of
+from dicomdl.headers.structure_set import read_structure_set
+from dicomdl.index.text import counted
+from dicomdl.index.views import Stack
+from dicomdl.labels._choice import Wish, chosen
+from dicomdl.labels._seg_frames import SegFrames
+from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
+from dicomdl.labels.rtstruct import ContourReader
+from dicomdl.labels.seg import Align, SegReader
+from dicomdl.storage.sources import Source
+from dicomdl.volumes.volume import Volume
+
+
+class OverlapWarning(UserWarning):
+    """Warning that labels overlap where a label map holds one per voxel."""
+
+
+def read_labels(
+    stack: Stack,
+    source: str | os.PathLike[str],
+    *,
+    segments: Wish = None,
+    rois: Wish = None,
+    channels: bool = False,
+    threshold: float | None = None,
+    align: Align = "nearest",
+    dtype: npt.DTypeLike | None = None,
+) -> Volume:
+    """Read a DICOM segmentation or RT structure set as labels on the grid of a stack.
+
+    Frames and contours find their slices by position, also in tilted, uneven and incomplete stacks.
+    A contour belongs to the nearest slice within half the spacing. A pixel belongs to a contour if
+    its centre does; contours of one plane are combined by exclusive or (PS3.3 C.8.8.6.1), so that a
+    contour inside another one is a hole.
+
+    Parameters
+    ----------
+    stack
+        The stack of the image.
+    source
+        The path of a SEG or RTSTRUCT.
+    segments, rois
+        The segments of a SEG, or the regions of interest of an RTSTRUCT, to read. None: all, with
+        their own numbers and names. A list: by number, by a regular expression that matches the
+        complete name (capitals do not count), or by the code of the type ("SCT:10200004"), labelled
+        from 1 on. A mapping ``{"lungs": "lung.*"}``: one label per name, from 1 on, for all that it
+        names.
+    channels
+        True returns one mask per label instead of a label map.
+    threshold
+        The fraction from which on a voxel of a FRACTIONAL SEG has its label, above 0 to 1.
+    align
+        What to do about a SEG on another grid: "nearest" samples it at the nearest voxel, "exact"
+        refuses it.
+    dtype
+        The integer type of a label map. By default the smallest of uint8, int16 and int32 that
+        holds the labels.
+
+    Returns
+    -------
+    Volume
+        (slice, row, column) integers, 0 for background, with ``names``: {label: name}. With
+        `channels`, (label, slice, row, column) bool, with the names as its `dimension`.
+
+    Warns
+    -----
+    OverlapWarning
+        Voxels of the label map have several labels; each has the last one of ``names``.
+
+    Raises
+    ------
+    AnnotationError
+        The object does not fit the stack (another frame of reference, no frame or contour on it),
+        has no such segment, cannot be read as labels, or has unusable contours.
+    HeaderError, PixelError
+        The file is damaged, or cannot be read.
+    UsageError
+        An option is none.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> import tempfile
+    >>> import dicomdl
+    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
+    ...     index = dicomdl.scan("patient", folder)
+    ...     labels = dicomdl.read_labels(index.stacks[0], "patient/seg.dcm")
+    >>> labels.names  # doctest: +SKIP
+    {1: 'Liver', 2: 'Spleen'}
+    """
+    file = source_of(source)
+    try:
+        annotation = read_annotation(file)
+        wish = _wish(annotation, segments, rois)
+        reader = _reader(stack, file, annotation, wish, threshold, align)
+        return _volume(stack, reader, channels=channels, dtype=dtype)
+    except DicomdlError as error:
+        if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
+            error.add_note(f"file: {file.path}")
+        raise
+
+
+def _wish(annotation: Annotation, segments: Wish, rois: Wish) -> Wish:
+    """Return the wish for the kind of object."""
+    other: Literal["rois", "segments"] = "rois" if annotation.kind == "SEG" else "segments"
+    if (rois if other == "rois" else segments) is not None:
+        raise UsageError(f"{other}= is no option for a {annotation.kind}")
+    return segments if annotation.kind == "SEG" else rois
+
+
+def _reader(
+    stack: Stack,
+    file: Source,
+    annotation: Annotation,
+    wish: Wish,
+    threshold: float | None,
+    align: Align,
+) -> LabelReader:
+    """Return the reader of blocks of labels for an object."""
+    if align not in ("nearest", "exact"):
+        raise UsageError(f"align={align!r}: expected 'nearest' or 'exact'")
+    if annotation.kind == "SEG":
+        choices = chosen(annotation.segments, wish, "segments")
+        frames = SegFrames.of_file(file.path)
+        return SegReader(stack, annotation, frames, choices, threshold=threshold, align=align)
+    if annotation.kind == "RTSTRUCT":
+        every = read_structure_set(file)
+        return ContourReader(stack, every, chosen([roi.facts for roi in every], wish, "rois"))
+    raise AnnotationError(
+        f"the file is a {annotation.kind}: expected a SEG or an RTSTRUCT", kind=annotation.kind
+    )
+
+
+def _volume(
+    stack: Stack, reader: LabelReader, *, channels: bool, dtype: npt.DTypeLike | None
+) -> Volume:
+    """Read all blocks of a reader as one volume."""
+    if channels:
+        masks = channel_block(reader, (0, 0, 0), reader.shape)
+        names = tuple(reader.names.values())
+        return Volume(
+            masks, stack.geometry, frame=stack.middle, dimension=names, dimension_names=("label",)
+        )
+    kind = np.dtype(label_dtype(reader.names) if dtype is None else dtype)
+    if kind.kind not in "ui" or max(reader.names, default=0) > np.iinfo(kind).max:
+        raise UsageError(
+            f"dtype={kind}: expected integers that hold label {max(reader.names, default=0)}"
+        )
+    labels, overlap = label_block(reader, (0, 0, 0), reader.shape, kind)
+    if overlap:
+        warnings.warn(
+            f"{counted(overlap, 'voxels')} have several labels, and each got the last one: "
+            "channels=True keeps all",
+            OverlapWarning,
+            stacklevel=3,
+        )
+    return Volume(
+        labels, stack.geometry, frame=stack.middle, quantity="derived", names=dict(reader.names)
+    )

@@ -1,0 +1,95 @@
+"""`LabelReader`, what every kind of annotation gives: blocks of labels on the grid of a stack."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dicomdl.arrays import Mask, Values, Voxel
+from dicomdl.errors import UsageError
+
+# Torch computes with these, and hardly with uint16.
+_DTYPES: Final = (np.uint8, np.int16, np.int32)
+
+
+class Piece(NamedTuple):
+    """Labels in a part of a block.
+
+    Attributes
+    ----------
+    where
+        The slices of the block.
+    mask
+        bool: the voxels that have the label. None: all that have one in `label`.
+    label
+        The label, or without a mask the label per voxel, 0 for none.
+    """
+
+    where: tuple[slice, ...]
+    mask: Mask | None
+    label: int | Values
+
+
+class LabelReader(Protocol):
+    """Blocks of the labels of one stack."""
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """{label: name}, in the order of the channels. Labels count from 1; 0 is background."""
+
+    @property
+    def shape(self) -> Voxel:
+        """(slices, rows, columns) of the stack."""
+
+    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+        """Yield the labels of the block from voxel `start` up to `stop`, in the order of `names`.
+
+        Where pieces of several labels have one voxel, the labels overlap.
+        """
+
+
+def label_block(
+    reader: LabelReader, start: Voxel, stop: Voxel, dtype: npt.DTypeLike
+) -> tuple[Values, int]:
+    """Return a block as a label map, and the number of voxels with more than one label.
+
+    Such voxels have the last of their labels in the order of `names`.
+    """
+    shape = tuple(b - a for a, b in zip(start, stop, strict=True))
+    block = np.zeros(shape, dtype)
+    twice: Mask | None = None
+    for where, mask, label in reader.pieces(start, stop):
+        seen = block[where]
+        known = label != 0 if mask is None else mask
+        if not seen.any() and mask is None:
+            seen[...] = label
+            continue
+        if np.logical_and(seen, known).any():
+            twice = np.zeros(shape, np.bool_) if twice is None else twice
+            twice[where] |= known & (seen != 0) & (seen != label)
+        np.copyto(seen, label, where=known, casting="unsafe")
+    return block, 0 if twice is None else int(twice.sum())
+
+
+def channel_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Mask:
+    """Return a block as (labels, slices, rows, columns) bool, in the order of `names`."""
+    channels = {label: number for number, label in enumerate(reader.names)}
+    shape = tuple(b - a for a, b in zip(start, stop, strict=True))
+    block = np.zeros((len(channels), *shape), np.bool_)
+    for where, mask, label in reader.pieces(start, stop):
+        if mask is not None:
+            block[channels[int(label)]][where] |= mask
+        else:
+            for each, number in channels.items():
+                block[number][where] |= label == each
+    return block
+
+
+def label_dtype(labels: Mapping[int, Any]) -> npt.DTypeLike:
+    """Return the smallest of uint8, int16 and int32 that holds the labels."""
+    most = max(labels, default=0)
+    for dtype in _DTYPES:
+        if most <= np.iinfo(dtype).max:
+            return dtype
+    raise UsageError(f"label {most} does not fit 32 bits", label=most)

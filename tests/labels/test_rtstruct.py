@@ -1,0 +1,218 @@
+"""Contours of structure sets on the slices of stacks."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import index_of
+from numpy.typing import NDArray
+from phantoms import slice_normal, write_series
+from phantoms_labels import contour, write_structure_set
+
+import dicomdl
+from dicomdl.errors import AnnotationError
+from dicomdl.headers.data_set import source_of
+from dicomdl.headers.structure_set import read_structure_set
+from dicomdl.index.views import Stack
+from dicomdl.labels._choice import chosen
+from dicomdl.labels._planes import Planes, place
+from dicomdl.labels.reader import channel_block, label_block
+from dicomdl.labels.rtstruct import ContourReader
+
+SHAPE = (5, 12, 14)
+AXIAL = (1, 0, 0, 0, 1, 0)
+# A rectangle of 5 rows and 6 columns: rows 2 to 6, columns 4 to 9.
+CORNERS = np.array([(1.5, 3.5), (1.5, 9.5), (6.5, 9.5), (6.5, 3.5)])
+
+
+def block(z: slice) -> NDArray[np.bool_]:
+    mask = np.zeros(SHAPE, np.bool_)
+    mask[z, 2:7, 4:10] = True
+    return mask
+
+
+def points_on(stack: Stack, z: float, corners: NDArray[Any] = CORNERS) -> NDArray[Any]:
+    """LPS points of (row, column) corners at slice z."""
+    voxels = np.column_stack([np.full(len(corners), z), corners])
+    return stack.geometry.voxel_to_world(voxels)
+
+
+def stack_of(folder: Path, **options: Any) -> tuple[Stack, Path]:
+    image = write_series(folder / "ct", shape=SHAPE, **options)[0]
+    return index_of(folder / "ct").stacks[0], image
+
+
+def reader_of(stack: Stack, path: Path, wish: Any = None) -> ContourReader:
+    rois = read_structure_set(source_of(path))
+    return ContourReader(stack, rois, chosen([roi.facts for roi in rois], wish, "rois"))
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"spacing": (2.5, 0.7, 0.8), "origin": (-100, 40, 7)},
+        {"shear": (0.0, 0.8)},
+        {"orientation": (0, 1, 0, 0, 0, -1)},
+        {"orientation": (1, 0, 0, 0, 0, -1)},
+        {"orientation": (0.8, 0.6, 0, -0.6, 0.8, 0)},
+        {"positions": [(0, 0, z) for z in (0, 2, 4, 8, 10)]},
+        {"positions": [(0, 0, z) for z in (0, 1, 2.5, 4.5, 5.25)]},
+    ],
+    ids=["axial", "spacing", "tilted", "sagittal", "coronal", "oblique", "hole", "uneven"],
+)
+def test_contours_fill_the_pixels_of_their_own_slices(
+    folder: Path, geometry: dict[str, Any]
+) -> None:
+    stack, image = stack_of(folder, **geometry)
+    planes = Planes.of(stack)
+    down, right = planes.down, planes.right
+    drawn = [
+        contour(planes.origins[z] + CORNERS[:, :1] * down + CORNERS[:, 1:] * right)
+        for z in (1, 2, 4)
+    ]
+    reader = reader_of(stack, write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
+    labels, overlap = label_block(reader, (0, 0, 0), SHAPE, np.uint8)
+    expected = block(slice(1, 3)) | block(slice(4, 5))
+    assert np.array_equal(labels, expected.astype(np.uint8))
+    assert overlap == 0
+    part, _ = label_block(reader, (1, 3, 2), (5, 9, 8), np.uint8)
+    assert np.array_equal(part, labels[1:5, 3:9, 2:8])
+
+
+def test_a_contour_off_its_slice_belongs_to_the_nearest_one(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    drawn = [contour(points_on(stack, z)) for z in (0.98, 2.4)]
+    rois = read_structure_set(
+        source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
+    )
+    placed = place(rois[0].contours, Planes.of(stack))
+    assert (placed.edges.planes[0], placed.edges.planes[-1]) == (1, 2)
+    assert placed.distance_mm == pytest.approx(0.8)
+
+
+def test_of_contours_between_slices_the_nearest_plane_counts(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    # Five planes per slice: by exclusive or, an even number of them would cancel.
+    drawn = [contour(points_on(stack, z)) for z in np.arange(1.0, 3.01, 0.2)]
+    path = write_structure_set(folder / "rt.dcm", image, {"A": drawn})
+    labels, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(labels > 0, block(slice(1, 4)))
+
+
+def test_contours_beyond_the_slices_are_counted_and_fill_nothing(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    drawn = [contour(points_on(stack, z)) for z in (-1, 0, 4, 4.6, 9)]
+    rois = read_structure_set(
+        source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
+    )
+    placed = place(rois[0].contours, Planes.of(stack))
+    assert (placed.beyond, placed.between, placed.open) == (3, 0, 0)
+
+
+def test_contours_beyond_the_image_are_clipped(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    wide = np.array([(-5.0, -5.0), (-5.0, 4.5), (30.0, 4.5), (30.0, -5.0)])
+    path = write_structure_set(
+        folder / "rt.dcm", image, {"A": [contour(points_on(stack, 2, wide))]}
+    )
+    labels, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[2, :, :5] = 1
+    assert np.array_equal(labels, expected)
+
+
+def test_points_and_open_contours_enclose_no_area(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    drawn = [
+        contour(points_on(stack, 1)[:1], "POINT"),
+        contour(points_on(stack, 1), "OPEN_PLANAR"),
+        contour(points_on(stack, 2)),
+    ]
+    rois = read_structure_set(
+        source_of(write_structure_set(folder / "rt.dcm", image, {"A": drawn}))
+    )
+    placed = place(rois[0].contours, Planes.of(stack))
+    assert placed.open == 2
+    assert np.unique(placed.edges.planes).tolist() == [2]
+
+
+def test_regions_are_chosen_by_name_and_joined_by_a_mapping(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    rois = {
+        "Lung_L": [contour(points_on(stack, 1))],
+        "Lung_R": [contour(points_on(stack, 3))],
+        "Heart": [contour(points_on(stack, 1) + np.array([2, 0, 0]))],
+    }
+    path = write_structure_set(folder / "rt.dcm", image, rois)
+    both = reader_of(stack, path, {"lungs": "lung_.*", "heart": ["heart"]})
+    assert both.names == {1: "lungs", 2: "heart"}
+    labels, overlap = label_block(both, (0, 0, 0), SHAPE, np.uint8)
+    assert (labels[3] == 1).sum() == 30
+    # The later label counts where two overlap.
+    assert (labels[1] == 2).sum() == 30
+    assert overlap == 20
+    channels = channel_block(both, (0, 0, 0), SHAPE)
+    assert channels.reshape(2, -1).sum(axis=1).tolist() == [60, 30]
+    assert reader_of(stack, path, ["heart", "lung_l"]).names == {1: "Heart", 2: "Lung_L"}
+    with pytest.raises(AnnotationError, match="nothing is named 'liver' among 3") as failure:
+        reader_of(stack, path, ["liver"])
+    assert failure.value.names == ["1 Lung_L", "2 Lung_R", "3 Heart"]
+
+
+def test_contours_of_another_orientation_are_refused(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    upright = [(3, 2, 0), (3, 9, 0), (3, 9, 6), (3, 2, 6)]
+    path = write_structure_set(folder / "rt.dcm", image, {"A": [contour(upright)]})
+    with pytest.raises(AnnotationError, match="1 of 1 contours extend up to 6 mm across"):
+        reader_of(stack, path)
+
+
+def test_contours_outside_of_the_stack_are_refused_instead_of_an_empty_mask(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    path = write_structure_set(
+        folder / "rt.dcm", image, {"A": [contour(points_on(stack, 2) + np.array([500, 0, 0]))]}
+    )
+    with pytest.raises(AnnotationError, match="none of 1 contours lies in the stack"):
+        reader_of(stack, path)
+
+
+def test_another_frame_of_reference_is_refused(folder: Path) -> None:
+    stack, image = stack_of(folder)
+
+    def elsewhere(dataset: Any, _: int) -> None:
+        dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
+
+    path = write_structure_set(
+        folder / "rt.dcm", image, {"A": [contour(points_on(stack, 2))]}, edit=elsewhere
+    )
+    with pytest.raises(AnnotationError, match="another frame of reference"):
+        reader_of(stack, path)
+
+
+@pytest.mark.parametrize("case", ["STS_002", "STS_019"])
+@pytest.mark.parametrize("image", ["CT", "MR_T1", "PET"])
+def test_the_masks_of_the_ibsi_are_equal_in_every_voxel(
+    corpus: Path, tmp_path: Path, case: str, image: str
+) -> None:
+    root = corpus / "theibsi+data_sets/ibsi_validation"
+    stack = dicomdl.scan(
+        root / "dicom" / case / image / "image", tmp_path / "index", progress=False
+    ).stacks[0]
+    (path,) = (root / "dicom" / case / image / "mask").iterdir()
+    labels, _ = label_block(reader_of(stack, path), (0, 0, 0), stack.shape, np.uint8)
+    reference = nibabel.load(root / "nifti" / case / f"{image}_mask.nii.gz")
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    voxels = np.linalg.inv(reference.affine) @ to_ras
+    indices = np.indices(stack.shape).reshape(3, -1)
+    i, j, k = np.rint(voxels[:3, :3] @ indices + voxels[:3, 3:]).astype(int)
+    expected = np.asarray(reference.dataobj)[i, j, k].reshape(stack.shape) > 0
+    assert expected.any()
+    assert np.array_equal(labels > 0, expected)
+
+
+def test_slice_normals_of_the_phantoms_are_those_of_the_planes(folder: Path) -> None:
+    stack, _ = stack_of(folder, orientation=(0, 1, 0, 0, 0, -1))
+    assert Planes.of(stack).normal == pytest.approx(slice_normal((0, 1, 0, 0, 0, -1)))

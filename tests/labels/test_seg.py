@@ -1,0 +1,224 @@
+"""Segments of segmentations on the slices of stacks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import index_of
+from numpy.typing import NDArray
+from phantoms import write_series
+from phantoms_labels import write_seg
+
+import dicomdl
+from dicomdl.errors import AnnotationError
+from dicomdl.headers.annotation import read_annotation
+from dicomdl.headers.data_set import source_of
+from dicomdl.index.views import Stack
+from dicomdl.labels._choice import chosen
+from dicomdl.labels._seg_frames import SegFrames
+from dicomdl.labels.reader import channel_block, label_block
+from dicomdl.labels.seg import SegReader
+
+SHAPE = (5, 9, 11)  # 99 pixels: frames share bytes
+
+
+def labels_of(seed: int = 0) -> NDArray[np.uint8]:
+    """Labels 1 to 3 at random, so that no order or flip of the voxels keeps them."""
+    return np.random.default_rng(seed).integers(0, 4, SHAPE, np.uint8)
+
+
+def position(z: float, y: float = 0, x: float = 0) -> tuple[float, float, float]:
+    """The first pixel of a slice of the phantom, moved by rows and columns."""
+    return x, y, 2.0 * z
+
+
+@pytest.fixture
+def image(folder: Path) -> Path:
+    return write_series(folder / "ct", shape=SHAPE)[0]
+
+
+@pytest.fixture
+def stack(folder: Path, image: Path) -> Stack:
+    return index_of(folder / "ct").stacks[0]
+
+
+def reader_of(stack: Stack, path: Path, wish: Any = None, **options: Any) -> SegReader:
+    annotation = read_annotation(source_of(path))
+    choices = chosen(annotation.segments, wish, "segments")
+    return SegReader(stack, annotation, SegFrames.of_file(str(path)), choices, **options)
+
+
+def binary(labels: NDArray[Any], order: Any = None) -> list[tuple[int, Any, NDArray[Any]]]:
+    """Frames of all segments and slices, in the given order of (segment, slice)."""
+    pairs = [(k, z) for k in (1, 2, 3) for z in range(SHAPE[0])]
+    shuffled = [pairs[n] for n in np.random.default_rng(order).permutation(len(pairs))]
+    return [(k, position(z), (labels[z] == k).astype(np.uint8)) for k, z in shuffled]
+
+
+def test_bits_of_any_order_of_frames_become_labels(folder: Path, image: Path, stack: Stack) -> None:
+    labels = labels_of()
+    reader = reader_of(stack, write_seg(folder / "seg.dcm", image, binary(labels, 1)))
+    found, overlap = label_block(reader, (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, labels)
+    assert overlap == 0
+    part, _ = label_block(reader, (1, 2, 3), (4, 8, 10), np.uint8)
+    assert np.array_equal(part, labels[1:4, 2:8, 3:10])
+    channels = channel_block(reader, (0, 0, 0), SHAPE)
+    assert np.array_equal(channels, [labels == k for k in (1, 2, 3)])
+
+
+def test_frames_of_other_size_and_corner_find_their_pixels(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    mask = np.random.default_rng(3).integers(0, 2, (6, 20), np.uint8)
+    frames = [(1, position(3, y=4, x=-7), mask)]
+    reader = reader_of(stack, write_seg(folder / "seg.dcm", image, frames))
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[3, 4:9, :] = mask[:5, 7:18]
+    found, _ = label_block(reader, (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "corner", "turn"),
+    [
+        ((-1, 0, 0, 0, -1, 0), (0, 8, 10), lambda mask: mask[::-1, ::-1]),
+        ((0, 1, 0, 1, 0, 0), (0, 0, 0), lambda mask: mask.T),
+        ((0, -1, 0, 1, 0, 0), (0, 8, 0), lambda mask: mask[::-1].T),
+    ],
+)
+def test_frames_that_are_turned_against_the_slices_are_turned_back(
+    folder: Path, image: Path, stack: Stack, orientation: Any, corner: Any, turn: Any
+) -> None:
+    mask = labels_of()[2] > 1
+    frames = [(1, position(2, *corner[1:]), turn(mask).astype(np.uint8))]
+    path = write_seg(folder / "seg.dcm", image, frames, orientation=orientation)
+    found, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found[2], mask)
+    part, _ = label_block(reader_of(stack, path), (2, 3, 4), (3, 7, 9), np.uint8)
+    assert np.array_equal(part[0], mask[3:7, 4:9])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_label_map_keeps_its_numbers_and_unknown_values_are_background(
+    folder: Path, image: Path, stack: Stack, dtype: Any
+) -> None:
+    values = np.array([0, 5, 40, 7], dtype)[labels_of()]
+    frames = [(0, position(z), values[z]) for z in (4, 0, 2, 1, 3)]
+
+    def pad(dataset: Any, _: int) -> None:
+        dataset.PixelPaddingValue = 0
+
+    segments = {5: "Liver", 40: "Spleen"}
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments=segments, edit=pad
+    )
+    found, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, np.where(values == 7, 0, values))
+    spleen = reader_of(stack, path, ["spleen"])
+    assert spleen.names == {1: "Spleen"}
+    found, _ = label_block(spleen, (1, 1, 2), (4, 9, 11), np.uint8)
+    assert np.array_equal(found, (values == 40)[1:4, 1:9, 2:11])
+
+
+def test_fractions_need_a_threshold(folder: Path, image: Path, stack: Stack) -> None:
+    values = np.random.default_rng(0).integers(0, 201, SHAPE, np.uint8)
+    frames = [(1, position(z), values[z]) for z in range(SHAPE[0])]
+    path = write_seg(folder / "seg.dcm", image, frames, kind="FRACTIONAL")
+    with pytest.raises(AnnotationError, match=r"fractions \(PROBABILITY\): threshold=0.5"):
+        reader_of(stack, path)
+    with pytest.raises(AnnotationError, match="above 0 to 1"):
+        reader_of(stack, path, threshold=1.5)
+    found, _ = label_block(reader_of(stack, path, threshold=0.5), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, values >= 100)
+
+
+def test_overlapping_segments_are_counted_and_the_last_one_counts(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    one = np.zeros(SHAPE[1:], np.uint8)
+    one[2:6] = 1
+    frames = [(2, position(1), one), (1, position(1), one[::-1])]
+    reader = reader_of(stack, write_seg(folder / "seg.dcm", image, frames))
+    found, overlap = label_block(reader, (0, 0, 0), SHAPE, np.uint8)
+    assert overlap == (one & one[::-1]).sum()
+    assert np.array_equal(found[1], np.where(one, 2, one[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pixel_spacing": (2.0, 1.0)}, "its pixels"),
+        ({"orientation": (1, 0, 0, 0, 0, -1)}, "rise 8 mm across the slices"),
+    ],
+)
+def test_another_grid_is_refused_with_numbers(
+    folder: Path, image: Path, stack: Stack, options: Any, message: str
+) -> None:
+    frames = [(1, position(2), np.ones(SHAPE[1:], np.uint8))]
+    path = write_seg(folder / "seg.dcm", image, frames, **options)
+    with pytest.raises(AnnotationError, match=message):
+        reader_of(stack, path, align="exact")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "grid", "pixel_spacing"),
+    [
+        ((1.0, 2.0, 0.5), (10, 5, 22), (2.0, 0.5)),
+        ((3.0, 1.0, 1.0), (4, 9, 11), (1.0, 1.0)),
+    ],
+)
+def test_another_grid_is_sampled_at_the_nearest_voxel(
+    folder: Path, image: Path, stack: Stack, spacing: Any, grid: Any, pixel_spacing: Any
+) -> None:
+    masks = np.random.default_rng(1).integers(0, 2, grid, np.uint8)
+    # Off the middle between two voxels, where the nearest one is a matter of rounding.
+    origin = np.array([0.3, 0.2, 0.1])
+    frames = [(1, origin + np.array([0, 0, spacing[0] * z]), mask) for z, mask in enumerate(masks)]
+    path = write_seg(folder / "seg.dcm", image, frames, pixel_spacing=pixel_spacing)
+    found, _ = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *spacing, 1.0
+    affine[:3, 3] = origin
+    source = dicomdl.Volume(masks, dicomdl.Geometry(grid, affine), "")
+    expected = source.resample_to(stack.geometry, interpolation="nearest", fill=0).array
+    assert expected.any()
+    assert np.array_equal(found, expected)
+    part, _ = label_block(reader_of(stack, path), (1, 2, 3), (4, 8, 10), np.uint8)
+    assert np.array_equal(part, found[1:4, 2:8, 3:10])
+
+
+def test_frames_beyond_the_stack_are_refused_instead_of_an_empty_mask(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    frames = [(1, position(50), np.ones(SHAPE[1:], np.uint8))]
+    path = write_seg(folder / "seg.dcm", image, frames)
+    with pytest.raises(AnnotationError, match="none of 1 frames"):
+        reader_of(stack, path)
+
+
+@pytest.mark.parametrize(
+    ("images", "seg", "references"),
+    [
+        ("24x38x3/image", "24x38x3/seg/label.seg", {1: "24x38x3/nrrd/label.nrrd"}),
+        ("23x38x3/image", "23x38x3/seg/label.seg", {1: "23x38x3/nrrd/label.nrrd"}),
+        ("ct-3slice", "liver.dcm", {1: "liver_seg.nrrd"}),
+        (
+            "ct-3slice",
+            "partial_overlaps.dcm",
+            {n: f"partial_overlaps-{i}.nrrd" for n, i in ((1, 1), (2, 2), (3, 3), (4, 1), (5, 1))},
+        ),
+    ],
+)
+def test_segments_equal_the_label_maps_that_dcmqi_was_given(
+    corpus: Path, tmp_path: Path, images: str, seg: str, references: dict[int, str]
+) -> None:
+    root = corpus / "QIICR+dcmqi/data/segmentations"
+    stack = dicomdl.scan(root / images, tmp_path / "index", progress=False).stacks[0]
+    channels = channel_block(reader_of(stack, root / seg), (0, 0, 0), stack.shape)
+    for channel, (label, name) in zip(channels, references.items(), strict=True):
+        reference = dicomdl.Volume.load(root / name)
+        expected = reference.resample_to(stack.geometry, interpolation="nearest", fill=0).array
+        assert np.array_equal(channel, expected == label)
+        assert channel.any()
