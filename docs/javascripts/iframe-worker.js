@@ -9,10 +9,13 @@ if (location.protocol === "file:") {
       this.frame.hidden = true
       document.body.appendChild(this.frame)
       this.inside = this.frame.contentWindow
+      // As from a Worker, a message arrives later and is a copy.
       this.inside.toPage = data => {
-        const event = new MessageEvent("message", { data })
-        if (this.onmessage) this.onmessage(event)
-        this.dispatchEvent(event)
+        const event = new MessageEvent("message", { data: structuredClone(data) })
+        setTimeout(() => {
+          if (this.onmessage) this.onmessage(event)
+          this.dispatchEvent(event)
+        })
       }
       const page = this.inside.document
       page.open()
@@ -31,7 +34,8 @@ if (location.protocol === "file:") {
       this.loaded = new Promise(resolve => this.frame.addEventListener("load", resolve, { once: true }))
     }
     postMessage(data) {
-      this.loaded.then(() => this.inside.dispatchEvent(new MessageEvent("message", { data })))
+      const event = new MessageEvent("message", { data: structuredClone(data) })
+      this.loaded.then(() => setTimeout(() => this.inside.dispatchEvent(event)))
     }
     terminate() {
       this.frame.remove()
