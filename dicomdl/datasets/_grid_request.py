@@ -76,13 +76,16 @@ class GridRequest:
 
     def shapes(self, stacks: Stacks) -> Ints:
         """Return (stacks, 3) the shapes of the delivered grids, int64."""
-        shapes = stacks.shapes()
+        return np.take_along_axis(stacks.shapes(), self.stored_axes(stacks), axis=1)
+
+    def stored_axes(self, stacks: Stacks) -> Ints:
+        """Return (stacks, 3) the axis of the slices, rows and columns that each axis lies along."""
         if self.orientation is None:
-            return shapes
+            return np.tile(np.arange(3), (len(stacks), 1))
         affines = stacks.affines()[:, :3, :3]
         with np.errstate(invalid="ignore"):
             directions = affines / np.sqrt((affines**2).sum(axis=1, keepdims=True))
-        return np.take_along_axis(shapes, axes_along(directions, self.orientation), axis=1)
+        return axes_along(directions, self.orientation)
 
     def reader(self, voxels: BlockReader) -> BlockReader:
         """Return the reader of blocks on the delivered grid, from one on the grid of the stack."""

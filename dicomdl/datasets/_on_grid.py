@@ -44,6 +44,7 @@ class OnGrid:
         # Padding is replaced before values are interpolated.
         self.padding_top = -math.inf
         self.always_int16 = False
+        self.stored_axes = (0, 1, 2)
         self._reader, self._recipe = reader, recipe
         self._way = Regridding(reader.geometry, geometry, how)
 

@@ -5,6 +5,7 @@ row) alone; otherwise a subclass with chance draws from torch's generator (see `
 replaces an unreadable one is the same in every process.
 """
 
+import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -191,7 +192,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """
         results: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
-        with kept_open():
+        with kept_open(), self._batch(numbers):
             for position in sorted(range(len(rows)), key=numbers.__getitem__):
                 epoch = self._epoch_of(rows[position])
                 if images is not None:
@@ -206,6 +207,14 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
                     sample, error = None, fault
                 results[position] = (sample, error)
         return results
+
+    def _batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the samples of these rows are made, in ascending order.
+
+        A subclass may read there together what several of them need.
+        """
+        del rows
+        return contextlib.nullcontext()
 
     def _note_skipped(
         self, rows: Sequence[int], results: Sequence[tuple[Sample | None, BaseException | None]]

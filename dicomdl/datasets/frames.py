@@ -7,47 +7,30 @@ depends on (seed, epoch, row) alone, whichever worker reads it (see `epochs`). A
 index and options, which pickle as a few hundred bytes, so every start method of a DataLoader works.
 """
 
+import contextlib
+import functools
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.datasets._assembly import (
-    Delivery,
-    Image,
-    IntensityOn,
-    channel_first,
-    floored,
-    made_sample,
-)
+from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
+from dicomdl.datasets._frame_sources import FrameSource, PlaneFrames, StoredFrames
+from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
-from dicomdl.datasets._regrid import Fit, FrameGrid, Resizing, TargetGrid, frame_grid, resized
-from dicomdl.datasets.base import IDENTIFIERS, PixelDataset, Transform
+from dicomdl.datasets._regrid import Fit, Resizing, TargetGrid, resized
+from dicomdl.datasets.base import PixelDataset, Transform
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import Taken, checked_content, report_left_out
+from dicomdl.datasets.selection import StackChoice, Taken, checked_content, report_left_out
 from dicomdl.errors import UsageError
-from dicomdl.geometry.in_plane import PROJECTION
+from dicomdl.geometry.axes import PLANE_AXES, PLANES, Plane
 from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.index import Index
 from dicomdl.index.text import counted
-from dicomdl.index.views import Stack
 from dicomdl.storage.cache.options import CacheOption
-from dicomdl.values.auto import resolve
-from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
-from dicomdl.values.intensity import Intensity
-from dicomdl.values.reading import Converted, read_image
 from dicomdl.values.request import IntensityOption
-from dicomdl.values.sampling import sample_of
-from dicomdl.values.stack_intensity import SuvPolicy, with_units
-from dicomdl.volumes.cutting import read_block
-
-_FRAME_IDENTIFIERS: Final = (*IDENTIFIERS, "sop_instance_uid", "frame_number", "path")
-_FRAME_FACTS: Final = (
-    *CONVERSION_COLUMNS,
-    "number_of_frames",
-    "position_in_stack",
-    *_FRAME_IDENTIFIERS,
-)
+from dicomdl.values.stack_intensity import SuvPolicy
 
 
 class FrameDataset(PixelDataset):
@@ -69,6 +52,16 @@ class FrameDataset(PixelDataset):
         value and is excluded from percentiles and statistics.
     transform
         A callable that takes the sample; its result is delivered instead.
+    plane
+        "axial", "coronal" or "sagittal": frames that are cut out of volumes. The rows of the
+        dataset are then the slices of each stack in this plane, whatever the plane of its files,
+        and show the patient as `Volume.plot` does: rows of an axial frame lead to Posterior, those
+        of the others to Inferior; columns lead to Left, those of a sagittal frame to Posterior.
+        Oblique directions count as the nearest one. No value is interpolated, and only the rows of
+        the files that a frame crosses are read: one per slice for a coronal frame of axial CT.
+        Frames of one stack in a batch are read in one pass over its files. Pixels have the spacing
+        of the slices in one direction: `spacing` makes them square. Stacks whose verdict allows no
+        volume are left out. None delivers the frames of the files.
     size
         (rows, columns) of the images, or one number for both. Without `spacing` the image is
         resampled to this size as `fit` says; with it, the resampled image is cropped or padded
@@ -102,7 +95,8 @@ class FrameDataset(PixelDataset):
         The limit on the memory of a decompressed frame (see `read_frame`).
     neighbours
         The number n of slices before and after the frame that are delivered as channels (2.5D):
-        2 n + 1 channels in slice order. Beyond the ends of the stack they are padding.
+        2 n + 1 channels in slice order. Beyond the ends of the stack they are padding. With
+        `plane`, neighbours are those across the plane.
     intensity_on
         "device" delivers stored integers as integers, with their intensity as data, for
         `apply_intensity` on a GPU. This halves the bytes to transfer. Such samples have `intensity`
@@ -146,8 +140,10 @@ class FrameDataset(PixelDataset):
     `spacing_at` ("patient", "detector", or "" if the header does not tell), `units`, `modality`,
     `patient_id`, `study_instance_uid`, `series_instance_uid`, `sop_instance_uid`, `frame_number`,
     `path`, `row` (the number of the sample) and `epoch` (-1 for a row that carries none, before
-    `set_epoch`). Frames of different sizes need `size`,
-    batch_size=1 or ``collate_fn=dicomdl.collate``.
+    `set_epoch`). With `plane`, a frame belongs to no file: instead of `sop_instance_uid`,
+    `frame_number` and `path` it has `stack` (the number of the stack in the index) and `slice` (the
+    number of the frame in its plane, from the right, the front or the feet of the patient). Frames
+    of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
 
     Examples
     --------
@@ -172,6 +168,7 @@ class FrameDataset(PixelDataset):
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         *,
+        plane: Plane | None = None,
         size: Sequence[int] | int | None = None,
         fit: Fit | None = None,
         spacing: Sequence[float] | float | None = None,
@@ -205,97 +202,82 @@ class FrameDataset(PixelDataset):
             raise UsageError(
                 f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels="
             )
-        taken = Taken(given)
-        taken.leave_out_copies()
-        taken.leave_out_other_content(checked_content(content))
+        self.plane = plane
+        self._check_plane()
+        choose = self._stored if plane is None else self._crossed
+        taken = choose(given, checked_content(content))
         self.index, self.left_out = taken.index, taken.left_out
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
+    def _check_plane(self) -> None:
+        if self.plane is not None and self.plane not in PLANES:
+            raise UsageError(
+                f"plane={self.plane!r}: expected one of {', '.join(map(repr, PLANES))} or None"
+            )
+        if self.plane is not None and (self.reading.decoding.reduce or self.spacing_at):
+            raise UsageError(
+                f"plane={self.plane!r} cuts frames out of volumes: expected without reduce= and "
+                "spacing_at="
+            )
+
+    def _stored(self, given: Index, content: str | None) -> Taken:
+        """Return the frames of a content, without copies."""
+        taken = Taken(given)
+        taken.leave_out_copies()
+        taken.leave_out_other_content(content)
+        return taken
+
+    def _crossed(self, given: Index, content: str | None) -> Taken:
+        """Return the stacks that have slices in the plane."""
+        taken = StackChoice(content, "raise", 1, is_placed=True).of(given)
+        stacks = taken.index.stacks
+        is_across = self._grid.stored_axes(stacks)[:, 0] == 0
+        taken.keep_stacks(
+            is_across | (stacks.shapes()[:, 0] > 1), "a single slice of another plane"
+        )
+        return taken
+
+    @property
+    def _grid(self) -> GridRequest:
+        return GridRequest(None if self.plane is None else PLANE_AXES[self.plane])
+
+    @functools.cached_property
+    def _source(self) -> FrameSource:
+        if self.plane is not None:
+            return PlaneFrames(self.index.stacks, self.reading, self.neighbours, self._grid)
+        in_patient = self.spacing_at == "patient"
+        return StoredFrames(self.index, self.reading, self.neighbours, in_patient=in_patient)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_source", None)
+        return state
+
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index) if self.plane is None else int(self.boundaries[-1])
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) int64: the first row of each stack, complete or not, and the end."""
-        return self.index.stack_boundaries()
+        return self._source.boundaries
+
+    def _batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        return self._source.batch(rows)
 
     def _make(self, row: int, epoch: int | None) -> Sample:
         del epoch
-        stack = self.index.stack_of(row)
-        facts = self.index.facts(row, _FRAME_FACTS)
-        recipe = self._recipe(stack, row, facts["number_of_frames"])
-        position = facts["position_in_stack"]
-        if self.neighbours:
-            read = self._with_neighbours(stack, position, recipe)
-        elif (voxels := self.reading.cached_voxels(stack, recipe.quantity)) is not None:
-            array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
-            read = Converted(array[0], None if padding is None else padding[0])
-        else:
-            how = self.reading.decoding_here()
-            own = conversion(
-                stack, position, tuple(facts[name] for name in CONVERSION_COLUMNS), recipe.quantity
-            )
-            read = read_image(self.index.source(row), own, how=how)
-        if recipe.needs_sample:
-            recipe = recipe.with_sample(
-                sample_of(read.array[None], None if read.padding is None else read.padding[None])
-            )
-        image = floored(read, recipe)
-        image = image if self.neighbours else channel_first(image, 2)
-        image, grid = self._resized(image, stack, position, recipe)
-        identifiers = {"row": row, **{name: facts[name] for name in _FRAME_IDENTIFIERS}}
-        identifiers["spacing_at"] = grid.spacing_at
-        # Those of the stack, which labels are joined by: a slice of it may lack them.
-        identifiers["patient_id"] = stack.patient_id
-        identifiers["study_instance_uid"] = stack.study_instance_uid
-        return made_sample(
-            Image(image), grid.affine, grid.spacing, recipe, self.delivery, identifiers
-        )
-
-    def _resized(
-        self, image: npt.NDArray[Any], stack: Stack, position: int, recipe: Intensity
-    ) -> tuple[npt.NDArray[Any], FrameGrid]:
-        """Return a frame (C, H, W) and its grid, of the size and spacing to deliver."""
-        grid = frame_grid(
-            stack,
-            position,
-            self.reading.decoding.reduce,
-            in_patient=self.spacing_at == "patient",
-        )
+        read = self._source.read(row)
         how = Resizing(
-            self.target.fit_of(stack.modality),
-            stack.content != "segmentation",
-            recipe.floor(np.dtype(np.float32)),
+            self.target.fit_of(read.stack.modality),
+            read.stack.content != "segmentation",
+            read.recipe.floor(np.dtype(np.float32)),
         )
-        image, affine, spacing = resized(image, grid.affine, grid.spacing, self.target, how)
-        return image, FrameGrid(affine, spacing, grid.spacing_at)
-
-    def _with_neighbours(self, stack: Stack, position: int, recipe: Intensity) -> Converted:
-        """Return the frame between its neighbours, (2 n + 1, rows, columns).
-
-        Slices beyond the ends of the stack are padding.
-        """
-        voxels = self.reading.voxels(stack, recipe.quantity)
-        if voxels.is_colour:
-            raise UsageError(
-                "frames of colour have channels of their own: take them without neighbours="
-            )
-        reach = self.neighbours
-        return read_block(
-            voxels, (position - reach, 0, 0), (2 * reach + 1, *voxels.shape[1:]), recipe, None
-        )
-
-    def _recipe(self, stack: Stack, number: int, number_of_frames: int) -> Intensity:
-        """Return the intensity resolved for the stack, or for the frame if it has no geometry."""
-        if (
-            stack.verdict == "no_geometry"
-            and (stack.modality in PROJECTION or number_of_frames == 1)
-            and stack.modality != "PT"
-        ):
-            # A percentile then takes the frame itself as its sample.
-            recipe = resolve(self.reading.intensity, self.index.frame(number))
-            return with_units(recipe, stack, self.index.value(number, "position_in_stack"))
-        return self.reading.recipe(stack)
+        grid = read.grid
+        image, affine, spacing = resized(read.image, grid.affine, grid.spacing, self.target, how)
+        facts = {**read.facts, "spacing_at": grid.spacing_at}
+        return made_sample(Image(image), affine, spacing, read.recipe, self.delivery, facts)
 
     def __repr__(self) -> str:
-        return f"FrameDataset({counted(len(self), 'frames')}, intensity={self.reading.intensity!r})"
+        plane = "" if self.plane is None else f", plane={self.plane!r}"
+        intensity = f"intensity={self.reading.intensity!r}"
+        return f"FrameDataset({counted(len(self), 'frames')}{plane}, {intensity})"

@@ -359,11 +359,14 @@ class PatchDataset(StackDataset):
         return Image(image, is_mapped=True)
 
     def _is_mapped_in_slabs(self, voxels: BlockReader, start: Voxel) -> bool:
-        """Whether a patch is read and mapped a few slices at a time: int16 inside the image."""
+        """Whether a patch is read and mapped a few slices at a time.
+
+        It has int16 values inside the image, in the order of the slices.
+        """
         inside = all(
             0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
         )
-        return inside and voxels.always_int16
+        return inside and voxels.always_int16 and voxels.stored_axes[0] == 0
 
     def _map_slabs(
         self, voxels: BlockReader, start: Voxel, recipe: Intensity, image: Float32

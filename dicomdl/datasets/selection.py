@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dicomdl.arrays import Mask
 from dicomdl.errors import EmptySelection, UsageError
 from dicomdl.geometry.regular import is_worth_filling
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, VERDICTS, Irregular
@@ -98,28 +99,23 @@ class Taken:
             sparse = [
                 stack.number for stack in uneven if not is_worth_filling(stack.slices, stack.detail)
             ]
-            numbers = self.index.stacks.numbers
-            self.continue_with(
-                self.index.of_stacks(numbers[~np.isin(numbers, sparse)]),
-                "uneven_spacing, most slices would be made up",
-            )
+            worth = ~np.isin(self.index.stacks.numbers, sparse)
+            self.keep_stacks(worth, "uneven_spacing, most slices would be made up")
         self._leave_out_detail("incomplete in its group", "missing_in_group")
 
     def leave_out_unplaced(self) -> None:
         """Select the stacks whose position and orientation are known."""
-        stacks = self.index.stacks
-        known = np.isfinite(stacks.affines()).all(axis=(1, 2))
-        if not known.all():
-            self.continue_with(
-                self.index.of_stacks(stacks.numbers[known]), "no known orientation in the patient"
-            )
+        unknown = np.isnan(self.index.stacks.affines()).any(axis=(1, 2))
+        self.keep_stacks(np.logical_not(unknown), "no known orientation in the patient")
+
+    def keep_stacks(self, flags: Mask, reason: str) -> None:
+        """Select the complete stacks with a flag, (stacks,) bool."""
+        if not flags.all():
+            self.continue_with(self.index.of_stacks(self.index.stacks.numbers[flags]), reason)
 
     def _leave_out_detail(self, reason: str, key: str) -> None:
         """Select the stacks whose `detail` has no such key."""
-        stacks = self.index.stacks
-        has_key = stacks.have_detail(key)
-        if has_key.any():
-            self.continue_with(self.index.of_stacks(stacks.numbers[~has_key]), reason)
+        self.keep_stacks(~self.index.stacks.have_detail(key), reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ exact, shear included.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,11 @@ from dicomdl.arrays import Floats, Ints, Values, Voxel
 from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
 
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: Final[tuple[Plane, ...]] = get_args(Plane)
+# Directions across a picture, down it and along its rows, as a reader of images expects them: the
+# patient from the feet or from the front, with the left side on the right.
+PLANE_AXES: Final[dict[Plane, str]] = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 # Axis of the patient (LPS) of each direction, and the sign of the direction along it.
 _NAMED: Final = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 _PERMUTATIONS: Final = np.array(list(itertools.permutations(range(3))))

@@ -9,24 +9,14 @@ sheared grid is drawn with its shear, so that lengths and angles in a picture ar
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Floats, Values
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.geometry.axes import axes_towards
+from dicomdl.geometry.axes import PLANE_AXES, PLANES, Plane, axes_towards
 from dicomdl.geometry.grid import Geometry
-
-Plane = Literal["axial", "coronal", "sagittal"]
-PLANES: Final = get_args(Plane)
-# Direction along (the plane, the rows, the columns) of a picture, as axes of "SPL"; -1 turns one.
-_VIEWS: Final = {
-    "axial": ((0, 1), (1, 1), (2, 1)),
-    "coronal": ((1, 1), (0, -1), (2, 1)),
-    "sagittal": ((2, 1), (0, -1), (1, 1)),
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,19 +122,17 @@ def _completed(geometry: Geometry) -> Floats | None:
     return affine if np.linalg.det(affine[:3, :3]) else None
 
 
-def _view(name: str, geometry: Geometry) -> View:
-    towards = axes_towards(geometry, "SPL")
-    order, flips = towards.axes, towards.flips
-    (across, _), (rows, down), (columns, right) = _VIEWS[name]
-    # An axis is reversed where its index leads against the direction of the picture.
-    turned = flips[rows] != (down < 0), flips[columns] != (right < 0)
-    vectors = geometry.affine[:3, [order[columns], order[rows]]].T
+def _view(name: Plane, geometry: Geometry) -> View:
+    order = axes_towards(geometry, PLANE_AXES[name])
+    across, rows, columns = order.axes
+    turned = order.flips[1:]
+    vectors = geometry.affine[:3, [columns, rows]].T
     vectors = vectors * np.where(turned[::-1], -1.0, 1.0)[:, None]
     width = np.linalg.norm(vectors[0])
     shift = vectors[1] @ vectors[0] / width
     height = np.sqrt(max(float(vectors[1] @ vectors[1] - shift**2), 0.0))
     steps = np.array([[width, shift], [0.0, height]])
-    return View(name, order[across], order[rows], order[columns], turned, steps)
+    return View(name, across, rows, columns, turned, steps)
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:

@@ -86,7 +86,15 @@ class BlockReader(Protocol):
     def always_int16(self) -> bool:
         """Whether blocks are int16 for all possible values.
 
-        Parts of a block along its first axis may then be read one after the other, at no cost.
+        Parts of a block may then be read one after the other.
+        """
+
+    @property
+    def stored_axes(self) -> tuple[int, int, int]:
+        """The axis of the stored slices (0 slice, 1 row, 2 column) that each axis lies along.
+
+        Parts of a block along stored slices read no byte twice; along rows or columns they may
+        read the rows, or decode the slices, again.
         """
 
     def read(

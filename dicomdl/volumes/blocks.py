@@ -185,6 +185,11 @@ class StackVoxels:
             ),
         )
 
+    @property
+    def stored_axes(self) -> tuple[int, int, int]:
+        """(0, 1, 2): blocks are (slice, row, column)."""
+        return 0, 1, 2
+
     @functools.cached_property
     def geometry(self) -> Geometry:
         """The grid of the stack; its affine is NaN where unknown."""

@@ -27,6 +27,7 @@ class OrientedReader:
         self.shape: Voxel = order.of(reader.shape)
         self.samples = reader.samples
         self.likely_dtype = reader.likely_dtype
+        self.stored_axes: tuple[int, int, int] = order.of(reader.stored_axes)
 
     @property
     def geometry(self) -> Geometry:
@@ -40,11 +41,8 @@ class OrientedReader:
 
     @property
     def always_int16(self) -> bool:
-        """Whether blocks are int16 for all possible values, and slices are the first axis.
-
-        Along another axis, the parts of a block lie in the same rows of the files.
-        """
-        return self._order.axes[0] == 0 and self._reader.always_int16
+        """Whether blocks are int16 for all possible values."""
+        return self._reader.always_int16
 
     def read(
         self,

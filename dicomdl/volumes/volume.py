@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dicomdl.geometry.axes import Plane
 from dicomdl.geometry.grid import Geometry
 from dicomdl.values.request import IntensityOption, IntensityRequest
 from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
@@ -19,7 +20,6 @@ from dicomdl.values.suv import SUV, SuvKind
 from dicomdl.volumes._figures import figure_of
 from dicomdl.volumes._loading import load_image
 from dicomdl.volumes._parts import VolumeParts
-from dicomdl.volumes._planes import Plane
 from dicomdl.volumes._regridding import regridded, reoriented
 from dicomdl.volumes._saving import saved
 from dicomdl.volumes._shown import measured_of

@@ -13,7 +13,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 import dicomdl
 from dicomdl.errors import UsageError
-from dicomdl.geometry.axes import axes_towards
+from dicomdl.geometry.axes import AxisOrder, axes_towards
 from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.volumes.block_reader import Scratch
 from dicomdl.volumes.blocks import StackVoxels
@@ -89,7 +89,9 @@ def test_a_block_reads_the_rows_that_it_covers(
         reader.read((0, 0, 0), (15, 1, 1))
 
 
-def test_parts_follow_the_slices_or_are_not_read_one_by_one(folder: Path) -> None:
+def test_a_reader_tells_which_axis_its_slices_are_stored_along(folder: Path) -> None:
     write_series(folder, shape=SHAPE)
     stack = index_of(folder).stacks[0]
-    assert oriented(stack, "IPL").always_int16 and not oriented(stack, "RAS").always_int16
+    assert oriented(stack, "RAS").stored_axes == (2, 1, 0)
+    assert oriented(stack, "PIL").stored_axes == (1, 0, 2)
+    assert OrientedReader(oriented(stack, "PIL"), AxisOrder((1, 2, 0))).stored_axes == (0, 2, 1)
