@@ -247,15 +247,61 @@ def test_escape_sequences_from_files_do_not_reach_the_terminal(
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the demo has run in once."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        # As without the extra `notebook`.
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        assert main(["demo", "-o", str(folder)]) == 0
+    return folder
+
+
 @pytest.mark.slow
-def test_demo_runs_the_whole_way_and_draws_a_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_demo_without_matplotlib_draws_a_sheet_without_captions(demo: Path) -> None:
+    assert [path.name for path in demo.glob("*.png")] == ["sheet.png"]
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(demo / "sheet.png"))).std() > 20
+
+
+@pytest.mark.slow
+def test_demo_explains_every_count_and_draws_each_repair(
+    demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", "-o", str(tmp_path / "demo")]) == 0
+    pytest.importorskip("matplotlib")
+    assert main(["demo", "-o", str(demo)]) == 0
     printed = capsys.readouterr().out
-    assert all(step in printed for step in ("1. scan", "2. volume", "3. epoch", "4. picture"))
-    picture = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "demo" / "frames.png")))
-    assert picture.shape[2] == 3 and picture.std() > 20
+    steps = ("1. data", "2. scan", "3. volumes", "4. repairs", "5. epochs", "6. pictures")
+    assert all(step in printed for step in steps)
+    files, found = re.search(r"(\d+) files = (\d+) with images", printed).groups()
+    head = re.search(r"(\d+) files of the head hold (\d+) frames", printed).groups()
+    shipped = re.search(r"(\d+) files come with pydicom", printed)[1]
+    # The README of the head is no DICOM.
+    assert int(head[0]) + int(shipped) + 1 == int(files) and head == ("296", "401")
+    assert int(found) < int(files)
+    read, lost, images = re.search(r"(\d+) \+ (\d+) frames? that .* = (\d+);", printed).groups()
+    assert int(read) + int(lost) == int(images)
+    for name in ("repairs", "planes", "batch", "sheet"):
+        picture = sitk.GetArrayFromImage(sitk.ReadImage(str(demo / f"{name}.png")))
+        assert picture.shape[0] > 150 and picture.shape[1] > 900 and picture.std() > 20
+
+
+@pytest.mark.slow
+def test_demo_finds_the_lesion_in_every_series_and_prints_json(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "-o", str(demo), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["volumes"]) == 4
+    for volume in found["volumes"]:
+        assert volume["lesion_mm"] == pytest.approx(found["data"]["lesion_mm"], abs=1)
+    assert len(found["repairs"]) == 7 and found["epochs"]["not_decoded"]
+    assert (
+        found["epochs"]["frames"]
+        + len(found["epochs"]["not_decoded"])
+        + sum(found["epochs"]["left_out"].values())
+        == found["counts"]["frames"]
+    )
 
 
 @pytest.mark.parametrize(

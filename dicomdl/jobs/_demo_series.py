@@ -182,11 +182,12 @@ def _mosaics(head: Head) -> Iterator[File]:
 
 def _film(head: Head) -> File:
     """Return a lateral radiograph, MONOCHROME1: rays along x through a fine head."""
-    affine = np.array([[3.0, 0, 0, -82], [0, 0, 0.8, -130], [0, -0.8, 0, 108], [0, 0, 0, 1]])
-    grid = Geometry((55, 256, 320), affine)
+    affine = np.array([[2.0, 0, 0, -82], [0, 0, 0.8, -130], [0, -0.8, 0, 108], [0, 0, 0, 1]])
+    grid = Geometry((83, 256, 320), affine)
     water = np.maximum(0, 1 + per_tissue("hu") / 1000)
-    depth = water[head.tissues(grid)].sum(axis=0, dtype=np.float32) * 3
-    depth = depth * 0.021
+    depth = water[head.tissues(grid)].sum(axis=0, dtype=np.float32, keepdims=True)
+    # Absorption of water per mm; smooth, so that the steps of the rays do not show.
+    depth = _smoothed(depth, times=2)[0] * np.float32(2 * 0.021)
     depth[14:44, 286:292] = depth[38:44, 286:304] = 4.5  # a lead letter L
     depth = depth + 0.03 * head.noise(depth.shape, 8)
     series = _Series(head, "film", 8, "Skull lateral")
