@@ -150,7 +150,6 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     assert sorted(documented) == sorted(expected)
 
 
-@pytest.mark.xfail(reason="some how-tos are still to come")
 def test_every_public_name_is_in_the_code_of_a_how_to_or_in_an_example() -> None:
     code = "".join(
         block.code
