@@ -16,6 +16,7 @@ from .datasets.samplers import WithEpoch as WithEpoch
 from .datasets.stitch import Stitcher as Stitcher
 from .datasets.stitch import stitch as stitch
 from .datasets.stream import StackStream as StackStream
+from .datasets.times import RandomTimes as RandomTimes
 from .datasets.volumes import VolumeDataset as VolumeDataset
 from .errors import DicomdlError as DicomdlError
 from .geometry.grid import Geometry as Geometry

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import UsageError
-from dicomdl.index.views import Stack
+from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.cache.stats import Cache
@@ -76,8 +76,8 @@ class Reading:
         request = IntensityRequest.parse(intensity)
         return cls(request, checked_suv(suv), decoding, as_cache(cache))
 
-    def recipe(self, stack: Stack) -> Intensity:
-        """Return the intensity resolved for a stack."""
+    def recipe(self, stack: Stack | Group) -> Intensity:
+        """Return the intensity resolved for a stack, or one for all stacks of a group."""
         recipe_of = _known_recipe if self.is_hashable else stack_intensity
         return recipe_of(stack, self.intensity, self.suv, self.decoding.max_bytes)
 
@@ -87,9 +87,11 @@ class Reading:
 
     def cached_voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels | None:
         """Return the reader of blocks if the stack is cached, else None."""
-        if self.cache is None or self.decoding.reduce or not is_worth_caching(stack):
-            return None
-        return self.voxels(stack, quantity)
+        return self.voxels(stack, quantity) if self.is_cached(stack) else None
+
+    def is_cached(self, stack: Stack) -> bool:
+        """Return whether the values of a stack come from the cache."""
+        return self.cache is not None and not self.decoding.reduce and is_worth_caching(stack)
 
     def decoding_here(self) -> Decoding:
         """Return the decoding with all cores, or with one core in a worker of a DataLoader.
@@ -101,7 +103,7 @@ class Reading:
 
 @remembered("intensity recipes")
 def _known_recipe(
-    stack: Stack, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
+    stack: Stack | Group, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
 ) -> Intensity:
     """Return `stack_intensity`, remembered per stack."""
     return stack_intensity(stack, request, suv, max_bytes)

@@ -18,19 +18,27 @@ import torch
 from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._cases import ABSENT, CaseRule, Cases, EachStack
 from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
+from dicomdl.datasets._groups import GivenCases, GroupOptions, TakenGroups
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
 from dicomdl.datasets.collate import teach_default_collate
-from dicomdl.datasets.epochs import NO_EPOCH, SharedEpoch, received_epoch
+from dicomdl.datasets.epochs import (
+    NO_EPOCH,
+    SharedEpoch,
+    drawn_number,
+    is_in_pass,
+    received_epoch,
+)
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
-from dicomdl.datasets.selection import StackChoice
+from dicomdl.datasets.selection import StackChoice, Taken
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
 from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError, no_integer
 from dicomdl.geometry.verdict import Irregular
+from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
-from dicomdl.index.views import Stack, Stacks
+from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
@@ -315,21 +323,57 @@ class PixelDataset(SampleDataset):
 class StackDataset(PixelDataset):
     """A dataset of complete stacks, restricted to those that may become volumes."""
 
-    def _take(self, index: Index, choice: StackChoice, rule: CaseRule) -> None:
-        """Set the index to the chosen stacks, the rule of samples, and list what is left out."""
-        self.irregular: Irregular = choice.irregular
-        taken = choice.of(index)
-        self.index, self.left_out, self.rule = taken.index, taken.left_out, rule
+    rule: CaseRule
+    roles: Roles | None
+    irregular: Irregular
 
-    def _take_channels(self, index: Index, choice: StackChoice, options: ChannelOptions) -> None:
-        """Take a sample per chosen stack, or per case of a pairing, whose roles are channels."""
-        self.roles: Roles | None = options.roles(self.reading)
-        if options.pairing is None:
-            self._take(index, choice, EachStack())
-            return
-        self.irregular = choice.irregular
-        taken, self.rule = take_pairs(index, choice, options.pairing)
+    def _take(self, index: Index, choice: StackChoice) -> None:
+        """Take a sample per chosen stack, and list what is left out."""
+        taken = choice.of(index)
         self.index, self.left_out = taken.index, taken.left_out
+        self.rule = EachStack()
+
+    def _take_cases(
+        self,
+        given: tuple[Index, Sequence[Group] | None],
+        choice: StackChoice,
+        options: GroupOptions,
+        channels: ChannelOptions,
+    ) -> None:
+        """Take a sample per group or case of a pairing, or per stack without groups and pairing.
+
+        Raises
+        ------
+        UsageError
+            There are groups and a pairing.
+        """
+        (index, groups), pairing = given, channels.pairing
+        self.group_options, self.is_grouped = options, groups is not None
+        self.roles = channels.roles(self.reading)
+        self.irregular = choice.irregular
+        if groups is not None and pairing is not None:
+            raise UsageError("channels=Pairing(...) pairs stacks: it takes no groups")
+        if groups is not None:
+            taken = TakenGroups(index, groups, choice, options, self.reading.intensity.quantity)
+            self.index, self.left_out, self.rule = taken.index, taken.left_out, taken.rule
+        elif pairing is not None:
+            pairs, self.rule = take_pairs(index, choice, pairing)
+            self.index, self.left_out = pairs.index, pairs.left_out
+        else:
+            self._take(index, choice)
+
+    def _keep_cases(self, flags: npt.NDArray[np.bool_], reason: str) -> None:
+        """Continue with the cases that have a flag, and list the others under a reason."""
+        if flags.all():
+            return
+        kept, taken = self._cases.where(flags), Taken(self.index)
+        numbers = np.unique(kept.numbers[kept.numbers != ABSENT])
+        taken.continue_with(self.index.of_stacks(numbers), reason)
+        if isinstance(self.rule, GivenCases):
+            self.rule = GivenCases(kept)
+        self.index, self.left_out = taken.index, [*self.left_out, *taken.left_out]
+        for name in ("_cases", "_stacks"):
+            self.__dict__.pop(name, None)
 
     @functools.cached_property
     def _cases(self) -> Cases:
@@ -339,7 +383,7 @@ class StackDataset(PixelDataset):
     @functools.cached_property
     def _stacks(self) -> Stacks:
         """The first stack of each case: the one that samples take their grid and facts from."""
-        return self.index.stacks.numbered(self._cases.firsts)
+        return with_numbers(self.index.stacks, self._cases.firsts)
 
     def _case(self, number: int) -> list[Stack | None]:
         """Return the members of a case; None for one that the case lacks."""
@@ -347,6 +391,21 @@ class StackDataset(PixelDataset):
             None if member == ABSENT else self.index.stack(member)
             for member in self._cases[number].tolist()
         ]
+
+    def _group(self, number: int) -> Group:
+        """Return the group of a case."""
+        stacks = [self.index.stack(member) for member in self._cases[number].tolist()]
+        return stacks[0].group.only(stacks)
+
+    def _chance(self, row: int, epoch: int | None, *, is_random: bool) -> np.random.Generator:
+        """Return the random generator of a sample; without an epoch, torch's generator seeds it.
+
+        A row outside of the pass of a loader is that of epoch 0. A dataset without chance leaves
+        torch's generator alone.
+        """
+        if epoch is None:
+            epoch = drawn_number() if is_random and is_in_pass() else 0
+        return chance(self.policy.seed, epoch, row)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

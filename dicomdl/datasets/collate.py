@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.sample import Members, Sample
 from dicomdl.datasets.transport.check import torch_collate
 from dicomdl.datasets.transport.memory import is_plain_tensor
 from dicomdl.datasets.transport.pool import own_pool, stacked
@@ -70,6 +70,10 @@ def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
 def collate(samples: Sequence[Any]) -> Any:
     """Collate samples of any sizes: tensors of one shape are stacked, others stay a list.
 
+    Samples with members, such as the volumes of groups or the stacks of bags, may have different
+    numbers of them. Their tensors are padded with zeros to the longest along the axis of members,
+    if they agree in all other axes, and `present` (samples, members) tells members from padding.
+
     Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``. In a worker the batch
     may share memory with the samples, as with the default collate: change samples before they are
     collated.
@@ -95,17 +99,68 @@ def collate(samples: Sequence[Any]) -> Any:
     ([(1, 2, 2), (1, 3, 3)], tensor([0, 1]))
     >>> collate([{"image": small}, {"image": small}])["image"].shape
     torch.Size([2, 1, 2, 2])
+    >>> ones = [{"image": torch.ones(n, 2, 2), "present": torch.ones(n) > 0} for n in (1, 3)]
+    >>> collate(ones)["image"].shape, collate(ones)["present"].sum(dim=1)
+    (torch.Size([2, 3, 2, 2]), tensor([1, 3]))
     """
     if not isinstance(samples[0], dict):
         # A transform may return anything.
         return torch.utils.data.default_collate(list(samples))
-    return _collated(_of_one_type(samples), _stacked_or_listed)
+    return _collated(_of_equal_lengths(_of_one_type(samples)), _stacked_or_listed)
 
 
 def _stacked_or_listed(values: list[Any]) -> Any:
-    """Return the values as torch collates them, or as they are for tensors of several shapes."""
+    """Return the values as torch collates them, or as they are for tensors of several shapes.
+
+    Lists of members stay lists, one per sample.
+    """
     shapes = {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
-    return values if len(shapes) > 1 else torch.utils.data.default_collate(values)
+    if len(shapes) > 1 or isinstance(values[0], Members):
+        return values
+    return torch.utils.data.default_collate(values)
+
+
+def _of_equal_lengths(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return the samples with their members padded to the longest sample."""
+    present = [sample.get("present") for sample in samples]
+    lengths = [len(each) for each in present if isinstance(each, torch.Tensor) and each.ndim]
+    if len(lengths) < len(samples) or min(lengths) == max(lengths):
+        return samples
+    longest = max(lengths)
+    padded = [Sample(sample) for sample in samples]
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        axis = _axis_of_members(values, lengths)
+        if axis is not None:
+            for sample, value in zip(padded, values, strict=True):
+                sample[key] = _lengthened(value, axis, longest)
+    return padded
+
+
+def _axis_of_members(values: Sequence[Any], lengths: Sequence[int]) -> int | None:
+    """Return the axis, 0 or 1, along which tensors have their members; None where they have none.
+
+    Lengths differ from sample to sample, so that no other axis has all of them by chance.
+    """
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        return None
+    for axis in (0, 1):
+        shapes = [list(value.shape) for value in values]
+        if all(len(shape) > axis for shape in shapes):
+            along = [shape.pop(axis) for shape in shapes]
+            if along == list(lengths) and all(shape == shapes[0] for shape in shapes):
+                return axis
+    return None
+
+
+def _lengthened(value: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """Return a tensor padded with zeros (False) at the end of an axis."""
+    shape = list(value.shape)
+    if shape[axis] == length:
+        return value
+    padded = value.new_zeros([*shape[:axis], length, *shape[axis + 1 :]])
+    padded.narrow(axis, 0, shape[axis]).copy_(value)
+    return padded
 
 
 def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> dict[str, Any]:

@@ -1,62 +1,49 @@
-"""The dataset of 3D patches, cut out of stacks without reading complete volumes.
-
-A patch inside the stack is read and mapped a few slices at a time (`SLAB_VOXELS`), while they are
-in the processor's cache.
-"""
+"""The dataset of 3D patches, cut out of stacks and groups without reading complete volumes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.arrays import Float32, Voxel
-from dicomdl.datasets._assembly import (
-    Delivery,
-    Image,
-    IntensityOn,
-    channel_first,
-    floored,
-    made_sample,
-)
-from dicomdl.datasets._cases import ABSENT
-from dicomdl.datasets._channels import ChannelOptions, Channels, Intensities, are_one_grid
+from dicomdl.arrays import Voxel
+from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
+from dicomdl.datasets._channels import ChannelOptions, Channels, Intensities, Roles, are_one_grid
 from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._on_grid import OnGrid, interpolation_of
 from dicomdl.datasets._options import OnError, Policy, Reading
+from dicomdl.datasets._patch_images import Layer, PatchImages
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.epochs import drawn_number, is_in_pass
-from dicomdl.datasets.label_maps import (
-    SLAB_VOXELS,
-    ByIdentity,
-    Labels,
-    PatchView,
-    label_block,
-    of_thread,
-    points_of,
-)
-from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler, chance
+from dicomdl.datasets.label_maps import ByIdentity, Labels, PatchView, label_block, points_of
+from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
-from dicomdl.datasets.transport.images import new_array
+from dicomdl.datasets.times import TimesOption
 from dicomdl.errors import UsageError
-from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import Irregular
-from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.given import Indexed, as_groups, as_index
+from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
-from dicomdl.index.views import Stack
+from dicomdl.index.views import Group, Stack
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.volumes.block_reader import BlockReader, Scratch
-from dicomdl.volumes.cutting import padding_shows, read_block
+from dicomdl.volumes.block_reader import BlockReader
+from dicomdl.volumes.group_axis import axis_of
+
+# The sample of an image and its intensity, for a place that is known.
+Made: TypeAlias = Callable[[Image, Intensity], Sample]
 
 
 class PatchDataset(StackDataset):
     """3D patches of the stacks whose verdict allows a volume, without reading the volumes.
+
+    Patches of groups have all their volumes, or some (`times`), at the same place.
 
     For uncompressed DICOM, a patch reads its own rows of its own slices. For compressed DICOM, its
     slices are decoded, and each process caches the slices decoded last, in 90 MiB or the share that
@@ -64,11 +51,14 @@ class PatchDataset(StackDataset):
 
     Parameters
     ----------
-    index, transform, content
+    index
+        As for `VolumeDataset`, with groups.
+    transform, content
         As for `FrameDataset`.
     intensity
-        As for `FrameDataset`, resolved once per stack, so that a value is mapped as in frames and
-        volumes. With a pairing, a dict may give one per role; the others have "auto".
+        As for `FrameDataset`, resolved once per stack or group, so that a value is mapped as in
+        volumes, and for stacks as in frames. With a pairing, a dict may give one per role; the
+        others have "auto".
     channels
         As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
         or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
@@ -100,10 +90,14 @@ class PatchDataset(StackDataset):
     labels
         A function from a stack to its label map, an integer array (slices, rows, columns). The
         sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
-        the stack. It is called in the process that reads the sample, which caches label maps in
-        61 MiB or the share that `DICOMDL_MEMORY` gives them.
+        the stack. For a group, it is that of the first volume. It is called in the process that
+        reads the sample, which caches label maps in 61 MiB or the share that `DICOMDL_MEMORY` gives
+        them.
     irregular, min_slices
         As for `VolumeDataset`, without "resample".
+    times, incomplete, moved
+        As for `VolumeDataset`, without ``moved="resample"``. A patch reads its rows of the chosen
+        volumes only.
     suv, max_bytes, intensity_on, cache, on_error
         As for `FrameDataset`.
     seed
@@ -180,11 +174,15 @@ class PatchDataset(StackDataset):
         max_bytes: int | None = None,
         intensity_on: IntensityOn = "cpu",
         cache: CacheOption = None,
+        times: TimesOption = None,
+        incomplete: Incomplete = "leave_out",
+        moved: Moved = "leave_out",
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (size, intensity, transform))
         options = ChannelOptions.of(channels, intensity, intensity_on)
+        groups = as_groups(index)
         super().__init__(
             transform,
             Policy(on_error, seed),
@@ -209,25 +207,30 @@ class PatchDataset(StackDataset):
                 "patches are cut out of slices as they are: read irregular='resample' volumes by "
                 "VolumeDataset"
             )
+        if moved == "resample":
+            raise UsageError(
+                "patches are cut out of slices as they are: read groups with moved='resample' by "
+                "VolumeDataset"
+            )
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
-        self._take_channels(given, choice, options)
+        group_options = GroupOptions.of(groups, times, incomplete, moved)
+        self._take_cases((given, groups), choice, group_options, options)
         if isinstance(self.sampler, Centers):
-            self._keep_stacks_with_points(self.sampler)
+            self._keep_cases_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
-    def _keep_stacks_with_points(self, centers: Centers) -> None:
+    def _keep_cases_with_points(self, centers: Centers) -> None:
         """Leave out the stacks without a point, and report the number of points in no stack."""
         candidates = (
             self.index.select(series_instance_uid=centers.series.tolist())
             if len(centers)
             else self.index.of_stacks([])
         )
-        cases = self.rule.cases(self.index)
-        firsts = set(cases.firsts.tolist())
+        firsts = self._cases.firsts
+        numbers = candidates.stacks.numbers
         inside = {
             stack.number: len(points_of(stack, centers, self.grid)[0])
-            for stack in candidates.stacks
-            if stack.number in firsts
+            for stack in with_numbers(candidates.stacks, numbers[np.isin(numbers, firsts)])
         }
         lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
@@ -239,17 +242,10 @@ class PatchDataset(StackDataset):
             self.left_out.append(
                 LeftOut(f"{lost_points:,} of {len(centers):,} points lie in no stack", 0, 0)
             )
-        kept = [number for number, count in inside.items() if count]
-        members = cases.where(np.isin(cases.firsts, kept)).numbers
-        part = self.index.of_stacks(members[members != ABSENT])
-        if len(part) < len(self.index):
-            without_points = LeftOut(
-                "no point of the table in it",
-                len(self.index.stacks) - len(part.stacks),
-                len(self.index) - len(part),
-            )
-            self.left_out.append(without_points)
-        self.index = part
+        self._keep_cases(
+            np.isin(firsts, [number for number, count in inside.items() if count]),
+            "no point of the table in it",
+        )
 
     @functools.cached_property
     def boundaries(self) -> npt.NDArray[np.int64]:
@@ -276,21 +272,14 @@ class PatchDataset(StackDataset):
 
     def _make(self, row: int, epoch: int | None) -> Sample:
         number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
-        stack = self._stacks[number]
-        recipe = self.reading.recipe(stack)
+        stack, patch = self._stacks[number], row - int(self.boundaries[number])
+        is_random = getattr(self.sampler, "is_random", True) or self.group_options.times.is_random
+        generator = self._chance(row, epoch, is_random=is_random)
         geometry = self.grid.geometry(stack)
         view = PatchView(
             stack, geometry.shape, self.sampler, self.labels, self.reading.cache, self.grid
         )
-        patch = row - int(self.boundaries[number])
-        start = self.sampler.start(view, self.size, patch, self._chance(row, epoch))
-        reader = self.grid.reader(self.reading.voxels(stack, recipe.quantity))
-        if self.roles is None:
-            image = self._image(reader, start, recipe)
-        else:
-            case = self._case(number)
-            recipes = self.roles.recipes(case)
-            image = self._channels(case, recipes, geometry, start)
+        start = self.sampler.start(view, self.size, patch, generator)
         affine = np.array(geometry.affine)
         affine[:3, 3] += affine[:3, :3] @ start
         facts = {
@@ -306,102 +295,59 @@ class PatchDataset(StackDataset):
             facts["label"] = torch.from_numpy(
                 label_block(stack, ByIdentity(self.labels), self.grid, start, self.size)
             )
-        sample = made_sample(image, affine, self.grid.spacing(stack), recipe, self.delivery, facts)
-        if self.roles is not None:
-            sample.update(self.roles.entries(case, recipes))
+
+        def made(image: Image, recipe: Intensity) -> Sample:
+            spacing = self.grid.spacing(stack)
+            return made_sample(image, affine, spacing, recipe, self.delivery, facts)
+
+        if self.is_grouped:
+            return self._of_group(self._group(number), start, generator, made)
+        recipe = self.reading.recipe(stack)
+        if self.roles is None:
+            return made(self._images.one(self._reader(stack, recipe), start, recipe), recipe)
+        return self._of_roles(self.roles, self._case(number), start, made)
+
+    def _of_group(
+        self, group: Group, start: Voxel, generator: np.random.Generator, made: Made
+    ) -> Sample:
+        """Return the patch of the chosen volumes of a group."""
+        chosen = self.group_options.times.choose(len(group), generator)
+        recipe, stacks = self.reading.recipe(group), [group[t] for t in chosen.tolist()]
+        readers = [self._reader(stack, recipe) for stack in stacks]
+        sample = made(self._images.several(readers, start, recipe), recipe)
+        return with_axis(sample, axis_of(group).at(chosen), stacks)
+
+    def _of_roles(
+        self, roles: Roles, case: Sequence[Stack | None], start: Voxel, made: Made
+    ) -> Sample:
+        """Return the patch of each role of a case, on the grid of the first."""
+        recipes = roles.recipes(case)
+        first, recipe = case[0], recipes[0]
+        assert first is not None and recipe is not None
+        geometry, layers = self.grid.geometry(first), list[Layer]()
+        for number, (stack, own) in enumerate(zip(case, recipes, strict=True)):
+            if stack is None or own is None:
+                layers.append(roles.lowest(number))
+                continue
+            voxels: BlockReader = roles.readings[number].voxels(stack, own.quantity)
+            is_on_grid = stack is first or are_one_grid(voxels.geometry, first.geometry)
+            voxels = (
+                self.grid.reader(voxels)
+                if is_on_grid
+                else OnGrid(voxels, geometry, own, interpolation_of(stack))
+            )
+            layers.append((voxels, own))
+        sample = made(Image(self._images.layers(layers, start), is_mapped=True), recipe)
+        sample.update(roles.entries(case, recipes))
         return sample
 
-    def _chance(self, row: int, epoch: int | None) -> np.random.Generator:
-        """Return the random generator of a sample; without an epoch, torch's generator seeds it.
-
-        A row outside of the pass of a loader is that of epoch 0. A sampler without chance leaves
-        torch's generator alone.
-        """
-        if epoch is None:
-            is_random = getattr(self.sampler, "is_random", True)
-            epoch = drawn_number() if is_random and is_in_pass() else 0
-        return chance(self.policy.seed, epoch, row)
-
-    def _image(self, voxels: BlockReader, start: Voxel, recipe: Intensity) -> Image:
-        """Return the patch, (C, D, H, W), mapped already or not."""
-        if self.delivery.intensity_on == "device" or not self._is_mapped_in_slabs(voxels, start):
-            block = read_block(voxels, start, self.size, recipe, self._scratch)
-            return Image(channel_first(floored(block, recipe), 3))
-        image = new_array(self.size, np.float32)
-        self._map_slabs(voxels, start, recipe, image)
-        return Image(channel_first(image, 3), is_mapped=True)
-
-    def _channels(
-        self,
-        case: Sequence[Stack | None],
-        recipes: Sequence[Intensity | None],
-        geometry: Geometry,
-        start: Voxel,
-    ) -> Image:
-        """Return the patch of each role of a case, (roles, D, H, W), on the grid of the first."""
-        first = case[0]
-        assert self.roles is not None and first is not None
-        image = new_array((len(case), *self.size), np.float32)
-        for number, (stack, recipe) in enumerate(zip(case, recipes, strict=True)):
-            if stack is None or recipe is None:
-                image[number] = self.roles.lowest(number)
-                continue
-            voxels: BlockReader = self.roles.readings[number].voxels(stack, recipe.quantity)
-            if first is stack or are_one_grid(voxels.geometry, first.geometry):
-                voxels = self.grid.reader(voxels)
-            else:
-                voxels = OnGrid(voxels, geometry, recipe, interpolation_of(stack))
-            if self._is_mapped_in_slabs(voxels, start):
-                self._map_slabs(voxels, start, recipe, image[number])
-            else:
-                block = read_block(voxels, start, self.size, recipe, self._scratch)
-                recipe(floored(block, recipe), image[number])
-        return Image(image, is_mapped=True)
-
-    def _is_mapped_in_slabs(self, voxels: BlockReader, start: Voxel) -> bool:
-        """Whether a patch is read and mapped a few slices at a time.
-
-        It has int16 values inside the image, in the order of the slices.
-        """
-        inside = all(
-            0 <= a <= n - s for a, n, s in zip(start, voxels.shape, self.size, strict=True)
-        )
-        return inside and voxels.always_int16 and voxels.stored_axes[0] == 0
-
-    def _map_slabs(
-        self, voxels: BlockReader, start: Voxel, recipe: Intensity, image: Float32
-    ) -> None:
-        """Read a patch and map it into an image, while its slices are in the processor's cache."""
-        stop, shows = (
-            (start[1] + self.size[1], start[2] + self.size[2]),
-            padding_shows(voxels, recipe),
-        )
-        step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
-        for first in range(0, self.size[0], step):
-            last = min(first + step, self.size[0])
-            read = voxels.read(
-                (start[0] + first, *start[1:]),
-                (start[0] + last, *stop),
-                self._scratch,
-                want_padding=shows,
-            )
-            recipe(floored(read, recipe), image[first:last])
-
     @property
-    def _scratch(self) -> Scratch:
-        """The scratch memory of this thread.
+    def _images(self) -> PatchImages:
+        return PatchImages(self.size, self.delivery.intensity_on)
 
-        With ``intensity_on="device"`` the values become the image unmapped, so they are read into
-        the memory of the sample.
-        """
-        name = f"scratch_{self.delivery.intensity_on}"
-        if not hasattr(of_thread, name):
-            setattr(
-                of_thread,
-                name,
-                Scratch(new_array if self.delivery.intensity_on == "device" else None),
-            )
-        return getattr(of_thread, name)  # type: ignore[no-any-return]
+    def _reader(self, stack: Stack, recipe: Intensity) -> BlockReader:
+        """Return the reader of blocks of a stack on the delivered grid."""
+        return self.grid.reader(self.reading.voxels(stack, recipe.quantity))
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))

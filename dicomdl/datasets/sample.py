@@ -1,4 +1,4 @@
-"""The type of a sample."""
+"""The types of a sample and of the entries of a bag."""
 
 from typing import Any
 
@@ -9,3 +9,7 @@ class Sample(dict[str, Any]):
     The subclass lets torch's default collate dispatch on it: images of different sizes raise an
     error that says what to do.
     """
+
+
+class Members(list[Any]):
+    """The entries of the members of a bag, which `collate` keeps as a list per sample."""

@@ -1,52 +1,46 @@
-"""The dataset of 3D volumes: one sample per stack.
+"""The dataset of volumes: one sample per stack, or per group with its leading axis."""
 
-A volume with a cache, on the grid of its slices, is read from the cache; other volumes are read by
-`read_volume`.
-"""
-
-import dataclasses
 import json
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.datasets._assembly import (
-    Delivery,
-    Image,
-    IntensityOn,
-    channel_first,
-    floored,
-    made_sample,
-)
-from dicomdl.datasets._cases import EachStack
+from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, channel_first, made_sample
+from dicomdl.datasets._channels import ChannelOptions
 from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
+from dicomdl.datasets._whole import Whole
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, report_left_out
-from dicomdl.geometry.verdict import READABLE, Irregular
-from dicomdl.index.given import Indexed, as_index
+from dicomdl.datasets.times import TimesOption
+from dicomdl.geometry.verdict import Irregular
+from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.text import counted
-from dicomdl.index.views import Stack
+from dicomdl.index.views import Group, Stack
 from dicomdl.storage.cache.options import CacheOption
-from dicomdl.values.conversion import is_colour
-from dicomdl.values.reading import Converted
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
-from dicomdl.volumes.read import read_volume
+from dicomdl.volumes.group_axis import axis_of
 from dicomdl.volumes.resampling import Interpolation
-from dicomdl.volumes.volume import Volume
 
 
 class VolumeDataset(StackDataset):
-    """3D volumes of the stacks whose verdict allows a volume.
+    """3D volumes of the stacks whose verdict allows a volume, or 4D volumes of groups.
 
     Parameters
     ----------
-    index, intensity, transform, channels, content
-        As for `FrameDataset`; `intensity` is resolved once per stack.
+    index
+        As for `FrameDataset`. Groups (``index.groups``, a group, a list of them) are a sample each,
+        with all their volumes: time points, echoes, b-values, ... Stacks of groups, such as
+        ``index.of_stacks(index.groups)``, are a sample each.
+    intensity, transform, channels, content
+        As for `FrameDataset`; `intensity` is resolved once per stack, and once per group from a
+        sample of all its volumes, so that they stay comparable.
     size
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
         three dimensions.
@@ -67,8 +61,20 @@ class VolumeDataset(StackDataset):
         warning reports everything left out as a table (`left_out`).
     min_slices
         The least number of slices; shorter stacks are left out.
-    suv, reduce, max_bytes, intensity_on, cache, on_error, seed
+    times
+        The volumes of a group that its sample has: None for all, a slice such as ``slice(0, 8)``,
+        numbers such as ``[0, -1]``, "random" for one at random, or a `RandomTimes`. Draws follow
+        the rules of `PatchDataset`. Groups with too few volumes are left out.
+    incomplete
+        The groups with a volume that cannot be read or lacks slices: "leave_out"; "readable" takes
+        the other volumes (see `Group.readable`); "raise" raises the error of `read_volume` here.
+    moved
+        The groups whose volumes lie on different grids, as after motion correction by the scanner:
+        "leave_out", or "resample" to the grid of the first volume.
+    suv, reduce, max_bytes, intensity_on, cache, on_error
         As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
+    seed
+        The seed of draws and replacements, an integer from 0.
 
     Attributes
     ----------
@@ -79,12 +85,14 @@ class VolumeDataset(StackDataset):
     skipped
         The unreadable samples so far.
     boundaries
-        (stacks + 1,) int64: the first row of each stack, then the number of rows.
+        (samples + 1,) int64: each row is a stack or group.
 
     Raises
     ------
     UsageError
-        As for `FrameDataset`.
+        As for `FrameDataset`; options of groups without groups, or groups and stacks together.
+    IncompleteGroup, IrregularStack
+        With ``incomplete="raise"``.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`.
 
@@ -98,6 +106,15 @@ class VolumeDataset(StackDataset):
     with interpolated values), `row` and `epoch`. Volumes of different sizes need `size`,
     batch_size=1 or ``collate_fn=dicomdl.collate``.
 
+    The `image` of a group is (T, D, H, W): the volumes take the place of the channels. Colour, or
+    ``channels=3``, gives (C, T, D, H, W). `dimension` then lists the values of every volume
+    ('{"echo_time": [4.9, 7.2]}'), and `dimension_values` has those that are numbers, (T, names)
+    float64. `times_s` (T,) are seconds from the first volume of the group, `time_step_s` is the
+    step between volumes, `b_values` (T,) in s/mm^2 and `b_vectors` (T, 3) in LPS; all float64, NaN
+    where the header does not tell (see `Volume.time_step_s`). `stacks` (T,) int64 are the numbers
+    of the stacks, and `present` (T,) bool is True; identifiers and grid are those of the first
+    volume. ``collate_fn=dicomdl.collate`` pads groups of different lengths.
+
     Examples
     --------
     >>> import tempfile
@@ -109,6 +126,12 @@ class VolumeDataset(StackDataset):
     >>> sample = volumes[0]
     >>> sample["image"].shape, sample["verdict"]
     (torch.Size([1, 1, 128, 128]), 'single')
+
+    Groups are given as such:
+
+    >>> group = index.stacks[0].group
+    >>> dicomdl.VolumeDataset(group, "ct.lung", times=[0])[0]["image"].shape
+    torch.Size([1, 1, 128, 128])
     """
 
     def __init__(
@@ -129,10 +152,14 @@ class VolumeDataset(StackDataset):
         max_bytes: int | None = None,
         intensity_on: IntensityOn = "cpu",
         cache: CacheOption = None,
+        times: TimesOption = None,
+        incomplete: Incomplete = "leave_out",
+        moved: Moved = "leave_out",
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (intensity, transform))
+        groups, options = as_groups(index), ChannelOptions.of(channels, intensity, intensity_on)
         super().__init__(
             transform,
             Policy(on_error, seed),
@@ -142,7 +169,8 @@ class VolumeDataset(StackDataset):
         self.target = TargetGrid.of(3, size, spacing)
         self.grid = GridRequest(orientation)
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
-        self._take(given, choice, EachStack())
+        group_options = GroupOptions.of(groups, times, incomplete, moved)
+        self._take_cases((given, groups), choice, group_options, options)
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
@@ -150,45 +178,23 @@ class VolumeDataset(StackDataset):
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) int64: each row is a stack."""
+        """(samples + 1,) int64: each row is a stack or group."""
         return np.arange(len(self) + 1, dtype=np.int64)
 
     def _make(self, row: int, epoch: int | None) -> Sample:
-        del epoch
-        stack = self._stacks[row]
-        recipe = self.reading.recipe(stack)
-        grey = not is_colour(stack)
-        # Interpolated values must not be rounded to integers.
-        dtype = np.float32 if grey and not self.target.is_own else None
-        voxels = (
-            self.reading.cached_voxels(stack, recipe.quantity)
-            if self._has_own_slices(stack)
-            else None
-        )
-        if voxels is not None:
-            array, padding = voxels.read((0, 0, 0), stack.shape)
-            volume = Volume(
-                array if dtype is None else array.astype(dtype),
-                stack.geometry,
-                "",
-                None,
-                stack,
-                padding=padding,
-            )
-        else:
-            how = self.reading.decoding_here()
-            volume = read_volume(
-                stack,
-                values=recipe.quantity,
-                irregular=self.irregular,
-                dtype=dtype,
-                reduce=how.reduce,
-                threads=how.threads,
-                max_bytes=how.max_bytes,
-            )
-        volume = dataclasses.replace(
-            volume, array=floored(Converted(volume.array, volume.padding), recipe), padding=None
-        )
+        if not self.is_grouped:
+            stack = self._stacks[row]
+            return self._sample(row, stack, self.reading.recipe(stack))
+        group, times = self._group(row), self.group_options.times
+        chosen = times.choose(len(group), self._chance(row, epoch, is_random=times.is_random))
+        recipe, stacks = self.reading.recipe(group), [group[t] for t in chosen.tolist()]
+        sample = self._sample(row, group.only(stacks), recipe)
+        return with_axis(sample, axis_of(group).at(chosen), stacks)
+
+    def _sample(self, row: int, case: Stack | Group, recipe: Intensity) -> Sample:
+        """Return the sample of a stack, or of a group with its axis after that of the channels."""
+        stack: Stack = case[0] if isinstance(case, Group) else case
+        volume = self._whole.volume(case, recipe)
         if self.grid.orientation is not None:
             volume = volume.reorient(self.grid.orientation)
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
@@ -212,7 +218,7 @@ class VolumeDataset(StackDataset):
             "filled": int(volume.filled.sum()),
         }
         return made_sample(
-            Image(channel_first(volume.array, 3)),
+            Image(channel_first(volume.array, 4 if isinstance(case, Group) else 3)),
             volume.affine,
             spacing,
             recipe,
@@ -220,13 +226,15 @@ class VolumeDataset(StackDataset):
             facts,
         )
 
-    def _has_own_slices(self, stack: Stack) -> bool:
-        """Return whether the volume has the stack's slices, without resampling."""
-        return self.irregular != "resample" or (
-            stack.verdict in READABLE and "tilt_deg" not in stack.detail
+    @property
+    def _whole(self) -> Whole:
+        return Whole(
+            self.reading,
+            self.irregular,
+            is_interpolated=not self.target.is_own,
+            may_move=self.group_options.moved == "resample",
         )
 
     def __repr__(self) -> str:
-        return (
-            f"VolumeDataset({counted(len(self), 'volumes')}, intensity={self.reading.intensity!r})"
-        )
+        samples = counted(len(self), "groups" if self.is_grouped else "volumes")
+        return f"VolumeDataset({samples}, intensity={self.reading.intensity!r})"

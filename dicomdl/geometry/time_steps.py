@@ -119,13 +119,13 @@ def time_step_s(names: Sequence[str], facts: Facts) -> float:
     facts
         Function from the name of a column to its values, per volume.
     """
-    axis = {name.partition("[")[0] for name in names}
+    axis = _axis_of(names)
     delays = axis & _DELAYS
+    if not _is_time(axis):
+        return np.nan
     repetition = _constant(facts, "repetition_time", 1e-3)
     if delays:
-        return _delay_step(next(iter(delays)), repetition, facts) if len(axis) == 1 else np.nan
-    if not axis or not (axis <= _TIMES | _DIFFUSION or (len(axis) == 1 and axis <= _COUNTERS)):
-        return np.nan
+        return _delay_step(next(iter(delays)), repetition, facts)
     clock = _first_clock(facts)
     if clock is not None:
         return _clock_step(clock, repetition)
@@ -134,9 +134,53 @@ def time_step_s(names: Sequence[str], facts: Facts) -> float:
     return _stated_step(repetition, facts, is_diffusion=bool(axis & _DIFFUSION))
 
 
+def times_s(names: Sequence[str], facts: Facts) -> Floats:
+    """Return (volumes,) the times in s of the volumes of a group, from 0 for the first one.
+
+    They need no equal steps, as in dynamic PET. NaN where they are no times or are unknown.
+
+    Parameters
+    ----------
+    names, facts
+        As for `time_step_s`.
+    """
+    axis, count = _axis_of(names), len(facts("instance_number"))
+    step = time_step_s(names, facts)
+    if np.isfinite(step):
+        return np.asarray(np.arange(count) * step)
+    unknown = np.full(count, np.nan)
+    if not _is_time(axis):
+        return unknown
+    if delays := axis & _DELAYS:
+        clock: _Clock | None = _Clock(_delays(next(iter(delays)), facts), _NUMBER_S)
+    else:
+        clock = _first_clock(facts)
+    if clock is None:
+        return unknown
+    times = np.median(clock.seconds - clock.seconds[:1], axis=1)
+    return np.asarray(np.round(times, 6)) if (np.diff(times) > 0).all() else unknown
+
+
+def _axis_of(names: Sequence[str]) -> set[str]:
+    """Return the columns of the attributes, without the number of a component."""
+    return {name.partition("[")[0] for name in names}
+
+
+def _is_time(axis: set[str]) -> bool:
+    """Whether attributes can order volumes in time."""
+    if axis & _DELAYS:
+        return len(axis) == 1
+    return bool(axis) and (axis <= _TIMES | _DIFFUSION or (len(axis) == 1 and axis <= _COUNTERS))
+
+
+def _delays(column: str, facts: Facts) -> Floats:
+    """Return (volumes, 1) delays in s; the median over the places counts."""
+    return np.asarray(np.median(_numbers(facts(column), 1e-3), axis=1, keepdims=True))
+
+
 def _delay_step(column: str, repetition: float, facts: Facts) -> float:
-    """Return the step of a delay within the cycle; its median over the places counts."""
-    delays = np.median(_numbers(facts(column), 1e-3), axis=1, keepdims=True)
+    """Return the step of a delay within the cycle."""
+    delays = _delays(column, facts)
     return np.nan if np.isnan(delays).any() else _clock_step(_Clock(delays, _NUMBER_S), repetition)
 
 

@@ -9,6 +9,7 @@ from dicomdl.index._numbers import View, parts_of
 from dicomdl.index.defaults import find_default
 from dicomdl.index.index import Index
 from dicomdl.index.opening import open_index
+from dicomdl.index.views import Group
 from dicomdl.storage.folders import require_no_url
 
 Indexed: TypeAlias = Index | str | os.PathLike[str] | View | Sequence[View]
@@ -52,6 +53,28 @@ def as_index(given: Any, taker: str, others: Sequence[Any] = ()) -> Index:
             "each, and join them with torch.utils.data.ConcatDataset"
         )
     return Index(parts[0][0]).of_stacks([number for _, numbers in parts for number in numbers])
+
+
+def as_groups(given: Any) -> list[Group] | None:
+    """Return the groups among what a user gives for an index; None where there is none.
+
+    Raises
+    ------
+    UsageError
+        Groups are mixed with other views.
+    """
+    if isinstance(given, Group):
+        return [given]
+    if not isinstance(given, list | tuple) or not any(isinstance(each, Group) for each in given):
+        return None
+    groups = [each for each in given if isinstance(each, Group)]
+    if len(groups) < len(given):
+        raise UsageError(
+            f"{len(groups)} groups and {len(given) - len(groups)} other views: a dataset takes "
+            "groups, a sample each, or stacks. `stack.group` is the group of a stack, "
+            "index.of_stacks(groups) has the stacks of groups"
+        )
+    return groups
 
 
 def _opened(path: str, taker: str) -> Index:

@@ -342,10 +342,6 @@ class Stacks(Plotted, Sequence[Stack]):
     def __iter__(self) -> Iterator[Stack]:
         return (Stack(self._generation, number) for number in self.numbers.tolist())
 
-    def numbered(self, numbers: npt.NDArray[np.int64]) -> "Stacks":
-        """Return the stacks of this index with some numbers (`Stack.number`), in their order."""
-        return Stacks(self._generation, numbers)
-
     def shapes(self) -> npt.NDArray[np.int64]:
         """Return (stacks, 3) slices, rows and columns of each stack, int64."""
         return stack_columns.shapes(self._generation, self.numbers)
@@ -475,10 +471,10 @@ class Group(Plotted, Sequence[Stack]):
         return self.only([stack for stack in whole if len(stack) == most])
 
     def only(self, stacks: Sequence[Stack]) -> "Group":
-        """Return the group with some of its `stacks`."""
-        if len(stacks) == len(self):
-            return self
-        return Group(self._generation, self.number, tuple(stack.number for stack in stacks))
+        """Return the group with some of its `stacks`, in the order given."""
+        numbers = tuple(stack.number for stack in stacks)
+        is_all = numbers == tuple(self.stacks.numbers.tolist())
+        return self if is_all else Group(self._generation, self.number, numbers)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Group) or self.chosen != other.chosen:

@@ -5,7 +5,7 @@ a number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLo
 they inherit the variable, and each has a full budget. Every cache has a fixed share of the budget,
 in thousandths:
 
-    slices               365   decoded slices of coded stacks, for the following blocks
+    slices               360   decoded slices of coded stacks, for the following blocks
     label maps           240   integer labels of a dataset's `labels=`, per stack
     inflated files       140   data sets of deflated files with several frames
     label voxels          80   voxels of each label, from which samplers draw centers
@@ -18,6 +18,7 @@ in thousandths:
     label points          10   points of a table that lie in a stack
     lookup tables         10   Modality and VOI LUTs
     palettes              10   colour tables
+    group axes             5   times, echoes and b-values of groups
     intensity recipes      5   the conversion that `intensity=` stands for, per stack
     intensity limits       4   percentiles, per stack
     SUV factors            1   per stack
@@ -57,7 +58,7 @@ VARIABLE: Final = "DICOMDL_MEMORY"
 # Overhead per item besides its value: the key and the entry of the dictionary.
 ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
-    "slices": 365,
+    "slices": 360,
     "label maps": 240,
     "inflated files": 140,
     "label voxels": 80,
@@ -70,6 +71,7 @@ SHARES: Final[Mapping[str, int]] = {
     "label points": 10,
     "lookup tables": 10,
     "palettes": 10,
+    "group axes": 5,
     "intensity recipes": 5,
     "intensity limits": 4,
     "SUV factors": 1,

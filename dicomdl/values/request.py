@@ -17,7 +17,7 @@ from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.normalisation import Clip, MinMax, ZScore, chained
 from dicomdl.values.presets import preset
-from dicomdl.values.quantity import RealWorld
+from dicomdl.values.quantity import Quantity, RealWorld
 from dicomdl.values.suv import SUV
 from dicomdl.values.windows import Identity, IntensityMap, Limits, Percentile, VoiLut, Window
 
@@ -70,6 +70,11 @@ class IntensityRequest:
         if self.source == "chain":
             return any(part.needs_file for part in self.parts)
         return self.source in ("auto", "file", "voi_lut")
+
+    @property
+    def quantity(self) -> Quantity:
+        """The quantity of the values that the recipe is given for; modality values by default."""
+        return "modality" if self.given is None else self.given.quantity
 
     @property
     def names_units(self) -> bool:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dicomdl.geometry.time_steps import time_step_s
+from dicomdl.arrays import Floats
+from dicomdl.geometry.time_steps import Facts, time_step_s, times_s
 from dicomdl.index.views import Stack
 
 
@@ -17,17 +18,31 @@ def step_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[A
     where they count 0, 1, 2, ...
     """
     if stacks:
-        if len(names) > 1:
-            # A part of a group may share the value of an attribute.
-            values = [set(of_one) for of_one in zip(*dimension, strict=True)]
-            names = [name for name, of_one in zip(names, values, strict=True) if len(of_one) > 1]
-        return time_step_s(names, lambda column: [_ends(stack, column) for stack in stacks])
+        return time_step_s(_differing(names, dimension), _facts(stacks))
     if tuple(names) not in (("t",), ("time_s",)) or len(dimension) < 2:
         return math.nan
     steps = np.diff(np.asarray(dimension, dtype=np.float64))
     is_time = steps[0] > 0 and (steps[0] != 1 or names[0] == "time_s")
     is_equal = is_time and np.allclose(steps, steps[0], rtol=1e-6)
     return float(steps[0]) if is_equal else math.nan
+
+
+def times_of(stacks: Sequence[Stack], names: Sequence[str], dimension: Sequence[Any]) -> Floats:
+    """Return (volumes,) the times in s of the volumes of a group from the first; NaN if unknown."""
+    return times_s(_differing(names, dimension), _facts(stacks))
+
+
+def _differing(names: Sequence[str], dimension: Sequence[Any]) -> Sequence[str]:
+    """Return the names whose values differ: a part of a group may share the value of one."""
+    if len(names) < 2:
+        return names
+    values = [set(of_one) for of_one in zip(*dimension, strict=True)]
+    return [name for name, of_one in zip(names, values, strict=True) if len(of_one) > 1]
+
+
+def _facts(stacks: Sequence[Stack]) -> Facts:
+    """Return a function from a column to its values at the ends of each stack."""
+    return lambda column: [_ends(stack, column) for stack in stacks]
 
 
 def _ends(stack: Stack, column: str) -> tuple[Any, Any]:

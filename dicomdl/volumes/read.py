@@ -56,22 +56,8 @@ def read_volume(
     max_bytes: int | None = None,
 ) -> Volume:
     """Read a stack or a group as a volume on its grid: `jobs.reading.read_volume` documents it."""
-    if irregular not in POLICIES:
-        raise UsageError(
-            f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}"
-        )
-    if not isinstance(stack, Stack | Group):
-        raise UsageError(f"expected a stack or a group, not a {type(stack).__name__}")
+    stacks = require_volume(stack, irregular)
     group = stack if isinstance(stack, Group) else None
-    stacks = [stack] if isinstance(stack, Stack) else list(stack)
-    if not stacks:
-        raise UsageError("the group has no stack: read_volume refuses each of them")
-    if group is not None:
-        _require_complete(group, stacks)
-    for t, each in enumerate(stacks):
-        _require_allowed(each, irregular, group, t)
-    if len(stacks) > 1:
-        _require_one_grid(stacks)
     first, quantity = stacks[0], as_quantity(values)
     sources, every = (
         [s for each in stacks for s in each.sources],
@@ -113,6 +99,39 @@ def read_volume(
             volume, next((each for each in stacks if each.verdict in FILLABLE), first)
         )
     return volume
+
+
+def require_volume(
+    stack: Stack | Group, irregular: Irregular = "raise", *, may_move: bool = False
+) -> list[Stack]:
+    """Return the stacks of a stack or group, if their headers let them become a volume.
+
+    With `may_move`, stacks of a group may lie on grids of their own, of one shape.
+
+    Raises
+    ------
+    UsageError, GeometryError
+        As for `read_volume`.
+    """
+    if irregular not in POLICIES:
+        raise UsageError(
+            f"irregular={irregular!r}: expected one of {', '.join(map(repr, POLICIES))}"
+        )
+    if not isinstance(stack, Stack | Group):
+        raise UsageError(f"expected a stack or a group, not a {type(stack).__name__}")
+    group = stack if isinstance(stack, Group) else None
+    stacks = [stack] if isinstance(stack, Stack) else list(stack)
+    if not stacks:
+        raise UsageError("the group has no stack: read_volume refuses each of them")
+    if group is not None:
+        _require_complete(group, stacks)
+    for t, each in enumerate(stacks):
+        _require_allowed(each, irregular, group, t)
+    if len(stacks) > 1:
+        _require_one_shape(stacks)
+        if not may_move:
+            _require_one_grid(stacks)
+    return stacks
 
 
 def _require_allowed(
@@ -251,19 +270,49 @@ def _lacking(stacks: Sequence[Stack], values: Sequence[Any]) -> dict[Any, list[i
     return {value: slices for value, slices in missing.items() if slices}
 
 
+def _require_one_shape(stacks: Sequence[Stack]) -> None:
+    """Raise a GeometryError unless all stacks have the shape of the first."""
+    first = stacks[0].shape
+    for t, stack in enumerate(stacks[1:], 1):
+        if stack.shape != first:
+            message = (
+                f"stack {t} of the group has shape {stack.shape}, the first one {first}: "
+                "they do not fit into one array"
+            )
+            raise GeometryError(message, t=t, shape=stack.shape, expected=first)
+
+
+def is_moved(stacks: Sequence[Stack]) -> bool:
+    """Return whether some stacks of a group lie off the grid of the first one given."""
+    return any("movement_mm" in stack.detail for stack in stacks) and bool(_moved(stacks))
+
+
 def _require_one_grid(stacks: Sequence[Stack]) -> None:
-    """Raise a GeometryError unless all stacks have the shape and positions of the first."""
+    """Raise a GeometryError unless all stacks have the positions of the first."""
+    moved = _moved(stacks)
+    if not moved:
+        return
+    tolerance, worst = _same_position_mm(stacks[0]), max(moved, key=lambda t: moved[t])
+    angle = max(stack.detail.get("rotation_deg", 0.0) for stack in stacks)
+    turned = f" (rotated by up to {angle:.3g} degrees)" if angle else ""
+    raise GeometryError(
+        f"of the {len(stacks)} stacks of the group, {len(moved)} lie up to {moved[worst]:.3f} mm "
+        f"off the first one{turned}, more than {tolerance} mm: they are not on one grid. Put "
+        "each on the grid of the first: read_volume(stack).resample_to(group[0].geometry), or "
+        "moved='resample' of a dataset",
+        t=worst,
+        error_mm=moved[worst],
+        rotation_deg=angle,
+    )
+
+
+def _moved(stacks: Sequence[Stack]) -> dict[int, float]:
+    """Return {number of a stack: mm} of the stacks that are not on the grid of the first."""
     first, tolerance = stacks[0], _same_position_mm(stacks[0])
     expected = _landmarks(first)
     known = bool(np.isfinite(expected).all())
     moved: dict[int, float] = {}
     for t, stack in enumerate(stacks[1:], 1):
-        if stack.shape != first.shape:
-            message = (
-                f"stack {t} of the group has shape {stack.shape}, the first one {first.shape}: "
-                "they do not fit into one array"
-            )
-            raise GeometryError(message, t=t, shape=stack.shape, expected=first.shape)
         landmarks = _landmarks(stack)
         if np.isfinite(landmarks).all() != known:
             raise GeometryError(
@@ -274,19 +323,7 @@ def _require_one_grid(stacks: Sequence[Stack]) -> None:
         # Along each axis, as positions are compared in plane.
         if np.abs(apart).max() > tolerance:
             moved[t] = float(np.sqrt((apart**2).sum(axis=1)).max())
-    if not moved:
-        return
-    worst = max(moved, key=lambda t: moved[t])
-    angle = max(stack.detail.get("rotation_deg", 0.0) for stack in stacks)
-    turned = f" (rotated by up to {angle:.3g} degrees)" if angle else ""
-    raise GeometryError(
-        f"of the {len(stacks)} stacks of the group, {len(moved)} lie up to {moved[worst]:.3f} mm "
-        f"off the first one{turned}, more than {tolerance} mm: they are not on one grid. Put "
-        "each on the grid of the first: read_volume(stack).resample_to(group[0].geometry)",
-        t=worst,
-        error_mm=moved[worst],
-        rotation_deg=angle,
-    )
+    return moved
 
 
 def _same_position_mm(stack: Stack) -> float:
