@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from dicomdl.index.overview import SHOWN_PROBLEMS
 from dicomdl.index.rows import Generation
-from dicomdl.index.text import Problem, counted
+from dicomdl.index.text import Problem, counted, html_table
 
 
 class Problems(Sequence[Problem]):
@@ -33,6 +34,21 @@ class Problems(Sequence[Problem]):
         return Counter(dict(Counter(str(values[code]) for code in codes.tolist()).most_common()))
 
     def __repr__(self) -> str:
-        shown = "\n".join(f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:20])
-        more = f"\n... and {len(self) - 20} more" if len(self) > 20 else ""
+        shown = "\n".join(
+            f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:SHOWN_PROBLEMS]
+        )
+        more = f"\n... and {len(self) - SHOWN_PROBLEMS} more" if len(self) > SHOWN_PROBLEMS else ""
         return f"{counted(len(self), 'problems')}\n{shown}{more}" if len(self) else "no problems"
+
+    def _repr_html_(self) -> str:
+        if not len(self):
+            return "<p>no problems</p>"
+        rows = [[p.reason, p.path, p.detail] for p in self[:SHOWN_PROBLEMS]]
+        more = (
+            f"<p>... and {len(self) - SHOWN_PROBLEMS:,} more</p>"
+            if len(self) > SHOWN_PROBLEMS
+            else ""
+        )
+        head = ", ".join(f"{n:,} {reason}" for reason, n in self.reasons().items())
+        table = html_table(["reason", "path", "detail"], rows)
+        return f"<div><p><b>{counted(len(self), 'problems')}</b>: {head}</p>{table}{more}</div>"

@@ -14,11 +14,10 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomdl.errors import UsageError
-from dicomdl.index.text import printable
+from dicomdl.index.text import escaped, html_table, printable
 from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
 from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
@@ -40,6 +39,7 @@ OUTCOMES: Final[tuple[Outcome, ...]] = (
     "refused_by_both",
     "no_second_decoder",
 )
+_TITLES: Final = ("frames", "equal", "rounding", "different", "only one", "refused", "no second")
 _FINE: Final = frozenset({"equal", "within_rounding", "no_second_decoder"})
 
 
@@ -150,10 +150,7 @@ class PixelCheck:
         left = len(listed) - SHOWN_DIFFERENCES
         if not everything and left > 0:
             lines.append(f"    ... and {left:,} more: --all, or `check.differences`")
-        if rest := ", ".join(
-            f"{n:,} {outcome.replace('_', ' ')}" for outcome, n in self.unlisted.items()
-        ):
-            lines.append(f"    counted, but not listed: {rest}")
+        lines += [f"    {each}" for each in self._unlisted()]
         return "\n".join(
             printable(line) for line in [*lines, *_notes(self.rows), f"  in {self.path}"]
         )
@@ -167,21 +164,52 @@ class PixelCheck:
             f"Pixels: {self.checked:,} of {self.frames:,} frames decoded twice{sampled}; {verdict}"
         )
 
+    def _unlisted(self) -> list[str]:
+        rest = [f"{n:,} {outcome.replace('_', ' ')}" for outcome, n in self.unlisted.items()]
+        return [f"counted, but not listed: {', '.join(rest)}"] if rest else []
+
     def __repr__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.text())}</pre>"
+        return _html(self)
+
+
+def _html(check: PixelCheck) -> str:
+    """Format the result for a notebook: a table of counts, and one of differences."""
+    cells = [
+        [
+            row.name,
+            f"{row.first} against {_seconds(row)}",
+            *(f"{n:,}" for n in (row.frames, *(getattr(row, outcome) for outcome in OUTCOMES))),
+        ]
+        for row in check.rows
+    ]
+    # The last column is as wide as prose, so a blank one takes the room.
+    titles = ["transfer syntax", "decoders", *_TITLES, ""]
+    table = html_table(titles, [[*row, ""] for row in cells], right=range(2, len(titles)))
+    listed = [each for each in check.differences if each.outcome not in _FINE]
+    shown = [
+        [each.outcome.replace("_", " "), f"{each.frame_number}", each.path, each.what]
+        for each in listed[:SHOWN_DIFFERENCES]
+    ]
+    differences = html_table(["outcome", "frame", "path", "difference"], shown) if shown else ""
+    left = len(listed) - len(shown)
+    notes = [*([f"... and {left:,} more"] if left else []), *check._unlisted(), *_notes(check.rows)]
+    foot = "".join(f"<p>{escaped(note)}</p>" for note in notes)
+    return f"<div><p>{escaped(check._headline())}</p>{table}{differences}{foot}</div>"
+
+
+def _seconds(row: SyntaxCheck) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in row.seconds.items()) or "none"
 
 
 def _table(rows: Iterable[SyntaxCheck]) -> list[str]:
-    titles = ("frames", "equal", "rounding", "different", "only one", "refused", "no second")
-    lines = [f"  {'transfer syntax':<30}" + "".join(f"{title:>10}" for title in titles)]
+    lines = [f"  {'transfer syntax':<30}" + "".join(f"{title:>10}" for title in _TITLES)]
     for row in rows:
         numbers = (row.frames, *(getattr(row, outcome) for outcome in OUTCOMES))
         lines.append(f"  {row.name[:29]:<30}" + "".join(f"{number:>10,}" for number in numbers))
-        seconds = ", ".join(f"{name} ({kind})" for name, kind in row.seconds.items()) or "none"
-        lines.append(f"    {row.first} against {seconds}")
+        lines.append(f"    {row.first} against {_seconds(row)}")
     return lines if len(lines) > 1 else []
 
 

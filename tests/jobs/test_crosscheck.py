@@ -565,6 +565,18 @@ def test_escape_sequences_of_a_path_do_not_reach_the_terminal(plain: dicomdl.Ind
     assert "2 different" in shown.text()
 
 
+def test_a_notebook_shows_counts_per_transfer_syntax_and_each_difference(
+    plain: dicomdl.Index, replace_second: Replace
+) -> None:
+    good = check(plain, sample=None)._repr_html_()
+    assert good.count("<table>") == 1 and good.count("<tr>") == 2
+    replace_second("return read(request) + 1")
+    bad = check(plain, sample=None)
+    html = bad._repr_html_()
+    assert html.count("<table>") == 2 and html.count("<tr>") == 3 + len(bad.differences)
+    assert all(each.path in html and each.what in html for each in bad.differences)
+
+
 def test_only_so_many_differences_are_kept_and_the_others_are_counted(
     plain: dicomdl.Index, monkeypatch: pytest.MonkeyPatch, replace_second: Replace
 ) -> None:
