@@ -156,6 +156,12 @@ def channelled(sample: Mapping[str, Any], grid: SampleGrid) -> dict[str, torch.T
     return tensors
 
 
+def roles_of(sample: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the roles whose images are the channels of a sample of a pairing; () for others."""
+    units = sample.get("units")
+    return tuple(units) if isinstance(units, Mapping) else ()
+
+
 def elsewhere(sample: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a sample other than `tensors` and its grid."""
     return {

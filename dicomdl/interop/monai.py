@@ -28,6 +28,7 @@ from dicomdl.interop.grid import (
     index_map_of,
     plain_value,
     rebuilt,
+    roles_of,
     seeded,
 )
 
@@ -61,7 +62,9 @@ def to_monai(
         downwards and to the right from the centre of the first pixel, because MONAI cuts the affine
         of a 2D image to the first two world axes, which is singular for sagittal and coronal
         frames. Spacingd is therefore right for every frame, and Orientationd has no anatomical
-        meaning for frames.
+        meaning for frames. `meta` has the path of a frame, or the Series Instance UID of a volume,
+        as "filename_or_obj", by which SaveImaged names files; and for a sample of a `Pairing`, its
+        roles as "channels".
 
     Raises
     ------
@@ -88,11 +91,21 @@ def to_monai(
             "dicomdl_affine": grid.affine.copy(),
             "dicomdl_spacing": grid.spacing.copy(),
             "dicomdl_form": [has_channels, str(dtype).removeprefix("torch.")],
+            **_named(sample, name),
         }
-        if isinstance(sample.get("path"), str):
-            meta["filename_or_obj"] = sample["path"]
         made[name] = monai.MetaTensor(tensor, affine=torch.from_numpy(where.copy()), meta=meta)
     return {**made, **elsewhere(sample, made)}
+
+
+def _named(sample: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the metadata that name an image: its file or Series, and its channels."""
+    named: dict[str, Any] = {}
+    file = sample.get("path", sample.get("series_instance_uid"))
+    if isinstance(file, str) and file:
+        named["filename_or_obj"] = file
+    if name == "image" and (roles := roles_of(sample)):
+        named["channels"] = list(roles)
+    return named
 
 
 def from_monai(data: Any) -> Any:

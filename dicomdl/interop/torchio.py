@@ -14,7 +14,7 @@ import torch
 
 from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
-from dicomdl.errors import GeometryError
+from dicomdl.errors import GeometryError, UsageError
 from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
     GRID_KEY,
@@ -28,6 +28,7 @@ from dicomdl.interop.grid import (
     grid_of,
     index_map_of,
     rebuilt,
+    roles_of,
     seeded,
 )
 
@@ -45,16 +46,18 @@ def to_torchio(
     Returns
     -------
     torchio.Subject
-        `image` as a ScalarImage, labels as LabelMaps, other entries unchanged. Images of volumes
-        are (C, D, H, W) in the order (slice, row, column), those of frames (C, H, W, 1), the 2D
-        form of TorchIO, with RAS affines. Tensors share memory with the sample.
+        `image` as a ScalarImage, labels as LabelMaps, other entries unchanged. A sample of a
+        `Pairing` has a ScalarImage per channel instead of `image`, with the name of its role, also
+        for an image that is absent (see `present`). Images of volumes are (C, D, H, W) in the order
+        (slice, row, column), those of frames (C, H, W, 1), the 2D form of TorchIO, with RAS
+        affines. Tensors share memory with the sample.
 
     Raises
     ------
     MissingExtra
         TorchIO is not installed.
     UsageError
-        The image or a label has another shape.
+        The image or a label has another shape, or a role has the name of another entry.
     GeometryError
         The position is unknown, or the stack is tilted: the resampling of TorchIO ignores shear.
         Resample such a dataset (``spacing=``) first.
@@ -63,14 +66,32 @@ def to_torchio(
     grid = grid_of(sample, labels)
     affine = _in_torchio(grid, checked_unknown(unknown))
     images: dict[str, Any] = {}
-    for name, tensor in channelled(sample, grid).items():
-        kind = torchio.ScalarImage if name == "image" else torchio.LabelMap
+    tensors, roles = channelled(sample, grid), roles_of(sample)
+    others = elsewhere(sample, tensors)
+    for name, tensor in _by_role(tensors, roles, others).items():
+        kind = torchio.ScalarImage if name in ("image", *roles) else torchio.LabelMap
         # ToCanonical uses NIfTI, which has no int64
         if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
         images[name] = _image(kind, tensor[..., None] if grid.is_frame else tensor, affine)
-    others = {**elsewhere(sample, images), GRID_KEY: (grid, affine)}
-    return torchio.Subject(**images, **others)
+    return torchio.Subject(**images, **others, **{GRID_KEY: (grid, affine, roles)})
+
+
+def _by_role(
+    tensors: Mapping[str, torch.Tensor], roles: Sequence[str], others: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors with a channel per role instead of `image`; without roles as they are."""
+    if not roles:
+        return dict(tensors)
+    taken = [role for role in roles if role in tensors or role in others]
+    if taken:
+        raise UsageError(
+            f"a subject has an image per role, and the sample has {', '.join(taken)} already: "
+            "give the roles of the pairing other names"
+        )
+    image = tensors["image"]
+    channels = {role: image[number : number + 1] for number, role in enumerate(roles)}
+    return channels | {name: tensor for name, tensor in tensors.items() if name != "image"}
 
 
 def _image(kind: Any, tensor: torch.Tensor, affine: Floats) -> Any:
@@ -99,14 +120,14 @@ def from_torchio(subject: Any) -> Sample:
         The sample, with `affine` and `spacing` of the moved grid.
     """
     entries = _entries(subject)
-    grid, old = entries[GRID_KEY]
-    images = {
-        name: entries[name].data
-        for name in ("image", *(label for label, _, _ in grid.labels))
-        if name in entries
+    grid, old, roles = entries[GRID_KEY]
+    images = {name: entries[name].data for name, _, _ in grid.labels if name in entries}
+    channels = roles or ("image",)
+    images["image"] = torch.cat([entries[name].data for name in channels])
+    others = {
+        name: value for name, value in entries.items() if name not in (GRID_KEY, *channels, *images)
     }
-    others = {name: value for name, value in entries.items() if name not in (GRID_KEY, *images)}
-    index_map = index_map_of(old, np.asarray(entries["image"].affine, dtype=np.float64))
+    index_map = index_map_of(old, np.asarray(entries[channels[0]].affine, dtype=np.float64))
     if grid.is_frame:
         # (row, column, slice) to (slice, row, column)
         order = [2, 0, 1, 3]
