@@ -7,10 +7,8 @@ refers no further. A method that one sentence describes has no sections: the sen
 parameter in backquotes.
 """
 
-import ast
 import builtins
 import functools
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,11 @@ import pytest
 
 from dicomdl import errors
 
-griffe = pytest.importorskip("griffe")
+pytest.importorskip("griffe")
+
+import breaking_changes
+import public_face
+
 # Loading the package costs 4 s of CPU.
 pytestmark = pytest.mark.slow
 
@@ -31,33 +33,8 @@ REFERENCE = re.compile(r"As for `(?:dicomdl\.)?([\w.]+)`")
 PREFIXES = {"variadic positional": "*", "variadic keyword": "**"}
 
 
-def public_names() -> list[str]:
-    """The public names of both packages, such as "scan" and "interop.ForMonai"."""
-    found = []
-    for package in ("", "interop."):
-        stub = ROOT / "dicomdl" / package.strip(".") / "__init__.pyi"
-        for node in ast.parse(stub.read_text()).body:
-            assert isinstance(node, ast.ImportFrom)
-            found += [package + (alias.asname or alias.name) for alias in node.names]
-    return [name for name in found if name not in ("__version__", "interop")]
-
-
-NAMES = public_names()
-
-
-@functools.cache
-def loaded() -> Any:
-    logging.getLogger("griffe").setLevel(logging.ERROR)
-    return griffe.load("dicomdl", search_paths=[str(ROOT)], docstring_parser="numpy")
-
-
-@functools.cache
-def found(name: str) -> Any:
-    """The function or class behind a public name, or behind another name for it."""
-    path = name.split(".")
-    made = functools.reduce(lambda inside, part: inside.members[part], path, loaded())
-    made = made.final_target if made.is_alias else made
-    return made.parent.members[str(made.value)] if made.is_attribute else made
+NAMES = public_face.public_names(ROOT)
+found = functools.partial(public_face.found, ROOT)
 
 
 class Documented:
@@ -172,3 +149,39 @@ def test_attributes_that_a_class_documents_exist(name: str) -> None:
     sections = [s.value for s in public.docstring.parsed if s.kind.value == "attributes"]
     for named in (part for items in sections for item in items for part in item.name.split(", ")):
         assert named in public.all_members or f"self.{named}" in source, named
+
+
+STUB = "from ._code import read as read\nfrom ._code import Volume as Volume\n"
+OLD = """
+def read(path, values="stored", *, threads=1) -> int: ...
+class Volume:
+    def plot(self, intensity): ...
+    def _private(self): ...
+"""
+NEW = """
+def read(path, *, values="stored") -> int: ...
+class Volume:
+    def plot(self, intensity, mask): ...
+"""
+
+
+def checkout(folder: Path, code: str) -> Path:
+    for package in ("dicomdl", "dicomdl/interop"):
+        (folder / package).mkdir(parents=True)
+        (folder / package / "__init__.py").touch()
+        (folder / package / "__init__.pyi").write_text(STUB if package == "dicomdl" else "")
+    (folder / "dicomdl/_code.py").write_text(code)
+    return folder
+
+
+def test_changes_that_break_a_caller_are_listed(tmp_path: Path) -> None:
+    old, new = checkout(tmp_path / "old", OLD), checkout(tmp_path / "new", NEW)
+    assert breaking_changes.changes(old, old) == []
+    listed = breaking_changes.changes(old, new)
+    for name, change in {
+        "Volume.plot(mask)": "Parameter was added as required",
+        "read(threads)": "Parameter was removed",
+        "read(values)": "Parameter kind was changed",
+    }.items():
+        assert [line for line in listed if line.startswith(f"{name}: {change}")], listed
+    assert len(listed) == 3
