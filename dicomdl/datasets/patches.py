@@ -53,30 +53,10 @@ class PatchDataset(StackDataset):
     ----------
     index
         As for `VolumeDataset`, with groups.
-    transform, content
-        As for `FrameDataset`.
-    intensity
-        As for `FrameDataset`, resolved once per stack or group, so that a value is mapped as in
-        volumes, and for stacks as in frames. With a pairing, a dict may give one per role; the
-        others have "auto".
-    channels
-        As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
-        or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
-        which the others are interpolated linearly (segmentations take the nearest voxel), with
-        antialiasing where voxels become larger. Only the voxels that the patch needs are read.
-        Samplers, labels and points refer to the first role. Voxels outside of an image have the
-        lowest value. What does not pair is left out, and listed with the reason.
     size
         (slices, rows, columns) of a patch in voxels, or one number for all; with `orientation`, in
         the order of its axes. Beyond the stack a patch is padded with the value that maps to the
         lowest one. Where values stay unchanged, it is padded with -1024 (CT in HU) or 0.
-    orientation
-        The directions of the axes of patches, one letter per axis, as for `Volume.reorient`: with
-        "RAS" the first index ascends to the right of the patient, the second to the front, the
-        third to the head, for stacks in every orientation. Axes are exchanged and reversed exactly;
-        oblique ones count as the nearest direction. `size`, positions, labels and the sample then
-        are in this grid. Stacks of unknown orientation are left out. None keeps (slice, row,
-        column).
     per_stack
         The number of patches per stack and epoch, for samplers that draw.
     sampler
@@ -87,19 +67,39 @@ class PatchDataset(StackDataset):
         DataLoader they are drawn from torch's generator otherwise: anew in every pass, repeatable
         by `torch.manual_seed`. ``patches[3]`` without a loader is that of epoch 0. A grid has no
         chance.
+    orientation
+        The directions of the axes of patches, one letter per axis, as for `Volume.reorient`: with
+        "RAS" the first index ascends to the right of the patient, the second to the front, the
+        third to the head, for stacks in every orientation. Axes are exchanged and reversed exactly;
+        oblique ones count as the nearest direction. `size`, positions, labels and the sample then
+        are in this grid. Stacks of unknown orientation are left out. None keeps (slice, row,
+        column).
+    intensity
+        As for `FrameDataset`, resolved once per stack or group, so that a value is mapped as in
+        volumes, and for stacks as in frames. With a pairing, a dict may give one per role; the
+        others have "auto".
+    transform, content
+        As for `FrameDataset`.
     labels
         A function from a stack to its label map, an integer array (slices, rows, columns). The
         sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
         the stack. For a group, it is that of the first volume. It is called in the process that
         reads the sample, which caches label maps in 61 MiB or the share that `DICOMDL_MEMORY` gives
         them.
+    channels
+        As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
+        or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
+        which the others are interpolated linearly (segmentations take the nearest voxel), with
+        antialiasing where voxels become larger. Only the voxels that the patch needs are read.
+        Samplers, labels and points refer to the first role. Voxels outside of an image have the
+        lowest value. What does not pair is left out, and listed with the reason.
     irregular, min_slices
         As for `VolumeDataset`, without "resample".
+    suv, max_bytes, intensity_on, cache, on_error
+        As for `FrameDataset`.
     times, incomplete, moved
         As for `VolumeDataset`, without ``moved="resample"``. A patch reads its rows of the chosen
         volumes only.
-    suv, max_bytes, intensity_on, cache, on_error
-        As for `FrameDataset`.
     seed
         The seed of draws and replacements, an integer from 0.
 

@@ -106,14 +106,14 @@ class Pairing:
         return tuple(self.roles)
 
     def preferences_of(self, role: str) -> tuple[Any, ...]:
-        """Return the names and functions that choose among several stacks of a role, in order."""
+        """Return the names and functions that choose among several stacks of `role`, in order."""
         given = self.prefer.get(role) if isinstance(self.prefer, Mapping) else self.prefer
         if given is None:
             return ()
         return (given,) if isinstance(given, str) or callable(given) else tuple(given)
 
     def require_roles(self, given: Iterable[str], option: str) -> None:
-        """Raise UsageError unless an option names roles of the pairing alone."""
+        """Raise UsageError unless `given`, the roles in an `option`, are roles of the pairing."""
         for role in given:
             if role not in self.names:
                 near = nearest(str(role), self.names)
