@@ -1,40 +1,47 @@
-"""Draw the pictures of README and docs from demo data: python tests/pictures.py."""
+"""Draw the pictures of README and docs: python tests/pictures.py.
 
-import io
+Two are those of `dicomdl demo`, one is a volume of the demo's data with its label.
+"""
+
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 from PIL import Image
 
 import dicomdl
+from dicomdl.cli.main import main as command
 
 IMAGES: Final = Path(__file__).parent.parent / "docs" / "images"
+COLOURS: Final = 128
 
 
-def save(figure: Figure, name: str) -> None:
-    """Save a figure in 64 colours, which halves its size."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+def keep(picture: Path, width: int) -> None:
+    """Put a picture into the docs, in few colours and up to a width, so that it is small."""
+    image = Image.open(picture).convert("RGB")
+    if image.width > width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
     IMAGES.mkdir(exist_ok=True)
-    Image.open(drawn).convert("RGB").quantize(64).save(IMAGES / f"{name}.png", optimize=True)
+    image.quantize(COLOURS).save(IMAGES / picture.name, optimize=True)
 
 
-def head(index: dicomdl.Index, data: Any) -> Figure:
-    """Return three planes of the first head, with its lesion."""
+def draw_head(data: Any, folder: Path) -> None:
+    """Draw three planes of the first head, with its lesion."""
+    index = dicomdl.scan(data, folder / "head.index", progress=False)
     volume = dicomdl.read_volume(index.select(modality="CT", verdict="regular").stacks[0])
-    return volume.plot("ct.brain", mask=data.labels(volume.stack))
+    volume.plot("ct.brain", mask=data.labels(volume.stack)).savefig(folder / "head.png", dpi=110)
 
 
 def main() -> None:
     """Draw all pictures."""
     plt.switch_backend("Agg")
-    with tempfile.TemporaryDirectory() as folder:
-        data = dicomdl.demo_data(Path(folder) / "demo")
-        index = dicomdl.scan(data, Path(folder) / "demo.index", progress=False)
-        save(head(index, data), "head")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        assert command(["demo", "--out", name]) == 0
+        draw_head(dicomdl.demo_data(folder / "data"), folder)
+        for picture in ("repairs.png", "planes.png", "head.png"):
+            keep(folder / picture, 1000)
 
 
 if __name__ == "__main__":
