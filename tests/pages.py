@@ -24,7 +24,7 @@ _FENCE = re.compile(r"^( *)(```+|~~~+) *(.*)$")
 _COMMENT = re.compile(r"<!-- (before|not run): *(.*?) *-->", re.DOTALL)
 _HEADING = re.compile(r"^(#{1,6}) +(.+?) *#*$")
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^()\s>]+)>?(?: +\"[^\"]*\")?\)")
-_SPAN = re.compile(r"`+[^`]*`+")
+_SPAN = re.compile(r"`+[^`\n]*`+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class Page:
     @property
     def links(self) -> list[tuple[int, str]]:
         """The targets of links and pictures, with their line numbers."""
+        text = _SPAN.sub("`code`", "\n".join(line for _, line in self.prose))
         return [
-            (number, target)
-            for number, line in self.prose
-            for target in _LINK.findall(_SPAN.sub("`code`", line))
+            (self.prose[text.count("\n", 0, found.start())][0], found[1])
+            for found in _LINK.finditer(text)
         ]
 
 
