@@ -30,6 +30,11 @@ def add(commands: Any) -> None:
         "--problems", action="store_true", help="list the files that could not be used, and why"
     )
     kind.add_argument(
+        "--annotations",
+        action="store_true",
+        help="list the objects that describe images (SEG, RTSTRUCT, ...), and their status",
+    )
+    kind.add_argument(
         "--csv", action="store_true", help="print the list of stacks as CSV, with their UIDs"
     )
     kind.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -37,7 +42,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the summary, the stacks or the problems of an index."""
+    """Print the summary, the stacks, the problems or the annotations of an index."""
     from dicomdl.index import filtering, listing
     from dicomdl.index.opening import open_index
 
@@ -60,6 +65,8 @@ def run(given: argparse.Namespace) -> int:
         print_text(repr(index))
         if listed:
             print_text(listing.as_text(rows))
+        for annotation in index.annotations if given.annotations else ():
+            print_text(repr(annotation))
         if given.problems and not len(index.problems):
             print_text("  no file has a problem")
         if given.problems:

@@ -35,9 +35,14 @@ KINDS: Final = {
     _STORAGE + "67": "RWV",
 }
 _REPORTS: Final = _STORAGE + "88."
+ANNOTATION_KINDS: Final = (*dict.fromkeys(KINDS.values()), "SR")
 
 _SOP_CLASS_UID: Final = 0x00080016
 _SOP_INSTANCE_UID: Final = 0x00080018
+_INSTANCE_CREATION: Final = (0x00080012, 0x00080013)
+_CONTENT: Final = (0x00080023, 0x00080033)
+_STRUCTURE_SET: Final = (0x30060008, 0x30060009)
+_PATIENT_ID: Final = 0x00100020
 _STUDY_INSTANCE_UID: Final = 0x0020000D
 _SERIES_INSTANCE_UID: Final = 0x0020000E
 _FRAME_OF_REFERENCE_UID: Final = 0x00200052
@@ -80,6 +85,10 @@ _TAGS: Final = (
     SPECIFIC_CHARACTER_SET,
     _SOP_CLASS_UID,
     _SOP_INSTANCE_UID,
+    *_INSTANCE_CREATION,
+    *_CONTENT,
+    *_STRUCTURE_SET,
+    _PATIENT_ID,
     _STUDY_INSTANCE_UID,
     _SERIES_INSTANCE_UID,
     _FRAME_OF_REFERENCE_UID,
@@ -143,15 +152,17 @@ class ReferencedSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotation:
-    """An object that describes images.
+class AnnotationFacts:
+    """What an object says about itself and about images.
 
     Attributes
     ----------
     kind
         "SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "REG", "FID" or "RWV".
-    sop_instance_uid, study_instance_uid, series_instance_uid, frame_of_reference_uid
-        Its UIDs; "" where absent.
+    patient_id, sop_instance_uid, study_instance_uid, series_instance_uid, frame_of_reference_uid
+        Its PatientID and UIDs; "" where absent.
+    created
+        Date and time of its content, YYYYMMDDHHMMSS; "" where absent.
     label
         Content Label or Structure Set Label.
     segmentation_type
@@ -165,10 +176,12 @@ class Annotation:
     """
 
     kind: str
+    patient_id: str
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
     frame_of_reference_uid: str
+    created: str
     label: str
     segmentation_type: str
     fractional_type: str
@@ -182,7 +195,12 @@ def kind_of(sop_class_uid: str) -> str:
     return KINDS.get(sop_class_uid) or ("SR" if sop_class_uid.startswith(_REPORTS) else "")
 
 
-def read_annotation(source: Source) -> Annotation:
+def no_facts(kind: str) -> AnnotationFacts:
+    """Return the facts of an object that cannot be read."""
+    return AnnotationFacts(kind, "", "", "", "", "", "", "", "", "", 0, (), ())
+
+
+def read_annotation(source: Source) -> AnnotationFacts:
     """Read what an object says about images.
 
     Raises
@@ -202,12 +220,14 @@ def read_annotation(source: Source) -> Annotation:
             f"SOP class {sop_class or '(absent)'} describes no images", reason="other_sop_class"
         )
     label = data_set[_STRUCTURE_SET_LABEL].text or data_set[_CONTENT_LABEL].text
-    return Annotation(
+    return AnnotationFacts(
         kind,
+        data_set[_PATIENT_ID].text,
         data_set[_SOP_INSTANCE_UID].text,
         data_set[_STUDY_INSTANCE_UID].text,
         data_set[_SERIES_INSTANCE_UID].text,
         data_set[_FRAME_OF_REFERENCE_UID].text,
+        _created(data_set),
         label,
         data_set[_SEGMENTATION_TYPE].text.upper(),
         data_set[_SEGMENTATION_FRACTIONAL_TYPE].text.upper(),
@@ -238,6 +258,14 @@ def _head(window: Window) -> _Head:
     syntax, _ = syntax_of(window, position, name)
     walked = walk(window, position, syntax, _WANTED)
     return _Head(dict(zip(_TAGS, walked.values, strict=True)), syntax)
+
+
+def _created(data_set: _Head) -> str:
+    """Return date and time of the content, else those of the object; "" without a date."""
+    for date, time in (_STRUCTURE_SET, _CONTENT, _INSTANCE_CREATION):
+        if data_set[date].text:
+            return data_set[date].text + data_set[time].text[:6]
+    return ""
 
 
 def _segments(data_set: _Head) -> Iterator[Segment]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import VERDICTS
+from dicomdl.headers.annotation import ANNOTATION_KINDS
 from dicomdl.headers.attribute import snake_case
 from dicomdl.headers.uids import CONTENT_KINDS
 from dicomdl.index._exporting import folders_of
@@ -66,6 +67,9 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
     UsageError
         A column or a code that does not exist, or a value of another type than the column's.
     """
+    if condition in ("has", "not_has"):
+        mask = flags_per_frame(generation, _annotated(generation, wanted))
+        return mask if condition == "has" else ~mask
     prefix, name = _parsed(condition, columns_of(generation))
     table, by_stack = table_of(generation, name)
     if prefix in ("min_", "max_"):
@@ -78,6 +82,17 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
         mask = mask[per_frame(frames, rows_of_stacks(frames, name, starts), starts)]
     mask = ~mask if prefix == "not_" else mask
     return flags_per_frame(generation, mask) if by_stack else mask
+
+
+def _annotated(generation: Generation, wanted: Any) -> Flags:
+    """Return (stacks,) flags: the stacks with annotations of each of the wanted kinds."""
+    kinds = {wanted} if isinstance(wanted, str) else set(wanted)
+    unknown = sorted(map(str, kinds - set(ANNOTATION_KINDS)))
+    if unknown:
+        raise UsageError(
+            f"has={', '.join(unknown)!r}: expected one of {', '.join(ANNOTATION_KINDS)}"
+        )
+    return passing(generation.stacks, "annotations", lambda text: kinds <= set(text.split()))
 
 
 def table_of(generation: Generation, name: str) -> tuple[Table, bool]:

@@ -27,7 +27,7 @@ _SERIES: Final = ("study_instance_uid", "series_instance_uid")
 def exported(
     generation: Generation, selected: tuple[Rows, Rows] | None
 ) -> dict[str, Callable[[], Table]]:
-    """Return functions that build the tables `files`, `frames`, `stacks` and `problems`.
+    """Return functions that build the tables of an export, by name.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ def exported(
         "frames": exported_frames,
         "stacks": exported_stacks,
         "problems": lambda: generation.problems.with_paths(_moved(generation)),
+        "annotations": lambda: generation.annotations.with_paths(_moved(generation)),
     }
 
 

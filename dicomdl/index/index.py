@@ -33,6 +33,7 @@ from dicomdl.index._selections import (
 )
 from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
+from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.moves import Moves
@@ -208,6 +209,14 @@ class Index(Plotted):
         """The files that could not be used, one per row; a selection does not change them."""
         return Problems(self._generation)
 
+    @property
+    def annotations(self) -> list[Annotation]:
+        """The objects that describe images (SEG, RTSTRUCT, RTDOSE, ...), newest first.
+
+        Those of a selection describe a stack of it.
+        """
+        return annotations_of(self._generation, None if self._whole else self._whole_stacks())
+
     @functools.cached_property
     def manifest(self) -> Mapping[str, Any]:
         """Facts of the last scan of this folder: options, passed over, generations."""
@@ -234,10 +243,11 @@ class Index(Plotted):
             ``column="*head*"`` (a pattern with ``*`` and ``?``, in upper or lower case),
             ``column=function`` (of the value), ``min_column=low`` and ``max_column=high``
             (inclusive), ``not_column=...`` (none of the above), ``dimension={"echo_time": 4.9}``
-            (values of `Stack.dimension`, or functions of them). A column may be named by its DICOM
-            keyword (``SeriesDescription``). Columns of stacks (`verdict`, `slices`, `content`,
-            `folder`, ...) select complete stacks, without equal copies, which are in no
-            stack. Columns of frames (`modality`, `echo_time`, ...) select frames.
+            (values of `Stack.dimension`, or functions of them), ``has="SEG"`` (stacks with such
+            `annotations`, ok or partial). A column may be named by its DICOM keyword
+            (``SeriesDescription``). Columns of stacks (`verdict`, `slices`, `content`, `folder`,
+            ...) select complete stacks, without equal copies, which are in no stack. Columns of
+            frames (`modality`, `echo_time`, ...) select frames.
 
         Returns
         -------
@@ -404,7 +414,7 @@ class Index(Plotted):
     def to_parquet(self, folder: str | os.PathLike[str]) -> None:
         """Write the tables as Parquet files into a folder.
 
-        These are `files`, `frames` (the selected ones), `stacks` and `problems`.
+        These are `files`, `frames` (the selected ones), `stacks`, `problems` and `annotations`.
 
         Parameters
         ----------
@@ -425,7 +435,7 @@ class Index(Plotted):
         ----------
         table
             "frames" (the selected ones), "stacks" (the selected ones, with `Stack.number` as the
-            index, and what labels are joined by), "files" or "problems".
+            index, and what labels are joined by), "files", "problems" or "annotations".
 
         Returns
         -------

@@ -86,6 +86,26 @@ class Generation:
         return map_table(self.folder, self.name, "problems")
 
     @functools.cached_property
+    def annotations(self) -> Table:
+        """One row per object that describes images: SEG, RTSTRUCT, RTDOSE, ..."""
+        return map_table(self.folder, self.name, "annotations")
+
+    @functools.cached_property
+    def _annotated(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Stack numbers, ascending, and the row of `annotations` that each is linked with."""
+        offsets, stacks = self.annotations.ragged("stacks")
+        order = np.argsort(stacks, kind="stable")
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return stacks[order].astype(np.int64), rows[order]
+
+    def annotation_rows(self, stacks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the rows of `annotations` that are linked with some stacks, ascending."""
+        linked, rows = self._annotated
+        first, last = np.searchsorted(linked, stacks), np.searchsorted(linked, stacks, "right")
+        found = [rows[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+    @functools.cached_property
     def stack_starts(self) -> npt.NDArray[np.int64]:
         """(stacks + 1,) the first frame row of each stack, and the end.
 

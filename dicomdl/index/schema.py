@@ -1,4 +1,4 @@
-"""Schemas of the four tables of an index, and the number of their format.
+"""Schemas of the five tables of an index, and the number of their format.
 
 ``FORMAT`` rises with every change of a table, of the manifest or of the folder. An index of another
 format is refused, and the next scan rebuilds it.
@@ -14,8 +14,8 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 5
-TABLES: Final = ("files", "frames", "stacks", "problems")
+FORMAT: Final = 6
+TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
     "text": TEXT,
@@ -86,7 +86,38 @@ STACKS_SCHEMA: Final = pa.schema(
         ("group_index", pa.int64()),
         *((name, pa.bool_()) for name in IDC_CHECKS),
         ("obliquity_degrees", pa.float64()),
+        # Kinds of the readable annotations of the stack, with spaces between them.
+        ("annotations", TEXT),
     ]
+)
+# What objects such as SEG and RTSTRUCT say about images, as workers send it.
+READ_ANNOTATIONS_SCHEMA: Final = pa.schema(
+    [
+        ("file", pa.int32()),
+        *((name, TEXT) for name in ("kind", "patient_id", "sop_instance_uid")),
+        *((name, TEXT) for name in ("study_instance_uid", "series_instance_uid")),
+        *((name, TEXT) for name in ("frame_of_reference_uid", "created", "label")),
+        *((name, TEXT) for name in ("segmentation_type", "fractional_type")),
+        ("maximum_fractional_value", pa.int64()),
+        # JSON: segments or regions of interest.
+        ("segments", TEXT),
+        ("referenced_series", pa.list_(pa.large_string())),
+        # Hashes of the SOP Instance UIDs that are referenced.
+        ("referenced_instances", pa.list_(pa.int64())),
+        # Why the object cannot be read; "" if it can.
+        ("detail", TEXT),
+    ]
+)
+# The scan adds what it concludes of them: a status, the stacks, and how many of the referenced
+# instances are in the index.
+_LINKS: Final = (
+    ("status", TEXT),
+    ("stacks", pa.list_(pa.int64())),
+    ("referenced", pa.int64()),
+    ("found", pa.int64()),
+)
+ANNOTATIONS_SCHEMA: Final = pa.schema(
+    [*READ_ANNOTATIONS_SCHEMA, *(pa.field(name, kind) for name, kind in _LINKS)]
 )
 
 

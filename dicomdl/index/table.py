@@ -150,6 +150,16 @@ class Table:
         size = array.type.list_size
         return size, _view(array.values)[array.offset * size : (array.offset + len(array)) * size]
 
+    def ragged(self, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return (offsets, numbers) of a column of lists.
+
+        Row i has ``numbers[offsets[i] : offsets[i + 1]]``; an absent list has none.
+        """
+        array = self.column(name)
+        lengths = pc.fill_null(pc.list_value_length(array), 0)
+        offsets = np.concatenate([[0], np.cumsum(_view(lengths.cast(pa.int64())))])
+        return offsets.astype(np.int64), _view(pc.list_flatten(array))
+
     def some_numbers(self, name: str, rows: npt.NDArray[Any]) -> list[Any]:
         """Return some values of a numeric column without nulls."""
         taken = self.column(name).take(pa.array(rows))

@@ -9,7 +9,7 @@ import json
 import operator
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +29,7 @@ from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _stack_columns as stack_columns
 from dicomdl.index._group_parts import gaps_of, names_that_differ, quantity_of
 from dicomdl.index._plotting import Plotted
+from dicomdl.index.annotations import Annotation, annotated_frames, annotations_of
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths, printable
@@ -290,6 +291,20 @@ class Stack(Plotted):
         """The byte range of every slice, in slice order, with the facts that decode it."""
         source = self._generation.source
         return Lines(source(row) for row in range(self.rows.start, self.rows.stop))
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        """The objects that describe this stack (SEG, RTSTRUCT, RTDOSE, ...), newest first."""
+        return annotations_of(self._generation, np.array([self.number]))
+
+    def annotated_frames(
+        self, annotation: Annotation, columns: Sequence[str]
+    ) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
+        """Return the byte range of each frame of an annotation, and some columns of the frames.
+
+        Frames are in the order of the file. The annotation is one of this index.
+        """
+        return annotated_frames(self._generation, annotation, columns)
 
     @property
     def key(self) -> tuple[str, str, int, Moves]:

@@ -16,12 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
-from dicomdl.errors import StorageError
+from dicomdl.errors import DicomdlError, StorageError
+from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_annotation
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
 from dicomdl.headers.reader import HeaderReader, unforeseen
+from dicomdl.index.annotations import as_columns
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
-from dicomdl.index.schema import PROBLEMS_SCHEMA, READ_FILES_SCHEMA, STATE_COLUMNS, frames_schema
+from dicomdl.index.schema import (
+    PROBLEMS_SCHEMA,
+    READ_ANNOTATIONS_SCHEMA,
+    READ_FILES_SCHEMA,
+    STATE_COLUMNS,
+    frames_schema,
+)
 from dicomdl.index.table import Table
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.system import available_cores
@@ -33,7 +41,10 @@ IN_PROCESS_FILES: Final = 4000
 
 
 def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
-    """Read the headers of some files as tables [files, frames, problems], numbered from `first`."""
+    """Read the headers of some files, numbered from `first`.
+
+    Returns the tables [files, frames, problems, annotations].
+    """
     with _no_cycle_collection():
         headers = [reader.read(os.fsdecode(path)) for path in paths]
     frames = _rows_or_problem(reader, headers, first)
@@ -62,7 +73,28 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
         table_of(READ_FILES_SCHEMA, files),
         frames,
         table_of(PROBLEMS_SCHEMA, problems),
+        _annotations(headers, first),
     ]
+
+
+def _annotations(headers: Sequence[Header], first: int) -> Table:
+    """Return the rows of `annotations` of the files that describe images."""
+    read = [
+        (number, *_annotation(header))
+        for number, header in enumerate(headers, first)
+        if header.sop_class_uid and header.kind != "problem" and kind_of(header.sop_class_uid)
+    ]
+    return table_of(READ_ANNOTATIONS_SCHEMA, as_columns(read))
+
+
+def _annotation(header: Header) -> tuple[AnnotationFacts, str]:
+    """Return what an object says about images; or nothing, and the reason."""
+    try:
+        return read_annotation(header.source), ""
+    except DicomdlError as error:
+        return no_facts(kind_of(header.sop_class_uid)), str(error)
+    except Exception as error:
+        return no_facts(kind_of(header.sop_class_uid)), unforeseen(error).detail
 
 
 def _rows_or_problem(
@@ -201,7 +233,7 @@ def _in_workers(
                 deaths.append(answered[1])
                 yield from _in_process([answered[0]], extra)
             else:
-                yield from_bytes(answered[1], 3)
+                yield from_bytes(answered[1], 4)
     if deaths:
         _warn(deaths, workers)
     left = [waiting.get() for _ in range(waiting.qsize())]

@@ -28,6 +28,7 @@ from dicomdl.index.moves import Moves, moved, parse_moves
 from dicomdl.index.opening import open_index
 from dicomdl.index.schema import (
     PROBLEMS_SCHEMA,
+    READ_ANNOTATIONS_SCHEMA,
     READ_FILES_SCHEMA,
     STACKS_SCHEMA,
     STATE_COLUMNS,
@@ -36,6 +37,7 @@ from dicomdl.index.schema import (
 )
 from dicomdl.index.table import Table
 from dicomdl.jobs._digests import digests
+from dicomdl.jobs._linking import with_links, without_links
 from dicomdl.jobs._patients import (
     hash_patients,
     holds_raw_patients,
@@ -165,9 +167,13 @@ def scan(
         old = replace(old, files=_with_states(old.files, kept, walked))
     chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))
     if patient_id == "hash":
-        chunks = [[files, hash_patients(frames), problems] for files, frames, problems in chunks]
+        chunks = [
+            [files, hash_patients(frames), problems, hash_patients(annotations)]
+            for files, frames, problems, annotations in chunks
+        ]
     tables = _merge(old, kept, fresh, chunks, extra)
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
+    tables |= with_links(tables)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
     publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
     return open_index(target, root={})
@@ -229,6 +235,7 @@ class _Old:
     files: Table
     frames: Table
     problems: Table
+    annotations: Table
     moves: Moves = ()
 
 
@@ -256,7 +263,7 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         tables = {name: map_table(target, manifest["generation"], name) for name in TABLES}
     except IndexFolderError:
         return None
-    return _Old(tables["files"], tables["frames"], tables["problems"], moves)
+    return _Old(tables["files"], tables["frames"], tables["problems"], tables["annotations"], moves)
 
 
 def _unchanged(walked: Walk, files: Table) -> bool:
@@ -322,6 +329,7 @@ def _merge(
     files = [_renumbered(chunk[0], "file", fresh) for chunk in chunks]
     frames = [_renumbered(chunk[1], "file", fresh) for chunk in chunks]
     problems = [_renumbered(chunk[2], "file", fresh) for chunk in chunks]
+    annotations = [_renumbered(chunk[3], "file", fresh) for chunk in chunks]
     if old is not None and kept:
         old_rows, new_rows = (
             np.array(list(kept), dtype=np.int64),
@@ -334,10 +342,12 @@ def _merge(
         )
         frames.insert(0, _kept_rows(old.frames, new_row))
         problems.insert(0, _kept_rows(old.problems, new_row))
+        annotations.insert(0, _kept_rows(without_links(old.annotations), new_row))
     return {
         "files": _by_file(joined(files, READ_FILES_SCHEMA)).without("file"),
         "frames": encoded(_by_file(joined(frames, frames_schema(extra)))),
         "problems": _by_file(joined(problems, PROBLEMS_SCHEMA)),
+        "annotations": _by_file(joined(annotations, READ_ANNOTATIONS_SCHEMA)),
     }
 
 
@@ -387,6 +397,8 @@ def stacks_table(stacking: Stacking) -> Table:
     """Build the table `stacks`, one row per stack."""
     fields = [name for name in STACKS_SCHEMA.names if name in StackRow.__slots__]
     columns = {name: [getattr(stack, name) for stack in stacking.stacks] for name in fields}
+    # Filled in by `with_links`.
+    columns["annotations"] = [""] * len(stacking.stacks)
     columns |= {
         name: [stack.idc[name] for stack in stacking.stacks]
         for name in STACKS_SCHEMA.names

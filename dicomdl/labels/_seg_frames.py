@@ -8,10 +8,10 @@ import numpy as np
 
 from dicomdl.arrays import Floats, Ints, Values
 from dicomdl.errors import AnnotationError, HeaderError, PixelError
-from dicomdl.headers.columns import Constant
-from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
-from dicomdl.headers.header import NO_TILE
-from dicomdl.headers.reader import HeaderReader
+from dicomdl.headers.frame_source import FrameSource
+from dicomdl.headers.reader import read_frames
+from dicomdl.index.annotations import Annotation
+from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_rows
 from dicomdl.pixels.stored import add_frame_note, is_native
 from dicomdl.storage.sources import Handle, read_exactly
@@ -21,6 +21,8 @@ _GRID_COLUMNS: Final = (
     "image_orientation_patient",
     "pixel_spacing",
     "referenced_segment_number",
+    "byte_offset",
+    "bit_offset",
 )
 
 
@@ -67,63 +69,51 @@ class SegFrames:
         AnnotationError
             Frames have no position, orientation or pixel spacing.
         """
-        reader = HeaderReader()
-        header = reader.read(path)
-        if not header.rows:
-            raise HeaderError(
-                header.detail or "the file has no frames", reason=header.reason or "no_pixel_data"
-            )
-        count = len(header.rows)
-        typed = {
-            name: [column.value] * count if isinstance(column, Constant) else column
-            for name, column in reader.convert(header.rows).items()
-        }
-        state = dict(zip(("path", *SOURCE_STATE), header.source, strict=True))
-        columns: dict[str, Sequence[Any]] = {
-            **typed,
-            **{name: [value] * count for name, value in state.items()},
-            "frame_number": header.frame_numbers,
-            "byte_offset": [place.byte_offset for place in header.places],
-            "byte_length": [place.byte_length for place in header.places],
-            "bit_offset": [place.bit_offset for place in header.places],
-            "deflated": [header.deflated] * count,
-            "float_pixels": [header.float_pixels] * count,
-            **{name: [value] * count for name, value in NO_TILE._asdict().items()},
-        }
-        return cls.of_columns(columns)
+        frames = read_frames(path)
+        if not frames:
+            raise HeaderError("the file has no frames", reason="no_pixel_data")
+        columns = {name: [getattr(each, name) for each in frames] for name in _GRID_COLUMNS}
+        return cls._of(lambda number: frames[number].source, columns)
 
     @classmethod
-    def of_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "SegFrames":
-        """Return the frames with these columns of the table `frames`, in the order of the file."""
+    def of_index(cls, stack: Stack, annotation: Annotation) -> "SegFrames":
+        """Return the frames of an annotation, out of the index of its stack.
+
+        Raises
+        ------
+        AnnotationError
+            As for `of_file`.
+        """
+        source_of, columns = stack.annotated_frames(annotation, _GRID_COLUMNS)
+        return cls._of(source_of, columns)
+
+    @classmethod
+    def _of(
+        cls, source_of: Callable[[int], FrameSource], columns: Mapping[str, Sequence[Any]]
+    ) -> "SegFrames":
+        """Return the frames with these values of `_GRID_COLUMNS`, in the order of the file."""
         for name in _GRID_COLUMNS[:3]:
             absent = sum(value is None for value in columns[name])
             if absent:
                 raise AnnotationError(
                     f"{absent} of {len(columns[name])} frames have no {name}", column=name
                 )
-        orientation = np.array(columns["image_orientation_patient"], np.float64)
-        spacing = np.array(columns["pixel_spacing"], np.float64)
-        segments = [number or 0 for number in columns["referenced_segment_number"]]
-        offsets = np.array(columns["byte_offset"], np.int64)
-        bits = np.array(columns["bit_offset"], np.int64)
-
-        def source_of(number: int) -> FrameSource:
-            return FrameSource(*(columns[name][number] for name in SOURCE_FIELDS))
-
+        origins, orientation, spacing = (
+            np.array(columns[name], np.float64) for name in _GRID_COLUMNS[:3]
+        )
+        numbers = [number or 0 for number in columns["referenced_segment_number"]]
         first = source_of(0)
         plain = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
+        bits = 8 * np.array(columns["byte_offset"], np.int64) + np.array(columns["bit_offset"])
         return cls(
             source_of,
             (first.rows, first.columns),
-            np.array(columns["image_position_patient"], np.float64),
+            origins,
             orientation[:, 3:] * spacing[:, :1],
             orientation[:, :3] * spacing[:, 1:],
-            np.array(segments, np.int64),
-            offsets * 8 + bits if plain and not first.deflated else None,
+            np.array(numbers, np.int64),
+            bits if plain and not first.deflated else None,
         )
-
-
-SOURCE_STATE: Final = ("file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
 
 
 class Rows(NamedTuple):

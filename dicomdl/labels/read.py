@@ -2,15 +2,17 @@
 
 import os
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import AnnotationError, DicomdlError, UsageError
-from dicomdl.headers.annotation import Annotation, read_annotation
+from dicomdl.geometry.linking import READABLE_STATUSES
+from dicomdl.headers.annotation import ANNOTATION_KINDS, AnnotationFacts, read_annotation
 from dicomdl.headers.data_set import source_of
 from dicomdl.headers.structure_set import read_structure_set
+from dicomdl.index.annotations import Annotation
 from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
@@ -18,7 +20,6 @@ from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
 from dicomdl.labels.rtstruct import ContourReader
 from dicomdl.labels.seg import Align, SegReader
-from dicomdl.storage.sources import Source
 from dicomdl.volumes.volume import Volume
 
 
@@ -28,7 +29,7 @@ class OverlapWarning(UserWarning):
 
 def read_labels(
     stack: Stack,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Annotation,
     *,
     segments: Wish = None,
     rois: Wish = None,
@@ -49,7 +50,8 @@ def read_labels(
     stack
         The stack of the image.
     source
-        The path of a SEG or RTSTRUCT.
+        "SEG" or "RTSTRUCT": the only readable one of ``stack.annotations``. One of these, or the
+        path of a file.
     segments, rois
         The segments of a SEG, or the regions of interest of an RTSTRUCT, to read. None: all, with
         their own numbers and names. A list: by number, by a regular expression that matches the
@@ -99,11 +101,30 @@ def read_labels(
     >>> labels.names  # doctest: +SKIP
     {1: 'Liver', 2: 'Spleen'}
     """
-    file = source_of(source)
+    given = _only(stack, source) if source in ANNOTATION_KINDS else source
+    file = given.source if isinstance(given, Annotation) else source_of(given)
     try:
-        annotation = read_annotation(file)
-        wish = _wish(annotation, segments, rois)
-        reader = _reader(stack, file, annotation, wish, threshold, align)
+        facts = given.facts if isinstance(given, Annotation) else read_annotation(file)
+        wish = _wish(facts, segments, rois)
+        if align not in ("nearest", "exact"):
+            raise UsageError(f"align={align!r}: expected 'nearest' or 'exact'")
+        reader: LabelReader
+        if facts.kind == "SEG":
+            choices = chosen(facts.segments, wish, "segments")
+            frames = (
+                SegFrames.of_index(stack, given)
+                if isinstance(given, Annotation)
+                else SegFrames.of_file(file.path)
+            )
+            reader = SegReader(stack, facts, frames, choices, threshold=threshold, align=align)
+        elif facts.kind == "RTSTRUCT":
+            every = read_structure_set(file)
+            choices = chosen([roi.facts for roi in every], wish, "rois")
+            reader = ContourReader(stack, every, choices)
+        else:
+            raise AnnotationError(
+                f"the file is a {facts.kind}: expected a SEG or an RTSTRUCT", kind=facts.kind
+            )
         return _volume(stack, reader, channels=channels, dtype=dtype)
     except DicomdlError as error:
         if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
@@ -111,35 +132,37 @@ def read_labels(
         raise
 
 
-def _wish(annotation: Annotation, segments: Wish, rois: Wish) -> Wish:
+def _only(stack: Stack, kind: Any) -> Annotation:
+    """Return the only readable annotation of a kind.
+
+    Raises
+    ------
+    AnnotationError
+        There is none, or there are several, which are never joined silently.
+    """
+    every = [each for each in stack.annotations if each.kind == kind]
+    readable = [each for each in every if each.status in READABLE_STATUSES]
+    if len(readable) == 1:
+        return readable[0]
+    found = ", ".join(each.status for each in every)
+    message = (
+        f"the stack has {len(readable)} readable annotations of the kind {kind}: pass one of them, "
+        f"such as [a for a in stack.annotations if a.kind == {kind!r}][0], the newest"
+        if readable
+        else f"the stack has no readable {kind} (found: {found or 'none'}); a path or one of "
+        "stack.annotations is read whatever its status"
+    )
+    error = AnnotationError(message, kind=kind, found=len(readable))
+    error.add_note(f"series: {stack.series_instance_uid}")
+    raise error
+
+
+def _wish(annotation: AnnotationFacts, segments: Wish, rois: Wish) -> Wish:
     """Return the wish for the kind of object."""
     other: Literal["rois", "segments"] = "rois" if annotation.kind == "SEG" else "segments"
     if (rois if other == "rois" else segments) is not None:
         raise UsageError(f"{other}= is no option for a {annotation.kind}")
     return segments if annotation.kind == "SEG" else rois
-
-
-def _reader(
-    stack: Stack,
-    file: Source,
-    annotation: Annotation,
-    wish: Wish,
-    threshold: float | None,
-    align: Align,
-) -> LabelReader:
-    """Return the reader of blocks of labels for an object."""
-    if align not in ("nearest", "exact"):
-        raise UsageError(f"align={align!r}: expected 'nearest' or 'exact'")
-    if annotation.kind == "SEG":
-        choices = chosen(annotation.segments, wish, "segments")
-        frames = SegFrames.of_file(file.path)
-        return SegReader(stack, annotation, frames, choices, threshold=threshold, align=align)
-    if annotation.kind == "RTSTRUCT":
-        every = read_structure_set(file)
-        return ContourReader(stack, every, chosen([roi.facts for roi in every], wish, "rois"))
-    raise AnnotationError(
-        f"the file is a {annotation.kind}: expected a SEG or an RTSTRUCT", kind=annotation.kind
-    )
 
 
 def _volume(

@@ -12,7 +12,7 @@ import numpy as np
 
 from dicomdl.arrays import Floats, Ints, Mask, Values, Voxel
 from dicomdl.errors import AnnotationError
-from dicomdl.headers.annotation import Annotation
+from dicomdl.headers.annotation import AnnotationFacts
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Choice
 from dicomdl.labels._planes import Planes
@@ -75,7 +75,7 @@ class SegReader:
     def __init__(
         self,
         stack: Stack,
-        annotation: Annotation,
+        annotation: AnnotationFacts,
         frames: SegFrames,
         choices: Sequence[Choice],
         *,
@@ -211,7 +211,7 @@ class SegReader:
         return np.asarray(table[np.minimum(values, len(table) - 1)])
 
 
-def _require_same_reference(stack: Stack, annotation: Annotation) -> None:
+def _require_same_reference(stack: Stack, annotation: AnnotationFacts) -> None:
     here, there = str(stack.value("frame_of_reference_uid")), annotation.frame_of_reference_uid
     if here and there and here != there:
         raise AnnotationError(
@@ -219,7 +219,7 @@ def _require_same_reference(stack: Stack, annotation: Annotation) -> None:
         )
 
 
-def _lowest_value(annotation: Annotation, threshold: float | None) -> float:
+def _lowest_value(annotation: AnnotationFacts, threshold: float | None) -> float:
     """Return the lowest stored value that counts as part of a segment."""
     if annotation.segmentation_type != "FRACTIONAL":
         return 1
@@ -233,7 +233,7 @@ def _lowest_value(annotation: Annotation, threshold: float | None) -> float:
     return threshold * (annotation.maximum_fractional_value or 255)
 
 
-def _table(annotation: Annotation, choices: Sequence[Choice]) -> Values:
+def _table(annotation: AnnotationFacts, choices: Sequence[Choice]) -> Values:
     """Return the label of each value of a label map, the last one for all higher values.
 
     Values that are no segment, such as padding, have the label 0.

@@ -122,6 +122,7 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
             {"frame_start": np.arange(series) * SLICES, "series": np.arange(series)},
         ),
         "problems": one["problems"],
+        "annotations": one["annotations"],
     }
     generations_module.publish(
         str(out), repeated, generations_module.read_facts(str(seed), generation)

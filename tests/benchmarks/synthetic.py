@@ -21,7 +21,7 @@ from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import attributes
 from dicomdl.index.building import encoded, frames_table, table_of
 from dicomdl.index.generations import publish
-from dicomdl.index.schema import FILES_SCHEMA, PROBLEMS_SCHEMA
+from dicomdl.index.schema import ANNOTATIONS_SCHEMA, FILES_SCHEMA, PROBLEMS_SCHEMA
 from dicomdl.index.table import Table
 from dicomdl.jobs.scan import stacks_table
 
@@ -62,6 +62,7 @@ def synthetic_index(
         ),
         "stacks": stacks_table(stacking),
         "problems": Table(PROBLEMS_SCHEMA.empty_table()),
+        "annotations": Table(ANNOTATIONS_SCHEMA.empty_table()),
     }
     options = {"tolerances": asdict(Tolerances())}
     publish(os.fspath(folder), tables, {"options": options, "passed_over": {}})

@@ -126,6 +126,7 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
             {"frame_start": np.arange(series) * slices, "series": np.arange(series)},
         ),
         "problems": one["problems"],
+        "annotations": one["annotations"],
     }
     generations_module.publish(
         str(out), repeated, generations_module.read_facts(str(seed), generation)

@@ -273,7 +273,7 @@ def test_tiles_are_rows_of_the_table_with_one_frame_number(tmp_path: Path) -> No
     phantoms_multi.write_mosaic(tmp_path / "m.dcm")
     phantoms.write_series(tmp_path / "slices", shape=(2, 5, 7))
     paths = sorted(os.fsencode(path) for path in tmp_path.rglob("*") if path.is_file())
-    _, frames, problems = read_chunk(HeaderReader(), paths)
+    _, frames, problems, _ = read_chunk(HeaderReader(), paths)
     assert len(problems) == 0
     tops = frames.numbers("tile_top")
     assert sorted(tops.tolist()) == [0] * 5 + [6] * 3 + [12]

@@ -16,7 +16,13 @@ from dicomdl.index import generations as generations_module
 from dicomdl.index import schema as schema_module
 from dicomdl.index.building import encoded, from_bytes, joined, table_of, to_bytes
 from dicomdl.index.generations import map_table, publish, read_facts, read_manifest
-from dicomdl.index.schema import FILES_SCHEMA, PROBLEMS_SCHEMA, STACKS_SCHEMA, frames_schema
+from dicomdl.index.schema import (
+    ANNOTATIONS_SCHEMA,
+    FILES_SCHEMA,
+    PROBLEMS_SCHEMA,
+    STACKS_SCHEMA,
+    frames_schema,
+)
 from dicomdl.index.table import Table, between, where
 
 
@@ -179,6 +185,7 @@ def empty_tables() -> dict[str, Table]:
         "frames": frames_schema(),
         "stacks": STACKS_SCHEMA,
         "problems": PROBLEMS_SCHEMA,
+        "annotations": ANNOTATIONS_SCHEMA,
     }
     return {name: Table(schema.empty_table()) for name, schema in schemas.items()}
 
@@ -192,7 +199,8 @@ def test_a_generation_is_published_and_read_back(tmp_path: Path) -> None:
     manifest = read_manifest(str(tmp_path))
     assert manifest["generation"] == name
     assert read_facts(str(tmp_path), name) == {"options": {"a": 1}}
-    assert manifest["rows"] == {"files": 0, "frames": 0, "stacks": 0, "problems": 1}
+    rows = {"files": 0, "frames": 0, "stacks": 0, "problems": 1, "annotations": 0}
+    assert manifest["rows"] == rows
     assert map_table(str(tmp_path), name, "problems").value("reason", 0) == "cut"
 
 

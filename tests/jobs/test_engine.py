@@ -39,7 +39,7 @@ def test_a_file_whose_values_cannot_be_converted_is_a_problem_beside_the_others(
         return usual(raw)
 
     reader._schema.converters[number] = convert
-    files, frames, problems = read_chunk(reader, paths, 100)
+    files, frames, problems, _ = read_chunk(reader, paths, 100)
     assert files.column("kind").to_pylist() == ["image"] * 3 + ["problem"] + ["image"] * 2
     assert frames.numbers("file").tolist() == [100, 101, 102, 104, 105]
     assert problems.numbers("file").tolist() == [103]

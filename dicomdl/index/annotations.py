@@ -1,0 +1,167 @@
+"""Annotations of an index: the objects that describe its images, such as SEG and RTSTRUCT."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from dicomdl.arrays import Ints
+from dicomdl.headers.annotation import AnnotationFacts, Code, Segment
+from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
+from dicomdl.index.rows import Generation
+from dicomdl.index.text import Lines, counted, printable
+from dicomdl.storage.sources import Source
+
+_PLAIN: Final = (
+    *("kind", "patient_id", "sop_instance_uid", "study_instance_uid", "series_instance_uid"),
+    *("frame_of_reference_uid", "created", "label", "segmentation_type", "fractional_type"),
+    "maximum_fractional_value",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An object that describes images of the index: a SEG, an RTSTRUCT, an RTDOSE, ...
+
+    `Index.annotations` and `Stack.annotations` hold them, and `read_labels` takes one.
+
+    Attributes
+    ----------
+    kind : str
+        "SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "REG", "FID" or "RWV".
+    label : str
+        Content Label or Structure Set Label.
+    segments : tuple of Segment
+        Its segments or regions of interest: number, label, algorithm, category and type.
+    status : str
+        "ok"; "partial" if some of the referenced instances are not in the index; "images_absent";
+        "other_reconstruction" if only other images of the frame of reference are in the index;
+        "other_frame_of_reference" or "other_patient" if the images have another one;
+        "no_reference"; "unreadable", with the reason as `detail`.
+    stacks : tuple of int
+        The numbers of the stacks that it describes.
+    referenced, found : int
+        How many instances it refers to, and how many of them are in the index.
+    file : int
+        The number of its file in the table `files`.
+    source : Source
+        Its file, in the state of the scan.
+    facts : AnnotationFacts
+        Its UIDs, and what else it says; without the instances that it refers to.
+    detail : str
+        Why it cannot be read; "" if it can.
+    """
+
+    file: int
+    source: Source
+    facts: AnnotationFacts
+    status: str
+    stacks: tuple[int, ...]
+    referenced: int
+    found: int
+    detail: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of object: "SEG", "RTSTRUCT", "RTDOSE", ..."""
+        return self.facts.kind
+
+    @property
+    def label(self) -> str:
+        """Content Label or Structure Set Label; "" without one."""
+        return self.facts.label
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments or regions of interest."""
+        return self.facts.segments
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.source.path
+
+    def __repr__(self) -> str:
+        kind = f"{self.kind} {self.facts.segmentation_type}".strip()
+        status = self.status
+        if self.status == "partial":
+            status += f" {self.found}/{self.referenced}"
+        segments = counted(len(self.segments), "segments")
+        return printable(f"Annotation({kind}, {segments}, {status}, {self.path})")
+
+
+def hashes_of(uids: Iterable[str]) -> Ints:
+    """Return sorted 64-bit hashes of distinct UIDs."""
+    digests = (hashlib.blake2b(uid.encode(), digest_size=8).digest() for uid in uids)
+    return np.unique(np.frombuffer(b"".join(digests), "<i8").astype(np.int64))
+
+
+def as_columns(
+    read: Sequence[tuple[int, AnnotationFacts, str]],
+) -> dict[str, list[Any]]:
+    """Return the columns of the table for (file, facts, detail) of each object."""
+    facts = [each for _, each, _ in read]
+    return {
+        "file": [file for file, _, _ in read],
+        **{name: [getattr(each, name) for each in facts] for name in _PLAIN},
+        "segments": [json.dumps([asdict(part) for part in each.segments]) for each in facts],
+        "referenced_series": [
+            [series.series_instance_uid for series in each.references] for each in facts
+        ],
+        "referenced_instances": [
+            hashes_of(uid for series in each.references for uid in series.sop_instance_uids)
+            for each in facts
+        ],
+        "detail": [detail for _, _, detail in read],
+    }
+
+
+def annotations_of(generation: Generation, stacks: Ints | None = None) -> list[Annotation]:
+    """Return the annotations that describe some stacks, the newest first; None for all."""
+    table = generation.annotations
+    rows = np.arange(len(table)) if stacks is None else generation.annotation_rows(stacks)
+    every = [_annotation(generation, row) for row in rows.tolist()]
+    every.sort(key=lambda each: (each.facts.created, each.facts.sop_instance_uid), reverse=True)
+    return Lines(every)
+
+
+def annotated_frames(
+    generation: Generation, annotation: Annotation, columns: Sequence[str]
+) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
+    """Return the byte range of each frame of an annotation, and some of their columns.
+
+    Frames are in the order of the file.
+    """
+    rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
+    rows = rows[np.argsort(generation.frames.numbers("frame_number")[rows], kind="stable")]
+    values = {name: generation.frames.values(name, rows) for name in columns}
+    return lambda number: generation.source(int(rows[number])), values
+
+
+def _annotation(generation: Generation, row: int) -> Annotation:
+    table, files = generation.annotations, generation.files
+    file = int(table.value("file", row))
+    state = [files.value(name, file) for name in FILE_FIELDS[1:]]
+    source = Source(generation.path(files.value("path", file)), *state)
+    segments = tuple(_segment(each) for each in json.loads(table.text("segments", row)))
+    facts = AnnotationFacts(
+        **{name: table.value(name, row) for name in _PLAIN}, segments=segments, references=()
+    )
+    return Annotation(
+        file,
+        source,
+        facts,
+        table.text("status", row),
+        tuple(int(number) for number in table.value("stacks", row) or ()),
+        int(table.value("referenced", row)),
+        int(table.value("found", row)),
+        table.text("detail", row),
+    )
+
+
+def _segment(values: Mapping[str, Any]) -> Segment:
+    codes = {name: Code(**values[name]) if values[name] else None for name in ("category", "type")}
+    return Segment(**{**values, **codes})
