@@ -10,7 +10,6 @@ about the old spacing, and from there axis by axis where an axis shrinks.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -217,7 +216,11 @@ class Regridding:
 
     @functools.cached_property
     def _fine(self) -> Geometry:
-        """The new grid, with about the old spacing along the axes that shrink."""
+        """The new grid, with about the old spacing along the axes that shrink.
+
+        It is a new voxel wider at each end of these axes, so that voxels at the border of the new
+        grid are means over their whole neighbourhood.
+        """
         if not (self.how.is_linear and self.how.antialias):
             return self.new
         nearest = np.abs(self.old.direction.T @ self.new.direction).argmax(axis=0)
@@ -225,11 +228,11 @@ class Regridding:
         factors = np.where(factors > _SHRINKS, factors, 1.0)
         if (factors == 1).all():
             return self.new
-        affine = np.array(self.new.affine)
-        # The edges of both grids are the same.
-        affine[:3, 3] += affine[:3, :3] @ (0.5 / factors - 0.5)
+        affine, margin = np.array(self.new.affine), factors > 1
+        affine[:3, 3] += affine[:3, :3] @ (0.5 / factors - 0.5 - margin)
         affine[:3, :3] /= factors
-        shape = [math.ceil(n * f - 1e-6) for n, f in zip(self.new.shape, factors, strict=True)]
+        lengths = (np.asarray(self.new.shape) + 2 * margin) * factors
+        shape = np.ceil(lengths - 1e-6).astype(int).tolist()
         return Geometry((shape[0], shape[1], shape[2]), affine)
 
     def _oblique(

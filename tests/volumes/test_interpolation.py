@@ -222,3 +222,15 @@ def test_antialiasing_of_a_tilted_volume_removes_what_its_grid_cannot_hold() -> 
 def test_an_unknown_interpolation_is_named() -> None:
     with pytest.raises(UsageError, match=r"'sinc'.*thick_slices"):
         Volume(NOISE, grid()).resample(1.0, interpolation="sinc")  # type: ignore[arg-type]
+
+
+def test_the_border_of_a_coarser_oblique_grid_is_a_mean_over_its_whole_neighbourhood() -> None:
+    affine = np.diag([2.0, 1, 1, 1])
+    affine[1, 0] = 0.6
+    old = Geometry((10, 24, 20), affine)
+    z, y, x = np.indices(old.shape)
+    values = 4.0 * (y + 0.6 * z) + x
+    new = Geometry((4, 6, 6), np.array([[2.0, 0, 0, 6], [0, 2, 0, 6], [0, 0, 2, 4], [0, 0, 0, 1]]))
+    result = interpolate(values, old, new, Resampling("linear"), 0, series=False)
+    z, y, x = np.indices(new.shape)
+    assert np.abs(result - (4.0 * (6 + 2 * y) + 4 + 2 * x)).max() < 1e-9
