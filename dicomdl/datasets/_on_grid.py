@@ -1,5 +1,6 @@
 """Blocks of an image on the grid of another one, for the channels of a sample."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from dicomdl.values.reading import Converted
 from dicomdl.volumes.block_reader import BlockReader, Scratch, require_inside
 from dicomdl.volumes.cutting import outside_value
 from dicomdl.volumes.interpolation import Regridding, Resampling
+from dicomdl.volumes.volume import Volume
 
 
 class OnGrid:
@@ -72,3 +74,13 @@ class OnGrid:
 def interpolation_of(stack: Stack) -> Resampling:
     """Return the interpolation of a stack: linear, or that of labels for a segmentation."""
     return Resampling("nearest" if stack.content == "segmentation" else "linear")
+
+
+def on_grid_of(volume: Volume, other: Volume, stack: Stack, recipe: Intensity) -> Volume:
+    """Return another grey volume, that of a stack, on the grid of a volume."""
+    how = interpolation_of(stack).interpolation
+    if how != "nearest":
+        # Interpolated values must not be rounded to integers.
+        other = dataclasses.replace(other, array=other.array.astype(np.float32, copy=False))
+    fill = outside_value(recipe, other.array.dtype)
+    return other.resample_to(volume.geometry, interpolation=how, fill=fill)

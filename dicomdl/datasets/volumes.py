@@ -7,9 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, channel_first, made_sample
-from dicomdl.datasets._channels import ChannelOptions
+from dicomdl.datasets._channels import (
+    ChannelOptions,
+    Channels,
+    Intensities,
+    Roles,
+    are_one_grid,
+)
 from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
+from dicomdl.datasets._on_grid import on_grid_of
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, resampled
 from dicomdl.datasets._whole import Whole
@@ -17,16 +24,17 @@ from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, report_left_out
 from dicomdl.datasets.times import TimesOption
+from dicomdl.datasets.transport.images import new_array
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.volumes.group_axis import axis_of
 from dicomdl.volumes.resampling import Interpolation
+from dicomdl.volumes.volume import Volume
 
 
 class VolumeDataset(StackDataset):
@@ -38,9 +46,12 @@ class VolumeDataset(StackDataset):
         As for `FrameDataset`. Groups (``index.groups``, a group, a list of them) are a sample each,
         with all their volumes: time points, echoes, b-values, ... Stacks of groups, such as
         ``index.of_stacks(index.groups)``, are a sample each.
-    intensity, transform, channels, content
-        As for `FrameDataset`; `intensity` is resolved once per stack, and once per group from a
-        sample of all its volumes, so that they stay comparable.
+    intensity
+        As for `FrameDataset`, resolved once per stack, and once per group from a sample of all its
+        volumes, so that they stay comparable. With a pairing, a dict may give one per role; the
+        others have "auto".
+    transform
+        As for `FrameDataset`.
     size
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
         three dimensions.
@@ -53,6 +64,11 @@ class VolumeDataset(StackDataset):
         (slice, row, column) mm, or one number for all, to resample to. Interpolation is trilinear,
         with antialiasing along axes that shrink (see `Volume.resample`); segmentations take the
         nearest voxel.
+    channels
+        As for `FrameDataset`; or a `Pairing`, whose roles are the channels, as `PatchDataset` takes
+        it. A sample is one case: the volume of the first role, and the others on its grid.
+    content
+        As for `FrameDataset`.
     irregular
         "raise" takes the stacks that are regular, single or tilted. "resample" also takes those
         with missing slices or uneven spacing, and resamples them to a regular grid (see
@@ -115,6 +131,9 @@ class VolumeDataset(StackDataset):
     of the stacks, and `present` (T,) bool is True; identifiers and grid are those of the first
     volume. ``collate_fn=dicomdl.collate`` pads groups of different lengths.
 
+    With a pairing, `image` is (roles, D, H, W), and the sample has the entries `present`, `stacks`,
+    `units` and `series` of `PatchDataset`.
+
     Examples
     --------
     >>> import tempfile
@@ -137,13 +156,13 @@ class VolumeDataset(StackDataset):
     def __init__(
         self,
         index: Indexed,
-        intensity: IntensityOption = "auto",
+        intensity: Intensities = "auto",
         transform: Transform | None = None,
         *,
         size: Sequence[int] | None = None,
         orientation: str | None = None,
         spacing: Sequence[float] | float | None = None,
-        channels: int | None = None,
+        channels: Channels = None,
         content: str | None = "image",
         irregular: Irregular = "raise",
         min_slices: int = 1,
@@ -163,8 +182,8 @@ class VolumeDataset(StackDataset):
         super().__init__(
             transform,
             Policy(on_error, seed),
-            Reading.of(intensity, suv, cache, reduce=reduce, max_bytes=max_bytes),
-            Delivery(channels, intensity_on),
+            Reading.of(options.intensities[0], suv, cache, reduce=reduce, max_bytes=max_bytes),
+            Delivery(options.count, intensity_on),
         )
         self.target = TargetGrid.of(3, size, spacing)
         self.grid = GridRequest(orientation)
@@ -182,6 +201,8 @@ class VolumeDataset(StackDataset):
         return np.arange(len(self) + 1, dtype=np.int64)
 
     def _make(self, row: int, epoch: int | None) -> Sample:
+        if self.roles is not None:
+            return self._of_roles(self.roles, row, self._case(row))
         if not self.is_grouped:
             stack = self._stacks[row]
             return self._sample(row, stack, self.reading.recipe(stack))
@@ -191,15 +212,49 @@ class VolumeDataset(StackDataset):
         sample = self._sample(row, group.only(stacks), recipe)
         return with_axis(sample, axis_of(group).at(chosen), stacks)
 
+    def _of_roles(self, roles: Roles, row: int, case: Sequence[Stack | None]) -> Sample:
+        """Return the volume of each role of a case, on the grid of the first."""
+        recipes = roles.recipes(case)
+        first, recipe = case[0], recipes[0]
+        assert first is not None and recipe is not None
+        own = self._whole.volume(first, recipe)
+        volume = self._on_grid(own, first, recipe)
+        image = new_array((len(case), *volume.geometry.shape), np.float32)
+        recipe(volume.array, image[0])
+        for number, (stack, own_recipe) in enumerate(zip(case, recipes, strict=True)):
+            if stack is None or own_recipe is None:
+                image[number] = roles.lowest(number)
+            elif number:
+                other = self._whole_of(roles.readings[number]).volume(stack, own_recipe)
+                if are_one_grid(other.geometry, own.geometry):
+                    other = self._on_grid(other, stack, own_recipe)
+                else:
+                    other = on_grid_of(volume, other, stack, own_recipe)
+                own_recipe(other.array, image[number])
+        made = Image(image, is_mapped=True)
+        sample = self._described(row, first, volume, made, recipe)
+        sample.update(roles.entries(case, recipes))
+        return sample
+
     def _sample(self, row: int, case: Stack | Group, recipe: Intensity) -> Sample:
         """Return the sample of a stack, or of a group with its axis after that of the channels."""
         stack: Stack = case[0] if isinstance(case, Group) else case
-        volume = self._whole.volume(case, recipe)
+        volume = self._on_grid(self._whole.volume(case, recipe), stack, recipe)
+        image = Image(channel_first(volume.array, 4 if isinstance(case, Group) else 3))
+        return self._described(row, stack, volume, image, recipe)
+
+    def _on_grid(self, volume: Volume, stack: Stack, recipe: Intensity) -> Volume:
+        """Return a volume with the orientation, spacing and size of the dataset."""
         if self.grid.orientation is not None:
             volume = volume.reorient(self.grid.orientation)
         interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
         fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
-        volume = resampled(volume, self.target, interpolation, fill)
+        return resampled(volume, self.target, interpolation, fill)
+
+    def _described(
+        self, row: int, stack: Stack, volume: Volume, image: Image, recipe: Intensity
+    ) -> Sample:
+        """Return the sample of an image, with the facts of a stack and of its volume."""
         # A single slice has no slice spacing on its own grid, and one on every other grid.
         own = stack.geometry.halved(self.reading.decoding.reduce)
         order = self.grid.order(own)
@@ -217,19 +272,15 @@ class VolumeDataset(StackDataset):
             "dimension": json.dumps(stack.dimension),
             "filled": int(volume.filled.sum()),
         }
-        return made_sample(
-            Image(channel_first(volume.array, 4 if isinstance(case, Group) else 3)),
-            volume.affine,
-            spacing,
-            recipe,
-            self.delivery,
-            facts,
-        )
+        return made_sample(image, volume.affine, spacing, recipe, self.delivery, facts)
 
     @property
     def _whole(self) -> Whole:
+        return self._whole_of(self.reading)
+
+    def _whole_of(self, reading: Reading) -> Whole:
         return Whole(
-            self.reading,
+            reading,
             self.irregular,
             is_interpolated=not self.target.is_own,
             may_move=self.group_options.moved == "resample",

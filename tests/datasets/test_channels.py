@@ -83,7 +83,7 @@ def shrinking(sample: dict[str, Any], second: dicomdl.Stack) -> float:
     return float(max(sample["spacing"].tolist()) / min(second.spacing))
 
 
-def samples_of(patches: dicomdl.PatchDataset) -> list[dict[str, Any]]:
+def samples_of(patches: dicomdl.PatchDataset | dicomdl.VolumeDataset) -> list[dict[str, Any]]:
     return [patches[row] for row in range(len(patches))]
 
 
@@ -279,3 +279,38 @@ def described(name: str, *, colour: bool = False) -> Any:
             dataset.PixelData = bytes(8 * 8 * 3)
 
     return edit
+
+
+@pytest.mark.parametrize("patient", ["same", "coarse", "sagittal", "tilted"])
+@pytest.mark.parametrize(
+    "options", [{}, {"orientation": "RAS"}, {"spacing": (2, 2, 2), "size": (8, 10, 8)}]
+)
+def test_a_volume_has_each_image_at_its_place(
+    index: Index, patient: str, options: dict[str, Any]
+) -> None:
+    part = index.select(patient_id=patient)
+    volumes = dicomdl.VolumeDataset(part, "modality", channels=PAIRING, **options)
+    (sample,) = samples_of(volumes)
+    second = stack_of(index, patient, "B")
+    a, b, inside, beyond = expected(sample, second)
+    image = sample["image"].numpy()
+    largest = 0.05 if "spacing" in options or patient in ("fine", "sagittal") else 0.005
+    assert np.abs(image[0] - a)[1:-1, 1:-1, 1:-1].max() < largest
+    assert np.abs(image[1] - b)[inside].max(initial=0) < largest
+    assert (image[1][beyond] == 0).all() or patient == "same"
+    assert sample["stacks"].tolist()[1] == second.number and sample["present"].all()
+
+
+def test_a_volume_equals_the_resampled_volume(index: Index) -> None:
+    for patient in KINDS:
+        part = index.select(patient_id=patient)
+        (sample,) = samples_of(dicomdl.VolumeDataset(part, "modality", channels=PAIRING))
+        first, second = (stack_of(index, patient, name) for name in "AB")
+        volume = dicomdl.read_volume(second)
+        whole = volume.resample_to(dicomdl.read_volume(first).geometry, fill=0).array
+        assert np.abs(sample["image"][1].numpy() - whole).max() <= 1e-4 * np.ptp(volume.array)
+
+
+def test_volumes_of_pairs_take_no_groups(index: Index) -> None:
+    with pytest.raises(UsageError, match="it takes no groups"):
+        dicomdl.VolumeDataset(index.stacks[0].group, channels=PAIRING)
