@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomdl.errors import UsageError
-from dicomdl.index.text import escaped, html_table, printable
+from dicomdl.index.text import counted, escaped, html_table, printable
 from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
 from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
@@ -157,7 +157,7 @@ class PixelCheck:
 
     def _headline(self) -> str:
         bad = sum(row.different + row.only_one + row.refused_by_both for row in self.rows)
-        sampled = f", a sample of {self.kinds:,} kinds" if self.kinds else ""
+        sampled = f", a sample of {counted(self.kinds, 'kinds')}" if self.kinds else ""
         needs = "needs" if bad == 1 else "need"
         verdict = f"{bad:,} {needs} a person" if bad else "no difference beyond rounding"
         return (
@@ -222,7 +222,7 @@ def _notes(rows: Sequence[SyntaxCheck]) -> list[str]:
         else []
     )
     return notes + (
-        [f"  {without:,} frame(s) were decoded once only: there is no second decoder for them"]
+        [f"  {counted(without, 'frames')} had no second decoder: decoded once only"]
         if without
         else []
     )
