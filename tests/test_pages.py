@@ -12,12 +12,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import columns_page
 import pytest
 from cli_page import PAGE, page
 from pages import DOCS, PAGES, ROOT, Block, read_page
 
 import dicomdl
 from dicomdl.cli.main import main
+from dicomdl.headers.frame import attributes
+from dicomdl.index.schema import STACKS_SCHEMA, frames_schema
 
 READ = {path: read_page(path) for path in PAGES}
 WITH_CODE = [
@@ -175,6 +178,15 @@ def test_every_public_name_is_in_the_code_of_a_how_to_or_in_an_example() -> None
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="argparse writes options in another way")
 def test_the_page_of_the_command_line_is_what_help_prints() -> None:
     assert PAGE.read_text() == page(), "python tests/cli_page.py writes the page"
+
+
+def test_the_page_of_the_columns_is_what_the_tables_hold() -> None:
+    assert columns_page.PAGE.read_text() == columns_page.page(), "python tests/columns_page.py"
+    assert set(columns_page.STACKS) == {*STACKS_SCHEMA.names, "folder"}
+    held = {name for name in frames_schema().names if name not in ("file", "pixel_digest")}
+    named = {*columns_page.LOCATION, *(each.name for each in attributes())}
+    assert named == held | {"path"}
+    assert set(columns_page.UNITS) <= named
 
 
 def test_the_notebooks_are_linked() -> None:
