@@ -184,6 +184,7 @@ def test_the_fast_and_the_plain_gear_agree_on_any_sequence_of_elements(
     assert fast == plain
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.integers(0, 9), st.lists(st.tuples(st.integers(132, 4095), st.integers(0, 255)), max_size=4)

@@ -239,6 +239,7 @@ def test_a_csa_header_reads_as_nibabel_reads_it_in_both_versions() -> None:
     assert read_csa(phantoms_multi.csa_header(entries, version=1)) == ours
 
 
+@pytest.mark.slow
 def test_no_damage_to_a_csa_header_or_a_protocol_raises() -> None:
     raw = phantoms_multi.csa_header(
         {"NumberOfImagesInMosaic": [7], "SliceNormalVector": [0, 0, 1], "B_value": [5]}

@@ -26,16 +26,21 @@ from synthetic import synthetic_index
 from dicomdl.index import generations as generations_module
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
+def scanned(folder: Path) -> Index:
     """Two patients: a CT of 6, a tilted CT of 4, an enhanced MR of 5 slices; two captures."""
-    root = tmp_path / "root"
+    root = folder / "root"
     write_series(root, spacing=(2.5, 0.7, 0.8), patient_id="A")
     write_series(root, shape=(4, 5, 7), shear=(0, 0.5), patient_id="B")
     write_multiframe(root / "enhanced", shape=(5, 5, 7), modality="MR", patient_id="B")
     write_secondary_capture(root / "capture", patient_id="B")
     write_secondary_capture(root / "clip", frames=3, patient_id="")
-    return dicomdl.scan(root, out=tmp_path / "index", progress=False)
+    return dicomdl.scan(root, out=folder / "index", progress=False)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An index for all tests that change neither its folder nor its files."""
+    return scanned(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="module")
@@ -346,9 +351,9 @@ def test_a_selection_whose_file_is_not_here_says_what_to_do(
 
 
 def test_a_pickle_of_a_generation_that_is_gone_says_so_in_every_process(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
+    index = scanned(tmp_path)
     whole, part = pickle.dumps(index), pickle.dumps(index.select(modality="CT"))
     before = index.frame(0)
     write_series(Path(index.path).parent / "root" / "more", seed=9)
@@ -416,7 +421,7 @@ def test_parquet_and_pandas_hold_what_the_index_holds(index: Index, tmp_path: Pa
         "stacks.parquet",
     ]
     shown = index.to_pandas("files")
-    assert shown["path"].str.startswith(str(tmp_path)).all()
+    assert shown["path"].str.startswith(str(Path(index.path).parent)).all()
     assert len(index.to_pandas("stacks")) == 5
     with pytest.raises(UsageError, match="files, frames"):
         index.to_pandas("patients")
@@ -501,8 +506,9 @@ def test_a_stack_keeps_the_tolerances_of_its_generation_when_a_later_scan_has_ot
 
 
 def test_an_index_that_does_not_say_its_tolerances_is_refused_when_it_is_opened(
-    index: Index,
+    tmp_path: Path,
 ) -> None:
+    index = scanned(tmp_path)
     (facts,) = Path(index.path).glob("generations/*/scan.json")
     facts.write_text("{}")
     memory.clear()

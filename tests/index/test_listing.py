@@ -18,9 +18,10 @@ from dicomdl.index.listing import as_csv, as_text, listing
 SECRET, DATE = "SECRET-17", "19991231"
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Index:
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     """Two series of one patient, one of another; a description that a spreadsheet computes."""
+    tmp_path = tmp_path_factory.mktemp("shared")
 
     def edit(text: str) -> Any:
         def described(dataset: Any, z: int) -> None:
@@ -40,9 +41,9 @@ def index(tmp_path: Path) -> Index:
     return dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
 
 
-def test_a_listing_says_which_series_a_stack_is(index: Index, tmp_path: Path) -> None:
+def test_a_listing_says_which_series_a_stack_is(index: Index) -> None:
     rows = {row["description"]: row for row in listing(index)}
-    assert rows["T1, sag"]["folder"] == str(tmp_path / "data" / "s0")
+    assert rows["T1, sag"]["folder"] == str(Path(index.path).parent / "data" / "s0")
     assert rows["T1, sag"]["shape"] == [3, 5, 7] and rows["scout"]["verdict"] == "regular"
     assert rows["T1, sag"]["patient"] == rows["scout"]["patient"] != rows["=1+1"]["patient"]
     for stack in index.stacks:

@@ -204,6 +204,7 @@ def disagreements(root: Path, frames_per_file: int) -> tuple[list[str], int]:
     return found, compared
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_image_that_pydicom_ships_has_pydicoms_values() -> None:
     found, compared = disagreements(PYDICOM_FILES, frames_per_file=4)
@@ -545,6 +546,7 @@ def test_the_offset_of_a_deflated_frame_counts_in_the_inflated_data_set(tmp_path
     assert np.array_equal(read_rows(source, 2, 5), image[2:5])
 
 
+@pytest.mark.slow
 def test_a_deflated_frame_is_inflated_no_further_than_its_end(tmp_path: Path) -> None:
     source = deflated(tmp_path / "a", bytes(200 * 2**20), byte_offset=10, byte_length=128)
     tracemalloc.start()

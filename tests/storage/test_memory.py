@@ -42,6 +42,7 @@ def test_all_shares_together_are_no_more_than_the_budget() -> None:
     assert sum(memory.SHARES.values()) <= 1000
 
 
+@pytest.mark.slow
 def test_every_share_has_a_cache_and_is_told_of_in_the_module() -> None:
     for module in pkgutil.walk_packages(dicomdl.__path__, "dicomdl."):
         if not module.name.endswith(("__main__", "interop.lightning")):

@@ -173,6 +173,7 @@ def test_whatever_has_an_entrys_name_is_a_miss_and_is_replaced(tmp_path: Path) -
         assert_content(DiskCache(folder).get(key_of(0), Maker()), 0)
 
 
+@pytest.mark.slow
 @posix_only
 def test_hostile_files_run_no_code(tmp_path: Path) -> None:
     DiskCache(tmp_path / "c").get(key_of(0), Maker())
