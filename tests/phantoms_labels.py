@@ -15,6 +15,7 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
+    RTDoseStorage,
     RTStructureSetStorage,
     SegmentationStorage,
 )
@@ -131,6 +132,40 @@ def write_seg(
     packed = pack_bits(values, pad=True) if bits == 1 else values.tobytes()
     dataset.PixelData = packed + b"\0" * (len(packed) % 2)
     dataset["PixelData"].VR = "OB" if bits <= 8 else "OW"
+    return save(dataset, path, edit)
+
+
+def write_dose(
+    path: Path,
+    image: Path,
+    stored: NDArray[Any],
+    *,
+    origin: Sequence[float] = (0, 0, 0),
+    spacing: Sequence[float] = (2.0, 1.0, 1.0),
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    is_relative: bool = True,
+    edit: Edit | None = None,
+) -> Path:
+    """Write a dose of (planes, rows, columns) stored values, whose grid scaling is 0.001 Gy.
+
+    `is_relative` says whether the Grid Frame Offset Vector counts from the first plane, or holds
+    the third coordinate (PS3.3 C.8.8.3.2).
+    """
+    dataset = _object(RTDoseStorage, image, path.name, ExplicitVRLittleEndian)
+    dataset.Modality, dataset.DoseUnits, dataset.DoseType = "RTDOSE", "GY", "PHYSICAL"
+    dataset.DoseSummationType, dataset.DoseGridScaling = "PLAN", "0.001"
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = stored.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation = 15, 0
+    dataset.ImagePositionPatient = decimals(origin)
+    dataset.ImageOrientationPatient = decimals(orientation)
+    dataset.PixelSpacing = decimals(spacing[1:])
+    first = 0.0 if is_relative else origin[2]
+    dataset.GridFrameOffsetVector = decimals(
+        [first + spacing[0] * plane for plane in range(len(stored))]
+    )
+    dataset.PixelData = stored.astype("<u2").tobytes()
     return save(dataset, path, edit)
 
 

@@ -297,6 +297,13 @@ class Stack(Plotted):
         """The objects that describe this stack (SEG, RTSTRUCT, RTDOSE, ...), newest first."""
         return annotations_of(self._generation, np.array([self.number]))
 
+    def stacks_in(self, annotation: Annotation) -> "Stacks":
+        """Return the stacks that the frames of an annotation form themselves, such as a dose."""
+        rows = np.flatnonzero(self._generation.frames.numbers("file") == annotation.file)
+        starts = self._generation.stack_starts
+        numbers = np.unique(np.searchsorted(starts, rows, side="right") - 1)
+        return Stacks(self._generation, numbers[numbers < len(starts) - 1])
+
     def annotated_frames(
         self, annotation: Annotation, columns: Sequence[str]
     ) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:

@@ -17,6 +17,7 @@ from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
 from dicomdl.labels._seg_frames import SegFrames
+from dicomdl.labels.dose import dose_on
 from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
 from dicomdl.labels.rtstruct import ContourReader
 from dicomdl.labels.seg import Align, SegReader
@@ -38,7 +39,7 @@ def read_labels(
     align: Align = "nearest",
     dtype: npt.DTypeLike | None = None,
 ) -> Volume:
-    """Read a DICOM segmentation or RT structure set as labels on the grid of a stack.
+    """Read a DICOM segmentation, RT structure set or dose on the grid of a stack.
 
     Frames and contours find their slices by position, also in tilted, uneven and incomplete stacks.
     A contour belongs to the nearest slice within half the spacing. A pixel belongs to a contour if
@@ -50,8 +51,8 @@ def read_labels(
     stack
         The stack of the image.
     source
-        "SEG" or "RTSTRUCT": the only readable one of ``stack.annotations``. One of these, or the
-        path of a file.
+        "SEG", "RTSTRUCT" or "RTDOSE": the only readable one of ``stack.annotations``. One of these,
+        or the path of a SEG or RTSTRUCT.
     segments, rois
         The segments of a SEG, or the regions of interest of an RTSTRUCT, to read. None: all, with
         their own numbers and names. A list: by number, by a regular expression that matches the
@@ -73,7 +74,8 @@ def read_labels(
     -------
     Volume
         (slice, row, column) integers, 0 for background, with ``names``: {label: name}. With
-        `channels`, (label, slice, row, column) bool, with the names as its `dimension`.
+        `channels`, (label, slice, row, column) bool, with the names as its `dimension`. A dose is
+        float32 Gy, linearly interpolated, and 0 beyond its grid.
 
     Warns
     -----
@@ -105,6 +107,8 @@ def read_labels(
     file = given.source if isinstance(given, Annotation) else source_of(given)
     try:
         facts = given.facts if isinstance(given, Annotation) else read_annotation(file)
+        if facts.kind == "RTDOSE":
+            return _dose(stack, given)
         wish = _wish(facts, segments, rois)
         if align not in ("nearest", "exact"):
             raise UsageError(f"align={align!r}: expected 'nearest' or 'exact'")
@@ -123,13 +127,24 @@ def read_labels(
             reader = ContourReader(stack, every, choices)
         else:
             raise AnnotationError(
-                f"the file is a {facts.kind}: expected a SEG or an RTSTRUCT", kind=facts.kind
+                f"the file is a {facts.kind}: expected a SEG, an RTSTRUCT or an RTDOSE",
+                kind=facts.kind,
             )
         return _volume(stack, reader, channels=channels, dtype=dtype)
     except DicomdlError as error:
         if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
             error.add_note(f"file: {file.path}")
         raise
+
+
+def _dose(stack: Stack, given: Any) -> Volume:
+    """Return the dose of an annotation; that of a path has no geometry before a scan."""
+    if not isinstance(given, Annotation):
+        raise AnnotationError(
+            "an RTDOSE is read out of an index: scan it with its images, and pass 'RTDOSE' or one "
+            "of stack.annotations"
+        )
+    return dose_on(stack, given)
 
 
 def _only(stack: Stack, kind: Any) -> Annotation:

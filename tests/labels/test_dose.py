@@ -1,0 +1,63 @@
+"""Doses on the grid of a stack."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import index_of
+from phantoms import write_series
+from phantoms_labels import write_dose
+
+import dicomdl
+from dicomdl.errors import AnnotationError
+from dicomdl.index.views import Stack
+
+ORIGIN, SPACING = np.array([-3.0, -4.0, -2.0]), (3.0, 2.0, 2.5)
+# Stored values that are linear in space, so that interpolation is exact: 10 x + 20 y + 30 z + 500.
+STEPS = np.array([10.0, 20.0, 30.0])
+
+
+def dose_of(points: Any) -> Any:
+    return (np.asarray(points) @ STEPS + 500) / 1000
+
+
+def stored(shape: tuple[int, int, int]) -> Any:
+    z, y, x = np.indices(shape)
+    points = np.stack([x * SPACING[2], y * SPACING[1], z * SPACING[0]], axis=-1) + ORIGIN
+    return np.rint(1000 * dose_of(points))
+
+
+def stack_with(folder: Path, shape: tuple[int, int, int], **options: Any) -> Stack:
+    image = write_series(folder / "ct", shape=(4, 6, 7))[0]
+    write_dose(folder / "dose.dcm", image, stored(shape), origin=ORIGIN, spacing=SPACING, **options)
+    return index_of(folder).select(has="RTDOSE").stacks[0]
+
+
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_dose_is_interpolated_in_gray_at_the_voxels_of_the_stack(
+    folder: Path, is_relative: bool
+) -> None:
+    stack = stack_with(folder, (6, 10, 8), is_relative=is_relative)
+    dose = dicomdl.read_labels(stack, "RTDOSE")
+    assert (dose.dtype, dose.units) == (np.float32, "GY")
+    points = stack.geometry.voxel_to_world(np.indices(stack.shape).reshape(3, -1).T)
+    assert dose.array.ravel() == pytest.approx(dose_of(points), abs=1e-4)
+
+
+def test_a_dose_is_zero_beyond_its_grid(folder: Path) -> None:
+    stack = stack_with(folder, (2, 10, 8))
+    dose = dicomdl.read_labels(stack, "RTDOSE").array
+    assert dose[0].all()
+    assert not dose[3].any()
+
+
+def test_relative_doses_and_files_without_an_index_are_refused(folder: Path) -> None:
+    def as_relative(dataset: Any, _: int) -> None:
+        dataset.DoseUnits = "RELATIVE"
+
+    stack = stack_with(folder, (6, 10, 8), edit=as_relative)
+    with pytest.raises(AnnotationError, match="the doses are RELATIVE, expected GY"):
+        dicomdl.read_labels(stack, "RTDOSE")
+    with pytest.raises(AnnotationError, match="read out of an index"):
+        dicomdl.read_labels(stack, folder / "dose.dcm")
