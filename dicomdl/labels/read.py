@@ -1,5 +1,6 @@
 """`read_labels`: the labels of an object on the grid of a stack, as a volume."""
 
+import dataclasses
 import os
 import warnings
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.dose import dose_on
+from dicomdl.labels.masks import is_mask, mask_on, path_of
 from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
 from dicomdl.labels.rtstruct import ContourReader
 from dicomdl.labels.seg import Align, SegReader
@@ -39,7 +41,7 @@ def read_labels(
     align: Align = "nearest",
     dtype: npt.DTypeLike | None = None,
 ) -> Volume:
-    """Read a DICOM segmentation, RT structure set or dose on the grid of a stack.
+    """Read a segmentation, structure set, dose or mask on the grid of a stack.
 
     Frames and contours find their slices by position, also in tilted, uneven and incomplete stacks.
     A contour belongs to the nearest slice within half the spacing. A pixel belongs to a contour if
@@ -52,7 +54,10 @@ def read_labels(
         The stack of the image.
     source
         "SEG", "RTSTRUCT" or "RTDOSE": the only readable one of ``stack.annotations``. One of these,
-        or the path of a SEG or RTSTRUCT.
+        or the path of a SEG, an RTSTRUCT, or a mask in a file of NIfTI, NRRD or MetaImage. A path
+        may be a pattern: "masks/{series_instance_uid}.nii.gz" (also `patient_id`,
+        `study_instance_uid`, `series_number`, `sop_instance_uid`, `folder` and its last part,
+        `name`). A mask lies where the affine of its file says, whatever the order of its axes.
     segments, rois
         The segments of a SEG, or the regions of interest of an RTSTRUCT, to read. None: all, with
         their own numbers and names. A list: by number, by a regular expression that matches the
@@ -87,7 +92,7 @@ def read_labels(
     AnnotationError
         The object does not fit the stack (another frame of reference, no frame or contour on it),
         has no such segment, cannot be read as labels, or has unusable contours.
-    HeaderError, PixelError
+    HeaderError, PixelError, StorageError
         The file is damaged, or cannot be read.
     UsageError
         An option is none.
@@ -104,8 +109,12 @@ def read_labels(
     {1: 'Liver', 2: 'Spleen'}
     """
     given = _only(stack, source) if source in ANNOTATION_KINDS else source
+    if not isinstance(given, Annotation):
+        given = path_of(stack, os.fspath(given))
     file = given.source if isinstance(given, Annotation) else source_of(given)
     try:
+        if not isinstance(given, Annotation) and is_mask(given):
+            return _mask(stack, given)
         facts = given.facts if isinstance(given, Annotation) else read_annotation(file)
         if facts.kind == "RTDOSE":
             return _dose(stack, given)
@@ -135,6 +144,13 @@ def read_labels(
         if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
             error.add_note(f"file: {file.path}")
         raise
+
+
+def _mask(stack: Stack, path: str) -> Volume:
+    """Return the labels of a file with their numbers as names."""
+    volume = mask_on(stack, path)
+    names = {int(label): str(label) for label in np.unique(volume.array) if label}
+    return dataclasses.replace(volume, frame=stack.middle, quantity="derived", names=names)
 
 
 def _dose(stack: Stack, given: Any) -> Volume:

@@ -1,0 +1,96 @@
+"""Masks in files on the grid of a stack: through the affine, whatever the order of the axes."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from conftest import index_of
+from phantoms import write_series
+
+import dicomdl
+from dicomdl.errors import AnnotationError, StorageError, UsageError
+from dicomdl.index.views import Stack
+
+SHAPE = (4, 6, 7)
+
+
+@pytest.fixture
+def stack(folder: Path) -> Stack:
+    write_series(folder / "ct", shape=SHAPE, spacing=(2.5, 0.8, 0.7), origin=(10, -20, 30))
+    return index_of(folder / "ct").stacks[0]
+
+
+@pytest.fixture
+def labels() -> Any:
+    return np.random.default_rng(0).integers(0, 5, SHAPE, np.uint8)
+
+
+def nifti(path: Path, array: Any, affine: Any) -> Path:
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SPL", "AIR", "PSR"])
+def test_a_nifti_mask_of_any_order_of_axes_lies_where_the_image_lies(
+    tmp_path: Path, stack: Stack, labels: Any, axes: str
+) -> None:
+    # nibabel turns the mask: the file has another order of its axes and another affine.
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    image = nibabel.Nifti1Image(labels, to_ras)
+    start = nibabel.orientations.io_orientation(to_ras)
+    turn = nibabel.orientations.ornt_transform(
+        start, nibabel.orientations.axcodes2ornt(tuple(axes))
+    )
+    nibabel.save(image.as_reoriented(turn), tmp_path / "mask.nii.gz")
+    found = dicomdl.read_labels(stack, tmp_path / "mask.nii.gz")
+    assert np.array_equal(found.array, labels)
+    assert found.names == {1: "1", 2: "2", 3: "3", 4: "4"}
+    assert np.array_equal(found.affine, stack.affine)
+
+
+@pytest.mark.parametrize("name", ["mask.nrrd", "mask.mha"])
+def test_masks_of_simpleitk_are_read_too(
+    tmp_path: Path, stack: Stack, labels: Any, name: str
+) -> None:
+    image = dicomdl.Volume(labels, stack.geometry).to_sitk()
+    SimpleITK.WriteImage(SimpleITK.Flip(image, (True, False, True)), str(tmp_path / name))
+    assert np.array_equal(dicomdl.read_labels(stack, tmp_path / name).array, labels)
+
+
+def test_a_pattern_names_the_file_of_each_stack(tmp_path: Path, stack: Stack, labels: Any) -> None:
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    nifti(tmp_path / f"{stack.series_instance_uid}.nii", labels, to_ras)
+    found = dicomdl.read_labels(stack, f"{tmp_path}/{{series_instance_uid}}.nii")
+    assert np.array_equal(found.array, labels)
+    with pytest.raises(UsageError, match=r"\{series\} in a pattern: expected one of patient_id"):
+        dicomdl.read_labels(stack, "{series}.nii")
+    with pytest.raises(StorageError):
+        dicomdl.read_labels(stack, f"{tmp_path}/{{patient_id}}.nii")
+
+
+def test_what_is_no_mask_of_the_image_is_refused(tmp_path: Path, stack: Stack, labels: Any) -> None:
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    far = to_ras.copy()
+    far[2, 3] += 500
+    with pytest.raises(AnnotationError, match="no label of the mask lies in the stack"):
+        dicomdl.read_labels(stack, nifti(tmp_path / "far.nii", labels, far))
+    fractions = nifti(tmp_path / "fractions.nii", labels / np.float32(2), to_ras)
+    with pytest.raises(AnnotationError, match="holds fractions"):
+        dicomdl.read_labels(stack, fractions)
+    nowhere = nibabel.Nifti1Image(labels, None)
+    nibabel.save(nowhere, tmp_path / "nowhere.nii")
+    with pytest.raises(AnnotationError, match="states no positions"):
+        dicomdl.read_labels(stack, tmp_path / "nowhere.nii")
+
+
+def test_a_mask_of_floats_with_whole_numbers_is_one(
+    tmp_path: Path, stack: Stack, labels: Any
+) -> None:
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    path = nifti(tmp_path / "mask.nii", labels.astype(np.float32), to_ras)
+    found = dicomdl.read_labels(stack, path)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found.array, labels)
