@@ -314,3 +314,24 @@ def test_a_volume_equals_the_resampled_volume(index: Index) -> None:
 def test_volumes_of_pairs_take_no_groups(index: Index) -> None:
     with pytest.raises(UsageError, match="it takes no groups"):
         dicomdl.VolumeDataset(index.stacks[0].group, channels=PAIRING)
+
+
+@pytest.mark.corpus
+def test_pet_and_mr_of_real_patients_come_onto_the_grid_of_ct(corpus: Path, tmp_path: Path) -> None:
+    folder = corpus / "theibsi+data_sets" / "ibsi_validation" / "dicom"
+    index = dicomdl.scan(folder, tmp_path / "index", progress=False)
+    pairing = Pairing({"CT": "modality=CT", "PET": "modality=PT", "MR": "modality=MR"}, "patient")
+    patches = dicomdl.PatchDataset(
+        index, (24, 64, 64), channels=pairing, sampler="grid", intensity="modality"
+    )
+    assert len(patches.index.stacks) == 6 and not patches.left_out
+    for row in (0, len(patches) - 1):
+        sample = patches[row]
+        ct, *others = (index.stack(number) for number in sample["stacks"].tolist())
+        for channel, other in enumerate(others, 1):
+            volume = dicomdl.read_volume(other, dtype=np.float32)
+            whole = volume.resample_to(ct.geometry, fill=0).array
+            z, y, x = sample["location"].tolist()
+            cut = whole[z : z + 24, y : y + 64, x : x + 64]
+            image = sample["image"][channel].numpy()[tuple(slice(n) for n in cut.shape)]
+            assert np.abs(image - cut).max() <= 1e-4 * np.ptp(volume.array)
