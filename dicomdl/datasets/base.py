@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.datasets._assembly import Delivery
+from dicomdl.datasets._bags import Bag, Bags, EachBag
 from dicomdl.datasets._cases import ABSENT, CaseRule, Cases, EachStack
 from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
 from dicomdl.datasets._groups import GivenCases, GroupOptions, TakenGroups
@@ -293,14 +294,14 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
 
 
 def transformed(sample: Sample, transform: Transform | None) -> Any:
-    """Return the result of the transform for a sample.
+    """Return the result of the transform for a sample, or for each member of a bag.
 
     A StopIteration of the transform is turned into a RuntimeError.
     """
-    if transform is None:
-        return sample
     try:
-        return transform(sample)
+        if isinstance(sample, Bag):
+            return sample.joined(transform)
+        return sample if transform is None else transform(sample)
     except StopIteration as error:
         # A loader would take it for the end of the epoch.
         raise RuntimeError("the transform raised StopIteration") from error
@@ -361,6 +362,23 @@ class StackDataset(PixelDataset):
             self.index, self.left_out = pairs.index, pairs.left_out
         else:
             self._take(index, choice)
+
+    def _take_bags(self, bags: Bags | None) -> None:
+        """Take a sample per bag of the stacks that were taken, if there are bags.
+
+        Raises
+        ------
+        UsageError
+            A bag is too large, or the samples are groups or pairs.
+        """
+        self.bags = bags
+        if bags is None:
+            return
+        if self.is_grouped or self.roles is not None:
+            raise UsageError(f"by={bags.by!r} joins stacks: it takes no groups and no Pairing")
+        self.rule = EachBag(bags)
+        # Raises for bags that are too large.
+        _ = self._cases
 
     def _keep_cases(self, flags: npt.NDArray[np.bool_], reason: str) -> None:
         """Continue with the cases that have a flag, and list the others under a reason."""

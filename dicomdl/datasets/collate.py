@@ -43,10 +43,20 @@ def _collate_by_default(samples: Sequence[Sample], *, collate_fn_map: Any = None
             "keeps them in a list",
             shapes=sorted(shapes),
         )
-    return _collated(
-        _of_one_type(samples),
-        lambda values: _TORCH.collate(values, collate_fn_map=collate_fn_map),
-    )
+    lengths = {len(sample["present"]) for sample in samples if "present" in sample}
+    if len(lengths) > 1:
+        raise UsageError(
+            f"a batch needs samples of one length, found {sorted(lengths)} members: use "
+            "batch_size=1, or DataLoader(collate_fn=dicomdl.collate), which pads them",
+            lengths=sorted(lengths),
+        )
+
+    def otherwise(values: list[Any]) -> Any:
+        if isinstance(values[0], Members):
+            return values
+        return _TORCH.collate(values, collate_fn_map=collate_fn_map)
+
+    return _collated(_of_one_type(samples), otherwise)
 
 
 def _of_one_type(samples: Sequence[Sample]) -> Sequence[Sample]:
@@ -106,7 +116,25 @@ def collate(samples: Sequence[Any]) -> Any:
     if not isinstance(samples[0], dict):
         # A transform may return anything.
         return torch.utils.data.default_collate(list(samples))
-    return _collated(_of_equal_lengths(_of_one_type(samples)), _stacked_or_listed)
+    return _collated(_of_equal_lengths(_members_stacked(_of_one_type(samples))), _stacked_or_listed)
+
+
+def _members_stacked(samples: Sequence[Any]) -> Sequence[Any]:
+    """Return bags with their members stacked, where those of all samples have one shape."""
+    keys = [key for key in samples[0] if isinstance(samples[0][key], Members)]
+    stacked_keys = []
+    for key in keys:
+        members = [member for sample in samples for member in sample[key]]
+        if all(isinstance(member, torch.Tensor) for member in members) and (
+            len({(member.shape, member.dtype) for member in members}) == 1
+        ):
+            stacked_keys.append(key)
+    if not stacked_keys:
+        return samples
+    return [
+        Sample({**sample, **{key: torch.stack(sample[key]) for key in stacked_keys}})
+        for sample in samples
+    ]
 
 
 def _stacked_or_listed(values: list[Any]) -> Any:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
+from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
+from dicomdl.datasets._cases import Cases
 from dicomdl.datasets._frame_sources import FrameSource, PlaneFrames, StoredFrames
 from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
@@ -105,6 +107,13 @@ class FrameDataset(PixelDataset):
         The cache of decoded stacks of compressed frames, shared by all workers: "disk", "memory", a
         number of bytes, a folder as a `pathlib.Path`, or a `Cache`. Uncompressed frames and lower
         resolutions (`reduce`) are not cached.
+    by
+        "study" or "patient": a sample is a bag of all frames of one, such as the four views of a
+        mammography. Members are in the order of laterality, view position, series number, instance
+        number and index; those without a fact come last. `transform` is called with each member.
+        Frames of volumes are better taken by ``VolumeDataset(by=...)``.
+    max_members
+        The most members of a bag; more are an error.
     on_error
         "raise", "skip" or "replace" unreadable samples (see `SampleDataset`); `skipped` lists them.
     seed
@@ -145,6 +154,11 @@ class FrameDataset(PixelDataset):
     number of the frame in its plane, from the right, the front or the feet of the patient). Frames
     of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
 
+    A bag of K members has `image` (K, C, H, W) with `size`, else a list of K tensors; `patient_id`,
+    and by study `study_instance_uid`, as one string; `present` (K,) bool, True; of all other
+    entries a tensor (K, ...) or a list of K; and `laterality` and `view_position`.
+    ``collate_fn=dicomdl.collate`` pads bags of different lengths.
+
     Examples
     --------
     >>> import tempfile
@@ -181,6 +195,8 @@ class FrameDataset(PixelDataset):
         neighbours: int = 0,
         intensity_on: IntensityOn = "cpu",
         cache: CacheOption = None,
+        by: By | None = None,
+        max_members: int = MAX_MEMBERS,
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
@@ -202,11 +218,15 @@ class FrameDataset(PixelDataset):
             raise UsageError(
                 f"neighbours={neighbours!r}: expected 0 or more, without reduce= and channels="
             )
+        self.bags = Bags.of(by, max_members, self.delivery, is_sized=size is not None)
         self.plane = plane
         self._check_plane()
         choose = self._stored if plane is None else self._crossed
         taken = choose(given, checked_content(content))
         self.index, self.left_out = taken.index, taken.left_out
+        if self.bags is not None:
+            # Raises for bags that are too large.
+            _ = self._cases
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def _check_plane(self) -> None:
@@ -219,6 +239,15 @@ class FrameDataset(PixelDataset):
                 f"plane={self.plane!r} cuts frames out of volumes: expected without reduce= and "
                 "spacing_at="
             )
+
+        if self.plane is not None and self.bags is not None:
+            raise UsageError(f"plane={self.plane!r}: expected without by=")
+
+    @functools.cached_property
+    def _cases(self) -> Cases:
+        """The frames of each bag."""
+        assert self.bags is not None
+        return self.bags.of_frames(self.index)
 
     def _stored(self, given: Index, content: str | None) -> Taken:
         """Return the frames of a content, without copies."""
@@ -250,15 +279,23 @@ class FrameDataset(PixelDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_source", None)
+        for name in ("_source", "_cases"):
+            state.pop(name, None)
         return state
 
     def __len__(self) -> int:
+        if self.bags is not None:
+            return len(self._cases)
         return len(self.index) if self.plane is None else int(self.boundaries[-1])
 
     @property
     def boundaries(self) -> npt.NDArray[np.int64]:
-        """(stacks + 1,) int64: the first row of each stack, complete or not, and the end."""
+        """(stacks + 1,) int64: the first row of each stack, complete or not, and the end.
+
+        With `by`, each row is a bag.
+        """
+        if self.bags is not None:
+            return np.arange(len(self) + 1, dtype=np.int64)
         return self._source.boundaries
 
     def _batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
@@ -266,6 +303,21 @@ class FrameDataset(PixelDataset):
 
     def _make(self, row: int, epoch: int | None) -> Sample:
         del epoch
+        if self.bags is None:
+            return self._sample(row)
+        frames = self._cases[row].tolist()
+        return self.bags.bag(row, [functools.partial(self._member, frame) for frame in frames])
+
+    def _member(self, frame: int) -> Sample:
+        """Return the sample of a frame of a bag, with its view."""
+        facts = self.index.facts(frame, ("image_laterality", "laterality", "view_position"))
+        sample = self._sample(frame)
+        sample["laterality"] = facts["image_laterality"] or facts["laterality"]
+        sample["view_position"] = facts["view_position"]
+        return sample
+
+    def _sample(self, row: int) -> Sample:
+        """Return the sample of a frame."""
         read = self._source.read(row)
         how = Resizing(
             self.target.fit_of(read.stack.modality),
@@ -280,4 +332,7 @@ class FrameDataset(PixelDataset):
     def __repr__(self) -> str:
         plane = "" if self.plane is None else f", plane={self.plane!r}"
         intensity = f"intensity={self.reading.intensity!r}"
+        if self.bags is not None:
+            bags = self.bags.counted(len(self), len(self.index), "frames")
+            return f"FrameDataset({bags}, {intensity})"
         return f"FrameDataset({counted(len(self), 'frames')}{plane}, {intensity})"

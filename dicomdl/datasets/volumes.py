@@ -1,5 +1,6 @@
 """The dataset of volumes: one sample per stack, or per group with its leading axis."""
 
+import functools
 import json
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, channel_first, made_sample
+from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
 from dicomdl.datasets._channels import (
     ChannelOptions,
     Channels,
@@ -87,6 +89,12 @@ class VolumeDataset(StackDataset):
     moved
         The groups whose volumes lie on different grids, as after motion correction by the scanner:
         "leave_out", or "resample" to the grid of the first volume.
+    by
+        "study" or "patient": a sample is a bag of all stacks of one, in the order that
+        `FrameDataset` documents: that of series numbers, where no view is stated. `transform` is
+        called with each member.
+    max_members
+        The most members of a bag; more are an error.
     suv, reduce, max_bytes, intensity_on, cache, on_error
         As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
     seed
@@ -106,7 +114,8 @@ class VolumeDataset(StackDataset):
     Raises
     ------
     UsageError
-        As for `FrameDataset`; options of groups without groups, or groups and stacks together.
+        As for `FrameDataset`; options of groups without groups, or groups and stacks together. On
+        access: the images of a bag differ in channels.
     IncompleteGroup, IrregularStack
         With ``incomplete="raise"``.
     PixelError, GeometryError, IntensityError
@@ -119,8 +128,8 @@ class VolumeDataset(StackDataset):
     `Stack.spacing_at`), `units`, `modality`, `patient_id`, `study_instance_uid`,
     `series_instance_uid`, `verdict`, `dimension` (JSON: the values that distinguish the stack from
     others of its group, such as '{"echo_time": 4.9}', else "{}"), `filled` (the number of slices
-    with interpolated values), `row` and `epoch`. Volumes of different sizes need `size`,
-    batch_size=1 or ``collate_fn=dicomdl.collate``.
+    with interpolated values), `stack` (its number in the index), `row` and `epoch`. Volumes of
+    different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
 
     The `image` of a group is (T, D, H, W): the volumes take the place of the channels. Colour, or
     ``channels=3``, gives (C, T, D, H, W). `dimension` then lists the values of every volume
@@ -133,6 +142,9 @@ class VolumeDataset(StackDataset):
 
     With a pairing, `image` is (roles, D, H, W), and the sample has the entries `present`, `stacks`,
     `units` and `series` of `PatchDataset`.
+
+    A bag of K stacks has `image` (K, C, D, H, W) with `size`, else a list of K tensors, and the
+    other entries of a bag of frames.
 
     Examples
     --------
@@ -174,6 +186,8 @@ class VolumeDataset(StackDataset):
         times: TimesOption = None,
         incomplete: Incomplete = "leave_out",
         moved: Moved = "leave_out",
+        by: By | None = None,
+        max_members: int = MAX_MEMBERS,
         on_error: OnError = "raise",
         seed: int = 0,
     ) -> None:
@@ -190,6 +204,7 @@ class VolumeDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
+        self._take_bags(Bags.of(by, max_members, self.delivery, is_sized=size is not None))
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def __len__(self) -> int:
@@ -203,9 +218,12 @@ class VolumeDataset(StackDataset):
     def _make(self, row: int, epoch: int | None) -> Sample:
         if self.roles is not None:
             return self._of_roles(self.roles, row, self._case(row))
+        if self.bags is not None:
+            stacks = [self.index.stack(number) for number in self._cases[row].tolist()]
+            members = [functools.partial(self._of_stack, row, stack) for stack in stacks]
+            return self.bags.bag(row, members)
         if not self.is_grouped:
-            stack = self._stacks[row]
-            return self._sample(row, stack, self.reading.recipe(stack))
+            return self._of_stack(row, self._stacks[row])
         group, times = self._group(row), self.group_options.times
         chosen = times.choose(len(group), self._chance(row, epoch, is_random=times.is_random))
         recipe, stacks = self.reading.recipe(group), [group[t] for t in chosen.tolist()]
@@ -236,6 +254,10 @@ class VolumeDataset(StackDataset):
         sample.update(roles.entries(case, recipes))
         return sample
 
+    def _of_stack(self, row: int, stack: Stack) -> Sample:
+        """Return the sample of a stack."""
+        return self._sample(row, stack, self.reading.recipe(stack))
+
     def _sample(self, row: int, case: Stack | Group, recipe: Intensity) -> Sample:
         """Return the sample of a stack, or of a group with its axis after that of the channels."""
         stack: Stack = case[0] if isinstance(case, Group) else case
@@ -265,7 +287,11 @@ class VolumeDataset(StackDataset):
             if is_on_own_grid
             else np.asarray(volume.spacing)
         )
-        facts = {"row": row, **{name: getattr(stack, name) for name in IDENTIFIERS}}
+        facts = {
+            "row": row,
+            "stack": stack.number,
+            **{name: getattr(stack, name) for name in IDENTIFIERS},
+        }
         facts |= {
             "spacing_at": stack.spacing_at,
             "verdict": stack.verdict,
@@ -288,4 +314,6 @@ class VolumeDataset(StackDataset):
 
     def __repr__(self) -> str:
         samples = counted(len(self), "groups" if self.is_grouped else "volumes")
+        if self.bags is not None:
+            samples = self.bags.counted(len(self), len(self._cases.numbers), "volumes")
         return f"VolumeDataset({samples}, intensity={self.reading.intensity!r})"
