@@ -158,18 +158,26 @@ def _one_kind(stacks: Sequence[Stack], quantity: Quantity) -> tuple[str, str]:
         raise IntensityError(message, colour=colour)
     first = quantity_units(stacks[0], quantity)
     reads_files = isinstance(quantity, RealWorld)
-    kinds = Counter(
+    each = [
         (stack.modality, first if reads_files else quantity_units(stack, quantity))
         for stack in stacks
-    )
+    ]
+    kinds = Counter(each)
     if len(kinds) > 1:
+        usual = kinds.most_common(1)[0][0]
+        other = next(stack for stack, kind in zip(stacks, each, strict=True) if kind != usual)
+        condition = (
+            f"not_series_instance_uid={other.series_instance_uid!r}"
+            if other.modality == usual[0]
+            else f"modality={usual[0]!r}"
+        )
         found = ", ".join(
             f"{count} of {modality} in {units or 'no'} units"
             for (modality, units), count in kinds.most_common()
         )
         raise IntensityError(
             f"the stacks are {found}: expected one modality and one unit, so select "
-            f"them first, e.g. index.select(modality={stacks[0].modality!r})",
+            f"them first, e.g. index.select({condition})",
             kinds=dict(kinds),
         )
     return next(iter(kinds))

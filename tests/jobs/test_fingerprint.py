@@ -1,5 +1,6 @@
 """fingerprint: statistics of a small sample of the stacks that are given, and of no others."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,21 @@ def test_padding_does_not_count(folder: Path) -> None:
     found = dicomdl.fingerprint(index_of(folder))
     assert found.maximum == stored[:, :, 5:].max() - 1024
     assert found.voxels == stored[:, :, 5:].size
+
+
+def test_the_message_about_two_units_of_one_modality_selects_what_is_left(folder: Path) -> None:
+    write_set(folder / "hu", 2)
+    write_series(folder / "z_eff", shape=SHAPE, seed=9, edit=_with_other_units)
+    index = index_of(folder)
+    with pytest.raises(IntensityError) as caught:
+        dicomdl.fingerprint(index)
+    found = re.search(r"select\(not_series_instance_uid='([\d.]+)'\)", str(caught.value))
+    assert found is not None
+    assert dicomdl.fingerprint(index.select(not_series_instance_uid=found[1])).stacks == 2
+
+
+def _with_other_units(dataset: Any, number: int) -> None:
+    dataset.RescaleType = "Z_EFF"
 
 
 def test_several_modalities_or_units_are_refused_with_their_numbers(folder: Path) -> None:
