@@ -84,10 +84,10 @@ def read_slices(
         (len(numbers), rows, columns[, sample]) values, of the first dtype that holds all of them;
         and the mask of padding, None without any.
     """
-    along = reader.stored_axes.index(0)
+    way, along = _Pass(reader, want_padding), reader.stored_axes.index(0)
     if along == 0:
         ends = (0, reader.shape[1])
-        return _joined([_run(reader, run, 1, ends, want_padding) for run in _runs(numbers)], 0)
+        return _joined([way.read(run, 1, ends) for run in _runs(numbers)], 0)
     # Slices along stored columns cover every stored row, so one block serves all of them.
     runs = [list(numbers)] if reader.stored_axes[0] == 2 else _runs(numbers)
     stored = reader.shape[along]
@@ -99,7 +99,7 @@ def read_slices(
     parts = []
     for first in range(0, stored, step):
         ends = (first, min(first + step, stored))
-        parts.append(_joined([_run(reader, run, along, ends, want_padding) for run in runs], 0))
+        parts.append(_joined([way.read(run, along, ends) for run in runs], 0))
     return _joined(parts, along)
 
 
@@ -109,19 +109,29 @@ def _runs(numbers: Sequence[int]) -> list[list[int]]:
     return [[number for _, number in group] for _, group in groups]
 
 
-def _run(
-    reader: BlockReader, run: Sequence[int], axis: int, ends: tuple[int, int], want_padding: bool
-) -> Converted:
-    """Read the slices `run`, within `ends` of another axis."""
-    start, stop = [run[0], 0, 0], [run[-1] + 1, *reader.shape[1:]]
-    start[axis], stop[axis] = ends
-    array, padding = reader.read(
-        (start[0], start[1], start[2]), (stop[0], stop[1], stop[2]), want_padding=want_padding
-    )
-    if len(run) < len(array):
+class _Pass:
+    """One pass over the files of a reader."""
+
+    def __init__(self, reader: BlockReader, want_padding: bool) -> None:
+        self._reader, self._want_padding = reader, want_padding
+        self._scratch = Scratch()
+
+    def read(self, run: Sequence[int], axis: int, ends: tuple[int, int]) -> Converted:
+        """Read the slices `run`, within `ends` of another axis."""
+        start, stop = [run[0], 0, 0], [run[-1] + 1, *self._reader.shape[1:]]
+        start[axis], stop[axis] = ends
+        span = stop[0] - start[0]
+        array, padding = self._reader.read(
+            (start[0], start[1], start[2]),
+            (stop[0], stop[1], stop[2]),
+            None if len(run) == span else self._scratch,
+            want_padding=self._want_padding,
+        )
+        if len(run) == span:
+            return Converted(array, padding)
+        # An index array copies, out of memory that the next read overwrites.
         chosen = np.asarray(run) - run[0]
-        array, padding = array[chosen], None if padding is None else padding[chosen]
-    return Converted(array, padding)
+        return Converted(array[chosen], None if padding is None else padding[chosen])
 
 
 def _joined(parts: Sequence[Converted], axis: int) -> Converted:
