@@ -201,7 +201,7 @@ class PlaneFrames:
         image = image if self._neighbours else channel_first(image[0], 2)
         affine = np.array(reader.geometry.affine)
         affine[:3, 3] += affine[:3, 0] * position
-        grid = FrameGrid(affine, self._grid.spacing(stack), stack.spacing_at)
+        grid = FrameGrid(affine, self._grid.spacing_of(stack), stack.spacing_at)
         facts = {"row": row, **{name: getattr(stack, name) for name in IDENTIFIERS}}
         facts |= {"stack": stack.number, "slice": position}
         return FrameRead(image, grid, stack, recipe, facts)
@@ -209,7 +209,8 @@ class PlaneFrames:
     def _together(self, number: int, stack: Stack, recipe: Intensity) -> BlockReader:
         """Return the reader of a stack, with the slices of the batch in memory if several are."""
         batch: _Batch | None = getattr(_of_thread, "batch", None)
-        reader = self._grid.reader(self._reading.voxels(stack, recipe.quantity))
+        voxels = self._reading.voxels(stack, recipe.quantity)
+        reader = self._grid.reader(voxels, self._grid.geometry(stack), stack, recipe)
         if batch is None or batch.source is not self:
             return reader
         if batch.stack != number:

@@ -33,7 +33,11 @@ class PatchImages:
         """Return a patch, (C, D, H, W), mapped already or not."""
         if not self._is_mapped_in_slabs(voxels, start):
             block = read_block(voxels, start, self.size, recipe, self._scratch)
-            return Image(channel_first(floored(block, recipe), 3))
+            values = np.ascontiguousarray(channel_first(floored(block, recipe), 3))
+            if self.intensity_on == "device" or values.dtype != np.float32:
+                return Image(values)
+            # A copy even where values stay unchanged: the scratch memory is used again.
+            return Image(recipe(values, new_array(values.shape, np.float32)), is_mapped=True)
         image = new_array(self.size, np.float32)
         self._map_in_slabs(voxels, start, recipe, image)
         return Image(channel_first(image, 3), is_mapped=True)

@@ -13,10 +13,13 @@ from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.in_plane import PROJECTION, SpacingAt
 from dicomdl.index.views import Stack
-from dicomdl.volumes.resampling import Interpolation
+from dicomdl.values.fingerprint import Fingerprint
+from dicomdl.volumes.resampling import Interpolation, new_grid
 from dicomdl.volumes.volume import Volume
 
 Fit = Literal["stretch", "pad", "crop"]
+# Voxels of a resampled volume: 4 GiB of float32. More is a spacing in other units, or a mistake.
+MOST_VOXELS: Final = 2**30
 FITS: Final[tuple[Fit, ...]] = get_args(Fit)
 
 
@@ -60,6 +63,29 @@ class TargetGrid:
     def is_own(self) -> bool:
         """Whether images are delivered on the grid that they are read on."""
         return self.size is None and self.spacing is None
+
+
+def requested_spacing(given: Any, axes: int, *, oriented: bool = False) -> Any:
+    """Return a spacing, a tuple of `axes` numbers in mm, for ``spacing=``; None for None.
+
+    A `Fingerprint` stands for its target spacing, along slices, rows and columns. `oriented` says
+    that the axes have another order.
+
+    Raises
+    ------
+    UsageError
+        These are no positive numbers, or a Fingerprint does not have these axes.
+    GeometryError
+        No stack of the Fingerprint has a known spacing.
+    """
+    if isinstance(given, Fingerprint):
+        if oriented or axes != 3:
+            raise UsageError(
+                "spacing=Fingerprint(...): its target_spacing is along slices, rows and columns: "
+                "give numbers in the order of the axes"
+            )
+        given = given.target_spacing
+    return checked_numbers(given, axes, "spacing")
 
 
 def checked_numbers(given: Any, count: int, name: str) -> Any:
@@ -213,7 +239,16 @@ def resampled(
         return volume
     size, spacing = target.size, target.spacing
     if volume.geometry.is_known:
-        return volume.resample(spacing, size=size, interpolation=interpolation, fill=fill)
+        grid = new_grid(volume.geometry, spacing, size)
+        if math.prod(grid.shape) > MOST_VOXELS:
+            raise GeometryError(
+                f"{grid} exceeds the limit of {MOST_VOXELS:,} voxels for a sample: take a larger "
+                "spacing, a size or patches",
+                voxels=math.prod(grid.shape),
+                limit=MOST_VOXELS,
+                spacing=grid.spacing,
+            )
+        return volume.resample_to(grid, interpolation=interpolation, fill=fill)
     if spacing is not None:
         raise GeometryError("the position of this stack is not known: use size= without spacing=")
     counted = Volume(

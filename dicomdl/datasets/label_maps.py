@@ -24,7 +24,7 @@ from dicomdl.values.foreground import BODY_HU, otsu
 from dicomdl.values.sampling import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
-from dicomdl.volumes.cutting import cut
+from dicomdl.volumes.cutting import overlap_of
 
 Labels = Callable[[Stack], npt.NDArray[Any]]
 # Voxels of a stack's body to draw from: 96 kB for each of the 64 stacks that are remembered.
@@ -97,7 +97,13 @@ def label_block(
     stack: Stack, by: ByIdentity, grid: GridRequest, start: Voxel, size: Voxel
 ) -> npt.NDArray[np.int64]:
     """Return the labels of a block of the grid, int64; 0 outside of the stack."""
-    return cut(grid.labels(label_map(stack, by), stack), start, size)
+    result = np.zeros(size, np.int64)
+    overlap = overlap_of(start, size, grid.geometry(stack).shape)
+    if overlap is not None:
+        (z, y, x), inner = overlap
+        first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
+        result[inner] = grid.label_box(label_map(stack, by), stack, first, last)
+    return result
 
 
 def _labelled(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,8 @@ import torch
 from dicomdl.arrays import Voxel
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
 from dicomdl.datasets._channels import ChannelOptions, Channels, Intensities, Roles, are_one_grid
-from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._grid_request import GridRequest, resampled_reader
 from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
-from dicomdl.datasets._on_grid import OnGrid, interpolation_of
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._patch_images import Layer, PatchImages
 from dicomdl.datasets._regrid import checked_numbers
@@ -25,12 +24,14 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
 from dicomdl.datasets.times import TimesOption
 from dicomdl.errors import UsageError
+from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
 from dicomdl.storage.cache.options import CacheOption
+from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.volumes.block_reader import BlockReader
@@ -74,6 +75,16 @@ class PatchDataset(StackDataset):
         oblique ones count as the nearest direction. `size`, positions, labels and the sample then
         are in this grid. Stacks of unknown orientation are left out. None keeps (slice, row,
         column).
+    spacing
+        (slice, row, column) mm, one number for all, or a `Fingerprint` for its target spacing; with
+        `orientation`, in the order of its axes. The patch is cut out of the grid that
+        `Volume.resample` gives the stack, and has its values, but only the voxels between which the
+        patch lies are read. Images are interpolated linearly, with antialiasing along axes that
+        shrink; labels and segmentations take the nearest voxel. `size`, positions, labels and the
+        sample then are in this grid (see `geometry`). Stacks of unknown position are left out.
+    interpolation
+        "linear", or "thick_slices" for nnU-Net's rule for anisotropic images (see
+        `Volume.resample`).
     intensity
         As for `FrameDataset`, resolved once per stack or group, so that a value is mapped as in
         volumes, and for stacks as in frames. With a pairing, a dict may give one per role; the
@@ -122,6 +133,8 @@ class PatchDataset(StackDataset):
         As for `FrameDataset`; also for an `orientation` that names no three directions.
         Also where a rule of a pairing names a column that does not exist or meets no stack, and
         for an intensity of a role that does not exist.
+    GeometryError
+        At `spacing`, some stack has more than 2^33 voxels.
     PixelError, GeometryError, IntensityError
         On access: as for `read_volume` and `FrameDataset`; a GeometryError also for a label map
         that is unreadable or differs from its stack in shape.
@@ -163,6 +176,8 @@ class PatchDataset(StackDataset):
         per_stack: int = 4,
         sampler: str | PatchSampler = "uniform",
         orientation: str | None = None,
+        spacing: Sequence[float] | float | Fingerprint | None = None,
+        interpolation: Literal["linear", "thick_slices"] = "linear",
         intensity: Intensities = "auto",
         transform: Transform | None = None,
         labels: Labels | None = None,
@@ -195,7 +210,7 @@ class PatchDataset(StackDataset):
         if not (isinstance(per_stack, int) and per_stack >= 1):
             raise UsageError(f"per_stack={per_stack!r}: expected at least 1")
         self.per_stack = per_stack
-        self.grid = GridRequest(orientation)
+        self.grid = GridRequest.of(orientation, spacing, interpolation)
         self.sampler = as_sampler(sampler)
         self.labels = labels
         if labels is None and sampler in ("labels", "balanced"):
@@ -297,23 +312,51 @@ class PatchDataset(StackDataset):
             )
 
         def made(image: Image, recipe: Intensity) -> Sample:
-            spacing = self.grid.spacing(stack)
+            spacing = self.grid.spacing_of(stack)
             return made_sample(image, affine, spacing, recipe, self.delivery, facts)
 
         if self.is_grouped:
-            return self._of_group(self._group(number), start, generator, made)
+            return self._of_group(self._group(number), (geometry, start), generator, made)
         recipe = self.reading.recipe(stack)
         if self.roles is None:
-            return made(self._images.one(self._reader(stack, recipe), start, recipe), recipe)
+            reader = self._reader(stack, geometry, recipe)
+            return made(self._images.one(reader, start, recipe), recipe)
         return self._of_roles(self.roles, self._case(number), start, made)
 
+    def geometry(self, stack: Stack) -> Geometry:
+        """Return the grid that the patches of a stack are cut from.
+
+        Voxels of this grid are what `location`, `shape`, labels and `stitch` count. An array on it
+        comes back onto the slices as a volume does::
+
+            result = dicomdl.Volume(array, patches.geometry(stack))
+            on_slices = result.resample_to(stack.geometry, interpolation="nearest")
+
+        Parameters
+        ----------
+        stack
+            A stack of the index.
+
+        Raises
+        ------
+        GeometryError
+            The position of the stack is unknown and `spacing` or `orientation` needs it, or the
+            grid has too many voxels.
+        """
+        return self.grid.geometry(stack)
+
     def _of_group(
-        self, group: Group, start: Voxel, generator: np.random.Generator, made: Made
+        self,
+        group: Group,
+        place: tuple[Geometry, Voxel],
+        generator: np.random.Generator,
+        made: Made,
     ) -> Sample:
-        """Return the patch of the chosen volumes of a group."""
+        """Return the patch of the chosen volumes of a group, at a place on the delivered grid."""
+        geometry, start = place
         chosen = self.group_options.times.choose(len(group), generator)
         recipe, stacks = self.reading.recipe(group), [group[t] for t in chosen.tolist()]
-        readers = [self._reader(stack, recipe) for stack in stacks]
+        readers = [self._reader(stack, geometry, recipe) for stack in stacks]
         sample = made(self._images.several(readers, start, recipe), recipe)
         return with_axis(sample, axis_of(group).at(chosen), stacks)
 
@@ -332,9 +375,9 @@ class PatchDataset(StackDataset):
             voxels: BlockReader = roles.readings[number].voxels(stack, own.quantity)
             is_on_grid = stack is first or are_one_grid(voxels.geometry, first.geometry)
             voxels = (
-                self.grid.reader(voxels)
-                if is_on_grid
-                else OnGrid(voxels, geometry, own, interpolation_of(stack))
+                self.grid.reader(voxels, geometry, stack, own)
+                if is_on_grid or self.grid.spacing is not None
+                else resampled_reader(voxels, geometry, stack, own)
             )
             layers.append((voxels, own))
         sample = made(Image(self._images.layers(layers, start), is_mapped=True), recipe)
@@ -345,9 +388,10 @@ class PatchDataset(StackDataset):
     def _images(self) -> PatchImages:
         return PatchImages(self.size, self.delivery.intensity_on)
 
-    def _reader(self, stack: Stack, recipe: Intensity) -> BlockReader:
+    def _reader(self, stack: Stack, geometry: Geometry, recipe: Intensity) -> BlockReader:
         """Return the reader of blocks of a stack on the delivered grid."""
-        return self.grid.reader(self.reading.voxels(stack, recipe.quantity))
+        voxels = self.reading.voxels(stack, recipe.quantity)
+        return self.grid.reader(voxels, geometry, stack, recipe)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))

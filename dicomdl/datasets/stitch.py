@@ -27,10 +27,15 @@ class Stitcher:
     Overlapping patches are combined by their weighted mean. The patches are added one by one, so
     that they need not all be in memory.
 
+    With ``PatchDataset(spacing=, orientation=)``, `shape` and locations count voxels of the
+    patches' grid, and the result lies on that grid, `PatchDataset.geometry`. It comes back onto the
+    slices by ``Volume(result, patches.geometry(stack)).resample_to(stack.geometry)``; pass
+    ``interpolation="nearest"`` for label maps.
+
     Parameters
     ----------
     shape
-        (slices, rows, columns) of the stack.
+        (slices, rows, columns) of the stack: `shape` of its samples.
     weights
         "gaussian", "constant", or an array of the spatial size of a patch.
     """

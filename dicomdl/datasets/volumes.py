@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ from dicomdl.datasets._channels import (
     Roles,
     are_one_grid,
 )
-from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._grid_request import GridRequest, interpolation_of_images
 from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._on_grid import on_grid_of
 from dicomdl.datasets._options import OnError, Policy, Reading
-from dicomdl.datasets._regrid import TargetGrid, resampled
+from dicomdl.datasets._regrid import TargetGrid, requested_spacing, resampled
 from dicomdl.datasets._whole import Whole
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.sample import Sample
@@ -32,8 +33,11 @@ from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
 from dicomdl.storage.cache.options import CacheOption
+from dicomdl.values.conversion import is_colour
+from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.stack_intensity import SuvPolicy
+from dicomdl.volumes.cutting import outside_value
 from dicomdl.volumes.group_axis import axis_of
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
@@ -56,16 +60,20 @@ class VolumeDataset(StackDataset):
         As for `FrameDataset`.
     size
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
-        three dimensions.
+        three dimensions. Beyond the stack, values are those of `PatchDataset`.
     orientation
         The directions of the axes, one letter per axis, as for `Volume.reorient`: "RAS" is what
         MONAI's ``Orientationd(axcodes="RAS")`` delivers. `size`, `spacing` and the sample then are
         in the order of these axes. Stacks of unknown orientation are left out. None keeps (slice,
         row, column).
     spacing
-        (slice, row, column) mm, or one number for all, to resample to. Interpolation is trilinear,
-        with antialiasing along axes that shrink (see `Volume.resample`); segmentations take the
-        nearest voxel.
+        (slice, row, column) mm, one number for all, or a `Fingerprint` for its target spacing, to
+        resample to. Interpolation is trilinear, with antialiasing along axes that shrink (see
+        `Volume.resample`); segmentations take the nearest voxel. A volume of more than 2^30 voxels
+        is a GeometryError.
+    interpolation
+        "linear", or "thick_slices" for nnU-Net's rule for anisotropic images (see
+        `Volume.resample`).
     channels
         As for `FrameDataset`; or a `Pairing`, whose roles are the channels, as `PatchDataset` takes
         it. A sample is one case: the volume of the first role, and the others on its grid.
@@ -173,7 +181,8 @@ class VolumeDataset(StackDataset):
         *,
         size: Sequence[int] | None = None,
         orientation: str | None = None,
-        spacing: Sequence[float] | float | None = None,
+        spacing: Sequence[float] | float | Fingerprint | None = None,
+        interpolation: Literal["linear", "thick_slices"] = "linear",
         channels: Channels = None,
         content: str | None = "image",
         irregular: Irregular = "raise",
@@ -199,7 +208,9 @@ class VolumeDataset(StackDataset):
             Reading.of(options.intensities[0], suv, cache, reduce=reduce, max_bytes=max_bytes),
             Delivery(options.count, intensity_on),
         )
-        self.target = TargetGrid.of(3, size, spacing)
+        mm = requested_spacing(spacing, 3, oriented=orientation is not None)
+        self.target = TargetGrid.of(3, size, mm)
+        self.how = interpolation_of_images(interpolation)
         self.grid = GridRequest(orientation)
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
@@ -269,8 +280,10 @@ class VolumeDataset(StackDataset):
         """Return a volume with the orientation, spacing and size of the dataset."""
         if self.grid.orientation is not None:
             volume = volume.reorient(self.grid.orientation)
-        interpolation: Interpolation = "nearest" if stack.content == "segmentation" else "linear"
-        fill = None if interpolation == "nearest" else recipe.floor(volume.array.dtype)
+        is_label = stack.content == "segmentation"
+        interpolation: Interpolation = "nearest" if is_label else self.how.interpolation
+        has_lowest = is_label or is_colour(stack)
+        fill = None if has_lowest else outside_value(recipe, volume.array.dtype)
         return resampled(volume, self.target, interpolation, fill)
 
     def _described(
@@ -283,7 +296,7 @@ class VolumeDataset(StackDataset):
         is_on_own_grid = volume.geometry == order.geometry(own) or not volume.geometry.is_known
         halved = 1 << self.reading.decoding.reduce
         spacing = (
-            self.grid.spacing(stack) * order.of((1, halved, halved))
+            self.grid.spacing_of(stack) * order.of((1, halved, halved))
             if is_on_own_grid
             else np.asarray(volume.spacing)
         )

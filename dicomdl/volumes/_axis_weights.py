@@ -116,7 +116,7 @@ def axis_weights(
     kernel
         "nearest" takes the nearest input instead; of two at one distance, the latter.
     """
-    inside = (places >= -0.5 - _ROUNDING) & (places <= length - 0.5 + _ROUNDING)
+    inside = _inside(places, length)
     inputs, weights = _taps(places, max(width, 1.0), length, kernel)
     weights[~inside] = 0
     has_weight = weights > 0
@@ -142,9 +142,14 @@ def axis_weights(
 
 def nearest_inputs(places: Floats, length: int) -> tuple[Ints, Mask]:
     """Return the nearest input of each place, and whether the place lies inside the inputs."""
-    inside = (places >= -0.5 - _ROUNDING) & (places <= length - 0.5 + _ROUNDING)
+    inside = _inside(places, length)
     nearest = np.floor(places + (0.5 + _ROUNDING)).astype(np.int64)
     return np.clip(nearest, 0, length - 1), inside
+
+
+def _inside(places: Floats, length: int) -> Mask:
+    """Return whether places lie inside the voxels; of two edges, the first one does (as in ITK)."""
+    return (places >= -0.5 - _ROUNDING) & (places < length - 0.5 - _ROUNDING)
 
 
 def _taps(places: Floats, width: float, length: int, kernel: Kernel) -> tuple[Ints, Floats]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Mask, Values
+from dicomdl.arrays import Values
 from dicomdl.volumes._axis_weights import AxisWeights
 
 # Voxels that are resampled in plane at a time: half a megabyte of float32.
@@ -69,7 +69,8 @@ def weighed(
     for part, values in _slabs(read, axes):
         slab = new("slab", values.shape, dtype)
         np.copyto(slab, values, casting="unsafe")
-        if values.dtype.kind == "f" and not (finite := np.isfinite(slab)).all():
+        if values.dtype.kind == "f" and not _is_finite(slab):
+            finite = np.isfinite(slab)
             slab[~finite] = 0
             bad = np.zeros((len(slices.used), *slab.shape[1:]), dtype) if bad is None else bad
             bad[part] = ~finite
@@ -90,12 +91,10 @@ def weighed(
     return result
 
 
-def outside(axes: tuple[AxisWeights, AxisWeights, AxisWeights]) -> Mask | None:
-    """Return the mask of outputs outside of the inputs along some axis; None without any."""
-    if all(axis.inside.all() for axis in axes):
-        return None
-    z, y, x = (axis.inside for axis in axes)
-    return np.asarray(~(z[:, None, None] & y[:, None] & x))
+def _is_finite(values: Values) -> bool:
+    """Whether all values are finite: their sum is not, if one of them is not."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return math.isfinite(float(values.sum()))
 
 
 def _slabs(

@@ -42,16 +42,17 @@ class Scratch:
     def block(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """Return an array for a block; without `new_block` it overwrites the previous block."""
         return (
-            self._array("block", shape, dtype)
+            self.array("block", shape, dtype)
             if self._new_block is None
             else self._new_block(shape, dtype)
         )
 
     def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """Return an array for the full rows of a slice that a block covers."""
-        return self._array("band", shape, dtype)
+        return self.array("band", shape, dtype)
 
-    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
+        """Return the array of a name, not cleared; it overwrites the previous one of that name."""
         needed = math.prod(shape) * dtype.itemsize
         buffer = self._bytes.get(name)
         if buffer is None or buffer.nbytes < needed:

@@ -6,7 +6,6 @@ The fill is the lowest value that the recipe distinguishes, and is marked as pad
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dicomdl.arrays import Voxel
 from dicomdl.values.intensity import Intensity
@@ -58,15 +57,6 @@ def padding_shows(voxels: BlockReader, recipe: Intensity) -> bool:
         return False
     # A map that goes on below its lower end distinguishes any two values of padding.
     return recipe.invert or not recipe.saturates or voxels.padding_top > lowest
-
-
-def cut(labels: npt.NDArray[Any], start: Voxel, size: Voxel) -> npt.NDArray[np.int64]:
-    """Cut a block out of a label array (slice, row, column) as int64; 0 outside of the array."""
-    result = np.zeros(size, np.int64)
-    overlap = overlap_of(start, size, (labels.shape[0], labels.shape[1], labels.shape[2]))
-    if overlap is not None:
-        result[overlap[1]] = labels[overlap[0]]
-    return result
 
 
 def overlap_of(

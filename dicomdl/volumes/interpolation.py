@@ -10,7 +10,7 @@ about the old spacing, and from there axis by axis where an axis shrinks.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -41,7 +41,7 @@ ReadBox: TypeAlias = Callable[[Voxel, Voxel], Values]
 Axes: TypeAlias = tuple[AxisWeights, AxisWeights, AxisWeights]
 # An axis shrinks if its voxels become larger by more than rounding.
 _SHRINKS: Final = 1 + 1e-6
-# nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.6).
+# nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.8.1).
 _ANISOTROPY: Final = 3.0
 
 
@@ -72,20 +72,20 @@ class Resampling:
         return self.interpolation in ("linear", "thick_slices")
 
 
-def thick_axis(old: Geometry, new: Geometry) -> int | None:
-    """Return the axis of `old` that nnU-Net resamples by itself, from slice to nearest slice.
+def thick_axis(old: Sequence[float], new: Sequence[float]) -> int | None:
+    """Return the axis that nnU-Net resamples by itself, from slice to nearest slice.
 
     That is the axis of the largest spacing if it is more than 3 times the smallest one, in the old
-    grid or else in the new one, and if no second axis is as coarse. The axes of the grids
+    grid or else in the new one, and if no second axis is as coarse. The axes of the two spacings
     correspond.
 
     References
     ----------
-    nnU-Net 2.6, nnunetv2/preprocessing/resampling/default_resampling.py:
+    nnU-Net 2.8.1, nnunetv2/preprocessing/resampling/default_resampling.py:
     `determine_do_sep_z_and_axis`, `get_do_separate_z`, `get_lowres_axis`; its planner sets
     ``force_separate_z=None`` and ``order_z=0`` for images.
     """
-    for spacing in (np.asarray(old.spacing), np.asarray(new.spacing)):
+    for spacing in (np.asarray(old), np.asarray(new)):
         if spacing.max() / spacing.min() > _ANISOTROPY:
             coarsest = np.flatnonzero(np.isclose(spacing.max() / spacing, 1))
             return int(coarsest[0]) if len(coarsest) == 1 else None
@@ -106,6 +106,14 @@ class Regridding:
     def __init__(self, old: Geometry, new: Geometry, how: Resampling) -> None:
         self.old, self.new, self.how = old, new, how
         self._maps = None if how.interpolation == "cubic" else axis_maps(old, new)
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """The axis of the old grid that each axis of the new one lies along, or nearly so."""
+        if self._maps is not None:
+            return self._maps[0].axis, self._maps[1].axis, self._maps[2].axis
+        first, second, third = _nearest_axes(self.old, self.new)
+        return first, second, third
 
     def block(
         self,
@@ -138,7 +146,7 @@ class Regridding:
             Floats, not rounded; the dtype of the values by the nearest voxel.
         """
         if self.how.interpolation == "nearest" and self._maps is not None:
-            return self._nearest(self._maps, read, start, stop, dtype, fill)
+            return self._nearest(self._maps, read, start, stop, fill)
         working = np.dtype(exact_float(dtype))
         if self._maps is not None:
             return self._separable(self._maps, read, start, stop, working, fill, new)
@@ -160,7 +168,8 @@ class Regridding:
         # In the order of the old axes; the result is turned at the end.
         turned = [order.index(axis) for axis in range(3)]
         is_thick = self.how.interpolation == "thick_slices"
-        nearest = thick_axis(self.old, self.new) if is_thick else None
+        spacing = [self.new.spacing[a] for a in turned]
+        nearest = thick_axis(self.old.spacing, spacing) if is_thick else None
         axes = [
             self._weights(maps[a], start[a], stop[a], working, is_nearest=maps[a].axis == nearest)
             for a in turned
@@ -174,7 +183,12 @@ class Regridding:
             )
 
         result = weighed(read_slices, (slices, rows, columns), fill, working, new)
-        return result if order == [0, 1, 2] else np.ascontiguousarray(result.transpose(order))
+        if order == [0, 1, 2]:
+            return result
+        in_order = result.transpose(order)
+        result = new("turned", in_order.shape, working)
+        np.copyto(result, in_order)
+        return result
 
     def _weights(
         self, along: AxisMap, start: int, stop: int, dtype: np.dtype[Any], *, is_nearest: bool
@@ -191,7 +205,6 @@ class Regridding:
         read: ReadBox,
         start: Voxel,
         stop: Voxel,
-        dtype: np.dtype[Any],
         fill: float,
     ) -> Values:
         order = [one.axis for one in maps]
@@ -210,7 +223,7 @@ class Regridding:
                 where: list[Any] = [slice(None)] * 3
                 where[axis] = ~inside
                 result[tuple(where)] = fill
-        return np.ascontiguousarray(result.transpose(order), dtype)
+        return np.ascontiguousarray(result.transpose(order))
 
     # --- oblique axes ---
 
@@ -223,7 +236,7 @@ class Regridding:
         """
         if not (self.how.is_linear and self.how.antialias):
             return self.new
-        nearest = np.abs(self.old.direction.T @ self.new.direction).argmax(axis=0)
+        nearest = _nearest_axes(self.old, self.new)
         factors = np.asarray(self.new.spacing) / np.asarray(self.old.spacing)[nearest]
         factors = np.where(factors > _SHRINKS, factors, 1.0)
         if (factors == 1).all():
@@ -296,6 +309,12 @@ class Regridding:
             return (0, 0, 0), (0, 0, 0)
         low, high = np.maximum(low, 0), np.minimum(high, last) + 1
         return (int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2]))
+
+
+def _nearest_axes(old: Geometry, new: Geometry) -> list[int]:
+    """Return the axis of `old` that makes the smallest angle with each axis of `new`."""
+    nearest: list[int] = np.abs(old.direction.T @ new.direction).argmax(axis=0).tolist()
+    return nearest
 
 
 def interpolate(

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Floats, Values, Voxel
+from dicomdl.arrays import Floats, Ints, Values, Voxel
 from dicomdl.errors import GeometryError, StorageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
@@ -26,6 +26,10 @@ MAX_SHEAR: Final = 1e-3
 UNITS: Final = "units"
 TIME_STEP: Final = "time_step_s"
 FORMATS: Final = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+# Cosine of two axes that are at a right angle but for rounding, and orders of the axes in which one
+# of them is first.
+_RIGHT: Final = 1e-6
+_SHIFTED_FIRST: Final = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1]])
 # Slices: deviation from an integer that the inverse of an affine leaves.
 _ROUNDING: Final = 1e-6
 
@@ -53,11 +57,8 @@ def new_grid(
 ) -> Geometry:
     """Return an orthogonal grid about the same centre, along the old rows and columns."""
     require_known(old)
-    direction = old.direction.copy()
-    normal = np.cross(direction[:, 2], direction[:, 1])
-    direction[:, 0] = normal * (np.sign(normal @ direction[:, 0]) or 1.0)
-    direction[:, 1] = np.cross(np.cross(direction[:, 2], direction[:, 1]), direction[:, 2])
-    extent = _extent(old, direction)
+    direction = _orthogonal(old.direction)
+    extent = _extents(np.asarray(old.shape), old.affine[:3, :3], direction)
     shape = (
         None
         if size is None
@@ -73,13 +74,48 @@ def new_grid(
         # a step along a tilted slice axis is longer than the distance of the slices
         new_spacing = np.asarray(old.spacing) * np.abs((old.direction * direction).sum(axis=0))
     if shape is None:
-        shape = np.maximum(1, np.rint(extent / new_spacing)).astype(int)
+        shape = _counts(extent, new_spacing)
     whole = (int(shape[0]), int(shape[1]), int(shape[2]))
     require_possible(whole)
     affine = np.eye(4)
     affine[:3, :3] = direction * new_spacing
     affine[:3, 3] = old.center - affine[:3, :3] @ ((shape - 1) / 2)
     return Geometry(whole, affine)
+
+
+def new_shapes(shapes: Ints, steps: Floats, spacing: Sequence[float]) -> Ints:
+    """Return (n, 3) the shapes that `new_grid` gives n grids at one spacing.
+
+    Parameters
+    ----------
+    shapes
+        (n, 3) of the old grids.
+    steps
+        (n, 3, 3) mm, the steps along the old axes as columns.
+    spacing
+        Three positive numbers in mm.
+    """
+    directions = _orthogonal(steps / np.sqrt((steps**2).sum(axis=-2, keepdims=True)))
+    return _counts(_extents(shapes, steps, directions), np.asarray(spacing))
+
+
+def _orthogonal(direction: Floats) -> Floats:
+    """Return orthogonal directions along the old ones; (..., 3, 3) unit vectors, as columns.
+
+    Two axes are kept, the rows and columns of the slices, in whatever order the axes are. The third
+    one, along which slices may be shifted, becomes their normal.
+    """
+    gram = np.abs(np.swapaxes(direction, -1, -2) @ direction)
+    # Cosines between the other two axes. Of axes that are all at right angles, the first is taken.
+    between = np.stack([gram[..., 1, 2] - _RIGHT, gram[..., 0, 2], gram[..., 0, 1]], axis=-1)
+    order = _SHIFTED_FIRST[between.argmin(axis=-1)][..., None, :]
+    shifted, rows, columns = np.moveaxis(np.take_along_axis(direction, order, axis=-1), -1, 0)
+    normal = np.cross(columns, rows)
+    normal /= np.sqrt((normal**2).sum(axis=-1, keepdims=True))
+    rows = np.cross(normal, columns)
+    normal = normal * np.where((normal * shifted).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
+    kept = np.stack([normal, rows, columns], axis=-1)
+    return np.take_along_axis(kept, order.argsort(axis=-1), axis=-1)
 
 
 def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
@@ -93,10 +129,16 @@ def _three(given: Any, expected: str) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _extent(geometry: Geometry, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return (3,) mm: the extent of the voxels, edges included, along each direction."""
-    sides = geometry.affine[:3, :3] * np.asarray(geometry.shape)
-    return np.asarray(np.abs(direction.T @ sides).sum(axis=1))
+def _extents(shapes: Ints, steps: Floats, directions: Floats) -> Floats:
+    """Return (..., 3) mm: the extent of the voxels, edges included, along each direction."""
+    sides = steps * shapes[..., None, :]
+    return np.asarray(np.abs(np.swapaxes(directions, -1, -2) @ sides).sum(axis=-1))
+
+
+def _counts(extents: Floats, spacing: Floats) -> Ints:
+    """Return the voxels that an extent holds, at least 1; halves are not left to rounding."""
+    counts = np.rint(np.round(extents / spacing, 6))
+    return np.asarray(np.maximum(1, counts).astype(np.int64))
 
 
 def sampled(

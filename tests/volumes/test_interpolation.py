@@ -11,7 +11,7 @@ from dicomdl import Geometry, Volume
 from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import UsageError
 from dicomdl.volumes.interpolation import Regridding, Resampling, interpolate, thick_axis
-from dicomdl.volumes.resampling import new_grid, sampled
+from dicomdl.volumes.resampling import new_grid, new_shapes, sampled
 from tests.phantoms import true_affine
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
@@ -167,12 +167,12 @@ def test_a_block_reads_the_voxels_between_which_it_lies() -> None:
 
 
 def test_thick_slices_follow_the_anisotropy_rule_of_nnunet() -> None:
-    isotropic = grid(spacing=(1.0, 1.0, 1.0))
-    assert thick_axis(grid(spacing=(3.0, 1.0, 1.0)), isotropic) is None
-    assert thick_axis(grid(spacing=(3.1, 1.0, 1.0)), isotropic) == 0
-    assert thick_axis(isotropic, grid(spacing=(1.0, 1.0, 4.0))) == 2
+    isotropic = (1.0, 1.0, 1.0)
+    assert thick_axis((3.0, 1.0, 1.0), isotropic) is None
+    assert thick_axis((3.1, 1.0, 1.0), isotropic) == 0
+    assert thick_axis(isotropic, (1.0, 1.0, 4.0)) == 2
     # two coarse axes have no slices
-    assert thick_axis(grid(spacing=(1.25, 0.24, 1.25)), isotropic) is None
+    assert thick_axis((1.25, 0.24, 1.25), isotropic) is None
 
 
 def test_between_thick_slices_the_nearest_one_is_taken() -> None:
@@ -217,6 +217,22 @@ def test_antialiasing_of_a_tilted_volume_removes_what_its_grid_cannot_hold() -> 
     smooth = stripes.resample_to(new).array[inner]
     assert np.abs(smooth - 500).max() < 60
     assert np.abs(stripes.resample_to(new, antialias=False).array[inner] - 500).max() > 200
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_new_grid_of_a_tilted_volume_is_orthogonal_in_every_order_of_axes(
+    order: tuple[int, ...],
+) -> None:
+    old = turned(grid(shear=(0.2, 0.8)), order, (True, False, True))
+    new = new_grid(old, (1.3, 0.9, 1.1), None)
+    assert new.shear < 1e-12 and np.allclose(new.spacing, (1.3, 0.9, 1.1))
+    assert np.allclose(new.center, old.center)
+    shifted = order.index(0)
+    kept = [axis for axis in range(3) if axis != shifted]
+    assert np.allclose(new.direction[:, kept], old.direction[:, kept])
+    assert new.direction[:, shifted] @ old.direction[:, shifted] > 0.9
+    shapes = new_shapes(np.array([old.shape]), old.affine[None, :3, :3], (1.3, 0.9, 1.1))
+    assert shapes.tolist() == [list(new.shape)]
 
 
 def test_an_unknown_interpolation_is_named() -> None:
