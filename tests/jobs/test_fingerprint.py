@@ -174,7 +174,7 @@ def test_the_message_about_two_units_of_one_modality_selects_what_is_left(folder
         dicomdl.fingerprint(index)
     found = re.search(r"select\(not_series_instance_uid='([\d.]+)'\)", str(caught.value))
     assert found is not None
-    assert dicomdl.fingerprint(index.select(not_series_instance_uid=found[1])).stacks == 2
+    assert len(dicomdl.fingerprint(index.select(not_series_instance_uid=found[1])).spacings) == 2
 
 
 def _with_other_units(dataset: Any, number: int) -> None:
