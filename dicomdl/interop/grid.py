@@ -110,6 +110,11 @@ def grid_of(sample: Mapping[str, Any], names: Sequence[str]) -> SampleGrid:
     Raises a UsageError for an image or label of another shape.
     """
     image = sample.get("image")
+    if isinstance(image, list):
+        raise UsageError(
+            f"the sample is a bag of {len(image)} images, each on a grid of its own: convert the "
+            "samples of a dataset without by="
+        )
     if not isinstance(image, torch.Tensor) or image.ndim not in (3, 4):
         actual = (
             f"shape {tuple(image.shape)}"

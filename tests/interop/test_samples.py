@@ -187,6 +187,34 @@ def test_a_subject_has_an_image_per_role(pairs: dicomdl.Index) -> None:
         to_torchio({**sample, "units": {"row": "HU", "FLAIR": "HU"}})
 
 
+# --- groups and bags ------------------------------------------------------------------------------
+
+
+def test_the_volumes_of_a_group_are_channels_and_a_bag_is_refused(folder: Path) -> None:
+    needed("monai.data")
+    torchio = needed("torchio")
+    for seed, time in enumerate((5.0, 10.0)):
+        write_series(
+            folder / str(seed),
+            shape=(6, 9, 12),
+            modality="MR",
+            seed=seed,
+            offset=1000 * seed,
+            series_uid=uid("echoes"),
+            edit=lambda dataset, z, time=time: setattr(dataset, "EchoTime", time),
+        )
+    index = dicomdl.scan(folder, folder.parent / "index", progress=False)
+    sample = dicomdl.VolumeDataset(index.groups, "modality", orientation="RAS")[0]
+    assert to_monai(sample)["image"].shape == sample["image"].shape
+    made = ForTorchIO(torchio.Resample(1.0))(sample)
+    assert len(made["image"]) == len(sample["image"]) > 1
+    assert torch.equal(made["present"], sample["present"])
+    bag = dicomdl.VolumeDataset(index, "modality", by="study")[0]
+    for convert in (to_monai, to_torchio):
+        with pytest.raises(UsageError, match="bag of"):
+            convert(bag)
+
+
 # --- Lightning ------------------------------------------------------------------------------------
 
 
