@@ -49,6 +49,7 @@ STACKS: Final = {
         "number",
         "of the normal to the nearest axis of the patient, degrees",
     ),
+    "annotations": ("text", "kinds of the readable annotations of the stack, with spaces between"),
     "folder": ("text", "folder of the files; a condition of `select`, computed on demand"),
 }
 LOCATION: Final = {

@@ -43,7 +43,7 @@ class RandomTimes:
             raise UsageError(f"count={self.count!r}: expected a whole number from 1")
 
     def draw(self, total: int, generator: np.random.Generator) -> Ints:
-        """Return (count,) ascending numbers below `total`."""
+        """Return (count,) ascending numbers below `total`, drawn from `generator`."""
         if self.consecutive:
             return np.arange(self.count) + int(generator.integers(total - self.count + 1))
         return np.sort(generator.choice(total, self.count, replace=False)).astype(np.int64)

@@ -87,6 +87,8 @@ class VolumeDataset(StackDataset):
         warning reports everything left out as a table (`left_out`).
     min_slices
         The least number of slices; shorter stacks are left out.
+    suv, reduce, max_bytes, intensity_on, cache, on_error
+        As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
     times
         The volumes of a group that its sample has: None for all, a slice such as ``slice(0, 8)``,
         numbers such as ``[0, -1]``, "random" for one at random, or a `RandomTimes`. Draws follow
@@ -103,8 +105,6 @@ class VolumeDataset(StackDataset):
         called with each member.
     max_members
         The most members of a bag; more are an error.
-    suv, reduce, max_bytes, intensity_on, cache, on_error
-        As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
     seed
         The seed of draws and replacements, an integer from 0.
 

@@ -298,7 +298,7 @@ class Stack(Plotted):
         return annotations_of(self._generation, np.array([self.number]))
 
     def stacks_in(self, annotation: Annotation) -> "Stacks":
-        """Return the stacks that the frames of an annotation form themselves, such as a dose."""
+        """Return the stacks that the frames of `annotation` form themselves, such as a dose."""
         rows = np.flatnonzero(self._generation.frames.numbers("file") == annotation.file)
         starts = self._generation.stack_starts
         numbers = np.unique(np.searchsorted(starts, rows, side="right") - 1)
@@ -307,7 +307,7 @@ class Stack(Plotted):
     def annotated_frames(
         self, annotation: Annotation, columns: Sequence[str]
     ) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
-        """Return the byte range of each frame of an annotation, and some columns of the frames.
+        """Return the byte range of each frame of `annotation`, and `columns` of these frames.
 
         Frames are in the order of the file. The annotation is one of this index.
         """
