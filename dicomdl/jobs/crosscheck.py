@@ -180,14 +180,13 @@ def _html(check: PixelCheck) -> str:
     cells = [
         [
             row.name,
-            f"{row.first} against {_seconds(row)}",
             *(f"{n:,}" for n in (row.frames, *(getattr(row, outcome) for outcome in OUTCOMES))),
+            f"{row.first} against {_seconds(row)}",
         ]
         for row in check.rows
     ]
-    # The last column is as wide as prose, so a blank one takes the room.
-    titles = ["transfer syntax", "decoders", *_TITLES, ""]
-    table = html_table(titles, [[*row, ""] for row in cells], right=range(2, len(titles)))
+    titles = ["transfer syntax", *_TITLES, "decoders"]
+    table = html_table(titles, cells, right=range(1, len(titles) - 1))
     listed = [each for each in check.differences if each.outcome not in _FINE]
     shown = [
         [each.outcome.replace("_", " "), f"{each.frame_number}", each.path, each.what]
