@@ -337,6 +337,11 @@ class PatchDataset(StackDataset):
         stack
             A stack of the index.
 
+        Returns
+        -------
+        Geometry
+            The grid, with the axes of `orientation`.
+
         Raises
         ------
         GeometryError
