@@ -5,6 +5,7 @@ label maps, points and the facts of samples all count voxels of this grid.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ from dicomdl.volumes.oriented import OrientedReader
 from dicomdl.volumes.resampled import ResampledReader
 from dicomdl.volumes.resampling import new_grid, new_shapes, require_known
 
+# Labels of a box of a stack, from its first voxel to the one after its last.
+ReadLabels = Callable[[Voxel, Voxel], Values]
 _OWN_ORDER: Final = AxisOrder()
 _LINEAR: Final = Resampling()
 _NEAREST: Final = Resampling("nearest")
@@ -162,24 +165,16 @@ class GridRequest:
         order = self.order(voxels.geometry)
         return voxels if order.is_identity else OrientedReader(voxels, order)
 
-    def labels(self, labels: Values, stack: Stack) -> Values:
-        """Return labels (slice, row, column) of a stack on the delivered grid."""
-        if self.spacing is not None:
-            return self.label_box(labels, stack, (0, 0, 0), self.geometry(stack).shape)
-        return labels if self.is_own else self.order(stack.geometry).view(labels)
+    def labels(self, read: ReadLabels, stack: Stack, start: Voxel, stop: Voxel) -> Values:
+        """Return the labels of a box inside the delivered grid, each of the nearest voxel.
 
-    def label_box(self, labels: Values, stack: Stack, start: Voxel, stop: Voxel) -> Values:
-        """Return the labels of a box inside the delivered grid, each of the nearest voxel."""
+        `read(start, stop)` returns the labels of a box of the stack.
+        """
         if self.spacing is None:
-            z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
-            return self.labels(labels, stack)[z, y, x]
-
-        def read(first: Voxel, last: Voxel) -> Values:
-            z, y, x = (slice(a, b) for a, b in zip(first, last, strict=True))
-            return labels[z, y, x]
-
+            order = self.order(stack.geometry)
+            return order.view(read(*order.box(start, stop, order.of(stack.shape))))
         way = Regridding(stack.geometry, self.geometry(stack), _NEAREST)
-        return way.block(read, start, stop, labels.dtype, 0)
+        return way.block(read, start, stop, read((0, 0, 0), (1, 1, 1)).dtype, 0)
 
     def voxels(self, voxels: npt.NDArray[Any], stack: Stack) -> npt.NDArray[Any]:
         """Return (n, 3) voxels of a stack as voxels of the delivered grid: the nearest ones."""

@@ -13,11 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Voxel
-from dicomdl.datasets._grid_request import GridRequest
+from dicomdl.datasets._grid_request import GridRequest, ReadLabels
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, thinned
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.index.views import Stack
+from dicomdl.labels.reader import label_block as source_block
+from dicomdl.labels.reader import label_dtype
+from dicomdl.labels.source import LabelSource
 from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
 from dicomdl.values.foreground import BODY_HU, otsu
@@ -26,7 +29,9 @@ from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
 from dicomdl.volumes.cutting import overlap_of
 
-Labels = Callable[[Stack], npt.NDArray[Any]]
+# A function from a stack to its label map; a source, or its name.
+Labels = Callable[[Stack], npt.NDArray[Any]] | LabelSource
+LabelsOption = Labels | str | None
 # Voxels of a stack's body to draw from: 96 kB for each of the 64 stacks that are remembered.
 BODY_VOXELS: Final = 1 << 13
 # Voxels of a patch to read and map at once: half a megabyte of int16, one megabyte of float32.
@@ -53,7 +58,7 @@ def points_of(
 class ByIdentity:
     """A key for a function that may be unhashable, compared by identity."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Callable[[Stack], npt.NDArray[Any]]) -> None:
         self.labels = labels
 
     def __eq__(self, other: object) -> bool:
@@ -68,7 +73,7 @@ def label_map(stack: Stack, by: ByIdentity) -> npt.NDArray[Any]:
     return _label_maps.of((stack, by), functools.partial(_read_labels, stack, by.labels))
 
 
-def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
+def _read_labels(stack: Stack, labels: Callable[[Stack], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Read the label map of a stack, in the smallest integer dtype that holds it."""
     try:
         given = np.asarray(labels(stack))
@@ -93,8 +98,26 @@ def _read_labels(stack: Stack, labels: Labels) -> npt.NDArray[Any]:
     )
 
 
+def as_labels(option: LabelsOption) -> Labels | None:
+    """Return the labels for the option `labels=`: the name of a source becomes one.
+
+    Raises
+    ------
+    UsageError
+        It is neither a name, a `LabelSource` nor a function.
+    """
+    if isinstance(option, str):
+        return LabelSource(option)
+    if not (option is None or callable(option)):
+        raise UsageError(
+            f"labels is a {type(option).__name__}: expected 'SEG', 'RTSTRUCT', a path or pattern, "
+            "a LabelSource, or a function from a stack to its label map"
+        )
+    return option
+
+
 def label_block(
-    stack: Stack, by: ByIdentity, grid: GridRequest, start: Voxel, size: Voxel
+    stack: Stack, labels: Labels, grid: GridRequest, start: Voxel, size: Voxel
 ) -> npt.NDArray[np.int64]:
     """Return the labels of a block of the grid, int64; 0 outside of the stack."""
     result = np.zeros(size, np.int64)
@@ -102,24 +125,44 @@ def label_block(
     if overlap is not None:
         (z, y, x), inner = overlap
         first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
-        result[inner] = grid.label_box(label_map(stack, by), stack, first, last)
+        result[inner] = grid.labels(_read_of(stack, labels), stack, first, last)
     return result
 
 
+def _read_of(stack: Stack, labels: Labels) -> ReadLabels:
+    """Return the function that reads a box of the labels of a stack.
+
+    A source reads the frames and contours of the box only; the map of a function is remembered.
+    """
+    if isinstance(labels, LabelSource):
+        reader = labels.reader(stack)
+        dtype = label_dtype(reader.names)
+        return lambda start, stop: source_block(reader, start, stop, dtype)[0]
+    whole = label_map(stack, ByIdentity(labels))
+
+    def read(start: Voxel, stop: Voxel) -> npt.NDArray[Any]:
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        return whole[z, y, x]
+
+    return read
+
+
 def _labelled(
-    stack: Stack, by: ByIdentity, grid: GridRequest
+    stack: Stack, labels: Labels, grid: GridRequest
 ) -> Mapping[int, npt.NDArray[np.int32]]:
     """Return {label: (n, 3) voxels} of a stack, from the cache."""
-    find = functools.partial(_find_labelled, stack, by, grid)
-    return _labelled_voxels.of((stack, by, grid), find)
+    key = labels if isinstance(labels, LabelSource) else ByIdentity(labels)
+    find = functools.partial(_find_labelled, stack, labels, grid)
+    return _labelled_voxels.of((stack, key, grid), find)
 
 
 def _find_labelled(
-    stack: Stack, by: ByIdentity, grid: GridRequest
+    stack: Stack, labels: Labels, grid: GridRequest
 ) -> Mapping[int, npt.NDArray[np.int32]]:
     """Find {label: (n, 3) voxels} of a stack, thinned."""
-    labels = grid.labels(label_map(stack, by), stack)
-    return {int(label): _thinned_voxels(labels, label) for label in np.unique(labels)}
+    read = _read_of(stack, labels)
+    whole = grid.labels(read, stack, (0, 0, 0), grid.geometry(stack).shape)
+    return {int(label): _thinned_voxels(whole, label) for label in np.unique(whole)}
 
 
 def _thinned_voxels(labels: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
@@ -183,7 +226,7 @@ class PatchView:
                 "the sampler asks for labels: give the dataset labels=, a function that gives the "
                 "label map of a stack"
             )
-        return _labelled(self._stack, ByIdentity(self._labels), self._grid)
+        return _labelled(self._stack, self._labels, self._grid)
 
     def centers(self) -> npt.NDArray[np.float64]:
         """Return (n, 3) voxels of the table's points in the stack."""

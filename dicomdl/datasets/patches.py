@@ -18,7 +18,7 @@ from dicomdl.datasets._patch_images import Layer, PatchImages
 from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.label_maps import ByIdentity, Labels, PatchView, label_block, points_of
+from dicomdl.datasets.label_maps import LabelsOption, PatchView, as_labels, label_block, points_of
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
@@ -30,6 +30,7 @@ from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
+from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
@@ -92,11 +93,13 @@ class PatchDataset(StackDataset):
     transform, content
         As for `FrameDataset`.
     labels
-        A function from a stack to its label map, an integer array (slices, rows, columns). The
-        sampler "labels" needs it, and samples have its patch as `label` (D, H, W) int64, 0 beyond
-        the stack. For a group, it is that of the first volume. It is called in the process that
-        reads the sample, which caches label maps in 61 MiB or the share that `DICOMDL_MEMORY` gives
-        them.
+        "SEG" or "RTSTRUCT": the annotation of each stack, of whose frames or contours a patch reads
+        its own; stacks without a readable one are left out. A `LabelSource`, or the path of its
+        file or pattern. Or a function from a stack to its label map, an integer array (slices,
+        rows, columns), which is called in the process that reads the sample; label maps stay in 61
+        MiB of memory, or the share that `DICOMDL_MEMORY` gives them. The sampler "labels" needs
+        labels, and samples have their patch as `label` (D, H, W) int64, 0 beyond the stack. For a
+        group, it is that of the first volume.
     channels
         As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
         or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
@@ -180,7 +183,7 @@ class PatchDataset(StackDataset):
         interpolation: Literal["linear", "thick_slices"] = "linear",
         intensity: Intensities = "auto",
         transform: Transform | None = None,
-        labels: Labels | None = None,
+        labels: LabelsOption = None,
         channels: Channels = None,
         content: str | None = "image",
         irregular: Irregular = "raise",
@@ -212,10 +215,11 @@ class PatchDataset(StackDataset):
         self.per_stack = per_stack
         self.grid = GridRequest.of(orientation, spacing, interpolation)
         self.sampler = as_sampler(sampler)
-        self.labels = labels
+        self.labels = as_labels(labels)
         if labels is None and sampler in ("labels", "balanced"):
             raise UsageError(
-                "sampler='labels' needs labels=, a function that gives the label map of a stack"
+                "sampler='labels' needs labels=, such as 'SEG', or a function that gives the label "
+                "map of a stack"
             )
         if irregular == "resample":
             raise UsageError(
@@ -230,6 +234,11 @@ class PatchDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
+        if isinstance(self.labels, LabelSource) and self.labels.kind:
+            annotated = self.index.select(has=self.labels.kind).stacks.numbers
+            self._keep_cases(
+                np.isin(self._cases.firsts, annotated), f"no readable {self.labels.kind}"
+            )
         if isinstance(self.sampler, Centers):
             self._keep_cases_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)
@@ -308,7 +317,7 @@ class PatchDataset(StackDataset):
             facts["point"] = int(points_of(stack, self.sampler, self.grid)[1][patch])
         if self.labels is not None:
             facts["label"] = torch.from_numpy(
-                label_block(stack, ByIdentity(self.labels), self.grid, start, self.size)
+                label_block(stack, self.labels, self.grid, start, self.size)
             )
 
         def made(image: Image, recipe: Intensity) -> Sample:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from dicomdl.arrays import Ints
 from dicomdl.headers.annotation import AnnotationFacts, Code, Segment
-from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
+from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.rows import Generation
 from dicomdl.index.text import Lines, counted, printable
 from dicomdl.storage.sources import Source
@@ -126,19 +126,6 @@ def annotations_of(generation: Generation, stacks: Ints | None = None) -> list[A
     every = [_annotation(generation, row) for row in rows.tolist()]
     every.sort(key=lambda each: (each.facts.created, each.facts.sop_instance_uid), reverse=True)
     return Lines(every)
-
-
-def annotated_frames(
-    generation: Generation, annotation: Annotation, columns: Sequence[str]
-) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
-    """Return the byte range of each frame of an annotation, and some of their columns.
-
-    Frames are in the order of the file.
-    """
-    rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
-    rows = rows[np.argsort(generation.frames.numbers("frame_number")[rows], kind="stable")]
-    values = {name: generation.frames.values(name, rows) for name in columns}
-    return lambda number: generation.source(int(rows[number])), values
 
 
 def _annotation(generation: Generation, row: int) -> Annotation:

@@ -9,7 +9,7 @@ import json
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +29,7 @@ from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _stack_columns as stack_columns
 from dicomdl.index._group_parts import gaps_of, names_that_differ, quantity_of
 from dicomdl.index._plotting import Plotted
-from dicomdl.index.annotations import Annotation, annotated_frames, annotations_of
+from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths, printable
@@ -296,22 +296,6 @@ class Stack(Plotted):
     def annotations(self) -> list[Annotation]:
         """The objects that describe this stack (SEG, RTSTRUCT, RTDOSE, ...), newest first."""
         return annotations_of(self._generation, np.array([self.number]))
-
-    def stacks_in(self, annotation: Annotation) -> "Stacks":
-        """Return the stacks that the frames of `annotation` form themselves, such as a dose."""
-        rows = np.flatnonzero(self._generation.frames.numbers("file") == annotation.file)
-        starts = self._generation.stack_starts
-        numbers = np.unique(np.searchsorted(starts, rows, side="right") - 1)
-        return Stacks(self._generation, numbers[numbers < len(starts) - 1])
-
-    def annotated_frames(
-        self, annotation: Annotation, columns: Sequence[str]
-    ) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
-        """Return the byte range of each frame of `annotation`, and `columns` of these frames.
-
-        Frames are in the order of the file. The annotation is one of this index.
-        """
-        return annotated_frames(self._generation, annotation, columns)
 
     @property
     def key(self) -> tuple[str, str, int, Moves]:

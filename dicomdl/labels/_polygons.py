@@ -63,6 +63,11 @@ class Edges:
             slope = (right[:, 0] - left[:, 0]) / (right[:, 1] - left[:, 1])
         return cls(left, right, slope, np.repeat(planes, sizes))
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the edges, bytes."""
+        return self.left.nbytes + self.right.nbytes + self.slope.nbytes + self.planes.nbytes
+
     def fill(self, start: Voxel, stop: Voxel) -> Mask:
         """Return (planes, rows, columns) bool: the pixels of a block that lie in the polygons.
 

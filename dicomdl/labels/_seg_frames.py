@@ -10,6 +10,7 @@ from dicomdl.arrays import Floats, Ints, Values
 from dicomdl.errors import AnnotationError, HeaderError, PixelError
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.headers.reader import read_frames
+from dicomdl.index.annotated import frames_of
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_rows
@@ -84,7 +85,7 @@ class SegFrames:
         AnnotationError
             As for `of_file`.
         """
-        source_of, columns = stack.annotated_frames(annotation, _GRID_COLUMNS)
+        source_of, columns = frames_of(stack, annotation, _GRID_COLUMNS)
         return cls._of(source_of, columns)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Doses of an RTDOSE on the grid of a stack."""
 
 from dicomdl.errors import AnnotationError
+from dicomdl.index.annotated import stacks_of
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.volumes.read import read_volume
@@ -20,7 +21,7 @@ def dose_on(stack: Stack, annotation: Annotation) -> Volume:
     GeometryError
         The planes of the dose, or the slices of the stack, form no grid.
     """
-    doses = stack.stacks_in(annotation)
+    doses = stacks_of(stack, annotation)
     if not len(doses):
         raise AnnotationError("the RTDOSE has no grid of doses: it holds histograms or points")
     units = str(doses[0].value("dose_units")).upper()

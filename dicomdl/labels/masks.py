@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Values
+from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import AnnotationError, UsageError
 from dicomdl.index.views import Stack
+from dicomdl.labels.reader import Piece
 from dicomdl.volumes.resampling import FORMATS
 from dicomdl.volumes.volume import Volume
 
@@ -54,6 +55,32 @@ def _facts(stack: Stack) -> Iterator[tuple[str, Any]]:
     for name in ("series_instance_uid", "series_number", "sop_instance_uid"):
         value = stack.value(name)
         yield name, "" if value is None else value
+
+
+class MaskReader:
+    """Labels of a stack out of a file, held in memory; their numbers are their names.
+
+    Raises
+    ------
+    AnnotationError, StorageError
+        As `mask_on`.
+    """
+
+    def __init__(self, stack: Stack, path: str) -> None:
+        self._labels = mask_on(stack, path).array
+        self.shape: Voxel = stack.shape
+        self.names = {int(label): str(label) for label in np.unique(self._labels) if label}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the labels."""
+        return self._labels.nbytes
+
+    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+        """Yield the labels of a block; see `LabelReader`."""
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        where = tuple(slice(0, b - a) for a, b in zip(start, stop, strict=True))
+        yield Piece(where, None, self._labels[z, y, x])
 
 
 def mask_on(stack: Stack, path: str) -> Volume:

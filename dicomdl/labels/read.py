@@ -3,26 +3,20 @@
 import dataclasses
 import os
 import warnings
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import AnnotationError, DicomdlError, UsageError
-from dicomdl.geometry.linking import READABLE_STATUSES
-from dicomdl.headers.annotation import ANNOTATION_KINDS, AnnotationFacts, read_annotation
-from dicomdl.headers.data_set import source_of
-from dicomdl.headers.structure_set import read_structure_set
+from dicomdl.errors import UsageError
+from dicomdl.headers.annotation import ANNOTATION_KINDS
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
-from dicomdl.labels._choice import Wish, chosen
-from dicomdl.labels._seg_frames import SegFrames
+from dicomdl.labels._choice import Wish
 from dicomdl.labels.dose import dose_on
-from dicomdl.labels.masks import is_mask, mask_on, path_of
 from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
-from dicomdl.labels.rtstruct import ContourReader
-from dicomdl.labels.seg import Align, SegReader
+from dicomdl.labels.seg import Align
+from dicomdl.labels.source import LabelSource, only_annotation
 from dicomdl.volumes.volume import Volume
 
 
@@ -108,92 +102,16 @@ def read_labels(
     >>> labels.names  # doctest: +SKIP
     {1: 'Liver', 2: 'Spleen'}
     """
-    given = _only(stack, source) if source in ANNOTATION_KINDS else source
-    if not isinstance(given, Annotation):
-        given = path_of(stack, os.fspath(given))
-    file = given.source if isinstance(given, Annotation) else source_of(given)
-    try:
-        if not isinstance(given, Annotation) and is_mask(given):
-            return _mask(stack, given)
-        facts = given.facts if isinstance(given, Annotation) else read_annotation(file)
-        if facts.kind == "RTDOSE":
-            return _dose(stack, given)
-        wish = _wish(facts, segments, rois)
-        if align not in ("nearest", "exact"):
-            raise UsageError(f"align={align!r}: expected 'nearest' or 'exact'")
-        reader: LabelReader
-        if facts.kind == "SEG":
-            choices = chosen(facts.segments, wish, "segments")
-            frames = (
-                SegFrames.of_index(stack, given)
-                if isinstance(given, Annotation)
-                else SegFrames.of_file(file.path)
-            )
-            reader = SegReader(stack, facts, frames, choices, threshold=threshold, align=align)
-        elif facts.kind == "RTSTRUCT":
-            every = read_structure_set(file)
-            choices = chosen([roi.facts for roi in every], wish, "rois")
-            reader = ContourReader(stack, every, choices)
-        else:
-            raise AnnotationError(
-                f"the file is a {facts.kind}: expected a SEG, an RTSTRUCT or an RTDOSE",
-                kind=facts.kind,
-            )
-        return _volume(stack, reader, channels=channels, dtype=dtype)
-    except DicomdlError as error:
-        if not any(note.startswith("file: ") for note in getattr(error, "__notes__", ())):
-            error.add_note(f"file: {file.path}")
-        raise
-
-
-def _mask(stack: Stack, path: str) -> Volume:
-    """Return the labels of a file with their numbers as names."""
-    volume = mask_on(stack, path)
-    names = {int(label): str(label) for label in np.unique(volume.array) if label}
-    return dataclasses.replace(volume, frame=stack.middle, quantity="derived", names=names)
-
-
-def _dose(stack: Stack, given: Any) -> Volume:
-    """Return the dose of an annotation; that of a path has no geometry before a scan."""
-    if not isinstance(given, Annotation):
-        raise AnnotationError(
-            "an RTDOSE is read out of an index: scan it with its images, and pass 'RTDOSE' or one "
-            "of stack.annotations"
-        )
-    return dose_on(stack, given)
-
-
-def _only(stack: Stack, kind: Any) -> Annotation:
-    """Return the only readable annotation of a kind.
-
-    Raises
-    ------
-    AnnotationError
-        There is none, or there are several, which are never joined silently.
-    """
-    every = [each for each in stack.annotations if each.kind == kind]
-    readable = [each for each in every if each.status in READABLE_STATUSES]
-    if len(readable) == 1:
-        return readable[0]
-    found = ", ".join(each.status for each in every)
-    message = (
-        f"the stack has {len(readable)} readable annotations of the kind {kind}: pass one of them, "
-        f"such as [a for a in stack.annotations if a.kind == {kind!r}][0], the newest"
-        if readable
-        else f"the stack has no readable {kind} (found: {found or 'none'}); a path or one of "
-        "stack.annotations is read whatever its status"
-    )
-    error = AnnotationError(message, kind=kind, found=len(readable))
-    error.add_note(f"series: {stack.series_instance_uid}")
-    raise error
-
-
-def _wish(annotation: AnnotationFacts, segments: Wish, rois: Wish) -> Wish:
-    """Return the wish for the kind of object."""
-    other: Literal["rois", "segments"] = "rois" if annotation.kind == "SEG" else "segments"
-    if (rois if other == "rois" else segments) is not None:
-        raise UsageError(f"{other}= is no option for a {annotation.kind}")
-    return segments if annotation.kind == "SEG" else rois
+    options = LabelSource("", segments, rois, threshold, align)
+    if not isinstance(source, Annotation) and os.fspath(source) in ANNOTATION_KINDS:
+        source = only_annotation(stack, os.fspath(source))
+    if isinstance(source, Annotation):
+        if source.kind == "RTDOSE":
+            return dose_on(stack, source)
+        reader = options.of_annotation(stack, source)
+    else:
+        reader = dataclasses.replace(options, source=os.fspath(source)).reader(stack)
+    return _volume(stack, reader, channels=channels, dtype=dtype)
 
 
 def _volume(

@@ -42,6 +42,10 @@ class LabelReader(Protocol):
     def shape(self) -> Voxel:
         """(slices, rows, columns) of the stack."""
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the reader, bytes."""
+
     def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
         """Yield the labels of the block from voxel `start` up to `stop`, in the order of `names`.
 

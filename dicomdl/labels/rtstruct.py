@@ -55,6 +55,11 @@ class ContourReader:
                 contours=drawn,
             )
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the edges, bytes."""
+        return sum(part.edges.nbytes for parts in self._placed.values() for part in parts)
+
     def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
         """Yield the labels of a block, in the order of `names`; see `LabelReader`."""
         for label, parts in self._placed.items():

@@ -109,6 +109,11 @@ class SegReader:
         self._table = _table(annotation, self._choices)
         self._bytes = bytes(self._table.astype(np.uint8)[:256]).ljust(256, b"\0")
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of the positions of frames, bytes."""
+        return 4 * self._frames.origins.nbytes
+
     def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
         """Yield the labels of a block, in the order of `names`; see `LabelReader`."""
         with kept_open(), opened(self._frames.source_of(0).file) as handle:

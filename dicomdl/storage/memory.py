@@ -5,9 +5,10 @@ a number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLo
 they inherit the variable, and each has a full budget. Every cache has a fixed share of the budget,
 in thousandths:
 
-    slices               360   decoded slices of coded stacks, for the following blocks
+    slices               320   decoded slices of coded stacks, for the following blocks
     label maps           240   integer labels of a dataset's `labels=`, per stack
     inflated files       140   data sets of deflated files with several frames
+    label readers         40   contours on the slices of stacks, frames of segmentations, masks
     label voxels          80   voxels of each label, from which samplers draw centers
     mosaic bands          50   decoded rows of mosaics, for the following tiles
     stack readers         15   byte ranges and conversions of stacks
@@ -58,8 +59,9 @@ VARIABLE: Final = "DICOMDL_MEMORY"
 # Overhead per item besides its value: the key and the entry of the dictionary.
 ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
-    "slices": 360,
+    "slices": 320,
     "label maps": 240,
+    "label readers": 40,
     "inflated files": 140,
     "label voxels": 80,
     "mosaic bands": 50,

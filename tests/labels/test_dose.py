@@ -59,5 +59,5 @@ def test_relative_doses_and_files_without_an_index_are_refused(folder: Path) -> 
     stack = stack_with(folder, (6, 10, 8), edit=as_relative)
     with pytest.raises(AnnotationError, match="the doses are RELATIVE, expected GY"):
         dicomdl.read_labels(stack, "RTDOSE")
-    with pytest.raises(AnnotationError, match="read out of an index"):
+    with pytest.raises(AnnotationError, match="scan it with its images"):
         dicomdl.read_labels(stack, folder / "dose.dcm")

@@ -72,5 +72,5 @@ def test_what_cannot_be_read_as_labels_is_refused_with_the_file(
         dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5"  # type: ignore[attr-defined]
 
     plan = write_structure_set(folder / "plan.dcm", image, {}, edit=as_plan)
-    with pytest.raises(AnnotationError, match="RTPLAN: expected a SEG, an RTSTRUCT"):
+    with pytest.raises(AnnotationError, match="RTPLAN: expected a SEG or an RTSTRUCT"):
         dicomdl.read_labels(stack, plan)

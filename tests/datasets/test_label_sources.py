@@ -1,0 +1,98 @@
+"""Labels of datasets out of annotations and files."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from phantoms import write_series
+from phantoms_labels import contour, write_seg, write_structure_set
+
+import dicomdl
+from dicomdl.errors import AnnotationError, UsageError
+
+SHAPE = (5, 12, 14)
+
+
+@pytest.fixture
+def index(folder: Path) -> dicomdl.Index:
+    """One stack with a SEG and a structure set, and one without."""
+    write_series(folder / "plain", shape=SHAPE, seed=3, patient_id="RAMP-2")
+    image = write_series(folder / "ct", shape=SHAPE)[0]
+    labels = np.random.default_rng(0).integers(0, 4, SHAPE, np.uint8)
+    frames = [
+        (k, (0, 0, 2.0 * z), (labels[z] == k).astype(np.uint8))
+        for z in range(SHAPE[0])
+        for k in (1, 2, 3)
+    ]
+    write_seg(folder / "seg.dcm", image, frames)
+    square = np.array([(2.5, 1.5, 4), (9.5, 1.5, 4), (9.5, 8.5, 4), (2.5, 8.5, 4)])
+    write_structure_set(folder / "rt.dcm", image, {"Heart": [contour(square)]})
+    return dicomdl.scan(folder, folder.parent / "index", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+@pytest.mark.parametrize(
+    "grid", [{}, {"orientation": "RAS"}, {"spacing": (1.5, 0.8, 1.3)}], ids=str
+)
+def test_patches_of_annotations_equal_those_of_the_whole_label_map(
+    index: dicomdl.Index, kind: str, grid: dict[str, Any]
+) -> None:
+    part = index.select(has=kind)
+    whole = dicomdl.read_labels(part.stacks[0], kind).array
+    expected = dicomdl.PatchDataset(part, 6, sampler="grid", labels=lambda _: whole, **grid)
+    found = dicomdl.PatchDataset(part, 6, sampler="grid", labels=kind, **grid)
+    assert len(found) == len(expected) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one["label"], other["label"])
+    assert any(sample["label"].any() for sample in found)
+
+
+def test_stacks_without_the_annotation_are_left_out_and_listed(index: dicomdl.Index) -> None:
+    with pytest.warns(UserWarning, match="no readable SEG"):
+        patches = dicomdl.PatchDataset(index, 4, sampler="labels", labels="SEG")
+    assert [(row.reason, row.stacks) for row in patches.left_out][-1] == ("no readable SEG", 1)
+    assert {sample["patient_id"] for sample in patches} == {"RAMP-1"}
+
+
+def test_a_source_is_a_value_that_pickles_and_reaches_workers(index: dicomdl.Index) -> None:
+    source = dicomdl.LabelSource("SEG", segments={"both": [1, "part 3"]})
+    assert pickle.loads(pickle.dumps(source)) == source
+    assert source != dicomdl.LabelSource("SEG", segments={"one": [1]})
+    assert len({source, dicomdl.LabelSource("SEG", segments={"both": [1, "part 3"]})}) == 1
+    patches = dicomdl.PatchDataset(
+        index.select(has="SEG"), 6, sampler="labels", labels=source, per_stack=4
+    )
+    patches.set_epoch(0)
+    here = [sample["label"] for sample in patches]
+    loader = torch.utils.data.DataLoader(patches, batch_size=1, num_workers=1)
+    for batch, sample in zip(loader, here, strict=True):
+        assert torch.equal(batch["label"][0], sample)
+    assert set(np.unique(np.concatenate([sample.numpy().ravel() for sample in here]))) == {0, 1}
+
+
+def test_a_pattern_names_a_mask_per_stack(index: dicomdl.Index, tmp_path: Path) -> None:
+    part = index.select(has="SEG")
+    stack = part.stacks[0]
+    labels = dicomdl.read_labels(stack, "SEG")
+    labels.save(tmp_path / f"{stack.series_instance_uid}.nii.gz")
+    pattern = f"{tmp_path}/{{series_instance_uid}}.nii.gz"
+    for one, other in zip(
+        dicomdl.PatchDataset(part, 5, sampler="grid", labels=pattern),
+        dicomdl.PatchDataset(part, 5, sampler="grid", labels="SEG"),
+        strict=True,
+    ):
+        assert torch.equal(one["label"], other["label"])
+
+
+def test_what_is_no_source_is_refused(index: dicomdl.Index) -> None:
+    with pytest.raises(UsageError, match="labels='RTDOSE': expected one of SEG, RTSTRUCT"):
+        dicomdl.PatchDataset(index, 4, labels="RTDOSE")
+    with pytest.raises(UsageError, match="labels is a int"):
+        dicomdl.PatchDataset(index, 4, labels=3)  # type: ignore[arg-type]
+    part = index.select(has="SEG")
+    patches = dicomdl.PatchDataset(part, 4, labels=dicomdl.LabelSource("SEG", segments=["liver"]))
+    with pytest.raises(AnnotationError, match="nothing is named 'liver'"):
+        patches[0]
