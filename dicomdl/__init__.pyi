@@ -36,6 +36,7 @@ from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
 from .labels.read import read_labels as read_labels
 from .labels.source import LabelSource as LabelSource
+from .labels.writing import write_seg as write_seg
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality

@@ -32,6 +32,7 @@ MATCH = doctest.OutputChecker()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # How a page of another library says that it is not installed.
 OPTIONAL = {"monai", "torchio", "torchvision", "lightning", "torchdata", "matplotlib", "pandas"}
+OPTIONAL |= {"highdicom"}
 
 
 def name_of(path: Path) -> str:

@@ -7,12 +7,11 @@ bytes of the elements are used, because its conversion of these elements depends
 
 import contextlib
 import functools
-import io
 import itertools
 import os
 import warnings
 from collections.abc import Iterable
-from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,9 @@ from numpy.typing import NDArray
 from dicomdl.errors import DicomdlError, FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.headers._attribute_items import CONVERTED
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
-from dicomdl.headers.inflate import inflate_data_set
-from dicomdl.headers.requirement import require_pydicom
-from dicomdl.headers.uids import DEFLATED
+from dicomdl.headers.parsed import parsed_header
 from dicomdl.storage.memory import Share, share
-from dicomdl.storage.sources import Source, as_stream, look_up, opened
+from dicomdl.storage.sources import Source, look_up
 
 # A path accepts the file in any state. A source requires the state of the scan.
 File: TypeAlias = str | os.PathLike[str] | Source
@@ -32,8 +29,6 @@ File: TypeAlias = str | os.PathLike[str] | Source
 MOST_ENTRIES: Final = 1 << 16
 # Limit of the bytes of an element. 65536 entries need less, plain or in segments.
 MOST_BYTES: Final = 16 * MOST_ENTRIES
-# Limit of the header of a deflated file, in bytes. A file of 1 MB can inflate to 1 GB.
-MOST_INFLATED: Final = 1 << 26
 
 # Modality LUT Type (0028,3004): the defined terms of PS3.3 C.11.1.1.2. Any other text is free text,
 # which is dropped.
@@ -64,7 +59,6 @@ _WANTED: Final = (
     *(base + number for base in (0x00281100, 0x00281200, 0x00281220) for number in (1, 2, 3)),
 )
 _CODES: Final = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
-_DEFLATED: Final = b"\x02\x00\x10\x00UI\x16\x00" + DEFLATED.encode()
 
 
 # --- raw tables -----------------------------------------------------------------------------------
@@ -287,22 +281,10 @@ def _parsed(source: Source) -> Tables:
 
 
 def _read_header(source: Source) -> Any:
-    """Read the wanted elements before the pixels as a data set of pydicom."""
-    require_pydicom()
-    import pydicom
-
-    with opened(source) as handle:
-        stream: BinaryIO = as_stream(handle)
-        if _DEFLATED in handle.read_at(0, 1024):
-            stream = io.BytesIO(inflate_data_set(handle.read_at, handle.size, MOST_INFLATED))
-        # force=True accepts files without the preamble of PS3.10. The result for a file that is
-        # not DICOM is empty.
-        dataset = pydicom.dcmread(
-            stream, force=True, stop_before_pixels=True, specific_tags=list(_WANTED)
-        )
-        if _SOP_CLASS not in dataset and _ROWS not in dataset:
-            raise ValueError("not a DICOM data set")
-        return dataset
+    dataset = parsed_header(source, _WANTED)
+    if _SOP_CLASS not in dataset and _ROWS not in dataset:
+        raise ValueError("not a DICOM data set")
+    return dataset
 
 
 def _tables_of(dataset: Any) -> Tables:

@@ -216,6 +216,7 @@ _STORAGE: Final = STANDARD + "5.1.4.1.1."
 NM_IMAGE: Final = _STORAGE + "20"
 RT_DOSE: Final = _STORAGE + "481.2"
 RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
+CT_IMAGE: Final = _STORAGE + "2"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
 SOP_CLASSES: Final = {
     row.uid: row

@@ -122,7 +122,12 @@ def _volume(
         masks = channel_block(reader, (0, 0, 0), reader.shape)
         names = tuple(reader.names.values())
         return Volume(
-            masks, stack.geometry, frame=stack.middle, dimension=names, dimension_names=("label",)
+            masks,
+            stack.geometry,
+            frame=stack.middle,
+            stack=stack,
+            dimension=names,
+            dimension_names=("label",),
         )
     kind = np.dtype(label_dtype(reader.names) if dtype is None else dtype)
     if kind.kind not in "ui" or max(reader.names, default=0) > np.iinfo(kind).max:
@@ -138,5 +143,10 @@ def _volume(
             stacklevel=3,
         )
     return Volume(
-        labels, stack.geometry, frame=stack.middle, quantity="derived", names=dict(reader.names)
+        labels,
+        stack.geometry,
+        frame=stack.middle,
+        stack=stack,
+        quantity="derived",
+        names=dict(reader.names),
     )

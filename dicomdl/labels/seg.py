@@ -213,7 +213,8 @@ class SegReader:
             # Twenty times as fast as a look-up by NumPy.
             labels = np.frombuffer(values.tobytes().translate(self._bytes), np.uint8)
             return labels.reshape(values.shape)
-        return np.asarray(table[np.minimum(values, len(table) - 1)])
+        highest = min(len(table) - 1, int(np.iinfo(values.dtype).max))
+        return np.asarray(table[np.minimum(values, highest)])
 
 
 def _require_same_reference(stack: Stack, annotation: AnnotationFacts) -> None:

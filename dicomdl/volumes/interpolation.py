@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from dicomdl.arrays import Floats, Values, Voxel
+from dicomdl.arrays import Floats, Values, Voxel, ends_of
 from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.volumes._axis_weights import (
@@ -363,6 +363,6 @@ def interpolate(
 def _check_fill(fill: float | None, dtype: np.dtype[Any]) -> None:
     if fill is None or dtype.kind == "f":
         return
-    limits = np.iinfo(dtype)
-    if not (float(fill).is_integer() and limits.min <= fill <= limits.max):
+    lowest, highest = ends_of(dtype)
+    if not (float(fill).is_integer() and lowest <= fill <= highest):
         raise UsageError(f"fill={fill} does not fit {dtype}", fill=fill)

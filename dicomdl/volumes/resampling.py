@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Floats, Ints, Values, Voxel
+from dicomdl.arrays import Floats, Ints, Values, Voxel, ends_of
 from dicomdl.errors import GeometryError, StorageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
@@ -211,8 +211,8 @@ def exact_float(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
 
 def rounded(values: Values, dtype: np.dtype[Any]) -> Values:
     """Round floats to an integer dtype, clipped to its range. `values` is overwritten."""
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(values, out=values), limits.min, limits.max, out=values).astype(dtype)
+    lowest, highest = ends_of(dtype)
+    return np.clip(np.rint(values, out=values), lowest, highest, out=values).astype(dtype)
 
 
 # --- images and files -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import sys
 import threading
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -489,6 +490,16 @@ def test_percentiles_of_a_resampled_volume_are_those_of_its_stack(folder: Path) 
     recipe = stack_intensity(only_stack(folder), "auto")
     small = volume.resample(3)
     assert np.array_equal(small.window("auto").array, recipe(small.array))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_a_mask_is_resampled_as_a_mask(interpolation: Literal["nearest", "linear"]) -> None:
+    mask = np.zeros((4, 5, 6), np.bool_)
+    mask[1:3, 1:4] = True
+    volume = Volume(mask, Geometry(mask.shape, np.diag([2.0, 1.0, 1.0, 1.0])))
+    fine = volume.resample(1.0, interpolation=interpolation, fill=0)
+    assert fine.dtype == np.bool_
+    assert np.array_equal(fine.array, np.repeat(mask, 2, axis=0))
 
 
 @pytest.mark.parametrize("fill", [1e9, 0.5, float("nan")])
