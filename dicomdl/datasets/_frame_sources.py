@@ -44,12 +44,14 @@ class FrameRead(NamedTuple):
     """A frame as it was read.
 
     `image` is (C, H, W) with padding set to the lowest value, on `grid`; `facts` are the other
-    entries of its sample.
+    entries of its sample. `position` is its number along the first axis of the stack, or of the
+    plane.
     """
 
     image: npt.NDArray[Any]
     grid: FrameGrid
     stack: Stack
+    position: int
     recipe: Intensity
     facts: dict[str, Any]
 
@@ -121,7 +123,7 @@ class StoredFrames:
         identifiers["patient_id"] = stack.patient_id
         identifiers["study_instance_uid"] = stack.study_instance_uid
         image = image if self._neighbours else channel_first(image, 2)
-        return FrameRead(image, grid, stack, recipe, identifiers)
+        return FrameRead(image, grid, stack, facts["position_in_stack"], recipe, identifiers)
 
     def _values(
         self, stack: Stack, row: int, facts: dict[str, Any], recipe: Intensity
@@ -204,7 +206,7 @@ class PlaneFrames:
         grid = FrameGrid(affine, self._grid.spacing_of(stack), stack.spacing_at)
         facts = {"row": row, **{name: getattr(stack, name) for name in IDENTIFIERS}}
         facts |= {"stack": stack.number, "slice": position}
-        return FrameRead(image, grid, stack, recipe, facts)
+        return FrameRead(image, grid, stack, position, recipe, facts)
 
     def _together(self, number: int, stack: Stack, recipe: Intensity) -> BlockReader:
         """Return the reader of a stack, with the slices of the batch in memory if several are."""

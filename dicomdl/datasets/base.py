@@ -40,6 +40,7 @@ from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
+from dicomdl.labels.source import kind_of
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
@@ -392,6 +393,12 @@ class StackDataset(PixelDataset):
         self.index, self.left_out = taken.index, [*self.left_out, *taken.left_out]
         for name in ("_cases", "_stacks"):
             self.__dict__.pop(name, None)
+
+    def _keep_annotated(self, labels: Any) -> None:
+        """Continue with the cases whose first stack has the annotation that labels come from."""
+        if kind := kind_of(labels):
+            annotated = self.index.select(has=kind).stacks.numbers
+            self._keep_cases(np.isin(self._cases.firsts, annotated), f"no readable {kind}")
 
     @functools.cached_property
     def _cases(self) -> Cases:

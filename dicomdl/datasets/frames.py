@@ -14,15 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
 from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
 from dicomdl.datasets._cases import Cases
-from dicomdl.datasets._frame_sources import FrameSource, PlaneFrames, StoredFrames
+from dicomdl.datasets._frame_sources import FrameRead, FrameSource, PlaneFrames, StoredFrames
 from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import Fit, Resizing, TargetGrid, resized
 from dicomdl.datasets.base import PixelDataset, Transform
+from dicomdl.datasets.label_maps import Labels, LabelsOption, as_labels, label_block
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, Taken, checked_content, report_left_out
 from dicomdl.errors import UsageError
@@ -30,6 +32,7 @@ from dicomdl.geometry.axes import PLANE_AXES, PLANES, Plane
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
+from dicomdl.labels.source import kind_of
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
@@ -54,6 +57,9 @@ class FrameDataset(PixelDataset):
         value and is excluded from percentiles and statistics.
     transform
         A callable that takes the sample; its result is delivered instead.
+    labels
+        As for `PatchDataset`: samples have `label` (H, W) int64, the labels of the frame on the
+        grid of its image. Only the frames and contours of that slice are read. Not with `reduce`.
     plane
         "axial", "coronal" or "sagittal": frames that are cut out of volumes. The rows of the
         dataset are then the slices of each stack in this plane, whatever the plane of its files,
@@ -182,6 +188,7 @@ class FrameDataset(PixelDataset):
         intensity: IntensityOption = "auto",
         transform: Transform | None = None,
         *,
+        labels: LabelsOption = None,
         plane: Plane | None = None,
         size: Sequence[int] | int | None = None,
         fit: Fit | None = None,
@@ -221,8 +228,13 @@ class FrameDataset(PixelDataset):
         self.bags = Bags.of(by, max_members, self.delivery, is_sized=size is not None)
         self.plane = plane
         self._check_plane()
+        self.labels = as_labels(labels)
+        if self.labels is not None and reduce:
+            raise UsageError("reduce= halves images, not labels: take them at full resolution")
         choose = self._stored if plane is None else self._crossed
         taken = choose(given, checked_content(content))
+        if kind := kind_of(self.labels):
+            taken.leave_out(f"no readable {kind}", has=kind)
         self.index, self.left_out = taken.index, taken.left_out
         if self.bags is not None:
             # Raises for bags that are too large.
@@ -327,7 +339,18 @@ class FrameDataset(PixelDataset):
         grid = read.grid
         image, affine, spacing = resized(read.image, grid.affine, grid.spacing, self.target, how)
         facts = {**read.facts, "spacing_at": grid.spacing_at}
+        if self.labels is not None:
+            facts["label"] = self._label(self.labels, read, how)
         return made_sample(Image(image), affine, spacing, read.recipe, self.delivery, facts)
+
+    def _label(self, labels: Labels, read: FrameRead, how: Resizing) -> torch.Tensor:
+        """Return the label (H, W) of a frame, on the grid of its image."""
+        shape = self._grid.geometry(read.stack).shape
+        start, size = (read.position, 0, 0), (1, *shape[1:])
+        label = label_block(read.stack, labels, self._grid, start, size)
+        nearest = how._replace(smooth=False, fill=0)
+        label, _, _ = resized(label, read.grid.affine, read.grid.spacing, self.target, nearest)
+        return torch.from_numpy(label[0].astype(np.int64))
 
     def __repr__(self) -> str:
         plane = "" if self.plane is None else f", plane={self.plane!r}"

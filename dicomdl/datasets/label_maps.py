@@ -17,6 +17,9 @@ from dicomdl.datasets._grid_request import GridRequest, ReadLabels
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, thinned
 from dicomdl.errors import GeometryError, UsageError
+from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.regular import regular_slices
+from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.views import Stack
 from dicomdl.labels.reader import label_block as source_block
 from dicomdl.labels.reader import label_dtype
@@ -28,6 +31,7 @@ from dicomdl.values.sampling import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
 from dicomdl.volumes.cutting import overlap_of
+from dicomdl.volumes.volume import Volume
 
 # A function from a stack to its label map; a source, or its name.
 Labels = Callable[[Stack], npt.NDArray[Any]] | LabelSource
@@ -127,6 +131,29 @@ def label_block(
         first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
         result[inner] = grid.labels(_read_of(stack, labels), stack, first, last)
     return result
+
+
+def labels_on(
+    stack: Stack, labels: Labels, geometry: Geometry, irregular: Irregular
+) -> npt.NDArray[np.int64]:
+    """Return the labels of a stack at the voxels of a grid, int64; 0 outside of the stack.
+
+    `irregular` is the policy by which the stack became a volume (see `read_volume`).
+    """
+    whole, own = _read_of(stack, labels)((0, 0, 0), stack.shape), stack.geometry
+    if irregular == "resample" and stack.verdict in FILLABLE:
+        # The affine of uneven slices is an average: they go to their regular grid first.
+        grid = regular_slices(stack.positions, own, stack.verdict, stack.tolerances)
+        whole, own = grid.labels(whole), grid.geometry
+    if geometry != own and geometry.is_known:
+        volume = Volume(whole, own)
+        whole = volume.resample_to(geometry, interpolation="nearest", fill=0).array
+    if whole.shape != geometry.shape:
+        raise UsageError(
+            "labels of a stack without geometry have no place in an image of another size: read "
+            "it without size="
+        )
+    return whole.astype(np.int64)
 
 
 def _read_of(stack: Stack, labels: Labels) -> ReadLabels:

@@ -30,7 +30,6 @@ from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
-from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
@@ -234,11 +233,7 @@ class PatchDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
-        if isinstance(self.labels, LabelSource) and self.labels.kind:
-            annotated = self.index.select(has=self.labels.kind).stacks.numbers
-            self._keep_cases(
-                np.isin(self._cases.firsts, annotated), f"no readable {self.labels.kind}"
-            )
+        self._keep_annotated(self.labels)
         if isinstance(self.sampler, Centers):
             self._keep_cases_with_points(self.sampler)
         report_left_out(type(self).__name__, given, len(self), self.left_out)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, channel_first, made_sample
 from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
@@ -24,6 +25,7 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, requested_spacing, resampled
 from dicomdl.datasets._whole import Whole
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
+from dicomdl.datasets.label_maps import LabelsOption, as_labels, labels_on
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, report_left_out
 from dicomdl.datasets.times import TimesOption
@@ -61,6 +63,9 @@ class VolumeDataset(StackDataset):
     size
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
         three dimensions. Beyond the stack, values are those of `PatchDataset`.
+    labels
+        As for `PatchDataset`: samples have `label` (D, H, W) int64 at the voxels of the image, each
+        of the nearest voxel, 0 beyond the stack.
     orientation
         The directions of the axes, one letter per axis, as for `Volume.reorient`: "RAS" is what
         MONAI's ``Orientationd(axcodes="RAS")`` delivers. `size`, `spacing` and the sample then are
@@ -180,6 +185,7 @@ class VolumeDataset(StackDataset):
         transform: Transform | None = None,
         *,
         size: Sequence[int] | None = None,
+        labels: LabelsOption = None,
         orientation: str | None = None,
         spacing: Sequence[float] | float | Fingerprint | None = None,
         interpolation: Literal["linear", "thick_slices"] = "linear",
@@ -215,6 +221,8 @@ class VolumeDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
+        self.labels = as_labels(labels)
+        self._keep_annotated(self.labels)
         self._take_bags(Bags.of(by, max_members, self.delivery, is_sized=size is not None))
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
@@ -311,6 +319,9 @@ class VolumeDataset(StackDataset):
             "dimension": json.dumps(stack.dimension),
             "filled": int(volume.filled.sum()),
         }
+        if self.labels is not None:
+            found = labels_on(stack, self.labels, volume.geometry, self.irregular)
+            facts["label"] = torch.from_numpy(found)
         return made_sample(image, volume.affine, spacing, recipe, self.delivery, facts)
 
     @property

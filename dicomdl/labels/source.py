@@ -149,6 +149,11 @@ class LabelSource:
         return f"LabelSource({', '.join(given)})"
 
 
+def kind_of(labels: Any) -> str:
+    """Return the kind of annotation that labels come from; "" for functions and files."""
+    return labels.kind if isinstance(labels, LabelSource) else ""
+
+
 def only_annotation(stack: Stack, kind: str) -> Annotation:
     """Return the only readable annotation of a kind.
 

@@ -87,6 +87,64 @@ def test_a_pattern_names_a_mask_per_stack(index: dicomdl.Index, tmp_path: Path) 
         assert torch.equal(one["label"], other["label"])
 
 
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_frames_have_the_labels_of_their_slice(index: dicomdl.Index, kind: str) -> None:
+    with pytest.warns(UserWarning, match=f"no readable {kind}"):
+        frames = dicomdl.FrameDataset(index, labels=kind)
+    whole = dicomdl.read_labels(index.select(has=kind).stacks[0], kind).array
+    assert len(frames) == SHAPE[0]
+    for z, sample in enumerate(frames):
+        assert np.array_equal(sample["label"], whole[z])
+        assert sample["label"].shape == sample["image"].shape[1:]
+    crossed = dicomdl.FrameDataset(index.select(has=kind), labels=kind, plane="coronal")
+    found = np.stack([sample["label"] for sample in crossed])
+    # Coronal frames go from front to back, and down from head to foot.
+    assert np.array_equal(found, whole.transpose(1, 0, 2)[:, ::-1])
+    with pytest.raises(UsageError, match="reduce= halves images"):
+        dicomdl.FrameDataset(index, labels=kind, reduce=1)
+
+
+def test_labels_of_frames_follow_their_images_to_another_size(index: dicomdl.Index) -> None:
+    part = index.select(has="SEG")
+    whole = dicomdl.read_labels(part.stacks[0], "SEG").array
+    frames = dicomdl.FrameDataset(part, labels="SEG", size=(24, 28), intensity="modality")
+    for z, sample in enumerate(frames):
+        assert np.array_equal(sample["label"], np.kron(whole[z], np.ones((2, 2), int)))
+        assert sample["label"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [{}, {"orientation": "RAS"}, {"spacing": (1.5, 0.8, 1.3)}, {"size": (4, 9, 9)}],
+    ids=str,
+)
+def test_volumes_have_labels_at_their_own_voxels(
+    index: dicomdl.Index, grid: dict[str, Any]
+) -> None:
+    part = index.select(has="SEG")
+    labels = dicomdl.read_labels(part.stacks[0], "SEG")
+    (sample,) = dicomdl.VolumeDataset(part, labels="SEG", **grid)
+    geometry = dicomdl.Geometry(sample["image"].shape[1:], sample["affine"].numpy())
+    expected = labels.resample_to(geometry, interpolation="nearest", fill=0).array
+    assert np.array_equal(sample["label"], expected)
+    assert sample["label"].any()
+
+
+def test_labels_lie_right_in_volumes_whose_missing_slices_are_filled(folder: Path) -> None:
+    shape = (6, 8, 9)
+    images = write_series(folder / "ct", shape=shape, drop=(3,))
+    masks = np.random.default_rng(1).integers(0, 2, shape, np.uint8)
+    frames = [(1, (0, 0, 2.0 * z), masks[z]) for z in range(6) if z != 3]
+    write_seg(folder / "seg.dcm", images[0], frames)
+    index = dicomdl.scan(folder, folder.parent / "index", progress=False)
+    (sample,) = dicomdl.VolumeDataset(
+        index.select(has="SEG"), labels="SEG", irregular="resample", intensity="modality"
+    )
+    masks[3] = 0
+    assert sample["filled"] == 1
+    assert np.array_equal(sample["label"], masks)
+
+
 def test_what_is_no_source_is_refused(index: dicomdl.Index) -> None:
     with pytest.raises(UsageError, match="labels='RTDOSE': expected one of SEG, RTSTRUCT"):
         dicomdl.PatchDataset(index, 4, labels="RTDOSE")
