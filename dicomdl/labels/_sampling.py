@@ -67,6 +67,13 @@ class Sampler:
         plane_of = np.empty(len(order), np.int64)
         plane_of[order] = np.cumsum(is_new) - 1
         planes = Planes.at(frames.origins[order[is_new]], down, right, pixel)
+        apart = float(np.abs(planes.pixels(frames.origins, plane_of)).max())
+        if apart > _SAME_PLANE:
+            raise AnnotationError(
+                f"frames of the SEG in one plane lie up to {apart:.3g} pixels apart, which is read "
+                "only on the grid of the stack",
+                pixels=apart,
+            )
         return cls(planes, plane_of, frames.size)
 
     def nearest(self, stack: Planes, z: int, start: Sequence[int], stop: Sequence[int]) -> Nearest:

@@ -13,6 +13,7 @@ import numpy as np
 from dicomdl.arrays import Floats, Ints, Mask, Values, Voxel
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.annotation import AnnotationFacts
+from dicomdl.headers.bit_masks import names_bits
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Choice
 from dicomdl.labels._planes import Planes
@@ -83,6 +84,8 @@ class SegReader:
         align: Align = "nearest",
     ) -> None:
         _require_same_reference(stack, annotation)
+        if annotation.segmentation_type == "FRACTIONAL":
+            _require_fractions(frames)
         self.shape: Voxel = stack.shape
         self.names = {choice.label: choice.name for choice in choices}
         self._frames, self._choices = frames, tuple(choices)
@@ -94,15 +97,16 @@ class SegReader:
             raise AnnotationError(
                 f"the SEG lies on another grid than the stack: {misfit}; align='nearest' samples it"
             )
-        self._sampler = Sampler.of(frames)
-        slices = (
-            self._aligned.slices
-            if self._aligned is not None
-            else self._sampler.slices_of(self._planes, self.shape)
-        )
-        if (slices < 0).all():
+        self._sampler: Sampler | None = None
+        if self._aligned is not None:
+            slices = self._aligned.slices
+        else:
+            self._sampler = Sampler.of(frames)
+            slices = self._sampler.slices_of(self._planes, self.shape)
+        if (slices < 0).all() or not _in_view(frames, self._planes, self.shape).any():
+            where = "on a slice" if (slices < 0).all() else "within the rows and columns"
             raise AnnotationError(
-                f"none of {len(frames)} frames of the SEG lies on a slice of the stack",
+                f"none of {len(frames)} frames of the SEG lies {where} of the stack",
                 frames=len(frames),
             )
         self._of_slice = _order(slices, self.shape[0])
@@ -120,8 +124,8 @@ class SegReader:
             reader = RowReader(self._frames, handle)
             if self._aligned is not None:
                 yield from self._copied(reader, self._aligned, start, stop)
-            else:
-                yield from self._sampled(reader, start, stop)
+            elif self._sampler is not None:
+                yield from self._sampled(reader, self._sampler, start, stop)
 
     def _copied(
         self, reader: RowReader, aligned: _Aligned, start: Voxel, stop: Voxel
@@ -143,9 +147,11 @@ class SegReader:
                     where, values = found
                     yield Piece(where, self._in_segment(values), choice.label)
 
-    def _sampled(self, reader: RowReader, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+    def _sampled(
+        self, reader: RowReader, grid: Sampler, start: Voxel, stop: Voxel
+    ) -> Iterator[Piece]:
         """Yield the labels of a block out of frames on another grid, at the nearest pixel."""
-        frames, grid = self._frames, self._sampler
+        frames = self._frames
         for z in range(start[0], stop[0]):
             where = (
                 slice(z - start[0], z - start[0] + 1),
@@ -223,6 +229,31 @@ def _require_same_reference(stack: Stack, annotation: AnnotationFacts) -> None:
         raise AnnotationError(
             "the SEG lies in another frame of reference than the stack", expected=here, found=there
         )
+
+
+def _require_fractions(frames: SegFrames) -> None:
+    first = frames.source_of(0)
+    if names_bits(first.file, first.byte_offset):
+        raise AnnotationError(
+            "the SEG calls bit masks fractions: its private element (0117,xxD3) names the bits; "
+            "stored values of its frames (read_frame) hold them"
+        )
+
+
+def _in_view(frames: SegFrames, planes: Planes, shape: Voxel) -> Mask:
+    """Return (frames,) bool: frames with a pixel within the rows and columns of the stack."""
+    far, last = np.array(frames.size) - 1, np.array(shape[1:]) - 0.5
+    corners = np.stack(
+        [
+            frames.origins + down * frames.down + right * frames.right
+            for down in (0, far[0])
+            for right in (0, far[1])
+        ]
+    ).reshape(-1, 3)
+    # Slices of a tilted stack begin at places of their own, so that each corner takes its slice.
+    above = np.searchsorted(planes.heights, corners @ planes.normal)
+    ends = planes.pixels(corners, np.minimum(above, shape[0] - 1)).reshape(4, -1, 2)
+    return np.asarray(((ends.max(axis=0) > -0.5) & (ends.min(axis=0) < last)).all(axis=-1))
 
 
 def _lowest_value(annotation: AnnotationFacts, threshold: float | None) -> float:

@@ -9,9 +9,10 @@ from conftest import index_of
 from numpy.typing import NDArray
 from phantoms import write_series
 from phantoms_labels import write_seg
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import dicomdl
-from dicomdl.errors import AnnotationError
+from dicomdl.errors import AnnotationError, HeaderError
 from dicomdl.headers.annotation import read_annotation
 from dicomdl.headers.data_set import source_of
 from dicomdl.index.views import Stack
@@ -222,3 +223,131 @@ def test_segments_equal_the_label_maps_that_dcmqi_was_given(
         expected = reference.resample_to(stack.geometry, interpolation="nearest", fill=0).array
         assert np.array_equal(channel, expected == label)
         assert channel.any()
+
+
+def of_slices(values: NDArray[Any]) -> list[tuple[int, Any, NDArray[Any]]]:
+    return [(1, position(z), values[z]) for z in range(SHAPE[0])]
+
+
+def test_a_segment_that_only_the_shared_groups_name_is_read(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    def share(dataset: Any, _: int) -> None:
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        dataset.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence = groups[
+            0
+        ].SegmentIdentificationSequence
+        for group in groups:
+            del group.SegmentIdentificationSequence
+        # Instances that are referenced twice change nothing.
+        (series,) = dataset.ReferencedSeriesSequence
+        series.ReferencedInstanceSequence.append(series.ReferencedInstanceSequence[0])
+
+    mask = (labels_of() > 1).astype(np.uint8)
+    path = write_seg(folder / "seg.dcm", image, of_slices(mask), edit=share)
+    assert np.array_equal(dicomdl.read_labels(stack, path).array, mask)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"), [(7, "7 frame"), (3, "3 frames have no image_position_patient")]
+)
+def test_another_number_of_frames_than_of_groups_is_refused(
+    folder: Path, image: Path, stack: Stack, count: int, message: str
+) -> None:
+    def recount(dataset: Any, _: int) -> None:
+        dataset.NumberOfFrames = count
+
+    path = write_seg(folder / "seg.dcm", image, of_slices(labels_of() // 2), edit=recount)
+    with pytest.raises((HeaderError, AnnotationError), match=message):
+        dicomdl.read_labels(stack, path)
+
+
+def test_frames_beyond_the_view_are_left_out_and_never_all_of_them(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    mask = (labels_of() > 1).astype(np.uint8)
+    beyond = [(1, position(30), mask[0]), (1, position(2, x=500), mask[1])]
+    path = write_seg(folder / "seg.dcm", image, of_slices(mask) + beyond)
+    assert np.array_equal(dicomdl.read_labels(stack, path).array, mask)
+    for number, where in enumerate(("on a slice", "within the rows")):
+        path = write_seg(folder / f"beyond {number}.dcm", image, [beyond[number]])
+        with pytest.raises(AnnotationError, match=f"none of 1 frames of the SEG lies {where}"):
+            dicomdl.read_labels(stack, path)
+
+
+def test_frames_of_one_plane_at_several_places_are_not_sampled(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    mask = np.ones((3, 3), np.uint8)
+    frames = [(1, position(1), mask), (1, position(1, x=4), mask)]
+    path = write_seg(folder / "seg.dcm", image, frames, pixel_spacing=(2.0, 2.0))
+    with pytest.raises(AnnotationError, match="lie up to 2 pixels apart"):
+        dicomdl.read_labels(stack, path)
+
+
+def test_a_palette_and_padding_leave_the_numbers_of_a_label_map(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    values = np.array([1, 5, 9], np.uint8)[labels_of() % 3]
+
+    def colour(dataset: Any, _: int) -> None:
+        dataset.PixelPaddingValue = 5
+        dataset.PhotometricInterpretation = "PALETTE COLOR"
+        for name in ("Red", "Green", "Blue"):
+            setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [16, 0, 8])
+            setattr(dataset, f"{name}PaletteColorLookupTableData", bytes(range(16)))
+
+    names = {0: "Background", 1: "Liver", 9: "Spleen"}
+    frames = [(0, position(z), values[z]) for z in range(SHAPE[0])]
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments=names, edit=colour
+    )
+    found = dicomdl.read_labels(stack, path)
+    assert np.array_equal(found.array, np.where(values == 5, 0, values))
+    assert found.names == {1: "Liver", 9: "Spleen"}
+
+
+@pytest.mark.parametrize("syntax", [DeflatedExplicitVRLittleEndian, RLELossless])
+def test_compressed_objects_give_the_same_labels(
+    folder: Path, image: Path, stack: Stack, syntax: Any
+) -> None:
+    values = labels_of()
+
+    def compress(dataset: Any, _: int) -> None:
+        if syntax == RLELossless:
+            dataset.compress(syntax, generate_instance_uid=False, encoding_plugin="pydicom")
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    names = {1: "A", 2: "B", 3: "C"}
+    frames = [(0, position(z), values[z]) for z in range(SHAPE[0])]
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments=names, edit=compress
+    )
+    assert np.array_equal(dicomdl.read_labels(stack, path).array, values)
+
+
+def test_bit_masks_under_the_name_of_fractions_are_refused(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    def add_legend(dataset: Any, _: int) -> None:
+        block = dataset.private_block(0x0117, "RAMP BITS", create=True)
+        block.add_new(0xD3, "LO", "0x01 threshold")
+
+    frames = of_slices(labels_of() * 16)
+    path = write_seg(folder / "seg.dcm", image, frames, kind="FRACTIONAL", edit=add_legend)
+    with pytest.raises(AnnotationError, match="calls bit masks fractions"):
+        dicomdl.read_labels(stack, path, threshold=0.5)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", ["noppv", "ppv5"])
+def test_a_real_label_map_with_absent_slices_has_the_voxels_of_its_nrrd(
+    corpus: Path, folder: Path, name: str
+) -> None:
+    files = corpus / "QIICR+dcmqi/data/segmentations"
+    truth = dicomdl.Volume.load(files / f"sparse_labelmap_{name}_seg.nrrd")
+    index = dicomdl.scan(files / "24x38x3/image", folder / "index", progress=False)
+    found = dicomdl.read_labels(index.stacks[0], files / f"sparse-labelmap-{name}.dcm")
+    # 5 is the padding of the slice that the file lacks.
+    assert np.array_equal(found.array, np.where(truth.array == 5, 0, truth.array))
+    assert found.array.any()
