@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.errors import GeometryError, StorageError
+from dicomdl.index.text import counted
 from dicomdl.storage import publishing as storage
 from dicomdl.values.formulas import Ramp
 from dicomdl.values.normalisation import Clip, Line, ZScore
@@ -186,7 +187,7 @@ class Fingerprint:
 
     def __repr__(self) -> str:
         return (
-            f"Fingerprint({self.modality}, {len(self.sizes):,} stacks, "
+            f"Fingerprint({self.modality}, {counted(len(self.sizes), 'stacks')}, "
             f"{self.mean:.4g} +- {self.deviation:.4g} {self.units}".rstrip()
             + f", {self.lower:.4g} to {self.upper:.4g})"
         )
@@ -197,7 +198,7 @@ class Fingerprint:
         size = np.median(self.sizes, axis=0)
         units = f" {self.units}" if self.units else ""
         lines = [
-            f"{len(self.sizes):,} stacks of {self.modality}",
+            f"{counted(len(self.sizes), 'stacks')} of {self.modality}",
             f"median spacing  {' x '.join(spacing)} mm",
             f"median size     {' x '.join(f'{n:.4g}' for n in size)}",
             f"percentiles     {self.lower:.4g}, {self.median:.4g}, {self.upper:.4g}{units} "

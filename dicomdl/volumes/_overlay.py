@@ -1,6 +1,7 @@
 """Masks over pictures: colours of labels, and their legend."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -35,10 +36,13 @@ class Overlay:
         bool or integers, (slice, row, column), or with the leading axis of a group.
     labels
         The labels other than 0, ascending.
+    names
+        {label: name} of some labels.
     """
 
     values: Values
     labels: npt.NDArray[Any]
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def at(self, t: int | None) -> Values:
         """Return the mask of one time point, (slice, row, column)."""
@@ -61,7 +65,7 @@ class Overlay:
         if self.values.dtype == np.bool_ and len(self.labels):
             return [("mask", _COLOURS[0])]
         named = [
-            (f"label {label}", _COLOURS[n % len(_COLOURS)])
+            (self.names.get(label) or f"label {label}", _COLOURS[n % len(_COLOURS)])
             for n, label in enumerate(self.labels[:_NAMED].tolist())
         ]
         more = len(self.labels) - _NAMED
@@ -86,4 +90,5 @@ def overlay_of(volume: VolumeFacts, mask: Any) -> Overlay | None:
         labels = np.flatnonzero(np.bincount(values.reshape(-1), minlength=1))
     else:
         labels = np.unique(values)
-    return Overlay(values, labels[labels != 0])
+    names = mask.names if isinstance(mask, VolumeFacts) else {}
+    return Overlay(values, labels[labels != 0], names)

@@ -1,5 +1,6 @@
 """Figures of volumes: what they show, in mm, with a title, a mask and its legend."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,9 @@ def test_a_mask_lies_over_its_voxels_and_has_a_legend() -> None:
     assert np.array_equal(colours[..., 3] > 0, labels[6] != 0)
     assert not np.array_equal(colours[2, 3], colours[8, 9])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["label 1", "label 5"]
+    named = dataclasses.replace(volume().like(labels), names={5: "Liver"})
+    legend = volume().plot((300, 600), mask=named).legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["label 1", "Liver"]
 
 
 @pytest.mark.parametrize("kind", ["bool", "uint8", "volume", "float"])
