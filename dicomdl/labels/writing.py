@@ -228,9 +228,13 @@ def _checked(values: Values, kind: SegKind, described: Sequence[Segment]) -> Val
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low < 0 or high > MOST_SEGMENTS:
         raise UsageError(f"labels from {low} to {high}: expected 0 to {MOST_SEGMENTS}")
-    labels = values.astype(np.uint8 if high < 256 else np.uint16)
-    found = np.flatnonzero(np.bincount(labels.reshape(-1), minlength=1))
-    unnamed = sorted(set(found.tolist()) - {0, *numbers})
+    labels = values.astype(np.uint8 if high < 256 else np.uint16, copy=False)
+    # By slices, because bincount takes eight bytes per voxel.
+    found = np.zeros(high + 1, np.bool_)
+    for plane in labels:
+        counts = np.bincount(plane.reshape(-1), minlength=high + 1)
+        found |= counts > 0
+    unnamed = sorted(set(np.flatnonzero(found).tolist()) - {0, *numbers})
     if unnamed:
         raise AnnotationError(
             f"labels without a name: {', '.join(map(str, unnamed[:20]))}; segments={{label: name}} "
