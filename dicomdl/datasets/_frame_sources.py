@@ -83,13 +83,16 @@ class StoredFrames:
         The number of slices before and after a frame that are delivered with it.
     in_patient
         Whether the spacing of projection images is that in the patient.
+    is_mixed
+        Whether the frames will be interpolated.
     """
 
     def __init__(
-        self, index: Index, reading: Reading, neighbours: int, *, in_patient: bool
+        self, index: Index, reading: Reading, neighbours: int, *, in_patient: bool, is_mixed: bool
     ) -> None:
         self._index, self._reading = index, reading
         self._neighbours, self._in_patient = neighbours, in_patient
+        self._is_mixed = is_mixed
 
     @property
     def boundaries(self) -> Ints:
@@ -132,7 +135,8 @@ class StoredFrames:
         position = facts["position_in_stack"]
         if self._neighbours:
             reader = self._reading.voxels(stack, recipe.quantity)
-            return _between_neighbours(reader, position, self._neighbours, recipe)
+            numbers = (position - self._neighbours, position + self._neighbours + 1)
+            return _slices(reader, numbers, recipe, is_mixed=self._is_mixed)
         if (voxels := self._reading.cached_voxels(stack, recipe.quantity)) is not None:
             array, padding = voxels.read((position, 0, 0), (position + 1, *stack.shape[1:]))
             return Converted(array[0], None if padding is None else padding[0])
@@ -167,13 +171,22 @@ class PlaneFrames:
         The number of slices before and after a frame, across the plane, delivered with it.
     grid
         The directions of the plane: across it, down and along its rows.
+    is_mixed
+        Whether the frames will be interpolated.
     """
 
     def __init__(
-        self, stacks: Stacks, reading: Reading, neighbours: int, grid: GridRequest
+        self,
+        stacks: Stacks,
+        reading: Reading,
+        neighbours: int,
+        grid: GridRequest,
+        *,
+        is_mixed: bool,
     ) -> None:
         self._stacks, self._reading = stacks, reading
         self._neighbours, self._grid = neighbours, grid
+        self._is_mixed = is_mixed
 
     @functools.cached_property
     def boundaries(self) -> Ints:
@@ -198,7 +211,8 @@ class PlaneFrames:
         position = row - int(self.boundaries[number])
         recipe = self._reading.recipe(stack)
         reader = self._together(number, stack, recipe)
-        read = _between_neighbours(reader, position, self._neighbours, recipe)
+        numbers = (position - self._neighbours, position + self._neighbours + 1)
+        read = _slices(reader, numbers, recipe, is_mixed=self._is_mixed)
         image = floored(read, recipe)
         image = image if self._neighbours else channel_first(image[0], 2)
         affine = np.array(reader.geometry.affine)
@@ -232,7 +246,7 @@ class PlaneFrames:
         numbers = np.unique(positions[:, None] + reach)
         numbers = numbers[(numbers >= 0) & (numbers < reader.shape[0])]
         try:
-            shows = padding_shows(reader, recipe)
+            shows = padding_shows(reader, recipe, is_mixed=self._is_mixed)
             return KeptSlices(reader, numbers.tolist(), want_padding=shows)
         except (DicomdlError, OSError, MemoryError):
             return None
@@ -247,16 +261,17 @@ class _Batch:
         self.reader: KeptSlices | None = None
 
 
-def _between_neighbours(
-    reader: BlockReader, position: int, neighbours: int, recipe: Intensity
+def _slices(
+    reader: BlockReader, numbers: tuple[int, int], recipe: Intensity, *, is_mixed: bool
 ) -> Converted:
-    """Return a slice between its neighbours, (2 n + 1, rows, columns[, sample]).
+    """Return the slices from one number up to another, (slices, rows, columns[, sample]).
 
     Slices beyond the ends of the stack are padding.
     """
-    if neighbours and reader.samples:
+    first, end = numbers
+    if end - first > 1 and reader.samples:
         raise UsageError(
             "frames of colour have channels of their own: take them without neighbours="
         )
-    size = (2 * neighbours + 1, *reader.shape[1:])
-    return read_block(reader, (position - neighbours, 0, 0), size, recipe, None)
+    size = (end - first, *reader.shape[1:])
+    return read_block(reader, (first, 0, 0), size, recipe, None, is_mixed=is_mixed)

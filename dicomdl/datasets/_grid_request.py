@@ -211,7 +211,8 @@ def resampled_reader(
     """
     how = _NEAREST if stack.content == "segmentation" else how
     fill = 0.0 if how is _NEAREST else outside_value(recipe, np.dtype(np.float32))
-    prepare = functools.partial(floored, recipe=recipe) if padding_shows(voxels, recipe) else None
+    shows = padding_shows(voxels, recipe, is_mixed=how is not _NEAREST)
+    prepare = functools.partial(floored, recipe=recipe) if shows else None
     return ResampledReader(voxels, geometry, how, fill, prepare)
 
 

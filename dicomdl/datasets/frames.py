@@ -284,10 +284,11 @@ class FrameDataset(PixelDataset):
 
     @functools.cached_property
     def _source(self) -> FrameSource:
+        is_mixed, how = not self.target.is_own, (self.reading, self.neighbours)
         if self.plane is not None:
-            return PlaneFrames(self.index.stacks, self.reading, self.neighbours, self._grid)
+            return PlaneFrames(self.index.stacks, *how, self._grid, is_mixed=is_mixed)
         in_patient = self.spacing_at == "patient"
-        return StoredFrames(self.index, self.reading, self.neighbours, in_patient=in_patient)
+        return StoredFrames(self.index, *how, in_patient=in_patient, is_mixed=is_mixed)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

@@ -3,6 +3,7 @@
 The fill is the lowest value that the recipe distinguishes, and is marked as padding.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,18 @@ from dicomdl.volumes.block_reader import BlockReader, Scratch
 
 
 def read_block(
-    voxels: BlockReader, start: Voxel, size: Voxel, recipe: Intensity, scratch: Scratch | None
+    voxels: BlockReader,
+    start: Voxel,
+    size: Voxel,
+    recipe: Intensity,
+    scratch: Scratch | None,
+    *,
+    is_mixed: bool = False,
 ) -> Converted:
     """Read a block that may reach beyond the stack.
 
     Voxels outside are padding: the floor of the recipe, or without one -1024 for HU, else 0.
+    `is_mixed` says that the values will be interpolated (see `padding_shows`).
     """
     overlap = overlap_of(start, size, voxels.shape)
     if overlap is not None and all(
@@ -26,7 +34,8 @@ def read_block(
         for low, high, n in ((s.start, s.stop, n) for s, n in zip(overlap[1], size, strict=True))
     ):
         stop = (start[0] + size[0], start[1] + size[1], start[2] + size[2])
-        return voxels.read(start, stop, scratch, want_padding=padding_shows(voxels, recipe))
+        shows = padding_shows(voxels, recipe, is_mixed=is_mixed)
+        return voxels.read(start, stop, scratch, want_padding=shows)
     inner = None
     if overlap is not None:
         (z, y, x), _ = overlap
@@ -50,11 +59,17 @@ def outside_value(recipe: Intensity, dtype: np.dtype[Any]) -> float:
     return lowest if lowest is not None else -1024 if recipe.units == "HU" else 0
 
 
-def padding_shows(voxels: BlockReader, recipe: Intensity) -> bool:
-    """Whether padding must be looked for: unmasked, it could differ from the lowest value."""
+def padding_shows(voxels: BlockReader, recipe: Intensity, *, is_mixed: bool = False) -> bool:
+    """Whether padding must be looked for: unmasked, it could differ from the lowest value.
+
+    Padding below the lowest value is mapped to it by a recipe that saturates. Where values are
+    mixed before they are mapped (`is_mixed`), it would lower those beside it.
+    """
     lowest = recipe.floor(np.dtype(np.float32))
     if lowest is None:
         return False
+    if is_mixed:
+        return voxels.padding_top > -math.inf
     # A map that goes on below its lower end distinguishes any two values of padding.
     return recipe.invert or not recipe.saturates or voxels.padding_top > lowest
 

@@ -312,3 +312,33 @@ def test_patches_of_real_stacks_are_parts_of_their_resampled_volumes(
         inner = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
         span = max(1.0, float(np.ptp(image)))
         assert np.abs(sample["image"][0].numpy()[inner] - expected).max() <= 1e-4 * span
+
+
+@pytest.mark.parametrize("kind", ["patches", "planes", "neighbours"])
+def test_padding_far_below_the_lowest_value_does_not_darken_what_lies_beside_it(
+    folder: Path, kind: str
+) -> None:
+    stored = NOISE.astype(np.int64) + 1000
+    stored[:, :8, :9] = -30000
+    index = noise(
+        folder,
+        stored=stored,
+        signed=True,
+        bits_stored=16,
+        edit=lambda file, _: file.add_new("PixelPaddingValue", "SS", -30000),
+    )
+    # The window saturates below 950 HU: on the own grid, padding is mapped to 0 as it is.
+    window = dicomdl.Limits(950, 1400)
+    if kind == "patches":
+        patches = dicomdl.PatchDataset(
+            index, (5, 7, 6), sampler="grid", intensity=window, spacing=0.6
+        )
+        (volume,) = dicomdl.VolumeDataset(index, window, spacing=0.6)
+        assert np.abs(stitched(patches) - volume["image"].numpy()).max() < 1e-4
+        return
+    options = {"plane": "axial"} if kind == "planes" else {"neighbours": 1}
+    stored_frames = dicomdl.FrameDataset(index, window, spacing=0.6)
+    others = dicomdl.FrameDataset(index, window, spacing=0.6, **options)
+    for one, other in zip(stored_frames, others, strict=True):
+        image = other["image"][len(other["image"]) // 2]
+        assert torch.allclose(one["image"][0], image, atol=1e-5)
