@@ -59,8 +59,11 @@ class Bags:
         Raises
         ------
         UsageError
-            A keyword has an unknown value, or images are to be mapped on a device.
+            A keyword has an unknown value, `max_members` comes without `by`, or images are to be
+            mapped on a device.
         """
+        if by is None and max_members != MAX_MEMBERS:
+            raise UsageError(f"max_members={max_members!r} limits bags: it needs by=")
         if by is not None and delivery.intensity_on == "device":
             raise UsageError(
                 "intensity_on='device' maps one image per sample: by= needs intensity_on='cpu'"

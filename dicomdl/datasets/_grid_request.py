@@ -77,7 +77,8 @@ class GridRequest:
             columns, comes with an orientation.
         """
         mm = requested_spacing(spacing, 3, oriented=orientation is not None)
-        return cls(orientation, mm, interpolation_of_images(interpolation))
+        how = interpolation_of_images(interpolation, is_used=mm is not None)
+        return cls(orientation, mm, how)
 
     @property
     def is_own(self) -> bool:
@@ -216,18 +217,24 @@ def resampled_reader(
     return ResampledReader(voxels, geometry, how, fill, prepare)
 
 
-def interpolation_of_images(interpolation: Any) -> Resampling:
+def interpolation_of_images(interpolation: Any, *, is_used: bool) -> Resampling:
     """Return the interpolation of the images of a dataset, for its keyword.
 
     Raises
     ------
     UsageError
-        It is neither "linear" nor "thick_slices".
+        It is neither "linear" nor "thick_slices", or no default although images stay on the grid of
+        their slices (not `is_used`).
     """
     if interpolation not in ("linear", "thick_slices"):
         raise UsageError(
             f"interpolation={interpolation!r}: expected 'linear' or 'thick_slices'; labels and "
             "segmentations take the nearest voxel"
+        )
+    if interpolation != "linear" and not is_used:
+        raise UsageError(
+            f"interpolation={interpolation!r} has no effect: it needs spacing=, the grid to "
+            "interpolate to"
         )
     return Resampling(interpolation)
 

@@ -154,30 +154,15 @@ def resized(
         return image, affine, spacing
     size, new_spacing = target.size, target.spacing
     tensor = torch.from_numpy(image.astype(np.float32))[None]
-    mode: dict[str, Any] = (
-        {"mode": "bilinear", "antialias": True} if how.smooth else {"mode": "nearest-exact"}
-    )
+    inner: tuple[int, ...] | None = None
     if new_spacing is None:
         # Otherwise `is_own` would be true.
         assert size is not None
         inner = _fitted(tuple(tensor.shape[2:]), size, how.fit)
         scale = tuple(new / old for new, old in zip(inner, tensor.shape[2:], strict=True))
-        tensor = torch.nn.functional.interpolate(tensor, size=inner, **mode)
     else:
-        if not np.isfinite(spacing[1:]).all():
-            raise GeometryError(
-                "the pixel spacing of this frame is not known: use size= without spacing="
-            )
-        scale = tuple(float(old / new) for old, new in zip(spacing[1:], new_spacing, strict=True))
-        if min(length * factor for length, factor in zip(tensor.shape[2:], scale, strict=True)) < 1:
-            raise GeometryError(
-                f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing
-            )
-        # With the scale given, instead of recomputed from the rounded size, pixels have exactly
-        # the requested spacing.
-        tensor = torch.nn.functional.interpolate(
-            tensor, scale_factor=scale, recompute_scale_factor=False, **mode
-        )
+        scale = _scale_to(new_spacing, spacing, image.shape)
+    tensor = _interpolated(tensor, to_size=inner, scale=scale, is_mixed=how.smooth)
     # The edges of the image are fixed, so the first centre moves by half the difference of the
     # pixel sizes.
     shift = np.array([0.5 / s - 0.5 for s in scale])
@@ -188,6 +173,65 @@ def resized(
     affine[:3, 1:3] /= np.asarray(scale)
     spacing[1:] /= np.asarray(scale)
     return image, affine, spacing
+
+
+def _scale_to(
+    new_spacing: tuple[float, ...], spacing: Affine, shape: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Return the factors by which the rows and columns of a frame (C, H, W) get another number.
+
+    Raises
+    ------
+    GeometryError
+        The frame has no spacing, or would get no pixel, or too many.
+    """
+    if not np.isfinite(spacing[1:]).all():
+        raise GeometryError(
+            "the pixel spacing of this frame is not known: use size= without spacing="
+        )
+    scale = tuple(float(old / new) for old, new in zip(spacing[1:], new_spacing, strict=True))
+    rows, columns = (int(n * factor) for n, factor in zip(shape[1:], scale, strict=True))
+    if not rows or not columns:
+        raise GeometryError(
+            f"the frame is smaller than one pixel of {new_spacing} mm", spacing=new_spacing
+        )
+    if (pixels := shape[0] * rows * columns) > MOST_VOXELS:
+        raise GeometryError(
+            f"a frame of {rows} x {columns} pixels of {new_spacing} mm exceeds the limit of "
+            f"{MOST_VOXELS:,} pixels for a sample: take a larger spacing, in mm",
+            voxels=pixels,
+            limit=MOST_VOXELS,
+            spacing=new_spacing,
+        )
+    return scale
+
+
+def _interpolated(
+    tensor: torch.Tensor,
+    *,
+    to_size: tuple[int, ...] | None,
+    scale: tuple[float, ...],
+    is_mixed: bool,
+) -> torch.Tensor:
+    """Interpolate (1, C, H, W) to a size, or by two factors; bilinearly with antialiasing, or not.
+
+    With antialiasing, torch 2.13 gives every row the first value where one column is left. Such an
+    image is turned, since one row is right.
+    """
+    is_narrow = (int(tensor.shape[3] * scale[1]) if to_size is None else to_size[1]) == 1
+    how: dict[str, Any] = (
+        {"mode": "bilinear", "antialias": True} if is_mixed else {"mode": "nearest-exact"}
+    )
+    order = slice(None, None, -1 if is_narrow else 1)
+    if to_size is None:
+        # With the scale given, instead of recomputed from the rounded size, pixels have exactly
+        # the requested spacing.
+        how |= {"scale_factor": scale[order], "recompute_scale_factor": False}
+    else:
+        how["size"] = to_size[order]
+    given = tensor.transpose(2, 3).contiguous() if is_narrow else tensor
+    result = torch.nn.functional.interpolate(given, **how)
+    return result.transpose(2, 3) if is_narrow else result
 
 
 def _fitted(shape: tuple[int, ...], size: tuple[int, ...], fit: Fit) -> tuple[int, ...]:

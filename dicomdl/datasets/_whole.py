@@ -15,6 +15,7 @@ from dicomdl.index.views import Group, Stack
 from dicomdl.values.conversion import is_colour
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.reading import Converted
+from dicomdl.volumes.cutting import outside_value
 from dicomdl.volumes.read import is_moved, read_volume
 from dicomdl.volumes.resampling import Interpolation
 from dicomdl.volumes.volume import Volume
@@ -93,7 +94,7 @@ class Whole:
         volumes = []
         for stack in group:
             volume = how.volume(stack, recipe)
-            fill = None if nearest else recipe.floor(volume.array.dtype)
+            fill = None if nearest else outside_value(recipe, volume.array.dtype)
             volumes.append(
                 volume.resample_to(geometry, interpolation=interpolation, fill=fill)
                 if volume.geometry != geometry

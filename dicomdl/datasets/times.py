@@ -85,6 +85,8 @@ class Times:
             if isinstance(option, slice):
                 slice(option.start, option.stop, option.step).indices(1)
                 return cls(span=(option.start, option.stop, option.step))
+            if any(isinstance(each, bool) for each in option):
+                raise TypeError
             numbers = tuple(map(operator.index, option))
         except (TypeError, ValueError):
             raise UsageError(

@@ -216,7 +216,7 @@ class VolumeDataset(StackDataset):
         )
         mm = requested_spacing(spacing, 3, oriented=orientation is not None)
         self.target = TargetGrid.of(3, size, mm)
-        self.how = interpolation_of_images(interpolation)
+        self.how = interpolation_of_images(interpolation, is_used=not self.target.is_own)
         self.grid = GridRequest(orientation)
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
@@ -266,7 +266,7 @@ class VolumeDataset(StackDataset):
                 if are_one_grid(other.geometry, own.geometry):
                     other = self._on_grid(other, stack, own_recipe)
                 else:
-                    other = on_grid_of(volume, other, stack, own_recipe)
+                    other = on_grid_of(volume, other, stack, own_recipe, self.how)
                 own_recipe(other.array, image[number])
         made = Image(image, is_mapped=True)
         sample = self._described(row, first, volume, made, recipe)
@@ -308,6 +308,8 @@ class VolumeDataset(StackDataset):
             if is_on_own_grid
             else np.asarray(volume.spacing)
         )
+        # A single slice of the requested spacing is on its own grid, and has one now.
+        spacing = spacing if self.target.spacing is None else np.array(self.target.spacing)
         facts = {
             "row": row,
             "stack": stack.number,

@@ -148,7 +148,8 @@ def require_possible(shape: tuple[int, int, int]) -> None:
     """Raise a GeometryError for a grid of more than `MAX_VOXELS`."""
     if math.prod(shape) > MAX_VOXELS:
         raise GeometryError(
-            f"a grid of {' x '.join(map(str, shape))} voxels is too large",
+            f"a grid of {' x '.join(map(str, shape))} voxels exceeds the limit of {MAX_VOXELS:,}: "
+            "take a larger spacing, in mm",
             voxels=math.prod(shape),
             limit=MAX_VOXELS,
         )

@@ -41,6 +41,8 @@ ReadBox: TypeAlias = Callable[[Voxel, Voxel], Values]
 Axes: TypeAlias = tuple[AxisWeights, AxisWeights, AxisWeights]
 # An axis shrinks if its voxels become larger by more than rounding.
 _SHRINKS: Final = 1 + 1e-6
+# The fraction by which places on an oblique grid are drawn inwards: 1e-6 voxels of 2,000.
+_INWARDS: Final = 1e-9
 # nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.8.1).
 _ANISOTROPY: Final = 3.0
 
@@ -287,6 +289,13 @@ class Regridding:
         # SimpleITK has no bool.
         working = np.dtype(np.uint8) if working == np.bool_ else working
         matrix = np.linalg.inv(self.old.affine) @ fine.affine
+        if self.how.interpolation != "nearest":
+            # Half a voxel beyond the border of the old grid is inside in every block, whatever the
+            # rounding. The nearest voxel of a place between two would depend on rounding then.
+            middle = (np.asarray(self.old.shape) - 1) / 2
+            matrix[:3, 3] -= middle
+            matrix[:3] *= 1 - _INWARDS
+            matrix[:3, 3] += middle
         matrix[:3, 3] += matrix[:3, :3] @ start
         low, high = self._box(matrix, shape)
         if any(a >= b for a, b in zip(low, high, strict=True)):

@@ -179,6 +179,8 @@ def test_bags_refuse_what_they_cannot_join(folder: Path) -> None:
             dicomdl.FrameDataset(index, **options)
     with pytest.raises(UsageError, match="by= needs intensity_on='cpu'"):
         dicomdl.FrameDataset(index, by="study", intensity_on="device")
+    with pytest.raises(UsageError, match="max_members=8 limits bags: it needs by="):
+        dicomdl.FrameDataset(index, max_members=8)
     with pytest.raises(UsageError, match="without by="):
         dicomdl.FrameDataset(index, by="study", plane="axial")
     with pytest.raises(UsageError, match="takes no groups and no Pairing"):

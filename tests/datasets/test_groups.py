@@ -73,7 +73,9 @@ def test_times_choose_volumes_with_their_facts(folder: Path) -> None:
         assert sample["stacks"].tolist() == [group[t].number for t in expected]
 
 
-@pytest.mark.parametrize("times", [3, "all", [], [0.5], "1", dicomdl.RandomTimes, {1: 2}.get])
+@pytest.mark.parametrize(
+    "times", [3, "all", [], [0.5], [True, False], "1", dicomdl.RandomTimes, {1: 2}.get]
+)
 def test_other_choices_of_volumes_are_refused(folder: Path, times: Any) -> None:
     group = three_echoes(folder, shape=(2, 5, 7)).groups[0]
     with pytest.raises(UsageError, match=r"times=.*(expected|no volume)"):

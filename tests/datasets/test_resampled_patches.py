@@ -1,5 +1,6 @@
 """Patches at a spacing of their own: parts of the resampled volume, read without the rest."""
 
+import functools
 import math
 import os
 import pickle
@@ -252,12 +253,38 @@ def test_what_cannot_be_resampled_is_refused_or_left_out(folder: Path) -> None:
             spacing=1,
             interpolation="nearest",  # type: ignore[arg-type]
         )
-    with pytest.raises(GeometryError, match="too large") as caught:
+    with pytest.raises(GeometryError, match="limit of 8,589,934,592") as caught:
         dicomdl.PatchDataset(patches.index, (2, 2, 2), spacing=1e-3)
     assert caught.value.voxels > caught.value.limit
     with pytest.raises(GeometryError, match="limit of 1,073,741,824") as caught:
         dicomdl.VolumeDataset(patches.index, spacing=5e-3)[0]
     assert caught.value.voxels > caught.value.limit == 2**30
+    with pytest.raises(GeometryError, match="limit of 1,073,741,824") as caught:
+        dicomdl.FrameDataset(patches.index, spacing=1e-4)[0]
+    assert caught.value.voxels > caught.value.limit == 2**30
+    for make in (dicomdl.VolumeDataset, functools.partial(dicomdl.PatchDataset, size=(2, 2, 2))):
+        with pytest.raises(UsageError, match="it needs spacing="):
+            make(patches.index, interpolation="thick_slices")
+
+
+def test_a_single_slice_of_the_requested_spacing_has_it(folder: Path) -> None:
+    index = noise(folder, shape=(1, 20, 26), stored=NOISE[:1])
+    options = {"spacing": SPACING, "intensity": "modality"}
+    (volume,) = dicomdl.VolumeDataset(index, **options)
+    patch = dicomdl.PatchDataset(index, (1, 8, 8), **options)[0]
+    assert volume["spacing"].tolist() == patch["spacing"].tolist() == list(SPACING)
+
+
+def test_a_frame_of_one_column_keeps_its_values_at_their_place(folder: Path) -> None:
+    stored = np.arange(10)[:, None, None] * 10 + np.zeros((1, 1, 6), np.int64)
+    index = noise(folder, shape=(10, 1, 6), stored=stored, spacing=(1, 2, 1))
+    frames = dicomdl.FrameDataset(index, "modality", plane="sagittal", spacing=(2, 2))
+    sample = frames[0]
+    (column,) = sample["image"][0].T
+    places = sample["affine"].numpy() @ np.array([[0, row, 0, 1] for row in range(5)]).T
+    assert len(column) == 5
+    # The ends are means over a part of their neighbourhood.
+    assert np.allclose(column[1:-1], places[2, 1:-1] * 10 - 50, atol=1e-3)
 
 
 def test_the_number_of_patches_follows_the_grid_of_each_stack(folder: Path) -> None:

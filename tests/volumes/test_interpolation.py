@@ -250,3 +250,26 @@ def test_the_border_of_a_coarser_oblique_grid_is_a_mean_over_its_whole_neighbour
     result = interpolate(values, old, new, Resampling("linear"), 0, series=False)
     z, y, x = np.indices(new.shape)
     assert np.abs(result - (4.0 * (6 + 2 * y) + 4 + 2 * x)).max() < 1e-9
+
+
+def test_voxels_just_at_the_border_are_inside_in_blocks_and_in_the_whole() -> None:
+    old = Geometry(
+        (10, 20, 24), true_affine(orientation=(0.8, 0.6, 0, -0.48, 0.64, -0.6), shear=(0.4, 0.5))
+    )
+    way = Regridding(old, new_grid(old, 1.0, None), Resampling())
+    places = np.linalg.inv(old.affine) @ way.new.affine
+    voxels = np.indices(way.new.shape).reshape(3, -1)
+    at_border = places[:3, :3] @ voxels + places[:3, 3:] - np.array([[9.5], [19.5], [23.5]])
+    assert (np.abs(at_border) < 1e-9).any()
+    values = np.ones(old.shape, np.float32)
+
+    def read(start: Voxel, stop: Voxel) -> Values:
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        return values[z, y, x]
+
+    whole = way.block(read, (0, 0, 0), way.new.shape, values.dtype, 0)
+    _, rows, columns = way.new.shape
+    for row in range(rows):
+        corners = (0, row, 0), (way.new.shape[0], row + 1, columns)
+        block = way.block(read, *corners, values.dtype, 0)
+        assert np.abs(block - whole[:, row : row + 1]).max() < 1e-4
