@@ -1,5 +1,6 @@
 """Headers of the images that a new object is derived from, as data sets of pydicom."""
 
+import datetime
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,9 +17,7 @@ _REQUIRED: Final = (
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 # What every image of a Series has in common with an object on its grid.
-_COMMON: Final = (
-    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"),
-)
+_COMMON: Final = (*("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),)
 # What else a derived object states. Other facts about the patient and the study stay out.
 _STATED: Final = (
     *("SpecificCharacterSet", "Modality", "PositionReferenceIndicator"),
@@ -29,7 +28,7 @@ _STATED: Final = (
 _VALID: Final = {
     "PatientBirthDate": r"[0-9]{8}",
     "StudyDate": r"[0-9]{8}",
-    "StudyTime": r"[0-9]{2}([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
+    "StudyTime": r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
     "PatientSex": r"[MFO]",
 }
 
@@ -55,12 +54,23 @@ def read_source_header(source: Source) -> Any:
         header = parsed_header(source)
         for keyword in _REQUIRED:
             value = str(header.get(keyword) or "").strip()
-            if not value or not re.fullmatch(_VALID.get(keyword, ".*"), value, re.DOTALL):
+            if not _is_valid(keyword, value):
                 setattr(header, keyword, "")
     return header
 
 
-def slice_headers(header: Any, planes: Sequence[Plane]) -> list[Any]:
+def _is_valid(keyword: str, value: str) -> bool:
+    if not re.fullmatch(_VALID.get(keyword, ".*"), value, re.DOTALL):
+        return False
+    if keyword.endswith("Date"):
+        try:
+            datetime.date(int(value[:4]), int(value[4:6]), int(value[6:]))
+        except ValueError:
+            return False
+    return True
+
+
+def slice_headers(header: Any, planes: Sequence[Plane], rows: int, columns: int) -> list[Any]:
     """Return a header per slice, as if each were an image of one frame.
 
     The first has patient and study of `header`. SOPInstanceUID is `slice_uid`, which the writer
@@ -77,6 +87,7 @@ def slice_headers(header: Any, planes: Sequence[Plane]) -> list[Any]:
                 each.add(header[keyword])
         # The class of an image of one frame, whatever the slices were cut out of.
         each.SOPClassUID, each.SOPInstanceUID = CT_IMAGE, slice_uid(number)
+        each.Rows, each.Columns = rows, columns
         each.ImagePositionPatient = _decimals(plane.position)
         each.ImageOrientationPatient = _decimals(plane.orientation)
         each.PixelSpacing = _decimals(plane.pixel_spacing)

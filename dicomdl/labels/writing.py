@@ -302,7 +302,7 @@ def _segmentation(
     """Return the object, with references to the true instances and frames."""
     header = read_source_header(stack.source(0).file)
     seg = highdicom.seg.Segmentation(
-        source_images=slice_headers(header, _planes(stack, planes)),
+        source_images=slice_headers(header, _planes(stack, planes), *stack.shape[1:]),
         pixel_array=values,
         segmentation_type=kind,
         segment_descriptions=descriptions,

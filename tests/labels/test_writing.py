@@ -10,6 +10,7 @@ import pytest
 from conftest import index_of
 from numpy.typing import NDArray
 from phantoms import write_multiframe, write_series
+from phantoms_multi import write_mosaic
 from pydicom import dcmread
 
 import dicomdl
@@ -113,6 +114,15 @@ def test_frames_of_one_file_are_its_source(folder: Path, kind: Any) -> None:
     assert np.array_equal(dicomdl.read_labels(image, "SEG").array, labels)
 
 
+def test_tiles_of_a_mosaic_have_their_places(folder: Path) -> None:
+    write_mosaic(folder / "mr" / "mosaic.dcm")
+    stack = index_of(folder / "mr").stacks[0]
+    labels = np.random.default_rng(0).integers(0, 4, stack.shape, np.uint8)
+    out = dicomdl.write_seg(labels, folder / "seg.dcm", segments=NAMES, stack=stack)
+    assert np.array_equal(dicomdl.read_labels(stack, out).array, labels)
+    assert len(dcmread(out).SourceImageSequence) == 1
+
+
 def test_the_scan_links_the_object_with_all_images(folder: Path, stack: Stack) -> None:
     details = {
         1: {"name": "Liver", "type": ("10200004", "SCT", "Liver"), "algorithm": "MANUAL"},
@@ -142,6 +152,7 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
         dataset.PatientName, dataset.PatientBirthDate = "Ramp", "2001.01.01"
         dataset.PatientSex, dataset.PatientComments = "unknown", "private"
         dataset.OperatorsName, dataset.PatientWeight = "Somebody", "70"
+        dataset.StudyDate, dataset.StudyTime = "00000000", "250000"
 
     write_series(folder / "ct", shape=SHAPE, edit=edit)
     stack = index_of(folder / "ct").stacks[0]
@@ -150,7 +161,8 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
     same = ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID")
     assert [seg[each].value for each in same] == [image[each].value for each in same]
     assert seg.SeriesInstanceUID != image.SeriesInstanceUID
-    assert (seg.PatientBirthDate, seg.PatientSex) == ("", "")
+    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+        assert not seg[keyword].value
     assert not {"PatientComments", "OperatorsName", "PatientWeight"} & set(seg.dir())
 
 
