@@ -19,7 +19,7 @@ from dicomdl.values._floats import store_floats
 from dicomdl.values.foreground import otsu
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, composed
 from dicomdl.values.sampled import SampledMap, finite_of
-from dicomdl.values.windows import Limits
+from dicomdl.values.windows import Limits, sampled_limits
 
 Mask = Literal["foreground"]
 # Rounding of an end of a ramp to float32, as a part of its width, that does not matter.
@@ -203,7 +203,7 @@ class MinMax(SampledMap):
     def known(self, limits: tuple[float, ...]) -> Limits:
         """Return the map between known `limits`."""
         lower, upper = limits
-        return Limits(lower, upper, self.clip)
+        return sampled_limits(lower, upper, clip=self.clip)
 
 
 @dataclass(frozen=True, slots=True)

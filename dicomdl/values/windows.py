@@ -21,6 +21,8 @@ from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, Sigmoid, Ta
 from dicomdl.values.sampled import SampledMap, finite_of
 
 VoiFunction = Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"]
+# The height of a step above a sampled constant, as a fraction of it: 8 times the error of float32.
+_STEP_ABOVE: Final = 2.0**-20
 _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -81,6 +83,17 @@ class Limits(FormulaMap):
     def formula(self) -> Formula:
         """The ramp from `lower` to `upper`."""
         return Ramp(self.lower, self.upper - self.lower, self.clip)
+
+
+def sampled_limits(lower: float, upper: float, *, clip: bool) -> Limits:
+    """Return the map between two limits that a sample of values gave.
+
+    The step of equal limits lies a little above them: a constant image that was interpolated
+    differs from its constant by the rounding of float32, which must not become 1.
+    """
+    if lower == upper:
+        lower = upper = float(np.float32(lower + abs(lower) * _STEP_ABOVE))
+    return Limits(lower, upper, clip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +325,7 @@ class Percentile(SampledMap):
 
     def with_limits(self, lower: float, upper: float) -> Limits:
         """Return the map between `lower` and `upper`."""
-        return Limits(lower, upper, self.clip)
+        return sampled_limits(lower, upper, clip=self.clip)
 
     def known(self, limits: tuple[float, ...]) -> Limits:
         """Return the map between known `limits`."""

@@ -41,8 +41,8 @@ ReadBox: TypeAlias = Callable[[Voxel, Voxel], Values]
 Axes: TypeAlias = tuple[AxisWeights, AxisWeights, AxisWeights]
 # An axis shrinks if its voxels become larger by more than rounding.
 _SHRINKS: Final = 1 + 1e-6
-# The fraction by which places on an oblique grid are drawn inwards: 1e-6 voxels of 2,000.
-_INWARDS: Final = 1e-9
+# The fraction by which places on an oblique grid are drawn inwards, beyond their rounding (1e-14).
+_INWARDS: Final = 1e-11
 # nnU-Net's ANISO_THRESHOLD (nnunetv2/configuration.py, version 2.8.1).
 _ANISOTROPY: Final = 3.0
 

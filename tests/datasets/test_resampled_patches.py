@@ -369,3 +369,22 @@ def test_padding_far_below_the_lowest_value_does_not_darken_what_lies_beside_it(
     for one, other in zip(stored_frames, others, strict=True):
         image = other["image"][len(other["image"]) // 2]
         assert torch.allclose(one["image"][0], image, atol=1e-5)
+
+
+@pytest.mark.parametrize("intensity_on", ["cpu", "device"])
+@pytest.mark.parametrize(
+    "intensity", [dicomdl.Percentile(1, 99), dicomdl.MinMax(), dicomdl.ZScore(), "auto"]
+)
+def test_a_constant_stack_is_zero_after_interpolation(
+    folder: Path, intensity: Any, intensity_on: Any
+) -> None:
+    write_series(folder, shape=(6, 16, 16), stored=np.full((6, 16, 16), 77), modality="MR")
+    options = {"spacing": 1.3, "intensity": intensity, "intensity_on": intensity_on}
+    index = index_of(folder)
+    samples = [
+        dicomdl.VolumeDataset(index, **options)[0],
+        dicomdl.PatchDataset(index, (9, 20, 20), sampler="grid", **options)[0],
+    ]
+    for sample in samples:
+        mapped = dicomdl.apply_intensity(sample) if intensity_on == "device" else sample
+        assert mapped["image"].abs().max() < 1e-4
