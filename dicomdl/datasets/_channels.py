@@ -20,6 +20,7 @@ from dicomdl.errors import UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.index.index import Index
 from dicomdl.index.pairing import Pairing
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption, IntensityRequest
@@ -166,10 +167,11 @@ def take_pairs(index: Index, choice: StackChoice, pairing: Pairing) -> tuple[Tak
         _COLOUR, max_samples_per_pixel=1, not_photometric_interpretation="PALETTE COLOR"
     )
     pairs = pairing.pairs(taken.index)
+    nouns = "studies" if pairing.by == "study" else f"{pairing.by}s"
     for each in pairs.unpaired:
         numbers = taken.index.stacks.numbers
         rest = numbers[~np.isin(numbers, each.stacks)]
-        cases = f" ({each.cases:,} of {pairing.by})" if each.cases else ""
+        cases = f" ({counted(each.cases, nouns)})" if each.cases else ""
         taken.continue_with(taken.index.of_stacks(rest), f"pairing: {each.reason}{cases}")
     return taken, EachPair(pairs.stacks)
 

@@ -252,8 +252,8 @@ def title_of(volume: VolumeFacts, window: str) -> str:
     parts = []
     if volume.frame is not None:
         number = volume.frame.series_number
-        parts.append("series" if number is None else f"series {number}")
         parts += [
+            "" if number is None else f"series {number}",
             printable(volume.frame.series_description.strip()),
             printable(volume.frame.modality),
         ]

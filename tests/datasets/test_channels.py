@@ -174,7 +174,7 @@ def test_what_does_not_pair_is_left_out_and_listed(index: Index) -> None:
         patches = dicomdl.PatchDataset(part, (4, 8, 8), channels=PAIRING, per_stack=2)
     assert len(patches) == 2 and len(patches.index.stacks) == 2
     assert [(row.reason, row.stacks, row.frames) for row in patches.left_out] == [
-        ("pairing: no B (1 of study)", 1, 10)
+        ("pairing: no B (1 study)", 1, 10)
     ]
     several = index.select(patient_id=["same", "fine"])
     with pytest.raises(EmptySelection, match="several B"):
