@@ -54,7 +54,7 @@ def read_source_header(source: Source) -> Any:
         header = parsed_header(source)
         for keyword in _REQUIRED:
             value = str(header.get(keyword) or "").strip()
-            if not _is_valid(keyword, value):
+            if not value or not _is_valid(keyword, value):
                 setattr(header, keyword, "")
     return header
 

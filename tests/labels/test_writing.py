@@ -153,6 +153,8 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
         dataset.PatientSex, dataset.PatientComments = "unknown", "private"
         dataset.OperatorsName, dataset.PatientWeight = "Somebody", "70"
         dataset.StudyDate, dataset.StudyTime = "00000000", "250000"
+        for keyword in ("AccessionNumber", "StudyID"):
+            dataset.pop(keyword, None)
 
     write_series(folder / "ct", shape=SHAPE, edit=edit)
     stack = index_of(folder / "ct").stacks[0]
@@ -161,7 +163,7 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
     same = ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID")
     assert [seg[each].value for each in same] == [image[each].value for each in same]
     assert seg.SeriesInstanceUID != image.SeriesInstanceUID
-    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"):
         assert not seg[keyword].value
     assert not {"PatientComments", "OperatorsName", "PatientWeight"} & set(seg.dir())
 
