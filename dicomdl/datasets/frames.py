@@ -119,7 +119,7 @@ class FrameDataset(PixelDataset):
         number and index; those without a fact come last. `transform` is called with each member.
         Frames of volumes are better taken by ``VolumeDataset(by=...)``.
     max_members
-        The most members of a bag; more are an error.
+        The most members of a bag; more are an error. Another number than 32 needs `by`.
     on_error
         "raise", "skip" or "replace" unreadable samples (see `SampleDataset`); `skipped` lists them.
     seed

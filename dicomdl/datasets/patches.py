@@ -84,7 +84,7 @@ class PatchDataset(StackDataset):
         sample then are in this grid (see `geometry`). Stacks of unknown position are left out.
     interpolation
         "linear", or "thick_slices" for nnU-Net's rule for anisotropic images (see
-        `Volume.resample`).
+        `Volume.resample`), which needs `spacing`.
     intensity
         As for `FrameDataset`, resolved once per stack or group, so that a value is mapped as in
         volumes, and for stacks as in frames. With a pairing, a dict may give one per role; the

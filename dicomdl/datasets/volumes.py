@@ -78,7 +78,7 @@ class VolumeDataset(StackDataset):
         is a GeometryError.
     interpolation
         "linear", or "thick_slices" for nnU-Net's rule for anisotropic images (see
-        `Volume.resample`).
+        `Volume.resample`), which needs `spacing` or `size`.
     channels
         As for `FrameDataset`; or a `Pairing`, whose roles are the channels, as `PatchDataset` takes
         it. A sample is one case: the volume of the first role, and the others on its grid.
@@ -109,7 +109,7 @@ class VolumeDataset(StackDataset):
         `FrameDataset` documents: that of series numbers, where no view is stated. `transform` is
         called with each member.
     max_members
-        The most members of a bag; more are an error.
+        The most members of a bag; more are an error. Another number than 32 needs `by`.
     seed
         The seed of draws and replacements, an integer from 0.
 

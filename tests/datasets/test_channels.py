@@ -335,3 +335,17 @@ def test_pet_and_mr_of_real_patients_come_onto_the_grid_of_ct(corpus: Path, tmp_
             cut = whole[z : z + 24, y : y + 64, x : x + 64]
             image = sample["image"][channel].numpy()[tuple(slice(n) for n in cut.shape)]
             assert np.abs(image - cut).max() <= 1e-4 * np.ptp(volume.array)
+
+
+def test_thick_slices_hold_for_all_images_of_volumes_and_patches(tmp_path: Path) -> None:
+    write_pair(tmp_path / "data", "thick", {"shape": (4, 24, 20), "spacing": (6.0, 1.0, 1.0)})
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    options: dict[str, Any] = {
+        "channels": PAIRING,
+        "spacing": 1.0,
+        "interpolation": "thick_slices",
+        "intensity": "modality",
+    }
+    volume = dicomdl.VolumeDataset(index, **options)[0]
+    patch = dicomdl.PatchDataset(index, volume["image"].shape[1:], sampler="grid", **options)[0]
+    assert (volume["image"] - patch["image"]).abs().max() < 1e-3

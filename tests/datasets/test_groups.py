@@ -314,6 +314,24 @@ def test_moved_volumes_are_left_out_or_resampled_to_the_first_grid(folder: Path)
     assert np.allclose(last["image"][0].numpy(), image[-1])
 
 
+def test_beyond_a_moved_volume_lies_air(folder: Path) -> None:
+    for n in range(2):
+        write_series(
+            folder / str(n),
+            shape=(4, 8, 10),
+            series_uid="2.25.7",
+            origin=(3.0 * n, 0, 0),
+            intercept=200,
+            seed=n,
+            edit=lambda file, z, n=n: setattr(file, "TemporalPositionIdentifier", n + 1),
+        )
+    first, second = dicomdl.VolumeDataset(index_of(folder).groups, "modality", moved="resample")[0][
+        "image"
+    ]
+    assert first.min() == 200
+    assert (second[..., :2] == -1024).all() and second[..., 3:].min() >= 200
+
+
 def test_a_group_of_two_units_is_listed_and_its_parts_are_taken(folder: Path) -> None:
     def tell(n: int, z: int) -> Mapping[str, Any]:
         kind, unit = ("P", "milliradials") if n >= 2 else ("M", "normalized")
