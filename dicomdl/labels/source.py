@@ -68,7 +68,7 @@ class LabelSource:
         if self.align not in ("nearest", "exact"):
             raise UsageError(f"align={self.align!r}: expected 'nearest' or 'exact'")
         object.__setattr__(self, "source", os.fspath(self.source))
-        if self.source in ANNOTATION_KINDS and self.source not in LABEL_KINDS:
+        if self.source.upper() in ANNOTATION_KINDS and self.source not in LABEL_KINDS:
             raise UsageError(
                 f"labels={self.source!r}: expected one of {', '.join(LABEL_KINDS)}, or a file"
             )

@@ -146,8 +146,9 @@ def test_labels_lie_right_in_volumes_whose_missing_slices_are_filled(folder: Pat
 
 
 def test_what_is_no_source_is_refused(index: dicomdl.Index) -> None:
-    with pytest.raises(UsageError, match="labels='RTDOSE': expected one of SEG, RTSTRUCT"):
-        dicomdl.PatchDataset(index, 4, labels="RTDOSE")
+    for word in ("RTDOSE", "seg"):
+        with pytest.raises(UsageError, match=f"labels='{word}': expected one of SEG, RTSTRUCT"):
+            dicomdl.PatchDataset(index, 4, labels=word)
     with pytest.raises(UsageError, match="labels is a int"):
         dicomdl.PatchDataset(index, 4, labels=3)  # type: ignore[arg-type]
     part = index.select(has="SEG")
