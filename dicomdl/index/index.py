@@ -59,8 +59,8 @@ class Index(Plotted):
         The names that `select` takes.
     stacks, groups, series, studies
         Views of the frames; see `Stack`, `Group`, `Series` and `Study`.
-    problems, ledger, manifest
-        The files that could not be used, the number of files per kind, the facts of the scan.
+    problems, annotations, ledger, manifest
+        Unusable files, objects such as SEG, the number of files per kind, the facts of the scan.
     counts
         The number of patients, studies, series, stacks and frames.
 

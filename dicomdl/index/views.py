@@ -55,8 +55,8 @@ class Stack(Plotted):
         The verdict on the grid, whether its slices have several contrasts, and the numbers.
     dimension, group, group_index
         The values that distinguish the stack from others on its grid, and their group.
-    frames, sources
-        The facts of every slice; the byte range of every slice.
+    frames, sources, annotations
+        The facts and the byte range of every slice; SEG, RTSTRUCT and others that describe them.
 
     Methods
     -------
