@@ -262,7 +262,10 @@ class VolumeDataset(StackDataset):
             if stack is None or own_recipe is None:
                 image[number] = roles.lowest(number)
             elif number:
-                other = self._whole_of(roles.readings[number]).volume(stack, own_recipe)
+                # Padding has no rounded value where it is interpolated, as in patches.
+                moves = not are_one_grid(stack.geometry, first.geometry)
+                whole = self._whole_of(roles.readings[number], is_interpolated=moves)
+                other = whole.volume(stack, own_recipe)
                 if are_one_grid(other.geometry, own.geometry):
                     other = self._on_grid(other, stack, own_recipe)
                 else:
@@ -330,11 +333,11 @@ class VolumeDataset(StackDataset):
     def _whole(self) -> Whole:
         return self._whole_of(self.reading)
 
-    def _whole_of(self, reading: Reading) -> Whole:
+    def _whole_of(self, reading: Reading, *, is_interpolated: bool = False) -> Whole:
         return Whole(
             reading,
             self.irregular,
-            is_interpolated=not self.target.is_own,
+            is_interpolated=is_interpolated or not self.target.is_own,
             may_move=self.group_options.moved == "resample",
         )
 

@@ -349,3 +349,30 @@ def test_thick_slices_hold_for_all_images_of_volumes_and_patches(tmp_path: Path)
     volume = dicomdl.VolumeDataset(index, **options)[0]
     patch = dicomdl.PatchDataset(index, volume["image"].shape[1:], sampler="grid", **options)[0]
     assert (volume["image"] - patch["image"]).abs().max() < 1e-3
+
+
+def test_padding_of_an_image_on_another_grid_is_not_rounded(tmp_path: Path) -> None:
+    stored = np.full((4, 12, 10), 3, np.int64)
+    stored[:, :4] = 0
+
+    def named(name: str) -> Any:
+        def edit(dataset: Any, z: int) -> None:
+            dataset.SeriesDescription = name
+            dataset.add_new("PixelPaddingValue", "US", 0)
+
+        return edit
+
+    for name, origin in (("A", (0, 0, 0)), ("B", (0.3, 0.4, 0))):
+        write_series(
+            tmp_path / "data" / name,
+            shape=(4, 12, 10),
+            stored=stored,
+            origin=origin,
+            study_uid="2.25.9",
+            edit=named(name),
+        )
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    options: dict[str, Any] = {"channels": PAIRING, "intensity": dicomdl.Limits(0.6, 3.6)}
+    volume = dicomdl.VolumeDataset(index, **options)[0]
+    patch = dicomdl.PatchDataset(index, (4, 12, 10), sampler="grid", **options)[0]
+    assert (volume["image"] - patch["image"]).abs().max() < 1e-4
