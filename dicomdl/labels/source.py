@@ -41,7 +41,11 @@ class LabelSource:
         "SEG" or "RTSTRUCT": the only readable annotation of this kind that each stack has. Or the
         path of a file or a pattern, such as "masks/{series_instance_uid}.nii.gz" (see
         `read_labels`).
-    segments, rois, threshold, align
+    segments, rois
+        As for `read_labels`.
+    threshold
+        As for `read_labels`.
+    align
         As for `read_labels`.
 
     Raises
