@@ -47,7 +47,7 @@ class PatchDataset(StackDataset):
     Patches of groups have all their volumes, or some (`times`), at the same place.
 
     For uncompressed DICOM, a patch reads its own rows of its own slices. For compressed DICOM, its
-    slices are decoded, and each process caches the slices decoded last, in 90 MiB or the share that
+    slices are decoded, and each process caches the slices decoded last, in 82 MiB or the share that
     `DICOMDL_MEMORY` gives them (see `dicomdl.storage.memory`).
 
     Parameters
