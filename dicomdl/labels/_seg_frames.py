@@ -14,7 +14,7 @@ from dicomdl.index.annotated import frames_of
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_rows
-from dicomdl.pixels.stored import add_frame_note, is_native
+from dicomdl.pixels.stored import add_frame_note, is_native, is_plain
 from dicomdl.storage.sources import Handle, read_exactly
 
 _GRID_COLUMNS: Final = (
@@ -44,8 +44,10 @@ class SegFrames:
     segments
         (frames,) int64: the segment of each frame; 0 for label maps.
     first_bits
-        (frames,) int64: the first bit of each frame in the file, or None where frames are not plain
-        bits of the file.
+        (frames,) int64: the first bit of each frame in the file, or None where frames are neither
+        plain bits nor plain bytes of the file.
+    bits
+        The bits of a pixel in the file: 1 for plain bits, 8 for plain bytes, 0 for others.
     """
 
     source_of: Callable[[int], FrameSource]
@@ -55,6 +57,7 @@ class SegFrames:
     right: Floats
     segments: Ints
     first_bits: Ints | None
+    bits: int
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -104,8 +107,10 @@ class SegFrames:
         )
         numbers = [number or 0 for number in columns["referenced_segment_number"]]
         first = source_of(0)
-        plain = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
-        bits = 8 * np.array(columns["byte_offset"], np.int64) + np.array(columns["bit_offset"])
+        is_byte = first.bits_allocated == 8 == first.bits_stored and is_plain(first)
+        is_bit = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
+        is_read_here = (is_bit or is_byte) and not first.deflated
+        starts = 8 * np.array(columns["byte_offset"], np.int64) + np.array(columns["bit_offset"])
         return cls(
             source_of,
             (first.rows, first.columns),
@@ -113,7 +118,8 @@ class SegFrames:
             orientation[:, 3:] * spacing[:, :1],
             orientation[:, :3] * spacing[:, 1:],
             np.array(numbers, np.int64),
-            bits if plain and not first.deflated else None,
+            starts if is_read_here else None,
+            first.bits_allocated if is_read_here else 0,
         )
 
 
@@ -138,30 +144,32 @@ class RowReader:
     def __init__(self, frames: SegFrames, handle: Handle) -> None:
         self._frames, self._handle = frames, handle
         # A multiple of eight bytes, and room for the bits before and after a frame.
-        self._buffer = np.zeros(frames.size[0] * frames.size[1] // 64 + 2, np.uint64)
+        size = frames.size[0] * frames.size[1] * max(frames.bits, 1)
+        self._words = np.zeros(size // 64 + 2, np.uint64)
+        self._bytes = self._words.view(np.uint8)
 
     def rows(self, number: int, first: int, last: int) -> Rows | None:
         """Return rows `first` to `last` (excluded) of a frame.
 
         Of single bits, rows of zeros before and after the others are left out; None if there are no
-        others. Their values are bool, those of other frames as stored.
+        others. Their values are bool, those of other frames as stored. The next call may overwrite
+        the values.
         """
         frames = self._frames
         if frames.first_bits is None:
             return Rows(first, read_rows(frames.source_of(number), first, last))
-        # PS3.5 8.1.1: the first pixel is the lowest bit of its byte.
         columns = frames.size[1]
         begin = int(frames.first_bits[number])
+        if frames.bits == 8:
+            start = (begin >> 3) + first * columns
+            values = self._read(number, start, (last - first) * columns)
+            return Rows(first, values.reshape(-1, columns))
+        # PS3.5 8.1.1: the first pixel is the lowest bit of its byte.
         start, stop = begin + first * columns >> 3, begin + last * columns + 7 >> 3
-        words = self._buffer[: stop - start + 7 >> 3]
-        words[-1:] = 0
-        packed = words.view(np.uint8)
-        try:
-            read_exactly(self._handle, packed[: stop - start], start)
-        except PixelError as error:
-            add_frame_note(error, frames.source_of(number))
-            raise
-        filled = np.flatnonzero(words)
+        words = self._words[: stop - start + 7 >> 3]
+        words[-1] = 0
+        self._read(number, start, stop - start)
+        filled = words.nonzero()[0]
         if not len(filled):
             return None
         # The first and the last row with a bit in a word that is not zero; bits of the rows, and of
@@ -172,10 +180,20 @@ class RowReader:
         if top >= bottom:
             return None
         skipped = shift + top * columns
-        from_byte = skipped >> 3
         bits = np.unpackbits(
-            packed[from_byte:],
+            self._bytes[skipped >> 3 :],
             bitorder="little",
             count=(skipped & 7) + (bottom - top) * columns,
         )[skipped & 7 :]
         return Rows(top, bits.reshape(-1, columns).view(np.bool_))
+
+    def _read(self, number: int, start: int, length: int) -> Values:
+        """Read a byte range of a frame into the buffer, and return it there."""
+        part = self._bytes[:length]
+        try:
+            if self._handle.read_into(part.data, start) < length:
+                read_exactly(self._handle, part, start)
+        except PixelError as error:
+            add_frame_note(error, self._frames.source_of(number))
+            raise
+        return part

@@ -65,10 +65,10 @@ def label_block(
     twice: Mask | None = None
     for where, mask, label in reader.pieces(start, stop):
         seen = block[where]
-        known = label != 0 if mask is None else mask
-        if not seen.any() and mask is None:
+        if mask is None and not seen.any():
             seen[...] = label
             continue
+        known = label != 0 if mask is None else mask
         if np.logical_and(seen, known).any():
             twice = np.zeros(shape, np.bool_) if twice is None else twice
             twice[where] |= known & (seen != 0) & (seen != label)

@@ -112,6 +112,9 @@ class SegReader:
         self._of_slice = _order(slices, self.shape[0])
         self._table = _table(annotation, self._choices)
         self._bytes = bytes(self._table.astype(np.uint8)[:256]).ljust(256, b"\0")
+        # Values up to here are their own labels.
+        changed = np.flatnonzero(self._table != np.arange(len(self._table)))
+        self._kept = int(changed[0]) - 1 if len(changed) else len(self._table) - 1
 
     @property
     def nbytes(self) -> int:
@@ -188,7 +191,7 @@ class SegReader:
         exchanged, flip_rows, flip_columns = aligned.turn
         size = self._frames.size
         height, width = size[::-1] if exchanged else size
-        top, left = aligned.corners[number].tolist()
+        top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
         first, last = max(start[1], top), min(stop[1], top + height)
         begin, end = max(start[2], left), min(stop[2], left + width)
         if first >= last or begin >= end:
@@ -215,6 +218,8 @@ class SegReader:
     def _relabelled(self, values: Values) -> Values:
         """Return the labels of the values of a label map; 0 for segments that were not chosen."""
         table = self._table
+        if values.dtype == table.dtype and values.max(initial=0) <= self._kept:
+            return values
         if values.dtype == np.uint8 and table.dtype == np.uint8:
             # Twenty times as fast as a look-up by NumPy.
             labels = np.frombuffer(values.tobytes().translate(self._bytes), np.uint8)
