@@ -66,7 +66,10 @@ class ChannelOptions:
         given = intensity if isinstance(intensity, Mapping) else dict.fromkeys(names, intensity)
         if pairing is None:
             if isinstance(intensity, Mapping):
-                raise UsageError("intensity is a dict: it needs channels=Pairing(...), whose roles")
+                raise UsageError(
+                    "intensity is a dict: expected one intensity, or with channels=Pairing(...) "
+                    "one per role"
+                )
             assert not isinstance(channels, Pairing)
             return cls(channels, None, (intensity,))
         pairing.require_roles(given, "intensity")

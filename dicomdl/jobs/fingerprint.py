@@ -104,7 +104,7 @@ def fingerprint(
     >>> train = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
     >>> found = dicomdl.fingerprint(train)
     >>> found
-    Fingerprint(CT, 1 stacks, ...)
+    Fingerprint(CT, 1 stack, ...)
     >>> found.save(f"{out.name}/train.json")
     >>> dicomdl.Fingerprint.load(f"{out.name}/train.json") == found
     True

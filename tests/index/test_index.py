@@ -415,6 +415,7 @@ def test_parquet_and_pandas_hold_what_the_index_holds(index: Index, tmp_path: Pa
             row, "image_position_patient"
         )
     assert sorted(os.listdir(tmp_path / "out")) == [
+        "annotations.parquet",
         "files.parquet",
         "frames.parquet",
         "problems.parquet",

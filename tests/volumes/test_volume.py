@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -881,6 +882,9 @@ class MadeUp(dicomdl.Group):
     dimension_names = ("echo_time",)
     dimension = property(lambda self: tuple(range(len(self._stacks))))
     missing: dict[object, list[int]] = {}  # noqa: RUF012
+
+    def only(self, stacks: Sequence[dicomdl.Stack]) -> "MadeUp":
+        return MadeUp(list(stacks))
 
 
 @pytest.mark.parametrize(
