@@ -208,7 +208,7 @@ def test_labels_and_points_are_those_of_the_first_image(index: Index) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"intensity": {"A": "auto"}}, "it needs channels=Pairing"),
+        ({"intensity": {"A": "auto"}}, "expected one intensity, or with channels=Pairing"),
         ({"channels": PAIRING, "intensity": {"a": "auto"}}, "did you mean 'A'"),
         ({"channels": PAIRING, "intensity_on": "device"}, "needs intensity_on='cpu'"),
         ({"channels": Pairing({"A": "description=A"})}, "did you mean .*series_description"),
