@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dicomdl.errors import AnnotationError, UsageError
 from dicomdl.headers.annotation import Segment
@@ -10,7 +11,7 @@ from dicomdl.headers.annotation import Segment
 # A number, a pattern of the label, or a coded type as "SCT:10200004".
 Wanted = int | str
 Wish = Sequence[Wanted] | Mapping[str, Wanted | Sequence[Wanted]] | None
-_CODE = re.compile(r"([A-Z0-9_]+):([A-Za-z0-9.\-]+)")
+_CODE: Final = re.compile(r"([A-Z0-9_]+):([A-Za-z0-9.\-]+)")
 
 
 @dataclass(frozen=True, slots=True)

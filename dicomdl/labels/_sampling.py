@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from dicomdl.labels._planes import Planes
 from dicomdl.labels._seg_frames import SegFrames
 
 # Frames within this part of a pixel of each other lie in one plane.
-_SAME_PLANE = 0.1
+_SAME_PLANE: Final = 0.1
 
 
 class Nearest(NamedTuple):
