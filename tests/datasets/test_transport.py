@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,8 @@ from dicomdl.datasets.collate import teach_default_collate
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport import check
 from dicomdl.datasets.transport.images import BatchImages, new_array
-from dicomdl.datasets.transport.pool import MAX_BUFFERS, MIN_BYTES, own_pool, stacked
+from dicomdl.datasets.transport.memory import FREE, STATE
+from dicomdl.datasets.transport.pool import MAX_BUFFERS, MIN_BYTES, Buffer, Pool, own_pool, stacked
 from dicomdl.datasets.transport.receiver import RECEIVER
 from dicomdl.datasets.transport.wire import OutgoingBatch
 
@@ -565,6 +567,32 @@ def test_as_many_buffers_are_made_as_are_held_and_no_more(held: int) -> None:
         kept = [*kept[-held + 1 :], batch] if held > 1 else [batch]
         names |= set(RECEIVER.mapped)
     assert all(map(is_sound, kept)) and len(names) <= min(held + 8, MAX_BUFFERS)
+
+
+@needs_buffers
+def test_a_buffer_that_is_released_during_a_lease_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool()
+    leased = [pool.lease(MIN_BYTES) for _ in range(MAX_BUFFERS)]
+    names = {buffer.name for buffer in pool._buffers}
+    for buffer in pool._buffers:
+        buffer.hand_over()
+    del leased
+    readings: Counter[str] = Counter()
+
+    def released_meanwhile(buffer: Any) -> int:
+        """The receiver releases a buffer after the second reading of its state."""
+        state = int(buffer._bytes[STATE])
+        readings[buffer.name] += 1
+        if readings[buffer.name] == 2:
+            buffer._bytes[STATE] = FREE
+        return state
+
+    monkeypatch.setattr(Buffer, "state", property(released_meanwhile))
+    for _ in range(3):
+        pool.lease(MIN_BYTES)
+    assert {buffer.name for buffer in pool._buffers} == names
 
 
 @needs_buffers

@@ -140,7 +140,9 @@ class Pool:
         with self._lock:
             for lost in [buffer for buffer in self._buffers if buffer.state == LOST]:
                 self._evict(lost)
-            buffer = self._free_buffer(size) or self._new_buffer(size)
+            # One reading of the states: the receiver releases buffers at any moment.
+            free = [buffer for buffer in self._buffers if buffer.is_free]
+            buffer = self._fitting(free, size) or self._new_buffer(free, size)
             if buffer is None:
                 return None
             self._buffers.append(buffer)
@@ -148,21 +150,23 @@ class Pool:
             self._drop_surplus()
             return leased
 
-    def _free_buffer(self, size: int) -> Buffer | None:
-        """Take out a free buffer of a fitting size, the oldest lease first."""
-        for buffer in self._buffers:
-            if size <= buffer.capacity <= 2 * size and buffer.is_free:
+    def _fitting(self, free: Sequence[Buffer], size: int) -> Buffer | None:
+        """Take out the first of the free buffers that has a fitting size."""
+        for buffer in free:
+            if size <= buffer.capacity <= 2 * size:
                 self._buffers.remove(buffer)
                 return buffer
         return None
 
-    def _new_buffer(self, size: int) -> Buffer | None:
-        """Create a buffer, or return None if the system or the limit does not allow it."""
+    def _new_buffer(self, free: Sequence[Buffer], size: int) -> Buffer | None:
+        """Create a buffer, or return None if the system or the limit does not allow it.
+
+        At the limit it takes the place of the first free buffer.
+        """
         if len(self._buffers) >= MAX_BUFFERS:
-            free = next((buffer for buffer in self._buffers if buffer.is_free), None)
-            if free is None:
+            if not free:
                 return None
-            self._evict(free)
+            self._evict(free[0])
         try:
             return Buffer(size)
         except (OSError, RuntimeError, ValueError):
