@@ -58,6 +58,12 @@ def add(commands: Any) -> None:
         help="the data of root OLD of the index are in NEW now: take over the files with the same "
         "path, size and time without reading them; may be repeated, and needs no ROOT",
     )
+    scan.add_argument(
+        "--no-strict-files",
+        action="store_true",
+        help="do not read a file again if only its change time moved (container images, network "
+        "mounts)",
+    )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=run)
@@ -79,6 +85,7 @@ def run(given: argparse.Namespace) -> int:
         attributes=given.attribute,
         allow_phi=given.allow_phi,
         patient_id=given.patient_id,
+        strict_files=not given.no_strict_files,
     )
     if given.json:
         print(json.dumps(facts(index), indent=1))

@@ -19,7 +19,7 @@ VARIABLE: Final = "DICOMDL_ROOT"
 _SEPARATOR: Final = os.fsencode(os.sep)
 
 
-def parse_moves(roots: Sequence[str], given: Roots | None) -> Moves:
+def parse_moves(roots: Sequence[str], given: Roots | None, *, strict_files: bool = True) -> Moves:
     """Parse where the roots of an index are now.
 
     Parameters
@@ -30,6 +30,9 @@ def parse_moves(roots: Sequence[str], given: Roots | None) -> Moves:
         The new place of the only root, or {old root: new root}. None takes ``$DICOMDL_ROOT``: one
         folder, or OLD=NEW pairs that the path separator of the system divides. A root of the
         variable that is not one of this index is ignored, because the variable is meant for all.
+    strict_files
+        Whether a root that was not moved is left out. With False it is moved to itself, so that its
+        files are compared as those of a moved root: by size and modification time.
 
     Raises
     ------
@@ -38,23 +41,25 @@ def parse_moves(roots: Sequence[str], given: Roots | None) -> Moves:
     """
     if given is None:
         text = os.environ.get(VARIABLE, "")
-        if not text:
-            return ()
-        pairs = _parse_variable(text, roots)
+        pairs = _parse_variable(text, roots) if text else {}
     elif isinstance(given, Mapping):
         pairs = {_absolute(old): os.fspath(new) for old, new in given.items()}
         _require_known(pairs, roots)
     else:
         pairs = {_only(roots): os.fspath(given)}
+    if not strict_files:
+        pairs = {**{root: root for root in roots}, **pairs}
     moves = [
         (os.fsencode(_absolute(old)), os.fsencode(_absolute(new))) for old, new in pairs.items()
     ]
+    if strict_files:
+        moves = [pair for pair in moves if pair[0] != pair[1]]
     # The longest first, for roots within roots.
-    return tuple(sorted((pair for pair in moves if pair[0] != pair[1]), key=_by_length))
+    return tuple(sorted(moves, key=_by_length))
 
 
 def moved(path: bytes, moves: Moves) -> bytes:
-    """Return the path of a file now; the same object if its root was not moved."""
+    """Return the path of a file now; the same object if its root is not among the moves."""
     for old, new in moves:
         below = old.rstrip(_SEPARATOR) + _SEPARATOR
         if path == old:

@@ -11,7 +11,9 @@ from dicomdl.index.rows import generation_of
 from dicomdl.storage.folders import require_no_url
 
 
-def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> Index:
+def open_index(
+    path: str | os.PathLike[str], *, root: Roots | None = None, strict_files: bool = True
+) -> Index:
     """Open the index folder that `dicomdl.scan` wrote.
 
     Opening takes milliseconds: the tables are memory-mapped.
@@ -26,6 +28,10 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
         a folder or as OLD=NEW pairs that ":" divides (";" on Windows). Files are the same if size
         and modification time are; rows, splits and cache keys stay. ``dicomdl scan --move`` makes
         the move permanent.
+    strict_files
+        Whether the change time of a file must be that of the scan, too. A program can set the
+        modification time of a file back, but not its change time. False serves file systems on
+        which the change time is not stable, such as container images and some network mounts.
 
     Returns
     -------
@@ -61,7 +67,8 @@ def open_index(path: str | os.PathLike[str], *, root: Roots | None = None) -> In
         folder = find_default(folder) or folder
     name = read_manifest(folder)["generation"]
     generation = generation_of(folder, name)
-    if moves := parse_moves(generation.facts.get("options", {}).get("roots", []), root):
+    roots = generation.facts.get("options", {}).get("roots", [])
+    if moves := parse_moves(roots, root, strict_files=strict_files):
         generation = generation_of(folder, name, moves)
     # Read now, so that a damaged index is reported here and not in mid-training.
     _ = generation.tolerances, generation.files, generation.stacks

@@ -79,6 +79,7 @@ def scan(
     patient_id: Literal["keep", "hash"] = "keep",
     tolerances: Tolerances | None = None,
     move: Mapping[str, str] | None = None,
+    strict_files: bool = True,
 ) -> Index:
     """Index every DICOM file below some folders.
 
@@ -113,6 +114,10 @@ def scan(
     move
         {old root: new root} of data that were moved since the last scan into `out`. Files with the
         same path below the root, size and modification time are taken over without reading them.
+    strict_files
+        Whether a file whose change time moved since the last scan is read again, although its size
+        and modification time are the same, and refused by the index that is returned; see
+        `open_index`.
 
     Returns
     -------
@@ -159,11 +164,13 @@ def scan(
     options["patient_id"] = known_key(source, options["patient_id"])
     old = _reusable(source, options, move or {})
     if old is not None and not move and _unchanged(walked, old.files):
-        return open_index(target, root={})
-    kept, fresh = _divide(walked, old)
+        return open_index(target, root={}, strict_files=strict_files)
+    # A moved file has another change time.
+    compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
+    kept, fresh = _divide(walked, old, compared)
     if fresh and patient_id == "hash":
         require_key(target, options["patient_id"])
-    if old is not None and old.moves:
+    if old is not None and compared == COMPARED_IF_MOVED:
         old = replace(old, files=_with_states(old.files, kept, walked))
     chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))
     if patient_id == "hash":
@@ -176,7 +183,7 @@ def scan(
     tables |= with_links(tables)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
     publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
-    return open_index(target, root={})
+    return open_index(target, root={}, strict_files=strict_files)
 
 
 # --- roots and target -----------------------------------------------------------------------------
@@ -277,12 +284,13 @@ def _unchanged(walked: Walk, files: Table) -> bool:
     return same and files.equals("path", walked.paths)
 
 
-def _divide(walked: Walk, old: _Old | None) -> tuple[dict[int, int], list[int]]:
-    """Return ({old row: new row} of unchanged files, rows of files to read)."""
+def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
+    """Return ({old row: new row} of unchanged files, rows of files to read).
+
+    A file is unchanged if its path and the first `compared` entries of its state are the same.
+    """
     if old is None:
         return {}, list(range(len(walked.paths)))
-    # A moved file has another change time.
-    compared = COMPARED_IF_MOVED if old.moves else COMPARED
     columns = [[moved(path, old.moves) for path in old.files.column("path").to_pylist()]]
     columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:compared]]
     known = {key: row for row, key in enumerate(zip(*columns, strict=True))}

@@ -8,10 +8,11 @@ another handle.
 The state is size, modification time, change time and inode. A program that rewrites a file and sets
 the modification time back still moves the change time, which no program can set. `chmod`, a new
 hard link and a copy of the data set move the change time too, although the content is unchanged.
-Such a file is refused as well, and the next scan reads only that file again. On Windows the change
-time is the time of creation, so there the inode is compared in addition. Other systems do not
-compare the inode: it adds nothing to the change time, and file systems in user space number their
-files anew at every mount.
+Such a file is refused as well, and the next scan reads only that file again. `MovedPath` relaxes
+the comparison, for files below a moved root and for indexes opened with `strict_files=False`. On
+Windows the change time is the time of creation, so there the inode is compared in addition. Other
+systems do not compare the inode: it adds nothing to the change time, and file systems in user space
+number their files anew at every mount.
 """
 
 import contextlib
@@ -46,7 +47,7 @@ def state_of(status: os.stat_result) -> State:
 
 
 class MovedPath(str):
-    """A path below a root that was moved since the scan.
+    """A path below a root that was moved since the scan, or whose change times are not stable.
 
     A copy has another change time and another inode, so only size and modification time of the
     file are compared with the scan.
@@ -85,15 +86,16 @@ class Source(NamedTuple):
             return
         if self.mtime_ns == UNKNOWN:
             return
+        cure = "scan again"
+        if isinstance(self.path, MovedPath):
+            cure = "copy the data with its times (cp -p, rsync -a), or scan again"
         if status.st_size != self.size:
             change = f"{self.size} bytes then, {status.st_size} now"
         elif status.st_mtime_ns != self.mtime_ns:
             change = "another modification time"
         else:
             change = "rewritten with its old time, copied, linked, or given other permissions"
-        cure = "scan again"
-        if isinstance(self.path, MovedPath):
-            cure = "copy the data with its times (cp -p, rsync -a), or scan with move="
+            cure += "; open_index(path, strict_files=False) disregards change times"
         raise FileChanged(
             f"the file changed after it was scanned ({change}): {cure}",
             expected_bytes=self.size,

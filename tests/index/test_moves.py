@@ -14,6 +14,7 @@ from phantoms import ramp, write_series
 
 import dicomdl
 from dicomdl.errors import FileChanged, UsageError
+from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.index import Index
 from dicomdl.index.moves import moved, parse_moves
 
@@ -126,3 +127,51 @@ def test_only_whole_folder_names_are_replaced_and_the_innermost_root_wins() -> N
     paths = [b"/a/1", b"/a/b/1", b"/ab/1", b"/a"]
     assert [moved(path, moves) for path in paths] == [b"/x/1", b"/y/1", b"/ab/1", b"/x"]
     assert moved(b"/data/1", parse_moves(["/"], {"/": "/mnt"})) == b"/mnt/data/1"
+
+
+# --- file systems without stable change times -----------------------------------------------------
+
+
+def unpack_again(folder: Path) -> None:
+    """Give every file another change time and inode, as a container image on another host has."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        shutil.copy2(path, path.with_suffix(".new"))
+        os.replace(path.with_suffix(".new"), path)
+
+
+def test_an_index_that_is_not_strict_disregards_change_times(index: Index, tmp_path: Path) -> None:
+    unpack_again(tmp_path / "data")
+    with pytest.raises(FileChanged, match=r"strict_files=False\) disregards change times"):
+        dicomdl.read_volume(index.stacks[0])
+    loose = dicomdl.open_index(index.path, strict_files=False)
+    for stack in (loose.stacks[0], pickle.loads(pickle.dumps(loose.stacks[0]))):
+        volume = dicomdl.read_volume(stack)
+        assert np.array_equal(volume.array, ramp((4, 5, 7)) + volume.array[0, 0, 0])
+    assert loose.stacks[0].paths == index.stacks[0].paths
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+def test_an_index_that_is_not_strict_still_compares_size_and_time(
+    change: str, index: Index
+) -> None:
+    loose = dicomdl.open_index(index.path, strict_files=False)
+    path = loose.stacks[0].paths[0]
+    if change == "size":
+        with open(path, "ab") as file:
+            file.write(b"more")
+    else:
+        os.utime(path, ns=(0, 0))
+    with pytest.raises(FileChanged, match="or scan again"):
+        dicomdl.read_volume(loose.stacks[0])
+
+
+def test_a_scan_that_is_not_strict_takes_over_change_times(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpack_again(tmp_path / "data")
+    read: list[str] = []
+    monkeypatch.setattr(HeaderReader, "read", lambda self, path: read.append(path))
+    again = dicomdl.scan(tmp_path / "data", index.path, progress=False, strict_files=False)
+    assert (read, len(again)) == ([], len(index))
+    strict = dicomdl.open_index(index.path)
+    assert dicomdl.read_volume(strict.stacks[0]).shape == (4, 5, 7)
