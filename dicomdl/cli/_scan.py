@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
         help="number of processes that read headers (default: one per core for large folders)",
     )
     scan.add_argument(
-        "--follow-links", action="store_true", help="walk into folders that are symbolic links"
+        "--follow-links",
+        action="store_true",
+        help="follow symbolic links to folders, and to files outside of ROOT",
     )
     scan.add_argument(
         "-a",
@@ -119,6 +121,9 @@ def _nothing_found(roots: list[str], index: Any) -> str:
             n for n in index.manifest.get("passed_over", {}).values() if isinstance(n, int)
         )
         return f"there are no files in {where}" + (
-            ": hidden folders, links to folders and special files are passed over" if passed else ""
+            ": hidden folders, links out of them and special files are passed over; --follow-links "
+            "follows links"
+            if passed
+            else ""
         )
     return f"no file in {where} holds a DICOM image; archives must be unpacked first"

@@ -16,16 +16,19 @@ from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 
 _KEY_FILE: Final = "patient_id.key"
+_KEY_BYTES: Final = 32
 
 
 def _patient_key() -> bytes:
-    """Return this user's key of patient hashes, created once, readable by its owner only."""
+    """Return this user's key of patient hashes, created once, readable by its owner only.
+
+    PatientIDs are few enough to be tried one by one, so whoever has the key has the identities.
+    """
     path = os.path.join(storage.cache_folder(), _KEY_FILE)
-    if not os.path.exists(path):
-        storage.write_first(path, secrets.token_bytes(32))
-    with storage.explained(f"{path!r} cannot be read"), open(path, "rb") as file:
-        # two first runs at once both read the key that was published first
-        return file.read()
+    if not os.path.lexists(path):
+        storage.write_first(path, secrets.token_bytes(_KEY_BYTES))
+    # Two first runs at once both read the key that was published first.
+    return storage.read_secret(path, _KEY_BYTES)
 
 
 def patient_key_name() -> str:

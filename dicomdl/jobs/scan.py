@@ -87,8 +87,8 @@ def scan(
     ----------
     roots
         A folder or file, or several. Hidden folders (".name") are skipped and counted. Links to
-        files are followed, links to folders only with `follow_links`. A file that is reached by
-        several paths is read once.
+        files below a root are followed, other links only with `follow_links`. A file that is
+        reached by several paths is read once.
     out
         The index folder. The default is one in the user's cache folder, which the next scan of the
         same roots updates. An update reads new and changed files only and drops deleted ones. The
@@ -99,7 +99,7 @@ def scan(
     progress
         Show a progress bar with files per second.
     follow_links
-        Walk into folders that are symbolic links.
+        Follow symbolic links to folders, and to files outside of the roots.
     attributes
         Further columns by DICOM keyword, such as ``["ContrastBolusRoute"]``. Identifying attributes
         need `allow_phi`.
@@ -163,7 +163,7 @@ def scan(
         source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
     options["patient_id"] = known_key(source, options["patient_id"])
     old = _reusable(source, options, move or {})
-    if old is not None and not move and _unchanged(walked, old.files):
+    if old is not None and not move and _unchanged(walked, old):
         return open_index(target, root={}, strict_files=strict_files)
     # A moved file has another change time.
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
@@ -243,6 +243,7 @@ class _Old:
     frames: Table
     problems: Table
     annotations: Table
+    passed_over: Mapping[str, Any]
     moves: Moves = ()
 
 
@@ -270,11 +271,19 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         tables = {name: map_table(target, manifest["generation"], name) for name in TABLES}
     except IndexFolderError:
         return None
-    return _Old(tables["files"], tables["frames"], tables["problems"], tables["annotations"], moves)
+    return _Old(
+        tables["files"],
+        tables["frames"],
+        tables["problems"],
+        tables["annotations"],
+        facts.get("passed_over", {}),
+        moves,
+    )
 
 
-def _unchanged(walked: Walk, files: Table) -> bool:
-    if len(files) != len(walked.paths):
+def _unchanged(walked: Walk, old: _Old) -> bool:
+    files = old.files
+    if len(files) != len(walked.paths) or walked.passed_over() != old.passed_over:
         return False
     states = np.array(walked.states, dtype=np.int64).reshape(-1, len(STATE_COLUMNS))
     same = all(

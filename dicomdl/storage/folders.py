@@ -10,10 +10,12 @@ import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from dicomdl.errors import UsageError
 from dicomdl.storage.sources import State, state_of
+
+_SEPARATOR: Final = os.fsencode(os.sep)
 
 
 @dataclass
@@ -32,15 +34,26 @@ class Walk:
     may_repeat: bool = False
     hidden_folders: int = 0
     linked_folders: int = 0
+    # Links to files that are not below a root.
+    outside_links: int = 0
+    # Links to nothing, as git-annex leaves for files that were not fetched.
+    dangling_links: int = 0
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     def passed_over(self) -> dict[str, Any]:
         """Return the entries without a row in the index, in the form that the manifest stores."""
-        return {
-            name: getattr(self, name)
-            for name in ("hidden_folders", "linked_folders", "special_files", "unreadable")
-        }
+        return {name: getattr(self, name) for name in _PASSED_OVER}
+
+
+_PASSED_OVER: Final = (
+    "hidden_folders",
+    "linked_folders",
+    "outside_links",
+    "dangling_links",
+    "special_files",
+    "unreadable",
+)
 
 
 def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "") -> Walk:
@@ -51,7 +64,8 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
     roots
         Folders, or single files.
     follow_links
-        Whether links to folders are followed. Links to files always are.
+        Whether links to folders are followed, and links to files outside of the roots. Links to
+        files below a root always are.
     avoid
         A folder to leave out: the index.
 
@@ -63,9 +77,10 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
     found = Walk(may_repeat=len(roots) > 1)
     avoided = _identity(avoid)
     seen_folders: set[tuple[int, int]] = set()
+    inside = None if follow_links else tuple(map(os.path.realpath, roots))
     for root in roots:
         if os.path.isdir(root):
-            _walk_folder(root, found, seen_folders, avoided, follow_links)
+            _walk_folder(root, found, seen_folders, avoided, inside)
         else:
             _add_root_file(root, found)
     if found.may_repeat:
@@ -97,15 +112,16 @@ def _walk_folder(
     found: Walk,
     seen_folders: set[tuple[int, int]],
     avoided: tuple[int, int] | None,
-    follow_links: bool,
+    inside: tuple[bytes, ...] | None,
 ) -> None:
+    """Walk over one root; `inside` are the folders that no link may leave, None if links may."""
     pending = [root]
     while pending:
         folder = pending.pop()
         try:
             with os.scandir(folder) as entries:
                 listed = sorted(entries, key=_name)
-            if follow_links or found.may_repeat:
+            if inside is None or found.may_repeat:
                 here = os.stat(folder)
                 if (here.st_dev, here.st_ino) in seen_folders:
                     continue
@@ -117,8 +133,11 @@ def _walk_folder(
         for entry in listed:
             try:
                 if not entry.is_dir():
-                    _add_entry(entry, found)
-                elif entry.is_symlink() and not follow_links:
+                    if _leads_out(entry, inside):
+                        found.outside_links += 1
+                    else:
+                        _add_entry(entry, found)
+                elif inside is not None and entry.is_symlink():
                     found.linked_folders += 1
                 elif entry.name.startswith(b"."):
                     found.hidden_folders += 1
@@ -127,6 +146,16 @@ def _walk_folder(
             except OSError:
                 _add_failed(entry, found)
         pending.extend(reversed(folders))
+
+
+def _leads_out(entry: os.DirEntry[bytes], inside: tuple[bytes, ...] | None) -> bool:
+    """Whether an entry is a link to something outside of the folders that no link may leave."""
+    if inside is None or not entry.is_symlink():
+        return False
+    target = os.path.realpath(entry.path)
+    return not any(
+        target == root or target.startswith(root.rstrip(_SEPARATOR) + _SEPARATOR) for root in inside
+    )
 
 
 def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
@@ -155,7 +184,7 @@ def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
     A file that has vanished since the listing is ignored.
     """
     if entry.is_symlink():
-        found.special_files += 1
+        found.dangling_links += 1
     elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
         found.unreadable.append(os.fsdecode(entry.path))
 

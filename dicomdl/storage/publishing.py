@@ -12,8 +12,12 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
 
 from dicomdl.errors import StorageError
+from dicomdl.storage.system import OPEN_FLAGS
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def cache_folder(*parts: str) -> str:
@@ -59,15 +63,81 @@ def make_folder(folder: str) -> None:
 
 def is_private(folder: str) -> bool:
     """Whether only the owner may read a folder, or the files in it."""
-    others = stat.S_IRWXG | stat.S_IRWXO
     try:
-        if not os.stat(folder).st_mode & others:
+        if not os.stat(folder).st_mode & _OTHERS:
             return True
         with os.scandir(folder) as entries:
             modes = [entry.stat().st_mode for entry in entries]
     except OSError:
         return True
-    return not any(mode & others for mode in modes)
+    return not any(mode & _OTHERS for mode in modes)
+
+
+def require_private(folder: str) -> None:
+    """Refuse a folder to which other users can write: a checksum does not stop an attacker."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise StorageError(
+            f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise StorageError(f"the cache folder {folder!r} is not a folder")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise StorageError(
+            f"the cache folder {folder!r} belongs to another user: choose one of your own",
+            owner=status.st_uid,
+        )
+    if os.name == "posix" and status.st_mode & stat.S_IWOTH:
+        raise StorageError(
+            f"all users can write to the cache folder {folder!r}: choose another one, or chmod o-w",
+            mode=status.st_mode,
+        )
+
+
+def read_secret(path: str, length: int) -> bytes:
+    """Return the secret of `length` bytes at `path`, which only its owner can have read or written.
+
+    Raises
+    ------
+    StorageError
+        The file belongs to another user, other users can read or write it or write to its folder,
+        it has another length, or it is no regular file.
+    """
+    require_private(os.path.dirname(path))
+    with explained(f"the key {path!r} cannot be read"):
+        descriptor = os.open(path, OPEN_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            _require_own(path, status)
+            secret = os.read(descriptor, length + 1)
+        finally:
+            os.close(descriptor)
+    if len(secret) != length:
+        raise StorageError(
+            f"the key {path!r} has {status.st_size} bytes, expected {length}: put back the key "
+            "that was used before, or delete the file for a new key",
+            expected_bytes=length,
+            found_bytes=status.st_size,
+        )
+    return secret
+
+
+def _require_own(path: str, status: os.stat_result) -> None:
+    """Raise StorageError unless a key is a regular file that only this user can open."""
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"the key {path!r} is no regular file: put back the key, or delete it")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise StorageError(
+            f"the key {path!r} belongs to another user, who knows it: use a key of your own",
+            owner=status.st_uid,
+        )
+    if os.name == "posix" and status.st_mode & _OTHERS:
+        raise StorageError(
+            f"other users can open the key {path!r}: chmod 600, or delete the file for a new key "
+            "if one of them may have read it",
+            mode=status.st_mode,
+        )
 
 
 @contextlib.contextmanager

@@ -183,10 +183,59 @@ def test_file_links_are_followed_and_each_file_is_read_once(
     os.link(root / "ct" / "slice.txt", root / "hard")
     (root / "dangling").symlink_to(root / "nowhere")
     index = scan(root, out=out)
-    assert index.ledger["image"] == 7
-    assert len(reads) == 11
-    assert index.manifest["passed_over"]["special_files"] == 1
+    assert index.ledger["image"] == 6
+    assert len(reads) == 10
+    passed = index.manifest["passed_over"]
+    assert (passed["outside_links"], passed["dangling_links"]) == (1, 1)
+    assert "passed over: 1 outside link, 1 dangling link" in repr(index)
     assert scan(root, out=out).generation == index.generation
+    assert scan(root, out=out + "2", follow_links=True).ledger["image"] == 7
+
+
+@posix_only
+def test_a_link_that_leaves_the_roots_is_seen_by_the_next_scan(
+    root: Path, out: str, tmp_path: Path
+) -> None:
+    assert "passed over" not in repr(scan(root, out=out))
+    outside = write_series(tmp_path / "outside", shape=(1, 5, 7), seed=5)[0]
+    (root / "more").symlink_to(outside)
+    assert "passed over: 1 outside link" in repr(scan(root, out=out))
+
+
+@posix_only
+@pytest.mark.parametrize("spelling", ["{root}/ct", "{root}/ct/../ct/", "{tmp}/alias", "../ct"])
+def test_links_below_a_root_stay_inside_however_they_and_the_root_are_written(
+    spelling: str, root: Path, out: str, tmp_path: Path
+) -> None:
+    (tmp_path / "alias").symlink_to(root / "ct")
+    (root / "links").mkdir()
+    target = spelling.format(root=root, tmp=tmp_path)
+    (root / "links" / "one").symlink_to(os.path.join(target, "slice.txt"))
+    (tmp_path / "alias-of-root").symlink_to(root)
+    for place in (root, tmp_path / "alias-of-root"):
+        assert "passed over" not in repr(scan(place, out=out))
+
+
+@posix_only
+def test_the_work_tree_of_git_annex_is_read_where_the_root_holds_its_objects(
+    tmp_path: Path, out: str
+) -> None:
+    repository = tmp_path / "dataset"
+    objects = repository / ".git" / "annex" / "objects"
+    for number, path in enumerate(write_series(tmp_path / "raw", shape=(3, 5, 7))):
+        held = objects / f"k{number}" / f"SHA256E-s1--{number}.dcm" / f"SHA256E-s1--{number}.dcm"
+        held.parent.mkdir(parents=True)
+        shutil.move(path, held)
+        link = repository / "sub-01" / f"{number}.dcm"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(held, link.parent))
+    # A file that was not fetched: `datalad get` would bring it.
+    (repository / "sub-01" / "3.dcm").symlink_to("../.git/annex/objects/k3/k3/k3")
+    index = scan(repository, out=out)
+    assert (index.ledger["image"], index.manifest["passed_over"]["dangling_links"]) == (3, 1)
+    below = scan(repository / "sub-01", out=out + "2")
+    assert (below.ledger["image"], below.manifest["passed_over"]["outside_links"]) == (0, 4)
+    assert scan(repository / "sub-01", out=out + "3", follow_links=True).ledger["image"] == 3
 
 
 @posix_only
@@ -1043,6 +1092,16 @@ def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.M
     shutil.copy(tmp_path / "cache" / "patient_id.key", tmp_path / "another" / "patient_id.key")
     again = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
     assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
+
+
+def test_a_key_of_patient_hashes_that_others_know_ends_the_scan(
+    root: Path, out: str, cache_folder: Path
+) -> None:
+    scan(root, out=out, patient_id="hash")
+    (cache_folder / "patient_id.key").write_bytes(b"")
+    with pytest.raises(StorageError, match="has 0 bytes, expected 32"):
+        scan(root, out=out + "-again", patient_id="hash")
+    assert not os.path.exists(out + "-again")
 
 
 def test_a_scan_that_forgets_the_hash_does_not_bring_identities_back(

@@ -166,3 +166,61 @@ def test_a_folder_is_private_while_others_can_read_nothing_of_it(tmp_path: Path)
     (folder / "manifest.json").chmod(0o644)
     assert not storage.is_private(str(folder))
     assert storage.is_private(str(tmp_path / "absent"))
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    folder = tmp_path / "cache"
+    storage.make_folder(str(folder))
+    storage.write_first(str(folder / "key"), b"s" * 32)
+    return folder / "key"
+
+
+def test_a_secret_is_read_back(secret: Path) -> None:
+    assert storage.read_secret(str(secret), 32) == b"s" * 32
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 33, 5000])
+def test_a_secret_of_another_length_is_refused(length: int, secret: Path) -> None:
+    secret.write_bytes(b"s" * length)
+    with pytest.raises(StorageError, match=f"has {length} bytes, expected 32"):
+        storage.read_secret(str(secret), 32)
+
+
+@posix_only
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o666])
+def test_a_secret_that_others_can_open_is_refused(mode: int, secret: Path) -> None:
+    secret.chmod(mode)
+    with pytest.raises(StorageError, match=r"other users can open the key .* chmod 600"):
+        storage.read_secret(str(secret), 32)
+
+
+@posix_only
+def test_a_secret_in_a_folder_to_which_all_can_write_is_refused(secret: Path) -> None:
+    secret.parent.chmod(0o777)
+    with pytest.raises(StorageError, match="all users can write"):
+        storage.read_secret(str(secret), 32)
+
+
+@posix_only
+@pytest.mark.parametrize("kind", ["folder", "fifo", "dangling"])
+def test_a_secret_that_is_no_regular_file_is_refused(kind: str, secret: Path) -> None:
+    secret.unlink()
+    if kind == "folder":
+        secret.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(secret, 0o600)
+    else:
+        secret.symlink_to(secret.with_name("absent"))
+    with pytest.raises(StorageError, match=r"no regular file|cannot be read"):
+        storage.read_secret(str(secret), 32)
+
+
+@posix_only
+def test_a_secret_of_another_user_is_refused(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.geteuid()
+    # The folder is this user's own; only the file counts as another one's.
+    users = iter([owner, owner + 1])
+    monkeypatch.setattr(os, "geteuid", lambda: next(users))
+    with pytest.raises(StorageError, match="belongs to another user, who knows it"):
+        storage.read_secret(str(secret), 32)

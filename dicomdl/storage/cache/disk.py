@@ -20,7 +20,7 @@ from dicomdl.storage.cache._layout import Identity, blosc2_codec, file_pieces
 from dicomdl.storage.cache._stored import StoredEntry
 from dicomdl.storage.cache.entries import Arrays, Body, Lost
 from dicomdl.storage.cache.stats import checked_bytes
-from dicomdl.storage.publishing import cache_folder, make_folder
+from dicomdl.storage.publishing import cache_folder, make_folder, require_private
 
 DiskFormat = Literal["raw", "blosc2"]
 DEFAULT_DISK_BYTES: Final = 50 * 2**30
@@ -171,7 +171,7 @@ class DiskCache(BaseCache):
         except StorageError as error:
             self._warn(error)
             return False
-        cachefolder.require_private(self.folder)
+        require_private(self.folder)
         cachefolder.remove_orphans(self.folder)
         self._mapped = cachefolder.may_be_mapped(self.folder)
         self._checked = True

@@ -148,28 +148,6 @@ def used_files(folder: str) -> list[Used]:
     return files
 
 
-def require_private(folder: str) -> None:
-    """Refuse a folder to which other users can write: a checksum does not stop an attacker."""
-    try:
-        status = os.stat(folder)
-    except OSError as error:
-        raise StorageError(
-            f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno
-        ) from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise StorageError(f"the cache folder {folder!r} is not a folder")
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        raise StorageError(
-            f"the cache folder {folder!r} belongs to another user: choose one of your own",
-            owner=status.st_uid,
-        )
-    if os.name == "posix" and status.st_mode & stat.S_IWOTH:
-        raise StorageError(
-            f"all users can write to the cache folder {folder!r}: choose another one, or chmod o-w",
-            mode=status.st_mode,
-        )
-
-
 def may_be_mapped(folder: str) -> bool:
     """Return whether files of the folder can be mapped, which network file systems exclude.
 
