@@ -177,14 +177,22 @@ class GridRequest:
         way = Regridding(stack.geometry, self.geometry(stack), _NEAREST)
         return way.block(read, start, stop, read((0, 0, 0), (1, 1, 1)).dtype, 0)
 
+    def places(self, voxels: Floats, stack: Stack) -> Floats:
+        """Return (n, 3) places in voxels of a stack as places in voxels of the delivered grid."""
+        if self.is_own:
+            return voxels
+        if self.spacing is not None:
+            return self.geometry(stack).world_to_voxel(stack.geometry.voxel_to_world(voxels))
+        order = self.order(stack.geometry)
+        return np.asarray(order.voxels(voxels, order.of(stack.shape)), np.float64)
+
     def voxels(self, voxels: npt.NDArray[Any], stack: Stack) -> npt.NDArray[Any]:
         """Return (n, 3) voxels of a stack as voxels of the delivered grid: the nearest ones."""
         if self.is_own:
             return voxels
         if self.spacing is not None:
-            grid = self.geometry(stack)
-            places = grid.world_to_voxel(stack.geometry.voxel_to_world(voxels))
-            inside = np.clip(np.rint(places), 0, np.asarray(grid.shape) - 1)
+            last = np.asarray(self.geometry(stack).shape) - 1
+            inside = np.clip(np.rint(self.places(voxels, stack)), 0, last)
             return np.unique(inside.astype(np.int32), axis=0)
         order = self.order(stack.geometry)
         return order.voxels(voxels, order.of(stack.shape))

@@ -50,11 +50,15 @@ def points_of(
     stack: Stack, centers: Centers, grid: GridRequest
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return (n, 3) voxels of the table's points in a stack, and (n,) their rows in the table."""
-    points, rows = centers.of_series(stack.series_instance_uid)
     geometry = grid.geometry(stack)
-    if not len(points) or not geometry.is_known:
-        return np.zeros((0, 3)), np.zeros(0, np.int64)
-    voxels = geometry.world_to_voxel(points)
+    if centers.column:
+        voxels, rows = centers.of_frames(stack)
+        voxels = grid.places(voxels, stack)
+    else:
+        points, rows = centers.of_series(stack.series_instance_uid)
+        if not len(points) or not geometry.is_known:
+            return np.zeros((0, 3)), np.zeros(0, np.int64)
+        voxels = geometry.world_to_voxel(points)
     inside = ((voxels > -0.5) & (voxels < np.asarray(geometry.shape) - 0.5)).all(axis=1)
     return np.asarray(voxels[inside]), rows[inside]
 

@@ -240,22 +240,20 @@ class PatchDataset(StackDataset):
 
     def _keep_cases_with_points(self, centers: Centers) -> None:
         """Leave out the stacks without a point, and report the number of points in no stack."""
-        candidates = (
-            self.index.select(series_instance_uid=centers.series.tolist())
-            if len(centers)
-            else self.index.of_stacks([])
-        )
         firsts = self._cases.firsts
-        numbers = candidates.stacks.numbers
         inside = {
             stack.number: len(points_of(stack, centers, self.grid)[0])
-            for stack in with_numbers(candidates.stacks, numbers[np.isin(numbers, firsts)])
+            for stack in self._stacks_with_points(centers)
         }
         lost_points = len(centers) - sum(inside.values())
         if not any(inside.values()):
             raise UsageError(
-                f"none of {len(centers)} points lies in a stack of the index: are they LPS mm, and "
-                "their Series in it?"
+                f"none of {len(centers)} points lies in a stack of the index: "
+                + (
+                    "are their Series in it, by UID or folder, and the frames in these?"
+                    if centers.column
+                    else "are they LPS mm, and their Series in it?"
+                )
             )
         if lost_points > 0:
             self.left_out.append(
@@ -265,6 +263,16 @@ class PatchDataset(StackDataset):
             np.isin(firsts, [number for number, count in inside.items() if count]),
             "no point of the table in it",
         )
+
+    def _stacks_with_points(self, centers: Centers) -> list[Stack]:
+        """Return the first stacks of cases whose Series the table names."""
+        if centers.column:
+            return [stack for stack in self._stacks if centers.is_of(stack)]
+        if not len(centers):
+            return []
+        named = self.index.select(series_instance_uid=centers.series.tolist()).stacks
+        numbers = named.numbers[np.isin(named.numbers, self._cases.firsts)]
+        return list(with_numbers(named, numbers))
 
     @functools.cached_property
     def boundaries(self) -> npt.NDArray[np.int64]:
