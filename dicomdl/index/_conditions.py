@@ -23,6 +23,7 @@ from dicomdl.headers.uids import CONTENT_KINDS
 from dicomdl.index._exporting import folders_of
 from dicomdl.index._identity import IDENTITY, per_frame, rows_of_stacks
 from dicomdl.index._selections import Flags, flags_per_frame
+from dicomdl.index.joined import Joined
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table, between, no_such_column, passing, where
 
@@ -40,12 +41,12 @@ _DIMENSION: Final = "dimension"
 _SAME_VALUE: Final = 1e-6
 
 
-def columns_of(generation: Generation) -> list[str]:
-    """Return the column names of conditions: those of stacks, then those of frames."""
-    return [*generation.stacks.names, _FOLDER, *generation.frames.names]
+def columns_of(generation: Generation, joined: Joined = Joined.NONE) -> list[str]:
+    """Return the column names of conditions: those of stacks, then of frames, then the joined."""
+    return [*generation.stacks.names, _FOLDER, *generation.frames.names, *joined.names]
 
 
-def column_of(generation: Generation, name: str) -> tuple[str, type]:
+def column_of(generation: Generation, name: str, joined: Joined = Joined.NONE) -> tuple[str, type]:
     """Return the column of a name or DICOM keyword, and whether it holds str, bool or float.
 
     Raises
@@ -53,13 +54,15 @@ def column_of(generation: Generation, name: str) -> tuple[str, type]:
     UsageError
         The column does not exist.
     """
-    prefix, column = _parsed(name, columns_of(generation))
-    table, _ = table_of(generation, column)
+    prefix, column = _parsed(name, columns_of(generation, joined))
+    table = joined.table(column) if column in joined else table_of(generation, column)[0]
     kind = str if table.is_text(column) else bool if table.is_flag(column) else float
     return prefix + column, kind
 
 
-def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
+def meeting(
+    generation: Generation, condition: str, wanted: Any, joined: Joined = Joined.NONE
+) -> Flags:
     """Return (frames,) flags of the frames that meet a condition of `Index.select`.
 
     Raises
@@ -70,18 +73,25 @@ def meeting(generation: Generation, condition: str, wanted: Any) -> Flags:
     if condition in ("has", "not_has"):
         mask = flags_per_frame(generation, _annotated(generation, wanted))
         return mask if condition == "has" else ~mask
-    prefix, name = _parsed(condition, columns_of(generation))
+    prefix, name = _parsed(condition, columns_of(generation, joined))
+    if name in joined:
+        mask = _passing(joined.table(name), prefix, name, wanted)[joined.keys(name)]
+        return ~mask if prefix == "not_" else mask
     table, by_stack = table_of(generation, name)
-    if prefix in ("min_", "max_"):
-        low, high = (wanted, None) if prefix == "min_" else (None, wanted)
-        mask = between(table, name, low, high)
-    else:
-        mask = _equal(table, name, wanted)
+    mask = _passing(table, prefix, name, wanted)
     if name in IDENTITY:
         frames, starts = generation.frames, generation.stack_starts
         mask = mask[per_frame(frames, rows_of_stacks(frames, name, starts), starts)]
     mask = ~mask if prefix == "not_" else mask
     return flags_per_frame(generation, mask) if by_stack else mask
+
+
+def _passing(table: Table, prefix: str, name: str, wanted: Any) -> Flags:
+    """Return flags of the rows of a table that meet a condition without "not_"."""
+    if prefix not in ("min_", "max_"):
+        return _equal(table, name, wanted)
+    low, high = (wanted, None) if prefix == "min_" else (None, wanted)
+    return between(table, name, low, high)
 
 
 def _annotated(generation: Generation, wanted: Any) -> Flags:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dicomdl.index._identity import IDENTITY, rows_of_stacks
 from dicomdl.index._numbers import FRAME_NUMBERS, STACK_NUMBERS
+from dicomdl.index.joined import Joined
 from dicomdl.index.moves import moved
 from dicomdl.index.rows import Generation
 from dicomdl.index.table import Table
@@ -25,7 +26,7 @@ _SERIES: Final = ("study_instance_uid", "series_instance_uid")
 
 
 def exported(
-    generation: Generation, selected: tuple[Rows, Rows] | None
+    generation: Generation, selected: tuple[Rows, Rows] | None, joined: Joined
 ) -> dict[str, Callable[[], Table]]:
     """Return functions that build the tables of an export, by name.
 
@@ -36,6 +37,8 @@ def exported(
     selected
         Rows of the selected frames, ascending, and numbers of the complete stacks among them. None
         for everything.
+    joined
+        The joined columns; stacks have those whose keys are of stacks or above.
     """
     frames, stacks = generation.frames, generation.stacks
     rows, whole = selected or (np.arange(len(frames)), np.arange(len(stacks)))
@@ -45,7 +48,8 @@ def exported(
         if selected is not None:
             originals = _renumbered(frames.numbers("duplicate_of")[rows], rows)
             part = frames.take(rows).with_column("duplicate_of", originals)
-        return _with_stacks(part.with_paths(_moved(generation)), rows, generation)
+        part = _with_stacks(part.with_paths(_moved(generation)), rows, generation)
+        return part.with_last_columns({name: joined.column(name, rows) for name in joined.names})
 
     def exported_stacks() -> Table:
         part = stacks
@@ -55,7 +59,10 @@ def exported(
             part = stacks.take(whole).with_column("frame_start", starts)
         first = {name: _heads(generation, name, whole) for name in _HEADS}
         folders = folders_of(generation, whole)
-        return part.with_first_columns({STACK_NUMBERS[0]: whole, **first, "folder": folders})
+        part = part.with_first_columns({STACK_NUMBERS[0]: whole, **first, "folder": folders})
+        heads = generation.stack_starts[whole]
+        names = [name for name in joined.names if joined.level(name) != "frame"]
+        return part.with_last_columns({name: joined.column(name, heads) for name in names})
 
     return {
         "files": lambda: _with_series(_moved(generation), frames),

@@ -26,7 +26,8 @@ def flags_of_rule(index: Index, rule: Any) -> Mask:
     conditions, functions = _parts(index, rule)
     flags = np.ones(len(generation.stacks), dtype=np.bool_)
     for name, wanted in conditions:
-        flags &= _of_stacks(meeting(generation, name, wanted), generation.stack_starts)
+        met = meeting(generation, name, wanted, index.joined)
+        flags &= _of_stacks(met, generation.stack_starts)
     for function in functions:
         for number in np.flatnonzero(flags).tolist():
             flags[number] = bool(function(Stack(generation, number)))

@@ -53,7 +53,7 @@ def parsed(index: Index, text: str) -> tuple[str, Any]:
         raise UsageError(
             f"{text!r} holds several conditions: give each its own --where, or a list of texts"
         )
-    column, kind = column_of(index._generation, name)
+    column, kind = column_of(index._generation, name, index.joined)
     values = [_value(column, part, kind) for part in _parts(rest)]
     if "~" in sign:
         _require_patterns(column, values)

@@ -20,6 +20,7 @@ from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _hierarchy, overview
 from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._exporting import exported, write_parquet
+from dicomdl.index._keys import On
 from dicomdl.index._numbers import STACK_NUMBERS, flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
@@ -32,10 +33,14 @@ from dicomdl.index._selections import (
     rows_of,
 )
 from dicomdl.index._splitting import split_flags
+from dicomdl.index._stored_joins import Pickled
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.join_report import JoinReport
+from dicomdl.index.joined import Joined
+from dicomdl.index.joining import JoinOptions, Label, Selected, join
 from dicomdl.index.moves import Moves
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
@@ -63,9 +68,13 @@ class Index(Plotted):
         Unusable files, objects such as SEG, the number of files per kind, the facts of the scan.
     counts
         The number of patients, studies, series, stacks and frames.
+    joined, joins
+        The columns of tables, such as labels, and what of each table matched.
 
     Methods
     -------
+    join
+        Labels out of a table, as columns.
     select, split, of_stacks, of_frames
         Parts of the index; ``a & b``, ``a | b`` and ``~a`` combine them.
     frame, facts, value, source, row, rows
@@ -93,8 +102,14 @@ class Index(Plotted):
     7
     """
 
-    def __init__(self, generation: Generation, ranges: Ranges | None = None) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        ranges: Ranges | None = None,
+        joined: Joined = Joined.NONE,
+    ) -> None:
         self._generation = generation
+        self._joined = joined
         self._ranges = (
             np.array([[0, len(generation.frames)]], dtype=np.int64) if ranges is None else ranges
         )
@@ -119,8 +134,13 @@ class Index(Plotted):
 
     @property
     def columns(self) -> list[str]:
-        """The column names that `select` takes: those of stacks, then those of frames."""
-        return columns_of(self._generation)
+        """The column names that `select` takes: those of stacks, of frames, and joined ones."""
+        return columns_of(self._generation, self._joined)
+
+    @property
+    def joined(self) -> Joined:
+        """The columns that `join` took out of tables."""
+        return self._joined
 
     def rows(self) -> npt.NDArray[np.int64]:
         """Return (len,) the selected rows of the `frames` table, int64, ascending."""
@@ -148,7 +168,11 @@ class Index(Plotted):
 
     def value(self, number: int, column: str) -> Any:
         """Return the fact `column` of frame `number`."""
-        return self._generation.cell(column)(self.row(number))
+        return self._cell(column)(self.row(number))
+
+    def _cell(self, column: str) -> Callable[[int], Any]:
+        held = self._joined if column in self._joined else self._generation
+        return held.cell(column)
 
     def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return the facts `columns` of frame `number`, by name.
@@ -156,7 +180,7 @@ class Index(Plotted):
         Faster than `frame`, which reads all facts.
         """
         row = self.row(number)
-        return {column: self._generation.cell(column)(row) for column in columns}
+        return {column: self._cell(column)(row) for column in columns}
 
     def stack_of(self, number: int) -> "Stack":
         """Return the complete stack of frame `number`, also where only a part of it is selected.
@@ -276,8 +300,97 @@ class Index(Plotted):
         if table is not None:
             mask &= self._mask_of(table)
         for condition, wanted in conditions.items():
-            mask &= meeting(self._generation, condition, wanted)
-        return Index(self._generation, ranges_of(mask))
+            mask &= meeting(self._generation, condition, wanted, self._joined)
+        return self._selection(mask)
+
+    def join(
+        self,
+        table: Any,
+        on: On,
+        label: Label = None,
+        *,
+        level: str | None = None,
+        pivot: str | None = None,
+        lists: bool | str | Sequence[str] = False,
+        parse: str | Sequence[str] = (),
+        on_unmatched: str | Mapping[str, str] = "raise",
+    ) -> "Index":
+        """Return the index with columns of a table, such as labels, for `select` and samples.
+
+        Parameters
+        ----------
+        table
+            A CSV or Parquet file; a DataFrame of pandas or polars, or a table of Arrow; a dict of
+            columns; or a dict of keys to labels.
+        on
+            What names a row: {key of the index: column of the table}, or a name that both have.
+            Several keys must all agree. A key of the index is a column or DICOM keyword
+            (``"SOPInstanceUID"``, ``"instance_number"``), ``"stem"`` (the file name without its
+            suffix), ``"name"``, ``"parent"`` (the folder of the file), ``"path.parts[-3]"``, or a
+            template such as ``"ID_{stem}"`` or ``"{StudyInstanceUID}_study"``. A template of the
+            table has its columns: ``"{BraTS21ID:05}"`` pads a number to five digits. A name in the
+            template of the index that the index lacks splits off the cells: ``"{stem}_{subtype}"``
+            at the last ``_``. Keys are compared as text.
+        label
+            The columns that are joined: a name, several, or {column: new name}. By default all that
+            are neither keys nor columns of the index.
+        level
+            "patient", "study", "series", "stack" or "frame", where every entity must have one key.
+            By default that of the UIDs, else the coarsest where it holds.
+        pivot
+            A column of a long table (or the part that a template splits off): each of its values
+            becomes a column with the label of its row.
+        lists
+            True, or the columns that have many rows per key, such as boxes, points and readers:
+            they become one list per key. A row without any value in them adds nothing.
+        parse
+            Columns of text that holds dicts, as of JSON or Python: ``"{'x': 2.5, 'y': 3}"`` of a
+            column ``coordinates`` becomes ``coordinates_x`` and ``coordinates_y``; lists of dicts
+            become lists.
+        on_unmatched
+            "raise": an error where a frame of this index has no row, or a row has no frame in the
+            scan. "drop": the frames are left out. "keep": they stay, with unknown labels. The
+            latter two skip such rows of the table; ``{"index": "keep", "table": "raise"}`` tells
+            the sides apart. A join of which nothing matches is always an error.
+
+        Returns
+        -------
+        Index
+            The same frames, or fewer with ``on_unmatched="drop"``. `joins` reports what matched.
+
+        Raises
+        ------
+        UsageError
+            The table cannot be read, a column does not exist, frames or rows match nothing, or rows
+            with one key have different labels.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import dicomdl
+        >>> from pydicom.data import get_testdata_file
+        >>> folder = os.path.join(os.path.dirname(get_testdata_file("DICOMDIR")), "77654033")
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     index = dicomdl.scan(folder, out, progress=False)
+        ...     table = {"folder": ["CR1", "CR2", "CR3", "CT2"], "view": ["ap", "ap", "lat", None]}
+        ...     index = index.join(table, on={"parent": "folder"})
+        ...     print(len(index.select(view="ap")), index.value(0, "view"))
+        2 ap
+        """
+        options = JoinOptions(on, label, level, pivot, lists, parse, on_unmatched)
+        selected = Selected(self._generation, self._joined, self._mask())
+        columns, mask = join(selected, table, options)
+        ranges = None if self._whole and mask.all() else ranges_of(mask)
+        return Index(self._generation, ranges, self._joined.with_join(columns))
+
+    @property
+    def joins(self) -> tuple[JoinReport, ...]:
+        """The report of each join: what matched, and what did not, on either side."""
+        return self._joined.reports
+
+    def _selection(self, mask: npt.NDArray[np.bool_]) -> "Index":
+        """Return the frames with a flag, with the joined columns of this index."""
+        return Index(self._generation, ranges_of(mask), self._joined)
 
     def _mask(self) -> npt.NDArray[np.bool_]:
         mask = np.zeros(len(self._generation.frames), dtype=bool)
@@ -305,8 +418,7 @@ class Index(Plotted):
         """
         if hasattr(stacks, "columns"):
             return self.select(stacks)
-        mask = self._mask() & flags_of_stacks(self._generation, stacks)
-        return Index(self._generation, ranges_of(mask))
+        return self._selection(self._mask() & flags_of_stacks(self._generation, stacks))
 
     def of_frames(self, frames: Any) -> "Index":
         """Return some of the selected frames.
@@ -329,8 +441,8 @@ class Index(Plotted):
         """
         if hasattr(frames, "columns"):
             return self.select(frames)
-        mask = in_rows(self._generation, [self.row(n) for n in whole_numbers(frames, "frames")])
-        return Index(self._generation, ranges_of(mask))
+        rows = [self.row(number) for number in whole_numbers(frames, "frames")]
+        return self._selection(in_rows(self._generation, rows))
 
     def _mask_of(self, table: Any) -> npt.NDArray[np.bool_]:
         """Return (frames,) flags of the stacks or frames in a DataFrame of this index."""
@@ -355,7 +467,7 @@ class Index(Plotted):
 
     def __invert__(self) -> "Index":
         """Return the frames of the complete index that are not selected."""
-        return Index(self._generation, ranges_of(~self._mask()))
+        return self._selection(~self._mask())
 
     def _combined(self, other: "Index", how: Any) -> "Index":
         if not isinstance(other, Index):
@@ -364,7 +476,8 @@ class Index(Plotted):
             raise UsageError(
                 "the selections are of two indexes, or of two scans: select both from one index"
             )
-        return Index(self._generation, ranges_of(how(self._mask(), other._mask())))
+        joined = self._joined.combined(other._joined)
+        return Index(self._generation, ranges_of(how(self._mask(), other._mask())), joined)
 
     def split(
         self, fractions: Sequence[float], by: str = "patient", seed: int = 0
@@ -397,7 +510,7 @@ class Index(Plotted):
         """
         made, mask = self._generation, self._mask()
         parts = split_flags((made.frames, made.stacks), made.stack_starts, fractions, by, seed)
-        return tuple(Index(made, ranges_of(mask & part)) for part in parts)
+        return tuple(self._selection(mask & part) for part in parts)
 
     def stack(self, number: int) -> "Stack":
         """Return the stack whose `Stack.number` is `number`, also when it is not selected.
@@ -455,13 +568,11 @@ class Index(Plotted):
 
     def _exported(self) -> dict[str, Callable[[], Table]]:
         selected = None if self._whole else (self.rows(), self._whole_stacks())
-        return exported(self._generation, selected)
+        return exported(self._generation, selected, self._joined)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        address = self._generation.address
-        if self._whole:
-            return _unpickle, (*address, None, "")
-        return _unpickle, (*address, *stored(self._ranges))
+        selection = (None, "") if self._whole else stored(self._ranges)
+        return _unpickle, (*self._generation.address, *selection, self._joined.pickled())
 
     # --- for people ---
 
@@ -499,11 +610,18 @@ class Index(Plotted):
 
 
 def _unpickle(
-    folder: str, generation: str, moves: Moves, ranges: bytes | None, selection: str
+    folder: str,
+    generation: str,
+    moves: Moves,
+    packed: bytes | None,
+    selection: str,
+    joins: tuple[Pickled, ...],
 ) -> Index:
     opened = generation_of(folder, generation, moves)
     # Raises GenerationGone now rather than at the first frame.
     len(opened.frames)
     if selection:
-        return Index(opened, read_selection(selection))
-    return Index(opened, None if ranges is None else unpacked(ranges))
+        ranges: Ranges | None = read_selection(selection)
+    else:
+        ranges = None if packed is None else unpacked(packed)
+    return Index(opened, ranges, Joined.opened(joins))

@@ -247,6 +247,13 @@ class Table:
             arrow = arrow.add_column(number, name, array)
         return Table(arrow)
 
+    def with_last_columns(self, columns: Mapping[str, pa.Array]) -> "Table":
+        """Return the table with more columns after the others."""
+        arrow = self.arrow
+        for name, array in columns.items():
+            arrow = arrow.append_column(name, array)
+        return Table(arrow)
+
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
         """Return the table with one more column, int32."""
         return Table(self.arrow.append_column(name, pa.array(values, type=pa.int32())))
