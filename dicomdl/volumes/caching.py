@@ -74,10 +74,10 @@ class StackCache:
         except PixelError:
             self._cache = self._entry = None
             return None
-        if entry.is_stored:
-            self._entry = entry
-        else:
+        if not entry.is_stored:
             self._cache = self._entry = None
+        elif not entry.is_held:
+            self._entry = entry
         return Converted(values, mask if mask is not None and mask.any() else None)
 
     def _whole(self) -> Arrays:

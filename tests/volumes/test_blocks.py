@@ -235,7 +235,8 @@ def test_a_cached_block_is_that_of_the_volume_and_decoded_once(
             assert np.array_equal(
                 np.zeros(array.shape, bool) if padding is None else padding, volume.padding[part]
             )
-    assert cache.stats().made == 1
+    # The process that decoded the stack finds it in the cache from its second block on.
+    assert (cache.stats().made, cache.stats().hits) == (1, 2)
 
 
 def test_what_is_plain_is_in_no_cache(folder: Path, tmp_path: Path) -> None:

@@ -61,14 +61,15 @@ class BaseCache(ABC):
 
     def _made(self, digest: str, make: Make, may_be_stored: bool) -> Held:
         self._counters.add("made")
-        arrays = checked_arrays(make())
+        arrays, is_stored = checked_arrays(make()), False
         if may_be_stored:
             try:
-                self._counters.add("stored", int(self._store(digest, arrays)))
+                is_stored = self._store(digest, arrays)
+                self._counters.add("stored", int(is_stored))
             except OSError as error:
                 self._counters.add("failed")
                 self._warn(error)
-        return Held(arrays)
+        return Held(arrays, is_stored=is_stored)
 
     def _again(self, digest: str, make: Make, lost: Body, may_be_stored: bool) -> Body:
         """Return a new entry in place of one that was lost during a read."""

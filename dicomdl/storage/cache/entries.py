@@ -92,8 +92,13 @@ class Entry:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the values are in the cache, rather than only in the memory of this process."""
-        return not isinstance(self._body, Held)
+        """Whether the values are in the cache, so that another `get` finds them."""
+        return not isinstance(self._body, Held) or self._body.is_stored
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process, which computed the values, holds all of them in its memory."""
+        return isinstance(self._body, Held)
 
     def part(self, *where: slice) -> Values:
         """Read some slices, rows and columns, with all samples, as a new, writable array.
@@ -169,10 +174,10 @@ def checked_arrays(arrays: Arrays) -> Arrays:
 
 
 class Held:
-    """The values of an entry in the memory of this process."""
+    """The values of an entry in the memory of this process, perhaps in the cache as well."""
 
-    def __init__(self, arrays: Arrays) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: Arrays, *, is_stored: bool = False) -> None:
+        self.arrays, self.is_stored = arrays, is_stored
         self.shape, self.dtype, self.has_mask = (
             arrays.values.shape,
             arrays.values.dtype,

@@ -59,7 +59,7 @@ def test_an_entry_that_is_damaged_between_get_and_part_is_made_again(made: Memor
     damage(made, 0, 70_000)
     assert_content(entry, 0, shape=SHAPE)
     assert (maker.calls, made.stats().damaged) == (1, 1)
-    assert entry.is_stored is False
+    assert entry.is_held is True
     assert_content(made.get(key_of(0), never), 0, shape=SHAPE)
 
 
