@@ -348,7 +348,7 @@ class FrameDataset(PixelDataset):
         """Return the label (H, W) of a frame, on the grid of its image."""
         shape = self._grid.geometry(read.stack).shape
         start, size = (read.position, 0, 0), (1, *shape[1:])
-        label = label_block(read.stack, labels, self._grid, start, size)
+        label = label_block(read.stack, labels, self._grid, (start, size), self.reading.cache)
         nearest = how._replace(smooth=False, fill=0)
         label, _, _ = resized(label, read.grid.affine, read.grid.spacing, self.target, nearest)
         return torch.from_numpy(label[0].astype(np.int64))

@@ -1,12 +1,12 @@
 """Label maps, body voxels and points of a stack, from which patch samplers draw.
 
-Each is computed once per stack and process. Candidate voxels are thinned: 65,536 per label
-(`MOST_CANDIDATES`) and 8,192 of the body (`BODY_VOXELS`).
+Each is computed once per stack and process; with a cache, label maps and the numbers of their
+voxels once for all processes. Voxels of the body are thinned to 8,192 (`BODY_VOXELS`).
 """
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,15 +15,18 @@ import numpy.typing as npt
 from dicomdl.arrays import Voxel
 from dicomdl.datasets._grid_request import GridRequest, ReadLabels
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.patch_samplers import MOST_CANDIDATES, PatchSampler, thinned
+from dicomdl.datasets.patch_samplers import PatchSampler, thinned
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import regular_slices
 from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.views import Stack
+from dicomdl.labels.caching import cached_labels
+from dicomdl.labels.places import Census, LabelVoxels
 from dicomdl.labels.reader import label_block as source_block
 from dicomdl.labels.reader import label_dtype
 from dicomdl.labels.source import LabelSource
+from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
 from dicomdl.values.foreground import BODY_HU, otsu
@@ -42,7 +45,7 @@ BODY_VOXELS: Final = 1 << 13
 SLAB_VOXELS: Final = 1 << 18
 of_thread = threading.local()
 _label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
-_labelled_voxels: Final[Share[Mapping[int, npt.NDArray[np.int32]]]] = share("label voxels")
+_censuses: Final[Share[Census]] = share("label voxels")
 
 
 @remembered("label points")
@@ -125,26 +128,35 @@ def as_labels(option: LabelsOption) -> Labels | None:
 
 
 def label_block(
-    stack: Stack, labels: Labels, grid: GridRequest, start: Voxel, size: Voxel
+    stack: Stack,
+    labels: Labels,
+    grid: GridRequest,
+    box: tuple[Voxel, Voxel],
+    cache: Cache | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Return the labels of a block of the grid, int64; 0 outside of the stack."""
+    """Return the labels of a box (start, size) of the grid, int64; 0 outside of the stack."""
+    start, size = box
     result = np.zeros(size, np.int64)
     overlap = overlap_of(start, size, grid.geometry(stack).shape)
     if overlap is not None:
         (z, y, x), inner = overlap
         first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
-        result[inner] = grid.labels(_read_of(stack, labels), stack, first, last)
+        result[inner] = grid.labels(_read_of(stack, labels, cache), stack, first, last)
     return result
 
 
 def labels_on(
-    stack: Stack, labels: Labels, geometry: Geometry, irregular: Irregular
+    stack: Stack,
+    labels: Labels,
+    geometry: Geometry,
+    irregular: Irregular,
+    cache: Cache | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return the labels of a stack at the voxels of a grid, int64; 0 outside of the stack.
 
     `irregular` is the policy by which the stack became a volume (see `read_volume`).
     """
-    whole, own = _read_of(stack, labels)((0, 0, 0), stack.shape), stack.geometry
+    whole, own = _read_of(stack, labels, cache)((0, 0, 0), stack.shape), stack.geometry
     if irregular == "resample" and stack.verdict in FILLABLE:
         # The affine of uneven slices is an average: they go to their regular grid first.
         grid = regular_slices(stack.positions, own, stack.verdict, stack.tolerances)
@@ -160,12 +172,15 @@ def labels_on(
     return whole.astype(np.int64)
 
 
-def _read_of(stack: Stack, labels: Labels) -> ReadLabels:
+def _read_of(stack: Stack, labels: Labels, cache: Cache | None) -> ReadLabels:
     """Return the function that reads a box of the labels of a stack.
 
-    A source reads the frames and contours of the box only; the map of a function is remembered.
+    A source reads the frames and contours of the box only, or slabs of a cache; the map of a
+    function is remembered.
     """
     if isinstance(labels, LabelSource):
+        if cache is not None:
+            return cached_labels(cache, stack, labels).read
         reader = labels.reader(stack)
         dtype = label_dtype(reader.names)
         return lambda start, stop: source_block(reader, start, stop, dtype)[0]
@@ -178,30 +193,31 @@ def _read_of(stack: Stack, labels: Labels) -> ReadLabels:
     return read
 
 
-def _labelled(
-    stack: Stack, labels: Labels, grid: GridRequest
-) -> Mapping[int, npt.NDArray[np.int32]]:
-    """Return {label: (n, 3) voxels} of a stack, from the cache."""
+def _labelled(stack: Stack, labels: Labels, cache: Cache | None) -> Mapping[int, LabelVoxels]:
+    """Return {label: its voxels} of a stack; the numbers of voxels per slice are remembered."""
     key = labels if isinstance(labels, LabelSource) else ByIdentity(labels)
-    find = functools.partial(_find_labelled, stack, labels, grid)
-    return _labelled_voxels.of((stack, key, grid), find)
+    read = _read_of(stack, labels, cache)
+
+    def count() -> Census:
+        if isinstance(labels, LabelSource) and cache is not None:
+            return cached_labels(cache, stack, labels).census()
+        return Census.of(read, stack.shape)
+
+    return _censuses.of((stack, key), count).voxels(read, stack.shape)
 
 
-def _find_labelled(
-    stack: Stack, labels: Labels, grid: GridRequest
-) -> Mapping[int, npt.NDArray[np.int32]]:
-    """Find {label: (n, 3) voxels} of a stack, thinned."""
-    read = _read_of(stack, labels)
-    whole = grid.labels(read, stack, (0, 0, 0), grid.geometry(stack).shape)
-    return {int(label): _thinned_voxels(whole, label) for label in np.unique(whole)}
+class _OnGrid(Sequence[npt.NDArray[Any]]):
+    """Voxels of a stack, each given as the nearest voxel of the delivered grid."""
 
+    def __init__(self, voxels: LabelVoxels, stack: Stack, grid: GridRequest) -> None:
+        self._voxels, self._stack, self._grid = voxels, stack, grid
 
-def _thinned_voxels(labels: npt.NDArray[Any], label: Any) -> npt.NDArray[np.int32]:
-    """Return (n, 3) voxels of one label, thinned evenly before they become coordinates."""
-    flat = np.flatnonzero(labels == label)
-    if len(flat) > MOST_CANDIDATES:
-        flat = flat[np.linspace(0, len(flat) - 1, MOST_CANDIDATES).astype(np.int64)]
-    return np.stack(np.unravel_index(flat, labels.shape), axis=1).astype(np.int32)
+    def __len__(self) -> int:
+        return len(self._voxels)
+
+    def __getitem__(self, number: Any) -> Any:
+        found = self._grid.voxels(np.reshape(self._voxels[number], (-1, 3)), self._stack)
+        return found if isinstance(number, slice) else found[0]
 
 
 @remembered("body voxels")
@@ -250,14 +266,17 @@ class PatchView:
         """Return (n, 3) voxels of the body, thinned."""
         return _foreground(self._stack, above, self._cache, self._grid)
 
-    def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
-        """Return {label: (n, 3) voxels}, thinned; raise a UsageError without `labels`."""
+    def labelled(self) -> Mapping[int, Sequence[npt.NDArray[np.int32]]]:
+        """Return {label: all its voxels}; raise a UsageError without `labels`."""
         if self._labels is None:
             raise UsageError(
                 "the sampler asks for labels: give the dataset labels=, a function that gives the "
                 "label map of a stack"
             )
-        return _labelled(self._stack, self._labels, self._grid)
+        found = _labelled(self._stack, self._labels, self._cache)
+        if self._grid.is_own:
+            return found
+        return {label: _OnGrid(each, self._stack, self._grid) for label, each in found.items()}
 
     def centers(self) -> npt.NDArray[np.float64]:
         """Return (n, 3) voxels of the table's points in the stack."""

@@ -9,16 +9,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Voxel
 from dicomdl.errors import UsageError
-
-# Voxels of one label to draw from, per stack: 768 kB.
-MOST_CANDIDATES: Final = 1 << 16
 
 
 def chance(seed: int, epoch: int, row: int) -> np.random.Generator:
@@ -36,8 +33,8 @@ class StackView(Protocol):
     def foreground(self, above: float | None) -> npt.NDArray[np.int32]:
         """Return (n, 3) int32 voxels of the body, thinned evenly."""
 
-    def labelled(self) -> Mapping[int, npt.NDArray[np.int32]]:
-        """Return {label: (n, 3) int32 voxels}, thinned evenly."""
+    def labelled(self) -> Mapping[int, Sequence[npt.NDArray[np.int32]]]:
+        """Return {label: all its voxels}, each (3,) int32, which are read when asked for."""
 
     def centers(self) -> npt.NDArray[np.float64]:
         """Return (n, 3) float64 voxels, the points of a table in the stack."""
@@ -129,6 +126,10 @@ class Foreground:
 @dataclass(frozen=True, slots=True)
 class Balanced:
     """Patches around a random voxel of a label that is drawn by weight.
+
+    Every voxel of the drawn label is as likely as any other, in large and in small parts of it. The
+    first patch of a stack counts the voxels per slice and label, once per process or, with a cache,
+    once for all. Later ones read one slice more than the patch.
 
     Parameters
     ----------
@@ -279,7 +280,7 @@ def _spread(length: int, size: int, overlap: float) -> list[int]:
 
 
 def _around_random(
-    voxels: npt.NDArray[np.int32],
+    voxels: Sequence[npt.NDArray[np.int32]] | npt.NDArray[np.int32],
     view: StackView,
     size: Voxel,
     number: int,
@@ -304,7 +305,7 @@ def _inside(start: Sequence[int], shape: Voxel, size: Voxel) -> Voxel:
     return z, y, x
 
 
-def thinned(voxels: npt.NDArray[Any], most: int = MOST_CANDIDATES) -> npt.NDArray[np.int32]:
+def thinned(voxels: npt.NDArray[Any], most: int) -> npt.NDArray[np.int32]:
     """Return at most `most` of (n, 3) voxels, taken at even steps of their order."""
     if len(voxels) > most:
         voxels = voxels[np.linspace(0, len(voxels) - 1, most).astype(np.int64)]

@@ -320,7 +320,7 @@ class PatchDataset(StackDataset):
             facts["point"] = int(points_of(stack, self.sampler, self.grid)[1][patch])
         if self.labels is not None:
             facts["label"] = torch.from_numpy(
-                label_block(stack, self.labels, self.grid, start, self.size)
+                label_block(stack, self.labels, self.grid, (start, self.size), self.reading.cache)
             )
 
         def made(image: Image, recipe: Intensity) -> Sample:

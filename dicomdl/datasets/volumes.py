@@ -325,7 +325,9 @@ class VolumeDataset(StackDataset):
             "filled": int(volume.filled.sum()),
         }
         if self.labels is not None:
-            found = labels_on(stack, self.labels, volume.geometry, self.irregular)
+            found = labels_on(
+                stack, self.labels, volume.geometry, self.irregular, self.reading.cache
+            )
             facts["label"] = torch.from_numpy(found)
         return made_sample(image, volume.affine, spacing, recipe, self.delivery, facts)
 

@@ -88,6 +88,12 @@ class LabelSource:
         """Return the reader of the labels of `stack`, from memory if it was used before."""
         return _readers.of((stack, self), lambda: self._made(stack))
 
+    def file(self, stack: Stack) -> Source:
+        """Return the file that holds the labels of `stack`."""
+        if self.kind:
+            return only_annotation(stack, self.kind).source
+        return source_of(path_of(stack, self.source))
+
     def __call__(self, stack: Stack) -> Values:
         """Return the label map of a stack, (slices, rows, columns) integers."""
         reader = self.reader(stack)

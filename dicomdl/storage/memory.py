@@ -9,9 +9,10 @@ in thousandths:
     label maps           240   integer labels of a dataset's `labels=`, per stack
     inflated files       140   data sets of deflated files with several frames
     label readers         40   contours on the slices of stacks, frames of segmentations, masks
-    label voxels          80   voxels of each label, from which samplers draw centers
+    label voxels          75   numbers of voxels per slice and label, by which samplers draw centers
     mosaic bands          50   decoded rows of mosaics, for the following tiles
     stack readers         15   byte ranges and conversions of stacks
+    label slabs            5   keys of label maps in a cache
     real-world maps       20   maps of stored values to real-world values
     header tables         20   lookup tables, palettes and maps as stored in headers
     body voxels           20   voxels of the body, per stack, from which samplers draw centers
@@ -63,9 +64,10 @@ SHARES: Final[Mapping[str, int]] = {
     "label maps": 240,
     "label readers": 40,
     "inflated files": 140,
-    "label voxels": 80,
+    "label voxels": 75,
     "mosaic bands": 50,
     "stack readers": 15,
+    "label slabs": 5,
     "real-world maps": 20,
     "header tables": 20,
     "body voxels": 20,

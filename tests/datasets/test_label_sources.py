@@ -73,6 +73,36 @@ def test_a_source_is_a_value_that_pickles_and_reaches_workers(index: dicomdl.Ind
     assert set(np.unique(np.concatenate([sample.numpy().ravel() for sample in here]))) == {0, 1}
 
 
+@pytest.mark.parametrize(
+    "grid", [{}, {"orientation": "RAS"}, {"spacing": (1.5, 0.8, 1.3)}], ids=str
+)
+def test_patches_with_a_cache_equal_those_without(
+    index: dicomdl.Index, tmp_path: Path, grid: dict[str, Any]
+) -> None:
+    part = index.select(has="SEG")
+    options: dict[str, Any] = {"sampler": "labels", "labels": "SEG", "per_stack": 12, **grid}
+    plain = dicomdl.PatchDataset(part, 4, **options)
+    cached = dicomdl.PatchDataset(part, 4, cache=dicomdl.DiskCache(tmp_path / "cache"), **options)
+    for one, other in zip(plain, cached, strict=True):
+        assert torch.equal(one["location"], other["location"])
+        assert torch.equal(one["label"], other["label"])
+    volumes = dicomdl.VolumeDataset(part, labels="SEG", cache=tmp_path / "cache")
+    assert np.array_equal(volumes[0]["label"], dicomdl.read_labels(part.stacks[0], "SEG").array)
+
+
+def test_the_middle_of_a_patch_has_the_label_that_was_drawn(index: dicomdl.Index) -> None:
+    rare = dicomdl.PatchDataset(
+        index.select(has="SEG"),
+        1,
+        sampler=dicomdl.Balanced({2: 1}),
+        labels="SEG",
+        per_stack=40,
+        orientation="RAS",
+    )
+    assert all(int(sample["label"]) == 2 for sample in rare)
+    assert len({tuple(sample["location"].tolist()) for sample in rare}) > 20
+
+
 def test_a_pattern_names_a_mask_per_stack(index: dicomdl.Index, tmp_path: Path) -> None:
     part = index.select(has="SEG")
     stack = part.stacks[0]

@@ -1,0 +1,105 @@
+"""Label maps in a cache, in slabs of slices, so that no process holds the label map of a stack.
+
+Frames of single bits are unpacked and contours are filled once for all processes and epochs. A
+patch then reads its part of a few slabs.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from dicomdl.arrays import Values, Voxel
+from dicomdl.index.views import Stack
+from dicomdl.labels.places import Census, slabs
+from dicomdl.labels.reader import label_block, label_dtype
+from dicomdl.labels.source import LabelSource
+from dicomdl.storage.cache.entries import Arrays, Entry
+from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
+from dicomdl.storage.cache.stats import Cache
+from dicomdl.storage.memory import remembered
+from dicomdl.storage.sources import look_up
+
+
+class CachedLabels:
+    """The label map of a stack in a cache; see `cached_labels`."""
+
+    def __init__(self, cache: Cache, stack: Stack, source: LabelSource) -> None:
+        self._cache, self._stack, self._source = cache, stack, source
+        self._files = [KeyFile(look_up(source.file(stack)), stack.series_instance_uid)]
+        self._options = {
+            # The path of a file is no part of a key, and its state is.
+            "labels": repr(dataclasses.replace(source, source=source.kind)),
+            "grid": _digest_of_grid(stack),
+        }
+        self._slabs = slabs(stack.shape, 1)
+        self._entries: dict[int, Entry] = {}
+        # Whether the cache holds what it is given; if not, blocks are read without it.
+        self._is_held = True
+
+    def read(self, start: Voxel, stop: Voxel) -> Values:
+        """Return the labels of the block from voxel `start` up to `stop`, which is excluded."""
+        height = self._slabs[0][1]
+        parts = []
+        for number in range(start[0] // height, -(-stop[0] // height)):
+            if not self._is_held:
+                return self._block(start, stop)
+            first, last = self._slabs[number]
+            planes = slice(max(start[0], first) - first, min(stop[0], last) - first)
+            entry = self._entries.get(number) or self._slab(number)
+            parts.append(entry.part(planes, slice(start[1], stop[1]), slice(start[2], stop[2])))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def census(self) -> Census:
+        """Return the number of voxels per slice and label."""
+        entry = self._cache.get(self._key("census"), self._counted)
+        labels, counts = np.split(entry.part()[:, 0], [1])
+        return Census(labels[0].astype(np.int64), counts)
+
+    def _slab(self, number: int) -> Entry:
+        first, last = self._slabs[number]
+        rows = self._stack.shape[1:]
+        entry = self._cache.get(
+            self._key(f"slices {first} to {last}"),
+            lambda: Arrays(self._block((first, 0, 0), (last, *rows))),
+        )
+        self._is_held = entry.is_stored
+        if not entry.is_held:
+            self._entries[number] = entry
+        return entry
+
+    def _counted(self) -> Arrays:
+        census = Census.of(self.read, self._stack.shape)
+        return Arrays(
+            np.concatenate([census.labels[None], census.counts]).astype(np.int32)[:, None]
+        )
+
+    def _block(self, start: Voxel, stop: Voxel) -> Values:
+        reader = self._source.reader(self._stack)
+        return label_block(reader, start, stop, label_dtype(reader.names))[0]
+
+    def _key(self, part: str) -> Key:
+        return stack_key(self._files, {**self._options, "part": part}, self._cache.strict)
+
+
+@remembered("label slabs")
+def cached_labels(cache: Cache, stack: Stack, source: LabelSource) -> CachedLabels:
+    """Return the labels of a stack out of a cache, in 4 MiB of slices at a time.
+
+    Raises
+    ------
+    AnnotationError
+        As `LabelSource.reader`.
+    FileChanged, PixelError
+        The file of the labels has changed since the scan, or cannot be looked up.
+    """
+    return CachedLabels(cache, stack, source)
+
+
+def _digest_of_grid(stack: Stack) -> str:
+    """Return what places the voxels of a stack, as hexadecimal digits."""
+    reference = str(stack.value("frame_of_reference_uid"))
+    digest = hashlib.blake2b(repr((stack.shape, reference)).encode(), digest_size=16)
+    for array in (stack.affine, stack.positions):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Label maps in a cache: the same labels, made once, in slabs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from phantoms import write_series
+from phantoms_labels import contour, write_seg, write_structure_set
+
+import dicomdl
+from dicomdl.errors import FileChanged
+from dicomdl.index.views import Stack
+from dicomdl.labels import places
+from dicomdl.labels.caching import CachedLabels
+from dicomdl.labels.source import LabelSource
+from dicomdl.storage import memory
+
+SHAPE = (7, 12, 14)
+
+
+@pytest.fixture
+def stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """A stack with a SEG and a structure set, whose slabs have three slices."""
+    monkeypatch.setattr(places, "SLAB_BYTES", 3 * 12 * 14)
+    image = write_series(folder / "ct", shape=SHAPE)[0]
+    labels = np.random.default_rng(0).integers(0, 4, SHAPE, np.uint8)
+    frames = [
+        (k, (0, 0, 2.0 * z), (labels[z] == k).astype(np.uint8))
+        for z in range(SHAPE[0])
+        for k in (1, 2, 3)
+    ]
+    write_seg(folder / "seg.dcm", image, frames)
+    square = np.array([(2.5, 1.5, 4), (9.5, 1.5, 4), (9.5, 8.5, 4), (2.5, 8.5, 4)])
+    write_structure_set(folder / "rt.dcm", image, {"Heart": [contour(square)]})
+    index = dicomdl.scan(folder, folder.parent / "index", progress=False)
+    return index.select(has="SEG").stacks[0]
+
+
+@pytest.fixture(params=["disk", "memory"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return (
+        dicomdl.MemoryCache(1 << 22)
+        if request.param == "memory"
+        else dicomdl.DiskCache(tmp_path / "cache")
+    )
+
+
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_blocks_and_numbers_out_of_a_cache_are_those_of_the_annotation(
+    stack: Stack, cache: Any, kind: str
+) -> None:
+    source = LabelSource(kind)
+    whole, cached = source(stack), CachedLabels(cache, stack, source)
+    for start, stop in [
+        ((0, 0, 0), SHAPE),
+        ((2, 3, 4), (3, 9, 8)),
+        ((2, 0, 1), (7, 12, 3)),
+        ((3, 2, 2), (6, 4, 4)),
+    ]:
+        found = cached.read(start, stop)
+        assert np.array_equal(found, whole[tuple(map(slice, start, stop))])
+        assert found.dtype == whole.dtype
+    census = cached.census()
+    labels, counts = np.unique(whole, return_counts=True)
+    assert np.array_equal(census.labels, labels)
+    assert np.array_equal(census.counts.sum(axis=0), counts)
+
+
+def test_a_later_process_opens_no_annotation(
+    stack: Stack, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LabelSource("SEG", segments=["Part 3"])
+    first = CachedLabels(cache, stack, source)
+    expected, counts = first.read((0, 0, 0), SHAPE), first.census().counts
+    memory.clear()
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the annotation was opened")
+
+    monkeypatch.setattr(LabelSource, "reader", refuse)
+    again = CachedLabels(cache, stack, source)
+    assert np.array_equal(again.read((0, 0, 0), SHAPE), expected)
+    assert np.array_equal(again.census().counts, counts)
+    with pytest.raises(AssertionError):
+        CachedLabels(cache, stack, LabelSource("SEG")).read((0, 0, 0), SHAPE)
+
+
+def test_a_cache_that_holds_no_slab_is_passed_by(stack: Stack) -> None:
+    cached = CachedLabels(dicomdl.MemoryCache(100), stack, LabelSource("SEG"))
+    expected = LabelSource("SEG")(stack)
+    for _ in range(2):
+        assert np.array_equal(cached.read((1, 2, 3), (7, 9, 9)), expected[1:7, 2:9, 3:9])
+
+
+def test_an_annotation_that_changed_since_the_scan_is_an_error(stack: Stack, cache: Any) -> None:
+    path = LabelSource("SEG").file(stack).path
+    with open(path, "ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(FileChanged):
+        CachedLabels(cache, stack, LabelSource("SEG"))
