@@ -271,13 +271,13 @@ def test_demo_explains_every_count_and_draws_each_repair(
     pytest.importorskip("matplotlib")
     assert main(["demo", "-o", str(demo)]) == 0
     printed = capsys.readouterr().out
-    steps = ("1. data", "2. scan", "3. volumes", "4. repairs", "5. epochs", "6. pictures")
-    assert all(step in printed for step in steps)
+    steps = ("data", "scan", "volumes", "labels", "repairs", "epochs", "pictures")
+    assert all(f"{number}. {step}" in printed for number, step in enumerate(steps, 1))
     files, found = re.search(r"(\d+) files = (\d+) with images", printed).groups()
     head = re.search(r"(\d+) files of the head hold (\d+) frames", printed).groups()
     shipped = re.search(r"(\d+) files come with pydicom", printed)[1]
     # The README of the head is no DICOM.
-    assert int(head[0]) + int(shipped) + 1 == int(files) and head == ("296", "401")
+    assert int(head[0]) + int(shipped) + 1 == int(files) and head == ("298", "421")
     assert int(found) < int(files)
     read, lost, images = re.search(r"(\d+) \+ (\d+) frames? that .* = (\d+);", printed).groups()
     assert int(read) + int(lost) == int(images)
@@ -295,6 +295,10 @@ def test_demo_finds_the_lesion_in_every_series_and_prints_json(
     assert len(found["volumes"]) == 4
     for volume in found["volumes"]:
         assert volume["lesion_mm"] == pytest.approx(found["data"]["lesion_mm"], abs=1)
+    labels = {each["name"]: each for each in found["labels"]}
+    assert list(labels) == ["Lesion", "Oedema", "Brain", "Eye_L", "Eye_R", "GTV"]
+    for name in ("Lesion", "GTV"):
+        assert labels[name]["middle_mm"] == pytest.approx(found["data"]["lesion_mm"], abs=0.3)
     assert len(found["repairs"]) == 7 and found["epochs"]["not_decoded"]
     assert (
         found["epochs"]["frames"]

@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run the demo: data, a scan, volumes, repairs, epochs, pictures."""
+    """Run the demo: data, a scan, volumes, labels, repairs, epochs, pictures."""
     say = _discard if given.json else print_text
     start = time.perf_counter()
     from dicomdl.cli._demo_steps import Demo, import_heavy, one_thread
@@ -38,7 +38,15 @@ def run(given: argparse.Namespace) -> int:
     say(f"imports: {imports_s:.1f} s (torch, SimpleITK, matplotlib, ...), in no time below\n")
     before = time.process_time()
     demo = Demo(os.path.abspath(given.out), say)
-    steps = (demo.data, demo.scan, demo.volumes, demo.repairs, demo.epochs, demo.pictures)
+    steps = (
+        demo.data,
+        demo.scan,
+        demo.volumes,
+        demo.labels,
+        demo.repairs,
+        demo.epochs,
+        demo.pictures,
+    )
     with one_thread():
         result = {step.__name__: step(number) for number, step in enumerate(steps, 1)}
     cpu_s = time.process_time() - before

@@ -27,6 +27,8 @@ from dicomdl.index.views import Stack
 from dicomdl.jobs.demo_data import DemoData, demo_data
 from dicomdl.jobs.reading import read_volume
 from dicomdl.jobs.scan import scan
+from dicomdl.labels.read import read_labels
+from dicomdl.labels.source import LABEL_KINDS
 from dicomdl.storage.publishing import make_folder
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.suv import SUV
@@ -88,7 +90,8 @@ class Demo:
         self._data = demo_data(os.path.join(self.folder, "data"))
         seconds = time.perf_counter() - start
         self.say(
-            f"{number}. data: a made-up head in 7 Series, each with a trap, in {seconds:.1f} s\n"
+            f"{number}. data: a made-up head in 7 Series, each with a trap, and its labels, in "
+            f"{seconds:.1f} s\n"
             f"   {self._data.folder}\n"
         )
         return {"folder": self._data.folder, "lesion_mm": self._data.lesions[FIRST].center}
@@ -111,14 +114,18 @@ class Demo:
         """Return lines that explain every count of the index."""
         index, ledger = self.index, self.index.ledger
         paths = {head.frame(row).path for row in range(len(head))}
+        structures = [each.path for each in head.annotations if each.path not in paths]
+        segmented = head.select(modality="SEG")
+        ours = len(paths) + len(structures)
         mosaics = head.select(modality="MR", series_description="fMRI*")
         tiles = mosaics.stacks[0].slices
         copies = int((~index.select(min_position_in_stack=0)).counts["frames"])
         reasons = index.problems.reasons()
         lines = [
-            f"{len(paths)} files of the head hold {len(head)} frames: each of its "
-            f"{len(mosaics) // tiles} mosaics holds {tiles}",
-            f"{ledger['files'] - len(paths) - 1} files come with pydicom, for its tests: many are "
+            f"{ours} files of the head hold {len(head)} frames: each of its "
+            f"{len(mosaics) // tiles} mosaics holds {tiles}, its SEG {len(segmented)}, its "
+            "RTSTRUCT none",
+            f"{ledger['files'] - ours - 1} files come with pydicom, for its tests: many are "
             "damaged or cut on purpose",
             f"{copies} frames are equal copies: pydicom ships some images more than once",
             f"{ledger['no_image']} DICOM files have no image by their kind: plans, "
@@ -166,6 +173,28 @@ class Demo:
         self.say(
             f"{number}. volumes: the lesion was put at ({known}) mm, and the pixels of every "
             f"Series show it there\n{table}\n"
+        )
+        return rows
+
+    def labels(self, number: int) -> list[dict[str, Any]]:
+        """Read the SEG and the RTSTRUCT of the head as masks on the slices of their CT."""
+        stack = self.index.select(patient_id=FIRST, has="SEG").stacks[0]
+        voxel_ml = abs(float(np.linalg.det(stack.affine[:3, :3]))) / 1000
+        rows, cells = [], []
+        for kind in LABEL_KINDS:
+            masks = read_labels(stack, kind, channels=True)
+            for name, mask in zip(masks.dimension, masks.array, strict=True):
+                middle = stack.geometry.voxel_to_world(np.argwhere(mask).mean(axis=0))
+                volume = voxel_ml * int(mask.sum())
+                place = " ".join(f"{each:6.1f}" for each in middle)
+                cells.append([kind, str(name), f"{volume:.1f}", place])
+                rows.append({"kind": kind, "name": name, "ml": round(volume, 2)})
+                rows[-1]["middle_mm"] = [round(float(each), 2) for each in middle]
+        titles = ["annotation", "label", "ml", "middle (LPS mm)"]
+        table = "\n".join(text_columns(titles, cells, right=(2,)))
+        self.say(
+            f"{number}. labels: what the annotations of {os.path.basename(stack.path)} mark, on "
+            f"its {stack.slices} slices\n{table}\n"
         )
         return rows
 
@@ -286,7 +315,7 @@ class Demo:
 
     def _tiles(self) -> list[tuple[str, Values]]:
         """Return captions and middle slices: of the head, then of pydicom's larger images."""
-        head = self.index.select(patient_id=FIRST)
+        head = self.index.select(patient_id=FIRST, content="image")
         shipped = self.index.select(not_patient_id=FIRST, content="image", min_rows=64)
         others = shipped.select(not_modality=["OT", None])
         firsts = [stack for stack in _by_series(head) if not stack.group_index]

@@ -51,9 +51,14 @@ def stack_numbered(generation: Generation, number: int) -> Stack:
 
 
 def groups_of(generation: Generation, chosen: npt.NDArray[np.int64]) -> list[Group]:
-    """Return the groups of two or more stacks that are all among the chosen ones."""
+    """Return the groups of two or more stacks that are all among the chosen ones.
+
+    The segments of a SEG are labels, and no group.
+    """
     whole = np.zeros(len(generation.stacks), dtype=bool)
-    whole[chosen] = True
+    contents, names = generation.stacks.codes("content")
+    is_label = np.array([name == "segmentation" for name in names], np.bool_)
+    whole[chosen] = ~is_label[contents[chosen]]
     return Lines(
         Group(generation, n)
         for n, members in enumerate(generation.groups)

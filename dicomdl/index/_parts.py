@@ -36,6 +36,7 @@ def part_of(
         problems=problems,
         reasons=problems.reasons(),
         passed_over=_passed_over(generation.facts),
+        annotations=_annotated(generation, None if is_whole else chosen),
         folder_of=functools.partial(_folder_of, generation),
         held_files=_held_files(generation, mask),
     )
@@ -50,6 +51,14 @@ def _held_files(generation: Generation, mask: npt.NDArray[np.bool_]) -> npt.NDAr
     held = np.zeros(len(generation.files), dtype=np.bool_)
     held[generation.frames.numbers("file")[mask]] = True
     return held
+
+
+def _annotated(generation: Generation, stacks: npt.NDArray[np.int64] | None) -> dict[str, int]:
+    """Count the annotations of some stacks per kind; None for all of the index."""
+    codes, kinds = generation.annotations.codes("kind")
+    codes = codes if stacks is None else codes[generation.annotation_rows(stacks)]
+    present, counts = np.unique(codes, return_counts=True)
+    return {str(kinds[code]): int(n) for code, n in zip(present, counts, strict=True)}
 
 
 def ledger_of(files: Table) -> dict[str, int]:

@@ -214,7 +214,8 @@ class Index(Plotted):
     def groups(self) -> list["Group"]:
         """The groups of two or more stacks of which every stack is selected.
 
-        Their stacks are time points, echoes, b-values, ... on one grid.
+        Their stacks are time points, echoes, b-values, ... on one grid. The segments of a SEG are
+        labels, and no group.
         """
         return _hierarchy.groups_of(self._generation, self._whole_stacks())
 

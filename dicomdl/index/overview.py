@@ -58,6 +58,8 @@ class Overview:
     # Groups of two or more stacks.
     groups: int
     equal_copies: int
+    # Objects that describe images, per kind.
+    annotations: Mapping[str, int]
     # Stacks with slices of several contrasts.
     mixed: int
     # Frames of partly selected stacks.
@@ -102,7 +104,12 @@ class Overview:
             "left out as equal copies of others": (self.equal_copies, "frames"),
             "of stacks that the selection took apart": (self.parted_frames, "frames"),
         }
-        return [f"{counted(n, nouns)} {text}" for text, (n, nouns) in counts.items() if n]
+        remarks = [f"{counted(n, nouns)} {text}" for text, (n, nouns) in counts.items() if n]
+        if self.annotations:
+            total = counted(sum(self.annotations.values()), "annotations")
+            kinds = format_counts(dict(sorted(self.annotations.items())))
+            remarks.insert(int(self.groups > 0), f"{total}: {kinds} (index.annotations)")
+        return remarks
 
     def _origin(self) -> list[str]:
         """Return the lines about files: of a selection, those that hold its frames."""
@@ -139,6 +146,7 @@ def overview(part: Part) -> Overview:
         else f"Selection of {int(part.mask.sum()):,} of {len(part.frames):,} frames",
         counts=counts(part),
         groups=_whole_groups(part),
+        annotations=part.annotations,
         equal_copies=int(part.mask[part.starts[-1] :].sum()),
         mixed=int(part.stacks.numbers("mixed")[part.chosen].sum()),
         parted_frames=int(part.mask[: part.starts[-1]].sum())
@@ -153,12 +161,16 @@ def overview(part: Part) -> Overview:
 
 
 def _whole_groups(part: Part) -> int:
-    """Count the groups of two or more stacks of which every stack is selected."""
+    """Count the groups of two or more stacks of which every stack is selected.
+
+    The segments of a SEG are labels, and no group.
+    """
     groups = part.stacks.numbers("group")
     sizes = np.bincount(groups) if len(groups) else np.zeros(0, dtype=np.int64)
-    return int(
-        ((np.bincount(groups[part.chosen], minlength=len(sizes)) == sizes) & (sizes > 1)).sum()
-    )
+    contents, names = part.stacks.codes("content")
+    is_label = np.array([name == "segmentation" for name in names], np.bool_)
+    chosen = part.chosen[~is_label[contents[part.chosen]]]
+    return int(((np.bincount(groups[chosen], minlength=len(sizes)) == sizes) & (sizes > 1)).sum())
 
 
 def counts(part: Part) -> dict[str, int]:

@@ -63,6 +63,8 @@ class Part:
     reasons: Mapping[str, int]
     # Number of entries that the walk left out, per kind.
     passed_over: Mapping[str, int]
+    # Number of annotations that describe the images, per kind.
+    annotations: Mapping[str, int]
     # Number of a stack -> the folder of its first file.
     folder_of: Callable[[int], str]
     # (files,) True for the files that hold a selected frame.

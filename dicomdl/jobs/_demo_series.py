@@ -1,29 +1,20 @@
 """The Series of the made-up patient, as elements of DICOM files.
 
 Each has one property that readers of slices get wrong: the order of files, a tilted gantry, missing
-slices, two echoes, a slope per slice, a mosaic, MONOCHROME1. All values are computed; no number or
-name comes from a person. UIDs are digests of their path, so that two runs write the same bytes.
+slices, two echoes, a slope per slice, a mosaic, MONOCHROME1. All values are computed.
 """
 
-import hashlib
 import math
-import os
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from dicomdl.arrays import Floats
 from dicomdl.geometry.grid import Geometry
-from dicomdl.jobs._head import Lesion, Tissues, paint, per_tissue
+from dicomdl.jobs._demo_patient import File, Head, Image, Series, placed
+from dicomdl.jobs._head import per_tissue
 from dicomdl.jobs._part10 import Elements
-
-Image = npt.NDArray[Any]
-# A path below the folder of the data, and the elements of the data set to write there.
-File = tuple[str, Elements]
 
 # Degrees of the tilted gantry, and echo times of the MR, ms.
 TILT_DEG: Final = 18.0
@@ -38,47 +29,9 @@ _HALF_LIFE_S: Final = 6586.2
 _WAIT_S: Final = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A head of one made-up patient.
-
-    Attributes
-    ----------
-    number
-        The patient, from 1.
-    size
-        Factor of all lengths.
-    lesion
-        The lesion of this patient.
-    """
-
-    number: int
-    size: float
-    lesion: Lesion
-
-    @property
-    def patient_id(self) -> str:
-        """PatientID of this head."""
-        return f"DEMO-{self.number:03}"
-
-    def tissues(self, grid: Geometry) -> Tissues:
-        """Return the tissue code of every voxel of a grid."""
-        affine = grid.affine.copy()
-        affine[:3] /= self.size
-        x, y, z = (each / self.size for each in self.lesion.center)
-        return paint(
-            Geometry(grid.shape, affine), Lesion((x, y, z), self.lesion.radius / self.size)
-        )
-
-    def noise(self, shape: Sequence[int], key: int) -> npt.NDArray[np.float32]:
-        """Return standard normal noise that depends on the patient and a key alone."""
-        chance = np.random.default_rng((self.number, key))
-        return chance.standard_normal(shape, dtype=np.float32)
-
-
 def first_patient(head: Head) -> Iterator[File]:
     """Yield the files of a patient with every kind of Series."""
-    yield from ct(head, (72, 192, 192), (2.5, 1.25))
+    yield from ct(head)
     yield from _tilted_ct(head)
     yield from _gapped_ct(head)
     yield from _two_echoes(head)
@@ -87,34 +40,40 @@ def first_patient(head: Head) -> Iterator[File]:
     yield _film(head)
 
 
-def other_patient(head: Head) -> Iterator[File]:
-    """Yield the files of a patient with one small CT."""
-    return ct(head, (36, 96, 96), (5.0, 2.5))
+def ct_grid(head: Head) -> Geometry:
+    """Return the grid of the CT that a patient has: fine for the first one, small for others."""
+    if head.number == 1:
+        return axial((72, 192, 192), (2.5, 1.25))
+    return axial((36, 96, 96), (5.0, 2.5))
 
 
-def ct(head: Head, shape: tuple[int, int, int], spacing: tuple[float, float]) -> Iterator[File]:
+def ct_series(head: Head) -> Series:
+    """Return the Series of that CT."""
+    return Series(head, "ct", 2, "Head CT 2.5 mm" if head.number == 1 else "Head CT 5 mm")
+
+
+def ct(head: Head) -> Iterator[File]:
     """Yield axial CT: regular, with files that are named by their UIDs."""
-    grid = axial(shape, spacing)
-    series = _Series(head, "ct", 2, "Head CT 2.5 mm" if spacing[0] < 3 else "Head CT 5 mm")
-    return series.slices(grid, _ct_values(head, grid, 2), _CT)
+    grid = ct_grid(head)
+    return ct_series(head).slices(grid, _ct_values(head, grid, 2), _CT)
 
 
 def _tilted_ct(head: Head) -> Iterator[File]:
     grid = axial((64, 192, 192), (2.75, 1.25), TILT_DEG)
-    series = _Series(head, "ct-tilted", 3, "Head CT gantry tilt")
+    series = Series(head, "ct-tilted", 3, "Head CT gantry tilt")
     return series.slices(grid, _ct_values(head, grid, 3), {**_CT, "GantryDetectorTilt": TILT_DEG})
 
 
 def _gapped_ct(head: Head) -> Iterator[File]:
     grid = axial((44, 160, 160), (4.0, 1.5))
-    series = _Series(head, "ct-missing-slices", 4, "Head CT 4 mm")
+    series = Series(head, "ct-missing-slices", 4, "Head CT 4 mm")
     return series.slices(grid, _ct_values(head, grid, 4), _CT, without=MISSING)
 
 
 def _two_echoes(head: Head) -> Iterator[File]:
     grid = axial((36, 160, 160), (4.5, 1.5))
     tissues = head.tissues(grid)
-    series = _Series(head, "mr-two-echoes", 5, "Brain PD+T2")
+    series = Series(head, "mr-two-echoes", 5, "Brain PD+T2")
     for number, time_ms in enumerate(ECHO_TIMES_MS):
         signal = 11 * per_tissue("density") * np.exp(-time_ms / per_tissue("t2_ms"))
         values = _smoothed(signal[tissues] * _coil(grid))
@@ -145,7 +104,7 @@ def _pet(head: Head) -> Iterator[File]:
     each: list[Elements] = [
         {"RescaleSlope": slope, "ImageIndex": n + 1} for n, slope in enumerate(slopes)
     ]
-    series = _Series(head, "pet-slope-per-slice", 6, "Brain FDG PET")
+    series = Series(head, "pet-slope-per-slice", 6, "Brain FDG PET")
     affine = fine.affine @ np.diag([1, 2, 2, 1])
     affine[:3, 3] = fine.voxel_to_world([0, 0.5, 0.5])
     return series.slices(Geometry(shape, affine), stored.round(), _PET, each=each)
@@ -156,7 +115,7 @@ def _mosaics(head: Head) -> Iterator[File]:
     grid = axial((36, 64, 64), (4.0, 3.5))
     signal = 15 * per_tissue("density") * np.exp(-30 / np.minimum(per_tissue("t2_ms"), 90))
     values = _smoothed(signal[head.tissues(grid)] * _coil(grid))
-    series = _Series(head, "mr-mosaic", 7, "fMRI rest")
+    series = Series(head, "mr-mosaic", 7, "fMRI rest")
     for time in range(_TIME_POINTS):
         noisy = np.abs(values + 14 * head.noise(grid.shape, 7 + 50 * time)).round()
         tiles = noisy.reshape(6, 6, 64, 64).swapaxes(1, 2).reshape(384, 384)
@@ -165,7 +124,7 @@ def _mosaics(head: Head) -> Iterator[File]:
         corner = grid.affine[:3, 3] - 2.5 * 64 * 3.5 * np.array([1, 1, 0])
         facts: dict[str | int, Any] = {
             **_MR,
-            **_placed(grid, corner),
+            **placed(grid, corner),
             "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"],
             "Manufacturer": "SIEMENS",
             "EchoTime": 30,
@@ -190,7 +149,7 @@ def _film(head: Head) -> File:
     depth = _smoothed(depth, times=2)[0] * np.float32(2 * 0.021)
     depth[14:44, 286:292] = depth[38:44, 286:304] = 4.5  # a lead letter L
     depth = depth + 0.03 * head.noise(depth.shape, 8)
-    series = _Series(head, "film", 8, "Skull lateral")
+    series = Series(head, "film", 8, "Skull lateral")
     return series.file(1, _FILM, (4095 * np.exp(-0.42 * np.clip(depth, 0, 6))).round())
 
 
@@ -282,100 +241,3 @@ _FILM: Final[Elements] = {
     "ImagerPixelSpacing": ["0.8", "0.8"],
     "PresentationIntentType": "FOR PRESENTATION",
 }
-_SOP_CLASSES: Final = {
-    "CT": "CTImageStorage",
-    "MR": "MRImageStorage",
-    "PT": "PositronEmissionTomographyImageStorage",
-    "DX": "DigitalXRayImageStorageForPresentation",
-}
-_DATE: Final = "20200101"
-
-
-@dataclass(frozen=True, slots=True)
-class _Series:
-    """One Series of a patient: its identity, and its files."""
-
-    head: Head
-    name: str
-    number: int
-    description: str
-
-    def slices(
-        self,
-        grid: Geometry,
-        stored: Image,
-        facts: Elements,
-        *,
-        each: Sequence[Elements] = (),
-        numbers: Sequence[int] = range(1, 999),
-        without: Sequence[int] = (),
-    ) -> Iterator[File]:
-        """Yield one file per slice; `each` has further elements, `numbers` Instance Numbers."""
-        for z, values in enumerate(stored):
-            if z not in without:
-                place = _placed(grid, grid.voxel_to_world([z, 0, 0]))
-                yield self.file(numbers[z], {**facts, **place, **(each[z] if each else {})}, values)
-
-    def file(self, instance: int, facts: Elements, stored: Image) -> File:
-        """Return the elements of one file, which is named by its UID."""
-        from pydicom import uid
-
-        patient = self.head.patient_id
-        series = f"{patient}/{self.name}"
-        bits = 16 if facts["Modality"] == "PT" else 12
-        instance_uid = _uid(f"{series}/{instance}")
-        elements: dict[str | int, Any] = {
-            "SOPClassUID": getattr(uid, _SOP_CLASSES[facts["Modality"]]),
-            "SOPInstanceUID": instance_uid,
-            "StudyInstanceUID": _uid(patient),
-            "SeriesInstanceUID": _uid(series),
-            "PatientID": patient,
-            "PatientName": "Phantom",
-            "StudyDate": _DATE,
-            "SeriesDate": _DATE,
-            "AcquisitionDate": _DATE,
-            "StudyDescription": "dicomdl demo",
-            "SeriesDescription": self.description,
-            "SeriesNumber": self.number,
-            "InstanceNumber": instance,
-            "ImageType": ["ORIGINAL", "PRIMARY"],
-            "Manufacturer": "dicomdl",
-            "SamplesPerPixel": 1,
-            "PhotometricInterpretation": "MONOCHROME2",
-            "Rows": stored.shape[0],
-            "Columns": stored.shape[1],
-            "BitsAllocated": 16,
-            "BitsStored": bits,
-            "HighBit": bits - 1,
-            "PixelRepresentation": 0,
-            "PixelData": stored.astype("<u2").tobytes(),
-            **facts,
-        }
-        if "ImagePositionPatient" in facts:
-            elements["FrameOfReferenceUID"] = _uid(f"{patient}/space")
-        folder = f"patient-{self.head.number:02}"
-        return os.path.join(folder, self.name, f"{instance_uid[5:17]}.dcm"), elements
-
-
-def _placed(grid: Geometry, position: Floats) -> Elements:
-    """Return position, orientation and spacing of a slice."""
-    _, row, column = grid.spacing
-    down, right = grid.direction[:, 1], grid.direction[:, 2]
-    return {
-        "ImagePositionPatient": [_decimal(each) for each in position],
-        "ImageOrientationPatient": [_decimal(each) for each in (*right, *down)],
-        "PixelSpacing": [_decimal(row), _decimal(column)],
-        # The distance of the slices along their normal.
-        "SliceThickness": _decimal(abs(float(np.cross(right, down) @ grid.affine[:3, 0]))),
-    }
-
-
-def _decimal(value: float) -> str:
-    """Return a number as DS, which has up to 16 characters."""
-    return f"{value + 0.0:.9g}"
-
-
-def _uid(text: str) -> str:
-    """Return a UID (PS3.5 B.2) that depends on a text alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=16, person=b"dicomdl demo").digest()
-    return f"2.25.{int.from_bytes(digest, 'big')}"

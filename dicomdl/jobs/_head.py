@@ -5,7 +5,7 @@ before it. A grid of any affine, tilted or not, is painted without resampling, s
 the head has the same position in every Series. Left and right differ by the lesion alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from dicomdl.geometry.grid import Geometry
 Tissues = npt.NDArray[np.uint8]
 Coordinates = npt.NDArray[np.float32]
 Point = tuple[float, float, float]
+Outlines = Mapping[str, Sequence[Floats]]
 
 
 class Tissue(NamedTuple):
@@ -57,7 +58,8 @@ _TISSUES: Final[Mapping[str, Tissue]] = {
     "lesion": Tissue(72, 84, 125, 13.0),
 }
 _CODES: Final = {name: code for code, name in enumerate(_TISSUES)}
-LESION: Final = _CODES["lesion"]
+# Points of a contour.
+_POINTS: Final = 60
 
 
 def per_tissue(field: str) -> npt.NDArray[np.float32]:
@@ -108,6 +110,13 @@ class _Part:
         (x, y, z), (about_x, about_y, about_z) = self.center, self.turned_deg
         return _Part(self.tissue, (-x, y, z), self.radii, (about_x, -about_y, -about_z), self.above)
 
+    def scaled(self, size: float) -> "_Part":
+        """Return this part of a head of another size."""
+        x, y, z = (each * size for each in self.center)
+        width, depth, height = (each * size for each in self.radii)
+        above = None if self.above is None else (self.above[0] * size, self.above[1])
+        return _Part(self.tissue, (x, y, z), (width, depth, height), self.turned_deg, above)
+
 
 # (z at y = 0, rise per mm of y): the outer and the inner face of the base of the skull.
 _BASE: Final = (-43.5, -0.3)
@@ -144,6 +153,7 @@ _OUTSIDE: Final = (
     _Part("muscle", (0, -52, -88), (23, 34, 14)),
 )
 # Parts that both sides have; these are of the left one.
+_EYE: Final = _Part("eye", (34, -71, -24), (11.8, 11.8, 11.8))
 _PAIRED_OUTSIDE: Final = (
     _Part("skin", (79, 10, -28), (6, 15, 25), (12, 0, 0)),
     _Part("fat", (80, 10, -28), (2.5, 9, 17), (12, 0, 0)),
@@ -155,7 +165,7 @@ _PAIRED_OUTSIDE: Final = (
     _Part("fat", (29, -50, -24), (6.5, 16, 6.5), (0, 0, 14)),
     _Part("white", (28, -49, -24), (2.3, 20, 2.3), (0, 0, 14)),
     _Part("muscle", (34, -71, -24), (13, 13, 13)),
-    _Part("eye", (34, -71, -24), (11.8, 11.8, 11.8)),
+    _EYE,
     _Part("lens", (34, -80.5, -24), (4.6, 2.2, 4.6)),
     _Part("bone", (29, -58, -60), (16, 19, 17)),
     _Part("air", (29, -58, -60), (14.4, 17.4, 15.4)),
@@ -213,20 +223,74 @@ def paint(grid: Geometry, lesion: Lesion) -> Tissues:
     _fill_brain(tissues, grid)
     for part in (*_DEEP, *_both(_PAIRED_DEEP), *_MIDDLE):
         _fill(tissues, grid, part)
-    r = lesion.radius
-    for part in (
-        _Part("oedema", lesion.center, (r * 1.7, r * 2.1, r * 1.8)),
-        _Part("lesion", lesion.center, (r, r, r)),
-    ):
+    for part in _lesion_parts(lesion):
         _fill(tissues, grid, part)
     return tissues
 
 
-def lesion_of(grid: Geometry, lesion: Lesion) -> npt.NDArray[np.bool_]:
-    """Return which voxels of a grid have their centre in the lesion, (slices, rows, columns)."""
+def labels_of(grid: Geometry, lesion: Lesion) -> Tissues:
+    """Return where the voxels of a grid have their centre: 1 lesion, 2 oedema, 0 elsewhere."""
     found = np.zeros(grid.shape, np.uint8)
-    _fill(found, grid, _Part("lesion", lesion.center, (lesion.radius,) * 3))
-    return np.asarray(found == LESION)
+    for part in _lesion_parts(lesion):
+        _fill(found, grid, part)
+    labels = np.zeros(len(_TISSUES), np.uint8)
+    labels[[_CODES["lesion"], _CODES["oedema"]]] = 1, 2
+    return labels[found]
+
+
+def outlines_of(lesion: Lesion, size: float, heights: Sequence[float]) -> Outlines:
+    """Return the contours of some structures in axial planes, as a person would draw them.
+
+    Parameters
+    ----------
+    lesion
+        The lesion.
+    size
+        Factor of all other lengths of the head.
+    heights
+        z of the planes, LPS mm.
+
+    Returns
+    -------
+    dict of lists
+        Per structure, the contours of the planes that it reaches: (points, 3) LPS mm.
+    """
+    r = lesion.radius
+    parts = {
+        "Brain": _BRAIN.scaled(size),
+        "Eye_L": _EYE.scaled(size),
+        "Eye_R": _EYE.mirrored().scaled(size),
+        "GTV": _Part("lesion", lesion.center, (r, r, r)),
+    }
+    return {
+        name: [drawn for z in heights if len(drawn := _outline(part, z))]
+        for name, part in parts.items()
+    }
+
+
+def _lesion_parts(lesion: Lesion) -> tuple[_Part, ...]:
+    r = lesion.radius
+    return (
+        _Part("oedema", lesion.center, (r * 1.7, r * 2.1, r * 1.8)),
+        _Part("lesion", lesion.center, (r, r, r)),
+    )
+
+
+def _outline(part: _Part, z: float) -> Floats:
+    """Return the contour of a part that is not turned in an axial plane; empty beyond it."""
+    (x, y, middle), (width, depth, height) = part.center, part.radii
+    square = 1 - ((z - middle) / height) ** 2
+    if square <= 0:
+        return np.empty((0, 3))
+    angle = np.arange(_POINTS) * (2 * np.pi / _POINTS)
+    shrunk = np.sqrt(square)
+    rows = y + depth * shrunk * np.sin(angle)
+    if part.above is not None:
+        start, rise = part.above  # z > start + rise * y, with a rise below 0
+        if (z - start) / rise >= rows.max():
+            return np.empty((0, 3))
+        rows = np.maximum(rows, (z - start) / rise)
+    return np.stack([x + width * shrunk * np.cos(angle), rows, np.full(_POINTS, z)], axis=1)
 
 
 def _both(parts: tuple[_Part, ...]) -> Iterator[_Part]:

@@ -8,10 +8,12 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Keyword, or the tag of a private element, and the value. A private value is (VR, bytes).
+# Keyword, or the tag of a private element, and the value: (VR, bytes) of a private one, the keyword
+# of a tag for the VR AT, and a list of items for a Sequence.
 Elements = Mapping[str | int, Any]
 # VRs whose length has four bytes (PS3.5 table 7.1-1).
 _LONG: Final = frozenset({"OB", "OW", "SQ"})
+_NUMBERS: Final = {"US": "H", "UL": "I"}
 _META_LENGTH: Final = 0x00020000
 _META_VERSION: Final = 0x00020001
 
@@ -64,9 +66,12 @@ class FileWriter:
             return b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
         if isinstance(value, bytes):
             return value
-        if vr == "US":
-            return struct.pack("<H", value)
         values = value if isinstance(value, list | tuple) else [value]
+        if vr == "AT":
+            tags = (self._look_up(keyword)[0] for keyword in values)
+            return b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in tags)
+        if vr in _NUMBERS:
+            return struct.pack(f"<{len(values)}{_NUMBERS[vr]}", *values)
         return "\\".join(map(str, values)).encode("ascii")
 
 

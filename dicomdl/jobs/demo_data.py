@@ -1,5 +1,6 @@
 """Data to try dicomdl with: DICOM files of a made-up head with a lesion at a known position."""
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ import numpy.typing as npt
 
 from dicomdl.errors import UsageError
 from dicomdl.index.views import Stack
-from dicomdl.jobs._demo_series import Head, first_patient, other_patient
-from dicomdl.jobs._head import Lesion, lesion_of
+from dicomdl.jobs._demo_labels import segmentation, structure_set
+from dicomdl.jobs._demo_patient import Head
+from dicomdl.jobs._demo_series import ct, first_patient
+from dicomdl.jobs._head import Lesion, labels_of
 from dicomdl.jobs._part10 import FileWriter
 from dicomdl.storage.publishing import read_whole, write_files, write_whole
 from dicomdl.volumes.resampling import require_known
@@ -19,7 +22,7 @@ from dicomdl.volumes.resampling import require_known
 # Written last: its presence shows that the data are complete.
 _ABOUT: Final = "README.txt"
 _MOST: Final = 99
-_TEXT: Final = """dicomdl demo data, version 1, patients: {patients}
+_TEXT: Final = """dicomdl demo data, version 2, patients: {patients}
 
 Made-up DICOM files of a head with a lesion, written by dicomdl.demo_data.
 Every value is computed. Nothing here comes from a person.
@@ -76,7 +79,7 @@ class DemoData:
         if lesion is None:
             raise UsageError("the stack is of no patient of these demo data")
         require_known(stack.geometry)
-        return lesion_of(stack.geometry, lesion).view(np.uint8)
+        return np.asarray(labels_of(stack.geometry, lesion) == 1, np.uint8)
 
 
 def demo_data(folder: str | os.PathLike[str], patients: int = 1) -> DemoData:
@@ -85,8 +88,12 @@ def demo_data(folder: str | os.PathLike[str], patients: int = 1) -> DemoData:
     The first patient has a CT, a CT with a tilted gantry, a CT that lacks slices, an MR with two
     echoes in one Series, a PET with a rescale slope per slice, an fMRI of mosaics, and a radiograph
     (MONOCHROME1): 296 files, 18 MB. Each further patient has one small CT, with a head of
-    another size and a lesion elsewhere (36 files, 0.7 MB). Every value is computed, and two calls
-    write the same files. A folder that holds these data already is left as it is.
+    another size and a lesion elsewhere (36 files, 0.7 MB).
+
+    The first CT of each patient has its labels: a SEG of the segments Lesion and Oedema, which do
+    not overlap, and an RTSTRUCT of Brain, Eye_L, Eye_R and GTV, the contours of the same lesion
+    within the brain. Every value is computed, and two calls write the same files. A folder that
+    holds these data already is left as it is.
 
     Parameters
     ----------
@@ -113,9 +120,11 @@ def demo_data(folder: str | os.PathLike[str], patients: int = 1) -> DemoData:
     >>> data = dicomdl.demo_data("demo-data")
     >>> index = dicomdl.scan(data, "demo.index", progress=False)
     >>> sorted(index.stacks.verdicts().items())
-    [('missing_slices', 1), ('no_geometry', 1), ('regular', 7), ('tilted', 1)]
+    [('missing_slices', 1), ('no_geometry', 1), ('regular', 9), ('tilted', 1)]
     >>> data.lesions["DEMO-001"]
     Lesion(center=(32.0, -22.0, 34.0), radius=9.0)
+    >>> dicomdl.read_labels(index.select(has="SEG").stacks[0], "SEG").names
+    {1: 'Lesion', 2: 'Oedema'}
     """
     if not 1 <= patients <= _MOST:
         raise UsageError(f"patients={patients}: expected 1 to {_MOST}")
@@ -130,7 +139,8 @@ def demo_data(folder: str | os.PathLike[str], patients: int = 1) -> DemoData:
     writer = FileWriter()
     for number in range(1, patients + 1):
         head = _head(number)
-        files = first_patient(head) if number == 1 else other_patient(head)
+        images = first_patient(head) if number == 1 else ct(head)
+        files = itertools.chain(images, [segmentation(head), structure_set(head)])
         write_files(folder, ((name, writer.file(elements)) for name, elements in files))
     write_whole(about, text.encode())
     return DemoData(folder, patients)

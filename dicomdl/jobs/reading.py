@@ -40,9 +40,10 @@ def read_volume(
     ----------
     source
         A stack of ``index.stacks``, or a group of ``index.groups``, whose stacks become one array
-        with a leading axis. Or something that holds only one of these: a folder of DICOM or one
-        file (its index in the user's cache folder is made or updated, as by `scan` without `out`;
-        nothing is written beside the data), the folder of an index, an Index, a Series.
+        with a leading axis. Or something that holds only one of these, segmentations aside: a
+        folder of DICOM or one file (its index in the user's cache folder is made or updated, as by
+        `scan` without `out`; nothing is written beside the data), the folder of an index, an Index,
+        a Series.
 
         No stack of a group is left out: one that cannot be read refuses the group, and the error
         names it. ``group.readable`` is the group without such stacks, and ``group.parts`` are its
@@ -149,8 +150,10 @@ def read_volume(
 def _only_volume(source: Any) -> Stack | Group:
     """Return the only stack or group of what a user passes; raise a UsageError for others."""
     index = _index_of(source)
+    # A folder of images with their segmentation holds one volume, and labels of it.
+    images = [stack for stack in index.stacks if stack.content == "image"]
     members: dict[int, list[Stack]] = {}
-    for stack in index.stacks:
+    for stack in images or index.stacks:
         members.setdefault(stack.group.number, []).append(stack)
     volumes = [
         stacks[0] if len(stacks) == 1 else stacks[0].group.only(stacks)

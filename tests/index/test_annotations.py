@@ -41,6 +41,8 @@ def test_objects_are_linked_with_the_stacks_that_they_describe(folder: Path, ima
     others = index.select(content="image", not_has="SEG").stacks
     assert [each.annotations for each in others] == [[]]
     assert len(index.annotations) == 2
+    assert "2 annotations: 1 RTSTRUCT, 1 SEG (index.annotations)" in str(index)
+    assert "annotation" not in str(index.select(patient_id="RAMP-2"))
     labels = dicomdl.read_labels(stack, "SEG")
     assert np.array_equal(labels.array[1], 4 * MASK)
     assert np.array_equal(dicomdl.read_labels(stack, seg).array, labels.array)

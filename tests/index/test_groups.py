@@ -79,7 +79,10 @@ def test_segments_with_slices_of_their_own_are_readable_with_the_fullest(folder:
     write_segmentation_1bit(
         folder / "seg.dcm", shape=(3, 5, 7), segments=2, edit=drop_the_last_frame
     )
-    (group,) = scan(folder).groups
+    index = scan(folder)
+    group = index.stacks[0].group
+    # Labels, and no volumes to choose from.
+    assert index.groups == [] and "groups" not in str(index)
     assert [stack.slices for stack in group] == [3, 2]
     with pytest.raises(IncompleteGroup, match="reads the 1 that can be read"):
         dicomdl.read_volume(group)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,8 @@ def test_a_file_has_the_elements_that_it_was_made_of(tmp_path: Path) -> None:
         "RadiopharmaceuticalInformationSequence": [{"RadionuclideTotalDose": 5e8}],
         0x00291010: ("OB", b"odd"),
         0x00290010: ("LO", b"SIEMENS CSA HEADER"),
+        "DimensionIndexPointer": "ImagePositionPatient",
+        "DimensionIndexValues": [1, 70000],
         "PixelData": np.arange(6, dtype="<u2").tobytes(),
     }
     (tmp_path / "file").write_bytes(FileWriter().file(elements))
@@ -42,6 +46,7 @@ def test_a_file_has_the_elements_that_it_was_made_of(tmp_path: Path) -> None:
     assert [int(each.tag) for each in found] == sorted(int(each.tag) for each in found)
     assert found.PixelSpacing == [1.5, 2] and found.Rows == 3
     assert found.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose == 5e8
+    assert found.DimensionIndexPointer == 0x00200032 and found.DimensionIndexValues == [1, 70000]
     assert found[0x00291010].value == b"odd\0" and found.PixelData == elements["PixelData"]
     assert found.file_meta.FileMetaInformationGroupLength > 0
 
@@ -51,7 +56,7 @@ def test_each_series_has_the_property_that_its_folder_names(index: dicomdl.Index
     assert index.ledger["not_dicom"] == 1 and not index.problems
     stacks = {
         (os.path.basename(stack.path), tuple(stack.dimension)): stack
-        for stack in index.select(patient_id="DEMO-001").stacks
+        for stack in index.select(patient_id="DEMO-001", content="image").stacks
     }
     verdicts = {name: stack.verdict for (name, _), stack in stacks.items()}
     assert verdicts == {
@@ -98,11 +103,60 @@ def test_label_maps_lie_on_the_grid_of_each_stack(data: DemoData, index: dicomdl
 
 
 @pytest.mark.slow
+def test_every_patient_has_a_segmentation_and_a_structure_set_of_its_ct(
+    data: DemoData, index: dicomdl.Index
+) -> None:
+    stacks = index.select(has="SEG").stacks
+    assert [Path(stack.path).name for stack in stacks] == ["ct"] * PATIENTS
+    for stack in stacks:
+        assert {(each.kind, each.status) for each in stack.annotations} == {
+            ("SEG", "ok"),
+            ("RTSTRUCT", "ok"),
+        }
+        seg = dicomdl.read_labels(stack, "SEG", align="exact")
+        np.testing.assert_array_equal(seg.array == 1, data.labels(stack))
+        assert seg.names == {1: "Lesion", 2: "Oedema"} and (seg.array == 2).any()
+        drawn = dicomdl.read_labels(stack, "RTSTRUCT", channels=True)
+        assert drawn.dimension == ("Brain", "Eye_L", "Eye_R", "GTV")
+        regions = dict(zip(drawn.dimension, drawn.array, strict=True))
+        both = regions["GTV"] & (seg.array == 1)
+        assert 2 * both.sum() >= 0.97 * (regions["GTV"].sum() + (seg.array == 1).sum())
+        # The tissues of the eyes and of the brain are where the contours are.
+        hu = dicomdl.read_volume(stack).array
+        assert np.median(hu[regions["Eye_L"]]) == pytest.approx(8, abs=5)
+        assert np.median(hu[regions["Eye_R"]]) == pytest.approx(8, abs=5)
+        assert 20 < np.median(hu[regions["Brain"]]) < 45
+        assert stack.geometry.voxel_to_world(np.argwhere(regions["Eye_L"]))[:, 0].min() > 0
+
+
+@pytest.mark.slow
+def test_highdicom_reads_the_segmentation(index: dicomdl.Index) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    for stack in index.select(has="SEG").stacks:
+        (path,) = (each.path for each in stack.annotations if each.kind == "SEG")
+        found = highdicom.seg.segread(path).get_pixels_by_source_instance(
+            stack.values("sop_instance_uid"),
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+        )
+        np.testing.assert_array_equal(found, dicomdl.read_labels(stack, "SEG").array)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
+def test_dciodvfy_finds_no_error_in_the_labels(index: dicomdl.Index) -> None:
+    for annotation in index.annotations:
+        run = ["dciodvfy", annotation.path]
+        said = subprocess.run(run, capture_output=True, text=True, check=False).stderr
+        assert ("Segmentation" in said or "RTStructureSet" in said) and "Error" not in said, said
+
+
+@pytest.mark.slow
 def test_pydicom_reads_the_same_files_without_a_complaint(
     data: DemoData, index: dicomdl.Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.RAISE)
-    for stack in index.stacks:
+    for stack in index.select(content="image").stacks:
         frame = stack.middle
         dataset = pydicom.dcmread(frame.path)
         assert str(dataset)

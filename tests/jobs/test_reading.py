@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import index_of
 from phantoms import true_volume, write_multiframe, write_series
+from phantoms_labels import write_seg
 
 import dicomdl
 from dicomdl.errors import UsageError
@@ -27,6 +28,13 @@ def test_a_folder_is_read_as_it_is_now(folder: Path) -> None:
         path.unlink()
     write_series(folder, shape=(6, 5, 7))
     assert dicomdl.read_volume(folder).shape == (6, 5, 7)
+
+
+def test_a_segmentation_is_no_second_volume_beside_its_image(folder: Path) -> None:
+    image = write_series(folder / "ct", shape=(3, 5, 7))[0]
+    write_seg(folder / "seg.dcm", image, [(1, (0, 0, 0), np.eye(5, 7, dtype=np.uint8))])
+    assert np.array_equal(dicomdl.read_volume(folder).array, true_volume((3, 5, 7)))
+    assert dicomdl.read_volume(folder / "seg.dcm").shape == (1, 5, 7)
 
 
 def test_a_multi_frame_file_is_read(folder: Path) -> None:
