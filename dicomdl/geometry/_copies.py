@@ -68,6 +68,16 @@ class Copies:
             return rows
         return rows[~np.isin(rows, self.among(again, positions))]
 
+    def first_of(self, row: int) -> int:
+        """Return the original of a copy, which is no copy itself.
+
+        A second file of an instance may be the copy of a frame that is later found to be the copy
+        of another instance.
+        """
+        while row in self.original:
+            row = self.original[row]
+        return row
+
     def forget_all_but(self, rows: Set[int]) -> None:
         """Forget the copies beside `rows`: those of a division that was given up."""
         for row in self.original.keys() - rows:

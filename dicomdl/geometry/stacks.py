@@ -194,5 +194,5 @@ def _stacking(
     complete = np.concatenate([*order, np.array(copied, dtype=np.int64)])
     index = inverse(complete)
     duplicate_of = np.full(len(complete), -1, dtype=np.int64)
-    duplicate_of[len(complete) - len(copied) :] = [index[copies.original[row]] for row in copied]
+    duplicate_of[len(complete) - len(copied) :] = [index[copies.first_of(row)] for row in copied]
     return Stacking(complete, stacks, duplicate_of, copies.digests)

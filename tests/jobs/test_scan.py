@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from phantoms import uid, write_secondary_capture, write_series, write_structured_report
 
@@ -1092,6 +1093,27 @@ def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.M
     shutil.copy(tmp_path / "cache" / "patient_id.key", tmp_path / "another" / "patient_id.key")
     again = scan(tmp_path / "data", out=tmp_path / "index", patient_id="hash")
     assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
+
+
+@pytest.mark.parametrize("other_uid", ["1.2.1", "1.2.9"])
+def test_copies_of_copies_name_the_frame_that_is_in_a_stack(
+    other_uid: str, tmp_path: Path, out: str
+) -> None:
+    """A slice, a second file of it, and the same pixels under another SOP Instance UID."""
+    paths = write_series(tmp_path / "data", shape=(4, 5, 7))
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = f"1.2.5.{dataset.InstanceNumber}"
+        dataset.save_as(path)
+    shutil.copy(paths[1], tmp_path / "data" / "again.dcm")
+    dataset = pydicom.dcmread(paths[1])
+    dataset.SOPInstanceUID = other_uid
+    dataset.save_as(tmp_path / "data" / "other.dcm")
+    index = scan(tmp_path / "data", out=out)
+    copies = [index.frame(row).duplicate_of for row in range(6)]
+    assert copies[:4] == [-1] * 4
+    assert copies[4] == copies[5] in range(4)
+    assert sum(len(part) for part in index.split((0.5, 0.5))) == 6
 
 
 def test_a_key_of_patient_hashes_that_others_know_ends_the_scan(
