@@ -112,7 +112,7 @@ class FrameDataset(PixelDataset):
     cache
         The cache of decoded stacks of compressed frames, shared by all workers: "disk", "memory", a
         number of bytes, a folder as a `pathlib.Path`, or a `Cache`. Uncompressed frames and lower
-        resolutions (`reduce`) are not cached.
+        resolutions (`reduce`) are not cached. Label maps of annotations and files are.
     by
         "study" or "patient": a sample is a bag of all frames of one, such as the four views of a
         mammography. Members are in the order of laterality, view position, series number, instance
