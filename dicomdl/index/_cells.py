@@ -150,7 +150,7 @@ def _texts(name: str, column: Column, place: PlaceOf) -> Column:
         return Column(codes, known)
     if pa.types.is_floating(kind):
         _require_finite(name, Column(codes, typed), place)
-    return _distinct(Column(codes, typed))
+    return distinct(Column(codes, typed))
 
 
 def _all_match(texts: pa.Array, pattern: str) -> bool:
@@ -170,7 +170,7 @@ def _require_finite(name: str, column: Column, place: PlaceOf) -> None:
         raise _bad_cell(name, column, bad, place, "holds a number beyond a float")
 
 
-def _distinct(column: Column) -> Column:
+def distinct(column: Column) -> Column:
     """Return a column whose equal values have one code: "1.0" and "1.00" are one number."""
     distinct = column.values.unique()
     if len(distinct) == len(column.values):

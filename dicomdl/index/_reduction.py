@@ -77,10 +77,13 @@ def pivoted(columns: Mapping[str, Column], by: Column, found: Matched, place: Pl
         A key has one value of `by` several times with different labels, or the values are too many
         for columns.
     """
-    if not columns:
-        raise UsageError("pivot: the table has no column of labels, besides its keys and the pivot")
+    for name, column in columns.items():
+        if column.row_of_item is not None:
+            raise UsageError(f"pivot: {name} holds lists: join it by itself", column=name)
     keys, words = found.key_of_row, [str(value) for value in by.values.to_pylist()]
-    rows = np.flatnonzero((keys >= 0) & (by.codes >= 0))
+    rows = np.flatnonzero(keys >= 0)
+    if (blank := np.flatnonzero(by.codes[rows] < 0)).size:
+        raise UsageError(f"pivot: the cell in {place(int(rows[blank[0]]))} is blank")
     used = np.unique(by.codes[rows]).tolist()
     if len(used) * len(columns) > MOST_PIVOTED:
         raise UsageError(

@@ -21,6 +21,7 @@ from dicomdl.index import _hierarchy, overview
 from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._exporting import exported, write_parquet
 from dicomdl.index._keys import On
+from dicomdl.index._label_columns import JoinOptions, Label, Names
 from dicomdl.index._numbers import STACK_NUMBERS, flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
@@ -40,7 +41,7 @@ from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.join_report import JoinReport
 from dicomdl.index.joined import Joined
-from dicomdl.index.joining import JoinOptions, Label, Selected, join
+from dicomdl.index.joining import Selected, join
 from dicomdl.index.moves import Moves
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
@@ -312,8 +313,8 @@ class Index(Plotted):
         *,
         level: str | None = None,
         pivot: str | None = None,
-        lists: bool | str | Sequence[str] = False,
-        parse: str | Sequence[str] = (),
+        lists: bool | Names = False,
+        parse: Names = (),
         on_unmatched: str | Mapping[str, str] = "raise",
     ) -> "Index":
         """Return the index with columns of a table, such as labels, for `select` and samples.
