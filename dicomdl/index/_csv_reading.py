@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.csv as pcsv
@@ -26,7 +26,7 @@ _MAGIC: Final = (
     (b"ARROW1", "a Feather file: read it with pyarrow.feather.read_table and pass the table"),
 )
 _UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
-_BOM: Final = b"\xef\xbb\xbf"
+_LINE: Final = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class CsvFile:
         """Return the places of rows in words, such as "line 5"."""
         wanted = {row + 1 for row in rows}
         line_of = {}
-        for number, (line, _) in enumerate(self._records()):
+        for number, (line, _) in enumerate(self._records() if rows else ()):
             if number in wanted:
                 line_of[number] = line
             if len(line_of) == len(wanted):
@@ -114,18 +114,17 @@ class CsvFile:
     def _records(self) -> Iterator[tuple[int, bytes]]:
         """Yield (line from 1, bytes in UTF-8) of each record that is not empty."""
         with pa.memory_map(self.path) as file:
-            data = file.read()
+            data: Any = memoryview(file.read_buffer())
         if self.encoding != "utf-8":
-            data = data.decode(self.encoding, "replace").encode()
-        begun, held = 0, b""
-        for number, line in enumerate(data.splitlines(keepends=True), 1):
-            begun = begun or number
-            held += line
+            data = bytes(data).decode(self.encoding, "replace").encode()
+        begun, held = 1, b""
+        for number, match in enumerate(_LINE.finditer(data), 1):
+            held += match[0]
             if held.count(b'"') % 2:
                 continue
             if held.strip(b"\r\n"):
                 yield begun, held.rstrip(b"\r\n")
-            begun, held = 0, b""
+            begun, held = number + 1, b""
         if held:
             yield begun, held
 

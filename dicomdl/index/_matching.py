@@ -173,5 +173,7 @@ def units(generation: Generation, facts: Facts, level: str) -> Ints:
 
 def _is_constant(keys: npt.NDArray[np.int32], of_frame: Ints) -> bool:
     """Whether all frames of each unit have one key."""
-    _, first, numbers = np.unique(of_frame, return_index=True, return_inverse=True)
-    return bool((keys[: len(of_frame)] == keys[first][numbers.reshape(-1)]).all())
+    held = keys[: len(of_frame)]
+    key_of_unit = np.zeros(int(of_frame.max(initial=-1)) + 1, dtype=np.int32)
+    key_of_unit[of_frame] = held
+    return bool((held == key_of_unit[of_frame]).all())

@@ -84,7 +84,7 @@ def pivoted(columns: Mapping[str, Column], by: Column, found: Matched, place: Pl
     rows = np.flatnonzero(keys >= 0)
     if (blank := np.flatnonzero(by.codes[rows] < 0)).size:
         raise UsageError(f"pivot: the cell in {place(int(rows[blank[0]]))} is blank")
-    used = np.unique(by.codes[rows]).tolist()
+    used = np.flatnonzero(np.bincount(by.codes[rows])).tolist()
     if len(used) * len(columns) > MOST_PIVOTED:
         raise UsageError(
             f"pivot: {len(used):,} values make {len(used) * len(columns):,} columns, at most "
