@@ -68,7 +68,7 @@ def chosen(segments: Sequence[Segment], wish: Wish, option: str) -> tuple[Choice
 
 def _numbers(segments: Sequence[Segment], item: Wanted, option: str) -> list[int]:
     """Return the numbers of the segments that one item of a wish names, at least one."""
-    found = [segment.number for segment in segments if _is_named(segment, item)]
+    found = [segment.number for segment in segments if is_named(segment, item)]
     if not found:
         names = [f"{segment.number} {segment.label}" for segment in segments]
         listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
@@ -78,7 +78,14 @@ def _numbers(segments: Sequence[Segment], item: Wanted, option: str) -> list[int
     return found
 
 
-def _is_named(segment: Segment, item: Wanted) -> bool:
+def is_named(segment: Segment, item: Wanted) -> bool:
+    """Whether an item of a wish names a segment.
+
+    Raises
+    ------
+    UsageError
+        The item is no regular expression.
+    """
     if isinstance(item, int):
         return segment.number == item
     code = _CODE.fullmatch(item)

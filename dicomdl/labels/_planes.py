@@ -1,7 +1,8 @@
 """Contours of a structure set on the slices of a stack.
 
 Slices are planes with positions of their own, so that tilted, uneven and incomplete stacks need no
-special case. A contour belongs to the nearest slice within half the spacing to the next one.
+special case. A contour belongs to the nearest slice within half the spacing to the next one. A
+region that was drawn on every second or third slice fills those between, from the nearest plane.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ _FLAT: Final = 0.5
 # Contours of one region at this distance from each other, as a part of the spacing, lie in one
 # plane. Contours of PET have been up to 0.04 mm off their slice.
 _SAME_PLANE: Final = 0.1
+# Planes of a region at this distance from each other, in spacings of the stack, were drawn on
+# coarser slices, such as on every second or third one. Farther ones are no guess of ours.
+_COARSE: Final = (1.2, 4.2)
+# Neighbouring planes of such a region are at most this far apart, in the usual distance of them.
+_NEIGHBOURS: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +135,13 @@ class Placed:
         The number of closed contours in planes between slices, nearer ones of which were taken.
     open
         The number of points and open contours, which enclose no area.
+    extents
+        (contours, 2, 2) float64: the lowest and the highest (row, column) of each contour, pixels.
+    drawn
+        (drawn slices,) int64, ascending: the slices that contours belong to.
+    filled
+        (filled slices,) int64: slices between them that have the contours of the nearest plane,
+        because the region was drawn on coarser slices.
     """
 
     edges: Edges
@@ -138,6 +151,14 @@ class Placed:
     beyond: int
     between: int
     open: int
+    extents: Floats
+    drawn: Ints
+    filled: Ints
+
+    @property
+    def gaps(self) -> int:
+        """The number of slices between the first and the last drawn one that none belongs to."""
+        return int(self.drawn[-1] - self.drawn[0]) + 1 - len(self.drawn) if len(self.drawn) else 0
 
 
 def place(contours: Contours, planes: Planes) -> Placed:
@@ -171,7 +192,9 @@ def place(contours: Contours, planes: Planes) -> Placed:
     np.minimum.at(nearest, slices[inside], offset[inside])
     kept = inside & (offset <= nearest[slices] + _SAME_PLANE * spacing)
     order = np.flatnonzero(kept)[np.argsort(slices[kept], kind="stable")]
-    edges, start, stop = _edges(contours, planes, numbers[order], slices[order])
+    drawn = _Drawn.of(contours, planes, numbers[order], slices[order])
+    filled, near = drawn.filled(middle[order], planes)
+    edges, start, stop = drawn.with_copies(planes, filled, near)
     return Placed(
         edges,
         start,
@@ -180,24 +203,94 @@ def place(contours: Contours, planes: Planes) -> Placed:
         int((~inside).sum()),
         int((inside & ~kept).sum()),
         not_closed,
+        drawn.extents,
+        np.unique(drawn.slices),
+        np.unique(filled),
     )
 
 
-def _edges(
-    contours: Contours, planes: Planes, numbers: Ints, slices: Ints
-) -> tuple[Edges, Voxel, Voxel]:
-    """Return the edges of some contours in their slices, and the block that they cover."""
-    sizes = np.diff(contours.starts)[numbers]
-    chosen = [contours.points[contours.starts[n] : contours.starts[n + 1]] for n in numbers]
-    if not chosen:
-        return Edges.of(np.zeros((0, 2)), np.zeros(1, np.int64), slices), (0, 0, 0), (0, 0, 0)
-    points = planes.pixels(np.concatenate(chosen), np.repeat(slices, sizes))
-    starts = np.cumsum([0, *sizes], dtype=np.int64)
-    # A pixel inside has its centre between the lowest and the highest point.
-    low, high = np.ceil(points.min(axis=0)), np.ceil(points.max(axis=0))
-    start = (int(slices[0]), int(low[0]), int(low[1]))
-    stop = (int(slices[-1]) + 1, int(high[0]), int(high[1]))
-    return Edges.of(points, starts, slices), start, stop
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """Contours in slices: (points, 3) LPS mm, the first point of each, the slice of each."""
+
+    points: Floats
+    starts: Ints
+    slices: Ints
+    extents: Floats
+
+    @classmethod
+    def of(cls, contours: Contours, planes: Planes, numbers: Ints, slices: Ints) -> "_Drawn":
+        """Return some contours in their slices, which ascend."""
+        sizes = np.diff(contours.starts)[numbers]
+        starts = np.cumsum([0, *sizes], dtype=np.int64)
+        runs = [contours.points[contours.starts[n] : contours.starts[n + 1]] for n in numbers]
+        points = np.concatenate([np.zeros((0, 3)), *runs])
+        pixels = planes.pixels(points, np.repeat(slices, sizes))
+        ends = [
+            [part.min(axis=0), part.max(axis=0)] for part in np.split(pixels, starts[1:-1]) if runs
+        ]
+        return cls(points, starts, slices, np.array(ends, np.float64).reshape(-1, 2, 2))
+
+    def filled(self, heights: Floats, planes: Planes) -> tuple[Ints, Ints]:
+        """Return the slices between coarser ones, and the contours that each of them takes.
+
+        Both are (copies,) int64: a slice occurs once per contour. Contours of neighbouring planes
+        overlap: spots that happen to be as far apart are no region between them.
+
+        Parameters
+        ----------
+        heights
+            (contours,) float64, mm along the normal.
+        planes
+            The slices.
+        """
+        none = np.zeros(0, np.int64)
+        drawn, first = np.unique(self.slices, return_index=True)
+        if len(drawn) < 3:
+            return none, none
+        ends = [*first[1:].tolist(), len(self.slices)]
+        groups = [np.arange(a, b) for a, b in zip(first.tolist(), ends, strict=True)]
+        at = heights[first]
+        # Of most planes, no neighbour is on the next slice: else, slices were left out on purpose.
+        few, usual = np.quantile(np.diff(at), [0.25, 0.5], method="lower").tolist()
+        spacing = float(np.median(planes.reach.sum(axis=1)[drawn]))
+        if few < _COARSE[0] * spacing or usual > _COARSE[1] * spacing:
+            return none, none
+        found, near = [none], [none]
+        for n in range(len(drawn) - 1):
+            between = np.arange(drawn[n] + 1, drawn[n + 1])
+            if at[n + 1] - at[n] > _NEIGHBOURS * usual or not self._meet(*groups[n : n + 2]):
+                continue
+            middle = (at[n] + at[n + 1]) / 2
+            for z in between.tolist():
+                group = groups[n + int(planes.heights[z] > middle)]
+                found.append(np.full(len(group), z))
+                near.append(group)
+        return np.concatenate(found), np.concatenate(near)
+
+    def _meet(self, these: Ints, those: Ints) -> bool:
+        """Whether the rectangles around two groups of contours overlap."""
+        low = [self.extents[each, 0].min(axis=0) for each in (these, those)]
+        high = [self.extents[each, 1].max(axis=0) for each in (these, those)]
+        return bool((np.maximum(*low) <= np.minimum(*high)).all())
+
+    def with_copies(self, planes: Planes, filled: Ints, near: Ints) -> tuple[Edges, Voxel, Voxel]:
+        """Return the edges of the contours and of copies, and the block that they cover."""
+        if not len(self.slices):
+            none = Edges.of(np.zeros((0, 2)), np.zeros(1, np.int64), self.slices)
+            return none, (0, 0, 0), (0, 0, 0)
+        slices = np.concatenate([self.slices, filled])
+        order = np.argsort(slices, kind="stable")
+        chosen = np.concatenate([np.arange(len(self.slices)), near])[order]
+        slices = slices[order]
+        runs = [self.points[self.starts[n] : self.starts[n + 1]] for n in chosen]
+        sizes = np.diff(self.starts)[chosen]
+        points = planes.pixels(np.concatenate(runs), np.repeat(slices, sizes))
+        # A pixel inside has its centre between the lowest and the highest point.
+        low, high = np.ceil(points.min(axis=0)), np.ceil(points.max(axis=0))
+        start = (int(slices[0]), int(low[0]), int(low[1]))
+        stop = (int(slices[-1]) + 1, int(high[0]), int(high[1]))
+        return Edges.of(points, np.cumsum([0, *sizes], dtype=np.int64), slices), start, stop
 
 
 def _extremes(values: Floats, starts: Ints, numbers: Ints) -> tuple[Floats, Floats]:

@@ -40,7 +40,8 @@ def read_labels(
     Frames and contours find their slices by position, also in tilted, uneven and incomplete stacks.
     A contour belongs to the nearest slice within half the spacing. A pixel belongs to a contour if
     its centre does; contours of one plane are combined by exclusive or (PS3.3 C.8.8.6.1), so that a
-    contour inside another one is a hole.
+    contour inside another one is a hole. A region that was drawn on every second to fourth slice
+    has the contours of the nearest plane on those between; `LabelSource.report` counts them.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class ContourReader:
         self._placed: dict[int, list[Placed]] = {}
         for label, parts in taken.items():
             for roi in parts:
-                _require_usable(roi, stack)
+                require_usable(roi, stack)
             self._placed[label] = [place(roi.contours, planes) for roi in parts]
         drawn = sum(len(roi.contours) for parts in taken.values() for roi in parts)
         boxes = [(part.start, part.stop) for parts in self._placed.values() for part in parts]
@@ -73,7 +73,8 @@ class ContourReader:
                     yield Piece(where, part.edges.fill(low, high), label)
 
 
-def _require_usable(roi: Roi, stack: Stack) -> None:
+def require_usable(roi: Roi, stack: Stack) -> None:
+    """Raise an AnnotationError for a region with unusable contours, or in another place."""
     if roi.contours.unusable:
         number, reason = roi.contours.unusable[0]
         raise AnnotationError(

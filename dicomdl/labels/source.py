@@ -19,6 +19,7 @@ from dicomdl.labels._choice import Wish, chosen
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.masks import MaskReader, is_mask, path_of
 from dicomdl.labels.reader import LabelReader, label_block, label_dtype
+from dicomdl.labels.regions import RegionReport, report_on
 from dicomdl.labels.rtstruct import ContourReader
 from dicomdl.labels.seg import Align, SegReader
 from dicomdl.storage.memory import Share, share
@@ -87,6 +88,33 @@ class LabelSource:
     def reader(self, stack: Stack) -> LabelReader:
         """Return the reader of the labels of `stack`, from memory if it was used before."""
         return _readers.of((stack, self), lambda: self._made(stack))
+
+    def report(self, stack: Stack) -> RegionReport:
+        """Return what becomes of each region of interest on a stack; it prints as a table.
+
+        Regions that nothing of `rois` matches are there, too, and what matches no region is no
+        error.
+
+        Parameters
+        ----------
+        stack
+            The stack of the image.
+
+        Returns
+        -------
+        RegionReport
+            One `Region` per region of interest, in the order of the file.
+
+        Raises
+        ------
+        AnnotationError
+            The stack has no readable RTSTRUCT, or several, or its positions are unknown.
+        HeaderError, PixelError
+            The file is no structure set, or it is damaged, or cannot be read.
+        """
+        file = self.file(stack)
+        with _named(file.path):
+            return report_on(stack, read_structure_set(file), self._wish("RTSTRUCT"))
 
     def file(self, stack: Stack) -> Source:
         """Return the file that holds the labels of `stack`."""

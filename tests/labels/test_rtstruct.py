@@ -216,3 +216,52 @@ def test_the_masks_of_the_ibsi_are_equal_in_every_voxel(
 def test_slice_normals_of_the_phantoms_are_those_of_the_planes(folder: Path) -> None:
     stack, _ = stack_of(folder, orientation=(0, 1, 0, 0, 0, -1))
     assert Planes.of(stack).normal == pytest.approx(slice_normal((0, 1, 0, 0, 0, -1)))
+
+
+def placed_on(stack: Stack, folder: Path, image: Path, drawn: list[Any]) -> Any:
+    path = write_structure_set(folder / "rt.dcm", image, {"A": drawn})
+    return place(read_structure_set(source_of(path))[0].contours, Planes.of(stack))
+
+
+@pytest.mark.parametrize(
+    ("heights", "filled"),
+    [
+        ((0, 2, 4), [1, 3]),
+        ((1, 3), []),
+        ((0, 1, 2, 4), []),
+        ((0, 1.5, 3), [2]),
+        ((0.1, 2.1, 4), [1, 3]),
+    ],
+    ids=str,
+)
+def test_a_region_on_coarser_slices_fills_those_between_and_tells_gaps(
+    folder: Path, heights: Any, filled: list[int]
+) -> None:
+    stack, image = stack_of(folder)
+    placed = placed_on(stack, folder, image, [contour(points_on(stack, z)) for z in heights])
+    assert placed.filled.tolist() == filled
+    drawn = placed.drawn.tolist()
+    assert placed.gaps == drawn[-1] - drawn[0] + 1 - len(drawn)
+    expected = np.zeros(SHAPE, np.bool_)
+    for z in (*drawn, *filled):
+        expected |= block(slice(z, z + 1))
+    assert np.array_equal(placed.edges.fill((0, 0, 0), SHAPE), expected)
+
+
+def test_a_slice_between_takes_the_contours_of_the_nearest_plane(folder: Path) -> None:
+    image = write_series(folder / "ct", shape=(10, *SHAPE[1:]))[0]
+    stack = index_of(folder / "ct").stacks[0]
+    drawn = [contour(points_on(stack, z, CORNERS + z / 9)) for z in (0, 3, 6, 9)]
+    placed = placed_on(stack, folder, image, drawn)
+    mask = placed.edges.fill((0, 0, 0), stack.shape)
+    assert placed.filled.tolist() == [1, 2, 4, 5, 7, 8]
+    for z, nearest in ((1, 0), (2, 3), (4, 3), (5, 6), (7, 6), (8, 9)):
+        assert np.array_equal(mask[z], mask[nearest]) and mask[z].any()
+
+
+def test_spots_apart_from_each_other_are_no_region_between_them(folder: Path) -> None:
+    stack, image = stack_of(folder)
+    spot = np.array([(0.5, 0.5), (0.5, 2.5), (2.5, 2.5), (2.5, 0.5)])
+    drawn = [contour(points_on(stack, z, spot + 2.2 * z)) for z in (0, 2, 4)]
+    placed = placed_on(stack, folder, image, drawn)
+    assert placed.filled.tolist() == [] and placed.gaps == 2
