@@ -334,6 +334,7 @@ def test_an_unreadable_folder_is_listed_and_the_scan_goes_on(
 
     monkeypatch.setattr(os, "scandir", refuse)
     index = scan(root, out=out)
+    monkeypatch.undo()
     assert index.ledger["files"] == 4
     assert index.manifest["passed_over"]["unreadable"] == [str(root / "ct")]
 
