@@ -19,7 +19,9 @@ from dicomdl.errors import UsageError
 from dicomdl.index.schema import TEXT
 
 _INTEGER: Final = r"^[+-]?(0|[1-9][0-9]*)$"
-_REAL: Final = r"^[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_REAL: Final = (
+    r"^[+-]?(((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|Inf|INF|[iI]nfinity)$"
+)
 _FLAG: Final = r"^(True|False|TRUE|FALSE|true|false)$"
 _KINDS: Final = ((_INTEGER, pa.int64()), (_REAL, pa.float64()), (_FLAG, pa.bool_()))
 # Cells of numbers and flags without a value, as pandas and R write them; text keeps them.
@@ -82,20 +84,26 @@ def column_of(name: str, cells: pa.ChunkedArray, place: PlaceOf) -> Column:
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _reals(name, cells.cast(pa.float64()), place)
     if pa.types.is_integer(kind):
-        return coded(cells.cast(pa.int64()))
+        return coded(_int64s(name, cells))
     if pa.types.is_boolean(kind):
         return coded(cells)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _lists(name, cells, place)
     if pa.types.is_temporal(kind) or pa.types.is_null(kind):
         cells = cells.cast(TEXT)
-    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    elif not is_text(kind):
         raise UsageError(
             f"the column {name!r} of the table holds {kind}: expected text, numbers, flags or "
             "lists of them",
             column=name,
         )
     return _texts(name, coded(cells), place)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type of Arrow is one of its three of text."""
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(kind) for is_kind in text)
 
 
 def coded(cells: pa.ChunkedArray) -> Column:
@@ -107,7 +115,7 @@ def coded(cells: pa.ChunkedArray) -> Column:
         array = array.chunk(0) if array.num_chunks else pa.array([], cells.type)
     indices = pc.fill_null(array.indices.cast(pa.int32()), _ABSENT)
     values = array.dictionary
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if is_text(values.type):
         values = values.cast(TEXT)
     # A dictionary of another program may hold null, or a value twice.
     distinct = values.drop_null().unique()
@@ -125,6 +133,16 @@ def int32s(array: pa.Array) -> npt.NDArray[np.int32]:
 def _recoded(codes: npt.NDArray[np.int32], numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Return codes through new numbers of the values; -1 stays -1."""
     return np.append(numbers, np.int32(_ABSENT)).astype(np.int32)[codes]
+
+
+def _int64s(name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return cells.cast(pa.int64())
+    except pa.ArrowInvalid:
+        raise UsageError(
+            f"the column {name!r} of the table holds whole numbers beyond 64 bits: make it text",
+            column=name,
+        ) from None
 
 
 def _texts(name: str, column: Column, place: PlaceOf) -> Column:
@@ -146,7 +164,8 @@ def _texts(name: str, column: Column, place: PlaceOf) -> Column:
     try:
         typed = known.cast(kind)
     except pa.ArrowInvalid:
-        # Whole numbers beyond 64 bits are identifiers.
+        # Whole numbers beyond 64 bits are identifiers, unless they are beyond a float.
+        _require_finite(name, Column(codes, known.cast(pa.float64())), place)
         return Column(codes, known)
     if pa.types.is_floating(kind):
         _require_finite(name, Column(codes, typed), place)

@@ -11,13 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pcsv
 
 from dicomdl.errors import UsageError
 
 _HEAD_BYTES: Final = 2**20
-_DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# More columns than any table of labels has.
+MOST_COLUMNS: Final = 10_000
+_DELIMITERS: Final = (",", ";", "\t")
+# Bytes of a file that are searched at a time.
+_BLOCK: Final = 2**24
+# A cell and the delimiter after it, with the closing quote.
+_CELL: Final = rb'(?:"(?:[^"]+|"")*+("?)[^,\r\n]*|[^,\r\n]*)(?:,|\r\n|\r|\n|\Z)'
 # First bytes of files that are no text, and what they are.
 _MAGIC: Final = (
     (b"PK\x03\x04", "a ZIP archive or a workbook: unpack it, or save the sheet as CSV"),
@@ -75,8 +82,9 @@ class CsvFile:
                         null_values=[],
                     ),
                 )
-        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            raise self._explained(error) from None
+        except (pa.ArrowInvalid, UnicodeDecodeError):
+            raise self._explained() from None
+        self._require_closed_quotes()
         return table
 
     def places(self, rows: Sequence[int]) -> list[str]:
@@ -90,7 +98,7 @@ class CsvFile:
                 break
         return [f"line {line_of.get(row + 1, row + 2)}" for row in rows]
 
-    def _explained(self, error: Exception) -> UsageError:
+    def _explained(self) -> UsageError:
         """Return the error of a file that Arrow does not parse, with its line."""
         expected = len(self.names)
         for line, record in self._records():
@@ -109,24 +117,55 @@ class CsvFile:
                     cells=cells,
                     expected=expected,
                 )
-        return UsageError(f"{self.title} cannot be read: {error}")
+        # Arrow's words quote cells, which may identify a patient.
+        return UsageError(f"{self.title} is no CSV file with {expected} columns: save it again")
+
+    def _data(self) -> Any:
+        """Return the bytes of the file in UTF-8; those of a file in UTF-8 are mapped."""
+        with pa.memory_map(self.path) as file:
+            data = memoryview(file.read_buffer())
+        return (
+            data
+            if self.encoding == "utf-8"
+            else bytes(data).decode(self.encoding, "replace").encode()
+        )
 
     def _records(self) -> Iterator[tuple[int, bytes]]:
         """Yield (line from 1, bytes in UTF-8) of each record that is not empty."""
-        with pa.memory_map(self.path) as file:
-            data: Any = memoryview(file.read_buffer())
-        if self.encoding != "utf-8":
-            data = bytes(data).decode(self.encoding, "replace").encode()
-        begun, held = 1, b""
-        for number, match in enumerate(_LINE.finditer(data), 1):
-            held += match[0]
-            if held.count(b'"') % 2:
+        begun, held, quotes = 1, list[bytes](), 0
+        for number, match in enumerate(_LINE.finditer(self._data()), 1):
+            held.append(match[0])
+            quotes += match[0].count(b'"')
+            if quotes % 2:
                 continue
-            if held.strip(b"\r\n"):
-                yield begun, held.rstrip(b"\r\n")
-            begun, held = number + 1, b""
+            if record := b"".join(held).rstrip(b"\r\n"):
+                yield begun, record
+            begun, held, quotes = number + 1, [], 0
         if held:
-            yield begun, held
+            yield begun, b"".join(held)
+
+    def _require_closed_quotes(self) -> None:
+        """Raise UsageError for a quote that is not closed.
+
+        Arrow takes the rest of the file for its cell, and reports nothing.
+        """
+        data = self._data()
+        bytes_of = np.frombuffer(data, dtype=np.uint8)
+        counts = (
+            np.count_nonzero(bytes_of[start : start + _BLOCK] == ord('"'))
+            for start in range(0, len(bytes_of), _BLOCK)
+        )
+        if sum(counts) % 2 == 0:
+            return
+        cell, end = re.compile(_CELL.replace(b",", self.delimiter.encode())), 0
+        while end < len(data) and (match := cell.match(data, end)) is not None:
+            if data[end] == ord('"') and not match[1]:
+                line = len(_LINE.findall(data[:end])) + (end == 0 or data[end - 1] in b"\r\n")
+                raise UsageError(
+                    f"{self.title}, line {line}: a quote is not closed before the end of the file",
+                    line=line,
+                )
+            end = match.end()
 
 
 def open_csv(path: str, title: str, keys: Sequence[str]) -> CsvFile:
@@ -159,7 +198,7 @@ def open_csv(path: str, title: str, keys: Sequence[str]) -> CsvFile:
         )
     text = head.decode(encoding, "replace").removeprefix("\ufeff")
     header = _header(text, title, is_complete=size <= _HEAD_BYTES)
-    names, delimiter = _names(header, keys)
+    names, delimiter = _names(header, title, keys)
     return CsvFile(path, title, encoding, delimiter, names, tuple(keys))
 
 
@@ -167,14 +206,16 @@ def _header(text: str, title: str, *, is_complete: bool) -> str:
     """Return the first record that is not empty."""
     text = text.lstrip("\r\n")
     held = ""
-    for line in io.StringIO(text):
+    for line in io.StringIO(text, newline=""):
         held += line
         if held.count('"') % 2 == 0 and (is_complete or len(held) < len(text)):
+            _require_few(held, title)
             if len(held) == len(text):
                 raise UsageError(f"{title} has a header and no rows")
             return held.rstrip("\r\n")
     if not held.strip():
         raise UsageError(f"{title} is empty")
+    _require_few(held, title)
     raise UsageError(
         f"{title}: the first line is no header: a quote is not closed, or it is longer than "
         f"{_HEAD_BYTES:,} bytes",
@@ -182,14 +223,33 @@ def _header(text: str, title: str, *, is_complete: bool) -> str:
     )
 
 
-def _names(header: str, keys: Sequence[str]) -> tuple[tuple[str, ...], str]:
+def _names(header: str, title: str, keys: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """Return the columns and the delimiter, which makes columns of the most keys."""
-    choices = {
-        delimiter: tuple(next(csv.reader([header], delimiter=delimiter), ()))
-        for delimiter in _DELIMITERS
-    }
+    try:
+        choices = {
+            delimiter: tuple(next(csv.reader(io.StringIO(header), delimiter=delimiter), ()))
+            for delimiter in _DELIMITERS
+        }
+    except csv.Error as error:
+        raise UsageError(f"{title}, line 1: the header cannot be read: {error}", line=1) from None
     best = max(choices, key=lambda delimiter: len(set(keys) & set(choices[delimiter])))
     return choices[best], best
+
+
+def _require_few(header: str, title: str) -> None:
+    """Raise UsageError for a header of more columns than a table of labels has."""
+    most = max(map(header.count, _DELIMITERS))
+    if most >= MOST_COLUMNS:
+        raise too_many_columns(title, most + 1)
+
+
+def too_many_columns(title: str, count: int) -> UsageError:
+    """Return the error of a table with more than `MOST_COLUMNS` columns."""
+    return UsageError(
+        f"{title} has {count:,} columns or more, at most {MOST_COLUMNS:,} are read: does it have "
+        "one column per image? Transpose it",
+        columns=count,
+    )
 
 
 def _cells_of(record: bytes, delimiter: str) -> int:

@@ -47,6 +47,7 @@ def parsed_unmatched(given: str | Mapping[str, str]) -> dict[str, str]:
     UsageError
         The option has another value.
     """
+    as_given = given
     if isinstance(given, str):
         given = {"index": given, "table": "raise" if given == "raise" else "drop"}
     if isinstance(given, Mapping) and set(given) <= set(_CHOICES):
@@ -54,7 +55,7 @@ def parsed_unmatched(given: str | Mapping[str, str]) -> dict[str, str]:
         if all(chosen[side] in choices for side, choices in _CHOICES.items()):
             return chosen
     raise UsageError(
-        f"on_unmatched={given!r}: expected 'raise', 'drop' or 'keep', or a dict such as "
+        f"on_unmatched={as_given!r}: expected 'raise', 'drop' or 'keep', or a dict such as "
         "{'index': 'keep', 'table': 'raise'}"
     )
 
@@ -178,7 +179,9 @@ def _words(report: JoinReport) -> str:
         shown = _shown(report.row_examples, report.rows_unmatched)
         parts.append(f"{report.rows_unmatched:,} of {report.rows:,} rows of {report.table}{shown}")
     if report.rows_without_key:
-        parts.append(f"{report.rows_without_key:,} rows of {report.table} with a blank key")
+        examples = () if report.rows_unmatched else report.row_examples
+        shown = _shown(examples, report.rows_without_key)
+        parts.append(f"{report.rows_without_key:,} rows of {report.table} with a blank key{shown}")
     if not parts:
         return f"no frame of this selection has a row in {report.table}"
     return f"{', and '.join(parts)} match nothing"

@@ -135,9 +135,13 @@ def parsed_on(on: On) -> dict[str, str]:
     """
     if isinstance(on, str):
         on = {on: on}
-    elif not isinstance(on, Mapping):
+    elif isinstance(on, Sequence):
         on = {name: name for name in on}
-    if not on or not all(isinstance(side, str) and side for pair in on.items() for side in pair):
+    if (
+        not isinstance(on, Mapping)
+        or not on
+        or not all(isinstance(side, str) and side for pair in on.items() for side in pair)
+    ):
         raise UsageError(
             "on: expected the name of a key, or a mapping of index to table, such as "
             "{'SOPInstanceUID': 'uid'} or {'stem': 'image_id'}"

@@ -83,7 +83,7 @@ def chosen_labels(
         A name of an option is no column.
     """
     split = [key.split for key in keys if key.split]
-    parsed = _as_names(options.parse)
+    parsed = _as_names(options.parse, "parse")
     given.require(parsed, "parse")
     left_out: list[str] = []
     if options.label is None:
@@ -94,7 +94,7 @@ def chosen_labels(
     elif isinstance(options.label, Mapping):
         renamed = dict(options.label)
     else:
-        renamed = {name: name for name in _as_names(options.label)}
+        renamed = {name: name for name in _as_names(options.label, "label")}
     needed = tuple(dict.fromkeys(_base_of(name, parsed, given.names) for name in renamed))
     given.require([name for name in needed if name not in split], "label")
     _require_once(renamed.values())
@@ -105,8 +105,11 @@ def chosen_labels(
     return Labels(needed, parsed, renamed, lists, tuple(left_out))
 
 
-def _as_names(given: Names) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _as_names(given: Names, option: str) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if isinstance(names, Sequence) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise UsageError(f"{option}: expected the name of a column, or several, not {given!r}")
 
 
 def _base_of(name: str, parsed: Sequence[str], columns: Sequence[str]) -> str:
@@ -121,7 +124,7 @@ def _lists(
 ) -> tuple[str, ...] | None:
     if isinstance(given, bool):
         return None if given else ()
-    names = _as_names(given)
+    names = _as_names(given, "lists")
     for name in names:
         if name not in renamed and name not in needed:
             raise UsageError(

@@ -29,7 +29,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SPACE: Final = re.compile(r"\s*")
-_ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)
 _ESCAPED: Final[Mapping[str, str]] = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _WORDS: Final[Mapping[str, Any]] = {
     **{"True": True, "true": True, "False": False, "false": False},
@@ -77,7 +77,7 @@ class _Reader:
         if match.lastgroup == "number":
             return _number(text, match.start(match.lastgroup) + 1)
         if match.lastgroup == "text":
-            return _ESCAPE.sub(_unescaped, text[1:-1]) if "\\" in text else text[1:-1]
+            return _text(text[1:-1], match.start(match.lastgroup) + 1)
         if match.lastgroup == "word" and text in _WORDS:
             return _WORDS[text]
         if text in _CLOSING:
@@ -130,9 +130,20 @@ def _number(text: str, character: int) -> int | float:
     return value
 
 
+def _text(text: str, character: int) -> str:
+    """Return a text without its escapes; JSON writes characters beyond 16 bits as two of them."""
+    if "\\" not in text:
+        return text
+    try:
+        text = _ESCAPE.sub(_unescaped, text)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except (UnicodeDecodeError, ValueError):
+        raise _Malformed(character, "escapes of characters that exist") from None
+
+
 def _unescaped(match: re.Match[str]) -> str:
     code = match[1]
-    return chr(int(code[1:], 16)) if len(code) == 5 else _ESCAPED.get(code, code)
+    return chr(int(code[1:], 16)) if len(code) > 1 else _ESCAPED.get(code, code)
 
 
 def parsed_columns(name: str, column: Column, place: PlaceOf) -> dict[str, Column]:

@@ -5,6 +5,7 @@ program has made a fraction or a date of is refused as a key.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicomdl.errors import UsageError
-from dicomdl.index._csv_reading import open_csv
+from dicomdl.index._cells import is_text
+from dicomdl.index._csv_reading import MOST_COLUMNS, open_csv, too_many_columns
 from dicomdl.index.schema import TEXT
 from dicomdl.index.table import no_such_column
+from dicomdl.storage.publishing import explained
 
-# More columns than any table of labels has; a table on its side has one per image.
-MOST_COLUMNS: Final = 10_000
 _FORMULA: Final = r"^="
 
 
@@ -80,19 +81,18 @@ def given_table(table: Any, label: Any = None, keys: Sequence[str] = ()) -> Give
     else:
         made = _of_arrow(_as_arrow(table), "the table")
     if len(made.names) > MOST_COLUMNS:
-        raise UsageError(
-            f"{made.title} has {len(made.names):,} columns, at most {MOST_COLUMNS:,} are read: "
-            "does it have one column per image? Transpose it",
-            columns=len(made.names),
-        )
-    repeated = sorted({name for name in made.names if made.names.count(name) > 1})
+        raise too_many_columns(made.title, len(made.names))
+    _require_different(made.names, made.title)
+    return made
+
+
+def _require_different(names: Sequence[str], title: str) -> None:
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise UsageError(
-            f"{made.title} has several columns named {', '.join(map(repr, repeated[:5]))}: rename "
-            "them",
+            f"{title} has several columns named {', '.join(map(repr, repeated[:5]))}: rename them",
             columns=repeated,
         )
-    return made
 
 
 def _of_file(path: str, keys: Sequence[str]) -> GivenTable:
@@ -100,7 +100,7 @@ def _of_file(path: str, keys: Sequence[str]) -> GivenTable:
     if os.path.isdir(path) or not os.path.exists(path):
         kind = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UsageError(f"the table {path!r} {kind}: expected a CSV or Parquet file", path=path)
-    with pa.memory_map(path) as file:
+    with explained(f"the table {path!r} cannot be read"), pa.memory_map(path) as file:
         head = file.read(4)
     if head == b"PAR1":
         return _of_parquet(path, title)
@@ -143,15 +143,16 @@ def _as_arrow(table: Any) -> pa.Table:
         if module == "pandas" and hasattr(table, "columns"):
             # A named index, as of `groupby` or `set_index`, is a column.
             named = any(name is not None for name in table.index.names)
-            return pa.Table.from_pandas(
-                table.reset_index() if named else table, preserve_index=False
-            )
-        if hasattr(table, "__arrow_c_stream__"):
+            table = table.reset_index() if named else table
+            _require_different([str(name) for name in table.columns], "the table")
+            return pa.Table.from_pandas(table, preserve_index=False)
+        if hasattr(table, "columns") and hasattr(table, "__arrow_c_stream__"):
             return pa.table(table)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        # Arrow's words quote cells, which may identify a patient.
         raise UsageError(
-            f"the table holds a column of several types, which is none of Arrow: {error}; make it "
-            "text, with .astype(str) in pandas"
+            "the table has a column with values of several types: make it text, with "
+            ".astype(str) in pandas"
         ) from None
     raise UsageError(
         f"join takes the path of a CSV or Parquet file, a DataFrame, a table of Arrow or a dict of "
@@ -203,7 +204,7 @@ def key_text(name: str, column: pa.ChunkedArray, place: Callable[[int], str]) ->
         return column.cast(TEXT)
     if pa.types.is_integer(kind):
         return column.cast(TEXT)
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
             words = "fractions: pandas made numbers of text or of blank cells. Read it with "
             words += "read_csv(..., dtype=str), or give the path of the file"

@@ -130,6 +130,8 @@ def _reduced(read: _Read, found: Matched, options: JoinOptions, labels: Labels) 
             if labels.is_list(name, part):
                 lists.append(renamed)
     labels.require_used(columns)
+    if not columns:
+        raise UsageError(f"parse: {', '.join(labels.parsed)}: every cell is blank")
     if options.pivot is None:
         return one_row_per_key(columns, lists, found, read.place)
     if lists:
