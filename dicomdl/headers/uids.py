@@ -215,6 +215,8 @@ STANDARD: Final = "1.2.840.10008."
 _STORAGE: Final = STANDARD + "5.1.4.1.1."
 NM_IMAGE: Final = _STORAGE + "20"
 RT_DOSE: Final = _STORAGE + "481.2"
+# Detached Study Management, retired: structure sets refer to a study as one of it (PS3.3 C.8.8.5).
+STUDY_MANAGEMENT: Final = "1.2.840.10008.3.1.2.3.1"
 RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
 CT_IMAGE: Final = _STORAGE + "2"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Floats, Values
+from dicomdl.headers.uids import STUDY_MANAGEMENT
 from dicomdl.jobs._demo_patient import DATE, File, Head, Series, placed
 from dicomdl.jobs._demo_series import ct_grid, ct_series
 from dicomdl.jobs._head import Outlines, labels_of, outlines_of
@@ -27,8 +28,6 @@ _REGIONS: Final = {
     "Eye_R": ("ORGAN", (0, 158, 115)),
     "GTV": ("GTV", (213, 94, 0)),
 }
-# Detached Study Management, retired, to which structure sets refer.
-_STUDY_CLASS: Final = "1.2.840.10008.3.1.2.3.1"
 # A segment or region, and the slice of one of its frames.
 _Place = tuple[int, int]
 
@@ -214,7 +213,7 @@ def _referenced_space(head: Head, slices: int) -> Elements:
         "ContourImageSequence": [_slice(head, z) for z in range(slices)],
     }
     study = {
-        "ReferencedSOPClassUID": _STUDY_CLASS,
+        "ReferencedSOPClassUID": STUDY_MANAGEMENT,
         "ReferencedSOPInstanceUID": head.study_uid,
         "RTReferencedSeriesSequence": [series],
     }

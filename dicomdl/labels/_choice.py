@@ -34,7 +34,8 @@ def chosen(segments: Sequence[Segment], wish: Wish, option: str) -> tuple[Choice
         None: every segment, numbered and named as in the object. A list: segments by number, by a
         regular expression that matches the complete label (capitals do not count), or by the code
         of the type ("SCT:10200004"); their labels count from 1. A mapping of names to one or
-        several of these: each name is one label, from 1, for the union of its segments.
+        several of these, of which one at least has to be there: each name is one label, from 1, for
+        the union of its segments.
     option
         The name of the option, for messages.
 
@@ -55,25 +56,26 @@ def chosen(segments: Sequence[Segment], wish: Wish, option: str) -> tuple[Choice
     if isinstance(wish, Mapping):
         for name, items in wish.items():
             each = [items] if isinstance(items, str | int) else list(items)
-            numbers = [n for item in each for n in _numbers(segments, item, option)]
+            numbers = _numbers(segments, each, option)
             choices.append(Choice(len(choices) + 1, name, tuple(dict.fromkeys(numbers))))
         return tuple(choices)
     by_number = {segment.number: segment.label for segment in segments}
-    numbers = [number for item in wish for number in _numbers(segments, item, option)]
+    numbers = [number for item in wish for number in _numbers(segments, [item], option)]
     return tuple(
         Choice(label, by_number[number], (number,))
         for label, number in enumerate(dict.fromkeys(numbers), 1)
     )
 
 
-def _numbers(segments: Sequence[Segment], item: Wanted, option: str) -> list[int]:
-    """Return the numbers of the segments that one item of a wish names, at least one."""
-    found = [segment.number for segment in segments if is_named(segment, item)]
+def _numbers(segments: Sequence[Segment], items: Sequence[Wanted], option: str) -> list[int]:
+    """Return the numbers of the segments that some items of a wish name, at least one in all."""
+    found = [each.number for item in items for each in segments if is_named(each, item)]
     if not found:
         names = [f"{segment.number} {segment.label}" for segment in segments]
+        wanted = " or ".join(map(repr, items))
         listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
         raise AnnotationError(
-            f"{option}: nothing is named {item!r} among {len(names)}: {listed}", names=names
+            f"{option}: nothing is named {wanted} among {len(names)}: {listed}", names=names
         )
     return found
 

@@ -26,7 +26,7 @@ class OverlapWarning(UserWarning):
 
 def read_labels(
     stack: Stack,
-    source: str | os.PathLike[str] | Annotation,
+    source: str | os.PathLike[str] | Annotation | LabelSource,
     *,
     segments: Wish = None,
     rois: Wish = None,
@@ -52,13 +52,14 @@ def read_labels(
         or the path of a SEG, an RTSTRUCT, or a mask in a file of NIfTI, NRRD or MetaImage. A path
         may be a pattern: "masks/{series_instance_uid}.nii.gz" (also `patient_id`,
         `study_instance_uid`, `series_number`, `sop_instance_uid`, `folder` and its last part,
-        `name`). A mask lies where the affine of its file says, whatever the order of its axes.
+        `name`). A mask lies where the affine of its file says, whatever the order of its axes. Or a
+        `LabelSource` with options of its own, which take the place of those below.
     segments, rois
         The segments of a SEG, or the regions of interest of an RTSTRUCT, to read. None: all, with
         their own numbers and names. A list: by number, by a regular expression that matches the
         complete name (capitals do not count), or by the code of the type ("SCT:10200004"), labelled
-        from 1 on. A mapping ``{"lungs": "lung.*"}``: one label per name, from 1 on, for all that it
-        names.
+        from 1 on. A mapping ``{"lungs": "lung.*", "tumour": ["gtv.*", "tumou?r"]}``: one label per
+        name, from 1 on, for all that it names, which is one segment at least.
     channels
         True returns one mask per label instead of a label map.
     threshold
@@ -103,6 +104,8 @@ def read_labels(
     >>> labels.names  # doctest: +SKIP
     {1: 'Liver', 2: 'Spleen'}
     """
+    if isinstance(source, LabelSource):
+        return _volume(stack, source.reader(stack), channels=channels, dtype=dtype)
     options = LabelSource("", segments, rois, threshold, align)
     if not isinstance(source, Annotation) and os.fspath(source) in ANNOTATION_KINDS:
         source = only_annotation(stack, os.fspath(source))

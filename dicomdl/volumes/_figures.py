@@ -1,6 +1,7 @@
-"""Figures of planes of a volume, in true proportions, with a mask over them."""
+"""Figures of planes of a volume, in true proportions, with labels over them."""
 
 import dataclasses
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from dicomdl.geometry.verdict import READABLE
 from dicomdl.index.text import printable
 from dicomdl.values.request import IntensityOption
 from dicomdl.volumes._facts import VolumeFacts
-from dicomdl.volumes._overlay import Overlay, overlay_of
+from dicomdl.volumes._overlay import Entry, Overlay, overlay_of
 from dicomdl.volumes._planes import (
     View,
     chosen_view,
@@ -44,7 +45,7 @@ _EDGES: Final = {"axial": ("R", "A"), "coronal": ("R", "S"), "sagittal": ("A", "
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Panel:
-    """One picture of a figure: network values, and the colours of a mask over them."""
+    """One picture of a figure: network values, and the colours of labels over them."""
 
     title: str
     view: View
@@ -72,13 +73,13 @@ class Subject:
         )
         colours = None
         if self.overlay is not None:
-            colours = self.overlay.coloured(view.cut(self.overlay.at(t), number))
+            colours = self.overlay.picture(functools.partial(view.cut, number=number), t)
         # The names of array axes, because these numbers index the array.
         title = f"{view.name} {_AXES[view.axis]} {number}".strip()
         return Panel(title if t is None else f"t {t}, {title}", view, picture, colours)
 
     def planes(self, t: int | None, views: Sequence[View] = ()) -> list[Panel]:
-        """Make planes through the middle, or through the most of the mask; by default all."""
+        """Make planes through the middle, or through the most of the labels; by default all."""
         mask = None if self.overlay is None else self.overlay.at(t)
         middle = middle_of(self.volume.geometry.shape, mask)
         return [self.panel(view, middle[view.axis], t) for view in views or self.views.values()]
@@ -97,7 +98,7 @@ class Subject:
         return [self.panel(view, length // 2, t) for t in times]
 
 
-def subject_of(volume: VolumeFacts, intensity: IntensityOption, mask: Any) -> Subject:
+def subject_of(volume: VolumeFacts, intensity: IntensityOption, labels: Any) -> Subject:
     """Check what a picture of a volume is made of."""
     stack = volume.stack
     spacing = (
@@ -107,21 +108,21 @@ def subject_of(volume: VolumeFacts, intensity: IntensityOption, mask: Any) -> Su
     )
     views = views_of(volume.geometry, (spacing[1], spacing[2]))
     return Subject(
-        volume, shown_by(measured_of(volume), intensity), overlay_of(volume, mask), views
+        volume, shown_by(measured_of(volume), intensity), overlay_of(volume, labels), views
     )
 
 
 def figure_of(
     volume: VolumeFacts,
     intensity: IntensityOption,
-    mask: Any,
+    labels: Any,
     plane: str | None,
     slices: int | Sequence[int] | None,
 ) -> Any:
     """Return the figure of `Volume.plot`, which documents the parameters."""
     chosen = None if slices is None else _checked_slices(slices)
     plt = pyplot("Volume.plot()")
-    subject = subject_of(volume, intensity, mask)
+    subject = subject_of(volume, intensity, labels)
     view = chosen_view(subject.views, plane)
     t = len(volume.dimension) // 2 if volume.dimension else None
     is_stacked = view.name == "" and volume.geometry.shape[0] > 1
@@ -207,7 +208,7 @@ def draw(figure: Any, subject: Subject, panels: Sequence[Panel], *, is_row: bool
         _draw_panel(cell, panel, subject.shown.limits)
     figure.suptitle(title_of(subject.volume, subject.shown.words), fontsize=9)
     if subject.overlay is not None:
-        _draw_legend(figure, subject.overlay)
+        draw_legend(figure, subject.overlay.legend())
 
 
 def _draw_panel(axes: Any, panel: Panel, limits: tuple[float, float]) -> None:
@@ -234,16 +235,17 @@ def _draw_panel(axes: Any, panel: Panel, limits: tuple[float, float]) -> None:
         axes.text(0.5, 0.98, top, ha="center", va="top", **look)
 
 
-def _draw_legend(figure: Any, overlay: Overlay) -> None:
+def draw_legend(figure: Any, entries: Sequence[Entry]) -> None:
+    """Draw the legend of labels below a figure; nothing without entries."""
     from matplotlib.patches import Patch
 
-    entries = [
-        Patch(color=(0, 0, 0, 0) if colour is None else colour, label=text)
-        for text, colour in overlay.legend()
+    patches = [
+        Patch(color=(0, 0, 0, 0) if colour is None else colour, label=text.replace("$", r"\$"))
+        for text, colour in entries
     ]
-    if entries:
+    if patches:
         figure.legend(
-            handles=entries, loc="outside lower center", ncols=6, fontsize=8, frameon=False
+            handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False
         )
 
 

@@ -10,7 +10,7 @@ from dicomdl.volumes._figures import png_of, pyplot, subject_of
 from dicomdl.volumes._planes import middle_of, native_view
 
 
-def viewer_of(volume: VolumeFacts, intensity: IntensityOption, mask: Any) -> Any:
+def viewer_of(volume: VolumeFacts, intensity: IntensityOption, labels: Any) -> Any:
     """Return a widget with sliders for the slice and the time point, and a choice of the plane.
 
     Raises
@@ -20,7 +20,7 @@ def viewer_of(volume: VolumeFacts, intensity: IntensityOption, mask: Any) -> Any
     """
     widgets = import_extra("ipywidgets", "Volume.view()", "notebook")
     pyplot("Volume.view()")
-    subject = subject_of(volume, intensity, mask)
+    subject = subject_of(volume, intensity, labels)
     names = list(subject.views)
     shape, times = volume.geometry.shape, len(volume.dimension)
     t = times // 2 if times else None

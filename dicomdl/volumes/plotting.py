@@ -23,8 +23,10 @@ def plot(what: Any, intensity: IntensityOption = "auto", **options: Any) -> Any:
     intensity
         As for `Volume.window`.
     **options
-        Those of `Volume.plot`; ``count=24`` for a contact sheet, the largest number of pictures,
-        which are spread evenly over the stacks.
+        Those of `Volume.plot`. For a contact sheet: ``count=24``, the largest number of pictures,
+        which are spread evenly over the stacks; and ``labels=``, the source of the labels of each
+        stack. Each picture is then the slice with the most labels, one name has one colour, and
+        stacks without labels say so.
 
     Returns
     -------
@@ -35,6 +37,8 @@ def plot(what: Any, intensity: IntensityOption = "auto", **options: Any) -> Any:
     ------
     MissingExtra
         matplotlib is not installed.
+    AnnotationError
+        The stack has no such labels.
     UsageError
         There is nothing to plot, or another option is wrong.
 

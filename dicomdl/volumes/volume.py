@@ -19,6 +19,7 @@ from dicomdl.values.stack_intensity import SuvPolicy, checked_suv
 from dicomdl.values.suv import SUV, SuvKind
 from dicomdl.volumes._figures import figure_of
 from dicomdl.volumes._loading import load_image
+from dicomdl.volumes._overlay import labels_for
 from dicomdl.volumes._parts import VolumeParts
 from dicomdl.volumes._regridding import regridded, reoriented
 from dicomdl.volumes._saving import saved
@@ -412,7 +413,7 @@ class Volume(VolumeParts):
         *,
         plane: Plane | None = None,
         slices: int | Sequence[int] | None = None,
-        mask: Any = None,
+        labels: Any = None,
     ) -> Any:
         """Plot the three planes through the middle, or a montage; needs the extra `notebook`.
 
@@ -433,9 +434,13 @@ class Volume(VolumeParts):
             slices. For the volume of a group: at evenly spaced time points, of the middle plane.
             Or a list of numbers: these slices, at the middle time point; negative numbers count
             from the end.
-        mask
-            bool or integer labels to draw over the pictures, with a legend: an array, a tensor or a
-            `Volume` on this grid. The planes go through the most of the mask, not the middle.
+        labels
+            Labels to draw over the pictures, with a legend. An array, a tensor or a `Volume` on
+            this grid: bool, or integers with 0 for background; or the masks of ``read_labels(...,
+            channels=True)``, which may overlap. Or what datasets take as `labels=`, to be read for
+            the stack of the volume: "SEG", "RTSTRUCT", a path or pattern, one of
+            ``stack.annotations``, a `LabelSource`, or a function of the stack. The planes go
+            through the most of the labels, not the middle.
 
         Returns
         -------
@@ -445,22 +450,24 @@ class Volume(VolumeParts):
         Raises
         ------
         GeometryError
-            The mask lies on another grid, or the volume has no such plane.
+            The labels lie on another grid, or the volume has no such plane.
+        AnnotationError
+            The stack has no such labels.
         MissingExtra
             matplotlib is not installed.
         UsageError
-            The rule, the plane, a slice or the mask is none.
+            The rule, the plane, a slice or the labels are none.
         """
-        return figure_of(self, intensity, mask, plane, slices)
+        return figure_of(self, intensity, self._drawn(labels), plane, slices)
 
-    def view(self, intensity: IntensityOption = "auto", *, mask: Any = None) -> Any:
+    def view(self, intensity: IntensityOption = "auto", *, labels: Any = None) -> Any:
         """Show one plane at a time in a notebook, with sliders; needs the extra `notebook`.
 
         Parameters
         ----------
         intensity
             As for `window`.
-        mask
+        labels
             As for `plot`.
 
         Returns
@@ -473,4 +480,11 @@ class Volume(VolumeParts):
         MissingExtra
             ipywidgets or matplotlib is not installed.
         """
-        return viewer_of(self, intensity, mask)
+        return viewer_of(self, intensity, self._drawn(labels))
+
+    def _drawn(self, labels: Any) -> Any:
+        """Return labels to draw; those of a source are read for the stack, on this grid."""
+        found = labels_for(self.stack, labels)
+        if found is labels or self.stack is None or self.geometry == self.stack.geometry:
+            return found
+        return found.resample_to(self.geometry, interpolation="nearest", fill=0)

@@ -157,6 +157,10 @@ def test_regions_are_chosen_by_name_and_joined_by_a_mapping(folder: Path) -> Non
     channels = channel_block(both, (0, 0, 0), SHAPE)
     assert channels.reshape(2, -1).sum(axis=1).tolist() == [60, 30]
     assert reader_of(stack, path, ["heart", "lung_l"]).names == {1: "Heart", 2: "Lung_L"}
+    # Names that differ between patients: one of them has to be there.
+    assert reader_of(stack, path, {"heart": ["cor", "heart"]}).names == {1: "heart"}
+    with pytest.raises(AnnotationError, match="nothing is named 'cor' or 'hart' among 3"):
+        reader_of(stack, path, {"heart": ["cor", "hart"]})
     with pytest.raises(AnnotationError, match="nothing is named 'liver' among 3") as failure:
         reader_of(stack, path, ["liver"])
     assert failure.value.names == ["1 Lung_L", "2 Lung_R", "3 Heart"]

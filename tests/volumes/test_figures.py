@@ -149,7 +149,7 @@ def test_other_numbers_of_slices_are_a_usage_error(slices: Any) -> None:
 def test_a_mask_lies_over_its_voxels_and_has_a_legend() -> None:
     labels = np.zeros(SHAPE, np.int16)
     labels[6, 2:4, 3], labels[6, 8, 9] = 1, 5
-    figure = volume().plot((300, 600), mask=labels)
+    figure = volume().plot((300, 600), labels=labels)
     # The planes go where the mask is.
     assert titles(figure) == ["axial slice 6", "coronal row 2", "sagittal column 3"]
     colours = np.asarray(figure.axes[0].images[1].get_array())
@@ -157,7 +157,7 @@ def test_a_mask_lies_over_its_voxels_and_has_a_legend() -> None:
     assert not np.array_equal(colours[2, 3], colours[8, 9])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["label 1", "label 5"]
     named = dataclasses.replace(volume().like(labels), names={5: "Liver"})
-    legend = volume().plot((300, 600), mask=named).legends[0]
+    legend = volume().plot((300, 600), labels=named).legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["label 1", "Liver"]
 
 
@@ -168,22 +168,40 @@ def test_a_mask_may_be_bool_labels_or_a_volume(kind: str) -> None:
         mask = volume().like(mask)
     elif kind != "bool":
         mask = mask.astype(kind)
-    texts = volume().plot((300, 600), mask=mask).legends[0].get_texts()
+    texts = volume().plot((300, 600), labels=mask).legends[0].get_texts()
     assert [text.get_text() for text in texts] == [
         "mask" if kind in ("bool", "volume") else "label 1"
     ]
 
 
+def test_masks_that_overlap_lie_over_each_other_with_a_legend() -> None:
+    masks = np.zeros((3, *SHAPE), bool)
+    masks[0, 6, 2:5, 3:6] = masks[2, 6, 3, 4] = True
+    labels = dataclasses.replace(
+        volume().like(masks[0]),
+        array=masks,
+        dimension=("Brain", "Eye", "GTV"),
+        dimension_names=("label",),
+    )
+    figure = volume().plot((300, 600), labels=labels)
+    assert titles(figure)[0] == "axial slice 6"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Brain", "GTV"]
+    colours = np.asarray(figure.axes[0].images[1].get_array())
+    assert np.array_equal(colours[..., 3] > 0, masks[0, 6])
+    # Two masks hide more of the image than one.
+    assert colours[3, 4, 3] > colours[2, 3, 3] and not np.allclose(colours[3, 4], colours[2, 3])
+
+
 def test_many_labels_are_counted_and_an_empty_mask_has_no_legend() -> None:
-    figure = volume().plot((300, 600), mask=np.arange(960).reshape(SHAPE) % 31)
+    figure = volume().plot((300, 600), labels=np.arange(960).reshape(SHAPE) % 31)
     assert figure.legends[0].get_texts()[-1].get_text() == "and 18 more"
     for dtype in ("uint8", "bool"):
-        assert not volume().plot((300, 600), mask=np.zeros(SHAPE, dtype)).legends
+        assert not volume().plot((300, 600), labels=np.zeros(SHAPE, dtype)).legends
 
 
 def test_a_mask_of_another_grid_is_refused_before_a_figure_opens() -> None:
     with pytest.raises(GeometryError):
-        volume().plot((300, 600), mask=np.zeros((1, 2, 3), bool))
+        volume().plot((300, 600), labels=np.zeros((1, 2, 3), bool))
     assert not plt.get_fignums()
 
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from phantoms import write_series
+from phantoms_labels import write_seg
 
 import dicomdl
 from dicomdl.errors import UsageError
@@ -88,6 +91,52 @@ def test_a_damaged_file_does_not_hide_the_others(tmp_path: Path) -> None:
     figure = index.plot()
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(texts) == 1 and texts[0] in ("FileChanged", "TruncatedPixels")
+
+
+def with_labels(folder: Path, numbers: dict[int, str]) -> dicomdl.Index:
+    """Index two CT; the second one has a SEG of one voxel per segment in its slice 1."""
+    for name in "ab":
+        images = write_series(folder / "s" / name, shape=(4, 6, 7), series_uid=f"2.25.{ord(name)}")
+    masks = [np.zeros((6, 7), np.uint8) for _ in numbers]
+    for column, mask in enumerate(masks):
+        mask[2, column] = 1
+    frames = [(n, (0.0, 0.0, 2.0), mask) for n, mask in zip(numbers, masks, strict=True)]
+    write_seg(folder / "s" / "seg.dcm", images[0], frames, segments=numbers)
+    return dicomdl.scan(folder / "s", folder / "index", progress=False)
+
+
+def legend(figure: Any) -> list[str]:
+    return [text.get_text() for each in figure.legends for text in each.get_texts()]
+
+
+def test_labels_of_a_source_are_read_for_the_stack_and_follow_its_grid(tmp_path: Path) -> None:
+    index = with_labels(tmp_path, {1: "Liver", 2: "Kidney"})
+    (stack,) = index.select(has="SEG").stacks
+    source = dicomdl.LabelSource("SEG", segments=["kid.*"])
+    for labels, names in (("SEG", ["Liver", "Kidney"]), (source, ["Kidney"])):
+        figure = stack.plot((0, 900), labels=labels)
+        assert figure.axes[0].get_title() == "axial slice 1" and legend(figure) == names
+    finer = dicomdl.read_volume(stack).resample((1, 1, 1))
+    figure = finer.plot((0, 900), labels=lambda stack: np.ones(stack.shape, np.uint8))
+    assert legend(figure) == ["label 1"]
+    with pytest.raises(UsageError, match="this volume has none"):
+        dicomdl.Volume(finer.array, finer.geometry).plot((0, 900), labels="SEG")
+
+
+def test_a_contact_sheet_shows_labels_in_common_colours_or_says_that_there_are_none(
+    tmp_path: Path,
+) -> None:
+    index = with_labels(tmp_path, {1: "Liver", 2: "Kidney"})
+    figure = index.select(content="image").plot((0, 900), labels="SEG")
+    assert legend(figure) == ["Liver", "Kidney"]
+    remarks = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert remarks == {"no labels"}
+    with_seg = [axes for axes in figure.axes if len(axes.images) == 2]
+    assert len(with_seg) == 1
+    colours = np.asarray(with_seg[0].images[1].get_array())
+    assert np.argwhere(colours[..., 3] > 0).tolist() == [[2, 0], [2, 1]]
+    with pytest.raises(UsageError, match="RTDOSE"):
+        index.plot(labels=dicomdl.LabelSource("RTDOSE"))
 
 
 def test_what_has_no_picture_is_refused() -> None:

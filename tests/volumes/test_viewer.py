@@ -28,7 +28,7 @@ def controls(viewer: Any) -> dict[str, Any]:
 def test_sliders_move_through_slices_planes_and_time_points() -> None:
     pytest.importorskip("ipywidgets")
     pytest.importorskip("matplotlib")
-    viewer = volume(times=3).view((300, 600), mask=true_volume(SHAPE) > 300)
+    viewer = volume(times=3).view((300, 600), labels=true_volume(SHAPE) > 300)
     by, image = controls(viewer), viewer.children[1]
     assert set(by) == {"plane", "slice", "t"} and by["plane"].value == "axial"
     assert bytes(image.value).startswith(b"\x89PNG")
