@@ -70,7 +70,7 @@ def chosen(segments: Sequence[Segment], wish: Wish, option: str) -> tuple[Choice
 def _numbers(segments: Sequence[Segment], items: Sequence[Wanted], option: str) -> list[int]:
     """Return the numbers of the segments that some items of a wish name, at least one in all."""
     found = [each.number for item in items for each in segments if is_named(each, item)]
-    if not found:
+    if items and not found:
         names = [f"{segment.number} {segment.label}" for segment in segments]
         wanted = " or ".join(map(repr, items))
         listed = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
