@@ -5,6 +5,8 @@ from .datasets.device.decoder import DeviceDecoder as DeviceDecoder
 from .datasets.device.intensity import apply_intensity as apply_intensity
 from .datasets.device.stack import read_stack_on_device as read_stack_on_device
 from .datasets.frames import FrameDataset as FrameDataset
+from .datasets.marks import Boxes as Boxes
+from .datasets.marks import Points as Points
 from .datasets.patch_samplers import Balanced as Balanced
 from .datasets.patch_samplers import Foreground as Foreground
 from .datasets.patch_samplers import Grid as Grid
@@ -16,6 +18,7 @@ from .datasets.samplers import WithEpoch as WithEpoch
 from .datasets.stitch import Stitcher as Stitcher
 from .datasets.stitch import stitch as stitch
 from .datasets.stream import StackStream as StackStream
+from .datasets.targets import Target as Target
 from .datasets.times import RandomTimes as RandomTimes
 from .datasets.volumes import VolumeDataset as VolumeDataset
 from .errors import DicomdlError as DicomdlError

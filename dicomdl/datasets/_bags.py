@@ -13,7 +13,7 @@ import torch
 
 from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._cases import Cases
-from dicomdl.datasets.sample import Members, Sample
+from dicomdl.datasets.sample import RAGGED, Members, Sample
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.errors import UsageError
 from dicomdl.index.grouping import frames_by_level, stacks_by_level
@@ -153,7 +153,7 @@ class Bag(Sample):
         """Return the values of all members: a tensor (members, ...), or `Members`."""
         if all(isinstance(value, bool | int | float) for value in values):
             return torch.from_numpy(np.array(values))
-        if not all(isinstance(value, torch.Tensor) for value in values):
+        if key in RAGGED or not all(isinstance(value, torch.Tensor) for value in values):
             return Members(values)
         shapes = {tuple(value.shape) for value in values}
         if values[0].ndim > 2 and not self._how.is_sized:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicomdl.arrays import Floats, Values
 from dicomdl.errors import UsageError
 from dicomdl.index.text import counted
 
@@ -22,7 +23,7 @@ UNEVEN: Final = ("keep", "drop", "pad")
 # Rows that are converted to Python integers at a time.
 CHUNK: Final = 4096
 # Purposes of random numbers; each has a separate stream.
-ROWS, STACKS, WINDOWS, BUFFER = range(4)
+ROWS, STACKS, WINDOWS, BUFFER, DRAWS, STARTS = range(6)
 
 
 @runtime_checkable
@@ -66,6 +67,31 @@ def stack_order(boundaries: Rows, seed: int, epoch: int) -> Rows:
     shift = boundaries[stacks] - (np.cumsum(lengths) - lengths)
     order: Rows = np.arange(boundaries[-1]) + np.repeat(shift, lengths)
     return order
+
+
+def weighted(weights: Floats, groups: Values, count: int, seed: int, epoch: int) -> Rows:
+    """Return rows drawn in proportion to their weights, (count,) int64, in random order.
+
+    The draw is systematic: even steps along the sum of the weights, of rows in random order within
+    their group. A row comes as often as its share of `count`, rounded down or up, and so does a
+    group as a whole.
+
+    Parameters
+    ----------
+    weights, groups
+        (rows,) finite numbers of at least 0, not all 0; and what rows are sorted by.
+    count, seed, epoch
+        The number of rows, and what chance depends on.
+    """
+    rows = permutation(len(weights), seed, epoch, DRAWS)
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    ends = np.cumsum(weights[rows])
+    start = int(philox(seed, epoch, STARTS).random_raw()) / 2**64
+    steps = (np.arange(count) + start) * (ends[-1] / max(count, 1))
+    places = np.searchsorted(ends, steps, side="right")
+    # The last step may reach the end by rounding.
+    drawn: Rows = rows[np.minimum(places, np.flatnonzero(weights[rows])[-1])]
+    return drawn[permutation(count, seed, epoch, ROWS)]
 
 
 def windowed(order: Rows, window: int, seed: int, epoch: int) -> Rows:

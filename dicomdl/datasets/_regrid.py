@@ -10,6 +10,7 @@ import torch
 
 from dicomdl.datasets._assembly import Affine
 from dicomdl.errors import GeometryError, UsageError
+from dicomdl.geometry.boxes import map_of_scales
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.in_plane import PROJECTION, SpacingAt
 from dicomdl.index.views import Stack
@@ -143,15 +144,24 @@ class Resizing(NamedTuple):
     fill: float | None
 
 
+class Resized(NamedTuple):
+    """A frame (C, H, W) on another grid, and the map of its places there (see `geometry.boxes`)."""
+
+    image: npt.NDArray[Any]
+    affine: Affine
+    spacing: Affine
+    by: Affine
+
+
 def resized(
     image: npt.NDArray[Any], affine: Affine, spacing: Affine, target: TargetGrid, how: Resizing
-) -> tuple[npt.NDArray[Any], Affine, Affine]:
-    """Return image, affine and spacing of a frame (C, H, W) on another in-plane grid.
+) -> Resized:
+    """Return a frame (C, H, W) on another in-plane grid.
 
     `FrameDataset` documents the rules.
     """
     if target.is_own:
-        return image, affine, spacing
+        return Resized(image, affine, spacing, np.eye(4))
     size, new_spacing = target.size, target.spacing
     tensor = torch.from_numpy(image.astype(np.float32))[None]
     inner: tuple[int, ...] | None = None
@@ -172,7 +182,8 @@ def resized(
     affine[:3, 3] += affine[:3, 1:3] @ shift
     affine[:3, 1:3] /= np.asarray(scale)
     spacing[1:] /= np.asarray(scale)
-    return image, affine, spacing
+    by = map_of_scales(np.array([1, *scale]), np.array([0, *shift]))
+    return Resized(image, affine, spacing, by)
 
 
 def _scale_to(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicomdl.arrays import Ints
 from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._bags import Bag, Bags, EachBag
 from dicomdl.datasets._cases import ABSENT, CaseRule, Cases, EachStack
@@ -22,6 +23,8 @@ from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
 from dicomdl.datasets._groups import GivenCases, GroupOptions, TakenGroups
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
+from dicomdl.datasets._table_labels import TableLabels
+from dicomdl.datasets._targeted import Targeted
 from dicomdl.datasets.collate import teach_default_collate
 from dicomdl.datasets.epochs import (
     NO_EPOCH,
@@ -311,8 +314,10 @@ def transformed(sample: Sample, transform: Transform | None) -> Any:
 IDENTIFIERS: Final = ("modality", "patient_id", "study_instance_uid", "series_instance_uid")
 
 
-class PixelDataset(SampleDataset):
-    """A dataset of pixels: a reading of stacks and a delivery of images."""
+class PixelDataset(Targeted, SampleDataset):
+    """A dataset of pixels: a reading of stacks, a delivery of images, labels out of tables."""
+
+    bags: Bags | None
 
     def __init__(
         self, transform: Transform | None, policy: Policy, reading: Reading, delivery: Delivery
@@ -321,11 +326,27 @@ class PixelDataset(SampleDataset):
         self.reading = reading
         self.delivery = delivery
 
+    def _require_whole_targets(self, stacks: Stacks, samples: str) -> None:
+        """Raise a UsageError for targets of frames, where samples have stacks of several."""
+        if (stacks.shapes()[:, 0] > 1).any():
+            self.table.require_target_of("stack", samples)
+
+    def _require_targets_of_bags(self, bags: Bags) -> None:
+        """Raise a UsageError for targets that members of bags have of their own."""
+        self.table.require_target_of(bags.by, f"bags by {bags.by}")
+
+    def _with_target_of_bag(self, bag: Bag, bags: Bags, row: int) -> Bag:
+        """Return the bag with its target, where all members have the same."""
+        if self.table.has_target_of(bags.by):
+            bag |= self.table.target_entries(self.index.joined, row)
+        return bag
+
 
 class StackDataset(PixelDataset):
     """A dataset of complete stacks, restricted to those that may become volumes."""
 
     rule: CaseRule
+    bags = None
     roles: Roles | None
     irregular: Irregular
 
@@ -363,6 +384,17 @@ class StackDataset(PixelDataset):
             self.index, self.left_out = pairs.index, pairs.left_out
         else:
             self._take(index, choice)
+
+    def _take_table(self, table: TableLabels) -> None:
+        """Take the labels out of tables: one target per stack."""
+        self.table = table
+        self._require_whole_targets(self.index.stacks, "stacks")
+
+    def _target_rows(self) -> Ints:
+        """Return the row in the table `frames` that holds the target of each sample."""
+        if self.bags is not None:
+            self._require_targets_of_bags(self.bags)
+        return np.repeat(self._stacks.first_rows(), np.diff(self.boundaries))
 
     def _take_bags(self, bags: Bags | None) -> None:
         """Take a sample per bag of the stacks that were taken, if there are bags.

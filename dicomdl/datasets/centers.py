@@ -168,7 +168,18 @@ class Centers:
         return slice(int(self._ends[number]), int(self._ends[number + 1]))
 
     def is_of(self, stack: Stack) -> bool:
-        """Whether the table names the Series of a stack, by its UID or by its folder."""
+        """Return whether the table names the Series of a stack, by its UID or by its folder.
+
+        Parameters
+        ----------
+        stack
+            The stack.
+
+        Returns
+        -------
+        bool
+            True if a point of the table is of its Series.
+        """
         return any(self._part(name) != slice(0, 0) for name in _names_of(stack))
 
     def of_frames(self, stack: Stack) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 
-from dicomdl.datasets.sample import Members, Sample
+from dicomdl.datasets.sample import RAGGED, Members, Sample
 from dicomdl.datasets.transport.check import torch_collate
 from dicomdl.datasets.transport.memory import is_plain_tensor
 from dicomdl.datasets.transport.pool import own_pool, stacked
@@ -83,6 +83,7 @@ def collate(samples: Sequence[Any]) -> Any:
     Samples with members, such as the volumes of groups or the stacks of bags, may have different
     numbers of them. Their tensors are padded with zeros to the longest along the axis of members,
     if they agree in all other axes, and `present` (samples, members) tells members from padding.
+    Boxes and points, with their labels, are always a list with one tensor per sample.
 
     Use as ``DataLoader(dataset, batch_size=8, collate_fn=dicomdl.collate)``. In a worker the batch
     may share memory with the samples, as with the default collate: change samples before they are
@@ -121,7 +122,7 @@ def collate(samples: Sequence[Any]) -> Any:
 
 def _members_stacked(samples: Sequence[Any]) -> Sequence[Any]:
     """Return bags with their members stacked, where those of all samples have one shape."""
-    keys = [key for key in samples[0] if isinstance(samples[0][key], Members)]
+    keys = [key for key in samples[0] if isinstance(samples[0][key], Members) and key not in RAGGED]
     stacked_keys = []
     for key in keys:
         members = [member for sample in samples for member in sample[key]]
@@ -157,6 +158,8 @@ def _of_equal_lengths(samples: Sequence[Sample]) -> Sequence[Sample]:
     longest = max(lengths)
     padded = [Sample(sample) for sample in samples]
     for key in samples[0]:
+        if key in RAGGED:
+            continue
         values = [sample[key] for sample in samples]
         axis = _axis_of_members(values, lengths)
         if axis is not None:
@@ -197,6 +200,9 @@ def _collated(samples: Sequence[Any], otherwise: Callable[[list[Any]], Any]) -> 
     batch: dict[str, Any] = OutgoingBatch() if leaves else {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
+        if key in RAGGED:
+            batch[key] = values
+            continue
         are_alike = (
             all(map(is_plain_tensor, values))
             and len({(value.shape, value.dtype) for value in values}) == 1

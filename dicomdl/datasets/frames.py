@@ -16,19 +16,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dicomdl.arrays import Ints
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
 from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
 from dicomdl.datasets._cases import Cases
 from dicomdl.datasets._frame_sources import FrameRead, FrameSource, PlaneFrames, StoredFrames
 from dicomdl.datasets._grid_request import GridRequest
 from dicomdl.datasets._options import OnError, Policy, Reading
-from dicomdl.datasets._regrid import Fit, Resizing, TargetGrid, resized
+from dicomdl.datasets._regrid import Fit, Resized, Resizing, TargetGrid, resized
+from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import PixelDataset, Transform
 from dicomdl.datasets.label_maps import Labels, LabelsOption, as_labels, label_block
+from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, Taken, checked_content, report_left_out
+from dicomdl.datasets.targets import TargetOption
 from dicomdl.errors import UsageError
 from dicomdl.geometry.axes import PLANE_AXES, PLANES, Plane
+from dicomdl.geometry.boxes import map_between, map_of_scales
+from dicomdl.geometry.grid import Geometry
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
@@ -60,6 +66,19 @@ class FrameDataset(PixelDataset):
     labels
         As for `PatchDataset`: samples have `label` (H, W) int64, the labels of the frame on the
         grid of its image. Only the frames and contours of that slice are read. Not with `reduce`.
+    target
+        A joined column (see `Index.join`), several, or a `Target`: samples have `target`. Text is
+        the number of its class, int64, in sorted order; one column of integers or flags is int64;
+        other numbers are float32, as are several columns together, (columns,). -1 or NaN is
+        unknown. `targets` has those of all samples, `class_weights` those of a loss.
+    boxes
+        A `Boxes`, the joined columns of rectangles: samples have `boxes` (n, 4) float32 XYXY in
+        pixels of the image, `box_labels` (n,) int64 where it has a label, and `boxes_dropped`, the
+        number of boxes that lie outside. Boxes are clipped at the border of the image.
+    points
+        A `Points`, the joined columns of points: samples have `points` (n, 2) float32, x and y as
+        those of boxes, `points_mm` (n, 3) float64 LPS, `point_labels` (n,) int64 where it has a
+        label, and `points_dropped`. Points in LPS mm are those within half a slice of the frame.
     plane
         "axial", "coronal" or "sagittal": frames that are cut out of volumes. The rows of the
         dataset are then the slices of each stack in this plane, whatever the plane of its files,
@@ -135,6 +154,10 @@ class FrameDataset(PixelDataset):
         The unreadable samples so far.
     boundaries
         (stacks + 1,) int64: the first row of each stack, then the number of rows.
+    targets, target_classes
+        The target of every sample, without reading pixels, and the values of its classes.
+    box_classes, point_classes
+        The values of the classes of boxes and points.
 
     Raises
     ------
@@ -160,8 +183,13 @@ class FrameDataset(PixelDataset):
     number of the frame in its plane, from the right, the front or the feet of the patient). Frames
     of different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
 
+    x and y of boxes and points count pixels from the outer corner of the first one, as in
+    torchvision and in annotations of DICOM (PS3.3 C.10.5.1.2): the box of the complete image is (0,
+    0, W, H). Batches hold a list of tensors of them.
+
     A bag of K members has `image` (K, C, H, W) with `size`, else a list of K tensors; `patient_id`,
-    and by study `study_instance_uid`, as one string; `present` (K,) bool, True; of all other
+    and by study `study_instance_uid`, as one string; `target` as one, where it is joined by patient
+    or study; `present` (K,) bool, True; of all other
     entries a tensor (K, ...) or a list of K; and `laterality` and `view_position`.
     ``collate_fn=dicomdl.collate`` pads bags of different lengths.
 
@@ -189,6 +217,9 @@ class FrameDataset(PixelDataset):
         transform: Transform | None = None,
         *,
         labels: LabelsOption = None,
+        target: TargetOption = None,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
         plane: Plane | None = None,
         size: Sequence[int] | int | None = None,
         fit: Fit | None = None,
@@ -217,7 +248,7 @@ class FrameDataset(PixelDataset):
         if spacing_at not in (None, "patient"):
             raise UsageError(f"spacing_at={spacing_at!r}: expected 'patient' or None")
         self.spacing_at = spacing_at
-        self.target = TargetGrid.of(2, size, spacing, fit)
+        self.image_grid = TargetGrid.of(2, size, spacing, fit)
         self.neighbours = neighbours
         if not (isinstance(neighbours, int) and 0 <= neighbours < 1000) or (
             neighbours and (reduce or channels is not None)
@@ -236,6 +267,9 @@ class FrameDataset(PixelDataset):
         if kind := kind_of(self.labels):
             taken.leave_out(f"no readable {kind}", has=kind)
         self.index, self.left_out = taken.index, taken.left_out
+        self.table = TableLabels.of(target, boxes, points, self.index.joined)
+        if self.plane is not None:
+            self._require_whole_targets(self.index.stacks, "frames that are cut out of stacks")
         if self.bags is not None:
             # Raises for bags that are too large.
             _ = self._cases
@@ -284,7 +318,7 @@ class FrameDataset(PixelDataset):
 
     @functools.cached_property
     def _source(self) -> FrameSource:
-        is_mixed, how = not self.target.is_own, (self.reading, self.neighbours)
+        is_mixed, how = not self.image_grid.is_own, (self.reading, self.neighbours)
         if self.plane is not None:
             return PlaneFrames(self.index.stacks, *how, self._grid, is_mixed=is_mixed)
         in_patient = self.spacing_at == "patient"
@@ -319,7 +353,8 @@ class FrameDataset(PixelDataset):
         if self.bags is None:
             return self._sample(row)
         frames = self._cases[row].tolist()
-        return self.bags.bag(row, [functools.partial(self._member, frame) for frame in frames])
+        bag = self.bags.bag(row, [functools.partial(self._member, frame) for frame in frames])
+        return self._with_target_of_bag(bag, self.bags, self.index.row(frames[0]))
 
     def _member(self, frame: int) -> Sample:
         """Return the sample of a frame of a bag, with its view."""
@@ -333,16 +368,48 @@ class FrameDataset(PixelDataset):
         """Return the sample of a frame."""
         read = self._source.read(row)
         how = Resizing(
-            self.target.fit_of(read.stack.modality),
+            self.image_grid.fit_of(read.stack.modality),
             read.stack.content != "segmentation",
             read.recipe.floor(np.dtype(np.float32)),
         )
         grid = read.grid
-        image, affine, spacing = resized(read.image, grid.affine, grid.spacing, self.target, how)
+        moved = resized(read.image, grid.affine, grid.spacing, self.image_grid, how)
         facts = {**read.facts, "spacing_at": grid.spacing_at}
         if self.labels is not None:
             facts["label"] = self._label(self.labels, read, how)
-        return made_sample(Image(image), affine, spacing, read.recipe, self.delivery, facts)
+        own_row = self.index.row(row) if self.plane is None else None
+        first = read.stack.rows.start if own_row is None else own_row
+        facts |= self.table.target_entries(self.index.joined, first)
+        if self.table.has_marks:
+            facts |= self._marks(read, moved, own_row)
+        image = Image(moved.image)
+        return made_sample(image, moved.affine, moved.spacing, read.recipe, self.delivery, facts)
+
+    def _marks(self, read: FrameRead, moved: Resized, own_row: int | None) -> dict[str, Any]:
+        """Return the boxes and points of a frame: of its own row, or of all rows of the stack."""
+        own, halved = read.stack.geometry, 1 << self.reading.decoding.reduce
+        if own_row is not None:
+            affine = np.array(read.grid.affine)
+            affine[:3, 1:3] /= halved
+            own = Geometry((1, *own.shape[1:]), affine)
+            by = map_of_scales(np.array([1, 1 / halved, 1 / halved]), np.zeros(3))
+        else:
+            by = map_between(own, self._grid.geometry(read.stack))
+            by[0, 3] -= read.position
+        height, width = moved.image.shape[1:]
+        place = Place(own, moved.by @ by, (1, height, width), moved.affine)
+        joined = self.index.joined
+        return self.table.mark_entries(joined, read.stack, place, frame=own_row, is_frame=True)
+
+    def _target_rows(self) -> Ints:
+        """Return the row in the table `frames` that holds the target of each sample."""
+        if self.bags is not None:
+            rows = self.index.rows()
+            self._require_targets_of_bags(self.bags)
+            return np.asarray(rows[self._cases.firsts])
+        if self.plane is None:
+            return self.index.rows()
+        return np.repeat(self.index.stacks.first_rows(), np.diff(self.boundaries))
 
     def _label(self, labels: Labels, read: FrameRead, how: Resizing) -> torch.Tensor:
         """Return the label (H, W) of a frame, on the grid of its image."""
@@ -350,8 +417,8 @@ class FrameDataset(PixelDataset):
         start, size = (read.position, 0, 0), (1, *shape[1:])
         label = label_block(read.stack, labels, self._grid, (start, size), self.reading.cache)
         nearest = how._replace(smooth=False, fill=0)
-        label, _, _ = resized(label, read.grid.affine, read.grid.spacing, self.target, nearest)
-        return torch.from_numpy(label[0].astype(np.int64))
+        moved = resized(label, read.grid.affine, read.grid.spacing, self.image_grid, nearest)
+        return torch.from_numpy(moved.image[0].astype(np.int64))
 
     def __repr__(self) -> str:
         plane = "" if self.plane is None else f", plane={self.plane!r}"

@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.arrays import Voxel
+from dicomdl.arrays import Floats, Voxel
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, made_sample
 from dicomdl.datasets._channels import ChannelOptions, Channels, Intensities, Roles, are_one_grid
 from dicomdl.datasets._grid_request import GridRequest, resampled_reader
@@ -16,14 +16,18 @@ from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._patch_images import Layer, PatchImages
 from dicomdl.datasets._regrid import checked_numbers
+from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.label_maps import LabelsOption, PatchView, as_labels, label_block, points_of
+from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
+from dicomdl.datasets.targets import TargetOption
 from dicomdl.datasets.times import TimesOption
 from dicomdl.errors import UsageError
+from dicomdl.geometry.boxes import map_between
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.given import Indexed, as_groups, as_index
@@ -99,6 +103,8 @@ class PatchDataset(StackDataset):
         MiB of memory, or the share that `DICOMDL_MEMORY` gives them. The sampler "labels" needs
         labels, and samples have their patch as `label` (D, H, W) int64, 0 beyond the stack. For a
         group, it is that of the first volume.
+    target, boxes, points
+        As for `VolumeDataset`, in voxels of the patch.
     channels
         As for `FrameDataset`; or a `Pairing`, whose roles are the channels, such as T1 and FLAIR,
         or CT and PET. A sample is one case: its patch lies on the grid of the first role, onto
@@ -128,6 +134,8 @@ class PatchDataset(StackDataset):
         (stacks + 1,) int64: the first row of each stack, then the number of rows.
     roles
         The names of the channels of a pairing (`roles.names`); None without one.
+    targets, target_classes, box_classes, point_classes
+        As for `FrameDataset`.
 
     Raises
     ------
@@ -183,6 +191,9 @@ class PatchDataset(StackDataset):
         intensity: Intensities = "auto",
         transform: Transform | None = None,
         labels: LabelsOption = None,
+        target: TargetOption = None,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
         channels: Channels = None,
         content: str | None = "image",
         irregular: Irregular = "raise",
@@ -236,6 +247,7 @@ class PatchDataset(StackDataset):
         self._keep_annotated(self.labels)
         if isinstance(self.sampler, Centers):
             self._keep_cases_with_points(self.sampler)
+        self._take_table(TableLabels.of(target, boxes, points, self.index.joined))
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
     def _keep_cases_with_points(self, centers: Centers) -> None:
@@ -318,6 +330,9 @@ class PatchDataset(StackDataset):
         facts |= {"location": torch.tensor(start), "shape": torch.tensor(geometry.shape)}
         if isinstance(self.sampler, Centers):
             facts["point"] = int(points_of(stack, self.sampler, self.grid)[1][patch])
+        facts |= self.table.target_entries(self.index.joined, stack.rows.start)
+        if self.table.has_marks:
+            facts |= self._marks(stack, geometry, start, affine)
         if self.labels is not None:
             facts["label"] = torch.from_numpy(
                 label_block(stack, self.labels, self.grid, (start, self.size), self.reading.cache)
@@ -334,6 +349,16 @@ class PatchDataset(StackDataset):
             reader = self._reader(stack, geometry, recipe)
             return made(self._images.one(reader, start, recipe), recipe)
         return self._of_roles(self.roles, self._case(number), start, made)
+
+    def _marks(
+        self, stack: Stack, geometry: Geometry, start: Voxel, affine: Floats
+    ) -> dict[str, Any]:
+        """Return the boxes and points of a stack in a patch of a grid, which has an affine."""
+        own = stack.geometry
+        by = np.eye(4) if self.grid.is_own else map_between(own, geometry)
+        by[:3, 3] -= start
+        place = Place(own, by, self.size, affine)
+        return self.table.mark_entries(self.index.joined, stack, place)
 
     def geometry(self, stack: Stack) -> Geometry:
         """Return the grid that the patches of a stack are cut from.

@@ -1,6 +1,10 @@
 """The types of a sample and of the entries of a bag."""
 
-from typing import Any
+from typing import Any, Final
+
+# Entries with one row per finding, whose number differs from sample to sample: batches and bags
+# hold a list of tensors.
+RAGGED: Final = frozenset({"boxes", "box_labels", "points", "points_mm", "point_labels"})
 
 
 class Sample(dict[str, Any]):

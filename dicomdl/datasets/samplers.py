@@ -7,10 +7,11 @@ parent, and nothing in the workers.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dicomdl.datasets._permutations import (
@@ -31,6 +32,7 @@ from dicomdl.datasets._permutations import (
     stack_order,
     windowed,
 )
+from dicomdl.datasets._row_weights import RowWeights
 from dicomdl.datasets.epochs import EpochRow, keep_epochs
 from dicomdl.errors import UsageError
 
@@ -60,6 +62,11 @@ class RowSampler(torch.utils.data.Sampler[int]):
         - "pad" repeats rows from the beginning of the order.
     rank, world_size
         By default those of torch.distributed if it is initialised, else 0 and 1.
+    weights
+        (rows,) numbers, in proportion to which rows are drawn, with repeats. "target" draws the
+        classes of a dataset with `target` equally often, and no row of unknown class. An epoch has
+        as many rows as without weights; in it, a row comes as often as its share, rounded down or
+        up. By default every row comes once.
 
     Attributes
     ----------
@@ -71,7 +78,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
     Raises
     ------
     UsageError
-        An option has an unknown value, or `source` has no valid `boundaries`.
+        An option has an unknown value, `source` has no valid `boundaries`, or weights do not fit.
 
     Notes
     -----
@@ -105,11 +112,15 @@ class RowSampler(torch.utils.data.Sampler[int]):
         uneven: Uneven = "keep",
         rank: int | None = None,
         world_size: int | None = None,
+        weights: Sequence[float] | npt.ArrayLike | Literal["target"] | None = None,
     ) -> None:
         if shuffle not in ("rows", "stacks", False):
             raise UsageError(f"shuffle={shuffle!r}: expected 'rows', 'stacks' or False")
+        if weights is not None and shuffle != "rows":
+            raise UsageError(f"shuffle={shuffle!r}: weights= draws rows in random order")
         self.rows = checked_count("source", source if isinstance(source, int) else len(source), 0)
         keep_epochs(source)
+        self._weights: RowWeights | None = RowWeights.of(weights, source)
         self.boundaries = checked_boundaries(source) if shuffle == "stacks" else None
         self.seed = checked_count("seed", seed, 0)
         self.shuffle: Shuffle = shuffle
@@ -162,6 +173,8 @@ class RowSampler(torch.utils.data.Sampler[int]):
             order = windowed(
                 stack_order(self.boundaries, self.seed, epoch), self.window, self.seed, epoch
             )
+        elif self._weights is not None:
+            order = self._weights.order(self.seed, epoch)
         elif self.shuffle:
             order = permutation(self.rows, self.seed, epoch, ROWS)
         else:
@@ -205,7 +218,9 @@ class RowSampler(torch.utils.data.Sampler[int]):
         UsageError
             The state belongs to another order (seed, rows, options) or is no state of a RowSampler.
         """
-        check_state(state, self._identity(), "epoch", "position")
+        # States of samplers without weights need not mention them.
+        known = {"weights": "", **state} if isinstance(state, Mapping) else state
+        check_state(known, self._identity(), "epoch", "position")
         self.epoch = state["epoch"]
         self._position = min(state["position"], self.total)
         # StatefulDataLoader creates an iterator for a pass that has ended, and then another for the
@@ -228,6 +243,7 @@ class RowSampler(torch.utils.data.Sampler[int]):
             "window": window,
             "uneven": self.uneven,
             "rows": self.rows,
+            "weights": "" if self._weights is None else self._weights.digest,
         }
 
 

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,20 @@ from dicomdl.datasets._groups import GroupOptions, Incomplete, Moved, with_axis
 from dicomdl.datasets._on_grid import on_grid_of
 from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import TargetGrid, requested_spacing, resampled
+from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets._whole import Whole
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.label_maps import LabelsOption, as_labels, labels_on
+from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.selection import StackChoice, report_left_out
+from dicomdl.datasets.targets import TargetOption
 from dicomdl.datasets.times import TimesOption
 from dicomdl.datasets.transport.images import new_array
-from dicomdl.geometry.verdict import Irregular
+from dicomdl.geometry.boxes import map_between
+from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.regular import regular_slices
+from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
@@ -41,7 +47,7 @@ from dicomdl.values.intensity import Intensity
 from dicomdl.values.stack_intensity import SuvPolicy
 from dicomdl.volumes.cutting import outside_value
 from dicomdl.volumes.group_axis import axis_of
-from dicomdl.volumes.resampling import Interpolation
+from dicomdl.volumes.resampling import Interpolation, new_grid
 from dicomdl.volumes.volume import Volume
 
 
@@ -66,6 +72,18 @@ class VolumeDataset(StackDataset):
     labels
         As for `PatchDataset`: samples have `label` (D, H, W) int64 at the voxels of the image, each
         of the nearest voxel, 0 beyond the stack.
+    target
+        As for `FrameDataset`, one per stack: joined by stack, Series, study or patient.
+    boxes
+        A `Boxes`, the joined columns of rectangles on frames: samples have `boxes` (n, 6) float32
+        IJKIJK in voxels of the image, one slice thick, `box_labels` (n,) int64 where it has a
+        label, and `boxes_dropped`, the number of boxes that lie outside. Boxes are clipped at the
+        border of the image; on an oblique grid they are the smallest that hold all corners. A group
+        has those of its first volume.
+    points
+        A `Points`, the joined columns of points in pixels of frames or in LPS mm: samples have
+        `points` (n, 3) float32 in voxels of the image, `points_mm` (n, 3) float64 LPS,
+        `point_labels` (n,) int64 where it has a label, and `points_dropped`.
     orientation
         The directions of the axes, one letter per axis, as for `Volume.reorient`: "RAS" is what
         MONAI's ``Orientationd(axcodes="RAS")`` delivers. `size`, `spacing` and the sample then are
@@ -123,6 +141,8 @@ class VolumeDataset(StackDataset):
         The unreadable samples so far.
     boundaries
         (samples + 1,) int64: each row is a stack or group.
+    targets, target_classes, box_classes, point_classes
+        As for `FrameDataset`.
 
     Raises
     ------
@@ -143,6 +163,10 @@ class VolumeDataset(StackDataset):
     others of its group, such as '{"echo_time": 4.9}', else "{}"), `filled` (the number of slices
     with interpolated values), `stack` (its number in the index), `row` and `epoch`. Volumes of
     different sizes need `size`, batch_size=1 or ``collate_fn=dicomdl.collate``.
+
+    Boxes count voxels from the outer corner of the first one: that of ``image[0, a:d, b:e, c:f]``
+    is (a, b, c, d, e, f). Points are indices as `affine` takes them: 0 is the centre of the first
+    voxel. Batches hold a list of tensors of them.
 
     The `image` of a group is (T, D, H, W): the volumes take the place of the channels. Colour, or
     ``channels=3``, gives (C, T, D, H, W). `dimension` then lists the values of every volume
@@ -186,6 +210,9 @@ class VolumeDataset(StackDataset):
         *,
         size: Sequence[int] | None = None,
         labels: LabelsOption = None,
+        target: TargetOption = None,
+        boxes: Boxes | None = None,
+        points: Points | None = None,
         orientation: str | None = None,
         spacing: Sequence[float] | float | Fingerprint | None = None,
         interpolation: Literal["linear", "thick_slices"] = "linear",
@@ -215,14 +242,15 @@ class VolumeDataset(StackDataset):
             Delivery(options.count, intensity_on),
         )
         mm = requested_spacing(spacing, 3, oriented=orientation is not None)
-        self.target = TargetGrid.of(3, size, mm)
-        self.how = interpolation_of_images(interpolation, is_used=not self.target.is_own)
+        self.image_grid = TargetGrid.of(3, size, mm)
+        self.how = interpolation_of_images(interpolation, is_used=not self.image_grid.is_own)
         self.grid = GridRequest(orientation)
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
         self.labels = as_labels(labels)
         self._keep_annotated(self.labels)
+        self._take_table(TableLabels.of(target, boxes, points, self.index.joined))
         self._take_bags(Bags.of(by, max_members, self.delivery, is_sized=size is not None))
         report_left_out(type(self).__name__, given, len(self), self.left_out)
 
@@ -240,7 +268,8 @@ class VolumeDataset(StackDataset):
         if self.bags is not None:
             stacks = [self.index.stack(number) for number in self._cases[row].tolist()]
             members = [functools.partial(self._of_stack, row, stack) for stack in stacks]
-            return self.bags.bag(row, members)
+            bag = self.bags.bag(row, members)
+            return self._with_target_of_bag(bag, self.bags, stacks[0].rows.start)
         if not self.is_grouped:
             return self._of_stack(row, self._stacks[row])
         group, times = self._group(row), self.group_options.times
@@ -274,6 +303,7 @@ class VolumeDataset(StackDataset):
         made = Image(image, is_mapped=True)
         sample = self._described(row, first, volume, made, recipe)
         sample.update(roles.entries(case, recipes))
+        sample.update(self._marks(first, own.geometry, volume))
         return sample
 
     def _of_stack(self, row: int, stack: Stack) -> Sample:
@@ -283,9 +313,12 @@ class VolumeDataset(StackDataset):
     def _sample(self, row: int, case: Stack | Group, recipe: Intensity) -> Sample:
         """Return the sample of a stack, or of a group with its axis after that of the channels."""
         stack: Stack = case[0] if isinstance(case, Group) else case
-        volume = self._on_grid(self._whole.volume(case, recipe), stack, recipe)
+        own = self._whole.volume(case, recipe)
+        volume = self._on_grid(own, stack, recipe)
         image = Image(channel_first(volume.array, 4 if isinstance(case, Group) else 3))
-        return self._described(row, stack, volume, image, recipe)
+        sample = self._described(row, stack, volume, image, recipe)
+        sample.update(self._marks(stack, own.geometry, volume))
+        return sample
 
     def _on_grid(self, volume: Volume, stack: Stack, recipe: Intensity) -> Volume:
         """Return a volume with the orientation, spacing and size of the dataset."""
@@ -295,7 +328,29 @@ class VolumeDataset(StackDataset):
         interpolation: Interpolation = "nearest" if is_label else self.how.interpolation
         has_lowest = is_label or is_colour(stack)
         fill = None if has_lowest else outside_value(recipe, volume.array.dtype)
-        return resampled(volume, self.target, interpolation, fill)
+        return resampled(volume, self.image_grid, interpolation, fill)
+
+    def _marks(self, stack: Stack, read: Geometry, volume: Volume) -> dict[str, Any]:
+        """Return the boxes and points of a stack that was read on a grid, in its volume."""
+        if not self.table.has_marks:
+            return {}
+        own, slices = stack.geometry, None
+        if self.irregular == "resample" and stack.verdict in FILLABLE:
+            regular = regular_slices(stack.positions, own, stack.verdict, stack.tolerances)
+            own, slices = regular.geometry, regular.located
+        if own.is_known:
+            by = map_between(own, volume.geometry)
+        else:
+            # Voxels are counted: those of `resampled`, and of an image halved in its plane.
+            halved = 0.5**self.reading.decoding.reduce
+            counted = read if read.is_known else Geometry(read.shape, np.eye(4))
+            size = self.image_grid.size
+            new = volume.geometry
+            if not new.is_known:
+                new = counted if size is None else new_grid(counted, None, size)
+            by = map_between(counted, new) @ np.diag([1, halved, halved, 1])
+        place = Place(own, by, volume.geometry.shape, volume.affine, slices)
+        return self.table.mark_entries(self.index.joined, stack, place)
 
     def _described(
         self, row: int, stack: Stack, volume: Volume, image: Image, recipe: Intensity
@@ -312,7 +367,7 @@ class VolumeDataset(StackDataset):
             else np.asarray(volume.spacing)
         )
         # A single slice of the requested spacing is on its own grid, and has one now.
-        spacing = spacing if self.target.spacing is None else np.array(self.target.spacing)
+        spacing = spacing if self.image_grid.spacing is None else np.array(self.image_grid.spacing)
         facts = {
             "row": row,
             "stack": stack.number,
@@ -324,6 +379,7 @@ class VolumeDataset(StackDataset):
             "dimension": json.dumps(stack.dimension),
             "filled": int(volume.filled.sum()),
         }
+        facts |= self.table.target_entries(self.index.joined, stack.rows.start)
         if self.labels is not None:
             found = labels_on(
                 stack, self.labels, volume.geometry, self.irregular, self.reading.cache
@@ -339,7 +395,7 @@ class VolumeDataset(StackDataset):
         return Whole(
             reading,
             self.irregular,
-            is_interpolated=is_interpolated or not self.target.is_own,
+            is_interpolated=is_interpolated or not self.image_grid.is_own,
             may_move=self.group_options.moved == "resample",
         )
 

@@ -171,7 +171,23 @@ class Joined:
         known = sorted(value for value in values if value not in (None, ""))
         number_of = {value: number for number, value in enumerate(known)}
         numbers = np.array([number_of.get(value, -1) for value in values], dtype=np.int32)
-        return numbers[coded][self.keys(name, rows)], tuple(known)
+        # One row of a million keys must not cost a million look-ups.
+        return numbers[coded[self.keys(name, rows)]], tuple(known)
+
+    def classes(self, name: str) -> tuple[Any, ...]:
+        """Return the distinct values of a complete column, also within its lists, sorted.
+
+        Raises
+        ------
+        UsageError
+            The column does not exist.
+        """
+        array = self.table(name).column(name)
+        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+            array = array.flatten()
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        return tuple(sorted(v for v in pc.unique(array).to_pylist() if v not in (None, "")))
 
     def lists(self, name: str, rows: Ints) -> list[Any]:
         """Return the lists of frames, of a column of many rows per key.

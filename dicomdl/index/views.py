@@ -356,6 +356,10 @@ class Stacks(Plotted, Sequence[Stack]):
         """Return (stacks, 4, 4) the affine of each stack, float64; NaN without geometry."""
         return stack_columns.affines(self._generation, self.numbers)
 
+    def first_rows(self) -> npt.NDArray[np.int64]:
+        """Return (stacks,) int64 the row of the first slice of each in the `frames` table."""
+        return np.asarray(self._generation.stack_starts[self.numbers], np.int64)
+
     def have_detail(self, key: str) -> npt.NDArray[np.bool_]:
         """Return (len,) flags: stacks whose `detail` has a key."""
         return stack_columns.have_detail(self._generation, self.numbers, key)
