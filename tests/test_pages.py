@@ -150,7 +150,10 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
         for target in re.findall(r"^::: dicomdl\.(\S+)$", path.read_text(), re.MULTILINE)
     ]
     errors = ["errors"]  # with DicomdlError and all classes below it
-    elements = ["index.annotations.Annotation"]  # what lists of public classes hold
+    # What attributes of public classes hold.
+    elements = ["index.annotations.Annotation", "index.joined.Joined"]
+    elements += ["index.join_report.JoinReport"]
+    elements += ["labels.regions.Region", "labels.regions.RegionReport"]
     expected = [name for name in public_names() if name != "DicomdlError"] + errors + elements
     assert sorted(documented) == sorted(expected)
 
