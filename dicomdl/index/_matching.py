@@ -28,7 +28,7 @@ _LEVEL_OF: Final[Mapping[str, str]] = {
     "patient_id": "patient",
     "study_instance_uid": "study",
     "series_instance_uid": "series",
-    "sop_instance_uid": "frame",
+    **dict.fromkeys(("sop_instance_uid", "instance_number", "stem", "name"), "frame"),
 }
 
 
@@ -114,7 +114,7 @@ def _split(key: Key, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
 def level_of(
     generation: Generation, facts: Facts, keys: Sequence[Key], found: Matched, level: str | None
 ) -> str:
-    """Return the level of the keys: that of their UIDs, else the coarsest where each has one key.
+    """Return the level of the keys: that of their UIDs or files, else the coarsest with one key.
 
     Raises
     ------
@@ -131,12 +131,11 @@ def level_of(
             )
         return level
     columns = [facts.column(name) for key in keys for name in key.index.names]
-    if all(name in _LEVEL_OF for name in columns):
-        finest = max((_LEVEL_OF[name] for name in columns), key=LEVELS.index)
-        is_one_file = len(found.keys) < len(found.key_of_frame)
-        coarsest = "stack" if finest == "frame" and is_one_file else finest
-    else:
-        coarsest = "patient"
+    named = [_LEVEL_OF.get(name, "patient") for name in columns]
+    coarsest = max(named, key=LEVELS.index)
+    if coarsest == "frame":
+        # The frames of one file have one key.
+        coarsest = "stack" if len(found.keys) < len(found.key_of_frame) else "frame"
     for each in LEVELS[LEVELS.index(coarsest) : -1]:
         if _is_constant(found.key_of_frame, units(generation, facts, each)):
             return each

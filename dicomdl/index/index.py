@@ -338,7 +338,8 @@ class Index(Plotted):
             are neither keys nor columns of the index.
         level
             "patient", "study", "series", "stack" or "frame", where every entity must have one key.
-            By default that of the UIDs, else the coarsest where it holds.
+            By default that of the UIDs; "frame" for names of files; else the coarsest where it
+            holds.
         pivot
             A column of a long table (or the part that a template splits off): each of its values
             becomes a column with the label of its row.

@@ -45,7 +45,7 @@ def test_pneumonia_2018(scanned: Scanned) -> None:
     boxes = ["x", "y", "width", "height"]
     index = index.join(root / "stage_2_train_labels.csv", on={"stem": "patientId"}, lists=boxes)
     index = index.join(root / "stage_2_detailed_class_info.csv", on={"stem": "patientId"})
-    require_complete(index, "patient", "patient")
+    require_complete(index, "frame", "frame")
     assert index.joined.kind("Target") == "integer" and index.joins[1].duplicates_equal == 1
     assert list(by_file(index, "Target").values()) == [0, 1, 1]
     assert list(by_file(index, "x").values()) == [(), (264, 562), (323,)]
@@ -78,7 +78,7 @@ def test_embolism_2020(scanned: Scanned) -> None:
 def test_vinbigdata_2021(scanned: Scanned) -> None:
     root, index = scanned(rsna.vinbigdata_2021)
     index = index.join(root / "train.csv", on={"stem": "image_id"}, lists=True)
-    require_complete(index, "series")
+    require_complete(index, "frame")
     assert by_file(index, "class_id") == {"50a418190bc3": (14, 14, 14), "21a10246a5ec": (3, 3, 0)}
     assert by_file(index, "rad_id")["21a10246a5ec"] == ("R8", "R9", "R9")
     assert all(np.isnan(by_file(index, "x_min")["50a418190bc3"]))
@@ -89,7 +89,7 @@ def test_covid_2021(scanned: Scanned) -> None:
     index = index.join(root / "train_study_level.csv", on={"{path.parts[-3]}_study": "id"})
     images = root / "train_image_level.csv"
     index = index.join(images, on={"{stem}_image": "id"}, parse="boxes")
-    require_complete(index, "patient", "patient")
+    require_complete(index, "patient", "frame")
     assert list(by_file(index, "Typical Appearance").values()) == [0, 1]
     assert list(by_file(index, "boxes_width").values()) == [(), (1026.65662,)]
     assert by_file(index, "label")["000a312787f0"] == "none 1 0 0 1 1"
@@ -129,7 +129,7 @@ def test_breast_2023(scanned: Scanned) -> None:
     root, index = scanned(rsna.breast_2023)
     keys = {"parent": "patient_id", "stem": "image_id"}
     index = index.join(root / "train.csv", on=keys)
-    require_complete(index, "series")
+    require_complete(index, "frame")
     assert len(index.select(cancer=1, image_laterality="R")) == 2
     assert index.joined.kind("difficult_negative_case") == "flag"
     assert index.joined.kind("BIRADS") == "real"
