@@ -60,6 +60,7 @@ LOCATION: Final = {
     "bit_offset": ("integer", "first bit within that byte"),
     "deflated": ("flag", "the byte range counts in the inflated data set"),
     "float_pixels": ("flag", "Float or Double Float Pixel Data"),
+    "flags": ("text", 'what is odd about the file, with spaces between; "" for most files'),
     "coded_rows": ("integer", "rows of the mosaic that holds the frame as a tile, else 0"),
     "coded_columns": ("integer", "columns of that mosaic"),
     "tile_top": ("integer", "first row of the tile"),

@@ -17,6 +17,8 @@ from dicomdl.headers.uids import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 # Group of the patient: the first 128 bytes of a data set do not reach beyond it.
 _LAST_GROUP: Final = 0x0010
 PREAMBLE: Final = 128
+# Position of the first element behind preamble and prefix.
+BEHIND_PREFIX: Final = 132
 
 
 def first_element(first: bytes) -> int | None:
@@ -27,7 +29,7 @@ def first_element(first: bytes) -> int | None:
     """
     # Meta information behind the prefix shows that it is one, which spares most files a call.
     if first[128:132] == b"DICM" and (first[132:134] == b"\x02\x00" or not _is_value(first)):
-        return 132
+        return BEHIND_PREFIX
     if first[:4] == b"DICM":
         return 4
     if _begins_data_set(first):

@@ -30,6 +30,18 @@ class Place(NamedTuple):
     bit_offset: int
 
 
+class Located(NamedTuple):
+    """The byte ranges of the frames of one file, and their number of fragments; 0 for native."""
+
+    places: list[Place]
+    fragments: int = 0
+
+    @property
+    def frames(self) -> int:
+        """The number of frames."""
+        return len(self.places)
+
+
 class PixelLayout(NamedTuple):
     """The size of the frames of one file, from the Image Pixel module (PS3.3 C.7.6.3)."""
 
@@ -111,13 +123,13 @@ def locate_frames(
     *,
     transfer_syntax: str,
     extended_offsets: bytes = b"",
-) -> list[Place]:
+) -> Located:
     """Return the byte range per frame, in file order; raise HeaderError if any is missing.
 
     `extended_offsets` is the raw Extended Offset Table.
     """
     if transfer_syntax in NATIVE:
-        return _locate_native(pixel_data, layout, window)
+        return Located(_locate_native(pixel_data, layout, window))
     if pixel_data.length != UNDEFINED:
         raise _not_encapsulated(transfer_syntax, items=_has_items(pixel_data, window))
     return _locate_encapsulated(
@@ -217,7 +229,7 @@ def _refuse_coded(pixel_data: ElementHead, window: Window, *, is_short: bool) ->
 
 def _locate_encapsulated(
     position: int, frames: int, window: Window, extended_offsets: bytes, transfer_syntax: str
-) -> list[Place]:
+) -> Located:
     """Locate encapsulated frames (PS3.5 A.4).
 
     A byte range begins with the first item tag of a frame and ends with its last fragment. The item
@@ -243,7 +255,7 @@ def _locate_encapsulated(
                 expected=1,
                 found=found,
             )
-        return [Place(starts[0], end - starts[0], 0)]
+        return Located([Place(starts[0], end - starts[0], 0)], len(starts))
     if len(starts) < frames:
         raise HeaderError(
             f"NumberOfFrames is {frames}, found {len(starts)} fragment(s)",
@@ -259,7 +271,8 @@ def _locate_encapsulated(
             or _starts_from_offsets(table, "I", first, starts, frames)
             or _starts_from_markers(window, starts, end, frames, transfer_syntax)
         )
-    return [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
+    places = [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
+    return Located(places, len(starts))
 
 
 # JPEG and JPEG-LS, JPEG 2000 and JPEG XL, bare or in a file. The data of a codestream of JPEG or

@@ -44,6 +44,7 @@ class Numbers(NamedTuple):
 
     transfer_syntax_uid: int
     sop_class_uid: int
+    sop_instance_uid: int
     study_instance_uid: int
     series_instance_uid: int
     image_type: int
@@ -175,7 +176,8 @@ class Schema:
 class Context(NamedTuple):
     """The file that is being read: its columns and its coding. Its first element is at `start`.
 
-    `charset` is the raw Specific Character Set of a file with functional groups.
+    `flags` are those of its start (see `_flags`), and `charset` is the raw Specific Character Set
+    of a file with functional groups.
     """
 
     schema: Schema
@@ -184,6 +186,7 @@ class Context(NamedTuple):
     window: Window
     start: int
     deflated: bool
+    flags: str = ""
     charset: bytes = b""
 
 

@@ -119,18 +119,22 @@ def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
 @functools.lru_cache(maxsize=4096)
 def _is_real(raw: bytes) -> bool:
     text = raw.strip(b"\0 ")
-    return not text or _from_digits(text, 1, integer=False) is not None
+    if not text:
+        return True
+    is_one = b"\\" not in text or len({part.strip(b" ") for part in text.split(b"\\")}) == 1
+    return is_one and _from_digits(text, 1, integer=False) is not None
 
 
 def check_real(raw: bytes, column: Attribute) -> None:
-    """Raise HeaderError unless a present value is a number.
+    """Raise HeaderError unless a present value is one number, which may be repeated.
 
-    An invalid rescale slope or intercept must not become 1 or 0 silently.
+    An invalid rescale slope or intercept must not become 1 or 0 silently, and of two different ones
+    none is known to be that of the image.
     """
     if not _is_real(raw):
         tag = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X})"
         raise HeaderError(
-            f"{column.name} {tag} is not a finite number",
+            f"{column.name} {tag} is not one finite number",
             reason="invalid_value",
             name=column.name,
         )

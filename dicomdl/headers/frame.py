@@ -87,6 +87,8 @@ class Frame(metaclass=Listed):
         Whether the byte range counts in the inflated data set.
     float_pixels : bool
         Whether the pixels are Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25).
+    flags : str
+        What is odd about the file, in words with spaces between; "" for most files.
     file_bytes, file_mtime_ns, file_ctime_ns, file_inode : int
         The state of the file during the scan: size in bytes, times in ns, inode.
     coded_rows, coded_columns : int
@@ -109,6 +111,7 @@ class Frame(metaclass=Listed):
     bit_offset: int = 0
     deflated: bool = False
     float_pixels: bool = False
+    flags: str = ""
     file_bytes: int
     file_mtime_ns: int
     file_ctime_ns: int = UNKNOWN

@@ -46,6 +46,8 @@ class Header(NamedTuple):
         Whether the pixels are Float or Double Float Pixel Data.
     tiles : sequence of CodedTile
         One item per row if the rows are the tiles of a mosaic; empty otherwise.
+    flags : str
+        What is odd about the file of an image; see `_flags.MEANINGS`.
     study_instance_uid, series_instance_uid : str
         The UIDs of DICOM without an image; "" for other kinds.
     """
@@ -60,6 +62,7 @@ class Header(NamedTuple):
     deflated: bool = False
     float_pixels: bool = False
     tiles: Sequence[CodedTile] = ()
+    flags: str = ""
     study_instance_uid: str = ""
     series_instance_uid: str = ""
 

@@ -20,8 +20,9 @@ from dicomdl.headers._attribute_items import (
     may_have_philips_item,
     plain_row,
 )
-from dicomdl.headers._coding import PREAMBLE, first_element, syntax_of
+from dicomdl.headers._coding import BEHIND_PREFIX, PREAMBLE, first_element, syntax_of
 from dicomdl.headers._elements import Walked, media_storage_class, walk, walk_meta
+from dicomdl.headers._flags import flags_of_image, flags_of_start
 from dicomdl.headers._functional_groups import frame_rows
 from dicomdl.headers._ge import facts_without_creator, may_lack_creators
 from dicomdl.headers._heads import PIXEL_DATA, Step
@@ -164,11 +165,14 @@ class HeaderReader:
         self, first: bytes, size: int, read: Callable[[int, int], bytes], start: int
     ) -> Header:
         window = Window(read, size, first)
+        # Most preambles are zeros.
+        is_plain = start == BEHIND_PREFIX and not first[0]
+        flags = "" if is_plain else flags_of_start(first, start)
         matched = self._layouts.match(first, start)
         if matched is not None:
             walked, raw_syntax, syntax = matched
             return self._conclude(
-                walked, Context(self._schema, _uid(raw_syntax), syntax, window, start, False)
+                walked, Context(self._schema, _uid(raw_syntax), syntax, window, start, False, flags)
             )
         learn = self._layouts.worth_learning()
         meta: list[Step] = []
@@ -201,9 +205,11 @@ class HeaderReader:
             changes[at.sop_class_uid] = media_storage_class(Window(read, size, first), start)
         values = override(walked.values, changes)
         deflated = inflated is not None
+        if not raw_syntax:
+            flags = f"{flags} no_transfer_syntax".strip()
         return self._conclude(
             walked._replace(values=values),
-            Context(self._schema, transfer_syntax, syntax, window, start, deflated),
+            Context(self._schema, transfer_syntax, syntax, window, start, deflated, flags),
         )
 
     def _conclude(self, walked: Walked, context: Context) -> Header:
@@ -219,13 +225,15 @@ class HeaderReader:
         if pixel_data is None or (not _has_size(row, schema) and may_lack_pixels(sop_class)):
             return _without_pixels(row, sop_class, schema)
         layout = _usable_layout(row, context)
-        places = locate_frames(
+        located = locate_frames(
             pixel_data,
             layout,
             context.window,
             transfer_syntax=context.transfer_syntax,
             extended_offsets=extended_offsets,
         )
+        flags = flags_of_image(row, sop_class, pixel_data, located, context)
+        places = located.places
         rows = frame_rows(row, layout.frames, shared, per_frame, context)
         tiles: Sequence[CodedTile] = ()
         if sop_class == NM_IMAGE:
@@ -248,6 +256,7 @@ class HeaderReader:
             context.deflated,
             is_float,
             tiles,
+            flags,
         )
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
@@ -425,6 +434,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
             bit_offset=place.bit_offset,
             deflated=header.deflated,
             float_pixels=header.float_pixels,
+            flags=header.flags,
             **state,
             **(header.tiles[number] if header.tiles else NO_TILE)._asdict(),
             extra=tuple((column, values[column][number]) for column in added),

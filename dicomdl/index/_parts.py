@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ def part_of(
         problems=problems,
         reasons=problems.reasons(),
         passed_over=_passed_over(generation.facts),
+        flags=_flags(generation.frames, mask),
         annotations=_annotated(generation, None if is_whole else chosen),
         folder_of=functools.partial(_folder_of, generation),
         held_files=_held_files(generation, mask),
@@ -70,6 +72,19 @@ def ledger_of(files: Table) -> dict[str, int]:
         "files": len(files),
         **{k: per_kind.get(k, 0) for k in ("image", "no_image", "not_dicom", "problem")},
     }
+
+
+def _flags(frames: Table, mask: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Return the number of files per flag, of those that hold frames of the mask, most first."""
+    if frames.constants.get("flags", None) == "":
+        return {}
+    codes, texts = frames.codes("flags")
+    counts: Counter[str] = Counter()
+    for code, text in enumerate(texts):
+        if text:
+            files = len(np.unique(frames.numbers("file")[mask & (codes == code)]))
+            counts.update(dict.fromkeys(text.split(), files))
+    return {flag: n for flag, n in counts.most_common() if n}
 
 
 def _passed_over(facts: Mapping[str, Any]) -> dict[str, int]:

@@ -24,6 +24,7 @@ from dicomdl.index.text import (
     Problem,
     counted,
     escaped,
+    format_counts,
     format_ledger,
     format_lengths,
     format_nouns,
@@ -124,6 +125,8 @@ class Check:
         Problems of the complete index; a selection does not change them.
     passed_over
         Number of entries that the walk left out, per kind.
+    flags
+        Number of files per flag (`Frame.flags`): what is odd about files that are read.
     equal_copies
         Frames that are in no stack because another frame is equal.
     parted_frames
@@ -136,6 +139,7 @@ class Check:
     ledger: Mapping[str, int]
     problems: tuple[Problem, ...]
     passed_over: Mapping[str, int]
+    flags: Mapping[str, int]
     equal_copies: int
     parted_frames: int
 
@@ -169,8 +173,9 @@ class Check:
             "taken apart by the selection and not checked": (self.parted_frames, "frames"),
         }
         remarks = [f"{text}: {counted(n, noun)}" for text, (n, noun) in counts.items() if n]
-        passed = format_nouns(self.passed_over)
-        return [*remarks, f"passed over: {passed}"] if passed else remarks
+        passed, flagged = format_nouns(self.passed_over), format_counts(self.flags)
+        remarks += [f"passed over: {passed}"] if passed else []
+        return [*remarks, f"flagged files: {flagged}"] if flagged else remarks
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON, with null for NaN."""
@@ -186,6 +191,7 @@ class Check:
                 {"path": p.path, "reason": p.reason, "detail": p.detail} for p in self.problems
             ],
             "passed_over": dict(self.passed_over),
+            "flags": dict(self.flags),
             "equal_copies": self.equal_copies,
             "parted_frames": self.parted_frames,
         }
@@ -303,6 +309,7 @@ def check(part: Part) -> Check:
         ledger=dict(part.ledger),
         problems=tuple(part.problems),
         passed_over=dict(part.passed_over),
+        flags=dict(part.flags),
         equal_copies=copies,
         parted_frames=int(part.mask.sum()) - sum(slices) - copies,
     )

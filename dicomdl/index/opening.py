@@ -57,6 +57,7 @@ def open_index(
       modality   stacks     frames  verdicts
       CT              1          1  1 single
       1 file = 1 with images + 0 DICOM without an image + 0 not DICOM + 0 problems
+      flagged files: 1 also_tiff
       in ...
     """
     if not isinstance(path, str | os.PathLike):

@@ -71,6 +71,8 @@ class Overview:
     ledger: Mapping[str, int]
     reasons: Mapping[str, int]
     passed_over: Mapping[str, int]
+    # Files per flag (`Frame.flags`).
+    flags: Mapping[str, int]
     path: str
 
     def text(self) -> str:
@@ -115,12 +117,13 @@ class Overview:
         """Return the lines about files: of a selection, those that hold its frames."""
         if self.selected_files is not None:
             total = counted(self.ledger["files"], "files")
-            return [f"{self.selected_files:,} of {total} of the index hold them"]
-        lines = [format_ledger(self.ledger)]
-        lines += [f"problems: {format_counts(self.reasons)}"] if self.reasons else []
-        return lines + (
-            [f"passed over: {format_nouns(self.passed_over)}"] if self.passed_over else []
-        )
+            lines = [f"{self.selected_files:,} of {total} of the index hold them"]
+        else:
+            lines = [format_ledger(self.ledger)]
+            lines += [f"problems: {format_counts(self.reasons)}"] if self.reasons else []
+            passed = format_nouns(self.passed_over)
+            lines += [f"passed over: {passed}"] if passed else []
+        return lines + ([f"flagged files: {format_counts(self.flags)}"] if self.flags else [])
 
     def html(self) -> str:
         """Format for a notebook."""
@@ -156,6 +159,7 @@ def overview(part: Part) -> Overview:
         ledger=part.ledger,
         reasons=part.reasons,
         passed_over=part.passed_over,
+        flags=part.flags,
         path=part.path,
     )
 

@@ -14,7 +14,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -32,6 +32,8 @@ _LOCATION_FIELDS: Final = (
     ("bit_offset", pa.int8()),
     ("deflated", pa.bool_()),
     ("float_pixels", pa.bool_()),
+    # What is odd about the file (`headers._flags`).
+    ("flags", TEXT),
     ("coded_rows", pa.int32()),
     ("coded_columns", pa.int32()),
     ("tile_top", pa.int32()),
@@ -40,6 +42,7 @@ _LOCATION_FIELDS: Final = (
 # Values of most frames: not a tile of a mosaic; -1 until the scan fills it in.
 DEFAULTS: Final = {
     **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
+    "flags": "",
     **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
 }
 # Columns that the scan fills in last. `pixel_digest` is set for frames whose pixels were compared,

@@ -63,6 +63,8 @@ class Part:
     reasons: Mapping[str, int]
     # Number of entries that the walk left out, per kind.
     passed_over: Mapping[str, int]
+    # Number of files per flag, of those that hold selected frames.
+    flags: Mapping[str, int]
     # Number of annotations that describe the images, per kind.
     annotations: Mapping[str, int]
     # Number of a stack -> the folder of its first file.

@@ -142,6 +142,7 @@ def _frame_rows(reader: HeaderReader, every: Sequence[Header], first: int) -> Ta
         "bit_offset": [place.bit_offset for _, header in headers for place in header.places],
         "deflated": [header.deflated for _, header in headers for _ in header.rows],
         "float_pixels": [header.float_pixels for _, header in headers for _ in header.rows],
+        "flags": [header.flags for _, header in headers for _ in header.rows],
     }
     if any(header.tiles for _, header in headers):
         tiles = [
