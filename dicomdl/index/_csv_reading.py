@@ -82,7 +82,7 @@ class CsvFile:
                         null_values=[],
                     ),
                 )
-        except (pa.ArrowInvalid, UnicodeDecodeError):
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError):
             raise self._explained() from None
         self._require_closed_quotes()
         return table

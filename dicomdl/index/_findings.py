@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dicomdl.arrays import Ints, Mask
 from dicomdl.errors import UsageError
@@ -118,6 +119,8 @@ def _examples(findings: Findings, without: Ints, mask: Mask) -> tuple[str, ...]:
 
 def _hint(found: Matched, without: Ints, rows: Ints) -> str:
     """Return what makes keys of the two sides differ, where another spelling would match."""
+    if pc.any(pc.starts_with(found.keys, "hash:")).as_py():
+        return "the index holds hashes instead of PatientID: use another key"
     index = found.keys.take(pa.array(without[:_COMPARED])).to_pylist()
     table = found.texts.take(pa.array(rows[:_COMPARED])).to_pylist()
     held, lengths = set(index), {len(text) for text in index}

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,12 @@ def part_of(
     is_whole: bool,
     chosen: npt.NDArray[np.int64],
     mask: npt.NDArray[np.bool_],
+    joined: Sequence[str],
 ) -> Part:
-    """Return the part of a generation with the chosen stacks and the frames of a mask."""
+    """Return the part of a generation with the chosen stacks and the frames of a mask.
+
+    `joined` names the columns that were joined.
+    """
     problems = Problems(generation)
     return Part(
         path=generation.folder,
@@ -39,6 +43,7 @@ def part_of(
         passed_over=_passed_over(generation.facts),
         flags=_flags(generation.frames, mask),
         annotations=_annotated(generation, None if is_whole else chosen),
+        joined=joined,
         folder_of=functools.partial(_folder_of, generation),
         held_files=_held_files(generation, mask),
     )

@@ -87,7 +87,7 @@ def given_table(table: Any, label: Any = None, keys: Sequence[str] = ()) -> Give
 
 
 def _require_different(names: Sequence[str], title: str) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    repeated = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if repeated:
         raise UsageError(
             f"{title} has several columns named {', '.join(map(repr, repeated[:5]))}: rename them",

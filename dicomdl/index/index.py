@@ -609,6 +609,7 @@ class Index(Plotted):
             is_whole=self._whole,
             chosen=self._whole_stacks(),
             mask=self._mask(),
+            joined=self._joined.names,
         )
 
 

@@ -60,6 +60,8 @@ class Overview:
     equal_copies: int
     # Objects that describe images, per kind.
     annotations: Mapping[str, int]
+    # Columns that were joined.
+    joined: Sequence[str]
     # Stacks with slices of several contrasts.
     mixed: int
     # Frames of partly selected stacks.
@@ -111,6 +113,10 @@ class Overview:
             total = counted(sum(self.annotations.values()), "annotations")
             kinds = format_counts(dict(sorted(self.annotations.items())))
             remarks.insert(int(self.groups > 0), f"{total}: {kinds} (index.annotations)")
+        if self.joined:
+            shown = ", ".join(self.joined[:SHOWN_VALUES])
+            more = ", ..." if len(self.joined) > SHOWN_VALUES else ""
+            remarks.append(f"joined {counted(len(self.joined), 'columns')}: {shown}{more}")
         return remarks
 
     def _origin(self) -> list[str]:
@@ -150,6 +156,7 @@ def overview(part: Part) -> Overview:
         counts=counts(part),
         groups=_whole_groups(part),
         annotations=part.annotations,
+        joined=part.joined,
         equal_copies=int(part.mask[part.starts[-1] :].sum()),
         mixed=int(part.stacks.numbers("mixed")[part.chosen].sum()),
         parted_frames=int(part.mask[: part.starts[-1]].sum())

@@ -67,6 +67,8 @@ class Part:
     flags: Mapping[str, int]
     # Number of annotations that describe the images, per kind.
     annotations: Mapping[str, int]
+    # Names of the columns that were joined.
+    joined: Sequence[str]
     # Number of a stack -> the folder of its first file.
     folder_of: Callable[[int], str]
     # (files,) True for the files that hold a selected frame.

@@ -308,3 +308,23 @@ def test_lists_and_pivots_equal_those_of_pandas(
         values, is_known = found.joined.values(str(column), found.rows())
         expected = wide[column].reindex(patients).to_numpy(dtype=float)
         assert np.array_equal(np.where(is_known, values, np.nan), expected, equal_nan=True)
+
+
+def test_hashes_of_patients_are_told(folder: Path) -> None:
+    write_series(folder, shape=(1, 4, 4), patient_id="P1")
+    out = folder.parent / "hashed"
+    index = dicomdl.scan(folder, out, patient_id="hash", progress=False)
+    with pytest.raises(UsageError, match="holds hashes instead of PatientID: use another key"):
+        index.join({"P1": 1}, on="patient_id", label="y")
+
+
+def test_a_pairing_takes_joined_columns(index: Index) -> None:
+    found = index.join({"s0": "a", "s1": "b", "s2": "a", "s3": "c"}, {"parent": "s"}, "kind")
+    pairs = dicomdl.Pairing({"A": "kind=a", "B": {"kind": "b"}}, by="patient", same=None)
+    assert len(pairs.pairs(found)) == 1
+
+
+def test_the_overview_names_the_columns(index: Index) -> None:
+    found = index.join({"s0": 1, "s1": 2, "s2": 3, "s3": 4}, {"parent": "s"}, "kind")
+    assert "  joined 1 column: kind\n" in repr(found) and "joined" not in repr(index)
+    assert "joined 1 column: kind" in found._repr_html_()
