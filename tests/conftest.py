@@ -1,6 +1,7 @@
 """Fixtures of all tests: the corpus of real files, folders for phantoms, their index, caches."""
 
 import itertools
+import multiprocessing
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -11,6 +12,12 @@ from hypothesis import settings
 
 import dicomdl
 from dicomdl.storage import memory
+
+# The server of "forkserver" imports these once; each worker would take 2 s for it. Absent packages
+# are passed over. Workers of "spawn" still import all they need themselves.
+multiprocessing.set_forkserver_preload(
+    ["torch", "dicomdl.datasets.frames", "hypothesis", "imagecodecs", "pydicom.dataset", "pytest"]
+)
 
 # Machines differ, so no example has a deadline. CI draws the same examples every time, so that a
 # commit fails only for its own changes. Local runs search for new examples.

@@ -129,6 +129,8 @@ def test_workers_draw_anew_in_every_pass(
     dataset = WRAPPERS[wrapper](patches)
     first, second = passes(dataset, 2, shuffle=True, **options)
     assert other(first, second)
+    # Workers that the system starts in its own way: an interpreter takes seconds to start.
+    options = {**options, "multiprocessing_context": None}
     assert passes(dataset, 2, shuffle=True, **options) == [first, second]
 
 

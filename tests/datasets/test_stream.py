@@ -231,7 +231,7 @@ def test_an_empty_dataset_is_an_empty_pass() -> None:
 @pytest.mark.slow
 def test_epochs_reach_persistent_workers_of_every_start_method() -> None:
     expected: dict[int, Any] = {}
-    for method in ("fork", "spawn"):
+    for method in ("fork", "forkserver"):
         stream = StackStream(Stacks(LENGTHS), shuffle_buffer=4)
         loader = DataLoader(
             stream,
@@ -298,7 +298,7 @@ def test_two_ranks_with_two_workers_deliver_each_sample_once(tmp_path: Path) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # 5 times quicker to start than spawn
     processes = [
         context.Process(target=train_rank, args=(rank, port, str(tmp_path))) for rank in range(2)
     ]
