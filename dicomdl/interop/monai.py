@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dicomdl.arrays import Floats
+from dicomdl.datasets.sample import RAGGED
 from dicomdl.errors import GeometryError
 from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
@@ -31,6 +32,7 @@ from dicomdl.interop.grid import (
     roles_of,
     seeded,
 )
+from dicomdl.interop.marks import Marks, marks_of, with_marks, without_marks
 
 
 def to_monai(
@@ -64,7 +66,8 @@ def to_monai(
         frames. Spacingd is therefore right for every frame, and Orientationd has no anatomical
         meaning for frames. `meta` has the path of a frame, or the Series Instance UID of a volume,
         as "filename_or_obj", by which SaveImaged names files; and for a sample of a `Pairing`, its
-        roles as "channels".
+        roles as "channels". `boxes` are in the order of the axes of the array, as the transforms of
+        MONAI's detection take them: (row, column, row, column) for a frame.
 
     Raises
     ------
@@ -94,7 +97,44 @@ def to_monai(
             **_named(sample, name),
         }
         made[name] = monai.MetaTensor(tensor, affine=torch.from_numpy(where.copy()), meta=meta)
-    return {**made, **elsewhere(sample, made)}
+    marks, others = marks_of(sample), elsewhere(sample, made)
+    if marks.is_any:
+        if marks.boxes is not None:
+            others["boxes"] = _in_monai_order(marks.boxes, grid)
+        given = {name: others[name] for name in ("boxes", "points") if name in others}
+        made["image"].meta["dicomdl_marks"] = {
+            name: each.numpy().copy() for name, each in given.items()
+        }
+    return {**made, **others}
+
+
+def _in_monai_order(boxes: Floats, grid: SampleGrid) -> torch.Tensor:
+    """Return (n, 4) or (n, 6) float32 boxes along the axes of the array."""
+    axes = [1, 2, 4, 5] if grid.is_frame else [0, 1, 2, 3, 4, 5]
+    return torch.from_numpy(boxes[:, axes].astype(np.float32))
+
+
+def _marks_after(data: Mapping[str, Any], given: Mapping[str, Any], index_map: Floats) -> Marks:
+    """Return boxes and points after transforms, moved with the image where no transform did it.
+
+    What a transform has moved is not as it was given. A box that it moved onto itself is moved onto
+    itself here, too.
+    """
+    image = data["image"]
+    made = {name: np.asarray(plain_value(data[name]), np.float64) for name in given if name in data}
+    after = dict(data) | made
+    if (boxes := made.get("boxes")) is not None and image.ndim == 3:
+        after["boxes"] = boxes[:, [1, 0, 3, 2]]
+    marks = marks_of({name: after.get(name) for name in ("image", *RAGGED)})
+    moved = marks.moved(index_map)
+    is_given = {
+        name: np.array_equal(each.astype(np.float32), np.asarray(given[name], np.float32))
+        for name, each in made.items()
+    }
+    return marks._replace(
+        boxes=moved.boxes if is_given.get("boxes") else marks.boxes,
+        points=moved.points if is_given.get("points") else marks.points,
+    )
 
 
 def _named(sample: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -160,7 +200,10 @@ def from_monai(data: Any) -> Any:
         )
     tensors = {name: plain_value(data[name]) for name in metas}
     others = {name: plain_value(value) for name, value in data.items() if name not in tensors}
-    return rebuilt(others, grid, index_map, tensors)
+    if (given := meta.get("dicomdl_marks")) is None:
+        return rebuilt(others, grid, index_map, tensors)
+    sample = rebuilt(without_marks(others), grid, index_map, tensors)
+    return with_marks(sample, _marks_after(data, given, index_map))
 
 
 def _in_monai(grid: SampleGrid, unknown: Unknown) -> Floats:

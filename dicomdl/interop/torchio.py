@@ -7,7 +7,7 @@ and the first argument of an image is its tensor.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
 from dicomdl.errors import GeometryError, UsageError
 from dicomdl.extras import import_extra
+from dicomdl.geometry.boxes import moved_boxes, moved_places
 from dicomdl.interop.grid import (
     GRID_KEY,
     LABELS,
@@ -30,6 +31,13 @@ from dicomdl.interop.grid import (
     rebuilt,
     roles_of,
     seeded,
+)
+from dicomdl.interop.marks import Marks, marks_of, with_marks, without_marks
+
+# Spatial transforms that move the grid over the content, as their affine says.
+_MOVES_OF_GRID: Final = frozenset(
+    {"Crop", "Pad", "CropOrPad", "Resample", "Resize", "Reorient", "ToCanonical", "Anisotropy"}
+    | {"EnsureShapeMultiple", "EnsureShapeMultipleOf"}
 )
 
 
@@ -50,7 +58,9 @@ def to_torchio(
         `Pairing` has a ScalarImage per channel instead of `image`, with the name of its role, also
         for an image that is absent (see `present`). Images of volumes are (C, D, H, W) in the order
         (slice, row, column), those of frames (C, H, W, 1), the 2D form of TorchIO, with RAS
-        affines. Tensors share memory with the sample.
+        affines. Tensors share memory with the sample. In TorchIO 2, `boxes` are BoundingBoxes
+        (IJKIJK) and `points` are Points, in indices that the affine takes: a box begins half a
+        voxel before the centre of its first voxel.
 
     Raises
     ------
@@ -74,7 +84,34 @@ def to_torchio(
         if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
         images[name] = _image(kind, tensor[..., None] if grid.is_frame else tensor, affine)
-    return torchio.Subject(**images, **others, **{GRID_KEY: (grid, affine, roles)})
+    marks = marks_of(sample)
+    if marks.is_any:
+        others = without_marks(others) | _annotations(torchio, marks, grid, affine)
+    return torchio.Subject(**images, **others, **{GRID_KEY: (grid, affine, roles, marks)})
+
+
+def _annotations(torchio: Any, marks: Marks, grid: SampleGrid, affine: Floats) -> dict[str, Any]:
+    """Return boxes and points as entries of a Subject; TorchIO 1.x has none."""
+    if not hasattr(torchio, "BoundingBoxes"):
+        return {}
+    axes = [1, 2, 0] if grid.is_frame else [0, 1, 2]
+    made: dict[str, Any] = {}
+    if marks.boxes is not None:
+        corners = marks.boxes[:, [*axes, *(axis + 3 for axis in axes)]] - 0.5
+        made["boxes"] = torchio.BoundingBoxes(
+            torch.from_numpy(corners.astype(np.float32)),
+            format=torchio.BoundingBoxFormat.IJKIJK,
+            labels=marks.box_labels,
+            affine=affine.copy(),
+        )
+    if marks.points is not None:
+        labels = {} if marks.point_labels is None else {"labels": marks.point_labels}
+        made["points"] = torchio.Points(
+            torch.from_numpy(marks.points[:, axes].astype(np.float32)),
+            affine=affine.copy(),
+            metadata=labels,
+        )
+    return made
 
 
 def _by_role(
@@ -107,7 +144,9 @@ def from_torchio(subject: Any) -> Sample:
 
     The rule of TorchIO applies to the grid: RandomFlip and RandomAffine move the content within an
     unchanged grid (another patient on the same scanner); Resample, ToCanonical, Crop and Pad move
-    the grid over the content.
+    the grid over the content. Boxes and points are moved with the grid. No release of TorchIO up to
+    2.0.0a2 moves them with the content: such transforms are an error for a sample with boxes or
+    points.
 
     Parameters
     ----------
@@ -118,9 +157,18 @@ def from_torchio(subject: Any) -> Sample:
     -------
     Sample
         The sample, with `affine` and `spacing` of the moved grid.
+
+    Raises
+    ------
+    UsageError
+        A transform moved the content of an image with boxes or points.
     """
     entries = _entries(subject)
-    grid, old, roles = entries[GRID_KEY]
+    grid, old, roles, marks = entries[GRID_KEY]
+    if marks.is_any:
+        _require_moves_of_grid(subject)
+        marks = _given_or_kept(entries, marks, grid, old)
+        entries = without_marks(entries)
     images = {name: entries[name].data for name, _, _ in grid.labels if name in entries}
     channels = roles or ("image",)
     images["image"] = torch.cat([entries[name].data for name in channels])
@@ -136,7 +184,44 @@ def from_torchio(subject: Any) -> Sample:
             name: image[..., 0] if image.shape[-1] == 1 else image.movedim(-1, 1)
             for name, image in images.items()
         }
-    return rebuilt(others, grid, index_map, images)
+    sample = rebuilt(others, grid, index_map, images)
+    return with_marks(sample, marks.moved(index_map)) if marks.is_any else sample
+
+
+def _given_or_kept(entries: Mapping[str, Any], kept: Marks, grid: SampleGrid, old: Floats) -> Marks:
+    """Return the marks on the grid before the transform: those of the Subject, if it has any.
+
+    Transforms of TorchIO 2.0.0a2 lose them; those that were converted are then taken.
+    """
+    axes = [2, 0, 1] if grid.is_frame else [0, 1, 2]
+    boxes, points = (entries.get(name) for name in ("boxes", "points"))
+    if kept.boxes is not None and boxes is not None:
+        by = index_map_of(old, np.asarray(boxes.affine, np.float64))
+        moved = moved_boxes(np.asarray(boxes.data, np.float64) + 0.5, by)
+        order = [*axes, *(axis + 3 for axis in axes)]
+        kept = kept._replace(boxes=moved[:, order], box_labels=boxes.labels)
+    if kept.points is not None and points is not None:
+        by = index_map_of(old, np.asarray(points.affine, np.float64))
+        moved = moved_places(np.asarray(points.data, np.float64), by)
+        labels = points.metadata.get("labels")
+        kept = kept._replace(points=moved[:, axes], point_labels=labels)
+    return kept
+
+
+def _require_moves_of_grid(subject: Any) -> None:
+    """Raise a UsageError if a transform has moved the content, by the history of a subject."""
+    torchio = import_extra("torchio", "from_torchio", "torchio")
+    for transform in subject.applied_transforms:
+        # TorchIO 1.x keeps (name, arguments), TorchIO 2 a record with a name.
+        name = transform[0] if isinstance(transform, tuple) else transform.name
+        kind = getattr(torchio, name, None)
+        moves = isinstance(kind, type) and issubclass(kind, torchio.SpatialTransform)
+        if moves and name not in _MOVES_OF_GRID:
+            raise UsageError(
+                f"{name} moves the content of the image, and TorchIO moves no boxes or points with "
+                "it: leave it out, or transform by MONAI or torchvision",
+                transform=name,
+            )
 
 
 def _entries(subject: Any) -> dict[str, Any]:

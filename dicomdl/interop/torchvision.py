@@ -13,6 +13,7 @@ import torch
 
 from dicomdl.arrays import Floats
 from dicomdl.datasets.sample import Sample
+from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
 from dicomdl.interop.grid import (
     GRID_KEY,
@@ -25,8 +26,10 @@ from dicomdl.interop.grid import (
     rebuilt,
     seeded,
 )
+from dicomdl.interop.marks import Marks, marks_of, with_marks, without_marks
 
 _TRACKED: Final = "dicomdl_points"
+_ACROSS: Final = "dicomdl_slices"
 
 
 def to_torchvision(
@@ -49,7 +52,8 @@ def to_torchvision(
     -------
     dict
         A frame as Image (C, H, W); a volume as Video (D, C, H, W), with the same transform for all
-        slices; labels as Masks of the same form.
+        slices; labels as Masks of the same form. Boxes are BoundingBoxes (XYXY) and points
+        KeyPoints, those of a volume in the plane of its slices.
 
     Raises
     ------
@@ -65,16 +69,63 @@ def to_torchvision(
         kind = tv.Mask if name != "image" else tv.Image if grid.is_frame else tv.Video
         made[name] = kind(tensor if grid.is_frame else tensor.movedim(1, 0))
     others = {**elsewhere(sample, made), GRID_KEY: grid}
+    height, width = sample["image"].shape[-2:]
+    marks, size = marks_of(sample), {"canvas_size": (height, width)}
+    if marks.boxes is not None:
+        in_plane = torch.from_numpy(marks.boxes[:, [2, 1, 5, 4]].astype(np.float32))
+        made["boxes"] = tv.BoundingBoxes(in_plane, format="XYXY", **size)
+    if marks.points is not None:
+        x_y = torch.from_numpy((marks.points[:, [2, 1]] + 0.5).astype(np.float32))
+        made["points"] = tv.KeyPoints(x_y, **size)
+    if marks.is_any:
+        others[_ACROSS] = _across(marks)
     if track:
-        height, width = sample["image"].shape[-2:]
         points = _points(height, width)
         made[_TRACKED] = tv.BoundingBoxes(
             torch.cat([points, points], dim=1),
             format="XYXY",
-            canvas_size=(height, width),
             clamping_mode=None,
+            **size,
         )
-    return {**made, **others}
+    return {**made, **{name: value for name, value in others.items() if name not in made}}
+
+
+def _across(marks: Marks) -> tuple[Floats | None, Floats | None]:
+    """Return the slices of boxes (n, 2) and points (n,), which no transform in the plane moves."""
+    return (
+        None if marks.boxes is None else marks.boxes[:, [0, 3]],
+        None if marks.points is None else marks.points[:, 0],
+    )
+
+
+def _marks_after(data: Mapping[str, Any]) -> Marks:
+    """Return the boxes and points after a transform, with their slices."""
+    across = data.get(_ACROSS, (None, None))
+    boxes, points = (
+        None if slices is None else data[name].as_subclass(torch.Tensor).numpy().astype(np.float64)
+        for name, slices in zip(("boxes", "points"), across, strict=True)
+    )
+    for name, marks, slices in zip(("boxes", "points"), (boxes, points), across, strict=True):
+        # Of those that are left, nobody knows which they are; frames have one slice.
+        if marks is not None and len(marks) != len(slices) and (slices != slices[:1]).any():
+            raise UsageError(
+                f"the transform removed {name} of a volume: which slices the others lie on is not "
+                "known. Take one that leaves their number, such as ClampBoundingBoxes"
+            )
+    if boxes is not None:
+        slices = _repeated(across[0], len(boxes))
+        boxes = np.stack(
+            [slices[:, 0], boxes[:, 1], boxes[:, 0], slices[:, 1], boxes[:, 3], boxes[:, 2]], axis=1
+        )
+    if points is not None:
+        slices = _repeated(across[1], len(points))
+        points = np.stack([slices, points[:, 1] - 0.5, points[:, 0] - 0.5], axis=1)
+    return Marks(boxes, points, data.get("box_labels"), data.get("point_labels"))
+
+
+def _repeated(slices: Floats, count: int) -> Floats:
+    """Return the slices of `count` marks, all the same where the number has changed."""
+    return slices if len(slices) == count else np.repeat(slices[:1], count, axis=0)
 
 
 def from_torchvision(data: Mapping[str, Any]) -> Sample:
@@ -99,7 +150,9 @@ def from_torchvision(data: Mapping[str, Any]) -> Sample:
     if not grid.is_frame:
         tensors = {name: tensor.movedim(0, 1) for name, tensor in tensors.items()}
     others = {
-        name: value for name, value in data.items() if name not in (GRID_KEY, _TRACKED, *tensors)
+        name: value
+        for name, value in without_marks(data).items()
+        if name not in (GRID_KEY, _TRACKED, _ACROSS, *tensors)
     }
     index_map = np.full((4, 4), np.nan)
     if _TRACKED in data:
@@ -108,7 +161,8 @@ def from_torchvision(data: Mapping[str, Any]) -> Sample:
         index_map = _map_of_points(
             _points(*grid.shape[-2:]).numpy(), _recentred(moved[:, :2], *new_size)
         )
-    return rebuilt(others, grid, index_map, tensors)
+    sample = rebuilt(others, grid, index_map, tensors)
+    return with_marks(sample, _marks_after(data))
 
 
 def _points(height: int, width: int) -> torch.Tensor:
