@@ -22,7 +22,9 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 PIXEL_SPACING, SLICE_SPACING = 0.7, 1.25
-VERSION = 1
+VERSION = 2  # enters the names of files: a change of the data makes new ones
+# Referenced Segment Number and Image Position (Patient), and their functional groups.
+_DIMENSIONS = ((0x0062000B, 0x0062000A), (0x00200032, 0x00209113))
 
 
 def ct_folder(slices: int) -> Path:
@@ -65,8 +67,25 @@ def seg_file(slices: int, segments: int, kind: str = "BINARY", most: int | None 
     header.NumberOfFrames = len(wanted)
     _image(header, 8 if is_map else 1, 8 if is_map else 1)
     header.SegmentSequence = DicomSequence(
-        _item(SegmentNumber=k, SegmentLabel=f"Part {k}", SegmentAlgorithmType="MANUAL")
+        _item(
+            SegmentNumber=k,
+            SegmentLabel=f"Part {k}",
+            SegmentAlgorithmType="MANUAL",
+            SegmentedPropertyCategoryCodeSequence=DicomSequence([_tissue()]),
+            SegmentedPropertyTypeCodeSequence=DicomSequence([_tissue()]),
+        )
         for k in range(1, segments + 1)
+    )
+    header.DimensionOrganizationSequence = DicomSequence(
+        [_item(DimensionOrganizationUID=f"{ROOT}.5")]
+    )
+    header.DimensionIndexSequence = DicomSequence(
+        _item(
+            DimensionOrganizationUID=f"{ROOT}.5",
+            DimensionIndexPointer=pointer,
+            FunctionalGroupPointer=group,
+        )
+        for pointer, group in _DIMENSIONS[int(is_map) :]
     )
     shared = Dataset()
     shared.PixelMeasuresSequence = DicomSequence(
@@ -79,6 +98,9 @@ def seg_file(slices: int, segments: int, kind: str = "BINARY", most: int | None 
     groups = []
     for z, k in wanted:
         group = Dataset()
+        group.FrameContentSequence = DicomSequence(
+            [_item(DimensionIndexValues=[z + 1] if is_map else [k, z + 1])]
+        )
         group.PlanePositionSequence = DicomSequence(
             [_item(ImagePositionPatient=[0, 0, z * SLICE_SPACING])]
         )
@@ -186,6 +208,10 @@ def _item(**values: object) -> Dataset:
     for keyword, value in values.items():
         setattr(made, keyword, value)
     return made
+
+
+def _tissue() -> Dataset:
+    return _item(CodeValue="85756007", CodingSchemeDesignator="SCT", CodeMeaning="Tissue")
 
 
 def _header(sop_class: str, sop_instance: str, slices: int, modality: str) -> Dataset:
