@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import UsageError
+from dicomdl.labels.places import slabs
 
 # Torch computes with these, and hardly with uint16.
 _DTYPES: Final = (np.uint8, np.int16, np.int32)
@@ -60,8 +61,16 @@ def label_block(
 
     Such voxels have the last of their labels in the order of `names`.
     """
-    shape = tuple(b - a for a, b in zip(start, stop, strict=True))
-    block = np.zeros(shape, dtype)
+    shape = stop[0] - start[0], stop[1] - start[1], stop[2] - start[2]
+    block, overlap = np.zeros(shape, dtype), 0
+    for first, last in slabs(shape, 1):
+        ends = (start[0] + first, *start[1:]), (start[0] + last, *stop[1:])
+        overlap += _put_labels(reader, block[first:last], *ends)
+    return block, overlap
+
+
+def _put_labels(reader: LabelReader, block: Values, start: Voxel, stop: Voxel) -> int:
+    """Put labels into a block of zeros; return the number of voxels with more than one label."""
     twice: Mask | None = None
     for where, mask, label in reader.pieces(start, stop):
         seen = block[where]
@@ -70,10 +79,10 @@ def label_block(
             continue
         known = label != 0 if mask is None else mask
         if np.logical_and(seen, known).any():
-            twice = np.zeros(shape, np.bool_) if twice is None else twice
+            twice = np.zeros(block.shape, np.bool_) if twice is None else twice
             twice[where] |= known & (seen != 0) & (seen != label)
         np.copyto(seen, label, where=known, casting="unsafe")
-    return block, 0 if twice is None else int(twice.sum())
+    return 0 if twice is None else int(twice.sum())
 
 
 def channel_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Mask:

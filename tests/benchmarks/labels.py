@@ -290,7 +290,7 @@ def one_job(job: str, ct: str, path: str, out: str) -> None:
     before, start = _memory("VmHWM"), time.process_time()
     held = 0
     if job == "scan":
-        dicomdl.scan([ct, path], out, progress=False, workers=0)
+        dicomdl.scan([ct, path], out, progress=False, workers=1)
     elif job == "labels" and index is not None:
         held = dicomdl.read_labels(index.select(has="SEG").stacks[0], "SEG").array.nbytes
     elif index is not None:

@@ -16,6 +16,7 @@ from dicomdl.errors import AnnotationError, HeaderError
 from dicomdl.headers.annotation import read_annotation
 from dicomdl.headers.data_set import source_of
 from dicomdl.index.views import Stack
+from dicomdl.labels import places
 from dicomdl.labels._choice import chosen
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.reader import channel_block, label_block
@@ -351,3 +352,29 @@ def test_a_real_label_map_with_absent_slices_has_the_voxels_of_its_nrrd(
     # 5 is the padding of the slice that the file lacks.
     assert np.array_equal(found.array, np.where(truth.array == 5, 0, truth.array))
     assert found.array.any()
+
+
+def test_a_label_map_is_read_in_slabs_and_counts_overlaps_in_each(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_series(folder / "ct", shape=(5, 12, 14))[0]
+    masks = np.random.default_rng(4).random((2, 5, 12, 14)) < 0.4
+    frames = [
+        (k + 1, (0, 0, 2.0 * z), masks[k, z].astype(np.uint8)) for k in range(2) for z in range(5)
+    ]
+    path = write_seg(folder / "seg.dcm", image, frames)
+    stack = index_of(folder / "ct").stacks[0]
+    reader = dicomdl.LabelSource(str(path)).reader(stack)
+    asked: list[tuple[int, int]] = []
+    pieces = type(reader).pieces
+
+    def noted(self: Any, start: Any, stop: Any, *more: Any, **options: Any) -> Any:
+        asked.append((start[0], stop[0]))
+        return pieces(self, start, stop, *more, **options)
+
+    monkeypatch.setattr(type(reader), "pieces", noted)
+    monkeypatch.setattr(places, "SLAB_BYTES", 2 * 12 * 14)
+    labels, overlap = label_block(reader, (0, 0, 0), (5, 12, 14), np.uint8)
+    assert asked == [(0, 2), (2, 4), (4, 5)]
+    assert np.array_equal(labels, np.where(masks[1], 2, masks[0]))
+    assert overlap == (masks[0] & masks[1]).sum()

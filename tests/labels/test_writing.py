@@ -52,6 +52,23 @@ def test_labels_of_a_tilted_stack_come_back_bit_by_bit(
     assert again.names == NAMES
 
 
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
+@pytest.mark.parametrize("shape", [(3, 7, 5), (2, 13, 17), (5, 3, 11)], ids=str)
+def test_frames_of_no_whole_bytes_come_back_bit_by_bit(folder: Path, shape: Any, kind: Any) -> None:
+    write_series(folder / "ct", shape=shape)
+    stack = index_of(folder / "ct").stacks[0]
+    labels = np.random.default_rng(sum(shape)).integers(0, 4, shape, np.uint8)
+    masks = np.stack([labels == label for label in NAMES])
+    is_map = kind == "LABELMAP"
+    given = labels if is_map else masks.astype(np.float32) if kind == "FRACTIONAL" else masks
+    out = dicomdl.write_seg(given, folder / "seg.dcm", segments=NAMES, stack=stack, kind=kind)
+    threshold = 1.0 if kind == "FRACTIONAL" else None
+    found = dicomdl.read_labels(stack, out, channels=True, threshold=threshold)
+    assert np.array_equal(found.array, masks)
+    found = dicomdl.read_labels(stack, out, threshold=threshold)
+    assert np.array_equal(found.array, labels)
+
+
 @pytest.mark.parametrize(
     ("numbers", "dtype"), [((0, 7, 40), np.int64), ((0, 3, 300, 65535), np.int32)]
 )
