@@ -30,7 +30,7 @@ def draw_head(data: Any, folder: Path) -> None:
     """Draw three planes of the first head, with its lesion."""
     index = dicomdl.scan(data, folder / "head.index", progress=False)
     volume = dicomdl.read_volume(index.select(modality="CT", verdict="regular").stacks[0])
-    volume.plot("ct.brain", labels=data.labels(volume.stack)).savefig(folder / "head.png", dpi=110)
+    volume.plot("ct.brain", labels="SEG").savefig(folder / "head.png", dpi=110)
 
 
 def main() -> None:
