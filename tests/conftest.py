@@ -3,7 +3,7 @@
 import itertools
 import multiprocessing
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from traceback import walk_tb
 
@@ -24,6 +24,7 @@ multiprocessing.set_forkserver_preload(
 settings.register_profile("dicomdl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dicomdl")
 
+NewFolder = Callable[[], Path]
 CACHES = itertools.count()
 CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "shared" / "corpus")
 
@@ -62,6 +63,18 @@ def corpus() -> Path:
     if not CORPUS.is_dir():
         pytest.skip("needs the corpus (DICOMDL_CORPUS)")
     return CORPUS
+
+
+@pytest.fixture(scope="session")
+def new_folder(tmp_path_factory: pytest.TempPathFactory) -> NewFolder:
+    """Return a function that makes an empty folder, for files that many tests read."""
+
+    def make() -> Path:
+        made = tmp_path_factory.mktemp("shared") / "dicom"
+        made.mkdir()
+        return made
+
+    return make
 
 
 @pytest.fixture

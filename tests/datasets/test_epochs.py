@@ -8,13 +8,12 @@ under `torch.manual_seed`. A dataset without chance is always the same.
 import copy
 import pickle
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_series
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
 from torch.utils.data.distributed import DistributedSampler
@@ -38,13 +37,20 @@ SPAWNED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def patches(folder: Path) -> dicomdl.PatchDataset:
-    """16 patches of two stacks, each at one of thousands of positions."""
+@pytest.fixture(scope="module")
+def stacks(new_folder: NewFolder) -> dicomdl.Index:
+    """Two stacks."""
+    folder = new_folder()
     for seed in range(2):
         write_series(folder / str(seed), shape=(6, 60, 70), seed=seed, patient_id=f"P{seed}")
+    return index_of(folder)
+
+
+@pytest.fixture
+def patches(stacks: dicomdl.Index) -> dicomdl.PatchDataset:
+    """16 patches of two stacks, each at one of thousands of positions."""
     return dicomdl.PatchDataset(
-        index_of(folder), (2, 5, 6), per_stack=PER_STACK, seed=7, intensity="modality"
+        stacks, (2, 5, 6), per_stack=PER_STACK, seed=7, intensity="modality"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_secondary_capture, write_series
 from pydicom.uid import JPEG2000Lossless
 from torch.utils.data import DataLoader
@@ -35,9 +35,10 @@ SHAPE = (5, 8, 11)
 GRID: dict[str, Any] = {"spacing": (3, 0.5, 0.7), "origin": (-10, 20, 30)}
 
 
-@pytest.fixture
-def planes(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def planes(new_folder: NewFolder) -> dicomdl.Index:
     """One series per orientation."""
+    folder = new_folder()
     for seed, orientation in enumerate(ORIENTATIONS.values()):
         write_series(folder, shape=SHAPE, orientation=orientation, seed=seed, **GRID)
     return index_of(folder)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import (
     true_affine,
     true_volume,
@@ -47,9 +47,10 @@ from dicomdl.volumes.blocks import voxels_of
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
 
 
-@pytest.fixture
-def ct(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def ct(new_folder: NewFolder) -> dicomdl.Index:
     """Two regular CT stacks of two patients."""
+    folder = new_folder()
     write_series(
         folder / "a",
         shape=(6, 10, 14),
@@ -552,9 +553,10 @@ def test_a_label_map_is_padded_with_background(folder: Path) -> None:
 # --- patches --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def patients(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def patients(new_folder: NewFolder) -> dicomdl.Index:
     """CT, MR with padding, a fractional slope, JPEG-LS, and one that is shorter than the patch."""
+    folder = new_folder()
     write_series(
         folder / "a",
         shape=(9, 20, 24),

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_secondary_capture, write_series
 
 import dicomdl
@@ -29,9 +29,10 @@ SHAPE = (5, 8, 11)
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@pytest.fixture
-def planes(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def planes(new_folder: NewFolder) -> dicomdl.Index:
     """One series per orientation, all of one shape."""
+    folder = new_folder()
     for number, orientation in enumerate(ORIENTATIONS.values()):
         write_series(
             folder,

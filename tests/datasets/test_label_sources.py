@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import NewFolder
 from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
 
@@ -16,9 +17,10 @@ from dicomdl.errors import AnnotationError, UsageError
 SHAPE = (5, 12, 14)
 
 
-@pytest.fixture
-def index(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
     """One stack with a SEG and a structure set, and one without."""
+    folder = new_folder()
     write_series(folder / "plain", shape=SHAPE, seed=3, patient_id="RAMP-2")
     image = write_series(folder / "ct", shape=SHAPE)[0]
     labels = np.random.default_rng(0).integers(0, 4, SHAPE, np.uint8)

@@ -72,9 +72,9 @@ def index_of(folder: Path, **options: Any) -> dicomdl.Index:
     return dicomdl.scan(folder / "dicom", folder / "index", progress=False)
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
-    return index_of(tmp_path)
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
+    return index_of(tmp_path_factory.mktemp("monai"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import NewFolder
 from phantoms import uid, write_series
 from phantoms_linear import linear_values, write_linear
 from torch.utils.data import DataLoader
@@ -37,9 +38,10 @@ def needed(module: str) -> Any:
         pytest.skip(f"needs {module}: {type(error).__name__}")
 
 
-@pytest.fixture(params=[*PLANES.values(), OBLIQUE], ids=[*PLANES, "oblique"])
-def index(request: pytest.FixtureRequest, folder: Path) -> dicomdl.Index:
+@pytest.fixture(params=[*PLANES.values(), OBLIQUE], ids=[*PLANES, "oblique"], scope="module")
+def index(request: pytest.FixtureRequest, new_folder: NewFolder) -> dicomdl.Index:
     """One series of an orientation."""
+    folder = new_folder()
     write_series(
         folder,
         shape=(6, 9, 12),
@@ -50,9 +52,10 @@ def index(request: pytest.FixtureRequest, folder: Path) -> dicomdl.Index:
     return dicomdl.scan(folder, folder.parent / "index", progress=False)
 
 
-@pytest.fixture
-def pairs(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def pairs(new_folder: NewFolder) -> dicomdl.Index:
     """Two patients with a T1 and a coarser FLAIR."""
+    folder = new_folder()
     for patient in ("a", "b"):
         for number, (name, weights) in enumerate(WEIGHTS.items()):
             write_linear(

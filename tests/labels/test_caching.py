@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import NewFolder
 from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
 
@@ -19,10 +20,15 @@ from dicomdl.storage import memory
 SHAPE = (7, 12, 14)
 
 
-@pytest.fixture
-def stack(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """A stack with a SEG and a structure set, whose slabs have three slices."""
+@pytest.fixture(autouse=True)
+def slabs_of_three_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "SLAB_BYTES", 3 * 12 * 14)
+
+
+@pytest.fixture(scope="module")
+def stack(new_folder: NewFolder) -> Stack:
+    """A stack with a SEG and a structure set."""
+    folder = new_folder()
     image = write_series(folder / "ct", shape=SHAPE)[0]
     labels = np.random.default_rng(0).integers(0, 4, SHAPE, np.uint8)
     frames = [

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_series
 
 import dicomdl
@@ -17,8 +17,9 @@ from dicomdl.index.views import Stack
 SHAPE = (4, 6, 7)
 
 
-@pytest.fixture
-def stack(folder: Path) -> Stack:
+@pytest.fixture(scope="module")
+def stack(new_folder: NewFolder) -> Stack:
+    folder = new_folder()
     write_series(folder / "ct", shape=SHAPE, spacing=(2.5, 0.8, 0.7), origin=(10, -20, 30))
     return index_of(folder / "ct").stacks[0]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_series
 from phantoms_labels import contour, write_structure_set
 
@@ -25,9 +25,10 @@ def on(stack: Stack, z: float, corners: Any = CORNERS, kind: str = "CLOSED_PLANA
     return contour(stack.geometry.voxel_to_world(voxels), kind)
 
 
-@pytest.fixture
-def stack(folder: Path) -> Stack:
+@pytest.fixture(scope="module")
+def stack(new_folder: NewFolder) -> Stack:
     """A stack beside a structure set of regions of all kinds."""
+    folder = new_folder()
     image = write_series(folder / "ct", shape=SHAPE, spacing=(2.5, 0.8, 0.5))[0]
     stack = index_of(folder / "ct").stacks[0]
     wide = [(-5.0, -5.0), (-5.0, 4.5), (30.0, 4.5), (3.0, -5.0)]
@@ -86,7 +87,7 @@ def test_regions_tell_which_expression_took_them_and_expressions_whether_any(
 
 
 def test_a_region_that_cannot_be_read_is_told_beside_the_others(stack: Stack, folder: Path) -> None:
-    image = next((folder / "ct").iterdir())
+    image = Path(stack.frames[0].path)
 
     def edit(dataset: Any, _: int) -> None:
         dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
@@ -102,10 +103,10 @@ def test_a_region_that_cannot_be_read_is_told_beside_the_others(stack: Stack, fo
     assert "2 values" in report[2].remarks[0] and "across the slices" in report[3].problem
 
 
-def test_what_is_no_structure_set_has_no_report(stack: Stack, folder: Path) -> None:
+def test_what_is_no_structure_set_has_no_report(stack: Stack) -> None:
     with pytest.raises(AnnotationError, match="no readable SEG"):
         dicomdl.LabelSource("SEG").report(stack)
     with pytest.raises(dicomdl.DicomdlError, match="no RT structure set"):
-        dicomdl.LabelSource(str(next((folder / "ct").iterdir()))).report(stack)
+        dicomdl.LabelSource(stack.frames[0].path).report(stack)
     with pytest.raises(UsageError, match="no regular expression"):
         dicomdl.LabelSource("RTSTRUCT", rois=["("]).report(stack)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import index_of
+from conftest import NewFolder, index_of
 from numpy.typing import NDArray
 from phantoms import write_series
 from phantoms_labels import write_seg
@@ -35,14 +35,15 @@ def position(z: float, y: float = 0, x: float = 0) -> tuple[float, float, float]
     return x, y, 2.0 * z
 
 
-@pytest.fixture
-def image(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def image(new_folder: NewFolder) -> Path:
+    folder = new_folder()
     return write_series(folder / "ct", shape=SHAPE)[0]
 
 
-@pytest.fixture
-def stack(folder: Path, image: Path) -> Stack:
-    return index_of(folder / "ct").stacks[0]
+@pytest.fixture(scope="module")
+def stack(image: Path) -> Stack:
+    return index_of(image.parent).stacks[0]
 
 
 def reader_of(stack: Stack, path: Path, wish: Any = None, **options: Any) -> SegReader:
