@@ -28,6 +28,8 @@ from .headers.frame import Frame as Frame
 from .index.index import Index as Index
 from .index.opening import open_index as open_index
 from .index.pairing import Pairing as Pairing
+from .index.saved_splits import load_split as load_split
+from .index.splits import Split as Split
 from .index.studies import Series as Series
 from .index.studies import Study as Study
 from .index.views import Group as Group

@@ -66,6 +66,11 @@ def add(commands: Any) -> None:
         help="do not read a file again if only its change time moved (container images, network "
         "mounts)",
     )
+    scan.add_argument(
+        "--pixel-hash",
+        action="store_true",
+        help="read the pixels, too, and keep a hash of each frame, which finds copies of images",
+    )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=run)
@@ -87,6 +92,7 @@ def run(given: argparse.Namespace) -> int:
         attributes=given.attribute,
         allow_phi=given.allow_phi,
         patient_id=given.patient_id,
+        pixel_hash=given.pixel_hash,
         strict_files=not given.no_strict_files,
     )
     if given.json:

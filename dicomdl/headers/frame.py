@@ -99,6 +99,10 @@ class Frame(metaclass=Listed):
         The slice index in the stack of the frame; -1 for a frame without a stack.
     duplicate_of : int
         The row of the frame of which this is an equal copy; -1 for other frames.
+    pixel_hash : str
+        The XXH3 hash of the stored values, 32 hexadecimal digits, of an index of
+        ``scan(..., pixel_hash=True)``. It is "" for images of one value, segmentations, and frames
+        that cannot be decoded.
     extra : tuple of (str, object)
         The columns that `scan(attributes=...)` added, by name.
     """
@@ -122,6 +126,7 @@ class Frame(metaclass=Listed):
     tile_left: int = 0
     position_in_stack: int = -1
     duplicate_of: int = -1
+    pixel_hash: str = ""
 
     # Identity.
     transfer_syntax_uid: str = _fact(0x00020010, "UI", "identity")

@@ -67,6 +67,9 @@ class SopClass(NamedTuple):
     placed: bool = False
 
 
+# Beginning of the UIDs of the standard itself (PS3.6 table A-1). A frame of reference with such a
+# UID is that of an atlas (PS3.6 table A-2), and no identity.
+STANDARD_ROOT: Final = "1.2.840.10008."
 IMPLICIT_LITTLE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE: Final = "1.2.840.10008.1.2.1"
 NATIVE_IN_ITEMS: Final = "1.2.840.10008.1.2.1.98"

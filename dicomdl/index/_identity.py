@@ -15,6 +15,12 @@ from dicomdl.index.table import Table
 
 # Columns of frames that identify their stack.
 IDENTITY: Final = ("patient_id", "study_instance_uid")
+# Columns that identify a patient, Study or Series; each is used where those before it are blank.
+SPLIT_LEVELS: Final = {
+    "patient": ("patient_id", "study_instance_uid", "series_instance_uid"),
+    "study": ("study_instance_uid", "series_instance_uid"),
+    "series": ("series_instance_uid",),
+}
 
 
 def rows_of_stacks(frames: Table, name: str, starts: Ints) -> Ints:

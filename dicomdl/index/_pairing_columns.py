@@ -9,8 +9,7 @@ import numpy.typing as npt
 from dicomdl.arrays import Floats, Ints, Mask
 from dicomdl.errors import UsageError
 from dicomdl.index._conditions import column_of, meeting, table_of
-from dicomdl.index._identity import IDENTITY, rows_of_series, rows_of_stacks
-from dicomdl.index._splitting import SPLIT_LEVELS
+from dicomdl.index._identity import IDENTITY, SPLIT_LEVELS, rows_of_series, rows_of_stacks
 from dicomdl.index.filtering import parsed
 from dicomdl.index.index import Index
 from dicomdl.index.rows import Generation

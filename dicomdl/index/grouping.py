@@ -5,8 +5,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Ints
-from dicomdl.index._identity import rows_of_series
-from dicomdl.index._splitting import SPLIT_LEVELS
+from dicomdl.index._identity import SPLIT_LEVELS, rows_of_series
 from dicomdl.index.index import Index
 from dicomdl.index.rows import Generation
 from dicomdl.index.views import Stacks

@@ -19,6 +19,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _hierarchy, overview
 from dicomdl.index._conditions import columns_of, meeting
+from dicomdl.index._dividable import Dividable
 from dicomdl.index._exporting import exported, write_parquet
 from dicomdl.index._keys import On
 from dicomdl.index._label_columns import JoinOptions, Label, Names
@@ -33,7 +34,6 @@ from dicomdl.index._selections import (
     row_of,
     rows_of,
 )
-from dicomdl.index._splitting import split_flags
 from dicomdl.index._stored_joins import Pickled
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.annotations import Annotation, annotations_of
@@ -51,7 +51,7 @@ from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
 
 
-class Index(Plotted):
+class Index(Dividable, Plotted):
     """The frames that a scan found, in order of stacks and slices, or a selection of them.
 
     `dicomdl.scan` and `dicomdl.open_index` return one. It is immutable, and pickles as a path (at
@@ -78,6 +78,8 @@ class Index(Plotted):
         Labels out of a table, as columns.
     select, split, of_stacks, of_frames
         Parts of the index; ``a & b``, ``a | b`` and ``~a`` combine them.
+    audit, duplicates
+        What parts have in common, and frames with equal pixels.
     frame, facts, value, source, row, rows
         Facts, byte ranges and rows of frames, by the number of the frame.
     stack, stack_of, stack_boundaries
@@ -481,39 +483,6 @@ class Index(Plotted):
             )
         joined = self._joined.combined(other._joined)
         return Index(self._generation, ranges_of(how(self._mask(), other._mask())), joined)
-
-    def split(
-        self, fractions: Sequence[float], by: str = "patient", seed: int = 0
-    ) -> tuple["Index", ...]:
-        """Split the index into parts that share no patient (or study, or series).
-
-        The part of a patient depends only on a hash of its PatientID and the seed, so adding
-        patients never moves one between parts. Split sizes are therefore approximate; with few
-        patients a part can be empty. A blank PatientID is replaced by the Study Instance UID, then
-        by the Series Instance UID.
-
-        Parameters
-        ----------
-        fractions
-            The expected share of each part, together at most 1. The remainder is in no part.
-        by
-            The level that must not be divided: "patient", "study" or "series".
-        seed
-            Another seed gives other parts.
-
-        Returns
-        -------
-        tuple of Index
-            One per fraction, in their order.
-
-        Raises
-        ------
-        UsageError
-            An unknown level, or fractions that are negative or add up to more than 1.
-        """
-        made, mask = self._generation, self._mask()
-        parts = split_flags((made.frames, made.stacks), made.stack_starts, fractions, by, seed)
-        return tuple(self._selection(mask & part) for part in parts)
 
     def stack(self, number: int) -> "Stack":
         """Return the stack whose `Stack.number` is `number`, also when it is not selected.

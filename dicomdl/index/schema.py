@@ -14,7 +14,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -43,14 +43,15 @@ _LOCATION_FIELDS: Final = (
 DEFAULTS: Final = {
     **{"coded_rows": 0, "coded_columns": 0, "tile_top": 0, "tile_left": 0},
     "flags": "",
-    **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": ""},
+    **{"position_in_stack": -1, "duplicate_of": -1, "pixel_digest": "", "pixel_hash": ""},
 }
 # Columns that the scan fills in last. `pixel_digest` is set for frames whose pixels were compared,
-# so that the next scan does not read them again.
+# so that the next scan does not read them again. `pixel_hash` is set by `scan(pixel_hash=True)`.
 _CONCLUDED: Final = (
     ("position_in_stack", pa.int32()),
     ("duplicate_of", pa.int64()),
     ("pixel_digest", TEXT),
+    ("pixel_hash", TEXT),
 )
 # State of a file when it was scanned, as `storage.sources.state_of` returns it.
 STATE_COLUMNS: Final = FILE_FIELDS[1:]

@@ -194,6 +194,67 @@ class Table:
         array = self.column(name)
         return _view(array.indices), lambda code: array.dictionary[int(code)].as_py()
 
+    def changes(self, name: str) -> npt.NDArray[np.bool_]:
+        """Return (n,) flags: rows whose value differs from that of the row before; True for row 0.
+
+        Null counts as a value that differs from all others.
+        """
+        array = self.column(name)
+        flags = np.ones(len(array), dtype=np.bool_)
+        if pa.types.is_dictionary(array.type):
+            codes = _view(array.indices)
+            flags[1:] = codes[1:] != codes[:-1]
+        elif len(array) > 1:
+            same = pc.equal(array.slice(1), array.slice(0, len(array) - 1))
+            flags[1:] = ~_flags(same)
+        return flags
+
+    def distinct_at(
+        self, name: str, rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], "Table"]:
+        """Return (codes, values) of some rows: row i holds row ``codes[i]`` of the table `values`.
+
+        The table has this column alone, plain, and each value once; some may be in no row.
+        """
+        array = self.column(name)
+        if pa.types.is_dictionary(array.type):
+            codes, values = _view(array.indices)[rows], array.dictionary
+        else:
+            coded = array.take(pa.array(rows)).dictionary_encode(null_encoding="encode")
+            codes, values = _view(coded.indices), coded.dictionary
+        return codes.astype(np.int64), Table(pa.table({name: values}))
+
+    def perhaps_repeated(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return those of some rows whose text may be that of another one, with none left out.
+
+        Hashes have one length and differ in their first 8 bytes, whose comparison takes a tenth of
+        the time of a dictionary. Of other text, all rows are returned.
+        """
+        array = self.column(name)
+        if pa.types.is_dictionary(array.type) or array.offset or not len(rows):
+            return rows
+        _, offset_buffer, data = array.buffers()
+        offsets = np.frombuffer(offset_buffer, np.int64)[: len(array) + 1]
+        lengths = np.diff(offsets)
+        size = int(lengths.max())
+        filled = lengths[rows] > 0
+        if size < 8 or not ((lengths == size) | (lengths == 0)).all():
+            return rows
+        heads = np.frombuffer(data, np.uint8, int(offsets[-1])).reshape(-1, size)[:, :8]
+        number = np.cumsum(lengths > 0) - 1
+        words = heads[number[rows[filled]]].copy().view(np.uint64)[:, 0]
+        ordered = np.sort(words)
+        twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        return rows[filled][np.isin(words, twice)]
+
+    @staticmethod
+    def together(name: str, tables: Sequence["Table"]) -> tuple[npt.NDArray[np.int64], "Table"]:
+        """Return (codes, values) of the concatenated columns of several tables."""
+        whole = pa.concat_arrays([table.column(name) for table in tables])
+        coded = whole.dictionary_encode(null_encoding="encode")
+        values = Table(pa.table({name: coded.dictionary}))
+        return _view(coded.indices).astype(np.int64), values
+
     def ranks(self, name: str) -> npt.NDArray[np.int64]:
         """Return (n,) integers that compare and sort as the values of the column do."""
         array = self.column(name)
@@ -330,6 +391,11 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
         raise UsageError(
             f"{name} holds {_plain_type(array.type)}, not {_types_of(choices)}", column=name
         ) from None
+
+
+def starting(table: Table, name: str, prefix: str) -> npt.NDArray[np.bool_]:
+    """Return (n,) flags: rows of a plain column of text whose value begins with a prefix."""
+    return _flags(pc.starts_with(table.column(name), prefix))
 
 
 def passing(table: Table, name: str, test: Callable[[Any], Any]) -> npt.NDArray[np.bool_]:

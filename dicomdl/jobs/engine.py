@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import DicomdlError, StorageError
@@ -31,6 +31,7 @@ from dicomdl.index.schema import (
     frames_schema,
 )
 from dicomdl.index.table import Table
+from dicomdl.jobs._pixel_hashes import pixel_hashes
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.system import available_cores
 
@@ -40,8 +41,10 @@ CHUNK_FILES: Final = 1024
 IN_PROCESS_FILES: Final = 4000
 
 
-def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> list[Table]:
-    """Read the headers of some files, numbered from `first`.
+def read_chunk(
+    reader: HeaderReader, paths: Sequence[bytes], first: int = 0, *, pixel_hash: bool = False
+) -> list[Table]:
+    """Read the headers of some files, numbered from `first`; hash the pixels where asked for.
 
     Returns the tables [files, frames, problems, annotations].
     """
@@ -69,6 +72,9 @@ def read_chunk(reader: HeaderReader, paths: Sequence[bytes], first: int = 0) -> 
         "reason": [h.reason for _, h in bad],
         "detail": [h.detail for _, h in bad],
     }
+    if pixel_hash and len(frames):
+        hashes = pixel_hashes(frames, [h.source for h in headers], first)
+        frames = frames.with_column("pixel_hash", hashes)
     return [
         table_of(READ_FILES_SCHEMA, files),
         frames,
@@ -152,8 +158,16 @@ def _frame_rows(reader: HeaderReader, every: Sequence[Header], first: int) -> Ta
     return frames_table(columns, reader.convert(rows), extra)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read of every file: columns of more attributes, and hashes of the pixels."""
+
+    extra: Sequence[Attribute] = ()
+    pixel_hash: bool = False
+
+
 def read_all(
-    paths: Sequence[bytes], extra: Sequence[Attribute], workers: int | None, *, progress: bool
+    paths: Sequence[bytes], reading: Reading, workers: int | None, *, progress: bool
 ) -> Iterator[list[Table]]:
     """Read all files, with a progress bar: yield the tables of each chunk, in any order."""
     with warnings.catch_warnings():
@@ -170,14 +184,14 @@ def read_all(
         # Python embedded in another program has no command to start workers with.
         workers = 1
     done = (
-        _in_process(chunks, extra)
+        _in_process(chunks, reading)
         if workers == 1 or len(chunks) < 2
-        else _in_workers(chunks, extra, min(workers, len(chunks)))
+        else _in_workers(chunks, reading, min(workers, len(chunks)))
     )
     with tqdm(
         total=len(paths),
         unit="file",
-        desc="reading headers",
+        desc="reading headers and pixels" if reading.pixel_hash else "reading headers",
         disable=None if progress else True,
         leave=False,
     ) as bar:
@@ -187,11 +201,11 @@ def read_all(
 
 
 def _in_process(
-    chunks: Sequence[tuple[int, Sequence[bytes]]], extra: Sequence[Attribute]
+    chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
 ) -> Iterator[list[Table]]:
-    reader = HeaderReader(extra)
+    reader = HeaderReader(reading.extra)
     for first, paths in chunks:
-        yield read_chunk(reader, paths, first)
+        yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash)
 
 
 # Chunk: the number of its first file, and its paths.
@@ -201,20 +215,20 @@ _FIRST: Final = struct.Struct("<Q")
 _WORKER: Final = "dicomdl.jobs.engine:answering"
 
 
-def answering(extra: Sequence[Mapping[str, Any]]) -> Answer:
+def answering(reading: Mapping[str, Any]) -> Answer:
     """Return the function by which a worker process answers a chunk with its tables."""
-    reader = HeaderReader([Attribute(**{**a, "groups": tuple(a["groups"])}) for a in extra])
+    extra = [Attribute(**{**a, "groups": tuple(a["groups"])}) for a in reading["extra"]]
+    reader, pixel_hash = HeaderReader(extra), bool(reading["pixel_hash"])
 
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)
-        return [to_bytes(read_chunk(reader, message[_FIRST.size :].split(b"\0"), first))]
+        paths = message[_FIRST.size :].split(b"\0")
+        return [to_bytes(read_chunk(reader, paths, first, pixel_hash=pixel_hash))]
 
     return answer
 
 
-def _in_workers(
-    chunks: Sequence[_Chunk], extra: Sequence[Attribute], workers: int
-) -> Iterator[list[Table]]:
+def _in_workers(chunks: Sequence[_Chunk], reading: Reading, workers: int) -> Iterator[list[Table]]:
     """Yield tables from worker processes; this process reads chunks of workers that died."""
     waiting: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[_Chunk, bytes | Death] | None] = queue.SimpleQueue()
@@ -222,7 +236,7 @@ def _in_workers(
         waiting.put(chunk)
     with contextlib.ExitStack() as team:
         for _ in range(workers):
-            worker = _start_worker(extra)
+            worker = _start_worker(reading)
             team.callback(worker.end)
             threading.Thread(target=_feed, args=(worker, waiting, answers), daemon=True).start()
         deaths, running = [], workers
@@ -232,18 +246,18 @@ def _in_workers(
                 running -= 1
             elif isinstance(answered[1], Death):
                 deaths.append(answered[1])
-                yield from _in_process([answered[0]], extra)
+                yield from _in_process([answered[0]], reading)
             else:
                 yield from_bytes(answered[1], 4)
     if deaths:
         _warn(deaths, workers)
     left = [waiting.get() for _ in range(waiting.qsize())]
-    yield from _in_process([chunk for chunk in left if chunk is not None], extra)
+    yield from _in_process([chunk for chunk in left if chunk is not None], reading)
 
 
-def _start_worker(extra: Sequence[Attribute]) -> Child:
+def _start_worker(reading: Reading) -> Child:
     try:
-        return Child(_WORKER, [asdict(attribute) for attribute in extra])
+        return Child(_WORKER, asdict(reading))
     except StorageError as error:
         raise StorageError(f"{error}; pass workers=1") from error
 

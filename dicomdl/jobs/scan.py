@@ -45,7 +45,7 @@ from dicomdl.jobs._patients import (
     patient_key_name,
     require_key,
 )
-from dicomdl.jobs.engine import read_all
+from dicomdl.jobs.engine import Reading, read_all
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk, require_no_url, walk
 from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED
@@ -80,6 +80,7 @@ def scan(
     tolerances: Tolerances | None = None,
     move: Mapping[str, str] | None = None,
     strict_files: bool = True,
+    pixel_hash: bool = False,
 ) -> Index:
     """Index every DICOM file below some folders.
 
@@ -118,6 +119,10 @@ def scan(
         Whether a file whose change time moved since the last scan is read again, although its size
         and modification time are the same, and refused by the index that is returned; see
         `open_index`.
+    pixel_hash
+        Read the pixels, too, and keep a hash of each frame (XXH3, 128 bits, the column
+        `pixel_hash`), by which `Index.duplicates`, `Index.split` and `Index.audit` find equal
+        images under other UIDs.
 
     Returns
     -------
@@ -155,6 +160,7 @@ def scan(
         "attributes": list(attributes),
         "patient_id": patient_id if patient_id == "keep" else f"hash:{patient_key_name()}",
         "tolerances": asdict(tolerances),
+        "pixel_hash": bool(pixel_hash),
     }
     target = _target(out, options)
     walked = walk(folders, follow_links=follow_links, avoid=target)
@@ -172,7 +178,8 @@ def scan(
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
         old = replace(old, files=_with_states(old.files, kept, walked))
-    chunks = list(read_all([walked.paths[i] for i in fresh], extra, workers, progress=progress))
+    reading = Reading(extra, pixel_hash=bool(pixel_hash))
+    chunks = list(read_all([walked.paths[i] for i in fresh], reading, workers, progress=progress))
     if patient_id == "hash":
         chunks = [
             [files, hash_patients(frames), problems, hash_patients(annotations)]

@@ -80,6 +80,7 @@ def test_no_split_takes_a_stack_or_a_series_apart(tmp_path: Path, by: str) -> No
                     "PatientID": "" if n % 2 or z < 2 else f"P{n}",
                 },
                 series_uid=uid("series", number),
+                frame_of_reference=uid("frame", number),
                 orientation=orientation,
                 seed=number,
             )
