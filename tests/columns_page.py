@@ -67,6 +67,7 @@ LOCATION: Final = {
     "tile_left": ("integer", "first column of the tile"),
     "position_in_stack": ("integer", "slice number in the stack, -1 without one"),
     "duplicate_of": ("integer", "row of the equal frame that is in the stack instead, else -1"),
+    "pixel_hash": ("text", "hash of the stored values, of `scan(..., pixel_hash=True)`"),
 }
 # The units of numbers (PS3.3); counts, factors and unit vectors have none.
 UNITS_BY_NAME: Final = """
