@@ -78,9 +78,11 @@ def _put_labels(reader: LabelReader, block: Values, start: Voxel, stop: Voxel) -
             seen[...] = label
             continue
         known = label != 0 if mask is None else mask
-        if np.logical_and(seen, known).any():
+        both = (seen != 0) & known
+        if both.any():
             twice = np.zeros(block.shape, np.bool_) if twice is None else twice
-            twice[where] |= known & (seen != 0) & (seen != label)
+            both &= seen != label
+            twice[where] |= both
         np.copyto(seen, label, where=known, casting="unsafe")
     return 0 if twice is None else int(twice.sum())
 
