@@ -1,5 +1,6 @@
 """table reading: tables of every kind, and what is wrong with one told by line and column."""
 
+import csv
 import datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from phantoms import write_series
 
 import dicomdl
@@ -226,3 +229,18 @@ def test_a_file_without_permission_is_a_storage_error(
     monkeypatch.setattr(pa, "memory_map", refused)
     with pytest.raises(StorageError, match="cannot be read: Permission denied"):
         joined(index, tmp_path / "t.csv")
+
+
+CELLS = st.text(st.sampled_from("ab1,;\t \"'\n\réß"), max_size=6)
+
+
+@settings(max_examples=25)
+@given(st.lists(CELLS, min_size=3, max_size=3), st.sampled_from(",;\t"), st.sampled_from("\n\r"))
+def test_cells_are_those_that_python_wrote(
+    index: Index, tmp_path_factory: pytest.TempPathFactory, cells: list[str], by: str, end: str
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=by, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerows([["id", "y"], *([f"p{n}", f"x{cell}"] for n, cell in enumerate(cells))])
+    assert joined(index, path) == [f"x{cell}" for cell in cells]
