@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phantoms import uid, write_series
+import pydicom
+from phantoms import uid, write_multiframe, write_series
 from pydicom.uid import RLELossless
 
 SUBTYPES = (
@@ -245,8 +246,16 @@ def lumbar_2024(root: Path) -> None:
 
 
 def aneurysm_2025(root: Path) -> None:
-    """Labels of series; points of images as dicts in text."""
+    """Labels of series; points of images as dicts in text; one series is a multi-frame file."""
     rows, points = [], []
+    series = uid("aneurysm", 9)
+    own = write_multiframe(root / "own.dcm", shape=(3, 8, 8), patient_id="9", series_uid=series)
+    name = str(pydicom.dcmread(own, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+    path = root / "series" / series / f"{name}.dcm"
+    path.parent.mkdir(parents=True)
+    own.rename(path)
+    rows.append(f"{series},69,Male,MRA,0,1,1")
+    points.append(f"{series},{name},\"{{'f': 2, 'x': 3.5, 'y': 4}}\",Basilar Tip")
     for number in range(2):
         series = uid("aneurysm", number)
         made = [uid("aneurysm image", number, z) for z in range(3)]

@@ -205,6 +205,11 @@ class MarkColumns:
                 "with level='frame'",
                 level=level,
             )
+        if not option.is_world and joined.repeats_in_files(option.x):
+            raise UsageError(
+                f"{name}: a row of {option.x!r} is joined with several frames of one file: join by "
+                "its frame, too, such as on={..., 'frame_index': 'f'}, counted from 0"
+            )
         is_text = option.label is not None and joined.kind(option.label).startswith("text")
         return cls(
             option, joined.classes(option.label) if is_text and option.label else None, level

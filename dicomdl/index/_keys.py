@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dicomdl.arrays import Mask
 from dicomdl.errors import UsageError
 from dicomdl.headers.attribute import snake_case
 from dicomdl.index._identity import IDENTITY, per_frame, rows_of_stacks
@@ -29,6 +31,8 @@ On: TypeAlias = str | Sequence[str] | Mapping[str, str]
 
 # Names of the folders and the file of a path, from its end.
 PATH_FACTS: Final = ("stem", "name", "parent", "path.parts[-n]")
+# Number of a frame in its file, from 0; blank for the only frame of a file, as in the table.
+FRAME_INDEX: Final = "frame_index"
 _PARTS: Final = re.compile(r"path\.parts\[-([1-9]\d?)\]")
 # A name in braces, and the number of digits to which it is padded with zeros.
 _FIELD: Final = re.compile(r"\{([^{}:]+)(?::0(\d{1,2}))?\}")
@@ -76,7 +80,7 @@ class Template:
 def is_public(name: str) -> bool:
     """Whether messages may quote a fact: paths, UIDs and numbers of frames, never an identity."""
     is_path = name in PATH_FACTS[:3] or _PARTS.fullmatch(name) is not None
-    return is_path or name.endswith("_uid") or name in ("instance_number", "frame_number")
+    return is_path or name.endswith("_uid") or name in ("instance_number", FRAME_INDEX)
 
 
 def parsed_template(text: str, known: Iterable[str] = ()) -> Template:
@@ -123,6 +127,11 @@ class Key:
     separator: str = ""
     tail: str = ""
     is_last: bool = True
+
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether a blank cell is a key: a file with one frame has no number of it."""
+        return self.index.names == [FRAME_INDEX]
 
 
 def parsed_on(on: On) -> dict[str, str]:
@@ -180,7 +189,7 @@ def _parsed_key(left: str, right: str, facts: "Facts", columns: Sequence[str]) -
     if not unknown:
         return Key(index, table)
     if len(index.pieces) == 1 or len(unknown) > 1:
-        error = no_such_column(unknown[0], [*facts.names, *PATH_FACTS])
+        error = no_such_column(unknown[0], [*facts.names, *PATH_FACTS, FRAME_INDEX])
         raise UsageError(f"on: the index: {error}", column=unknown[0])
     return _split(left, index, table, unknown[0])
 
@@ -230,7 +239,7 @@ class Facts:
     def has(self, name: str) -> bool:
         """Whether a name is a fact of frames."""
         return (
-            name in PATH_FACTS[:3]
+            name in (*PATH_FACTS[:3], FRAME_INDEX)
             or _PARTS.fullmatch(name) is not None
             or self.column(name) in self.names
         )
@@ -245,6 +254,8 @@ class Facts:
         """
         if name in PATH_FACTS[:3] or _PARTS.fullmatch(name):
             return self._parts_of_paths(name)
+        if name == FRAME_INDEX:
+            return self._numbers_in_files()
         column = self.column(name)
         frames, starts = self._generation.frames, self._generation.stack_starts
         if column in IDENTITY:
@@ -260,6 +271,26 @@ class Facts:
         of_stacks = _as_text(self._generation.stacks, column).take(pa.array(stacks))
         copies = pa.nulls(len(frames) - int(starts[-1]), TEXT)
         return pa.concat_arrays([of_stacks, copies])
+
+    def _numbers_in_files(self) -> pa.Array:
+        """Return (frames,) the number of each frame in its file, "" for the only one of a file."""
+        texts = pa.array(self._generation.frames.numbers("frame_number") - 1).cast(TEXT)
+        return pc.if_else(pa.array(self._is_multi_frame()), texts, pa.scalar("", TEXT))
+
+    def _is_multi_frame(self) -> Mask:
+        """Return (frames,) flags of the frames of files with several."""
+        frames = self._generation.frames
+        files, numbers = frames.numbers("file"), frames.numbers("frame_number")
+        last = np.zeros(len(self._generation.files), dtype=np.int64)
+        np.maximum.at(last, files, numbers)
+        return np.asarray(last[files] > 1)
+
+    def repeats_in_files(self, row_of_frame: npt.NDArray[np.int32]) -> bool:
+        """Whether several frames of one file have one row of a table."""
+        held = np.flatnonzero(self._is_multi_frame() & (row_of_frame >= 0))
+        files = self._generation.frames.numbers("file")[held].astype(np.int64)
+        pairs = files * (int(row_of_frame.max(initial=0)) + 1) + row_of_frame[held]
+        return len(np.unique(pairs)) < len(held)
 
     def _parts_of_paths(self, name: str) -> pa.Array:
         match = _PARTS.fullmatch(name)

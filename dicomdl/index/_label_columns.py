@@ -105,6 +105,12 @@ def chosen_labels(
     return Labels(needed, parsed, renamed, lists, tuple(left_out))
 
 
+def parsed_base(name: str, options: JoinOptions, columns: Sequence[str]) -> str:
+    """Return the column whose parsed cells have a name, such as ``coordinates_f``; "" for none."""
+    base = _base_of(name, _as_names(options.parse, "parse"), columns)
+    return "" if base == name else base
+
+
 def _as_names(given: Names, option: str) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else given
     if isinstance(names, Sequence) and all(isinstance(name, str) for name in names):

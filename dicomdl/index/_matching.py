@@ -28,7 +28,8 @@ _LEVEL_OF: Final[Mapping[str, str]] = {
     "patient_id": "patient",
     "study_instance_uid": "study",
     "series_instance_uid": "series",
-    **dict.fromkeys(("sop_instance_uid", "instance_number", "stem", "name"), "frame"),
+    **dict.fromkeys(("sop_instance_uid", "instance_number", "frame_index"), "frame"),
+    **dict.fromkeys(("stem", "name"), "frame"),
 }
 
 
@@ -96,6 +97,8 @@ def _split(key: Key, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
 
     A cell without the separator is a key that matches nothing, with a blank part.
     """
+    if key.may_be_blank:
+        texts = pc.fill_null(texts, "")
     if not key.split:
         return texts, None
     fits = pc.match_substring(texts, key.separator)

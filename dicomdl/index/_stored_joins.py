@@ -46,7 +46,7 @@ class StoredJoin:
     row_of_frame
         (frames of the generation,) int32, the row of `table`; -1 where nothing matched.
     facts
-        "level", and the "report" as plain values.
+        "level", "repeats_in_files" (see `Joined`), and the "report" as plain values.
     is_stored
         Whether the cache folder holds the join.
     """

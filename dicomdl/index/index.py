@@ -330,11 +330,13 @@ class Index(Dividable, Plotted):
             What names a row: {key of the index: column of the table}, or a name that both have.
             Several keys must all agree. A key of the index is a column or DICOM keyword
             (``"SOPInstanceUID"``, ``"instance_number"``), ``"stem"`` (the file name without its
-            suffix), ``"name"``, ``"parent"`` (the folder of the file), ``"path.parts[-3]"``, or a
-            template such as ``"ID_{stem}"`` or ``"{StudyInstanceUID}_study"``. A template of the
-            table has its columns: ``"{BraTS21ID:05}"`` pads a number to five digits. A name in the
-            template of the index that the index lacks splits off the cells: ``"{stem}_{subtype}"``
-            at the last ``_``. Keys are compared as text.
+            suffix), ``"name"``, ``"parent"`` (the folder of the file), ``"path.parts[-3]"``,
+            ``"frame_index"`` (the number of a frame in its file, from 0; blank on both sides for
+            files of one frame), or a template such as ``"ID_{stem}"`` or
+            ``"{StudyInstanceUID}_study"``. A template of the table has its columns:
+            ``"{BraTS21ID:05}"`` pads a number to five digits. A name in the template of the index
+            that the index lacks splits off the cells: ``"{stem}_{subtype}"`` at the last ``_``.
+            Keys are compared as text.
         label
             The columns that are joined: a name, several, or {column: new name}. By default all that
             are neither keys nor columns of the index.

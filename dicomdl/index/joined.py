@@ -108,6 +108,14 @@ class Joined:
         """Return the level of the keys: "patient", "study", "series", "stack" or "frame"."""
         return self.join_of(name).level
 
+    def repeats_in_files(self, name: str) -> bool:
+        """Return whether several frames of one file have one row: then its pixels are of no frame.
+
+        A table of points of multi-frame files has a column of the frame, which is a key (see
+        "frame_index" of `Index.join`); `name` is the column that is asked for.
+        """
+        return bool(self.join_of(name).facts["repeats_in_files"])
+
     def kind(self, name: str) -> str:
         """Return what a column holds.
 

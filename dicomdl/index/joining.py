@@ -17,7 +17,7 @@ from dicomdl.errors import UsageError
 from dicomdl.index._cells import Column, column_of
 from dicomdl.index._findings import Findings, parsed_unmatched, report_of, require_matched
 from dicomdl.index._keys import Facts, Key, columns_named, parsed_keys, parsed_on
-from dicomdl.index._label_columns import JoinOptions, Labels, chosen_labels
+from dicomdl.index._label_columns import JoinOptions, Labels, chosen_labels, parsed_base
 from dicomdl.index._literals import parsed_columns
 from dicomdl.index._matching import Matched, level_of, matched
 from dicomdl.index._reduction import Reduced, one_row_per_key, pivoted
@@ -25,6 +25,7 @@ from dicomdl.index._stored_joins import StoredJoin, stored_join
 from dicomdl.index._table_reading import GivenTable, given_table, key_text
 from dicomdl.index.joined import Joined
 from dicomdl.index.rows import Generation
+from dicomdl.index.schema import TEXT
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +56,10 @@ def join(selected: Selected, table: Any, options: JoinOptions) -> tuple[StoredJo
     on = parsed_on(options.on)
     given = given_table(table, options.label, columns_named(on))
     facts = Facts(selected.generation, selected.joined)
-    keys = parsed_keys(on, facts, given.names)
+    in_cells = [name for name in columns_named(on) if parsed_base(name, options, given.names)]
+    keys = parsed_keys(on, facts, (*given.names, *in_cells))
     labels = chosen_labels(options, keys, given, facts)
-    read = _Read(given, keys, labels, options.pivot)
+    read = _Read(given, keys, labels, options)
     found = matched(facts, keys, read)
     reduced = _reduced(read, found, options, labels)
     columns = reduced.columns
@@ -72,8 +74,15 @@ def join(selected: Selected, table: Any, options: JoinOptions) -> tuple[StoredJo
         columns,
     )
     require_matched(report, unmatched)
-    facts_of_join = {"level": level, "report": report.to_dict()}
-    stored = stored_join(columns, row_of_frame, facts_of_join)
+    stored = stored_join(
+        columns,
+        row_of_frame,
+        {
+            "level": level,
+            "repeats_in_files": facts.repeats_in_files(row_of_frame),
+            "report": report.to_dict(),
+        },
+    )
     drops = unmatched["index"] == "drop"
     return stored, selected.mask & (row_of_frame >= 0) if drops else selected.mask
 
@@ -93,9 +102,12 @@ class _Read:
     """The columns of a table that a join needs, read once."""
 
     def __init__(
-        self, given: GivenTable, keys: Sequence[Key], labels: Labels, pivot: str | None
+        self, given: GivenTable, keys: Sequence[Key], labels: Labels, options: JoinOptions
     ) -> None:
-        needed = [*(name for key in keys for name in key.table.names), *labels.needed, pivot]
+        of_keys = [name for key in keys for name in key.table.names]
+        self._base_of = {name: parsed_base(name, options, given.names) for name in of_keys}
+        self._parsed: dict[str, dict[str, Column]] = {}
+        needed = [*of_keys, *self._base_of.values(), *labels.needed, options.pivot]
         held = [name for name in dict.fromkeys(needed) if name in given.names]
         self._table = given.read(held)
         self.place = given.place
@@ -104,9 +116,25 @@ class _Read:
 
     def key_texts(self, names: Sequence[str]) -> pa.Table:
         """Return columns as text, null where a cell is blank."""
-        return pa.table(
-            {name: key_text(name, self._table.column(name), self.place) for name in names}
-        )
+        return pa.table({name: self._key_text(name) for name in names})
+
+    def _key_text(self, name: str) -> Any:
+        if not (base := self._base_of[name]):
+            return key_text(name, self._table.column(name), self.place)
+        column = self.parsed(base).get(name)
+        if column is None:
+            return pa.nulls(self._table.num_rows, TEXT)
+        if column.row_of_item is not None:
+            raise UsageError(f"the key {name!r} of the table holds lists", column=name)
+        codes = pa.array(column.codes, mask=column.codes < 0)
+        return column.values.cast(TEXT).take(codes)
+
+    def parsed(self, name: str) -> dict[str, Column]:
+        """Return the columns of a column whose cells are parsed."""
+        if name not in self._parsed:
+            column = column_of(name, self._table.column(name), self.place)
+            self._parsed[name] = parsed_columns(name, column, self.place)
+        return self._parsed[name]
 
     def column(self, name: str, found: Matched) -> Column:
         """Return a column of labels, or the part that a template splits off."""
@@ -121,10 +149,10 @@ def _reduced(read: _Read, found: Matched, options: JoinOptions, labels: Labels) 
     """Return the joined columns, by their new names, with one row per key."""
     columns, lists = {}, []
     for name in labels.needed:
-        column = read.column(name, found)
-        parts = {name: column}
         if name in labels.parsed:
-            parts = parsed_columns(name, column, read.place)
+            parts = read.parsed(name)
+        else:
+            parts = {name: read.column(name, found)}
         for part, renamed in labels.names_of(name, tuple(parts)).items():
             columns[renamed] = parts[part]
             if labels.is_list(name, part):

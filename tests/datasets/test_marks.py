@@ -380,3 +380,10 @@ def test_frames_of_one_file_have_boxes_of_their_own(folder: Path) -> None:
     assert [len(frames[row]["boxes"]) for row in range(6)] == [0, 1, 0, 1, 1, 0]
     for row, (_, x, y, width, height) in zip((1, 3, 4), RECTANGLES, strict=True):
         assert frames[row]["boxes"].tolist() == [[x, y, x + width, y + height]]
+
+
+def test_points_of_a_file_without_their_frame_are_an_error(folder: Path) -> None:
+    write_multiframe(folder / "a.dcm", shape=(3, 6, 8))
+    index = index_of(folder).join({"k": ["a"], "x": [1], "y": [2]}, {"stem": "k"}, level="frame")
+    with pytest.raises(UsageError, match="joined with several frames of one file: join by its"):
+        FrameDataset(index, "modality", points=Points("x", "y"))

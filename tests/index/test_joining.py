@@ -328,3 +328,24 @@ def test_the_overview_names_the_columns(index: Index) -> None:
     found = index.join({"s0": 1, "s1": 2, "s2": 3, "s3": 4}, {"parent": "s"}, "kind")
     assert "  joined 1 column: kind\n" in repr(found) and "joined" not in repr(index)
     assert "joined 1 column: kind" in found._repr_html_()
+
+
+def test_points_of_multi_frame_files_find_their_frame(folder: Path) -> None:
+    write_multiframe(folder / "a.dcm", shape=(3, 4, 4), order=[0, 1, 2])
+    write_series(folder / "own", shape=(1, 4, 4), seed=3)[0].rename(folder / "b.dcm")
+    index = index_of(folder)
+    table = {"k": ["a", "a", "b"], "f": ["2", "0", ""], "x": [1, 2, 3]}
+    keys = {"stem": "k", "frame_index": "f"}
+    found = index.join(table, keys, on_unmatched={"index": "keep"})
+    values = {
+        (Path(frame.path).stem, frame.frame_number): found.value(n, "x")
+        for n, frame in enumerate(map(found.frame, range(len(found))))
+    }
+    assert values == {("a", 1): 2, ("a", 2): None, ("a", 3): 1, ("b", 1): 3}
+    assert found.joins[0].level == "frame" and not found.joined.repeats_in_files("x")
+    # Without its frame, a row is one of all frames of the file.
+    found = index.join(table, {"stem": "k"}, lists=True)
+    assert found.joined.repeats_in_files("x")
+    with pytest.raises(UsageError, match=r"1 of 3 rows of the table \(row 1\)"):
+        table["f"][1] = ""
+        index.join(table, keys, on_unmatched={"index": "keep"})

@@ -177,11 +177,13 @@ def test_lumbar_2024(scanned: Scanned) -> None:
 def test_aneurysm_2025(scanned: Scanned) -> None:
     root, index = scanned(rsna.aneurysm_2025)
     index = index.join(root / "train.csv", on="SeriesInstanceUID")
-    points, keys = root / "train_localizers.csv", ["SeriesInstanceUID", "SOPInstanceUID"]
-    keep = {"index": "keep"}
+    points, keep = root / "train_localizers.csv", {"index": "keep"}
+    keys = {"SOPInstanceUID": "SOPInstanceUID", "frame_index": "coordinates_f"}
     index = index.join(points, keys, parse="coordinates", lists=True, on_unmatched=keep)
     assert [report.level for report in index.joins] == ["series", "frame"]
     assert index.joins[0].left_out == ("PatientAge", "PatientSex", "Modality")
-    assert index.joins[1].rows_unmatched == 0 and len(index.select(**{"Aneurysm Present": 1})) == 3
+    assert index.joins[1].rows_unmatched == 0 and len(index.select(**{"Aneurysm Present": 1})) == 6
     held = [tuple(each) for each in index.joined.lists("coordinates_x", index.rows())]
-    assert sorted(held) == [()] * 5 + [(258.36, 101.5)]
+    assert sorted(held) == [()] * 7 + [(3.5,), (258.36, 101.5)]
+    third = [n for n in range(len(index)) if index.value(n, "coordinates_f") == (2,)]
+    assert [index.value(n, "frame_number") for n in third] == [3]
