@@ -67,6 +67,8 @@ def run(given: argparse.Namespace) -> int:
             print_text(listing.as_text(rows))
         for annotation in index.annotations if given.annotations else ():
             print_text(repr(annotation))
+            for remark in annotation.remarks:
+                print_text(f"  {remark}")
         if given.problems and not len(index.problems):
             print_text("  no file has a problem")
         if given.problems:

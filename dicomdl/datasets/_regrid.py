@@ -163,7 +163,9 @@ def resized(
     if target.is_own:
         return Resized(image, affine, spacing, np.eye(4))
     size, new_spacing = target.size, target.spacing
-    tensor = torch.from_numpy(image.astype(np.float32))[None]
+    # Labels of 32 bits are exact in float64 only.
+    is_wide = image.dtype.kind in "iu" and image.dtype.itemsize > 2 and not how.smooth
+    tensor = torch.from_numpy(image.astype(np.float64 if is_wide else np.float32))[None]
     inner: tuple[int, ...] | None = None
     if new_spacing is None:
         # Otherwise `is_own` would be true.

@@ -35,6 +35,7 @@ from dicomdl.datasets.epochs import (
 )
 from dicomdl.datasets.patch_samplers import chance
 from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.sample_labels import SampleLabels, kept_reasons, surveyed
 from dicomdl.datasets.selection import StackChoice, Taken
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
@@ -43,7 +44,7 @@ from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
-from dicomdl.labels.source import kind_of
+from dicomdl.labels.source import LabelSource
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
@@ -426,11 +427,19 @@ class StackDataset(PixelDataset):
         for name in ("_cases", "_stacks"):
             self.__dict__.pop(name, None)
 
-    def _keep_annotated(self, labels: Any) -> None:
-        """Continue with the cases whose first stack has the annotation that labels come from."""
-        if kind := kind_of(labels):
-            annotated = self.index.select(has=kind).stacks.numbers
-            self._keep_cases(np.isin(self._cases.firsts, annotated), f"no readable {kind}")
+    def _keep_labelled(self, source: LabelSource | None) -> SampleLabels | None:
+        """Continue with the cases whose first stack has labels, and return what these are."""
+        if source is None:
+            return None
+        firsts = self._stacks
+        known = surveyed(source, firsts)
+        absent = np.unique(firsts.numbers[known.is_absent])
+        reasons = kept_reasons(known, source)
+        for reason in dict.fromkeys(reason for reason in reasons.tolist() if reason):
+            is_kept = reasons != reason
+            self._keep_cases(is_kept, reason)
+            reasons = reasons[is_kept]
+        return SampleLabels(source, known.dtype, known.names, absent)
 
     @functools.cached_property
     def _cases(self) -> Cases:

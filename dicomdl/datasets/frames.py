@@ -26,9 +26,16 @@ from dicomdl.datasets._options import OnError, Policy, Reading
 from dicomdl.datasets._regrid import Fit, Resized, Resizing, TargetGrid, resized
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import PixelDataset, Transform
-from dicomdl.datasets.label_maps import Labels, LabelsOption, as_labels, label_block
 from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.sample_labels import (
+    LabelsOption,
+    SampleLabels,
+    as_labels,
+    as_tensors,
+    kept_reasons,
+    surveyed,
+)
 from dicomdl.datasets.selection import StackChoice, Taken, checked_content, report_left_out
 from dicomdl.datasets.targets import TargetOption
 from dicomdl.errors import UsageError
@@ -36,9 +43,10 @@ from dicomdl.geometry.axes import PLANE_AXES, PLANES, Plane
 from dicomdl.geometry.boxes import map_between, map_of_scales
 from dicomdl.geometry.grid import Geometry
 from dicomdl.index.given import Indexed, as_index
+from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
-from dicomdl.labels.source import kind_of
+from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
@@ -64,8 +72,9 @@ class FrameDataset(PixelDataset):
     transform
         A callable that takes the sample; its result is delivered instead.
     labels
-        As for `PatchDataset`: samples have `label` (H, W) int64, the labels of the frame on the
-        grid of its image. Only the frames and contours of that slice are read. Not with `reduce`.
+        As for `PatchDataset`: samples have `label` (H, W) or (k, H, W), and perhaps `unlabelled`
+        (H, W), at the pixels of the image; with `neighbours`, those of the middle slice. Only the
+        frames and contours of that slice are read. Not with `reduce`.
     target
         A joined column (see `Index.join`), several, or a `Target`: samples have `target`. Text is
         the number of its class, int64, in sorted order; one column of integers or flags is int64;
@@ -259,13 +268,12 @@ class FrameDataset(PixelDataset):
         self.bags = Bags.of(by, max_members, self.delivery, is_sized=size is not None)
         self.plane = plane
         self._check_plane()
-        self.labels = as_labels(labels)
-        if self.labels is not None and reduce:
+        source = as_labels(labels)
+        if source is not None and reduce:
             raise UsageError("reduce= halves images, not labels: take them at full resolution")
         choose = self._stored if plane is None else self._crossed
         taken = choose(given, checked_content(content))
-        if kind := kind_of(self.labels):
-            taken.leave_out(f"no readable {kind}", has=kind)
+        self.labels = None if source is None else _labelled(taken, source)
         self.index, self.left_out = taken.index, taken.left_out
         self.table = TableLabels.of(target, boxes, points, self.index.joined)
         if self.plane is not None:
@@ -376,7 +384,7 @@ class FrameDataset(PixelDataset):
         moved = resized(read.image, grid.affine, grid.spacing, self.image_grid, how)
         facts = {**read.facts, "spacing_at": grid.spacing_at}
         if self.labels is not None:
-            facts["label"] = self._label(self.labels, read, how)
+            facts |= self._label(self.labels, read, how)
         own_row = self.index.row(row) if self.plane is None else None
         first = read.stack.rows.start if own_row is None else own_row
         facts |= self.table.target_entries(self.index.joined, first)
@@ -411,14 +419,25 @@ class FrameDataset(PixelDataset):
             return self.index.rows()
         return np.repeat(self.index.stacks.first_rows(), np.diff(self.boundaries))
 
-    def _label(self, labels: Labels, read: FrameRead, how: Resizing) -> torch.Tensor:
-        """Return the label (H, W) of a frame, on the grid of its image."""
+    def _label(
+        self, labels: SampleLabels, read: FrameRead, how: Resizing
+    ) -> dict[str, torch.Tensor]:
+        """Return the label of a frame on the grid of its image, (H, W) or (k, H, W)."""
         shape = self._grid.geometry(read.stack).shape
         start, size = (read.position, 0, 0), (1, *shape[1:])
-        label = label_block(read.stack, labels, self._grid, (start, size), self.reading.cache)
+        entries = labels.block(read.stack, self._grid, (start, size), self.reading.cache)
         nearest = how._replace(smooth=False, fill=0)
-        moved = resized(label, read.grid.affine, read.grid.spacing, self.image_grid, nearest)
-        return torch.from_numpy(moved.image[0].astype(np.int64))
+        for name, block in entries.items():
+            # What nobody annotated is beyond the frame, too, and the fill is 0.
+            is_flag = block.dtype == np.bool_
+            values = (~block if is_flag else block)[..., 0, :, :]
+            planes = values if values.ndim == 3 else values[None]
+            image = resized(
+                planes, read.grid.affine, read.grid.spacing, self.image_grid, nearest
+            ).image
+            moved = image.reshape(*values.shape[:-2], *image.shape[1:]).astype(block.dtype)
+            entries[name] = ~moved if is_flag else moved
+        return as_tensors(entries)
 
     def __repr__(self) -> str:
         plane = "" if self.plane is None else f", plane={self.plane!r}"
@@ -427,3 +446,18 @@ class FrameDataset(PixelDataset):
             bags = self.bags.counted(len(self), len(self.index), "frames")
             return f"FrameDataset({bags}, {intensity})"
         return f"FrameDataset({counted(len(self), 'frames')}{plane}, {intensity})"
+
+
+def _labelled(taken: Taken, source: LabelSource) -> SampleLabels:
+    """Leave out the frames of stacks without labels, and return what those of the others are."""
+    index = taken.index
+    touched = [index.stack_of(row).number for row in index.stack_boundaries()[:-1].tolist()]
+    stacks = with_numbers(index.stacks, np.array(touched, np.int64))
+    known = surveyed(source, stacks)
+    reasons = kept_reasons(known, source)
+    for reason in dict.fromkeys(reason for reason in reasons.tolist() if reason):
+        lost = index.of_stacks(stacks.numbers[reasons == reason])
+        taken.continue_with(taken.index & ~lost, reason)
+    return SampleLabels(
+        source, known.dtype, known.names, np.unique(stacks.numbers[known.is_absent])
+    )

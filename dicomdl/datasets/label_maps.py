@@ -1,31 +1,24 @@
-"""Label maps, body voxels and points of a stack, from which patch samplers draw.
+"""Labelled voxels, body voxels and points of a stack, from which patch samplers draw.
 
 Each is computed once per stack and process; with a cache, label maps and the numbers of their
 voxels once for all processes. Voxels of the body are thinned to 8,192 (`BODY_VOXELS`).
 """
 
-import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.arrays import Voxel
+from dicomdl.arrays import Values, Voxel
 from dicomdl.datasets._grid_request import GridRequest, ReadLabels
 from dicomdl.datasets.centers import Centers
 from dicomdl.datasets.patch_samplers import PatchSampler, thinned
-from dicomdl.errors import GeometryError, UsageError
-from dicomdl.geometry.grid import Geometry
-from dicomdl.geometry.regular import regular_slices
-from dicomdl.geometry.verdict import FILLABLE, Irregular
+from dicomdl.datasets.sample_labels import ByIdentity, SampleLabels
+from dicomdl.errors import UsageError
 from dicomdl.index.views import Stack
-from dicomdl.labels.caching import cached_labels
 from dicomdl.labels.places import Census, LabelVoxels
-from dicomdl.labels.reader import label_block as source_block
-from dicomdl.labels.reader import label_dtype
-from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import Share, remembered, share
 from dicomdl.values.auto import resolve
@@ -33,18 +26,14 @@ from dicomdl.values.foreground import BODY_HU, otsu
 from dicomdl.values.sampling import stack_sample
 from dicomdl.values.windows import Identity
 from dicomdl.volumes.blocks import voxels_of
-from dicomdl.volumes.cutting import overlap_of
-from dicomdl.volumes.volume import Volume
 
-# A function from a stack to its label map; a source, or its name.
-Labels = Callable[[Stack], npt.NDArray[Any]] | LabelSource
-LabelsOption = Labels | str | None
+# What nobody annotated, among labels; no label of a file or function is that low.
+_UNLABELLED: Final = -(2**31)
 # Voxels of a stack's body to draw from: 96 kB for each of the 64 stacks that are remembered.
 BODY_VOXELS: Final = 1 << 13
 # Voxels of a patch to read and map at once: half a megabyte of int16, one megabyte of float32.
 SLAB_VOXELS: Final = 1 << 18
 of_thread = threading.local()
-_label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
 _censuses: Final[Share[Census]] = share("label voxels")
 
 
@@ -66,144 +55,67 @@ def points_of(
     return np.asarray(voxels[inside]), rows[inside]
 
 
-class ByIdentity:
-    """A key for a function that may be unhashable, compared by identity."""
+def _labelled(stack: Stack, labels: SampleLabels, cache: Cache | None) -> Mapping[int, LabelVoxels]:
+    """Return {label: its voxels} of a stack; the numbers of voxels per slice are remembered.
 
-    def __init__(self, labels: Callable[[Stack], npt.NDArray[Any]]) -> None:
-        self.labels = labels
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ByIdentity) and other.labels is self.labels
-
-    def __hash__(self) -> int:
-        return id(self.labels)
-
-
-def label_map(stack: Stack, by: ByIdentity) -> npt.NDArray[Any]:
-    """Return the label map of a stack, (slices, rows, columns) integers, from the cache."""
-    return _label_maps.of((stack, by), functools.partial(_read_labels, stack, by.labels))
-
-
-def _read_labels(stack: Stack, labels: Callable[[Stack], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Read the label map of a stack, in the smallest integer dtype that holds it."""
-    try:
-        given = np.asarray(labels(stack))
-        if given.shape != stack.shape or given.dtype.kind not in "biu":
-            raise GeometryError(
-                f"labels give {given.dtype} {given.shape} for a stack of {stack.shape}: expected "
-                "integers of its shape"
-            )
-    except OSError as error:
-        failure = GeometryError(
-            f"the labels of a stack cannot be read: {error.strerror or type(error).__name__}"
-        )
-        failure.add_note(f"series: {stack.series_instance_uid}")
-        raise failure from error
-    except GeometryError as error:
-        error.add_note(f"series: {stack.series_instance_uid}")
-        raise
-    if given.dtype.itemsize == 1:
-        return given
-    return given.astype(
-        np.result_type(np.min_scalar_type(given.min()), np.min_scalar_type(given.max()))
-    )
-
-
-def as_labels(option: LabelsOption) -> Labels | None:
-    """Return the labels for the option `labels=`: the name of a source becomes one.
-
-    Raises
-    ------
-    UsageError
-        It is neither a name, a `LabelSource` nor a function.
+    Channels are the labels from 1 on; a fraction counts from a half on. Where samples tell what is
+    unlabelled, that is no background.
     """
-    if isinstance(option, str):
-        return LabelSource(option)
-    if not (option is None or callable(option)):
-        raise UsageError(
-            f"labels is a {type(option).__name__}: expected 'SEG', 'RTSTRUCT', a path or pattern, "
-            "a LabelSource, or a function from a stack to its label map"
-        )
-    return option
+    found: dict[int, LabelVoxels] = {}
+    if labels.names:
+        for number, read in enumerate(labels.channels(stack, cache, together=False), 1):
+            voxels = _voxels(stack, labels, _halves([read]), labels.names[number - 1])
+            if 1 in voxels:
+                found[number] = voxels[1]
+    every = _voxels(stack, labels, _with_unlabelled(stack, labels, cache), None, cache)
+    kept = (0,) if labels.names else tuple(label for label in every if label != _UNLABELLED)
+    return found | {label: every[label] for label in kept if label in every}
 
 
-def label_block(
+def _voxels(
     stack: Stack,
-    labels: Labels,
-    grid: GridRequest,
-    box: tuple[Voxel, Voxel],
+    labels: SampleLabels,
+    read: ReadLabels,
+    name: str | None,
     cache: Cache | None = None,
-) -> npt.NDArray[np.int64]:
-    """Return the labels of a box (start, size) of the grid, int64; 0 outside of the stack."""
-    start, size = box
-    result = np.zeros(size, np.int64)
-    overlap = overlap_of(start, size, grid.geometry(stack).shape)
-    if overlap is not None:
-        (z, y, x), inner = overlap
-        first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
-        result[inner] = grid.labels(_read_of(stack, labels, cache), stack, first, last)
-    return result
+) -> Mapping[int, LabelVoxels]:
+    """Return {label: its voxels} of what a function reads; `name` is that of a channel, or None."""
+    given = labels.source.source
+    source = ByIdentity(given) if callable(given) else labels.source
+
+    def count() -> Census:
+        if name is not None or labels.names or labels.source.has_unlabelled:
+            return Census.of(read, stack.shape)
+        known = labels.cached(stack, cache)
+        return Census.of(read, stack.shape) if known is None else known.census()
+
+    return _censuses.of((stack, source, labels.names, name), count).voxels(read, stack.shape)
 
 
-def labels_on(
-    stack: Stack,
-    labels: Labels,
-    geometry: Geometry,
-    irregular: Irregular,
-    cache: Cache | None = None,
-) -> npt.NDArray[np.int64]:
-    """Return the labels of a stack at the voxels of a grid, int64; 0 outside of the stack.
+def _with_unlabelled(stack: Stack, labels: SampleLabels, cache: Cache | None) -> ReadLabels:
+    """Return a function that reads labels, 1 for those of channels, `_UNLABELLED` for nothing."""
+    reads = labels.channels(stack, cache, together=True)
+    is_map = not labels.names and labels.source.values != "fractions"
+    labelled = reads[0] if is_map else _halves(reads)
+    if not labels.source.has_unlabelled:
+        return labelled
+    covered = labels.covered(stack)
 
-    `irregular` is the policy by which the stack became a volume (see `read_volume`).
-    """
-    whole, own = _read_of(stack, labels, cache)((0, 0, 0), stack.shape), stack.geometry
-    if irregular == "resample" and stack.verdict in FILLABLE:
-        # The affine of uneven slices is an average: they go to their regular grid first.
-        grid = regular_slices(stack.positions, own, stack.verdict, stack.tolerances)
-        whole, own = grid.labels(whole), grid.geometry
-    if geometry != own and geometry.is_known:
-        volume = Volume(whole, own)
-        whole = volume.resample_to(geometry, interpolation="nearest", fill=0).array
-    if whole.shape != geometry.shape:
-        raise UsageError(
-            "labels of a stack without geometry have no place in an image of another size: read "
-            "it without size="
-        )
-    return whole.astype(np.int64)
-
-
-def _read_of(stack: Stack, labels: Labels, cache: Cache | None) -> ReadLabels:
-    """Return the function that reads a box of the labels of a stack.
-
-    A source reads the frames and contours of the box only, or slabs of a cache; the map of a
-    function is remembered.
-    """
-    if isinstance(labels, LabelSource):
-        if cache is not None:
-            return cached_labels(cache, stack, labels).read
-        reader = labels.reader(stack)
-        dtype = label_dtype(reader.names)
-        return lambda start, stop: source_block(reader, start, stop, dtype)[0]
-    whole = label_map(stack, ByIdentity(labels))
-
-    def read(start: Voxel, stop: Voxel) -> npt.NDArray[Any]:
-        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
-        return whole[z, y, x]
+    def read(start: Voxel, stop: Voxel) -> Values:
+        values = labelled(start, stop)
+        return np.where(covered(start, stop) | (values != 0), values.astype(np.int32), _UNLABELLED)
 
     return read
 
 
-def _labelled(stack: Stack, labels: Labels, cache: Cache | None) -> Mapping[int, LabelVoxels]:
-    """Return {label: its voxels} of a stack; the numbers of voxels per slice are remembered."""
-    key = labels if isinstance(labels, LabelSource) else ByIdentity(labels)
-    read = _read_of(stack, labels, cache)
+def _halves(reads: Sequence[ReadLabels]) -> ReadLabels:
+    """Return a function that reads 1 where one of the given functions reads a half or more."""
 
-    def count() -> Census:
-        if isinstance(labels, LabelSource) and cache is not None:
-            return cached_labels(cache, stack, labels).census()
-        return Census.of(read, stack.shape)
+    def read(start: Voxel, stop: Voxel) -> Values:
+        masks = [each(start, stop) >= 0.5 for each in reads]
+        return np.asarray(np.logical_or.reduce(masks)).view(np.uint8)
 
-    return _censuses.of((stack, key), count).voxels(read, stack.shape)
+    return read
 
 
 class _OnGrid(Sequence[npt.NDArray[Any]]):
@@ -254,7 +166,7 @@ class PatchView:
         stack: Stack,
         shape: Voxel,
         sampler: PatchSampler,
-        labels: Labels | None,
+        labels: SampleLabels | None,
         cache: Any,
         grid: GridRequest,
     ) -> None:

@@ -19,10 +19,11 @@ from dicomdl.datasets._regrid import checked_numbers
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
 from dicomdl.datasets.centers import Centers
-from dicomdl.datasets.label_maps import LabelsOption, PatchView, as_labels, label_block, points_of
+from dicomdl.datasets.label_maps import PatchView, points_of
 from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.patch_samplers import PatchSampler, as_sampler
 from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.sample_labels import LabelsOption, as_labels, as_tensors
 from dicomdl.datasets.selection import LeftOut, StackChoice, report_left_out
 from dicomdl.datasets.targets import TargetOption
 from dicomdl.datasets.times import TimesOption
@@ -97,12 +98,14 @@ class PatchDataset(StackDataset):
         As for `FrameDataset`.
     labels
         "SEG" or "RTSTRUCT": the annotation of each stack, of whose frames or contours a patch reads
-        its own; stacks without a readable one are left out. A `LabelSource`, or the path of its
-        file or pattern. Or a function from a stack to its label map, an integer array (slices,
-        rows, columns), which is called in the process that reads the sample; label maps stay in 61
-        MiB of memory, or the share that `DICOMDL_MEMORY` gives them. The sampler "labels" needs
-        labels, and samples have their patch as `label` (D, H, W) int64, 0 beyond the stack. For a
-        group, it is that of the first volume.
+        its own; stacks without a readable one are left out. The path of a file or pattern. Or a
+        function from a stack to its label map, an integer array (slices, rows, columns), which is
+        called in the process that reads the sample; label maps stay in 61 MiB of memory, or the
+        share that `DICOMDL_MEMORY` gives them. Or a `LabelSource` of any of these, which chooses
+        segments, channels, the dtype, and what becomes of stacks without labels. The sampler
+        "labels" needs labels, and samples have their patch as `label` (D, H, W) uint8, or the dtype
+        that the labels of all stacks need (see `LabelSource`), 0 beyond the stack. For a group, it
+        is that of the first volume.
     target, boxes, points
         As for `VolumeDataset`, in voxels of the patch.
     channels
@@ -225,7 +228,7 @@ class PatchDataset(StackDataset):
         self.per_stack = per_stack
         self.grid = GridRequest.of(orientation, spacing, interpolation)
         self.sampler = as_sampler(sampler)
-        self.labels = as_labels(labels)
+        source = as_labels(labels)
         if labels is None and sampler in ("labels", "balanced"):
             raise UsageError(
                 "sampler='labels' needs labels=, such as 'SEG', or a function that gives the label "
@@ -244,7 +247,7 @@ class PatchDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
-        self._keep_annotated(self.labels)
+        self.labels = self._keep_labelled(source)
         if isinstance(self.sampler, Centers):
             self._keep_cases_with_points(self.sampler)
         self._take_table(TableLabels.of(target, boxes, points, self.index.joined))
@@ -334,8 +337,8 @@ class PatchDataset(StackDataset):
         if self.table.has_marks:
             facts |= self._marks(stack, geometry, start, affine)
         if self.labels is not None:
-            facts["label"] = torch.from_numpy(
-                label_block(stack, self.labels, self.grid, (start, self.size), self.reading.cache)
+            facts |= as_tensors(
+                self.labels.block(stack, self.grid, (start, self.size), self.reading.cache)
             )
 
         def made(image: Image, recipe: Intensity) -> Sample:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dicomdl.datasets._assembly import Delivery, Image, IntensityOn, channel_first, made_sample
 from dicomdl.datasets._bags import MAX_MEMBERS, Bags, By
@@ -26,9 +25,9 @@ from dicomdl.datasets._regrid import TargetGrid, requested_spacing, resampled
 from dicomdl.datasets._table_labels import TableLabels
 from dicomdl.datasets._whole import Whole
 from dicomdl.datasets.base import IDENTIFIERS, StackDataset, Transform
-from dicomdl.datasets.label_maps import LabelsOption, as_labels, labels_on
 from dicomdl.datasets.marks import Boxes, Place, Points
 from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.sample_labels import LabelsOption, as_labels, as_tensors
 from dicomdl.datasets.selection import StackChoice, report_left_out
 from dicomdl.datasets.targets import TargetOption
 from dicomdl.datasets.times import TimesOption
@@ -70,8 +69,8 @@ class VolumeDataset(StackDataset):
         (slices, rows, columns) of the images, or one number for all; as for `FrameDataset`, in
         three dimensions. Beyond the stack, values are those of `PatchDataset`.
     labels
-        As for `PatchDataset`: samples have `label` (D, H, W) int64 at the voxels of the image, each
-        of the nearest voxel, 0 beyond the stack.
+        As for `PatchDataset`: samples have `label` (D, H, W) at the voxels of the image, each of
+        the nearest voxel, 0 beyond the stack.
     target
         As for `FrameDataset`, one per stack: joined by stack, Series, study or patient.
     boxes
@@ -248,8 +247,7 @@ class VolumeDataset(StackDataset):
         choice = StackChoice(content, irregular, min_slices, is_placed=not self.grid.is_own)
         group_options = GroupOptions.of(groups, times, incomplete, moved)
         self._take_cases((given, groups), choice, group_options, options)
-        self.labels = as_labels(labels)
-        self._keep_annotated(self.labels)
+        self.labels = self._keep_labelled(as_labels(labels))
         self._take_table(TableLabels.of(target, boxes, points, self.index.joined))
         self._take_bags(Bags.of(by, max_members, self.delivery, is_sized=size is not None))
         report_left_out(type(self).__name__, given, len(self), self.left_out)
@@ -381,10 +379,9 @@ class VolumeDataset(StackDataset):
         }
         facts |= self.table.target_entries(self.index.joined, stack.rows.start)
         if self.labels is not None:
-            found = labels_on(
-                stack, self.labels, volume.geometry, self.irregular, self.reading.cache
+            facts |= as_tensors(
+                self.labels.on(stack, volume.geometry, self.irregular, self.reading.cache)
             )
-            facts["label"] = torch.from_numpy(found)
         return made_sample(image, volume.affine, spacing, recipe, self.delivery, facts)
 
     @property

@@ -82,28 +82,34 @@ class Targets:
         if wanted:
             named = [each for each in named if shared[each.number].any()]
         if not named:
-            near = self._of_reference.get(here, []) if here else []
-            return _by_space(reference, tuple(each.number for each in near))
+            return _by_space(reference, self._of_reference.get(here, []) if here else [])
         found = int(np.logical_or.reduce([shared[each.number] for each in named]).sum())
         numbers = tuple(each.number for each in named)
         others = {each.frame_of_reference_uid for each in named} - {""}
         status: Status = "ok" if found == wanted else "partial"
         if here and others and here not in others:
             status = "other_frame_of_reference"
-        patients = {each.patient_id for each in named} - {""}
-        if reference.patient_id and patients and reference.patient_id not in patients:
+        if _is_of_another_patient(reference, named):
             status = "other_patient"
         return Link(status, numbers, wanted, found)
 
 
-def _by_space(reference: Reference, near: tuple[int, ...]) -> Link:
+def _by_space(reference: Reference, near: Sequence[Target]) -> Link:
     """Return the link of an object none of whose images is there; `near` are others in space."""
-    wanted = len(reference.instances)
+    wanted, numbers = len(reference.instances), tuple(each.number for each in near)
+    if _is_of_another_patient(reference, near):
+        return Link("other_patient", numbers, wanted, 0)
     if reference.series or wanted:
-        return Link("other_reconstruction" if near else "images_absent", near, wanted, 0)
+        return Link("other_reconstruction" if near else "images_absent", numbers, wanted, 0)
     if not reference.frame_of_reference_uid:
         return Link("no_reference", (), 0, 0)
-    return Link("ok" if near else "images_absent", near, 0, 0)
+    return Link("ok" if near else "images_absent", numbers, 0, 0)
+
+
+def _is_of_another_patient(reference: Reference, targets: Sequence[Target]) -> bool:
+    """Whether an object and images have a PatientID each, and not the same."""
+    patients = {each.patient_id for each in targets} - {""}
+    return bool(reference.patient_id and patients) and reference.patient_id not in patients
 
 
 def _by(targets: Sequence[Target], name: str) -> Mapping[str, list[Target]]:

@@ -4,7 +4,8 @@ Only the elements before the pixel data are read, and the contours of a structur
 over.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,6 +67,10 @@ _SEGMENT_ALGORITHM_TYPE: Final = 0x00620008
 _MAXIMUM_FRACTIONAL_VALUE: Final = 0x0062000E
 _SEGMENTED_PROPERTY_TYPE: Final = 0x0062000F
 _SEGMENTATION_FRACTIONAL_TYPE: Final = 0x00620010
+_SEGMENT_IDENTIFICATION: Final = 0x0062000A
+_SHARED_FUNCTIONAL_GROUPS: Final = 0x52009229
+_PER_FRAME_FUNCTIONAL_GROUPS: Final = 0x52009230
+_NUMBER_OF_FRAMES: Final = 0x00280008
 _STRUCTURE_SET_LABEL: Final = 0x30060002
 _REFERENCED_FRAME_OF_REFERENCE_SEQUENCE: Final = 0x30060010
 _RT_REFERENCED_STUDY_SEQUENCE: Final = 0x30060012
@@ -102,8 +107,9 @@ _TAGS: Final = (
     _REFERENCED_FRAME_OF_REFERENCE_SEQUENCE,
     _STRUCTURE_SET_ROI_SEQUENCE,
     _RT_ROI_OBSERVATIONS_SEQUENCE,
+    _SHARED_FUNCTIONAL_GROUPS,
 )
-_WANTED: Final = Wanted([(tag, "") for tag in _TAGS])
+_COUNTS: Final = (SPECIFIC_CHARACTER_SET, _NUMBER_OF_FRAMES, _PER_FRAME_FUNCTIONAL_GROUPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +150,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class ReferencedSeries:
-    """A Series that an object refers to, and the instances of it that are named."""
+    """A Series that an object refers to, and the instances of it that are named.
+
+    `repeated` is the number of references to an instance that was named before.
+    """
 
     series_instance_uid: str
     sop_instance_uids: tuple[str, ...]
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +182,8 @@ class AnnotationFacts:
         Its segments or regions of interest.
     references
         The Series that it refers to.
+    remarks
+        What deviates from the standard or from custom, and is read all the same.
     """
 
     kind: str
@@ -187,6 +199,7 @@ class AnnotationFacts:
     maximum_fractional_value: int
     segments: tuple[Segment, ...]
     references: tuple[ReferencedSeries, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def kind_of(sop_class_uid: str) -> str:
@@ -209,9 +222,7 @@ def read_annotation(source: Source) -> AnnotationFacts:
     PixelError
         The file cannot be opened or read, or has changed since the scan.
     """
-    with opened(source) as handle:
-        size = handle.size
-        data_set = _head(Window(handle.read_at, size, handle.read_at(0, min(size, _FIRST_READ))))
+    data_set = _head(source, _TAGS)
     sop_class = data_set[_SOP_CLASS_UID].text
     kind = kind_of(sop_class)
     if not kind:
@@ -219,6 +230,7 @@ def read_annotation(source: Source) -> AnnotationFacts:
             f"SOP class {sop_class or '(absent)'} describes no images", reason="other_sop_class"
         )
     label = data_set[_STRUCTURE_SET_LABEL].text or data_set[_CONTENT_LABEL].text
+    references = tuple(_references(data_set))
     return AnnotationFacts(
         kind,
         data_set[_PATIENT_ID].text,
@@ -232,8 +244,22 @@ def read_annotation(source: Source) -> AnnotationFacts:
         data_set[_SEGMENTATION_FRACTIONAL_TYPE].text.upper(),
         data_set[_MAXIMUM_FRACTIONAL_VALUE].binary or 0,
         (*_segments(data_set), *regions_of(data_set)),
-        tuple(_references(data_set)),
+        references,
+        tuple(_remarks(data_set, references)),
     )
+
+
+def frame_counts(source: Source) -> tuple[int, int]:
+    """Return NumberOfFrames, and the number of items of the per-frame functional groups.
+
+    Raises
+    ------
+    HeaderError, PixelError
+        As for `read_annotation`.
+    """
+    data_set = _head(source, _COUNTS)
+    groups = sum(1 for _ in data_set[_PER_FRAME_FUNCTIONAL_GROUPS].items())
+    return data_set[_NUMBER_OF_FRAMES].integer or 0, groups
 
 
 class _Head:
@@ -246,7 +272,16 @@ class _Head:
         return Value(self._values[tag], self._syntax, self._values[SPECIFIC_CHARACTER_SET])
 
 
-def _head(window: Window) -> _Head:
+def _head(source: Source, tags: Sequence[int]) -> _Head:
+    """Read the elements with some tags, ascending, before the pixel data of a file."""
+    with opened(source) as handle:
+        size = handle.size
+        return _walked(
+            Window(handle.read_at, size, handle.read_at(0, min(size, _FIRST_READ))), tags
+        )
+
+
+def _walked(window: Window, tags: Sequence[int]) -> _Head:
     start = first_element(window.buffer)
     if start is None:
         raise HeaderError("this is not a DICOM file", reason="not_dicom")
@@ -255,8 +290,24 @@ def _head(window: Window) -> _Head:
     if name == DEFLATED:
         window, position = Inflated(window.read, window.size, position).window(), 0
     syntax, _ = syntax_of(window, position, name)
-    walked = walk(window, position, syntax, _WANTED)
-    return _Head(dict(zip(_TAGS, walked.values, strict=True)), syntax)
+    walked = walk(window, position, syntax, _wanted(tuple(tags)))
+    return _Head(dict(zip(tags, walked.values, strict=True)), syntax)
+
+
+# Small: two sets of tags.
+@functools.lru_cache(maxsize=4)
+def _wanted(tags: tuple[int, ...]) -> Wanted:
+    return Wanted([(tag, "") for tag in tags])
+
+
+def _remarks(data_set: _Head, references: Sequence[ReferencedSeries]) -> Iterator[str]:
+    """Yield what deviates from the standard or from custom."""
+    repeated = sum(series.repeated for series in references)
+    if repeated:
+        yield f"instances are named again by {repeated} of its references"
+    for group in data_set[_SHARED_FUNCTIONAL_GROUPS].items():
+        if _SEGMENT_IDENTIFICATION in group:
+            yield "one segment for all frames, in the Shared Functional Groups (5200,9229)"
 
 
 def _created(data_set: _Head) -> str:
@@ -322,7 +373,7 @@ def _references(data_set: _Head) -> Iterator[ReferencedSeries]:
 
 
 def _series(item: Item, *sequences: int) -> ReferencedSeries:
-    instances = (each for tag in sequences for each in item[tag].items())
+    instances = [each for tag in sequences for each in item[tag].items()]
     # Public segmentations name an instance twice.
-    named = dict.fromkeys(each[_REFERENCED_SOP_INSTANCE_UID].text for each in instances)
-    return ReferencedSeries(item[_SERIES_INSTANCE_UID].text, tuple(named))
+    named = tuple(dict.fromkeys(each[_REFERENCED_SOP_INSTANCE_UID].text for each in instances))
+    return ReferencedSeries(item[_SERIES_INSTANCE_UID].text, named, len(instances) - len(named))

@@ -1,29 +1,51 @@
 """What an annotation holds in the index: its own frames, and the stacks that these form."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from dicomdl.arrays import Floats, Ints
 from dicomdl.headers.frame_source import FrameSource
-from dicomdl.index.annotations import Annotation
+from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.rows import generation_of
 from dicomdl.index.views import Stack, Stacks
 
 
 def frames_of(
-    stack: Stack, annotation: Annotation, columns: Sequence[str]
-) -> tuple[Callable[[int], FrameSource], dict[str, list[Any]]]:
+    stack: Stack, annotation: Annotation, columns: Mapping[str, int]
+) -> tuple[Callable[[int], FrameSource], dict[str, Floats]]:
     """Return the byte range of each frame of an annotation of a stack, and some columns of them.
 
-    Frames are in the order of the file.
+    Frames are in the order of the file. A column of lists has their size, a column of numbers 0.
+    Its values are (frames,) or (frames, size) float64, NaN where absent.
     """
     folder, name, _, moves = stack.key
     generation = generation_of(folder, name, moves)
     rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
     rows = rows[np.argsort(generation.frames.numbers("frame_number")[rows], kind="stable")]
-    values = {column: generation.frames.values(column, rows) for column in columns}
+    first = int(rows.min(initial=len(generation.frames)))
+    part = generation.frames.part(slice(first, int(rows.max(initial=first)) + 1))
+    values = {
+        name: (part.vectors(name, size) if size else part.numbers(name))[rows - first]
+        for name, size in columns.items()
+    }
     return lambda number: generation.source(int(rows[number])), values
+
+
+def annotations_on(stacks: Stacks) -> list[Annotation]:
+    """Return the annotations that describe some stacks, newest first."""
+    return annotations_of(stacks._generation, stacks.numbers)
+
+
+def references_of(stack: Stack, annotation: Annotation) -> tuple[list[str], Ints]:
+    """Return the UIDs of the Series, and sorted hashes of the instances, that one refers to."""
+    folder, name, _, moves = stack.key
+    table = generation_of(folder, name, moves).annotations
+    (row,) = np.flatnonzero(table.numbers("file") == annotation.file).tolist()
+    return (
+        list(table.value("referenced_series", row) or ()),
+        np.array(table.value("referenced_instances", row) or (), np.int64),
+    )
 
 
 def stacks_of(stack: Stack, annotation: Annotation) -> Stacks:

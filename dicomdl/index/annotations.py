@@ -15,6 +15,8 @@ from dicomdl.index.rows import Generation
 from dicomdl.index.text import Lines, counted, printable
 from dicomdl.storage.sources import Source
 
+# What a hash of PatientID begins with, in an index that does not store it.
+HASHED: Final = "hash:"
 _PLAIN: Final = (
     *("kind", "patient_id", "sop_instance_uid", "study_instance_uid", "series_instance_uid"),
     *("frame_of_reference_uid", "created", "label", "segmentation_type", "fractional_type"),
@@ -53,6 +55,8 @@ class Annotation:
         Its UIDs, and what else it says; without the instances that it refers to.
     detail : str
         Why it cannot be read; "" if it can.
+    remarks : tuple of str
+        What deviates from the standard or from custom, and is read all the same.
     """
 
     file: int
@@ -84,19 +88,32 @@ class Annotation:
         """The file."""
         return self.source.path
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What deviates from the standard or from custom, and is read all the same."""
+        count = len(self.stacks)
+        return (*self.facts.remarks, *([f"it describes {count} stacks"] if count > 1 else []))
+
     def __repr__(self) -> str:
         kind = f"{self.kind} {self.facts.segmentation_type}".strip()
         status = self.status
         if self.status == "partial":
             status += f" {self.found}/{self.referenced}"
-        segments = counted(len(self.segments), "segments")
-        return printable(f"Annotation({kind}, {segments}, {status}, {self.path})")
+        facts = [kind, counted(len(self.segments), "segments"), status]
+        if self.remarks:
+            facts.append(counted(len(self.remarks), "remarks"))
+        return printable(f"Annotation({', '.join(facts)}, {self.path})")
 
 
 def hashes_of(uids: Iterable[str]) -> Ints:
     """Return sorted 64-bit hashes of distinct UIDs."""
+    return np.unique(hash_of_each(uids))
+
+
+def hash_of_each(uids: Iterable[str]) -> Ints:
+    """Return the 64-bit hash of each UID, in order."""
     digests = (hashlib.blake2b(uid.encode(), digest_size=8).digest() for uid in uids)
-    return np.unique(np.frombuffer(b"".join(digests), "<i8").astype(np.int64))
+    return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
 
 
 def as_columns(
@@ -115,6 +132,7 @@ def as_columns(
             hashes_of(uid for series in each.references for uid in series.sop_instance_uids)
             for each in facts
         ],
+        "remarks": [each.remarks for each in facts],
         "detail": [detail for _, _, detail in read],
     }
 
@@ -135,7 +153,10 @@ def _annotation(generation: Generation, row: int) -> Annotation:
     source = Source(generation.path(files.value("path", file)), *state)
     segments = tuple(_segment(each) for each in json.loads(table.text("segments", row)))
     facts = AnnotationFacts(
-        **{name: table.value(name, row) for name in _PLAIN}, segments=segments, references=()
+        **{name: table.value(name, row) for name in _PLAIN},
+        segments=segments,
+        references=(),
+        remarks=tuple(table.value("remarks", row) or ()),
     )
     return Annotation(
         file,

@@ -14,7 +14,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 8
+FORMAT: Final = 9
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -108,6 +108,8 @@ READ_ANNOTATIONS_SCHEMA: Final = pa.schema(
         ("referenced_series", pa.list_(pa.large_string())),
         # Hashes of the SOP Instance UIDs that are referenced.
         ("referenced_instances", pa.list_(pa.int64())),
+        # Sentences on what deviates from the standard or from custom, and is read all the same.
+        ("remarks", pa.list_(pa.large_string())),
         # Why the object cannot be read; "" if it can.
         ("detail", TEXT),
     ]

@@ -17,7 +17,7 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.errors import GeometryError, UsageError
 
 Unknown = Literal["raise", "axes"]
-LABELS: Final = ("label", "mask")
+LABELS: Final = ("label", "mask", "unlabelled")
 # From LPS to RAS and back.
 _RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Key of the `SampleGrid` in samples of TorchIO and torchvision.

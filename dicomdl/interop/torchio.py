@@ -83,6 +83,9 @@ def to_torchio(
         # ToCanonical uses NIfTI, which has no int64
         if tensor.dtype == torch.int64 and (tensor == tensor.int()).all():
             tensor = tensor.int()
+        elif tensor.dtype == torch.bool:
+            # SimpleITK has no bool.
+            tensor = tensor.byte()
         images[name] = _image(kind, tensor[..., None] if grid.is_frame else tensor, affine)
     marks = marks_of(sample)
     if marks.is_any:

@@ -5,12 +5,13 @@ special case. A contour belongs to the nearest slice within half the spacing to 
 region that was drawn on every second or third slice fills those between, from the nearest plane.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from dicomdl.arrays import Floats, Ints, Voxel
+from dicomdl.arrays import Floats, Ints, Mask, Voxel
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.structure_set import CLOSED_TYPES, Contours
 from dicomdl.index.views import Stack
@@ -95,6 +96,14 @@ class Planes:
         offset = heights - self.heights[chosen]
         reach = np.where(offset < 0, self.reach[chosen, 0], self.reach[chosen, 1])
         return np.where(np.abs(offset) <= reach, chosen, -1)
+
+    def with_contours(self, drawn: Sequence[Contours]) -> Mask:
+        """Return (slices,) bool: the slices that a contour of some regions lies in."""
+        firsts = [each.points[each.starts[:-1][np.diff(each.starts) > 0]] for each in drawn]
+        slices = self.nearest(np.concatenate([np.zeros((0, 3)), *firsts]) @ self.normal)
+        mask = np.zeros(len(self.heights), np.bool_)
+        mask[slices[slices >= 0]] = True
+        return mask
 
     def pixels(self, points: Floats, slices: Ints) -> Floats:
         """Return (points, 2) float64: the (row, column) of LPS points in their slices, pixels."""

@@ -8,23 +8,25 @@ import numpy as np
 
 from dicomdl.arrays import Floats, Ints, Values
 from dicomdl.errors import AnnotationError, HeaderError, PixelError
+from dicomdl.headers.annotation import frame_counts
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.headers.reader import read_frames
 from dicomdl.index.annotated import frames_of
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_rows
-from dicomdl.pixels.stored import add_frame_note, is_native, is_plain
-from dicomdl.storage.sources import Handle, read_exactly
+from dicomdl.pixels.stored import add_frame_note, is_native, is_plain, stored_dtype
+from dicomdl.storage.sources import Handle, Source, read_exactly
 
-_GRID_COLUMNS: Final = (
-    "image_position_patient",
-    "image_orientation_patient",
-    "pixel_spacing",
-    "referenced_segment_number",
-    "byte_offset",
-    "bit_offset",
-)
+# Columns of frames, and the size of lists in them.
+_GRID_COLUMNS: Final = {
+    "image_position_patient": 3,
+    "image_orientation_patient": 6,
+    "pixel_spacing": 2,
+    "referenced_segment_number": 0,
+    "byte_offset": 0,
+    "bit_offset": 0,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +64,13 @@ class SegFrames:
     def __len__(self) -> int:
         return len(self.segments)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of values: bool for plain bits, else that of stored values."""
+        if self.bits:
+            return np.dtype(np.bool_ if self.bits == 1 else np.uint8)
+        return np.dtype(stored_dtype(self.source_of(0)))
+
     @classmethod
     def of_file(cls, path: str) -> "SegFrames":
         """Read the frames of a file.
@@ -76,7 +85,10 @@ class SegFrames:
         frames = read_frames(path)
         if not frames:
             raise HeaderError("the file has no frames", reason="no_pixel_data")
-        columns = {name: [getattr(each, name) for each in frames] for name in _GRID_COLUMNS}
+        columns = {
+            name: _as_floats([getattr(each, name) for each in frames], size)
+            for name, size in _GRID_COLUMNS.items()
+        }
         return cls._of(lambda number: frames[number].source, columns)
 
     @classmethod
@@ -93,33 +105,51 @@ class SegFrames:
 
     @classmethod
     def _of(
-        cls, source_of: Callable[[int], FrameSource], columns: Mapping[str, Sequence[Any]]
+        cls, source_of: Callable[[int], FrameSource], columns: Mapping[str, Floats]
     ) -> "SegFrames":
         """Return the frames with these values of `_GRID_COLUMNS`, in the order of the file."""
-        for name in _GRID_COLUMNS[:3]:
-            absent = sum(value is None for value in columns[name])
+        if not len(columns["byte_offset"]):
+            raise AnnotationError("the scan could not read the frames of the SEG: see the problems")
+        origins, orientation, spacing, segments, byte, bit = map(columns.__getitem__, _GRID_COLUMNS)
+        for name, values in (*columns.items(),)[:3]:
+            absent = int(np.isnan(values).any(axis=1).sum())
             if absent:
+                _require_equal_counts(source_of(0).file)
                 raise AnnotationError(
                     f"{absent} of {len(columns[name])} frames have no {name}", column=name
                 )
-        origins, orientation, spacing = (
-            np.array(columns[name], np.float64) for name in _GRID_COLUMNS[:3]
-        )
-        numbers = [number or 0 for number in columns["referenced_segment_number"]]
         first = source_of(0)
         is_byte = first.bits_allocated == 8 == first.bits_stored and is_plain(first)
         is_bit = first.bits_allocated == 1 and is_native(first.transfer_syntax_uid)
         is_read_here = (is_bit or is_byte) and not first.deflated
-        starts = 8 * np.array(columns["byte_offset"], np.int64) + np.array(columns["bit_offset"])
+        starts = 8 * byte.astype(np.int64) + bit.astype(np.int64)
         return cls(
             source_of,
             (first.rows, first.columns),
             origins,
             orientation[:, 3:] * spacing[:, :1],
             orientation[:, :3] * spacing[:, 1:],
-            np.array(numbers, np.int64),
+            np.nan_to_num(segments).astype(np.int64),
             starts if is_read_here else None,
             first.bits_allocated if is_read_here else 0,
+        )
+
+
+def _as_floats(values: Sequence[Any], size: int) -> Floats:
+    """Return (frames,) or (frames, size) numbers, NaN where absent."""
+    absent = (np.nan,) * size if size else np.nan
+    return np.array([absent if value is None else value for value in values], np.float64)
+
+
+def _require_equal_counts(file: Source) -> None:
+    """Raise an AnnotationError for a file with more groups than frames, or fewer."""
+    frames, groups = frame_counts(file)
+    if groups not in (0, frames):
+        raise AnnotationError(
+            f"NumberOfFrames (0028,0008) is {frames}, but the Per-frame Functional Groups "
+            f"(5200,9230) have {groups} items: they cannot be assigned to frames",
+            expected=frames,
+            found=groups,
         )
 
 

@@ -6,13 +6,15 @@ patch then reads its part of a few slabs.
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 
 from dicomdl.arrays import Values, Voxel
 from dicomdl.index.views import Stack
 from dicomdl.labels.places import Census, slabs
-from dicomdl.labels.reader import label_block, label_dtype
+from dicomdl.labels.reader import channel_block, fraction_block, label_block, smallest_dtype
 from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
@@ -20,16 +22,28 @@ from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered
 from dicomdl.storage.sources import look_up
 
+# Options that change samples, and not what is cached.
+_OF_SAMPLES: Final[Mapping[str, Any]] = {
+    "channels": False,
+    "label_dtype": None,
+    "unlabelled": False,
+    "on_missing": "skip",
+}
+
 
 class CachedLabels:
-    """The label map of a stack in a cache; see `cached_labels`."""
+    """The label map of a stack in a cache, or one of its channels; see `cached_labels`."""
 
-    def __init__(self, cache: Cache, stack: Stack, source: LabelSource) -> None:
+    def __init__(
+        self, cache: Cache, stack: Stack, source: LabelSource, channel: str | None = None
+    ) -> None:
         self._cache, self._stack, self._source = cache, stack, source
+        self._channel = channel
         self._files = [KeyFile(look_up(source.file(stack)), stack.series_instance_uid)]
         self._options = {
             # The path of a file is no part of a key, and its state is.
-            "labels": repr(dataclasses.replace(source, source=source.kind)),
+            "labels": repr(dataclasses.replace(source, source=source.kind, **_OF_SAMPLES)),
+            "channel": repr(channel),
             "grid": _digest_of_grid(stack),
         }
         self._slabs = slabs(stack.shape, 1)
@@ -76,15 +90,24 @@ class CachedLabels:
 
     def _block(self, start: Voxel, stop: Voxel) -> Values:
         reader = self._source.reader(self._stack)
-        return label_block(reader, start, stop, label_dtype(reader.names))[0]
+        if self._channel is not None:
+            mask: Values = channel_block(reader, start, stop, (self._channel,))[0]
+            return mask.view(np.uint8) if mask.dtype == np.bool_ else mask
+        if reader.values == "fractions":
+            return fraction_block(reader, start, stop)
+        return label_block(reader, start, stop, smallest_dtype(reader.names))[0]
 
     def _key(self, part: str) -> Key:
         return stack_key(self._files, {**self._options, "part": part}, self._cache.strict)
 
 
 @remembered("label slabs")
-def cached_labels(cache: Cache, stack: Stack, source: LabelSource) -> CachedLabels:
+def cached_labels(
+    cache: Cache, stack: Stack, source: LabelSource, channel: str | None = None
+) -> CachedLabels:
     """Return the labels of a stack out of a cache, in 4 MiB of slices at a time.
+
+    They are its label map, or the mask (or fractions) of the channel of a name.
 
     Raises
     ------
@@ -93,7 +116,7 @@ def cached_labels(cache: Cache, stack: Stack, source: LabelSource) -> CachedLabe
     FileChanged, PixelError
         The file of the labels has changed since the scan, or cannot be looked up.
     """
-    return CachedLabels(cache, stack, source)
+    return CachedLabels(cache, stack, source, channel)
 
 
 def _digest_of_grid(stack: Stack) -> str:

@@ -6,15 +6,17 @@ of public sets are sagittal, or reversed, beside axial images.
 
 import os
 import string
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Values, Voxel
+from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import AnnotationError, UsageError
+from dicomdl.headers.annotation import Segment
 from dicomdl.index.views import Stack
-from dicomdl.labels.reader import Piece
+from dicomdl.labels._choice import Wish, chosen
+from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
 from dicomdl.volumes.resampling import FORMATS
 from dicomdl.volumes.volume import Volume
 
@@ -60,38 +62,77 @@ def _facts(stack: Stack) -> Iterator[tuple[str, Any]]:
 class MaskReader:
     """Labels of a stack out of a file, held in memory; their numbers are their names.
 
+    Parameters
+    ----------
+    stack
+        The stack.
+    path
+        The file.
+    wish
+        The option `segments=`, which names labels by their numbers.
+
     Raises
     ------
     AnnotationError, StorageError
-        As `mask_on`.
+        As `loaded_mask`; also an AnnotationError for a mask that lies elsewhere, and for a wish for
+        a label that the file lacks.
     """
 
-    def __init__(self, stack: Stack, path: str) -> None:
-        self._labels = mask_on(stack, path).array
+    values: LabelValues = "labels"
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, stack: Stack, path: str, wish: Wish = None) -> None:
+        mask = loaded_mask(path)
+        _require_near(stack, mask)
+        self._covered = _field_of_view(stack, mask)
+        on_stack = mask.resample_to(stack.geometry, interpolation="nearest", fill=0)
+        self._labels = on_stack.array
         self.shape: Voxel = stack.shape
         self.names = {int(label): str(label) for label in np.unique(self._labels) if label}
+        if wish is not None:
+            self._choose(wish)
+
+    def _choose(self, wish: Wish) -> None:
+        """Replace the labels by those of a wish."""
+        found = [Segment(number, name) for number, name in self.names.items()]
+        choices = chosen(found, wish, "segments")
+        self.names = {choice.label: choice.name for choice in choices}
+        labels = np.zeros(self._labels.shape, smallest_dtype(self.names))
+        for choice in choices:
+            labels[np.isin(self._labels, choice.numbers)] = choice.label
+        self._labels = labels
 
     @property
     def nbytes(self) -> int:
         """The bytes of the labels."""
-        return self._labels.nbytes
+        return self._labels.nbytes + (0 if self._covered is None else self._covered.nbytes)
 
-    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+    def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
+        """Return the voxels in the field of view of the file."""
+        if self._covered is None:
+            return None
+        z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        return self._covered[z, y, x]
+
+    def pieces(
+        self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
+    ) -> Iterator[Piece]:
         """Yield the labels of a block; see `LabelReader`."""
+        del only
         z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
         where = tuple(slice(0, b - a) for a, b in zip(start, stop, strict=True))
         yield Piece(where, None, self._labels[z, y, x])
 
 
-def mask_on(stack: Stack, path: str) -> Volume:
-    """Return the labels of a file at the voxels of a stack, those of the nearest voxel.
+def loaded_mask(path: str) -> Volume:
+    """Return the labels of a file on its own grid.
 
     Raises
     ------
     StorageError
         The file is absent, damaged or of another format.
     AnnotationError
-        The file states no positions, lies elsewhere, or holds fractions.
+        The file states no positions, or holds fractions.
     """
     loaded = Volume.load(path)
     if loaded.dimension or loaded.array.ndim != 3:
@@ -100,10 +141,27 @@ def mask_on(stack: Stack, path: str) -> Volume:
         )
     if not loaded.geometry.is_known:
         raise AnnotationError("the file of the mask states no positions (neither sform nor qform)")
-    labels = _integers(loaded.array)
-    _require_near(stack, loaded)
-    volume = Volume(labels, loaded.geometry)
-    return volume.resample_to(stack.geometry, interpolation="nearest", fill=0)
+    return Volume(_integers(loaded.array), loaded.geometry)
+
+
+def _field_of_view(stack: Stack, mask: Volume) -> Mask | None:
+    """Return the voxels of a stack that lie in the grid of a mask; None for all of them.
+
+    Raises
+    ------
+    AnnotationError
+        None of them lies in it.
+    """
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in stack.shape], indexing="ij"), axis=-1)
+    world = stack.geometry.voxel_to_world(corners.reshape(-1, 3))
+    places = mask.geometry.world_to_voxel(world)
+    if ((places > -0.5) & (places < np.array(mask.geometry.shape) - 0.5)).all():
+        return None
+    view = Volume(np.ones(mask.geometry.shape, np.uint8), mask.geometry)
+    inside = view.resample_to(stack.geometry, interpolation="nearest", fill=0).array > 0
+    if not inside.any():
+        raise _elsewhere(stack, mask, "the mask does not touch the stack")
+    return inside
 
 
 def _integers(array: Values) -> Values:
@@ -126,11 +184,12 @@ def _require_near(stack: Stack, mask: Volume) -> None:
     inside = stack.geometry.world_to_voxel(_labelled_points(mask))
     reach = np.array(stack.shape) - 0.5
     if len(inside) and not ((inside > -0.5) & (inside < reach)).all(axis=1).any():
-        apart = float(np.linalg.norm(mask.geometry.center - stack.geometry.center))
-        raise AnnotationError(
-            f"no label of the mask lies in the stack: their centres are {apart:.0f} mm apart",
-            apart_mm=apart,
-        )
+        raise _elsewhere(stack, mask, "no label of the mask lies in the stack")
+
+
+def _elsewhere(stack: Stack, mask: Volume, words: str) -> AnnotationError:
+    apart = float(np.linalg.norm(mask.geometry.center - stack.geometry.center))
+    return AnnotationError(f"{words}: their centres are {apart:.0f} mm apart", apart_mm=apart)
 
 
 def _labelled_points(mask: Volume) -> Any:

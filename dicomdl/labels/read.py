@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import UsageError
 from dicomdl.headers.annotation import ANNOTATION_KINDS
 from dicomdl.index.annotations import Annotation
@@ -14,7 +15,14 @@ from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish
 from dicomdl.labels.dose import dose_on
-from dicomdl.labels.reader import LabelReader, channel_block, label_block, label_dtype
+from dicomdl.labels.reader import (
+    LabelReader,
+    LabelValues,
+    channel_block,
+    fraction_block,
+    label_block,
+    smallest_dtype,
+)
 from dicomdl.labels.seg import Align
 from dicomdl.labels.source import LabelSource, only_annotation
 from dicomdl.volumes.volume import Volume
@@ -22,6 +30,10 @@ from dicomdl.volumes.volume import Volume
 
 class OverlapWarning(UserWarning):
     """Warning that labels overlap where a label map holds one per voxel."""
+
+
+class RemarkWarning(UserWarning):
+    """Warning that labels were read although something lies beyond the stack, or is odd."""
 
 
 def read_labels(
@@ -33,7 +45,8 @@ def read_labels(
     channels: bool = False,
     threshold: float | None = None,
     align: Align = "nearest",
-    dtype: npt.DTypeLike | None = None,
+    values: LabelValues = "labels",
+    label_dtype: npt.DTypeLike | None = None,
 ) -> Volume:
     """Read a segmentation, structure set, dose or mask on the grid of a stack.
 
@@ -61,33 +74,43 @@ def read_labels(
         from 1 on. A mapping ``{"lungs": "lung.*", "tumour": ["gtv.*", "tumou?r"]}``: one label per
         name, from 1 on, for all that it names, which is one segment at least.
     channels
-        True returns one mask per label instead of a label map.
+        True returns one mask per label instead of a label map; with "bits", one per bit.
     threshold
         The fraction from which on a voxel of a FRACTIONAL SEG has its label, above 0 to 1.
     align
         What to do about a SEG on another grid: "nearest" samples it at the nearest voxel, "exact"
         refuses it.
-    dtype
+    values
+        What a FRACTIONAL SEG gives: "labels" by a `threshold`; "fractions" (probabilities or
+        occupancies, as its `fractional_type` says) of one segment, or of each as `channels`;
+        "bits", the stored values of one segment, for bit masks that call themselves fractions
+        (ISPY2, ACRIN-6698). The nearest voxel is taken where the grids differ.
+    label_dtype
         The integer type of a label map. By default the smallest of uint8, int16 and int32 that
         holds the labels.
 
     Returns
     -------
     Volume
-        (slice, row, column) integers, 0 for background, with ``names``: {label: name}. With
-        `channels`, (label, slice, row, column) bool, with the names as its `dimension`. A dose is
-        float32 Gy, linearly interpolated, and 0 beyond its grid.
+        (slice, row, column) integers, 0 for background, with ``names``: {label: name}, and
+        ``unlabelled``: a mask of what the object does not annotate (see `LabelSource`). With
+        `channels`, (label, slice, row, column) bool, with the names as its `dimension`. Fractions
+        are float32 from 0 to 1. A dose is float32 Gy, linearly interpolated, and 0 beyond its grid.
 
     Warns
     -----
     OverlapWarning
         Voxels of the label map have several labels; each has the last one of ``names``.
+    RemarkWarning
+        Frames or contours lie beyond the stack, or a label has none on it; or the object has a
+        remark (see `Annotation.remarks`), or another PatientID than the image.
 
     Raises
     ------
     AnnotationError
         The object does not fit the stack (another frame of reference, no frame or contour on it),
-        has no such segment, cannot be read as labels, or has unusable contours.
+        has no such segment, cannot be read as labels, or has unusable contours or fractions above
+        their maximum.
     HeaderError, PixelError, StorageError
         The file is damaged, or cannot be read.
     UsageError
@@ -104,9 +127,13 @@ def read_labels(
     >>> labels.names  # doctest: +SKIP
     {1: 'Liver', 2: 'Spleen'}
     """
+    options = LabelSource("", segments, rois, threshold, align, values)
     if isinstance(source, LabelSource):
-        return _volume(stack, source.reader(stack), channels=channels, dtype=dtype)
-    options = LabelSource("", segments, rois, threshold, align)
+        options, channels = source, channels or source.channels
+        label_dtype = options.label_dtype if label_dtype is None else label_dtype
+        if callable(options.source):
+            return _given(stack, options(stack))
+        source = options.source
     if not isinstance(source, Annotation) and os.fspath(source) in ANNOTATION_KINDS:
         source = only_annotation(stack, os.fspath(source))
     if isinstance(source, Annotation):
@@ -115,13 +142,44 @@ def read_labels(
         reader = options.of_annotation(stack, source)
     else:
         reader = dataclasses.replace(options, source=os.fspath(source)).reader(stack)
-    return _volume(stack, reader, channels=channels, dtype=dtype)
+    known = source.remarks if isinstance(source, Annotation) else ()
+    if remarks := dict.fromkeys([*known, *reader.remarks]):
+        warnings.warn(f"labels were read, but {'; '.join(remarks)}", RemarkWarning, stacklevel=2)
+    volume = _volume(stack, reader, channels=channels, dtype=label_dtype)
+    covered = reader.covered((0, 0, 0), reader.shape)
+    return dataclasses.replace(volume, unlabelled=_complement(covered, reader.shape))
+
+
+def _given(stack: Stack, labels: Values) -> Volume:
+    """Return the label map of a function as a volume; it annotates the complete stack."""
+    return Volume(
+        labels,
+        stack.geometry,
+        frame=stack.middle,
+        stack=stack,
+        quantity="derived",
+        unlabelled=np.broadcast_to(np.False_, stack.shape),
+    )
+
+
+def _complement(covered: Mask | None, shape: Voxel) -> Mask:
+    """Return what is not covered; a view without memory of its own where slices are uniform."""
+    if covered is None:
+        return np.broadcast_to(np.False_, shape)
+    if not any(covered.strides[1:]):
+        return np.broadcast_to(~covered[:, :1, :1], shape)
+    return ~covered
 
 
 def _volume(
     stack: Stack, reader: LabelReader, *, channels: bool, dtype: npt.DTypeLike | None
 ) -> Volume:
     """Read all blocks of a reader as one volume."""
+    if reader.values == "fractions" and not channels:
+        fractions = fraction_block(reader, (0, 0, 0), reader.shape)
+        return Volume(
+            fractions, stack.geometry, frame=stack.middle, stack=stack, quantity="derived"
+        )
     if channels:
         masks = channel_block(reader, (0, 0, 0), reader.shape)
         names = tuple(reader.names.values())
@@ -133,10 +191,10 @@ def _volume(
             dimension=names,
             dimension_names=("label",),
         )
-    kind = np.dtype(label_dtype(reader.names) if dtype is None else dtype)
+    kind = np.dtype(smallest_dtype(reader.names) if dtype is None else dtype)
     if kind.kind not in "ui" or max(reader.names, default=0) > np.iinfo(kind).max:
         raise UsageError(
-            f"dtype={kind}: expected integers that hold label {max(reader.names, default=0)}"
+            f"label_dtype={kind}: expected integers that hold label {max(reader.names, default=0)}"
         )
     labels, overlap = label_block(reader, (0, 0, 0), reader.shape, kind)
     if overlap:

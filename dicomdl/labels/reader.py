@@ -1,7 +1,7 @@
 """`LabelReader`, what every kind of annotation gives: blocks of labels on the grid of a stack."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ from dicomdl.labels.places import slabs
 
 # Torch computes with these, and hardly with uint16.
 _DTYPES: Final = (np.uint8, np.int16, np.int32)
+# What a voxel holds: a label; the bits of a FRACTIONAL SEG; or the fraction of each label.
+LabelValues = Literal["labels", "bits", "fractions"]
 
 
 class Piece(NamedTuple):
@@ -22,13 +24,14 @@ class Piece(NamedTuple):
     where
         The slices of the block.
     mask
-        bool: the voxels that have the label. None: all that have one in `label`.
+        bool: the voxels that have the label; float32: its fraction per voxel. None: all that have
+        one in `label`.
     label
-        The label, or without a mask the label per voxel, 0 for none.
+        The label, or without a mask the label (or the bits) per voxel, 0 for none.
     """
 
     where: tuple[slice, ...]
-    mask: Mask | None
+    mask: Values | None
     label: int | Values
 
 
@@ -44,14 +47,60 @@ class LabelReader(Protocol):
         """(slices, rows, columns) of the stack."""
 
     @property
+    def values(self) -> LabelValues:
+        """What a voxel holds."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What lies beyond the stack or is passed over otherwise, with counts."""
+
+    @property
     def nbytes(self) -> int:
         """The memory of the reader, bytes."""
 
-    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+    def pieces(
+        self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
+    ) -> Iterator[Piece]:
         """Yield the labels of the block from voxel `start` up to `stop`, in the order of `names`.
 
-        Where pieces of several labels have one voxel, the labels overlap.
+        Where pieces of several labels have one voxel, the labels overlap. With `only`, masks of
+        other labels may be left out.
         """
+
+    def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
+        """Return the voxels of a block that the object annotates; None for all of them.
+
+        Those without a label are background; nothing is known of the others.
+        """
+
+
+class NoLabels:
+    """The labels of a stack that nobody annotated.
+
+    Parameters
+    ----------
+    shape
+        (slices, rows, columns) of the stack.
+    """
+
+    values: LabelValues = "labels"
+    remarks: tuple[str, ...] = ()
+    nbytes = 0
+
+    def __init__(self, shape: Voxel) -> None:
+        self.shape = shape
+        self.names: Mapping[int, str] = {}
+
+    def pieces(
+        self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
+    ) -> Iterator[Piece]:
+        """Yield nothing."""
+        del start, stop, only
+        return iter(())
+
+    def covered(self, start: Voxel, stop: Voxel) -> Mask:
+        """Return that nothing is annotated."""
+        return np.zeros([b - a for a, b in zip(start, stop, strict=True)], np.bool_)
 
 
 def label_block(
@@ -87,21 +136,53 @@ def _put_labels(reader: LabelReader, block: Values, start: Voxel, stop: Voxel) -
     return 0 if twice is None else int(twice.sum())
 
 
-def channel_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Mask:
-    """Return a block as (labels, slices, rows, columns) bool, in the order of `names`."""
-    channels = {label: number for number, label in enumerate(reader.names)}
+def channel_block(
+    reader: LabelReader, start: Voxel, stop: Voxel, names: Sequence[str] | None = None
+) -> Values:
+    """Return a block as (labels, slices, rows, columns), bool; float32 for fractions.
+
+    The channels are those of `names`, by default all labels of the reader in their order. Labels of
+    one name share its channel; the channel of a name that the reader lacks is empty.
+    """
+    if names is None:
+        channels = {label: number for number, label in enumerate(reader.names)}
+    else:
+        numbers = {name: number for number, name in enumerate(names)}
+        channels = {label: numbers[name] for label, name in reader.names.items() if name in numbers}
     shape = tuple(b - a for a, b in zip(start, stop, strict=True))
-    block = np.zeros((len(channels), *shape), np.bool_)
-    for where, mask, label in reader.pieces(start, stop):
-        if mask is not None:
-            block[channels[int(label)]][where] |= mask
-        else:
+    dtype = np.float32 if reader.values == "fractions" else np.bool_
+    count = len(reader.names if names is None else names)
+    block: Values = np.zeros((count, *shape), dtype)
+    for where, mask, label in reader.pieces(start, stop, channels):
+        if mask is None:
             for each, number in channels.items():
-                block[number][where] |= label == each
+                block[number][where] |= (
+                    (label & each) != 0 if reader.values == "bits" else label == each
+                )
+        elif int(label) in channels:
+            seen = block[channels[int(label)]][where]
+            np.maximum(seen, mask, out=seen)
     return block
 
 
-def label_dtype(labels: Mapping[int, Any]) -> npt.DTypeLike:
+def fraction_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Values:
+    """Return the fractions of the only label of a block, float32.
+
+    Raises
+    ------
+    UsageError
+        The reader has another number of labels.
+    """
+    if len(reader.names) != 1:
+        raise UsageError(
+            f"values='fractions' of {len(reader.names)} segments: channels=True gives one channel "
+            "each, segments=[...] chooses one"
+        )
+    fractions: Values = channel_block(reader, start, stop)[0]
+    return fractions
+
+
+def smallest_dtype(labels: Mapping[int, Any]) -> npt.DTypeLike:
     """Return the smallest of uint8, int16 and int32 that holds the labels."""
     most = max(labels, default=0)
     for dtype in _DTYPES:

@@ -1,17 +1,27 @@
 """Regions of interest of an RT structure set as labels of a stack."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Voxel
+from dicomdl.arrays import Mask, Voxel
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.structure_set import Roi
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Choice
+from dicomdl.labels._coverage import Referred
 from dicomdl.labels._planes import Placed, Planes, place
-from dicomdl.labels.reader import Piece
+from dicomdl.labels.reader import LabelValues, Piece
+
+# Counts of `Placed`, and what they count.
+_PASSED_OVER: Final = {
+    "beyond": "lie beyond the slices of the stack",
+    "between": "lie between slices that have nearer ones",
+    "open": "are points or open, and enclose no area",
+}
 
 
 class ContourReader:
@@ -25,6 +35,8 @@ class ContourReader:
         The regions of interest.
     choices
         The labels.
+    referred
+        The slices that the structure set refers to.
 
     Raises
     ------
@@ -33,7 +45,11 @@ class ContourReader:
         or no contour of any region lies in the stack.
     """
 
-    def __init__(self, stack: Stack, rois: Sequence[Roi], choices: Sequence[Choice]) -> None:
+    values: LabelValues = "labels"
+
+    def __init__(
+        self, stack: Stack, rois: Sequence[Roi], choices: Sequence[Choice], referred: Referred
+    ) -> None:
         planes = Planes.of(stack)
         self.shape: Voxel = stack.shape
         self.names = {choice.label: choice.name for choice in choices}
@@ -55,15 +71,45 @@ class ContourReader:
                 contours=drawn,
             )
 
+        self._referred, self._drawn = referred, planes.with_contours([roi.contours for roi in rois])
+        for part in (part for parts in self._placed.values() for part in parts):
+            # Slices between the planes of a coarse region are filled, too.
+            self._drawn[part.edges.planes] = True
+        self.remarks = tuple(self._remarks(drawn))
+
+    def _remarks(self, drawn: int) -> Iterator[str]:
+        for name, words in _PASSED_OVER.items():
+            each = (getattr(part, name) for parts in self._placed.values() for part in parts)
+            if count := sum(each):
+                yield f"{count} of {drawn} contours {words}"
+        empty = sum(
+            not any(_overlap(part.start, part.stop, (0, 0, 0), self.shape) for part in parts)
+            for parts in self._placed.values()
+        )
+        if empty:
+            yield f"{empty} of {counted(len(self._placed), 'labels')} have no contour in the stack"
+
     @property
     def nbytes(self) -> int:
         """The memory of the edges, bytes."""
         return sum(part.edges.nbytes for parts in self._placed.values() for part in parts)
 
-    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+    def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
+        """Return the voxels in slices that the structure set refers to, or has contours in."""
+        is_whole = self._whole[start[0] : stop[0]]
+        shape = [b - a for a, b in zip(start, stop, strict=True)]
+        return None if is_whole.all() else np.broadcast_to(is_whole[:, None, None], shape)
+
+    @functools.cached_property
+    def _whole(self) -> Mask:
+        return self._referred() | self._drawn
+
+    def pieces(
+        self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
+    ) -> Iterator[Piece]:
         """Yield the labels of a block, in the order of `names`; see `LabelReader`."""
         for label, parts in self._placed.items():
-            for part in parts:
+            for part in parts if only is None or label in only else ():
                 overlap = _overlap(part.start, part.stop, start, stop)
                 if overlap is not None:
                     low, high = overlap

@@ -4,25 +4,30 @@ Frames find their slices by position, never by number. Frames on the grid of the
 other grids are sampled at the nearest voxel.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from dicomdl.arrays import Floats, Ints, Mask, Values, Voxel
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.annotation import AnnotationFacts
-from dicomdl.headers.bit_masks import names_bits
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Choice
+from dicomdl.labels._coverage import Referred
+from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._sampling import Sampler
 from dicomdl.labels._seg_frames import RowReader, SegFrames
-from dicomdl.labels.reader import Piece, label_dtype
+from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
 from dicomdl.storage.sources import kept_open, opened
 
 Align = Literal["nearest", "exact"]
+# The first voxel of a block, and the one after its last.
+_Block: TypeAlias = tuple[Voxel, Voxel]
 # The distance of a frame from a slice that is still on it, as a part of the spacing.
 _ON_SLICE: Final = 0.1
 # The distance of the corners of a frame from the centres of pixels of the stack, pixels.
@@ -48,6 +53,14 @@ class _Aligned:
     turn: tuple[bool, bool, bool]
 
 
+class SegObject(NamedTuple):
+    """A SEG: its facts, its frames, and the slices that it refers to."""
+
+    facts: AnnotationFacts
+    frames: SegFrames
+    referred: Referred
+
+
 class SegReader:
     """Labels of a stack out of the frames of a SEG; a block reads its own rows only.
 
@@ -55,14 +68,12 @@ class SegReader:
     ----------
     stack
         The stack.
-    annotation
-        The facts of the SEG.
-    frames
-        Its frames.
+    seg
+        The SEG.
     choices
         The labels.
-    threshold
-        For FRACTIONAL: the fraction, above 0 to 1, from which on a voxel has the label.
+    fractions
+        What becomes of the values of a FRACTIONAL SEG.
     align
         "nearest" samples a SEG on another grid at the nearest voxel; "exact" refuses it.
 
@@ -70,27 +81,28 @@ class SegReader:
     ------
     AnnotationError
         The SEG lies in another frame of reference, on another grid with `align="exact"`, or no
-        frame lies in the stack; a FRACTIONAL SEG without a threshold.
+        frame lies in the stack; a FRACTIONAL SEG without a threshold, or one of bit masks.
+    UsageError
+        Bits of several segments, or bits or fractions of a SEG that is not FRACTIONAL.
     """
 
     def __init__(
         self,
         stack: Stack,
-        annotation: AnnotationFacts,
-        frames: SegFrames,
+        seg: SegObject,
         choices: Sequence[Choice],
         *,
-        threshold: float | None = None,
+        fractions: Fractions = NO_FRACTIONS,
         align: Align = "nearest",
     ) -> None:
+        annotation, frames, self._referred = seg
         _require_same_reference(stack, annotation)
-        if annotation.segmentation_type == "FRACTIONAL":
-            _require_fractions(frames)
-        self.shape: Voxel = stack.shape
-        self.names = {choice.label: choice.name for choice in choices}
-        self._frames, self._choices = frames, tuple(choices)
         self._type = annotation.segmentation_type
-        self._lowest = _lowest_value(annotation, threshold)
+        self._fractions = fractions.of(annotation, frames)
+        self.shape: Voxel = stack.shape
+        self.values: LabelValues = fractions.values
+        self.names = fractions.names(choices)
+        self._frames, self._choices = frames, tuple(choices)
         self._planes = Planes.of(stack)
         self._aligned, misfit = _aligned(frames, self._planes)
         if self._aligned is None and align == "exact":
@@ -103,37 +115,111 @@ class SegReader:
         else:
             self._sampler = Sampler.of(frames)
             slices = self._sampler.slices_of(self._planes, self.shape)
-        if (slices < 0).all() or not _in_view(frames, self._planes, self.shape).any():
+        in_view = _in_view(frames, self._planes, self.shape)
+        if (slices < 0).all() or not in_view.any():
             where = "on a slice" if (slices < 0).all() else "within the rows and columns"
             raise AnnotationError(
                 f"none of {len(frames)} frames of the SEG lies {where} of the stack",
                 frames=len(frames),
             )
         self._of_slice = _order(slices, self.shape[0])
+        is_near = self._planes.nearest(_middles(frames) @ self._planes.normal) >= 0
+        self.remarks = tuple(self._remarks(in_view & is_near))
         self._table = _table(annotation, self._choices)
         self._bytes = bytes(self._table.astype(np.uint8)[:256]).ljust(256, b"\0")
         # Values up to here are their own labels.
         changed = np.flatnonzero(self._table != np.arange(len(self._table)))
         self._kept = int(changed[0]) - 1 if len(changed) else len(self._table) - 1
 
+    def _remarks(self, inside: Mask) -> Iterator[str]:
+        """Yield what lies beyond the stack, for the (frames,) bool that do not."""
+        beyond = int((~inside).sum())
+        if beyond:
+            yield f"{beyond} of {counted(len(inside), 'frames')} lie beyond the stack"
+        if self._type != "LABELMAP":
+            found = np.unique(self._frames.segments[inside])
+            empty = sum(not np.isin(choice.numbers, found).any() for choice in self._choices)
+            if empty:
+                labels = counted(len(self._choices), "labels")
+                yield f"{empty} of {labels} have no frame on the stack"
+
     @property
     def nbytes(self) -> int:
         """The memory of the positions of frames, bytes."""
         return 4 * self._frames.origins.nbytes
 
-    def pieces(self, start: Voxel, stop: Voxel) -> Iterator[Piece]:
+    def pieces(
+        self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
+    ) -> Iterator[Piece]:
         """Yield the labels of a block, in the order of `names`; see `LabelReader`."""
+        choices = [
+            choice
+            for choice in self._choices
+            if only is None or self.values == "bits" or choice.label in only
+        ]
         with kept_open(), opened(self._frames.source_of(0).file) as handle:
             reader = RowReader(self._frames, handle)
             if self._aligned is not None:
-                yield from self._copied(reader, self._aligned, start, stop)
+                yield from self._copied(reader, self._aligned, choices, (start, stop))
             elif self._sampler is not None:
-                yield from self._sampled(reader, self._sampler, start, stop)
+                yield from self._sampled(reader, self._sampler, choices, (start, stop))
+
+    def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
+        """Return the voxels in slices that the SEG refers to, and in its frames."""
+        is_whole = self._whole[start[0] : stop[0]]
+        if is_whole.all():
+            return None
+        shape = [b - a for a, b in zip(start, stop, strict=True)]
+        counts = np.diff(self._of_slice[1])[start[0] : stop[0]]
+        if self._aligned is not None and (is_whole | (counts == 0)).all():
+            return np.broadcast_to(is_whole[:, None, None], shape)
+        mask = np.zeros(shape, np.bool_)
+        mask[is_whole] = True
+        for z in np.flatnonzero(~is_whole).tolist():
+            self._cover(mask[z], z + start[0], start, stop)
+        return mask
+
+    @functools.cached_property
+    def _whole(self) -> Mask:
+        """(slices,) bool: the slices that are covered as a whole."""
+        whole = self._referred()
+        if self._aligned is not None:
+            size = self._frames.size[::-1] if self._aligned.turn[0] else self._frames.size
+            low = self._aligned.corners
+            is_whole = ((low <= 0) & (low + size >= self.shape[1:])).all(axis=1)
+            whole[self._aligned.slices[is_whole & (self._aligned.slices >= 0)]] = True
+        return whole
+
+    def _cover(self, mask: Mask, z: int, start: Voxel, stop: Voxel) -> None:
+        """Mark the pixels of a part of a slice that lie in frames."""
+        if self._sampler is not None:
+            mask |= self._sampler.nearest(self._planes, z, start[1:], stop[1:]).plane >= 0
+        elif self._aligned is not None:
+            order, bounds = self._of_slice
+            for number in order[bounds[z] : bounds[z + 1]].tolist():
+                box = self._box(self._aligned, number, start, stop)
+                if box is not None:
+                    (first, last), (begin, end) = box
+                    mask[first - start[1] : last - start[1], begin - start[2] : end - start[2]] = (
+                        True
+                    )
+
+    def _box(
+        self, aligned: _Aligned, number: int, start: Voxel, stop: Voxel
+    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """Return the rows and columns of a block in which a frame lies, or None."""
+        size = self._frames.size
+        height, width = size[::-1] if aligned.turn[0] else size
+        top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
+        first, last = max(start[1], top), min(stop[1], top + height)
+        begin, end = max(start[2], left), min(stop[2], left + width)
+        return ((first, last), (begin, end)) if first < last and begin < end else None
 
     def _copied(
-        self, reader: RowReader, aligned: _Aligned, start: Voxel, stop: Voxel
+        self, reader: RowReader, aligned: _Aligned, choices: Sequence[Choice], block: _Block
     ) -> Iterator[Piece]:
         """Yield the labels of a block out of frames on the grid of the stack."""
+        start, stop = block
         order, bounds = self._of_slice
         inside = np.sort(order[bounds[start[0]] : bounds[stop[0]]])
         if self._type == "LABELMAP":
@@ -143,18 +229,18 @@ class SegReader:
                     yield Piece(found[0], None, self._relabelled(found[1]))
             return
         segments = self._frames.segments[inside]
-        for choice in self._choices:
+        for choice in choices:
             for number in inside[np.isin(segments, choice.numbers)].tolist():
                 found = self._part(reader, aligned, number, start, stop)
                 if found is not None:
                     where, values = found
-                    yield Piece(where, self._in_segment(values), choice.label)
+                    yield self._fractions.piece(where, values, choice.label)
 
     def _sampled(
-        self, reader: RowReader, grid: Sampler, start: Voxel, stop: Voxel
+        self, reader: RowReader, grid: Sampler, choices: Sequence[Choice], block: _Block
     ) -> Iterator[Piece]:
         """Yield the labels of a block out of frames on another grid, at the nearest pixel."""
-        frames = self._frames
+        frames, (start, stop) = self._frames, block
         for z in range(start[0], stop[0]):
             where = (
                 slice(z - start[0], z - start[0] + 1),
@@ -162,8 +248,8 @@ class SegReader:
                 slice(0, stop[2] - start[2]),
             )
             nearest = grid.nearest(self._planes, z, start[1:], stop[1:])
-            for choice in self._choices:
-                mask = np.zeros(nearest.plane.shape, np.bool_)
+            for choice in choices:
+                found = np.zeros(nearest.plane.shape, frames.dtype)
                 for plane in np.unique(nearest.plane[nearest.plane >= 0]).tolist():
                     at = nearest.plane == plane
                     for number in grid.frames_of(plane, choice.numbers, frames.segments):
@@ -174,28 +260,24 @@ class SegReader:
                         whole[read.first : read.first + len(read.values)] = read.values
                         values = whole[nearest.row[at], nearest.column[at]]
                         if self._type == "LABELMAP":
-                            mask[at] |= np.isin(values, choice.numbers)
-                        else:
-                            mask[at] |= self._in_segment(values)
-                if mask.any():
-                    yield Piece(where, mask[None], choice.label)
-
-    def _in_segment(self, values: Values) -> Mask:
-        """Return where the values of a frame belong to its segment."""
-        return values if values.dtype == np.bool_ else np.asarray(values >= self._lowest)
+                            values = np.isin(values, choice.numbers)
+                        found[at] = np.maximum(found[at], values)
+                if found.any() and self._type == "LABELMAP":
+                    yield Piece(where, found[None] > 0, choice.label)
+                elif found.any():
+                    yield self._fractions.piece(where, found[None], choice.label)
 
     def _part(
         self, reader: RowReader, aligned: _Aligned, number: int, start: Voxel, stop: Voxel
     ) -> tuple[tuple[slice, ...], Values] | None:
         """Return the part of a block in which a frame has values, and these; None without any."""
+        box = self._box(aligned, number, start, stop)
+        if box is None:
+            return None
+        (first, last), (begin, end) = box
         exchanged, flip_rows, flip_columns = aligned.turn
         size = self._frames.size
-        height, width = size[::-1] if exchanged else size
         top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
-        first, last = max(start[1], top), min(stop[1], top + height)
-        begin, end = max(start[2], left), min(stop[2], left + width)
-        if first >= last or begin >= end:
-            return None
         is_turned = exchanged or flip_rows or flip_columns
         read = reader.rows(number, *((0, size[0]) if is_turned else (first - top, last - top)))
         if read is None:
@@ -236,13 +318,10 @@ def _require_same_reference(stack: Stack, annotation: AnnotationFacts) -> None:
         )
 
 
-def _require_fractions(frames: SegFrames) -> None:
-    first = frames.source_of(0)
-    if names_bits(first.file, first.byte_offset):
-        raise AnnotationError(
-            "the SEG calls bit masks fractions: its private element (0117,xxD3) names the bits; "
-            "stored values of its frames (read_frame) hold them"
-        )
+def _middles(frames: SegFrames) -> Floats:
+    """Return (frames, 3) LPS mm: the middle of each frame."""
+    rows, columns = (np.array(frames.size) - 1) / 2
+    return np.asarray(frames.origins + rows * frames.down + columns * frames.right)
 
 
 def _in_view(frames: SegFrames, planes: Planes, shape: Voxel) -> Mask:
@@ -261,20 +340,6 @@ def _in_view(frames: SegFrames, planes: Planes, shape: Voxel) -> Mask:
     return np.asarray(((ends.max(axis=0) > -0.5) & (ends.min(axis=0) < last)).all(axis=-1))
 
 
-def _lowest_value(annotation: AnnotationFacts, threshold: float | None) -> float:
-    """Return the lowest stored value that counts as part of a segment."""
-    if annotation.segmentation_type != "FRACTIONAL":
-        return 1
-    if threshold is None:
-        raise AnnotationError(
-            f"the SEG has fractions ({annotation.fractional_type or 'of an unknown type'}): "
-            "threshold=0.5 makes labels of them"
-        )
-    if not 0 < threshold <= 1:
-        raise AnnotationError(f"threshold={threshold}: expected a fraction above 0 to 1")
-    return threshold * (annotation.maximum_fractional_value or 255)
-
-
 def _table(annotation: AnnotationFacts, choices: Sequence[Choice]) -> Values:
     """Return the label of each value of a label map, the last one for all higher values.
 
@@ -284,7 +349,7 @@ def _table(annotation: AnnotationFacts, choices: Sequence[Choice]) -> Values:
     table = np.zeros(max(numbers, default=0) + 2, np.int32)
     for choice in choices:
         table[list(choice.numbers)] = choice.label
-    return table.astype(label_dtype({choice.label: "" for choice in choices}))
+    return table.astype(smallest_dtype({choice.label: "" for choice in choices}))
 
 
 def _order(slices: Ints, count: int) -> tuple[Ints, Ints]:

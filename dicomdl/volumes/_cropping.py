@@ -155,4 +155,5 @@ def cropped(old: Gridded, block: Block) -> Gridded:
         old.filled[block[0]],
         None if old.padding is None else old.padding[(*lead, *block)],
         old.times,
+        None if old.unlabelled is None else old.unlabelled[block],
     )

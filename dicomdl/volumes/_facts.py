@@ -38,6 +38,7 @@ class VolumeFacts:
     quantity: Quantity = "modality"
     stacks: tuple[Stack, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
+    unlabelled: Mask | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filled", checked_filled(self._gridded()))
@@ -45,7 +46,12 @@ class VolumeFacts:
     def _gridded(self) -> Gridded:
         """Return the parts that depend on the grid."""
         return Gridded(
-            self.array, self.geometry, self.filled, self.padding, times=len(self.dimension)
+            self.array,
+            self.geometry,
+            self.filled,
+            self.padding,
+            times=len(self.dimension),
+            unlabelled=self.unlabelled,
         )
 
     @property

@@ -85,6 +85,7 @@ class VolumeParts(VolumeFacts):
             array=values,
             units=units,
             padding=None,
+            unlabelled=None,
             quantity="derived",
             dimension=self.dimension if is_series else (),
             dimension_names=self.dimension_names if is_series else (),
@@ -141,4 +142,5 @@ class VolumeParts(VolumeFacts):
             geometry=parts.geometry,
             filled=parts.filled,
             padding=parts.padding,
+            unlabelled=parts.unlabelled,
         )

@@ -1,6 +1,6 @@
 """Values on a grid, with the masks that belong to them, and the same on other grids.
 
-`resampling` interpolates one array. Here the padding and the marks of filled slices go along.
+`resampling` interpolates one array. Here the masks and the marks of filled slices go along.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class Gridded:
     padding: Mask | None
     # Number of time points on the leading axis, 0 without one.
     times: int = 0
+    unlabelled: Mask | None = None
 
 
 def checked_filled(parts: Gridded) -> npt.NDArray[np.bool_]:
@@ -38,7 +39,7 @@ def checked_filled(parts: Gridded) -> npt.NDArray[np.bool_]:
     Raises
     ------
     GeometryError
-        The array, `filled` or `padding` does not have the shape of the grid.
+        The array, `filled`, `padding` or `unlabelled` does not have the shape of the grid.
     """
     expected = (*((parts.times,) if parts.times else ()), *parts.geometry.shape)
     array, padding = parts.array, parts.padding
@@ -53,12 +54,12 @@ def checked_filled(parts: Gridded) -> npt.NDArray[np.bool_]:
     filled = np.array(parts.filled if len(parts.filled) else np.zeros(slices), dtype=np.bool_)
     if filled.shape != (slices,):
         raise GeometryError(f"`filled` is {filled.shape} for {slices} slices", shape=filled.shape)
-    if padding is not None and padding.shape != expected:
-        raise GeometryError(
-            f"`padding` is {padding.shape}, the grid is {expected}",
-            shape=padding.shape,
-            expected=expected,
-        )
+    masks = (("padding", padding, expected), ("unlabelled", parts.unlabelled, expected[-3:]))
+    for name, mask, shape in masks:
+        if mask is not None and mask.shape != shape:
+            raise GeometryError(
+                f"`{name}` is {mask.shape}, the grid is {shape}", shape=mask.shape, expected=shape
+            )
     filled.flags.writeable = False
     return filled
 
@@ -89,7 +90,12 @@ def regridded(old: Gridded, geometry: Geometry, how: Resampling, fill: float | N
     array = interpolate(array, old.geometry, geometry, how, fill, series=series)
     smooths = how.is_linear and how.antialias
     filled = carried(old.filled, old.geometry, geometry, antialias=smooths)
-    return Gridded(array, geometry, filled, padding, old.times)
+    unlabelled = old.unlabelled
+    if unlabelled is not None:
+        labelled = (~unlabelled).view(np.uint8)
+        near = interpolate(labelled, old.geometry, geometry, Resampling("nearest"), 0, series=False)
+        unlabelled = near == 0
+    return Gridded(array, geometry, filled, padding, old.times, unlabelled)
 
 
 def reoriented(old: Gridded, axes: str) -> Gridded:
@@ -111,4 +117,7 @@ def reoriented(old: Gridded, axes: str) -> Gridded:
 
     filled = carried(old.filled, old.geometry, geometry)
     padding = None if old.padding is None else turned(old.padding)
-    return Gridded(turned(old.array), geometry, filled, padding, old.times)
+    unlabelled = old.unlabelled
+    if unlabelled is not None:
+        unlabelled = np.ascontiguousarray(order.view(unlabelled))
+    return Gridded(turned(old.array), geometry, filled, padding, old.times, unlabelled)

@@ -74,6 +74,10 @@ class Volume(VolumeParts):
         Stacks of a group that were read, one per t; () for others.
     names
         {label: name} of labels (`read_labels`); {} for others.
+    unlabelled
+        bool, of the shape of the grid, for labels of `read_labels`: True where nobody annotated,
+        so that the absence of a label says nothing (see `LabelSource`). Resampling carries it
+        along, and voxels beyond the old grid are unlabelled. None for others.
 
     Methods
     -------
@@ -91,7 +95,7 @@ class Volume(VolumeParts):
     Raises
     ------
     GeometryError
-        The array, `filled` or `padding` does not have the shape of the grid.
+        The array, `filled`, `padding` or `unlabelled` does not have the shape of the grid.
 
     Examples
     --------

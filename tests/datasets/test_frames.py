@@ -31,7 +31,7 @@ from pydicom.uid import (
 from torch.utils.data import ConcatDataset, DataLoader
 
 import dicomdl
-from dicomdl.datasets import label_maps as label_maps_module
+from dicomdl.datasets import sample_labels as sample_labels_module
 from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import (
     DecodeError,
@@ -687,7 +687,7 @@ def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.In
     share = np.mean([7 in sample["label"] for sample in samples])
     assert (
         0.35 < share < 0.75
-        and samples[0]["label"].dtype == torch.int64
+        and samples[0]["label"].dtype == torch.uint8
         and samples[0]["label"].shape == (3, 3, 3)
     )
     for sample in samples[:40]:
@@ -715,8 +715,9 @@ def test_label_maps_are_kept_small_and_delivered_as_they_are(
         made[1], made[2] = values
         return made
 
+    source = dicomdl.LabelSource(labels, label_dtype="int16")
     patches = dicomdl.PatchDataset(
-        patients, (2, 4, 4), sampler="grid", labels=labels, intensity="modality"
+        patients, (2, 4, 4), sampler="grid", labels=source, intensity="modality"
     )
     for row in (0, len(patches) - 1):
         z, y, x = (patches[row]["location"]).tolist()
@@ -724,11 +725,11 @@ def test_label_maps_are_kept_small_and_delivered_as_they_are(
             patches._stacks[int(np.searchsorted(patches.boundaries, row, side="right")) - 1]
         )
         label = patches[row]["label"]
-        assert label.dtype == torch.int64 and np.array_equal(
+        assert label.dtype == torch.int16 and np.array_equal(
             label.numpy(), expected[z : z + 2, y : y + 4, x : x + 4]
         )
     assert {
-        label_maps_module.label_map(stack, label_maps_module.ByIdentity(labels)).dtype
+        sample_labels_module.label_map(stack, sample_labels_module.ByIdentity(labels)).dtype
         for stack in patches._stacks
     } == {np.dtype(kept)}
 

@@ -63,8 +63,8 @@ def test_what_cannot_be_read_as_labels_is_refused_with_the_file(
     with pytest.raises(UsageError, match="segments= is no option for a RTSTRUCT") as failure:
         dicomdl.read_labels(stack, path, segments=[1])
     assert failure.value.__notes__ == [f"file: {path}"]
-    with pytest.raises(UsageError, match="expected integers that hold label 1"):
-        dicomdl.read_labels(stack, path, dtype=np.float32)
+    with pytest.raises(UsageError, match="label_dtype=float32: expected integers that hold"):
+        dicomdl.read_labels(stack, path, label_dtype=np.float32)
     with pytest.raises(UsageError, match="expected 'nearest' or 'exact'"):
         dicomdl.read_labels(stack, path, align="linear")  # type: ignore[arg-type]
 

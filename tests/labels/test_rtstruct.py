@@ -46,7 +46,8 @@ def stack_of(folder: Path, **options: Any) -> tuple[Stack, Path]:
 
 def reader_of(stack: Stack, path: Path, wish: Any = None) -> ContourReader:
     rois = read_structure_set(source_of(path))
-    return ContourReader(stack, rois, chosen([roi.facts for roi in rois], wish, "rois"))
+    choices = chosen([roi.facts for roi in rois], wish, "rois")
+    return ContourReader(stack, rois, choices, lambda: np.zeros(stack.slices, np.bool_))
 
 
 @pytest.mark.parametrize(

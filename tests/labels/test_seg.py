@@ -1,5 +1,6 @@
 """Segments of segmentations on the slices of stacks."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from dicomdl.headers.data_set import source_of
 from dicomdl.index.views import Stack
 from dicomdl.labels import places
 from dicomdl.labels._choice import chosen
+from dicomdl.labels._coverage import referred_by_file
+from dicomdl.labels._fractions import Fractions
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.reader import channel_block, label_block
-from dicomdl.labels.seg import SegReader
+from dicomdl.labels.seg import SegObject, SegReader
 
 SHAPE = (5, 9, 11)  # 99 pixels: frames share bytes
 
@@ -46,10 +49,14 @@ def stack(image: Path) -> Stack:
     return index_of(image.parent).stacks[0]
 
 
-def reader_of(stack: Stack, path: Path, wish: Any = None, **options: Any) -> SegReader:
-    annotation = read_annotation(source_of(path))
-    choices = chosen(annotation.segments, wish, "segments")
-    return SegReader(stack, annotation, SegFrames.of_file(str(path)), choices, **options)
+def reader_of(
+    stack: Stack, path: Path, wish: Any = None, threshold: float | None = None, **options: Any
+) -> SegReader:
+    facts = read_annotation(source_of(path))
+    choices = chosen(facts.segments, wish, "segments")
+    frames = SegFrames.of_file(str(path))
+    seg = SegObject(facts, frames, functools.partial(referred_by_file, stack, facts))
+    return SegReader(stack, seg, choices, fractions=Fractions("labels", threshold), **options)
 
 
 def binary(labels: NDArray[Any], order: Any = None) -> list[tuple[int, Any, NDArray[Any]]]:
@@ -251,7 +258,11 @@ def test_a_segment_that_only_the_shared_groups_name_is_read(
 
 
 @pytest.mark.parametrize(
-    ("count", "message"), [(7, "7 frame"), (3, "3 frames have no image_position_patient")]
+    ("count", "message"),
+    [
+        (7, "7 frame.* need 87 bytes of pixel data, found 62"),
+        (3, r"is 3, but the Per-frame .* have 5 items"),
+    ],
 )
 def test_another_number_of_frames_than_of_groups_is_refused(
     folder: Path, image: Path, stack: Stack, count: int, message: str

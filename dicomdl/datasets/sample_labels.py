@@ -1,0 +1,319 @@
+"""The labels of samples on the grid of their image: label maps or channels, and what has none."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicomdl.arrays import Ints, Values, Voxel, ends_of
+from dicomdl.datasets._grid_request import GridRequest, ReadLabels
+from dicomdl.errors import AnnotationError, GeometryError, UsageError
+from dicomdl.geometry.grid import Geometry
+from dicomdl.geometry.regular import regular_slices
+from dicomdl.geometry.verdict import FILLABLE, Irregular
+from dicomdl.index.views import Stack, Stacks
+from dicomdl.labels.caching import CachedLabels, cached_labels
+from dicomdl.labels.reader import (
+    LabelReader,
+    NoLabels,
+    channel_block,
+    fraction_block,
+    label_block,
+    smallest_dtype,
+)
+from dicomdl.labels.source import LabelSource
+from dicomdl.labels.survey import Survey, survey
+from dicomdl.storage.cache.stats import Cache
+from dicomdl.storage.memory import Share, share
+from dicomdl.volumes.cutting import overlap_of
+from dicomdl.volumes.volume import Volume
+
+# A function from a stack to its label map; a source, or its name.
+Labels = Callable[[Stack], npt.NDArray[Any]] | LabelSource
+LabelsOption = Labels | str | None
+# Puts what a function reads of a stack onto the grid of a sample.
+_Place = Callable[[ReadLabels, npt.NDArray[Any]], None]
+_label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
+
+
+class ByIdentity:
+    """A key for a function that may be unhashable, compared by identity."""
+
+    def __init__(self, labels: Callable[[Stack], npt.NDArray[Any]]) -> None:
+        self.labels = labels
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ByIdentity) and other.labels is self.labels
+
+    def __hash__(self) -> int:
+        return id(self.labels)
+
+
+def label_map(stack: Stack, by: ByIdentity) -> npt.NDArray[Any]:
+    """Return the label map of a stack, (slices, rows, columns) integers, from the cache."""
+    return _label_maps.of((stack, by), functools.partial(_read_labels, stack, by.labels))
+
+
+def _read_labels(stack: Stack, labels: Callable[[Stack], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Read the label map of a stack, in the smallest integer dtype that holds it."""
+    try:
+        given = np.asarray(labels(stack))
+        if given.shape != stack.shape or given.dtype.kind not in "biu":
+            raise GeometryError(
+                f"labels give {given.dtype} {given.shape} for a stack of {stack.shape}: expected "
+                "integers of its shape"
+            )
+    except OSError as error:
+        failure = GeometryError(
+            f"the labels of a stack cannot be read: {error.strerror or type(error).__name__}"
+        )
+        failure.add_note(f"series: {stack.series_instance_uid}")
+        raise failure from error
+    except GeometryError as error:
+        error.add_note(f"series: {stack.series_instance_uid}")
+        raise
+    if given.dtype.itemsize == 1:
+        return given
+    return given.astype(
+        np.result_type(np.min_scalar_type(given.min()), np.min_scalar_type(given.max()))
+    )
+
+
+def as_labels(option: LabelsOption) -> LabelSource | None:
+    """Return the source of labels for the option `labels=`: a name or a function becomes one.
+
+    Raises
+    ------
+    UsageError
+        It is neither a name, a `LabelSource` nor a function.
+    """
+    if option is None or isinstance(option, LabelSource):
+        return option
+    if not (isinstance(option, str) or callable(option)):
+        raise UsageError(
+            f"labels is a {type(option).__name__}: expected 'SEG', 'RTSTRUCT', a path or pattern, "
+            "a LabelSource, or a function from a stack to its label map"
+        )
+    return LabelSource(option)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleLabels:
+    """The labels that the samples of a dataset have.
+
+    Attributes
+    ----------
+    source
+        Where they come from.
+    dtype
+        The name of their dtype, the same for all samples.
+    names
+        The names of the channels, in order; () for label maps.
+    absent
+        Numbers of the stacks that nobody annotated, ascending int64.
+    """
+
+    source: LabelSource
+    dtype: str
+    names: tuple[str, ...] = ()
+    absent: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def block(
+        self, stack: Stack, grid: GridRequest, box: tuple[Voxel, Voxel], cache: Cache | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the entries of a sample for a box (start, size) of the grid.
+
+        These are `label`, 0 outside of the stack, and `unlabelled`, True there, if it is asked for.
+        """
+        start, size = box
+        overlap = overlap_of(start, size, grid.geometry(stack).shape)
+
+        def place(read: ReadLabels, result: npt.NDArray[Any]) -> None:
+            if overlap is not None:
+                (z, y, x), inner = overlap
+                first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
+                result[inner] = grid.labels(read, stack, first, last)
+
+        return self._entries(self.channels(stack, cache, together=True), stack, size, place)
+
+    def on(
+        self, stack: Stack, geometry: Geometry, irregular: Irregular, cache: Cache | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the entries of a sample at the voxels of a grid; see `block`.
+
+        `irregular` is the policy by which the stack became a volume (see `read_volume`).
+        """
+
+        def place(read: ReadLabels, result: npt.NDArray[Any]) -> None:
+            whole = read((0, 0, 0), stack.shape)
+            result[...] = _on_grid(whole, stack, geometry, irregular)
+
+        channels = self.channels(stack, cache, together=False)
+        return self._entries(channels, stack, geometry.shape, place)
+
+    def _entries(
+        self, channels: Sequence[ReadLabels], stack: Stack, shape: Voxel, place: _Place
+    ) -> dict[str, npt.NDArray[Any]]:
+        label = np.zeros((len(channels), *shape), self.dtype)
+        for read, of_channel in zip(channels, label, strict=True):
+            place(read, of_channel)
+        entries = {"label": label if self.names else label[0]}
+        if self.source.has_unlabelled:
+            covered = np.zeros(shape, np.bool_)
+            place(self.covered(stack), covered)
+            entries["unlabelled"] = ~covered
+        return entries
+
+    def channels(self, stack: Stack, cache: Cache | None, *, together: bool) -> list[ReadLabels]:
+        """Return functions that read a box of a stack, one per channel, or one for a label map.
+
+        A source reads the frames and contours of the box only, or slabs of a cache; the map of a
+        function is remembered. `together` reads all channels of a box at once, since each is asked
+        for in turn.
+        """
+        if callable(self.source.source):
+            whole = label_map(stack, ByIdentity(self.source.source))
+            return [self._fitting(lambda start, stop: whole[_box(start, stop)])]
+        if not self.names:
+            known = self.cached(stack, cache)
+            return [self._fitting(known.read if known else _reads_map(self._reader(stack)))]
+        if cache is not None and not self._is_absent(stack):
+            return [self._cached(stack, cache, name).read for name in self.names]
+        reader = self._reader(stack)
+        if not together:
+            return [functools.partial(_read_channel, reader, name) for name in self.names]
+        # Small: the channels of one sample, until it is made.
+        read = functools.lru_cache(maxsize=2)(
+            lambda start, stop: channel_block(reader, start, stop, self.names)
+        )
+        return [functools.partial(_read_nth, read, n) for n in range(len(self.names))]
+
+    def covered(self, stack: Stack) -> ReadLabels:
+        """Return the function that reads what of a box of a stack is annotated, bool."""
+        reader = None if callable(self.source.source) else self._reader(stack)
+
+        def read(start: Voxel, stop: Voxel) -> Values:
+            found = None if reader is None else reader.covered(start, stop)
+            shape = [b - a for a, b in zip(start, stop, strict=True)]
+            return np.ones(shape, np.bool_) if found is None else found
+
+        return read
+
+    def cached(self, stack: Stack, cache: Cache | None) -> CachedLabels | None:
+        """Return the label map of a stack in a cache; None where none is there, or several are."""
+        is_here = callable(self.source.source) or self._is_absent(stack)
+        return None if cache is None or is_here or self.names else self._cached(stack, cache, None)
+
+    def _cached(self, stack: Stack, cache: Cache, channel: str | None) -> CachedLabels:
+        return cached_labels(cache, stack, self.source, channel)
+
+    def _is_absent(self, stack: Stack) -> bool:
+        at = int(np.searchsorted(self.absent, stack.number))
+        return at < len(self.absent) and int(self.absent[at]) == stack.number
+
+    def _reader(self, stack: Stack) -> LabelReader:
+        return NoLabels(stack.shape) if self._is_absent(stack) else self.source.reader(stack)
+
+    def _fitting(self, read: ReadLabels) -> ReadLabels:
+        """Return a function that raises a UsageError for labels that the dtype does not hold."""
+
+        def checked(start: Voxel, stop: Voxel) -> Values:
+            values = read(start, stop)
+            if not np.can_cast(values.dtype, self.dtype):
+                self._require_held(int(values.min(initial=0)), int(values.max(initial=0)))
+            return values
+
+        return checked
+
+    def _require_held(self, lowest: int, highest: int) -> None:
+        low, high = ends_of(np.dtype(self.dtype))
+        for label in (lowest, highest):
+            if not low <= label <= high:
+                raise UsageError(
+                    f"label {label} does not fit {self.dtype}, the dtype of labels in this "
+                    "dataset: labels=LabelSource(..., label_dtype='int32') takes another",
+                    label=label,
+                    dtype=self.dtype,
+                )
+
+
+def as_tensors(entries: dict[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Return the entries of a sample as tensors, which share memory."""
+    return {name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in entries.items()}
+
+
+def kept_reasons(known: Survey, source: LabelSource) -> npt.NDArray[Any]:
+    """Return (stacks,) text: why a dataset leaves out each stack; "" for those that it takes."""
+    reasons = np.array(known.reasons, object)
+    if source.on_missing == "unlabelled":
+        reasons[known.is_absent] = ""
+    return reasons
+
+
+def surveyed(source: LabelSource, stacks: Stacks) -> Survey:
+    """Return what is known of the labels of some stacks.
+
+    Raises
+    ------
+    AnnotationError
+        Some have none, and `on_missing` is "raise".
+    """
+    known = survey(source, stacks)
+    lacking = [number for number, reason in enumerate(known.reasons) if reason]
+    if lacking and source.on_missing == "raise":
+        error = AnnotationError(
+            f"{len(lacking)} of {len(stacks)} stacks lack labels, the first one for "
+            f"this reason: {known.reasons[lacking[0]]}; on_missing='skip' leaves them out",
+            missing=len(lacking),
+        )
+        error.add_note(f"series: {stacks[lacking[0]].series_instance_uid}")
+        raise error
+    return known
+
+
+def _reads_map(reader: LabelReader) -> ReadLabels:
+    if reader.values == "fractions":
+        return functools.partial(fraction_block, reader)
+    dtype = smallest_dtype(reader.names)
+    return lambda start, stop: label_block(reader, start, stop, dtype)[0]
+
+
+def _read_channel(reader: LabelReader, name: str, start: Voxel, stop: Voxel) -> Values:
+    channel: Values = channel_block(reader, start, stop, (name,))[0]
+    return channel
+
+
+def _read_nth(read: ReadLabels, number: int, start: Voxel, stop: Voxel) -> Values:
+    channel: Values = read(start, stop)[number]
+    return channel
+
+
+def _box(start: Voxel, stop: Voxel) -> tuple[slice, slice, slice]:
+    z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
+    return z, y, x
+
+
+def _on_grid(
+    whole: npt.NDArray[Any], stack: Stack, geometry: Geometry, irregular: Irregular
+) -> npt.NDArray[Any]:
+    """Return the labels of a stack at the voxels of a grid; 0 outside of the stack."""
+    own = stack.geometry
+    if irregular == "resample" and stack.verdict in FILLABLE:
+        # The affine of uneven slices is an average: they go to their regular grid first.
+        grid = regular_slices(stack.positions, own, stack.verdict, stack.tolerances)
+        whole, own = grid.labels(whole), grid.geometry
+    if geometry != own and geometry.is_known:
+        # SimpleITK has no bool.
+        values = whole.astype(np.uint8) if whole.dtype == np.bool_ else whole
+        volume = Volume(values, own)
+        whole = volume.resample_to(geometry, interpolation="nearest", fill=0).array
+    if whole.shape != geometry.shape:
+        raise UsageError(
+            "labels of a stack without geometry have no place in an image of another size: read "
+            "it without size="
+        )
+    return whole
