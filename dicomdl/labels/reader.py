@@ -184,8 +184,9 @@ def fraction_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Values:
 
 def smallest_dtype(labels: Mapping[int, Any]) -> npt.DTypeLike:
     """Return the smallest of uint8, int16 and int32 that holds the labels."""
-    most = max(labels, default=0)
+    least, most = min(labels, default=0), max(labels, default=0)
     for dtype in _DTYPES:
-        if most <= np.iinfo(dtype).max:
+        limits = np.iinfo(dtype)
+        if limits.min <= least and most <= limits.max:
             return dtype
     raise UsageError(f"label {most} does not fit 32 bits", label=most)

@@ -293,6 +293,9 @@ def test_segments_of_a_file_of_masks_are_chosen_by_number(folder: Path, image: P
     found = dicomdl.read_labels(stack, folder / "mask.nii.gz", segments={"a": 3, "b": [1, 2]})
     assert found.names == {1: "a", 2: "b"}
     assert np.array_equal(found.array, np.array([0, 2, 2, 1])[values])
+    dicomdl.Volume(values.astype(np.int16) - 1, stack.geometry).save(folder / "negative.nii.gz")
+    found = dicomdl.read_labels(stack, folder / "negative.nii.gz")
+    assert np.array_equal(found.array, values.astype(int) - 1)
     with pytest.raises(AnnotationError, match="nothing is named 9 among 3"):
         dicomdl.read_labels(stack, folder / "mask.nii.gz", segments=[9])
     with pytest.raises(UsageError, match="have no effect on a mask"):
