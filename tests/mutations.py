@@ -253,6 +253,12 @@ def _change_value(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
     return _replace(raw, at + 8, byte * max(0, min(after - at - 8, 64)))
 
 
+def _lengthen(raw: bytes, at: int, after: int, rng: random.Random) -> bytes:
+    """Replace the value of an element with 16 bits of length by a long one of one digit or word."""
+    value = rng.choice([b"7", b"7\\", b"A", b"\xff", b"1.", b"^"]) * rng.choice([200, 5000, 20000])
+    return raw[: at + 6] + struct.pack("<H", len(value)) + value + raw[after:]
+
+
 MUTATORS = (
     _change_byte,
     _change_byte,
@@ -271,6 +277,7 @@ MUTATORS = (
     _change_value,
     _insert_undefined,
     _make_undefined,
+    _lengthen,
     _change_transfer_syntax,
 )
 

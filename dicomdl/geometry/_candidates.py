@@ -331,12 +331,18 @@ def _ranked_objects(values: Sequence[Any]) -> Ints:
     return np.array([order.get(value, -1) for value in values], dtype=np.int64)
 
 
+def _as_number(digits: str) -> tuple[int, str]:
+    """Return a key that sorts as the number does; `int` refuses more than 4300 digits."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
+
+
 def _naturally_ranked(texts: Sequence[str]) -> Ints:
     """Return ranks of texts by their words and by the value of the numbers between them."""
     known = sorted(
         set(texts),
         key=lambda text: (
-            [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)],
+            [_as_number(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)],
             text,
         ),
     )

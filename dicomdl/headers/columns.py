@@ -38,6 +38,10 @@ BINARY: Final = {
 }
 
 
+# No VR with a limit allows a longer text (LT, 10,240 characters). The index holds no more of one.
+LONGEST_TEXT: Final = 2**14
+# Longer values are converted without a cache.
+LONGEST_CACHED: Final = 2**10
 # No VR of numbers allows a longer value (PS3.5 7.1.2). Nested elements may have one.
 _LONGEST: Final = 0xFFFE
 
@@ -60,6 +64,15 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
         )
     # Small: short values, a megabyte per column at most, freed with the reader of a scan.
     return functools.lru_cache(maxsize=4096)(convert)
+
+
+def convert_long(raw: bytes, convert: Callable[[bytes], Any]) -> Any:
+    """Convert a value of any length by a function of `converter`, and keep no long one."""
+    if len(raw) <= LONGEST_CACHED:
+        return convert(raw)
+    # A flag is converted by `bool`, which has no cache.
+    value = getattr(convert, "__wrapped__", convert)(raw)
+    return value[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
 def as_text(raw: bytes) -> str:

@@ -57,6 +57,25 @@ def inflate_data_set(read: Read, size: int, limit: int) -> bytes:
     return inflate(_packed(read, position, size), limit)
 
 
+def inflate_range(read: Read, size: int, offset: int, length: int) -> bytearray:
+    """Return `length` bytes at `offset` of the data set of a deflated file of `size` bytes.
+
+    Fewer if the data set ends before. What precedes them is inflated and not kept.
+    """
+    first = read(0, min(size, _PACKED))
+    window = Window(read, size, first)
+    position = walk_meta(window, first_element(first) or 0, None, -1)[1]
+    kept, passed = bytearray(), 0
+    chunk = max(1, min(offset + length, _CHUNK))
+    for piece in inflated(_packed(read, position, size), chunk):
+        if passed + len(piece) > offset:
+            kept += memoryview(piece)[max(0, offset - passed) : offset + length - passed]
+        passed += len(piece)
+        if passed >= offset + length:
+            break
+    return kept
+
+
 def _packed(read: Read, position: int, size: int) -> Iterator[bytes]:
     while position < size and (piece := read(position, min(_PACKED, size - position))):
         yield piece

@@ -34,10 +34,12 @@ from dicomdl.headers._rows import Context, Row, Schema, override
 from dicomdl.headers._window import Window
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import (
+    LONGEST_CACHED,
     Column,
     Constant,
     as_text,
     check_real,
+    convert_long,
     fill_pixel_defaults,
     sign_padding,
 )
@@ -267,7 +269,9 @@ class HeaderReader:
         ):
             first = raws[0]
             if raws.count(first) == len(raws):
-                result[column.name] = Constant(convert(first), len(raws))
+                result[column.name] = Constant(convert_long(first, convert), len(raws))
+            elif max(map(len, raws)) > LONGEST_CACHED:
+                result[column.name] = [convert_long(raw, convert) for raw in raws]
             else:
                 result[column.name] = [convert(raw) for raw in raws]
         sign_padding(result)

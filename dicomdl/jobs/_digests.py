@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -30,16 +31,33 @@ def digests(frames: Table, files: Table) -> Callable[[int], str]:
             frames.value(name, row)
             for name in ("rescale_slope", "rescale_intercept", "dose_grid_scaling")
         ]
-        return _digest(source, rescale, by_file=frames.value("modality_lut_sequence", row))
+        by_file = frames.value("modality_lut_sequence", row) or _is_costly(
+            source, frames.value("number_of_frames", row)
+        )
+        return _digest(source, rescale, by_file=by_file)
 
     return digest
+
+
+# Bytes of pixels per file that a comparison decodes in any case, and per byte of the file. Images
+# code to no less than a hundredth; blank ones of more pixels are compared as files.
+_FREE_DECODED_BYTES: Final = 16 * 2**20
+_MOST_EXPANSION: Final = 200
+
+
+def _is_costly(source: FrameSource, frames: int) -> bool:
+    """Whether decoding all frames of a file costs more than its bytes justify."""
+    rows, columns = source.coded_rows or source.rows, source.coded_columns or source.columns
+    decoded = frames * rows * columns * source.samples_per_pixel * source.bits_allocated // 8
+    return decoded > max(_FREE_DECODED_BYTES, _MOST_EXPANSION * source.file_bytes)
 
 
 def _digest(source: FrameSource, rescale: Sequence[float | None], *, by_file: bool) -> str:
     """Return a digest of the stored values and the rescale of a frame.
 
-    Two cases use the whole file instead: look-up tables that give the values their meaning, and
-    frames that cannot be decoded. The digest is "" if the file cannot be read.
+    Three cases use the whole file instead: look-up tables that give the values their meaning,
+    frames that cannot be decoded, and files that code far more pixels than they have bytes. The
+    digest is "" if the file cannot be read.
     """
     if not by_file and source.photometric_interpretation != "PALETTE COLOR":
         try:

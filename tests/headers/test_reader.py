@@ -482,6 +482,26 @@ def test_6000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) 
     check_mutants(tmp_path, random_seed, int(os.environ.get("DICOMDL_FUZZ_COUNT", "6000")) // 3)
 
 
+def test_long_texts_are_cut_and_long_values_not_cached(tmp_path: Path) -> None:
+    lengths = {"a": 1000, "b": 2000, "c": 30_000}
+
+    def edit(dataset: Dataset, z: int) -> None:
+        dataset.SeriesDescription = "A" * lengths["abc"[z]]
+        dataset.VOILUTSequence = [Dataset() for _ in range(200)]
+
+    paths = phantoms.write_series(tmp_path, shape=(3, 5, 7), edit=edit)
+    reader = HeaderReader()
+    rows = [row for path in paths for row in reader.read(str(path)).rows]
+    columns = reader.convert(rows)
+    described = columns["series_description"]
+    assert isinstance(described, list)
+    assert [len(value) for value in described] == [1000, 2000, 2**14]
+    number = [column.name for column in reader.columns].index("series_description")
+    assert reader._schema.converters[number].cache_info().currsize == 1
+    assert columns["voi_lut_sequence"] == Constant(True, 3)
+    assert reader.convert(rows[2:])["series_description"] == Constant("A" * 2**14, 1)
+
+
 @pytest.mark.parametrize("vr", [b"UN", b"SQ", b"OB", b""], ids=lambda vr: vr.decode() or "no VR")
 @pytest.mark.parametrize("items", [b"", element(ITEM, b"")], ids=["empty", "one item"])
 def test_an_element_of_undefined_length_names_no_private_creator(

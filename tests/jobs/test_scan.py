@@ -1096,6 +1096,21 @@ def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.M
     assert {stack.patient_id for stack in again.stacks} == {first.stacks[0].patient_id}
 
 
+def test_a_text_of_thousands_of_digits_does_not_end_the_scan(tmp_path: Path, out: str) -> None:
+    """Python's int refuses more than 4300 digits."""
+    for number, digit in enumerate("21"):
+        for path in write_series(tmp_path / "data" / digit, shape=(3, 5, 7)):
+            dataset = pydicom.dcmread(path)
+            dataset.SOPInstanceUID += f".{number}"
+            dataset.SequenceName = f"echo {digit * 5000}"
+            dataset.PixelData = bytes([number]) * len(dataset.PixelData)
+            dataset.save_as(path)
+    index = scan(tmp_path / "data", out=out)
+    assert index.ledger["image"] == 6
+    names = [stack.dimension["sequence_name"] for stack in index.stacks]
+    assert names == [f"echo {digit * 5000}" for digit in "12"]
+
+
 @pytest.mark.parametrize("other_uid", ["1.2.1", "1.2.9"])
 def test_copies_of_copies_name_the_frame_that_is_in_a_stack(
     other_uid: str, tmp_path: Path, out: str

@@ -1,6 +1,7 @@
 """Stored values, against pydicom, SimpleITK, other codecs of one image, and written frames."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import tracemalloc
@@ -563,10 +564,10 @@ def test_frames_of_a_deflated_file_are_inflated_once(
 ) -> None:
     frames = read_frames(write_multiframe(tmp_path / "a", transfer_syntax=DEFLATED, order=range(6)))
     calls = []
-    inflate = native_module.inflate_data_set
-    monkeypatch.setattr(
-        native_module, "inflate_data_set", lambda *a: (calls.append(a[2]), inflate(*a))[1]
-    )
+    for name in ("inflate_data_set", "inflate_range"):
+        inflate = getattr(native_module, name)
+        counted = functools.partial(lambda do, *a: (calls.append(a[2]), do(*a))[1], inflate)
+        monkeypatch.setattr(native_module, name, counted)
     for frame, expected in zip(frames, true_volume((6, 5, 7)), strict=True):
         assert np.array_equal(read_frame(frame), expected)
     # The first frame, which may be the only one, caches nothing.
@@ -591,6 +592,40 @@ def test_a_deflated_data_set_that_is_too_large_to_keep_is_read_all_the_same(
     monkeypatch.setattr(native_module, "_MOST_CACHED_BYTES", frames[3].byte_offset)
     for number in (4, 1, 5, 0, 2):
         assert np.array_equal(read_frame(frames[number]), true_volume((6, 5, 7))[number])
+
+
+@pytest.mark.slow
+def test_frames_of_a_small_deflated_file_keep_no_large_data_set(tmp_path: Path) -> None:
+    size = 100 * 2**20
+    source = deflated(
+        tmp_path / "a", bytes(size), frame_number=9, byte_offset=size - 128, byte_length=128
+    )
+    assert source.file_bytes < 200_000
+    tracemalloc.start()
+    try:
+        assert not read_frame(source).any()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+@pytest.mark.slow
+def test_a_large_frame_of_a_small_deflated_file_needs_leave(tmp_path: Path) -> None:
+    rows = columns = 2**14
+    source = deflated(
+        tmp_path / "a",
+        bytes(rows * columns),
+        rows=rows,
+        columns=columns,
+        bits_allocated=8,
+        bits_stored=8,
+        high_bit=7,
+        byte_offset=0,
+        byte_length=rows * columns,
+    )
+    with pytest.raises(TooLarge, match=f"pass max_bytes={rows * columns}"):
+        read_frame(source)
 
 
 def test_a_deflated_data_set_that_ends_too_early_or_is_damaged_is_a_typed_error(

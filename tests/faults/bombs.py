@@ -1,0 +1,262 @@
+"""Bombs: small files that claim, or inflate to, far more than they hold."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from phantoms import element
+
+from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED
+
+EXPLICIT = b"1.2.840.10008.1.2.1"
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+RLE = b"1.2.840.10008.1.2.5"
+PROGRESSIVE = b"1.2.840.10008.1.2.4.55"
+JPEG_LS = b"1.2.840.10008.1.2.4.80"
+JPEG_2000 = b"1.2.840.10008.1.2.4.90"
+CT = b"1.2.840.10008.5.1.4.1.1.2"
+
+
+def us(tag: int, value: int) -> bytes:
+    return element(tag, b"US", struct.pack("<H", value))
+
+
+def text(tag: int, vr: bytes, value: bytes) -> bytes:
+    return element(tag, vr, value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2))
+
+
+def file(syntax: bytes, data_set: bytes) -> bytes:
+    """Return a file of a data set; that of the deflated transfer syntax is packed."""
+    meta = text(0x00020010, b"UI", syntax)
+    group_length = element(0x00020000, b"UL", struct.pack("<I", len(meta)))
+    if syntax == DEFLATED:
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        data_set = deflater.compress(data_set) + deflater.flush()
+    return bytes(128) + b"DICM" + group_length + meta + data_set
+
+
+def image(
+    pixel_data: bytes,
+    rows: int = 4,
+    columns: int = 4,
+    *,
+    frames: int | None = None,
+    bits: int = 8,
+    uid: bytes = b"1.2.3.1",
+    before: bytes = b"",
+    inside: bytes = b"",
+) -> bytes:
+    """Return the data set of an image; `before` and `inside` go before and into group 0028."""
+    allocated = bits
+    return b"".join(
+        [
+            text(0x00080016, b"UI", CT),
+            text(0x00080018, b"UI", uid),
+            text(0x00080060, b"CS", b"CT"),
+            before,
+            text(0x0020000D, b"UI", b"1.2.3.2"),
+            text(0x0020000E, b"UI", b"1.2.3.3"),
+            text(0x00200032, b"DS", b"0\\0\\0"),
+            text(0x00200037, b"DS", b"1\\0\\0\\0\\1\\0"),
+            us(0x00280002, 1),
+            text(0x00280004, b"CS", b"MONOCHROME2"),
+            b"" if frames is None else text(0x00280008, b"IS", str(frames).encode()),
+            us(0x00280010, rows),
+            us(0x00280011, columns),
+            text(0x00280030, b"DS", b"1\\1"),
+            us(0x00280100, allocated),
+            us(0x00280101, bits),
+            us(0x00280102, bits - 1),
+            us(0x00280103, 0),
+            inside,
+            pixel_data,
+        ]
+    )
+
+
+def native(data: bytes) -> bytes:
+    return element(0x7FE00010, b"OB", data)
+
+
+def encapsulated(*fragments: bytes) -> bytes:
+    items = b"".join(element(ITEM, b"", each) for each in (b"", *fragments))
+    return element(0x7FE00010, b"OB", items + element(SEQUENCE_END, b""), length=UNDEFINED)
+
+
+def million_frames() -> list[bytes]:
+    """125 kB: a million frames of one pixel of one bit."""
+    return [file(EXPLICIT, image(native(bytes(125_000)), 1, 1, frames=1_000_000, bits=1))]
+
+
+def long_text(size: int = 60 << 20) -> list[bytes]:
+    """62 kB: a deflated text of 60 MiB in an unlimited VR of an attribute that is stored."""
+    description = element(0x0008103E, b"UT", b"A" * size)
+    return [file(DEFLATED, image(native(bytes(16)), before=description))]
+
+
+def long_unknown(size: int = 60 << 20) -> list[bytes]:
+    """As `long_text`, in VR UN."""
+    return [
+        file(DEFLATED, image(native(bytes(16)), before=element(0x0008103E, b"UN", b"A" * size)))
+    ]
+
+
+def long_sequence(size: int = 60 << 20) -> list[bytes]:
+    """60 MiB of zeros in an attribute that nothing wants."""
+    other = element(0x00091010, b"OB", bytes(size))
+    return [file(DEFLATED, image(native(bytes(16)), before=other))]
+
+
+def wanted_sequence(size: int = 60 << 20) -> list[bytes]:
+    """60 MiB in a sequence that the reader keeps: a private element in the functional groups."""
+    item = element(ITEM, b"", element(0x00091010, b"OB", bytes(size)))
+    groups = element(0x52009229, b"SQ", item, length=len(item))
+    return [file(DEFLATED, image(b"") + groups + native(bytes(16)))]
+
+
+def many_texts(count: int = 900) -> list[bytes]:
+    """Deflated frames with a long text each that differs: 60 kB x 900."""
+    groups = b"".join(
+        element(
+            ITEM,
+            b"",
+            element(
+                0x00209111,
+                b"SQ",
+                element(ITEM, b"", text(0x00209056, b"SH", str(number).encode() * 15_000)),
+            ),
+        )
+        for number in range(count)
+    )
+    per_frame = element(0x52009230, b"SQ", groups, length=len(groups))
+    return [file(DEFLATED, image(b"", frames=count) + per_frame + native(bytes(16 * count)))]
+
+
+def progressive(size: int = 11_500, scans: int = 490) -> bytes:
+    """A progressive JPEG of many scans, each of which refines the whole image."""
+    components = bytes([1, 1, 0x11, 0])
+    head = b"\xff\xd8\xff\xdb\0\x43\0" + bytes([1] * 64)
+    head += b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, size, size, 1) + components[:1] + b"\x11\0"
+    # One code of one bit, for the symbol 0: end of block.
+    table = bytes([1] + [0] * 15) + b"\0"
+    head += b"\xff\xc4" + struct.pack(">H", 2 + 1 + len(table)) + b"\0" + table
+    head += b"\xff\xc4" + struct.pack(">H", 2 + 1 + len(table)) + b"\x10" + table
+    scan = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0"
+    first = scan + bytes([0, 0, 0]) + b"\0"
+    refine = scan + bytes([1, 63, 0]) + b"\0"
+    return head + first + refine * scans + b"\xff\xd9"
+
+
+def progressive_pair() -> list[bytes]:
+    """Two files of 6.5 kB with one position: their pixels are compared."""
+    stream = progressive()
+    stream += bytes(len(stream) % 2)
+    return [
+        file(PROGRESSIVE, image(encapsulated(stream), 11_500, 11_500, uid=uid))
+        for uid in (b"1.2.3.7", b"1.2.3.8")
+    ]
+
+
+def empty_fragments(count: int = 999_990) -> list[bytes]:
+    """8 MB: a frame, and empty fragments."""
+    items = element(ITEM, b"") * count
+    stream = element(ITEM, b"") + items + element(ITEM, b"", jpeg_ls()) + element(SEQUENCE_END, b"")
+    data = element(0x7FE00010, b"OB", stream, length=UNDEFINED)
+    return [file(JPEG_LS, image(data))]
+
+
+def jpeg_ls(rows: int = 4, columns: int = 4, size: int = 0) -> bytes:
+    """A JPEG-LS stream with a claimed size and no data behind its headers."""
+    sof = b"\xff\xf7" + struct.pack(">HBHHB", 11, 8, rows, columns, 1) + b"\1\x11\0"
+    sos = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\0\0\0"
+    return b"\xff\xd8" + sof + sos + bytes(size) + b"\xff\xd9"
+
+
+def large_jpeg_ls() -> list[bytes]:
+    """862 bytes that claim 8000 x 8000 pixels."""
+    return [file(JPEG_LS, image(encapsulated(jpeg_ls(8000, 8000, 500)), 8000, 8000))]
+
+
+def deflated_pixels(size: int = 400 << 20) -> list[bytes]:
+    """408 kB that inflate to 400 MiB of pixels, of which one frame is small."""
+    side = 64
+    frames = size // side**2
+    return [file(DEFLATED, image(native(bytes(size)), side, side, frames=frames))]
+
+
+def deflated_frame(size: int = 20_000) -> list[bytes]:
+    """One deflated frame of 20,000 x 20,000 zeros."""
+    return [file(DEFLATED, image(native(bytes(size**2)), size, size))]
+
+
+def rle_frame() -> list[bytes]:
+    """A small RLE stream for a frame of 65,534 x 65,534."""
+    stream = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\0" * 200
+    return [file(RLE, image(encapsulated(stream), 65534, 65534))]
+
+
+def jpeg_2000() -> list[bytes]:
+    """A JPEG 2000 stream that claims 60,000 x 60,000 pixels."""
+    size = 60000
+    siz = struct.pack(">HIIIIIIII", 0, size, size, 0, 0, size, size, 0, 0)
+    siz += struct.pack(">HBBB", 1, 7, 1, 1)
+    stream = b"\xff\x4f\xff\x51" + struct.pack(">H", 2 + len(siz)) + siz
+    stream += (
+        b"\xff\x52\0\x0c\0\0\0\1\0\5\4\4\0\0" + b"\xff\x5c\0\x13\x40" + bytes(16) + b"\xff\xd9"
+    )
+    return [file(JPEG_2000, image(encapsulated(stream), 60000, 60000))]
+
+
+def many_elements(count: int = 1_000_000) -> list[bytes]:
+    """8 MB: a million empty elements."""
+    return [file(EXPLICIT, image(native(bytes(16)), before=element(0x00091001, b"LO") * count))]
+
+
+def many_items(count: int = 1_000_000) -> list[bytes]:
+    items = element(ITEM, b"") * count
+    sequence = element(0x00091001, b"SQ", items, length=len(items))
+    return [file(EXPLICIT, image(native(bytes(16)), before=sequence))]
+
+
+def wanted_items(count: int = 1_000_000) -> list[bytes]:
+    """Items of a sequence that the reader looks into: per-frame functional groups."""
+    items = element(ITEM, b"") * count
+    groups = element(0x52009230, b"SQ", items, length=len(items))
+    return [file(EXPLICIT, image(b"", frames=count) + groups + native(bytes(16 * count)))]
+
+
+def deep(levels: int = 50_000) -> list[bytes]:
+    nested = element(0x00091001, b"SQ", element(ITEM, b"", length=UNDEFINED), length=UNDEFINED)
+    return [file(EXPLICIT, image(native(bytes(16)), before=nested * levels))]
+
+
+BOMBS: dict[str, Callable[[], list[bytes]]] = {
+    "a million frames of one bit": million_frames,
+    "a deflated text of 60 MiB": long_text,
+    "a deflated value of VR UN": long_unknown,
+    "60 MiB that nothing wants": long_sequence,
+    "60 MiB in functional groups": wanted_sequence,
+    "long texts per frame": many_texts,
+    "two progressive JPEGs at one position": progressive_pair,
+    "a million empty fragments": empty_fragments,
+    "JPEG-LS of 8000 x 8000 in 862 bytes": large_jpeg_ls,
+    "deflated frames": deflated_pixels,
+    "a deflated frame": deflated_frame,
+    "RLE of 65534 x 65534": rle_frame,
+    "JPEG 2000 of 60000 x 60000": jpeg_2000,
+    "a million elements": many_elements,
+    "a million items": many_items,
+    "a million functional groups": wanted_items,
+    "50,000 levels": deep,
+}
+
+
+def write(folder: Path, name: str) -> list[Path]:
+    """Write the files of a bomb."""
+    folder.mkdir(parents=True)
+    paths = []
+    for number, raw in enumerate(BOMBS[name]()):
+        paths.append(folder / f"{number}.dcm")
+        paths[-1].write_bytes(raw)
+    return paths
