@@ -86,8 +86,7 @@ def _voxels(
     def count() -> Census:
         if name is not None or labels.names or labels.source.has_unlabelled:
             return Census.of(read, stack.shape)
-        known = labels.cached(stack, cache)
-        return Census.of(read, stack.shape) if known is None else known.census()
+        return labels.census(stack, cache, read)
 
     return _censuses.of((stack, source, labels.names, name), count).voxels(read, stack.shape)
 

@@ -16,7 +16,8 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import regular_slices
 from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.views import Stack, Stacks
-from dicomdl.labels.caching import CachedLabels, cached_labels
+from dicomdl.labels.caching import CachedLabels, cached_labels, census_of
+from dicomdl.labels.places import Census
 from dicomdl.labels.reader import (
     LabelReader,
     NoLabels,
@@ -207,6 +208,13 @@ class SampleLabels:
         """Return the label map of a stack in a cache; None where none is there, or several are."""
         is_here = callable(self.source.source) or self._is_absent(stack)
         return None if cache is None or is_here or self.names else self._cached(stack, cache, None)
+
+    def census(self, stack: Stack, cache: Cache | None, read: ReadLabels) -> Census:
+        """Return the number of voxels per slice and label of the map that `read` reads."""
+        if callable(self.source.source):
+            return Census.of(read, stack.shape)
+        known = self.cached(stack, cache)
+        return census_of(self._reader(stack), read) if known is None else known.census()
 
     def _cached(self, stack: Stack, cache: Cache, channel: str | None) -> CachedLabels:
         return cached_labels(cache, stack, self.source, channel)

@@ -71,6 +71,13 @@ class SegFrames:
             return np.dtype(np.bool_ if self.bits == 1 else np.uint8)
         return np.dtype(stored_dtype(self.source_of(0)))
 
+    @property
+    def is_whole_bytes(self) -> bool:
+        """Whether frames are plain bits, and none shares a byte with another one."""
+        if self.bits != 1 or self.first_bits is None:
+            return False
+        return self.size[0] * self.size[1] % 8 == 0 and not (self.first_bits % 8).any()
+
     @classmethod
     def of_file(cls, path: str) -> "SegFrames":
         """Read the frames of a file.
@@ -216,6 +223,19 @@ class RowReader:
             count=(skipped & 7) + (bottom - top) * columns,
         )[skipped & 7 :]
         return Rows(top, bits.reshape(-1, columns).view(np.bool_))
+
+    def words(self, number: int) -> Values | None:
+        """Return the bits of a frame (see `is_whole_bytes`) as uint64; None if all are 0.
+
+        The next call overwrites them.
+        """
+        frames = self._frames
+        assert frames.first_bits is not None
+        length = frames.size[0] * frames.size[1] >> 3
+        words = self._words[: length + 7 >> 3]
+        words[-1] = 0
+        self._read(number, int(frames.first_bits[number]) >> 3, length)
+        return words if words.any() else None
 
     def _read(self, number: int, start: int, length: int) -> Values:
         """Read a byte range of a frame into the buffer, and return it there."""

@@ -13,8 +13,14 @@ import numpy as np
 
 from dicomdl.arrays import Values, Voxel
 from dicomdl.index.views import Stack
-from dicomdl.labels.places import Census, slabs
-from dicomdl.labels.reader import channel_block, fraction_block, label_block, smallest_dtype
+from dicomdl.labels.places import Census, ReadBox, slabs
+from dicomdl.labels.reader import (
+    LabelReader,
+    channel_block,
+    fraction_block,
+    label_block,
+    smallest_dtype,
+)
 from dicomdl.labels.source import LabelSource
 from dicomdl.storage.cache.entries import Arrays, Entry
 from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
@@ -83,7 +89,10 @@ class CachedLabels:
         return entry
 
     def _counted(self) -> Arrays:
-        census = Census.of(self.read, self._stack.shape)
+        if self._channel is None:
+            census = census_of(self._source.reader(self._stack), self.read)
+        else:
+            census = Census.of(self.read, self._stack.shape)
         return Arrays(
             np.concatenate([census.labels[None], census.counts]).astype(np.int32)[:, None]
         )
@@ -117,6 +126,17 @@ def cached_labels(
         The file of the labels has changed since the scan, or cannot be looked up.
     """
     return CachedLabels(cache, stack, source, channel)
+
+
+def census_of(reader: LabelReader, read: ReadBox) -> Census:
+    """Return the number of voxels per slice and label of the label map of a reader.
+
+    `read` reads a box of the map, where the reader has no faster way.
+    """
+    counts = reader.counts()
+    if counts is None:
+        return Census.of(read, reader.shape)
+    return Census.of_counts(tuple(reader.names), counts, reader.shape[1] * reader.shape[2])
 
 
 def _digest_of_grid(stack: Stack) -> str:

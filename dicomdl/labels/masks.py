@@ -107,6 +107,9 @@ class MaskReader:
         """The bytes of the labels."""
         return self._labels.nbytes + (0 if self._covered is None else self._covered.nbytes)
 
+    def counts(self) -> None:
+        """Return None: voxels are counted in the label map."""
+
     def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
         """Return the voxels in the field of view of the file."""
         if self._covered is None:

@@ -51,6 +51,26 @@ class Census:
             np.stack(counts, axis=1) if counts else np.zeros((shape[0], 0), np.int32),
         )
 
+    @classmethod
+    def of_counts(cls, labels: Sequence[int], counts: Values, pixels: int) -> "Census":
+        """Return the census of labels above 0 with these counts; the rest is background.
+
+        Parameters
+        ----------
+        labels
+            The labels.
+        counts
+            (slices, labels) voxels.
+        pixels
+            The number of voxels of a slice.
+        """
+        background = pixels - counts.sum(axis=1, keepdims=True)
+        every = np.concatenate([background, counts], axis=1).astype(np.int32)
+        numbers = np.array([0, *labels], np.int64)
+        order = np.argsort(numbers)
+        present = order[np.asarray(every.any(axis=0))[order]]
+        return cls(numbers[present], every[:, present])
+
     def voxels(self, read: ReadBox, shape: Voxel) -> "Mapping[int, LabelVoxels]":
         """Return {label: its voxels}, in ascending order of labels."""
         return {

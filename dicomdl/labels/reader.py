@@ -67,6 +67,12 @@ class LabelReader(Protocol):
         other labels may be left out.
         """
 
+    def counts(self) -> Values | None:
+        """Return (slices, labels) int32: the voxels of each label of the map per slice.
+
+        Labels are in the order of `names`. None where only the label map tells.
+        """
+
     def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
         """Return the voxels of a block that the object annotates; None for all of them.
 
@@ -97,6 +103,9 @@ class NoLabels:
         """Yield nothing."""
         del start, stop, only
         return iter(())
+
+    def counts(self) -> None:
+        """Return None: voxels are counted in the label map."""
 
     def covered(self, start: Voxel, stop: Voxel) -> Mask:
         """Return that nothing is annotated."""

@@ -82,6 +82,10 @@ class ContourReader:
             each = (getattr(part, name) for parts in self._placed.values() for part in parts)
             if count := sum(each):
                 yield f"{count} of {drawn} contours {words}"
+        filled = sum(len(part.filled) for parts in self._placed.values() for part in parts)
+        if filled:
+            slices = counted(filled, "slices")
+            yield f"{slices} without contours of their own have those of the nearest plane"
         empty = sum(
             not any(_overlap(part.start, part.stop, (0, 0, 0), self.shape) for part in parts)
             for parts in self._placed.values()
@@ -93,6 +97,9 @@ class ContourReader:
     def nbytes(self) -> int:
         """The memory of the edges, bytes."""
         return sum(part.edges.nbytes for parts in self._placed.values() for part in parts)
+
+    def counts(self) -> None:
+        """Return None: voxels are counted in the label map."""
 
     def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
         """Return the voxels in slices that the structure set refers to, or has contours in."""

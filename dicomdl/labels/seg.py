@@ -16,6 +16,7 @@ from dicomdl.errors import AnnotationError
 from dicomdl.headers.annotation import AnnotationFacts
 from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
+from dicomdl.labels._bit_counts import count_bits
 from dicomdl.labels._choice import Choice
 from dicomdl.labels._coverage import Referred
 from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
@@ -163,6 +164,18 @@ class SegReader:
                 yield from self._copied(reader, self._aligned, choices, (start, stop))
             elif self._sampler is not None:
                 yield from self._sampled(reader, self._sampler, choices, (start, stop))
+
+    def counts(self) -> Values | None:
+        """Return the voxels per slice and label, out of bits on whole slices; see `LabelReader`."""
+        aligned, frames = self._aligned, self._frames
+        if aligned is None or self.values != "labels" or not frames.is_whole_bytes:
+            return None
+        size = frames.size[::-1] if aligned.turn[0] else frames.size
+        if size != self.shape[1:] or aligned.corners.any():
+            return None
+        with kept_open(), opened(frames.source_of(0).file) as handle:
+            reader = RowReader(frames, handle)
+            return count_bits(reader, self._of_slice, frames.segments, self._choices)
 
     def covered(self, start: Voxel, stop: Voxel) -> Mask | None:
         """Return the voxels in slices that the SEG refers to, and in its frames."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NewFolder
+from conftest import NewFolder, index_of
 from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
 
@@ -13,7 +13,9 @@ import dicomdl
 from dicomdl.errors import FileChanged
 from dicomdl.index.views import Stack
 from dicomdl.labels import places
-from dicomdl.labels.caching import CachedLabels
+from dicomdl.labels.caching import CachedLabels, census_of
+from dicomdl.labels.places import Census
+from dicomdl.labels.reader import label_block
 from dicomdl.labels.source import LabelSource
 from dicomdl.storage import memory
 
@@ -105,3 +107,35 @@ def test_an_annotation_that_changed_since_the_scan_is_an_error(stack: Stack, cac
         file.write(b"\0\0")
     with pytest.raises(FileChanged):
         CachedLabels(cache, stack, LabelSource("SEG"))
+
+
+@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (0, 1, 0, -1, 0, 0)], ids=str)
+@pytest.mark.parametrize("rows", [12, 9])
+@pytest.mark.parametrize(
+    "segments", [None, ["part 2"], {"a": [3, 1], "b": [2, 1]}], ids=["all", "one", "joined"]
+)
+def test_voxels_are_counted_in_the_bits_of_frames_as_in_the_label_map(
+    folder: Path, orientation: Any, rows: int, segments: Any
+) -> None:
+    image = write_series(folder / "ct", shape=(4, rows, rows))[0]
+    masks = np.random.default_rng(5).random((4, 3, rows, rows)) < 0.4
+    masks[1, 0] = False
+    # The first pixel of frames that are turned lies in another corner.
+    x = 0 if orientation[0] else rows - 1
+    frames = [
+        (k + 1, (x, 0, 2.0 * z), masks[z, k].astype(np.uint8))
+        for z in (3, 0, 1)
+        for k in range(3)
+        if (z, k) != (0, 2)
+    ]
+    path = write_seg(folder / "seg.dcm", image, frames, orientation=orientation)
+    stack = index_of(folder / "ct").stacks[0]
+    reader = LabelSource(str(path), segments=segments).reader(stack)
+
+    def read(start: Any, stop: Any) -> Any:
+        return label_block(reader, start, stop, np.uint8)[0]
+
+    assert (reader.counts() is None) == (rows == 9)
+    found, expected = census_of(reader, read), Census.of(read, stack.shape)
+    assert np.array_equal(found.labels, expected.labels)
+    assert np.array_equal(found.counts, expected.counts)

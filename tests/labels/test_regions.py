@@ -12,6 +12,7 @@ from phantoms_labels import contour, write_structure_set
 import dicomdl
 from dicomdl.errors import AnnotationError, UsageError
 from dicomdl.index.views import Stack
+from dicomdl.labels.read import RemarkWarning
 
 SHAPE = (5, 12, 14)
 # A rectangle of 5 rows and 6 columns.
@@ -68,6 +69,12 @@ def test_volumes_are_those_of_the_labels(stack: Stack) -> None:
     found = labels.array.reshape(len(labels.array), -1).sum(axis=1) * 2.5 * 0.8 * 0.5 / 1000
     report = dicomdl.LabelSource("RTSTRUCT").report(stack)
     assert [each.volume_ml for each in report] == pytest.approx(found.tolist())
+
+
+def test_reading_tells_that_slices_between_coarse_ones_are_filled(stack: Stack) -> None:
+    with pytest.warns(RemarkWarning, match="2 slices without contours of their own have those of"):
+        labels = dicomdl.read_labels(stack, "RTSTRUCT", rois=["heart"])
+    assert (labels.array.reshape(5, -1).sum(axis=1) == 30).all()
 
 
 def test_regions_tell_which_expression_took_them_and_expressions_whether_any(
