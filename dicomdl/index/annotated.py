@@ -1,12 +1,12 @@
 """What an annotation holds in the index: its own frames, and the stacks that these form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from dicomdl.arrays import Floats, Ints
 from dicomdl.headers.frame_source import FrameSource
-from dicomdl.index.annotations import Annotation, annotations_of
+from dicomdl.index.annotations import Annotation, annotation_in
 from dicomdl.index.rows import generation_of
 from dicomdl.index.views import Stack, Stacks
 
@@ -32,9 +32,11 @@ def frames_of(
     return lambda number: generation.source(int(rows[number])), values
 
 
-def annotations_on(stacks: Stacks) -> list[Annotation]:
-    """Return the annotations that describe some stacks, newest first."""
-    return annotations_of(stacks._generation, stacks.numbers)
+def annotations_on(stacks: Stacks) -> Iterator[Annotation]:
+    """Yield the annotations that describe some stacks, in the order of the index."""
+    generation = stacks._generation
+    for row in generation.annotation_rows(stacks.numbers).tolist():
+        yield annotation_in(generation, row)
 
 
 def references_of(stack: Stack, annotation: Annotation) -> tuple[list[str], Ints]:

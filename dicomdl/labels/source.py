@@ -25,7 +25,13 @@ from dicomdl.labels._coverage import Referred, referred_by_file, referred_by_ind
 from dicomdl.labels._fractions import Fractions
 from dicomdl.labels._seg_frames import SegFrames
 from dicomdl.labels.masks import MaskReader, is_mask, path_of
-from dicomdl.labels.reader import LabelReader, LabelValues, label_block, smallest_dtype
+from dicomdl.labels.reader import (
+    LabelReader,
+    LabelValues,
+    fraction_block,
+    label_block,
+    smallest_dtype,
+)
 from dicomdl.labels.regions import RegionReport, report_on
 from dicomdl.labels.rtstruct import ContourReader
 from dicomdl.labels.seg import Align, SegObject, SegReader
@@ -202,10 +208,12 @@ class LabelSource:
         return source_of(self.path(stack))
 
     def __call__(self, stack: Stack) -> Values:
-        """Return the label map of a stack, (slices, rows, columns) integers."""
+        """Return the label map of a stack, (slices, rows, columns) integers; or fractions."""
         if callable(self.source):
             return self.source(stack)
         reader = self.reader(stack)
+        if reader.values == "fractions":
+            return fraction_block(reader, (0, 0, 0), reader.shape)
         return label_block(reader, (0, 0, 0), reader.shape, smallest_dtype(reader.names))[0]
 
     def _made(self, stack: Stack) -> LabelReader:

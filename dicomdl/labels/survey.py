@@ -62,24 +62,28 @@ def survey(source: LabelSource, stacks: Stacks) -> Survey:
 
 
 def _of_annotations(source: LabelSource, stacks: Stacks) -> Survey:
-    of_stack: dict[int, list[Annotation]] = {}
-    for each in annotations_on(stacks):
-        if each.kind == source.kind and each.status in READABLE_STATUSES:
-            for number in each.stacks:
-                of_stack.setdefault(number, []).append(each)
-    reasons: list[str] = []
+    reasons = dict.fromkeys(stacks.numbers.tolist(), f"no readable {source.kind}")
+    seen: set[int] = set()
     # (label, name) of all stacks.
     found: set[tuple[int, str]] = set()
-    for number in stacks.numbers.tolist():
-        readable = of_stack.get(number, [])
-        reason = "" if len(readable) == 1 else _SEVERAL if readable else "no readable "
-        if not reason:
-            try:
-                found.update(source.labels_of(readable[0]).items())
-            except AnnotationError:
-                reason = "segments= or rois= name nothing in the "
-        reasons.append(reason + source.kind if reason else "")
-    return _survey(source, reasons, sorted(found))
+    for each in annotations_on(stacks):
+        if each.kind != source.kind or each.status not in READABLE_STATUSES:
+            continue
+        labels, reason = _labels_of(source, each)
+        found.update(labels.items())
+        for number in each.stacks:
+            if number in reasons:
+                reasons[number] = _SEVERAL + source.kind if number in seen else reason
+        seen.update(each.stacks)
+    return _survey(source, [reasons[number] for number in stacks.numbers.tolist()], sorted(found))
+
+
+def _labels_of(source: LabelSource, annotation: Annotation) -> tuple[dict[int, str], str]:
+    """Return {label: name} of an annotation, and why it has not what is wanted."""
+    try:
+        return source.labels_of(annotation), ""
+    except AnnotationError:
+        return {}, f"segments= or rois= name nothing in the {source.kind}"
 
 
 def _survey(
