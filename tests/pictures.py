@@ -23,7 +23,8 @@ def keep(picture: Path, width: int) -> None:
     if image.width > width:
         image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
     IMAGES.mkdir(exist_ok=True)
-    image.quantize(COLOURS).save(IMAGES / picture.name, optimize=True)
+    # The colours of a legend are few pixels: the median cut would lose them.
+    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(IMAGES / picture.name, optimize=True)
 
 
 def draw_head(data: Any, folder: Path) -> None:
