@@ -230,6 +230,8 @@ def _require_complete(group: Group, stacks: Sequence[Stack]) -> None:
         f"{len(short)} of {len(stacks)} stacks by {names} lack {count} slices in all: "
         f"{listed}{more}. Read the stacks one by one{_others(group)}"
     )
+    if stacks[0].content == "segmentation":
+        message += "; read_labels(stack, path) puts a SEG onto the slices of its image"
     error = IncompleteGroup(message, missing=missing)
     error.add_note(f"series: {stacks[0].series_instance_uid}")
     raise error
