@@ -56,7 +56,20 @@ def read_source_header(source: Source) -> Any:
             value = str(header.get(keyword) or "").strip()
             if not value or not _is_valid(keyword, value):
                 setattr(header, keyword, "")
+        _use_unicode(header)
     return header
+
+
+def _use_unicode(header: Any) -> None:
+    """State that text is UTF-8, or plain ASCII; the values are decoded already.
+
+    An image may name no character set, several, or an unknown one (PS3.3 C.12.1.1.2), and highdicom
+    refuses the empty value that Japanese and Korean names begin with.
+    """
+    if all(str(header.get(keyword) or "").isascii() for keyword in (*_REQUIRED, *_STATED)):
+        header.pop("SpecificCharacterSet", None)
+    else:
+        header.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _is_valid(keyword: str, value: str) -> bool:

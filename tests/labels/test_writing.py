@@ -185,6 +185,31 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
     assert not {"PatientComments", "OperatorsName", "PatientWeight"} & set(seg.dir())
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("", "Doe^J"),
+        (None, "Doe^J"),
+        ("nonsense", "Doe^J"),
+        ("ISO_IR 100", "M\u00fcller^J"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"),
+        ("ISO_IR 192", "\u738b^\u5c0f\u6771"),
+    ],
+)
+def test_names_of_any_character_set_are_kept(folder: Path, character_set: Any, name: str) -> None:
+    def named(dataset: Any, _: int) -> None:
+        if character_set is not None:
+            dataset.SpecificCharacterSet = character_set
+        dataset.PatientName = name
+
+    write_series(folder / "ct", shape=SHAPE, edit=named)
+    stack = index_of(folder / "ct").stacks[0]
+    out = dicomdl.write_seg(labels_of(), folder / "seg.dcm", segments=NAMES, stack=stack)
+    seg = dcmread(out)
+    assert str(seg.PatientName) == name
+    assert seg.get("SpecificCharacterSet") == (None if name.isascii() else "ISO_IR 192")
+
+
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_highdicom_reads_the_same_voxels(folder: Path, stack: Stack, kind: Any) -> None:
     highdicom = pytest.importorskip("highdicom")
