@@ -62,12 +62,17 @@ def survey(source: LabelSource, stacks: Stacks) -> Survey:
 
 
 def _of_annotations(source: LabelSource, stacks: Stacks) -> Survey:
-    reasons = dict.fromkeys(stacks.numbers.tolist(), f"no readable {source.kind}")
+    none = f"no readable {source.kind}"
+    reasons = dict.fromkeys(stacks.numbers.tolist(), none)
     seen: set[int] = set()
     # (label, name) of all stacks.
     found: set[tuple[int, str]] = set()
     for each in annotations_on(stacks):
-        if each.kind != source.kind or each.status not in READABLE_STATUSES:
+        if each.kind != source.kind:
+            continue
+        if each.status not in READABLE_STATUSES:
+            unread = {number for number in each.stacks if reasons.get(number) == none}
+            reasons |= dict.fromkeys(unread, f"{none} ({each.status})")
             continue
         labels, reason = _labels_of(source, each)
         found.update(labels.items())

@@ -34,6 +34,9 @@ Pictured = tuple[str, tuple[int, ...]]
 _ROW: Final = 10.0
 _TILE: Final = 2.4
 _HIGHEST: Final = 12.0
+# Inches of a legend: a patch of colour with its margins, and a letter.
+_SIGN: Final = 0.7
+_LETTER: Final = 0.07
 # Frames of a montage where no plane crosses the frames.
 _UNORDERED: Final = 9
 _AXES: Final = ("slice", "row", "column")
@@ -244,8 +247,10 @@ def draw_legend(figure: Any, entries: Sequence[Entry]) -> None:
         for text, colour in entries
     ]
     if patches:
+        column = _SIGN + _LETTER * max(len(text) for text, _ in entries)
+        across = max(1, min(6, int(figure.get_figwidth() / column)))
         figure.legend(
-            handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False
+            handles=patches, loc="outside lower center", ncols=across, fontsize=8, frameon=False
         )
 
 

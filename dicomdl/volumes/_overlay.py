@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.index.annotations import Annotation
+from dicomdl.index.text import printable
 from dicomdl.index.views import Stack
 from dicomdl.volumes._facts import VolumeFacts
 from dicomdl.volumes._fitting import mask_on, require_same_grid
@@ -29,6 +31,8 @@ _COLOURS: Final = (
 _OPACITY: Final = 0.45
 # Labels that the legend names; the rest is counted.
 _NAMED: Final = 12
+# Characters of a name in the legend.
+_LONGEST: Final = 48
 # Text and colour of one label; the colour of the count of the rest is None.
 Entry = tuple[str, tuple[float, float, float] | None]
 
@@ -115,7 +119,7 @@ def overlay_of(volume: VolumeFacts, labels: Any) -> Overlay | None:
     if isinstance(labels, VolumeFacts) and labels.dimension_names == ("label",):
         require_same_grid(volume, labels)
         numbers = np.flatnonzero(labels.array.reshape(len(labels.array), -1).any(axis=1))
-        texts = tuple(str(labels.dimension[number]) for number in numbers)
+        texts = tuple(_text(str(labels.dimension[number])) for number in numbers)
         return Overlay(labels.array, numbers, texts, np.arange(len(numbers)), is_masks=True)
     values = mask_on(volume, labels)
     found = _labels_in(values)
@@ -123,7 +127,7 @@ def overlay_of(volume: VolumeFacts, labels: Any) -> Overlay | None:
         texts = ("mask",) * len(found)
     else:
         names = labels.names if isinstance(labels, VolumeFacts) else {}
-        texts = tuple(names.get(label) or f"label {label}" for label in found.tolist())
+        texts = tuple(_text(names.get(label) or f"label {label}") for label in found.tolist())
     return Overlay(values, found, texts, np.arange(len(found)))
 
 
@@ -150,6 +154,10 @@ def labels_for(stack: Stack | None, labels: Any) -> Any:
     if callable(labels) and not isinstance(labels, dicomdl.LabelSource):
         return dicomdl.Volume(np.asarray(labels(stack)), stack.geometry)
     return dicomdl.read_labels(stack, labels)
+
+
+def _text(name: str) -> str:
+    return textwrap.shorten(printable(name), _LONGEST, placeholder="...") or name[:_LONGEST]
 
 
 def _labels_in(values: Values) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ from phantoms import write_series
 from phantoms_labels import contour, write_seg, write_structure_set
 
 import dicomdl
-from dicomdl.errors import AnnotationError, UsageError
+from dicomdl.errors import AnnotationError, EmptySelection, UsageError
 
 SHAPE = (5, 12, 14)
 
@@ -57,6 +57,18 @@ def test_stacks_without_the_annotation_are_left_out_and_listed(index: dicomdl.In
         patches = dicomdl.PatchDataset(index, 4, sampler="labels", labels="SEG")
     assert [(row.reason, row.stacks) for row in patches.left_out][-1] == ("no readable SEG", 1)
     assert {sample["patient_id"] for sample in patches} == {"RAMP-1"}
+
+
+def test_the_reason_says_the_status_of_an_annotation_that_is_not_taken(
+    new_folder: NewFolder,
+) -> None:
+    folder = new_folder()
+    image = write_series(folder / "ct", shape=SHAPE)[0]
+    write_seg(folder / "seg.dcm", image, [(1, (0, 0, 2), np.ones(SHAPE[1:], np.uint8))])
+    image.unlink()
+    found = dicomdl.scan(folder, folder.parent / "moved", progress=False)
+    with pytest.raises(EmptySelection, match=r"no readable SEG \(other_reconstruction\)"):
+        dicomdl.PatchDataset(found.select(content="image"), 4, sampler="labels", labels="SEG")
 
 
 def test_a_source_is_a_value_that_pickles_and_reaches_workers(index: dicomdl.Index) -> None:

@@ -192,6 +192,17 @@ def test_masks_that_overlap_lie_over_each_other_with_a_legend() -> None:
     assert colours[3, 4, 3] > colours[2, 3, 3] and not np.allclose(colours[3, 4], colours[2, 3])
 
 
+def test_a_legend_stays_within_a_narrow_figure() -> None:
+    labels = np.arange(960).reshape(SHAPE) % 7
+    names = {number: f"A segment with a long name, number {number}" * 3 for number in range(1, 7)}
+    named = dataclasses.replace(volume().like(labels), names=names)
+    figure = volume().plot((300, 600), labels=named, plane="sagittal")
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    assert max(len(text.get_text()) for text in figure.legends[0].get_texts()) <= 48
+
+
 def test_many_labels_are_counted_and_an_empty_mask_has_no_legend() -> None:
     figure = volume().plot((300, 600), labels=np.arange(960).reshape(SHAPE) % 31)
     assert figure.legends[0].get_texts()[-1].get_text() == "and 18 more"
