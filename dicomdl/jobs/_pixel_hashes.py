@@ -56,5 +56,5 @@ def _hash(source: FrameSource) -> str:
 
 def _has_one_value(values: npt.NDArray[Any]) -> bool:
     """Whether all pixels are equal. The middle row mostly tells, which spares reading the rest."""
-    middle = values[len(values) // 2 :][:1]
-    return bool((middle == values[:1, :1]).all() and (values == values[:1, :1]).all())
+    first = values[0, 0]
+    return bool((values[len(values) // 2] == first).all() and (values == first).all())
