@@ -4,7 +4,7 @@ Large groups come first, each to a part that has room for it. Groups of one unit
 iterative stratification: the rarest label first, each of its groups to the part that lacks most of
 it (Sechidis, Tsoumakas, Vlahavas, "On the stratification of multi-label data", ECML PKDD 2011). A
 part takes no more than its quota, so that sizes stay within one group whatever the labels are, and
-no part stays empty where there are groups enough.
+no part stays empty where there are groups enough. Exchanges (`_refining`) come last.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from dicomdl.arrays import Floats, Ints, Mask
+from dicomdl.index._refining import refine
 
 # Rounding error of shares of a million units.
 _ROUNDING: Final = 1e-6
@@ -29,6 +30,8 @@ class Labels:
         (groups + 1,) int64: the first entry of each group, and the end.
     numbers, counts
         (entries,) int64: a label of the group, and the number of its units that have it.
+    frames
+        (entries,) float64: the number of its frames that have it.
     total
         The number of labels.
     """
@@ -36,15 +39,27 @@ class Labels:
     starts: Ints
     numbers: Ints
     counts: Ints
+    frames: Floats
     total: int
 
 
-def labels_of(group: Ints, label: Ints, groups: int, total: int) -> Labels:
-    """Return the labels of groups from (n,) pairs of a unit's group and a label of the unit."""
-    both, counts = np.unique(group * max(total, 1) + label, return_counts=True)
+def labels_of(group: Ints, label: Ints, frames: Ints, groups: int, total: int) -> Labels:
+    """Return the labels of groups.
+
+    Parameters
+    ----------
+    group, label, frames
+        (n,) int64: the group of a unit, a label of it, and the number of its frames with the label.
+    groups, total
+        The number of groups and of labels.
+    """
+    both, inverse = np.unique(group * max(total, 1) + label, return_inverse=True)
     owners, numbers = np.divmod(both, max(total, 1))
-    starts = np.searchsorted(owners, np.arange(groups + 1))
-    return Labels(starts.astype(np.int64), numbers, counts.astype(np.int64), total)
+    starts = np.searchsorted(owners, np.arange(groups + 1)).astype(np.int64)
+    inverse = inverse.reshape(-1)
+    counts = np.bincount(inverse, minlength=len(both)).astype(np.int64)
+    held = np.bincount(inverse, frames, len(both)).astype(np.float64)
+    return Labels(starts, numbers, counts, held, total)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +103,9 @@ def assign(sizes: Ints, labels: Labels, wanted: Wanted) -> Ints:
     for group in large[np.lexsort([wanted.order[large], -sizes[large]])].tolist():
         filling.place_large(group)
     single = new[sizes[new] == 1]
-    filling.fill(single[np.argsort(wanted.order[single])])
-    return np.array(filling.part, dtype=np.int64)
+    single = single[np.argsort(wanted.order[single])]
+    filling.fill(single)
+    return refine(np.array(filling.part, dtype=np.int64), single, labels, wanted.shares)
 
 
 @dataclass(slots=True)

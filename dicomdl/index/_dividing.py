@@ -173,7 +173,9 @@ def divide(generation: Generation, joined: Joined, rows: Ints, request: Request)
             k=request.k,
         )
     strata = strata_of(generation, joined, rows, grouping, request.stratify)
-    members = labels_of(grouping.unit_group[strata.units], strata.classes, count, len(strata.names))
+    members = labels_of(
+        grouping.unit_group[strata.units], strata.classes, strata.frames, count, len(strata.names)
+    )
     kept, saved = _kept(grouping, request)
     wanted = Wanted(
         request.shares,

@@ -33,11 +33,14 @@ class Strata:
         The name of each class, such as "target=1".
     units, classes
         (n,) int64: pairs of a unit and a class that it has, each pair once.
+    frames
+        (n,) int64: the number of frames of the unit in the class.
     """
 
     names: tuple[str, ...]
     units: Ints
     classes: Ints
+    frames: Ints
 
 
 def strata_of(
@@ -54,18 +57,28 @@ def strata_of(
     """
     units = grouping.unit[stack_of_rows(generation)[rows]]
     names: list[str] = []
-    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    pairs = [np.zeros((0, 3), dtype=np.int64)]
     for column in columns:
         at, codes, classes = _classes(generation, joined, rows, column)
-        both = units[at] * len(classes) + codes
-        # Frames of a stack mostly have one class, and a sort of a million rows takes 0.1 s.
-        both = np.unique(both[np.append(True, both[1:] != both[:-1])[: len(both)]])
+        both, frames = _counted(units[at] * len(classes) + codes)
         owners, numbers = np.divmod(both, len(classes))
         used, numbers = np.unique(numbers, return_inverse=True)
-        pairs.append(np.stack([owners, numbers.reshape(-1) + len(names)], axis=1))
+        pairs.append(np.stack([owners, numbers.reshape(-1) + len(names), frames], axis=1))
         names += [f"{column}={classes[number]}" for number in used.tolist()]
     together = np.concatenate(pairs)
-    return Strata(tuple(names), together[:, 0], together[:, 1])
+    return Strata(tuple(names), together[:, 0], together[:, 1], together[:, 2])
+
+
+def _counted(values: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct values, and the number of each; fast where equal ones are neighbours.
+
+    Frames of a stack mostly have one class, and a sort of a million rows takes 0.1 s.
+    """
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    lengths = np.diff(np.append(starts, len(values)))
+    distinct, inverse = np.unique(values[starts], return_inverse=True)
+    counts = np.bincount(inverse.reshape(-1), lengths, len(distinct))
+    return distinct, counts.astype(np.int64)
 
 
 def _classes(

@@ -19,14 +19,15 @@ def wanted(shares: list[float], order: Ints, kept: Ints | None = None) -> Wanted
 
 def labels(of_group: Ints, total: int) -> Labels:
     """One label per group, of groups of one unit."""
-    return labels_of(np.arange(len(of_group)), of_group, len(of_group), total)
+    count = len(of_group)
+    return labels_of(np.arange(count), of_group, np.ones(count, np.int64), count, total)
 
 
 NO_LABELS = np.zeros(0, np.int64)
 
 
 def none(groups: int) -> Labels:
-    return labels_of(NO_LABELS, NO_LABELS, groups, 0)
+    return labels_of(NO_LABELS, NO_LABELS, NO_LABELS, groups, 0)
 
 
 def matrix(part: Ints, of_group: Ints, parts: int, total: int) -> Ints:
@@ -121,7 +122,7 @@ def test_several_labels_are_nearer_to_balance_than_by_chance(case: int) -> None:
     units, classes = np.nonzero(has)
     part = assign(
         np.ones(150, np.int64),
-        labels_of(units, classes, 150, 6),
+        labels_of(units, classes, np.ones(len(units), np.int64), 150, 6),
         wanted([0.2] * 5, chance.permutation(150)),
     )
 
@@ -131,6 +132,53 @@ def test_several_labels_are_nearer_to_balance_than_by_chance(case: int) -> None:
         return float(np.abs(found - has.sum(axis=0) / 5).sum())
 
     assert off(part) < np.median([off(chance.permutation(150) % 5) for _ in range(20)])
+
+
+def frame_labels(case: int) -> tuple[Ints, Ints]:
+    """(frames,) patient and label of frames whose labels differ within a patient."""
+    chance = np.random.default_rng(case)
+    frames = chance.integers(1, 20, 80)
+    mixtures = chance.dirichlet(np.full(3, 0.4), 80)
+    label = [chance.choice(3, n, p=p) for n, p in zip(frames, mixtures, strict=True)]
+    return np.repeat(np.arange(80), frames), np.concatenate(label)
+
+
+def folds_of_frames(patient: Ints, label: Ints, k: int) -> Ints:
+    pairs, counts = np.unique(np.stack([patient, label], 1), axis=0, return_counts=True)
+    members = labels_of(pairs[:, 0], pairs[:, 1], counts, 80, 3)
+    return assign(np.ones(80, np.int64), members, wanted([1 / k] * k, np.arange(80)))
+
+
+def off_share(part: Ints, patient: Ints, label: Ints) -> float:
+    """The largest difference of the share of a label in a part from its share in all frames."""
+    found = matrix(part[patient], label, part.max() + 1, 3).astype(float)
+    everywhere = found.sum(axis=0) / found.sum()
+    return float(np.abs(found / found.sum(axis=1, keepdims=True) - everywhere).max())
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_labels_of_single_frames_are_in_balance_too(case: int) -> None:
+    patient, label = frame_labels(case)
+    part = folds_of_frames(patient, label, 5)
+    by_chance = [
+        off_share(np.random.default_rng(n).permutation(80) % 5, patient, label) for n in range(9)
+    ]
+    assert off_share(part, patient, label) < min(by_chance)
+    assert set(np.bincount(part).tolist()) == {16}
+
+
+def test_labels_of_frames_are_as_near_to_balance_as_by_scikit_learn() -> None:
+    selection = pytest.importorskip("sklearn.model_selection")
+    ours, theirs = [], []
+    for case in range(10):
+        patient, label = frame_labels(case)
+        ours.append(off_share(folds_of_frames(patient, label, 5), patient, label))
+        other = np.empty(80, np.int64)
+        folds = selection.StratifiedGroupKFold(5, shuffle=True, random_state=case)
+        for number, (_, held) in enumerate(folds.split(label, label, patient)):
+            other[patient[held]] = number
+        theirs.append(off_share(other, patient, label))
+    assert np.mean(ours) <= 1.2 * np.mean(theirs)
 
 
 def test_one_label_is_as_near_to_balance_as_by_scikit_learn() -> None:
