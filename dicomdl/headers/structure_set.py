@@ -100,32 +100,39 @@ def read_structure_set(source: Source) -> tuple[Roi, ...]:
 
 def _contours(items: Sequence[Item]) -> Contours:
     """Return the contours of one region."""
-    parts: list[Floats] = []
+    data = [item[_CONTOUR_DATA].raw.strip(b"\0 \\") for item in items]
+    counts = [raw.count(b"\\") + 1 if raw else 0 for raw in data]
     unusable: list[tuple[int, str]] = []
-    for number, item in enumerate(items):
-        points, reason = _points(item)
-        if reason:
-            unusable.append((number, reason))
-        parts.append(points)
-    starts = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    points = np.concatenate(parts) if parts else np.zeros((0, 3))
+    # All at once takes half the time of one by one, which finds those that are no points.
+    points = None if any(count % 3 for count in counts) else _points(b"\\".join(filter(None, data)))
+    if points is None or not all(counts):
+        parts = [np.zeros((0, 3))]
+        for number, raw in enumerate(data):
+            found = _points(raw) if raw and counts[number] % 3 == 0 else None
+            if found is None:
+                unusable.append((number, _reason(counts[number])))
+                counts[number] = 0
+            else:
+                parts.append(found)
+        points = np.concatenate(parts)
+    starts = np.cumsum([0, *counts], dtype=np.int64) // 3
     types = tuple(item[_CONTOUR_GEOMETRIC_TYPE].text.upper() for item in items)
     return Contours(points, starts, types, tuple(unusable))
 
 
-def _points(item: Item) -> tuple[Floats, str]:
-    """Return the (n, 3) points of a contour, and why there are none."""
-    none = np.zeros((0, 3))
-    raw = item[_CONTOUR_DATA].raw.strip(b"\0 \\")
-    if not raw:
-        return none, "Contour Data (3006,0050) is empty"
-    values = numbers_of(raw)
-    count = raw.count(b"\\") + 1
-    if values is None:
-        return none, f"Contour Data (3006,0050) of {count} values has one that is no finite number"
+def _points(raw: bytes) -> Floats | None:
+    """Return (n, 3) points out of the bytes of Contour Data; None if a value is no number."""
+    values = numbers_of(raw) if raw else np.zeros(0)
+    return None if values is None else values.reshape(-1, 3)
+
+
+def _reason(count: int) -> str:
+    """Return why Contour Data of some number of values are no points."""
+    if not count:
+        return "Contour Data (3006,0050) is empty"
     if count % 3:
-        return none, f"Contour Data (3006,0050) has {count} values, which is no multiple of 3"
-    return values.reshape(-1, 3), ""
+        return f"Contour Data (3006,0050) has {count} values, which is no multiple of 3"
+    return f"Contour Data (3006,0050) of {count} values has one that is no finite number"
 
 
 def numbers_of(raw: bytes) -> Floats | None:

@@ -182,7 +182,8 @@ def place(contours: Contours, planes: Planes) -> Placed:
     closed = np.array([kind in CLOSED_TYPES for kind in contours.types], np.bool_) & (sizes > 2)
     numbers = np.flatnonzero(closed)
     not_closed = int((~closed).sum()) - len(contours.unusable)
-    low, high = _extremes(contours.points @ planes.normal, contours.starts, numbers)
+    chosen, starts = _points_of(contours.starts, numbers)
+    low, high = _extremes((contours.points @ planes.normal)[chosen], starts)
     middle = (low + high) / 2
     slices = planes.nearest(middle)
     inside = slices >= 0
@@ -220,25 +221,35 @@ def place(contours: Contours, planes: Planes) -> Placed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Drawn:
-    """Contours in slices: (points, 3) LPS mm, the first point of each, the slice of each."""
+    """Contours in slices.
+
+    Attributes
+    ----------
+    points
+        (points, 3) float64, LPS mm.
+    starts
+        (contours + 1,) int64: the first point of each contour, then the number of points.
+    slices
+        (contours,) int64, ascending.
+    pixels
+        (points, 2) float64: (row, column) of the points in their slices.
+    extents
+        (contours, 2, 2) float64: the lowest and the highest (row, column) of each contour.
+    """
 
     points: Floats
     starts: Ints
     slices: Ints
+    pixels: Floats
     extents: Floats
 
     @classmethod
     def of(cls, contours: Contours, planes: Planes, numbers: Ints, slices: Ints) -> "_Drawn":
         """Return some contours in their slices, which ascend."""
-        sizes = np.diff(contours.starts)[numbers]
-        starts = np.cumsum([0, *sizes], dtype=np.int64)
-        runs = [contours.points[contours.starts[n] : contours.starts[n + 1]] for n in numbers]
-        points = np.concatenate([np.zeros((0, 3)), *runs])
-        pixels = planes.pixels(points, np.repeat(slices, sizes))
-        ends = [
-            [part.min(axis=0), part.max(axis=0)] for part in np.split(pixels, starts[1:-1]) if runs
-        ]
-        return cls(points, starts, slices, np.array(ends, np.float64).reshape(-1, 2, 2))
+        chosen, starts = _points_of(contours.starts, numbers)
+        points = contours.points[chosen]
+        pixels = planes.pixels(points, np.repeat(slices, np.diff(starts)))
+        return cls(points, starts, slices, pixels, np.stack(_extremes(pixels, starts), axis=1))
 
     def filled(self, heights: Floats, planes: Planes) -> tuple[Ints, Ints]:
         """Return the slices between coarser ones, and the contours that each of them takes.
@@ -288,21 +299,32 @@ class _Drawn:
         if not len(self.slices):
             none = Edges.of(np.zeros((0, 2)), np.zeros(1, np.int64), self.slices)
             return none, (0, 0, 0), (0, 0, 0)
-        slices = np.concatenate([self.slices, filled])
-        order = np.argsort(slices, kind="stable")
-        chosen = np.concatenate([np.arange(len(self.slices)), near])[order]
-        slices = slices[order]
-        runs = [self.points[self.starts[n] : self.starts[n + 1]] for n in chosen]
-        sizes = np.diff(self.starts)[chosen]
-        points = planes.pixels(np.concatenate(runs), np.repeat(slices, sizes))
+        slices, starts, points = self.slices, self.starts, self.pixels
+        if len(filled):
+            slices = np.concatenate([slices, filled])
+            order = np.argsort(slices, kind="stable")
+            slices, copied = slices[order], np.concatenate([np.arange(len(starts) - 1), near])
+            chosen, starts = _points_of(starts, copied[order])
+            points = planes.pixels(self.points[chosen], np.repeat(slices, np.diff(starts)))
         # A pixel inside has its centre between the lowest and the highest point.
         low, high = np.ceil(points.min(axis=0)), np.ceil(points.max(axis=0))
         start = (int(slices[0]), int(low[0]), int(low[1]))
         stop = (int(slices[-1]) + 1, int(high[0]), int(high[1]))
-        return Edges.of(points, np.cumsum([0, *sizes], dtype=np.int64), slices), start, stop
+        return Edges.of(points, starts, slices), start, stop
 
 
-def _extremes(values: Floats, starts: Ints, numbers: Ints) -> tuple[Floats, Floats]:
-    """Return the smallest and the largest value of some contours, none of which is empty."""
-    runs = [values[starts[number] : starts[number + 1]] for number in numbers]
-    return np.array([run.min() for run in runs]), np.array([run.max() for run in runs])
+def _points_of(starts: Ints, numbers: Ints) -> tuple[Ints, Ints]:
+    """Return the points of some contours, one after the other, and the first of each and the end.
+
+    `starts` holds the first point of all contours, and the number of points.
+    """
+    sizes = np.diff(starts)[numbers]
+    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return np.repeat(starts[numbers] - ends[:-1], sizes) + np.arange(ends[-1]), ends
+
+
+def _extremes(values: Floats, starts: Ints) -> tuple[Floats, Floats]:
+    """Return the smallest and the largest values of contours, none of which is empty."""
+    if len(starts) < 2:
+        return (values[:0], values[:0])
+    return np.minimum.reduceat(values, starts[:-1]), np.maximum.reduceat(values, starts[:-1])

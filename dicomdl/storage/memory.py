@@ -8,8 +8,8 @@ in thousandths:
     slices               320   decoded slices of coded stacks, for the following blocks
     label maps           240   integer labels of a dataset's `labels=`, per stack
     inflated files       140   data sets of deflated files with several frames
-    label readers         40   contours on the slices of stacks, frames of segmentations, masks
-    label voxels          75   numbers of voxels per slice and label, by which samplers draw centers
+    label readers         70   contours on the slices of stacks, frames of segmentations, masks
+    label voxels          45   numbers of voxels per slice and label, by which samplers draw centers
     mosaic bands          50   decoded rows of mosaics, for the following tiles
     stack readers         15   byte ranges and conversions of stacks
     label slabs            5   keys of label maps in a cache
@@ -62,9 +62,9 @@ ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
     "slices": 320,
     "label maps": 240,
-    "label readers": 40,
+    "label readers": 70,
     "inflated files": 140,
-    "label voxels": 75,
+    "label voxels": 45,
     "mosaic bands": 50,
     "stack readers": 15,
     "label slabs": 5,
