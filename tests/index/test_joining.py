@@ -1,5 +1,6 @@
 """joining: keys of every kind, pivots, lists, what does not match, and pandas as second opinion."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,18 @@ def test_points_of_multi_frame_files_find_their_frame(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"1 of 3 rows of the table \(row 1\)"):
         table["f"][1] = ""
         index.join(table, keys, on_unmatched={"index": "keep"})
+
+
+def test_keys_of_paths_follow_moved_data_and_take_any_bytes(folder: Path) -> None:
+    write_series(folder / "own", shape=(1, 4, 4))[0].rename(folder / "a.dcm")
+    odd = os.fsencode(folder) + b"/\xff.dcm"
+    try:
+        os.rename(os.fsencode(write_series(folder / "own", shape=(1, 4, 4), seed=1)[0]), odd)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    index = index_of(folder)
+    found = index.join({"a": 1, "\\xff": 2}, on="stem", label="y")
+    assert sorted(found.value(n, "y") for n in range(2)) == [1, 2]
+    folder.rename(folder.parent / "moved")
+    moved = dicomdl.open_index(index.path, root=folder.parent / "moved")
+    assert moved.join({"moved": 3}, on="parent", label="y").joins[0].frames_matched == 2
