@@ -124,6 +124,7 @@ def _hint(found: Matched, without: Ints, rows: Ints) -> str:
     index = found.keys.take(pa.array(without[:_COMPARED])).to_pylist()
     table = found.texts.take(pa.array(rows[:_COMPARED])).to_pylist()
     held, lengths = set(index), {len(text) for text in index}
+    folded = {text.casefold() for text in index}
     for text in table:
         if text.isdigit() and any(text.zfill(length) in held for length in lengths):
             return (
@@ -136,6 +137,8 @@ def _hint(found: Matched, without: Ints, rows: Ints) -> str:
             return "keys of the table end in '.0': pandas made numbers of them, read with dtype=str"
         if text.strip() in held:
             return "keys of the table have spaces around them"
+        if text.casefold() in folded:
+            return "keys of the two sides differ in upper and lower case"
     for text in table[:_COMPARED_IN_PAIRS]:
         for other in index[:_COMPARED_IN_PAIRS]:
             if other in text:

@@ -365,3 +365,25 @@ def test_keys_of_paths_follow_moved_data_and_take_any_bytes(folder: Path) -> Non
     folder.rename(folder.parent / "moved")
     moved = dicomdl.open_index(index.path, root=folder.parent / "moved")
     assert moved.join({"moved": 3}, on="parent", label="y").joins[0].frames_matched == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ([1, 2, 3], "leading zeros that the table lacks"),
+        (["0001", "0002", "0003"], "keys of the table have more text around them"),
+        (["case1", "case2", "case3"], ""),
+        (["01.0", "02.0", "03.0"], r"end in '.0': pandas made numbers of them"),
+        (["01 ", "02 ", "03 "], "spaces around them"),
+        (["p-01", "p-02", "p-03"], "use a template of the index"),
+    ],
+)
+def test_a_hint_says_how_keys_differ(index: Index, keys: list[Any], words: str) -> None:
+    table = {"k": keys, "y": [1, 2, 3]}
+    with pytest.raises(UsageError, match=words) as raised:
+        index.join(table, on={"patient_id": "k"})
+    assert bool(raised.value.report.hint) == bool(words)
+    with pytest.raises(UsageError, match="differ in upper and lower case"):
+        index.join({"k": ["S0", "S1", "S2", "S3"], "y": [1, 2, 3, 4]}, on={"parent": "k"})
+    with pytest.raises(UsageError, match="use a template of the table"):
+        index.join({"k": ["0", "1", "2", "3"], "y": [1, 2, 3, 4]}, on={"parent": "k"})
