@@ -84,7 +84,8 @@ def _voxels(
     source = ByIdentity(given) if callable(given) else labels.source
 
     def count() -> Census:
-        if name is not None or labels.names or labels.source.has_unlabelled:
+        is_map = labels.source.values != "fractions" and not labels.source.has_unlabelled
+        if name is not None or labels.names or not is_map:
             return Census.of(read, stack.shape)
         return labels.census(stack, cache, read)
 
@@ -98,11 +99,12 @@ def _with_unlabelled(stack: Stack, labels: SampleLabels, cache: Cache | None) ->
     labelled = reads[0] if is_map else _halves(reads)
     if not labels.source.has_unlabelled:
         return labelled
-    covered = labels.covered(stack)
+    covered = labels.covered(stack, cache)
 
     def read(start: Voxel, stop: Voxel) -> Values:
         values = labelled(start, stop)
-        return np.where(covered(start, stop) | (values != 0), values.astype(np.int32), _UNLABELLED)
+        is_known = (covered(start, stop) != 0) | (values != 0)
+        return np.where(is_known, values.astype(np.int32), _UNLABELLED)
 
     return read
 

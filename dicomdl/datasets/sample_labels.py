@@ -16,7 +16,7 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import regular_slices
 from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.views import Stack, Stacks
-from dicomdl.labels.caching import CachedLabels, cached_labels, census_of
+from dicomdl.labels.caching import COVERED, CachedLabels, cached_labels, census_of
 from dicomdl.labels.places import Census
 from dicomdl.labels.reader import (
     LabelReader,
@@ -139,7 +139,8 @@ class SampleLabels:
                 first, last = (z.start, y.start, x.start), (z.stop, y.stop, x.stop)
                 result[inner] = grid.labels(read, stack, first, last)
 
-        return self._entries(self.channels(stack, cache, together=True), stack, size, place)
+        channels = self.channels(stack, cache, together=True)
+        return self._entries(channels, self._told(stack, cache), size, place)
 
     def on(
         self, stack: Stack, geometry: Geometry, irregular: Irregular, cache: Cache | None = None
@@ -154,18 +155,26 @@ class SampleLabels:
             result[...] = _on_grid(whole, stack, geometry, irregular)
 
         channels = self.channels(stack, cache, together=False)
-        return self._entries(channels, stack, geometry.shape, place)
+        return self._entries(channels, self._told(stack, cache), geometry.shape, place)
+
+    def _told(self, stack: Stack, cache: Cache | None) -> ReadLabels | None:
+        """Return the function that reads what is annotated, if samples tell it."""
+        return self.covered(stack, cache) if self.source.has_unlabelled else None
 
     def _entries(
-        self, channels: Sequence[ReadLabels], stack: Stack, shape: Voxel, place: _Place
+        self,
+        channels: Sequence[ReadLabels],
+        told: ReadLabels | None,
+        shape: Voxel,
+        place: _Place,
     ) -> dict[str, npt.NDArray[Any]]:
         label = np.zeros((len(channels), *shape), self.dtype)
         for read, of_channel in zip(channels, label, strict=True):
             place(read, of_channel)
         entries = {"label": label if self.names else label[0]}
-        if self.source.has_unlabelled:
+        if told is not None:
             covered = np.zeros(shape, np.bool_)
-            place(self.covered(stack), covered)
+            place(told, covered)
             entries["unlabelled"] = ~covered
         return entries
 
@@ -183,7 +192,7 @@ class SampleLabels:
             known = self.cached(stack, cache)
             return [self._fitting(known.read if known else _reads_map(self._reader(stack)))]
         if cache is not None and not self._is_absent(stack):
-            return [self._cached(stack, cache, name).read for name in self.names]
+            return [cached_labels(cache, stack, self.source, (each,)).read for each in self.names]
         reader = self._reader(stack)
         if not together:
             return [functools.partial(_read_channel, reader, name) for name in self.names]
@@ -193,8 +202,10 @@ class SampleLabels:
         )
         return [functools.partial(_read_nth, read, n) for n in range(len(self.names))]
 
-    def covered(self, stack: Stack) -> ReadLabels:
-        """Return the function that reads what of a box of a stack is annotated, bool."""
+    def covered(self, stack: Stack, cache: Cache | None) -> ReadLabels:
+        """Return the function that reads what of a box of a stack is annotated, 0 or 1."""
+        if cache is not None and not (callable(self.source.source) or self._is_absent(stack)):
+            return cached_labels(cache, stack, self.source, COVERED).read
         reader = None if callable(self.source.source) else self._reader(stack)
 
         def read(start: Voxel, stop: Voxel) -> Values:
@@ -207,7 +218,8 @@ class SampleLabels:
     def cached(self, stack: Stack, cache: Cache | None) -> CachedLabels | None:
         """Return the label map of a stack in a cache; None where none is there, or several are."""
         is_here = callable(self.source.source) or self._is_absent(stack)
-        return None if cache is None or is_here or self.names else self._cached(stack, cache, None)
+        is_here = is_here or bool(self.names)
+        return None if cache is None or is_here else cached_labels(cache, stack, self.source)
 
     def census(self, stack: Stack, cache: Cache | None, read: ReadLabels) -> Census:
         """Return the number of voxels per slice and label of the map that `read` reads."""
@@ -215,9 +227,6 @@ class SampleLabels:
             return Census.of(read, stack.shape)
         known = self.cached(stack, cache)
         return census_of(self._reader(stack), read) if known is None else known.census()
-
-    def _cached(self, stack: Stack, cache: Cache, channel: str | None) -> CachedLabels:
-        return cached_labels(cache, stack, self.source, channel)
 
     def _is_absent(self, stack: Stack) -> bool:
         at = int(np.searchsorted(self.absent, stack.number))

@@ -7,11 +7,12 @@ patch then reads its part of a few slabs.
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from dicomdl.arrays import Values, Voxel
+from dicomdl.index.annotations import hash_of_each
 from dicomdl.index.views import Stack
 from dicomdl.labels.places import Census, ReadBox, slabs
 from dicomdl.labels.reader import (
@@ -37,21 +38,30 @@ _OF_SAMPLES: Final[Mapping[str, Any]] = {
 }
 
 
+# None for the label map; the name of a channel, for its mask or fractions; or what is annotated.
+Layer: TypeAlias = tuple[str, ...] | None
+COVERED: Final[Layer] = ()
+
+
 class CachedLabels:
     """The label map of a stack in a cache, or one of its channels; see `cached_labels`."""
 
     def __init__(
-        self, cache: Cache, stack: Stack, source: LabelSource, channel: str | None = None
+        self, cache: Cache, stack: Stack, source: LabelSource, layer: Layer = None
     ) -> None:
         self._cache, self._stack, self._source = cache, stack, source
-        self._channel = channel
+        self._layer = layer
         self._files = [KeyFile(look_up(source.file(stack)), stack.series_instance_uid)]
         self._options = {
             # The path of a file is no part of a key, and its state is.
             "labels": repr(dataclasses.replace(source, source=source.kind, **_OF_SAMPLES)),
-            "channel": repr(channel),
+            "layer": repr(layer),
             "grid": _digest_of_grid(stack),
         }
+        if layer == COVERED:
+            # What an object refers to are instances.
+            instances = hash_of_each(map(str, stack.values("sop_instance_uid")))
+            self._options["instances"] = instances.tobytes().hex()
         self._slabs = slabs(stack.shape, 1)
         self._entries: dict[int, Entry] = {}
         # Whether the cache holds what it is given; if not, blocks are read without it.
@@ -89,7 +99,7 @@ class CachedLabels:
         return entry
 
     def _counted(self) -> Arrays:
-        if self._channel is None:
+        if self._layer is None:
             census = census_of(self._source.reader(self._stack), self.read)
         else:
             census = Census.of(self.read, self._stack.shape)
@@ -99,8 +109,12 @@ class CachedLabels:
 
     def _block(self, start: Voxel, stop: Voxel) -> Values:
         reader = self._source.reader(self._stack)
-        if self._channel is not None:
-            mask: Values = channel_block(reader, start, stop, (self._channel,))[0]
+        if self._layer == COVERED:
+            covered = reader.covered(start, stop)
+            shape = [b - a for a, b in zip(start, stop, strict=True)]
+            return np.ones(shape, np.uint8) if covered is None else covered.astype(np.uint8)
+        if self._layer is not None:
+            mask: Values = channel_block(reader, start, stop, (self._layer[0],))[0]
             return mask.view(np.uint8) if mask.dtype == np.bool_ else mask
         if reader.values == "fractions":
             return fraction_block(reader, start, stop)
@@ -112,11 +126,11 @@ class CachedLabels:
 
 @remembered("label slabs")
 def cached_labels(
-    cache: Cache, stack: Stack, source: LabelSource, channel: str | None = None
+    cache: Cache, stack: Stack, source: LabelSource, layer: Layer = None
 ) -> CachedLabels:
     """Return the labels of a stack out of a cache, in 4 MiB of slices at a time.
 
-    They are its label map, or the mask (or fractions) of the channel of a name.
+    They are its label map, or a `Layer` of it.
 
     Raises
     ------
@@ -125,7 +139,7 @@ def cached_labels(
     FileChanged, PixelError
         The file of the labels has changed since the scan, or cannot be looked up.
     """
-    return CachedLabels(cache, stack, source, channel)
+    return CachedLabels(cache, stack, source, layer)
 
 
 def census_of(reader: LabelReader, read: ReadBox) -> Census:

@@ -285,3 +285,66 @@ def test_a_cache_changes_no_label_and_no_place_of_a_sampler(
             assert torch.equal(one["location"], other["location"])
             for name in ("label", "unlabelled"):
                 assert torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_frames_of_a_plane_have_channels_and_what_is_unlabelled(
+    index: dicomdl.Index, plane: Any
+) -> None:
+    part = index.select(patient_id="RAMP-2")
+    source = dicomdl.LabelSource("SEG", channels=True, unlabelled=True)
+    frames = dicomdl.FrameDataset(part, labels=source, plane=plane, size=(17, 19), fit="pad")
+    (volume,) = dicomdl.VolumeDataset(part, labels=source)
+    label, unlabelled = volume["label"].numpy(), volume["unlabelled"].numpy()
+    for sample in frames:
+        assert not (sample["label"].any(dim=0) & sample["unlabelled"]).any()
+    # Frames go from the right, the front and the feet of the patient.
+    at = {"axial": (1,), "coronal": (slice(None), slice(None), 5), "sagittal": (..., 6)}[plane]
+    own = dicomdl.FrameDataset(part, labels=source, plane=plane)
+    found = own[{"axial": 1, "coronal": 5, "sagittal": 6}[plane]]
+    expected = label[:, 1] if plane == "axial" else label[at]
+    flipped = expected if plane == "axial" else expected[:, ::-1]
+    assert np.array_equal(found["label"], flipped)
+    truth = unlabelled[1] if plane == "axial" else unlabelled[at[1:] if plane == "coronal" else at]
+    assert np.array_equal(found["unlabelled"], truth if plane == "axial" else truth[::-1])
+
+
+def test_slices_that_are_filled_are_unlabelled(folder: Path) -> None:
+    shape = (6, 8, 9)
+    images = write_series(folder / "ct", shape=shape, drop=(3,))
+    masks = np.random.default_rng(1).integers(0, 2, shape, np.uint8)
+    write_seg(
+        folder / "seg.dcm", images[0], [(1, (0, 0, 2.0 * z), masks[z]) for z in range(6) if z != 3]
+    )
+    source = dicomdl.LabelSource("SEG", unlabelled=True)
+    (sample,) = dicomdl.VolumeDataset(scanned(folder), labels=source, irregular="resample")
+    assert sample["unlabelled"].flatten(1).all(dim=1).tolist() == [z == 3 for z in range(6)]
+    assert sample["unlabelled"].flatten(1).any(dim=1).tolist() == [z == 3 for z in range(6)]
+    masks[3] = 0
+    assert np.array_equal(sample["label"], masks)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_fractions_are_samples_and_a_sampler_takes_those_of_a_half(
+    folder: Path, tmp_path: Path, channels: bool
+) -> None:
+    image = write_series(folder / "ct", shape=SHAPE)[0]
+    values = np.random.default_rng(0).integers(0, 201, SHAPE, np.uint8)
+    frames = [(1, (0, 0, 2.0 * z), values[z]) for z in range(SHAPE[0])]
+    write_seg(folder / "seg.dcm", image, frames, kind="FRACTIONAL")
+    index = scanned(folder)
+    source = dicomdl.LabelSource("SEG", values="fractions", channels=channels)
+    for cache in (None, tmp_path / "cache"):
+        patches = dicomdl.PatchDataset(
+            index, 1, labels=source, sampler=dicomdl.Balanced({1: 1}), per_stack=20, cache=cache
+        )
+        for sample in patches:
+            z, y, x = sample["location"].tolist()
+            assert sample["label"].dtype == torch.float32
+            assert sample["label"].item() == pytest.approx(values[z, y, x] / 200)
+            assert sample["label"].item() >= 0.5
+    (volume,) = dicomdl.VolumeDataset(index, labels=source, spacing=(2.0, 0.5, 0.5))
+    assert np.allclose(
+        volume["label"].reshape(volume["image"].shape[1:]),
+        (values / 200).repeat(2, axis=1).repeat(2, axis=2),
+    )
