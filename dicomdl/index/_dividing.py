@@ -80,6 +80,10 @@ def requested(
         They do not fit each other.
     """
     require_level(by)
+    if keep is not None and not isinstance(keep, SavedSplit):
+        raise UsageError(
+            f"keep is what load_split(path) or Split.saved returns, not {type(keep).__name__}"
+        )
     if fractions is not None and k is not None:
         raise UsageError("split takes fractions or k, not both")
     if keep is not None:

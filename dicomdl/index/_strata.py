@@ -9,10 +9,12 @@ import numpy as np
 
 from dicomdl.arrays import Ints
 from dicomdl.errors import UsageError
+from dicomdl.headers.frame import attributes
 from dicomdl.index._components import Grouping, stack_of_rows
 from dicomdl.index._conditions import columns_of, table_of
 from dicomdl.index.joined import Joined
 from dicomdl.index.rows import Generation
+from dicomdl.index.schema import STACKS_SCHEMA
 from dicomdl.index.table import Table, no_such_column
 
 # Most distinct numbers that are classes of their own; more are divided into BINS of equal counts.
@@ -64,9 +66,23 @@ def strata_of(
         owners, numbers = np.divmod(both, len(classes))
         used, numbers = np.unique(numbers, return_inverse=True)
         pairs.append(np.stack([owners, numbers.reshape(-1) + len(names), frames], axis=1))
-        names += [f"{column}={classes[number]}" for number in used.tolist()]
+        shown = column in joined or _is_shown(column)
+        names += [
+            f"{column}={classes[number] if shown else f'#{number}'}" for number in used.tolist()
+        ]
     together = np.concatenate(pairs)
     return Strata(tuple(names), together[:, 0], together[:, 1], together[:, 2])
+
+
+def _is_shown(column: str) -> bool:
+    """Whether reports may show the values of a column of the index: no identity, and no date.
+
+    Those of further attributes of a scan may be of either kind.
+    """
+    facts = {attribute.name: attribute for attribute in attributes()}
+    if column not in facts:
+        return column in STACKS_SCHEMA.names
+    return facts[column].need != "identity" and facts[column].vr not in ("DA", "TM", "DT")
 
 
 def _counted(values: Ints) -> tuple[Ints, Ints]:

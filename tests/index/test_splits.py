@@ -125,9 +125,18 @@ def test_columns_that_are_no_strata_are_refused(twenty: Index) -> None:
         twenty.split((0.5, 0.5), stratify="pixel_spacing")
 
 
+@pytest.mark.parametrize("column", ["patient_id", "study_date", "folder"])
+def test_the_report_shows_no_identity_and_no_date(twenty: Index, column: str) -> None:
+    split = twenty.split((0.5, 0.5), stratify=column)
+    assert f"{column}=#0" in repr(split)
+    held = {str(twenty.value(0, "study_date")), "P0", "P1"}
+    assert not held & set(repr(split).replace("=", " ").split())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"fractions": (0.5,), "keep": "split.json"}, "not str"),
         ({}, "fractions such as"),
         ({"fractions": (0.5, 0.5), "k": 2}, "not both"),
         ({"k": 1}, "at least 2"),

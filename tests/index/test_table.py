@@ -273,3 +273,41 @@ def test_a_constant_column_of_every_kind_becomes_an_array() -> None:
         array = building_module._array(Constant(value, 3), schema.field(name).type)
         assert array.type == schema.field(name).type
         assert [tuple(v) if isinstance(v, list) else v for v in array.to_pylist()] == [value] * 3
+
+
+# --- values of some rows --------------------------------------------------------------------------
+
+
+def texts(*values: str | None, is_encoded: bool = False) -> Table:
+    array = pa.array(values, pa.large_string())
+    return Table(pa.table({"text": array.dictionary_encode() if is_encoded else array}))
+
+
+@pytest.mark.parametrize("is_encoded", [False, True])
+def test_changes_are_rows_that_differ_from_the_one_before(is_encoded: bool) -> None:
+    table = texts("a", "a", "b", "", "", "a", is_encoded=is_encoded)
+    assert table.changes("text").tolist() == [True, False, True, True, False, True]
+    assert texts("a").changes("text").tolist() == [True]
+    assert texts().changes("text").tolist() == []
+
+
+@pytest.mark.parametrize("is_encoded", [False, True])
+def test_distinct_values_of_rows_come_with_codes(is_encoded: bool) -> None:
+    table = texts("a", "b", "a", "c", is_encoded=is_encoded)
+    codes, values = table.distinct_at("text", np.array([3, 0, 2]))
+    assert [values.text("text", code) for code in codes.tolist()] == ["c", "a", "a"]
+    same, together = Table.together("text", [values, texts("a", "d")])
+    assert together.text("text", int(same[codes[1]])) == "a"
+    assert same[-2] == same[codes[1]] and same[-1] not in same[:-1]
+
+
+def test_hashes_that_may_be_repeated_are_found_by_their_beginning() -> None:
+    one, two, three = "0123456789abcdef", "0123456789abcdee", "fedcba9876543210"
+    table = texts(one, "", two, three, three, "", "aaaaaaaabbbbbbbb")
+    rows = np.arange(7)
+    assert table.perhaps_repeated("text", rows).tolist() == [0, 2, 3, 4]
+    assert table.perhaps_repeated("text", np.array([0, 1, 3])).tolist() == []
+    mixed = texts(one, "short")
+    assert mixed.perhaps_repeated("text", np.arange(2)).tolist() == [0, 1]
+    encoded = texts(one, one, is_encoded=True)
+    assert encoded.perhaps_repeated("text", np.arange(2)).tolist() == [0, 1]
