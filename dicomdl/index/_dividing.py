@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,13 +103,14 @@ def requested(
             f"keep has {counted(len(keep.parts), 'parts')}, and {len(shares)} are asked for: a "
             "kept split keeps its parts"
         )
-    return Request(by, shares, k, columns, int(seed), keep)
+    folds = None if k is None else len(shares)
+    return Request(by, shares, folds, columns, int(seed), keep)
 
 
 def _folds(k: Any) -> tuple[float, ...]:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 2:
+    if isinstance(k, bool) or not hasattr(k, "__index__") or operator.index(k) < 2:
         raise UsageError(f"k is the number of folds, at least 2, found {k!r}", k=k)
-    return (1 / k,) * k
+    return (1 / operator.index(k),) * operator.index(k)
 
 
 def _fractions(given: Any) -> tuple[float, ...]:

@@ -47,6 +47,8 @@ GOALS = {
     "open_index": 10.0,
     "first index.frame(i)": 1.0,
     "select(modality='CT')": 50.0,
+    "split in strata": 2000.0,
+    "audit of 5 folds": 300.0,
     "print(index)": 500.0,
 }
 
@@ -198,6 +200,8 @@ def first_uses(folder: str, row: int) -> dict[str, float]:
     selection = timed("select(modality='CT')", lambda: index.select(modality="CT"))
     timed("select(verdict='regular')", lambda: index.select(verdict="regular"))
     timed("split by patient", lambda: index.split((0.8, 0.1, 0.1), by="patient", seed=0))
+    parts = timed("split in strata", lambda: index.split(k=5, stratify="modality"))
+    timed("audit of 5 folds", lambda: index.audit(*parts))
     timed("print(index)", lambda: str(index))
     data = timed("pickle the index", lambda: pickle.dumps(index))
     selected = timed("pickle a selection", lambda: pickle.dumps(selection))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from phantoms import uid, write_multiframe, write_series
 
@@ -69,7 +70,7 @@ def test_a_split_of_twenty_patients_has_three_parts_for_every_seed(twenty: Index
 
 
 def test_folds_are_a_split_and_unpack(twenty: Index) -> None:
-    one, two, three = split = twenty.split(k=3)
+    one, two, three = split = twenty.split(k=np.int64(3))  # type: ignore[arg-type]
     assert sizes([one, two, three]) == [7, 7, 6]
     assert isinstance(split, tuple) and split.k == 3
     for (train, held), part in zip(split.folds(), split, strict=True):
@@ -269,6 +270,30 @@ def test_a_dummy_patient_id_of_many_studies_is_told(tmp_path: Path) -> None:
     assert "ANON" not in str(told[0].message)
 
 
+def test_nothing_to_split_is_told(twenty: Index) -> None:
+    nothing = twenty.select(modality="MR").select(modality="CT")
+    with pytest.warns(SplitWarning, match="0 groups cannot fill 2 parts") as told:
+        assert sizes(nothing.split((0.5, 0.5), stratify=["modality", "slice_location"])) == [0, 0]
+    assert "Nothing is selected" in str(told[0].message)
+
+
+def test_a_frame_of_reference_per_slice_joins_nothing(tmp_path: Path) -> None:
+    def edit(dataset: Any, z: int) -> None:
+        dataset.FrameOfReferenceUID = uid(dataset.SeriesInstanceUID, z)
+
+    for number in range(4):
+        write_series(
+            tmp_path / "data" / str(number),
+            shape=(3, 3, 4),
+            patient_id=f"P{number}",
+            study_uid=uid("study", number),
+            series_uid=uid("series", number),
+            edit=edit,
+            seed=number,
+        )
+    assert sizes(scan(tmp_path / "data").split(k=4)) == [3, 3, 3, 3]
+
+
 # --- keep -----------------------------------------------------------------------------------------
 
 
@@ -302,6 +327,15 @@ def test_the_file_of_a_split_holds_no_patient_and_is_private(twenty: Index, tmp_
     assert repr(split.saved) == "SavedSplit(by patient: parts of 16, 2 groups, 2 in no part)"
     same = twenty.split(keep=split.saved)
     assert [patients(part) for part in same] == [patients(part) for part in split]
+
+
+def test_hashed_patients_of_another_key_are_kept_by_their_studies(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write(root, range(10))
+    plain = scan(root).split((0.7, 0.3))
+    hashed = dicomdl.scan(root, tmp_path / "hashed", progress=False, patient_id="hash")
+    split = hashed.split(keep=plain.saved)
+    assert [_series(part) for part in split] == [_series(part) for part in plain]
 
 
 def test_a_new_study_of_a_kept_patient_joins_the_patient(tmp_path: Path) -> None:
