@@ -477,7 +477,15 @@ def test_a_native_frame_that_is_too_short_is_never_an_array(tmp_path: Path) -> N
             read_frame(dataclasses.replace(source, byte_length=length))
 
 
-@pytest.mark.parametrize("most", [None, 50])
+@pytest.mark.parametrize(
+    "most",
+    [
+        None,
+        pytest.param(
+            50, marks=pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs preadv")
+        ),
+    ],
+)
 def test_a_read_that_comes_in_parts_or_without_preadv_fills_the_frame(
     tmp_path: Path, most: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
