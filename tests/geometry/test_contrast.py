@@ -16,6 +16,7 @@ from dicomdl.index.building import encoded
 from dicomdl.jobs.engine import read_chunk
 
 Facts = Mapping[Any, Any]
+READER = HeaderReader()
 MAGNITUDE: Facts = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
 PHASE: Facts = {"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}
 T2: Facts = {"EchoTime": 108, "FlipAngle": 90}
@@ -52,7 +53,7 @@ def write(
 
 def stacks(folder: Path) -> list[StackRow]:
     paths = [str(path).encode() for path in folder.rglob("*") if path.is_file()]
-    table = encoded(read_chunk(HeaderReader(), paths)[1])
+    table = encoded(read_chunk(READER, paths)[1])
     return list(build_stacks(table, Tolerances()).stacks)
 
 

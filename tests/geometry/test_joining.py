@@ -18,6 +18,7 @@ from dicomdl.index.building import encoded
 from dicomdl.index.table import Table
 from dicomdl.jobs.engine import read_chunk
 
+READER = HeaderReader()
 SERIES = uid("joined series")
 FRAMES, STUDIES = "FrameOfReferenceUID", "StudyInstanceUID"
 # What a file holds under a keyword; "" is blank, None is absent.
@@ -50,7 +51,7 @@ def stacks_of(folder: Path, seed: int = 0) -> tuple[Table, Stacking]:
     """The frames of all files of a folder, read in a random order, and their stacks."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     random.Random(seed).shuffle(paths)
-    table = encoded(read_chunk(HeaderReader(), [str(path).encode() for path in paths])[1])
+    table = encoded(read_chunk(READER, [str(path).encode() for path in paths])[1])
     return table, build_stacks(table, Tolerances())
 
 

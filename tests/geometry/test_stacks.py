@@ -31,6 +31,7 @@ from dicomdl.index.building import encoded, joined
 from dicomdl.index.table import Table
 from dicomdl.jobs.engine import read_chunk
 
+READER = HeaderReader()
 RTDOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 
 
@@ -38,7 +39,7 @@ def frames_of(folder: Path, seed: int = 0) -> Table:
     """The `frames` of all files of a folder, read in a random order."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     random.Random(seed).shuffle(paths)
-    return read_chunk(HeaderReader(), [str(path).encode() for path in paths])[1]
+    return read_chunk(READER, [str(path).encode() for path in paths])[1]
 
 
 def stacks_of(
