@@ -5,7 +5,7 @@ outer corner of the first pixel is (0, 0), its centre (0.5, 0.5) (PS3.3 C.10.5.1
 """
 
 import math
-import re
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.errors import UsageError
+from dicomdl.index.tables import columns_of_file, value_of
 
 # Columns with the Series and x, y, z in LPS mm: ours, and those of LUNA16.
 _WORLD: Final = (
@@ -23,9 +24,6 @@ _WORLD: Final = (
 # Columns with the Series, the frame, and its pixel: RSNA lumbar spine 2024, RSNA aneurysm 2025.
 _BY_INSTANCE: Final = ("series_id", "instance_number", "x", "y")
 _BY_OBJECT: Final = ("SeriesInstanceUID", "SOPInstanceUID", "coordinates")
-_NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_ENTRY: Final = rf"""\s*(['"])(\w+)\1\s*:\s*({_NUMBER})\s*"""
-_TEXT_OF_DICT: Final = re.compile(rf"\s*\{{{_ENTRY}(?:,{_ENTRY.replace('1', '4')})*\}}\s*")
 
 
 class Frames(NamedTuple):
@@ -74,6 +72,9 @@ def read_points(table: Any, columns: Sequence[str] | None) -> PointTable:
     UsageError
         See `Centers.from_table`.
     """
+    if isinstance(table, str | os.PathLike):
+        known = [name for layout in (*_WORLD, _BY_INSTANCE, _BY_OBJECT) for name in layout]
+        table = columns_of_file(table, [*known, *(columns or ())])
     names = list(getattr(table, "column_names", table))
     if columns is not None:
         return _world(table, columns, names)
@@ -84,9 +85,9 @@ def read_points(table: Any, columns: Sequence[str] | None) -> PointTable:
         return _by_instance(table)
     if set(_BY_OBJECT) <= set(names):
         return _by_object(table)
-    known = "; ".join(map(", ".join, (*_WORLD, _BY_INSTANCE, _BY_OBJECT)))
+    layouts = "; ".join(map(", ".join, (*_WORLD, _BY_INSTANCE, _BY_OBJECT)))
     raise UsageError(
-        f"the columns of the table are none of those known for points: {known}. Name the columns "
+        f"the columns of the table are none of those known for points: {layouts}. Name the columns "
         "with the Series Instance UID and x, y, z in LPS mm by columns=",
         columns=names,
     )
@@ -179,11 +180,11 @@ def _number(value: Any, name: str, row: int) -> float:
 def _coordinates(given: Any, row: int) -> dict[str, float]:
     """Return the numbers of ``{'x': 258.36, 'y': 261.36}``, a dict or its text."""
     name = _BY_OBJECT[2]
-    entries: Mapping[str, Any] = {}
-    if isinstance(given, Mapping):
-        entries = given
-    elif isinstance(given, str) and _TEXT_OF_DICT.fullmatch(given):
-        entries = {key: number for _, key, number in re.findall(_ENTRY, given)}
+    try:
+        value = value_of(given) if isinstance(given, str) else given
+    except ValueError:
+        value = None
+    entries = value if isinstance(value, Mapping) else {}
     if not {"x", "y"} <= set(entries):
         raise UsageError(
             f"row {row} of the table: {name} is no text such as {{'x': 258.36, 'y': 261.36}}",

@@ -89,12 +89,13 @@ class Centers:
     def from_table(
         cls, table: Any, *, jitter: int = 0, columns: Sequence[str] | None = None
     ) -> "Centers":
-        """Return the centers for a data frame, an Arrow table, or a mapping of columns to values.
+        """Return the centers for a table of points.
 
         Parameters
         ----------
         table
-            One row per point. These columns are known; others are ignored.
+            The path of a CSV or Parquet file, a data frame, an Arrow table, or a mapping of columns
+            to values, with one row per point. These columns are known; others are ignored.
 
             - ``series_instance_uid, x, y, z``, or LUNA16's ``seriesuid, coordX, coordY, coordZ``:
               LPS mm.

@@ -191,6 +191,14 @@ def parsed_columns(name: str, column: Column, place: PlaceOf) -> dict[str, Colum
     return result
 
 
+def value_of(cell: str) -> Any:
+    """Return the value of one cell; raise a ValueError if it is none."""
+    try:
+        return _Reader(cell).whole()
+    except _Malformed as error:
+        raise ValueError(f"character {error.character}: expected {error}") from None
+
+
 def _read(cell: str, name: str, column: Column, code: int, place: PlaceOf) -> Any:
     try:
         value = _Reader(cell).whole()

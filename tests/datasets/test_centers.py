@@ -54,9 +54,11 @@ VALUES = [float(ramp(SHAPE)[place]) for place in PLACES]
 
 @pytest.mark.parametrize("orientation", [None, "RAS", "LPS", "SPL"])
 def test_points_of_rsna_lumbar_are_the_middle_pixels_of_their_patches(
-    lumbar: Index, orientation: str | None
+    lumbar: Index, tmp_path: Path, orientation: str | None
 ) -> None:
-    for table in (lumbar_table(lumbar), pandas.DataFrame(lumbar_table(lumbar))):
+    frame = pandas.DataFrame(lumbar_table(lumbar))
+    frame.to_csv(tmp_path / "train_label_coordinates.csv", index=False)
+    for table in (lumbar_table(lumbar), frame, tmp_path / "train_label_coordinates.csv"):
         patches = PatchDataset(
             lumbar,
             (3, 5, 7),
@@ -174,6 +176,8 @@ def test_what_is_no_point_is_an_error_with_its_row(changes: dict[str, Any], word
     [
         "{'x': 1}",
         "{'x': 1, 'y': None}",
+        "[1, 2]",
+        "{'x': [1], 'y': 2}",
         "__import__('os')",
         "{'x': 1, 'y': 2} + 1",
         "",
