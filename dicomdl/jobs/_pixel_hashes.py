@@ -55,6 +55,9 @@ def _hash(source: FrameSource) -> str:
 
 
 def _has_one_value(values: npt.NDArray[Any]) -> bool:
-    """Whether all pixels are equal. The middle row mostly tells, which spares reading the rest."""
+    """Whether all pixels are equal. Two pixels mostly tell, which spares reading the others."""
+    rows, columns = values.shape[:2]
     first = values[0, 0]
-    return bool((values[len(values) // 2] == first).all() and (values == first).all())
+    if values.ndim == 2 and first != values[rows // 2, columns // 2]:
+        return False
+    return bool((values[rows // 2] == first).all() and (values == first).all())
