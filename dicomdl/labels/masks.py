@@ -47,16 +47,19 @@ def path_of(stack: Stack, pattern: str) -> str:
     unknown = [name for name in names if name not in _FIELDS]
     if unknown:
         raise UsageError(f"{{{unknown[0]}}} in a pattern: expected one of {', '.join(_FIELDS)}")
-    return pattern.format(**dict(_facts(stack)))
+    return pattern.format(**{name: _fact(stack, name) for name in names})
 
 
-def _facts(stack: Stack) -> Iterator[tuple[str, Any]]:
-    yield from (("patient_id", stack.patient_id), ("folder", stack.path))
-    yield "name", os.path.basename(stack.path)
-    yield "study_instance_uid", stack.study_instance_uid
-    for name in ("series_instance_uid", "series_number", "sop_instance_uid"):
-        value = stack.value(name)
-        yield name, "" if value is None else value
+def _fact(stack: Stack, name: str) -> Any:
+    """Return one fact of a stack; its folder alone reads the path of each slice."""
+    if name == "folder":
+        return stack.path
+    if name == "name":
+        return os.path.basename(stack.path)
+    if name in ("patient_id", "study_instance_uid"):
+        return getattr(stack, name)
+    value = stack.value(name)
+    return "" if value is None else value
 
 
 class MaskReader:
