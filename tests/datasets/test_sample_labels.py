@@ -42,9 +42,10 @@ def scanned(folder: Path) -> dicomdl.Index:
     return dicomdl.scan(folder, folder.parent / "index", progress=False)
 
 
-@pytest.fixture
-def index(folder: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> dicomdl.Index:
     """Three patients: two with a SEG, whose numbers and names differ, and one without."""
+    folder = tmp_path_factory.mktemp("labels") / "dicom"
     write_patient(folder / "a", 1, {1: "Liver", 2: "Spleen", 7: "Aorta"})
     write_patient(folder / "b", 2, {1: "Spleen", 300: "Liver", 400: "Kidney"}, range(3))
     write_series(folder / "c", shape=SHAPE, seed=3, patient_id="RAMP-3")
