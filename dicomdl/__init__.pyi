@@ -25,6 +25,7 @@ from .errors import DicomdlError as DicomdlError
 from .geometry.grid import Geometry as Geometry
 from .geometry.grid import Tolerances as Tolerances
 from .headers.frame import Frame as Frame
+from .headers.limits import ReadLimits as ReadLimits
 from .index.index import Index as Index
 from .index.opening import open_index as open_index
 from .index.pairing import Pairing as Pairing

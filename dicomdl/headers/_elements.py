@@ -36,9 +36,10 @@ from dicomdl.headers._heads import (
     read_head,
 )
 from dicomdl.headers._nested import skip_sequence
-from dicomdl.headers._window import MAX_ELEMENTS, Window, truncated
+from dicomdl.headers._window import Window, truncated
 
-MAX_META_ELEMENTS: Final = 1000
+# The cost of an element of the file meta information, of which a file has about ten.
+_META_COST: Final = 3000
 # Replaces the slot of elements that the fast gear leaves to the plain one.
 _STOP: Final = -2
 # The longest value of a VR whose length has 16 bits (PS3.5 7.1.2), which is even.
@@ -288,7 +289,7 @@ def walk_meta(
         start = window.at(position, 2)
         if window.buffer[start : start + 2] != b"\x02\x00":
             break
-        window.count(MAX_ELEMENTS // MAX_META_ELEMENTS)
+        window.count(_META_COST)
         head = read_head(window, position, EXPLICIT)
         is_syntax = head.tag == TRANSFER_SYNTAX
         if trail is not None:

@@ -57,32 +57,34 @@ def flags_of_image(
     row: Row, sop_class: str, pixel_data: ElementHead, located: Located, context: Context
 ) -> str:
     """Return all flags of the file of an image; "" for most files."""
-    at = context.schema.at
-    # A plain file must not pay for the rare ones.
+    places, fragments = located
+    offset, length, _ = places[-1]
+    end, size = offset + length, context.window.size
+    is_other = context.syntax.explicit is (context.transfer_syntax == IMPLICIT_LITTLE)
+    # Most files have all identifiers, and end with native pixels; they must not pay for the others.
     if (
-        row[at.sop_instance_uid]
-        and row[at.study_instance_uid]
-        and row[at.series_instance_uid]
+        not fragments
+        and end <= pixel_data.value + pixel_data.length == size <= end + 1
+        # A UID begins with a digit, which absent and blank ones sort before.
+        and min(context.schema.identity_of(row)) >= b"0"
         and _is_class(sop_class)
+        and not is_other
     ):
-        flags = []
-    else:
-        flags = _lost_identity(row, sop_class, context.schema)
-    if context.syntax.explicit is (context.transfer_syntax == IMPLICIT_LITTLE):
-        flags.append("other_coding")
-    last = located.places[-1]
-    end = last.byte_offset + last.byte_length
-    if pixel_data.length == UNDEFINED and located.fragments:
+        return context.flags
+    flags = _lost_identity(row, sop_class, context.schema)
+    flags += ["other_coding"] if is_other else []
+    if pixel_data.length == UNDEFINED and fragments:
         flags += _odd_end(end, located, context)
     elif pixel_data.length != UNDEFINED:
         declared = pixel_data.value + pixel_data.length
         if declared > end + 1:
             flags.append("longer_pixel_data")
-        if declared + 1 < context.window.size and _has_junk(declared, context):
+        if declared + 1 < size and _has_junk(declared, context):
             flags.append("trailing_bytes")
     return " ".join([context.flags, *flags]).strip() if flags else context.flags
 
 
+# Small: the classes of the files of one scan.
 _is_class = functools.lru_cache(maxsize=256)(is_uid)
 
 
@@ -100,7 +102,8 @@ def _lost_identity(row: Row, sop_class: str, schema: Schema) -> list[str]:
 def _odd_end(end: int, located: Located, context: Context) -> Sequence[str]:
     """Return the flags of encapsulated pixel data whose last fragment ends at `end`."""
     flags = []
-    if context.transfer_syntax == RLE_LOSSLESS and located.fragments > located.frames:
+    places, fragments = located
+    if context.transfer_syntax == RLE_LOSSLESS and fragments > len(places):
         flags.append("fragmented_rle")
     after = end + _DELIMITER_BYTES
     if after > context.window.size:

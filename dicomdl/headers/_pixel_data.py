@@ -7,18 +7,14 @@ suffices, for encapsulated ones the item headers are followed.
 import functools
 import struct
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from dicomdl.errors import HeaderError
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
 from dicomdl.headers.uids import NATIVE, RLE_LOSSLESS, TRANSFER_SYNTAXES, family_of, is_uid
 
-# Limits for hostile files. Whole slide images have had some 100,000 frames, and most files have one
-# fragment per frame.
-MAX_FRAMES: Final = 1_000_000
-MAX_FRAGMENTS: Final = 1_000_000
-_MAX_TABLE_BYTES: Final = 8 * MAX_FRAMES
+_MAX_TABLE_BYTES: Final = 8_000_000
 _ITEM_HEAD: Final = struct.Struct("<HHI")
 
 
@@ -30,16 +26,9 @@ class Place(NamedTuple):
     bit_offset: int
 
 
-class Located(NamedTuple):
-    """The byte ranges of the frames of one file, and their number of fragments; 0 for native."""
-
-    places: list[Place]
-    fragments: int = 0
-
-    @property
-    def frames(self) -> int:
-        """The number of frames."""
-        return len(self.places)
+# The byte ranges of the frames of one file, and their number of fragments; 0 for native. A plain
+# tuple, because one is made per file.
+Located: TypeAlias = tuple[list[Place], int]
 
 
 class PixelLayout(NamedTuple):
@@ -96,11 +85,9 @@ def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
             f"SamplesPerPixel {n_samples} with BitsAllocated {bits} cannot be read",
             reason="invalid_value",
         )
-    if not 0 < count <= MAX_FRAMES:
+    if count < 1:
         return HeaderError(
-            f"NumberOfFrames is {count}, up to {MAX_FRAMES} can be read",
-            reason="invalid_value",
-            number_of_frames=count,
+            f"NumberOfFrames is {count}", reason="invalid_value", number_of_frames=count
         )
     samples_stored = (
         2
@@ -124,12 +111,13 @@ def locate_frames(
     transfer_syntax: str,
     extended_offsets: bytes = b"",
 ) -> Located:
-    """Return the byte range per frame, in file order; raise HeaderError if any is missing.
+    """Return the byte range per frame, in file order, and the number of fragments.
 
-    `extended_offsets` is the raw Extended Offset Table.
+    HeaderError is raised if a frame is missing. `extended_offsets` is the raw Extended Offset
+    Table.
     """
     if transfer_syntax in NATIVE:
-        return Located(_locate_native(pixel_data, layout, window))
+        return _locate_native(pixel_data, layout, window), 0
     if pixel_data.length != UNDEFINED:
         raise _not_encapsulated(transfer_syntax, items=_has_items(pixel_data, window))
     return _locate_encapsulated(
@@ -255,7 +243,7 @@ def _locate_encapsulated(
                 expected=1,
                 found=found,
             )
-        return Located([Place(starts[0], end - starts[0], 0)], len(starts))
+        return [Place(starts[0], end - starts[0], 0)], len(starts)
     if len(starts) < frames:
         raise HeaderError(
             f"NumberOfFrames is {frames}, found {len(starts)} fragment(s)",
@@ -272,7 +260,7 @@ def _locate_encapsulated(
             or _starts_from_markers(window, starts, end, frames, transfer_syntax)
         )
     places = [Place(begin, stop - begin, 0) for begin, stop in pairwise([*heads, end])]
-    return Located(places, len(starts))
+    return places, len(starts)
 
 
 # JPEG and JPEG-LS, JPEG 2000 and JPEG XL, bare or in a file. The data of a codestream of JPEG or
@@ -339,11 +327,10 @@ def _fragments(window: Window, position: int) -> tuple[list[int], int]:
                 expected_bytes=position,
                 found_bytes=window.size,
             )
-        if len(starts) > MAX_FRAGMENTS:
+        if len(starts) > window.limits.fragments:
+            most = window.limits.fragments
             raise HeaderError(
-                f"there are more than {MAX_FRAGMENTS} fragments",
-                reason="too_many_fragments",
-                limit=MAX_FRAGMENTS,
+                f"there are more than {most} fragments", reason="too_many_fragments", limit=most
             )
 
 

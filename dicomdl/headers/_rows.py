@@ -149,6 +149,10 @@ class Schema:
         self.converters = [converter(column) for column in self.columns]
         self.texts_of = itemgetter(*self.free_texts)
         self.vectors_of = itemgetter(*self.per_frame)
+        at = self.at
+        self.identity_of = itemgetter(
+            at.sop_instance_uid, at.study_instance_uid, at.series_instance_uid
+        )
 
     def parts(self, values: Row) -> tuple[Row, Row, Row]:
         """Divide the values of `wanted` into those of columns, specials and `inside` sequences."""

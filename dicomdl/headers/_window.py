@@ -1,15 +1,9 @@
 """A window on a file, which slides over unwanted values, and an account of the reading cost."""
 
 from collections.abc import Callable
-from typing import Final
 
 from dicomdl.errors import HeaderError
-
-# Limits for hostile headers, about 2 s. A real header has had 6 levels, 1,246 elements and 291 KB.
-# An enhanced multi-frame file of 10,000 frames has about 500,000 elements, item headers included.
-# Elements are weighted by their cost.
-MAX_ELEMENTS: Final = 3_000_000
-MAX_HEADER_BYTES: Final = 64 * 2**20
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 
 
 class Window:
@@ -17,17 +11,34 @@ class Window:
 
     `read(offset, length)` returns bytes of the file, fewer at its end. `size` is the length of the
     file. The window also counts the bytes read and the elements passed, and enforces their limits.
+    Elements are weighted by their cost.
     """
 
-    __slots__ = ("base", "buffer", "bytes_read", "elements_met", "most_bytes", "read", "size")
+    __slots__ = (
+        "base",
+        "buffer",
+        "bytes_read",
+        "elements_met",
+        "limits",
+        "most_bytes",
+        "read",
+        "size",
+    )
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int, first: bytes = b"") -> None:
+    def __init__(
+        self,
+        read: Callable[[int, int], bytes],
+        size: int,
+        first: bytes = b"",
+        limits: ReadLimits = DEFAULT_LIMITS,
+    ) -> None:
         self.read = read
         self.size = size
         self.buffer = first
         self.base = 0
         self.bytes_read = len(first)
-        self.most_bytes = MAX_HEADER_BYTES
+        self.limits = limits
+        self.most_bytes = limits.header_bytes
         self.elements_met = 0
 
     @classmethod
@@ -38,12 +49,11 @@ class Window:
         return window
 
     def count(self, elements: int) -> None:
-        """Count elements; raise HeaderError beyond `MAX_ELEMENTS`."""
+        """Count elements; raise HeaderError beyond the limit."""
         self.elements_met += elements
-        if self.elements_met > MAX_ELEMENTS:
-            raise HeaderError(
-                f"more than {MAX_ELEMENTS} elements", reason="too_many_elements", limit=MAX_ELEMENTS
-            )
+        if self.elements_met > self.limits.elements:
+            most = self.limits.elements
+            raise HeaderError(f"more than {most} elements", reason="too_many_elements", limit=most)
 
     def at(self, position: int, length: int) -> int:
         """Load [position, position + length) into `buffer`, and return its offset there.

@@ -11,11 +11,11 @@ from dicomdl.errors import HeaderError
 from dicomdl.headers._coding import first_element
 from dicomdl.headers._elements import walk_meta
 from dicomdl.headers._heads import UNDEFINED, ElementHead
-from dicomdl.headers._window import MAX_HEADER_BYTES, Window
+from dicomdl.headers._window import Window
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 
 Read = Callable[[int, int], bytes]
 
-MAX_INFLATED: Final = 512 * 2**20
 _PACKED: Final = 2**18
 _CHUNK: Final = 2**20
 
@@ -85,36 +85,38 @@ def _packed(read: Read, position: int, size: int) -> Iterator[bytes]:
 class Inflated:
     """The data set of a deflated file: its beginning inflated in memory, the rest only measured.
 
-    At most `MAX_HEADER_BYTES` (64 MiB) are stored, and at most `MAX_INFLATED` (512 MiB) measured.
+    At most `limits.header_bytes` are stored, and at most `limits.inflated_bytes` measured.
     """
 
-    def __init__(self, read: Read, size: int, position: int) -> None:
+    def __init__(
+        self, read: Read, size: int, position: int, limits: ReadLimits = DEFAULT_LIMITS
+    ) -> None:
+        self._limits = limits
         self._pieces = inflated(_packed(read, position, size))
         self._length = 0
         self._kept = bytearray()
 
     def window(self) -> Window:
         """Return a window on the data set, whose size is an upper bound until `measure`."""
-        while len(self._kept) < MAX_HEADER_BYTES and (piece := self._next()) is not None:
+        most = self._limits.header_bytes
+        while len(self._kept) < most and (piece := self._next()) is not None:
             self._kept += piece
-        ended = len(self._kept) < MAX_HEADER_BYTES
-        return Window(self._take, self._length if ended else MAX_INFLATED)
+        ended = len(self._kept) < most
+        size = self._length if ended else self._limits.inflated_bytes
+        return Window(self._take, size, limits=self._limits)
 
     def measure(self, pixel_data: ElementHead) -> int:
         """Return the size of the data set, measured up to the end of its pixel data."""
-        end = (
-            MAX_INFLATED + 1
-            if pixel_data.length == UNDEFINED
-            else pixel_data.value + pixel_data.length
-        )
+        most = self._limits.inflated_bytes
+        end = most + 1 if pixel_data.length == UNDEFINED else pixel_data.value + pixel_data.length
         while self._length < end and self._next() is not None:
-            if self._length > MAX_INFLATED:
-                raise _inflates_too_far(MAX_INFLATED)
+            if self._length > most:
+                raise _inflates_too_far(most)
         return self._length
 
     def _take(self, offset: int, length: int) -> bytes:
-        if offset + length > len(self._kept) >= MAX_HEADER_BYTES:
-            raise _inflates_too_far(MAX_HEADER_BYTES)
+        if offset + length > len(self._kept) >= self._limits.header_bytes:
+            raise _inflates_too_far(self._limits.header_bytes)
         return bytes(self._kept[offset : offset + length])
 
     def _next(self) -> bytes | None:

@@ -47,6 +47,7 @@ from dicomdl.headers.frame import Frame, attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.headers.header import NO_TILE, UNREAD, CodedTile, Header
 from dicomdl.headers.inflate import Inflated
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits, require_frames
 from dicomdl.headers.uids import (
     DEFLATED,
     JPIP_ADVICE,
@@ -88,16 +89,21 @@ class HeaderReader:
     ----------
     extra
         Columns in addition to those of `Frame`, from `extra_attributes`.
+    limits
+        Limits on what one file may cost.
     """
 
-    def __init__(self, extra: Sequence[Attribute] = ()) -> None:
+    def __init__(
+        self, extra: Sequence[Attribute] = (), limits: ReadLimits = DEFAULT_LIMITS
+    ) -> None:
         self.extra = tuple(extra)
+        self.limits = limits
         self.columns = (*attributes(), *self.extra)
         self._schema = Schema(self.columns, _SPECIALS)
         self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
         # The file that is being read.
-        self._source = UNREAD
+        self._source, self._size = UNREAD, 0
 
     def read(self, path: str) -> Header:
         """Read the header of the file at `path`.
@@ -135,7 +141,7 @@ class HeaderReader:
         `first` has its first bytes, and `read(offset, length)` returns more of them. `source` is
         the file.
         """
-        self._source = source
+        self._source, self._size = source, size
         try:
             return self._parsed(first, size, read)
         except OSError:
@@ -166,7 +172,7 @@ class HeaderReader:
     def _parse(
         self, first: bytes, size: int, read: Callable[[int, int], bytes], start: int
     ) -> Header:
-        window = Window(read, size, first)
+        window = Window(read, size, first, self.limits)
         # Most preambles are zeros.
         is_plain = start == BEHIND_PREFIX and not first[0]
         flags = "" if is_plain else flags_of_start(first, start)
@@ -186,7 +192,9 @@ class HeaderReader:
         raw_syntax = raw_syntax if transfer_syntax else b""
         if family_of(transfer_syntax) == "jpip":
             raise HeaderError(JPIP_ADVICE, reason="jpip")
-        inflated = Inflated(read, size, position) if transfer_syntax == DEFLATED else None
+        inflated = (
+            Inflated(read, size, position, self.limits) if transfer_syntax == DEFLATED else None
+        )
         if inflated is not None:
             window, position = inflated.window(), 0
         syntax, transfer_syntax = syntax_of(window, position, transfer_syntax)
@@ -227,7 +235,9 @@ class HeaderReader:
         if pixel_data is None or (not _has_size(row, schema) and may_lack_pixels(sop_class)):
             return _without_pixels(row, sop_class, schema)
         layout = _usable_layout(row, context)
-        located = locate_frames(
+        if layout.frames > 1:
+            require_frames(self.limits, layout.frames, self._size)
+        located = places, _ = locate_frames(
             pixel_data,
             layout,
             context.window,
@@ -235,7 +245,6 @@ class HeaderReader:
             extended_offsets=extended_offsets,
         )
         flags = flags_of_image(row, sop_class, pixel_data, located, context)
-        places = located.places
         rows = frame_rows(row, layout.frames, shared, per_frame, context)
         tiles: Sequence[CodedTile] = ()
         if sop_class == NM_IMAGE:

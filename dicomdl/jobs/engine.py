@@ -20,6 +20,7 @@ from dicomdl.errors import DicomdlError, StorageError
 from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_annotation
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 from dicomdl.headers.reader import HeaderReader, unforeseen
 from dicomdl.index.annotations import as_columns
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
@@ -164,6 +165,7 @@ class Reading:
 
     extra: Sequence[Attribute] = ()
     pixel_hash: bool = False
+    limits: ReadLimits = DEFAULT_LIMITS
 
 
 def read_all(
@@ -203,7 +205,7 @@ def read_all(
 def _in_process(
     chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
 ) -> Iterator[list[Table]]:
-    reader = HeaderReader(reading.extra)
+    reader = HeaderReader(reading.extra, reading.limits)
     for first, paths in chunks:
         yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash)
 
@@ -218,7 +220,8 @@ _WORKER: Final = "dicomdl.jobs.engine:answering"
 def answering(reading: Mapping[str, Any]) -> Answer:
     """Return the function by which a worker process answers a chunk with its tables."""
     extra = [Attribute(**{**a, "groups": tuple(a["groups"])}) for a in reading["extra"]]
-    reader, pixel_hash = HeaderReader(extra), bool(reading["pixel_hash"])
+    reader = HeaderReader(extra, ReadLimits(**reading["limits"]))
+    pixel_hash = bool(reading["pixel_hash"])
 
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)

@@ -19,6 +19,7 @@ from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
 from dicomdl.headers.attribute import Attribute
+from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
@@ -81,6 +82,7 @@ def scan(
     move: Mapping[str, str] | None = None,
     strict_files: bool = True,
     pixel_hash: bool = False,
+    limits: ReadLimits | None = None,
 ) -> Index:
     """Index every DICOM file below some folders.
 
@@ -123,6 +125,9 @@ def scan(
         Read the pixels, too, and keep a hash of each frame (XXH3, 128 bits, the column
         `pixel_hash`), by which `Index.duplicates`, `Index.split` and `Index.audit` find equal
         images under other UIDs.
+    limits
+        Largest numbers of frames, fragments, elements and bytes that one file may have; a file
+        beyond them is a problem.
 
     Returns
     -------
@@ -153,7 +158,7 @@ def scan(
     extra = extra_attributes(attributes, allow_phi=allow_phi)
     if patient_id not in ("keep", "hash"):
         raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
-    tolerances = tolerances or Tolerances()
+    tolerances, limits = tolerances or Tolerances(), limits or ReadLimits()
     options: dict[str, Any] = {
         "roots": [os.fsdecode(folder) for folder in folders],
         "follow_links": follow_links,
@@ -161,6 +166,7 @@ def scan(
         "patient_id": patient_id if patient_id == "keep" else f"hash:{patient_key_name()}",
         "tolerances": asdict(tolerances),
         "pixel_hash": bool(pixel_hash),
+        "limits": asdict(limits),
     }
     target = _target(out, options)
     walked = walk(folders, follow_links=follow_links, avoid=target)
@@ -178,7 +184,7 @@ def scan(
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
         old = replace(old, files=_with_states(old.files, kept, walked))
-    reading = Reading(extra, pixel_hash=bool(pixel_hash))
+    reading = Reading(extra, bool(pixel_hash), limits)
     chunks = list(read_all([walked.paths[i] for i in fresh], reading, workers, progress=progress))
     if patient_id == "hash":
         chunks = [

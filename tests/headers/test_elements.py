@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from phantoms import element
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers import _window as window_module
 from dicomdl.headers._elements import Walked, Wanted, walk, walk_meta
 from dicomdl.headers._heads import (
     BIG_ENDIAN,
@@ -25,6 +24,7 @@ from dicomdl.headers._heads import (
     Syntax,
 )
 from dicomdl.headers._window import Window
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 WANTED = Wanted(
@@ -38,8 +38,10 @@ WANTED = Wanted(
 )
 
 
-def window_on(raw: bytes, first: int | None = None) -> Window:
-    return Window(lambda offset, length: raw[offset : offset + length], len(raw), raw[:first])
+def window_on(raw: bytes, first: int | None = None, limits: ReadLimits = DEFAULT_LIMITS) -> Window:
+    return Window(
+        lambda offset, length: raw[offset : offset + length], len(raw), raw[:first], limits
+    )
 
 
 def outcome(call: Callable[[], object]) -> object:
@@ -208,22 +210,20 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
 # --- limits for hostile structure -----------------------------------------------------------------
 
 
-def test_elements_are_counted_over_the_whole_walk_not_a_sequence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(window_module, "MAX_ELEMENTS", 1000)
+def test_elements_are_counted_over_the_whole_walk_not_a_sequence() -> None:
+    limits = ReadLimits(elements=1000)
     sequence = element(
         0x00081140, b"SQ", element(ITEM, b"") * 100 + element(SEQUENCE_END, b""), length=UNDEFINED
     )
-    assert isinstance(walk(window_on(sequence * 8), 0, EXPLICIT, WANTED), Walked)
+    assert isinstance(walk(window_on(sequence * 8, limits=limits), 0, EXPLICIT, WANTED), Walked)
     with pytest.raises(HeaderError) as caught:
-        walk(window_on(sequence * 11), 0, EXPLICIT, WANTED)
+        walk(window_on(sequence * 11, limits=limits), 0, EXPLICIT, WANTED)
     assert caught.value.reason == "too_many_elements"
 
 
-def test_a_header_longer_than_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_module, "MAX_HEADER_BYTES", 2**20)
+def test_a_header_longer_than_the_limit_is_refused() -> None:
+    limits = ReadLimits(header_bytes=2**20)
     raw = element(0x00080060, b"CS", b"MR") * 300_000
     with pytest.raises(HeaderError) as caught:
-        walk(window_on(raw, 0), 0, EXPLICIT, WANTED)
+        walk(window_on(raw, 0, limits=limits), 0, EXPLICIT, WANTED)
     assert caught.value.reason == "header_too_large"

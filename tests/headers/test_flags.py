@@ -88,6 +88,10 @@ CASES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "no SOP class": ("no_sop_class", without("SOPClassUID")),
     "no SOP Instance UID": ("no_sop_instance_uid", without("SOPInstanceUID")),
     "a SOP class that is no UID": ("no_sop_class", without("SOPClassUID", "CT")),
+    "a SOP Instance UID of NUL": (
+        "no_sop_instance_uid",
+        lambda folder: blanked(written(folder), b"\x08\x00\x18\x00UI"),
+    ),
     "no Study": ("no_study_uid", without("StudyInstanceUID")),
     "no Series": ("no_series_uid", without("SeriesInstanceUID")),
     "RLE": ("", lambda folder: written(folder, RLE)),
@@ -120,6 +124,13 @@ CASES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "an odd byte behind native pixels": ("", lambda folder: written(folder) + b"\0"),
     "longer pixel data": ("longer_pixel_data", lambda folder: longer(written(folder), 10)),
 }
+
+
+def blanked(raw: bytes, head: bytes) -> bytes:
+    """Return a file in which the value of an element is NUL."""
+    begin = raw.index(head) + 8
+    (length,) = struct.unpack_from("<H", raw, begin - 2)
+    return raw[:begin] + bytes(length) + raw[begin + length :]
 
 
 def longer(raw: bytes, count: int) -> bytes:

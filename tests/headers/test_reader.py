@@ -736,8 +736,8 @@ FAULTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "0 rows": (lambda: native(rows=element(0x00280010, b"US", b"\0\0")), "invalid_value"),
     "12 bits allocated": (lambda: native(bits=b"\x0c\0"), "invalid_value"),
     "65535 bits allocated": (lambda: native(bits=b"\xff\xff"), "invalid_value"),
-    "2e9 frames": (lambda: native(b"2000000000"), "invalid_value"),
-    "1e300 frames": (lambda: native(b"1e300 "), "invalid_value"),
+    "2e9 frames": (lambda: native(b"2000000000"), "too_many_frames"),
+    "1e300 frames": (lambda: native(b"1e300 "), "too_many_frames"),
     "infinitely many frames": (lambda: native(b"inf "), "invalid_value"),
     "-1 frames": (lambda: native(b"-1"), "invalid_value"),
     "1.5 frames": (lambda: native(b"1.5 "), "invalid_value"),
@@ -946,14 +946,14 @@ def test_offset_tables_tell_fragments_apart_that_have_no_end_marker() -> None:
 
 
 def test_many_small_fragments_are_read_in_few_reads() -> None:
-    raw = encapsulated(b"", *[b"ab"] * 20_000, frames=b"20000 ")
+    raw = encapsulated(b"", *[b"ab"] * 10_000, frames=b"10000 ")
     reads = []
 
     def read(offset: int, length: int) -> bytes:
         reads.append(length)
         return raw[offset : offset + length]
 
-    assert len(HeaderReader().parse(raw[:16384], len(raw), read).places) == 20_000
+    assert len(HeaderReader().parse(raw[:16384], len(raw), read).places) == 10_000
     assert len(reads) < 20
 
 

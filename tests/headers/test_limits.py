@@ -1,0 +1,87 @@
+"""limits: what one file may cost, and that the limits can be set."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import bombs
+
+import dicomdl
+from dicomdl.errors import UsageError
+from dicomdl.headers.limits import ReadLimits
+from dicomdl.headers.reader import HeaderReader
+
+
+def reason_of(raw: bytes, limits: ReadLimits) -> str:
+    header = HeaderReader(limits=limits).parse(
+        raw[:16_384], len(raw), lambda at, n: raw[at : at + n]
+    )
+    return header.reason or header.kind
+
+
+FRAMES = bombs.file(bombs.EXPLICIT, bombs.image(bombs.native(bytes(16 * 50)), frames=50))
+FRAGMENTS = bombs.file(bombs.JPEG_LS, bombs.image(bombs.encapsulated(bombs.jpeg_ls(), *[b""] * 20)))
+(ELEMENTS,) = bombs.many_elements(50_000)
+DEFLATED = bombs.file(bombs.DEFLATED, bombs.image(bombs.native(bytes(160_000)), frames=10_000))
+
+
+@pytest.mark.parametrize(
+    ("raw", "limits", "reason"),
+    [
+        (FRAMES, {"frames": 49}, "too_many_frames"),
+        (FRAMES, {"frames": 50}, "image"),
+        (FRAMES, {"free_frames": 49, "bytes_per_frame": len(FRAMES) // 50 + 1}, "too_many_frames"),
+        (FRAMES, {"free_frames": 49, "bytes_per_frame": len(FRAMES) // 50}, "image"),
+        (FRAMES, {"free_frames": 50, "bytes_per_frame": 10**9}, "image"),
+        (FRAGMENTS, {"fragments": 20}, "too_many_fragments"),
+        (FRAGMENTS, {"fragments": 21}, "image"),
+        (ELEMENTS, {"header_bytes": 50_000}, "header_too_large"),
+        (ELEMENTS, {"elements": 40_000}, "too_many_elements"),
+        (DEFLATED, {"inflated_bytes": 150_000, "header_bytes": 1000}, "header_too_large"),
+        (DEFLATED, {"free_frames": 9999}, "too_many_frames"),
+        (DEFLATED, {}, "image"),
+    ],
+)
+def test_a_file_beyond_a_limit_is_a_problem(
+    raw: bytes, limits: dict[str, int], reason: str
+) -> None:
+    assert reason_of(raw, ReadLimits(**limits)) == reason
+
+
+def test_a_small_file_of_a_million_frames_is_refused_at_once() -> None:
+    (raw,) = bombs.million_frames()
+    header = HeaderReader().parse(raw, len(raw), lambda at, n: raw[at : at + n])
+    assert header.reason == "too_many_frames"
+    assert "up to 10000 are read" in header.detail
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(ReadLimits)])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "9"])
+def test_a_limit_is_a_positive_integer(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"{name}=.*expected an integer of at least 1"):
+        ReadLimits(**{name: value})
+
+
+def test_a_scan_reads_all_files_again_under_other_limits(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.dcm").write_bytes(FRAMES)
+    few = dicomdl.ReadLimits(frames=10)
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", limits=few, progress=False)
+    (problem,) = index.problems
+    assert problem.reason == "too_many_frames"
+    assert "up to 10 are read" in problem.detail
+    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
+    assert (len(index), len(index.problems)) == (50, 0)
+
+
+@pytest.mark.slow
+def test_worker_processes_obey_the_limits(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(1100):
+        (tmp_path / "data" / f"{number}.dcm").write_bytes(FRAMES if number == 7 else b"")
+    few = dicomdl.ReadLimits(frames=10)
+    index = dicomdl.scan(
+        tmp_path / "data", tmp_path / "index", limits=few, workers=2, progress=False
+    )
+    assert index.problems.reasons()["too_many_frames"] == 1
