@@ -44,6 +44,8 @@ class Split(tuple[PartT, ...]):
 
     Methods
     -------
+    folds
+        Training and validation of each fold.
     save
         Write a JSON file that `dicomdl.load_split` reads.
     to_datalist
