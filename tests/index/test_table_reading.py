@@ -244,3 +244,30 @@ def test_cells_are_those_that_python_wrote(
         writer = csv.writer(file, delimiter=by, lineterminator=end, quoting=csv.QUOTE_ALL)
         writer.writerows([["id", "y"], *([f"p{n}", f"x{cell}"] for n, cell in enumerate(cells))])
     assert joined(index, path) == [f"x{cell}" for cell in cells]
+
+
+CHANGE = st.tuples(
+    st.integers(0, 60), st.integers(0, 3), st.sampled_from(list(b',";\n\r\t{}[]=0\xff\0p'))
+)
+
+
+@settings(max_examples=30)
+@given(st.lists(CHANGE, min_size=1, max_size=5), st.booleans())
+def test_any_damage_gives_a_table_of_the_same_rows_or_a_typed_error(
+    index: Index, tmp_path_factory: pytest.TempPathFactory, changes: list[Any], parse: bool
+) -> None:
+    data = bytearray(b"id,y,z\np0,1,\"{'x': 1}\"\np1,2,\"[{'x': 2}]\"\np2,3,\n")
+    for start, dropped, byte in changes:
+        data[start : start + dropped] = bytes([byte])
+    path = tmp_path_factory.mktemp("damage") / "t.csv"
+    path.write_bytes(data)
+    try:
+        options = {"parse": "z"} if parse else {"label": "y"}
+        found = index.join(path, {"parent": "id"}, lists=True, on_unmatched="keep", **options)
+    except dicomdl.DicomdlError:
+        return
+    # Cells of other columns are not looked at.
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
+    by = max(",;\t", key=text.partition("\n")[0].count)
+    rows = [row for row in csv.reader(text.splitlines(keepends=True), delimiter=by) if row]
+    assert found.joins[0].rows == len(rows) - 1
