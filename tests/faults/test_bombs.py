@@ -1,0 +1,102 @@
+"""Bombs: each has one outcome, and costs a scan and a read little memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from faults import bombs
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc"),
+]
+# Of a scan: "image", or the reason of the problem. Then most MiB of the scan, and of reading the
+# first frame, beyond those of a process that has scanned a good file.
+OUTCOMES: dict[str, tuple[str, int, int]] = {
+    "a million frames of one bit": ("too_many_frames", 50, 50),
+    "a deflated text of 60 MiB": ("malformed", 200, 50),
+    "a deflated value of VR UN": ("malformed", 200, 50),
+    "60 MiB that nothing wants": ("image", 200, 50),
+    # The header itself, of 60 MiB, is held three times.
+    "60 MiB in functional groups": ("image", 300, 50),
+    "long texts per frame": ("image", 250, 100),
+    # Reading decodes 132 megapixels, as asked.
+    "two progressive JPEGs at one position": ("image", 50, 500),
+    "a million empty fragments": ("image", 100, 150),
+    "JPEG-LS of 8000 x 8000 in 862 bytes": ("image", 50, 200),
+    "deflated frames": ("too_many_frames", 150, 50),
+    "a deflated frame": ("image", 150, 50),
+    "RLE of 65534 x 65534": ("image", 50, 50),
+    "JPEG 2000 of 60000 x 60000": ("image", 50, 50),
+    "a million elements": ("image", 100, 50),
+    "a million items": ("image", 50, 50),
+    "a million functional groups": ("too_many_frames", 350, 50),
+    "50,000 levels": ("too_deep", 50, 50),
+}
+MEASURE = """
+import json, sys, warnings
+import dicomdl
+from dicomdl.errors import DicomdlError
+
+warnings.simplefilter("ignore")
+good, *bombs = sys.argv[1:]
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+def cost(do):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = peak()
+    value = do()
+    return value, peak() - before
+
+def read(index):
+    try:
+        dicomdl.read_frame(index.source(0))
+    except DicomdlError:
+        pass
+
+dicomdl.read_volume(dicomdl.scan(good, good + ".index", progress=False, workers=1).stacks[0])
+for bomb in bombs:
+    scan = lambda: dicomdl.scan(bomb, bomb + ".index", progress=False, workers=1)
+    index, scanned = cost(scan)
+    repr(index), repr(index.check())
+    _, was_read = cost(lambda: read(index) if len(index) else None)
+    found = [problem.reason for problem in index.problems] or ["image"]
+    print(json.dumps([found[0], scanned, was_read]), flush=True)
+"""
+
+Cost = tuple[str, int, int]
+
+
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cost]:
+    """The outcome of each bomb and its MiB, in one process that takes them one by one."""
+    root = tmp_path_factory.mktemp("bombs")
+    (root / "good").mkdir()
+    good = bombs.file(bombs.EXPLICIT, bombs.image(bombs.native(bytes(16))))
+    (root / "good" / "a.dcm").write_bytes(good)
+    folders = [root / "good"]
+    for number, name in enumerate(OUTCOMES):
+        folders.append(root / str(number))
+        bombs.write(folders[-1], name)
+    command = [sys.executable, "-c", MEASURE, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(OUTCOMES, lines, strict=True))
+
+
+def test_the_table_has_every_bomb() -> None:
+    assert set(OUTCOMES) == set(bombs.BOMBS)
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_a_bomb_has_its_outcome_and_costs_little_memory(name: str, costs: dict[str, Cost]) -> None:
+    reason, scanned, was_read = costs[name]
+    expected, most_scanned, most_read = OUTCOMES[name]
+    assert reason == expected
+    assert scanned <= most_scanned
+    assert was_read <= most_read
