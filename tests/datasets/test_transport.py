@@ -252,9 +252,9 @@ class Negative(Odd):
 
 @both_ways
 def test_what_is_lazily_negative_arrives_negative() -> None:
-    for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=20):
+    for sample in DataLoader(Negative(), batch_size=None, num_workers=1, timeout=60):
         assert bool((sample["image"] == -sample["row"]).all())
-    for batch in DataLoader(Negative(), batch_size=2, num_workers=1, timeout=20):
+    for batch in DataLoader(Negative(), batch_size=2, num_workers=1, timeout=60):
         assert all(
             bool((image == -row).all())
             for image, row in zip(batch["image"], batch["row"], strict=True)
