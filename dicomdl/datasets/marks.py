@@ -217,9 +217,16 @@ class MarkColumns:
 
     def of_rows(self, joined: Joined, rows: Ints) -> Found:
         """Return the marks of frames, those with an unknown number left out."""
+        # Few slices of a stack have a row in the table, and each costs a look-up per column.
+        has_row = np.flatnonzero(joined.keys(self.option.x, rows) >= 0)
+        rows, label = rows[has_row], self.option.label
+        if not len(rows):
+            nothing = np.zeros(0, np.int64)
+            return Found(
+                np.zeros((0, len(self.option.names))), None if label is None else nothing, nothing
+            )
         columns = [_flat(joined, name, rows) for name in self.option.names]
         counts = columns[0][1]
-        label = self.option.label
         labels = None if label is None else _flat(joined, label, rows)
         for _, other in [*columns, *([labels] if labels else [])]:
             if not np.array_equal(other, counts):
@@ -228,7 +235,7 @@ class MarkColumns:
                     "in one row: join them together",
                 )
         numbers = np.stack([np.asarray(values, np.float64) for values, _ in columns], axis=1)
-        frames = np.repeat(np.arange(len(rows)), counts)
+        frames = np.repeat(has_row, counts)
         is_known = np.isfinite(numbers).all(axis=1)
         codes = None if labels is None else self._codes(labels[0])[is_known]
         return Found(numbers[is_known], codes, frames[is_known])
