@@ -63,8 +63,8 @@ class Split(tuple[PartT, ...]):
     >>> index.split((0.75, 0.25), seed=1)
     Split by patient, seed 1: 4 groups, 4 patients
       part share groups patients stacks frames
-      0     0.75      3        3      3    172
-      1     0.25      1        1      1     28
+      0     0.75      3        3      3    108
+      1     0.25      1        1      3    176
     """
 
     _division: Division
