@@ -411,6 +411,7 @@ class StackDataset(PixelDataset):
         if self.is_grouped or self.roles is not None:
             raise UsageError(f"by={bags.by!r} joins stacks: it takes no groups and no Pairing")
         self.rule = EachBag(bags)
+        self._forget_cases()
         # Raises for bags that are too large.
         _ = self._cases
 
@@ -424,6 +425,10 @@ class StackDataset(PixelDataset):
         if isinstance(self.rule, GivenCases):
             self.rule = GivenCases(kept)
         self.index, self.left_out = taken.index, [*self.left_out, *taken.left_out]
+        self._forget_cases()
+
+    def _forget_cases(self) -> None:
+        """Forget the cases of an earlier rule or index: the search for labels has read them."""
         for name in ("_cases", "_stacks"):
             self.__dict__.pop(name, None)
 

@@ -204,3 +204,17 @@ def test_bags_pickle_their_rule_alone(folder: Path) -> None:
         assert len(pickle.dumps(bags)) < 8192
         again = pickle.loads(pickle.dumps(bags))
         assert np.array_equal(again[0]["image"][1], bags[0]["image"][1])
+
+
+def test_labels_leave_the_members_of_bags_as_they_are(folder: Path) -> None:
+    for name, start in (("a", 0), ("b", 100)):
+        write_series(folder / name, series_uid=f"1.2.{ord(name)}", offset=start, seed=start)
+    bags = dicomdl.VolumeDataset(index_of(folder), "modality", labels=remainders, by="patient")
+    (sample,) = bags
+    assert len(bags) == 1 and len(sample["image"]) == 2
+    for image, label in zip(sample["image"], sample["label"], strict=True):
+        assert torch.equal(image[0].long() % 7, label.long())
+
+
+def remainders(stack: dicomdl.Stack) -> Any:
+    return dicomdl.read_volume(stack).array.astype(int) % 7
