@@ -36,8 +36,7 @@ class Walk:
     linked_folders: int = 0
     # Links to files that are not below a root.
     outside_links: int = 0
-    # Links to nothing, as git-annex leaves for files that were not fetched.
-    dangling_links: int = 0
+    # Devices, FIFOs, sockets, and links to nothing: git-annex has those for files not fetched.
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
 
@@ -50,7 +49,6 @@ _PASSED_OVER: Final = (
     "hidden_folders",
     "linked_folders",
     "outside_links",
-    "dangling_links",
     "special_files",
     "unreadable",
 )
@@ -184,7 +182,7 @@ def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
     A file that has vanished since the listing is ignored.
     """
     if entry.is_symlink():
-        found.dangling_links += 1
+        found.special_files += 1
     elif os.path.lexists(entry.path) or not os.access(os.path.dirname(entry.path), os.X_OK):
         found.unreadable.append(os.fsdecode(entry.path))
 

@@ -187,8 +187,8 @@ def test_file_links_are_followed_and_each_file_is_read_once(
     assert index.ledger["image"] == 6
     assert len(reads) == 10
     passed = index.manifest["passed_over"]
-    assert (passed["outside_links"], passed["dangling_links"]) == (1, 1)
-    assert "passed over: 1 outside link, 1 dangling link" in repr(index)
+    assert (passed["outside_links"], passed["special_files"]) == (1, 1)
+    assert "passed over: 1 outside link, 1 special file" in repr(index)
     assert scan(root, out=out).generation == index.generation
     assert scan(root, out=out + "2", follow_links=True).ledger["image"] == 7
 
@@ -233,7 +233,7 @@ def test_the_work_tree_of_git_annex_is_read_where_the_root_holds_its_objects(
     # A file that was not fetched: `datalad get` would bring it.
     (repository / "sub-01" / "3.dcm").symlink_to("../.git/annex/objects/k3/k3/k3")
     index = scan(repository, out=out)
-    assert (index.ledger["image"], index.manifest["passed_over"]["dangling_links"]) == (3, 1)
+    assert (index.ledger["image"], index.manifest["passed_over"]["special_files"]) == (3, 1)
     below = scan(repository / "sub-01", out=out + "2")
     assert (below.ledger["image"], below.manifest["passed_over"]["outside_links"]) == (0, 4)
     assert scan(repository / "sub-01", out=out + "3", follow_links=True).ledger["image"] == 3
