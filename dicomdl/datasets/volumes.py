@@ -379,8 +379,10 @@ class VolumeDataset(StackDataset):
         }
         facts |= self.table.target_entries(self.index.joined, stack.rows.start)
         if self.labels is not None:
+            # A group has the labels of its first volume, whichever of its volumes are chosen.
+            labelled = self._stacks[row] if self.is_grouped else stack
             facts |= as_tensors(
-                self.labels.on(stack, volume.geometry, self.irregular, self.reading.cache)
+                self.labels.on(labelled, volume.geometry, self.irregular, self.reading.cache)
             )
         return made_sample(image, volume.affine, spacing, recipe, self.delivery, facts)
 

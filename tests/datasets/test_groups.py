@@ -224,6 +224,8 @@ def test_labels_of_a_group_are_those_of_its_first_volume(folder: Path) -> None:
 
     sample = dicomdl.PatchDataset(group, (2, 2, 2), labels=labels, times=[2])[0]
     assert asked == [group[0].number] and sample["label"].sum() == 8
+    assert dicomdl.VolumeDataset(group, labels=labels, times=[2])[0]["label"].all()
+    assert asked == [group[0].number]
 
 
 # --- batches --------------------------------------------------------------------------------------
