@@ -213,7 +213,9 @@ def test_a_batch_comes_in_the_order_asked_for_and_opens_each_file_once(
     alone = [patches[row] for row in rows]
     opened: list[str] = []
     original = os.open
-    monkeypatch.setattr(os, "open", lambda path, *a: (opened.append(path), original(path, *a))[1])
+    monkeypatch.setattr(
+        os, "open", lambda path, *a, **k: (opened.append(path), original(path, *a, **k))[1]
+    )
     batch = patches.__getitems__(rows)
     assert [sample["row"] for sample in batch] == rows
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(alone, batch, strict=True))

@@ -187,7 +187,9 @@ def test_files_of_a_batch_are_opened_once(folder: Path, monkeypatch: pytest.Monk
     reader = StackVoxels(only_stack(folder))
     opened: list[str] = []
     original = os.open
-    monkeypatch.setattr(os, "open", lambda path, *a: (opened.append(path), original(path, *a))[1])
+    monkeypatch.setattr(
+        os, "open", lambda path, *a, **k: (opened.append(path), original(path, *a, **k))[1]
+    )
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with sources_module.kept_open():
         for _ in range(3):
