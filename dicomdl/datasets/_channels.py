@@ -179,10 +179,13 @@ def take_pairs(index: Index, choice: StackChoice, pairing: Pairing) -> tuple[Tak
     return taken, EachPair(pairs.stacks)
 
 
-def are_one_grid(one: Geometry, other: Geometry) -> bool:
-    """Whether two grids have the same voxels, within the rounding of decimal strings."""
+def are_one_grid(one: Geometry, other: Geometry, tolerance: float = _ONE_GRID) -> bool:
+    """Whether two grids have the same voxels, within the rounding of decimal strings.
+
+    `tolerance` is the distance of two voxels, as a part of the least spacing.
+    """
     if one.shape != other.shape:
         return False
     difference = np.abs(one.affine[:3] - other.affine[:3])
     farthest = difference[:, :3] @ np.asarray(one.shape) + difference[:, 3]
-    return bool(farthest.max() <= _ONE_GRID * min(one.spacing))
+    return bool(farthest.max() <= tolerance * min(one.spacing))

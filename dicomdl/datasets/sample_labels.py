@@ -1,6 +1,7 @@
 """The labels of samples on the grid of their image: label maps or channels, and what has none."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dicomdl.arrays import Ints, Values, Voxel, ends_of
+from dicomdl.datasets._channels import are_one_grid
 from dicomdl.datasets._grid_request import GridRequest, ReadLabels
 from dicomdl.errors import AnnotationError, GeometryError, UsageError
 from dicomdl.geometry.grid import Geometry
@@ -35,7 +37,10 @@ from dicomdl.volumes.volume import Volume
 
 # A function from a stack to its label map; a source, or its name.
 Labels = Callable[[Stack], npt.NDArray[Any]] | LabelSource
-LabelsOption = Labels | str | None
+LabelsOption = Labels | str | os.PathLike[str] | None
+# How far voxels of a label map may lie from those of the stack, in voxels: affines in files of
+# float32, and those of turned slices, are not exact.
+_AT_VOXELS: Final = 0.1
 # Puts what a function reads of a stack onto the grid of a sample.
 _Place = Callable[[ReadLabels, npt.NDArray[Any]], None]
 _label_maps: Final[Share[npt.NDArray[Any]]] = share("label maps")
@@ -62,11 +67,17 @@ def label_map(stack: Stack, by: ByIdentity) -> npt.NDArray[Any]:
 def _read_labels(stack: Stack, labels: Callable[[Stack], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Read the label map of a stack, in the smallest integer dtype that holds it."""
     try:
-        given = np.asarray(labels(stack))
+        made = labels(stack)
+        given = np.asarray(made)
         if given.shape != stack.shape or given.dtype.kind not in "biu":
             raise GeometryError(
                 f"labels give {given.dtype} {given.shape} for a stack of {stack.shape}: expected "
                 "integers of its shape"
+            )
+        if isinstance(made, Volume) and _is_elsewhere(made.geometry, stack.geometry):
+            raise GeometryError(
+                "labels give a Volume on another grid than that of the stack, of the same shape: "
+                "expected mask.resample_to(stack.geometry, interpolation='nearest', fill=0)"
             )
     except OSError as error:
         failure = GeometryError(
@@ -84,6 +95,11 @@ def _read_labels(stack: Stack, labels: Callable[[Stack], npt.NDArray[Any]]) -> n
     )
 
 
+def _is_elsewhere(given: Geometry, own: Geometry) -> bool:
+    """Whether both grids have a known place, and not the same."""
+    return given.is_known and own.is_known and not are_one_grid(given, own, _AT_VOXELS)
+
+
 def as_labels(option: LabelsOption) -> LabelSource | None:
     """Return the source of labels for the option `labels=`: a name or a function becomes one.
 
@@ -94,7 +110,9 @@ def as_labels(option: LabelsOption) -> LabelSource | None:
     """
     if option is None or isinstance(option, LabelSource):
         return option
-    if not (isinstance(option, str) or callable(option)):
+    if isinstance(option, str | os.PathLike):
+        return LabelSource(os.fspath(option))
+    if not callable(option):
         raise UsageError(
             f"labels is a {type(option).__name__}: expected 'SEG', 'RTSTRUCT', a path or pattern, "
             "a LabelSource, or a function from a stack to its label map"

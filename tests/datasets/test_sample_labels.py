@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 
 import dicomdl
 from dicomdl.datasets.selection import LeftOutWarning
-from dicomdl.errors import AnnotationError, EmptySelection, UsageError
+from dicomdl.errors import AnnotationError, EmptySelection, GeometryError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::dicomdl.datasets.selection.LeftOutWarning")
 SHAPE = (5, 12, 14)
@@ -349,3 +349,24 @@ def test_fractions_are_samples_and_a_sampler_takes_those_of_a_half(
         volume["label"].reshape(volume["image"].shape[1:]),
         (values / 200).repeat(2, axis=1).repeat(2, axis=2),
     )
+
+
+def test_a_volume_of_a_function_lies_on_the_grid_of_the_stack(index: dicomdl.Index) -> None:
+    def mask(stack: dicomdl.Stack) -> Any:
+        return dicomdl.read_labels(stack, "SEG")
+
+    stacks = index.select(has="SEG")
+    assert dicomdl.VolumeDataset(stacks, labels=mask)[0]["label"].any()
+    turned = dicomdl.VolumeDataset(stacks, labels=lambda stack: mask(stack).reorient("SAR"))
+    with pytest.raises(GeometryError, match="a Volume on another grid"):
+        turned[0]
+
+
+def test_labels_may_be_a_path_object(index: dicomdl.Index, tmp_path: Path) -> None:
+    stack = index.select(has="SEG").stacks[0]
+    dicomdl.read_labels(stack, "SEG").save(tmp_path / f"{stack.patient_id}.nii.gz")
+    pattern = tmp_path / "{patient_id}.nii.gz"
+    (one,), (other,) = (
+        dicomdl.VolumeDataset([stack], labels=labels) for labels in (pattern, str(pattern))
+    )
+    assert torch.equal(one["label"], other["label"]) and one["label"].any()
