@@ -1,6 +1,6 @@
 """Targets: what a joined column is to a loss, for one row or for all without reading pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -31,7 +31,9 @@ class Target:
         "int64" or "float32". By default int64 for one column of text, integers or flags, and for
         columns of text; float32 for others, also for several columns of integers or flags.
     unknown
-        The target where the table tells nothing: by default -1 as int64, NaN as float32.
+        The target where the table tells nothing: by default -1 as int64, NaN as float32. The number
+        of a class, such as 0 for "not in the table is negative", makes it this class, for weights
+        and samplers, too.
 
     Raises
     ------
@@ -87,6 +89,9 @@ class TargetColumns:
         The target where nothing is known.
     level
         The finest level of the columns.
+    is_unknown_a_class
+        Whether `unknown` is the number of a class: such samples are of this class, as the loss
+        sees them.
     """
 
     names: tuple[str, ...]
@@ -95,6 +100,7 @@ class TargetColumns:
     dtype: np.dtype[Any]
     unknown: float
     level: str
+    is_unknown_a_class: bool
 
     @classmethod
     def of(cls, option: TargetOption, joined: Joined) -> "TargetColumns | None":
@@ -128,7 +134,8 @@ class TargetColumns:
         classes = _classes_of(given, joined) if classed else None
         levels = [joined.level(name) for name in names]
         level = max(levels, key=LEVELS.index)
-        return cls(names, classes, is_text, dtype, float(unknown), level)
+        is_class = unknown >= 0 and unknown in _numbers_of_classes(names, classes, joined)
+        return cls(names, classes, is_text, dtype, float(unknown), level, is_class)
 
     def values(self, joined: Joined, rows: Ints) -> Values:
         """Return (rows,) or (rows, columns) targets of frames, in the dtype of the target."""
@@ -190,6 +197,19 @@ def _classes_of(given: Target, joined: Joined) -> tuple[Any, ...]:
     return tuple(given.classes)
 
 
+def _numbers_of_classes(
+    names: Sequence[str], classes: Sequence[Any] | None, joined: Joined
+) -> Collection[int]:
+    """Return the numbers that are classes: of integers, those in the columns."""
+    if classes is not None:
+        return range(len(classes))
+    kinds = {joined.kind(name) for name in names}
+    if kinds == {"flag"}:
+        return range(2)
+    rows = np.zeros(0, np.int64)
+    return {int(n) for name in names if "real" not in kinds for n in joined.codes(name, rows)[1]}
+
+
 def class_numbers(target: TargetColumns, targets: Values) -> Ints:
     """Return (rows,) int64 the class of each row, -1 where unknown.
 
@@ -203,7 +223,10 @@ def class_numbers(target: TargetColumns, targets: Values) -> Ints:
             f"the target is {len(target.names)} columns, which have no classes together: give "
             "weights of your own"
         )
-    is_known = targets != target.unknown if target.unknown == target.unknown else ~np.isnan(targets)
+    is_known = np.ones(len(targets), np.bool_)
+    if not target.is_unknown_a_class:
+        unknown = target.unknown
+        is_known = targets != unknown if unknown == unknown else ~np.isnan(targets)
     known = targets[is_known]
     if known.size and not (known == np.floor(known)).all():
         raise UsageError(f"target={target.names[0]!r} holds fractions, which are no classes")

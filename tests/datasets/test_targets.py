@@ -155,6 +155,22 @@ def test_class_weights_balance_the_classes(index: Index) -> None:
         FrameDataset(index).class_weights()
 
 
+@pytest.mark.parametrize(
+    "target",
+    [Target("grade", classes=["low", "high"], unknown=0), Target("any", unknown=0)],
+)
+def test_an_unknown_target_of_the_number_of_a_class_is_of_this_class(
+    index: Index, target: Target
+) -> None:
+    frames = FrameDataset(index, "modality", target=target)
+    assert np.array_equal(frames.class_numbers(), frames.targets)
+    counts = np.bincount(frames.targets)
+    assert np.allclose(frames.class_weights().numpy() * counts, len(frames) / 2) and counts.all()
+    assert {int(frames.targets[row]) for row in RowSampler(frames, weights="target")} == {0, 1}
+    beyond = FrameDataset(index, "modality", target=Target(target.columns, unknown=255))
+    assert (beyond.class_numbers() == np.where(beyond.targets == 255, -1, beyond.targets)).all()
+
+
 def test_targets_that_do_not_fit_are_errors(index: Index) -> None:
     lists = index.join(
         {"id": ["A", "A"], "reader": ["x", "y"]},
