@@ -93,7 +93,8 @@ class Joined:
         if name not in self._join_of:
             if not self.names:
                 raise UsageError(
-                    f"there is no joined column {name!r}: this index has none, see Index.join",
+                    f"there is no joined column {name!r}: this index has none, see Index.join. "
+                    "Stacks, Series and groups carry none: pass the joined index or a part of it",
                     column=name,
                 )
             error = no_such_column(name, self.names)
