@@ -72,13 +72,14 @@ class VolumeDataset(StackDataset):
         As for `PatchDataset`: samples have `label` (D, H, W) at the voxels of the image, each of
         the nearest voxel, 0 beyond the stack.
     target
-        As for `FrameDataset`, one per stack: joined by stack, Series, study or patient.
+        As for `FrameDataset`, one per stack: joined by stack, Series, study or patient. Not for
+        groups, which carry no joined columns.
     boxes
         A `Boxes`, the joined columns of rectangles on frames: samples have `boxes` (n, 6) float32
         IJKIJK in voxels of the image, one slice thick, `box_labels` (n,) int64 where it has a
         label, and `boxes_dropped`, the number of boxes that lie outside. Boxes are clipped at the
-        border of the image; on an oblique grid they are the smallest that hold all corners. A group
-        has those of its first volume.
+        border of the image; on an oblique grid they are the smallest that hold all corners. Not
+        for groups, which carry no joined columns.
     points
         A `Points`, the joined columns of points in pixels of frames or in LPS mm: samples have
         `points` (n, 3) float32 in voxels of the image, `points_mm` (n, 3) float64 LPS,
