@@ -30,7 +30,7 @@ def test_the_recipe_of_conda_forge_requires_what_pyproject_requires() -> None:
     wanted = {line.strip("- ").strip() for line in run.splitlines()} - {
         "python >=${{ python_min }}"
     }
-    names = {"torch": "pytorch", "SimpleITK": "simpleitk"}
+    names = {"torch": "pytorch", "SimpleITK": "simpleitk", "xxhash": "python-xxhash"}
     floors = dict(each.split(">=") for each in PROJECT["dependencies"])
     assert wanted == {f"{names.get(name, name)} >={floor}" for name, floor in floors.items()}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from conftest import index_of
 from phantoms import write_multiframe, write_series
@@ -58,13 +59,14 @@ def index(folder: Path) -> Index:
 
 def boxes_of(mask: np.ndarray, axes: int) -> list[list[int]]:
     """The bounding box of every bright component, in the order of the first voxels."""
-    import scipy.ndimage
-
-    labels, count = scipy.ndimage.label(mask)
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8))))
     found = []
-    for each in scipy.ndimage.find_objects(labels):
-        found.append([s.start for s in each] + [s.stop for s in each])
-    assert len(found) == count and all(len(box) == 2 * axes for box in found)
+    for label in shapes.GetLabels():
+        # SimpleITK counts axes from the last one: (x, y, z), then the sizes.
+        box = np.array(shapes.GetBoundingBox(label)).reshape(2, -1)[:, ::-1]
+        found.append([*box[0].tolist(), *box.sum(axis=0).tolist()])
+    assert all(len(box) == 2 * axes for box in found)
     return sorted(found)
 
 
