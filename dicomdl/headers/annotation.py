@@ -231,6 +231,7 @@ def read_annotation(source: Source) -> AnnotationFacts:
         )
     label = data_set[_STRUCTURE_SET_LABEL].text or data_set[_CONTENT_LABEL].text
     references = tuple(_references(data_set))
+    segments = tuple(_segments(data_set))
     return AnnotationFacts(
         kind,
         data_set[_PATIENT_ID].text,
@@ -243,9 +244,9 @@ def read_annotation(source: Source) -> AnnotationFacts:
         data_set[_SEGMENTATION_TYPE].text.upper(),
         data_set[_SEGMENTATION_FRACTIONAL_TYPE].text.upper(),
         data_set[_MAXIMUM_FRACTIONAL_VALUE].binary or 0,
-        (*_segments(data_set), *regions_of(data_set)),
+        (*segments, *regions_of(data_set)),
         references,
-        tuple(_remarks(data_set, references)),
+        tuple(_remarks(data_set, references, len(segments))),
     )
 
 
@@ -300,14 +301,22 @@ def _wanted(tags: tuple[int, ...]) -> Wanted:
     return Wanted([(tag, "") for tag in tags])
 
 
-def _remarks(data_set: _Head, references: Sequence[ReferencedSeries]) -> Iterator[str]:
-    """Yield what deviates from the standard or from custom."""
+def _remarks(
+    data_set: _Head, references: Sequence[ReferencedSeries], segments: int
+) -> Iterator[str]:
+    """Yield what deviates from the standard or from custom.
+
+    The only segment of an object is usually named once, for all frames.
+    """
     repeated = sum(series.repeated for series in references)
     if repeated:
         yield f"instances are named again by {repeated} of its references"
     for group in data_set[_SHARED_FUNCTIONAL_GROUPS].items():
-        if _SEGMENT_IDENTIFICATION in group:
-            yield "one segment for all frames, in the Shared Functional Groups (5200,9229)"
+        if segments > 1 and _SEGMENT_IDENTIFICATION in group:
+            yield (
+                f"one of {segments} segments for all frames, in the Shared Functional Groups "
+                "(5200,9229)"
+            )
 
 
 def _created(data_set: _Head) -> str:

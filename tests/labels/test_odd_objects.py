@@ -3,6 +3,7 @@
 Each has a status, a remark or an error with numbers, and is never an empty mask in silence.
 """
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -56,19 +57,34 @@ def share_segment(dataset: Any, _: int) -> None:
     series.ReferencedInstanceSequence.append(series.ReferencedInstanceSequence[0])
 
 
+def share_one_of_two(dataset: Any, number: int) -> None:
+    share_segment(dataset, number)
+    second = copy.deepcopy(dataset.SegmentSequence[0])
+    second.SegmentNumber = 2
+    dataset.SegmentSequence.append(second)
+
+
+def test_the_only_segment_may_be_named_in_the_shared_groups(folder: Path, image: Path) -> None:
+    write_seg(folder / "seg.dcm", image, frames_of(mask_of()), edit=share_segment)
+    stack, annotation = only(folder)
+    assert annotation.remarks == ("instances are named again by 1 of its references",)
+    with pytest.warns(RemarkWarning, match="named again by 1 of its references$"):
+        assert np.array_equal(dicomdl.read_labels(stack, "SEG").array, mask_of())
+
+
 def test_shared_segments_and_instances_named_twice_are_read_with_remarks(
     folder: Path, image: Path
 ) -> None:
-    path = write_seg(folder / "seg.dcm", image, frames_of(mask_of()), edit=share_segment)
+    path = write_seg(folder / "seg.dcm", image, frames_of(mask_of()), edit=share_one_of_two)
     stack, annotation = only(folder)
     assert annotation.status == "ok" and annotation.referenced == 1
     assert annotation.remarks == (
         "instances are named again by 1 of its references",
-        "one segment for all frames, in the Shared Functional Groups (5200,9229)",
+        "one of 2 segments for all frames, in the Shared Functional Groups (5200,9229)",
     )
     assert "2 remarks" in repr(annotation)
     with pytest.warns(
-        RemarkWarning, match="named again by 1 of its references; one segment for all frames"
+        RemarkWarning, match="named again by 1 of its references; one of 2 segments for all"
     ):
         labels = dicomdl.read_labels(stack, "SEG")
     assert np.array_equal(labels.array, mask_of())
