@@ -16,7 +16,7 @@ from dicomdl.errors import AnnotationError, UsageError
 from dicomdl.headers.annotation import Segment
 from dicomdl.index.views import Stack
 from dicomdl.labels._choice import Wish, chosen
-from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
+from dicomdl.labels.reader import LABEL_DTYPES, LabelValues, Piece, is_held, smallest_dtype
 from dicomdl.volumes.resampling import FORMATS
 from dicomdl.volumes.volume import Volume
 
@@ -178,9 +178,8 @@ def _integers(array: Values) -> Values:
             raise AnnotationError("the mask holds fractions, expected integers")
         array = rounded
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    for dtype in (np.uint8, np.int16, np.int32):
-        limits = np.iinfo(dtype)
-        if limits.min <= low and high <= limits.max:
+    for dtype in LABEL_DTYPES:
+        if is_held((low, high), dtype):
             return array.astype(dtype)
     raise AnnotationError(f"the mask holds values from {low} to {high}, expected labels")
 

@@ -20,6 +20,7 @@ from dicomdl.labels.reader import (
     LabelValues,
     channel_block,
     fraction_block,
+    is_held,
     label_block,
     smallest_dtype,
 )
@@ -192,9 +193,10 @@ def _volume(
             dimension_names=("label",),
         )
     kind = np.dtype(smallest_dtype(reader.names) if dtype is None else dtype)
-    if kind.kind not in "ui" or max(reader.names, default=0) > np.iinfo(kind).max:
+    if kind.kind not in "ui" or not is_held(reader.names, kind):
+        least, most = min(reader.names, default=0), max(reader.names, default=0)
         raise UsageError(
-            f"label_dtype={kind}: expected integers that hold label {max(reader.names, default=0)}"
+            f"label_dtype={kind}: expected integers that hold the labels {least} to {most}"
         )
     labels, overlap = label_block(reader, (0, 0, 0), reader.shape, kind)
     if overlap:

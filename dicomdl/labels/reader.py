@@ -11,7 +11,7 @@ from dicomdl.errors import UsageError
 from dicomdl.labels.places import slabs
 
 # Torch computes with these, and hardly with uint16.
-_DTYPES: Final = (np.uint8, np.int16, np.int32)
+LABEL_DTYPES: Final = (np.uint8, np.int16, np.int32)
 # What a voxel holds: a label; the bits of a FRACTIONAL SEG; or the fraction of each label.
 LabelValues = Literal["labels", "bits", "fractions"]
 
@@ -193,9 +193,14 @@ def fraction_block(reader: LabelReader, start: Voxel, stop: Voxel) -> Values:
 
 def smallest_dtype(labels: Mapping[int, Any]) -> npt.DTypeLike:
     """Return the smallest of uint8, int16 and int32 that holds the labels."""
-    least, most = min(labels, default=0), max(labels, default=0)
-    for dtype in _DTYPES:
-        limits = np.iinfo(dtype)
-        if limits.min <= least and most <= limits.max:
+    for dtype in LABEL_DTYPES:
+        if is_held(labels, dtype):
             return dtype
+    most = max(labels, default=0)
     raise UsageError(f"label {most} does not fit 32 bits", label=most)
+
+
+def is_held(labels: Collection[int], dtype: npt.DTypeLike) -> bool:
+    """Return whether an integer dtype holds all of the labels, negative ones too."""
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= min(labels, default=0) and max(labels, default=0) <= limits.max)

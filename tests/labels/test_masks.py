@@ -34,6 +34,15 @@ def nifti(path: Path, array: Any, affine: Any) -> Path:
     return path
 
 
+def test_a_dtype_that_lacks_negative_labels_is_refused(folder: Path, stack: Stack) -> None:
+    labels = np.full(stack.shape, -1, np.int16)
+    to_ras = np.diag([-1.0, -1, 1, 1]) @ stack.affine
+    path = nifti(folder / "mask.nii.gz", labels, to_ras)
+    with pytest.raises(UsageError, match=r"label_dtype=uint8: .* hold the labels -1 to -1"):
+        dicomdl.read_labels(stack, path, label_dtype=np.uint8)
+    assert np.array_equal(dicomdl.read_labels(stack, path, label_dtype=np.int8).array, labels)
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SPL", "AIR", "PSR"])
 def test_a_nifti_mask_of_any_order_of_axes_lies_where_the_image_lies(
     tmp_path: Path, stack: Stack, labels: Any, axes: str
