@@ -14,7 +14,7 @@ import dicomdl
 import dicomdl.jobs.fingerprint as fingerprint_module
 from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import GeometryError, IntensityError, PixelError, UsageError
-from dicomdl.storage.sources import _LocalFile
+from dicomdl.storage.handles import LocalFile
 
 SHAPE = (12, 20, 24)
 
@@ -76,14 +76,14 @@ def test_many_stacks_cost_one_per_cent_of_their_bytes_and_agree_with_all_voxels(
     body = body_of(index)
     read: list[int] = []
     for name in ("read_at", "read_into"):
-        original = getattr(_LocalFile, name)
+        original = getattr(LocalFile, name)
 
         def counted(self: Any, *args: Any, original: Any = original) -> Any:
             result = original(self, *args)
             read.append(result if isinstance(result, int) else len(result))
             return result
 
-        monkeypatch.setattr(_LocalFile, name, counted)
+        monkeypatch.setattr(LocalFile, name, counted)
     found = dicomdl.fingerprint(index)
     assert found.frames == 30
     assert sum(read) <= 0.01 * sum(path.stat().st_size for path in folder.rglob("*.dcm"))

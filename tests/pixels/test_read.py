@@ -49,7 +49,7 @@ from dicomdl.pixels.options import FREE_FRAME_BYTES
 from dicomdl.pixels.read import read_frame, read_rows
 from dicomdl.pixels.stored import frame_shape, is_native, stored_dtype
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
-from dicomdl.storage import sources as sources_module
+from dicomdl.storage import handles as handles_module
 from dicomdl.values._lookup_reading import palette
 
 Array = NDArray[Any]
@@ -1267,9 +1267,9 @@ def test_a_native_tile_needs_only_the_rows_that_it_lies_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiles, read = tiles_of(tmp_path / "m.dcm"), []
-    original = sources_module.read_into
+    original = handles_module.read_into
     monkeypatch.setattr(
-        sources_module,
+        handles_module,
         "read_into",
         lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1],
     )

@@ -19,7 +19,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.reader import read_frames
 from dicomdl.pixels.read import read_frame, read_rows
 from dicomdl.pixels.tiles import read_tiles
-from dicomdl.storage import sources as sources_module
+from dicomdl.storage import handles as handles_module
 from dicomdl.storage.sources import (
     Source,
     as_stream,
@@ -237,7 +237,7 @@ def test_inodes_count_where_change_times_do_not_and_only_where_they_exist(
 ) -> None:
     other = status_of((*STATE[:3], 78))
     Source("a", *STATE).check(other)
-    monkeypatch.setattr(sources_module, "COMPARED", 4)
+    monkeypatch.setattr(handles_module, "COMPARED", 4)
     with pytest.raises(FileChanged):
         Source("a", *STATE).check(other)
     Source("a", *STATE[:3], 0).check(other)
