@@ -42,6 +42,8 @@ import json
 import re
 from typing import Any, Final
 
+from dicomdl.printing import printable_lines
+
 _FACTS: Final = "facts of the error: "
 _FROM_WORKER: Final = re.compile(r"Caught \w+ in DataLoader worker")
 # Keys of the JSON objects that represent tuples, and dicts with keys other than strings.
@@ -72,14 +74,26 @@ class DicomdlError(ValueError):
     def __init__(self, message: str = "", **facts: Any) -> None:
         if _FROM_WORKER.match(message) and (sent := _sent_facts(type(self), message)) is not None:
             message, facts = sent
-        super().__init__(message)
+        # Messages quote names of files and columns; the facts keep them as they are.
+        super().__init__(printable_lines(message))
         # BaseException.__reduce__ includes __dict__, so pickling keeps the facts.
         self.__dict__.update(facts)
+
+    def add_note(self, note: str, /) -> None:
+        """Add a line to the traceback, with printable characters only."""
+        super().add_note(printable_lines(note))
 
     def __getattr__(self, name: str) -> Any:
         # Python calls this only for names that no fact has set. The type Any lets callers read
         # facts under strict mypy.
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+
+class DicomdlWarning(UserWarning):
+    """The root of the warnings of dicomdl; its text has printable characters only."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable_lines(message))
 
 
 class UsageError(DicomdlError):
@@ -283,7 +297,8 @@ def _sent_facts(kind: type[DicomdlError], text: str) -> tuple[str, dict[str, Any
         sent = json.loads(line.removeprefix(_FACTS), object_hook=_from_json)
         if sent["class"] != kind.__qualname__:
             return None
-        return sent["message"], {**sent["facts"], "__notes__": [*sent["notes"], traceback]}
+        notes = [*sent["notes"], printable_lines(traceback)]
+        return sent["message"], {**sent["facts"], "__notes__": notes}
     except (ValueError, TypeError, KeyError):
         return None
 

@@ -3,6 +3,8 @@
 import re
 from typing import Any, Final
 
+from dicomdl.printing import printable_lines
+
 FINE: Final = 0
 PROBLEMS: Final = 1
 WRONG_USE: Final = 2
@@ -40,14 +42,6 @@ def in_shell(text: str) -> str:
     for pattern, replacement in _IN_SHELL:
         text = re.sub(pattern, replacement, text)
     return text
-
-
-def printable_lines(text: str) -> str:
-    """Replace the control characters of every line by escapes."""
-    # Imported here for a fast `--help`; a command that prints has imported the index by then.
-    from dicomdl.index.text import printable
-
-    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def facts(index: Any) -> dict[str, Any]:

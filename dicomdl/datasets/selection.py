@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Mask
-from dicomdl.errors import EmptySelection, UsageError
+from dicomdl.errors import DicomdlWarning, EmptySelection, UsageError
 from dicomdl.geometry.regular import is_worth_filling
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, VERDICTS, Irregular
 from dicomdl.headers.uids import CONTENTS
@@ -26,7 +26,7 @@ _PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _COPIES: Final = "equal copy of another frame"
 
 
-class LeftOutWarning(UserWarning):
+class LeftOutWarning(DicomdlWarning):
     """A dataset leaves out a part of its index; the message is a table of reasons and counts."""
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from dicomdl.headers._listed import Listed
 from dicomdl.headers.attribute import TEXT_VRS, Attribute, Need
 from dicomdl.headers.frame_source import SOURCE_FIELDS, FrameSource
+from dicomdl.printing import printable
 from dicomdl.storage.sources import UNKNOWN, Source
 
 # Functional group macros (PS3.3 C.7.6.16.2 and the modality-specific ones of C.8).
@@ -462,7 +463,7 @@ class Frame(metaclass=Listed):
             f"frame {self.frame_number} of {os.fspath(self.path)!r}",
             f"SOPInstanceUID {self.sop_instance_uid or '(none)'}",
         )
-        return f"Frame({', '.join(shown)})"
+        return printable(f"Frame({', '.join(shown)})")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Floats, Ints
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 from dicomdl.index._assigning import Wanted, assign, labels_of
 from dicomdl.index._components import (
     IDENTITIES,
@@ -37,7 +37,7 @@ _FIELDS: Final = dict(zip(IDENTITIES, ("patients", "studies", "series"), strict=
 _LARGE: Final = 2.0
 
 
-class SplitWarning(UserWarning):
+class SplitWarning(DicomdlWarning):
     """A group of a split is larger than a part, or there are fewer groups than parts."""
 
 

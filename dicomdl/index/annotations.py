@@ -13,7 +13,8 @@ from dicomdl.arrays import Ints
 from dicomdl.headers.annotation import AnnotationFacts, Code, Segment
 from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.rows import Generation
-from dicomdl.index.text import Lines, counted, printable
+from dicomdl.index.text import Lines, counted
+from dicomdl.printing import printable
 from dicomdl.storage.sources import Source
 
 # What a hash of PatientID begins with, in an index that does not store it.

@@ -31,10 +31,10 @@ from dicomdl.index.text import (
     format_verdicts,
     html_table,
     plain_value,
-    printable,
     text_columns,
 )
 from dicomdl.index.views import Stack
+from dicomdl.printing import printable
 
 # Keys in the detail of stacks whose slices have several identifiers, or lack one.
 _JOINED: Final = frozenset(

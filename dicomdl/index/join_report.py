@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dicomdl.index.text import printable
+from dicomdl.printing import printable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dicomdl.errors import UsageError
 from dicomdl.index._stored_joins import Pickled, StoredJoin, opened_join
 from dicomdl.index.join_report import JoinReport
 from dicomdl.index.table import Table, no_such_column
+from dicomdl.printing import printable
 
 # Levels of keys, the coarsest first.
 LEVELS: Final = ("patient", "study", "series", "stack", "frame")
@@ -57,7 +58,7 @@ class Joined:
         return frozenset(join.name for join in self.joins)
 
     def __repr__(self) -> str:
-        return f"Joined({', '.join(self.names)})"
+        return printable(f"Joined({', '.join(self.names)})")
 
     def with_join(self, join: StoredJoin) -> "Joined":
         """Return these columns and those of one more join."""

@@ -23,9 +23,9 @@ from dicomdl.index.text import (
     format_nouns,
     format_verdicts,
     html_table,
-    printable,
     text_columns,
 )
+from dicomdl.printing import printable
 
 SHOWN_PROBLEMS: Final = 20
 # Values of a list in a reason.

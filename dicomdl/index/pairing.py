@@ -15,6 +15,7 @@ from dicomdl.index._pairing_columns import PREFERENCES
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.pairs import Pairs
 from dicomdl.index.views import Stack
+from dicomdl.printing import printable
 
 By = Literal["patient", "study", "series", "group"]
 LEVELS: Final[tuple[By, ...]] = get_args(By)
@@ -153,7 +154,7 @@ class Pairing:
         options.append(f"same {', '.join(self.same)}" if self.same else "same=None")
         if self.prefer is not None:
             options.append(f"prefer={self.prefer!r}")
-        return f"Pairing({', '.join(options)})"
+        return printable(f"Pairing({', '.join(options)})")
 
 
 def _checked_roles(roles: Any) -> dict[str, Rule]:

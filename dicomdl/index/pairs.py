@@ -7,7 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Ints, Mask
-from dicomdl.index.text import counted, html_table, printable, text_columns
+from dicomdl.index.text import counted, escaped, html_table, text_columns
+from dicomdl.printing import printable
 
 # Cases per reason whose stacks are printed.
 SHOWN_CASES: Final = 3
@@ -49,7 +50,9 @@ class Unpaired:
 
     def __repr__(self) -> str:
         cases = f"{counted(self.cases, 'cases')}, " if self.cases else ""
-        return f"Unpaired({self.reason!r}: {cases}{counted(len(self.numbers), 'stacks')})"
+        return printable(
+            f"Unpaired({self.reason!r}: {cases}{counted(len(self.numbers), 'stacks')})"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +94,7 @@ class Pairs:
 
     def _repr_html_(self) -> str:
         table = html_table(_TITLES, self._rows(), right=(1, 2)) if self.unpaired else ""
-        return f"<p>{self._title()}</p>{table}"
+        return f"<p>{escaped(self._title())}</p>{table}"
 
     def _title(self) -> str:
         absent = [

@@ -6,7 +6,8 @@ from typing import Any
 
 from dicomdl.index.overview import SHOWN_PROBLEMS
 from dicomdl.index.rows import Generation
-from dicomdl.index.text import Problem, counted, html_table
+from dicomdl.index.text import Problem, counted, escaped, html_table
+from dicomdl.printing import printable
 
 
 class Problems(Sequence[Problem]):
@@ -35,7 +36,8 @@ class Problems(Sequence[Problem]):
 
     def __repr__(self) -> str:
         shown = "\n".join(
-            f"{p.reason:<20} {p.path}\n{'':<20} {p.detail}" for p in self[:SHOWN_PROBLEMS]
+            f"{printable(f'{p.reason:<20} {p.path}')}\n{'':<20} {printable(p.detail)}"
+            for p in self[:SHOWN_PROBLEMS]
         )
         more = f"\n... and {len(self) - SHOWN_PROBLEMS} more" if len(self) > SHOWN_PROBLEMS else ""
         return f"{counted(len(self), 'problems')}\n{shown}{more}" if len(self) else "no problems"
@@ -51,4 +53,5 @@ class Problems(Sequence[Problem]):
         )
         head = ", ".join(f"{n:,} {reason}" for reason, n in self.reasons().items())
         table = html_table(["reason", "path", "detail"], rows)
-        return f"<div><p><b>{counted(len(self), 'problems')}</b>: {head}</p>{table}{more}</div>"
+        title = f"<b>{counted(len(self), 'problems')}</b>: {escaped(head)}"
+        return f"<div><p>{title}</p>{table}{more}</div>"

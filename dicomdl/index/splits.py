@@ -12,8 +12,9 @@ from dicomdl.errors import UsageError
 from dicomdl.index._components import IDENTITIES
 from dicomdl.index._dividing import UNITS, Division, saved_values
 from dicomdl.index.saved_splits import SavedGroup, SavedSplit
-from dicomdl.index.text import counted, html_table, printable, text_columns
+from dicomdl.index.text import counted, escaped, html_table, text_columns
 from dicomdl.index.views import Stack
+from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
 
 # Classes of strata that are printed.
@@ -248,12 +249,12 @@ class Split(tuple[PartT, ...]):
     def __repr__(self) -> str:
         titles, rows = self._table()
         right = range(1, len(titles))
-        return "\n".join([self._title(), *text_columns(titles, rows, right=right)])
+        return "\n".join([printable(self._title()), *text_columns(titles, rows, right=right)])
 
     def _repr_html_(self) -> str:
         titles, rows = self._table()
         table = html_table(titles, rows, right=range(1, len(titles)))
-        return f"<p>{printable(self._title())}</p>{table}"
+        return f"<p>{escaped(self._title())}</p>{table}"
 
     def _title(self) -> str:
         grouping = self._division.grouping

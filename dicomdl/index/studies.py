@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dicomdl.index.text import counted, printable
+from dicomdl.index.text import counted
 from dicomdl.index.views import Stacks
+from dicomdl.printing import printable
 
 
 @dataclass(frozen=True)

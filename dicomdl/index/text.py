@@ -1,7 +1,7 @@
 """Text for people: what an index passes to the overview and the check, tables, printable words.
 
-Text from files may hold escape sequences that command a terminal, or HTML. `printable` removes the
-former, `escaped` both.
+Text from files may hold escape sequences that command a terminal, or HTML. `printing.printable`
+removes the former, `escaped` both.
 """
 
 import math
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dicomdl.geometry.verdict import VERDICTS
 from dicomdl.index._identity import rows_of_stacks
 from dicomdl.index.table import Table
+from dicomdl.printing import printable
 
 T = TypeVar("T")
 # Lines of the table of a check; the rest is counted.
@@ -114,18 +115,6 @@ class Lines(list[T]):
         shown = "\n".join(map(repr, self[:SHOWN_LINES]))
         more = f"\n... and {len(self) - SHOWN_LINES} more" if len(self) > SHOWN_LINES else ""
         return f"[{len(self)}]\n{shown}{more}" if self else "[]"
-
-
-def printable(text: str) -> str:
-    """Replace the characters of a text that could command a terminal.
-
-    These are escape sequences, line breaks, and bytes that are not UTF-8.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    # Path bytes that are not text are surrogates (\udc..), which become escapes.
-    readable = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable)
 
 
 def escaped(text: str) -> str:

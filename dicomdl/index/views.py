@@ -32,7 +32,8 @@ from dicomdl.index._plotting import Plotted
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
-from dicomdl.index.text import Lines, counted, format_lengths, printable
+from dicomdl.index.text import Lines, counted, format_lengths
+from dicomdl.printing import printable
 
 # Values of the dimension of a group in its repr.
 SHOWN_MEMBERS: Final = 6

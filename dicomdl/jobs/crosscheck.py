@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomdl.errors import UsageError
-from dicomdl.index.text import counted, escaped, html_table, printable
+from dicomdl.index.text import counted, escaped, html_table
 from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
 from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
 from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
+from dicomdl.printing import printable
 
 if TYPE_CHECKING:
     from dicomdl.index.index import Index

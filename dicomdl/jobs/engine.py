@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
-from dicomdl.errors import DicomdlError, StorageError
+from dicomdl.errors import DicomdlError, DicomdlWarning, StorageError
 from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_annotation
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
@@ -276,7 +276,7 @@ def _feed(worker: Child, waiting: Any, answers: Any) -> None:
     answers.put(None)
 
 
-class WorkerWarning(UserWarning):
+class WorkerWarning(DicomdlWarning):
     """Worker processes of a scan have died. The index is complete nevertheless."""
 
 

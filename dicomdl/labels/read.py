@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 from dicomdl.headers.annotation import ANNOTATION_KINDS
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.text import counted
@@ -29,11 +29,11 @@ from dicomdl.labels.source import LabelSource, only_annotation
 from dicomdl.volumes.volume import Volume
 
 
-class OverlapWarning(UserWarning):
+class OverlapWarning(DicomdlWarning):
     """Warning that labels overlap where a label map holds one per voxel."""
 
 
-class RemarkWarning(UserWarning):
+class RemarkWarning(DicomdlWarning):
     """Warning that labels were read although something lies beyond the stack, or is odd."""
 
 

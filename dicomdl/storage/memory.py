@@ -49,7 +49,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10*
 }
 
 
-class MemoryWarning(UserWarning):
+class MemoryWarning(DicomdlWarning):
     """Warning that an item is larger than its share of the memory budget.
 
     Set the environment variable `DICOMDL_MEMORY` to a larger number of bytes. The shares are listed

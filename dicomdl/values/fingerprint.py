@@ -15,6 +15,7 @@ import numpy as np
 
 from dicomdl.errors import GeometryError, StorageError
 from dicomdl.index.text import counted
+from dicomdl.printing import printable, printable_lines
 from dicomdl.storage import publishing as storage
 from dicomdl.values.formulas import Ramp
 from dicomdl.values.normalisation import Clip, Line, ZScore
@@ -186,7 +187,7 @@ class Fingerprint:
             ) from error
 
     def __repr__(self) -> str:
-        return (
+        return printable(
             f"Fingerprint({self.modality}, {counted(len(self.sizes), 'stacks')}, "
             f"{self.mean:.4g} +- {self.deviation:.4g} {self.units}".rstrip()
             + f", {self.lower:.4g} to {self.upper:.4g})"
@@ -206,7 +207,7 @@ class Fingerprint:
             f"mean, deviation {self.mean:.4g}, {self.deviation:.4g}{units}",
             f"sample          {self.frames:,} frames, {self.voxels:,} voxels of the foreground",
         ]
-        return "\n".join(lines)
+        return printable_lines("\n".join(lines))
 
 
 def _as_text(quantity: Quantity) -> list[Any]:

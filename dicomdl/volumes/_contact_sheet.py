@@ -12,9 +12,10 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import AnnotationError, DicomdlError, UsageError
-from dicomdl.index.text import counted, format_lengths, printable
+from dicomdl.index.text import counted, format_lengths
 from dicomdl.index.views import Stack, Stacks
 from dicomdl.pixels.options import Decoding
+from dicomdl.printing import printable
 from dicomdl.values.conversion import conversions
 from dicomdl.values.reading import read_converted
 from dicomdl.values.request import IntensityOption, IntensityRequest

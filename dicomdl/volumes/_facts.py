@@ -16,6 +16,7 @@ from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame import Frame
 from dicomdl.index.text import counted, format_lengths
 from dicomdl.index.views import Stack
+from dicomdl.printing import printable
 from dicomdl.values.quantity import Quantity, printed_units
 from dicomdl.volumes._diffusion import gradients
 from dicomdl.volumes._regridding import Gridded, checked_filled
@@ -162,4 +163,4 @@ class VolumeFacts:
         ]
         spacing = format_lengths(self.spacing)
         parts = [f"{shape} {self.array.dtype}", f"{spacing} mm", *filter(None, notes)]
-        return f"{type(self).__name__}({', '.join(parts)})"
+        return printable(f"{type(self).__name__}({', '.join(parts)})")

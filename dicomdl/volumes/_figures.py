@@ -14,7 +14,7 @@ from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
 from dicomdl.geometry.verdict import READABLE
-from dicomdl.index.text import printable
+from dicomdl.printing import printable
 from dicomdl.values.request import IntensityOption
 from dicomdl.volumes._facts import VolumeFacts
 from dicomdl.volumes._overlay import Entry, Overlay, overlay_of

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
 from dicomdl.index.annotations import Annotation
-from dicomdl.index.text import printable
 from dicomdl.index.views import Stack
+from dicomdl.printing import printable
 from dicomdl.volumes._facts import VolumeFacts
 from dicomdl.volumes._fitting import mask_on, require_same_grid
 

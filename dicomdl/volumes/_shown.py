@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dicomdl.arrays import Mask, Values
-from dicomdl.index.text import printable
+from dicomdl.printing import printable
 from dicomdl.values.formulas import Ramp, Sigmoid
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.quantity import Quantity, RealWorld, printed_units

@@ -5,12 +5,13 @@ from typing import Final
 import numpy as np
 
 from dicomdl.arrays import Floats
+from dicomdl.errors import DicomdlWarning
 from dicomdl.geometry.grid import Geometry
 
 _SUFFIXES: Final = (".nii.gz", ".nii")
 
 
-class GradientWarning(UserWarning):
+class GradientWarning(DicomdlWarning):
     """The axes of the gradient directions that were written are not certain."""
 
 

@@ -1,18 +1,23 @@
 """The whole way of a file: scan, check, reprs, values, volumes, data sets, labels, pickles.
 
 Each step may end in an error of dicomdl. Any other exception is an escape, and is collected with
-the step and the line that raised it.
+the step and the line that raised it. So is a text with characters that command a terminal, in what
+a step returns, in its error or in a warning.
 """
 
+import io
 import pickle  # our own bytes, made a line before
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dicomdl
-from dicomdl.errors import DicomdlError
+from dicomdl.cli._output import print_text
+from dicomdl.errors import DicomdlError, is_facts_line
+from dicomdl.index.listing import as_csv, as_text, listing
 
 POLICIES = ("raise", "accept", "resample")
 # Small: a mutant may claim much, and the step must end in an error at once.
@@ -27,7 +32,7 @@ class Way:
     outcomes
         Number of steps per step and outcome: "fine", or the class of the error.
     escapes
-        Descriptions of exceptions that are no errors of dicomdl.
+        Descriptions of exceptions that are no errors of dicomdl, and of unprintable texts.
     """
 
     def __init__(self) -> None:
@@ -37,9 +42,12 @@ class Way:
     def take(self, step: str, do: Callable[[], Any]) -> Any:
         """Do one step and return its value; None if it raised."""
         try:
-            value = do()
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                value = do()
         except DicomdlError as error:
             self.outcomes[step, type(error).__name__] += 1
+            self.judge(f"{step}: error", "\n".join([str(error), *notes_of(error)]))
             return None
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -51,7 +59,18 @@ class Way:
             )
             return None
         self.outcomes[step, "fine"] += 1
+        for text in [value] * isinstance(value, str) + [str(each.message) for each in told]:
+            self.judge(step, text)
         return value
+
+    def judge(self, step: str, text: str) -> None:
+        """Collect a text that commands a terminal or a browser, or is no UTF-8."""
+        bad = sorted({c for c in text.replace("\n", "") if not c.isprintable()})
+        bad += [
+            tag for tag in ("<script", "<img") if tag in text and text.startswith(("<p", "<div"))
+        ]
+        if bad:
+            self.escapes.append(f"{step}: prints {bad} in {text[:200]!r}")
 
     def walk(self, folder: Path, out: Path) -> dicomdl.Index | None:
         """Take all steps for the files below a folder."""
@@ -62,11 +81,11 @@ class Way:
         for stack in index.stacks:
             self._read(stack)
         for group in self.take("groups", lambda: list(index.groups)) or ():
-            self.take("group", lambda group=group: repr(group) and None)
+            self.take("group", lambda group=group: repr(group))
             self.take("read group", lambda group=group: volume(group, "accept"))
         for number in _few(len(index)):
             self.take("frame", lambda number=number: dicomdl.read_frame(index.frame(number)))
-            self.take("frame repr", lambda number=number: repr(index.frame(number)) and None)
+            self.take("frame repr", lambda number=number: repr(index.frame(number)))
         self._train(index)
         self.take("second scan", lambda: dicomdl.scan(folder, out, progress=False, workers=1))
         return index  # type: ignore[no-any-return]
@@ -78,11 +97,16 @@ class Way:
             "check": lambda: repr(index.check()),
             "check html": lambda: index.check()._repr_html_(),
             "problems": lambda: repr(index.problems) + "".join(map(repr, index.problems)),
+            "problems html": index.problems._repr_html_,
             "annotations": lambda: "".join(map(repr, index.annotations)),
             "studies": lambda: "".join(map(repr, [*index.studies, *index.series])),
             "stacks": lambda: repr(index.stacks) + "".join(map(repr, index.stacks)),
             "pickle": lambda: repr(pickle.loads(pickle.dumps(index))),
-            "split": lambda: index.split((0.5, 0.5)),
+            "split": lambda: repr(index.split((0.5, 0.5))),
+            "split html": lambda: index.split((0.5, 0.5), stratify="modality")._repr_html_(),
+            "audit": lambda: repr(index.audit(*index.split((0.5, 0.5)))),
+            "csv": lambda: print_text(as_csv(listing(index, patient_ids=True)), io.StringIO()),
+            "list": lambda: as_text(listing(index, dates=True, patient_ids=True)),
             "select": lambda: index.select(modality="CT", min_slices=1),
             "patients": lambda: index.counts,
             **{
@@ -125,6 +149,10 @@ class Way:
 
 def volume(stack: Any, policy: str) -> Any:
     return dicomdl.read_volume(stack, irregular=policy, max_bytes=MOST_BYTES)
+
+
+def notes_of(error: BaseException) -> list[str]:
+    return [note for note in getattr(error, "__notes__", ()) if not is_facts_line(note)]
 
 
 def _few(count: int) -> Iterator[int]:

@@ -18,7 +18,8 @@ from dicomdl.index._reasons import reason
 from dicomdl.index.check import Check
 from dicomdl.index.index import Index
 from dicomdl.index.overview import IDC_COLUMNS
-from dicomdl.index.text import SHOWN_LINES, Part, printable
+from dicomdl.index.text import SHOWN_LINES, Part
+from dicomdl.printing import printable
 
 Scan = Callable[[], Index]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import StorageError
+from dicomdl.printing import printable
 from dicomdl.storage import locks
 from dicomdl.storage.cache._file_source import FileSource
 from dicomdl.storage.cache._layout import Identity, write_pieces
@@ -237,7 +238,7 @@ class FolderReport:
                 + (", which will be computed again:" if self.damaged else "")
             )
             lines.extend(f"    {name}" for name in self.damaged)
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _existing(folder: str | os.PathLike[str] | None) -> str:

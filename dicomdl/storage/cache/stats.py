@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import DicomdlWarning, UsageError
 from dicomdl.storage.cache.entries import Entry, Make
 from dicomdl.storage.cache.keys import Key
 
 
-class CacheWarning(UserWarning):
+class CacheWarning(DicomdlWarning):
     """Warning that a cache cannot store entries; values are computed and returned nevertheless."""
 
 
