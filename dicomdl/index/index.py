@@ -7,7 +7,6 @@ return new, smaller ones.
 """
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +19,10 @@ from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _hierarchy, overview
 from dicomdl.index._conditions import columns_of, meeting
 from dicomdl.index._dividable import Dividable
-from dicomdl.index._exporting import exported, write_parquet
+from dicomdl.index._exportable import Exportable
 from dicomdl.index._keys import On
 from dicomdl.index._label_columns import JoinOptions, Label, Names
-from dicomdl.index._numbers import STACK_NUMBERS, flags_of_stacks, flags_of_table, whole_numbers
+from dicomdl.index._numbers import flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
 from dicomdl.index._plotting import Plotted
 from dicomdl.index._selections import (
@@ -46,12 +45,11 @@ from dicomdl.index.moves import Moves
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.studies import Series, Study
-from dicomdl.index.table import Table
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
 
 
-class Index(Dividable, Plotted):
+class Index(Dividable, Exportable, Plotted):
     """The frames that a scan found, in order of stacks and slices, or a selection of them.
 
     `dicomdl.scan` and `dicomdl.open_index` return one. It is immutable, and pickles as a path (at
@@ -495,54 +493,6 @@ class Index(Dividable, Plotted):
             There is no stack with this number, or it is no integer.
         """
         return _hierarchy.stack_numbered(self._generation, number)
-
-    # --- export ---
-
-    def to_parquet(self, folder: str | os.PathLike[str]) -> None:
-        """Write the tables as Parquet files into a folder.
-
-        These are `files`, `frames` (the selected ones), `stacks`, `problems` and `annotations`.
-
-        Parameters
-        ----------
-        folder
-            A folder, which is created when it does not exist.
-
-        Raises
-        ------
-        StorageError
-            The folder or a file cannot be written.
-        """
-        write_parquet(self._exported(), os.fspath(folder))
-
-    def to_pandas(self, table: str = "frames") -> Any:
-        """Return one of the tables as a pandas DataFrame.
-
-        Parameters
-        ----------
-        table
-            "frames" (the selected ones), "stacks" (the selected ones, with `Stack.number` as the
-            index, and what labels are joined by), "files", "problems" or "annotations".
-
-        Returns
-        -------
-        pandas.DataFrame
-            A table that `select` takes again, filtered or joined.
-
-        Raises
-        ------
-        UsageError
-            There is no such table.
-        """
-        tables = self._exported()
-        if table not in tables:
-            raise UsageError(f"there is no table {table!r}: {', '.join(tables)}", table=table)
-        frame = tables[table]().to_pandas()
-        return frame.set_index(STACK_NUMBERS[0]) if table == "stacks" else frame
-
-    def _exported(self) -> dict[str, Callable[[], Table]]:
-        selected = None if self._whole else (self.rows(), self._whole_stacks())
-        return exported(self._generation, selected, self._joined)
 
     def __reduce__(self) -> tuple[Any, ...]:
         selection = (None, "") if self._whole else stored(self._ranges)
