@@ -2,21 +2,24 @@
 
 A scan writes a new generation beside the current one and replaces the manifest in one step, so
 readers see either all of the old tables or all of the new ones. A superseded generation is removed
-after ``GRACE_S`` (one day), for processes that still read it.
+after ``GRACE_S`` (one day), for processes that still read it. Folders of scans that were killed go
+with the next scan.
 """
 
 import contextlib
-import datetime
 import json
+import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
 from dicomdl.errors import GenerationGone, IndexFolderError
+from dicomdl.index._retiring import moment_of, retirements
 from dicomdl.index.building import encoded
 from dicomdl.index.schema import FORMAT, TABLES
 from dicomdl.index.table import Table
@@ -27,7 +30,9 @@ from dicomdl.version import __version__
 GRACE_S: Final = 24 * 3600.0
 # Names that may be removed from an index folder: those that dicomdl gives, for complete and for
 # interrupted writes.
-OUR_GENERATIONS: Final = r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
+_COMPLETE: Final = r"[0-9a-f]{16}"
+_INTERRUPTED: Final = r"\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
+OUR_GENERATIONS: Final = f"{_COMPLETE}|{_INTERRUPTED}"
 OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
 _FACTS: Final = "scan.json"
 
@@ -157,21 +162,21 @@ def publish(
     (StorageError) leaves the old generation untouched.
     """
     grace_s = GRACE_S if grace_s is None else grace_s
-    storage.make_folder(os.path.join(folder, "generations"))
+    generations = os.path.join(folder, "generations")
+    storage.make_folder(generations)
     try:
         superseded = read_manifest(folder)
     except IndexFolderError:
         superseded = {}
     generation = secrets.token_hex(8)
-    now = datetime.datetime.now(datetime.UTC).timestamp()
-    with storage.new_folder(os.path.join(folder, "generations"), generation) as temporary:
+    with storage.new_folder(generations, generation) as temporary:
         for name in TABLES:
             _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
         _write(os.path.join(temporary, _FACTS), json.dumps(dict(facts), indent=1).encode())
-    retired = dict(superseded.get("retired", {}))
-    if superseded:
-        retired[superseded["generation"]] = now
-    expired = [name for name, since in retired.items() if now - since >= grace_s]
+    now = moment_of(os.path.join(generations, generation))
+    others = [name for name in _complete(generations) if name != generation]
+    retired = retirements(superseded.get("retired", {}), others, now)
+    expired = [name for name, since in retired.items() if now.since(since) >= grace_s]
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "dicomdl": __version__,
@@ -182,16 +187,21 @@ def publish(
     storage.write_whole(
         os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode()
     )
-    # Generations that no manifest names, and the remains of killed scans.
-    storage.remove_old(
-        os.path.join(folder, "generations"),
-        grace_s,
-        now,
-        pattern=OUR_GENERATIONS,
-        keep={generation, *manifest["retired"]},
-    )
-    storage.remove_old(folder, GRACE_S, now, pattern=OUR_MANIFESTS)
+    storage.remove_old(generations, grace_s, now.date_s, pattern=_INTERRUPTED)
+    storage.remove_old(folder, GRACE_S, now.date_s, pattern=OUR_MANIFESTS)
+    for name in expired:
+        shutil.rmtree(os.path.join(generations, name), ignore_errors=True)
     return generation
+
+
+def _complete(generations: str) -> list[str]:
+    return [name for name in os.listdir(generations) if re.fullmatch(_COMPLETE, name)]
+
+
+def clear_remains(folder: str) -> None:
+    """Remove what scans that were killed have left in the folder of an index, if there is one."""
+    generations = os.path.join(folder, "generations")
+    storage.remove_old(generations, math.inf, 0.0, pattern=_INTERRUPTED)
 
 
 def _write_table(path: str, table: Table) -> None:

@@ -23,7 +23,14 @@ from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
-from dicomdl.index.generations import is_index_folder, map_table, publish, read_facts, read_manifest
+from dicomdl.index.generations import (
+    clear_remains,
+    is_index_folder,
+    map_table,
+    publish,
+    read_facts,
+    read_manifest,
+)
 from dicomdl.index.index import Index
 from dicomdl.index.moves import Moves, moved, parse_moves
 from dicomdl.index.opening import open_index
@@ -176,6 +183,7 @@ def scan(
     options["patient_id"] = known_key(source, options["patient_id"])
     old = _reusable(source, options, move or {})
     if old is not None and not move and _unchanged(walked, old):
+        clear_remains(target)
         return open_index(target, root={}, strict_files=strict_files)
     # A moved file has another change time.
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED

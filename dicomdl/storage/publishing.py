@@ -6,18 +6,24 @@ written through a memory map, because a full disk then ends the process instead 
 """
 
 import contextlib
+import functools
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dicomdl.errors import StorageError
+from dicomdl.storage import locks
 from dicomdl.storage.system import OPEN_FLAGS
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+# The file in a temporary folder whose lock its writer holds.
+_WRITER: Final = "writer.lock"
 
 
 def cache_folder(*parts: str) -> str:
@@ -211,16 +217,21 @@ def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
 def new_folder(parent: str, name: str) -> Iterator[str]:
     """Create a temporary folder in `parent`, and rename it to `name` when the block ends.
 
-    The temporary folder is removed when the block raises.
+    The temporary folder is removed when the block raises. If the process is killed, `remove_old`
+    removes it: the name tells its machine, and a lock in it that the writer lives.
     """
-    temporary = os.path.join(parent, f".{name}.{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(parent, f".{name}.{_machine()}{secrets.token_hex(3)}.tmp")
     with explained(f"the index cannot be written to {parent!r}"):
         try:
             os.mkdir(temporary, 0o700)
-            yield temporary
-            _sync_folder(temporary)
-            os.rename(temporary, os.path.join(parent, name))
-            _sync_folder(parent)
+            with locks.held_while(os.path.join(temporary, _WRITER)):
+                yield temporary
+                _sync_folder(temporary)
+                os.rename(temporary, os.path.join(parent, name))
+                # Last, so that the folder has its mark while it is temporary.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(parent, name, _WRITER))
+                _sync_folder(parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -258,22 +269,36 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def remove_old(
-    folder: str, limit_s: float, now: float, *, pattern: str, keep: Collection[str] = ()
-) -> None:
+@functools.cache
+def _machine() -> str:
+    """Return six hexadecimal digits for this machine: its locks may be unknown to others."""
+    return hashlib.blake2b(platform.node().encode(), digest_size=3).hexdigest()
+
+
+def _is_written(path: str, name: str) -> bool | None:
+    """Whether the writer of a temporary folder lives; None if that cannot be known here."""
+    if f".{_machine()}" not in name:
+        return None
+    return locks.is_held(os.path.join(path, _WRITER))
+
+
+def remove_old(folder: str, limit_s: float, now: float, *, pattern: str) -> None:
     """Remove entries of a folder that match `pattern` and have not changed for `limit_s` seconds.
 
+    A folder of `new_folder` goes at once if its writer has died, and stays while the writer lives.
     An entry that another process removes at the same time is skipped, as is one that cannot be
     removed: the next call tries again.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
-            if name in keep or not re.fullmatch(pattern, name):
+            if not re.fullmatch(pattern, name):
                 continue
             with contextlib.suppress(OSError):
                 status = os.lstat(path)
-                if now - status.st_mtime < limit_s:
+                is_written = _is_written(path, name)
+                is_old = now - status.st_mtime >= limit_s
+                if is_written or (is_written is None and not is_old):
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     shutil.rmtree(path, ignore_errors=True)

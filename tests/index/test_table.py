@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dicomdl.headers.columns import Constant
 from dicomdl.index import building as building_module
 from dicomdl.index import generations as generations_module
 from dicomdl.index import schema as schema_module
+from dicomdl.index._retiring import Moment
 from dicomdl.index.building import encoded, from_bytes, joined, table_of, to_bytes
 from dicomdl.index.generations import map_table, publish, read_facts, read_manifest
 from dicomdl.index.schema import (
@@ -217,6 +219,22 @@ def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(
     with pytest.raises(GenerationGone, match="gone") as caught:
         map_table(str(tmp_path), first, "frames")
     assert caught.value.generation == first
+
+
+def test_a_clock_that_jumps_ahead_removes_no_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [publish(str(tmp_path), empty_tables(), {}) for _ in range(2)]
+    # A folder that no manifest names, as of two scans at one time.
+    (tmp_path / "generations" / ("0" * 16)).mkdir()
+    ahead = 365 * 86400.0
+    monkeypatch.setattr(
+        generations_module,
+        "moment_of",
+        lambda path: Moment(os.stat(path).st_mtime + ahead, time.monotonic()),
+    )
+    names += ["0" * 16, publish(str(tmp_path), empty_tables(), {})]
+    assert sorted(os.listdir(tmp_path / "generations")) == sorted(names)
 
 
 @pytest.mark.parametrize(

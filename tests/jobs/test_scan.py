@@ -572,6 +572,8 @@ def test_a_killed_scan_leaves_the_old_index_or_the_new_one_and_what_is_left_is_c
     found = content(dicomdl.open_index(out))
     new = content(scan(root, out=out + "-fresh"))
     assert found == (new if where == "after the manifest" else old)
+    scan(root, out=out)
+    assert not any(name.endswith(".tmp") for name in os.listdir(os.path.join(out, "generations")))
     monkeypatch.setattr(generations_module, "GRACE_S", -1.0)
     write_series(root / "newer", seed=5)
     index = scan(root, out=out)

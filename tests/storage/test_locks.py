@@ -123,3 +123,19 @@ def test_a_file_system_without_flock_has_no_locks_rather_than_marker_files(
     with locks.alone(path) as first, locks.alone(path) as second:
         assert (first, second) == (None, None)
     assert not os.path.exists(path)
+
+
+@posix_only
+def test_a_mark_is_held_while_its_block_runs_and_unknown_without_a_file(path: str) -> None:
+    assert locks.is_held(path) is None
+    with locks.held_while(path):
+        assert locks.is_held(path) is True
+    assert locks.is_held(path) is False
+
+
+def test_a_system_without_locks_knows_nothing_of_marks(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_fcntl", None)
+    with locks.held_while(path):
+        assert locks.is_held(path) is None

@@ -1,5 +1,6 @@
 """publishing: a file or folder appears complete or not at all, for its owner only."""
 
+import math
 import os
 import stat
 import subprocess
@@ -106,16 +107,61 @@ def test_a_parent_that_is_a_file_is_one_storage_error(tmp_path: Path) -> None:
         storage.make_folder(str(tmp_path / "file" / "inside"))
 
 
-def test_only_old_entries_with_the_suffix_that_nobody_keeps_are_removed(tmp_path: Path) -> None:
-    for name in ("old.tmp", "kept.tmp", "new.tmp", "old.txt"):
+def test_only_old_entries_with_the_suffix_are_removed(tmp_path: Path) -> None:
+    for name in ("old.tmp", "new.tmp", "old.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.tmp").mkdir()
     (tmp_path / "folder.tmp" / "inside").write_bytes(b"")
-    for name in ("old.tmp", "kept.tmp", "old.txt", "folder.tmp"):
+    for name in ("old.tmp", "old.txt", "folder.tmp"):
         os.utime(tmp_path / name, (0, 0))
-    storage.remove_old(str(tmp_path), 60, time.time(), pattern=r".*\.tmp", keep={"kept.tmp"})
-    assert sorted(os.listdir(tmp_path)) == ["kept.tmp", "new.tmp", "old.txt"]
+    storage.remove_old(str(tmp_path), 60, time.time(), pattern=r".*\.tmp")
+    assert sorted(os.listdir(tmp_path)) == ["new.tmp", "old.txt"]
     storage.remove_old(str(tmp_path / "absent"), 60, time.time(), pattern=".*")
+
+
+WRITER = """
+import sys, time
+from dicomdl.storage.publishing import new_folder
+with new_folder(sys.argv[1], "made") as folder:
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@posix_only
+def test_a_folder_of_a_killed_writer_goes_at_once_and_that_of_a_living_one_stays(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    temporary = Path(process.stdout.readline().strip())
+    # A clock that is years ahead.
+    storage.remove_old(str(tmp_path), 60, time.time() + 1e9, pattern=r"\..*\.tmp")
+    assert os.listdir(tmp_path) == [temporary.name]
+    process.kill()
+    process.communicate()
+    storage.remove_old(str(tmp_path), math.inf, 0, pattern=r"\..*\.tmp")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_another_machine_stays_until_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.new_folder(str(tmp_path), "made") as folder:
+        monkeypatch.setattr(storage, "_machine", lambda: "another")
+        storage.remove_old(str(tmp_path), 60, time.time(), pattern=r"\..*\.tmp")
+        assert os.path.isdir(folder)
+    assert os.listdir(tmp_path) == ["made"] and os.listdir(tmp_path / "made") == []
+    os.mkdir(tmp_path / ".made.old.tmp")
+    storage.remove_old(str(tmp_path), 60, time.time() + 61, pattern=r"\..*\.tmp")
+    assert os.listdir(tmp_path) == ["made"]
 
 
 def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> None:
