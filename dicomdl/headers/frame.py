@@ -90,8 +90,8 @@ class Frame(metaclass=Listed):
         Whether the pixels are Float or Double Float Pixel Data (PS3.3 C.7.6.24, C.7.6.25).
     flags : str
         What is odd about the file, in words with spaces between; "" for most files.
-    file_bytes, file_mtime_ns, file_ctime_ns, file_inode : int
-        The state of the file during the scan: size in bytes, times in ns, inode.
+    file_bytes, file_mtime_ns, file_ctime_ns, file_inode, file_etag : int or str
+        The state of the file during the scan: bytes, times in ns, inode; the ETag of an object.
     coded_rows, coded_columns : int
         The size of the mosaic that contains the frame as a tile; 0 for a frame that is no tile.
     tile_top, tile_left : int
@@ -121,6 +121,7 @@ class Frame(metaclass=Listed):
     file_mtime_ns: int
     file_ctime_ns: int = UNKNOWN
     file_inode: int = 0
+    file_etag: str = ""
     coded_rows: int = 0
     coded_columns: int = 0
     tile_top: int = 0
@@ -449,7 +450,12 @@ class Frame(metaclass=Listed):
     def file(self) -> Source:
         """The file, in the state of the scan."""
         return Source(
-            self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
+            self.path,
+            self.file_bytes,
+            self.file_mtime_ns,
+            self.file_ctime_ns,
+            self.file_inode,
+            self.file_etag,
         )
 
     @property

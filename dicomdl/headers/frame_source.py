@@ -16,8 +16,8 @@ class FrameSource:
     the item tag of the first fragment to the end of the last fragment, item headers included. If
     `deflated` is True, the offset counts in the inflated data set.
 
-    `file_bytes`, `file_mtime_ns`, `file_ctime_ns` and `file_inode` are the state of the file during
-    the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x `columns` pixels, and
+    `file_bytes`, `file_mtime_ns`, `file_ctime_ns`, `file_inode` and `file_etag` are the state of the
+    file during the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x `columns` pixels, and
     begins at (`tile_top`, `tile_left`) of a coded frame of `coded_rows` x `coded_columns`. Both
     sizes are 0 for a frame that is no tile.
     """
@@ -49,6 +49,7 @@ class FrameSource:
     sop_class_uid: str = ""
     file_ctime_ns: int = UNKNOWN
     file_inode: int = 0
+    file_etag: str = ""
 
     def __repr__(self) -> str:
         end = self.byte_offset + self.byte_length
@@ -61,10 +62,22 @@ class FrameSource:
     def file(self) -> Source:
         """The file, in the state of the scan."""
         return Source(
-            self.path, self.file_bytes, self.file_mtime_ns, self.file_ctime_ns, self.file_inode
+            self.path,
+            self.file_bytes,
+            self.file_mtime_ns,
+            self.file_ctime_ns,
+            self.file_inode,
+            self.file_etag,
         )
 
 
 # The fields of a frame that form its `Source`, in order. They are columns of the table `files`.
-FILE_FIELDS: Final = ("path", "file_bytes", "file_mtime_ns", "file_ctime_ns", "file_inode")
+FILE_FIELDS: Final = (
+    "path",
+    "file_bytes",
+    "file_mtime_ns",
+    "file_ctime_ns",
+    "file_inode",
+    "file_etag",
+)
 SOURCE_FIELDS: Final = tuple(field.name for field in dataclasses.fields(FrameSource))

@@ -141,6 +141,8 @@ class Generation:
     def _file_cell(self, name: str) -> Callable[[int], Any]:
         if name == "path":
             return _through(self.cell("file"), _cells(self.files, name), self.path)
+        if self.files.is_text(name):
+            return _through(self.cell("file"), _cells(self.files, name), str)
         if not (self.files.is_number(name) and self.frames.is_number("file")):
             # `Table.numbers` would give every worker a private copy of an encoded column.
             return _through(self.cell("file"), _cells(self.files, name), int)
@@ -166,11 +168,12 @@ class Generation:
         """Return the values of one column for a range of frame rows, as `cell` does for one."""
         if name in FILE_FIELDS:
             files = self.frames.numbers("file")[rows]
-            return (
-                self._paths(*self.files.binaries(name, files))
-                if name == "path"
-                else self.files.some_numbers(name, files)
-            )
+            if name == "path":
+                return self._paths(*self.files.binaries(name, files))
+            if self.files.is_text(name):
+                cell = _cells(self.files, name)
+                return [cell(file) for file in files.tolist()]
+            return self.files.some_numbers(name, files)
         if self.frames.is_number(name) and not self.frames.column(name).null_count:
             return self.frames.numbers(name)[rows].tolist()  # type: ignore[no-any-return]
         cell = self.cell(name)

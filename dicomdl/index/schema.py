@@ -14,7 +14,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.frame import attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
 
-FORMAT: Final = 9
+FORMAT: Final = 10
 TABLES: Final = ("files", "frames", "stacks", "problems", "annotations")
 TEXT: Final = pa.large_string()
 _ARROW: Final[Mapping[str, pa.DataType]] = {
@@ -55,11 +55,13 @@ _CONCLUDED: Final = (
 )
 # State of a file when it was scanned, as `storage.sources.state_of` returns it.
 STATE_COLUMNS: Final = FILE_FIELDS[1:]
+# Of text: the last one.
+ETAG: Final = "file_etag"
 FILES_SCHEMA: Final = pa.schema(
     [
         # Bytes of the operating system: a file name need not be UTF-8.
         ("path", pa.large_binary()),
-        *((name, pa.int64()) for name in STATE_COLUMNS),
+        *((name, TEXT if name == ETAG else pa.int64()) for name in STATE_COLUMNS),
         ("kind", TEXT),
         ("sop_class_uid", TEXT),
         # Of DICOM without an image; the table of frames has those of images.

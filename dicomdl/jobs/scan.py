@@ -35,6 +35,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.moves import Moves, moved, parse_moves
 from dicomdl.index.opening import open_index
 from dicomdl.index.schema import (
+    ETAG,
     PROBLEMS_SCHEMA,
     READ_ANNOTATIONS_SCHEMA,
     READ_FILES_SCHEMA,
@@ -306,28 +307,31 @@ def _unchanged(walked: Walk, old: _Old) -> bool:
     files = old.files
     if len(files) != len(walked.paths) or walked.passed_over() != old.passed_over:
         return False
-    states = np.array(walked.states, dtype=np.int64).reshape(-1, len(STATE_COLUMNS))
+    states = np.array([state[:COMPARED] for state in walked.states], np.int64)
     same = all(
-        np.array_equal(states[:, i], files.numbers(name))
+        np.array_equal(states.reshape(-1, COMPARED)[:, i], files.numbers(name))
         for i, name in enumerate(STATE_COLUMNS[:COMPARED])
     )
-    return same and files.equals("path", walked.paths)
+    etags = [state[-1] for state in walked.states]
+    return same and etags == files.column(ETAG).to_pylist() and files.equals("path", walked.paths)
 
 
 def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
     """Return ({old row: new row} of unchanged files, rows of files to read).
 
-    A file is unchanged if its path and the first `compared` entries of its state are the same.
+    A file is unchanged if its path, the first `compared` entries of its state and its ETag are the
+    same.
     """
     if old is None:
         return {}, list(range(len(walked.paths)))
     columns = [[moved(path, old.moves) for path in old.files.column("path").to_pylist()]]
     columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:compared]]
+    columns.append(old.files.column(ETAG).to_pylist())
     known = {key: row for row, key in enumerate(zip(*columns, strict=True))}
     kept: dict[int, int] = {}
     fresh: list[int] = []
     for row, (path, state) in enumerate(zip(walked.paths, walked.states, strict=True)):
-        old_row = known.get((path, *state[:compared]))
+        old_row = known.get((path, *state[:compared], state[-1]))
         if old_row is None:
             fresh.append(row)
         else:
@@ -345,7 +349,7 @@ def _roots_before(roots: Sequence[str], move: Mapping[str, str]) -> list[str]:
 def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
     """Return the table of files with paths and states of this walk for the files that were kept."""
     paths = files.column("path").to_pylist()
-    states = [files.numbers(name).copy() for name in STATE_COLUMNS]
+    states = [files.column(name).to_pylist() for name in STATE_COLUMNS]
     for old_row, new_row in kept.items():
         paths[old_row] = walked.paths[new_row]
         for column, value in zip(states, walked.states[new_row], strict=True):

@@ -1,6 +1,6 @@
 """Sources and handles: a file in one state, and an open file from which byte ranges are read.
 
-The state is size, modification time, change time and inode. A program that rewrites a file and sets
+The state is size, modification time, change time, inode and, for an object of a store, its ETag. A program that rewrites a file and sets
 the modification time back still moves the change time, which no program can set. `chmod`, a new
 hard link and a copy of the data set move the change time too, although the content is unchanged.
 Such a file is refused as well, and the next scan reads only that file again. `MovedPath` relaxes
@@ -18,7 +18,8 @@ from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, TruncatedPixels
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
-State: TypeAlias = tuple[int, int, int, int]
+# Size in bytes, modification time and change time in ns, inode, ETag of an object of a store.
+State: TypeAlias = tuple[int, int, int, int, str]
 
 UNKNOWN: Final = -1
 COMPARED: Final = 4 if os.name == "nt" else 3
@@ -28,13 +29,13 @@ _LOW_BITS: Final = 2**63 - 1
 
 
 def state_of(status: os.stat_result) -> State:
-    """Return size in bytes, modification time and change time in ns, and inode.
+    """Return size in bytes, modification time and change time in ns, inode, and no ETag.
 
     Scans compare the first `COMPARED` entries. The inode is reduced to its low 63 bits, which fit
     the index; it is 0 on file systems without inodes.
     """
     inode = status.st_ino & _LOW_BITS
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode, ""
 
 
 class MovedPath(str):
@@ -52,7 +53,7 @@ class Source(NamedTuple):
 
     The class is a tuple for speed: one is created per frame that is read. `mtime_ns` is UNKNOWN for
     a file that no scan has seen; such a file is accepted in any state. An UNKNOWN `ctime_ns` and an
-    `inode` of 0 are not compared.
+    `inode` of 0 are not compared. `etag` is "" for a file.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Source(NamedTuple):
     mtime_ns: int = UNKNOWN
     ctime_ns: int = UNKNOWN
     inode: int = 0
+    etag: str = ""
 
     def check(self, status: os.stat_result) -> None:
         """Raise FileChanged if `status` describes the file in another state."""

@@ -50,6 +50,7 @@ def synthetic_index(
         "file_mtime_ns": 10**18 + np.arange(len(paths)),
         "file_ctime_ns": 10**18 + np.arange(len(paths)),
         "file_inode": 1 + np.arange(len(paths)),
+        "file_etag": [""] * len(paths),
         "kind": ["image"] * len(paths),
         "sop_class_uid": [CT] * len(paths),
         "study_instance_uid": [""] * len(paths),

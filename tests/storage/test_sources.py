@@ -214,7 +214,7 @@ STATE = (10, 2000, 3000, 77)
 
 def test_a_source_says_whether_a_file_is_the_one_that_was_scanned() -> None:
     source = Source("a", *STATE)
-    assert state_of(status_of(STATE)) == STATE
+    assert state_of(status_of(STATE)) == (*STATE, "")
     source.check(status_of(STATE))
     for place in range(3):
         changed = tuple(value + (place == number) for number, value in enumerate(STATE))

@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 import dicomdl
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
+from dicomdl.storage import handles as handles_module
 from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
@@ -137,9 +138,9 @@ def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(
     stack = only_stack(folder)
     reader = StackVoxels(stack)
     read: list[int] = []
-    original = sources_module.read_into
+    original = handles_module.read_into
     monkeypatch.setattr(
-        sources_module,
+        handles_module,
         "read_into",
         lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1],
     )

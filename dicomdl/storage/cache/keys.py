@@ -74,13 +74,18 @@ def stack_key(files: Sequence[KeyFile], options: Mapping[str, str], strict: bool
         `strict` is True, and a file cannot be read.
     """
     sources = [
-        [file.instance_uid, list(file.frames), _content(file.file) if strict else [*file.file[1:]]]
+        [file.instance_uid, list(file.frames), _content(file.file) if strict else _state(file.file)]
         for file in files
     ]
     versions = {"dicomdl": __version__, "values": VALUES_VERSION, "format": FORMAT_VERSION}
     parts = {"versions": versions, "strict": strict, "files": sources, "options": dict(options)}
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return Key(hashlib.blake2b(text.encode(), digest_size=32).hexdigest())
+
+
+def _state(file: Source) -> list[int | str]:
+    # The ETag of files is "": keys without it stay those of older versions.
+    return [part for part in file[1:] if part != ""]
 
 
 def _content(file: Source) -> str:
