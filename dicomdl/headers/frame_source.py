@@ -16,10 +16,10 @@ class FrameSource:
     the item tag of the first fragment to the end of the last fragment, item headers included. If
     `deflated` is True, the offset counts in the inflated data set.
 
-    `file_bytes`, `file_mtime_ns`, `file_ctime_ns`, `file_inode` and `file_etag` are the state of the
-    file during the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x `columns` pixels, and
-    begins at (`tile_top`, `tile_left`) of a coded frame of `coded_rows` x `coded_columns`. Both
-    sizes are 0 for a frame that is no tile.
+    `file_bytes`, `file_mtime_ns`, `file_ctime_ns`, `file_inode` and `file_etag` are the state of
+    the file during the scan (see `storage.sources.Source`). A tile of a mosaic has `rows` x
+    `columns` pixels, and begins at (`tile_top`, `tile_left`) of a coded frame of `coded_rows` x
+    `coded_columns`. Both sizes are 0 for a frame that is no tile.
     """
 
     path: str

@@ -1,7 +1,8 @@
 """Sources and handles: a file in one state, and an open file from which byte ranges are read.
 
-The state is size, modification time, change time, inode and, for an object of a store, its ETag. A program that rewrites a file and sets
-the modification time back still moves the change time, which no program can set. `chmod`, a new
+The state is size, modification time, change time, inode and, for an object of a store, its ETag. A
+program that rewrites a file and sets the modification time back still moves the change time, which
+no program can set. `chmod`, a new
 hard link and a copy of the data set move the change time too, although the content is unchanged.
 Such a file is refused as well, and the next scan reads only that file again. `MovedPath` relaxes
 the comparison, for files below a moved root and for indexes opened with `strict_files=False`. On
