@@ -18,6 +18,7 @@ from dicomdl.headers._window import Window
 from dicomdl.headers.columns import as_text
 from dicomdl.headers.inflate import inflate
 from dicomdl.headers.uids import DEFLATED
+from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import Source, opened, read_range
 
 # The largest structure set that is read: 10 million points of 50 bytes.
@@ -131,4 +132,4 @@ def _too_long(size: int) -> HeaderError:
 
 def source_of(path: str | os.PathLike[str]) -> Source:
     """Return the source of a file that no scan has seen, accepted in any state."""
-    return Source(os.path.abspath(os.fspath(path)))
+    return Source(absolute(os.fspath(path)))

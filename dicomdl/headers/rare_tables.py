@@ -20,6 +20,7 @@ from dicomdl.errors import DicomdlError, FileChanged, IntensityError, PixelError
 from dicomdl.headers._attribute_items import CONVERTED
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
 from dicomdl.headers.parsed import parsed_header
+from dicomdl.storage.locations import absolute
 from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import Source, look_up
 
@@ -259,7 +260,7 @@ def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
     DicomdlError
         The header cannot be read. The class is `failure`.
     """
-    source = file if isinstance(file, Source) else Source(os.path.abspath(file))
+    source = file if isinstance(file, Source) else Source(absolute(os.fspath(file)))
     try:
         current = look_up(source)
         return _tables.of(current, functools.partial(_parsed, current))

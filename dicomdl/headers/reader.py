@@ -60,6 +60,7 @@ from dicomdl.headers.uids import (
     is_uid,
     may_lack_pixels,
 )
+from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import Source, open_path
 
 # Small: the few UIDs that all files contain.
@@ -421,7 +422,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     ('CT', 128, 128, 32768)
     """
     reader = HeaderReader(extra)
-    name = os.path.abspath(os.fspath(path))
+    name = absolute(os.fspath(path))
     header = reader.read(name)
     if header.kind in ("problem", "not_dicom"):
         error = HeaderError(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from dicomdl.errors import UsageError
+from dicomdl.storage.locations import absolute
 
 # (old root, new root) pairs of bytes without a separator at the end.
 Moves: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -65,7 +66,8 @@ def moved(path: bytes, moves: Moves) -> bytes:
         if path == old:
             return new
         if path.startswith(below):
-            return os.path.join(new, path[len(below) :])
+            # Not os.path.join: what follows an archive begins with a slash.
+            return new.rstrip(_SEPARATOR) + _SEPARATOR + path[len(below) :]
     return path
 
 
@@ -74,7 +76,7 @@ def _by_length(pair: tuple[bytes, bytes]) -> tuple[int, bytes]:
 
 
 def _absolute(folder: str | os.PathLike[str]) -> str:
-    return os.path.abspath(os.path.expanduser(os.fspath(folder)))
+    return absolute(os.fspath(folder))
 
 
 def _parse_variable(text: str, roots: Sequence[str]) -> dict[str, str]:

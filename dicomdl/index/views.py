@@ -7,7 +7,6 @@ first use. Views compare and hash by index folder, generation and number, and pi
 import functools
 import json
 import operator
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -34,6 +33,7 @@ from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths
 from dicomdl.printing import printable
+from dicomdl.storage.locations import common_folder
 
 # Values of the dimension of a group in its repr.
 SHOWN_MEMBERS: Final = 6
@@ -245,7 +245,7 @@ class Stack(Plotted):
     @property
     def path(self) -> str:
         """The folder that holds all files of the stack."""
-        return os.path.commonpath([os.path.dirname(path) for path in self.paths])
+        return common_folder(self.paths)
 
     def value(self, column: str) -> Any:
         """Return the fact `column` of the first frame."""

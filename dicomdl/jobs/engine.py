@@ -34,12 +34,23 @@ from dicomdl.index.schema import (
 from dicomdl.index.table import Table
 from dicomdl.jobs._pixel_hashes import pixel_hashes
 from dicomdl.storage.children import Answer, Child, Death
+from dicomdl.storage.folders import Walk
+from dicomdl.storage.sources import Source
 from dicomdl.storage.system import available_cores
 
 # Files that a worker reads per answer.
 CHUNK_FILES: Final = 1024
 # Below this number of files, the start of workers (0.4 s) costs more than they save.
 IN_PROCESS_FILES: Final = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read of every file: columns of more attributes, and hashes of the pixels."""
+
+    extra: Sequence[Attribute] = ()
+    pixel_hash: bool = False
+    limits: ReadLimits = DEFAULT_LIMITS
 
 
 def read_chunk(
@@ -51,13 +62,24 @@ def read_chunk(
     """
     with _no_cycle_collection():
         headers = [reader.read(os.fsdecode(path)) for path in paths]
+    return _tables(reader, paths, headers, first, pixel_hash=pixel_hash)
+
+
+def _tables(
+    reader: HeaderReader,
+    paths: Sequence[bytes],
+    headers: list[Header],
+    first: int,
+    *,
+    pixel_hash: bool = False,
+) -> list[Table]:
     frames = _rows_or_problem(reader, headers, first)
     if isinstance(frames, Header):
         # One file must not cost the others of its chunk: the file that cannot be converted is found
         # and becomes a problem.
         headers = [_convertible(reader, header) for header in headers]
         frames = _frame_rows(reader, headers, first)
-    numbers = range(first, first + len(paths))
+    numbers = range(first, first + len(headers))
     files = {
         "path": list(paths),
         **{name: [h.source[i] for h in headers] for i, name in enumerate(STATE_COLUMNS, 1)},
@@ -82,6 +104,18 @@ def read_chunk(
         table_of(PROBLEMS_SCHEMA, problems),
         _annotations(headers, first),
     ]
+
+
+def refused_tables(walked: Walk, rows: Sequence[int], reading: Reading, first: int) -> list[Table]:
+    """Return the tables, as of `read_chunk`, of what a walk refused at some of its rows."""
+    paths = [walked.paths[row] for row in rows]
+    headers = [
+        Header(
+            "problem", *walked.refused[path], source=Source(os.fsdecode(path), *walked.states[row])
+        )
+        for row, path in zip(rows, paths, strict=True)
+    ]
+    return _tables(HeaderReader(reading.extra, reading.limits), paths, headers, first)
 
 
 def _annotations(headers: Sequence[Header], first: int) -> Table:
@@ -157,15 +191,6 @@ def _frame_rows(reader: HeaderReader, every: Sequence[Header], first: int) -> Ta
         ]
         columns |= dict(zip(CodedTile._fields, map(list, zip(*tiles, strict=True)), strict=True))
     return frames_table(columns, reader.convert(rows), extra)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is read of every file: columns of more attributes, and hashes of the pixels."""
-
-    extra: Sequence[Attribute] = ()
-    pixel_hash: bool = False
-    limits: ReadLimits = DEFAULT_LIMITS
 
 
 def read_all(

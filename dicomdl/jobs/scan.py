@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,26 +54,13 @@ from dicomdl.jobs._patients import (
     patient_key_name,
     require_key,
 )
-from dicomdl.jobs.engine import Reading, read_all
+from dicomdl.jobs.engine import Reading, read_all, refused_tables
+from dicomdl.jobs.roots import Path, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
-from dicomdl.storage.folders import Walk, require_no_url, walk
+from dicomdl.storage.folders import Walk
+from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED
 from dicomdl.version import __version__
-
-# Endings of archives, which must be unpacked first.
-_ARCHIVES: Final = (
-    ".zip",
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.bz2",
-    ".tar.xz",
-    ".tar.zst",
-    ".7z",
-    ".rar",
-)
-
-Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def scan(
@@ -160,7 +147,7 @@ def scan(
     >>> len(index), index.stacks[0].verdict
     (1, 'single')
     """
-    folders = _checked_roots(roots)
+    checked = checked_roots(roots)
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     extra = extra_attributes(attributes, allow_phi=allow_phi)
@@ -168,7 +155,7 @@ def scan(
         raise UsageError(f"patient_id={patient_id!r}: expected 'keep' or 'hash'")
     tolerances, limits = tolerances or Tolerances(), limits or ReadLimits()
     options: dict[str, Any] = {
-        "roots": [os.fsdecode(folder) for folder in folders],
+        "roots": [os.fsdecode(root.path) for root in checked],
         "follow_links": follow_links,
         "attributes": list(attributes),
         "patient_id": patient_id if patient_id == "keep" else f"hash:{patient_key_name()}",
@@ -177,7 +164,7 @@ def scan(
         "limits": asdict(limits),
     }
     target = _target(out, options)
-    walked = walk(folders, follow_links=follow_links, avoid=target)
+    walked = walk_roots(checked, follow_links=follow_links, avoid=target)
     source = target
     if move and out is None:
         source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
@@ -189,6 +176,7 @@ def scan(
     # A moved file has another change time.
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
     kept, fresh = _divide(walked, old, compared)
+    refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
     if fresh and patient_id == "hash":
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
@@ -200,7 +188,9 @@ def scan(
             [files, hash_patients(frames), problems, hash_patients(annotations)]
             for files, frames, problems, annotations in chunks
         ]
-    tables = _merge(old, kept, fresh, chunks, extra)
+    if refused:
+        chunks.append(refused_tables(walked, refused, reading, first=len(fresh)))
+    tables = _merge(old, kept, [*fresh, *refused], chunks, extra)
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     tables |= with_links(tables)
     grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
@@ -208,33 +198,7 @@ def scan(
     return open_index(target, root={}, strict_files=strict_files)
 
 
-# --- roots and target -----------------------------------------------------------------------------
-
-
-def _checked_roots(roots: Path | Iterable[Path]) -> list[bytes]:
-    if not isinstance(roots, str | bytes | os.PathLike | Iterable):
-        raise UsageError(f"scan takes a folder, or a list of them, not {type(roots).__name__}")
-    given = [roots] if isinstance(roots, str | bytes | os.PathLike) else list(roots)
-    if not given or not all(os.fspath(root) for root in given):
-        raise UsageError("no folder to scan was given, or one with an empty name")
-    for root in given:
-        _require_local(os.fsdecode(os.fspath(root)))
-    folders = [os.path.abspath(os.fsencode(os.path.expanduser(os.fspath(root)))) for root in given]
-    for folder in folders:
-        if not os.path.exists(folder):
-            raise UsageError(f"{os.fsdecode(folder)!r} does not exist", path=os.fsdecode(folder))
-    return sorted(set(folders))
-
-
-def _require_local(root: str) -> None:
-    """Raise UsageError for a URL and for an archive, which the scan does not read yet."""
-    require_no_url(root)
-    if root.lower().endswith(_ARCHIVES) and os.path.isfile(os.path.expanduser(root)):
-        raise UsageError(
-            f"{root!r} is an archive, which the scan does not read yet: unpack it and scan the "
-            "folder",
-            path=root,
-        )
+# --- target ---------------------------------------------------------------------------------------
 
 
 def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> str:
@@ -313,17 +277,29 @@ def _unchanged(walked: Walk, old: _Old) -> bool:
         for i, name in enumerate(STATE_COLUMNS[:COMPARED])
     )
     etags = [state[-1] for state in walked.states]
-    return same and etags == files.column(ETAG).to_pylist() and files.equals("path", walked.paths)
+    same = same and etags == files.column(ETAG).to_pylist()
+    return same and files.equals("path", walked.paths) and _same_refusals(walked, old)
+
+
+def _same_refusals(walked: Walk, old: _Old) -> bool:
+    """Whether the last scan refused what this walk refuses, for the same reasons."""
+    if not walked.refused:
+        return True
+    files = old.problems.numbers("file").tolist()
+    reasons, details = (old.problems.column(name).to_pylist() for name in ("reason", "detail"))
+    before = {walked.paths[file]: each for file, *each in zip(files, reasons, details, strict=True)}
+    return all(before.get(path) == list(each) for path, each in walked.refused.items())
 
 
 def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
     """Return ({old row: new row} of unchanged files, rows of files to read).
 
     A file is unchanged if its path, the first `compared` entries of its state and its ETag are the
-    same.
+    same. Neither result has the rows of what the walk refused.
     """
+    refused = walked.refused
     if old is None:
-        return {}, list(range(len(walked.paths)))
+        return {}, [row for row, path in enumerate(walked.paths) if path not in refused]
     columns = [[moved(path, old.moves) for path in old.files.column("path").to_pylist()]]
     columns += [old.files.numbers(name).tolist() for name in STATE_COLUMNS[:compared]]
     columns.append(old.files.column(ETAG).to_pylist())
@@ -332,6 +308,8 @@ def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, in
     fresh: list[int] = []
     for row, (path, state) in enumerate(zip(walked.paths, walked.states, strict=True)):
         old_row = known.get((path, *state[:compared], state[-1]))
+        if path in refused:
+            continue
         if old_row is None:
             fresh.append(row)
         else:
@@ -340,9 +318,9 @@ def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, in
 
 
 def _roots_before(roots: Sequence[str], move: Mapping[str, str]) -> list[str]:
-    """Return the roots of the scan before the move, in the order of `_checked_roots`."""
-    absolute = {os.path.abspath(os.path.expanduser(new)): old for old, new in move.items()}
-    before = [os.path.abspath(os.path.expanduser(absolute.get(root, root))) for root in roots]
+    """Return the roots of the scan before the move, in the order of `checked_roots`."""
+    old_of = {absolute(new): old for old, new in move.items()}
+    before = [absolute(old_of.get(root, root)) for root in roots]
     return [os.fsdecode(root) for root in sorted(map(os.fsencode, before))]
 
 

@@ -18,18 +18,25 @@ from dicomdl.storage.sources import State, state_of
 _SEPARATOR: Final = os.fsencode(os.sep)
 
 
+# Of something that is absent, or that is none of the user's.
+NO_STATE: Final[State] = (0, 0, 0, 0, "")
+
+
 @dataclass
 class Walk:
     """The result of a walk over the roots: the files, and counts of the entries passed over.
 
-    `paths`, `states` and `keys` have one entry per file, in the same order. `unreadable` holds the
-    paths of folders and entries that the system refused to list or describe.
+    `paths`, `states` and `keys` have one entry per file, in the same order. `refused` names those
+    among the paths that must not be read, with the reason in a word and in a sentence; they become
+    problems. `unreadable` holds the paths of folders and entries that the system refused to list or
+    describe.
     """
 
     paths: list[bytes] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
-    # (device, inode) per file.
-    keys: list[tuple[int, int]] = field(default_factory=list)
+    # Identity per file: (device, inode), and what tells the members of an archive apart.
+    keys: list[tuple[int, ...]] = field(default_factory=list)
+    refused: dict[bytes, tuple[str, str]] = field(default_factory=dict)
     # True when a file may have been reached twice: through links, or through overlapping roots.
     may_repeat: bool = False
     hidden_folders: int = 0
@@ -39,6 +46,21 @@ class Walk:
     # Devices, FIFOs, sockets, and links to nothing: git-annex has those for files not fetched.
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
+
+    def add(self, path: bytes, state: State, key: tuple[int, ...]) -> None:
+        """Add a file to be read."""
+        self.paths.append(path)
+        self.states.append(state)
+        self.keys.append(key)
+
+    def refuse(
+        self, path: bytes, reason: str, detail: str, state: State = (0, 0, 0, 0, "")
+    ) -> None:
+        """Add something that becomes a problem instead of being read; a path has one reason."""
+        if path not in self.refused:
+            # No file has a negative device.
+            self.add(path, state, (-1, len(self.paths)))
+            self.refused[path] = reason, detail
 
     def passed_over(self) -> dict[str, Any]:
         """Return the entries without a row in the index, in the form that the manifest stores."""
@@ -82,7 +104,7 @@ def walk(roots: Sequence[bytes], *, follow_links: bool = False, avoid: str = "")
         else:
             _add_root_file(root, found)
     if found.may_repeat:
-        _drop_repeats(found)
+        drop_repeats(found)
     return found
 
 
@@ -171,9 +193,7 @@ def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
         return
     if status.st_nlink > 1 or entry.is_symlink():
         found.may_repeat = True
-    found.paths.append(entry.path)
-    found.states.append(state_of(status))
-    found.keys.append((status.st_dev, status.st_ino))
+    found.add(entry.path, state_of(status), (status.st_dev, status.st_ino))
 
 
 def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:
@@ -197,15 +217,13 @@ def _add_root_file(path: bytes, found: Walk) -> None:
         raise UsageError(
             f"{os.fsdecode(path)!r} is neither a folder nor a file", path=os.fsdecode(path)
         )
-    found.paths.append(path)
-    found.states.append(state_of(status))
-    found.keys.append((status.st_dev, status.st_ino))
+    found.add(path, state_of(status), (status.st_dev, status.st_ino))
 
 
-def _drop_repeats(found: Walk) -> None:
-    """Keep the first path per (device, inode), in path order, so that every scan keeps the same."""
+def drop_repeats(found: Walk) -> None:
+    """Keep the first path per identity, in path order, so that every scan keeps the same."""
     order = sorted(range(len(found.paths)), key=found.paths.__getitem__)
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, ...]] = set()
     keep = []
     for i in order:
         if found.keys[i] not in seen:

@@ -29,7 +29,27 @@ COMPARED_IF_MOVED: Final = 2
 _LOW_BITS: Final = 2**63 - 1
 
 
-def state_of(status: os.stat_result) -> State:
+class Status(Protocol):
+    """What `os.stat` tells of a file, and an archive or a store of what is in it."""
+
+    @property
+    def st_size(self) -> int:
+        """Size in bytes."""
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """Modification time in ns."""
+
+    @property
+    def st_ctime_ns(self) -> int:
+        """Change time in ns."""
+
+    @property
+    def st_ino(self) -> int:
+        """Inode."""
+
+
+def state_of(status: Status) -> State:
     """Return size in bytes, modification time and change time in ns, inode, and no ETag.
 
     Scans compare the first `COMPARED` entries. The inode is reduced to its low 63 bits, which fit
@@ -64,7 +84,7 @@ class Source(NamedTuple):
     inode: int = 0
     etag: str = ""
 
-    def check(self, status: os.stat_result) -> None:
+    def check(self, status: Status) -> None:
         """Raise FileChanged if `status` describes the file in another state."""
         if (
             status.st_size == self.size
@@ -96,7 +116,7 @@ class Source(NamedTuple):
             found_bytes=status.st_size,
         )
 
-    def _is_inode(self, status: os.stat_result) -> bool:
+    def _is_inode(self, status: Status) -> bool:
         return status.st_ino & _LOW_BITS == self.inode or 0 in (self.inode, status.st_ino)
 
 

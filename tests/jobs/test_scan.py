@@ -25,6 +25,7 @@ from dicomdl.index import generations as generations_module
 from dicomdl.index.index import Index
 from dicomdl.jobs import _digests as digests_module
 from dicomdl.jobs import engine as engine_module
+from dicomdl.jobs import roots as roots_module
 from dicomdl.jobs import scan as scanner
 from dicomdl.jobs.engine import WorkerWarning
 from dicomdl.storage import folders as folders_module
@@ -303,7 +304,7 @@ def test_a_file_that_vanishes_between_walk_and_read_is_a_problem_once(
         (root / "ct" / "slice.txt").unlink()
         return found
 
-    monkeypatch.setattr(scanner, "walk", walk_then_remove)
+    monkeypatch.setattr(roots_module, "walk", walk_then_remove)
     index = scan(root, out=out)
     assert [p.reason for p in index.problems if p.path.endswith("slice.txt")] == ["unreadable"]
     monkeypatch.undo()

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from dicomdl.errors import UsageError
 from dicomdl.storage.cache._layout import FORMAT_VERSION
+from dicomdl.storage.locations import inside
 from dicomdl.storage.sources import Source, as_stream, opened
 from dicomdl.version import __version__
 
@@ -25,8 +26,9 @@ VALUES_VERSION: Final = 1
 class KeyFile(NamedTuple):
     """A file that goes into a key, in the state that `look_up` returned, and the frames in use.
 
-    The path only serves to read the contents for a strict key. It is not a part of any key, so a
-    data set that is mounted elsewhere keeps its entries.
+    The path serves to read the contents for a strict key. It is not a part of any key, so a data
+    set that is mounted elsewhere keeps its entries. The name of a member of an archive is: members
+    share the times and the inode of their archive.
     """
 
     file: Source
@@ -84,8 +86,8 @@ def stack_key(files: Sequence[KeyFile], options: Mapping[str, str], strict: bool
 
 
 def _state(file: Source) -> list[int | str]:
-    # The ETag of files is "": keys without it stay those of older versions.
-    return [part for part in file[1:] if part != ""]
+    # The ETag of a file is "", and it has no member: keys of files stay those of older versions.
+    return [part for part in (*file[1:], inside(file.path)) if part != ""]
 
 
 def _content(file: Source) -> str:
