@@ -43,7 +43,7 @@ _META_COST: Final = 3000
 # Replaces the slot of elements that the fast gear leaves to the plain one.
 _STOP: Final = -2
 # The longest value of a VR whose length has 16 bits (PS3.5 7.1.2), which is even.
-_LONGEST_SHORT: Final = 0xFFFE
+LONGEST_SHORT: Final = 0xFFFE
 
 
 class Wanted:
@@ -178,7 +178,7 @@ def _step(
             return None
         raise truncated(value, length, window.size)
     if slot >= 0:
-        if length > _LONGEST_SHORT and slot in collected.short:
+        if length > LONGEST_SHORT and slot in collected.short:
             raise too_long(tag, length)
         collected.values[slot] = window.take(value, length)
     elif creator:
@@ -190,9 +190,9 @@ def too_long(tag: int, length: int) -> HeaderError:
     """Return the error for a value that is longer than its VR allows."""
     return HeaderError(
         f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) has {length} bytes, its VR allows "
-        f"{_LONGEST_SHORT}",
+        f"{LONGEST_SHORT}",
         reason="malformed",
-        limit_bytes=_LONGEST_SHORT,
+        limit_bytes=LONGEST_SHORT,
         found_bytes=length,
     )
 
@@ -235,14 +235,16 @@ def _skim_explicit(
         slot = slot_of(tag, -1)
         if end > limit or slot == _STOP:
             break
-        if seen is not None:
-            seen.append((tag, code, at, value, length, slot))
         if slot >= 0:
+            if length > LONGEST_SHORT:
+                break
             values[slot] = buffer[value:end]
         elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:
             # The condition is that of _is_creator, without a call.
             collected.reserve(tag, buffer[value:end])
             slot_of = collected.slots.get
+        if seen is not None:
+            seen.append((tag, code, at, value, length, slot))
         at = end
         count += 1
     return at, count
@@ -263,13 +265,15 @@ def _skim_implicit(
         slot = slot_of(tag, -1)
         if end > limit or slot == _STOP:
             break
-        if seen is not None:
-            seen.append((tag, 0, at, value, end - value, slot))
         if slot >= 0:
+            if end - value > LONGEST_SHORT:
+                break
             values[slot] = buffer[value:end]
         elif tag & 1 and 0x0010_0000 <= tag <= 0x00FF_FFFF:
             collected.reserve(tag, buffer[value:end])
             slot_of = collected.slots.get
+        if seen is not None:
+            seen.append((tag, 0, at, value, end - value, slot))
         at = end
         count += 1
     return at, count

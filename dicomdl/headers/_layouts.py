@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers._elements import Walked, Wanted
+from dicomdl.headers._elements import LONGEST_SHORT, Walked, Wanted
 from dicomdl.headers._heads import (
     EXPLICIT,
     IMPLICIT,
@@ -78,6 +78,8 @@ class _Layout:
     may_vary: list[int]
     segments: list[_Segment] = field(default_factory=list)
     pick: Callable[[Any], tuple[bytes, ...]] = tuple
+    # Slots whose VR has a 16-bit length: the walk refuses longer values.
+    short: frozenset[int] = frozenset()
 
 
 class Matched(NamedTuple):
@@ -239,6 +241,7 @@ def _compile(layout: _Layout, wanted: Wanted) -> None:
     slots = [step.slot for step in layout.steps if step.slot >= 0]
     ranks = {slot: rank for rank, slot in enumerate(slots, 1)}
     layout.pick = itemgetter(*(ranks.get(slot, 0) for slot in range(wanted.size)))
+    layout.short = wanted.short
 
 
 def _segments(layout: _Layout, numbers: range) -> Iterator[_Segment]:
@@ -303,7 +306,7 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                 continue
             # An undefined length, which is another structure, also ends beyond the buffer.
             position = value + length
-            if position > limit:
+            if position > limit or (length > LONGEST_SHORT and segment.slot in layout.short):
                 return None
             if segment.slot >= 0:
                 values.append(buffer[value:position])
@@ -366,7 +369,7 @@ def _close(
         values.append(buffer[extent.value : end - 8])
         return end
     end = extent.value + extent.length
-    if end > len(buffer):
+    if end > len(buffer) or (extent.length > LONGEST_SHORT and step.slot in layout.short):
         raise _OtherStructure
     if step.slot >= 0:
         values.append(buffer[extent.value : end])

@@ -26,7 +26,18 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID
 
 from dicomdl.errors import HeaderError, UsageError
-from dicomdl.headers._heads import BIG_ENDIAN, ITEM, SEQUENCE_END, UNDEFINED
+from dicomdl.headers._elements import Wanted, walk
+from dicomdl.headers._heads import (
+    BIG_ENDIAN,
+    EXPLICIT,
+    IMPLICIT,
+    ITEM,
+    SEQUENCE_END,
+    UNDEFINED,
+    Step,
+    Syntax,
+)
+from dicomdl.headers._window import Window
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import Constant, converter
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Frame, attributes
@@ -920,6 +931,37 @@ def test_a_value_longer_than_its_vr_allows_is_a_problem_and_not_parsed(tag: int,
 
     assert header(65_534).kind == "image"
     assert header(2**20).reason == "malformed"
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+def test_a_value_longer_than_its_vr_allows_is_a_problem_whatever_was_read_before(
+    syntax: Syntax,
+) -> None:
+    """A long first read, and a layout that knows the header, do not hide it."""
+
+    def content(size: int) -> bytes:
+        kind, *pixel_module = image_elements()
+        elements = [kind, *pixel_module, element(0x00281050, b"UN", b"1\\" * (size // 2))]
+        coded = b"".join(elements) + element(PIXELS, b"OW", b"\1" * 4)
+        if syntax is EXPLICIT:
+            return file_of(coded)
+        steps: list[Step] = []
+        walk(Window.on(coded), 0, EXPLICIT, Wanted([]), steps)
+        implicit = b"".join(
+            element(head.tag, b"", coded[head.value : head.value + head.length])
+            for _, head, *_ in steps
+        )
+        return file_of(implicit, transfer_syntax="1.2.840.10008.1.2")
+
+    reader = HeaderReader()
+    for size, kind in ((2, "image"), (4, "image"), (65_534, "image"), (65_536, "problem")):
+        raw = content(size)
+        for first in (2**14, 2**18):
+            for each in (HeaderReader(), reader, reader):
+                found = each.parse(
+                    raw[:first], len(raw), lambda at, count, raw=raw: raw[at : at + count]
+                )  # type: ignore[misc]
+                assert found.kind == kind, (size, first)
 
 
 def test_a_nested_value_longer_than_its_vr_allows_is_no_number() -> None:
