@@ -176,7 +176,7 @@ def _stack_row(
         verdict=assessment.verdict,
         mixed="mixed" in assessment.detail,
         detail=json.dumps(assessment.detail | remarks),
-        affine=tuple(assessment.affine.reshape(-1).tolist()),
+        affine=tuple(assessment.affine.ravel().tolist()),
         spacing=(step, *in_plane),
         slice_spacing=step,
         dimension=json.dumps(part.dimension),

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from phantoms import slice_normal, true_affine, true_positions, write_series
 
 from dicomdl.errors import GeometryError, UsageError
-from dicomdl.geometry.grid import Geometry, Tolerances, plane_axes
+from dicomdl.geometry.grid import (
+    Geometry,
+    Tolerances,
+    frame_orientations,
+    frame_positions,
+    halved,
+    plane_axes,
+)
 from dicomdl.geometry.regular import regular_slices
 from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, number_slices
 
@@ -566,3 +573,119 @@ def test_unknown_spacing_of_a_grid_prints_as_a_question_mark() -> None:
     affine = np.diag([np.nan, 0.5, 0.25, 1.0])
     affine[:3, 0] = np.nan
     assert repr(Geometry((1, 5, 7), affine)) == "Geometry(1 x 5 x 7 voxels of ? x 0.5 x 0.25 mm)"
+
+
+def test_the_default_tolerances_are_those_that_the_verdicts_are_documented_with() -> None:
+    assert asdict(Tolerances()) == {
+        "spacing_fraction": 0.01,
+        "spacing_mm": 0.1,
+        "spacing_mm_fraction": 0.1,
+        "in_plane_mm": 0.1,
+        "tilt": 1e-3,
+        "cosines": 1e-3,
+        "unit": 1e-2,
+        "pixel_spacing": 1e-3,
+        "same_position_mm": 1e-2,
+    }
+    assert Tolerances(in_plane_mm=0).in_plane_mm == 0
+
+
+def test_the_shape_of_a_grid_is_a_tuple_of_plain_integers() -> None:
+    given: Any = np.array([6, 5, 7])
+    grid = Geometry(given, np.eye(4))
+    assert grid.shape == (6, 5, 7) and json.dumps(grid.shape) == "[6, 5, 7]"
+    assert grid == Geometry((6, 5, 7), np.eye(4)) and hash(grid)
+    assert grid != Geometry((6, 5, 7), np.diag([2.0, 1, 1, 1]))
+
+
+def test_an_affine_is_copied() -> None:
+    affine = np.eye(4, dtype=np.float32)
+    grid = Geometry((6, 5, 7), affine)
+    affine[0, 3] = 9
+    assert grid.origin == (0, 0, 0) and grid.affine.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(8, [8, 4, 2, 1]), (9, [9, 5, 3, 2]), (1, [1, 1, 1, 1])]
+)
+def test_halving_rounds_up(length: int, expected: list[int]) -> None:
+    assert [halved(length, times) for times in range(4)] == expected
+
+
+def test_a_halved_grid_retains_every_second_voxel_of_each_slice() -> None:
+    grid = Geometry((3, 5, 8), true_affine((2.5, 0.7, 0.8), (-10, 20, 30), OBLIQUE))
+    half = grid.halved(1)
+    assert half.shape == (3, 3, 4)
+    voxels = np.array([[0, 0, 0], [2, 1, 3], [1, 2, 0]])
+    np.testing.assert_allclose(
+        half.voxel_to_world(voxels), grid.voxel_to_world(voxels * [1, 2, 2]), atol=1e-12
+    )
+    assert grid.halved(0) == grid and grid.halved(2) == half.halved(1)
+
+
+# --- positions of frames --------------------------------------------------------------------------
+
+
+class Columns:
+    """Facts of frames, from columns by name; absent ones are constant None."""
+
+    def __init__(self, count: int, **columns: Any) -> None:
+        self._count = count
+        self._columns = {name: np.asarray(values, float) for name, values in columns.items()}
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        names = ("image_position_volume", "image_orientation_volume")
+        return {name: None for name in names if name not in self._columns}
+
+    def numbers(self, name: str) -> Floats:
+        return self._columns.get(name, np.full(self._count, np.nan))
+
+    def ranks(self, name: str) -> NDArray[np.int64]:
+        return self.numbers(name).astype(np.int64)
+
+    def vectors(self, name: str, size: int) -> Floats:
+        return self._columns.get(name, np.full((self._count, size), np.nan))
+
+
+def test_a_volume_of_an_ultrasound_probe_lies_in_its_coordinates() -> None:
+    """PS3.3 C.8.24.2: only where the patient's coordinates are unknown."""
+    unknown = [math.nan] * 3
+    facts: Any = Columns(
+        3,
+        image_position_patient=[unknown, [1, 2, 3], unknown],
+        image_position_volume=[[4, 5, 6], [7, 8, 9], unknown],
+        image_orientation_patient=[[math.nan] * 6, OBLIQUE, [math.nan] * 6],
+        image_orientation_volume=[SAGITTAL, CORONAL, [math.nan] * 6],
+    )
+    np.testing.assert_array_equal(
+        frame_positions(facts, Tolerances()), [[4, 5, 6], [1, 2, 3], unknown]
+    )
+    np.testing.assert_array_equal(frame_orientations(facts), [SAGITTAL, OBLIQUE, [math.nan] * 6])
+    without: Any = Columns(2, image_position_patient=[[1, 2, 3], unknown])
+    np.testing.assert_array_equal(frame_positions(without, Tolerances()), [[1, 2, 3], unknown])
+    assert np.isnan(frame_orientations(without)).all()
+
+
+def test_offsets_of_dose_planes_are_distances_or_coordinates_object_by_object() -> None:
+    """PS3.3 C.8.8.3.2. The first object has no plane, and the last frame no offset."""
+    facts: Any = Columns(
+        8,
+        sop_instance_uid=[0, 0, 1, 1, 1, 2, 2, 3],
+        frame_number=[1, 2, 3, 1, 2, 2, 1, 1],
+        grid_frame_offset=[0, 2, 6, 0, 3, 50, 40, math.nan],
+        image_position_patient=[[1, 2, 3]] * 8,
+        image_orientation_patient=[[0] * 6] * 2 + [FEET_FIRST] * 3 + [AXIAL] * 3,
+    )
+    before = facts.vectors("image_position_patient", 3).copy()
+    assert frame_positions(facts, Tolerances()).tolist() == [
+        [1, 2, 3],
+        [1, 2, 3],
+        [1, 2, -3],
+        [1, 2, 3],
+        [1, 2, 0],
+        [1, 2, 50],
+        [1, 2, 40],
+        [1, 2, 3],
+    ]
+    np.testing.assert_array_equal(facts.vectors("image_position_patient", 3), before)

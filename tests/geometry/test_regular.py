@@ -8,10 +8,11 @@ from phantoms import slice_normal, true_affine
 
 from dicomdl.errors import GeometryError
 from dicomdl.geometry.grid import Geometry, Tolerances
-from dicomdl.geometry.regular import RegularSlices, regular_slices
+from dicomdl.geometry.regular import RegularSlices, is_worth_filling, regular_slices
 from dicomdl.geometry.verdict import assess
 
 OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, 0.8)
+DEFAULT = Tolerances()
 
 
 def made(
@@ -109,3 +110,66 @@ def test_a_gap_a_million_times_the_median_is_refused_with_numbers() -> None:
     with pytest.raises(GeometryError) as caught:
         made(np.array([0, 0.05, 0.11, 0.16, 9e5]), shape=(512, 512))
     assert caught.value.voxels > caught.value.limit
+
+
+def straight(
+    places: list[float],
+    step: float = 1,
+    shape: tuple[int, int] = (3, 4),
+    tolerances: Tolerances = DEFAULT,
+) -> RegularSlices:
+    """Return the regular grid of unevenly spaced slices along z, at `places` steps: no rounding."""
+    affine = np.eye(4)[[2, 1, 0, 3]] * [step, 1, 1, 1]
+    positions = np.array(places)[:, None] * affine[:3, 0]
+    geometry = Geometry((len(places), *shape), affine)
+    return regular_slices(positions, geometry, "uneven_spacing", tolerances)
+
+
+def test_labels_half_a_slice_away_are_taken() -> None:
+    grid = straight([0, 1, 2.5, 3.5])
+    labels = np.arange(1, 5, dtype=np.uint8)[:, None, None].repeat(3, 1).repeat(4, 2)
+    assert grid.labels(labels)[:, 0, 0].tolist() == [1, 2, 3, 3]
+
+
+def test_a_slice_exactly_at_the_tolerance_is_taken_unchanged_and_one_beyond_is_not() -> None:
+    # 0.5 mm of 8 mm is 1/16 of a step, which floats hold exactly.
+    tolerances = Tolerances(same_position_mm=0.5)
+    at = straight([0, 1, 2 - 1 / 16, 3, 4, 5], 8, tolerances=tolerances)
+    assert at.fraction.tolist() == [0] * 6 and at.lower.tolist() == [0, 1, 2, 3, 4, 5]
+    beyond = straight([0, 1, 2 - 1 / 8, 3, 4, 5], 8, tolerances=tolerances)
+    assert np.flatnonzero(beyond.filled).tolist() == [2]
+
+
+def test_no_tolerance_takes_a_slice_unchanged_that_is_a_tenth_of_the_spacing_away() -> None:
+    grid = straight([0, 1, 2, 2.85, 4, 5], tolerances=Tolerances(same_position_mm=1))
+    assert np.flatnonzero(grid.filled).tolist() == [3]
+
+
+def test_the_largest_grid_is_computed_and_one_slice_more_is_refused() -> None:
+    # 2^30 voxels per slice; the limit is 2^33. Nothing of that size is allocated.
+    shape = (2**15, 2**15)
+    assert straight([0, 1, 2, 4, 5, 6, 7], shape=shape).geometry.shape == (8, *shape)
+    with pytest.raises(GeometryError) as caught:
+        straight([0, 1, 2, 4, 5, 6, 8], shape=shape)
+    assert (caught.value.voxels, caught.value.limit) == (9 * 2**30, 2**33)
+
+
+@pytest.mark.parametrize(
+    ("detail", "expected"),
+    [
+        ({}, True),
+        ({"spacing": 100.0, "median_gap": 1.0, "missing": 3}, True),
+        ({"spacing": 2.25, "median_gap": 1.0}, True),
+        ({"spacing": 2.26, "median_gap": 1.0}, False),
+        ({"spacing": 4.5, "median_gap": 2.0}, True),
+        ({"spacing": 4.6, "median_gap": 2.0}, False),
+        # Gaps below a nanometre count as one.
+        ({"spacing": 2.2e-6, "median_gap": 0.0}, True),
+        ({"spacing": 2.4e-6, "median_gap": 0.0}, False),
+    ],
+)
+def test_filling_is_worth_up_to_twice_as_many_slices(
+    detail: dict[str, float], expected: bool
+) -> None:
+    # Five slices, so ten of the grid.
+    assert is_worth_filling(5, detail) is expected

@@ -319,8 +319,19 @@ def test_relative_dose_offsets_follow_the_normal_of_an_oblique_plane(tmp_path: P
 
 def test_no_frames_make_no_stacks(tmp_path: Path) -> None:
     stacking = stacks_of(tmp_path)[1]
-    assert len(stacking.order) == 0
-    assert list(stacking.stacks) == []
+    for order in (stacking.order, stacking.duplicate_of):
+        assert (order.shape, order.dtype) == ((0,), np.int64)
+    assert (list(stacking.stacks), dict(stacking.digests)) == ([], {})
+
+
+def test_frames_without_a_position_follow_the_volume_of_their_series(tmp_path: Path) -> None:
+    """The first two Instance Numbers have no position."""
+    write_series(tmp_path, edit=setter("ImagePositionPatient", None, only=(0, 1)))
+    table, stacking = stacks_of(tmp_path)
+    assert [stack.verdict for stack in stacking.stacks] == ["regular", "no_geometry"]
+    numbers = table.take(stacking.order).column("instance_number").to_pylist()
+    assert numbers == [3, 4, 5, 6, 1, 2]
+    assert stacking.duplicate_of.tolist() == [-1] * 6
 
 
 def test_stacks_cover_every_frame_of_the_corpus_once(corpus: Path) -> None:

@@ -1,5 +1,6 @@
 """elements: both gears of the walk give the same result, and hostile structure has limits."""
 
+import random
 import struct
 from collections.abc import Callable
 from functools import cache
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 from phantoms import element
 
 from dicomdl.errors import HeaderError
-from dicomdl.headers._elements import Walked, Wanted, walk, walk_meta
+from dicomdl.headers import _elements
+from dicomdl.headers._elements import Walked, Wanted, media_storage_class, walk, walk_meta
 from dicomdl.headers._heads import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
     ITEM,
     ITEM_END,
+    MAX_STEPS,
     SEQUENCE_END,
     UNDEFINED,
+    Step,
     Syntax,
 )
 from dicomdl.headers._window import Window
@@ -205,6 +209,242 @@ def test_the_fast_and_the_plain_gear_agree_on_damaged_real_headers(
     for syntax in (EXPLICIT, IMPLICIT):
         fast, plain = both_gears(content, start, syntax, None)
         assert fast == plain
+
+
+@pytest.fixture
+def plain_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that switches the fast gear off."""
+
+    def stop(buffer: bytes, at: int, *_: object) -> tuple[int, int]:
+        return at, 0
+
+    def switch() -> None:
+        for name in ("_skim_explicit", "_skim_implicit"):
+            monkeypatch.setattr(_elements, name, stop)
+
+    return switch
+
+
+def drawn(rng: random.Random, syntax: Syntax) -> bytes:
+    """Return elements of every kind, some with a wrong length, cut at random."""
+    tags = (0x00080060, 0x00280010, 0x00190010, 0x0019100C, 0x00191010, 0x52009229, 0x00200013, 0)
+    wrong = (UNDEFINED, 0, 3, 0xFFFF, 0xFFFC)
+    contents = (b"", b"MR", b"SIEMENS MR HEADER ", element(ITEM, b"", b"", syntax), b"x" * 30)
+    raw = b""
+    for _ in range(rng.randrange(9)):
+        vr = rng.choice((b"CS", b"US", b"LO", b"SQ", b"UN", b"OW", b"ZZ", b"us", b"\0\0"))
+        length = rng.choice(wrong) if rng.random() < 0.2 else None
+        if length is not None and syntax.explicit and vr not in (b"SQ", b"UN", b"OW"):
+            length &= 0xFFFF
+        tag = rng.choice((*tags, 0x7FE00010, SEQUENCE_END)) if rng.random() < 0.3 else tags[0]
+        raw += element(rng.choice((tag, *tags)), vr, rng.choice(contents), syntax, length)
+        if rng.random() < 0.3:
+            raw += element(SEQUENCE_END, b"", b"", syntax)
+    return raw + b"\0" * rng.choice((0, 0, 2, 16)) if rng.random() < 0.6 else raw[:-3]
+
+
+def test_both_gears_collect_the_same_values_steps_and_errors(
+    plain_only: Callable[[], None],
+) -> None:
+    rng = random.Random(7)
+    cases = [(drawn(rng, syntax), syntax) for syntax in (EXPLICIT, IMPLICIT) for _ in range(400)]
+
+    def outcomes() -> list[object]:
+        found: list[object] = []
+        for raw, syntax in cases:
+            trail: list[Step] = []
+            bare = outcome(lambda: walk(window_on(raw), 0, syntax, WANTED))  # noqa: B023
+            told = outcome(lambda: walk(window_on(raw), 0, syntax, WANTED, trail))  # noqa: B023
+            assert bare == told
+            found += [told, trail]
+        return found
+
+    fast = outcomes()
+    plain_only()
+    assert fast == outcomes()
+    assert sum(isinstance(each, Walked) for each in fast) > 200
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+def test_the_fast_gear_passes_every_ordinary_element_up_to_the_end_of_the_buffer(
+    syntax: Syntax,
+) -> None:
+    """Each costs one of the elements that a header may have, and the pixel data six."""
+    ordinary = element(0x00080060, b"CS", b"ORIG", syntax) + element(
+        0x00190020, b"LO", b"OTHER\0", syntax
+    )
+    pixels = element(0x7FE00010, b"OW", b"\0\0", syntax)
+    for count in (1, 5):
+        window = window_on(ordinary * count)
+        walk(window, 0, syntax, WANTED)
+        assert window.elements_met == 2 * count
+        window = window_on(ordinary * count + pixels)
+        walk(window, 0, syntax, WANTED)
+        assert window.elements_met == 2 * count + 6
+    # An element needs twelve bytes in the buffer, and the last one has ten here.
+    window = window_on(ordinary + element(0x00080060, b"CS", b"AB", syntax))
+    assert walk(window, 0, syntax, WANTED).values[0] == b"AB"
+    assert window.elements_met == 2 + 6
+
+
+def test_zeros_after_the_data_set_cost_one_element_per_eight_bytes() -> None:
+    window = window_on(element(0x00080060, b"CS", b"ORIG") + b"\0" * 80)
+    assert walk(window, 0, EXPLICIT, WANTED).pixel_data is None
+    assert window.elements_met == 1 + 9 + 6
+
+
+def test_a_long_trail_ends_behind_its_limit_and_the_walk_goes_on() -> None:
+    sequence = element(0x00081140, b"SQ", element(SEQUENCE_END, b""), length=UNDEFINED)
+    last = element(0x00080060, b"CS", b"LAST") + element(0x7FE00010, b"OW", b"\0\0")
+    for count, told in ((MAX_STEPS - 2, True), (MAX_STEPS - 1, False)):
+        raw = element(0x00200013, b"IS", b"1234") * count + sequence + last
+        trail: list[Step] = []
+        assert walk(window_on(raw), 0, EXPLICIT, WANTED, trail).values[0] == b"LAST"
+        assert (trail[-1].head.tag == 0x7FE00010) is told
+
+
+# --- private blocks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gear", ["fast", "plain"])
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_a_block_is_reserved_by_the_elements_10_to_ff_of_odd_groups(
+    syntax: Syntax, gear: str, plain_only: Callable[[], None]
+) -> None:
+    """PS3.5 7.8.1."""
+    wanted = Wanted([(0x0019000C, "ACME"), (0x001900FF, "ACME"), (0x0018000C, "ACME")])
+    if gear == "plain":
+        plain_only()
+
+    def values(creator: int, *tags: int) -> tuple[bytes, ...]:
+        raw = element(creator, b"LO", b" ACME\0", syntax) + b"".join(
+            element(tag, b"IS", b"%02X%02X" % (tag >> 8 & 0xFF, tag & 0xFF), syntax) for tag in tags
+        )
+        return walk(window_on(raw), 0, syntax, wanted).values
+
+    assert values(0x00190010, 0x0019100C, 0x001910FF) == (b"100C", b"10FF", b"")
+    assert values(0x001900FF, 0x0019FF0C, 0x0019100C) == (b"FF0C", b"", b"")
+    # No creators: numbers outside of the range, and an even group.
+    assert values(0x0019000F, 0x00190F0C) == (b"", b"", b"")
+    assert values(0x00190100, 0x0019000C) == (b"", b"", b"")
+    assert values(0x00180010, 0x0018100C) == (b"", b"", b"")
+
+
+def test_two_creators_of_a_file_reserve_two_blocks() -> None:
+    wanted = Wanted([(0x0019000C, "ACME"), (0x0019000C, "OTHER"), (0, ""), (0x0019000D, "ACME")])
+    raw = (
+        element(0x00190010, b"LO", b"OTHER ")
+        + element(0x00190011, b"LO", b"ACME")
+        + element(0x0019100C, b"IS", b"10")
+        + element(0x0019110C, b"IS", b"11")
+        + element(0x0019110D, b"IS", b"12")
+        + element(0, b"IS", b"13")
+    )
+    assert walk(window_on(raw), 0, EXPLICIT, wanted).values == (b"11", b"10", b"", b"12")
+
+
+# --- single elements ------------------------------------------------------------------------------
+
+
+def test_a_wanted_sequence_of_undefined_length_is_kept_without_its_delimiter() -> None:
+    items = element(ITEM, b"", element(0x00080060, b"CS", b"XX"))
+    raw = element(0x52009229, b"SQ", items + element(SEQUENCE_END, b""), length=UNDEFINED)
+    raw += element(0x00280010, b"US", b"\7\0")
+    trail: list[Step] = []
+    found = walk(window_on(raw), 0, EXPLICIT, WANTED, trail)
+    assert (found.values[2], found.values[1]) == (items, b"\7\0")
+    # Steps inside of a wanted sequence are not told, because its value is taken as a whole.
+    assert [(step.head.tag, step.slot) for step in trail] == [(0x52009229, 2), (0x00280010, 1)]
+    other: list[Step] = []
+    unwanted = element(0x52009228, b"SQ", items + element(SEQUENCE_END, b""), length=UNDEFINED)
+    walk(window_on(unwanted), 0, EXPLICIT, WANTED, other)
+    assert [step.head.tag for step in other] == [0x52009228, ITEM, SEQUENCE_END]
+
+
+@pytest.mark.parametrize("first", [None, 0])
+def test_only_a_short_vr_limits_a_value_to_65534_bytes(first: int | None) -> None:
+    wanted = Wanted([(0x00080060, ""), (0x52009229, "")], frozenset({0}))
+
+    def value(tag: int, size: int) -> int:
+        raw = element(tag, b"UN", b"1" * size) + element(0x00280010, b"US", b"\7\0")
+        return max(map(len, walk(window_on(raw, first), 0, EXPLICIT, wanted).values))
+
+    assert (value(0x00080060, 0xFFFE), value(0x52009229, 0x10000)) == (0xFFFE, 0x10000)
+    with pytest.raises(HeaderError, match=r"\(0008,0060\) has 65535 bytes") as caught:
+        value(0x00080060, 0xFFFF)
+    assert caught.value.reason == "malformed"
+    assert (caught.value.limit_bytes, caught.value.found_bytes) == (0xFFFE, 0xFFFF)
+
+
+@pytest.mark.parametrize("tag", [0, 0xFFFC0001, 0xFFFCFFFC])
+def test_padding_that_claims_more_than_the_file_ends_the_data_set(tag: int) -> None:
+    raw = element(0x00080060, b"CS", b"MR") + element(tag, b"OB", b"\0" * 8, length=999)
+    found = walk(window_on(raw), 0, EXPLICIT, WANTED)
+    assert (found.values[0], found.pixel_data) == (b"MR", None)
+
+
+@pytest.mark.parametrize("tag", [0x00000001, 0xFFFB0001, 0xFFFD0001])
+def test_other_elements_that_claim_more_than_the_file_are_truncated(tag: int) -> None:
+    with pytest.raises(HeaderError) as caught:
+        walk(window_on(element(tag, b"OB", b"\0" * 8, length=9)), 0, EXPLICIT, WANTED)
+    assert caught.value.reason == "truncated"
+
+
+def test_an_element_may_end_with_its_file() -> None:
+    for syntax in (EXPLICIT, IMPLICIT, BIG_ENDIAN):
+        raw = element(0x00280010, b"UN", b"x" * 20, syntax)
+        assert walk(window_on(raw, 0), 0, syntax, WANTED).values[1] == b"x" * 20
+        with pytest.raises(HeaderError):
+            walk(window_on(raw[:-1], 0), 0, syntax, WANTED)
+
+
+# --- file meta information ------------------------------------------------------------------------
+
+META = (
+    element(0x00020000, b"UL", b"\x99\0\0\0")
+    + element(0x00020002, b"UI", b"1.2.3\0")
+    + element(0x00020010, b"UI", b"1.2.4\0")
+    + element(0x00020013, b"SH", b"NAME")
+)
+
+
+def test_the_meta_information_ends_where_its_group_does_whatever_its_length_says() -> None:
+    raw = b"\0" * 3 + META + element(0x00080060, b"CS", b"MR")
+    trail: list[Step] = []
+    assert walk_meta(window_on(raw), 3, trail, 5) == (b"1.2.4\0", 3 + len(META))
+    assert [(step.head.tag & 0xFF, step.slot) for step in trail] == [
+        (0, -1),
+        (2, -1),
+        (0x10, 5),
+        (0x13, -1),
+    ]
+    assert walk_meta(window_on(META), 0, None, 5) == (b"1.2.4\0", len(META))
+    assert media_storage_class(window_on(raw), 3) == b"1.2.3\0"
+    without = META.replace(b"\x02\0\x02\0", b"\x02\0\x03\0").replace(
+        b"\x02\0\x10\0", b"\x02\0\x11\0"
+    )
+    assert walk_meta(window_on(without), 0, None, 5) == (b"", len(META))
+    assert media_storage_class(window_on(without), 0) == b""
+
+
+def test_meta_information_that_claims_more_than_the_file_is_truncated() -> None:
+    for raw in (
+        element(0x00020010, b"UI", b"1.2.4\0", length=7),
+        element(0x00020001, b"OB", b"\0\1", length=UNDEFINED),
+    ):
+        with pytest.raises(HeaderError) as caught:
+            walk_meta(window_on(raw), 0, None, 5)
+        assert caught.value.reason == "truncated"
+    with pytest.raises(HeaderError) as caught:
+        # A file of 4 GiB has room for an undefined length.
+        walk_meta(Window(lambda at, count: b"", 2**33, raw), 0, None, 5)
+    assert caught.value.reason == "truncated"
+
+
+def test_a_meta_element_costs_as_much_as_three_thousand_others() -> None:
+    window = window_on(META)
+    walk_meta(window, 0, None, 5)
+    assert window.elements_met == 4 * 3000
 
 
 # --- limits for hostile structure -----------------------------------------------------------------
