@@ -1,7 +1,8 @@
 """The log of unreadable samples, shared by all processes that hold a copy of a dataset.
 
 The log is a file in the temporary folder of the machine, so it covers the workers of one machine.
-Each entry is one appended line of at most about 2,000 characters.
+Each entry is one appended line of at most about 2,000 characters. If its process is killed, the
+next process that makes a dataset removes the file.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from dicomdl.datasets.epochs import NO_EPOCH
 from dicomdl.errors import is_facts_line
+from dicomdl.storage.scratch import scratch_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class SkippedLog:
     """A file of one line per sample, deleted with the log that created it, not with its copies."""
 
     def __init__(self) -> None:
-        name = f"dicomdl-skipped-{os.urandom(8).hex()}.jsonl"
+        name = f"{scratch_prefix('skipped')}{os.urandom(8).hex()}.jsonl"
         self.path = os.path.join(tempfile.gettempdir(), name)
         weakref.finalize(self, _remove, self.path, os.getpid())
 

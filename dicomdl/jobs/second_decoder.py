@@ -24,6 +24,7 @@ from dicomdl.headers import uids
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.options import Colour
 from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
+from dicomdl.storage.scratch import scratch_prefix
 from dicomdl.storage.system import physical_memory
 
 # Limit per frame; the slowest frame of the corpus takes 3 s.
@@ -103,7 +104,9 @@ class SecondReader:
         self._prepared: set[str] = set()
         self._samples, self._reader, self._unprepared = 0, "", False
         # The folder belongs to this process, because a process that dies cannot delete its files.
-        self._scratch = tempfile.TemporaryDirectory(prefix="dicomdl-", ignore_cleanup_errors=True)
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix=scratch_prefix("pixels"), ignore_cleanup_errors=True
+        )
 
     def __enter__(self) -> "SecondReader":
         return self
