@@ -1,9 +1,10 @@
 """The grace period of superseded generations, by two clocks of which one may be wrong."""
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
+
+from dicomdl.storage import publishing as storage
 
 
 class Moment(NamedTuple):
@@ -33,7 +34,7 @@ class Moment(NamedTuple):
 
 def moment_of(path: str) -> Moment:
     """Return the moment in which a file or folder was written, which is just now."""
-    return Moment(os.stat(path).st_mtime, time.monotonic())
+    return Moment(storage.written_s(path), time.monotonic())
 
 
 def retirements(

@@ -269,6 +269,11 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
+def written_s(path: str) -> float:
+    """Return when a file or folder was written, in seconds since 1970 by its file system."""
+    return os.stat(path).st_mtime
+
+
 @functools.cache
 def _machine() -> str:
     """Return six hexadecimal digits for this machine: its locks may be unknown to others."""
