@@ -125,8 +125,12 @@ class Splitter:
             if len(list(self._planes(near, cosines))) == 1 or len(list(self._grids(near))) > 1:
                 continue
             for part, remarks in self._joiner.placed(near):
+                known = set(self._copies.original)
                 if run := self._run(self._copies.without_same_instances(part)):
                     yield part, [[with_remarks(each, remarks) for each in group] for group in run]
+                else:
+                    # Frames of different orientation that are no run are no copies, either.
+                    self._copies.forget_all_but(known)
 
     def _split(self, rows: Ints) -> Iterator[list[Part]]:
         """Yield the groups of stacks that frames of one orientation and in-plane grid make.

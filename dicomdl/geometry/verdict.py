@@ -31,6 +31,8 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
     "no_geometry",
 )
 _FARTHEST_MM: Final = 1e6
+# The images of electron microscopes have pixels of 1e-7 mm.
+_SMALLEST_MM: Final = 1e-9
 _LARGEST_PIXEL_MM: Final = 1e4
 # Distances from the slice axis up to this limit are not reported, mm.
 _ROUNDING_MM: Final = 1e-3
@@ -130,7 +132,7 @@ def assess(
     projected = _along(positions, axes[2])
     order = np.argsort(projected, kind="stable")
     projected, positions = projected[order], positions[order]
-    known = math.isfinite(thickness) and thickness > 0
+    known = _SMALLEST_MM < thickness < _FARTHEST_MM
     alone = axes[2] * (thickness if known else 1.0)
     if count == 1:
         detail = {"step": "SliceThickness" if known else "unknown, 1 mm"}
@@ -148,7 +150,7 @@ def has_geometry(
     finite = np.isfinite(np.concatenate([positions, pixel_spacings], axis=1)).all(axis=1)
     plane = _are_cosines(orientations, tolerances)
     near = (np.abs(np.nan_to_num(positions)) <= _FARTHEST_MM).all(axis=1)
-    sized = ((pixel_spacings > 0) & (pixel_spacings < _LARGEST_PIXEL_MM)).all(axis=1)
+    sized = ((pixel_spacings > _SMALLEST_MM) & (pixel_spacings < _LARGEST_PIXEL_MM)).all(axis=1)
     return np.asarray(finite & plane & near & sized)
 
 
@@ -207,7 +209,7 @@ def _why_no_geometry(positions: Floats, axes: Floats | None, pixel_spacing: Floa
         return "ImageOrientationPatient is missing or not two perpendicular unit vectors"
     if not (
         np.isfinite(pixel_spacing).all()
-        and (pixel_spacing > 0).all()
+        and (pixel_spacing > _SMALLEST_MM).all()
         and (pixel_spacing < _LARGEST_PIXEL_MM).all()
     ):
         return "PixelSpacing is missing or not two positive numbers"

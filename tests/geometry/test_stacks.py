@@ -257,6 +257,22 @@ def test_every_multi_frame_file_without_geometry_is_its_own_stack_and_single_fra
     assert verdicts(tmp_path) == [("no_geometry", 3), ("no_geometry", 3), ("no_geometry", 4)]
 
 
+def test_one_instance_in_two_slightly_different_orientations_is_two_stacks_and_no_copy(
+    tmp_path: Path,
+) -> None:
+    def same(dataset: Dataset, z: int) -> None:
+        dataset.SOPInstanceUID, dataset.SeriesInstanceUID = uid("same"), uid("series of one")
+
+    for name, cosines in {"straight": (1.0, 0.0), "turned": (0.999, -0.04)}.items():
+        orientation = (1, 0, 0, 0, *cosines)
+        write_series(tmp_path / name, shape=(1, 5, 7), orientation=orientation, edit=same)
+    table = encoded(frames_of(tmp_path))
+    stacking = build_stacks(table, Tolerances(), digest=lambda row: "equal pixels")
+    assert sorted(stacking.order.tolist()) == [0, 1]
+    assert [stack.slices for stack in stacking.stacks] == [1, 1]
+    assert stacking.duplicate_of.tolist() == [-1, -1]
+
+
 def test_two_clips_without_an_instance_uid_are_not_mixed(tmp_path: Path) -> None:
     write_secondary_capture(tmp_path / "a", frames=3)
     table = frames_of(tmp_path)
