@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from dicomdl.headers._decimals import decimal
 from dicomdl.headers._rows import Row, Schema
 
 Vector: TypeAlias = tuple[float, float, float]
@@ -99,7 +100,7 @@ def first_text(raw: bytes) -> str:
 def real(text: str) -> float | None:
     """Return a text as a finite number; None for any other text."""
     try:
-        number = float(text)
+        number = decimal(text)
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -113,7 +113,8 @@ def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
     Empty values at the end of a list are dropped.
     """
     text = raw.strip(b"\0 ") if size else raw.rstrip(b"\0 \\").lstrip(b"\0 ")
-    if not text or len(text) > _LONGEST:
+    # Python reads "1_0" as 10.
+    if not text or len(text) > _LONGEST or b"_" in text:
         return None
     try:
         values = tuple(float(part) for part in text.split(b"\\"))

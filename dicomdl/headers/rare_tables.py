@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import DicomdlError, FileChanged, IntensityError, PixelError, UsageError
 from dicomdl.headers._attribute_items import CONVERTED
+from dicomdl.headers._decimals import decimal
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
 from dicomdl.headers.parsed import parsed_header
 from dicomdl.storage.locations import absolute
@@ -449,5 +450,7 @@ def _numbers(dataset: Any, tag: int, usual: str) -> tuple[float, ...]:
             np.frombuffer(element.value, dtype, len(element.value) // dtype.itemsize).tolist()
         )
     with contextlib.suppress(ValueError):
-        return tuple(float(part) for part in element.value.decode("ascii").strip("\0 ").split("\\"))
+        return tuple(
+            decimal(part) for part in element.value.decode("ascii").strip("\0 ").split("\\")
+        )
     return ()
