@@ -796,7 +796,7 @@ def _shuffled(items: list[Any], seed: int) -> list[Any]:
     return random.Random(seed).sample(items, len(items))
 
 
-LONG_VRS = (b"SQ", b"UN", b"OW", b"OB", b"OV", b"UT")
+LONG_VRS = (b"SQ", b"UN", b"OW", b"OB", b"OV", b"OF", b"OD", b"UT")
 
 
 def element(

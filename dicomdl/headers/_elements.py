@@ -28,6 +28,7 @@ from dicomdl.headers._heads import (
     SHORT_CODES,
     TRANSFER_SYNTAX,
     UNDEFINED,
+    VR_LESS,
     ElementHead,
     Step,
     Syntax,
@@ -100,11 +101,13 @@ def _is_creator(raw: int) -> bool:
 class Walked(NamedTuple):
     """The result of a walk: raw values by slot (b"" if absent), and the pixel data element or None.
 
-    The values keep the byte order of the file.
+    The values keep the byte order of the file. `stray` tells that an item or a delimiter was
+    outside of every sequence: a part of the structure is lost, or a writer closes a sequence twice.
     """
 
     values: tuple[bytes, ...]
     pixel_data: ElementHead | None
+    stray: bool = False
 
 
 def walk(
@@ -123,6 +126,7 @@ def walk(
     """
     collected = _Values(wanted)
     skim = _skim_explicit if syntax.explicit else _skim_implicit
+    stray = False
     while True:
         if syntax.little:
             trail = trail if trail is not None and len(trail) <= MAX_STEPS else None
@@ -138,10 +142,11 @@ def walk(
             return Walked(tuple(collected.values), None)
         window.count(PLAIN_COST)
         head = read_head(window, position, syntax)
+        stray = stray or head.tag in VR_LESS
         if head.tag in PIXEL_TAGS:
             if trail is not None:
                 trail.append(Step(position, head, -1))
-            return Walked(tuple(collected.values), head)
+            return Walked(tuple(collected.values), head, stray)
         after = _step(window, position, head, syntax, collected, trail)
         if after is None:
             return Walked(tuple(collected.values), None)

@@ -6,10 +6,11 @@ change how a file is read.
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
+from dicomdl.errors import HeaderError
 from dicomdl.headers._coding import BEHIND_PREFIX
-from dicomdl.headers._heads import UNDEFINED, ElementHead
+from dicomdl.headers._heads import UNDEFINED, ElementHead, read_head
 from dicomdl.headers._pixel_data import Located
 from dicomdl.headers._rows import Context, Row, Schema
 from dicomdl.headers.columns import as_text
@@ -23,10 +24,14 @@ MEANINGS: Final[Mapping[str, str]] = {
     "also_tiff": "the preamble is the head of a TIFF file, as dual-format files have",
     "no_transfer_syntax": "the transfer syntax is absent, and was taken from the first element",
     "other_coding": "elements have VRs although the transfer syntax has none, or the reverse",
+    "stray_delimiter": "an item or a delimiter is outside of every sequence (PS3.5 7.5)",
     "no_sop_class": "SOPClassUID is absent or no UID",
     "no_sop_instance_uid": "SOPInstanceUID is absent: copies of the image are not recognized by it",
     "no_study_uid": "StudyInstanceUID is absent",
     "no_series_uid": "SeriesInstanceUID is absent: the images of the folder are one Series",
+    "no_photometric": "PhotometricInterpretation is absent: grey values are MONOCHROME2",
+    "contradicting_photometric": "PhotometricInterpretation does not fit SamplesPerPixel",
+    "impossible_bits": "BitsStored or HighBit is impossible: all bits count (PS3.5 8.1.1)",
     "longer_pixel_data": "the pixel data are longer than the frames",
     "fragmented_rle": "a frame of RLE has several fragments (PS3.5 A.4.2 allows one)",
     "no_delimiter": "the fragments end without a sequence delimiter (PS3.5 A.4)",
@@ -114,9 +119,13 @@ def _odd_end(end: int, located: Located, context: Context) -> Sequence[str]:
 
 
 def _has_junk(position: int, context: Context) -> bool:
-    """Whether the bytes behind the pixel data do not begin with an element of a later tag."""
+    """Whether the bytes behind the pixel data do not begin with a whole element of a later tag."""
     if context.deflated:
         return False
-    head = context.window.read(position, 4)
-    order: Literal["little", "big"] = "little" if context.syntax.little else "big"
-    return len(head) < 4 or int.from_bytes(head[:2], order) < _LAST_GROUP
+    window = context.window
+    try:
+        head = read_head(window, position, context.syntax)
+    except HeaderError:
+        return True
+    is_whole = head.length == UNDEFINED or head.value + head.length <= window.size
+    return head.tag >> 16 < _LAST_GROUP or not is_whole

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 from dicomdl.errors import HeaderError
+from dicomdl.headers._decimals import decimal
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
 from dicomdl.headers.uids import NATIVE, RLE_LOSSLESS, TRANSFER_SYNTAXES, family_of, is_uid
@@ -39,6 +40,8 @@ class PixelLayout(NamedTuple):
     # Bits of a frame without subsampling of chrominance. They exceed frame_bits if the photometric
     # interpretation declares subsampling.
     whole_bits: int
+    # What is odd about the description of the pixels: words of `_flags.MEANINGS`.
+    flags: str = ""
 
 
 # Small: three numbers per layout.
@@ -48,10 +51,10 @@ def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
 
     An error is returned and not raised, so that it is cached as well.
     """
-    rows, columns, samples, photometric, _, allocated, _, _, _, frames = raws
+    rows, columns, samples, photometric, _, allocated, stored, high, _, frames = raws
     try:
         sizes = [_unsigned(raw) for raw in (rows, columns, samples, allocated)]
-        number = float(frames.strip(b"\0 ").split(b"\\")[0] or 1)
+        number = decimal(frames.strip(b"\0 ").split(b"\\")[0] or b"1")
         count = int(number) or 1
         if count != number and number:
             raise ValueError
@@ -95,8 +98,34 @@ def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
         else n_samples
     )
     return PixelLayout(
-        count, n_rows * n_columns * samples_stored * bits, n_rows * n_columns * n_samples * bits
+        count,
+        n_rows * n_columns * samples_stored * bits,
+        n_rows * n_columns * n_samples * bits,
+        _odd_pixels(n_samples, photometric.strip(b"\0 "), bits, stored, high),
     )
+
+
+_GREY: Final = frozenset({b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR"})
+_COLOURS: Final = (b"RGB", b"YBR_")
+
+
+def _odd_pixels(samples: int, photometric: bytes, bits: int, stored: bytes, high: bytes) -> str:
+    """Return flags of a description that contradicts itself (PS3.3 C.7.6.3.1.2, PS3.5 8.1.1).
+
+    The number of samples decides about colours, and impossible bits count as absent ones.
+    """
+    flags = []
+    if not photometric:
+        flags.append("no_photometric")
+    elif photometric in _GREY if samples > 1 else photometric.startswith(_COLOURS):
+        flags.append("contradicting_photometric")
+    n_stored, top = _unsigned(stored), _unsigned(high)
+    least = 1 if n_stored is None else n_stored
+    if (n_stored is not None and not 0 < n_stored <= bits) or (
+        top is not None and not least - 1 <= top < bits
+    ):
+        flags.append("impossible_bits")
+    return " ".join(flags)
 
 
 def _unsigned(raw: bytes) -> int | None:
@@ -154,7 +183,7 @@ def _locate_native(pixel_data: ElementHead, layout: PixelLayout, window: Window)
 
     With BitsAllocated 1, two frames may share a byte.
     """
-    frames, bits, whole = layout
+    frames, bits, whole, _ = layout
     # Some writers declare subsampling for complete pixels. The declared length of the element
     # reveals this, even for a truncated file.
     if pixel_data.length != UNDEFINED and 8 * pixel_data.length >= frames * whole:

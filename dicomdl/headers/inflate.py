@@ -18,6 +18,8 @@ Read = Callable[[int, int], bytes]
 
 _PACKED: Final = 2**18
 _CHUNK: Final = 2**20
+# Larger than any data set: an element that ends beyond the limits is not one of a truncated file.
+_UNKNOWN: Final = 2**62
 
 
 def inflated(packed: Iterable[bytes], chunk: int = _CHUNK) -> Iterator[bytes]:
@@ -102,7 +104,7 @@ class Inflated:
         while len(self._kept) < most and (piece := self._next()) is not None:
             self._kept += piece
         ended = len(self._kept) < most
-        size = self._length if ended else self._limits.inflated_bytes
+        size = self._length if ended else _UNKNOWN
         return Window(self._take, size, limits=self._limits)
 
     def measure(self, pixel_data: ElementHead) -> int:

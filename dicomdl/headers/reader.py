@@ -203,7 +203,7 @@ class HeaderReader:
         steps: list[Step] = []
         walked = walk(window, position, syntax, self._schema.wanted, steps if learn else None)
         if walked.pixel_data is not None:
-            if learn:
+            if learn and not walked.stray:
                 self._layouts.learn(first, start, syntax, meta, steps)
             if walked.pixel_data.value > self._first_read:
                 self._first_read = min(2**18, 1 << walked.pixel_data.value.bit_length())
@@ -218,6 +218,8 @@ class HeaderReader:
         deflated = inflated is not None
         if not raw_syntax:
             flags = f"{flags} no_transfer_syntax".strip()
+        if walked.stray:
+            flags = f"{flags} stray_delimiter".strip()
         return self._conclude(
             walked._replace(values=values),
             Context(self._schema, transfer_syntax, syntax, window, start, deflated, flags),
@@ -246,6 +248,8 @@ class HeaderReader:
             extended_offsets=extended_offsets,
         )
         flags = flags_of_image(row, sop_class, pixel_data, located, context)
+        if layout.flags:
+            flags = f"{flags} {layout.flags}".strip()
         rows = frame_rows(row, layout.frames, shared, per_frame, context)
         tiles: Sequence[CodedTile] = ()
         if sop_class == NM_IMAGE:

@@ -85,6 +85,14 @@ CASES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "no meta information": ("no_preamble no_transfer_syntax", without_meta),
     "no transfer syntax": ("no_transfer_syntax", without_transfer_syntax),
     "other coding": ("other_coding", of_other_coding),
+    "a delimiter between elements": (
+        "stray_delimiter",
+        lambda folder: stray(written(folder), element(SEQUENCE_END, b"")),
+    ),
+    "an item between elements": (
+        "stray_delimiter",
+        lambda folder: stray(written(folder), element(ITEM, b"", bytes(6))),
+    ),
     "no SOP class": ("no_sop_class", without("SOPClassUID")),
     "no SOP Instance UID": ("no_sop_instance_uid", without("SOPInstanceUID")),
     "a SOP class that is no UID": ("no_sop_class", without("SOPClassUID", "CT")),
@@ -94,6 +102,19 @@ CASES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     ),
     "no Study": ("no_study_uid", without("StudyInstanceUID")),
     "no Series": ("no_series_uid", without("SeriesInstanceUID")),
+    "no photometric interpretation": ("no_photometric", without("PhotometricInterpretation")),
+    "grey values that claim to be colours": (
+        "contradicting_photometric",
+        without("PhotometricInterpretation", "YBR_FULL"),
+    ),
+    "no BitsStored": ("", lambda folder: with_number(written(folder), 0x0101, None)),
+    "BitsStored of 0": ("impossible_bits", lambda folder: with_number(written(folder), 0x0101, 0)),
+    "BitsStored of 17": (
+        "impossible_bits",
+        lambda folder: with_number(written(folder), 0x0101, 17),
+    ),
+    "HighBit of 16": ("impossible_bits", lambda folder: with_number(written(folder), 0x0102, 16)),
+    "HighBit of 10": ("impossible_bits", lambda folder: with_number(written(folder), 0x0102, 10)),
     "RLE": ("", lambda folder: written(folder, RLE)),
     "RLE in two fragments": (
         "fragmented_rle",
@@ -121,9 +142,27 @@ CASES: dict[str, tuple[str, Callable[[Path], bytes]]] = {
         "",
         lambda folder: written(folder) + element(0x7FE10010, b"LO", b"CREATOR "),
     ),
+    "an element behind native pixels that is cut": (
+        "trailing_bytes",
+        lambda folder: written(folder) + element(0xFFFCFFFC, b"OB", bytes(10), length=600),
+    ),
     "an odd byte behind native pixels": ("", lambda folder: written(folder) + b"\0"),
     "longer pixel data": ("longer_pixel_data", lambda folder: longer(written(folder), 10)),
 }
+
+
+def with_number(raw: bytes, number: int, value: int | None) -> bytes:
+    """Return a file with another value of an element of group 0028, or without it."""
+    head = struct.pack("<HH2sH", 0x0028, number, b"US", 2)
+    at = raw.index(head)
+    new = b"" if value is None else head + struct.pack("<H", value)
+    return raw[:at] + new + raw[at + 10 :]
+
+
+def stray(raw: bytes, what: bytes) -> bytes:
+    """Return a file with some bytes in front of Rows (0028,0010)."""
+    at = raw.index(b"\x28\x00\x10\x00US")
+    return raw[:at] + what + raw[at:]
 
 
 def blanked(raw: bytes, head: bytes) -> bytes:

@@ -20,10 +20,13 @@ def reason_of(raw: bytes, limits: ReadLimits) -> str:
     return header.reason or header.kind
 
 
-FRAMES = bombs.file(bombs.EXPLICIT, bombs.image(bombs.native(bytes(16 * 50)), frames=50))
+FRAMES = bombs.file(bombs.EXPLICIT_LITTLE, bombs.image(bombs.native(bytes(16 * 50)), frames=50))
 FRAGMENTS = bombs.file(bombs.JPEG_LS, bombs.image(bombs.encapsulated(bombs.jpeg_ls(), *[b""] * 20)))
 (ELEMENTS,) = bombs.many_elements(50_000)
 DEFLATED = bombs.file(bombs.DEFLATED, bombs.image(bombs.native(bytes(160_000)), frames=10_000))
+
+
+(LONG,) = bombs.long_sequence(100_000)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,8 @@ DEFLATED = bombs.file(bombs.DEFLATED, bombs.image(bombs.native(bytes(160_000)), 
         (ELEMENTS, {"header_bytes": 50_000}, "header_too_large"),
         (ELEMENTS, {"elements": 40_000}, "too_many_elements"),
         (DEFLATED, {"inflated_bytes": 150_000, "header_bytes": 1000}, "header_too_large"),
+        (LONG, {"inflated_bytes": 5000, "header_bytes": 1000}, "header_too_large"),
+        (LONG, {"inflated_bytes": 5000}, "image"),
         (DEFLATED, {"free_frames": 9999}, "too_many_frames"),
         (DEFLATED, {}, "image"),
     ],

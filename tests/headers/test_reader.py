@@ -1145,7 +1145,7 @@ def test_pixels_on_a_server_are_a_problem_that_says_so(tmp_path: Path, number: s
     assert "(0028,7FE0)" in header.detail
 
 
-@pytest.mark.parametrize("text", [b"abc ", b"1,5 ", b"nan ", b"inf "])
+@pytest.mark.parametrize("text", [b"abc ", b"1,5 ", b"nan ", b"inf ", b"1_0 "])
 def test_a_rescale_slope_that_is_no_number_is_a_problem(text: bytes) -> None:
     raw = file_of(
         *image_elements(), element(0x00281053, b"DS", text), element(PIXELS, b"OW", b"\1" * 4)
