@@ -30,8 +30,15 @@ CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "s
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark notebooks, and tests that read real files or start new processes, as slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark notebooks, and tests that read real files or start new processes, as slow.
+
+    Tests of the full size run only where ``-m`` names them.
+    """
+    if "full" not in config.option.markexpr:
+        full = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=full)
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
         if (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import columns_page
+import faults_page
 import pytest
 from cli_page import PAGE, page
 from pages import DOCS, PAGES, ROOT, Block, read_page
@@ -196,6 +197,10 @@ def test_the_page_of_the_columns_is_what_the_tables_hold() -> None:
     named = {*columns_page.LOCATION, *(each.name for each in attributes())}
     assert named == held | {"path"}
     assert set(columns_page.UNITS) <= named
+
+
+def test_the_page_of_faults_is_what_the_tables_of_the_tests_hold() -> None:
+    assert faults_page.PAGE.read_text() == faults_page.page(), "python tests/faults_page.py"
 
 
 def test_the_notebooks_are_linked() -> None:

@@ -1,39 +1,27 @@
 """Bombs: small files that claim, or inflate to, far more than they hold."""
 
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from faults import writing
+from faults.writing import (
+    DEFLATED,
+    EXPLICIT_LITTLE,
+    JPEG_2000,
+    JPEG_LS,
+    PROGRESSIVE,
+    RLE,
+    Changes,
+    encapsulated,
+    file,
+    native,
+    text,
+    us,
+)
 from phantoms import element
 
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED
-
-EXPLICIT = b"1.2.840.10008.1.2.1"
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-RLE = b"1.2.840.10008.1.2.5"
-PROGRESSIVE = b"1.2.840.10008.1.2.4.55"
-JPEG_LS = b"1.2.840.10008.1.2.4.80"
-JPEG_2000 = b"1.2.840.10008.1.2.4.90"
-CT = b"1.2.840.10008.5.1.4.1.1.2"
-
-
-def us(tag: int, value: int) -> bytes:
-    return element(tag, b"US", struct.pack("<H", value))
-
-
-def text(tag: int, vr: bytes, value: bytes) -> bytes:
-    return element(tag, vr, value + (b"\0" if vr == b"UI" else b" ") * (len(value) % 2))
-
-
-def file(syntax: bytes, data_set: bytes) -> bytes:
-    """Return a file of a data set; that of the deflated transfer syntax is packed."""
-    meta = text(0x00020010, b"UI", syntax)
-    group_length = element(0x00020000, b"UL", struct.pack("<I", len(meta)))
-    if syntax == DEFLATED:
-        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-        data_set = deflater.compress(data_set) + deflater.flush()
-    return bytes(128) + b"DICM" + group_length + meta + data_set
 
 
 def image(
@@ -48,45 +36,24 @@ def image(
     inside: bytes = b"",
 ) -> bytes:
     """Return the data set of an image; `before` and `inside` go before and into group 0028."""
-    allocated = bits
-    return b"".join(
-        [
-            text(0x00080016, b"UI", CT),
-            text(0x00080018, b"UI", uid),
-            text(0x00080060, b"CS", b"CT"),
-            before,
-            text(0x0020000D, b"UI", b"1.2.3.2"),
-            text(0x0020000E, b"UI", b"1.2.3.3"),
-            text(0x00200032, b"DS", b"0\\0\\0"),
-            text(0x00200037, b"DS", b"1\\0\\0\\0\\1\\0"),
-            us(0x00280002, 1),
-            text(0x00280004, b"CS", b"MONOCHROME2"),
-            b"" if frames is None else text(0x00280008, b"IS", str(frames).encode()),
-            us(0x00280010, rows),
-            us(0x00280011, columns),
-            text(0x00280030, b"DS", b"1\\1"),
-            us(0x00280100, allocated),
-            us(0x00280101, bits),
-            us(0x00280102, bits - 1),
-            us(0x00280103, 0),
-            inside,
-            pixel_data,
-        ]
-    )
-
-
-def native(data: bytes) -> bytes:
-    return element(0x7FE00010, b"OB", data)
-
-
-def encapsulated(*fragments: bytes) -> bytes:
-    items = b"".join(element(ITEM, b"", each) for each in (b"", *fragments))
-    return element(0x7FE00010, b"OB", items + element(SEQUENCE_END, b""), length=UNDEFINED)
+    changes: Changes = {
+        0x00080018: text(uid, b"UI"),
+        0x00080061: before,
+        0x00280008: None if frames is None else text(str(frames), b"IS"),
+        0x00280100: us(bits),
+        0x00280101: us(bits),
+        0x00280102: us(bits - 1),
+        0x00280104: inside,
+        0x00281052: None,
+        0x00281053: None,
+        0x7FE00010: pixel_data,
+    }
+    return writing.coded(writing.image(changes, (rows, columns)))
 
 
 def million_frames() -> list[bytes]:
     """125 kB: a million frames of one pixel of one bit."""
-    return [file(EXPLICIT, image(native(bytes(125_000)), 1, 1, frames=1_000_000, bits=1))]
+    return [file(EXPLICIT_LITTLE, image(native(bytes(125_000)), 1, 1, frames=1_000_000, bits=1))]
 
 
 def long_text(size: int = 60 << 20) -> list[bytes]:
@@ -124,7 +91,7 @@ def many_texts(count: int = 900) -> list[bytes]:
             element(
                 0x00209111,
                 b"SQ",
-                element(ITEM, b"", text(0x00209056, b"SH", str(number).encode() * 15_000)),
+                element(ITEM, b"", element(0x00209056, *text(str(number) * 15_000, b"SH"))),
             ),
         )
         for number in range(count)
@@ -210,25 +177,27 @@ def jpeg_2000() -> list[bytes]:
 
 def many_elements(count: int = 1_000_000) -> list[bytes]:
     """8 MB: a million empty elements."""
-    return [file(EXPLICIT, image(native(bytes(16)), before=element(0x00091001, b"LO") * count))]
+    return [
+        file(EXPLICIT_LITTLE, image(native(bytes(16)), before=element(0x00091001, b"LO") * count))
+    ]
 
 
 def many_items(count: int = 1_000_000) -> list[bytes]:
     items = element(ITEM, b"") * count
     sequence = element(0x00091001, b"SQ", items, length=len(items))
-    return [file(EXPLICIT, image(native(bytes(16)), before=sequence))]
+    return [file(EXPLICIT_LITTLE, image(native(bytes(16)), before=sequence))]
 
 
 def wanted_items(count: int = 1_000_000) -> list[bytes]:
     """Items of a sequence that the reader looks into: per-frame functional groups."""
     items = element(ITEM, b"") * count
     groups = element(0x52009230, b"SQ", items, length=len(items))
-    return [file(EXPLICIT, image(b"", frames=count) + groups + native(bytes(16 * count)))]
+    return [file(EXPLICIT_LITTLE, image(b"", frames=count) + groups + native(bytes(16 * count)))]
 
 
 def deep(levels: int = 50_000) -> list[bytes]:
     nested = element(0x00091001, b"SQ", element(ITEM, b"", length=UNDEFINED), length=UNDEFINED)
-    return [file(EXPLICIT, image(native(bytes(16)), before=nested * levels))]
+    return [file(EXPLICIT_LITTLE, image(native(bytes(16)), before=nested * levels))]
 
 
 BOMBS: dict[str, Callable[[], list[bytes]]] = {
@@ -249,6 +218,30 @@ BOMBS: dict[str, Callable[[], list[bytes]]] = {
     "a million items": many_items,
     "a million functional groups": wanted_items,
     "50,000 levels": deep,
+}
+
+# Of a scan: "image", or the reason of the problem. Then most MiB of the scan, and of reading the
+# first frame, beyond those of a process that has scanned a good file.
+OUTCOMES: dict[str, tuple[str, int, int]] = {
+    "a million frames of one bit": ("too_many_frames", 50, 50),
+    "a deflated text of 60 MiB": ("malformed", 200, 50),
+    "a deflated value of VR UN": ("malformed", 200, 50),
+    "60 MiB that nothing wants": ("image", 200, 50),
+    # The header itself, of 60 MiB, is held three times.
+    "60 MiB in functional groups": ("image", 300, 50),
+    "long texts per frame": ("image", 250, 100),
+    # Reading decodes 132 megapixels, as asked.
+    "two progressive JPEGs at one position": ("image", 50, 500),
+    "a million empty fragments": ("image", 100, 150),
+    "JPEG-LS of 8000 x 8000 in 862 bytes": ("image", 50, 200),
+    "deflated frames": ("too_many_frames", 150, 50),
+    "a deflated frame": ("image", 150, 50),
+    "RLE of 65534 x 65534": ("image", 50, 50),
+    "JPEG 2000 of 60000 x 60000": ("image", 50, 50),
+    "a million elements": ("image", 100, 50),
+    "a million items": ("image", 50, 50),
+    "a million functional groups": ("too_many_frames", 350, 50),
+    "50,000 levels": ("too_deep", 50, 50),
 }
 
 
