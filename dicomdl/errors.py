@@ -80,7 +80,13 @@ class DicomdlError(ValueError):
         self.__dict__.update(facts)
 
     def add_note(self, note: str, /) -> None:
-        """Add a line to the traceback, with printable characters only."""
+        """Add a line to the traceback.
+
+        Parameters
+        ----------
+        note
+            The line; characters that are not printable are replaced.
+        """
         super().add_note(printable_lines(note))
 
     def __getattr__(self, name: str) -> Any:

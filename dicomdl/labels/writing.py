@@ -20,7 +20,7 @@ from dicomdl.headers.derivation import Plane, read_source_header, slice_headers,
 from dicomdl.index.views import Stack
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._segments import MOST_SEGMENTS, TISSUE, Described, described_segments
-from dicomdl.storage.publishing import is_private, put_together
+from dicomdl.storage.publishing import put_together
 from dicomdl.version import __version__
 from dicomdl.volumes.volume import Volume
 
@@ -119,7 +119,7 @@ def write_seg(
             highdicom, stack, planes, values, kind, _descriptions(highdicom, described, algorithm)
         )
         seg.SeriesDescription = series_description
-        with put_together(path, private=is_private(stack.key[0])) as inside:
+        with put_together(path) as inside:
             seg.save_as(inside)
     return os.fspath(out)
 

@@ -67,18 +67,6 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
-def is_private(folder: str) -> bool:
-    """Whether only the owner may read a folder, or the files in it."""
-    try:
-        if not os.stat(folder).st_mode & _OTHERS:
-            return True
-        with os.scandir(folder) as entries:
-            modes = [entry.stat().st_mode for entry in entries]
-    except OSError:
-        return True
-    return not any(mode & _OTHERS for mode in modes)
-
-
 def require_private(folder: str) -> None:
     """Refuse a folder to which other users can write: a checksum does not stop an attacker."""
     try:
@@ -170,7 +158,7 @@ def write_whole(path: str, data: bytes) -> None:
 
 
 def write_files(folder: str, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write files, given as (path below the folder, data), into folders of the owner only.
+    """Write files, given as (path below the folder, data), for the owner only.
 
     Files are not flushed to the disk one by one, which takes 10 ms each. Data that can be made
     again are written in this way, before a last file by `write_whole` that shows their completion.
@@ -182,8 +170,10 @@ def write_files(folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         if parent not in made:
             make_folder(parent)
             made.add(parent)
-        with explained(f"{path!r} cannot be written"), open(path, "wb") as file:
-            file.write(data)
+        with explained(f"{path!r} cannot be written"):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(data)
 
 
 def write_first(path: str, data: bytes) -> None:
@@ -238,22 +228,22 @@ def new_folder(parent: str, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def put_together(path: str, *, private: bool = False) -> Iterator[str]:
+def put_together(path: str) -> Iterator[str]:
     """Create a temporary folder beside `path`, and move its files there when the block ends.
 
     The block writes to the path that it gets. Files replace others of their names, and the one
     named as `path` comes last. None is moved when the block raises. A symbolic link is followed.
-    With `private`, only the owner may read the files (mode 0600).
+    Only the owner may read the files (mode 0600), whatever the umask: they come from patients, and
+    libraries that write them create files for all.
     """
     folder, name = os.path.split(os.path.realpath(path))
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
     with explained(f"{path!r} cannot be written"):
         try:
-            os.mkdir(temporary, 0o700 if private else 0o777)
+            os.mkdir(temporary, 0o700)
             yield os.path.join(temporary, name)
             for file in sorted(os.listdir(temporary), key=lambda file: file == name):
-                if private:
-                    os.chmod(os.path.join(temporary, file), 0o600)
+                os.chmod(os.path.join(temporary, file), 0o600)
                 os.replace(os.path.join(temporary, file), os.path.join(folder, file))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from dicomdl.errors import StorageError
-from dicomdl.storage.publishing import is_private, put_together
+from dicomdl.storage.publishing import put_together
 from dicomdl.volumes._diffusion import gradient_files_of
 from dicomdl.volumes._facts import VolumeFacts
 from dicomdl.volumes._nifti_images import NiftiImage, write_nifti
@@ -28,7 +28,7 @@ def saved(volume: VolumeFacts, path: str) -> str:
     if is_nifti:
         part = NiftiImage(volume.array, volume.geometry, is_series, step, volume.units)
         beside = gradient_files_of(volume.stacks, volume.geometry)
-        _publish(lambda inside: write_nifti(part, inside), path, beside, volume)
+        _publish(lambda inside: write_nifti(part, inside), path, beside)
         return path
     image = to_image(
         volume.array,
@@ -40,17 +40,14 @@ def saved(volume: VolumeFacts, path: str) -> str:
     for name, value in stated.items():
         if value:
             image.SetMetaData(name, value)
-    _publish(lambda inside: write_image(image, inside), path, {}, volume)
+    _publish(lambda inside: write_image(image, inside), path, {})
     return path
 
 
-def _publish(
-    write: Callable[[str], None], path: str, beside: Mapping[str, str], volume: VolumeFacts
-) -> None:
+def _publish(write: Callable[[str], None], path: str, beside: Mapping[str, str]) -> None:
     """Write an image, and texts beside it under its name with other suffixes.
 
-    Existing files of these names are replaced. Only the owner may read them where only the owner
-    may read the index of the volume.
+    Existing files of these names are replaced. Only the owner may read them.
 
     Raises
     ------
@@ -59,8 +56,7 @@ def _publish(
     """
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise StorageError(f"{path!r} cannot be written: no such folder")
-    private = volume.stack is not None and is_private(volume.stack.key[0])
-    with put_together(path, private=private) as inside:
+    with put_together(path) as inside:
         write(inside)
         for suffix, text in beside.items():
             with open(f"{stem_of(inside)}{suffix}", "w", encoding="ascii", newline="\n") as file:

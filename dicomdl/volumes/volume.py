@@ -350,7 +350,7 @@ class Volume(VolumeParts):
         has code 0. The volume of a group becomes one file of four dimensions, as in `to_sitk`. A
         NIfTI file without a known time step states 0 s. Diffusion gets files .bval and .bvec beside
         it, in the convention of FSL. bool is saved as uint8. Files appear complete, and replace
-        others of the name; only their owner may read them where that holds for the index.
+        others of the name; only their owner may read them (mode 0600).
 
         Parameters
         ----------

@@ -62,7 +62,7 @@ def test_files_of_several_folders_are_written_into_folders_of_their_owner(tmp_pa
     files = [("a/b/1", b"one"), ("a/b/2", b"two"), ("3", b"three")]
     storage.write_files(str(tmp_path / "new"), iter(files))
     assert all((tmp_path / "new" / name).read_bytes() == data for name, data in files)
-    assert stat.S_IMODE((tmp_path / "new" / "a").stat().st_mode) == 0o700
+    assert mode(tmp_path / "new" / "a") == 0o700 and mode(tmp_path / "new" / "3") == 0o600
     (tmp_path / "file").touch()
     with pytest.raises(StorageError):
         storage.write_files(str(tmp_path / "file"), files)
@@ -188,30 +188,17 @@ def test_a_reader_beside_a_killed_writer_sees_a_whole_file(tmp_path: Path) -> No
 
 
 @posix_only
-def test_files_put_together_are_their_owners_only_where_asked(tmp_path: Path) -> None:
+def test_files_put_together_are_their_owners_only_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch(0o644)
     before = os.umask(0o022)
     try:
-        for private, expected in ((True, 0o600), (False, 0o644)):
-            with storage.put_together(str(tmp_path / "a.txt"), private=private) as inside:
-                Path(inside).write_text("a")
-                Path(inside).with_name("b.txt").write_text("b")
-                assert mode(Path(inside).parent) == (0o700 if private else 0o755)
-            assert {mode(path) for path in tmp_path.iterdir()} == {expected}
+        with storage.put_together(str(tmp_path / "a.txt")) as inside:
+            Path(inside).write_text("a")
+            Path(inside).with_name("b.txt").write_text("b")
+            assert mode(Path(inside).parent) == 0o700
+        assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
     finally:
         os.umask(before)
-
-
-@posix_only
-def test_a_folder_is_private_while_others_can_read_nothing_of_it(tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    storage.make_folder(str(folder))
-    storage.write_whole(str(folder / "manifest.json"), b"{}")
-    assert storage.is_private(str(folder))
-    folder.chmod(0o755)
-    assert storage.is_private(str(folder))
-    (folder / "manifest.json").chmod(0o644)
-    assert not storage.is_private(str(folder))
-    assert storage.is_private(str(tmp_path / "absent"))
 
 
 @pytest.fixture
