@@ -98,8 +98,8 @@ def test_one_hidden_folder_is_counted_in_the_singular(
     [
         ("s3://bucket/lidc", "is a URL"),
         ("https://example.org/case.zip", "is a URL"),
-        ("case.zip", "unpack it"),
-        ("case.TAR.GZ", "unpack it"),
+        ("case.7z", "unpack it"),
+        ("case.RAR", "unpack it"),
         ("absent.zip", "does not exist"),
     ],
 )
@@ -111,7 +111,7 @@ def test_an_archive_or_a_url_is_refused_with_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("case.zip", "case.TAR.GZ"):
+    for name in ("case.7z", "case.RAR"):
         (tmp_path / name).write_bytes(b"PK")
     assert main(["scan", root, "-o", str(tmp_path / "i"), "-q"]) == 2
     said = capsys.readouterr().err

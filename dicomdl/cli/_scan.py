@@ -1,4 +1,4 @@
-"""`dicomdl scan`: index the DICOM files below some folders."""
+"""`dicomdl scan`: index the DICOM files in some folders and archives."""
 
 import argparse
 import json
@@ -13,9 +13,14 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     scan = commands.add_parser(
         "scan",
-        help="index all DICOM files below some folders; a repeated scan reads only changed files",
+        help="index all DICOM files in folders and archives; a repeated scan reads what changed",
     )
-    scan.add_argument("roots", nargs="*", metavar="ROOT", help="folder or file")
+    scan.add_argument(
+        "roots",
+        nargs="*",
+        metavar="ROOT",
+        help="folder, file, archive (zip, tar), or the DICOMDIR of a CD",
+    )
     scan.add_argument(
         "-o",
         "--out",
@@ -33,6 +38,11 @@ def add(commands: Any) -> None:
         "--follow-links",
         action="store_true",
         help="follow symbolic links to folders, and to files outside of ROOT",
+    )
+    scan.add_argument(
+        "--archives",
+        action="store_true",
+        help="read the archives in folders, too (those that are a ROOT are read always)",
     )
     scan.add_argument(
         "-a",
@@ -89,6 +99,7 @@ def run(given: argparse.Namespace) -> int:
         workers=given.workers,
         progress=not (given.quiet or given.json),
         follow_links=given.follow_links,
+        archives=given.archives,
         attributes=given.attribute,
         allow_phi=given.allow_phi,
         patient_id=given.patient_id,
@@ -132,4 +143,4 @@ def _nothing_found(roots: list[str], index: Any) -> str:
             if passed
             else ""
         )
-    return f"no file in {where} holds a DICOM image; archives must be unpacked first"
+    return f"no file in {where} holds a DICOM image; --archives reads the archives in folders"

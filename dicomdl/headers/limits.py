@@ -27,7 +27,10 @@ class ReadLimits:
     elements
         Elements and items before the pixel data.
     inflated_bytes
-        Bytes of a deflated data set, up to the end of its pixel data.
+        Bytes of a deflated data set, up to the end of its pixel data; of a compressed member of an
+        archive; and, if that is more than 50 times its size, of a compressed archive.
+    members
+        Members of an archive.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class ReadLimits:
     # headers included.
     elements: int = 3_000_000
     inflated_bytes: int = 512 * 2**20
+    members: int = 2_000_000
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from dicomdl.errors import HeaderError
+from dicomdl.errors import HeaderError, PixelError
 from dicomdl.headers._attribute_items import (
     filled,
     found_philips_facts,
@@ -115,6 +115,8 @@ class HeaderReader:
             handle = open_path(path)
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
+        except PixelError as error:
+            return _of_member(error)
         source, size = handle.source, handle.size
         try:
             if size == 0:
@@ -125,6 +127,8 @@ class HeaderReader:
                 )
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
+        except PixelError as error:
+            return _of_member(error)._replace(source=source)
         finally:
             handle.close()
         # A call of _replace takes 2 us: headers of images have their source from the start.
@@ -145,14 +149,14 @@ class HeaderReader:
         self._source, self._size = source, size
         try:
             return self._parsed(first, size, read)
-        except OSError:
+        except (OSError, PixelError):
             raise
         except Exception:
             # The result must not depend on a layout that an earlier file has left.
             self._layouts = Layouts(self._schema.wanted)
         try:
             return self._parsed(first, size, read)
-        except OSError:
+        except (OSError, PixelError):
             raise
         except Exception as error:
             return unforeseen(error)
@@ -297,6 +301,11 @@ class HeaderReader:
 _DICOM_NAME: Final = re.compile(
     r".*\.(dcm|dicom|dic|ima)|DICOMDIR|[A-Z]{0,4}[-_. ]?[0-9][0-9._-]*", re.IGNORECASE
 )
+
+
+def _of_member(error: PixelError) -> Header:
+    """Return the problem of a member whose archive cannot give it."""
+    return Header("problem", error.reason, str(error))
 
 
 def _of_empty_file(path: str) -> Header:

@@ -1,28 +1,55 @@
 """The roots of a scan: what each of them is, and one walk over all."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from dicomdl.errors import UsageError
-from dicomdl.storage.folders import Walk, require_no_url, walk
-from dicomdl.storage.locations import absolute
+from dicomdl.errors import HeaderError, PixelError, UsageError
+from dicomdl.headers.dicomdir import referenced_files
+from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
+from dicomdl.storage.archives import OTHER_ENDINGS, has_ending, list_members
+from dicomdl.storage.directory import ArchiveLimits, Refused
+from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
+from dicomdl.storage.locations import SEPARATOR, absolute, joined
+from dicomdl.storage.medium import Medium
+from dicomdl.storage.sources import Source, State
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-Kind = Literal["folder", "archive"]
-
-# Endings of archives, which must be unpacked first.
-_ARCHIVES: Final = (
-    *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst"),
-    *(".7z", ".rar"),
-)
+# The name of a directory (PS3.10 8.6); a CD may show it in lower case.
+_DICOMDIR: Final = "DICOMDIR"
+# "folder" also stands for a single file.
+Kind = Literal["folder", "archive", "dicomdir"]
 
 
 class Root(NamedTuple):
-    """A root and its kind: "folder" also for a single file."""
+    """A root and its kind."""
 
     path: bytes
     kind: Kind
+
+
+class Known(NamedTuple):
+    """An archive as the last scan found it: its members and their states, and hidden folders."""
+
+    members: Sequence[tuple[bytes, State]]
+    hidden: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Walking:
+    """Options of a walk over roots.
+
+    `known` has the archives that the last scan read, by their location. One that is in the same
+    state, of which the first `compared` entries count, is not opened again.
+    """
+
+    follow_links: bool = False
+    archives: bool = False
+    limits: ReadLimits = DEFAULT_LIMITS
+    avoid: str = ""
+    compared: int = 4
+    known: Mapping[bytes, Known] = field(default_factory=dict)
 
 
 def checked_roots(given: Any) -> list[Root]:
@@ -46,15 +73,127 @@ def _root(given: str) -> Root:
     path = absolute(given)
     if not os.path.exists(path):
         raise UsageError(f"{path!r} does not exist", path=path)
-    if path.lower().endswith(_ARCHIVES) and os.path.isfile(path):
-        raise UsageError(
-            f"{given!r} is an archive, which the scan does not read yet: unpack it and scan the "
-            "folder",
-            path=given,
-        )
-    return Root(os.fsencode(path), "folder")
+    kind: Kind = "folder"
+    if os.path.isfile(path):
+        if path.lower().endswith(OTHER_ENDINGS):
+            raise UsageError(
+                f"{given!r} is an archive of a kind that is not read: unpack it and scan the "
+                "folder, or pack it as zip or tar",
+                path=given,
+            )
+        is_directory = os.path.basename(path).upper() == _DICOMDIR
+        kind = "archive" if has_ending(path) else "dicomdir" if is_directory else "folder"
+    return Root(os.fsencode(path), kind)
 
 
-def walk_roots(roots: Sequence[Root], *, follow_links: bool, avoid: str) -> Walk:
-    """List every file of the roots once. See `folders.walk`."""
-    return walk([root.path for root in roots], follow_links=follow_links, avoid=avoid)
+def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
+    """List every file of the roots once, and every member of the archives among them.
+
+    Archives that are roots are read always, those that are found on the way with `archives`.
+    """
+    plain = [root.path for root in roots if root.kind == "folder"]
+    found = walk(plain, follow_links=walking.follow_links, avoid=walking.avoid)
+    packed = [root.path for root in roots if root.kind == "archive"]
+    if walking.archives:
+        packed += _take_archives(found)
+    seen: set[tuple[int, int]] = set()
+    for path in packed:
+        _add_archive(path, found, walking, seen)
+    for root in roots:
+        if root.kind == "dicomdir":
+            _add_referenced(os.fsdecode(root.path), found)
+    if len(roots) > 1:
+        drop_repeats(found)
+    return found
+
+
+def _take_archives(found: Walk) -> list[bytes]:
+    """Remove the archives from what a walk has found, and return their paths."""
+    is_packed = [has_ending(os.fsdecode(path)) for path in found.paths]
+    packed = [path for path, is_one in zip(found.paths, is_packed, strict=True) if is_one]
+    rows = [row for row, is_one in enumerate(is_packed) if not is_one]
+    found.keep(rows)
+    return packed
+
+
+def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int, int]]) -> None:
+    """Add the members of an archive, unless it was added by another path."""
+    try:
+        key, state = identity_of(path)
+    except OSError as error:
+        found.refuse(path, "unreadable", f"cannot be opened: {error.strerror}")
+        return
+    if key in seen:
+        return
+    seen.add(key)
+    known = walking.known.get(path)
+    if known and known.members[0][1][1 : walking.compared] == state[1 : walking.compared]:
+        for number, (location, before) in enumerate(known.members):
+            found.add(location, (before[0], *state[1:]), (*key, number))
+        found.hidden_in_archives.extend(known.hidden)
+        return
+    limits = ArchiveLimits(walking.limits.members, walking.limits.inflated_bytes)
+    try:
+        now, members = list_members(os.fsdecode(path), limits)
+    except PixelError as error:
+        found.refuse(path, error.reason, str(error), state)
+    except OSError as error:
+        found.refuse(path, "unreadable", f"cannot be read: {error.strerror}", state)
+    else:
+        _add_members(members, found, now, key)
+
+
+def _add_members(
+    members: Sequence[Refused], found: Walk, state: State, key: tuple[int, int]
+) -> None:
+    """Add the members of an archive. As in folders, hidden folders in it are only counted."""
+    hidden: set[bytes] = set()
+    for number, member in enumerate(members):
+        location = os.fsencode(member.name)
+        if (folder := _hidden_folder(location)) is not None:
+            hidden.add(folder)
+        elif member.reason:
+            found.refuse(location, member.reason, member.detail, (member.size, *state[1:]))
+        else:
+            found.add(location, (member.size, *state[1:]), (*key, number))
+    found.hidden_in_archives += map(os.fsdecode, sorted(hidden))
+
+
+def _hidden_folder(location: bytes) -> bytes | None:
+    """Return the first folder of a member that is hidden."""
+    _, _, inside = location.partition(_SEPARATOR)
+    if b"." not in inside or b"/" not in inside:
+        return None
+    parts = inside.split(b"/")[:-1]
+    for number, part in enumerate(parts):
+        if part.startswith(b".") and part != b"..":
+            return location[: -len(inside)] + b"/".join(parts[: number + 1])
+    return None
+
+
+_SEPARATOR: Final = os.fsencode(SEPARATOR)
+
+
+def _add_referenced(path: str, found: Walk) -> None:
+    """Add a DICOMDIR and the files that it references; count those beside them."""
+    folder = os.path.dirname(path)
+    key, state = identity_of(os.fsencode(path))
+    try:
+        file_ids = referenced_files(Source(path))
+    except (HeaderError, PixelError) as error:
+        reason = error.reason if isinstance(error, HeaderError) else "unreadable"
+        found.refuse(os.fsencode(path), reason, str(error), state)
+        return
+    found.add(os.fsencode(path), state, key)
+    medium, seen = Medium(folder), {key}
+    for file_id in dict.fromkeys(file_ids):
+        file = medium.find(file_id)
+        if file.reason:
+            # A name that leads out is shown, and leads nowhere.
+            place = file.path or joined(path, file_id.replace("\0", "\N{REPLACEMENT CHARACTER}"))
+            found.refuse(os.fsencode(place), file.reason, file.detail)
+        elif file.key not in seen:
+            seen.add(file.key)
+            found.add(os.fsencode(file.path), file.state, file.key)
+    beside = walk([os.fsencode(folder)])
+    found.not_referenced += len({each for each in beside.keys if each not in seen})

@@ -1,4 +1,4 @@
-"""The scan: walk folders, read headers in parallel, build stacks, publish an index.
+"""The scan: walk folders and archives, read headers in parallel, build stacks, publish an index.
 
 A repeated scan reads new and changed files only. DICOM files are recognized by content, never by
 name. Worker processes are started by a command of dicomdl, not by `multiprocessing`, so that
@@ -55,11 +55,11 @@ from dicomdl.jobs._patients import (
     require_key,
 )
 from dicomdl.jobs.engine import Reading, read_all, refused_tables
-from dicomdl.jobs.roots import Path, checked_roots, walk_roots
+from dicomdl.jobs.roots import Known, Path, Root, Walking, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk
-from dicomdl.storage.locations import absolute
-from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED
+from dicomdl.storage.locations import absolute, split
+from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED, State
 from dicomdl.version import __version__
 
 
@@ -78,8 +78,9 @@ def scan(
     strict_files: bool = True,
     pixel_hash: bool = False,
     limits: ReadLimits | None = None,
+    archives: bool = False,
 ) -> Index:
-    """Index every DICOM file below some folders.
+    """Index every DICOM file in some folders and archives.
 
     Parameters
     ----------
@@ -87,6 +88,9 @@ def scan(
         A folder or file, or several. Hidden folders (".name") are skipped and counted. Links to
         files below a root are followed, other links only with `follow_links`. A file that is
         reached by several paths is read once.
+
+        A zip or tar archive is read without unpacking it: ``case.zip//name`` is the path of a
+        member. The file DICOMDIR of a CD stands for the files that it references.
     out
         The index folder. The default is one in the user's cache folder, which the next scan of the
         same roots updates. An update reads new and changed files only and drops deleted ones. The
@@ -121,8 +125,13 @@ def scan(
         `pixel_hash`), by which `Index.duplicates`, `Index.split` and `Index.audit` find equal
         images under other UIDs.
     limits
-        Largest numbers of frames, fragments, elements and bytes that one file may have; a file
-        beyond them is a problem.
+        Largest numbers of frames, fragments, elements and bytes that one file may have, and of
+        members that an archive may have; a file beyond them is a problem.
+    archives
+        Read the archives, too, that are found in folders (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz,
+        .tar.zst). Archives that are roots are read always. Members that are stored, and those of a
+        .tar, are read in place. Compressed members are inflated when they are read, and a
+        compressed tar is copied once to the user's cache folder.
 
     Returns
     -------
@@ -133,8 +142,9 @@ def scan(
     Raises
     ------
     UsageError
-        A root does not exist, an attribute is unknown or identifying, `out` is a folder with other
-        files, or its index holds hashes and this scan has another key or none (`patient_id`).
+        A root does not exist or is a URL, an attribute is unknown or identifying, `out` is a folder
+        with other files, or its index holds hashes and this scan has another key or none
+        (`patient_id`).
     StorageError
         The index cannot be written. The old one is untouched.
 
@@ -157,6 +167,7 @@ def scan(
     options: dict[str, Any] = {
         "roots": [os.fsdecode(root.path) for root in checked],
         "follow_links": follow_links,
+        "archives": bool(archives),
         "attributes": list(attributes),
         "patient_id": patient_id if patient_id == "keep" else f"hash:{patient_key_name()}",
         "tolerances": asdict(tolerances),
@@ -164,17 +175,18 @@ def scan(
         "limits": asdict(limits),
     }
     target = _target(out, options)
-    walked = walk_roots(checked, follow_links=follow_links, avoid=target)
     source = target
     if move and out is None:
         source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
     options["patient_id"] = known_key(source, options["patient_id"])
     old = _reusable(source, options, move or {})
+    # A moved file has another change time.
+    compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
+    known = _known_archives(old, checked, archives)
+    walked = walk_roots(checked, Walking(follow_links, archives, limits, target, compared, known))
     if old is not None and not move and _unchanged(walked, old):
         clear_remains(target)
         return open_index(target, root={}, strict_files=strict_files)
-    # A moved file has another change time.
-    compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
     kept, fresh = _divide(walked, old, compared)
     refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
     if fresh and patient_id == "hash":
@@ -265,6 +277,27 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         facts.get("passed_over", {}),
         moves,
     )
+
+
+def _known_archives(old: _Old | None, roots: Sequence[Root], archives: bool) -> dict[bytes, Known]:
+    """Return the archives in an index by their location, where the roots may have some."""
+    if old is None or not (archives or any(root.kind == "archive" for root in roots)):
+        return {}
+    paths = [moved(path, old.moves) for path in old.files.column("path").to_pylist()]
+    rows = [row for row, path in enumerate(paths) if b"//" in path]
+    states = [old.files.column(name).take(rows).to_pylist() for name in STATE_COLUMNS]
+    hidden: dict[bytes, list[str]] = {}
+    for folder in old.passed_over.get("hidden_in_archives", []):
+        location = moved(os.fsencode(folder), old.moves)
+        hidden.setdefault(_archive_of(location), []).append(os.fsdecode(location))
+    members: dict[bytes, list[tuple[bytes, State]]] = {}
+    for row, state in zip(rows, zip(*states, strict=True), strict=True):
+        members.setdefault(_archive_of(paths[row]), []).append((paths[row], state))
+    return {name: Known(each, hidden.get(name, [])) for name, each in members.items()}
+
+
+def _archive_of(location: bytes) -> bytes:
+    return os.fsencode(split(os.fsdecode(location)).whole)
 
 
 def _unchanged(walked: Walk, old: _Old) -> bool:

@@ -46,6 +46,10 @@ class Walk:
     # Devices, FIFOs, sockets, and links to nothing: git-annex has those for files not fetched.
     special_files: int = 0
     unreadable: list[str] = field(default_factory=list)
+    # Their locations: the next scan does not open the archive for them.
+    hidden_in_archives: list[str] = field(default_factory=list)
+    # Files beside a DICOMDIR that it does not reference.
+    not_referenced: int = 0
 
     def add(self, path: bytes, state: State, key: tuple[int, ...]) -> None:
         """Add a file to be read."""
@@ -62,6 +66,12 @@ class Walk:
             self.add(path, state, (-1, len(self.paths)))
             self.refused[path] = reason, detail
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keep some of the files."""
+        self.paths = [self.paths[row] for row in rows]
+        self.states = [self.states[row] for row in rows]
+        self.keys = [self.keys[row] for row in rows]
+
     def passed_over(self) -> dict[str, Any]:
         """Return the entries without a row in the index, in the form that the manifest stores."""
         return {name: getattr(self, name) for name in _PASSED_OVER}
@@ -73,6 +83,8 @@ _PASSED_OVER: Final = (
     "outside_links",
     "special_files",
     "unreadable",
+    "not_referenced",
+    "hidden_in_archives",
 )
 
 
@@ -116,6 +128,12 @@ def require_no_url(path: str) -> None:
             "mount them there",
             path=path,
         )
+
+
+def identity_of(path: bytes) -> tuple[tuple[int, int], State]:
+    """Return (device, inode) of a file, and its state; raise OSError without one."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino), state_of(status)
 
 
 def _identity(folder: str) -> tuple[int, int] | None:
@@ -229,6 +247,4 @@ def drop_repeats(found: Walk) -> None:
         if found.keys[i] not in seen:
             seen.add(found.keys[i])
             keep.append(i)
-    found.paths = [found.paths[i] for i in keep]
-    found.states = [found.states[i] for i in keep]
-    found.keys = [found.keys[i] for i in keep]
+    found.keep(keep)

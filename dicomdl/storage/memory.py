@@ -5,16 +5,18 @@ a number of bytes or with a unit (``512MiB``, ``1GiB``). The workers of a DataLo
 they inherit the variable, and each has a full budget. Every cache has a fixed share of the budget,
 in thousandths:
 
-    slices               320   decoded slices of coded stacks, for the following blocks
-    label maps           240   integer labels of a dataset's `labels=`, per stack
-    inflated files       140   data sets of deflated files with several frames
+    slices               280   decoded slices of coded stacks, for the following blocks
+    label maps           200   integer labels of a dataset's `labels=`, per stack
+    inflated files       120   data sets of deflated files with several frames
     label readers         70   contours on the slices of stacks, frames of segmentations, masks
+    archive members       60   inflated members of archives
     label voxels          45   numbers of voxels per slice and label, by which samplers draw centers
     mosaic bands          50   decoded rows of mosaics, for the following tiles
     stack readers         15   byte ranges and conversions of stacks
     label slabs            5   keys of label maps in a cache
     real-world maps       20   maps of stored values to real-world values
     header tables         20   lookup tables, palettes and maps as stored in headers
+    archives              40   directories of archives
     body voxels           20   voxels of the body, per stack, from which samplers draw centers
     generations           10   opened index folders (their tables are mapped and not counted)
     label points          10   points of a table that lie in a stack
@@ -60,10 +62,12 @@ VARIABLE: Final = "DICOMDL_MEMORY"
 # Overhead per item besides its value: the key and the entry of the dictionary.
 ITEM_BYTES: Final = 400
 SHARES: Final[Mapping[str, int]] = {
-    "slices": 320,
-    "label maps": 240,
+    "slices": 280,
+    "label maps": 200,
     "label readers": 70,
-    "inflated files": 140,
+    "inflated files": 120,
+    "archive members": 60,
+    "archives": 40,
     "label voxels": 45,
     "mosaic bands": 50,
     "stack readers": 15,

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, PixelError
+from dicomdl.storage.archives import open_member
 from dicomdl.storage.handles import COMPARED as COMPARED
 from dicomdl.storage.handles import COMPARED_IF_MOVED as COMPARED_IF_MOVED
 from dicomdl.storage.handles import UNKNOWN as UNKNOWN
@@ -28,13 +29,19 @@ from dicomdl.storage.handles import read_exactly as read_exactly
 from dicomdl.storage.handles import read_range as read_range
 from dicomdl.storage.handles import state_of as state_of
 from dicomdl.storage.handles import truncated as truncated
+from dicomdl.storage.locations import SEPARATOR, split
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
-    """Open the file at a path; raise OSError on failure.
+    """Open the file or member at a location; raise OSError on failure.
 
-    Raises FileChanged unless the file is in the expected state. Scans expect no state.
+    Raises FileChanged unless it is in the expected state, and PixelError for a member that cannot
+    be read. Scans expect no state.
     """
+    if SEPARATOR in path:
+        location = split(path)
+        if location.members:
+            return open_member(location, path, expected)
     return LocalFile(path, expected)
 
 
@@ -50,6 +57,10 @@ def look_up(source: Source) -> Source:
     PixelError
         The file cannot be looked up (attribute `errno`), or is not a regular file.
     """
+    if SEPARATOR in source.path and split(source.path).members:
+        handle = _open(source)
+        handle.close()
+        return source if isinstance(source.path, MovedPath) else handle.source
     try:
         status = os.stat(source.path)
     except OSError as error:

@@ -13,6 +13,8 @@ OPEN_FLAGS: Final = (
 )
 
 _HAS_PREADV: Final = hasattr(os, "preadv")
+# Whether threads may read one descriptor at the same time: positions are given, not moved.
+CAN_SHARE: Final = _HAS_PREADV and hasattr(os, "pread")
 
 
 def read_at(descriptor: int, length: int, offset: int) -> bytes:

@@ -1,0 +1,125 @@
+"""Copies in the cache folder of what cannot be read in place, such as the tar in a ``.tar.gz``.
+
+A copy is made once for all processes, appears complete in one step, and is readable by its owner
+only. Its name has the state of the archive and the bytes of the copy, so that a stale or a cut copy
+is never found. The content is checked by the checksums of its compression while it is written.
+Copies that were not used for long are removed when the next one needs their room.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dicomdl.errors import StorageError
+from dicomdl.storage import locks
+from dicomdl.storage.handles import Source
+from dicomdl.storage.publishing import cache_folder, explained, remove_old, require_private
+
+_PART: Final = "archives"
+_COPY: Final = re.compile(r"[0-9a-f]{32}-(\d+)\.copy")
+_TEMPORARY: Final = r"[0-9a-f]{32}\.[0-9a-f]{12}\.tmp"
+_DAY_S: Final = 86400.0
+# A copy takes minutes at most; a process that waits longer makes its own.
+_WAIT_S: Final = 600.0
+
+
+def copy_of(source: Source, pieces: Callable[[], Iterable[bytes]]) -> str:
+    """Return the path of the copy of some bytes, and make it if absent.
+
+    Parameters
+    ----------
+    source
+        What is copied, and its state.
+    pieces
+        Function that returns the bytes. Its errors pass through, and leave no copy.
+
+    Raises
+    ------
+    StorageError
+        The cache folder cannot be written, or is full.
+    """
+    folder = cache_folder(_PART)
+    require_private(folder)
+    text = "\0".join(map(str, source))
+    key = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    if (found := _found(folder, key)) is not None:
+        return found
+    with locks.alone(os.path.join(folder, f"{key}.lock"), _WAIT_S):
+        return _found(folder, key) or _made(folder, key, pieces())
+
+
+def _found(folder: str, key: str) -> str | None:
+    with explained(f"the cache folder {folder!r} cannot be read"):
+        names = [name for name in os.listdir(folder) if name.startswith(key)]
+    for name in names:
+        path = os.path.join(folder, name)
+        match = _COPY.fullmatch(name)
+        with contextlib.suppress(OSError):
+            if match and os.stat(path).st_size == int(match[1]):
+                # The time of the last use decides what is removed.
+                os.utime(path)
+                return path
+    return None
+
+
+def _made(folder: str, key: str, pieces: Iterable[bytes]) -> str:
+    temporary = os.path.join(folder, f"{key}.{secrets.token_hex(6)}.tmp")
+    remove_old(folder, _DAY_S, time.time(), pattern=_TEMPORARY)
+    with explained(f"a copy of the archive cannot be written to {folder!r}"):
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                for piece in pieces:
+                    _make_room(folder, len(piece))
+                    file.write(piece)
+                file.flush()
+                os.fsync(descriptor)
+                size = file.tell()
+            path = os.path.join(folder, f"{key}-{size}.copy")
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    return path
+
+
+def _make_room(folder: str, length: int) -> None:
+    """Remove the copies that were not used for longest while the disk is nearly full.
+
+    Raises
+    ------
+    StorageError
+        The disk is nearly full of other files.
+    """
+    while True:
+        usage = shutil.disk_usage(folder)
+        # A full disk stops other programs, too.
+        if usage.free - length > usage.total // 50:
+            return
+        copies = [entry for entry in os.scandir(folder) if _COPY.fullmatch(entry.name)]
+        if not copies:
+            raise StorageError(
+                f"the disk of the cache folder {folder!r} is nearly full: unpack the archive "
+                "elsewhere, or set DICOMDL_CACHE to a folder with more room",
+                free_bytes=usage.free,
+            )
+        oldest = min(copies, key=lambda entry: entry.stat().st_mtime)
+        os.unlink(oldest.path)
+
+
+def clear() -> int:
+    """Remove all copies; return their number of bytes."""
+    folder, total = cache_folder(_PART), 0
+    for entry in os.scandir(folder):
+        if match := _COPY.fullmatch(entry.name):
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+                total += int(match[1])
+    return total

@@ -1,0 +1,92 @@
+"""Ranges of an open source as sources of their own, for members of archives."""
+
+import io
+from typing import Any
+
+from dicomdl.storage.handles import Handle, Source, as_stream
+
+
+class Range:
+    """Some bytes of another handle, which stays open for as long as the range is in use."""
+
+    __slots__ = ("_handle", "_read_at", "_read_into", "_start", "size", "source")
+
+    def __init__(self, handle: Handle, start: int, size: int, source: Source | None = None) -> None:
+        self._handle, self._start, self.size = handle, start, size
+        self._read_at, self._read_into = handle.read_at, handle.read_into
+        self.source = handle.source if source is None else source
+
+    def named(self, source: Source) -> "Range":
+        """Return the same bytes as another source."""
+        return Range(self._handle, self._start, self.size, source)
+
+    def check(self, expected: Source) -> None:
+        """Raise FileChanged if the source is not in the expected state."""
+        expected.check(Status(self.source))
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes at `offset`; fewer at the end."""
+        if not 0 <= offset < self.size:
+            return b""
+        return self._read_at(self._start + offset, min(length, self.size - offset))
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; return the number of bytes read, which may be fewer."""
+        if not 0 <= offset < self.size:
+            return 0
+        if buffer.nbytes > self.size - offset:
+            buffer = buffer.cast("B")[: self.size - offset]
+        return self._read_into(buffer, self._start + offset)
+
+    def close(self) -> None:
+        """Leave the other handle open: it belongs to the archive."""
+
+
+class Status:
+    """The state of a source in the form of `os.stat`."""
+
+    __slots__ = ("st_ctime_ns", "st_ino", "st_mtime_ns", "st_size")
+
+    def __init__(self, source: Source) -> None:
+        _, self.st_size, self.st_mtime_ns, self.st_ctime_ns, self.st_ino, _ = source
+
+
+class Capped(io.BufferedIOBase):
+    """A binary file over a handle, for parsers that ask for as many bytes as a header claims.
+
+    A read of more than `most` bytes returns what the file has, `most` at most, and is remembered.
+    """
+
+    def __init__(self, handle: Handle, most: int) -> None:
+        super().__init__()
+        self._stream = as_stream(handle)
+        self._size, self._most = handle.size, most
+        self.is_exceeded = False
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._stream.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position; not in front of the start."""
+        return self._stream.seek(offset, whence)
+
+    def read(self, size: Any = -1) -> bytes:
+        """Read `size` bytes, or all up to the end; fewer at the end."""
+        left = max(0, self._size - self._stream.tell())
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > self._most:
+            self.is_exceeded = True
+            wanted = self._most
+        return self._stream.read(wanted)
+
+    def close(self) -> None:
+        """Leave the handle open."""

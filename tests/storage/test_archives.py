@@ -1,0 +1,271 @@
+"""archives: members of zip and tar are sources like files, and change with their archive."""
+
+import os
+import pickle
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dicomdl.errors import FileChanged, PixelError
+from dicomdl.storage import archives, copies, memory
+from dicomdl.storage.directory import ArchiveLimits
+from dicomdl.storage.sources import (
+    MovedPath,
+    Source,
+    as_stream,
+    kept_open,
+    look_up,
+    open_path,
+    opened,
+    read_range,
+)
+
+LIMITS = ArchiveLimits()
+FILES = {
+    "a.dcm": bytes(range(256)) * 40,
+    "s1/b.dcm": b"\0" * 70_000 + b"end",
+    "s1/ünïcode name.dcm": os.urandom(5000),
+    "s2/empty": b"",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
+    memory.clear()
+    yield
+    memory.clear()
+
+
+def zipped(path: Path, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.mkdir("s1")
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, mode: str) -> Path:
+    folder = path.with_name("to pack")
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        archive.add(folder, arcname=".")
+    return path
+
+
+MADE: dict[str, Callable[[Path], Path]] = {
+    "stored.zip": zipped,
+    "deflated.zip": lambda path: zipped(path, zipfile.ZIP_DEFLATED),
+    "bzip2.zip": lambda path: zipped(path, zipfile.ZIP_BZIP2),
+    "lzma.zip": lambda path: zipped(path, zipfile.ZIP_LZMA),
+    "plain.tar": lambda path: tarred(path, "w"),
+    "packed.tar.gz": lambda path: tarred(path, "w:gz"),
+    "packed.tgz": lambda path: tarred(path, "w:gz"),
+    "packed.tar.bz2": lambda path: tarred(path, "w:bz2"),
+    "packed.TAR.XZ": lambda path: tarred(path, "w:xz"),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_members_have_the_bytes_of_their_files_and_the_times_of_their_archive(
+    tmp_path: Path, name: str
+) -> None:
+    path = MADE[name](tmp_path / name)
+    state, members = archives.list_members(str(path), LIMITS)
+    status = path.stat()
+    assert state[:3] == (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    names = ["a.dcm", "s1/b.dcm", "s1/ünïcode name.dcm", "s2/empty"]
+    assert [(m.name, m.reason) for m in members] == [(f"{path}//{name}", "") for name in names]
+    for member in members:
+        data = FILES[member.name.partition("//")[2]]
+        handle = open_path(member.name)
+        assert (handle.size, handle.source) == (
+            len(data),
+            Source(member.name, len(data), *state[1:]),
+        )
+        assert as_stream(handle).read() == data
+        assert handle.read_at(max(0, len(data) - 3), 100) == data[-3:]
+        assert handle.read_at(len(data), 1) == b"" == handle.read_at(len(data) + 5, 1)
+        buffer = bytearray(8)
+        assert handle.read_into(memoryview(buffer), 2) == len(data[2:10])
+        assert buffer[: len(data[2:10])] == data[2:10]
+        assert look_up(handle.source) == handle.source
+        handle.close()
+
+
+def test_a_stored_member_opens_no_file_and_reads_only_its_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path / "case.zip")
+    source = look_up(Source(f"{path}//s1/b.dcm"))
+    opens: list[object] = []
+    original = os.open
+    monkeypatch.setattr(os, "open", lambda *args: (opens.append(args), original(*args))[1])
+    read: list[tuple[int, int]] = []
+    preads = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: (read.append((n, at)), preads(fd, n, at))[1])
+    for _ in range(3):
+        with kept_open(), opened(source) as handle:
+            assert read_range(handle, 69_998, 5) == b"\0\0end"
+    assert opens == []
+    assert [n for n, _ in read] == [5, 5, 5]
+
+
+def test_members_that_lie_in_archives_of_archives_are_read_once_nested(tmp_path: Path) -> None:
+    inner = MADE["deflated.zip"](tmp_path / "inner.zip")
+    packed = MADE["packed.tar.gz"](tmp_path / "inner.tar.gz")
+    twice = tmp_path / "twice.zip"
+    with zipfile.ZipFile(twice, "w") as archive:
+        archive.write(inner, "x/deep.zip")
+    outer = tmp_path / "outer.zip"
+    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (inner, packed, twice):
+            archive.write(path, path.name)
+    _, members = archives.list_members(str(outer), LIMITS)
+    found = {m.name.removeprefix(f"{outer}//"): m.reason for m in members}
+    assert found == {
+        **{f"inner.zip//{name}": "" for name in FILES},
+        **{f"inner.tar.gz//{name}": "" for name in FILES},
+        "twice.zip//x/deep.zip": "nested_too_deep",
+    }
+    memory.clear()
+    for place in ("inner.zip", "inner.tar.gz"):
+        with opened(Source(f"{outer}//{place}//s1/b.dcm")) as handle:
+            assert read_range(handle, 0, handle.size) == FILES["s1/b.dcm"]
+
+
+@pytest.mark.parametrize("name", ["stored.zip", "deflated.zip", "plain.tar", "packed.tar.gz"])
+def test_a_changed_archive_refuses_its_members(tmp_path: Path, name: str) -> None:
+    path = MADE[name](tmp_path / name)
+    source = look_up(Source(f"{path}//a.dcm"))
+    time.sleep(0.02)
+    os.utime(path, ns=(1, source.mtime_ns))
+    for act in (look_up, lambda source: opened(source).__enter__()):
+        with pytest.raises(FileChanged, match="rewritten"):
+            act(source)
+    moved = tmp_path / "moved" / name
+    moved.parent.mkdir()
+    os.rename(path, moved)
+    with pytest.raises(FileChanged, match="gone"):
+        look_up(source)
+    # A moved archive has other change times, which are not compared.
+    with opened(source._replace(path=MovedPath(f"{moved}//a.dcm"))) as handle:
+        assert read_range(handle, 0, 3) == FILES["a.dcm"][:3]
+    moved.write_bytes(b"something else")
+    with pytest.raises(FileChanged, match="modification time"):
+        look_up(source._replace(path=MovedPath(f"{moved}//a.dcm")))
+
+
+def test_a_member_that_is_absent_is_gone_or_cannot_be_opened(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "case.zip")
+    state = look_up(Source(f"{path}//a.dcm"))
+    with pytest.raises(FileChanged, match="gone"):
+        look_up(state._replace(path=f"{path}//absent"))
+    with pytest.raises(PixelError, match="No such file"):
+        look_up(Source(f"{path}//absent"))
+    with pytest.raises(PixelError) as caught:
+        look_up(Source(f"{tmp_path / 'cache'}//absent"))
+    pickle.loads(pickle.dumps(caught.value))
+
+
+def test_an_inflated_member_stays_in_its_share_and_a_prefix_does_not(tmp_path: Path) -> None:
+    path = MADE["deflated.zip"](tmp_path / "deflated.zip")
+    with opened(Source(f"{path}//s1/b.dcm")) as handle:
+        assert handle.read_at(0, 100) == bytes(100)
+        assert memory.report()["archive members"] == 0
+        assert handle.read_at(70_000, 100) == b"end"
+    assert memory.report()["archive members"] > 70_000
+    assert memory.report()["archives"] > 0
+
+
+def test_a_long_compressed_member_is_copied_once_and_read_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_MOST_IN_MEMORY", 1000)
+    path = MADE["deflated.zip"](tmp_path / "deflated.zip")
+    for _ in range(2):
+        with opened(Source(f"{path}//s1/b.dcm")) as handle:
+            assert handle.read_at(0, 10) == bytes(10)
+            assert read_range(handle, 69_999, 4) == b"\0end"
+    folder = tmp_path / "cache" / "archives"
+    (copy,) = folder.iterdir()
+    assert copy.name.endswith("-70003.copy")
+    if os.name == "posix":
+        assert (folder.stat().st_mode & 0o777, copy.stat().st_mode & 0o777) == (0o700, 0o600)
+    # A cut copy is none: it is made again.
+    copy.write_bytes(b"cut")
+    with opened(Source(f"{path}//s1/b.dcm")) as handle:
+        assert read_range(handle, 69_999, 4) == b"\0end"
+
+
+def test_copies_are_removed_where_the_disk_is_nearly_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = copies.copy_of(Source("/a.tar.gz", 1, 2, 3, 4), lambda: [b"a" * 100])
+    os.utime(first, (1, 1))
+    second = copies.copy_of(Source("/b.tar.gz", 1, 2, 3, 4), lambda: [b"b" * 100])
+    usage = copies.shutil.disk_usage(tmp_path)
+
+    def free(_: str) -> object:
+        used = sum(os.path.exists(path) for path in (first, second))
+        return usage._replace(total=1000, free=300 - 100 * used)
+
+    monkeypatch.setattr(copies.shutil, "disk_usage", free)
+    third = copies.copy_of(Source("/c.tar.gz", 1, 2, 3, 4), lambda: [b"c" * 100])
+    assert [os.path.exists(path) for path in (first, second, third)] == [False, True, True]
+    monkeypatch.setattr(copies.shutil, "disk_usage", lambda _: usage._replace(total=10, free=0))
+    with pytest.raises(Exception, match="nearly full"):
+        copies.copy_of(Source("/d.tar.gz", 1, 2, 3, 4), lambda: [b"d"])
+    assert [path.suffix for path in (tmp_path / "cache" / "archives").iterdir()] == []
+
+
+def test_threads_read_one_archive_at_the_same_time(tmp_path: Path) -> None:
+    path = MADE["stored.zip"](tmp_path / "stored.zip")
+    wrong: list[str] = []
+
+    def read(name: str) -> None:
+        for _ in range(200):
+            with opened(Source(f"{path}//{name}")) as handle:
+                if read_range(handle, 0, handle.size) != FILES[name]:
+                    wrong.append(name)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in FILES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_names_of_zip_are_read_as_utf_8_or_cp437_and_backslashes_divide(tmp_path: Path) -> None:
+    path = tmp_path / "names.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bild_ä.dcm", b"utf-8")
+        windows = zipfile.ZipInfo("serie_1.dcm")
+        windows.create_system = 0
+        archive.writestr(windows, b"windows")
+    # cp437 without the flag of UTF-8, and a backslash.
+    raw = path.read_bytes().replace(b"serie_1.dcm", b"s\\rie_\x84.dcm")
+    path.write_bytes(raw)
+    _, members = archives.list_members(str(path), LIMITS)
+    assert [m.name.partition("//")[2] for m in members] == ["bild_ä.dcm", "s/rie_ä.dcm"]
+    with opened(Source(members[1].name)) as handle:
+        assert read_range(handle, 0, 7) == b"windows"
+
+
+def test_a_directory_of_a_hundred_thousand_members_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(20_000):
+            archive.writestr(f"series/{number % 100}/1.2.840.113619.2.55.3.{number}.dcm", b"")
+    archives.list_members(str(path), LIMITS)
+    held = memory.report()["archives"]
+    assert held / 20_000 < 120 + 20
+    assert open_path(f"{path}//series/7/1.2.840.113619.2.55.3.107.dcm").size == 0
