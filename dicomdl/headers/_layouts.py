@@ -269,7 +269,6 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
     position = layout.start
     values: list[bytes] = [b""]
     extent = _Extent(0, 0)
-    limit = len(buffer)
     # Segments in which elements before the last one vary in length, too.
     torn: list[tuple[_Segment, set[int]]] = []
     try:
@@ -304,10 +303,10 @@ def _match(layout: _Layout, buffer: bytes) -> Walked | None:
                 extent = _Extent(value, length)
                 position = _close(layout, segment.steps[-1], extent, buffer, values)
                 continue
-            # An undefined length, which is another structure, also ends beyond the buffer.
-            position = value + length
-            if position > limit or (length > LONGEST_SHORT and segment.slot in layout.short):
+            if length > LONGEST_SHORT and segment.slot in layout.short:
                 return None
+            # The next header is not found beyond the buffer, where undefined lengths end, too.
+            position = value + length
             if segment.slot >= 0:
                 values.append(buffer[value:position])
     except (struct.error, HeaderError, _OtherStructure):
@@ -369,7 +368,7 @@ def _close(
         values.append(buffer[extent.value : end - 8])
         return end
     end = extent.value + extent.length
-    if end > len(buffer) or (extent.length > LONGEST_SHORT and step.slot in layout.short):
+    if extent.length > LONGEST_SHORT and step.slot in layout.short:
         raise _OtherStructure
     if step.slot >= 0:
         values.append(buffer[extent.value : end])

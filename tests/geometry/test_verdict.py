@@ -4,7 +4,7 @@
 """
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from dicomdl.errors import GeometryError
 from dicomdl.geometry.grid import Tolerances, plane_axes
-from dicomdl.geometry.verdict import Assessment, assess, has_geometry, idc_checks, number_slices
+from dicomdl.geometry.verdict import (
+    EVENLY_SPACED,
+    FILLABLE,
+    READABLE,
+    VERDICTS,
+    Assessment,
+    Verdict,
+    assess,
+    has_geometry,
+    idc_checks,
+    number_slices,
+)
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 Floats = NDArray[np.float64]
@@ -44,6 +55,13 @@ def known(
     assert mask.shape == (1,) and mask.dtype == bool
     verdict = judge(arrays[0], tolerances, orientation, spacing).verdict
     return bool(mask[0]), verdict != "no_geometry"
+
+
+def test_the_sets_of_verdicts_are_verdicts() -> None:
+    assert sorted(VERDICTS) == sorted(get_args(Verdict))
+    assert {"regular", "tilted"} == EVENLY_SPACED == READABLE - {"single"}
+    assert {"missing_slices", "uneven_spacing"} == FILLABLE
+    assert set(VERDICTS) - READABLE - FILLABLE == {"duplicates", "no_geometry"}
 
 
 # --- what has geometry ----------------------------------------------------------------------------
@@ -255,15 +273,15 @@ def test_another_origin_and_spacing_halve_an_error_of_up_to_twice_the_tolerance(
     assert judge(along_z(0, 8.98, 16, 24, 31.02, 40), tolerances).verdict == "uneven_spacing"
 
 
-def test_the_best_spacing_is_found_below_and_above_the_mean_one() -> None:
-    tolerances = Tolerances(spacing_mm=0.5)
-    for sign in (1, -1):
-        # The last position alone is wrong by 0.9 mm, so that the mean spacing is, too.
-        z = [8.0 * k for k in range(9)]
-        z[8] += sign * 0.9
-        assert judge(along_z(*z), tolerances).verdict == "regular"
-        z[4] -= sign * 0.8
-        assert judge(along_z(*z), tolerances).verdict == "uneven_spacing"
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_best_spacing_is_looked_for_below_and_above_the_mean_one(sign: int) -> None:
+    # Against the mean spacing, the second and the last but one position are wrong by 4 mm. A
+    # spacing that is 4/7 mm smaller or larger leaves 16/7 = 2.29 mm.
+    z = 40.0 * np.arange(9)
+    z[1] += sign * 4
+    z[7] -= sign * 4
+    for limit, verdict in ((2.3, "regular"), (2.27, "uneven_spacing")):
+        assert judge(along_z(*z), Tolerances(spacing_mm=limit)).verdict == verdict
 
 
 # --- holes ----------------------------------------------------------------------------------------
@@ -292,6 +310,11 @@ def test_gaps_repeat_within_twice_the_tolerance_of_a_position() -> None:
     # 0.1 mm per position, so 0.2 mm per gap.
     assert judge(along_z(0, 2, 4.15, 8.2, 10.2)).verdict == "missing_slices"
     assert judge(along_z(0, 2, 6.0, 8.35)).verdict == "uneven_spacing"
+
+
+def test_gaps_that_differ_by_exactly_twice_the_tolerance_repeat() -> None:
+    found = judge(along_z(0, 8, 16.5, 32.5), Tolerances(spacing_mm=0.25))
+    assert (found.verdict, found.detail["spacing"]) == ("missing_slices", 8.125)
 
 
 def test_a_gap_that_is_no_multiple_is_no_hole() -> None:
@@ -325,8 +348,9 @@ def test_idc_asks_for_a_tenth_of_a_millimetre_in_each_direction(axis: int) -> No
     assert idc_checks(positions, np.array(AXIAL))[names[axis]] is False
 
 
-def test_idc_compares_gaps_in_the_order_of_positions() -> None:
-    checks = idc_checks(along_z(4, 0, 2, 6), np.array(AXIAL))
+@pytest.mark.parametrize("start", [0, 50, -3])
+def test_idc_compares_gaps_in_the_order_of_positions(start: float) -> None:
+    checks = idc_checks(along_z(4 + start, start, 2 + start, 6 + start), np.array(AXIAL))
     assert checks == {
         "orthogonal_orientation": True,
         "unique_slice_positions": True,

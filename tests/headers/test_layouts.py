@@ -257,6 +257,28 @@ def test_wanted_sequences_of_undefined_length_match_whatever_their_items(syntax:
         assert found == walked(raw) and found is not None and found[0][5] == inside
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT], ids=["explicit", "implicit"])
+def test_a_value_longer_than_its_vr_allows_is_left_to_the_walk(syntax: Syntax) -> None:
+    def modality(size: int) -> bytes:
+        return small_file(syntax, modality=element(0x00080060, b"UN", b"A" * size, syntax))
+
+    for split in (False, True):
+        for size, known in ((0xFFFE, True), (0xFFFF, False)):
+            layouts = Layouts(WANTED)
+            walked(modality(2), layouts)
+            if split:
+                assert matched(layouts, modality(4)) == walked(modality(4))
+            assert matched(layouts, modality(size)) == walked(modality(size))
+            assert (walked(modality(size)) is not None) is known
+    # The VR of another wanted element has a length of 32 bits.
+    layouts = Layouts(WANTED)
+    for size in (2, 0x10000, 0x20000):
+        raw = small_file(syntax, number=element(0x00200013, b"UN", b"1" * size, syntax))
+        if size == 2:
+            walked(raw, layouts)
+        assert matched(layouts, raw) == walked(raw) != None  # noqa: E711
+
+
 STRUCTURES: dict[str, dict[str, bytes | None]] = {
     "another first element": {"first": element(0x00080005, b"CS", b"ISO_IR 13")},
     "another tag": {"name": element(0x00080071, b"LO", b"ACME")},
@@ -419,6 +441,11 @@ def test_values_that_change_twice_split_their_run() -> None:
         assert (len(layout.segments) > before) is (number == 2)
     changing = next(n for n, step in enumerate(layout.steps) if step.head.tag == 0x00200013)
     assert changing in layout.varying
+    segments = len(layout.segments)
+    for number in range(9):
+        # A run of three elements or fewer is as quick as its parts.
+        assert matched(layouts, small_file(rows=element(0x00280010, b"US", bytes([number, 0]))))
+    assert len(layout.segments) == segments
     assert {layout.steps[n].head.tag for n in layout.varying} == {0x00200013, 0x7FE00010}
 
 
