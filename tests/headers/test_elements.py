@@ -324,6 +324,11 @@ def test_a_block_is_reserved_by_the_elements_10_to_ff_of_odd_groups(
 
     assert values(0x00190010, 0x0019100C, 0x001910FF) == (b"100C", b"10FF", b"")
     assert values(0x001900FF, 0x0019FF0C, 0x0019100C) == (b"FF0C", b"", b"")
+    wanted = Wanted([(0xFFFF000C, "ACME")])
+    assert values(0xFFFF00FF, 0xFFFFFF0C) == (b"FF0C",)
+    assert values(0xFFFF0010, 0xFFFF100C) == (b"100C",)
+    assert values(0xFFFF000F, 0xFFFF0F0C) == values(0xFFFF0100, 0xFFFF000C) == (b"",)
+    wanted = Wanted([(0x0019000C, "ACME"), (0x0018000C, "ACME"), (0, "")])
     # No creators: numbers outside of the range, and an even group.
     assert values(0x0019000F, 0x00190F0C) == (b"", b"", b"")
     assert values(0x00190100, 0x0019000C) == (b"", b"", b"")
@@ -346,15 +351,52 @@ def test_two_creators_of_a_file_reserve_two_blocks() -> None:
 # --- single elements ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("gear", ["fast", "plain"])
+def test_steps_have_the_positions_of_the_file_whatever_part_of_it_is_buffered(
+    gear: str, plain_only: Callable[[], None]
+) -> None:
+    if gear == "plain":
+        plain_only()
+    wanted = Wanted([(0x00190010, ""), (0x00280010, "")])
+    elements = (
+        element(0x00190010, b"LO", b"ACME"),
+        element(0x00190011, b"LO", b"OTHER "),
+        element(0x00191020, b"OB", b"\0" * 9),
+        element(0x00280010, b"US", b"\7\0"),
+        element(0x00290020, b"UT", b"text" * 3),
+    )
+    raw = b"\xff" * 7 + b"".join(elements)
+    for first in (0, 7, 20, None):
+        trail: list[Step] = []
+        walk(window_on(raw, first), 7, EXPLICIT, wanted, trail)
+        heads = [(step.head.tag, step.head.vr, step.head.length) for step in trail]
+        assert heads[2:4] == [(0x00191020, b"OB", 9), (0x00280010, b"US", 2)]
+        assert [step.position for step in trail] == [7, 19, 33, 54, 64]
+        assert [step.head.value for step in trail] == [15, 27, 45, 62, 76]
+        # A wanted element reserves no block.
+        assert [step.slot for step in trail] == [0, -1, -1, 1, -1]
+        assert [step.creator for step in trail] == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("tag", [ITEM, ITEM_END, SEQUENCE_END])
+def test_a_stray_delimiter_at_the_top_level_is_passed_and_is_no_value(tag: int) -> None:
+    raw = element(tag, b"", b"ab") + element(0x00280010, b"US", b"\7\0")
+    trail: list[Step] = []
+    found = walk(window_on(raw), 0, EXPLICIT, WANTED, trail)
+    assert found.values == (b"", b"\7\0", b"", b"", b"")
+    assert [step.slot for step in trail] == [-1, 1]
+
+
 def test_a_wanted_sequence_of_undefined_length_is_kept_without_its_delimiter() -> None:
     items = element(ITEM, b"", element(0x00080060, b"CS", b"XX"))
     raw = element(0x52009229, b"SQ", items + element(SEQUENCE_END, b""), length=UNDEFINED)
     raw += element(0x00280010, b"US", b"\7\0")
+    wanted = Wanted([(0x52009229, ""), (0x00280010, "")])
     trail: list[Step] = []
-    found = walk(window_on(raw), 0, EXPLICIT, WANTED, trail)
-    assert (found.values[2], found.values[1]) == (items, b"\7\0")
+    found = walk(window_on(raw), 0, EXPLICIT, wanted, trail)
+    assert found.values == (items, b"\7\0")
     # Steps inside of a wanted sequence are not told, because its value is taken as a whole.
-    assert [(step.head.tag, step.slot) for step in trail] == [(0x52009229, 2), (0x00280010, 1)]
+    assert [(step.head.tag, step.slot) for step in trail] == [(0x52009229, 0), (0x00280010, 1)]
     other: list[Step] = []
     unwanted = element(0x52009228, b"SQ", items + element(SEQUENCE_END, b""), length=UNDEFINED)
     walk(window_on(unwanted), 0, EXPLICIT, WANTED, other)

@@ -45,6 +45,7 @@ from dicomdl.headers.header import Header
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader, read_frames
 from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG
+from dicomdl.storage.sources import Source
 
 PYDICOM_FILES = Path(pydicom.data.__file__).parent / "test_files"
 
@@ -1290,3 +1291,205 @@ def test_a_voi_lut_inside_of_functional_groups_is_noticed(tmp_path: Path) -> Non
 
     frames = read_frames(phantoms.write_multiframe(tmp_path / "a.dcm", edit=edit))
     assert all(frame.voi_lut_sequence for frame in frames)
+
+
+# --- files that HeaderReader opens ----------------------------------------------------------------
+
+
+class Opened:
+    """A handle on bytes that records its reads, and may fail."""
+
+    def __init__(self, content: bytes, fails: bool = False) -> None:
+        self.source = Source("/there", 7, len(content), 3)
+        self.size = len(content)
+        self.reads: list[tuple[int, int]] = []
+        self.is_closed = False
+        self._content, self._fails = content, fails
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self.reads.append((offset, length))
+        if self._fails:
+            raise OSError(5, "Input/output error")
+        return self._content[offset : offset + length]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Callable[[Opened], Header]:
+    """Return a function that reads the header of an opened file."""
+
+    def read(handle: Opened, reader: HeaderReader | None = None) -> Header:
+        monkeypatch.setattr("dicomdl.headers.reader.open_path", lambda path: handle)
+        found = (reader or HeaderReader()).read(str(handle.source.path))
+        assert handle.is_closed
+        return found
+
+    return read
+
+
+def test_every_header_has_the_state_of_its_file(opens: Callable[..., Header]) -> None:
+    directory = file_of(element(0x00080016, b"UI", b"1.2.840.10008.1.3.10"))
+    kinds = []
+    for content in (native(), directory, b"no DICOM at all", native()[:-1], b""):
+        handle = Opened(content)
+        header = opens(handle)
+        assert header.source == handle.source
+        kinds.append(header.kind)
+    assert kinds == ["image", "no_image", "not_dicom", "problem", "not_dicom"]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_and_closed(opens: Callable[..., Header]) -> None:
+    absent = HeaderReader().read("/no/such/file")
+    assert absent[:3] == ("problem", "unreadable", "cannot be opened: No such file or directory")
+    header = opens(Opened(native(), fails=True))
+    assert header[:3] == ("problem", "unreadable", "cannot be read: Input/output error")
+
+
+def test_a_reading_error_leaves_parse_and_no_other_error_does() -> None:
+    """The caller knows whether a store is down; a fault of the reader is tried once more."""
+    content = native()
+    errors: list[Exception] = []
+
+    def read(offset: int, length: int) -> bytes:
+        if errors:
+            raise errors.pop(0)
+        return content[offset : offset + length]
+
+    def parsed(*given: Exception) -> Header:
+        errors[:] = given
+        return HeaderReader().parse(content[:140], len(content), read)
+
+    assert parsed().kind == "image"
+    for given in ([OSError()], [KeyError(), OSError()]):
+        with pytest.raises(OSError):
+            parsed(*given)
+    assert parsed(KeyError()).kind == "image"
+    assert parsed(KeyError(), ValueError()).reason == "reader_error"
+
+
+def test_the_first_read_grows_to_the_header_by_powers_of_two_up_to_256_kib(
+    opens: Callable[..., Header],
+) -> None:
+    def first_read(pixels_at: int, reader: HeaderReader) -> int:
+        filler = pixels_at - len(native()) + 4 - 12
+        raw = file_of(
+            *image_elements(),
+            element(0x00291020, b"OB", b"\0" * filler),
+            element(PIXELS, b"OW", b"\1" * 4),
+        )
+        assert len(raw) == pixels_at + 4
+        assert opens(Opened(raw), reader).kind == "image"
+        again = Opened(raw)
+        opens(again, reader)
+        return again.reads[0][1]
+
+    reader = HeaderReader()
+    sizes = [2**14 - 2, 2**14, 2**14 + 2, 2**15 - 2, 2**15, 40_000, 2**14, 2**17, 2**18, 2**19 + 2]
+    assert [first_read(at, reader) for at in sizes] == [
+        2**14, 2**14, 2**15, 2**15, 2**15, 2**16, 2**16, 2**18, 2**18, 2**18
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["deflated", "no transfer syntax", "blank transfer syntax"])
+def test_headers_of_odd_codings_are_not_learned(name: str) -> None:
+    reader = HeaderReader()
+    raw = native()
+    if name == "deflated":
+        at = raw.index(element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0"))
+        raw = file_of(zlib.compress(raw[at:], wbits=-zlib.MAX_WBITS), transfer_syntax=DEFLATED)
+    elif name == "no transfer syntax":
+        raw = raw.replace(b"\x02\0\x10\0UI", b"\x02\0\x12\0UI")
+    else:
+        raw = raw.replace(b"1.2.840.10008.1.2.1\0", b" " * 20)
+    header = parse(raw, reader)
+    assert header.kind == "image" and not reader._layouts._recent
+    assert header.deflated is (name == "deflated")
+    assert ("no_transfer_syntax" in header.flags.split()) is (name != "deflated")
+    assert parse(native(), reader).kind == "image" and len(reader._layouts._recent) == 1
+
+
+# --- objects without an image: what is kept of them -----------------------------------------------
+
+
+def test_an_object_without_an_image_has_its_class_and_series() -> None:
+    uids = (element(0x0020000D, b"UI", b"1.2.3\0"), element(0x0020000E, b"UI", b"1.2.4\0"))
+    report = "1.2.840.10008.5.1.4.1.1.88.11"
+    header = object_of(report, *uids)
+    assert header.kind == "no_image"
+    assert (header.study_instance_uid, header.series_instance_uid) == ("1.2.3", "1.2.4")
+    assert (header.rows, header.places, header.flags) == ((), (), "")
+    # The class in the file meta information counts where the data set has none (PS3.10 7.1).
+    meta = element(0x00020002, b"UI", b"1.2.840.10008.1.3.10")
+    directory = parse(
+        b"\0" * 128 + b"DICM" + meta + file_of(element(0x00041130, b"CS", b"A "))[132:]
+    )
+    assert (directory.kind, directory.sop_class_uid) == ("no_image", "1.2.840.10008.1.3.10")
+    both = parse(b"\0" * 128 + b"DICM" + meta + native()[132:])
+    assert both.sop_class_uid == "1.2.840.10008.5.1.4.1.1.7"
+
+
+@pytest.mark.parametrize("rows", [b"", b"\0\0", b"\0\0\0\0", b"\1\0"])
+@pytest.mark.parametrize("columns", [b"", b"\0\0", b"\0\0\0\0", b"\1\0"])
+def test_a_size_is_one_of_both_rows_and_columns(rows: bytes, columns: bytes) -> None:
+    size = [element(0x00280010, b"US", rows), element(0x00280011, b"US", columns)]
+    has_size = rows[:1] == columns[:1] == b"\1"
+    header = object_of("1.2.840.10008.5.1.4.1.1.9999", *size)
+    assert (header.kind == "problem") is has_size
+    pixels = element(PIXELS, b"OW", b"\0\0")
+    structures = object_of("1.2.840.10008.5.1.4.1.1.481.3", *size, pixels)
+    assert (structures.kind == "no_image") is not has_size
+
+
+def test_read_frames_of_an_object_without_an_image_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "report.dcm"
+    path.write_bytes(file_of(element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.88.11\0")))
+    assert read_frames(path) == []
+    path.write_bytes(b"no DICOM at all")
+    with pytest.raises(HeaderError, match="not a DICOM file") as caught:
+        read_frames(path)
+    assert caught.value.reason == "not_dicom"
+    assert caught.value.__notes__ == [f"file: {path}"]
+
+
+# --- facts that need another walk -----------------------------------------------------------------
+
+GE_FACTS = {
+    "ge_b_value": (element(0x00431039, b"IS", b"1000\\8\\0\\0 "), (1000.0, 8.0, 0.0, 0.0)),
+    "ge_diffusion_direction_x": (element(0x001910BB, b"DS", b"0.5 "), 0.5),
+    "ge_diffusion_direction_z": (element(0x001910BD, b"DS", b"-1"), -1.0),
+    "ge_pulse_sequence_name": (element(0x0019109C, b"LO", b"epi_pepolar "), "epi_pepolar"),
+}
+
+
+@pytest.mark.parametrize(
+    ("maker", "sequence", "found"),
+    [
+        (b"GE MEDICAL", b"EP\\SE ", True),
+        (b"ACME", b"EP\\SE ", False),
+        (b"GE MEDICAL", b"SE", False),
+    ],
+)
+def test_echo_planar_images_of_ge_keep_facts_whose_creator_was_removed(
+    maker: bytes, sequence: bytes, found: bool
+) -> None:
+    kind, *pixel_module = image_elements()
+    private = sorted((value for value, _ in GE_FACTS.values()), key=lambda raw: (raw[:2], raw[2:4]))
+    raw = file_of(
+        kind,
+        element(0x00080070, b"LO", maker + b" " * (len(maker) % 2)),
+        element(0x00180020, b"CS", sequence),
+        *private[:-1],
+        *pixel_module,
+        private[-1],
+        element(PIXELS, b"OW", b"\1" * 4),
+    )
+    reader = HeaderReader()
+    for _ in range(2):
+        columns = reader.convert(parse(raw, reader).rows)
+        for name, (_, value) in GE_FACTS.items():
+            column = columns[name]
+            absent = "" if isinstance(value, str) else None
+            assert isinstance(column, Constant)
+            assert column.value == (value if found else absent), name
