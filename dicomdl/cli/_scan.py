@@ -81,6 +81,12 @@ def add(commands: Any) -> None:
         action="store_true",
         help="read the pixels, too, and keep a hash of each frame, which finds copies of images",
     )
+    scan.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave free texts out of the index, which may name a person: descriptions, protocol "
+        "names, contrast agents, labels of annotations",
+    )
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=run)
@@ -104,6 +110,7 @@ def run(given: argparse.Namespace) -> int:
         allow_phi=given.allow_phi,
         patient_id=given.patient_id,
         pixel_hash=given.pixel_hash,
+        texts=not given.no_texts,
         strict_files=not given.no_strict_files,
     )
     if given.json:

@@ -1,7 +1,8 @@
 """Additional columns of an index, and the refusal of attributes that can identify a patient.
 
 The index is an allow-list. `scan(attributes=...)` adds further keywords to it. Keywords of the
-basic confidentiality profile need ``allow_phi=True``.
+basic confidentiality profile need ``allow_phi=True``. ``scan(texts=False)`` leaves out the free
+texts of the list.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,14 @@ from dicomdl.headers.requirement import require_pydicom
 # recognized by VR, by group and by words in their keyword, so more are refused than the table
 # lists. The VRs are person names, dates and times, and free text, which may contain anything.
 _PHI_VRS: Final = frozenset({"PN", "DA", "DT", "TM", "LT", "ST", "UC", "UR", "UT"})
+# Columns that people type freely. The option Clean Descriptors (PS3.15 E.3.5) has each of them
+# cleaned. Other texts of the index are terms of the standard and names that a device gives.
+FREE_TEXTS: Final = (
+    "study_description",
+    "series_description",
+    "protocol_name",
+    "contrast_bolus_agent",
+)
 _PHI_WORDS: Final = (
     "patient",
     "person",

@@ -1,4 +1,4 @@
-"""Keyed hashes of PatientID, for indexes that must not store it.
+"""Keyed hashes of PatientID, for indexes that must not store it, and what must not be left of it.
 
 The key belongs to the user and stays in the cache folder: the same patient has the same hash in all
 indexes of one user.
@@ -8,11 +8,13 @@ import hashlib
 import hmac
 import os
 import secrets
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.table import Table
+from dicomdl.jobs._texts import are_stored
 from dicomdl.storage import publishing as storage
 
 _KEY_FILE: Final = "patient_id.key"
@@ -90,13 +92,14 @@ def require_key(target: str, patient_id: str) -> None:
         )
 
 
-def holds_raw_patients(target: str) -> bool:
-    """Whether the current generation of the index stores PatientID unhashed.
+def holds_more(target: str, options: Mapping[str, Any]) -> bool:
+    """Whether the current generation has PatientIDs or texts that this scan leaves out.
 
     Such a generation is deleted without a grace period.
     """
     try:
-        facts = read_facts(target, read_manifest(target)["generation"])
-        return bool(facts["options"]["patient_id"] == "keep")
+        before = read_facts(target, read_manifest(target)["generation"])["options"]
     except IndexFolderError:
         return False
+    has_patients = before["patient_id"] == "keep" != options["patient_id"]
+    return has_patients or (are_stored(before) and not are_stored(options))

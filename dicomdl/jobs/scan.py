@@ -49,11 +49,12 @@ from dicomdl.jobs._digests import digests
 from dicomdl.jobs._linking import with_links, without_links
 from dicomdl.jobs._patients import (
     hash_patients,
-    holds_raw_patients,
+    holds_more,
     known_key,
     patient_key_name,
     require_key,
 )
+from dicomdl.jobs._texts import without_texts
 from dicomdl.jobs.engine import Reading, read_all, refused_tables
 from dicomdl.jobs.roots import Known, Path, Root, Walking, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
@@ -79,6 +80,7 @@ def scan(
     pixel_hash: bool = False,
     limits: ReadLimits | None = None,
     archives: bool = False,
+    texts: bool = True,
 ) -> Index:
     """Index every DICOM file in some folders and archives.
 
@@ -132,6 +134,12 @@ def scan(
         .tar.zst). Archives that are roots are read always. Members that are stored, and those of a
         .tar, are read in place. Compressed members are inflated when they are read, and a
         compressed tar is copied once to the user's cache folder.
+    texts
+        Whether the index holds free texts, which may name a person: Study and Series Description,
+        Protocol Name, Contrast/Bolus Agent, and labels of annotations. Without them the columns are
+        blank, and a new scan of an index that has them deletes these at once. Stacks that only a
+        text tells apart are then told apart by time or number. Dates and times stay, because SUV
+        and time points need them; so do the names of segments and regions.
 
     Returns
     -------
@@ -173,6 +181,7 @@ def scan(
         "tolerances": asdict(tolerances),
         "pixel_hash": bool(pixel_hash),
         "limits": asdict(limits),
+        "texts": bool(texts),
     }
     target = _target(out, options)
     source = target
@@ -200,12 +209,14 @@ def scan(
             [files, hash_patients(frames), problems, hash_patients(annotations)]
             for files, frames, problems, annotations in chunks
         ]
+    if not texts:
+        chunks = [without_texts(chunk) for chunk in chunks]
     if refused:
         chunks.append(refused_tables(walked, refused, reading, first=len(fresh)))
     tables = _merge(old, kept, [*fresh, *refused], chunks, extra)
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     tables |= with_links(tables)
-    grace_s = 0.0 if patient_id == "hash" and holds_raw_patients(target) else None
+    grace_s = 0.0 if holds_more(target, options) else None
     publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
     return open_index(target, root={}, strict_files=strict_files)
 
