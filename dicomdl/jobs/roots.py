@@ -94,8 +94,7 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     plain = [root.path for root in roots if root.kind == "folder"]
     found = walk(plain, follow_links=walking.follow_links, avoid=walking.avoid)
     packed = [root.path for root in roots if root.kind == "archive"]
-    if walking.archives:
-        packed += _take_archives(found)
+    packed += _take_archives(found, set(packed), walking.archives)
     seen: set[tuple[int, int]] = set()
     for path in packed:
         _add_archive(path, found, walking, seen)
@@ -107,13 +106,18 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     return found
 
 
-def _take_archives(found: Walk) -> list[bytes]:
-    """Remove the archives from what a walk has found, and return their paths."""
-    is_packed = [has_ending(os.fsdecode(path)) for path in found.paths]
-    packed = [path for path, is_one in zip(found.paths, is_packed, strict=True) if is_one]
-    rows = [row for row, is_one in enumerate(is_packed) if not is_one]
-    found.keep(rows)
-    return packed
+def _take_archives(found: Walk, roots: set[bytes], every: bool) -> list[bytes]:
+    """Remove the archives that are read from what a walk has found; return those beside roots."""
+    if not every and not roots:
+        return []
+    paths = [path for path in found.paths if path in roots or (every and _is_named_so(path))]
+    taken = set(paths)
+    found.keep([row for row, path in enumerate(found.paths) if path not in taken])
+    return [path for path in paths if path not in roots]
+
+
+def _is_named_so(path: bytes) -> bool:
+    return has_ending(os.fsdecode(path))
 
 
 def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int, int]]) -> None:

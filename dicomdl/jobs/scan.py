@@ -295,7 +295,11 @@ def _known_archives(old: _Old | None, roots: Sequence[Root], archives: bool) -> 
     if old is None or not (archives or any(root.kind == "archive" for root in roots)):
         return {}
     paths = [moved(path, old.moves) for path in old.files.column("path").to_pylist()]
-    rows = [row for row, path in enumerate(paths) if b"//" in path]
+    names = {_archive_of(path) for path in paths if b"//" in path}
+    if not names:
+        return {}
+    # An archive that is damaged in part has a row of its own.
+    rows = [row for row, path in enumerate(paths) if b"//" in path or path in names]
     states = [old.files.column(name).take(rows).to_pylist() for name in STATE_COLUMNS]
     hidden: dict[bytes, list[str]] = {}
     for folder in old.passed_over.get("hidden_in_archives", []):

@@ -62,6 +62,9 @@ def read_tar(handle: Handle, limits: ArchiveLimits) -> Directory:
                 if not info.isdir():
                     place = (info.offset_data, info.size, info.size, STORED, 0, handle.size)
                     listing.add(info.name, *place, problem=_problem(info, handle.size))
+            # tarfile takes a damaged header behind the first one for the end.
+            if handle.read_at(archive.offset, tarfile.BLOCKSIZE).strip(b"\0"):
+                raise tarfile.ReadError
     except PixelError:
         raise
     except _DAMAGE:
