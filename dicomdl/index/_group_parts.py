@@ -17,10 +17,10 @@ def quantity_of(value: Callable[[str], Any]) -> tuple[Any, ...]:
     `value` gives a fact of the stack's middle frame by the name of its column.
     """
     kind = str(value("rescale_type") or "").strip()
-    return (*map(value, _UNITS), "" if kind == "US" else kind, _component(value))
+    return (*map(value, _UNITS), "" if kind == "US" else kind, component_of(value))
 
 
-def _component(value: Callable[[str], Any]) -> str:
+def component_of(value: Callable[[str], Any]) -> str:
     """Return M, P, R or I for magnitude, phase, real or imaginary part, "" where unknown.
 
     Image Type has them as a value of their own (Siemens "P"), or as its beginning (Philips "P_FFE",
@@ -31,7 +31,7 @@ def _component(value: Callable[[str], Any]) -> str:
         return coded
     for word in str(value("image_type") or "").upper().split("\\")[2:]:
         name = _COMPONENTS.get(word.split(" ")[0])
-        if name or (word[:1] in "MPRI" and (len(word) == 1 or word[1] == "_")):
+        if name or (word and word[0] in "MPRI" and word[1:2] in ("", "_")):
             return name or word[0]
     return ""
 

@@ -26,7 +26,12 @@ from dicomdl.geometry.verdict import READABLE
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index import _stack_columns as stack_columns
-from dicomdl.index._group_parts import gaps_of, names_that_differ, quantity_of
+from dicomdl.index._group_parts import (
+    component_of,
+    gaps_of,
+    names_that_differ,
+    quantity_of,
+)
 from dicomdl.index._plotting import Plotted
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.moves import Moves
@@ -236,6 +241,14 @@ class Stack(Plotted):
     def description(self) -> str:
         """Series Description (0008,103E)."""
         return str(self.value("series_description") or "")
+
+    @property
+    def component(self) -> str:
+        """The part of a complex signal: "M", "P", "R" or "I"; "" where the header has none.
+
+        Magnitude, phase, real or imaginary part, by Complex Image Component or Image Type.
+        """
+        return component_of(functools.partial(self.frame_value, self.slices // 2))
 
     @property
     def paths(self) -> list[str]:
