@@ -122,11 +122,13 @@ def test_the_table_of_uids_needs_no_pydicom() -> None:
     assert "pydicom" not in _loaded_by("import dicomdl.headers.uids")
 
 
-# One fork hook serves all caches; the transport's mark what is on loan between processes.
+# One fork hook serves all caches; the transport's mark what is on loan between processes, and that
+# of requests marks that the threads of their client are gone.
 FORK_HOOKS = {
     "storage/memory.py",
     "datasets/transport/pool.py",
     "datasets/transport/receiver.py",
+    "storage/_requests.py",
 }
 REASONS = ("# Small:", "# In a process of its own:")
 CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"}

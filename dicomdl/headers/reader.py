@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from dicomdl.errors import HeaderError, PixelError
+from dicomdl.errors import FileChanged, HeaderError, PixelError
 from dicomdl.headers._attribute_items import (
     filled,
     found_philips_facts,
@@ -61,7 +61,7 @@ from dicomdl.headers.uids import (
     may_lack_pixels,
 )
 from dicomdl.storage.locations import absolute
-from dicomdl.storage.sources import Source, open_path
+from dicomdl.storage.sources import Handle, NotFetched, Source, open_path
 
 # Small: the few UIDs that all files contain.
 _uid = functools.lru_cache(maxsize=256)(as_text)
@@ -114,17 +114,28 @@ class HeaderReader:
         try:
             handle = open_path(path)
         except OSError as error:
-            return Header("problem", "unreadable", f"cannot be opened: {error.strerror}")
+            return unopened(error)
         except PixelError as error:
             return _of_member(error)
+        return self.read_opened(handle)
+
+    def read_opened(self, handle: Handle, first: bytes | None = None) -> Header:
+        """Read a header as `read` does, from a handle, and close that.
+
+        `first` has first bytes that are known. NotFetched is passed on.
+        """
         source, size = handle.source, handle.size
         try:
             if size == 0:
-                header = _of_empty_file(path)
+                header = _of_empty_file(source.path)
             else:
-                header = self.parse(
-                    handle.read_at(0, self._first_read), size, handle.read_at, source
-                )
+                if first is None:
+                    first = handle.read_at(0, self._first_read)
+                header = self.parse(first, size, handle.read_at, source)
+        except NotFetched:
+            raise
+        except FileChanged as error:
+            return Header("problem", "unreadable", str(error))
         except OSError as error:
             return Header("problem", "unreadable", f"cannot be read: {error.strerror}")
         except PixelError as error:
@@ -313,6 +324,15 @@ def _of_empty_file(path: str) -> Header:
     if _DICOM_NAME.fullmatch(os.path.basename(path)):
         return Header("problem", "empty", "the file has 0 bytes")
     return Header("not_dicom")
+
+
+def unopened(error: OSError | FileChanged) -> Header:
+    """Return the problem of a file that cannot be opened."""
+    return Header("problem", "unreadable", f"cannot be opened: {_words(error)}")
+
+
+def _words(error: OSError | FileChanged) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
 
 
 def unforeseen(error: Exception) -> Header:

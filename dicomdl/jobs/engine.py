@@ -21,6 +21,7 @@ from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
+from dicomdl.headers.many import read_headers
 from dicomdl.headers.reader import HeaderReader, unforeseen
 from dicomdl.index.annotations import as_columns
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
@@ -61,7 +62,7 @@ def read_chunk(
     Returns the tables [files, frames, problems, annotations].
     """
     with _no_cycle_collection():
-        headers = [reader.read(os.fsdecode(path)) for path in paths]
+        headers = read_headers(reader, [os.fsdecode(path) for path in paths])
     return _tables(reader, paths, headers, first, pixel_hash=pixel_hash)
 
 

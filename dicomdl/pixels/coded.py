@@ -21,6 +21,7 @@ from dicomdl.pixels.stored import (
     result_array,
     stored_dtype,
 )
+from dicomdl.storage.locations import is_url
 from dicomdl.storage.sources import opened, read_range
 
 
@@ -65,10 +66,17 @@ def read_codestream(source: FrameLike) -> bytes:
     """Return the codestream of one frame, without a copy if it lies in one item, as most do."""
     offset, length = source.byte_offset, source.byte_length
     with opened(source.file) as handle:
-        head = read_range(handle, offset, min(8, length))
-        if head[:4] != b"\xfe\xff\x00\xe0" or int.from_bytes(head[4:], "little") != length - 8:
+        if is_url(source.path):
+            # One request.
+            whole = read_range(handle, offset, length)
+            return whole[8:] if _is_one_item(whole, length) else join_fragments(whole)
+        if not _is_one_item(read_range(handle, offset, min(8, length)), length):
             return join_fragments(read_range(handle, offset, length))
         return read_range(handle, offset + 8, length - 8)
+
+
+def _is_one_item(data: bytes, length: int) -> bool:
+    return data[:4] == b"\xfe\xff\x00\xe0" and int.from_bytes(data[4:8], "little") == length - 8
 
 
 def _coded_bits(coded: codecs.Coded) -> CodedBits:

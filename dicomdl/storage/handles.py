@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, TruncatedPixels
+from dicomdl.storage.locations import is_url
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
 # Size in bytes, modification time and change time in ns, inode, ETag of an object of a store.
@@ -144,6 +145,20 @@ class Handle(Protocol):
         """Release the resources of the system."""
 
 
+class NotFetched(OSError):
+    """Bytes of an object that are not here yet; whoever raised it to is asked to come again.
+
+    Attributes
+    ----------
+    offset, length
+        The range.
+    """
+
+    def __init__(self, offset: int, length: int) -> None:
+        super().__init__(f"bytes {offset} to {offset + length} were not asked for yet")
+        self.offset, self.length = offset, length
+
+
 class LocalFile:
     """A file on a mounted file system."""
 
@@ -228,6 +243,10 @@ def truncated(expected_bytes: int, found_bytes: int) -> TruncatedPixels:
     )
 
 
+# Bytes of one request for a library that reads a few at a time.
+_REMOTE_BUFFER: Final = 256 * 2**10
+
+
 class _Stream(io.RawIOBase):
     def __init__(self, handle: Handle) -> None:
         self._handle, self._position = handle, 0
@@ -256,4 +275,5 @@ class _Stream(io.RawIOBase):
 
 def as_stream(handle: Handle) -> io.BufferedReader:
     """Wrap a handle as a binary file for other libraries; closing that leaves the handle open."""
-    return io.BufferedReader(_Stream(handle))
+    remote = is_url(handle.source.path)
+    return io.BufferedReader(_Stream(handle), _REMOTE_BUFFER if remote else io.DEFAULT_BUFFER_SIZE)

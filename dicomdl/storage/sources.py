@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from dicomdl.arrays import Values
@@ -22,6 +22,7 @@ from dicomdl.storage.handles import UNKNOWN as UNKNOWN
 from dicomdl.storage.handles import Handle as Handle
 from dicomdl.storage.handles import LocalFile
 from dicomdl.storage.handles import MovedPath as MovedPath
+from dicomdl.storage.handles import NotFetched as NotFetched
 from dicomdl.storage.handles import Source as Source
 from dicomdl.storage.handles import State as State
 from dicomdl.storage.handles import as_stream as as_stream
@@ -30,6 +31,10 @@ from dicomdl.storage.handles import read_range as read_range
 from dicomdl.storage.handles import state_of as state_of
 from dicomdl.storage.handles import truncated as truncated
 from dicomdl.storage.locations import SEPARATOR, split
+from dicomdl.storage.object_heads import CONCURRENCY as CONCURRENCY
+from dicomdl.storage.object_heads import walk_heads as walk_heads
+from dicomdl.storage.objects import RemoteObject, Span, look_up_object
+from dicomdl.storage.objects import reading_ahead as reading_ahead
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
@@ -42,6 +47,7 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
         location = split(path)
         if location.members:
             return open_member(location, path, expected)
+        return RemoteObject(path, expected)
     return LocalFile(path, expected)
 
 
@@ -57,10 +63,8 @@ def look_up(source: Source) -> Source:
     PixelError
         The file cannot be looked up (attribute `errno`), or is not a regular file.
     """
-    if SEPARATOR in source.path and split(source.path).members:
-        handle = _open(source)
-        handle.close()
-        return source if isinstance(source.path, MovedPath) else handle.source
+    if SEPARATOR in source.path:
+        return _look_up_inside(source)
     try:
         status = os.stat(source.path)
     except OSError as error:
@@ -71,6 +75,18 @@ def look_up(source: Source) -> Source:
     if isinstance(source.path, MovedPath) and source.mtime_ns != UNKNOWN:
         return source
     return Source(source.path, *state_of(status))
+
+
+def _look_up_inside(source: Source) -> Source:
+    """Return the current state of an object, or of a member of an archive."""
+    if not split(source.path).members:
+        try:
+            return look_up_object(source)
+        except OSError as error:
+            raise _unopened(source, error) from error
+    handle = _open(source)
+    handle.close()
+    return source if isinstance(source.path, MovedPath) else handle.source
 
 
 def _open(source: Source) -> Handle:
@@ -158,16 +174,27 @@ class opened:
 Piece: TypeAlias = tuple[Source, int]
 
 
-def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
-    """Fill `buffer` with one piece after the other, and yield after each.
+def read_pieces(pieces: Sequence[Piece], buffers: Sequence[Values]) -> Iterator[None]:
+    """Fill each buffer with its piece, and yield after each.
 
-    A piece is a source and the offset of its first byte. The function combines `opened` and
-    `read_exactly` without overhead between the system calls, because one block may consist of a
-    hundred pieces.
+    A piece is a source and the offset of its first byte; all buffers have one size, and may be the
+    same. Pieces of objects are asked for ahead.
+    """
+    if pieces and SEPARATOR in pieces[0][0].path:
+        length = buffers[0].nbytes
+        with reading_ahead([Span(source, offset, length) for source, offset in pieces]):
+            yield from _read_pieces(pieces, buffers)
+    else:
+        yield from _read_pieces(pieces, buffers)
+
+
+def _read_pieces(pieces: Sequence[Piece], buffers: Sequence[Values]) -> Iterator[None]:
+    """Combine `opened` and `read_exactly` without overhead between the system calls.
+
+    One block may consist of a hundred pieces.
     """
     keep: dict[str, tuple[Handle, Source]] | None = getattr(_kept_files, "handles", None)
-    view, needed = buffer.data, buffer.nbytes
-    for source, offset in pieces:
+    for (source, offset), buffer in zip(pieces, buffers, strict=True):
         kept = None if keep is None else keep.get(source.path)
         if kept is None:
             handle = _open(source)
@@ -176,7 +203,7 @@ def read_pieces(pieces: Iterable[Piece], buffer: Values) -> Iterator[None]:
             if checked is not source:
                 handle.check(source)
         try:
-            if handle.read_into(view, offset) < needed:
+            if handle.read_into(buffer.data, offset) < buffer.nbytes:
                 read_exactly(handle, buffer, offset)
         except OSError as error:
             raise _unread(error) from error

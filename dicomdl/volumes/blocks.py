@@ -258,15 +258,12 @@ class StackVoxels:
             else scratch.band((block.shape[1], first.columns), dtype)
         )
         pieces, done = slice_bytes.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
+        buffers = list(block) if band is None else [band] * len(pieces)
         try:
-            if band is None:
-                for piece in pieces:
-                    for _ in read_pieces([piece], block[done]):
-                        done += 1
-            else:
-                for _ in read_pieces(pieces, band):
+            for _ in read_pieces(pieces, buffers):
+                if band is not None:
                     block[done] = band[:, columns]
-                    done += 1
+                done += 1
         except PixelError as error:
             add_frame_note(error, self.stack.source(slices[done]))
             raise

@@ -285,14 +285,14 @@ def test_a_file_that_stays_open_is_checked_for_each_state_that_is_asked_for(file
     buffer = np.empty(4, np.uint8)
     stale = file._replace(ctime_ns=file.ctime_ns - 1)
     with kept_open():
-        list(read_pieces([(file, 0)], buffer))
+        list(read_pieces([(file, 0)], [buffer]))
         for read in (
             lambda: opened(stale).__enter__(),
-            lambda: list(read_pieces([(stale, 0)], buffer)),
+            lambda: list(read_pieces([(stale, 0)], [buffer])),
         ):
             with pytest.raises(FileChanged):
                 read()
-        list(read_pieces([(file, 6)], buffer))
+        list(read_pieces([(file, 6)], [buffer]))
     assert buffer.tolist() == [6, 7, 8, 9]
 
 

@@ -1,0 +1,347 @@
+"""Objects of stores as sources: handles whose reads are ranged requests.
+
+A request carries the ETag of the scan (If-Match), and the reply is compared with the state of the
+scan, so that bytes of two states never mix. Ranges go through a cache on local disk
+(`_byte_cache`), keyed by that state. `reading_ahead` declares what a loop will read, so that the
+requests of its next steps are in flight meanwhile.
+"""
+
+import bisect
+import contextlib
+import errno
+import functools
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import Final, NamedTuple
+
+from dicomdl.errors import FileChanged
+from dicomdl.storage._byte_cache import byte_cache, digest_of
+from dicomdl.storage._requests import CONCURRENCY, client_of, submit
+from dicomdl.storage._store_options import checked_options as checked_options
+from dicomdl.storage._store_options import declare as declare
+from dicomdl.storage._store_options import declared as declared
+from dicomdl.storage._store_options import has_queries as has_queries
+from dicomdl.storage._stores import ChangedObject, Fetched, ObjectState, in_full
+from dicomdl.storage.handles import UNKNOWN, Source
+from dicomdl.storage.locations import is_url
+
+# Bytes of the first request for a header, which most fit.
+FIRST_BYTES: Final = 16 * 2**10
+# Bytes that wait for their reader, in the requests of one loop.
+_MOST_AHEAD_BYTES: Final = 64 * 2**20
+
+
+class Span(NamedTuple):
+    """Bytes of a source that will be read."""
+
+    source: Source
+    offset: int
+    length: int
+
+
+def source_of(url: str, state: ObjectState) -> Source:
+    """Return the source of an object in a state."""
+    return Source(url, state.size, state.mtime_ns, UNKNOWN, 0, state.etag)
+
+
+def require_same(expected: Source, state: ObjectState) -> None:
+    """Raise FileChanged if an object is not in the state of the scan.
+
+    Equal ETags are equal objects. Without an ETag on one side, Last-Modified is compared.
+    """
+    if expected.mtime_ns == UNKNOWN:
+        return
+    if expected.size != state.size:
+        change = f"{expected.size} bytes then, {state.size} now"
+    elif expected.etag and state.etag:
+        change = "" if expected.etag == state.etag else "another ETag"
+    else:
+        change = "" if expected.mtime_ns == state.mtime_ns else "another time of modification"
+    if change:
+        raise _changed(change, expected.size, state.size)
+
+
+def _changed(change: str, expected_bytes: int = UNKNOWN, found_bytes: int = UNKNOWN) -> FileChanged:
+    return FileChanged(
+        f"the object changed after it was scanned ({change}): scan again",
+        expected_bytes=expected_bytes,
+        found_bytes=found_bytes,
+    )
+
+
+def look_up_object(source: Source) -> Source:
+    """Return the state of an object.
+
+    The state of the scan is returned as it is, without a request: every read compares it. Raises
+    OSError if an unknown state cannot be looked up.
+    """
+    if source.mtime_ns != UNKNOWN:
+        return source
+    return source_of(source.path, client_of(source.path).head(source.path))
+
+
+def fetch(source: Source, offset: int, length: int) -> Fetched:
+    """Return bytes of an object by one request.
+
+    Raises
+    ------
+    FileChanged
+        The object is gone, or not in the state that the source declares.
+    OSError
+        The request failed; `strerror` is a sentence.
+    """
+    url, etag = source.path, source.etag
+    get = functools.partial(_get, url, etag)
+    try:
+        found = in_full(get, offset, length)
+    except ChangedObject:
+        raise _changed("another ETag") from None
+    except FileNotFoundError:
+        if source.mtime_ns == UNKNOWN:
+            raise
+        raise FileChanged("the object that was scanned is gone: scan again") from None
+    require_same(source, found.state)
+    return found
+
+
+def _get(url: str, etag: str, start: int, stop: int) -> Fetched:
+    return client_of(url).get(url, start, stop, etag)
+
+
+def fetch_first(url: str, length: int) -> Fetched:
+    """Return the first bytes of an object in any state, and its state; raise OSError."""
+    try:
+        return fetch(Source(url), 0, length)
+    except OSError as error:
+        # A range of an empty object cannot be satisfied (RFC 9110 15.5.17).
+        if error.errno != errno.EINVAL:
+            raise
+        state = client_of(url).head(url)
+        if state.size:
+            raise
+        return Fetched(memoryview(b""), state)
+
+
+class RemoteObject:
+    """An object of a store. Opening one in a known state costs no request."""
+
+    __slots__ = ("_digest", "_head", "_source")
+
+    def __init__(self, url: str, expected: Source | None = None) -> None:
+        self._head = memoryview(b"")
+        if expected is not None and expected.mtime_ns != UNKNOWN:
+            self._source = Source(*expected)
+        else:
+            found = fetch_first(url, FIRST_BYTES)
+            self._head = found.data
+            self._source = source_of(url, found.state)
+        source = self._source
+        # Without ETag and time, nothing would tell another state from this one.
+        self._digest = (
+            digest_of(url, source.size, source.mtime_ns, source.etag)
+            if source.etag or source.mtime_ns
+            else ""
+        )
+
+    @property
+    def source(self) -> Source:
+        """The object, and its state when it was opened."""
+        return self._source
+
+    @property
+    def size(self) -> int:
+        """The size in bytes when it was opened."""
+        return self._source.size
+
+    def check(self, expected: Source) -> None:
+        """Raise FileChanged if the object is not in the expected state."""
+        source = self._source
+        require_same(expected, ObjectState(source.size, source.mtime_ns, source.etag))
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes at `offset`; fewer at the end."""
+        buffer = bytearray(max(0, min(length, self.size - offset)))
+        self._fill(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; return the number of bytes read, fewer at the end."""
+        length = max(0, min(buffer.nbytes, self.size - offset))
+        if length:
+            self._fill(buffer.cast("B")[:length], offset)
+        return length
+
+    def close(self) -> None:
+        """Release nothing: connections belong to the client."""
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        stop = offset + buffer.nbytes
+        if stop <= self._head.nbytes:
+            buffer[:] = self._head[offset:stop]
+            return
+        cache = byte_cache() if self._digest else None
+        missing: tuple[int, int] | None = offset, stop
+        if cache is not None:
+            missing = cache.read_into(self._digest, buffer, offset)
+        if missing is None:
+            return
+        ahead = _planned(self._source.path, offset, stop)
+        if ahead is not None:
+            buffer[:] = ahead
+            return
+        self.fetch_into(buffer, offset, missing)
+
+    def fetch_into(self, buffer: memoryview, offset: int, missing: tuple[int, int]) -> None:
+        """Fill a buffer by a request for its missing bytes, and keep them in the cache."""
+        whole, cache = (offset, offset + buffer.nbytes), byte_cache() if self._digest else None
+        start, stop = missing
+        data = fetch(self._source, start, stop - start).data
+        if cache is not None:
+            cache.add(self._digest, start, data)
+        if missing != whole:
+            if cache is not None and cache.read_into(self._digest, buffer, offset) is None:
+                return
+            # The cache lost what it had.
+            data = fetch(self._source, offset, buffer.nbytes).data
+        buffer[:] = data
+
+    def fetched(self, offset: int, length: int) -> memoryview:
+        """Return a range, from the cache or by a request, on the thread of a plan."""
+        buffer = memoryview(bytearray(length))
+        cache = byte_cache() if self._digest else None
+        missing: tuple[int, int] | None = offset, offset + length
+        if cache is not None:
+            missing = cache.read_into(self._digest, buffer, offset)
+        if missing is not None:
+            self.fetch_into(buffer, offset, missing)
+        return buffer
+
+
+# --- reading ahead --------------------------------------------------------------------------------
+
+
+class _Plan:
+    """Ranges that a loop will read in about this order, and the requests for the next of them.
+
+    The first range that the cache lacks starts the requests, so a loop over cached ranges pays
+    nothing. Threads of one loop share its plan.
+    """
+
+    def __init__(self, ranges: list[Span]) -> None:
+        self._ranges = ranges
+        self._by_url: dict[str, list[tuple[int, int]]] = {}
+        for number, part in enumerate(ranges):
+            self._by_url.setdefault(part.source.path, []).append((part.offset, number))
+        for places in self._by_url.values():
+            places.sort()
+        self._lock = threading.Lock()
+        self._asked: dict[int, Future[memoryview]] = {}
+        self._started: set[int] = set()
+        self._next = 0
+        self._bytes = 0
+
+    def take(self, url: str, start: int, stop: int) -> memoryview | None:
+        """Return a part of a planned range; None if it is not planned, or was read already."""
+        number = self._number(url, start, stop)
+        if number is None:
+            return None
+        part = self._ranges[number]
+        with self._lock:
+            if number not in self._started:
+                self._ask(number)
+            self._ask_more()
+            future = self._asked.get(number)
+        if future is None:
+            return None
+        data = future.result()[start - part.offset : stop - part.offset]
+        if stop == part.offset + part.length:
+            with self._lock:
+                if self._asked.pop(number, None) is not None:
+                    self._bytes -= part.length
+                self._ask_more()
+        return data
+
+    def cancel(self) -> None:
+        """Withdraw the requests that have not begun."""
+        with self._lock:
+            self._next = len(self._ranges)
+            for future in self._asked.values():
+                future.cancel()
+            self._asked.clear()
+
+    def _number(self, url: str, start: int, stop: int) -> int | None:
+        places = self._by_url.get(url)
+        if places is None:
+            return None
+        at = bisect.bisect_right(places, (start, len(self._ranges))) - 1
+        if at < 0:
+            return None
+        offset, number = places[at]
+        inside = offset <= start and stop <= offset + self._ranges[number].length
+        return number if inside else None
+
+    def _ask(self, number: int) -> None:
+        source, offset, length = self._ranges[number]
+        handle = RemoteObject(source.path, source)
+        self._started.add(number)
+        self._asked[number] = submit(handle.fetched, offset, length)
+        self._bytes += length
+
+    def _ask_more(self) -> None:
+        # Behind the first range that was asked for: those before it are in the cache.
+        self._next = max(self._next, min(self._asked, default=0))
+        while self._next < len(self._ranges) and len(self._asked) < CONCURRENCY:
+            if self._asked and self._bytes + self._ranges[self._next].length > _MOST_AHEAD_BYTES:
+                break
+            if self._next not in self._started:
+                self._ask(self._next)
+            self._next += 1
+
+
+class _Plans:
+    """The plans of loops that are running, on any thread."""
+
+    def __init__(self) -> None:
+        self.running: tuple[_Plan, ...] = ()
+        self._lock = threading.Lock()
+
+    def begin(self, plan: _Plan) -> None:
+        """Add a plan."""
+        with self._lock:
+            self.running = (*self.running, plan)
+
+    def end(self, plan: _Plan) -> None:
+        """Drop a plan, and its requests that have not begun."""
+        with self._lock:
+            self.running = tuple(each for each in self.running if each is not plan)
+        plan.cancel()
+
+
+_loops: Final = _Plans()
+
+
+def _planned(url: str, start: int, stop: int) -> memoryview | None:
+    for plan in _loops.running:
+        data = plan.take(url, start, stop)
+        if data is not None:
+            return data
+    return None
+
+
+@contextlib.contextmanager
+def reading_ahead(ranges: Iterable[Span]) -> Iterator[None]:
+    """Ask for ranges of objects ahead of the reads inside the block.
+
+    Ranges of files are left to their file system. A range that is inside of another needs no entry.
+    """
+    remote = [part for part in ranges if part.length and is_url(part.source.path)]
+    if len(remote) < 2:
+        yield
+        return
+    plan = _Plan(remote)
+    _loops.begin(plan)
+    try:
+        yield
+    finally:
+        _loops.end(plan)
