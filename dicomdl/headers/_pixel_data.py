@@ -54,12 +54,14 @@ def pixel_layout(raws: tuple[bytes, ...]) -> PixelLayout | HeaderError:
     rows, columns, samples, photometric, _, allocated, stored, high, _, frames = raws
     try:
         sizes = [_unsigned(raw) for raw in (rows, columns, samples, allocated)]
-        number = decimal(frames.strip(b"\0 ").split(b"\\")[0] or b"1")
+        # A number twice is that number; of several different ones none is known to be right.
+        numbers = {decimal(part) for part in (frames.strip(b"\0 ") or b"1").split(b"\\")}
+        (number,) = numbers
         count = int(number) or 1
         if count != number and number:
             raise ValueError
     except (ValueError, OverflowError):
-        return HeaderError("NumberOfFrames (0028,0008) is not a number", reason="invalid_value")
+        return HeaderError("NumberOfFrames (0028,0008) is not one integer", reason="invalid_value")
     if sizes[2] is None and photometric.strip(b"\0 ") in (
         b"MONOCHROME1",
         b"MONOCHROME2",

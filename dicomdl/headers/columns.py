@@ -7,7 +7,7 @@ number. In a required column, such text is an error.
 import functools
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import HeaderError
@@ -100,8 +100,9 @@ def _from_binary(raw: bytes, code: str, size: int) -> Any:
     if not all(map(math.isfinite, values)):
         return None
     if size == 1:
+        value = _only(values)
         # The columns of an index are signed: of UV, the upper half does not fit.
-        return values[0] if values and values[0] < 2**63 else None
+        return value if value is not None and value < 2**63 else None
     if size == 0:
         return tuple(float(v) for v in values) or None
     return tuple(float(v) for v in values) if len(values) == size else None
@@ -123,10 +124,19 @@ def _from_digits(raw: bytes, size: int, integer: bool) -> Any:
     if not all(map(math.isfinite, values)):
         return None
     if size == 1:
-        if not integer:
-            return values[0]
-        return int(values[0]) if values[0].is_integer() and abs(values[0]) < 2**53 else None
+        value = _only(values)
+        if value is None or not integer:
+            return value
+        return int(value) if value.is_integer() and abs(value) < 2**53 else None
     return values if size in (0, len(values)) else None
+
+
+def _only(values: Sequence[Any]) -> Any:
+    """Return the value of an attribute that has one (VM 1); None for several different ones.
+
+    None of several is known to be that of the image. The first would be taken in silence.
+    """
+    return values[0] if values and all(value == values[0] for value in values) else None
 
 
 # Small: a flag per short text.
@@ -135,8 +145,7 @@ def _is_real(raw: bytes) -> bool:
     text = raw.strip(b"\0 ")
     if not text:
         return True
-    is_one = b"\\" not in text or len({part.strip(b" ") for part in text.split(b"\\")}) == 1
-    return is_one and _from_digits(text, 1, integer=False) is not None
+    return _from_digits(text, 1, integer=False) is not None
 
 
 def check_real(raw: bytes, column: Attribute) -> None:

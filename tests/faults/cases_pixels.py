@@ -520,6 +520,12 @@ CLAIMS = (
     ),
     Case("-1 frames", "problem: invalid_value", lambda: image_file(frames(-1))),
     Case("1.5 frames", "problem: invalid_value", lambda: image_file(frames("1.5"))),
+    Case(
+        "two different numbers of frames",
+        "problem: invalid_value",
+        lambda: image_file(frames("1\\2")),
+    ),
+    Case("a number of frames twice", "loads", lambda: image_file(frames("1\\1"))),
     Case("frames of text", "problem: invalid_value", lambda: image_file(frames("many"))),
     Case("nan frames", "problem: invalid_value", lambda: image_file(frames("nan"))),
     Case("0 frames", "loads", lambda: image_file(frames(0))),

@@ -971,6 +971,24 @@ def test_a_nested_value_longer_than_its_vr_allows_is_no_number() -> None:
     assert convert(b"1\\" * 2) == (1.0, 1.0) and convert(b"1\\" * 2**16) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "raw", "value"),
+    [
+        ("patient_weight", b"70\\80", None),
+        ("patient_weight", b"70\\70.0 ", 70.0),
+        ("patient_weight", b"70\\", None),
+        ("instance_number", b"1\\2", None),
+        ("echo_time", b"4.9", 4.9),
+        ("philips_scale_slope", struct.pack("<2f", 1, 2), None),
+        ("philips_scale_slope", struct.pack("<2f", 2, 2), 2.0),
+        ("philips_scale_slope", b"", None),
+    ],
+)
+def test_several_different_values_of_one_are_none(name: str, raw: bytes, value: Any) -> None:
+    column = next(each for each in attributes() if each.name == name)
+    assert converter(column)(raw) == value
+
+
 def test_a_wrong_offset_table_does_not_matter_where_each_frame_is_one_fragment() -> None:
     for table in (b"", struct.pack("<2I", 10, 0), struct.pack("<2I", 7, 999), b"\1"):
         assert frame_contents(encapsulated(table, b"ab", b"cd")) == [b"ab", b"cd"]
