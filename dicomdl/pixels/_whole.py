@@ -45,11 +45,11 @@ def read_plain(
     row_bytes = source.columns * source.samples_per_pixel * (source.bits_allocated // 8)
     if source.byte_length < source.rows * row_bytes:
         raise truncated(source.rows * row_bytes, source.byte_length)
-    values = result_array(out, source, row_stop - row_start)
-    if values.size:
-        begin = source.byte_offset + row_start * row_bytes
-        with opened(source.file) as handle:
-            read_exactly(handle, values, begin)
+    # Opened first: memory is allocated for bytes that are there.
+    with opened(source.file) as handle:
+        values = result_array(out, source, row_stop - row_start)
+        if values.size:
+            read_exactly(handle, values, source.byte_offset + row_start * row_bytes)
     as_meant(values, source)
     if how.colour == "rgb":
         to_rgb(values, source.photometric_interpretation, source)

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from dicomdl.errors import TooLarge, UsageError
 from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.storage.sources import look_up
 
 Colour = Literal["rgb", "stored"]
 # Memory that compressed bytes may expand to in any case: every codec codes a blank frame in a few
@@ -55,7 +56,11 @@ WHOLE: Final = Decoding()
 
 
 def _justified(source: FrameLike) -> int:
-    """Return the memory that the bytes of a frame in the file justify."""
+    """Return the memory that the bytes of a frame in the file justify.
+
+    The file is looked up, because an index may state bytes that the file does not have.
+    """
+    look_up(source.file)
     if source.deflated:
         return MAX_DEFLATED_EXPANSION * min(source.byte_length, source.file_bytes)
     return MAX_EXPANSION * source.byte_length
@@ -64,7 +69,15 @@ def _justified(source: FrameLike) -> int:
 def require_justified(
     needed_bytes: int, sources: Sequence[FrameLike], free_bytes: int, max_bytes: int | None
 ) -> None:
-    """Refuse values that need more memory than their bytes justify or the caller allows."""
+    """Refuse values that need more memory than their bytes justify or the caller allows.
+
+    Raises
+    ------
+    TooLarge
+        They need more.
+    PixelError
+        A file that would justify them is absent, or in another state than during the scan.
+    """
     if max_bytes is None:
         if needed_bytes <= free_bytes:
             return
