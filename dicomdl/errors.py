@@ -6,7 +6,8 @@
     ├── MissingExtra          a feature whose optional package is not installed
     ├── StorageError          a folder or file of dicomdl that cannot be written or read
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
-    │   └── GenerationGone    a pickled index whose generation a later scan has removed
+    │   ├── GenerationGone    a pickled index whose generation a later scan has removed
+    │   └── UntrustedRoot     an index of somebody else, whose files this user has not accepted
     ├── HeaderError           one file whose header cannot be used; becomes a row in `problems`
     ├── PixelError            one frame whose stored values cannot be read
     │   ├── FileChanged       the file is no longer the one that was scanned
@@ -150,6 +151,15 @@ class GenerationGone(IndexFolderError):
     """A pickled index names a generation that a later scan has removed.
 
     Open or scan the index again.
+    """
+
+
+class UntrustedRoot(IndexFolderError):
+    """A file that an index names is below no root that this user accepted.
+
+    What an index says of its roots counts if a scan of this user wrote it. The roots of any other
+    index are given: ``open_index(path, root=...)`` or ``DICOMDL_ROOT``. No `on_error` of a dataset
+    skips this error.
     """
 
 

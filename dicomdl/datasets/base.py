@@ -39,7 +39,14 @@ from dicomdl.datasets.sample_labels import SampleLabels, kept_reasons, surveyed
 from dicomdl.datasets.selection import StackChoice, Taken
 from dicomdl.datasets.transport.images import BatchImages
 from dicomdl.datasets.worker import errors_leave_whole
-from dicomdl.errors import DicomdlError, MissingExtra, PixelError, UsageError, no_integer
+from dicomdl.errors import (
+    DicomdlError,
+    IndexFolderError,
+    MissingExtra,
+    PixelError,
+    UsageError,
+    no_integer,
+)
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
@@ -271,8 +278,8 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """Return (sample, None), or (None, error) if the policy allows unreadable samples."""
         try:
             return self._read_row(row, epoch), None
-        except (UsageError, MissingExtra):
-            # These are faults of the call, which another row would have too.
+        except (UsageError, MissingExtra, IndexFolderError):
+            # These are faults of the call or of the index, which another row would have too.
             raise
         except (DicomdlError, MemoryError) as error:
             if self.policy.on_error == "raise":

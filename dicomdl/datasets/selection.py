@@ -43,6 +43,7 @@ class Taken:
     """The part of an index that meets all conditions so far, and a list of what is left out."""
 
     def __init__(self, index: Index) -> None:
+        index.require_readable()
         self.given = index
         self.index = index
         self.left_out: list[LeftOut] = []

@@ -84,14 +84,14 @@ def folders_of(generation: Generation, stacks: Rows) -> list[bytes]:
     """Return the folder of the first file of each stack, where the data are now."""
     numbers = generation.frames.numbers("file")[generation.stack_starts[stacks]]
     held = generation.files.column("path").take(numbers).to_pylist()
-    return [os.path.dirname(moved(path, generation.moves)) for path in held]
+    return [os.path.dirname(moved(path, generation.access.moves)) for path in held]
 
 
 def _moved(generation: Generation) -> Table:
     files = generation.files
-    if not generation.moves:
+    if not generation.access.moves:
         return files
-    paths = [moved(path, generation.moves) for path in files.column("path").to_pylist()]
+    paths = [moved(path, generation.access.moves) for path in files.column("path").to_pylist()]
     return files.with_column("path", paths)
 
 

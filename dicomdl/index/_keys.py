@@ -305,9 +305,9 @@ class Facts:
     def _paths(self) -> pa.Array:
         """Return (files,) the paths where the files are now, with / between folders."""
         held = self._generation.files.column("path")
-        if self._generation.moves:
+        if self._generation.access.moves:
             held = pa.array(
-                [moved(path, self._generation.moves) for path in held.to_pylist()], held.type
+                [moved(path, self._generation.access.moves) for path in held.to_pylist()], held.type
             )
         try:
             texts = held.cast(TEXT)

@@ -19,8 +19,8 @@ def frames_of(
     Frames are in the order of the file. A column of lists has their size, a column of numbers 0.
     Its values are (frames,) or (frames, size) float64, NaN where absent.
     """
-    folder, name, _, moves = stack.key
-    generation = generation_of(folder, name, moves)
+    folder, name, _, access = stack.key
+    generation = generation_of(folder, name, access)
     rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
     rows = rows[np.argsort(generation.frames.numbers("frame_number")[rows], kind="stable")]
     first = int(rows.min(initial=len(generation.frames)))
@@ -41,8 +41,8 @@ def annotations_on(stacks: Stacks) -> Iterator[Annotation]:
 
 def references_of(stack: Stack, annotation: Annotation) -> tuple[list[str], Ints]:
     """Return the UIDs of the Series, and sorted hashes of the instances, that one refers to."""
-    folder, name, _, moves = stack.key
-    table = generation_of(folder, name, moves).annotations
+    folder, name, _, access = stack.key
+    table = generation_of(folder, name, access).annotations
     (row,) = np.flatnonzero(table.numbers("file") == annotation.file).tolist()
     return (
         list(table.value("referenced_series", row) or ()),
@@ -52,8 +52,8 @@ def references_of(stack: Stack, annotation: Annotation) -> tuple[list[str], Ints
 
 def stacks_of(stack: Stack, annotation: Annotation) -> Stacks:
     """Return the stacks that the frames of an annotation of a stack form, such as a dose."""
-    folder, name, _, moves = stack.key
-    generation = generation_of(folder, name, moves)
+    folder, name, _, access = stack.key
+    generation = generation_of(folder, name, access)
     rows = np.flatnonzero(generation.frames.numbers("file") == annotation.file)
     starts = generation.stack_starts
     numbers = np.unique(np.searchsorted(starts, rows, side="right") - 1)

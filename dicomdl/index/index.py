@@ -35,13 +35,13 @@ from dicomdl.index._selections import (
 )
 from dicomdl.index._stored_joins import Pickled
 from dicomdl.index._stored_selections import read_selection, stored, unpacked
+from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.check import Check, check
 from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.join_report import JoinReport
 from dicomdl.index.joined import Joined
 from dicomdl.index.joining import Selected, join
-from dicomdl.index.moves import Moves
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.studies import Series, Study
@@ -174,6 +174,13 @@ class Index(Dividable, Exportable, Plotted):
     def _cell(self, column: str) -> Callable[[int], Any]:
         held = self._joined if column in self._joined else self._generation
         return held.cell(column)
+
+    def require_readable(self) -> None:
+        """Raise UntrustedRoot if the file of a selected frame may not be read: see `open_index`.
+
+        Datasets call it when they are made, so that no sample fails for this reason later.
+        """
+        self._generation.require_readable(None if self._whole else self.rows())
 
     def facts(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
         """Return the facts `columns` of frame `number`, by name.
@@ -537,12 +544,12 @@ class Index(Dividable, Exportable, Plotted):
 def _unpickle(
     folder: str,
     generation: str,
-    moves: Moves,
+    access: Access,
     packed: bytes | None,
     selection: str,
     joins: tuple[Pickled, ...],
 ) -> Index:
-    opened = generation_of(folder, generation, moves)
+    opened = generation_of(folder, generation, access)
     # Raises GenerationGone now rather than at the first frame.
     len(opened.frames)
     if selection:

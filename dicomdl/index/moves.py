@@ -20,8 +20,8 @@ VARIABLE: Final = "DICOMDL_ROOT"
 _SEPARATOR: Final = os.fsencode(os.sep)
 
 
-def parse_moves(roots: Sequence[str], given: Roots | None, *, strict_files: bool = True) -> Moves:
-    """Parse where the roots of an index are now.
+def parse_roots(roots: Sequence[str], given: Roots | None) -> dict[str, str]:
+    """Parse where the roots of an index are now, as {root of the scan: its place now}.
 
     Parameters
     ----------
@@ -31,9 +31,11 @@ def parse_moves(roots: Sequence[str], given: Roots | None, *, strict_files: bool
         The new place of the only root, or {old root: new root}. None takes ``$DICOMDL_ROOT``: one
         folder, or OLD=NEW pairs that the path separator of the system divides. A root of the
         variable that is not one of this index is ignored, because the variable is meant for all.
-    strict_files
-        Whether a root that was not moved is left out. With False it is moved to itself, so that its
-        files are compared as those of a moved root: by size and modification time.
+
+    Returns
+    -------
+    dict
+        The roots that were given, moved or not.
 
     Raises
     ------
@@ -48,13 +50,29 @@ def parse_moves(roots: Sequence[str], given: Roots | None, *, strict_files: bool
         _require_known(pairs, roots)
     else:
         pairs = {_only(roots): os.fspath(given)}
+    return {_absolute(old): _absolute(new) for old, new in pairs.items()}
+
+
+def moves_of(roots: Sequence[str], pairs: Mapping[str, str], *, strict_files: bool = True) -> Moves:
+    """Return the moves of the roots that lie elsewhere now, the longest first.
+
+    Parameters
+    ----------
+    roots
+        The roots of the scan.
+    pairs
+        What `parse_roots` returns.
+    strict_files
+        Whether a root that was not moved is left out. With False it is moved to itself, so that its
+        files are compared as those of a moved root: by size and modification time.
+    """
     if not strict_files:
         pairs = {**{root: root for root in roots}, **pairs}
     moves = [
-        (os.fsencode(_absolute(old)), os.fsencode(_absolute(new))) for old, new in pairs.items()
+        (os.fsencode(old), os.fsencode(new))
+        for old, new in pairs.items()
+        if old != new or not strict_files
     ]
-    if strict_files:
-        moves = [pair for pair in moves if pair[0] != pair[1]]
     # The longest first, for roots within roots.
     return tuple(sorted(moves, key=_by_length))
 

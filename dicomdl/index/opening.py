@@ -3,20 +3,31 @@
 import os
 
 from dicomdl.errors import UsageError
+from dicomdl.index.access import Access, access_to
 from dicomdl.index.defaults import find_default
 from dicomdl.index.generations import read_manifest
 from dicomdl.index.index import Index
-from dicomdl.index.moves import Roots, parse_moves
+from dicomdl.index.moves import Roots
 from dicomdl.index.rows import generation_of
 from dicomdl.storage.folders import require_no_url
 
 
 def open_index(
-    path: str | os.PathLike[str], *, root: Roots | None = None, strict_files: bool = True
+    path: str | os.PathLike[str],
+    *,
+    root: Roots | None = None,
+    strict_files: bool = True,
+    trust: bool = False,
 ) -> Index:
     """Open the index folder that `dicomdl.scan` wrote.
 
     Opening takes milliseconds: the tables are memory-mapped.
+
+    An index holds the paths of its files. They are read if a scan of this user wrote the index, or
+    if they are below a `root` that this call gives. An index of somebody else opens without that,
+    too: it prints, selects, splits and exports its tables, and reading pixels or making a dataset
+    raises `UntrustedRoot`. The tables of such an index are checked when it is opened, 0.3 s per
+    million frames.
 
     Parameters
     ----------
@@ -27,11 +38,14 @@ def open_index(
         of the only root of the scan, or {old root: new root}. The default is ``$DICOMDL_ROOT``, as
         a folder or as OLD=NEW pairs that ":" divides (";" on Windows). Files are the same if size
         and modification time are; rows, splits and cache keys stay. ``dicomdl scan --move`` makes
-        the move permanent.
+        the move permanent. Of an index of somebody else, the files below the given roots are read,
+        unless links lead out of them. Name the folder also where it did not move.
     strict_files
         Whether the change time of a file must be that of the scan, too. A program can set the
         modification time of a file back, but not its change time. False serves file systems on
         which the change time is not stable, such as container images and some network mounts.
+    trust
+        Whether to read any file that an index of somebody else names, also through links.
 
     Returns
     -------
@@ -67,10 +81,15 @@ def open_index(
     if not os.path.isdir(os.path.join(folder, "generations")):
         folder = find_default(folder) or folder
     name = read_manifest(folder)["generation"]
-    generation = generation_of(folder, name)
-    roots = generation.facts.get("options", {}).get("roots", [])
-    if moves := parse_moves(roots, root, strict_files=strict_files):
-        generation = generation_of(folder, name, moves)
-    # Read now, so that a damaged index is reported here and not in mid-training.
+    access = access_to(folder, name, root, strict_files=strict_files, trust=trust)
+    return opened(folder, name, access)
+
+
+def opened(folder: str, name: str, access: Access) -> Index:
+    """Return the index of a generation, whose tables are opened now.
+
+    A damaged index is reported here and not in mid-training.
+    """
+    generation = generation_of(folder, name, access)
     _ = generation.tolerances, generation.files, generation.stacks
     return Index(generation)

@@ -19,11 +19,12 @@ from dicomdl.errors import IndexFolderError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
+from dicomdl.index.access import Access, refused
 from dicomdl.index.generations import map_table, read_facts
-from dicomdl.index.moves import Moves, moved
+from dicomdl.index.soundness import require_sound, require_sound_facts
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered
-from dicomdl.storage.sources import MovedPath
+from dicomdl.storage.paths import UnacceptedPath
 
 # Columns with at most this many distinct values keep each value as a Python object after its first
 # use.
@@ -33,26 +34,40 @@ CACHED_VALUES: Final = 4096
 class Generation:
     """The tables of one generation, opened at their first use and shared within a process."""
 
-    def __init__(self, folder: str, name: str, moves: Moves = ()) -> None:
+    def __init__(self, folder: str, name: str, access: Access) -> None:
         self.folder = folder
         self.name = name
-        self.moves = moves
+        self.access = access
+        # The path of a file now, from the bytes that the index stores.
+        self.path: Callable[[bytes], str] = os.fsdecode if access.is_plain else access.path
 
     @property
-    def address(self) -> tuple[str, str, Moves]:
+    def address(self) -> tuple[str, str, Access]:
         """The arguments of `generation_of` for this generation."""
-        return self.folder, self.name, self.moves
+        return self.folder, self.name, self.access
 
-    def path(self, data: bytes) -> str:
-        """Return the path of a file now, from the bytes that the index stores."""
-        if self.moves and (now := moved(data, self.moves)) is not data:
-            return MovedPath(os.fsdecode(now))
-        return os.fsdecode(data)
+    def require_readable(self, rows: npt.NDArray[np.int64] | None = None) -> None:
+        """Raise UntrustedRoot if the file of a frame is below no root that the user accepted.
+
+        `rows` are the frames; None stands for all.
+        """
+        if self.access.roots is None:
+            return
+        files = self.frames.numbers("file")
+        if not self._readable[files if rows is None else files[rows]].all():
+            raise refused(self.folder, self.name)
+
+    @functools.cached_property
+    def _readable(self) -> npt.NDArray[np.bool_]:
+        return self.access.readable(self.files)
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """Facts of the scan: its options, and what the walk passed over."""
-        return read_facts(self.folder, self.name)
+        facts = read_facts(self.folder, self.name)
+        if not self.access.is_own:
+            require_sound_facts(self.folder, facts)
+        return facts
 
     @functools.cached_property
     def tolerances(self) -> Tolerances:
@@ -65,30 +80,37 @@ class Generation:
                 path=self.folder,
             ) from error
 
+    def _mapped(self, name: str) -> Table:
+        """Map a table, and check it unless a scan of this user wrote it."""
+        table = map_table(self.folder, self.name, name)
+        if not self.access.is_own:
+            require_sound(self.folder, name, table, lambda other: getattr(self, other))
+        return table
+
     @functools.cached_property
     def files(self) -> Table:
         """One row per file."""
-        return map_table(self.folder, self.name, "files")
+        return self._mapped("files")
 
     @functools.cached_property
     def frames(self) -> Table:
         """One row per frame, sorted by stack and slice."""
-        return map_table(self.folder, self.name, "frames")
+        return self._mapped("frames")
 
     @functools.cached_property
     def stacks(self) -> Table:
         """One row per stack."""
-        return map_table(self.folder, self.name, "stacks")
+        return self._mapped("stacks")
 
     @functools.cached_property
     def problems(self) -> Table:
         """One row per file that could not be used."""
-        return map_table(self.folder, self.name, "problems")
+        return self._mapped("problems")
 
     @functools.cached_property
     def annotations(self) -> Table:
         """One row per object that describes images: SEG, RTSTRUCT, RTDOSE, ..."""
-        return map_table(self.folder, self.name, "annotations")
+        return self._mapped("annotations")
 
     @functools.cached_property
     def _annotated(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -182,7 +204,7 @@ class Generation:
     def _paths(self, data: bytes, ends: list[int]) -> list[str]:
         """Decode paths that are concatenated in `data` and end at `ends`."""
         pieces = itertools.pairwise(ends)
-        if data.isascii() and not self.moves:
+        if data.isascii() and self.access.is_plain:
             text = os.fsdecode(data)
             return [text[start:end] for start, end in pieces]
         return [self.path(data[start:end]) for start, end in pieces]
@@ -207,10 +229,26 @@ class Generation:
 
     @functools.cached_property
     def _source_cells(self) -> list[Callable[[int], Any]]:
-        return [self.cell(name) for name in SOURCE_FIELDS]
+        cells = [self.cell(name) for name in SOURCE_FIELDS]
+        # Looked at here rather than in `source`, which is hot: most indexes accept all paths.
+        if self.access.roots is not None:
+            cells[SOURCE_FIELDS.index("path")] = self._accepted_path
+        return cells
+
+    def _accepted_path(self, row: int) -> str:
+        path: str = self.cell("path")(row)
+        if isinstance(path, UnacceptedPath):
+            raise refused(self.folder, self.name)
+        return path
 
     def source(self, row: int) -> FrameSource:
-        """Return the byte range and the pixel format of one frame row."""
+        """Return the byte range and the pixel format of one frame row.
+
+        Raises
+        ------
+        UntrustedRoot
+            Its file is below no root that the user accepted.
+        """
         return FrameSource(*[cell(row) for cell in self._source_cells])
 
     @functools.cached_property
@@ -313,6 +351,6 @@ def _opened_size(_: Generation) -> int:
 
 
 @remembered("generations", _opened_size)
-def generation_of(folder: str, name: str, moves: Moves = ()) -> Generation:
+def generation_of(folder: str, name: str, access: Access) -> Generation:
     """Return the generation of a folder, the same object for all callers of a process."""
-    return Generation(folder, name, moves)
+    return Generation(folder, name, access)

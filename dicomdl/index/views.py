@@ -33,8 +33,8 @@ from dicomdl.index._group_parts import (
     quantity_of,
 )
 from dicomdl.index._plotting import Plotted
+from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
-from dicomdl.index.moves import Moves
 from dicomdl.index.rows import Generation, generation_of
 from dicomdl.index.text import Lines, counted, format_lengths
 from dicomdl.printing import printable
@@ -312,10 +312,10 @@ class Stack(Plotted):
         return annotations_of(self._generation, np.array([self.number]))
 
     @property
-    def key(self) -> tuple[str, str, int, Moves]:
-        """(index folder, generation, number, moved roots), the same in every process."""
-        folder, generation, moves = self._generation.address
-        return (folder, generation, self.number, moves)
+    def key(self) -> tuple[str, str, int, Access]:
+        """(index folder, generation, number, access to files), the same in every process."""
+        folder, generation, access = self._generation.address
+        return (folder, generation, self.number, access)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stack) and self.key == other.key
@@ -337,8 +337,8 @@ class Stack(Plotted):
         )
 
 
-def _unpickle_stack(folder: str, generation: str, moves: Moves, number: int) -> Stack:
-    return Stack(generation_of(folder, generation, moves), number)
+def _unpickle_stack(folder: str, generation: str, access: Access, number: int) -> Stack:
+    return Stack(generation_of(folder, generation, access), number)
 
 
 class Stacks(Plotted, Sequence[Stack]):
@@ -522,6 +522,6 @@ class Group(Plotted, Sequence[Stack]):
 
 
 def _unpickle_group(
-    folder: str, generation: str, moves: Moves, number: int, chosen: tuple[int, ...] | None
+    folder: str, generation: str, access: Access, number: int, chosen: tuple[int, ...] | None
 ) -> Group:
-    return Group(generation_of(folder, generation, moves), number, chosen)
+    return Group(generation_of(folder, generation, access), number, chosen)

@@ -64,7 +64,7 @@ def known_key(target: str, patient_id: str) -> str:
     try:
         facts = read_facts(target, read_manifest(target)["generation"])
         before = str(facts["options"]["patient_id"])
-    except (IndexFolderError, KeyError):
+    except (IndexFolderError, KeyError, TypeError):
         return patient_id
     if not before.startswith("hash:"):
         return patient_id
@@ -99,7 +99,7 @@ def holds_more(target: str, options: Mapping[str, Any]) -> bool:
     """
     try:
         before = read_facts(target, read_manifest(target)["generation"])["options"]
-    except IndexFolderError:
+        has_patients = before["patient_id"] == "keep" != options["patient_id"]
+        return has_patients or (are_stored(before) and not are_stored(options))
+    except (IndexFolderError, KeyError, TypeError):
         return False
-    has_patients = before["patient_id"] == "keep" != options["patient_id"]
-    return has_patients or (are_stored(before) and not are_stored(options))

@@ -8,6 +8,7 @@ notebooks, standard input and scripts without a main guard work. The unit of wor
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -15,25 +16,26 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import IndexFolderError, UsageError
+from dicomdl.errors import IndexFolderError, StorageError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.privacy import extra_attributes
+from dicomdl.index.access import Access, roots_of
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
 from dicomdl.index.generations import (
     clear_remains,
     is_index_folder,
-    map_table,
     publish,
-    read_facts,
     read_manifest,
 )
 from dicomdl.index.index import Index
-from dicomdl.index.moves import Moves, moved, parse_moves
-from dicomdl.index.opening import open_index
+from dicomdl.index.moves import Moves, moved, moves_of, parse_roots
+from dicomdl.index.opening import opened
+from dicomdl.index.own_scans import is_own, record
+from dicomdl.index.rows import generation_of
 from dicomdl.index.schema import (
     ETAG,
     PROBLEMS_SCHEMA,
@@ -195,7 +197,7 @@ def scan(
     walked = walk_roots(checked, Walking(follow_links, archives, limits, target, compared, known))
     if old is not None and not move and _unchanged(walked, old):
         clear_remains(target)
-        return open_index(target, root={}, strict_files=strict_files)
+        return _own(target, read_manifest(target)["generation"], strict_files=strict_files)
     kept, fresh = _divide(walked, old, compared)
     refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
     if fresh and patient_id == "hash":
@@ -217,8 +219,24 @@ def scan(
     tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
     tables |= with_links(tables)
     grace_s = 0.0 if holds_more(target, options) else None
-    publish(target, tables, {"options": options, "passed_over": walked.passed_over()}, grace_s)
-    return open_index(target, root={}, strict_files=strict_files)
+    facts = {"options": options, "passed_over": walked.passed_over()}
+    return _own(target, publish(target, tables, facts, grace_s), strict_files=strict_files)
+
+
+def _own(target: str, generation: str, *, strict_files: bool) -> Index:
+    """Return an index that this scan wrote or confirmed, and record that it did."""
+    if not is_own(target, generation):
+        try:
+            record(target, generation)
+        except StorageError as error:
+            warnings.warn(
+                f"{error}. This process and its workers read the files of the index all the same; "
+                "later ones name the root, open_index(path, root=...) or DICOMDL_ROOT. For the "
+                "next scan, set DICOMDL_CACHE to a folder that can be written",
+                stacklevel=3,
+            )
+    moves = moves_of(roots_of(target, generation), {}, strict_files=strict_files)
+    return opened(target, generation, Access(moves, None, is_own=True))
 
 
 # --- target ---------------------------------------------------------------------------------------
@@ -246,7 +264,7 @@ def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> s
 
 @dataclass(frozen=True)
 class _Old:
-    """Tables of the index that a scan updates."""
+    """Tables of the index that a scan updates, and whether a scan of this user wrote them."""
 
     files: Table
     frames: Table
@@ -254,6 +272,7 @@ class _Old:
     annotations: Table
     passed_over: Mapping[str, Any]
     moves: Moves = ()
+    is_own: bool = True
 
 
 def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) -> _Old | None:
@@ -269,15 +288,17 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
     moves: Moves = ()
     try:
         manifest = read_manifest(target)
-        facts = read_facts(target, manifest["generation"])
-        before = dict(facts.get("options") or {})
+        name = manifest["generation"]
+        generation = generation_of(target, name, Access((), None, is_own(target, name)))
+        before = dict(generation.facts.get("options") or {})
         if move:
-            moves = parse_moves(before.get("roots", []), move)
-            now = sorted(moved(os.fsencode(root), moves) for root in before.get("roots", []))
+            roots = roots_of(target, name)
+            moves = moves_of(roots, parse_roots(roots, move))
+            now = sorted(moved(os.fsencode(root), moves) for root in roots)
             before["roots"] = [os.fsdecode(root) for root in now]
         if before != json.loads(json.dumps(options)) or manifest.get("dicomdl") != __version__:
             return None
-        tables = {name: map_table(target, manifest["generation"], name) for name in TABLES}
+        tables = {table: getattr(generation, table) for table in TABLES}
     except IndexFolderError:
         return None
     return _Old(
@@ -285,14 +306,22 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         tables["frames"],
         tables["problems"],
         tables["annotations"],
-        facts.get("passed_over", {}),
+        generation.facts.get("passed_over", {}),
         moves,
+        generation.access.is_own,
     )
 
 
 def _known_archives(old: _Old | None, roots: Sequence[Root], archives: bool) -> dict[bytes, Known]:
-    """Return the archives in an index by their location, where the roots may have some."""
-    if old is None or not (archives or any(root.kind == "archive" for root in roots)):
+    """Return the archives in an index by their location, where the roots may have some.
+
+    Those of an index that no scan of this user wrote are listed again.
+    """
+    if (
+        old is None
+        or not old.is_own
+        or not (archives or any(root.kind == "archive" for root in roots))
+    ):
         return {}
     paths = [moved(path, old.moves) for path in old.files.column("path").to_pylist()]
     names = {_archive_of(path) for path in paths if b"//" in path}

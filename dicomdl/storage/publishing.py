@@ -98,38 +98,61 @@ def read_secret(path: str, length: int) -> bytes:
         The file belongs to another user, other users can read or write it or write to its folder,
         it has another length, or it is no regular file.
     """
-    require_private(os.path.dirname(path))
-    with explained(f"the key {path!r} cannot be read"):
-        descriptor = os.open(path, OPEN_FLAGS)
-        try:
-            status = os.fstat(descriptor)
-            _require_own(path, status)
-            secret = os.read(descriptor, length + 1)
-        finally:
-            os.close(descriptor)
+    secret = read_own(path, "key", length)
     if len(secret) != length:
+        found = os.path.getsize(path)
         raise StorageError(
-            f"the key {path!r} has {status.st_size} bytes, expected {length}: put back the key "
+            f"the key {path!r} has {found} bytes, expected {length}: put back the key "
             "that was used before, or delete the file for a new key",
             expected_bytes=length,
-            found_bytes=status.st_size,
+            found_bytes=found,
         )
     return secret
 
 
-def _require_own(path: str, status: os.stat_result) -> None:
-    """Raise StorageError unless a key is a regular file that only this user can open."""
+def read_own(path: str, name: str, most_bytes: int) -> bytes:
+    """Return the content of a file that only this user can have written and read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What the file is, for messages.
+    most_bytes
+        The result of a longer file is cut off after one byte more.
+
+    Raises
+    ------
+    StorageError
+        The file belongs to another user, other users can read or write it or write to its folder,
+        or it is no regular file.
+    """
+    require_private(os.path.dirname(path))
+    with explained(f"the {name} {path!r} cannot be read"):
+        descriptor = os.open(path, OPEN_FLAGS)
+        try:
+            _require_own(path, name, os.fstat(descriptor))
+            return os.read(descriptor, most_bytes + 1)
+        finally:
+            os.close(descriptor)
+
+
+def _require_own(path: str, name: str, status: os.stat_result) -> None:
+    """Raise StorageError unless a file is a regular one that only this user can open."""
     if not stat.S_ISREG(status.st_mode):
-        raise StorageError(f"the key {path!r} is no regular file: put back the key, or delete it")
+        raise StorageError(
+            f"the {name} {path!r} is no regular file: put back the {name}, or delete it"
+        )
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         raise StorageError(
-            f"the key {path!r} belongs to another user, who knows it: use a key of your own",
+            f"the {name} {path!r} belongs to another user, who knows it: use a {name} of your own",
             owner=status.st_uid,
         )
     if os.name == "posix" and status.st_mode & _OTHERS:
         raise StorageError(
-            f"other users can open the key {path!r}: chmod 600, or delete the file for a new key "
-            "if one of them may have read it",
+            f"other users can open the {name} {path!r}: chmod 600, or delete the file for a new "
+            f"{name} if one of them may have read it",
             mode=status.st_mode,
         )
 

@@ -35,14 +35,18 @@ from dicomdl.storage.object_heads import CONCURRENCY as CONCURRENCY
 from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, Span, look_up_object
 from dicomdl.storage.objects import reading_ahead as reading_ahead
+from dicomdl.storage.paths import require_accepted
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
     """Open the file or member at a location; raise OSError on failure.
 
-    Raises FileChanged unless it is in the expected state, and PixelError for a member that cannot
-    be read. Scans expect no state.
+    Raises FileChanged unless it is in the expected state, PixelError for a member that cannot be
+    read, and UntrustedRoot for a path of an index that the user has not accepted. Scans expect no
+    state.
     """
+    if type(path) is not str:
+        require_accepted(path)
     if SEPARATOR in path:
         location = split(path)
         if location.members:
@@ -62,7 +66,11 @@ def look_up(source: Source) -> Source:
         The file is gone, or its state differs from `source`.
     PixelError
         The file cannot be looked up (attribute `errno`), or is not a regular file.
+    UntrustedRoot
+        An index names the file, and the user has not accepted its root.
     """
+    if type(source.path) is not str:
+        require_accepted(source.path)
     if SEPARATOR in source.path:
         return _look_up_inside(source)
     try:
@@ -154,6 +162,8 @@ class opened:
             handle, checked = keep[source.path]
             if checked != source:
                 handle.check(source)
+            if type(source.path) is not str:
+                require_accepted(source.path)
             return handle
         handle = _open(source)
         if keep is not None and len(keep) < MOST_OPEN:

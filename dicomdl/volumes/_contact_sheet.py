@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from dicomdl.arrays import Values
-from dicomdl.errors import AnnotationError, DicomdlError, UsageError
+from dicomdl.errors import AnnotationError, DicomdlError, IndexFolderError, UsageError
 from dicomdl.index.text import counted, format_lengths
 from dicomdl.index.views import Stack, Stacks
 from dicomdl.pixels.options import Decoding
@@ -87,7 +87,7 @@ def _tile(stack: Stack, labels: Any) -> _Tile:
         found = labels_for(stack, labels)
         grid = Volume(np.broadcast_to(np.False_, stack.shape), stack.geometry)
         overlay = overlay_of(grid, found)
-    except UsageError:
+    except (UsageError, IndexFolderError):
         raise
     except AnnotationError:
         return _Tile(stack, middle, None, "no labels")
@@ -112,6 +112,8 @@ def _draw_tile(axes: Any, tile: _Tile, request: IntensityRequest) -> None:
     stack = tile.stack
     try:
         values, is_mapped = _slice(stack, tile.number, request)
+    except IndexFolderError:
+        raise
     except DicomdlError as error:
         # One damaged file must not hide the others.
         values, is_mapped = np.zeros((1, 1)), True

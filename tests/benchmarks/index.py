@@ -30,6 +30,7 @@ from rounds import arguments
 
 from dicomdl.index import building as building_module
 from dicomdl.index import generations as generations_module
+from dicomdl.index import own_scans
 from dicomdl.index import schema as schema_module
 
 SLICES = 100
@@ -126,9 +127,8 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
         "problems": one["problems"],
         "annotations": one["annotations"],
     }
-    generations_module.publish(
-        str(out), repeated, generations_module.read_facts(str(seed), generation)
-    )
+    facts = generations_module.read_facts(str(seed), generation)
+    own_scans.record(str(out), generations_module.publish(str(out), repeated, facts))
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:

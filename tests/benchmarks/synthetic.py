@@ -21,6 +21,7 @@ from dicomdl.headers.columns import Constant
 from dicomdl.headers.frame import attributes
 from dicomdl.index.building import encoded, frames_table, table_of
 from dicomdl.index.generations import publish
+from dicomdl.index.own_scans import record
 from dicomdl.index.schema import ANNOTATIONS_SCHEMA, FILES_SCHEMA, PROBLEMS_SCHEMA
 from dicomdl.index.table import Table
 from dicomdl.jobs.scan import stacks_table
@@ -66,7 +67,8 @@ def synthetic_index(
         "annotations": Table(ANNOTATIONS_SCHEMA.empty_table()),
     }
     options = {"tolerances": asdict(Tolerances())}
-    publish(os.fspath(folder), tables, {"options": options, "passed_over": {}})
+    facts = {"options": options, "passed_over": {}}
+    record(os.fspath(folder), publish(os.fspath(folder), tables, facts))
     return os.fspath(folder)
 
 

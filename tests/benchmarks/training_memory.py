@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from dicomdl.index import generations as generations_module
+from dicomdl.index import own_scans
 from dicomdl.index import schema as schema_module
 
 LARGE_EVERY = 32
@@ -128,9 +129,8 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
         "problems": one["problems"],
         "annotations": one["annotations"],
     }
-    generations_module.publish(
-        str(out), repeated, generations_module.read_facts(str(seed), generation)
-    )
+    facts = generations_module.read_facts(str(seed), generation)
+    own_scans.record(str(out), generations_module.publish(str(out), repeated, facts))
 
 
 def dataset_of(kind: str, folder: str) -> Any:

@@ -77,6 +77,12 @@ class Way:
         index = self.take("scan", lambda: dicomdl.scan(folder, out, progress=False, workers=1))
         if index is None:
             return None
+        self.follow(index)
+        self.take("second scan", lambda: dicomdl.scan(folder, out, progress=False, workers=1))
+        return index  # type: ignore[no-any-return]
+
+    def follow(self, index: dicomdl.Index) -> None:
+        """Take all steps of an index."""
         self._describe(index)
         for stack in index.stacks:
             self._read(stack)
@@ -87,8 +93,6 @@ class Way:
             self.take("frame", lambda number=number: dicomdl.read_frame(index.frame(number)))
             self.take("frame repr", lambda number=number: repr(index.frame(number)))
         self._train(index)
-        self.take("second scan", lambda: dicomdl.scan(folder, out, progress=False, workers=1))
-        return index  # type: ignore[no-any-return]
 
     def _describe(self, index: dicomdl.Index) -> None:
         for name, text in {

@@ -46,7 +46,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Index:
     """12,000 frames in 2,400 series of 800 patients."""
-    return dicomdl.open_index(synthetic_index(tmp_path_factory.mktemp("many"), 12_000, 2_400))
+    folder = synthetic_index(tmp_path_factory.mktemp("many"), 12_000, 2_400)
+    return dicomdl.open_index(folder, trust=True)
 
 
 # --- select ---------------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ def test_look_ups_do_not_copy_long_columns(many: Index) -> None:
     """
     import tracemalloc
 
-    fresh = Index(type(many._generation)(many.path, many.generation))
+    fresh = Index(type(many._generation)(*many._generation.address))
     fresh.value(0, "sop_instance_uid")
     tracemalloc.start()
     for row in np.random.default_rng(0).integers(0, len(fresh), 500).tolist():
@@ -516,7 +517,7 @@ def test_the_states_of_files_are_read_without_decoding_a_column(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A decoded column is a private copy in every worker.
-    files = Index(type(index._generation)(index.path, index.generation))._generation.files
+    files = Index(type(index._generation)(*index._generation.address))._generation.files
     encoded = [name for name in ("file_bytes", "file_mtime_ns") if files.is_encoded(name)]
     assert encoded, "the phantom has no encoded column"
     original = type(files).numbers
@@ -526,5 +527,5 @@ def test_the_states_of_files_are_read_without_decoding_a_column(
         return original(table, name)
 
     monkeypatch.setattr(type(files), "numbers", numbers)
-    fresh = Index(type(index._generation)(index.path, index.generation))
+    fresh = Index(type(index._generation)(*index._generation.address))
     assert fresh.source(0).file == index.source(0).file

@@ -16,7 +16,7 @@ import dicomdl
 from dicomdl.errors import FileChanged, UsageError
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.index import Index
-from dicomdl.index.moves import moved, parse_moves
+from dicomdl.index.moves import moved, moves_of, parse_roots
 
 RLE = "1.2.840.10008.1.2.5"
 
@@ -119,14 +119,15 @@ def test_a_root_that_the_index_does_not_have_is_an_error_with_its_roots(
 
 def test_one_folder_does_not_stand_for_two_roots() -> None:
     with pytest.raises(UsageError, match="has 2 roots"):
-        parse_moves(["/a", "/b"], "/c")
+        parse_roots(["/a", "/b"], "/c")
 
 
 def test_only_whole_folder_names_are_replaced_and_the_innermost_root_wins() -> None:
-    moves = parse_moves(["/a", "/a/b"], {"/a": "/x", "/a/b": "/y"})
+    roots = ["/a", "/a/b"]
+    moves = moves_of(roots, parse_roots(roots, {"/a": "/x", "/a/b": "/y"}))
     paths = [b"/a/1", b"/a/b/1", b"/ab/1", b"/a"]
     assert [moved(path, moves) for path in paths] == [b"/x/1", b"/y/1", b"/ab/1", b"/x"]
-    assert moved(b"/data/1", parse_moves(["/"], {"/": "/mnt"})) == b"/mnt/data/1"
+    assert moved(b"/data/1", moves_of(["/"], {"/": "/mnt"})) == b"/mnt/data/1"
 
 
 # --- file systems without stable change times -----------------------------------------------------
