@@ -43,22 +43,21 @@ from code_mutants import Mutant, code_of, compiled, mutants
 from hypothesis import Phase, settings
 
 ROOT: Final = Path(__file__).parents[1]
-GEOMETRY: Final = ("tests/geometry", "tests/test_defects.py")
-HEADERS: Final = ("tests/headers",)
+# The test files of each file of code, by their names below tests/geometry or tests/headers.
 COVERED_BY: Final = {
-    "geometry/grid": GEOMETRY,
-    "geometry/verdict": GEOMETRY,
-    "geometry/stacks": GEOMETRY,
-    "geometry/_splitting": GEOMETRY,
-    "geometry/_runs": GEOMETRY,
-    "geometry/_joining": GEOMETRY,
-    "geometry/_judge": GEOMETRY,
-    "geometry/_dimensions": GEOMETRY,
-    "geometry/_candidates": GEOMETRY,
-    "geometry/regular": GEOMETRY,
-    "headers/_elements": HEADERS,
-    "headers/_layouts": HEADERS,
-    "headers/reader": HEADERS,
+    "geometry/grid": "grid verdict stacks",
+    "geometry/verdict": "verdict grid",
+    "geometry/stacks": "stacks runs joining",
+    "geometry/_dimensions": "dimensions candidates",
+    "geometry/_candidates": "candidates stacks contrast",
+    "geometry/regular": "regular grid",
+    "geometry/_splitting": "stacks joining runs contrast",
+    "geometry/_runs": "runs stacks",
+    "geometry/_joining": "joining stacks",
+    "geometry/_judge": "stacks contrast runs",
+    "headers/_elements": "elements layouts reader",
+    "headers/_layouts": "layouts reader",
+    "headers/reader": "reader flags mosaic",
 }
 LEAST_KILLED: Final = 0.85
 # Imported before any fork, because they do not know dicomdl.
@@ -225,6 +224,8 @@ class FileUnderTest:
         self.seconds = seconds
         self.module = "dicomdl." + name.replace("/", ".")
         self.path = ROOT / "dicomdl" / f"{name}.py"
+        folder = ROOT / "tests" / self.path.parent.name
+        self.test_files = [str(folder / f"test_{each}.py") for each in COVERED_BY[name].split()]
         self.tree = ast.parse(self.path.read_text())
         self.mutants = mutants(self.tree)
         self.kills: collections.Counter[str] = collections.Counter()
@@ -241,9 +242,7 @@ class FileUnderTest:
         """Return the result of each mutant."""
         inside = [m for m in chosen if m.function]
         # JSON turns numbers of lines into texts.
-        answer = in_child(
-            lambda: with_tests(COVERED_BY[self.name], lambda i: self._inside(i, inside))
-        )
+        answer = in_child(lambda: with_tests(self.test_files, lambda i: self._inside(i, inside)))
         if answer is None:
             raise SystemExit(f"{self.name}: the process of its tests ended")
         results = [Result(*each) for each in answer[0]]
@@ -306,7 +305,7 @@ class FileUnderTest:
             try:
                 return str(
                     with_tests(
-                        COVERED_BY[self.name],
+                        self.test_files,
                         lambda items: first_failure(
                             sorted(
                                 (i for i in items if i.nodeid in rank), key=lambda i: rank[i.nodeid]
