@@ -180,8 +180,8 @@ class HeaderReader:
             return self._parse(first, size, read, start)
         except HeaderError as error:
             # A file without the prefix "DICM" is DICOM if it can be read, or if it has a UID of the
-            # standard.
-            if start in (0, PREAMBLE) and STANDARD.encode() not in first:
+            # standard. The length of `first` depends on the files before.
+            if start in (0, PREAMBLE) and STANDARD.encode() not in first[:FIRST_READ]:
                 return Header("not_dicom")
             return Header("problem", error.reason, str(error))
 

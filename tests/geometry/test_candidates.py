@@ -377,7 +377,8 @@ def test_dimension_indices_that_differ_in_number_or_not_at_all_are_no_candidates
 def test_twelve_dimension_indices_are_candidates() -> None:
     found = candidates_of(2, dimension_index_values=[(1.0,) * 14, (2.0,) * 14])
     assert list(found) == [f"dimension_index_values[{number}]" for number in range(12)]
-    assert {(one.tier, one.kind) for one in found.values()} == {(Tier.BOOKKEEPING, "value")}
+    kinds = {(one.tier, one.kind, one.slow) for one in found.values()}
+    assert kinds == {(Tier.BOOKKEEPING, "value", False)}
 
 
 def test_a_dimension_of_two_attributes_is_shown_volume_by_volume() -> None:

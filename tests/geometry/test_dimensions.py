@@ -445,6 +445,15 @@ def test_codes_of_many_large_values_are_mixed_without_an_overflow() -> None:
     assert (mixed_codes([limit, limit]) >= 0).all()
 
 
+def test_two_positions_are_several_and_one_is_not() -> None:
+    number = candidate("instance_number", range(1, 7), Tier.NUMBER, "count")
+    assert dimension([0, 1] * 3, number)[1] == [0, 0, 1, 1, 2, 2]
+    for tier in (Tier.CONTENT_TIME, Tier.NUMBER):
+        assert search([0] * 6, candidate("when", range(6), tier, "time")) is None
+    time = candidate("when", range(6), Tier.ACQUISITION_TIME, "time")
+    assert dimension([0] * 6, time)[1] == list(range(6))
+
+
 # --- the beginnings of passes ---------------------------------------------------------------------
 
 
@@ -469,6 +478,8 @@ def test_without_a_pause_straight_passes_of_three_positions_show_their_beginning
     assert begins(steady, [0, 1, 2]) and begins(steady, [2, 1, 0])
     assert not begins(steady, [1, 0, 2]) and not begins(steady, [0, 2, 1])
     assert not begins([0, 1, 2, 3], [0, 1]), "any order of two is straight"
+    echoes = [0, 0, 1, 1, 2, 2]
+    assert begins(np.repeat(steady, 2), echoes) and begins(np.repeat(steady, 2), echoes[::-1])
     # A pass may be shorter than the step within by less than one percent.
     assert begins([0, 100, 200, 299.5, 399.5, 499.5], [0, 1, 2])
     assert not begins([0, 100, 200, 298.5, 398.5, 498.5], [0, 1, 2])
@@ -514,7 +525,7 @@ def test_echoes_of_one_time_are_of_one_pass() -> None:
 def test_first_phases_within_half_a_step_of_the_usual_one_are_phases() -> None:
     # Three phases 50 ms apart.
     for shift, found in ((24.0, True), (26.0, False)):
-        delays = np.tile([0.0, 50.0, 100.0], 4)
+        delays = np.tile([1000.0, 1050.0, 1100.0], 4)
         delays[3:6] += shift
         ranks = _phases(PLACES, candidate("trigger_time", delays, kind="phase"))
         assert (ranks is not None) is found

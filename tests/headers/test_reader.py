@@ -1410,6 +1410,19 @@ def test_the_first_read_grows_to_the_header_by_powers_of_two_up_to_256_kib(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("at", "kind"), [(2**14 - 64, "problem"), (2**14, "not_dicom")])
+def test_a_broken_file_without_preamble_is_dicom_by_a_uid_at_its_beginning(
+    at: int, kind: str
+) -> None:
+    """Whatever the size of the first read is, which grows with the files before."""
+    image, *others = image_elements()
+    filler = element(0x00080005, b"UN", b"\0" * (at - 12))
+    raw = filler + image + b"".join(others) + element(0x00291020, b"OB", length=999)
+    for first in (2**14, 2**18):
+        found = HeaderReader().parse(raw[:first], len(raw), lambda at, n: raw[at : at + n])
+        assert found.kind == kind
+
+
 @pytest.mark.parametrize("name", ["deflated", "no transfer syntax", "blank transfer syntax"])
 def test_headers_of_odd_codings_are_not_learned(name: str) -> None:
     reader = HeaderReader()
