@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from dicomdl.errors import IndexFolderError
 from dicomdl.index.schema import (
     ANNOTATIONS_SCHEMA,
-    ETAG,
     FILES_SCHEMA,
     PROBLEMS_SCHEMA,
     STACKS_SCHEMA,
@@ -218,14 +217,13 @@ def _faults_of_files(table: Table, others: Others) -> Iterator[str]:
     del others
     if not pc.all(pc.match_substring_regex(table.column("path"), _PATH)).as_py():
         yield "a path is not absolute, or holds a zero byte"
-    # A file in such a state would be read whatever became of it. An object has an ETag instead.
-    is_object = pc.and_(
-        pc.match_substring_regex(table.column("path"), _URL),
-        pc.not_equal(table.column(ETAG).cast(TEXT), ""),
-    ).to_numpy(zero_copy_only=False)
-    for name in ("file_mtime_ns", "file_ctime_ns"):
-        if (~is_object & (table.numbers(name) == UNKNOWN)).any():
-            yield f"a file has no time ({name})"
+    # A file in such a state would be read whatever became of it. Objects have no change time.
+    if (table.numbers("file_mtime_ns") == UNKNOWN).any():
+        yield "a file has no modification time"
+    is_object = pc.match_substring_regex(table.column("path"), _URL)
+    is_object = is_object.to_numpy(zero_copy_only=False)
+    if (~is_object & (table.numbers("file_ctime_ns") == UNKNOWN)).any():
+        yield "a file has no change time"
 
 
 def _faults_of_frames(table: Table, others: Others) -> Iterator[str]:

@@ -58,9 +58,10 @@ WHOLE: Final = Decoding()
 def _justified(source: FrameLike) -> int:
     """Return the memory that the bytes of a frame in the file justify.
 
-    The file is looked up, because an index may state bytes that the file does not have.
+    The index of somebody else may state bytes that the file does not have, so it is looked up.
     """
-    look_up(source.file)
+    if type(source.path) is not str:
+        look_up(source.file)
     if source.deflated:
         return MAX_DEFLATED_EXPANSION * min(source.byte_length, source.file_bytes)
     return MAX_EXPANSION * source.byte_length
