@@ -44,6 +44,7 @@ def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Va
         rgb=how.colour == "rgb",
         reduce=how.reduce,
         threads=how.threads,
+        max_bytes=how.max_bytes,
     )
     samples, values = coded.samples, out
     if (

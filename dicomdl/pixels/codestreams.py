@@ -23,7 +23,8 @@ class Codestream(NamedTuple):
 
     `levels` is the number of halvings by leaving out higher resolutions of JPEG 2000. `packets` is
     the least number of packets for a JPEG 2000 image of these sizes. `length` is the number of
-    bytes up to its end marker.
+    bytes up to its end marker. `buffered_bytes` are those that a decoder holds beside the samples:
+    the coefficients of all blocks, for a JPEG whose samples come in several scans.
     """
 
     rows: int = 0
@@ -38,6 +39,7 @@ class Codestream(NamedTuple):
     levels: int = 0
     packets: int = 0
     length: int = 0
+    buffered_bytes: int = 0
 
 
 def join_fragments(data: bytes) -> bytes:
@@ -130,7 +132,14 @@ def coded_space(facts: Codestream, source: FrameLike) -> str:
 # Limit of scans of a progressive JPEG: each is a pass over the complete frame, even if it has only
 # a few bytes.
 MAX_SCANS: Final = 500
+# Blocks of 8 x 8 samples that all scans of a progressive JPEG pass in any case, and per byte of it.
+# An image of 100 megapixels in ten scans has 16 million; 134 million take 0.6 s.
+_FREE_BLOCKS: Final = 2**27
+_BLOCKS_PER_BYTE: Final = 2**8
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_JPEG_LS: Final = 0xF7
+# Of a coefficient, or of a sample before its component is complete.
+_BUFFERED_BYTES: Final = 2
 # Size of the smallest tile-part: SOT and SOD (ITU-T T.800 A.4.2, A.4.3).
 _TILE_BYTES: Final = 14
 
@@ -143,25 +152,20 @@ def inspect_jpeg(stream: bytes) -> Codestream:
     if not stream.startswith(b"\xff\xd8"):
         raise DecodeError("the codestream is not JPEG")
     length = jpeg_end(stream)
-    facts = Codestream()
+    facts, frame = Codestream(), 0
     jfif = adobe_rgb = adobe_ybr = False
     for marker, segment in jpeg_segments(stream):
         if marker == 0xE0:
             jfif = segment.startswith(b"JFIF\0")
         elif marker == 0xEE and segment.startswith(b"Adobe") and len(segment) >= 12:
             adobe_rgb, adobe_ybr = segment[11] == 0, segment[11] == 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+        elif marker == _JPEG_LS or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             if len(segment) < 6 + 3 * (segment[5] if len(segment) > 5 else 1):
                 break
-            if marker in _PROGRESSIVE and stream.count(b"\xff\xda") > MAX_SCANS:
-                raise DecodeError(
-                    f"the progressive codestream has more than {MAX_SCANS} scans", limit=MAX_SCANS
-                )
-            rows, columns, samples = (
-                int.from_bytes(segment[1:3], "big"),
-                int.from_bytes(segment[3:5], "big"),
-                segment[5],
-            )
+            frame, samples = marker, segment[5]
+            rows, columns = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+            if marker in _PROGRESSIVE:
+                _require_few_passes(stream, rows * columns * samples // 64)
             named_rgb = bytes(segment[6 : 6 + 3 * samples : 3]) in (b"RGB", b"rgb")
             facts = Codestream(rows, columns, samples, segment[0], length=length)
             # Lossless syntaxes code the samples unchanged: only the header states their colours.
@@ -174,6 +178,9 @@ def inspect_jpeg(stream: bytes) -> Codestream:
                 facts = facts._replace(
                     colour="rgb" if rgb else "ybr" if ybr else "", adobe=adobe_ybr
                 )
+        elif marker == 0xDA and _comes_in_scans(frame, segment, facts):
+            buffered = _BUFFERED_BYTES * facts.rows * facts.columns * facts.samples
+            facts = facts._replace(buffered_bytes=buffered)
     if not facts.columns:
         raise DecodeError("the codestream has no JPEG frame header")
     # libjpeg-turbo refuses such a frame, and pylibjpeg-libjpeg, the next decoder, hangs.
@@ -183,6 +190,32 @@ def inspect_jpeg(stream: bytes) -> Codestream:
             "which no decoder here supports"
         )
     return facts
+
+
+def _require_few_passes(stream: bytes, blocks: int) -> None:
+    """Refuse a progressive JPEG whose scans cost more than an image of its bytes."""
+    scans = stream.count(b"\xff\xda")
+    if scans > MAX_SCANS:
+        raise DecodeError(
+            f"the progressive codestream has more than {MAX_SCANS} scans", limit=MAX_SCANS
+        )
+    most = max(_FREE_BLOCKS, _BLOCKS_PER_BYTE * len(stream))
+    if scans * blocks > most:
+        raise DecodeError(
+            f"the progressive codestream of {len(stream)} bytes has {scans} scans of {blocks} "
+            f"blocks, up to {most} blocks in all are decoded",
+            blocks=scans * blocks,
+            limit=most,
+        )
+
+
+def _comes_in_scans(frame: int, first_scan: bytes, facts: Codestream) -> bool:
+    """Whether the samples of a JPEG come in several scans, so that a decoder keeps all of them.
+
+    They do if the first scan has a part of the components, or a part of their bits.
+    """
+    is_part = len(first_scan) > 0 and first_scan[0] < facts.samples
+    return frame in _PROGRESSIVE or (frame != _JPEG_LS and is_part)
 
 
 def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes]]:

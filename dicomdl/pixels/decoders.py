@@ -31,6 +31,7 @@ from dicomdl.pixels.codestreams import (
     inspect_rle,
     without_rest,
 )
+from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
 from dicomdl.storage.sources import truncated
 
 
@@ -99,6 +100,7 @@ def decode(
     rgb: bool = False,
     reduce: int = 0,
     threads: int = 1,
+    max_bytes: int | None = None,
 ) -> Coded:
     """Decode the samples of one compressed frame.
 
@@ -121,6 +123,8 @@ def decode(
         (JPEG 2000); `Coded.reduced` is the number done.
     threads
         Threads within the codec, where it has any (JPEG 2000).
+    max_bytes
+        Memory that the samples and the buffers of a decoder may take; see `require_justified`.
 
     Returns
     -------
@@ -133,14 +137,14 @@ def decode(
         The codestream ends too early.
     DecodeError
         The codestream is damaged or contradicts the header.
+    TooLarge
+        A decoder would hold more than the bytes of the frame justify.
     UnsupportedSyntax
         There is no decoder for the transfer syntax.
     """
     syntax = find_syntax(source.transfer_syntax_uid)
     lossy = uids.is_lossy(source.transfer_syntax_uid)
-    facts = syntax.inspect(stream)
-    stream = without_rest(stream, facts)
-    check_facts(facts, source, len(stream))
+    facts, stream = inspected(syntax, stream, source, max_bytes)
     if syntax.bytewise:
         _check_rle(facts.segments, source, len(stream))
     space = coded_space(facts, source)
@@ -166,6 +170,28 @@ def decode(
         lossy,
         reduce,
     )
+
+
+def inspected(
+    syntax: "Syntax", stream: bytes, source: FrameLike, max_bytes: int | None
+) -> tuple[Codestream, bytes]:
+    """Return the facts of a codestream, and the stream up to its end; refuse it if it must be.
+
+    Raises
+    ------
+    DecodeError, TruncatedPixels
+        The codestream is damaged or contradicts the header.
+    TooLarge
+        A decoder would hold more than the bytes of the frame justify.
+    """
+    facts = syntax.inspect(stream)
+    stream = without_rest(stream, facts)
+    check_facts(facts, source, len(stream))
+    if facts.buffered_bytes:
+        samples = facts.rows * facts.columns * facts.samples * -(-facts.precision // 8)
+        needed = samples + facts.buffered_bytes
+        require_justified(needed, [source], FREE_FRAME_BYTES, max_bytes)
+    return facts, stream
 
 
 def _decode_reduced(syntax: Syntax, job: Job) -> tuple[Values, Decoder] | tuple[None, None]:

@@ -13,11 +13,12 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
+from faults.bombs import progressive
 from numpy.typing import NDArray
 from phantoms import encode_frame, encode_htj2k
 from PIL import Image
 
-from dicomdl.errors import DecodeError, PixelError, TruncatedPixels, UnsupportedSyntax
+from dicomdl.errors import DecodeError, PixelError, TooLarge, TruncatedPixels, UnsupportedSyntax
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels import codestreams as codestreams_module
 from dicomdl.pixels import decoders as codecs
@@ -327,6 +328,42 @@ def test_a_progressive_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(
     with pytest.raises(DecodeError) as caught:
         decode(items(bomb), source(image, "1.2.840.10008.1.2.4.55"))
     assert caught.value.limit == codestreams_module.MAX_SCANS
+
+
+def test_a_progressive_jpeg_of_many_scans_and_blocks_is_refused_before_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = progressive(4400, scans=490)
+    monkeypatch.setattr(codecs, "_decode", None)
+    image = np.broadcast_to(np.uint8(0), (4400, 4400))
+    with pytest.raises(DecodeError, match="491 scans of 302500 blocks") as caught:
+        decode(items(stream), source(image, "1.2.840.10008.1.2.4.55"))
+    assert caught.value.blocks > caught.value.limit
+
+
+def test_the_coefficients_of_a_jpeg_in_scans_count_as_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = progressive(8000, scans=9)
+    image = np.broadcast_to(np.uint8(0), (8000, 8000))
+    monkeypatch.setattr(codecs, "_decode", None)
+    with pytest.raises(TooLarge) as caught:
+        decode(items(stream), source(image, "1.2.840.10008.1.2.4.55"))
+    assert caught.value.needed_bytes == 3 * 8000**2
+    # With permission, the decoder is asked.
+    with pytest.raises(TypeError):
+        decode(items(stream), source(image, "1.2.840.10008.1.2.4.55"), max_bytes=2**28)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_only_a_jpeg_in_scans_is_buffered(samples: int) -> None:
+    image = ramp(16, 16 * samples, "u1").reshape(16, 16, samples).squeeze()
+    facts = codestreams_module.inspect_jpeg(imagecodecs.jpeg8_encode(image))
+    assert (facts.samples, facts.buffered_bytes) == (samples, 0)
+    in_scans = io.BytesIO()
+    Image.fromarray(image).save(in_scans, "JPEG", progressive=True)
+    facts = codestreams_module.inspect_jpeg(in_scans.getvalue())
+    assert facts.buffered_bytes == 2 * image.size
 
 
 @pytest.mark.parametrize("uid", [JPEG_LL, JPEG_LS])

@@ -11,11 +11,9 @@ from dicomdl.pixels.bits import HeaderBits
 from dicomdl.pixels.coded import read_codestream
 from dicomdl.pixels.codestreams import (
     FrameLike,
-    check_facts,
     coded_space,
     jpeg_segments,
     main_header,
-    without_rest,
 )
 from dicomdl.pixels.options import FREE_FRAME_BYTES, require_justified
 from dicomdl.pixels.stored import frame_shape, header_bits, named
@@ -112,9 +110,7 @@ def examine(source: FrameLike) -> tuple[Kind, bytes] | None:
             None,
         )
         stream = read_codestream(source)
-        facts = codecs.find_syntax(uid).inspect(stream)
-        stream = without_rest(stream, facts)
-        check_facts(facts, source, len(stream))
+        facts, stream = codecs.inspected(codecs.find_syntax(uid), stream, source, None)
     space = coded_space(facts, source)
     rgb_of_jpeg = uid in _DCT and facts.precision == 8 and space in ("YBR_FULL", "YBR_FULL_422")
     if samples == 3 and not (space == "RGB" or rgb_of_jpeg):
