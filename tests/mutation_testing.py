@@ -57,7 +57,7 @@ COVERED_BY: Final = {
     "geometry/_judge": "stacks contrast runs",
     "headers/_elements": "elements layouts reader",
     "headers/_layouts": "layouts reader",
-    "headers/reader": "reader flags mosaic",
+    "headers/reader": "reader coding flags mosaic attribute_items",
 }
 LEAST_KILLED: Final = 0.85
 # Imported before any fork, because they do not know dicomdl.

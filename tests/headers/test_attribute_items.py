@@ -95,6 +95,12 @@ def test_philips_item_is_read_per_frame_and_in_classic_images(syntax: UID, tmp_p
     assert diffusion(classic(tmp_path, {ITEM: inside(PRIVATE)}, syntax)) == wanted
 
 
+@pytest.mark.parametrize("maker", ["PHILIPS", "philips", "Philips Medical Systems"])
+def test_the_maker_is_philips_in_capitals_or_not(tmp_path: Path, maker: str) -> None:
+    facts: Facts = {"Manufacturer": maker, ITEM: inside(PRIVATE)}
+    assert classic(tmp_path, facts).philips_gradient_direction_number == 9
+
+
 def test_an_item_that_other_software_wrote_as_un_is_implicit(tmp_path: Path) -> None:
     number = b"\x05\x20\x10\x00" + (26).to_bytes(4, "little") + DD_005.encode() + b" "
     number += b"\x05\x20\x13\x10\x02\x00\x00\x00" + b"9 "

@@ -42,6 +42,7 @@ from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import Constant, converter
 from dicomdl.headers.frame import DIFFUSION_DIRECTION, MR_DIFFUSION, Frame, attributes
 from dicomdl.headers.header import Header
+from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader, read_frames
 from dicomdl.headers.uids import DEFLATED, EXPLICIT_BIG
@@ -1354,6 +1355,7 @@ def test_every_header_has_the_state_of_its_file(opens: Callable[..., Header]) ->
         handle = Opened(content)
         header = opens(handle)
         assert header.source == handle.source
+        assert header.kind == "problem" or header[1:3] == ("", "")
         kinds.append(header.kind)
     assert kinds == ["image", "no_image", "not_dicom", "problem", "not_dicom"]
 
@@ -1403,6 +1405,11 @@ def test_the_first_read_grows_to_the_header_by_powers_of_two_up_to_256_kib(
         opens(again, reader)
         return again.reads[0][1]
 
+    small = Opened(native())
+    opens(small)
+    assert small.reads == [(0, 2**14)]
+    for at, size in ((2**14, 2**14), (2**14 + 2, 2**15)):
+        assert first_read(at, HeaderReader()) == size
     reader = HeaderReader()
     sizes = [2**14 - 2, 2**14, 2**14 + 2, 2**15 - 2, 2**15, 40_000, 2**14, 2**17, 2**18, 2**19 + 2]
     assert [first_read(at, reader) for at in sizes] == [
@@ -1439,6 +1446,36 @@ def test_headers_of_odd_codings_are_not_learned(name: str) -> None:
     assert header.deflated is (name == "deflated")
     assert ("no_transfer_syntax" in header.flags.split()) is (name != "deflated")
     assert parse(native(), reader).kind == "image" and len(reader._layouts._recent) == 1
+
+
+def test_a_file_like_the_one_before_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        walks.append(1)
+        return walk(*arguments)
+
+    monkeypatch.setattr("dicomdl.headers.reader.walk", counted)
+    reader = HeaderReader()
+    assert [parse(native(), reader).kind for _ in range(3)] == ["image"] * 3
+    assert len(walks) == 1
+
+
+@pytest.mark.parametrize(("size", "length"), [(1, None), (1, 4), (4, None), (9, None)])
+def test_deflated_pixels_are_as_many_as_inflate(size: int, length: int | None) -> None:
+    raw = native(size=size, length=length)
+    at = raw.index(element(0x00080016, b"UI", b"1.2.840.10008.5.1.4.1.1.7\0"))
+    packed = zlib.compress(raw[at:], wbits=-zlib.MAX_WBITS)
+    plain, deflated = parse(raw), parse(file_of(packed, transfer_syntax=DEFLATED))
+    assert (deflated.kind, deflated.reason) == (plain.kind, plain.reason)
+    assert (plain.kind == "image") is (size == 4)
+
+
+def test_two_frames_are_refused_where_one_is_the_limit() -> None:
+    reader = HeaderReader(limits=ReadLimits(frames=1))
+    assert parse(native(), reader).kind == "image"
+    assert parse(native(b"2 ", 8), reader).kind == "problem"
+    assert len(parse(native(b"2 ", 8)).rows) == 2
 
 
 # --- objects without an image: what is kept of them -----------------------------------------------
