@@ -32,8 +32,9 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -83,21 +84,28 @@ class Reached(NamedTuple):
 
 
 def in_child(work: Callable[[], Any], cpu_seconds: float = 0) -> Any:
-    """Return what `work` returns in a fork, as JSON keeps it; None if the fork died."""
+    """Return what `work` returns in a fork, as JSON keeps it; None if a signal ended the fork."""
     with tempfile.TemporaryFile("w+") as answer:
         child = os.fork()
         if child == 0:
+            status = 1
             try:
                 if cpu_seconds:
                     _limit(cpu_seconds)
                 json.dump(work(), answer)
                 answer.flush()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+                os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        if os.WIFSIGNALED(ended):
+            return None
+        if os.WEXITSTATUS(ended):
+            raise SystemExit("a process of the tests failed, see above")
         answer.seek(0)
-        text = answer.read()
-        return json.loads(text) if text else None
+        return json.load(answer)
 
 
 def _limit(cpu_seconds: float) -> None:
@@ -143,13 +151,18 @@ def with_tests(paths: Sequence[str], work: Callable[[Sequence[pytest.Item]], Any
     options = ["-o", "addopts=--import-mode=importlib", "-m", "not slow"]
     quiet = ["-p", "no:cacheprovider", "-p", "no:terminal"]
     code = pytest.main([*options, *quiet, f"--rootdir={ROOT}", *paths], plugins=[plugin])
+    if code == pytest.ExitCode.INTERNAL_ERROR:
+        raise RuntimeError("pytest failed")
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(f"pytest cannot collect {' '.join(paths)}: {code!r}")
     return plugin.result
 
 
-def first_failure(items: Sequence[pytest.Item]) -> str:
-    """Run tests until one fails; return its name, "" if none does."""
+def first_failure(items: Sequence[pytest.Item], seconds: Mapping[str, float] | None = None) -> str:
+    """Run tests until one fails; return its name, "" if none does.
+
+    A test that takes ten times its `seconds` of CPU, and one more, ends the process.
+    """
     failed: list[str] = []
 
     class Reports:
@@ -161,6 +174,8 @@ def first_failure(items: Sequence[pytest.Item]) -> str:
         items[0].config.pluginmanager.register(Reports())
     for number, item in enumerate(items):
         following = items[number + 1] if number + 1 < len(items) else None
+        if seconds is not None:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 1 + 10 * seconds[item.nodeid])
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if failed:
             return failed[0]
@@ -241,12 +256,11 @@ class FileUnderTest:
     def run(self, chosen: Sequence[Mutant]) -> list[Result]:
         """Return the result of each mutant."""
         inside = [m for m in chosen if m.function]
-        # JSON turns numbers of lines into texts.
         answer = in_child(lambda: with_tests(self.test_files, lambda i: self._inside(i, inside)))
         if answer is None:
             raise SystemExit(f"{self.name}: the process of its tests ended")
         results = [Result(*each) for each in answer[0]]
-        every = self._in_order(answer[1])
+        every = {name: answer[1][name] for name in self._in_order(answer[1])}
         at_import = [self._at_import(m, every) for m in chosen if not m.function]
         return results + at_import
 
@@ -268,13 +282,15 @@ class FileUnderTest:
     ) -> tuple[list[Result], dict[str, float]]:
         """Return the results of mutants inside functions, and the cost of all tests of the file."""
         named = {item.nodeid: item for item in items}
+        # JSON turns numbers of lines into texts.
         tests, seconds = in_child(lambda: reached(self.path, items))
         at = {int(line): names for line, names in tests.items()}
         results = []
         for number, mutant in enumerate(chosen):
             wanted = {name for line in mutant.lines for name in at.get(line, ())}
             order = self._in_order({name: seconds[name] for name in wanted})
-            noticed = functools.partial(self._noticed, mutant, [named[name] for name in order])
+            ordered = [named[name] for name in order]
+            noticed = functools.partial(self._noticed, mutant, ordered, seconds)
             answer = in_child(noticed, 5 + 3 * sum(seconds[name] for name in order))
             results.append(self._result(mutant, answer, bool(order)))
             if number % 20 == 19:
@@ -290,33 +306,30 @@ class FileUnderTest:
             return Result(_KILLED, str(mutant), answer)
         return Result(_SURVIVED if has_tests else _NO_TEST, str(mutant))
 
-    def _noticed(self, mutant: Mutant, items: Sequence[pytest.Item]) -> str:
+    def _noticed(
+        self, mutant: Mutant, items: Sequence[pytest.Item], seconds: Mapping[str, float]
+    ) -> str:
         mutant.apply()
         changed = code_of(compiled(self.tree, str(self.path)), mutant.function)
         _live(sys.modules[self.module], mutant.function).__code__ = changed
-        return first_failure(items)
+        return first_failure(items, seconds)
 
-    def _at_import(self, mutant: Mutant, order: Sequence[str]) -> Result:
+    def _at_import(self, mutant: Mutant, order: Mapping[str, float]) -> Result:
         rank = {name: number for number, name in enumerate(order)}
+
+        def run(items: Sequence[pytest.Item]) -> str:
+            wanted = [item for item in items if item.nodeid in rank]
+            return first_failure(sorted(wanted, key=lambda item: rank[item.nodeid]), order)
 
         def noticed() -> str:
             mutant.apply()
             sys.meta_path.insert(0, _Importer(self.module, self.path, self.tree))
             try:
-                return str(
-                    with_tests(
-                        self.test_files,
-                        lambda items: first_failure(
-                            sorted(
-                                (i for i in items if i.nodeid in rank), key=lambda i: rank[i.nodeid]
-                            )
-                        ),
-                    )
-                )
+                return str(with_tests(self.test_files, run))
             except SystemExit:
                 return "the collection"
 
-        return self._result(mutant, in_child(noticed, 200), True)
+        return self._result(mutant, in_child(noticed, 200), bool(order))
 
 
 def main() -> int:
