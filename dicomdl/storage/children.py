@@ -11,13 +11,15 @@ Life cycle of a child:
 2. The child sends an empty message when it is ready. Deadlines count from that moment, because on a
    busy machine the imports alone may take longer than the deadline.
 3. The parent sends a message and receives the answer, message by message.
-4. The child ends when the parent ends it, closes its input, or dies. The death of a child, whether
-   by itself or by a deadline, is a result (`Death`), not an exception.
+4. The child ends when the parent ends it, closes its input, or dies. On Linux the kernel kills it
+   together with its parent, even while it hangs; elsewhere it ends with its current answer. The
+   death of a child, whether by itself or by a deadline, is a result (`Death`), not an exception.
 
 Standard output of a child is redirected to its standard error, which the parent drains.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, Final, TypeAlias
 
@@ -42,6 +45,9 @@ LONGEST_WORDS: Final = 200
 # Function that answers one message with the parts of the answer: bytes or other buffers.
 Answer: TypeAlias = Callable[[bytes], Iterable[Any]]
 
+# Of prctl(2) and proc(5).
+_SET_PARENT_DEATH_SIGNAL: Final = 1
+_HIGHEST_SCORE: Final = "1000"
 _BLOCK: Final = 4096
 _LENGTH: Final = struct.Struct("<Q")
 # sys.path is set first, because it locates dicomdl.
@@ -57,11 +63,13 @@ class Death:
 
     `was_ready` is True when the child had begun to answer. Standard error is quoted only when it
     had not: after that the child has read files, and its libraries may print their content.
+    `is_late` is True when the child missed a deadline.
     """
 
     why: str
     code: int
     was_ready: bool = True
+    is_late: bool = False
 
     def __str__(self) -> str:
         return self.why
@@ -83,6 +91,8 @@ class Child:
     memory_bytes
         Limit of the private, writable memory of the child; None for no limit. Systems without such
         limits (macOS, Windows) ignore it.
+    dies_first
+        On Linux, let the system kill this child before any other process when memory runs out.
 
     Raises
     ------
@@ -90,21 +100,20 @@ class Child:
         The process cannot be started.
     """
 
-    def __init__(self, target: str, setup: Any = None, *, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        setup: Any = None,
+        *,
+        memory_bytes: int | None = None,
+        dies_first: bool = False,
+    ) -> None:
         # Notebooks put objects other than strings into sys.path.
         path = [folder for folder in sys.path if isinstance(folder, str)]
         options = {"path": path, "target": target, "setup": setup, "memory_bytes": memory_bytes}
-        pipe = subprocess.PIPE
+        options |= {"dies_first": dies_first, "parent": os.getpid()}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, json.dumps(options)],
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                # Ctrl-C in a terminal interrupts the whole group: the parent alone handles it,
-                # and ends its children.
-                process_group=0 if os.name == "posix" else None,
-            )
+            self._process = _starter(os.getpid()).submit(_started, json.dumps(options)).result()
         except OSError as error:
             raise StorageError(
                 f"no process can be started with {sys.executable!r}: {error.strerror or error}"
@@ -165,10 +174,10 @@ class Child:
             try:
                 return _read(self._process.stdout, longest)
             except (EOFError, OSError):
-                is_late = late.is_set()
-                return self._ended(
-                    f"gave no answer in {timeout_s:g} s and was stopped" if is_late else ""
-                )
+                if late.is_set():
+                    why = f"gave no answer in {timeout_s:g} s and was stopped"
+                    return self._ended(why, is_late=True)
+                return self._ended()
             except ValueError:
                 self._process.kill()
                 return self._ended(UNREADABLE)
@@ -193,7 +202,7 @@ class Child:
         finally:
             timer.cancel()
 
-    def _ended(self, why: str = "") -> Death:
+    def _ended(self, why: str = "", *, is_late: bool = False) -> Death:
         """Reap the process, which ends by itself when its pipes are closed, unless it hangs."""
         if self._death is not None:
             return self._death
@@ -209,7 +218,7 @@ class Child:
             code = self._process.wait()
         # With a time limit, because a grandchild may hold the pipe open.
         self._drain.join(EXIT_S)
-        self._death = Death(why or self._reported(code), code, self._is_ready)
+        self._death = Death(why or self._reported(code), code, self._is_ready, is_late)
         return self._death
 
     def _reported(self, code: int) -> str:
@@ -234,6 +243,30 @@ class Child:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         words = lines[-1][:LONGEST_WORDS] if lines else ""
         return "".join(letter for letter in words if letter.isprintable())
+
+
+@functools.cache
+def _starter(process: int) -> ThreadPoolExecutor:
+    """Return the thread of a process that starts its children.
+
+    Linux kills a child with the thread that started it (prctl(2), PR_SET_PDEATHSIG). This thread
+    lasts as long as the process; the thread that reads ahead of a stream does not.
+    """
+    del process
+    return ThreadPoolExecutor(1, "dicomdl-children")
+
+
+def _started(options: str) -> "subprocess.Popen[bytes]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM, options],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        # Ctrl-C in a terminal interrupts the whole group: the parent alone handles it, and ends
+        # its children.
+        process_group=0 if os.name == "posix" else None,
+    )
 
 
 def _write(pipe: IO[bytes], parts: Iterable[Any]) -> None:
@@ -273,7 +306,8 @@ def run(setup: dict[str, Any]) -> None:
         with open(os.devnull, "rb") as nothing:
             os.dup2(nothing.fileno(), 0)
         os.dup2(2, 1)
-        _limit_memory(setup["memory_bytes"])
+        _end_with(setup["parent"])
+        _limit(setup["memory_bytes"], dies_first=setup["dies_first"])
         module, function = setup["target"].split(":")
         answer: Answer = getattr(importlib.import_module(module), function)(setup["setup"])
         _write(sink, [])
@@ -282,10 +316,33 @@ def run(setup: dict[str, Any]) -> None:
                 _write(sink, answer(_read(source, LONGEST_MESSAGE)))
 
 
-def _limit_memory(memory_bytes: int | None) -> None:
-    if memory_bytes is None or not sys.platform.startswith("linux"):
+def _end_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies; end it if the parent is dead already.
+
+    The end of the input says so too, but a process that hangs in a codec never reads it.
+    """
+    if not sys.platform.startswith("linux"):
         return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit("the parent process is gone")
+
+
+def _limit(memory_bytes: int | None, *, dies_first: bool) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    if dies_first:
+        # Where /proc is not writable, as in some sandboxes, the system chooses as it likes.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write(_HIGHEST_SCORE)
     import resource
+
+    # A core file would hold images. It would also take longer to write than a new child to start.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if memory_bytes is None:
+        return
 
     # RLIMIT_DATA and not RLIMIT_AS, which also counts mapped files, such as libraries.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -2,8 +2,12 @@
 
 import contextlib
 import os
+import signal
+import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +193,66 @@ def test_a_child_is_in_a_process_group_of_its_own_so_ctrl_c_reaches_the_parent_a
 ) -> None:
     child = start("return [str(os.getpgid(0) == os.getpid()).encode()]")
     assert asked(child, b"") == b"True"
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(start: Start) -> None:
+    started: list[Child] = []
+    thread = threading.Thread(target=lambda: started.append(start("return [message]")))
+    thread.start()
+    thread.join()
+    # The kernel kills with the thread, before `join` returns or soon after.
+    assert [asked(started[0], b"a") for _ in range(50)] == [b"a"] * 50
+
+
+# The call holds the GIL, so that no thread of the child can notice anything.
+HANG = "import ctypes; ctypes.PyDLL(None).sleep(600)"
+PARENT = """
+import sys; from dicomdl.storage.children import Child
+sys.path.insert(0, {folder!r})
+child = Child("hanging:answering")
+child.send(b"")
+child.receive()
+child.send(b"hang")
+print(child._process.pid, flush=True)
+child.receive()
+"""
+
+
+@linux_only
+@pytest.mark.slow
+def test_a_child_that_hangs_dies_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(
+        f"def answering(_):\n    def answer(message):\n        if message:\n            {HANG}\n"
+        "        return [message]\n    return answer\n"
+    )
+    code = PARENT.format(folder=str(tmp_path))
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    assert is_gone_soon(child)
+
+
+def is_gone_soon(process: int) -> bool:
+    """Whether a process ends within a generous time; a zombie counts as ended."""
+    for _ in range(600):
+        try:
+            if "State:\tZ" in Path(f"/proc/{process}/status").read_text():
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@linux_only
+def test_a_child_that_dies_writes_no_core_and_is_killed_first_if_asked(start: Start) -> None:
+    body = """
+    import resource
+    score = open("/proc/self/oom_score_adj").read().strip()
+    return [f"{resource.getrlimit(resource.RLIMIT_CORE)[0]} {score}".encode()]
+    """
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert asked(start(body), b"") == f"0 {own}".encode()
+    assert asked(start(body, dies_first=True), b"") == b"0 1000"
