@@ -44,6 +44,8 @@ from .jobs.scan import scan as scan
 from .labels.read import read_labels as read_labels
 from .labels.source import LabelSource as LabelSource
 from .labels.writing import write_seg as write_seg
+from .pixels.isolation import Isolation as Isolation
+from .pixels.recorder import last_decoded as last_decoded
 from .storage.cache.disk import DiskCache as DiskCache
 from .storage.cache.memory import MemoryCache as MemoryCache
 from .values.auto import by_modality as by_modality

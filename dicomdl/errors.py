@@ -4,6 +4,7 @@
     ├── UsageError            an argument, option or column that does not exist or does not fit
     │   └── EmptySelection    a dataset of which nothing is left
     ├── MissingExtra          a feature whose optional package is not installed
+    ├── WorkerDied            a worker of a DataLoader ended while it decoded a frame
     ├── StorageError          a folder or file of dicomdl that cannot be written or read
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
     │   ├── GenerationGone    a pickled index whose generation a later scan has removed
@@ -13,6 +14,8 @@
     │   ├── FileChanged       the file is no longer the one that was scanned
     │   ├── TruncatedPixels   fewer bytes than the frame needs
     │   ├── DecodeError       the codestream is damaged or contradicts the header
+    │   ├── DecoderDied       the helper process that decoded the frame ended
+    │   │   └── DecoderTimeout    it gave no answer in time
     │   ├── TooLarge          the values would need more memory than the file's bytes justify
     │   └── UnsupportedSyntax no installed decoder for this transfer syntax
     ├── IntensityError        a rescale, window or unit that cannot be applied
@@ -139,6 +142,27 @@ class MissingExtra(DicomdlError):
     extra: str
 
 
+class WorkerDied(DicomdlError, RuntimeError):
+    """A worker of a DataLoader ended while it decoded a frame; torch's error is the cause.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    frame_number : int
+        The frame, from 1.
+    decoder : str
+        The decoder.
+    pid : int
+        The process.
+    """
+
+    path: str
+    frame_number: int
+    decoder: str
+    pid: int
+
+
 class StorageError(DicomdlError):
     """A folder or file of dicomdl (index, cache, output) cannot be written or read."""
 
@@ -189,6 +213,39 @@ class TruncatedPixels(PixelError):
 
 class DecodeError(PixelError):
     """The codestream is damaged or contradicts the header."""
+
+
+class DecoderDied(PixelError):
+    """The helper process that decoded the frame ended.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    frame_number : int
+        The frame, from 1.
+    decoder : str
+        The decoder.
+    exit_code : int
+        The exit code of the helper, negative for a signal.
+    """
+
+    path: str
+    frame_number: int
+    decoder: str
+    exit_code: int
+
+
+class DecoderTimeout(DecoderDied):
+    """The helper process gave no answer within `timeout_s` and was stopped.
+
+    Attributes
+    ----------
+    timeout_s : float
+        The deadline per frame, in seconds.
+    """
+
+    timeout_s: float
 
 
 class TooLarge(PixelError):

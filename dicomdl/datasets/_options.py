@@ -12,6 +12,7 @@ from typing import Final, Literal, get_args
 from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import UsageError
 from dicomdl.index.views import Group, Stack
+from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.cache.options import CacheOption, as_cache
 from dicomdl.storage.cache.stats import Cache
@@ -69,21 +70,27 @@ class Reading:
         cache: CacheOption,
         *,
         max_bytes: int | None,
+        isolation: IsolationOption,
         reduce: int = 0,
     ) -> "Reading":
         """Return the reading for the keywords of a dataset, each checked."""
-        decoding = Decoding(reduce=reduce, max_bytes=max_bytes)
+        decoding = Decoding(reduce=reduce, max_bytes=max_bytes, isolation=as_isolation(isolation))
         request = IntensityRequest.parse(intensity)
         return cls(request, checked_suv(suv), decoding, as_cache(cache))
 
     def recipe(self, stack: Stack | Group) -> Intensity:
         """Return the intensity resolved for a stack, or one for all stacks of a group."""
         recipe_of = _known_recipe if self.is_hashable else stack_intensity
-        return recipe_of(stack, self.intensity, self.suv, self.decoding.max_bytes)
+        return recipe_of(stack, self.intensity, self.suv, self._at_full_size)
 
     def voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels:
         """Return the reader of blocks of a stack, at full resolution."""
-        return voxels_of(stack, quantity, self.cache, self.decoding.max_bytes)
+        return voxels_of(stack, quantity, self.cache, self._at_full_size)
+
+    @property
+    def _at_full_size(self) -> Decoding:
+        """The decoding of samples and blocks, which are not halved."""
+        return self.decoding.at_full_size()
 
     def cached_voxels(self, stack: Stack, quantity: Quantity) -> StackVoxels | None:
         """Return the reader of blocks if the stack is cached, else None."""
@@ -103,7 +110,7 @@ class Reading:
 
 @remembered("intensity recipes")
 def _known_recipe(
-    stack: Stack | Group, request: IntensityRequest, suv: SuvPolicy, max_bytes: int | None
+    stack: Stack | Group, request: IntensityRequest, suv: SuvPolicy, how: Decoding
 ) -> Intensity:
     """Return `stack_intensity`, remembered per stack."""
-    return stack_intensity(stack, request, suv, max_bytes)
+    return stack_intensity(stack, request, suv, how)

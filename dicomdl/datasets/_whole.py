@@ -62,6 +62,7 @@ class Whole:
             reduce=how.reduce,
             threads=how.threads,
             max_bytes=how.max_bytes,
+            isolation=how.isolation or "auto",
         )
 
     def _dtype(self, stack: Stack) -> type[np.float32] | None:

@@ -47,6 +47,7 @@ from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.text import counted
 from dicomdl.labels.source import LabelSource
+from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
@@ -150,6 +151,9 @@ class FrameDataset(PixelDataset):
         The most members of a bag; more are an error. Another number than 32 needs `by`.
     on_error
         "raise", "skip" or "replace" unreadable samples (see `SampleDataset`); `skipped` lists them.
+    isolation
+        Which decoders of images run in a helper process, so that one that dies or hangs costs a
+        sample and not the epoch: "auto", "process", "none", or an `Isolation` (see `read_frame`).
     seed
         The seed of replacements, an integer from 0.
 
@@ -245,13 +249,16 @@ class FrameDataset(PixelDataset):
         by: By | None = None,
         max_members: int = MAX_MEMBERS,
         on_error: OnError = "raise",
+        isolation: IsolationOption = "auto",
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (intensity, transform))
         super().__init__(
             transform,
             Policy(on_error, seed),
-            Reading.of(intensity, suv, cache, reduce=reduce, max_bytes=max_bytes),
+            Reading.of(
+                intensity, suv, cache, reduce=reduce, max_bytes=max_bytes, isolation=isolation
+            ),
             Delivery(channels, intensity_on),
         )
         if spacing_at not in (None, "patient"):

@@ -35,6 +35,7 @@ from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.grouping import with_numbers
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
+from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.fingerprint import Fingerprint
 from dicomdl.values.intensity import Intensity
@@ -117,7 +118,7 @@ class PatchDataset(StackDataset):
         lowest value. What does not pair is left out, and listed with the reason.
     irregular, min_slices
         As for `VolumeDataset`, without "resample".
-    suv, max_bytes, intensity_on, cache, on_error
+    suv, max_bytes, intensity_on, cache, on_error, isolation
         As for `FrameDataset`.
     times, incomplete, moved
         As for `VolumeDataset`, without ``moved="resample"``. A patch reads its rows of the chosen
@@ -209,6 +210,7 @@ class PatchDataset(StackDataset):
         incomplete: Incomplete = "leave_out",
         moved: Moved = "leave_out",
         on_error: OnError = "raise",
+        isolation: IsolationOption = "auto",
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (size, intensity, transform))
@@ -217,7 +219,9 @@ class PatchDataset(StackDataset):
         super().__init__(
             transform,
             Policy(on_error, seed),
-            Reading.of(options.intensities[0], suv, cache, max_bytes=max_bytes),
+            Reading.of(
+                options.intensities[0], suv, cache, max_bytes=max_bytes, isolation=isolation
+            ),
             Delivery(options.count, intensity_on),
         )
         if size is None:

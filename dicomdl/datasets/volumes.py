@@ -39,6 +39,7 @@ from dicomdl.geometry.verdict import FILLABLE, Irregular
 from dicomdl.index.given import Indexed, as_groups, as_index
 from dicomdl.index.text import counted
 from dicomdl.index.views import Group, Stack
+from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
 from dicomdl.values.conversion import is_colour
 from dicomdl.values.fingerprint import Fingerprint
@@ -110,7 +111,7 @@ class VolumeDataset(StackDataset):
         warning reports everything left out as a table (`left_out`).
     min_slices
         The least number of slices; shorter stacks are left out.
-    suv, reduce, max_bytes, intensity_on, cache, on_error
+    suv, reduce, max_bytes, intensity_on, cache, on_error, isolation
         As for `FrameDataset`; `max_bytes` limits a complete volume (see `read_volume`).
     times
         The volumes of a group that its sample has: None for all, a slice such as ``slice(0, 8)``,
@@ -231,6 +232,7 @@ class VolumeDataset(StackDataset):
         by: By | None = None,
         max_members: int = MAX_MEMBERS,
         on_error: OnError = "raise",
+        isolation: IsolationOption = "auto",
         seed: int = 0,
     ) -> None:
         given = as_index(index, type(self).__name__, (intensity, transform))
@@ -238,7 +240,14 @@ class VolumeDataset(StackDataset):
         super().__init__(
             transform,
             Policy(on_error, seed),
-            Reading.of(options.intensities[0], suv, cache, reduce=reduce, max_bytes=max_bytes),
+            Reading.of(
+                options.intensities[0],
+                suv,
+                cache,
+                reduce=reduce,
+                max_bytes=max_bytes,
+                isolation=isolation,
+            ),
             Delivery(options.count, intensity_on),
         )
         mm = requested_spacing(spacing, 3, oriented=orientation is not None)

@@ -13,6 +13,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.text import format_ledger
 from dicomdl.index.views import Group, Stack
 from dicomdl.jobs.scan import scan
+from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.values.quantity import RealWorld
 from dicomdl.values.suv import SUV
 from dicomdl.volumes.read import ReversedRows
@@ -33,6 +34,7 @@ def read_volume(
     reduce: int = 0,
     threads: int | None = None,
     max_bytes: int | None = None,
+    isolation: IsolationOption = "auto",
 ) -> Volume:
     """Read a stack or a group as a volume of modality values (HU for CT) on its grid.
 
@@ -90,6 +92,9 @@ def read_volume(
     max_bytes
         Limit for the decoded bytes of compressed frames. The default is 1 GiB, or a thousand times
         their bytes in the files if that is more.
+    isolation
+        Which decoders run in a helper process, as in `read_frame`: "auto", "process", "none", or an
+        `Isolation`.
 
     Returns
     -------
@@ -144,6 +149,7 @@ def read_volume(
         reduce=reduce,
         threads=threads,
         max_bytes=max_bytes,
+        isolation=isolation,
     )
 
 

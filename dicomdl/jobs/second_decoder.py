@@ -1,16 +1,14 @@
 """A second decoder in a separate process: pydicom, imagecodecs or GDCM decode frames on request.
 
 Decoders abort, hang and print, so the death of the process is a valid answer. Answers are not
-trusted: they contain no pickles, and no array larger than the requested frame.
+trusted (`storage.messages`).
 """
 
 import contextlib
 import functools
 import importlib
 import json
-import math
 import os
-import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -24,6 +22,14 @@ from dicomdl.headers import uids
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.options import Colour
 from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
+from dicomdl.storage.messages import (
+    LONGEST_HEAD,
+    LONGEST_SAMPLE,
+    array_of,
+    packed,
+    packed_array,
+    unpacked,
+)
 from dicomdl.storage.scratch import scratch_prefix
 from dicomdl.storage.system import physical_memory
 
@@ -67,13 +73,8 @@ class Refusal(NamedTuple):
 
 # --- this process ---------------------------------------------------------------------------------
 
-# A request is a JSON object. An answer is the length of a JSON object, the object, and, if that has
-# a "dtype", the bytes of the array that it describes.
-_HEAD: Final = struct.Struct("<I")
+# A request is a JSON object. An answer is an array, or an object with the key "refused".
 TARGET: Final = "dicomdl.jobs.second_decoder:answering"
-_LONGEST_HEAD: Final = 1 << 20
-# Bytes per sample; no decoder gives wider ones.
-_LONGEST_SAMPLE: Final = 8
 _NOT_INSTALLED: Final = "not installed"
 
 
@@ -155,25 +156,21 @@ class SecondReader:
         if self._unprepared:
             child.receive(START_S)
             self._prepared.add(self._reader)
-        answer = child.receive(self.timeout_s, _LONGEST_HEAD + _LONGEST_SAMPLE * self._samples)
+        answer = child.receive(self.timeout_s, LONGEST_HEAD + LONGEST_SAMPLE * self._samples)
         if isinstance(answer, Death):
             self._stop()
             return Refusal(str(answer), ended=True)
         try:
             return self._read(answer)
-        except (struct.error, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             self._stop()
             return Refusal(UNREADABLE, ended=True)
 
     def _read(self, answer: bytes) -> Values | Refusal | None:
-        start = _HEAD.size + _HEAD.unpack_from(answer)[0]
-        head = json.loads(answer[_HEAD.size : start])
+        head, data = unpacked(answer)
         if "dtype" not in head:
             return None if head["refused"] == _NOT_INSTALLED else Refusal(str(head["refused"]))
-        dtype, shape = np.dtype(head["dtype"]), tuple(map(int, head["shape"]))
-        if dtype.kind not in "iuf" or not 0 <= math.prod(shape) <= self._samples:
-            raise ValueError("not the array that was asked for")
-        return np.frombuffer(answer, dtype, math.prod(shape), start).reshape(shape)
+        return array_of(head, data, self._samples)
 
     def _stop(self) -> None:
         """End the process; the next request starts another one."""
@@ -242,21 +239,15 @@ def _answered(request: Mapping[str, Any], read: _Read) -> list[Any]:
     try:
         values = read(request)
         if values.size > request["samples"]:
-            return _head({"refused": f"gave an array of {values.shape}"})
-        values = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("="), copy=False)
-        return [*_head({"dtype": values.dtype.str, "shape": values.shape}), values]
+            return packed({"refused": f"gave an array of {values.shape}"})
+        return packed_array(values)
     except ImportError:
-        return _head({"refused": _NOT_INSTALLED})
+        return packed({"refused": _NOT_INSTALLED})
     except (KeyboardInterrupt, SystemExit):
         raise
     # decoders in Rust panic with a BaseException
     except BaseException as error:
-        return _head({"refused": type(error).__name__})
-
-
-def _head(head: Mapping[str, Any]) -> list[Any]:
-    data = json.dumps(head).encode()
-    return [_HEAD.pack(len(data)), data]
+        return packed({"refused": type(error).__name__})
 
 
 def _by_pydicom(request: Mapping[str, Any]) -> Values:

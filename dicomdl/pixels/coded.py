@@ -45,6 +45,7 @@ def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Va
         reduce=how.reduce,
         threads=how.threads,
         max_bytes=how.max_bytes,
+        isolation=how.isolation,
     )
     samples, values = coded.samples, out
     if (

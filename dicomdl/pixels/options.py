@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from dicomdl.errors import TooLarge, UsageError
 from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.pixels.isolation import Isolation
 from dicomdl.storage.sources import look_up
 
 Colour = Literal["rgb", "stored"]
@@ -29,6 +30,8 @@ class Decoding:
     reduce: int = 0
     threads: int = 1
     max_bytes: int | None = None
+    # None: as the environment says.
+    isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
         if self.colour not in ("rgb", "stored"):
@@ -49,7 +52,11 @@ class Decoding:
         if threads == self.threads:
             return self
         # Every frame that a main process reads comes here, and `dataclasses.replace` takes 3 us.
-        return Decoding(self.colour, self.reduce, threads, self.max_bytes)
+        return Decoding(self.colour, self.reduce, threads, self.max_bytes, self.isolation)
+
+    def at_full_size(self) -> "Decoding":
+        """Return the same options without halvings."""
+        return dataclasses.replace(self, reduce=0) if self.reduce else self
 
 
 WHOLE: Final = Decoding()

@@ -7,8 +7,6 @@ Tiles of a mosaic are cut out of a band of its rows, or out of the complete deco
 cached for the next tiles.
 """
 
-import dataclasses
-
 import numpy as np
 
 from dicomdl.arrays import Values
@@ -57,7 +55,7 @@ def _read_reduced(source: FrameLike, out: Values | None, how: Decoding) -> Value
     The codec makes the halvings that it can, and `halve` the others.
     """
     smooth, done = not is_label(source), 0
-    whole = dataclasses.replace(how, reduce=0)
+    whole = how.at_full_size()
     if source.coded_rows:
         values = read_tile(source, 0, source.rows, None, whole)
     elif source.transfer_syntax_uid in UNCODED or is_plain(source) or not smooth:

@@ -11,6 +11,7 @@ from dicomdl.headers.frame import Frame
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.headers.reader import read_frames
 from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Colour, Decoding
 from dicomdl.pixels.read import decode_frame
 from dicomdl.values.conversion import frame_conversion
@@ -31,6 +32,7 @@ def read_frame(
     reduce: int = 0,
     threads: int = 1,
     max_bytes: int | None = None,
+    isolation: IsolationOption = "auto",
 ) -> Values:
     """Read one frame: its stored values, before any rescale, or converted ones.
 
@@ -71,6 +73,10 @@ def read_frame(
         Limit of the memory of a compressed frame at full resolution (also with `reduce`). The
         default is 128 MiB, or a thousand times its bytes in the file if that is more: a damaged or
         hostile file may declare any size.
+    isolation
+        "auto" runs decoders that were never fuzzed in a helper process, or what
+        ``DICOMDL_ISOLATION`` says. "process" does so with all, and "none" with none. An `Isolation`
+        also sets a deadline and a limit of memory.
 
     Returns
     -------
@@ -89,6 +95,8 @@ def read_frame(
         Bytes are missing. Attributes `expected_bytes`, `found_bytes` where they are known.
     DecodeError
         The frame is damaged or contradicts the header.
+    DecoderDied, DecoderTimeout
+        The decoder ended its helper process, or took too long there.
     TooLarge
         The frame would take more memory than `max_bytes`; no memory of that size was allocated.
     UnsupportedSyntax
@@ -116,7 +124,7 @@ def read_frame(
     -896
     >>> folder.cleanup()
     """
-    how = Decoding(colour, reduce, threads, max_bytes)
+    how = Decoding(colour, reduce, threads, max_bytes, as_isolation(isolation))
     if isinstance(source, _FRAMES) and frame_number is None:
         frame: FrameLike = source
     else:

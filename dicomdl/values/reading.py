@@ -6,7 +6,6 @@ cache: 128 x 512 x 512 costs little more than reading the bytes. The mask of pad
 Value) is computed in the same pass from stored values, because converted values do not show it.
 """
 
-import dataclasses
 import itertools
 import math
 import threading
@@ -190,7 +189,7 @@ def _fill_reduced(
     """
     masks = []
     for source, target in zip(sources, out, strict=True):
-        full = decode_frame(source, None, dataclasses.replace(how, reduce=0))
+        full = decode_frame(source, None, how.at_full_size())
         bounds = None if full.dtype.kind == "f" else stored_range(source)
         mask = conversion.padding_of(full)
         small = halve(

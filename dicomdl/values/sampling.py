@@ -14,7 +14,7 @@ from dicomdl.arrays import Mask, Values
 from dicomdl.errors import PixelError
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.index.views import Group, Stack
-from dicomdl.pixels.options import Decoding
+from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.quantity import Quantity
@@ -50,19 +50,17 @@ def sample_stride(rows: int, columns: int, n_sampled: int) -> int:
 
 
 def stack_sample(
-    stack: Stack | Group, quantity: Quantity = "modality", max_bytes: int | None = None
+    stack: Stack | Group, quantity: Quantity = "modality", how: Decoding = WHOLE
 ) -> Values:
     """Read the fixed sample of a stack's values (see `Percentile`), without padding.
 
     Slices that cannot be read are omitted; reading them alone raises. The sample of a group pools
     the samples of at most 16 of its stacks, evenly spaced, with the first and the last.
     """
-    return read_sample(stack, quantity, max_bytes)[0]
+    return read_sample(stack, quantity, how)[0]
 
 
-def read_sample(
-    stack: Stack | Group, quantity: Quantity, max_bytes: int | None
-) -> tuple[Values, bool]:
+def read_sample(stack: Stack | Group, quantity: Quantity, how: Decoding) -> tuple[Values, bool]:
     """Read the sample, and whether all of its slices could be read."""
     stacks = (
         [stack[t] for t in sample_positions(len(stack)).tolist()]
@@ -76,7 +74,7 @@ def read_sample(
         for number in sample_positions(each.slices).tolist():
             sources.append(each.source(number))
             sampled.append(per_slice[number])
-    how = Decoding(threads=available_cores(), max_bytes=max_bytes)
+    how = how.with_threads(available_cores())
     try:
         return sample_of(*read_converted(sources, sampled, how=how)), True
     except PixelError as error:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 from dicomdl.errors import StorageError, SUVError, UsageError
 from dicomdl.index.views import Group, Stack
+from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import pet_without_suv, resolve
@@ -43,7 +44,7 @@ def stack_intensity(
     stack: Stack | Group,
     option: IntensityOption,
     suv: SuvPolicy = "required",
-    max_bytes: int | None = None,
+    how: Decoding = WHOLE,
 ) -> Intensity:
     """Resolve `option` for a stack, from its middle slice and its fixed sample.
 
@@ -77,7 +78,7 @@ def stack_intensity(
     if not recipe.needs_sample:
         return recipe
     sampled: Any = recipe.mapping
-    limits = kept_limits(stack, sampled, recipe.quantity, max_bytes)
+    limits = kept_limits(stack, sampled, recipe.quantity, how)
     return dataclasses.replace(recipe, mapping=sampled.known(limits))
 
 
@@ -94,7 +95,7 @@ def with_units(recipe: Intensity, stack: Stack, number: int | None = None) -> In
 
 @remembered("intensity limits")
 def kept_limits(
-    stack: Stack | Group, sampled: SampledMap, quantity: Quantity, max_bytes: int | None = None
+    stack: Stack | Group, sampled: SampledMap, quantity: Quantity, how: Decoding = WHOLE
 ) -> tuple[float, ...]:
     """Return the limits of a map from the cache, or compute and cache them."""
     key = (
@@ -118,7 +119,7 @@ def kept_limits(
         TypeError,
     ):
         # These include StorageError: an unusable cache costs time, not the epoch.
-        sample, is_complete = read_sample(stack, quantity, max_bytes)
+        sample, is_complete = read_sample(stack, quantity, how)
         limits = sampled.limits(sample)
         # A missing file may return, so limits of a part of the sample are not cached.
         if not is_complete:

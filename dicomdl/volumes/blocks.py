@@ -20,7 +20,7 @@ from dicomdl.errors import IntensityError, PixelError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.views import Stack
-from dicomdl.pixels.options import Decoding
+from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.stored import (
     add_frame_note,
     as_meant,
@@ -84,8 +84,9 @@ class StackVoxels:
         Quantity of the values, as for ``read_volume(values=)``.
     cache
         Cache for the values of the stack. It is used only if `is_worth_caching`.
-    max_bytes
-        Limit as for `read_frame`, per slice; per stack where a cache decodes it as a whole.
+    how
+        Options of decoding; their limit holds per slice, and per stack where a cache decodes it as
+        a whole.
     """
 
     def __init__(
@@ -93,10 +94,10 @@ class StackVoxels:
         stack: Stack,
         quantity: Quantity = "modality",
         cache: Cache | None = None,
-        max_bytes: int | None = None,
+        how: Decoding = WHOLE,
     ) -> None:
         self.stack = stack
-        self._max_bytes = max_bytes
+        self._how = how
         self.shape = stack.shape
         self.conversions = conversions(stack, quantity)
         first = self.conversions[0]
@@ -110,7 +111,7 @@ class StackVoxels:
         self._slice_bytes = self._located() if self._plain else None
         self._cache: StackCache | None = None
         if cache is not None and is_worth_caching(stack):
-            self._cache = StackCache(cache, stack, quantity, self.conversions, max_bytes)
+            self._cache = StackCache(cache, stack, quantity, self.conversions, how)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(each.is_integral for each in distinct) and not self._first.float_pixels
 
@@ -327,8 +328,8 @@ class StackVoxels:
         )
 
     def _decoded(self, z: int) -> Converted:
-        how = Decoding(max_bytes=self._max_bytes)
-        array, padding = read_converted([self.stack.source(z)], [self.conversions[z]], how=how)
+        sources, per_slice = [self.stack.source(z)], [self.conversions[z]]
+        array, padding = read_converted(sources, per_slice, how=self._how)
         return Converted(array[0], None if padding is None else padding[0])
 
 
@@ -343,10 +344,10 @@ def voxels_of(
     stack: Stack,
     quantity: Quantity = "modality",
     cache: Cache | None = None,
-    max_bytes: int | None = None,
+    how: Decoding = WHOLE,
 ) -> StackVoxels:
     """Return the reader of a stack; it stays in memory for the next block."""
-    return _known_voxels(stack, quantity, cache, max_bytes)
+    return _known_voxels(stack, quantity, cache, how)
 
 
 def _reader_size(reader: StackVoxels) -> int:
@@ -359,6 +360,6 @@ def _reader_size(reader: StackVoxels) -> int:
 
 @remembered("stack readers", _reader_size)
 def _known_voxels(
-    stack: Stack, quantity: Quantity, cache: Cache | None, max_bytes: int | None
+    stack: Stack, quantity: Quantity, cache: Cache | None, how: Decoding
 ) -> StackVoxels:
-    return StackVoxels(stack, quantity, cache, max_bytes)
+    return StackVoxels(stack, quantity, cache, how)

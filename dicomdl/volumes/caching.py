@@ -48,13 +48,13 @@ class StackCache:
         stack: Stack,
         quantity: Quantity,
         conversions: Sequence[Conversion],
-        max_bytes: int | None,
+        how: Decoding,
     ) -> None:
         self._cache: Cache | None = cache
         self._stack = stack
         self._quantity = quantity
         self._conversions = conversions
-        self._max_bytes = max_bytes
+        self._how = how
         self._entry: Entry | None = None
 
     def block(self, start: Voxel, stop: Voxel) -> Converted | None:
@@ -84,7 +84,7 @@ class StackCache:
         alone = multiprocessing.parent_process() is None
         # workers of a DataLoader share the cores
         threads = available_cores() if alone else 1
-        how = Decoding(threads=threads, max_bytes=self._max_bytes)
+        how = self._how.with_threads(threads)
         return Arrays(*read_converted(self._stack.sources, self._conversions, how=how))
 
     def _key(self, strict: bool) -> Key:

@@ -26,6 +26,7 @@ from dicomdl.geometry.regular import is_worth_filling, regular_slices
 from dicomdl.geometry.verdict import FILLABLE, POLICIES, READABLE, Irregular
 from dicomdl.index.check import reason_of
 from dicomdl.index.views import Group, Stack
+from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Decoding
 from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import conversions, quantity_units
@@ -54,6 +55,7 @@ def read_volume(
     reduce: int = 0,
     threads: int | None = None,
     max_bytes: int | None = None,
+    isolation: IsolationOption = "auto",
 ) -> Volume:
     """Read a stack or a group as a volume on its grid: `jobs.reading.read_volume` documents it."""
     stacks = require_volume(stack, irregular)
@@ -67,6 +69,7 @@ def read_volume(
         reduce=reduce,
         threads=available_cores() if threads is None else threads,
         max_bytes=max_bytes,
+        isolation=as_isolation(isolation),
     )
     array, padding = read_converted(sources, every, dtype=dtype, how=how)
     turn_rows(array, padding, stacks, reversed_rows, reduce)

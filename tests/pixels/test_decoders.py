@@ -453,9 +453,8 @@ def test_a_stream_that_undoes_the_transformation_of_rgb_is_rgb_whatever_the_head
     assert coded.space == "RGB" and np.array_equal(coded.samples, image)
 
 
-def test_colours_of_lossless_jpeg_are_left_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_of_lossless_jpeg_are_left_to_the_caller() -> None:
     image = colours()
-    monkeypatch.setattr(codecs, "_pydicom", None)
     coded = decode(
         items(encode(image, JPEG_LL)),
         source(image, JPEG_LL, photometric_interpretation="YBR_FULL"),
