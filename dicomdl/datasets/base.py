@@ -20,6 +20,7 @@ from dicomdl.datasets._assembly import Delivery
 from dicomdl.datasets._bags import Bag, Bags, EachBag
 from dicomdl.datasets._cases import ABSENT, CaseRule, Cases, EachStack
 from dicomdl.datasets._channels import ChannelOptions, Roles, take_pairs
+from dicomdl.datasets._deaths import name_dead_workers
 from dicomdl.datasets._groups import GivenCases, GroupOptions, TakenGroups
 from dicomdl.datasets._options import Policy, Reading
 from dicomdl.datasets._skipped import Skipped, SkippedLog
@@ -52,14 +53,17 @@ from dicomdl.index.grouping import with_numbers
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.labels.source import LabelSource
+from dicomdl.pixels.recorder import Recorder
 from dicomdl.storage.sources import kept_open
 
 Transform = Callable[[Sample], Any]
 # The number of rows to try instead of one that cannot be read.
 MOST_REPLACEMENTS: Final = 16
 
-# Every dataset imports this module, so the default collate knows samples wherever one is made.
+# Every dataset imports this module, so the default collate knows samples wherever one is made, and
+# dead workers are named wherever there is a dataset of ours.
 teach_default_collate()
+name_dead_workers()
 
 
 class SampleDataset(torch.utils.data.Dataset[Any]):
@@ -93,6 +97,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         self.policy = policy
         self._epoch = SharedEpoch()
         self._log = SkippedLog()
+        self._recorder = Recorder()
 
     @property
     def epoch(self) -> int | None:

@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from dicomdl.datasets._deaths import end_with_parent
 from dicomdl.errors import DicomdlError, facts_line, is_facts_line
 
 Parameters = ParamSpec("Parameters")
@@ -26,11 +27,14 @@ def is_worker() -> bool:
 def errors_leave_whole(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Decorate a function so that its DicomdlErrors leave a worker with message, facts and notes.
 
-    It is for the functions that torch calls in a worker. Outside of workers nothing changes.
+    It is for the functions that torch calls in a worker, which then also ends with its main
+    process. Outside of workers nothing changes.
     """
 
     @functools.wraps(function)
     def called(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+        if is_worker():
+            end_with_parent()
         try:
             return function(*arguments, **keywords)
         except DicomdlError as error:
