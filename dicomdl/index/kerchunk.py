@@ -22,7 +22,7 @@ from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_frame
 from dicomdl.pixels.stored import is_native, stored_dtype
 from dicomdl.storage import publishing as storage
-from dicomdl.storage.sources import opened, read_range
+from dicomdl.storage.sources import opened, place_of, read_range
 
 _GROUP: Final = json.dumps({"zarr_format": 2})
 # Refused stacks that a message lists.
@@ -87,7 +87,8 @@ def _references(stack: Stack) -> dict[str, Any]:
     for number, source in enumerate(sources):
         _require_referable(source, first, length)
         name = ".".join([str(number), *"0" * len(shape)])
-        references[f"pixels/{name}"] = [source.path, source.byte_offset, length]
+        path, offset = _place(source)
+        references[f"pixels/{name}"] = [path, offset, length]
     axes = _axes(first)
     attributes: dict[str, Any] = {"_ARRAY_DIMENSIONS": axes}
     rescale = _rescale(stack)
@@ -197,6 +198,14 @@ def _require_referable(source: FrameSource, first: FrameSource, length: int) -> 
         values = np.moveaxis(values, -1, 0)
     if not np.array_equal(raw, values.ravel()):
         raise _no_chunk(source, "has bits outside of BitsStored, which a reader would see")
+
+
+def _place(source: FrameSource) -> tuple[str, int]:
+    """Return the file that has the bytes of a frame, and their offset in it."""
+    place = place_of(source.file)
+    if place is None:
+        raise _no_chunk(source, "is in a compressed archive")
+    return place[0], place[1] + source.byte_offset
 
 
 def _has_free_bits(source: FrameSource) -> bool:

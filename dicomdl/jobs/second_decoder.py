@@ -19,6 +19,7 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.headers import uids
+from dicomdl.headers.data_set import source_of
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.options import Colour
 from dicomdl.storage.children import START_S, UNREADABLE, Answer, Child, Death
@@ -31,6 +32,7 @@ from dicomdl.storage.messages import (
     unpacked,
 )
 from dicomdl.storage.scratch import scratch_prefix
+from dicomdl.storage.sources import as_stream, opened
 from dicomdl.storage.system import physical_memory
 
 # Limit per frame; the slowest frame of the corpus takes 3 s.
@@ -267,7 +269,8 @@ def _by_pydicom(request: Mapping[str, Any]) -> Values:
     # pydicom's reader of single frames does not inflate
     if uid == uids.DEFLATED:
         return np.asarray(pixel_array(_dataset(path), **options))
-    return np.asarray(pixel_array(path, transfer_syntax_uid=UID(uid), **options))
+    with opened(source_of(path)) as handle:
+        return np.asarray(pixel_array(as_stream(handle), transfer_syntax_uid=UID(uid), **options))
 
 
 # In a process of its own: caches the last file only.
@@ -356,7 +359,8 @@ def _codestream(dataset: Any, request: Mapping[str, Any]) -> bytes:
 def _header(path: str) -> Any:
     import pydicom
 
-    return pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    with opened(source_of(path)) as handle:
+        return pydicom.dcmread(as_stream(handle), force=True, stop_before_pixels=True)
 
 
 # In a process of its own: caches the last file only.
@@ -364,7 +368,8 @@ def _header(path: str) -> Any:
 def _dataset(path: str) -> Any:
     import pydicom
 
-    return pydicom.dcmread(path, force=True)
+    with opened(source_of(path)) as handle:
+        return pydicom.dcmread(as_stream(handle), force=True)
 
 
 def _syntax(dataset: Any) -> str:

@@ -98,8 +98,14 @@ def absolute(path: str) -> str:
     path = os.path.expanduser(path)
     location = split(path)
     if location.members and os.path.isfile(location.whole):
-        return SEPARATOR.join((os.path.abspath(location.whole), *location.members))
-    return os.path.abspath(path)
+        return SEPARATOR.join((_plain(location.whole), *location.members))
+    return _plain(path)
+
+
+def _plain(path: str) -> str:
+    """Return the absolute path of a file, with one slash at its start where POSIX keeps two."""
+    whole = os.path.abspath(path)
+    return whole[1:] if whole.startswith("//") else whole
 
 
 def common_folder(paths: Sequence[str]) -> str:

@@ -9,16 +9,16 @@ from dicomdl.storage.handles import Handle, Source, as_stream
 class Range:
     """Some bytes of another handle, which stays open for as long as the range is in use."""
 
-    __slots__ = ("_handle", "_read_at", "_read_into", "_start", "size", "source")
+    __slots__ = ("_read_at", "_read_into", "outer", "size", "source", "start")
 
     def __init__(self, handle: Handle, start: int, size: int, source: Source | None = None) -> None:
-        self._handle, self._start, self.size = handle, start, size
+        self.outer, self.start, self.size = handle, start, size
         self._read_at, self._read_into = handle.read_at, handle.read_into
         self.source = handle.source if source is None else source
 
     def named(self, source: Source) -> "Range":
         """Return the same bytes as another source."""
-        return Range(self._handle, self._start, self.size, source)
+        return Range(self.outer, self.start, self.size, source)
 
     def check(self, expected: Source) -> None:
         """Raise FileChanged if the source is not in the expected state."""
@@ -28,7 +28,7 @@ class Range:
         """Read up to `length` bytes at `offset`; fewer at the end."""
         if not 0 <= offset < self.size:
             return b""
-        return self._read_at(self._start + offset, min(length, self.size - offset))
+        return self._read_at(self.start + offset, min(length, self.size - offset))
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill `buffer` from `offset`; return the number of bytes read, which may be fewer."""
@@ -36,7 +36,7 @@ class Range:
             return 0
         if buffer.nbytes > self.size - offset:
             buffer = buffer.cast("B")[: self.size - offset]
-        return self._read_into(buffer, self._start + offset)
+        return self._read_into(buffer, self.start + offset)
 
     def close(self) -> None:
         """Leave the other handle open: it belongs to the archive."""

@@ -36,6 +36,7 @@ from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, Span, look_up_object
 from dicomdl.storage.objects import reading_ahead as reading_ahead
 from dicomdl.storage.paths import require_accepted
+from dicomdl.storage.ranges import Range
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
@@ -95,6 +96,23 @@ def _look_up_inside(source: Source) -> Source:
     handle = _open(source)
     handle.close()
     return source if isinstance(source.path, MovedPath) else handle.source
+
+
+def place_of(source: Source) -> tuple[str, int] | None:
+    """Return the file or object that has the bytes of a source in place, and their offset.
+
+    None for a member of an archive that is compressed.
+    """
+    location = split(source.path)
+    if not location.members:
+        return source.path, 0
+    with opened(source) as opened_handle:
+        handle, offset = opened_handle, 0
+        while isinstance(handle, Range):
+            offset += handle.start
+            handle = handle.outer
+        is_there = isinstance(handle, LocalFile) and handle.source.path == location.whole
+        return (location.whole, offset) if is_there else None
 
 
 def _open(source: Source) -> Handle:

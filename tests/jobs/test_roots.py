@@ -1,5 +1,6 @@
 """roots: archives and folders give the same index, a DICOMDIR the files that it references."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -243,6 +244,39 @@ def test_a_moved_archive_is_followed_by_root_and_by_move(folder: Path, tmp_path:
     assert reads == []
     assert again.stack(number).paths[0].startswith(f"{new}//")
     np.testing.assert_array_equal(dicomdl.read_volume(again.stack(number)).array, expected)
+
+
+@pytest.mark.parametrize("name", ["stored.zip", "plain.tar", "deflated.zip", "packed.tar.gz"])
+def test_a_reference_file_names_the_archive_that_has_the_bytes_in_place(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    path = packed(folder, tmp_path / name)
+    index = scan(path, tmp_path / "i").select(verdict="regular")
+    out = tmp_path / "stack.json"
+    if name in ("deflated.zip", "packed.tar.gz"):
+        with pytest.raises(UsageError, match="compressed archive"):
+            index.to_kerchunk(out, on_unsupported="raise")
+        return
+    index.to_kerchunk(out, on_unsupported="skip")
+    references = json.loads(out.read_text())["refs"]
+    chunks = [each for each in references.values() if isinstance(each, list)]
+    assert len(chunks) >= 6
+    volumes = b"".join(
+        dicomdl.read_volume(stack, dtype="int16").array[number].tobytes()
+        for stack in index.stacks
+        for number in range(len(stack))
+    )
+    for file, offset, length in chunks:
+        assert file == str(path)
+        assert path.read_bytes()[offset : offset + length] in volumes
+
+
+@pytest.mark.slow
+def test_a_second_decoder_reads_members(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("imagecodecs")
+    index = scan(packed(folder, tmp_path / "deflated.zip"), tmp_path / "i")
+    report = dicomdl.check_pixels(index, progress=False)
+    assert not report.differences, report
 
 
 def test_functions_of_one_file_take_the_path_of_a_member(folder: Path, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_absolute_keeps_members_and_objects_and_merges_slashes_of_folders(
     assert locations.absolute("case.zip//s1/a.dcm") == f"{tmp_path}/case.zip//s1/a.dcm"
     assert locations.absolute("data//a.dcm") == f"{tmp_path}/data/a.dcm"
     assert locations.absolute("s3://bucket/a//b") == "s3://bucket/a//b"
+    assert locations.absolute(f"/{tmp_path}/data") == f"{tmp_path}/data"
     assert locations.absolute("~") == os.path.expanduser("~")
 
 
