@@ -125,6 +125,8 @@ class Exportable:
         """
         if on_unsupported not in ("raise", "skip"):
             raise UsageError(f"on_unsupported={on_unsupported!r}: expected 'raise' or 'skip'")
+        # The programs that read the file believe each path in it.
+        self._generation.require_readable(self.rows())
         return write_kerchunk(self.stacks, os.fspath(path), skip=on_unsupported == "skip")
 
     def _exported(self) -> dict[str, Callable[[], Table]]:

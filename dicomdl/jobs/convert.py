@@ -100,6 +100,7 @@ def convert(
     ('CT_0.nii.gz', 'CT_0.json')
     """
     index = as_index(source, "convert")
+    index.require_readable()
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     workers = workers or available_cores()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from phantoms import ramp, write_series
+from phantoms_labels import contour, write_structure_set
 
 import dicomdl
 from dicomdl.errors import FileChanged, IndexFolderError, PixelError, UntrustedRoot, UsageError
@@ -21,7 +22,9 @@ from dicomdl.index.index import Index
 def mine(tmp_path: Path) -> Index:
     """The index of two patients below two roots, as its own user has it."""
     for patient in "AB":
-        write_series(tmp_path / patient / "data", shape=(4, 5, 7), patient_id=patient)
+        images = write_series(tmp_path / patient / "data", shape=(4, 5, 7), patient_id=patient)
+    square = contour([[0, 0, 0], [3, 0, 0], [3, 3, 0], [0, 3, 0]])
+    write_structure_set(tmp_path / "B" / "rt.dcm", images[0], {"square": [square]})
     return dicomdl.scan([tmp_path / "A", tmp_path / "B"], tmp_path / "index", progress=False)
 
 
@@ -74,8 +77,11 @@ def test_another_user_sees_the_tables(foreign: Index, mine: Index) -> None:
         lambda index: dicomdl.read_volume(index.stacks[0]),
         lambda index: dicomdl.check_pixels(index),
         lambda index: dicomdl.fingerprint(index),
+        lambda index: dicomdl.convert(index, index.path + ".nii", progress=False),
+        lambda index: index.to_kerchunk(index.path + ".json", on_unsupported="skip"),
+        lambda index: dicomdl.read_labels(index.stacks[0], index.annotations[0]),
     ],
-    ids=["source", "sources", "frame", "volume", "check_pixels", "fingerprint"],
+    ids=["source", "sources", "frame", "volume", "check", "fingerprint", "nifti", "zarr", "labels"],
 )
 def test_pixels_of_another_user_s_index_are_refused(
     read: Callable[[Index], Any], foreign: Index
