@@ -26,7 +26,7 @@ def open_index(
     An index holds the paths of its files. They are read if a scan of this user wrote the index, or
     if they are below a `root` that this call gives. An index of somebody else opens without that,
     too: it prints, selects, splits and exports its tables, and reading pixels or making a dataset
-    raises `UntrustedRoot`. The tables of such an index are checked when it is opened, 0.3 s per
+    raises `UntrustedRoot`. The tables of such an index are checked when it is opened, 0.4 s per
     million frames.
 
     Parameters

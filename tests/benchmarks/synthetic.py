@@ -47,7 +47,7 @@ def synthetic_index(
     ]
     files = {
         "path": paths,
-        "file_bytes": np.full(len(paths), FRAME_BYTES + 9000),
+        "file_bytes": np.full(len(paths), FRAME_BYTES + 9100),
         "file_mtime_ns": 10**18 + np.arange(len(paths)),
         "file_ctime_ns": 10**18 + np.arange(len(paths)),
         "file_inode": 1 + np.arange(len(paths)),

@@ -208,7 +208,7 @@ NUMBERS = [
     *[("frames", "duplicate_of", value) for value in (-2, 2**62)],
     *[("stacks", "frame_start", value) for value in (-1, 1, 2**62)],
     *[("stacks", "slices", value) for value in (-1, 0, 3, 5, 2**62)],
-    *[("stacks", "group", value) for value in (-1, 1, 2**62)],
+    *[("stacks", name, value) for name in ("group", "series") for value in (-1, 1, 2**62)],
     *[("stacks", name, text) for name in ("detail", "dimension") for text in ("{", "[]", "9" * 99)],
     *[("problems", "file", value) for value in (-1, 10**6)],
     *[("annotations", "file", value) for value in (-1, 10**6)],
