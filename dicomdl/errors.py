@@ -7,6 +7,7 @@
     ├── WorkerDied            a worker of a DataLoader ended while it decoded a frame
     ├── StorageError          a folder or file of dicomdl that cannot be written or read
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
+    │   ├── IndexDamaged      a file of an index that is not as the scan wrote it
     │   ├── GenerationGone    a pickled index whose generation a later scan has removed
     │   └── UntrustedRoot     an index of somebody else, whose files this user has not accepted
     ├── HeaderError           one file whose header cannot be used; becomes a row in `problems`
@@ -169,6 +170,24 @@ class StorageError(DicomdlError):
 
 class IndexFolderError(DicomdlError):
     """An index folder is absent, damaged or of another format."""
+
+
+class IndexDamaged(IndexFolderError):
+    """A file of an index is not as the scan wrote it: scan again, which makes the index anew.
+
+    Attributes
+    ----------
+    path : str
+        The index folder.
+    table : str
+        The table ("frames", ...) or the file.
+    block : int or None
+        The first damaged block, of 64 KiB, from 0; None for the file as a whole.
+    """
+
+    path: str
+    table: str
+    block: int | None
 
 
 class GenerationGone(IndexFolderError):

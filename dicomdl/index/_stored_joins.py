@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dicomdl.errors import IndexFolderError, StorageError
+from dicomdl.errors import IndexDamaged, IndexFolderError, StorageError
 from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
 
@@ -86,23 +86,22 @@ def stored_join(columns: pa.Table, row_of_frame: Rows, facts: Mapping[str, Any])
     table = columns.combine_chunks()
     table = table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
     data, rows = _as_bytes(table), np.ascontiguousarray(row_of_frame, dtype="<i4")
-    digest = hashlib.blake2b(data, digest_size=16)
-    digest.update(rows.tobytes())
-    name = digest.hexdigest()
+    name = _name_of(data, rows)
     with contextlib.suppress(StorageError):
         # The table comes last: a process that finds it finds both.
         for suffix, content in (("i32", rows.tobytes()), ("arrow", data)):
-            if not os.path.exists(path := _path(name, suffix)):
-                storage.write_whole(path, content)
+            storage.write_named(_path(name, suffix), content)
         return opened_join(name)
     return StoredJoin(name, Table(table), rows, dict(facts), False)
 
 
 def opened_join(pickled: Pickled) -> StoredJoin:
-    """Map the join that `StoredJoin.pickled` names.
+    """Map the join that `StoredJoin.pickled` names, after a comparison with its digest.
 
     Raises
     ------
+    IndexDamaged
+        A file holds something else.
     IndexFolderError
         The cache folder of this machine does not hold it.
     """
@@ -110,19 +109,37 @@ def opened_join(pickled: Pickled) -> StoredJoin:
         data, rows = map(zlib.decompress, pickled)
         table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
         of_frame = np.frombuffer(rows, dtype="<i4")
-        name = hashlib.blake2b(data + rows, digest_size=16).hexdigest()
-        return StoredJoin(name, Table(table), of_frame, _facts_of(table), False)
+        return StoredJoin(_name_of(data, rows), Table(table), of_frame, _facts_of(table), False)
     try:
-        with pa.memory_map(_path(pickled, "arrow")) as source:
-            table = pa.ipc.open_file(source).read_all()
-        of_frame = np.memmap(_path(pickled, "i32"), dtype="<i4", mode="r")
-    except (pa.ArrowInvalid, OSError, ValueError):
+        mapped: list[npt.NDArray[np.uint8]] = [
+            np.memmap(_path(pickled, suffix), mode="r") for suffix in ("arrow", "i32")
+        ]
+    except ValueError:
+        # An empty file.
+        mapped = [np.empty(0, np.uint8)] * 2
+    except OSError:
         raise IndexFolderError(
             f"the join {pickled} is not in this machine's cache folder: join again here, or share "
             "DICOMDL_CACHE",
             join=pickled,
         ) from None
-    return StoredJoin(pickled, Table(table), np.asarray(of_frame), _facts_of(table), True)
+    if _name_of(*mapped) != pickled:
+        raise IndexDamaged(
+            f"the join {pickled} in the cache folder is damaged: join again, which writes it anew",
+            path=_path(pickled, "arrow"),
+            table="join",
+            block=None,
+        )
+    table = pa.ipc.open_file(pa.py_buffer(mapped[0])).read_all()
+    of_frame = np.asarray(mapped[1]).view("<i4")
+    return StoredJoin(pickled, Table(table), of_frame, _facts_of(table), True)
+
+
+def _name_of(table: Any, rows: Any) -> str:
+    """Return the digest of both files, by which they are named."""
+    digest = hashlib.blake2b(table, digest_size=16)
+    digest.update(rows)
+    return digest.hexdigest()
 
 
 def _path(name: str, suffix: str) -> str:

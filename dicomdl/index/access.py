@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from dicomdl.arrays import Mask
 from dicomdl.errors import IndexFolderError, UntrustedRoot
-from dicomdl.index.generations import read_facts
 from dicomdl.index.moves import VARIABLE, Moves, Roots, moved, moves_of, parse_roots
 from dicomdl.index.own_scans import is_own
+from dicomdl.index.stored_generation import StoredGeneration
 from dicomdl.index.table import Table
 from dicomdl.storage.handles import MovedPath
 from dicomdl.storage.locations import is_url
@@ -126,7 +126,7 @@ def roots_of(folder: str, generation: str) -> list[str]:
     IndexFolderError
         It states something else.
     """
-    options = read_facts(folder, generation).get("options", {})
+    options = StoredGeneration(folder, generation).facts().get("options", {})
     roots = options.get("roots", []) if isinstance(options, dict) else None
     if not isinstance(roots, list) or not all(isinstance(root, str) and root for root in roots):
         raise IndexFolderError(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dicomdl.errors import DicomdlError
-from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.storage import publishing as storage
 
 _PART: Final = "indexes"
@@ -35,7 +35,7 @@ def find_default(root: str) -> str | None:
             folder = os.path.join(parent, name)
             # An index that is damaged, of another format or half removed is none.
             with contextlib.suppress(DicomdlError, OSError):
-                facts = read_facts(folder, read_manifest(folder)["generation"])
+                facts = StoredGeneration(folder, read_manifest(folder)["generation"]).facts()
                 roots = facts.get("options", {}).get("roots", [])
                 if len(roots) == 1 and _is_same(roots[0], root):
                     written = os.path.getmtime(os.path.join(folder, "manifest.json"))

@@ -18,12 +18,20 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
-from dicomdl.errors import GenerationGone, IndexFolderError
+from dicomdl.errors import IndexFolderError
 from dicomdl.index._retiring import moment_of, retirements
 from dicomdl.index.building import encoded
 from dicomdl.index.schema import FORMAT, TABLES
+from dicomdl.index.stored_generation import (
+    CHECKSUMS,
+    FACTS,
+    MANIFEST,
+    checksums_of,
+    read_manifest,
+)
 from dicomdl.index.table import Table
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.checksums import sealed
 from dicomdl.version import __version__
 
 # Grace period of a superseded generation: processes may still have it open.
@@ -33,106 +41,7 @@ GRACE_S: Final = 24 * 3600.0
 _COMPLETE: Final = r"[0-9a-f]{16}"
 _INTERRUPTED: Final = r"\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
 OUR_GENERATIONS: Final = f"{_COMPLETE}|{_INTERRUPTED}"
-OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
-_FACTS: Final = "scan.json"
-
-
-def read_manifest(folder: str) -> dict[str, Any]:
-    """Read the manifest of an index folder.
-
-    Raises
-    ------
-    IndexFolderError
-        There is no index, it is damaged, or another version of dicomdl wrote it in another format.
-    """
-    path = os.path.join(folder, "manifest.json")
-    try:
-        with open(path, "rb") as file:
-            manifest = json.loads(file.read())
-        format_found = manifest["format"]
-        generation = manifest["generation"]
-    except NotADirectoryError:
-        raise IndexFolderError(
-            f"{folder!r} is a file, not the folder of an index: write one with "
-            "dicomdl.scan(folder, out=...)",
-            path=folder,
-        ) from None
-    except FileNotFoundError:
-        raise IndexFolderError(
-            f"there is no index at {folder!r}: write one with dicomdl.scan(folder, out=...)",
-            path=folder,
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IndexFolderError(
-            f"the manifest of the index {folder!r} cannot be read: scan again", path=folder
-        ) from error
-    if format_found != FORMAT:
-        raise IndexFolderError(
-            f"the index {folder!r} has format {format_found}, "
-            f"this dicomdl {__version__} reads {FORMAT}: scan again",
-            found=format_found,
-            expected=FORMAT,
-        )
-    if not (isinstance(generation, str) and generation.isalnum()):
-        raise IndexFolderError(
-            f"the manifest of the index {folder!r} names no generation: scan again", path=folder
-        )
-    return dict(manifest)
-
-
-def read_facts(folder: str, generation: str) -> dict[str, Any]:
-    """Read the facts of a generation: the options of its scan, and what the walk passed over.
-
-    They are stored with the generation, so a process that still reads a superseded generation gets
-    the facts of that one.
-
-    Raises
-    ------
-    GenerationGone
-        A later scan has removed the generation.
-    IndexFolderError
-        The file is damaged.
-    """
-    try:
-        with open(os.path.join(folder, "generations", generation, _FACTS), "rb") as file:
-            return dict(json.loads(file.read()))
-    except FileNotFoundError:
-        raise _gone(folder, generation) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise IndexFolderError(
-            f"the facts of the index {folder!r} are damaged: scan again", path=folder
-        ) from error
-
-
-def map_table(folder: str, generation: str, name: str) -> Table:
-    """Map one table of a generation into memory; pages are read at their first use.
-
-    Raises
-    ------
-    GenerationGone
-        A later scan has removed the generation.
-    IndexFolderError
-        The file is damaged.
-    """
-    path = os.path.join(folder, "generations", generation, f"{name}.arrow")
-    try:
-        with pa.memory_map(path) as source:
-            return Table(pa.ipc.open_file(source).read_all())
-    except FileNotFoundError:
-        raise _gone(folder, generation) from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IndexFolderError(
-            f"the table {name} of the index {folder!r} is damaged: scan again", path=folder
-        ) from error
-
-
-def _gone(folder: str, generation: str) -> GenerationGone:
-    return GenerationGone(
-        f"generation {generation} of the index {folder!r} is gone: a later scan replaced it; "
-        "open the index again, or scan",
-        path=folder,
-        generation=generation,
-    )
+OURMANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
 
 
 def is_index_folder(folder: str) -> bool:
@@ -147,7 +56,7 @@ def is_index_folder(folder: str) -> bool:
                 for inner in os.listdir(os.path.join(folder, name))
             ):
                 return False
-        elif name != "manifest.json" and not re.fullmatch(OUR_MANIFESTS, name):
+        elif name != MANIFEST and not re.fullmatch(OURMANIFESTS, name):
             return False
     return True
 
@@ -172,7 +81,8 @@ def publish(
     with storage.new_folder(generations, generation) as temporary:
         for name in TABLES:
             _write_table(os.path.join(temporary, f"{name}.arrow"), encoded(tables[name]))
-        _write(os.path.join(temporary, _FACTS), json.dumps(dict(facts), indent=1).encode())
+        _write(os.path.join(temporary, FACTS), json.dumps(dict(facts), indent=1).encode())
+        _write(os.path.join(temporary, CHECKSUMS), checksums_of(temporary, generation))
     now = moment_of(os.path.join(generations, generation))
     others = [name for name in _complete(generations) if name != generation]
     retired = retirements(superseded.get("retired", {}), others, now)
@@ -184,11 +94,9 @@ def publish(
         "rows": {name: len(tables[name]) for name in TABLES},
         "retired": {name: since for name, since in retired.items() if name not in expired},
     }
-    storage.write_whole(
-        os.path.join(folder, "manifest.json"), json.dumps(manifest, indent=1).encode()
-    )
+    storage.write_whole(os.path.join(folder, MANIFEST), sealed(manifest))
     storage.remove_old(generations, grace_s, now.date_s, pattern=_INTERRUPTED)
-    storage.remove_old(folder, GRACE_S, now.date_s, pattern=OUR_MANIFESTS)
+    storage.remove_old(folder, GRACE_S, now.date_s, pattern=OURMANIFESTS)
     for name in expired:
         shutil.rmtree(os.path.join(generations, name), ignore_errors=True)
     return generation

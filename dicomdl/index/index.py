@@ -38,12 +38,12 @@ from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.check import Check, check
-from dicomdl.index.generations import read_facts, read_manifest
 from dicomdl.index.join_report import JoinReport
 from dicomdl.index.joined import Joined
 from dicomdl.index.joining import Selected, join
 from dicomdl.index.problems import Problems
 from dicomdl.index.rows import Generation, generation_of
+from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.index.studies import Series, Study
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
@@ -254,7 +254,7 @@ class Index(Dividable, Exportable, Plotted):
     def manifest(self) -> Mapping[str, Any]:
         """Facts of the last scan of this folder: options, passed over, generations."""
         manifest = read_manifest(self.path)
-        return manifest | read_facts(self.path, manifest["generation"])
+        return manifest | StoredGeneration(self.path, manifest["generation"]).facts()
 
     @functools.cached_property
     def ledger(self) -> Mapping[str, int]:
@@ -521,8 +521,15 @@ class Index(Dividable, Exportable, Plotted):
         The result prints what needs a person, in a terminal and in a notebook. ``check().ok`` is
         True when nothing needs one, ``check().rows`` holds every complete stack of this selection,
         and ``check().to_dict()`` everything as plain values. Problems are those of the complete
-        index.
+        index. All files of the index are read and their checksums compared.
+
+        Raises
+        ------
+        IndexDamaged
+            A file of the index is not as the scan wrote it.
         """
+        read_manifest(self.path)
+        self._generation.stored.verify()
         return check(self._part())
 
     def __repr__(self) -> str:

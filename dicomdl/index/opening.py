@@ -5,10 +5,10 @@ import os
 from dicomdl.errors import UsageError
 from dicomdl.index.access import Access, access_to
 from dicomdl.index.defaults import find_default
-from dicomdl.index.generations import read_manifest
 from dicomdl.index.index import Index
 from dicomdl.index.moves import Roots
 from dicomdl.index.rows import generation_of
+from dicomdl.index.stored_generation import read_manifest
 from dicomdl.storage.folders import require_no_url
 
 
@@ -55,7 +55,8 @@ def open_index(
     Raises
     ------
     IndexFolderError
-        There is no index, it is damaged, or it has another format.
+        There is no index, or it has another format; `IndexDamaged` if a file is not as the scan
+        wrote it.
     UsageError
         `path` is a URL or no path, or `root` does not fit the roots of the index.
 

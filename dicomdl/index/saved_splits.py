@@ -10,11 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import xxhash
+
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.storage import publishing as storage
 
 # Number of the format of split files.
 VERSION: Final = 1
+# The entry with the checksum of all others, whatever their order and the white space between them.
+# A file without it was written by hand, or by an older dicomdl.
+_CHECKSUM: Final = "xxh3"
+_ENTRIES: Final = ("dicomdl_split", "by", "fractions", "k", "stratify", "seed", "parts", "rest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ class SavedSplit:
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
         lines.append(f'"parts": [{", ".join(map(_listed, self.parts))}]')
         lines.append(f'"rest": {_listed(self.rest)}')
+        checksum = _checksum(json.loads("{" + ",".join(lines) + "}"))
+        lines.insert(1, f'"{_CHECKSUM}": "{checksum}"')
         text = "{\n" + ",\n".join(lines) + "\n}\n"
         storage.write_whole(os.path.abspath(os.path.expanduser(os.fspath(path))), text.encode())
 
@@ -154,7 +162,19 @@ def load_split(path: str | os.PathLike[str]) -> SavedSplit:
         ) from None
 
 
+def _checksum(content: Mapping[str, Any]) -> str:
+    others = {name: value for name, value in content.items() if name != _CHECKSUM}
+    return str(xxhash.xxh3_64_hexdigest(json.dumps(others, sort_keys=True).encode()))
+
+
 def _parsed(content: Mapping[str, Any]) -> SavedSplit:
+    if unknown := sorted(content.keys() - {_CHECKSUM, *_ENTRIES}):
+        raise ValueError(f"unknown entries: {', '.join(unknown)}")
+    if content.get(_CHECKSUM, _checksum(content)) != _checksum(content):
+        raise ValueError(
+            f"its content has another checksum; if it was edited on purpose, delete the line "
+            f'"{_CHECKSUM}"'
+        )
     k = content["k"]
     parts = tuple(_groups(part) for part in content["parts"])
     fractions = tuple(map(float, content["fractions"]))

@@ -4,6 +4,7 @@ An index folder holds four tables per generation::
 
     lidc.index/
       manifest.json                     name of the current generation; replaced in one step
+      generations/<id>/checksums        size of each file, and a checksum per block of 64 KiB
       generations/<id>/scan.json        options of the scan, with its tolerances
       generations/<id>/files.arrow      one row per file: path, size, times, kind, SOP class
       generations/<id>/frames.arrow     one row per frame, sorted by stack and slice
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
+from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
 
@@ -39,16 +41,26 @@ CONSTANTS: Final = b"dicomdl.constants"
 class Table:
     """Columns of one table, each of one chunk, read-only.
 
-    The only class that converts Arrow values to NumPy or Python.
+    The only class that converts Arrow values to NumPy or Python. Columns of a mapped file are
+    verified before they are returned: `blocks` compares the checksums of what an array reads.
     """
 
-    def __init__(self, arrow: pa.Table) -> None:
-        self.arrow = arrow
+    def __init__(self, arrow: pa.Table, blocks: MappedBlocks | None = None) -> None:
+        self._arrow, self._blocks = arrow, blocks
         self._column_numbers = {name: number for number, name in enumerate(arrow.schema.names)}
+        # Columns, and those of them that are verified.
         self._arrays: dict[str, pa.Array] = {}
+        self._verified: dict[str, pa.Array] = {}
 
     def __len__(self) -> int:
-        return int(self.arrow.num_rows)
+        return int(self._arrow.num_rows)
+
+    @functools.cached_property
+    def arrow(self) -> pa.Table:
+        """The columns as an Arrow table, all of them verified."""
+        for name in self._column_numbers:
+            self.column(name)
+        return self._arrow
 
     @property
     def names(self) -> list[str]:
@@ -57,33 +69,36 @@ class Table:
 
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
-        kind = self.column(name).type
+        kind = self._type(name)
         return bool(
             pa.types.is_large_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
         )
 
     def is_number(self, name: str) -> bool:
         """Whether a column holds one plain number per row: neither flags nor encoded."""
-        kind = self.column(name).type
+        kind = self._type(name)
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
     def is_flag(self, name: str) -> bool:
         """Whether the column holds True or False."""
-        return bool(pa.types.is_boolean(self.column(name).type))
+        return bool(pa.types.is_boolean(self._type(name)))
 
     def is_list(self, name: str) -> bool:
         """Whether a column holds several numbers per row."""
-        kind = self.column(name).type
+        kind = self._type(name)
         return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
     def is_encoded(self, name: str) -> bool:
         """Whether a column is dictionary-encoded."""
-        return bool(pa.types.is_dictionary(self.column(name).type))
+        return bool(pa.types.is_dictionary(self._type(name)))
+
+    def _type(self, name: str) -> pa.DataType:
+        return self._array(name).type
 
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
         """Columns that hold one value in all rows, and that value, from the schema's metadata."""
-        return dict(json.loads((self.arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
+        return dict(json.loads((self._arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
         """Return one column as an Arrow array.
@@ -92,18 +107,54 @@ class Table:
         ------
         UsageError
             There is no such column; the message lists the nearest names.
+        IndexDamaged
+            A block of the column is not as the scan wrote it.
         """
+        if name not in self._verified:
+            array = self._array(name)
+            if self._blocks is not None:
+                self._blocks.verify(array)
+            self._verified[name] = array
+        return self._verified[name]
+
+    def _array(self, name: str) -> pa.Array:
         # Cached, because Arrow's own look-up by name takes 30 us.
         if name not in self._arrays:
             if name not in self._column_numbers:
                 raise no_such_column(name, self.names)
-            chunked = self.arrow.column(self._column_numbers[name])
+            chunked = self._arrow.column(self._column_numbers[name])
             if chunked.num_chunks > 1:
                 raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
             self._arrays[name] = (
                 chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
             )
         return self._arrays[name]
+
+    def is_verified(self, name: str) -> bool:
+        """Whether the whole column is verified, or no part of a mapped file."""
+        return self._blocks is None or name in self._verified
+
+    def column_at(self, name: str, start: int, stop: int) -> pa.Array:
+        """Return one column of which only a range of rows is verified."""
+        array = self._array(name)
+        if self._blocks is not None and name not in self._verified:
+            self._blocks.verify(array.slice(start, stop - start))
+        return array
+
+    def taken(self, name: str, rows: npt.NDArray[Any]) -> pa.Array:
+        """Return some rows of one column. Those between them are verified, too."""
+        if not len(rows):
+            return self._array(name).slice(0, 0)
+        column = self.column_at(name, int(rows.min()), int(rows.max()) + 1)
+        return column.take(pa.array(rows))
+
+    def bytes_of(self, name: str) -> int:
+        """Return the bytes of one column, with its dictionary."""
+        return int(self._array(name).get_total_buffer_size())
+
+    def unverified(self, name: str) -> "Table":
+        """Return a table of one column, for readers that call `column_at` before they read."""
+        return Table(self._arrow.select([name]))
 
     def distinct(self, name: str) -> list[Any]:
         """Return the distinct values of a column, None among them."""
@@ -162,7 +213,7 @@ class Table:
 
     def some_numbers(self, name: str, rows: npt.NDArray[Any]) -> list[Any]:
         """Return some values of a numeric column without nulls."""
-        taken = self.column(name).take(pa.array(rows))
+        taken = self.taken(name, rows)
         plain = taken.dictionary_decode() if pa.types.is_dictionary(taken.type) else taken
         return _view(plain).tolist()  # type: ignore[no-any-return]
 
@@ -171,7 +222,7 @@ class Table:
 
         The offsets are one more than the values: value i is ``data[offsets[i] : offsets[i + 1]]``.
         """
-        taken = self.column(name).take(pa.array(rows)).cast(pa.large_binary())
+        taken = self.taken(name, rows).cast(pa.large_binary())
         _, offset_buffer, data = taken.buffers()
         offsets = (
             np.frombuffer(offset_buffer, np.int64)[
@@ -273,7 +324,7 @@ class Table:
         """Return some values as Python objects; lists as tuples, None where absent."""
         return [
             tuple(value) if isinstance(value, list) else value
-            for value in self.column(name).take(pa.array(rows)).to_pylist()
+            for value in self.taken(name, rows).to_pylist()
         ]
 
     def part(self, rows: slice) -> "Table":
@@ -496,21 +547,19 @@ class _Part(Table):
 
     def __init__(self, whole: Table, rows: slice) -> None:
         self._whole, self._rows = whole, rows
-        self._column_numbers = whole._column_numbers
-        self._arrays = {}
+        self._blocks, self._column_numbers = whole._blocks, whole._column_numbers
+        self._arrays, self._verified = {}, {}
 
     def __len__(self) -> int:
         return len(range(*self._rows.indices(len(self._whole))))
 
     @functools.cached_property
-    def arrow(self) -> pa.Table:
-        """The rows of all columns."""
-        return self._whole.arrow.slice(self._rows.start, len(self))
+    def _arrow(self) -> pa.Table:
+        return self._whole._arrow.slice(self._rows.start, len(self))
 
-    def column(self, name: str) -> pa.Array:
-        """Return the rows of one column; see `Table.column`."""
+    def _array(self, name: str) -> pa.Array:
         if name not in self._arrays:
-            self._arrays[name] = self._whole.column(name).slice(self._rows.start, len(self))
+            self._arrays[name] = self._whole._array(name).slice(self._rows.start, len(self))
         return self._arrays[name]
 
 

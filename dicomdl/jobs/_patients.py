@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dicomdl.errors import IndexFolderError, UsageError
-from dicomdl.index.generations import read_facts, read_manifest
+from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.index.table import Table
 from dicomdl.jobs._texts import are_stored
 from dicomdl.storage import publishing as storage
@@ -62,7 +62,7 @@ def known_key(target: str, patient_id: str) -> str:
         and another split with them.
     """
     try:
-        facts = read_facts(target, read_manifest(target)["generation"])
+        facts = StoredGeneration(target, read_manifest(target)["generation"]).facts()
         before = str(facts["options"]["patient_id"])
     except (IndexFolderError, KeyError, TypeError):
         return patient_id
@@ -98,7 +98,7 @@ def holds_more(target: str, options: Mapping[str, Any]) -> bool:
     Such a generation is deleted without a grace period.
     """
     try:
-        before = read_facts(target, read_manifest(target)["generation"])["options"]
+        before = StoredGeneration(target, read_manifest(target)["generation"]).facts()["options"]
         has_patients = before["patient_id"] == "keep" != options["patient_id"]
         return has_patients or (are_stored(before) and not are_stored(options))
     except (IndexFolderError, KeyError, TypeError):

@@ -25,12 +25,7 @@ from dicomdl.headers.privacy import extra_attributes
 from dicomdl.index.access import Access, roots_of
 from dicomdl.index.building import encoded, joined, table_of
 from dicomdl.index.defaults import default_folder
-from dicomdl.index.generations import (
-    clear_remains,
-    is_index_folder,
-    publish,
-    read_manifest,
-)
+from dicomdl.index.generations import clear_remains, is_index_folder, publish
 from dicomdl.index.index import Index
 from dicomdl.index.moves import Moves, moved, moves_of, parse_roots
 from dicomdl.index.opening import opened
@@ -46,6 +41,7 @@ from dicomdl.index.schema import (
     TABLES,
     frames_schema,
 )
+from dicomdl.index.stored_generation import read_manifest
 from dicomdl.index.table import Table
 from dicomdl.jobs._digests import digests
 from dicomdl.jobs._linking import with_links, without_links
@@ -298,6 +294,8 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
             before["roots"] = [os.fsdecode(root) for root in now]
         if before != json.loads(json.dumps(options)) or manifest.get("dicomdl") != __version__:
             return None
+        # Nothing is kept of an index of which a part is damaged.
+        generation.stored.verify()
         tables = {table: getattr(generation, table) for table in TABLES}
     except IndexFolderError:
         return None

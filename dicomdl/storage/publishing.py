@@ -180,6 +180,17 @@ def write_whole(path: str, data: bytes) -> None:
     _write(path, data, os.replace)
 
 
+def write_named(path: str, data: bytes) -> None:
+    """Put `data` at a path that is named by a digest of them, unless they are there already.
+
+    A damaged file is replaced.
+    """
+    with contextlib.suppress(StorageError):
+        if read_whole(path) == data:
+            return
+    write_whole(path, data)
+
+
 def write_files(folder: str, files: Iterable[tuple[str, bytes]]) -> None:
     """Write files, given as (path below the folder, data), for the owner only.
 

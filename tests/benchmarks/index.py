@@ -32,6 +32,7 @@ from dicomdl.index import building as building_module
 from dicomdl.index import generations as generations_module
 from dicomdl.index import own_scans
 from dicomdl.index import schema as schema_module
+from dicomdl.index import stored_generation as stored_module
 
 SLICES = 100
 # What a loader asks of a frame beside its pixels: identifiers, rescale, position.
@@ -100,11 +101,9 @@ def _seed_index(scratch: Path) -> Path:
 
 def _repeat_index(seed: Path, out: Path, series: int) -> None:
 
-    generation = generations_module.read_manifest(str(seed))["generation"]
-    one = {
-        name: generations_module.map_table(str(seed), generation, name)
-        for name in schema_module.TABLES
-    }
+    generation = stored_module.read_manifest(str(seed))["generation"]
+    stored = stored_module.StoredGeneration(str(seed), generation)
+    one = {name: stored.table(name) for name in schema_module.TABLES}
     chance = np.random.default_rng(0)
     rows = np.tile(np.arange(SLICES), series)
     number = np.repeat(np.arange(series), SLICES)
@@ -127,8 +126,7 @@ def _repeat_index(seed: Path, out: Path, series: int) -> None:
         "problems": one["problems"],
         "annotations": one["annotations"],
     }
-    facts = generations_module.read_facts(str(seed), generation)
-    own_scans.record(str(out), generations_module.publish(str(out), repeated, facts))
+    own_scans.record(str(out), generations_module.publish(str(out), repeated, stored.facts()))
 
 
 def _replaced(table: Any, columns: dict[str, Any]) -> Any:

@@ -32,6 +32,7 @@ from typing import Any
 from dicomdl.index import generations as generations_module
 from dicomdl.index import own_scans
 from dicomdl.index import schema as schema_module
+from dicomdl.index import stored_generation as stored_module
 
 LARGE_EVERY = 32
 PATCH = (4, 4, 4)  # as large as most slices
@@ -103,11 +104,9 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
     dicomdl.scan(
         [phantom_ct.ct_folder(slices), small_series()], out=seed, workers=1, progress=False
     )
-    generation = generations_module.read_manifest(str(seed))["generation"]
-    one = {
-        name: generations_module.map_table(str(seed), generation, name)
-        for name in schema_module.TABLES
-    }
+    generation = stored_module.read_manifest(str(seed))["generation"]
+    stored = stored_module.StoredGeneration(str(seed), generation)
+    one = {name: stored.table(name) for name in schema_module.TABLES}
     starts = one["stacks"].numbers("frame_start")
     assert len(starts) == 2, "two series make two stacks"
     large = [
@@ -129,8 +128,7 @@ def _repeat(seed: Path, out: Path, series: int) -> None:
         "problems": one["problems"],
         "annotations": one["annotations"],
     }
-    facts = generations_module.read_facts(str(seed), generation)
-    own_scans.record(str(out), generations_module.publish(str(out), repeated, facts))
+    own_scans.record(str(out), generations_module.publish(str(out), repeated, stored.facts()))
 
 
 def dataset_of(kind: str, folder: str) -> Any:

@@ -17,7 +17,7 @@ from dicomdl.index import generations as generations_module
 from dicomdl.index import schema as schema_module
 from dicomdl.index._retiring import Moment
 from dicomdl.index.building import encoded, from_bytes, joined, table_of, to_bytes
-from dicomdl.index.generations import map_table, publish, read_facts, read_manifest
+from dicomdl.index.generations import publish
 from dicomdl.index.schema import (
     ANNOTATIONS_SCHEMA,
     FILES_SCHEMA,
@@ -25,6 +25,7 @@ from dicomdl.index.schema import (
     STACKS_SCHEMA,
     frames_schema,
 )
+from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.index.table import Table, between, where
 
 
@@ -200,10 +201,10 @@ def test_a_generation_is_published_and_read_back(tmp_path: Path) -> None:
     name = publish(str(tmp_path), content, {"options": {"a": 1}})
     manifest = read_manifest(str(tmp_path))
     assert manifest["generation"] == name
-    assert read_facts(str(tmp_path), name) == {"options": {"a": 1}}
+    assert StoredGeneration(str(tmp_path), name).facts() == {"options": {"a": 1}}
     rows = {"files": 0, "frames": 0, "stacks": 0, "problems": 1, "annotations": 0}
     assert manifest["rows"] == rows
-    assert map_table(str(tmp_path), name, "problems").value("reason", 0) == "cut"
+    assert StoredGeneration(str(tmp_path), name).table("problems").value("reason", 0) == "cut"
 
 
 def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(
@@ -217,7 +218,7 @@ def test_a_superseded_generation_stays_for_the_grace_period_and_then_goes(
     third = publish(str(tmp_path), empty_tables(), {})
     assert os.listdir(tmp_path / "generations") == [third]
     with pytest.raises(GenerationGone, match="gone") as caught:
-        map_table(str(tmp_path), first, "frames")
+        StoredGeneration(str(tmp_path), first).table("frames")
     assert caught.value.generation == first
 
 
@@ -276,7 +277,7 @@ def test_a_cut_table_is_an_index_folder_error(tmp_path: Path, keep: int) -> None
     path = tmp_path / "generations" / name / "frames.arrow"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(IndexFolderError, match="damaged"):
-        map_table(str(tmp_path), name, "frames")
+        StoredGeneration(str(tmp_path), name).table("frames")
 
 
 def test_a_constant_column_of_every_kind_becomes_an_array() -> None:

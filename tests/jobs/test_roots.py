@@ -23,8 +23,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 import dicomdl
 from dicomdl.errors import FileChanged, UsageError
 from dicomdl.headers.reader import HeaderReader
-from dicomdl.index.generations import map_table, read_manifest
 from dicomdl.index.schema import STATE_COLUMNS, TABLES
+from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.jobs import engine as engine_module
 from dicomdl.storage import memory
 
@@ -85,10 +85,10 @@ def scan(root: Any, out: Path, **options: Any) -> dicomdl.Index:
 
 def tables(out: Path, root: str) -> dict[str, dict[str, list[Any]]]:
     """Return the columns of all tables but states, with locations below the root."""
-    generation = read_manifest(str(out))["generation"]
+    stored = StoredGeneration(str(out), read_manifest(str(out))["generation"])
     found = {}
     for name in TABLES:
-        table = map_table(str(out), generation, name)
+        table = stored.table(name)
         columns = [c for c in table.arrow.schema.names if c not in STATE_COLUMNS]
         # Compared by their text, in which NaN is NaN.
         found[name] = {c: list(map(repr, table.column(c).to_pylist())) for c in columns}
