@@ -48,7 +48,7 @@ ROOT: Final = Path(__file__).parents[1]
 COVERED_BY: Final = {
     "geometry/grid": "grid verdict stacks",
     "geometry/verdict": "verdict grid",
-    "geometry/stacks": "stacks runs joining",
+    "geometry/stacks": "stacks contrast runs joining",
     "geometry/_dimensions": "dimensions candidates",
     "geometry/_candidates": "candidates stacks contrast",
     "geometry/regular": "regular grid",

@@ -382,6 +382,19 @@ def test_a_volume_whose_slices_have_two_kernels_says_so(tmp_path: Path) -> None:
     assert "varies" not in detail(stacks_of(tmp_path / "one")[1])
 
 
+@pytest.mark.parametrize(("scheme", "reversed_rows"), [("1", "all"), ("0", None), ("2", "unknown")])
+def test_a_stack_says_whether_its_rows_are_stored_in_reverse(
+    tmp_path: Path, scheme: str, reversed_rows: str | None
+) -> None:
+    def edit(dataset: Dataset, _: int) -> None:
+        block = dataset.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "epi_pepolar")
+        block.add_new(0xB3, "DS", scheme)
+
+    write_series(tmp_path, modality="MR", shape=(3, 5, 7), edit=edit)
+    assert detail(stacks_of(tmp_path)[1]).get("reversed_rows") == reversed_rows
+
+
 def test_a_thicker_reconstruction_on_every_fifth_position_is_a_volume_of_its_own(
     tmp_path: Path,
 ) -> None:
