@@ -78,11 +78,19 @@ def test_a_position_is_possible_up_to_a_kilometre_away(axis: int, sign: int) -> 
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_pixel_is_possible_up_to_ten_metres(number: int) -> None:
-    for size, expected in ((9999.0, True), (1e4, False), (1e-9, True), (0.0, False), (-1.0, False)):
+def test_a_pixel_is_possible_from_a_picometre_to_ten_metres(number: int) -> None:
+    possible = {9999.0: True, 1e4: False, 1.5e-9: True, 1e-9: False, 0.0: False, -1.0: False}
+    for size, expected in possible.items():
         spacing = [1.0, 1.0]
         spacing[number] = size
         assert known(spacing=spacing) == (expected, expected)
+
+
+def test_a_thickness_is_the_step_of_one_slice_from_a_picometre_to_a_kilometre() -> None:
+    for thickness, known in ((1.5e-9, True), (1e-9, False), (0.9e6, True), (1e6, False)):
+        found = assess(np.zeros((1, 3)), np.array(AXIAL), np.ones(2), DEFAULT, thickness)
+        assert found.detail == {"step": "SliceThickness" if known else "unknown, 1 mm"}
+        assert found.affine[:3, 0].tolist() == [0, 0, thickness if known else 1]
 
 
 @pytest.mark.parametrize(
