@@ -96,8 +96,8 @@ def test_one_hidden_folder_is_counted_in_the_singular(
 @pytest.mark.parametrize(
     ("root", "sentence"),
     [
-        ("s3://bucket/lidc", "is a URL"),
-        ("https://example.org/case.zip", "is a URL"),
+        ("s3:/bucket/lidc", "is a URL"),
+        ("https://example.org/case.zip", "is an archive in a store"),
         ("case.7z", "unpack it"),
         ("case.RAR", "unpack it"),
         ("absent.zip", "does not exist"),

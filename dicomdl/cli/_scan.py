@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
         "roots",
         nargs="*",
         metavar="ROOT",
-        help="folder, file, archive (zip, tar), or the DICOMDIR of a CD",
+        help="folder, file, archive (zip, tar), the DICOMDIR of a CD, the URL of a prefix or of an "
+        "object (s3://, gs://, az://, https://), or a list or table of URLs",
     )
     scan.add_argument(
         "-o",
@@ -44,6 +45,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="read the archives in folders, too (those that are a ROOT are read always)",
     )
+    _add_stores(scan)
     scan.add_argument(
         "-a",
         "--attribute",
@@ -92,6 +94,37 @@ def add(commands: Any) -> None:
     scan.set_defaults(run=run)
 
 
+def _add_stores(scan: argparse.ArgumentParser) -> None:
+    """Add the options that say how stores are reached."""
+    scan.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="read a public bucket, without credentials (those come from the environment)",
+    )
+    scan.add_argument("--endpoint", metavar="URL", help="another server of S3")
+    scan.add_argument("--region", metavar="NAME", help="the region of the bucket")
+    scan.add_argument(
+        "--requester-pays", action="store_true", help="accept the costs of the requests"
+    )
+    scan.add_argument(
+        "--concurrency",
+        type=int,
+        default=64,
+        metavar="N",
+        help="objects that each process asks for at once (default: %(default)s)",
+    )
+
+
+def _storage_options(given: argparse.Namespace) -> dict[str, Any]:
+    options = {
+        "skip_signature": given.anonymous,
+        "endpoint": given.endpoint,
+        "region": given.region,
+        "request_payer": given.requester_pays,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
 def run(given: argparse.Namespace) -> int:
     """Scan, and print the summary. A scan that found no image is a problem."""
     from dicomdl.jobs.scan import scan
@@ -112,6 +145,8 @@ def run(given: argparse.Namespace) -> int:
         pixel_hash=given.pixel_hash,
         texts=not given.no_texts,
         strict_files=not given.no_strict_files,
+        storage_options=_storage_options(given),
+        concurrency=given.concurrency,
     )
     if given.json:
         print(json.dumps(facts(index), indent=1))
@@ -139,7 +174,11 @@ def _moved_roots(out: str | None, move: dict[str, str]) -> list[str]:
 
 def _nothing_found(roots: list[str], index: Any) -> str:
     """Describe why an index holds no image."""
-    where = ", ".join(repr(os.path.abspath(os.path.expanduser(root))) for root in roots)
+    from dicomdl.storage.locations import absolute, is_url
+    from dicomdl.storage.objects import without_secrets
+
+    places = [without_secrets(root) if is_url(root) else absolute(root) for root in roots]
+    where = ", ".join(map(repr, places))
     if not index.ledger["files"]:
         passed = sum(
             n for n in index.manifest.get("passed_over", {}).values() if isinstance(n, int)

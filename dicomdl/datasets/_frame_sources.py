@@ -19,6 +19,8 @@ from dicomdl.errors import DicomdlError, UsageError
 from dicomdl.geometry.in_plane import PROJECTION
 from dicomdl.index.index import Index
 from dicomdl.index.views import Stack, Stacks
+from dicomdl.pixels.read import frames_ahead
+from dicomdl.storage.locations import SEPARATOR
 from dicomdl.values.auto import resolve
 from dicomdl.values.conversion import CONVERSION_COLUMNS, conversion
 from dicomdl.values.intensity import Intensity
@@ -100,9 +102,10 @@ class StoredFrames:
         return self._index.stack_boundaries()
 
     def batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
-        """Return a context without effect: each frame has bytes of its own."""
-        del rows
-        return contextlib.nullcontext()
+        """Return a context in which frames of stores are asked for together."""
+        if not len(rows) or SEPARATOR not in self._index.source(rows[0]).path:
+            return contextlib.nullcontext()
+        return frames_ahead([self._index.source(row) for row in rows])
 
     def read(self, row: int) -> FrameRead:
         """Read the frame of a row."""

@@ -361,6 +361,8 @@ class FrameDataset(PixelDataset):
         return self._source.boundaries
 
     def _batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        if self.bags is not None and isinstance(self._source, StoredFrames):
+            rows = np.concatenate([self._cases[row] for row in rows]).tolist()
         return self._source.batch(rows)
 
     def _make(self, row: int, epoch: int | None) -> Sample:

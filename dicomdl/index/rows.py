@@ -25,6 +25,7 @@ from dicomdl.index.soundness import require_sound, require_sound_facts
 from dicomdl.index.stored_generation import StoredGeneration
 from dicomdl.index.table import Table
 from dicomdl.storage.memory import remembered
+from dicomdl.storage.objects import declare
 from dicomdl.storage.paths import UnacceptedPath
 
 
@@ -35,8 +36,8 @@ class Generation:
         self.folder = folder
         self.name = name
         self.access = access
-        # The path of a file now, from the bytes that the index stores.
-        self.path: Callable[[bytes], str] = os.fsdecode if access.is_plain else access.path
+        self._path: Callable[[bytes], str] = os.fsdecode if access.is_plain else access.path
+        self._declared: set[bytes] = set()
 
     @property
     def address(self) -> tuple[str, str, Access]:
@@ -57,6 +58,24 @@ class Generation:
     @functools.cached_property
     def _readable(self) -> npt.NDArray[np.bool_]:
         return self.access.readable(self.files)
+
+    def path(self, data: bytes) -> str:
+        """Return the path of a file now, from the bytes that the index stores."""
+        if b"://" in data:
+            self._declare_store(data)
+        return self._path(data)
+
+    def _declare_store(self, data: bytes) -> None:
+        """Tell this process how the store of a location is reached, once per bucket.
+
+        An index that is not believed does not choose the server that gets the user's credentials.
+        """
+        bucket = b"/".join(data.split(b"/", 3)[:3])
+        if bucket not in self._declared:
+            self._declared.add(bucket)
+            options = self.facts.get("options", {}).get("storage_options")
+            if options and self.access.roots is None:
+                declare([os.fsdecode(bucket)], options)
 
     @functools.cached_property
     def stored(self) -> StoredGeneration:
@@ -223,7 +242,7 @@ class Generation:
     def _paths(self, data: bytes, ends: list[int]) -> list[str]:
         """Decode paths that are concatenated in `data` and end at `ends`."""
         pieces = itertools.pairwise(ends)
-        if data.isascii() and self.access.is_plain:
+        if data.isascii() and self.access.is_plain and b"://" not in data:
             text = os.fsdecode(data)
             return [text[start:end] for start, end in pieces]
         return [self.path(data[start:end]) for start, end in pieces]

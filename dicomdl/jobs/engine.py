@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeAlias
 
 from dicomdl.errors import DicomdlError, DicomdlWarning, StorageError
@@ -36,7 +36,8 @@ from dicomdl.index.table import Table
 from dicomdl.jobs._pixel_hashes import pixel_hashes
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
-from dicomdl.storage.sources import Source
+from dicomdl.storage.objects import declare, has_queries
+from dicomdl.storage.sources import CONCURRENCY, Source
 from dicomdl.storage.system import available_cores
 
 # Files that a worker reads per answer.
@@ -52,17 +53,27 @@ class Reading:
     extra: Sequence[Attribute] = ()
     pixel_hash: bool = False
     limits: ReadLimits = DEFAULT_LIMITS
+    concurrency: int = CONCURRENCY
+    # How stores are reached, by bucket.
+    stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_chunk(
-    reader: HeaderReader, paths: Sequence[bytes], first: int = 0, *, pixel_hash: bool = False
+    reader: HeaderReader,
+    paths: Sequence[bytes],
+    first: int = 0,
+    *,
+    pixel_hash: bool = False,
+    concurrency: int = CONCURRENCY,
 ) -> list[Table]:
     """Read the headers of some files, numbered from `first`; hash the pixels where asked for.
+
+    `concurrency` is the number of objects of stores that are asked for at once.
 
     Returns the tables [files, frames, problems, annotations].
     """
     with _no_cycle_collection():
-        headers = read_headers(reader, [os.fsdecode(path) for path in paths])
+        headers = read_headers(reader, [os.fsdecode(path) for path in paths], concurrency)
     return _tables(reader, paths, headers, first, pixel_hash=pixel_hash)
 
 
@@ -208,8 +219,9 @@ def read_all(
     ]
     if workers is None:
         workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
-    if not sys.executable:
-        # Python embedded in another program has no command to start workers with.
+    if not sys.executable or has_queries():
+        # Python embedded in another program has no command to start workers with. Queries of URLs,
+        # which may be signatures, stay in this process.
         workers = 1
     done = (
         _in_process(chunks, reading)
@@ -233,7 +245,13 @@ def _in_process(
 ) -> Iterator[list[Table]]:
     reader = HeaderReader(reading.extra, reading.limits)
     for first, paths in chunks:
-        yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash)
+        yield read_chunk(
+            reader,
+            paths,
+            first,
+            pixel_hash=reading.pixel_hash,
+            concurrency=reading.concurrency,
+        )
 
 
 # Chunk: the number of its first file, and its paths.
@@ -247,12 +265,14 @@ def answering(reading: Mapping[str, Any]) -> Answer:
     """Return the function by which a worker process answers a chunk with its tables."""
     extra = [Attribute(**{**a, "groups": tuple(a["groups"])}) for a in reading["extra"]]
     reader = HeaderReader(extra, ReadLimits(**reading["limits"]))
-    pixel_hash = bool(reading["pixel_hash"])
+    options = {"pixel_hash": bool(reading["pixel_hash"]), "concurrency": reading["concurrency"]}
+    for root, chosen in reading["stores"].items():
+        declare([root], chosen)
 
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)
         paths = message[_FIRST.size :].split(b"\0")
-        return [to_bytes(read_chunk(reader, paths, first, pixel_hash=pixel_hash))]
+        return [to_bytes(read_chunk(reader, paths, first, **options))]
 
     return answer
 

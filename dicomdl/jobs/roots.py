@@ -8,10 +8,11 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from dicomdl.errors import HeaderError, PixelError, UsageError
 from dicomdl.headers.dicomdir import referenced_files
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
+from dicomdl.jobs.store_roots import add_stores, checked_url, is_table
 from dicomdl.storage.archives import OTHER_ENDINGS, has_ending, list_members
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
-from dicomdl.storage.locations import SEPARATOR, absolute, joined
+from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined
 from dicomdl.storage.medium import Medium
 from dicomdl.storage.sources import Source, State
 
@@ -19,7 +20,11 @@ Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 # The name of a directory (PS3.10 8.6); a CD may show it in lower case.
 _DICOMDIR: Final = "DICOMDIR"
 # "folder" also stands for a single file.
-Kind = Literal["folder", "archive", "dicomdir"]
+Kind = Literal["folder", "archive", "dicomdir", "store", "table"]
+
+
+# Kinds that are URLs, or hold them.
+STORES: Final = ("store", "table")
 
 
 class Root(NamedTuple):
@@ -50,6 +55,7 @@ class Walking:
     avoid: str = ""
     compared: int = 4
     known: Mapping[bytes, Known] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def checked_roots(given: Any) -> list[Root]:
@@ -69,6 +75,9 @@ def checked_roots(given: Any) -> list[Root]:
 
 
 def _root(given: str) -> Root:
+    if is_url(given):
+        path = checked_url(given)
+        return Root(os.fsencode(path), "table" if is_table(path) else "store")
     require_no_url(given)
     path = absolute(given)
     if not os.path.exists(path):
@@ -83,6 +92,7 @@ def _root(given: str) -> Root:
             )
         is_directory = os.path.basename(path).upper() == _DICOMDIR
         kind = "archive" if has_ending(path) else "dicomdir" if is_directory else "folder"
+        kind = "table" if is_table(path) else kind
     return Root(os.fsencode(path), kind)
 
 
@@ -103,6 +113,12 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
             _add_referenced(os.fsdecode(root.path), found)
     if len(roots) > 1:
         drop_repeats(found)
+    stores, tables = (
+        [os.fsdecode(root.path) for root in roots if root.kind == kind]
+        for kind in ("store", "table")
+    )
+    if stores or tables:
+        add_stores(stores, tables, walking.storage_options, found)
     return found
 
 

@@ -54,11 +54,12 @@ from dicomdl.jobs._patients import (
 )
 from dicomdl.jobs._texts import without_texts
 from dicomdl.jobs.engine import Reading, read_all, refused_tables
-from dicomdl.jobs.roots import Known, Path, Root, Walking, checked_roots, walk_roots
+from dicomdl.jobs.roots import STORES, Known, Path, Root, Walking, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.locations import absolute, split
-from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED, State
+from dicomdl.storage.objects import MOST_CONCURRENCY, checked_options, declare, declared
+from dicomdl.storage.sources import COMPARED, COMPARED_IF_MOVED, CONCURRENCY, State
 from dicomdl.version import __version__
 
 
@@ -77,6 +78,8 @@ def scan(
     strict_files: bool = True,
     pixel_hash: bool = False,
     limits: ReadLimits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    concurrency: int = CONCURRENCY,
     archives: bool = False,
     texts: bool = True,
 ) -> Index:
@@ -91,6 +94,12 @@ def scan(
 
         A zip or tar archive is read without unpacking it: ``case.zip//name`` is the path of a
         member. The file DICOMDIR of a CD stands for the files that it references.
+
+        A URL is a prefix or an object of a store, as text: ``s3://bucket/prefix``, ``gs://``,
+        ``az://``, ``https://host/file.dcm``; these need the extra `cloud`. A list or table of URLs
+        (.txt, .csv, .tsv, .parquet, on disk or behind a URL) stands for the objects in it. Headers
+        are read by ranges, of 16 kB for most files. The query of a URL, which may be a signature,
+        is not stored: only this process can read such objects.
     out
         The index folder. The default is one in the user's cache folder, which the next scan of the
         same roots updates. An update reads new and changed files only and drops deleted ones. The
@@ -127,6 +136,14 @@ def scan(
     limits
         Largest numbers of frames, fragments, elements and bytes that one file may have, and of
         members that an archive may have; a file beyond them is a problem.
+    storage_options
+        How the stores are reached; stored with the index. ``skip_signature`` (bool) reads public
+        buckets without credentials, ``endpoint`` (URL) and ``region`` name another server of S3,
+        ``request_payer`` (bool) accepts the costs of the requests, ``virtual_hosted_style_request``
+        (bool) puts the bucket into the name of the host, ``account_name`` is that of Azure.
+        Credentials come from the environment, such as AWS_ACCESS_KEY_ID.
+    concurrency
+        Objects of stores that each process asks for at once, 1 to 256.
     archives
         Read the archives, too, that are found in folders (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz,
         .tar.zst). Archives that are roots are read always. Members that are stored, and those of a
@@ -148,11 +165,13 @@ def scan(
     Raises
     ------
     UsageError
-        A root does not exist or is a URL, an attribute is unknown or identifying, `out` is a folder
-        with other files, or its index holds hashes and this scan has another key or none
-        (`patient_id`).
+        A root does not exist, an attribute is unknown or identifying, `out` is a folder with other
+        files, its index holds hashes and this scan has another key or none (`patient_id`), or an
+        option of `storage_options` is unknown or a credential.
     StorageError
-        The index cannot be written. The old one is untouched.
+        The index cannot be written, or a store cannot be listed. The old index is untouched.
+    MissingExtra
+        A root is a URL, and obstore is not installed.
 
     Examples
     --------
@@ -164,6 +183,10 @@ def scan(
     (1, 'single')
     """
     checked = checked_roots(roots)
+    stores = checked_options(storage_options)
+    declare([os.fsdecode(root.path) for root in checked if root.kind in STORES], stores)
+    if not 1 <= concurrency <= MOST_CONCURRENCY:
+        raise UsageError(f"concurrency is {concurrency}, expected 1 to {MOST_CONCURRENCY}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     extra = extra_attributes(attributes, allow_phi=allow_phi)
@@ -180,6 +203,7 @@ def scan(
         "pixel_hash": bool(pixel_hash),
         "limits": asdict(limits),
         "texts": bool(texts),
+        **({"storage_options": stores} if stores else {}),
     }
     target = _target(out, options)
     source = target
@@ -190,7 +214,8 @@ def scan(
     # A moved file has another change time.
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
     known = _known_archives(old, checked, archives)
-    walked = walk_roots(checked, Walking(follow_links, archives, limits, target, compared, known))
+    walking = Walking(follow_links, archives, limits, target, compared, known, stores)
+    walked = walk_roots(checked, walking)
     if old is not None and not move and _unchanged(walked, old):
         clear_remains(target)
         return _own(target, read_manifest(target)["generation"], strict_files=strict_files)
@@ -200,7 +225,7 @@ def scan(
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
         old = replace(old, files=_with_states(old.files, kept, walked))
-    reading = Reading(extra, bool(pixel_hash), limits)
+    reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
     chunks = list(read_all([walked.paths[i] for i in fresh], reading, workers, progress=progress))
     if patient_id == "hash":
         chunks = [

@@ -7,10 +7,14 @@ Tiles of a mosaic are cut out of a band of its rows, or out of the complete deco
 cached for the next tiles.
 """
 
+import contextlib
+from collections.abc import Sequence
+
 import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import UsageError
+from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels._native import UNCODED
 from dicomdl.pixels._whole import read_plain, read_whole
 from dicomdl.pixels.coded import read_coded, to_rgb
@@ -19,6 +23,8 @@ from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import WHOLE, Colour, Decoding
 from dicomdl.pixels.stored import check_out, is_label, is_plain, named, result_array, stored_range
 from dicomdl.pixels.tiles import read_tile
+from dicomdl.storage.locations import SEPARATOR
+from dicomdl.storage.sources import Span, reading_ahead
 
 # --- reading --------------------------------------------------------------------------------------
 
@@ -37,6 +43,21 @@ def read_frame(
     `out` has `frame_shape(source, reduce)` and `stored_dtype(source)`.
     """
     return decode_frame(source, out, Decoding(colour, reduce, threads, max_bytes))
+
+
+def frames_ahead(sources: Sequence[FrameSource]) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which frames of stores are asked for ahead of their reading.
+
+    Frames of files, by the first one, are left to the file system.
+    """
+    if not sources or SEPARATOR not in sources[0].path:
+        return contextlib.nullcontext()
+    spans = [
+        Span(source.file, source.byte_offset, source.byte_length)
+        for source in sources
+        if not source.deflated
+    ]
+    return reading_ahead(dict.fromkeys(spans))
 
 
 def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = WHOLE) -> Values:

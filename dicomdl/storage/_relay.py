@@ -40,6 +40,11 @@ class RelayedClient:
         """Return the state of an object."""
         return ObjectState(*self._relay.ask("head", url)[0])
 
+    def whole(self, url: str, most: int) -> Any:
+        """Return all bytes of an object; None if there are more than `most`."""
+        is_there, data = self._relay.ask("whole", url, most)
+        return data if is_there else None
+
     def level(self, url: str) -> tuple[list[Listed], list[str]]:
         """Return the objects directly below a prefix, and the prefixes one level below it."""
         (objects, prefixes), _ = self._relay.ask("level", url)
@@ -130,6 +135,9 @@ def _replied(call: Sequence[Any]) -> tuple[Any, Any]:
         if method == "get":
             found = client.get(url, *rest)
             return list(found.state), found.data
+        if method == "whole":
+            data = client.whole(url, *rest)
+            return data is not None, b"" if data is None else data
         if method == "below":
             return [[*each] for page in client.below(url) for each in page], b""
         return list(getattr(client, method)(url)), b""

@@ -124,12 +124,8 @@ def has_queries() -> bool:
 
 
 def declare(roots: Iterable[str], options: Mapping[str, Any]) -> None:
-    """Set the options of the stores of some roots in this process.
-
-    "*" is a root in all stores, for tables of URLs.
-    """
-    for root in roots:
-        key = root if root == "*" else bucket_of(root)
+    """Set the options of the stores of some roots in this process."""
+    for key in dict.fromkeys(map(bucket_of, roots)):
         if options:
             _given.options[key] = dict(options)
         else:
@@ -138,10 +134,7 @@ def declare(roots: Iterable[str], options: Mapping[str, Any]) -> None:
 
 def options_of(url: str) -> Mapping[str, Any]:
     """Return the options of the store of a URL."""
-    if not _given.options:
-        return {}
-    found = _given.options.get(bucket_of(url))
-    return _given.options.get("*", {}) if found is None else found
+    return _given.options.get(bucket_of(url), {}) if _given.options else {}
 
 
 def declared() -> dict[str, dict[str, Any]]:

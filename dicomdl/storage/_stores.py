@@ -64,6 +64,9 @@ class Client(Protocol):
     def head(self, url: str) -> ObjectState:
         """Return the state of an object."""
 
+    def whole(self, url: str, most: int) -> Any:
+        """Return all bytes of an object; None if there are more than `most`."""
+
     def level(self, url: str) -> tuple[list[Listed], list[str]]:
         """Return the objects directly below a prefix, and the prefixes one level below it."""
 
@@ -170,6 +173,11 @@ class _Obstore:
         with _explained(url):
             return _state(self._obstore.head(self._store, self._key(url)))
 
+    def whole(self, url: str, most: int) -> Any:
+        with _explained(url):
+            result = self._obstore.get(self._store, self._key(url))
+            return None if result.meta["size"] > most else memoryview(result.bytes())
+
     def level(self, url: str) -> tuple[list[Listed], list[str]]:
         with _explained(url):
             found = self._obstore.list_with_delimiter(self._store, self._key(url) or None)
@@ -266,6 +274,12 @@ class _Fsspec:
     def head(self, url: str) -> ObjectState:
         with _explained(url):
             return _info_state(self._files.info(url))
+
+    def whole(self, url: str, most: int) -> Any:
+        if self.head(url).size > most:
+            return None
+        with _explained(url):
+            return memoryview(self._files.cat_file(url))
 
     def level(self, url: str) -> tuple[list[Listed], list[str]]:
         with _explained(url):

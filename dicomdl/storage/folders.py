@@ -124,8 +124,8 @@ def require_no_url(path: str) -> None:
     """Raise UsageError for a URL, also for one whose "//" became "/" in a `pathlib.Path`."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path) and not os.path.exists(path):
         raise UsageError(
-            f"{path!r} is a URL, which dicomdl does not read yet: copy the files to a folder, or "
-            "mount them there",
+            f'{path!r} is a URL in place of a folder: scan takes URLs as text, with "//", which '
+            "pathlib.Path shortens, and an index is a folder on disk",
             path=path,
         )
 

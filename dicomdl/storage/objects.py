@@ -18,13 +18,18 @@ from typing import Final, NamedTuple
 from dicomdl.errors import FileChanged
 from dicomdl.storage._byte_cache import byte_cache, digest_of
 from dicomdl.storage._requests import CONCURRENCY, client_of, submit
+from dicomdl.storage._requests import MOST_CONCURRENCY as MOST_CONCURRENCY
 from dicomdl.storage._store_options import checked_options as checked_options
 from dicomdl.storage._store_options import declare as declare
 from dicomdl.storage._store_options import declared as declared
 from dicomdl.storage._store_options import has_queries as has_queries
+from dicomdl.storage._store_options import remember_query as remember_query
+from dicomdl.storage._store_options import require_no_secret as require_no_secret
+from dicomdl.storage._store_options import without_secrets as without_secrets
 from dicomdl.storage._stores import ChangedObject, Fetched, ObjectState, in_full
 from dicomdl.storage.handles import UNKNOWN, Source
 from dicomdl.storage.locations import is_url
+from dicomdl.storage.paths import UnacceptedPath
 
 # Bytes of the first request for a header, which most fit.
 FIRST_BYTES: Final = 16 * 2**10
@@ -329,13 +334,18 @@ def _planned(url: str, start: int, stop: int) -> memoryview | None:
     return None
 
 
+def _is_accepted(path: str) -> bool:
+    return is_url(path) and not isinstance(path, UnacceptedPath)
+
+
 @contextlib.contextmanager
 def reading_ahead(ranges: Iterable[Span]) -> Iterator[None]:
     """Ask for ranges of objects ahead of the reads inside the block.
 
-    Ranges of files are left to their file system. A range that is inside of another needs no entry.
+    Ranges of files are left to their file system. Objects that the user has not accepted are not
+    asked for.
     """
-    remote = [part for part in ranges if part.length and is_url(part.source.path)]
+    remote = [part for part in ranges if part.length and _is_accepted(part.source.path)]
     if len(remote) < 2:
         yield
         return

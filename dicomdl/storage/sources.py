@@ -33,7 +33,8 @@ from dicomdl.storage.handles import truncated as truncated
 from dicomdl.storage.locations import SEPARATOR, split
 from dicomdl.storage.object_heads import CONCURRENCY as CONCURRENCY
 from dicomdl.storage.object_heads import walk_heads as walk_heads
-from dicomdl.storage.objects import RemoteObject, Span, look_up_object
+from dicomdl.storage.objects import RemoteObject, look_up_object
+from dicomdl.storage.objects import Span as Span
 from dicomdl.storage.objects import reading_ahead as reading_ahead
 from dicomdl.storage.paths import require_accepted
 from dicomdl.storage.ranges import Range

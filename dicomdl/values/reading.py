@@ -21,7 +21,7 @@ from dicomdl.errors import GeometryError, IntensityError, UsageError
 from dicomdl.headers.frame_source import FrameSource
 from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import FREE_VOLUME_BYTES, WHOLE, Decoding, require_justified
-from dicomdl.pixels.read import decode_frame
+from dicomdl.pixels.read import decode_frame, frames_ahead
 from dicomdl.pixels.stored import add_frame_note, frame_shape, is_label, stored_dtype, stored_range
 from dicomdl.pixels.tiles import read_tiles, same_mosaic
 from dicomdl.values._lookup_reading import palette
@@ -115,7 +115,9 @@ def _read_grey(
             narrower, array = array, np.empty(shape, wider)
             for number in np.flatnonzero(done):
                 array[runs[number]] = narrower[runs[number]]
-        _in_threads(fill, np.flatnonzero(~done).tolist(), how.threads)
+        left = np.flatnonzero(~done).tolist()
+        with frames_ahead([source for number in left for source in sources[runs[number]]]):
+            _in_threads(fill, left, how.threads)
         return array
 
     array = in_first_that_fits(read_rest, wanted)
@@ -246,7 +248,8 @@ def _read_colour(
         else:
             decode_frame(source, array[number], how_each)
 
-    _in_threads(fill, range(len(sources)), how.threads)
+    with frames_ahead(sources):
+        _in_threads(fill, range(len(sources)), how.threads)
     return array
 
 

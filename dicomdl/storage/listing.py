@@ -6,7 +6,8 @@ divided at "/" until there are enough of them to list at the same time.
 
 import bisect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,8 @@ from dicomdl.storage.handles import UNKNOWN, State
 # Prefixes that are listed at once, and the levels that are divided to get them.
 _ENOUGH_PREFIXES: Final = 32
 _MOST_LEVELS: Final = 4
+# Roots that are listed at once; each may list that many prefixes.
+_ROOTS_AT_ONCE: Final = 16
 
 
 @dataclass
@@ -35,7 +38,7 @@ def state_of_object(state: ObjectState) -> State:
 
 
 def listed(root: str) -> Listing:
-    """List the objects below a prefix in the order of their locations, or the one at it.
+    """List the objects below a prefix in the order of a walk over folders, or the one at it.
 
     Markers of folders (objects of 0 bytes) and hidden folders (".name") are left out.
 
@@ -71,6 +74,22 @@ def listed(root: str) -> Listing:
     return _sorted(root, parts, found)
 
 
+def list_many(roots: Sequence[str]) -> Iterator[tuple[str, Listing | OSError]]:
+    """Yield each of some prefixes with its listing, or with the error of it, in order."""
+
+    def outcome(root: str) -> Listing | OSError:
+        try:
+            return listed(root)
+        except OSError as error:
+            return error
+
+    if len(roots) == 1:
+        yield roots[0], outcome(roots[0])
+        return
+    with ThreadPoolExecutor(_ROOTS_AT_ONCE) as threads:
+        yield from zip(roots, threads.map(outcome, roots), strict=True)
+
+
 _Rows = list[tuple[bytes, State]]
 
 
@@ -94,14 +113,25 @@ def _sorted(root: str, parts: list[_Rows], found: Listing) -> Listing:
     parts.clear()
     base = len(os.fsencode(root))
     hidden: set[bytes] = set()
-    for number, (path, state) in enumerate(rows):
-        if (name := _hidden_folder(path, base)) is not None:
+    kept: _Rows = []
+    for number, row in enumerate(rows):
+        if (name := _hidden_folder(row[0], base)) is not None:
             hidden.add(name)
-        elif state[0] or not _is_marker(rows, number):
-            found.paths.append(path)
-            found.states.append(state)
+        elif row[1][0] or not _is_marker(rows, number):
+            kept.append(row)
+    kept.sort(key=lambda row: _place(row[0], base))
+    found.paths, found.states = [path for path, _ in kept], [state for _, state in kept]
     found.hidden_folders = len(hidden)
     return found
+
+
+def _place(path: bytes, base: int) -> bytes:
+    """Return what sorts objects as a walk over folders does: files of a folder, then its folders.
+
+    No key has a NUL.
+    """
+    *folders, name = path[base:].split(b"/")
+    return b"".join(b"\1" + folder + b"\0" for folder in folders) + b"\0" + name
 
 
 def _hidden_folder(path: bytes, base: int) -> bytes | None:
