@@ -156,18 +156,9 @@ def _note_slow(error: BaseException, pids: Iterable[int]) -> None:
 
 
 class _Watch:
-    """Whether this process watches its parent."""
+    """The process whose thread watches its parent; a forked one has no such thread."""
 
-    is_on = False
-
-
-def _forget_watch() -> None:
-    """Note that a forked process has no thread that watches."""
-    _Watch.is_on = False
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_watch)
+    process = 0
 
 
 def end_with_parent() -> None:
@@ -176,9 +167,9 @@ def end_with_parent() -> None:
     A decoder that holds the GIL keeps it alive until it returns; all that are called within a
     worker by default release it or have never hung.
     """
-    if _Watch.is_on:
+    if _Watch.process == os.getpid():
         return
-    _Watch.is_on = True
+    _Watch.process = os.getpid()
     watch = threading.Thread(target=_watch, args=(os.getppid(),), daemon=True)
     watch.start()
 

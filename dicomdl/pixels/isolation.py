@@ -152,32 +152,31 @@ class _Helper:
         )
 
 
-# Helpers that wait for a job. `append` and `pop` are atomic: threads need no lock.
-_idle: Final[list[_Helper]] = []
-# Helpers of the parent of a forked process. Freed, they would be waited for.
-_inherited: Final[list[_Helper]] = []
+class _Helpers:
+    """The helpers of this process that wait for a job."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        # `append` and `pop` are atomic: threads need no lock.
+        self.idle: list[_Helper] = []
+        # Those of the parent of a forked process. Freed, they would be waited for.
+        self._inherited: list[_Helper] = []
+
+    def take(self, memory_bytes: int | None) -> _Helper:
+        """Return an idle helper with this limit, or a new one."""
+        if self.process != os.getpid():
+            self.process, self._inherited, self.idle = os.getpid(), self.idle, []
+        while True:
+            try:
+                helper = self.idle.pop()
+            except IndexError:
+                return _Helper(memory_bytes)
+            if helper.child.is_alive and helper.memory_bytes == memory_bytes:
+                return helper
+            helper.child.end()
 
 
-def _forget() -> None:
-    """Leave the helpers to the parent, in a forked process."""
-    _inherited.extend(_idle)
-    _idle.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
-
-def _taken(memory_bytes: int | None) -> _Helper:
-    """Return an idle helper with this limit, or a new one."""
-    while True:
-        try:
-            helper = _idle.pop()
-        except IndexError:
-            return _Helper(memory_bytes)
-        if helper.child.is_alive and helper.memory_bytes == memory_bytes:
-            return helper
-        helper.child.end()
+_helpers: Final = _Helpers()
 
 
 def decode_apart(decoder: Decoder, job: Job, isolation: Isolation) -> Values:
@@ -192,7 +191,7 @@ def decode_apart(decoder: Decoder, job: Job, isolation: Isolation) -> Values:
     StorageError
         The helper cannot start.
     """
-    helper = _taken(isolation.memory_bytes)
+    helper = _helpers.take(isolation.memory_bytes)
     try:
         answer = helper.ask(decoder, job, isolation)
     except BaseException:
@@ -206,7 +205,7 @@ def decode_apart(decoder: Decoder, job: Job, isolation: Isolation) -> Values:
     except (ValueError, KeyError, TypeError) as error:
         helper.child.end()
         raise _error_of(Death(UNREADABLE, 0), decoder, job, isolation) from error
-    _idle.append(helper)
+    _helpers.idle.append(helper)
     if values is None:
         raise _refusal(head)
     return values

@@ -129,23 +129,25 @@ def _nameless() -> int:
 class _OfProcess:
     """The memory of this process, and its slots that no thread uses at the moment."""
 
-    slots: _Slots | None = None
-    free: list[memoryview]
-
     def __init__(self) -> None:
-        self.free = []
+        self.slots: _Slots | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin without slots of its own, as a forked process does."""
+        self.process = os.getpid()
+        self.free: list[memoryview] = []
+
+    def slot(self) -> memoryview | None:
+        """Return a slot for a frame, or None if this process records nothing."""
+        if self.slots is None:
+            return None
+        if self.process != os.getpid():
+            self.begin()
+        return self.free.pop() if self.free else self.slots.take()
 
 
 _here: Final = _OfProcess()
-
-
-def _forget_slots() -> None:
-    """Leave the slots to the parent, in a forked process."""
-    _here.free = []
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_slots)
 
 
 class Recorder:
@@ -171,7 +173,7 @@ def _received(handed: Any) -> Recorder:
     """Use the memory of the process that sent the recorder."""
     descriptor = handed.detach()
     if _here.slots is None:
-        _here.slots, _here.free = _Slots(descriptor), []
+        _here.slots = _Slots(descriptor)
     else:
         os.close(descriptor)
     return Recorder()
@@ -190,9 +192,7 @@ class decoding:
         self._slot: memoryview | None = None
 
     def __enter__(self) -> None:
-        if _here.slots is None:
-            return
-        slot = self._slot = _here.free.pop() if _here.free else _here.slots.take()
+        slot = self._slot = _here.slot()
         if slot is not None:
             _write(slot, *self._frame)
 

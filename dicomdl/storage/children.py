@@ -245,7 +245,8 @@ class Child:
         return "".join(letter for letter in words if letter.isprintable())
 
 
-@functools.cache
+# Small: one thread. A forked process, whose number differs, starts its own.
+@functools.lru_cache(1)
 def _starter(process: int) -> ThreadPoolExecutor:
     """Return the thread of a process that starts its children.
 

@@ -58,8 +58,8 @@ def source(uid: str = JXL, bits: int = 8) -> FrameSource:
 
 
 def end_helpers() -> None:
-    while isolation_module._idle:
-        isolation_module._idle.pop().child.end()
+    while isolation_module._helpers.idle:
+        isolation_module._helpers.idle.pop().child.end()
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def decode(word: str = "", value: int = 0, isolation: Isolation = APART) -> Any:
 
 
 def helper_ids() -> list[int]:
-    return [helper.child._process.pid for helper in isolation_module._idle]
+    return [helper.child._process.pid for helper in isolation_module._helpers.idle]
 
 
 @pytest.mark.usefixtures("codec")
@@ -181,7 +181,7 @@ def test_a_helper_that_was_killed_while_it_waited_is_replaced_without_an_error()
     decode()
     (first,) = helper_ids()
     os.kill(first, signal.SIGKILL)
-    isolation_module._idle[0].child._process.wait()
+    isolation_module._helpers.idle[0].child._process.wait()
     assert np.array_equal(decode(value=4), image(4))
     assert helper_ids() != [first]
 
