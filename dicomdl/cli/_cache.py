@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
     cache.add_argument(
         "action",
         choices=("show", "verify", "clear"),
-        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries",
+        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries, "
+        "without FOLDER also the copies of compressed archives",
     )
     cache.add_argument(
         "folder",
@@ -29,13 +30,19 @@ def add(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Show, verify or clear the cache."""
+    from dicomdl.storage import copies
     from dicomdl.storage.cache import folder as cache
 
     report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](
         given.folder
     )
+    facts = report.as_dict()
+    if given.action == "clear" and given.folder is None:
+        facts["archive_bytes_removed"] = copies.clear()
     if given.json:
-        print(json.dumps(report.as_dict(), indent=1))
+        print(json.dumps(facts, indent=1))
     else:
         print_text(str(report))
+        if removed := facts.get("archive_bytes_removed"):
+            print_text(f"  removed {removed:,} bytes of copies of compressed archives")
     return PROBLEMS if report.damaged else FINE

@@ -194,6 +194,8 @@ class Inflated:
             return self._whole
         if end > len(self._start):
             self._stream = self._stream or Inflating(self._packed, self._member)
+            # Twice as much as before, so that many short reads cost no more than one long one.
+            end = min(self.size, max(end, 2 * len(self._start)))
             self._start += self._stream.read(end - len(self._start))
             if len(self._start) == self.size:
                 self._whole = _inflated.keep(self.source, self._start)

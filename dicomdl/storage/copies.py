@@ -19,7 +19,13 @@ from typing import Final
 from dicomdl.errors import StorageError
 from dicomdl.storage import locks
 from dicomdl.storage.handles import Source
-from dicomdl.storage.publishing import cache_folder, explained, remove_old, require_private
+from dicomdl.storage.publishing import (
+    cache_folder,
+    cache_root,
+    explained,
+    remove_old,
+    require_private,
+)
 
 _PART: Final = "archives"
 _COPY: Final = re.compile(r"[0-9a-f]{32}-(\d+)\.copy")
@@ -116,8 +122,8 @@ def _make_room(folder: str, length: int) -> None:
 
 def clear() -> int:
     """Remove all copies; return their number of bytes."""
-    folder, total = cache_folder(_PART), 0
-    for entry in os.scandir(folder):
+    folder, total = os.path.join(cache_root(), _PART), 0
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         if match := _COPY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from dicomdl.storage.handles import Handle, Source, as_stream
+from dicomdl.storage.handles import Handle, Source
 
 
 class Range:
@@ -59,8 +59,8 @@ class Capped(io.BufferedIOBase):
 
     def __init__(self, handle: Handle, most: int) -> None:
         super().__init__()
-        self._stream = as_stream(handle)
-        self._size, self._most = handle.size, most
+        self._handle, self._most = handle, most
+        self._position = 0
         self.is_exceeded = False
 
     def readable(self) -> bool:
@@ -73,20 +73,29 @@ class Capped(io.BufferedIOBase):
 
     def tell(self) -> int:
         """Return the position."""
-        return self._stream.tell()
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position; not in front of the start."""
-        return self._stream.seek(offset, whence)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position}.get(whence, self._handle.size)
+        self._position = max(0, start + offset)
+        return self._position
 
     def read(self, size: Any = -1) -> bytes:
         """Read `size` bytes, or all up to the end; fewer at the end."""
-        left = max(0, self._size - self._stream.tell())
+        left = max(0, self._handle.size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted > self._most:
             self.is_exceeded = True
             wanted = self._most
-        return self._stream.read(wanted)
+        data = self._handle.read_at(self._position, wanted) if wanted else b""
+        while 0 < len(data) < wanted:
+            more = self._handle.read_at(self._position + len(data), wanted - len(data))
+            if not more:
+                break
+            data += more
+        self._position += len(data)
+        return data
 
     def close(self) -> None:
         """Leave the handle open."""

@@ -1,5 +1,6 @@
 """archives: members of zip and tar are sources like files, and change with their archive."""
 
+import json
 import os
 import pickle
 import tarfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dicomdl.cli.main import main
 from dicomdl.errors import FileChanged, PixelError
 from dicomdl.storage import archives, copies, memory
 from dicomdl.storage.directory import ArchiveLimits
@@ -224,6 +226,18 @@ def test_copies_are_removed_where_the_disk_is_nearly_full(
     with pytest.raises(Exception, match="nearly full"):
         copies.copy_of(Source("/d.tar.gz", 1, 2, 3, 4), lambda: [b"d"])
     assert [path.suffix for path in (tmp_path / "cache" / "archives").iterdir()] == []
+
+
+def test_the_command_cache_clear_removes_the_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies.copy_of(Source("/a.tar.gz", 1, 2, 3, 4), lambda: [b"a" * 1000])
+    (tmp_path / "cache" / "arrays").mkdir(mode=0o700)
+    assert main(["cache", "clear"]) == 0
+    assert "removed 1,000 bytes of copies" in capsys.readouterr().out
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []
+    assert main(["cache", "clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["archive_bytes_removed"] == 0
 
 
 def test_threads_read_one_archive_at_the_same_time(tmp_path: Path) -> None:
