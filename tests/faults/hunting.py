@@ -5,6 +5,7 @@ it begins; if it dies or hangs, the number is its failure, and the next child be
 Failing inputs and their tracebacks stay in a folder that the message names.
 """
 
+import contextlib
 import faulthandler
 import mmap
 import os
@@ -86,7 +87,13 @@ def hunt(
                 _take(first, count, make, take, folder, shared)
             finally:
                 os._exit(0)
-        hangs = _wait(child, shared)
+        try:
+            hangs = _wait(child, shared)
+        except BaseException:
+            # The time of the test is over.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            raise
         number = int(shared.current[0])
         if shared.codes[number] == _NOT_TAKEN:
             shared.codes[number] = _HANG if hangs else _SIGNAL

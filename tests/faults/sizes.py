@@ -9,7 +9,7 @@ TIMES = int(os.environ.get("DICOMDL_FAULTS_TIMES", "1"))
 SEED = int(os.environ.get("DICOMDL_FUZZ_SEED", "20261129"))
 
 
-def sizes(name: str, *, smoke: int, full: int, timeout: int = 900) -> pytest.MarkDecorator:
+def sizes(name: str, *, smoke: int, full: int, timeout: int = 3600) -> pytest.MarkDecorator:
     """Return the parameter of a test that is a number of inputs."""
     marks = [pytest.mark.full, pytest.mark.timeout(timeout * TIMES)]
     return pytest.mark.parametrize(
