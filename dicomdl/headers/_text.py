@@ -1,9 +1,7 @@
 """Conversion of text from the character set of a file to UTF-8, by pydicom."""
 
-import warnings
-
 from dicomdl.headers._rows import Row, Schema, override
-from dicomdl.headers.requirement import require_pydicom
+from dicomdl.headers.requirement import quiet, require_pydicom
 
 
 def transcoded(row: Row, charset: bytes, schema: Schema) -> Row:
@@ -28,9 +26,7 @@ def to_utf8(raw: bytes, charset: bytes) -> bytes:
     from pydicom.charset import convert_encodings, decode_bytes
 
     names = charset.decode("ascii", "replace").strip("\0 ").split("\\")
-    with warnings.catch_warnings():
-        # The warnings of pydicom quote values, and values may identify a person.
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             encodings = convert_encodings([name.strip() for name in names])
             return decode_bytes(raw, encodings, {0x5C}).encode("utf-8", "replace")

@@ -6,6 +6,7 @@ number. In a required column, such text is an error.
 
 import functools
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -53,6 +54,8 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
     if column.kind == "text":
         is_coding = column.vr == "CS" and column.need == "pixels"
         convert: Callable[[bytes], Any] = _as_code if is_coding else as_text
+        if column.vr in ("DA", "DT", "TM"):
+            convert = _as_time
     elif column.vr in BINARY:
         convert = functools.partial(
             _from_binary, code=BINARY[column.vr], size=1 if column.per_frame else column.size
@@ -87,6 +90,16 @@ def _as_code(raw: bytes) -> str:
     would be shown as its negative.
     """
     return as_text(raw).upper()
+
+
+# Digits, and the marks of times, dates of ACR-NEMA and several values.
+_TIME: Final = re.compile(r"[0-9.:+\-/ \\]*")
+
+
+def _as_time(raw: bytes) -> str:
+    """Return a date or time as it is written; "" for any other text, which may be a name."""
+    text = as_text(raw)
+    return text if _TIME.fullmatch(text) else ""
 
 
 def _from_binary(raw: bytes, code: str, size: int) -> Any:

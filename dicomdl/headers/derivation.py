@@ -2,12 +2,11 @@
 
 import datetime
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from dicomdl.headers.parsed import parsed_header
-from dicomdl.headers.requirement import require_pydicom
+from dicomdl.headers.requirement import quiet, require_pydicom
 from dicomdl.headers.uids import CT_IMAGE
 from dicomdl.storage.sources import Source
 
@@ -48,9 +47,7 @@ def read_source_header(source: Source) -> Any:
     Attributes that an object must have are empty where the image lacks them or has an invalid
     value, such as a date with dots.
     """
-    with warnings.catch_warnings():
-        # The warnings of pydicom quote values, and values may identify a person.
-        warnings.simplefilter("ignore")
+    with quiet():
         header = parsed_header(source)
         for keyword in _REQUIRED:
             value = str(header.get(keyword) or "").strip()

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import itertools
 import os
-import warnings
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -21,6 +20,7 @@ from dicomdl.headers._attribute_items import CONVERTED
 from dicomdl.headers._decimals import decimal
 from dicomdl.headers.frame import FRAME_VOI_LUT, PIXEL_VALUE_TRANSFORMATION
 from dicomdl.headers.parsed import parsed_header
+from dicomdl.headers.requirement import quiet
 from dicomdl.storage.locations import absolute
 from dicomdl.storage.memory import Share, share
 from dicomdl.storage.sources import Source, look_up
@@ -276,9 +276,7 @@ def raw_tables(file: File, failure: type[DicomdlError]) -> Tables:
 
 
 def _parsed(source: Source) -> Tables:
-    with warnings.catch_warnings():
-        # The warnings of pydicom quote values, and values may identify a person.
-        warnings.simplefilter("ignore")
+    with quiet():
         return _tables_of(_read_header(source))
 
 

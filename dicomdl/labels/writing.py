@@ -5,7 +5,6 @@ the slice was cut out of; afterwards the references name the true instances and 
 """
 
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -17,6 +16,7 @@ from dicomdl.errors import AnnotationError, GeometryError, StorageError, UsageEr
 from dicomdl.extras import import_extra
 from dicomdl.headers.annotation import Code, Segment
 from dicomdl.headers.derivation import Plane, read_source_header, slice_headers, slice_uid
+from dicomdl.headers.requirement import quiet
 from dicomdl.index.views import Stack
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._segments import MOST_SEGMENTS, TISSUE, Described, described_segments
@@ -112,9 +112,7 @@ def write_seg(
     highdicom = import_extra("highdicom", "write_seg()", "labels")
     planes = Planes.of(stack)
     _require_one_place_each(stack, planes)
-    with warnings.catch_warnings():
-        # Warnings about values of the source header quote them.
-        warnings.simplefilter("ignore")
+    with quiet():
         seg = _segmentation(
             highdicom, stack, planes, values, kind, _descriptions(highdicom, described, algorithm)
         )

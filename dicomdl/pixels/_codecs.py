@@ -13,7 +13,7 @@ from dicomdl.arrays import Values
 from dicomdl.errors import DecodeError
 from dicomdl.geometry.grid import halved
 from dicomdl.headers import uids
-from dicomdl.headers.requirement import require_pydicom
+from dicomdl.headers.requirement import require_pydicom, unlogged
 from dicomdl.pixels._job import Decoder, Job
 from dicomdl.pixels.codestreams import (
     Codestream,
@@ -171,7 +171,8 @@ def _decode_by_pydicom(job: Job, *, plugin: str) -> Values:
     bits = ("bits_allocated", "bits_stored", "pixel_representation")
     options: dict[str, Any] = {name: getattr(job.source, name) for name in names + bits}
     options |= {"number_of_frames": 1, "pixel_keyword": "PixelData"}
-    return decoder.as_array(items, index=0, raw=True, decoding_plugin=plugin, **options)[0]
+    with unlogged():
+        return decoder.as_array(items, index=0, raw=True, decoding_plugin=plugin, **options)[0]
 
 
 # Plugins that read 15,000 mutated frames per codec without a crash, a hang or a panic. That of

@@ -1,5 +1,8 @@
-"""requirement: an untested older pydicom is refused at its first use, with the remedy."""
+"""requirement: an untested older pydicom is refused with the remedy, and a tested one is silent."""
 
+import logging
+import threading
+import warnings
 from collections.abc import Iterator
 
 import pydicom
@@ -7,7 +10,7 @@ import pytest
 
 import dicomdl
 from dicomdl.errors import MissingExtra
-from dicomdl.headers.requirement import require_pydicom
+from dicomdl.headers.requirement import quiet, require_pydicom
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +37,23 @@ def test_this_pydicom_and_newer_ones_are_taken(
 ) -> None:
     monkeypatch.setattr(pydicom, "__version__", version)
     require_pydicom()
+
+
+def test_what_pydicom_logs_and_warns_of_is_dropped_in_one_thread_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def tell(text: str) -> None:
+        logging.getLogger("pydicom").warning(text)
+        logging.getLogger("pydicom.pixels.decoders.base").error(text)
+
+    with quiet():
+        warnings.warn("a value", stacklevel=1)
+        tell("within")
+        with quiet():
+            tell("twice within")
+        tell("within again")
+        other = threading.Thread(target=tell, args=("another thread",))
+        other.start()
+        other.join()
+    tell("behind")
+    assert [each.getMessage() for each in caplog.records] == ["another thread"] * 2 + ["behind"] * 2
