@@ -29,12 +29,16 @@ Record = Callable[[str, object], None]
 # A decoder may need 8 times the bytes of a frame, and its libraries must be loaded.
 DECODER_MIB = 256
 HEADER_MIB = 128
+FOLDERS = f"folders of {PER_FOLDER} mutants"
 
 
-def require(found: Hunt, record_property: Record, mib: float | None = None) -> None:
+def require(
+    found: Hunt, record_property: Record, mib: float | None = None, unit: str = "inputs"
+) -> None:
     """Require that nothing has failed; record the figure."""
-    record_property("figure", found.figure)
-    print(f"DICOMDL_FUZZ_SEED={SEED}: {found.figure}")
+    figure = f"{sum(found.outcomes.values()):,} {unit}: {found.figure}"
+    record_property("figure", figure)
+    print(f"DICOMDL_FUZZ_SEED={SEED}: {figure}")
     assert not found.failed, f"inputs {found.failed[:20]} are kept in {found.folder}"
     assert mib is None or found.peak_mib <= mib
 
@@ -72,8 +76,7 @@ def test_damaged_headers_go_the_whole_way(
 
     make = mutants.Headers(mutants.header_groups(tmp_path / "seeds"))
     found = hunt(folders, make, quiet(take), tmp_path / "hunt")
-    record_property("mutants", folders * PER_FOLDER)
-    require(found, record_property)
+    require(found, record_property, unit=FOLDERS)
     # Damage that leaves nothing to read would find nothing, either.
     frames = sum(map(int, (tmp_path / "frames").read_text().split()))
     assert frames > folders * PER_FOLDER // 4
@@ -116,8 +119,7 @@ def test_no_damaged_header_loses_a_required_attribute_silently(
 
     make = mutants.Headers(mutants.header_groups(tmp_path / "seeds"))
     found = hunt(folders, make, quiet(take), tmp_path / "hunt")
-    record_property("mutants", folders * PER_FOLDER)
-    require(found, record_property, HEADER_MIB)
+    require(found, record_property, HEADER_MIB, FOLDERS)
 
 
 # --- codestreams ----------------------------------------------------------------------------------
@@ -184,8 +186,7 @@ def test_damaged_annotations_go_the_whole_way(
 
     make = mutants.annotations(tmp_path / "seeds")
     found = hunt(folders, make, quiet(take), tmp_path / "hunt")
-    record_property("mutants", 8 * folders)
-    require(found, record_property)
+    require(found, record_property, unit="folders of 8 mutants")
 
 
 @sizes("count", smoke=200, full=10_000)
