@@ -112,7 +112,7 @@ GOALS = (
         "R9",
         "decoders that crash or hang",
         "10 poison of 200: 190 delivered, 10 reported; 20 of 20 deaths name their file",
-        ("datasets/test_deaths.py", "pixels/test_isolation.py"),
+        ("pixels/test_isolation.py", "pixels/test_recorder.py", "datasets/test_deaths.py"),
     ),
     Goal(
         "R10",
