@@ -15,8 +15,8 @@ def add(commands: Any) -> None:
     cache.add_argument(
         "action",
         choices=("show", "verify", "clear"),
-        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries, "
-        "without FOLDER also the copies of compressed archives",
+        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries "
+        "and, without FOLDER, the copies of compressed archives",
     )
     cache.add_argument(
         "folder",
