@@ -23,6 +23,8 @@ _IN_SHELL: Final = (
     (r"\bpatient_id='(\w+)'", r"--patient-id \1"),
     (r"\bmove=", "--move OLD NEW"),
     (r"\bopen_index\(path, root=\.\.\.\)", "dicomdl scan --move OLD NEW"),
+    (r"; trust=True believes all that the index says", ""),
+    (r", or open_index\(path, trust=True\)", ""),
     (r"\battributes=(\.\.\.)?", "--attribute KEYWORD"),
     (r",? or `(check|index)\.\w+`", ""),
     (r" \(index\.groups\)", ""),

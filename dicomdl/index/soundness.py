@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicomdl.errors import IndexFolderError
+from dicomdl.geometry.verdict import VERDICTS
+from dicomdl.headers.uids import CONTENTS
 from dicomdl.index.schema import (
     ANNOTATIONS_SCHEMA,
     FILES_SCHEMA,
@@ -271,6 +273,9 @@ def _faults_of_stacks(table: Table, others: Others) -> Iterator[str]:
         numbers = np.unique(table.numbers(name))
         if (numbers != np.arange(len(numbers))).any():
             yield f"{name} is not numbered from 0"
+    for name, known in (("verdict", VERDICTS), ("content", CONTENTS)):
+        if not set(table.distinct(name)) <= set(known):
+            yield f"an unknown {name}"
     for name in ("detail", "dimension"):
         yield from _no_json(name, table.distinct(name), dict)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dicomdl.errors import IndexFolderError, StorageError, UsageError
+from dicomdl.errors import DicomdlWarning, IndexFolderError, StorageError, UsageError
 from dicomdl.geometry.grid import Tolerances
 from dicomdl.geometry.stacks import Stacking, StackRow, build_stacks
 from dicomdl.headers.attribute import Attribute
@@ -254,6 +254,7 @@ def _own(target: str, generation: str, *, strict_files: bool) -> Index:
                 f"{error}. This process and its workers read the files of the index all the same; "
                 "later ones name the root, open_index(path, root=...) or DICOMDL_ROOT. For the "
                 "next scan, set DICOMDL_CACHE to a folder that can be written",
+                DicomdlWarning,
                 stacklevel=3,
             )
     moves = moves_of(roots_of(target, generation), {}, strict_files=strict_files)

@@ -210,6 +210,7 @@ NUMBERS = [
     *[("stacks", "slices", value) for value in (-1, 0, 3, 5, 2**62)],
     *[("stacks", name, value) for name in ("group", "series") for value in (-1, 1, 2**62)],
     *[("stacks", name, text) for name in ("detail", "dimension") for text in ("{", "[]", "9" * 99)],
+    *[("stacks", name, text) for name in ("verdict", "content") for text in ("", "fine")],
     *[("problems", "file", value) for value in (-1, 10**6)],
     *[("annotations", "file", value) for value in (-1, 10**6)],
     *[("annotations", "stacks", [value]) for value in (-1, 10**6)],
