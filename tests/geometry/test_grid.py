@@ -451,11 +451,13 @@ def test_a_geometry_is_a_frozen_value_that_compares_and_hashes() -> None:
     assert one == two
     assert hash(one) == hash(two)
     assert one != Geometry((6, 5, 8), one.affine)
-    assert one != "Geometry"
+    assert (one == "Geometry") is False
     with pytest.raises(ValueError, match="read-only"):
         one.affine[0, 0] = 1
     assert repr(one) == "Geometry(6 x 5 x 7 voxels of 2 x 1 x 1 mm)"
     np.testing.assert_allclose(one.center, [3, 2, 5])
+    away = Geometry((6, 5, 7), true_affine((2, 1, 1), (10, -20, 30)))
+    np.testing.assert_allclose(away.center, [13, -18, 35])
     assert one.is_known
     assert one.shear == 0
 
