@@ -264,15 +264,19 @@ class FileUnderTest:
         at_import = [self._at_import(m, every) for m in chosen if not m.function]
         return results + at_import
 
+    def _is_own(self, test: str) -> bool:
+        """Whether a test is in the test file of this file."""
+        return f"/test_{self.path.stem.lstrip('_')}.py::" in test
+
     def _in_order(self, seconds: dict[str, float]) -> list[str]:
         """Return the tests to run, up to `self.seconds`.
 
         Those that noticed most mutants come first, then those of the file itself, the quickest
         first.
         """
-        own = f"/test_{self.path.stem.lstrip('_')}.py::"
         order = sorted(
-            seconds, key=lambda test: (-self.kills[test], own not in test, seconds[test])
+            seconds,
+            key=lambda test: (-self.kills[test], not self._is_own(test), seconds[test]),
         )
         spent = itertools.accumulate(seconds[test] for test in order)
         return [test for test, cost in zip(order, spent, strict=True) if cost <= self.seconds]
@@ -295,7 +299,8 @@ class FileUnderTest:
             results.append(self._result(mutant, answer, bool(order)))
             if number % 20 == 19:
                 print(f"  {number + 1} of {len(chosen)} mutants", file=sys.stderr, flush=True)
-        used = {name for names in at.values() for name in names}
+        # A test that only compares a constant reaches no line.
+        used = {name for names in at.values() for name in names} | set(filter(self._is_own, named))
         return results, {name: seconds[name] for name in used}
 
     def _result(self, mutant: Mutant, answer: str | None, has_tests: bool) -> Result:
