@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dicomdl.headers.header import Header
 from dicomdl.headers.reader import HeaderReader, unopened
 from dicomdl.storage.locations import SEPARATOR, split
-from dicomdl.storage.sources import CONCURRENCY, walk_heads
+from dicomdl.storage.sources import HeadWalker, walk_heads
 
 
 def read_headers(
-    reader: HeaderReader, paths: Sequence[str], concurrency: int = CONCURRENCY
+    reader: HeaderReader, paths: Sequence[str], walker: HeadWalker | None = None
 ) -> list[Header]:
     """Read the headers of some files.
 
@@ -19,8 +19,8 @@ def read_headers(
         The reader.
     paths
         Locations of files, members of archives and objects of stores.
-    concurrency
-        Objects that are asked for at once.
+    walker
+        Who asks for the objects among these files and others; None for these alone.
 
     Returns
     -------
@@ -29,11 +29,19 @@ def read_headers(
     """
     if not any(SEPARATOR in path for path in paths):
         return [reader.read(path) for path in paths]
-    is_object = [split(path).kind == "object" for path in paths]
-    objects = [path for path, chosen in zip(paths, is_object, strict=True) if chosen]
-    found = iter(walk_heads(objects, reader.read_opened, concurrency))
+    objects = objects_among(paths)
+    remote = set(objects)
+    walk = walk_heads if walker is None else walker.walk
+    found = iter(walk(objects, reader.read_opened))
     headers = []
-    for path, chosen in zip(paths, is_object, strict=True):
-        header = next(found) if chosen else reader.read(path)
+    for path in paths:
+        header = next(found) if path in remote else reader.read(path)
         headers.append(header if isinstance(header, Header) else unopened(header))
     return headers
+
+
+def objects_among(paths: Sequence[str]) -> list[str]:
+    """Return the objects of stores among some locations."""
+    if not any(SEPARATOR in path for path in paths):
+        return []
+    return [path for path in paths if split(path).kind == "object"]

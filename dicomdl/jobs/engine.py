@@ -21,7 +21,7 @@ from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
-from dicomdl.headers.many import read_headers
+from dicomdl.headers.many import objects_among, read_headers
 from dicomdl.headers.reader import HeaderReader, unforeseen
 from dicomdl.index.annotations import as_columns
 from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
@@ -37,7 +37,7 @@ from dicomdl.jobs._pixel_hashes import pixel_hashes
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.objects import declare, has_queries
-from dicomdl.storage.sources import CONCURRENCY, Source
+from dicomdl.storage.sources import CONCURRENCY, HeadWalker, Source
 from dicomdl.storage.system import available_cores
 
 # Files that a worker reads per answer.
@@ -64,16 +64,16 @@ def read_chunk(
     first: int = 0,
     *,
     pixel_hash: bool = False,
-    concurrency: int = CONCURRENCY,
+    walker: HeadWalker | None = None,
 ) -> list[Table]:
     """Read the headers of some files, numbered from `first`; hash the pixels where asked for.
 
-    `concurrency` is the number of objects of stores that are asked for at once.
+    `walker` asks for the objects of stores among them.
 
     Returns the tables [files, frames, problems, annotations].
     """
     with _no_cycle_collection():
-        headers = read_headers(reader, [os.fsdecode(path) for path in paths], concurrency)
+        headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker)
     return _tables(reader, paths, headers, first, pixel_hash=pixel_hash)
 
 
@@ -244,14 +244,23 @@ def _in_process(
     chunks: Sequence[tuple[int, Sequence[bytes]]], reading: Reading
 ) -> Iterator[list[Table]]:
     reader = HeaderReader(reading.extra, reading.limits)
-    for first, paths in chunks:
-        yield read_chunk(
-            reader,
-            paths,
-            first,
-            pixel_hash=reading.pixel_hash,
-            concurrency=reading.concurrency,
-        )
+    every = [path for _, paths in chunks for path in paths]
+    with _asking(every, reading.concurrency) as walker:
+        for first, paths in chunks:
+            yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash, walker=walker)
+
+
+@contextlib.contextmanager
+def _asking(paths: Sequence[bytes], concurrency: int) -> Iterator[HeadWalker | None]:
+    """Ask for the objects of stores among some files, while others are read; None without any."""
+    if not any(b"://" in path for path in paths):
+        yield None
+        return
+    walker = HeadWalker(objects_among([os.fsdecode(path) for path in paths]), concurrency)
+    try:
+        yield walker
+    finally:
+        walker.close()
 
 
 # Chunk: the number of its first file, and its paths.
@@ -265,14 +274,16 @@ def answering(reading: Mapping[str, Any]) -> Answer:
     """Return the function by which a worker process answers a chunk with its tables."""
     extra = [Attribute(**{**a, "groups": tuple(a["groups"])}) for a in reading["extra"]]
     reader = HeaderReader(extra, ReadLimits(**reading["limits"]))
-    options = {"pixel_hash": bool(reading["pixel_hash"]), "concurrency": reading["concurrency"]}
+    pixel_hash = bool(reading["pixel_hash"])
     for root, chosen in reading["stores"].items():
         declare([root], chosen)
 
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)
         paths = message[_FIRST.size :].split(b"\0")
-        return [to_bytes(read_chunk(reader, paths, first, **options))]
+        with _asking(paths, reading["concurrency"]) as walker:
+            tables = read_chunk(reader, paths, first, pixel_hash=pixel_hash, walker=walker)
+        return [to_bytes(tables)]
 
     return answer
 

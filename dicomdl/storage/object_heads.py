@@ -6,7 +6,9 @@ a file overlaps with those of the others.
 """
 
 import queue
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from dicomdl.errors import FileChanged
@@ -31,6 +33,8 @@ _HEADER_PART: Final = 4096
 _MOST_ROUNDS: Final = 64
 _MOST_KEPT_BYTES: Final = 64 * 2**20
 # Ranges that follow each other closely are asked for in ever longer ones.
+# Objects that were fetched before the parser has come to them: 8 MB of first bytes.
+_MOST_WAITING: Final = 512
 _CLOSE_BYTES: Final = 256 * 2**10
 _CLOSE_ROUNDS: Final = 3
 
@@ -130,83 +134,6 @@ class PartialObject:
         return min(length, self.size - gap.offset)
 
 
-class _Walk(Generic[_Parsed]):
-    """The walk over the heads of some objects."""
-
-    def __init__(self, urls: Sequence[str], parse: Parse[_Parsed]) -> None:
-        self._urls, self._parse = urls, parse
-        self._arrived: queue.SimpleQueue[tuple[int, int, Any]] = queue.SimpleQueue()
-        self._handles: dict[int, PartialObject] = {}
-        self.results: list[_Parsed | OSError | FileChanged | None] = [None] * len(urls)
-
-    def run(self, concurrency: int) -> None:
-        """Ask, parse and ask again, until all objects have a result."""
-        numbers, first = iter(range(len(self._urls))), FirstBytes()
-        pending = 0
-        for number in numbers:
-            self._ask_first(number, first.size)
-            pending += 1
-            if pending == concurrency:
-                break
-        while pending:
-            number, offset, found = self._arrived.get()
-            if self._step(number, offset, found, first):
-                continue
-            following = next(numbers, None)
-            if following is None:
-                pending -= 1
-            else:
-                self._ask_first(following, first.size)
-
-    def _ask_first(self, number: int, length: int) -> None:
-        submit(self._deliver, number, 0, fetch_first, self._urls[number], length)
-
-    def _deliver(self, number: int, offset: int, work: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            found: Any = work(*arguments)
-        except (OSError, FileChanged) as error:
-            found = error
-        except BaseException as error:
-            found = _Fault(error)
-        self._arrived.put((number, offset, found))
-
-    def _step(self, number: int, offset: int, found: Any, first: FirstBytes) -> bool:
-        """Parse an object whose bytes have come; True if it needs more of them."""
-        if isinstance(found, _Fault):
-            raise found.error
-        if isinstance(found, OSError | FileChanged):
-            self.results[number] = found
-            self._handles.pop(number, None)
-            return False
-        handle = self._handles.get(number)
-        if handle is None:
-            handle = self._handles[number] = PartialObject(self._urls[number], found.state)
-        handle.add(offset, found.data)
-        try:
-            self.results[number] = self._parse(handle, handle.first_bytes())
-        except NotFetched as gap:
-            if handle.rounds == 1:
-                first.learn(was_enough=gap.length <= _HEADER_PART)
-            return self._ask_again(number, handle, gap)
-        if handle.rounds == 1:
-            first.learn(was_enough=True)
-        del self._handles[number]
-        return False
-
-    def _ask_again(self, number: int, handle: PartialObject, gap: NotFetched) -> bool:
-        if handle.rounds >= _MOST_ROUNDS or handle.kept_bytes > _MOST_KEPT_BYTES:
-            del self._handles[number]
-            try:
-                whole = RemoteObject(handle.source.path, handle.source)
-                self.results[number] = self._parse(whole, None)
-            except (OSError, FileChanged) as error:
-                self.results[number] = error
-            return False
-        length = handle.widened(gap)
-        submit(self._deliver, number, gap.offset, fetch, handle.source, gap.offset, length)
-        return True
-
-
 class _Fault:
     """An error of a request that is none of a store: it ends the walk."""
 
@@ -214,25 +141,148 @@ class _Fault:
         self.error = error
 
 
-def walk_heads(
-    urls: Sequence[str], parse: Parse[_Parsed], concurrency: int = CONCURRENCY
-) -> list[_Parsed | OSError | FileChanged]:
-    """Parse many objects, each from a handle that raises NotFetched for bytes not there yet.
+class HeadWalker:
+    """First bytes of objects, fetched in order by threads while the parser is busy elsewhere.
 
     Parameters
     ----------
     urls
-        The locations.
-    parse
-        Called again from the start until it raises no NotFetched.
+        All locations that will be walked, in order.
     concurrency
         Requests in flight.
-
-    Returns
-    -------
-    list
-        In order: what `parse` returned, or the error of the request.
     """
-    walk = _Walk(urls, parse)
-    walk.run(concurrency)
-    return [result for result in walk.results if result is not None]
+
+    def __init__(self, urls: Sequence[str], concurrency: int = CONCURRENCY) -> None:
+        self.first = FirstBytes()
+        self._urls = iter(urls)
+        self._take = threading.Lock()
+        self._arrived: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
+        # Objects that were fetched and not parsed.
+        self._room = threading.Semaphore(concurrency + _MOST_WAITING)
+        self._early: dict[str, Any] = {}
+        self._ended = False
+        # Apart from those of other requests, which the parser waits for.
+        self._threads = ThreadPoolExecutor(concurrency, "dicomdl-heads")
+        for _ in range(min(concurrency, len(urls))):
+            self._threads.submit(self._fetch)
+
+    def _fetch(self) -> None:
+        """Fetch one object after the other, on a thread of its own."""
+        while True:
+            self._room.acquire()
+            with self._take:
+                url = None if self._ended else next(self._urls, None)
+            if url is None:
+                self._room.release()
+                return
+            self._arrived.put((url, 0, _outcome(fetch_first, url, self.first.size)))
+
+    def close(self) -> None:
+        """End the threads, after the requests in flight."""
+        self._ended = True
+        self._room.release()
+        self._threads.shutdown(wait=False)
+
+    def walk(
+        self, urls: Sequence[str], parse: Parse[_Parsed]
+    ) -> list[_Parsed | OSError | FileChanged]:
+        """Parse the next objects, each from a handle that raises NotFetched for absent bytes.
+
+        Parameters
+        ----------
+        urls
+            The next of the locations.
+        parse
+            Called again from the start until it raises no NotFetched.
+
+        Returns
+        -------
+        list
+            In order: what `parse` returned, or the error of the request.
+        """
+        walk = _Walk(parse, self.first, self._ask_again)
+        wanted = set(urls)
+        early = [url for url in reversed(urls) if url in self._early]
+        while len(walk.results) < len(wanted):
+            if early:
+                url, offset = early.pop(), 0
+                found = self._early.pop(url)
+            else:
+                url, offset, found = self._arrived.get()
+                if url not in wanted:
+                    self._early[url] = found
+                    continue
+            if offset == 0:
+                self._room.release()
+            walk.step(url, offset, found)
+        return [walk.results[url] for url in urls]
+
+    def _ask_again(self, source: Source, offset: int, length: int) -> None:
+        def work() -> None:
+            self._arrived.put((source.path, offset, _outcome(fetch, source, offset, length)))
+
+        submit(work)
+
+
+def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return work(*arguments)
+    except (OSError, FileChanged) as error:
+        return error
+    except BaseException as error:
+        return _Fault(error)
+
+
+class _Walk(Generic[_Parsed]):
+    """The objects of one walk: those that need more bytes, and the results of the others."""
+
+    def __init__(
+        self,
+        parse: Parse[_Parsed],
+        first: FirstBytes,
+        ask: Callable[[Source, int, int], None],
+    ) -> None:
+        self._parse, self._first, self._ask = parse, first, ask
+        self._handles: dict[str, PartialObject] = {}
+        self.results: dict[str, _Parsed | OSError | FileChanged] = {}
+
+    def step(self, url: str, offset: int, found: Any) -> None:
+        """Parse an object whose bytes have come, and ask for those that it lacks."""
+        if isinstance(found, _Fault):
+            raise found.error
+        if isinstance(found, OSError | FileChanged):
+            self.results[url] = found
+            self._handles.pop(url, None)
+            return
+        handle = self._handles.pop(url, None) or PartialObject(url, found.state)
+        handle.add(offset, found.data)
+        try:
+            self.results[url] = self._parse(handle, handle.first_bytes())
+        except NotFetched as gap:
+            if handle.rounds == 1:
+                self._first.learn(was_enough=gap.length <= _HEADER_PART)
+            self._go_on(url, handle, gap)
+            return
+        if handle.rounds == 1:
+            self._first.learn(was_enough=True)
+
+    def _go_on(self, url: str, handle: PartialObject, gap: NotFetched) -> None:
+        if handle.rounds < _MOST_ROUNDS and handle.kept_bytes <= _MOST_KEPT_BYTES:
+            self._handles[url] = handle
+            self._ask(handle.source, gap.offset, handle.widened(gap))
+            return
+        try:
+            self.results[url] = self._parse(RemoteObject(url, handle.source), None)
+        except (OSError, FileChanged) as error:
+            self.results[url] = error
+
+
+def walk_heads(
+    urls: Sequence[str], parse: Parse[_Parsed], concurrency: int = CONCURRENCY
+) -> list[_Parsed | OSError | FileChanged]:
+    """Parse some objects: a `HeadWalker` for one walk."""
+    walker = HeadWalker(urls, concurrency)
+    try:
+        return walker.walk(urls, parse)
+    finally:
+        walker.close()

@@ -32,6 +32,7 @@ from dicomdl.storage.handles import state_of as state_of
 from dicomdl.storage.handles import truncated as truncated
 from dicomdl.storage.locations import SEPARATOR, split
 from dicomdl.storage.object_heads import CONCURRENCY as CONCURRENCY
+from dicomdl.storage.object_heads import HeadWalker as HeadWalker
 from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, look_up_object
 from dicomdl.storage.objects import Span as Span
