@@ -38,11 +38,26 @@ class Request:
     stop: int | None = None
 
 
+class Sharing:
+    """Bytes of an object that begins by itself and continues as another one does."""
+
+    def __init__(self, head: bytes, whole: bytes) -> None:
+        self.head, self._whole = head, whole
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def __getitem__(self, part: slice) -> bytes:
+        own = self.head[part]
+        first = max(part.start or 0, len(self.head))
+        return own + self._whole[first : part.stop]
+
+
 @dataclass
 class ObjectServer:
     """Objects by path, such as "bucket/folder/name.dcm", and how they are served."""
 
-    objects: dict[str, bytes] = field(default_factory=dict)
+    objects: dict[str, Any] = field(default_factory=dict)
     fault: Callable[[Request], str] = lambda request: ""
     delay_s: float = 0.0
     etags: bool = True
@@ -76,10 +91,11 @@ class ObjectServer:
         self.log.clear()
         self.sent_bytes = self.most_in_flight = 0
 
-    def etag(self, data: bytes) -> str:
+    def etag(self, data: Any) -> str:
         """Return the ETag of an object, with quotes."""
         if id(data) not in self._etags:
-            self._etags[id(data)] = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            start = data.head if isinstance(data, Sharing) else data
+            self._etags[id(data)] = hashlib.md5(start, usedforsecurity=False).hexdigest()
         return f'{"W/" if self.weak else ""}"{self._etags[id(data)]}{self.version}"'
 
     def answer(self, request: Request) -> tuple[bytes, str]:
@@ -103,12 +119,12 @@ class ObjectServer:
         return self._object(request, data, headers, fault)
 
     def _object(
-        self, request: Request, data: bytes, headers: dict[str, str], fault: str
+        self, request: Request, data: Any, headers: dict[str, str], fault: str
     ) -> tuple[bytes, str]:
         if request.method == "HEAD":
             return _reply(200, {**headers, "Content-Length": str(len(data))}, b""), ""
         if request.start is None or request.stop is None or fault == "no range":
-            return _reply(200, headers, data), ""
+            return _reply(200, headers, data[: len(data)]), ""
         if request.start >= len(data):
             return _reply(416, {"Content-Range": f"bytes */{len(data)}"}, b""), ""
         stop = min(request.stop, len(data))
@@ -248,10 +264,26 @@ def serving(server: ObjectServer) -> Iterator[ObjectServer]:
         loop.close()
 
 
-def main(folder: str, bucket: str, delay_s: str = "0") -> None:
+def _put_copies(server: ObjectServer, folder: Path, bucket: str, copies: int) -> None:
+    """Serve copies of a series of files under UIDs of their own, which share their pixels."""
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        head = data[: data.index(b"\xe0\x7f\x10\x00")]
+        uids = set(re.findall(rb"UI[^\0]\0((?:[0-9]+\.)+[0-9]{7,})", head))
+        for number in range(copies):
+            own = head
+            for uid in uids:
+                if not uid.startswith(b"1.2.840.10008"):
+                    own = own.replace(uid, uid[:-6] + b"%06d" % (100_000 + number))
+            server.objects[f"{bucket}/set/{number}/{path.name}"] = Sharing(own, data)
+
+
+def main(folder: str, bucket: str, copies: str = "0") -> None:
     """Serve a folder as a bucket; print the port, and counts for each line of standard input."""
-    server = ObjectServer(delay_s=float(delay_s))
+    server = ObjectServer()
     server.put_folder(Path(folder), bucket)
+    if int(copies):
+        _put_copies(server, Path(folder) / "stack", bucket, int(copies))
     loop = asyncio.new_event_loop()
     loop.run_until_complete(_listen(server))
     print(server.port, flush=True)
