@@ -35,6 +35,7 @@ from .index.studies import Series as Series
 from .index.studies import Study as Study
 from .index.views import Group as Group
 from .index.views import Stack as Stack
+from .jobs import idc as idc
 from .jobs.convert import convert as convert
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.demo_data import demo_data as demo_data

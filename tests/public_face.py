@@ -19,7 +19,11 @@ def public_names(root: Path) -> list[str]:
         for node in ast.parse(stub.read_text()).body:
             assert isinstance(node, ast.ImportFrom)
             found += [package + (alias.asname or alias.name) for alias in node.names]
-    return [name for name in found if name not in ("__version__", "interop")]
+    module = root / "dicomdl/jobs/idc.py"
+    for node in ast.parse(module.read_text()).body if module.exists() else ():
+        if isinstance(node, ast.Assign):
+            found += [f"idc.{name}" for name in ast.literal_eval(node.value)]
+    return [name for name in found if name not in ("__version__", "interop", "idc")]
 
 
 @functools.cache

@@ -140,8 +140,11 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 def public_names() -> list[str]:
-    names = [name for name in dicomdl.__all__ if name not in ("interop", "__version__")]
-    return names + [f"interop.{name}" for name in dicomdl.interop.__all__]
+    modules = ("interop", "idc")
+    names = [name for name in dicomdl.__all__ if name not in (*modules, "__version__")]
+    return names + [
+        f"{module}.{name}" for module in modules for name in getattr(dicomdl, module).__all__
+    ]
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:
@@ -159,6 +162,7 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     elements += ["index.audits.Audit", "index.audits.Leak"]
     elements += ["index.duplicates.Duplicates", "index.duplicates.Duplicate"]
     elements += ["index.saved_splits.SavedSplit", "index.saved_splits.SavedGroup"]
+    elements += ["idc.IDCSeries"]
     elements += ["jobs.conversions.Conversion", "jobs.conversions.ConvertedImage"]
     expected = [name for name in public_names() if name != "DicomdlError"] + errors + elements
     assert sorted(documented) == sorted(expected)

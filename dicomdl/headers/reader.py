@@ -60,6 +60,7 @@ from dicomdl.headers.uids import (
     is_uid,
     may_lack_pixels,
 )
+from dicomdl.storage.given import GivenBytes
 from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import Handle, NotFetched, Source, open_path
 
@@ -455,7 +456,7 @@ def read_frames(path: str | os.PathLike[str], extra: Sequence[Attribute] = ()) -
     ('CT', 128, 128, 32768)
     """
     reader = HeaderReader(extra)
-    name = absolute(os.fspath(path))
+    name = path if isinstance(path, GivenBytes) else absolute(os.fspath(path))
     header = reader.read(name)
     if header.kind in ("problem", "not_dicom"):
         error = HeaderError(

@@ -129,6 +129,49 @@ class Exportable:
         self._generation.require_readable(self.rows())
         return write_kerchunk(self.stacks, os.fspath(path), skip=on_unsupported == "skip")
 
+    def citations(self) -> list[str]:
+        """Return the texts to cite for the selected frames, each once, with its license.
+
+        The index of `dicomdl.idc` has them as joined column ``citation``, with ``license`` beside
+        it; any other index gets them by `Index.join`.
+
+        Returns
+        -------
+        list of str
+            ``"TEXT (LICENSE)"``, in the order of the frames.
+
+        Raises
+        ------
+        UsageError
+            There is no joined column ``citation``.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import dicomdl
+        >>> from pydicom.data import get_testdata_file
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     index = dicomdl.scan(get_testdata_file("CT_small.dcm"), out, progress=False)
+        ...     source = {"Modality": ["CT"], "citation": ["Doe 2020"], "license": ["CC BY 4.0"]}
+        ...     index.join(source, on="Modality").citations()
+        ['Doe 2020 (CC BY 4.0)']
+        """
+        if "citation" not in self._joined:
+            raise UsageError(
+                "the index has no column citation: make it by dicomdl.idc, or join a table with "
+                "the columns citation and license"
+            )
+        texts, citations = self._joined.codes("citation", self.rows())
+        names, licenses = np.full_like(texts, -1), ()
+        if "license" in self._joined:
+            names, licenses = self._joined.codes("license", self.rows())
+        pairs = np.stack([texts, names], axis=1)[texts >= 0]
+        _, first = np.unique(pairs, axis=0, return_index=True)
+        return [
+            f"{citations[text]} ({licenses[name]})" if name >= 0 else str(citations[text])
+            for text, name in pairs[np.sort(first)].tolist()
+        ]
+
     def _exported(self) -> dict[str, Callable[[], Table]]:
         selected = None if self._whole else (self.rows(), self.stacks.numbers)
         return exported(self._generation, selected, self._joined)

@@ -41,7 +41,10 @@ GRACE_S: Final = 24 * 3600.0
 _COMPLETE: Final = r"[0-9a-f]{16}"
 _INTERRUPTED: Final = r"\.[0-9a-f]{16}\.[0-9a-f]{12}\.tmp"
 OUR_GENERATIONS: Final = f"{_COMPLETE}|{_INTERRUPTED}"
-OURMANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
+OUR_MANIFESTS: Final = r"manifest\.json\.[0-9a-f]{12}\.tmp"
+# The folder of files that a caller gave as bytes, and their names in it.
+GIVEN_FILES: Final = "given"
+OUR_GIVEN: Final = r"[0-9a-f]{32}|\.[0-9a-f]{32}\.[0-9a-f]{12}\.tmp"
 
 
 def is_index_folder(folder: str) -> bool:
@@ -49,14 +52,15 @@ def is_index_folder(folder: str) -> bool:
 
     The index may be complete, damaged or interrupted. Any other file or folder makes it False.
     """
+    inside = {"generations": OUR_GENERATIONS, GIVEN_FILES: OUR_GIVEN}
     for name in os.listdir(folder):
-        if name == "generations":
+        if name in inside:
             if not all(
-                re.fullmatch(OUR_GENERATIONS, inner)
+                re.fullmatch(inside[name], inner)
                 for inner in os.listdir(os.path.join(folder, name))
             ):
                 return False
-        elif name != MANIFEST and not re.fullmatch(OURMANIFESTS, name):
+        elif name != MANIFEST and not re.fullmatch(OUR_MANIFESTS, name):
             return False
     return True
 
@@ -96,7 +100,7 @@ def publish(
     }
     storage.write_whole(os.path.join(folder, MANIFEST), sealed(manifest))
     storage.remove_old(generations, grace_s, now.date_s, pattern=_INTERRUPTED)
-    storage.remove_old(folder, GRACE_S, now.date_s, pattern=OURMANIFESTS)
+    storage.remove_old(folder, GRACE_S, now.date_s, pattern=OUR_MANIFESTS)
     for name in expired:
         shutil.rmtree(os.path.join(generations, name), ignore_errors=True)
     return generation

@@ -54,6 +54,7 @@ from dicomdl.jobs._patients import (
 )
 from dicomdl.jobs._texts import without_texts
 from dicomdl.jobs.engine import Reading, read_all, refused_tables
+from dicomdl.jobs.given_files import stored_files
 from dicomdl.jobs.roots import STORES, Known, Path, Root, Walking, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk
@@ -100,6 +101,9 @@ def scan(
         (.txt, .csv, .tsv, .parquet, on disk or behind a URL) stands for the objects in it. Headers
         are read by ranges, of 16 kB for most files. The query of a URL, which may be a signature,
         is not stored: only this process can read such objects.
+
+        Items of a list may also be ``(name, bytes)``, or a name and a binary file that is open:
+        such files are stored once in the folder of the index, for their owner only.
     out
         The index folder. The default is one in the user's cache folder, which the next scan of the
         same roots updates. An update reads new and changed files only and drops deleted ones. The
@@ -182,7 +186,8 @@ def scan(
     >>> len(index), index.stacks[0].verdict
     (1, 'single')
     """
-    checked = checked_roots(roots)
+    own_folder = _own_folder(out)
+    checked = checked_roots(stored_files(roots, own_folder))
     stores = checked_options(storage_options)
     declare([os.fsdecode(root.path) for root in checked if root.kind in STORES], stores)
     if not 1 <= concurrency <= MOST_CONCURRENCY:
@@ -205,7 +210,7 @@ def scan(
         "texts": bool(texts),
         **({"storage_options": stores} if stores else {}),
     }
-    target = _target(out, options)
+    target = own_folder or default_folder(options)
     source = target
     if move and out is None:
         source = default_folder(options | {"roots": _roots_before(options["roots"], move)})
@@ -264,9 +269,10 @@ def _own(target: str, generation: str, *, strict_files: bool) -> Index:
 # --- target ---------------------------------------------------------------------------------------
 
 
-def _target(out: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> str:
+def _own_folder(out: str | os.PathLike[str] | None) -> str | None:
+    """Return the folder that a user gives for an index, after a check that it is free."""
     if out is None:
-        return default_folder(options)
+        return None
     if not os.fspath(out):
         raise UsageError("out is an empty name: name a folder for the index")
     target = os.path.abspath(os.path.expanduser(os.fspath(out)))

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, PixelError
 from dicomdl.storage.archives import open_member
+from dicomdl.storage.given import BytesHandle, GivenBytes
 from dicomdl.storage.handles import COMPARED as COMPARED
 from dicomdl.storage.handles import COMPARED_IF_MOVED as COMPARED_IF_MOVED
 from dicomdl.storage.handles import UNKNOWN as UNKNOWN
@@ -51,6 +52,8 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
     if type(path) is not str:
         require_accepted(path)
     if SEPARATOR in path:
+        if isinstance(path, GivenBytes):
+            return BytesHandle(path)
         location = split(path)
         if location.members:
             return open_member(location, path, expected)

@@ -1,7 +1,7 @@
 """The public `read_frame`: one frame of an index or of a file, in stored or converted values."""
 
 import os
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dicomdl.pixels.codestreams import FrameLike
 from dicomdl.pixels.isolation import IsolationOption, as_isolation
 from dicomdl.pixels.options import Colour, Decoding
 from dicomdl.pixels.read import decode_frame
+from dicomdl.storage.given import given_bytes
 from dicomdl.values.conversion import frame_conversion
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_image
@@ -23,7 +24,7 @@ _FRAMES: Final = (Frame, FrameSource)
 
 
 def read_frame(
-    source: FrameLike | str | os.PathLike[str],
+    source: FrameLike | str | os.PathLike[str] | bytes | BinaryIO,
     out: Values | None = None,
     *,
     frame_number: int | None = None,
@@ -44,12 +45,14 @@ def read_frame(
     Parameters
     ----------
     source
-        A `Frame` of an index, the `FrameSource` of one, or the path of a DICOM file.
+        A `Frame` of an index, the `FrameSource` of one, or the path of a DICOM file. Or the bytes
+        of one, or a binary file that is open at its start, such as `io.BytesIO`; they are read into
+        memory, and nothing is stored.
     out
         C-contiguous array of the shape and dtype of the stored values to fill. Its content is
         undefined after an error.
     frame_number
-        The frame of a multi-frame file at a path, from 1; the tile of a mosaic. It may be left away
+        The frame of a multi-frame file, from 1; the tile of a mosaic. It may be left away
         for a file of one frame.
     values
         "stored". Or, by the frame's own header: "modality" (rescale or Modality LUT), "philips",
@@ -155,17 +158,7 @@ def _frame_of(source: object, frame_number: int | None) -> Frame:
     """Return a frame of a file; raise a UsageError for anything that is no path."""
     if isinstance(source, _FRAMES):
         raise UsageError("frame_number= is for the path of a file: a Frame is one already")
-    if not isinstance(source, str | os.PathLike):
-        raise UsageError(
-            "read_frame takes a Frame, such as index.frame(0) or stack.frame(3), or the path of a "
-            f"file, not a {type(source).__name__}"
-        )
-    path = os.path.expanduser(os.fspath(source))
-    if os.path.isdir(path):
-        raise UsageError(
-            f"{path!r} is a folder: read_volume({path!r}) reads its volume, and dicomdl.scan "
-            "makes an index of it"
-        )
+    path = _location_of(source)
     frames = read_frames(path)
     if not frames:
         raise HeaderError(f"{path!r} is DICOM without an image", reason="no_image")
@@ -178,4 +171,22 @@ def _frame_of(source: object, frame_number: int | None) -> Frame:
         f"{path!r} has {len(frames)} frames: pass frame_number=1 to {len(frames)}{found}, or read "
         "all by read_volume",
         frames=len(frames),
+    )
+
+
+def _location_of(source: object) -> str:
+    """Return the path of a file, or the location of bytes; raise a UsageError for anything else."""
+    if isinstance(source, str | os.PathLike):
+        path = os.path.expanduser(os.fspath(source))
+        if os.path.isdir(path):
+            raise UsageError(
+                f"{path!r} is a folder: read_volume({path!r}) reads its volume, and dicomdl.scan "
+                "makes an index of it"
+            )
+        return path
+    if (given := given_bytes(source)) is not None:
+        return given
+    raise UsageError(
+        "read_frame takes a Frame, such as index.frame(0) or stack.frame(3), the path of a file, "
+        f"or its bytes, not a {type(source).__name__}"
     )

@@ -1,5 +1,6 @@
 """The public read_frame: of an index or a file, in stored or modality values."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from phantoms import (
     write_structured_report,
 )
 from phantoms_multi import write_mosaic
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 import dicomdl
 from dicomdl.errors import HeaderError, UsageError
@@ -107,3 +113,33 @@ def test_what_is_no_frame_says_what_to_do(folder: Path) -> None:
             dicomdl.read_frame(frame, **options)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs a Frame"):
         dicomdl.read_frame(index.source(0), values="modality")
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
+def test_bytes_are_read_as_their_file_is(folder: Path, wrap: Any) -> None:
+    (path,) = write_series(folder, shape=(1, 5, 7), intercept=-1024)
+    expected = dicomdl.read_frame(path, values="modality")
+    data = path.read_bytes()
+    assert np.array_equal(dicomdl.read_frame(wrap(data), values="modality"), expected)
+    with path.open("rb") as file:
+        assert np.array_equal(dicomdl.read_frame(file), dicomdl.read_frame(path))
+
+
+def test_frames_of_bytes_have_numbers_and_two_files_are_never_mixed(folder: Path) -> None:
+    for syntax in (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian):
+        path = write_multiframe(folder / f"{syntax}.dcm", shape=(4, 5, 7), transfer_syntax=syntax)
+        other = write_multiframe(
+            folder / f"{syntax}-2.dcm", shape=(4, 5, 7), transfer_syntax=syntax, offset=1
+        )
+        for number in (4, 1):
+            for each in (path, other):
+                read = dicomdl.read_frame(each.read_bytes(), frame_number=number)
+                assert np.array_equal(read, dicomdl.read_frame(each, frame_number=number))
+
+
+@pytest.mark.parametrize("data", [b"", b"no DICOM", bytes(200)])
+def test_bytes_that_are_no_dicom_are_a_typed_error(data: bytes) -> None:
+    with pytest.raises(HeaderError):
+        dicomdl.read_frame(data)
+    with pytest.raises(UsageError, match="its bytes"):
+        dicomdl.read_frame(io.StringIO("text"))  # type: ignore[arg-type]

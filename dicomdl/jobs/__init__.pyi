@@ -1,0 +1,1 @@
+from . import idc as idc
