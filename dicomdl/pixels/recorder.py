@@ -1,7 +1,7 @@
 """The flight recorder: which frame each process is decoding, readable after the process has died.
 
 A decoder that crashes ends its process without a word. Therefore a process writes the file, frame
-and decoder into a slot of shared memory before it decodes, and marks the slot when it is done: 4 us
+and decoder into a slot of shared memory before it decodes, and marks the slot when it is done: 2 us
 per compressed frame, nothing for uncompressed ones. The memory has no name in any file system, so
 nothing of it outlives the processes that map it, not even after `kill -9`.
 
