@@ -103,7 +103,11 @@ def _group(item: bytes, context: Context) -> _Group:
     macros = context.schema.macros
     group = _Group({}, {})
     creators: dict[int, bytes] = {}
-    for tag, vr, value in iterate(item, context.syntax, context.window):
+
+    def wants(tag: int) -> bool:
+        return tag in macros or tag in CONVERTED or tag >> 16 == PHILIPS_ITEMS[0] >> 16
+
+    for tag, vr, value in iterate(item, context.syntax, context.window, wants):
         if tag in macros:
             group.values.update(_macro_values(tag, vr, value, context))
         elif tag in CONVERTED:

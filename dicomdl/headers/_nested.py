@@ -1,6 +1,6 @@
 """Sequences and their items (PS3.5 7.5): skipped, or iterated element by element."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from dicomdl.errors import HeaderError
@@ -27,6 +27,8 @@ from dicomdl.headers._window import Window, truncated
 
 MAX_DEPTH: Final = 32
 _ITERATE_COST: Final = 4
+# Bytes of a value that is copied only if it is wanted.
+_LONG: Final = 2**16
 _RAW_ITEM: Final = raw_tag(ITEM)
 _RAW_ENDS: Final = frozenset({raw_tag(ITEM_END), raw_tag(SEQUENCE_END)})
 
@@ -141,11 +143,15 @@ def _step_nested(
 
 
 def iterate(
-    raw: bytes, syntax: Syntax, account: Window | None = None
+    raw: bytes,
+    syntax: Syntax,
+    account: Window | None = None,
+    wants: Callable[[int], bool] | None = None,
 ) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield (tag, VR, value) per element of a data set or item in memory.
 
-    The elements are charged to `account`.
+    The elements are charged to `account`. Of a long value whose tag is not wanted, the value is
+    b"" instead of a copy.
     """
     window = Window.on(raw)
     position = 0
@@ -162,7 +168,8 @@ def iterate(
             position = head.value + head.length
             if position > len(raw):
                 raise truncated(head.value, head.length, len(raw))
-            yield head.tag, head.vr, raw[head.value : position]
+            is_passed = head.length > _LONG and wants is not None and not wants(head.tag)
+            yield head.tag, head.vr, b"" if is_passed else raw[head.value : position]
 
 
 def items(raw: bytes, syntax: Syntax, account: Window | None = None) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from dicomdl.errors import HeaderError
 from dicomdl.headers._decimals import decimal
 from dicomdl.headers._heads import ITEM, SEQUENCE_END, UNDEFINED, ElementHead
 from dicomdl.headers._window import Window
+from dicomdl.headers.limits import most_fragments
 from dicomdl.headers.uids import NATIVE, RLE_LOSSLESS, TRANSFER_SYNTAXES, family_of, is_uid
 
 _MAX_TABLE_BYTES: Final = 8_000_000
@@ -338,6 +339,7 @@ def _item_length(raw: bytes, position: int) -> int | None:
 def _fragments(window: Window, position: int) -> tuple[list[int], int]:
     """Return the position of each fragment's item tag, and the end of the last fragment."""
     starts: list[int] = []
+    most = most_fragments(window.limits, window.size)
     buffer, base = window.buffer, window.base
     length = 0
     while True:
@@ -358,8 +360,7 @@ def _fragments(window: Window, position: int) -> tuple[list[int], int]:
                 expected_bytes=position,
                 found_bytes=window.size,
             )
-        if len(starts) > window.limits.fragments:
-            most = window.limits.fragments
+        if len(starts) > most:
             raise HeaderError(
                 f"there are more than {most} fragments", reason="too_many_fragments", limit=most
             )

@@ -167,7 +167,8 @@ def check_real(raw: bytes, column: Attribute) -> None:
     An invalid rescale slope or intercept must not become 1 or 0 silently, and of two different ones
     none is known to be that of the image.
     """
-    if not _is_real(raw):
+    is_short = len(raw) <= LONGEST_CACHED
+    if not (_is_real if is_short else _is_real.__wrapped__)(raw):
         tag = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X})"
         raise HeaderError(
             f"{column.name} {tag} is not one finite number",

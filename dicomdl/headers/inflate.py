@@ -119,7 +119,8 @@ class Inflated:
     def _take(self, offset: int, length: int) -> bytes:
         if offset + length > len(self._kept) >= self._limits.header_bytes:
             raise _inflates_too_far(self._limits.header_bytes)
-        return bytes(self._kept[offset : offset + length])
+        # One copy: a slice of a bytearray would be another.
+        return bytes(memoryview(self._kept)[offset : offset + length])
 
     def _next(self) -> bytes | None:
         piece = next(self._pieces, None)

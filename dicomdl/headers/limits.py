@@ -19,7 +19,8 @@ class ReadLimits:
     frames
         Frames of a file.
     free_frames, bytes_per_frame
-        A file of more than `free_frames` frames needs this number of bytes in the file for each.
+        A file of more than `free_frames` frames, or fragments, needs this number of bytes in the
+        file for each.
     fragments
         Fragments of encapsulated pixel data.
     header_bytes
@@ -70,7 +71,7 @@ DEFAULT_LIMITS: Final = ReadLimits()
 
 def require_frames(limits: ReadLimits, frames: int, file_bytes: int) -> None:
     """Raise HeaderError if a file of `file_bytes` has more frames than it may."""
-    most = min(limits.frames, max(limits.free_frames, file_bytes // limits.bytes_per_frame))
+    most = min(limits.frames, _justified(limits, file_bytes))
     if frames > most:
         raise HeaderError(
             f"NumberOfFrames is {frames} in a file of {file_bytes} bytes, up to {most} are read: "
@@ -79,3 +80,12 @@ def require_frames(limits: ReadLimits, frames: int, file_bytes: int) -> None:
             number_of_frames=frames,
             limit=most,
         )
+
+
+def most_fragments(limits: ReadLimits, file_bytes: int) -> int:
+    """Return how many fragments a file of `file_bytes` may have."""
+    return min(limits.fragments, _justified(limits, file_bytes))
+
+
+def _justified(limits: ReadLimits, file_bytes: int) -> int:
+    return max(limits.free_frames, file_bytes // limits.bytes_per_frame)

@@ -65,7 +65,13 @@ from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import Handle, NotFetched, Source, open_path
 
 # Small: the few UIDs that all files contain.
-_uid = functools.lru_cache(maxsize=256)(as_text)
+_known_uid = functools.lru_cache(maxsize=256)(as_text)
+
+
+def _uid(raw: bytes) -> str:
+    return str(convert_long(raw, _known_uid))
+
+
 CHARACTER_SET: Final = 0x00080005
 SHARED_GROUPS: Final = 0x52009229
 PER_FRAME_GROUPS: Final = 0x52009230
@@ -357,7 +363,10 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
     if family_of(context.transfer_syntax) == "video":
         raise HeaderError(VIDEO_ADVICE, reason="video")
     schema = context.schema
-    layout = pixel_layout(row[schema.pixel_format])
+    raws = row[schema.pixel_format]
+    # A cache of long values would hold more than the files that have them.
+    is_short = sum(map(len, raws)) <= LONGEST_CACHED
+    layout = (pixel_layout if is_short else pixel_layout.__wrapped__)(raws)
     if isinstance(layout, HeaderError):
         # The cached error is copied: a raised one keeps its traceback, and so the file's bytes.
         raise HeaderError(str(layout), **vars(layout))

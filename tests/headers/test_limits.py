@@ -1,14 +1,19 @@
 """limits: what one file may cost, and that the limits can be set."""
 
+import gc
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import bombs
+from faults.writing import Changes, image_file, text
 
 import dicomdl
 from dicomdl.errors import UsageError
+from dicomdl.headers import columns as columns_module
+from dicomdl.headers import reader as reader_module
+from dicomdl.headers._pixel_data import pixel_layout
 from dicomdl.headers.limits import ReadLimits
 from dicomdl.headers.reader import HeaderReader
 
@@ -39,6 +44,8 @@ DEFLATED = bombs.file(bombs.DEFLATED, bombs.image(bombs.native(bytes(160_000)), 
         (FRAMES, {"free_frames": 50, "bytes_per_frame": 10**9}, "image"),
         (FRAGMENTS, {"fragments": 20}, "too_many_fragments"),
         (FRAGMENTS, {"fragments": 21}, "image"),
+        (FRAGMENTS, {"free_frames": 20, "bytes_per_frame": 100}, "too_many_fragments"),
+        (FRAGMENTS, {"free_frames": 20, "bytes_per_frame": 10}, "image"),
         (ELEMENTS, {"header_bytes": 50_000}, "header_too_large"),
         (ELEMENTS, {"elements": 40_000}, "too_many_elements"),
         (DEFLATED, {"inflated_bytes": 150_000, "header_bytes": 1000}, "header_too_large"),
@@ -52,6 +59,35 @@ def test_a_file_beyond_a_limit_is_a_problem(
     raw: bytes, limits: dict[str, int], reason: str
 ) -> None:
     assert reason_of(raw, ReadLimits(**limits)) == reason
+
+
+def longest_key(cache: Any) -> int:
+    """Return the length of the longest bytes that a cache of `functools` refers to."""
+    longest, found = 0, [cache]
+    for _ in range(4):
+        found = [each for one in found for each in gc.get_referents(one)]
+        found = [each for each in found if type(each) in (dict, tuple, list, bytes)]
+        longest = max([longest, *(len(each) for each in found if type(each) is bytes)])
+        found = [each for each in found if type(each) is not bytes]
+    return longest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {0x00281053: text(b"1".rjust(60_000), b"DS")},
+        {0x00280008: text(b"1".rjust(60_000, b"0"), b"IS")},
+        {0x0020000D: text(b"1" + b".1" * 30_000, b"UI")},
+        {0x00080016: text(b"1" + b".1" * 30_000, b"UI")},
+    ],
+)
+def test_no_cache_keeps_the_long_values_of_a_file(changes: Changes) -> None:
+    raw = image_file(changes)
+    for _ in range(2):
+        header = HeaderReader().parse(raw, len(raw), lambda at, n: raw[at : at + n])
+        assert header.kind == "image"
+    for cache in (reader_module._known_uid, columns_module._is_real, pixel_layout):
+        assert longest_key(cache) <= columns_module.LONGEST_CACHED
 
 
 def test_a_small_file_of_a_million_frames_is_refused_at_once() -> None:
