@@ -80,7 +80,7 @@ def test_a_scan_that_finds_no_image_says_so_and_exits_1(
     assert "there are no files in" in capsys.readouterr().out
     (tmp_path / "data" / "readme.txt").write_text("no DICOM at all")
     assert main(scan) == 1
-    assert "no file in" in (printed := capsys.readouterr().out) and "unpacked" in printed
+    assert "no file in" in (printed := capsys.readouterr().out) and "--archives" in printed
 
 
 def test_one_hidden_folder_is_counted_in_the_singular(

@@ -83,7 +83,7 @@ class Isolation:
             raise UsageError(f"memory_bytes={limit!r}: expected a number of bytes above 0, or None")
 
     def includes(self, decoder: Decoder) -> bool:
-        """Return whether a decoder runs in a helper."""
+        """Return whether a decoder, `decoder`, runs in a helper."""
         return self.decoders == "all" or (self.decoders == "unproven" and not decoder.proven)
 
 
