@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import errno
 import functools
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -235,6 +236,8 @@ class _Plan:
 
     def __init__(self, ranges: list[Span]) -> None:
         self._ranges = ranges
+        # A fork copies the plan, and not the threads that fulfil it.
+        self.process = os.getpid()
         self._by_url: dict[str, list[tuple[int, int]]] = {}
         for number, part in enumerate(ranges):
             self._by_url.setdefault(part.source.path, []).append((part.offset, number))
@@ -328,7 +331,7 @@ _loops: Final = _Plans()
 
 def _planned(url: str, start: int, stop: int) -> memoryview | None:
     for plan in _loops.running:
-        data = plan.take(url, start, stop)
+        data = plan.take(url, start, stop) if plan.process == os.getpid() else None
         if data is not None:
             return data
     return None

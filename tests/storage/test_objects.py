@@ -433,6 +433,18 @@ def test_an_error_ahead_is_raised_where_its_range_is_read(server: ObjectServer) 
     assert read == [b"", b"gone", b""]
 
 
+def test_a_plan_of_another_process_is_not_waited_for(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = many(server, 3)
+    with reading_ahead([Span(source, 0, 100) for source in sources]):
+        monkeypatch.setattr(objects._loops.running[0], "process", -1)
+        server.clear()
+        with opened(sources[0]) as handle:
+            assert handle.read_at(0, 100) == server.objects[sources[0].path[5:]][:100]
+    assert len(server.gets()) == 1
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
