@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from dicomdl.errors import UsageError
 from dicomdl.storage.locations import absolute
+from dicomdl.storage.medium import is_dicomdir
 
 # (old root, new root) pairs of bytes without a separator at the end.
 Moves: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -35,7 +36,7 @@ def parse_roots(roots: Sequence[str], given: Roots | None) -> dict[str, str]:
     Returns
     -------
     dict
-        The roots that were given, moved or not.
+        The roots that were given, moved or not. A DICOMDIR stands for its folder.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def parse_roots(roots: Sequence[str], given: Roots | None) -> dict[str, str]:
         _require_known(pairs, roots)
     else:
         pairs = {_only(roots): os.fspath(given)}
-    return {_absolute(old): _absolute(new) for old, new in pairs.items()}
+    return {_reach(_absolute(old)): _reach(_absolute(new)) for old, new in pairs.items()}
 
 
 def moves_of(roots: Sequence[str], pairs: Mapping[str, str], *, strict_files: bool = True) -> Moves:
@@ -67,7 +68,7 @@ def moves_of(roots: Sequence[str], pairs: Mapping[str, str], *, strict_files: bo
         files are compared as those of a moved root: by size and modification time.
     """
     if not strict_files:
-        pairs = {**{root: root for root in roots}, **pairs}
+        pairs = {**{_reach(root): _reach(root) for root in roots}, **pairs}
     moves = [
         (os.fsencode(old), os.fsencode(new))
         for old, new in pairs.items()
@@ -91,6 +92,11 @@ def moved(path: bytes, moves: Moves) -> bytes:
 
 def _by_length(pair: tuple[bytes, bytes]) -> tuple[int, bytes]:
     return -len(pair[0]), pair[0]
+
+
+def _reach(root: str) -> str:
+    """Return the folder of a DICOMDIR, beside which its files lie; any other root as it is."""
+    return os.path.dirname(root) if is_dicomdir(root) else root
 
 
 def _absolute(folder: str | os.PathLike[str]) -> str:

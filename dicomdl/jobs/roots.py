@@ -13,12 +13,11 @@ from dicomdl.storage.archives import OTHER_ENDINGS, has_ending, list_members
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
 from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined
-from dicomdl.storage.medium import Medium
+from dicomdl.storage.medium import Medium, is_dicomdir
 from dicomdl.storage.sources import Source, State
 
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-# The name of a directory (PS3.10 8.6); a CD may show it in lower case.
-_DICOMDIR: Final = "DICOMDIR"
+_SEPARATOR: Final = os.fsencode(SEPARATOR)
 # "folder" also stands for a single file.
 Kind = Literal["folder", "archive", "dicomdir", "store", "table"]
 
@@ -90,8 +89,7 @@ def _root(given: str) -> Root:
                 "folder, or pack it as zip or tar",
                 path=given,
             )
-        is_directory = os.path.basename(path).upper() == _DICOMDIR
-        kind = "archive" if has_ending(path) else "dicomdir" if is_directory else "folder"
+        kind = "archive" if has_ending(path) else "dicomdir" if is_dicomdir(path) else "folder"
         kind = "table" if is_table(path) else kind
     return Root(os.fsencode(path), kind)
 
@@ -189,9 +187,6 @@ def _hidden_folder(location: bytes) -> bytes | None:
         if part.startswith(b".") and part != b"..":
             return location[: -len(inside)] + b"/".join(parts[: number + 1])
     return None
-
-
-_SEPARATOR: Final = os.fsencode(SEPARATOR)
 
 
 def _add_referenced(path: str, found: Walk) -> None:

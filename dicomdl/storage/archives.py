@@ -57,10 +57,20 @@ def has_ending(path: str) -> bool:
 class _SharedFile(LocalFile):
     """The file of an archive, which all threads read, and which closes with its last member."""
 
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            self.close()
+
+
+class _LockedFile(_SharedFile):
+    """The same where reading moves the position of a descriptor: one thread at a time reads."""
+
     __slots__ = ("_lock",)
 
     def __init__(self, path: str, expected: Source | None = None) -> None:
-        self._lock = contextlib.nullcontext() if CAN_SHARE else threading.Lock()
+        self._lock = threading.Lock()
         super().__init__(path, expected)
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -73,15 +83,14 @@ class _SharedFile(LocalFile):
         with self._lock:
             return super().read_into(buffer, offset)
 
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            self.close()
+
+_ArchiveFile: Final = _SharedFile if CAN_SHARE else _LockedFile
 
 
 def _copied(source: Source, pieces: Callable[[], Iterable[bytes]]) -> _SharedFile:
     """Open the copy of what cannot be read in place."""
     try:
-        return _SharedFile(copies.copy_of(source, pieces))
+        return _ArchiveFile(copies.copy_of(source, pieces))
     except StorageError as error:
         raise unreadable("no_copy", str(error)) from error
 
@@ -268,7 +277,7 @@ def _whole_archive(path: str, state: State) -> Archive:
 
 
 def _opened(path: str, state: State, limits: ArchiveLimits) -> Archive:
-    return Archive(path, _SharedFile(path, Source(path, *state)), state, limits)
+    return Archive(path, _ArchiveFile(path, Source(path, *state)), state, limits)
 
 
 def _inner(archive: Archive, members: Sequence[str]) -> Archive:

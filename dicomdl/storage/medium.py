@@ -14,6 +14,15 @@ _FORBIDDEN: Final = ("\0", ":")
 _SEPARATOR: Final = os.sep
 
 
+# The name of a directory (PS3.10 8.6); a CD may show it in lower case.
+_DIRECTORY: Final = "DICOMDIR"
+
+
+def is_dicomdir(path: str) -> bool:
+    """Whether a path is named as the directory of a medium."""
+    return os.path.basename(path).upper() == _DIRECTORY
+
+
 class Found(NamedTuple):
     """A file, its state and identity; or the reason, in a word and a sentence, why it is not read.
 

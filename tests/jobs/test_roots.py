@@ -347,6 +347,17 @@ def test_a_dicomdir_stands_for_the_files_that_it_references(tmp_path: Path) -> N
     assert scan(root, tmp_path / "j").ledger["image"] == 4
 
 
+def test_a_moved_cd_is_followed_by_its_dicomdir(tmp_path: Path) -> None:
+    root = cd(tmp_path)
+    write_dicomdir(root / "DICOMDIR", ["IMAGES", "IM0"])
+    (stack,) = scan(root / "DICOMDIR", tmp_path / "i").stacks
+    expected = dicomdl.read_volume(stack).array
+    os.rename(root, tmp_path / "moved")
+    for new in ("moved/DICOMDIR", "moved"):
+        (stack,) = dicomdl.open_index(tmp_path / "i", root=tmp_path / new).stacks
+        np.testing.assert_array_equal(dicomdl.read_volume(stack).array, expected)
+
+
 def test_the_dicomdir_of_pydicom_references_the_files_that_pydicom_finds(tmp_path: Path) -> None:
     from pydicom.data import get_testdata_file
     from pydicom.fileset import FileSet
