@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from dicomdl.errors import UntrustedRoot
 from dicomdl.storage.handles import MovedPath
-from dicomdl.storage.locations import is_url, split
+from dicomdl.storage.locations import SEPARATOR, is_url, split
 
 # Of local paths, of members of archives and of URLs.
 _SEPARATORS: Final = {os.sep, "/"}
@@ -74,9 +74,12 @@ def require_accepted(path: str) -> None:
 
 def _stays_inside(path: str, root: str) -> bool:
     """Whether no link on the way from a root to a file, or to an archive, leads out of the root."""
-    whole = split(path).whole
-    # Stores have no links, nor has a root that is the file itself or a part of an archive.
-    if is_url(whole) or is_inside(root, whole):
+    whole = split(path).whole if SEPARATOR in path else path
+    # A root that is the file itself, or a part of an archive, was named by the user.
+    if root.startswith(whole) and is_inside(root, whole):
+        return True
+    # Stores have no links.
+    if whole is not path and is_url(whole):
         return True
     if not _folder_stays_inside(os.path.dirname(whole), root):
         return False
