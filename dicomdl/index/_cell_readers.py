@@ -34,7 +34,7 @@ def reader_of(table: Table, name: str, verified: Callable[[], object]) -> Reader
     if table.is_verified(name) or table.bytes_of(name) <= SMALL_BYTES:
         table.column(name)
         return _fast_reader(table, name)
-    read, rows = _fast_reader(table.unverified(name), name), len(table)
+    read, rows = _fast_reader(table.unverified, name), len(table)
     is_seen = bytearray(-(-rows >> CHUNK_BITS))
 
     def verify(chunk: int) -> None:

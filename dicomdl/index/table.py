@@ -15,6 +15,7 @@ A published generation never changes. Columns with few distinct values are dicti
 the narrowest index, so a column costs one or two bytes per frame.
 """
 
+import copy
 import functools
 import json
 import math
@@ -152,9 +153,12 @@ class Table:
         """Return the bytes of one column, with its dictionary."""
         return int(self._array(name).get_total_buffer_size())
 
-    def unverified(self, name: str) -> "Table":
-        """Return a table of one column, for readers that call `column_at` before they read."""
-        return Table(self._arrow.select([name]))
+    @functools.cached_property
+    def unverified(self) -> "Table":
+        """The table without verification, for readers that call `column_at` before they read."""
+        table = copy.copy(self)
+        table._blocks, table._verified = None, {}
+        return table
 
     def distinct(self, name: str) -> list[Any]:
         """Return the distinct values of a column, None among them."""
