@@ -87,6 +87,14 @@ class Copies:
         """Whether the pixels of `count` frames may be compared."""
         return self._digest is not None and count <= _MOST_COMPARED
 
+    def are_of_pixels(self, rows: Ints) -> bool:
+        """Whether the digests of rows are those of pixels.
+
+        Digests of files (with a colon), and absent ones, may differ although the pixels are equal.
+        """
+        found = [self.digests.get(row, "") for row in rows.tolist()]
+        return all(found) and not any(":" in digest for digest in found)
+
     def among(self, rows: Ints, positions: Ints) -> Ints:
         """Return the rows whose pixels equal those of an earlier row at the same position.
 

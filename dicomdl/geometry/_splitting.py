@@ -457,5 +457,7 @@ class Splitter:
         digests = np.unique(
             [self._copies.digests.get(row, "") for row in rows.tolist()], return_inverse=True
         )[1]
-        told = {"pixels": "different", "instances": instances[:_MOST_NAMED]}
+        are_known = self._copies.are_of_pixels(rows[repeated])
+        pixels = "different" if are_known else "unchecked"
+        told = {"pixels": pixels, "instances": instances[:_MOST_NAMED]}
         return replace(part, rows=columns.ordered(rows, digests), remarks=part.remarks | told)

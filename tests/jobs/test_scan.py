@@ -15,6 +15,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from faults import bombs
 from phantoms import uid, write_secondary_capture, write_series, write_structured_report
 
 import dicomdl
@@ -384,6 +385,13 @@ def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(
     second = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
     assert len(decoded) == 2 and len(second) == len(first) + 1
     assert [len(index.select(min_duplicate_of=0)) for index in (first, second)] == [1, 1]
+
+
+def test_pixels_that_only_their_files_were_compared_for_are_unchecked(tmp_path: Path) -> None:
+    # They code far more pixels than their bytes justify, and have other UIDs.
+    bombs.write(tmp_path / "data", "two progressive JPEGs at one position")
+    (stack,) = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False).stacks
+    assert (stack.verdict, stack.detail["pixels"]) == ("duplicates", "unchecked")
 
 
 def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(
