@@ -205,6 +205,16 @@ def test_check_exits_0_when_nothing_needs_a_person(
     assert "4 x 5 x 7" in capsys.readouterr().out
 
 
+def test_check_exits_2_and_says_where_an_index_is_damaged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["scan", str(folder), "-o", str(tmp_path / "i"), "-q"])
+    (table,) = (tmp_path / "i").glob("generations/*/annotations.arrow")
+    table.write_bytes(table.read_bytes()[:-1] + b"?")
+    assert main(["check", str(tmp_path / "i")]) == 2
+    assert "is damaged: annotations has another checksum in block 0" in capsys.readouterr().err
+
+
 def test_check_exits_1_and_says_what_needs_a_person(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
