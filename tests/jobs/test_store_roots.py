@@ -221,7 +221,7 @@ def test_a_store_that_refuses_the_listing_leaves_the_index(
 
 def test_options_and_concurrency_are_checked(server: ObjectServer, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="concurrency is 0, expected 1 to 256"):
-        scan(server, "s3://b/data/a", tmp_path, concurrency=0)
+        scan(server, "s3://b/data/a", tmp_path / "index", concurrency=0)
     with pytest.raises(UsageError, match="environment"):
         dicomdl.scan("s3://b", tmp_path / "x", storage_options={"aws_secret_access_key": "k"})
 
