@@ -156,7 +156,7 @@ def _digest(folder: str, generation: str) -> str:
     """Return the BLAKE2b digest of the names and contents of all files of a generation."""
     whole = hashlib.blake2b(digest_size=32)
     for name, path in _files(folder, generation):
-        with open(path, "rb") as file:
+        with storage.open_regular(path) as file:
             content = hashlib.file_digest(file, "blake2b").digest()
         whole.update(hashlib.blake2b(os.fsencode(name)).digest() + content)
     return whole.hexdigest()

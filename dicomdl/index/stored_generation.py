@@ -17,6 +17,7 @@ from dicomdl.errors import GenerationGone, IndexDamaged, IndexFolderError
 from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import FORMAT, TABLES
 from dicomdl.index.table import Table
+from dicomdl.storage import publishing as storage
 from dicomdl.storage.checksums import (
     BLOCK_BYTES,
     Blocks,
@@ -45,7 +46,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, "rb") as file:
+        with storage.open_regular(path) as file:
             data = file.read()
         # Other formats need no checksum.
         format_found = json.loads(data)["format"]
@@ -168,7 +169,7 @@ class StoredGeneration:
 
     def _read(self, file: str) -> bytes:
         try:
-            with open(self._path(file), "rb") as opened:
+            with storage.open_regular(self._path(file)) as opened:
                 return opened.read()
         except FileNotFoundError:
             raise self._absent(file) from None

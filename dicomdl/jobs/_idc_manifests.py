@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from dicomdl.errors import UsageError
+from dicomdl.errors import PixelError, UsageError
+from dicomdl.storage.sources import Source, opened, read_range
 
 _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 _LIST: Final = "ListOfSeriesToDownload="
@@ -40,10 +41,10 @@ def read_manifest_of_series(path: str | os.PathLike[str]) -> Listed:
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES)
-    except OSError as error:
-        raise UsageError(f"the manifest {path!r} cannot be read: {error.strerror}") from error
+        with opened(Source(path)) as handle:
+            data = read_range(handle, 0, min(handle.size, _MOST_BYTES))
+    except PixelError as error:
+        raise UsageError(f"the manifest {path!r} cannot be read: {error}") from error
     text = data.decode("utf-8-sig", errors="replace")
     if (start := text.find(_LIST)) >= 0:
         names = _UID.findall(text, start + len(_LIST))

@@ -6,8 +6,10 @@ written through a memory map, because a full disk then ends the process instead 
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
+import io
 import os
 import platform
 import re
@@ -166,9 +168,21 @@ def explained(sentence: str) -> Iterator[None]:
         raise StorageError(f"{sentence}: {error.strerror or error}", errno=error.errno) from error
 
 
+def open_regular(path: str) -> io.BufferedReader:
+    """Open a file for reading; raise OSError for a FIFO or device, on which a program would wait.
+
+    A folder that came from somebody else may have one in the place of a file.
+    """
+    descriptor = os.open(path, OPEN_FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return open(descriptor, "rb")
+
+
 def read_whole(path: str) -> bytes:
     """Return the bytes of a file that `write_whole` wrote."""
-    with explained(f"{path!r} cannot be read"), open(path, "rb") as file:
+    with explained(f"{path!r} cannot be read"), open_regular(path) as file:
         return file.read()
 
 

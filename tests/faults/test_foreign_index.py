@@ -390,3 +390,29 @@ def test_random_edits_end_in_errors_of_dicomdl(victim: Index, tmp_path: Path) ->
                 way.follow(index)
         assert not [file for file in found if file.startswith(secret)]
         assert not way.escapes, (name, column, value, way.escapes)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize(
+    "name", ["manifest.json", *(f"generations/*/{f}" for f in ("scan.json", "checksums"))]
+)
+@pytest.mark.timeout(30)
+def test_a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait(victim: Index, name: str) -> None:
+    folder = Path(victim.path)
+    (path,) = folder.glob(name)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(IndexFolderError):
+        dicomdl.open_index(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.timeout(30)
+def test_a_fifo_in_the_place_of_a_table_is_an_error_and_no_wait(victim: Index, table: str) -> None:
+    folder = Path(victim.path)
+    (path,) = folder.glob(f"generations/*/{table}.arrow")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(IndexFolderError):
+        dicomdl.open_index(folder, trust=True).check()
