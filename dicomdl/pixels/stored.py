@@ -87,7 +87,7 @@ def add_frame_note(error: BaseException, source: FrameLike) -> None:
 
 
 class named:
-    """Add file and frame to each PixelError that leaves the block.
+    """Add file and frame to each PixelError and MemoryError that leaves the block.
 
     The block is the edge where both are known. A class, because a generator costs 1 us per frame.
     """
@@ -101,7 +101,8 @@ class named:
         return
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, PixelError):
+        # Memory runs out for a frame, too.
+        if isinstance(error, PixelError | MemoryError):
             add_frame_note(error, self._source)
 
 
