@@ -69,7 +69,8 @@ _known_uid = functools.lru_cache(maxsize=256)(as_text)
 
 
 def _uid(raw: bytes) -> str:
-    return str(convert_long(raw, _known_uid))
+    # Written out: one call per file.
+    return _known_uid(raw) if len(raw) <= LONGEST_CACHED else as_text(raw)
 
 
 CHARACTER_SET: Final = 0x00080005
@@ -365,7 +366,7 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
     schema = context.schema
     raws = row[schema.pixel_format]
     # A cache of long values would hold more than the files that have them.
-    is_short = sum(map(len, raws)) <= LONGEST_CACHED
+    is_short = len(b"".join(raws)) <= LONGEST_CACHED
     layout = (pixel_layout if is_short else pixel_layout.__wrapped__)(raws)
     if isinstance(layout, HeaderError):
         # The cached error is copied: a raised one keeps its traceback, and so the file's bytes.

@@ -59,8 +59,9 @@ class Table:
     @functools.cached_property
     def arrow(self) -> pa.Table:
         """The columns as an Arrow table, all of them verified."""
-        for name in self._column_numbers:
-            self.column(name)
+        if self._blocks is not None:
+            for name in self._column_numbers:
+                self.column(name)
         return self._arrow
 
     @property

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import random
+import re
 import struct
 import tracemalloc
 import warnings
@@ -233,7 +234,11 @@ def _with_defaults(frame: Frame, attribute: Attribute, expected: Any) -> Any:
         }
         defaults |= {"bits_stored": frame.bits_allocated, "high_bit": frame.bits_stored - 1}
         return defaults.get(attribute.name)
-    return expected
+    # What is no date or time may be a name, and is not kept: "***" of a de-identifier.
+    is_time = attribute.vr in ("DA", "DT", "TM") and isinstance(expected, str)
+    return (
+        "" if is_time and not re.fullmatch(r"[0-9.:+\-/ \\]*", expected.strip("\0")) else expected
+    )
 
 
 def _known(path: Path, column: str) -> bool:
