@@ -82,7 +82,9 @@ def _first_scan(stream: bytes) -> _Scan | None:
         if end > len(stream):
             break
         if marker == 0xDA:
-            is_only = not is_progressive and stream[position + 4] == components > 0
+            # The number of its components; an empty segment has none.
+            named = stream[position + 4 : min(end, position + 5)]
+            is_only = not is_progressive and named == bytes([components]) and components > 0
             return _Scan(end, frame_end, is_only)
         if marker in _SOF and end - position > 9:
             components, frame_end = stream[position + 9], end

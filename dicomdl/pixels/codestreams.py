@@ -292,9 +292,10 @@ def main_header(stream: bytes, position: int) -> Iterator[tuple[int, bytes]]:
 def _precincts(style: bytes, rows: int, columns: int) -> int:
     """Return the number of precincts of one component.
 
-    It is large only if the coding style makes precincts small (T.800 A.6.1, B.6).
+    It is large only if the coding style makes precincts small (T.800 A.6.1, B.6). A style that is
+    cut states none.
     """
-    if not style or not style[0] & 1:
+    if len(style) < 6 or not style[0] & 1:
         return 0
     levels, sizes = style[5], style[10:]
     count = 0

@@ -20,6 +20,9 @@ from faults.writing import encapsulated as in_items
 from faults.writing import image_file as file_of
 from mutations import Seed, mutant, seed_of, seeds
 from numpy.typing import NDArray
+from phantoms import element
+
+from dicomdl.headers._heads import SEQUENCE_END
 
 SHAPE = (4, 5, 7)
 PER_FOLDER = 40
@@ -109,10 +112,10 @@ def annotations(folder: Path) -> Annotations:
     images, labels = series_with_labels(folder)
     for path in labels:
         dataset = pydicom.dcmread(path)
-        for element in dataset.iterall():
-            if element.VR == "SQ":
-                element.is_undefined_length = True
-                for item in element.value:
+        for each in dataset.iterall():
+            if each.VR == "SQ":
+                each.is_undefined_length = True
+                for item in each.value:
                     item.is_undefined_length_sequence_item = True
         dataset.save_as(path)
     return Annotations(
@@ -205,13 +208,17 @@ def cut(syntax: bytes, points: int) -> tuple[Callable[[int], bytes], int]:
 
 
 def cut_files(files: Sequence[bytes], points: int) -> tuple[Callable[[int], bytes], int]:
-    """Return files that are cut at some points within their pixels, and their number."""
+    """Return files that are cut at some points within their pixels, and their number.
+
+    The sequence delimiter behind encapsulated frames is no part of them.
+    """
 
     def make(number: int) -> bytes:
         which, point = divmod(number, points)
         raw = files[which]
         begin = raw.rindex(struct.pack("<HH", PIXEL_DATA >> 16, PIXEL_DATA & 0xFFFF)) + 12
-        return raw[: begin + (len(raw) - begin) * point // points]
+        end = len(raw) - 8 * raw.endswith(element(SEQUENCE_END, b""))
+        return raw[: begin + (end - begin) * point // points]
 
     return make, points * len(files)
 

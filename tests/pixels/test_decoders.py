@@ -433,6 +433,28 @@ def test_the_size_in_a_jpeg_xl_header_is_read_and_compared(
     assert caught.value.found_shape[:2] == shape
 
 
+@pytest.mark.parametrize("kept", range(12))
+def test_a_coding_style_that_is_cut_is_an_array_or_a_typed_error(kept: int) -> None:
+    image = ramp()
+    stream = encode(image, J2K)
+    at = stream.index(b"\xff\x52") + 2
+    length = int.from_bytes(stream[at : at + 2], "big")
+    style = b"\1" + stream[at + 3 : at + 2 + kept]
+    short = (2 + len(style)).to_bytes(2, "big") + style
+    with contextlib.suppress(PixelError):
+        decode(items(stream[:at] + short + stream[at + length :]), source(image, J2K))
+
+
+@pytest.mark.parametrize("uid", [JPEG, JPEG_LL, JPEG_LS])
+def test_a_scan_header_without_components_is_a_typed_error(uid: str) -> None:
+    image = ramp(dtype="u1")
+    stream = encode(image, uid)
+    at = stream.index(b"\xff\xda")
+    for cut in (b"\xff\xda\0\2", b"\xff\xda\0\2\xff\xd9", b"\xff\xda\0\0", b"\xff\xda\0\1"):
+        with pytest.raises(PixelError):
+            decode(items(stream[:at] + cut), source(image, uid))
+
+
 def test_header_text_is_not_quoted_by_the_error_of_a_fallback_decoder() -> None:
     image = ramp()
     stream = encode(image, J2K)
