@@ -111,16 +111,20 @@ def _of_file(path: str, keys: Sequence[str]) -> GivenTable:
 def _of_parquet(path: str, title: str) -> GivenTable:
     import pyarrow.parquet as pq
 
+    # Arrow does not check that text is UTF-8 before it is asked for.
+    damage = (pa.ArrowException, OSError, UnicodeDecodeError)
     try:
         names = tuple(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
+    except damage as error:
         raise UsageError(f"{title} is damaged: {error}", path=path) from error
 
     def read(wanted: Sequence[str]) -> pa.Table:
         try:
-            return pq.read_table(path, columns=list(wanted))
-        except (pa.ArrowInvalid, OSError) as error:
+            table = pq.read_table(path, columns=list(wanted))
+            table.validate(full=True)
+        except damage as error:
             raise UsageError(f"{title} is damaged: {error}", path=path) from error
+        return table
 
     return GivenTable(title, names, read, _rows)
 

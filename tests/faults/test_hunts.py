@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from faults import mutants
 from faults.hunting import Hunt, hunt
@@ -195,7 +194,7 @@ def test_damaged_tables_are_labels_or_usage_errors(
 ) -> None:
     mutants.series_with_labels(tmp_path / "data")
     index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False, workers=1)
-    uids = [index.value(number, "sop_instance_uid") for number in range(len(index))]
+    uids = sorted({index.value(number, "sop_instance_uid") for number in range(len(index))})
 
     def take(raw: bytes) -> None:
         kind, _, content = raw.partition(b":")
@@ -203,9 +202,8 @@ def test_damaged_tables_are_labels_or_usage_errors(
         path.write_bytes(content)
         joined = index.join(path, on={"sop_instance_uid": "id"}, on_unmatched="keep")
         repr(joined), repr(joined.joins)
-        for name in joined.joined:
-            column = np.array([str(joined.value(n, name)) for n in range(len(joined))])
-            assert column.shape == (len(index),)
+        joined.to_pandas("frames")
 
     found = hunt(count, mutants.tables(uids), quiet(take), tmp_path / "hunt")
     require(found, record_property)
+    assert found.outcomes["fine"] > count // 20

@@ -159,6 +159,17 @@ def test_parquet_joins_with_its_types(index: Index, tmp_path: Path) -> None:
     assert joined(index, tmp_path / "t.parquet", label="x") == [(1.5, 2.5), (), ()]
 
 
+@pytest.mark.parametrize("name", [b"label", IDS[0].encode()])
+def test_parquet_with_text_that_is_no_utf_8_is_damaged(
+    name: bytes, index: Index, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": IDS, "label": [1, 2, 3]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(name, b"\xc8" + name[1:]))
+    with pytest.raises(UsageError, match="is damaged"):
+        index.join(path, {"parent": "id"}, on_unmatched="keep")
+
+
 def test_frames_of_pandas_join(index: Index) -> None:
     pd = pytest.importorskip("pandas")
     assert joined(index, pd.DataFrame({"y": [1, 2, 3]}, index=pd.Index(IDS, name="id"))) == [
