@@ -123,7 +123,8 @@ def _begun(planned: Planned, options: ConversionOptions, key: str) -> Iterator[N
 
 
 def _sentence(error: DicomdlError) -> str:
-    return printable(" ".join([str(error), *getattr(error, "__notes__", ())]))
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return printable(f"{error} ({notes})" if notes else str(error))
 
 
 # --- what is there --------------------------------------------------------------------------------

@@ -336,7 +336,9 @@ def test_the_command_converts_a_folder_and_says_what_it_did(
     write_series(tmp_path / "in" / "b", drop=[3], seed=1, edit=edited(SeriesNumber=2))
     command = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-q"]
     assert main(command) == 1
-    assert "1 refused, 1 written" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 refused, 1 written" in told and "pass --irregular resample" in told
+    assert "series: " in told.rpartition("(")[2]
     assert main([*command, "--where", "verdict=regular", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"] == {"present": 1}
+    counted = json.loads(capsys.readouterr().out)
+    assert counted["counts"] == {"present": 1}
