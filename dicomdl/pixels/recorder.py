@@ -131,6 +131,7 @@ class _OfProcess:
 
     def __init__(self) -> None:
         self.slots: _Slots | None = None
+        self.recorder: Recorder | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -153,13 +154,18 @@ _here: Final = _OfProcess()
 class Recorder:
     """The memory of the recorder, as an attribute of what workers receive or inherit.
 
-    Making one makes the memory of this process, unless it has one. A copy for a process that does
-    not inherit the memory takes it along; any other copy makes its own.
+    There is one per process, which the first call makes, with the memory. A copy for a process that
+    does not inherit the memory takes it along; any other copy makes its own. Several datasets in
+    one message hold the same object, so that its descriptor is sent once, as `spawn` requires.
     """
 
-    def __init__(self) -> None:
+    def __new__(cls) -> "Recorder":
+        """Return the recorder of this process."""
         if _here.slots is None:
             _here.slots = _Slots(_nameless())
+        if _here.recorder is None:
+            _here.recorder = super().__new__(cls)
+        return _here.recorder
 
     def __reduce__(self) -> tuple[Any, ...]:
         is_for_process = multiprocessing.context.get_spawning_popen() is not None

@@ -155,3 +155,9 @@ def test_a_child_of_any_start_method_records_where_its_parent_reads(
         [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120
     )
     assert ran.stdout.split() == ["a.dcm", "4", "False"]
+
+
+def test_a_process_has_one_recorder_so_that_spawn_gets_its_descriptor_once() -> None:
+    assert Recorder() is Recorder()
+    first, second = pickle.loads(pickle.dumps([Recorder(), Recorder()]))
+    assert first is second is Recorder()
