@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dicomdl.errors import StorageError
+from dicomdl.storage import locks
 from dicomdl.storage import publishing as storage
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
@@ -128,6 +129,7 @@ with new_folder(sys.argv[1], "made") as folder:
 """
 
 
+@pytest.mark.skipif(locks._fcntl is None, reason="needs flock")
 @pytest.mark.slow
 @posix_only
 def test_a_folder_of_a_killed_writer_goes_at_once_and_that_of_a_living_one_stays(
