@@ -124,7 +124,9 @@ def test_an_unchanged_archive_is_neither_opened_nor_read_again(
     before = scan(path, tmp_path / "i")
     opens: list[str] = []
     original = os.open
-    monkeypatch.setattr(os, "open", lambda name, *a: (opens.append(name), original(name, *a))[1])
+    monkeypatch.setattr(
+        os, "open", lambda name, *a, **k: (opens.append(name), original(name, *a, **k))[1]
+    )
     after = scan(path, tmp_path / "i")
     assert str(path) not in opens
     assert after.manifest["generation"] == before.manifest["generation"]

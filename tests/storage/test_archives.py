@@ -109,7 +109,7 @@ def test_a_stored_member_opens_no_file_and_reads_only_its_ranges(
     source = look_up(Source(f"{path}//s1/b.dcm"))
     opens: list[object] = []
     original = os.open
-    monkeypatch.setattr(os, "open", lambda *args: (opens.append(args), original(*args))[1])
+    monkeypatch.setattr(os, "open", lambda *a, **k: (opens.append(a), original(*a, **k))[1])
     read: list[tuple[int, int]] = []
     preads = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, n, at: (read.append((n, at)), preads(fd, n, at))[1])
