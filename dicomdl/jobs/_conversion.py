@@ -24,6 +24,7 @@ from dicomdl.index.views import Stack
 from dicomdl.jobs._conversion_plan import Planned
 from dicomdl.jobs._sidecar import sidecar
 from dicomdl.jobs.conversions import ConvertedImage
+from dicomdl.labels.read import label_volume
 from dicomdl.labels.reader import LabelReader, channel_block, label_block, smallest_dtype
 from dicomdl.labels.source import LabelSource
 from dicomdl.printing import printable
@@ -281,14 +282,7 @@ def _label_map(stack: Stack, annotation: Annotation) -> Volume:
     start = (0, 0, 0)
     labels, overlap = label_block(reader, start, reader.shape, smallest_dtype(reader.names))
     if not overlap:
-        return Volume(
-            labels,
-            stack.geometry,
-            frame=stack.middle,
-            stack=stack,
-            quantity="derived",
-            names=dict(reader.names),
-        )
+        return label_volume(stack, labels, reader)
     masks = channel_block(reader, start, reader.shape).astype(np.uint8)
     return Volume(
         masks,

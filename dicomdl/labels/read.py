@@ -206,6 +206,11 @@ def _volume(
             OverlapWarning,
             stacklevel=3,
         )
+    return label_volume(stack, labels, reader)
+
+
+def label_volume(stack: Stack, labels: Values, reader: LabelReader) -> Volume:
+    """Return the label map of a reader on the grid of its stack as a volume, with the names."""
     return Volume(
         labels,
         stack.geometry,
