@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -227,10 +227,12 @@ def _written(
                 raise
             why_not[annotation.path] = _sentence(error)
             continue
+        # Masks are numbered by their place in the image.
+        names = label_map.names or dict(enumerate(label_map.dimension))
         labels[os.path.basename(f"{name}{options.suffix}")] = {
-            str(n): text for n, text in label_map.names.items()
+            str(number): str(text) for number, text in names.items()
         }
-        files |= _write_table(name, label_map, options)
+        files |= _write_table(name, names, options)
     return files, labels, why_not
 
 
@@ -302,9 +304,8 @@ def _on_grid(labels: Volume, volume: Volume) -> Volume:
     return labels.resample_to(volume.geometry, interpolation="nearest", fill=0)
 
 
-def _write_table(name: str, labels: Volume, options: ConversionOptions) -> dict[str, int]:
-    """Write the table of labels, as BIDS has it; masks are numbered by their place in the image."""
-    names = labels.names or dict(enumerate(labels.dimension))
+def _write_table(name: str, names: Mapping[int, Any], options: ConversionOptions) -> dict[str, int]:
+    """Write the table of labels, as BIDS has it."""
     lines = ["index\tname", *(f"{n}\t{_cell(text)}" for n, text in names.items())]
     data = ("\n".join(lines) + "\n").encode("utf-8", "replace")
     storage.write_whole(os.path.join(options.out, f"{name}.tsv"), data)

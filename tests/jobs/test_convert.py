@@ -162,6 +162,8 @@ def test_labels_that_overlap_are_masks(tmp_path: Path) -> None:
         "0\tBody",
         "1\tHeart",
     ]
+    facts = json.loads((tmp_path / "out" / "case.json").read_text())
+    assert facts["dicomdl"]["labels"] == {"case_rtstruct1.nii.gz": {"0": "Body", "1": "Heart"}}
 
 
 def test_what_is_complete_is_left_and_what_is_damaged_is_made_again(tmp_path: Path) -> None:
