@@ -3,7 +3,6 @@
 import os
 import queue
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -13,6 +12,7 @@ from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.index import Index
 from dicomdl.jobs._conversion import ConversionOptions, convert_image
 from dicomdl.jobs._conversion_plan import Planned, plan
+from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.conversions import Conversion, ConvertedImage
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.system import available_cores
@@ -141,11 +141,6 @@ def _converted(
     Compression and decoding, which take nearly all of the time, run outside of the interpreter
     lock. After a failure of the disk no further image is begun.
     """
-    with warnings.catch_warnings():
-        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(images)):
         waiting.put(number)
@@ -168,12 +163,11 @@ def _converted(
     for thread in team:
         thread.start()
     try:
-        with tqdm(
+        with progress_bar(
             total=len(images),
             unit="image",
             desc="converting",
-            disable=None if progress else True,
-            leave=False,
+            shown=progress,
         ) as bar:
             for _ in images:
                 number, result = results.get()

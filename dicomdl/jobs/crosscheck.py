@@ -10,7 +10,6 @@ OpenJPEG, and two builds of one library can be wrong together. The report names 
 
 import itertools
 import random
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from dicomdl.errors import UsageError
 from dicomdl.index.text import counted, escaped, html_table
 from dicomdl.jobs._comparison import Compared, Difference, Outcome, compare_frame
 from dicomdl.jobs._decoder_pairs import Relation, first_name, relation
+from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.second_decoder import TIMEOUT_S, SecondReader
 from dicomdl.printing import printable
 
@@ -283,17 +283,12 @@ def check_pixels(
         )
     numbers, kinds = (range(len(index)), 0) if sample is None else sampled(index, sample, seed)
     tally = _Tally()
-    with warnings.catch_warnings():
-        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
     with SecondReader(timeout_s) as reader:
-        for number in tqdm(
+        for number in progress_bar(
             numbers,
             unit="frame",
             desc="decoding twice",
-            disable=None if progress else True,
-            leave=False,
+            shown=progress,
         ):
             tally.add(compare_frame(index.source(number), reader))
     return PixelCheck(

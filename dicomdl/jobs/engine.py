@@ -34,6 +34,7 @@ from dicomdl.index.schema import (
 )
 from dicomdl.index.table import Table
 from dicomdl.jobs._pixel_hashes import pixel_hashes
+from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.objects import declare, has_queries
@@ -209,11 +210,6 @@ def read_all(
     paths: Sequence[bytes], reading: Reading, workers: int | None, *, progress: bool
 ) -> Iterator[list[Table]]:
     """Read all files, with a progress bar: yield the tables of each chunk, in any order."""
-    with warnings.catch_warnings():
-        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-
     chunks = [
         (start, paths[start : start + CHUNK_FILES]) for start in range(0, len(paths), CHUNK_FILES)
     ]
@@ -228,12 +224,11 @@ def read_all(
         if workers == 1 or len(chunks) < 2
         else _in_workers(chunks, reading, min(workers, len(chunks)))
     )
-    with tqdm(
+    with progress_bar(
         total=len(paths),
         unit="file",
         desc="reading headers and pixels" if reading.pixel_hash else "reading headers",
-        disable=None if progress else True,
-        leave=False,
+        shown=progress,
     ) as bar:
         for tables in done:
             bar.update(len(tables[0]))

@@ -11,7 +11,6 @@ import html
 import io
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.text import counted
 from dicomdl.jobs._file_names import UNKNOWN, safe_name
 from dicomdl.jobs._idc_manifests import Listed, read_manifest_of_series
+from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.scan import scan
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.object_copies import Wanted, copy_objects, objects_below
@@ -300,7 +300,9 @@ class IDCSeries:
         declare(self.urls, checked_options(_OPEN if storage_options is None else storage_options))
         target = os.path.abspath(os.path.expanduser(os.fspath(folder)))
         storage.make_folder(target)
-        with _bar(self.size_bytes, progress=progress) as bar:
+        with progress_bar(
+            total=self.size_bytes, unit="B", unit_scale=True, desc="copying", shown=progress
+        ) as bar:
             copied, present = copy_objects(self._wanted(target), concurrency, bar.update)
         self._write_table(os.path.join(target, "series.csv"))
         return {"copied": copied, "present": present}
@@ -350,22 +352,6 @@ class IDCSeries:
         if self.missing:
             lines.append(f"  {len(self.missing)} of the manifest are not in IDC: see missing")
         return "\n".join(lines)
-
-
-def _bar(total: int, *, progress: bool) -> Any:
-    with warnings.catch_warnings():
-        # In a notebook without ipywidgets, tqdm warns and shows a text bar.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-
-    return tqdm(
-        total=total,
-        unit="B",
-        unit_scale=True,
-        desc="copying",
-        disable=None if progress else True,
-        leave=False,
-    )
 
 
 # --- the tables of idc-index-data -----------------------------------------------------------------
