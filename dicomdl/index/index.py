@@ -24,7 +24,7 @@ from dicomdl.index._keys import On
 from dicomdl.index._label_columns import JoinOptions, Label, Names
 from dicomdl.index._numbers import flags_of_stacks, flags_of_table, whole_numbers
 from dicomdl.index._parts import ledger_of, part_of
-from dicomdl.index._plotting import Plotted
+from dicomdl.index._public_functions import Plotted, Worked
 from dicomdl.index._selections import (
     Ranges,
     complete_stacks,
@@ -49,7 +49,7 @@ from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
 
 
-class Index(Dividable, Exportable, Plotted):
+class Index(Dividable, Exportable, Plotted, Worked):
     """The frames that a scan found, in order of stacks and slices, or a selection of them.
 
     `dicomdl.scan` and `dicomdl.open_index` return one. It is immutable, and pickles as a path (at
@@ -84,6 +84,8 @@ class Index(Dividable, Exportable, Plotted):
         A stack by its number, the stack of a frame, the first frame of each stack.
     check, plot, to_pandas, to_parquet
         What needs a person, a contact sheet, and tables for other programs.
+    convert
+        Files of volumes: `dicomdl.convert` of this index.
 
     Examples
     --------

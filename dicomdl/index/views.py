@@ -32,7 +32,7 @@ from dicomdl.index._group_parts import (
     names_that_differ,
     quantity_of,
 )
-from dicomdl.index._plotting import Plotted
+from dicomdl.index._public_functions import Plotted
 from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.rows import Generation, generation_of
