@@ -186,13 +186,19 @@ class RemoteObject:
         if stop <= self._head.nbytes:
             buffer[:] = self._head[offset:stop]
             return
+        url = self._source.path
+        # Before the cache, which has what came early: the plan goes on as its ranges are taken.
+        ahead = _planned(url, offset, stop, may_ask=False)
+        if ahead is not None:
+            buffer[:] = ahead
+            return
         cache = byte_cache() if self._digest else None
         missing: tuple[int, int] | None = offset, stop
         if cache is not None:
             missing = cache.read_into(self._digest, buffer, offset)
         if missing is None:
             return
-        ahead = _planned(self._source.path, offset, stop)
+        ahead = _planned(url, offset, stop, may_ask=True)
         if ahead is not None:
             buffer[:] = ahead
             return
@@ -249,14 +255,21 @@ class _Plan:
         self._next = 0
         self._bytes = 0
 
-    def take(self, url: str, start: int, stop: int) -> memoryview | None:
-        """Return a part of a planned range; None if it is not planned, or was read already."""
+    def take(self, url: str, start: int, stop: int, *, may_ask: bool) -> memoryview | None:
+        """Return a part of a planned range; None if it is not planned, or was read already.
+
+        A range that was not asked for yet is asked for, and those behind it, if `may_ask`.
+        """
+        if not (may_ask or self._started):
+            return None
         number = self._number(url, start, stop)
         if number is None:
             return None
         part = self._ranges[number]
         with self._lock:
             if number not in self._started:
+                if not may_ask:
+                    return None
                 self._ask(number)
             self._ask_more()
             future = self._asked.get(number)
@@ -329,11 +342,12 @@ class _Plans:
 _loops: Final = _Plans()
 
 
-def _planned(url: str, start: int, stop: int) -> memoryview | None:
+def _planned(url: str, start: int, stop: int, *, may_ask: bool) -> memoryview | None:
     for plan in _loops.running:
-        data = plan.take(url, start, stop) if plan.process == os.getpid() else None
-        if data is not None:
-            return data
+        if plan.process == os.getpid():
+            data = plan.take(url, start, stop, may_ask=may_ask)
+            if data is not None:
+                return data
     return None
 
 

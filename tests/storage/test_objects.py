@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -406,6 +407,30 @@ def test_ranges_may_be_read_in_parts_in_any_order_and_again(server: ObjectServer
                     read_exactly(handle, part, start)
                     data = server.objects[source.path[5:]]
                     assert bytes(part) == data[start : start + part.nbytes]
+    assert len(server.gets()) == 60
+
+
+def test_the_next_ranges_are_asked_for_although_those_before_reach_the_cache_first(
+    server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "CONCURRENCY", 8)
+    added = threading.Semaphore(0)
+    add = ByteCache.add
+
+    def counted(self: ByteCache, digest: str, offset: int, data: Any) -> None:
+        add(self, digest, offset, data)
+        added.release()
+
+    monkeypatch.setattr(ByteCache, "add", counted)
+    sources = many(server)
+    server.clear()
+    with reading_ahead([Span(source, 0, 100) for source in sources]):
+        for number, source in enumerate(sources):
+            with opened(source) as handle:
+                assert handle.read_at(0, 100) == server.objects[source.path[5:]][:100]
+            # One more range follows each that was read, and lies in the cache before its turn.
+            for _ in range(9 if number == 0 else number < 52):
+                assert added.acquire(timeout=20)
     assert len(server.gets()) == 60
 
 
