@@ -20,6 +20,7 @@ from dicomdl.geometry.axes import AxisOrder, axes_along, axes_towards, checked_a
 from dicomdl.geometry.grid import Geometry
 from dicomdl.geometry.regular import require_possible
 from dicomdl.index.views import Stack, Stacks
+from dicomdl.storage.memory import remembered
 from dicomdl.values.intensity import Intensity
 from dicomdl.volumes.block_reader import BlockReader
 from dicomdl.volumes.cutting import outside_value, padding_shows
@@ -198,8 +199,8 @@ class GridRequest:
         return order.voxels(voxels, order.of(stack.shape))
 
 
-# Small: a shape and 16 numbers per stack. `new_grid` takes 0.1 ms, and a patch asks several times.
-@functools.lru_cache(maxsize=256)
+# `new_grid` takes 0.1 ms, and a patch asks several times.
+@remembered("resampled grids")
 def _resampled_grid(stack: Stack, request: GridRequest) -> Geometry:
     """Return the orthogonal grid about the centre of a stack."""
     own = stack.geometry

@@ -24,7 +24,7 @@ from dicomdl.index.access import Access, refused
 from dicomdl.index.soundness import require_sound, require_sound_facts
 from dicomdl.index.stored_generation import StoredGeneration
 from dicomdl.index.table import Table
-from dicomdl.storage.memory import remembered
+from dicomdl.storage.memory import Share, drop, share
 from dicomdl.storage.objects import declare
 from dicomdl.storage.paths import UnacceptedPath
 
@@ -337,14 +337,35 @@ def _through(files: Reader, cells: Reader, convert: Callable[[Any], Any]) -> Rea
 
 
 def _opened_size(_: Generation) -> int:
-    """Estimate the private memory of a generation: stack starts, groups, cached values.
+    """Estimate the private memory of a generation: columns, stack starts, groups, cached values.
 
     Its tables are memory-mapped.
     """
-    return 2**18
+    return 5 * 2**17
 
 
-@remembered("generations", _opened_size)
+def _drop_views_of_evicted() -> None:
+    """Evict what caches hold of generations that were evicted.
+
+    A key with a stack or a group, and a reader that is cached under it, would hold the tables open:
+    a process that scans a folder per minute would never close one.
+    """
+    opened = {id(generation) for generation in _opened.values()}
+
+    def is_of_evicted(key: Any) -> bool:
+        parts = key if isinstance(key, tuple) else ()
+        generations = [getattr(part, "_generation", None) for part in parts]
+        return any(each is not None and id(each) not in opened for each in generations)
+
+    drop(is_of_evicted)
+
+
+_opened: Final[Share[Generation]] = share(
+    "generations", _opened_size, after_eviction=_drop_views_of_evicted
+)
+
+
+@_opened.around
 def generation_of(folder: str, name: str, access: Access) -> Generation:
     """Return the generation of a folder, the same object for all callers of a process."""
     return Generation(folder, name, access)

@@ -7,7 +7,7 @@ in thousandths:
 
     slices               280   decoded slices of coded stacks, for the following blocks
     label maps           200   integer labels of a dataset's `labels=`, per stack
-    inflated files       120   data sets of deflated files with several frames
+    inflated files       104   data sets of deflated files with several frames
     label readers         70   contours on the slices of stacks, frames of segmentations, masks
     archive members       60   inflated members of archives
     label voxels          45   numbers of voxels per slice and label, by which samplers draw centers
@@ -18,16 +18,19 @@ in thousandths:
     header tables         20   lookup tables, palettes and maps as stored in headers
     archives              40   directories of archives
     body voxels           20   voxels of the body, per stack, from which samplers draw centers
-    generations           10   opened index folders (their tables are mapped and not counted)
+    generations           25   opened index folders (their tables are mapped and not counted)
     label points          10   points of a table that lie in a stack
     lookup tables         10   Modality and VOI LUTs
     palettes              10   colour tables
     group axes             5   times, echoes and b-values of groups
+    resampled grids        1   the grid on which `spacing=` delivers a stack
     intensity recipes      5   the conversion that `intensity=` stands for, per stack
     intensity limits       4   percentiles, per stack
     SUV factors            1   per stack
 
 A share evicts its least recently used items. Unused room of one share is not available to another.
+An evicted generation takes with it the items of all shares whose keys have stacks or groups of it:
+these hold its tables open.
 An item larger than its share stays as the only item until the next one is added. A `MemoryWarning`
 reports the first such item per share and process.
 
@@ -65,7 +68,7 @@ SHARES: Final[Mapping[str, int]] = {
     "slices": 280,
     "label maps": 200,
     "label readers": 70,
-    "inflated files": 120,
+    "inflated files": 104,
     "archive members": 60,
     "archives": 40,
     "label voxels": 45,
@@ -75,11 +78,12 @@ SHARES: Final[Mapping[str, int]] = {
     "real-world maps": 20,
     "header tables": 20,
     "body voxels": 20,
-    "generations": 10,
+    "generations": 25,
     "label points": 10,
     "lookup tables": 10,
     "palettes": 10,
     "group axes": 5,
+    "resampled grids": 1,
     "intensity recipes": 5,
     "intensity limits": 4,
     "SUV factors": 1,
@@ -157,6 +161,8 @@ class Share(Generic[Value]):
     limit
         Function that returns the bytes of the share. The budget is first known when the first item
         is added.
+    after_eviction
+        Function that is called after items were evicted.
     """
 
     def __init__(
@@ -166,10 +172,11 @@ class Share(Generic[Value]):
         *,
         one_at_a_time: bool = False,
         limit: Callable[[], int],
+        after_eviction: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.bytes = 0
-        self._size, self._limit = size, limit
+        self._size, self._limit, self._after_eviction = size, limit, after_eviction
         self._items: dict[Any, _Item] = {}
         self._tick = itertools.count().__next__
         self._lock = threading.Lock()
@@ -217,10 +224,13 @@ class Share(Generic[Value]):
                 return item.value  # type: ignore[no-any-return]
             self._items[key] = _Item(value, size, self._tick())
             self.bytes += size
-            if self.bytes > limit:
+            evicts = self.bytes > limit
+            if evicts:
                 self._drop_oldest(limit)
             warns = size > limit and not self._has_warned
             self._has_warned |= warns
+        if evicts:
+            self._after_eviction()
         if warns:
             self._warn(size, limit)
         return value
@@ -244,6 +254,17 @@ class Share(Generic[Value]):
             f"are read again: set the environment variable {VARIABLE} to a larger number"
         )
         warnings.warn(message, MemoryWarning, stacklevel=4)
+
+    def values(self) -> list[Value]:
+        """Return the cached values."""
+        with self._lock:
+            return [item.value for item in self._items.values()]
+
+    def drop(self, is_dropped: Callable[[Any], bool]) -> None:
+        """Evict the items for whose key a function returns True."""
+        with self._lock:
+            for key in [key for key in self._items if is_dropped(key)]:
+                self.bytes -= self._items.pop(key).size
 
     def clear(self) -> None:
         """Evict all items."""
@@ -317,7 +338,11 @@ _registry: Final = _Registry()
 
 
 def share(
-    name: str, size: Callable[[Value], int] = bytes_in, *, one_at_a_time: bool = False
+    name: str,
+    size: Callable[[Value], int] = bytes_in,
+    *,
+    one_at_a_time: bool = False,
+    after_eviction: Callable[[], None] = lambda: None,
 ) -> Share[Value]:
     """Register and return the cache of one of `SHARES`. Each share has one cache.
 
@@ -329,6 +354,8 @@ def share(
         Function that returns the bytes of a value.
     one_at_a_time
         Whether only one thread at a time computes values.
+    after_eviction
+        Function that is called after items were evicted.
     """
     thousandths = SHARES[name]
     registered = Share[Value](
@@ -336,6 +363,7 @@ def share(
         size,
         one_at_a_time=one_at_a_time,
         limit=lambda: _registry.budget() * thousandths // 1000,
+        after_eviction=after_eviction,
     )
     _registry.shares[name] = registered
     return registered
@@ -350,6 +378,12 @@ def remembered(
         return share(name, size).around(function)
 
     return decorate
+
+
+def drop(is_dropped: Callable[[Any], bool]) -> None:
+    """Evict the items of all shares for whose key a function returns True."""
+    for registered in _registry.shares.values():
+        registered.drop(is_dropped)
 
 
 def decisions() -> dict[Any, Any]:

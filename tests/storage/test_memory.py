@@ -1,5 +1,6 @@
 """memory: the caches of a process have one budget, and its shares hold the items used last."""
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,31 @@ def test_an_item_larger_than_its_share_is_kept_alone_and_told_of_once() -> None:
         assert (kept.bytes, len(kept)) == (200, 1)
         kept.keep("d", bytes(3))
     assert (kept.bytes, len(kept)) == (3, 1)
+
+
+@pytest.mark.slow
+def test_caches_hold_no_tables_of_indexes_that_are_no_longer_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setenv("DICOMDL_MEMORY", "32MiB")  # one generation
+    memory.clear()
+    phantoms.write_series(tmp_path / "data", shape=(2, 4, 4))
+    held, opened = [], list[Any]()
+    for number in range(4):
+        index = dicomdl.scan(tmp_path / "data", tmp_path / f"{number}", progress=False)
+        patches = dicomdl.PatchDataset(index, size=(1, 2, 2), spacing=(5.0, 1.0, 1.0))
+        assert patches[0]["image"].shape == (1, 1, 2, 2)
+        assert dicomdl.read_volume(index.stacks[0]).shape == (2, 4, 4)
+        opened.append(weakref.ref(index.stacks[0]._generation))
+        held += [patches] * (number == 0)
+    del index, patches
+    gc.collect()
+    assert [each() is not None for each in opened] == [True, False, False, True]
+    # A data set that is still used reads on, and what it reads is cached again.
+    assert held[0][0]["image"].shape == (1, 1, 2, 2)
+    assert memory.report()["stack readers"] > 0
+    memory.clear()
 
 
 def test_what_make_raises_is_raised_and_nothing_is_kept() -> None:
