@@ -249,3 +249,18 @@ def test_the_oldest_versions_are_the_floors_of_pyproject() -> None:
     assert floors.keys() == oldest.keys()
     for name, floor in floors.items():
         assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", oldest[name]), name
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_uses_a_pool_that_one_dead_process_breaks(module: Path) -> None:
+    names = {
+        getattr(node, "id", getattr(node, "attr", ""))
+        for node in ast.walk(ast.parse(module.read_text()))
+    }
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert not (names | imported) & {"ProcessPoolExecutor"}, "use jobs.supervisor"

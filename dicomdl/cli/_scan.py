@@ -89,9 +89,33 @@ def add(commands: Any) -> None:
         help="leave free texts out of the index, which may name a person: descriptions, protocol "
         "names, contrast agents, labels of annotations",
     )
+    add_parts(scan, "INDEX")
     scan.add_argument("--json", action="store_true", help="print the result as JSON")
     scan.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     scan.set_defaults(run=run)
+
+
+def add_parts(command: argparse.ArgumentParser, out: str) -> None:
+    """Add the options of the file protocol: plan, part and merge."""
+    group = command.add_argument_group(
+        "many processes or machines", "plan once, make every part by any process, merge once"
+    )
+    stage = group.add_mutually_exclusive_group()
+    stage.add_argument("--plan", action="store_true", help="write the plan of the partitions")
+    stage.add_argument(
+        "--part",
+        metavar="I/N",
+        help="make the share I of N of a plan, from 1; or all, with others that do so",
+    )
+    stage.add_argument("--merge", action="store_true", help=f"check all parts, and publish {out}")
+    group.add_argument(
+        "--parts", type=int, metavar="N", help="number of partitions of --plan (default: by size)"
+    )
+    group.add_argument(
+        "--work",
+        metavar="FOLDER",
+        help=f"folder that the processes share (default: .{out}.parts beside {out})",
+    )
 
 
 def _add_stores(scan: argparse.ArgumentParser) -> None:
@@ -127,27 +151,57 @@ def _storage_options(given: argparse.Namespace) -> dict[str, Any]:
 
 def run(given: argparse.Namespace) -> int:
     """Scan, and print the summary. A scan that found no image is a problem."""
+    options = {
+        "follow_links": given.follow_links,
+        "archives": given.archives,
+        "attributes": given.attribute,
+        "allow_phi": given.allow_phi,
+        "patient_id": given.patient_id,
+        "pixel_hash": given.pixel_hash,
+        "texts": not given.no_texts,
+        "strict_files": not given.no_strict_files,
+        "storage_options": _storage_options(given),
+        "concurrency": given.concurrency,
+    }
+    progress = not (given.quiet or given.json)
+    if given.plan or given.part or given.merge:
+        return _run_stage(given, options, progress=progress)
     from dicomdl.jobs.scan import scan
 
     move = dict(given.move)
     roots = given.roots or _moved_roots(given.out, move)
-    index = scan(
-        roots,
-        given.out,
-        move=move,
-        workers=given.workers,
-        progress=not (given.quiet or given.json),
-        follow_links=given.follow_links,
-        archives=given.archives,
-        attributes=given.attribute,
-        allow_phi=given.allow_phi,
-        patient_id=given.patient_id,
-        pixel_hash=given.pixel_hash,
-        texts=not given.no_texts,
-        strict_files=not given.no_strict_files,
-        storage_options=_storage_options(given),
-        concurrency=given.concurrency,
-    )
+    index = scan(roots, given.out, move=move, workers=given.workers, progress=progress, **options)
+    return _printed(given, index, roots)
+
+
+def _run_stage(given: argparse.Namespace, options: dict[str, Any], *, progress: bool) -> int:
+    """Plan a scan, make a share of it, or merge it."""
+    from dicomdl.jobs.scan_parts import make_scan, merge_scan, plan_scan, work_folder
+
+    if given.out is None or given.move:
+        raise UsageError("a scan in parts needs out=, and cannot move an index")
+    work = given.work or work_folder(given.out)
+    if given.plan:
+        if not given.roots:
+            raise UsageError("name a folder to scan")
+        plan = plan_scan(given.roots, given.out, work=work, parts=given.parts, **options)
+        if given.json:
+            print(json.dumps({"work": plan.folder, "partitions": len(plan)}))
+        else:
+            print(len(plan), "partitions in", plan.folder)
+        return FINE
+    if given.part:
+        counts = make_scan(work, given.part, workers=given.workers or 1, progress=progress)
+        if given.json:
+            print(json.dumps(counts))
+        else:
+            print_text(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+        return FINE
+    index = merge_scan(work)
+    return _printed(given, index, index.manifest["options"]["roots"])
+
+
+def _printed(given: argparse.Namespace, index: Any, roots: list[str]) -> int:
     if given.json:
         print(json.dumps(facts(index), indent=1))
     else:

@@ -240,13 +240,13 @@ def _in_process(
 ) -> Iterator[list[Table]]:
     reader = HeaderReader(reading.extra, reading.limits)
     every = [path for _, paths in chunks for path in paths]
-    with _asking(every, reading.concurrency) as walker:
+    with asking(every, reading.concurrency) as walker:
         for first, paths in chunks:
             yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash, walker=walker)
 
 
 @contextlib.contextmanager
-def _asking(paths: Sequence[bytes], concurrency: int) -> Iterator[HeadWalker | None]:
+def asking(paths: Sequence[bytes], concurrency: int) -> Iterator[HeadWalker | None]:
     """Ask for the objects of stores among some files, while others are read; None without any."""
     if not any(b"://" in path for path in paths):
         yield None
@@ -276,7 +276,7 @@ def answering(reading: Mapping[str, Any]) -> Answer:
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)
         paths = message[_FIRST.size :].split(b"\0")
-        with _asking(paths, reading["concurrency"]) as walker:
+        with asking(paths, reading["concurrency"]) as walker:
             tables = read_chunk(reader, paths, first, pixel_hash=pixel_hash, walker=walker)
         return [to_bytes(tables)]
 

@@ -186,6 +186,72 @@ def scan(
     >>> len(index), index.stacks[0].verdict
     (1, 'single')
     """
+    begun = begin(
+        roots,
+        out,
+        workers=workers,
+        follow_links=follow_links,
+        attributes=attributes,
+        allow_phi=allow_phi,
+        patient_id=patient_id,
+        tolerances=tolerances,
+        move=move,
+        strict_files=strict_files,
+        pixel_hash=pixel_hash,
+        limits=limits,
+        storage_options=storage_options,
+        concurrency=concurrency,
+        archives=archives,
+        texts=texts,
+    )
+    if begun.is_unchanged:
+        return unchanged(begun)
+    paths = [begun.walked.paths[i] for i in begun.fresh]
+    chunks = [
+        without_identity(chunk, begun.options)
+        for chunk in read_all(paths, begun.reading, workers, progress=progress)
+    ]
+    return finish(begun, chunks)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A scan after its walk: what is read, and what is kept of the index before.
+
+    `fresh` are the rows of the walk that are read, `kept` {old row: new row} of the others.
+    """
+
+    target: str
+    options: dict[str, Any]
+    walked: Walk
+    fresh: list[int]
+    kept: dict[int, int]
+    old: "Old | None"
+    reading: Reading
+    strict_files: bool = True
+    is_unchanged: bool = False
+
+
+def begin(
+    roots: Path | Iterable[Path],
+    out: str | os.PathLike[str] | None,
+    *,
+    workers: int | None = None,
+    follow_links: bool = False,
+    attributes: Sequence[str] = (),
+    allow_phi: bool = False,
+    patient_id: Literal["keep", "hash"] = "keep",
+    tolerances: Tolerances | None = None,
+    move: Mapping[str, str] | None = None,
+    strict_files: bool = True,
+    pixel_hash: bool = False,
+    limits: ReadLimits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    concurrency: int = CONCURRENCY,
+    archives: bool = False,
+    texts: bool = True,
+) -> Begun:
+    """Check the arguments of `scan`, walk over the roots, and compare with the last scan."""
     own_folder = _own_folder(out)
     checked = checked_roots(stored_files(roots, own_folder))
     stores = checked_options(storage_options)
@@ -221,32 +287,74 @@ def scan(
     known = _known_archives(old, checked, archives)
     walking = Walking(follow_links, archives, limits, target, compared, known, stores)
     walked = walk_roots(checked, walking)
+    reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
     if old is not None and not move and _unchanged(walked, old):
-        clear_remains(target)
-        return _own(target, read_manifest(target)["generation"], strict_files=strict_files)
+        return Begun(target, options, walked, [], {}, old, reading, strict_files, True)
     kept, fresh = _divide(walked, old, compared)
-    refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
     if fresh and patient_id == "hash":
         require_key(target, options["patient_id"])
     if old is not None and compared == COMPARED_IF_MOVED:
         old = replace(old, files=_with_states(old.files, kept, walked))
-    reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
-    chunks = list(read_all([walked.paths[i] for i in fresh], reading, workers, progress=progress))
-    if patient_id == "hash":
-        chunks = [
-            [files, hash_patients(frames), problems, hash_patients(annotations)]
-            for files, frames, problems, annotations in chunks
-        ]
-    if not texts:
-        chunks = [without_texts(chunk) for chunk in chunks]
+    return Begun(target, options, walked, fresh, kept, old, reading, strict_files)
+
+
+def current_generation(target: str) -> str:
+    """Return the name of the current generation of the index at `target`; "" without an index."""
+    try:
+        return str(read_manifest(target)["generation"])
+    except IndexFolderError:
+        return ""
+
+
+def old_for(begun: Begun, generation: str) -> "Old":
+    """Return the tables of the index before, for a scan that was begun by another process.
+
+    Raises
+    ------
+    UsageError
+        They are no longer those of that generation.
+    """
+    target = begun.target
+    old = _reusable(target, begun.options, {}) if current_generation(target) == generation else None
+    if old is None:
+        raise UsageError(
+            f"the index {target!r} was written by another scan since the plan was made, or is "
+            "damaged: plan again; the partitions that are finished stay",
+            path=target,
+        )
+    if begun.strict_files:
+        return old
+    return replace(old, files=_with_states(old.files, begun.kept, begun.walked))
+
+
+def without_identity(chunk: list[Table], options: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of `read_chunk` without what the options leave out: PatientID, texts."""
+    files, frames, problems, annotations = chunk
+    if options["patient_id"] != "keep":
+        chunk = [files, hash_patients(frames), problems, hash_patients(annotations)]
+    return chunk if options["texts"] else without_texts(chunk)
+
+
+def unchanged(begun: Begun) -> Index:
+    """Return the index of a scan that found nothing to do."""
+    clear_remains(begun.target)
+    generation = read_manifest(begun.target)["generation"]
+    return _own(begun.target, generation, strict_files=begun.strict_files)
+
+
+def finish(begun: Begun, chunks: list[list[Table]]) -> Index:
+    """Join the tables of the files that were read with those of others, and publish the index."""
+    walked, reading, options = begun.walked, begun.reading, begun.options
+    refused = [row for row, path in enumerate(walked.paths) if path in walked.refused]
     if refused:
-        chunks.append(refused_tables(walked, refused, reading, first=len(fresh)))
-    tables = _merge(old, kept, [*fresh, *refused], chunks, extra)
-    tables |= _with_stacks(tables["frames"], tables["files"], tolerances)
+        chunks.append(refused_tables(walked, refused, reading, first=len(begun.fresh)))
+    tables = _merge(begun.old, begun.kept, [*begun.fresh, *refused], chunks, reading.extra)
+    tables |= _with_stacks(tables["frames"], tables["files"], Tolerances(**options["tolerances"]))
     tables |= with_links(tables)
-    grace_s = 0.0 if holds_more(target, options) else None
+    grace_s = 0.0 if holds_more(begun.target, options) else None
     facts = {"options": options, "passed_over": walked.passed_over()}
-    return _own(target, publish(target, tables, facts, grace_s), strict_files=strict_files)
+    generation = publish(begun.target, tables, facts, grace_s)
+    return _own(begun.target, generation, strict_files=begun.strict_files)
 
 
 def _own(target: str, generation: str, *, strict_files: bool) -> Index:
@@ -260,7 +368,7 @@ def _own(target: str, generation: str, *, strict_files: bool) -> Index:
                 "later ones name the root, open_index(path, root=...) or DICOMDL_ROOT. For the "
                 "next scan, set DICOMDL_CACHE to a folder that can be written",
                 DicomdlWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
     moves = moves_of(roots_of(target, generation), {}, strict_files=strict_files)
     return opened(target, generation, Access(moves, None, is_own=True))
@@ -291,7 +399,7 @@ def _own_folder(out: str | os.PathLike[str] | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Old:
+class Old:
     """Tables of the index that a scan updates, and whether a scan of this user wrote them."""
 
     files: Table
@@ -303,7 +411,7 @@ class _Old:
     is_own: bool = True
 
 
-def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) -> _Old | None:
+def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) -> Old | None:
     """Return the tables of the index at `target` if its options and version are the same.
 
     None for a damaged or older index, which the scan replaces.
@@ -331,7 +439,7 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
         tables = {table: getattr(generation, table) for table in TABLES}
     except IndexFolderError:
         return None
-    return _Old(
+    return Old(
         tables["files"],
         tables["frames"],
         tables["problems"],
@@ -342,7 +450,7 @@ def _reusable(target: str, options: Mapping[str, Any], move: Mapping[str, str]) 
     )
 
 
-def _known_archives(old: _Old | None, roots: Sequence[Root], archives: bool) -> dict[bytes, Known]:
+def _known_archives(old: Old | None, roots: Sequence[Root], archives: bool) -> dict[bytes, Known]:
     """Return the archives in an index by their location, where the roots may have some.
 
     Those of an index that no scan of this user wrote are listed again.
@@ -374,7 +482,7 @@ def _archive_of(location: bytes) -> bytes:
     return os.fsencode(split(os.fsdecode(location)).whole)
 
 
-def _unchanged(walked: Walk, old: _Old) -> bool:
+def _unchanged(walked: Walk, old: Old) -> bool:
     files = old.files
     if len(files) != len(walked.paths) or walked.passed_over() != old.passed_over:
         return False
@@ -388,7 +496,7 @@ def _unchanged(walked: Walk, old: _Old) -> bool:
     return same and files.equals("path", walked.paths) and _same_refusals(walked, old)
 
 
-def _same_refusals(walked: Walk, old: _Old) -> bool:
+def _same_refusals(walked: Walk, old: Old) -> bool:
     """Whether the last scan refused what this walk refuses, for the same reasons."""
     if not walked.refused:
         return True
@@ -398,7 +506,7 @@ def _same_refusals(walked: Walk, old: _Old) -> bool:
     return all(before.get(path) == list(each) for path, each in walked.refused.items())
 
 
-def _divide(walked: Walk, old: _Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
+def _divide(walked: Walk, old: Old | None, compared: int) -> tuple[dict[int, int], list[int]]:
     """Return ({old row: new row} of unchanged files, rows of files to read).
 
     A file is unchanged if its path, the first `compared` entries of its state and its ETag are the
@@ -446,7 +554,7 @@ def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
 
 
 def _merge(
-    old: _Old | None,
+    old: Old | None,
     kept: Mapping[int, int],
     fresh: Sequence[int],
     chunks: Sequence[list[Table]],

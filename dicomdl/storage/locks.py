@@ -92,11 +92,21 @@ def held_while(path: str) -> Iterator[None]:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with contextlib.suppress(OSError):
-            _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        lock_file(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def lock_file(descriptor: int) -> bool:
+    """Lock an open file until it is closed, as `held_while` does; return whether that worked."""
+    if _fcntl is None:
+        return False
+    try:
+        _fcntl.flock(descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def is_held(path: str) -> bool | None:

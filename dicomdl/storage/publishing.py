@@ -19,6 +19,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+import xxhash
+
 from dicomdl.errors import StorageError
 from dicomdl.storage import locks
 from dicomdl.storage.system import OPEN_FLAGS
@@ -26,6 +28,7 @@ from dicomdl.storage.system import OPEN_FLAGS
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 # The file in a temporary folder whose lock its writer holds.
 _WRITER: Final = "writer.lock"
+_BLOCK_BYTES: Final = 2**20
 
 
 def cache_folder(*parts: str) -> str:
@@ -252,27 +255,108 @@ def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(parent: str, name: str) -> Iterator[str]:
+def new_folder(
+    parent: str, name: str | Callable[[str], str], *, what: str = "the index"
+) -> Iterator[str]:
     """Create a temporary folder in `parent`, and rename it to `name` when the block ends.
 
     The temporary folder is removed when the block raises. If the process is killed, `remove_old`
-    removes it: the name tells its machine, and a lock in it that the writer lives.
+    removes it: its name tells its machine, and a lock in it that the writer lives. A `name` that
+    depends on the content is a function of the temporary folder; a folder of that name is left as
+    it is if it has the same content. `what` names the content in the error.
     """
-    temporary = os.path.join(parent, f".{name}.{_machine()}{secrets.token_hex(3)}.tmp")
-    with explained(f"the index cannot be written to {parent!r}"):
+    shown = name if isinstance(name, str) else "part"
+    temporary = os.path.join(parent, f".{shown}.{_machine()}{secrets.token_hex(3)}.tmp")
+    with explained(f"{what} cannot be written to {parent!r}"):
         try:
             os.mkdir(temporary, 0o700)
             with locks.held_while(os.path.join(temporary, _WRITER)):
                 yield temporary
+                final = name if isinstance(name, str) else name(temporary)
                 _sync_folder(temporary)
-                os.rename(temporary, os.path.join(parent, name))
+                if isinstance(name, str) or not _is_there(temporary, os.path.join(parent, final)):
+                    os.rename(temporary, os.path.join(parent, final))
                 # Last, so that the folder has its mark while it is temporary.
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(os.path.join(parent, name, _WRITER))
+                    os.unlink(os.path.join(parent, final, _WRITER))
                 _sync_folder(parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_there(folder: str, final: str) -> bool:
+    """Whether a folder is at `final` already; one with other content is removed."""
+    if not os.path.isdir(final):
+        return False
+    if content_of(final) == content_of(folder):
+        return True
+    shutil.rmtree(final)
+    return False
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str) -> Iterator[str]:
+    """Create a temporary folder in `parent`, as `new_folder` does, and remove it in the end."""
+    temporary = os.path.join(parent, f".part.{_machine()}{secrets.token_hex(3)}.tmp")
+    with explained(f"files cannot be written to {parent!r}"):
+        try:
+            os.mkdir(temporary, 0o700)
+            with locks.held_while(os.path.join(temporary, _WRITER)):
+                yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def size_of(path: str) -> int:
+    """Return the bytes of a file; -1 without one."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
+
+
+def remove_files(paths: Iterable[str]) -> None:
+    """Remove files, and pass over those that are gone or cannot be removed."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def content_of(folder: str) -> dict[str, tuple[int, str]]:
+    """Return {path below a folder: (bytes, XXH3 of 128 bits)} of its files, flushed to the disk.
+
+    The mark of the writer is none of them.
+    """
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            path = os.path.join(parent, file)
+            name = os.path.relpath(path, folder).replace(os.sep, "/")
+            if name != _WRITER:
+                _sync(path)
+                found[name] = (os.path.getsize(path), digest_of(path))
+    return found
+
+
+def digest_of(path: str) -> str:
+    """Return the XXH3 digest, of 128 bits, of a file."""
+    whole = xxhash.xxh3_128()
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def _sync(path: str) -> None:
+    """Flush a file to the disk; Windows does that only for files that are open for writing."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
