@@ -468,6 +468,10 @@ class StackDataset(PixelDataset):
         """The first stack of each case: the one that samples take their grid and facts from."""
         return with_numbers(self.index.stacks, self._cases.firsts)
 
+    def stack_numbers(self, row: int) -> tuple[int, ...]:
+        """Return `Stack.number` of each stack of a sample, in order, without absent members."""
+        return tuple(n for n in self._cases[self._checked(row)].tolist() if n != ABSENT)
+
     def _case(self, number: int) -> list[Stack | None]:
         """Return the members of a case; None for one that the case lacks."""
         return [

@@ -14,7 +14,7 @@ from dicomdl.errors import DicomdlError, UsageError
 from dicomdl.geometry.verdict import Irregular
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack
-from dicomdl.jobs._file_names import NameTemplate
+from dicomdl.jobs._file_names import NameTemplate, facts_of
 from dicomdl.volumes.read import require_volume
 
 DEFAULT_NAMES: Final = "{patient_id}/{series_number:03}_{series_description}{suffix}"
@@ -197,16 +197,5 @@ def _named(
 def _name(group: Group, suffix: str, template: NameTemplate, index: Index) -> str:
     stack = group[0]
     own = {"suffix": suffix, "stack": stack.number, "group": group.number}
-    identities = ("patient_id", "study_instance_uid")
-
-    def value(name: str) -> Any:
-        if name in own:
-            return own[name]
-        if name in identities:
-            return getattr(stack, name)
-        if name in index.joined:
-            return index.joined.cell(name)(stack.rows.start)
-        return stack.value(name)
-
-    name = template.name(value)
+    name = template.name(facts_of(stack, index, own))
     return name if "suffix" in template.fields else f"{name}{suffix}"

@@ -6,10 +6,12 @@ a file or names a device of Windows.
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dicomdl.errors import UsageError
+from dicomdl.index.index import Index
+from dicomdl.index.views import Stack
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+=-]+")
 # Bytes of one folder or file name, without its suffix; systems take 255.
@@ -78,6 +80,22 @@ class NameTemplate:
             safe_name("".join(_piece(piece, value) for piece in part)) or UNKNOWN
             for part in self._parts
         )
+
+
+def facts_of(stack: Stack, index: Index, own: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return the values of the fields of a template for a stack: `own` ones, then columns."""
+    identities = ("patient_id", "study_instance_uid")
+
+    def value(name: str) -> Any:
+        if name in own:
+            return own[name]
+        if name in identities:
+            return getattr(stack, name)
+        if name in index.joined:
+            return index.joined.cell(name)(stack.rows.start)
+        return stack.value(name)
+
+    return value
 
 
 def _is_dots(part: list[Any]) -> bool:

@@ -1,0 +1,16 @@
+"""The exporter of each format."""
+
+from collections.abc import Callable
+from typing import Final
+
+from dicomdl.index.index import Index
+from dicomdl.jobs.exports.exporter import Exporter
+from dicomdl.jobs.exports.options import ExportOptions
+from dicomdl.jobs.exports.webdataset import WebDatasetExporter
+
+_EXPORTERS: Final[dict[str, Callable[..., Exporter]]] = {"webdataset": WebDatasetExporter}
+
+
+def exporter_of(index: Index, options: ExportOptions, *, workers: int | None = None) -> Exporter:
+    """Return the exporter of an index for some options; see `Exporter`."""
+    return _EXPORTERS[options.to](index, options, workers=workers)
