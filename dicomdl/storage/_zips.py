@@ -17,6 +17,7 @@ import numpy as np
 
 from dicomdl.errors import PixelError
 from dicomdl.storage.directory import (
+    LARGEST,
     STORED,
     ArchiveLimits,
     Directory,
@@ -93,13 +94,14 @@ _OVERLAP: Final = (
 
 def _ends(infos: list[zipfile.ZipInfo], start_dir: int) -> tuple[list[int], list[bool]]:
     """Return per member where the next one begins, and whether it reaches beyond."""
-    starts = np.array([info.header_offset for info in infos], dtype=np.int64)
-    lengths = np.array([_LOCAL_BYTES + info.compress_size for info in infos], dtype=np.int64)
+    # `Listing` refuses members with larger numbers.
+    starts = np.array([min(info.header_offset, LARGEST - 1) for info in infos], dtype=np.int64)
+    lengths = np.array([min(info.compress_size, LARGEST - 1) for info in infos], dtype=np.int64)
     order = np.argsort(starts, kind="stable")
     following = np.append(starts[order][1:], start_dir)
     ends = np.empty_like(starts)
     ends[order] = following
-    overlaps = starts + lengths > ends
+    overlaps = starts + lengths + _LOCAL_BYTES > ends
     # The second of two that overlap is as suspicious as the first.
     behind = np.zeros(len(infos), dtype=np.bool_)
     behind[order[1:]] = overlaps[order[:-1]]

@@ -16,6 +16,8 @@ from dicomdl.errors import PixelError
 from dicomdl.storage.locations import member_name
 
 STORED: Final = 0
+# Above all sizes and offsets of archives; zip64 and tar can state larger ones, beyond 64 bits.
+LARGEST: Final = 2**62
 
 
 class ArchiveLimits(NamedTuple):
@@ -102,8 +104,17 @@ class Names(Sequence[bytes]):
         return self.text[self.ends[row] : self.ends[row + 1]]
 
 
+_BEYOND: Final = (
+    "damaged_archive",
+    "the archive states a size or an offset of the member that no file has: it is damaged",
+)
+
+
 class Listing:
-    """Collects the members of an archive, and refuses names that lead out of it or occur twice."""
+    """Collects the members of an archive, and refuses names that lead out of it or occur twice.
+
+    Members whose numbers no file has are refused, too.
+    """
 
     def __init__(self, limits: ArchiveLimits) -> None:
         self.refused: list[Refused] = []
@@ -117,6 +128,8 @@ class Listing:
         if self._met > self._limits.members:
             raise too_many(self._limits)
         name, size = member_name(raw), numbers[1]
+        if not all(0 <= number < LARGEST for number in numbers):
+            problem, size = _BEYOND, 0
         if name is None:
             detail = "the name of the member leads out of the archive, or is no name of a file"
             self.refused.append(Refused(raw, "unsafe_name", detail, size))

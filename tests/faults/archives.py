@@ -26,6 +26,7 @@ def entry(
     local_name: bytes | None = None,
     mode: int = 0,
     system: int = 3,
+    extra: bytes = b"",
 ) -> tuple[bytes, Callable[[int], bytes]]:
     """Return the local part of a member of a zip, and its entry in the central directory.
 
@@ -54,11 +55,19 @@ def entry(
             b"PK\1\2"
             + struct.pack("<BBH", 20, system, 20)
             + fields(told)
-            + struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, mode << 16, at)
+            + struct.pack("<HHHHHII", len(name), len(extra), 0, 0, 0, mode << 16, at)
             + name
+            + extra
         )
 
     return head + shown + data, central
+
+
+def zip64_entry(name: bytes, *numbers: int) -> tuple[bytes, Callable[[int], bytes]]:
+    """Return a member whose size, packed size and offset are in the extra field of zip64."""
+    extra = struct.pack("<HHQQQ", 1, 24, *numbers)
+    in_extra = 0xFFFFFFFF
+    return entry(name, size=in_extra, packed=in_extra, offset=in_extra, extra=extra)
 
 
 def zip_of(*entries: tuple[bytes, Callable[[int], bytes]], cut: int = 0) -> bytes:
@@ -129,6 +138,13 @@ def _with_size(whole: bytes, name: bytes, size: bytes) -> bytes:
     return whole[:at] + bytes(header) + whole[at + 512 :]
 
 
+def _tar_of_size(size: int) -> bytes:
+    """Return a tar whose second member has this size in its attributes of pax."""
+    info = tarfile.TarInfo("b")
+    info.pax_headers = {"size": str(size)}
+    return tar_of(GOOD, info)
+
+
 def _negative_tar() -> bytes:
     # In base 256; it would lead back to the same header for ever.
     return _with_size(tar_of(GOOD, ("b", b"x")), b"b", b"\xff" * 10 + b"\xfe\x00")
@@ -189,6 +205,19 @@ CASES = (
         "a.zip",
         lambda: _zip_with_good(entry(b"x", offset=10**9)),
         ("overlapping_members",),
+    ),
+    *(
+        Case(
+            f"{what} of 64 bits",
+            "a.zip",
+            lambda numbers=numbers: _zip_with_good(zip64_entry(b"x", *numbers)),
+            ("damaged_archive",),
+        )
+        for what, numbers in {
+            "a size": (2**64 - 1, len(DATA), 2238),
+            "a packed size": (len(DATA), 2**63, 2238),
+            "an offset": (len(DATA), len(DATA), 2**64 - 1),
+        }.items()
     ),
     Case(
         "stored with two sizes",
@@ -313,6 +342,12 @@ CASES = (
         ("damaged_archive",) * 2,
     ),
     Case("tar: a size that leads back", "a.tar", _negative_tar, ("damaged_archive",)),
+    Case(
+        "tar: a size of more than 64 bits",
+        "a.tar",
+        lambda: _tar_of_size(10**30),
+        ("damaged_archive",) * 2,
+    ),
     Case("tar: no tar", "a.tar", lambda: b"\xff" * 2000, ("damaged_archive",), has_good=False),
     Case("tar: empty", "a.tar", bytes, ("damaged_archive",), has_good=False),
     Case(
