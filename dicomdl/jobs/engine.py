@@ -74,17 +74,23 @@ def read_chunk(
     Returns the tables [files, frames, problems, annotations].
     """
     with _no_cycle_collection():
-        headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker)
-    return _tables(reader, paths, headers, first, pixel_hash=pixel_hash)
+        # No name here holds the headers: they are freed before the collector would visit them.
+        tables, sources = _read_tables(reader, paths, first, walker)
+    if pixel_hash and len(tables[1]):
+        hashes = pixel_hashes(tables[1], sources, first)
+        tables[1] = tables[1].with_column("pixel_hash", hashes)
+    return tables
+
+
+def _read_tables(
+    reader: HeaderReader, paths: Sequence[bytes], first: int, walker: HeadWalker | None
+) -> tuple[list[Table], list[Source]]:
+    headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker)
+    return _tables(reader, paths, headers, first), [header.source for header in headers]
 
 
 def _tables(
-    reader: HeaderReader,
-    paths: Sequence[bytes],
-    headers: list[Header],
-    first: int,
-    *,
-    pixel_hash: bool = False,
+    reader: HeaderReader, paths: Sequence[bytes], headers: list[Header], first: int
 ) -> list[Table]:
     frames = _rows_or_problem(reader, headers, first)
     if isinstance(frames, Header):
@@ -93,9 +99,10 @@ def _tables(
         headers = [_convertible(reader, header) for header in headers]
         frames = _frame_rows(reader, headers, first)
     numbers = range(first, first + len(headers))
+    _, *states = zip(*(header.source for header in headers), strict=True)
     files = {
         "path": list(paths),
-        **{name: [h.source[i] for h in headers] for i, name in enumerate(STATE_COLUMNS, 1)},
+        **dict(zip(STATE_COLUMNS, states, strict=True)),
         "kind": [h.kind for h in headers],
         "sop_class_uid": [h.sop_class_uid for h in headers],
         "study_instance_uid": [h.study_instance_uid for h in headers],
@@ -108,9 +115,6 @@ def _tables(
         "reason": [h.reason for _, h in bad],
         "detail": [h.detail for _, h in bad],
     }
-    if pixel_hash and len(frames):
-        hashes = pixel_hashes(frames, [h.source for h in headers], first)
-        frames = frames.with_column("pixel_hash", hashes)
     return [
         table_of(READ_FILES_SCHEMA, files),
         frames,
