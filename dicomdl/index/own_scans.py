@@ -40,7 +40,9 @@ from dicomdl.storage.memory import decisions
 
 _PART: Final = "scans"
 _NAME: Final = r"[0-9a-f]{16}"
-_RECORDS: Final = rf"{_NAME}\.json(\.[0-9a-f]{{12}}\.tmp)?"
+# Written when the records were last looked through.
+_LOOKED: Final = "looked"
+_RECORDS: Final = rf"({_NAME}\.json|{_LOOKED})(\.[0-9a-f]{{12}}\.tmp)?"
 # A record is a few hundred bytes; one of an index that was not opened for two years goes.
 _MOST_BYTES: Final = 2**16
 _UNUSED_S: Final = 2 * 365 * 24 * 3600.0
@@ -79,7 +81,21 @@ def record(folder: str, generation: str) -> None:
     except StorageError:
         _unwritten[generation] = made
         raise
-    storage.remove_old(os.path.dirname(_path(generation)), _UNUSED_S, time.time(), pattern=_RECORDS)
+    _remove_unused()
+
+
+def _remove_unused() -> None:
+    """Remove the records that nobody used for long, once a day: a user may have thousands."""
+    folder = os.path.join(storage.cache_root(), _PART)
+    looked, now = os.path.join(folder, _LOOKED), time.time()
+    with contextlib.suppress(StorageError):
+        try:
+            is_due = not 0 <= now - os.path.getmtime(looked) < _USED_S
+        except OSError:
+            is_due = True
+        if is_due:
+            storage.write_whole(looked, b"")
+            storage.remove_old(folder, _UNUSED_S, now, pattern=_RECORDS)
 
 
 def is_own(folder: str, generation: str) -> bool:

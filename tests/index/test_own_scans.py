@@ -124,7 +124,7 @@ def test_many_copies_do_not_grow_the_record(index: Index, tmp_path: Path) -> Non
         shutil.copytree(index.path, place)
         os.utime(place / "generations" / index.generation / "files.arrow", (number, number))
         assert is_own(str(place), index.generation)
-    (path,) = Path(os.environ["DICOMDL_CACHE"], "scans").iterdir()
+    (path,) = Path(os.environ["DICOMDL_CACHE"], "scans").glob("*.json")
     assert len(json.loads(path.read_bytes())["places"]) == 8
     assert is_own(index.path, index.generation)
 
@@ -137,8 +137,12 @@ def test_records_that_were_not_used_for_two_years_go(index: Index, cache_folder:
     os.utime(used, (time.time() - 10 * 24 * 3600,) * 2)
     assert is_own(index.path, index.generation)
     assert time.time() - used.stat().st_mtime < 3600
+    # Records are looked through once a day.
     record(index.path, index.generation)
-    assert [path.name for path in (cache_folder / "scans").iterdir()] == [used.name]
+    assert old.exists()
+    os.utime(cache_folder / "scans" / "looked", (time.time() - 25 * 3600,) * 2)
+    record(index.path, index.generation)
+    assert [path.name for path in (cache_folder / "scans").glob("*.json")] == [used.name]
 
 
 def test_where_the_cache_folder_takes_no_record_this_process_remembers_it(
