@@ -20,7 +20,7 @@ from dicomdl.headers._nested import items, iterate
 from dicomdl.headers._rows import Context, Row, override
 from dicomdl.headers._text import transcoded
 from dicomdl.headers._window import Window
-from dicomdl.headers.columns import check_real
+from dicomdl.headers.columns import require_real
 
 CONVERTED: Final = frozenset({0x00209170, 0x00209171})
 # (tag, private creator).
@@ -123,7 +123,7 @@ def converted_facts(raw: bytes, vr: bytes, context: Context) -> dict[int, bytes]
     }
     for number in schema.required_reals:
         if number in facts:
-            check_real(facts[number], schema.columns[number])
+            require_real(facts[number], schema.columns[number])
     if _PHILIPS_CREATOR not in raw:
         return facts
     (philips,) = _first_walked(raw, _PHILIPS_WANTED, context)

@@ -149,6 +149,7 @@ class Schema:
         self.converters = [converter(column) for column in self.columns]
         self.texts_of = itemgetter(*self.free_texts)
         self.vectors_of = itemgetter(*self.per_frame)
+        self.reals_of = itemgetter(*self.required_reals)
         at = self.at
         self.identity_of = itemgetter(
             at.sop_instance_uid, at.study_instance_uid, at.series_instance_uid

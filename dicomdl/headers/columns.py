@@ -6,7 +6,6 @@ number. In a required column, such text is an error.
 
 import functools
 import math
-import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -41,14 +40,14 @@ BINARY: Final = {
 
 # No VR with a limit allows a longer text (LT, 10,240 characters). The index holds no more of one.
 LONGEST_TEXT: Final = 2**14
-# Longer values are converted without a cache.
+# Longer values are kept by no cache.
 LONGEST_CACHED: Final = 2**10
 # No VR of numbers allows a longer value (PS3.5 7.1.2). Nested elements may have one.
 _LONGEST: Final = 0xFFFE
 
 
 def converter(column: Attribute) -> Callable[[bytes], Any]:
-    """Return the function that converts one raw little-endian value of a column, with a cache."""
+    """Return the function that converts one raw little-endian value of a column."""
     if column.kind == "flag":
         return bool
     if column.kind == "text":
@@ -65,16 +64,21 @@ def converter(column: Attribute) -> Callable[[bytes], Any]:
         convert = functools.partial(
             _from_digits, size=1 if column.per_frame else column.size, integer=integer
         )
-    # Small: short values, a megabyte per column at most, freed with the reader of a scan.
-    return functools.lru_cache(maxsize=4096)(convert)
+    return convert
 
 
-def convert_long(raw: bytes, convert: Callable[[bytes], Any]) -> Any:
-    """Convert a value of any length by a function of `converter`, and keep no long one."""
-    if len(raw) <= LONGEST_CACHED:
-        return convert(raw)
-    # A flag is converted by `bool`, which has no cache.
-    value = getattr(convert, "__wrapped__", convert)(raw)
+def converted(raws: Sequence[bytes], convert: Callable[[bytes], Any]) -> Column:
+    """Convert the raw values of one column by a function of `converter`, each distinct one once."""
+    first = raws[0]
+    if raws.count(first) == len(raws):
+        return Constant(_limited(convert(first)), len(raws))
+    known = {raw: convert(raw) for raw in dict.fromkeys(raws)}
+    if max(map(len, raws)) > LONGEST_TEXT:
+        known = {raw: _limited(value) for raw, value in known.items()}
+    return list(map(known.__getitem__, raws))
+
+
+def _limited(value: Any) -> Any:
     return value[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
@@ -92,14 +96,13 @@ def _as_code(raw: bytes) -> str:
     return as_text(raw).upper()
 
 
-# Digits, and the marks of times, dates of ACR-NEMA and several values.
-_TIME: Final = re.compile(r"[0-9.:+\-/ \\]*")
+# Digits, the marks of times, dates of ACR-NEMA and several values, and padding.
+_OF_TIMES: Final = b"0123456789.:+-/ \\\0"
 
 
 def _as_time(raw: bytes) -> str:
     """Return a date or time as it is written; "" for any other text, which may be a name."""
-    text = as_text(raw)
-    return text if _TIME.fullmatch(text) else ""
+    return "" if raw.translate(None, _OF_TIMES) else as_text(raw)
 
 
 def _from_binary(raw: bytes, code: str, size: int) -> Any:
@@ -152,23 +155,25 @@ def _only(values: Sequence[Any]) -> Any:
     return values[0] if values and all(value == values[0] for value in values) else None
 
 
-# Small: a flag per short text.
-@functools.lru_cache(maxsize=4096)
 def _is_real(raw: bytes) -> bool:
     text = raw.strip(b"\0 ")
-    if not text:
-        return True
-    return _from_digits(text, 1, integer=False) is not None
+    return not text or _from_digits(text, 1, integer=False) is not None
 
 
-def check_real(raw: bytes, column: Attribute) -> None:
-    """Raise HeaderError unless a present value is one number, which may be repeated.
+# Small: the few slopes and intercepts that all files of a series have.
+@functools.lru_cache(maxsize=4096)
+def are_real(raws: tuple[bytes, ...]) -> bool:
+    """Whether each of some values is absent, or one number, which may be repeated."""
+    return all(map(_is_real, raws))
+
+
+def require_real(raw: bytes, column: Attribute) -> None:
+    """Raise HeaderError unless a value is absent or one number, which may be repeated.
 
     An invalid rescale slope or intercept must not become 1 or 0 silently, and of two different ones
     none is known to be that of the image.
     """
-    is_short = len(raw) <= LONGEST_CACHED
-    if not (_is_real if is_short else _is_real.__wrapped__)(raw):
+    if not _is_real(raw):
         tag = f"({column.tag >> 16:04X},{column.tag & 0xFFFF:04X})"
         raise HeaderError(
             f"{column.name} {tag} is not one finite number",
@@ -206,13 +211,13 @@ def sign_padding(columns: dict[str, Column]) -> None:
         values = columns[name]
         if isinstance(values, Constant) and values.value is None:
             continue
-        signs = columns["pixel_representation"]
-        count = values.rows if isinstance(values, Constant) else len(values)
-        pairs = zip(_each_row(values, count), _each_row(signs, count), strict=True)
-        columns[name] = [
-            v - 0x10000 if v is not None and sign == 1 and 0x8000 <= v <= 0xFFFF else v
-            for v, sign in pairs
-        ]
+        columns[name] = _each(_signed, values, columns["pixel_representation"])
+
+
+def _signed(value: int | None, sign: int | None) -> int | None:
+    if value is None or sign != 1 or not 0x8000 <= value <= 0xFFFF:
+        return value
+    return value - 0x10000
 
 
 def fill_pixel_defaults(columns: dict[str, Column]) -> None:
@@ -220,25 +225,37 @@ def fill_pixel_defaults(columns: dict[str, Column]) -> None:
 
     The columns that reading needs are never None.
     """
-    count = next(len(c) if isinstance(c, list) else c.rows for c in columns.values())
-    fills: tuple[tuple[str, Callable[..., int], tuple[str, ...]], ...] = (
-        ("samples_per_pixel", lambda: 1, ()),
-        ("planar_configuration", lambda: 0, ()),
-        ("pixel_representation", lambda: 0, ()),
-        ("number_of_frames", lambda: 1, ()),
-        ("bits_stored", lambda allocated: allocated, ("bits_allocated",)),
-        ("high_bit", lambda stored: stored - 1, ("bits_stored",)),
-    )
-    for name, fill, needs in fills:
-        column = columns[name]
-        if isinstance(column, Constant) and column.value is not None:
-            continue
-        sources = [_each_row(columns[need], count) for need in needs]
-        arguments = list(zip(*sources, strict=True)) if sources else [()] * count
-        columns[name] = [
-            fill(*a) if v is None else v
-            for v, a in zip(_each_row(column, count), arguments, strict=True)
-        ]
+    count = _rows_of(columns["bits_allocated"])
+    for name, value in (
+        ("samples_per_pixel", 1),
+        ("planar_configuration", 0),
+        ("pixel_representation", 0),
+        ("number_of_frames", 1),
+    ):
+        columns[name] = _completed(columns[name], Constant(value, count))
+    columns["bits_stored"] = _completed(columns["bits_stored"], columns["bits_allocated"])
+    highest = _each(lambda stored: stored - 1, columns["bits_stored"])
+    columns["high_bit"] = _completed(columns["high_bit"], highest)
+
+
+def _completed(column: Column, fill: Column) -> Column:
+    values = [column.value] if isinstance(column, Constant) else column
+    if None not in values:
+        return column
+    return _each(lambda value, filled: filled if value is None else value, column, fill)
+
+
+def _each(convert: Callable[..., Any], *columns: Column) -> Column:
+    """Apply a function to the values of each row; once if each column has one value."""
+    count = _rows_of(columns[0])
+    constants = [column for column in columns if isinstance(column, Constant)]
+    if len(constants) == len(columns):
+        return Constant(convert(*(column.value for column in constants)), count)
+    return list(map(convert, *(_each_row(column, count) for column in columns)))
+
+
+def _rows_of(column: Column) -> int:
+    return column.rows if isinstance(column, Constant) else len(column)
 
 
 def _each_row(column: Column, count: int) -> list[Any]:

@@ -37,10 +37,11 @@ from dicomdl.headers.columns import (
     LONGEST_CACHED,
     Column,
     Constant,
+    are_real,
     as_text,
-    check_real,
-    convert_long,
+    converted,
     fill_pixel_defaults,
+    require_real,
     sign_padding,
 )
 from dicomdl.headers.frame import Frame, attributes
@@ -300,17 +301,12 @@ class HeaderReader:
 
     def convert(self, rows: Sequence[tuple[bytes, ...]]) -> dict[str, Column]:
         """Convert raw rows to typed columns: stripped str, int, float, or None if absent."""
-        result: dict[str, Column] = {}
-        for column, convert, raws in zip(
-            self.columns, self._schema.converters, zip(*rows, strict=True), strict=True
-        ):
-            first = raws[0]
-            if raws.count(first) == len(raws):
-                result[column.name] = Constant(convert_long(first, convert), len(raws))
-            elif max(map(len, raws)) > LONGEST_CACHED:
-                result[column.name] = [convert_long(raw, convert) for raw in raws]
-            else:
-                result[column.name] = [convert(raw) for raw in raws]
+        result = {
+            column.name: converted(raws, convert)
+            for column, convert, raws in zip(
+                self.columns, self._schema.converters, zip(*rows, strict=True), strict=True
+            )
+        }
         sign_padding(result)
         fill_pixel_defaults(result)
         return result
@@ -371,9 +367,10 @@ def _usable_layout(row: Row, context: Context) -> PixelLayout:
     if isinstance(layout, HeaderError):
         # The cached error is copied: a raised one keeps its traceback, and so the file's bytes.
         raise HeaderError(str(layout), **vars(layout))
-    for number in schema.required_reals:
-        if row[number]:
-            check_real(row[number], schema.columns[number])
+    reals = schema.reals_of(row)
+    if len(b"".join(reals)) > LONGEST_CACHED or not are_real(reals):
+        for number in schema.required_reals:
+            require_real(row[number], schema.columns[number])
     return layout
 
 

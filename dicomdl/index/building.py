@@ -29,20 +29,29 @@ def frames_table(
     """
     count = len(locations["file"])
     schema = frames_schema(extra)
+    # Of the columns with one value, which are most: row i has code 0.
+    codes = _codes_of_one(count)
     arrays = []
     for field in schema:
         if field.name in locations:
             arrays.append(pa.array(locations[field.name], type=field.type))
         elif field.name in DEFAULTS:
-            arrays.append(pa.array(np.full(count, DEFAULTS[field.name]), type=field.type))
+            arrays.append(_array(Constant(DEFAULTS[field.name], count), field.type, codes))
         else:
-            arrays.append(_array(columns[field.name], field.type))
-    return Table(pa.Table.from_arrays(arrays, schema=schema))
+            arrays.append(_array(columns[field.name], field.type, codes))
+    return Table(pa.Table.from_arrays(arrays, schema.names))
 
 
-def _array(column: Column, kind: pa.DataType) -> pa.Array:
+def _codes_of_one(count: int) -> pa.Array:
+    return pa.array(np.zeros(count, dtype=np.int8))
+
+
+def _array(column: Column, kind: pa.DataType, codes: pa.Array) -> pa.Array:
+    """Return a column, encoded if it has one value and is of a type that `encoded` encodes."""
     if not isinstance(column, Constant):
         return pa.array(column, type=kind)
+    if _is_encodable(kind):
+        return pa.DictionaryArray.from_arrays(codes, pa.array([column.value], type=kind))
     if column.value is None:
         return pa.nulls(column.rows, kind)
     if pa.types.is_fixed_size_list(kind):
@@ -67,12 +76,33 @@ def empty_table(schema: pa.Schema) -> Table:
     return Table(schema.empty_table())
 
 
+def _is_encodable(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    )
+
+
 def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
-    """Concatenate tables by rows, without dictionary encoding."""
-    return Table(
-        pa.concat_tables(
-            [schema.empty_table(), *(t.plain().arrow for t in tables)]
-        ).combine_chunks()
+    """Concatenate tables by rows; only columns of one value stay encoded."""
+    parts = [table for table in tables if len(table)]
+    if not parts:
+        return empty_table(schema)
+    codes = _codes_of_one(sum(map(len, parts)))
+    columns = [
+        _joined([part.column(field.name) for part in parts], field.type, codes) for field in schema
+    ]
+    return Table(pa.Table.from_arrays(columns, schema.names))
+
+
+def _joined(parts: Sequence[pa.Array], kind: pa.DataType, codes: pa.Array) -> pa.Array:
+    encoded = [part for part in parts if pa.types.is_dictionary(part.type)]
+    first = encoded[0].dictionary if encoded else None
+    if len(encoded) == len(parts) and all(
+        len(part.dictionary) == 1 and part.dictionary.equals(first) for part in encoded
+    ):
+        return pa.DictionaryArray.from_arrays(codes, first)
+    return pa.concat_arrays(
+        [part.cast(kind) if pa.types.is_dictionary(part.type) else part for part in parts]
     )
 
 
@@ -85,7 +115,7 @@ def encoded(table: Table) -> Table:
     arrays, fields = [], []
     for field in table.arrow.schema:
         array = table.column(field.name)
-        if pa.types.is_large_string(field.type) or table.is_number(field.name):
+        if _is_encodable(field.type):
             array = _narrow(array)
         arrays.append(array)
         fields.append(pa.field(field.name, array.type))

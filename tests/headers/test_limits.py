@@ -86,7 +86,7 @@ def test_no_cache_keeps_the_long_values_of_a_file(changes: Changes) -> None:
     for _ in range(2):
         header = HeaderReader().parse(raw, len(raw), lambda at, n: raw[at : at + n])
         assert header.kind == "image"
-    for cache in (reader_module._known_uid, columns_module._is_real, pixel_layout):
+    for cache in (reader_module._known_uid, columns_module.are_real, pixel_layout):
         assert longest_key(cache) <= columns_module.LONGEST_CACHED
 
 

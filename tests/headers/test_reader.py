@@ -500,7 +500,7 @@ def test_6000_damaged_files_each_give_a_header_and_nothing_else(tmp_path: Path) 
     check_mutants(tmp_path, random_seed, int(os.environ.get("DICOMDL_FUZZ_COUNT", "6000")) // 3)
 
 
-def test_long_texts_are_cut_and_long_values_not_cached(tmp_path: Path) -> None:
+def test_long_texts_are_cut(tmp_path: Path) -> None:
     lengths = {"a": 1000, "b": 2000, "c": 30_000}
 
     def edit(dataset: Dataset, z: int) -> None:
@@ -514,8 +514,6 @@ def test_long_texts_are_cut_and_long_values_not_cached(tmp_path: Path) -> None:
     described = columns["series_description"]
     assert isinstance(described, list)
     assert [len(value) for value in described] == [1000, 2000, 2**14]
-    number = [column.name for column in reader.columns].index("series_description")
-    assert reader._schema.converters[number].cache_info().currsize == 1
     assert columns["voi_lut_sequence"] == Constant(True, 3)
     assert reader.convert(rows[2:])["series_description"] == Constant("A" * 2**14, 1)
 
