@@ -36,6 +36,7 @@ from .index.studies import Study as Study
 from .index.views import Group as Group
 from .index.views import Stack as Stack
 from .jobs import idc as idc
+from .jobs.card import write_card as write_card
 from .jobs.convert import convert as convert
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.demo_data import demo_data as demo_data
