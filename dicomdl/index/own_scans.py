@@ -36,6 +36,7 @@ from typing import Final
 from dicomdl.errors import StorageError
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.handles import COMPARED, state_of
+from dicomdl.storage.json_texts import parsed
 from dicomdl.storage.memory import decisions
 
 _PART: Final = "scans"
@@ -124,7 +125,7 @@ def _read(generation: str) -> _Record | None:
     """Return the record of a generation; None without one that only this user can have written."""
     path = _path(generation)
     try:
-        content = json.loads(storage.read_own(path, "record", _MOST_BYTES))
+        content = parsed(storage.read_own(path, "record", _MOST_BYTES))
         known = _Record(content["generation"], content["digest"], content["places"])
         if time.time() - os.path.getmtime(path) > _USED_S:
             os.utime(path)

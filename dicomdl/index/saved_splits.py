@@ -14,6 +14,7 @@ import xxhash
 
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 
 # Number of the format of split files.
 VERSION: Final = 1
@@ -141,7 +142,7 @@ def load_split(path: str | os.PathLike[str]) -> SavedSplit:
     """
     name = os.path.abspath(os.path.expanduser(os.fspath(path)))
     try:
-        content = json.loads(storage.read_whole(name))
+        content = parsed(storage.read_whole(name))
     except StorageError:
         raise
     except ValueError as error:

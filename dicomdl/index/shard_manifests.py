@@ -15,6 +15,7 @@ import pyarrow as pa
 from dicomdl.errors import IndexFolderError
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 
 MANIFEST: Final = "manifest.parquet"
 # Number of the format of manifests and of the JSON in shards.
@@ -90,7 +91,7 @@ class ShardManifest:
             with storage.open_regular(path) as file:
                 table = pq.read_table(file)
             table.validate(full=True)
-            self.facts: Mapping[str, Any] = json.loads(table.schema.metadata[_FACTS])
+            self.facts: Mapping[str, Any] = parsed(table.schema.metadata[_FACTS])
             version = self.facts["version"]
             self.table = table.select(_SCHEMA.names).cast(_SCHEMA)
         except FileNotFoundError:

@@ -6,7 +6,6 @@ of 64 KiB. Nothing of a file is believed before its block was compared, once per
 
 import contextlib
 import functools
-import json
 import os
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +26,7 @@ from dicomdl.storage.checksums import (
     sums_of_file,
     unsealed,
 )
+from dicomdl.storage.json_texts import parsed
 from dicomdl.version import __version__
 
 FACTS: Final = "scan.json"
@@ -49,7 +49,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
         with storage.open_regular(path) as file:
             data = file.read()
         # Other formats need no checksum.
-        format_found = json.loads(data)["format"]
+        format_found = parsed(data)["format"]
         manifest, _ = ({}, b"") if format_found != FORMAT else unsealed(data)
     except NotADirectoryError:
         raise IndexFolderError(
@@ -120,7 +120,7 @@ class StoredGeneration:
         data = self._read(FACTS)
         self._blocks(FACTS, data).verify(0, len(data))
         try:
-            return dict(json.loads(data))
+            return dict(parsed(data))
         except (ValueError, TypeError) as error:
             raise self._damaged(FACTS, None, "is no JSON object") from error
 

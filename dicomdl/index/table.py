@@ -17,7 +17,6 @@ the narrowest index, so a column costs one or two bytes per frame.
 
 import copy
 import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +32,7 @@ from dicomdl.extras import import_extra
 from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
 # Key of the schema's metadata: most of the 150 columns of a study hold one value, or none.
@@ -100,7 +100,7 @@ class Table:
     @functools.cached_property
     def constants(self) -> dict[str, Any]:
         """Columns that hold one value in all rows, and that value, from the schema's metadata."""
-        return dict(json.loads((self._arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
+        return dict(parsed((self._arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
 
     def column(self, name: str) -> pa.Array:
         """Return one column as an Arrow array.

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from dicomdl.storage.json_texts import parsed
+
 BLOCK_BYTES: Final = 2**16
 Sums = npt.NDArray[np.uint64]
 # The first line of a sealed file: the checksum of all bytes after it.
@@ -90,4 +92,4 @@ def unsealed(data: bytes) -> tuple[dict[str, Any], bytes]:
     if seal is None or int(seal[1], 16) != xxhash.xxh3_64_intdigest(body):
         raise ValueError("the checksum differs")
     line, _, rest = body.partition(b"\n")
-    return dict(json.loads(b"{" + line)), rest
+    return dict(parsed(b"{" + line)), rest

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dicomdl.storage import locks
+from dicomdl.storage.json_texts import parsed
 from dicomdl.storage.publishing import explained, make_folder
 
 BEAT_S: Final = 15.0
@@ -144,7 +145,7 @@ def _read(path: str) -> Owner | None:
     """Return the owner that a lease names; None without a lease, or for another file."""
     try:
         with open(path, "rb") as file:
-            return Owner(**json.loads(file.read(_MOST_BYTES)))
+            return Owner(**parsed(file.read(_MOST_BYTES)))
     except (OSError, ValueError, TypeError):
         return None
 

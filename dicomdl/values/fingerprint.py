@@ -17,6 +17,7 @@ from dicomdl.errors import GeometryError, StorageError
 from dicomdl.index.text import counted
 from dicomdl.printing import printable, printable_lines
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 from dicomdl.values.formulas import Ramp
 from dicomdl.values.normalisation import Clip, Line, ZScore
 from dicomdl.values.quantity import Quantity, RealWorld
@@ -179,7 +180,7 @@ class Fingerprint:
         """
         data = storage.read_whole(os.fspath(path))
         try:
-            return _from_json(json.loads(data))
+            return _from_json(parsed(data))
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise StorageError(
                 f"{os.fspath(path)!r} is no fingerprint of version {VERSION} "

@@ -15,6 +15,7 @@ from dicomdl.errors import StorageError, SUVError, UsageError
 from dicomdl.index.views import Group, Stack
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 from dicomdl.storage.memory import remembered
 from dicomdl.values.auto import pet_without_suv, resolve
 from dicomdl.values.conversion import quantity_units, suv_factor_of
@@ -109,7 +110,7 @@ def kept_limits(
     try:
         path = os.path.join(storage.cache_folder("limits"), f"{name}.json")
         with open(path, "rb") as file:
-            limits = tuple(map(float, json.load(file)))
+            limits = tuple(map(float, parsed(file.read())))
         if len(limits) == sampled.count:
             return limits
         raise ValueError(f"{len(limits)} limits, expected {sampled.count}")

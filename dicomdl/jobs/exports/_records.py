@@ -20,6 +20,7 @@ from dicomdl.labels.masks import path_of
 from dicomdl.labels.source import LABEL_KINDS, LabelSource
 from dicomdl.storage import locks
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 from dicomdl.storage.sources import Source, look_up
 from dicomdl.version import __version__
 
@@ -167,7 +168,7 @@ def size_of(path: str) -> int:
 def _read(path: str) -> Any:
     """Return the content of a JSON file; {} for one that is absent or damaged."""
     try:
-        return json.loads(storage.read_whole(path))
+        return parsed(storage.read_whole(path))
     except ValueError:
         # StorageError is a ValueError.
         return {}
