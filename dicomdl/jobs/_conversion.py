@@ -13,7 +13,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from dicomdl.labels.reader import LabelReader, channel_block, label_block, small
 from dicomdl.labels.source import LabelSource
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.json_texts import parsed
 from dicomdl.values.quantity import RealWorld
 from dicomdl.values.suv import SUV
 from dicomdl.version import __version__
@@ -153,22 +155,19 @@ def _present(planned: Planned, options: ConversionOptions, key: str) -> dict[str
         Another file lies in the place of the image, and may not be replaced.
     """
     stem = os.path.join(options.out, planned.name)
-    try:
-        made = json.loads(storage.read_whole(f"{stem}.json"))["dicomdl"]
-        is_same, files = made["fingerprint"] == key, dict(made.get("files", {}))
-    except (ValueError, KeyError, TypeError):
-        # StorageError is a ValueError.
-        is_same, files = False, {}
+    made = _made(f"{stem}.json")
+    is_same = made.fingerprint == key
     folder = os.path.dirname(planned.name)
+    sizes = made.files.items()
     if (
         is_same
-        and files
-        and all(_size(os.path.join(options.out, folder, n)) == files[n] for n in files)
+        and sizes
+        and all(_size(os.path.join(options.out, folder, name)) == size for name, size in sizes)
     ):
         return {
-            "files": (*(os.path.join(folder, n) for n in files), f"{planned.name}.json"),
+            "files": (*(os.path.join(folder, name) for name, _ in sizes), f"{planned.name}.json"),
             "reason": planned.apart,
-            "refused_labels": dict(made["refused_labels"]),
+            "refused_labels": made.refused_labels,
         }
     mine = (f"{stem}{options.suffix}", f"{stem}.json")
     if not (options.overwrite or is_same) and any(map(os.path.lexists, mine)):
@@ -177,6 +176,36 @@ def _present(planned: Planned, options: ConversionOptions, key: str) -> dict[str
             "pass overwrite=True"
         )
     return None
+
+
+class _Made(NamedTuple):
+    """What the JSON of an image says of its conversion: nothing if it is none of ours."""
+
+    fingerprint: str = ""
+    # {name beside the JSON: bytes}; empty while the image is being made.
+    files: Mapping[str, int] = MappingProxyType({})
+    refused_labels: Mapping[str, str] = MappingProxyType({})
+
+
+def _made(path: str) -> _Made:
+    """Read the JSON of an image, which may be absent, damaged or of another program."""
+    try:
+        content = parsed(storage.read_whole(path))["dicomdl"]
+        made = _Made(
+            content["fingerprint"], content.get("files", {}), content.get("refused_labels", {})
+        )
+        is_sound = all(
+            # A name leads nowhere else.
+            isinstance(size, int) and name == os.path.basename(name) and name.isprintable()
+            for name, size in made.files.items()
+        ) and all(isinstance(text, str) for text in made.refused_labels.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # StorageError is a ValueError.
+        return _Made()
+    if not is_sound:
+        return _Made()
+    shown = {name: printable(text) for name, text in made.refused_labels.items()}
+    return made._replace(refused_labels=shown)
 
 
 def _size(path: str) -> int:
@@ -250,7 +279,9 @@ def _saved(volume: Volume, name: str, options: ConversionOptions) -> Iterator[tu
 
 def _write_json(planned: Planned, options: ConversionOptions, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    storage.write_whole(os.path.join(options.out, f"{planned.name}.json"), text.encode())
+    # Names of files may have bytes that are no UTF-8: lone surrogates, which JSON escapes.
+    data = text.encode("utf-8", "backslashreplace")
+    storage.write_whole(os.path.join(options.out, f"{planned.name}.json"), data)
 
 
 # --- labels ---------------------------------------------------------------------------------------

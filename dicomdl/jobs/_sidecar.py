@@ -64,16 +64,16 @@ def sidecar(volume: Volume, stacks: tuple[int, ...], made: Mapping[str, Any]) ->
         "detail": stack.detail,
         "units": volume.units,
         "shape": list(volume.array.shape),
-        "affine_lps_mm": _known(volume.affine.tolist()),
+        "affine_lps_mm": volume.affine.tolist(),
         "dimension_names": list(volume.dimension_names),
-        "dimension": [_known(value) for value in volume.dimension],
+        "dimension": list(volume.dimension),
         "filled_slices": [int(n) for n in volume.filled.nonzero()[0]]
         if volume.filled is not None
         else [],
         **made,
     }
     software = {"ConversionSoftware": "dicomdl", "ConversionSoftwareVersion": __version__}
-    return {**facts, **software, "dicomdl": own}
+    return dict(_known({**facts, **software, "dicomdl": own}))
 
 
 def _facts(stack: Stack) -> dict[str, Any]:
@@ -97,6 +97,8 @@ def _facts(stack: Stack) -> dict[str, Any]:
 
 def _known(value: Any) -> Any:
     """Return a value of JSON, with null in place of what is no finite number."""
+    if isinstance(value, dict):
+        return {name: _known(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_known(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):

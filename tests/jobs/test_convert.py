@@ -195,6 +195,53 @@ def test_files_of_other_data_are_not_overwritten_unless_asked(tmp_path: Path) ->
     assert other.counts == {"refused": 1}
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[" * 200_000,
+        "[1]",
+        '{"dicomdl": "x"}',
+        {"files": {"a\0b": 1}},
+        {"files": ["a"]},
+        {"files": {"../in/slice000.dcm": "own size"}},
+        {"refused_labels": 5},
+    ],
+)
+def test_a_damaged_json_is_a_file_of_somebody_else(told: Any, tmp_path: Path) -> None:
+    image = write_series(tmp_path / "in", shape=(2, 3, 4))[0]
+    index = scanned(tmp_path / "in")
+    converted(index, tmp_path / "out", names="case")
+    path = tmp_path / "out" / "case.json"
+    if isinstance(told, str):
+        path.write_text(told)
+    else:
+        content = json.loads(path.read_text())
+        content["dicomdl"] |= told
+        text = json.dumps(content).replace('"own size"', str(image.stat().st_size))
+        path.write_text(text.replace("slice000.dcm", image.name))
+    (refused,) = converted(index, tmp_path / "out", names="case").images
+    assert refused.status == "refused" and "overwrite=True" in refused.reason
+    assert converted(index, tmp_path / "out", names="case", overwrite=True).ok
+
+
+def test_labels_in_a_path_that_is_no_text_are_refused_by_their_path(tmp_path: Path) -> None:
+    image = write_series(tmp_path / "in", shape=SHAPE)[2]
+    square = contour([(1, 1, 4), (4, 1, 4), (4, 3, 4), (1, 3, 4)])
+    written = write_structure_set(tmp_path / "in" / "rt.dcm", image, {"Heart": [square]})
+    path = os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.dcm")
+    try:
+        os.rename(written, path)
+    except OSError:
+        pytest.skip("this system has no such names")
+    index = scanned(tmp_path / "in")
+    with open(path, "ab") as file:
+        file.write(b"later")
+    (done,) = converted(index, tmp_path / "out", names="case").images
+    facts = json.loads((tmp_path / "out" / "case.json").read_text("utf-8"))
+    assert facts["dicomdl"]["refused_labels"] == done.refused_labels
+    assert list(done.refused_labels) == [path]
+
+
 def test_two_images_of_one_name_are_an_error_before_anything_is_read(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / "a")
     write_series(tmp_path / "in" / "b", seed=1)
