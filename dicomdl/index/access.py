@@ -9,6 +9,7 @@ An archive and the URL of a store are roots, too (`storage.locations`).
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +24,7 @@ from dicomdl.index.own_scans import is_own
 from dicomdl.index.stored_generation import StoredGeneration
 from dicomdl.index.table import Table
 from dicomdl.storage.handles import MovedPath
-from dicomdl.storage.locations import is_url
+from dicomdl.storage.locations import SEPARATOR, is_url
 from dicomdl.storage.paths import MovedRootedPath, RootedPath, UnacceptedPath, is_inside
 
 # Roots that an error shows.
@@ -69,6 +70,10 @@ class Access:
             return UnacceptedPath(text)
         return (MovedRootedPath if is_moved else RootedPath)(text, root)
 
+    def paths(self) -> Callable[[bytes], str]:
+        """Return `path`, or a function that returns the same and looks at each folder once."""
+        return self.path if self.roots is None or _SEPARATORS != rb"/" else _Paths(self)
+
     def readable(self, files: Table) -> Mask:
         """Return (files,) flags of the files that may be read, by their paths alone."""
         paths = files.column("path")
@@ -83,6 +88,43 @@ class Access:
                 flags = pc.or_(flags, pc.starts_with(paths, _with_separator(place)))
         flags = pc.and_not(flags, pc.match_substring_regex(paths, _LEAVING))
         return np.asarray(flags.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+class _Paths:
+    """Paths of an index whose files are read below some roots, by their folder.
+
+    All files of a folder are below the roots that it is below.
+    """
+
+    _MOST: Final = 4096
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._ends = [*map(os.fsencode, access.roots or ()), *(old for old, _ in access.moves)]
+        # Beginning of the paths of a folder -> class, beginning of the paths now, root, folder now.
+        self._folders: dict[bytes, tuple[type[RootedPath], str, str, str]] = {}
+
+    def __call__(self, data: bytes) -> str:
+        end = data.rfind(b"/") + 1
+        name = data[end:]
+        known = self._folders.get(data[:end])
+        if known is None or name == b".." or b"\0" in name:
+            return self._learned(data[:end], data)
+        kind, beginning, root, folder = known
+        return kind(beginning + os.fsdecode(name), root, folder)
+
+    def _learned(self, before: bytes, data: bytes) -> str:
+        path = self._access.path(data)
+        if isinstance(path, RootedPath):
+            beginning = path[: len(path) - len(os.fsdecode(data[len(before) :]))]
+            # A root within the folder may be one of its files.
+            if not any(end.startswith((before, os.fsencode(beginning))) for end in self._ends):
+                if len(self._folders) >= self._MOST:
+                    self._folders.clear()
+                is_file = SEPARATOR not in path and not is_url(path)
+                folder = os.path.dirname(path) if is_file else ""
+                self._folders[before] = type(path), beginning, path.root, folder
+        return path
 
 
 def access_to(

@@ -36,7 +36,7 @@ class Generation:
         self.folder = folder
         self.name = name
         self.access = access
-        self._path: Callable[[bytes], str] = os.fsdecode if access.is_plain else access.path
+        self._path: Callable[[bytes], str] = os.fsdecode if access.is_plain else access.paths()
         self._declared: set[bytes] = set()
 
     @property

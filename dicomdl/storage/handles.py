@@ -164,9 +164,9 @@ class LocalFile:
 
     __slots__ = ("_descriptor", "_path", "_status")
 
-    def __init__(self, path: str, expected: Source | None = None) -> None:
+    def __init__(self, path: str, expected: Source | None = None, flags: int = OPEN_FLAGS) -> None:
         self._path = path
-        self._descriptor = descriptor = os.open(path, OPEN_FLAGS)
+        self._descriptor = descriptor = os.open(path, flags)
         try:
             self._status = status = os.fstat(descriptor)
             if expected is not None:

@@ -25,15 +25,19 @@ class RootedPath(str):
     ----------
     root
         The root, which no link on the way to the file may leave.
+    folder
+        The folder of a local file outside of archives, which is the root or below it; "" where that
+        was not looked at. One object for all files of a folder spares computing it for each.
     """
 
-    __slots__ = ("root",)
+    __slots__ = ("folder", "root")
+    folder: str
     root: str
 
-    def __new__(cls, path: str, root: str) -> Self:
+    def __new__(cls, path: str, root: str, folder: str = "") -> Self:
         """Return the path with its root."""
-        made = super().__new__(cls, path)
-        made.root = root
+        made = str.__new__(cls, path)
+        made.root, made.folder = root, folder
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,31 +63,61 @@ def require_accepted(path: str) -> None:
     a program of this machine that replaces one by a link afterwards is not stopped, but the file
     behind the link must also have the size and the times that the index states.
     """
-    if isinstance(path, UnacceptedPath):
-        raise UntrustedRoot(
-            "the file is below no root that was accepted for its index: name the root, "
-            "open_index(path, root=...) or DICOMDL_ROOT"
-        )
-    if isinstance(path, RootedPath) and not _stays_inside(path, path.root):
-        raise UntrustedRoot(
-            f"a link leads out of the root {path.root!r}, which was given for the index: copy the "
-            "file to its place, or open_index(path, trust=True)",
-            root=path.root,
-        )
+    if must_be_no_link(path) and os.path.islink(path):
+        require_link_inside(path)
 
 
-def _stays_inside(path: str, root: str) -> bool:
-    """Whether no link on the way from a root to a file, or to an archive, leads out of the root."""
-    whole = split(path).whole if SEPARATOR in path else path
+def must_be_no_link(path: str) -> bool:
+    """Do as `require_accepted`, except for a link in the place of the file itself.
+
+    Returns whether the file must be none, or pass `require_link_inside`. Whoever opens it without
+    following links spares a look at each file.
+    """
+    if not isinstance(path, RootedPath):
+        if isinstance(path, UnacceptedPath):
+            raise UntrustedRoot(
+                "the file is below no root that was accepted for its index: name the root, "
+                "open_index(path, root=...) or DICOMDL_ROOT"
+            )
+        return False
+    if path.folder and _folder_stays_inside(path.folder, path.root):
+        return True
+    root: str = path.root
+    whole: str = path
+    if SEPARATOR in path:
+        # An archive, or a store, which has no links.
+        whole = split(path).whole
+        if is_url(whole):
+            return False
     # A root that is the file itself, or a part of an archive, was named by the user.
     if root.startswith(whole) and is_inside(root, whole):
-        return True
-    # Stores have no links.
-    if whole is not path and is_url(whole):
-        return True
-    if not _folder_stays_inside(os.path.dirname(whole), root):
         return False
-    return not os.path.islink(whole) or is_inside(os.path.realpath(whole), os.path.realpath(root))
+    if not _folder_stays_inside(os.path.dirname(whole), root):
+        raise _leads_out(root)
+    if whole is path:
+        return True
+    if os.path.islink(whole):
+        _require_target(whole, root)
+    return False
+
+
+def require_link_inside(path: str) -> None:
+    """Raise UntrustedRoot if a path of which `must_be_no_link` is True leads out of its root."""
+    if isinstance(path, RootedPath):
+        _require_target(path, path.root)
+
+
+def _require_target(path: str, root: str) -> None:
+    if not is_inside(os.path.realpath(path), os.path.realpath(root)):
+        raise _leads_out(root)
+
+
+def _leads_out(root: str) -> UntrustedRoot:
+    return UntrustedRoot(
+        f"a link leads out of the root {root!r}, which was given for the index: copy the "
+        "file to its place, or open_index(path, trust=True)",
+        root=root,
+    )
 
 
 # Small: a flag per folder, of which looking up each part takes 10 us.

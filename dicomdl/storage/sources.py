@@ -38,8 +38,9 @@ from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, look_up_object
 from dicomdl.storage.objects import Span as Span
 from dicomdl.storage.objects import reading_ahead as reading_ahead
-from dicomdl.storage.paths import require_accepted
+from dicomdl.storage.paths import must_be_no_link, require_accepted, require_link_inside
 from dicomdl.storage.ranges import Range
+from dicomdl.storage.system import NO_LINK_FLAGS
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
@@ -49,8 +50,8 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
     read, and UntrustedRoot for a path of an index that the user has not accepted. Scans expect no
     state.
     """
-    if type(path) is not str:
-        require_accepted(path)
+    if type(path) is not str and must_be_no_link(path):
+        return _open_below_root(path, expected)
     if SEPARATOR in path:
         if isinstance(path, GivenBytes):
             return BytesHandle(path)
@@ -58,6 +59,17 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
         if location.members:
             return open_member(location, path, expected)
         return RemoteObject(path, expected)
+    return LocalFile(path, expected)
+
+
+def _open_below_root(path: str, expected: Source | None) -> Handle:
+    """Open a file of which `must_be_no_link` is True; follow links that stay below the root."""
+    if NO_LINK_FLAGS is not None:
+        # An error may mean a link, by a number that systems do not agree on.
+        with contextlib.suppress(OSError):
+            return LocalFile(path, expected, NO_LINK_FLAGS)
+    if os.path.islink(path):
+        require_link_inside(path)
     return LocalFile(path, expected)
 
 
@@ -75,12 +87,14 @@ def look_up(source: Source) -> Source:
     UntrustedRoot
         An index names the file, and the user has not accepted its root.
     """
-    if type(source.path) is not str:
-        require_accepted(source.path)
+    no_link = type(source.path) is not str and must_be_no_link(source.path)
     if SEPARATOR in source.path:
         return _look_up_inside(source)
     try:
-        status = os.stat(source.path)
+        status = os.stat(source.path, follow_symlinks=not no_link)
+        if no_link and stat.S_ISLNK(status.st_mode):
+            require_link_inside(source.path)
+            status = os.stat(source.path)
     except OSError as error:
         raise _unopened(source, error) from error
     if not stat.S_ISREG(status.st_mode):

@@ -12,6 +12,9 @@ OPEN_FLAGS: Final = (
     | getattr(os, "O_BINARY", 0)
 )
 
+# With these, the system does not open a link. None where it cannot tell, which is on Windows.
+NO_LINK_FLAGS: Final = OPEN_FLAGS | os.O_NOFOLLOW if hasattr(os, "O_NOFOLLOW") else None
+
 _HAS_PREADV: Final = hasattr(os, "preadv")
 # Whether threads may read one descriptor at the same time: positions are given, not moved.
 CAN_SHARE: Final = _HAS_PREADV and hasattr(os, "pread")

@@ -30,7 +30,10 @@ _opened: list[str] | None = None
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and _opened is not None and isinstance(arguments[0], str | bytes):
-        _opened.append(os.path.realpath(os.fsdecode(arguments[0])))
+        path = os.fsdecode(arguments[0])
+        # Without following links, nothing is opened behind one.
+        if not (arguments[2] & getattr(os, "O_NOFOLLOW", 0) and os.path.islink(path)):
+            _opened.append(os.path.realpath(path))
 
 
 # A hook of a process stays for ever.

@@ -1,5 +1,6 @@
 """paths: what the class of a path says of the index that names it."""
 
+import os
 import pickle  # our own bytes, made a line before
 from pathlib import Path
 
@@ -64,6 +65,27 @@ def test_a_link_that_leads_out_of_the_root_is_refused(where: str, root: Path) ->
     with pytest.raises(UntrustedRoot, match=r"a link leads out of the root .*trust=True"):
         require_accepted(RootedPath(str(path), str(root)))
     assert not reads(RootedPath(str(path), str(root)))
+
+
+def test_a_file_of_a_known_folder_is_opened_without_a_look_at_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that replaces the file in the meantime is not followed out of the root."""
+    path = root / "inner" / "file"
+    known = RootedPath(str(path), str(root), str(path.parent))
+    with opened(Source(known)) as handle, monkeypatch.context() as patched:
+        assert handle.read_at(0, 6) == b"inside"
+        patched.setattr(os.path, "islink", lambda _: pytest.fail("looked at"))
+        if hasattr(os, "O_NOFOLLOW"):
+            assert reads(known)
+    path.unlink()
+    path.symlink_to(root.parent / "secret")
+    assert not reads(known)
+    path.unlink()
+    (root / "other").write_bytes(b"another")
+    path.symlink_to(root / "other")
+    with opened(Source(known)) as handle:
+        assert handle.read_at(0, 7) == b"another"
 
 
 def test_a_link_within_the_root_and_a_link_to_the_root_are_followed(root: Path) -> None:
