@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 
 import dicomdl
-from dicomdl.storage import memory
+from dicomdl.storage import _slow, memory
+
+TIME_OF_A_READ = _slow._time
 
 # The server of "forkserver" imports these once; each worker would take 2 s for it. Absent packages
 # are passed over. Workers of "spawn" still import all they need themselves.
@@ -95,6 +97,14 @@ def folder(tmp_path: Path) -> Path:
 def index_of(folder: Path) -> dicomdl.Index:
     """The index of a folder, beside it."""
     return dicomdl.scan(folder, folder.parent / f"{folder.name}.index", progress=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def a_fast_disk() -> Generator[None]:
+    """Measure no file system: a busy machine would have a slow one, and trials open files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_slow, "_time", lambda path, offset: 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

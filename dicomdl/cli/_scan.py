@@ -135,7 +135,8 @@ def _add_stores(scan: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="objects that each process asks for at once (default: %(default)s)",
+        help="objects, or files of a slow file system, that each process asks for at once "
+        "(default: %(default)s)",
     )
 
 

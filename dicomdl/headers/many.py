@@ -1,17 +1,23 @@
-"""Headers of many files: one after the other, and of objects of stores many at a time."""
+"""Headers of many files: one after the other, and many at a time where each one waits."""
 
 from collections.abc import Sequence
 
+from dicomdl.errors import FileChanged
 from dicomdl.headers.header import Header
 from dicomdl.headers.reader import HeaderReader, unopened
 from dicomdl.storage.locations import SEPARATOR, split
-from dicomdl.storage.sources import HeadWalker, walk_heads
+from dicomdl.storage.sources import CONCURRENCY, HeadWalker, are_slow, walk_heads
 
 
 def read_headers(
-    reader: HeaderReader, paths: Sequence[str], walker: HeadWalker | None = None
+    reader: HeaderReader,
+    paths: Sequence[str],
+    walker: HeadWalker | None = None,
+    concurrency: int = CONCURRENCY,
 ) -> list[Header]:
     """Read the headers of some files.
+
+    Objects of stores, and files of a slow file system, are read many at a time.
 
     Parameters
     ----------
@@ -21,6 +27,8 @@ def read_headers(
         Locations of files, members of archives and objects of stores.
     walker
         Who asks for the objects among these files and others; None for these alone.
+    concurrency
+        Reads in flight of a slow file system.
 
     Returns
     -------
@@ -28,16 +36,19 @@ def read_headers(
         In the order of `paths`.
     """
     if not any(SEPARATOR in path for path in paths):
-        return [reader.read(path) for path in paths]
+        if not are_slow(paths):
+            return [reader.read(path) for path in paths]
+        return _headers(walk_heads(paths, reader.read_opened, concurrency))
     objects = objects_among(paths)
     remote = set(objects)
     walk = walk_heads if walker is None else walker.walk
-    found = iter(walk(objects, reader.read_opened))
-    headers = []
-    for path in paths:
-        header = next(found) if path in remote else reader.read(path)
-        headers.append(header if isinstance(header, Header) else unopened(header))
-    return headers
+    found = iter(_headers(walk(objects, reader.read_opened)))
+    return [next(found) if path in remote else reader.read(path) for path in paths]
+
+
+def _headers(found: Sequence[Header | OSError | FileChanged]) -> list[Header]:
+    """Return a problem for each file that could not be read."""
+    return [header if isinstance(header, Header) else unopened(header) for header in found]
 
 
 def objects_among(paths: Sequence[str]) -> list[str]:

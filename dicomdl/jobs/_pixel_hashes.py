@@ -17,7 +17,7 @@ from dicomdl.errors import PixelError
 from dicomdl.headers.frame_source import FILE_FIELDS, SOURCE_FIELDS, FrameSource
 from dicomdl.headers.uids import content_of
 from dicomdl.index.table import Table
-from dicomdl.pixels.read import read_frame
+from dicomdl.pixels.read import frames_ahead, read_frame
 from dicomdl.storage.sources import Source
 
 
@@ -26,7 +26,9 @@ def pixel_hashes(frames: Table, files: Sequence[Source], first: int) -> list[str
 
     `files` are those that are numbered from `first` in the table `frames`.
     """
-    return [_hash(source) for source in _sources(frames, files, first)]
+    sources = _sources(frames, files, first)
+    with frames_ahead([source for source in sources if _has_hash(source)]):
+        return [_hash(source) for source in sources]
 
 
 def _sources(frames: Table, files: Sequence[Source], first: int) -> list[FrameSource]:
@@ -40,8 +42,13 @@ def _sources(frames: Table, files: Sequence[Source], first: int) -> list[FrameSo
     return [FrameSource(*row) for row in zip(*(columns[n] for n in SOURCE_FIELDS), strict=True)]
 
 
+def _has_hash(source: FrameSource) -> bool:
+    """Whether a frame is not equal in many patients by nature."""
+    return source.bits_allocated != 1 and content_of(source.sop_class_uid) != "segmentation"
+
+
 def _hash(source: FrameSource) -> str:
-    if source.bits_allocated == 1 or content_of(source.sop_class_uid) == "segmentation":
+    if not _has_hash(source):
         return ""
     try:
         values = read_frame(source)

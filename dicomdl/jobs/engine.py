@@ -38,7 +38,7 @@ from dicomdl.jobs._progress import progress_bar
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.objects import declare, has_queries
-from dicomdl.storage.sources import CONCURRENCY, HeadWalker, Source
+from dicomdl.storage.sources import CONCURRENCY, HeadWalker, Source, each_of
 from dicomdl.storage.system import available_cores
 
 # Files that a worker reads per answer.
@@ -66,16 +66,18 @@ def read_chunk(
     *,
     pixel_hash: bool = False,
     walker: HeadWalker | None = None,
+    concurrency: int = CONCURRENCY,
 ) -> list[Table]:
     """Read the headers of some files, numbered from `first`; hash the pixels where asked for.
 
-    `walker` asks for the objects of stores among them.
+    `walker` asks for the objects of stores among them, `concurrency` limits the reads of a slow
+    file system in flight.
 
     Returns the tables [files, frames, problems, annotations].
     """
     with _no_cycle_collection():
         # No name here holds the headers: they are freed before the collector would visit them.
-        tables, sources = _read_tables(reader, paths, first, walker)
+        tables, sources = _read_tables(reader, paths, first, walker, concurrency)
     if pixel_hash and len(tables[1]):
         hashes = pixel_hashes(tables[1], sources, first)
         tables[1] = tables[1].with_column("pixel_hash", hashes)
@@ -83,9 +85,13 @@ def read_chunk(
 
 
 def _read_tables(
-    reader: HeaderReader, paths: Sequence[bytes], first: int, walker: HeadWalker | None
+    reader: HeaderReader,
+    paths: Sequence[bytes],
+    first: int,
+    walker: HeadWalker | None,
+    concurrency: int,
 ) -> tuple[list[Table], list[Source]]:
-    headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker)
+    headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker, concurrency)
     return _tables(reader, paths, headers, first), [header.source for header in headers]
 
 
@@ -137,22 +143,27 @@ def refused_tables(walked: Walk, rows: Sequence[int], reading: Reading, first: i
 
 def _annotations(headers: Sequence[Header], first: int) -> Table:
     """Return the rows of `annotations` of the files that describe images."""
-    read = [
-        (number, *_annotation(header))
+    chosen = [
+        (number, header)
         for number, header in enumerate(headers, first)
         if header.sop_class_uid and header.kind != "problem" and kind_of(header.sop_class_uid)
+    ]
+    found = each_of(_annotation, [header.source for _, header in chosen])
+    read = [
+        (number, facts or no_facts(kind_of(header.sop_class_uid)), reason)
+        for (number, header), (facts, reason) in zip(chosen, found, strict=True)
     ]
     return table_of(READ_ANNOTATIONS_SCHEMA, as_columns(read))
 
 
-def _annotation(header: Header) -> tuple[AnnotationFacts, str]:
-    """Return what an object says about images; or nothing, and the reason."""
+def _annotation(source: Source) -> tuple[AnnotationFacts | None, str]:
+    """Return what an object says about images; or None, and the reason."""
     try:
-        return read_annotation(header.source), ""
+        return read_annotation(source), ""
     except DicomdlError as error:
-        return no_facts(kind_of(header.sop_class_uid)), str(error)
+        return None, str(error)
     except Exception as error:
-        return no_facts(kind_of(header.sop_class_uid)), unforeseen(error).detail
+        return None, unforeseen(error).detail
 
 
 def _rows_or_problem(
@@ -246,7 +257,14 @@ def _in_process(
     every = [path for _, paths in chunks for path in paths]
     with asking(every, reading.concurrency) as walker:
         for first, paths in chunks:
-            yield read_chunk(reader, paths, first, pixel_hash=reading.pixel_hash, walker=walker)
+            yield read_chunk(
+                reader,
+                paths,
+                first,
+                pixel_hash=reading.pixel_hash,
+                walker=walker,
+                concurrency=reading.concurrency,
+            )
 
 
 @contextlib.contextmanager
@@ -280,8 +298,11 @@ def answering(reading: Mapping[str, Any]) -> Answer:
     def answer(message: bytes) -> list[Any]:
         (first,) = _FIRST.unpack_from(message)
         paths = message[_FIRST.size :].split(b"\0")
-        with asking(paths, reading["concurrency"]) as walker:
-            tables = read_chunk(reader, paths, first, pixel_hash=pixel_hash, walker=walker)
+        at_once = reading["concurrency"]
+        with asking(paths, at_once) as walker:
+            tables = read_chunk(
+                reader, paths, first, pixel_hash=pixel_hash, walker=walker, concurrency=at_once
+            )
         return [to_bytes(tables)]
 
     return answer

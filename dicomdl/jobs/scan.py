@@ -147,7 +147,8 @@ def scan(
         (bool) puts the bucket into the name of the host, ``account_name`` is that of Azure.
         Credentials come from the environment, such as AWS_ACCESS_KEY_ID.
     concurrency
-        Objects of stores that each process asks for at once, 1 to 256.
+        Objects of stores, and files of a slow file system, that each process asks for at once, 1 to
+        256.
     archives
         Read the archives, too, that are found in folders (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz,
         .tar.zst). Archives that are roots are read always. Members that are stored, and those of a

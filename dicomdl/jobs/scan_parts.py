@@ -286,6 +286,7 @@ class ScanTask:
                         first + start + at,
                         pixel_hash=reading.pixel_hash,
                         walker=walker,
+                        concurrency=reading.concurrency,
                     )
         for row in out:
             path = walked.paths[row]

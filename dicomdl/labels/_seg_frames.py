@@ -1,6 +1,7 @@
 """The frames of one segmentation as arrays: where they lie in space, and in the file."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
 from dicomdl.pixels.read import read_rows
 from dicomdl.pixels.stored import add_frame_note, is_native, is_plain, stored_dtype
-from dicomdl.storage.sources import Handle, Source, read_exactly
+from dicomdl.storage.sources import Handle, Source, Span, read_exactly, reading_ahead_of
 
 # Columns of frames, and the size of lists in them.
 _GRID_COLUMNS: Final = {
@@ -77,6 +78,37 @@ class SegFrames:
         if self.bits != 1 or self.first_bits is None:
             return False
         return self.size[0] * self.size[1] % 8 == 0 and not (self.first_bits % 8).any()
+
+    def ahead(
+        self, rows: Callable[[], Iterable["FrameRows"]]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which rows of frames are asked for ahead where reading them waits.
+
+        `rows` returns them in the order in which they will be read.
+        """
+
+        def ranges() -> list[Span]:
+            return list(dict.fromkeys(self._range(*each) for each in rows()))
+
+        return reading_ahead_of(self.source_of(0).path, ranges)
+
+    def _range(self, number: int, first: int, last: int) -> Span:
+        """Return the bytes that hold rows of a frame, as `RowReader.rows` reads them."""
+        source = self.source_of(number)
+        if self.first_bits is not None:
+            start, stop = self.row_bytes(number, first, last)
+            return Span(source.file, start, stop - start)
+        if is_plain(source):
+            row_bytes = source.byte_length // source.rows
+            start = source.byte_offset + first * row_bytes
+            return Span(source.file, start, (last - first) * row_bytes)
+        return Span(source.file, source.byte_offset, source.byte_length)
+
+    def row_bytes(self, number: int, first: int, last: int) -> tuple[int, int]:
+        """Return the bytes of the file that hold rows of a frame of plain bits or bytes."""
+        assert self.first_bits is not None
+        begin, columns = int(self.first_bits[number]), self.size[1] * self.bits
+        return begin + first * columns >> 3, begin + last * columns + 7 >> 3
 
     @classmethod
     def of_file(cls, path: str) -> "SegFrames":
@@ -160,6 +192,14 @@ def _require_equal_counts(file: Source) -> None:
         )
 
 
+class FrameRows(NamedTuple):
+    """Rows `first` to `last` (excluded) of a frame."""
+
+    number: int
+    first: int
+    last: int
+
+
 class Rows(NamedTuple):
     """Rows of a frame: the number of the first, and (rows, columns) values."""
 
@@ -198,11 +238,10 @@ class RowReader:
         columns = frames.size[1]
         begin = int(frames.first_bits[number])
         if frames.bits == 8:
-            start = (begin >> 3) + first * columns
-            values = self._read(number, start, (last - first) * columns)
-            return Rows(first, values.reshape(-1, columns))
+            start, stop = frames.row_bytes(number, first, last)
+            return Rows(first, self._read(number, start, stop - start).reshape(-1, columns))
         # PS3.5 8.1.1: the first pixel is the lowest bit of its byte.
-        start, stop = begin + first * columns >> 3, begin + last * columns + 7 >> 3
+        start, stop = frames.row_bytes(number, first, last)
         words = self._words[: stop - start + 7 >> 3]
         words[-1] = 0
         self._read(number, start, stop - start)

@@ -22,13 +22,15 @@ from dicomdl.labels._coverage import Referred
 from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._sampling import Sampler
-from dicomdl.labels._seg_frames import RowReader, SegFrames
+from dicomdl.labels._seg_frames import FrameRows, RowReader, SegFrames
 from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
 from dicomdl.storage.sources import kept_open, opened
 
 Align = Literal["nearest", "exact"]
 # The first voxel of a block, and the one after its last.
 _Block: TypeAlias = tuple[Voxel, Voxel]
+# The first and the last row, and column, of a part of a slice; the last ones are excluded.
+_Box: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 # The distance of a frame from a slice that is still on it, as a part of the spacing.
 _ON_SLICE: Final = 0.1
 # The distance of the corners of a frame from the centres of pixels of the stack, pixels.
@@ -158,12 +160,29 @@ class SegReader:
             for choice in self._choices
             if only is None or self.values == "bits" or choice.label in only
         ]
-        with kept_open(), opened(self._frames.source_of(0).file) as handle:
-            reader = RowReader(self._frames, handle)
+        frames, block = self._frames, (start, stop)
+        ahead = frames.ahead(lambda: self._rows_ahead(choices, block))
+        with kept_open(), ahead, opened(frames.source_of(0).file) as handle:
+            reader = RowReader(frames, handle)
             if self._aligned is not None:
-                yield from self._copied(reader, self._aligned, choices, (start, stop))
+                yield from self._copied(reader, self._aligned, choices, block)
             elif self._sampler is not None:
-                yield from self._sampled(reader, self._sampler, choices, (start, stop))
+                yield from self._sampled(reader, self._sampler, choices, block)
+
+    def _rows_ahead(self, choices: Sequence[Choice], block: _Block) -> Iterator[FrameRows]:
+        """Yield the rows of frames that a block will read; on another grid, about those."""
+        (start, stop), aligned, sampler = block, self._aligned, self._sampler
+        if aligned is not None:
+            for number, _ in self._inside(choices, block):
+                box = self._box(aligned, number, start, stop)
+                if box is not None:
+                    yield self._frame_rows(aligned, number, box)
+        elif sampler is not None:
+            planes = sampler.slices_of(self._planes, self.shape)[start[0] : stop[0]]
+            segments = [number for choice in choices for number in choice.numbers]
+            for plane in dict.fromkeys(planes[planes >= 0].tolist()):
+                for number in sampler.frames_of(plane, segments, self._frames.segments):
+                    yield FrameRows(number, 0, self._frames.size[0])
 
     def counts(self) -> Values | None:
         """Return the voxels per slice and label, out of bits on whole slices; see `LabelReader`."""
@@ -173,7 +192,9 @@ class SegReader:
         size = frames.size[::-1] if aligned.turn[0] else frames.size
         if size != self.shape[1:] or aligned.corners.any():
             return None
-        with kept_open(), opened(frames.source_of(0).file) as handle:
+        rows = frames.size[0]
+        ahead = frames.ahead(lambda: (FrameRows(n, 0, rows) for n in self._of_slice[0].tolist()))
+        with kept_open(), ahead, opened(frames.source_of(0).file) as handle:
             reader = RowReader(frames, handle)
             return count_bits(reader, self._of_slice, frames.segments, self._choices)
 
@@ -217,9 +238,7 @@ class SegReader:
                         True
                     )
 
-    def _box(
-        self, aligned: _Aligned, number: int, start: Voxel, stop: Voxel
-    ) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    def _box(self, aligned: _Aligned, number: int, start: Voxel, stop: Voxel) -> _Box | None:
         """Return the rows and columns of a block in which a frame lies, or None."""
         size = self._frames.size
         height, width = size[::-1] if aligned.turn[0] else size
@@ -233,21 +252,35 @@ class SegReader:
     ) -> Iterator[Piece]:
         """Yield the labels of a block out of frames on the grid of the stack."""
         start, stop = block
+        for number, label in self._inside(choices, block):
+            found = self._part(reader, aligned, number, start, stop)
+            if found is None:
+                continue
+            where, values = found
+            if self._type == "LABELMAP":
+                yield Piece(where, None, self._relabelled(values))
+            else:
+                yield self._fractions.piece(where, values, label)
+
+    def _inside(self, choices: Sequence[Choice], block: _Block) -> Iterator[tuple[int, int]]:
+        """Yield the frames on the slices of a block, each with its label; 0 for label maps."""
+        start, stop = block
         order, bounds = self._of_slice
         inside = np.sort(order[bounds[start[0]] : bounds[stop[0]]])
         if self._type == "LABELMAP":
-            for number in inside.tolist():
-                found = self._part(reader, aligned, number, start, stop)
-                if found is not None:
-                    yield Piece(found[0], None, self._relabelled(found[1]))
+            yield from ((number, 0) for number in inside.tolist())
             return
         segments = self._frames.segments[inside]
         for choice in choices:
             for number in inside[np.isin(segments, choice.numbers)].tolist():
-                found = self._part(reader, aligned, number, start, stop)
-                if found is not None:
-                    where, values = found
-                    yield self._fractions.piece(where, values, choice.label)
+                yield number, choice.label
+
+    def _frame_rows(self, aligned: _Aligned, number: int, box: _Box) -> FrameRows:
+        """Return the rows of a frame that a block needs: all of a turned one."""
+        if any(aligned.turn):
+            return FrameRows(number, 0, self._frames.size[0])
+        top = aligned.corners.item(number, 0)
+        return FrameRows(number, box[0][0] - top, box[0][1] - top)
 
     def _sampled(
         self, reader: RowReader, grid: Sampler, choices: Sequence[Choice], block: _Block
@@ -288,15 +321,14 @@ class SegReader:
         if box is None:
             return None
         (first, last), (begin, end) = box
+        read = reader.rows(*self._frame_rows(aligned, number, box))
+        if read is None:
+            return None
         exchanged, flip_rows, flip_columns = aligned.turn
         size = self._frames.size
         top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
-        is_turned = exchanged or flip_rows or flip_columns
-        read = reader.rows(number, *((0, size[0]) if is_turned else (first - top, last - top)))
-        if read is None:
-            return None
         row, values = read
-        if is_turned:
+        if any(aligned.turn):
             whole = np.zeros(size, values.dtype)
             whole[row : row + len(values)] = values
             values = whole.T if exchanged else whole

@@ -8,7 +8,7 @@ cached for the next tiles.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from dicomdl.pixels.halving import halve
 from dicomdl.pixels.options import WHOLE, Colour, Decoding
 from dicomdl.pixels.stored import check_out, is_label, is_plain, named, result_array, stored_range
 from dicomdl.pixels.tiles import read_tile
-from dicomdl.storage.locations import SEPARATOR
-from dicomdl.storage.sources import Span, reading_ahead
+from dicomdl.storage.sources import Span, reading_ahead_of
 
 # --- reading --------------------------------------------------------------------------------------
 
@@ -46,18 +45,29 @@ def read_frame(
 
 
 def frames_ahead(sources: Sequence[FrameSource]) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which frames of stores are asked for ahead of their reading.
-
-    Frames of files, by the first one, are left to the file system.
-    """
-    if not sources or SEPARATOR not in sources[0].path:
+    """Return a context in which frames are asked for ahead where reading them one by one waits."""
+    if len(sources) < 2:
         return contextlib.nullcontext()
-    spans = [
-        Span(source.file, source.byte_offset, source.byte_length)
-        for source in sources
-        if not source.deflated
-    ]
-    return reading_ahead(dict.fromkeys(spans))
+    return frames_ahead_of(sources[0].path, lambda: sources)
+
+
+def frames_ahead_of(
+    first: str, sources: Callable[[], Sequence[FrameSource]]
+) -> contextlib.AbstractContextManager[None]:
+    """Do as `frames_ahead`, for frames that are only looked up where reading them waits.
+
+    `first` is the path of the first one.
+    """
+
+    def ranges() -> list[Span]:
+        spans = (
+            Span(source.file, source.byte_offset, source.byte_length)
+            for source in sources()
+            if not source.deflated
+        )
+        return list(dict.fromkeys(spans))
+
+    return reading_ahead_of(first, ranges)
 
 
 def decode_frame(source: FrameLike, out: Values | None = None, how: Decoding = WHOLE) -> Values:

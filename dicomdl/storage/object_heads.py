@@ -1,29 +1,23 @@
-"""First bytes of many objects, asked for ahead of the parser that walks over them.
+"""First bytes of many files, asked for ahead of the parser that walks over them.
 
-The parser runs on one thread. Where it needs bytes that are not there yet, the handle raises
-`NotFetched`, the range is asked for, and the parser starts again when it has come. So every wait of
-a file overlaps with those of the others.
+The files are objects of stores, or lie on a slow file system. The parser runs on one thread. Where
+it needs bytes that are not there yet, the handle raises `NotFetched`, the range is asked for, and
+the parser starts again when it has come. So every wait of a file overlaps with those of the others.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from dicomdl.errors import FileChanged
 from dicomdl.storage._requests import CONCURRENCY as CONCURRENCY
 from dicomdl.storage._requests import submit
-from dicomdl.storage._stores import ObjectState
-from dicomdl.storage.handles import Handle, NotFetched, Source
-from dicomdl.storage.objects import (
-    FIRST_BYTES,
-    RemoteObject,
-    fetch,
-    fetch_first,
-    require_same,
-    source_of,
-)
+from dicomdl.storage.handles import Handle, LocalFile, NotFetched, Source
+from dicomdl.storage.locations import is_url
+from dicomdl.storage.objects import FIRST_BYTES, RemoteObject, fetch, fetch_first, source_of
 
 # Largest first request.
 _MOST_FIRST_BYTES: Final = 128 * 2**10
@@ -33,7 +27,7 @@ _HEADER_PART: Final = 4096
 _MOST_ROUNDS: Final = 64
 _MOST_KEPT_BYTES: Final = 64 * 2**20
 # Ranges that follow each other closely are asked for in ever longer ones.
-# Objects that were fetched before the parser has come to them: 8 MB of first bytes.
+# Files that were fetched before the parser has come to them: 8 MB of first bytes.
 _MOST_WAITING: Final = 512
 _CLOSE_BYTES: Final = 256 * 2**10
 _CLOSE_ROUNDS: Final = 3
@@ -67,19 +61,50 @@ class FirstBytes:
             self._misses = 0
 
 
-class PartialObject:
-    """An object of which some ranges were fetched. Reads of others raise NotFetched."""
+class Part(NamedTuple):
+    """Bytes of a file, and its state when they were read."""
+
+    data: memoryview
+    source: Source
+
+
+def _first_part(path: str, length: int) -> Part:
+    """Return the first bytes of a file in any state."""
+    if is_url(path):
+        found = fetch_first(path, length)
+        return Part(found.data, source_of(path, found.state))
+    with contextlib.closing(LocalFile(path)) as handle:
+        return Part(memoryview(handle.read_at(0, length)), handle.source)
+
+
+def _part_at(source: Source, offset: int, length: int) -> Part:
+    """Return a range of a file in its state."""
+    if is_url(source.path):
+        return Part(fetch(source, offset, length).data, source)
+    with contextlib.closing(LocalFile(source.path, source)) as handle:
+        return Part(memoryview(handle.read_at(offset, length)), source)
+
+
+def _whole(source: Source) -> Handle:
+    """Open a file whose ranges are not asked for ahead."""
+    if is_url(source.path):
+        return RemoteObject(source.path, source)
+    return LocalFile(source.path, source)
+
+
+class PartialFile:
+    """A file of which some ranges were fetched. Reads of others raise NotFetched."""
 
     __slots__ = ("_parts", "_source", "rounds")
 
-    def __init__(self, url: str, state: ObjectState) -> None:
-        self._source = source_of(url, state)
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._parts: list[tuple[int, memoryview]] = []
         self.rounds = 0
 
     @property
     def source(self) -> Source:
-        """The object, and its state when the first bytes were read."""
+        """The file, and its state when the first bytes were read."""
         return self._source
 
     @property
@@ -93,9 +118,9 @@ class PartialObject:
         return sum(data.nbytes for _, data in self._parts)
 
     def check(self, expected: Source) -> None:
-        """Raise FileChanged if the object is not in the expected state."""
-        source = self._source
-        require_same(expected, ObjectState(source.size, source.mtime_ns, source.etag))
+        """Raise FileChanged if the file is not in the expected state."""
+        with contextlib.closing(_whole(self._source)) as handle:
+            handle.check(expected)
 
     def add(self, offset: int, data: memoryview) -> None:
         """Add a range."""
@@ -126,7 +151,7 @@ class PartialObject:
         """Release nothing."""
 
     def widened(self, gap: NotFetched) -> int:
-        """Return how many bytes to ask for at a gap, up to the end of the object."""
+        """Return how many bytes to ask for at a gap, up to the end of the file."""
         length, before = gap.length, self._parts[-1][0]
         step = gap.offset - before
         if self.rounds > _CLOSE_ROUNDS and 0 < step < _CLOSE_BYTES:
@@ -142,40 +167,40 @@ class _Fault:
 
 
 class HeadWalker:
-    """First bytes of objects, fetched in order by threads while the parser is busy elsewhere.
+    """First bytes of files, fetched in order by threads while the parser is busy elsewhere.
 
     Parameters
     ----------
-    urls
+    paths
         All locations that will be walked, in order.
     concurrency
         Requests in flight.
     """
 
-    def __init__(self, urls: Sequence[str], concurrency: int = CONCURRENCY) -> None:
+    def __init__(self, paths: Sequence[str], concurrency: int = CONCURRENCY) -> None:
         self.first = FirstBytes()
-        self._urls = iter(urls)
+        self._paths = iter(paths)
         self._take = threading.Lock()
         self._arrived: queue.SimpleQueue[tuple[str, int, Any]] = queue.SimpleQueue()
-        # Objects that were fetched and not parsed.
+        # Files that were fetched and not parsed.
         self._room = threading.Semaphore(concurrency + _MOST_WAITING)
         self._early: dict[str, Any] = {}
         self._ended = False
         # Apart from those of other requests, which the parser waits for.
         self._threads = ThreadPoolExecutor(concurrency, "dicomdl-heads")
-        for _ in range(min(concurrency, len(urls))):
+        for _ in range(min(concurrency, len(paths))):
             self._threads.submit(self._fetch)
 
     def _fetch(self) -> None:
-        """Fetch one object after the other, on a thread of its own."""
+        """Fetch one file after the other, on a thread of its own."""
         while True:
             self._room.acquire()
             with self._take:
-                url = None if self._ended else next(self._urls, None)
-            if url is None:
+                path = None if self._ended else next(self._paths, None)
+            if path is None:
                 self._room.release()
                 return
-            self._arrived.put((url, 0, _outcome(fetch_first, url, self.first.size)))
+            self._arrived.put((path, 0, _outcome(_first_part, path, self.first.size)))
 
     def close(self) -> None:
         """End the threads, after the requests in flight."""
@@ -184,13 +209,13 @@ class HeadWalker:
         self._threads.shutdown(wait=False)
 
     def walk(
-        self, urls: Sequence[str], parse: Parse[_Parsed]
+        self, paths: Sequence[str], parse: Parse[_Parsed]
     ) -> list[_Parsed | OSError | FileChanged]:
-        """Parse the next objects, each from a handle that raises NotFetched for absent bytes.
+        """Parse the next files, each from a handle that raises NotFetched for absent bytes.
 
         Parameters
         ----------
-        urls
+        paths
             The next of the locations.
         parse
             Called again from the start until it raises no NotFetched.
@@ -201,25 +226,25 @@ class HeadWalker:
             In order: what `parse` returned, or the error of the request.
         """
         walk = _Walk(parse, self.first, self._ask_again)
-        wanted = set(urls)
-        early = [url for url in reversed(urls) if url in self._early]
+        wanted = set(paths)
+        early = [path for path in reversed(paths) if path in self._early]
         while len(walk.results) < len(wanted):
             if early:
-                url, offset = early.pop(), 0
-                found = self._early.pop(url)
+                path, offset = early.pop(), 0
+                found = self._early.pop(path)
             else:
-                url, offset, found = self._arrived.get()
-                if url not in wanted:
-                    self._early[url] = found
+                path, offset, found = self._arrived.get()
+                if path not in wanted:
+                    self._early[path] = found
                     continue
             if offset == 0:
                 self._room.release()
-            walk.step(url, offset, found)
-        return [walk.results[url] for url in urls]
+            walk.step(path, offset, found)
+        return [walk.results[path] for path in paths]
 
     def _ask_again(self, source: Source, offset: int, length: int) -> None:
         def work() -> None:
-            self._arrived.put((source.path, offset, _outcome(fetch, source, offset, length)))
+            self._arrived.put((source.path, offset, _outcome(_part_at, source, offset, length)))
 
         submit(work)
 
@@ -234,7 +259,7 @@ def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class _Walk(Generic[_Parsed]):
-    """The objects of one walk: those that need more bytes, and the results of the others."""
+    """The files of one walk: those that need more bytes, and the results of the others."""
 
     def __init__(
         self,
@@ -243,46 +268,46 @@ class _Walk(Generic[_Parsed]):
         ask: Callable[[Source, int, int], None],
     ) -> None:
         self._parse, self._first, self._ask = parse, first, ask
-        self._handles: dict[str, PartialObject] = {}
+        self._handles: dict[str, PartialFile] = {}
         self.results: dict[str, _Parsed | OSError | FileChanged] = {}
 
-    def step(self, url: str, offset: int, found: Any) -> None:
-        """Parse an object whose bytes have come, and ask for those that it lacks."""
+    def step(self, path: str, offset: int, found: Any) -> None:
+        """Parse a file whose bytes have come, and ask for those that it lacks."""
         if isinstance(found, _Fault):
             raise found.error
         if isinstance(found, OSError | FileChanged):
-            self.results[url] = found
-            self._handles.pop(url, None)
+            self.results[path] = found
+            self._handles.pop(path, None)
             return
-        handle = self._handles.pop(url, None) or PartialObject(url, found.state)
+        handle = self._handles.pop(path, None) or PartialFile(found.source)
         handle.add(offset, found.data)
         try:
-            self.results[url] = self._parse(handle, handle.first_bytes())
+            self.results[path] = self._parse(handle, handle.first_bytes())
         except NotFetched as gap:
             if handle.rounds == 1:
                 self._first.learn(was_enough=gap.length <= _HEADER_PART)
-            self._go_on(url, handle, gap)
+            self._go_on(path, handle, gap)
             return
         if handle.rounds == 1:
             self._first.learn(was_enough=True)
 
-    def _go_on(self, url: str, handle: PartialObject, gap: NotFetched) -> None:
+    def _go_on(self, path: str, handle: PartialFile, gap: NotFetched) -> None:
         if handle.rounds < _MOST_ROUNDS and handle.kept_bytes <= _MOST_KEPT_BYTES:
-            self._handles[url] = handle
+            self._handles[path] = handle
             self._ask(handle.source, gap.offset, handle.widened(gap))
             return
         try:
-            self.results[url] = self._parse(RemoteObject(url, handle.source), None)
+            self.results[path] = self._parse(_whole(handle.source), None)
         except (OSError, FileChanged) as error:
-            self.results[url] = error
+            self.results[path] = error
 
 
 def walk_heads(
-    urls: Sequence[str], parse: Parse[_Parsed], concurrency: int = CONCURRENCY
+    paths: Sequence[str], parse: Parse[_Parsed], concurrency: int = CONCURRENCY
 ) -> list[_Parsed | OSError | FileChanged]:
-    """Parse some objects: a `HeadWalker` for one walk."""
-    walker = HeadWalker(urls, concurrency)
+    """Parse some files: a `HeadWalker` for one walk."""
+    walker = HeadWalker(paths, concurrency)
     try:
-        return walker.walk(urls, parse)
+        return walker.walk(paths, parse)
     finally:
         walker.close()

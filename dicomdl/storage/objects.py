@@ -2,24 +2,19 @@
 
 A request carries the ETag of the scan (If-Match), and the reply is compared with the state of the
 scan, so that bytes of two states never mix. Ranges go through a cache on local disk
-(`_byte_cache`), keyed by that state. `reading_ahead` declares what a loop will read, so that the
-requests of its next steps are in flight meanwhile.
+(`_byte_cache`), keyed by that state. Ranges that a loop has declared are taken from its plan
+(`_plans`).
 """
 
-import bisect
-import contextlib
 import errno
 import functools
-import os
-import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from typing import Final, NamedTuple
+from typing import Final
 
 from dicomdl.errors import FileChanged
 from dicomdl.storage._byte_cache import byte_cache, digest_of
-from dicomdl.storage._requests import CONCURRENCY, client_of, submit
+from dicomdl.storage._plans import planned
 from dicomdl.storage._requests import MOST_CONCURRENCY as MOST_CONCURRENCY
+from dicomdl.storage._requests import client_of
 from dicomdl.storage._store_options import checked_options as checked_options
 from dicomdl.storage._store_options import declare as declare
 from dicomdl.storage._store_options import declared as declared
@@ -29,21 +24,9 @@ from dicomdl.storage._store_options import require_no_secret as require_no_secre
 from dicomdl.storage._store_options import without_secrets as without_secrets
 from dicomdl.storage._stores import ChangedObject, Fetched, ObjectState, in_full
 from dicomdl.storage.handles import UNKNOWN, Source
-from dicomdl.storage.locations import is_url
-from dicomdl.storage.paths import UnacceptedPath
 
 # Bytes of the first request for a header, which most fit.
 FIRST_BYTES: Final = 16 * 2**10
-# Bytes that wait for their reader, in the requests of one loop.
-_MOST_AHEAD_BYTES: Final = 64 * 2**20
-
-
-class Span(NamedTuple):
-    """Bytes of a source that will be read."""
-
-    source: Source
-    offset: int
-    length: int
 
 
 def source_of(url: str, state: ObjectState) -> Source:
@@ -188,7 +171,7 @@ class RemoteObject:
             return
         url = self._source.path
         # Before the cache, which has what came early: the plan goes on as its ranges are taken.
-        ahead = _planned(url, offset, stop, may_ask=False)
+        ahead = planned(url, offset, stop, may_ask=False)
         if ahead is not None:
             buffer[:] = ahead
             return
@@ -198,7 +181,7 @@ class RemoteObject:
             missing = cache.read_into(self._digest, buffer, offset)
         if missing is None:
             return
-        ahead = _planned(url, offset, stop, may_ask=True)
+        ahead = planned(url, offset, stop, may_ask=True)
         if ahead is not None:
             buffer[:] = ahead
             return
@@ -228,147 +211,3 @@ class RemoteObject:
         if missing is not None:
             self.fetch_into(buffer, offset, missing)
         return buffer
-
-
-# --- reading ahead --------------------------------------------------------------------------------
-
-
-class _Plan:
-    """Ranges that a loop will read in about this order, and the requests for the next of them.
-
-    The first range that the cache lacks starts the requests, so a loop over cached ranges pays
-    nothing. Threads of one loop share its plan.
-    """
-
-    def __init__(self, ranges: list[Span]) -> None:
-        self._ranges = ranges
-        # A fork copies the plan, and not the threads that fulfil it.
-        self.process = os.getpid()
-        self._by_url: dict[str, list[tuple[int, int]]] = {}
-        for number, part in enumerate(ranges):
-            self._by_url.setdefault(part.source.path, []).append((part.offset, number))
-        for places in self._by_url.values():
-            places.sort()
-        self._lock = threading.Lock()
-        self._asked: dict[int, Future[memoryview]] = {}
-        self._started: set[int] = set()
-        self._next = 0
-        self._bytes = 0
-
-    def take(self, url: str, start: int, stop: int, *, may_ask: bool) -> memoryview | None:
-        """Return a part of a planned range; None if it is not planned, or was read already.
-
-        A range that was not asked for yet is asked for, and those behind it, if `may_ask`.
-        """
-        if not (may_ask or self._started):
-            return None
-        number = self._number(url, start, stop)
-        if number is None:
-            return None
-        part = self._ranges[number]
-        with self._lock:
-            if number not in self._started:
-                if not may_ask:
-                    return None
-                self._ask(number)
-            self._ask_more()
-            future = self._asked.get(number)
-        if future is None:
-            return None
-        data = future.result()[start - part.offset : stop - part.offset]
-        if stop == part.offset + part.length:
-            with self._lock:
-                if self._asked.pop(number, None) is not None:
-                    self._bytes -= part.length
-                self._ask_more()
-        return data
-
-    def cancel(self) -> None:
-        """Withdraw the requests that have not begun."""
-        with self._lock:
-            self._next = len(self._ranges)
-            for future in self._asked.values():
-                future.cancel()
-            self._asked.clear()
-
-    def _number(self, url: str, start: int, stop: int) -> int | None:
-        places = self._by_url.get(url)
-        if places is None:
-            return None
-        at = bisect.bisect_right(places, (start, len(self._ranges))) - 1
-        if at < 0:
-            return None
-        offset, number = places[at]
-        inside = offset <= start and stop <= offset + self._ranges[number].length
-        return number if inside else None
-
-    def _ask(self, number: int) -> None:
-        source, offset, length = self._ranges[number]
-        handle = RemoteObject(source.path, source)
-        self._started.add(number)
-        self._asked[number] = submit(handle.fetched, offset, length)
-        self._bytes += length
-
-    def _ask_more(self) -> None:
-        # Behind the first range that was asked for: those before it are in the cache.
-        self._next = max(self._next, min(self._asked, default=0))
-        while self._next < len(self._ranges) and len(self._asked) < CONCURRENCY:
-            if self._asked and self._bytes + self._ranges[self._next].length > _MOST_AHEAD_BYTES:
-                break
-            if self._next not in self._started:
-                self._ask(self._next)
-            self._next += 1
-
-
-class _Plans:
-    """The plans of loops that are running, on any thread."""
-
-    def __init__(self) -> None:
-        self.running: tuple[_Plan, ...] = ()
-        self._lock = threading.Lock()
-
-    def begin(self, plan: _Plan) -> None:
-        """Add a plan."""
-        with self._lock:
-            self.running = (*self.running, plan)
-
-    def end(self, plan: _Plan) -> None:
-        """Drop a plan, and its requests that have not begun."""
-        with self._lock:
-            self.running = tuple(each for each in self.running if each is not plan)
-        plan.cancel()
-
-
-_loops: Final = _Plans()
-
-
-def _planned(url: str, start: int, stop: int, *, may_ask: bool) -> memoryview | None:
-    for plan in _loops.running:
-        if plan.process == os.getpid():
-            data = plan.take(url, start, stop, may_ask=may_ask)
-            if data is not None:
-                return data
-    return None
-
-
-def _is_accepted(path: str) -> bool:
-    return is_url(path) and not isinstance(path, UnacceptedPath)
-
-
-@contextlib.contextmanager
-def reading_ahead(ranges: Iterable[Span]) -> Iterator[None]:
-    """Ask for ranges of objects ahead of the reads inside the block.
-
-    Ranges of files are left to their file system. Objects that the user has not accepted are not
-    asked for.
-    """
-    remote = [part for part in ranges if part.length and _is_accepted(part.source.path)]
-    if len(remote) < 2:
-        yield
-        return
-    plan = _Plan(remote)
-    _loops.begin(plan)
-    try:
-        yield
-    finally:
-        _loops.end(plan)

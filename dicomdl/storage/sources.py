@@ -15,6 +15,13 @@ from typing import Any, Final, TypeAlias
 
 from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, PixelError
+from dicomdl.storage._files import open_below_root
+from dicomdl.storage._plans import loops
+from dicomdl.storage.ahead import Span as Span
+from dicomdl.storage.ahead import are_slow as are_slow
+from dicomdl.storage.ahead import each_of as each_of
+from dicomdl.storage.ahead import file_ahead
+from dicomdl.storage.ahead import reading_ahead_of as reading_ahead_of
 from dicomdl.storage.archives import open_member
 from dicomdl.storage.given import BytesHandle, GivenBytes
 from dicomdl.storage.handles import COMPARED as COMPARED
@@ -36,11 +43,8 @@ from dicomdl.storage.object_heads import CONCURRENCY as CONCURRENCY
 from dicomdl.storage.object_heads import HeadWalker as HeadWalker
 from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, look_up_object
-from dicomdl.storage.objects import Span as Span
-from dicomdl.storage.objects import reading_ahead as reading_ahead
 from dicomdl.storage.paths import must_be_no_link, require_accepted, require_link_inside
 from dicomdl.storage.ranges import Range
-from dicomdl.storage.system import NO_LINK_FLAGS
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
@@ -51,7 +55,7 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
     state.
     """
     if type(path) is not str and must_be_no_link(path):
-        return _open_below_root(path, expected)
+        return open_below_root(path, expected)
     if SEPARATOR in path:
         if isinstance(path, GivenBytes):
             return BytesHandle(path)
@@ -59,17 +63,6 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
         if location.members:
             return open_member(location, path, expected)
         return RemoteObject(path, expected)
-    return LocalFile(path, expected)
-
-
-def _open_below_root(path: str, expected: Source | None) -> Handle:
-    """Open a file of which `must_be_no_link` is True; follow links that stay below the root."""
-    if NO_LINK_FLAGS is not None:
-        # An error may mean a link, by a number that systems do not agree on.
-        with contextlib.suppress(OSError):
-            return LocalFile(path, expected, NO_LINK_FLAGS)
-    if os.path.islink(path):
-        require_link_inside(path)
     return LocalFile(path, expected)
 
 
@@ -135,6 +128,12 @@ def place_of(source: Source) -> tuple[str, int] | None:
 
 
 def _open(source: Source) -> Handle:
+    if loops.running and (handle := file_ahead(source, _open_now)) is not None:
+        return handle
+    return _open_now(source)
+
+
+def _open_now(source: Source) -> Handle:
     try:
         return open_path(source.path, source)
     except OSError as error:
@@ -225,13 +224,16 @@ def read_pieces(pieces: Sequence[Piece], buffers: Sequence[Values]) -> Iterator[
     """Fill each buffer with its piece, and yield after each.
 
     A piece is a source and the offset of its first byte; all buffers have one size, and may be the
-    same. Pieces of objects are asked for ahead.
+    same. Pieces of objects, and of files of a slow file system, are asked for ahead.
     """
-    if pieces and SEPARATOR in pieces[0][0].path:
-        length = buffers[0].nbytes
-        with reading_ahead([Span(source, offset, length) for source, offset in pieces]):
-            yield from _read_pieces(pieces, buffers)
-    else:
+    if len(pieces) < 2:
+        yield from _read_pieces(pieces, buffers)
+        return
+
+    def ranges() -> list[Span]:
+        return [Span(source, offset, buffers[0].nbytes) for source, offset in pieces]
+
+    with reading_ahead_of(pieces[0][0].path, ranges):
         yield from _read_pieces(pieces, buffers)
 
 

@@ -21,6 +21,7 @@ from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame_source import FILE_FIELDS
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import WHOLE, Decoding
+from dicomdl.pixels.read import frames_ahead_of
 from dicomdl.pixels.stored import (
     add_frame_note,
     as_meant,
@@ -167,10 +168,10 @@ class StackVoxels:
                 slices,
                 want_padding=want_padding,
             )
+        with frames_ahead_of(self._first.path, lambda: [self.stack.source(z) for z in slices]):
+            decoded = [self._slice(z) for z in slices]
         if self.is_colour:
-            blocks = [self._slice(z).array[window] for z in slices]
-            return Converted(np.stack(blocks), None)
-        decoded = [self._slice(z) for z in slices]
+            return Converted(np.stack([part.array[window] for part in decoded]), None)
         is_float = not self._integral or any(part.array.dtype.kind == "f" for part in decoded)
         dtype = (
             np.dtype(np.float32) if is_float else np.result_type(*(part.array for part in decoded))

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 from object_server import ObjectServer, serving
 from phantoms import write_series
+from phantoms_labels import write_seg, write_structure_set
 from pydicom.data import get_testdata_file
+from pydicom.uid import RLELossless
 
 import dicomdl
 from dicomdl.errors import FileChanged, StorageError, UsageError
-from dicomdl.storage import _stores
+from dicomdl.jobs import engine
+from dicomdl.storage import _stores, memory
 
 pytest.importorskip("obstore")
 SHAPE = (12, 64, 48)
@@ -262,3 +266,94 @@ def test_fsspec_reads_other_schemes(
 def test_a_gzip_of_a_table_is_no_table(server: ObjectServer, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(gzip.compress(b"url\ns3://b/x\n"))
     assert scan(server, tmp_path / "list.csv", tmp_path / "index").ledger["not_dicom"] == 1
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "other grid"])
+def test_frames_of_a_segmentation_are_asked_for_at_once(
+    server: ObjectServer,
+    folder: Path,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The scan leaves the beginning of the file in it.
+    monkeypatch.setenv("DICOMDL_BYTE_CACHE", "0")
+    labels = np.random.default_rng(1).integers(1, 4, SHAPE).astype(np.uint8)
+    image = next(
+        path
+        for path in (folder / "a").iterdir()
+        if pydicom.dcmread(path).ImagePositionPatient[2] == 0
+    )
+    move = 0.3 if kind == "other grid" else 0
+    frames = [
+        (part, (move, move, 2.0 * z), labels[z] if kind == "LABELMAP" else labels[z] == part)
+        for part in ((1,) if kind == "LABELMAP" else (1, 2, 3))
+        for z in range(SHAPE[0])
+    ]
+    path = write_seg(
+        folder / "seg.dcm",
+        image,
+        [(part, where, values.astype(np.uint8)) for part, where, values in frames],
+        kind="LABELMAP" if kind == "LABELMAP" else "BINARY",
+        segments={1: "one", 2: "two", 3: "three"},
+    )
+    server.objects["b/data/seg.dcm"] = path.read_bytes()
+    indexes = (
+        dicomdl.scan(folder, tmp_path / "here", progress=False),
+        scan(server, "s3://b/data", tmp_path / "there"),
+    )
+    here, there = (next(stack for stack in index.stacks if stack.annotations) for index in indexes)
+    assert here.series_instance_uid == there.series_instance_uid
+    whole = dicomdl.read_labels(here, here.annotations[0]).array
+    memory.clear()
+    server.clear()
+    server.delay_s = 0.02
+    assert np.array_equal(dicomdl.read_labels(there, there.annotations[0]).array, whole)
+    assert len(server.gets()) == len(frames)
+    assert server.most_in_flight >= 8
+
+
+def test_compressed_slices_of_a_patch_are_asked_for_at_once(
+    server: ObjectServer, folder: Path, tmp_path: Path
+) -> None:
+    files = write_series(folder / "rle", shape=SHAPE, transfer_syntax=RLELossless)
+    server.objects |= {f"b/rle/{path.name}": path.read_bytes() for path in files}
+    index = scan(server, "s3://b/rle", tmp_path / "out")
+    here = dicomdl.scan(folder / "rle", tmp_path / "here", progress=False)
+    patches, same = (
+        dicomdl.PatchDataset(each, (12, 8, 8), sampler="grid", intensity="modality")
+        for each in (index, here)
+    )
+    server.clear()
+    server.delay_s = 0.02
+    for number in range(2):
+        assert np.array_equal(patches[number]["image"], same[number]["image"])
+    assert len(server.gets()) == SHAPE[0]
+    assert server.most_in_flight >= 8
+
+
+def test_annotations_are_asked_for_at_once(
+    server: ObjectServer, folder: Path, tmp_path: Path
+) -> None:
+    image = next((folder / "a").iterdir())
+    for number in range(16):
+        path = write_structure_set(folder / f"{number}.dcm", image, {f"region {number}": []})
+        server.objects[f"b/rois/{number}.dcm"] = path.read_bytes()
+    server.delay_s = 0.02
+    in_flight: list[int] = []
+    read = engine.read_annotation
+
+    def counted(source: Any) -> Any:
+        in_flight.append(1)
+        most.append(sum(in_flight))
+        try:
+            return read(source)
+        finally:
+            in_flight.pop()
+
+    most: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "read_annotation", counted)
+        index = scan(server, "s3://b/rois", tmp_path / "out")
+    assert len(index.to_pandas("annotations")) == 16
+    assert max(most) >= 8

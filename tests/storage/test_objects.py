@@ -13,7 +13,7 @@ import pytest
 from object_server import ObjectServer, serving
 
 from dicomdl.errors import FileChanged, PixelError, UsageError
-from dicomdl.storage import _byte_cache, _stores, objects
+from dicomdl.storage import _byte_cache, _plans, _stores, objects
 from dicomdl.storage._byte_cache import ByteCache
 from dicomdl.storage._store_options import (
     bucket_of,
@@ -22,10 +22,11 @@ from dicomdl.storage._store_options import (
     remember_query,
     without_secrets,
 )
+from dicomdl.storage.ahead import Span, reading_ahead
 from dicomdl.storage.handles import UNKNOWN, NotFetched, Source
 from dicomdl.storage.listing import listed, state_of_object
 from dicomdl.storage.object_heads import FirstBytes, walk_heads
-from dicomdl.storage.objects import RemoteObject, Span, fetch, reading_ahead
+from dicomdl.storage.objects import RemoteObject, fetch
 from dicomdl.storage.sources import look_up, opened, read_exactly, read_pieces, read_range
 
 pytest.importorskip("obstore")
@@ -413,7 +414,7 @@ def test_ranges_may_be_read_in_parts_in_any_order_and_again(server: ObjectServer
 def test_the_next_ranges_are_asked_for_although_those_before_reach_the_cache_first(
     server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "CONCURRENCY", 8)
+    monkeypatch.setattr(_plans, "CONCURRENCY", 8)
     added = threading.Semaphore(0)
     add = ByteCache.add
 
@@ -441,7 +442,7 @@ def test_a_loop_that_ends_early_asks_for_no_more(server: ObjectServer) -> None:
     with reading_ahead([Span(source, 0, 100) for source in sources]), opened(sources[0]) as handle:
         handle.read_at(0, 100)
     assert len(server.gets()) < 200
-    assert not objects._loops.running
+    assert not _plans.loops.running
 
 
 def test_an_error_ahead_is_raised_where_its_range_is_read(server: ObjectServer) -> None:
@@ -463,7 +464,7 @@ def test_a_plan_of_another_process_is_not_waited_for(
 ) -> None:
     sources = many(server, 3)
     with reading_ahead([Span(source, 0, 100) for source in sources]):
-        monkeypatch.setattr(objects._loops.running[0], "process", -1)
+        monkeypatch.setattr(_plans.loops.running[0], "process", -1)
         server.clear()
         with opened(sources[0]) as handle:
             assert handle.read_at(0, 100) == server.objects[sources[0].path[5:]][:100]
