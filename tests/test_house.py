@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +16,15 @@ from dicomdl.storage.memory import SHARES
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dicomdl").rglob("*.py"))
+
+
+class Module(NamedTuple):
+    """A module of the package, parsed: its path in the package, lines, and all nodes."""
+
+    name: str
+    lines: list[str]
+    tree: ast.Module
+    nodes: list[ast.AST]
 
 
 @pytest.mark.slow
@@ -55,10 +65,9 @@ def test_what_the_documentation_names_is_had_from_the_package_itself() -> None:
     assert dicomdl.interop.ForMonai.__module__ == "dicomdl.interop.monai"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_can_load_a_pickle_or_run_code_from_data(module: Path) -> None:
+def no_module_can_load_a_pickle_or_run_code_from_data(module: Module) -> None:
     forbidden = {"pickle", "shelve", "joblib", "marshal", "dill", "cloudpickle"}
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in module.nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name.split(".")[0] for alias in node.names} | {
                 (getattr(node, "module", None) or "").split(".")[0]
@@ -85,22 +94,18 @@ def _of(call: ast.Call, module: str) -> bool:
     )
 
 
-@pytest.mark.parametrize(
-    "module",
-    [path for path in MODULES if path != ROOT / "dicomdl/headers/uids.py"],
-    ids=lambda path: path.relative_to(ROOT).as_posix(),
-)
-def test_uids_of_the_standard_stand_in_one_table(module: Path) -> None:
-    tree = ast.parse(module.read_text())
+def uids_of_the_standard_stand_in_one_table(module: Module) -> None:
+    if module.name == "headers/uids.py":
+        return
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in module.nodes
         if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
     }
     literals = [
         node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
-        for node in ast.walk(tree)
+        for node in module.nodes
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str | bytes)
         and id(node) not in docstrings
@@ -135,42 +140,38 @@ CHANGES = {"add", "append", "clear", "discard", "extend", "insert", "move_to_end
 CHANGES |= {"remove", "setdefault", "update", "appendleft"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_what_a_module_remembers_is_in_the_registry_of_memory(module: Path) -> None:
-    name = module.relative_to(ROOT / "dicomdl").as_posix()
-    tree = ast.parse(module.read_text())
-    assert name == "storage/memory.py" or not _changing_globals(tree)
-    hooks = [node for node in ast.walk(tree) if getattr(node, "attr", "") == "register_at_fork"]
-    assert not hooks or name in FORK_HOOKS
+def what_a_module_remembers_is_in_the_registry_of_memory(module: Module) -> None:
+    assert module.name == "storage/memory.py" or not _changing_globals(module)
+    hooks = [node for node in module.nodes if getattr(node, "attr", "") == "register_at_fork"]
+    assert not hooks or module.name in FORK_HOOKS
 
 
 def test_each_share_of_memory_has_one_cache() -> None:
     taken = [
         node.args[0].value
-        for module in MODULES
-        for node in ast.walk(ast.parse(module.read_text()))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("share", "remembered")
         if node.args and isinstance(node.args[0], ast.Constant)
     ]
     assert sorted(taken) == sorted(SHARES)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small(module: Path) -> None:
+def a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small(
+    module: Module,
+) -> None:
     """Functions without arguments have one result.
 
     Above any other `lru_cache` a comment gives the reason.
     """
-    lines = module.read_text().splitlines()
-    nodes = list(ast.walk(ast.parse(module.read_text())))
-    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in module.nodes if isinstance(node, ast.FunctionDef)]
     has_one_result = [f for f in functions if not ast.unparse(f.args)]
     exempt = {id(decorator) for f in has_one_result for decorator in f.decorator_list}
-    caches = [node for node in nodes if isinstance(node, ast.Call) and _is_cache(node)]
+    caches = [node for node in module.nodes if isinstance(node, ast.Call) and _is_cache(node)]
     caches += [d for f in functions for d in f.decorator_list if _is_cache(d)]
     for node in caches:
-        reason = lines[node.lineno - 2].strip()
-        assert id(node) in exempt or reason.startswith(REASONS), lines[node.lineno - 1]
+        reason = module.lines[node.lineno - 2].strip()
+        assert id(node) in exempt or reason.startswith(REASONS), module.lines[node.lineno - 1]
 
 
 def _is_cache(node: ast.expr) -> bool:
@@ -178,10 +179,10 @@ def _is_cache(node: ast.expr) -> bool:
     return getattr(function, "attr", getattr(function, "id", "")) in ("lru_cache", "cache")
 
 
-def _changing_globals(tree: ast.Module) -> set[str]:
+def _changing_globals(module: Module) -> set[str]:
     """Names of a module that functions rebind, or containers that functions change."""
     bound, registered = set[str](), {"decisions", "share"}
-    for statement in tree.body:
+    for statement in module.tree.body:
         if (
             getattr(getattr(getattr(statement, "value", None), "func", None), "id", "")
             in registered
@@ -191,7 +192,7 @@ def _changing_globals(tree: ast.Module) -> set[str]:
         targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
         bound |= {target.id for target in targets if isinstance(target, ast.Name)}
     changing = set[str]()
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in module.nodes if isinstance(node, ast.FunctionDef)]
     for node in (node for function in functions for node in ast.walk(function)):
         if isinstance(node, ast.Global):
             changing |= set(node.names)
@@ -223,12 +224,11 @@ OPENERS = {
 }
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_files_of_users_are_opened_and_looked_up_in_storage_alone(module: Path) -> None:
-    place = module.relative_to(ROOT / "dicomdl").as_posix()
+def files_of_users_are_opened_and_looked_up_in_storage_alone(module: Module) -> None:
+    place = module.name
     if place.startswith("storage/") or place in OPENERS:
         return
-    for node in ast.walk(ast.parse(module.read_text())):
+    for node in module.nodes:
         if isinstance(node, ast.Call):
             function = node.func
             name = function.id if isinstance(function, ast.Name) else ""
@@ -251,16 +251,32 @@ def test_the_oldest_versions_are_the_floors_of_pyproject() -> None:
         assert re.fullmatch(rf"{re.escape(floor)}(\.0)*", oldest[name]), name
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_uses_a_pool_that_one_dead_process_breaks(module: Path) -> None:
-    names = {
-        getattr(node, "id", getattr(node, "attr", ""))
-        for node in ast.walk(ast.parse(module.read_text()))
-    }
+def no_module_uses_a_pool_that_one_dead_process_breaks(module: Module) -> None:
+    names = {getattr(node, "id", getattr(node, "attr", "")) for node in module.nodes}
     imported = {
         alias.name
-        for node in ast.walk(ast.parse(module.read_text()))
+        for node in module.nodes
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
     assert not (names | imported) & {"ProcessPoolExecutor"}, "use jobs.supervisor"
+
+
+RULES = (
+    a_cache_outside_of_the_registry_is_bounded_and_says_why_it_is_small,
+    no_module_can_load_a_pickle_or_run_code_from_data,
+    uids_of_the_standard_stand_in_one_table,
+    what_a_module_remembers_is_in_the_registry_of_memory,
+    files_of_users_are_opened_and_looked_up_in_storage_alone,
+    no_module_uses_a_pool_that_one_dead_process_breaks,
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_keeps_all_rules(path: Path) -> None:
+    text = path.read_text()
+    tree = ast.parse(text)
+    name = path.relative_to(ROOT / "dicomdl").as_posix()
+    module = Module(name, text.splitlines(), tree, list(ast.walk(tree)))
+    for rule in RULES:
+        rule(module)
