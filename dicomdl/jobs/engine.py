@@ -7,10 +7,8 @@ by this process, so a scan ends with the same tables however many workers die.
 import contextlib
 import gc
 import os
-import queue
 import struct
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,6 +33,7 @@ from dicomdl.index.schema import (
 from dicomdl.index.table import Table
 from dicomdl.jobs._pixel_hashes import pixel_hashes
 from dicomdl.jobs._progress import progress_bar
+from dicomdl.jobs.teams import answers
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.objects import declare, has_queries
@@ -310,29 +309,16 @@ def answering(reading: Mapping[str, Any]) -> Answer:
 
 def _in_workers(chunks: Sequence[_Chunk], reading: Reading, workers: int) -> Iterator[list[Table]]:
     """Yield tables from worker processes; this process reads chunks of workers that died."""
-    waiting: queue.SimpleQueue[_Chunk | None] = queue.SimpleQueue()
-    answers: queue.SimpleQueue[tuple[_Chunk, bytes | Death] | None] = queue.SimpleQueue()
-    for chunk in (*chunks, *[None] * workers):
-        waiting.put(chunk)
-    with contextlib.ExitStack() as team:
-        for _ in range(workers):
-            worker = _start_worker(reading)
-            team.callback(worker.end)
-            threading.Thread(target=_feed, args=(worker, waiting, answers), daemon=True).start()
-        deaths, running = [], workers
-        while running:
-            answered = answers.get()
-            if answered is None:
-                running -= 1
-            elif isinstance(answered[1], Death):
-                deaths.append(answered[1])
-                yield from _in_process([answered[0]], reading)
-            else:
-                yield from_bytes(answered[1], 4)
+    messages = [(_FIRST.pack(first), b"\0".join(paths)) for first, paths in chunks]
+    deaths: dict[int, Death] = {}
+    for number, answer in answers(lambda: _start_worker(reading), messages, workers):
+        if isinstance(answer, Death):
+            deaths[id(answer)] = answer
+            yield from _in_process([chunks[number]], reading)
+        else:
+            yield from_bytes(answer, 4)
     if deaths:
-        _warn(deaths, workers)
-    left = [waiting.get() for _ in range(waiting.qsize())]
-    yield from _in_process([chunk for chunk in left if chunk is not None], reading)
+        _warn(list(deaths.values()), workers)
 
 
 def _start_worker(reading: Reading) -> Child:
@@ -340,17 +326,6 @@ def _start_worker(reading: Reading) -> Child:
         return Child(_WORKER, asdict(reading))
     except StorageError as error:
         raise StorageError(f"{error}; pass workers=1") from error
-
-
-def _feed(worker: Child, waiting: Any, answers: Any) -> None:
-    """Send chunks to one worker until none are left or the worker dies."""
-    while (chunk := waiting.get()) is not None:
-        worker.send(_FIRST.pack(chunk[0]), b"\0".join(chunk[1]))
-        answer = worker.receive()
-        answers.put((chunk, answer))
-        if isinstance(answer, Death):
-            break
-    answers.put(None)
 
 
 class WorkerWarning(DicomdlWarning):
