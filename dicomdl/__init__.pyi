@@ -41,6 +41,7 @@ from .jobs.convert import convert as convert
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.demo_data import demo_data as demo_data
 from .jobs.fingerprint import fingerprint as fingerprint
+from .jobs.phi import check_phi as check_phi
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
 from .labels.read import read_labels as read_labels

@@ -1,4 +1,4 @@
-"""`dicomdl check`: list what needs a person, or check pixels with two decoders."""
+"""`dicomdl check`: list what needs a person, check pixels with two decoders, or identities."""
 
 import argparse
 import json
@@ -35,6 +35,12 @@ def add(commands: Any) -> None:
         metavar="N",
         help=f"with --pixels: frames per kind, or 'all' (default: {_SAMPLE})",
     )
+    check.add_argument(
+        "--phi",
+        action="store_true",
+        help="check identities instead: read all headers again and count the attributes of "
+        "PS3.15 Annex E that carry values, and pixels that may show text",
+    )
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=run)
@@ -50,12 +56,14 @@ def _frames(text: str) -> int | None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the verdicts, or the differences between two decoders."""
+    """Print the verdicts, the differences between two decoders, or the attributes with values."""
     from dicomdl.errors import UsageError
     from dicomdl.index.opening import open_index
 
     if "sample" in given and not given.pixels:
         raise UsageError("--sample is an option of --pixels")
+    if given.pixels and given.phi:
+        raise UsageError("--pixels and --phi are two checks: ask for one of them")
     index = open_index(given.index)
     if given.pixels:
         from dicomdl.jobs.crosscheck import check_pixels
@@ -65,6 +73,10 @@ def run(given: argparse.Namespace) -> int:
             sample=getattr(given, "sample", _SAMPLE),
             progress=not (given.quiet or given.json),
         )
+    elif given.phi:
+        from dicomdl.jobs.phi import check_phi
+
+        check = check_phi(index, progress=not (given.quiet or given.json))
     else:
         check = index.check()
     if given.json:

@@ -223,6 +223,13 @@ STUDY_MANAGEMENT: Final = "1.2.840.10008.3.1.2.3.1"
 RT_STRUCTURE_SET: Final = _STORAGE + "481.3"
 CT_IMAGE: Final = _STORAGE + "2"
 _SECONDARY_CAPTURE: Final = _STORAGE + "7"
+# Ultrasound, and hardcopies.
+_WITH_TEXT: Final = frozenset(
+    (
+        *(_STORAGE + end for end in ("3", "3.1", "6", "6.1", "6.2")),
+        *(STANDARD_ROOT + end for end in ("5.1.1.29", "5.1.1.30")),
+    )
+)
 SOP_CLASSES: Final = {
     row.uid: row
     for row in (
@@ -320,3 +327,11 @@ def is_uid(text: str) -> bool:
 def is_secondary_capture(sop_class_uid: str) -> bool:
     """Return whether a SOP class is Secondary Capture, single-frame or multi-frame."""
     return (sop_class_uid + ".").startswith(_SECONDARY_CAPTURE + ".")
+
+
+def shows_text(sop_class_uid: str) -> bool:
+    """Whether images of a class have text in their pixels as a rule.
+
+    Secondary captures, ultrasound and hardcopies do.
+    """
+    return is_secondary_capture(sop_class_uid) or sop_class_uid in _WITH_TEXT

@@ -11,7 +11,7 @@ import numpy as np
 
 from dicomdl.arrays import Ints
 from dicomdl.headers.annotation import AnnotationFacts, Code, Segment
-from dicomdl.headers.frame_source import FILE_FIELDS
+from dicomdl.index.file_sources import file_source
 from dicomdl.index.rows import Generation
 from dicomdl.index.text import Lines, counted
 from dicomdl.printing import printable
@@ -150,10 +150,9 @@ def annotations_of(generation: Generation, stacks: Ints | None = None) -> list[A
 
 def annotation_in(generation: Generation, row: int) -> Annotation:
     """Return the annotation of a row of the table."""
-    table, files = generation.annotations, generation.files
+    table = generation.annotations
     file = int(table.value("file", row))
-    state = [files.value(name, file) for name in FILE_FIELDS[1:]]
-    source = Source(generation.path(files.value("path", file)), *state)
+    source = file_source(generation, file)
     segments = _segments(table.text("segments", row))
     facts = AnnotationFacts(
         **{name: table.value(name, row) for name in _PLAIN},

@@ -38,6 +38,7 @@ from dicomdl.index._stored_selections import read_selection, stored, unpacked
 from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.check import Check, check
+from dicomdl.index.file_sources import file_sources
 from dicomdl.index.join_report import JoinReport
 from dicomdl.index.joined import Joined
 from dicomdl.index.joining import Selected, join
@@ -47,6 +48,7 @@ from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.index.studies import Series, Study
 from dicomdl.index.text import Part
 from dicomdl.index.views import Group, Stack, Stacks
+from dicomdl.storage.sources import Source
 
 
 class Index(Dividable, Exportable, Plotted, Worked):
@@ -78,8 +80,8 @@ class Index(Dividable, Exportable, Plotted, Worked):
         Parts of the index; ``a & b``, ``a | b`` and ``~a`` combine them.
     audit, duplicates
         What parts have in common, and frames with equal pixels.
-    frame, facts, value, source, row, rows
-        Facts, byte ranges and rows of frames, by the number of the frame.
+    frame, facts, value, source, row, rows, file_sources
+        Facts, byte ranges and rows of frames, by the number of the frame; the DICOM files.
     stack, stack_of, stack_boundaries
         A stack by its number, the stack of a frame, the first frame of each stack.
     check, plot, to_pandas, to_parquet
@@ -243,6 +245,13 @@ class Index(Dividable, Exportable, Plotted, Worked):
     def problems(self) -> Problems:
         """The files that could not be used, one per row; a selection does not change them."""
         return Problems(self._generation)
+
+    def file_sources(self) -> list[Source]:
+        """Return the source of every DICOM file, with or without an image.
+
+        Those of a selection hold its frames.
+        """
+        return file_sources(self._generation, None if self._whole else self._mask())
 
     @property
     def annotations(self) -> list[Annotation]:
