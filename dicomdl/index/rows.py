@@ -103,7 +103,7 @@ class Generation:
 
     def _mapped(self, name: str) -> Table:
         """Map a table, and check it unless a scan of this user wrote it."""
-        table = self.stored.table(name)
+        table = self.stored.table(name, is_own=self.access.is_own)
         if not self.access.is_own:
             require_sound(self.folder, name, table, lambda other: getattr(self, other))
         return table

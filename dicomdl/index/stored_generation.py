@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dicomdl.errors import GenerationGone, IndexDamaged, IndexFolderError
+from dicomdl.index._plain_messages import read_plain
 from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import FORMAT, TABLES
 from dicomdl.index.table import Table
@@ -124,11 +125,11 @@ class StoredGeneration:
         except (ValueError, TypeError) as error:
             raise self._damaged(FACTS, None, "is no JSON object") from error
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str, *, is_own: bool = True) -> Table:
         """Map one table into memory.
 
         Pages are read at their first use, and verified in blocks; what describes the columns is
-        verified here.
+        verified here. Unless a scan of this user wrote the table, nothing in it is decompressed.
         """
         file = f"{name}.arrow"
         try:
@@ -138,10 +139,13 @@ class StoredGeneration:
             blocks = self._blocks(file, data)
             for block in self._files[file].structure:
                 blocks.verify_block(block)
-            arrow = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+            if is_own:
+                arrow = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+            else:
+                arrow = read_plain(data)
         except FileNotFoundError:
             raise self._absent(file) from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise self._damaged(file, None, "cannot be read") from error
         return Table(arrow, MappedBlocks(blocks, data.address))
 

@@ -354,6 +354,55 @@ def test_facts_that_no_scan_writes_are_refused(
     assert len(dicomdl.scan(tmp_path / "data", path, progress=False)) == SHAPE[0]
 
 
+@contextlib.contextmanager
+def memory_limit(more_bytes: int) -> Iterator[None]:
+    """Let this process take no more than some bytes in addition to those that it has."""
+    resource = pytest.importorskip("resource")
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        pytest.skip("the size of this process is unknown")
+    size = int(pages.read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("claim", ["true", "beyond all memory", "all but the dictionaries"])
+def test_a_compressed_table_takes_no_memory(
+    codec: str, claim: str, victim: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some kilobytes become 256 MiB, or say so."""
+    tables = tables_of(victim)
+    zeros = pa.array(np.zeros(2**25, np.int64))
+    if claim == "all but the dictionaries":
+        texts = pa.array(["0" * 2**27], pa.large_string())
+        zeros = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4, np.int8)), texts)
+    tables["frames"] = Table(pa.table({"byte_offset": zeros}))
+    size = zeros.nbytes.to_bytes(8, "little")
+    options, plainly = pa.ipc.IpcWriteOptions(compression=codec), generations._write_table
+
+    def write(path: str, table: Table) -> None:
+        if "frames" not in path:
+            plainly(path, table)
+            return
+        with pa.ipc.new_file(path, table.arrow.schema, options=options) as writer:
+            writer.write_table(table.arrow)
+        if claim == "beyond all memory":
+            before, _, after = Path(path).read_bytes().rpartition(size)
+            Path(path).write_bytes(before + (2**50).to_bytes(8, "little") + after)
+
+    monkeypatch.setattr(generations, "_write_table", write)
+    monkeypatch.setattr(generations, "encoded", lambda table: table)
+    path = published(victim, tables)
+    del tables, zeros
+    with memory_limit(2**26), pytest.raises(IndexFolderError, match="frames cannot be read"):
+        _ = dicomdl.open_index(path, root=tmp_path / "data").stacks, len(dicomdl.open_index(path))
+
+
 # --- anything -------------------------------------------------------------------------------------
 
 VALUES: dict[str, list[Any]] = {
