@@ -15,6 +15,7 @@ from .datasets.patches import PatchDataset as PatchDataset
 from .datasets.samplers import RowBatchSampler as RowBatchSampler
 from .datasets.samplers import RowSampler as RowSampler
 from .datasets.samplers import WithEpoch as WithEpoch
+from .datasets.shards import ShardDataset as ShardDataset
 from .datasets.stitch import Stitcher as Stitcher
 from .datasets.stitch import stitch as stitch
 from .datasets.stream import StackStream as StackStream
@@ -40,6 +41,7 @@ from .jobs.card import write_card as write_card
 from .jobs.convert import convert as convert
 from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.demo_data import demo_data as demo_data
+from .jobs.exports.export import export as export
 from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.phi import check_phi as check_phi
 from .jobs.reading import read_volume as read_volume

@@ -68,6 +68,9 @@ class FrameSource(Protocol):
     def read(self, row: int) -> FrameRead:
         """Read the frame of a row."""
 
+    def recipe(self, row: int) -> Intensity:
+        """Return the intensity of a row, without limits that its own values give."""
+
     def batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         """Return a context in which this thread reads these rows, in ascending order."""
 
@@ -130,6 +133,11 @@ class StoredFrames:
         identifiers["study_instance_uid"] = stack.study_instance_uid
         image = image if self._neighbours else channel_first(image, 2)
         return FrameRead(image, grid, stack, facts["position_in_stack"], recipe, identifiers)
+
+    def recipe(self, row: int) -> Intensity:
+        """Return the intensity of a row, without limits that its own values give."""
+        stack = self._index.stack_of(row)
+        return self._recipe(stack, row, self._index.value(row, "number_of_frames"))
 
     def _values(
         self, stack: Stack, row: int, facts: dict[str, Any], recipe: Intensity
@@ -206,6 +214,11 @@ class PlaneFrames:
             yield
         finally:
             _of_thread.batch = outer
+
+    def recipe(self, row: int) -> Intensity:
+        """Return the intensity of a row: that of its stack."""
+        number = int(np.searchsorted(self.boundaries, row, side="right")) - 1
+        return self._reading.recipe(self._stacks[number])
 
     def read(self, row: int) -> FrameRead:
         """Read the frame of a row."""

@@ -469,7 +469,18 @@ class StackDataset(PixelDataset):
         return with_numbers(self.index.stacks, self._cases.firsts)
 
     def stack_numbers(self, row: int) -> tuple[int, ...]:
-        """Return `Stack.number` of each stack of a sample, in order, without absent members."""
+        """Return the numbers of the stacks of a sample.
+
+        Parameters
+        ----------
+        row
+            The number of the sample.
+
+        Returns
+        -------
+        tuple of int
+            `Stack.number` of each, in order, without members that a pairing lacks.
+        """
         return tuple(n for n in self._cases[self._checked(row)].tolist() if n != ABSENT)
 
     def _case(self, number: int) -> list[Stack | None]:

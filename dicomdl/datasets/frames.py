@@ -49,6 +49,7 @@ from dicomdl.index.text import counted
 from dicomdl.labels.source import LabelSource
 from dicomdl.pixels.isolation import IsolationOption
 from dicomdl.storage.cache.options import CacheOption
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.request import IntensityOption
 from dicomdl.values.stack_intensity import SuvPolicy
 
@@ -359,6 +360,21 @@ class FrameDataset(PixelDataset):
         if self.bags is not None:
             return np.arange(len(self) + 1, dtype=np.int64)
         return self._source.boundaries
+
+    def recipe(self, row: int) -> Intensity:
+        """Return the intensity of a sample, without limits that its own values give.
+
+        Parameters
+        ----------
+        row
+            The number of the sample, not of a bag.
+
+        Returns
+        -------
+        Intensity
+            That of its stack, or of the frame itself for projection images.
+        """
+        return self._source.recipe(self._checked(row))
 
     def _batch(self, rows: Sequence[int]) -> contextlib.AbstractContextManager[None]:
         if self.bags is not None and isinstance(self._source, StoredFrames):

@@ -49,5 +49,8 @@ class Worked:
     if TYPE_CHECKING:
         convert = dicomdl.convert
         """Write every stack or group as a file: `dicomdl.convert` of this index."""
+        export = dicomdl.export
+        """Write the samples for another program: `dicomdl.export` of this index."""
     else:
         convert = PublicFunction()
+        export = PublicFunction()

@@ -381,6 +381,22 @@ def put_together(path: str) -> Iterator[str]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def flush(path: str) -> None:
+    """Flush a file that another library wrote to the disk.
+
+    Raises
+    ------
+    StorageError
+        The disk is full, or fails.
+    """
+    with explained(f"{path!r} cannot be written"):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _sync_folder(folder: str) -> None:
     """Flush the entries of a folder to the disk, on platforms that can open folders."""
     with contextlib.suppress(OSError):

@@ -81,7 +81,8 @@ def export(
         where it holds every value of a volume exactly, else float32.
     split
         What `Index.split` or `load_split` returns, the path of its file, fractions, or the number
-        of folds.
+        of folds. None is one part, and for "nnunet" five folds by patient: folds that nnU-Net makes
+        divide patients.
     parts
         The name of each part of a split by fractions. The default is train, val, test by their
         number.
@@ -147,7 +148,7 @@ def export(
         boxes=boxes,
         points=points,
         dtype=dtype,
-        split=saved_split(split, index),
+        split=saved_split(split, index, to),
         parts=tuple(parts),
         name=name,
         names=names,

@@ -190,11 +190,15 @@ def written(entries: Iterable[Entry]) -> list[Entry]:
     UsageError
         There is none.
     """
-    taken = sorted(
-        (entry for entry in entries if entry["status"] == WRITTEN), key=lambda entry: entry["row"]
-    )
+    every = sorted(entries, key=lambda entry: int(entry["row"]))
+    taken = [entry for entry in every if entry["status"] == WRITTEN]
     if not taken:
-        raise UsageError("no sample was written: the reasons are in the entries")
+        raise UsageError(
+            f"no sample was written: {len(every)} were refused, the first one because "
+            f"{every[0]['reason']}"
+            if every
+            else "no sample was written: there is no entry"
+        )
     return taken
 
 

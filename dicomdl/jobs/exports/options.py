@@ -21,6 +21,8 @@ FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 FRAME_FORMATS: Final = frozenset({"png", "hf", "yolo"})
 Dtype = Literal["auto", "int16", "float16", "float32"]
 Picture = Literal["png", "png16", "jpeg"]
+DTYPES: Final[tuple[Dtype, ...]] = get_args(Dtype)
+PICTURES: Final[tuple[Picture, ...]] = get_args(Picture)
 # A split, its file, fractions of parts, or a number of folds.
 SplitOption: TypeAlias = Split[Any] | SavedSplit | str | os.PathLike[str] | Sequence[float] | int
 # Names of the parts of a split by their number.
@@ -90,8 +92,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         _require(self.to, FORMATS, "to")
-        _require(self.dtype, get_args(Dtype), "dtype")
-        _require(self.picture, get_args(Picture), "picture")
+        _require(self.dtype, DTYPES, "dtype")
+        _require(self.picture, PICTURES, "picture")
         if self.suffix not in IMAGE_SUFFIXES:
             raise UsageError(
                 f"suffix={self.suffix!r}: expected one of {', '.join(sorted(IMAGE_SUFFIXES))}"
@@ -130,24 +132,29 @@ class ExportOptions:
         return named
 
 
-def saved_split(option: SplitOption | None, index: Index) -> SavedSplit | None:
+def saved_split(option: SplitOption | None, index: Index, to: str = "") -> SavedSplit | None:
     """Return the split of an option of an export.
 
     Parameters
     ----------
     option
         What `Index.split` or `load_split` returns, the path of its file, fractions, or a number of
-        folds.
+        folds. None for no split; but "nnunet" has five folds by patient, because folds that
+        nnU-Net makes divide patients.
     index
         The index that fractions and folds divide.
+    to
+        The format.
 
     Raises
     ------
     UsageError
         The option is none of these, or the file is no split.
     """
-    if option is None or isinstance(option, SavedSplit):
+    if isinstance(option, SavedSplit):
         return option
+    if option is None:
+        return _folds_of_nnunet(index) if to == "nnunet" else None
     if isinstance(option, Split):
         return option.saved
     if isinstance(option, str | os.PathLike):
@@ -155,6 +162,14 @@ def saved_split(option: SplitOption | None, index: Index) -> SavedSplit | None:
     if isinstance(option, int) and not isinstance(option, bool):
         return index.split(k=option).saved
     return index.split(option).saved  # type: ignore[arg-type]
+
+
+def _folds_of_nnunet(index: Index) -> SavedSplit | None:
+    """Return five folds by patient; None for fewer patients."""
+    try:
+        return index.split(k=5).saved
+    except UsageError:
+        return None
 
 
 def _require(value: Any, allowed: Sequence[str], name: str) -> None:

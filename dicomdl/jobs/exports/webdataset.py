@@ -65,6 +65,7 @@ class WebDatasetExporter(Exporter):
         dataset = self.samples.dataset
         facts = {
             "classes": list(dataset.target_classes) if self.options.target else [],
+            "target_dtype": dataset.targets.dtype.name if self.options.target else None,
             "label_names": list(dataset.labels.names) if dataset.labels is not None else [],
             "parts": list(self.options.parts),
             "folds": self.options.split.k if self.options.split is not None else None,

@@ -1,0 +1,243 @@
+"""The dataset of shards: samples that an export wrote, by one ranged read each."""
+
+import functools
+import io
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicomdl.arrays import Ints, Values
+from dicomdl.datasets._options import OnError, Policy
+from dicomdl.datasets.base import SampleDataset, Transform
+from dicomdl.datasets.sample import Sample
+from dicomdl.datasets.transport.images import new_array
+from dicomdl.errors import EmptySelection, PixelError, TruncatedPixels, UsageError
+from dicomdl.index.shard_manifests import ShardManifest, ShardRow
+from dicomdl.index.text import counted
+from dicomdl.storage.sources import Source, opened, read_range
+
+_NPY: Final = ".npy"
+_IMAGE: Final = "image"
+# Bytes that hold the header of an array of ours.
+_HEADER_BYTES: Final = 2**10
+
+
+class ShardDataset(SampleDataset):
+    """The samples of an export to shards: what `VolumeDataset` gave with the options of the export.
+
+    Parameters
+    ----------
+    folder
+        The folder of ``export(index, "webdataset", folder)``.
+    split
+        The name of a part of the split, such as "train"; None for all samples. With `fold`, "train"
+        or "val".
+    transform
+        As for `FrameDataset`.
+    fold
+        The number of a fold, of a split into folds: ``split="val"`` are its samples, "train" those
+        of all others.
+    on_error
+        "raise", "skip" or "replace" unreadable samples (see `FrameDataset`).
+    seed
+        The seed of replacements, an integer from 0.
+
+    Attributes
+    ----------
+    folder, split, fold
+        The arguments.
+    boundaries
+        (samples + 1,) int64: each row is a sample of its own.
+    targets, target_classes
+        The target of every sample, without reading shards, and the values of its classes.
+    label_names
+        The names of the channels of `label`; () for label maps.
+    keys
+        The key of every sample, as the members of the shards have it.
+    skipped
+        The unreadable samples so far.
+
+    Raises
+    ------
+    UsageError
+        There is no such part or fold. An EmptySelection, if it has no sample.
+    IndexFolderError
+        The folder has no manifest, or it is damaged or of another format.
+    PixelError
+        On access: a shard cannot be read, or is not the one of the manifest.
+
+    Notes
+    -----
+    Samples have the order and the entries of the `VolumeDataset` of the export, with the `row` of
+    this dataset. `image` is float32 again: equal bit by bit for values that the dtype of the export
+    holds exactly. Samplers, `StackStream` and ``DataLoader(num_workers=...)`` take it as they take
+    any dataset: order, resume and shares of ranks do not depend on shards.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dicomdl
+    >>> from pydicom.data import get_testdata_file
+    >>> out = tempfile.TemporaryDirectory()
+    >>> index = dicomdl.scan(get_testdata_file("CT_small.dcm"), f"{out.name}/index", progress=False)
+    >>> done = dicomdl.export(index, "webdataset", f"{out.name}/shards", progress=False)
+    >>> shards = dicomdl.ShardDataset(f"{out.name}/shards", "train")
+    >>> shards[0]["image"].shape, shards[0]["units"]
+    (torch.Size([1, 1, 128, 128]), 'HU')
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        split: str | None = None,
+        transform: Transform | None = None,
+        *,
+        fold: int | None = None,
+        on_error: OnError = "raise",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(transform, Policy(on_error, seed))
+        self.folder = os.path.abspath(os.path.expanduser(os.fspath(folder)))
+        self.split, self.fold = split, fold
+        self._rows = self._chosen()
+        if not len(self._rows):
+            named = "" if split is None else f" of {split!r}"
+            raise EmptySelection(f"ShardDataset: {self.folder!r} has no samples{named}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def boundaries(self) -> npt.NDArray[np.int64]:
+        """(samples + 1,) int64: each row is a sample of its own."""
+        return np.arange(len(self) + 1, dtype=np.int64)
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of every sample."""
+        keys = self._manifest.column("key")
+        return [keys[row] for row in self._rows.tolist()]
+
+    @property
+    def targets(self) -> Values:
+        """(samples,) or (samples, columns): the `target` of each sample, float32 or int64.
+
+        Raises
+        ------
+        UsageError
+            The export had no targets.
+        """
+        column = self._manifest.column("target")
+        found = [column[row] for row in self._rows.tolist()]
+        if any(each is None for each in found):
+            raise UsageError("the shards have no targets: export with target=, a joined column")
+        values = np.array(found, np.float64)
+        values = values[:, 0] if values.shape[1] == 1 else values
+        return values.astype(self._manifest.facts["target_dtype"])
+
+    @property
+    def target_classes(self) -> tuple[Any, ...]:
+        """The values of the classes, by their number; empty for numbers that stay as they are."""
+        return tuple(self._manifest.facts["classes"])
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the channels of `label`; () for label maps."""
+        return tuple(self._manifest.facts["label_names"])
+
+    @functools.cached_property
+    def _manifest(self) -> ShardManifest:
+        return ShardManifest(self.folder)
+
+    def _chosen(self) -> Ints:
+        """Return the rows of the manifest that the dataset takes, ascending."""
+        manifest, split, fold = self._manifest, self.split, self.fold
+        count, parts = manifest.facts["folds"], manifest.facts["parts"]
+        if fold is None:
+            if split is not None and split not in parts:
+                raise UsageError(
+                    f"split={split!r}: the parts are {', '.join(map(repr, parts))}"
+                    + (", and fold= divides them" if count else "")
+                )
+            taken = np.array([split in (None, each) for each in manifest.column("split")], bool)
+        else:
+            if not count or not (isinstance(fold, int) and 0 <= fold < count):
+                told = f"0 to {count - 1}" if count else "none: the split is none into folds"
+                raise UsageError(f"fold={fold!r}: the folds are {told}")
+            if split not in ("train", "val"):
+                raise UsageError(f"split={split!r}: expected 'train' or 'val' with fold=")
+            taken = np.array(manifest.column("fold"), np.int64) == fold
+            taken = taken if split == "val" else ~taken
+        return np.flatnonzero(taken)
+
+    def _make(self, row: int, epoch: int | None) -> Sample:
+        del epoch
+        place = self._manifest.row(int(self._rows[row]))
+        data = self._read(place)
+
+        def member(kind: str) -> memoryview:
+            start, length = place.members[kind]
+            return data[start - place.offset : start - place.offset + length]
+
+        try:
+            told = json.loads(bytes(member("json")))
+            if told["key"] != place.key:
+                raise ValueError("it has another sample in this place")
+            arrays = {
+                kind.removesuffix(_NPY): _array(member(kind))
+                for kind in place.members
+                if kind.endswith(_NPY)
+            }
+            stored = arrays.pop(_IMAGE)
+            image = new_array(stored.shape, np.float32)
+            image[...] = stored
+            tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+            tensors |= {name: _tensor(each) for name, each in told["arrays"].items()}
+            return Sample(image=torch.from_numpy(image), row=row, **told["values"], **tensors)
+        except (ValueError, KeyError, TypeError) as error:
+            raise PixelError(
+                f"the shard {place.shard!r} is not the one of the manifest: {error}; export again"
+            ) from error
+
+    def _read(self, place: ShardRow) -> memoryview:
+        """Return the bytes of a sample, by one read."""
+        expected = int(self._manifest.facts["shards"][place.shard]["bytes"])
+        with opened(Source(os.path.join(self.folder, place.shard))) as handle:
+            if handle.size != expected:
+                raise TruncatedPixels(
+                    f"the shard {place.shard!r} has {handle.size} bytes, expected {expected}: copy "
+                    "it again, or export again"
+                )
+            return memoryview(read_range(handle, place.offset, place.bytes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value for name, value in super().__getstate__().items() if name != "_manifest"
+        }
+
+    def __repr__(self) -> str:
+        told = "" if self.split is None else f", {self.split!r}"
+        told += "" if self.fold is None else f", fold {self.fold}"
+        return f"ShardDataset({counted(len(self), 'volumes')}{told})"
+
+
+def _array(data: memoryview) -> npt.NDArray[Any]:
+    """Return the read-only array of a member in the format of NumPy; raise a ValueError."""
+    head = io.BytesIO(data[:_HEADER_BYTES])
+    if np.lib.format.read_magic(head) != (1, 0):
+        raise ValueError("an array has another format")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    if is_fortran or dtype.kind not in "biuf":
+        raise ValueError(f"an array is {dtype}")
+    return np.frombuffer(data[head.tell() :], dtype).reshape(shape)
+
+
+def _tensor(told: Mapping[str, Any]) -> torch.Tensor:
+    """Return the tensor of plain values, in which text is a number that JSON lacks."""
+    values = [float(value) if isinstance(value, str) else value for value in told["values"]]
+    return torch.from_numpy(np.array(values, told["dtype"]).reshape(told["shape"]))

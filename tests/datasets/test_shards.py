@@ -1,0 +1,185 @@
+"""ShardDataset: the samples of an export, equal to those of the dataset that it came from."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from phantoms import write_series
+from phantoms_labels import write_seg
+
+import dicomdl
+from dicomdl.errors import EmptySelection, IndexFolderError, PixelError, UsageError
+
+COUNT = 6
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> dicomdl.Index:
+    for patient in range(COUNT):
+        # Fractions that float16 does not hold.
+        write_series(
+            tmp_path / "in" / str(patient), patient_id=f"P{patient}", seed=patient, slope=1.3
+        )
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    grades = {"PatientID": [f"P{n}" for n in range(COUNT)], "grade": list("abcabc")}
+    return index.join(grades, on="PatientID")
+
+
+def shards(index: dicomdl.Index, out: Path, **options: Any) -> Path:
+    dicomdl.export(index, "webdataset", out, progress=False, **options)
+    return out
+
+
+def assert_equal(sample: dict[str, Any], expected: dict[str, Any], *, values: Any = None) -> None:
+    assert sample.keys() == expected.keys()
+    for name in expected.keys() - {"row", "epoch"}:
+        want, got = expected[name], sample[name]
+        if not isinstance(want, torch.Tensor):
+            assert got == want, name
+            continue
+        want = values(want) if name == "image" and values else want
+        assert got.dtype == want.dtype and got.shape == want.shape, name
+        assert got.numpy().tobytes() == want.numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "auto", "int16"])
+def test_samples_are_those_of_the_dataset_up_to_the_dtype(
+    index: dicomdl.Index, tmp_path: Path, dtype: str
+) -> None:
+    options: Any = {"target": "grade", "spacing": (1.5, 0.8, 0.8), "orientation": "RAS"}
+    folder = shards(index, tmp_path / "out", dtype=dtype, **options)
+    expected = dicomdl.VolumeDataset(index, "modality", **options)
+    read = dicomdl.ShardDataset(folder)
+    rounded = {
+        "float16": lambda image: image.half().float(),
+        "int16": lambda image: torch.from_numpy(np.rint(image.numpy())),
+    }
+    assert len(read) == len(expected) == COUNT
+    for sample, wanted in zip(read, expected, strict=True):
+        assert_equal(sample, wanted, values=rounded.get(dtype))
+    assert np.array_equal(read.targets, expected.targets)
+    assert read.target_classes == expected.target_classes == ("a", "b", "c")
+
+
+def test_labels_boxes_and_numbers_that_are_unknown_come_back(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in" / "ct")
+    mask = np.zeros((5, 7), np.uint8)
+    mask[1:3, 2:6] = 1
+    frames = [(1, (0, 0, 2.0 * z), mask) for z in (2, 3)]
+    write_seg(tmp_path / "in" / "seg.dcm", paths[0], frames, segments={1: "liver"})
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    index = index.select(modality="CT")
+    boxes = {"SOPInstanceUID": [index.stacks[0].values("sop_instance_uid")[1]], "x": [1], "y": [2]}
+    boxes |= {"w": [2], "h": [2]}
+    index = index.join(boxes, on="SOPInstanceUID", on_unmatched="keep")
+    options: Any = {"labels": "SEG", "boxes": dicomdl.Boxes("x", "y", "w", "h")}
+    read = dicomdl.ShardDataset(shards(index, tmp_path / "out", **options))
+    expected = dicomdl.VolumeDataset(index, "modality", **options)
+    assert_equal(read[0], expected[0])
+    assert read[0]["label"].sum() == 2 * mask.sum()
+
+
+def test_a_part_of_the_split_is_taken_by_its_name(index: dicomdl.Index, tmp_path: Path) -> None:
+    split = index.split((0.5, 0.5), seed=1)
+    folder = shards(index, tmp_path / "out", split=split)
+    for name, part in zip(("train", "val"), split, strict=True):
+        read = dicomdl.ShardDataset(folder, name)
+        assert [s["stack"] for s in read] == part.stacks.numbers.tolist()
+    with pytest.raises(UsageError, match="the parts are 'train', 'val'"):
+        dicomdl.ShardDataset(folder, "test")
+
+
+def test_folds_are_taken_by_their_number(index: dicomdl.Index, tmp_path: Path) -> None:
+    split = index.split(k=3, seed=1)
+    folder = shards(index, tmp_path / "out", split=split)
+    for number, (train, val) in enumerate(split.folds()):
+        for name, part in (("train", train), ("val", val)):
+            read = dicomdl.ShardDataset(folder, name, fold=number)
+            assert [s["stack"] for s in read] == part.stacks.numbers.tolist()
+    with pytest.raises(UsageError, match="the folds are 0 to 2"):
+        dicomdl.ShardDataset(folder, "val", fold=3)
+
+
+def test_samplers_resume_and_divide_shards_among_ranks(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    read = dicomdl.ShardDataset(shards(index, tmp_path / "out"))
+
+    def keys(sampler: Any) -> list[str]:
+        loader = torch.utils.data.DataLoader(
+            read, batch_size=1, sampler=sampler, collate_fn=lambda samples: samples[0]
+        )
+        return [sample["series_instance_uid"] for sample in loader]
+
+    whole = keys(dicomdl.RowSampler(read, seed=3))
+    sampler = dicomdl.RowSampler(read, seed=3)
+    passed = iter(sampler)
+    begun = [next(passed), next(passed)]
+    resumed = dicomdl.RowSampler(read, seed=3)
+    resumed.load_state_dict(sampler.state_dict())
+    assert [read[row]["series_instance_uid"] for row in begun] + keys(resumed) == whole
+    shares = [keys(dicomdl.RowSampler(read, seed=3, rank=r, world_size=2)) for r in range(2)]
+    assert sorted(shares[0] + shares[1]) == sorted(whole)
+
+
+@pytest.mark.slow
+def test_workers_deliver_the_same_batches(index: dicomdl.Index, tmp_path: Path) -> None:
+    read = dicomdl.ShardDataset(shards(index, tmp_path / "out"))
+    own = [batch["image"] for batch in torch.utils.data.DataLoader(read, batch_size=2)]
+    others = torch.utils.data.DataLoader(read, batch_size=2, num_workers=2)
+    for ours, theirs in zip(own, others, strict=True):
+        assert torch.equal(ours, theirs["image"])
+
+
+def test_a_pickle_holds_no_manifest(index: dicomdl.Index, tmp_path: Path) -> None:
+    read = dicomdl.ShardDataset(shards(index, tmp_path / "out"))
+    copied = pickle.loads(pickle.dumps(read))
+    assert_equal(copied[2], read[2])
+    assert b"manifest" not in pickle.dumps(read)
+
+
+def test_a_shard_that_was_cut_or_exchanged_is_named(index: dicomdl.Index, tmp_path: Path) -> None:
+    folder = shards(index, tmp_path / "out")
+    path = folder / "train-00000-000000.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[:-512])
+    with pytest.raises(PixelError, match=r"'train-00000-000000.tar' has \d+ bytes, expected"):
+        dicomdl.ShardDataset(folder)[0]
+    path.write_bytes(data[512:] + bytes(512))
+    with pytest.raises(PixelError, match="is not the one of the manifest"):
+        dicomdl.ShardDataset(folder)[0]
+    kept = dicomdl.ShardDataset(folder, on_error="skip")
+    with pytest.raises(PixelError):
+        kept[0]
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IndexFolderError, match=r"has no manifest\.parquet"):
+        dicomdl.ShardDataset(tmp_path)
+    (tmp_path / "manifest.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(IndexFolderError, match="is damaged"):
+        dicomdl.ShardDataset(tmp_path)
+
+
+def test_a_part_without_samples_is_an_empty_selection(index: dicomdl.Index, tmp_path: Path) -> None:
+    folder = shards(index, tmp_path / "out", split=(0.5, 0.5, 0.0))
+    with pytest.raises(EmptySelection, match="no samples of 'test'"):
+        dicomdl.ShardDataset(folder, "test")
+
+
+def test_the_package_webdataset_reads_the_shards(index: dicomdl.Index, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    folder = shards(index, tmp_path / "out", target="grade")
+    samples = webdataset.WebDataset(str(folder / "train-00000-000000.tar"), shardshuffle=False)
+    read = dicomdl.ShardDataset(folder)
+    decoded = list(samples.decode())
+    assert len(decoded) == len(read)
+    for sample, expected in zip(decoded, read, strict=True):
+        assert np.array_equal(sample["image.npy"], expected["image"].numpy())
+        assert sample["cls"] == int(expected["target"])
+        told = sample["json"] if isinstance(sample["json"], dict) else json.loads(sample["json"])
+        assert told["split"] == "train"

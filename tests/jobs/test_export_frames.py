@@ -1,0 +1,191 @@
+"""Exports of frames: pictures, their tables, and the layouts of Hugging Face and YOLO."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from phantoms import write_series
+from phantoms_labels import write_seg
+from PIL import Image
+
+import dicomdl
+from dicomdl.cli import _export
+from dicomdl.errors import UsageError
+from dicomdl.jobs.exports import options
+
+PATIENTS = 4
+WINDOW = (40, 80)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> dicomdl.Index:
+    for number in range(PATIENTS):
+        folder = tmp_path / "in" / str(number)
+        write_series(folder, patient_id=f"P{number}", seed=number, intercept=-20)
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    grades = {"PatientID": [f"P{n}" for n in range(PATIENTS)], "grade": list("abab")}
+    return index.join(grades, on="PatientID")
+
+
+@pytest.fixture
+def boxed(index: dicomdl.Index) -> dicomdl.Index:
+    uids = [index.value(row, "sop_instance_uid") for row in (0, 0, 7)]
+    table = {"SOPInstanceUID": uids, "x": [1, 2, 0], "y": [1, 0, 2], "w": [2, 4, 7], "h": [3, 1, 3]}
+    table["kind"] = ["nodule", "mass", "mass"]
+    return index.join(table, on="SOPInstanceUID", lists=True, on_unmatched="keep")
+
+
+BOXES = dicomdl.Boxes("x", "y", "w", "h", label="kind")
+
+
+def exported(index: dicomdl.Index, to: Any, out: Path, **given: Any) -> Any:
+    return dicomdl.export(index, to, out, progress=False, **given)
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    with open(out / "frames.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_picture_has_the_window_and_the_table_leads_back(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    exported(index, "png", tmp_path / "out", intensity=WINDOW)
+    rows = table_of(tmp_path / "out")
+    values = dicomdl.FrameDataset(index, "modality")
+    assert len(rows) == len(values)
+    for row, sample in zip(rows, values, strict=True):
+        pixels = np.asarray(Image.open(tmp_path / "out" / row["file"]))
+        assert pixels.dtype == np.uint8 and row["sop_instance_uid"] == sample["sop_instance_uid"]
+        low, high = float(row["low"]), float(row["high"])
+        back = low + pixels / 255 * (high - low)
+        clipped = np.clip(sample["image"][0].numpy(), low, high)
+        assert np.abs(back - clipped).max() <= (high - low) / 255 / 2 + 1e-3
+
+
+def test_pictures_of_sixteen_bits_hold_modality_values(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    exported(index, "png", tmp_path / "out", intensity="modality", picture="png16")
+    values = dicomdl.FrameDataset(index, "modality")
+    for row, sample in zip(table_of(tmp_path / "out"), values, strict=True):
+        pixels = np.asarray(Image.open(tmp_path / "out" / row["file"])).astype(np.int64)
+        back = float(row["low"]) + pixels / 65535 * (float(row["high"]) - float(row["low"]))
+        assert np.array_equal(np.rint(back), sample["image"][0].numpy())
+    with pytest.raises(UsageError, match="needs 16 bits per pixel"):
+        exported(index, "png", tmp_path / "other", intensity="modality")
+
+
+def test_jpeg_is_near_and_its_table_has_targets_masks_and_the_split(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "in" / "ct")
+    mask = np.zeros((5, 7), np.uint8)
+    mask[1:3, 2:6] = 1
+    write_seg(tmp_path / "in" / "seg.dcm", paths[0], [(1, (0, 0, 4.0), mask)], segments={1: "a"})
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    index = index.select(modality="CT").join({"PatientID": ["RAMP-1"], "age": [61.5]}, "PatientID")
+    given: dict[str, Any] = {"labels": "SEG", "target": "age", "picture": "jpeg", "size": 32}
+    exported(index, "png", tmp_path / "out", intensity=WINDOW, **given)
+    rows = table_of(tmp_path / "out")
+    assert {(row["split"], row["age"]) for row in rows} == {("train", "61.5")}
+    dataset = dicomdl.FrameDataset(index, WINDOW, labels="SEG", size=32)
+    for row, sample in zip(rows, dataset, strict=True):
+        picture = Image.open(tmp_path / "out" / row["file"])
+        assert (picture.format, picture.size) == ("JPEG", (32, 32))
+        labels = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
+        assert np.array_equal(labels, sample["label"].numpy())
+
+
+def test_the_metadata_of_hugging_face_names_every_picture(
+    boxed: dicomdl.Index, tmp_path: Path
+) -> None:
+    done = exported(
+        boxed, "hf", tmp_path / "out", target="grade", boxes=BOXES, split=(0.5, 0.25, 0.25)
+    )
+    assert done.published == tuple(
+        f"{part}/metadata.jsonl" for part in ("train", "validation", "test")
+    )
+    grades = {f"P{n}": "abab"[n] for n in range(PATIENTS)}
+    found = 0
+    for path in done.published:
+        for line in map(json.loads, (tmp_path / "out" / path).read_text().splitlines()):
+            assert (tmp_path / "out" / path).with_name(line["file_name"]).is_file()
+            assert line["grade"] == grades[line["patient_id"]]
+            found += len(line["objects"]["bbox"])
+            if line["sop_instance_uid"] == boxed.value(0, "sop_instance_uid"):
+                assert sorted(line["objects"]["bbox"]) == [[1, 1, 2, 3], [2, 0, 4, 1]]
+    assert found == 3
+
+
+def test_the_package_datasets_reads_the_layout(index: dicomdl.Index, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    if not hasattr(datasets, "load_dataset"):
+        pytest.skip("the package datasets is not installed; this is the folder of our tests")
+    exported(index, "hf", tmp_path / "out", target="grade", split=(0.5, 0.5))
+    read = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache")
+    )
+    assert {name: len(part) for name, part in read.items()} == {"train": 12, "validation": 12}
+    assert set(read["train"]["grade"]) <= {"a", "b"}
+
+
+def yolo_boxes(folder: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Read a data set as YOLO lays it out: {entry: value}, {picture: [class, x, y, w, h]}."""
+    told: dict[str, Any] = {"names": {}}
+    for line in (folder / "data.yaml").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if line.startswith("  "):
+            told["names"][int(key)] = json.loads(value)
+        elif value:
+            told[key] = value.strip()
+    boxes: dict[str, list[Any]] = {}
+    for part in ("train", "val"):
+        for picture in sorted((folder / told[part]).iterdir()):
+            text = Path(str(picture).replace("images", "labels")).with_suffix(".txt").read_text()
+            width, height = Image.open(picture).size
+            scale = (1, width, height, width, height)
+            boxes[picture.stem] = [
+                [float(cell) * by for cell, by in zip(line.split(), scale, strict=True)]
+                for line in text.splitlines()
+            ]
+    return told, boxes
+
+
+def test_a_reader_of_yolo_finds_every_box(boxed: dicomdl.Index, tmp_path: Path) -> None:
+    done = exported(boxed, "yolo", tmp_path / "out", boxes=BOXES, split=(0.5, 0.5))
+    told, boxes = yolo_boxes(tmp_path / "out")
+    assert told["names"] == {0: "mass", 1: "nodule"}
+    assert len(boxes) == len(boxed)
+    name = done.entries[0]["name"]
+    assert sorted(boxes[name]) == [
+        pytest.approx([0, 4, 0.5, 4, 1]),
+        pytest.approx([1, 2, 2.5, 2, 3]),
+    ]
+    assert sum(map(len, boxes.values())) == 3
+
+
+def test_yolo_needs_boxes_and_two_parts(boxed: dicomdl.Index, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="YOLO needs boxes"):
+        exported(boxed, "yolo", tmp_path / "out", split=(0.5, 0.5))
+    with pytest.raises(UsageError, match="parts for training and validation"):
+        exported(boxed, "yolo", tmp_path / "out", boxes=BOXES)
+
+
+def test_names_follow_a_template_that_tells_samples_apart(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    done = exported(index, "png", tmp_path / "out", names="{patient_id}")
+    assert [entry["name"] for entry in done.entries[:2]] == ["P0_0000", "P0_0001"]
+    with pytest.raises(UsageError, match="gives stack 0 and stack 1 the name"):
+        exported(index, "png", tmp_path / "other", names="{modality}")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_command_names_every_format_and_dtype() -> None:
+    assert (_export.FORMATS, _export.DTYPES, _export.PICTURES) == (
+        options.FORMATS,
+        options.DTYPES,
+        options.PICTURES,
+    )
