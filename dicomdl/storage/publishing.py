@@ -208,7 +208,7 @@ def write_named(path: str, data: bytes) -> None:
     write_whole(path, data)
 
 
-def write_files(folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+def write_files(folder: str, files: Iterable[tuple[str, bytes | memoryview]]) -> None:
     """Write files, given as (path below the folder, data), for the owner only.
 
     Files are not flushed to the disk one by one, which takes 10 ms each. Data that can be made

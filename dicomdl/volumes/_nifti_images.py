@@ -4,6 +4,7 @@ nibabel writes any affine into the sform, also one with the shear of a gantry ti
 can neither write nor read. NIfTI counts voxels as (column, row, slice, t) in RAS mm.
 """
 
+import io
 import math
 import os
 import re
@@ -16,6 +17,8 @@ import numpy as np
 from dicomdl.arrays import Floats, Values
 from dicomdl.errors import GeometryError, StorageError
 from dicomdl.geometry.grid import Geometry
+from dicomdl.pixels.gzip import gzipped
+from dicomdl.storage import publishing as storage
 from dicomdl.volumes.nifti import stem_of
 from dicomdl.volumes.resampling import MAX_SHEAR, require_known
 
@@ -61,7 +64,7 @@ def nibabel() -> Any:
 
 
 def write_nifti(image: NiftiImage, path: str) -> None:
-    """Write a file; nibabel compresses it if the name says so.
+    """Write a file, which is compressed if the name says so.
 
     The affine is in the sform. The qform has it too, unless it has a shear, which no qform
     expresses: its code is 0 then. NIfTI has no bool, whose values become uint8, and no float16.
@@ -86,14 +89,46 @@ def write_nifti(image: NiftiImage, path: str) -> None:
             made.header.set_intent("vector")
         units = f"{_UNITS}{image.units}".encode("ascii", "ignore")
         made.header["descrip"] = units if image.units and len(units) < 80 else b""
-        # nibabel writes mixed case as lower case.
-        stem = stem_of(path) or path
-        written = stem + path[len(stem) :].lower()
-        nib.save(made, written)
+        if path.lower().endswith(".gz"):
+            _write_compressed(made, path)
+        else:
+            # nibabel writes mixed case as lower case.
+            stem = stem_of(path) or path
+            written = stem + path[len(stem) :].lower()
+            made.to_filename(written)
+            os.replace(written, path)
     except (nib.spatialimages.HeaderDataError, nib.spatialimages.HeaderTypeError) as error:
         raise StorageError(f"NIfTI cannot hold {values.dtype} {image.array.shape}") from error
-    if written != path:
-        os.replace(written, path)
+
+
+class _Memory(io.RawIOBase):
+    """A new file in memory, of a known size. NumPy fills it without the interpreter lock."""
+
+    def __init__(self, size: int) -> None:
+        self.content = np.empty(size, np.uint8)
+        self._place = 0
+
+    def write(self, data: Any) -> int:
+        end = self._place + len(data)
+        self.content[self._place : end] = np.frombuffer(data, np.uint8)
+        self._place = end
+        return len(data)
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        assert whence == io.SEEK_SET
+        self._place = place
+        return place
+
+    def tell(self) -> int:
+        return self._place
+
+
+def _write_compressed(made: Any, path: str) -> None:
+    """Write an image as one member of gzip; nibabel's own takes three times as long."""
+    whole = _Memory(made.header.single_vox_offset + made.dataobj.nbytes)
+    made.to_file_map({"image": nibabel().FileHolder(fileobj=whole)})
+    folder, name = os.path.split(path)
+    storage.write_files(folder, [(name, gzipped(whole.content.data))])
 
 
 def _state_time(header: Any, image: NiftiImage) -> None:
