@@ -38,18 +38,14 @@ def test_a_fault_is_a_problem_with_its_reason_and_costs_no_other_member(
     others = index.ledger["files"] - len(index.problems)
     assert others == case.has_good
     assert sorted(folder.rglob("*")) == before
+    # No reader takes the path that a problem names.
+    for problem in index.problems:
+        with pytest.raises(DicomdlError):
+            read_frames(problem.path)
     # The second scan finds the same, and writes nothing.
     again = dicomdl.scan(folder / case.name, tmp_path / "i", progress=False)
     assert list(again.problems) == list(index.problems)
     assert again.manifest["generation"] == index.manifest["generation"]
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
-def test_a_path_that_a_problem_names_is_refused_by_every_reader(case: Case, tmp_path: Path) -> None:
-    (tmp_path / case.name).write_bytes(case.make())
-    for problem in dicomdl.scan(tmp_path / case.name, tmp_path / "i", progress=False).problems:
-        with pytest.raises(DicomdlError):
-            read_frames(problem.path)
 
 
 def test_more_members_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
@@ -107,7 +103,7 @@ def test_damaged_bytes_of_an_archive_never_raise_another_error(name: str, tmp_pa
     heads = [at for at in range(len(whole)) if not (200 < at % 20_000 < 19_000)]
     draw = random.Random(5)
     path = tmp_path / name
-    for number in range(60):
+    for number in range(40):
         damaged = bytearray(whole)
         for _ in range(draw.choice((1, 1, 3))):
             damaged[draw.choice(heads)] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))

@@ -9,7 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import phantoms
@@ -51,19 +51,45 @@ def opened_files() -> Iterator[list[str]]:
         _opened = None
 
 
+def scanned_with_data(folder: Path) -> Index:
+    """Write a series, a structure set and a damaged file, and scan them."""
+    images = phantoms.write_series(folder / "data" / "ct", shape=SHAPE)
+    square = phantoms_labels.contour([[0, 0, 0], [3, 0, 0], [3, 3, 0], [0, 3, 0]])
+    phantoms_labels.write_structure_set(folder / "data" / "rt.dcm", images[0], {"square": [square]})
+    (folder / "data" / "broken.dcm").write_bytes(images[0].read_bytes()[:400])
+    return dicomdl.scan(folder / "data", folder / "index", progress=False)
+
+
 @pytest.fixture
 def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     """An index that came with its data, beside which the user has a secret of his own."""
-    images = phantoms.write_series(tmp_path / "data" / "ct", shape=SHAPE)
-    square = phantoms_labels.contour([[0, 0, 0], [3, 0, 0], [3, 3, 0], [0, 3, 0]])
-    phantoms_labels.write_structure_set(
-        tmp_path / "data" / "rt.dcm", images[0], {"square": [square]}
-    )
-    (tmp_path / "data" / "broken.dcm").write_bytes(images[0].read_bytes()[:400])
+    index = scanned_with_data(tmp_path)
     phantoms.write_series(tmp_path / "secret", shape=SHAPE, seed=7)
-    index = dicomdl.scan(tmp_path / "data", tmp_path / "index", progress=False)
     monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache of the victim"))
     return index
+
+
+class Sent(NamedTuple):
+    """An index and its data, of which tests edit copies."""
+
+    data: Path
+    tables: Mapping[str, Table]
+    facts: Mapping[str, Any]
+
+    def edited(self, out: Path, tables: Mapping[str, Table] | None = None, **facts: Any) -> Path:
+        """Publish a copy with other tables or facts."""
+        generations.publish(str(out), {**self.tables, **(tables or {})}, {**self.facts, **facts})
+        return out
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """What another user sends, scanned with a cache folder of his own."""
+    folder = tmp_path_factory.mktemp("sent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DICOMDL_CACHE", str(folder / "cache"))
+        index = scanned_with_data(folder)
+    return Sent(folder / "data", tables_of(index), dict(index._generation.facts))
 
 
 def tables_of(index: Index) -> dict[str, Table]:
@@ -221,19 +247,31 @@ NUMBERS = [
 ]
 
 
+def with_number(sent: Sent, table: str, column: str, value: Any) -> dict[str, Table]:
+    """The table with another value in its first row, or in that of an image."""
+    rows = sent.tables[table]
+    row = rows.column("kind").to_pylist().index("image") if table == "files" else 0
+    return {table: with_value(rows, column, row, value)}
+
+
 @pytest.mark.parametrize(("table", "column", "value"), NUMBERS)
 def test_a_number_that_no_scan_writes_is_refused_when_the_index_is_opened(
-    table: str, column: str, value: Any, victim: Index, tmp_path: Path
+    table: str, column: str, value: Any, sent: Sent, tmp_path: Path
 ) -> None:
-    tables = tables_of(victim)
-    row = tables[table].column("kind").to_pylist().index("image") if table == "files" else 0
-    edited = tables | {table: with_value(tables[table], column, row, value)}
-    path = published(victim, edited)
+    path = sent.edited(tmp_path / "index", with_number(sent, table, column, value))
     with pytest.raises(IndexFolderError, match=r"the table \w+ of the index .* \(.*\): ask"):
-        index = dicomdl.open_index(path, root=tmp_path / "data")
+        index = dicomdl.open_index(path, root=sent.data)
         _ = index.problems, len(index.problems), index.annotations
-    # A scan takes nothing over.
-    again = dicomdl.scan(tmp_path / "data", path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"), {number[:2]: number for number in NUMBERS}.values()
+)
+def test_a_scan_takes_nothing_over_from_numbers_that_no_scan_writes(
+    table: str, column: str, value: Any, sent: Sent, tmp_path: Path
+) -> None:
+    path = sent.edited(tmp_path / "index", with_number(sent, table, column, value))
+    again = dicomdl.scan(sent.data, path, progress=False)
     assert len(again) == SHAPE[0] and len(again.problems) == 1 and len(again.annotations) == 1
 
 
@@ -318,14 +356,13 @@ def raw(table: Table, change: str) -> pa.Table:
     ],
 )
 def test_a_table_that_no_scan_writes_is_refused_when_the_index_is_opened(
-    change: str, victim: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: str, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = tables_of(victim)
-    tables["frames"] = Table(raw(tables["frames"], change))
+    frames = Table(raw(sent.tables["frames"], change))
     monkeypatch.setattr(generations, "encoded", lambda table: table)
-    path = published(victim, tables)
+    path = sent.edited(tmp_path / "index", {"frames": frames})
     with pytest.raises(IndexFolderError, match="the table frames of the index"):
-        dicomdl.open_index(path, root=tmp_path / "data")
+        dicomdl.open_index(path, root=sent.data)
     with pytest.raises(IndexFolderError):
         dicomdl.open_index(path, trust=True)
 
@@ -346,12 +383,12 @@ def test_a_table_that_no_scan_writes_is_refused_when_the_index_is_opened(
     ids=str,
 )
 def test_facts_that_no_scan_writes_are_refused(
-    facts: dict[str, Any], victim: Index, tmp_path: Path
+    facts: dict[str, Any], sent: Sent, tmp_path: Path
 ) -> None:
-    path = published(victim, tables_of(victim), **facts)
+    path = sent.edited(tmp_path / "index", **facts)
     with pytest.raises(IndexFolderError):
         dicomdl.open_index(path)
-    assert len(dicomdl.scan(tmp_path / "data", path, progress=False)) == SHAPE[0]
+    assert len(dicomdl.scan(sent.data, path, progress=False)) == SHAPE[0]
 
 
 @contextlib.contextmanager
