@@ -44,6 +44,7 @@ from .jobs.demo_data import demo_data as demo_data
 from .jobs.exports.export import export as export
 from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.phi import check_phi as check_phi
+from .jobs.prepare import prepare as prepare
 from .jobs.reading import read_volume as read_volume
 from .jobs.scan import scan as scan
 from .labels.read import read_labels as read_labels

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Final
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
-COMMANDS: Final = ("scan", "show", "check", "convert", "export", "card", "idc", "cache", "demo")
+COMMANDS: Final = (
+    *("scan", "show", "check", "convert", "export", "prepare", "card", "idc", "cache", "demo"),
+)
 HEAD: Final = """# Command line
 
 Every command has `--help`. Exit codes: 0 success, 1 done with problems found, 2 wrong use or

@@ -11,7 +11,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from dicomdl.cli import _cache, _card, _check, _convert, _demo, _export, _idc, _scan, _show
+from dicomdl.cli import (
+    _cache,
+    _card,
+    _check,
+    _convert,
+    _demo,
+    _export,
+    _idc,
+    _prepare,
+    _scan,
+    _show,
+)
 from dicomdl.cli._output import FINE, INTERRUPTED, WRONG_USE, print_text
 from dicomdl.errors import DicomdlError
 from dicomdl.version import __version__
@@ -56,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dicomdl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in (_scan, _show, _check, _convert, _export, _card, _idc, _cache, _demo):
+    for command in (_scan, _show, _check, _convert, _export, _prepare, _card, _idc, _cache, _demo):
         command.add(commands)
     return parser
 

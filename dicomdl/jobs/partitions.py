@@ -155,9 +155,10 @@ def read_plan(folder: str, kind: str) -> Plan:
     UsageError
         There is no plan, or it is of another job or another version of dicomdl.
     StorageError
-        The plan is damaged.
+        The plan is damaged, or another user can have written it: it names files that are read.
     """
     _require_ours(folder, kind)
+    storage.require_private(folder, "folder of the plan")
     path = os.path.join(folder, _PLAN)
     try:
         content, payload = unsealed(storage.read_whole(path))

@@ -72,24 +72,24 @@ def make_folder(folder: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
 
-def require_private(folder: str) -> None:
+def require_private(folder: str, what: str = "cache folder") -> None:
     """Refuse a folder to which other users can write: a checksum does not stop an attacker."""
     try:
         status = os.stat(folder)
     except OSError as error:
         raise StorageError(
-            f"the cache folder {folder!r} cannot be used: {error.strerror}", errno=error.errno
+            f"the {what} {folder!r} cannot be used: {error.strerror}", errno=error.errno
         ) from error
     if not stat.S_ISDIR(status.st_mode):
-        raise StorageError(f"the cache folder {folder!r} is not a folder")
+        raise StorageError(f"the {what} {folder!r} is not a folder")
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         raise StorageError(
-            f"the cache folder {folder!r} belongs to another user: choose one of your own",
+            f"the {what} {folder!r} belongs to another user: choose one of your own",
             owner=status.st_uid,
         )
     if os.name == "posix" and status.st_mode & stat.S_IWOTH:
         raise StorageError(
-            f"all users can write to the cache folder {folder!r}: choose another one, or chmod o-w",
+            f"all users can write to the {what} {folder!r}: choose another one, or chmod o-w",
             mode=status.st_mode,
         )
 
@@ -307,6 +307,30 @@ def scratch_folder(parent: str) -> Iterator[str]:
                 yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def place_file(source: str, target: str) -> None:
+    """Put a file at `target` too, in one step: by a hard link, or a copy where there are none.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    temporary = f"{target}.{secrets.token_hex(6)}.tmp"
+    with explained(f"{target!r} cannot be written"):
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+                _sync(temporary)
+            os.chmod(temporary, 0o600)
+            os.replace(temporary, target)
+        finally:
+            # Two names of one file are not replaced by each other.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
 def size_of(path: str) -> int:

@@ -95,7 +95,6 @@ class Records:
         self.folder = folder
         self._index, self._options = index, options
         self._made = set[str]()
-        storage.make_folder(os.path.join(folder, RECORDS))
 
     def find(self, name: str, cases: Sequence[Case] | None = None) -> list[Entry] | None:
         """Return the entries of a unit if it is complete.

@@ -22,13 +22,15 @@ from dicomdl.errors import (
 )
 from dicomdl.index.index import Index
 from dicomdl.jobs.exports._ordered import in_order
-from dicomdl.jobs.exports._records import Entry, Records, size_of
+from dicomdl.jobs.exports._records import RECORDS, Entry, Records, size_of
 from dicomdl.jobs.exports._samples import Case, Samples
 from dicomdl.jobs.exports.options import ExportOptions
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.system import available_cores
 
+# The folder, below an output folder, of what an export remembers: no part of the data set.
+HIDDEN: Final = RECORDS
 WRITTEN: Final = "written"
 REFUSED: Final = "refused"
 # Faults of the call, of the index or of the disk, which the next sample meets, too.
@@ -74,6 +76,11 @@ class Exporter(abc.ABC):
     def units(self) -> Iterator[tuple[int, ...]]:
         """Yield the numbers of stacks that one call of `write` must have together."""
         return self.samples.units()
+
+    def state(self, stacks: Iterable[int] | None = None) -> str:
+        """Return a hash of all that the files of some stacks depend on, save their part."""
+        cases = list(self.samples.cases(stacks))
+        return Records("", self.index, self.options).state(cases)
 
     @abc.abstractmethod
     def write(

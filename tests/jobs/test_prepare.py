@@ -1,0 +1,338 @@
+"""prepare: a recipe becomes a data set, whose bytes do not depend on what died on the way."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import phantoms
+import pytest
+
+from dicomdl.cli.main import main
+from dicomdl.errors import EmptySelection, StorageError, UsageError
+from dicomdl.index.shard_manifests import ShardManifest
+from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs.prepare import make_parts, merge_parts, plan_prepare, prepare
+from dicomdl.jobs.prepared import Prepared
+from dicomdl.jobs.preparing import PrepareTask
+from dicomdl.jobs.scan_parts import work_folder
+
+RECIPE = """\
+name: ramps
+sources: {roots: [in]}
+select: [modality=CT]
+tables:
+  - {path: labels.csv, on: {patient_id: patient}}
+split: {fractions: [0.75, 0.25], stratify: grade}
+output: {to: webdataset, target: grade, parts: 3}
+"""
+
+
+def written(folder: Path, patients: int = 4) -> Path:
+    """Write a study of each patient, a table, and the recipe; return its path."""
+    for number in range(patients):
+        phantoms.write_series(
+            folder / "in" / f"s{number}", seed=number, patient_id=f"P{number}", offset=number
+        )
+    rows = "".join(f"P{number},{number % 2}\n" for number in range(patients))
+    (folder / "labels.csv").write_text(f"patient,grade\n{rows}")
+    path = folder / "r.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def in_process(work: str) -> None:
+    """Make all partitions of a plan in this process."""
+    task = PrepareTask(partitions.read_plan(work, "prepare"))
+    for number in range(len(task.plan)):
+        partitions.make(task, number, {})
+
+
+def prepared(recipe: Path, out: Path, **options: Any) -> Prepared:
+    """Prepare in this process."""
+    plan = plan_prepare(recipe, out, progress=False, **options)
+    in_process(plan.folder)
+    return merge_parts(plan.folder, progress=False)
+
+
+def contents(out: Path) -> dict[str, str]:
+    """The digest of each file of a data set, save the record."""
+    return {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def test_a_recipe_becomes_shards_with_labels_and_parts(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    done = prepared(recipe, tmp_path / "out")
+    assert (done.status, done.samples, done.ok) == ("prepared", {"train": 3, "val": 1}, True)
+    manifest = ShardManifest(str(tmp_path / "out"))
+    assert sorted(manifest.column("target")) == [[0.0], [0.0], [1.0], [1.0]]
+    assert sorted(manifest.column("patient_id")) == ["P0", "P1", "P2", "P3"]
+    # Values are read by tarfile and NumPy alone.
+    for row, patient in enumerate(manifest.column("patient_id")):
+        place = manifest.row(row)
+        with tarfile.open(tmp_path / "out" / place.shard) as tar:
+            file = tar.extractfile(f"{place.key}.image.npy")
+            assert file is not None
+            image = np.load(io.BytesIO(file.read()))
+        ramp = phantoms.ramp(image.shape[1:]) + int(patient[1:])
+        np.testing.assert_array_equal(image[0] - image[0, 0, 0, 0], ramp - ramp[0, 0, 0])
+    assert not os.path.exists(work_folder(tmp_path / "out"))
+    assert "PatientID" not in repr(done)
+    assert "P0" not in repr(done)
+
+
+def test_bytes_are_the_same_in_any_order_of_the_parts(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    prepared(recipe, tmp_path / "a")
+    plan = plan_prepare(recipe, tmp_path / "b", progress=False)
+    task = PrepareTask(plan)
+    for number in reversed(range(len(plan))):
+        partitions.make(task, number, {})
+    merge_parts(plan.folder)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert len(contents(tmp_path / "a")) >= 4
+
+
+def test_the_second_call_finds_nothing_to_do_and_the_next_patient_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = written(tmp_path)
+    first = prepared(recipe, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    with monkeypatch.context() as no_work:
+        no_work.setattr(supervisor, "complete", None)
+        again = prepare(recipe, tmp_path / "out", progress=False)
+    assert again.status == "unchanged"
+    assert (again.samples, again.files) == (first.samples, first.files)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+    written(tmp_path / "more", patients=5)
+    os.rename(tmp_path / "more" / "in" / "s4", tmp_path / "in" / "s4")
+    (tmp_path / "labels.csv").write_text((tmp_path / "more" / "labels.csv").read_text())
+    third = prepared(recipe, tmp_path / "out")
+    assert sum(third.samples.values()) == 5
+    # Files of the earlier data set that the new one lacks are gone.
+    assert set(contents(tmp_path / "out")) == set(third.files)
+
+
+def test_a_changed_label_is_a_change(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    prepared(recipe, tmp_path / "out")
+    (tmp_path / "labels.csv").write_text("patient,grade\nP0,1\nP1,1\nP2,0\nP3,0\n")
+    assert prepared(recipe, tmp_path / "out").status == "prepared"
+    targets = ShardManifest(str(tmp_path / "out")).column("target")
+    assert sorted(targets) == [[0.0], [0.0], [1.0], [1.0]]
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    changes = ["select=[modality=CT, slices>=99]"]
+    with pytest.raises(EmptySelection, match="nothing is left: 4 stacks not slices>=99"):
+        prepare(recipe, tmp_path / "out", changes=changes, dry_run=True, progress=False)
+    done = prepare(recipe, tmp_path / "out", dry_run=True, progress=False)
+    assert (done.status, done.samples, done.partitions) == ("planned", {"train": 3, "val": 1}, 3)
+    assert repr(done).startswith("Would prepare: ramps, 4 samples (3 train, 1 val)")
+    assert sorted(os.listdir(tmp_path)) == ["in", "labels.csv", "r.yaml"]
+
+
+def test_the_ledger_adds_up(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    phantoms.write_series(tmp_path / "in" / "mr", seed=8, modality="MR", patient_id="P0")
+    phantoms.write_series(tmp_path / "in" / "gap", seed=9, drop=[2], patient_id="P1")
+    phantoms.write_series(tmp_path / "in" / "second", shape=(9, 9, 9), seed=10, patient_id="P2")
+    (tmp_path / "in" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x08\0\x05\0")
+    changes = ["stacks.verdicts=[regular]", "stacks.one_per=patient"]
+    done = prepared(recipe, tmp_path / "out", changes=changes)
+    assert done.left_out == {
+        "not modality=CT": 1,
+        "verdict missing_slices": 1,
+        "another of its patient has more slices": 1,
+    }
+    assert done.problems == {"truncated": 1}
+    assert not done.ok
+    total = sum(done.samples.values()) + sum(done.left_out.values())
+    assert total == done.found["stacks"] == 7
+
+
+def test_a_stack_that_cannot_be_read_is_refused_with_its_reason(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    phantoms.write_series(tmp_path / "in" / "gap", seed=9, drop=[2], patient_id="P1")
+    done = prepared(recipe, tmp_path / "out")
+    assert sum(done.samples.values()) == 4
+    told = [*done.left_out, *(each["reason"] for each in done.refused)]
+    assert any("missing" in text for text in told)
+
+
+def test_folders_of_others_and_other_recipes_are_refused(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    prepared(recipe, tmp_path / "out")
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.replace("ramps", "slopes"))
+    with pytest.raises(UsageError, match="data set of another recipe"):
+        prepare(other, tmp_path / "out", progress=False)
+    plan_prepare(recipe, tmp_path / "b", progress=False)
+    with pytest.raises(UsageError, match="unfinished plan of another recipe"):
+        prepare(other, tmp_path / "b", progress=False)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    with pytest.raises(UsageError, match=r"has other files, the first is 'mine\.txt'"):
+        prepare(recipe, tmp_path / "full", progress=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        prepare(recipe, tmp_path / "file", progress=False)
+    plan = plan_prepare(other, tmp_path / "out", progress=False, overwrite=True)
+    in_process(plan.folder)
+    assert merge_parts(plan.folder, overwrite=True).name == "slopes"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sources.roots=[gone]", "gone' does not exist"),
+        ("tables.0.path=gone.csv", "gone.csv"),
+        ("select=[no_such_column=1]", "no_such_column"),
+        ("output.names=same", "the name 'same'"),
+        ("output.target=nothing", "nothing"),
+        ("split.file=gone.json", "gone.json"),
+        ("intensity=ct.lungs", "ct.lungs"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_a_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, message: str
+) -> None:
+    recipe = written(tmp_path)
+    out = str(tmp_path / "out")
+    assert main(["prepare", str(recipe), "-o", out, "-q", "--set", change, "--plan"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("dicomdl: ")
+    assert message in shown
+    assert not os.path.exists(out)
+
+
+def test_a_full_disk_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = written(tmp_path)
+    plan = plan_prepare(recipe, tmp_path / "out", progress=False)
+    task = PrepareTask(plan)
+    partitions.make(task, 0, {})
+    with monkeypatch.context() as full:
+
+        def fails(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        full.setattr(os, "fsync", fails)
+        with pytest.raises(StorageError, match="No space left on device"):
+            partitions.make(task, 1, {})
+    assert [partitions.finished(plan, number) is not None for number in range(3)] == [
+        *(True, False, False)
+    ]
+    in_process(plan.folder)
+    assert sum(merge_parts(plan.folder).samples.values()) == 4
+
+
+def test_the_stages_of_the_command_line_make_the_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, out = str(written(tmp_path)), str(tmp_path / "out")
+    assert main(["prepare", recipe, "-o", out, "--plan", "-q", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"work": work_folder(out), "partitions": 3}
+    assert main(["prepare", "-o", out, "--merge"]) == 2
+    assert "3 of 3 partitions are not finished (1, 2, 3)" in capsys.readouterr().err
+    in_process(told["work"])
+    assert main(["prepare", "-o", out, "--merge"]) == 0
+    assert capsys.readouterr().out.startswith("Prepared: ramps, 4 samples (3 train, 1 val)")
+    assert main(["prepare", "-q"]) == 2
+    assert main(["prepare", "-o", out]) == 2
+    assert main(["prepare", "--list"]) == 0
+
+
+# --- processes that die ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_children_make_what_this_process_makes(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    done = prepare(recipe, tmp_path / "a", workers=2, progress=False)
+    prepared(recipe, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert done.ok
+    plan = plan_prepare(recipe, tmp_path / "c", progress=False)
+    assert make_parts(plan.folder, "2/2") == {"partitions": 1, "samples": 1, "refused": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_kills_of_workers_change_no_byte_and_a_poisonous_series_costs_its_own_sample(
+    tmp_path: Path,
+) -> None:
+    recipe = written(tmp_path)
+    prepared(recipe, tmp_path / "a")
+    plan = plan_prepare(recipe, tmp_path / "b", progress=False)
+    task = PrepareTask(plan)
+    kills = Path(plan.folder, "kills")
+    kills.mkdir()
+    for number in range(3):
+        (kills / str(number)).touch()
+    setup = {"folder": plan.folder}
+    supervisor.complete(task, "deadly:preparing", setup, range(3), workers=2)
+    assert list(kills.iterdir()) == []
+    merge_parts(plan.folder)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+    plan = plan_prepare(recipe, tmp_path / "c", progress=False)
+    task = PrepareTask(plan)
+    poison = next(unit for number in range(3) for unit in task.units(number)[:1])
+    Path(plan.folder, "poison").write_text(poison)
+    supervisor.complete(task, "deadly:preparing", {"folder": plan.folder}, range(3), workers=2)
+    done = merge_parts(plan.folder)
+    (refused,) = done.refused
+    assert refused["series_instance_uid"] == poison
+    assert refused["reason"].startswith("killed_worker: its process died (SIGKILL)")
+    expected, found = contents(tmp_path / "a"), contents(tmp_path / "c")
+    row = ShardManifest(str(tmp_path / "a")).column("series_instance_uid").index(poison)
+    shard = ShardManifest(str(tmp_path / "a")).row(row).shard
+    differing = {name for name in expected if found.get(name) != expected[name]}
+    assert differing == {shard, "manifest.parquet"}
+
+
+DRIVER = """
+import sys
+from dicomdl.jobs import partitions, supervisor
+from dicomdl.jobs.preparing import PrepareTask
+task = PrepareTask(partitions.read_plan(sys.argv[1], "prepare"))
+supervisor.complete(task, "deadly:preparing", {"folder": sys.argv[1]}, range(len(task.plan)), 2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no process groups")
+def test_kills_of_the_driver_change_no_byte(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    prepared(recipe, tmp_path / "a")
+    plan = plan_prepare(recipe, tmp_path / "b", progress=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    chance = random.Random(20)
+    for _ in range(3):
+        driver = subprocess.Popen([sys.executable, "-c", DRIVER, plan.folder], env=environment)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            driver.wait(chance.uniform(0.5, 6))
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    done = subprocess.run([sys.executable, "-c", DRIVER, plan.folder], env=environment)
+    assert done.returncode == 0
+    merge_parts(plan.folder)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
