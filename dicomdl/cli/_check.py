@@ -1,4 +1,4 @@
-"""`dicomdl check`: list what needs a person, check pixels with two decoders, or identities."""
+"""`dicomdl check`: list what needs a person, or check pixels, identities or archives."""
 
 import argparse
 import json
@@ -41,6 +41,11 @@ def add(commands: Any) -> None:
         help="check identities instead: read all headers again and count the attributes of "
         "PS3.15 Annex E that carry values, and pixels that may show text",
     )
+    check.add_argument(
+        "--archives",
+        action="store_true",
+        help="check archives instead: read every member in full and compare its checksum",
+    )
     check.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
     check.add_argument("--json", action="store_true", help="print everything as JSON")
     check.set_defaults(run=run)
@@ -56,31 +61,36 @@ def _frames(text: str) -> int | None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Print the verdicts, the differences between two decoders, or the attributes with values."""
+    """Print the verdicts, or the result of another check."""
     from dicomdl.errors import UsageError
     from dicomdl.index.opening import open_index
 
     if "sample" in given and not given.pixels:
         raise UsageError("--sample is an option of --pixels")
-    if given.pixels and given.phi:
-        raise UsageError("--pixels and --phi are two checks: ask for one of them")
+    checks = [name for name in ("pixels", "phi", "archives") if getattr(given, name)]
+    if len(checks) > 1:
+        first, second = checks[:2]
+        raise UsageError(f"--{first} and --{second} are two checks: ask for one of them")
     index = open_index(given.index)
-    if given.pixels:
-        from dicomdl.jobs.crosscheck import check_pixels
-
-        check: Any = check_pixels(
-            index,
-            sample=getattr(given, "sample", _SAMPLE),
-            progress=not (given.quiet or given.json),
-        )
-    elif given.phi:
-        from dicomdl.jobs.phi import check_phi
-
-        check = check_phi(index, progress=not (given.quiet or given.json))
-    else:
-        check = index.check()
+    check = _checked(index, given, progress=not (given.quiet or given.json))
     if given.json:
         print(json.dumps(check.to_dict(), indent=1, allow_nan=False))
     else:
         print_text(check.text(everything=given.all))
     return FINE if check.ok else PROBLEMS
+
+
+def _checked(index: Any, given: argparse.Namespace, *, progress: bool) -> Any:
+    if given.pixels:
+        from dicomdl.jobs.crosscheck import check_pixels
+
+        return check_pixels(index, sample=getattr(given, "sample", _SAMPLE), progress=progress)
+    if given.phi:
+        from dicomdl.jobs.phi import check_phi
+
+        return check_phi(index, progress=progress)
+    if given.archives:
+        from dicomdl.jobs.archive_check import check_archives
+
+        return check_archives(index, progress=progress)
+    return index.check()

@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -25,10 +26,11 @@ from dicomdl.storage.directory import (
     Refused,
     unreadable,
 )
-from dicomdl.storage.handles import Handle, LocalFile, Source, State, state_of
-from dicomdl.storage.locations import Location, joined
+from dicomdl.storage.handles import Handle, LocalFile, Source, State, read_range, state_of
+from dicomdl.storage.locations import Location, joined, split
 from dicomdl.storage.memory import Share, share
-from dicomdl.storage.ranges import Range, Status
+from dicomdl.storage.paths import require_accepted
+from dicomdl.storage.ranges import Range, Status, Stored
 from dicomdl.storage.system import CAN_SHARE
 
 # Endings of archives that are read, and of those that are not.
@@ -148,6 +150,8 @@ class Archive:
             packed = packed_range(self.handle, member)
         if member.method != STORED:
             return Inflated(packed, member, source)
+        if self.directory.is_zip:
+            packed = Stored(packed.outer, packed.start, packed.size, member.crc)
         if len(self._located) >= _MOST_LOCATED:
             self._located.clear()
         self._located[name] = packed
@@ -287,6 +291,40 @@ def _inner(archive: Archive, members: Sequence[str]) -> Archive:
         key = (joined(outer.location, name), outer.state)
         archive = _archives.of(key, functools.partial(outer.open_archive, name))
     return archive
+
+
+def verify_member(source: Source) -> bool:
+    """Read a member of an archive in full, and compare the checksum that the archive states.
+
+    Returns
+    -------
+    bool
+        False for a member of a tar, which states none.
+
+    Raises
+    ------
+    FileChanged
+        The archive is in another state.
+    PixelError
+        The member is damaged, or cannot be read. Attribute `reason`.
+    OSError
+        The system refuses the archive.
+    """
+    if type(source.path) is not str:
+        require_accepted(source.path)
+    handle = open_member(split(source.path), source.path, source)
+    with contextlib.closing(handle):
+        if isinstance(handle, Inflated):
+            for _ in handle.pieces():
+                pass
+            return True
+        crc = 0
+        for offset in range(0, handle.size, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, handle.size - offset)
+            crc = zlib.crc32(read_range(handle, offset, length), crc)
+        if isinstance(handle, Stored):
+            handle.require_checksum(crc)
+        return isinstance(handle, Stored)
 
 
 # --- the members of an archive, for a scan --------------------------------------------------------

@@ -1,8 +1,10 @@
 """Ranges of an open source as sources of their own, for members of archives."""
 
 import io
+import zlib
 from typing import Any
 
+from dicomdl.errors import PixelError
 from dicomdl.storage.handles import Handle, Source
 
 
@@ -40,6 +42,42 @@ class Range:
 
     def close(self) -> None:
         """Leave the other handle open: it belongs to the archive."""
+
+
+class Stored(Range):
+    """The bytes of a member that is not compressed, with the checksum that its archive states.
+
+    A read of the whole member compares it. A read of a part cannot.
+    """
+
+    __slots__ = ("crc",)
+
+    def __init__(
+        self, handle: Handle, start: int, size: int, crc: int, source: Source | None = None
+    ) -> None:
+        super().__init__(handle, start, size, source)
+        self.crc = crc
+
+    def named(self, source: Source) -> "Stored":
+        """Return the same bytes as another source."""
+        return Stored(self.outer, self.start, self.size, self.crc, source)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes at `offset`; fewer at the end.
+
+        Raises PixelError (reason "damaged_member") for a whole member with another checksum.
+        """
+        data = super().read_at(offset, length)
+        if offset == 0 and len(data) == self.size:
+            self.require_checksum(zlib.crc32(data))
+        return data
+
+    def require_checksum(self, crc: int) -> None:
+        """Raise PixelError unless this is the checksum of the member."""
+        if crc != self.crc:
+            raise PixelError(
+                "the member is damaged: its checksum is another one", reason="damaged_member"
+            )
 
 
 class Status:
