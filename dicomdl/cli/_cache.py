@@ -1,4 +1,4 @@
-"""`dicomdl cache`: show, verify or clear the disk cache of decoded stacks."""
+"""`dicomdl cache`: show, verify or clear what is kept to read again faster."""
 
 import argparse
 import json
@@ -10,13 +10,15 @@ from dicomdl.cli._output import FINE, PROBLEMS, print_text
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     cache = commands.add_parser(
-        "cache", help="show, verify or clear the disk cache of decoded stacks"
+        "cache",
+        help="show, verify or clear the disk cache of decoded stacks, and what reading from stores "
+        "and archives keeps",
     )
     cache.add_argument(
         "action",
         choices=("show", "verify", "clear"),
-        help="list the entries, check all checksums (exit code 1 on damage), or delete all entries "
-        "and, without FOLDER, the copies of compressed archives",
+        help="list the entries, check all checksums (exit code 1 on damage), or delete all "
+        "entries; without FOLDER, also the ranges of objects of stores and the copies of archives",
     )
     cache.add_argument(
         "folder",
@@ -30,19 +32,19 @@ def add(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Show, verify or clear the cache."""
-    from dicomdl.storage import copies
+    from dicomdl.storage import kept
     from dicomdl.storage.cache import folder as cache
 
-    report = {"show": cache.show, "verify": cache.verify, "clear": cache.clear}[given.action](
-        given.folder
-    )
-    facts = report.as_dict()
-    if given.action == "clear" and given.folder is None:
-        facts["archive_bytes_removed"] = copies.clear()
+    of_folder, of_rest = {
+        "show": (cache.show, kept.show_kept),
+        "verify": (cache.verify, kept.verify_kept),
+        "clear": (cache.clear, kept.clear_kept),
+    }[given.action]
+    report = of_folder(given.folder)
+    rest = of_rest() if given.folder is None else []
     if given.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps({**report.as_dict(), "kept": [each.as_dict() for each in rest]}, indent=1))
     else:
-        print_text(str(report))
-        if removed := facts.get("archive_bytes_removed"):
-            print_text(f"  removed {removed:,} bytes of copies of compressed archives")
-    return PROBLEMS if report.damaged else FINE
+        for each in (report, *rest):
+            print_text(str(each))
+    return PROBLEMS if report.damaged or any(each.damaged for each in rest) else FINE

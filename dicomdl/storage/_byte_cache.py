@@ -24,6 +24,8 @@ from dicomdl.storage.publishing import cache_folder, require_private
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
 VARIABLE: Final = "DICOMDL_BYTE_CACHE"
+# The folder below the user's cache folder.
+PART: Final = "bytes"
 DEFAULT_BYTES: Final = 8 * 2**30
 _UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _MAGIC: Final = b"dicomdl1"
@@ -204,6 +206,32 @@ def used_files(folder: str) -> list[tuple[float, int, str]]:
     return found
 
 
+def damaged_files(folder: str) -> tuple[str, ...]:
+    """Return the names of the files with a range that does not have its checksum."""
+    found = []
+    for _, size, path in used_files(folder):
+        with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+            ranges, is_sound = _parsed(file.fileno(), size)
+            if not is_sound or not all(_is_sound(file.fileno(), each) for each in ranges):
+                found.append(os.path.basename(path))
+    return tuple(sorted(found))
+
+
+def _is_sound(descriptor: int, part: _Range) -> bool:
+    data = read_at(descriptor, part.stop - part.start, part.position)
+    return xxhash.xxh3_64_intdigest(data) == part.checksum
+
+
+def clear(folder: str) -> int:
+    """Remove all files of the cache; return their bytes. Running processes ask again."""
+    total = 0
+    for _, size, path in used_files(folder):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            total += size
+    return total
+
+
 def _write(descriptor: int, head: bytes, data: memoryview) -> int:
     if hasattr(os, "writev"):
         return os.writev(descriptor, [head, data])
@@ -278,7 +306,7 @@ def _cache_at(_root: str | None, _limit: str | None, _process: int) -> ByteCache
     if not limit:
         return None
     try:
-        folder = cache_folder("bytes")
+        folder = cache_folder(PART)
         require_private(folder)
     except StorageError:
         # Reading goes on without: the data are in the store.

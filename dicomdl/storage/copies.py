@@ -27,7 +27,8 @@ from dicomdl.storage.publishing import (
     require_private,
 )
 
-_PART: Final = "archives"
+# The folder below the user's cache folder.
+PART: Final = "archives"
 _COPY: Final = re.compile(r"[0-9a-f]{32}-(\d+)\.copy")
 _TEMPORARY: Final = r"[0-9a-f]{32}\.[0-9a-f]{12}\.tmp"
 _DAY_S: Final = 86400.0
@@ -50,7 +51,7 @@ def copy_of(source: Source, pieces: Callable[[], Iterable[bytes]]) -> str:
     StorageError
         The cache folder cannot be written, or is full.
     """
-    folder = cache_folder(_PART)
+    folder = cache_folder(PART)
     require_private(folder)
     text = "\0".join(map(str, source))
     key = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
@@ -109,23 +110,34 @@ def _make_room(folder: str, length: int) -> None:
         # A full disk stops other programs, too.
         if usage.free - length > usage.total // 50:
             return
-        copies = [entry for entry in os.scandir(folder) if _COPY.fullmatch(entry.name)]
+        copies = used_files(folder)
         if not copies:
             raise StorageError(
                 f"the disk of the cache folder {folder!r} is nearly full: unpack the archive "
                 "elsewhere, or set DICOMDL_CACHE to a folder with more room",
                 free_bytes=usage.free,
             )
-        oldest = min(copies, key=lambda entry: entry.stat().st_mtime)
-        os.unlink(oldest.path)
+        _, _, oldest = min(copies)
+        os.unlink(oldest)
+
+
+def used_files(folder: str) -> list[tuple[float, int, str]]:
+    """Return the time of the last use, the bytes and the path of each copy."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as items:
+        for item in items:
+            if _COPY.fullmatch(item.name):
+                with contextlib.suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    found.append((status.st_mtime, status.st_size, item.path))
+    return found
 
 
 def clear() -> int:
     """Remove all copies; return their number of bytes."""
-    folder, total = os.path.join(cache_root(), _PART), 0
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if match := _COPY.fullmatch(entry.name):
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
-                total += int(match[1])
+    total = 0
+    for _, size, path in used_files(os.path.join(cache_root(), PART)):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            total += size
     return total

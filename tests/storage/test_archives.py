@@ -234,10 +234,10 @@ def test_the_command_cache_clear_removes_the_copies(
     copies.copy_of(Source("/a.tar.gz", 1, 2, 3, 4), lambda: [b"a" * 1000])
     (tmp_path / "cache" / "arrays").mkdir(mode=0o700)
     assert main(["cache", "clear"]) == 0
-    assert "removed 1,000 bytes of copies" in capsys.readouterr().out
+    assert "1,000 bytes removed" in capsys.readouterr().out
     assert list((tmp_path / "cache" / "archives").iterdir()) == []
     assert main(["cache", "clear", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["archive_bytes_removed"] == 0
+    assert json.loads(capsys.readouterr().out)["kept"][1]["removed_bytes"] == 0
 
 
 def test_threads_read_one_archive_at_the_same_time(tmp_path: Path) -> None:
