@@ -31,14 +31,7 @@ from faults.writing import (
 )
 from phantoms import element
 
-from dicomdl.headers._heads import (
-    BIG_ENDIAN,
-    IMPLICIT,
-    ITEM,
-    ITEM_END,
-    SEQUENCE_END,
-    UNDEFINED,
-)
+from dicomdl.headers._heads import BIG_ENDIAN, IMPLICIT, ITEM, ITEM_END, SEQUENCE_END, UNDEFINED
 
 GOOD = image_file()
 DATA_SET = coded(image())
@@ -157,9 +150,7 @@ CODING = (
         of(b"A" * 128 + meta(EXPLICIT_LITTLE) + DATA_SET),
     ),
     Case(
-        "DICM at byte 0",
-        "loads, flag:no_preamble",
-        of(b"DICM" + meta(EXPLICIT_LITTLE) + DATA_SET),
+        "DICM at byte 0", "loads, flag:no_preamble", of(b"DICM" + meta(EXPLICIT_LITTLE) + DATA_SET)
     ),
     Case("no preamble", "loads, flag:no_preamble", of(meta(EXPLICIT_LITTLE) + DATA_SET)),
     Case(
@@ -185,9 +176,7 @@ CODING = (
         "a transfer syntax padded by a space", "loads", of(file(b"1.2.840.10008.1.2.1 ", DATA_SET))
     ),
     Case(
-        "a transfer syntax with spaces around",
-        "loads",
-        of(file(b" 1.2.840.10008.1.2.1", DATA_SET)),
+        "a transfer syntax with spaces around", "loads", of(file(b" 1.2.840.10008.1.2.1", DATA_SET))
     ),
     Case("an unknown transfer syntax", "problem: unknown_syntax", of(file(b"1.2.3.4", DATA_SET))),
     Case("a transfer syntax of text", "problem: unknown_syntax", of(file(b"JPEG", DATA_SET))),
@@ -283,16 +272,8 @@ PREAMBLES = (
 )
 LENGTHS = (
     Case("a file cut in its header", "problem: truncated", lambda: cut(0x00200032, into=10)),
-    Case(
-        "a file cut in front of Rows",
-        "problem: no_pixel_data",
-        lambda: cut(0x00280010),
-    ),
-    Case(
-        "a file cut in front of Pixel Data",
-        "problem: no_pixel_data",
-        lambda: cut(PIXEL_DATA),
-    ),
+    Case("a file cut in front of Rows", "problem: no_pixel_data", lambda: cut(0x00280010)),
+    Case("a file cut in front of Pixel Data", "problem: no_pixel_data", lambda: cut(PIXEL_DATA)),
     Case("a file cut in front of the SOP class", "problem: malformed", lambda: cut(0x00080016)),
     Case("a file cut in its pixels", "problem: truncated", of(GOOD[:-7])),
     Case(
@@ -306,9 +287,7 @@ LENGTHS = (
         lambda: image_file({0x00081111: element(0x00081111, b"LO", b"", length=0x7FFF)}),
     ),
     Case(
-        "a header element of odd length",
-        "loads",
-        lambda: image_file({0x00081030: (b"LO", b"odd")}),
+        "a header element of odd length", "loads", lambda: image_file({0x00081030: (b"LO", b"odd")})
     ),
     Case(
         "a VR in lower case",
@@ -366,15 +345,9 @@ ENDS = (
     ),
     Case("random bytes behind the pixels", "loads, flag:trailing_bytes", of(GOOD + b"\1" + JUNK)),
     Case("two files, one behind the other", "loads, flag:trailing_bytes", of(GOOD + GOOD)),
+    Case("Data Set Trailing Padding", "loads", of(GOOD + element(0xFFFCFFFC, b"OB", bytes(600)))),
     Case(
-        "Data Set Trailing Padding",
-        "loads",
-        of(GOOD + element(0xFFFCFFFC, b"OB", bytes(600))),
-    ),
-    Case(
-        "a digital signature behind the pixels",
-        "loads",
-        of(GOOD + element(0xFFFAFFFA, b"SQ", b"")),
+        "a digital signature behind the pixels", "loads", of(GOOD + element(0xFFFAFFFA, b"SQ", b""))
     ),
 )
 SEQUENCES = (
@@ -409,15 +382,9 @@ SEQUENCES = (
         lambda: sequence(item(b"", UNDEFINED) + element(SEQUENCE_END, b""), UNDEFINED),
     ),
     Case(
-        "a sequence longer than the file",
-        "problem: truncated",
-        lambda: sequence(item(), 1 << 24),
+        "a sequence longer than the file", "problem: truncated", lambda: sequence(item(), 1 << 24)
     ),
-    Case(
-        "an item longer than its sequence",
-        "loads",
-        lambda: sequence(item(b"", 1 << 24)),
-    ),
+    Case("an item longer than its sequence", "loads", lambda: sequence(item(b"", 1 << 24))),
     Case(
         "an element in place of an item",
         "problem: malformed",
@@ -439,9 +406,7 @@ SEQUENCES = (
                     0x00880200,
                     b"SQ",
                     in_item(
-                        (0x00280010, us(1)),
-                        (0x00280011, us(1)),
-                        (PIXEL_DATA, (b"OW", b"\xff\xff")),
+                        (0x00280010, us(1)), (0x00280011, us(1)), (PIXEL_DATA, (b"OW", b"\xff\xff"))
                     ),
                 ),
             }
@@ -456,11 +421,7 @@ SEQUENCES = (
             UNDEFINED,
         ),
     ),
-    Case(
-        "20 sequences, one within the other",
-        "loads",
-        lambda: image_file({SEQUENCE: nested(20)}),
-    ),
+    Case("20 sequences, one within the other", "loads", lambda: image_file({SEQUENCE: nested(20)})),
 )
 
 

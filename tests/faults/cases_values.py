@@ -123,11 +123,7 @@ GEOMETRY = (
 IDENTITY = (
     Case("no SOP class", "loads, flag:no_sop_class", without(0x00080016)),
     Case("a SOP class of text", "loads, flag:no_sop_class", of(0x00080016, "CT", b"UI")),
-    Case(
-        "a private SOP class",
-        "loads",
-        of(0x00080016, "1.2.826.0.1.3680043.8.498.1.99", b"UI"),
-    ),
+    Case("a private SOP class", "loads", of(0x00080016, "1.2.826.0.1.3680043.8.498.1.99", b"UI")),
     Case("no SOP Instance UID", "loads, flag:no_sop_instance_uid", without(0x00080018)),
     Case("no Study", "loads, flag:no_study_uid", without(0x0020000D)),
     Case("no Series", "loads, flag:no_series_uid", without(0x0020000E)),
@@ -176,9 +172,7 @@ TEXTS = (
     Case("UTF-8", "loads", of_text("ISO_IR 192", "頭部".encode())),
     Case("GB18030", "loads", of_text("GB18030", "头部".encode("gb18030"))),
     Case(
-        "Japanese with escapes",
-        "loads",
-        of_text("\\ISO 2022 IR 87", "頭部".encode("iso2022_jp")),
+        "Japanese with escapes", "loads", of_text("\\ISO 2022 IR 87", "頭部".encode("iso2022_jp"))
     ),
     Case("Korean with escapes", "loads", of_text("\\ISO 2022 IR 149", b"\x1b$)C\xb5\xce\xba\xce")),
     Case("an escape at the end", "loads", of_text("\\ISO 2022 IR 87", b"head\x1b")),
