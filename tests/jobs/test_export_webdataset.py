@@ -1,8 +1,13 @@
 """Exports to WebDataset: shards and a manifest that depend on inputs and options alone."""
 
+import errno
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,13 @@ import pytest
 from phantoms import write_series
 
 import dicomdl
+from dicomdl.cli.main import main
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.jobs.exports.export import export
 from dicomdl.jobs.exports.exporter import Exporter
 from dicomdl.jobs.exports.formats import exporter_of
 from dicomdl.jobs.exports.options import ExportOptions
+from dicomdl.storage import tar_writing
 
 RECORDS = ".dicomdl-export"
 
@@ -134,11 +141,76 @@ def test_an_interrupted_export_continues_where_it_was(
     assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_killed_exports_lose_nothing_and_end_with_the_same_bytes(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    given = [sys.executable, "-m", "dicomdl", "export", str(tmp_path / "index"), "--to"]
+    given += ["webdataset", "--shard-mb", "1", "--dtype", "float32", "--size", "16", "96", "96"]
+    subprocess.run([*given, "-o", str(tmp_path / "whole"), "-q"], check=True, capture_output=True)
+    out = tmp_path / "out"
+    for count in range(2):
+        # Killed while it writes a shard, with `count` others complete.
+        process = subprocess.Popen([*given, "-o", str(out), "-q"], stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (
+            len(list(out.glob("*.tar"))) >= count and list(out.glob(".*.tmp/*.tar"))
+        ):
+            time.sleep(0.0005)
+        process.kill()
+        process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    subprocess.run([*given, "-o", str(out), "-q"], check=True, capture_output=True)
+    assert content_of(out) == content_of(tmp_path / "whole")
+    again = [name for name in kept if (out / name).stat().st_mtime_ns != kept[name]]
+    assert len(again) <= 1, "at most the shard whose record was not yet written is made again"
+
+
+def test_a_full_disk_is_exit_code_2_and_complete_shards_stay(
+    index: dicomdl.Index,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put, room = tar_writing.TarWriter._put, [1_500_000]
+
+    def full(self: Any, data: bytes) -> None:
+        room[0] -= len(data)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(self, data)
+
+    given = ["export", str(tmp_path / "index"), "--to", "webdataset", "-o", str(tmp_path / "out")]
+    given += ["--shard-mb", "1", "--dtype", "float32", "--size", "16", "96", "96", "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr(tar_writing.TarWriter, "_put", full)
+        assert main(given) == 2
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    (first, *others) = sorted((tmp_path / "out").glob("*"))
+    complete = {path: path.stat().st_mtime_ns for path in (first, *others) if path.is_file()}
+    assert [path.name for path in complete] == ["train-00000-000000.tar", "train-00000-000001.tar"]
+    assert main(given) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in complete.items())
+
+
+def test_files_of_samples_that_left_the_index_are_removed(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    exported(index, tmp_path / "out", split=index.split((0.5, 0.5)).saved)
+    some = index.of_stacks([0, 1])
+    exported(some, tmp_path / "out", split=index.split((0.5, 0.5)).saved)
+    exported(some, tmp_path / "new", split=index.split((0.5, 0.5)).saved)
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "new")
+    exported(index, tmp_path / "out", overwrite=True)
+    exported(index, tmp_path / "all")
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "all")
+
+
 def test_a_folder_of_something_else_is_refused(index: dicomdl.Index, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"has other files, the first is 'mine.txt'"):
         exported(index, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
     exported(index, tmp_path / "other")
     with pytest.raises(UsageError, match="with other options"):
         exported(index, tmp_path / "other", dtype="float32")

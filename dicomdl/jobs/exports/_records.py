@@ -8,7 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dicomdl.errors import PixelError, StorageError, UsageError
@@ -28,6 +30,10 @@ Entry = dict[str, Any]
 # The folder of the records in the output folder.
 RECORDS: Final = ".dicomdl-export"
 _OPTIONS: Final = "options.json"
+# Records lie in folders of the first letters of their names.
+_PREFIX: Final = 2
+# Files and folders of `storage.publishing` until they are complete.
+_TEMPORARY: Final = re.compile(r".+\.[0-9a-f]{12}\.tmp")
 _STATE: Final = ("sop_instance_uid", "frame_number", "byte_offset", "file_bytes", "file_mtime_ns")
 
 
@@ -49,33 +55,96 @@ def alone(folder: str) -> Iterator[None]:
         yield
 
 
-def begin(folder: str, options: ExportOptions, *, overwrite: bool) -> None:
-    """Make an output folder the folder of an export, or continue the same one.
-
-    Raises
-    ------
-    UsageError
-        The folder has files that are not of an export, or the export had other options.
-    """
-    records = os.path.join(folder, RECORDS)
-    path = os.path.join(records, _OPTIONS)
-    mine = {"to": options.to, "options": options.fingerprint, "version": __version__}
-    if os.path.exists(path):
-        if _read(path) == mine or overwrite:
-            storage.write_whole(path, json.dumps(mine).encode())
-            return
-        raise UsageError(
-            f"{folder!r} has an export with other options or of another version of dicomdl: "
-            "choose another folder, or pass overwrite=True"
-        )
+def require_usable(folder: str, options: ExportOptions, *, overwrite: bool) -> None:
+    """Raise UsageError for a folder of other files, or of an export with other options."""
+    if overwrite:
+        return
+    found = _read(_options_of(folder))
+    if found:
+        if found != _told(options):
+            raise UsageError(
+                f"{folder!r} has an export with other options or of another version of dicomdl: "
+                "choose another folder, or pass overwrite=True"
+            )
+        return
     others = sorted(set(_listed(folder)) - {RECORDS})
-    if others and not overwrite:
+    if others:
         raise UsageError(
             f"{folder!r} has other files, the first is {others[0]!r}: choose an empty folder, or "
             "pass overwrite=True"
         )
-    storage.make_folder(records)
-    storage.write_whole(path, json.dumps(mine).encode())
+
+
+def begin(folder: str, options: ExportOptions, *, overwrite: bool) -> None:
+    """Make an output folder the folder of an export, or continue the same one.
+
+    Files of an export with other options are removed, which `overwrite` allows.
+
+    Raises
+    ------
+    UsageError
+        As `require_usable`.
+    """
+    require_usable(folder, options, overwrite=overwrite)
+    path = _options_of(folder)
+    if os.path.exists(path) and _read(path) != _told(options):
+        remove_stale(folder, ())
+    _remove_temporaries(folder)
+    storage.make_folder(os.path.dirname(path))
+    storage.write_whole(path, json.dumps(_told(options)).encode())
+
+
+def remove_stale(folder: str, entries: Iterable[Entry]) -> None:
+    """Remove files that an earlier run made, and that are not of these entries.
+
+    A sample that left the index, or its part, would else stay beside the others.
+    """
+    current = {path for entry in entries for path in entry["files"]}
+    for record in _records_in(folder):
+        try:
+            made = {path for entry in _read(record)["entries"] for path in entry["files"]}
+        except (KeyError, TypeError, AttributeError):
+            continue
+        for path in made - current:
+            if not os.path.isabs(path) and ".." not in path.split("/"):
+                _remove(os.path.join(folder, path))
+        if made and not made & current:
+            _remove(record)
+
+
+def _remove_temporaries(folder: str) -> None:
+    """Remove what a killed process was writing; the lock tells that no other one writes."""
+    for top, folders, files in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, files):
+            _remove(os.path.join(top, name))
+        for name in filter(_TEMPORARY.fullmatch, folders):
+            shutil.rmtree(os.path.join(top, name), ignore_errors=True)
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+
+
+def _told(options: ExportOptions) -> dict[str, str]:
+    return {"to": options.to, "options": options.fingerprint, "version": __version__}
+
+
+def _options_of(folder: str) -> str:
+    return os.path.join(folder, RECORDS, _OPTIONS)
+
+
+def _records_in(folder: str) -> list[str]:
+    """Return the paths of all records of an export."""
+    top = os.path.join(folder, RECORDS)
+    return [
+        os.path.join(top, part, name)
+        for part in _listed(top)
+        if len(part) == _PREFIX
+        for name in _listed(os.path.join(top, part))
+        if name.endswith(".json")
+    ]
+
+
+def _remove(path: str) -> None:
+    with storage.explained(f"{path!r} cannot be removed"), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 class Records:
@@ -153,7 +222,7 @@ class Records:
         return []
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.folder, RECORDS, name[:2], f"{name}.json")
+        return os.path.join(self.folder, RECORDS, name[:_PREFIX], f"{name}.json")
 
 
 def size_of(path: str) -> int:

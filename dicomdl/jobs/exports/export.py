@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.jobs._progress import progress_bar
-from dicomdl.jobs.exports._records import alone, begin
+from dicomdl.jobs.exports._records import alone, begin, remove_stale, require_usable
 from dicomdl.jobs.exports.exported import Exported
 from dicomdl.jobs.exports.formats import exporter_of
 from dicomdl.jobs.exports.options import (
@@ -158,11 +158,13 @@ def export(
     )
     folder = os.path.abspath(os.path.expanduser(os.fspath(out)))
     exporter = exporter_of(index, options, workers=workers)
+    require_usable(folder, options, overwrite=overwrite)
     with alone(folder):
         begin(folder, options, overwrite=overwrite)
         with progress_bar(
             total=len(exporter), unit="sample", desc=f"exporting to {to}", shown=progress
         ) as bar:
             entries = exporter.write(None, folder, done=bar.update)
+        remove_stale(folder, entries)
         published = exporter.publish(entries, folder)
     return Exported(folder, to, tuple(entries), tuple(published), exporter.left_out)
