@@ -45,6 +45,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="read the archives in folders, too (those that are a ROOT are read always)",
     )
+    scan.add_argument(
+        "--copy-archives",
+        action="store_true",
+        help="copy compressed zips once to the cache folder, without compression, and read there",
+    )
     _add_stores(scan)
     scan.add_argument(
         "-a",
@@ -155,6 +160,7 @@ def run(given: argparse.Namespace) -> int:
     options = {
         "follow_links": given.follow_links,
         "archives": given.archives,
+        "copy_archives": given.copy_archives,
         "attributes": given.attribute,
         "allow_phi": given.allow_phi,
         "patient_id": given.patient_id,
@@ -209,9 +215,22 @@ def _printed(given: argparse.Namespace, index: Any, roots: list[str]) -> int:
         print_text(repr(index))
         if not len(index):
             print_text(f"  {_nothing_found(roots, index)}")
+        for line in _compressed(roots):
+            print_text(f"  {line}")
         if len(index.problems):
             print_text(f"  see them: dicomdl show --problems {index.path}")
     return FINE if len(index) and not len(index.problems) else PROBLEMS
+
+
+def _compressed(roots: list[str]) -> list[str]:
+    """Return a line for each root that is slow to read, and what makes it fast."""
+    from dicomdl.jobs.roots import compressed_roots
+
+    return [
+        f"{os.path.basename(root)} is compressed, and each patch inflates whole files: "
+        f"--copy-archives copies it once to the cache folder, {size / 2**20:,.0f} MiB"
+        for root, size in compressed_roots(roots).items()
+    ]
 
 
 def _moved_roots(out: str | None, move: dict[str, str]) -> list[str]:

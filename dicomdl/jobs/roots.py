@@ -1,15 +1,22 @@
 """The roots of a scan: what each of them is, and one walk over all."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from dicomdl.errors import HeaderError, PixelError, UsageError
+from dicomdl.errors import HeaderError, PixelError, StorageError, UsageError
 from dicomdl.headers.dicomdir import referenced_files
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 from dicomdl.jobs.store_roots import add_stores, checked_url, is_table
-from dicomdl.storage.archives import OTHER_ENDINGS, has_ending, list_members
+from dicomdl.storage.archives import (
+    OTHER_ENDINGS,
+    compressed_bytes,
+    copy_archive,
+    has_ending,
+    list_members,
+)
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
 from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined
@@ -44,6 +51,7 @@ class Known(NamedTuple):
 class Walking:
     """Options of a walk over roots.
 
+    `copy_archives` copies zips with compressed members to the cache folder.
     `known` has the archives that the last scan read, by their location. One that is in the same
     state, of which the first `compared` entries count, is not opened again.
     """
@@ -55,6 +63,7 @@ class Walking:
     compared: int = 4
     known: Mapping[bytes, Known] = field(default_factory=dict)
     storage_options: Mapping[str, Any] = field(default_factory=dict)
+    copy_archives: bool = False
 
 
 def checked_roots(given: Any) -> list[Root]:
@@ -144,13 +153,15 @@ def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int
     if key in seen:
         return
     seen.add(key)
+    limits = ArchiveLimits(walking.limits.members, walking.limits.inflated_bytes)
     known = walking.known.get(path)
     if known and known.members[0][1][1 : walking.compared] == state[1 : walking.compared]:
         for number, (location, before) in enumerate(known.members):
             found.add(location, (before[0], *state[1:]), (*key, number))
         found.hidden_in_archives.extend(known.hidden)
+        if walking.copy_archives:
+            _copy_archive(path, limits)
         return
-    limits = ArchiveLimits(walking.limits.members, walking.limits.inflated_bytes)
     try:
         now, members = list_members(os.fsdecode(path), limits)
     except PixelError as error:
@@ -159,6 +170,34 @@ def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int
         found.refuse(path, "unreadable", f"cannot be read: {error.strerror}", state)
     else:
         _add_members(members, found, now, key)
+        if walking.copy_archives:
+            _copy_archive(path, limits)
+
+
+def _copy_archive(path: bytes, limits: ArchiveLimits) -> None:
+    """Copy an archive that was listed.
+
+    Raises
+    ------
+    StorageError
+        The archive inflates too far, or the cache folder cannot take the copy.
+    """
+    try:
+        copy_archive(os.fsdecode(path), limits)
+    except (PixelError, OSError) as error:
+        words = error.strerror if isinstance(error, OSError) else error
+        raise StorageError(f"{os.fsdecode(path)!r} cannot be copied: {words}") from error
+
+
+def compressed_roots(roots: Iterable[str]) -> dict[str, int]:
+    """Return the roots that are compressed zips without a copy, and the bytes of their members."""
+    found = {}
+    for root in roots:
+        if not is_url(root) and has_ending(root):
+            with contextlib.suppress(PixelError, OSError):
+                if size := compressed_bytes(absolute(root)):
+                    found[root] = size
+    return found
 
 
 def _add_members(

@@ -82,6 +82,7 @@ def scan(
     storage_options: Mapping[str, Any] | None = None,
     concurrency: int = CONCURRENCY,
     archives: bool = False,
+    copy_archives: bool = False,
     texts: bool = True,
 ) -> Index:
     """Index every DICOM file in some folders and archives.
@@ -154,6 +155,11 @@ def scan(
         .tar.zst). Archives that are roots are read always. Members that are stored, and those of a
         .tar, are read in place. Compressed members are inflated when they are read, and a
         compressed tar is copied once to the user's cache folder.
+    copy_archives
+        Copy zips with compressed members once to the user's cache folder, without compression. All
+        processes of this user read from the copy while it exists (``dicomdl cache clear`` removes
+        it) and the archive is unchanged: as fast as from a stored zip, instead of inflating whole
+        members for each patch.
     texts
         Whether the index holds free texts, which may name a person: Study and Series Description,
         Protocol Name, Contrast/Bolus Agent, and labels of annotations. Without them the columns are
@@ -203,6 +209,7 @@ def scan(
         storage_options=storage_options,
         concurrency=concurrency,
         archives=archives,
+        copy_archives=copy_archives,
         texts=texts,
     )
     if begun.is_unchanged:
@@ -250,6 +257,7 @@ def begin(
     storage_options: Mapping[str, Any] | None = None,
     concurrency: int = CONCURRENCY,
     archives: bool = False,
+    copy_archives: bool = False,
     texts: bool = True,
 ) -> Begun:
     """Check the arguments of `scan`, walk over the roots, and compare with the last scan."""
@@ -286,7 +294,9 @@ def begin(
     # A moved file has another change time.
     compared = COMPARED if strict_files and not move else COMPARED_IF_MOVED
     known = _known_archives(old, checked, archives)
-    walking = Walking(follow_links, archives, limits, target, compared, known, stores)
+    walking = Walking(
+        follow_links, archives, limits, target, compared, known, stores, copy_archives
+    )
     walked = walk_roots(checked, walking)
     reading = Reading(extra, bool(pixel_hash), limits, concurrency, declared())
     if old is not None and not move and _unchanged(walked, old):

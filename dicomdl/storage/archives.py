@@ -9,15 +9,17 @@ own size: a changed archive refuses all of its members.
 import contextlib
 import errno
 import functools
+import io
 import os
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from dicomdl.errors import PixelError, StorageError
 from dicomdl.storage import copies
-from dicomdl.storage._tars import inflated_pieces, opener_of, read_tar
+from dicomdl.storage._tars import MOST_EXPANSION, inflated_pieces, opener_of, read_tar
 from dicomdl.storage._zips import Inflating, packed_range, read_zip
 from dicomdl.storage.directory import (
     STORED,
@@ -103,11 +105,17 @@ class Archive:
     __slots__ = ("_located", "directory", "handle", "is_whole", "location", "state")
 
     def __init__(
-        self, location: str, handle: Handle, state: State, limits: ArchiveLimits = _ANY
+        self,
+        location: str,
+        handle: Handle,
+        state: State,
+        limits: ArchiveLimits = _ANY,
+        *,
+        is_copy: bool = False,
     ) -> None:
         self.location, self.state = location, state
         # Whether every member is in the directory that may be read under any limits.
-        self.is_whole = limits == _ANY
+        self.is_whole = limits == _ANY and not is_copy
         opener = opener_of(handle.read_at(0, _START_BYTES))
         if opener is not None:
             pieces = functools.partial(inflated_pieces, handle, opener, limits)
@@ -269,7 +277,7 @@ def open_member(location: Location, path: str, expected: Source | None = None) -
     except FileNotFoundError:
         if archive.is_whole:
             raise
-    # A scan has left out what is beyond its limits.
+    # A scan has left out what is beyond its limits, and a copy what is damaged.
     archive = _archives.of(
         (location.whole, state, "whole"), lambda: _opened(location.whole, state, _ANY)
     )
@@ -277,7 +285,19 @@ def open_member(location: Location, path: str, expected: Source | None = None) -
 
 
 def _whole_archive(path: str, state: State) -> Archive:
-    return _archives.of((path, state), lambda: _opened(path, state, _ANY))
+    return _archives.of((path, state), lambda: _copy(path, state) or _opened(path, state, _ANY))
+
+
+def _copy(path: str, state: State) -> Archive | None:
+    """Open the copy without compression of an archive; None if `copy_archive` made none."""
+    found = copies.find(Source(path, *state))
+    if found is None:
+        return None
+    try:
+        return Archive(path, _ArchiveFile(found), state, is_copy=True)
+    except (OSError, PixelError):
+        # Another process has removed it meanwhile.
+        return None
 
 
 def _opened(path: str, state: State, limits: ArchiveLimits) -> Archive:
@@ -325,6 +345,104 @@ def verify_member(source: Source) -> bool:
         if isinstance(handle, Stored):
             handle.require_checksum(crc)
         return isinstance(handle, Stored)
+
+
+# --- copies without compression ---------------------------------------------------------------
+
+
+def compressed_bytes(path: str) -> int:
+    """Return the bytes that the compressed members of a zip have; 0 where a copy is read.
+
+    Raises OSError or PixelError for an archive that cannot be read.
+    """
+    state = state_of(os.stat(path))
+    archive = _whole_archive(path, state)
+    if not archive.directory.is_zip:
+        return 0
+    return sum(member.size for member in archive.directory if member.method != STORED)
+
+
+def copy_archive(path: str, limits: ArchiveLimits) -> None:
+    """Copy a zip with compressed members to the cache folder, without compression.
+
+    Every process reads its members from there while the copy exists and the archive is in the same
+    state. Members that are damaged stay in the archive alone. Other archives are left as they are.
+
+    Raises
+    ------
+    PixelError
+        The archive cannot be read. Attribute `reason`.
+    StorageError
+        The cache folder cannot take the copy.
+    OSError
+        The system refuses the archive.
+    """
+    if not compressed_bytes(path):
+        return
+    state = state_of(os.stat(path))
+    archive = _opened(path, state, _ANY)
+    members, most = (
+        list(archive.directory),
+        max(limits.inflated_bytes, MOST_EXPANSION * archive.handle.size),
+    )
+    size = sum(member.size for member in members)
+    if size > most:
+        raise unreadable(
+            "inflates_too_far",
+            f"the members have {size} bytes in an archive of {archive.handle.size}, up to {most} "
+            "are copied: if it is sound, scan(limits=ReadLimits(inflated_bytes=...)), or unpack it",
+        )
+    copies.copy_of(Source(path, *state), lambda: _stored_zip(archive, members))
+    # The next member is opened in the copy.
+    _archives.drop(lambda key: key[0] == path)
+
+
+def _stored_zip(archive: Archive, members: Sequence[Member]) -> Iterator[bytes]:
+    """Yield the bytes of a zip of members without compression."""
+    sink = _Sink()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as made:
+        for member in members:
+            try:
+                pieces = _checked_pieces(archive, member)
+                info = zipfile.ZipInfo(member.name.encode().decode())
+            except (PixelError, UnicodeEncodeError):
+                continue
+            with made.open(info, "w", force_zip64=True) as file:
+                for piece in pieces:
+                    file.write(piece)
+                    yield sink.taken()
+    yield sink.taken()
+
+
+def _checked_pieces(archive: Archive, member: Member) -> Iterable[bytes]:
+    """Return the bytes of a member; raise PixelError if it is damaged before the first of them."""
+    location = joined(archive.location, member.name)
+    handle = archive.open(member.name, location)
+    if member.size <= _MOST_IN_MEMORY:
+        return [handle.read_at(0, member.size)]
+    verify_member(archive.source(member))
+    if isinstance(handle, Inflated):
+        return handle.pieces()
+    return (handle.read_at(at, _PIECE_BYTES) for at in range(0, member.size, _PIECE_BYTES))
+
+
+class _Sink(io.RawIOBase):
+    """A file that is written only, and whose bytes are taken piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        data, self._pieces = b"".join(self._pieces), []
+        return data
 
 
 # --- the members of an archive, for a scan --------------------------------------------------------

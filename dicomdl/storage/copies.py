@@ -53,12 +53,28 @@ def copy_of(source: Source, pieces: Callable[[], Iterable[bytes]]) -> str:
     """
     folder = cache_folder(PART)
     require_private(folder)
-    text = "\0".join(map(str, source))
-    key = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    key = _key(source)
     if (found := _found(folder, key)) is not None:
         return found
     with locks.alone(os.path.join(folder, f"{key}.lock"), _WAIT_S):
         return _found(folder, key) or _made(folder, key, pieces())
+
+
+def find(source: Source) -> str | None:
+    """Return the path of the copy of a source; None if there is none that may be used."""
+    folder = os.path.join(cache_root(), PART)
+    if not os.path.isdir(folder):
+        return None
+    try:
+        require_private(folder)
+        return _found(folder, _key(source))
+    except StorageError:
+        return None
+
+
+def _key(source: Source) -> str:
+    text = "\0".join(map(str, source))
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _found(folder: str, key: str) -> str | None:

@@ -21,12 +21,13 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
 import dicomdl
+from dicomdl.cli.main import main
 from dicomdl.errors import FileChanged, UsageError
 from dicomdl.headers.reader import HeaderReader
 from dicomdl.index.schema import STATE_COLUMNS, TABLES
 from dicomdl.index.stored_generation import StoredGeneration, read_manifest
 from dicomdl.jobs import engine as engine_module
-from dicomdl.storage import memory
+from dicomdl.storage import kept, memory
 
 RLE = "1.2.840.10008.1.2.5"
 
@@ -442,3 +443,29 @@ def test_a_root_of_another_kind_is_refused_with_what_to_do(tmp_path: Path) -> No
     (tmp_path / "a.rar").write_bytes(b"Rar!")
     with pytest.raises(UsageError, match="unpack it"):
         scan(tmp_path / "a.rar", tmp_path / "i")
+
+
+def test_a_compressed_zip_is_copied_once_and_has_the_same_tables(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_series(folder / "ct", shape=(5, 16, 12))
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((folder / "ct").iterdir()):
+            archive.write(file, f"ct/{file.name}")
+    before = dicomdl.scan(path, tmp_path / "before", progress=False)
+    volume = dicomdl.read_volume(before.stacks[0]).array
+    words = [str(path), "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(["scan", *words]) == 0
+    assert "--copy-archives copies it once" in capsys.readouterr().out
+    # Also where nothing is read again.
+    assert main(["scan", "--copy-archives", *words]) == 0
+    assert "--copy-archives" not in capsys.readouterr().out
+    assert kept.show_kept()[1].files == 1
+    after = dicomdl.open_index(tmp_path / "out")
+    for name in ("files", "frames", "stacks"):
+        assert before.to_pandas(name).equals(after.to_pandas(name))
+    memory.clear()
+    assert np.array_equal(dicomdl.read_volume(after.stacks[0]).array, volume)

@@ -283,3 +283,87 @@ def test_a_directory_of_a_hundred_thousand_members_takes_little_memory(tmp_path:
     held = memory.report()["archives"]
     assert held / 20_000 < 120 + 20
     assert open_path(f"{path}//series/7/1.2.840.113619.2.55.3.107.dcm").size == 0
+
+
+# --- copies without compression -------------------------------------------------------------------
+
+
+def only_copy(tmp_path: Path) -> Path:
+    (copy,) = (path for path in (tmp_path / "cache" / "archives").glob("*.copy"))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["deflated.zip", "bzip2.zip", "lzma.zip"])
+def test_members_of_a_copied_zip_are_read_in_place_and_keep_their_state(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = MADE[name](tmp_path / name)
+    before = {key: look_up(Source(f"{path}//{key}")) for key in FILES}
+    assert archives.compressed_bytes(str(path)) == sum(map(len, FILES.values()))
+    archives.copy_archive(str(path), LIMITS)
+    assert archives.compressed_bytes(str(path)) == 0
+    # A process that has not made the copy finds it.
+    memory.clear()
+    monkeypatch.setattr(archives, "Inflating", None)
+    for key, data in FILES.items():
+        source = look_up(Source(f"{path}//{key}"))
+        assert source == before[key]
+        with opened(source) as handle:
+            assert read_range(handle, 0, len(data)) == data
+    with zipfile.ZipFile(only_copy(tmp_path)) as copy:
+        assert copy.testzip() is None
+        assert {info.compress_type for info in copy.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_a_zip_without_compression_and_a_tar_are_not_copied(tmp_path: Path) -> None:
+    for name in ("stored.zip", "plain.tar"):
+        archives.copy_archive(str(MADE[name](tmp_path / name)), LIMITS)
+    assert not (tmp_path / "cache" / "archives").exists()
+
+
+def test_a_changed_archive_refuses_although_its_copy_is_there(tmp_path: Path) -> None:
+    path = MADE["deflated.zip"](tmp_path / "set.zip")
+    source = look_up(Source(f"{path}//a.dcm"))
+    archives.copy_archive(str(path), LIMITS)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.dcm", b"\1" * 10_240)
+    with pytest.raises(FileChanged), opened(source):
+        pass
+    with opened(Source(source.path)) as handle:
+        assert read_range(handle, 0, 3) == b"\1\1\1"
+
+
+def test_without_its_copy_a_zip_is_inflated_again(tmp_path: Path) -> None:
+    path = MADE["deflated.zip"](tmp_path / "set.zip")
+    archives.copy_archive(str(path), LIMITS)
+    copies.clear()
+    memory.clear()
+    with opened(Source(f"{path}//a.dcm")) as handle:
+        assert read_range(handle, 0, 256) == bytes(range(256))
+
+
+def test_a_damaged_member_stays_in_its_archive(tmp_path: Path) -> None:
+    path = MADE["deflated.zip"](tmp_path / "set.zip")
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("a.dcm").header_offset + 40
+    data = bytearray(path.read_bytes())
+    data[start : start + 20] = bytes(20)
+    path.write_bytes(data)
+    archives.copy_archive(str(path), LIMITS)
+    with zipfile.ZipFile(only_copy(tmp_path)) as copy:
+        assert sorted(copy.namelist()) == sorted(FILES.keys() - {"a.dcm"})
+    memory.clear()
+    with opened(Source(f"{path}//s1/b.dcm")) as handle:
+        assert read_range(handle, 69_999, 4) == b"\0end"
+    with pytest.raises(PixelError, match="damaged"), opened(Source(f"{path}//a.dcm")) as handle:
+        read_range(handle, 0, handle.size)
+
+
+def test_a_zip_that_inflates_too_far_is_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            archive.writestr(str(number), bytes(2**20))
+    with pytest.raises(PixelError, match="are copied: if it is sound"):
+        archives.copy_archive(str(path), ArchiveLimits(10, 2**20))
+    assert not list((tmp_path / "cache" / "archives").glob("*"))
