@@ -59,7 +59,12 @@ def test_sdist_and_wheel_hold_the_package_and_nothing_else(tmp_path: Path) -> No
     assert {"dicomdl/py.typed", "dicomdl/values/presets.toml", "dicomdl/__init__.pyi"} < package
     info = f"dicomdl-{dicomdl.__version__}.dist-info/"
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {name for name in held if not name.startswith(info)} == package
+    recipes = {
+        f"dicomdl/jobs/recipes/shipped/{path.name}"
+        for path in (ROOT / "configs/recipes").glob("*.yaml")
+    }
+    assert len(recipes) >= 9
+    assert {name for name in held if not name.startswith(info)} == package | recipes
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert package | {"pyproject.toml", "LICENSE", "CITATION.cff", "tests/conftest.py"} <= packed

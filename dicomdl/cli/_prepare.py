@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
-from dicomdl.cli._scan import add_parts
+from dicomdl.cli._scan import add_parts, scheduler_of
 from dicomdl.errors import UsageError
 
 
@@ -76,10 +76,15 @@ def run(given: argparse.Namespace) -> int:
         changes.append(f"output.parts={given.parts}")
     options: dict[str, Any] = {"changes": changes, "overwrite": given.overwrite}
     options |= {"workers": given.workers, "progress": progress}
-    if given.plan:
-        from dicomdl.jobs.prepare import plan_prepare
+    if given.plan or given.engine == "dask":
+        from dicomdl.jobs.prepare import merge_parts, plan_prepare
 
         plan = plan_prepare(given.recipe, given.out, given.data, work=given.work, **options)
+        if given.engine == "dask":
+            from dicomdl.jobs.clusters import complete_by_dask
+
+            complete_by_dask(plan, scheduler_of(given))
+            return _printed(given, merge_parts(plan.folder, overwrite=given.overwrite))
         if given.json:
             print(json.dumps({"work": plan.folder, "partitions": len(plan)}))
         else:

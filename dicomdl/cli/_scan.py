@@ -117,6 +117,14 @@ def add_parts(command: argparse.ArgumentParser, out: str) -> None:
         "--parts", type=int, metavar="N", help="number of partitions of --plan (default: by size)"
     )
     group.add_argument(
+        "--engine",
+        choices=("local", "dask"),
+        default="local",
+        help="what makes the parts: processes of this machine, or a cluster of Dask, which shares "
+        "the folder; it plans and merges, too (default: %(default)s)",
+    )
+    group.add_argument("--scheduler", metavar="URL", help="scheduler of Dask, tcp://host:8786")
+    group.add_argument(
         "--work",
         metavar="FOLDER",
         help=f"folder that the processes share (default: .{out}.parts beside {out})",
@@ -171,7 +179,7 @@ def run(given: argparse.Namespace) -> int:
         "concurrency": given.concurrency,
     }
     progress = not (given.quiet or given.json)
-    if given.plan or given.part or given.merge:
+    if given.plan or given.part or given.merge or given.engine == "dask":
         return _run_stage(given, options, progress=progress)
     from dicomdl.jobs.scan import scan
 
@@ -188,10 +196,15 @@ def _run_stage(given: argparse.Namespace, options: dict[str, Any], *, progress: 
     if given.out is None or given.move:
         raise UsageError("a scan in parts needs out=, and cannot move an index")
     work = given.work or work_folder(given.out)
-    if given.plan:
+    if given.plan or given.engine == "dask":
         if not given.roots:
             raise UsageError("name a folder to scan")
         plan = plan_scan(given.roots, given.out, work=work, parts=given.parts, **options)
+        if given.engine == "dask":
+            from dicomdl.jobs.clusters import complete_by_dask
+
+            complete_by_dask(plan, scheduler_of(given))
+            return _printed(given, merge_scan(work), given.roots)
         if given.json:
             print(json.dumps({"work": plan.folder, "partitions": len(plan)}))
         else:
@@ -206,6 +219,13 @@ def _run_stage(given: argparse.Namespace, options: dict[str, Any], *, progress: 
         return FINE
     index = merge_scan(work)
     return _printed(given, index, index.manifest["options"]["roots"])
+
+
+def scheduler_of(given: argparse.Namespace) -> str:
+    """Return the scheduler of Dask."""
+    if given.scheduler is None:
+        raise UsageError("--engine dask needs --scheduler, such as tcp://host:8786")
+    return str(given.scheduler)
 
 
 def _printed(given: argparse.Namespace, index: Any, roots: list[str]) -> int:

@@ -26,6 +26,7 @@ from dicomdl.jobs.recipes.named import recipe_path
 from dicomdl.jobs.recipes.places import within
 from dicomdl.jobs.recipes.reading import plain_values, read_recipe
 from dicomdl.jobs.recipes.recipe import Recipe
+from dicomdl.jobs.repairing import repaired
 from dicomdl.jobs.scan import scan
 from dicomdl.jobs.scan_parts import work_folder
 from dicomdl.labels.source import LABEL_KINDS
@@ -271,7 +272,7 @@ def _index(order: _Order, workers: int | None, *, progress: bool) -> Index:
     """Scan the sources of a recipe."""
     sources = order.recipe.sources
     roots = [within(order.data, root) for root in sources.roots]
-    return scan(
+    index = scan(
         roots,
         within(order.data, sources.index) if sources.index else None,
         workers=workers,
@@ -284,6 +285,7 @@ def _index(order: _Order, workers: int | None, *, progress: bool) -> Index:
         texts=sources.texts,
         storage_options=sources.storage_options,
     )
+    return repaired(index, order.recipe.repairs)[0]
 
 
 def _state(order: _Order, index: Index) -> str:
@@ -374,6 +376,7 @@ def _ledger(
         found={**dict(index.ledger), **index.counts},
         problems=dict(index.problems.reasons()),
         left_out={**left_out, **exporter.left_out},
+        repaired=dict(index.manifest.get("repaired", {})),
         samples={},
     )
 

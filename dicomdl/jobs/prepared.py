@@ -50,6 +50,8 @@ class Prepared:
         The number of partitions.
     fingerprint
         The fingerprint of the data card; "" without one.
+    repaired
+        {repair of the recipe: number of frames}.
     """
 
     out: str
@@ -64,6 +66,7 @@ class Prepared:
     files: tuple[str, ...] = ()
     partitions: int = 0
     fingerprint: str = ""
+    repaired: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -82,6 +85,9 @@ class Prepared:
         lines = [f"{word[self.status]}: {self.name}, {total} ({parts}) for {self.to} in {self.out}"]
         lines.append(f"  found     {', '.join(counted(n, name) for name, n in kinds.items())}")
         lines += [f"  left out  {counted(n, 'stacks')}: {why}" for why, n in self.left_out.items()]
+        lines += [
+            f"  repaired  {counted(n, 'frames')}: {repair}" for repair, n in self.repaired.items()
+        ]
         lines += [
             f"  problem   {counted(n, 'files')}: {reason}" for reason, n in self.problems.items()
         ]

@@ -43,7 +43,7 @@ from dicomdl.storage.objects import declare, has_queries
 KIND: Final = "scan"
 # Files per partition, unless their number is given.
 _FILES: Final = 4 * CHUNK_FILES
-_TARGET: Final = "dicomdl.jobs.scan_parts:answering"
+TARGET: Final = "dicomdl.jobs.scan_parts:answering"
 
 
 def work_folder(out: str | os.PathLike[str]) -> str:
@@ -137,7 +137,7 @@ def make_scan(
     task = ScanTask(partitions.read_plan(work, KIND))
     numbers = partitions.chosen(task.plan, part)
     supervisor.complete(
-        task, _TARGET, {"folder": work}, numbers, workers, progress=progress, desc="reading headers"
+        task, TARGET, {"folder": work}, numbers, workers, progress=progress, desc="reading headers"
     )
     counts = {"partitions": len(numbers), "files": 0, "frames": 0, "problems": 0}
     for number in numbers:

@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import numpy as np
+
+from dicomdl.arrays import Values
 from dicomdl.errors import DicomdlWarning, EmptySelection, UsageError
+from dicomdl.geometry.linking import READABLE_STATUSES
 from dicomdl.index.filtering import selected
 from dicomdl.index.index import Index
 from dicomdl.index.saved_splits import SavedSplit, load_split
@@ -15,6 +19,7 @@ from dicomdl.index.views import Stack
 from dicomdl.jobs.exports.options import ExportOptions
 from dicomdl.jobs.recipes.places import within
 from dicomdl.jobs.recipes.recipe import Labels, Recipe, SplitRule
+from dicomdl.labels.read import read_labels
 from dicomdl.labels.source import LABEL_KINDS, LabelSource
 from dicomdl.values.normalisation import Clip, MinMax, ZScore
 from dicomdl.values.windows import Percentile, Window
@@ -162,10 +167,33 @@ def intensity_of(given: Any) -> Any:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A label map of a stack: 1 where at least `least` of its objects of a kind cover a voxel."""
+
+    kind: str
+    least: int
+
+    def __call__(self, stack: Stack) -> Values:
+        """Return the label map, uint8 (slices, rows, columns)."""
+        covering = np.zeros(stack.shape, dtype=np.uint16)
+        for annotation in stack.annotations:
+            if annotation.kind == self.kind and annotation.status in READABLE_STATUSES:
+                covering += read_labels(stack, annotation).array > 0
+        return (covering >= self.least).astype(np.uint8)
+
+
 def _labels(labels: Labels | None, folder: str) -> LabelSource | None:
     if labels is None:
         return None
     options = {f.name: getattr(labels, f.name) for f in fields(labels)}
+    least = options.pop("agreeing")
+    if least is not None:
+        if labels.source not in LABEL_KINDS or least < 1:
+            raise UsageError(
+                f"labels: agreeing={least} is for {' and '.join(LABEL_KINDS)}, from 1 on"
+            )
+        return LabelSource(**{**options, "source": Agreement(labels.source, least)})
     if labels.source not in LABEL_KINDS:
         options["source"] = within(folder, labels.source)
     return LabelSource(**options)

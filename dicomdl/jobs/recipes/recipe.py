@@ -71,7 +71,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels of voxels; as for `LabelSource`."""
+    """Labels of voxels; as for `LabelSource`.
+
+    Attributes
+    ----------
+    agreeing
+        For stacks with several objects, such as one per reader: label 1 is where at least so many
+        of them cover a voxel. Stacks without any object have no label 1.
+    """
 
     source: str
     segments: list[str] | dict[str, Any] | None = None
@@ -83,6 +90,7 @@ class Labels:
     label_dtype: str | None = None
     unlabelled: bool = False
     on_missing: Literal["raise", "skip", "unlabelled"] = "skip"
+    agreeing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +189,10 @@ class Recipe:
         Of the data set, for its card.
     sources
         What is scanned.
+    repairs
+        "signed_ct": CT of 12 bits that claim to be unsigned, with an intercept above -100, hold
+        signed values: no air has a value otherwise. They are read as signed; the ledger counts
+        them.
     select
         Conditions, as of `dicomdl show --where`; all must hold. Those that name columns of tables
         are applied after the tables.
@@ -207,6 +219,7 @@ class Recipe:
     name: str
     description: str = ""
     sources: Sources = field(default_factory=Sources)
+    repairs: tuple[Literal["signed_ct"], ...] = ()
     select: tuple[str, ...] = ()
     stacks: Stacks = field(default_factory=Stacks)
     tables: tuple[Table, ...] = ()
