@@ -1,5 +1,7 @@
 """The NIfTI references of the corpus equal our volumes, and the oracle detects errors."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import dicomdl
 
 nib = pytest.importorskip("nibabel", reason="needs nibabel (extra `test`)")
 
+from oracles import dcm2niix_volumes  # noqa: E402
 from oracles.nifti_references import RAS_TO_LPS, Reference, Row, find, references  # noqa: E402  (it imports nibabel)
 
 pytestmark = pytest.mark.slow
@@ -150,3 +153,35 @@ def test_every_nifti_reference_of_the_corpus_is_one_of_our_volumes(corpus: Path)
     matched, total, listed, _ = ran.stdout.splitlines()[-1].replace("/", " ").split()
     assert int(matched) + int(listed) == int(total) == len(references(corpus))
     assert int(matched) >= 75
+
+
+def test_every_volume_of_dcm2niix_is_ours_or_has_a_reason_that_holds(corpus: Path) -> None:
+    if shutil.which("dcm2niix") is None:
+        pytest.skip("needs dcm2niix (pip install dcm2niix)")
+    script = Path(dcm2niix_volumes.__file__)
+    ran = subprocess.run(
+        [sys.executable, str(script), str(corpus)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert "UNEXPLAINED" not in ran.stdout
+    equal = re.search(r"(\d+) of \d+ volumes equal", ran.stdout)
+    assert equal
+    assert int(equal[1]) >= 170
+
+
+def test_the_oracle_of_dcm2niix_does_not_explain_errors(folder: Path, tmp_path: Path) -> None:
+    made = dcm2niix_volumes.ours(folder, tmp_path)
+    ((uid, own),) = made.images.items()
+    assert {dcm2niix_volumes.outcome(each, uid, made) for each in own} == {"equal"}
+    first, moved = own[0], own[0].affine.copy()
+    moved[0, 3] += 1
+    damaged = first.values.copy()
+    damaged[0, 0, 0] += 1
+    wrong = [
+        dcm2niix_volumes.Image("flipped", first.values[::-1], first.affine),
+        dcm2niix_volumes.Image("moved", first.values, moved),
+        dcm2niix_volumes.Image("damaged", damaged, first.affine),
+        dcm2niix_volumes.Image("scaled", first.values * 2, first.affine),
+    ]
+    found = {each.name: dcm2niix_volumes.outcome(each, uid, made) for each in wrong}
+    assert found == {"flipped": "", "moved": "", "damaged": "", "scaled": ""}
