@@ -1,30 +1,40 @@
 """The dataset of shards: samples that an export wrote, by one ranged read each."""
 
+import contextlib
 import functools
 import io
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dicomdl.arrays import Ints, Values
+from dicomdl.arrays import Float32, Ints, Values
 from dicomdl.datasets._options import OnError, Policy
 from dicomdl.datasets.base import SampleDataset, Transform
 from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.transport.images import new_array
+from dicomdl.datasets.worker import is_worker
 from dicomdl.errors import EmptySelection, PixelError, TruncatedPixels, UsageError
 from dicomdl.index.shard_manifests import ShardManifest, ShardRow
 from dicomdl.index.text import counted
-from dicomdl.storage.sources import Source, opened, read_range
+from dicomdl.storage.sources import Handle, Source, opened, read_exactly, read_range
+from dicomdl.storage.system import available_cores
 
 _NPY: Final = ".npy"
-_IMAGE: Final = "image"
+_IMAGE: Final = "image.npy"
+_DTYPES: Final = ("int16", "float16", "float32")
 # Bytes that hold the header of an array of ours.
 _HEADER_BYTES: Final = 2**10
+_BLOCK_BYTES: Final = 2**19
+# A thread is worth its start for so many bytes of an image.
+_LEAST_PER_THREAD: Final = 2**22
 
 
 class ShardDataset(SampleDataset):
@@ -178,34 +188,41 @@ class ShardDataset(SampleDataset):
     def _make(self, row: int, epoch: int | None) -> Sample:
         del epoch
         place = self._manifest.row(int(self._rows[row]))
-        data = self._read(place)
-
-        def member(kind: str) -> memoryview:
-            start, length = place.members[kind]
-            return data[start - place.offset : start - place.offset + length]
-
+        start, length = place.members[_IMAGE]
         try:
+            with self._opened(place) as handle:
+                image = _Stored.of(read_range(handle, start, min(length, _HEADER_BYTES)), place)
+                # The members behind the image.
+                rest = memoryview(
+                    read_range(handle, start + length, place.offset + place.bytes - start - length)
+                )
+
+            def member(kind: str) -> memoryview:
+                first = place.members[kind][0] - start - length
+                return rest[first : first + place.members[kind][1]]
+
             told = json.loads(bytes(member("json")))
             if told["key"] != place.key:
                 raise ValueError("it has another sample in this place")
-            arrays = {
-                kind.removesuffix(_NPY): _array(member(kind))
+            tensors = {
+                kind.removesuffix(_NPY): torch.from_numpy(_array(member(kind)).copy())
                 for kind in place.members
-                if kind.endswith(_NPY)
+                if kind.endswith(_NPY) and kind != _IMAGE
             }
-            stored = arrays.pop(_IMAGE)
-            image = new_array(stored.shape, np.float32)
-            image[...] = stored
-            tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
             tensors |= {name: _tensor(each) for name, each in told["arrays"].items()}
-            return Sample(image=torch.from_numpy(image), row=row, **told["values"], **tensors)
+            values = new_array(image.shape, np.float32)
+            self._fill(values.reshape(-1), image, place)
+            return Sample(image=torch.from_numpy(values), row=row, **told["values"], **tensors)
         except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, PixelError):
+                raise
             raise PixelError(
                 f"the shard {place.shard!r} is not the one of the manifest: {error}; export again"
             ) from error
 
-    def _read(self, place: ShardRow) -> memoryview:
-        """Return the bytes of a sample, by one read."""
+    @contextlib.contextmanager
+    def _opened(self, place: ShardRow) -> Iterator[Handle]:
+        """Open the shard of a sample, of the size that the manifest says."""
         expected = int(self._manifest.facts["shards"][place.shard]["bytes"])
         with opened(Source(os.path.join(self.folder, place.shard))) as handle:
             if handle.size != expected:
@@ -213,7 +230,25 @@ class ShardDataset(SampleDataset):
                     f"the shard {place.shard!r} has {handle.size} bytes, expected {expected}: copy "
                     "it again, or export again"
                 )
-            return memoryview(read_range(handle, place.offset, place.bytes))
+            yield handle
+
+    def _fill(self, values: Float32, image: "_Stored", place: ShardRow) -> None:
+        """Read an image into flat float32 values, by all cores outside of workers."""
+        threads = 1 if is_worker() else available_cores()
+        threads = max(1, min(threads, values.nbytes // _LEAST_PER_THREAD))
+        bounds = np.linspace(0, values.size, threads + 1).astype(np.int64)
+
+        def span(number: int) -> None:
+            # A handle per thread: some systems read at a place by seeking to it.
+            with self._opened(place) as handle:
+                image.read(handle, values, int(bounds[number]), int(bounds[number + 1]))
+
+        if threads == 1:
+            span(0)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(span, number) for number in range(threads)]:
+                done.result()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -226,15 +261,55 @@ class ShardDataset(SampleDataset):
         return f"ShardDataset({counted(len(self), 'volumes')}{told})"
 
 
-def _array(data: memoryview) -> npt.NDArray[Any]:
-    """Return the read-only array of a member in the format of NumPy; raise a ValueError."""
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An image in a shard: the place of its values in the file, their dtype and shape."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, head: bytes, place: ShardRow) -> "_Stored":
+        """Return the image of a sample by the header of its array; raise a ValueError."""
+        length, dtype, shape = _header(memoryview(head))
+        start, size = place.members[_IMAGE]
+        if dtype.name not in _DTYPES or length + dtype.itemsize * math.prod(shape) != size:
+            raise ValueError(f"its image is {dtype} {shape} in {size} bytes")
+        return cls(start + length, dtype, shape)
+
+    def read(self, handle: Handle, values: Float32, start: int, stop: int) -> None:
+        """Read the values from `start` to `stop` as float32, a block at a time.
+
+        Blocks stay in the cache of the processor while they are converted. Torch converts float16
+        by instructions that NumPy does not use.
+        """
+        size = self.dtype.itemsize
+        if self.dtype == np.float32:
+            read_exactly(handle, values[start:stop], self.offset + start * size)
+            return
+        block = np.empty(min(stop - start, _BLOCK_BYTES // size), self.dtype)
+        for first in range(start, stop, len(block)):
+            part = block[: stop - first]
+            read_exactly(handle, part, self.offset + first * size)
+            torch.from_numpy(values[first : first + len(part)]).copy_(torch.from_numpy(part))
+
+
+def _header(data: memoryview) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
+    """Return length, dtype and shape of the header of an array of NumPy; raise a ValueError."""
     head = io.BytesIO(data[:_HEADER_BYTES])
     if np.lib.format.read_magic(head) != (1, 0):
         raise ValueError("an array has another format")
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(head)
     if is_fortran or dtype.kind not in "biuf":
         raise ValueError(f"an array is {dtype}")
-    return np.frombuffer(data[head.tell() :], dtype).reshape(shape)
+    return head.tell(), dtype, shape
+
+
+def _array(data: memoryview) -> npt.NDArray[Any]:
+    """Return the read-only array of a member in the format of NumPy; raise a ValueError."""
+    length, dtype, shape = _header(data)
+    return np.frombuffer(data[length:], dtype).reshape(shape)
 
 
 def _tensor(told: Mapping[str, Any]) -> torch.Tensor:
