@@ -46,6 +46,7 @@ from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.phi import check_phi as check_phi
 from .jobs.prepare import prepare as prepare
 from .jobs.reading import read_volume as read_volume
+from .jobs.report.making import report as report
 from .jobs.scan import scan as scan
 from .labels.read import read_labels as read_labels
 from .labels.source import LabelSource as LabelSource

@@ -27,6 +27,8 @@ _IN_SHELL: Final = (
     (r"\bname=", "--name "),
     (r"\bdtype='(\w+)'", r"--dtype \1"),
     (r"\blabels='(\w+)'", r"--labels \1"),
+    (r"\bsliders\b", "--sliders"),
+    (r"\bpictures=", "--pictures "),
     (r"\bmove=", "--move OLD NEW"),
     (r"\bwork=", "--work FOLDER"),
     (r"\bmake one with plan\b", "make one with --plan"),

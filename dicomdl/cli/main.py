@@ -20,6 +20,7 @@ from dicomdl.cli import (
     _export,
     _idc,
     _prepare,
+    _report,
     _scan,
     _show,
 )
@@ -67,7 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dicomdl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in (_scan, _show, _check, _convert, _export, _prepare, _card, _idc, _cache, _demo):
+    for command in (
+        _scan,
+        _show,
+        _check,
+        _report,
+        _convert,
+        _export,
+        _prepare,
+        _card,
+        _idc,
+        _cache,
+        _demo,
+    ):
         command.add(commands)
     return parser
 

@@ -51,6 +51,9 @@ class Worked:
         """Write every stack or group as a file: `dicomdl.convert` of this index."""
         export = dicomdl.export
         """Write the samples for another program: `dicomdl.export` of this index."""
+        report = dicomdl.report
+        """Write one page with pictures of every stack: `dicomdl.report` of this index."""
     else:
         convert = PublicFunction()
+        report = PublicFunction()
         export = PublicFunction()

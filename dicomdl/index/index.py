@@ -88,8 +88,9 @@ class Index(Dividable, Exportable, Plotted, Worked):
         What needs a person, a contact sheet, and tables for other programs.
     convert
         Files of volumes: `dicomdl.convert` of this index.
-    export
-        Samples for nnU-Net, WebDataset and others: `dicomdl.export` of this index.
+    export, report
+        Samples for nnU-Net, WebDataset and others, and one page with pictures: `dicomdl.export` and
+        `dicomdl.report` of this index.
 
     Examples
     --------

@@ -38,6 +38,12 @@ def patient_key_name() -> str:
     return hashlib.blake2b(_patient_key(), digest_size=8, person=b"key name").hexdigest()
 
 
+def keyed_digest(text: str) -> str:
+    """Return twelve hexadecimal digits for a text, by the same key: the text cannot be guessed."""
+    data = text.encode("utf-8", "surrogateescape")
+    return hmac.new(_patient_key(), data, hashlib.blake2b).hexdigest()[:12]
+
+
 def hash_patients(frames: Table) -> Table:
     """Replace PatientID of newly read frames by a keyed hash of 128 bits; blank stays blank."""
     key = _patient_key()

@@ -1,0 +1,1 @@
+"""The report: one page about an index, with pictures of its stacks."""
