@@ -8,7 +8,19 @@ from typing import Final
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "reference" / "cli.md"
 COMMANDS: Final = (
-    *("scan", "show", "check", "convert", "export", "prepare", "card", "idc", "cache", "demo"),
+    *(
+        "scan",
+        "show",
+        "check",
+        "report",
+        "convert",
+        "export",
+        "prepare",
+        "card",
+        "idc",
+        "cache",
+        "demo",
+    ),
 )
 HEAD: Final = """# Command line
 
@@ -24,6 +36,7 @@ dicomdl show demo.index --stacks --where modality=CT --where 'slices>=20'
 dicomdl scan demo                   # without -o: an index in the user's cache folder,
 dicomdl show demo                   # which the folder's own name finds
 dicomdl check demo.index            # what needs a person, and why
+dicomdl report demo.index -o report.html  # one page, with pictures of every stack
 dicomdl check --pixels demo.index   # compares two decoders; --sample all
 # moved data: reads no header again
 dicomdl scan --move /data/demo /scratch/demo -o demo.index

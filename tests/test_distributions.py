@@ -54,9 +54,10 @@ def test_sdist_and_wheel_hold_the_package_and_nothing_else(tmp_path: Path) -> No
     package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "dicomdl").rglob("*")
-        if path.suffix in (".py", ".pyi", ".toml", ".typed")
+        if path.suffix in (".py", ".pyi", ".toml", ".typed", ".html", ".css", ".js")
     }
     assert {"dicomdl/py.typed", "dicomdl/values/presets.toml", "dicomdl/__init__.pyi"} < package
+    assert {f"dicomdl/jobs/report/page.{kind}" for kind in ("html", "css", "js")} < package
     info = f"dicomdl-{dicomdl.__version__}.dist-info/"
     held = set(zipfile.ZipFile(wheel).namelist())
     recipes = {

@@ -4,6 +4,7 @@ A plane across the slices needs one line per slice, so that 64 slices show a sta
 Slices lie in the picture where the header puts them: gaps stay black.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -185,10 +186,7 @@ class _Frames:
 
     def take(self, number: int, *, line: bool, whole: bool) -> None:
         """Read one slice."""
-        array, padding = read_converted(
-            [self.stack.source(number)], self._conversions[number : number + 1], how=self._how
-        )
-        frame, mask = array[0], None if padding is None else padding[0]
+        frame, mask = self._read(number)
         thin = (slice(None, None, self._thin),) * 2
         values = frame[thin]
         self._samples.append(values[~mask[thin]] if mask is not None else values.reshape(-1))
@@ -203,6 +201,25 @@ class _Frames:
             self._lines[2].append(
                 (frame[:, column].copy(), None if mask is None else mask[:, column].copy())
             )
+
+    def _read(self, number: int) -> tuple[Values, Mask | None]:
+        """Return a slice and its padding.
+
+        A decoder that halves rows and columns mixes padding with the image beside it. A small
+        picture may show that; decoding at full size for an exact edge takes many times as long.
+        """
+        conversion = self._conversions[number]
+        ends, mixes = conversion.padding, self._how.reduce and conversion.table is None
+        if ends is None or not mixes:
+            read = read_converted([self.stack.source(number)], [conversion], how=self._how)
+            return read.array[0], None if read.padding is None else read.padding[0]
+        plain = dataclasses.replace(conversion, padding=None)
+        frame = read_converted([self.stack.source(number)], [plain], how=self._how).array[0]
+        low, high = sorted(
+            conversion.rescale.slope * e + conversion.rescale.intercept for e in ends
+        )
+        mask = (frame >= low) & (frame <= high)
+        return frame, mask if mask.any() else None
 
     @property
     def is_colour(self) -> bool:
@@ -373,15 +390,16 @@ class _Canvas:
 
     def _between(self, at: Floats, lines: npt.NDArray[np.int64]) -> tuple[Floats, float, Mask]:
         """Return the places among slices that were read, their span, and what lies in gaps."""
-        there = self._where[lines] - self._where[0]
-        steps = np.diff(there)
-        usual = float(np.median(steps)) if len(steps) else 1.0
+        every = self._where - self._where[0]
+        there = every[lines]
+        usual = float(np.median(np.diff(there))) if len(there) > 1 else 1.0
+        after = np.clip(np.searchsorted(every, at), 0, len(every) - 1)
+        before = np.maximum(after - 1, 0)
+        distance = np.minimum(np.abs(at - every[after]), np.abs(at - every[before]))
+        # by all slices, not by those that were read
+        step = float(np.median(np.diff(every))) if len(every) > 1 else 1.0
+        in_gap = distance > step * _GAP / 2
         places = np.interp(at, there, np.arange(len(lines)))
-        after = np.clip(np.searchsorted(there, at), 0, len(there) - 1)
-        distance = np.minimum(
-            np.abs(at - there[after]), np.abs(at - there[np.maximum(after - 1, 0)])
-        )
-        in_gap = distance > max(usual, 1.0) * _GAP / 2
         return places, self._spans[0] / usual, in_gap
 
 

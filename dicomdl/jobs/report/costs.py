@@ -20,7 +20,7 @@ _BY_FAMILY: Final[Mapping[str, float | None]] = {
 _HTJ2K_MS: Final = 13.0
 _HTJ2K: Final = frozenset({uids.HTJ2K, uids.HTJ2K_LOSSLESS, uids.HTJ2K_LOSSLESS_RPCL})
 # Milliseconds that the slices of one stack may take in a report.
-_BUDGET_MS: Final = 140.0
+_BUDGET_MS: Final = 100.0
 _MOST_SLICES: Final = 64
 
 

@@ -96,7 +96,7 @@ class Drawn:
             sizes = {name: math.prod(shapes[name]) for name in _ARRAYS if name in shapes}
             unzip = zlib.decompressobj()
             held = unzip.decompress(bytes(data), sum(sizes.values()) + 1)
-            if len(held) != sum(sizes.values()):
+            if len(held) != sum(sizes.values()) or not unzip.eof:
                 raise ValueError("pictures of another size")
             arrays: dict[str, Any] = {}
             at = 0

@@ -82,18 +82,24 @@
       && (!state.firsts || columns.first[i])
       && wanted.every((word) => words[i].includes(word)));
     drawn = 0;
-    $("cards").replaceChildren();
-    $("table").querySelector("tbody").replaceChildren();
+    (state.view === "table" ? $("cards") : tbody).replaceChildren();
     $("count").textContent = shown.length === count
       ? `${count.toLocaleString("en")} stacks`
       : `${shown.length.toLocaleString("en")} of ${count.toLocaleString("en")} stacks`;
-    more(48);
+    more(24);
   };
+  // Cards are made once; a keystroke moves those that are there.
+  const made = { cards: new Map(), table: new Map() };
+  const tbody = $("table").querySelector("tbody");
   const more = (number) => {
-    const make = state.view === "table" ? row : card;
-    const target = state.view === "table" ? $("table").querySelector("tbody") : $("cards");
-    const part = shown.slice(drawn, drawn + number).map(make);
-    target.append(...part);
+    const [make, target] = state.view === "table" ? [row, tbody] : [card, $("cards")];
+    const held = made[state.view];
+    const part = shown.slice(drawn, drawn + number).map((i) => {
+      if (!held.has(i)) held.set(i, make(i));
+      return held.get(i);
+    });
+    if (drawn) target.append(...part);
+    else if (part.length !== target.children.length || part.some((node, k) => node !== target.children[k])) target.replaceChildren(...part);
     drawn += part.length;
   };
   const refresh = () => {
@@ -196,7 +202,7 @@
   const spacing = (i) => ["dz", "dy", "dx"].map((name) => format(name, i) || "?").join(" × ");
   const card = (i) => {
     const made = element("a", "card");
-    made.href = hashOf(i);
+    made.href = `#stack=${columns.number[i]}`;
     made.dataset.at = i;
     const body = element("div");
     const head = element("div");
@@ -216,7 +222,7 @@
       const cell = element("td", field.right ? "n" : "");
       if (field.name === "number") {
         const to = element("a", "", format("number", i));
-        to.href = hashOf(i);
+        to.href = `#stack=${columns.number[i]}`;
         to.dataset.at = i;
         cell.append(to);
       } else if (field.name === "verdict") cell.append(tag(i));
@@ -352,10 +358,10 @@
   }, { rootMargin: "1200px" }).observe($("more"));
   addEventListener("beforeprint", () => more(Math.max(0, 400 - drawn)));
   document.addEventListener("click", (event) => {
-    const made = event.target.closest?.("[data-at]");
-    if (!made || event.metaKey || event.ctrlKey) return;
+    const at = event.target.closest?.("[data-at]")?.dataset.at;
+    if (at === undefined || event.metaKey || event.ctrlKey) return;
     event.preventDefault();
-    open(Number(made.dataset.at));
+    open(Number(at));
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

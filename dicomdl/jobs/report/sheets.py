@@ -17,8 +17,8 @@ PER_SHEET: Final = 100
 ACROSS: Final = 5
 # Planes of a stack.
 PLANES: Final = 3
-_QUALITY: Final = 55
-_STRIP_QUALITY: Final = 60
+_QUALITY: Final = 70
+_STRIP_QUALITY: Final = 70
 _OPACITY: Final = 120
 _EDGE: Final = 235
 
