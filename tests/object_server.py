@@ -1,8 +1,8 @@
-"""A server of objects on loopback: S3 as far as reading goes, plain HTTP, and faults on demand.
+"""A server of objects on loopback: S3, GCS and Azure as far as reading goes, and plain HTTP.
 
-It answers GET and HEAD with ranges and If-Match, and ListObjectsV2. It checks no signature. Each
-request is logged. `fault` chooses what goes wrong: it gets the request and returns one of `FAULTS`,
-or "" for none.
+It answers GET and HEAD with ranges and If-Match, ListObjectsV2 (S3, GCS) and List Blobs (Azure). It
+checks no signature. Each request is logged. `fault` chooses what goes wrong: it gets the request
+and returns one of `FAULTS`, or "" for none.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import hashlib
 import re
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -69,12 +70,14 @@ class ObjectServer:
     in_flight: int = 0
     most_in_flight: int = 0
     port: int = 0
+    # The context of an https server.
+    tls: ssl.SSLContext | None = None
     _etags: dict[int, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """The root of the server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     def put_folder(self, folder: Path, bucket: str) -> None:
         """Serve all files below a folder."""
@@ -105,7 +108,7 @@ class ObjectServer:
             return b"", "hang"
         if fault.isdigit():
             return _reply(int(fault), {}, b""), ""
-        if "list-type=2" in request.query:
+        if "list-type=2" in request.query or "comp=list" in request.query:
             return _reply(200, {"Content-Type": "application/xml"}, self._listing(request)), ""
         data = self.objects.get(request.path.lstrip("/"))
         if data is None:
@@ -147,7 +150,7 @@ class ObjectServer:
         bucket, delimiter = request.path.strip("/"), given.get("delimiter", "")
         base = f"{bucket}/{given.get('prefix', '')}"
         keys = sorted(key for key in self.objects if key.startswith(base))
-        after = given.get("continuation-token", "")
+        after = given.get("continuation-token", given.get("marker", ""))
         objects: list[str] = []
         prefixes: list[str] = []
         most, last = int(given.get("max-keys", 1000)), ""
@@ -163,7 +166,8 @@ class ObjectServer:
             if len(objects) + len(prefixes) == most:
                 break
         truncated = bool(last) and last != keys[-1]
-        return _listing_xml(self, bucket, objects, prefixes, last if truncated else "")
+        as_xml = _azure_xml if "comp" in given else _listing_xml
+        return as_xml(self, bucket, objects, prefixes, last if truncated else "")
 
 
 def _listing_xml(
@@ -184,6 +188,27 @@ def _listing_xml(
     for prefix in prefixes:
         parts.append(f"<CommonPrefixes><Prefix>{escape(prefix[inside:])}</Prefix></CommonPrefixes>")
     return "".join([*parts, "</ListBucketResult>"]).encode()
+
+
+def _azure_xml(
+    server: ObjectServer, bucket: str, objects: list[str], prefixes: list[str], marker: str
+) -> bytes:
+    inside = len(bucket) + 1
+    parts = ['<?xml version="1.0"?><EnumerationResults><Blobs>']
+    for key in objects:
+        data = server.objects[key]
+        # Azure lists ETags without quotes.
+        parts.append(
+            f"<Blob><Name>{escape(key[inside:])}</Name><Properties><Etag>"
+            f"{server.etag(data).replace(chr(34), '')}</Etag><Last-Modified>{MODIFIED}"
+            f"</Last-Modified><Content-Length>{len(data)}</Content-Length>"
+            "<Content-Type>application/dicom</Content-Type></Properties></Blob>"
+        )
+    for prefix in prefixes:
+        parts.append(f"<BlobPrefix><Name>{escape(prefix[inside:])}</Name></BlobPrefix>")
+    return "".join(
+        [*parts, f"</Blobs><NextMarker>{escape(marker)}</NextMarker></EnumerationResults>"]
+    ).encode()
 
 
 def _reply(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -239,10 +264,10 @@ def _parsed(head: str) -> Request:
     return Request(method, unquote(parts.path), parts.query, headers, start, stop)
 
 
-async def _listen(server: ObjectServer, port: int = 0) -> asyncio.Server:
+async def _listen(server: ObjectServer) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(
-        lambda: _Connection(server), "127.0.0.1", port, backlog=512
+        lambda: _Connection(server), "127.0.0.1", 0, backlog=512, ssl=server.tls
     )
     server.port = listening.sockets[0].getsockname()[1]
     return listening

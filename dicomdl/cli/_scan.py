@@ -138,7 +138,7 @@ def _add_stores(scan: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read a public bucket, without credentials (those come from the environment)",
     )
-    scan.add_argument("--endpoint", metavar="URL", help="another server of S3")
+    scan.add_argument("--endpoint", metavar="URL", help="another server of the store")
     scan.add_argument("--region", metavar="NAME", help="the region of the bucket")
     scan.add_argument(
         "--requester-pays", action="store_true", help="accept the costs of the requests"

@@ -29,6 +29,13 @@ _KNOWN: Final[Mapping[str, type]] = {
     "virtual_hosted_style_request": bool,
     "account_name": str,
 }
+# By scheme of obstore, what it calls the options that it has. Options of others are left out: one
+# scan may have roots in several stores.
+_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "s3": {name: name for name in _KNOWN if name != "account_name"},
+    "gs": {"skip_signature": "skip_signature", "endpoint": "base_url"},
+    "az": {name: name for name in ("skip_signature", "endpoint", "account_name")},
+}
 _SECRET: Final = re.compile(r"key|secret|token|password|sas|credential", re.IGNORECASE)
 
 
@@ -135,6 +142,13 @@ def declare(roots: Iterable[str], options: Mapping[str, Any]) -> None:
 def options_of(url: str) -> Mapping[str, Any]:
     """Return the options of the store of a URL."""
     return _given.options.get(bucket_of(url), {}) if _given.options else {}
+
+
+def config_of(url: str) -> dict[str, Any]:
+    """Return the options of the store of a URL by the names that obstore has for its scheme."""
+    scheme = NATIVE[urlsplit(url).scheme]
+    names = _NAMES["az" if scheme == "abfss" else scheme]
+    return {names[name]: value for name, value in options_of(url).items() if name in names}
 
 
 def declared() -> dict[str, dict[str, Any]]:

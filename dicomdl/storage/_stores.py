@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
-from dicomdl.storage._store_options import HTTP, NATIVE, bucket_of, options_of, query_of
+from dicomdl.storage._store_options import HTTP, NATIVE, bucket_of, config_of, query_of
 
 # One request, with its retries, takes at most this long; the body of a large one takes its share.
 REQUEST_S: Final = 30.0
@@ -92,7 +92,8 @@ def client_of(url: str) -> Client:
     if scheme in HTTP:
         base = _http_base(url)
         return _client(scheme, base, (("query", query_of(url)),))
-    return _client(scheme, bucket_of(url), tuple(sorted(options_of(url).items())))
+    options = config_of(url) if scheme in NATIVE else {}
+    return _client(scheme, bucket_of(url), tuple(sorted(options.items())))
 
 
 def _http_base(url: str) -> str:
@@ -223,7 +224,8 @@ def _native(base: str) -> str:
 
 def _allows_http(config: Mapping[str, Any]) -> bool:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    endpoint = config.get("endpoint") or next(filter(None, map(os.environ.get, names)), "")
+    told = (config.get("endpoint"), config.get("base_url"), *map(os.environ.get, names))
+    endpoint = next(filter(None, told), "")
     return str(endpoint).startswith("http://")
 
 
@@ -339,6 +341,12 @@ _PARTS: Final[tuple[tuple[str, int, str], ...]] = (
     ("Content-Range", errno.EPROTO, "the server answers a range without saying which one"),
     ("body error", errno.EPIPE, "the server cut its answer, after all retries"),
     (", got ", errno.EPROTO, "the server sent other bytes than those asked for"),
+    (
+        "InvalidCertificate",
+        errno.EACCES,
+        "the certificate of the server is not trusted: it has another name, an unknown issuer, or "
+        "expired; SSL_CERT_FILE names the certificates of an issuer of your own",
+    ),
     ("sending request", errno.ETIMEDOUT, "the server gives no answer, after all retries"),
     ("invalid path", errno.EINVAL, "a key has an empty part (//), or a part . or .., which no "
      "client of obstore can ask for"),
