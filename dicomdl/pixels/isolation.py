@@ -142,14 +142,16 @@ class _Helper:
     def ask(self, decoder: Decoder, job: Job, isolation: Isolation) -> bytes | Death:
         """Return the answer to a job. The deadline starts when the decoder is imported."""
         if decoder.needs not in self._prepared:
-            self.child.send(*packed({"prepare": decoder.needs}))
-            answer = self.child.receive(START_S, LONGEST_HEAD)
+            prepare = packed({"prepare": decoder.needs})
+            answer = self.child.ask(*prepare, timeout_s=START_S, longest=LONGEST_HEAD)
             if isinstance(answer, Death):
                 return dataclasses.replace(answer, was_ready=False)
             self._prepared.add(decoder.needs)
-        self.child.send(*packed(_request(decoder, job)), job.stream)
-        return self.child.receive(
-            isolation.timeout_s, LONGEST_HEAD + LONGEST_SAMPLE * _samples(job)
+        return self.child.ask(
+            *packed(_request(decoder, job)),
+            job.stream,
+            timeout_s=isolation.timeout_s,
+            longest=LONGEST_HEAD + LONGEST_SAMPLE * _samples(job),
         )
 
 

@@ -129,6 +129,20 @@ class Child:
         """Whether the process has not ended yet."""
         return self._process.poll() is None
 
+    def ask(
+        self, *parts: Any, timeout_s: float | None = None, longest: int = LONGEST_MESSAGE
+    ) -> bytes | Death:
+        """Send one message, in parts, and receive the answer: `send` and `receive` in one deadline.
+
+        A child that hangs does not read, either. A message that is longer than the buffer of the
+        pipe (64 KiB on Linux) would wait for it without an end.
+        """
+        if (death := self._dead_at_start()) is not None:
+            return death
+        with self._deadline(timeout_s) as late:
+            self.send(*parts)
+            return self._answer(late, timeout_s, longest)
+
     def send(self, *parts: Any) -> None:
         """Send one message, in parts. The death of the child is reported by `receive`."""
         assert self._process.stdin is not None
@@ -153,12 +167,16 @@ class Child:
         bytes or Death
             The message, or how the child ended.
         """
+        return self._dead_at_start() or self._received(timeout_s, longest)
+
+    def _dead_at_start(self) -> Death | None:
+        """Wait until the child is ready; return why it ended if it never was."""
         if not self._is_ready:
             ready = self._received(START_S, 0)
             if isinstance(ready, Death):
                 return ready
             self._is_ready = True
-        return self._received(timeout_s, longest)
+        return None
 
     def end(self) -> Death:
         """Kill the process unless it has ended already, and close its pipes."""
@@ -167,20 +185,26 @@ class Child:
         return self._ended()
 
     def _received(self, timeout_s: float | None, longest: int) -> bytes | Death:
+        with self._deadline(timeout_s) as late:
+            return self._answer(late, timeout_s, longest)
+
+    def _answer(
+        self, late: threading.Event, timeout_s: float | None, longest: int
+    ) -> bytes | Death:
+        """Read a message within a deadline, which kills the process and sets `late`."""
         if self._death is not None:
             return self._death
         assert self._process.stdout is not None
-        with self._deadline(timeout_s) as late:
-            try:
-                return _read(self._process.stdout, longest)
-            except (EOFError, OSError):
-                if late.is_set():
-                    why = f"gave no answer in {timeout_s:g} s and was stopped"
-                    return self._ended(why, is_late=True)
-                return self._ended()
-            except ValueError:
-                self._process.kill()
-                return self._ended(UNREADABLE)
+        try:
+            return _read(self._process.stdout, longest)
+        except (EOFError, OSError):
+            if late.is_set():
+                why = f"gave no answer in {timeout_s:g} s and was stopped"
+                return self._ended(why, is_late=True)
+            return self._ended()
+        except ValueError:
+            self._process.kill()
+            return self._ended(UNREADABLE)
 
     @contextlib.contextmanager
     def _deadline(self, timeout_s: float | None) -> Iterator[threading.Event]:

@@ -46,8 +46,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def asked(child: Child, message: bytes, **options: Any) -> bytes | Death:
-    child.send(message)
-    return child.receive(**options)
+    return child.ask(message, **options)
 
 
 def death_of(child: Child, message: bytes = b"", **options: Any) -> Death:
@@ -107,6 +106,15 @@ def test_a_child_that_misses_its_deadline_is_stopped(start: Start) -> None:
     death = death_of(child, timeout_s=0.1)
     assert str(death) == "gave no answer in 0.1 s and was stopped"
     assert death.was_ready and not child.is_alive
+
+
+@posix_only
+def test_the_deadline_holds_for_a_child_that_does_not_read(start: Start) -> None:
+    child = start("return [message]")
+    assert asked(child, b"a") == b"a"
+    os.kill(child._process.pid, signal.SIGSTOP)
+    death = death_of(child, bytes(10**6), timeout_s=0.1)
+    assert death.is_late and not child.is_alive
 
 
 @posix_only
