@@ -22,7 +22,7 @@ from dicomdl.errors import DicomdlError, StorageError, UsageError
 from dicomdl.geometry.verdict import POLICIES, Irregular
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.views import Stack
-from dicomdl.jobs._conversion_plan import Planned
+from dicomdl.jobs._conversion_plan import Planned, labels_of, named_labels
 from dicomdl.jobs._sidecar import sidecar
 from dicomdl.jobs.conversions import ConvertedImage
 from dicomdl.labels.read import label_volume
@@ -40,7 +40,6 @@ from dicomdl.volumes.volume import Volume
 
 # .npy has the array alone; its grid is in the JSON.
 SUFFIXES: Final = (*FORMATS, ".npy")
-LABEL_KINDS: Final = ("SEG", "RTSTRUCT")
 # Conditions of the disk that the next image meets, too.
 _FATAL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 _BESIDE: Final = (".bval", ".bvec")
@@ -142,7 +141,7 @@ def _fingerprint(planned: Planned, options: ConversionOptions) -> str:
             parts.append(stack.values(name))
         parts.append(stack.values("file_mtime_ns"))
         if options.labels:
-            parts += [[each.source.size, each.source.mtime_ns] for each in _labels_of(stack)]
+            parts += [[each.source.size, each.source.mtime_ns] for each in labels_of(stack)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -247,7 +246,7 @@ def _written(
     files = dict(_saved(volume, planned.name, options))
     labels: dict[str, dict[str, str]] = {}
     why_not: dict[str, str] = {}
-    for name, stack, annotation in _named_labels(planned) if options.labels else ():
+    for name, stack, annotation in named_labels(planned) if options.labels else ():
         try:
             label_map = _on_grid(_label_map(stack, annotation), volume)
             files |= _saved(label_map, name, options)
@@ -285,28 +284,6 @@ def _write_json(planned: Planned, options: ConversionOptions, content: dict[str,
 
 
 # --- labels ---------------------------------------------------------------------------------------
-
-
-def _labels_of(stack: Stack) -> list[Annotation]:
-    """Return the readable label objects of a stack, the oldest first, so that numbers stay."""
-    return [
-        each
-        for each in reversed(stack.annotations)
-        if each.kind in LABEL_KINDS and each.status in ("ok", "partial")
-    ]
-
-
-def _named_labels(planned: Planned) -> Iterator[tuple[str, Stack, Annotation]]:
-    """Yield (name, stack, object) of the labels of an image, each object once."""
-    seen = set[int]()
-    counts = dict.fromkeys(LABEL_KINDS, 0)
-    for stack in planned.group:
-        for annotation in _labels_of(stack):
-            if annotation.file not in seen:
-                seen.add(annotation.file)
-                counts[annotation.kind] += 1
-                kind = annotation.kind.lower()
-                yield f"{planned.name}_{kind}{counts[annotation.kind]}", stack, annotation
 
 
 def _label_map(stack: Stack, annotation: Annotation) -> Volume:

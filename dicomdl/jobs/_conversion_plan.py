@@ -12,9 +12,11 @@ from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, UsageError
 from dicomdl.geometry.verdict import Irregular
+from dicomdl.index.annotations import Annotation
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack
 from dicomdl.jobs._file_names import NameTemplate, facts_of
+from dicomdl.labels.source import LABEL_KINDS
 from dicomdl.volumes.read import require_volume
 
 DEFAULT_NAMES: Final = "{patient_id}/{series_number:03}_{series_description}{suffix}"
@@ -173,25 +175,52 @@ def _named(
         Planned(group, _name(group, suffix, template, index), apart)
         for group, suffix, apart in images
     ]
-    # Some systems do not tell upper from lower case.
-    taken: dict[str, list[int]] = {}
-    for number, each in enumerate(planned):
-        taken.setdefault(each.name.lower(), []).append(number)
-    clashes = [numbers for numbers in taken.values() if len(numbers) > 1]
-    if clashes and not may_number:
-        first, second = (planned[number] for number in clashes[0][:2])
-        raise UsageError(
-            f"the template {template.text!r} gives stack {first.numbers[0]} and stack "
-            f"{second.numbers[0]} the name {second.name!r}, and {len(clashes) - 1} more such "
-            "names: add a field such as {stack} or {series_instance_uid}",
-            paths=[planned[numbers[0]].name for numbers in clashes],
-        )
-    for numbers in clashes:
-        for number in numbers:
+    while clashes := _clashes(planned):
+        if not may_number:
+            first, second = (planned[number] for number in clashes[0][:2])
+            raise UsageError(
+                f"the template {template.text!r} gives stack {first.numbers[0]} and stack "
+                f"{second.numbers[0]} the name {second.name!r}, and {len(clashes) - 1} more such "
+                "names: add a field such as {stack} or {series_instance_uid}",
+                paths=[planned[numbers[0]].name for numbers in clashes],
+            )
+        for number in {number for numbers in clashes for number in numbers}:
             each = planned[number]
             name = f"{each.name}_s{each.numbers[0]}"
             planned[number] = Planned(each.group, name, each.apart)
     return planned
+
+
+def _clashes(planned: Sequence[Planned]) -> list[list[int]]:
+    """Return the numbers of images that write one path, per path."""
+    taken: dict[str, list[int]] = {}
+    for number, each in enumerate(planned):
+        for name in (each.name, *(name for name, _, _ in named_labels(each))):
+            # Some systems do not tell upper from lower case.
+            taken.setdefault(name.lower(), []).append(number)
+    return [numbers for numbers in taken.values() if len(numbers) > 1]
+
+
+def labels_of(stack: Stack) -> list[Annotation]:
+    """Return the readable label objects of a stack, the oldest first, so that numbers stay."""
+    return [
+        each
+        for each in reversed(stack.annotations)
+        if each.kind in LABEL_KINDS and each.status in ("ok", "partial")
+    ]
+
+
+def named_labels(planned: Planned) -> Iterator[tuple[str, Stack, Annotation]]:
+    """Yield (name, stack, object) of the labels of an image, each object once."""
+    seen = set[int]()
+    counts = dict.fromkeys(LABEL_KINDS, 0)
+    for stack in planned.group:
+        for annotation in labels_of(stack):
+            if annotation.file not in seen:
+                seen.add(annotation.file)
+                counts[annotation.kind] += 1
+                kind = annotation.kind.lower()
+                yield f"{planned.name}_{kind}{counts[annotation.kind]}", stack, annotation
 
 
 def _name(group: Group, suffix: str, template: NameTemplate, index: Index) -> str:

@@ -3,8 +3,9 @@
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from dicomdl.errors import UsageError
 from dicomdl.geometry.verdict import Irregular
@@ -18,6 +19,10 @@ from dicomdl.storage import publishing as storage
 from dicomdl.storage.system import available_cores
 from dicomdl.values.quantity import RealWorld
 from dicomdl.values.suv import SUV
+
+# What a killed conversion leaves: files and folders that were not put in place.
+_TEMPORARY: Final = r".*\.[0-9a-f]{12}\.tmp"
+_DAY_S: Final = 86400.0
 
 
 def convert(
@@ -118,6 +123,8 @@ def convert(
     segmentations = _segmentations(index)
     images = plan(index.of_stacks(_others(index, segmentations)), names, irregular)
     storage.make_folder(target)
+    for folder in {os.path.dirname(os.path.join(target, image.name)) for image in images}:
+        storage.remove_old(folder, _DAY_S, time.time(), pattern=_TEMPORARY)
     done: list[ConvertedImage | None] = [None] * len(images)
     for number, image in _converted(images, options, workers, progress=progress):
         done[number] = image

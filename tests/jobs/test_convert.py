@@ -254,6 +254,42 @@ def test_two_images_of_one_name_are_an_error_before_anything_is_read(tmp_path: P
     assert names[0].endswith("_s0.nii.gz") and names[1].endswith("_s1.nii.gz")
 
 
+def test_names_stay_apart_from_numbered_ones_and_from_those_of_labels(tmp_path: Path) -> None:
+    names = ("Head", "HEAD", "Head_s1", "Head_s0", "Body", "Body_seg1")
+    for seed, name in enumerate(names):
+        edit = edited(SeriesDescription=name, SeriesNumber=1)
+        write_series(tmp_path / "in", seed=seed, patient_id="P", edit=edit)
+    index = scanned(tmp_path / "in")
+    (body,) = index.select(series_description="Body").stacks
+    frames = [(1, body.position(2), np.ones(SHAPE[1:], np.uint8))]
+    write_seg(tmp_path / "in" / "seg.dcm", Path(body.paths[2]), frames)
+    index = scanned(tmp_path / "in")
+    done = converted(index, tmp_path / "out", suffix=".nii")
+    files = [file for image in done.images for file in image.files]
+    assert len(done.images) == len(names)
+    assert done.ok
+    assert [name for name in files if name.endswith("_seg1.tsv")]
+    assert len({file.lower() for file in files}) == len(files)
+    for image in done.images:
+        facts = json.loads((tmp_path / "out" / image.files[-1]).read_text())
+        assert facts["dicomdl"]["stacks"] == list(image.stacks)
+        assert set(facts["dicomdl"]["files"]) == {Path(f).name for f in image.files[:-1]}
+
+
+def test_what_a_killed_conversion_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    write_series(tmp_path / "in")
+    index = scanned(tmp_path / "in")
+    names = {"names": "{modality}"}
+    old, new = (tmp_path / "out" / f".CT.nii.{c * 12}.tmp" for c in "ab")
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "CT.nii").write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert converted(index, tmp_path / "out", suffix=".nii", **names).ok
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_irregular_stacks_are_refused_with_the_reason_or_resampled(tmp_path: Path) -> None:
     write_series(tmp_path / "in", drop=[3])
     index = scanned(tmp_path / "in")
