@@ -339,6 +339,11 @@ _PARTS: Final[tuple[tuple[str, int, str], ...]] = (
     ("non-partial response", errno.ENOTSUP, "the server sends no byte ranges, only whole files"),
     ("Range request not supported", errno.ENOTSUP, "the server sends no byte ranges"),
     ("Content-Range", errno.EPROTO, "the server answers a range without saying which one"),
+    (
+        "invalid list response",
+        errno.EPROTO,
+        "the server lists no objects that can be read: the endpoint is that of no store",
+    ),
     ("body error", errno.EPIPE, "the server cut its answer, after all retries"),
     (", got ", errno.EPROTO, "the server sent other bytes than those asked for"),
     (

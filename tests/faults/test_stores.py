@@ -11,7 +11,7 @@ from object_server import MODIFIED, ObjectServer, Request, serving
 from phantoms import write_series
 
 import dicomdl
-from dicomdl.errors import PixelError
+from dicomdl.errors import PixelError, StorageError
 from dicomdl.storage import _stores
 
 pytest.importorskip("obstore")
@@ -24,6 +24,7 @@ def server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServ
     write_series(folder, shape=SHAPE)
     monkeypatch.setattr(_stores, "MAX_RETRIES", 2)
     monkeypatch.setattr(_stores, "_BODY_TRIES", 2)
+    monkeypatch.setattr(_stores, "REQUEST_S", 0.5)
     _stores.forget_clients()
     server = ObjectServer()
     server.put_folder(folder, "b/data")
@@ -37,7 +38,10 @@ def scanned(server: ObjectServer, out: Path) -> dicomdl.Index:
     return dicomdl.scan("s3://b/data", out, progress=False, storage_options=options)
 
 
-@pytest.mark.parametrize("fault", ["403", "404", "416", "500", "cut", "wrong range", "no range"])
+@pytest.mark.parametrize(
+    "fault",
+    ["301", "401", "403", "404", "416", "429", "500", "cut", "hang", "short", "wrong range"],
+)
 def test_a_file_that_a_store_fails_to_give_is_a_problem(
     server: ObjectServer, tmp_path: Path, fault: str
 ) -> None:
@@ -47,6 +51,7 @@ def test_a_file_that_a_store_fails_to_give_is_a_problem(
     assert index.ledger["image"] == SHAPE[0] - 1
     (problem,) = index.problems
     assert problem.path == f"s3://{bad}" and problem.reason == "unreadable"
+    assert "\n" not in problem.detail and "Generic" not in problem.detail
     server.fault = lambda request: ""
     # The next scan asks again.
     assert len(scanned(server, tmp_path / "index")) == SHAPE[0]
@@ -65,7 +70,9 @@ def test_faults_that_pass_cost_retries_alone(server: ObjectServer, tmp_path: Pat
     assert dicomdl.read_volume(index.stacks[0]).array.shape == SHAPE
 
 
-@pytest.mark.parametrize("fault", ["403", "404", "500", "cut", "short", "no length", "412"])
+@pytest.mark.parametrize(
+    "fault", ["403", "404", "412", "416", "429", "500", "cut", "hang", "short", "no length"]
+)
 def test_an_epoch_follows_on_error(server: ObjectServer, tmp_path: Path, fault: str) -> None:
     index = scanned(server, tmp_path / "index")
     bad = index.frame(5).path.removeprefix("s3:/")
@@ -116,3 +123,22 @@ def test_workers_give_the_samples_of_the_folder(
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
     # The second epoch reads the byte cache.
     assert 0 < len(server.gets()) <= 9 * SHAPE[0] + SHAPE[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("hang", "gives no answer"),
+        ("403", "refuses access"),
+        ("500", "status 500"),
+    ],
+)
+def test_a_listing_that_fails_leaves_the_index_and_is_one_sentence(
+    server: ObjectServer, tmp_path: Path, fault: str, words: str
+) -> None:
+    before = scanned(server, tmp_path / "index")
+    server.fault = lambda request: fault if "list-type" in request.query else ""
+    with pytest.raises(StorageError, match=words) as caught:
+        scanned(server, tmp_path / "index")
+    assert "\n" not in str(caught.value) and "s3://b/data" in str(caught.value)
+    assert len(dicomdl.open_index(tmp_path / "index")) == len(before) == SHAPE[0]
