@@ -1,6 +1,7 @@
 """Exports to a datalist of MONAI: images, labels and the list that its loader takes."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from phantoms import true_affine, write_series
 
 import dicomdl
+from dicomdl.errors import UsageError
 
 PATIENTS = 4
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -92,3 +94,18 @@ def test_images_of_a_pairing_are_a_list_of_files(tmp_path: Path) -> None:
     assert told["modality"] == {"0": "ct", "1": "mr"}
     assert len(item["image"]) == 2
     assert all((tmp_path / "out" / path).is_file() for path in item["image"])
+
+
+def test_files_of_volumes_hold_no_float16(index: dicomdl.Index, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="hold no float16"):
+        exported(index, tmp_path / "out", dtype="float16")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_files_have_no_times(
+    index: dicomdl.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    done, _ = exported(index, tmp_path / "a", suffix=suffix)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)
+    assert exported(index, tmp_path / "b", suffix=suffix)[0].entries == done.entries

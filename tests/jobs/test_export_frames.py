@@ -183,6 +183,23 @@ def test_names_follow_a_template_that_tells_samples_apart(
     assert not (tmp_path / "other").exists()
 
 
+def test_files_with_equal_uids_have_names_of_their_own(tmp_path: Path) -> None:
+    def same(dataset: Any, z: int) -> None:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{z + 1}"
+
+    for number in range(2):
+        folder = tmp_path / "in" / str(number)
+        write_series(folder, patient_id=f"P{number}", seed=number, intercept=number, edit=same)
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    done = exported(index, "png", tmp_path / "png", intensity=WINDOW)
+    names = [entry["name"] for entry in done.entries]
+    assert len(index.stacks) == 2 and len(set(names)) == len(names) == 12
+    assert [name.endswith("_1") for name in names] == [False] * 6 + [True] * 6
+    volumes = exported(index, "datalist", tmp_path / "volumes")
+    assert len({entry["name"] for entry in volumes.entries}) == 2
+    assert exported(index, "datalist", tmp_path / "volumes").entries == volumes.entries
+
+
 def test_the_command_names_every_format_and_dtype() -> None:
     assert (_export.FORMATS, _export.DTYPES, _export.PICTURES) == (
         options.FORMATS,

@@ -108,6 +108,8 @@ class Samples:
             self.dataset = _dataset(chosen, options)
         self._part_of, self._fold_of = part_of, fold_of
         index = self.dataset.index
+        self._digests = self._identities()
+        self._ranks = _ranks(self._digests)
         self._template = (
             None
             if options.names is None
@@ -157,7 +159,6 @@ class Samples:
         return self.dataset[case.row]
 
     def _volume(self, row: int, numbers: tuple[int, ...]) -> Case:
-        stacks = [self.dataset.index.stack(number) for number in numbers]
         parts = {self._placed(number) for number in numbers}
         if len(parts) > 1:
             raise UsageError(
@@ -165,19 +166,37 @@ class Samples:
                 "parts of the split: split by patient, or pair images by study",
                 stacks=list(numbers),
             )
-        key = _key([stack.values(name) for stack in stacks for name in _IDENTITY])
-        return self._case(row, key, stacks[0], numbers, "")
+        return self._case(row, self.dataset.index.stack(numbers[0]), numbers, "")
 
     def _frame(self, row: int, stack: Stack) -> Case:
-        facts = self.dataset.index.facts(row, _IDENTITY)
-        key = _key([facts[name] for name in _IDENTITY])
         place = self.dataset.index.row(row) - stack.rows.start
         suffix = f"_{place:04}" if stack.slices > 1 else ""
-        return self._case(row, key, stack, (stack.number,), suffix)
+        return self._case(row, stack, (stack.number,), suffix)
 
-    def _case(
-        self, row: int, key: str, stack: Stack, numbers: tuple[int, ...], suffix: str
-    ) -> Case:
+    def _identities(self) -> npt.NDArray[np.uint64]:
+        """Return (samples,) a hash of the instances of each sample."""
+        index = self.dataset.index
+        if isinstance(self.dataset, VolumeDataset):
+            found = [
+                _digest([index.stack(n).values(name) for n in numbers for name in _IDENTITY])
+                for numbers in self.units()
+            ]
+            return np.array(found, np.uint64)
+        found, rows = [], index.rows()
+        for first, end in itertools.pairwise(self.dataset.boundaries.tolist()):
+            stack = index.stack_of(first)
+            uids, numbers = (stack.values(name) for name in _IDENTITY)
+            places = (rows[first:end] - stack.rows.start).tolist()
+            found += [_digest([uids[place], numbers[place]]) for place in places]
+        return np.array(found, np.uint64)
+
+    def _key(self, row: int) -> str:
+        """Return the key of a sample: its hash, and a number where others have the same."""
+        rank = 0 if self._ranks is None else int(self._ranks[row])
+        return f"{int(self._digests[row]):016x}" + (f"_{rank}" if rank else "")
+
+    def _case(self, row: int, stack: Stack, numbers: tuple[int, ...], suffix: str) -> Case:
+        key = self._key(row)
         part, fold = self._placed(stack.number)
         name = key if self._template is None else f"{self._name(self._template, stack)}{suffix}"
         return Case(row, key, name, numbers, stack.series_instance_uid, part, fold)
@@ -254,8 +273,26 @@ def _dataset(index: Index, options: ExportOptions) -> Dataset:
     )
 
 
-def _key(identity: Any) -> str:
-    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=8).hexdigest()
+def _digest(identity: Any) -> int:
+    data = json.dumps(identity).encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+
+
+def _ranks(digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64] | None:
+    """Return (samples,) the number of samples before each that have its hash; None if all differ.
+
+    Files without UIDs, or with those of others, have equal ones.
+    """
+    order = np.argsort(digests, kind="stable")
+    is_new = np.diff(digests[order], prepend=digests[order][:1] + np.uint64(1)) != 0
+    if is_new.all():
+        return None
+    starts = np.flatnonzero(is_new)
+    ranks = np.empty(len(digests), np.int64)
+    ranks[order] = np.arange(len(digests)) - np.repeat(
+        starts, np.diff(np.append(starts, len(digests)))
+    )
+    return ranks
 
 
 def stored_values(image: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:

@@ -33,6 +33,8 @@ class VolumeFileExporter(FileExporter):
     """
 
     def __init__(self, index: Index, options: ExportOptions, *, workers: int | None = None) -> None:
+        if options.dtype == "float16":
+            raise UsageError("files of volumes hold no float16: dtype='int16', 'float32' or 'auto'")
         super().__init__(index, options, workers=workers)
         dataset = self.samples.dataset
         self.plan = None if dataset.labels is None else LabelPlan(dataset.index, dataset.labels)

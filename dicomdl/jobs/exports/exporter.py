@@ -27,6 +27,7 @@ from dicomdl.jobs.exports._samples import Case, Samples
 from dicomdl.jobs.exports.options import ExportOptions
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
+from dicomdl.storage.sources import kept_open
 from dicomdl.storage.system import available_cores
 
 # The folder, below an output folder, of what an export remembers: no part of the data set.
@@ -169,7 +170,8 @@ class FileExporter(Exporter):
         name = cases[0].key
         entries = records.find(name, cases)
         if entries is None or any(entry["status"] == REFUSED for entry in entries):
-            entries = [self._entry(case, records.folder) for case in cases]
+            with kept_open():
+                entries = [self._entry(case, records.folder) for case in cases]
             records.put(name, cases, entries)
         return entries
 
