@@ -219,7 +219,7 @@ def test_an_index_is_opened_without_what_builds_it() -> None:
 # What may open paths: `storage`, and modules that open files of our own (logs, tables, keys).
 OPENERS = {
     *("cli/main.py", "jobs/_patients.py", "values/presets.py", "values/stack_intensity.py"),
-    "jobs/report/page.py",
+    *("jobs/report/page.py", "jobs/viewer/server.py"),
     *("index/generations.py", "index/stored_generation.py", "index/own_scans.py"),
     *("datasets/_skipped.py", "datasets/transport/memory.py", "volumes/_saving.py"),
 }

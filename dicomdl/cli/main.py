@@ -23,6 +23,7 @@ from dicomdl.cli import (
     _report,
     _scan,
     _show,
+    _view,
 )
 from dicomdl.cli._output import FINE, INTERRUPTED, WRONG_USE, print_text
 from dicomdl.errors import DicomdlError
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         _show,
         _check,
         _report,
+        _view,
         _convert,
         _export,
         _prepare,

@@ -1,0 +1,1 @@
+"""A local page that shows stacks: the server behind `dicomdl view`, and what it sends."""
