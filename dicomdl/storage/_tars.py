@@ -15,11 +15,13 @@ from typing import IO, Any, Final, cast
 
 from dicomdl.errors import PixelError
 from dicomdl.storage.directory import (
+    LARGEST_DICTIONARY,
     STORED,
     ArchiveLimits,
     Directory,
     Listing,
     Refused,
+    large_dictionary,
     unreadable,
 )
 from dicomdl.storage.handles import Handle
@@ -30,6 +32,9 @@ _DAMAGE: Final = (
     *(IndexError, AttributeError),
 )
 _DAMAGED_BYTES: Final = (zlib.error, lzma.LZMAError, EOFError, ValueError)
+_XZ: Final = b"\xfd7zXZ\0"
+# A header of 24 bytes asks for a dictionary of 4 GiB, which fills as the archive inflates.
+_MOST_XZ_MEMORY: Final = LARGEST_DICTIONARY + 2**20
 _CHUNK: Final = 2**20
 # The longest header of a member: names and attributes of pax and GNU.
 _MOST_HEADER_BYTES: Final = 2**20
@@ -100,8 +105,8 @@ def opener_of(start: bytes) -> Callable[[IO[bytes]], Any] | None:
         return lambda file: gzip.GzipFile(fileobj=file, mode="rb")
     if start.startswith(b"BZh"):
         return lambda file: bz2.BZ2File(file)
-    if start.startswith(b"\xfd7zXZ\0"):
-        return lambda file: lzma.LZMAFile(file)
+    if start.startswith(_XZ):
+        return _XzFile
     if start.startswith(b"\x28\xb5\x2f\xfd"):
         try:
             zstd = importlib.import_module("compression.zstd")
@@ -113,6 +118,53 @@ def opener_of(start: bytes) -> Callable[[IO[bytes]], Any] | None:
             ) from None
         return lambda file: zstd.ZstdFile(file)
     return None
+
+
+class _XzFile:
+    """An xz file, decompressed with little memory: `lzma.LZMAFile` knows no limit.
+
+    Bytes behind its streams that begin no other stream are ignored.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._decoder = file, self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_XZ_MEMORY)
+
+    def __enter__(self) -> "_XzFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, up to `size`; none at the end."""
+        while True:
+            data = b""
+            if self._decoder.eof:
+                data = self._next_stream()
+                if not data:
+                    return b""
+                self._decoder = self._new()
+            elif self._decoder.needs_input and not (data := self._file.read(_CHUNK)):
+                raise EOFError
+            try:
+                piece = self._decoder.decompress(data, size)
+            except lzma.LZMAError as error:
+                if "emory" in str(error):
+                    raise large_dictionary() from None
+                raise
+            if piece:
+                return piece
+
+    def _next_stream(self) -> bytes:
+        """Return the begin of the next stream, behind padding; none without one."""
+        data = self._decoder.unused_data.lstrip(b"\0")
+        while len(data) < len(_XZ) and (more := self._file.read(_CHUNK)):
+            data = (data + more).lstrip(b"\0")
+        return data if data.startswith(_XZ) else b""
 
 
 def inflated_pieces(
@@ -140,6 +192,8 @@ def inflated_pieces(
                 yield piece
     except PixelError:
         raise
+    except MemoryError:
+        raise large_dictionary() from None
     except (*_DAMAGED_BYTES, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

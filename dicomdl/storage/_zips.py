@@ -18,11 +18,13 @@ import numpy as np
 from dicomdl.errors import PixelError
 from dicomdl.storage.directory import (
     LARGEST,
+    LARGEST_DICTIONARY,
     STORED,
     ArchiveLimits,
     Directory,
     Listing,
     Member,
+    large_dictionary,
     too_many,
     unreadable,
 )
@@ -40,6 +42,9 @@ _DAMAGED_BYTES: Final = (*_DAMAGE, zlib.error, lzma.LZMAError, OSError)
 _READ: Final = {STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _NAMES: Final = {9: "deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
 _ENCRYPTED, _DESCRIPTOR, _UTF_8 = 0x1, 0x8, 0x800
+# Two bytes of version, the length of the properties, a byte of them, and the dictionary.
+_LZMA_HEAD: Final = struct.Struct("<2xHBI")
+_LZMA_PROPERTIES, _MOST_PROPERTY = 5, 9 * 5 * 5 - 1
 _LOCAL: Final = struct.Struct("<4s2xHHH2xIIIHH").unpack
 _LOCAL_BYTES: Final = 30
 _SIGNATURE: Final = b"PK\3\4"
@@ -179,6 +184,17 @@ def _contradiction(words: str) -> Exception:
     )
 
 
+def _require_small_dictionary(packed: Range) -> None:
+    """Raise PixelError for LZMA (APPNOTE 5.8.8) with a dictionary that is too large."""
+    head = packed.read_at(0, _LZMA_HEAD.size)
+    if len(head) < _LZMA_HEAD.size:
+        return
+    length, first, dictionary = _LZMA_HEAD.unpack(head)
+    is_lzma = length == _LZMA_PROPERTIES and first <= _MOST_PROPERTY
+    if is_lzma and dictionary > LARGEST_DICTIONARY:
+        raise large_dictionary()
+
+
 class Inflating:
     """The bytes of a compressed member, inflated in order, with size and checksum checked."""
 
@@ -186,6 +202,8 @@ class Inflating:
         info = zipfile.ZipInfo(member.name)
         info.compress_type, info.CRC = member.method, member.crc
         info.compress_size, info.file_size = member.packed, member.size
+        if member.method == zipfile.ZIP_LZMA:
+            _require_small_dictionary(packed)
         stream = cast("IO[bytes]", Capped(packed, packed.size))
         self._stream: Any = self._guarded(lambda: zipfile.ZipExtFile(stream, "r", info))
         self._left = member.size

@@ -18,6 +18,8 @@ from dicomdl.storage.locations import member_name
 STORED: Final = 0
 # Above all sizes and offsets of archives; zip64 and tar can state larger ones, beyond 64 bits.
 LARGEST: Final = 2**62
+# The memory of LZMA, which grows to the dictionary: 64 MiB at the highest level of xz and 7-Zip.
+LARGEST_DICTIONARY: Final = 2**27
 
 
 class ArchiveLimits(NamedTuple):
@@ -149,6 +151,15 @@ class Listing:
         names = sorted(self._members)
         numbers = np.array([self._members[name] for name in names], dtype=np.int64)
         return Directory(Names(names), numbers.reshape(-1, 6), tuple(self.refused), is_zip)
+
+
+def large_dictionary() -> PixelError:
+    """Return the error for LZMA with a dictionary that this process does not give it."""
+    return unreadable(
+        "unsupported_compression",
+        f"to be decompressed it needs a dictionary of more than {LARGEST_DICTIONARY >> 20} MiB, or "
+        "than there is memory: unpack the archive",
+    )
 
 
 def too_many(limits: ArchiveLimits) -> PixelError:

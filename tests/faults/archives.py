@@ -1,6 +1,7 @@
 """Hostile and damaged archives, made byte by byte where no library would write them."""
 
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
@@ -143,6 +144,23 @@ def _tar_of_size(size: int) -> bytes:
     info = tarfile.TarInfo("b")
     info.pax_headers = {"size": str(size)}
     return tar_of(GOOD, info)
+
+
+def _xz_of_large_dictionary() -> bytes:
+    """Return an xz file whose header asks for a dictionary of 4 GiB."""
+    whole = bytearray(lzma.compress(tar_of(GOOD), preset=0))
+    # The block header (xz file format 3.1): size, flags, filter 0x21, its property, CRC-32.
+    size = 4 * whole[12] + 4
+    whole[16] = 40
+    whole[12 + size - 4 : 12 + size] = struct.pack("<I", zlib.crc32(whole[12 : 12 + size - 4]))
+    return bytes(whole)
+
+
+def _lzma_of_large_dictionary() -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 0}]
+    packed = lzma.compress(DATA, format=lzma.FORMAT_RAW, filters=filters)
+    head = struct.pack("<BBHBI", 9, 4, 5, 93, 0xFFFFFFFF)
+    return _zip_with_good(entry(b"x", head + packed, method=14, size=len(DATA)))
 
 
 def _negative_tar() -> bytes:
@@ -293,6 +311,12 @@ CASES = (
         lambda: _zip_with_good(entry(b"x", b"\xff" * 50, method=12, size=500)),
         ("damaged_member",),
     ),
+    Case(
+        "LZMA with a dictionary of 4 GiB",
+        "a.zip",
+        _lzma_of_large_dictionary,
+        ("unsupported_compression",),
+    ),
     Case("archives in archives", "a.zip", _quine_like, ("nested_too_deep",)),
     Case(
         "a nested archive that is none",
@@ -362,6 +386,13 @@ CASES = (
         "a.tar.gz",
         lambda: zlib.compress(tar_of(GOOD), wbits=31)[:-8] + bytes(8),
         ("damaged_archive",),
+        has_good=False,
+    ),
+    Case(
+        "tar.xz: a dictionary of 4 GiB",
+        "a.tar.xz",
+        _xz_of_large_dictionary,
+        ("unsupported_compression",),
         has_good=False,
     ),
     Case(

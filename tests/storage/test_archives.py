@@ -1,6 +1,8 @@
 """archives: members of zip and tar are sources like files, and change with their archive."""
 
+import itertools
 import json
+import lzma
 import os
 import pickle
 import tarfile
@@ -100,6 +102,22 @@ def test_members_have_the_bytes_of_their_files_and_the_times_of_their_archive(
         assert buffer[: len(data[2:10])] == data[2:10]
         assert look_up(handle.source) == handle.source
         handle.close()
+
+
+@pytest.mark.parametrize("cuts", [(), (700,), (700, 5000)])
+@pytest.mark.parametrize("padding", [0, 4, 2**20])
+def test_an_xz_file_of_several_streams_is_one_tar(
+    tmp_path: Path, cuts: tuple[int, ...], padding: int
+) -> None:
+    whole = tarred(tmp_path / "plain.tar", "w").read_bytes()
+    parts = [whole[a:b] for a, b in itertools.pairwise((0, *cuts, len(whole)))]
+    path = tmp_path / "several.tar.xz"
+    path.write_bytes(b"".join(lzma.compress(part) + bytes(padding) for part in parts) + b"more")
+    _, members = archives.list_members(str(path), LIMITS)
+    assert len(members) == len(FILES)
+    for member in members:
+        data = as_stream(open_path(member.name)).read()
+        assert data == FILES[member.name.partition("//")[2]]
 
 
 def test_a_stored_member_opens_no_file_and_reads_only_its_ranges(
