@@ -166,7 +166,7 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     elements += ["jobs.conversions.Conversion", "jobs.conversions.ConvertedImage"]
     elements += ["jobs.card.Card"]
     elements += ["jobs.exports.exported.Exported"]
-    elements += ["jobs.report.making.Report"]
+    elements += ["jobs.report.result.Report"]
     expected = [name for name in public_names() if name != "DicomdlError"] + errors + elements
     assert sorted(documented) == sorted(expected)
 

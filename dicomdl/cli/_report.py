@@ -31,6 +31,11 @@ def add(commands: Any) -> None:
         "--split", metavar="FILE", help="a saved split, whose parts and leaks are shown"
     )
     report.add_argument(
+        "--compare",
+        metavar="OTHER_INDEX",
+        help="show what came, went or changed against another index, distributions side by side",
+    )
+    report.add_argument(
         "--pictures",
         type=int,
         default=64,
@@ -80,6 +85,7 @@ def run(given: argparse.Namespace) -> int:
         filtering.selected(open_index(given.index), given.where),
         given.out,
         split=given.split,
+        compare_with=None if given.compare is None else open_index(given.compare),
         pictures=given.pictures,
         sliders=given.sliders,
         labels=not given.no_labels,

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import MissingExtra, UsageError
-from dicomdl.jobs.report import drawing, page, pictures
+from dicomdl.jobs.report import charts, drawing, page, pictures
 from dicomdl.jobs.report.drawing import Drawn, Wanted
 
 SHAPE = (10, 16, 16)
@@ -346,6 +346,46 @@ def test_a_split_shows_its_parts_its_leaks_and_the_targets_of_each(tmp_path: Pat
     assert not leaking.ok and "what they must not share" in text_of(leaking)
     with pytest.raises(UsageError, match="two or more parts"):
         made_of(index, split=[index])
+    index.split((0.5, 0.5)).saved.save(tmp_path / "split.json")
+    command = ["report", str(tmp_path / "an.index"), "-o", str(tmp_path / "r.html"), "-q"]
+    assert main([*command, "--pictures", "0", "--split", str(tmp_path / "split.json")]) == 0
+    assert 'id="split"' in (tmp_path / "r.html").read_text()
+
+
+def test_a_comparison_shows_what_came_went_and_changed(tmp_path: Path) -> None:
+    paths = [
+        write_series(tmp_path / f"in/{number}", shape=SHAPE, seed=number, edit=described())
+        for number in range(3)
+    ]
+    before = dicomdl.scan(tmp_path / "in", tmp_path / "before.index", progress=False)
+    numbers = {stack.path[-1]: stack.number for stack in before.stacks}
+    shutil.rmtree(tmp_path / "in/0")
+    write_series(tmp_path / "in/3", shape=SHAPE, seed=3, edit=described())
+    paths[1][4].unlink()
+    now = scanned(tmp_path / "in")
+    report = made_of(now, compare_with=tmp_path / "before.index", pictures=0)
+    wanted = {"in both": 2, "changed": 1, "only here": 1, "only there": 1}
+    assert report.compared == wanted == report.to_dict()["compared"]
+    found = dict(zip(column(report, "folder"), column(report, "compared"), strict=True))
+    assert found == {"1": "changed", "2": "same", "3": "only here"}
+    words = text_of(report)
+    assert "regular, now missing slices; 10 x 16 x 16, now 9 x 16 x 16" in words
+    assert f"stack {numbers['0']} CT" in words and "Compared with before.index" in words
+    command = ["report", str(tmp_path / "an.index"), "-o", str(tmp_path / "r.html"), "-q"]
+    assert main([*command, "--pictures", "0", "--compare", str(tmp_path / "before.index")]) == 1
+    assert main([*command, "--overwrite", "--compare", str(tmp_path / "absent")]) == 2
+
+
+def test_bars_of_two_indexes_are_shares_of_each() -> None:
+    made = charts.histogram("Slices", "", [1, 1, 2, None], other=[2])
+    assert made is not None and made.is_double
+    assert [(bar.label, bar.count, bar.other) for bar in made.bars] == [("1", 2, 0), ("2", 1, 1)]
+    assert [bar.share for bar in made.bars] == pytest.approx([2 / 3, 1 / 3])
+    assert [bar.other_share for bar in made.bars] == [0, 1]
+    whole = charts.histogram("Slices", "", range(1, 101))
+    assert whole is not None and whole.bars[0].label == "1 to 5"
+    assert sum(bar.count for bar in whole.bars) == 100
+    assert charts.histogram("Slices", "", [None]) is None
 
 
 def test_a_file_is_written_for_its_owner_and_never_over_another(
@@ -371,8 +411,7 @@ def test_the_command_exits_with_1_where_a_person_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_series(tmp_path / "in", shape=SHAPE, drop=(4,), edit=described())
-    index = scanned(tmp_path / "in")
-    index.split((0.5, 0.5)).saved.save(tmp_path / "split.json")
+    scanned(tmp_path / "in")
     command = ["report", str(tmp_path / "an.index"), "-o", str(tmp_path / "r.html"), "-q"]
     assert main([*command, "--sliders", "0,"]) == 1
     assert main([*command, "--overwrite", "--where", "verdict=regular"]) == 0

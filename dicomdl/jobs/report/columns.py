@@ -6,9 +6,11 @@ from typing import Any, Final
 
 from dicomdl.index.check import StackCheck
 from dicomdl.index.index import Index
+from dicomdl.jobs.report.charts import years
+from dicomdl.jobs.report.comparison import Comparison
 from dicomdl.jobs.report.gallery import Pictures
 from dicomdl.jobs.report.sheets import ACROSS, PER_SHEET, PLANES
-from dicomdl.jobs.report.tables import Paths, short_uid, shown_text, syntax_name, years
+from dicomdl.jobs.report.tables import Paths, short_uid, shown_text, syntax_name
 from dicomdl.printing import printable
 
 # Name, title, units, is a number, is a column of the table.
@@ -19,6 +21,8 @@ _FIELDS: Final = (
     ("description", "description", "", False, True),
     ("verdict", "verdict", "", False, True),
     ("reason", "reason", "", False, False),
+    ("compared", "comparison", "", False, True),
+    ("change", "change", "", False, True),
     ("part", "part", "", False, True),
     ("slices", "slices", "", True, True),
     ("rows", "rows", "", True, True),
@@ -45,12 +49,12 @@ _FIELDS: Final = (
     ("label_error", "no labels, because", "", False, False),
 )
 _FACETS: Final = (
-    *("modality", "verdict", "part", "content", "syntax", "units", "sex"),
+    *("modality", "verdict", "compared", "part", "content", "syntax", "units", "sex"),
     "error",
 )
 _SEARCHED: Final = (
     *("modality", "description", "verdict", "reason", "part", "folder", "labels", "syntax"),
-    *("content", "series", "error", "label_error"),
+    *("content", "series", "error", "label_error", "compared", "change"),
 )
 # Values of a facet; a column with more is searched instead.
 _MOST_CHOICES: Final = 40
@@ -63,6 +67,7 @@ def stacks_of(
     parts: Mapping[str, Index],
     paths: Paths,
     pictures: Pictures,
+    comparison: Comparison | None,
     *,
     demographics: bool,
 ) -> dict[str, Any]:
@@ -123,6 +128,9 @@ def stacks_of(
         "error": words(pictures.errors.get(row.number, "") for row in rows),
         "label_error": words(pictures.label_errors.get(row.number, "") for row in rows),
     }
+    if comparison is not None:
+        held["compared"] = words(comparison.outcomes([row.number for row in rows]))
+        held["change"] = words(comparison.changed.get(row.number, "") for row in rows)
     if demographics:
         held["age"] = [_number(years(age)) for age in part.heads("patient_age")]
         held["sex"] = words(part.heads("patient_sex"))

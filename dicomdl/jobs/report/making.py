@@ -1,9 +1,7 @@
 """A report of an index: one page with its facts, its findings and a picture of every stack."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -14,12 +12,14 @@ from dicomdl.index.check import Check, StackCheck
 from dicomdl.index.given import Indexed, as_index
 from dicomdl.index.index import Index
 from dicomdl.index.saved_splits import SavedSplit, load_split
-from dicomdl.index.text import counted, escaped, format_ledger
-from dicomdl.jobs.report import page, tables
+from dicomdl.index.text import counted, format_ledger
+from dicomdl.jobs.report import charts, page, tables
 from dicomdl.jobs.report.columns import stacks_of
+from dicomdl.jobs.report.comparison import Comparison, compare
 from dicomdl.jobs.report.drawing import Wanted
 from dicomdl.jobs.report.gallery import Gallery, Pictures
 from dicomdl.jobs.report.pictures import drawn
+from dicomdl.jobs.report.result import Report, needing_words
 from dicomdl.jobs.report.tables import Paths, PathStyle
 from dicomdl.printing import printable
 from dicomdl.storage import publishing as storage
@@ -29,101 +29,10 @@ from dicomdl.version import __version__
 _STRIP: Final = 24
 _STRIP_SCALE: Final = 1.5
 _LARGEST_SIDE: Final = 512
-# Bytes up to which a notebook shows the page itself.
-_INLINE_BYTES: Final = 6_000_000
 _NAMES: Final[Mapping[int, tuple[str, ...]]] = {
     2: ("training", "test"),
     3: ("training", "validation", "test"),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
-    """A page about an index; a notebook shows it inline.
-
-    Attributes
-    ----------
-    path
-        The file; None where none was asked for.
-    stacks
-        The number of stacks.
-    undrawn
-        {number of a stack: why it has no picture}.
-    needing
-        The numbers of the stacks that need a person.
-    problems
-        The number of files that could not be used.
-    audit
-        What the parts of the split share; None without a split.
-    """
-
-    path: str | None
-    stacks: int
-    undrawn: Mapping[int, str]
-    needing: tuple[int, ...]
-    problems: int
-    audit: Audit | None
-    _page: str = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing needs a person: no stack, no file, no leak, no missing picture."""
-        is_apart = self.audit is None or self.audit.ok
-        return is_apart and not (self.problems or self.needing or self.undrawn)
-
-    @property
-    def html(self) -> str:
-        """The page."""
-        return self._page
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON, without the page."""
-        return {
-            "path": self.path,
-            "ok": self.ok,
-            "stacks": self.stacks,
-            "bytes": len(self._page.encode()),
-            "needs_person": list(self.needing),
-            "problems": self.problems,
-            "undrawn": {str(number): reason for number, reason in self.undrawn.items()},
-            "leaks": None if self.audit is None else len(self.audit),
-        }
-
-    def __repr__(self) -> str:
-        drawn = self.stacks - len(self.undrawn)
-        lines = [
-            f"Report: {counted(self.stacks, 'stacks')}, {drawn:,} with a picture, "
-            f"{page.size(len(self._page.encode()))}",
-            f"  {len(self.needing):,} of {_needing(len(self.needing), self.stacks)}, "
-            f"{counted(self.problems, 'files')} could not be used",
-        ]
-        if self.audit is not None:
-            words = "share nothing" if self.audit.ok else counted(len(self.audit), "leaks")
-            lines.append(f"  parts of the split: {words}")
-        reasons = Counter(reason.partition(":")[0] for reason in self.undrawn.values())
-        lines += [f"  no picture: {n:,} by {reason}" for reason, n in reasons.most_common(5)]
-        return "\n".join(map(printable, [*lines, f"  in {self.path}"] if self.path else lines))
-
-    def _repr_html_(self) -> str:
-        if len(self._page) > _INLINE_BYTES:
-            where = f"in <code>{escaped(self.path)}</code>" if self.path else "in report.html"
-            return (
-                f"<pre>{escaped(repr(self))}</pre><p>The page has "
-                f"{page.size(len(self._page))}, too much for a notebook: it is {where}.</p>"
-            )
-        return (
-            '<iframe sandbox="allow-scripts" title="Report" style="width:100%;height:720px;'
-            f'border:1px solid #8888" srcdoc="{escaped_attribute(self._page)}"></iframe>'
-        )
-
-
-def _needing(count: int, of: int) -> str:
-    return f"{counted(of, 'stacks')} {'needs' if count == 1 else 'need'} a person"
-
-
-def escaped_attribute(text: str) -> str:
-    """Escape a page for an attribute in double quotes."""
-    return text.replace("&", "&amp;").replace('"', "&quot;")
 
 
 def report(
@@ -131,6 +40,7 @@ def report(
     out: str | os.PathLike[str] | None = None,
     *,
     split: Sequence[Index] | Mapping[str, Index] | SavedSplit | str | None = None,
+    compare_with: Indexed | None = None,
     pictures: int = 64,
     sliders: int | Sequence[int] = 12,
     labels: bool = True,
@@ -160,6 +70,9 @@ def report(
     split
         The parts whose leaks and targets are shown: what ``index.split`` returns, several indexes,
         a dict of names to indexes, or what `load_split` returns, or its path.
+    compare_with
+        Another index: the page shows stacks that only one of the two has, stacks with another
+        verdict or size, and distributions side by side.
     pictures
         Pixels of a plane, 0 for a page without pictures.
     sliders
@@ -206,6 +119,7 @@ def report(
     index = as_index(source, "report")
     page.require_jinja()
     _check(pictures, paths, workers)
+    other = None if compare_with is None else as_index(compare_with, "report(compare_with=)")
     target = None if out is None else os.path.abspath(os.path.expanduser(os.fspath(out)))
     if target is not None and os.path.lexists(target) and not overwrite:
         raise UsageError(f"{target!r} exists: choose another file, or pass overwrite=True")
@@ -227,14 +141,37 @@ def report(
             gallery.put(number, picture)
     made = gallery.finished(shown.scrubbed)
     stack_bytes = tables.sizes(part)
-    data = stacks_of(index, check.rows, stack_bytes, parts, shown, made, demographics=demographics)
-    facts = _facts(index, check, stack_bytes, parts, audit, shown, made, demographics=demographics)
+    comparison = None if other is None else compare(index, check.rows, other, _name(other, paths))
+    data = stacks_of(
+        index,
+        check.rows,
+        stack_bytes,
+        parts,
+        shown,
+        made,
+        comparison,
+        demographics=demographics,
+    )
+    facts = _facts(
+        index,
+        check,
+        stack_bytes,
+        parts,
+        audit,
+        shown,
+        made,
+        comparison,
+        demographics=demographics,
+    )
     text = page.rendered(facts, data, made.sheets)
     if target is not None:
         storage.make_folder(os.path.dirname(target))
         storage.write_whole(target, text.encode())
     needing = tuple(row.number for row in check.needing)
-    return Report(target, len(check.rows), made.errors, needing, len(check.problems), audit, text)
+    compared = None if comparison is None else comparison.counts
+    return Report(
+        target, len(check.rows), made.errors, needing, len(check.problems), audit, compared, text
+    )
 
 
 def _check(pictures: int, paths: str, workers: int | None) -> None:
@@ -275,6 +212,12 @@ def _numbered(count: int, folds: int | None) -> list[str]:
     return [f"{'part' if folds is None else 'fold'} {number}" for number in range(count)]
 
 
+def _name(index: Index, style: PathStyle) -> str:
+    """Return the name of an index for people."""
+    name = os.path.basename(os.path.normpath(index.path))
+    return printable(name) if style == "relative" else "Index"
+
+
 def _folders(index: Index, check: Check) -> set[str]:
     """Return the folders of all files that a report names."""
     folders = {row.folder for row in check.rows}
@@ -306,6 +249,7 @@ def _facts(
     audit: Audit | None,
     shown: Paths,
     made: Pictures,
+    comparison: Comparison | None,
     *,
     demographics: bool,
 ) -> dict[str, Any]:
@@ -315,7 +259,7 @@ def _facts(
     counts = index.counts
     needing, problems = len(check.needing), len(check.problems)
     words = [
-        (f"{needing:,} of {_needing(needing, len(rows))}", "warn")
+        (f"{needing:,} of {needing_words(needing, len(rows))}", "warn")
         if needing
         else ("no stack needs a person", "good")
     ]
@@ -326,12 +270,11 @@ def _facts(
     if audit is not None:
         leaks = "the split shares nothing" if audit.ok else f"{counted(len(audit), 'leaks')}"
         words.append((leaks, "good" if audit.ok else "bad"))
-    name = os.path.basename(os.path.normpath(index.path))
-    histograms = _histograms(rows, stack_bytes, made)
-    histograms += tables.demographics(part) if demographics else []
+    histograms = _histograms(rows, stack_bytes, made, comparison)
+    histograms += charts.demographics(part) if demographics else []
     ledger = format_ledger(check.ledger) if part.is_whole else ""
     return {
-        "title": printable(name) if shown.style == "relative" else "Index",
+        "title": _name(index, shown.style),
         "subtitle": "All stacks of the index."
         if part.is_whole
         else "A selection of the index. Files that could not be used are those of the whole index.",
@@ -350,6 +293,7 @@ def _facts(
         "unlabelled": tables.by_reason(made.label_errors),
         "remarks": [printable(remark) for remark in check.remarks],
         "histograms": [each for each in histograms if each is not None],
+        "comparison": comparison,
         "labels": made.label_table(),
         "annotations": tables.annotations(index),
         "has_marks": any(name.startswith("marks-") and held for name, held in made.sheets.items()),
@@ -362,23 +306,16 @@ def _facts(
 
 
 def _histograms(
-    rows: Sequence[StackCheck], stack_bytes: Sequence[int], made: Pictures
-) -> list[tables.Histogram | None]:
-    several = [row for row in rows if row.shape[0] > 1]
-    histogram = tables.histogram
-    result = [
-        histogram("Slices per stack", "", [row.shape[0] for row in rows]),
-        histogram("Slice spacing", "mm", [row.spacing[0] for row in several]),
-        histogram("Row spacing", "mm", [row.spacing[1] for row in rows]),
-        histogram("Rows", "pixels", [row.shape[1] for row in rows]),
-        histogram("Columns", "pixels", [row.shape[2] for row in rows]),
-        histogram("Size per stack", "MB", [count / 1e6 for count in stack_bytes]),
-    ]
+    rows: Sequence[StackCheck],
+    stack_bytes: Sequence[int],
+    made: Pictures,
+    comparison: Comparison | None,
+) -> list[charts.Histogram | None]:
+    other = None if comparison is None else (comparison.rows, comparison.stack_bytes)
+    result = charts.of_stacks(rows, stack_bytes, other)
     images = {row.number for row in rows if row.content == "image"}
     for units, pictures in made.by_units(images).items():
-        unit = units or "no units"
-        result.append(histogram("Median of a stack", unit, [p.percentiles[1] for p in pictures]))
-        result.append(
-            histogram("99th percentile of a stack", unit, [p.percentiles[2] for p in pictures])
-        )
+        for title, at in (("Median of a stack", 1), ("99th percentile of a stack", 2)):
+            values = [picture.percentiles[at] for picture in pictures]
+            result.append(charts.histogram(title, units or "no units", values))
     return result

@@ -1,6 +1,5 @@
 """The tables of a report: plain values of an index, without an identity, a date or a full path."""
 
-import itertools
 import os
 import re
 from collections import Counter
@@ -14,7 +13,7 @@ from dicomdl.headers import uids
 from dicomdl.index.audits import Audit
 from dicomdl.index.check import Check, StackCheck
 from dicomdl.index.index import Index
-from dicomdl.index.text import Part, counted
+from dicomdl.index.text import Part
 from dicomdl.jobs._patients import keyed_digest
 from dicomdl.jobs.report.costs import decoding_ms
 from dicomdl.printing import printable
@@ -22,7 +21,7 @@ from dicomdl.storage.locations import common_folder
 
 PathStyle = Literal["relative", "hash"]
 # Examples per reason.
-_EXAMPLES: Final = 5
+EXAMPLES: Final = 5
 # Letters of a UID that are shown: the last ones.
 _UID_LETTERS: Final = 5
 
@@ -82,25 +81,6 @@ class Syntax:
     megabytes: float
     is_lossy: bool
     seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar of a histogram: its label, its count, and its share of the highest."""
-
-    label: str
-    count: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """A distribution of one fact over the stacks, or over the patients."""
-
-    title: str
-    unit: str
-    bars: tuple[Bar, ...]
-    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +172,7 @@ def findings(check: Check) -> list[Finding]:
         Finding(
             title.removesuffix(", but") + (" with a remark" if title.endswith(", but") else ""),
             len(rows),
-            tuple((str(row.number), shown_text(row.reason)) for row in rows[:_EXAMPLES]),
+            tuple((str(row.number), shown_text(row.reason)) for row in rows[:EXAMPLES]),
         )
         for title, rows in held.items()
     ]
@@ -206,7 +186,7 @@ def problems(check: Check, paths: Paths) -> list[Finding]:
     for problem in check.problems:
         counts[problem.reason] += 1
         examples = held.setdefault(problem.reason, [])
-        if len(examples) < _EXAMPLES:
+        if len(examples) < EXAMPLES:
             examples.append((paths.shown(problem.path), paths.scrubbed(problem.detail)))
     return [
         Finding(reason.replace("_", " "), count, tuple(held[reason]))
@@ -221,7 +201,7 @@ def by_reason(reasons: Mapping[int, str]) -> list[Finding]:
         kind, _, sentence = reason.partition(": ")
         held.setdefault(kind, []).append((str(number), sentence))
     return [
-        Finding(kind, len(each), tuple(each[:_EXAMPLES]))
+        Finding(kind, len(each), tuple(each[:EXAMPLES]))
         for kind, each in sorted(held.items(), key=lambda pair: -len(pair[1]))
     ]
 
@@ -319,79 +299,3 @@ _STATISTICS: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
     "median": lambda values: float(np.median(values)),
     "largest": max,
 }
-
-
-# --- distributions --------------------------------------------------------------------------------
-
-_BINS: Final = 24
-
-
-def histogram(
-    title: str, unit: str, values: Iterable[float | None], of: str = "stacks"
-) -> Histogram | None:
-    """Return the distribution of numbers, with a bar per value where they are few; None for none.
-
-    The outermost hundredth on either side shares the outermost bar.
-    """
-    given = [np.nan if value is None else float(value) for value in values]
-    every = np.array(given, np.float64)
-    known = every[np.isfinite(every)]
-    if not known.size:
-        return None
-    ends = known.min(), known.max(), np.median(known)
-    words = "{} to {}, median {}".format(*map(short, ends))
-    if unknown := every.size - known.size:
-        words += f"; unknown for {counted(unknown, of)}"
-    distinct, counts = np.unique(np.round(known, 4), return_counts=True)
-    if len(distinct) <= _BINS // 2:
-        labels = [short(value) for value in distinct]
-        return Histogram(title, unit, _bars(labels, counts.tolist()), words)
-    low, high = np.percentile(known, (1, 99))
-    if high <= low:
-        low, high = float(known.min()), float(known.max())
-    counts, edges = np.histogram(np.clip(known, low, high), bins=_BINS, range=(low, high))
-    labels = [f"{short(a)} to {short(b)}" for a, b in itertools.pairwise(edges)]
-    return Histogram(title, unit, _bars(labels, counts.tolist()), words)
-
-
-def short(value: float) -> str:
-    """Return a number with four digits, and all of those in front of the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def counts_of(title: str, names: Iterable[str]) -> Histogram | None:
-    """Return the distribution of words, the most frequent first; None for none."""
-    counts = Counter(printable(name) for name in names)
-    if not counts:
-        return None
-    most = counts.most_common(_BINS)
-    bars = _bars([name for name, _ in most], [count for _, count in most])
-    return Histogram(title, "", bars, "")
-
-
-def _bars(labels: Sequence[str], counts: Sequence[int]) -> tuple[Bar, ...]:
-    top = max(counts, default=1) or 1
-    return tuple(
-        Bar(label, count, count / top) for label, count in zip(labels, counts, strict=True)
-    )
-
-
-def demographics(part: Part) -> list[Histogram | None]:
-    """Return the distributions of age and sex, by the first stack of each patient."""
-    first: dict[int, int] = {}
-    for at, patient in enumerate(part.patients()):
-        first.setdefault(patient, at)
-    ages, sexes = part.heads("patient_age"), part.heads("patient_sex")
-    return [
-        histogram("Age", "years", [years(ages[at]) for at in first.values()], "patients"),
-        counts_of("Sex", [sexes[at] or "unknown" for at in first.values()]),
-    ]
-
-
-def years(age: str | None) -> float | None:
-    """Return the years of an Age String (PS3.5 6.2), such as "045Y"; None without one."""
-    found = re.fullmatch(r"(\d{1,3})([DWMY])", (age or "").strip())
-    return None if found is None else int(found[1]) / _PER_YEAR[found[2]]
-
-
-_PER_YEAR: Final = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}
