@@ -1,5 +1,6 @@
 """building: columns to Arrow tables."""
 
+import numpy as np
 import pyarrow as pa
 
 from dicomdl.headers.columns import Column, Constant
@@ -30,6 +31,22 @@ def test_columns_of_one_value_stay_encoded_where_parts_are_joined() -> None:
     assert table.column("echo_time").to_pylist() == [None] * 3
     assert table.plain().arrow.schema.equals(frames_schema())
     assert len(joined([rows([])], frames_schema())) == 0
+
+
+def test_a_constant_column_of_every_kind_becomes_an_array() -> None:
+    values = {
+        "modality": "CT",
+        "rows": 512,
+        "echo_time": None,
+        "pixel_spacing": (0.5, 0.5),
+        "window_width": (1.0, 2.0),
+        "voi_lut_sequence": True,
+    }
+    table = rows([0, 1, 2], **{name: Constant(value, 3) for name, value in values.items()})
+    assert table.plain().arrow.schema.equals(frames_schema())
+    for name, value in values.items():
+        assert table.values(name, np.arange(3)) == [value] * 3
+        assert table.is_encoded(name) == (name in ("modality", "rows", "echo_time"))
 
 
 def test_a_table_that_was_encoded_in_part_is_the_one_that_was_plain() -> None:

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pytest
 
 from dicomdl.errors import GenerationGone, IndexFolderError, UsageError
-from dicomdl.headers.columns import Constant
-from dicomdl.index import building as building_module
 from dicomdl.index import generations as generations_module
 from dicomdl.index import schema as schema_module
 from dicomdl.index._retiring import Moment
@@ -278,20 +276,6 @@ def test_a_cut_table_is_an_index_folder_error(tmp_path: Path, keep: int) -> None
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(IndexFolderError, match="damaged"):
         StoredGeneration(str(tmp_path), name).table("frames")
-
-
-def test_a_constant_column_of_every_kind_becomes_an_array() -> None:
-    schema = frames_schema()
-    for name, value in (
-        ("modality", "CT"),
-        ("rows", 512),
-        ("echo_time", None),
-        ("pixel_spacing", (0.5, 0.5)),
-        ("window_width", (1.0, 2.0)),
-    ):
-        array = building_module._array(Constant(value, 3), schema.field(name).type)
-        assert array.type == schema.field(name).type
-        assert [tuple(v) if isinstance(v, list) else v for v in array.to_pylist()] == [value] * 3
 
 
 # --- values of some rows --------------------------------------------------------------------------
