@@ -23,8 +23,11 @@ class DeadlyScan(ScanTask):
     def make(self, number: int, folder: str, left_out: Mapping[str, str]) -> dict[str, int]:
         """Make a partition, or die."""
         die_if_told(self.plan.folder)
-        if any("poison" in unit for unit in self.units(number) if unit not in left_out):
+        units = [unit for unit in self.units(number) if unit not in left_out]
+        if any("poison" in unit for unit in units):
             os.kill(os.getpid(), signal.SIGKILL)
+        if any("faulty" in unit for unit in units):
+            raise TypeError("the value of a patient")
         return super().make(number, folder, left_out)
 
 

@@ -11,6 +11,7 @@ from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
 from dicomdl.jobs import partitions, supervisor
 from dicomdl.jobs.partitions import Plan, Task
+from dicomdl.storage.system import share_cores
 
 
 def complete_by_dask(plan: Plan, scheduler: str) -> None:
@@ -41,6 +42,7 @@ def _set_saturation(dask_scheduler: Any) -> None:
 
 
 def _make(number: int, kind: str, folder: str) -> None:
+    share_cores(1)
     task = _task(partitions.read_plan(folder, kind))[0]
     while partitions.make(task, number, {}) == "busy":
         time.sleep(1.0)

@@ -19,6 +19,7 @@ from dicomdl.jobs.recipes.choosing import Chosen, choose
 from dicomdl.jobs.recipes.reading import recipe_of
 from dicomdl.jobs.recipes.recipe import Recipe
 from dicomdl.storage.children import Answer
+from dicomdl.storage.system import share_cores
 
 KIND: Final = "prepare"
 TARGET: Final = "dicomdl.jobs.preparing:answering"
@@ -29,6 +30,7 @@ _SAMPLE_BYTES: Final = 2
 
 def answering(setup: Mapping[str, Any]) -> Answer:
     """Return the function by which a child process makes partitions of a recipe."""
+    share_cores(setup["threads"])
     plan = partitions.read_plan(setup["folder"], KIND)
     return supervisor.answering(PrepareTask(plan, workers=setup["threads"]))
 

@@ -31,8 +31,10 @@ KILLED: Final = "killed_worker"
 _MOST_DEATHS: Final = 2
 # Parts into which a partition is divided at once.
 _FAN: Final = 16
-# Children that die before they are ready: their imports fail, and no partition is the reason.
-_MOST_STARTS: Final = 4
+# Children that end before they are ready: their imports fail, and no partition is the reason. A
+# signal, as of a queue that takes its machine back, is no fault of theirs.
+_MOST_STARTS: Final = 2
+_MOST_KILLED_STARTS: Final = 20
 _POLL_S: Final = 0.5
 
 
@@ -138,15 +140,17 @@ def _words(error: Exception) -> str:
 class _Slot:
     """One place for a child process, which is started when it is asked, and again if it died."""
 
-    def __init__(self, target: str, setup: Mapping[str, Any]) -> None:
-        self._target, self._setup = target, dict(setup)
+    def __init__(self, target: str, setup: Mapping[str, Any], stopped: threading.Event) -> None:
+        self._target, self._setup, self._stopped = target, dict(setup), stopped
         self._child: Child | None = None
         self.word = secrets.token_hex(8)
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any] | str:
         """Send a message; return the answer, or in words how the child ended."""
-        why = ""
-        for _ in range(_MOST_STARTS):
+        failed = killed = 0
+        while True:
+            if self._stopped.is_set():
+                raise StorageError("stopped")
             if self._child is None:
                 self._child = Child(self._target, self._setup, dies_first=True)
             self._child.send(json.dumps(message).encode())
@@ -155,10 +159,11 @@ class _Slot:
                 found: dict[str, Any] = json.loads(answer)
                 return found if "failed" not in found else str(found["failed"])
             self.end()
-            why = answer.why
             if answer.was_ready:
-                return why
-        raise StorageError(f"a child process cannot start: {why}")
+                return answer.why
+            failed, killed = failed + (answer.code >= 0), killed + (answer.code < 0)
+            if failed == _MOST_STARTS or killed == _MOST_KILLED_STARTS:
+                raise StorageError(f"a child process cannot start: {answer.why}")
 
     def end(self) -> None:
         if self._child is not None:
@@ -180,7 +185,7 @@ class _Team:
         self._slots: list[_Slot] = []
 
     def work(self, workers: int) -> None:
-        self._slots = [_Slot(self._target, self._setup) for _ in range(workers)]
+        self._slots = [_Slot(self._target, self._setup, self._stopped) for _ in range(workers)]
         threads = [
             threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots
         ]
@@ -258,8 +263,6 @@ class _Team:
         if isinstance(answer, str):
             with contextlib.suppress(OSError):
                 release(partitions.lease_of(self._task.plan, number), slot.word)
-            if self._stopped.is_set():
-                raise StorageError("stopped")
         elif "error" in answer:
             raise _raised(answer)
         return answer

@@ -15,6 +15,8 @@ OPEN_FLAGS: Final = (
 # With these, the system does not open a link. None where it cannot tell, which is on Windows.
 NO_LINK_FLAGS: Final = OPEN_FLAGS | os.O_NOFOLLOW if hasattr(os, "O_NOFOLLOW") else None
 
+# The variable that lowers the number of cores.
+_CORES: Final = "DICOMDL_CORES"
 _HAS_PREADV: Final = hasattr(os, "preadv")
 # Whether threads may read one descriptor at the same time: positions are given, not moved.
 CAN_SHARE: Final = _HAS_PREADV and hasattr(os, "pread")
@@ -42,8 +44,20 @@ def read_into(descriptor: int, buffer: memoryview, offset: int) -> int:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use: in a container, fewer than exist."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: in a container, fewer than exist.
+
+    The environment variable ``DICOMDL_CORES`` lowers it.
+    """
+    count = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    given = os.environ.get(_CORES, "")
+    return min(count, int(given)) if given.isdecimal() and int(given) else count
+
+
+def share_cores(count: int) -> None:
+    """Let this process and its children use no more than so many cores."""
+    os.environ[_CORES] = str(count)
 
 
 def physical_memory() -> int | None:

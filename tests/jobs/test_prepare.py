@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import phantoms
+import phantoms_labels
+import pydicom
 import pytest
 
+import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import EmptySelection, StorageError, UsageError
 from dicomdl.index.shard_manifests import ShardManifest
@@ -92,6 +95,60 @@ def test_a_recipe_becomes_shards_with_labels_and_parts(tmp_path: Path) -> None:
     assert not os.path.exists(work_folder(tmp_path / "out"))
     assert "PatientID" not in repr(done)
     assert "P0" not in repr(done)
+
+
+@pytest.mark.parametrize(
+    ("to", "changes"),
+    [
+        ("nnunet", ["output.name=Dataset501_Ramp", "labels.source=SEG"]),
+        ("datalist", []),
+        ("png", ["output.target=null"]),
+        ("hf", []),
+    ],
+)
+def test_every_format_has_the_files_of_one_export_by_one_process(
+    tmp_path: Path, to: Any, changes: list[str]
+) -> None:
+    recipe = written(tmp_path)
+    for number in range(4):
+        folder = tmp_path / "in" / f"s{number}"
+        image = next(folder.iterdir())
+        position = pydicom.dcmread(image).ImagePositionPatient
+        mask = np.eye(5, 7, dtype=np.uint8)
+        phantoms_labels.write_seg(folder / "seg.dcm", image, [(1, position, mask)])
+    done = prepared(recipe, tmp_path / "out", changes=[f"output.to={to}", *changes])
+    assert done.ok
+    assert sum(done.samples.values()) == (4 if to in ("nnunet", "datalist") else 24)
+    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+    index = index.select(modality="CT").join(tmp_path / "labels.csv", on={"patient_id": "patient"})
+    options: dict[str, Any] = {"target": "grade"}
+    if to == "nnunet":
+        options |= {"name": "Dataset501_Ramp", "labels": "SEG"}
+    if to == "png":
+        options = {}
+    split = index.split((0.75, 0.25), stratify="grade")
+    dicomdl.export(index, to, tmp_path / "one", split=split, progress=False, **options)
+    one, many = contents(tmp_path / "one"), contents(tmp_path / "out")
+    card = {name for name in many if name.startswith(("README", "card", "stacks/"))}
+    assert {name: many[name] for name in set(many) - card} == {
+        name: one[name] for name in set(one) - card if not name.startswith(".dicomdl")
+    }
+
+
+def test_sources_that_vanish_between_plan_and_part_are_refused_and_told(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    recipe.write_text(RECIPE.replace("patient}}", "patient}, on_unmatched: drop}"))
+    plan = plan_prepare(recipe, tmp_path / "out", progress=False)
+    gone = tmp_path / "in" / "s2"
+    for path in gone.iterdir():
+        path.unlink()
+    in_process(plan.folder)
+    done = merge_parts(plan.folder, progress=False)
+    (refused,) = done.refused
+    assert sum(done.samples.values()) == 3
+    assert "the file that was scanned is gone: scan again" in refused["reason"]
+    # The next call scans again, and knows.
+    assert sum(prepared(recipe, tmp_path / "out").samples.values()) == 3
 
 
 def test_bytes_are_the_same_in_any_order_of_the_parts(tmp_path: Path) -> None:
