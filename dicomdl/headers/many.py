@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from dicomdl.errors import FileChanged
+from dicomdl.errors import PixelError
 from dicomdl.headers.header import Header
-from dicomdl.headers.reader import HeaderReader, unopened
-from dicomdl.storage.locations import SEPARATOR, split
+from dicomdl.headers.reader import HeaderReader, unread
+from dicomdl.storage.locations import SEPARATOR, is_url
 from dicomdl.storage.sources import CONCURRENCY, HeadWalker, are_slow, walk_heads
 
 
@@ -46,13 +46,11 @@ def read_headers(
     return [next(found) if path in remote else reader.read(path) for path in paths]
 
 
-def _headers(found: Sequence[Header | OSError | FileChanged]) -> list[Header]:
+def _headers(found: Sequence[Header | OSError | PixelError]) -> list[Header]:
     """Return a problem for each file that could not be read."""
-    return [header if isinstance(header, Header) else unopened(header) for header in found]
+    return [header if isinstance(header, Header) else unread(header) for header in found]
 
 
 def objects_among(paths: Sequence[str]) -> list[str]:
-    """Return the objects of stores among some locations."""
-    if not any(SEPARATOR in path for path in paths):
-        return []
-    return [path for path in paths if split(path).kind == "object"]
+    """Return the objects of stores among some locations, and the members of archives in stores."""
+    return [path for path in paths if SEPARATOR in path and is_url(path)]

@@ -335,6 +335,13 @@ def unopened(error: OSError | FileChanged) -> Header:
     return Header("problem", "unreadable", f"cannot be opened: {_words(error)}")
 
 
+def unread(error: OSError | PixelError) -> Header:
+    """Return the problem of a file, or of a member of an archive, that was not read."""
+    if isinstance(error, OSError | FileChanged):
+        return unopened(error)
+    return _of_member(error)
+
+
 def _words(error: OSError | FileChanged) -> str:
     return str(error.strerror) if isinstance(error, OSError) else str(error)
 

@@ -1,6 +1,7 @@
 """The roots of a scan: what each of them is, and one walk over all."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from dicomdl.storage.archives import (
     copy_archive,
     has_ending,
     list_members,
+    state_now,
 )
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
@@ -29,8 +31,8 @@ _SEPARATOR: Final = os.fsencode(SEPARATOR)
 Kind = Literal["folder", "archive", "dicomdir", "store", "table"]
 
 
-# Kinds that are URLs, or hold them.
-STORES: Final = ("store", "table")
+# The device of archives in stores.
+_ARCHIVED: Final = -3
 
 
 class Root(NamedTuple):
@@ -38,6 +40,11 @@ class Root(NamedTuple):
 
     path: bytes
     kind: Kind
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in a store, or names objects of stores."""
+        return self.kind == "table" or is_url(os.fsdecode(self.path))
 
 
 class Known(NamedTuple):
@@ -85,6 +92,8 @@ def checked_roots(given: Any) -> list[Root]:
 def _root(given: str) -> Root:
     if is_url(given):
         path = checked_url(given)
+        if has_ending(path):
+            return Root(os.fsencode(path), "archive")
         return Root(os.fsencode(path), "table" if is_table(path) else "store")
     require_no_url(given)
     path = absolute(given)
@@ -146,7 +155,7 @@ def _is_named_so(path: bytes) -> bool:
 def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int, int]]) -> None:
     """Add the members of an archive, unless it was added by another path."""
     try:
-        key, state = identity_of(path)
+        key, state = _identity(path)
     except OSError as error:
         found.refuse(path, "unreadable", f"cannot be opened: {error.strerror}")
         return
@@ -155,7 +164,9 @@ def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int
     seen.add(key)
     limits = ArchiveLimits(walking.limits.members, walking.limits.inflated_bytes)
     known = walking.known.get(path)
-    if known and known.members[0][1][1 : walking.compared] == state[1 : walking.compared]:
+    # Of objects, the ETag counts.
+    compared = len(state) if is_url(os.fsdecode(path)) else walking.compared
+    if known and known.members[0][1][1:compared] == state[1:compared]:
         for number, (location, before) in enumerate(known.members):
             found.add(location, (before[0], *state[1:]), (*key, number))
         found.hidden_in_archives.extend(known.hidden)
@@ -172,6 +183,16 @@ def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int
         _add_members(members, found, now, key)
         if walking.copy_archives:
             _copy_archive(path, limits)
+
+
+def _identity(path: bytes) -> tuple[tuple[int, int], State]:
+    """Return what tells an archive from others, and its state; raise OSError."""
+    location = os.fsdecode(path)
+    if not is_url(location):
+        return identity_of(path)
+    digest = hashlib.blake2b(path, digest_size=7).digest()
+    # No file has a negative device.
+    return (_ARCHIVED, int.from_bytes(digest, "big")), state_now(location)
 
 
 def _copy_archive(path: bytes, limits: ArchiveLimits) -> None:
@@ -193,7 +214,7 @@ def compressed_roots(roots: Iterable[str]) -> dict[str, int]:
     """Return the roots that are compressed zips without a copy, and the bytes of their members."""
     found = {}
     for root in roots:
-        if not is_url(root) and has_ending(root):
+        if has_ending(root):
             with contextlib.suppress(PixelError, OSError):
                 if size := compressed_bytes(absolute(root)):
                     found[root] = size

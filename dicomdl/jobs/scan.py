@@ -55,7 +55,7 @@ from dicomdl.jobs._patients import (
 from dicomdl.jobs._texts import without_texts
 from dicomdl.jobs.engine import Reading, read_all, refused_tables
 from dicomdl.jobs.given_files import stored_files
-from dicomdl.jobs.roots import STORES, Known, Path, Root, Walking, checked_roots, walk_roots
+from dicomdl.jobs.roots import Known, Path, Root, Walking, checked_roots, walk_roots
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.locations import absolute, split
@@ -94,8 +94,9 @@ def scan(
         files below a root are followed, other links only with `follow_links`. A file that is
         reached by several paths is read once.
 
-        A zip or tar archive is read without unpacking it: ``case.zip//name`` is the path of a
-        member. The file DICOMDIR of a CD stands for the files that it references.
+        A zip or tar archive, on disk or in a store, is read without unpacking it:
+        ``case.zip//name`` is the path of a member. The file DICOMDIR of a CD stands for the files
+        that it references.
 
         A URL is a prefix or an object of a store, as text: ``s3://bucket/prefix``, ``gs://``,
         ``az://``, ``https://host/file.dcm``; these need the extra `cloud`. A list or table of URLs
@@ -264,7 +265,7 @@ def begin(
     own_folder = _own_folder(out)
     checked = checked_roots(stored_files(roots, own_folder))
     stores = checked_options(storage_options)
-    declare([os.fsdecode(root.path) for root in checked if root.kind in STORES], stores)
+    declare([os.fsdecode(root.path) for root in checked if root.is_remote], stores)
     if not 1 <= concurrency <= MOST_CONCURRENCY:
         raise UsageError(f"concurrency is {concurrency}, expected 1 to {MOST_CONCURRENCY}")
     if workers is not None and workers < 1:

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from dicomdl.errors import StorageError, UsageError
 from dicomdl.index.url_tables import TABLE_ENDINGS, holds_urls, urls_in
-from dicomdl.storage.archives import ENDINGS, OTHER_ENDINGS
+from dicomdl.storage.archives import OTHER_ENDINGS
 from dicomdl.storage.downloads import download
 from dicomdl.storage.folders import Walk
 from dicomdl.storage.listing import Listing, list_many
@@ -43,13 +43,14 @@ def checked_url(given: str) -> str:
     Raises
     ------
     UsageError
-        The URL has a password, names an archive, or no bucket.
+        The URL has a password, names an archive that is not read, or no bucket.
     """
     require_no_secret(given)
     shown = remember_query(given)
-    if shown.lower().endswith((*ENDINGS, *OTHER_ENDINGS)):
+    if shown.lower().endswith(OTHER_ENDINGS):
         raise UsageError(
-            f"{shown!r} is an archive in a store, which the scan does not read: copy it to a folder"
+            f"{shown!r} is an archive of a kind that is not read: unpack it, or pack it as zip or "
+            "tar"
         )
     shown = re.sub(r"/\*{0,2}$", "", shown.rstrip("/"))
     if not urlsplit(shown).netloc:

@@ -16,8 +16,9 @@ from dicomdl.storage._plans import Plan, loops, planned
 from dicomdl.storage._plans import Span as Span
 from dicomdl.storage._requests import CONCURRENCY, submit
 from dicomdl.storage._slow import is_slow
+from dicomdl.storage.archives import open_member
 from dicomdl.storage.handles import UNKNOWN, Handle, Source, read_range
-from dicomdl.storage.locations import SEPARATOR, is_url
+from dicomdl.storage.locations import SEPARATOR, is_url, split
 from dicomdl.storage.objects import RemoteObject
 from dicomdl.storage.paths import UnacceptedPath
 
@@ -54,7 +55,7 @@ def _places(ranges: Sequence[Span]) -> list[tuple[str, int]]:
 def reading_ahead(ranges: Iterable[Span]) -> Iterator[None]:
     """Ask for ranges of objects and files ahead of the reads inside the block.
 
-    Members of archives, and paths that the user has not accepted, are not asked for.
+    Members of archives on disk, and paths that the user has not accepted, are not asked for.
     """
     wanted = [part for part in ranges if part.length and _can_be_asked(part.source)]
     if len(wanted) < 2:
@@ -79,6 +80,10 @@ def _can_be_asked(source: Source) -> bool:
 def _read(part: Span) -> memoryview:
     """Return the bytes of a range, on the thread of a plan."""
     source = part.source
+    location = split(source.path)
+    if location.members:
+        with contextlib.closing(open_member(location, source.path, source)) as handle:
+            return memoryview(read_range(handle, part.offset, part.length))
     if is_url(source.path):
         return RemoteObject(source.path, source).fetched(part.offset, part.length)
     with contextlib.closing(open_file(source.path, source)) as handle:
@@ -150,7 +155,10 @@ class FileAhead:
 
 def file_ahead(source: Source, open_now: Callable[[Source], Handle]) -> Handle | None:
     """Return a handle on a file of which a running loop reads ranges ahead; None for others."""
-    if SEPARATOR in source.path or not any(plan.has(source) for plan in loops.running):
+    if SEPARATOR in source.path and not (is_url(source.path) and split(source.path).members):
+        # Objects ask their plan themselves.
+        return None
+    if not any(plan.has(source) for plan in loops.running):
         return None
     return FileAhead(source, open_now)
 

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 from dicomdl.errors import PixelError, StorageError
 from dicomdl.storage import copies
+from dicomdl.storage._remote_file import RemoteFile
+from dicomdl.storage._stores import ObjectState
 from dicomdl.storage._tars import MOST_EXPANSION, inflated_pieces, opener_of, read_tar
 from dicomdl.storage._zips import Inflating, packed_range, read_zip
 from dicomdl.storage.directory import (
@@ -28,9 +30,18 @@ from dicomdl.storage.directory import (
     Refused,
     unreadable,
 )
-from dicomdl.storage.handles import Handle, LocalFile, Source, State, read_range, state_of
-from dicomdl.storage.locations import Location, joined, split
+from dicomdl.storage.handles import (
+    UNKNOWN,
+    Handle,
+    LocalFile,
+    Source,
+    State,
+    read_range,
+    state_of,
+)
+from dicomdl.storage.locations import Location, is_url, joined, split
 from dicomdl.storage.memory import Share, share
+from dicomdl.storage.objects import look_up_object, require_same
 from dicomdl.storage.paths import require_accepted
 from dicomdl.storage.ranges import Range, Status, Stored
 from dicomdl.storage.system import CAN_SHARE
@@ -267,11 +278,15 @@ def open_member(location: Location, path: str, expected: Source | None = None) -
     OSError
         The system refuses the archive, or it has no such member.
     """
-    state = state_of(os.stat(location.whole))
-    if expected is not None:
-        # First of all: whatever a changed archive has, it is not what the scan saw.
-        expected.check(Status(Source(path, expected.size, *state[1:])))
-    archive = _whole_archive(location.whole, state)
+    if is_url(location.whole):
+        archive = _remote_archive(location.whole, expected)
+        state = archive.state
+    else:
+        state = state_of(os.stat(location.whole))
+        if expected is not None:
+            # First of all: whatever a changed archive has, it is not what the scan saw.
+            expected.check(Status(Source(path, expected.size, *state[1:])))
+        archive = _whole_archive(location.whole, state)
     try:
         return _inner(archive, location.members).open(location.members[-1], path, expected)
     except FileNotFoundError:
@@ -301,7 +316,46 @@ def _copy(path: str, state: State) -> Archive | None:
 
 
 def _opened(path: str, state: State, limits: ArchiveLimits) -> Archive:
-    return Archive(path, _ArchiveFile(path, Source(path, *state)), state, limits)
+    file: Handle
+    if is_url(path):
+        file = RemoteFile(path, Source(path, *state))
+    else:
+        file = _ArchiveFile(path, Source(path, *state))
+    return Archive(path, file, state, limits)
+
+
+def _remote_archive(url: str, expected: Source | None) -> Archive:
+    """Return an archive in a store, in the state of a member or in that of the last listing.
+
+    Every request carries the ETag of that state.
+    """
+    if expected is None or expected.mtime_ns == UNKNOWN:
+        return _archives.of((url, "now"), lambda: _any_state(url))
+    mark = expected.mtime_ns, expected.etag
+
+    def make() -> Archive:
+        state = state_now(url)
+        # The size of the archive is in no member.
+        require_same(
+            Source(url, state[0], expected.mtime_ns, UNKNOWN, 0, expected.etag),
+            ObjectState(state[0], state[1], state[4]),
+        )
+        return _copy(url, state) or _opened(url, state, _ANY)
+
+    return _archives.of((url, mark), make)
+
+
+def _any_state(url: str) -> Archive:
+    state = state_now(url)
+    return _copy(url, state) or _opened(url, state, _ANY)
+
+
+def state_now(path: str) -> State:
+    """Return the state of an archive; raise OSError if it cannot be looked up."""
+    if is_url(path):
+        found = look_up_object(Source(path))
+        return found.size, found.mtime_ns, UNKNOWN, 0, found.etag
+    return state_of(os.stat(path))
 
 
 def _inner(archive: Archive, members: Sequence[str]) -> Archive:
@@ -355,7 +409,7 @@ def compressed_bytes(path: str) -> int:
 
     Raises OSError or PixelError for an archive that cannot be read.
     """
-    state = state_of(os.stat(path))
+    state = state_now(path)
     archive = _whole_archive(path, state)
     if not archive.directory.is_zip:
         return 0
@@ -379,7 +433,7 @@ def copy_archive(path: str, limits: ArchiveLimits) -> None:
     """
     if not compressed_bytes(path):
         return
-    state = state_of(os.stat(path))
+    state = state_now(path)
     archive = _opened(path, state, _ANY)
     members, most = (
         list(archive.directory),
@@ -463,8 +517,12 @@ def list_members(path: str, limits: ArchiveLimits) -> tuple[State, list[Refused]
     OSError
         The system refuses the archive.
     """
-    state = state_of(os.stat(path))
+    state = state_now(path)
     archive = _archives.keep((path, state), _opened(path, state, limits))
+    if is_url(path):
+        _archives.drop(lambda key: key[0] == path and key[1] == "now")
+        for key in ("now", (state[1], state[4])):
+            _archives.keep((path, key), archive)
     return state, sorted(_listed(archive, limits), key=_order)
 
 

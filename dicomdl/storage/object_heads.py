@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from dicomdl.errors import FileChanged
+from dicomdl.errors import PixelError
 from dicomdl.storage._requests import CONCURRENCY as CONCURRENCY
 from dicomdl.storage._requests import submit
+from dicomdl.storage.archives import open_member
 from dicomdl.storage.handles import Handle, LocalFile, NotFetched, Source
-from dicomdl.storage.locations import is_url
+from dicomdl.storage.locations import SEPARATOR, is_url, split
 from dicomdl.storage.objects import FIRST_BYTES, RemoteObject, fetch, fetch_first, source_of
 
 # Largest first request.
@@ -70,26 +71,31 @@ class Part(NamedTuple):
 
 def _first_part(path: str, length: int) -> Part:
     """Return the first bytes of a file in any state."""
-    if is_url(path):
+    if SEPARATOR in path and not split(path).members:
         found = fetch_first(path, length)
         return Part(found.data, source_of(path, found.state))
-    with contextlib.closing(LocalFile(path)) as handle:
+    with contextlib.closing(_opened(path)) as handle:
         return Part(memoryview(handle.read_at(0, length)), handle.source)
 
 
 def _part_at(source: Source, offset: int, length: int) -> Part:
     """Return a range of a file in its state."""
-    if is_url(source.path):
-        return Part(fetch(source, offset, length).data, source)
-    with contextlib.closing(LocalFile(source.path, source)) as handle:
+    with contextlib.closing(_whole(source)) as handle:
+        if isinstance(handle, RemoteObject):
+            return Part(fetch(source, offset, length).data, source)
         return Part(memoryview(handle.read_at(offset, length)), source)
 
 
 def _whole(source: Source) -> Handle:
     """Open a file whose ranges are not asked for ahead."""
-    if is_url(source.path):
-        return RemoteObject(source.path, source)
-    return LocalFile(source.path, source)
+    return _opened(source.path, source)
+
+
+def _opened(path: str, expected: Source | None = None) -> Handle:
+    location = split(path)
+    if location.members:
+        return open_member(location, path, expected)
+    return RemoteObject(path, expected) if is_url(path) else LocalFile(path, expected)
 
 
 class PartialFile:
@@ -118,7 +124,7 @@ class PartialFile:
         return sum(data.nbytes for _, data in self._parts)
 
     def check(self, expected: Source) -> None:
-        """Raise FileChanged if the file is not in the expected state."""
+        """Raise PixelError if the file is not in the expected state."""
         with contextlib.closing(_whole(self._source)) as handle:
             handle.check(expected)
 
@@ -210,7 +216,7 @@ class HeadWalker:
 
     def walk(
         self, paths: Sequence[str], parse: Parse[_Parsed]
-    ) -> list[_Parsed | OSError | FileChanged]:
+    ) -> list[_Parsed | OSError | PixelError]:
         """Parse the next files, each from a handle that raises NotFetched for absent bytes.
 
         Parameters
@@ -252,7 +258,7 @@ class HeadWalker:
 def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return work(*arguments)
-    except (OSError, FileChanged) as error:
+    except (OSError, PixelError) as error:
         return error
     except BaseException as error:
         return _Fault(error)
@@ -269,13 +275,13 @@ class _Walk(Generic[_Parsed]):
     ) -> None:
         self._parse, self._first, self._ask = parse, first, ask
         self._handles: dict[str, PartialFile] = {}
-        self.results: dict[str, _Parsed | OSError | FileChanged] = {}
+        self.results: dict[str, _Parsed | OSError | PixelError] = {}
 
     def step(self, path: str, offset: int, found: Any) -> None:
         """Parse a file whose bytes have come, and ask for those that it lacks."""
         if isinstance(found, _Fault):
             raise found.error
-        if isinstance(found, OSError | FileChanged):
+        if isinstance(found, OSError | PixelError):
             self.results[path] = found
             self._handles.pop(path, None)
             return
@@ -298,13 +304,13 @@ class _Walk(Generic[_Parsed]):
             return
         try:
             self.results[path] = self._parse(_whole(handle.source), None)
-        except (OSError, FileChanged) as error:
+        except (OSError, PixelError) as error:
             self.results[path] = error
 
 
 def walk_heads(
     paths: Sequence[str], parse: Parse[_Parsed], concurrency: int = CONCURRENCY
-) -> list[_Parsed | OSError | FileChanged]:
+) -> list[_Parsed | OSError | PixelError]:
     """Parse some files: a `HeadWalker` for one walk."""
     walker = HeadWalker(paths, concurrency)
     try:

@@ -166,6 +166,8 @@ class RemoteObject:
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         stop = offset + buffer.nbytes
+        if not buffer.nbytes:
+            return
         if stop <= self._head.nbytes:
             buffer[:] = self._head[offset:stop]
             return

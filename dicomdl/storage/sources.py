@@ -123,7 +123,9 @@ def place_of(source: Source) -> tuple[str, int] | None:
         while isinstance(handle, Range):
             offset += handle.start
             handle = handle.outer
-        is_there = isinstance(handle, LocalFile) and handle.source.path == location.whole
+        is_there = (
+            isinstance(handle, LocalFile | RemoteObject) and handle.source.path == location.whole
+        )
         return (location.whole, offset) if is_there else None
 
 

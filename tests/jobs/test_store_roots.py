@@ -200,7 +200,7 @@ def test_presigned_urls_leave_no_signature(server: ObjectServer, tmp_path: Path)
         ("s3://b/absent", "does not exist"),
         ("s3://", "names no bucket"),
         ("https://me:pw@host/x.dcm", "password"),
-        ("s3://b/case.zip", "is an archive in a store"),
+        ("s3://b/case.7z", "is an archive of a kind that is not read"),
         ("nothing://b/x", "no installed library reads nothing://"),
     ],
 )
