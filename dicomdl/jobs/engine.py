@@ -104,10 +104,10 @@ def _tables(
         headers = [_convertible(reader, header) for header in headers]
         frames = _frame_rows(reader, headers, first)
     numbers = range(first, first + len(headers))
-    _, *states = zip(*(header.source for header in headers), strict=True)
+    sources = [header.source for header in headers]
     files = {
         "path": list(paths),
-        **dict(zip(STATE_COLUMNS, states, strict=True)),
+        **{name: [source[i] for source in sources] for i, name in enumerate(STATE_COLUMNS, 1)},
         "kind": [h.kind for h in headers],
         "sop_class_uid": [h.sop_class_uid for h in headers],
         "study_instance_uid": [h.study_instance_uid for h in headers],
