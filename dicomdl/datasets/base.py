@@ -125,6 +125,25 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
             raise UsageError(f"epoch={epoch!r}: expected a whole number from 0")
         self._epoch.set(epoch)
 
+    def plot_batch(self, count: int = 8, *, channel: int = 0) -> Any:
+        """Plot evenly spaced samples, as `plot_batch`: what the network sees.
+
+        Parameters
+        ----------
+        count
+            The largest number of samples.
+        channel
+            The channel that is shown.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            One picture per sample, with labels, boxes, points and target.
+        """
+        import dicomdl
+
+        return dicomdl.plot_batch(self, count, channel=channel)
+
     def _epoch_of(self, row: int) -> int | None:
         """Return the epoch of a row: its own, else the one set for the dataset, else None."""
         epoch: int | None = getattr(row, "epoch", None)

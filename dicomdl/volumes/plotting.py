@@ -6,6 +6,7 @@ from dicomdl.errors import UsageError
 from dicomdl.index.index import Index
 from dicomdl.index.views import Group, Stack, Stacks
 from dicomdl.values.request import IntensityOption
+from dicomdl.volumes import _figures
 from dicomdl.volumes._contact_sheet import contact_sheet
 from dicomdl.volumes.read import read_volume
 from dicomdl.volumes.volume import Volume
@@ -64,3 +65,14 @@ def plot(what: Any, intensity: IntensityOption = "auto", **options: Any) -> Any:
     raise UsageError(
         f"plot takes a Volume, Stack, Group, Index or stacks, not {type(what).__name__}"
     )
+
+
+def new_figure(feature: str) -> Any:
+    """Return an empty figure that pyplot registers, and that a notebook shows once.
+
+    Raises
+    ------
+    MissingExtra
+        matplotlib is not installed; `feature` is what needs it.
+    """
+    return _figures.new_figure(_figures.pyplot(feature))
