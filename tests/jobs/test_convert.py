@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import nibabel
@@ -274,6 +277,38 @@ def test_names_stay_apart_from_numbered_ones_and_from_those_of_labels(tmp_path: 
         facts = json.loads((tmp_path / "out" / image.files[-1]).read_text())
         assert facts["dicomdl"]["stacks"] == list(image.stacks)
         assert set(facts["dicomdl"]["files"]) == {Path(f).name for f in image.files[:-1]}
+
+
+@pytest.mark.slow
+def test_a_conversion_that_is_killed_again_and_again_has_the_bytes_of_one_that_is_not(
+    tmp_path: Path,
+) -> None:
+    for seed in range(16):
+        edit = edited(SeriesDescription=f"s{seed}", SeriesNumber=seed)
+        write_series(tmp_path / "in", shape=(8, 128, 128), seed=seed, patient_id="P", edit=edit)
+    index = scanned(tmp_path / "in")
+    assert converted(index, tmp_path / "whole").ok
+    command = [sys.executable, "-m", "dicomdl", "convert", index.path, "-q", "--workers", "2"]
+    command += ["-o", str(tmp_path / "killed")]
+    for done in (1, 3, 6, 10, 14):
+        ran = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while len(list((tmp_path / "killed").glob("P/*.nii.gz"))) < done and ran.poll() is None:
+            sleep(0.001)
+        ran.kill()
+        ran.wait()
+    last = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "16 images" in last.stdout
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The files of a folder, without what is half written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in files
+        if ".tmp" not in path.as_posix().removeprefix(folder.as_posix())
+    }
 
 
 def test_what_a_killed_conversion_left_is_removed_after_a_day(tmp_path: Path) -> None:
