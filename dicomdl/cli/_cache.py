@@ -18,7 +18,8 @@ def add(commands: Any) -> None:
         "action",
         choices=("show", "verify", "clear"),
         help="list the entries, check all checksums (exit code 1 on damage), or delete all "
-        "entries; without FOLDER, also the ranges of objects of stores and the copies of archives",
+        "entries; without FOLDER, also the ranges of objects of stores, the copies of archives and "
+        "the pictures of reports",
     )
     cache.add_argument(
         "folder",

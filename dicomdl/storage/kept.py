@@ -1,16 +1,21 @@
-"""What reading leaves in the user's cache folder: ranges of objects, and copies of archives.
+"""What reading leaves in the user's cache folder: ranges, copies of archives, and pictures.
 
 All of it is made again when it is needed.
 """
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from dicomdl.printing import printable
 from dicomdl.storage import _byte_cache, copies
 from dicomdl.storage.publishing import cache_root
+
+# The folder of the pictures that reports have drawn, in the user's cache folder.
+PICTURES: Final = "pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +70,26 @@ class Kept:
 
 
 def show_kept() -> list[Kept]:
-    """Report the ranges of objects and the copies of archives, from listings alone."""
-    return [_ranges(), _copies()]
+    """Report ranges of objects, copies of archives, and pictures, from listings alone."""
+    return [_ranges(), _copies(), _pictures()]
 
 
 def verify_kept() -> list[Kept]:
     """Report them, and compare the checksums of all ranges, without any change."""
-    return [_ranges(damaged=_byte_cache.damaged_files(_folder(_byte_cache.PART))), _copies()]
+    damaged = _byte_cache.damaged_files(_folder(_byte_cache.PART))
+    return [_ranges(damaged=damaged), _copies(), _pictures()]
 
 
 def clear_kept() -> list[Kept]:
     """Remove them, and report what was removed."""
     removed = _byte_cache.clear(_folder(_byte_cache.PART))
-    return [_ranges(removed_bytes=removed), _copies(removed_bytes=copies.clear())]
+    of_pictures = sum(size for _, size, _ in _files_below(_folder(PICTURES)))
+    shutil.rmtree(_folder(PICTURES), ignore_errors=True)
+    return [
+        _ranges(removed_bytes=removed),
+        _copies(removed_bytes=copies.clear()),
+        _pictures(removed_bytes=of_pictures),
+    ]
 
 
 def _folder(part: str) -> str:
@@ -93,6 +105,22 @@ def _ranges(**more: Any) -> Kept:
 def _copies(**more: Any) -> Kept:
     bound = "at most what leaves 2 % of the disk free"
     return _kept("copies of archives", copies.PART, copies.used_files, bound, None, more)
+
+
+def _pictures(**more: Any) -> Kept:
+    bound = "of indexes that no report has drawn for 30 days, none"
+    return _kept("pictures of reports", PICTURES, _files_below, bound, None, more)
+
+
+def _files_below(folder: str) -> list[tuple[float, int, str]]:
+    """Return (time of the last change, bytes, path) of all files below a folder."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(parent, name))
+                found.append((status.st_mtime, status.st_size, os.path.join(parent, name)))
+    return found
 
 
 def _kept(

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import MissingExtra, UsageError
-from dicomdl.jobs.report import charts, drawing, page, pictures
+from dicomdl.jobs.report import charts, drawing, page, pictures, tables
 from dicomdl.jobs.report.drawing import Drawn, Wanted
 
 SHAPE = (10, 16, 16)
@@ -180,6 +180,41 @@ def test_paths_are_hashed_when_asked(tmp_path: Path) -> None:
     report = made_of(index, paths="hash")
     assert "jane-doe" not in report.html and "an.index" not in report.html
     assert all(re.fullmatch("[0-9a-f]{12}", name) for name in column(report, "folder"))
+
+
+def test_sentences_show_no_absolute_path() -> None:
+    told = "'/data/a/x.dcm' of \"/home/jane/i\", 's3://bucket/k', 'C:\\\\a\\\\b', "
+    told += "'1.2.3.4.5.6.77777777'"
+    shown = tables.Paths(["/data/a", "/data/b"], "relative").scrubbed(told)
+    assert shown == "'.../a/x.dcm' of '...', '...', '...', '…77777'"
+    hashed = tables.Paths(["/data/a", "/data/b"], "hash").scrubbed("'a/x.dcm' and 'CT'")
+    assert hashed == "'...' and 'CT'"
+
+
+@pytest.mark.parametrize("readable", ["one.dcm", "two.dcm"])
+def test_the_newest_labels_that_can_be_read_are_shown(tmp_path: Path, readable: str) -> None:
+    image = write_series(tmp_path / "in", shape=SHAPE, spacing=(2, 1, 1), edit=described())
+    mask = np.ones(SHAPE[1:], np.uint8)
+
+    def dated(day: str, name: str) -> Any:
+        def edit(dataset: Dataset, z: int) -> None:
+            dataset.ContentDate, dataset.ContentTime = day, "120000"
+            if name != readable:
+                del dataset.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence
+
+        return edit
+
+    for day, name in (("20240101", "one.dcm"), ("20240102", "two.dcm")):
+        write_seg(
+            tmp_path / "in" / name,
+            image[0],
+            [(1, (0, 0, 2.0), mask)],
+            segments={1: name},
+            edit=dated(day, name),
+        )
+    report = made_of(scanned(tmp_path / "in"), pictures=32)
+    at = column(report, "content").index("image")
+    assert column(report, "labels")[at] == readable
 
 
 def test_text_from_files_makes_no_element_and_no_script(tmp_path: Path) -> None:

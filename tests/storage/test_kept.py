@@ -31,10 +31,11 @@ def test_the_ranges_of_stores_and_their_bound_are_shown(
     assert f"{ranges}\n  ranges of objects: 2 files, 0.0 MiB; at most 2 GiB" in shown
     assert "copies of archives: 1 files" in shown
     assert main(["cache", "show", "--json"]) == 0
-    first, second = json.loads(capsys.readouterr().out)["kept"]
+    first, second, third = json.loads(capsys.readouterr().out)["kept"]
     assert (first["files"], first["limit_bytes"]) == (2, 2 * 2**30)
     assert first["size_bytes"] == sum(path.stat().st_size for path in ranges.iterdir())
     assert (second["files"], second["size_bytes"], second["limit_bytes"]) == (1, 1000, None)
+    assert (third["content"], third["files"]) == ("pictures of reports", 0)
     monkeypatch.setenv("DICOMDL_BYTE_CACHE", "0")
     assert "switched off" in str(kept.show_kept()[0])
 
@@ -56,8 +57,13 @@ def test_a_damaged_range_is_named(ranges: Path, capsys: pytest.CaptureFixture[st
 def test_all_of_it_can_be_removed(ranges: Path) -> None:
     copies.copy_of(Source("/a.tar.gz", 1, 2, 3, 4), lambda: [b"a" * 1000])
     size = sum(path.stat().st_size for path in ranges.iterdir())
-    assert [each.removed_bytes for each in kept.clear_kept()] == [size, 1000]
-    assert [each.files for each in kept.show_kept()] == [0, 0]
+    pictures = ranges.with_name(kept.PICTURES) / "generation"
+    pictures.mkdir(parents=True)
+    (pictures / "1-a.bin").write_bytes(bytes(70))
+    assert [each.files for each in kept.show_kept()] == [2, 1, 1]
+    assert [each.removed_bytes for each in kept.clear_kept()] == [size, 1000, 70]
+    assert [each.files for each in kept.show_kept()] == [0, 0, 0]
+    assert not pictures.exists()
     assert list(ranges.iterdir()) == []
 
 

@@ -161,11 +161,19 @@ _NO_LABELS: Final[_Labels] = (None, (), "", "")
 def _labels(stack: Stack) -> _Labels:
     """Return the newest labels of a stack: their numbers per voxel, names with volumes, and kind.
 
-    Or nothing, with the reason if there is an object.
+    Or nothing, with the reason of the first object if there is one.
     """
-    annotation = _annotation(stack)
-    if annotation is None:
-        return _NO_LABELS
+    first = _NO_LABELS
+    for annotation in _annotations(stack):
+        found = _labels_of(stack, annotation)
+        if not found[-1]:
+            return found
+        first = first if first[-1] else found
+    return first
+
+
+def _labels_of(stack: Stack, annotation: Annotation) -> _Labels:
+    """Return the labels of one object, or the reason."""
     if math.prod(stack.shape) > _MOST_VOXELS:
         return None, (), annotation.kind, "the stack has too many voxels for its labels to be drawn"
     is_fractional = annotation.facts.segmentation_type == "FRACTIONAL"
@@ -192,14 +200,10 @@ def _labels(stack: Stack) -> _Labels:
     return table[volume.array], named, annotation.kind, ""
 
 
-def _annotation(stack: Stack) -> Annotation | None:
-    """Return the newest readable SEG, else the newest readable RTSTRUCT; None without one."""
+def _annotations(stack: Stack) -> list[Annotation]:
+    """Return the readable SEG of a stack, then its RTSTRUCT, the newest of each first."""
     every = [each for each in stack.annotations if each.status in READABLE_STATUSES]
-    for kind in _LABEL_KINDS:
-        for annotation in every:
-            if annotation.kind == kind:
-                return annotation
-    return None
+    return [each for kind in _LABEL_KINDS for each in every if each.kind == kind]
 
 
 # --- in a worker process --------------------------------------------------------------------------

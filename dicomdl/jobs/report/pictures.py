@@ -16,6 +16,7 @@ from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.report.drawing import TARGET, Drawn, Wanted, draw, request_of, setup_of
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.children import Child, Death
+from dicomdl.storage.kept import PICTURES
 from dicomdl.storage.locations import is_url
 from dicomdl.storage.system import available_cores
 
@@ -39,9 +40,9 @@ class PictureCache:
     def __init__(self, generation: str) -> None:
         self._folder: str | None = None
         with contextlib.suppress(StorageError):
-            pictures = storage.cache_folder("pictures")
+            pictures = storage.cache_folder(PICTURES)
             storage.remove_old(pictures, _UNUSED_S, time.time(), pattern=r".*")
-            self._folder = storage.cache_folder("pictures", generation)
+            self._folder = storage.cache_folder(PICTURES, generation)
 
     def _path(self, number: int, wanted: Wanted) -> str:
         key = hashlib.blake2b(repr((_VERSION, wanted)).encode(), digest_size=6).hexdigest()

@@ -51,11 +51,9 @@ class Paths:
 
     def scrubbed(self, text: str) -> str:
         """Return a text without absolute paths."""
-        if self._root.strip("/\\"):
+        if self.style == "relative" and self._root.strip("/\\"):
             text = text.replace(self._root, "...")
-        if self.style == "hash":
-            text = re.sub(r"'[^']*[/\\][^']*'", "'...'", text)
-        return shown_text(text)
+        return shown_text(_QUOTED[self.style].sub("'...'", text))
 
 
 def short_uid(uid: str) -> str:
@@ -68,6 +66,11 @@ def shown_text(text: str) -> str:
     return printable(_UID.sub(lambda found: short_uid(found[0]), text))
 
 
+# Paths in quotes that a report does not show: absolute ones and URLs, or all with a folder.
+_QUOTED: Final = {
+    "relative": re.compile(r"""(['"])(?:[A-Za-z]:|[a-z0-9+.-]+:)?[/\\].*?\1"""),
+    "hash": re.compile(r"""(['"])[^'"]*[/\\].*?\1"""),
+}
 _UID: Final = re.compile(r"\b\d+(?:\.\d+){5,}\b")
 
 
