@@ -32,6 +32,8 @@ from dicomdl.storage.leases import lease
 from dicomdl.version import __version__
 
 _PLAN: Final = "plan.json"
+# What a folder holds whose removal was interrupted, or that a slow process wrote to after it.
+_OURS: Final = frozenset({"parts", "done", "leases"})
 _TEMPORARY: Final = r"\.part\.[0-9a-f]{12}\.tmp"
 # Partitions that a message lists.
 _LISTED: Final = 8
@@ -139,7 +141,7 @@ def write_plan(
     """
     plan = Plan(folder, kind, tuple(keys), dict(setup), payload)
     storage.make_folder(folder)
-    if os.listdir(folder):
+    if set(os.listdir(folder)) - _OURS:
         _require_ours(folder, kind)
     content = {"kind": kind, "dicomdl": __version__, "keys": list(keys), "setup": dict(setup)}
     storage.write_whole(os.path.join(folder, _PLAN), sealed(content, payload))
@@ -179,7 +181,7 @@ def read_plan(folder: str, kind: str) -> Plan:
 def _require_ours(folder: str, kind: str) -> None:
     path = os.path.join(folder, _PLAN)
     if not os.path.isfile(path):
-        if os.path.isdir(folder) and os.listdir(folder):
+        if os.path.isdir(folder) and set(os.listdir(folder)) - _OURS:
             raise UsageError(
                 f"{folder!r} holds other files, and no plan: name a folder of its own with work=",
                 path=folder,

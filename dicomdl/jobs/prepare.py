@@ -129,8 +129,15 @@ def prepare(
     work = work_folder(order.out)
     plan = _plan(order, index, chosen, state, work, overwrite=overwrite)
     count = workers or available_cores()
-    complete_parts(plan, "all", workers=count, progress=progress)
-    return merge_parts(work, overwrite=overwrite, progress=progress)
+    try:
+        complete_parts(plan, "all", workers=count, progress=progress)
+        return merge_parts(work, overwrite=overwrite, progress=progress)
+    except (UsageError, StorageError):
+        # Another process with the same recipe may have published, and removed the plan.
+        record = read_record(order.out)
+        if record is None or not state or record.state != state:
+            raise
+        return prepared_of(record)
 
 
 def plan_prepare(

@@ -193,6 +193,24 @@ def test_a_changed_label_is_a_change(tmp_path: Path) -> None:
     assert sorted(targets) == [[0.0], [0.0], [1.0], [1.0]]
 
 
+def test_a_process_whose_plan_another_one_has_published_has_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = written(tmp_path)
+
+    def finished_by_another(plan: partitions.Plan, *_: Any, **__: Any) -> None:
+        in_process(plan.folder)
+        merge_parts(plan.folder, progress=False)
+        # A child of this process that was slow.
+        Path(plan.folder, "parts").mkdir(parents=True)
+
+    monkeypatch.setattr("dicomdl.jobs.prepare.complete_parts", finished_by_another)
+    done = prepare(recipe, tmp_path / "out", progress=False)
+    assert (done.status, sum(done.samples.values())) == ("unchanged", 4)
+    # What is left there stands in the way of nothing.
+    assert len(plan_prepare(recipe, tmp_path / "out", progress=False)) == 3
+
+
 def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     changes = ["select=[modality=CT, slices>=99]"]
