@@ -329,6 +329,7 @@ def test_a_long_selection_travels_in_the_pickle_where_the_cache_cannot_be_writte
     assert np.array_equal(again.rows(), part.rows())
 
 
+@pytest.mark.slow
 def test_a_spawned_process_unpickles_what_it_needs(many: Index) -> None:
     scattered = many.select(instance_number=[1, 3, 5])
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -416,6 +416,7 @@ def test_the_datalist_of_fractions_and_of_folds(twenty: Index, tmp_path: Path) -
         split.to_datalist(tmp_path / "absent" / "list.json")
 
 
+@pytest.mark.slow
 def test_monai_reads_the_datalist(twenty: Index, tmp_path: Path) -> None:
     data = pytest.importorskip("monai.data")
     twenty.split((0.8, 0.2)).to_datalist(tmp_path / "list.json", label=lambda stack: 1)

@@ -114,6 +114,7 @@ def test_a_decoder_that_hangs_is_stopped_at_its_deadline(word: str) -> None:
     assert helper_ids() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits are Linux's")
 @pytest.mark.usefixtures("codec")
 def test_a_decoder_that_takes_all_memory_is_the_error_of_its_frame() -> None:
@@ -121,6 +122,7 @@ def test_a_decoder_that_takes_all_memory_is_the_error_of_its_frame() -> None:
         decode("allocate", isolation=Isolation(memory_bytes=2**29))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("codec")
 def test_errors_of_a_decoder_arrive_as_those_of_this_process_would() -> None:
     with pytest.raises(DecodeError, match="DicomrleError: the words of the codec"):

@@ -292,6 +292,7 @@ def test_names_of_zip_are_read_as_utf_8_or_cp437_and_backslashes_divide(tmp_path
         assert read_range(handle, 0, 7) == b"windows"
 
 
+@pytest.mark.slow
 def test_a_directory_of_a_hundred_thousand_members_takes_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
