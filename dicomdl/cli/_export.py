@@ -5,6 +5,7 @@ import json
 from typing import Any, Final
 
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
+from dicomdl.errors import UsageError
 
 # Those of `jobs.exports.options`, which would take a second to import for each `--help`.
 FORMATS: Final = ("nnunet", "webdataset", "datalist", "png", "hf", "yolo")
@@ -56,6 +57,24 @@ def add(commands: Any) -> None:
     )
     export.add_argument("--labels", metavar="SOURCE", help="SEG, RTSTRUCT or a pattern of files")
     export.add_argument(
+        "--join", metavar="TABLE", help="CSV or Parquet file with targets or boxes; needs --on"
+    )
+    export.add_argument(
+        "--on",
+        nargs="+",
+        default=[],
+        metavar="KEY=COLUMN",
+        help="what names a row of the table: SOPInstanceUID=image_id, stem=name, ...",
+    )
+    export.add_argument(
+        "--target", nargs="+", metavar="COLUMN", help="columns of the table that are the target"
+    )
+    export.add_argument(
+        "--boxes",
+        metavar="X,Y,WIDTH,HEIGHT[,LABEL]",
+        help="columns of the table with a box per row; other rows of frames have none",
+    )
+    export.add_argument(
         "--dtype",
         default="auto",
         choices=DTYPES,
@@ -103,8 +122,10 @@ def run(given: argparse.Namespace) -> int:
     from dicomdl.index.opening import open_index
     from dicomdl.jobs.exports.export import export
 
+    index = filtering.selected(open_index(given.index), given.where)
+    boxes = _boxes(given.boxes)
     done = export(
-        filtering.selected(open_index(given.index), given.where),
+        _joined(index, given, boxes),
         given.to,
         given.out,
         intensity=given.intensity,
@@ -113,6 +134,8 @@ def run(given: argparse.Namespace) -> int:
         orientation=given.orientation,
         irregular=given.irregular,
         labels=given.labels,
+        target=given.target,
+        boxes=boxes,
         dtype=given.dtype,
         split=given.split or given.fractions or given.folds,
         name=given.name,
@@ -129,6 +152,31 @@ def run(given: argparse.Namespace) -> int:
     else:
         print_text(repr(done))
     return FINE if done.ok else PROBLEMS
+
+
+def _boxes(columns: str | None) -> Any:
+    """Return the boxes of an option such as ``"x,y,width,height,label"``."""
+    from dicomdl.datasets.marks import Boxes
+
+    if columns is None:
+        return None
+    names = columns.split(",")
+    if not 4 <= len(names) <= 5:
+        raise UsageError(f"--boxes {columns}: expected four columns, or five with the classes")
+    x, y, width, height, *label = names
+    return Boxes(x, y, width, height, label[0] if label else None)
+
+
+def _joined(index: Any, given: argparse.Namespace, boxes: Any) -> Any:
+    """Return the index with the columns of a table; frames without a row stay."""
+    if given.join is None:
+        return index
+    keys = dict(each.partition("=")[::2] for each in given.on)
+    if not keys or not all(keys.values()):
+        raise UsageError("--join needs --on KEY=COLUMN, such as --on SOPInstanceUID=image_id")
+    names = [] if boxes is None else [*boxes.names, *([boxes.label] if boxes.label else [])]
+    labels = [*names, *(name for name in given.target or () if name not in names)]
+    return index.join(given.join, keys, labels or None, lists=names, on_unmatched="keep")
 
 
 def _one_or_all(numbers: list[Any] | None) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import dicomdl
 from dicomdl.cli import _export
+from dicomdl.cli.main import main
 from dicomdl.errors import UsageError
 from dicomdl.jobs.exports import options
 
@@ -198,6 +199,29 @@ def test_files_with_equal_uids_have_names_of_their_own(tmp_path: Path) -> None:
     volumes = exported(index, "datalist", tmp_path / "volumes")
     assert len({entry["name"] for entry in volumes.entries}) == 2
     assert exported(index, "datalist", tmp_path / "volumes").entries == volumes.entries
+
+
+def test_the_command_takes_boxes_and_targets_of_a_table(
+    index: dicomdl.Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uids = [index.value(row, "sop_instance_uid") for row in (0, 0, 7)]
+    rows = ["image_id,x,y,w,h,kind", f"{uids[0]},1,1,2,3,nodule", f"{uids[1]},2,0,4,1,mass"]
+    (tmp_path / "boxes.csv").write_text("\n".join([*rows, f"{uids[2]},0,2,7,3,mass"]))
+    given = ["export", str(tmp_path / "index"), "--to", "yolo", "-o", str(tmp_path / "out")]
+    given += ["--fractions", "0.5", "0.5", "-q", "--join", str(tmp_path / "boxes.csv")]
+    assert main(given) == 2
+    assert "--join needs --on KEY=COLUMN" in capsys.readouterr().err
+    given += ["--on", "SOPInstanceUID=image_id", "--boxes", "x,y,w,h,kind"]
+    assert main(given) == 0
+    told, boxes = yolo_boxes(tmp_path / "out")
+    assert told["names"] == {0: "mass", 1: "nodule"}
+    assert sum(map(len, boxes.values())) == 3
+    (tmp_path / "grades.csv").write_text("id,grade\nP0,a\nP1,b\nP2,a\nP3,b\n")
+    given = ["export", str(tmp_path / "index"), "--to", "hf", "-o", str(tmp_path / "hf"), "-q"]
+    given += ["--join", str(tmp_path / "grades.csv"), "--on", "PatientID=id", "--target", "grade"]
+    assert main(given) == 0
+    lines = (tmp_path / "hf/train/metadata.jsonl").read_text().splitlines()
+    assert {json.loads(line)["grade"] for line in lines} == {"a", "b"}
 
 
 def test_the_command_names_every_format_and_dtype() -> None:
