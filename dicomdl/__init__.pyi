@@ -72,4 +72,5 @@ from .values.windows import Percentile as Percentile
 from .values.windows import Window as Window
 from .version import __version__ as __version__
 from .volumes.plotting import plot as plot
+from .volumes.plotting import view as view
 from .volumes.volume import Volume as Volume

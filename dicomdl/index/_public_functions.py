@@ -43,6 +43,18 @@ class Plotted:
         plot = PublicFunction()
 
 
+class Viewed:
+    """An object that `dicomdl.view` takes."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        view = dicomdl.view
+        """Show one plane at a time in a notebook: `dicomdl.view` of this object."""
+    else:
+        view = PublicFunction()
+
+
 class Worked:
     """An index that whole jobs take."""
 

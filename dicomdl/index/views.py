@@ -32,7 +32,7 @@ from dicomdl.index._group_parts import (
     names_that_differ,
     quantity_of,
 )
-from dicomdl.index._public_functions import Plotted
+from dicomdl.index._public_functions import Plotted, Viewed
 from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation, annotations_of
 from dicomdl.index.rows import Generation, generation_of
@@ -44,7 +44,7 @@ from dicomdl.storage.locations import common_folder
 SHOWN_MEMBERS: Final = 6
 
 
-class Stack(Plotted):
+class Stack(Plotted, Viewed):
     """The frames of one Series that form one grid, in slice order, with the verdict on it.
 
     A view of an index, which pickles as a path and a number. `Index.stacks` holds them.
@@ -68,8 +68,9 @@ class Stack(Plotted):
     -------
     value, values, frame_value, is_constant
         A fact by the name of its column: of the first slice, of all, of one; is it the same in all.
-    frame, source, position, plane_spacing, plot
-        Facts, byte range, position and in-plane spacing of a slice; a picture of three planes.
+    frame, source, position, plane_spacing, plot, view
+        Facts, byte range, position and in-plane spacing of a slice; a picture of three planes, and
+        planes with sliders in a notebook.
 
     Examples
     --------
@@ -393,7 +394,7 @@ class Stacks(Plotted, Sequence[Stack]):
         return f"{counted(len(self), 'stacks')}\n{shown}{more}"
 
 
-class Group(Plotted, Sequence[Stack]):
+class Group(Plotted, Viewed, Sequence[Stack]):
     """Stacks of one Series on one grid, distinguished by a dimension.
 
     Dimensions are time points, echoes, b-values, phases, kernels, ... `read_volume` returns one

@@ -67,6 +67,43 @@ def plot(what: Any, intensity: IntensityOption = "auto", **options: Any) -> Any:
     )
 
 
+def view(
+    what: Volume | Stack | Group, intensity: IntensityOption = "auto", *, labels: Any = None
+) -> Any:
+    """Show one plane at a time in a notebook, with sliders; needs the extra `notebook`.
+
+    ``dicomdl view INDEX`` shows stacks in the browser without a notebook.
+
+    Parameters
+    ----------
+    what
+        A `Volume`; or a `Stack` or `Group`, which is read as it lies (``irregular="accept"``).
+    intensity
+        As for `Volume.window`.
+    labels
+        As for `Volume.plot`, such as "SEG".
+
+    Returns
+    -------
+    ipywidgets.Widget
+        The plane and the controls: the slice, the plane, and the time point of a group.
+
+    Raises
+    ------
+    MissingExtra
+        ipywidgets or matplotlib is not installed.
+    AnnotationError
+        The stack has no such labels.
+    UsageError
+        It is none of these.
+    """
+    if isinstance(what, Stack | Group):
+        what = read_volume(what, irregular="accept")
+    if not isinstance(what, Volume):
+        raise UsageError(f"view takes a Volume, Stack or Group, not {type(what).__name__}")
+    return what.view(intensity, labels=labels)
+
+
 def new_figure(feature: str) -> Any:
     """Return an empty figure that pyplot registers, and that a notebook shows once.
 

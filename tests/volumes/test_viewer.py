@@ -1,13 +1,16 @@
 """The viewer of a notebook."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from phantoms import true_affine, true_volume
+from conftest import index_of
+from phantoms import true_affine, true_volume, write_series
 
+import dicomdl
 from dicomdl import Geometry, Volume
-from dicomdl.errors import MissingExtra
+from dicomdl.errors import MissingExtra, UsageError
 
 SHAPE = (4, 6, 8)
 
@@ -39,6 +42,21 @@ def test_sliders_move_through_slices_planes_and_time_points() -> None:
     assert len(seen) == 5 and by["slice"].max == 7
     by["plane"].value = "axial"
     assert by["slice"].max == 3
+
+
+def test_a_stack_shows_itself_as_it_lies(folder: Path) -> None:
+    pytest.importorskip("ipywidgets")
+    pytest.importorskip("matplotlib")
+    write_series(folder, shape=(6, 5, 7), drop=[2])
+    stack = index_of(folder).stacks[0]
+    assert stack.verdict == "missing_slices"
+    assert controls(stack.view())["slice"].max == 4
+    assert "plane" in controls(stack.group.view())
+
+
+def test_something_without_slices_has_no_view() -> None:
+    with pytest.raises(UsageError, match="view takes"):
+        dicomdl.view("a path")  # type: ignore[arg-type]
 
 
 def test_the_absence_of_ipywidgets_is_an_error_that_says_what_to_install(
