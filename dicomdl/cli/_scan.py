@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     scan.add_argument(
         "--archives",
         action="store_true",
-        help="read the archives in folders, too (those that are a ROOT are read always)",
+        help="read the archives in folders and prefixes, too (a ROOT that is one is read always)",
     )
     scan.add_argument(
         "--copy-archives",

@@ -21,7 +21,7 @@ from dicomdl.storage.archives import (
 )
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
-from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined
+from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined, split
 from dicomdl.storage.medium import Medium, is_dicomdir
 from dicomdl.storage.sources import Source, State
 
@@ -135,6 +135,8 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     )
     if stores or tables:
         add_stores(stores, tables, walking.storage_options, found)
+        for path in _take_archives(found, set(packed), walking.archives):
+            _add_archive(path, found, walking, seen)
     return found
 
 
@@ -142,14 +144,20 @@ def _take_archives(found: Walk, roots: set[bytes], every: bool) -> list[bytes]:
     """Remove the archives that are read from what a walk has found; return those beside roots."""
     if not every and not roots:
         return []
-    paths = [path for path in found.paths if path in roots or (every and _is_named_so(path))]
+    paths = [
+        path
+        for path in found.paths
+        if path not in found.refused and (path in roots or (every and _is_named_so(path)))
+    ]
     taken = set(paths)
     found.keep([row for row, path in enumerate(found.paths) if path not in taken])
     return [path for path in paths if path not in roots]
 
 
 def _is_named_so(path: bytes) -> bool:
-    return has_ending(os.fsdecode(path))
+    """Whether a file or an object, and no member of an archive, is named as an archive."""
+    location = os.fsdecode(path)
+    return has_ending(location) and not split(location).members
 
 
 def _add_archive(path: bytes, found: Walk, walking: Walking, seen: set[tuple[int, int]]) -> None:

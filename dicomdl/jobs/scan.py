@@ -152,10 +152,10 @@ def scan(
         Objects of stores, and files of a slow file system, that each process asks for at once, 1 to
         256.
     archives
-        Read the archives, too, that are found in folders (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz,
-        .tar.zst). Archives that are roots are read always. Members that are stored, and those of a
-        .tar, are read in place. Compressed members are inflated when they are read, and a
-        compressed tar is copied once to the user's cache folder.
+        Read the archives, too, that are found in folders and below prefixes (.zip, .tar, .tar.gz,
+        .tar.bz2, .tar.xz, .tar.zst). Archives that are roots are read always. Members that are
+        stored, and those of a .tar, are read in place. Compressed members are inflated when they
+        are read, and a compressed tar is copied once to the user's cache folder.
     copy_archives
         Copy zips with compressed members once to the user's cache folder, without compression. All
         processes of this user read from the copy while it exists (``dicomdl cache clear`` removes

@@ -158,3 +158,25 @@ def test_workers_read_members_of_an_archive_in_a_store(
     server.objects["b/stored.zip"] = packed(folder, "stored.zip")
     index = scan(server, "s3://b/stored.zip", tmp_path / "index", workers=2)
     assert index.ledger["image"] == SHAPE[0]
+
+
+def test_archives_below_a_prefix_are_read_on_request(
+    server: ObjectServer, folder: Path, tmp_path: Path
+) -> None:
+    write_series(folder.parent / "other", shape=(3, 16, 16), series_uid="1.2.3")
+    for path in (folder.parent / "other").iterdir():
+        server.objects[f"b/set/{path.name}"] = path.read_bytes()
+    server.objects["b/set/one/stored.zip"] = packed(folder, "stored.zip")
+    server.objects["b/set/two/plain.tar"] = b"no tar" * 1000
+    closed = scan(server, "s3://b/set", tmp_path / "closed")
+    assert (closed.ledger["image"], closed.ledger["not_dicom"]) == (3, 2)
+    found = scan(server, "s3://b/set", tmp_path / "open", archives=True)
+    assert found.ledger["image"] == 3 + SHAPE[0]
+    assert "s3://b/set/two/plain.tar" in [problem.path for problem in found.problems]
+    # A root and a prefix that holds it: its members are read once.
+    roots: Any = ["s3://b/set", "s3://b/set/one/stored.zip"]
+    both = scan(server, roots, tmp_path / "both")
+    assert both.ledger["image"] == 3 + SHAPE[0]
+    server.clear()
+    assert scan(server, roots, tmp_path / "both").generation == both.generation
+    assert len(server.gets()) <= 1
