@@ -302,6 +302,16 @@ def test_pictures_are_cached_and_a_damaged_entry_is_made_again(
     assert len(count) == 2
 
 
+def test_pictures_that_are_cached_come_between_those_that_are_not(tmp_path: Path) -> None:
+    for number in range(5):
+        write_series(tmp_path / f"in/{number}", shape=(3, 8, 8), seed=number, edit=described())
+    index = scanned(tmp_path / "in")
+    wanted = {stack.number: Wanted(16) for stack in index.stacks}
+    some = {number: wanted[number] for number in (0, 2, 3)}
+    assert [n for n, _ in pictures.drawn(index, some, 1, progress=False)] == [0, 2, 3]
+    assert [n for n, _ in pictures.drawn(index, wanted, 1, progress=False)] == list(range(5))
+
+
 def test_errors_are_not_cached(tmp_path: Path) -> None:
     write_series(tmp_path / "in", shape=SHAPE, edit=described())
     index = scanned(tmp_path / "in")

@@ -48,28 +48,32 @@ class PictureCache:
         key = hashlib.blake2b(repr((_VERSION, wanted)).encode(), digest_size=6).hexdigest()
         return os.path.join(self._folder or "", f"{number}-{key}.bin")
 
-    def get(self, number: int, wanted: Wanted) -> Drawn | None:
-        """Return the pictures of a stack; None without them, or if they are damaged."""
-        if self._folder is None:
-            return None
+    def has(self, number: int, wanted: Wanted) -> bool:
+        """Whether there are pictures of a stack, damaged ones among them."""
+        return self._folder is not None and os.path.exists(self._path(number, wanted))
+
+    def get_or_draw(self, index: Index, number: int, wanted: Wanted) -> Drawn:
+        """Return the pictures of a stack; those that are damaged are made again."""
         try:
             return Drawn.from_bytes(storage.read_whole(self._path(number, wanted)))
         except ValueError:
             # StorageError is a ValueError.
-            return None
+            made = draw(index.stack(number), wanted)
+            self.put(number, wanted, made)
+            return made
 
-    def put(self, number: int, wanted: Wanted, data: bytes) -> None:
-        """Cache the pictures of a stack."""
-        if self._folder is not None:
+    def put(self, number: int, wanted: Wanted, made: Drawn) -> None:
+        """Cache the pictures of a stack; errors are not cached, as files may return."""
+        if self._folder is not None and not made.error:
             name = os.path.basename(self._path(number, wanted))
             with contextlib.suppress(StorageError):
-                storage.write_files(self._folder, [(name, data)])
+                storage.write_files(self._folder, [(name, made.to_bytes())])
 
 
 def drawn(
     index: Index, wanted: Mapping[int, Wanted], workers: int | None, *, progress: bool
 ) -> Iterator[tuple[int, Drawn]]:
-    """Yield (number of the stack, its pictures), in any order.
+    """Yield (number of the stack, its pictures), nearly in order: few sheets are open at once.
 
     Parameters
     ----------
@@ -88,21 +92,25 @@ def drawn(
         No process can be started.
     """
     cache = PictureCache(index.generation)
-    left = []
+    left = [number for number, how in wanted.items() if not cache.has(number, how)]
+    absent = set(left)
+    cached = [number for number in wanted if number not in absent]
+    place = {number: at for at, number in enumerate(wanted)}
     with progress_bar(
         total=len(wanted), unit="stack", desc="drawing stacks", shown=progress
     ) as bar:
-        for number, how in wanted.items():
-            if (found := cache.get(number, how)) is None:
-                left.append(number)
-            else:
-                bar.update()
-                yield number, found
+        done = 0
         for number, made in _made(index, wanted, left, workers or available_cores()):
-            if not made.error:
-                cache.put(number, wanted[number], made.to_bytes())
-            bar.update()
+            while done < len(cached) and place[cached[done]] < place[number]:
+                yield cached[done], cache.get_or_draw(index, cached[done], wanted[cached[done]])
+                bar.update()
+                done += 1
+            cache.put(number, wanted[number], made)
             yield number, made
+            bar.update()
+        for number in cached[done:]:
+            yield number, cache.get_or_draw(index, number, wanted[number])
+            bar.update()
 
 
 def _made(
