@@ -10,11 +10,12 @@ from typing import Final
 from dicomdl.errors import PixelError, UsageError
 from dicomdl.storage.sources import Source, opened, read_range
 
-_UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+")
+# No match begins within digits: a number of a million digits would be searched from each of them.
+_UID: Final = re.compile(r"(?<![0-9])[0-9]+(?:\.[0-9]+)+")
 _LIST: Final = "ListOfSeriesToDownload="
 # A line of s5cmd: cp s3://bucket/uuid/* folder
 _COPY: Final = re.compile(
-    r"^\s*cp\s.*s3://[^/\s]+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/", re.M
+    r"^[ \t]*cp\s.*s3://[^/\s]+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/", re.M
 )
 _UID_COLUMNS: Final = ("seriesinstanceuid", "seriesuid")
 # A manifest of 10 million series has less.

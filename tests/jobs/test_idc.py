@@ -135,7 +135,16 @@ def test_manifests_of_s5cmd_list_prefixes(tmp_path: Path) -> None:
     assert dicomdl.idc.from_manifest(tmp_path / "manifest.s5cmd").uids == list(UIDS[:2])
 
 
-@pytest.mark.parametrize("data", [b"", b"\0\xff", b"a,b\n1,2\n", b'"', b"ListOfSeriesToDownload="])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"\0\xff", b"a,b\n1,2\n", b'"', b"ListOfSeriesToDownload="),
+        # These would take hours if a line or a digit were searched for from each one.
+        pytest.param(b"\n" * 10**6, id="empty lines"),
+        pytest.param(b"ListOfSeriesToDownload=" + b"1" * 10**6, id="digits"),
+    ],
+)
+@pytest.mark.timeout(60)
 def test_a_file_that_lists_no_series_is_a_typed_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest").write_bytes(data)
     with pytest.raises(UsageError, match="lists no series"):
