@@ -165,7 +165,9 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     elements += ["idc.IDCSeries"]
     elements += ["jobs.conversions.Conversion", "jobs.conversions.ConvertedImage"]
     elements += ["jobs.card.Card"]
-    elements += ["jobs.exports.exported.Exported"]
+    elements += ["jobs.exports.exported.Exported", "jobs.prepared.Prepared"]
+    recipe = ("Recipe", "Sources", "Stacks", "Table", "Labels", "SplitRule", "Resampling")
+    elements += [f"jobs.recipes.recipe.{name}" for name in (*recipe, "Output", "CardText")]
     elements += ["jobs.report.result.Report"]
     expected = [name for name in public_names() if name != "DicomdlError"] + errors + elements
     assert sorted(documented) == sorted(expected)

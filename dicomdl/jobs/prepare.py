@@ -109,7 +109,7 @@ def prepare(
     >>> _ = recipe.write_text("name: CT\nselect: [modality=CT]\nintensity: ct.lung\n")
     >>> done = dicomdl.prepare(recipe, f"{folder.name}/out", data, dry_run=True, progress=False)
     >>> done.status, sum(done.samples.values())
-    ('planned', 2)
+    ('planned', 3)
     """
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
