@@ -155,6 +155,7 @@ def test_every_nifti_reference_of_the_corpus_is_one_of_our_volumes(corpus: Path)
     assert int(matched) >= 75
 
 
+@pytest.mark.timeout(900)
 def test_every_volume_of_dcm2niix_is_ours_or_has_a_reason_that_holds(corpus: Path) -> None:
     if shutil.which("dcm2niix") is None:
         pytest.skip("needs dcm2niix (pip install dcm2niix)")

@@ -1,11 +1,13 @@
 """Croissant 1.1, the JSON-LD of machine-learning data sets (MLCommons): a dictionary of it."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from dicomdl.jobs._card_facts import COLUMNS, REALS, TEXTS, Part
+from dicomdl.printing import printable
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.1"
 # The context of the specification, with our facts as plain JSON.
@@ -34,6 +36,7 @@ _CONTEXT: Final[Mapping[str, Any]] = {
     "rai": "http://mlcommons.org/croissant/RAI/",
     "sc": "https://schema.org/",
 }
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._+=/-]+")
 # The table of the system differs from machine to machine.
 _ENCODINGS: Final = {
     ".csv": "text/csv",
@@ -90,18 +93,20 @@ def croissant(
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         **{name: value for name, value in described.items() if value not in (None, "", [])},
-        "distribution": [_file_object(file) for file in files],
+        "distribution": [_file_object(file, number) for number, file in enumerate(files)],
         "recordSet": [_record_set(part, tables[part.name]) for part in parts],
         "dicomdl": facts,
     }
 
 
-def _file_object(file: CardFile) -> dict[str, Any]:
+def _file_object(file: CardFile, number: int) -> dict[str, Any]:
+    # An identifier has no white space, not even in an escaped form.
+    is_plain = _PLAIN.fullmatch(file.path)
     suffix = os.path.splitext(file.path)[1].lower()
     return {
         "@type": "cr:FileObject",
-        "@id": file.path,
-        "name": file.path,
+        "@id": file.path if is_plain else f"file-{number}",
+        "name": printable(file.path),
         "contentUrl": file.path,
         "contentSize": f"{file.size} B",
         "encodingFormat": _ENCODINGS.get(suffix, "application/octet-stream"),

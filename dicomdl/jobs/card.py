@@ -196,12 +196,20 @@ def write_card(
     index = as_index(source, "write_card", (folder,))
     index.require_readable()
     _require_date(date_published)
+    name = printable(" ".join(name.split()))
+    if not name:
+        raise UsageError("the name of the data set is blank")
     target = os.path.abspath(os.path.expanduser(os.fspath(folder)))
     named = _named(splits, index)
     images = _images(index)
     parts = parts_of(images, {part: _images(each) for part, each in named.items()})
     tables = {f"{TABLES}/{part.name}.csv": _table(part) for part in parts}
     listed = _data_files(target, files, tables)
+    if strange := [path for path in listed if not _is_text(path)]:
+        raise UsageError(
+            f"the name of the file {printable(strange[0])!r} of {target!r} is not UTF-8, which "
+            "JSON requires: rename it"
+        )
     if not patient_ids and (found := identified(listed, index)):
         raise UsageError(
             f"{counted(len(found), 'files')} of {target!r} have a PatientID in their name, which "
@@ -381,6 +389,15 @@ def _data_files(folder: str, given: Sequence[str] | None, tables: Mapping[str, b
             if not name.startswith(".") and os.path.isfile(path):
                 found.append(os.path.relpath(path, folder).replace(os.sep, "/"))
     return sorted(set(found) - own)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8: bytes of others are surrogates."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stacks_tables(folder: str) -> list[str]:

@@ -244,12 +244,41 @@ def test_wrong_parts_are_an_error(index: dicomdl.Index, tmp_path: Path) -> None:
 
 
 def test_wrong_options_of_a_card_are_an_error(index: dicomdl.Index, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="blank"):
+        dicomdl.write_card(index, tmp_path / "set", name=" \n", progress=False)
     with pytest.raises(UsageError, match="2026-11-29"):
         carded(index, tmp_path / "set", date_published="yesterday")
     with pytest.raises(UsageError, match="not below the folder"):
         carded(index, tmp_path / "set", files=["../a"])
     with pytest.raises(StorageError, match="cannot be read"):
         carded(index, tmp_path / "set", files=["absent"])
+
+
+def test_files_of_odd_names_are_listed_so_that_croissant_is_valid(
+    index: dicomdl.Index, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("a b.tar", "a\nb.tar", "\u65e5.tar"):
+        (folder / name).write_bytes(b"x")
+    (folder / "broken").symlink_to("nowhere")
+    carded(index, folder)
+    listed = {each["contentUrl"]: each["@id"] for each in read(folder)["distribution"]}
+    assert {"a b.tar", "a\nb.tar", "\u65e5.tar"} <= listed.keys()
+    assert not [found for found in listed.values() if not found.isascii() or " " in found]
+    assert len(set(listed.values())) == len(listed) == 5
+    croissant = pytest.importorskip("mlcroissant")
+    assert croissant.Dataset(str(folder / "card.json")).metadata.name == "Set"
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused(index: dicomdl.Index, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    try:
+        (tmp_path / "set" / os.fsdecode(b"bad\xff.tar")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        carded(index, tmp_path / "set")
 
 
 def test_markup_in_names_is_text_in_the_readme(index: dicomdl.Index, tmp_path: Path) -> None:
