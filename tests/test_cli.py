@@ -97,7 +97,7 @@ def test_one_hidden_folder_is_counted_in_the_singular(
     ("root", "sentence"),
     [
         ("s3:/bucket/lidc", "is a URL"),
-        ("https://example.org/case.zip", "is an archive in a store"),
+        ("https://example.org/case.7z", "is an archive of a kind that is not read"),
         ("case.7z", "unpack it"),
         ("case.RAR", "unpack it"),
         ("absent.zip", "does not exist"),
