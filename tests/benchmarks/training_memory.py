@@ -221,8 +221,8 @@ class Probe:
         return worker.id, private_dirty_mb(), sorted(sys.modules), self._rows
 
 
-def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
-    """Measure an epoch of shuffled rows.
+def course(dataset: Any, rows: int, method: str = "spawn") -> tuple[list[float], list[str], float]:
+    """Measure an epoch of shuffled rows, with workers of a start method.
 
     Returns the private dirty MB of the worker that ends with most, at the start and at every
     tenth of the epoch; its modules; us per row.
@@ -237,7 +237,7 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
         batch_size=16,
         sampler=sampler,
         num_workers=2,
-        multiprocessing_context="spawn",
+        multiprocessing_context=method,
         collate_fn=Probe(len(sampler) // 20),
     )
     measured: dict[int, list[float]] = {0: [], 1: []}
@@ -251,6 +251,24 @@ def course(dataset: Any, rows: int) -> tuple[list[float], list[str], float]:
     seconds = time.perf_counter() - start
     most = max(measured.values(), key=lambda one: one[-1])
     return most, modules, seconds / len(sampler) * 2 * 1e6
+
+
+def growth(method: str, frames: int, rows: int) -> dict[str, float]:
+    """MB of a worker above one with the same imports, at the start and end of an epoch.
+
+    Also the bytes of the pickled dataset.
+    """
+    import dicomdl
+
+    # The record of the scan is in the cache folder of whoever wrote the index.
+    dataset = dicomdl.FrameDataset(dicomdl.open_index(repeated_index(frames), trust=True))
+    measured, modules, _ = course(dataset, rows, method)
+    base = course(Imports(rows, modules), rows, method)[0][-1]
+    return {
+        "start": measured[0] - base,
+        "end": measured[-1] - base,
+        "pickled": len(pickle.dumps(dataset)),
+    }
 
 
 def print_memory(folder: Path, rows: int) -> None:
@@ -363,6 +381,9 @@ def measure(frames: int, rows: int, repeat: int, wanted: set[int]) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["--first-batch"]:
         print(json.dumps(first_batch(sys.argv[2], sys.argv[3])))
+        return
+    if sys.argv[1:2] == ["--growth"]:
+        print(json.dumps(growth(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
         return
     from rounds import arguments
 
