@@ -28,9 +28,9 @@ Record = Callable[[str, object], None]
 # A decoder may need 8 times the bytes of a frame, and its libraries must be loaded.
 DECODER_MIB = 256
 HEADER_MIB = 128
-# The caches of a process are bounded; while they held every index open, the whole way of 8,000
+# The budget of the caches of a process. While they held every index open, the whole way of 8,000
 # annotations took 850 MiB.
-WAY_MIB = 128
+WAY_MIB = 256
 FOLDERS = f"folders of {PER_FOLDER} mutants"
 
 
