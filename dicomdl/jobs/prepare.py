@@ -229,7 +229,7 @@ def merge_parts(work: str, *, overwrite: bool = False, progress: bool = True) ->
             storage.place_file(path, os.path.join(out, name))
         published = task.exporter.publish(entries, out)
         files = sorted({*placed, *published})
-        card = card_of(task, files, progress=progress)
+        card = card_of(task, entries, files, progress=progress)
         files = sorted({*files, *card.files})
         done = replace(_prepared(task, entries, files), fingerprint=card.fingerprint)
         stale = [os.path.join(out, name) for name in begun if name not in files]

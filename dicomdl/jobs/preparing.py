@@ -12,7 +12,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.opening import opened
 from dicomdl.jobs import partitions, supervisor
 from dicomdl.jobs.card import Card, write_card
-from dicomdl.jobs.exports.exporter import HIDDEN, REFUSED, Exporter
+from dicomdl.jobs.exports.exporter import HIDDEN, REFUSED, WRITTEN, Exporter
 from dicomdl.jobs.exports.formats import exporter_of
 from dicomdl.jobs.partitions import LeftOut, Plan
 from dicomdl.jobs.recipes.choosing import Chosen, choose
@@ -136,20 +136,27 @@ class PrepareTask:
         return {"entries": entries}
 
 
-def card_of(task: PrepareTask, files: Sequence[str], *, progress: bool) -> Card:
-    """Write the data card of the data set of a plan, whose files are in place."""
+def card_of(
+    task: PrepareTask, entries: Sequence[Mapping[str, Any]], files: Sequence[str], *, progress: bool
+) -> Card:
+    """Write the data card of the data set of a plan, whose files are in place.
+
+    It describes the stacks that became samples.
+    """
     recipe, chosen = task.recipe, task.chosen
+    stacks = {stack for entry in entries if entry["status"] == WRITTEN for stack in entry["stacks"]}
+    index = chosen.index.of_stacks(sorted(stacks))
     text = {f.name: getattr(recipe.card, f.name) for f in fields(recipe.card)}
     # Where the data lie is no property of them.
     told = dict(task.plan.setup["recipe"])
     told["sources"] = {k: v for k, v in told["sources"].items() if k not in ("roots", "index")}
     splits = None
     if (saved := chosen.options.split) is not None:
-        parts = chosen.index.split(keep=saved, by=saved.by, stratify=())
+        parts = [index & part for part in chosen.index.split(keep=saved, by=saved.by, stratify=())]
         names = chosen.options.parts if saved.k is None else [f"fold_{n}" for n in range(saved.k)]
         splits = dict(zip(names, parts, strict=True))
     return write_card(
-        chosen.index,
+        index,
         task.plan.setup["out"],
         name=recipe.name,
         description=recipe.description,

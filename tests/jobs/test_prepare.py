@@ -250,6 +250,22 @@ def test_a_stack_that_cannot_be_read_is_refused_with_its_reason(tmp_path: Path) 
     assert any("missing" in text for text in told)
 
 
+def test_the_card_describes_the_stacks_that_became_samples(tmp_path: Path) -> None:
+    recipe = written(tmp_path)
+    plan = plan_prepare(recipe, tmp_path / "out", progress=False)
+    lost = sorted((tmp_path / "in" / "s3").iterdir())[2]
+    lost.write_bytes(lost.read_bytes()[:-20])
+    in_process(plan.folder)
+    done = merge_parts(plan.folder, progress=False)
+    assert sum(done.samples.values()) == 3 and len(done.refused) == 1
+    rows = [
+        row
+        for table in sorted((tmp_path / "out" / "stacks").iterdir())
+        for row in table.read_text().splitlines()[1:]
+    ]
+    assert len(rows) == 3
+
+
 def test_folders_of_others_and_other_recipes_are_refused(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     prepared(recipe, tmp_path / "out")
