@@ -105,6 +105,7 @@ def test_a_dataset_shows_its_own_samples_after_the_transform(folder: Path) -> No
         assert np.array_equal(picture(axes), dataset[row]["image"][0])
 
 
+@pytest.mark.slow
 def test_patches_with_labels_of_the_demo_are_shown(tmp_path: Path) -> None:
     dicomdl.demo_data(tmp_path / "demo", patients=1)
     index = dicomdl.scan(tmp_path / "demo", tmp_path / "index", progress=False)

@@ -420,6 +420,7 @@ def test_a_pass_holds_no_more_samples_than_its_buffers() -> None:
         assert sorted(dataset.read) == list(range(3000))
 
 
+@pytest.mark.slow
 def test_the_thread_lives_only_while_samples_are_delivered() -> None:
     dataset = Counting([100] * 3)
     stream = StackStream(dataset)
@@ -574,6 +575,7 @@ def train_until_killed(folder: Path, saved_batches: int) -> None:
     log_file.write_text(json.dumps(log))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for batches in (5, 9, 1, None):

@@ -71,6 +71,7 @@ def test_a_compressed_tar_that_inflates_too_far_leaves_no_copy(tmp_path: Path) -
     assert dicomdl.scan(path, tmp_path / "j", progress=False).ledger["not_dicom"] == 1
 
 
+@pytest.mark.slow
 def test_a_member_of_zeros_costs_a_scan_its_first_bytes_only(tmp_path: Path) -> None:
     path = tmp_path / "zeros.zip"
     path.write_bytes(archives.zip_with("zeros.dcm", bytes(400_000_000), 8))

@@ -142,6 +142,7 @@ def test_the_test_part_is_apart(index: dicomdl.Index, tmp_path: Path) -> None:
     assert (set(fold["train"]), set(fold["val"])) == (names["train"], names["val"])
 
 
+@pytest.mark.slow
 def test_masks_that_overlap_become_regions(index: dicomdl.Index, tmp_path: Path) -> None:
     labels = dicomdl.LabelSource("SEG", channels=True)
     exported(index, tmp_path / "out", labels=labels)
@@ -170,6 +171,7 @@ def test_mapped_values_are_not_normalised_again(index: dicomdl.Index, tmp_path: 
     assert told(tmp_path / "out")["channel_names"] == {"0": "noNorm"}
 
 
+@pytest.mark.slow
 def test_images_of_a_pairing_are_channels_on_one_grid(tmp_path: Path) -> None:
     for number in range(2):
         folder = tmp_path / "in" / str(number)

@@ -69,6 +69,7 @@ def tables(index: dicomdl.Index, root: str) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_prefix_has_the_tables_of_its_folder(
     server: ObjectServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_changed_object_is_refused_and_not_mixed(server: ObjectServer, tmp_pat
         dicomdl.read_volume(index.stacks[0])
 
 
+@pytest.mark.slow
 def test_an_index_knows_how_its_stores_are_reached(server: ObjectServer, tmp_path: Path) -> None:
     scan(server, "s3://b/data/a", tmp_path / "index")
     program = (
