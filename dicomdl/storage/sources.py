@@ -228,40 +228,44 @@ def read_pieces(pieces: Sequence[Piece], buffers: Sequence[Values]) -> Iterator[
     A piece is a source and the offset of its first byte; all buffers have one size, and may be the
     same. Pieces of objects, and of files of a slow file system, are asked for ahead.
     """
-    if len(pieces) < 2:
-        yield from _read_pieces(pieces, buffers)
-        return
+    ahead: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if len(pieces) > 1:
+        size = buffers[0].nbytes
+        ahead = reading_ahead_of(
+            pieces[0][0].path,
+            lambda: [Span(source, offset, size) for source, offset in pieces],
+        )
+    return _read_pieces(pieces, buffers, ahead)
 
-    def ranges() -> list[Span]:
-        return [Span(source, offset, buffers[0].nbytes) for source, offset in pieces]
 
-    with reading_ahead_of(pieces[0][0].path, ranges):
-        yield from _read_pieces(pieces, buffers)
-
-
-def _read_pieces(pieces: Sequence[Piece], buffers: Sequence[Values]) -> Iterator[None]:
+def _read_pieces(
+    pieces: Sequence[Piece],
+    buffers: Sequence[Values],
+    ahead: contextlib.AbstractContextManager[None],
+) -> Iterator[None]:
     """Combine `opened` and `read_exactly` without overhead between the system calls.
 
     One block may consist of a hundred pieces.
     """
     keep: dict[str, tuple[Handle, Source]] | None = getattr(_kept_files, "handles", None)
-    for (source, offset), buffer in zip(pieces, buffers, strict=True):
-        kept = None if keep is None else keep.get(source.path)
-        if kept is None:
-            handle = _open(source)
-        else:
-            handle, checked = kept
-            if checked is not source:
-                handle.check(source)
-        try:
-            if handle.read_into(buffer.data, offset) < buffer.nbytes:
-                read_exactly(handle, buffer, offset)
-        except OSError as error:
-            raise _unread(error) from error
-        finally:
+    with ahead:
+        for (source, offset), buffer in zip(pieces, buffers, strict=True):
+            kept = None if keep is None else keep.get(source.path)
             if kept is None:
-                if keep is not None and len(keep) < MOST_OPEN:
-                    keep[source.path] = handle, source
-                else:
-                    handle.close()
-        yield
+                handle = _open(source) if loops.running else _open_now(source)
+            else:
+                handle, checked = kept
+                if checked is not source:
+                    handle.check(source)
+            try:
+                if handle.read_into(buffer.data, offset) < buffer.nbytes:
+                    read_exactly(handle, buffer, offset)
+            except OSError as error:
+                raise _unread(error) from error
+            finally:
+                if kept is None:
+                    if keep is not None and len(keep) < MOST_OPEN:
+                        keep[source.path] = handle, source
+                    else:
+                        handle.close()
+            yield
