@@ -36,7 +36,7 @@ from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.teams import answers
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.folders import Walk
-from dicomdl.storage.objects import declare, has_queries
+from dicomdl.storage.objects import declare, have_queries
 from dicomdl.storage.sources import CONCURRENCY, HeadWalker, Source, each_of
 from dicomdl.storage.system import available_cores
 
@@ -229,7 +229,7 @@ def read_all(
     ]
     if workers is None:
         workers = 1 if len(paths) < IN_PROCESS_FILES else available_cores()
-    if not sys.executable or has_queries():
+    if not sys.executable or have_queries(paths):
         # Python embedded in another program has no command to start workers with. Queries of URLs,
         # which may be signatures, stay in this process.
         workers = 1

@@ -32,6 +32,7 @@ from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.teams import answers
 from dicomdl.printing import printable
 from dicomdl.storage.children import Answer, Child, Death
+from dicomdl.storage.locations import is_url
 from dicomdl.storage.sources import Source
 from dicomdl.storage.system import available_cores
 
@@ -269,8 +270,9 @@ def _found(sources: Sequence[Source], workers: int | None) -> Iterator[_Found]:
         workers = 1 if len(sources) < _IN_PROCESS else available_cores()
     chunks = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
     profile = Profile()
-    # A path that is more than text, such as one below a moved root, stays in this process.
-    is_plain = all(type(each.path) is str for each in sources)
+    # A path that is more than text, such as one below a moved root, stays in this process, which
+    # alone knows how stores are reached.
+    is_plain = all(type(each.path) is str and not is_url(each.path) for each in sources)
     if workers == 1 or len(chunks) < 2 or not is_plain or not sys.executable:
         yield from (_one(each, profile, key) for each in sources)
         return

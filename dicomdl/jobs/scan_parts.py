@@ -38,7 +38,7 @@ from dicomdl.jobs.scan import (
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.children import Answer
 from dicomdl.storage.folders import Walk
-from dicomdl.storage.objects import declare, has_queries
+from dicomdl.storage.objects import declare, have_queries
 
 KIND: Final = "scan"
 # Files per partition, unless their number is given.
@@ -79,7 +79,7 @@ def plan_scan(
         As for `scan`; or the walk found URLs with signatures, which are not stored.
     """
     begun = begin(roots, out, **options)
-    if has_queries():
+    if have_queries(begun.walked.paths):
         raise UsageError(
             "URLs with a query, which may be a signature, are not stored in a plan: scan them in "
             "one process, or give credentials by the environment"

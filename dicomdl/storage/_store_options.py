@@ -125,8 +125,8 @@ def query_of(url: str) -> str:
     return _given.queries.get(url, "") if _given.queries else ""
 
 
-def has_queries() -> bool:
-    """Whether some URLs have queries, which no other process knows."""
+def knows_queries() -> bool:
+    """Whether some URLs were given with queries, which no other process knows."""
     return bool(_given.queries)
 
 

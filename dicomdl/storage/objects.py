@@ -8,6 +8,8 @@ scan, so that bytes of two states never mix. Ranges go through a cache on local 
 
 import errno
 import functools
+import os
+from collections.abc import Iterable
 from typing import Final
 
 from dicomdl.errors import FileChanged
@@ -18,15 +20,23 @@ from dicomdl.storage._requests import client_of
 from dicomdl.storage._store_options import checked_options as checked_options
 from dicomdl.storage._store_options import declare as declare
 from dicomdl.storage._store_options import declared as declared
-from dicomdl.storage._store_options import has_queries as has_queries
+from dicomdl.storage._store_options import knows_queries, query_of
 from dicomdl.storage._store_options import remember_query as remember_query
 from dicomdl.storage._store_options import require_no_secret as require_no_secret
 from dicomdl.storage._store_options import without_secrets as without_secrets
 from dicomdl.storage._stores import ChangedObject, Fetched, ObjectState, in_full
 from dicomdl.storage.handles import UNKNOWN, Source
+from dicomdl.storage.locations import split
 
 # Bytes of the first request for a header, which most fit.
 FIRST_BYTES: Final = 16 * 2**10
+
+
+def have_queries(paths: Iterable[bytes]) -> bool:
+    """Whether some locations were given with queries, which no other process knows."""
+    return knows_queries() and any(
+        query_of(split(os.fsdecode(path)).whole) for path in paths if b"://" in path
+    )
 
 
 def source_of(url: str, state: ObjectState) -> Source:

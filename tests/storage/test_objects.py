@@ -13,7 +13,7 @@ import pytest
 from object_server import ObjectServer, serving
 
 from dicomdl.errors import FileChanged, PixelError, UsageError
-from dicomdl.storage import _byte_cache, _plans, _stores, objects
+from dicomdl.storage import _byte_cache, _plans, _store_options, _stores, objects
 from dicomdl.storage._byte_cache import ByteCache
 from dicomdl.storage._store_options import (
     bucket_of,
@@ -25,8 +25,9 @@ from dicomdl.storage._store_options import (
 from dicomdl.storage.ahead import Span, reading_ahead
 from dicomdl.storage.handles import UNKNOWN, NotFetched, Source
 from dicomdl.storage.listing import listed, state_of_object
+from dicomdl.storage.locations import joined
 from dicomdl.storage.object_heads import FirstBytes, walk_heads
-from dicomdl.storage.objects import RemoteObject, fetch
+from dicomdl.storage.objects import RemoteObject, fetch, have_queries
 from dicomdl.storage.sources import look_up, opened, read_exactly, read_pieces, read_range
 
 pytest.importorskip("obstore")
@@ -507,3 +508,12 @@ def test_a_process_reads_although_its_parent_has_used_the_client(
     assert data == b"".join(server.objects[source.path[5:]][50:150] for source in sources)
     assert found == 20 and "no such object" in words
     assert os.getpid() != child.pid
+
+
+def test_a_query_concerns_its_own_url_and_no_other_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_store_options._given, "queries", {})
+    assert not have_queries([b"https://host/a.zip"])
+    assert remember_query("https://host/a.zip?signature=1") == "https://host/a.zip"
+    member = os.fsencode(joined("https://host/a.zip", "b.dcm"))
+    assert have_queries([b"/data/a.dcm", b"https://host/a.zip"]) and have_queries([member])
+    assert not have_queries([b"/data/a.dcm", b"https://host/c.dcm"])
