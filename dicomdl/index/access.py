@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from dicomdl.arrays import Mask
@@ -22,7 +21,7 @@ from dicomdl.errors import IndexFolderError, UntrustedRoot
 from dicomdl.index.moves import VARIABLE, Moves, Roots, moved, moves_of, parse_roots
 from dicomdl.index.own_scans import is_own
 from dicomdl.index.stored_generation import StoredGeneration
-from dicomdl.index.table import Table
+from dicomdl.index.table import Table, flags_of
 from dicomdl.storage.handles import MovedPath
 from dicomdl.storage.locations import SEPARATOR, is_url
 from dicomdl.storage.paths import MovedRootedPath, RootedPath, UnacceptedPath, is_inside
@@ -79,15 +78,14 @@ class Access:
         paths = files.column("path")
         if self.roots is None:
             return np.ones(len(files), dtype=np.bool_)
-        flags = pa.array(np.zeros(len(files), dtype=np.bool_))
+        flags = np.zeros(len(files), dtype=np.bool_)
         for root in self.roots:
             # The paths of the index are those before the move.
             before = [old for old, new in self.moves if is_inside(os.fsdecode(new), root)]
             for place in (os.fsencode(root), *before):
-                flags = pc.or_(flags, pc.equal(paths, place))
-                flags = pc.or_(flags, pc.starts_with(paths, _with_separator(place)))
-        flags = pc.and_not(flags, pc.match_substring_regex(paths, _LEAVING))
-        return np.asarray(flags.to_numpy(zero_copy_only=False), dtype=np.bool_)
+                flags |= flags_of(pc.equal(paths, place))
+                flags |= flags_of(pc.starts_with(paths, _with_separator(place)))
+        return flags & ~flags_of(pc.match_substring_regex(paths, _LEAVING))
 
 
 class _Paths:

@@ -263,7 +263,7 @@ class Table:
             flags[1:] = codes[1:] != codes[:-1]
         elif len(array) > 1:
             same = pc.equal(array.slice(1), array.slice(0, len(array) - 1))
-            flags[1:] = ~_flags(same)
+            flags[1:] = ~flags_of(same)
         return flags
 
     def distinct_at(
@@ -443,7 +443,7 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
         chosen = set(choices)
         return _per_row(array, [value in chosen for value in array.dictionary.to_pylist()])
     try:
-        return _flags(pc.is_in(array, value_set=pa.array(choices, type=array.type)))
+        return flags_of(pc.is_in(array, value_set=pa.array(choices, type=array.type)))
     except (*_WRONG_TYPE, OverflowError):
         raise UsageError(
             f"{name} holds {_plain_type(array.type)}, not {_types_of(choices)}", column=name
@@ -452,7 +452,7 @@ def where(table: Table, name: str, wanted: Any) -> npt.NDArray[np.bool_]:
 
 def starting(table: Table, name: str, prefix: str) -> npt.NDArray[np.bool_]:
     """Return (n,) flags: rows of a plain column of text whose value begins with a prefix."""
-    return _flags(pc.starts_with(table.column(name), prefix))
+    return flags_of(pc.starts_with(table.column(name), prefix))
 
 
 def passing(table: Table, name: str, test: Callable[[Any], Any]) -> npt.NDArray[np.bool_]:
@@ -479,7 +479,7 @@ def between(table: Table, name: str, low: Any = None, high: Any = None) -> npt.N
     result = np.ones(len(array), dtype=np.bool_)
     for bound, compare in ((low, pc.greater_equal), (high, pc.less_equal)):
         if bound is not None:
-            result &= _flags(compare(array, pa.scalar(bound)))
+            result &= flags_of(compare(array, pa.scalar(bound)))
     return result
 
 
@@ -535,7 +535,7 @@ def _is_of_lists(name: str) -> UsageError:
     )
 
 
-def _flags(array: pa.Array) -> npt.NDArray[np.bool_]:
+def flags_of(array: pa.Array) -> npt.NDArray[np.bool_]:
     """Convert a boolean Arrow array to (n,) flags; null becomes False."""
     array = array.fill_null(False) if array.null_count else array
     bits = (
@@ -586,7 +586,7 @@ def _indices(rows: npt.NDArray[Any]) -> pa.Array:
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     """Return the numbers of a plain Arrow array: floats with NaN for nulls, flags as booleans."""
     if pa.types.is_boolean(array.type):
-        return _flags(array)
+        return flags_of(array)
     return (
         _view(pc.fill_null(array.cast(pa.float64()), math.nan))
         if array.null_count
