@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import phantoms
+import pyarrow
 import pytest
 
 import dicomdl
@@ -23,10 +24,20 @@ def written(folder: Path, series: int = 3) -> Path:
     return folder
 
 
-def tables(index: dicomdl.Index) -> dict[str, bytes]:
-    """The bytes of the tables of an index."""
+def tables(index: dicomdl.Index) -> dict[str, Any]:
+    """The bytes of the tables of an index.
+
+    Older versions of pyarrow leave unused bits of bitmaps as memory had them: the values then.
+    """
     folder = Path(index.path, "generations", index.generation)
-    return {name: (folder / f"{name}.arrow").read_bytes() for name in TABLES}
+    stored = {name: (folder / f"{name}.arrow").read_bytes() for name in TABLES}
+    if int(pyarrow.__version__.partition(".")[0]) >= 26:
+        return stored
+    # As text, in which NaN is NaN.
+    return {
+        name: repr(pyarrow.ipc.open_file(data).read_all().to_pydict())
+        for name, data in stored.items()
+    }
 
 
 def made_here(work: str) -> None:
