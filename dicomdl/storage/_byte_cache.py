@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import xxhash
 
 from dicomdl.errors import StorageError, UsageError
-from dicomdl.storage.publishing import cache_folder, require_private
+from dicomdl.storage.publishing import cache_folder, files_by_use, require_private
 from dicomdl.storage.system import OPEN_FLAGS, read_at, read_into
 
 VARIABLE: Final = "DICOMDL_BYTE_CACHE"
@@ -196,14 +196,7 @@ class ByteCache:
 
 def used_files(folder: str) -> list[tuple[float, int, str]]:
     """Return the time of the last use, the bytes and the path of each file of the cache."""
-    found = []
-    with contextlib.suppress(OSError), os.scandir(folder) as items:
-        for item in items:
-            if _NAME.fullmatch(item.name):
-                with contextlib.suppress(OSError):
-                    status = item.stat(follow_symlinks=False)
-                    found.append((status.st_mtime, status.st_size, item.path))
-    return found
+    return files_by_use(folder, _NAME)
 
 
 def damaged_files(folder: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from dicomdl.storage.publishing import (
     cache_folder,
     cache_root,
     explained,
+    files_by_use,
     remove_old,
     require_private,
 )
@@ -139,14 +140,7 @@ def _make_room(folder: str, length: int) -> None:
 
 def used_files(folder: str) -> list[tuple[float, int, str]]:
     """Return the time of the last use, the bytes and the path of each copy."""
-    found = []
-    with contextlib.suppress(OSError), os.scandir(folder) as items:
-        for item in items:
-            if _COPY.fullmatch(item.name):
-                with contextlib.suppress(OSError):
-                    status = item.stat(follow_symlinks=False)
-                    found.append((status.st_mtime, status.st_size, item.path))
-    return found
+    return files_by_use(folder, _COPY)
 
 
 def clear() -> int:

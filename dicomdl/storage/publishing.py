@@ -449,6 +449,18 @@ def _is_written(path: str, name: str) -> bool | None:
     return locks.is_held(os.path.join(path, _WRITER))
 
 
+def files_by_use(folder: str, name: re.Pattern[str]) -> list[tuple[float, int, str]]:
+    """Return the time of the last use, the bytes and the path of files whose name matches."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as items:
+        for item in items:
+            if name.fullmatch(item.name):
+                with contextlib.suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    found.append((status.st_mtime, status.st_size, item.path))
+    return found
+
+
 def remove_old(folder: str, limit_s: float, now: float, *, pattern: str) -> None:
     """Remove entries of a folder that match `pattern` and have not changed for `limit_s` seconds.
 
