@@ -243,16 +243,16 @@ def check_phi(source: Indexed, *, workers: int | None = None, progress: bool = T
         raise UsageError(f"workers is {workers}, expected at least 1", workers=workers)
     index = as_index(source, "check_phi")
     index.require_readable()
-    Profile()  # says what to install before any file is read
+    profile = Profile()
     sources = index.file_sources()
     tally = _Tally()
     with progress_bar(
         total=len(sources), unit="file", desc="reading headers", shown=progress
     ) as bar:
-        for found in _found(sources, workers):
+        for found in _found(sources, workers, profile):
             tally.add(found)
             bar.update()
-    return tally.result(index, len(sources))
+    return tally.result(index, len(sources), profile)
 
 
 class _Found(NamedTuple):
@@ -263,13 +263,12 @@ class _Found(NamedTuple):
     reason: str = ""
 
 
-def _found(sources: Sequence[Source], workers: int | None) -> Iterator[_Found]:
+def _found(sources: Sequence[Source], workers: int | None, profile: Profile) -> Iterator[_Found]:
     """Yield what each file carries, in any order."""
     key = secrets.token_bytes(_KEY_BYTES)
     if workers is None:
         workers = 1 if len(sources) < _IN_PROCESS else available_cores()
     chunks = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
-    profile = Profile()
     # A path that is more than text, such as one below a moved root, stays in this process, which
     # alone knows how stores are reached.
     is_plain = all(type(each.path) is str and not is_url(each.path) for each in sources)
@@ -335,8 +334,8 @@ class _Tally:
         self.pixels.update(found.carried.pixels)
         self.removed[found.carried.identity_removed] += 1
 
-    def result(self, index: Index, files: int) -> PhiCheck:
-        profile, columns = Profile(), _identifying_columns(index)
+    def result(self, index: Index, files: int, profile: Profile) -> PhiCheck:
+        columns = _identifying_columns(index)
         attributes = [
             _attribute(tag, count, len(self.values[tag]), profile, columns)
             for tag, count in self.files.items()
