@@ -1,4 +1,5 @@
 from . import interop as interop
+from ._kernels import accelerated as accelerated
 from .datasets.batch_plots import plot_batch as plot_batch
 from .datasets.centers import Centers as Centers
 from .datasets.collate import collate as collate

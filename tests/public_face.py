@@ -23,7 +23,8 @@ def public_names(root: Path) -> list[str]:
     for node in ast.parse(module.read_text()).body if module.exists() else ():
         if isinstance(node, ast.Assign):
             found += [f"idc.{name}" for name in ast.literal_eval(node.value)]
-    return [name for name in found if name not in ("__version__", "interop", "idc")]
+    plain = ("__version__", "accelerated", "interop", "idc")
+    return [name for name in found if name not in plain]
 
 
 @functools.cache

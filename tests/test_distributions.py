@@ -1,5 +1,6 @@
 """What a release consists of: its version, its files, and the recipe of conda-forge."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import dicomdl
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+KERNELS = ROOT / "dicomdl/_kernels"
 RECIPE = (ROOT / "configs/conda-recipe.yaml").read_text()
 
 
@@ -44,11 +46,16 @@ def test_the_changelog_has_the_headings_of_keep_a_changelog() -> None:
         assert len(each) == len(set(each))
 
 
+def _build(folder: Path, *options: str, **environment: str) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", *options, "--directory", str(folder)]
+    env = {**os.environ, **environment}
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=env)
+
+
 @pytest.mark.slow
 def test_sdist_and_wheel_hold_the_package_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    _build(tmp_path, DICOMDL_PURE="1")
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     assert wheel.name == f"dicomdl-{dicomdl.__version__}-py3-none-any.whl"
     package = {
@@ -68,10 +75,44 @@ def test_sdist_and_wheel_hold_the_package_and_nothing_else(tmp_path: Path) -> No
     assert {name for name in held if not name.startswith(info)} == package | recipes
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in KERNELS.glob("*.[ch]")}
+    assert len(sources) >= 5
+    assert sources | {"hatch_build.py"} <= packed
+    assert not [name for name in packed if "_compiled" in name]
     assert package | {"pyproject.toml", "LICENSE", "CITATION.cff", "tests/conftest.py"} <= packed
     tops = {name.partition("/")[0] for name in packed}
     tops -= {path.name for path in ROOT.glob("*.md")}
     assert tops == {
         *("dicomdl", "tests", "notebooks", "configs", "docs"),
-        *("pyproject.toml", "zensical.toml", "CITATION.cff", "LICENSE", "PKG-INFO", ".gitignore"),
+        *(
+            "pyproject.toml",
+            "hatch_build.py",
+            "zensical.toml",
+            "CITATION.cff",
+            "LICENSE",
+            "PKG-INFO",
+            ".gitignore",
+        ),
     }
+
+
+@pytest.mark.slow
+def test_a_wheel_with_the_compiled_module_names_its_platform(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    if not dicomdl.accelerated:
+        pytest.skip("there is no compiler, or DICOMDL_PURE=1")
+    _build(tmp_path, "--target", "wheel", DICOMDL_KERNELS="required")
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"dicomdl-{dicomdl.__version__}-cp311-abi3-")
+    with zipfile.ZipFile(wheel) as archive:
+        held = [name for name in archive.namelist() if name.startswith("dicomdl/_kernels/")]
+        (about,) = [name for name in archive.namelist() if name.endswith(".dist-info/WHEEL")]
+        assert b"Root-Is-Purelib: false" in archive.read(about)
+    assert len(held) == 2 and "dicomdl/_kernels/__init__.py" in held
+
+
+def test_the_recipe_of_cibuildwheel_builds_for_the_oldest_python() -> None:
+    wanted = tomllib.loads((ROOT / "configs/cibuildwheel.toml").read_text())["tool"]["cibuildwheel"]
+    oldest = PROJECT["requires-python"].removeprefix(">=").replace(".", "")
+    assert wanted["build"] == f"cp{oldest}-*"
+    assert wanted["environment"] == {"DICOMDL_KERNELS": "required"}
