@@ -6,6 +6,9 @@
     ├── MissingExtra          a feature whose optional package is not installed
     ├── WorkerDied            a worker of a DataLoader ended while it decoded a frame
     ├── StorageError          a folder or file of dicomdl that cannot be written or read
+    ├── NetworkError          a DICOM server that cannot be reached, or went away
+    │   ├── AssociationRejected   it refused the association
+    │   └── PeerFailure       it answered with a status of failure
     ├── IndexFolderError      an index folder that is absent, damaged or of another format
     │   ├── IndexDamaged      a file of an index that is not as the scan wrote it
     │   ├── GenerationGone    a pickled index whose generation a later scan has removed
@@ -166,6 +169,44 @@ class WorkerDied(DicomdlError, RuntimeError):
 
 class StorageError(DicomdlError):
     """A folder or file of dicomdl (index, cache, output) cannot be written or read."""
+
+
+class NetworkError(DicomdlError):
+    """A DICOM server cannot be reached, cannot be trusted, or went away.
+
+    Attributes
+    ----------
+    is_transient : bool
+        Whether the same request may succeed later.
+    """
+
+    is_transient: bool
+
+
+class AssociationRejected(NetworkError):
+    """A DICOM server refused the association, or every presentation context of it.
+
+    Attributes
+    ----------
+    result, source, reason : int
+        The numbers of the A-ASSOCIATE-RJ (PS3.8 table 9-21); 0 where the contexts were refused.
+    """
+
+    result: int
+    source: int
+    reason: int
+
+
+class PeerFailure(NetworkError):
+    """A DICOM server answered a request with a status of failure.
+
+    Attributes
+    ----------
+    status : int
+        The status: of DIMSE (PS3.7 annex C), or of HTTP.
+    """
+
+    status: int
 
 
 class IndexFolderError(DicomdlError):

@@ -17,6 +17,7 @@ from dicomdl.cli import (
     _check,
     _convert,
     _demo,
+    _echo,
     _export,
     _idc,
     _prepare,
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         _prepare,
         _card,
         _idc,
+        _echo,
         _cache,
         _demo,
     ):
