@@ -71,14 +71,15 @@ def converted(raws: Sequence[bytes], convert: Callable[[bytes], Any]) -> Column:
     """Convert the raw values of one column by a function of `converter`, each distinct one once."""
     first = raws[0]
     if raws.count(first) == len(raws):
-        return Constant(_limited(convert(first)), len(raws))
+        return Constant(limited(convert(first)), len(raws))
     known = {raw: convert(raw) for raw in dict.fromkeys(raws)}
     if max(map(len, raws)) > LONGEST_TEXT:
-        known = {raw: _limited(value) for raw, value in known.items()}
+        known = {raw: limited(value) for raw, value in known.items()}
     return list(map(known.__getitem__, raws))
 
 
-def _limited(value: Any) -> Any:
+def limited(value: Any) -> Any:
+    """Return a value, text without what is beyond `LONGEST_TEXT`."""
     return value[:LONGEST_TEXT] if isinstance(value, str) else value
 
 
@@ -205,7 +206,13 @@ def swap_bytes(raw: bytes, column: Attribute) -> bytes:
     )
 
 
-def sign_padding(columns: dict[str, Column]) -> None:
+def complete(columns: dict[str, Column]) -> None:
+    """Give typed columns what depends on several of them: signs of padding, implied values."""
+    _sign_padding(columns)
+    _fill_pixel_defaults(columns)
+
+
+def _sign_padding(columns: dict[str, Column]) -> None:
     """Apply the sign of the pixels to PixelPaddingValue (PS3.3 C.7.5.1.1.2), whatever its VR."""
     for name in ("pixel_padding_value", "pixel_padding_range_limit"):
         values = columns[name]
@@ -220,7 +227,7 @@ def _signed(value: int | None, sign: int | None) -> int | None:
     return value - 0x10000
 
 
-def fill_pixel_defaults(columns: dict[str, Column]) -> None:
+def _fill_pixel_defaults(columns: dict[str, Column]) -> None:
     """Fill absent columns of the Image Pixel module with their implied values.
 
     The columns that reading needs are never None.

@@ -1,12 +1,18 @@
 """Headers of many files: one after the other, and many at a time where each one waits."""
 
+import os
 from collections.abc import Sequence
+from typing import Final
 
 from dicomdl.errors import PixelError
+from dicomdl.headers._ordinary import CAN_READ
+from dicomdl.headers._ordinary import Ordinary as Ordinary
 from dicomdl.headers.header import Header
 from dicomdl.headers.reader import HeaderReader, unread
 from dicomdl.storage.locations import SEPARATOR, is_url
 from dicomdl.storage.sources import CONCURRENCY, HeadWalker, are_slow, walk_heads
+
+_SEPARATOR: Final = os.fsencode(SEPARATOR)
 
 
 def read_headers(
@@ -44,6 +50,19 @@ def read_headers(
     walk = walk_heads if walker is None else walker.walk
     found = iter(_headers(walk(objects, reader.read_opened)))
     return [next(found) if path in remote else reader.read(path) for path in paths]
+
+
+def ordinary_among(reader: HeaderReader, paths: Sequence[bytes]) -> Ordinary | None:
+    """Return the ordinary ones among some files, which are read at once; None without any.
+
+    Members of archives, objects of stores and files of a slow file system are left to
+    `read_headers`.
+    """
+    if not CAN_READ or not paths or any(_SEPARATOR in path for path in paths):
+        return None
+    if are_slow([os.fsdecode(path) for path in paths]):
+        return None
+    return reader.read_ordinary(paths)
 
 
 def _headers(found: Sequence[Header | OSError | PixelError]) -> list[Header]:

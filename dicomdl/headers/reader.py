@@ -29,6 +29,7 @@ from dicomdl.headers._heads import PIXEL_DATA, Step
 from dicomdl.headers._layouts import Layouts
 from dicomdl.headers._mosaic import unpacked_rows
 from dicomdl.headers._nuclear_medicine import placed_rows
+from dicomdl.headers._ordinary import Ordinary, OrdinaryFiles
 from dicomdl.headers._pixel_data import PixelLayout, locate_frames, pixel_layout
 from dicomdl.headers._rows import Context, Row, Schema, override
 from dicomdl.headers._window import Window
@@ -39,10 +40,9 @@ from dicomdl.headers.columns import (
     Constant,
     are_real,
     as_text,
+    complete,
     converted,
-    fill_pixel_defaults,
     require_real,
-    sign_padding,
 )
 from dicomdl.headers.frame import Frame, attributes
 from dicomdl.headers.frame_source import FILE_FIELDS
@@ -112,6 +112,7 @@ class HeaderReader:
         self._schema = Schema(self.columns, _SPECIALS)
         self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
+        self._ordinary = OrdinaryFiles(self._schema, limits, FIRST_READ)
         # The file that is being read.
         self._source, self._size = UNREAD, 0
 
@@ -127,6 +128,14 @@ class HeaderReader:
         except PixelError as error:
             return _of_member(error)
         return self.read_opened(handle)
+
+    def read_ordinary(self, paths: Sequence[bytes]) -> Ordinary | None:
+        """Read many ordinary files at once, if this installation can; None without any.
+
+        The paths are those of local files. `read` would give the same columns for these files, and
+        reads the others.
+        """
+        return self._ordinary.read(paths)
 
     def read_opened(self, handle: Handle, first: bytes | None = None) -> Header:
         """Read a header as `read` does, from a handle, and close that.
@@ -307,8 +316,7 @@ class HeaderReader:
                 self.columns, self._schema.converters, zip(*rows, strict=True), strict=True
             )
         }
-        sign_padding(result)
-        fill_pixel_defaults(result)
+        complete(result)
         return result
 
 

@@ -106,6 +106,16 @@ def _joined(parts: Sequence[pa.Array], kind: pa.DataType, codes: pa.Array) -> pa
     )
 
 
+def in_order(tables: Sequence[Table], schema: pa.Schema) -> Table:
+    """Concatenate tables by rows, and sort these by the number of their file."""
+    table = joined(tables, schema)
+    if not len(table):
+        return table
+    files = table.numbers("file")
+    is_sorted = (files[1:] >= files[:-1]).all()
+    return table if is_sorted else table.take(np.argsort(files, kind="stable"))
+
+
 def encoded(table: Table) -> Table:
     """Dictionary-encode every column that has few distinct values.
 

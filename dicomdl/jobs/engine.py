@@ -19,11 +19,19 @@ from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
-from dicomdl.headers.many import objects_among, read_headers
+from dicomdl.headers.many import Ordinary, objects_among, ordinary_among, read_headers
 from dicomdl.headers.reader import HeaderReader, unforeseen
 from dicomdl.index.annotations import as_columns
-from dicomdl.index.building import empty_table, frames_table, from_bytes, table_of, to_bytes
+from dicomdl.index.building import (
+    empty_table,
+    frames_table,
+    from_bytes,
+    in_order,
+    table_of,
+    to_bytes,
+)
 from dicomdl.index.schema import (
+    ETAG,
     PROBLEMS_SCHEMA,
     READ_ANNOTATIONS_SCHEMA,
     READ_FILES_SCHEMA,
@@ -44,6 +52,10 @@ from dicomdl.storage.system import available_cores
 CHUNK_FILES: Final = 1024
 # Below this number of files, the start of workers (0.4 s) costs more than they save.
 IN_PROCESS_FILES: Final = 4000
+
+
+# Schemas of the tables of a chunk, but for that of the frames, which readers may extend.
+_SCHEMAS: Final = (READ_FILES_SCHEMA, PROBLEMS_SCHEMA, READ_ANNOTATIONS_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +102,82 @@ def _read_tables(
     walker: HeadWalker | None,
     concurrency: int,
 ) -> tuple[list[Table], list[Source]]:
-    headers = read_headers(reader, [os.fsdecode(path) for path in paths], walker, concurrency)
-    return _tables(reader, paths, headers, first), [header.source for header in headers]
+    ordinary, tables = _ordinary_tables(reader, paths, first)
+    taken = set() if ordinary is None else set(ordinary.places.tolist())
+    rest = [place for place in range(len(paths)) if place not in taken]
+    if ordinary is not None and not rest:
+        return tables, ordinary.sources(paths)
+    names = [os.fsdecode(paths[place]) for place in rest]
+    headers = read_headers(reader, names, walker, concurrency)
+    others = _tables(reader, [paths[p] for p in rest], headers, [first + p for p in rest])
+    if ordinary is None:
+        return others, [header.source for header in headers]
+    sources = dict(zip(rest, (header.source for header in headers), strict=True))
+    sources |= dict(zip(ordinary.places.tolist(), ordinary.sources(paths), strict=True))
+    schemas = (READ_FILES_SCHEMA, frames_schema(reader.extra), *_SCHEMAS[1:])
+    return (
+        [in_order(parts, schema) for *parts, schema in zip(tables, others, schemas, strict=True)],
+        [sources[place] for place in range(len(paths))],
+    )
+
+
+def _ordinary_tables(
+    reader: HeaderReader, paths: Sequence[bytes], first: int
+) -> tuple[Ordinary | None, list[Table]]:
+    """Return the ordinary files among some, which are read at once, and their tables."""
+    try:
+        ordinary = ordinary_among(reader, paths)
+        if ordinary is None:
+            return None, []
+        return ordinary, _tables_of_ordinary(reader, ordinary, paths, first)
+    except Exception:
+        # One of them cannot be converted: the reader finds it.
+        return None, []
+
+
+def _tables_of_ordinary(
+    reader: HeaderReader, ordinary: Ordinary, paths: Sequence[bytes], first: int
+) -> list[Table]:
+    places = ordinary.places.tolist()
+    count = len(places)
+    numbers = (ordinary.places + first).tolist()
+    none = [""] * count
+    files = {
+        "path": [paths[place] for place in places],
+        **dict(zip(STATE_COLUMNS, ordinary.states.T.tolist(), strict=False)),
+        ETAG: none,
+        "kind": ["image"] * count,
+        "sop_class_uid": ordinary.sop_classes,
+        "study_instance_uid": none,
+        "series_instance_uid": none,
+        "file": numbers,
+    }
+    columns: dict[str, Sequence[Any]] = {
+        "file": numbers,
+        "frame_number": [1] * count,
+        "byte_offset": ordinary.offsets.tolist(),
+        "byte_length": ordinary.lengths.tolist(),
+        "bit_offset": [0] * count,
+        "deflated": [False] * count,
+        "float_pixels": [False] * count,
+        "flags": none,
+    }
+    return [
+        table_of(READ_FILES_SCHEMA, files),
+        frames_table(columns, ordinary.columns, reader.extra),
+        *map(empty_table, _SCHEMAS[1:]),
+    ]
 
 
 def _tables(
-    reader: HeaderReader, paths: Sequence[bytes], headers: list[Header], first: int
+    reader: HeaderReader, paths: Sequence[bytes], headers: list[Header], numbers: Sequence[int]
 ) -> list[Table]:
-    frames = _rows_or_problem(reader, headers, first)
+    frames = _rows_or_problem(reader, headers, numbers)
     if isinstance(frames, Header):
         # One file must not cost the others of its chunk: the file that cannot be converted is found
         # and becomes a problem.
         headers = [_convertible(reader, header) for header in headers]
-        frames = _frame_rows(reader, headers, first)
-    numbers = range(first, first + len(headers))
+        frames = _frame_rows(reader, headers, numbers)
     sources = [header.source for header in headers]
     files = {
         "path": list(paths),
@@ -124,7 +198,7 @@ def _tables(
         table_of(READ_FILES_SCHEMA, files),
         frames,
         table_of(PROBLEMS_SCHEMA, problems),
-        _annotations(headers, first),
+        _annotations(headers, numbers),
     ]
 
 
@@ -137,14 +211,15 @@ def refused_tables(walked: Walk, rows: Sequence[int], reading: Reading, first: i
         )
         for row, path in zip(rows, paths, strict=True)
     ]
-    return _tables(HeaderReader(reading.extra, reading.limits), paths, headers, first)
+    reader = HeaderReader(reading.extra, reading.limits)
+    return _tables(reader, paths, headers, range(first, first + len(headers)))
 
 
-def _annotations(headers: Sequence[Header], first: int) -> Table:
+def _annotations(headers: Sequence[Header], numbers: Sequence[int]) -> Table:
     """Return the rows of `annotations` of the files that describe images."""
     chosen = [
         (number, header)
-        for number, header in enumerate(headers, first)
+        for number, header in zip(numbers, headers, strict=True)
         if header.sop_class_uid and header.kind != "problem" and kind_of(header.sop_class_uid)
     ]
     found = each_of(_annotation, [header.source for _, header in chosen])
@@ -166,17 +241,17 @@ def _annotation(source: Source) -> tuple[AnnotationFacts | None, str]:
 
 
 def _rows_or_problem(
-    reader: HeaderReader, headers: Sequence[Header], first: int = 0
+    reader: HeaderReader, headers: Sequence[Header], numbers: Sequence[int]
 ) -> Table | Header:
     try:
-        return _frame_rows(reader, headers, first)
+        return _frame_rows(reader, headers, numbers)
     except Exception as error:
         return unforeseen(error)
 
 
 def _convertible(reader: HeaderReader, header: Header) -> Header:
     """Return a header, or its problem if its rows cannot be converted to columns."""
-    rows = _rows_or_problem(reader, [header])
+    rows = _rows_or_problem(reader, [header], [0])
     return rows._replace(source=header.source) if isinstance(rows, Header) else header
 
 
@@ -195,10 +270,10 @@ def _no_cycle_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _frame_rows(reader: HeaderReader, every: Sequence[Header], first: int) -> Table:
-    """Return the rows of the table `frames` for files that are numbered from `first`."""
+def _frame_rows(reader: HeaderReader, every: Sequence[Header], numbers: Sequence[int]) -> Table:
+    """Return the rows of the table `frames` for files with some numbers."""
     extra = reader.extra
-    headers = [(number, header) for number, header in enumerate(every, first) if header.rows]
+    headers = [each for each in zip(numbers, every, strict=True) if each[1].rows]
     rows = [row for _, header in headers for row in header.rows]
     if not rows:
         return empty_table(frames_schema(extra))
