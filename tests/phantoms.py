@@ -13,6 +13,7 @@ FileExistsError.
 
 import hashlib
 import os
+import pickle
 import random
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -23,9 +24,9 @@ import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from phantoms_writing import written
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.filewriter import dcmwrite
 from pydicom.pixels.encoders import RLELosslessEncoder  # type: ignore[attr-defined]
 from pydicom.pixels.utils import pack_bits
 from pydicom.sequence import Sequence as DicomSequence
@@ -282,41 +283,35 @@ def write_series(
     )
     dropped, repeated = set(drop), set(repeat)
     wanted = [
-        (z, copy)
+        (z, number)
         for z in range(shape[0])
         if z not in dropped
-        for copy in range(1 + (z in repeated))
+        for number in range(1 + (z in repeated))
     ]
     paths = _paths(Path(folder), names, wanted, series_uid, identity)
-    for z, copy in _shuffled(list(paths), seed):
-        dataset = _dataset(
-            sop_class or SOP_CLASSES[modality],
-            transfer_syntax,
-            uid("instance", series_uid, *identity, z, copy),
-        )
-        _identify(
-            dataset,
-            modality,
-            patient_id,
-            study_uid,
-            series_uid,
-            instance_numbers[z] if instance_numbers else z + 1,
-        )
+    common = _dataset(sop_class or SOP_CLASSES[modality], transfer_syntax, "1")
+    _identify(common, modality, patient_id, study_uid, series_uid, 1)
+    if modality in MODALITIES_WITH_GEOMETRY:
+        common.FrameOfReferenceUID = frame_of_reference or uid("frame of reference", study_uid)
+        common.ImageOrientationPatient = decimals(orientation)
+        common.SliceThickness = decimal(spacing[0])
+        common.PixelSpacing = decimals(spacing[1:])
+    common.PhotometricInterpretation = photometric
+    stored_common = pickle.dumps(common)  # its elements are made and checked once per series
+    for z, number in _shuffled(list(paths), seed):
+        dataset = pickle.loads(stored_common)
+        dataset.SOPInstanceUID = uid("instance", series_uid, *identity, z, number)
+        dataset.InstanceNumber = instance_numbers[z] if instance_numbers else z + 1
         if modality in MODALITIES_WITH_GEOMETRY:
-            dataset.FrameOfReferenceUID = frame_of_reference or uid("frame of reference", study_uid)
-            dataset.ImageOrientationPatient = decimals(orientation)
             dataset.ImagePositionPatient = decimals(positions[z])
-            dataset.SliceThickness = decimal(spacing[0])
-            dataset.PixelSpacing = decimals(spacing[1:])
         if slopes[z] is not None:
             dataset.RescaleSlope = decimal(slopes[z])
         if intercepts[z] is not None:
             dataset.RescaleIntercept = decimal(intercepts[z])
-        dataset.PhotometricInterpretation = photometric
         set_pixels(
             dataset, values[z][None], bits_allocated, bits_stored, signs[z], unused_bits=unused_bits
         )
-        save(dataset, paths[z, copy], edit, z)
+        save(dataset, paths[z, number], edit, z)
     return [paths[item] for item in wanted]
 
 
@@ -699,7 +694,7 @@ def save(dataset: Dataset, path: Path, edit: Edit | None = None, z: int = 0) -> 
         edit(dataset, z)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dcmwrite(path, dataset, enforce_file_format=True)
+    path.write_bytes(written(dataset))
     return path
 
 
@@ -784,12 +779,18 @@ def _paths(
     identity: tuple[object, ...],
 ) -> dict[tuple[int, int], Path]:
     if names == "ordered":
-        return {(z, copy): folder / f"slice{z:04d}{'abc'[copy]}.dcm" for z, copy in wanted}
+        return {(z, number): folder / f"slice{z:04d}{'abc'[number]}.dcm" for z, number in wanted}
     return {
-        (z, copy): folder
-        / hashlib.blake2b(repr((series_uid, identity, z, copy)).encode(), digest_size=6).hexdigest()
-        for z, copy in wanted
+        (z, number): folder
+        / hashlib.blake2b(
+            repr((series_uid, identity, z, number)).encode(), digest_size=6
+        ).hexdigest()
+        for z, number in wanted
     }
+
+
+def _digest(words: tuple[object, ...]) -> str:
+    return hashlib.blake2b(repr(words).encode(), digest_size=6).hexdigest()
 
 
 def _shuffled(items: list[Any], seed: int) -> list[Any]:
