@@ -1,6 +1,314 @@
-/* Pieces of many files, read into one block. */
+/* Pieces of many files, read into one block, each after a look at the state of its file.
+ *
+ * The rule: anything unusual ends the call before that piece - a file in another state, a short
+ * read, an error of the system. The caller gets the number of pieces that are complete and repeats
+ * the next one by itself, so that each error is found and worded in one place. */
 #include "kernels.h"
 
+PyObject *fill_block(PyObject *module, PyObject *args);
+
+#ifndef _WIN32
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+#define UNKNOWN (-1)
+/* Size, modification time and change time per file. */
+#define FACTS 3
+/* Pieces that are asked for ahead of a read that waits. */
+#define AHEAD 32
+/* Bytes between the rows of a piece from which it is read row by row. */
+#define WIDE_GAP 8192
+/* A read that takes longer than this, and more than 2 ns per byte, did not come from memory. */
+#define PROMPT_NS 30000
+
+#ifdef __APPLE__
+#define MTIME st_mtimespec
+#define CTIME st_ctimespec
+#else
+#define MTIME st_mtim
+#define CTIME st_ctim
+#endif
+
+typedef struct {
+    const char **paths;
+    const int64_t *facts;
+    const int64_t *offsets;
+    int flags;
+    int *open;     /* descriptors of the pieces, -1 where none */
+    int was_given; /* descriptors outlive the call */
+    Py_ssize_t pieces, begin, rows, row_bytes, lead, width;
+    char *out, *band;
+    Py_ssize_t advised; /* pieces before this one are asked for */
+} Block;
+
+static int64_t
+nanoseconds(struct timespec time)
+{
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static int
+is_as_scanned(const Block *block, Py_ssize_t piece, int descriptor, int was_kept)
+{
+    const int64_t *facts = block->facts + FACTS * piece;
+    struct stat status;
+    if (fstat(descriptor, &status) < 0 || !S_ISREG(status.st_mode)) {
+        return 0;
+    }
+    /* Another file may stand in the place of one that has no name left. */
+    if (was_kept && status.st_nlink == 0) {
+        return 0;
+    }
+    int64_t end = block->begin + block->rows * block->row_bytes;
+    if (block->offsets[piece] < 0 || block->offsets[piece] > status.st_size - end) {
+        return 0;
+    }
+    return facts[1] == UNKNOWN ||
+           (status.st_size == facts[0] && nanoseconds(status.MTIME) == facts[1] &&
+            (facts[2] == UNKNOWN || nanoseconds(status.CTIME) == facts[2]));
+}
+
+/* Open the file of a piece, or look again at the open one; 0 where it is not as it was scanned. */
+static int
+open_piece(Block *block, Py_ssize_t piece)
+{
+    int descriptor = block->open[piece];
+    if (descriptor >= 0) {
+        if (is_as_scanned(block, piece, descriptor, 1)) {
+            return 1;
+        }
+        close(descriptor);
+        block->open[piece] = -1;
+    }
+    descriptor = open(block->paths[piece], block->flags);
+    if (descriptor < 0) {
+        return 0;
+    }
+    if (!is_as_scanned(block, piece, descriptor, 0)) {
+        close(descriptor);
+        return 0;
+    }
+    block->open[piece] = descriptor;
+    return 1;
+}
+
+static int
+read_fully(int descriptor, char *buffer, Py_ssize_t length, int64_t offset)
+{
+    while (length > 0) {
+        ssize_t found = pread(descriptor, buffer, (size_t)length, (off_t)offset);
+        if (found <= 0) {
+            return 0;
+        }
+        buffer += found;
+        length -= found;
+        offset += found;
+    }
+    return 1;
+}
+
+/* Read one piece out of its open file into its place in the block. */
+static int
+read_piece(const Block *block, Py_ssize_t piece, int64_t offset)
+{
+    int descriptor = block->open[piece];
+    char *out = block->out + piece * block->rows * block->width;
+    if (block->width == block->row_bytes) {
+        return read_fully(descriptor, out, block->rows * block->width, offset);
+    }
+    if (block->row_bytes - block->width >= WIDE_GAP) {
+        for (Py_ssize_t row = 0; row < block->rows; row++) {
+            int64_t start = offset + row * block->row_bytes + block->lead;
+            if (!read_fully(descriptor, out + row * block->width, block->width, start)) {
+                return 0;
+            }
+        }
+        return 1;
+    }
+    /* From the first byte that is wanted to the last one. */
+    Py_ssize_t length = (block->rows - 1) * block->row_bytes + block->width;
+    if (!read_fully(descriptor, block->band, length, offset + block->lead)) {
+        return 0;
+    }
+    for (Py_ssize_t row = 0; row < block->rows; row++) {
+        memcpy(out + row * block->width, block->band + row * block->row_bytes,
+               (size_t)block->width);
+    }
+    return 1;
+}
+
+/* Ask the system for the pieces behind one that had to be waited for. */
+static void
+advise(Block *block, Py_ssize_t piece)
+{
+    Py_ssize_t stop = piece + 1 + AHEAD;
+    Py_ssize_t next = block->advised > piece + 1 ? block->advised : piece + 1;
+    for (; next < block->pieces && next < stop; next++) {
+        if (block->open[next] < 0 && !open_piece(block, next)) {
+            break;
+        }
+#ifdef POSIX_FADV_WILLNEED
+        posix_fadvise(block->open[next], (off_t)(block->offsets[next] + block->begin),
+                      (off_t)(block->rows * block->row_bytes), POSIX_FADV_WILLNEED);
+#endif
+    }
+    block->advised = next;
+}
+
+static Py_ssize_t
+read_block(Block *block)
+{
+    Py_ssize_t piece = 0;
+    int64_t patience = PROMPT_NS + 2 * (int64_t)(block->rows * block->row_bytes);
+    for (; piece < block->pieces; piece++) {
+        struct timespec before, after;
+        /* Pieces that were asked for have been looked at in this call. */
+        if ((piece >= block->advised || block->open[piece] < 0) && !open_piece(block, piece)) {
+            break;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &before);
+        if (!read_piece(block, piece, block->offsets[piece] + block->begin)) {
+            break;
+        }
+        clock_gettime(CLOCK_MONOTONIC, &after);
+        if (piece < block->advised || nanoseconds(after) - nanoseconds(before) > patience) {
+            advise(block, piece);
+        }
+        if (!block->was_given) {
+            close(block->open[piece]);
+            block->open[piece] = -1;
+        }
+    }
+    for (Py_ssize_t left = piece; !block->was_given && left < block->pieces; left++) {
+        if (block->open[left] >= 0) {
+            close(block->open[left]);
+        }
+    }
+    return piece;
+}
+
+/* Fill the list of paths; without the interpreter lock the tuple keeps them alive. */
+static int
+take_paths(PyObject *paths, Py_ssize_t first, Block *block)
+{
+    for (Py_ssize_t piece = 0; piece < block->pieces; piece++) {
+        char *path;
+        PyObject *item = PyTuple_GetItem(paths, first + piece);
+        if (item == NULL || PyBytes_AsStringAndSize(item, &path, NULL) < 0) {
+            return -1;
+        }
+        block->paths[piece] = path;
+    }
+    return 0;
+}
+
+typedef struct {
+    Py_buffer facts, offsets, out, band, open;
+} Buffers;
+
+/* Check all numbers of a call against the memory that it was given. */
+static int
+is_inside(Block *block, const Buffers *held, Py_ssize_t files, Py_ssize_t first)
+{
+    if (block->begin < 0 || block->rows < 1 || block->lead < 0 || block->width < 1 ||
+        block->row_bytes < block->width || block->lead > block->row_bytes - block->width ||
+        block->rows > PY_SSIZE_T_MAX / 4 / block->row_bytes || block->begin > PY_SSIZE_T_MAX / 4) {
+        return 0;
+    }
+    Py_ssize_t size = block->rows * block->width;
+    block->pieces = held->out.len / size;
+    if (held->out.len % size != 0 || first < 0 || block->pieces > files - first) {
+        return 0;
+    }
+    int needs_band = block->width < block->row_bytes && block->row_bytes - block->width < WIDE_GAP;
+    if (needs_band && held->band.len < block->rows * block->row_bytes) {
+        return 0;
+    }
+    return held->facts.len / (Py_ssize_t)(FACTS * sizeof(int64_t)) >= files &&
+           held->offsets.len / (Py_ssize_t)sizeof(int64_t) >= files &&
+           (held->open.obj == NULL || held->open.len / (Py_ssize_t)sizeof(int) >= files);
+}
+
+static PyObject *
+read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
+{
+    PyObject *result = NULL;
+    if (!is_inside(block, held, PyTuple_Size(paths), first)) {
+        PyErr_SetString(PyExc_ValueError, "the pieces exceed the memory that was given");
+        return NULL;
+    }
+    int *own = NULL;
+    block->facts = (const int64_t *)held->facts.buf + FACTS * first;
+    block->offsets = (const int64_t *)held->offsets.buf + first;
+    block->out = held->out.buf;
+    block->band = held->band.buf;
+    block->was_given = held->open.obj != NULL;
+    block->paths = PyMem_Calloc((size_t)block->pieces + 1, sizeof(char *));
+    own = block->was_given ? NULL : PyMem_Malloc(((size_t)block->pieces + 1) * sizeof(int));
+    if (block->paths == NULL || (own == NULL && !block->was_given)) {
+        PyErr_NoMemory();
+    }
+    else if (take_paths(paths, first, block) == 0) {
+        Py_ssize_t done;
+        block->open = block->was_given ? (int *)held->open.buf + first : own;
+        for (Py_ssize_t piece = 0; own != NULL && piece < block->pieces; piece++) {
+            own[piece] = -1;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        done = read_block(block);
+        Py_END_ALLOW_THREADS
+        result = PyLong_FromSsize_t(done);
+    }
+    PyMem_Free((void *)block->paths);
+    PyMem_Free(own);
+    return result;
+}
+
+static void
+release(Buffers *held)
+{
+    Py_buffer *all[] = {&held->facts, &held->offsets, &held->out, &held->band, &held->open};
+    for (size_t number = 0; number < sizeof(all) / sizeof(all[0]); number++) {
+        if (all[number]->obj != NULL) {
+            PyBuffer_Release(all[number]);
+        }
+    }
+}
+
+PyObject *
+fill_block(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Block block;
+    Buffers held;
+    PyObject *paths, *facts, *offsets, *open, *result = NULL;
+    Py_ssize_t first;
+    memset(&block, 0, sizeof(block));
+    memset(&held, 0, sizeof(held));
+    if (PyArg_ParseTuple(args, "(O!OOi)n(nnnnn)w*w*O:fill_block", &PyTuple_Type, &paths, &facts,
+                         &offsets, &block.flags, &first, &block.begin, &block.rows,
+                         &block.row_bytes, &block.lead, &block.width, &held.out, &held.band,
+                         &open) &&
+        PyObject_GetBuffer(facts, &held.facts, PyBUF_SIMPLE) == 0 &&
+        PyObject_GetBuffer(offsets, &held.offsets, PyBUF_SIMPLE) == 0 &&
+        (open == Py_None || PyObject_GetBuffer(open, &held.open, PyBUF_WRITABLE) == 0)) {
+        result = read_checked(paths, first, &block, &held);
+    }
+    release(&held);
+    return result;
+}
+#endif
+
 PyMethodDef reading_methods[] = {
+#ifndef _WIN32
+    {"fill_block", fill_block, METH_VARARGS, NULL},
+#endif
     {NULL, NULL, 0, NULL},
 };

@@ -42,6 +42,21 @@ def reading_ahead_of(
     return reading_ahead(ranges())
 
 
+def waits_for(first: Source, ranges: Callable[[], Sequence[Span]]) -> bool:
+    """Whether reading ranges one by one waits, or a running loop reads the first file ahead.
+
+    Parameters
+    ----------
+    first
+        The source of the first range.
+    ranges
+        As for `reading_ahead_of`.
+    """
+    if loops.running and any(plan.has(first) for plan in loops.running):
+        return True
+    return SEPARATOR in first.path or is_slow(first.path, lambda: _places(ranges()))
+
+
 def are_slow(paths: Sequence[str]) -> bool:
     """Whether many reads at once pay for some files of one file system."""
     return len(paths) > 1 and is_slow(paths[0], lambda: [(path, 0) for path in paths])

@@ -10,11 +10,12 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, Final, TypeAlias
 
 from dicomdl.arrays import Values
 from dicomdl.errors import FileChanged, PixelError
+from dicomdl.storage._descriptors import Descriptors, OpenPieces
 from dicomdl.storage._files import open_below_root
 from dicomdl.storage._plans import loops
 from dicomdl.storage.ahead import Span as Span
@@ -164,21 +165,40 @@ _kept_files: Final = threading.local()
 
 
 @contextlib.contextmanager
-def kept_open() -> Iterator[None]:
+def kept_open(*, for_next: bool = False) -> Iterator[None]:
     """Keep the files that this thread reads open until the block ends, at most `MOST_OPEN` of them.
 
-    A batch is read inside such a block.
+    A batch is read inside such a block. With `for_next`, descriptors of `storage.pieces` stay open
+    for the next block of this thread, which looks at the state of each file again.
     """
     if getattr(_kept_files, "handles", None) is not None:
         yield
         return
     _kept_files.handles = {}
+    if getattr(_kept_files, "pieces", None) is None:
+        _kept_files.pieces = OpenPieces()
     try:
         yield
     finally:
         for handle, _ in _kept_files.handles.values():
             handle.close()
         _kept_files.handles = None
+        if not for_next:
+            _kept_files.pieces.close()
+
+
+def kept_descriptors(pieces: Sized, first: int, count: int) -> Descriptors | None:
+    """Return the descriptors of pieces that stay open in this thread; None outside `kept_open`."""
+    if getattr(_kept_files, "handles", None) is None:
+        return None
+    kept: OpenPieces = _kept_files.pieces
+    return kept.of(pieces, first, count)
+
+
+def close_kept_descriptors() -> None:
+    """Close the descriptors that stay open in this thread, of which the system may lack some."""
+    if (kept := getattr(_kept_files, "pieces", None)) is not None:
+        kept.close()
 
 
 class opened:

@@ -10,10 +10,9 @@ the same conversion.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError
@@ -31,7 +30,8 @@ from dicomdl.pixels.stored import (
 )
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
-from dicomdl.storage.sources import Piece, Source, read_pieces
+from dicomdl.storage.pieces import Pieces, Window
+from dicomdl.storage.sources import Source
 from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
@@ -60,18 +60,6 @@ _UNIFORM: Final = (
         "coded_rows",
     ),
 )
-
-
-class _SliceBytes(NamedTuple):
-    """Files of the slices, and the byte offset of each slice in its file."""
-
-    files: list[Source]
-    offsets: npt.NDArray[np.int64]
-
-    def pieces(self, slices: range, begin: int) -> list[Piece]:
-        """Return the read requests for some slices, from byte `begin` of each."""
-        part = slice(slices.start, slices.stop)
-        return list(zip(self.files[part], (self.offsets[part] + begin).tolist(), strict=True))
 
 
 class StackVoxels:
@@ -109,18 +97,21 @@ class StackVoxels:
         self._plain = (
             uniform and not (self.is_colour or self._first.coded_rows) and is_plain(self._first)
         )
-        self._slice_bytes = self._located() if self._plain else None
+        self._pieces = self._located() if self._plain else None
         self._cache: StackCache | None = None
         if cache is not None and is_worth_caching(stack):
             self._cache = StackCache(cache, stack, quantity, self.conversions, how)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(each.is_integral for each in distinct) and not self._first.float_pixels
 
-    def _located(self) -> _SliceBytes:
+    def _located(self) -> Pieces:
         """Return the byte offset of each slice, and its file as the scan saw it."""
         columns = (self.stack.values(name) for name in FILE_FIELDS)
-        files = list(map(Source, *columns))
-        return _SliceBytes(files, np.array(self.stack.values("byte_offset"), np.int64))
+        offsets = np.array(self.stack.values("byte_offset"), np.int64)
+        return Pieces(list(map(Source, *columns)), offsets, self._note)
+
+    def _note(self, error: PixelError, number: int) -> None:
+        add_frame_note(error, self.stack.source(number))
 
     def read(
         self,
@@ -162,9 +153,9 @@ class StackVoxels:
         )
         if self._cache is not None and (cached := self._cache.block(start, stop)) is not None:
             return cached
-        if self._slice_bytes is not None:
+        if self._pieces is not None:
             return self._converted(
-                self._plain_block(self._slice_bytes, slices, window, scratch or Scratch()),
+                self._plain_block(self._pieces, slices, window, scratch or Scratch()),
                 slices,
                 want_padding=want_padding,
             )
@@ -247,28 +238,18 @@ class StackVoxels:
     # --- plain frames ---
 
     def _plain_block(
-        self, slice_bytes: _SliceBytes, slices: range, window: tuple[slice, slice], scratch: Scratch
+        self, pieces: Pieces, slices: range, window: tuple[slice, slice], scratch: Scratch
     ) -> Values:
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
-        block = scratch.block(
-            (len(slices), rows.stop - rows.start, columns.stop - columns.start), dtype
+        shape = (len(slices), rows.stop - rows.start, columns.stop - columns.start)
+        block, item = scratch.block(shape, dtype), dtype.itemsize
+        row_bytes = first.columns * item
+        part = Window(
+            rows.start * row_bytes, shape[1], row_bytes, columns.start * item, shape[2] * item
         )
-        band = (
-            None
-            if block.shape[2] == first.columns
-            else scratch.band((block.shape[1], first.columns), dtype)
-        )
-        pieces, done = slice_bytes.pieces(slices, rows.start * first.columns * dtype.itemsize), 0
-        buffers = list(block) if band is None else [band] * len(pieces)
-        try:
-            for _ in read_pieces(pieces, buffers):
-                if band is not None:
-                    block[done] = band[:, columns]
-                done += 1
-        except PixelError as error:
-            add_frame_note(error, self.stack.source(slices[done]))
-            raise
+        band = scratch.band((part.band_size,), np.dtype(np.uint8))
+        pieces.read(slices.start, part, block.reshape(-1).view(np.uint8), band)
         as_meant(block, first)
         return block
 

@@ -17,7 +17,7 @@ from phantoms_defects import MARK, clock, moved, series
 import dicomdl
 from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import EmptySelection, IncompleteGroup, IrregularStack, UsageError
-from dicomdl.volumes import blocks
+from dicomdl.storage import pieces
 
 
 def echo(n: int, z: int) -> Mapping[str, Any]:
@@ -190,13 +190,14 @@ def test_patches_of_a_group_read_only_their_own_rows(
     )
     assert patches[0]["image"].shape == (2, 2, 5, 4)
     read: list[int] = []
-    original = blocks.read_pieces
+    original = pieces.fill_block
 
-    def counted(pieces: Any, out: Any) -> Any:
-        read.append(sum(buffer.nbytes for buffer in out))
-        return original(pieces, out)
+    def counted(places: Any, first: int, window: pieces.Window, *a: Any) -> int:
+        complete = original(places, first, window, *a)
+        read.append(complete * window.rows * window.row_bytes)
+        return complete
 
-    monkeypatch.setattr(blocks, "read_pieces", counted)
+    monkeypatch.setattr(pieces, "fill_block", counted)
     image = patches[1]["image"]
     assert image.shape == (2, 2, 5, 4)
     assert sum(read) == 2 * 2 * 5 * 10 * 2

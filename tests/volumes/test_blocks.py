@@ -20,7 +20,7 @@ from pydicom.uid import (
 
 import dicomdl
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
-from dicomdl.storage import handles as handles_module
+from dicomdl.storage import pieces as pieces_module
 from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
@@ -138,12 +138,14 @@ def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(
     stack = only_stack(folder)
     reader = StackVoxels(stack)
     read: list[int] = []
-    original = handles_module.read_into
-    monkeypatch.setattr(
-        handles_module,
-        "read_into",
-        lambda fd, buffer, offset: (read.append(buffer.nbytes), original(fd, buffer, offset))[1],
-    )
+    original = pieces_module.pure_fill_block
+
+    def counted(places: Any, first: int, window: pieces_module.Window, *a: Any) -> int:
+        complete = original(places, first, window, *a)
+        read.extend([window.rows * window.row_bytes] * complete)
+        return complete
+
+    monkeypatch.setattr(pieces_module, "fill_block", counted)
     reader.read((1, 2, 3), (4, 5, 6))
     assert read == [3 * 14 * 2] * 3
 
@@ -186,6 +188,7 @@ def test_errors_name_the_file_of_the_slice_that_cannot_be_read(folder: Path) -> 
 def test_files_of_a_batch_are_opened_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(folder, shape=SHAPE)
     reader = StackVoxels(only_stack(folder))
+    monkeypatch.setattr(pieces_module, "fill_block", pieces_module.pure_fill_block)
     opened: list[str] = []
     original = os.open
     monkeypatch.setattr(
