@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any, Final
 
+from dicomdl.cli import _joining
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
 from dicomdl.errors import UsageError
 
@@ -56,19 +57,7 @@ def add(commands: Any) -> None:
         "on a regular grid",
     )
     export.add_argument("--labels", metavar="SOURCE", help="SEG, RTSTRUCT or a pattern of files")
-    export.add_argument(
-        "--join", metavar="TABLE", help="CSV or Parquet file with targets or boxes; needs --on"
-    )
-    export.add_argument(
-        "--on",
-        nargs="+",
-        default=[],
-        metavar="KEY=COLUMN",
-        help="what names a row of the table: SOPInstanceUID=image_id, stem=name, ...",
-    )
-    export.add_argument(
-        "--target", nargs="+", metavar="COLUMN", help="columns of the table that are the target"
-    )
+    _joining.add(export, "targets or boxes", "columns of the table that are the target")
     export.add_argument(
         "--boxes",
         metavar="X,Y,WIDTH,HEIGHT[,LABEL]",
@@ -124,8 +113,9 @@ def run(given: argparse.Namespace) -> int:
 
     index = filtering.selected(open_index(given.index), given.where)
     boxes = _boxes(given.boxes)
+    names = [] if boxes is None else [*boxes.names, *([boxes.label] if boxes.label else [])]
     done = export(
-        _joined(index, given, boxes),
+        _joining.joined(index, given, names),
         given.to,
         given.out,
         intensity=given.intensity,
@@ -165,18 +155,6 @@ def _boxes(columns: str | None) -> Any:
         raise UsageError(f"--boxes {columns}: expected four columns, or five with the classes")
     x, y, width, height, *label = names
     return Boxes(x, y, width, height, label[0] if label else None)
-
-
-def _joined(index: Any, given: argparse.Namespace, boxes: Any) -> Any:
-    """Return the index with the columns of a table; frames without a row stay."""
-    if given.join is None:
-        return index
-    keys = dict(each.partition("=")[::2] for each in given.on)
-    if not keys or not all(keys.values()):
-        raise UsageError("--join needs --on KEY=COLUMN, such as --on SOPInstanceUID=image_id")
-    names = [] if boxes is None else [*boxes.names, *([boxes.label] if boxes.label else [])]
-    labels = [*names, *(name for name in given.target or () if name not in names)]
-    return index.join(given.join, keys, labels or None, lists=names, on_unmatched="keep")
 
 
 def _one_or_all(numbers: list[Any] | None) -> Any:

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from dicomdl.cli import _joining
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
 
 
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--split", metavar="FILE", help="a saved split, whose parts and leaks are shown"
     )
+    _joining.add(report, "targets", "columns of the table whose values are counted (default: all)")
     report.add_argument(
         "--compare",
         metavar="OTHER_INDEX",
@@ -81,8 +83,9 @@ def run(given: argparse.Namespace) -> int:
     from dicomdl.index.opening import open_index
     from dicomdl.jobs.report.making import report
 
+    index = _joining.joined(open_index(given.index), given)
     made = report(
-        filtering.selected(open_index(given.index), given.where),
+        filtering.selected(index, given.where),
         given.out,
         split=given.split,
         compare_with=None if given.compare is None else open_index(given.compare),

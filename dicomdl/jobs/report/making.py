@@ -170,7 +170,15 @@ def report(
     needing = tuple(row.number for row in check.needing)
     compared = None if comparison is None else comparison.counts
     return Report(
-        target, len(check.rows), made.errors, needing, len(check.problems), audit, compared, text
+        path=target,
+        stacks=len(check.rows),
+        drawn=len(made.drawn) - len(made.errors),
+        undrawn=made.errors,
+        needing=needing,
+        problems=len(check.problems),
+        audit=audit,
+        compared=compared,
+        _page=text,
     )
 
 

@@ -24,6 +24,8 @@ class Report:
         The file; None where none was asked for.
     stacks
         The number of stacks.
+    drawn
+        The number of stacks with a picture.
     undrawn
         {number of a stack: why it has no picture}.
     needing
@@ -39,6 +41,7 @@ class Report:
 
     path: str | None
     stacks: int
+    drawn: int
     undrawn: Mapping[int, str]
     needing: tuple[int, ...]
     problems: int
@@ -63,6 +66,7 @@ class Report:
             "path": self.path,
             "ok": self.ok,
             "stacks": self.stacks,
+            "drawn": self.drawn,
             "bytes": len(self._page.encode()),
             "needs_person": list(self.needing),
             "problems": self.problems,
@@ -72,9 +76,11 @@ class Report:
         }
 
     def __repr__(self) -> str:
-        drawn = self.stacks - len(self.undrawn)
+        pictures = f"{self.drawn:,} with a picture"
+        if not (self.drawn or self.undrawn):
+            pictures = "without pictures"
         lines = [
-            f"Report: {counted(self.stacks, 'stacks')}, {drawn:,} with a picture, "
+            f"Report: {counted(self.stacks, 'stacks')}, {pictures}, "
             f"{page.size(len(self._page.encode()))}",
             f"  {len(self.needing):,} of {needing_words(len(self.needing), self.stacks)}, "
             f"{counted(self.problems, 'files')} could not be used",

@@ -270,6 +270,10 @@ _MOST_VALUES: Final = 20
 
 
 def _table_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Table:
+    columns = {
+        part: [None if value == "" else value for value in values]
+        for part, values in columns.items()
+    }
     distinct = {value for values in columns.values() for value in values if value is not None}
     absent = {part: sum(value is None for value in values) for part, values in columns.items()}
     rows: list[tuple[str, ...]] = []
