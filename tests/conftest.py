@@ -3,11 +3,12 @@
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from traceback import walk_tb
 
 import pytest
+from browser import Browser
 from hypothesis import settings
 
 import dicomdl
@@ -68,6 +69,13 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
         if error.name != "fork" or any(name.startswith("dicomdl") for name in frames):
             raise
         return pytest.skip("this system has no fork")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a Chromium without a window; tests skip where there is none."""
+    with Browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -30,6 +30,12 @@ def add(commands: Any) -> None:
         "--port", type=int, default=0, metavar="N", help="the port (default: a free one)"
     )
     view.add_argument(
+        "--niivue",
+        metavar="FILE",
+        help="show volumes in 3D, too, by NiiVue: the file dist/niivue.umd.js of its package "
+        "@niivue/niivue",
+    )
+    view.add_argument(
         "--no-browser", action="store_true", help="print the address, and open no browser"
     )
     view.set_defaults(run=run)
@@ -43,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
 
     index = filtering.selected(open_index(given.index), given.where)
     index.require_readable()
-    server = ViewServer(index, given.port)
+    server = ViewServer(index, given.port, given.niivue)
     server.start()
     print_text(f"{len(index.stacks):,} stacks at {server.url} (Ctrl-C ends it)")
     if not given.no_browser:

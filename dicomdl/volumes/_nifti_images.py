@@ -4,11 +4,13 @@ nibabel writes any affine into the sform, also one with the shear of a gantry ti
 can neither write nor read. NIfTI counts voxels as (column, row, slice, t) in RAS mm.
 """
 
+import contextlib
 import io
 import math
 import os
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,29 +78,56 @@ def write_nifti(image: NiftiImage, path: str) -> None:
     StorageError
         The format cannot hold the array.
     """
-    require_known(image.geometry)
-    nib, affine = nibabel(), _to_ras(image.geometry.affine)
-    values = _stored(image.array, is_series=image.is_series)
-    try:
-        made = nib.Nifti1Image(values, affine, dtype=values.dtype)
-        is_sheared = image.geometry.shear > MAX_SHEAR
-        made.set_sform(affine, _SCANNER)
-        made.set_qform(None if is_sheared else affine, 0 if is_sheared else _SCANNER)
-        _state_time(made.header, image)
-        if values.ndim == 5:
-            made.header.set_intent("vector")
-        units = f"{_UNITS}{image.units}".encode("ascii", "ignore")
-        made.header["descrip"] = units if image.units and len(units) < 80 else b""
+    with _held(image):
+        made = _made(image)
         if path.lower().endswith(".gz"):
-            _write_compressed(made, path)
+            folder, name = os.path.split(path)
+            storage.write_files(folder, [(name, gzipped(_in_memory(made)))])
         else:
             # nibabel writes mixed case as lower case.
             stem = stem_of(path) or path
             written = stem + path[len(stem) :].lower()
             made.to_filename(written)
             os.replace(written, path)
+
+
+def nifti_bytes(image: NiftiImage) -> memoryview:
+    """Return the bytes of an uncompressed file.
+
+    Raises
+    ------
+    GeometryError, StorageError
+        As for `write_nifti`.
+    """
+    with _held(image):
+        return _in_memory(_made(image))
+
+
+@contextlib.contextmanager
+def _held(image: NiftiImage) -> Iterator[None]:
+    """Say what NIfTI cannot hold."""
+    nib = nibabel()
+    try:
+        yield
     except (nib.spatialimages.HeaderDataError, nib.spatialimages.HeaderTypeError) as error:
-        raise StorageError(f"NIfTI cannot hold {values.dtype} {image.array.shape}") from error
+        raise StorageError(f"NIfTI cannot hold {image.array.dtype} {image.array.shape}") from error
+
+
+def _made(image: NiftiImage) -> Any:
+    """Return the image of nibabel."""
+    require_known(image.geometry)
+    affine = _to_ras(image.geometry.affine)
+    values = _stored(image.array, is_series=image.is_series)
+    made = nibabel().Nifti1Image(values, affine, dtype=values.dtype)
+    is_sheared = image.geometry.shear > MAX_SHEAR
+    made.set_sform(affine, _SCANNER)
+    made.set_qform(None if is_sheared else affine, 0 if is_sheared else _SCANNER)
+    _state_time(made.header, image)
+    if values.ndim == 5:
+        made.header.set_intent("vector")
+    units = f"{_UNITS}{image.units}".encode("ascii", "ignore")
+    made.header["descrip"] = units if image.units and len(units) < 80 else b""
+    return made
 
 
 class _Memory(io.RawIOBase):
@@ -123,12 +152,11 @@ class _Memory(io.RawIOBase):
         return self._place
 
 
-def _write_compressed(made: Any, path: str) -> None:
-    """Write an image as one member of gzip; nibabel's own takes three times as long."""
+def _in_memory(made: Any) -> memoryview:
+    """Return the bytes of an image of nibabel, whose own compression takes three times as long."""
     whole = _Memory(made.header.single_vox_offset + made.dataobj.nbytes)
     made.to_file_map({"image": nibabel().FileHolder(fileobj=whole)})
-    folder, name = os.path.split(path)
-    storage.write_files(folder, [(name, gzipped(whole.content.data))])
+    return whole.content.data
 
 
 def _state_time(header: Any, image: NiftiImage) -> None:

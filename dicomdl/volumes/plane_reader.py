@@ -101,7 +101,19 @@ class PlaneReader:
         PixelError
             A slice cannot be read.
         """
-        self._whole = self._reader.read((0, 0, 0), self.shape, want_padding=False).array
+        self._whole = self.whole()
+
+    def whole(self) -> Values:
+        """Return the whole stack, (slice, row, column[, sample]); it is not kept.
+
+        Raises
+        ------
+        PixelError
+            A slice cannot be read.
+        """
+        if self._whole is not None:
+            return self._whole
+        return self._reader.read((0, 0, 0), self.shape, want_padding=False).array
 
     def read(self, plane: str, number: int) -> Values:
         """Read one picture.

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import Browser
 from phantoms import write_series
 from phantoms_labels import write_seg
 from PIL import Image
@@ -397,6 +397,32 @@ def test_a_split_shows_its_parts_its_leaks_and_the_targets_of_each(tmp_path: Pat
     assert 'id="split"' in (tmp_path / "r.html").read_text()
 
 
+def test_the_command_counts_the_values_of_a_table_per_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        write_series(
+            tmp_path / f"in/{number}", shape=(3, 8, 8), seed=number, patient_id=f"{number}"
+        )
+    index, out = scanned(tmp_path / "in"), tmp_path / "r.html"
+    index.split((0.5, 0.5), seed=1).saved.save(tmp_path / "split.json")
+    table = tmp_path / "targets.csv"
+    table.write_text("name,grade,site\n0,low,x\n1,high,y\n2,low,x\n")
+    command = ["report", index.path, "-o", str(out), "-q", "--pictures", "0", "--overwrite"]
+    command += ["--split", str(tmp_path / "split.json")]
+    joined = [*command, "--join", str(table), "--on", "parent=name"]
+    assert main([*joined, "--target", "grade"]) == 0
+    words = re.sub(r"<[^>]+>|\s+", " ", out.read_text())
+    assert "Targets per part" in words and "grade (stacks)" in words and "site" not in words
+    assert re.search(r"value +training +test +high .*low .*unknown", words)
+    assert main(joined) == 0 and "site (stacks)" in out.read_text()
+    assert "4 stacks, without pictures" in capsys.readouterr().out
+    assert main([*joined, "--where", "grade=low"]) == 0
+    for wrong in (["--join", str(table)], ["--target", "grade"], ["--on", "parent=name"]):
+        assert main([*command, *wrong]) == 2
+        assert "--join" in capsys.readouterr().err
+
+
 def test_a_comparison_shows_what_came_went_and_changed(tmp_path: Path) -> None:
     paths = [
         write_series(tmp_path / f"in/{number}", shape=SHAPE, seed=number, edit=described())
@@ -506,54 +532,36 @@ def test_sizes_and_times_are_in_units_for_people() -> None:
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-def browsed(file: Path, address: str = "") -> str:
-    """Return the document that Chromium makes of a page."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium")
-    done = subprocess.run(
-        [
-            *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu"),
-            *(f"--user-data-dir={file.parent / 'profile'}", "--virtual-time-budget=4000"),
-            *("--dump-dom", f"file://{file}{address}"),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
-
-
 @pytest.mark.slow
-def test_a_browser_shows_cards_and_runs_no_script_of_a_file(tmp_path: Path) -> None:
+def test_a_browser_shows_cards_and_runs_no_script_of_a_file(
+    tmp_path: Path, browser: Browser
+) -> None:
     write_series(tmp_path / "in/a", shape=SHAPE, edit=described(SeriesDescription=EVIL[:64]))
     write_series(tmp_path / "in/b", shape=SHAPE, seed=1, edit=described())
     out = tmp_path / "report.html"
     made_of(scanned(tmp_path / "in"), out=out)
-    dom = browsed(out)
-    assert re.search("<title>an.index: report</title>", dom)
-    assert len(re.findall(r'class="card"', dom)) == 2
-    assert "2 stacks</p>" in dom and "blob:" in dom
-    assert len(re.findall(r'class="card"', browsed(out, "#q=folder-of-none"))) == 0
-    assert re.search(r"<dialog[^>]* open", browsed(out, "#stack=1"))
+    cards = "document.querySelectorAll('.card').length"
+    browser.open(f"file://{out}")
+    browser.until(f"{cards} === 2")
+    assert browser.value("document.title") == "an.index: report"
+    assert browser.value("document.getElementById('count').textContent") == "2 stacks"
+    browser.until("document.querySelector('.card [style*=blob]')")
+    assert all(each.startswith(("file:", "data:", "blob:")) for each in browser.asked)
+    assert not browser.faults
+    browser.open(f"file://{out}#q=folder-of-none")
+    assert browser.value(cards) == 0
+    browser.open(f"file://{out}#stack=1")
+    browser.until("document.querySelector('dialog').open")
+    browser.key("Escape")
+    browser.until("!document.querySelector('dialog').open")
+    assert not browser.faults
 
 
 @pytest.mark.slow
-def test_axe_finds_no_serious_fault(tmp_path: Path) -> None:
-    axe = os.environ.get("DICOMDL_AXE", "")
-    if not os.path.isfile(axe):
-        pytest.skip("needs axe.min.js of axe-core (DICOMDL_AXE)")
+def test_axe_finds_no_serious_fault(tmp_path: Path, browser: Browser) -> None:
     write_series(tmp_path / "in/a", shape=SHAPE, drop=(4,), edit=described())
     write_series(tmp_path / "in/b", shape=SHAPE, seed=1, edit=described())
-    text = made_of(scanned(tmp_path / "in"), demographics=True).html
-    text = re.sub(r"<meta http-equiv[^>]*>", "", text)
-    run = (
-        "axe.run(document).then(r => { document.body.textContent = 'AXE' + JSON.stringify("
-        "r.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => v.id)) })"
-    )
-    script = f"<script>{Path(axe).read_text()}</script><script>{run}</script>"
-    out = tmp_path / "axe.html"
-    out.write_text(text.replace("</body>", f"{script}</body>"))
-    assert "AXE[]" in browsed(out)
+    made_of(scanned(tmp_path / "in"), demographics=True, out=tmp_path / "report.html")
+    browser.open(f"file://{tmp_path / 'report.html'}")
+    browser.until("document.querySelectorAll('.card').length === 2")
+    assert browser.axe() == []

@@ -2,22 +2,26 @@
 
 import http.client
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import nibabel
 import numpy as np
 import pytest
+from browser import Browser
 from conftest import index_of
 from numpy.typing import NDArray
 from phantoms import write_secondary_capture, write_series
+from phantoms_labels import write_seg
 
 import dicomdl
 from dicomdl.cli import _view
 from dicomdl.cli.main import main
-from dicomdl.errors import StorageError
+from dicomdl.errors import StorageError, UsageError
 from dicomdl.jobs.viewer import opened
 from dicomdl.jobs.viewer.server import ViewServer
 
@@ -28,8 +32,8 @@ CANARY = "CANARY"
 class Page:
     """A client of a server, as the page is one."""
 
-    def __init__(self, index: dicomdl.Index) -> None:
-        self.server = ViewServer(index)
+    def __init__(self, index: dicomdl.Index, niivue: Path | None = None) -> None:
+        self.server = ViewServer(index, niivue=niivue)
         self.server.start()
         self.path = urlsplit(self.server.url).path
 
@@ -60,8 +64,8 @@ def pages() -> Iterator[list[Page]]:
         page.server.close()
 
 
-def page_of(pages: list[Page], index: dicomdl.Index) -> Page:
-    pages.append(Page(index))
+def page_of(pages: list[Page], index: dicomdl.Index, niivue: Path | None = None) -> Page:
+    pages.append(Page(index, niivue))
     return pages[-1]
 
 
@@ -233,3 +237,196 @@ def test_several_requests_at_once_have_their_own_pictures(folder: Path, pages: l
     for thread in threads:
         thread.join()
     assert all(np.array_equal(found[number], volume[number]) for number in range(6))
+
+
+# --- in 3D ----------------------------------------------------------------------------------------
+
+# What the page uses of NiiVue.
+STAND_IN = """
+window.x = {}; x.niivue=0;
+window.niivue = {
+  Niivue: class {
+    constructor() { this.volumes = []; this.drawn = 0; }
+    async attachToCanvas() {}
+    setSliceType() {}
+    addVolume(image) { this.volumes.push(image); }
+    removeVolume(image) { this.volumes.splice(this.volumes.indexOf(image), 1); }
+    updateGLVolume() { this.drawn++; }
+  },
+  NVImage: {
+    new: async (buffer, name) =>
+      ({ name, bytes: buffer.byteLength, setColormapLabel(c) { this.colours = c; } }),
+  },
+};
+"""
+
+
+def labelled(folder: Path, label: str = "Liver") -> dicomdl.Index:
+    """An image with a segmentation of one block."""
+    image = write_series(folder / "ct", shape=SHAPE, intercept=-1024)[0]
+    block = np.zeros(SHAPE[1:], np.uint8)
+    block[1:3, 2:5] = 1
+    frames = [(1, (0, 0, 2.0 * z), block) for z in range(SHAPE[0])]
+    write_seg(folder / "seg.dcm", image, frames, segments={1: label})
+    return index_of(folder)
+
+
+def test_volumes_and_labels_are_nifti_files_on_the_grid_of_the_exporters(
+    folder: Path, pages: list[Page], tmp_path: Path
+) -> None:
+    index = labelled(folder)
+    (stack,) = (each for each in index.stacks if each.content == "image")
+    page = page_of(pages, index)
+    for path, truth in (
+        ("volume.nii", dicomdl.read_volume(stack)),
+        ("labels/0.nii", dicomdl.read_labels(stack, "SEG")),
+    ):
+        reply, body = page.get(f"{page.path}stack/{stack.number}/{path}")
+        assert reply.status == 200, body
+        found, saved = nibabel.Nifti1Image.from_bytes(body), tmp_path / "saved.nii"
+        truth.save(saved)
+        expected = nibabel.load(saved)
+        assert np.allclose(found.affine, expected.affine)
+        assert np.array_equal(found.get_fdata(), expected.get_fdata())
+    assert page.get(f"{page.path}stack/{stack.number}/labels/7.nii")[0].status == 422
+
+
+def test_one_slice_and_unknown_positions_are_told_in_a_sentence(
+    folder: Path, pages: list[Page]
+) -> None:
+    write_secondary_capture(folder / "capture.dcm")
+    page = page_of(pages, index_of(folder))
+    reply, body = page.get(f"{page.path}stack/0/volume.nii")
+    assert reply.status == 422 and "one slice is no volume" in json.loads(body)["error"]
+
+
+def test_niivue_is_the_file_of_the_user_alone(
+    folder: Path, pages: list[Page], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(folder, shape=SHAPE)
+    index, script = index_of(folder), tmp_path / "niivue.umd.js"
+    without = page_of(pages, index)
+    assert without.get(without.path + "niivue.js")[0].status == 422
+    assert without.json("stacks.json")["has_solid"] is False
+    script.write_text(STAND_IN)
+    page = page_of(pages, index, script)
+    assert page.get(page.path + "niivue.js")[1] == STAND_IN.encode()
+    assert page.json("stacks.json")["has_solid"] is True
+    script.write_text("alert(1)")
+    with pytest.raises(UsageError, match=r"niivue\.umd\.js of its package"):
+        ViewServer(index, niivue=script)
+    assert main(["view", index.path, "--no-browser", "--niivue", str(tmp_path / "none.js")]) == 2
+    assert "none.js" in capsys.readouterr().err
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+EVIL = "<img src=x onerror=document.title='EVIL'><script>document.title='EVIL'</script>"
+DRAWN = "state.planes.length === 3 && state.planes.every((each) => each.picture && each.placed)"
+# The brightest and darkest grey of the plane that the keys move.
+GREYS = """(() => {
+  const { canvas, placed: { x, y, w, h } } = state.planes[state.chosen];
+  const data = canvas.getContext("2d").getImageData(x + 2, y + 2, w - 4, h - 4).data;
+  const greys = data.filter((_, n) => n % 4 === 1);
+  return greys.reduce(([low, high], grey) => [Math.min(low, grey), Math.max(high, grey)], [255, 0]);
+})()"""
+
+
+@pytest.mark.slow
+def test_a_browser_shows_pictures_and_obeys_keys_mouse_and_wheel(
+    folder: Path, pages: list[Page], tmp_path: Path, browser: Browser
+) -> None:
+    index, script = labelled(folder, EVIL[:60]), tmp_path / "niivue.js"
+    (stack,) = (each for each in index.stacks if each.content == "image")
+    script.write_text(STAND_IN)
+    page = page_of(pages, index, script)
+    browser.open(f"{page.server.url}#stack={stack.number}")
+    browser.until(DRAWN)
+    number = "state.planes[state.chosen].number"
+    assert browser.value(number) == 3 and "3D" in browser.value("document.body.innerText")
+    assert browser.value(GREYS) != [0, 0]
+
+    for key, expected in (
+        *(("ArrowDown", 4), ("ArrowUp", 3), ("End", 5), ("Home", 0), ("PageDown", 5)),
+        *(("PageUp", 0), ("ArrowUp", 0)),
+    ):
+        browser.key(key)
+        browser.until(f"{number} === {expected}")
+    browser.key("2")
+    assert browser.value("state.planes[state.chosen].name") == "coronal"
+    browser.key("1")
+
+    middle = browser.value(
+        "(() => { const b = state.planes[0].canvas.getBoundingClientRect();"
+        "return [b.x + b.width / 2, b.y + b.height / 2] })()"
+    )
+    x, y = middle
+    browser.wheel((x, y), 100)
+    browser.until(f"{number} === 1")
+    before = browser.value("[state.lower, state.width]")
+    browser.drag((x, y), (x + 60, y + 20))
+    browser.until("state.width !== " + str(before[1]))
+    assert browser.value("state.width") > before[1]
+    assert float(browser.value("$('width').value")) == pytest.approx(
+        browser.value("state.width"), rel=1e-4
+    )
+    browser.key("r")
+    assert browser.value("[state.lower, state.width]") == before
+    greys = browser.value(GREYS)
+    browser.key("i")
+    assert browser.value(GREYS) != greys
+    browser.key("i")
+    assert browser.value(GREYS) == greys
+
+    browser.key("l")
+    browser.until("state.planes.every((each) => each.labels)")
+    assert EVIL[:60] in browser.value("$('names').textContent")
+    browser.key("d")
+    browser.until("solid.shown")
+    assert browser.value("$('planes').hidden && !$('solid').hidden")
+    shown = browser.value("solid.nv.volumes.map((each) => [each.name, each.bytes > 352])")
+    assert shown == [["volume.nii", True], ["labels.nii", True]]
+    assert browser.value("solid.nv.volumes[1].colours.I") == [0, 1]
+    browser.key("d")
+    assert browser.value("$('solid').hidden && !$('planes').hidden")
+
+    browser.key("n"), browser.key("p")
+    browser.value("$('filter').value = 'ct', $('filter').dispatchEvent(new Event('input'))")
+    assert browser.value("document.querySelectorAll('#stacks button').length") == 1
+    assert browser.value("document.title") == "dicomdl view"
+    assert all(each.startswith((page.server.url, "data:")) for each in browser.asked)
+    assert not browser.faults
+
+
+@pytest.mark.slow
+def test_axe_finds_no_serious_fault_in_the_viewer(
+    folder: Path, pages: list[Page], browser: Browser
+) -> None:
+    page = page_of(pages, labelled(folder))
+    for width in (1400, 390):
+        browser.size(width, 900)
+        browser.open(page.server.url)
+        browser.until("state.planes.length && state.planes.every((each) => each.picture)")
+        browser.value("document.querySelector('details').open = true; sourced(0)")
+        assert browser.axe() == []
+
+
+@pytest.mark.slow
+def test_niivue_itself_draws_a_volume_with_labels(
+    folder: Path, pages: list[Page], browser: Browser
+) -> None:
+    script = os.environ.get("DICOMDL_NIIVUE", "")
+    if not os.path.isfile(script):
+        pytest.skip("needs niivue.umd.js of NiiVue (DICOMDL_NIIVUE)")
+    index = labelled(folder)
+    (stack,) = (each for each in index.stacks if each.content == "image")
+    page = page_of(pages, index, Path(script))
+    browser.open(f"{page.server.url}#stack={stack.number}")
+    browser.until(DRAWN)
+    browser.value("sourced(0)")
+    browser.key("d")
+    browser.until("solid.shown")
+    sizes = browser.value("solid.nv.volumes.map((each) => each.dimsRAS.slice(1, 4))")
+    assert sizes == [[7, 5, 6], [7, 5, 6]]
+    assert all(each.startswith((page.server.url, "data:")) for each in browser.asked)
+    assert not browser.faults

@@ -6,7 +6,6 @@
 import json
 import math
 import os
-import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,13 +15,12 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DicomdlError
-from dicomdl.geometry.linking import READABLE_STATUSES
 from dicomdl.index.access import Access
 from dicomdl.index.annotations import Annotation
 from dicomdl.index.rows import generation_of
 from dicomdl.index.views import Stack
 from dicomdl.jobs.report.costs import slices_to_read
-from dicomdl.labels.read import read_labels
+from dicomdl.labels.shown import shown_annotations, shown_labels
 from dicomdl.printing import printable
 from dicomdl.storage.children import Answer
 from dicomdl.storage.messages import packed, unpacked
@@ -31,7 +29,6 @@ from dicomdl.volumes.thumbnails import Picture, ThumbnailOptions, thumbnail
 TARGET: Final = "dicomdl.jobs.report.drawing:answering"
 # Voxels of a label map that a report reads, which is in memory as a whole.
 _MOST_VOXELS: Final = 1 << 28
-_LABEL_KINDS: Final = ("SEG", "RTSTRUCT")
 _LONGEST_NAME: Final = 80
 
 
@@ -164,7 +161,7 @@ def _labels(stack: Stack) -> _Labels:
     Or nothing, with the reason of the first object if there is one.
     """
     first = _NO_LABELS
-    for annotation in _annotations(stack):
+    for annotation in shown_annotations(stack):
         found = _labels_of(stack, annotation)
         if not found[-1]:
             return found
@@ -176,11 +173,8 @@ def _labels_of(stack: Stack, annotation: Annotation) -> _Labels:
     """Return the labels of one object, or the reason."""
     if math.prod(stack.shape) > _MOST_VOXELS:
         return None, (), annotation.kind, "the stack has too many voxels for its labels to be drawn"
-    is_fractional = annotation.facts.segmentation_type == "FRACTIONAL"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            volume = read_labels(stack, annotation, threshold=0.5 if is_fractional else None)
+        volume = shown_labels(stack, annotation)
     except Exception as error:
         return None, (), annotation.kind, _reason(error)
     numbers = sorted(volume.names)
@@ -198,12 +192,6 @@ def _labels_of(stack: Stack, annotation: Annotation) -> _Labels:
     table = np.zeros(len(counts), np.uint16)
     table[numbers] = np.arange(1, len(numbers) + 1)
     return table[volume.array], named, annotation.kind, ""
-
-
-def _annotations(stack: Stack) -> list[Annotation]:
-    """Return the readable SEG of a stack, then its RTSTRUCT, the newest of each first."""
-    every = [each for each in stack.annotations if each.status in READABLE_STATUSES]
-    return [each for kind in _LABEL_KINDS for each in every if each.kind == kind]
 
 
 # --- in a worker process --------------------------------------------------------------------------

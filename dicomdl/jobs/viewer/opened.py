@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,13 +12,12 @@ import numpy as np
 
 from dicomdl.arrays import Values
 from dicomdl.errors import DicomdlError, UsageError
-from dicomdl.geometry.linking import READABLE_STATUSES
-from dicomdl.index.annotations import Annotation
+from dicomdl.headers.uids import TRANSFER_SYNTAXES
 from dicomdl.index.check import reason_of
 from dicomdl.index.index import Index
 from dicomdl.index.text import plain_value
 from dicomdl.index.views import Stack
-from dicomdl.labels.read import read_labels
+from dicomdl.labels.shown import shown_annotations, shown_labels
 from dicomdl.printing import printable
 from dicomdl.values.auto import units_of
 from dicomdl.values.formulas import Ramp, Sigmoid
@@ -28,17 +26,17 @@ from dicomdl.values.quantity import printed_units
 from dicomdl.values.stack_intensity import stack_intensity
 from dicomdl.values.suv import SUV
 from dicomdl.volumes.plane_reader import PlaneReader
+from dicomdl.volumes.solid import solid
 
 # Stacks that stay open, and the bytes up to which one is read as a whole.
 _MOST_OPEN: Final = 2
 _MOST_BYTES: Final = 1 << 30
 _OF_CT: Final = "ct.abdomen"
-_LABEL_KINDS: Final = ("SEG", "RTSTRUCT")
 # Facts of the first slice that the page shows, where the file has them.
 _FACTS: Final = (
     *("manufacturer", "manufacturer_model_name", "convolution_kernel", "kvp"),
     *("slice_thickness", "echo_time", "repetition_time", "magnetic_field_strength"),
-    *("photometric_interpretation", "transfer_syntax_uid", "body_part_examined"),
+    *("photometric_interpretation", "body_part_examined"),
 )
 
 
@@ -96,19 +94,20 @@ class OpenStack:
             "reason": printable(reason_of(stack)),
             "group": [each.number for each in stack.group],
             "dimension": plain_value(stack.dimension),
-            "facts": {name: plain_value(v) for name in _FACTS if (v := stack.value(name))},
+            "facts": {
+                **{name: plain_value(v) for name in _FACTS if (v := stack.value(name))},
+                "transfer_syntax": _syntax(str(stack.value("transfer_syntax_uid"))),
+            },
             "labels": [
                 {"number": number, "kind": each.kind, "status": each.status}
-                for number, each in enumerate(self._annotations())
+                for number, each in enumerate(shown_annotations(self.stack))
             ],
         }
 
     def picture(self, plane: str, number: int) -> Values:
         """Return a picture, (row, column[, sample]): uint8 colour, int16 or float32."""
         values = self.planes.read(plane, number)
-        if values.ndim == 3:
-            return values.astype(np.uint8) if values.dtype != np.uint8 else values
-        return values if values.dtype == np.int16 else values.astype(np.float32)
+        return _plain(values, is_colour=values.ndim == 3)
 
     def names(self, source: int) -> Mapping[int, str]:
         """Return {label: name} of a label source."""
@@ -118,21 +117,22 @@ class OpenStack:
         """Return the labels of a picture, (row, column) uint16."""
         return self.planes.cut(self._read_labels(source)[0], plane, number).astype(np.uint16)
 
-    def _annotations(self) -> list[Annotation]:
-        every = [each for each in self.stack.annotations if each.status in READABLE_STATUSES]
-        return [each for kind in _LABEL_KINDS for each in every if each.kind == kind]
+    def solid(self) -> memoryview:
+        """Return the stack as a NIfTI file, as its slices lie."""
+        values = self.planes.whole()
+        return solid(_plain(values, is_colour=values.ndim == 4), self.stack.geometry)
+
+    def solid_labels(self, source: int) -> memoryview:
+        """Return the labels of a source as a NIfTI file on the same grid."""
+        return solid(self._read_labels(source)[0].astype(np.uint16), self.stack.geometry)
 
     def _read_labels(self, source: int) -> tuple[Values, Mapping[int, str]]:
         with self._lock:
             if source not in self._labels:
-                every = self._annotations()
+                every = shown_annotations(self.stack)
                 if not 0 <= source < len(every):
                     raise UsageError(f"the stack has no label source {source}")
-                chosen = every[source]
-                is_fraction = chosen.facts.segmentation_type == "FRACTIONAL"
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    volume = read_labels(self.stack, chosen, threshold=0.5 if is_fraction else None)
+                volume = shown_labels(self.stack, every[source])
                 names = {int(n): printable(name) for n, name in volume.names.items()}
                 self._labels[source] = volume.array, names
             return self._labels[source]
@@ -186,6 +186,18 @@ class OpenStacks:
             }
             for row in self.index.check().rows
         ]
+
+
+def _syntax(uid: str) -> str:
+    row = TRANSFER_SYNTAXES.get(uid)
+    return printable(uid) if row is None else row.name
+
+
+def _plain(values: Values, *, is_colour: bool) -> Values:
+    """Return values in a type of the page: uint8 of colour, int16 or float32."""
+    if is_colour:
+        return values.astype(np.uint8, copy=False)
+    return values if values.dtype == np.int16 else values.astype(np.float32)
 
 
 def _recipe_of(stack: Stack) -> Intensity:

@@ -33,13 +33,13 @@ function made(tag, text, name) {
 
 function listed() {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = (row) => `${row.number} ${row.modality} ${row.verdict} ${row.description} ${row.shape.join(" x ")} series ${row.series} patient ${row.patient}`.toLowerCase();
+  const text = (row) => `${row.number} ${row.modality} ${row.verdict.replaceAll("_", " ")} ${row.description} ${row.shape.join(" x ")} series ${row.series} patient ${row.patient}`.toLowerCase();
   state.shown = state.stacks.filter((row) => words.every((word) => text(row).includes(word)));
   const rows = state.shown.slice(0, MOST_LISTED).map((row) => {
     const item = made("li"), button = made("button");
     button.append(made("span", `${row.number}: ${row.modality || "?"} ${row.shape.join(" x ")}`),
       made("small", `${row.description || "no description"}, patient ${row.patient}`),
-      made("small", row.verdict, row.needs_person ? "bad" : ""));
+      made("small", row.verdict.replaceAll("_", " "), row.needs_person ? "bad" : ""));
     button.dataset.number = row.number;
     button.addEventListener("click", () => open(row.number));
     item.append(button);
@@ -81,7 +81,7 @@ async function open(number) {
 
 function shown() {
   const facts = state.facts, row = state.stacks.find((each) => each.number === facts.number);
-  $("title").textContent = `Stack ${facts.number}: ${row.modality || "?"} ${row.shape.join(" x ")}, ${row.verdict}`;
+  $("title").textContent = `Stack ${facts.number}: ${row.modality || "?"} ${row.shape.join(" x ")}, ${row.verdict.replaceAll("_", " ")}`;
   $("reason").textContent = facts.reason;
   [state.lower, state.width] = facts.window;
   state.invert = facts.invert; state.source = -1; state.names = {};
@@ -101,6 +101,7 @@ function shown() {
   choose(state.chosen);
   windowed();
   state.planes.forEach((each) => go(each, Math.floor(each.count / 2)));
+  solidShown();
 }
 
 function plane(facts, rank) {
@@ -272,6 +273,7 @@ function windowed() {
   $("width").value = +state.width.toPrecision(6);
   $("invert").checked = state.invert;
   state.planes.forEach(draw);
+  solidWindowed();
 }
 
 async function sourced(source) {
@@ -288,6 +290,7 @@ async function sourced(source) {
     return item;
   }));
   state.planes.forEach((each) => { each.labels = null; labelled(each, each.number, stack); draw(each); });
+  solidShown();
 }
 
 // --- controls ---------------------------------------------------------------------------------
@@ -316,6 +319,7 @@ document.addEventListener("keydown", (event) => {
     1: () => choose(0), 2: () => choose(1), 3: () => choose(2),
     f: () => $("planes").classList.toggle("one"),
     n: () => next(1), p: () => next(-1),
+    d: () => solidToggled(),
     l: () => { if (state.source < 0 && state.facts.labels.length) sourced(0); else { state.labelled = !state.labelled; state.planes.forEach(draw); } },
     i: () => { state.invert = !state.invert; windowed(); },
     r: () => { [state.lower, state.width] = state.facts.window; state.invert = state.facts.invert; windowed(); },
@@ -331,6 +335,7 @@ document.addEventListener("keydown", (event) => {
     const found = await json("stacks.json");
     state.stacks = found.stacks;
     state.presets = found.presets;
+    solidOffered(found.has_solid);
     listed();
     const asked = Number((location.hash.match(/stack=(\d+)/) || [])[1] ?? NaN);
     const first = state.stacks.find((row) => row.number === asked) || state.stacks[0];

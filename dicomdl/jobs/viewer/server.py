@@ -8,6 +8,7 @@ Requests for another host name are refused, which a page of elsewhere could make
 import hmac
 import importlib.resources
 import json
+import os
 import secrets
 import threading
 from http import HTTPStatus
@@ -22,15 +23,19 @@ from dicomdl.errors import DicomdlError, StorageError, UsageError
 from dicomdl.index.index import Index
 from dicomdl.jobs.viewer.opened import OpenStacks
 from dicomdl.printing import printable
+from dicomdl.storage.publishing import read_whole
 from dicomdl.values.presets import presets
 
 HOST: Final = "127.0.0.1"
 _TOKEN_BYTES: Final = 24
+_SCRIPT: Final = "text/javascript; charset=utf-8"
 _FILES: Final = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "page.js": ("page.js", _SCRIPT),
+    "solid.js": ("solid.js", _SCRIPT),
 }
+_NIIVUE: Final = "niivue.js"
 _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
 _HEADERS: Final = {
@@ -47,7 +52,7 @@ _HEADERS: Final = {
 class _Reply(NamedTuple):
     """A body, its type, and further headers."""
 
-    body: bytes
+    body: bytes | memoryview
     kind: str = _JSON
     headers: dict[str, str] = {}  # noqa: RUF012  # never changed
     status: HTTPStatus = HTTPStatus.OK
@@ -62,6 +67,8 @@ class ViewServer:
         The index.
     port
         The port; 0 for a free one.
+    niivue
+        A file of NiiVue for 3D (niivue.umd.js of its package); None for planes alone.
 
     Attributes
     ----------
@@ -71,10 +78,15 @@ class ViewServer:
     Raises
     ------
     StorageError
-        The port cannot be listened on.
+        The port cannot be listened on, or the file cannot be read.
+    UsageError
+        The file is not that of NiiVue.
     """
 
-    def __init__(self, index: Index, port: int = 0) -> None:
+    def __init__(
+        self, index: Index, port: int = 0, niivue: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._niivue = None if niivue is None else _niivue_of(niivue)
         self._stacks = OpenStacks(index)
         self._token = secrets.token_urlsafe(_TOKEN_BYTES)
         try:
@@ -114,6 +126,8 @@ class ViewServer:
         if path in _FILES:
             name, kind = _FILES[path]
             return _Reply(importlib.resources.files(__package__).joinpath(name).read_bytes(), kind)
+        if path == _NIIVUE and self._niivue is not None:
+            return _Reply(self._niivue, _SCRIPT)
         query = {
             name: values[-1]
             for name, values in parse_qs(parts.query, keep_blank_values=True).items()
@@ -131,7 +145,8 @@ class ViewServer:
         match path:
             case ["stacks.json"]:
                 windows = [(name, w.center, w.width) for name, w in presets().items()]
-                return _json({"stacks": self._stacks.listed(), "presets": windows})
+                facts = {"presets": windows, "has_solid": self._niivue is not None}
+                return _json({"stacks": self._stacks.listed(), **facts})
             case ["stack", number, "facts.json"]:
                 return _json(self._stacks.get(int(number)).facts())
             case ["stack", number, "names.json"]:
@@ -143,6 +158,11 @@ class ViewServer:
                 opened = self._stacks.get(int(number))
                 plane, picture = query["plane"], int(query["number"])
                 return _array(opened.labels(int(query["source"]), plane, picture))
+            case ["stack", number, "volume.nii"]:
+                return _Reply(self._stacks.get(int(number)).solid(), _BYTES)
+            case ["stack", number, "labels", name]:
+                source = int(name.removesuffix(".nii"))
+                return _Reply(self._stacks.get(int(number)).solid_labels(source), _BYTES)
             case _:
                 raise UsageError("there is no such page")
 
@@ -176,6 +196,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: paths hold the token."""
+
+
+def _niivue_of(path: str | os.PathLike[str]) -> bytes:
+    """Return the script of NiiVue, which defines ``niivue`` for a page."""
+    script = read_whole(os.fspath(path))
+    if b".niivue=" not in script:
+        raise UsageError(
+            f"{os.fspath(path)!r} is not the script of NiiVue for pages: expected the file "
+            "dist/niivue.umd.js of its package @niivue/niivue"
+        )
+    return script
 
 
 def _json(value: Any) -> _Reply:
