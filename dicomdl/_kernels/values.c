@@ -1,6 +1,300 @@
-/* Stored values to modality values and network values, in one pass. */
+/* Stored values to modality values and network values, each sample read once.
+ *
+ * The rule: a function gets contiguous memory, and the numbers that the pure twin has decided. It
+ * works through the samples in runs that stay in the first cache, by loops that compilers
+ * vectorise. Integers wrap as unsigned ones do; floats are computed in double and rounded once, and
+ * no multiplication is fused with an addition. */
 #include "kernels.h"
 
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Samples of a run. */
+#define RUN 2048
+
+/* Loops that are compiled a second time, for processors with wider registers. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) &&                            \
+    !defined(__SANITIZE_ADDRESS__)
+#define WIDE __attribute__((target_clones("avx2", "default")))
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define WIDE
+#define INLINE static inline
+#endif
+
+/* How raw samples become modality values. */
+typedef struct {
+    int swaps;         /* of the other byte order */
+    int left, right;   /* shifts, the second with the sign of signed samples */
+    uint32_t mask;     /* bits that stay after the shifts, of unsigned samples */
+    uint32_t slope, intercept; /* modulo 2^32, for integers */
+    double slope_f, intercept_f;
+    int has_padding;
+    int64_t low, high; /* stored values that mean padding, inside the range of their type */
+    int overflows;     /* result: a value is beyond float32 */
+    int has_found;     /* result: some value is padding */
+} Pass;
+
+#define SWAP8(v) (v)
+#define SWAP16(v) ((uint16_t)((uint16_t)(v) << 8 | (uint16_t)(v) >> 8))
+#define SWAP32(v)                                                                                  \
+    ((v) << 24 | ((v) << 8 & 0x00FF0000u) | ((v) >> 8 & 0x0000FF00u) | (v) >> 24)
+
+/* Samples of one type, S with the unsigned U of its size, as stored values; then what is padding.
+ * The comparison is one of unsigned distances. */
+#define STORED(NAME, S, U, SWAP)                                                                   \
+    INLINE void NAME##_meant(const Pass *pass, S *restrict run, Py_ssize_t count)                  \
+    {                                                                                              \
+        const int left = pass->left, right = pass->right;                                          \
+        const U mask = (U)pass->mask;                                                              \
+        if (pass->swaps) {                                                                         \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                run[i] = (S)SWAP((U)run[i]);                                                       \
+            }                                                                                      \
+        }                                                                                          \
+        if (left || right) {                                                                       \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                run[i] = (S)((S)((uint32_t)(U)run[i] << left) >> right);                           \
+            }                                                                                      \
+        }                                                                                          \
+        if ((S)-1 > 0 && mask != (U)-1) {                                                          \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                run[i] = (S)((U)run[i] & mask);                                                    \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+                                                                                                   \
+    INLINE int NAME##_padding(const Pass *pass, const S *restrict run, uint8_t *restrict is,       \
+                              Py_ssize_t count)                                                    \
+    {                                                                                              \
+        const U low = (U)pass->low, span = (U)((U)pass->high - (U)pass->low);                      \
+        U any = 0;                                                                                 \
+        for (Py_ssize_t i = 0; i < count; i++) {                                                   \
+            U inside = (U)((U)((U)run[i] - low) <= span);                                          \
+            is[i] = (uint8_t)inside;                                                               \
+            any |= inside;                                                                         \
+        }                                                                                          \
+        return any != 0;                                                                           \
+    }
+
+STORED(u8, uint8_t, uint8_t, SWAP8)
+STORED(i8, int8_t, uint8_t, SWAP8)
+STORED(u16, uint16_t, uint16_t, SWAP16)
+STORED(i16, int16_t, uint16_t, SWAP16)
+STORED(u32, uint32_t, uint32_t, SWAP32)
+STORED(i32, int32_t, uint32_t, SWAP32)
+
+/* To integers of the unsigned type T: the final values fit, so wrapped ones in between do no harm.
+ */
+#define TO_INTEGERS(NAME, S, TO, T)                                                                \
+    INLINE void NAME##_to_##TO(Pass *pass, const S *restrict run, void *target, Py_ssize_t count)  \
+    {                                                                                              \
+        T *restrict out = target;                                                                  \
+        const T slope = (T)pass->slope, intercept = (T)pass->intercept;                            \
+        if (slope == 1) {                                                                          \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                out[i] = (T)((T)run[i] + intercept);                                               \
+            }                                                                                      \
+        }                                                                                          \
+        else {                                                                                     \
+            for (Py_ssize_t i = 0; i < count; i++) {                                               \
+                out[i] = (T)((uint32_t)(T)run[i] * (uint32_t)slope + intercept);                   \
+            }                                                                                      \
+        }                                                                                          \
+    }
+
+#define TO_FLOATS(NAME, S)                                                                         \
+    INLINE void NAME##_to_f32(Pass *pass, const S *restrict run, void *target, Py_ssize_t count)   \
+    {                                                                                              \
+        float *restrict out = target;                                                              \
+        const double slope = pass->slope_f, intercept = pass->intercept_f;                         \
+        int beyond = 0;                                                                            \
+        for (Py_ssize_t i = 0; i < count; i++) {                                                   \
+            double product = (double)run[i] * slope;                                               \
+            out[i] = (float)(product + intercept);                                                 \
+            beyond |= !(fabsf(out[i]) <= 3.402823466e38f);                                         \
+        }                                                                                          \
+        pass->overflows |= beyond;                                                                 \
+    }
+
+/* All samples, run by run; `target` may be the memory of `source` where both sizes are equal. */
+#define PASS(NAME, S, TO)                                                                          \
+    WIDE static void NAME##_pass_##TO(Pass *pass, const char *source, char *target, uint8_t *mask, \
+                                      Py_ssize_t count, Py_ssize_t target_size)                    \
+    {                                                                                              \
+        S run[RUN];                                                                                \
+        uint8_t is[RUN];                                                                           \
+        for (Py_ssize_t start = 0; start < count; start += RUN) {                                  \
+            Py_ssize_t length = count - start < RUN ? count - start : RUN;                         \
+            memcpy(run, source + start * (Py_ssize_t)sizeof(S), (size_t)length * sizeof(S));       \
+            NAME##_meant(pass, run, length);                                                       \
+            /* Memory of a mask without padding stays untouched. */                                \
+            if (pass->has_padding && NAME##_padding(pass, run, is, length)) {                      \
+                pass->has_found = 1;                                                               \
+                if (mask != NULL) {                                                                \
+                    memcpy(mask + start, is, (size_t)length);                                      \
+                }                                                                                  \
+            }                                                                                      \
+            NAME##_to_##TO(pass, run, target + start * target_size, length);                       \
+        }                                                                                          \
+    }
+
+#define ALL(NAME, S)                                                                               \
+    TO_INTEGERS(NAME, S, i16, uint16_t)                                                            \
+    TO_INTEGERS(NAME, S, i32, uint32_t)                                                            \
+    TO_FLOATS(NAME, S)                                                                             \
+    PASS(NAME, S, i16)                                                                             \
+    PASS(NAME, S, i32)                                                                             \
+    PASS(NAME, S, f32)
+
+ALL(u8, uint8_t)
+ALL(i8, int8_t)
+ALL(u16, uint16_t)
+ALL(i16, int16_t)
+ALL(u32, uint32_t)
+ALL(i32, int32_t)
+
+typedef void Loop(Pass *, const char *, char *, uint8_t *, Py_ssize_t, Py_ssize_t);
+
+typedef struct {
+    char code; /* of struct and array: B b H h I i */
+    Py_ssize_t size;
+    Loop *loops[3]; /* to h, i, f */
+} Kind;
+
+static const Kind kinds[] = {
+    {'B', 1, {u8_pass_i16, u8_pass_i32, u8_pass_f32}},
+    {'b', 1, {i8_pass_i16, i8_pass_i32, i8_pass_f32}},
+    {'H', 2, {u16_pass_i16, u16_pass_i32, u16_pass_f32}},
+    {'h', 2, {i16_pass_i16, i16_pass_i32, i16_pass_f32}},
+    {'I', 4, {u32_pass_i16, u32_pass_i32, u32_pass_f32}},
+    {'i', 4, {i32_pass_i16, i32_pass_i32, i32_pass_f32}},
+};
+
+static const Kind *
+kind_of(int code)
+{
+    for (size_t number = 0; number < sizeof(kinds) / sizeof(kinds[0]); number++) {
+        if (kinds[number].code == code) {
+            return &kinds[number];
+        }
+    }
+    return NULL;
+}
+
+static int
+is_valid(const Pass *pass, const Kind *kind, int to, const Py_buffer *source, const Py_buffer *out,
+         const Py_buffer *mask)
+{
+    if (kind == NULL || (to != 'h' && to != 'i' && to != 'f')) {
+        return 0;
+    }
+    int bits = 8 * (int)kind->size;
+    Py_ssize_t target_size = to == 'h' ? 2 : 4, count = source->len / kind->size;
+    const char *first = source->buf, *second = out->buf;
+    int is_apart = first + source->len <= second || second + out->len <= first;
+    int is_same = first == second && kind->size == target_size;
+    return source->len % kind->size == 0 && count <= PY_SSIZE_T_MAX / 4 &&
+           (uintptr_t)second % (size_t)target_size == 0 &&
+           out->len == count * target_size && (mask->obj == NULL || mask->len == count) &&
+           pass->left >= 0 && pass->left < bits && pass->right >= 0 && pass->right < bits &&
+           (is_apart || is_same);
+}
+
+/* convert_samples(stored, out, mask, (code, swaps, left, right, bits), (to, slope, intercept,
+ * slope, intercept), padding): the twin in `values.one_pass` says what they mean. */
+static PyObject *
+convert_samples(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Pass pass;
+    Py_buffer source, out, mask;
+    PyObject *given, *padding, *result = NULL;
+    int code, to;
+    unsigned int bits, slope, intercept;
+    long long low, high;
+    memset(&pass, 0, sizeof(pass));
+    memset(&mask, 0, sizeof(mask));
+    if (!PyArg_ParseTuple(args, "y*w*O(CpiiI)(CIIdd)O:convert_samples", &source, &out, &given,
+                          &code, &pass.swaps, &pass.left, &pass.right, &bits, &to, &slope,
+                          &intercept, &pass.slope_f, &pass.intercept_f, &padding)) {
+        return NULL;
+    }
+    pass.mask = bits, pass.slope = slope, pass.intercept = intercept;
+    pass.has_padding = padding != Py_None;
+    if ((!pass.has_padding || PyArg_ParseTuple(padding, "LL", &low, &high)) &&
+        (given == Py_None || PyObject_GetBuffer(given, &mask, PyBUF_WRITABLE) == 0)) {
+        const Kind *kind = kind_of(code);
+        if (pass.has_padding) {
+            pass.low = low, pass.high = high;
+        }
+        if (!is_valid(&pass, kind, to, &source, &out, &mask)) {
+            PyErr_SetString(PyExc_ValueError, "the samples do not fit the memory that was given");
+        }
+        else {
+            Py_ssize_t count = source.len / kind->size;
+            Loop *loop = kind->loops[to == 'h' ? 0 : to == 'i' ? 1 : 2];
+            Py_BEGIN_ALLOW_THREADS
+            loop(&pass, source.buf, out.buf, mask.buf, count, to == 'h' ? 2 : 4);
+            Py_END_ALLOW_THREADS
+            result = PyLong_FromLong(pass.has_found | pass.overflows << 1);
+        }
+    }
+    if (mask.obj != NULL) {
+        PyBuffer_Release(&mask);
+    }
+    PyBuffer_Release(&source);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+/* map_samples(samples, table, out): the float32 of the table for each sample, of 1 or 2 bytes as
+ * the table has 256 or 65536 entries. */
+static PyObject *
+map_samples(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer source, table, out;
+    if (!PyArg_ParseTuple(args, "y*y*w*:map_samples", &source, &table, &out)) {
+        return NULL;
+    }
+    PyObject *result = NULL;
+    Py_ssize_t size = table.len == 256 * 4 ? 1 : table.len == 65536 * 4 ? 2 : 0;
+    if (size == 0 || source.len % size != 0 || source.len / size > PY_SSIZE_T_MAX / 4 ||
+        out.len != source.len / size * 4 || (uintptr_t)table.buf % 4 != 0 ||
+        (uintptr_t)out.buf % 4 != 0 || (uintptr_t)source.buf % (size_t)size != 0) {
+        PyErr_SetString(PyExc_ValueError, "the samples do not fit the memory that was given");
+    }
+    else {
+        /* Entries are moved as bits: a float register could change those of a NaN. */
+        const uint32_t *entries = table.buf;
+        const uint8_t *bytes = source.buf;
+        const uint16_t *words = source.buf;
+        uint32_t *target = out.buf;
+        Py_ssize_t count = source.len / size;
+        Py_BEGIN_ALLOW_THREADS
+        if (size == 1) {
+            for (Py_ssize_t i = 0; i < count; i++) {
+                target[i] = entries[bytes[i]];
+            }
+        }
+        else {
+            for (Py_ssize_t i = 0; i < count; i++) {
+                target[i] = entries[words[i]];
+            }
+        }
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&source);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 PyMethodDef values_methods[] = {
+    {"convert_samples", convert_samples, METH_VARARGS, NULL},
+    {"map_samples", map_samples, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

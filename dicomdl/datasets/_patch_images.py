@@ -16,6 +16,7 @@ from dicomdl.datasets.label_maps import SLAB_VOXELS, of_thread
 from dicomdl.datasets.transport.images import new_array
 from dicomdl.values.intensity import Intensity
 from dicomdl.volumes.block_reader import BlockReader, Scratch
+from dicomdl.volumes.blocks import StackVoxels
 from dicomdl.volumes.cutting import padding_shows, read_block
 
 # An image with its intensity, or the value of an absent one.
@@ -86,15 +87,19 @@ class PatchImages:
         scratch = self._scratch
         stop = (start[1] + self.size[1], start[2] + self.size[2])
         shows = padding_shows(voxels, recipe)
+        table = (
+            voxels.network_table(recipe, marks_padding=shows)
+            if isinstance(voxels, StackVoxels)
+            else None
+        )
         step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
         for first in range(0, self.size[0], step):
             last = min(first + step, self.size[0])
-            read = voxels.read(
-                (start[0] + first, *start[1:]),
-                (start[0] + last, *stop),
-                scratch,
-                want_padding=shows,
-            )
+            ends = (start[0] + first, *start[1:]), (start[0] + last, *stop)
+            if table is not None and isinstance(voxels, StackVoxels):
+                voxels.read_by(table, *ends, scratch, image[first:last])
+                continue
+            read = voxels.read(*ends, scratch, want_padding=shows)
             recipe(floored(read, recipe), image[first:last])
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from dicomdl.arrays import Float32, Values, ends_of
 from dicomdl.errors import IntensityError
 from dicomdl.values.formulas import Formula, FormulaMap, Ramp, Same, source_and_target
+from dicomdl.values.looked_up import filled
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.sampled import SampledMap
 from dicomdl.values.windows import IntensityMap
@@ -105,7 +106,7 @@ class Intensity:
         """
         if self.formula is not None:
             values, result = source_and_target(values, out)
-            self.formula.fill(values, result)
+            filled(self.formula, values, result)
         elif isinstance(self.mapping, SampledMap):
             result = self.mapping(values, out)
         else:

@@ -108,6 +108,11 @@ class Rescale:
         return self.slope.is_integer() and self.intercept.is_integer()
 
     @property
+    def parts(self) -> tuple[float, float]:
+        """Slope and intercept."""
+        return self.slope, self.intercept
+
+    @property
     def is_identity(self) -> bool:
         """Whether modality values are the stored values."""
         return self.slope == 1 and self.intercept == 0
@@ -167,14 +172,15 @@ class Rescale:
             message = f"out is {out.dtype} {out.shape}"
             raise UsageError(f"{message}; expected int16, int32 or float32 of shape {stored.shape}")
         if out.dtype == np.float32:
-            _rescale_to_float(stored, self, out)
+            if not to_float(stored, self, out):
+                raise beyond_float32(self)
             return
         if not self.is_integral or stored.dtype.kind not in "biu":
             facts = {"slope": self.slope, "intercept": self.intercept, "dtype": str(out.dtype)}
             message = f"slope {self.slope} and intercept {self.intercept} on {stored.dtype}"
             raise IntensityError(f"{message} do not give integers: ask for float32", **facts)
         _check_fit(stored, self, out.dtype, stored_range)
-        _rescale_to_integer(stored, self, out)
+        to_integer(stored, self, out)
 
 
 def has_modality_lut(frame: RescaleFacts) -> bool:
@@ -249,7 +255,13 @@ def _check_fit(
         raise DoesNotFit(message, minimum=low, maximum=high, dtype=str(dtype))
 
 
-def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
+def is_sure_to_fit(rescale: Rescale, stored_range: Range, dtype: np.dtype[Any]) -> bool:
+    """Whether all integers of a range become integers that a dtype holds."""
+    return rescale.is_integral and _fits(_integral_ends(rescale, stored_range), dtype)
+
+
+def to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
+    """Fill an array of integers with values that fit it; `out` may be the memory of `stored`."""
     # Integer arithmetic is modulo 2**bits and the final results fit, so wrapped intermediate
     # results do no harm.
     source = stored
@@ -266,7 +278,8 @@ def _rescale_to_integer(stored: Values, rescale: Rescale, out: Values) -> None:
         np.copyto(out, source, casting="unsafe")
 
 
-def _rescale_to_float(stored: Values, rescale: Rescale, out: Values) -> None:
+def to_float(stored: Values, rescale: Rescale, out: Values) -> bool:
+    """Fill a float32 array, rounding once; return False where a value is beyond its range."""
     try:
         with np.errstate(over="raise"):
             for source, target in blocks(stored, out):
@@ -274,9 +287,15 @@ def _rescale_to_float(stored: Values, rescale: Rescale, out: Values) -> None:
                 values += rescale.intercept
                 np.copyto(target, values, casting="same_kind")
     except FloatingPointError:
-        message = f"slope {rescale.slope} and intercept {rescale.intercept}"
-        message += " give values beyond the range of float32"
-        raise IntensityError(message, slope=rescale.slope, intercept=rescale.intercept) from None
+        return False
+    return True
+
+
+def beyond_float32(rescale: Rescale) -> IntensityError:
+    """Return the error for a value that float32 does not hold."""
+    message = f"slope {rescale.slope} and intercept {rescale.intercept}"
+    message += " give values beyond the range of float32"
+    return IntensityError(message, slope=rescale.slope, intercept=rescale.intercept)
 
 
 def _integral_ends(rescale: Rescale, stored_range: Range) -> Range:

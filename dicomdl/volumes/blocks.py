@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dicomdl.arrays import Mask, Values, Voxel
+from dicomdl.arrays import Float32, Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError
 from dicomdl.geometry.grid import Geometry
 from dicomdl.headers.frame_source import FILE_FIELDS
@@ -33,6 +33,10 @@ from dicomdl.storage.memory import remembered, share
 from dicomdl.storage.pieces import Pieces, Window
 from dicomdl.storage.sources import Source
 from dicomdl.values.conversion import Conversion, conversions
+from dicomdl.values.intensity import Intensity
+from dicomdl.values.looked_up import map_samples
+from dicomdl.values.network_tables import network_table
+from dicomdl.values.one_pass import OnePass
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
@@ -237,9 +241,30 @@ class StackVoxels:
 
     # --- plain frames ---
 
+    def network_table(self, recipe: Intensity, *, marks_padding: bool) -> Float32 | None:
+        """Return the network value of each sample (see `values.network_tables`).
+
+        None where blocks have none.
+        """
+        if not (self._plain and self._one_conversion) or self._cache is not None:
+            return None
+        own = self.conversions[0]
+        return network_table(self._first, own, recipe, marks_padding=marks_padding)
+
+    def read_by(
+        self, table: Float32, start: Voxel, stop: Voxel, scratch: Scratch, out: Float32
+    ) -> None:
+        """Fill `out` with the network values of a block, by a `network_table` of this reader."""
+        require_inside(start, stop, self.shape)
+        assert self._pieces is not None
+        window = slice(start[1], stop[1]), slice(start[2], stop[2])
+        slices = range(start[0], stop[0])
+        map_samples(self._plain_block(self._pieces, slices, window, scratch), table, out)
+
     def _plain_block(
         self, pieces: Pieces, slices: range, window: tuple[slice, slice], scratch: Scratch
     ) -> Values:
+        """Read the samples of a block, as the files have them."""
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
         shape = (len(slices), rows.stop - rows.start, columns.stop - columns.start)
@@ -250,11 +275,13 @@ class StackVoxels:
         )
         band = scratch.band((part.band_size,), np.dtype(np.uint8))
         pieces.read(slices.start, part, block.reshape(-1).view(np.uint8), band)
-        as_meant(block, first)
         return block
 
     def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
-        """Convert stored values, all slices at once where they share one conversion."""
+        """Convert samples, all slices at once where they share one conversion."""
+        if self._one_pass is not None:
+            return self._in_one_pass(self._one_pass, stored, want_padding=want_padding)
+        as_meant(stored, self._first)
         own = [self.conversions[z] for z in slices]
         bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
 
@@ -267,6 +294,19 @@ class StackVoxels:
         except IntensityError as error:
             add_frame_note(error, self.stack.source(slices[0]))
             raise
+
+    @functools.cached_property
+    def _one_pass(self) -> OnePass | None:
+        """The steps for samples of int16 stacks; None where blocks need several passes."""
+        if not self.always_int16:
+            return None
+        return OnePass.of(self._first, self.conversions[0], np.dtype(np.int16))
+
+    def _in_one_pass(self, one: OnePass, samples: Values, *, want_padding: bool) -> Converted:
+        array = samples.view(np.int16) if samples.itemsize == 2 else np.empty(samples.shape, "i2")
+        has_mask = want_padding and one.padding is not None
+        mask = np.zeros(samples.shape, np.bool_) if has_mask else None
+        return Converted(array, mask if one(samples, array, mask) else None)
 
     def _as(
         self,

@@ -19,13 +19,17 @@ from pydicom.uid import (
 )
 
 import dicomdl
+from dicomdl._kernels import accelerated, both
 from dicomdl.errors import FileChanged, TruncatedPixels, UsageError
 from dicomdl.storage import pieces as pieces_module
 from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.storage.memory import Share
+from dicomdl.values import one_pass
+from dicomdl.values.intensity import Intensity
 from dicomdl.values.sampling import stack_sample
+from dicomdl.values.windows import Window
 from dicomdl.volumes import blocks as voxels
 from dicomdl.volumes.block_reader import Scratch
 from dicomdl.volumes.blocks import StackVoxels
@@ -112,6 +116,37 @@ def test_other_quantities_come_in_blocks_too(folder: Path) -> None:
     stack = only_stack(folder)
     array, _ = StackVoxels(stack, dicomdl.SUV()).read((1, 2, 3), (5, 6, 7))
     assert np.array_equal(array, dicomdl.read_volume(stack, values="suv").array[1:5, 2:6, 3:7])
+
+
+@pytest.mark.slow
+def test_every_stack_of_the_corpus_is_the_same_with_and_without_the_compiled_module(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, recipe = dicomdl.scan(corpus, tmp_path / "i", progress=False), Intensity(Window(40, 400))
+    compared = 0
+    for stack in index.stacks:
+        if min(stack.shape) < 1 or np.prod(stack.shape) > 2**24 or not StackVoxels(stack)._plain:
+            continue
+        found = []
+        for convert in both(one_pass.pure_convert_samples) or (one_pass.pure_convert_samples,):
+            monkeypatch.setattr(one_pass, "convert_samples", convert)
+            array, padding = StackVoxels(stack).read((0, 0, 0), stack.shape)
+            mask = np.zeros(array.shape, bool) if padding is None else padding
+            found.append((array, mask))
+        volume = dicomdl.read_volume(stack, irregular="accept")
+        found.append((volume.array, volume.padding if volume.padding is not None else 0 * mask))
+        for array, padding in found[1:]:
+            assert array.dtype == found[0][0].dtype
+            assert np.array_equal(array, found[0][0], equal_nan=array.dtype.kind == "f")
+            assert np.array_equal(padding, found[0][1])
+        reader = StackVoxels(stack)
+        table = reader.network_table(recipe, marks_padding=False)
+        if table is not None:
+            image = np.empty(stack.shape, np.float32)
+            reader.read_by(table, (0, 0, 0), stack.shape, Scratch(), image)
+            assert np.array_equal(image, recipe(found[0][0]))
+            compared += 1
+    assert compared >= 10 or not accelerated
 
 
 def _gml(dataset: Dataset, z: int) -> None:

@@ -1,0 +1,67 @@
+"""Samples of 8 or 16 bits, looked up in a table of their network values.
+
+The rule: a table holds what a formula gives for each possible sample, so that the result is that of
+the formula, bit by bit. Without the compiled module a formula is faster.
+"""
+
+import functools
+from typing import Any, Final
+
+import numpy as np
+
+from dicomdl._kernels import accelerated, compiled_or
+from dicomdl.arrays import Float32, Values
+from dicomdl.values.formulas import Formula
+
+# From this number of values on, a new table pays.
+WORTH: Final = 1 << 18
+
+
+def pure_map_samples(samples: Values, table: Float32, out: Float32) -> None:
+    """Fill `out` with the entries of samples.
+
+    Parameters
+    ----------
+    samples
+        Contiguous integers of 8 or 16 bits, whose bits are a position in the table.
+    table
+        (256,) or (65536,) float32.
+    out
+        Contiguous float32, as many as samples.
+    """
+    positions = samples.reshape(-1).view(f"u{samples.itemsize}")
+    np.take(table, positions, mode="clip", out=out.reshape(-1))
+
+
+map_samples = compiled_or(pure_map_samples)
+
+
+def every_sample(dtype: np.dtype[Any]) -> Values:
+    """Return every value of an integer dtype, at the position that its bits are."""
+    return np.arange(1 << 8 * dtype.itemsize, dtype=f"u{dtype.itemsize}").view(dtype)
+
+
+def filled(formula: Formula, values: Values, out: Float32) -> None:
+    """Fill `out` as ``formula.fill(values, out)`` does, by a table where that pays."""
+    dtype = values.dtype
+    if (
+        accelerated
+        and values.size >= WORTH
+        and dtype.kind in "iu"
+        and dtype.itemsize <= 2
+        and dtype.isnative
+        and values.flags.c_contiguous
+        and out.flags.c_contiguous
+    ):
+        map_samples(values, _table(formula, dtype), out)
+    else:
+        formula.fill(values, out)
+
+
+# Small: 2 MiB.
+@functools.lru_cache(maxsize=8)
+def _table(formula: Formula, dtype: np.dtype[Any]) -> Float32:
+    samples = every_sample(dtype)
+    table = np.empty(samples.shape, np.float32)
+    formula.fill(samples, table)
+    return table

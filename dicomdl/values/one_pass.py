@@ -1,0 +1,149 @@
+"""Samples as a file has them to values, in one pass: byte order, bits, padding and rescale.
+
+The rule: the steps are decided here, from the header and the conversion; the compiled module takes
+them sample by sample, its twin one after the other. Both give the same values, bit by bit, as
+`pixels.stored.as_meant` followed by a `Conversion`. Where the values might not fit the dtype, or
+where there is a table, a pass is not offered.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from dicomdl._kernels import compiled_or
+from dicomdl.arrays import Mask, Values, ends_of
+from dicomdl.headers.uids import PLAIN_BIG
+from dicomdl.pixels.bits import header_rule
+from dicomdl.pixels.codestreams import FrameLike
+from dicomdl.pixels.stored import header_bits, stored_dtype, stored_range
+from dicomdl.values.conversion import Conversion
+from dicomdl.values.rescale import Rescale, beyond_float32, is_sure_to_fit, to_float, to_integer
+
+# The code of a dtype, whether bytes are swapped, a shift to the left, one to the right, and the
+# bits of unsigned samples that stay.
+Meant: TypeAlias = tuple[str, bool, int, int, int]
+# The code of the result, slope and intercept modulo 2^32, and as they are.
+Rescaled: TypeAlias = tuple[str, int, int, float, float]
+
+# The results of a pass, added.
+FOUND: Final = 1
+BEYOND: Final = 2
+_CODES: Final = {np.dtype(code): code for code in "BbHhIi"}
+
+
+def pure_convert_samples(
+    samples: Values,
+    out: Values,
+    mask: Mask | None,
+    meant: Meant,
+    rescaled: Rescaled,
+    padding: tuple[int, int] | None,
+) -> int:
+    """Fill `out` with the values of samples; the samples may be overwritten.
+
+    Parameters
+    ----------
+    samples
+        Contiguous integers of the dtype of ``meant[0]``, as the file has them.
+    out
+        int16, int32 or float32 of the same shape, also in the memory of `samples` where both have
+        one size.
+    mask
+        Zeros of the same shape; becomes True for padding.
+    meant, rescaled
+        The steps to the stored value, and from it to the value.
+    padding
+        The lowest and the highest stored value that mean padding, inside the range of the dtype.
+
+    Returns
+    -------
+    int
+        `FOUND` where some value is padding, plus `BEYOND` where float32 does not hold one.
+    """
+    _, swaps, left, right, bits = meant
+    if swaps:
+        samples.byteswap(inplace=True)
+    if left:
+        np.left_shift(samples, left, out=samples)
+    if right:
+        np.right_shift(samples, right, out=samples)
+    if samples.dtype.kind == "u" and bits != ends_of(samples.dtype)[1]:
+        np.bitwise_and(samples, bits, out=samples)
+    result = 0
+    if padding is not None:
+        low, high = padding
+        found = samples == low if low == high else (samples >= low) & (samples <= high)
+        if found.any():
+            result = FOUND
+            if mask is not None:
+                mask[...] = found
+    rescale = Rescale(*rescaled[3:])
+    if out.dtype.kind == "i":
+        to_integer(samples, rescale, out)
+        return result
+    return result if to_float(samples, rescale, out) else result + BEYOND
+
+
+convert_samples = compiled_or(pure_convert_samples)
+
+
+@dataclass(frozen=True, slots=True)
+class OnePass:
+    """The steps from the samples of some frames to values of one dtype."""
+
+    dtype: np.dtype[Any]
+    meant: Meant
+    rescaled: Rescaled
+    padding: tuple[int, int] | None
+
+    @classmethod
+    def of(
+        cls, source: FrameLike, conversion: Conversion, dtype: np.dtype[Any]
+    ) -> "OnePass | None":
+        """Return the pass for plain frames; None where their values need more than one."""
+        stored, rescale = stored_dtype(source), conversion.rescale
+        if conversion.table is not None or stored not in _CODES or source.bits_allocated == 1:
+            return None
+        if dtype.kind == "i" and not is_sure_to_fit(rescale, stored_range(source), dtype):
+            return None
+        modulo = 1 << 32
+        whole = [int(value) % modulo if dtype.kind == "i" else 0 for value in rescale.parts]
+        rescaled = (dtype.char, whole[0], whole[1], *rescale.parts)
+        return cls(dtype, _meant(source, stored), rescaled, _inside(conversion.padding, stored))
+
+    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> bool:
+        """Fill `out`, and `mask` where some value is padding; return whether one is.
+
+        Raises
+        ------
+        IntensityError
+            A value is beyond the range of float32.
+        """
+        padding = None if mask is None else self.padding
+        result = convert_samples(samples, out, mask, self.meant, self.rescaled, padding)
+        if result & BEYOND:
+            raise beyond_float32(Rescale(*self.rescaled[3:]))
+        return bool(result & FOUND)
+
+
+def _meant(source: FrameLike, dtype: np.dtype[Any]) -> Meant:
+    """Return the steps to stored values (PS3.5 8.1.1)."""
+    rule, width = header_rule(header_bits(source)), 8 * dtype.itemsize
+    swaps = (source.transfer_syntax_uid in PLAIN_BIG) == (sys.byteorder == "little")
+    code, all_bits = _CODES[dtype], (1 << width) - 1
+    if rule.action == "extend":
+        return code, swaps, width - 1 - rule.high, width - rule.bits, all_bits
+    if rule.action == "mask":
+        return code, swaps, 0, rule.high + 1 - rule.bits, (1 << rule.bits) - 1
+    return code, swaps, 0, 0, all_bits
+
+
+def _inside(padding: tuple[int, int] | None, dtype: np.dtype[Any]) -> tuple[int, int] | None:
+    """Return the part of a range that a dtype can have; None without one."""
+    if padding is None:
+        return None
+    smallest, largest = ends_of(dtype)
+    low, high = max(padding[0], smallest), min(padding[1], largest)
+    return (low, high) if low <= high else None
