@@ -130,10 +130,13 @@ def no_waiting_for_the_disk() -> Generator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the cache folders of all tests."""
-    return tmp_path_factory.mktemp("caches")
+@pytest.fixture(autouse=True, scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """The folder of the cache folders of all tests; what they share is made with one of its own."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DICOMDL_CACHE", str(folder / "shared"))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

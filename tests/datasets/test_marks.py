@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import index_of
+from conftest import NewFolder, index_of
 from phantoms import write_multiframe, write_series
 from torch.utils.data import DataLoader
 
@@ -51,8 +51,9 @@ def joined(index: Index, slices: Sequence[int] = (1, 3, 4)) -> Index:
     return index.join(table, on=on, level="frame", lists=True, on_unmatched="keep")
 
 
-@pytest.fixture
-def index(folder: Path) -> Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> Index:
+    folder = new_folder()
     write_series(folder, shape=SHAPE, spacing=(4, 1, 1), stored=bright(), bits_stored=16)
     return joined(index_of(folder))
 

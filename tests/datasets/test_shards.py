@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import NewFolder, index_of
 from phantoms import write_series
 from phantoms_labels import write_seg
 
@@ -17,14 +18,13 @@ from dicomdl.errors import EmptySelection, IndexFolderError, PixelError, UsageEr
 COUNT = 6
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for patient in range(COUNT):
         # Fractions that float16 does not hold.
-        write_series(
-            tmp_path / "in" / str(patient), patient_id=f"P{patient}", seed=patient, slope=1.3
-        )
-    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+        write_series(folder / str(patient), patient_id=f"P{patient}", seed=patient, slope=1.3)
+    index = index_of(folder)
     grades = {"PatientID": [f"P{n}" for n in range(COUNT)], "grade": list("abcabc")}
     return index.join(grades, on="PatientID")
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import NewFolder, index_of
 from phantoms import write_series
 
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import StorageError, UsageError
+from dicomdl.index.own_scans import record
 from dicomdl.jobs._card_text import license_id
 
 # Properties that Croissant 1.1 requires or recommends of a data set.
@@ -32,12 +34,13 @@ def edit(dataset: Any, z: int) -> None:
     dataset.SeriesDescription = "Head of SECRET"
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for seed in range(3):
-        write_series(tmp_path / "in", seed=seed, patient_id=f"SECRET-ID-{seed}", edit=edit)
-    write_series(tmp_path / "in", seed=7, patient_id="SECRET-ID-0", drop=[2], edit=edit)
-    return dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+        write_series(folder, seed=seed, patient_id=f"SECRET-ID-{seed}", edit=edit)
+    write_series(folder, seed=7, patient_id="SECRET-ID-0", drop=[2], edit=edit)
+    return index_of(folder)
 
 
 def carded(index: Any, folder: Path, **options: Any) -> Any:
@@ -294,6 +297,7 @@ def test_the_command_writes_a_card_and_prints_its_fingerprint(
     index.split((0.5, 0.5), seed=3).save(tmp_path / "split.json")
     (tmp_path / "options.json").write_text('{"spacing": [1, 1, 1]}')
     out = str(tmp_path / "set")
+    record(index.path, index.generation)
     command = ["card", index.path, "-o", out, "--name", "Set", "-q"]
     command += ["--split", str(tmp_path / "split.json"), "--license", "CC BY 4.0"]
     assert main([*command, "--options", str(tmp_path / "options.json")]) == 0

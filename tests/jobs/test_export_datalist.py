@@ -8,6 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from conftest import NewFolder, index_of
 from phantoms import true_affine, write_series
 
 import dicomdl
@@ -17,11 +18,12 @@ PATIENTS = 4
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for number in range(PATIENTS):
-        write_series(tmp_path / "in" / str(number), patient_id=f"P{number}", seed=number)
-    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+        write_series(folder / str(number), patient_id=f"P{number}", seed=number)
+    index = index_of(folder)
     return index.join(
         {"PatientID": [f"P{n}" for n in range(PATIENTS)], "grade": [0, 1, 1, 0]}, on="PatientID"
     )

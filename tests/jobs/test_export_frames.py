@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import NewFolder, index_of
 from phantoms import write_series
 from phantoms_labels import write_seg
 from PIL import Image
@@ -15,23 +16,24 @@ import dicomdl
 from dicomdl.cli import _export
 from dicomdl.cli.main import main
 from dicomdl.errors import UsageError
+from dicomdl.index.own_scans import record
 from dicomdl.jobs.exports import options
 
 PATIENTS = 4
 WINDOW = (40, 80)
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for number in range(PATIENTS):
-        folder = tmp_path / "in" / str(number)
-        write_series(folder, patient_id=f"P{number}", seed=number, intercept=-20)
-    index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+        write_series(folder / str(number), patient_id=f"P{number}", seed=number, intercept=-20)
+    index = index_of(folder)
     grades = {"PatientID": [f"P{n}" for n in range(PATIENTS)], "grade": list("abab")}
     return index.join(grades, on="PatientID")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def boxed(index: dicomdl.Index) -> dicomdl.Index:
     uids = [index.value(row, "sop_instance_uid") for row in (0, 0, 7)]
     table = {"SOPInstanceUID": uids, "x": [1, 2, 0], "y": [1, 0, 2], "w": [2, 4, 7], "h": [3, 1, 3]}
@@ -207,7 +209,8 @@ def test_the_command_takes_boxes_and_targets_of_a_table(
     uids = [index.value(row, "sop_instance_uid") for row in (0, 0, 7)]
     rows = ["image_id,x,y,w,h,kind", f"{uids[0]},1,1,2,3,nodule", f"{uids[1]},2,0,4,1,mass"]
     (tmp_path / "boxes.csv").write_text("\n".join([*rows, f"{uids[2]},0,2,7,3,mass"]))
-    given = ["export", str(tmp_path / "index"), "--to", "yolo", "-o", str(tmp_path / "out")]
+    record(index.path, index.generation)
+    given = ["export", index.path, "--to", "yolo", "-o", str(tmp_path / "out")]
     given += ["--fractions", "0.5", "0.5", "-q", "--join", str(tmp_path / "boxes.csv")]
     assert main(given) == 2
     assert "--join needs --on KEY=COLUMN" in capsys.readouterr().err
@@ -217,7 +220,7 @@ def test_the_command_takes_boxes_and_targets_of_a_table(
     assert told["names"] == {0: "mass", 1: "nodule"}
     assert sum(map(len, boxes.values())) == 3
     (tmp_path / "grades.csv").write_text("id,grade\nP0,a\nP1,b\nP2,a\nP3,b\n")
-    given = ["export", str(tmp_path / "index"), "--to", "hf", "-o", str(tmp_path / "hf"), "-q"]
+    given = ["export", index.path, "--to", "hf", "-o", str(tmp_path / "hf"), "-q"]
     given += ["--join", str(tmp_path / "grades.csv"), "--on", "PatientID=id", "--target", "grade"]
     assert main(given) == 0
     lines = (tmp_path / "hf/train/metadata.jsonl").read_text().splitlines()

@@ -8,12 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from conftest import NewFolder, index_of
 from phantoms import true_affine, write_series
 from phantoms_labels import write_seg
 
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import UsageError
+from dicomdl.index.own_scans import record
 from dicomdl.jobs.exports.export import export
 
 NAME = "Dataset501_Phantom"
@@ -34,13 +36,14 @@ def write_patient(folder: Path, number: int, *, segments: dict[int, str], **opti
     write_seg(folder / "seg.dcm", paths[0], frames, segments=segments)
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for number in range(PATIENTS):
         # Each SEG numbers its segments on its own.
         names = {1: "liver", 2: "tumour"} if number % 2 else {1: "tumour", 2: "liver"}
-        write_patient(tmp_path / "in" / str(number), number, segments=names)
-    return dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False).select(modality="CT")
+        write_patient(folder / str(number), number, segments=names)
+    return index_of(folder).select(modality="CT")
 
 
 def exported(index: dicomdl.Index, out: Path, **options: Any) -> Any:
@@ -227,7 +230,8 @@ def test_a_set_without_labels_or_a_name_of_nnunet_is_refused(
 def test_the_command_exports_a_set(
     index: dicomdl.Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["export", str(tmp_path / "index"), "--to", "nnunet", "-o", str(tmp_path / "out")]
+    record(index.path, index.generation)
+    given = ["export", index.path, "--to", "nnunet", "-o", str(tmp_path / "out")]
     given += ["--where", "modality=CT", "--labels", "SEG"]
     assert main(given) == 2
     assert "--name" in capsys.readouterr().err

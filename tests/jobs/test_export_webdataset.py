@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import NewFolder, index_of
 from phantoms import write_series
 
 import dicomdl
 from dicomdl.cli.main import main
 from dicomdl.errors import StorageError, UsageError
+from dicomdl.index.own_scans import record
 from dicomdl.jobs.exports.export import export
 from dicomdl.jobs.exports.exporter import Exporter
 from dicomdl.jobs.exports.formats import exporter_of
@@ -28,11 +31,12 @@ from dicomdl.storage import tar_writing
 RECORDS = ".dicomdl-export"
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> dicomdl.Index:
+@pytest.fixture(scope="module")
+def index(new_folder: NewFolder) -> dicomdl.Index:
+    folder = new_folder()
     for patient in range(6):
-        write_series(tmp_path / "in" / str(patient), patient_id=f"P{patient}", seed=patient)
-    return dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
+        write_series(folder / str(patient), patient_id=f"P{patient}", seed=patient)
+    return index_of(folder)
 
 
 def exported(index: dicomdl.Index, out: Path, **options: Any) -> Any:
@@ -145,7 +149,8 @@ def test_an_interrupted_export_continues_where_it_was(
 def test_killed_exports_lose_nothing_and_end_with_the_same_bytes(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
-    given = [sys.executable, "-m", "dicomdl", "export", str(tmp_path / "index"), "--to"]
+    record(index.path, index.generation)
+    given = [sys.executable, "-m", "dicomdl", "export", index.path, "--to"]
     given += ["webdataset", "--shard-mb", "1", "--dtype", "float32", "--size", "16", "96", "96"]
     subprocess.run([*given, "-o", str(tmp_path / "whole"), "-q"], check=True, capture_output=True)
     out = tmp_path / "out"
@@ -179,7 +184,8 @@ def test_a_full_disk_is_exit_code_2_and_complete_shards_stay(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         put(self, data)
 
-    given = ["export", str(tmp_path / "index"), "--to", "webdataset", "-o", str(tmp_path / "out")]
+    record(index.path, index.generation)
+    given = ["export", index.path, "--to", "webdataset", "-o", str(tmp_path / "out")]
     given += ["--shard-mb", "1", "--dtype", "float32", "--size", "16", "96", "96", "-q"]
     with monkeypatch.context() as patch:
         patch.setattr(tar_writing.TarWriter, "_put", full)
@@ -226,6 +232,9 @@ def test_two_exports_into_one_folder_are_refused(index: dicomdl.Index, tmp_path:
 def test_a_damaged_file_refuses_its_sample_and_no_other(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
+    patients = Path(index.stacks[0].paths[0]).parents[1]
+    shutil.copytree(patients, tmp_path / "in")
+    index = index_of(tmp_path / "in")
     path = Path(index.stacks[1].paths[0])
     path.write_bytes(path.read_bytes()[:-100])
     done = exported(index, tmp_path / "out")
