@@ -202,7 +202,7 @@ def orthanc(
 
 
 @contextlib.contextmanager
-def dcmqrscp(folder: Path, *, move_to: dict[str, int] | None = None) -> Iterator[int]:
+def dcmqrscp(folder: Path, *options: str, move_to: dict[str, int] | None = None) -> Iterator[int]:
     """Run dcmtk's archive, with the title QR; yields its port. Files lie in ``folder/files``."""
     command = program("dcmqrscp")
     (folder / "files").mkdir(parents=True)
@@ -217,7 +217,7 @@ def dcmqrscp(folder: Path, *, move_to: dict[str, int] | None = None) -> Iterator
         "AETable END",
     ]
     (folder / "dcmqrscp.cfg").write_text("\n".join(lines) + "\n")
-    with _running([command, "-c", "dcmqrscp.cfg"], folder, port):
+    with _running([command, *options, "-c", "dcmqrscp.cfg"], folder, port):
         yield port
 
 

@@ -21,6 +21,7 @@ from dicomdl.cli import (
     _export,
     _idc,
     _prepare,
+    _receive,
     _report,
     _scan,
     _show,
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         _card,
         _idc,
         _echo,
+        _receive,
         _cache,
         _demo,
     ):

@@ -6,6 +6,8 @@ itself is at fault. A socket that stalls in the middle of a message ends by a ti
 """
 
 import contextlib
+import copy
+import functools
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,7 +153,7 @@ def opened(
         association = entity.associate(
             peer.host,
             peer.port,
-            contexts=[_proposed(net, context) for context in contexts],
+            contexts=[presentation(context) for context in contexts],
             ae_title=peer.title,
             max_pdu=0,
             ext_neg=_roles(net, contexts),
@@ -186,8 +188,32 @@ def _limit_waiting(event: Any, limit_s: float) -> None:
         link.socket.settimeout(limit_s)
 
 
-def _proposed(net: Any, context: Context) -> Any:
-    return net.build_context(context.sop_class, list(context.syntaxes) or None)
+def presentation(context: Context) -> Any:
+    """Return a presentation context of pynetdicom.
+
+    pynetdicom copies all of them per association, which takes seconds for 170 SOP classes in 48
+    transfer syntaxes. These copies share the list of transfer syntaxes, which nothing changes.
+    """
+    return _presentation_class()(context)
+
+
+@functools.cache
+def _presentation_class() -> Any:
+    from pynetdicom import DEFAULT_TRANSFER_SYNTAXES
+    from pynetdicom.presentation import PresentationContext
+
+    class Presentation(PresentationContext):
+        """A presentation context that is copied without its lists."""
+
+        def __init__(self, context: Context) -> None:
+            super().__init__()
+            self.abstract_syntax = context.sop_class
+            self.transfer_syntax = list(context.syntaxes or DEFAULT_TRANSFER_SYNTAXES)
+
+        def __deepcopy__(self, memo: object) -> Any:
+            return copy.copy(self)
+
+    return Presentation
 
 
 def _roles(net: Any, contexts: Sequence[Context]) -> list[Any]:

@@ -13,6 +13,7 @@ Kind = Literal["success", "pending", "warning", "cancel", "failure"]
 
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
+DATA_SET_MISMATCH: Final = 0xA900
 CANNOT_UNDERSTAND: Final = 0xC000
 NOT_AUTHORISED: Final = 0x0124
 PROCESSING_FAILURE: Final = 0x0110
