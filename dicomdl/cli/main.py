@@ -24,6 +24,7 @@ from dicomdl.cli import (
     _receive,
     _report,
     _scan,
+    _send,
     _show,
     _view,
 )
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         _idc,
         _echo,
         _receive,
+        _send,
         _cache,
         _demo,
     ):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from dicomdl.errors import HeaderError
 from dicomdl.headers._coding import first_element, syntax_of
 from dicomdl.headers._elements import walk_meta
-from dicomdl.headers._heads import PIXEL_TAGS, Syntax, inner_syntax
+from dicomdl.headers._heads import EXPLICIT, PIXEL_TAGS, Syntax, inner_syntax
 from dicomdl.headers._nested import items, iterate
 from dicomdl.headers._text import to_utf8
 from dicomdl.headers._window import Window
@@ -24,6 +24,7 @@ from dicomdl.storage.sources import Source, opened, read_range
 # The largest structure set that is read: 10 million points of 50 bytes.
 MAX_DATA_SET_BYTES: Final = 512 * 2**20
 SPECIFIC_CHARACTER_SET: Final = 0x00080005
+_META_BYTES: Final = 1 << 16
 
 
 class Value(NamedTuple):
@@ -119,6 +120,25 @@ def read_data_set(source: Source) -> Item:
         window = Window.on(whole)
     syntax, _ = syntax_of(window, position, name)
     return Item(whole[position:], syntax)
+
+
+def read_file_meta(source: Source) -> tuple[Item, int]:
+    """Read the file meta information of a file (PS3.10 7.1), and where the data set begins.
+
+    Raises
+    ------
+    HeaderError
+        The file is not DICOM, or is damaged.
+    PixelError
+        The file cannot be opened or read, or has changed since the scan.
+    """
+    with opened(source) as handle:
+        first = read_range(handle, 0, min(handle.size, _META_BYTES))
+    start = first_element(first)
+    if start is None:
+        raise HeaderError("this is not a DICOM file", reason="not_dicom")
+    _, end = walk_meta(Window.on(first), start, None, -1)
+    return Item(first[start:end], EXPLICIT), end
 
 
 def _too_long(size: int) -> HeaderError:
