@@ -9,9 +9,7 @@ then made without it.
 import contextlib
 import json
 import os
-import secrets
 import sys
-import threading
 import time
 import traceback
 from collections import deque
@@ -23,6 +21,7 @@ from dicomdl.errors import DicomdlError, StorageError
 from dicomdl.jobs import partitions
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.partitions import Task
+from dicomdl.jobs.teams import Slot, worked
 from dicomdl.storage.children import Answer, Child, Death
 from dicomdl.storage.leases import release
 
@@ -31,10 +30,6 @@ KILLED: Final = "killed_worker"
 _MOST_DEATHS: Final = 2
 # Parts into which a partition is divided at once.
 _FAN: Final = 16
-# Children that end before they are ready: their imports fail, and no partition is the reason. A
-# signal, as of a queue that takes its machine back, is no fault of theirs.
-_MOST_STARTS: Final = 2
-_MOST_KILLED_STARTS: Final = 20
 _POLL_S: Final = 0.5
 
 
@@ -83,8 +78,12 @@ def complete(
             # Python embedded in another program has no command to start children with.
             _in_process(task, left, bar)
             return
-        team = _Team(task, target, setup, left, bar)
-        team.work(min(workers, len(left)))
+
+        def start() -> Child:
+            return Child(target, dict(setup), dies_first=True)
+
+        for _ in worked(start, left, _Maker(task).made, min(workers, len(left))):
+            bar.update()
 
 
 def _in_process(task: Task, numbers: Sequence[int], bar: Any) -> None:
@@ -137,103 +136,21 @@ def _words(error: Exception) -> str:
 # --- in the parent --------------------------------------------------------------------------------
 
 
-class _Slot:
-    """One place for a child process, which is started when it is asked, and again if it died."""
+class _Maker:
+    """What is done to make the partitions of a task by children."""
 
-    def __init__(self, target: str, setup: Mapping[str, Any], stopped: threading.Event) -> None:
-        self._target, self._setup, self._stopped = target, dict(setup), stopped
-        self._child: Child | None = None
-        self.word = secrets.token_hex(8)
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
-    def ask(self, message: Mapping[str, Any]) -> dict[str, Any] | str:
-        """Send a message; return the answer, or in words how the child ended."""
-        failed = killed = 0
-        while True:
-            if self._stopped.is_set():
-                raise StorageError("stopped")
-            if self._child is None:
-                self._child = Child(self._target, self._setup, dies_first=True)
-            self._child.send(json.dumps(message).encode())
-            answer = self._child.receive()
-            if not isinstance(answer, Death):
-                found: dict[str, Any] = json.loads(answer)
-                return found if "failed" not in found else str(found["failed"])
-            self.end()
-            if answer.was_ready:
-                return answer.why
-            failed, killed = failed + (answer.code >= 0), killed + (answer.code < 0)
-            if failed == _MOST_STARTS or killed == _MOST_KILLED_STARTS:
-                raise StorageError(f"a child process cannot start: {answer.why}")
-
-    def end(self) -> None:
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-
-
-class _Team:
-    """The children of a process, and the partitions that wait for them."""
-
-    def __init__(
-        self, task: Task, target: str, setup: Mapping[str, Any], left: Sequence[int], bar: Any
-    ) -> None:
-        self._task, self._target, self._setup, self._bar = task, target, setup, bar
-        self._waiting = deque(left)
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._failure: BaseException | None = None
-        self._slots: list[_Slot] = []
-
-    def work(self, workers: int) -> None:
-        self._slots = [_Slot(self._target, self._setup, self._stopped) for _ in range(workers)]
-        threads = [
-            threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in self._slots
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                # With a time limit, so that Ctrl-C is noticed.
-                while thread.is_alive():
-                    thread.join(1.0)
-        finally:
-            self._stopped.set()
-            for slot in self._slots:
-                slot.end()
-        if self._failure is not None:
-            raise self._failure
-
-    def _serve(self, slot: _Slot) -> None:
-        try:
-            while not self._stopped.is_set():
-                try:
-                    with self._lock:
-                        number = self._waiting.popleft()
-                except IndexError:
-                    return
-                if self._is_done(slot, number):
-                    with self._lock:
-                        self._bar.update()
-                else:
-                    with self._lock:
-                        self._waiting.append(number)
-                    self._stopped.wait(_POLL_S)
-        except BaseException as error:
-            with self._lock:
-                self._failure = self._failure or error
-            self._stopped.set()
-        finally:
-            slot.end()
-
-    def _is_done(self, slot: _Slot, number: int) -> bool:
-        """Make a partition; False if another process makes it."""
+    def made(self, slot: Slot, number: int) -> int | None:
+        """Make a partition, and return its number; None if another process makes it."""
         left_out: dict[str, str] = {}
         why = ""
         for stage in range(2):
             for _ in range(_MOST_DEATHS):
                 answer = self._ask(slot, number, {"left_out": left_out, "word": slot.word})
                 if isinstance(answer, dict):
-                    return bool(answer["outcome"] != "busy")
+                    return None if answer["outcome"] == "busy" else number
                 why = answer
             if stage == 0:
                 left_out = self._killers(slot, number, self._task.units(number))
@@ -243,7 +160,7 @@ class _Team:
             part=number + 1,
         )
 
-    def _killers(self, slot: _Slot, number: int, units: Sequence[str]) -> dict[str, str]:
+    def _killers(self, slot: Slot, number: int, units: Sequence[str]) -> dict[str, str]:
         """Return the units that end their process whenever they are tried, with the reasons."""
         size = -(-len(units) // _FAN)
         found: dict[str, str] = {}
@@ -258,14 +175,20 @@ class _Team:
                 found |= {part[0]: why} if size == 1 else self._killers(slot, number, part)
         return found
 
-    def _ask(self, slot: _Slot, number: int, what: dict[str, Any]) -> dict[str, Any] | str:
-        answer = slot.ask({"number": number, **what})
-        if isinstance(answer, str):
+    def _ask(self, slot: Slot, number: int, what: dict[str, Any]) -> dict[str, Any] | str:
+        """Return the answer of a child, or in words how it failed or ended."""
+        answer = slot.ask(json.dumps({"number": number, **what}).encode())
+        if isinstance(answer, Death):
+            found: dict[str, Any] = {"failed": answer.why}
+        else:
+            found = json.loads(answer)
+        if "failed" in found:
             with contextlib.suppress(OSError):
                 release(partitions.lease_of(self._task.plan, number), slot.word)
-        elif "error" in answer:
-            raise _raised(answer)
-        return answer
+            return str(found["failed"])
+        if "error" in found:
+            raise _raised(found)
+        return found
 
 
 def _raised(answer: Mapping[str, Any]) -> DicomdlError:

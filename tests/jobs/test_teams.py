@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from dicomdl.jobs.teams import answers
+from dicomdl.errors import StorageError, UsageError
+from dicomdl.jobs.teams import Slot, answers, worked
 from dicomdl.storage.children import Answer, Child, Death
 
 pytestmark = pytest.mark.slow
@@ -50,3 +51,46 @@ def test_messages_without_a_child_have_the_last_death() -> None:
     found = dict(answers(lambda: start("0"), [[str(n).encode()] for n in range(4)], 1))
     assert sorted(found) == [0, 1, 2, 3]
     assert all(isinstance(answer, Death) and answer.code == 7 for answer in found.values())
+
+
+def asked(slot: Slot, number: int) -> tuple[int, bytes | Death]:
+    """Send a number to a child, and return it with the answer."""
+    return number, slot.ask(str(number).encode())
+
+
+def test_a_child_that_dies_is_replaced_and_costs_its_item_alone() -> None:
+    found = dict(worked(lambda: start("3"), range(8), asked, 1))
+    assert isinstance(found.pop(3), Death)
+    assert found == {number: str(number).encode() for number in range(8) if number != 3}
+
+
+def test_an_item_that_is_put_off_is_done_after_the_others() -> None:
+    tried: list[int] = []
+
+    def work(slot: Slot, number: int) -> int | None:
+        tried.append(number)
+        return None if tried == [0] else number
+
+    assert list(worked(start, range(3), work, 1)) == [1, 2, 0]
+
+
+def test_the_first_error_ends_the_work_of_all_and_no_child_is_left() -> None:
+    slots: set[Slot] = set()
+
+    def work(slot: Slot, number: int) -> int:
+        slots.add(slot)
+        slot.ask(b"")
+        if number == 1:
+            raise UsageError("no")
+        return number
+
+    with pytest.raises(UsageError, match="no"):
+        list(worked(start, range(100), work, 2))
+    for slot in slots:
+        with pytest.raises(StorageError, match="stopped"):
+            slot.ask(b"")
+
+
+def test_children_that_end_while_they_start_are_an_error_in_words() -> None:
+    with pytest.raises(StorageError, match=r"a child process cannot start: .*no_such_module"):
+        list(worked(lambda: Child("no_such_module:f"), range(3), asked, 2))

@@ -3,19 +3,18 @@
 import contextlib
 import hashlib
 import os
-import queue
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from dicomdl.errors import StorageError
 from dicomdl.index.index import Index
 from dicomdl.jobs._progress import progress_bar
 from dicomdl.jobs.report.drawing import TARGET, Drawn, Wanted, draw, request_of, setup_of
+from dicomdl.jobs.teams import Slot, worked
 from dicomdl.storage import publishing as storage
-from dicomdl.storage.children import Child, Death
+from dicomdl.storage.children import UNREADABLE, Child, Death
 from dicomdl.storage.kept import PICTURES
 from dicomdl.storage.locations import is_url
 from dicomdl.storage.system import available_cores
@@ -24,7 +23,7 @@ from dicomdl.storage.system import available_cores
 _VERSION: Final = 1
 # Below this number of stacks, the start of workers costs more than they save.
 _IN_PROCESS: Final = 24
-# Workers that die one after the other, after which the rest gets no pictures.
+# Deaths of workers, after which the rest gets no pictures.
 _MOST_DEATHS: Final = 50
 # Cached pictures of an index are removed when no report has made any for so long.
 _UNUSED_S: Final = 30 * 86400
@@ -130,77 +129,27 @@ def _by_workers(
 ) -> Iterator[tuple[int, Drawn]]:
     folder, generation, _, access = index.stack(numbers[0]).key
     setup = setup_of(folder, generation, access)
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in numbers:
-        waiting.put(number)
-    results: queue.SimpleQueue[tuple[int, Drawn] | BaseException] = queue.SimpleQueue()
-    team = [_Worker(setup, wanted, waiting, results) for _ in range(workers)]
-    try:
-        for worker in team:
-            worker.start()
-        for _ in numbers:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        for worker in team:
-            worker.stop()
+    yield from worked(lambda: Child(TARGET, setup), numbers, _Drawing(wanted).drawn, workers)
 
 
-class _Worker:
-    """One process, and the thread that sends it stacks; a process that dies is replaced."""
+class _Drawing:
+    """What child processes draw; one that dies costs its stack the pictures."""
 
-    def __init__(
-        self,
-        setup: Mapping[str, Any],
-        wanted: Mapping[int, Wanted],
-        waiting: "queue.SimpleQueue[int]",
-        results: "queue.SimpleQueue[tuple[int, Drawn] | BaseException]",
-    ) -> None:
-        self._setup, self._wanted = setup, wanted
-        self._waiting, self._results = waiting, results
-        self._child: Child | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def __init__(self, wanted: Mapping[int, Wanted]) -> None:
+        self._wanted = wanted
+        self._deaths = 0
 
-    def start(self) -> None:
-        """Begin to draw."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the process, and wait for the thread."""
-        self._stopped.set()
-        if self._child is not None:
-            self._child.end()
-        self._thread.join()
-
-    def _run(self) -> None:
-        deaths = 0
-        try:
-            while not self._stopped.is_set():
-                try:
-                    number = self._waiting.get_nowait()
-                except queue.Empty:
-                    return
-                made = self._drawn(number) if deaths < _MOST_DEATHS else Drawn(error=_TOO_MANY)
-                deaths += self._child is None
-                self._results.put((number, made))
-        except BaseException as error:
-            self._results.put(error)
-
-    def _drawn(self, number: int) -> Drawn:
-        if self._child is None:
-            self._child = Child(TARGET, self._setup)
-        self._child.send(request_of(number, self._wanted[number]))
-        answer = self._child.receive()
+    def drawn(self, slot: Slot, number: int) -> tuple[int, Drawn]:
+        """Return the number of a stack, and its pictures or why there are none."""
+        if self._deaths >= _MOST_DEATHS:
+            return number, Drawn(error=_TOO_MANY)
+        answer = slot.ask(request_of(number, self._wanted[number]))
         if not isinstance(answer, Death):
             with contextlib.suppress(ValueError):
-                return Drawn.from_bytes(answer)
-        self._child.end()
-        self._child = None
-        return Drawn(error=str(answer) if isinstance(answer, Death) else _UNREADABLE)
+                return number, Drawn.from_bytes(answer)
+        slot.end()
+        self._deaths += 1
+        return number, Drawn(error=str(answer) if isinstance(answer, Death) else UNREADABLE)
 
 
 _TOO_MANY: Final = "too many worker processes have died"
-_UNREADABLE: Final = "the worker process gave an answer that cannot be read"
