@@ -30,6 +30,7 @@ from dicomdl.headers.columns import (
     are_real,
     as_text,
     complete,
+    converted_each,
     limited,
 )
 from dicomdl.headers.limits import ReadLimits
@@ -202,7 +203,7 @@ def _column(
     first = int(codes[0])
     if len(raws) == 1 or bool((codes == first).all()):
         return Constant(limited(convert(raws[first])), len(codes))
-    values = [limited(convert(raw)) for raw in raws]
+    values = converted_each(raws, convert)
     return list(map(values.__getitem__, codes.tolist()))
 
 

@@ -4,6 +4,7 @@
 format is refused, and the next scan rebuilds it.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -135,6 +136,12 @@ def frames_schema(extra: Sequence[Attribute] = ()) -> pa.Schema:
     Its columns are the byte range of a frame, the attributes, those of `extra`, and the
     conclusions of the scan.
     """
+    return _frames_schema(tuple(extra))
+
+
+# Small: the schemas of a few scans.
+@functools.lru_cache(maxsize=8)
+def _frames_schema(extra: tuple[Attribute, ...]) -> pa.Schema:
     fields = [
         *_LOCATION_FIELDS,
         *((a.name, _arrow_type(a)) for a in (*attributes(), *extra)),

@@ -171,10 +171,11 @@ def _walk_folder(
         for entry in listed:
             try:
                 if not entry.is_dir():
-                    if _leads_out(entry, inside):
+                    is_link = entry.is_symlink()
+                    if is_link and _leads_out(entry, inside):
                         found.outside_links += 1
                     else:
-                        _add_entry(entry, found)
+                        _add_entry(entry, found, is_link=is_link)
                 elif inside is not None and entry.is_symlink():
                     found.linked_folders += 1
                 elif entry.name.startswith(b"."):
@@ -187,8 +188,8 @@ def _walk_folder(
 
 
 def _leads_out(entry: os.DirEntry[bytes], inside: tuple[bytes, ...] | None) -> bool:
-    """Whether an entry is a link to something outside of the folders that no link may leave."""
-    if inside is None or not entry.is_symlink():
+    """Whether a link leads to something outside of the folders that no link may leave."""
+    if inside is None:
         return False
     target = os.path.realpath(entry.path)
     return not any(
@@ -202,16 +203,19 @@ def _is_folder(entry: os.DirEntry[bytes], folder: tuple[int, int]) -> bool:
     return may_be and _identity(os.fsdecode(entry.path)) == folder
 
 
-def _add_entry(entry: os.DirEntry[bytes], found: Walk) -> None:
+def _add_entry(entry: os.DirEntry[bytes], found: Walk, *, is_link: bool) -> None:
     """Add a file, or the target of a link to a file; only count a device, FIFO or socket."""
     # Windows lists folders without inodes and link counts.
     status = entry.stat() if os.name != "nt" else os.stat(entry.path)
     if not stat.S_ISREG(status.st_mode):
         found.special_files += 1
         return
-    if status.st_nlink > 1 or entry.is_symlink():
+    if is_link or status.st_nlink > 1:
         found.may_repeat = True
-    found.add(entry.path, state_of(status), (status.st_dev, status.st_ino))
+    # Written out: one call per file.
+    found.paths.append(entry.path)
+    found.states.append(state_of(status))
+    found.keys.append((status.st_dev, status.st_ino))
 
 
 def _add_failed(entry: os.DirEntry[bytes], found: Walk) -> None:

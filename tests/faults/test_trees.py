@@ -43,6 +43,7 @@ def test_a_tree_has_its_outcome(name: str, tmp_path: Path, monkeypatch: pytest.M
         return original(path)
 
     monkeypatch.setattr(reader, "open_path", noted)
+    monkeypatch.setattr(reader.HeaderReader, "read_ordinary", lambda *_: None)
     tree = BY_NAME[name]
     index = scan(tree, tmp_path)
     assert (index.ledger["image"], index.ledger["files"]) == (tree.images, tree.files)

@@ -172,6 +172,7 @@ def test_a_scan_that_is_not_strict_takes_over_change_times(
     unpack_again(tmp_path / "data")
     read: list[str] = []
     monkeypatch.setattr(HeaderReader, "read", lambda self, path: read.append(path))
+    monkeypatch.setattr(HeaderReader, "read_ordinary", lambda self, paths: read.extend(paths))
     again = dicomdl.scan(tmp_path / "data", index.path, progress=False, strict_files=False)
     assert (read, len(again)) == ([], len(index))
     strict = dicomdl.open_index(index.path)

@@ -67,6 +67,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(self, path)
 
     monkeypatch.setattr(HeaderReader, "read", counting)
+    # So that each file is read by itself.
+    monkeypatch.setattr(HeaderReader, "read_ordinary", lambda *_: None)
     return seen
 
 
