@@ -18,7 +18,8 @@ from dicomdl.headers.columns import as_text
 from dicomdl.headers.data_set import SPECIFIC_CHARACTER_SET, Item, Value
 from dicomdl.headers.inflate import Inflated
 from dicomdl.headers.uids import DEFLATED, STANDARD
-from dicomdl.storage.sources import Source, opened
+from dicomdl.headers.web import opened
+from dicomdl.storage.sources import Source
 
 _FIRST_READ: Final = 1 << 16
 _STORAGE: Final = STANDARD + "5.1.4.1.1."

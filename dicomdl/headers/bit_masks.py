@@ -3,7 +3,8 @@
 import re
 from typing import Final
 
-from dicomdl.storage.sources import Source, opened, read_range
+from dicomdl.headers.web import opened
+from dicomdl.storage.sources import Source, read_range
 
 # (0117,xxD3), Explicit VR Little Endian: the legend of the bits in the analysis masks of ISPY2 and
 # ACRIN-6698, whose bytes are flags under the name of fractions.

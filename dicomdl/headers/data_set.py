@@ -18,8 +18,9 @@ from dicomdl.headers._window import Window
 from dicomdl.headers.columns import as_text
 from dicomdl.headers.inflate import inflate
 from dicomdl.headers.uids import DEFLATED
+from dicomdl.headers.web import opened
 from dicomdl.storage.locations import absolute
-from dicomdl.storage.sources import Source, opened, read_range
+from dicomdl.storage.sources import Source, read_range
 
 # The largest structure set that is read: 10 million points of 50 bytes.
 MAX_DATA_SET_BYTES: Final = 512 * 2**20

@@ -9,6 +9,7 @@ from dicomdl.headers._ordinary import CAN_READ
 from dicomdl.headers._ordinary import Ordinary as Ordinary
 from dicomdl.headers.header import Header
 from dicomdl.headers.reader import HeaderReader, unread
+from dicomdl.storage.dicomweb import is_web
 from dicomdl.storage.locations import SEPARATOR, is_url
 from dicomdl.storage.sources import CONCURRENCY, HeadWalker, are_slow, walk_heads
 
@@ -73,5 +74,8 @@ def _headers(found: Sequence[Header | OSError | PixelError]) -> list[Header]:
 
 
 def objects_among(paths: Sequence[str]) -> list[str]:
-    """Return the objects of stores among some locations, and the members of archives in stores."""
-    return [path for path in paths if SEPARATOR in path and is_url(path)]
+    """Return the objects of stores among some locations, and the members of archives in stores.
+
+    Instances of DICOMweb servers have their headers already.
+    """
+    return [path for path in paths if SEPARATOR in path and is_url(path) and not is_web(path)]

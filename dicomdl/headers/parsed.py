@@ -7,7 +7,8 @@ from typing import Any, BinaryIO, Final
 from dicomdl.headers.inflate import inflate_data_set
 from dicomdl.headers.requirement import require_pydicom
 from dicomdl.headers.uids import DEFLATED
-from dicomdl.storage.sources import Source, as_stream, opened
+from dicomdl.headers.web import opened
+from dicomdl.storage.sources import Source, as_stream
 
 # Limit of the header of a deflated file, in bytes. A file of 1 MB can inflate to 1 GB.
 MOST_INFLATED: Final = 1 << 26

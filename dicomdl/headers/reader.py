@@ -61,6 +61,8 @@ from dicomdl.headers.uids import (
     is_uid,
     may_lack_pixels,
 )
+from dicomdl.headers.web import scanned_handle
+from dicomdl.storage.dicomweb import is_web
 from dicomdl.storage.given import GivenBytes
 from dicomdl.storage.locations import absolute
 from dicomdl.storage.sources import Handle, NotFetched, Source, open_path
@@ -122,9 +124,11 @@ class HeaderReader:
         No content of a file raises an error. A missing file is a `Header` of kind "problem".
         """
         try:
-            handle = open_path(path)
+            handle = scanned_handle(path) if is_web(path) else open_path(path)
         except OSError as error:
             return unopened(error)
+        except HeaderError as error:
+            return Header("problem", error.reason, str(error))
         except PixelError as error:
             return _of_member(error)
         return self.read_opened(handle)

@@ -100,6 +100,16 @@ _ON_SERVERS: Final = (
     ("204", "JPIP HTJ2K Referenced"),
     ("205", "JPIP HTJ2K Referenced Deflate"),
 )
+# What frames are coded in where a DICOMweb server states a media type alone (PS3.18 8.7.3.3).
+SYNTAX_OF_MEDIA: Final = {
+    "application/octet-stream": EXPLICIT_LITTLE,
+    "image/jpeg": JPEG_LOSSLESS_FIRST_ORDER,
+    "image/jls": JPEG_LS_LOSSLESS,
+    "image/jp2": JPEG_2000_LOSSLESS,
+    "image/jphc": HTJ2K_LOSSLESS,
+    "image/jxl": JPEG_XL_LOSSLESS,
+    "image/dicom-rle": RLE_LOSSLESS,
+}
 # MPEG-2, MPEG-4 AVC and HEVC (PS3.5 A.4.5 to A.4.8). All but HEVC also have a fragmentable variant
 # (".1").
 _VIDEOS: Final = (

@@ -11,6 +11,7 @@ from dicomdl.errors import HeaderError, PixelError, StorageError, UsageError
 from dicomdl.headers.dicomdir import referenced_files
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 from dicomdl.jobs.store_roots import add_stores, checked_url, is_table
+from dicomdl.jobs.web_roots import add_services, checked_service
 from dicomdl.storage.archives import (
     OTHER_ENDINGS,
     compressed_bytes,
@@ -19,6 +20,7 @@ from dicomdl.storage.archives import (
     list_members,
     state_now,
 )
+from dicomdl.storage.dicomweb import is_web
 from dicomdl.storage.directory import ArchiveLimits, Refused
 from dicomdl.storage.folders import Walk, drop_repeats, identity_of, require_no_url, walk
 from dicomdl.storage.locations import SEPARATOR, absolute, is_url, joined, split
@@ -28,7 +30,7 @@ from dicomdl.storage.sources import Source, State
 Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _SEPARATOR: Final = os.fsencode(SEPARATOR)
 # "folder" also stands for a single file.
-Kind = Literal["folder", "archive", "dicomdir", "store", "table"]
+Kind = Literal["folder", "archive", "dicomdir", "store", "table", "service"]
 
 
 # The device of archives in stores.
@@ -90,6 +92,8 @@ def checked_roots(given: Any) -> list[Root]:
 
 
 def _root(given: str) -> Root:
+    if is_web(given):
+        return Root(os.fsencode(checked_service(given)), "service")
     if is_url(given):
         path = checked_url(given)
         if has_ending(path):
@@ -137,6 +141,8 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
         add_stores(stores, tables, walking.storage_options, found)
         for path in _take_archives(found, set(packed), walking.archives):
             _add_archive(path, found, walking, seen)
+    services = [os.fsdecode(root.path) for root in roots if root.kind == "service"]
+    add_services(services, walking.limits, found)
     return found
 
 

@@ -104,6 +104,11 @@ def scan(
         are read by ranges, of 16 kB for most files. The query of a URL, which may be a signature,
         is not stored: only this process can read such objects.
 
+        ``dicomweb+https://host/dicom-web`` is a DICOMweb server (extra `net`), whole or down to a
+        study or series (``/studies/UID/series/UID``), or filtered (``?Modality=CT``). Headers come
+        from its metadata, and frames one by one when they are read: for browsing and small
+        training.
+
         Items of a list may also be ``(name, bytes)``, or a name and a binary file that is open:
         such files are stored once in the folder of the index, for their owner only.
     out
@@ -183,7 +188,7 @@ def scan(
     StorageError
         The index cannot be written, or a store cannot be listed. The old index is untouched.
     MissingExtra
-        A root is a URL, and obstore is not installed.
+        A root is a URL, and obstore, or urllib3 for a DICOMweb server, is not installed.
 
     Examples
     --------

@@ -22,7 +22,7 @@ from dicomdl.pixels.stored import (
     stored_dtype,
 )
 from dicomdl.storage.locations import is_url
-from dicomdl.storage.sources import opened, read_range
+from dicomdl.storage.sources import opened, read_items, read_range
 
 
 def read_coded(source: FrameLike, out: Values | None, how: Decoding) -> tuple[Values, str, int]:
@@ -70,8 +70,8 @@ def read_codestream(source: FrameLike) -> bytes:
     with opened(source.file) as handle:
         if is_url(source.path):
             # One request.
-            whole = read_range(handle, offset, length)
-            return whole[8:] if _is_one_item(whole, length) else join_fragments(whole)
+            whole = read_items(handle, offset, length)
+            return whole[8:] if _is_one_item(whole, len(whole)) else join_fragments(whole)
         if not _is_one_item(read_range(handle, offset, min(8, length)), length):
             return join_fragments(read_range(handle, offset, length))
         return read_range(handle, offset + 8, length - 8)

@@ -146,6 +146,11 @@ class ByteCache:
         if not whole:
             self._remove(digest)
 
+    def replace(self, digest: str, data: Any) -> None:
+        """Put bytes in place of all that the cache has of an object."""
+        self._remove(digest)
+        self.add(digest, 0, data)
+
     def _path(self, digest: str) -> str:
         return os.path.join(self.folder, f"{digest}.bytes")
 

@@ -17,10 +17,12 @@ from dicomdl.storage._plans import Span as Span
 from dicomdl.storage._requests import CONCURRENCY, submit
 from dicomdl.storage._slow import is_slow
 from dicomdl.storage.archives import open_member
+from dicomdl.storage.dicomweb import is_web
 from dicomdl.storage.handles import UNKNOWN, Handle, Source, read_range
 from dicomdl.storage.locations import SEPARATOR, is_url, split
 from dicomdl.storage.objects import RemoteObject
 from dicomdl.storage.paths import UnacceptedPath
+from dicomdl.storage.web_objects import WebInstance
 
 _Result = TypeVar("_Result")
 
@@ -100,7 +102,8 @@ def _read(part: Span) -> memoryview:
         with contextlib.closing(open_member(location, source.path, source)) as handle:
             return memoryview(read_range(handle, part.offset, part.length))
     if is_url(source.path):
-        return RemoteObject(source.path, source).fetched(part.offset, part.length)
+        kind = WebInstance if is_web(source.path) else RemoteObject
+        return kind(source.path, source).fetched(part.offset, part.length)
     with contextlib.closing(open_file(source.path, source)) as handle:
         return memoryview(read_range(handle, part.offset, part.length))
 

@@ -50,6 +50,8 @@ _MOST_REDIRECTIONS: Final = 3
 _CHUNK_BYTES: Final = 256 * 2**10
 # Metadata of one series: 100,000 instances of 2.5 kB.
 MOST_JSON_BYTES: Final = 256 * 2**20
+# Boundaries and headers of an answer of one part.
+_MOST_MORE_BYTES: Final = 256 * 2**10
 JSON: Final = "application/dicom+json"
 _SCHEMES: Final = {"dicomweb+http": "http", "dicomweb+https": "https"}
 
@@ -82,6 +84,15 @@ class Body(NamedTuple):
     status: int
     content_type: str
     data: bytes
+
+
+class Sent(NamedTuple):
+    """The only part of an answer, and what its headers say."""
+
+    data: bytes
+    media_type: str
+    syntax: str
+    location: str
 
 
 def is_web(url: str) -> bool:
@@ -253,6 +264,34 @@ class Session:
                 )
             else:
                 yield iter([Part({"content-type": content_type}, chunks)])
+
+    def part(self, path: str, accept: str, *, most_bytes: int) -> Sent:
+        """Return the one part of an answer, such as a frame; it is asked for again if it is cut.
+
+        Raises
+        ------
+        WebError
+            The request failed, or the answer has no part, or several.
+        """
+
+        def get() -> Sent:
+            with self.parts(path, accept, most_bytes=most_bytes + _MOST_MORE_BYTES) as parts:
+                part = next(parts, None)
+                if part is None:
+                    raise WebError(
+                        errno.EPROTO, "the server sent nothing where data were asked for"
+                    )
+                sent = Sent(
+                    part.read(most_bytes),
+                    part.media_type,
+                    part.parameter("transfer-syntax").strip(),
+                    part.headers.get("content-location", ""),
+                )
+                if next(parts, None) is not None:
+                    raise WebError(errno.EPROTO, "the server sent more than was asked for")
+                return sent
+
+        return _repeated(get)
 
     def post(
         self, path: str, content_type: str, chunks: Iterable[bytes], accept: str = JSON
@@ -456,14 +495,15 @@ def _as_web_error(error: Exception, known: Any) -> WebError:
         )
     if isinstance(error, known.ReadTimeoutError):
         return WebError(errno.ETIMEDOUT, f"the server was silent for {STALL_S:g} s")
-    if isinstance(error, known.ConnectTimeoutError):
-        return WebError(
-            errno.ETIMEDOUT, "the server cannot be reached: no answer to the connection"
-        )
+    # A kind of NewConnectionError, and that a kind of ConnectTimeoutError.
     if isinstance(error, known.NameResolutionError):
         return WebError(errno.EHOSTUNREACH, "no server of this name is known")
     if isinstance(error, known.NewConnectionError):
         return WebError(errno.ECONNREFUSED, "the server cannot be reached: no connection")
+    if isinstance(error, known.ConnectTimeoutError):
+        return WebError(
+            errno.ETIMEDOUT, "the server cannot be reached: no answer to the connection"
+        )
     if isinstance(error, known.SSLError | ssl.SSLError):
         return WebError(errno.EPROTO, "TLS with the server fails: is it an address of https?")
     if isinstance(error, known.ProtocolError | known.DecodeError | ConnectionError):

@@ -24,6 +24,7 @@ from dicomdl.storage.ahead import each_of as each_of
 from dicomdl.storage.ahead import file_ahead
 from dicomdl.storage.ahead import reading_ahead_of as reading_ahead_of
 from dicomdl.storage.archives import open_member
+from dicomdl.storage.dicomweb import is_web
 from dicomdl.storage.given import BytesHandle, GivenBytes
 from dicomdl.storage.handles import COMPARED as COMPARED
 from dicomdl.storage.handles import COMPARED_IF_MOVED as COMPARED_IF_MOVED
@@ -46,6 +47,7 @@ from dicomdl.storage.object_heads import walk_heads as walk_heads
 from dicomdl.storage.objects import RemoteObject, look_up_object
 from dicomdl.storage.paths import must_be_no_link, require_accepted, require_link_inside
 from dicomdl.storage.ranges import Range
+from dicomdl.storage.web_objects import WebInstance
 
 
 def open_path(path: str, expected: Source | None = None) -> Handle:
@@ -63,7 +65,7 @@ def open_path(path: str, expected: Source | None = None) -> Handle:
         location = split(path)
         if location.members:
             return open_member(location, path, expected)
-        return RemoteObject(path, expected)
+        return WebInstance(path, expected) if is_web(path) else RemoteObject(path, expected)
     return LocalFile(path, expected)
 
 
@@ -152,6 +154,26 @@ def _unopened(source: Source, error: OSError) -> PixelError:
             "open_index(path, root=...) or DICOMDL_ROOT names their new root"
         )
     return PixelError(f"the file cannot be opened: {error.strerror}", errno=error.errno)
+
+
+def read_items(handle: Handle, offset: int, length: int) -> bytes:
+    """Return the items of a compressed frame, in one read.
+
+    Those of a file have exactly this length. An instance of a DICOMweb server has a room of this
+    length, of which the frame is a part.
+    """
+    if isinstance(handle, WebInstance):
+        return handle.read_at(offset, length)
+    return read_range(handle, offset, length)
+
+
+@contextlib.contextmanager
+def unread_as_pixel_errors() -> Iterator[None]:
+    """Turn an OSError of opening or reading into the PixelError that `opened` raises for it."""
+    try:
+        yield
+    except OSError as error:
+        raise _unread(error) from error
 
 
 def _unread(error: OSError) -> PixelError:
