@@ -1,7 +1,8 @@
 """What is sent: the DICOM files of paths or of an index, with the UIDs that a server is told.
 
-A file is sent as it is stored. Its SOP class and transfer syntax come from its file meta
-information; a file that lacks them, or whose data set says otherwise, is not sent.
+A file is sent as it is stored: its data set keeps its bytes, in the transfer syntax that its file
+meta information names. UIDs come from the data set; programs that replace UIDs often leave the old
+ones in the file meta information, and such a file is sent with a new one.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from dicomdl.errors import DicomdlError, UsageError
+from dicomdl.extras import import_extra
 from dicomdl.headers.data_set import read_file_meta
 from dicomdl.headers.parsed import parsed_header
 from dicomdl.headers.uids import is_uid
@@ -19,7 +21,7 @@ from dicomdl.index.index import Index
 from dicomdl.index.opening import open_index
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.folders import walk
-from dicomdl.storage.locations import is_url, split
+from dicomdl.storage.locations import absolute, is_url, split
 from dicomdl.storage.scratch import scratch_prefix
 from dicomdl.storage.sources import Source, opened, read_range
 
@@ -43,6 +45,9 @@ class Outgoing(NamedTuple):
     sop_class: str
     syntax: str
     instance: str
+    # Where the data set begins, and whether the file meta information is of another instance.
+    begin: int = 0
+    is_renamed: bool = False
 
 
 class Unsent(NamedTuple):
@@ -74,23 +79,40 @@ def outgoing(what: Index | str | os.PathLike[str] | Iterable[Any]) -> Iterator[O
 
 
 @contextlib.contextmanager
-def on_disk(source: Source) -> Iterator[str]:
-    """Give the path of a file; a member of an archive or an object of a store is copied first.
+def on_disk(item: Outgoing) -> Iterator[str]:
+    """Give the path of a file whose file meta information is that of its data set.
+
+    A member of an archive, an object of a store and a file with other UIDs are copied first.
 
     Raises
     ------
     OSError, PixelError
         The file cannot be read, or has changed.
     """
-    archive, *members = split(source.path)
-    with opened(source) as handle:
-        if not members and not is_url(archive):
-            yield source.path
+    archive, *members = split(item.source.path)
+    with opened(item.source) as handle:
+        if not (members or is_url(archive) or item.is_renamed):
+            yield item.source.path
             return
         with tempfile.TemporaryDirectory(prefix=scratch_prefix("send")) as folder:
             path = os.path.join(folder, "file.dcm")
-            storage.write_whole(path, read_range(handle, 0, handle.size))
+            body = read_range(handle, item.begin, handle.size - item.begin)
+            storage.write_whole(path, _head(item) + body)
             yield path
+
+
+def _head(item: Outgoing) -> bytes:
+    """Return preamble and file meta information of a file (PS3.10 7.1)."""
+    import_extra("pynetdicom", "sending files", "net")
+    from pydicom.uid import UID
+    from pynetdicom.dsutils import create_file_meta, encode_file_meta
+
+    meta = create_file_meta(
+        sop_class_uid=UID(item.sop_class),
+        sop_instance_uid=UID(item.instance),
+        transfer_syntax=UID(item.syntax),
+    )
+    return bytes(128) + b"DICM" + encode_file_meta(meta)
 
 
 def _sources(given: Any) -> Iterator[tuple[Source, bool]]:
@@ -108,7 +130,7 @@ def _sources(given: Any) -> Iterator[tuple[Source, bool]]:
         return
     if not os.path.lexists(split(path)[0]):
         raise UsageError(f"{path!r} does not exist")
-    yield Source(os.path.abspath(path)), True
+    yield Source(absolute(path)), True
 
 
 def _of_index(index: Index) -> Iterator[Source]:
@@ -139,12 +161,10 @@ def _read(source: Source) -> Outgoing | Unsent:
         return Unsent(source.path, NOT_DICOM)
     if not is_uid(syntax):
         return Unsent(source.path, "it lacks the file meta information (PS3.10 7.1)")
-    if named != coded:
-        return Unsent(source.path, "its file meta information is of another instance")
     if (source.size - begin) % 2:
         # Servers end the association at a message of odd length.
         return Unsent(source.path, "its data set has an odd number of bytes (PS3.5 7.1.1, A.5)")
-    return Outgoing(source, named[0], syntax, named[1])
+    return Outgoing(source, named[0], syntax, named[1], begin, named != coded)
 
 
 def _uid(elements: Any, tag: int) -> str:

@@ -184,7 +184,7 @@ class _Storing:
     def _store_one(self, association: Any, item: Outgoing) -> None:
         """Store a file and record what became of it; raise NetworkError for a lost association."""
         try:
-            with on_disk(item.source) as path, _as_stored():
+            with on_disk(item) as path, _as_stored():
                 answer = association.send_c_store(path)
             status = checked(answer, "C-STORE", self._peer)
         except PeerFailure as error:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from dicomdl.errors import DicomdlError, NetworkError
-from dicomdl.jobs.network.outgoing import Outgoing
+from dicomdl.jobs.network.outgoing import Outgoing, on_disk
 from dicomdl.jobs.network.sent import SendLedger
 from dicomdl.jobs.network.statuses import sentence
 from dicomdl.storage import json_texts
 from dicomdl.storage.dicomweb import Session, WebError, session_of
-from dicomdl.storage.sources import opened
+from dicomdl.storage.sources import Source, opened
 
 # Files and bytes of one request, unless a file alone has more.
 _MOST_FILES: Final = 64
@@ -104,7 +104,7 @@ def _multipart(part: Sequence[Outgoing], boundary: str) -> Iterator[bytes]:
     """Yield the body of a request (RFC 2046 5.1)."""
     for item in part:
         yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        with opened(item.source) as handle:
+        with on_disk(item) as path, opened(Source(path)) as handle:
             for start in range(0, handle.size, _CHUNK_BYTES):
                 yield handle.read_at(start, _CHUNK_BYTES)
         yield b"\r\n"
