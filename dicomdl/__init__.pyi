@@ -45,6 +45,8 @@ from .jobs.crosscheck import check_pixels as check_pixels
 from .jobs.demo_data import demo_data as demo_data
 from .jobs.exports.export import export as export
 from .jobs.fingerprint import fingerprint as fingerprint
+from .jobs.network.fetch import fetch as fetch
+from .jobs.network.fetch import find_series as find_series
 from .jobs.phi import check_phi as check_phi
 from .jobs.prepare import prepare as prepare
 from .jobs.reading import read_volume as read_volume

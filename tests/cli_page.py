@@ -18,6 +18,7 @@ COMMANDS: Final = (
         "prepare",
         "card",
         "idc",
+        "fetch",
         "cache",
         "demo",
     ),

@@ -18,6 +18,7 @@ from dicomdl.geometry.identities import COUNTED
 from dicomdl.headers.uids import PLACED
 from dicomdl.index._reasons import format_value, reason
 from dicomdl.index.overview import ALARMING, IDC_COLUMNS, SHOWN_PROBLEMS
+from dicomdl.index.problems import NOT_DELIVERED
 from dicomdl.index.text import (
     SHOWN_LINES,
     Part,
@@ -234,6 +235,9 @@ class Check:
             else f"{stacks}, none needs a person"
         ]
         parts += [f"{counted(files, 'files')} could not be used"] if files else []
+        promised = sum(problem.reason == NOT_DELIVERED for problem in self.problems)
+        if promised:
+            parts.append(f"{promised:,} of these an archive promised and did not deliver")
         return "Check: " + "; ".join(parts)
 
     def __repr__(self) -> str:

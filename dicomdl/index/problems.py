@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from dicomdl.index.overview import SHOWN_PROBLEMS
 from dicomdl.index.rows import Generation
 from dicomdl.index.text import Problem, counted, escaped, html_table
 from dicomdl.printing import printable
+
+# Instances that an archive promised to a fetch, and did not deliver.
+NOT_DELIVERED: Final = "not_delivered"
 
 
 class Problems(Sequence[Problem]):

@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from dicomdl.errors import HeaderError, PixelError, StorageError, UsageError
 from dicomdl.headers.dicomdir import referenced_files
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
+from dicomdl.index.problems import NOT_DELIVERED
+from dicomdl.jobs.fetch_ledger import undelivered
 from dicomdl.jobs.store_roots import add_stores, checked_url, is_table
 from dicomdl.jobs.web_roots import add_services, checked_service
 from dicomdl.storage.archives import (
@@ -123,6 +125,8 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     """
     plain = [root.path for root in roots if root.kind == "folder"]
     found = walk(plain, follow_links=walking.follow_links, avoid=walking.avoid)
+    for folder in plain:
+        _add_undelivered(os.fsdecode(folder), found)
     packed = [root.path for root in roots if root.kind == "archive"]
     packed += _take_archives(found, set(packed), walking.archives)
     seen: set[tuple[int, int]] = set()
@@ -144,6 +148,12 @@ def walk_roots(roots: Sequence[Root], walking: Walking) -> Walk:
     services = [os.fsdecode(root.path) for root in roots if root.kind == "service"]
     add_services(services, walking.limits, found)
     return found
+
+
+def _add_undelivered(folder: str, found: Walk) -> None:
+    """Refuse what an archive promised to a folder of `fetch` and did not deliver."""
+    for path, why in undelivered(folder):
+        found.refuse(os.fsencode(os.path.join(folder, *path.split("/"))), NOT_DELIVERED, why)
 
 
 def _take_archives(found: Walk, roots: set[bytes], every: bool) -> list[bytes]:

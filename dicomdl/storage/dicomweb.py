@@ -74,6 +74,11 @@ class WebError(OSError):
         super().__init__(number, words)
         self.status = status
 
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.errno in _ON_THE_WAY or self.errno in (errno.ETIMEDOUT, errno.ECONNREFUSED)
+
     def __reduce__(self) -> Any:
         return WebError, (self.errno, self.strerror, self.status)
 
@@ -119,13 +124,15 @@ def plain_url(url: str) -> str:
     return f"{scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def session_of(url: str) -> "Session":
+def session_of(url: str, tls: ssl.SSLContext | None = None) -> "Session":
     """Return the session of this process for the service at a URL, with the login of that server.
 
     Parameters
     ----------
     url
         The root of the service, such as "https://host/dicom-web". "dicomweb+" may stand before it.
+    tls
+        How certificates are verified; see `Session`. Such a session is not shared.
 
     Raises
     ------
@@ -137,6 +144,8 @@ def session_of(url: str) -> "Session":
         Others can read the file of credentials.
     """
     base = plain_url(url)
+    if tls is not None:
+        return Session(base, login_of(_origin(base)), tls)
     return _session(base, login_of(_origin(base)), os.getpid())
 
 
@@ -250,7 +259,13 @@ class Session:
             Parameters.
         """
         with contextlib.ExitStack() as stack:
-            reply = _repeated(lambda: stack.enter_context(self._answer("GET", path, accept, query)))
+            # A server compresses pixels slowly and for nothing: Orthanc needs ten times as long.
+            headers = {"Accept-Encoding": "identity"}
+            reply = _repeated(
+                lambda: stack.enter_context(
+                    self._answer("GET", path, accept, query, headers=headers)
+                )
+            )
             content_type = reply.headers.get("content-type", "")
             chunks = self._chunks(reply, most_bytes)
             if media_type(content_type) == "multipart/related":

@@ -1,0 +1,323 @@
+"""DIMSE archives: C-FIND finds, C-GET or C-MOVE retrieves (PS3.4 annex C, Study Root).
+
+A server takes one transfer syntax of a presentation context and would convert what is stored in
+another one. Every pair of SOP class and transfer syntax therefore has a context of its own, so that
+files come as they are stored. An association has 128 of them: the SOP classes of the modality are
+proposed first, and those of the instances that did not come afterwards.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydicom.dataset import Dataset
+
+from dicomdl.errors import PeerFailure, UsageError
+from dicomdl.jobs.fetch_ledger import SeriesFound
+from dicomdl.jobs.network.archive import Take, Wanted
+from dicomdl.jobs.network.associations import (
+    MOST_CONTEXTS,
+    Context,
+    Timeouts,
+    associated,
+    opened,
+    pynetdicom,
+)
+from dicomdl.jobs.network.peers import Peer
+from dicomdl.jobs.network.query import Keys
+from dicomdl.jobs.network.statuses import (
+    PROCESSING_FAILURE,
+    SUCCESS,
+    Service,
+    checked,
+    kind_of,
+    sentence,
+)
+from dicomdl.printing import printable
+
+# UIDs in one request, which a server may limit (PS3.4 C.2.2.2.2).
+_UIDS: Final = 50
+# SOP classes of a modality, by their names in pynetdicom, the most frequent first.
+_CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
+    "CT": ("CTImageStorage", "EnhancedCTImageStorage", "SecondaryCaptureImageStorage"),
+    "MR": ("MRImageStorage", "EnhancedMRImageStorage", "SecondaryCaptureImageStorage"),
+    "PT": ("PositronEmissionTomographyImageStorage", "EnhancedPETImageStorage"),
+    "NM": ("NuclearMedicineImageStorage",),
+    "CR": ("ComputedRadiographyImageStorage",),
+    "DX": ("DigitalXRayImageStorageForPresentation", "DigitalXRayImageStorageForProcessing"),
+    "MG": (
+        "DigitalMammographyXRayImageStorageForPresentation",
+        "DigitalMammographyXRayImageStorageForProcessing",
+        "BreastTomosynthesisImageStorage",
+    ),
+    "US": ("UltrasoundImageStorage", "UltrasoundMultiFrameImageStorage"),
+    "XA": ("XRayAngiographicImageStorage", "EnhancedXAImageStorage"),
+    "OT": ("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage"),
+    "SEG": ("SegmentationStorage",),
+    "RTSTRUCT": ("RTStructureSetStorage",),
+    "RTDOSE": ("RTDoseStorage",),
+    "RTPLAN": ("RTPlanStorage",),
+    "SR": ("BasicTextSRStorage", "EnhancedSRStorage", "ComprehensiveSRStorage"),
+    "SM": ("VLWholeSlideMicroscopyImageStorage",),
+}
+
+
+@dataclass
+class DimseArchive:
+    """A DIMSE server.
+
+    Attributes
+    ----------
+    peer
+        The server.
+    timeouts
+        How long it may take.
+    transfer_syntax
+        UID that files are asked for in; "" for the one that they are stored in.
+    port
+        Where files are received that come by C-MOVE; None for C-GET.
+    """
+
+    peer: Peer
+    timeouts: Timeouts
+    transfer_syntax: str = ""
+    port: int | None = None
+    _finder: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.peer)
+
+    def studies(self, keys: Keys) -> Iterator[dict[str, str]]:
+        """Yield the studies that match some keys."""
+        for answer in self._find("STUDY", {"StudyInstanceUID": "", **keys}):
+            yield {name: _text(answer, name) for name in ("StudyInstanceUID", *keys)}
+
+    def series(self, study: str) -> Iterator[SeriesFound]:
+        """Yield the series of a study."""
+        names = ("Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances")
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": "", **dict.fromkeys(names, "")}
+        for answer in self._find("SERIES", keys):
+            modality, description, count = (_text(answer, name) for name in names)
+            uid = _text(answer, "SeriesInstanceUID")
+            instances = int(count) if count.isdecimal() else -1
+            yield SeriesFound(study, uid, modality, description, instances)
+
+    def instances(self, found: SeriesFound) -> Sequence[str]:
+        """Return the SOP Instance UIDs of a series."""
+        answers = self._find("IMAGE", {**_of(found), "SOPInstanceUID": ""})
+        return list(dict.fromkeys(_text(answer, "SOPInstanceUID") for answer in answers))
+
+    def retrieve(self, wanted: Wanted, take: Take) -> None:
+        """Ask for a series, or for some of its instances."""
+        if self.port is None:
+            self._get(wanted, take)
+        else:
+            self._move(wanted, take, self.port)
+
+    def _get(self, wanted: Wanted, take: Take) -> None:
+        net = pynetdicom()
+        for contexts, identifiers in self._requests(wanted):
+            got = _Got(take)
+            get = Context(net.sop_class.StudyRootQueryRetrieveInformationModelGet)
+            handlers = [(net.evt.EVT_C_STORE, got.store)]
+            with associated(
+                self.peer, [get, *contexts], handlers=handlers, timeouts=self.timeouts
+            ) as association:
+                for identifier in identifiers:
+                    answers = association.send_c_get(identifier, get.sop_class)
+                    _delivered(answers, "C-GET", self.peer, got)
+
+    def _move(self, wanted: Wanted, take: Take, port: int) -> None:
+        """Ask the archive to send to a receiver of this process, which takes all it sends."""
+        net, got = pynetdicom(), _Got(take)
+        found, instances = wanted
+        model = net.sop_class.StudyRootQueryRetrieveInformationModelMove
+        parts = _portions(instances) if instances else [()]
+        with (
+            _receiver(self.peer, port, self.transfer_syntax, got),
+            associated(self.peer, [Context(model)], timeouts=self.timeouts) as association,
+        ):
+            for part in parts:
+                keys = {**_of(found), "SOPInstanceUID": "\\".join(part)} if part else _of(found)
+                identifier = _identifier("IMAGE" if part else "SERIES", keys)
+                answers = association.send_c_move(identifier, self.peer.own_title, model)
+                _delivered(answers, "C-MOVE", self.peer, got)
+
+    def close(self) -> None:
+        """Release the association of the searches."""
+        if self._finder is not None and self._finder.is_established:
+            self._finder.release()
+        self._finder = None
+
+    def _requests(self, wanted: Wanted) -> Iterator[tuple[list[Context], list[Dataset]]]:
+        """Yield the contexts of each association, and what is asked for on it."""
+        found, instances = wanted
+        classes = self._likely_classes(found)
+        if not instances and classes:
+            yield self._contexts(classes), [_identifier("SERIES", _of(found))]
+            return
+        by_class: dict[str, list[str]] = {}
+        for uid, sop_class in self._classes_of(found).items():
+            if not instances or uid in instances:
+                by_class.setdefault(sop_class, []).append(uid)
+        for sop_class, uids in by_class.items():
+            keys = [{**_of(found), "SOPInstanceUID": "\\".join(part)} for part in _portions(uids)]
+            yield self._contexts([sop_class]), [_identifier("IMAGE", each) for each in keys]
+
+    def _likely_classes(self, found: SeriesFound) -> list[str]:
+        classes = pynetdicom().sop_class
+        return [getattr(classes, name) for name in _CLASSES.get(found.modality, ())]
+
+    def _classes_of(self, found: SeriesFound) -> dict[str, str]:
+        """Return {SOP Instance UID: SOP Class UID} of a series."""
+        answers = self._find("IMAGE", {**_of(found), "SOPInstanceUID": "", "SOPClassUID": ""})
+        return {_text(each, "SOPInstanceUID"): _text(each, "SOPClassUID") for each in answers}
+
+    def _contexts(self, classes: Sequence[str]) -> list[Context]:
+        """Return a context per SOP class and transfer syntax, one less than there may be."""
+        net = pynetdicom()
+        syntaxes = [self.transfer_syntax] if self.transfer_syntax else net.ALL_TRANSFER_SYNTAXES
+        pairs = [
+            Context(each, (str(syntax),), receives=True) for each in classes for syntax in syntaxes
+        ]
+        return pairs[: MOST_CONTEXTS - 1]
+
+    def _find(self, level: str, keys: Keys) -> Iterator[Dataset]:
+        """Yield the answers of a C-FIND, over an association that stays open."""
+        net = pynetdicom()
+        model = net.sop_class.StudyRootQueryRetrieveInformationModelFind
+        if self._finder is None or not self._finder.is_established:
+            self._finder = opened(self.peer, [Context(model)], timeouts=self.timeouts)
+        for status, answer in self._finder.send_c_find(_identifier(level, keys), model):
+            checked(status, "C-FIND", self.peer)
+            if answer is not None:
+                yield answer
+
+
+class _Ended(BaseException):
+    """What ends a request from within: pynetdicom passes on no `Exception` of a handler."""
+
+
+class _Got:
+    """What comes on an association, and the error that ended it."""
+
+    def __init__(self, take: Take) -> None:
+        self._take = take
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+
+    def store(self, event: Any) -> int:
+        """Hand a file out, and return the status of the C-STORE."""
+        try:
+            self._take(event.encoded_dataset())
+        except BaseException as error:
+            self.error = error
+            raise _Ended from error
+        return SUCCESS
+
+    def store_elsewhere(self, event: Any) -> int:
+        """Do the same on an association that the archive has opened, in a thread of its own."""
+        with self._lock:
+            if self.error is not None:
+                return PROCESSING_FAILURE
+            try:
+                self._take(event.encoded_dataset())
+            except BaseException as error:
+                self.error = error
+                return PROCESSING_FAILURE
+        return SUCCESS
+
+
+def _delivered(answers: Any, service: Service, peer: Peer, got: _Got) -> None:
+    """Read the answers of a C-GET or C-MOVE to their end.
+
+    Raises
+    ------
+    NetworkError
+        The server refused, went away, or could not send some instances.
+    """
+    last = Dataset()
+    try:
+        for status, _ in answers:
+            last = status
+            if got.error is not None:
+                raise _Ended
+    except _Ended:
+        pass
+    if got.error is not None:
+        raise got.error
+    found = checked(last, service, peer)
+    failed = int(last.get("NumberOfFailedSuboperations", 0) or 0)
+    if failed or kind_of(found, service) != "success":
+        raise PeerFailure(
+            f"{peer} could not send {failed or 'some'} of the instances by {service}: "
+            f"{sentence(found, service)}",
+            status=found,
+            is_transient=True,
+        )
+
+
+@contextlib.contextmanager
+def _receiver(peer: Peer, port: int, transfer_syntax: str, got: _Got) -> Iterator[None]:
+    """Receive what an archive sends to the title of this side, until the block ends.
+
+    Raises
+    ------
+    UsageError
+        The port is in use, or may not be listened on.
+    """
+    net = pynetdicom()
+    entity = net.AE(peer.own_title)
+    entity.require_called_aet = True
+    entity.maximum_pdu_size = 0
+    syntaxes = [transfer_syntax] if transfer_syntax else net.ALL_TRANSFER_SYNTAXES
+    for context in net.AllStoragePresentationContexts:
+        entity.add_supported_context(context.abstract_syntax, syntaxes)
+    secured = None if peer.tls is None else peer.tls.server_context()
+    # A server on this machine is asked on this machine: nobody else can send.
+    host = peer.host if peer.host in ("localhost", "127.0.0.1") else ""
+    handlers = [(net.evt.EVT_C_STORE, got.store_elsewhere)]
+    try:
+        server = entity.start_server(
+            (host, port), block=False, ssl_context=secured, evt_handlers=handlers
+        )
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be listened on for C-MOVE: {error.strerror}", port=port
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+def _portions(uids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield UIDs in portions of one request."""
+    for start in range(0, len(uids), _UIDS):
+        yield uids[start : start + _UIDS]
+
+
+def _of(found: SeriesFound) -> dict[str, str]:
+    return {"StudyInstanceUID": found.study, "SeriesInstanceUID": found.series}
+
+
+def _identifier(level: str, keys: Keys) -> Dataset:
+    """Return the identifier of a request; text is UTF-8 (PS3.3 C.12.1.1.2)."""
+    identifier = Dataset()
+    identifier.SpecificCharacterSet = "ISO_IR 192"
+    identifier.QueryRetrieveLevel = level
+    for name, value in keys.items():
+        setattr(identifier, name, value.split("\\") if "\\" in value else value)
+    return identifier
+
+
+def _text(answer: Dataset, name: str) -> str:
+    """Return the first value of an attribute; "" without one, or where it cannot be read."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        value = answer.get(name, "")
+        if value is not None and not isinstance(value, str | int) and hasattr(value, "__iter__"):
+            value = next(iter(value), "")
+        return printable(str(value if value is not None else "").strip(" \0"))
+    return ""
