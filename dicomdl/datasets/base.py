@@ -39,7 +39,7 @@ from dicomdl.datasets.sample import Sample
 from dicomdl.datasets.sample_labels import SampleLabels, kept_reasons, surveyed
 from dicomdl.datasets.selection import StackChoice, Taken
 from dicomdl.datasets.transport.images import BatchImages
-from dicomdl.datasets.worker import errors_leave_whole
+from dicomdl.datasets.worker import errors_leave_whole, is_worker
 from dicomdl.errors import (
     DicomdlError,
     IndexFolderError,
@@ -237,7 +237,7 @@ class SampleDataset(torch.utils.data.Dataset[Any]):
         """
         results: list[tuple[Sample | None, BaseException | None]] = [(None, None)] * len(rows)
         numbers = [self._checked(row) for row in rows]
-        with kept_open(), self._batch(numbers):
+        with kept_open(for_next=is_worker()), self._batch(numbers):
             for position in sorted(range(len(rows)), key=numbers.__getitem__):
                 epoch = self._epoch_of(rows[position])
                 if images is not None:

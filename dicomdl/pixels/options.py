@@ -1,7 +1,7 @@
 """Options of decoding, and the limits on the memory that a frame may take."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from dicomdl.errors import TooLarge, UsageError
@@ -75,7 +75,7 @@ def _justified(source: FrameLike) -> int:
 
 
 def require_justified(
-    needed_bytes: int, sources: Sequence[FrameLike], free_bytes: int, max_bytes: int | None
+    needed_bytes: int, sources: Iterable[FrameLike], free_bytes: int, max_bytes: int | None
 ) -> None:
     """Refuse values that need more memory than their bytes justify or the caller allows.
 

@@ -180,7 +180,7 @@ class Pieces:
             A file is missing, in another state, or too short; with the note of its piece.
         """
         parts = out.reshape(-1, window.size)
-        if self._places is None or self._waits(first, len(parts), window):
+        if self._places is None or self.waits(first, len(parts), window):
             self._read_by_handles(first, window, parts, band)
             return
         step, done = max(1, _MOST_AT_ONCE // window.size), 0
@@ -195,7 +195,7 @@ class Pieces:
                 self._read_by_handles(first + done, window, parts[done : done + 1], band)
                 done += 1
 
-    def _waits(self, first: int, count: int, window: Window) -> bool:
+    def waits(self, first: int, count: int, window: Window) -> bool:
         """Whether reading the pieces one by one waits for a server, or was begun ahead."""
         return waits_for(self._files[first], lambda: self._spans(first, count, window))
 

@@ -17,7 +17,7 @@ import numpy as np
 from dicomdl.arrays import Float32, Mask, Values, Voxel
 from dicomdl.errors import IntensityError, PixelError
 from dicomdl.geometry.grid import Geometry
-from dicomdl.headers.frame_source import FILE_FIELDS
+from dicomdl.headers.frame_source import FILE_FIELDS, FrameSource
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import WHOLE, Decoding
 from dicomdl.pixels.read import frames_ahead_of
@@ -240,6 +240,18 @@ class StackVoxels:
         )
 
     # --- plain frames ---
+
+    @functools.cached_property
+    def plain(self) -> tuple[Pieces, FrameSource] | None:
+        """The slices of plain frames, with all bytes of each, and the facts that they share.
+
+        None for other frames.
+        """
+        if self._pieces is None:
+            return None
+        row_bytes = self._first.columns * stored_dtype(self._first).itemsize
+        lengths = np.asarray(self.stack.values("byte_length"))
+        return (self._pieces, self._first) if lengths.min() >= self.shape[1] * row_bytes else None
 
     def network_table(self, recipe: Intensity, *, marks_padding: bool) -> Float32 | None:
         """Return the network value of each sample (see `values.network_tables`).

@@ -33,6 +33,7 @@ from dicomdl.values.conversion import conversions, quantity_units
 from dicomdl.values.quantity import RealWorld, as_quantity
 from dicomdl.values.reading import read_converted, spread_over
 from dicomdl.values.suv import SUV
+from dicomdl.volumes._plain_volumes import read_plain_volume
 from dicomdl.volumes._reversed_rows import ReversedRows as ReversedRows
 from dicomdl.volumes._reversed_rows import turn_rows
 from dicomdl.volumes.resampling import exact_float, rounded
@@ -61,17 +62,18 @@ def read_volume(
     stacks = require_volume(stack, irregular)
     group = stack if isinstance(stack, Group) else None
     first, quantity = stacks[0], as_quantity(values)
-    sources, every = (
-        [s for each in stacks for s in each.sources],
-        [c for each in stacks for c in conversions(each, quantity)],
-    )
     how = Decoding(
         reduce=reduce,
         threads=available_cores() if threads is None else threads,
         max_bytes=max_bytes,
         isolation=as_isolation(isolation),
     )
-    array, padding = read_converted(sources, every, dtype=dtype, how=how)
+    array, padding = read_plain_volume(stacks, quantity, dtype, how) or read_converted(
+        [s for each in stacks for s in each.sources],
+        [c for each in stacks for c in conversions(each, quantity)],
+        dtype=dtype,
+        how=how,
+    )
     turn_rows(array, padding, stacks, reversed_rows, reduce)
     geometry = _geometry(first)
     geometry = geometry.halved(reduce) if reduce else geometry

@@ -20,7 +20,7 @@ from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.errors import DicomdlError, UsageError
 from dicomdl.geometry.axes import PLANE_AXES, PLANES, axes_towards
 from dicomdl.geometry.grid import Geometry
-from dicomdl.storage import memory
+from dicomdl.storage import memory, pieces
 from dicomdl.volumes import blocks, slices
 from dicomdl.volumes._planes import views_of
 
@@ -56,6 +56,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
         return done
 
     monkeypatch.setattr(os, "preadv", counted)
+    monkeypatch.setattr(pieces, "fill_block", pieces.pure_fill_block)
     return count
 
 

@@ -17,6 +17,7 @@ import dicomdl
 from dicomdl.datasets.selection import LeftOutWarning
 from dicomdl.datasets.stitch import Stitcher, stitch
 from dicomdl.errors import GeometryError, UsageError
+from dicomdl.storage import pieces
 from dicomdl.volumes.resampling import new_grid
 
 SHAPE = (9, 20, 26)
@@ -193,6 +194,7 @@ class Counter:
         self.bytes = 0
         self._real = os.preadv
         monkeypatch.setattr(os, "preadv", self._counted)
+        monkeypatch.setattr(pieces, "fill_block", pieces.pure_fill_block)
 
     def _counted(self, *args: Any) -> int:
         got = self._real(*args)
