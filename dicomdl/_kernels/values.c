@@ -249,45 +249,97 @@ convert_samples(PyObject *module, PyObject *args)
     return result;
 }
 
+/* Entries are moved as bits: a float register could change those of a NaN. */
+#define LOOK_UP(NAME, T)                                                                           \
+    static void NAME(const char *samples, const uint32_t *restrict entries,                        \
+                     uint32_t *restrict out, Py_ssize_t count)                                     \
+    {                                                                                              \
+        const T *restrict row = (const T *)samples;                                                \
+        for (Py_ssize_t i = 0; i < count; i++) {                                                   \
+            out[i] = entries[row[i]];                                                              \
+        }                                                                                          \
+    }
+
+LOOK_UP(look_up_bytes, uint8_t)
+LOOK_UP(look_up_words, uint16_t)
+
+#define MOST_AXES 4
+
+/* Rows of contiguous samples, and the distances between them in bytes. */
+typedef struct {
+    Py_ssize_t row, counts[MOST_AXES], steps[MOST_AXES];
+} Rows;
+
+/* The rows of a buffer, 1 where its samples lie as rows do, of a size and at places for it. */
+static int
+take_rows(const Py_buffer *source, Py_ssize_t size, Rows *rows)
+{
+    int outer = source->ndim - 1;
+    if (outer < 0 || outer > MOST_AXES || source->itemsize != size ||
+        (source->shape[outer] > 1 && source->strides[outer] != size) ||
+        (uintptr_t)source->buf % (size_t)size != 0) {
+        return 0;
+    }
+    rows->row = source->shape[outer];
+    for (int axis = 0; axis < MOST_AXES; axis++) {
+        int own = axis - (MOST_AXES - outer);
+        rows->counts[axis] = own < 0 ? 1 : source->shape[own];
+        rows->steps[axis] = own < 0 ? 0 : source->strides[own];
+        if (rows->steps[axis] % size != 0) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static void
+map_rows(const Rows *rows, const Py_buffer *source, const uint32_t *entries, uint32_t *out)
+{
+    void (*look_up)(const char *, const uint32_t *, uint32_t *, Py_ssize_t) =
+        source->itemsize == 1 ? look_up_bytes : look_up_words;
+    const Py_ssize_t *counts = rows->counts, *steps = rows->steps;
+    for (Py_ssize_t a = 0; a < counts[0]; a++) {
+        for (Py_ssize_t b = 0; b < counts[1]; b++) {
+            for (Py_ssize_t c = 0; c < counts[2]; c++) {
+                for (Py_ssize_t d = 0; d < counts[3]; d++) {
+                    const char *row = (const char *)source->buf + a * steps[0] + b * steps[1] +
+                                      c * steps[2] + d * steps[3];
+                    look_up(row, entries, out, rows->row);
+                    out += rows->row;
+                }
+            }
+        }
+    }
+}
+
 /* map_samples(samples, table, out): the float32 of the table for each sample, of 1 or 2 bytes as
- * the table has 256 or 65536 entries. */
+ * the table has 256 or 65536 entries; samples lie in rows, such as those of a part of an array. */
 static PyObject *
 map_samples(PyObject *module, PyObject *args)
 {
     (void)module;
     Py_buffer source, table, out;
-    if (!PyArg_ParseTuple(args, "y*y*w*:map_samples", &source, &table, &out)) {
+    PyObject *samples, *result = NULL;
+    Rows rows;
+    if (!PyArg_ParseTuple(args, "Oy*w*:map_samples", &samples, &table, &out)) {
         return NULL;
     }
-    PyObject *result = NULL;
     Py_ssize_t size = table.len == 256 * 4 ? 1 : table.len == 65536 * 4 ? 2 : 0;
-    if (size == 0 || source.len % size != 0 || source.len / size > PY_SSIZE_T_MAX / 4 ||
-        out.len != source.len / size * 4 || (uintptr_t)table.buf % 4 != 0 ||
-        (uintptr_t)out.buf % 4 != 0 || (uintptr_t)source.buf % (size_t)size != 0) {
-        PyErr_SetString(PyExc_ValueError, "the samples do not fit the memory that was given");
-    }
-    else {
-        /* Entries are moved as bits: a float register could change those of a NaN. */
-        const uint32_t *entries = table.buf;
-        const uint8_t *bytes = source.buf;
-        const uint16_t *words = source.buf;
-        uint32_t *target = out.buf;
-        Py_ssize_t count = source.len / size;
-        Py_BEGIN_ALLOW_THREADS
-        if (size == 1) {
-            for (Py_ssize_t i = 0; i < count; i++) {
-                target[i] = entries[bytes[i]];
-            }
+    if (PyObject_GetBuffer(samples, &source, PyBUF_STRIDED_RO) == 0) {
+        if (size == 0 || source.len / size > PY_SSIZE_T_MAX / 4 ||
+            out.len != source.len / size * 4 || (uintptr_t)table.buf % 4 != 0 ||
+            (uintptr_t)out.buf % 4 != 0 || !take_rows(&source, size, &rows)) {
+            PyErr_SetString(PyExc_ValueError,
+                            "the samples do not fit the memory that was given");
         }
         else {
-            for (Py_ssize_t i = 0; i < count; i++) {
-                target[i] = entries[words[i]];
-            }
+            Py_BEGIN_ALLOW_THREADS
+            map_rows(&rows, &source, table.buf, out.buf);
+            Py_END_ALLOW_THREADS
+            result = Py_NewRef(Py_None);
         }
-        Py_END_ALLOW_THREADS
-        result = Py_NewRef(Py_None);
+        PyBuffer_Release(&source);
     }
-    PyBuffer_Release(&source);
     PyBuffer_Release(&table);
     PyBuffer_Release(&out);
     return result;

@@ -23,14 +23,15 @@ def pure_map_samples(samples: Values, table: Float32, out: Float32) -> None:
     Parameters
     ----------
     samples
-        Contiguous integers of 8 or 16 bits, whose bits are a position in the table.
+        Integers of 8 or 16 bits, whose bits are a position in the table; contiguous along the
+        last axis, of up to 5.
     table
         (256,) or (65536,) float32.
     out
         Contiguous float32, as many as samples.
     """
-    positions = samples.reshape(-1).view(f"u{samples.itemsize}")
-    np.take(table, positions, mode="clip", out=out.reshape(-1))
+    positions = samples.view(f"u{samples.itemsize}")
+    np.take(table, positions, mode="clip", out=out.reshape(samples.shape))
 
 
 map_samples = compiled_or(pure_map_samples)

@@ -41,7 +41,7 @@ from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
 from dicomdl.values.rescale import dtypes_to_try, in_first_that_fits, modality_dtype
 from dicomdl.volumes.block_reader import Scratch, require_inside
-from dicomdl.volumes.caching import StackCache, is_worth_caching
+from dicomdl.volumes.caching import StackCache, StackSamples, is_worth_caching, takes_samples
 
 # Facts that all frames of a stack must share for its blocks to be read as plain bytes. Byte offsets
 # and files may differ.
@@ -76,7 +76,8 @@ class StackVoxels:
     quantity
         Quantity of the values, as for ``read_volume(values=)``.
     cache
-        Cache for the values of the stack. It is used only if `is_worth_caching`.
+        Cache for the values of the stack, if `is_worth_caching`, or for the samples of a plain one,
+        if the cache takes these.
     how
         Options of decoding; their limit holds per slice, and per stack where a cache decodes it as
         a whole.
@@ -105,6 +106,9 @@ class StackVoxels:
         self._cache: StackCache | None = None
         if cache is not None and is_worth_caching(stack):
             self._cache = StackCache(cache, stack, quantity, self.conversions, how)
+        self._kept: StackSamples | None = None
+        if cache is not None and self._plain and takes_samples(cache, stored_dtype(self._first)):
+            self._kept = StackSamples(cache, stack, self._whole)
         distinct = self.conversions[:1] if self._one_conversion else self.conversions
         self._integral = all(each.is_integral for each in distinct) and not self._first.float_pixels
 
@@ -271,12 +275,39 @@ class StackVoxels:
         assert self._pieces is not None
         window = slice(start[1], stop[1]), slice(start[2], stop[2])
         slices = range(start[0], stop[0])
-        map_samples(self._plain_block(self._pieces, slices, window, scratch), table, out)
+        samples = self._plain_block(self._pieces, slices, window, scratch, is_owned=False)
+        map_samples(samples, table, out)
 
     def _plain_block(
+        self,
+        pieces: Pieces,
+        slices: range,
+        window: tuple[slice, slice],
+        scratch: Scratch,
+        *,
+        is_owned: bool = True,
+    ) -> Values:
+        """Return the samples of a block, as the files have them.
+
+        The caller may write to them if `is_owned`.
+        """
+        if self._kept is not None:
+            start = slices.start, window[0].start, window[1].start
+            stop = slices.stop, window[0].stop, window[1].stop
+            kept = self._kept.block(start, stop, is_owned=is_owned)
+            if kept is not None:
+                return kept
+        return self._read_samples(pieces, slices, window, scratch)
+
+    def _whole(self) -> Values:
+        """Read the samples of the stack."""
+        assert self._pieces is not None
+        window = slice(0, self.shape[1]), slice(0, self.shape[2])
+        return self._read_samples(self._pieces, range(self.shape[0]), window, Scratch())
+
+    def _read_samples(
         self, pieces: Pieces, slices: range, window: tuple[slice, slice], scratch: Scratch
     ) -> Values:
-        """Read the samples of a block, as the files have them."""
         first, (rows, columns) = self._first, window
         dtype = stored_dtype(first)
         shape = (len(slices), rows.stop - rows.start, columns.stop - columns.start)

@@ -1,20 +1,24 @@
 """Stacks in a cache: the choice of stacks that are cached, and the blocks read from the cache.
 
-Only stacks with compressed frames are cached. An entry is a whole stack, keyed by its files as they
-are now and by every conversion of its values.
+An entry is a whole stack, keyed by its files as they are now. Of stacks with compressed frames it
+has the values, and its key every conversion of them. Of plain stacks, which only a cache that says
+so takes, it has the samples as the files have them, which any conversion starts from.
 """
 
 import hashlib
 import itertools
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from dicomdl.arrays import Voxel
+import numpy as np
+
+from dicomdl.arrays import Values, Voxel
 from dicomdl.errors import FileChanged, PixelError
 from dicomdl.index.views import Stack
 from dicomdl.pixels.options import Decoding
-from dicomdl.pixels.stored import is_native, named
-from dicomdl.storage.cache.entries import Arrays, Entry
+from dicomdl.pixels.stored import is_native, named, stored_dtype
+from dicomdl.storage.cache.entries import DTYPES, Arrays, Entry
 from dicomdl.storage.cache.keys import Key, KeyFile, stack_key
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.sources import look_up
@@ -34,6 +38,60 @@ def is_worth_caching(stack: Stack) -> bool:
     if stack.is_constant(name):
         return not is_native(stack.value(name))
     return not all(map(is_native, stack.values(name)))
+
+
+def takes_samples(cache: Cache, dtype: np.dtype[Any]) -> bool:
+    """Whether a cache takes the samples of plain stacks.
+
+    A cache of the user may lack the attribute.
+    """
+    return bool(getattr(cache, "uncompressed", False)) and dtype.str in DTYPES
+
+
+class StackSamples:
+    """The samples of a plain stack in a cache.
+
+    The first process that needs a block reads the whole stack. Files are compared with the scan
+    once per process, when the entry is looked up; later the entry alone is read, whose blocks have
+    checksums.
+    """
+
+    def __init__(self, cache: Cache, stack: Stack, whole: Callable[[], Values]) -> None:
+        self._cache: Cache | None = cache
+        self._stack = stack
+        self._whole = whole
+        self._entry: Entry | None = None
+
+    def block(self, start: Voxel, stop: Voxel, *, is_owned: bool) -> Values | None:
+        """Return the samples of a block; None if this stack bypasses the cache.
+
+        The cache is bypassed from then on as by a `StackCache`. With `is_owned` they are a new
+        array, else they may be mapped, and are not to be written to.
+        """
+        if self._cache is None:
+            return None
+        try:
+            entry = self._entry or self._cache.get(self._key(self._cache), self._made)
+            window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            values = entry.part(*window) if is_owned else entry.steady_part(*window)
+        except FileChanged:
+            raise
+        except PixelError:
+            self._cache = self._entry = None
+            return None
+        if not entry.is_stored:
+            self._cache = self._entry = None
+        elif not entry.is_held:
+            self._entry = entry
+        return values
+
+    def _made(self) -> Arrays:
+        return Arrays(self._whole())
+
+    def _key(self, cache: Cache) -> Key:
+        sources = self._stack.sources
+        kind = stored_dtype(sources[0]).str, [source.byte_offset for source in sources]
+        return _stack_key(self._stack, {"samples": repr((self._stack.shape, kind))}, cache.strict)
 
 
 class StackCache:
@@ -92,13 +150,7 @@ class StackCache:
 
         `look_up` raises if a file has changed since the scan.
         """
-        sources, files = self._stack.sources, []
-        for file, group in itertools.groupby(sources, key=lambda source: source.file):
-            frames = list(group)
-            with named(frames[0]):
-                now = look_up(file)
-            numbers = tuple(frame.frame_number for frame in frames)
-            files.append(KeyFile(now, self._stack.series_instance_uid, numbers))
+        sources = self._stack.sources
         digest = hashlib.blake2b(digest_size=16)
         for conversion in self._conversions:
             table = (
@@ -115,4 +167,16 @@ class StackCache:
             "conversions": digest.hexdigest(),
             "tiles": repr(tiles),
         }
-        return stack_key(files, options, strict)
+        return _stack_key(self._stack, options, strict)
+
+
+def _stack_key(stack: Stack, options: Mapping[str, str], strict: bool) -> Key:
+    """Return the key of a stack with options; raise a FileChanged if a file is not as scanned."""
+    files = []
+    for file, group in itertools.groupby(stack.sources, key=lambda source: source.file):
+        frames = list(group)
+        with named(frames[0]):
+            now = look_up(file)
+        numbers = tuple(frame.frame_number for frame in frames)
+        files.append(KeyFile(now, stack.series_instance_uid, numbers))
+    return stack_key(files, options, strict)

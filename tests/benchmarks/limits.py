@@ -13,6 +13,7 @@ unconverted values.
 scan     a header scan with its index, per file, against open, fstat, pread of 16 KiB, close
 patch    one 96 x 96 x 96 patch, float32 windowed, one process, against a pread per slice
 volume   128 x 512 x 512 as int16 HU, against preadv in as many threads as there are cores
+raw      the patch with cache="raw", against an npy memory map and the window in NumPy
 epoch    an epoch of patches, 2 workers, against bare rows in the same loader, both float32
 seg      the patch of a SEG of 10 segments, against a pread per frame and unpacked bits
 rtstruct the patch of 20 regions, opened before, against polygons filled by Pillow
@@ -136,6 +137,19 @@ def patch(scratch: Path) -> dict[str, Task]:
     return tasks
 
 
+def raw(scratch: Path) -> dict[str, Task]:
+    from training_peers import npy_store
+
+    import dicomdl
+
+    shared = shared_patches(scratch)
+    cache = dicomdl.DiskCache(scratch / "raw", uncompressed=True)
+    return {
+        "floor": each(shared.windowed(npy_store(shared.truth, scratch))),
+        OURS: each(checked(shared, shared.dataset(cache=cache))),
+    }
+
+
 def checked(shared: Any, dataset: Any) -> Any:
     """Return a dataset whose patches have the true values."""
     fault = next(filter(None, (shared.fault(dataset[number]) for number in range(PATCHES))), "")
@@ -242,6 +256,7 @@ JOBS = {
     "scan": Job("header scan, index written, us/file", SCANNED, scan, 3.5),
     "patch": Job("patch of 96 x 96 x 96, float32 windowed, us", PATCHES, patch, 1.25, 2.0),
     "volume": Job("volume of 128 x 512 x 512, int16, us", 1, volumes, 1.15, 1.8),
+    "raw": Job('patch with cache="raw" against npy, us', PATCHES, raw, 1.0),
     "epoch": Job("epoch of patches, 2 workers, us/patch", 4 * PATCHES, epoch, 1.15),
     "seg": Job("label patch of a SEG, us", 1, seg, 1.5),
     "rtstruct": Job("label patch of an RTSTRUCT, us", 1, rtstruct, 1.5),

@@ -67,14 +67,29 @@ def test_both_functions_look_up_the_entry_of_the_bits_of_a_sample(dtype: Any) ->
         assert np.array_equal(out.view(np.int32), table[::-1].view(np.int32))
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3, 4, 5])
+def test_both_functions_look_up_the_samples_of_a_part_of_an_array(axes: int) -> None:
+    whole = np.random.default_rng(2).integers(0, 65536, (6,) * axes).astype(np.uint16)
+    part = whole[(slice(1, 5),) * (axes - 1) + (slice(2, 5),)][::-1]
+    part = part if axes > 1 else whole[2:5]
+    table = np.arange(65536, dtype=np.float32)
+    for look in _kernels.both(pure_map_samples) or (pure_map_samples,):
+        out = np.empty(part.shape, np.float32)
+        look(part, table, out)
+        assert np.array_equal(out, part)
+
+
 def test_the_compiled_function_refuses_memory_that_does_not_fit() -> None:
     pair = _kernels.both(pure_map_samples)
     if pair is None:
         pytest.skip("there is no compiled module")
     table = np.zeros(65536, np.float32)
-    for samples, entries, out in ((4, table, 3), (4, table[:9], 4)):
+    four, apart = np.zeros(4, np.int16), np.zeros(8, np.int16)[::2]
+    odd = np.zeros(9, np.uint8)[1:].view(np.int16)
+    wrong = ((four, table, 3), (four, table[:9], 4), (apart, table, 4), (odd, table, 4))
+    for samples, entries, out in (*wrong, (np.int16(0), table, 1), (four.view(np.int8), table, 8)):
         with pytest.raises(ValueError, match="do not fit"):
-            pair[0](np.zeros(samples, np.int16), entries, np.zeros(out, np.float32))
+            pair[0](samples, entries, np.zeros(out, np.float32))
 
 
 @compiled

@@ -22,6 +22,9 @@ class FileSource:
     until `map`; any other file uses a duplicate.
     """
 
+    # Entries are replaced, never overwritten.
+    is_steady = True
+
     def __init__(self, descriptor: int, mapped: bool) -> None:
         self.status = os.fstat(descriptor)
         self.size, self.number = self.status.st_size, self.status.st_ino

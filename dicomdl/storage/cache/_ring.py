@@ -46,6 +46,8 @@ OPEN_ENTRIES: Final = 4096
 class _RingSource:
     """The bytes of one entry of a ring."""
 
+    is_steady = False
+
     def __init__(self, ring: "Ring", position: int, size: int) -> None:
         self._ring, self.number, self.size = ring, position, size
         at = position % ring.capacity

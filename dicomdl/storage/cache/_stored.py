@@ -31,6 +31,8 @@ class Source(Protocol):
     size: int
     # Distinguishes the entry from its successor: an inode, or a position in a ring.
     number: int
+    # Whether mapped bytes never change.
+    is_steady: bool
 
     def map(self) -> Bytes | None:
         """Return all bytes as mapped memory; None if they may change during a read."""
@@ -95,6 +97,16 @@ class StoredEntry:
     def values(self, box: Box) -> Values:
         """Return a new array of a box of the values; raise Lost if one of its blocks is damaged."""
         values = self._values(box)
+        if self._array is not None:
+            values = values.copy()
+        self.source.require_whole()
+        return values
+
+    def steady_values(self, box: Box) -> Values:
+        """Return the values of a box, mapped where they never change; raise Lost as `values`."""
+        if not self.source.is_steady:
+            return self.values(box)
+        values = self._values(box)
         self.source.require_whole()
         return values
 
@@ -118,9 +130,10 @@ class StoredEntry:
             self._block(number)
 
     def _values(self, box: Box) -> Values:
+        """Return the verified values of a box: mapped, or a new array without a map."""
         layout = self.layout
         if self._array is not None and self._is_verified(box):
-            return self._array[slices_of(box)].copy()
+            return self._array[slices_of(box)]
         axes = [
             overlaps(*ends, step, length)
             for ends, step, length in zip(box, layout.block, layout.shape, strict=False)
@@ -128,7 +141,7 @@ class StoredEntry:
         if self._array is not None:
             for part in itertools.product(*axes):
                 self._block(self._number(part))
-            return self._array[slices_of(box)].copy()
+            return self._array[slices_of(box)]
         out = np.empty((*(stop - start for start, stop in box), *layout.samples), layout.dtype)
         for part in itertools.product(*axes):
             slices, rows, columns = part

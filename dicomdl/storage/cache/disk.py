@@ -55,6 +55,9 @@ class DiskCache(BaseCache):
     strict
         Whether keys are computed from the contents of files instead of their times and inodes (see
         `stack_key`).
+    uncompressed
+        Whether stacks of uncompressed frames are cached, too, for patches: their samples as one
+        array that is mapped. It costs the size of the pixels.
 
     Attributes
     ----------
@@ -66,6 +69,8 @@ class DiskCache(BaseCache):
         The format of new entries.
     strict : bool
         Whether keys are computed from contents.
+    uncompressed : bool
+        Whether stacks of uncompressed frames are cached, too.
 
     Raises
     ------
@@ -104,6 +109,7 @@ class DiskCache(BaseCache):
         max_bytes: int = DEFAULT_DISK_BYTES,
         format: DiskFormat = "raw",
         strict: bool = False,
+        uncompressed: bool = False,
     ) -> None:
         if format not in ("raw", "blosc2"):
             raise UsageError(f'format={format!r}: expected "raw" or "blosc2"')
@@ -112,6 +118,7 @@ class DiskCache(BaseCache):
         self.max_bytes = checked_bytes(max_bytes)
         self.format: DiskFormat = format
         self.strict = strict
+        self.uncompressed = uncompressed
         self.folder = (
             cache_folder("arrays") if folder is None else os.path.abspath(os.fspath(folder))
         )
@@ -130,7 +137,8 @@ class DiskCache(BaseCache):
         self._mapped = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("folder", "max_bytes", "format", "strict")}
+        names = "folder", "max_bytes", "format", "strict", "uncompressed"
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -139,7 +147,7 @@ class DiskCache(BaseCache):
     def __repr__(self) -> str:
         return (
             f"DiskCache({self.folder!r}, max_bytes={self.max_bytes}, format={self.format!r}, "
-            f"strict={self.strict})"
+            f"strict={self.strict}, uncompressed={self.uncompressed})"
         )
 
     def _alone(self, digest: str) -> AbstractContextManager[object]:

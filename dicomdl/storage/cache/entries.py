@@ -48,7 +48,7 @@ Make: TypeAlias = Callable[[], Arrays]
 
 
 class Body(Protocol):
-    """The stored values of an entry. `values` and `mask` return new arrays, or raise Lost."""
+    """The stored values of an entry; its methods return arrays, or raise Lost."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -56,6 +56,10 @@ class Body(Protocol):
 
     def values(self, box: Box) -> Values:
         """Return a new array of the values of a box."""
+        ...
+
+    def steady_values(self, box: Box) -> Values:
+        """Return the values of a box, without a copy where they cannot change."""
         ...
 
     def mask(self, box: Box) -> Mask:
@@ -122,6 +126,12 @@ class Entry:
         values: Values = self._read(lambda body: body.values(box))
         return values
 
+    def steady_part(self, *where: slice) -> Values:
+        """Read a part as `part` does, as an array not to be written to, which may be mapped."""
+        box = _box(where, self.shape)
+        values: Values = self._read(lambda body: body.steady_values(box))
+        return values
+
     def mask_part(self, *where: slice) -> Mask | None:
         """Read the mask of a part, True at padding; None if the entry has no mask."""
         box = _box(where, self.shape)
@@ -186,7 +196,11 @@ class Held:
 
     def values(self, box: Box) -> Values:
         """Copy a box of the values."""
-        return self.arrays.values[slices_of(box)].copy()
+        return self.steady_values(box).copy()
+
+    def steady_values(self, box: Box) -> Values:
+        """Return a box of the values."""
+        return self.arrays.values[slices_of(box)]
 
     def mask(self, box: Box) -> Mask:
         """Copy a box of the mask."""

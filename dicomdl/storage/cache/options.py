@@ -19,6 +19,7 @@ def as_cache(option: CacheOption) -> Cache | None:
     "memory"        a `MemoryCache` of 4 GiB, or a quarter of the memory if that is less
     a number        a `MemoryCache` of that number of bytes
     "disk"          a `DiskCache` in the user's cache folder
+    "raw"           the same, which takes uncompressed stacks, too
     a pathlib.Path  a `DiskCache` in that folder
     a cache         itself
     ==============  =======================================================================
@@ -31,6 +32,8 @@ def as_cache(option: CacheOption) -> Cache | None:
         return MemoryCache()
     if option == "disk":
         return DiskCache()
+    if option == "raw":
+        return DiskCache(uncompressed=True)
     if isinstance(option, os.PathLike):
         return DiskCache(option)
     if isinstance(option, int) and not isinstance(option, bool):
@@ -38,6 +41,6 @@ def as_cache(option: CacheOption) -> Cache | None:
     if isinstance(option, Cache):
         return option
     raise UsageError(
-        f'cache={option!r}: expected None, "memory", "disk", a number of bytes, '
+        f'cache={option!r}: expected None, "memory", "disk", "raw", a number of bytes, '
         "a pathlib.Path of a folder or a cache"
     )

@@ -24,6 +24,9 @@ def test_an_option_becomes_a_cache(tmp_path: Path, cache_folder: Path) -> None:
     assert as_cache(2**20).max_bytes == 2**20  # type: ignore[union-attr]
     assert as_cache("disk").folder == str(cache_folder / "arrays")  # type: ignore[union-attr]
     assert as_cache(tmp_path / "c").folder == str(tmp_path / "c")  # type: ignore[union-attr]
+    raw, disk = as_cache("raw"), as_cache("disk")
+    assert isinstance(raw, DiskCache) and isinstance(disk, DiskCache)
+    assert raw.folder == disk.folder and (raw.uncompressed, disk.uncompressed) == (True, False)
     own = MemoryCache(1000)
     assert as_cache(own) is own
 
