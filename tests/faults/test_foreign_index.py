@@ -92,6 +92,24 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Sent:
     return Sent(folder / "data", tables_of(index), dict(index._generation.facts))
 
 
+@pytest.fixture(scope="module")
+def beside_a_secret(tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """What another user sends, below a root with links to files of the user beside it."""
+    folder = tmp_path_factory.mktemp("beside")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DICOMDL_CACHE", str(folder / "cache"))
+        index = scanned_with_data(folder)
+    phantoms.write_series(folder / "secret", shape=SHAPE, seed=7)
+    (folder / "data" / "link.dcm").symlink_to(sorted((folder / "secret").iterdir())[0])
+    (folder / "data" / "folder").symlink_to(folder / "secret")
+    return Sent(folder / "data", tables_of(index), dict(index._generation.facts))
+
+
+def secret_of(sent: Sent) -> Path:
+    """The folder that no index of this data may reach."""
+    return sent.data.parent / "secret"
+
+
 def tables_of(index: Index) -> dict[str, Table]:
     """The tables of an index, plain."""
     return {name: getattr(index._generation, name).plain() for name in TABLES}
@@ -148,25 +166,22 @@ ESCAPES = {
 
 
 @pytest.fixture(params=ESCAPES)
-def escape(request: pytest.FixtureRequest, victim: Index, tmp_path: Path) -> str:
+def escape(request: pytest.FixtureRequest, beside_a_secret: Sent, tmp_path: Path) -> Path:
     """The index whose first image is a file of the user outside of the root."""
-    target = sorted((tmp_path / "secret").iterdir())[0]
-    data = tmp_path / "data"
-    (data / "link.dcm").symlink_to(target)
-    (data / "folder").symlink_to(target.parent)
-    path = ESCAPES[request.param].format(secret=target, data=data, name=target.name)
-    tables = tables_of(victim)
-    return published(victim, tables | {"files": with_state_of(tables["files"], path, target)})
+    target = sorted(secret_of(beside_a_secret).iterdir())[0]
+    path = ESCAPES[request.param].format(secret=target, data=beside_a_secret.data, name=target.name)
+    files = with_state_of(beside_a_secret.tables["files"], path, target)
+    return beside_a_secret.edited(tmp_path / "index", {"files": files})
 
 
 @pytest.mark.parametrize("way", ["nothing", "root", "variable"])
 def test_no_file_outside_of_the_root_is_opened(
-    way: str, escape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, escape: Path, beside_a_secret: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "variable":
-        monkeypatch.setenv("DICOMDL_ROOT", str(tmp_path / "data"))
+        monkeypatch.setenv("DICOMDL_ROOT", str(beside_a_secret.data))
     with opened_files() as found:
-        index = dicomdl.open_index(escape, root=tmp_path / "data" if way == "root" else None)
+        index = dicomdl.open_index(escape, root=beside_a_secret.data if way == "root" else None)
         for part in (repr(index), repr(index.check()), repr(index.stacks)):
             assert part
         for stack in index.stacks:
@@ -175,16 +190,16 @@ def test_no_file_outside_of_the_root_is_opened(
         with pytest.raises(UntrustedRoot):
             for number in range(len(index)):
                 dicomdl.read_frame(index.frame(number))
-    secret = str(tmp_path / "secret")
+    secret = str(secret_of(beside_a_secret))
     assert not [path for path in found if path.startswith(secret)]
 
 
-def test_a_dataset_of_it_is_not_made(escape: str, tmp_path: Path) -> None:
+def test_a_dataset_of_it_is_not_made(escape: Path, beside_a_secret: Sent) -> None:
     """A path is refused when the dataset is made; a link when the sample is read, unskipped."""
     pytest.importorskip("torch")
     with pytest.raises(UntrustedRoot):
         samples = dicomdl.FrameDataset(
-            dicomdl.open_index(escape, root=tmp_path / "data"), on_error="skip"
+            dicomdl.open_index(escape, root=beside_a_secret.data), on_error="skip"
         )
         for row in range(len(samples)):
             _ = samples[row]
@@ -199,11 +214,11 @@ def test_an_index_that_is_trusted_reads_what_it_names(victim: Index, tmp_path: P
     read_all(index)
 
 
-def test_a_scan_into_it_reads_the_scanned_folder_alone(escape: str, tmp_path: Path) -> None:
+def test_a_scan_into_it_reads_the_scanned_folder_alone(escape: Path, beside_a_secret: Sent) -> None:
     with opened_files() as found:
-        index = dicomdl.scan(tmp_path / "data", escape, progress=False)
+        index = dicomdl.scan(beside_a_secret.data, escape, progress=False)
         read_all(index)
-    assert not [path for path in found if path.startswith(str(tmp_path / "secret"))]
+    assert not [path for path in found if path.startswith(str(secret_of(beside_a_secret)))]
 
 
 def test_an_edited_copy_of_this_user_s_own_index_is_foreign(
@@ -410,15 +425,14 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 @pytest.mark.parametrize("claim", ["true", "beyond all memory", "all but the dictionaries"])
 def test_a_compressed_table_takes_no_memory(
-    codec: str, claim: str, victim: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    codec: str, claim: str, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some kilobytes become 256 MiB, or say so."""
-    tables = tables_of(victim)
     zeros = pa.array(np.zeros(2**25, np.int64))
     if claim == "all but the dictionaries":
         texts = pa.array(["0" * 2**27], pa.large_string())
         zeros = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4, np.int8)), texts)
-    tables["frames"] = Table(pa.table({"byte_offset": zeros}))
+    frames = Table(pa.table({"byte_offset": zeros}))
     size = zeros.nbytes.to_bytes(8, "little")
     options, plainly = pa.ipc.IpcWriteOptions(compression=codec), generations._write_table
 
@@ -434,10 +448,10 @@ def test_a_compressed_table_takes_no_memory(
 
     monkeypatch.setattr(generations, "_write_table", write)
     monkeypatch.setattr(generations, "encoded", lambda table: table)
-    path = published(victim, tables)
-    del tables, zeros
+    path = sent.edited(tmp_path / "index", {"frames": frames})
+    del frames, zeros
     with memory_limit(2**26), pytest.raises(IndexFolderError, match="frames cannot be read"):
-        _ = dicomdl.open_index(path, root=tmp_path / "data").stacks, len(dicomdl.open_index(path))
+        _ = dicomdl.open_index(path, root=sent.data).stacks, len(dicomdl.open_index(path))
 
 
 # --- anything -------------------------------------------------------------------------------------
@@ -486,8 +500,10 @@ def test_random_edits_end_in_errors_of_dicomdl(victim: Index, tmp_path: Path) ->
     "name", ["manifest.json", *(f"generations/*/{f}" for f in ("scan.json", "checksums"))]
 )
 @pytest.mark.timeout(30)
-def test_a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait(victim: Index, name: str) -> None:
-    folder = Path(victim.path)
+def test_a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait(
+    sent: Sent, name: str, tmp_path: Path
+) -> None:
+    folder = sent.edited(tmp_path / "index")
     (path,) = folder.glob(name)
     path.unlink()
     os.mkfifo(path)
@@ -498,8 +514,10 @@ def test_a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait(victim: Index, na
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.timeout(30)
-def test_a_fifo_in_the_place_of_a_table_is_an_error_and_no_wait(victim: Index, table: str) -> None:
-    folder = Path(victim.path)
+def test_a_fifo_in_the_place_of_a_table_is_an_error_and_no_wait(
+    sent: Sent, table: str, tmp_path: Path
+) -> None:
+    folder = sent.edited(tmp_path / "index")
     (path,) = folder.glob(f"generations/*/{table}.arrow")
     path.unlink()
     os.mkfifo(path)
