@@ -264,13 +264,16 @@ LOOK_UP(look_up_bytes, uint8_t)
 LOOK_UP(look_up_words, uint16_t)
 
 #define MOST_AXES 4
+/* Bytes of short rows that are copied together: looking up waits for memory, copying does not. */
+#define BAND 8192
 
 /* Rows of contiguous samples, and the distances between them in bytes. */
 typedef struct {
     Py_ssize_t row, counts[MOST_AXES], steps[MOST_AXES];
 } Rows;
 
-/* The rows of a buffer, 1 where its samples lie as rows do, of a size and at places for it. */
+/* The rows of a buffer; 0 where its samples do not lie in rows, have another size, or lie between
+ * the places for it. */
 static int
 take_rows(const Py_buffer *source, Py_ssize_t size, Rows *rows)
 {
@@ -279,6 +282,10 @@ take_rows(const Py_buffer *source, Py_ssize_t size, Rows *rows)
         (source->shape[outer] > 1 && source->strides[outer] != size) ||
         (uintptr_t)source->buf % (size_t)size != 0) {
         return 0;
+    }
+    if (PyBuffer_IsContiguous(source, 'C')) {
+        *rows = (Rows){source->len / size, {1, 1, 1, 1}, {0, 0, 0, 0}};
+        return 1;
     }
     rows->row = source->shape[outer];
     for (int axis = 0; axis < MOST_AXES; axis++) {
@@ -292,21 +299,43 @@ take_rows(const Py_buffer *source, Py_ssize_t size, Rows *rows)
     return 1;
 }
 
+typedef void LookUp(const char *, const uint32_t *, uint32_t *, Py_ssize_t);
+
+/* Rows along the last outer axis. */
+static uint32_t *
+map_plane(const Rows *rows, const char *plane, Py_ssize_t size, LookUp *look_up,
+          const uint32_t *entries, uint32_t *out)
+{
+    _Alignas(8) char band[BAND];
+    Py_ssize_t row_bytes = rows->row * size, together = BAND / row_bytes, held = 0;
+    for (Py_ssize_t number = 0; number < rows->counts[3]; number++) {
+        const char *row = plane + number * rows->steps[3];
+        if (together < 2) {
+            look_up(row, entries, out, rows->row);
+            out += rows->row;
+            continue;
+        }
+        memcpy(band + held * row_bytes, row, (size_t)row_bytes);
+        if (++held == together || number + 1 == rows->counts[3]) {
+            look_up(band, entries, out, held * rows->row);
+            out += held * rows->row;
+            held = 0;
+        }
+    }
+    return out;
+}
+
 static void
 map_rows(const Rows *rows, const Py_buffer *source, const uint32_t *entries, uint32_t *out)
 {
-    void (*look_up)(const char *, const uint32_t *, uint32_t *, Py_ssize_t) =
-        source->itemsize == 1 ? look_up_bytes : look_up_words;
+    LookUp *look_up = source->itemsize == 1 ? look_up_bytes : look_up_words;
     const Py_ssize_t *counts = rows->counts, *steps = rows->steps;
     for (Py_ssize_t a = 0; a < counts[0]; a++) {
         for (Py_ssize_t b = 0; b < counts[1]; b++) {
             for (Py_ssize_t c = 0; c < counts[2]; c++) {
-                for (Py_ssize_t d = 0; d < counts[3]; d++) {
-                    const char *row = (const char *)source->buf + a * steps[0] + b * steps[1] +
-                                      c * steps[2] + d * steps[3];
-                    look_up(row, entries, out, rows->row);
-                    out += rows->row;
-                }
+                const char *plane =
+                    (const char *)source->buf + a * steps[0] + b * steps[1] + c * steps[2];
+                out = map_plane(rows, plane, source->itemsize, look_up, entries, out);
             }
         }
     }
@@ -334,7 +363,9 @@ map_samples(PyObject *module, PyObject *args)
         }
         else {
             Py_BEGIN_ALLOW_THREADS
-            map_rows(&rows, &source, table.buf, out.buf);
+            if (source.len > 0) {
+                map_rows(&rows, &source, table.buf, out.buf);
+            }
             Py_END_ALLOW_THREADS
             result = Py_NewRef(Py_None);
         }
