@@ -70,8 +70,9 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
+            run_python(path, block.line, block.before, names)
             if block.language == "python":
-                run_python(path, block, names)
+                run_python(path, block.line, block.code, names)
             elif block.language == "console":
                 run_commands(path, block)
         behind = blocks[number + 1 : number + 2]
@@ -84,10 +85,9 @@ def is_output(block: Block) -> bool:
     return block.language == "text" and block.follows
 
 
-def run_python(path: Path, block: Block, names: dict[str, Any]) -> None:
-    """Run a block of Python; an error shows its line in the page."""
-    for code, line in ((block.before, block.line), (block.code, block.line)):
-        exec(compile("\n" * (line - 1) + code, str(path), "exec"), names)
+def run_python(path: Path, line: int, code: str, names: dict[str, Any]) -> None:
+    """Run lines of Python; an error shows the line of their block in the page."""
+    exec(compile("\n" * (line - 1) + code, str(path), "exec"), names)
 
 
 def run_commands(path: Path, block: Block) -> None:
