@@ -307,7 +307,32 @@ class Result:
         counts += f", {len(self.failed)} fail: {'; '.join(self.failed[:3])}" if self.failed else ""
         counts += f", {self.skipped} skipped" if self.skipped else ""
         missing = [f"not measured: {'; '.join(self.missing)}"] if self.missing else []
-        return ". ".join([*self.figures, *self.short, counts, *missing])
+        return ". ".join([*together(self.figures), *self.short, counts, *missing])
+
+
+_HUNT = r"(.*?)(\d+) fine, (\d+) typed errors?, (\d+) escapes; slowest ([\d.]+) s of CPU, "
+_HUNT += r"memory \+ (\d+) MiB"
+_STARTS = r"(.*?)(\d+) runs, (\d+) hangs"
+
+
+def together(figures: Sequence[str]) -> list[str]:
+    """Figures as a reader wants them: hunts as one with their largest costs, starts as one."""
+    hunts = [match.groups() for text in figures if (match := re.fullmatch(_HUNT, text))]
+    starts = [match.groups() for text in figures if (match := re.fullmatch(_STARTS, text))]
+    told = []
+    if hunts:
+        size = "smoke: " if any("smoke" in hunt[0] for hunt in hunts) else ""
+        inputs = sum(int(number) for hunt in hunts for number in hunt[1:4])
+        escapes = sum(int(hunt[3]) for hunt in hunts)
+        slowest, memory = max(float(hunt[4]) for hunt in hunts), max(int(h[5]) for h in hunts)
+        told.append(
+            f"{size}{inputs:,} inputs, {escapes} escapes; {slowest} s, {memory} MiB at most"
+        )
+    if starts:
+        runs, hangs = (sum(int(start[number]) for start in starts) for number in (1, 2))
+        told.append(f"{runs} starts, {hangs} hangs")
+    pattern = f"{_HUNT}|{_STARTS}"
+    return told + [text for text in figures if not re.fullmatch(pattern, text)]
 
 
 def exists(test: str) -> bool:
