@@ -12,7 +12,9 @@ described again.
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -33,6 +35,8 @@ _KEYS: Final = frozenset(
     }
 )
 _PAGE: Final = 500
+# Series whose metadata are in memory at once.
+_SERIES_AHEAD: Final = 4
 _MOST_SERIES: Final = 1_000_000
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _AVAILABLE_SYNTAX: Final = "00083002"
@@ -77,11 +81,17 @@ def add_services(roots: Sequence[str], limits: ReadLimits, found: Walk) -> None:
     StorageError
         The series of a root cannot be listed.
     """
+    places = [_place(root, *uids) for root in roots for uids in dict.fromkeys(_series_of(root))]
     seen: set[str] = set()
-    for root in roots:
-        series = list(dict.fromkeys(_series_of(root)))
-        for study_uid, series_uid in series:
-            _add_series(_place(root, study_uid, series_uid), limits, found, seen)
+    # Metadata of a few series come while those of others are described.
+    with ThreadPoolExecutor(_SERIES_AHEAD) as threads:
+        asked: deque[tuple[str, Future[list[Any]]]] = deque()
+        for place in dict.fromkeys(places):
+            asked.append((place, threads.submit(_metadata, place, limits)))
+            if len(asked) >= _SERIES_AHEAD:
+                _add_series(*asked.popleft(), limits, found, seen)
+        while asked:
+            _add_series(*asked.popleft(), limits, found, seen)
 
 
 def _place(root: str, study_uid: str, series_uid: str) -> str:
@@ -165,10 +175,12 @@ def _uids(series: Iterator[Mapping[str, Any]], study_uid: str) -> Iterator[tuple
 # --- instances ------------------------------------------------------------------------------------
 
 
-def _add_series(place: str, limits: ReadLimits, found: Walk, seen: set[str]) -> None:
+def _add_series(
+    place: str, asked: "Future[list[Any]]", limits: ReadLimits, found: Walk, seen: set[str]
+) -> None:
     """Add the instances of a series; a series that cannot be read is a problem."""
     try:
-        items = _metadata(place, limits)
+        items = asked.result()
     except OSError as error:
         found.refuse(os.fsencode(place), "unreadable", f"cannot be listed: {error.strerror}")
         return

@@ -5,10 +5,12 @@ import contextlib
 import gzip
 import pickle
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from network_servers import make_certificates
 from web_server import Answer, Asked, as_json, multipart, serving
 
 from dicomdl.errors import StorageError, UsageError
@@ -222,6 +224,19 @@ def test_a_file_of_credentials_that_others_can_read_or_that_is_malformed_is_refu
     with pytest.raises(UsageError, match="control characters") as caught:
         login_of("https://host")
     assert "s3cret" not in str(caught.value)
+
+
+def test_certificates_are_verified_and_an_issuer_of_ones_own_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificates = make_certificates(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.server, certificates.server_key)
+    with serving(lambda *_: as_json([]), tls) as server:
+        with pytest.raises(WebError, match="not trusted"):
+            Session(server.url).json("/studies")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+        assert Session(server.url).json("/studies") == []
 
 
 def test_addresses_with_passwords_or_without_host_are_refused() -> None:
