@@ -77,6 +77,20 @@ def dicomdl_scan(folder: Path, scratch: Path) -> Task:
     return task
 
 
+def without_compiled_walk(task: Task) -> Task:
+    """The same task, with the walk in Python."""
+    from dicomdl.headers import many
+
+    def pure() -> object:
+        usual, many.CAN_READ = many.CAN_READ, False  # type: ignore[misc]
+        try:
+            return task()
+        finally:
+            many.CAN_READ = usual  # type: ignore[misc]
+
+    return pure
+
+
 def dicomdl_headers(paths: Sequence[str]) -> Task:
     """Read headers into Arrow tables with all columns, as a worker process does.
 
@@ -184,6 +198,12 @@ def main() -> None:
                 Contender(
                     "dicomdl.scan, index written",
                     lambda: dicomdl_scan(folder, scratch),
+                    "all columns",
+                    all_files,
+                ),
+                Contender(
+                    "dicomdl.scan, walk in Python",
+                    lambda: without_compiled_walk(dicomdl_scan(folder, scratch)),
                     "all columns",
                     all_files,
                 ),
