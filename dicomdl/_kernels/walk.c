@@ -3,9 +3,10 @@
  *
  * The rule: a file is taken only if each of its elements is ordinary. Whatever is odd about a file
  * leaves it to the walk in Python (headers/_elements.py), which knows every case and reports
- * defects. Ordinary is: a preamble of zeros, one transfer syntax of two (little endian, explicit or
- * implicit), known VRs, sound sequences, no value of more than 65,534 bytes where one is wanted,
- * pixel data of a defined length behind the first 256 KiB at most.
+ * defects. Ordinary is: a preamble of zeros, one transfer syntax (little endian, explicit or
+ * implicit, or a compressed one), known VRs, sound sequences, no value of more than 65,534 bytes
+ * where one is wanted, pixel data behind the first 256 KiB at most: of a defined length, or one
+ * fragment.
  *
  * Values are stored once per slot: a row of a file has the number of its value in each slot. Slices
  * of a series repeat most values, so that Python converts each of them once. */
@@ -84,7 +85,8 @@ typedef struct {
 typedef struct {
     Field *fields;
     uint64_t pixels_at;
-    uint32_t pixels_length;
+    uint64_t pixels_length;
+    int is_encapsulated;
     Block blocks[MOST_BLOCKS];
     size_t block_count;
 } Row;
@@ -320,13 +322,24 @@ walk_meta(const Plan *plan, const uint8_t *bytes, uint64_t count, uint64_t *posi
     return has_syntax ? MINE : NOT_MINE;
 }
 
-/* 1 for explicit, 0 for implicit VRs, both in little endian and with native pixels; -1 for another
- * transfer syntax. */
+/* Whether a transfer syntax begins as those of compressed frames do. */
+static int
+is_compressed(const uint8_t *uid, size_t length)
+{
+    static const char coded[] = "1.2.840.10008.1.2.4.", rle[] = "1.2.840.10008.1.2.5";
+    return (length >= sizeof coded - 1 && memcmp(uid, coded, sizeof coded - 1) == 0)
+        || (length >= sizeof rle - 1 && memcmp(uid, rle, sizeof rle - 1) == 0);
+}
+
+/* 1 for explicit, 0 for implicit VRs, both in little endian; -1 for another transfer syntax. */
 static int
 coding_of(const uint8_t *uid, size_t length)
 {
     static const char explicit_little[] = "1.2.840.10008.1.2.1";
     const size_t longest = sizeof explicit_little - 1;
+    if (is_compressed(uid, length)) {
+        return 1;
+    }
     if (length && (uid[length - 1] == 0 || uid[length - 1] == ' ')) {
         length--;
     }
@@ -362,7 +375,8 @@ walk_data_set(const Plan *plan, const uint8_t *bytes, uint64_t count, uint64_t a
         if (tag == PIXEL_DATA) {
             row->pixels_at = value;
             row->pixels_length = length;
-            return length == UNDEFINED ? NOT_MINE : MINE;
+            row->is_encapsulated = is_compressed(bytes + syntax->at, syntax->length);
+            return (length == UNDEFINED) == row->is_encapsulated ? MINE : NOT_MINE;
         }
         int32_t slot = slot_of(plan, row, tag);
         uint64_t value_end = end;
@@ -608,8 +622,9 @@ free_store(Store *store)
 
 /* --- files ------------------------------------------------------------------------------------- */
 
-/* Numbers per file: its size, modification and change time in ns, inode, and the pixel data. */
-#define STATE_NUMBERS 6
+/* Numbers per file: its size, modification and change time in ns, inode, place and length of the
+ * pixel data, and whether these are encapsulated. */
+#define STATE_NUMBERS 7
 
 typedef struct {
     int32_t *places;
@@ -642,6 +657,7 @@ state_of(const struct stat *status, const Row *row, int64_t *state)
     state[3] = (int64_t)((uint64_t)status->st_ino & INT64_MAX);
     state[4] = (int64_t)row->pixels_at;
     state[5] = (int64_t)row->pixels_length;
+    state[6] = row->is_encapsulated;
     return 1;
 }
 
@@ -649,6 +665,41 @@ static uint64_t
 least(uint64_t one, uint64_t other)
 {
     return one < other ? one : other;
+}
+
+/* Read the header of an item at `at`; its length, or -1 for anything else. */
+static int64_t
+item_at(int descriptor, uint64_t at, uint32_t tag)
+{
+    uint8_t head[8];
+    if (pread(descriptor, head, sizeof head, (off_t)at) != (ssize_t)sizeof head
+        || long_at(head) != tag) {
+        return -1;
+    }
+    return (int64_t)long_at(head + 4);
+}
+
+/* Find the only fragment of encapsulated pixel data (PS3.5 A.4): a table of one offset at most, the
+ * fragment, and the delimiter that ends the file. */
+static enum outcome
+locate_fragment(int descriptor, uint64_t size, Row *row)
+{
+    int64_t table = item_at(descriptor, row->pixels_at, ITEM);
+    if (table < 0 || table >= 8) {
+        return NOT_MINE;
+    }
+    uint64_t start = row->pixels_at + 8 + (uint64_t)table;
+    int64_t length = item_at(descriptor, start, ITEM);
+    if (length < 0) {
+        return NOT_MINE;
+    }
+    uint64_t end = start + 8 + (uint64_t)length;
+    if ((end + 8 != size && end + 9 != size) || item_at(descriptor, end, SEQUENCE_END) < 0) {
+        return NOT_MINE;
+    }
+    row->pixels_at = start;
+    row->pixels_length = end - start;
+    return MINE;
 }
 
 /* Read and walk one open file. `*first` bytes are read at first; it grows to what files need. */
@@ -671,13 +722,16 @@ read_open(const Plan *plan, int descriptor, uint8_t *buffer, uint64_t *first, Ro
         walked = walk(plan, buffer, count, row);
         wanted = least(least(count * 4, MOST_BYTES), size);
     }
-    if (walked != MINE || !is_ordinary(plan, buffer, row) || !state_of(&status, row, state)) {
+    if (walked != MINE || !is_ordinary(plan, buffer, row)) {
         return NOT_MINE;
     }
     while (*first < row->pixels_at) {
         *first *= 2;
     }
-    return MINE;
+    if (row->is_encapsulated && locate_fragment(descriptor, size, row) != MINE) {
+        return NOT_MINE;
+    }
+    return state_of(&status, row, state) ? MINE : NOT_MINE;
 }
 
 /* Read the files; return -1 without memory. */

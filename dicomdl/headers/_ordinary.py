@@ -1,10 +1,10 @@
 """Ordinary files, read many at a time by the compiled walk: their columns without rows of bytes.
 
-The rule: a file is ordinary if the reader would only walk it. It has one native frame that ends
-with the file, ASCII text, all its identifiers, and nothing that calls for a second look: no
-functional groups, vectors, mosaics, annotations or private items. The compiled walk takes the files
-whose elements are ordinary (`_kernels/walk.c`), and this module those whose values are. The reader
-reads all others, and would give the same columns for these.
+The rule: a file is ordinary if the reader would only walk it. It has one frame that ends with the
+file, native or in one fragment, ASCII text, all its identifiers, and nothing that calls for a
+second look: no functional groups, vectors, mosaics, annotations or private items. The compiled walk
+takes the files whose elements are ordinary (`_kernels/walk.c`), and this module those whose values
+are. The reader reads all others, and would give the same columns for these.
 """
 
 import os
@@ -34,7 +34,7 @@ from dicomdl.headers.columns import (
     limited,
 )
 from dicomdl.headers.limits import ReadLimits
-from dicomdl.headers.uids import NM_IMAGE, is_uid
+from dicomdl.headers.uids import NATIVE, NM_IMAGE, TRANSFER_SYNTAXES, is_uid
 from dicomdl.storage.sources import Source
 from dicomdl.storage.system import OPEN_FLAGS
 
@@ -45,6 +45,8 @@ _ABSENT: Final = 4
 _PRESENCE: Final = 8
 # The compiled walk reads 256 KiB of a file at most, which is far below limits of this size.
 _LEAST_LIMIT: Final = 2**20
+# In place of the bytes of a frame: its length is that of its fragment.
+_CODED: Final = -1
 # Of a chunk after one with few ordinary files, so many are tried first.
 _TRIAL: Final = 32
 _LEAST_SHARE: Final = 1 / 8
@@ -52,7 +54,7 @@ _LEAST_SHARE: Final = 1 / 8
 # Slots, their creators and rules, and the slot of the transfer syntax, as the compiled walk takes
 # them: raw tags and slots as pairs of 32-bit numbers; creators as (group, name, pairs).
 Plan: TypeAlias = tuple[bytes, tuple[tuple[int, bytes, bytes], ...], bytes, int]
-# What the compiled walk found: places among the paths (int32), six numbers per file (int64), the
+# What the compiled walk found: places among the paths (int32), seven numbers per file (int64), the
 # number of the value per file and slot (int32), the values per slot, the bytes of a first read.
 _Heads: TypeAlias = tuple[bytes, bytes, bytes, list[list[bytes]], int]
 
@@ -133,11 +135,12 @@ class OrdinaryFiles:
         sizes, offsets, lengths = numbers[:, 0], numbers[:, 4], numbers[:, 5]
         needed = _frame_bytes(self._schema, codes, values)
         # The frame, and a byte that makes the length even, end with the file.
-        is_plain = (
-            (needed > 1)
-            & ((lengths == needed) | (lengths == needed + 1))
-            & (offsets + lengths == sizes)
-        )
+        is_native = (lengths == needed) | (lengths == needed + 1)
+        is_native &= (needed > 1) & (offsets + lengths == sizes)
+        # The compiled walk has found the end of a fragment.
+        is_fragment = (needed == _CODED) & (numbers[:, 6] == 1)
+        is_plain = is_native | is_fragment
+        needed = np.where(is_fragment, lengths, needed)
         if not is_plain.all():
             places, needed = places[is_plain], needed[is_plain]
             numbers, codes = numbers[is_plain], codes[is_plain]
@@ -237,6 +240,7 @@ def _deciding(schema: Schema) -> list[int]:
     at = schema.at
     return [
         *range(schema.pixel_format.start, schema.pixel_format.stop),
+        at.transfer_syntax_uid,
         at.sop_class_uid,
         at.image_type,
         at.sequence_name,
@@ -249,7 +253,10 @@ def _deciding(schema: Schema) -> list[int]:
 
 
 def _frame_bytes_of(schema: Schema, row: dict[int, bytes]) -> int:
-    """Return the bytes of the frame of a file with some values; 0 if these are not ordinary."""
+    """Return the bytes of the frame of a file with some values; 0 if these are not ordinary.
+
+    Of a compressed frame `_CODED`.
+    """
     at = schema.at
     sop_class = as_text(row[at.sop_class_uid])
     if not is_uid(sop_class) or sop_class == NM_IMAGE or kind_of(sop_class):
@@ -262,15 +269,15 @@ def _frame_bytes_of(schema: Schema, row: dict[int, bytes]) -> int:
     if len(b"".join(raws)) > LONGEST_CACHED:
         return 0
     layout = pixel_layout(raws)
-    if (
-        isinstance(layout, HeaderError)
-        or layout.frames != 1
-        or layout.flags
-        or layout.frame_bits != layout.whole_bits
-        or layout.frame_bits % 8
-    ):
+    if isinstance(layout, HeaderError) or layout.frames != 1 or layout.flags:
         return 0
-    return layout.frame_bits // 8
+    syntax = TRANSFER_SYNTAXES.get(as_text(row[at.transfer_syntax_uid]))
+    if syntax is None or syntax.family in ("video", "jpip"):
+        return 0
+    if syntax.encapsulated:
+        return _CODED
+    is_whole = layout.frame_bits == layout.whole_bits and layout.frame_bits % 8 == 0
+    return layout.frame_bits // 8 if is_whole and syntax.uid in NATIVE else 0
 
 
 def _may_be_mosaic(row: dict[int, bytes], schema: Schema) -> bool:

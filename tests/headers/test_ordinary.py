@@ -59,7 +59,12 @@ def compared(
     return taken
 
 
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+COMPRESSED = "1.2.840.10008.1.2.4.70"
+
+
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", COMPRESSED, "1.2.840.10008.1.2.5"]
+)
 def test_all_slices_of_a_series_are_ordinary(
     tmp_path: Path, syntax: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +160,40 @@ def test_a_changed_file_is_read_the_same_both_ways(
     change, is_ordinary = CHANGES[name]
     paths = phantoms.write_series(tmp_path, shape=(3, 5, 7))
     paths[1].write_bytes(change(paths[1].read_bytes()))
+    assert compared(paths, monkeypatch) == ([0, 1, 2] if is_ordinary else [0, 2])
+
+
+END = element(SEQUENCE_END, b"")
+FRAGMENT = element(ITEM, b"", bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_ordinary"),
+    [
+        (lambda raw: raw, True),
+        (lambda raw: raw + b"\0", True),
+        (lambda raw: raw + bytes(9), False),
+        (lambda raw: raw[:-8], False),
+        (lambda raw: raw[:-30], False),
+        (lambda raw: raw[:-8] + FRAGMENT + END, False),
+        (lambda raw: raw.replace(b"\xfe\xff\0\xe0\0\0\0\0", element(ITEM, b"", bytes(4))), True),
+        (lambda raw: raw.replace(b"\xfe\xff\0\xe0\0\0\0\0", element(ITEM, b"", bytes(8))), False),
+        (lambda raw: raw.replace(b"\xfe\xff\0\xe0\0\0\0\0", END), False),
+    ],
+)
+def test_only_a_whole_fragment_at_the_end_is_ordinary(
+    change: Callable[[bytes], bytes],
+    is_ordinary: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = phantoms.write_series(tmp_path, shape=(3, 5, 7), transfer_syntax=COMPRESSED)
+    # Without an offset in its table, whatever wrote the file.
+    raw = paths[1].read_bytes()
+    at = raw.index(b"\xe0\x7f\x10\0OB") + 12
+    length = 8 + int.from_bytes(raw[at + 4 : at + 8], "little")
+    plain = raw[:at] + element(ITEM, b"") + raw[at + length :]
+    paths[1].write_bytes(change(plain))
     assert compared(paths, monkeypatch) == ([0, 1, 2] if is_ordinary else [0, 2])
 
 
