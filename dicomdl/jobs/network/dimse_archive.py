@@ -15,6 +15,7 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 
 from dicomdl.errors import PeerFailure, UsageError
+from dicomdl.headers.uids import EXPLICIT_LITTLE
 from dicomdl.jobs.fetch_ledger import SeriesFound
 from dicomdl.jobs.network.archive import Take, Wanted
 from dicomdl.jobs.network.associations import (
@@ -164,23 +165,31 @@ class DimseArchive:
                 by_class.setdefault(sop_class, []).append(uid)
         for sop_class, uids in by_class.items():
             keys = [{**_of(found), "SOPInstanceUID": "\\".join(part)} for part in _portions(uids)]
-            yield self._contexts([sop_class]), [_identifier("IMAGE", each) for each in keys]
+            proposed = [sop_class] if sop_class else classes or self._all_classes()
+            yield self._contexts(proposed), [_identifier("IMAGE", each) for each in keys]
 
     def _likely_classes(self, found: SeriesFound) -> list[str]:
         classes = pynetdicom().sop_class
         return [getattr(classes, name) for name in _CLASSES.get(found.modality, ())]
 
+    def _all_classes(self) -> list[str]:
+        """Return the classes of all modalities, where a server names neither."""
+        names = dict.fromkeys(name for each in _CLASSES.values() for name in each)
+        return [getattr(pynetdicom().sop_class, name) for name in names]
+
     def _classes_of(self, found: SeriesFound) -> dict[str, str]:
-        """Return {SOP Instance UID: SOP Class UID} of a series."""
+        """Return {SOP Instance UID: SOP Class UID} of a series; a server may leave these blank."""
         answers = self._find("IMAGE", {**_of(found), "SOPInstanceUID": "", "SOPClassUID": ""})
         return {_text(each, "SOPInstanceUID"): _text(each, "SOPClassUID") for each in answers}
 
     def _contexts(self, classes: Sequence[str]) -> list[Context]:
         """Return a context per SOP class and transfer syntax, one less than there may be."""
         net = pynetdicom()
-        syntaxes = [self.transfer_syntax] if self.transfer_syntax else net.ALL_TRANSFER_SYNTAXES
+        # dcmtk's archive sends what is not compressed in the first one: most of it is stored so.
+        stored = dict.fromkeys((EXPLICIT_LITTLE, *net.ALL_TRANSFER_SYNTAXES))
+        syntaxes = [self.transfer_syntax] if self.transfer_syntax else stored
         pairs = [
-            Context(each, (str(syntax),), receives=True) for each in classes for syntax in syntaxes
+            Context(each, (str(syntax),), receives=True) for syntax in syntaxes for each in classes
         ]
         return pairs[: MOST_CONTEXTS - 1]
 

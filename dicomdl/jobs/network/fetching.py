@@ -214,6 +214,8 @@ class _OneSeries:
         self._state = state or SeriesState(found, self._folder)
         self._here = {uid: size for uid, (_, size) in self._state.files.items()}
         self._listed: tuple[str, ...] = ()
+        # Instances that were here before the present request.
+        self._before = frozenset(self._here)
         self._refused = 0
 
     def fetch(self) -> None:
@@ -241,6 +243,7 @@ class _OneSeries:
     def _ask(self) -> NetworkError | None:
         """Ask once for what is missing; return what went wrong."""
         failure = None
+        self._before = frozenset(self._here)
         try:
             self._archive.retrieve(Wanted(self._found, self._missing()), self._take)
         except NetworkError as error:
@@ -284,6 +287,9 @@ class _OneSeries:
         self._place(data, identity)
 
     def _place(self, data: bytes, identity: Identity) -> None:
+        if identity.instance in self._before:
+            # A series is asked for as a whole where much of it is missing.
+            return
         placed = self._all.placing.put(data, identity)
         is_new = identity.instance not in self._here
         if placed.outcome == "differs":

@@ -315,3 +315,18 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         dicomdl.fetch("https://host/dicom-web", tmp_path / "file", modality="CT")
+
+
+def test_a_series_that_is_asked_for_anew_replaces_and_doubles_nothing(
+    archive: FakeArchive, tmp_path: Path
+) -> None:
+    fetch(archive, tmp_path, series="1.2.826.0")
+    kept, *others = sorted((tmp_path / "1.2.826.9" / "1.2.826.0").iterdir())
+    for path in others:
+        path.unlink()
+    # As another protocol would send it: the same data set behind another preamble.
+    archive.files = [(each, b"\x01" * 128 + data[128:]) for each, data in archive.files]
+    before = kept.read_bytes()
+    again = fetch(archive, tmp_path, series="1.2.826.0")
+    assert again.ok and (again.fetched, again.present) == (4, 1)
+    assert kept.read_bytes() == before and len(bytes_of(tmp_path)) == 5
