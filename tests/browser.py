@@ -6,7 +6,6 @@ skipped where it is not installed.
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -209,6 +208,8 @@ class Browser:
 def _pipe() -> tuple[int, int]:
     """Return the ends of a pipe, above the numbers that the browser expects its own at."""
     pair = os.pipe()
+    import fcntl  # which Windows lacks; the fixture is loaded there, too
+
     high = tuple(fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 10) for each in pair)
     for each in pair:
         os.close(each)

@@ -19,6 +19,7 @@ from dicomdl.storage.handles import MovedPath, Source, state_of
 from dicomdl.storage.paths import RootedPath, UnacceptedPath
 from dicomdl.storage.pieces import Pieces, Window
 from dicomdl.storage.sources import kept_open
+from dicomdl.storage.system import CAN_SHARE
 
 LOOPS = both(pieces.pure_fill_block) or (pieces.pure_fill_block,)
 ROWS, ROW_BYTES, HEAD, FILES = 6, 20, 7, 5
@@ -69,6 +70,7 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+needs_loop = pytest.mark.skipif(not CAN_SHARE, reason="this system reads by handles alone")
 needs_proc = pytest.mark.skipif(
     not os.path.isdir("/proc/self/fd"), reason="this system has no /proc"
 )
@@ -91,6 +93,7 @@ def test_wide_rows_are_read_row_by_row(loop: Any, folder: Path) -> None:
     assert np.array_equal(read(of(paths), 0, 2, window), content[:, 1:3, 9_900:])
 
 
+@needs_loop
 @given(st.data())
 def test_both_loops_fill_the_same_bytes(tmp_path_factory: Any, data: st.DataObject) -> None:
     folder = tmp_path_factory.getbasetemp() / "pieces"
@@ -187,6 +190,7 @@ def test_links_out_of_an_untrusted_root_are_refused(loop: Any, folder: Path) -> 
         read(of(paths, UnacceptedPath), 0, 1, WHOLE)
 
 
+@needs_loop
 @needs_proc
 def test_descriptors_stay_for_the_next_batch_and_see_a_replaced_file(
     loop: Any, folder: Path
@@ -207,6 +211,7 @@ def test_descriptors_stay_for_the_next_batch_and_see_a_replaced_file(
     assert descriptors() == before
 
 
+@needs_loop
 @needs_proc
 def test_the_files_used_last_stay_open_up_to_the_bound(
     loop: Any, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from dicomdl.storage import sources as sources_module
 from dicomdl.storage.cache.disk import DiskCache
 from dicomdl.storage.cache.memory import MemoryCache
 from dicomdl.storage.memory import Share
+from dicomdl.storage.system import CAN_SHARE
 from dicomdl.values import one_pass
 from dicomdl.values.intensity import Intensity
 from dicomdl.values.sampling import stack_sample
@@ -166,6 +167,7 @@ def test_a_block_that_is_not_inside_is_refused(folder: Path, start: Any, stop: A
         StackVoxels(only_stack(folder)).read(start, stop)
 
 
+@pytest.mark.skipif(not CAN_SHARE, reason="this system reads by handles alone")
 def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
