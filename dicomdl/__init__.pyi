@@ -47,6 +47,8 @@ from .jobs.exports.export import export as export
 from .jobs.fingerprint import fingerprint as fingerprint
 from .jobs.network.fetch import fetch as fetch
 from .jobs.network.fetch import find_series as find_series
+from .jobs.network.receiving import receive as receive
+from .jobs.network.sending import send as send
 from .jobs.phi import check_phi as check_phi
 from .jobs.prepare import prepare as prepare
 from .jobs.reading import read_volume as read_volume

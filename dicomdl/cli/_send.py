@@ -2,12 +2,10 @@
 
 import argparse
 import json
-from typing import Any, Final
+from typing import Any
 
 from dicomdl.cli import _peers
 from dicomdl.cli._output import FINE, PROBLEMS, print_text
-
-_WEB: Final = ("http://", "https://", "dicomweb+http://", "dicomweb+https://")
 
 
 def add(commands: Any) -> None:
@@ -62,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
     from dicomdl.jobs.network.commitment import Commitment
     from dicomdl.jobs.network.sending import send
 
-    peer = given.peer if given.peer.startswith(_WEB) else _peers.peer_of(given)
+    peer = _peers.peer_of(given) if given.peer.startswith(("dicom:", "dicom+tls:")) else given.peer
     sent = send(
         peer,
         given.paths,

@@ -281,6 +281,11 @@ def receive(
         A title, port, limit or certificate cannot be used.
     MissingExtra
         pynetdicom is not installed.
+
+    Examples
+    --------
+    >>> import dicomdl
+    >>> counts = dicomdl.receive("incoming", index="incoming.index")  # doctest: +SKIP
     """
     if most_bytes < 1 or each < 1:
         raise UsageError(f"most_bytes={most_bytes}, each={each}: expected numbers of at least 1")

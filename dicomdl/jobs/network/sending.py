@@ -31,13 +31,14 @@ from dicomdl.jobs.network.associations import (
 )
 from dicomdl.jobs.network.commitment import Commitment, ask_to_commit
 from dicomdl.jobs.network.outgoing import Outgoing, Unsent, on_disk, outgoing
-from dicomdl.jobs.network.peers import Peer
+from dicomdl.jobs.network.peers import Peer, parse_peer
 from dicomdl.jobs.network.sent import SendLedger, Sent
 from dicomdl.jobs.network.statuses import SUCCESS, checked, sentence
 from dicomdl.jobs.network.stowing import stow
 
 _TRIES: Final = 4
 _PAUSE_S: Final = 1.0
+_WEB: Final = ("http://", "https://", "dicomweb+http://", "dicomweb+https://")
 
 
 def send(
@@ -54,7 +55,8 @@ def send(
     Parameters
     ----------
     peer
-        The server: a `Peer`, or the URL of a DICOMweb service, ``https://host/dicom-web``.
+        The server: ``dicom://TITLE@host:port`` or ``dicom+tls://...``, the URL of a DICOMweb
+        service (``https://host/dicom-web``), or a `Peer`, which names certificates, too.
     what
         An index with its annotations, a file, a folder, an index folder, or a list of these.
     commit
@@ -75,12 +77,21 @@ def send(
     Raises
     ------
     UsageError
-        A path does not exist, or commitment is asked of a DICOMweb service.
+        A path does not exist, `peer` is no address, or commitment is asked of a DICOMweb service.
     NetworkError
         The server cannot be reached, or rejects the association, before the first file is sent.
     MissingExtra
         A package of ``dicomdl[net]`` is not installed.
+
+    Examples
+    --------
+    >>> import dicomdl
+    >>> sent = dicomdl.send("dicom://PACS@pacs.example:104", "seg.dcm")  # doctest: +SKIP
+    >>> sent.stored, sent.failed  # doctest: +SKIP
+    (1, {})
     """
+    if isinstance(peer, str) and not peer.lower().startswith(_WEB):
+        peer = parse_peer(peer)
     if isinstance(peer, str) and commit:
         raise UsageError("DICOMweb has no storage commitment: ask the server by DIMSE")
     record = SendLedger(None if ledger is None else os.fspath(ledger), str(peer))
