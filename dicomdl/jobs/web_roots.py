@@ -10,6 +10,7 @@ described again.
 """
 
 import errno
+import json
 import os
 import re
 from collections import deque
@@ -37,6 +38,8 @@ _KEYS: Final = frozenset(
 _PAGE: Final = 500
 # Series whose metadata are in memory at once.
 _SERIES_AHEAD: Final = 4
+# Metadata of one series, in multiples of the limit on one header.
+_MOST_SERIES_LIMITS: Final = 4
 _MOST_SERIES: Final = 1_000_000
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _AVAILABLE_SYNTAX: Final = "00083002"
@@ -214,10 +217,16 @@ def _metadata(place: str, limits: ReadLimits) -> list[Any]:
     except WebError as error:
         if error.errno != errno.EFBIG:
             raise
-    uids = [_uid(each, _INSTANCE) for each in _pages(session, f"{path}/instances", ())]
     items: list[Any] = []
-    for uid in uids:
+    left = _MOST_SERIES_LIMITS * limits.header_bytes
+    for each in _pages(session, f"{path}/instances", ()):
+        uid = _uid(each, _INSTANCE)
         items += session.json(f"{path}/instances/{uid}/metadata", most_bytes=limits.header_bytes)
+        left -= len(json.dumps(items[-1:]))
+        if left < 0:
+            raise WebError(
+                errno.EFBIG, "the metadata of the series are too long to be read at once"
+            )
     return items
 
 

@@ -24,6 +24,7 @@ from web_server import Answer, Asked, WebServer, as_json, multipart, serving
 
 import dicomdl
 from dicomdl.errors import DicomdlError, FileChanged, PixelError, StorageError, UsageError
+from dicomdl.jobs import web_roots
 from dicomdl.storage import dicomweb
 from dicomdl.storage._web_login import TOKEN
 from dicomdl.storage.dicomweb import JSON
@@ -195,8 +196,11 @@ class Fake:
             place, _, number = place.partition("/frames/")
             frame = self.frames[place][int(number) - 1]
             return multipart(frame, kind=f"application/octet-stream; transfer-syntax={self.syntax}")
+        first = "offset=0" in asked.query
+        if place.endswith("/instances"):
+            uids = [{"00080018": item["00080018"]} for item in self.items.values()]
+            return as_json(uids if first else [])
         if place.endswith("/series"):
-            first = "offset=0" in asked.query
             names = ("0020000D", "0020000E")
             each = {json.dumps({n: item[n] for n in names}) for item in self.items.values()}
             return as_json([json.loads(text) for text in sorted(each)] if first else [])
@@ -249,6 +253,18 @@ def test_an_update_asks_for_metadata_alone_and_reads_what_changed(
     asked = len(server.log)
     dicomdl.read_frame(frame)
     assert len(server.log) == asked, "the frame that told the syntax was kept"
+
+
+def test_metadata_too_long_for_one_answer_come_by_instance_up_to_a_limit(
+    fake: Fake, server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = max(len(json.dumps(item)) for item in fake.items.values())
+    limits = dicomdl.ReadLimits(header_bytes=longest + 100)
+    assert len(scanned(root_of(server), tmp_path / "index", limits=limits)) == 3
+    assert sum(path.endswith("/metadata") for path in server.paths()) == 4
+    monkeypatch.setattr(web_roots, "_MOST_SERIES_LIMITS", 1)
+    index = scanned(root_of(server), tmp_path / "other", limits=limits)
+    assert "too long to be read at once" in str(index.problems)
 
 
 def test_a_study_a_series_and_a_filter_are_roots(
