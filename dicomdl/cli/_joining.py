@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from dicomdl.errors import UsageError
-from dicomdl.index.index import Index
 
 
 def add(command: Any, purpose: str, targets: str) -> None:
@@ -23,7 +22,7 @@ def add(command: Any, purpose: str, targets: str) -> None:
     command.add_argument("--target", nargs="+", metavar="COLUMN", help=targets)
 
 
-def joined(index: Index, given: argparse.Namespace, lists: Sequence[str] = ()) -> Index:
+def joined(index: Any, given: argparse.Namespace, lists: Sequence[str] = ()) -> Any:
     """Return the index with the columns of the table, if one is given; frames without a row stay.
 
     Raises
