@@ -13,12 +13,12 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     echo = commands.add_parser(
         "echo",
-        help="ask a DICOM server whether it answers (C-ECHO); exit code 1 if not, with the reason",
+        help="ask a server whether it answers (C-ECHO, QIDO-RS); exit code 1 if not, and why",
     )
     echo.add_argument(
         "peer",
         metavar="PEER",
-        help="dicom://TITLE@host:port, or dicom+tls://TITLE@host:port",
+        help="dicom://TITLE@host:port, dicom+tls://TITLE@host:port, or https://host/dicom-web",
     )
     _peers.add_options(echo)
     echo.add_argument("--json", action="store_true", help="print the answer as JSON")

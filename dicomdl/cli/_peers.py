@@ -51,9 +51,9 @@ def tls_of(given: argparse.Namespace) -> Any:
 
 def peer_of(given: argparse.Namespace) -> Any:
     """Return the server that the options and the argument PEER name."""
-    from dicomdl.jobs.network.peers import parse_peer
+    from dicomdl.jobs.network.peers import parse_server
 
-    return parse_peer(given.peer, own_title=given.own_title, tls=tls_of(given))
+    return parse_server(given.peer, own_title=given.own_title, tls=tls_of(given))
 
 
 def timeouts_of(given: argparse.Namespace) -> Any:

@@ -60,9 +60,8 @@ def run(given: argparse.Namespace) -> int:
     from dicomdl.jobs.network.commitment import Commitment
     from dicomdl.jobs.network.sending import send
 
-    peer = _peers.peer_of(given) if given.peer.startswith(("dicom:", "dicom+tls:")) else given.peer
     sent = send(
-        peer,
+        _peers.peer_of(given),
         given.paths,
         commit=Commitment(given.commit_port, given.commit_wait) if given.commit else False,
         ledger=given.ledger,

@@ -105,6 +105,12 @@ def is_web(url: str) -> bool:
     return url[:8].lower() == "dicomweb" and urlsplit(url).scheme in _SCHEMES
 
 
+def is_service(address: str) -> bool:
+    """Whether an address names a DICOMweb service, with "dicomweb+" in front or without."""
+    scheme = urlsplit(address).scheme
+    return scheme in _SCHEMES or scheme in _SCHEMES.values()
+
+
 def plain_url(url: str) -> str:
     """Return the URL behind "dicomweb+", without query and a slash at its end.
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from dicomdl.errors import UsageError
 from dicomdl.headers.uids import TRANSFER_SYNTAXES
@@ -17,21 +16,17 @@ from dicomdl.jobs.network.fetching import Fetched, Fetching, require_folder
 from dicomdl.jobs.network.finding import FoundSeries, found_in, require_some
 from dicomdl.jobs.network.peers import (
     LISTENING_PORT,
-    PLAIN,
     TLS,
-    WITH_TLS,
+    Service,
     checked_port,
-    parse_peer,
+    parse_server,
 )
 from dicomdl.jobs.network.placing import Placing
 from dicomdl.jobs.network.query import Query, query
 from dicomdl.jobs.network.web_archive import WebArchive
 from dicomdl.jobs.scan import scan
-from dicomdl.storage.dicomweb import session_of
 from dicomdl.storage.leases import lease
-from dicomdl.storage.objects import without_secrets
 
-_WEB: Final = ("http", "https", "dicomweb+http", "dicomweb+https")
 _MOST_JOBS: Final = 16
 
 
@@ -237,16 +232,10 @@ def _connector(address: str, access: Access) -> Callable[[], Archive]:
     syntax = access.transfer_syntax
     if syntax and syntax not in TRANSFER_SYNTAXES:
         raise UsageError(f"{syntax!r} is no transfer syntax: name its UID", transfer_syntax=syntax)
-    scheme = urlsplit(address).scheme
-    if scheme in _WEB:
-        # Here, so that an address with credentials is refused before anything is made.
-        session = session_of(address, None if access.tls is None else access.tls.client_context())
+    # Here, so that an address with credentials is refused before anything is made.
+    peer = parse_server(address, own_title=access.own_title, tls=access.tls)
+    if isinstance(peer, Service):
+        session = peer.session()
         return lambda: WebArchive(session, syntax or "*")
-    if scheme not in (PLAIN, WITH_TLS):
-        raise UsageError(
-            f"{without_secrets(address)!r} is no address of an archive: expected "
-            "https://host/dicom-web, dicom://TITLE@host:port or dicom+tls://TITLE@host:port"
-        )
-    peer = parse_peer(address, own_title=access.own_title, tls=access.tls)
     port = checked_port(access.port) if access.method == "move" else None
     return lambda: DimseArchive(peer, access.timeouts, syntax, port)

@@ -1,7 +1,7 @@
 """Who is asked: the address of a DICOM server, its application entity title, and its TLS.
 
-An address is ``dicom://TITLE@host:port``, or ``dicom+tls://...`` for TLS. It holds no secret: the
-passphrase of a key comes from the environment (`credentials`).
+An address is ``dicom://TITLE@host:port``, ``dicom+tls://...`` for TLS, or the URL of a DICOMweb
+service. It holds no secret: the passphrase of a key and logins come from the environment.
 """
 
 import os
@@ -13,6 +13,8 @@ from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from dicomdl.errors import UsageError
+from dicomdl.storage.dicomweb import Session, is_service, plain_url, session_of
+from dicomdl.storage.objects import without_secrets
 
 PLAIN: Final = "dicom"
 WITH_TLS: Final = "dicom+tls"
@@ -123,6 +125,60 @@ class Peer:
         scheme = PLAIN if self.tls is None else WITH_TLS
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{quote(self.title)}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A DICOMweb service.
+
+    Attributes
+    ----------
+    url
+        Its root, such as ``https://host/dicom-web``.
+    tls
+        How the connection is secured; the certificates of the system by default.
+    """
+
+    url: str
+    tls: TLS | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse certificates without TLS, and an address that holds a secret or is none."""
+        if plain_url(self.url).startswith("http:") and self.tls is not None:
+            raise UsageError("certificates are given for a plain connection: name it https://...")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def session(self) -> Session:
+        """Return a session, with the login of the environment.
+
+        Raises
+        ------
+        UsageError
+            A certificate or a login cannot be used.
+        """
+        return session_of(self.url, None if self.tls is None else self.tls.client_context())
+
+
+def parse_server(
+    address: str, *, own_title: str | None = None, tls: TLS | None = None
+) -> Peer | Service:
+    """Return the server of an address, which `parse_peer` or `Service` describes.
+
+    Raises
+    ------
+    UsageError
+        It is no such address, or holds a password, or `tls` does not fit it.
+    """
+    if is_service(address):
+        return Service(address, tls)
+    if urlsplit(address).scheme not in _PORTS:
+        raise UsageError(
+            f"{without_secrets(address)!r} is no address of a server: expected "
+            "https://host/dicom-web, dicom://TITLE@host:port or dicom+tls://TITLE@host:port"
+        )
+    return parse_peer(address, own_title=own_title, tls=tls)
 
 
 def parse_peer(address: str, *, own_title: str | None = None, tls: TLS | None = None) -> Peer:

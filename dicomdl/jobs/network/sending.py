@@ -31,18 +31,17 @@ from dicomdl.jobs.network.associations import (
 )
 from dicomdl.jobs.network.commitment import Commitment, ask_to_commit
 from dicomdl.jobs.network.outgoing import Outgoing, Unsent, on_disk, outgoing
-from dicomdl.jobs.network.peers import Peer, parse_peer
+from dicomdl.jobs.network.peers import Peer, Service, parse_server
 from dicomdl.jobs.network.sent import SendLedger, Sent
 from dicomdl.jobs.network.statuses import SUCCESS, checked, sentence
 from dicomdl.jobs.network.stowing import stow
 
 _TRIES: Final = 4
 _PAUSE_S: Final = 1.0
-_WEB: Final = ("http://", "https://", "dicomweb+http://", "dicomweb+https://")
 
 
 def send(
-    peer: Peer | str,
+    peer: Peer | Service | str,
     what: Index | str | os.PathLike[str] | Iterable[Any],
     *,
     commit: Commitment | bool = False,
@@ -56,7 +55,8 @@ def send(
     ----------
     peer
         The server: ``dicom://TITLE@host:port`` or ``dicom+tls://...``, the URL of a DICOMweb
-        service (``https://host/dicom-web``), or a `Peer`, which names certificates, too.
+        service (``https://host/dicom-web``), or a `Peer` or `Service`, which name certificates,
+        too.
     what
         An index with its annotations, a file, a folder, an index folder, or a list of these.
     commit
@@ -90,20 +90,20 @@ def send(
     >>> sent.stored, sent.failed  # doctest: +SKIP
     (1, {})
     """
-    if isinstance(peer, str) and not peer.lower().startswith(_WEB):
-        peer = parse_peer(peer)
-    if isinstance(peer, str) and commit:
+    if isinstance(peer, str):
+        peer = parse_server(peer)
+    if isinstance(peer, Service) and commit:
         raise UsageError("DICOMweb has no storage commitment: ask the server by DIMSE")
     record = SendLedger(None if ledger is None else os.fspath(ledger), str(peer))
     try:
         items = _to_send(what, record)
         new = [item for item in items if not record.has(item)]
         with progress_bar(total=len(new), unit="file", desc="sending", shown=progress) as bar:
-            if isinstance(peer, str):
-                stow(peer, new, record, bar.update)
+            if isinstance(peer, Service):
+                stow(peer.session(), new, record, bar.update)
             else:
                 _Storing(peer, record, bar.update, timeouts).store(new)
-        if commit and not isinstance(peer, str):
+        if commit and not isinstance(peer, Service):
             how = commit if isinstance(commit, Commitment) else Commitment()
             kept = [item for item in items if item.source.path not in record.sent.failed]
             ask_to_commit(peer, kept, record, how, timeouts)

@@ -9,7 +9,7 @@ from dicomdl.jobs.network.outgoing import Outgoing, on_disk
 from dicomdl.jobs.network.sent import SendLedger
 from dicomdl.jobs.network.statuses import sentence
 from dicomdl.storage import json_texts
-from dicomdl.storage.dicomweb import Session, WebError, session_of
+from dicomdl.storage.dicomweb import Session, WebError
 from dicomdl.storage.sources import Source, opened
 
 # Files and bytes of one request, unless a file alone has more.
@@ -21,14 +21,17 @@ _INSTANCE, _WARNING, _REASON = "00081155", "00081196", "00081197"
 
 
 def stow(
-    url: str, items: Sequence[Outgoing], record: SendLedger, tick: Callable[[int], object]
+    session: Session,
+    items: Sequence[Outgoing],
+    record: SendLedger,
+    tick: Callable[[int], object],
 ) -> None:
     """Send files to a DICOMweb service.
 
     Parameters
     ----------
-    url
-        The root of the service, such as ``https://host/dicom-web``.
+    session
+        A session of the service.
     items
         The files.
     record
@@ -41,7 +44,6 @@ def stow(
     NetworkError
         The service refuses the first request as a whole.
     """
-    session = session_of(url)
     is_first = True
     for part in _parts(_readable(items, record, tick)):
         try:

@@ -1,6 +1,7 @@
 """Associations with dcmtk and Orthanc, and what goes wrong, in sentences; `dicomdl echo`."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from network_servers import (
     storescp,
     with_tls,
 )
+from web_server import Answer, as_json, serving
 
 pytest.importorskip("pynetdicom")
 
@@ -25,7 +27,7 @@ from dicomdl.cli.main import main
 from dicomdl.errors import AssociationRejected, NetworkError, PeerFailure
 from dicomdl.jobs.network.associations import Context, Timeouts, associated, portions
 from dicomdl.jobs.network.echoing import echo
-from dicomdl.jobs.network.peers import TLS, parse_peer
+from dicomdl.jobs.network.peers import TLS, Service, parse_peer
 
 QUICK = Timeouts(connect_s=5.0, answer_s=1.0)
 
@@ -54,6 +56,7 @@ def test_orthanc_and_dcmtk_answer(tmp_path: Path, archive: int) -> None:
     assert answer.implementation.startswith("OFFIS_DCMTK")
     with orthanc(tmp_path / "orthanc") as server:
         assert echo(parse_peer(server.address)).answer_ms > 0
+        assert echo(Service(server.web)).answer_ms > 0
 
 
 def test_a_wrong_title_is_named_with_the_numbers_of_the_rejection(archive: int) -> None:
@@ -175,3 +178,20 @@ def test_the_command_echo_says_what_is_wrong_and_ends_with_1(
     told = json.loads(capsys.readouterr().out)
     assert not told["answers"] and "reason 7" in told["error"]
     assert main(["echo", f"QR@127.0.0.1:{archive}"]) == 2
+
+
+def test_a_dicomweb_service_is_asked_for_one_study_under_the_given_certificates(
+    certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.server, certificates.server_key)
+    with serving(lambda *_: as_json([]), tls) as server:
+        assert main(["echo", server.url]) == 1
+        assert "not trusted" in capsys.readouterr().err
+        assert main(["echo", server.url, "--tls-ca", str(certificates.ca)]) == 0
+        assert capsys.readouterr().out.startswith(f"{server.url} answers")
+        assert (server.log[-1].path.endswith("/studies"), server.log[-1].query) == (True, "limit=1")
+    with serving(lambda *_: Answer(401)) as server:
+        assert main(["echo", server.url, "--json"]) == 1
+        told = json.loads(capsys.readouterr().out)
+        assert not told["answers"] and "DICOMDL_DICOMWEB" in told["error"]

@@ -308,7 +308,7 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         dicomdl.fetch("https://host/dicom-web", tmp_path)
     with pytest.raises(UsageError, match="name is no condition"):
         dicomdl.find_series("https://host/dicom-web", name="X")
-    with pytest.raises(UsageError, match="no address of an archive"):
+    with pytest.raises(UsageError, match="no address of a server"):
         dicomdl.find_series("ftp://host", modality="CT")
     with pytest.raises(UsageError, match="jobs is 1 to 16"):
         dicomdl.fetch("https://host/dicom-web", tmp_path, jobs=0, modality="CT")

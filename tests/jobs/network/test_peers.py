@@ -7,7 +7,14 @@ import pytest
 from network_servers import make_certificates
 
 from dicomdl.errors import UsageError
-from dicomdl.jobs.network.peers import TLS, Peer, checked_title, parse_peer
+from dicomdl.jobs.network.peers import (
+    TLS,
+    Peer,
+    Service,
+    checked_title,
+    parse_peer,
+    parse_server,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,6 @@ def test_the_own_title_comes_from_the_environment_unless_it_is_given(
     assert checked_title(" PADDED ") == "PADDED"
 
 
-def test_certificates_for_a_plain_connection_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"dicom\+tls"):
-        parse_peer("dicom://PACS@host", tls=TLS(ca_file="ca.pem"))
-
-
 def test_certificates_are_verified_unless_it_is_said_otherwise(tmp_path: Path) -> None:
     made = make_certificates(tmp_path)
     context = TLS(str(made.ca), str(made.client), str(made.client_key)).client_context()
@@ -99,3 +101,32 @@ def test_an_encrypted_key_takes_its_passphrase_from_the_environment(
     monkeypatch.setenv("DICOMDL_TLS_PASSPHRASE", "hunter2")
     assert tls.client_context()
     assert "hunter2" not in repr(tls)
+
+
+def test_a_server_is_one_of_dimse_or_a_dicomweb_service_by_its_address() -> None:
+    tls = TLS("ca.pem")
+    assert parse_server("dicom://PACS@host") == Peer("host", 104, "PACS")
+    assert parse_server("https://host/dicom-web", tls=tls) == Service("https://host/dicom-web", tls)
+    assert str(parse_server("dicomweb+http://host/web")) == "dicomweb+http://host/web"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ftp://host/web", "no address of a server"),
+        ("PACS@host:104", "no address of a server"),
+        ("https://", "no address of a DICOMweb server"),
+        ("https://me:hunter2@host/web", "password"),
+        ("ftp://me:hunter2@host/web", "no address"),
+    ],
+)
+def test_an_address_of_no_server_is_refused_without_its_password(address: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        parse_server(address)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_certificates_for_a_plain_connection_are_refused() -> None:
+    for address in ("http://host/web", "dicomweb+http://host/web", "dicom://PACS@host"):
+        with pytest.raises(UsageError, match="plain connection"):
+            parse_server(address, tls=TLS())
