@@ -137,7 +137,7 @@ def query(
     if found == Query():
         raise UsageError(
             "no condition is given: name a patient, study, series, accession number, modality, "
-            "description or dates. The whole archive is asked for by dates='19000101-'"
+            "description or dates. A description of '*' is that of every series"
         )
     return found
 

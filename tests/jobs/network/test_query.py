@@ -47,6 +47,15 @@ def test_an_answer_of_an_archive_that_ignores_a_key_is_not_what_was_asked_for() 
         assert not asked.has_study(answer | other)
 
 
+def test_the_description_that_the_message_names_is_that_of_every_series() -> None:
+    with pytest.raises(UsageError, match=r"'\*' is that of every series"):
+        query()
+    every = query(description="*")
+    assert [set(keys.values()) for keys in every.questions()] == [{""}]
+    assert every.has_study({"StudyInstanceUID": "1.2"})  # without a date
+    assert every.has_series(SeriesFound("1.2", "1.3", "", "", -1))
+
+
 def test_a_description_is_text_or_a_pattern_in_any_case_with_brackets_as_they_are() -> None:
     for fits in ("*thorax*", "CT Thorax [1mm]", "ct thorax ?1mm?"):
         assert query(description=fits).has_series(CT)
