@@ -52,10 +52,15 @@ def joined(index: Index, slices: Sequence[int] = (1, 3, 4)) -> Index:
 
 
 @pytest.fixture(scope="module")
-def index(new_folder: NewFolder) -> Index:
+def unmarked(new_folder: NewFolder) -> Index:
     folder = new_folder()
     write_series(folder, shape=SHAPE, spacing=(4, 1, 1), stored=bright(), bits_stored=16)
-    return joined(index_of(folder))
+    return index_of(folder)
+
+
+@pytest.fixture(scope="module")
+def index(unmarked: Index) -> Index:
+    return joined(unmarked)
 
 
 def boxes_of(mask: np.ndarray, axes: int) -> list[list[int]]:
@@ -302,10 +307,16 @@ def test_labels_are_numbers_of_the_sorted_classes(index: Index) -> None:
 
 @pytest.mark.parametrize("method", [None, "fork", "spawn"])
 def test_samples_are_the_same_in_workers_and_batches_hold_lists(
-    index: Index, method: str | None
+    unmarked: Index, method: str | None
 ) -> None:
+    # Joined here: a started process looks for the join in the cache folder of this test.
     patches = PatchDataset(
-        index, (2, 20, 20), sampler="grid", boxes=BOXES, points=POINTS, intensity="modality"
+        joined(unmarked),
+        (2, 20, 20),
+        sampler="grid",
+        boxes=BOXES,
+        points=POINTS,
+        intensity="modality",
     )
     assert len(pickle.dumps(patches)) < 20_000
     for collate in (None, dicomdl.collate):
