@@ -5,7 +5,7 @@ data whose bytes could stay in the file.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from dicomdl.errors import HeaderError
@@ -26,6 +26,8 @@ from dicomdl.storage.sources import Source, read_range
 MAX_DATA_SET_BYTES: Final = 512 * 2**20
 SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _META_BYTES: Final = 1 << 16
+# Elements before the UIDs of study and series, unless one of them is long.
+_LEADING_BYTES: Final = 1 << 16
 
 
 class Value(NamedTuple):
@@ -121,6 +123,35 @@ def read_data_set(source: Source) -> Item:
         window = Window.on(whole)
     syntax, _ = syntax_of(window, position, name)
     return Item(whole[position:], syntax)
+
+
+def leading_texts(data: bytes, tags: Collection[int]) -> dict[int, str]:
+    """Return the texts of wanted elements of a file in memory, by tag.
+
+    Elements are in the order of their tags (PS3.5 7.1), so nothing behind the last wanted tag is
+    looked at. Elements that are absent, out of order or in a deflated data set are left out.
+
+    Raises
+    ------
+    HeaderError
+        The file is not DICOM, or is damaged before the last wanted tag.
+    """
+    start = first_element(data[:_META_BYTES])
+    if start is None:
+        raise HeaderError("this is not a DICOM file", reason="not_dicom")
+    window = Window.on(data)
+    raw_syntax, position = walk_meta(window, start, None, -1)
+    name = as_text(raw_syntax)
+    if name == DEFLATED:
+        return {}
+    syntax, _ = syntax_of(window, position, name)
+    found, last = dict[int, str](), max(tags)
+    for tag, _, value in iterate(data[position : position + _LEADING_BYTES], syntax):
+        if tag > last:
+            break
+        if tag in tags:
+            found[tag] = as_text(value)
+    return found
 
 
 def read_file_meta(source: Source) -> tuple[Item, int]:

@@ -13,12 +13,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import xxhash
 
 from dicomdl.errors import HeaderError, StorageError
+from dicomdl.headers.data_set import leading_texts
 from dicomdl.headers.parsed import parsed_header
 from dicomdl.storage import publishing as storage
 from dicomdl.storage.given import GivenBytes
@@ -70,8 +71,17 @@ def identity_of(data: bytes) -> Identity:
     HeaderError
         The data set cannot be read.
     """
+    tags = (_SOP_CLASS, _STUDY, _SERIES, _SOP_INSTANCE)
+    with contextlib.suppress(HeaderError):
+        found = leading_texts(data, tags)
+        if len(found) == len(tags):
+            return Identity(*(found[tag] for tag in tags))
+    return _parsed_identity(data, tags)
+
+
+def _parsed_identity(data: bytes, tags: Sequence[int]) -> Identity:
+    """Return the UIDs as pydicom reads them, which takes ten times as long."""
     source = Source(GivenBytes(data), len(data), UNKNOWN)
-    tags = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
     try:
         header = parsed_header(source, tags)
         found = {tag: str(header[tag].value or "") for tag in tags if tag in header}
@@ -82,7 +92,7 @@ def identity_of(data: bytes) -> Identity:
         raise HeaderError(
             f"the data set cannot be read: {type(error).__name__}", reason="unreadable"
         ) from None
-    return Identity(*(found.get(tag, "") for tag in (_SOP_CLASS, _STUDY, _SERIES, _SOP_INSTANCE)))
+    return Identity(*(found.get(tag, "") for tag in tags))
 
 
 def path_of(identity: Identity) -> str:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 import dicomdl
@@ -109,6 +110,45 @@ def test_a_scan_sees_no_file_that_is_being_written(tmp_path: Path) -> None:
         (Path(box._scratch) / "7.dcm").write_bytes(CT.read_bytes()[:2000])
         index = dicomdl.scan(tmp_path / "in", tmp_path / "index", progress=False)
         assert len(index) == 0 and len(index.problems) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CT_small.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_bigendian.dcm",
+        "rtplan.dcm",
+        "JPEG2000.dcm",
+        "no_meta.dcm",
+    ],
+)
+def test_the_uids_of_a_file_are_those_that_pydicom_reads(name: str) -> None:
+    path = get_testdata_file(name)
+    header = dcmread(path, force=True, stop_before_pixels=True)
+    assert identity_of(Path(path).read_bytes()) == (
+        header.get("SOPClassUID", ""),
+        header.get("StudyInstanceUID", ""),
+        header.get("SeriesInstanceUID", ""),
+        header.get("SOPInstanceUID", ""),
+    )
+
+
+def test_the_uids_of_a_file_are_found_behind_long_values_and_out_of_order(tmp_path: Path) -> None:
+    header = dcmread(CT)
+    expected = identity_of(CT.read_bytes())
+    header.add_new(0x00104000, "UT", "x" * 100_000)
+    header.save_as(tmp_path / "long.dcm")
+    assert identity_of((tmp_path / "long.dcm").read_bytes()) == expected
+    value = expected.study.encode() + b"\0" * (len(expected.study) % 2)
+    study = b"\x20\0\x0d\0UI" + len(value).to_bytes(2, "little") + value
+    data = CT.read_bytes()
+    first = data.index(b"\x08\0\x05\0CS")
+    assert study in data
+    moved = data.replace(study, b"")
+    assert identity_of(moved[:first] + study + moved[first:]) == expected
+    behind = moved.index(b"\x28\0\x02\0US")
+    assert identity_of(moved[:behind] + study + moved[behind:]) == expected
 
 
 def test_a_deflated_file_is_read_and_a_damaged_one_is_an_error_and_no_file(
