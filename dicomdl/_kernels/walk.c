@@ -811,18 +811,17 @@ fill_plan(Plan *plan, PyObject *tags, PyObject *creators, PyObject *rules, Py_ss
     for (size_t number = 0; number < plan->creator_count; number++) {
         Creator *creator = &plan->creators[number];
         PyObject *item = PyTuple_GetItem(creators, (Py_ssize_t)number);
-        const char *name, *lows;
-        Py_ssize_t name_length, lows_length;
+        PyObject *name, *pairs;
         unsigned int group;
-        if (!item || !PyArg_ParseTuple(item, "Iy#y#", &group, &name, &name_length, &lows,
-                                       &lows_length)) {
+        if (!item || !PyArg_ParseTuple(item, "ISS", &group, &name, &pairs)) {
             return -1;
         }
-        *creator = (Creator){(uint16_t)group, name, (size_t)name_length, lows,
-                             (size_t)lows_length / sizeof(uint32_t[2])};
+        *creator = (Creator){(uint16_t)group, PyBytes_AsString(name), (size_t)PyBytes_Size(name),
+                             PyBytes_AsString(pairs),
+                             (size_t)PyBytes_Size(pairs) / sizeof(uint32_t[2])};
         for (size_t pair = 0; pair < creator->count; pair++) {
             uint32_t entry[2];
-            memcpy(entry, lows + pair * sizeof entry, sizeof entry);
+            memcpy(entry, creator->pairs + pair * sizeof entry, sizeof entry);
             if (entry[1] >= (uint32_t)slots) {
                 PyErr_SetString(PyExc_ValueError, "a slot is beyond those of the plan");
                 return -1;
@@ -862,17 +861,23 @@ values_of(const Store *store, size_t slots)
 }
 
 static PyObject *
+bytes_of(const void *memory, size_t length)
+{
+    return PyBytes_FromStringAndSize(memory, (Py_ssize_t)length);
+}
+
+static PyObject *
 result_of(const Found *found, const Store *store, size_t slots, uint64_t first)
 {
     PyObject *values = values_of(store, slots);
     if (!values) {
         return NULL;
     }
-    return Py_BuildValue(
-        "(y#y#y#NK)", (const char *)found->places, (Py_ssize_t)(found->rows * sizeof(int32_t)),
-        (const char *)found->states,
-        (Py_ssize_t)(found->rows * STATE_NUMBERS * sizeof(int64_t)), (const char *)found->codes,
-        (Py_ssize_t)(found->rows * slots * sizeof(int32_t)), values, (unsigned long long)first);
+    /* An absent object ends in MemoryError, and the others are released. */
+    return Py_BuildValue("(NNNNK)", bytes_of(found->places, found->rows * sizeof(int32_t)),
+                         bytes_of(found->states, found->rows * STATE_NUMBERS * sizeof(int64_t)),
+                         bytes_of(found->codes, found->rows * slots * sizeof(int32_t)), values,
+                         (unsigned long long)first);
 }
 
 /* read_heads(paths, plan, flags, first, seed): `paths` is a tuple of bytes. */
