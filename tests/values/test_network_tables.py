@@ -158,6 +158,8 @@ def test_a_function_of_the_caller_has_no_table() -> None:
 def test_a_patch_by_a_table_is_the_patch_without_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: Any, intensity: Any
 ) -> None:
+    pytest.importorskip("torch")
+
     def padded(dataset: Any, z: int) -> None:
         sign = "SS" if dataset.PixelRepresentation else "US"
         dataset.add_new("PixelPaddingValue", sign, 30)

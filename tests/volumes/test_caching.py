@@ -35,7 +35,7 @@ def written(folder: Path, **options: Any) -> dicomdl.Index:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_and_patches_are_those_without_the_cache(folder: Path, kind: str) -> None:
+def test_values_are_those_without_the_cache(folder: Path, kind: str) -> None:
     index = written(folder, **KINDS[kind])
     cache = DiskCache(folder.parent / "cache", uncompressed=True)
     plain, kept = (StackVoxels(index.stacks[0], cache=each) for each in (None, cache))
@@ -46,6 +46,14 @@ def test_values_and_patches_are_those_without_the_cache(folder: Path, kind: str)
         assert found.array.dtype == expected.array.dtype
         assert (found.padding is None) == (expected.padding is None)
         assert found.padding is None or np.array_equal(found.padding, expected.padding)
+    assert cache.stats().made == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_are_those_without_the_cache(folder: Path, kind: str) -> None:
+    pytest.importorskip("torch")
+    index = written(folder, **KINDS[kind])
+    cache = DiskCache(folder.parent / "cache", uncompressed=True)
     options: dict[str, Any] = {"size": (3, 6, 7), "per_stack": 3, "intensity": (40, 400)}
     without, with_cache = (dicomdl.PatchDataset(index, cache=c, **options) for c in (None, cache))
     for row in range(3):
