@@ -50,7 +50,9 @@ def _codes_of_one(count: int) -> pa.Array:
 def _array(column: Column, kind: pa.DataType, codes: pa.Array) -> pa.Array:
     """Return a column, encoded if it has one value and is of a type that `encoded` encodes."""
     if not isinstance(column, Constant):
-        if pa.types.is_fixed_size_list(kind) and None not in column:
+        # Synthetic indexes give arrays of Arrow, which need no conversion.
+        is_list = isinstance(column, list) and pa.types.is_fixed_size_list(kind)
+        if is_list and None not in column:
             # A third of the time of a conversion row by row.
             flat = np.fromiter(
                 chain.from_iterable(column), np.float64, len(column) * kind.list_size
