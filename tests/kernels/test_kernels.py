@@ -44,3 +44,17 @@ def test_without_a_compiled_function_the_pure_one_is_chosen() -> None:
 
     assert _kernels.compiled_or(pure_nothing_of_this_name) is pure_nothing_of_this_name
     assert _kernels.both(pure_nothing_of_this_name) is None
+
+
+def test_no_format_of_arguments_has_a_number_sign() -> None:
+    """Modules built with the headers of 3.13 call other functions for it than 3.11 expects."""
+    sources = sorted((PACKAGE / "_kernels").glob("*.c"))
+    calls = [
+        call
+        for source in sources
+        for call in re.findall(
+            r"(?:PyArg_Parse\w*|Py_BuildValue)\s*\(.*?;", source.read_text(), re.DOTALL
+        )
+    ]
+    assert len(calls) > 4
+    assert not [call for call in calls if re.search(r'"[^"]*#[^"]*"', call)]
