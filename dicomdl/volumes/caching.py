@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from dicomdl.storage.system import available_cores
 from dicomdl.values.conversion import Conversion
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted, read_converted
+
+_Part = TypeVar("_Part")
 
 
 def is_worth_caching(stack: Stack) -> bool:
@@ -48,32 +50,29 @@ def takes_samples(cache: Cache, dtype: np.dtype[Any]) -> bool:
     return bool(getattr(cache, "uncompressed", False)) and dtype.str in DTYPES
 
 
-class StackSamples:
-    """The samples of a plain stack in a cache.
+class _Kept:
+    """The entry of one stack in a cache, until the cache is bypassed.
 
-    The first process that needs a block reads the whole stack. Files are compared with the scan
-    once per process, when the entry is looked up; later the entry alone is read, whose blocks have
-    checksums.
+    It is bypassed in two cases: a slice is damaged, which must not lose the others; or the cache
+    cannot hold the stack, and every worker would hold its own copy.
     """
 
-    def __init__(self, cache: Cache, stack: Stack, whole: Callable[[], Values]) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._cache: Cache | None = cache
-        self._stack = stack
-        self._whole = whole
         self._entry: Entry | None = None
 
-    def block(self, start: Voxel, stop: Voxel, *, is_owned: bool) -> Values | None:
-        """Return the samples of a block; None if this stack bypasses the cache.
-
-        The cache is bypassed from then on as by a `StackCache`. With `is_owned` they are a new
-        array, else they may be mapped, and are not to be written to.
-        """
+    def read(
+        self,
+        key: Callable[[Cache], Key],
+        make: Callable[[], Arrays],
+        part: Callable[[Entry], _Part],
+    ) -> _Part | None:
+        """Return a part of the entry, which is made if it is absent; None if it is bypassed."""
         if self._cache is None:
             return None
         try:
-            entry = self._entry or self._cache.get(self._key(self._cache), self._made)
-            window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            values = entry.part(*window) if is_owned else entry.steady_part(*window)
+            entry = self._entry or self._cache.get(key(self._cache), make)
+            taken = part(entry)
         except FileChanged:
             raise
         except PixelError:
@@ -83,7 +82,33 @@ class StackSamples:
             self._cache = self._entry = None
         elif not entry.is_held:
             self._entry = entry
-        return values
+        return taken
+
+
+class StackSamples:
+    """The samples of a plain stack in a cache.
+
+    The first process that needs a block reads the whole stack. Files are compared with the scan
+    once per process, when the entry is looked up; later the entry alone is read, whose blocks have
+    checksums.
+    """
+
+    def __init__(self, cache: Cache, stack: Stack, whole: Callable[[], Values]) -> None:
+        self._kept = _Kept(cache)
+        self._stack = stack
+        self._whole = whole
+
+    def block(self, start: Voxel, stop: Voxel, *, is_owned: bool) -> Values | None:
+        """Return the samples of a block; None if this stack bypasses the cache.
+
+        With `is_owned` they are a new array, else they may be mapped, and are not to be written to.
+        """
+        window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+
+        def part(entry: Entry) -> Values:
+            return entry.part(*window) if is_owned else entry.steady_part(*window)
+
+        return self._kept.read(self._key, self._made, part)
 
     def _made(self) -> Arrays:
         return Arrays(self._whole())
@@ -108,35 +133,21 @@ class StackCache:
         conversions: Sequence[Conversion],
         how: Decoding,
     ) -> None:
-        self._cache: Cache | None = cache
+        self._kept = _Kept(cache)
         self._stack = stack
         self._quantity = quantity
         self._conversions = conversions
         self._how = how
-        self._entry: Entry | None = None
 
     def block(self, start: Voxel, stop: Voxel) -> Converted | None:
-        """Return the block from the cache, or None if this stack bypasses the cache.
+        """Return the block from the cache, or None if this stack bypasses the cache."""
+        window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
 
-        The cache is bypassed from then on in two cases: a slice is damaged, which must not lose
-        the others; or the cache cannot hold the stack, and every worker would hold its own copy.
-        """
-        if self._cache is None:
-            return None
-        try:
-            entry = self._entry or self._cache.get(self._key(self._cache.strict), self._whole)
-            window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        def part(entry: Entry) -> Converted:
             values, mask = entry.part(*window), entry.mask_part(*window)
-        except FileChanged:
-            raise
-        except PixelError:
-            self._cache = self._entry = None
-            return None
-        if not entry.is_stored:
-            self._cache = self._entry = None
-        elif not entry.is_held:
-            self._entry = entry
-        return Converted(values, mask if mask is not None and mask.any() else None)
+            return Converted(values, mask if mask is not None and mask.any() else None)
+
+        return self._kept.read(self._key, self._whole, part)
 
     def _whole(self) -> Arrays:
         alone = multiprocessing.parent_process() is None
@@ -145,7 +156,7 @@ class StackCache:
         how = self._how.with_threads(threads)
         return Arrays(*read_converted(self._stack.sources, self._conversions, how=how))
 
-    def _key(self, strict: bool) -> Key:
+    def _key(self, cache: Cache) -> Key:
         """Return the key: files as they are now, and every conversion of their values.
 
         `look_up` raises if a file has changed since the scan.
@@ -167,7 +178,7 @@ class StackCache:
             "conversions": digest.hexdigest(),
             "tiles": repr(tiles),
         }
-        return _stack_key(self._stack, options, strict)
+        return _stack_key(self._stack, options, cache.strict)
 
 
 def _stack_key(stack: Stack, options: Mapping[str, str], strict: bool) -> Key:
