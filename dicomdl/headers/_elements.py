@@ -255,6 +255,13 @@ def _skim_explicit(
     return at, count
 
 
+def skim_explicit(buffer: bytes, at: int, wanted: Wanted) -> tuple[bytes, ...]:
+    """Return the raw values by slot that lie before the first element that is not ordinary."""
+    collected = _Values(wanted)
+    _skim_explicit(buffer, at, collected)
+    return tuple(collected.values)
+
+
 def _skim_implicit(
     buffer: bytes, at: int, collected: _Values, seen: list[Seen] | None = None
 ) -> tuple[int, int]:

@@ -105,10 +105,18 @@ class Ledger:
         """Record a series that the archive has, and the folder of its files."""
         self._journal.add({"event": "found", **found._asdict(), "folder": folder})
 
-    def add_fetched(self, found: SeriesFound, instance: str, path: str, size: int) -> None:
-        """Record a file that lies in the folder."""
-        place = {"series": found.series, "instance": instance, "path": path, "bytes": size}
-        self._journal.add({"event": "fetched", **place})
+    def add_fetched(self, found: SeriesFound, files: Mapping[str, tuple[str, int]]) -> None:
+        """Record files that lie in the folder: {SOP Instance UID: (path below it, bytes)}."""
+        self._journal.add_all(
+            {
+                "event": "fetched",
+                "series": found.series,
+                "instance": uid,
+                "path": path,
+                "bytes": size,
+            }
+            for uid, (path, size) in files.items()
+        )
 
     def add_failed(self, found: SeriesFound, instance: str, why: str) -> None:
         """Record an instance that was promised and did not come; "" for unknown ones."""

@@ -1,6 +1,6 @@
 """Journals: lines of JSON that are only ever added, so that a killed process loses its last line.
 
-A line is written by one call, behind all others. A line that was cut is passed over when the
+Lines are written by one call, behind all others. A line that was cut is passed over when the
 journal is read, and the next one begins anew behind it.
 """
 
@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dicomdl.storage.json_texts import parsed
@@ -39,13 +39,25 @@ class Journal:
         StorageError
             The disk is full, or the file cannot be written.
         """
-        line = b"\n" + json.dumps(dict(entry), separators=(",", ":")).encode() + b"\n"
+        self.add_all([entry])
+
+    def add_all(self, given: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines by one call.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, or the file cannot be written.
+        """
+        lines = b"".join(map(_line, given))
+        if not lines:
+            return
         with self._lock, explained(f"{self.path!r} cannot be written"):
             if self._descriptor < 0:
                 make_folder(os.path.dirname(self.path))
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | OPEN_FLAGS
                 self._descriptor = os.open(self.path, flags, 0o600)
-            if os.write(self._descriptor, line) != len(line):
+            if os.write(self._descriptor, lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
@@ -55,6 +67,10 @@ class Journal:
                 os.fsync(self._descriptor)
                 os.close(self._descriptor)
                 self._descriptor = -1
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return b"\n" + json.dumps(dict(entry), separators=(",", ":")).encode() + b"\n"
 
 
 def entries(path: str) -> Iterator[dict[str, Any]]:

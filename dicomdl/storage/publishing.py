@@ -197,6 +197,15 @@ def write_whole(path: str, data: bytes) -> None:
     _write(path, data, os.replace)
 
 
+def write_new(path: str, data: bytes) -> None:
+    """Write a file that no reader knows yet, and flush it to the disk (mode 0600).
+
+    Nothing is left of it if that fails.
+    """
+    with explained(f"{path!r} cannot be written"):
+        _write_flushed(path, data)
+
+
 def write_named(path: str, data: bytes) -> None:
     """Put `data` at a path that is named by a digest of them, unless they are there already.
 
@@ -241,17 +250,28 @@ def write_first(path: str, data: bytes) -> None:
 def _write(path: str, data: bytes, put: Callable[[str, str], None]) -> None:
     temporary = f"{path}.{secrets.token_hex(6)}.tmp"
     with explained(f"{path!r} cannot be written"):
+        _write_flushed(temporary, data)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(descriptor)
             put(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def _write_flushed(path: str, data: bytes) -> None:
+    """Write a file that is absent, and flush it to the disk; OSError leaves nothing of it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 @contextlib.contextmanager

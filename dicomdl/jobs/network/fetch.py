@@ -24,6 +24,7 @@ from dicomdl.jobs.network.peers import (
 from dicomdl.jobs.network.placing import Placing
 from dicomdl.jobs.network.query import Query, query
 from dicomdl.jobs.network.web_archive import WebArchive
+from dicomdl.jobs.network.writing import Writers
 from dicomdl.jobs.scan import scan
 from dicomdl.storage.leases import lease
 
@@ -200,8 +201,8 @@ def _fetched(
     ledger = Ledger(target)
     ledger.begin(found.archive, asked.asked)
     bar = progress_bar(total=found.instances, unit="files", desc="fetching", shown=progress)
-    with bar, Placing(target).open() as placing:
-        fetching = Fetching(connect, placing, ledger, tries, tick=bar.update)
+    with bar, Placing(target).open() as placing, Writers().open() as writers:
+        fetching = Fetching(connect, placing, writers, ledger, tries, tick=bar.update)
         try:
             fetching.run(found.series, jobs)
         finally:

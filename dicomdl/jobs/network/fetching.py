@@ -3,9 +3,11 @@
 A series is the unit of work; several are fetched at once, over an association or connection each.
 What came is looked at before it is placed: an instance of another series is refused. What is
 missing is asked for again after a pause, and then alone. The ledger holds every file, so that a
-fetch which is started again asks for nothing that lies in the folder with the recorded size.
+fetch which is started again asks for nothing that lies in the folder with the recorded size. A file
+has its name, and its line in the ledger, when its bytes are on the disk.
 """
 
+import functools
 import os
 import random
 import threading
@@ -22,12 +24,15 @@ from dicomdl.jobs.fetch_ledger import Ledger, SeriesFound, SeriesState, unrecord
 from dicomdl.jobs.network.archive import Archive, Wanted
 from dicomdl.jobs.network.finding import FoundSeries
 from dicomdl.jobs.network.placing import Identity, Placing, identity_of, path_of
+from dicomdl.jobs.network.writing import Batch, Writers
 from dicomdl.printing import printable_lines
 
 # The first pause between two tries; each further one is twice as long.
 _PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _SHOWN_FAILURES: Final = 20
+# Files that are written together, at most one more: what a kill may cost.
+_TOGETHER_BYTES: Final = 2**20
 # Refused instances of a series that the ledger names; more are counted.
 _NAMED_REFUSALS: Final = 100
 
@@ -138,8 +143,8 @@ class Fetching:
     ----------
     connect
         Opens a connection to the archive, for one thread.
-    placing, ledger
-        Where files go, and what is recorded.
+    placing, writers, ledger
+        Where files go, what writes them, and what is recorded.
     tries
         How often what is missing is asked for in vain.
     tick
@@ -148,6 +153,7 @@ class Fetching:
 
     connect: Callable[[], Archive]
     placing: Placing
+    writers: Writers
     ledger: Ledger
     tries: int
     tick: Callable[[int], object]
@@ -217,13 +223,14 @@ class _OneSeries:
         # Instances that were here before the present request.
         self._before = frozenset(self._here)
         self._refused = 0
+        self._lock = threading.Lock()
 
     def fetch(self) -> None:
         """Ask until all is here, or nothing more comes."""
         self._all.ledger.add_found(self._found, self._folder)
-        for uid, (path, size) in unrecorded(self._all.placing.folder, self._state).items():
-            self._here[uid] = size
-            self._all.ledger.add_fetched(self._found, uid, path, size)
+        left = unrecorded(self._all.placing.folder, self._state)
+        self._all.ledger.add_fetched(self._found, left)
+        self._here |= {uid: size for uid, (_, size) in left.items()}
         present = len(self._here)
         self._all.tick(present)
         why, attempt = "the archive did not send it, and gave no reason", 0
@@ -245,7 +252,13 @@ class _OneSeries:
         failure = None
         self._before = frozenset(self._here)
         try:
-            self._archive.retrieve(Wanted(self._found, self._missing()), self._take)
+            wanted = Wanted(self._found, self._missing())
+            with self._all.writers.batch() as batch:
+                coming = _Coming(batch, self._place)
+                try:
+                    self._archive.retrieve(wanted, lambda data: self._take(data, coming))
+                finally:
+                    coming.flush()
         except NetworkError as error:
             failure = error
         if not self._is_complete():
@@ -269,8 +282,8 @@ class _OneSeries:
             self._listed = tuple(uid for uid in self._archive.instances(self._found) if uid)
         return tuple(uid for uid in self._listed if uid not in self._here)
 
-    def _take(self, data: bytes) -> None:
-        """Place a file that came."""
+    def _take(self, data: bytes, coming: "_Coming") -> None:
+        """Begin to place a file that came."""
         if self._all.stop.is_set():
             raise Stopped
         try:
@@ -284,21 +297,25 @@ class _OneSeries:
         if not identity.instance:
             self._refuse("an instance without a SOP Instance UID")
             return
-        self._place(data, identity)
+        # A series is asked for as a whole where much of it is missing.
+        if identity.instance not in self._before:
+            coming.add(data, identity)
 
-    def _place(self, data: bytes, identity: Identity) -> None:
-        if identity.instance in self._before:
-            # A series is asked for as a whole where much of it is missing.
-            return
-        placed = self._all.placing.put(data, identity)
-        is_new = identity.instance not in self._here
-        if placed.outcome == "differs":
-            self._all.tally.add(twice=1)
-        if is_new:
-            self._here[identity.instance] = len(data)
-            path, size = placed.path, len(data)
-            self._all.ledger.add_fetched(self._found, identity.instance, path, size)
-            self._all.tick(1)
+    def _place(self, files: list[tuple[bytes, Identity]]) -> None:
+        """Place files, and record them."""
+        placed: dict[str, tuple[str, int]] = {}
+        try:
+            for data, identity in files:
+                found = self._all.placing.put(data, identity)
+                placed.setdefault(identity.instance, (found.path, len(data)))
+                if found.outcome == "differs":
+                    self._all.tally.add(twice=1)
+        finally:
+            with self._lock:
+                new = {uid: placed[uid] for uid in placed if uid not in self._here}
+                self._here |= {uid: size for uid, (_, size) in new.items()}
+            self._all.ledger.add_fetched(self._found, new)
+            self._all.tick(len(new))
 
     def _refuse(self, why: str) -> None:
         with self._all.tally.lock:
@@ -323,6 +340,31 @@ class _OneSeries:
         self._all.tally.add(failed=count)
         with self._all.tally.lock:
             self._all.tally.reasons[why] += count
+
+
+class _Coming:
+    """Files of one answer that have come: small ones are written several at a time."""
+
+    def __init__(
+        self, batch: Batch, place: Callable[[list[tuple[bytes, Identity]]], object]
+    ) -> None:
+        self._batch, self._place = batch, place
+        self._files: list[tuple[bytes, Identity]] = []
+        self._bytes = 0
+
+    def add(self, data: bytes, identity: Identity) -> None:
+        """Take a file, and begin to write those that have come if they are many bytes."""
+        self._files.append((data, identity))
+        self._bytes += len(data)
+        if self._bytes >= _TOGETHER_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Begin to write the files that have come."""
+        files, size = self._files, self._bytes
+        self._files, self._bytes = [], 0
+        if files:
+            self._batch.add(size, functools.partial(self._place, files))
 
 
 def require_folder(folder: str | os.PathLike[str]) -> str:

@@ -173,9 +173,8 @@ class Placing:
         with self._lock:
             self._count += 1
             written = os.path.join(self._scratch, f"{self._count}{SUFFIX}")
+        storage.write_new(written, data)
         try:
-            storage.write_whole(written, data)
-            storage.make_folder(os.path.dirname(target))
             return _moved(written, target)
         finally:
             storage.remove_files([written])
@@ -192,14 +191,22 @@ class Placing:
 def _moved(source: str, target: str) -> bool:
     """Give a file its name, unless another file has it; return whether it got it."""
     with storage.explained(f"{target!r} cannot be written"):
-        try:
-            os.link(source, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            os.replace(source, target)
+        # Most files come into a folder that is there.
+        with contextlib.suppress(FileNotFoundError):
+            return _linked(source, target)
+        storage.make_folder(os.path.dirname(target))
+        return _linked(source, target)
+
+
+def _linked(source: str, target: str) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.replace(source, target)
     return True
 
 

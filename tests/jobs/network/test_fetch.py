@@ -227,18 +227,18 @@ def test_a_page_in_place_of_data_is_an_error(archive: FakeArchive, tmp_path: Pat
 def test_a_full_disk_ends_the_fetch_and_leaves_whole_files(
     archive: FakeArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, left = publishing.write_whole, iter(range(3))
+    write, left = publishing.write_new, iter(range(3))
 
     def full(path: str, data: bytes) -> None:
-        if path.endswith(".dcm") and next(left, None) is None:
+        if next(left, None) is None:
             raise StorageError(f"{path!r} cannot be written: No space left on device", errno=28)
         write(path, data)
 
-    monkeypatch.setattr(publishing, "write_whole", full)
+    monkeypatch.setattr(publishing, "write_new", full)
     with pytest.raises(StorageError, match="No space left"):
         fetch(archive, tmp_path, jobs=1)
     assert len(bytes_of(tmp_path)) == 3
-    monkeypatch.setattr(publishing, "write_whole", write)
+    monkeypatch.setattr(publishing, "write_new", write)
     again = fetch(archive, tmp_path)
     assert again.ok and (again.fetched, again.present) == (7, 3)
 

@@ -92,6 +92,34 @@ def test_a_full_disk_leaves_nothing_of_a_file(
         assert files_of(tmp_path).keys() <= {f"{Path(box._scratch).name}/writer.lock"}
 
 
+def test_a_file_has_its_name_after_its_bytes_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, link, done = os.fsync, os.link, list[str]()
+
+    def flushed(descriptor: int) -> None:
+        flush(descriptor)
+        done.append("flushed")
+
+    def linked(source: str, target: str) -> None:
+        link(source, target)
+        done.append("named")
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "link", linked)
+    with Placing(str(tmp_path)).open() as box:
+        box.put(CT.read_bytes())
+    assert done == ["flushed", "named"]
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path) -> None:
+    with Placing(str(tmp_path)).open() as box:
+        placed = box.put(CT.read_bytes())
+        (tmp_path / placed.path).unlink()
+        (tmp_path / placed.path).parent.rmdir()
+        assert box.put(CT.read_bytes()) == placed
+
+
 def test_a_system_without_hard_links_gets_the_files_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +177,14 @@ def test_the_uids_of_a_file_are_found_behind_long_values_and_out_of_order(tmp_pa
     assert identity_of(moved[:first] + study + moved[first:]) == expected
     behind = moved.index(b"\x28\0\x02\0US")
     assert identity_of(moved[:behind] + study + moved[behind:]) == expected
+
+
+def test_bytes_like_an_element_within_a_value_are_no_uid(tmp_path: Path) -> None:
+    header = dcmread(CT)
+    expected = identity_of(CT.read_bytes())
+    header.add_new(0x00091001, "OB", b"\x20\0\x0e\0UI\x04\x001.9\0")
+    header.save_as(tmp_path / "false.dcm")
+    assert identity_of((tmp_path / "false.dcm").read_bytes()) == expected
 
 
 def test_a_deflated_file_is_read_and_a_damaged_one_is_an_error_and_no_file(
