@@ -41,7 +41,8 @@ CORPUS = Path(os.environ.get("DICOMDL_CORPUS") or Path(__file__).parents[2] / "s
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark notebooks, and tests that read real files or start new processes, as slow.
 
-    Tests of the full size run only where ``-m`` names them.
+    So are the cases of a test beyond those that ``quick(count)`` leaves in the quick half. Tests of
+    the full size run only where ``-m`` names them.
     """
     if "full" not in config.option.markexpr:
         full = [item for item in items if item.get_closest_marker("full")]
@@ -58,6 +59,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
         ):
             item.add_marker(pytest.mark.slow)
+    for item in _beyond_the_quick_ones(items):
+        item.add_marker(pytest.mark.slow)
+
+
+def _beyond_the_quick_ones(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the cases that ``quick(count)`` leaves out: it keeps `count`, evenly drawn."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("quick") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for family in cases.values():
+        marker = family[0].get_closest_marker("quick")
+        assert marker is not None
+        step = max(1, len(family) / marker.args[0])
+        kept = {int(step * number) for number in range(marker.args[0])}
+        yield from (item for number, item in enumerate(family) if number not in kept)
 
 
 @pytest.hookimpl(wrapper=True)

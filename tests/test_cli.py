@@ -49,6 +49,7 @@ def test_a_missing_folder_is_wrong_use_with_a_sentence(
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_scanned_without_out_is_shown_and_checked_by_its_own_name(
     folder: Path,
     tmp_path: Path,
@@ -132,6 +133,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "arguments",
     [

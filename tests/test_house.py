@@ -146,6 +146,7 @@ def what_a_module_remembers_is_in_the_registry_of_memory(module: Module) -> None
     assert not hooks or module.name in FORK_HOOKS
 
 
+@pytest.mark.slow
 def test_each_share_of_memory_has_one_cache() -> None:
     taken = [
         node.args[0].value
@@ -204,6 +205,7 @@ def _changing_globals(module: Module) -> set[str]:
     return changing & bound
 
 
+@pytest.mark.slow
 def test_an_index_is_opened_without_what_builds_it() -> None:
     loaded = _loaded_by("import dicomdl.index.index")
     builders = {

@@ -37,6 +37,7 @@ def odd_values(dataset: Dataset, z: int) -> None:
     dataset.file_meta.SourceApplicationEntityTitle = f"SITE{z % 2}"
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize("syntax", [*phantoms.NATIVE_SYNTAXES, JPEG2000Lossless])
 @pytest.mark.parametrize("edit", [None, coloured, ambiguous, nested, odd_values])
 def test_the_bytes_are_those_of_pydicom(

@@ -33,6 +33,7 @@ def test_every_error_has_its_part_on_the_page(name: str) -> None:
     assert f"\n## {name}\n" in ERRORS
 
 
+@pytest.mark.slow
 def test_the_messages_on_the_page_are_those_of_the_code() -> None:
     texts = _texts()
     messages = [

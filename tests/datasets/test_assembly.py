@@ -67,6 +67,7 @@ class Raising(SampleDataset):
 # --- errors ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_skipping_loses_nothing_but_what_cannot_be_read_and_tells_all_of_it(
@@ -88,6 +89,7 @@ def test_skipping_loses_nothing_but_what_cannot_be_read_and_tells_all_of_it(
     assert all("FileChanged" in row.error and "file: " in row.error for row in frames.skipped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_replacing_delivers_a_full_epoch_that_is_the_same_in_every_process(
     damaged: Any, method: str
@@ -271,6 +273,7 @@ def test_rows_between_two_boundaries_are_of_one_stack_and_a_dataset_pickles_smal
 # --- intensities that are applied later -----------------------------------------------------------
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "intensity",
     [
@@ -393,6 +396,7 @@ def test_neighbours_are_channels_in_slice_order_and_padding_beyond_the_ends(
 # --- streams --------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("read_ahead", [0, 8])
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_a_stream_skips_what_cannot_be_read_once_and_reads_nothing_twice(
@@ -424,6 +428,7 @@ def test_usage_errors_are_raised_whatever_the_policy(folder: Path) -> None:
             dicomdl.PatchDataset(index_of(folder), (2, 2, 2), **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_list_of_what_was_skipped_goes_with_its_dataset(damaged: Any) -> None:
     index, _ = damaged
     frames = dicomdl.FrameDataset(index, "modality", on_error="skip")

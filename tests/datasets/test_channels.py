@@ -95,6 +95,7 @@ def stack_of(index: Index, patient: str, name: str) -> dicomdl.Stack:
 KINDS = [*SECONDS, "both tilted"]
 
 
+@pytest.mark.quick(7)
 @pytest.mark.parametrize("patient", KINDS)
 @pytest.mark.parametrize("orientation", [None, "RAS"])
 def test_a_patch_has_each_image_at_its_place(

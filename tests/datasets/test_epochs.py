@@ -110,6 +110,7 @@ def passes(dataset: Any, count: int = 3, **options: Any) -> list[Places]:
 # --- rows without an epoch ------------------------------------------------------------------------
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_a_plain_loader_draws_anew_in_every_pass(
     patches: dicomdl.PatchDataset, wrapper: str
@@ -276,6 +277,7 @@ def by_epoch(loader: Any, sampler: Any, epochs: tuple[int, ...] = (0, 1, 0)) -> 
     return found
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_the_epoch_of_a_row_passes_through_wrappers(
     patches: dicomdl.PatchDataset, wrapper: str

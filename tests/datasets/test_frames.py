@@ -579,6 +579,7 @@ def patients(new_folder: NewFolder) -> dicomdl.Index:
     return index_of(folder)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("intensity", ["auto", "modality", "ct.lung", (100, 60)])
 @pytest.mark.parametrize("sampler", ["uniform", "foreground", "grid"])
 def test_a_patch_has_the_values_that_the_volume_has_there(
@@ -653,6 +654,7 @@ def test_patches_are_the_same_in_every_process_and_others_in_every_epoch(
     assert len({tuple(place) for place in alone}) > 15
 
 
+@pytest.mark.slow
 def test_foreground_patches_see_the_body(folder: Path) -> None:
     stored = np.zeros((12, 40, 40), int)
     stored[5:8, 30:36, 4:9] = 1500
@@ -789,6 +791,7 @@ def test_patches_of_colour_have_three_channels(folder: Path) -> None:
     assert patches[0]["image"].shape == (3, 1, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_cached_datasets_give_the_same_samples_in_every_process(
     folder: Path, tmp_path: Path, method: str
@@ -893,6 +896,7 @@ STORED: dict[str, tuple[Callable[[Path], object], bool]] = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("stored", STORED)
 def test_all_datasets_keep_a_stack_in_a_cache_or_none_does(folder: Path, stored: str) -> None:
     write, is_kept = STORED[stored]

@@ -73,6 +73,7 @@ def test_volumes_are_those_of_nibabel_as_closest_canonical(planes: dicomdl.Index
         assert np.allclose(sample["spacing"], grid.spacing)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("axes", ["RAS", "SPL", "ail"])
 @pytest.mark.parametrize("intensity_on", ["cpu", "device"])
 def test_patches_are_parts_of_the_reoriented_volume(

@@ -82,6 +82,7 @@ def test_other_choices_of_volumes_are_refused(folder: Path, times: Any) -> None:
         dicomdl.VolumeDataset(group, times=times)
 
 
+@pytest.mark.slow
 def test_random_volumes_depend_on_seed_epoch_and_row(folder: Path) -> None:
     for n in range(6):
         series(folder, n, tell=lambda n, z: {"TemporalPositionIdentifier": n}, shape=(2, 5, 7))

@@ -111,6 +111,7 @@ FRAME_OPTIONS: list[tuple[dict[str, Any], float]] = [
 ]
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(("options", "tolerance"), FRAME_OPTIONS)
 def test_boxes_of_frames_enclose_the_same_pixels(
     index: Index, options: dict[str, Any], tolerance: float
@@ -146,6 +147,7 @@ def test_boxes_of_volumes_enclose_the_same_voxels(
     assert count + sample["boxes_dropped"] == 3 and count >= 1
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("orientation", [None, "RAS", "SPL", "IPR"])
 @pytest.mark.parametrize("size", [(2, 9, 11), (3, 30, 60)])
 def test_boxes_of_patches_are_clipped_and_counted(
@@ -305,6 +307,7 @@ def test_labels_are_numbers_of_the_sorted_classes(index: Index) -> None:
     assert part.box_classes == ("calc", "mass") and part[0]["box_labels"].tolist() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [None, "fork", "spawn"])
 def test_samples_are_the_same_in_workers_and_batches_hold_lists(
     unmarked: Index, method: str | None

@@ -163,6 +163,7 @@ def test_foreground_patches_have_the_body_in_their_middle_where_the_border_lets_
     )
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_by_their_weights_and_absent_ones_left_out() -> None:
     labels = {0: np.array([[1, 1, 1]]), 2: np.array([[8, 8, 8]])}
     sampler = Balanced({0: 1, 2: 3, 7: 100})

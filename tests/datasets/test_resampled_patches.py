@@ -65,6 +65,7 @@ STACKS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("stack", "case"),
     [
@@ -123,6 +124,7 @@ def test_beyond_the_stack_a_patch_is_padded_as_on_the_own_grid(folder: Path) -> 
     assert (image[outside] == -1024).all() and (image[~outside] > -100).all()
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_nearest_voxels(folder: Path) -> None:
     for number, options in enumerate(({}, {"orientation": OBLIQUE}, {"shear": (0.0, 0.5)})):
         place = folder / str(number)
@@ -167,6 +169,7 @@ def test_samplers_find_labels_bodies_and_points_in_the_new_grid(folder: Path) ->
         )
 
 
+@pytest.mark.slow
 def test_a_result_comes_back_onto_the_slices(folder: Path) -> None:
     index = noise(folder, shear=(0.0, 0.5))
     stack = index.stacks[0]
@@ -373,6 +376,7 @@ def test_padding_far_below_the_lowest_value_does_not_darken_what_lies_beside_it(
         assert torch.allclose(one["image"][0], image, atol=1e-5)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("intensity_on", ["cpu", "device"])
 @pytest.mark.parametrize(
     "intensity", [dicomdl.Percentile(1, 99), dicomdl.MinMax(), dicomdl.ZScore(), "auto"]

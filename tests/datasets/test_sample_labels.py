@@ -64,6 +64,7 @@ def datasets(index: dicomdl.Index, labels: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("option", "dtype"),
     [
@@ -197,6 +198,7 @@ def test_several_objects_are_never_joined_in_silence(folder: Path) -> None:
             dicomdl.VolumeDataset(index, labels=dicomdl.LabelSource("SEG", on_missing=policy))
 
 
+@pytest.mark.slow
 def test_a_sampler_draws_from_channels_and_no_background_where_nobody_annotated(
     index: dicomdl.Index,
 ) -> None:
@@ -273,6 +275,7 @@ def test_regions_are_channels_too_and_functions_are_not(folder: Path) -> None:
         dicomdl.LabelSource("SEG", on_missing="ignore")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [False, True])
 def test_a_cache_changes_no_label_and_no_place_of_a_sampler(
     index: dicomdl.Index, tmp_path: Path, channels: bool
@@ -325,6 +328,7 @@ def test_slices_that_are_filled_are_unlabelled(folder: Path) -> None:
     assert np.array_equal(sample["label"], masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [False, True])
 def test_fractions_are_samples_and_a_sampler_takes_those_of_a_half(
     folder: Path, tmp_path: Path, channels: bool

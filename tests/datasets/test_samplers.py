@@ -229,6 +229,7 @@ def test_samplers_of_torch_can_carry_the_epoch_too() -> None:
 # --- batches --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     rows=st.integers(0, 60),
     world=st.integers(1, 4),

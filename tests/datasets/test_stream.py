@@ -118,6 +118,7 @@ def no_thread_is_left() -> bool:
 # --- which samples --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 30), max_size=10),
     seed=st.integers(0, 2**40),
@@ -219,6 +220,7 @@ def test_orders_differ_between_epochs_and_seeds_and_are_the_same_again() -> None
     assert orders == [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
 
 
+@pytest.mark.slow
 def test_an_empty_dataset_is_an_empty_pass() -> None:
     for lengths in ([], [0, 0]):
         stream = StackStream(Stacks(lengths))
@@ -314,6 +316,7 @@ def test_two_ranks_with_two_workers_deliver_each_sample_once(tmp_path: Path) -> 
         assert sorted(first[name] + second[name]) == list(range(25)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FrameDataset", "VolumeDataset"])
 def test_datasets_of_dicom_files_are_streamed_and_sampled(kind: str, tmp_path: Path) -> None:
     from phantoms import write_series
@@ -366,6 +369,7 @@ def drain(loader: Any) -> tuple[list[int], list[BaseException]]:
             errors.append(error)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("read_ahead", [0, 9])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", [Stacks, Strict])
@@ -411,6 +415,7 @@ def test_what_the_dataset_skips_is_left_out_and_nothing_else(workers: int) -> No
 # --- the thread and the memory --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pass_holds_no_more_samples_than_its_buffers() -> None:
     for buffer, read_ahead in ((1, 0), (16, 0), (16, 12), (5, 3)):
         dataset = Counting([100] * 30)
@@ -442,6 +447,7 @@ def test_the_thread_lives_only_while_samples_are_delivered() -> None:
         next(closed)
 
 
+@pytest.mark.slow
 def test_a_stream_pickles_small_and_its_copies_go_their_own_way() -> None:
     stream = StackStream(Stacks([100] * 100), shuffle_buffer=7)
     stream.set_epoch(3)
@@ -486,6 +492,7 @@ def test_a_plain_loader_resumes_at_every_batch(workers: int, drop_last: bool) ->
             assert rows_of(again) == following
 
 
+@pytest.mark.slow
 def test_a_resumed_pass_resumes_again() -> None:
     stream = stream_of()
     whole = rows_of(DataLoader(stream, batch_size=3, num_workers=2))
@@ -500,6 +507,7 @@ def test_a_resumed_pass_resumes_again() -> None:
     assert max(done for _, done in state["workers"]) == 13
 
 
+@pytest.mark.slow
 def test_only_the_first_pass_after_loading_is_a_rest() -> None:
     stream = stream_of()
     loader = DataLoader(stream, batch_size=3, num_workers=2)

@@ -81,6 +81,7 @@ CASES: list[tuple[Any, str, list[Any]]] = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("target", "dtype", "wanted"), CASES)
 def test_targets_are_what_the_table_says(
     index: Index, target: Any, dtype: str, wanted: list[Any]

@@ -24,6 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.clear()
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
 def test_a_fault_is_a_problem_with_its_reason_and_costs_no_other_member(
     case: Case, tmp_path: Path
@@ -48,6 +49,7 @@ def test_a_fault_is_a_problem_with_its_reason_and_costs_no_other_member(
     assert again.manifest["generation"] == index.manifest["generation"]
 
 
+@pytest.mark.slow
 def test_more_members_than_the_limit_are_refused_before_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "many.zip"
     path.write_bytes(zip_of(*[entry(b"%d" % number) for number in range(20)]))
@@ -61,6 +63,7 @@ def test_more_members_than_the_limit_are_refused_before_they_are_read(tmp_path: 
             assert [p.reason for p in index.problems] == reasons
 
 
+@pytest.mark.slow
 def test_a_compressed_tar_that_inflates_too_far_leaves_no_copy(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar.gz"
     path.write_bytes(zlib.compress(archives.tar_of(("x", bytes(30_000_000))), wbits=31))

@@ -12,6 +12,7 @@ from faults.cases import CASES, GROUPS
 import dicomdl
 
 
+@pytest.mark.quick(24)
 @pytest.mark.parametrize("name", CASES)
 def test_a_case_has_its_outcome_and_right_values(name: str, tmp_path: Path) -> None:
     found = outcome_of(CASES[name], tmp_path)

@@ -174,6 +174,7 @@ def escape(request: pytest.FixtureRequest, beside_a_secret: Sent, tmp_path: Path
     return beside_a_secret.edited(tmp_path / "index", {"files": files})
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("way", ["nothing", "root", "variable"])
 def test_no_file_outside_of_the_root_is_opened(
     way: str, escape: Path, beside_a_secret: Sent, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +195,7 @@ def test_no_file_outside_of_the_root_is_opened(
     assert not [path for path in found if path.startswith(secret)]
 
 
+@pytest.mark.quick(4)
 def test_a_dataset_of_it_is_not_made(escape: Path, beside_a_secret: Sent) -> None:
     """A path is refused when the dataset is made; a link when the sample is read, unskipped."""
     pytest.importorskip("torch")
@@ -214,6 +216,7 @@ def test_an_index_that_is_trusted_reads_what_it_names(victim: Index, tmp_path: P
     read_all(index)
 
 
+@pytest.mark.quick(1)
 def test_a_scan_into_it_reads_the_scanned_folder_alone(escape: Path, beside_a_secret: Sent) -> None:
     with opened_files() as found:
         index = dicomdl.scan(beside_a_secret.data, escape, progress=False)
@@ -269,6 +272,7 @@ def with_number(sent: Sent, table: str, column: str, value: Any) -> dict[str, Ta
     return {table: with_value(rows, column, row, value)}
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(("table", "column", "value"), NUMBERS)
 def test_a_number_that_no_scan_writes_is_refused_when_the_index_is_opened(
     table: str, column: str, value: Any, sent: Sent, tmp_path: Path
@@ -279,6 +283,7 @@ def test_a_number_that_no_scan_writes_is_refused_when_the_index_is_opened(
         _ = index.problems, len(index.problems), index.annotations
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("table", "column", "value"), {number[:2]: number for number in NUMBERS}.values()
 )
@@ -382,6 +387,7 @@ def test_a_table_that_no_scan_writes_is_refused_when_the_index_is_opened(
         dicomdl.open_index(path, trust=True)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "facts",
     [
@@ -422,6 +428,7 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 @pytest.mark.parametrize("claim", ["true", "beyond all memory", "all but the dictionaries"])
 def test_a_compressed_table_takes_no_memory(

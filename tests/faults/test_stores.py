@@ -38,6 +38,7 @@ def scanned(server: ObjectServer, out: Path) -> dicomdl.Index:
     return dicomdl.scan("s3://b/data", out, progress=False, storage_options=options)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "fault",
     ["301", "401", "403", "404", "416", "429", "500", "cut", "hang", "short", "wrong range"],
@@ -70,6 +71,7 @@ def test_faults_that_pass_cost_retries_alone(server: ObjectServer, tmp_path: Pat
     assert dicomdl.read_volume(index.stacks[0]).array.shape == SHAPE
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "fault", ["403", "404", "412", "416", "429", "500", "cut", "hang", "short", "no length"]
 )

@@ -32,6 +32,7 @@ def scan(tree: Tree, tmp_path: Path) -> dicomdl.Index:
     )
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", BY_NAME)
 def test_a_tree_has_its_outcome(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[int, int]] = []

@@ -223,6 +223,7 @@ def test_an_error_about_a_value_does_not_quote_it(index: Index) -> None:
         assert "1977" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_table_of_an_older_scan_is_refused_where_another_echo_has_the_number(
     tmp_path: Path,
 ) -> None:

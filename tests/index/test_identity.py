@@ -69,6 +69,7 @@ def test_a_blank_patient_is_selected_with_the_stack(tmp_path: Path) -> None:
     assert len(index.select(patient_id="")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["patient", "study", "series"])
 def test_no_split_takes_a_stack_or_a_series_apart(tmp_path: Path, by: str) -> None:
     for number in range(6):

@@ -346,6 +346,7 @@ def test_a_selection_whose_file_is_not_here_says_what_to_do(
         pickle.loads(data)
 
 
+@pytest.mark.slow
 def test_a_pickle_of_a_generation_that_is_gone_says_so_in_every_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

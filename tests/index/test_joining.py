@@ -273,6 +273,7 @@ def test_names_of_files_keep_uids_without_a_suffix(folder: Path) -> None:
     assert found.joins[0].keys_matched == 3
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.lists(

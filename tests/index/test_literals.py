@@ -32,6 +32,7 @@ def values_of(column: Column) -> list[Any]:
     return [column.values[code].as_py() if code >= 0 else None for code in column.codes.tolist()]
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_json_is_read_like_json(value: Any) -> None:
     for indent in (None, 1):
@@ -39,6 +40,7 @@ def test_json_is_read_like_json(value: Any) -> None:
         assert _Reader(text).whole() == json.loads(text)
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_python_is_read_like_python(value: Any) -> None:
     text = repr(value)
@@ -55,6 +57,7 @@ def test_any_text_is_a_value_or_malformed(text: str) -> None:
         assert isinstance(found, str | int | float | bool | list | dict | None)
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
@@ -93,6 +96,7 @@ def test_lists_of_dicts_keep_their_items_together() -> None:
     assert columns_of("[1, 2]", "(3,)")["box"].row_of_item is not None
 
 
+@pytest.mark.slow
 def test_a_million_characters_are_one_value() -> None:
     cell = "[" + ", ".join(["{'x': 1.5}"] * 100_000) + "]"
     assert len(columns_of(cell)["box_x"].codes) == 100_000

@@ -54,6 +54,7 @@ def test_an_index_reads_its_data_at_the_new_root(index: Index, scratch: str) -> 
     assert all(path.startswith(scratch) for path in there.to_pandas("files")["path"])
 
 
+@pytest.mark.slow
 def test_splits_patches_and_cache_entries_stay(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

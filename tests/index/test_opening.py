@@ -68,6 +68,7 @@ def test_another_user_sees_the_tables(foreign: Index, mine: Index) -> None:
     assert foreign.stacks[0].path == mine.stacks[0].path
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "read",
     [
@@ -90,6 +91,7 @@ def test_pixels_of_another_user_s_index_are_refused(
         read(foreign)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("on_error", ["raise", "skip", "replace"])
 @pytest.mark.parametrize("kind", ["FrameDataset", "VolumeDataset", "PatchDataset"])
 def test_no_dataset_is_made_of_pixels_that_are_refused(

@@ -397,6 +397,7 @@ def many(tmp_path: Path, scanned: Scan) -> Part:
     return part_of(scanned(), detail=details, verdict=["missing_slices"] * 60)
 
 
+@pytest.mark.slow
 def test_the_first_stacks_are_shown_and_the_rest_counted_unless_all_are_asked_for(
     many: Part,
 ) -> None:
@@ -413,6 +414,7 @@ def test_the_first_stacks_are_shown_and_the_rest_counted_unless_all_are_asked_fo
     ) == 60 and "more stacks" not in check.text(everything=True)
 
 
+@pytest.mark.slow
 def test_neighbours_with_the_same_fault_are_one_line(many: Part) -> None:
     check = check_module.check(many)
     alike = [

@@ -72,6 +72,7 @@ def reasons(pairs: Pairs) -> dict[str, int]:
     return {each.reason: each.cases for each in pairs.unpaired}
 
 
+@pytest.mark.slow
 def test_a_case_has_one_stack_per_role_and_the_rest_is_listed_with_its_reason(
     index: Index,
 ) -> None:

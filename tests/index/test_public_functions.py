@@ -55,6 +55,7 @@ def test_a_method_takes_nothing_that_its_function_does_not_take(index: dicomdl.I
         index.convert("out", no_such_option=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.slow
 def test_an_index_needs_no_package_above_it_before_a_method_is_used() -> None:
     code = "import sys, dicomdl.index.index; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

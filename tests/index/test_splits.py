@@ -56,6 +56,7 @@ def twenty(tmp_path_factory: pytest.TempPathFactory) -> Index:
 # --- from scratch ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_split_of_twenty_patients_has_three_parts_for_every_seed(twenty: Index) -> None:
     seen = set()
     with warnings.catch_warnings():
@@ -160,6 +161,7 @@ def test_arguments_that_make_no_split_say_why(
 # --- what stays together --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["patient_id", "study_uid", "frame_of_reference"])
 def test_what_one_key_joins_is_in_one_part(tmp_path: Path, key: str) -> None:
     names = {"patient_id": "one", "study_uid": uid("one"), "frame_of_reference": uid("one")}
@@ -297,6 +299,7 @@ def test_a_frame_of_reference_per_slice_joins_nothing(tmp_path: Path) -> None:
 # --- keep -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_kept_split_moves_nobody_when_patients_are_added(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write(root, range(20))
@@ -329,6 +332,7 @@ def test_the_file_of_a_split_holds_no_patient_and_is_private(twenty: Index, tmp_
     assert [patients(part) for part in same] == [patients(part) for part in split]
 
 
+@pytest.mark.slow
 def test_hashed_patients_of_another_key_are_kept_by_their_studies(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write(root, range(10))
@@ -338,6 +342,7 @@ def test_hashed_patients_of_another_key_are_kept_by_their_studies(tmp_path: Path
     assert [_series(part) for part in split] == [_series(part) for part in plain]
 
 
+@pytest.mark.slow
 def test_a_new_study_of_a_kept_patient_joins_the_patient(tmp_path: Path) -> None:
     root = tmp_path / "data"
     write(root, range(6))

@@ -245,6 +245,7 @@ def test_a_file_without_permission_is_a_storage_error(
 CELLS = st.text(st.sampled_from("ab1,;\t \"'\n\réß"), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(CELLS, min_size=3, max_size=3), st.sampled_from(",;\t"), st.sampled_from("\n\r"))
 def test_cells_are_those_that_python_wrote(
@@ -262,6 +263,7 @@ CHANGE = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(CHANGE, min_size=1, max_size=5), st.booleans())
 def test_any_damage_gives_a_table_of_the_same_rows_or_a_typed_error(

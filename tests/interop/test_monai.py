@@ -196,6 +196,7 @@ SPATIAL_2D: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", SPATIAL_2D)
 @pytest.mark.parametrize(
     "orientation", [(1, 0, 0, 0, 1, 0), SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "oblique"]
@@ -361,6 +362,7 @@ def test_voxels_keep_their_place_in_the_world_through_torchio(
     assert_right(ForTorchIO(IN_TORCHIO[name](torchio))(volume), volume)
 
 
+@pytest.mark.slow
 def test_frames_are_2d_images_in_torchio_and_keep_their_place(torchio: Any, frame: Sample) -> None:
     assert to_torchio(frame).image.data.shape == (1, *SHAPE[1:], 1)
     for transform in (None, torchio.Resample((1, 1, 2)), torchio.CropOrPad((12, 14, 1))):
@@ -538,6 +540,7 @@ def test_with_a_seed_nothing_depends_on_the_worker(
         assert torch.equal(again[3]["image"], dataset[3]["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_seed_chance_comes_from_the_loader_and_no_two_samples_share_it(
     monai: Any, index: dicomdl.Index
@@ -563,6 +566,7 @@ def test_the_epoch_of_a_sample_changes_its_chance(torchio: Any, frame: Sample) -
     assert torch.equal(made[0], made[2]) and not torch.equal(made[0], made[1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "persistent", [None, *(pytest.param(each, marks=pytest.mark.slow) for each in (False, True))]

@@ -71,6 +71,7 @@ def test_a_card_states_counts_verdicts_and_the_split(index: dicomdl.Index, tmp_p
     assert facts["fingerprint"] == card.fingerprint
 
 
+@pytest.mark.slow
 def test_a_card_is_croissant_that_its_own_reader_takes(
     index: dicomdl.Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +155,7 @@ def test_file_names_with_a_patient_id_are_refused_unless_asked(
     assert carded(index, tmp_path / "set", files=[], overwrite=True).data_files == 0
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_equal_bytes_on_any_path_and_in_any_order(tmp_path: Path) -> None:
     made = []
     for place in ("one", "two"):

@@ -81,6 +81,7 @@ def test_the_facts_beside_an_image_have_the_units_of_bids_and_no_dates(tmp_path:
     assert "RAMP-1" not in text
 
 
+@pytest.mark.slow
 def test_echoes_and_phase_are_files_and_times_are_one_image(tmp_path: Path) -> None:
     shared = {"modality": "MR", "slope": None, "intercept": None, "series_uid": "1.2.3"}
     for echo in (1, 2):
@@ -198,6 +199,7 @@ def test_files_of_other_data_are_not_overwritten_unless_asked(tmp_path: Path) ->
     assert other.counts == {"refused": 1}
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "told",
     [
@@ -257,6 +259,7 @@ def test_two_images_of_one_name_are_an_error_before_anything_is_read(tmp_path: P
     assert names[0].endswith("_s0.nii.gz") and names[1].endswith("_s1.nii.gz")
 
 
+@pytest.mark.slow
 def test_names_stay_apart_from_numbered_ones_and_from_those_of_labels(tmp_path: Path) -> None:
     names = ("Head", "HEAD", "Head_s1", "Head_s0", "Body", "Body_seg1")
     for seed, name in enumerate(names):
@@ -383,6 +386,7 @@ def test_a_full_disk_ends_the_conversion_and_leaves_complete_images(
     assert converted(index, tmp_path / "out").counts == {"present": 2, "written": 2}
 
 
+@pytest.mark.slow
 def test_names_from_headers_stay_in_the_output_folder(tmp_path: Path) -> None:
     for number, text in enumerate(HOSTILE):
         write_series(

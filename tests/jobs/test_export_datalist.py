@@ -41,6 +41,7 @@ def exported(index: dicomdl.Index, out: Path, **options: Any) -> Any:
     return done, json.loads((out / "dataset.json").read_text())
 
 
+@pytest.mark.slow
 def test_parts_are_the_lists_of_monai(index: dicomdl.Index, tmp_path: Path) -> None:
     split = index.split((0.5, 0.25, 0.25), seed=1)
     _, told = exported(index, tmp_path / "out", split=split, labels=upper)

@@ -53,6 +53,7 @@ def table_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_picture_has_the_window_and_the_table_leads_back(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_pictures_of_sixteen_bits_hold_modality_values(
         exported(index, "png", tmp_path / "other", intensity="modality")
 
 
+@pytest.mark.slow
 def test_jpeg_is_near_and_its_table_has_targets_masks_and_the_split(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "in" / "ct")
     mask = np.zeros((5, 7), np.uint8)
@@ -203,6 +205,7 @@ def test_files_with_equal_uids_have_names_of_their_own(tmp_path: Path) -> None:
     assert exported(index, "datalist", tmp_path / "volumes").entries == volumes.entries
 
 
+@pytest.mark.slow
 def test_the_command_takes_boxes_and_targets_of_a_table(
     index: dicomdl.Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_check_of_nnunet_accepts_a_set(
     require_integrity(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_images_and_labels_have_the_values_and_the_affine_of_the_stack(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_shard_has_the_samples_of_a_dataset_as_tar_members(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

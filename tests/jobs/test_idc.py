@@ -195,6 +195,7 @@ def local(server: ObjectServer) -> dict[str, object]:
     return {"endpoint": server.url, "skip_signature": True, "region": "us-east-1"}
 
 
+@pytest.mark.slow
 def test_an_index_of_series_has_their_license_and_citation(
     bucket: ObjectServer, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_an_object_that_cannot_be_copied_costs_no_other(
     assert found.download(tmp_path / "out", **options) == {"copied": 2, "present": 10}
 
 
+@pytest.mark.slow
 def test_the_command_finds_and_copies(
     bucket: ObjectServer,
     tmp_path: Path,

@@ -74,6 +74,7 @@ def test_fingerprints_are_equal_if_and_only_if_instances_and_options_are(
     assert (first == second) == (one == other)
 
 
+@pytest.mark.slow
 @given(PLAIN, PLAIN)
 def test_options_have_equal_texts_if_and_only_if_they_are_equal(one: Any, other: Any) -> None:
     def told(value: Any) -> Any:

@@ -76,6 +76,7 @@ def contents(out: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_recipe_becomes_shards_with_labels_and_parts(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     done = prepared(recipe, tmp_path / "out")
@@ -97,6 +98,7 @@ def test_a_recipe_becomes_shards_with_labels_and_parts(tmp_path: Path) -> None:
     assert "P0" not in repr(done)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("to", "changes"),
     [
@@ -135,6 +137,7 @@ def test_every_format_has_the_files_of_one_export_by_one_process(
     }
 
 
+@pytest.mark.slow
 def test_sources_that_vanish_between_plan_and_part_are_refused_and_told(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     recipe.write_text(RECIPE.replace("patient}}", "patient}, on_unmatched: drop}"))
@@ -151,6 +154,7 @@ def test_sources_that_vanish_between_plan_and_part_are_refused_and_told(tmp_path
     assert sum(prepared(recipe, tmp_path / "out").samples.values()) == 3
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_any_order_of_the_parts(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     prepared(recipe, tmp_path / "a")
@@ -163,6 +167,7 @@ def test_bytes_are_the_same_in_any_order_of_the_parts(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "a")) >= 4
 
 
+@pytest.mark.slow
 def test_the_second_call_finds_nothing_to_do_and_the_next_patient_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +189,7 @@ def test_the_second_call_finds_nothing_to_do_and_the_next_patient_something(
     assert set(contents(tmp_path / "out")) == set(third.files)
 
 
+@pytest.mark.slow
 def test_a_changed_label_is_a_change(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     prepared(recipe, tmp_path / "out")
@@ -193,6 +199,7 @@ def test_a_changed_label_is_a_change(tmp_path: Path) -> None:
     assert sorted(targets) == [[0.0], [0.0], [1.0], [1.0]]
 
 
+@pytest.mark.slow
 def test_a_process_whose_plan_another_one_has_published_has_its_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +229,7 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == ["in", "labels.csv", "r.yaml"]
 
 
+@pytest.mark.slow
 def test_the_ledger_adds_up(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     phantoms.write_series(tmp_path / "in" / "mr", seed=8, modality="MR", patient_id="P0")
@@ -266,6 +274,7 @@ def test_the_card_describes_the_stacks_that_became_samples(tmp_path: Path) -> No
     assert len(rows) == 3
 
 
+@pytest.mark.slow
 def test_folders_of_others_and_other_recipes_are_refused(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     prepared(recipe, tmp_path / "out")
@@ -288,6 +297,7 @@ def test_folders_of_others_and_other_recipes_are_refused(tmp_path: Path) -> None
     assert merge_parts(plan.folder, overwrite=True).name == "slopes"
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -334,6 +344,7 @@ def test_a_full_disk_keeps_what_is_finished(
     assert sum(merge_parts(plan.folder).samples.values()) == 4
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_command_line_make_the_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

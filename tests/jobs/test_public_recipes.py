@@ -153,6 +153,7 @@ def test_breasts_of_2022_are_pictures_with_their_outcome(data: Path) -> None:
     assert len(list((data.parent / "out").rglob("*.png"))) == 8
 
 
+@pytest.mark.slow
 def test_abdomens_of_2023_keep_signed_values(data: Path) -> None:
     phantoms_rsna.abdomen_2023(data)
     # Signed values of 12 bits, whose sign is not in the bits above: pixel_array has large numbers.
@@ -174,6 +175,7 @@ def test_abdomens_of_2023_keep_signed_values(data: Path) -> None:
     np.testing.assert_array_equal(image[0], phantoms.ramp((4, 8, 8)) - 200)
 
 
+@pytest.mark.slow
 def test_several_stacks_of_a_lumbar_series_are_samples_of_their_own(data: Path) -> None:
     phantoms_rsna.lumbar_2024(data)
     # An axial block per disc in one Series.

@@ -83,6 +83,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+@pytest.mark.slow
 def test_a_page_states_counts_verdicts_and_facts_of_every_stack(tmp_path: Path) -> None:
     write_series(tmp_path / "in/a", shape=SHAPE, spacing=(2, 1, 1.5), edit=described())
     write_series(tmp_path / "in/b", shape=SHAPE, drop=(4,), seed=1, edit=described())
@@ -136,6 +137,7 @@ def test_labels_lie_over_the_planes_and_have_their_volumes(tmp_path: Path) -> No
     assert "marks-0" not in without.html
 
 
+@pytest.mark.slow
 def test_a_slider_has_slices_of_the_stacks_that_were_chosen(tmp_path: Path) -> None:
     for number in range(3):
         write_series(tmp_path / f"in/{number}", shape=SHAPE, seed=number, edit=described())
@@ -148,6 +150,7 @@ def test_a_slider_has_slices_of_the_stacks_that_were_chosen(tmp_path: Path) -> N
         made_of(index, sliders=[7])
 
 
+@pytest.mark.slow
 def test_a_page_shows_no_identity_no_uid_and_no_full_path(tmp_path: Path) -> None:
     secrets = {
         "PatientName": "Doe^Jane",
@@ -171,6 +174,7 @@ def test_a_page_shows_no_identity_no_uid_and_no_full_path(tmp_path: Path) -> Non
     assert "Age years" in asked and "Sex" in asked
 
 
+@pytest.mark.slow
 def test_paths_are_hashed_when_asked(tmp_path: Path) -> None:
     write_series(tmp_path / "in/jane-doe", shape=SHAPE)
     write_series(tmp_path / "in/other", shape=SHAPE, seed=1)
@@ -217,6 +221,7 @@ def test_the_newest_labels_that_can_be_read_are_shown(tmp_path: Path, readable: 
     assert column(report, "labels")[at] == readable
 
 
+@pytest.mark.slow
 def test_text_from_files_makes_no_element_and_no_script(tmp_path: Path) -> None:
     harmless = write_series(tmp_path / "ok", shape=SHAPE, edit=described())
     plain = Tags(made_of(scanned(tmp_path / "ok")).html)
@@ -282,6 +287,7 @@ def test_an_empty_index_has_a_page(tmp_path: Path) -> None:
     assert "no complete stack" in text_of(report)
 
 
+@pytest.mark.slow
 def test_pictures_are_cached_and_a_damaged_entry_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,6 +377,7 @@ def test_a_worker_that_dies_costs_one_stack_its_picture(
     assert "ended" in made[1].error and not made[0].error and not made[2].error
 
 
+@pytest.mark.slow
 def test_a_split_shows_its_parts_its_leaks_and_the_targets_of_each(tmp_path: Path) -> None:
     for number in range(4):
         write_series(
@@ -397,6 +404,7 @@ def test_a_split_shows_its_parts_its_leaks_and_the_targets_of_each(tmp_path: Pat
     assert 'id="split"' in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_counts_the_values_of_a_table_per_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -423,6 +431,7 @@ def test_the_command_counts_the_values_of_a_table_per_part(
         assert "--join" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_comparison_shows_what_came_went_and_changed(tmp_path: Path) -> None:
     paths = [
         write_series(tmp_path / f"in/{number}", shape=SHAPE, seed=number, edit=described())
@@ -459,6 +468,7 @@ def test_bars_of_two_indexes_are_shares_of_each() -> None:
     assert charts.histogram("Slices", "", [None]) is None
 
 
+@pytest.mark.slow
 def test_a_file_is_written_for_its_owner_and_never_over_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -478,6 +488,7 @@ def test_a_file_is_written_for_its_owner_and_never_over_another(
     assert len(out.read_bytes()) < len(before)
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_1_where_a_person_is_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,7 @@ def tables(out: Path, root: str) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_archive_has_the_tables_volumes_and_splits_of_its_folder(
     folder: Path, tmp_path: Path, name: str
@@ -445,6 +446,7 @@ def test_a_root_of_another_kind_is_refused_with_what_to_do(tmp_path: Path) -> No
         scan(tmp_path / "a.rar", tmp_path / "i")
 
 
+@pytest.mark.slow
 def test_a_compressed_zip_is_copied_once_and_has_the_same_tables(
     folder: Path,
     tmp_path: Path,

@@ -197,6 +197,7 @@ def test_file_links_are_followed_and_each_file_is_read_once(
     assert scan(root, out=out + "2", follow_links=True).ledger["image"] == 7
 
 
+@pytest.mark.slow
 @posix_only
 def test_a_link_that_leaves_the_roots_is_seen_by_the_next_scan(
     root: Path, out: str, tmp_path: Path
@@ -207,6 +208,7 @@ def test_a_link_that_leaves_the_roots_is_seen_by_the_next_scan(
     assert "passed over: 1 outside link" in repr(scan(root, out=out))
 
 
+@pytest.mark.quick(1)
 @posix_only
 @pytest.mark.parametrize("spelling", ["{root}/ct", "{root}/ct/../ct/", "{tmp}/alias", "../ct"])
 def test_links_below_a_root_stay_inside_however_they_and_the_root_are_written(
@@ -221,6 +223,7 @@ def test_links_below_a_root_stay_inside_however_they_and_the_root_are_written(
         assert "passed over" not in repr(scan(place, out=out))
 
 
+@pytest.mark.slow
 @posix_only
 def test_the_work_tree_of_git_annex_is_read_where_the_root_holds_its_objects(
     tmp_path: Path, out: str
@@ -243,6 +246,7 @@ def test_the_work_tree_of_git_annex_is_read_where_the_root_holds_its_objects(
     assert scan(repository / "sub-01", out=out + "3", follow_links=True).ledger["image"] == 3
 
 
+@pytest.mark.slow
 @posix_only
 def test_folder_links_are_followed_only_when_told_and_loops_end(
     root: Path, out: str, tmp_path: Path
@@ -274,6 +278,7 @@ def test_pipes_and_sockets_are_counted_and_do_not_hang_the_scan(
         scan(root / "pipe.dcm", out=out + "2")
 
 
+@pytest.mark.quick(1)
 @posix_only
 @pytest.mark.parametrize(
     "name",
@@ -297,6 +302,7 @@ def test_any_name_that_a_file_may_have_is_kept(
     index.to_parquet(tmp_path / "exported")
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_between_walk_and_read_is_a_problem_once(
     root: Path, out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +349,7 @@ def test_an_unreadable_folder_is_listed_and_the_scan_goes_on(
     assert index.manifest["passed_over"]["unreadable"] == [str(root / "ct")]
 
 
+@pytest.mark.slow
 def test_the_index_folder_inside_the_root_is_left_out_however_the_root_is_written(
     root: Path,
 ) -> None:
@@ -369,6 +376,7 @@ def test_an_unchanged_folder_is_not_read_again_and_keeps_its_generation(
     assert second.generation == first.generation
 
 
+@pytest.mark.slow
 def test_pixels_are_compared_once_and_only_those_that_nothing_tells_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +404,7 @@ def test_pixels_that_only_their_files_were_compared_for_are_unchecked(tmp_path: 
     assert (stack.verdict, stack.detail["pixels"]) == ("duplicates", "unchecked")
 
 
+@pytest.mark.slow
 def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(
     root: Path, out: str, reads: list[str]
 ) -> None:
@@ -418,6 +427,7 @@ def test_an_update_reads_only_what_is_new_or_changed_and_forgets_the_deleted(
     assert content(index) == content(scan(root, out=out + "-fresh"))
 
 
+@pytest.mark.slow
 def test_a_change_in_place_with_the_same_size_and_restored_time_is_noticed(
     root: Path, out: str
 ) -> None:
@@ -432,6 +442,7 @@ def test_a_change_in_place_with_the_same_size_and_restored_time_is_noticed(
     assert len(second.select(patient_id="RAMP-9")) == 1
 
 
+@pytest.mark.slow
 def test_updates_in_many_small_steps_equal_one_fresh_scan(tmp_path: Path, out: str) -> None:
     source, root = tmp_path / "source", tmp_path / "root"
     write_series(source, shape=(5, 5, 7))
@@ -449,6 +460,7 @@ def test_updates_in_many_small_steps_equal_one_fresh_scan(tmp_path: Path, out: s
     assert content(index) == content(scan(root, out=out + "-fresh"))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -479,6 +491,7 @@ def test_another_version_of_dicomdl_scans_again(
     assert len(reads) == 10
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("damage", ["removed", "emptied", "cut"])
 def test_a_damaged_index_is_made_anew(root: Path, out: str, name: str, damage: str) -> None:
@@ -506,6 +519,7 @@ def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(
 # --- interrupted scans ----------------------------------------------------------------------------
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("point", ["read_chunk", "build_stacks", "encoded", "publish"])
 def test_an_exception_in_mid_scan_leaves_the_old_index_whole(
     root: Path, out: str, monkeypatch: pytest.MonkeyPatch, point: str
@@ -732,6 +746,7 @@ def test_a_worker_that_is_killed_in_mid_scan_loses_nothing(
     assert content(index) == content(scan(root, out=out + "-fresh", workers=1))
 
 
+@pytest.mark.slow
 def test_workers_that_all_end_at_their_start_lose_nothing_and_it_is_said_once(
     root: Path, out: str, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -821,6 +836,7 @@ def test_workers_start_from_anywhere(root: Path, out: str, tmp_path: Path, way: 
 # --- patients -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hashed_patients_are_stable_and_blank_ones_stay_blank(tmp_path: Path, out: str) -> None:
     root = tmp_path / "root"
     write_series(root / "a", patient_id="SECRET-4711", shape=(2, 5, 7))
@@ -896,6 +912,7 @@ def test_a_person_name_that_is_allowed_is_text(root: Path, out: str) -> None:
     assert index.value(0, "patient_name") == "RAMP^PHANTOM"
 
 
+@pytest.mark.slow
 def test_further_attributes_are_columns_that_select_and_frames_know(root: Path, out: str) -> None:
     def with_agent(dataset: Any, z: int) -> None:
         dataset.ContrastBolusRoute = "IV" if z < 2 else ""
@@ -1041,6 +1058,7 @@ def test_a_file_that_nothing_can_decode_is_a_copy_of_the_same_bytes(tmp_path: Pa
     assert len(index.select(min_duplicate_of=0)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["index", None])
 def test_a_move_takes_over_the_files_that_did_not_change_and_reads_the_others(
     out: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1073,6 +1091,7 @@ def test_a_move_takes_over_the_files_that_did_not_change_and_reads_the_others(
     assert first.path == moved.path or out is None
 
 
+@pytest.mark.slow
 def test_the_command_line_moves_an_index_without_naming_its_other_roots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1092,6 +1111,7 @@ def test_the_command_line_moves_an_index_without_naming_its_other_roots(
     assert "--move OLD NEW" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_hashes_of_another_key_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOMDL_CACHE", str(tmp_path / "cache"))
     write_series(tmp_path / "data", shape=(2, 5, 7), patient_id="SECRET")

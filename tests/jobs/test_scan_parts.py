@@ -47,6 +47,7 @@ def made_here(work: str) -> None:
         partitions.make(task, number, {})
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,6 +83,7 @@ def test_no_identity_lies_in_the_parts_of_a_private_scan(tmp_path: Path) -> None
     assert b"sop_instance_uid" in stored
 
 
+@pytest.mark.slow
 def test_an_update_in_parts_reads_what_changed(tmp_path: Path) -> None:
     root = written(tmp_path / "in")
     for out in ("one", "many"):
@@ -99,6 +101,7 @@ def test_an_update_in_parts_reads_what_changed(tmp_path: Path) -> None:
     assert merge_scan(plan.folder).generation == many.generation
 
 
+@pytest.mark.slow
 def test_an_index_that_another_scan_wrote_since_the_plan_is_said(tmp_path: Path) -> None:
     root = written(tmp_path / "in")
     dicomdl.scan(root, tmp_path / "index", progress=False)

@@ -61,6 +61,7 @@ def rows(index: dicomdl.Index, table: str, root: str) -> list[dict[str, str]]:
     return found.map(lambda cell: repr(cell).replace(root, "ROOT")).to_dict("records")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["stored.zip", "deflated.zip", "plain.tar", "packed.tar.gz"])
 def test_an_archive_in_a_store_has_the_tables_of_the_archive_on_disk(
     server: ObjectServer, folder: Path, tmp_path: Path, name: str
@@ -87,6 +88,7 @@ def test_an_archive_in_a_store_has_the_tables_of_the_archive_on_disk(
     assert check_archives(there, progress=False).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stored.zip", "plain.tar"])
 def test_members_are_asked_for_at_once_and_by_ranges(
     server: ObjectServer,
@@ -110,6 +112,7 @@ def test_members_are_asked_for_at_once_and_by_ranges(
     assert len(server.log) == 16
 
 
+@pytest.mark.slow
 def test_an_archive_that_changes_refuses_its_members(
     server: ObjectServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_deflated_zip_in_a_store_is_copied_on_request(
     assert len(server.log) == 1
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("fault", ["404", "403", "500", "cut", "no range"])
 def test_an_archive_that_a_store_fails_to_give_is_one_sentence(
     server: ObjectServer, folder: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -160,6 +164,7 @@ def test_workers_read_members_of_an_archive_in_a_store(
     assert index.ledger["image"] == SHAPE[0]
 
 
+@pytest.mark.slow
 def test_archives_below_a_prefix_are_read_on_request(
     server: ObjectServer, folder: Path, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_headers_are_read_by_one_request_each(server: ObjectServer, tmp_path: Pa
     assert {(each.start, each.stop) for each in server.gets()} == {(0, 16 * 1024)}
 
 
+@pytest.mark.slow
 def test_a_second_scan_reads_what_changed(server: ObjectServer, tmp_path: Path) -> None:
     index = scan(server, "s3://b/data/a/", tmp_path / "index")
     server.clear()
@@ -138,6 +139,7 @@ def test_urls_are_roots(server: ObjectServer, folder: Path, tmp_path: Path) -> N
     assert dicomdl.read_volume(stack).array.shape == SHAPE
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kind", ["csv", "parquet", "txt", "s5cmd", "remote txt", "relative"])
 def test_a_table_of_urls_is_a_root(server: ObjectServer, tmp_path: Path, kind: str) -> None:
     names = urls(server, "/a/")
@@ -173,6 +175,7 @@ def test_an_absent_object_of_a_list_is_a_problem(server: ObjectServer, tmp_path:
     assert problem.reason == "unreadable" and "no such object" in problem.detail
 
 
+@pytest.mark.slow
 def test_presigned_urls_leave_no_signature(server: ObjectServer, tmp_path: Path) -> None:
     names = [url for url in urls(server) if not url.endswith(".txt")]
     signed = [f"{url}?X-Amz-Signature=SECRET{number}" for number, url in enumerate(names)]
@@ -270,6 +273,7 @@ def test_a_gzip_of_a_table_is_no_table(server: ObjectServer, tmp_path: Path) -> 
     assert scan(server, tmp_path / "list.csv", tmp_path / "index").ledger["not_dicom"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "other grid"])
 def test_frames_of_a_segmentation_are_asked_for_at_once(
     server: ObjectServer,

@@ -50,6 +50,7 @@ def test_no_file_of_the_index_holds_a_free_text(root: Path, tmp_path: Path) -> N
     assert stack.annotations[0].label == ""
 
 
+@pytest.mark.slow
 def test_an_index_with_texts_is_read_again_and_nothing_of_it_is_left(
     root: Path, tmp_path: Path
 ) -> None:

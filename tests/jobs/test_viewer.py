@@ -118,6 +118,7 @@ def test_colour_and_images_without_geometry_are_shown(folder: Path, pages: list[
     assert page.array("stack/0/picture?plane=&number=0").shape[0] > 1
 
 
+@pytest.mark.slow
 def test_labels_of_the_demo_lie_on_its_pictures(tmp_path: Path, pages: list[Page]) -> None:
     dicomdl.demo_data(tmp_path / "demo", patients=1)
     index = dicomdl.scan(tmp_path / "demo", tmp_path / "index", progress=False)

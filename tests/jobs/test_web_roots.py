@@ -233,6 +233,7 @@ def only(answer: Answer, words: str) -> Callable[[Asked], Answer | None]:
     return lambda asked: answer if words in f"{asked.path}$" else None
 
 
+@pytest.mark.slow
 def test_an_update_asks_for_metadata_alone_and_reads_what_changed(
     fake: Fake, server: WebServer, tmp_path: Path
 ) -> None:
@@ -312,6 +313,7 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_metadata_of_one_instance_are_a_problem_and_cost_no_other(
     name: str, fake: Fake, server: WebServer, tmp_path: Path
@@ -356,6 +358,7 @@ def test_a_service_that_cannot_be_listed_is_an_error(
         scanned(root_of(server), tmp_path / "index")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -387,6 +390,7 @@ def test_frames_other_than_the_scan_said_are_typed_errors(
     assert "127.0.0.1" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_server_that_contradicts_itself_or_gives_no_frames_is_refused_or_read_as_a_whole(
     fake: Fake, server: WebServer, tmp_path: Path, folder: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_an_annotation_that_changed_since_the_scan_is_an_error(stack: Stack, cac
         CachedLabels(cache, stack, LabelSource("SEG"))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (0, 1, 0, -1, 0, 0)], ids=str)
 @pytest.mark.parametrize("rows", [12, 9])
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def slices_of(mask: NDArray[Any] | None) -> list[int]:
     return np.flatnonzero(mask.any(axis=(1, 2))).tolist()
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("by_index", [False, True])
 @pytest.mark.parametrize(
     ("named", "unlabelled"), [([0, 3], [2, 4, 5]), ([0, 1, 2, 3, 4, 5], []), ([], [])]

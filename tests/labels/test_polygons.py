@@ -36,6 +36,7 @@ def is_inside(row: float, column: float, points: Polygon) -> bool:
     return inside
 
 
+@pytest.mark.slow
 @given(polygon)
 def test_a_pixel_is_filled_if_its_centre_lies_inside(points: Polygon) -> None:
     found = filled(points)
@@ -55,6 +56,7 @@ def test_an_edge_through_centres_counts_on_one_side_only() -> None:
     assert np.array_equal(left | right, filled([(2, 3), (2, 9), (5, 9), (5, 3)]))
 
 
+@pytest.mark.slow
 @given(polygon, st.tuples(coordinate, coordinate), st.tuples(coordinate, coordinate))
 def test_a_cut_divides_a_polygon_without_gap_or_overlap(
     points: Polygon, one: tuple[float, float], other: tuple[float, float]
@@ -81,6 +83,7 @@ def test_a_keyhole_fills_the_ring_between_its_edges(width: float) -> None:
     assert np.array_equal(filled(keyhole), filled(outer, hole))
 
 
+@pytest.mark.slow
 @given(polygon, st.tuples(st.integers(0, 11), st.integers(0, 13)), st.integers(1, 8))
 def test_a_pixel_does_not_depend_on_the_block_that_it_is_filled_with(
     points: Polygon, corner: tuple[int, int], size: int

@@ -50,6 +50,7 @@ def reader_of(stack: Stack, path: Path, wish: Any = None) -> ContourReader:
     return ContourReader(stack, rois, choices, lambda: np.zeros(stack.slices, np.bool_))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     "geometry",
     [

@@ -52,6 +52,7 @@ def test_labels_of_a_tilted_stack_come_back_bit_by_bit(
     assert again.names == NAMES
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
 @pytest.mark.parametrize("shape", [(3, 7, 5), (2, 13, 17), (5, 3, 11)], ids=str)
 def test_frames_of_no_whole_bytes_come_back_bit_by_bit(folder: Path, shape: Any, kind: Any) -> None:
@@ -107,6 +108,7 @@ def test_probabilities_are_fractions_in_steps_of_one_255th(folder: Path, stack: 
         assert np.array_equal(found.array, np.around(chances * 255) >= threshold * 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_frames_of_one_file_are_its_source(folder: Path, kind: Any) -> None:
     write_multiframe(folder / "ct" / "enhanced.dcm", shape=SHAPE, shear=(0.3, 0))
@@ -140,6 +142,7 @@ def test_tiles_of_a_mosaic_have_their_places(folder: Path) -> None:
     assert len(dcmread(out).SourceImageSequence) == 1
 
 
+@pytest.mark.slow
 def test_the_scan_links_the_object_with_all_images(folder: Path, stack: Stack) -> None:
     details = {
         1: {"name": "Liver", "type": ("10200004", "SCT", "Liver"), "algorithm": "MANUAL"},
@@ -185,6 +188,7 @@ def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
     assert not {"PatientComments", "OperatorsName", "PatientWeight"} & set(seg.dir())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("character_set", "name"),
     [

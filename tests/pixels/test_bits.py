@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dicomdl.pixels.bits import BitRule, CodedBits, HeaderBits, coded_rule, header_rule, keep_bits
 
 
+@pytest.mark.slow
 @given(
     words=st.lists(st.integers(0, 65535), min_size=1, max_size=8),
     stored=st.integers(1, 16),

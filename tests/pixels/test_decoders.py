@@ -406,6 +406,7 @@ def test_a_damaged_header_never_leaks_an_untyped_error() -> None:
             decode(items(stream[:length] + b"\xff\xd9"), source(image, J2K), reduce=1)
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize(
     "shape",
     [

@@ -104,6 +104,7 @@ def test_a_decoder_that_dies_is_the_error_of_its_frame_and_the_next_frame_is_dec
         assert np.array_equal(decode(value=9), image(9))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("codec")
 @pytest.mark.parametrize("word", ["sleep", "hang"])
 def test_a_decoder_that_hangs_is_stopped_at_its_deadline(word: str) -> None:
@@ -142,6 +143,7 @@ def test_errors_of_a_decoder_arrive_as_those_of_this_process_would() -> None:
     assert apart[0][0] in (TruncatedPixels, DecodeError) and here[0][0] is TruncatedPixels
 
 
+@pytest.mark.slow
 def test_the_real_codecs_give_the_same_values_in_a_helper() -> None:
     imagecodecs = pytest.importorskip("imagecodecs")
     values = np.random.default_rng(2).integers(0, 256, (ROWS, COLUMNS)).astype("u1")
@@ -157,6 +159,7 @@ def test_the_real_codecs_give_the_same_values_in_a_helper() -> None:
     assert len(helper_ids()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("codec")
 def test_one_helper_serves_frame_after_frame_and_each_thread_has_its_own() -> None:
     decode()
@@ -177,6 +180,7 @@ def test_one_helper_serves_frame_after_frame_and_each_thread_has_its_own() -> No
     assert [int(values[0, 0]) for values in go] == [5, 5]
 
 
+@pytest.mark.slow
 @posix_only
 @pytest.mark.usefixtures("codec")
 def test_a_helper_that_was_killed_while_it_waited_is_replaced_without_an_error() -> None:

@@ -939,6 +939,7 @@ def test_single_bits_and_palette_indices_are_taken_and_not_mixed(tmp_path: Path)
     assert np.array_equal(read_frame(source, reduce=2), bits[::4, ::4])
 
 
+@pytest.mark.slow
 def test_a_blank_frame_that_its_bytes_do_not_justify_is_refused_unless_it_is_allowed(
     tmp_path: Path,
 ) -> None:

@@ -88,6 +88,7 @@ def test_every_thread_has_a_record_and_slots_are_used_again() -> None:
     assert len(last_decoded()) == 4
 
 
+@pytest.mark.slow
 def test_many_deaths_and_the_living_find_slots() -> None:
     Recorder()
     assert recorder._here.slots is not None

@@ -137,6 +137,7 @@ def test_a_file_that_cannot_be_opened_leaves_the_rule_to_others(
 # --- what is read at once -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_headers_of_a_slow_file_system_are_read_at_once(
     folder: Path, request: pytest.FixtureRequest
 ) -> None:

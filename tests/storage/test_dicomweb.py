@@ -89,6 +89,7 @@ def test_what_is_no_answer_is_an_error_without_content_and_address(
     assert pickle.loads(pickle.dumps(caught.value)).status == caught.value.status
 
 
+@pytest.mark.slow
 def test_a_bomb_of_gzip_ends_at_the_limit() -> None:
     bomb = gzip.compress(b"[" + b" " * 50_000_000)
     headers = {"Content-Type": dicomweb.JSON, "Content-Encoding": "gzip"}
@@ -226,6 +227,7 @@ def test_a_file_of_credentials_that_others_can_read_or_that_is_malformed_is_refu
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_certificates_are_verified_and_an_issuer_of_ones_own_can_be_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def test_a_file_that_nests_deeply_is_a_damaged_file(
         read(path)
 
 
+@pytest.mark.slow
 def test_a_scan_replaces_a_manifest_that_nests_deeply(folder: Path, tmp_path: Path) -> None:
     phantoms.write_series(folder, shape=(2, 3, 4))
     out = tmp_path / "index"

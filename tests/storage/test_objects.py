@@ -146,6 +146,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize(("fault", "words"), FAULTS)
 @pytest.mark.parametrize("scheme", ["s3", "http"])
 def test_a_fault_of_a_server_is_one_sentence_without_secrets(

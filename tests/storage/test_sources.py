@@ -162,6 +162,7 @@ READERS = [
 ]
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("change", [rewrite, replace])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_of_the_same_size_and_time_that_was_rewritten_is_refused(

@@ -126,6 +126,7 @@ TABLES: dict[str, tuple[Any, dict[int, float]]] = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_voi_lut_spans_black_to_white_whatever_its_descriptor_says(tmp_path: Path, name: str):
     item, expected = TABLES[name]
@@ -173,6 +174,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_table_or_percentiles_replace_an_unusable_window(tmp_path: Path, name: str):
     with_table = picture(**UNUSABLE[name], VOILUTSequence=[lut(CURVE, 16)])

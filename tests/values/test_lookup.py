@@ -675,6 +675,7 @@ def test_the_range_is_signed_as_the_pixels_are_unless_it_makes_no_sense(
     assert (found.first, found.last) == expected
 
 
+@pytest.mark.quick(3)
 @pytest.mark.filterwarnings("ignore:The value for the data element")
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("entries", [5, 30000])  # an FD of more than 64 kB is written as UN
@@ -908,6 +909,7 @@ def test_of_a_deflated_file_only_a_bounded_part_is_inflated(tmp_path: Path) -> N
     assert lookup_reading_module.modality_lut(path) == table([3])
 
 
+@pytest.mark.slow
 def test_damaged_files_give_an_answer_or_a_typed_error(tmp_path: Path) -> None:
     rng = random.Random(8)
     frames = [

@@ -92,6 +92,7 @@ def test_the_compiled_function_refuses_memory_that_does_not_fit() -> None:
             pair[0](samples, entries, np.zeros(out, np.float32))
 
 
+@pytest.mark.slow
 @compiled
 @settings(max_examples=80, deadline=None)
 @given(
@@ -143,6 +144,7 @@ def test_a_function_of_the_caller_has_no_table() -> None:
     assert network_table(frame, Conversion(), recipe, marks_padding=True) is None
 
 
+@pytest.mark.quick(3)
 @compiled
 @pytest.mark.parametrize(
     "options",

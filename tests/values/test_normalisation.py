@@ -90,6 +90,7 @@ def truth_of(option: Any, image: np.ndarray) -> np.ndarray:
 # --- one value on every path ----------------------------------------------------------------------
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("option", OPTIONS, ids=repr)
 def test_frame_volume_patch_and_device_map_alike_with_padding_outside_the_statistics(
     folder: Path, option: Any
@@ -190,6 +191,7 @@ def test_the_statistics_are_computed_once_and_kept_for_other_processes(
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("option", [ZScore(), ZScore("foreground"), MinMax(), CHAIN], ids=repr)
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_a_constant_stack_becomes_zeros(folder: Path, option: Any, modality: str) -> None:
@@ -333,6 +335,7 @@ ramps = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(ramps, ramps)
 @settings(max_examples=60)
 def test_two_ramps_in_turn_are_one(first: Ramp, second: Ramp) -> None:

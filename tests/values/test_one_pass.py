@@ -45,6 +45,7 @@ def in_steps(
     return out, mask
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     frame=sources(),

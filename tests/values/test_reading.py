@@ -148,6 +148,7 @@ def test_a_volume_without_padding_has_no_mask(folder: Path) -> None:
     assert dicomdl.read_volume(only_stack(folder)).padding is None
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("padding", [0, 4095])
 @pytest.mark.parametrize(
     "intensity",
@@ -327,6 +328,7 @@ def injections(*doses: dict[str, Any], **more: Any) -> Any:
     return pet(RadiopharmaceuticalInformationSequence=[item(**dose)[0] for dose in doses], **more)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "syntax"),
     [
@@ -355,6 +357,7 @@ def test_two_radiopharmaceuticals_give_no_suv_in_any_order(
         assert dicomdl.read_volume(stack).units == "BQML"
 
 
+@pytest.mark.slow
 def test_repeated_and_empty_items_are_one_radiopharmaceutical(folder: Path) -> None:
     spelt = {
         "RadionuclideTotalDose": "3.5E+08",

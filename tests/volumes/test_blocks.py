@@ -72,6 +72,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_is_that_of_the_volume(folder: Path, kind: str) -> None:
     write_series(folder, shape=SHAPE, **KINDS[kind])
@@ -257,6 +258,7 @@ def test_a_truncated_file_is_an_error_and_never_old_memory(folder: Path) -> None
 # --- caches ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if "transfer_syntax" in KINDS[kind] and kind != "big endian"]
 )

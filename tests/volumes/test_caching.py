@@ -49,6 +49,7 @@ def test_values_are_those_without_the_cache(folder: Path, kind: str) -> None:
     assert cache.stats().made == 1
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_patches_are_those_without_the_cache(folder: Path, kind: str) -> None:
     pytest.importorskip("torch")

@@ -61,6 +61,7 @@ def test_three_planes_cross_in_the_middle_at_their_true_size() -> None:
     assert np.array_equal(picture(figure.axes[2]), shown[::-1, :, 6])
 
 
+@pytest.mark.slow
 def test_pyplot_has_the_figure_and_saves_it(tmp_path: Path) -> None:
     figure = volume().plot((300, 600))
     assert plt.gcf() is figure
@@ -81,6 +82,7 @@ def test_a_notebook_shows_a_figure_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_the_title_says_series_window_and_units_and_no_identity(tmp_path: Path) -> None:
     def edit(dataset: pydicom.Dataset, _: int) -> None:
         dataset.SeriesNumber, dataset.SeriesDescription = 7, "Lung $5\\pi$ thin"
@@ -127,6 +129,7 @@ def test_a_plane_or_a_montage_can_be_asked_for() -> None:
         volume().plot((300, 600), plane="front")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_list_of_numbers_is_a_montage_of_these_slices() -> None:
     figure = volume().plot((300, 600), slices=[1, 2, -1])
     assert titles(figure) == ["slice 1", "slice 2", "slice 7"]

@@ -112,6 +112,7 @@ def write_diffusion(
 # --- time -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["case.nii", "case.nii.gz"])
 @pytest.mark.parametrize("repetition", [5000, 730.5])
 def test_a_time_series_states_its_repetition_time(
@@ -130,6 +131,7 @@ def test_a_time_series_states_its_repetition_time(
     assert not list(tmp_path.glob("*.bv*"))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["case.nii", "case.nii.gz"])
 @pytest.mark.parametrize(
     "facts",
@@ -250,6 +252,7 @@ IN_WORLD = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("vendor", "plane", "phase"), IN_WORLD)
 def test_directions_of_every_vendor_and_plane_are_those_of_dcm2niix(
     tmp_path: Path, vendor: str, plane: str, phase: str
@@ -271,6 +274,7 @@ def test_directions_of_every_vendor_and_plane_are_those_of_dcm2niix(
     assert np.allclose(vectors, volume.b_vectors, atol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR", "PIR"])
 def test_directions_follow_the_axes_of_the_array_that_is_saved(tmp_path: Path, axes: str) -> None:
     write_diffusion(tmp_path / "dicom", "SIEMENS", plane="oblique")
@@ -358,6 +362,7 @@ def test_directions_of_ge_without_private_creators_are_read(tmp_path: Path) -> N
     assert np.allclose(volume.b_vectors[1], IN_WORLD["GE", "axial", "COL"])
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("vendor", ["SIEMENS", "GE", "Philips", "standard"])
 def test_a_trace_has_a_b_value_and_no_direction(tmp_path: Path, vendor: str) -> None:
     write_diffusion(tmp_path / "dicom", vendor, b_values=(0, 1000), given=((0, 0, 0), (0, 0, 0)))

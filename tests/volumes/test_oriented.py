@@ -32,6 +32,7 @@ def padded(dataset: Dataset, z: int) -> None:
     dataset.add_new("PixelPaddingValue", "SS" if dataset.PixelRepresentation else "US", 30)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("axes", ["RAS", "SPL", "IPR", "PSL", "ALI"])
 @pytest.mark.parametrize(
     "kind",

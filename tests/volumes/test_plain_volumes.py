@@ -36,6 +36,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain, "_PART_BYTES", 2 * 9 * 14 * 2)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("dtype", [None, np.int16, np.int32, np.float32])
 @pytest.mark.parametrize(
     "options",

@@ -42,6 +42,7 @@ def test_a_stack_shows_its_planes_and_an_irregular_one_its_verdict(tmp_path: Pat
     assert len(stack.group.plot().axes) == 3
 
 
+@pytest.mark.slow
 def test_an_index_is_a_contact_sheet_with_captions(tmp_path: Path) -> None:
     index = index_of(tmp_path)
     figure = index.plot()
@@ -109,6 +110,7 @@ def legend(figure: Any) -> list[str]:
     return [text.get_text() for each in figure.legends for text in each.get_texts()]
 
 
+@pytest.mark.slow
 def test_labels_of_a_source_are_read_for_the_stack_and_follow_its_grid(tmp_path: Path) -> None:
     index = with_labels(tmp_path, {1: "Liver", 2: "Kidney"})
     (stack,) = index.select(has="SEG").stacks

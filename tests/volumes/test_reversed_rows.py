@@ -46,6 +46,7 @@ TRUE = np.stack([phantoms.ramp(SHAPE) + 300 * t for t in range(1, 5)])
 ALL_SCHEMES = [("0", set[int]()), ("1", {1, 2, 3, 4}), ("2", {1, 3}), ("3", {2, 4})]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "position", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"]
 )

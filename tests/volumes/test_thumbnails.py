@@ -79,6 +79,7 @@ def test_a_gap_between_slices_stays_black(tmp_path: Path) -> None:
     assert not middle[31:35].any()
 
 
+@pytest.mark.slow
 def test_slices_that_are_not_read_are_no_gap(tmp_path: Path) -> None:
     stored = np.full((72, 8, 8), 1000)
     stack = stack_of(tmp_path / "in", shape=(72, 8, 8), stored=stored, edit=windowed)

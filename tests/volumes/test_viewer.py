@@ -28,6 +28,7 @@ def controls(viewer: Any) -> dict[str, Any]:
     return {control.description: control for control in viewer.children[0].children}
 
 
+@pytest.mark.slow
 def test_sliders_move_through_slices_planes_and_time_points() -> None:
     pytest.importorskip("ipywidgets")
     pytest.importorskip("matplotlib")
@@ -44,6 +45,7 @@ def test_sliders_move_through_slices_planes_and_time_points() -> None:
     assert by["slice"].max == 3
 
 
+@pytest.mark.slow
 def test_a_stack_shows_itself_as_it_lies(folder: Path) -> None:
     pytest.importorskip("ipywidgets")
     pytest.importorskip("matplotlib")

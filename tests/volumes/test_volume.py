@@ -63,6 +63,7 @@ def only_stack(folder: Path, **scan_options: object) -> dicomdl.Stack:
     return stacks[0]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "syntax",
     [
@@ -613,6 +614,7 @@ RESAMPLED = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("dtype", [None, "float32"])
 @pytest.mark.parametrize("kind", RESAMPLED)
 def test_every_voxel_of_a_resampled_ramp_has_the_value_of_its_place_in_the_patient(

@@ -762,6 +762,7 @@ def test_trust_in_right_aligned_frames_is_none_in_left_aligned_ones(
 # --- the bits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     samples=st.sampled_from(["uint8", "int8", "uint16", "int16"]).flatmap(
         lambda name: npst.arrays(name, (2, 7))
@@ -825,6 +826,7 @@ maps = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(stored_arrays, slopes, st.one_of(st.integers(-4096, 4096), finite))
 def test_a_rescale_gives_the_numbers_that_it_gives_for_arrays(
     stored: Array, slope: float, intercept: float
@@ -915,6 +917,7 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
 # --- stacks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])
 @pytest.mark.parametrize(
     "intensity",

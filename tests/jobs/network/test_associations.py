@@ -108,6 +108,7 @@ def test_a_connection_that_ends_or_stalls_is_an_error_and_no_hang(
     assert caught.value.is_transient
 
 
+@pytest.mark.slow
 def test_certificates_of_both_sides_open_an_association(
     secured: str, certificates: Certificates
 ) -> None:
@@ -115,6 +116,7 @@ def test_certificates_of_both_sides_open_an_association(
     assert echo(parse_peer(secured, tls=tls)).implementation.startswith("OFFIS_DCMTK")
 
 
+@pytest.mark.slow
 def test_a_server_whose_certificate_is_not_trusted_is_refused(
     secured: str, certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_server_whose_certificate_is_not_trusted_is_refused(
     assert not caught.value.is_transient
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_host_is_refused(
     certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -180,6 +183,7 @@ def test_the_command_echo_says_what_is_wrong_and_ends_with_1(
     assert main(["echo", f"QR@127.0.0.1:{archive}"]) == 2
 
 
+@pytest.mark.slow
 def test_a_dicomweb_service_is_asked_for_one_study_under_the_given_certificates(
     certificates: Certificates, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -262,6 +262,7 @@ def test_a_count_that_is_too_high_is_corrected_by_the_list_of_instances(
     assert fetch(archive, tmp_path).ok
 
 
+@pytest.mark.slow
 def test_certificates_are_verified_and_a_file_names_those_that_are_trusted(
     sent: Path, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_the_own_title_comes_from_the_environment_unless_it_is_given(
     assert checked_title(" PADDED ") == "PADDED"
 
 
+@pytest.mark.slow
 def test_certificates_are_verified_unless_it_is_said_otherwise(tmp_path: Path) -> None:
     made = make_certificates(tmp_path)
     context = TLS(str(made.ca), str(made.client), str(made.client_key)).client_context()
@@ -81,6 +82,7 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         TLS().server_context()
 
 
+@pytest.mark.slow
 def test_an_encrypted_key_takes_its_passphrase_from_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def store(receiver: Receiver, change: Callable[[Any], None], **facts: Any) -> in
     return int(answer.Status) if "Status" in answer else -1
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KINDS)
 def test_dcmtk_sends_every_kind_of_file_and_its_bytes_arrive(name: str, tmp_path: Path) -> None:
     source = get_testdata_file(name)
@@ -98,6 +99,7 @@ def test_dcmtk_sends_every_kind_of_file_and_its_bytes_arrive(name: str, tmp_path
     assert oct(arrived.stat().st_mode)[-3:] == "600"
 
 
+@pytest.mark.slow
 def test_the_bytes_of_a_data_set_are_written_as_they_came(tmp_path: Path) -> None:
     from pynetdicom import _config
 
@@ -115,6 +117,7 @@ def test_the_bytes_of_a_data_set_are_written_as_they_came(tmp_path: Path) -> Non
         assert arrived[dcmread(path).SOPInstanceUID] == body_of(path), name
 
 
+@pytest.mark.slow
 def test_an_index_follows_the_associations_and_equals_that_of_the_source(tmp_path: Path) -> None:
     write_series(tmp_path / "source")
     stop, port, told = threading.Event(), free_port(), list[str]()
@@ -149,6 +152,7 @@ def test_an_index_follows_the_associations_and_equals_that_of_the_source(tmp_pat
     assert any("sent 6 instances" in line for line in told)
 
 
+@pytest.mark.slow
 def test_duplicates_are_kept_once_and_other_bytes_beside_them(tmp_path: Path) -> None:
     with receiving(tmp_path / "in") as receiver:
         assert store(receiver, lambda data: None) == 0
@@ -159,6 +163,7 @@ def test_duplicates_are_kept_once_and_other_bytes_beside_them(tmp_path: Path) ->
     assert len(files_of(tmp_path / "in")) == 2
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("uid", ["../../x", "", "9" * 200, "..", "a/b"])
 def test_hostile_uids_stay_in_the_folder(uid: str, tmp_path: Path) -> None:
     def change(data: Any) -> None:
@@ -234,6 +239,7 @@ def test_only_allowed_titles_may_send(tmp_path: Path) -> None:
     assert any("SOMEBODY" in line and "rejected" in line for line in told)
 
 
+@pytest.mark.slow
 def test_a_client_without_the_right_certificate_is_refused(tmp_path: Path) -> None:
     made, others = make_certificates(tmp_path / "a"), make_certificates(tmp_path / "b")
     tls = TLS(str(made.ca), str(made.server), str(made.server_key))
@@ -254,6 +260,7 @@ def test_a_client_without_the_right_certificate_is_refused(tmp_path: Path) -> No
     assert counts.new + counts.present + counts.differs == 2
 
 
+@pytest.mark.slow
 def test_a_client_that_says_nothing_keeps_no_other_out(tmp_path: Path) -> None:
     import socket
 

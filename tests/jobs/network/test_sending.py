@@ -142,6 +142,7 @@ def test_dcmtk_gets_what_it_takes_and_the_rest_is_told_in_a_sentence(tmp_path: P
     assert {body_of(Path(path).read_bytes()) for path in FILES[:2]} <= bodies
 
 
+@pytest.mark.slow
 def test_an_index_is_sent_with_its_selection_and_annotations(tmp_path: Path) -> None:
     write_series(tmp_path / "a", series_uid="1.2.3.1")
     write_series(tmp_path / "b", series_uid="1.2.3.2")
@@ -152,6 +153,7 @@ def test_an_index_is_sent_with_its_selection_and_annotations(tmp_path: Path) -> 
     assert (one.stored, both.stored) == (6, 12)
 
 
+@pytest.mark.slow
 def test_files_are_sent_with_tls_to_a_server_that_wants_a_certificate(tmp_path: Path) -> None:
     made = make_certificates(tmp_path / "certificates")
     tls = TLS(str(made.ca), str(made.client), str(made.client_key))
@@ -246,6 +248,7 @@ def test_a_file_that_ends_every_association_is_left_out_and_the_rest_is_stored(
     assert sent.stored == 5 and len(sent.failed) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_given_up_and_a_later_call_sends_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +287,7 @@ def report(association: Any, transaction: str, done: list[Any], failed: list[Any
     )
 
 
+@pytest.mark.slow
 def test_an_answer_on_the_same_association_names_what_is_not_committed(tmp_path: Path) -> None:
     write_series(tmp_path / "in")
     threads = list[threading.Thread]()

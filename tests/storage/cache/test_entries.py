@@ -64,6 +64,7 @@ def test_a_part_of_an_entry_is_that_part_of_the_array(
             assert np.array_equal(entry.part(), values)
 
 
+@pytest.mark.slow
 def test_large_entries_with_many_blocks_are_whole(tmp_path: Path) -> None:
     shape = (40, 300, 257)
     for kind in KINDS:

@@ -41,6 +41,7 @@ def states(paths: list[Path], frames: tuple[int, ...] = (1,)) -> list[KeyFile]:
 OPTIONS = {"intensity": "Rescale()", "dtype": "int16"}
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_any_order_of_the_options_and_in_another_process(
     sources: list[Path],
 ) -> None:

@@ -133,6 +133,7 @@ def test_new_entries_take_the_place_of_the_oldest_and_what_was_got_is_still_righ
         assert_content(entry, number, shape=shape)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     st.lists(
