@@ -13,6 +13,39 @@
 #endif
 #include <Python.h>
 
+#include <stdint.h>
+
+/* How raw samples become modality values: steps of the pure twin. */
+typedef struct {
+    int swaps;         /* of the other byte order */
+    int left, right;   /* shifts, the second with the sign of signed samples */
+    uint32_t mask;     /* bits that stay after the shifts, of unsigned samples */
+    uint32_t slope, intercept; /* modulo 2^32, for integers */
+    double slope_f, intercept_f;
+    int has_padding;
+    int64_t low, high; /* stored values that mean padding, inside the range of their type */
+} Pass;
+
+/* What becomes of contiguous samples: a pass over them, or a look at a table of float32.
+ *
+ * `apply` fills `out` with `count` values, and `mask`, unless it is NULL, where some are padding. */
+typedef struct Change Change;
+struct Change {
+    void (*apply)(Change *change, const char *samples, char *out, uint8_t *mask, Py_ssize_t count);
+    Py_ssize_t size, value_size; /* bytes of a sample and of a value */
+    Pass pass;
+    Py_buffer table; /* obj is NULL for a pass */
+    int found;       /* result: CHANGE_FOUND, CHANGE_BEYOND or their sum */
+};
+
+#define CHANGE_FOUND 1  /* some value is padding */
+#define CHANGE_BEYOND 2 /* float32 does not hold some value */
+
+/* Take a change out of a tuple of Python; 0 with an error set where it is none. A change that was
+ * taken holds its table until it is dropped. */
+int take_change(PyObject *given, int has_mask, Change *change);
+void drop_change(Change *change);
+
 /* Each ends with an entry of zeros. */
 extern PyMethodDef reading_methods[];
 extern PyMethodDef values_methods[];

@@ -1,4 +1,5 @@
-/* Pieces of many files, read into one block, each after a look at the state of its file.
+/* Pieces of many files, read into one block, each after a look at the state of its file. Samples are
+ * changed to values on the way, while they are in the processor's cache.
  *
  * The rule: anything unusual ends the call before that piece - a file in another state, a short
  * read, an error of the system. The caller gets the number of pieces that are complete and repeats
@@ -25,6 +26,8 @@ PyObject *fill_block(PyObject *module, PyObject *args);
 #define AHEAD 32
 /* Bytes between the rows of a piece from which it is read row by row. */
 #define WIDE_GAP 8192
+/* Bytes that are read at once before they are changed: they stay in the second cache. */
+#define HOT 122880
 /* A read that takes longer than this, and more than 2 ns per byte, did not come from memory. */
 #define PROMPT_NS 30000
 
@@ -44,7 +47,11 @@ typedef struct {
     int *open;     /* descriptors of the pieces, -1 where none */
     int was_given; /* descriptors outlive the call */
     Py_ssize_t pieces, begin, rows, row_bytes, lead, width;
-    char *out, *band;
+    Change *changes;   /* of each piece, or one of all of them */
+    Py_ssize_t changed; /* how many there are; 0 for bytes as they are */
+    Py_ssize_t values, value_size; /* per piece, and bytes of each */
+    char *out, *hot;
+    uint8_t *mask;
     Py_ssize_t advised; /* pieces before this one are asked for */
 } Block;
 
@@ -114,34 +121,107 @@ read_fully(int descriptor, char *buffer, Py_ssize_t length, int64_t offset)
     return 1;
 }
 
+/* Where the values of a piece go. */
+typedef struct {
+    Change *change; /* NULL for bytes as they are */
+    char *out;
+    uint8_t *mask;
+} Target;
+
+/* Put samples in their place. */
+static void
+deliver(Target *target, const char *samples, Py_ssize_t length)
+{
+    Change *change = target->change;
+    if (change == NULL) {
+        memcpy(target->out, samples, (size_t)length);
+        target->out += length;
+        return;
+    }
+    Py_ssize_t count = length / change->size;
+    change->apply(change, samples, target->out, target->mask, count);
+    target->out += count * change->value_size;
+    if (target->mask != NULL) {
+        target->mask += count;
+    }
+}
+
+/* Read contiguous samples. */
+static int
+read_run(const Block *block, int descriptor, Target *target, Py_ssize_t length, int64_t offset)
+{
+    if (target->change == NULL) {
+        int is_read = read_fully(descriptor, target->out, length, offset);
+        target->out += length;
+        return is_read;
+    }
+    while (length > 0) {
+        Py_ssize_t part = length < HOT ? length : HOT;
+        if (!read_fully(descriptor, block->hot, part, offset)) {
+            return 0;
+        }
+        deliver(target, block->hot, part);
+        length -= part, offset += part;
+    }
+    return 1;
+}
+
+/* Read rows from the first byte that is wanted to the last one, as many at once as are hot. */
+static int
+read_rows(const Block *block, int descriptor, Target *target, int64_t offset)
+{
+    Py_ssize_t together = HOT / block->row_bytes;
+    for (Py_ssize_t row = 0; row < block->rows; row += together) {
+        Py_ssize_t rows = block->rows - row < together ? block->rows - row : together;
+        Py_ssize_t length = (rows - 1) * block->row_bytes + block->width;
+        if (!read_fully(descriptor, block->hot, length, offset + row * block->row_bytes)) {
+            return 0;
+        }
+        for (Py_ssize_t next = 1; next < rows; next++) {
+            memmove(block->hot + next * block->width, block->hot + next * block->row_bytes,
+                    (size_t)block->width);
+        }
+        deliver(target, block->hot, rows * block->width);
+    }
+    return 1;
+}
+
+static int
+read_window(const Block *block, int descriptor, Target *target, int64_t offset)
+{
+    if (block->width == block->row_bytes) {
+        return read_run(block, descriptor, target, block->rows * block->width, offset);
+    }
+    if (block->row_bytes - block->width < WIDE_GAP && block->row_bytes <= HOT) {
+        return read_rows(block, descriptor, target, offset + block->lead);
+    }
+    for (Py_ssize_t row = 0; row < block->rows; row++) {
+        int64_t start = offset + row * block->row_bytes + block->lead;
+        if (!read_run(block, descriptor, target, block->width, start)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Read one piece out of its open file into its place in the block. */
 static int
 read_piece(const Block *block, Py_ssize_t piece, int64_t offset)
 {
-    int descriptor = block->open[piece];
-    char *out = block->out + piece * block->rows * block->width;
-    if (block->width == block->row_bytes) {
-        return read_fully(descriptor, out, block->rows * block->width, offset);
-    }
-    if (block->row_bytes - block->width >= WIDE_GAP) {
-        for (Py_ssize_t row = 0; row < block->rows; row++) {
-            int64_t start = offset + row * block->row_bytes + block->lead;
-            if (!read_fully(descriptor, out + row * block->width, block->width, start)) {
-                return 0;
-            }
-        }
+    Py_ssize_t before = piece * block->values;
+    uint8_t *mask = block->mask == NULL ? NULL : block->mask + before;
+    Target target = {
+        block->changed == 0 ? NULL : block->changes + (block->changed == 1 ? 0 : piece),
+        block->out + before * block->value_size,
+        mask,
+    };
+    if (read_window(block, block->open[piece], &target, offset)) {
         return 1;
     }
-    /* From the first byte that is wanted to the last one. */
-    Py_ssize_t length = (block->rows - 1) * block->row_bytes + block->width;
-    if (!read_fully(descriptor, block->band, length, offset + block->lead)) {
-        return 0;
+    if (mask != NULL) {
+        memset(mask, 0, (size_t)(target.mask - mask));
     }
-    for (Py_ssize_t row = 0; row < block->rows; row++) {
-        memcpy(out + row * block->width, block->band + row * block->row_bytes,
-               (size_t)block->width);
-    }
-    return 1;
+    return 0;
 }
 
 /* Ask the system for the pieces behind one that had to be waited for. */
@@ -210,7 +290,7 @@ take_paths(PyObject *paths, Py_ssize_t first, Block *block)
 }
 
 typedef struct {
-    Py_buffer facts, offsets, out, band, open;
+    Py_buffer facts, offsets, out, mask, open;
 } Buffers;
 
 /* Check all numbers of a call against the memory that it was given. */
@@ -219,17 +299,28 @@ is_inside(Block *block, const Buffers *held, Py_ssize_t files, Py_ssize_t first)
 {
     if (block->begin < 0 || block->rows < 1 || block->lead < 0 || block->width < 1 ||
         block->row_bytes < block->width || block->lead > block->row_bytes - block->width ||
-        block->rows > PY_SSIZE_T_MAX / 4 / block->row_bytes || block->begin > PY_SSIZE_T_MAX / 4) {
+        block->rows > PY_SSIZE_T_MAX / 8 / block->row_bytes || block->begin > PY_SSIZE_T_MAX / 8) {
         return 0;
     }
-    Py_ssize_t size = block->rows * block->width;
+    Py_ssize_t sample = block->changed == 0 ? 1 : block->changes[0].size;
+    block->value_size = block->changed == 0 ? 1 : block->changes[0].value_size;
+    block->values = block->rows * block->width / sample;
+    Py_ssize_t size = block->values * block->value_size;
+    if (block->width % sample != 0 || held->out.len % size != 0 ||
+        (uintptr_t)held->out.buf % (size_t)block->value_size != 0) {
+        return 0;
+    }
     block->pieces = held->out.len / size;
-    if (held->out.len % size != 0 || first < 0 || block->pieces > files - first) {
+    if (first < 0 || block->pieces > files - first ||
+        (block->changed > 1 && block->changed != block->pieces) ||
+        (held->mask.obj != NULL && held->mask.len != block->pieces * block->values)) {
         return 0;
     }
-    int needs_band = block->width < block->row_bytes && block->row_bytes - block->width < WIDE_GAP;
-    if (needs_band && held->band.len < block->rows * block->row_bytes) {
-        return 0;
+    for (Py_ssize_t number = 1; number < block->changed; number++) {
+        const Change *change = block->changes + number;
+        if (change->size != sample || change->value_size != block->value_size) {
+            return 0;
+        }
     }
     return held->facts.len / (Py_ssize_t)(FACTS * sizeof(int64_t)) >= files &&
            held->offsets.len / (Py_ssize_t)sizeof(int64_t) >= files &&
@@ -248,11 +339,12 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
     block->facts = (const int64_t *)held->facts.buf + FACTS * first;
     block->offsets = (const int64_t *)held->offsets.buf + first;
     block->out = held->out.buf;
-    block->band = held->band.buf;
+    block->mask = held->mask.buf;
     block->was_given = held->open.obj != NULL;
     block->paths = PyMem_Calloc((size_t)block->pieces + 1, sizeof(char *));
+    block->hot = PyMem_Malloc(HOT);
     own = block->was_given ? NULL : PyMem_Malloc(((size_t)block->pieces + 1) * sizeof(int));
-    if (block->paths == NULL || (own == NULL && !block->was_given)) {
+    if (block->paths == NULL || block->hot == NULL || (own == NULL && !block->was_given)) {
         PyErr_NoMemory();
     }
     else if (take_paths(paths, first, block) == 0) {
@@ -264,44 +356,76 @@ read_checked(PyObject *paths, Py_ssize_t first, Block *block, Buffers *held)
         Py_BEGIN_ALLOW_THREADS
         done = read_block(block);
         Py_END_ALLOW_THREADS
-        result = PyLong_FromSsize_t(done);
+        int found = 0;
+        for (Py_ssize_t number = 0; number < block->changed; number++) {
+            found |= block->changes[number].found;
+        }
+        result = Py_BuildValue("(ni)", done, found);
     }
     PyMem_Free((void *)block->paths);
+    PyMem_Free(block->hot);
     PyMem_Free(own);
     return result;
 }
 
 static void
-release(Buffers *held)
+release(Block *block, Buffers *held)
 {
-    Py_buffer *all[] = {&held->facts, &held->offsets, &held->out, &held->band, &held->open};
+    Py_buffer *all[] = {&held->facts, &held->offsets, &held->out, &held->mask, &held->open};
     for (size_t number = 0; number < sizeof(all) / sizeof(all[0]); number++) {
         if (all[number]->obj != NULL) {
             PyBuffer_Release(all[number]);
         }
     }
+    for (Py_ssize_t number = 0; number < block->changed; number++) {
+        drop_change(block->changes + number);
+    }
+    PyMem_Free(block->changes);
 }
 
+/* Take the changes of the pieces; 0 with an error set where one is none. */
+static int
+take_changes(PyObject *given, int has_mask, Block *block)
+{
+    Py_ssize_t count = PyTuple_Size(given);
+    block->changes = PyMem_Calloc((size_t)count + 1, sizeof(Change));
+    if (block->changes == NULL) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    for (; block->changed < count; block->changed++) {
+        PyObject *item = PyTuple_GetItem(given, block->changed);
+        if (item == NULL || !take_change(item, has_mask, block->changes + block->changed)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* fill_block((paths, facts, offsets, flags), first, (begin, rows, row_bytes, lead, width), out,
+ * mask, open, changes): the twin in `storage.pieces` says what they mean. */
 PyObject *
 fill_block(PyObject *module, PyObject *args)
 {
     (void)module;
     Block block;
     Buffers held;
-    PyObject *paths, *facts, *offsets, *open, *result = NULL;
+    PyObject *paths, *facts, *offsets, *mask, *open, *changes, *result = NULL;
     Py_ssize_t first;
     memset(&block, 0, sizeof(block));
     memset(&held, 0, sizeof(held));
-    if (PyArg_ParseTuple(args, "(O!OOi)n(nnnnn)w*w*O:fill_block", &PyTuple_Type, &paths, &facts,
+    if (PyArg_ParseTuple(args, "(O!OOi)n(nnnnn)w*OOO!:fill_block", &PyTuple_Type, &paths, &facts,
                          &offsets, &block.flags, &first, &block.begin, &block.rows,
-                         &block.row_bytes, &block.lead, &block.width, &held.out, &held.band,
-                         &open) &&
+                         &block.row_bytes, &block.lead, &block.width, &held.out, &mask, &open,
+                         &PyTuple_Type, &changes) &&
         PyObject_GetBuffer(facts, &held.facts, PyBUF_SIMPLE) == 0 &&
         PyObject_GetBuffer(offsets, &held.offsets, PyBUF_SIMPLE) == 0 &&
-        (open == Py_None || PyObject_GetBuffer(open, &held.open, PyBUF_WRITABLE) == 0)) {
+        (mask == Py_None || PyObject_GetBuffer(mask, &held.mask, PyBUF_WRITABLE) == 0) &&
+        (open == Py_None || PyObject_GetBuffer(open, &held.open, PyBUF_WRITABLE) == 0) &&
+        take_changes(changes, mask != Py_None, &block)) {
         result = read_checked(paths, first, &block, &held);
     }
-    release(&held);
+    release(&block, &held);
     return result;
 }
 #endif

@@ -23,19 +23,6 @@
 #define INLINE static inline
 #endif
 
-/* How raw samples become modality values. */
-typedef struct {
-    int swaps;         /* of the other byte order */
-    int left, right;   /* shifts, the second with the sign of signed samples */
-    uint32_t mask;     /* bits that stay after the shifts, of unsigned samples */
-    uint32_t slope, intercept; /* modulo 2^32, for integers */
-    double slope_f, intercept_f;
-    int has_padding;
-    int64_t low, high; /* stored values that mean padding, inside the range of their type */
-    int overflows;     /* result: a value is beyond float32 */
-    int has_found;     /* result: some value is padding */
-} Pass;
-
 #define SWAP8(v) (v)
 #define SWAP16(v) ((uint16_t)((uint16_t)(v) << 8 | (uint16_t)(v) >> 8))
 #define SWAP32(v)                                                                                  \
@@ -88,7 +75,8 @@ STORED(i32, int32_t, uint32_t, SWAP32)
 /* To integers of the unsigned type T: the final values fit, so wrapped ones in between do no harm.
  */
 #define TO_INTEGERS(NAME, S, TO, T)                                                                \
-    INLINE void NAME##_to_##TO(Pass *pass, const S *restrict run, void *target, Py_ssize_t count)  \
+    INLINE int NAME##_to_##TO(const Pass *pass, const S *restrict run, void *target,               \
+                              Py_ssize_t count)                                                    \
     {                                                                                              \
         T *restrict out = target;                                                                  \
         const T slope = (T)pass->slope, intercept = (T)pass->intercept;                            \
@@ -102,10 +90,11 @@ STORED(i32, int32_t, uint32_t, SWAP32)
                 out[i] = (T)((uint32_t)(T)run[i] * (uint32_t)slope + intercept);                   \
             }                                                                                      \
         }                                                                                          \
+        return 0;                                                                                  \
     }
 
 #define TO_FLOATS(NAME, S)                                                                         \
-    INLINE void NAME##_to_f32(Pass *pass, const S *restrict run, void *target, Py_ssize_t count)   \
+    INLINE int NAME##_to_f32(const Pass *pass, const S *restrict run, void *target, Py_ssize_t count)\
     {                                                                                              \
         float *restrict out = target;                                                              \
         const double slope = pass->slope_f, intercept = pass->intercept_f;                         \
@@ -115,28 +104,31 @@ STORED(i32, int32_t, uint32_t, SWAP32)
             out[i] = (float)(product + intercept);                                                 \
             beyond |= !(fabsf(out[i]) <= 3.402823466e38f);                                         \
         }                                                                                          \
-        pass->overflows |= beyond;                                                                 \
+        return beyond;                                                                             \
     }
 
-/* All samples, run by run; `target` may be the memory of `source` where both sizes are equal. */
-#define PASS(NAME, S, TO)                                                                          \
-    WIDE static void NAME##_pass_##TO(Pass *pass, const char *source, char *target, uint8_t *mask, \
-                                      Py_ssize_t count, Py_ssize_t target_size)                    \
+/* All samples, run by run; `out` may be the memory of `samples` where both sizes are equal. */
+#define PASS(NAME, S, TO, SIZE)                                                                    \
+    WIDE static void NAME##_pass_##TO(Change *change, const char *samples, char *out,              \
+                                      uint8_t *mask, Py_ssize_t count)                             \
     {                                                                                              \
+        const Pass *pass = &change->pass;                                                          \
         S run[RUN];                                                                                \
         uint8_t is[RUN];                                                                           \
         for (Py_ssize_t start = 0; start < count; start += RUN) {                                  \
             Py_ssize_t length = count - start < RUN ? count - start : RUN;                         \
-            memcpy(run, source + start * (Py_ssize_t)sizeof(S), (size_t)length * sizeof(S));       \
+            memcpy(run, samples + start * (Py_ssize_t)sizeof(S), (size_t)length * sizeof(S));      \
             NAME##_meant(pass, run, length);                                                       \
             /* Memory of a mask without padding stays untouched. */                                \
             if (pass->has_padding && NAME##_padding(pass, run, is, length)) {                      \
-                pass->has_found = 1;                                                               \
+                change->found |= CHANGE_FOUND;                                                     \
                 if (mask != NULL) {                                                                \
                     memcpy(mask + start, is, (size_t)length);                                      \
                 }                                                                                  \
             }                                                                                      \
-            NAME##_to_##TO(pass, run, target + start * target_size, length);                       \
+            if (NAME##_to_##TO(pass, run, out + start * SIZE, length)) {                           \
+                change->found |= CHANGE_BEYOND;                                                    \
+            }                                                                                      \
         }                                                                                          \
     }
 
@@ -144,9 +136,9 @@ STORED(i32, int32_t, uint32_t, SWAP32)
     TO_INTEGERS(NAME, S, i16, uint16_t)                                                            \
     TO_INTEGERS(NAME, S, i32, uint32_t)                                                            \
     TO_FLOATS(NAME, S)                                                                             \
-    PASS(NAME, S, i16)                                                                             \
-    PASS(NAME, S, i32)                                                                             \
-    PASS(NAME, S, f32)
+    PASS(NAME, S, i16, 2)                                                                          \
+    PASS(NAME, S, i32, 4)                                                                          \
+    PASS(NAME, S, f32, 4)
 
 ALL(u8, uint8_t)
 ALL(i8, int8_t)
@@ -155,12 +147,12 @@ ALL(i16, int16_t)
 ALL(u32, uint32_t)
 ALL(i32, int32_t)
 
-typedef void Loop(Pass *, const char *, char *, uint8_t *, Py_ssize_t, Py_ssize_t);
+typedef void Apply(Change *, const char *, char *, uint8_t *, Py_ssize_t);
 
 typedef struct {
     char code; /* of struct and array: B b H h I i */
     Py_ssize_t size;
-    Loop *loops[3]; /* to h, i, f */
+    Apply *to[3]; /* h, i, f */
 } Kind;
 
 static const Kind kinds[] = {
@@ -183,72 +175,6 @@ kind_of(int code)
     return NULL;
 }
 
-static int
-is_valid(const Pass *pass, const Kind *kind, int to, const Py_buffer *source, const Py_buffer *out,
-         const Py_buffer *mask)
-{
-    if (kind == NULL || (to != 'h' && to != 'i' && to != 'f')) {
-        return 0;
-    }
-    int bits = 8 * (int)kind->size;
-    Py_ssize_t target_size = to == 'h' ? 2 : 4, count = source->len / kind->size;
-    const char *first = source->buf, *second = out->buf;
-    int is_apart = first + source->len <= second || second + out->len <= first;
-    int is_same = first == second && kind->size == target_size;
-    return source->len % kind->size == 0 && count <= PY_SSIZE_T_MAX / 4 &&
-           (uintptr_t)second % (size_t)target_size == 0 &&
-           out->len == count * target_size && (mask->obj == NULL || mask->len == count) &&
-           pass->left >= 0 && pass->left < bits && pass->right >= 0 && pass->right < bits &&
-           (is_apart || is_same);
-}
-
-/* convert_samples(stored, out, mask, (code, swaps, left, right, bits), (to, slope, intercept,
- * slope, intercept), padding): the twin in `values.one_pass` says what they mean. */
-static PyObject *
-convert_samples(PyObject *module, PyObject *args)
-{
-    (void)module;
-    Pass pass;
-    Py_buffer source, out, mask;
-    PyObject *given, *padding, *result = NULL;
-    int code, to;
-    unsigned int bits, slope, intercept;
-    long long low, high;
-    memset(&pass, 0, sizeof(pass));
-    memset(&mask, 0, sizeof(mask));
-    if (!PyArg_ParseTuple(args, "y*w*O(CpiiI)(CIIdd)O:convert_samples", &source, &out, &given,
-                          &code, &pass.swaps, &pass.left, &pass.right, &bits, &to, &slope,
-                          &intercept, &pass.slope_f, &pass.intercept_f, &padding)) {
-        return NULL;
-    }
-    pass.mask = bits, pass.slope = slope, pass.intercept = intercept;
-    pass.has_padding = padding != Py_None;
-    if ((!pass.has_padding || PyArg_ParseTuple(padding, "LL", &low, &high)) &&
-        (given == Py_None || PyObject_GetBuffer(given, &mask, PyBUF_WRITABLE) == 0)) {
-        const Kind *kind = kind_of(code);
-        if (pass.has_padding) {
-            pass.low = low, pass.high = high;
-        }
-        if (!is_valid(&pass, kind, to, &source, &out, &mask)) {
-            PyErr_SetString(PyExc_ValueError, "the samples do not fit the memory that was given");
-        }
-        else {
-            Py_ssize_t count = source.len / kind->size;
-            Loop *loop = kind->loops[to == 'h' ? 0 : to == 'i' ? 1 : 2];
-            Py_BEGIN_ALLOW_THREADS
-            loop(&pass, source.buf, out.buf, mask.buf, count, to == 'h' ? 2 : 4);
-            Py_END_ALLOW_THREADS
-            result = PyLong_FromLong(pass.has_found | pass.overflows << 1);
-        }
-    }
-    if (mask.obj != NULL) {
-        PyBuffer_Release(&mask);
-    }
-    PyBuffer_Release(&source);
-    PyBuffer_Release(&out);
-    return result;
-}
-
 /* Entries are moved as bits: a float register could change those of a NaN. */
 #define LOOK_UP(NAME, T)                                                                           \
     static void NAME(const char *samples, const uint32_t *restrict entries,                        \
@@ -262,6 +188,145 @@ convert_samples(PyObject *module, PyObject *args)
 
 LOOK_UP(look_up_bytes, uint8_t)
 LOOK_UP(look_up_words, uint16_t)
+
+static void
+by_table(Change *change, const char *samples, char *out, uint8_t *mask, Py_ssize_t count)
+{
+    (void)mask;
+    if (change->size == 1) {
+        look_up_bytes(samples, change->table.buf, (uint32_t *)out, count);
+    }
+    else {
+        look_up_words(samples, change->table.buf, (uint32_t *)out, count);
+    }
+}
+
+/* The bytes of a sample for which a table has an entry per value; 0 where it is no such table. */
+static Py_ssize_t
+size_of_samples(const Py_buffer *table)
+{
+    if ((uintptr_t)table->buf % 4 != 0) {
+        return 0;
+    }
+    return table->len == 256 * 4 ? 1 : table->len == 65536 * 4 ? 2 : 0;
+}
+
+static int
+take_table(PyObject *given, Change *change)
+{
+    if (!PyArg_ParseTuple(given, "y*", &change->table)) {
+        return 0;
+    }
+    change->apply = by_table;
+    change->size = size_of_samples(&change->table), change->value_size = 4;
+    if (change->size == 0) {
+        PyErr_SetString(PyExc_ValueError, "the table does not fit samples of 1 or 2 bytes");
+        drop_change(change);
+        return 0;
+    }
+    return 1;
+}
+
+static int
+take_pass(PyObject *given, int has_mask, Change *change)
+{
+    PyObject *padding;
+    Pass *pass = &change->pass;
+    int code, to;
+    unsigned int bits, slope, intercept;
+    long long low = 0, high = 0;
+    if (!PyArg_ParseTuple(given, "(CpiiI)(CIIdd)O", &code, &pass->swaps, &pass->left,
+                          &pass->right, &bits, &to, &slope, &intercept, &pass->slope_f,
+                          &pass->intercept_f, &padding)) {
+        return 0;
+    }
+    pass->has_padding = has_mask && padding != Py_None;
+    if (padding != Py_None && !PyArg_ParseTuple(padding, "LL", &low, &high)) {
+        return 0;
+    }
+    const Kind *kind = kind_of(code);
+    pass->mask = bits, pass->slope = slope, pass->intercept = intercept;
+    pass->low = low, pass->high = high;
+    if (kind == NULL || (to != 'h' && to != 'i' && to != 'f') || pass->left < 0 ||
+        pass->left >= 8 * kind->size || pass->right < 0 || pass->right >= 8 * kind->size) {
+        PyErr_SetString(PyExc_ValueError, "the steps do not fit the samples");
+        return 0;
+    }
+    change->apply = kind->to[to == 'h' ? 0 : to == 'i' ? 1 : 2];
+    change->size = kind->size, change->value_size = to == 'h' ? 2 : 4;
+    return 1;
+}
+
+/* (table,), or the steps of a pass: ((code, swaps, left, right, bits), (to, slope, intercept,
+ * slope, intercept), padding). The twins in `values` say what they mean. */
+int
+take_change(PyObject *given, int has_mask, Change *change)
+{
+    memset(change, 0, sizeof(*change));
+    if (!PyTuple_Check(given)) {
+        PyErr_SetString(PyExc_TypeError, "a change of samples is a tuple");
+        return 0;
+    }
+    return PyTuple_Size(given) == 1 ? take_table(given, change)
+                                    : take_pass(given, has_mask, change);
+}
+
+void
+drop_change(Change *change)
+{
+    if (change->table.obj != NULL) {
+        PyBuffer_Release(&change->table);
+    }
+}
+
+static int
+fits(const Change *change, const Py_buffer *source, const Py_buffer *out, const Py_buffer *mask)
+{
+    Py_ssize_t count = source->len / change->size;
+    const char *first = source->buf, *second = out->buf;
+    int is_apart = first + source->len <= second || second + out->len <= first;
+    int is_same = first == second && change->size == change->value_size;
+    return source->len % change->size == 0 && count <= PY_SSIZE_T_MAX / 4 &&
+           (uintptr_t)second % (size_t)change->value_size == 0 &&
+           out->len == count * change->value_size && (mask->obj == NULL || mask->len == count) &&
+           (is_apart || is_same);
+}
+
+/* convert_samples(samples, out, mask, steps of a pass). */
+static PyObject *
+convert_samples(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Change change;
+    Py_buffer source, out, mask;
+    PyObject *given, *steps, *result = NULL;
+    memset(&mask, 0, sizeof(mask));
+    if (!PyArg_ParseTuple(args, "y*w*OO!:convert_samples", &source, &out, &given, &PyTuple_Type,
+                          &steps)) {
+        return NULL;
+    }
+    if (take_change(steps, given != Py_None, &change)) {
+        if (given == Py_None || PyObject_GetBuffer(given, &mask, PyBUF_WRITABLE) == 0) {
+            if (change.table.obj != NULL || !fits(&change, &source, &out, &mask)) {
+                PyErr_SetString(PyExc_ValueError,
+                                "the samples do not fit the memory that was given");
+            }
+            else {
+                Py_BEGIN_ALLOW_THREADS
+                change.apply(&change, source.buf, out.buf, mask.buf, source.len / change.size);
+                Py_END_ALLOW_THREADS
+                result = PyLong_FromLong(change.found);
+            }
+        }
+        drop_change(&change);
+    }
+    if (mask.obj != NULL) {
+        PyBuffer_Release(&mask);
+    }
+    PyBuffer_Release(&source);
+    PyBuffer_Release(&out);
+    return result;
+}
 
 #define MOST_AXES 4
 /* Bytes of short rows that are copied together: looking up waits for memory, copying does not. */
@@ -353,11 +418,11 @@ map_samples(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "Oy*w*:map_samples", &samples, &table, &out)) {
         return NULL;
     }
-    Py_ssize_t size = table.len == 256 * 4 ? 1 : table.len == 65536 * 4 ? 2 : 0;
+    Py_ssize_t size = size_of_samples(&table);
     if (PyObject_GetBuffer(samples, &source, PyBUF_STRIDED_RO) == 0) {
         if (size == 0 || source.len / size > PY_SSIZE_T_MAX / 4 ||
-            out.len != source.len / size * 4 || (uintptr_t)table.buf % 4 != 0 ||
-            (uintptr_t)out.buf % 4 != 0 || !take_rows(&source, size, &rows)) {
+            out.len != source.len / size * 4 || (uintptr_t)out.buf % 4 != 0 ||
+            !take_rows(&source, size, &rows)) {
             PyErr_SetString(PyExc_ValueError,
                             "the samples do not fit the memory that was given");
         }

@@ -1,7 +1,7 @@
 """The images of patches: blocks of readers, mapped as they are read.
 
-A patch inside the stack is read and mapped a few slices at a time (`SLAB_VOXELS`), while they are
-in the processor's cache.
+A patch inside the stack is mapped by a table as it is read, or else read and mapped a few slices at
+a time (`SLAB_VOXELS`), while they are in the processor's cache.
 """
 
 from collections.abc import Sequence
@@ -83,23 +83,23 @@ class PatchImages:
     def _map_in_slabs(
         self, voxels: BlockReader, start: Voxel, recipe: Intensity, image: Float32
     ) -> None:
-        """Read and map a patch a few slices at a time, into an array (D, H, W)."""
+        """Read and map a patch into an array (D, H, W).
+
+        By a table, as it is read; else a few slices at a time.
+        """
         scratch = self._scratch
-        stop = (start[1] + self.size[1], start[2] + self.size[2])
+        end = (start[0] + self.size[0], start[1] + self.size[1], start[2] + self.size[2])
         shows = padding_shows(voxels, recipe)
-        table = (
-            voxels.network_table(recipe, marks_padding=shows)
-            if isinstance(voxels, StackVoxels)
-            else None
-        )
+        if isinstance(voxels, StackVoxels):
+            table = voxels.network_table(recipe, marks_padding=shows)
+            if table is not None:
+                voxels.read_by(table, start, end, image)
+                return
         step = max(1, SLAB_VOXELS // (self.size[1] * self.size[2]))
         for first in range(0, self.size[0], step):
             last = min(first + step, self.size[0])
-            ends = (start[0] + first, *start[1:]), (start[0] + last, *stop)
-            if table is not None and isinstance(voxels, StackVoxels):
-                voxels.read_by(table, *ends, scratch, image[first:last])
-                continue
-            read = voxels.read(*ends, scratch, want_padding=shows)
+            low, high = (start[0] + first, *start[1:]), (start[0] + last, *end[1:])
+            read = voxels.read(low, high, scratch, want_padding=shows)
             recipe(floored(read, recipe), image[first:last])
 
     @property

@@ -1,5 +1,8 @@
 """Pieces of many files, read into one block by one loop: compiled, or its twin in Python.
 
+The loop changes samples to values as it reads, a few at a time, while they are in the processor's
+cache. What a change does is decided elsewhere (`Change`).
+
 The rule: the loop ends before anything unusual, such as a file in another state, a link or a short
 read. That piece is read by its handle, which finds and words the error, and the loop goes on behind
 it. Files of stores and archives, and of slow file systems, are read by their handles alone.
@@ -7,13 +10,13 @@ it. Files of stores and archives, and of slow file systems, are read by their ha
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from dicomdl._kernels import compiled_or
-from dicomdl.arrays import Ints
+from dicomdl.arrays import Ints, Mask, Values
 from dicomdl.errors import PixelError, UntrustedRoot
 from dicomdl.storage.ahead import Span, waits_for
 from dicomdl.storage.handles import COMPARED, UNKNOWN, MovedPath, Source
@@ -26,7 +29,8 @@ Bytes = npt.NDArray[np.uint8]
 Descriptors = npt.NDArray[np.int32]
 # Bytes of one call: between calls, an interrupt is noticed.
 _MOST_AT_ONCE: Final = 32 * 2**20
-_NO_BAND: Final = np.empty(0, np.uint8)
+# Bytes of samples that Python changes together: they stay in the processor's cache.
+_TOGETHER: Final = 512 * 2**10
 
 
 class Places(NamedTuple):
@@ -69,48 +73,139 @@ class Window(NamedTuple):
         """The bytes of the part of one piece."""
         return self.rows * self.width
 
+
+class Change(Protocol):
+    """What becomes of samples: a tuple that the compiled module takes, too."""
+
     @property
-    def band_size(self) -> int:
-        """The bytes of memory that the loop needs for complete rows; 0 where it reads these."""
-        return 0 if self.width == self.row_bytes else self.rows * self.row_bytes
+    def samples(self) -> np.dtype[Any]:
+        """The dtype of samples."""
+
+    @property
+    def values(self) -> np.dtype[Any]:
+        """The dtype of values."""
+
+    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
+        """Fill `out`, and `mask` where some value is padding; return what was found.
+
+        `out` may be the memory of the samples, which may be overwritten. Results of several calls
+        are combined by "or".
+        """
+
+
+# Of each piece, one of all of them, or none for bytes as they are.
+Changes: TypeAlias = Sequence[Change]
 
 
 def pure_fill_block(
     places: Places,
     first: int,
     window: Window,
-    out: Bytes,
-    band: Bytes,
+    out: Values,
+    mask: Mask | None,
     kept: Descriptors | None,
-) -> int:
-    """Fill `out` with the window of consecutive pieces; return how many are complete.
+    changes: tuple[Change, ...],
+) -> tuple[int, int]:
+    """Fill `out` with the window of consecutive pieces.
 
-    Fewer than `out` has room for where the next one needs its handle. `band` has
-    ``window.band_size`` bytes. `kept` has the open descriptor of each piece, -1 where there is
-    none; descriptors that are opened stay there, or are closed without `kept`.
+    Parameters
+    ----------
+    places, first
+        Where pieces begin, and the number of the first one.
+    window
+        What is read of each.
+    out
+        (pieces, ...), C-contiguous: bytes, or the values of changes.
+    mask
+        Zeros, one per value; becomes True for padding.
+    kept
+        The open descriptor of each piece, -1 where there is none; descriptors that are opened stay
+        there, or are closed without `kept`.
+    changes
+        One of each piece, one of all of them, or none for bytes as they are.
+
+    Returns
+    -------
+    (int, int)
+        How many pieces are complete: fewer than `out` has room for where the next one needs its
+        handle. And what their changes have found.
     """
-    parts = out.reshape(-1, window.size)
-    rows = band[: window.band_size].reshape(window.rows, -1) if window.band_size else None
-    columns = slice(window.lead, window.lead + window.width)
-    for done, part in enumerate(parts):
+    target = _Target(window, out, mask, changes)
+    for done in range(len(out)):
         descriptor = _opened(places, first + done, kept)
         if descriptor < 0:
-            return done
-        buffer = part if rows is None else rows
+            break
+        buffer = target.buffer(done)
         try:
-            found = read_into(
+            length = read_into(
                 descriptor, buffer.data, int(places.offsets[first + done]) + window.begin
             )
         except OSError:
-            found = -1
+            length = -1
         finally:
             if kept is None:
                 os.close(descriptor)
-        if found < buffer.nbytes:
-            return done
-        if rows is not None:
-            part.reshape(window.rows, window.width)[...] = rows[:, columns]
-    return len(parts)
+        if length < buffer.nbytes:
+            break
+        target.deliver()
+    return target.done, target.found()
+
+
+class _Target:
+    """The memory for pieces that are read one by one: of each, first the samples, then the values.
+
+    Samples lie where their values go, if both have one size. Those of several pieces are changed
+    together.
+    """
+
+    def __init__(
+        self, window: Window, out: Values, mask: Mask | None, changes: Sequence[Change]
+    ) -> None:
+        self._out, self._mask, self._changes = out, mask, changes
+        self.done = self._changed = self._found = 0
+        count = min(len(out), max(1, _TOGETHER // window.size)) if len(changes) == 1 else 1
+        samples, values = np.dtype(np.uint8), 1
+        if changes:
+            samples, values = changes[0].samples, changes[0].values.itemsize
+        if samples.itemsize == values:
+            self._samples = out.reshape(len(out), -1).view(samples)
+        else:
+            self._samples = np.empty((count, window.size // samples.itemsize), samples)
+        self._together = count
+        self._places = self._samples.view(np.uint8).reshape(-1, window.rows, window.width)
+        self._rows = self._part = None
+        if window.width < window.row_bytes:
+            self._rows = np.empty((window.rows, window.row_bytes), np.uint8)
+            self._part = self._rows[:, window.lead : window.lead + window.width]
+
+    def buffer(self, number: int) -> Bytes:
+        """Return the memory for the bytes of a piece."""
+        return self._places[number % len(self._places)] if self._rows is None else self._rows
+
+    def deliver(self) -> None:
+        """Take the next piece out of its memory."""
+        if self._part is not None:
+            self._places[self.done % len(self._places)] = self._part
+        self.done += 1
+        if self._changes and self.done - self._changed == self._together:
+            self._change()
+
+    def found(self) -> int:
+        """Change the samples that are left, and return what all changes have found."""
+        if self._changes and self.done > self._changed:
+            self._change()
+        return self._found
+
+    def _change(self) -> None:
+        """Change the pieces that were read since the last change."""
+        part = slice(self._changed, self.done)
+        first = part.start % len(self._samples)
+        samples = self._samples[first : first + part.stop - part.start]
+        change = self._changes[part.start if len(self._changes) > 1 else 0]
+        out = self._out[part].reshape(samples.shape)
+        mask = None if self._mask is None else self._mask[part].reshape(samples.shape)
+        self._found |= change(samples, out, mask)
+        self._changed = part.stop
 
 
 fill_block = compiled_or(pure_fill_block)
@@ -171,29 +266,54 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, first: int, window: Window, out: Bytes, band: Bytes = _NO_BAND) -> None:
-        """Fill `out`, C-contiguous bytes, with the window of pieces from number `first`.
+    def read(
+        self,
+        first: int,
+        window: Window,
+        out: Values,
+        mask: Mask | None = None,
+        changes: Sequence[Change] = (),
+    ) -> int:
+        """Fill `out` with the window of pieces from number `first`; return what changes have found.
+
+        Parameters
+        ----------
+        first, window
+            The first piece, and what is read of each.
+        out
+            (pieces, ...), C-contiguous: the values of changes, or memory for bytes as they are.
+        mask
+            Zeros, one per value; becomes True for padding.
+        changes
+            One of each piece, one of all of them, or none.
 
         Raises
         ------
         PixelError
             A file is missing, in another state, or too short; with the note of its piece.
         """
-        parts = out.reshape(-1, window.size)
+        parts = out if changes else out.reshape(len(out), -1).view(np.uint8)
         if self._places is None or self.waits(first, len(parts), window):
-            self._read_by_handles(first, window, parts, band)
-            return
-        step, done = max(1, _MOST_AT_ONCE // window.size), 0
+            return self._read_by_handles(first, window, parts, mask, changes)
+        step, done, found = max(1, _MOST_AT_ONCE // window.size), 0, 0
         while done < len(parts):
-            part = parts[done : done + step]
-            kept = kept_descriptors(self, first + done, len(part))
-            complete = fill_block(self._places, first + done, window, part, band, kept)
-            done += complete
-            if complete < len(part):
+            part = slice(done, min(done + step, len(parts)))
+            own = changes[part] if len(changes) > 1 else changes
+            room = None if mask is None else mask[part]
+            kept = kept_descriptors(self, first + done, part.stop - done)
+            complete, more = fill_block(
+                self._places, first + done, window, parts[part], room, kept, tuple(own)
+            )
+            done, found = done + complete, found | more
+            if done < part.stop:
                 # The system may lack the descriptors that stay open.
                 close_kept_descriptors()
-                self._read_by_handles(first + done, window, parts[done : done + 1], band)
+                one = slice(done, done + 1)
+                own = changes[one] if len(changes) > 1 else changes
+                room = None if mask is None else mask[one]
+                found |= self._read_by_handles(first + done, window, parts[one], room, own)
                 done += 1
+        return found
 
     def waits(self, first: int, count: int, window: Window) -> bool:
         """Whether reading the pieces one by one waits for a server, or was begun ahead."""
@@ -209,22 +329,24 @@ class Pieces:
         part = slice(first, first + count)
         return list(zip(self._files[part], self._offsets[part].tolist(), strict=True))
 
-    def _read_by_handles(self, first: int, window: Window, parts: Bytes, band: Bytes) -> None:
+    def _read_by_handles(
+        self,
+        first: int,
+        window: Window,
+        parts: Values,
+        mask: Mask | None,
+        changes: Sequence[Change],
+    ) -> int:
         pieces = [(file, offset + window.begin) for file, offset in self._pieces(first, len(parts))]
-        rows = None
-        if window.band_size:
-            rows = band[: window.band_size].reshape(window.rows, window.row_bytes)
-        buffers = list(parts) if rows is None else [rows] * len(parts)
-        done = 0
+        target = _Target(window, parts, mask, changes)
+        buffers = [target.buffer(number) for number in range(len(parts))]
         try:
             for _ in read_pieces(pieces, buffers):
-                if rows is not None:
-                    chosen = rows[:, window.lead : window.lead + window.width]
-                    parts[done].reshape(chosen.shape)[...] = chosen
-                done += 1
+                target.deliver()
         except PixelError as error:
-            self._note(error, first + done)
+            self._note(error, first + target.done)
             raise
+        return target.found()
 
 
 def _places(files: Sequence[Source], offsets: Ints) -> Places | None:

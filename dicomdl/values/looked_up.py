@@ -5,12 +5,12 @@ the formula, bit by bit. Without the compiled module a formula is faster.
 """
 
 import functools
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from dicomdl._kernels import accelerated, compiled_or
-from dicomdl.arrays import Float32, Values
+from dicomdl.arrays import Float32, Mask, Values
 from dicomdl.values.formulas import Formula
 
 # From this number of values on, a new table pays.
@@ -35,6 +35,34 @@ def pure_map_samples(samples: Values, table: Float32, out: Float32) -> None:
 
 
 map_samples = compiled_or(pure_map_samples)
+
+
+class LookUp(NamedTuple):
+    """A look at a table for each sample, which `storage.pieces` takes to map samples as it reads.
+
+    Attributes
+    ----------
+    table
+        (256,) or (65536,) float32, for samples of 8 or 16 bits.
+    """
+
+    table: Float32
+
+    @property
+    def samples(self) -> np.dtype[Any]:
+        """The dtype of the samples: the positions in the table."""
+        return np.dtype(np.uint8 if len(self.table) == 256 else np.uint16)
+
+    @property
+    def values(self) -> np.dtype[Any]:
+        """float32."""
+        return self.table.dtype
+
+    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
+        """Fill `out` with the entries of samples; nothing is found."""
+        del mask
+        map_samples(samples, self.table, out)
+        return 0
 
 
 def every_sample(dtype: np.dtype[Any]) -> Values:

@@ -43,9 +43,9 @@ def _table(
     one: OnePass, dtype: np.dtype[Any], recipe: Intensity, marks_padding: bool
 ) -> Float32 | None:
     samples = every_sample(dtype)
-    values, mask = np.empty(samples.shape, one.dtype), np.zeros(samples.shape, np.bool_)
+    values, mask = np.empty(samples.shape, one.values), np.zeros(samples.shape, np.bool_)
     try:
-        is_padded = one(samples, values, mask)
+        is_padded = one.is_padded(one(samples, values, mask))
     except IntensityError:
         return None
     lowest = recipe.floor(values.dtype)

@@ -3,12 +3,12 @@
 The rule: the steps are decided here, from the header and the conversion; the compiled module takes
 them sample by sample, its twin one after the other. Both give the same values, bit by bit, as
 `pixels.stored.as_meant` followed by a `Conversion`. Where the values might not fit the dtype, or
-where there is a table, a pass is not offered.
+where there is a table, a pass is not offered. A pass is a tuple of its steps, by which
+`storage.pieces` converts samples as it reads them.
 """
 
 import sys
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,35 +33,27 @@ BEYOND: Final = 2
 _CODES: Final = {np.dtype(code): code for code in "BbHhIi"}
 
 
-def pure_convert_samples(
-    samples: Values,
-    out: Values,
-    mask: Mask | None,
-    meant: Meant,
-    rescaled: Rescaled,
-    padding: tuple[int, int] | None,
-) -> int:
+def pure_convert_samples(samples: Values, out: Values, mask: Mask | None, steps: "OnePass") -> int:
     """Fill `out` with the values of samples; the samples may be overwritten.
 
     Parameters
     ----------
     samples
-        Contiguous integers of the dtype of ``meant[0]``, as the file has them.
+        Contiguous integers of the dtype that the steps begin with, as the file has them.
     out
         int16, int32 or float32 of the same shape, also in the memory of `samples` where both have
         one size.
     mask
-        Zeros of the same shape; becomes True for padding.
-    meant, rescaled
-        The steps to the stored value, and from it to the value.
-    padding
-        The lowest and the highest stored value that mean padding, inside the range of the dtype.
+        Zeros of the same shape; becomes True for padding, which is not looked for without it.
+    steps
+        The pass.
 
     Returns
     -------
     int
         `FOUND` where some value is padding, plus `BEYOND` where float32 does not hold one.
     """
+    meant, rescaled, padding = steps
     _, swaps, left, right, bits = meant
     if swaps:
         samples.byteswap(inplace=True)
@@ -72,13 +64,12 @@ def pure_convert_samples(
     if samples.dtype.kind == "u" and bits != ends_of(samples.dtype)[1]:
         np.bitwise_and(samples, bits, out=samples)
     result = 0
-    if padding is not None:
+    if padding is not None and mask is not None:
         low, high = padding
         found = samples == low if low == high else (samples >= low) & (samples <= high)
         if found.any():
             result = FOUND
-            if mask is not None:
-                mask[...] = found
+            mask[...] = found
     rescale = Rescale(*rescaled[3:])
     if out.dtype.kind == "i":
         to_integer(samples, rescale, out)
@@ -89,11 +80,18 @@ def pure_convert_samples(
 convert_samples = compiled_or(pure_convert_samples)
 
 
-@dataclass(frozen=True, slots=True)
-class OnePass:
-    """The steps from the samples of some frames to values of one dtype."""
+class OnePass(NamedTuple):
+    """The steps from the samples of some frames to values of one dtype.
 
-    dtype: np.dtype[Any]
+    Attributes
+    ----------
+    meant, rescaled
+        The steps to the stored value, and from it to the value.
+    padding
+        The lowest and the highest stored value that mean padding, inside the range of the dtype of
+        samples.
+    """
+
     meant: Meant
     rescaled: Rescaled
     padding: tuple[int, int] | None
@@ -111,21 +109,33 @@ class OnePass:
         modulo = 1 << 32
         whole = [int(value) % modulo if dtype.kind == "i" else 0 for value in rescale.parts]
         rescaled = (dtype.char, whole[0], whole[1], *rescale.parts)
-        return cls(dtype, _meant(source, stored), rescaled, _inside(conversion.padding, stored))
+        return cls(_meant(source, stored), rescaled, _inside(conversion.padding, stored))
 
-    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> bool:
-        """Fill `out`, and `mask` where some value is padding; return whether one is.
+    @property
+    def samples(self) -> np.dtype[Any]:
+        """The dtype of the samples."""
+        return np.dtype(self.meant[0])
+
+    @property
+    def values(self) -> np.dtype[Any]:
+        """The dtype of the values."""
+        return np.dtype(self.rescaled[0])
+
+    def __call__(self, samples: Values, out: Values, mask: Mask | None) -> int:
+        """Fill `out` and `mask` as `convert_samples` does."""
+        return convert_samples(samples, out, mask, self)
+
+    def is_padded(self, found: int) -> bool:
+        """Return whether a pass has found padding.
 
         Raises
         ------
         IntensityError
             A value is beyond the range of float32.
         """
-        padding = None if mask is None else self.padding
-        result = convert_samples(samples, out, mask, self.meant, self.rescaled, padding)
-        if result & BEYOND:
+        if found & BEYOND:
             raise beyond_float32(Rescale(*self.rescaled[3:]))
-        return bool(result & FOUND)
+        return bool(found & FOUND)
 
 
 def _meant(source: FrameLike, dtype: np.dtype[Any]) -> Meant:

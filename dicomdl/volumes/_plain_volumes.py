@@ -1,7 +1,7 @@
-"""Whole stacks of plain frames, read and converted part by part in threads.
+"""Whole stacks of plain frames, read and converted in threads.
 
-The rule: where the header proves that all values fit the dtype, threads read a few slices at a time
-straight into the result and convert them there, while they are in the processor's cache. All other
+The rule: where the header proves that all values fit the dtype, each thread reads a stretch of the
+slices in one loop, which converts samples on the way (`storage.pieces`). All other
 stacks are read frame by frame (`values.reading`), with the same values and errors. Each thread has
 at least `_THREAD_BYTES` to read: starting one costs as much as reading a tenth of that.
 """
@@ -27,11 +27,8 @@ from dicomdl.values.one_pass import OnePass
 from dicomdl.values.quantity import Quantity
 from dicomdl.values.reading import Converted
 from dicomdl.values.rescale import MODALITY_DTYPES
-from dicomdl.volumes.block_reader import Scratch
 from dicomdl.volumes.blocks import StackVoxels, voxels_of
 
-# Bytes that a processor's cache keeps between reading and conversion.
-_PART_BYTES: Final = 256 * 2**10
 _THREAD_BYTES: Final = 4 * 2**20
 
 
@@ -57,8 +54,9 @@ def read_plain_volume(
     array = np.empty(shape, wanted)
     # Zeroed memory costs nothing until a mask is written.
     mask = np.zeros(shape, np.bool_) if any(each.has_padding for each in found) else None
+    threads = min(how.threads, needed // _THREAD_BYTES)
     try:
-        padded = _in_threads(_parts(found, array, mask), min(how.threads, needed // _THREAD_BYTES))
+        padded = _in_threads(_stretches(found, array, mask, max(1, threads)))
     except IntensityError:
         # Reading frame by frame finds the frame.
         return None
@@ -79,15 +77,12 @@ class _Plain:
     ----------
     pieces, window
         The slices in their files.
-    dtype
-        The dtype of their samples.
     passes
-        The conversion of each slice; equal ones are one object.
+        The conversion of each slice, or one of all.
     """
 
     pieces: Pieces
     window: Window
-    dtype: np.dtype[Any]
     passes: list[OnePass]
 
     @classmethod
@@ -101,77 +96,73 @@ class _Plain:
         every = [one for each in reader.conversions if (one := passes[id(each)]) is not None]
         if len(every) < len(reader.conversions):
             return None
-        dtype = stored_dtype(first)
-        row_bytes = first.columns * dtype.itemsize
-        return cls(pieces, Window(0, first.rows, row_bytes, 0, row_bytes), dtype, every)
+        row_bytes = first.columns * stored_dtype(first).itemsize
+        window = Window(0, first.rows, row_bytes, 0, row_bytes)
+        return cls(pieces, window, every[:1] if len(set(every)) == 1 else every)
 
     @property
     def has_padding(self) -> bool:
         """Whether some stored value means padding."""
         return any(one.padding is not None for one in self.passes)
 
-    @property
-    def step(self) -> int:
-        """The slices of a part."""
-        is_one = all(one is self.passes[0] for one in self.passes)
-        return max(1, _PART_BYTES // self.window.size) if is_one else 1
-
     def waits(self) -> bool:
         """Whether reading slices one by one waits for a server."""
         return self.pieces.waits(0, len(self.pieces), self.window)
 
-    def fill(self, first: int, out: Values, mask: Mask | None, scratch: Scratch) -> bool:
-        """Fill `out` and its mask with slices from number `first`; return whether one is padded."""
-        is_in_place = out.itemsize == self.dtype.itemsize
-        samples = (
-            out.view(self.dtype) if is_in_place else scratch.array("stored", out.shape, self.dtype)
-        )
-        self.pieces.read(first, self.window, samples.reshape(-1).view(np.uint8))
-        one = self.passes[first]
-        return one(samples, out, None if one.padding is None else mask)
+    def fill(self, slices: range, out: Values, mask: Mask | None) -> bool:
+        """Fill `out` and its mask with some slices; return whether one is padded."""
+        passes = self.passes if len(self.passes) == 1 else self.passes[slices.start : slices.stop]
+        found = self.pieces.read(slices.start, self.window, out, mask, passes)
+        return passes[0].is_padded(found)
 
 
 class _Part(NamedTuple):
-    """Slices of a volume that are read at once, and where they go."""
+    """Slices of a stack, and where they go."""
 
     plain: _Plain
-    first: int
+    slices: range
     out: Values
     mask: Mask | None
 
 
-def _parts(plain: Sequence[_Plain], array: Values, mask: Mask | None) -> list[_Part]:
-    parts, start = [], 0
-    for each in plain:
-        count, step = len(each.pieces), each.step
-        for first in range(0, count, step):
-            at = slice(start + first, start + min(first + step, count))
-            parts.append(_Part(each, first, array[at], None if mask is None else mask[at]))
-        start += count
-    return parts
+def _stretches(
+    plain: Sequence[_Plain], array: Values, mask: Mask | None, threads: int
+) -> list[list[_Part]]:
+    """Return the parts of the volume that each thread reads."""
+    ends = [len(array) * number // threads for number in range(threads + 1)]
+    stretches = []
+    for begin, end in itertools.pairwise(ends):
+        parts, start = [], 0
+        for each in plain:
+            low, high = max(begin, start), min(end, start + len(each.pieces))
+            if low < high:
+                own = None if mask is None else mask[low:high]
+                parts.append(_Part(each, range(low - start, high - start), array[low:high], own))
+            start += len(each.pieces)
+        stretches.append(parts)
+    return stretches
 
 
-def _in_threads(parts: Sequence[_Part], threads: int) -> bool:
-    """Fill all parts, each thread those of one stretch; return whether some value is padding.
+def _in_threads(stretches: Sequence[Sequence[_Part]]) -> bool:
+    """Fill each stretch in a thread; return whether some value is padding.
 
     After an error, the other threads stop when their part is done.
     """
     failed = threading.Event()
 
     def work(stretch: Sequence[_Part]) -> bool:
-        scratch, padded = Scratch(), False
+        padded = False
         for part in stretch:
             if failed.is_set():
                 break
             try:
-                padded |= part.plain.fill(part.first, part.out, part.mask, scratch)
+                padded |= part.plain.fill(part.slices, part.out, part.mask)
             except BaseException:
                 failed.set()
                 raise
         return padded
 
-    if threads <= 1:
-        return work(parts)
-    ends = [len(parts) * number // threads for number in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        return any(list(pool.map(work, [parts[a:b] for a, b in itertools.pairwise(ends)])))
+    if len(stretches) == 1:
+        return work(stretches[0])
+    with ThreadPoolExecutor(len(stretches)) as pool:
+        return any(list(pool.map(work, stretches)))

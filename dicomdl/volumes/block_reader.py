@@ -47,10 +47,6 @@ class Scratch:
             else self._new_block(shape, dtype)
         )
 
-    def band(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
-        """Return an array for the full rows of a slice that a block covers."""
-        return self.array("band", shape, dtype)
-
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """Return the array of a name, not cleared; it overwrites the previous one of that name."""
         needed = math.prod(shape) * dtype.itemsize

@@ -30,11 +30,11 @@ from dicomdl.pixels.stored import (
 )
 from dicomdl.storage.cache.stats import Cache
 from dicomdl.storage.memory import remembered, share
-from dicomdl.storage.pieces import Pieces, Window
+from dicomdl.storage.pieces import Changes, Pieces, Window
 from dicomdl.storage.sources import Source
 from dicomdl.values.conversion import Conversion, conversions
 from dicomdl.values.intensity import Intensity
-from dicomdl.values.looked_up import map_samples
+from dicomdl.values.looked_up import LookUp
 from dicomdl.values.network_tables import network_table
 from dicomdl.values.one_pass import OnePass
 from dicomdl.values.quantity import Quantity
@@ -161,12 +161,8 @@ class StackVoxels:
         )
         if self._cache is not None and (cached := self._cache.block(start, stop)) is not None:
             return cached
-        if self._pieces is not None:
-            return self._converted(
-                self._plain_block(self._pieces, slices, window, scratch or Scratch()),
-                slices,
-                want_padding=want_padding,
-            )
+        if self._plain:
+            return self._converted(slices, window, scratch or Scratch(), want_padding=want_padding)
         with frames_ahead_of(self._first.path, lambda: [self.stack.source(z) for z in slices]):
             decoded = [self._slice(z) for z in slices]
         if self.is_colour:
@@ -267,63 +263,83 @@ class StackVoxels:
         own = self.conversions[0]
         return network_table(self._first, own, recipe, marks_padding=marks_padding)
 
-    def read_by(
-        self, table: Float32, start: Voxel, stop: Voxel, scratch: Scratch, out: Float32
-    ) -> None:
+    def read_by(self, table: Float32, start: Voxel, stop: Voxel, out: Float32) -> None:
         """Fill `out` with the network values of a block, by a `network_table` of this reader."""
         require_inside(start, stop, self.shape)
-        assert self._pieces is not None
         window = slice(start[1], stop[1]), slice(start[2], stop[2])
-        slices = range(start[0], stop[0])
-        samples = self._plain_block(self._pieces, slices, window, scratch, is_owned=False)
-        map_samples(samples, table, out)
+        slices, look_up = range(start[0], stop[0]), LookUp(table)
+        kept = self._kept_samples(slices, window, is_owned=False)
+        if kept is None:
+            self._read_samples(slices, window, out, changes=[look_up])
+        else:
+            look_up(kept, out, None)
 
-    def _plain_block(
+    def _kept_samples(
+        self, slices: range, window: tuple[slice, slice], *, is_owned: bool = True
+    ) -> Values | None:
+        """Return the samples of a block, as the files have them, from the cache of samples.
+
+        The caller may write to them if `is_owned`. None where they are read from the files.
+        """
+        if self._kept is None:
+            return None
+        start = slices.start, window[0].start, window[1].start
+        stop = slices.stop, window[0].stop, window[1].stop
+        return self._kept.block(start, stop, is_owned=is_owned)
+
+    def _whole(self) -> Values:
+        """Read the samples of the stack."""
+        samples = np.empty(self.shape, stored_dtype(self._first))
+        window = slice(0, self.shape[1]), slice(0, self.shape[2])
+        self._read_samples(range(self.shape[0]), window, samples)
+        return samples
+
+    def _read_samples(
         self,
-        pieces: Pieces,
+        slices: range,
+        window: tuple[slice, slice],
+        out: Values,
+        mask: Mask | None = None,
+        changes: Changes = (),
+    ) -> int:
+        """Fill `out` with a block, as `Pieces.read` does."""
+        assert self._pieces is not None
+        item, (rows, columns) = stored_dtype(self._first).itemsize, window
+        row_bytes = self._first.columns * item
+        part = Window(
+            rows.start * row_bytes,
+            rows.stop - rows.start,
+            row_bytes,
+            columns.start * item,
+            (columns.stop - columns.start) * item,
+        )
+        return self._pieces.read(slices.start, part, out, mask, changes)
+
+    def _converted(
+        self,
         slices: range,
         window: tuple[slice, slice],
         scratch: Scratch,
         *,
-        is_owned: bool = True,
-    ) -> Values:
-        """Return the samples of a block, as the files have them.
-
-        The caller may write to them if `is_owned`.
-        """
-        if self._kept is not None:
-            start = slices.start, window[0].start, window[1].start
-            stop = slices.stop, window[0].stop, window[1].stop
-            kept = self._kept.block(start, stop, is_owned=is_owned)
-            if kept is not None:
-                return kept
-        return self._read_samples(pieces, slices, window, scratch)
-
-    def _whole(self) -> Values:
-        """Read the samples of the stack."""
-        assert self._pieces is not None
-        window = slice(0, self.shape[1]), slice(0, self.shape[2])
-        return self._read_samples(self._pieces, range(self.shape[0]), window, Scratch())
-
-    def _read_samples(
-        self, pieces: Pieces, slices: range, window: tuple[slice, slice], scratch: Scratch
-    ) -> Values:
-        first, (rows, columns) = self._first, window
-        dtype = stored_dtype(first)
-        shape = (len(slices), rows.stop - rows.start, columns.stop - columns.start)
-        block, item = scratch.block(shape, dtype), dtype.itemsize
-        row_bytes = first.columns * item
-        part = Window(
-            rows.start * row_bytes, shape[1], row_bytes, columns.start * item, shape[2] * item
-        )
-        band = scratch.band((part.band_size,), np.dtype(np.uint8))
-        pieces.read(slices.start, part, block.reshape(-1).view(np.uint8), band)
-        return block
-
-    def _converted(self, stored: Values, slices: range, *, want_padding: bool) -> Converted:
-        """Convert samples, all slices at once where they share one conversion."""
-        if self._one_pass is not None:
-            return self._in_one_pass(self._one_pass, stored, want_padding=want_padding)
+        want_padding: bool,
+    ) -> Converted:
+        """Read and convert a block, all slices at once where they share one conversion."""
+        stored, one = self._kept_samples(slices, window), self._one_pass
+        shape = (len(slices), *(part.stop - part.start for part in window))
+        if one is not None:
+            if stored is not None and stored.itemsize == one.values.itemsize:
+                array = stored.view(one.values)
+            else:
+                array = scratch.block(shape, one.values)
+            mask = np.zeros(shape, np.bool_) if want_padding and one.padding is not None else None
+            if stored is None:
+                found = self._read_samples(slices, window, array, mask, [one])
+            else:
+                found = one(stored, array, mask)
+            return Converted(array, mask if one.is_padded(found) else None)
+        if stored is None:
+            stored = scratch.block(shape, stored_dtype(self._first))
+            self._read_samples(slices, window, stored)
         as_meant(stored, self._first)
         own = [self.conversions[z] for z in slices]
         bounds = None if stored.dtype.kind == "f" else stored_range(self._first)
@@ -344,12 +360,6 @@ class StackVoxels:
         if not self.always_int16:
             return None
         return OnePass.of(self._first, self.conversions[0], np.dtype(np.int16))
-
-    def _in_one_pass(self, one: OnePass, samples: Values, *, want_padding: bool) -> Converted:
-        array = samples.view(np.int16) if samples.itemsize == 2 else np.empty(samples.shape, "i2")
-        has_mask = want_padding and one.padding is not None
-        mask = np.zeros(samples.shape, np.bool_) if has_mask else None
-        return Converted(array, mask if one(samples, array, mask) else None)
 
     def _as(
         self,

@@ -193,10 +193,10 @@ def test_patches_of_a_group_read_only_their_own_rows(
     read: list[int] = []
     original = pieces.fill_block
 
-    def counted(places: Any, first: int, window: pieces.Window, *a: Any) -> int:
-        complete = original(places, first, window, *a)
+    def counted(places: Any, first: int, window: pieces.Window, *a: Any) -> tuple[int, int]:
+        complete, found = original(places, first, window, *a)
         read.append(complete * window.rows * window.row_bytes)
-        return complete
+        return complete, found
 
     monkeypatch.setattr(pieces, "fill_block", counted)
     image = patches[1]["image"]

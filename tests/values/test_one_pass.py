@@ -73,7 +73,7 @@ def test_a_pass_gives_the_values_and_the_padding_of_the_steps(
     expected, expected_mask = in_steps(samples, frame, conversion, dtype)
     for convert in both(pure_convert_samples) or (pure_convert_samples,):
         out, mask = np.empty(COUNT, dtype), np.zeros(COUNT, np.bool_)
-        found = convert(samples.copy(), out, mask, one.meant, one.rescaled, one.padding)
+        found = convert(samples.copy(), out, mask, one)
         assert found == (0 if expected_mask is None else FOUND)
         assert np.array_equal(out.view(np.uint8), expected.view(np.uint8))
         assert np.array_equal(mask, np.zeros(COUNT) if expected_mask is None else expected_mask)
@@ -93,9 +93,9 @@ def test_a_pass_works_in_place_at_every_length(samples: int) -> None:
 
 def test_a_value_beyond_float32_is_said_by_both() -> None:
     samples, out = np.array([0, 1, 9], np.uint16), np.empty(3, np.float32)
-    meant, rescaled = ("H", False, 0, 0, 65535), ("f", 0, 0, 1e38, 0.0)
+    one = OnePass(("H", False, 0, 0, 65535), ("f", 0, 0, 1e38, 0.0), None)
     for convert in both(pure_convert_samples) or (pure_convert_samples,):
-        assert convert(samples.copy(), out, None, meant, rescaled, None) == BEYOND
+        assert convert(samples.copy(), out, None, one) == BEYOND
 
 
 def test_a_pass_raises_as_the_steps_do_where_float32_is_too_small() -> None:
@@ -104,7 +104,7 @@ def test_a_pass_raises_as_the_steps_do_where_float32_is_too_small() -> None:
     one = OnePass.of(frame, conversion, np.dtype(np.float32))
     assert one is not None
     with pytest.raises(IntensityError, match="beyond the range of float32"):
-        one(np.array([9], np.uint16), np.empty(1, np.float32), None)
+        one.is_padded(one(np.array([9], np.uint16), np.empty(1, np.float32), None))
 
 
 def test_no_pass_is_offered_where_values_may_not_fit() -> None:
@@ -132,8 +132,8 @@ def test_the_compiled_pass_refuses_memory_and_numbers_that_do_not_fit(
         pytest.skip("there is no compiled module")
     memory = None if mask is None else np.zeros(mask, np.bool_)
     stored, filled = np.zeros(samples, np.uint16), np.zeros(out, np.int16)
-    with pytest.raises(ValueError, match="do not fit"):
-        pair[0](stored, filled, memory, meant, ("h", 1, 0, 1.0, 0.0), None)
+    with pytest.raises(ValueError, match="not fit"):
+        pair[0](stored, filled, memory, OnePass(meant, ("h", 1, 0, 1.0, 0.0), None))
 
 
 def test_the_compiled_pass_refuses_memory_that_overlaps() -> None:
@@ -146,7 +146,5 @@ def test_the_compiled_pass_refuses_memory_that_overlaps() -> None:
             memory[:8],
             memory[1:].view(np.int16),
             None,
-            ("H", False, 0, 0, 65535),
-            ("h", 1, 0, 1.0, 0.0),
-            None,
+            OnePass(("H", False, 0, 0, 65535), ("h", 1, 0, 1.0, 0.0), None),
         )

@@ -130,8 +130,11 @@ def test_every_stack_of_the_corpus_is_the_same_with_and_without_the_compiled_mod
         if min(stack.shape) < 1 or np.prod(stack.shape) > 2**24 or not StackVoxels(stack)._plain:
             continue
         found = []
-        for convert in both(one_pass.pure_convert_samples) or (one_pass.pure_convert_samples,):
-            monkeypatch.setattr(one_pass, "convert_samples", convert)
+        pairs = [(one_pass, "convert_samples", one_pass.pure_convert_samples)]
+        pairs.append((pieces_module, "fill_block", pieces_module.pure_fill_block))
+        for chosen in range(2):
+            for module, name, pure in pairs:
+                monkeypatch.setattr(module, name, (both(pure) or (pure, pure))[chosen])
             array, padding = StackVoxels(stack).read((0, 0, 0), stack.shape)
             mask = np.zeros(array.shape, bool) if padding is None else padding
             found.append((array, mask))
@@ -145,7 +148,7 @@ def test_every_stack_of_the_corpus_is_the_same_with_and_without_the_compiled_mod
         table = reader.network_table(recipe, marks_padding=False)
         if table is not None:
             image = np.empty(stack.shape, np.float32)
-            reader.read_by(table, (0, 0, 0), stack.shape, Scratch(), image)
+            reader.read_by(table, (0, 0, 0), stack.shape, image)
             assert np.array_equal(image, recipe(found[0][0]))
             compared += 1
     assert compared >= 10 or not accelerated
@@ -178,10 +181,10 @@ def test_a_block_of_plain_frames_reads_its_own_rows_of_its_own_slices(
     read: list[int] = []
     original = pieces_module.pure_fill_block
 
-    def counted(places: Any, first: int, window: pieces_module.Window, *a: Any) -> int:
-        complete = original(places, first, window, *a)
+    def counted(places: Any, first: int, window: pieces_module.Window, *a: Any) -> tuple[int, int]:
+        complete, found = original(places, first, window, *a)
         read.extend([window.rows * window.row_bytes] * complete)
-        return complete
+        return complete, found
 
     monkeypatch.setattr(pieces_module, "fill_block", counted)
     reader.read((1, 2, 3), (4, 5, 6))

@@ -14,7 +14,8 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLSLossless
 import dicomdl
 from dicomdl.errors import FileChanged, IntensityError, TooLarge
 from dicomdl.pixels.options import Decoding
-from dicomdl.storage import _slow
+from dicomdl.storage import _slow, pieces
+from dicomdl.storage.system import CAN_SHARE
 from dicomdl.values.conversion import conversions
 from dicomdl.values.reading import read_converted
 from dicomdl.volumes import _plain_volumes as plain
@@ -30,10 +31,9 @@ def padded(dataset: Dataset, z: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads and parts for phantoms, which are small."""
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads for phantoms, which are small."""
     monkeypatch.setattr(plain, "_THREAD_BYTES", 1)
-    monkeypatch.setattr(plain, "_PART_BYTES", 2 * 9 * 14 * 2)
 
 
 @pytest.mark.quick(3)
@@ -74,15 +74,31 @@ def test_a_plain_volume_has_the_values_of_its_frames(
     assert found or "bits_allocated" in options or len(set(each)) > 1
 
 
-def test_groups_are_read_one_stack_behind_the_other(folder: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_groups_are_read_one_stack_behind_the_other(folder: Path, threads: int) -> None:
     write_series(folder, shape=SHAPE, series_uid="1.2.3", seed=1)
     write_series(folder, shape=SHAPE, series_uid="1.2.4", seed=2, offset=50)
     stacks = list(index_of(folder).stacks)
-    read = read_plain_volume(stacks, "modality", None, Decoding(threads=2))
+    read = read_plain_volume(stacks, "modality", None, Decoding(threads=threads))
     assert read is not None and read.array.shape == (14, 9, 14)
     for number, stack in enumerate(stacks):
         part = read.array[7 * number : 7 * number + 7]
         assert np.array_equal(part, dicomdl.read_volume(stack).array)
+
+
+def test_each_thread_reads_a_volume_in_one_loop(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(folder, shape=SHAPE, edit=padded)
+    stack, calls, original = index_of(folder).stacks[0], [], pieces.fill_block
+
+    def counted(places: Any, first: int, *a: Any) -> tuple[int, int]:
+        calls.append(first)
+        return original(places, first, *a)
+
+    monkeypatch.setattr(pieces, "fill_block", counted)
+    assert read_plain_volume([stack], "modality", None, Decoding(threads=2)) is not None
+    assert sorted(calls) == ([0, 3] if CAN_SHARE else [])
 
 
 @pytest.mark.parametrize("threads", [1, 4])
