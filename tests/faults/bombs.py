@@ -159,15 +159,15 @@ def large_jpeg_ls() -> list[bytes]:
     return [file(JPEG_LS, image(encapsulated(jpeg_ls(8000, 8000, 500)), 8000, 8000))]
 
 
-def deflated_pixels(size: int = 400 << 20) -> list[bytes]:
-    """408 kB that inflate to 400 MiB of pixels, of which one frame is small."""
+def deflated_pixels(size: int = 200 << 20) -> list[bytes]:
+    """208 kB that inflate to 200 MiB of pixels, of which one frame is small."""
     side = 64
     frames = size // side**2
     return [file(DEFLATED, image(native(bytes(size)), side, side, frames=frames))]
 
 
-def deflated_frame(size: int = 20_000) -> list[bytes]:
-    """One deflated frame of 20,000 x 20,000 zeros."""
+def deflated_frame(size: int = 15_000) -> list[bytes]:
+    """One deflated frame of 15,000 x 15,000 zeros."""
     return [file(DEFLATED, image(native(bytes(size**2)), size, size))]
 
 

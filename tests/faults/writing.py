@@ -29,6 +29,7 @@ JPEG_2000 = b"1.2.840.10008.1.2.4.90"
 CT = b"1.2.840.10008.5.1.4.1.1.2"
 PREAMBLE = bytes(128)
 PIXEL_DATA = 0x7FE00010
+_MIB = 1 << 20
 # Bytes of one number, for VRs of binary numbers.
 _WIDTHS = {b"US": 2, b"SS": 2, b"OW": 2, b"AT": 2, b"UL": 4, b"SL": 4, b"FL": 4, b"FD": 8}
 
@@ -127,8 +128,20 @@ def file(syntax: bytes, data_set: bytes, *, preamble: bytes = PREAMBLE) -> bytes
 
 
 def deflated(data_set: bytes, level: int = 9) -> bytes:
+    """Return a data set deflated; mebibytes that occur more than once are deflated once."""
+    if len(data_set) < 2 * _MIB:
+        return _deflated(data_set, level, zlib.Z_FINISH)
+    packed: dict[bytes, bytes] = {}
+    parts = [data_set[at : at + _MIB] for at in range(0, len(data_set), _MIB)]
+    for part in parts:
+        if part not in packed:
+            packed[part] = _deflated(part, level, zlib.Z_FULL_FLUSH)
+    return b"".join(packed[part] for part in parts) + _deflated(b"", level, zlib.Z_FINISH)
+
+
+def _deflated(data: bytes, level: int, end: int) -> bytes:
     deflater = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return deflater.compress(data_set) + deflater.flush()
+    return deflater.compress(data) + deflater.flush(end)
 
 
 CODINGS = {IMPLICIT_LITTLE: IMPLICIT, EXPLICIT_BIG: BIG_ENDIAN}
