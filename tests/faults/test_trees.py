@@ -72,6 +72,7 @@ def test_a_file_that_grows_during_the_scan_is_an_image_or_a_problem(tmp_path: Pa
         with open(root / "a.dcm", "ab", buffering=0) as file:
             while not done.is_set():
                 file.write(bytes(1000))
+            file.write(bytes(1000))  # also where the scan left this thread no time
 
     (root / "a.dcm").write_bytes(GOOD)
     writer = threading.Thread(target=grow)
