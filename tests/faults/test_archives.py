@@ -107,7 +107,7 @@ def test_damaged_bytes_of_an_archive_never_raise_another_error(name: str, tmp_pa
     heads = [at for at in range(len(whole)) if not (200 < at % 20_000 < 19_000)]
     draw = random.Random(5)
     path = tmp_path / name
-    for number in range(40):
+    for number in range(20):
         damaged = bytearray(whole)
         for _ in range(draw.choice((1, 1, 3))):
             damaged[draw.choice(heads)] = draw.choice((0, 1, 0x7F, 0x80, 0xFF, draw.randrange(256)))

@@ -99,7 +99,7 @@ def rows_of(batch: Any) -> list[int]:
     return [int(row) for row in np.ravel(batch["row"])]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.full), 2])
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 @pytest.mark.parametrize("kind", ["map", "stream"])
 @pytest.mark.parametrize(

@@ -486,7 +486,7 @@ def test_random_edits_end_in_errors_of_dicomdl(victim: Index, tmp_path: Path) ->
     rng = random.Random(random_seed)
     tables, way = tables_of(victim), Way()
     secret = str(tmp_path / "secret")
-    for _ in range(int(os.environ.get("DICOMDL_FUZZ_COUNT", "400")) // 10):
+    for _ in range(int(os.environ.get("DICOMDL_FUZZ_COUNT", "200")) // 10):
         name = rng.choice(TABLES)
         columns = [c for c in tables[name].names if str(tables[name].column(c).type) in VALUES]
         column = rng.choice(columns)

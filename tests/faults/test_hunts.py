@@ -57,7 +57,7 @@ def quiet(take: Callable[[bytes], object]) -> Callable[[bytes], object]:
 # --- headers --------------------------------------------------------------------------------------
 
 
-@sizes("folders", smoke=10, full=500)
+@sizes("folders", smoke=6, full=500)
 def test_damaged_headers_go_the_whole_way(
     folders: int, tmp_path: Path, record_property: Record
 ) -> None:
@@ -101,7 +101,7 @@ FLAGS = {
 }
 
 
-@sizes("folders", smoke=50, full=500)
+@sizes("folders", smoke=25, full=500)
 def test_no_damaged_header_loses_a_required_attribute_silently(
     folders: int, tmp_path: Path, record_property: Record
 ) -> None:
@@ -134,7 +134,7 @@ def read(raw: bytes, path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@sizes("count", smoke=200, full=15_000)
+@sizes("count", smoke=100, full=15_000)
 def test_damaged_codestreams_are_frames_or_typed_errors(
     codec: str, count: int, tmp_path: Path, record_property: Record
 ) -> None:
@@ -171,7 +171,7 @@ def test_no_truncated_frame_is_an_array(
 # --- annotations and tables -----------------------------------------------------------------------
 
 
-@sizes("folders", smoke=15, full=1000)
+@sizes("folders", smoke=8, full=1000)
 def test_damaged_annotations_go_the_whole_way(
     folders: int, tmp_path: Path, record_property: Record
 ) -> None:
@@ -193,7 +193,7 @@ def test_damaged_annotations_go_the_whole_way(
     require(found, record_property, WAY_MIB, "folders of 8 mutants")
 
 
-@sizes("count", smoke=200, full=10_000)
+@sizes("count", smoke=100, full=10_000)
 def test_damaged_tables_are_labels_or_usage_errors(
     count: int, tmp_path: Path, record_property: Record
 ) -> None:

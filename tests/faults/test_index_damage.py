@@ -72,7 +72,7 @@ QUESTIONS: Final[Mapping[str, Ask]] = {
 @pytest.fixture
 def count() -> int:
     """Return the number of flips; 1000 is the nightly run."""
-    return int(os.environ.get("DICOMDL_FUZZ_COUNT", "40"))
+    return int(os.environ.get("DICOMDL_FUZZ_COUNT", "20"))
 
 
 @pytest.fixture

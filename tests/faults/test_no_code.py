@@ -89,7 +89,7 @@ print(json.dumps({"seen": seen, "outcomes": outcomes, "canary": os.path.exists(c
 """
 
 
-@sizes("count", smoke=60, full=2000)
+@sizes("count", smoke=30, full=2000)
 def test_nothing_in_an_index_or_a_cache_is_run(
     count: int, tmp_path: Path, record_property: object
 ) -> None:
