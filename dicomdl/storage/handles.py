@@ -185,6 +185,11 @@ class LocalFile:
         """The size in bytes when it was opened."""
         return self._status.st_size
 
+    @property
+    def descriptor(self) -> int:
+        """The descriptor, which stays open until `close`."""
+        return self._descriptor
+
     def check(self, expected: Source) -> None:
         """Raise FileChanged if the file is not in the expected state."""
         expected.check(self._status)
