@@ -47,6 +47,7 @@ int take_change(PyObject *given, int has_mask, Change *change);
 void drop_change(Change *change);
 
 /* Each ends with an entry of zeros. */
+extern PyMethodDef bits_methods[];
 extern PyMethodDef ranges_methods[];
 extern PyMethodDef reading_methods[];
 extern PyMethodDef values_methods[];

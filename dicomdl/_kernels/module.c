@@ -5,7 +5,7 @@
 static int
 add_functions(PyObject *module)
 {
-    PyMethodDef *tables[] = {ranges_methods, reading_methods, values_methods,
+    PyMethodDef *tables[] = {bits_methods, ranges_methods, reading_methods, values_methods,
                              walk_methods};
     for (size_t number = 0; number < sizeof(tables) / sizeof(tables[0]); number++) {
         if (PyModule_AddFunctions(module, tables[number]) < 0) {

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dicomdl.pixels.read import read_rows
 from dicomdl.pixels.stored import add_frame_note, is_native, is_plain, stored_dtype
 from dicomdl.storage.sources import Handle, Source, Span, read_exactly, reading_ahead_of
 
+_Number = TypeVar("_Number", int, Ints)
 # Columns of frames, and the size of lists in them.
 _GRID_COLUMNS: Final = {
     "image_position_patient": 3,
@@ -38,6 +39,8 @@ class SegFrames:
     ----------
     source_of
         A function from the number of a frame to its byte range.
+    file
+        The file that has all of them.
     size
         (rows, columns) of a frame.
     origins
@@ -54,6 +57,7 @@ class SegFrames:
     """
 
     source_of: Callable[[int], FrameSource]
+    file: Source
     size: tuple[int, int]
     origins: Floats
     down: Floats
@@ -90,13 +94,13 @@ class SegFrames:
         def ranges() -> list[Span]:
             return list(dict.fromkeys(self._range(*each) for each in rows()))
 
-        return reading_ahead_of(self.source_of(0).path, ranges)
+        return reading_ahead_of(self.file.path, ranges)
 
     def _range(self, number: int, first: int, last: int) -> Span:
         """Return the bytes that hold rows of a frame, as `RowReader.rows` reads them."""
         source = self.source_of(number)
         if self.first_bits is not None:
-            start, stop = self.row_bytes(number, first, last)
+            start, stop = self.bytes_of_rows(int(self.first_bits[number]), first, last)
             return Span(source.file, start, stop - start)
         if is_plain(source):
             row_bytes = source.byte_length // source.rows
@@ -104,11 +108,15 @@ class SegFrames:
             return Span(source.file, start, (last - first) * row_bytes)
         return Span(source.file, source.byte_offset, source.byte_length)
 
-    def row_bytes(self, number: int, first: int, last: int) -> tuple[int, int]:
-        """Return the bytes of the file that hold rows of a frame of plain bits or bytes."""
-        assert self.first_bits is not None
-        begin, columns = int(self.first_bits[number]), self.size[1] * self.bits
-        return begin + first * columns >> 3, begin + last * columns + 7 >> 3
+    def bytes_of_rows(
+        self, begin: _Number, first: _Number, last: _Number
+    ) -> tuple[_Number, _Number]:
+        """Return the bytes of the file that hold rows of frames of plain bits or bytes.
+
+        `begin` is the first bit of the frame in the file.
+        """
+        row_bits = self.size[1] * self.bits
+        return begin + first * row_bits >> 3, begin + last * row_bits + 7 >> 3
 
     @classmethod
     def of_file(cls, path: str) -> "SegFrames":
@@ -164,6 +172,7 @@ class SegFrames:
         starts = 8 * byte.astype(np.int64) + bit.astype(np.int64)
         return cls(
             source_of,
+            first.file,
             (first.rows, first.columns),
             origins,
             orientation[:, 3:] * spacing[:, :1],
@@ -237,11 +246,10 @@ class RowReader:
             return Rows(first, read_rows(frames.source_of(number), first, last))
         columns = frames.size[1]
         begin = int(frames.first_bits[number])
+        start, stop = frames.bytes_of_rows(begin, first, last)
         if frames.bits == 8:
-            start, stop = frames.row_bytes(number, first, last)
             return Rows(first, self._read(number, start, stop - start).reshape(-1, columns))
         # PS3.5 8.1.1: the first pixel is the lowest bit of its byte.
-        start, stop = frames.row_bytes(number, first, last)
         words = self._words[: stop - start + 7 >> 3]
         words[-1] = 0
         self._read(number, start, stop - start)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from dicomdl.arrays import Mask, Values, Voxel
 from dicomdl.errors import UsageError
+from dicomdl.labels._bit_rows import BitRows
 from dicomdl.labels.places import slabs
 
 # Torch computes with these, and hardly with uint16.
@@ -60,7 +61,7 @@ class LabelReader(Protocol):
 
     def pieces(
         self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Piece | BitRows]:
         """Yield the labels of the block from voxel `start` up to `stop`, in the order of `names`.
 
         Where pieces of several labels have one voxel, the labels overlap. With `only`, masks of
@@ -130,9 +131,18 @@ def label_block(
 def _put_labels(reader: LabelReader, block: Values, start: Voxel, stop: Voxel) -> int:
     """Put labels into a block of zeros; return the number of voxels with more than one label."""
     twice: Mask | None = None
-    for where, mask, label in reader.pieces(start, stop):
+    overlaps, is_new = False, np.ones(len(block), np.bool_)
+    for piece in reader.pieces(start, stop):
+        if isinstance(piece, BitRows):
+            twice = np.zeros(block.shape, np.bool_) if twice is None else twice
+            overlaps |= piece.put_labels(block, twice) > 0
+            is_new[...] = False
+            continue
+        where, mask, label = piece
         seen = block[where]
-        if mask is None and not seen.any():
+        was_new = is_new[where[0]].all()
+        is_new[where[0]] = False
+        if mask is None and (was_new or not seen.any()):
             seen[...] = label
             continue
         known = label != 0 if mask is None else mask
@@ -141,8 +151,9 @@ def _put_labels(reader: LabelReader, block: Values, start: Voxel, stop: Voxel) -
             twice = np.zeros(block.shape, np.bool_) if twice is None else twice
             both &= seen != label
             twice[where] |= both
+            overlaps = True
         np.copyto(seen, label, where=known, casting="unsafe")
-    return 0 if twice is None else int(twice.sum())
+    return int(twice.sum()) if overlaps and twice is not None else 0
 
 
 def channel_block(
@@ -162,7 +173,11 @@ def channel_block(
     dtype = np.float32 if reader.values == "fractions" else np.bool_
     count = len(reader.names if names is None else names)
     block: Values = np.zeros((count, *shape), dtype)
-    for where, mask, label in reader.pieces(start, stop, channels):
+    for piece in reader.pieces(start, stop, channels):
+        if isinstance(piece, BitRows):
+            piece.put_masks(block, channels)
+            continue
+        where, mask, label = piece
         if mask is None:
             for each, number in channels.items():
                 block[number][where] |= (

@@ -6,54 +6,31 @@ other grids are sampled at the nearest voxel.
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dicomdl.arrays import Floats, Ints, Mask, Values, Voxel
+from dicomdl.arrays import Floats, Mask, Values, Voxel
 from dicomdl.errors import AnnotationError
 from dicomdl.headers.annotation import AnnotationFacts
 from dicomdl.index.text import counted
 from dicomdl.index.views import Stack
+from dicomdl.labels._aligned import Aligned, Labelled, Parts, aligned, order_of
 from dicomdl.labels._bit_counts import count_bits
+from dicomdl.labels._bit_rows import BitRows
 from dicomdl.labels._choice import Choice
 from dicomdl.labels._coverage import Referred
 from dicomdl.labels._fractions import NO_FRACTIONS, Fractions
+from dicomdl.labels._plain_parts import LabelledValues, bit_parts, byte_parts
 from dicomdl.labels._planes import Planes
 from dicomdl.labels._sampling import Sampler
 from dicomdl.labels._seg_frames import FrameRows, RowReader, SegFrames
 from dicomdl.labels.reader import LabelValues, Piece, smallest_dtype
-from dicomdl.storage.sources import kept_open, opened
+from dicomdl.storage.sources import Handle, kept_open, opened
 
 Align = Literal["nearest", "exact"]
 # The first voxel of a block, and the one after its last.
 _Block: TypeAlias = tuple[Voxel, Voxel]
-# The first and the last row, and column, of a part of a slice; the last ones are excluded.
-_Box: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
-# The distance of a frame from a slice that is still on it, as a part of the spacing.
-_ON_SLICE: Final = 0.1
-# The distance of the corners of a frame from the centres of pixels of the stack, pixels.
-_ON_PIXEL: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Aligned:
-    """Frames on the grid of a stack.
-
-    Attributes
-    ----------
-    slices
-        (frames,) int64: the slice of each frame; -1 beyond the stack.
-    corners
-        (frames, 2) int64: the (row, column) of the lowest row and column of each frame.
-    turn
-        Whether rows and columns are exchanged, then which of both are flipped.
-    """
-
-    slices: Ints
-    corners: Ints
-    turn: tuple[bool, bool, bool]
 
 
 class SegObject(NamedTuple):
@@ -107,7 +84,7 @@ class SegReader:
         self.names = fractions.names(choices)
         self._frames, self._choices = frames, tuple(choices)
         self._planes = Planes.of(stack)
-        self._aligned, misfit = _aligned(frames, self._planes)
+        self._aligned, misfit = aligned(frames, self._planes)
         if self._aligned is None and align == "exact":
             raise AnnotationError(
                 f"the SEG lies on another grid than the stack: {misfit}; align='nearest' samples it"
@@ -125,7 +102,10 @@ class SegReader:
                 f"none of {len(frames)} frames of the SEG lies {where} of the stack",
                 frames=len(frames),
             )
-        self._of_slice = _order(slices, self.shape[0])
+        self._of_slice = order_of(slices, self.shape[0])
+        if self._aligned is not None:
+            segments = None if self._type == "LABELMAP" else frames.segments
+            self._labelled = Labelled.of(segments, self._choices, slices, self.shape[0])
         is_near = self._planes.nearest(_middles(frames) @ self._planes.normal) >= 0
         self.remarks = tuple(self._remarks(in_view & is_near))
         self._table = _table(annotation, self._choices)
@@ -149,34 +129,41 @@ class SegReader:
     @property
     def nbytes(self) -> int:
         """The memory of the positions of frames, bytes."""
-        return 4 * self._frames.origins.nbytes
+        return 5 * self._frames.origins.nbytes
 
     def pieces(
         self, start: Voxel, stop: Voxel, only: Collection[int] | None = None
-    ) -> Iterator[Piece]:
+    ) -> Iterator[Piece | BitRows]:
         """Yield the labels of a block, in the order of `names`; see `LabelReader`."""
-        choices = [
-            choice
-            for choice in self._choices
-            if only is None or self.values == "bits" or choice.label in only
-        ]
+        takes_all = only is None or self.values == "bits"
+        wanted = [takes_all or choice.label in (only or ()) for choice in self._choices]
+        choices = [each for each, is_wanted in zip(self._choices, wanted, strict=True) if is_wanted]
         frames, block = self._frames, (start, stop)
-        ahead = frames.ahead(lambda: self._rows_ahead(choices, block))
-        with kept_open(), ahead, opened(frames.source_of(0).file) as handle:
-            reader = RowReader(frames, handle)
-            if self._aligned is not None:
-                yield from self._copied(reader, self._aligned, choices, block)
+        parts = None if self._aligned is None else self._parts(self._aligned, wanted, block)
+        ahead = frames.ahead(lambda: self._rows_ahead(parts, choices, block))
+        with kept_open(), ahead, opened(frames.file) as handle:
+            if self._aligned is not None and parts is not None:
+                yield from self._copied(handle, self._aligned, parts, start)
             elif self._sampler is not None:
+                reader = RowReader(frames, handle)
                 yield from self._sampled(reader, self._sampler, choices, block)
 
-    def _rows_ahead(self, choices: Sequence[Choice], block: _Block) -> Iterator[FrameRows]:
+    def _parts(self, aligned: Aligned, wanted: Sequence[bool], block: _Block) -> Parts:
+        """Return the parts of a block out of frames on its grid, in the order of labels."""
+        start, stop = block
+        labels = [choice.label for choice in self._choices]
+        if self._type == "LABELMAP":
+            labels, wanted = [0], [True]
+        numbers, ranks = self._labelled.within(start[0], stop[0], np.array(wanted, np.bool_))
+        return aligned.parts(numbers, np.array(labels, np.int64)[ranks], start, stop)
+
+    def _rows_ahead(
+        self, parts: Parts | None, choices: Sequence[Choice], block: _Block
+    ) -> Iterator[FrameRows]:
         """Yield the rows of frames that a block will read; on another grid, about those."""
         (start, stop), aligned, sampler = block, self._aligned, self._sampler
-        if aligned is not None:
-            for number, _ in self._inside(choices, block):
-                box = self._box(aligned, number, start, stop)
-                if box is not None:
-                    yield self._frame_rows(aligned, number, box)
+        if aligned is not None and parts is not None:
+            yield from self._frame_rows(aligned, parts)
         elif sampler is not None:
             planes = sampler.slices_of(self._planes, self.shape)[start[0] : stop[0]]
             segments = [number for choice in choices for number in choice.numbers]
@@ -194,7 +181,7 @@ class SegReader:
             return None
         rows = frames.size[0]
         ahead = frames.ahead(lambda: (FrameRows(n, 0, rows) for n in self._of_slice[0].tolist()))
-        with kept_open(), ahead, opened(frames.source_of(0).file) as handle:
+        with kept_open(), ahead, opened(frames.file) as handle:
             reader = RowReader(frames, handle)
             return count_bits(reader, self._of_slice, frames.segments, self._choices)
 
@@ -230,57 +217,37 @@ class SegReader:
             mask |= self._sampler.nearest(self._planes, z, start[1:], stop[1:]).plane >= 0
         elif self._aligned is not None:
             order, bounds = self._of_slice
-            for number in order[bounds[z] : bounds[z + 1]].tolist():
-                box = self._box(self._aligned, number, start, stop)
-                if box is not None:
-                    (first, last), (begin, end) = box
-                    mask[first - start[1] : last - start[1], begin - start[2] : end - start[2]] = (
-                        True
-                    )
-
-    def _box(self, aligned: _Aligned, number: int, start: Voxel, stop: Voxel) -> _Box | None:
-        """Return the rows and columns of a block in which a frame lies, or None."""
-        size = self._frames.size
-        height, width = size[::-1] if aligned.turn[0] else size
-        top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
-        first, last = max(start[1], top), min(stop[1], top + height)
-        begin, end = max(start[2], left), min(stop[2], left + width)
-        return ((first, last), (begin, end)) if first < last and begin < end else None
+            numbers = order[bounds[z] : bounds[z + 1]]
+            parts = self._aligned.parts(numbers, np.zeros_like(numbers), start, stop)
+            low, high = parts.low - start[1:], parts.high - start[1:]
+            for (top, left), (bottom, right) in zip(low.tolist(), high.tolist(), strict=True):
+                mask[top:bottom, left:right] = True
 
     def _copied(
-        self, reader: RowReader, aligned: _Aligned, choices: Sequence[Choice], block: _Block
-    ) -> Iterator[Piece]:
-        """Yield the labels of a block out of frames on the grid of the stack."""
-        start, stop = block
-        for number, label in self._inside(choices, block):
-            found = self._part(reader, aligned, number, start, stop)
-            if found is None:
-                continue
-            where, values = found
-            if self._type == "LABELMAP":
+        self, handle: Handle, aligned: Aligned, parts: Parts, start: Voxel
+    ) -> Iterator[Piece | BitRows]:
+        """Yield the labels of parts of the block at `start`, out of frames on its grid."""
+        frames, is_map = self._frames, self._type == "LABELMAP"
+        if frames.bits == 1 and not aligned.is_turned and not is_map:
+            yield from bit_parts(frames, handle, parts, start)
+            return
+        if frames.bits == 8 and not aligned.is_turned:
+            found = byte_parts(frames, handle, parts, start, at_once=is_map)
+        else:
+            found = self._one_by_one(RowReader(frames, handle), aligned, parts, start)
+        for where, values, label in found:
+            if is_map:
                 yield Piece(where, None, self._relabelled(values))
             else:
                 yield self._fractions.piece(where, values, label)
 
-    def _inside(self, choices: Sequence[Choice], block: _Block) -> Iterator[tuple[int, int]]:
-        """Yield the frames on the slices of a block, each with its label; 0 for label maps."""
-        start, stop = block
-        order, bounds = self._of_slice
-        inside = np.sort(order[bounds[start[0]] : bounds[stop[0]]])
-        if self._type == "LABELMAP":
-            yield from ((number, 0) for number in inside.tolist())
-            return
-        segments = self._frames.segments[inside]
-        for choice in choices:
-            for number in inside[np.isin(segments, choice.numbers)].tolist():
-                yield number, choice.label
-
-    def _frame_rows(self, aligned: _Aligned, number: int, box: _Box) -> FrameRows:
-        """Return the rows of a frame that a block needs: all of a turned one."""
-        if any(aligned.turn):
-            return FrameRows(number, 0, self._frames.size[0])
-        top = aligned.corners.item(number, 0)
-        return FrameRows(number, box[0][0] - top, box[0][1] - top)
+    def _frame_rows(self, aligned: Aligned, parts: Parts) -> Iterator[FrameRows]:
+        """Yield the rows of frames that parts of a block need: all of a turned one."""
+        rows = np.stack([parts.low[:, 0], parts.high[:, 0]], axis=1) - parts.corners[:, :1]
+        if aligned.is_turned:
+            rows[...] = 0, self._frames.size[0]
+        for number, (first, last) in zip(parts.frames.tolist(), rows.tolist(), strict=True):
+            yield FrameRows(number, first, last)
 
     def _sampled(
         self, reader: RowReader, grid: Sampler, choices: Sequence[Choice], block: _Block
@@ -313,34 +280,32 @@ class SegReader:
                 elif found.any():
                     yield self._fractions.piece(where, found[None], choice.label)
 
-    def _part(
-        self, reader: RowReader, aligned: _Aligned, number: int, start: Voxel, stop: Voxel
-    ) -> tuple[tuple[slice, ...], Values] | None:
-        """Return the part of a block in which a frame has values, and these; None without any."""
-        box = self._box(aligned, number, start, stop)
-        if box is None:
-            return None
-        (first, last), (begin, end) = box
-        read = reader.rows(*self._frame_rows(aligned, number, box))
-        if read is None:
-            return None
+    def _one_by_one(
+        self, reader: RowReader, aligned: Aligned, parts: Parts, start: Voxel
+    ) -> Iterator[LabelledValues]:
+        """Yield the values of parts of a block, frame by frame, turned as the stack is."""
         exchanged, flip_rows, flip_columns = aligned.turn
-        size = self._frames.size
-        top, left = aligned.corners.item(number, 0), aligned.corners.item(number, 1)
-        row, values = read
-        if any(aligned.turn):
-            whole = np.zeros(size, values.dtype)
-            whole[row : row + len(values)] = values
-            values = whole.T if exchanged else whole
-            values = values[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-            row, values = first - top, values[first - top : last - top]
-        z, y = int(aligned.slices[number]) - start[0], top + row - start[1]
-        where = (
-            slice(z, z + 1),
-            slice(y, y + len(values)),
-            slice(begin - start[2], end - start[2]),
-        )
-        return where, values[None, :, begin - left : end - left]
+        places = np.stack([parts.corners, parts.low, parts.high], axis=1).tolist()
+        slices, labels = (parts.slices - start[0]).tolist(), parts.labels.tolist()
+        each = zip(self._frame_rows(aligned, parts), places, slices, labels, strict=True)
+        for rows, ((top, left), (first, begin), (last, end)), z, label in each:
+            read = reader.rows(*rows)
+            if read is None:
+                continue
+            row, values = read
+            if aligned.is_turned:
+                whole = np.zeros(self._frames.size, values.dtype)
+                whole[row : row + len(values)] = values
+                values = whole.T if exchanged else whole
+                values = values[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+                row, values = first - top, values[first - top : last - top]
+            y = top + row - start[1]
+            where = (
+                slice(z, z + 1),
+                slice(y, y + len(values)),
+                slice(begin - start[2], end - start[2]),
+            )
+            yield LabelledValues(where, values[None, :, begin - left : end - left], label)
 
     def _relabelled(self, values: Values) -> Values:
         """Return the labels of the values of a label map; 0 for segments that were not chosen."""
@@ -395,55 +360,3 @@ def _table(annotation: AnnotationFacts, choices: Sequence[Choice]) -> Values:
     for choice in choices:
         table[list(choice.numbers)] = choice.label
     return table.astype(smallest_dtype({choice.label: "" for choice in choices}))
-
-
-def _order(slices: Ints, count: int) -> tuple[Ints, Ints]:
-    """Return the frames in the order of their slices, and the first of each slice and after."""
-    order = np.argsort(slices, kind="stable")
-    return order, np.searchsorted(slices[order], np.arange(count + 1))
-
-
-def _aligned(frames: SegFrames, planes: Planes) -> tuple[_Aligned | None, str]:
-    """Return the frames on the grid of a stack, or None and how they miss it."""
-    heights = frames.origins @ planes.normal
-    size = np.array(frames.size) - 1
-    edges = np.stack([frames.down, frames.right], axis=1) * size[:, None]
-    spacing = float(planes.reach.min()) * 2
-    across = float(np.abs(edges @ planes.normal).max())
-    if across > _ON_SLICE * spacing:
-        return None, f"its frames rise {across:.3g} mm across the slices"
-    slices = planes.nearest(heights)
-    known = np.maximum(slices, 0)
-    offset = np.abs(heights - planes.heights[known])[slices >= 0]
-    if len(offset) and offset.max() > _ON_SLICE * spacing:
-        return None, f"its frames lie up to {offset.max():.3g} mm off the slices"
-    first = planes.pixels(frames.origins, known)
-    steps = np.stack(
-        [planes.steps(frames.down), planes.steps(frames.right)], axis=1
-    )  # (frames, [down, right], [rows, columns])
-    turned = np.rint(steps[0])
-    if sorted(np.abs(turned).sum(axis=0).tolist()) != [1, 1] or abs(np.linalg.det(turned)) != 1:
-        return None, f"its pixels are {_pixels(steps[0])} of the stack"
-    corners = np.rint(first)
-    misfit = max(
-        float(np.abs((steps - turned) * size[None, :, None]).max()),
-        float(np.abs(first - corners)[slices >= 0].max(initial=0)),
-    )
-    if misfit > _ON_PIXEL:
-        return None, f"its pixels lie up to {misfit:.3g} pixels off those of the stack"
-    exchanged = turned[0, 0] == 0
-    far = corners + (size[:, None] * turned).sum(axis=0)
-    flips = turned.sum(axis=0) < 0
-    return (
-        _Aligned(
-            slices,
-            np.minimum(corners, far).astype(np.int64),
-            (bool(exchanged), bool(flips[0]), bool(flips[1])),
-        ),
-        "",
-    )
-
-
-def _pixels(steps: Floats) -> str:
-    down, right = np.linalg.norm(steps, axis=1)
-    return f"{down:.3g} x {right:.3g} pixels"

@@ -13,11 +13,11 @@ from phantoms_labels import write_seg
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import dicomdl
-from dicomdl.errors import AnnotationError, HeaderError
+from dicomdl.errors import AnnotationError, HeaderError, TruncatedPixels
 from dicomdl.headers.annotation import read_annotation
 from dicomdl.headers.data_set import source_of
 from dicomdl.index.views import Stack
-from dicomdl.labels import places
+from dicomdl.labels import _row_batches, places
 from dicomdl.labels._choice import chosen
 from dicomdl.labels._coverage import referred_by_file
 from dicomdl.labels._fractions import Fractions
@@ -390,3 +390,81 @@ def test_a_label_map_is_read_in_slabs_and_counts_overlaps_in_each(
     assert asked == [(0, 2), (2, 4), (4, 5)]
     assert np.array_equal(labels, np.where(masks[1], 2, masks[0]))
     assert overlap == (masks[0] & masks[1]).sum()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (1, 2, 4, 3, 0), (0, 2, 4)])
+@pytest.mark.parametrize("most", [1, 250, 1 << 20])
+def test_label_maps_of_any_order_of_frames_and_size_of_batches_are_read(
+    folder: Path,
+    image: Path,
+    stack: Stack,
+    order: tuple[int, ...],
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_row_batches, "_MOST_AT_ONCE", most)
+    values = labels_of()
+    frames = [(0, position(z), values[z]) for z in order]
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments={1: "A", 2: "B", 3: "C"}
+    )
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[list(order)] = values[list(order)]
+    found, overlap = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, expected) and overlap == 0
+    part, _ = label_block(reader_of(stack, path), (1, 2, 3), (4, 8, 10), np.int16)
+    assert np.array_equal(part, expected[1:4, 2:8, 3:10])
+
+
+def test_of_two_label_maps_of_one_slice_the_later_counts_where_it_has_labels(
+    folder: Path, image: Path, stack: Stack
+) -> None:
+    values, others = labels_of(), labels_of(1)
+    frames = [(0, position(z), values[z]) for z in range(SHAPE[0])]
+    frames += [(0, position(z), others[z]) for z in (3, 2, 1)]
+    path = write_seg(
+        folder / "seg.dcm", image, frames, kind="LABELMAP", segments={1: "A", 2: "B", 3: "C"}
+    )
+    later = np.zeros_like(others)
+    later[1:4] = others[1:4]
+    found, overlap = label_block(reader_of(stack, path), (0, 0, 0), SHAPE, np.uint8)
+    assert np.array_equal(found, np.where(later, later, values))
+    assert overlap == ((later != 0) & (values != 0) & (later != values)).sum()
+
+
+@pytest.mark.parametrize("most", [1, 40, 1 << 20])
+def test_bits_are_read_in_batches_of_any_size(
+    folder: Path, image: Path, stack: Stack, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_row_batches, "_MOST_AT_ONCE", most)
+    masks = np.random.default_rng(2).random((3, *SHAPE)) < 0.3
+    frames = [
+        (k + 1, position(z), masks[k, z].astype(np.uint8)) for z in (3, 0, 4) for k in range(3)
+    ]
+    reader = reader_of(stack, write_seg(folder / "seg.dcm", image, frames))
+    masks[:, [1, 2]] = False
+    channels = channel_block(reader, (0, 1, 2), (5, 9, 10))
+    assert np.array_equal(channels, masks[:, :, 1:9, 2:10])
+    second = channel_block(reader, (0, 1, 2), (5, 9, 10), ["Part 2", "absent"])
+    assert np.array_equal(second, [masks[1, :, 1:9, 2:10], np.zeros((5, 8, 8))])
+    labels, overlap = label_block(reader, (0, 0, 0), SHAPE, np.int32)
+    assert np.array_equal(labels, (masks * np.array([1, 2, 3])[:, None, None, None]).max(axis=0))
+    assert overlap == (masks.sum(axis=0) > 1).sum()
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_a_frame_beyond_the_end_of_the_file_is_named(
+    folder: Path, image: Path, stack: Stack, kind: str
+) -> None:
+    is_map = kind == "LABELMAP"
+    frames = [(0 if is_map else 1, position(z), labels_of()[z] & 1) for z in range(SHAPE[0])]
+    path = write_seg(folder / "seg.dcm", image, frames, kind=kind, segments={1: "A"})
+    facts, read = read_annotation(source_of(path)), SegFrames.of_file(str(path))
+    assert read.first_bits is not None
+    read.first_bits[3] += 8 * path.stat().st_size
+    seg = SegObject(facts, read, functools.partial(referred_by_file, stack, facts))
+    reader = SegReader(stack, seg, chosen(facts.segments, None, "segments"))
+    assert label_block(reader, (0, 0, 0), (3, *SHAPE[1:]), np.uint8)[0].any()
+    with pytest.raises(TruncatedPixels, match="found 0") as caught:
+        label_block(reader, (0, 0, 0), SHAPE, np.uint8)
+    assert caught.value.__notes__ == [f"file: {path}, frame 4"]
