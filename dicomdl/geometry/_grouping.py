@@ -116,11 +116,12 @@ def by_text(facts: Facts, name: str, number: Callable[[str], int]) -> Ints:
 def combined_codes(keys: Sequence[Ints]) -> Ints:
     """Return one integer per row that orders and equals as the tuple of the keys does."""
     result = np.zeros(len(keys[0]), dtype=np.int64)
-    for key in keys:
+    varying = [key for key in keys if (key != key[0]).any()]
+    if not varying:
+        return result
+    for key in varying:
         low = int(key.min())
         span = int(key.max()) - low + 1
-        if span == 1:
-            continue
         if int(result.max(initial=0)) >= 2**62 // span:
             result = np.unique(result, return_inverse=True)[1].astype(np.int64)
         result = result * span + (key - low)

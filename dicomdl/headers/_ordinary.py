@@ -7,6 +7,7 @@ takes the files whose elements are ordinary (`_kernels/walk.c`), and this module
 are. The reader reads all others, and would give the same columns for these.
 """
 
+import functools
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -171,6 +172,8 @@ class OrdinaryFiles:
         return Ordinary(places, numbers[:, :4], sop_classes, numbers[:, 4], needed, columns)
 
 
+# Small: the columns of a few scans.
+@functools.lru_cache(maxsize=8)
 def _plan_of(schema: Schema) -> Plan:
     """Return the elements that the compiled walk collects, and what it demands of their values."""
     wanted, at, count = schema.wanted, schema.at, schema.count

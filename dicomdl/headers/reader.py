@@ -92,6 +92,12 @@ _SPECIALS: Final = (
 FIRST_READ: Final = 16 * 2**10
 
 
+# Small: the columns of a few scans. A schema takes 1 ms.
+@functools.lru_cache(maxsize=8)
+def _schema(extra: tuple[Attribute, ...]) -> Schema:
+    return Schema((*attributes(), *extra), _SPECIALS)
+
+
 class HeaderReader:
     """A reader of headers, which learns the layouts of files to read similar ones faster.
 
@@ -110,8 +116,8 @@ class HeaderReader:
     ) -> None:
         self.extra = tuple(extra)
         self.limits = limits
-        self.columns = (*attributes(), *self.extra)
-        self._schema = Schema(self.columns, _SPECIALS)
+        self._schema = _schema(self.extra)
+        self.columns = self._schema.columns
         self._layouts = Layouts(self._schema.wanted)
         self._first_read = FIRST_READ
         self._ordinary = OrdinaryFiles(self._schema, limits, FIRST_READ)

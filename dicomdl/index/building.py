@@ -4,10 +4,9 @@ A column is dictionary-encoded with the narrowest index when it has few distinct
 256, or one per 8 rows. Only a scan builds tables.
 """
 
+import functools
 import io
-import json
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,14 @@ import pyarrow as pa
 
 from dicomdl.headers.attribute import Attribute
 from dicomdl.headers.columns import Column, Constant
+from dicomdl.index._arrow_arrays import array_of, of_numbers
+from dicomdl.index._left_out import Columns, Only, is_encodable
 from dicomdl.index.schema import DEFAULTS, frames_schema
-from dicomdl.index.table import CONSTANTS, Table
+from dicomdl.index.table import Table
 
 
 def frames_table(
-    locations: Mapping[str, Sequence[Any]],
+    locations: Mapping[str, Any],
     columns: Mapping[str, Column],
     extra: Sequence[Attribute],
 ) -> Table:
@@ -29,69 +30,65 @@ def frames_table(
     `locations` holds the columns of byte ranges and tiles, `columns` the typed attributes.
     """
     count = len(locations["file"])
-    schema = frames_schema(extra)
-    # Of the columns with one value, which are most: row i has code 0.
-    codes = _codes_of_one(count)
-    arrays = []
-    for field in schema:
-        if field.name in locations:
-            arrays.append(pa.array(locations[field.name], type=field.type))
-        elif field.name in DEFAULTS:
-            arrays.append(_array(Constant(DEFAULTS[field.name], count), field.type, codes))
-        else:
-            arrays.append(_array(columns[field.name], field.type, codes))
-    return Table(pa.Table.from_arrays(arrays, schema.names))
-
-
-def _codes_of_one(count: int) -> pa.Array:
-    return pa.array(np.zeros(count, dtype=np.int8))
-
-
-def _array(column: Column, kind: pa.DataType, codes: pa.Array) -> pa.Array:
-    """Return a column, encoded if it has one value and is of a type that `encoded` encodes."""
-    if not isinstance(column, Constant):
-        # Synthetic indexes give arrays of Arrow, which need no conversion.
-        is_list = isinstance(column, list) and pa.types.is_fixed_size_list(kind)
-        if is_list and None not in column:
-            # A third of the time of a conversion row by row.
-            flat = np.fromiter(
-                chain.from_iterable(column), np.float64, len(column) * kind.list_size
-            )
-            return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
-        return pa.array(column, type=kind)
-    if _is_encodable(kind):
-        return pa.DictionaryArray.from_arrays(codes, pa.array([column.value], type=kind))
-    if column.value is None:
-        return pa.nulls(column.rows, kind)
-    if pa.types.is_fixed_size_list(kind):
-        flat = np.tile(np.asarray(column.value, dtype=np.float64), column.rows)
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
-    if pa.types.is_list(kind):
-        size = len(column.value)
-        offsets = np.arange(column.rows + 1, dtype=np.int32) * size
-        flat = np.tile(np.asarray(column.value, dtype=np.float64), column.rows)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-    return pa.repeat(pa.scalar(column.value, type=kind), column.rows)
+    defaults = {name: Constant(value, count) for name, value in DEFAULTS.items()}
+    return table_of(frames_schema(extra), {**columns, **defaults, **locations})
 
 
 def table_of(schema: pa.Schema, columns: Mapping[str, Any]) -> Table:
-    """Build a table of plain columns."""
-    return Table(
-        pa.Table.from_arrays(
-            [pa.array(columns[f.name], type=f.type) for f in schema], schema=schema
-        )
+    """Build a table of plain columns; the first one is no `Constant`."""
+    arrays, names, left_out = [], [], {}
+    for name, kind, is_list, is_real in _kinds(schema):
+        column = columns[name]
+        if isinstance(column, Constant):
+            value = column.value
+            if value is None or not is_list:
+                left_out[name] = Only(
+                    kind, float(value) if is_real and value is not None else value
+                )
+                continue
+            column = _repeated(column, kind)
+        arrays.append(array_of(column, kind))
+        names.append(name)
+    return _table(schema, arrays, names, left_out)
+
+
+def _table(
+    schema: pa.Schema, arrays: list[pa.Array], names: list[str], left_out: dict[str, Only]
+) -> Table:
+    order = tuple(name for name, *_ in _kinds(schema))
+    constants = {name: only.value for name, only in left_out.items()}
+    return Table(pa.Table.from_arrays(arrays, names), None, Columns(order, constants, left_out))
+
+
+# Small: the five tables, and those of frames of a few scans.
+@functools.lru_cache(maxsize=16)
+def _kinds(schema: pa.Schema) -> tuple[tuple[str, pa.DataType, bool, bool], ...]:
+    """Return name, type, and whether it is one of lists or of reals, of each column of a schema.
+
+    Its own look-up takes 1 us per column.
+    """
+    return tuple(
+        (field.name, field.type, pa.types.is_nested(field.type), pa.types.is_floating(field.type))
+        for field in schema
     )
 
 
+def _repeated(column: Constant, kind: pa.DataType) -> pa.Array:
+    """Return a column with the same numbers in all rows."""
+    size = len(column.value)
+    flat = of_numbers(np.tile(np.asarray(column.value, dtype=np.float64), column.rows))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    offsets = np.arange(column.rows + 1, dtype=np.int32) * size
+    return pa.ListArray.from_arrays(of_numbers(offsets), flat)
+
+
+# Small: the five tables.
+@functools.lru_cache(maxsize=16)
 def empty_table(schema: pa.Schema) -> Table:
     """Build a table without rows."""
-    return Table(schema.empty_table())
-
-
-def _is_encodable(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    )
+    arrays = [pa.nulls(0, kind) for _, kind, *_ in _kinds(schema)]
+    return _table(schema, arrays, schema.names, {})
 
 
 def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
@@ -99,20 +96,29 @@ def joined(tables: Sequence[Table], schema: pa.Schema) -> Table:
     parts = [table for table in tables if len(table)]
     if not parts:
         return empty_table(schema)
-    codes = _codes_of_one(sum(map(len, parts)))
-    columns = [
-        _joined([part.column(field.name) for part in parts], field.type, codes) for field in schema
-    ]
-    return Table(pa.Table.from_arrays(columns, schema.names))
+    if len(parts) == 1:
+        return parts[0].decoded()
+    arrays, names, left_out = [], [], {}
+    for number, (name, kind, *_) in enumerate(_kinds(schema)):
+        only = _only_of([part.constants for part in parts], name)
+        if number and only:
+            left_out[name] = Only(kind, only[0])
+        else:
+            arrays.append(_joined([part.column(name) for part in parts], kind))
+            names.append(name)
+    return _table(schema, arrays, names, left_out)
 
 
-def _joined(parts: Sequence[pa.Array], kind: pa.DataType, codes: pa.Array) -> pa.Array:
-    encoded = [part for part in parts if pa.types.is_dictionary(part.type)]
-    first = encoded[0].dictionary if encoded else None
-    if len(encoded) == len(parts) and all(
-        len(part.dictionary) == 1 and part.dictionary.equals(first) for part in encoded
-    ):
-        return pa.DictionaryArray.from_arrays(codes, first)
+def _only_of(constants: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """Return [value] if a column has the same only value in all tables, else []."""
+    if not all(name in each for each in constants):
+        return []
+    values = [each[name] for each in constants]
+    # Neither 0.0 and -0.0 nor 1 and True are the same.
+    return values[:1] if len({repr(value) for value in values}) == 1 else []
+
+
+def _joined(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays(
         [part.cast(kind) if pa.types.is_dictionary(part.type) else part for part in parts]
     )
@@ -131,23 +137,32 @@ def in_order(tables: Sequence[Table], schema: pa.Schema) -> Table:
 def encoded(table: Table) -> Table:
     """Dictionary-encode every column that has few distinct values.
 
-    Null becomes a value of the dictionary. Columns with one value in all rows are listed in the
-    metadata of the schema (`CONSTANTS`).
+    Null becomes a value of the dictionary. Columns with one value in all rows are left out, save
+    the first. Columns that were encoded before, and have the same values still, stay as they are.
     """
-    arrays, fields = [], []
-    for field in table.arrow.schema:
-        array = table.column(field.name)
-        if _is_encodable(field.type):
-            array = _narrow(array)
-        arrays.append(array)
-        fields.append(pa.field(field.name, array.type))
-    constants = {
-        field.name: value
-        for field, array in zip(fields, arrays, strict=True)
-        for value in _only_value(array)
-    }
-    metadata = {CONSTANTS: json.dumps(constants).encode()}
-    return Table(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata)))
+    if not len(table):
+        return table
+    columns = table.columns
+    arrays, names = [], []
+    constants, left_out = dict(columns.constants), dict(columns.left_out)
+    for number, name in enumerate(columns.order):
+        if name in left_out:
+            continue
+        array = table.column(name)
+        if name not in table.settled:
+            kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+            array = _narrow(array) if is_encodable(array.type) else array
+            for value in _only_value(array):
+                constants[name] = value
+                if number:
+                    left_out[name] = Only(kind, value)
+        if name not in left_out:
+            arrays.append(array)
+            names.append(name)
+    made = Columns(columns.order, constants, left_out)
+    result = Table(pa.Table.from_arrays(arrays, names), None, made)
+    result.settled = frozenset(names)
+    return result
 
 
 def _only_value(array: pa.Array) -> list[Any]:
@@ -185,8 +200,9 @@ def to_bytes(tables: Sequence[Table]) -> bytes:
     """Serialise tables as one block of bytes for a pipe."""
     sink = io.BytesIO()
     for table in tables:
-        with pa.ipc.new_stream(sink, table.arrow.schema) as writer:
-            writer.write_table(table.arrow)
+        stored = table.stored
+        with pa.ipc.new_stream(sink, stored.schema) as writer:
+            writer.write_table(stored)
     return sink.getvalue()
 
 

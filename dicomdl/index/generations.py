@@ -117,8 +117,9 @@ def clear_remains(folder: str) -> None:
 
 
 def _write_table(path: str, table: Table) -> None:
-    with _new_file(path) as file, pa.ipc.new_file(file, table.arrow.schema) as writer:
-        writer.write_table(table.arrow)
+    stored = table.stored
+    with _new_file(path) as file, pa.ipc.new_file(file, stored.schema) as writer:
+        writer.write_table(stored)
 
 
 def _write(path: str, data: bytes) -> None:

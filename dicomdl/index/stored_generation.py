@@ -143,11 +143,15 @@ class StoredGeneration:
                 arrow = pa.ipc.open_file(pa.BufferReader(data)).read_all()
             else:
                 arrow = read_plain(data)
+            if arrow.num_columns and arrow.column(0).num_chunks > 1:
+                raise ValueError("the rows are in several pieces")
+            return Table(arrow, MappedBlocks(blocks, data.address))
         except FileNotFoundError:
             raise self._absent(file) from None
-        except (pa.ArrowException, OSError) as error:
+        except IndexFolderError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(file, None, "cannot be read") from error
-        return Table(arrow, MappedBlocks(blocks, data.address))
 
     def verify(self) -> None:
         """Read all files and compare every checksum.

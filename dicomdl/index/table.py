@@ -12,12 +12,12 @@ An index folder holds four tables per generation::
       generations/<id>/problems.arrow   one row per file that could not be used
 
 A published generation never changes. Columns with few distinct values are dictionary-encoded with
-the narrowest index, so a column costs one or two bytes per frame.
+the narrowest index, so a column costs one or two bytes per frame. Columns with one value are not
+stored (`_left_out`).
 """
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,14 +29,13 @@ import pyarrow.parquet as pq
 
 from dicomdl.errors import UsageError
 from dicomdl.extras import import_extra
+from dicomdl.index._arrow_arrays import array_of, of_numbers
+from dicomdl.index._left_out import Columns, columns_of, zeros
 from dicomdl.index._verifying import MappedBlocks
 from dicomdl.index.schema import TEXT
 from dicomdl.storage import publishing as storage
-from dicomdl.storage.json_texts import parsed
 
 _WRONG_TYPE: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
-# Key of the schema's metadata: most of the 150 columns of a study hold one value, or none.
-CONSTANTS: Final = b"dicomdl.constants"
 
 
 class Table:
@@ -46,28 +45,59 @@ class Table:
     verified before they are returned: `blocks` compares the checksums of what an array reads.
     """
 
-    def __init__(self, arrow: pa.Table, blocks: MappedBlocks | None = None) -> None:
+    def __init__(
+        self, arrow: pa.Table, blocks: MappedBlocks | None = None, columns: Columns | None = None
+    ) -> None:
+        """`columns` name those that `arrow` lacks; by default its metadata do.
+
+        Raises
+        ------
+        ValueError
+            The metadata do not fit the columns.
+        """
         self._arrow, self._blocks = arrow, blocks
+        self._columns = columns_of(arrow.schema) if columns is None else columns
         self._column_numbers = {name: number for number, name in enumerate(arrow.schema.names)}
         # Columns, and those of them that are verified.
         self._arrays: dict[str, pa.Array] = {}
         self._verified: dict[str, pa.Array] = {}
+        # Columns whose coding `building.encoded` has chosen.
+        self.settled: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return int(self._arrow.num_rows)
 
+    @property
+    def stored(self) -> pa.Table:
+        """The columns that are stored, all of them verified; the metadata describe the others."""
+        metadata = self._columns.metadata() if self._columns.constants else None
+        return self._kept.replace_schema_metadata(metadata)
+
     @functools.cached_property
-    def arrow(self) -> pa.Table:
-        """The columns as an Arrow table, all of them verified."""
+    def _kept(self) -> pa.Table:
+        """The columns that are stored, all of them verified."""
         if self._blocks is not None:
             for name in self._column_numbers:
                 self.column(name)
         return self._arrow
 
+    @functools.cached_property
+    def arrow(self) -> pa.Table:
+        """All columns as an Arrow table, verified."""
+        if not self._columns.left_out:
+            return self._kept
+        arrays = [self.column(name) for name in self.names]
+        return pa.Table.from_arrays(arrays, self.names)
+
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
-        return list(self._column_numbers)
+        return list(self._columns.order)
+
+    @property
+    def columns(self) -> Columns:
+        """The order of the columns, and those of one value."""
+        return self._columns
 
     def is_text(self, name: str) -> bool:
         """Whether a column holds text."""
@@ -95,12 +125,13 @@ class Table:
         return bool(pa.types.is_dictionary(self._type(name)))
 
     def _type(self, name: str) -> pa.DataType:
-        return self._array(name).type
+        only = self._columns.left_out.get(name)
+        return self._array(name).type if only is None else only.type
 
-    @functools.cached_property
+    @property
     def constants(self) -> dict[str, Any]:
-        """Columns that hold one value in all rows, and that value, from the schema's metadata."""
-        return dict(parsed((self._arrow.schema.metadata or {}).get(CONSTANTS, b"{}")))
+        """Columns that hold one value in all rows, and that value."""
+        return self._columns.constants
 
     def column(self, name: str) -> pa.Array:
         """Return one column as an Arrow array.
@@ -114,33 +145,45 @@ class Table:
         """
         if name not in self._verified:
             array = self._array(name)
-            if self._blocks is not None:
-                self._blocks.verify(array)
+            if self._is_mapped(name):
+                self._blocks.verify(array)  # type: ignore[union-attr]
             self._verified[name] = array
         return self._verified[name]
 
     def _array(self, name: str) -> pa.Array:
         # Cached, because Arrow's own look-up by name takes 30 us.
-        if name not in self._arrays:
-            if name not in self._column_numbers:
-                raise no_such_column(name, self.names)
-            chunked = self._arrow.column(self._column_numbers[name])
-            if chunked.num_chunks > 1:
-                raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
-            self._arrays[name] = (
-                chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
-            )
-        return self._arrays[name]
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = self._made(name)
+        return array
+
+    def _made(self, name: str) -> pa.Array:
+        if (only := self._columns.left_out.get(name)) is not None:
+            return only.array(self._zeros)
+        if name not in self._column_numbers:
+            raise no_such_column(name, self.names)
+        chunked = self._arrow.column(self._column_numbers[name])
+        if chunked.num_chunks > 1:
+            raise AssertionError(f"column {name} has {chunked.num_chunks} chunks")
+        return chunked.chunk(0) if chunked.num_chunks else pa.nulls(0, chunked.type)
+
+    @functools.cached_property
+    def _zeros(self) -> pa.Array:
+        """The codes of all columns of one value."""
+        return zeros(len(self))
+
+    def _is_mapped(self, name: str) -> bool:
+        return self._blocks is not None and name in self._column_numbers
 
     def is_verified(self, name: str) -> bool:
         """Whether the whole column is verified, or no part of a mapped file."""
-        return self._blocks is None or name in self._verified
+        return not self._is_mapped(name) or name in self._verified
 
     def column_at(self, name: str, start: int, stop: int) -> pa.Array:
         """Return one column of which only a range of rows is verified."""
         array = self._array(name)
-        if self._blocks is not None and name not in self._verified:
-            self._blocks.verify(array.slice(start, stop - start))
+        if not self.is_verified(name):
+            self._blocks.verify(array.slice(start, stop - start))  # type: ignore[union-attr]
         return array
 
     def taken(self, name: str, rows: npt.NDArray[Any]) -> pa.Array:
@@ -168,11 +211,15 @@ class Table:
 
     def value(self, name: str, row: int) -> Any:
         """Return one value: str, int, float, bool, tuple of floats, bytes or None."""
+        if (only := self._columns.left_out.get(name)) is not None:
+            return only.value
         value = self.column(name)[row].as_py()
         return tuple(value) if isinstance(value, list) else value
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
         """Return a numeric column: a view when it is plain and complete, else a copy with NaN."""
+        if (only := self._columns.left_out.get(name)) is not None:
+            return only.numbers(len(self))
         array = self.column(name)
         if self.is_number(name) and not array.null_count:
             return _view(array)
@@ -182,6 +229,8 @@ class Table:
 
     def vectors(self, name: str, size: int) -> npt.NDArray[np.float64]:
         """Return (n, size) floats of a column of fixed-size lists, NaN where absent."""
+        if name in self._columns.left_out:
+            return np.full((len(self), size), np.nan)
         array = self.column(name)
         if len(array) == 0:
             return np.empty((0, size))
@@ -212,7 +261,6 @@ class Table:
         Row i has ``numbers[offsets[i] : offsets[i + 1]]``; an absent list has none.
         """
         array = self.column(name)
-        # pc.fill_null would import pandas when it is installed.
         lengths = np.nan_to_num(_numbers(pc.list_value_length(array)))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return offsets.astype(np.int64), _view(pc.list_flatten(array))
@@ -241,6 +289,8 @@ class Table:
 
     def codes(self, name: str) -> tuple[npt.NDArray[Any], list[Any]]:
         """Return (codes, values) of a column: row i holds ``values[codes[i]]``."""
+        if (only := self._columns.left_out.get(name)) is not None:
+            return np.zeros(len(self), np.int8), [only.value]
         array = self.column(name)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode(null_encoding="encode")
@@ -277,7 +327,7 @@ class Table:
         if pa.types.is_dictionary(array.type):
             codes, values = _view(array.indices)[rows], array.dictionary
         else:
-            coded = array.take(pa.array(rows)).dictionary_encode(null_encoding="encode")
+            coded = array.take(_indices(rows)).dictionary_encode(null_encoding="encode")
             codes, values = _view(coded.indices), coded.dictionary
         return codes.astype(np.int64), Table(pa.table({name: values}))
 
@@ -314,6 +364,8 @@ class Table:
 
     def ranks(self, name: str) -> npt.NDArray[np.int64]:
         """Return (n,) integers that compare and sort as the values of the column do."""
+        if name in self._columns.left_out:
+            return np.zeros(len(self), np.int64)
         array = self.column(name)
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode(null_encoding="encode")
@@ -324,10 +376,12 @@ class Table:
 
     def text(self, name: str, row: int) -> str:
         """Return one value of a text column."""
-        return str(self.column(name)[row].as_py())
+        return str(self.value(name, row))
 
     def values(self, name: str, rows: npt.NDArray[np.int64]) -> list[Any]:
         """Return some values as Python objects; lists as tuples, None where absent."""
+        if (only := self._columns.left_out.get(name)) is not None:
+            return [only.value] * len(rows)
         return [
             tuple(value) if isinstance(value, list) else value
             for value in self.taken(name, rows).to_pylist()
@@ -339,21 +393,31 @@ class Table:
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Table":
         """Return the given rows in the given order."""
-        return Table(self.arrow.take(pa.array(rows)))
+        return self._like(self._kept.take(_indices(rows)), self._columns)
 
     def with_column(self, name: str, values: npt.NDArray[Any] | Sequence[Any]) -> "Table":
         """Return the table with one column replaced."""
-        number = self.arrow.schema.get_field_index(name)
-        field = self.arrow.schema.field(number)
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        replaced = self.arrow.set_column(number, pa.field(name, kind), pa.array(values, type=kind))
-        # The metadata lists constant columns, which may have changed.
-        return Table(replaced.replace_schema_metadata(None))
+        only = self._columns.left_out.get(name)
+        kind = self._type(name) if only is None else only.kind
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        field, array = pa.field(name, kind), array_of(values, kind)
+        if only is not None:
+            arrow = self._kept.append_column(field, array)
+        else:
+            arrow = self._kept.set_column(self._column_numbers[name], field, array)
+        table = self._like(arrow, self._columns.without(name))
+        table.settled -= {name}
+        return table
+
+    def _like(self, arrow: pa.Table, columns: Columns) -> "Table":
+        table = Table(arrow, None, columns)
+        table.settled = self.settled
+        return table
 
     def with_paths(self, files: "Table") -> "Table":
         """Return the table with a column `path`, looked up by its column `file`."""
-        paths = files.arrow.column("path").take(pa.array(self.numbers("file")))
-        return Table(self.arrow.append_column("path", paths.combine_chunks()))
+        paths = files.column("path").take(_indices(self.numbers("file")))
+        return Table(self.arrow.append_column("path", paths))
 
     def with_first_columns(self, columns: Mapping[str, Any]) -> "Table":
         """Return the table with more columns before the others; text, integers or Arrow arrays."""
@@ -374,26 +438,34 @@ class Table:
 
     def with_new_column(self, name: str, values: npt.NDArray[np.int32]) -> "Table":
         """Return the table with one more column, int32."""
-        return Table(self.arrow.append_column(name, pa.array(values, type=pa.int32())))
+        order, *rest = self._columns
+        arrow = self._kept.append_column(name, of_numbers(values, pa.int32()))
+        return self._like(arrow, Columns((*order, name), *rest))
 
     def without(self, name: str) -> "Table":
         """Return the table without one of its columns."""
-        return Table(self.arrow.drop_columns([name]))
+        columns = self._columns.without(name)
+        columns = columns._replace(order=tuple(each for each in columns.order if each != name))
+        is_stored = name in self._column_numbers
+        return self._like(self._kept.drop_columns([name] if is_stored else []), columns)
 
     def equals(self, name: str, values: Sequence[Any]) -> bool:
         """Whether a plain column holds exactly these values."""
         column = self.column(name)
-        return bool(column.equals(pa.array(values, type=column.type)))
+        return bool(column.equals(array_of(values, column.type)))
+
+    def decoded(self) -> "Table":
+        """Return the table without dictionary encoding, save of the columns that are left out."""
+        stored = self._kept
+        if not any(pa.types.is_dictionary(kind) for kind in stored.schema.types):
+            return self
+        return Table(stored.cast(_plain_schema(stored.schema)), None, self._columns)
 
     def plain(self) -> "Table":
         """Return the table without dictionary encoding."""
         if not any(pa.types.is_dictionary(kind) for kind in self.arrow.schema.types):
             return self
-        fields = [
-            pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type)
-            for f in self.arrow.schema
-        ]
-        return Table(self.arrow.cast(pa.schema(fields)))
+        return Table(self.arrow.cast(_plain_schema(self.arrow.schema)))
 
     def to_parquet(self, path: str) -> None:
         """Write the table as one Parquet file."""
@@ -404,6 +476,16 @@ class Table:
         """Return the table as a pandas DataFrame (needs the extra `notebook`)."""
         import_extra("pandas", "to_pandas()", "notebook")
         return _readable(self.plain().arrow).to_pandas()
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema of the same columns without dictionary encoding."""
+    return pa.schema(
+        [
+            pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type)
+            for f in schema
+        ]
+    )
 
 
 def no_such_column(name: str, names: Sequence[str]) -> UsageError:
@@ -537,15 +619,17 @@ def _is_of_lists(name: str) -> UsageError:
 
 def flags_of(array: pa.Array) -> npt.NDArray[np.bool_]:
     """Convert a boolean Arrow array to (n,) flags; null becomes False."""
-    array = array.fill_null(False) if array.null_count else array
-    bits = (
-        np.frombuffer(array.buffers()[1], dtype=np.uint8)
-        if len(array)
-        else np.empty(0, dtype=np.uint8)
-    )
-    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].astype(
-        np.bool_
-    )
+    validity, bits = array.buffers()
+    flags = _bits(bits, array)
+    return flags & _bits(validity, array) if array.null_count else flags
+
+
+def _bits(buffer: pa.Buffer, array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return (n,) the bits of the rows of an array."""
+    if not len(array):
+        return np.empty(0, np.bool_)
+    bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].astype(np.bool_)
 
 
 class _Part(Table):
@@ -553,7 +637,8 @@ class _Part(Table):
 
     def __init__(self, whole: Table, rows: slice) -> None:
         self._whole, self._rows = whole, rows
-        self._blocks, self._column_numbers = whole._blocks, whole._column_numbers
+        self._blocks, self._columns = whole._blocks, whole._columns
+        self._column_numbers, self.settled = whole._column_numbers, whole.settled
         self._arrays, self._verified = {}, {}
 
     def __len__(self) -> int:
@@ -578,20 +663,21 @@ def _view(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def _indices(rows: npt.NDArray[Any]) -> pa.Array:
-    """Return rows as an Arrow array. `pa.array` would import pandas when it is installed."""
-    whole = np.ascontiguousarray(rows, np.int64)
-    return pa.Array.from_buffers(pa.int64(), len(whole), [None, pa.py_buffer(whole)])
+    """Return rows as an Arrow array."""
+    return of_numbers(rows, pa.int64())
 
 
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
     """Return the numbers of a plain Arrow array: floats with NaN for nulls, flags as booleans."""
     if pa.types.is_boolean(array.type):
         return flags_of(array)
-    return (
-        _view(pc.fill_null(array.cast(pa.float64()), math.nan))
-        if array.null_count
-        else _view(array)
-    )
+    if not array.null_count:
+        return _view(array)
+    floats = array.cast(pa.float64())
+    # pc.fill_null would import pandas when it is installed.
+    validity, data = floats.buffers()
+    numbers = np.frombuffer(data, np.float64)[floats.offset : floats.offset + len(floats)]
+    return np.where(_bits(validity, floats), numbers, np.nan)
 
 
 def _per_row(array: pa.Array, per_value: Sequence[bool]) -> npt.NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from dicomdl.errors import DicomdlError, DicomdlWarning, StorageError
 from dicomdl.headers.annotation import AnnotationFacts, kind_of, no_facts, read_annotation
 from dicomdl.headers.attribute import Attribute
+from dicomdl.headers.columns import Constant
 from dicomdl.headers.header import NO_TILE, CodedTile, Header
 from dicomdl.headers.limits import DEFAULT_LIMITS, ReadLimits
 from dicomdl.headers.many import Ordinary, objects_among, ordinary_among, read_headers
@@ -133,9 +134,22 @@ def _ordinary_tables(
         if ordinary is None:
             return None, []
         return ordinary, _tables_of_ordinary(reader, ordinary, paths, first)
-    except Exception:
-        # One of them cannot be converted: the reader finds it.
+    except Exception as error:
+        # One of them cannot be converted, or the walk has a fault: the reader reads them all.
+        _warn_of_fault(type(error).__name__)
         return None, []
+
+
+# Small: the names of a few exceptions.
+@functools.lru_cache(maxsize=16)
+def _warn_of_fault(name: str) -> None:
+    """Warn once per process: a fault that nobody sees costs the speed of the compiled walk."""
+    warnings.warn(
+        f"the compiled walk over headers failed with {name}, so files are read one by one, which "
+        "takes longer; the index is complete. This is a fault of dicomdl: please report it",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _tables_of_ordinary(
@@ -143,26 +157,26 @@ def _tables_of_ordinary(
 ) -> list[Table]:
     places = ordinary.places.tolist()
     count = len(places)
-    numbers = (ordinary.places + first).tolist()
-    none = [""] * count
+    numbers = ordinary.places + first
+    none = Constant("", count)
     files = {
         "path": [paths[place] for place in places],
-        **dict(zip(STATE_COLUMNS, ordinary.states.T.tolist(), strict=False)),
+        **dict(zip(STATE_COLUMNS, ordinary.states.T, strict=False)),
         ETAG: none,
-        "kind": ["image"] * count,
+        "kind": Constant("image", count),
         "sop_class_uid": ordinary.sop_classes,
         "study_instance_uid": none,
         "series_instance_uid": none,
         "file": numbers,
     }
-    columns: dict[str, Sequence[Any]] = {
+    columns: dict[str, Any] = {
         "file": numbers,
-        "frame_number": [1] * count,
-        "byte_offset": ordinary.offsets.tolist(),
-        "byte_length": ordinary.lengths.tolist(),
-        "bit_offset": [0] * count,
-        "deflated": [False] * count,
-        "float_pixels": [False] * count,
+        "frame_number": Constant(1, count),
+        "byte_offset": ordinary.offsets,
+        "byte_length": ordinary.lengths,
+        "bit_offset": Constant(0, count),
+        "deflated": Constant(False, count),
+        "float_pixels": Constant(False, count),
         "flags": none,
     }
     return [

@@ -564,7 +564,7 @@ def _with_states(files: Table, kept: Mapping[int, int], walked: Walk) -> Table:
         paths[old_row] = walked.paths[new_row]
         for column, value in zip(states, walked.states[new_row], strict=True):
             column[old_row] = value
-    files = files.plain().with_column("path", paths)
+    files = files.decoded().with_column("path", paths)
     for name, column in zip(STATE_COLUMNS, states, strict=True):
         files = files.with_column(name, column)
     return files
@@ -590,7 +590,7 @@ def _merge(
         new_row = np.full(len(old.files), -1, dtype=np.int64)
         new_row[old_rows] = new_rows
         files.insert(
-            0, old.files.take(old_rows).plain().with_new_column("file", new_rows.astype(np.int32))
+            0, old.files.take(old_rows).decoded().with_new_column("file", new_rows.astype(np.int32))
         )
         frames.insert(0, _kept_rows(old.frames, new_row))
         problems.insert(0, _kept_rows(old.problems, new_row))
@@ -629,7 +629,7 @@ def _renumbered(table: Table, name: str, rows: Sequence[int]) -> Table:
 def _kept_rows(table: Table, new_row: npt.NDArray[np.int64]) -> Table:
     files = new_row[table.numbers("file")]
     rows = np.flatnonzero(files >= 0)
-    return table.take(rows).plain().with_column("file", files[rows])
+    return table.take(rows).decoded().with_column("file", files[rows])
 
 
 def _with_stacks(frames: Table, files: Table, tolerances: Tolerances) -> dict[str, Table]:

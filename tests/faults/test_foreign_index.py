@@ -20,9 +20,10 @@ import pytest
 import dicomdl
 from dicomdl.errors import DicomdlError, FileChanged, IndexFolderError, UntrustedRoot
 from dicomdl.index import generations
+from dicomdl.index._left_out import METADATA
 from dicomdl.index.index import Index
 from dicomdl.index.schema import TABLES
-from dicomdl.index.table import CONSTANTS, Table
+from dicomdl.index.table import Table
 
 SHAPE = (4, 5, 7)
 _opened: list[str] | None = None
@@ -351,12 +352,40 @@ def raw(table: Table, change: str) -> pa.Table:
     if change == "no UTF-8":
         texts = pa.array([b"\xff"] * len(table), pa.large_binary()).view(pa.large_string())
         return arrow.set_column(arrow.schema.get_field_index("modality"), "modality", texts)
+    if change == "several pieces":
+        return pa.concat_tables([arrow.slice(0, 1), arrow.slice(1)])
     if change == "another constant":
-        return arrow.replace_schema_metadata({CONSTANTS: json.dumps({"byte_offset": 2**62})})
+        return described(arrow, {"byte_offset": 2**62})
     if change == "a constant without a column":
-        return arrow.replace_schema_metadata({CONSTANTS: json.dumps({"absent": 0})})
+        return described(arrow, {"absent": 0})
+    if change.startswith("left out: "):
+        kind, value = LEFT_OUT[change]
+        left_out = {"bit_offset": kind}
+        return described(arrow.drop_columns(["bit_offset"]), {"bit_offset": value}, left_out)
+    if change == "left out and stored":
+        return described(arrow, {"bit_offset": 0}, {"bit_offset": "int8"})
     assert change == "constants that are no JSON"
-    return arrow.replace_schema_metadata({CONSTANTS: b"{"})
+    return arrow.replace_schema_metadata({METADATA: b"{"})
+
+
+LEFT_OUT = {
+    "left out: of an unknown type": ("int128", 0),
+    "left out: of another type": ("int64", 0),
+    "left out: a text for a number": ("int8", "0"),
+    "left out: beyond its type": ("int8", 300),
+    "left out: out of range": ("int8", 100),
+    "left out: nothing": ("int8", None),
+    "left out: a long vector": ("reals999999999", None),
+}
+
+
+def described(
+    arrow: pa.Table, constants: dict[str, Any], left_out: dict[str, str] | None = None
+) -> pa.Table:
+    """A table with metadata as a scan writes them, but for the constants."""
+    names = dict.fromkeys([*arrow.schema.names, *(left_out or {})])
+    content = {"columns": [*names], "constants": constants, "left_out": left_out or {}}
+    return arrow.replace_schema_metadata({METADATA: json.dumps(content)})
 
 
 @pytest.mark.parametrize(
@@ -373,15 +402,26 @@ def raw(table: Table, change: str) -> pa.Table:
         "another constant",
         "a constant without a column",
         "constants that are no JSON",
+        "left out and stored",
+        "several pieces",
+        *LEFT_OUT,
     ],
 )
 def test_a_table_that_no_scan_writes_is_refused_when_the_index_is_opened(
     change: str, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames = Table(raw(sent.tables["frames"], change))
-    monkeypatch.setattr(generations, "encoded", lambda table: table)
-    path = sent.edited(tmp_path / "index", {"frames": frames})
-    with pytest.raises(IndexFolderError, match="the table frames of the index"):
+    arrow, plainly = raw(sent.tables["frames"], change), generations._write_table
+
+    def write(path: str, table: Table) -> None:
+        if "frames" not in path:
+            plainly(path, table)
+            return
+        with pa.ipc.new_file(path, arrow.schema) as writer:
+            writer.write_table(arrow)
+
+    monkeypatch.setattr(generations, "_write_table", write)
+    path = sent.edited(tmp_path / "index", {})
+    with pytest.raises(IndexFolderError, match="frames"):
         dicomdl.open_index(path, root=sent.data)
     with pytest.raises(IndexFolderError):
         dicomdl.open_index(path, trust=True)

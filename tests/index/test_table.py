@@ -156,7 +156,7 @@ def test_a_column_of_one_value_is_known_without_a_look_at_its_rows() -> None:
         )
     )
     assert table.constants == {"one": "x", "none": None}
-    assert table.with_column("one", list("abcde")).constants == {}
+    assert table.with_column("one", list("abcde")).constants == {"none": None}
 
 
 def test_tables_cross_a_pipe_whole() -> None:
