@@ -1,5 +1,6 @@
 """engine: whatever one file does, it becomes one row of problems and costs no other file."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from pydicom.dataset import Dataset
 
 import dicomdl
+from dicomdl.headers import _ordinary, many
 from dicomdl.headers._heads import SEQUENCE_END, UNDEFINED
 from dicomdl.headers.privacy import extra_attributes
 from dicomdl.headers.reader import HeaderReader
+from dicomdl.jobs import engine
 from dicomdl.jobs.engine import read_chunk
 
 
@@ -25,8 +28,16 @@ def written(folder: Path, numbers: dict[int, int]) -> list[bytes]:
     return [os.fsencode(path) for path in phantoms.write_series(folder, edit=edit)]
 
 
+def maybe_a_fault(name: str) -> contextlib.AbstractContextManager[object]:
+    """Expect a warning where the compiled walk is there."""
+    if not many.CAN_READ:
+        return contextlib.nullcontext()
+    engine._warn_of_fault.cache_clear()
+    return pytest.warns(RuntimeWarning, match=f"failed with {name}")
+
+
 def test_a_file_whose_values_cannot_be_converted_is_a_problem_beside_the_others(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = written(tmp_path, {})
     reader = HeaderReader()
@@ -38,8 +49,11 @@ def test_a_file_whose_values_cannot_be_converted_is_a_problem_beside_the_others(
             raise RecursionError("a name")
         return usual(raw)
 
-    reader._schema.converters[number] = convert
-    files, frames, problems, _ = read_chunk(reader, paths, 100)
+    converters = [*reader._schema.converters]
+    converters[number] = convert
+    monkeypatch.setattr(reader._schema, "converters", converters)
+    with maybe_a_fault("RecursionError"):
+        files, frames, problems, _ = read_chunk(reader, paths, 100)
     assert files.column("kind").to_pylist() == ["image"] * 3 + ["problem"] + ["image"] * 2
     assert frames.numbers("file").tolist() == [100, 101, 102, 104, 105]
     assert problems.numbers("file").tolist() == [103]
@@ -48,6 +62,23 @@ def test_a_file_whose_values_cannot_be_converted_is_a_problem_beside_the_others(
     assert "RecursionError in test_engine.py" in detail and "a name" not in detail
     # The state of the file is that of a file that was read: the next scan leaves it alone.
     assert files.numbers("file_bytes").tolist() == [os.stat(path).st_size for path in paths]
+
+
+@pytest.mark.skipif(not many.CAN_READ, reason="needs the compiled module")
+def test_a_fault_of_the_compiled_walk_costs_no_file_and_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise SystemError("a name")
+
+    paths = written(tmp_path, {})
+    expected = read_chunk(HeaderReader(), paths)[1].plain().arrow
+    monkeypatch.setattr(_ordinary, "read_heads", fail)
+    engine._warn_of_fault.cache_clear()
+    with pytest.warns(RuntimeWarning, match="failed with SystemError") as caught:
+        found = [read_chunk(HeaderReader(), paths)[1].plain().arrow for _ in range(2)]
+    assert found == [expected] * 2
+    assert len(caught) == 1 and "a name" not in str(caught[0].message)
 
 
 def test_unsigned_numbers_of_64_bits_beyond_the_signed_ones_are_absent(tmp_path: Path) -> None:
