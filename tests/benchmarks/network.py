@@ -1,4 +1,4 @@
-"""Fetch from an archive: C-GET against getscu of dcmtk, WADO-RS against a plain loop.
+"""Fetch and send: C-GET and C-STORE against dcmtk, WADO-RS against a plain loop.
 
     python tests/benchmarks/network.py [--instances 1000] [--size 256] [--series 10]
 
@@ -6,7 +6,8 @@ Orthanc runs on loopback and holds one study. All contenders write the files to 
 empty before. Rounds alternate; ratios are of the medians. The loop asks for one instance after the
 other over one connection, or for one series after the other, and takes the answer apart with
 `bytes.split`. `fetch` looks at each data set, flushes each file to the disk, writes its ledger and
-asks the archive first for what it has.
+asks the archive first for what it has. `send` is compared with storescu. Programs of dcmtk run as
+they come, and with TCP_NODELAY=1, which spares them a wait of 40 ms per message.
 """
 
 import argparse
@@ -57,11 +58,27 @@ def fill(server: Orthanc, given: argparse.Namespace, folder: Path) -> None:
             urllib.request.urlopen(urllib.request.Request(url, path.read_bytes())).close()
 
 
-def getscu(server: Orthanc, folder: Path) -> None:
+def storescu(server: Orthanc, folder: Path, sent: Path, **variables: str) -> None:
+    """Send the study with dcmtk; `folder` stays empty."""
+    words = [program("storescu"), "+sd", "+r", "-aec", server.title, "127.0.0.1"]
+    environment = {**os.environ, **variables}
+    subprocess.run([*words, str(server.port), str(sent)], check=True, env=environment)
+
+
+def send(server: Orthanc, folder: Path, sent: Path) -> None:
+    """Send the study; `folder` stays empty."""
+    done = dicomdl.send(server.address, sent, progress=False)
+    assert done.ok, done
+
+
+def getscu(server: Orthanc, folder: Path, **variables: str) -> None:
     """Get the study with dcmtk, bit by bit as it comes."""
     keys = ("-k", "0008,0052=STUDY", "-k", f"0020,000d={STUDY}")
     words = [program("getscu"), "-S", "+B", *keys, "-aec", server.title, "-od", str(folder)]
-    subprocess.run([*words, "127.0.0.1", str(server.port)], check=True, capture_output=True)
+    environment = {**os.environ, **variables}
+    subprocess.run(
+        [*words, "127.0.0.1", str(server.port)], check=True, capture_output=True, env=environment
+    )
 
 
 def loop(server: Orthanc, folder: Path, *, by_instance: bool) -> None:
@@ -101,19 +118,26 @@ def main() -> None:
     parser.add_argument("--series", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--only", action="append", help="the name of a contender, as printed")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         with orthanc(place / "orthanc") as server:
             fill(server, given, place / "sent")
+            at_once, sent = {"TCP_NODELAY": "1"}, place / "sent"
             contenders: dict[str, Callable[[Path], None]] = {
+                "storescu": lambda folder: storescu(server, folder, sent),
+                "storescu, no delay": lambda folder: storescu(server, folder, sent, **at_once),
+                "send": lambda folder: send(server, folder, sent),
                 "getscu": lambda folder: getscu(server, folder),
+                "getscu, no delay": lambda folder: getscu(server, folder, **at_once),
                 "fetch, C-GET": lambda folder: fetch(server.address, folder, given.jobs),
                 "loop by instance": lambda folder: loop(server, folder, by_instance=True),
                 "loop by series": lambda folder: loop(server, folder, by_instance=False),
                 "fetch, WADO": lambda folder: fetch(server.web, folder, given.jobs),
             }
-            print_table(contenders, given, place)
+            chosen = given.only or list(contenders)
+            print_table({name: contenders[name] for name in chosen}, given, place)
 
 
 def print_table(
@@ -129,15 +153,16 @@ def print_table(
             work(folder)
             seconds[name].append(time.perf_counter() - begin)
             count = sum(len(files) for path, _, files in os.walk(folder) if ".fetch" not in path)
-            assert count == given.instances, (name, count)
+            assert count == (0 if name.startswith(("send", "storescu")) else given.instances)
             shutil.rmtree(folder)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     print(f"{given.instances} instances of {given.size} x {given.size}, {given.series} series")
     for name, median in medians.items():
         print(f"  {name:<18} {median:7.2f} s   {' '.join(f'{s:.2f}' for s in seconds[name])}")
-    print(f"  speed, C-GET / getscu          {medians['getscu'] / medians['fetch, C-GET']:.2f}")
-    for name in ("loop by instance", "loop by series"):
-        print(f"  speed, WADO / {name:<16} {medians[name] / medians['fetch, WADO']:.2f}")
+    pairs = (("send", "storescu"), ("fetch, C-GET", "getscu"), ("fetch, WADO", "loop"))
+    for mine, other in pairs:
+        for name in (name for name in medians if mine in medians and name.startswith(other)):
+            print(f"  speed, {mine} / {name:<18} {medians[name] / medians[mine]:.2f}")
 
 
 if __name__ == "__main__":

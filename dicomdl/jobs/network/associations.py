@@ -148,7 +148,6 @@ def opened(
     entity.acse_timeout = entity.dimse_timeout = timeouts.answer_s
     entity.network_timeout = timeouts.answer_s
     secured = None if peer.tls is None else (peer.tls.client_context(), peer.host)
-    limit = (net.evt.EVT_CONN_OPEN, _limit_waiting, [timeouts.answer_s])
     try:
         association = entity.associate(
             peer.host,
@@ -158,7 +157,7 @@ def opened(
             max_pdu=0,
             ext_neg=_roles(net, contexts),
             tls_args=secured,
-            evt_handlers=[limit, *handlers],
+            evt_handlers=[*prompt_links(timeouts.answer_s), *handlers],
         )
     except OSError as error:
         # The name of the host is unknown.
@@ -176,16 +175,36 @@ def accepts(association: Any, sop_class: str, syntax: str) -> bool:
     )
 
 
-def end_if_stalled(event: Any, limit_s: float) -> None:
-    """End the connection of an event if the other side stops in the middle of a message."""
-    _limit_waiting(event, limit_s)
+def prompt_links(limit_s: float) -> list[tuple[Any, ...]]:
+    """Return handlers of pynetdicom's events that keep connections from waiting for nothing.
+
+    A message that stops in the middle ends its connection after `limit_s` seconds. Short messages
+    are sent, and acknowledged, at once: TCP gathers them otherwise, and waits for 40 ms twice per
+    file, since each side waits for the acknowledgement of the other.
+    """
+    event = pynetdicom().evt
+    return [(event.EVT_CONN_OPEN, _set_up, [limit_s]), (event.EVT_PDU_SENT, _acknowledge_at_once)]
 
 
-def _limit_waiting(event: Any, limit_s: float) -> None:
+def _set_up(event: Any, limit_s: float) -> None:
     """Give the socket of a connection a limit; those of pynetdicom hold between messages."""
     link = event.assoc.dul.socket
     if link is not None and link.socket is not None:
         link.socket.settimeout(limit_s)
+        link.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _acknowledge_at_once(event)
+
+
+def _acknowledge_at_once(event: Any) -> None:
+    """Let the system acknowledge what comes without a delay, which holds until data are sent.
+
+    Other systems than Linux have no such option.
+    """
+    link, option = event.assoc.dul.socket, getattr(socket, "TCP_QUICKACK", None)
+    if option is not None and link is not None and link.socket is not None:
+        # The other side may have ended the connection.
+        with contextlib.suppress(OSError):
+            link.socket.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
 def presentation(context: Context) -> Any:

@@ -24,6 +24,7 @@ from dicomdl.jobs.network.associations import (
     Timeouts,
     associated,
     opened,
+    prompt_links,
     pynetdicom,
 )
 from dicomdl.jobs.network.peers import Peer
@@ -137,7 +138,7 @@ class DimseArchive:
         model = net.sop_class.StudyRootQueryRetrieveInformationModelMove
         parts = _portions(instances) if instances else [()]
         with (
-            _receiver(self.peer, port, self.transfer_syntax, got),
+            _receiver(self.peer, port, self.transfer_syntax, got, self.timeouts.answer_s),
             associated(self.peer, [Context(model)], timeouts=self.timeouts) as association,
         ):
             for part in parts:
@@ -269,7 +270,9 @@ def _delivered(answers: Any, service: Service, peer: Peer, got: _Got) -> None:
 
 
 @contextlib.contextmanager
-def _receiver(peer: Peer, port: int, transfer_syntax: str, got: _Got) -> Iterator[None]:
+def _receiver(
+    peer: Peer, port: int, transfer_syntax: str, got: _Got, limit_s: float
+) -> Iterator[None]:
     """Receive what an archive sends to the title of this side, until the block ends.
 
     Raises
@@ -287,7 +290,7 @@ def _receiver(peer: Peer, port: int, transfer_syntax: str, got: _Got) -> Iterato
     secured = None if peer.tls is None else peer.tls.server_context()
     # A server on this machine is asked on this machine: nobody else can send.
     host = peer.host if peer.host in ("localhost", "127.0.0.1") else ""
-    handlers = [(net.evt.EVT_C_STORE, got.store_elsewhere)]
+    handlers = [*prompt_links(limit_s), (net.evt.EVT_C_STORE, got.store_elsewhere)]
     try:
         server = entity.start_server(
             (host, port), block=False, ssl_context=secured, evt_handlers=handlers

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dicomdl.errors import StorageError
-from dicomdl.jobs.network.associations import Context, end_if_stalled, presentation, pynetdicom
+from dicomdl.jobs.network.associations import Context, presentation, prompt_links, pynetdicom
 from dicomdl.jobs.network.peers import LISTENING_PORT, OWN_TITLE, TLS, checked_port, checked_title
 
 Tell = Callable[[str], None]
@@ -101,14 +101,15 @@ def listening(
         pynetdicom is not installed.
     """
     net = pynetdicom()
-    limit = (net.evt.EVT_CONN_OPEN, end_if_stalled, [listener.idle_s])
     entity = net.AE(listener.title)
     entity.maximum_pdu_size = 0
     entity.maximum_associations = listener.most_associations
     entity.require_calling_aet = [checked_title(title) for title in listener.allowed]
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = listener.idle_s
     rejected = (net.evt.EVT_REJECTED, lambda event: tell(_rejection(event)))
-    server = _started(entity, listener, contexts, [limit, rejected, *handlers], tell)
+    server = _started(
+        entity, listener, contexts, [*prompt_links(listener.idle_s), rejected, *handlers], tell
+    )
     try:
         yield int(server.server_address[1])
     finally:

@@ -1,6 +1,7 @@
 """Associations with dcmtk and Orthanc, and what goes wrong, in sentences; `dicomdl echo`."""
 
 import json
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,23 @@ def test_orthanc_and_dcmtk_answer(tmp_path: Path, archive: int) -> None:
     with orthanc(tmp_path / "orthanc") as server:
         assert echo(parse_peer(server.address)).answer_ms > 0
         assert echo(Service(server.web)).answer_ms > 0
+
+
+def test_short_messages_are_sent_and_acknowledged_at_once() -> None:
+    server = AE("ANY")
+    server.add_supported_context(Verification)
+    running = server.start_server(("127.0.0.1", 0), block=False)
+    peer = parse_peer(f"dicom://ANY@127.0.0.1:{running.server_address[1]}")
+    try:
+        with associated(peer, [Context(Verification)]) as association:
+            link = association.dul.socket.socket
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            if hasattr(socket, "TCP_QUICKACK"):
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                assert association.send_c_echo().Status == 0
+                assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+    finally:
+        running.shutdown()
 
 
 def test_a_wrong_title_is_named_with_the_numbers_of_the_rejection(archive: int) -> None:
