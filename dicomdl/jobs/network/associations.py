@@ -10,7 +10,8 @@ import copy
 import functools
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,7 @@ _REASONS: Final = {
     (3, 2): "it has no room for a further association",
 }
 _TRANSIENT: Final = 2
+_POLL_S: Final = 0.02
 
 
 class Context(NamedTuple):
@@ -164,7 +166,43 @@ def opened(
         raise _unreachable(peer, error) from None
     if not association.is_established:
         raise _refusal(association, peer, timeouts)
+    association._reactor_checkpoint = _Checkpoint(association.is_alive)
     return association
+
+
+class _Checkpoint:
+    """Where the thread of an association pauses, while another one asks and reads the answers.
+
+    pynetdicom looks whether the thread has arrived there by a flag, which it leaves set for a
+    moment when it goes on. It then took an answer that the other thread waited for, up to the time
+    limit. Here `clear` returns when the thread waits.
+    """
+
+    def __init__(self, is_alive: Callable[[], bool]) -> None:
+        self._is_alive = is_alive
+        self._changed = threading.Condition()
+        self._is_open, self._waiting = True, 0
+
+    def set(self) -> None:
+        """Let the thread go on."""
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Stop the thread, and wait until it has stopped or ended."""
+        with self._changed:
+            self._is_open = False
+            while not self._waiting and self._is_alive():
+                self._changed.wait(_POLL_S)
+
+    def wait(self) -> None:
+        """Wait on the thread of the association while it is stopped."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._is_open)
+            self._waiting -= 1
 
 
 def accepts(association: Any, sop_class: str, syntax: str) -> bool:

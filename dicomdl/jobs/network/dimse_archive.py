@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydicom.dataset import Dataset
 
 from dicomdl.errors import PeerFailure, UsageError
-from dicomdl.headers.uids import EXPLICIT_LITTLE
+from dicomdl.headers.uids import EXPLICIT_LITTLE, TRANSFER_SYNTAXES
 from dicomdl.jobs.fetch_ledger import SeriesFound
 from dicomdl.jobs.network.archive import Take, Wanted
 from dicomdl.jobs.network.associations import (
@@ -129,7 +129,13 @@ class DimseArchive:
             ) as association:
                 for identifier in identifiers:
                     answers = association.send_c_get(identifier, get.sop_class)
-                    _delivered(answers, "C-GET", self.peer, got)
+                    try:
+                        _delivered(answers, "C-GET", self.peer, got)
+                    except PeerFailure as error:
+                        # An object of another class than is likely for the modality: its class is
+                        # proposed when it is asked for by itself.
+                        error.is_transient = error.is_transient or not wanted.instances
+                        raise
 
     def _move(self, wanted: Wanted, take: Take, port: int) -> None:
         """Ask the archive to send to a receiver of this process, which takes all it sends."""
@@ -185,13 +191,8 @@ class DimseArchive:
 
     def _contexts(self, classes: Sequence[str]) -> list[Context]:
         """Return a context per SOP class and transfer syntax, one less than there may be."""
-        net = pynetdicom()
-        # dcmtk's archive sends what is not compressed in the first one: most of it is stored so.
-        stored = dict.fromkeys((EXPLICIT_LITTLE, *net.ALL_TRANSFER_SYNTAXES))
-        syntaxes = [self.transfer_syntax] if self.transfer_syntax else stored
-        pairs = [
-            Context(each, (str(syntax),), receives=True) for syntax in syntaxes for each in classes
-        ]
+        syntaxes = [self.transfer_syntax] if self.transfer_syntax else _all_syntaxes()
+        pairs = [Context(each, (syntax,), receives=True) for syntax in syntaxes for each in classes]
         return pairs[: MOST_CONTEXTS - 1]
 
     def _find(self, level: str, keys: Keys) -> Iterator[Dataset]:
@@ -284,7 +285,7 @@ def _receiver(
     entity = net.AE(peer.own_title)
     entity.require_called_aet = True
     entity.maximum_pdu_size = 0
-    syntaxes = [transfer_syntax] if transfer_syntax else net.ALL_TRANSFER_SYNTAXES
+    syntaxes = [transfer_syntax] if transfer_syntax else _all_syntaxes()
     for context in net.AllStoragePresentationContexts:
         entity.add_supported_context(context.abstract_syntax, syntaxes)
     secured = None if peer.tls is None else peer.tls.server_context()
@@ -303,6 +304,15 @@ def _receiver(
         yield
     finally:
         server.shutdown()
+
+
+def _all_syntaxes() -> list[str]:
+    """Return all transfer syntaxes, the retired ones last.
+
+    dcmtk's archive sends what is not compressed in the first one: most of it is stored so.
+    """
+    current = map(str, pynetdicom().ALL_TRANSFER_SYNTAXES)
+    return list(dict.fromkeys((EXPLICIT_LITTLE, *current, *TRANSFER_SYNTAXES)))
 
 
 def _portions(uids: Sequence[str]) -> Iterator[Sequence[str]]:

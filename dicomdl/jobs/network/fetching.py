@@ -276,7 +276,7 @@ class _OneSeries:
 
     def _missing(self, *, anew: bool = False) -> tuple[str, ...]:
         """Return the instances to ask for; () for all, which needs no list of them."""
-        if not (self._here or anew):
+        if not (self._here or self._listed or anew):
             return ()
         if not self._listed:
             self._listed = tuple(uid for uid in self._archive.instances(self._found) if uid)

@@ -3,6 +3,8 @@
 import json
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +28,13 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
 from dicomdl.cli.main import main
 from dicomdl.errors import AssociationRejected, NetworkError, PeerFailure
-from dicomdl.jobs.network.associations import Context, Timeouts, associated, portions
+from dicomdl.jobs.network.associations import (
+    Context,
+    Timeouts,
+    _Checkpoint,
+    associated,
+    portions,
+)
 from dicomdl.jobs.network.echoing import echo
 from dicomdl.jobs.network.peers import TLS, Service, parse_peer
 
@@ -75,6 +83,33 @@ def test_short_messages_are_sent_and_acknowledged_at_once() -> None:
                 assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
     finally:
         running.shutdown()
+
+
+def test_the_thread_of_an_association_takes_no_answer_while_another_one_waits() -> None:
+    alive = threading.Event()
+    checkpoint = _Checkpoint(lambda: not alive.is_set())
+    inside = list[bool]()
+    is_paused = [False]
+
+    def run() -> None:
+        while not alive.is_set():
+            checkpoint.wait()
+            inside.append(is_paused[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    for _ in range(300):
+        checkpoint.clear()
+        is_paused[0] = True
+        time.sleep(0)
+        is_paused[0] = False
+        checkpoint.set()
+    alive.set()
+    checkpoint.set()
+    thread.join()
+    # The thread that has ended is not waited for.
+    checkpoint.clear()
+    assert inside and not any(inside)
 
 
 def test_a_wrong_title_is_named_with_the_numbers_of_the_rejection(archive: int) -> None:
