@@ -27,8 +27,8 @@ _MOST_BYTES = 2**20
 # protocol carries the preamble, and with it the flag "also_tiff".
 OF_THE_FILE = {"byte_offset", "byte_length", "size"}
 
-# Orthanc decodes it for C-GET, and refuses it for C-MOVE.
-JPEG_SPECTRAL = "1.2.840.10008.1.2.4.53"
+# Kinds of JPEG that are retired. Orthanc decodes them for C-GET, and refuses them for C-MOVE.
+RETIRED = {"1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"}
 
 
 class Kept(NamedTuple):
@@ -44,7 +44,7 @@ def chosen(corpus: Path) -> list[Outgoing]:
     """The smallest file per SOP class and transfer syntax, each of a series of its own."""
     found: dict[tuple[str, str], Outgoing] = {}
     for each in outgoing(corpus):
-        if not isinstance(each, Outgoing) or each.syntax == JPEG_SPECTRAL:
+        if not isinstance(each, Outgoing) or each.syntax in RETIRED:
             continue
         if each.source.size <= _MOST_BYTES:
             other = found.setdefault((each.sop_class, each.syntax), each)
