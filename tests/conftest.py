@@ -4,6 +4,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from traceback import walk_tb
@@ -31,6 +32,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # commit fails only for its own changes. Local runs search for new examples.
 settings.register_profile("dicomdl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dicomdl")
+
+# Tests write thousands of small files, each of which costs 0.9 ms of CPU on a disk that discards
+# freed blocks, and 0.03 ms in memory. `--basetemp` puts the folders of the tests elsewhere.
+IN_MEMORY = Path("/dev/shm")
+if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 NewFolder = Callable[[], Path]
 CACHES = itertools.count()
