@@ -20,6 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "dicom"
 
 
+@pytest.mark.slow
 def test_scan_prints_a_summary_and_exits_0(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +134,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -27,6 +27,7 @@ def picture(axes: Any) -> np.ndarray:
     return np.asarray(axes.get_images()[0].get_array())
 
 
+@pytest.mark.slow
 def test_frames_of_a_loader_are_shown_with_their_values_and_targets() -> None:
     image = torch.arange(2 * 4 * 5).reshape(2, 1, 4, 5).float()
     figure = dicomdl.plot_batch({"image": image, "target": torch.tensor([[0.5], [2.0]])})

@@ -95,7 +95,7 @@ def stack_of(index: Index, patient: str, name: str) -> dicomdl.Stack:
 KINDS = [*SECONDS, "both tilted"]
 
 
-@pytest.mark.quick(7)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("patient", KINDS)
 @pytest.mark.parametrize("orientation", [None, "RAS"])
 def test_a_patch_has_each_image_at_its_place(
@@ -242,6 +242,7 @@ def test_workers_deliver_the_same_channels(index: Index) -> None:
     assert torch.equal(images, torch.stack(expected))
 
 
+@pytest.mark.slow
 def test_constant_and_padded_images_give_no_nan(tmp_path: Path) -> None:
     study: dict[str, Any] = {"study_uid": uid("constant"), "patient_id": "p", "modality": "MR"}
     for number, name in enumerate("AB"):

@@ -141,6 +141,7 @@ def test_workers_draw_anew_in_every_pass(
     assert passes(dataset, 2, shuffle=True, **options) == [first, second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", PROCESSES, ids=str)
 def test_the_sampler_of_torch_for_ranks_draws_anew_in_every_epoch(
     patches: dicomdl.PatchDataset, options: dict[str, Any]
@@ -235,6 +236,7 @@ def test_a_sampler_of_a_user_is_drawn_anew(patches: dicomdl.PatchDataset) -> Non
     assert other(*passes(dataset, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", PROCESSES, ids=str)
 @pytest.mark.filterwarnings("ignore")
 def test_a_stream_draws_anew_until_its_epoch_is_set(
@@ -313,6 +315,7 @@ def test_workers_give_the_samples_that_one_process_gives(
     assert by_epoch(loader, sampler) == alone
 
 
+@pytest.mark.slow
 def test_workers_know_the_epoch_that_a_wrapper_of_a_user_loses(
     patches: dicomdl.PatchDataset,
 ) -> None:

@@ -34,6 +34,7 @@ def places(made: Any, original: Any) -> np.ndarray:
     return (to_old @ homogeneous)[1:3].T.reshape(*made["image"].shape[1:], 2)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [(64, 64), (90, 50), (41, 93)])
 def test_every_pixel_shows_its_place_by_the_affine(
@@ -83,6 +84,7 @@ def test_a_mammogram_lies_in_the_middle_and_the_rest_is_the_lowest_value(
     ).float().mean() > 0.9
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("fit", FITS)
 def test_a_device_gets_the_same_image(folder: Path, fit: Any, photometric: str) -> None:

@@ -211,6 +211,7 @@ def test_a_damaged_file_costs_its_frames_and_is_named(folder: Path) -> None:
     assert any(damaged in note for note in error.value.__notes__)
 
 
+@pytest.mark.slow
 def test_loaders_and_workers_deliver_the_same_frames(planes: dicomdl.Index) -> None:
     frames = dicomdl.FrameDataset(planes, plane="coronal", size=(8, 8))
     again = pickle.loads(pickle.dumps(frames))

@@ -681,6 +681,7 @@ def label_map(stack: dicomdl.Stack) -> np.ndarray:
     return labels
 
 
+@pytest.mark.slow
 def test_balanced_patches_find_rare_labels_and_deliver_them(patients: dicomdl.Index) -> None:
     patches = dicomdl.PatchDataset(
         patients, (3, 3, 3), per_stack=40, sampler=dicomdl.Balanced({0: 1, 7: 1}), labels=label_map

@@ -73,6 +73,7 @@ def test_times_choose_volumes_with_their_facts(folder: Path) -> None:
         assert sample["stacks"].tolist() == [group[t].number for t in expected]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "times", [3, "all", [], [0.5], [True, False], "1", dicomdl.RandomTimes, {1: 2}.get]
 )

@@ -104,6 +104,7 @@ def test_patches_with_a_cache_equal_those_without(
     assert np.array_equal(volumes[0]["label"], dicomdl.read_labels(part.stacks[0], "SEG").array)
 
 
+@pytest.mark.slow
 def test_the_middle_of_a_patch_has_the_label_that_was_drawn(index: dicomdl.Index) -> None:
     rare = dicomdl.PatchDataset(
         index.select(has="SEG"),

@@ -147,7 +147,7 @@ def test_boxes_of_volumes_enclose_the_same_voxels(
     assert count + sample["boxes_dropped"] == 3 and count >= 1
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [None, "RAS", "SPL", "IPR"])
 @pytest.mark.parametrize("size", [(2, 9, 11), (3, 30, 60)])
 def test_boxes_of_patches_are_clipped_and_counted(

@@ -50,6 +50,7 @@ class View:
         return self._centers
 
 
+@pytest.mark.slow
 @given(shapes, sizes, st.integers(0, 2**40), st.integers(0, 1000), st.integers(0, 2**40))
 def test_a_uniform_patch_lies_inside_or_around_the_middle_of_a_shorter_axis(
     shape: Any, size: Any, seed: int, epoch: int, row: int

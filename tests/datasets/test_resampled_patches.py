@@ -65,7 +65,7 @@ STACKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stack", "case"),
     [

@@ -155,6 +155,7 @@ def test_frames_have_channels_and_what_is_unlabelled_at_their_own_pixels(
         assert (sample["unlabelled"][:, 2:30] == (z > 2)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["SEG", "{folder}/mask.nii.gz"])
 def test_stacks_without_labels_are_left_out_found_at_once_or_unlabelled(
     index: dicomdl.Index, labels: str

@@ -56,6 +56,7 @@ def rows_of(batches: Any) -> list[list[int]]:
 # --- orders ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 30), max_size=12),
     seed=st.integers(0, 2**70),
@@ -97,6 +98,7 @@ def test_ranks_share_the_rows(
         )
 
 
+@pytest.mark.slow
 def test_every_order_of_a_few_rows_is_equally_likely() -> None:
     counts = collections.Counter(
         tuple(permutation(4, seed, epoch, 0)) for seed in range(6) for epoch in range(400)
@@ -152,6 +154,7 @@ def test_without_shuffling_rows_come_as_they_lie() -> None:
     assert list(RowSampler(7, shuffle=False, rank=1, world_size=2)) == [1, 3, 5]
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_no_python_list() -> None:
     tracemalloc.start()
     rows = iter(RowSampler(1_000_000))
@@ -188,6 +191,7 @@ def test_each_pass_is_the_next_epoch_unless_told() -> None:
     assert list(sampler) != passes[1] and sampler.epoch == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", [False, True])
 def test_epochs_reach_persistent_workers(batched: bool) -> None:
     dataset = Stacks(LENGTHS)

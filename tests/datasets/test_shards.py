@@ -46,7 +46,7 @@ def assert_equal(sample: dict[str, Any], expected: dict[str, Any], *, values: An
         assert got.numpy().tobytes() == want.numpy().tobytes(), name
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16", "auto", "int16"])
 def test_samples_are_those_of_the_dataset_up_to_the_dtype(
     index: dicomdl.Index, tmp_path: Path, dtype: str

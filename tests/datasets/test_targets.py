@@ -81,7 +81,7 @@ CASES: list[tuple[Any, str, list[Any]]] = [
 ]
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "dtype", "wanted"), CASES)
 def test_targets_are_what_the_table_says(
     index: Index, target: Any, dtype: str, wanted: list[Any]
@@ -222,6 +222,7 @@ def test_weights_of_a_sampler_balance_the_classes_in_every_epoch(index: Index) -
     assert np.array_equal(sampler.order(7), RowSampler(frames, weights="target", seed=3).order(7))
 
 
+@pytest.mark.slow
 def test_weights_are_proportions_of_rows_over_ranks() -> None:
     weights = [1, 0, 2, 5]
     orders = [

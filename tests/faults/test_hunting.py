@@ -33,6 +33,7 @@ def take(raw: bytes) -> None:
             bytearray(64 << 20)
 
 
+@pytest.mark.slow
 def test_every_kind_of_end_is_counted_and_the_others_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ def scanned(server: ObjectServer, out: Path) -> dicomdl.Index:
     return dicomdl.scan("s3://b/data", out, progress=False, storage_options=options)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     ["301", "401", "403", "404", "416", "429", "500", "cut", "hang", "short", "wrong range"],

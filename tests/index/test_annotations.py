@@ -26,6 +26,7 @@ def scanned(folder: Path, **options: object) -> dicomdl.Index:
     return dicomdl.scan(folder, folder.parent / "index", progress=False, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_objects_are_linked_with_the_stacks_that_they_describe(folder: Path, image: Path) -> None:
     write_seg(folder / "seg.dcm", image, [(4, (0, 0, 2), MASK)], segments={4: "Liver"})
     write_structure_set(folder / "rt.dcm", image, {"Heart": [contour(SQUARE)]})
@@ -49,6 +50,7 @@ def test_objects_are_linked_with_the_stacks_that_they_describe(folder: Path, ima
     assert dicomdl.read_labels(stack, "RTSTRUCT").array.sum() == 24
 
 
+@pytest.mark.slow
 def test_the_next_scan_keeps_objects_and_links_them_anew(folder: Path, image: Path) -> None:
     path = write_seg(folder / "seg.dcm", image, [(1, (0, 0, 2), MASK)])
     assert scanned(folder).annotations[0].status == "ok"

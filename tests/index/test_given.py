@@ -42,6 +42,7 @@ def test_a_path_and_views_stand_for_an_index(index: dicomdl.Index, folder: Path)
     assert as_index(folder, "FrameDataset").path == scanned.path
 
 
+@pytest.mark.slow
 def test_anything_else_is_refused_with_what_to_pass(index: dicomdl.Index, tmp_path: Path) -> None:
     pytest.importorskip("torch")
 

@@ -274,6 +274,7 @@ def test_patients_without_an_id_are_told_apart_by_their_study(tmp_path: Path) ->
     assert 0 not in sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["study", "series"])
 def test_a_split_by_study_or_series_keeps_those_together(many: Index, by: str) -> None:
     column = f"{by}_instance_uid"

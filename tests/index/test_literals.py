@@ -47,6 +47,7 @@ def test_python_is_read_like_python(value: Any) -> None:
     assert _Reader(text).whole() == ast.literal_eval(text)
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="[]{}():,'\"\\ 0123456789.eE+-xTrueNonsfal", max_size=30))
 def test_any_text_is_a_value_or_malformed(text: str) -> None:
     try:

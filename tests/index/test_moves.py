@@ -167,6 +167,7 @@ def test_an_index_that_is_not_strict_still_compares_size_and_time(
         dicomdl.read_volume(loose.stacks[0])
 
 
+@pytest.mark.slow
 def test_a_scan_that_is_not_strict_takes_over_change_times(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_the_user_who_scanned_needs_no_option(mine: Index) -> None:
     assert all(type(source.path) is str for stack in again.stacks for source in stack.sources)
 
 
+@pytest.mark.slow
 def test_another_user_sees_the_tables(foreign: Index, mine: Index) -> None:
     pytest.importorskip("pandas")
     assert repr(foreign) == repr(mine)
@@ -153,6 +154,7 @@ def test_the_error_names_roots_and_index(foreign: Index) -> None:
     assert caught.value.roots == list(roots_of(foreign))
 
 
+@pytest.mark.slow
 def test_what_was_accepted_travels_with_pickles(mine: Index, other_user: None) -> None:
     accepted = dicomdl.open_index(mine.path, root=roots_of(mine))
     for thing in (accepted, accepted.select(patient_id="A"), accepted.stacks[0], accepted.frame(0)):
@@ -209,6 +211,7 @@ def test_a_scan_into_the_index_of_another_user_makes_it_this_user_s_own(
     assert is_readable(again) and is_readable(dicomdl.open_index(mine.path))
 
 
+@pytest.mark.slow
 def test_a_scan_moves_the_index_of_another_user(
     mine: Index, other_user: None, tmp_path: Path
 ) -> None:

@@ -363,6 +363,7 @@ def test_groups_that_are_not_in_the_index_stay_in_the_file(twenty: Index) -> Non
     assert [patients(part) for part in again] == [patients(part) for part in first]
 
 
+@pytest.mark.slow
 def test_a_group_that_joins_two_parts_of_the_file_is_an_error_that_names_both(
     tmp_path: Path,
 ) -> None:

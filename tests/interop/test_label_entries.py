@@ -57,7 +57,7 @@ def flipped(name: str) -> Any:
     return ForTorchvision(transforms.RandomHorizontalFlip(1.0))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("name", ["monai", "torchio", "torchvision"])
 def test_labels_and_what_is_unlabelled_move_with_the_image(

@@ -101,6 +101,7 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     assert one["boxes_dropped"] == other["boxes_dropped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [volume, frame])
 def test_monai_gets_boxes_along_the_axes_of_the_array_and_gives_them_back(make: Any) -> None:
     pytest.importorskip("monai")

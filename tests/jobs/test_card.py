@@ -259,6 +259,7 @@ def test_wrong_options_of_a_card_are_an_error(index: dicomdl.Index, tmp_path: Pa
         carded(index, tmp_path / "set", files=["absent"])
 
 
+@pytest.mark.slow
 def test_files_of_odd_names_are_listed_so_that_croissant_is_valid(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
@@ -293,6 +294,7 @@ def test_markup_in_names_is_text_in_the_readme(index: dicomdl.Index, tmp_path: P
     assert r"\<script\>\*a\*" in text
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_card_and_prints_its_fingerprint(
     index: dicomdl.Index, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

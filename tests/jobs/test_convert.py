@@ -403,6 +403,7 @@ def test_names_from_headers_stay_in_the_output_folder(tmp_path: Path) -> None:
     assert {p for p in made if p.is_relative_to(tmp_path / "index")} | set(inside) == made
 
 
+@pytest.mark.slow
 @given(st.text(max_size=300))
 def test_a_safe_name_is_one_name_on_every_system(text: str) -> None:
     name = safe_name(text)

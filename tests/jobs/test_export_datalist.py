@@ -55,6 +55,7 @@ def test_parts_are_the_lists_of_monai(index: dicomdl.Index, tmp_path: Path) -> N
     assert np.array_equal(np.asarray(label.dataobj).T, upper(index.stacks[0]))
 
 
+@pytest.mark.slow
 def test_folds_are_told_per_item(index: dicomdl.Index, tmp_path: Path) -> None:
     split = index.split(k=2, seed=1)
     _, told = exported(index, tmp_path / "out", split=split)
@@ -69,6 +70,7 @@ def test_classes_are_the_labels_of_a_list_without_label_maps(
     assert [item["label"] for item in told["training"]] == [0, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_the_loader_of_monai_reads_images_at_their_places(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_picture_has_the_window_and_the_table_leads_back(
         assert np.abs(back - clipped).max() <= (high - low) / 255 / 2 + 1e-3
 
 
+@pytest.mark.slow
 def test_pictures_of_sixteen_bits_hold_modality_values(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def number_of(names: dict[int, str], name: str) -> int:
     return number
 
 
+@pytest.mark.slow
 def test_labels_are_consecutive_and_the_same_in_all_cases(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_shard_has_the_samples_of_a_dataset_as_tar_members(
         assert told["arrays"]["affine"]["values"] == sample["affine"].ravel().tolist()
 
 
+@pytest.mark.slow
 def test_the_manifest_gives_each_member_by_one_ranged_read(
     index: dicomdl.Index, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_bytes_do_not_depend_on_workers_or_the_order_of_parts(
     assert {name.partition("-")[0] for name in contents[0]} == {"train", "val", "manifest.parquet"}
 
 
+@pytest.mark.slow
 def test_the_split_is_in_shards_and_manifest(index: dicomdl.Index, tmp_path: Path) -> None:
     split = index.split((0.5, 0.25, 0.25), seed=3)
     done = exported(index, tmp_path / "out", split=split)
@@ -124,6 +126,7 @@ def test_the_split_is_in_shards_and_manifest(index: dicomdl.Index, tmp_path: Pat
     assert all(row["shard"].startswith(f"{row['split']}-") for row in rows)
 
 
+@pytest.mark.slow
 def test_an_interrupted_export_continues_where_it_was(
     index: dicomdl.Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_it_maps_a_data_set_as_nnu_net_does_on_every_path(folder: Path) -> None:
     assert whole["spacing"].tolist() == list(found.target_spacing)
 
 
+@pytest.mark.slow
 def test_labels_are_the_foreground_where_they_are_given(folder: Path) -> None:
     write_set(folder, 2)
     index = index_of(folder)

@@ -98,7 +98,7 @@ def test_a_recipe_becomes_shards_with_labels_and_parts(tmp_path: Path) -> None:
     assert "P0" not in repr(done)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "changes"),
     [
@@ -249,6 +249,7 @@ def test_the_ledger_adds_up(tmp_path: Path) -> None:
     assert total == done.found["stacks"] == 7
 
 
+@pytest.mark.slow
 def test_a_stack_that_cannot_be_read_is_refused_with_its_reason(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     phantoms.write_series(tmp_path / "in" / "gap", seed=9, drop=[2], patient_id="P1")
@@ -258,6 +259,7 @@ def test_a_stack_that_cannot_be_read_is_refused_with_its_reason(tmp_path: Path) 
     assert any("missing" in text for text in told)
 
 
+@pytest.mark.slow
 def test_the_card_describes_the_stacks_that_became_samples(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     plan = plan_prepare(recipe, tmp_path / "out", progress=False)
@@ -322,6 +324,7 @@ def test_what_does_not_fit_the_data_is_a_sentence_and_exit_code_2(
     assert not os.path.exists(out)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

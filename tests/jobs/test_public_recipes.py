@@ -106,6 +106,7 @@ def test_any_collection_of_idc_becomes_its_regular_stacks(data: Path) -> None:
     assert done.left_out["verdict missing_slices"] == 1
 
 
+@pytest.mark.slow
 def test_wrong_intercepts_of_ich_2019_are_repaired_and_told_and_a_cut_file_is_a_problem(
     data: Path,
 ) -> None:
@@ -146,6 +147,7 @@ def test_spines_of_2022_have_fractures_per_vertebra(data: Path) -> None:
     assert sorted(targets) == [[0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
 
 
+@pytest.mark.slow
 def test_breasts_of_2022_are_pictures_with_their_outcome(data: Path) -> None:
     phantoms_rsna.breast_2023(data)
     done = prepared("rsna-2022-breast", data)
@@ -198,6 +200,7 @@ def test_several_stacks_of_a_lumbar_series_are_samples_of_their_own(data: Path) 
     assert max(series.values()) <= 2
 
 
+@pytest.mark.slow
 def test_series_of_aneurysms_that_are_dropped_have_their_verdict(data: Path) -> None:
     phantoms_rsna.aneurysm_2025(data)
     series = phantoms.uid("gappy")

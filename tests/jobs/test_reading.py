@@ -30,6 +30,7 @@ def test_a_folder_is_read_as_it_is_now(folder: Path) -> None:
     assert dicomdl.read_volume(folder).shape == (6, 5, 7)
 
 
+@pytest.mark.slow
 def test_a_segmentation_is_no_second_volume_beside_its_image(folder: Path) -> None:
     image = write_series(folder / "ct", shape=(3, 5, 7))[0]
     write_seg(folder / "seg.dcm", image, [(1, (0, 0, 0), np.eye(5, 7, dtype=np.uint8))])

@@ -101,6 +101,7 @@ def test_a_page_states_counts_verdicts_and_facts_of_every_stack(tmp_path: Path) 
     assert column(report, "reason")[b].startswith("1 of 10 slices missing after slice")
 
 
+@pytest.mark.slow
 def test_a_sheet_holds_the_planes_of_each_stack_at_its_place(tmp_path: Path) -> None:
     for number in range(3):
         stored = np.full(SHAPE, 250 * (number + 1))
@@ -116,6 +117,7 @@ def test_a_sheet_holds_the_planes_of_each_stack_at_its_place(tmp_path: Path) -> 
     assert data_of(report)["sheets"] == {"across": 5, "per": 100, "planes": 3}
 
 
+@pytest.mark.slow
 def test_labels_lie_over_the_planes_and_have_their_volumes(tmp_path: Path) -> None:
     image = write_series(tmp_path / "in", shape=SHAPE, spacing=(2, 1, 1), edit=described())
     mask = np.zeros(SHAPE[1:], np.uint8)
@@ -195,6 +197,7 @@ def test_sentences_show_no_absolute_path() -> None:
     assert hashed == "'...' and 'CT'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readable", ["one.dcm", "two.dcm"])
 def test_the_newest_labels_that_can_be_read_are_shown(tmp_path: Path, readable: str) -> None:
     image = write_series(tmp_path / "in", shape=SHAPE, spacing=(2, 1, 1), edit=described())
@@ -264,6 +267,7 @@ def test_the_policy_of_the_page_lets_its_own_script_run_alone(tmp_path: Path) ->
     assert len(script.splitlines()) <= 400
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_are_named_on_their_cards(tmp_path: Path) -> None:
     write_series(tmp_path / "in/a", shape=SHAPE, edit=described())
     write_series(tmp_path / "in/b", shape=SHAPE, seed=1, edit=described())
@@ -308,6 +312,7 @@ def test_pictures_are_cached_and_a_damaged_entry_is_made_again(
     assert len(count) == 2
 
 
+@pytest.mark.slow
 def test_pictures_that_are_cached_come_between_those_that_are_not(tmp_path: Path) -> None:
     for number in range(5):
         write_series(tmp_path / f"in/{number}", shape=(3, 8, 8), seed=number, edit=described())
@@ -318,6 +323,7 @@ def test_pictures_that_are_cached_come_between_those_that_are_not(tmp_path: Path
     assert [n for n, _ in pictures.drawn(index, wanted, 1, progress=False)] == list(range(5))
 
 
+@pytest.mark.slow
 def test_errors_are_not_cached(tmp_path: Path) -> None:
     write_series(tmp_path / "in", shape=SHAPE, edit=described())
     index = scanned(tmp_path / "in")

@@ -97,7 +97,7 @@ def tables(out: Path, root: str) -> dict[str, dict[str, list[Any]]]:
     return found
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_archive_has_the_tables_volumes_and_splits_of_its_folder(
     folder: Path, tmp_path: Path, name: str
@@ -134,6 +134,7 @@ def test_an_unchanged_archive_is_neither_opened_nor_read_again(
     assert after.manifest["generation"] == before.manifest["generation"]
 
 
+@pytest.mark.slow
 def test_a_changed_archive_refuses_its_members_and_is_read_again(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_changed_archive_refuses_its_members_and_is_read_again(
     dicomdl.read_volume(again.select(verdict="regular").stacks[0])
 
 
+@pytest.mark.slow
 def test_archives_in_folders_are_read_by_option_and_once(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(folder / "p1" / "ct", root / "plain")
@@ -223,6 +225,7 @@ def test_two_series_of_one_archive_have_their_own_entries_in_a_cache(tmp_path: P
     assert not np.array_equal(*images)
 
 
+@pytest.mark.slow
 def test_a_moved_archive_is_followed_by_root_and_by_move(folder: Path, tmp_path: Path) -> None:
     path = packed(folder, tmp_path / "a.zip")
     index = scan(path, tmp_path / "i")
@@ -250,6 +253,7 @@ def test_a_moved_archive_is_followed_by_root_and_by_move(folder: Path, tmp_path:
     np.testing.assert_array_equal(dicomdl.read_volume(again.stack(number)).array, expected)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["stored.zip", "plain.tar", "deflated.zip", "packed.tar.gz"])
 def test_a_reference_file_names_the_archive_that_has_the_bytes_in_place(
     folder: Path, tmp_path: Path, name: str
@@ -324,6 +328,7 @@ def cd(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_dicomdir_stands_for_the_files_that_it_references(tmp_path: Path) -> None:
     root = cd(tmp_path)
     write_dicomdir(
@@ -362,6 +367,7 @@ def test_a_moved_cd_is_followed_by_its_dicomdir(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dicomdl.read_volume(stack).array, expected)
 
 
+@pytest.mark.slow
 def test_the_dicomdir_of_pydicom_references_the_files_that_pydicom_finds(tmp_path: Path) -> None:
     from pydicom.data import get_testdata_file
     from pydicom.fileset import FileSet
@@ -374,6 +380,7 @@ def test_the_dicomdir_of_pydicom_references_the_files_that_pydicom_finds(tmp_pat
     assert len(index.problems) == 0
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "file_id",
     [

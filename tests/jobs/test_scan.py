@@ -519,7 +519,7 @@ def test_without_out_the_index_lies_in_the_cache_folder_and_is_updated_there(
 # --- interrupted scans ----------------------------------------------------------------------------
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["read_chunk", "build_stacks", "encoded", "publish"])
 def test_an_exception_in_mid_scan_leaves_the_old_index_whole(
     root: Path, out: str, monkeypatch: pytest.MonkeyPatch, point: str
@@ -610,6 +610,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["fsync", "replace", "rename"])
 def test_a_full_disk_is_one_storage_error_and_the_old_index_stays(
     root: Path, out: str, call: str, monkeypatch: pytest.MonkeyPatch
@@ -854,6 +855,7 @@ def test_hashed_patients_are_stable_and_blank_ones_stay_blank(tmp_path: Path, ou
     assert b"SECRET" not in all_bytes(out)
 
 
+@pytest.mark.slow
 def test_another_key_gives_other_hashes_in_an_index_of_its_own(
     root: Path, out: str, cache_folder: Path
 ) -> None:
@@ -1014,6 +1016,7 @@ def test_empty_names_are_refused(tmp_path: Path) -> None:
             dicomdl.scan(roots, out=out, progress=False)
 
 
+@pytest.mark.slow
 def test_frames_with_equal_indices_and_other_palettes_are_no_copies_but_the_same_file_twice_is(
     tmp_path: Path,
 ) -> None:

@@ -47,7 +47,7 @@ def made_here(work: str) -> None:
         partitions.make(task, number, {})
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -61,7 +61,7 @@ def rows(index: dicomdl.Index, table: str, root: str) -> list[dict[str, str]]:
     return found.map(lambda cell: repr(cell).replace(root, "ROOT")).to_dict("records")
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stored.zip", "deflated.zip", "plain.tar", "packed.tar.gz"])
 def test_an_archive_in_a_store_has_the_tables_of_the_archive_on_disk(
     server: ObjectServer, folder: Path, tmp_path: Path, name: str

@@ -319,6 +319,7 @@ def test_frames_of_a_segmentation_are_asked_for_at_once(
     assert server.most_in_flight >= 8
 
 
+@pytest.mark.slow
 def test_compressed_slices_of_a_patch_are_asked_for_at_once(
     server: ObjectServer, folder: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +339,7 @@ def test_compressed_slices_of_a_patch_are_asked_for_at_once(
     assert server.most_in_flight >= 8
 
 
+@pytest.mark.slow
 def test_annotations_are_asked_for_at_once(
     server: ObjectServer, folder: Path, tmp_path: Path
 ) -> None:

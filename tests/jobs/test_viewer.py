@@ -159,6 +159,7 @@ def test_two_stacks_stay_open_and_older_ones_are_closed(folder: Path) -> None:
     assert stacks.get(0) is not first
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "path",
     [

@@ -256,6 +256,7 @@ def test_an_update_asks_for_metadata_alone_and_reads_what_changed(
     assert len(server.log) == asked, "the frame that told the syntax was kept"
 
 
+@pytest.mark.slow
 def test_metadata_too_long_for_one_answer_come_by_instance_up_to_a_limit(
     fake: Fake, server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +269,7 @@ def test_metadata_too_long_for_one_answer_come_by_instance_up_to_a_limit(
     assert "too long to be read at once" in str(index.problems)
 
 
+@pytest.mark.slow
 def test_a_study_a_series_and_a_filter_are_roots(
     fake: Fake, server: WebServer, tmp_path: Path
 ) -> None:
@@ -329,6 +331,7 @@ def test_hostile_metadata_of_one_instance_are_a_problem_and_cost_no_other(
     assert len(index) == 2 and len(index.problems) == 1, str(index.problems)
 
 
+@pytest.mark.slow
 def test_nested_json_and_pages_of_html_are_a_problem_of_their_series(
     fake: Fake, server: WebServer, tmp_path: Path
 ) -> None:
@@ -417,6 +420,7 @@ def test_a_server_that_contradicts_itself_or_gives_no_frames_is_refused_or_read_
     )
 
 
+@pytest.mark.slow
 def test_without_a_cache_everything_is_asked_for_again(
     fake: Fake, server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

@@ -36,6 +36,7 @@ def labels_of(numbers: Any = (0, 1, 2, 3), dtype: Any = np.uint8) -> NDArray[Any
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
 def test_labels_of_a_tilted_stack_come_back_bit_by_bit(
     folder: Path, stack: Stack, kind: Any
@@ -52,7 +53,7 @@ def test_labels_of_a_tilted_stack_come_back_bit_by_bit(
     assert again.names == NAMES
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
 @pytest.mark.parametrize("shape", [(3, 7, 5), (2, 13, 17), (5, 3, 11)], ids=str)
 def test_frames_of_no_whole_bytes_come_back_bit_by_bit(folder: Path, shape: Any, kind: Any) -> None:
@@ -87,6 +88,7 @@ def test_labels_with_gaps_and_above_255_become_a_label_map(
         dicomdl.write_seg(labels, out, segments=names, stack=stack, kind="BINARY")
 
 
+@pytest.mark.slow
 def test_masks_that_overlap_are_bits_and_no_label_map(folder: Path, stack: Stack) -> None:
     masks = np.random.default_rng(1).random((3, *SHAPE)) < 0.4
     out = dicomdl.write_seg(masks, folder / "seg.dcm", segments=NAMES, stack=stack)
@@ -167,6 +169,7 @@ def test_the_scan_links_the_object_with_all_images(folder: Path, stack: Stack) -
     assert seg.SegmentSequence[1].SegmentAlgorithmName == "net 1"
 
 
+@pytest.mark.slow
 def test_only_what_identifies_patient_and_study_is_copied(folder: Path) -> None:
     def edit(dataset: Any, _: int) -> None:
         dataset.PatientName, dataset.PatientBirthDate = "Ramp", "2001.01.01"

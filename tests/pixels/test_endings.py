@@ -130,6 +130,7 @@ def test_bytes_after_the_end_marker_do_not_matter(name: str, length: int) -> Non
     assert len(stream) <= end_of(stream + junk + END) <= len(stream) + length + 2
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_that_is_cut_anywhere_has_no_end(name: str) -> None:
     stream = stream_of(name)
@@ -154,6 +155,7 @@ def test_an_image_that_is_cut_in_its_data_before_another_one_has_no_end(name: st
             end_of(stream[:length] + stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG 2000"])
 def test_a_stream_of_a_million_empty_segments_is_given_up(kind: str) -> None:
     segments = b"\xff\xfe\0\2" * 1_000_000

@@ -78,6 +78,7 @@ def test_the_first_damaged_block_of_a_file_is_found(path: Path) -> None:
         assert first_damaged(str(path), sums) == block
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_sealed_file_is_json_and_shows_every_change(data: st.DataObject) -> None:
     content = {"generation": "ab12", "files": {"frames.arrow": [3, []]}}

@@ -90,6 +90,7 @@ def test_a_budget_that_is_none_says_what_is_expected(
     assert e.value.found == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_workers_have_the_budget_of_the_environment(method: str) -> None:
     if method != "spawn" and not hasattr(os, "fork"):

@@ -236,6 +236,7 @@ def test_a_prefix_that_cannot_be_listed_costs_no_other(server: ObjectServer) -> 
 # --- first bytes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_first_bytes_are_asked_for_together_and_once(server: ObjectServer) -> None:
     urls = [f"s3://b/h/{number}" for number in range(200)]
     server.objects |= {url[5:]: RNG.bytes(20_000) for url in urls}

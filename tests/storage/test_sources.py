@@ -188,6 +188,7 @@ def test_a_patch_through_a_dataset_refuses_it_as_well(tmp_path: Path) -> None:
         patches[0]
 
 
+@pytest.mark.slow
 def test_the_next_scan_reads_just_the_file_whose_change_time_moved(tmp_path: Path) -> None:
     write_series(tmp_path / "dicom", shape=SHAPE)
     before = dicomdl.scan(tmp_path / "dicom", tmp_path / "index", progress=False)

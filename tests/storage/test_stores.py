@@ -153,6 +153,7 @@ def written(folder: Path, names: list[Any], days: int) -> tuple[Path, Path]:
     return folder / "authority.pem", folder / "server.pem"
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("fault", ["", "issuer", "name", "expired"])
 @pytest.mark.parametrize("scheme", ["https", "s3"])
 def test_the_certificate_of_a_server_is_verified(

@@ -126,7 +126,7 @@ TABLES: dict[str, tuple[Any, dict[int, float]]] = {
 }
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", TABLES)
 def test_a_voi_lut_spans_black_to_white_whatever_its_descriptor_says(tmp_path: Path, name: str):
     item, expected = TABLES[name]

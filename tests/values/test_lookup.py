@@ -596,6 +596,7 @@ def test_damaged_segments_are_typed_errors(tmp_path: Path, codes: list[int]) -> 
     assert raised.value.__notes__ == [f"file: {path}"]
 
 
+@pytest.mark.slow
 def test_segments_that_repeat_without_end_stop_at_the_number_of_entries(tmp_path: Path) -> None:
     codes = [0, 1, 1] * 20000 + [2, 20000, 0, 0] * 20000
     path = write(tmp_path / "a", palette_image([((0, 0, 16), words(codes))] * 3, segmented=True))
@@ -839,6 +840,7 @@ def test_frames_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert (failed.value.expected_items, failed.value.found_items) == (5, 2)
 
 
+@pytest.mark.slow
 def test_a_file_is_parsed_once_until_it_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,7 @@ def test_a_function_of_the_caller_has_no_table() -> None:
     assert network_table(frame, Conversion(), recipe, marks_padding=True) is None
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize(
     "options",

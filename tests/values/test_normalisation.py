@@ -126,6 +126,7 @@ def test_frame_volume_patch_and_device_map_alike_with_padding_outside_the_statis
     assert np.allclose(on_device, mapped, rtol=3e-7, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_padding_below_limits_that_do_not_clip_is_the_same_in_a_patch_and_a_volume(
     folder: Path,
 ) -> None:

@@ -328,7 +328,7 @@ def injections(*doses: dict[str, Any], **more: Any) -> Any:
     return pet(RadiopharmaceuticalInformationSequence=[item(**dose)[0] for dose in doses], **more)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "syntax"),
     [
@@ -544,6 +544,7 @@ def test_a_single_slice_at_a_lower_resolution_still_has_no_spacing_to_the_next(
     assert np.isnan(spacing[0]) and np.allclose(spacing[1:], (1, 1.4))
 
 
+@pytest.mark.slow
 def test_a_volume_of_more_memory_than_its_frames_justify_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,6 +588,7 @@ def test_a_conversion_compares_and_hashes_as_a_value(folder: Path) -> None:
 # --- what a volume's values are -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_windows_on_suv_volumes_take_suv(folder: Path) -> None:
     write_series(folder, shape=SHAPE, modality="PT", slope=100, edit=pet())
     stack = only_stack(folder)

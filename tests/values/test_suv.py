@@ -146,6 +146,7 @@ def test_all_frames_have_one_factor():
     assert suv_factor(facts(*[{}] * 5)) == factor()
 
 
+@pytest.mark.slow
 @given(
     st.floats(0.02, 200),
     st.floats(1.0, 1e4),
@@ -174,12 +175,14 @@ def test_a_cylinder_that_holds_what_is_left_of_the_dose_has_suv_1(
     assert suv == pytest.approx(max(dose, 1e11) / 1e11, rel=1e-6)
 
 
+@pytest.mark.slow
 @given(st.floats(30, 250), st.floats(0.5, 2))
 def test_suvbw_is_linear_in_the_weight_and_inverse_in_the_dose(weight: float, times: float):
     assert factor(patient_weight=weight) == pytest.approx(factor() * weight / 70)
     assert factor(radionuclide_total_dose=3.7e8 * times) == pytest.approx(factor() / times)
 
 
+@pytest.mark.slow
 @given(st.integers(-20000, 20000), st.integers(-43200, 43200))
 def test_shifting_all_dates_and_times_changes_nothing(days: int, seconds: int):
     shift = datetime.timedelta(days=days, seconds=seconds)

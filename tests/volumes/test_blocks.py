@@ -72,7 +72,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_is_that_of_the_volume(folder: Path, kind: str) -> None:
     write_series(folder, shape=SHAPE, **KINDS[kind])

@@ -195,6 +195,7 @@ def test_masks_that_overlap_lie_over_each_other_with_a_legend() -> None:
     assert colours[3, 4, 3] > colours[2, 3, 3] and not np.allclose(colours[3, 4], colours[2, 3])
 
 
+@pytest.mark.slow
 def test_a_legend_stays_within_a_narrow_figure() -> None:
     labels = np.arange(960).reshape(SHAPE) % 7
     names = {number: f"A segment with a long name, number {number}" * 3 for number in range(1, 7)}
@@ -219,6 +220,7 @@ def test_a_mask_of_another_grid_is_refused_before_a_figure_opens() -> None:
     assert not plt.get_fignums()
 
 
+@pytest.mark.slow
 def test_a_tilted_volume_is_drawn_with_its_shear(tmp_path: Path) -> None:
     tilted = read(tmp_path, shear=(0, 0.5), spacing=(4, 2, 1))
     figure = tilted.plot()

@@ -52,6 +52,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, name: str, dtype: str) -> None
     assert_equal(Volume.load(path), volume(dtype))
 
 
+@pytest.mark.quick(18)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("samples", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])

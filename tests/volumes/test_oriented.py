@@ -70,6 +70,7 @@ def test_a_cached_stack_is_turned_too(folder: Path) -> None:
     assert np.array_equal(array, volume.array[3:9, 1:5, 2:4])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "preadv"), reason="needs preadv")
 def test_a_block_reads_the_rows_that_it_covers(
     folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -247,6 +247,7 @@ def test_window_gives_float32_between_0_and_1(folder: Path) -> None:
     assert np.array_equal(volume.window(-600, 1500).array, volume.window((-600, 1500)).array)
 
 
+@pytest.mark.slow
 def test_a_percentile_maps_a_value_alike_in_frame_volume_and_sample(folder: Path) -> None:
     pytest.importorskip("torch")
     write_series(folder, shape=(40, 9, 11), modality="MR")

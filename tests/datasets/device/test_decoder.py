@@ -917,7 +917,7 @@ def test_a_function_of_the_users_gets_the_tensor_and_must_return_one() -> None:
 # --- stacks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("uid", [LITTLE, JPEG_LL, J2K])
 @pytest.mark.parametrize(
     "intensity",

@@ -191,6 +191,7 @@ def test_a_certificate_of_another_host_is_refused(
             echo(parse_peer(f"dicom+tls://ANY@127.0.0.1:{port}", tls=tls), timeouts=QUICK)
 
 
+@pytest.mark.slow
 def test_a_server_that_asks_for_a_certificate_refuses_a_client_without_one(
     secured: str, certificates: Certificates
 ) -> None:
@@ -225,6 +226,7 @@ def test_contexts_are_proposed_in_portions_of_128() -> None:
     assert [each for part in parts for each in part] == contexts
 
 
+@pytest.mark.slow
 def test_the_command_echo_says_what_is_wrong_and_ends_with_1(
     archive: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

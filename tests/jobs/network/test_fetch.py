@@ -75,6 +75,7 @@ def test_every_file_comes_whole_into_a_folder_by_uids_and_a_second_call_asks_for
     assert all("transfer-syntax=*" in each.headers["accept"] for each in wanted)
 
 
+@pytest.mark.slow
 def test_the_index_of_what_was_fetched_is_that_of_the_folder_it_came_from(
     archive: FakeArchive, sent: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_an_answer_that_is_cut_costs_only_what_did_not_come(
     assert not list(tmp_path.glob(".part*"))
 
 
+@pytest.mark.slow
 def test_what_does_not_come_is_in_ledger_index_and_check_and_a_later_fetch_mends_it(
     archive: FakeArchive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_system_without_hard_links_gets_the_files_too(
     assert len(files_of(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_scan_sees_no_file_that_is_being_written(tmp_path: Path) -> None:
     with Placing(str(tmp_path / "in")).open() as box:
         (Path(box._scratch) / "7.dcm").write_bytes(CT.read_bytes()[:2000])

@@ -79,7 +79,7 @@ def store(receiver: Receiver, change: Callable[[Any], None], **facts: Any) -> in
     return int(answer.Status) if "Status" in answer else -1
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_dcmtk_sends_every_kind_of_file_and_its_bytes_arrive(name: str, tmp_path: Path) -> None:
     source = get_testdata_file(name)
@@ -163,7 +163,7 @@ def test_duplicates_are_kept_once_and_other_bytes_beside_them(tmp_path: Path) ->
     assert len(files_of(tmp_path / "in")) == 2
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("uid", ["../../x", "", "9" * 200, "..", "a/b"])
 def test_hostile_uids_stay_in_the_folder(uid: str, tmp_path: Path) -> None:
     def change(data: Any) -> None:
@@ -189,6 +189,7 @@ def test_a_data_set_of_another_instance_than_the_request_is_refused(tmp_path: Pa
     assert dict(receiver.counts.refused) == {"other_uids": 1} and not files_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_by_its_status_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_full_disk_is_told_by_its_status_and_nothing_is_left(
     assert dict(receiver.counts.refused) == {"disk_full": 1} and receiver.counts.new == 1
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_refuses_one_instance_and_the_next_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def test_an_unforeseen_error_refuses_one_instance_and_the_next_is_kept(
         assert store(receiver, lambda data: None) == 0
 
 
+@pytest.mark.slow
 def test_an_instance_beyond_the_limit_ends_its_association(tmp_path: Path) -> None:
     told = list[str]()
     with receiving(tmp_path / "in", most_bytes=4096, tell=told.append) as receiver:
@@ -291,6 +294,7 @@ def test_a_sender_that_is_cut_leaves_nothing(tmp_path: Path) -> None:
     assert not [each for each in (tmp_path / "in").iterdir() if each.name.startswith(".part")]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_and_wrong_options_are_errors(tmp_path: Path) -> None:
     with (
         receiving(tmp_path) as receiver,

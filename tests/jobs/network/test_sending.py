@@ -311,6 +311,7 @@ def test_an_answer_on_the_same_association_names_what_is_not_committed(tmp_path:
     assert "leaves it out" in reasons[1]
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_comes_or_is_of_another_request_commits_to_nothing() -> None:
     def act(event: Any) -> tuple[int, None]:
         items = list(event.action_information.ReferencedSOPSequence)

@@ -59,6 +59,7 @@ def test_every_flipped_bit_is_found_and_made_again(format: Any, tmp_path: Path) 
         assert_made_again(tmp_path / "c", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_truncation_and_every_tail_is_found(format: Any, tmp_path: Path) -> None:
     DiskCache(tmp_path / "c", format=format).get(key_of(0), Maker())

@@ -43,6 +43,7 @@ def damage(made: MemoryCache, number: int, at: int) -> None:
     os.pwrite(made._ring.descriptor, bytes([old ^ 4]), offset)
 
 
+@pytest.mark.quick(7)
 @pytest.mark.parametrize("at", [0, 20, 100, 130, 4096, 70_000, 300_000, -1])
 def test_a_damaged_byte_is_found_counted_and_made_again(made: MemoryCache, at: int) -> None:
     damage(made, 0, at)
